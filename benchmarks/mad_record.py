@@ -29,8 +29,9 @@ from harness.frame import flags, measured
 from harness.machine import cores, smallest
 from mad.throughput import rank_correlation
 
-from mlxhog.cli.mad.study import observer, rates, seeds
+from mlxhog.cli.mad.study import rates, seeds
 from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.report.board import shown
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.study.session import Planning, execute
@@ -95,7 +96,7 @@ def measure(findings, chosen):
         how = ExecutionConfig(
             parallel=parallel, out=root, executor=chosen.executor, ray_address=chosen.ray_address
         )
-        board = observer(sys.stderr, quiet=chosen.tiny)
+        board = shown(sys.stderr, quiet=chosen.tiny)
         if execute(store, Planning(study), how, parallel, board).status == "interrupted":
             raise KeyboardInterrupt
         ranking = read_ranking(store)

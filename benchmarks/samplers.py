@@ -27,8 +27,9 @@ from mad.optuna_tpe import OptunaTPE
 from mad.surface import load
 from mad.surface import write as write_surface
 
-from mlxhog.cli.mad.study import observer, seeds
+from mlxhog.cli.mad.study import seeds
 from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.report.board import shown
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.session import Planning, execute
 from mlxhog.mad.study.study import Study, open_store
@@ -130,7 +131,7 @@ def record(chosen):
     store, parallel = open_store(study, chosen.studies, "mad-surface"), len(cores())
     how, board = (
         ExecutionConfig(parallel=parallel, out=chosen.studies),
-        observer(sys.stderr, quiet=False),
+        shown(sys.stderr, quiet=False),
     )
     if execute(store, Planning(study), how, parallel, board).status == "interrupted":
         return 130

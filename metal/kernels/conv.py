@@ -54,8 +54,10 @@ def _kernel(name: str, inputs: str, outputs: str, grid: str, scalars: str = "") 
         x, y, z = (n.get(letter, 1) for letter in grid.split())
         return x, y, z
 
-    how = {"grid": threads, "group": lambda n: (32, 8, 1), "rtol": 1e-5}
-    return CONV.kernel(name, inputs, outputs, sizes(scalars), **how)
+    group = 32, 8, 1
+    return CONV.kernel(
+        name, inputs, outputs, sizes(scalars), grid=threads, group=lambda n: group, rtol=1e-5
+    )
 
 
 FORWARD = _kernel("conv_forward", "x w bias back", "y", "CH S B", "silu")

@@ -73,16 +73,11 @@ def divide(labels: Int32, workers: int) -> list[NDArray[np.intp]]:
 
 @dataclass
 class ComponentSummary:
-    """Statistics of the components of some batches.
+    """Statistics of the components of some batches."""
 
-    Attributes:
-        examples: examples in the batches.
-        longest: examples of the longest share, summed over batches.
-        sizes: examples in a component -> number of components of this size.
-    """
-
-    examples: int = 0
-    longest: int = 0
+    examples: int = 0  # examples in the batches
+    longest: int = 0  # examples of the longest share, summed over batches
+    # examples in a component -> number of components of this size
     sizes: dict[int, int] = field(default_factory=dict)
 
     def add(self, labels: Int32, shares: list[NDArray[np.intp]]) -> None:

@@ -16,23 +16,15 @@ LabelKind = Literal["signs", "numbers"]
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
-    """Examples whose features are mostly zero; row r is entries indptr[r] .. indptr[r + 1].
+    """Examples whose features are mostly zero; row r is entries indptr[r] .. indptr[r + 1]."""
 
-    Attributes:
-        indptr: (rows + 1,) int64, the first entry of each row; no row is empty.
-        indices: (entries,) int32, features of each row in ascending order, each once.
-        values: (entries,) float32.
-        labels: (rows,) float32, of the kind `label_kind`.
-        n_features: number of features, at least the largest index + 1.
-        label_kind: kind of the labels.
-    """
-
-    indptr: NDArray[np.int64]
+    indptr: NDArray[np.int64]  # (rows + 1,) int64, the first entry of each row; no row is empty
+    # (entries,) int32, features of each row in ascending order, each once
     indices: NDArray[np.int32]
-    values: NDArray[np.float32]
-    labels: NDArray[np.float32]
-    n_features: int
-    label_kind: LabelKind = "signs"
+    values: NDArray[np.float32]  # (entries,) float32
+    labels: NDArray[np.float32]  # (rows,) float32, of the kind `label_kind`
+    n_features: int  # number of features, at least the largest index + 1
+    label_kind: LabelKind = "signs"  # kind of the labels
 
     @property
     def n_rows(self) -> int:
@@ -75,20 +67,13 @@ class Ratings:
     """Known entries of a matrix: entry k is the rating of item items[k] by user users[k].
 
     A pair that occurs twice counts twice.
-
-    Attributes:
-        users: (entries,) int32, 0 .. n_users - 1.
-        items: (entries,) int32, 0 .. n_items - 1.
-        ratings: (entries,) float32.
-        n_users: number of users, including those without a rating here.
-        n_items: number of items, including those without a rating here.
     """
 
-    users: NDArray[np.int32]
-    items: NDArray[np.int32]
-    ratings: NDArray[np.float32]
-    n_users: int
-    n_items: int
+    users: NDArray[np.int32]  # (entries,) int32, 0 .. n_users - 1.
+    items: NDArray[np.int32]  # (entries,) int32, 0 .. n_items - 1.
+    ratings: NDArray[np.float32]  # (entries,) float32
+    n_users: int  # number of users, including those without a rating here
+    n_items: int  # number of items, including those without a rating here
 
     @property
     def n_entries(self) -> int:
@@ -107,23 +92,14 @@ class Ratings:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """An undirected graph; edge k joins heads[k] and tails[k], which differ.
+    """An undirected graph; edge k joins heads[k] and tails[k], which differ."""
 
-    Attributes:
-        heads: (edges,) int32, 0 .. n_vertices - 1.
-        tails: (edges,) int32.
-        weights: (edges,) float32, >= 0: the cost of cutting each edge.
-        n_vertices: number of vertices.
-        terminals: the label of each vertex that has one.
-        labels: number of labels, at least 2.
-    """
-
-    heads: NDArray[np.int32]
-    tails: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    n_vertices: int
-    terminals: Mapping[int, int]
-    labels: int
+    heads: NDArray[np.int32]  # (edges,) int32, 0 .. n_vertices - 1.
+    tails: NDArray[np.int32]  # (edges,) int32
+    weights: NDArray[np.float32]  # (edges,) float32, >= 0: the cost of cutting each edge
+    n_vertices: int  # number of vertices
+    terminals: Mapping[int, int]  # the label of each vertex that has one
+    labels: int  # number of labels, at least 2
 
     @property
     def n_edges(self) -> int:

@@ -4,7 +4,6 @@ An error names the file, the line and the reason.
 
 svmlight (RCV1, the LIBSVM collection)   LABEL FEATURE:VALUE ... # COMMENT; a `qid:` is ignored
 ratings (MovieLens' csv and dat, ...)    USER ITEM RATING, further columns are ignored
-ratings of the Netflix prize             a line `MOVIE:`, then lines USER,RATING,DATE of this movie
 graphs (SNAP, KONECT)                    VERTEX VERTEX [WEIGHT]
 
 Columns are separated by spaces, tabs, commas or `::`. Empty lines and what follows # or % are
@@ -54,8 +53,8 @@ def held_out(data: SparseRows, seed: int) -> tuple[SparseRows, SparseRows]:
 
 # -- text ------------------------------------------------------------------------------------------
 
-_COMMENT = re.compile(rb"[#%].*|(?<=\s)qid:\d+(?=\s)")
-_SPACES = bytes.maketrans(b",;\t\r", b"    ")
+_COMMENT = re.compile(r"[#%].*|(?<=\s)qid:\d+(?=\s)")
+_SPACES = str.maketrans(",;\t\r", "    ")
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,12 @@ class _Lines:
 
     path: Path
     form: str
-    texts: list[bytes]
+    texts: list[str]
     numbers: list[int]
 
     def refuse(self, at: int, reason: str = "") -> NoReturn:
         """Refuse a line."""
-        text = self.texts[at].decode(errors="backslashreplace").strip()
-        reason = reason or f"{text[:80]!r}; wanted {self.form}"
+        reason = reason or f"{self.texts[at].strip()[:80]!r}; wanted {self.form}"
         raise DataError(f"{self.path}:{self.numbers[at]}: {reason}")
 
     def check(
@@ -81,24 +79,17 @@ class _Lines:
             at = int(np.argmax(wrong))
             self.refuse(at if of is None else int(of[at]), reason(at))
 
-    def parse(self, texts: list[bytes], counts: NDArray[np.int64]) -> Float64:
-        """The words of all lines as numbers, `counts` of each; refuses a line with another word."""
-        numbers = _numbers(b" ".join(texts))
-        if len(numbers) != counts.sum():
-            self.refuse(next(k for k, n in enumerate(counts) if len(_numbers(texts[k])) != n))
-        return numbers
-
     def table(self, least: int, most: int) -> Float64:
         """The lines as finite numbers, (lines, columns): as many columns as the first one has."""
         columns = min(most, len(self.texts[0].split()))
-        words = [text.split()[:columns] for text in self.texts]
-        for at, each in enumerate(words):
-            if len(each) < max(columns, least):
-                self.refuse(at)
-        counts = np.full(len(words), columns)
-        table = self.parse([b" ".join(each) for each in words], counts).reshape(-1, columns)
-        for at in np.flatnonzero(~np.isfinite(table).all(axis=1))[:1]:
-            self.refuse(int(at))
+        if columns < least:
+            self.refuse(0)
+        table = _table(self.texts, columns)
+        if table is None:
+            self.refuse(
+                next(k for k, one in enumerate(self.texts) if _table([one], columns) is None)
+            )
+        self.check(np.logical_not(np.isfinite(table).all(axis=1)), lambda _: "")
         return table
 
     def ids(self, column: Float64, what: str) -> Int64:
@@ -110,13 +101,12 @@ class _Lines:
         return column.astype(np.int64)
 
 
-def _numbers(text: bytes) -> Float64:
-    """The words as numbers; fewer if one is none."""
+def _table(texts: list[str], columns: int) -> Float64 | None:
+    """The first columns of some lines; None if a line has fewer, or another word."""
     try:
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            return np.fromstring(text, sep=" ")
+        return np.loadtxt(texts, usecols=range(columns), ndmin=2, comments=None)
     except ValueError:
-        return np.empty(0)
+        return None
 
 
 def _read(path: Path, form: str) -> _Lines:
@@ -127,22 +117,30 @@ def _read(path: Path, form: str) -> _Lines:
     """
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            text = reading.read_all(file, MOST_BYTES)
+            text = reading.read_all(file, MOST_BYTES).decode("utf-8-sig", "backslashreplace")
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}); download it again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if b"\0" in text:
+    if "\0" in text:
         raise DataError(f"{path} is binary: it has a zero byte")
-    lines = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # byte order mark
-    texts = [_COMMENT.sub(b"", line) for line in lines]
+    texts = [_COMMENT.sub("", line) for line in text.split("\n")]
     if form != ROW:
-        texts = [text.translate(_SPACES).replace(b"::", b" ") for text in texts]
-        texts[0] = texts[0] if re.search(rb"\d", texts[0]) else b""
+        texts = [line.translate(_SPACES).replace("::", " ") for line in texts]
+        texts[0] = texts[0] if re.search(r"\d", texts[0]) else ""
     numbers = [number for number, line in enumerate(texts, start=1) if line.strip()]
     if not numbers:
         raise DataError(f"{path} has no data; wanted lines of {form}")
     return _Lines(path, form, [texts[number - 1] for number in numbers], numbers)
+
+
+def _floats(text: str) -> Float64:
+    """The words as numbers; fewer if a word is none."""
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            return np.fromstring(text, sep=" ")
+    except ValueError:
+        return np.empty(0)
 
 
 def _number(word: str) -> float | None:
@@ -155,7 +153,7 @@ def _number(word: str) -> float | None:
 # -- svmlight --------------------------------------------------------------------------------------
 
 ROW = "LABEL FEATURE:VALUE ..., features in ascending order"
-_ROW = re.compile(rb"\s*[^\s:_]+(?:\s+[^\s:_]+:[^\s:_]+)+\s*")
+_ROW = re.compile(r"\s*[^\s:_]+(?:\s+[^\s:_]+:[^\s:_]+)+\s*")
 MOST_FEATURES = 1 << 28
 
 
@@ -224,8 +222,12 @@ def _svmlight(
     for at, text in enumerate(lines.texts):
         if not _ROW.fullmatch(text):
             lines.refuse(at)
-    lengths = np.array([text.count(b":") for text in lines.texts], np.int64)
-    numbers = lines.parse([text.replace(b":", b" ") for text in lines.texts], 1 + 2 * lengths)
+    lengths = np.array([text.count(":") for text in lines.texts], np.int64)
+    texts = [text.replace(":", " ") for text in lines.texts]
+    numbers = _floats(" ".join(texts))
+    if len(numbers) != (1 + 2 * lengths).sum():
+        each = zip(texts, 1 + 2 * lengths, strict=True)
+        lines.refuse(next(k for k, (text, n) in enumerate(each) if len(_floats(text)) != n))
     begins = np.cumsum(1 + 2 * lengths) - 1 - 2 * lengths
     old = numbers[begins]
     features, values = np.delete(numbers, begins).reshape(-1, 2).T
@@ -263,7 +265,6 @@ def _svmlight(
 
 # -- tables: ratings and graphs --------------------------------------------------------------------
 
-_MOVIE = re.compile(rb"\s*(\d+):\s*")
 _PAIR = re.compile(r"\s*(\d+)\s*=\s*(\d+)\s*", re.ASCII)
 
 
@@ -275,7 +276,7 @@ def load_ratings(
     Users and items are numbered from 0 without gaps, in the order of their identifiers.
 
     Args:
-        train: triplets, or the form of the prize.
+        train: triplets.
         test: a file of test ratings in the same form.
         lowest: smallest legal rating.
         highest: largest legal rating.
@@ -303,18 +304,8 @@ def load_ratings(
 
 def _ratings(path: Path, lowest: float, highest: float) -> tuple[Int64, Int64, Float64]:
     """Users, items and ratings of a file."""
-    lines, movies = _read(path, "USER ITEM RATING"), []
-    if _MOVIE.fullmatch(lines.texts[0]):  # the prize's form: its movie goes into every line
-        texts, numbers = list[bytes](), list[int]()
-        for text, number in zip(lines.texts, lines.numbers, strict=True):
-            if movie := _MOVIE.fullmatch(text):
-                movies.append(movie[1])
-            else:
-                user, _, rest = text.strip().partition(b" ")
-                texts.append(b" ".join([user, movies[-1], rest]))
-                numbers.append(number)
-        lines = _Lines(path, "USER,RATING,DATE below a line MOVIE:", texts, numbers)
-    user, item, ratings = lines.table(3, 3).T if lines.texts else np.empty((3, 0))
+    lines = _read(path, "USER ITEM RATING")
+    user, item, ratings = lines.table(3, 3).T
     users, items = lines.ids(user, "user"), lines.ids(item, "item")
     lines.check(
         (ratings < lowest) | (ratings > highest),

@@ -23,17 +23,13 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ProblemMemory:
-    """The arena as a native problem sees it.
+    """The arena as a native problem sees it."""
 
-    Attributes:
-        params: by name, float32 in the shape of their initial values; shared bytes.
-        data: by name, in the shape and dtype that `Problem.data` had; read-only.
-        row_word0: by name, the lock word of a parameter's row 0.
-    """
-
+    # by name, float32 in the shape of their initial values; shared bytes
     params: Mapping[str, Float32]
+    # by name, in the shape and dtype that `Problem.data` had; read-only
     data: Mapping[str, NDArray[Any]]
-    row_word0: Mapping[str, int]
+    row_word0: Mapping[str, int]  # by name, the lock word of a parameter's row 0
 
 
 Kernel = Callable[[ProblemMemory], Any]
@@ -46,21 +42,14 @@ the examples done, which are fewer only if the stop word was set.
 
 @dataclass(frozen=True)
 class Defaults:
-    """A problem's default settings, chosen so that its objective converges.
+    """A problem's default settings, chosen so that its objective converges."""
 
-    Attributes:
-        lr: step size gamma_0 of the first epoch.
-        beta: factor on the step size after every epoch.
-        epochs: passes over the examples.
-        batch_size: examples whose mean gradient is one step.
-        writes: the values of `--write` that it supports, the recommended one first: "racy",
-            "lossless", "hot-cold".
-    """
-
-    lr: float
-    beta: float
-    epochs: int
-    batch_size: int = 1
+    lr: float  # step size gamma_0 of the first epoch
+    beta: float  # factor on the step size after every epoch
+    epochs: int  # passes over the examples
+    batch_size: int = 1  # examples whose mean gradient is one step
+    # the values of `--write` that it supports, the recommended one first: "racy", "lossless", "hot-
+    # cold"
     writes: tuple[str, ...] = ("lossless", "racy")
 
 

@@ -13,24 +13,16 @@ from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the examples.
+    """One pass over the examples."""
 
-    Attributes:
-        number: its number, from 1.
-        lr: its step size gamma.
-        seconds: from the first worker's first example to the last worker's last one; with
-            cyclades also the search for components.
-        native_s: seconds inside the native loops, summed over workers.
-        examples: examples done in the epoch.
-        measures: "objective" and the problem's other measures, after the epoch.
-    """
-
-    number: int
-    lr: float
+    number: int  # its number, from 1
+    lr: float  # its step size gamma
+    # from the first worker's first example to the last worker's last one; with cyclades also the
+    # search for components
     seconds: float
-    native_s: float
-    examples: int
-    measures: dict[str, float]
+    native_s: float  # seconds inside the native loops, summed over workers
+    examples: int  # examples done in the epoch
+    measures: dict[str, float]  # "objective" and the problem's other measures, after the epoch
 
     @property
     def objective(self) -> float:
@@ -43,55 +35,33 @@ class ClassicProgress:
     """The progress of a run; an observer receives it many times a second.
 
     An observer may raise KeyboardInterrupt to end the run; its current epoch is not measured.
-
-    Attributes:
-        scheme: scheme of the run, such as "serial".
-        epochs: number of its epochs.
-        examples: number of examples in an epoch.
-        epoch: the last measured epoch; None before the first one.
-        done: number of examples done in the current epoch.
-        message: a message for the user; shown once.
     """
 
-    scheme: str
-    epochs: int
-    examples: int
-    epoch: Epoch | None = None
-    done: int = 0
-    message: str | None = None
+    scheme: str  # scheme of the run, such as "serial"
+    epochs: int  # number of its epochs
+    examples: int  # number of examples in an epoch
+    epoch: Epoch | None = None  # the last measured epoch; None before the first one
+    done: int = 0  # number of examples done in the current epoch
+    message: str | None = None  # a message for the user; shown once
 
 
 @dataclass(frozen=True)
 class ClassicResult:
-    """One run.
+    """One run."""
 
-    Attributes:
-        problem: its name.
-        scheme: its name.
-        write: "racy", "lossless" or "hot-cold"; "" if the scheme has one way to write.
-        workers: worker processes.
-        status: "done", "diverged" or "interrupted".
-        start_s: seconds from spawning the workers until all have mapped the arena; counted in no
-            other number.
-        initial: measures before the first epoch.
-        epochs: in order.
-        lost_updates: increments of the probe that were lost; see `run.py`.
-        probe_updates: increments of the probe; 0 if lost updates were not counted.
-        advice: the step size to try if the run diverged, else "".
-        params: copies of the parameters at the end, by name.
-    """
-
-    problem: str
-    scheme: str
-    write: str
-    workers: int
-    status: str
+    problem: str  # its name
+    scheme: str  # its name
+    write: str  # "racy", "lossless" or "hot-cold"; "" if the scheme has one way to write
+    workers: int  # worker processes
+    status: str  # "done", "diverged" or "interrupted"
+    # seconds from spawning the workers until all have mapped the arena; counted in no other number
     start_s: float
-    initial: dict[str, float]
-    epochs: tuple[Epoch, ...]
-    lost_updates: int = 0
-    probe_updates: int = 0
-    advice: str = ""
+    initial: dict[str, float]  # measures before the first epoch
+    epochs: tuple[Epoch, ...]  # in order
+    lost_updates: int = 0  # increments of the probe that were lost; see `run.py`
+    probe_updates: int = 0  # increments of the probe; 0 if lost updates were not counted
+    advice: str = ""  # the step size to try if the run diverged, else ""
+    # copies of the parameters at the end, by name
     params: Mapping[str, Float32] = field(default_factory=dict)
 
     @property

@@ -95,26 +95,16 @@ def compare(
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The settings of one run, fixed before it begins.
+    """The settings of one run, fixed before it begins."""
 
-    Attributes:
-        scheme: one of `SCHEMES`.
-        kind: the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or
-            "sync".
-        workers: worker processes.
-        batch: examples in a step.
-        epochs: passes over the examples.
-        gamma: step size of an epoch, counted from 1.
-        config: the options.
-    """
-
-    scheme: str
+    scheme: str  # one of `SCHEMES`
+    # the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or "sync"
     kind: str
-    workers: int
-    batch: int
-    epochs: int
-    gamma: Callable[[int], float]
-    config: ClassicConfig
+    workers: int  # worker processes
+    batch: int  # examples in a step
+    epochs: int  # passes over the examples
+    gamma: Callable[[int], float]  # step size of an epoch, counted from 1
+    config: ClassicConfig  # the options
 
 
 def plan_run(problem: Problem, config: ClassicConfig) -> RunPlan:

@@ -184,9 +184,9 @@ class Flags:
             ConfigError: every problem of the command line, unless a part takes them.
         """
         values, problems = self._read(deque(arguments))
-        if self.by_flag.get("--plugin", Option(default=None, help="")).many:
-            for file in values.get("plugin", ([],))[0]:  # type: ignore[attr-defined]
-                plugins.load(file)
+        files = values.get("plugin", ([],))[0]  # of train's own option a text, loaded with it
+        for file in files if isinstance(files, list) else []:
+            plugins.load(file)
         problems += [
             f"{values[spec.name][1]} and {values[other][1]} are both given; keep one"
             for spec in self.specs()
@@ -222,6 +222,8 @@ class Flags:
         while words:
             word = words.popleft()
             flag, equals, text = word.partition("=")
+            if word[:2] in self.by_flag and word[1] != "-":  # -c FILE, -cFILE or -c=FILE
+                flag, equals, text = word[:2], word[2:], word[2:].removeprefix("=")
             if word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
                 print(self._help(everything=word == "--help-all" or not self._main), end="")
                 raise SystemExit(0)

@@ -183,7 +183,7 @@ def spelt_value(name: str, value: Any) -> str:
         return ", ".join(spelt_value(name, one) for one in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not _is_number(value) or name == "seed":
+    if not _is_number(value) or name in ("seed", "seeds"):
         return str(value)
     if name == "seconds" or name.endswith("_s") and not name.endswith("per_s"):
         return format_duration(value)

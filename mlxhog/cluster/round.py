@@ -69,7 +69,6 @@ def play(
             state or a movement that no training has; this machine keeps its own.
         Exception: any error of the group.
     """
-    own.settle()
     words, member = own.words, group.join()
     words["members"], words["rank"] = member.members, member.rank
     words["joined_ns"] = monotonic_ns()

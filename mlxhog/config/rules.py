@@ -15,12 +15,6 @@ Koloskova et al. 2022, arXiv:2206.08307, and Mishchenko et al. 2022, arXiv:2206.
 know the smoothness of the objective. lr / P and lr / sqrt(P), which do not depend on tau, are
 `lr_workers`.
 
-Workers that are slowed down, as `slow` names them by their ranks in `workers`, from 0:
-
-    0=1.5            every gradient of the worker with rank 0 takes 1.5 times as long
-    1=random:0.2:3   each of its gradients takes 3 times as long with probability 0.2
-    1=late:10        it takes no batch in the first 10 seconds of training
-
 The staleness and the worker of each step of strategy `sim`, a function of its number:
 
     fixed:N             every gradient is N steps old, as in `round_robin` with N + 1 workers

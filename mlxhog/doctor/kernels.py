@@ -131,9 +131,10 @@ def step_error(lane: Lane, name: str) -> float:
         for each, (shape, offset) in places.items()
     }
     rng = np.random.default_rng(0)
-    grads = {
+    places_of_rows = np.arange(3, 95, 4, dtype=np.int32)
+    grads: dict[str, NDArray[np.float32] | Rows] = {
         "dense": rng.standard_normal(SIZE, np.float32),
-        "rows": Rows(np.arange(3, 95, 4, np.int32), rng.standard_normal((23, 33), np.float32)),
+        "rows": Rows(places_of_rows, rng.standard_normal((23, 33), np.float32)),
     }
     start = rng.standard_normal((3, 2 * _PAGE), np.float32)
 

@@ -39,36 +39,23 @@ def state(layers: Iterable[Layer], d: int, length: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A candidate on one setting of one task, at one optimiser point, with one seed.
+    """A candidate on one setting of one task, at one optimiser point, with one seed."""
 
-    Attributes:
-        task: full name, such as "in-context-recall".
-        settings: every setting of the task.
-        layers: the flat list.
-        dim: width d.
-        position: positional embedding, one of `models.mad.config.POSITIONS`.
-        protocol: of training and scoring.
-        seed: of the data, the initial values and the order of batches.
-        workers: backends of its workers, such as "torch:cpu" or "mlx:cpu,torch:cpu".
-        threads: of each worker.
-        plugins: the user's files of tasks and layers.
-        candidate: canonical string of the candidate in its study; a setting may have a width of its
-            own, so that `layers` have other numbers. It is not part of the key, nor is `label`.
-        label: the setting's name in its suite, such as "baseline" or "vocab=32".
-    """
-
-    task: str
-    settings: Mapping[str, Any]
-    layers: tuple[Layer, ...]
-    dim: int
-    protocol: Protocol
-    seed: int
-    position: str = "none"
+    task: str  # full name, such as "in-context-recall"
+    settings: Mapping[str, Any]  # every setting of the task
+    layers: tuple[Layer, ...]  # the flat list
+    dim: int  # width d
+    protocol: Protocol  # of training and scoring
+    seed: int  # of the data, the initial values and the order of batches
+    position: str = "none"  # positional embedding, one of `models.mad.config.POSITIONS`
+    # backends of its workers, such as "torch:cpu" or "mlx:cpu,torch:cpu"
     workers: str = "torch:cpu"
-    threads: int = 1
-    plugins: tuple[Plugin, ...] = ()
+    threads: int = 1  # of each worker
+    plugins: tuple[Plugin, ...] = ()  # the user's files of tasks and layers
+    # canonical string of the candidate in its study; a setting may have a width of its own, so that
+    # `layers` have other numbers. It is not part of the key, nor is `label`.
     candidate: str = ""
-    label: str = ""
+    label: str = ""  # the setting's name in its suite, such as "baseline" or "vocab=32"
 
     def __post_init__(self) -> None:
         """Set the numbers of layers that follow from the width."""
@@ -162,38 +149,24 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The end of a run.
+    """The end of a run."""
 
-    Attributes:
-        status: one of `STATUSES`; a diverged run scores 0.
-        steps: taken.
-        seconds: from the first step to the last evaluation.
-        loss: mean training loss in nats since the evaluation before the last; None if none was
-            finite.
-        acc_token: share of the scored test positions with the right prediction.
-        acc_macro: mean recall over classes, see `tasks.dataset`; the base of the score.
-        val_token: as acc_token, of the validation rows; None without them.
-        val_macro: likewise.
-        by_length: ends of the parts of longer test rows, with the acc_token in each part; else ().
-        ceiling: the best possible accuracy on these rows.
-        solved: step of the first evaluation with `solved_accuracy`; None without one.
-        curve: every evaluation.
-        reason: of the failure, else "".
-    """
-
-    status: str
-    steps: int
-    seconds: float
+    status: str  # one of `STATUSES`; a diverged run scores 0
+    steps: int  # taken
+    seconds: float  # from the first step to the last evaluation
+    # mean training loss in nats since the evaluation before the last; None if none was finite
     loss: float | None
-    acc_token: float
-    acc_macro: float
-    val_token: float | None = None
-    val_macro: float | None = None
+    acc_token: float  # share of the scored test positions with the right prediction
+    acc_macro: float  # mean recall over classes, see `tasks.dataset`; the base of the score
+    val_token: float | None = None  # as acc_token, of the validation rows; None without them
+    val_macro: float | None = None  # likewise
+    # ends of the parts of longer test rows, with the acc_token in each part; else ()
     by_length: ByLength = ()
-    ceiling: float = 1.0
+    ceiling: float = 1.0  # the best possible accuracy on these rows
+    # step of the first evaluation with `solved_accuracy`; None without one
     solved: int | None = None
-    curve: tuple[Point, ...] = ()
-    reason: str = ""
+    curve: tuple[Point, ...] = ()  # every evaluation
+    reason: str = ""  # of the failure, else ""
 
 
 def failed(reason: str, *, seconds: float) -> RunResult:

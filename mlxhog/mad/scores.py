@@ -19,7 +19,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median_high
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -90,58 +90,37 @@ def best_points(runs: Iterable[StudyRecord], select: Select) -> list[StudyRecord
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateScore:
-    """The score of one candidate.
+    """The score of one candidate."""
 
-    Attributes:
-        candidate: canonical string.
-        score: in [0, 1], of the test rows: mean over the complete seeds, or over all runs while
-            no seed is complete.
-        interval: half width of the 95 % interval of the score (Student's t over the seeds); None
-            with fewer than two complete seeds.
-        fixed_score: as score, with the suite's fixed step size instead of the best one; None if
-            that is the only one.
-        val_score: as score, of the validation rows, of the same runs; None without them.
-        seeds: seed -> score, of the seeds in the score.
-        tasks: task -> score, in the suite's order; a task without a run is absent.
-        intervals: task -> as interval, of its score.
-        solved: task -> step by which more than half of its runs in the score had solved it, see
-            `RunResult.solved`; None without such a step.
-        acc_token: task -> mean share of right positions, of the same runs.
-        ceiling: task -> the best possible score.
-        best: the runs in the score, with 0 for lost ones.
-        params: parameters of the layers at the suite's width, see `run.params`.
-        state: numbers kept per sequence after the longest row, at the suite's width.
-        seconds: of all runs together.
-        status: "done", "partial" (runs are missing), "pruned" (stopped early, as worse than
-            others), "diverged" or "failed" (every run was lost, the last one so).
-        n_runs: runs with a result, lost ones included.
-        n_diverged: runs that score 0 because they diverged.
-        n_failed: runs that score 0 because they failed.
-        missing: the runs without a result, in words.
-        select: rows that select between optimiser points, "test" or "val".
-    """
-
-    candidate: str
+    candidate: str  # canonical string
+    # in [0, 1], of the test rows: mean over the complete seeds, or over all runs while no seed is
+    # complete
     score: float
+    # half width of the 95 % interval of the score (Student's t over the seeds); None with fewer
+    # than two complete seeds
     interval: float | None
+    # as score, with the suite's fixed step size instead of the best one; None if that is the only
+    # one
     fixed_score: float | None
-    val_score: float | None
-    seeds: Mapping[int, float]
+    val_score: float | None  # as score, of the validation rows, of the same runs; None without them
+    seeds: Mapping[int, float]  # seed -> score, of the seeds in the score
+    # task -> score, in the suite's order; a task without a run is absent
     tasks: Mapping[str, float]
-    intervals: Mapping[str, float | None]
-    solved: Mapping[str, int | None]
-    acc_token: Mapping[str, float]
-    ceiling: Mapping[str, float]
-    best: tuple[StudyRecord, ...]
-    params: int
-    state: int
-    seconds: float
+    intervals: Mapping[str, float | None]  # task -> as interval, of its score
+    acc_token: Mapping[str, float]  # task -> mean share of right positions, of the same runs
+    ceiling: Mapping[str, float]  # task -> the best possible score
+    best: tuple[StudyRecord, ...]  # the runs in the score, with 0 for lost ones
+    params: int  # parameters of the layers at the suite's width, see `run.params`
+    state: int  # numbers kept per sequence after the longest row, at the suite's width
+    seconds: float  # of all runs together
+    # "done", "partial" (runs are missing), "pruned" (stopped early, as worse than others),
+    # "diverged" or "failed" (every run was lost, the last one so)
     status: str
-    n_runs: int
-    n_diverged: int
-    n_failed: int
-    missing: tuple[str, ...]
-    select: Select = "test"
+    n_runs: int  # runs with a result, lost ones included
+    n_diverged: int  # runs that score 0 because they diverged
+    n_failed: int  # runs that score 0 because they failed
+    missing: tuple[str, ...]  # the runs without a result, in words
+    select: Select = "test"  # rows that select between optimiser points, "test" or "val"
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -253,7 +232,6 @@ def _row(
         seeds=seeds,
         tasks={task: fmean(run.acc_macro for run in own) for task, own in of_task.items()},
         intervals={task: interval(own[task] for own in tasks.values()) for task in of_task},
-        solved={task: _solved(own) for task, own in of_task.items()},
         acc_token={task: fmean(run.acc_token for run in own) for task, own in of_task.items()},
         ceiling={task: fmean(run.ceiling for run in own) for task, own in of_task.items()},
         best=tuple(counted),
@@ -285,12 +263,6 @@ def _by_seed(runs: Sequence[StudyRecord]) -> dict[int, dict[str, float]]:
         }
         for seed, own in sorted(_by("seed", runs).items())
     }
-
-
-def _solved(runs: Iterable[StudyRecord]) -> int | None:
-    steps = [run.solved if run.status not in LOST else None for run in runs]
-    median = median_high([math.inf if step is None else step for step in steps])
-    return int(median) if median < math.inf else None
 
 
 def _status(statuses: Sequence[str], *, partial: bool) -> str:

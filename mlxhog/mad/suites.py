@@ -22,43 +22,29 @@ from mlxhog.models.mad.sequence import canonical
 
 @dataclass(frozen=True)
 class Setting:
-    """One task at one difficulty.
+    """One task at one difficulty."""
 
-    Attributes:
-        task: full name.
-        settings: every setting of the task.
-        label: the difference from the task's first setting, such as "vocab=32", or "baseline".
-        protocol: its fields of the protocol, which replace those of the suite.
-        dim: width of a candidate on this setting only; None is the suite's.
-    """
-
-    task: str
-    settings: Mapping[str, Any]
-    label: str
+    task: str  # full name
+    settings: Mapping[str, Any]  # every setting of the task
+    label: str  # the difference from the task's first setting, such as "vocab=32", or "baseline"
+    # its fields of the protocol, which replace those of the suite
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    dim: int | None = None
+    dim: int | None = None  # width of a candidate on this setting only; None is the suite's
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The settings, points and protocol behind one score.
+    """The settings, points and protocol behind one score."""
 
-    Attributes:
-        name: one of `SUITES`.
-        settings: in the order of the tasks.
-        points: lr and weight_decay of the runs on each setting; the best one counts.
-        protocol: other fields of `Protocol`; the optimizer is the published one by default, so that
-            scores compare with earlier ones, whatever `mlxhog train` has.
-        dim: width of a candidate; its parameters and its state are counted at this width.
-        own_lr: the fixed step size, if others were added to `points`.
-    """
-
-    name: str
-    settings: tuple[Setting, ...]
+    name: str  # one of `SUITES`
+    settings: tuple[Setting, ...]  # in the order of the tasks
+    # lr and weight_decay of the runs on each setting; the best one counts
     points: tuple[Mapping[str, float | None], ...]
+    # other fields of `Protocol`; the optimizer is the published one by default, so that scores
+    # compare with earlier ones, whatever `mlxhog train` has
     protocol: Mapping[str, Any]
-    dim: int = 128
-    own_lr: float | None = None
+    dim: int = 128  # width of a candidate; its parameters and its state are counted at this width
+    own_lr: float | None = None  # the fixed step size, if others were added to `points`
 
     @property
     def lrs(self) -> list[float | None]:

@@ -115,17 +115,11 @@ Scored = tuple[tuple[str, ...], float]
 
 @dataclass(frozen=True)
 class Vote:
-    """The result of a vote.
+    """The result of a vote."""
 
-    Attributes:
-        slots: layer -> votes in each slot, the winner first.
-        voters: the candidates that voted, the best first.
-        cluster: the considered candidates; those of another depth did not vote.
-    """
-
-    slots: tuple[Mapping[str, int], ...]
-    voters: tuple[Scored, ...]
-    cluster: tuple[Scored, ...]
+    slots: tuple[Mapping[str, int], ...]  # layer -> votes in each slot, the winner first
+    voters: tuple[Scored, ...]  # the candidates that voted, the best first
+    cluster: tuple[Scored, ...]  # the considered candidates; those of another depth did not vote
 
     @property
     def layers(self) -> tuple[str, ...]:

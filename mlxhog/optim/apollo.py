@@ -152,7 +152,7 @@ class Apollo(Optimizer):
 
     def _factors(
         self, target: Target, pairs: list[tuple[Slot, Float32]], step: Step
-    ) -> Iterator[tuple[Slot, Float32, Float32]]:
+    ) -> Iterator[tuple[Slot, Float32, Floats]]:
         """Update the state of each hidden matrix; yield it, its gradient, the factors of that."""
         for slot, grad in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)

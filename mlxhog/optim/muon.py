@@ -143,7 +143,7 @@ class Muon(TwoMoments, BesideAdamW):
         """Return u of each x: by the worker's device, or in place by native code."""
         coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
         if polar is None:
-            steps = np.float32(coefficients)
+            steps = np.array(coefficients, np.float32)
             _native.polar(xs, xs, list(scales), steps, rows=block, threads=self.threads)
             return xs
         parts = [
@@ -162,7 +162,8 @@ def on_cpu(
 ) -> list[Float32]:
     """Orthogonalise by native code: a `Polar`."""
     us = [np.empty_like(x) for x in xs]
-    _native.polar(list(xs), us, list(scales), np.float32(coefficients), threads=1)
+    steps = np.array(coefficients, np.float32)
+    _native.polar(list(xs), us, list(scales), steps, threads=1)
     return us
 
 

@@ -61,7 +61,7 @@ def take(
     size = candidates.view(np.uint32) & np.uint32(0x7FFFFFFF)  # bits of |x| have the order of |x|
     if selection.kind == "threshold":
         least = np.float32(selection.share * lr).view(np.uint32)
-        chosen = np.flatnonzero(size >= max(least, 1))
+        chosen = np.flatnonzero(size >= max(int(least), 1))
     else:
         chosen = _largest(size, math.ceil(selection.share * len(size)))
     values = candidates[chosen]

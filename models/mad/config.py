@@ -51,7 +51,7 @@ from mlxhog.models.fields import (
     setting,
 )
 from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bound, linear_map
-from mlxhog.models.mad.sequence import Defaults, read_layers
+from mlxhog.models.mad.sequence import read_layers
 from mlxhog.models.model import Layout, ModelConfig, Part
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
@@ -197,7 +197,8 @@ class MADConfig(ModelConfig):
                 "mlxhog, or write the file in that version"
             )
         model = {"dim": DIM, "vocab_size": VOCABULARY, **_mapping("model", data.get("model"))}
-        defaults = _defaults(model.pop("defaults", {}))
+        every = _mapping("model.defaults", model.pop("defaults", {}))
+        defaults = {name: _mapping(f"model.defaults.{name}", own) for name, own in every.items()}
         if "layers" in model:
             model["layers"] = read_layers("model.layers", model["layers"], defaults)
         return cls(**read(cls, model, strict=True, where="model.")[0])
@@ -209,19 +210,6 @@ class MADConfig(ModelConfig):
         files = plugins.remembered(self.layers)
         remembered = {plugins.KEY: files} if files else {}
         return {**self.extra, "model_type": self.model_type, **values, **remembered}
-
-
-def _defaults(value: object) -> Defaults:
-    defaults = {
-        name: _mapping(f"model.defaults.{name}", numbers)
-        for name, numbers in _mapping("model.defaults", value).items()
-    }
-    for name, numbers in defaults.items():
-        try:
-            layers_.make(name, numbers)
-        except ConfigError as error:
-            raise ConfigError(f"model.defaults: {error}") from error
-    return defaults
 
 
 def _mapping(where: str, value: object) -> dict[str, Any]:

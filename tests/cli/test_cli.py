@@ -216,7 +216,7 @@ def test_data_takes_several_texts_in_one_flag_or_several(trainer, words, tmp_pat
     assert main(["train", *words]) == 0
     assert trainer.config.data == "a b\nc"
     assert yaml.safe_load(trainer.config.to_yaml())["data"] == ["a b", "c"]
-    assert main(["train", "--config", str(tmp_path / "conf.yaml")]) == 0
+    assert main(["train", f"-c{tmp_path / 'conf.yaml'}"]) == 0
     assert trainer.config.data == TrainConfig(data=["a b", "c"]).data == "a b\nc"
     assert main(["train", "--config", str(tmp_path / "conf.yaml"), "--data", "d"]) == 0
     assert trainer.config.data == "d"

@@ -69,8 +69,8 @@ good.txt                          text is named by a flag: --data good.txt
 --set hidden_size                 'hidden_size' is not NAME=VALUE
 --set tie_word_embeddings=true --head-lr 2    head is its embedding (tied)
 --data table.csv                  --text-key names the column of its text: 'id', 'review'
---data wide.txt                   is not text: a zero byte at offset 1;
---data binary.txt                 is not text: a zero byte at offset 0
+--data wide.txt                   wide.txt is not UTF-8 text: a byte that no text has at offset 1;
+--data binary.txt                 binary.txt is not UTF-8 text: a byte that no text has at offset
 --data empty.txt                  has no text
 --data short.txt                  too short
 --data folder                     the folder folder holds no files

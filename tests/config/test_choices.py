@@ -7,9 +7,10 @@ import pytest
 
 from mlxhog.config.choices import KINDS, SCHEDULES, UnknownChoice
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizers import Muon
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
-from mlxhog.config.sources import read_yaml, resolve
+from mlxhog.config.sources import by_flat_names, read_yaml, resolve
 from mlxhog.config.strategies import SSP, Hogwild
 from mlxhog.errors import ConfigError
 
@@ -73,6 +74,25 @@ def test_flat_numbers_go_to_the_choice_that_the_run_has(tmp_path):
     assert given("backoff_beta: 0.5\n", folder=tmp_path, schedule="backoff").schedule == Backoff(
         beta=0.5
     )
+
+
+def test_a_stored_choice_is_its_name_with_its_numbers_by_flat_names():
+    spelt = {"name": "backoff", "steps": 7, "beta": 0.3}
+    flat = by_flat_names({"schedule": (spelt, "a:1"), "lr": (0.1, "a:2")})
+    assert flat == {
+        "schedule": ("backoff", "a:1"), "backoff_steps": (7, "a:1"), "backoff_beta": (0.3, "a:1"),
+        "lr": (0.1, "a:2"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("workers", "numbers"),
+    [({}, (0.9, 0.1)), ({"averaged": 2}, (0.75, 0.1)), ({"ahead": 4}, (0.95, 0.15))],
+)
+def test_open_numbers_of_muon_follow_from_its_workers(workers, numbers):
+    chosen = Muon().fitted(hidden=True, **workers)
+    assert (chosen.beta1, chosen.nesterov) == numbers
+    assert Muon(beta1=0.5, nesterov=0.2).fitted(hidden=True, **workers).beta1 == 0.5
 
 
 def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another_anew(tmp_path):

@@ -38,22 +38,6 @@ def test_the_dry_run_says_what_would_be_written_and_writes_nothing(capsys):
     assert not list(Path().iterdir())
 
 
-def test_rows_that_no_memory_holds_are_one_message_and_the_code_of_a_lack(capsys):
-    assert mad(*"data --task CR --train-rows 999999999999 --out a.npz".split()) == 3
-    output = capsys.readouterr().err
-    assert output.startswith("the memory is used up: ")
-    assert output.endswith("; ask for smaller sizes\n")
-    assert not list(Path().iterdir())
-
-
-def test_a_file_of_something_else_is_refused_without_a_word_about_pickle(capsys):
-    Path("text.npz").write_text("no arrays")
-    assert mad("check", "text.npz") == 2
-    output = capsys.readouterr().err
-    assert "text.npz: not an .npz file of plain arrays" in output
-    assert "pickle" not in output
-
-
 def test_a_file_that_is_there_is_replaced_as_a_whole(capsys):
     Path("cr.npz").write_text("old")
     assert mad("data", "--task", "CR", "--out", "cr.npz", *SMALL) == 0
@@ -92,32 +76,3 @@ def test_rows_of_another_program_are_refused_with_the_reason(capsys):
     refused = capsys.readouterr().err
     assert "mqar_v64_p4_t32.npz: its rows are by HazyResearch/zoology d88d6f5" in refused
     assert "only those by mlxhog 1 can be drawn again" in refused
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("data --task CR --set seq_len=31 --out a", "an even number, at least 4"),
-        ("data --task CR --set seqlen=32 --out a", "did you mean 'seq_len'?"),
-        ("data --task CR --set vocab --out a", "wanted key=value"),
-        ("data --task CR --set vocab=many --out a", "--set vocab is 'many'"),
-        ("data --task CR --set vocab=8 --set vocab=9 --out a", "--set vocab is given twice"),
-        ("data --task CR --set train_rows=8 --train-rows 9 --out a", "are the same; keep one"),
-        ("data --task CRR --out a", "no task 'CRR'"),
-        ("data --task CR", "--out is missing"),
-        ("data --out a", "--task is missing"),
-        ("data --task CR --out no/a.npz", "name a file in a directory"),
-        ("data --task CR --out .", "name a file in a directory"),
-        ("data --task CR --out=", "name a file in a directory"),
-        (f"data --task CR --out {'a' * 300}", "File name too long; name another path"),
-        ("data --task CR --out a --sed 3", "no flag '--sed'; did you mean '--seed'?"),
-        ("data --task CR --out a --seed -1", "--seed is '-1'"),
-        ("check nothing.npz", "nothing.npz: cannot read it: No such file"),
-        ("check", "FILE is missing"),
-        ("check a --jsn", "did you mean '--json'?"),
-    ],
-)
-def test_wrong_input_is_answered_with_the_way_out_and_writes_nothing(words, message, capsys):
-    assert mad(*words.split()) == 2
-    assert message in capsys.readouterr().err
-    assert not list(Path().iterdir())

@@ -1,16 +1,12 @@
-"""`mlxhog mad tasks`, `suites` and `layers` list all of them, also those of the user."""
+"""`mlxhog mad tasks`, `suites` and `layers` list all of them."""
 
 import json
-from pathlib import Path
 
 from mlxhog.cli import main
 from mlxhog.mad.suites import SUITES, suite
 from mlxhog.mad.tasks import BENCHMARK
 from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
-from tests.own_plugins import mlxhog
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def listed(capsys, *words):
@@ -50,13 +46,3 @@ def test_every_suite_is_listed_with_its_runs_and_what_it_measures(capsys):
         assert one["about"] != ""
     assert main(["mad", "suites"]) == 0
     assert "compression 66, memorization 36" in capsys.readouterr().out
-
-
-def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path):
-    file = EXAMPLES / "my_layer.py"
-    ended = mlxhog(tmp_path, "mad", "layers", "--plugin", str(file), "--json")
-    (own,) = (one for one in json.loads(ended.out) if one["name"] == "my_layer")
-    assert own["source"] == str(file)
-    assert own["numbers"] == {"expand": {"default": 1, "type": "int"}}
-    ended = mlxhog(tmp_path, "mad", "tasks", "--plugin", str(EXAMPLES / "my_task.py"))
-    assert "my_task (MY)  the first half in reverse order" in ended.out

@@ -133,19 +133,6 @@ def test_the_best_step_size_of_each_setting_counts_beside_the_fixed_one():
     assert row.fixed_score is None
 
 
-def test_a_task_is_solved_at_the_step_by_which_more_than_half_of_its_runs_are():
-    runs = [
-        replace(record(A, task, 1.0, seed=seed), solved=step)
-        for task, steps in (("one", (50, None, 100)), ("two", (50, None, None)))
-        for seed, step in enumerate(steps)
-    ]
-    (row,) = scores(runs, TWO_TASKS)
-    assert row.solved == {"one": 100, "two": None}
-    runs[0] = replace(runs[0], status="diverged")
-    (row,) = scores(runs, TWO_TASKS)
-    assert row.solved["one"] is None
-
-
 def test_a_seed_that_lacks_a_run_is_left_out_of_the_mean_and_named():
     runs = [*complete(A, 0.5, 0.5, 0), record(A, "two", 1.0, seed=1)]
     (row,) = scores(runs, TWO_TASKS)

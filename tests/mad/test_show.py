@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from mlxhog.cli import main
 from mlxhog.models import families
 from mlxhog.models.registry import load_candidate
@@ -39,18 +37,3 @@ def test_show_takes_words_sizes_and_files(tmp_path, capsys):
         results.append(json.loads(capsys.readouterr().out))
     assert results[0] == results[1]
     assert (results[0]["dim"], results[0]["vocab_size"], results[0]["seq_len"]) == (32, 16, 20)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["mlst"], "no layer 'mlst'; did you mean 'mlstm'"),
-        (["tiny"], "not a sequence of MAD layers"),
-        (["none.yaml"], "no architecture 'none.yaml'"),
-        (["mlstm", "--dim", "6"], "heads is 4, and the width is 6; choose one of 1, 2, 3, 6"),
-        (["mlstm", "--dims", "6"], "no flag '--dims'; did you mean '--dim'"),
-    ],
-)
-def test_show_answers_wrong_input_with_exit_code_2(words, message, capsys):
-    assert main(["mad", "show", *words]) == 2
-    assert message in capsys.readouterr().err

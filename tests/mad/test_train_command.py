@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -35,20 +34,6 @@ def trained(capsys, *words):
     assert err == ""
     result = json.loads(out.splitlines()[-1])
     return result
-
-
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        ("--schedule constant --lr-floor 1e-4", "lr-floor is for --schedule cosine, not constant"),
-        ("--backoff-steps 5", "backoff-steps is for --schedule backoff or inverse, not cosine"),
-        ("--schedule inverse --backoff-beta .5", "backoff-beta is for --schedule backoff, not inv"),
-    ],
-)
-@pytest.mark.parametrize("command", ["train", "bench"])
-def test_an_option_of_another_schedule_is_refused(command, words, problem, capsys):
-    assert main(["mad", command, *MIXER, *words.split(), "--dry-run"]) == 2
-    assert re.search(rf"--{problem}\w*; leave it out", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("backend", ["mlx", "torch", "mlx:cpu"])
@@ -158,32 +143,3 @@ def test_a_dry_run_says_sizes_and_trains_nothing(capsys):
     output = json.loads(capsys.readouterr().out)
     assert (output["limit"], output["epoch"], output["dim"]) == (2000, 6, 16)
     assert output["arena_bytes"] > 4 * output["params"]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("", "give the candidate"),
-        ("--layers swiglu --arch a.yaml", "--arch and --layers are both given"),
-        ("--layers swigl", "did you mean 'swiglu'?"),
-        ("--layers swiglu --task CRR", "no task 'CRR'"),
-        ("--layers swiglu --set seq_len=33", "an even number, at least 4"),
-        ("--layers swiglu --set seq_le=32", "did you mean 'seq_len'?"),
-        ("--layers swiglu --set vocab", "wanted key=value"),
-        ("--layers swiglu --steps 5 --epochs 5", "steps and epochs are both given"),
-        ("--layers swiglu --backend mlx --workers 2", "--workers and --backend are both given"),
-        ("--layers swiglu --backend mxl", "no backend 'mxl'"),
-        ("--layers swiglu --dim many --batch-size 0", "--dim is 'many'"),
-        ("--layers swiglu --dim many --batch-size 0", "--batch-size is '0'"),
-        ("--layers swiglu --strategy snyc", "--strategy: no strategy 'snyc'; did you mean 'sync'?"),
-        ("--layers swiglu --strategy serial --workers 2", "strategy serial runs 1 worker"),
-        ("--layers swiglu --read live --predict own --workers torch:cpu*2", "add predict=none"),
-        ("--layers swiglu --lrr 3", "did you mean '--lr'?"),
-        ("--layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
-    ],
-)
-def test_wrong_input_is_answered_with_the_way_out(words, message, capsys):
-    assert mad_train(*words.split()) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""

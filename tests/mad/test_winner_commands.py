@@ -87,31 +87,6 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how):
     assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["scale", "first", "--out", "d.yaml"], "--depth is missing"),
-        (["scale", "first", "--depth", "8"], "--out is missing"),
-        (["scale", "mlstm swiglu", "--depth", "8", "--out", "d.txt"], "name a YAML file"),
-        (["scale", "mlstm swiglu", "--depth", "8", "--out", "no/d.yaml"], "no folder 'no'"),
-        (
-            ["scale", "secnd", "--depth", "8", "--out", "d.yaml"],
-            "'secnd' is neither a study",
-        ),
-        (["scale", "mlstn swiglu", "--depth", "8", "--out", "d.yaml"], "did you mean 'mlstm'"),
-        (["scale", "mlstm", "--depth", "2", "--out", "d.yaml", "--dim", "6"], "heads"),
-        (["vote", "first", "--top", "0"], "wanted a whole number at least 1"),
-        (["vote", "first", "--out", "here"], "name a YAML file, such as here.yaml"),
-        (["vote", "frist"], "did you mean 'first'"),
-    ],
-)
-def test_a_mistake_writes_nothing_and_names_the_way_out(words, message, capsys):
-    study(Path("studies"))
-    assert run(*words) == 2
-    assert message in capsys.readouterr().err
-    assert [path.name for path in Path().iterdir()] == ["studies"]
-
-
 @pytest.mark.slow
 def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks(
     capsys, monkeypatch

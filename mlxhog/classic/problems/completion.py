@@ -70,23 +70,15 @@ def hold_out(ratings: Ratings, seed: int) -> tuple[Ratings, Ratings | None]:
 
 @dataclass(frozen=True, eq=False)
 class MatrixCompletion:
-    """Matrix completion on these ratings.
+    """Matrix completion on these ratings."""
 
-    Attributes:
-        train: training ratings.
-        test: test ratings of the same users and items, or None.
-        rank: columns of L and R.
-        mu: weight of the L2 terms.
-        max_norm: longer rows are scaled down to this norm after each step; None: no limit.
-        name: name on the command line.
-    """
-
-    train: Ratings
-    test: Ratings | None = None
-    rank: int = RANK
-    mu: float = MU
+    train: Ratings  # training ratings
+    test: Ratings | None = None  # test ratings of the same users and items, or None
+    rank: int = RANK  # columns of L and R
+    mu: float = MU  # weight of the L2 terms
+    # longer rows are scaled down to this norm after each step; None: no limit
     max_norm: float | None = None
-    name: str = "matrix-completion"
+    name: str = "matrix-completion"  # name on the command line
 
     defaults = Defaults(lr=0.02, beta=0.9, epochs=12)
 

@@ -53,15 +53,10 @@ def create(name: str, config: ClassicConfig) -> GraphCuts:
 
 @dataclass(frozen=True, eq=False)
 class GraphCuts:
-    """The cheapest cut of a graph between its terminals.
+    """The cheapest cut of a graph between its terminals."""
 
-    Attributes:
-        graph: the graph, with terminals of at least two labels.
-        name: name on the command line.
-    """
-
-    graph: Graph
-    name: str = "graph-cuts"
+    graph: Graph  # the graph, with terminals of at least two labels
+    name: str = "graph-cuts"  # name on the command line
 
     defaults = Defaults(lr=0.1, beta=0.97, epochs=200)
 

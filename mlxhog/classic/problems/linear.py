@@ -51,26 +51,16 @@ def loss_values(loss: Loss, scores: Float64, labels: Float64) -> Float64:
 
 @dataclass(frozen=True, eq=False)
 class SparseLinear:
-    """A sparse linear model with its data; a `Problem`.
+    """A sparse linear model with its data; a `Problem`."""
 
-    Attributes:
-        name: name of the problem.
-        about: description of the data.
-        train: training rows.
-        test: test rows, with the same number of features.
-        loss: loss of a row.
-        lam: weight of the L2 term.
-        defaults: default step sizes and epochs.
-        active_rows: whether the L2 term acts only in rows whose loss has a slope, more strongly.
-    """
-
-    name: str
-    about: str
-    train: SparseRows
-    test: SparseRows | None
-    loss: Loss
-    lam: float
-    defaults: Defaults
+    name: str  # name of the problem
+    about: str  # description of the data
+    train: SparseRows  # training rows
+    test: SparseRows | None  # test rows, with the same number of features
+    loss: Loss  # loss of a row
+    lam: float  # weight of the L2 term
+    defaults: Defaults  # default step sizes and epochs
+    # whether the L2 term acts only in rows whose loss has a slope, more strongly
     active_rows: bool = False
 
     @property

@@ -89,8 +89,8 @@ def compare(config: CandidatesConfig) -> Report:
 PLOT_ABOUT = """\
 Write the plots of a study as PNG files, and one HTML page with all of them and the leaderboard. The
 page needs no network, has a light and a dark theme, and can be printed.
-Learning curves per task; score against parameters, state and time with the Pareto front; seeds with
-their intervals. The study may be running."""
+Learning curves per task; score with its interval against parameters, state and time, with the
+Pareto front. The study may be running."""
 PLOT_EXAMPLES = (
     "mad plot first",
     "mad plot first --out figures",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_duration, parse_number
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
@@ -22,11 +21,8 @@ from mlxhog.config.options import argument, option, options, switch
 from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
-from mlxhog.report.streams import console
-from mlxhog.report.views import Observer, View, may_redraw
 
 if TYPE_CHECKING:
-    from mlxhog.mad.study.scheduler import StudyProgress
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.models.mad.config import MADConfig
@@ -417,6 +413,7 @@ def _execute(
 ) -> Report:
     """Execute a session."""
     from mlxhog.base import machine
+    from mlxhog.mad.report.board import shown
     from mlxhog.mad.study.session import execute
 
     study, here = planning.study, machine.here()
@@ -428,7 +425,7 @@ def _execute(
             "cores, so more candidates at once are not faster",
             file=sys.stderr,
         )
-    view = observer(sys.stderr, quiet=config.quiet)
+    view = shown(sys.stderr, quiet=config.quiet)
     outcome = execute(store, planning, how, parallel, view, retry_failed=retry_failed)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
     best = None if failed else outcome.best
@@ -460,17 +457,3 @@ def _execute(
     notes += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
     code = 1 if failed else {"interrupted": 130}.get(outcome.status, 0)
     return Report(facts, head, words={"best": facts["best"]}, notes=notes, code=code)
-
-
-def observer(
-    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
-) -> AbstractContextManager[Observer[StudyProgress]]:
-    """Return a live board, or plain lines if the stream cannot be redrawn; see `may_redraw`."""
-    from mlxhog.mad.report.board import LiveBoard, PlainBoard
-
-    if quiet:
-        silence: View[StudyProgress] = View()
-        return silence
-    if may_redraw(stream, environ):
-        return LiveBoard(console(stream))
-    return PlainBoard(stream)

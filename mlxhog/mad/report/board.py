@@ -1,20 +1,17 @@
-"""The board of a running study: plain lines, or on a terminal lines that are redrawn."""
+"""The progress of a running study, and the texts that reports have in common."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
 from mlxhog.base.quantities import format_clock
 from mlxhog.mad.study.scheduler import StudyProgress
 from mlxhog.mad.study.store import StudyRecord
-from mlxhog.mad.study.workers import Running
 from mlxhog.report.streams import printable
-from mlxhog.report.views import LineView, LiveView
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from mlxhog.report.views import Observer, StatusLine
 
 ELLIPSIS = "…"
 
@@ -90,60 +87,37 @@ def best(progress: StudyProgress) -> str:
     return f"best {score(top.score, top.interval)}{lacks} {folded(top.candidate.split())}"
 
 
-def run_line(run: Running) -> str:
-    """Return the line of a run in progress."""
-    step, most = run.point.step if run.point else 0, run.plan.protocol.steps
-    acc = accuracy(run.point.acc_token if run.point else None)
-    clock = format_clock(time.monotonic() - run.began_s)
-    steps = f"{step}/{most}" if most else f"{step}"
-    layers = folded(run.plan.candidate.split())
-    return f"{run.worker}: {clock}  step {steps}  acc {acc}  {run.plan.title}  {layers}"
-
-
 def trouble_line(trouble: StudyRecord) -> str:
     """Return the line of a run that failed or diverged."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
     return f"{trouble.status}  {trouble.title}{reason}  {folded(trouble.candidate.split())}"
 
 
-class PlainBoard(LineView[StudyProgress]):
-    """A view of a study that writes lines at times, and every message and failure once."""
-
-    def __init__(
-        self, stream: TextIO, *, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(stream, every_s, clock)
-        self._shown: tuple[object, ...] = ()
-        self._troubles = 0
-
-    def news(self, progress: StudyProgress) -> Iterator[str]:
-        """Yield new failures, and the state after new steps."""
-        yield from map(trouble_line, progress.troubles[self._troubles :])
-        self._troubles = len(progress.troubles)
-        news = (progress.done, progress.total, *(run.point for run in progress.running))
-        if news != self._shown and self.due():
-            self._shown = news
-            yield f"{heading(progress)}  {best(progress)}"
-            yield from map(run_line, progress.running)
+EVERY_S = 10.0
+"""Seconds between lines of a pipe."""
 
 
-TROUBLES = 3
-"""The latest failures on the live board; the plain lines and the page have all."""
-STYLES = {"failed": "red", "diverged": "yellow"}
+@contextmanager
+def shown(stream: TextIO, *, quiet: bool = False) -> Iterator[Observer[StudyProgress]]:
+    """Show a study on one line of a terminal, in a pipe on a line now and then.
 
+    Yields:
+        The function that shows the progress; every message and failure is written once.
+    """
+    troubles, line_at = 0, time.monotonic()
+    with StatusLine(stream, quiet=quiet) as line:
 
-class LiveBoard(LiveView[StudyProgress]):
-    """The same lines, redrawn; none wraps."""
+        def show(progress: StudyProgress) -> None:
+            nonlocal troubles, line_at
+            if progress.message is not None:
+                line.tell(progress.message)
+            for trouble in progress.troubles[troubles:]:
+                line.tell(trouble_line(trouble))
+            troubles = len(progress.troubles)
+            state = f"{heading(progress)}  {best(progress)}"
+            line.show(state)
+            if not line.live and time.monotonic() >= line_at:
+                line_at = time.monotonic() + EVERY_S
+                line.tell(state)
 
-    def picture(self, progress: StudyProgress) -> RenderableType:
-        """Return the newest state as a renderable."""
-        from rich.console import Group  # 50 ms, only to draw
-        from rich.text import Text
-
-        lines = [(heading(progress), "bold"), (best(progress), "cyan")]
-        lines += [(run_line(run), "") for run in progress.running]
-        troubles = progress.troubles[-TROUBLES:]
-        lines += [(trouble_line(one), STYLES[one.status]) for one in troubles]
-        return Group(
-            *(Text(text, style, no_wrap=True, overflow="ellipsis") for text, style in lines)
-        )
+        yield show

@@ -28,21 +28,13 @@ ANSWERS = {1: "A is better", -1: "B is better", 0: "cannot be told"}
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The differences of candidate A from candidate B.
+    """The differences of candidate A from candidate B."""
 
-    Attributes:
-        a: the one.
-        b: the other.
-        whole: of all pairs.
-        tasks: task -> of its pairs.
-        unpaired: runs of either one without the same run of the other.
-    """
-
-    a: CandidateScore
-    b: CandidateScore
-    whole: PairedResult
-    tasks: Mapping[str, PairedResult]
-    unpaired: int
+    a: CandidateScore  # the one
+    b: CandidateScore  # the other
+    whole: PairedResult  # of all pairs
+    tasks: Mapping[str, PairedResult]  # task -> of its pairs
+    unpaired: int  # runs of either one without the same run of the other
 
 
 def candidate_of(ranking: Ranking, text: str) -> CandidateScore:

@@ -19,7 +19,7 @@ NUMBERS = (
     "score", "interval", "fixed_score", "val_score", "params", "state", "state_bytes", "seconds",
     "status", "n_runs", "n_diverged", "n_failed", "settings",
 )  # fmt: skip
-BY_TASK = ("tasks", "intervals", "solved", "acc_token", "ceiling")
+BY_TASK = ("tasks", "intervals", "acc_token", "ceiling")
 
 
 def to_json(ranking: Ranking) -> dict[str, Any]:
@@ -56,16 +56,11 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
 
 
 class Column(NamedTuple):
-    """A column of the board, after rank and layers.
+    """A column of the board, after rank and layers."""
 
-    Attributes:
-        head: its name.
-        text: its cell.
-        heat: the accuracy that colors its cell on a page.
-    """
-
-    head: str
-    text: Callable[[CandidateScore], str]
+    head: str  # its name
+    text: Callable[[CandidateScore], str]  # its cell
+    # the accuracy that colors its cell on a page
     heat: Callable[[CandidateScore], float | None] = lambda row: None
 
 
@@ -103,10 +98,7 @@ NOTE = (
 
 
 def remarks(rows: Sequence[CandidateScore]) -> list[str]:
-    """Return the order at equal parameters and at equal state, and steps to the solution.
-
-    The steps are those of `CandidateScore.solved`, of the first few candidates.
-    """
+    """Return the order at equal parameters, and at equal state."""
     places = {row.candidate: f"#{rank}" for rank, row in enumerate(rows, start=1)}
     notes = []
     for cost, name in (("params", "parameters"), ("state_bytes", "state bytes")):
@@ -114,11 +106,6 @@ def remarks(rows: Sequence[CandidateScore]) -> list[str]:
         if len(rows) > 1 and alike:
             others = f", before {', '.join(alike[1:])}" if alike[1:] else " alone"
             notes.append(f"at equal {name} (within {WITHIN:.0%}): {alike[0]}{others}")
-    for rank, row in enumerate(rows[:MOST_LISTED], start=1):
-        steps = [(find(task).short, step) for task, step in row.solved.items() if step is not None]
-        if steps:
-            texts = (f"{task} at step {step:,}" for task, step in steps)
-            notes.append(f"#{rank} solved {', '.join(texts)}")
     return notes
 
 
@@ -147,7 +134,7 @@ def ceiling_note(ranking: Ranking) -> str:
 
 
 MOST_LISTED = 5
-"""Most failed and diverged runs, and candidates with their steps; --json has all."""
+"""Most failed and diverged runs; --json has all."""
 _BESIDE_LAYERS = 22
 """Columns of a terminal that the layers leave to rank and score."""
 

@@ -1,4 +1,4 @@
-"""The plots of a study: costs, seeds, learning curves."""
+"""The plots of a study: costs, and learning curves."""
 
 from __future__ import annotations
 
@@ -23,28 +23,18 @@ LEGEND_WIDTH = 44
 """Characters of a candidate in a legend."""
 WIDE = 8.0
 """Ratio of the largest to the smallest cost above which the axis is logarithmic."""
-MOST_SEED_ROWS = 24
-"""Most candidates in the plot of seeds, the best."""
 BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot.
+    """One plot."""
 
-    Attributes:
-        study: name of the study.
-        name: of its file, without the ending.
-        title: heading on the page, and in a file of its own.
-        caption: its content, in a sentence or two.
-        figure: draws it in the colors of a theme.
-    """
-
-    study: str
-    name: str
-    title: str
-    caption: str
-    figure: Callable[[Theme], Figure]
+    study: str  # name of the study
+    name: str  # of its file, without the ending
+    title: str  # heading on the page, and in a file of its own
+    caption: str  # its content, in a sentence or two
+    figure: Callable[[Theme], Figure]  # draws it in the colors of a theme
 
     def png(self, theme: Theme, *, titled: bool = True) -> bytes:
         """Return the plot as a PNG file, with a title or for a page that has its own.
@@ -78,13 +68,6 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
             "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
             "front; hollow candidates lack runs and are not on it.",
             partial(draw_costs, ranking, name),
-        )
-    if any(len(row.seeds) > 1 for row in ranking.rows):
-        yield plot(
-            "seeds",
-            "Seeds",
-            "Candidates with widely overlapping intervals cannot be distinguished by these seeds.",
-            partial(draw_seeds, ranking),
         )
     for task in ranking.tasks:
         if any(points for _, _, points in _curves(ranking, task)):
@@ -190,25 +173,6 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> Figure:
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.02), min(high, 1.02))  # an interval may be wider
     legend_below(axes, theme)
-    return figure
-
-
-def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
-    """Draw a line per candidate: a dot per seed, the mean, and its interval."""
-    rows = ranking.rows[:MOST_SEED_ROWS]
-    figure, axes = panel(theme, WIDTH, 1.2 + 0.28 * len(rows))
-    for rank, row in enumerate(rows):
-        color, seeds = theme.inks[rank % len(theme.inks)], list(row.seeds.values())
-        axes.plot(seeds, [rank] * len(seeds), ".", color=color, alpha=0.7, markersize=7)
-        axes.errorbar(
-            row.score, rank, xerr=row.interval, fmt="|", color=theme.ink, markersize=11, capsize=3
-        )
-    names = [f"{k + 1}  {short(row.candidate, LEGEND_WIDTH)}" for k, row in enumerate(rows)]
-    axes.set_yticks(range(len(rows)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel("score: a dot per seed, | the mean with its 95 % interval")
-    low, high = axes.get_xlim()
-    axes.set_xlim(max(low, -0.02), min(high, 1.02))
     return figure
 
 

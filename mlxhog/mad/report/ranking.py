@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
 from mlxhog.base.quantities import format_duration, format_value
-from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point
 from mlxhog.mad.scores import UNFINISHED, CandidateScore, Select, scores
 from mlxhog.mad.study import study as studies
@@ -19,32 +17,21 @@ from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
-from mlxhog.mad.tasks import GENERATOR_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """A study at one moment.
+    """A study at one moment."""
 
-    Attributes:
-        study: its name.
-        suite: name of the suite.
-        rows: the best first, as `scores` orders them.
-        records: runs that ended, in order.
-        curves: key of a run -> its evaluations; empty if not requested.
-        planned: runs of all candidates so far; None if unknown.
-        running: whether a scheduler works on it.
-        facts: the protocol in words, by name.
-    """
-
-    study: str
-    suite: str
-    rows: tuple[CandidateScore, ...]
-    records: tuple[StudyRecord, ...]
+    study: str  # its name
+    suite: str  # name of the suite
+    rows: tuple[CandidateScore, ...]  # the best first, as `scores` orders them
+    records: tuple[StudyRecord, ...]  # runs that ended, in order
+    # key of a run -> its evaluations; empty if not requested
     curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
-    planned: int | None
-    running: bool = False
-    facts: Mapping[str, str] = field(default_factory=dict)
+    planned: int | None  # runs of all candidates so far; None if unknown
+    running: bool = False  # whether a scheduler works on it
+    facts: Mapping[str, str] = field(default_factory=dict)  # the definition as texts, by name
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -110,7 +97,7 @@ def read_ranking(store: Store, *, select: Select | None = None, curves: bool = F
         curves={run.key: tuple(store.curve(run.key)) for run in runs if curves},
         planned=_planned(store, study, measured, rows),
         running=store.is_locked(),
-        facts=_facts(study, measured, select, records),
+        facts=_facts(study, measured, records),
     )
 
 
@@ -125,43 +112,25 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Candida
     return len(proposed) * measured.runs * len(study.seeds) - skipped
 
 
-def _facts(
-    study: Study, measured: Suite, select: Select, records: Sequence[StudyRecord]
-) -> dict[str, str]:
-    """The protocol of a study in words, by name."""
-
-    def words(values: Mapping[str, object]) -> str:
-        return ", ".join(f"{name} {format_value(v)}" for name, v in values.items())
-
-    protocol = Protocol(**{**measured.protocol, **study.protocol}).to_dict()
-    own = {name: v for name, v in protocol.items() if v is not None and name not in _POINT}
-    points = ({name: v or "auto" if name == "lr" else v for name, v in p.items()}
-              for p in measured.points)  # fmt: skip
-    tasks = dict.fromkeys(setting.task for setting in measured.settings)
-    widths = {setting.dim or measured.dim for setting in measured.settings}
-    facts = {
-        "tasks": f"{', '.join(tasks)}: {len(measured.settings)} settings of suite {study.suite}",
-        "optimiser points": "; ".join(map(words, points)),
-        "seeds": ", ".join(map(str, study.seeds)),
-        "width": ", ".join(map(str, sorted(widths, reverse=True))),
-        "position": study.position,
-        "protocol": words(own),
-        "selected by": f"{select} rows",
-        "trained by": f"{study.workers}, {study.threads} threads each",
-        "candidates from": study.sampler if study.space else "a list",
-        "pruning": "on: runs may end at rungs" if study.prune else "off",
-        "rows drawn by": f"generator {GENERATOR_VERSION} of mlxhog {version('mlxhog')}",
-        "hosts": ", ".join(sorted({record.host for record in records})),
+def _facts(study: Study, measured: Suite, records: Sequence[StudyRecord]) -> dict[str, str]:
+    """The definition of a study as texts, by name, with its tasks, and where it ran."""
+    whole = {**study.to_dict(), "protocol": {**measured.protocol, **study.protocol}}
+    whole |= {
+        "tasks": list(dict.fromkeys(setting.task for setting in measured.settings)),
+        "points": measured.points,
+        "hosts": sorted({record.host for record in records}),
     }
-    if study.share_embedding:
-        facts["embedding"] = "shared by all candidates"
-    if len(measured.lrs) > 1:
-        lr = format_value(measured.fixed_lr or "auto")
-        facts["step sizes"] = f"score: the best of each setting; fixed: {lr}"
-    return facts
+    return {name: _words(v) for name, v in whole.items() if v not in (None, (), [], {}, "")}
 
 
-_POINT = ("lr", "weight_decay")
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(own)}" for name, own in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_words, value))
+    return "auto" if value is None else format_value(value)
+
+
 WITHIN = 0.05
 """Largest difference of a cost from the first candidate's that counts as equal."""
 

@@ -59,6 +59,7 @@ class CandidateSet:
         self.numbers = total = sum(self._depths.values())
         self.count: int | None = total
         self._listed: list[Layers] | None = None
+        self._bounds = {"params": space.budget.params, "state": space.budget.state}
         if space.max_count or any(bound is not None for bound in self._bounds.values()):
             self.count = None
             if total <= LISTED:
@@ -69,10 +70,6 @@ class CandidateSet:
         for layers in space.start:
             if layers not in self:
                 raise ConfigError(f"start has {canonical(layers)!r}, which is not in the space")
-
-    @property
-    def _bounds(self) -> dict[str, int | None]:
-        return {"params": self.space.budget.params, "state": self.space.budget.state}
 
     def candidate(self, number: int) -> Layers | None:
         """Return the candidate of a number; None if that sequence is above a bound."""
@@ -104,46 +101,32 @@ class CandidateSet:
         return tuple(reversed(chosen))
 
     def _is_within(self, layers: Layers) -> bool:
-        return self._counts_hold(layers) and all(
-            bound is None or size <= bound
-            for size, bound in zip(self._cost(layers), self._bounds.values(), strict=True)
-        )
-
-    def _counts_hold(self, layers: Layers) -> bool:
         names = [layer.name for layer in layers]
-        return all(names.count(name) <= most for name, most in self.space.max_count.items())
+        return all(
+            names.count(name) <= most for name, most in self.space.max_count.items()
+        ) and not self._excess(layers)
 
-    def _cost(self, layers: Layers) -> tuple[int, int]:
-        """Parameters and state."""
+    def _excess(self, layers: Layers) -> dict[str, int]:
+        """Each bound of the budget that a sequence is above, and by how much."""
         sizes = [_sizes(layer, self.d, self._length) for layer in layers]
-        return sum(own for own, _ in sizes), sum(own for _, own in sizes)
+        cost = zip(self._bounds.items(), map(sum, zip(*sizes, strict=True)), strict=True)
+        return {
+            name: size - bound for (name, bound), size in cost if bound is not None and size > bound
+        }
 
     def _first(self, total: int) -> Layers:
-        """Return a candidate.
-
-        Raises:
-            ConfigError: none of the tried sequences is within the bounds; the message has the
-                smallest sizes among them.
-        """
+        """Return a candidate; ConfigError if none of the tried sequences is within the bounds."""
         stream = random.Random(0)
         tried = range(total) if total <= LISTED else [stream.randrange(total) for _ in range(TRIES)]
-        costs = []
         for layers in map(self._sequence, tried):
             if self._is_within(layers):
                 return layers
-            if self._counts_hold(layers):
-                costs.append(self._cost(layers))
-        if not costs:
-            raise ConfigError(
-                f"max_count {dict(self.space.max_count)} leaves no candidate; raise a count, or "
-                "list more layers"
-            )
-        least = zip(self._bounds.items(), map(min, zip(*costs, strict=True)), strict=True)
-        sizes = [
-            f"the smallest {name} is {size:,}, {size - bound:,} over budget.{name} {bound:,}"
-            for (name, bound), size in least
-            if bound is not None and size > bound
-        ]
-        why = ", ".join(sizes) or "none is within budget.params and budget.state at once"
+        over = [excess for layers in map(self._sequence, tried) if (excess := self._excess(layers))]
+        nearest = min(over, key=lambda excess: (len(excess), sum(excess.values())), default={})
+        above = ", ".join(f"{excess:,} over budget.{name}" for name, excess in nearest.items())
+        why = f"; the nearest sequence is {above}" if above else ""
         of = "" if total <= LISTED else f" in {TRIES:,} draws"
-        raise ConfigError(f"no candidate is within the budget{of}: {why}; raise it, or list others")
+        raise ConfigError(
+            f"no candidate is within max_count and budget{of}{why}; raise a bound, or list other "
+            "layers"
+        )

@@ -53,19 +53,13 @@ TASKS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Rungs:
-    """The steps at which a run may be pruned.
+    """The steps at which a run may be pruned."""
 
-    Attributes:
-        eta: the best 1 / eta of the candidates at a rung continue; the next one is eta times later.
-        count: of rungs.
-        first: earliest one.
-        first_of_sudden: likewise, of tasks with `sudden`: before you lower it, measure at which
-            step the oracles jump.
-    """
-
+    # the best 1 / eta of the candidates at a rung continue; the next one is eta times later
     eta: int = 3
-    count: int = 3
-    first: int = 300
+    count: int = 3  # of rungs
+    first: int = 300  # earliest one
+    # likewise, of tasks with `sudden`: before you lower it, measure at which step the oracles jump
     first_of_sudden: int = 1000
 
     def of(self, config: RunConfig) -> tuple[int, ...]:

@@ -23,12 +23,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base import plain_yaml, reading
+from mlxhog.base import plain_yaml, reading, typed
 from mlxhog.base.quantities import parse_count
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.suites import SUITES
@@ -42,49 +42,32 @@ TEMPLATES = ("alternate", "free")
 
 @dataclass(frozen=True, kw_only=True)
 class SizeBudget:
-    """Bounds of one candidate; None for no bound.
+    """Bounds of one candidate; None for no bound."""
 
-    Attributes:
-        params: parameters of its layers, see `run.params`.
-        state: numbers kept per sequence.
-        length: tokens after which state is counted; None is the longest row of the suite. It
-            matters for caches that grow, such as that of attention.
-    """
-
-    params: int | None = None
-    state: int | None = None
+    params: int | None = None  # parameters of its layers, see `run.params`
+    state: int | None = None  # numbers kept per sequence
+    # tokens after which state is counted; None is the longest row of the suite. It matters for
+    # caches that grow, such as that of attention.
     length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The sequences of layers that are candidates; every default is resolved.
+    """The sequences of layers that are candidates; every default is resolved."""
 
-    Attributes:
-        depths: numbers of layers, rising.
-        template: "alternate" begins with a mixer and changes kind from layer to layer.
-        mixers: choices of a mixer's slot, with all their numbers.
-        channels: choices of a channel map's slot.
-        before: the layer before each of the others; None for none.
-        max_count: name of a layer -> its largest number in one candidate, with any numbers.
-        budget: bounds of one candidate.
-        start: the first candidates of an evolution.
-        dim: width d; None is the suite's.
-        position: positional embedding.
-        suite: default suite.
-    """
-
-    depths: tuple[int, ...]
+    depths: tuple[int, ...]  # numbers of layers, rising
+    # "alternate" begins with a mixer and changes kind from layer to layer
     template: str = "alternate"
-    mixers: tuple[Layer, ...]
-    channels: tuple[Layer, ...]
-    before: Layer | None = None
+    mixers: tuple[Layer, ...]  # choices of a mixer's slot, with all their numbers
+    channels: tuple[Layer, ...]  # choices of a channel map's slot
+    before: Layer | None = None  # the layer before each of the others; None for none
+    # name of a layer -> its largest number in one candidate, with any numbers
     max_count: Mapping[str, int] = field(default_factory=dict)
-    budget: SizeBudget = SizeBudget()
-    start: tuple[tuple[Layer, ...], ...] = ()
-    dim: int | None = None
-    position: str = "none"
-    suite: str | None = None
+    budget: SizeBudget = SizeBudget()  # bounds of one candidate
+    start: tuple[tuple[Layer, ...], ...] = ()  # the first candidates of an evolution
+    dim: int | None = None  # width d; None is the suite's
+    position: str = "none"  # positional embedding
+    suite: str | None = None  # default suite
 
     @property
     def block(self) -> list[tuple[Layer, ...]]:
@@ -131,10 +114,6 @@ class Space:
         }
 
 
-KEYS = (
-    "depth", "template", "mixers", "channels", "before", "defaults", "max_count", "budget",
-    "start", "dim", "position", "suite",
-)  # fmt: skip
 DEEPEST = 256
 MOST_CHOICES = 4096
 EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
@@ -180,42 +159,75 @@ def read_space(path: str | Path) -> Space:
         raise ConfigError(f"{path}: {error}") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Keys:
+    """The keys below `space:`, by their types; a text may be a count, such as 700_000."""
+
+    depth: int | str | tuple[int | str, ...]
+    template: str = TEMPLATES[0]
+    mixers: tuple[str | Mapping[str, Any], ...] = ()
+    channels: tuple[str | Mapping[str, Any], ...] = ()
+    before: str | None = None
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    max_count: Mapping[str, int | str] = field(default_factory=dict)
+    budget: Mapping[str, int | str | None] = field(default_factory=dict)
+    start: tuple[str, ...] = ()
+    dim: int | str | None = None
+    position: str = POSITIONS[0]
+    suite: str | None = None
+
+
+KEYS = tuple(one.name for one in fields(_Keys))
+
+
 def to_space(data: object) -> Space:
     """Read a space from the keys below `space:`, as `Space.to_dict` returns them.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value is not possible.
     """
-    keys = _mapping("space", data, KEYS)
-    if "depth" not in keys:
-        raise ConfigError("space has no depth; add one, such as 'depth: 4'")
-    defaults = _defaults(keys.get("defaults") or {})
-    template = _word("template", keys.get("template", TEMPLATES[0]), TEMPLATES)
-    before = _before(keys.get("before"), defaults)
-    block = (2 if template == "alternate" else 1) * (1 if before is None else 2)
-    depths = _depths(keys["depth"], step=block)
+    given = _mapping("space", data, KEYS)
+    try:
+        keys = typed.read(_Keys, {name: v for name, v in given.items() if v is not None})
+    except ValueError as error:
+        raise ConfigError(f"space: {error}") from None
+    _mapping("defaults", keys.defaults, known())
+    _choice("template", keys.template, TEMPLATES)
+    _choice("position", keys.position, POSITIONS)
+    if keys.suite is not None:
+        _choice("suite", keys.suite, SUITES)
+    before = None if keys.before is None else parse(keys.before, keys.defaults)
+    if before is not None and len(before) != 1:
+        raise ConfigError(f"before is {keys.before!r}; give one layer, such as canon")
+    block = (2 if keys.template == "alternate" else 1) * (1 if before is None else 2)
+    depths = _depths(keys.depth, step=block)
     if before is not None and (odd := [depth for depth in depths if depth % 2]):
         raise ConfigError(f"depth is {odd[0]}; with a layer before each other, give an even depth")
-    mixers = _choices("mixer", keys.get("mixers") or [], defaults)
-    channels = _choices("channel", keys.get("channels") or [], defaults)
+    mixers = _choices("mixer", keys.mixers, keys.defaults)
+    channels = _choices("channel", keys.channels, keys.defaults)
     for kind, choices, needed in (
         ("mixer", mixers, True),
-        ("channel", channels, template == "alternate" and depths[-1] > 1),
+        ("channel", channels, keys.template == "alternate" and depths[-1] > 1),
     ):
         if needed and not choices:
             raise ConfigError(f"space has no {kind}s; list some, such as {EXAMPLES[kind]}")
+    names = tuple(dict.fromkeys(layer.name for layer in (*mixers, *channels)))
+    max_count = _mapping("max_count", keys.max_count, names)
+    bounds = _mapping("budget", keys.budget, [one.name for one in fields(SizeBudget)])
     return Space(
         depths=depths,
-        template=template,
+        template=keys.template,
         mixers=mixers,
         channels=channels,
-        before=before,
-        max_count=_max_count(keys.get("max_count") or {}, (*mixers, *channels)),
-        budget=_budget(keys.get("budget") or {}),
-        start=_start(keys.get("start") or [], defaults),
-        dim=None if keys.get("dim") is None else _count("dim", keys["dim"]),
-        position=_word("position", keys.get("position", POSITIONS[0]), POSITIONS),
-        suite=None if keys.get("suite") is None else _word("suite", keys["suite"], tuple(SUITES)),
+        before=None if before is None else before[0],
+        max_count={name: _count(f"max_count of {name}", n) for name, n in max_count.items()},
+        budget=SizeBudget(
+            **{name: _count(f"budget.{name}", n) for name, n in bounds.items() if n is not None}
+        ),
+        start=tuple(parse(line, keys.defaults) for line in keys.start),
+        dim=None if keys.dim is None else _count("dim", keys.dim),
+        position=keys.position,
+        suite=keys.suite,
     )
 
 
@@ -230,64 +242,38 @@ def _mapping(name: str, data: object, known_keys: Iterable[str]) -> Mapping[str,
     return data
 
 
-def _word(name: str, value: object, words: Sequence[str]) -> str:
+def _choice(name: str, value: str, words: Iterable[str]) -> None:
     if value not in words:
         hint = did_you_mean(value, words)
         raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(words)}{hint}")
-    return str(value)
 
 
-def _count(name: str, value: object) -> int:
+def _count(name: str, value: int | str, most: int | None = None) -> int:
     try:
         number = parse_count(value)
     except ValueError:
         number = 0
-    if number < 1:
-        raise ConfigError(f"{name} is {value!r}; give a whole number above 0")
+    if number < 1 or (most is not None and number > most):
+        up_to = "" if most is None else f", {most} at most"
+        raise ConfigError(f"{name} is {value!r}; give a whole number above 0{up_to}")
     return number
 
 
-def _depth(value: object) -> int:
-    depth = _count("depth", value)
-    if depth > DEEPEST:
-        raise ConfigError(f"depth is {depth}; candidates have {DEEPEST} layers at most")
-    return depth
-
-
-def _depths(value: object, *, step: int) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        return (_depth(value),)
-    numbers = [_depth(one) for one in value]
+def _depths(value: int | str | tuple[int | str, ...], *, step: int) -> tuple[int, ...]:
+    if not isinstance(value, tuple):
+        return (_count("depth", value, DEEPEST),)
+    numbers = [_count("depth", one, DEEPEST) for one in value]
     if not numbers or numbers != sorted(set(numbers)):
-        raise ConfigError(f"depth is {value}; give rising numbers, such as [4, 8]")
+        raise ConfigError(f"depth is {list(value)}; give rising numbers, such as [4, 8]")
     return tuple(range(numbers[0], numbers[-1] + 1, step)) if len(numbers) == 2 else tuple(numbers)
 
 
-def _defaults(value: object) -> dict[str, dict[str, object]]:
-    defaults = {}
-    for name, numbers in _mapping("defaults", value, known()).items():
-        if not isinstance(numbers, Mapping):
-            raise ConfigError(f"defaults of {name} are {numbers!r}; write {{field: number}}")
-        defaults[name] = dict(numbers)
-    return defaults
-
-
-def _before(value: object, defaults: Mapping[str, Mapping[str, object]]) -> Layer | None:
-    """The layer before each of the others."""
-    if value is None:
-        return None
-    layers = parse(value, defaults) if isinstance(value, str) else ()
-    if len(layers) != 1:
-        raise ConfigError(f"before is {value!r}; give one layer, such as canon")
-    return layers[0]
-
-
 def _choices(
-    kind: str, items: object, defaults: Mapping[str, Mapping[str, object]]
+    kind: str,
+    items: Iterable[str | Mapping[str, Any]],
+    defaults: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Layer, ...]:
     """The layers of a list of names, texts and mappings; each number of a list makes a layer."""
-    if not isinstance(items, list):
-        raise ConfigError(f"{kind}s is {items!r}; give a list such as {EXAMPLES[kind]}")
     choices: list[Layer] = []
     for item in items:
         for layer in _spread(item, defaults):
@@ -301,12 +287,12 @@ def _choices(
     return tuple(choices)
 
 
-def _spread(item: object, defaults: Mapping[str, Mapping[str, object]]) -> list[Layer]:
-    if isinstance(item, str) and "(" in item:
-        return list(parse(item, defaults))
+def _spread(
+    item: str | Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]
+) -> Sequence[Layer]:
     if isinstance(item, str):
-        item = {"type": item}
-    if not isinstance(item, Mapping) or "type" not in item:
+        return parse(item, defaults)
+    if "type" not in item:
         raise ConfigError(f"{item!r} is not a layer; write a name, or {{type: mlstm, heads: 4}}")
     name = str(item["type"])
     numbers = {**defaults.get(name, {}), **item}
@@ -320,25 +306,3 @@ def _spread(item: object, defaults: Mapping[str, Mapping[str, object]]) -> list[
     return [
         make(name, dict(zip(numbers, chosen, strict=True))) for chosen in itertools.product(*values)
     ]
-
-
-def _max_count(value: object, choices: Sequence[Layer]) -> dict[str, int]:
-    names = tuple(dict.fromkeys(layer.name for layer in choices))
-    counts = _mapping("max_count", value, names)
-    return {name: _count(f"max_count of {name}", count) for name, count in counts.items()}
-
-
-def _budget(value: object) -> SizeBudget:
-    keys = _mapping("budget", value, ("params", "state", "length"))
-    bounds = {name: bound for name, bound in keys.items() if bound is not None}
-    return SizeBudget(**{name: _count(f"budget.{name}", bound) for name, bound in bounds.items()})
-
-
-def _start(
-    value: object, defaults: Mapping[str, Mapping[str, object]]
-) -> tuple[tuple[Layer, ...], ...]:
-    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise ConfigError(
-            f'start is {value!r}; give a list of sequences, such as ["mlstm swiglu mlstm swiglu"]'
-        )
-    return tuple(parse(line, defaults) for line in value)

@@ -13,13 +13,13 @@ from datetime import datetime
 from statistics import fmean
 
 from mlxhog.base.interrupts import Interrupts
-from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.options import Limit
-from mlxhog.mad.run import Point, RunConfig, failed
+from mlxhog.mad.run import RunConfig, failed
+from mlxhog.mad.scores import LOST
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.search.samplers import Sampler
 from mlxhog.mad.study.store import Store, StudyRecord
-from mlxhog.mad.study.workers import Event, Executor, Running
+from mlxhog.mad.study.workers import Event, Executor
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
 
@@ -31,50 +31,28 @@ MOST_LOSSES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best candidate so far.
+    """The best candidate so far."""
 
-    Attributes:
-        candidate: canonical string of its layers.
-        score: mean over tasks, in [0, 1].
-        interval: half width of the interval over seeds; None with one seed.
-        missing: its runs without a result.
-    """
-
-    candidate: str
-    score: float
-    interval: float | None = None
-    missing: int = 0
+    candidate: str  # canonical string of its layers
+    score: float  # mean over tasks, in [0, 1]
+    interval: float | None = None  # half width of the interval over seeds; None with one seed
+    missing: int = 0  # its runs without a result
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyProgress:
-    """A study at one moment.
+    """A study at one moment."""
 
-    Attributes:
-        study: its name.
-        done: runs with a record of any status, of all sessions.
-        total: runs planned so far; None if unknown.
-        elapsed_s: seconds of this session.
-        eta_s: estimated seconds to the end; None before the first run has ended.
-        statuses: status -> number of ended runs.
-        running: in the order of workers.
-        best: None before any candidate has a score.
-        troubles: runs that failed or diverged, the latest last.
-        message: text to print once, or None.
-        status: at the end "done" (no run is left), "budget" or "interrupted"; before it "".
-    """
-
-    study: str
-    done: int
-    total: int | None
-    elapsed_s: float = 0.0
-    eta_s: float | None = None
-    statuses: Mapping[str, int] = field(default_factory=dict)
-    running: tuple[Running, ...] = ()
-    best: Best | None = None
-    troubles: tuple[StudyRecord, ...] = ()
-    message: str | None = None
-    status: str = ""
+    study: str  # its name
+    done: int  # runs with a record of any status, of all sessions
+    total: int | None  # runs planned so far; None if unknown
+    elapsed_s: float = 0.0  # seconds of this session
+    eta_s: float | None = None  # estimated seconds to the end; None before the first run has ended
+    statuses: Mapping[str, int] = field(default_factory=dict)  # status -> number of ended runs
+    best: Best | None = None  # None before any candidate has a score
+    troubles: tuple[StudyRecord, ...] = ()  # runs that failed or diverged, the latest last
+    message: str | None = None  # text to print once, or None
+    status: str = ""  # at the end "done" (no run is left), "budget" or "interrupted"; before it ""
 
 
 PlanRuns = Callable[[str], Sequence[RunConfig]]
@@ -119,15 +97,12 @@ class Scheduler:
         self._pruner, self._total = pruner or Pruner(), total
         self._queue: deque[RunConfig] = deque()
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that have not ended
-        self._records: dict[str, list[StudyRecord]] = {}  # of incomplete candidates
-        self._finished: set[str] = set()
+        self._ended: dict[str, StudyRecord] = {}  # the runs that ended, by their keys
         self._skipped = 0  # runs that pruned candidates did not begin
         self._losses: Counter[str] = Counter()
-        self._statuses: Counter[str] = Counter()
-        self._troubles: tuple[StudyRecord, ...] = ()
         self._best: Best | None = None
-        self._seconds: list[float] = []  # of the runs that ended
         self._restore(retry_failed)
+        self._n_before = len(self._ended)
 
     # -- a session -------------------------------------------------------------------------------
 
@@ -163,9 +138,10 @@ class Scheduler:
         return replace(self._show(), status=status)
 
     def _limit_reached(self) -> bool:
+        needed = None if self._total is None else self._total - self._skipped
         return self._limit.reached(
-            runs=len(self._finished) + len(self._executor.runs), seconds=self._used_s()
-        ) and bool(self._queue or self._needed is None or len(self._finished) < self._needed)
+            runs=len(self._ended) + len(self._executor.runs), seconds=self._used_s()
+        ) and bool(self._queue or needed is None or len(self._ended) < needed)
 
     def _used_s(self) -> float:
         """Seconds of all sessions."""
@@ -177,7 +153,6 @@ class Scheduler:
             run = self._next()
             if run is None:
                 return
-            self._store.begin_curve(run.key())
             self._executor.submit(run, self._pruner.rungs(run))
 
     def _next(self) -> RunConfig | None:
@@ -193,27 +168,26 @@ class Scheduler:
                 return None
             candidate = canonical(layers)
             self._store.add_proposal(candidate)
-            self._enqueue(candidate)
+            self._enqueue(candidate, self._plan(candidate))
 
-    def _enqueue(self, candidate: str) -> None:
+    def _enqueue(self, candidate: str, runs: Iterable[RunConfig]) -> None:
         """Queue the missing runs of a candidate; without any, score it at once."""
-        runs = [run for run in self._plan(candidate) if run.key() not in self._finished]
-        if runs:
-            self._missing[candidate] = {run.key() for run in runs}
-            self._queue += runs
-        else:
+        runs = [run for run in runs if run.key() not in self._ended]
+        self._missing[candidate] = {run.key() for run in runs}
+        self._queue += runs
+        if not runs:
             self._complete(candidate)
 
     def _complete(self, candidate: str) -> None:
         """Pass the score of a candidate, all of whose runs have ended, to the sampler."""
-        self._missing.pop(candidate, None)
-        score = self._update_best(self._records.pop(candidate))
+        del self._missing[candidate]
+        score = self._update_best(candidate)
         self._store.add_proposal(candidate, score)
         self._sampler.tell(parse(candidate), score)
 
-    def _update_best(self, records: Sequence[StudyRecord]) -> float:
+    def _update_best(self, candidate: str) -> float:
         """Return a candidate's score, and keep the best."""
-        result = self._judge(records)
+        result = self._judge([one for one in self._ended.values() if one.candidate == candidate])
         if self._best is None or result.score > self._best.score:
             self._best = result
         return result.score
@@ -226,9 +200,6 @@ class Scheduler:
         if kind == "rung":
             self._executor.answer(key, self._pruner.should_prune(run, value))
             return
-        if kind == "point":
-            self._add_point(key, value)
-            return
         if kind == "lost":
             self._losses[key] += 1
             if self._losses[key] < MOST_LOSSES:
@@ -239,20 +210,10 @@ class Scheduler:
         if value.status == "interrupted":
             self._queue.appendleft(run)
             return
-        ended = StudyRecord.of(run, value, running.host)
-        self._store.append(ended, value.curve)
-        self._count(ended)
-        self._pruner.ended(run, ended)
-        if ended.status in ("failed", "diverged"):
-            self._troubles += (ended,)
+        self._ended[key] = StudyRecord.of(run, value, running.host)
+        self._store.append(self._ended[key], value.curve)
+        self._pruner.ended(run, self._ended[key])
         self._settle(run)
-
-    def _add_point(self, key: str, point: Point) -> None:
-        """Write a point of a run in progress for readers; the run continues if that fails."""
-        try:
-            self._store.add_point(key, point)
-        except EnvironmentLacks as error:
-            self._show(f"no curve: {error}; training continues")
 
     def _settle(self, run: RunConfig) -> None:
         """Remove a run from the missing ones; after the last one its candidate is complete."""
@@ -261,23 +222,14 @@ class Scheduler:
         if not missing:
             self._complete(run.candidate)
 
-    def _count(self, ended: StudyRecord) -> None:
-        self._finished.add(ended.key)
-        self._statuses[ended.status] += 1
-        self._seconds.append(ended.seconds)
-        self._records.setdefault(ended.candidate, []).append(ended)
-
     # -- earlier sessions ------------------------------------------------------------------------
 
     def _restore(self, retry_failed: bool) -> None:
         """Restore the state at the end of earlier sessions, also of killed ones."""
         records = self._store.records()
         self._seconds_before = seconds_used(records)
-        records_of: dict[str, list[StudyRecord]] = {}
-        for ended in records:
-            records_of.setdefault(ended.candidate, []).append(ended)
-            if not (retry_failed and ended.status == "failed"):
-                self._count(ended)
+        again = "failed" if retry_failed else None
+        self._ended = {one.key: one for one in records if one.status != again}
         scored: dict[str, bool] = {}  # of every proposal, in order
         for one in self._store.proposals():
             scored[one.candidate] = one.score is not None
@@ -287,51 +239,49 @@ class Scheduler:
                 self._sampler.tell(parse(one.candidate), one.score)
         for candidate, has_score in scored.items():
             runs = {run.key(): run for run in self._plan(candidate)}
-            for ended in records_of.get(candidate, ()):
-                if ended.key in self._finished and ended.key in runs:
+            for ended in self._ended.values():
+                if ended.key in runs:
                     self._pruner.ended(runs[ended.key], ended)
-            missing = runs.keys() - self._finished
+            missing = runs.keys() - self._ended
             if not has_score or (missing and not self._pruner.is_pruned(candidate)):
-                self._enqueue(candidate)
+                self._enqueue(candidate, runs.values())
             else:
                 self._skipped += len(missing)
-                self._update_best(self._records.pop(candidate))
+                self._update_best(candidate)
 
     # -- progress --------------------------------------------------------------------------------
 
     def _show(self, message: str | None = None) -> StudyProgress:
         """Pass the present state on, and return it."""
         now = self._shown_s = time.monotonic()
+        records = list(self._ended.values())
         progress = StudyProgress(
             study=self._store.name,
-            done=len(self._finished),
+            done=len(records),
             total=self._planned(),
             elapsed_s=now - self._began_s,
             eta_s=self._eta_s(),
-            statuses=dict(self._statuses),
-            running=tuple(sorted(self._executor.runs.values(), key=lambda one: one.worker)),
+            statuses=dict(Counter(one.status for one in records)),
             best=self._best,
-            troubles=self._troubles,
+            troubles=tuple(one for one in records[self._n_before :] if one.status in LOST),
             message=message,
         )
         self._observer(progress)
         return progress
 
-    @property
-    def _needed(self) -> int | None:
-        """Runs of the whole study without the skipped ones."""
-        return None if self._total is None else self._total - self._skipped
-
     def _planned(self) -> int | None:
-        limits = [n for n in (self._needed, self._limit.runs) if n is not None]
-        return min(limits) if limits else None
+        limits = [] if self._limit.runs is None else [self._limit.runs]
+        if self._total is not None:
+            limits.append(self._total - self._skipped)
+        return min(limits, default=None)
 
     def _eta_s(self) -> float | None:
         """Seconds to the end if the remaining runs take as long as the mean of those that ended."""
         planned, estimates = self._planned(), []
-        if planned is not None and self._seconds:
-            left = max(0, planned - len(self._finished))
-            estimates.append(fmean(self._seconds) * left / max(1, len(self._executor.runs)))
+        if planned is not None and self._ended:
+            left = max(0, planned - len(self._ended))
+            mean_s = fmean(one.seconds for one in self._ended.values())
+            estimates.append(mean_s * left / max(1, len(self._executor.runs)))
         if self._limit.seconds is not None:
             estimates.append(max(0.0, self._limit.seconds - self._used_s()))
         return min(estimates, default=None)

@@ -90,8 +90,6 @@ class Planning:
     def runs(self, candidate: str) -> list[RunConfig]:
         """Return the runs of a candidate, setting after setting.
 
-        If none may be pruned, those with most tokens come first, so that workers end together.
-
         Raises:
             ConfigError: it cannot be built at this width.
         """
@@ -109,7 +107,7 @@ class Planning:
         )
         for run in runs:
             run.model()  # refuses one that cannot be built
-        return runs if study.prune else sorted(runs, key=_tokens, reverse=True)
+        return runs
 
     @property
     def steps(self) -> int:
@@ -127,11 +125,6 @@ class Planning:
         share = row.n_runs / (row.n_runs + lacks) if row.status == "pruned" else 1.0
         score = share * row.worth
         return Best(candidate=row.candidate, score=score, interval=row.interval, missing=lacks)
-
-
-def _tokens(run: RunConfig) -> int:
-    """Tokens of a run that does not stop early."""
-    return most_steps(run) * run.protocol.batch_size * int(run.settings["seq_len"])
 
 
 def check_execution(how: ExecutionConfig, study: Study) -> None:

@@ -5,7 +5,7 @@ studies/<name>/
   study.yaml          the definition of the study, see `study`; written once
   candidates.jsonl    the proposals of the sampler and their scores, in order
   runs.jsonl          one line per run that ended, see `StudyRecord`
-  curves/<key>.jsonl  evaluations of a run; complete if its line is in runs.jsonl
+  curves/<key>.jsonl  evaluations of such a run
 
 A kill loses at most the runs in progress: every line is flushed to the disk at once, and the rest
 of a torn one is ignored. Any process may read at any time.
@@ -33,32 +33,20 @@ from mlxhog.models import families
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
-LONGEST_NAME = 100  # most disks allow 255 bytes, and tables and titles show it
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord(RunResult):
-    """A run that ended: its result, without the curve, and its plan.
+    """A run that ended: its result, without the curve, and its plan."""
 
-    Attributes:
-        key: of the run, see `RunConfig.key`.
-        candidate: canonical string of the layers.
-        config: of the run, see `RunConfig.to_dict`.
-        label: of the setting, such as "baseline" or "vocab=32".
-        params: elements of all parameters of the model.
-        state: numbers kept per sequence at the task's length, in all layers.
-        host: name of its machine.
-        at: its end, ISO 8601 in UTC.
-    """
-
-    key: str
-    candidate: str
-    config: Mapping[str, Any]
-    label: str
-    params: int
-    state: int
-    host: str
-    at: str
+    key: str  # of the run, see `RunConfig.key`
+    candidate: str  # canonical string of the layers
+    config: Mapping[str, Any]  # of the run, see `RunConfig.to_dict`
+    label: str  # of the setting, such as "baseline" or "vocab=32"
+    params: int  # elements of all parameters of the model
+    state: int  # numbers kept per sequence at the task's length, in all layers
+    host: str  # name of its machine
+    at: str  # its end, ISO 8601 in UTC
 
     @classmethod
     def of(cls, run: RunConfig, result: RunResult, host: str) -> StudyRecord:
@@ -228,29 +216,8 @@ class Store:
         append_lines(self._runs, line, synced=True)
 
     def curve(self, key: str) -> list[Point]:
-        """Return the evaluations of a run, ended or in progress, without a torn last line.
-
-        Raises:
-            StudyError: a line before the last is damaged.
-        """
+        """Return the evaluations of a run that ended; StudyError if a line is damaged."""
         return self._read(Point, self._curve_path(key))
-
-    def begin_curve(self, key: str) -> None:
-        """Remove the curve of an earlier attempt at a run."""
-        path = self._curve_path(key)
-        with disk_errors(f"removing {path}"):
-            path.unlink(missing_ok=True)
-
-    def add_point(self, key: str, point: Point) -> None:
-        """Append an evaluation of a run in progress, for readers; not flushed to the disk.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses.
-        """
-        path = self._curve_path(key)
-        with disk_errors(f"writing {path}"):
-            path.parent.mkdir(exist_ok=True)
-        append_lines(path, _line(asdict(point)))
 
     def _curve_path(self, key: str) -> Path:
         return self.directory / "curves" / f"{Path(key).name}.jsonl"
@@ -297,11 +264,9 @@ def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
 
 def check_name(name: str) -> None:
     """Raise a StudyError for a name that is not a plain directory name."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise StudyError(f"study name {name!r}: use letters, digits, '.', '_' and '-' only")
-    if len(name) > LONGEST_NAME:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise StudyError(
-            f"study name {name[:20]!r}... has {len(name)} characters; {LONGEST_NAME} at most"
+            f"study name {name!r}: use letters, digits, '.', '_' and '-' only, 100 at most"
         )
 
 

@@ -7,7 +7,7 @@ from session to session.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,69 +15,44 @@ from typing import Any
 
 from mlxhog.base import typed
 from mlxhog.config.plugins import KEY, recalled, remembered, same_files
-from mlxhog.errors import ConfigError, StudyError, did_you_mean, shown
+from mlxhog.errors import ConfigError, StudyError, did_you_mean
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.scores import Select
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.store import Store, check_name, create, is_study
 from mlxhog.mad.suites import Suite, at_dim, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
-from mlxhog.models.fields import MOST_WIDTH
 from mlxhog.models.mad.sequence import parse
 
 FORMAT = 1
 _STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
 _IF_SET = ("rates", "share_embedding", KEY)
 """Fields that `study.yaml` has only if they are not empty."""
-RULES: Mapping[str, Callable[[Any], bool]] = {
-    "seeds": lambda seeds: all(0 <= seed < 2**32 for seed in seeds),
-    "sampler_seed": lambda seed: 0 <= seed < 2**32,
-    "rates": lambda rates: all(0 < rate < 1e9 for rate in rates),
-    "dim": lambda dim: dim is None or 0 < dim <= MOST_WIDTH,
-    "threads": lambda threads: 0 < threads <= MOST_WIDTH,
-}
-"""Field of study.yaml -> another check of a value of its type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """All that decides the runs and their results.
+    """All that decides the runs and their results."""
 
-    Attributes:
-        space: the search space, as in its file; empty for a list of candidates.
-        candidates: canonical strings of architectures; empty for a search of `space`.
-        suite: name of the suite.
-        tasks: full names of the counting tasks of the suite; empty for all.
-        protocol: fields of `Protocol` that differ from the suite's.
-        seeds: every run is repeated with each.
-        rates: step sizes of the points, ascending; empty for the suite's.
-        dim: width; None is the suite's.
-        position: positional embedding.
-        workers: backends of the workers of a candidate.
-        threads: of each worker.
-        share_embedding: whether candidates train one embedding table.
-        sampler: name of the sampler.
-        sampler_seed: of its draws.
-        prune: whether runs may end at rungs.
-        plugin: the user's files of layers and tasks, see `config.plugins`.
-    """
-
+    # the search space, as in its file; empty for a list of candidates
     space: Mapping[str, Any] = field(default_factory=dict)
+    # canonical strings of architectures; empty for a search of `space`
     candidates: tuple[str, ...] = ()
-    suite: str = "smoke"
-    tasks: tuple[str, ...] = ()
+    suite: str = "smoke"  # name of the suite
+    tasks: tuple[str, ...] = ()  # full names of the counting tasks of the suite; empty for all
+    # fields of `Protocol` that differ from the suite's
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0,)
-    rates: tuple[float, ...] = ()
-    dim: int | None = None
-    position: str = "none"
-    workers: str = "torch:cpu"
-    threads: int = 1
-    share_embedding: bool = False
-    sampler: str = "grid"
-    sampler_seed: int = 0
-    prune: bool = False
-    plugin: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)  # every run is repeated with each
+    rates: tuple[float, ...] = ()  # step sizes of the points, ascending; empty for the suite's
+    dim: int | None = None  # width; None is the suite's
+    position: str = "none"  # positional embedding
+    workers: str = "torch:cpu"  # backends of the workers of a candidate
+    threads: int = 1  # of each worker
+    share_embedding: bool = False  # whether candidates train one embedding table
+    sampler: str = "grid"  # name of the sampler
+    sampler_seed: int = 0  # of its draws
+    prune: bool = False  # whether runs may end at rungs
+    plugin: tuple[str, ...] = ()  # the user's files of layers and tasks, see `config.plugins`
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `study.yaml`, versions first."""
@@ -145,9 +120,6 @@ def read(store: Store) -> Study:
         names = {one.name for one in fields(Study)}
         if foreign := sorted(map(str, values.keys() - names)):
             raise ValueError(f"{foreign[0]!r} is unknown{did_you_mean(foreign[0], names)}")
-        for name, rule in RULES.items():
-            if not rule(getattr(study, name)):
-                raise ValueError(f"{name} is {shown(values[name])}, which is not possible")
         Protocol(**study.protocol)
     except (ConfigError, TypeError, ValueError) as error:
         raise StudyError(

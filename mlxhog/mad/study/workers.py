@@ -1,7 +1,7 @@
 """Workers that execute the runs of a study, one run at a time each, and the messages about runs.
 
-A worker sends ("ready", host), then about its run any number of ("beat", None), ("point", point)
-and ("rung", point), which waits for an answer, and at last ("end", result).
+A worker sends ("ready", host), then about its run any number of ("beat", None) and of
+("rung", point), which waits for an answer, and at last ("end", result).
 
 Silent workers are ended, dead ones replaced. If a worker dies by its own fault (a crash, an exit),
 its run has failed. If it was killed from outside, the run is lost and the scheduler may repeat it.
@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import os
 import platform
-import signal
 import sys
 import threading
 import time
@@ -37,7 +36,6 @@ START_S = 120.0
 MOST_FAILED_STARTS = 3
 TICK_S = 0.5
 BEAT_S = 0.5
-DUMP_S = 0.3
 REASON_CHARACTERS = 500
 
 RunFunction = Callable[..., RunResult]
@@ -46,23 +44,13 @@ RunFunction = Callable[..., RunResult]
 
 @dataclass
 class Running:
-    """A run in progress: its worker, and its last evaluation.
+    """A run in progress."""
 
-    Attributes:
-        plan: of the run.
-        worker: its name, a number from 1.
-        began_s: when it began, monotonic.
-        heard_s: its last sign of life, in watched time.
-        host: of the worker; "" until it is ready.
-        point: the last evaluation.
-    """
-
-    plan: RunConfig
-    worker: str
-    began_s: float
-    heard_s: float = 0.0
-    host: str = ""
-    point: Point | None = None
+    plan: RunConfig  # of the run
+    worker: str  # its name, a number from 1
+    began_s: float  # when it began, monotonic
+    heard_s: float = 0.0  # its last sign of life, in watched time
+    host: str = ""  # of the worker; "" until it is ready
 
     def failed(self, how: str) -> RunResult:
         """Return the result of the run if its process ended so."""
@@ -70,7 +58,7 @@ class Running:
 
 
 class Event(NamedTuple):
-    """A message about a run: "point", "rung" (it waits for `answer`), "end", or "lost".
+    """A message about a run: "rung" (it waits for `answer`), "end", or "lost".
 
     The value is a `Point`, a `RunResult`, or how its worker was killed.
     """
@@ -131,8 +119,6 @@ class Executor(ABC):
             running.host = str(value)
         if word in ("ready", "beat"):
             return []
-        if word == "point":
-            running.point = value
         if word in ("end", "lost"):
             del self.runs[key]
         return [Event(running, word, value)]
@@ -262,12 +248,8 @@ class Pool(Executor):
         return (fatal or lines)[-1][:REASON_CHARACTERS]
 
     def _kill(self, key: str) -> None:
-        """Kill the worker of a silent run; it writes its stack into its log before."""
         worker = self.runs[key].worker
-        if worker in self._ready:
-            os.kill(self._processes[worker].pid, signal.SIGUSR1)
-            time.sleep(DUMP_S)
-        else:
+        if worker not in self._ready:
             self._count_failed_start("did not start in time")
         self._close(worker)
 
@@ -302,10 +284,6 @@ class Messages(Callbacks):
             self._next_s = now + BEAT_S
             self._send("beat", None)
 
-    def point(self, point: Point) -> None:
-        """Send an evaluation."""
-        self._send("point", point)
-
     def should_prune(self, point: Point) -> bool:
         """Ask the scheduler, and wait for the answer."""
         self._send("rung", point)
@@ -319,7 +297,6 @@ def _main(pipe: Connection, log: str, run: RunFunction) -> None:
     os.dup2(output, 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1)
     sending = threading.Lock()
 
     def send(word: str, value: object) -> None:

@@ -41,31 +41,18 @@ FIXED_PARTS = ("kv_keys", "kv_values", "grammar")
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Rows of one task; arrays are (rows, length) int32, targets aligned, -100 is ignored.
+    """Rows of one task; arrays are (rows, length) int32, targets aligned, -100 is ignored."""
 
-    Attributes:
-        train_x: inputs to train on.
-        train_y: their targets.
-        test_x: inputs to score on.
-        test_y: their targets.
-        val_x: a third split, if requested.
-        val_y: its targets.
-        kv_keys: the keys of memorization's map.
-        kv_values: their values, in the same order.
-        grammar: selective grammar's, (states, tokens).
-        meta: task, seed and every setting, under the names of the files.
-    """
-
-    train_x: Int32
-    train_y: Int32
-    test_x: Int32
-    test_y: Int32
-    val_x: Int32 | None = None
-    val_y: Int32 | None = None
-    kv_keys: Int32 | None = None
-    kv_values: Int32 | None = None
-    grammar: Int32 | None = None
-    meta: Mapping[str, Any]
+    train_x: Int32  # inputs to train on
+    train_y: Int32  # their targets
+    test_x: Int32  # inputs to score on
+    test_y: Int32  # their targets
+    val_x: Int32 | None = None  # a third split, if requested
+    val_y: Int32 | None = None  # its targets
+    kv_keys: Int32 | None = None  # the keys of memorization's map
+    kv_values: Int32 | None = None  # their values, in the same order
+    grammar: Int32 | None = None  # selective grammar's, (states, tokens)
+    meta: Mapping[str, Any]  # task, seed and every setting, under the names of the files
 
     @property
     def task(self) -> str:

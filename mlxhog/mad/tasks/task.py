@@ -73,24 +73,17 @@ class Task:
     A field is a setting: an `option`, or a plain one such as `depth: int = 3`, without limits and
     help. The defaults are the baseline. Values are converted and checked at the creation.
 
-    Attributes:
-        kind: the registry of tasks.
-        name: full name.
-        short: name in tables.
-        about: the tested skill, in a line.
-        backbone: of the model, one of `models.mad.config.BACKBONES`.
-        sudden: learned in a sudden jump, late in a run; early steps do not rank candidates.
-
     Raises:
         ConfigError: naming every broken rule, and the possible values.
     """
 
-    kind: ClassVar[choices.Registry[Any]] = choices.TASKS
+    kind: ClassVar[choices.Registry[Any]] = choices.TASKS  # the registry of tasks
     takes_plain_fields: ClassVar[bool] = True
-    name: ClassVar[str]
-    short: ClassVar[str]
-    about: ClassVar[str] = ""
-    backbone: ClassVar[str] = "language-model"
+    name: ClassVar[str]  # full name
+    short: ClassVar[str]  # name in tables
+    about: ClassVar[str] = ""  # the tested skill, in a line
+    backbone: ClassVar[str] = "language-model"  # of the model, one of `models.mad.config.BACKBONES`
+    # learned in a sudden jump, late in a run; early steps do not rank candidates
     sudden: ClassVar[bool] = False
 
     vocab: int = vocab(16)

@@ -51,20 +51,14 @@ class TaskRows:
     The last batch of an epoch is smaller if the batch size does not divide the number of rows.
     Small and hashable: rows are drawn when they are needed.
 
-    Attributes:
-        settings: of the task; to unpickle those of a user's task, a process loads its file.
-        seed: of the rows, and of their order.
-        batch_size: rows of one batch.
-        labels: of training rows, "dense" or "scored".
-
     Concurrency: equal objects in different processes give equal batches. One object is not for
     several threads.
     """
 
-    settings: Task
-    seed: int
-    batch_size: int
-    labels: str = "dense"
+    settings: Task  # of the task; to unpickle those of a user's task, a process loads its file
+    seed: int  # of the rows, and of their order
+    batch_size: int  # rows of one batch
+    labels: str = "dense"  # of training rows, "dense" or "scored"
 
     def dataset(self) -> Dataset:
         """Return the rows, drawn unless they are in the cache."""
@@ -124,21 +118,14 @@ class NoJobs:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan(Setup):
-    """A candidate's run that has passed every check; picklable.
+    """A candidate's run that has passed every check; picklable."""
 
-    Attributes:
-        asked: the run as it was asked for; `config` is the same in the words of `mlxhog train`.
-        model: the architecture.
-        task_rows: its rows, not drawn yet.
-        limit: most steps.
-        per_epoch: steps of an epoch.
-    """
-
+    # the run as it was asked for; `config` is the same in the words of `mlxhog train`
     asked: RunConfig
-    model: MADConfig
-    task_rows: TaskRows
-    limit: int
-    per_epoch: int
+    model: MADConfig  # the architecture
+    task_rows: TaskRows  # its rows, not drawn yet
+    limit: int  # most steps
+    per_epoch: int  # steps of an epoch
 
     def fill(self, shared: Arena) -> None:
         """Write the initial values into a new arena."""

@@ -88,15 +88,10 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
 
 @dataclass
 class SharedRun:
-    """Executes runs with a shared embedding; picklable while a process is spawned.
+    """Executes runs with a shared embedding; picklable while a process is spawned."""
 
-    Attributes:
-        handle: of the arena with the tables.
-        names: `common` of a run -> name of its table.
-    """
-
-    handle: ArenaHandle
-    names: Mapping[str, str]
+    handle: ArenaHandle  # of the arena with the tables
+    names: Mapping[str, str]  # `common` of a run -> name of its table
     _arena: Arena | None = field(default=None, init=False, repr=False)
 
     def __call__(

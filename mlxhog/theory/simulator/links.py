@@ -18,7 +18,7 @@ from typing import ClassVar, Self
 from mlxhog.base.quantities import parse_duration_s
 from mlxhog.errors import ConfigError
 from mlxhog.theory.simulator.schemes import Scheme
-from mlxhog.theory.simulator.workers import Behaviour, Phase, WorkerContext
+from mlxhog.theory.simulator.workers import Behaviour, WorkerContext
 
 FORM = "RATE or RATE:LATENCY, such as 100Mbit:50ms or 1Gbit"
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G)bit(?:/s)?", re.IGNORECASE)
@@ -108,7 +108,6 @@ class ClusterRounds(Scheme):
         n_params: parameters of the model.
         round_every_s: seconds between the beginnings of two rounds.
         float_bytes: bytes of a parameter in a round: 4, or 2 for bfloat16.
-        stop_workers: whether no step begins during a round.
     """
 
     strategy: ClassVar[str] = "cluster"
@@ -117,7 +116,6 @@ class ClusterRounds(Scheme):
     n_params: float
     round_every_s: float = 10.0
     float_bytes: int = FLOAT_BYTES
-    stop_workers: bool = False
 
     @property
     def round_s(self) -> float:
@@ -160,20 +158,17 @@ class ClusterRounds(Scheme):
         if state.learner is not None:
             state.learner.replicate(self.machines)
 
-        def meet() -> float:
-            """Merge after a round; returns the seconds until the present round ends, or 0."""
+        def meet() -> None:
+            """Merge after a round."""
             ended = self.ended(state.now)
             if ended > merged[0] and state.learner is not None:
                 state.learner.merge(range(1, 1 + self.machines))
             merged[0] = ended
-            rest_s = self._rest_s(state.now, ended)
-            return rest_s if rest_s < self.round_s else 0.0
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             own = worker.rank % self.machines
             for _ in worker.steps():
-                while (rest_s := meet()) > 0 and self.stop_workers:
-                    yield Phase(rest_s, on_core=False)
+                meet()
                 yield from worker.replica_step(versions, own)
 
         return behaviour

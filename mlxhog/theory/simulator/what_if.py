@@ -64,7 +64,6 @@ class SimulateConfig:
     round_dtype: str = option(
         "float32", "of the parameters in a round of cluster", choices=("float32", "bfloat16")
     )
-    stop_workers: bool = option(False, "no step begins during a round of cluster")
     period: int = option(16, "steps between two merges of local_sgd and diloco", low=1)
     replicas: int | None = option(
         None, "of diloco; auto is half the workers, one at least", low=1, none="auto"
@@ -131,7 +130,6 @@ def _cluster(config: SimulateConfig) -> ClusterRounds:
         n_params=config.params,
         round_every_s=config.round_every,
         float_bytes=FLOAT_BYTES if config.round_dtype == "float32" else 2,
-        stop_workers=config.stop_workers,
     )
 
 

@@ -90,7 +90,7 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path):
         ("model: {layers: [{repeat: 9999, layers: [swiglu]}]}", "9999 layers; write 4096 at most"),
         (
             "model: {defaults: {swiglu: {iner: 3}}, layers: swiglu}",
-            "defaults: unknown .*iner",
+            "model.layers: unknown .*iner",
         ),
         ("model: {defaults: 3, layers: swiglu}", "model.defaults is 3"),
         ("model: {layers: 'gated-conv(kernel=0)'}", r"layer 0 \(gated-conv\): kernel is 0"),

@@ -109,15 +109,6 @@ def test_another_candidate_does_not_go_on_from_the_checkpoint(trained, tmp_path,
 
 
 @pytest.mark.slow
-def test_convert_says_that_the_xlstm_package_has_no_such_model(trained, capsys):
-    target = trained[0].parent / "to-xlstm"
-    assert main(["convert", str(trained[1]), str(target), "--to", "xlstm"]) == 2
-    message = "the xlstm package has no model for MAD candidate; use --to mlxhog"
-    assert message in capsys.readouterr().err
-    assert not target.exists()
-
-
-@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_parity_compares_everything_with_the_reference_too(tmp_path, capsys):
     small = ["--seq-len", "9", "--batch-size", "1", "--steps", "1"]

@@ -1,15 +1,12 @@
 """Two candidates of a study, compared run by run."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
-from mlxhog.cli import main
-from mlxhog.errors import ConfigError
 from mlxhog.mad.report.comparison import candidate_of, compare, lines, to_json
 from mlxhog.mad.report.ranking import read_ranking
-from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, TASKS, study
+from tests.mad.report.sample import CONV, MIXED, SEEDS, TASKS, study
 
 
 def near(record):
@@ -64,27 +61,3 @@ def test_a_run_that_the_other_lacks_is_counted_and_left_out(tmp_path):
     assert comparison.whole.pairs == 2 * len(TASKS)
     assert comparison.unpaired == len(TASKS)
     assert lines(comparison)[-1].startswith(f"{len(TASKS)} runs without")
-
-
-def test_the_command_takes_places_and_layers(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    study(tmp_path / "studies")
-    assert main(["mad", "compare", "first", "1", CHANNELS, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert (result["a"], result["b"], result["answer"]) == (CONV, CHANNELS, "A is better")
-    assert result["p"] < 1e-4
-    assert main(["mad", "compare", "first", "#2", "1"]) == 0
-    assert "B is better: difference of the scores -0.300" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        ("4", "1", "has 3 candidates, none at 4; see mlxhog mad board first"),
-        ("1", "swiglu", "has no run of 'swiglu'"),
-        ("1", CONV, "A and B are both gated-conv swiglu"),
-    ],
-)
-def test_a_candidate_that_is_not_there_is_named(tmp_path, a, b, message):
-    with pytest.raises(ConfigError, match=message):
-        compared(tmp_path, a, b)

@@ -86,12 +86,15 @@ SMALLEST = {
     ("keys", "message"),
     [
         *(
-            ({"mixers": CONVS, "budget": {name: least - 1}}, f"is {least:,}, 1 over budget.{name} ")
+            (
+                {"mixers": CONVS, "budget": {name: least - 1}},
+                f"nearest sequence is 1 over budget.{name};",
+            )
             for name, least in LEAST.items()
         ),
-        (PAIR | {"budget": SMALLEST}, "none is within budget.params and budget.state at once"),
-        ({"max_count": {"gated-conv": 1}}, "leaves no candidate; raise a count"),
-        ({"depth": 12, "budget": {"params": 2_000}}, r"in 10,000 draws: the smallest params is "),
+        (PAIR | {"budget": SMALLEST}, "nearest sequence is [0-9,]+ over budget.(params|state);"),
+        ({"max_count": {"gated-conv": 1}}, "no candidate is within max_count and budget; raise a"),
+        ({"depth": 12, "budget": {"params": 2_000}}, r"in 10,000 draws; the nearest sequence is "),
         ({"mixers": ["mlstm(h5)"]}, "mlstm at width 32"),
         ({"start": ["mlp swiglu mlp swiglu"]}, "'mlp swiglu mlp swiglu', which is not in the spac"),
     ],

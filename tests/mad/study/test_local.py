@@ -63,21 +63,14 @@ def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(
     assert not alive(results[0].value.steps)
 
 
-def test_evaluations_arrive_in_order_and_a_rung_waits_for_its_answer(tmp_path):
+def test_a_rung_waits_for_its_answer(tmp_path):
     with pool(tmp_path, small.with_curve) as executor:
         executor.submit(config(), (2,))
-        events = []
-        while not (events and events[-1].kind == "end"):
-            events += of(executor)
-            if events[-1].kind == "rung":
-                executor.answer(config().key(), True)
-    assert [(one.value.step, one.kind) for one in events[:-1]] == [
-        (1, "point"),
-        (2, "point"),
-        (2, "rung"),
-    ]
-    assert events[-1].value.status == "pruned"
-    assert len(events[-1].value.curve) == 2
+        (rung,) = of(executor)
+        assert (rung.kind, rung.value.step) == ("rung", 2)
+        executor.answer(config().key(), True)
+        (end,) = of(executor)
+    assert (end.kind, end.value.status, len(end.value.curve)) == ("end", "pruned", 2)
 
 
 @pytest.mark.parametrize(
@@ -102,13 +95,12 @@ def test_a_run_that_goes_wrong_has_failed_with_its_reason_and_the_study_goes_on(
 
 
 @pytest.mark.slow
-def test_a_silent_run_is_ended_and_its_log_says_where_it_hung(tmp_path):
+def test_a_silent_run_is_ended_and_the_study_goes_on(tmp_path):
     store = study(tmp_path, candidates=1)
     outcome = go_wrong(store, "hang", silence_s=2.0)
     assert outcome.statuses == {"done": 3, "failed": 1}
     (bad,) = (record for record in store.records() if record.status == "failed")
     assert "gave no sign of life for 2 s and was ended" in bad.reason
-    assert "in _hang" in (store.directory / "logs" / "worker-1.log").read_text()
 
 
 @pytest.mark.slow

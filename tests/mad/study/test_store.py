@@ -54,21 +54,14 @@ def test_a_torn_last_line_is_ignored_by_readers_and_removed_by_the_next_writer(s
     assert path.read_bytes().count(b"\n") == 2
 
 
-def test_a_curve_can_be_read_while_it_grows_and_is_whole_with_the_record(store):
+def test_a_curve_is_whole_with_the_record(store):
     points = [
         Point(step=n, seconds=0.1, loss=float("nan"), acc_token=0.1, acc_macro=0.2) for n in (1, 2)
     ]
     one = ended(0)
-    store.add_point(one.key, points[0])
-    with (store.directory / "curves" / f"{one.key}.jsonl").open("ab") as file:
-        file.write(b'{"step": 2, "sec')  # the scheduler was killed
-    assert [point.step for point in store.curve(one.key)] == [1]
-    store.begin_curve(one.key)
     assert store.curve(one.key) == []
     store.append(one, points)
-    result = store.curve(one.key)
-    assert [point.step for point in result] == [1, 2]
-    assert all(point.loss is None for point in result)
+    assert [(point.step, point.loss) for point in store.curve(one.key)] == [(1, None), (2, None)]
 
 
 def test_two_schedulers_at_once_are_refused_and_a_dead_ones_lock_is_free(store):
@@ -84,11 +77,9 @@ def test_two_schedulers_at_once_are_refused_and_a_dead_ones_lock_is_free(store):
 
 
 def test_a_name_that_is_no_directory_name_is_refused(tmp_path):
-    for name in ("a/b", "", "..", "x y"):
+    for name in ("a/b", "", "..", "x y", "a" * 101):
         with pytest.raises(StudyError, match="use letters"):
             create(tmp_path, name, {})
-    with pytest.raises(StudyError, match="has 101 characters; 100 at most"):
-        create(tmp_path, "a" * 101, {})
 
 
 def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tmp_path):
@@ -115,34 +106,32 @@ def test_a_study_reads_back_as_it_was_written(tmp_path):
     assert read(create(tmp_path, "s", study.to_dict())) == study
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"space": {"depth": 6}}, "space: it has nothing, the command"),
-        ({"suite": "lite"}, "suite: it has smoke, the command lite"),
-        ({"protocol": {"steps": 5}}, "protocol: it has nothing, the command {'steps': 5}"),
-        ({"seeds": (1, 2)}, r"seeds: it has \[0\], the command \[1, 2\]"),
-        ({"dim": 256}, "dim: it has nothing, the command 256"),
-    ],
-)
-def test_another_study_in_its_directory_is_refused_with_every_difference(store, change, named):
-    root = str(store.directory.parent)
-    assert find_same(read(store), root, "s").directory == store.directory
-    with pytest.raises(StudyError, match=rf"holds another study:\n  {named}(.|\n)*mad resume s"):
-        find_same(replace(read(store), **change), root, "s")
+def test_another_study_in_its_directory_is_refused_with_every_difference(store):
+    root, own = str(store.directory.parent), read(store)
+    assert find_same(own, root, "s").directory == store.directory
+    other = replace(own, suite="lite", protocol={"steps": 5}, seeds=(1, 2), dim=256)
+    with pytest.raises(StudyError, match=r"holds another study:(.|\n)*mad resume s") as refusal:
+        find_same(other, root, "s")
+    for difference in (
+        "suite: it has smoke, the command lite",
+        "protocol: it has nothing, the command {'steps': 5}",
+        "seeds: it has [0], the command [1, 2]",
+        "dim: it has nothing, the command 256",
+    ):
+        assert f"\n  {difference}\n" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "words"),
     [
-        ("mlxhog", "0.0.1", "was made by mlxhog 0.0.1, this is"),
-        ("generator", 0, "made by the tasks' generators 0, this is"),
-        ("format", 99, "made by a format 99, this is 1"),
+        ("mlxhog", "was made by mlxhog 0, this is"),
+        ("generator", "made by the tasks' generators 0, this is"),
+        ("format", "made by a format 0, this is 1"),
     ],
 )
-def test_a_study_of_another_version_is_refused_with_the_way_out(store, name, value, words):
+def test_a_study_of_another_version_is_refused_with_the_way_out(store, name, words):
     path = store.directory / "study.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {name: value}))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {name: 0}))
     with pytest.raises(StudyError, match=rf"{words}.*(continue with the version|give another)"):
         read(store)
 

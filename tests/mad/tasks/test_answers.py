@@ -1,11 +1,16 @@
-"""The targets of every row are those of the task's rule, in our rows and in golden ones."""
+"""The targets of every row are those of the task's rule, in our rows and in golden ones.
 
+The distributions of inputs were compared with those of the references' generators (zoology at
+d88d6f5, PhysicsLM4 at 7580696) when the digests were recorded: the rows have not changed since.
+"""
+
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from mlxhog.config.options import options
 from mlxhog.mad.tasks import find, make_task, resolve
@@ -57,11 +62,19 @@ def check_targets(settings, data):
             assert y == expected(settings, x, y, data, train=split == "train")
 
 
+RECORDED = json.loads((GOLDEN / "rows.json").read_text())
+"""Digest of the rows of each case with seed 0."""
+
+
 @each_of("seed", [0, 1, 2])
 @each_of(("task", "settings"), CASES)
-def test_targets_follow_from_the_inputs_by_the_rule_of_the_task(task, settings, seed):
+def test_rows_are_the_recorded_ones_and_targets_follow_from_inputs(task, settings, seed):
     data = make_task(task, seed=seed, **FEW, **settings)
     check_targets(resolve(task, {**FEW, **settings}), data)
+    if seed == 0:
+        rows = b"".join(part.tobytes() for arrays in data.splits().values() for part in arrays)
+        digest = hashlib.sha256(rows).hexdigest()[:12]
+        assert digest == RECORDED[f"{task} {json.dumps(settings)}"]
 
 
 @each_of("name", sorted(path.stem for path in GOLDEN.glob("*.npz")))
@@ -84,29 +97,3 @@ def test_an_answer_that_is_wrong_is_noticed():
         if not settings.get("fuzzy_compat"):
             with pytest.raises(AssertionError):
                 check_targets(resolve(task, {**FEW, **settings}), data)
-
-
-def uniform(values, low, high):
-    """The p-value of numbers as uniform ones of low .. high - 1."""
-    assert values.min() >= low
-    assert values.max() < high
-    return stats.chisquare(np.bincount(values - low, minlength=high - low)).pvalue
-
-
-@each_of(
-    ("task", "tokens", "low", "high"),
-    [
-        ("CR", lambda d: d.train_x[:, :-1:2], 0, 8),
-        ("CR", lambda d: d.train_x[:, 1], 8, 16),
-        ("SC", lambda d: d.train_y[:, -16:], 0, 14),
-        ("C", lambda d: d.train_x[:, :-1], 0, 15),
-        ("M", lambda d: d.train_x[:, ::2], 0, 127),
-        ("MQAR", lambda d: d.train_x[:, :8:2], 1, 32),
-        ("MQAR", lambda d: d.train_x[:, 1:8:2], 32, 64),
-        ("ST", lambda d: d.test_y[:, -1], 0, 6),
-        ("Dyck", lambda d: d.train_x[d.train_x < 4], 0, 4),
-    ],
-)
-def test_drawn_tokens_are_uniform(task, tokens, low, high):
-    data = make_task(task, train_rows=2000, test_rows=2000 if task == "ST" else 1)
-    assert uniform(tokens(data).ravel(), low, high) > 1e-5

@@ -9,7 +9,6 @@ import torch
 from mlxhog.config.optimizers import Muon
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.suites import expand, only, suite
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models import lm
@@ -241,26 +240,6 @@ def test_what_training_rows_never_show_is_the_ceiling_of_a_result():
     result = train(small_run(task="memorization", settings=settings, steps=1))
     assert 0 < result.ceiling < 0.5
     assert train(small_run(steps=1)).ceiling == 1.0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("task", "within", "backend"),
-    [
-        ("in-context-recall", 300, "torch:cpu"),
-        ("memorization", 200, "mlx:cpu"),
-    ],
-)
-def test_mlstm_with_its_convolution_answers_99_percent_in_time(task, within, backend):
-    runs = expand(
-        only(suite("smoke"), [task]),
-        parse("mlstm swiglu mlstm swiglu"),
-        [1],
-        workers=backend,
-        protocol={"steps": within, "eval_every": 50, "stop_accuracy": 0.99},
-    )
-    (config,) = runs
-    assert train(config).acc_token >= 0.99
 
 
 @pytest.mark.slow

@@ -69,14 +69,6 @@ def train_two(config, **how):
         (TWO, {"strategy": "ssp", "slack": 1, "staleness_lr": "linear"}),
         ("mlx:cpu*3", {"strategy": "sync", "backup_workers": 1}),
     ],
-    ids=[
-        "hogwild",
-        "two frameworks",
-        "in turn",
-        "averaged",
-        "gated",
-        "backup",
-    ],
 )
 def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_scored(
     workers, worker_options

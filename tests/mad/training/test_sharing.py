@@ -60,20 +60,3 @@ def test_two_processes_of_a_search_add_to_one_table(tmp_path, monkeypatch, capsy
     assert main([*SEARCH, "--parallel", "2", "--budget", "2", "--study", "together"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])
     assert "share_embedding: true" in (tmp_path / "studies/together/study.yaml").read_text()
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["--executor", "ray"], "one table in this machine's memory"),
-        (["--workers", "mlx:cpu,torch:cpu"], "for candidates of one worker"),
-        (["--optimizer", "soap"], "moments of the table's shape"),
-    ],
-)
-def test_a_search_that_cannot_share_is_refused_before_it_begins(
-    tmp_path, monkeypatch, capsys, more, words
-):
-    monkeypatch.chdir(tmp_path)
-    assert main([*SEARCH, "--study", "no", *more]) == 2
-    assert words in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "studies").exists()

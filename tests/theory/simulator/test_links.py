@@ -72,14 +72,6 @@ def test_workers_never_wait_for_a_link(link):
     assert simulate(workers, cluster(link)).gradients_per_s == pytest.approx(12, rel=0.01)
 
 
-@pytest.mark.slow
-def test_stopped_workers_lose_the_time_of_the_rounds():
-    scheme = cluster(round_every_s=4.0, stop_workers=True)
-    rate = simulate(workers_of(0.001, 0.001), scheme, updates=40_000).gradients_per_s
-    lost = SLOW.round_s(4e6, 2) / 4.0
-    assert rate == pytest.approx(2000 * (1 - lost), rel=0.01)
-
-
 def test_rounds_begin_by_the_clock_and_their_bytes_are_counted():
     use = cluster(round_every_s=10.0).use(105.0)
     assert use["rounds"] == 10

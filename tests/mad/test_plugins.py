@@ -1,0 +1,353 @@
+"""`--plugin FILE`: layers and tasks of one's own, in one file, for every command.
+
+Files of ours that hold such a layer remember its file, which runs only as the user named it.
+"""
+
+import hashlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mlxhog.base import cache
+from mlxhog.cli import main
+from mlxhog.config import plugins
+from mlxhog.errors import ConfigError
+from mlxhog.mad import suites
+from mlxhog.mad.study.store import Store
+from mlxhog.mad.tasks.dataset import read
+from mlxhog.models.mad.layers import make
+from mlxhog.models.mad.sequence import parse
+from tests.own_plugins import mlxhog, own_plugins
+from tests.training.small import small_config
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LAYER, TASK = EXAMPLES / "my_layer.py", EXAMPLES / "my_task.py"
+SCHEDULE = """
+from mlxhog.config.choices import SCHEDULES, Choice
+
+@dataclass(frozen=True, kw_only=True)
+class Halving(Choice):
+    kind = SCHEDULES
+    name: ClassVar[str] = "halving"
+"""
+SMALL = ("--set", "seq_len=9", "--set", "train_rows=64", "--set", "test_rows=16", "--dim", "16")
+STEPS = ("--steps", "2", "--json", "--quiet")
+
+
+def edited(path, example, *changes):
+    """Write an example with other text."""
+    text = example.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
+def ok(folder, *words):
+    """The last line of JSON of a command that succeeds."""
+    ended = mlxhog(folder, *words)
+    assert ended.code == 0, (words, ended.err)
+    return json.loads(ended.out.splitlines()[-1]) if "--json" in words else ended
+
+
+# -- one file --------------------------------------------------------------------------------------
+
+
+def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path):
+    (tmp_path / "all.py").write_text(LAYER.read_text() + TASK.read_text() + SCHEDULE)
+    how = ("--plugin", "all.py", "--layers", "my_layer swiglu", "--task", "MY", *SMALL)
+    for workers in ("mlx:cpu", "mlx:cpu*2"):
+        result = ok(tmp_path, "mad", "train", *how, "--workers", workers, *STEPS)
+        assert (result["task"], result["status"], result["steps"]) == ("my_task", "done", 2)
+    (own,) = (
+        one
+        for one in ok(tmp_path, "mad", "layers", "--plugin", "all.py", "--json")
+        if one["name"] == "my_layer"
+    )
+    assert own["source"] == str(tmp_path / "all.py")
+    assert own["numbers"] == {"expand": {"default": 1, "type": "int"}}
+    listed = ok(tmp_path, "mad", "tasks", "--plugin", "all.py").out
+    assert "my_task (MY)  the first half in reverse order" in listed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sides_here")
+def test_parity_checks_a_layer_from_a_file(tmp_path):
+    small = ("--seq-len", "9", "--batch-size", "1", "--steps", "1", "--json")
+    result = ok(tmp_path, "parity", "my_layer swiglu", "--plugin", str(LAYER), *small)
+    assert result["ok"]
+    assert {"numpy", "torch:cpu"} <= {row["b"] for row in result["rows"]}
+    assert any(row["what"].startswith("grad/layers.0.z_proj") for row in result["rows"])
+
+
+def test_the_rows_of_a_task_from_a_file_are_drawn_again_by_it(tmp_path):
+    edited(tmp_path / "mine.py", TASK)
+    edited(tmp_path / "other.py", TASK, ("content[:, ::-1]", "content"))
+    rows = ("--task", "my_task", "--train-rows", "20", "--test-rows", "9", "--out", "r.npz")
+    ok(tmp_path, "mad", "data", "--plugin", "mine.py", *rows)
+    data = read(tmp_path / "r.npz")
+    np.testing.assert_array_equal(data.train_x[:, :8], data.train_y[:, :8:-1])
+    for plugin, code in (("mine.py", 0), ("other.py", 1)):
+        assert mlxhog(tmp_path, "mad", "check", "r.npz", "--plugin", plugin).code == code
+    ended = mlxhog(tmp_path, "mad", "check", "r.npz")
+    assert ended.code != 0
+    assert "no task 'my_task'" in ended.err
+    assert "--plugin FILE" in ended.err
+
+
+PLAIN = ("seq_len: int = seq_len(17)\n", "seq_len: int = seq_len(17)\n    depth: int | None = 3\n")
+
+
+def test_a_plain_field_of_a_task_is_a_setting(tmp_path):
+    edited(tmp_path / "plain.py", TASK, PLAIN)
+    words = ("mad", "data", "--plugin", "plain.py", "--task", "my_task", "--train-rows", "9")
+    for value, expected in (("4", 4), ("none", None)):
+        ok(tmp_path, *words, "--set", f"depth={value}", "--out", f"{value}.npz")
+        assert read(tmp_path / f"{value}.npz").meta["depth"] == expected
+    refused = mlxhog(tmp_path, *words, "--set", "depth=x", "--out", "x.npz")
+    assert "depth is 'x'; wanted a whole number, or none" in refused.err
+
+
+def test_an_own_strategy_has_its_numbers_for_the_workers_of_a_candidate(tmp_path):
+    how = ("--plugin", str(EXAMPLES / "my_strategy.py"), "--workers", "torch:cpu*2", "--dry-run")
+    words = ("mad", "train", "--task", "CR", "--layers", "gated-conv", *SMALL[2:], *how)
+    ok(tmp_path, *words, "--strategy", "my_strategy(share=0.3)")
+    for strategy in ("hogwild(blocks=disjoint)", "local_sgd(split=dirichlet)"):
+        ended = mlxhog(tmp_path, *words, "--strategy", strategy)
+        assert (ended.code, "is for mlxhog train; leave it out" in ended.err) == (2, True)
+
+
+def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):
+    file = edited(tmp_path / "keyed.py", LAYER, ('"my_layer"', '"keyed"'))
+
+    def keys():
+        with own_plugins(forgets=True):
+            plugins.load(file)
+            runs = (
+                next(suites.expand(suites.suite("smoke"), parse(line), [1]))
+                for line in ("keyed swiglu", "swiglu")
+            )
+            return [run.key() for run in runs]
+
+    keyed, swiglu = keys()
+    assert keys() == [keyed, swiglu]
+    file.write_text(file.read_text() + "\n# another text\n")
+    other_keyed, other_swiglu = keys()
+    assert (keyed != other_keyed, swiglu) == (True, other_swiglu)
+
+
+# -- files that are refused ------------------------------------------------------------------------
+
+CLASS = "from mlxhog.models.mad.layer import Layer\nclass A(Layer):\n"
+
+
+@pytest.mark.parametrize(
+    ("example", "change", "message"),
+    [
+        (LAYER, ('"my_layer"', '"mlstm"'), "there is a layer 'mlstm' already"),
+        (LAYER, ("expand: int = 1", "expand: tuple = ()"), "expand needs a default and one of"),
+        (LAYER, (None, "x = 1"), "adds nothing that can be chosen. It may add: layer: .*; strateg"),
+        (LAYER, (None, f"{CLASS}    name, kind = 'bad-c', 'norm'"), "its kind is 'norm'; it is"),
+        (LAYER, (None, f"{CLASS}    name = 'bad-e'"), "class A: it has no param_spec, forward; "),
+        (TASK, ('= "MY"', '= "CR"'), "has a name that is taken"),
+        (TASK, ("C = self.seq_len", "C = = self.seq_len"), "SyntaxError: invalid syntax"),
+        (TASK, (PLAIN[0], f"{PLAIN[0]}    depth: int\n"), "setting depth of task 'my_task' needs"),
+    ],
+)
+def test_a_file_that_adds_no_layer_or_task_is_refused_in_words(tmp_path, example, change, message):
+    file = edited(tmp_path / "own.py", example, *([] if change[0] is None else [change]))
+    if change[0] is None:
+        file.write_text(change[1])
+    with own_plugins(forgets=True), pytest.raises(ConfigError, match=message):
+        plugins.load(file)
+
+
+def test_an_unknown_layer_is_answered_with_the_flag(tmp_path):
+    with pytest.raises(ConfigError, match="no layer 'mine'; .*need the file .*--plugin FILE"):
+        make("mine")
+    layers = {"layers": [{"type": "mine", "expand": 2}, "swiglu"]}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "mad", "vocab_size": 8, "hidden_size": 16, **layers})
+    )
+    assert "--plugin FILE" in mlxhog(tmp_path, "mad", "show", "config.json").err
+    edited(tmp_path / "mine.py", LAYER, ('"my_layer"', '"mine"'))
+    shown = ok(tmp_path, "mad", "show", "config.json", "--plugin", "mine.py", "--json")
+    assert shown["layers"] == "mine(expand=2) swiglu"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'mad train --layers "undeclared swiglu" --backend torch --task CR --dim 16 --steps 2',
+        'mad train --layers "undeclared swiglu" --workers mlx:cpu*2 --task CR --dim 16 --steps 2',
+        "train --model model.yaml --data text --workers mlx:cpu --steps 2",
+        'parity "undeclared swiglu" --seq-len 9 --steps 0',
+    ],
+)
+def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words(
+    command, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    small_config(tmp_path)  # writes a text
+    edited(
+        tmp_path / "undeclared.py",
+        LAYER,
+        ('"my_layer"', '"undeclared"'),
+        ('ones_like(p["z_proj.bias"]', 'ones_like(p["z_proj.bia"]'),
+    )
+    Path("model.yaml").write_text("model: {dim: 16, layers: [undeclared, swiglu]}")
+    with own_plugins(forgets=True):
+        assert main([*shlex.split(command), "--plugin", "undeclared.py"]) == 2
+    assert re.search(
+        r"layer undeclared reads the parameter 'z_proj\.bia', which its param_spec does not "
+        r"declare \(it declares v_proj\.weight, .*, out_proj\.weight\); declare it there, or "
+        r"read another one; did you mean 'z_proj\.bias'\?\n$",
+        capsys.readouterr().err,
+    )
+
+
+# -- remembered files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def winner(tmp_path):
+    """An architecture file with a layer from my_layer.py beside it."""
+    edited(tmp_path / "my_layer.py", LAYER)
+    words = ("my_layer swiglu", "--depth", "2", "--dim", "16", "--out", "w.yaml")
+    ok(tmp_path, "mad", "scale", *words, "--plugin", "my_layer.py")
+    return tmp_path / "w.yaml"
+
+
+def shown(winner, *words):
+    return mlxhog(winner.parent, "mad", "show", winner.name, "--json", *words)
+
+
+def test_a_file_is_remembered_by_its_digest_and_refused_when_it_changed_or_is_gone(winner):
+    file = winner.parent / "my_layer.py"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert yaml.safe_load(winner.read_text())["plugin"] == [f"{file} sha256:{digest}"]
+    ended = shown(winner)
+    assert json.loads(ended.out)["layers"] == "my_layer swiglu"
+    assert ended.err == f"plugin {file}\n"
+    moved = file.rename(winner.parent / "moved.py")
+    assert f"{file} is gone; give its new place: --plugin FILE" in shown(winner).err
+    taken = shown(winner, "--plugin", "moved.py")
+    assert (taken.code, taken.err) == (0, "")
+    file.write_text(moved.read_text() + "# edited\n")
+    refused = shown(winner)
+    assert refused.code == 2
+    assert f"{file} has changed since it was remembered" in refused.err
+    assert f"--plugin {file}" in refused.err
+    taken = shown(winner, "--plugin", str(file))
+    assert (taken.code, "is not the version that was remembered" in taken.err) == (0, True)
+
+
+EVIL = LAYER.read_text() + "\nfrom pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+
+
+@pytest.mark.parametrize("form", ["w.yaml", "config.json"])
+def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path, form):
+    file = tmp_path / "evil.py"
+    file.write_text(EVIL)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    layers = {"layers": ["my_layer", "swiglu"], "vocab_size": 8}
+    files = {"plugin": [f"{file} sha256:{digest}"]}
+    architecture = {"version": 1, "model": layers, **files}
+    if form == "config.json":
+        architecture = {"model_type": "mad", "hidden_size": 16, **layers, **files}
+    (tmp_path / form).write_text(json.dumps(architecture))
+    refused = shown(tmp_path / form)
+    assert (refused.code, "you have never named that file" in refused.err) == (2, True)
+    assert not (tmp_path / "ran").exists()
+    assert shown(tmp_path / form, "--plugin", "evil.py").code == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path):
+    file = tmp_path / "my_layer.py"
+    file.write_text(EVIL)
+    (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
+    small_config(tmp_path)  # writes a text
+    (tmp_path / "conf.yaml").write_text("model: arch.yaml\ndata: text\nplugin: my_layer.py\n")
+    words = ("train", "--config", "conf.yaml", "--dry-run", "--workers", "mlx:cpu")
+    refused = mlxhog(tmp_path, *words)
+    assert (refused.code, "you have never named that file" in refused.err) == (2, True)
+    assert not (tmp_path / "ran").exists()
+    assert shown(tmp_path / "arch.yaml", "--plugin", "my_layer.py").code == 0
+    assert mlxhog(tmp_path, *words).code == 0
+    file.write_text(EVIL + "# edited\n")
+    assert "you have never named that file, as it is now" in mlxhog(tmp_path, *words).err
+
+
+def test_a_note_that_others_can_write_is_not_believed(winner):
+    (note,) = (cache.user_cache_directory() / "named-files").iterdir()
+    note.chmod(0o666)
+    refused = shown(winner)
+    assert refused.code == 3
+    assert "not trusted: it can be written by others" in refused.err
+
+
+@pytest.mark.slow
+def test_a_study_and_a_run_remember_their_files_for_every_later_command(tmp_path):
+    """Also in a folder whose name has a comma, which divides the files that are named."""
+    folder = tmp_path / "a, b"
+    folder.mkdir()
+    file = edited(folder / "own.py", LAYER)
+    file.write_text(file.read_text() + TASK.read_text())
+    small_config(folder)  # writes a text
+    space = "space: {depth: 2, mixers: [my_layer], channels: [swiglu], dim: 16}"
+    (folder / "space.yaml").write_text(space)
+    study = ("--tasks", "CR,my_task", "--steps", "2", "--study", "s", "--backend", "mlx")
+    search = ("mad", "search", "--space", "space.yaml", *study, "--parallel", "1")
+    small = ("--workers", "mlx:cpu*2", "--seq-len", "32", "--batch-size", "1", "--data", "text")
+    goes_on = ("train", "--resume", "latest", "--steps", "2", "--quiet")
+    for words in (
+        (*search, "--plugin", "own.py"),
+        ("mad", "vote", "s", "--out", "w.yaml"),
+        (*search, "--plugin", "own.py"),
+        ("train", "--model", "w.yaml", *small, "--eval-tokens", "512", "--steps", "2", "--quiet"),
+        goes_on,
+        ("eval", "latest", "--data", "space.yaml", "--backend", "mlx:cpu"),
+        ("convert", "latest", "copy", "--to", "mlxhog", "--check"),
+    ):
+        ok(folder, *words)
+    assert {one.task for one in Store(folder / "studies" / "s").records()} == {
+        "in-context-recall",
+        "my_task",
+    }
+    file.write_text(file.read_text() + "# edited\n")
+    refused = mlxhog(folder, "mad", "resume", "s", "--plugin", "own.py")
+    assert (refused.code, f"made with another version of {file}" in refused.err) == (2, True)
+    assert mlxhog(folder, "mad", "board", "s", "--plugin", "own.py").code == 0
+    assert mlxhog(folder, *goes_on).code == 2
+    taken = mlxhog(folder, *goes_on, "--plugin", "own.py")
+    assert (taken.code, "is not the version that was remembered" in taken.err) == (0, True)
+
+
+PROGRAM = """
+import mlxhog
+options = dict(
+    data="text", workers="mlx:cpu", seq_len=32, batch_size=1, eval_tokens=512, steps=2
+)
+run = mlxhog.train(model="arch.yaml", plugin="my_layer.py", observer=None, **options).run
+print(mlxhog.load(run, backend="mlx:cpu").config.layers[0].name)
+"""
+
+
+@pytest.mark.slow
+def test_python_takes_the_file_as_an_argument(tmp_path):
+    small_config(tmp_path)  # writes a text
+    edited(tmp_path / "my_layer.py", LAYER)
+    (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert process.stdout.strip() == "my_layer", process.stderr

@@ -1,0 +1,136 @@
+"""Wrong input of `mlxhog mad` is one message with the way out, and nothing is written."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mlxhog.cli import main
+from tests.mad.report.sample import TASKS, study
+from tests.mad.study import small
+from tests.pairs import each_of
+
+CASES = [
+    # -- train
+    ("train", "give the candidate"),
+    ("train --layers swiglu --arch a.yaml", "--arch and --layers are both given"),
+    ("train --layers swigl", "did you mean 'swiglu'?"),
+    ("train --layers swiglu --task CRR", "no task 'CRR'"),
+    ("train --layers swiglu --set seq_len=33", "an even number, at least 4"),
+    ("train --layers swiglu --set seq_le=32", "did you mean 'seq_len'?"),
+    ("train --layers swiglu --set vocab", "wanted key=value"),
+    ("train --layers swiglu --steps 5 --epochs 5", "steps and epochs are both given"),
+    ("train --layers swiglu --backend mlx --workers 2", "--workers and --backend are both given"),
+    ("train --layers swiglu --backend mxl", "no backend 'mxl'"),
+    ("train --layers swiglu --dim many --batch-size 0", "--dim is 'many'"),
+    ("train --layers swiglu --dim many --batch-size 0", "--batch-size is '0'"),
+    ("train --layers swiglu --strategy snyc", "no strategy 'snyc'; did you mean 'sync'?"),
+    ("train --layers swiglu --strategy serial --workers 2", "strategy serial runs 1 worker"),
+    ("train --layers swiglu --read live --predict own --workers torch:cpu*2", "add predict=none"),
+    ("train --layers swiglu --lrr 3", "did you mean '--lr'?"),
+    ("train --layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
+    ("train --layers mlp --schedule constant --lr-floor 1", "--lr-floor is for --schedule cosine"),
+    ("bench --layers mlp --schedule constant --lr-floor 1", "--lr-floor is for --schedule cosine"),
+    ("train --layers mlp --backoff-steps 5", "is for --schedule backoff or inverse, not cosine"),
+    ("train --layers mlp --schedule inverse --backoff-beta .5", "for --schedule backoff, not inv"),
+    # -- data and check
+    ("data --task CR --set seq_len=31 --out a", "an even number, at least 4"),
+    ("data --task CR --set vocab=many --out a", "--set vocab is 'many'"),
+    ("data --task CR --set vocab=8 --set vocab=9 --out a", "--set vocab is given twice"),
+    ("data --task CR --set train_rows=8 --train-rows 9 --out a", "are the same; keep one"),
+    ("data --task CR", "--out is missing"),
+    ("data --task CR --out no/a.npz", "name a file in a directory"),
+    ("data --task CR --out .", "name a file in a directory"),
+    (f"data --task CR --out {'a' * 300}", "has a name of 300 characters"),
+    ("data --task CR --out a --seed -1", "--seed is '-1'"),
+    ("check nothing.npz", "nothing.npz: cannot read it: No such file"),
+    ("check a.yaml", "a.yaml: not an .npz file of plain arrays"),
+    # -- show, vote and scale
+    ("show tiny", "not a sequence of MAD layers"),
+    ("show none.yaml", "no architecture 'none.yaml'"),
+    ("show empty.yaml", "the architecture empty.yaml is empty"),
+    ("show mlstm --dim 6", "heads is 4, and the width is 6; choose one of 1, 2, 3, 6"),
+    ("scale first --out d.yaml", "--depth is missing"),
+    ("scale first --depth 8", "--out is missing"),
+    ("scale 'mlstm swiglu' --depth 8 --out d.txt", "name a YAML file"),
+    ("scale 'mlstm swiglu' --depth 8 --out no/d.yaml", "no folder 'no'"),
+    ("scale secnd --depth 8 --out d.yaml", "'secnd' is neither a study"),
+    ("scale 'mlstn swiglu' --depth 8 --out d.yaml", "did you mean 'mlstm'"),
+    ("vote first --top 0", "wanted a whole number at least 1"),
+    ("vote first --out here", "name a YAML file, such as here.yaml"),
+    # -- board and compare
+    ("board frist", "did you mean 'first'"),
+    ("board first --select val", "no accuracy on validation rows"),
+    ("board first --select tset", "did you mean 'test'"),
+    ("board", "STUDY"),
+    ("compare first 4 1", "has 3 candidates, none at 4; see mlxhog mad board first"),
+    ("compare first 1 swiglu", "has no run of 'swiglu'"),
+    ("compare first 1 #1", "A and B are both gated-conv swiglu"),
+    # -- search, bench and resume
+    ("search --space nowhere.yaml", "no space 'nowhere.yaml'"),
+    ("search --space a.yaml", "score it with mlxhog mad bench --config a.yaml"),
+    ("search --space empty.yaml", "empty.yaml: the file is empty"),
+    ("search --suite smok", "no suite 'smok'; did you mean 'smoke'"),
+    ("search --tasks CX", "'CX'"),
+    ("search --seeds 1,1", "--seeds is '1,1'; give a number"),
+    ("search --seeds 0", "--seeds is '0'; give a number"),
+    ("search --budget soon", "--budget is 'soon'; give a number of runs"),
+    ("search --ray-address auto", "without --executor ray"),
+    ("search --executor ray --ray-address auto", "needs --parallel"),
+    ("search --workers torch:cpu,mlx:mps", "no backend 'mlx:mps'"),
+    ("search --prune --no-prune", "both given"),
+    ("search --study a/b", "study name 'a/b'"),
+    ("search --share-embedding --executor ray", "one table in this machine's memory"),
+    ("search --share-embedding --workers mlx:cpu,torch:cpu", "for candidates of one worker"),
+    ("search --share-embedding --optimizer soap", "moments of the table's shape"),
+    ("bench", "give an architecture, as in mlxhog mad bench --layers"),
+    ("bench --layers 'gated-conv(kernel=0)'", "kernel is 0"),
+    ("bench --layers gated-conv --suite recall --dim 32", "compares widths on multi-query"),
+    ("bench --layers swiglu --rates 0,1e-3", "give step sizes above 0"),
+    ("bench --layers swiglu --rates 1e-3,1e-3", "each larger than the one before"),
+    ("bench --layers swiglu --rates 1e-3 --lr 1e-3", "are both given; keep one"),
+    ("bench --layers swiglu --seed 7 --seeds 2", "are both given; keep one"),
+    ("bench --layers swiglu --seed seven", "'seven,'"),
+    ("resume fisrt", "did you mean 'first'"),
+    ("train --arch a.yaml --task CR --dry-run", "which position learned ends, and in-context-reca"),
+    ("train --arch h.yaml --task CR --dry-run", "at which hyena and mh-hyena end, and"),
+    ("bench --config h.yaml --suite lite", "and selective-copying has rows of 256"),
+    ("train --layers mlstm --task dyck --position learned", "scores rows of 2048: no row trains"),
+    ("bench --layers mlstm --suite state --position learned", "scores rows of 2048: no row trains"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a study, a space and some files of architectures."""
+    root = tmp_path_factory.mktemp("refused")
+    study(root / "studies", tasks=TASKS[:1])
+    Path(small.space(root)).rename(root / "space-of-two.yaml")
+    learned = "model: {dim: 16, max_length: 64, position: learned, layers: mlstm swiglu}"
+    (root / "a.yaml").write_text(learned)
+    (root / "h.yaml").write_text("model: {dim: 16, max_length: 64, layers: hyena mh-hyena}")
+    (root / "empty.yaml").touch()
+    return root
+
+
+@each_of(("words", "message"), CASES)
+def test_wrong_input_is_one_message_and_costs_nothing(words, message, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    assert main(["mad", *shlex.split(words, comments=False)]) == 2
+    out, err = capsys.readouterr()
+    assert message in " ".join(err.split())
+    assert out == ""
+    assert "pickle" not in err
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("no_apple_gpu")
+def test_what_this_machine_lacks_is_named_with_exit_code_3(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert main(["mad", "search", "--backend", "torch:mps"]) == 3
+    assert "torch:mps needs macOS" in capsys.readouterr().err
+    assert main("mad data --task CR --train-rows 999999999999 --out a.npz".split()) == 3
+    err = capsys.readouterr().err
+    assert err.startswith("the memory is used up: ")
+    assert err.endswith("; ask for smaller sizes\n")
