@@ -52,6 +52,10 @@ from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.steps import Steps
 
+POLL_S = 0.5
+STUCK_S = 5.0
+"""How long all processes may wait for turns before the logs do not fit together."""
+
 CONFIG = "config.yaml"
 """The recorded configuration, beside the logs; a resume replaces that in the run's folder."""
 
@@ -331,6 +335,7 @@ def _follow(
     """Repeat all processes, those of a slot one after the other; returns the first difference."""
     waiting = [[process for process in slot if process.steps] for slot in slots]
     running: dict[int, tuple[Process, WorkerProcess]] = {}
+    before, since = list[Any](), time.monotonic()
     try:
         while True:
             for slot in waiting:
@@ -340,7 +345,14 @@ def _follow(
                     running[process.slot] = process, spawned
             if not running:
                 return None
-            ready = connection.wait([one.pipe for _, one in running.values()])
+            books = {slot: recorded.Book(arena, slot) for slot in running}
+            now = [(slot, book.last, book.waits_for) for slot, book in books.items()]
+            if now != before or any(waits is None for *_, waits in now):
+                before, since = now, time.monotonic()
+            elif time.monotonic() - since > STUCK_S:
+                waits = (f"{running[slot][0]} at stripe or row {word}" for slot, _, word in now)
+                return f"the logs do not fit together: all wait, {', '.join(waits)}"
+            ready = connection.wait([one.pipe for _, one in running.values()], timeout=POLL_S)
             for process, spawned in list(running.values()):
                 if spawned.pipe not in ready:
                     continue

@@ -94,6 +94,15 @@ def test_the_first_difference_is_named_by_worker_step_and_stripe(copy, capsys):
     assert "other weights in stripe 1 (" in shown
 
 
+@pytest.mark.slow
+def test_a_log_without_its_end_leaves_the_others_waiting_and_that_is_said(copy, monkeypatch):
+    path = event_log.worker_path(copy, 2)
+    path.write_bytes(b"".join(map(event_log.encode, list(event_log.read(path))[:6])))
+    monkeypatch.setattr(replay, "STUCK_S", 0.5)
+    difference = replay.replay(Run(copy)).difference
+    assert "the logs do not fit together: all wait, worker 1 (mlx:cpu) at stripe" in difference
+
+
 def cut(path):
     os.truncate(path, path.stat().st_size - 5)
 
