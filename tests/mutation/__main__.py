@@ -17,7 +17,8 @@ execute its line, or without a map those that are named after its file, those th
 and those of its folder in tests/; the nearest first, as many as pass in 12 s without it.
 It is killed if a test fails, times out after several times of what the tests take, and survives
 otherwise, also where no test executes its line; it is invalid if pytest cannot run. Timeouts count
-as killed. A folder is weaker if its share of killed mutants is more than 3 points lower.
+as killed. A folder is weaker if its share of killed mutants is more than 3 points lower, and so far
+that chance has less than 5 % of it (Fisher's exact test).
 """
 
 import argparse
@@ -35,11 +36,13 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
+from scipy import stats
+
 from mlxhog import _native
 from tests.mutation.mutants import SOURCES, sample
 
 ROOT = Path(__file__).resolve().parents[2]
-POINTS = 3
+POINTS, ERROR = 3, 0.05
 BUDGET_S = 12
 """Tests of a mutant take at most that of processors without it, so that other work on the machine
 does not change the choice; the nearest file runs in any case."""
@@ -273,16 +276,19 @@ def compare(before, after):
             for fate, number in fates.items():
                 for folder in (name, "all"):
                     count[folder, "killed" if fate == "timeout" else fate] += number
-    weaker = False
+    worst = 0
     for folder in sorted({folder for folder, _ in counts[0] + counts[1]}):
         killed = [count[folder, "killed"] for count in counts]
         tried = [k + count[folder, "survived"] for k, count in zip(killed, counts, strict=True)]
-        points = [100 * k / n if n else None for k, n in zip(killed, tried, strict=True)]
-        is_weaker = None not in points and points[1] < points[0] - POINTS
-        weaker |= is_weaker
+        verdict = ""
+        if all(tried) and killed[1] / tried[1] < killed[0] / tried[0] - POINTS / 100:
+            table = [[k, n - k] for k, n in zip(killed, tried, strict=True)]
+            is_weaker = stats.fisher_exact(table, alternative="greater").pvalue < ERROR
+            verdict = "  weaker" if is_weaker else "  lower, cannot be told"
+            worst |= is_weaker
         cells = "".join(f"  {k:3} of {n:3}" for k, n in zip(killed, tried, strict=True))
-        print(f"{folder:20}{cells}{'  weaker' if is_weaker else ''}")
-    return 1 if weaker else 0
+        print(f"{folder:20}{cells}{verdict}")
+    return int(worst)
 
 
 def main():

@@ -122,19 +122,23 @@ def record(tmp_path, name, **folders):
 
 
 @pytest.mark.parametrize(
-    ("after", "code"),
+    ("after", "code", "word"),
     [
-        ({"arena": "kkktsi", "optim": "ks"}, 0),
-        ({"arena": "kkkssi", "optim": "kkkk"}, 1),
-        ({"arena": "kktsii", "optim": "ks"}, 1),
-        ({"arena": "kkkts", "nn": "kkkk"}, 0),
-        ({"nn": "ssss"}, 1),
+        ({"arena": "k" * 16 + "tttsi", "optim": "ks"}, 0, ""),
+        ({"arena": "k" * 9 + "s" * 11 + "i", "optim": "ks"}, 1, "weaker"),
+        ({"arena": "k" * 16 + "s" * 4, "optim": "kk"}, 0, "cannot be told"),
+        ({"arena": "k" * 18 + "ss", "nn": "kkkk"}, 0, ""),
+        ({"nn": "ssss"}, 1, "weaker"),
     ],
 )
-def test_a_folder_that_kills_less_fails_the_comparison(tmp_path, monkeypatch, capsys, after, code):
-    before = record(tmp_path, "a", arena="kkkks", optim="ks")
+def test_a_folder_that_surely_kills_less_fails_the_comparison(
+    tmp_path, monkeypatch, capsys, after, code, word
+):
+    before = record(tmp_path, "a", arena="k" * 19 + "s", optim="ks")
     monkeypatch.setattr(
         "sys.argv", ["mutation", "--compare", before, record(tmp_path, "b", **after)]
     )
     assert main() == code
-    assert ("weaker" in capsys.readouterr().out) == bool(code)
+    shown = capsys.readouterr().out
+    assert word in shown
+    assert ("weaker" in shown) == bool(code)
