@@ -6,7 +6,7 @@ A client sends one JSON object in one line:
     {"ok": true, "message": "worker 2 (torch:cpu) finishes its step and leaves"}
     {"ok": false, "error": "no worker 9; ...", "exit_code": 2}
     {"request": "attach"}
-    {"ok": true, "version": "0.2.0", "bytes": 5123}
+    {"ok": true, "version": "...", "bytes": 5123}
 
 With the last comes the descriptor of the arena, read-only, and its layout follows. A reader keeps
 its connection, and sends one more byte if it needs published copies: the run publishes them while

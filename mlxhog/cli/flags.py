@@ -183,10 +183,11 @@ class Flags:
         Raises:
             ConfigError: every problem of the command line, unless a part takes them.
         """
-        values, problems = self._read(deque(arguments))
+        values, unknown, problems = self._read(deque(arguments))
         files = values.get("plugin", ([],))[0]  # of train's own option a text, loaded with it
         for file in files if isinstance(files, list) else []:
             plugins.load(file)
+        problems = [*map(self._no_flag, unknown), *problems]
         problems += [
             f"{values[spec.name][1]} and {values[other][1]} are both given; keep one"
             for spec in self.specs()
@@ -210,15 +211,22 @@ class Flags:
             raise ConfigError("\n".join(wrong))
         return configs
 
-    def _read(self, words: deque[str]) -> tuple[Layer, list[str]]:
-        """Return the values of a command line, and its problems.
+    def _no_flag(self, flag: str) -> str:
+        """Say that there is no such flag, and which one may be meant."""
+        known = ["--help", *["--help-all"] * bool(self._main), *self.by_flag]
+        return (
+            f"no flag {flag!r}{_of_own_choice(flag) or suggestion(flag, known) or self._otherwise}"
+        )
+
+    def _read(self, words: deque[str]) -> tuple[Layer, list[str], list[str]]:
+        """Return the values of a command line, its unknown flags, and its other problems.
 
         Raises:
             ConfigError: a word or a flag is missing that it must have.
         """
-        values, problems = Layer(), list[str]()
+        values, unknown, problems = Layer(), list[str](), list[str]()
         own: list[tuple[str, bool]] = []  # words without a flag; whether an unknown flag precedes
-        unknown = False
+        is_after_unknown = False
         while words:
             word = words.popleft()
             flag, equals, text = word.partition("=")
@@ -233,23 +241,21 @@ class Flags:
                 own += [(one, False) for one in words if not rest]
                 break
             if not _is_flag(word):
-                own.append((word, unknown))
+                own.append((word, is_after_unknown))
             elif (spec := self.by_flag.get(flag)) is None:
-                known = ["--help", *["--help-all"] * bool(self._main), *self.by_flag]
-                hint = _of_own_choice(flag) or suggestion(flag, known) or self._otherwise
-                problems.append(f"no flag {flag!r}{hint}")
+                unknown.append(flag)
             elif texts := [text] if equals else self._value(spec, words):
                 self._add(values, spec, texts, flag, problems)
             else:
                 problems.append(f"{flag}: expected one argument: {spec.help}")
-            unknown = _is_flag(word) and flag not in self.by_flag and not equals
+            is_after_unknown = _is_flag(word) and flag not in self.by_flag and not equals
         for spec in self._words:
             taken = own if spec.many else own[:1]
             if taken and not spec.argument.startswith("[--"):
                 self._add(values, spec, [one for one, _ in taken], _metavar(spec), problems)
                 own = own[len(taken) :]
         self._check_missing(values)
-        return values, [*problems, *self._unexpected(own)]
+        return values, unknown, [*problems, *self._unexpected(own)]
 
     def _value(self, spec: Option, words: deque[str]) -> list[str]:
         """Take the value of a flag from the words after it."""
