@@ -173,10 +173,11 @@ class TrainingRun(Session):
         """Score the held-out rows at the present parameters, and record the evaluation."""
         self.drain()
         step, losses = self.steps(), self.losses
+        self.losses = []  # of steps that end while the rows are scored, and later
         show_model(self.strategy, self.arena, self.backend)
         rows = self.plan.task_rows.dataset()
         scores = score(self.backend, rows, self.plan.model, beat=self.beat)
-        self.losses, self.ended_ns = [], monotonic_ns()
+        self.ended_ns = monotonic_ns()
         mean = math.fsum(losses) / len(losses) if losses else None
         self.evaluations.take(step, self._seconds(), mean, scores)
 
