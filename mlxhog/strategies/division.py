@@ -97,7 +97,7 @@ class SharesBySpeed:
 def cost(slot: Slot, optimizer: Optimizer) -> float:
     """Cost of averaging and stepping a parameter, in elements under AdamW.
 
-    A matrix under Muon also costs the products of `muon.polar_reference`, one triangle of each
+    A matrix under Muon also costs the products of its polar factor, one triangle of each
     symmetric one; a matrix under SOAP, about four products with each of its sides.
     """
     if isinstance(optimizer, Grouped):
