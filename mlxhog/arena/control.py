@@ -4,7 +4,6 @@ Each counter is 64 bits on a cache line of its own:
 
 command         the current command to the workers (`Command`); the supervisor writes it
 start_ns        start of training, monotonic; the supervisor writes it when all workers are ready
-limit_ns        time limit of training, set at its start; 0 for no limit
 pause           1 while a checkpoint is taken: no worker may change the arena
 steps           steps of this call, including dropped ones, as workers report them; the step of a
                 worker that died before its report is missing until `Strategy.settle`
@@ -57,7 +56,7 @@ from mlxhog.arena.words import LINE, Table
 
 NAMES = (
     "version", "moments_since", "tokens", "steps", "workers",
-    "command", "pause", "start_ns", "limit_ns",
+    "command", "pause", "start_ns",
     "first_ticket", "end_ticket", "stream_end", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "eval_end", "side_until_ns",
     "sample_asked", "sample_taken", "strategy", "limit_steps", "budget_steps", "steps_before",

@@ -41,7 +41,7 @@ from mlxhog.report.views import TellStep
 from mlxhog.theory import CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult
 from mlxhog.theory.short_runs import score, settings_for
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.run import train
 
 SCORING_S = 3600.0
@@ -145,7 +145,7 @@ class Comparison:
             EnvironmentLacks: memory or a backend is missing.
         """
         self.sides, self.terms = sides, terms
-        self.plans: dict[str, Plan] = {}
+        self.plans: dict[str, TextPlan] = {}
         for side in sides:
             try:
                 self.plans[side.letter] = make_plan(self.settings(side, 1, Path()))

@@ -34,11 +34,11 @@ from mlxhog.data.batch import Batch, joined
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
-from mlxhog.training.job import Setup
+from mlxhog.training.job import Plan
 from mlxhog.training.memory import WORKER_BASE_BYTES, own_gpu_bytes
 
 if TYPE_CHECKING:
-    from mlxhog.training.plan import Plan
+    from mlxhog.training.plan import TextPlan
 
 LEAST_RISE: Final = 0.05
 """A doubling that gains less than this is not worth a step that takes twice as long."""
@@ -94,18 +94,18 @@ def of_resumed(config: TrainConfig) -> BatchChoice:
     return BatchChoice(sequences=parse_count(value), why="the run began with it")
 
 
-def limit_of(plan: Plan) -> tuple[int, str]:
+def limit_of(plan: TextPlan) -> tuple[int, str]:
     """The largest batch that memory and text allow, and what limits it, as a clause.
 
     Raises:
         EnvironmentLacks: the GPU's driver does not say how much memory it has.
     """
-    config, workers, gradient = plan.config, len(plan.workers), plan.gradient_memory
-    ram_bytes = (plan.memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
+    config, workers, memory = plan.config, len(plan.workers), plan.memory
+    ram_bytes = (memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
     of_backends = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
     limits = [
         (MOST, f"no more than {MOST} are tried"),
-        (gradient.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
+        (memory.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
         (of_backends, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"),
     ]
     if config.follow is None:
@@ -114,13 +114,13 @@ def limit_of(plan: Plan) -> tuple[int, str]:
         why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
         limits.append((each, why))
     if (own_bytes := own_gpu_bytes(plan.gpu_share, plan.workers)) is not None:
-        most = gradient.most_sequences(own_bytes)
+        most = memory.most_sequences(own_bytes)
         limits.append((most, "more do not fit in the memory of the GPU"))
     most, why = min(limits, key=lambda limit: limit[0])
     return max(1, most), why  # the plan has one sequence
 
 
-def measured(plan: Plan, *, progress: bool) -> BatchChoice:
+def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
     """Choose the batch of a run, planned with one sequence.
 
     Args:
@@ -172,13 +172,13 @@ def _sequences(n: int) -> str:
 
 
 def _measure(
-    plan: Plan, stack: ExitStack, show: Callable[[str], None]
+    plan: TextPlan, stack: ExitStack, show: Callable[[str], None]
 ) -> Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]:
     """Measures with one process for each worker, which computes nothing but gradients.
 
     The processes end with `stack`; `show` gets what is measured.
     """
-    setup, budget_s = plan.for_workers(), plan.config.time
+    budget_s = plan.config.time
     limit_s = rest_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
     promises = plan.config.determinism != "none"
     children = [stack.enter_context(Child(promises=promises)) for _ in plan.workers]
@@ -186,7 +186,7 @@ def _measure(
     def together(function: Callable[..., Any], *args: Any) -> list[Any]:
         """What a function returns in each process; they begin at the same time."""
         for rank, child in enumerate(children):
-            child.start(0, function, setup, rank, *args)
+            child.start(0, function, plan, rank, *args)
         return [child.take(0, START_S + PATIENCE_S) for child in children]
 
     def measure(sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
@@ -227,18 +227,18 @@ def speed_of(sequences: int, measured: Sequence[tuple[int, list[float]]]) -> Bat
     )
 
 
-def warm_up(lane: Lane, setup: Setup, rank: int, sequences: int) -> None:
+def warm_up(lane: Lane, plan: Plan, rank: int, sequences: int) -> None:
     """In a child: start a worker's backend, and let it compute one gradient of this shape."""
-    backend = lane.keep("backend", partial(_backend, setup, rank))
-    backend.loss_and_grads(_batch(setup, sequences))
+    backend = lane.keep("backend", partial(_backend, plan, rank))
+    backend.loss_and_grads(_batch(plan, sequences))
 
 
 def gradient_times(
-    lane: Lane, setup: Setup, rank: int, sequences: int, limit_s: float
+    lane: Lane, plan: Plan, rank: int, sequences: int, limit_s: float
 ) -> tuple[int, list[float]]:
     """In a child, after `warm_up`: tokens of a gradient of one worker, and the times of several."""
     backend: Backend = lane.store["backend"]
-    batch, times = _batch(setup, sequences), list[float]()
+    batch, times = _batch(plan, sequences), list[float]()
     while True:
         needed_s = ENOUGH_S if len(times) >= ENOUGH else 4 * ENOUGH_S
         if sum(times) >= (min(limit_s, needed_s) if len(times) >= LEAST else limit_s):
@@ -248,29 +248,29 @@ def gradient_times(
         times.append(time.perf_counter() - began_s)
 
 
-def _backend(setup: Setup, rank: int) -> Backend:
+def _backend(plan: Plan, rank: int) -> Backend:
     """A worker's backend, bound to small random parameters: their values do not change the time."""
-    spec, config, layout = setup.workers[rank], setup.config, setup.layout
+    spec, config, layout = plan.workers[rank], plan.config, plan.layout
     backend = backends.create(
         spec.backend,
         threads=spec.threads,
-        kernels=setup.kernels[rank],
+        kernels=plan.kernels[rank],
         cpu_blas=config.cpu_blas,
-        share=setup.gpu_share,
+        share=plan.gpu_share,
         compute_dtype=config.compute_dtype,
     )
-    if setup.kernels[rank] == "metal" and config.kernels != "metal":
+    if plan.kernels[rank] == "metal" and config.kernels != "metal":
         backend.check_kernels()  # as the worker does
     tables = {name: np.zeros(slot.shape, np.float32) for name, slot in layout.tables.items()}
-    backend.bind(setup.model, layout.slots, layout.n_floats, None, setup.sampled, tables)
+    backend.bind(plan.model, layout.slots, layout.n_floats, None, plan.sampled, tables)
     noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
     backend.inbox[:] = np.resize(noise, backend.inbox.shape)
     backend.refresh()
     return backend
 
 
-def _batch(setup: Setup, sequences: int) -> Batch:
+def _batch(plan: Plan, sequences: int) -> Batch:
     """The first sequences of the run's text; from its beginning again if it has fewer."""
-    source = setup.batches()
+    source = plan.batches()
     rows = [source.at(0, k % source.n_tickets) for k in range(sequences)]
     return joined(rows).part(0, sequences)

@@ -275,7 +275,7 @@ class TextJobs:
     ) -> None:
         """Open the held-out text, of which evaluations score a part of `asked_bytes`."""
         self.job, self.context, self.ring, self._tokenizer = job, context, ring, tokenizer
-        parameters = param_count(job.setup.model)
+        parameters = param_count(job.plan.model)
         self._texts = HeldOutTexts(TokenFile.open(val), job.config, parameters, asked_bytes)
         self._scores = ScoreTable(context.arena.segment(SEGMENT))
         self._final_round = 0

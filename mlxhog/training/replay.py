@@ -48,8 +48,8 @@ from mlxhog.report.views import Tell
 from mlxhog.strategies import Lease, recorded
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import state, worker
-from mlxhog.training.job import Job
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.job import Job, store_limits
+from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.steps import Steps
 
 POLL_S = 0.5
@@ -168,7 +168,7 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
 # -- the record of the supervisor -----------------------------------------------------------------
 
 
-def begin_record(plan: Plan, directory: Path, arena: Arena) -> None:
+def begin_record(plan: TextPlan, directory: Path, arena: Arena) -> None:
     """Write the header of a run whose arena is filled and whose workers have not started.
 
     Raises:
@@ -261,6 +261,7 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
         output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
         state.load(plan, arena, Ledger(arena))
+        store_limits(arena.counters, plan.budget, None)
         if differ := _differing(arena, header.initial_sha256):
             raise CheckpointError(
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "
@@ -299,7 +300,7 @@ def _check_versions(recorded: Mapping[str, str], backends: set[str]) -> None:
         )
 
 
-def _plan(header: Header, run: Run) -> Plan:
+def _plan(header: Header, run: Run) -> TextPlan:
     """The plan of a recorded run, without any choice by this machine."""
     stored = run.options(path=run.directory / event_log.FOLDER / CONFIG)
     recorded = train_config([stored])
@@ -330,7 +331,7 @@ def _plan(header: Header, run: Run) -> Plan:
 
 
 def _follow(
-    slots: Sequence[Sequence[Process]], plan: Plan, arena: Arena, directory: Path, output: Path
+    slots: Sequence[Sequence[Process]], plan: TextPlan, arena: Arena, directory: Path, output: Path
 ) -> str | None:
     """Repeat all processes, those of a slot one after the other; returns the first difference."""
     waiting = [[process for process in slot if process.steps] for slot in slots]
@@ -374,20 +375,14 @@ def _follow(
 
 
 def _spawn(
-    process: Process, plan: Plan, arena: Arena, directory: Path, output: Path
+    process: Process, plan: TextPlan, arena: Arena, directory: Path, output: Path
 ) -> WorkerProcess:
     slot, kernels = process.slot, process.begin.kernels
-    spec, setup = WorkerSpec(process.begin.backend, process.begin.threads), plan.for_workers()
-    while len(setup.workers) < slot - 1:  # slots that others have joined in
-        setup = setup.with_worker(len(setup.workers) + 1, spec, kernels)
-    job = Job(
-        setup=setup.with_worker(slot, spec, kernels),
-        handle=arena.handle(),
-        slot=slot,
-        budget=plan.budget,
-        step_limit=None,
-        run_dir=output,
-    )
+    spec = WorkerSpec(process.begin.backend, process.begin.threads)
+    while len(plan.workers) < slot - 1:  # slots that others have joined in
+        plan = plan.with_worker(len(plan.workers) + 1, spec, kernels)
+    plan = plan.with_worker(slot, spec, kernels)
+    job = Job(plan=plan, handle=arena.handle(), slot=slot, run_dir=output)
     return WorkerProcess(
         main,
         (job, directory, process),

@@ -51,7 +51,7 @@ class Gradients:
     def __init__(self, job: Job, arena: Arena, entry: Entry, backend: Backend) -> None:
         """Open the training data."""
         self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
-        self._batches, self._rank = job.setup.batches(), job.slot - 1
+        self._batches, self._rank = job.plan.batches(), job.slot - 1
         self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
 
     def micro_batches(self, lease: Lease) -> list[Batch]:
@@ -70,7 +70,7 @@ class Gradients:
 
     def _batch(self, epoch: int, ticket: int) -> Batch:
         """The batch of a ticket; in a cluster, in an order of this machine's own."""
-        if self._job.setup.link is not None:
+        if self._job.plan.link is not None:
             from mlxhog.cluster.anchor import own_epochs
 
             epoch += own_epochs(self._arena)
@@ -110,7 +110,7 @@ class Gradients:
         A GPU compiles for the shape of a step. On a CPU a few tokens suffice, and are faster.
         """
         print(f"micro-batch {self._job.micro_batch}", flush=True)
-        show_model(self._job.setup.strategy, self._arena, self.backend)
+        show_model(self._job.plan.strategy, self._arena, self.backend)
         batch = self._batches.example().part(0, self._job.micro_batch)
         if self._job.spec.backend not in GPU_BACKENDS:
             batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)

@@ -110,10 +110,11 @@ def parameters(result):
 
 @contextmanager
 def filled(config):
-    """The plan of a run, its arena as the run begins, and its start."""
-    plan = make_plan(config)
+    """The plan of a run, its arena as the run begins, and the messages on its state."""
+    plan, messages = make_plan(config), []
     with Arena.create(plan.layout) as arena:
-        yield plan, arena, load(plan, arena, Ledger(arena))
+        load(plan, arena, Ledger(arena), messages.append)
+        yield plan, arena, messages
 
 
 def largest_difference(a, b):

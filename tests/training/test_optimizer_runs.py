@@ -38,9 +38,9 @@ def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(t
     steps = {int(slot): n for slot, n in saved.state["opt_steps"].items()}
     source = max(steps, key=lambda slot: steps[slot])
     config = small_config(tmp_path, workers="mlx:cpu*3", steps=12, resume=first.run, **common)
-    with filled(config) as (planned, arena, start):
-        assert any(f"{optimizer} keeps them in a basis" in message for message in start.messages)
-        for kind in planned.private_state:
+    with filled(config) as (planned, arena, messages):
+        assert any(f"{optimizer} keeps them in a basis" in message for message in messages)
+        for kind in planned.optimizer.state_segments:
             for slot in (1, 2, 3):
                 flat = arena.segment(f"{kind}.{slot}")
                 for name, part in arena.layout.parts(f"{kind}.{slot}").items():

@@ -47,9 +47,9 @@ def overlapped(arena, compute=no_work, budget=None, of=None):
         slowdown=Slowdown(),
         backend=SimpleNamespace(forward_share=None),
     )
-    setup = SimpleNamespace(strategy=chosen, config=TrainConfig(overlap=True))
+    plan = SimpleNamespace(strategy=chosen, config=TrainConfig(overlap=True))
     ring = control.Ring(np.zeros(control.RING_BYTES, np.uint8))
-    return OverlappedSteps(job(slot=1, setup=setup), one, ring, gradients)
+    return OverlappedSteps(job(slot=1, plan=plan), one, ring, gradients)
 
 
 @pytest.fixture

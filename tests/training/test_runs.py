@@ -23,9 +23,9 @@ def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(tmp_p
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(one, Arena) for one in gc.get_objects())
+        before = sum(type(one) is Arena for one in gc.get_objects())
         train(small_config(tmp_path, steps=4))
-        assert sum(isinstance(one, Arena) for one in gc.get_objects()) == before
+        assert sum(type(one) is Arena for one in gc.get_objects()) == before
     finally:
         gc.enable()
 

@@ -123,8 +123,9 @@ def test_either_strategy_has_the_numbers_that_it_has_when_it_is_named(tmp_path, 
     alone = {name: make_plan(replace(config, strategy=CHOICES[name])) for name in CHOICES}
     for own in (plan, plan.other):
         named = alone[own.strategy.name]
-        for field in ("budget", "private_state", "shared_state"):
-            assert getattr(own, field) == getattr(named, field), field
+        assert own.budget == named.budget
+        for kind in ("state_segments", "shared_segments"):
+            assert getattr(own.optimizer, kind) == getattr(named.optimizer, kind)
         assert own.strategy == named.strategy
         assert own.stored == replace(named.stored, strategy=None)
         assert own.automatic == named.automatic
@@ -133,7 +134,7 @@ def test_either_strategy_has_the_numbers_that_it_has_when_it_is_named(tmp_path, 
             has = plan.layout.segments[name]
             assert (has.dtype, has.count >= segment.count) == (segment.dtype, True), name
     # Slots for workers that join have a ring of records, and state that is private in both.
-    private = set(plan.private_state) & set(plan.other.private_state)
+    private = set(plan.optimizer.state_segments) & set(plan.other.optimizer.state_segments)
     free = plan.free_slots * (len(private) * plan.layout.n_floats * 4 + (1 << 20))
     assert plan.arena_bytes <= max(one.arena_bytes for one in alone.values()) + free
 
@@ -208,13 +209,13 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
             entry = arena.workers.acquire_slot(slot=slot)
             entry.opt_step, entry.state = 5, State.RUNNING
         before = {}
-        for kind in averaging.private_state:  # those of slot 1 are everybody's
+        for kind in averaging.optimizer.state_segments:  # those of slot 1 are everybody's
             for name, part in arena.layout.parts(f"{kind}.1").items():
                 value = rng.random(part.size, np.float32)
                 arena.segment(f"{kind}.1")[part.offset : part.offset + part.size] = value
                 before[f"{kind}/{name}"] = part, value
         change(averaging, lock_free, arena)
-        if lock_free.shared_state:
+        if lock_free.optimizer.shared_segments:
             assert arena.counters.load("version") - arena.counters.load("moments_since") == 5
         for segment in lock_free.strategy.segments(len(plan.layout.slots)):
             assert not arena.segment(segment).any()
@@ -222,7 +223,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
         for slot in (1, 2):
             arena.workers.entry(slot).opt_step += 1
         change(lock_free, averaging, arena)
-        steps = 7 if lock_free.shared_state else 6
+        steps = 7 if lock_free.optimizer.shared_segments else 6
         assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == [steps] * 2
         for key, (part, value) in before.items():
             kind = key.partition("/")[0]

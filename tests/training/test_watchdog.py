@@ -69,12 +69,12 @@ def job(**options):
 
 
 def test_every_abort_halves_micro_batches_and_pieces_down_to_one():
-    setup = SimpleNamespace(
+    plan = SimpleNamespace(
         config=SimpleNamespace(micro_batch=6, seq_len=10_000),
         gpu_share=GPUShare(piece_tokens=4096),
         workers=(WorkerSpec("mlx:gpu", 1), WorkerSpec("torch:mps", 1)),
     )
-    jobs = [job(setup=setup, slot=1, halvings=halvings) for halvings in range(4)]
+    jobs = [job(plan=plan, slot=1, halvings=halvings) for halvings in range(4)]
     assert [job.micro_batch for job in jobs] == [6, 3, 1, 1]
     of_mps = [replace(job, slot=2).micro_batch for job in jobs]
     assert of_mps == [3, 3, 1, 1], "no gradient has more tokens than MPS adds right"
@@ -99,9 +99,9 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(micro_bat
     data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
     backend = Backend()
     entry = SimpleNamespace(beat=lambda: None)
-    setup = SimpleNamespace(batches=lambda: data, link=None)
+    plan = SimpleNamespace(batches=lambda: data, link=None)
     config = SimpleNamespace(slow=None)
-    job = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
+    job = SimpleNamespace(micro_batch=micro_batch, slot=1, plan=plan, config=config)
     arena = SimpleNamespace(layout=SimpleNamespace(segments={}))
     result = Gradients(job, arena, entry, backend)
     batches = result.micro_batches(Lease(0, 0))

@@ -57,7 +57,7 @@ def a_job(backend, engine=None, **options):
     config = TrainConfig(**{"strategy": "hogwild", "optimizer": "adamw", **options})
     return job(
         slot=2,
-        setup=SimpleNamespace(
+        plan=SimpleNamespace(
             config=config,
             strategy=build(config, 1),
             workers=2 * (WorkerSpec(backend, 1),),

@@ -29,7 +29,6 @@ from mlxhog.backends.backend import Backend
 from mlxhog.base import plain_json
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
-from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.dataset import ceiling
@@ -102,6 +101,7 @@ class TrainingRun(Session):
     """
 
     backend: Backend
+    plan: RunPlan
 
     def __init__(
         self,
@@ -112,9 +112,9 @@ class TrainingRun(Session):
         logs: Path = Path(os.devnull),
     ) -> None:
         super().__init__(plan, logs, stack=stack)
-        self.plan, self.callbacks, self._stack = plan, callbacks, stack
+        self.callbacks, self._stack = callbacks, stack
         plan.fill(self.arena)
-        self.begin(Budget(steps=plan.limit), plan.limit)
+        self.begin(plan.limit)
         self.evaluations = Evaluations(
             plan.asked.protocol,
             limit=plan.limit,
