@@ -24,9 +24,8 @@ stream_end      1 + number of published tickets, if text arrives during training
 tickets_before  tickets that were done before this call
 eval_asked      evaluations of the held-out text requested during training
 eval_taken      of these, evaluations that a worker has started
-eval_next       next batch of the final evaluation, plus `EVAL_ROUND` times the number of the round
-                (a new round begins if a worker dies): one word, so no batch falls between rounds
-eval_first      round in which that evaluation began: results of this and later rounds count
+eval_next       next batch of an evaluation, plus `EVAL_ROUND` times the number of the round: one
+                word, so no batch falls between rounds; during training it stays at the first batch
 eval_end        number of batches of that evaluation
 side_until_ns   deadline of evaluations and samples after training, monotonic; 0 is none
 sample_asked    samples of text requested
@@ -58,7 +57,7 @@ NAMES = (
     "version", "moments_since", "tokens", "steps", "workers",
     "command", "pause", "start_ns",
     "first_ticket", "end_ticket", "stream_end", "tickets_before",
-    "eval_asked", "eval_taken", "eval_next", "eval_first", "eval_end", "side_until_ns",
+    "eval_asked", "eval_taken", "eval_next", "eval_end", "side_until_ns",
     "sample_asked", "sample_taken", "strategy", "limit_steps", "budget_steps", "steps_before",
     "tokens_elsewhere", "ms_elsewhere",
 )  # fmt: skip
@@ -84,11 +83,11 @@ RECORD = np.dtype(
     [
         ("kind", "<u4"),
         ("worker", "<u4"),
-        ("version", "<u8"),  # of an evaluation: steps of this call before it
+        ("version", "<u8"),  # of a scored batch: its value of `eval_next`
         ("t_ns", "<u8"),
         ("loss", "<f8"),  # mean nats per target
         ("tokens", "<u8"),
-        ("staleness", "<u8"),
+        ("staleness", "<u8"),  # of a scored batch: steps of this call before its parameters
         ("n_bytes", "<u8"),  # bytes of text that the targets decode to
         ("nats", "<f8"),  # summed over the targets
         ("read_s", "<f4"),  # seconds of a step, by activity

@@ -144,7 +144,7 @@ def plan_layout(
         spec: the model's parameters.
         ways: the strategies of the run, each with its optimizer.
         n_tickets: batches per epoch.
-        tables: further segments, such as for evaluations, as `arena.plan` takes them.
+        tables: further segments, such as a cluster's, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
     """
     (strategy, optimizer), *_ = ways

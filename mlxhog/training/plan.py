@@ -43,7 +43,7 @@ from mlxhog.optim import Optimizer
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
-from mlxhog.training import choose_strategy, evaluation, kernel_choice, origin
+from mlxhog.training import choose_strategy, kernel_choice, origin
 from mlxhog.training.evaluation import HeldOutPart, TextJobs
 from mlxhog.training.job import Plan, plan_layout
 from mlxhog.training.kernel_choice import Note
@@ -238,13 +238,12 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     ]
 
     # One layout for all of them, with free slots for workers that join, and memory.
-    tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
     live = memory.keeps_copies(config.live, parameters, note)
-    max_workers = config.max_workers
+    max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
     if config.cluster is not None:
         from mlxhog.cluster import anchor
 
-        tables |= anchor.segments()
+        segments = anchor.segments()
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
     n_tickets, *_ = [way.pop("n_tickets") for way in ways]
@@ -252,7 +251,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     def lay_out(strategy: Strategy) -> Layout:
         own = [strategy if way is elastic else way["strategy"] for way in ways]
         needs = [(one, way["optimizer"]) for one, way in zip(own, ways, strict=True)]
-        return plan_layout(spec, needs, n_tickets, tables, live=live)
+        return plan_layout(spec, needs, n_tickets, segments, live=live)
 
     elastic["strategy"], layout = memory.with_free_slots(elastic["strategy"], max_workers, lay_out)
     shares = [gpu_share(way["config"], workers, writers, layout) for way in ways]

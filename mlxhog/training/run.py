@@ -37,7 +37,7 @@ from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
 from mlxhog.training.change_strategy import Changes, rounds_before
 from mlxhog.training.choose_strategy import title
-from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, HeldOutWatch, write_sample
+from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter, summary
@@ -164,7 +164,7 @@ class Training(Session):
         self._unsaved: EnvironmentLacks | None = None
         if plan.config.keep_awake:
             self._notes.append(stack.enter_context(darwin.awake()))
-        self._evaluation = FinalEvaluation(self, plan.held_out, self.monitor)
+        self._evaluations = Evaluations(self)
         self._requests = Requests(self, server)
 
     # -- the run from its start to its end -------------------------------------------------------
@@ -216,7 +216,7 @@ class Training(Session):
                 self._rest()
                 self._save_and_evaluate()
             if self.plan.config.sample_every.on and not self.signals.count:
-                write_sample(self, self.monitor)
+                write_sample(self)
             self._status = "interrupted" if self.signals.count else "done"
             if self._unsaved is not None:
                 self._status = "unsaved"
@@ -260,7 +260,7 @@ class Training(Session):
         if config.eval_every.on and config.follow is None:
             monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
         regular: list[tuple[Interval, Callable[[], object]]] = [
-            (config.eval_every, partial(self._watch.ask_for_next, self, monitor)),
+            (config.eval_every, self._evaluations.ask_for_next),
             (config.sample_every, partial(self.ask, "sample")),
             (config.save_every, self._save_now_and_then),
         ]
@@ -343,7 +343,7 @@ class Training(Session):
         """Save the final state while workers evaluate it."""
         evaluates = self.plan.config.eval_every.on and bool(self.pool)
         if evaluates:
-            self._evaluation.begin()
+            self._evaluations.begin_last()
         try:
             if self.budget.is_used_up and self.plan.resumption is not None:
                 self.newest = self.plan.resumption.checkpoint.path
@@ -360,7 +360,7 @@ class Training(Session):
         if evaluates:
             optional = GAVE_UP_WORKER if self.signals.count else ()
             with suppress(_StopNow, *optional):  # the final state is saved
-                self._evaluation.finish()
+                self._evaluations.finish()
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save the state of a failed run, and add the command to resume it to the error."""
@@ -546,6 +546,6 @@ class Training(Session):
             status=self._status,
             checkpoint=None if self.newest is None else str(self.newest),
             error=None if error is None else str(error),
-            copies_bits_per_byte=tuple(self._evaluation.copies_bits_per_byte),
+            copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
             network_bytes=self._network_bytes(),
         )

@@ -9,6 +9,7 @@ from mlxhog import TrainConfig
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
+from mlxhog.config.options import options, to_flag
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
 from mlxhog.training.plan import make_plan
@@ -96,6 +97,15 @@ def small_config(tmp_path, **options):
     if values["eval_every"] != "off":
         values.setdefault("eval_tokens", 1024)
     return TrainConfig(**values)
+
+
+def flags(config):
+    """The command-line words for this configuration."""
+    return [
+        f"{to_flag(name)}={spec.spell(getattr(config, name))}"
+        for name, spec in options(TrainConfig).items()
+        if getattr(config, name) != spec.default
+    ]
 
 
 def checkpoint_of(result):

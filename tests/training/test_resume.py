@@ -15,7 +15,7 @@ from mlxhog import train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
-from mlxhog.training.evaluation import FinalEvaluation
+from mlxhog.training.evaluation import Evaluations
 from mlxhog.training.plan import make_plan
 from tests.training.small import checkpoint_of, filled, small_config
 
@@ -195,7 +195,7 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
 
     config = small_config(tmp_path, steps=10, eval_every="1h")
     with monkeypatch.context() as patched:
-        patched.setattr(FinalEvaluation, "finish", die)
+        patched.setattr(Evaluations, "finish", die)
         with pytest.raises(Killed):
             train(config)
     (directory,) = (tmp_path / "runs").iterdir()
