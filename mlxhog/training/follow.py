@@ -146,10 +146,6 @@ class Follower:
 
     # -- in the thread ---------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        if self._over.is_set():
-            raise _Over
-
     def _run(self) -> None:
         try:
             while not self._over.is_set():
@@ -200,7 +196,8 @@ class Follower:
         mark = draft.mark()
         try:
             for row in self._rows(self.folder / name):
-                self._check()
+                if self._over.is_set():
+                    raise _Over
                 draft.add(row)
             return None
         except (OSError, _Over):
@@ -284,7 +281,8 @@ class Follower:
         except FileNotFoundError:
             return begin
         for line in lines.splitlines():
-            self._check()
+            if self._over.is_set():
+                raise _Over
             try:
                 example = read_example(plain_json.loads(line), "an example")
                 rows = list(self._rows_of(example, "an example"))

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import WORDS
@@ -31,7 +30,6 @@ from mlxhog.errors import (
     MlxhogError,
     WorkerFailed,
 )
-from mlxhog.optim.updates import Float32
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
@@ -151,7 +149,12 @@ class Training(Session):
         self._publisher: Publisher | None = None
         if WORDS in self.arena.layout.segments:
             every = plan.config.live_every
-            self._publisher = Publisher(self.arena, server, self._load_model, every)
+            self._publisher = Publisher(
+                self.arena,
+                server,
+                lambda arena, out: self.strategy.load(arena, out, training=True),  # the present one
+                every,
+            )
             stack.callback(self._publisher.end)
         self._watch = HeldOutWatch(plan.config, earlier, plan.held_out.text)
         self._stack, self._began_ns = stack, began_ns
@@ -192,7 +195,14 @@ class Training(Session):
             elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
                 self.run.write_status({"status": STARTING})  # `creation` removes the run
                 raise error
-            result = self._result(error)
+            result = reporter.result(
+                self,
+                status=self._status,
+                checkpoint=None if self.newest is None else str(self.newest),
+                error=None if error is None else str(error),
+                copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
+                network_bytes=self._network_bytes(),
+            )
             reporter.record("ended", text=": ".join(filter(None, [self._status, result.error])))
             try:
                 self._write_status(result=result.to_json(), error=result.error)
@@ -233,7 +243,8 @@ class Training(Session):
         finally:
             self.stop(0.0 if self.signals.count > 1 else LEAVING_S)
             self._requests.close()
-            self._end_publishing()
+            if self._publisher is not None:
+                self._publisher.end()
 
     def _start(self) -> None:
         """Start the workers, and wait until they are ready."""
@@ -317,7 +328,8 @@ class Training(Session):
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
         self.settle()
         self._end_rounds()
-        self._end_publishing()
+        if self._publisher is not None:
+            self._publisher.end()
         if not (self.signals.count or self._watch.ended or self._budget_is_used()):
             raise WorkerFailed(
                 f"training ended after {self.steps_done()} of {self.step_limit} steps"
@@ -515,15 +527,6 @@ class Training(Session):
             self.reporter.sample = self.run.last_sample()
             self.reporter.record("sample", text=self.reporter.sample)
 
-    def _load_model(self, arena: Arena, out: Float32) -> None:
-        """Write the model, by the strategy at that time."""
-        self.strategy.load(arena, out, training=True)
-
-    def _end_publishing(self) -> None:
-        """Publish the final weights for readers; no worker may move."""
-        if self._publisher is not None:
-            self._publisher.end()
-
     def _write_config(self) -> None:
         with disk_errors(f"writing {self.run.config_path}"):
             replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
@@ -538,14 +541,4 @@ class Training(Session):
             notices=list(self.notices),
             **({} if link is None else {"cluster": link.report()}),
             **more,
-        )
-
-    def _result(self, error: MlxhogError | None) -> Result:
-        return self.reporter.result(
-            self,
-            status=self._status,
-            checkpoint=None if self.newest is None else str(self.newest),
-            error=None if error is None else str(error),
-            copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
-            network_bytes=self._network_bytes(),
         )

@@ -337,7 +337,7 @@ class Session(ABC):
                 continue
             entry = self.entry(seat)
             if not seat.notices_read and entry.state == State.RUNNING:
-                self._is_up(seat)
+                self._welcome(seat)
             if entry.nonfinite_in_row >= MAX_NONFINITE:
                 raise Diverged(
                     f"{seat} computed {entry.nonfinite_in_row} non-finite gradients in a row; "
@@ -346,8 +346,7 @@ class Session(ABC):
         self.ledger.sweep_orphans()
         self.drain()
 
-    def _is_up(self, seat: Seat) -> None:
-        """Pass on what a worker said while it started."""
+    def _welcome(self, seat: Seat) -> None:
         seat.notices_read = True
         notices = worker.read_notices(self._log(seat.slot), seat.log_begin)
         self.notices |= dict.fromkeys(notices)
@@ -408,7 +407,7 @@ class Session(ABC):
         A dead or starting worker does not rest: it may have left work half done that others wait
         for.
         """
-        return self._twice(lambda: [*map(self._rests, self.seats), self._link_is_still()])
+        return self._twice(lambda: [self._rests(seat) for seat in self.seats])
 
     def holding_still(self) -> bool:
         """Whether no worker changes the state of a checkpoint while `pause` is set.
@@ -421,7 +420,7 @@ class Session(ABC):
 
         def look() -> list[bool]:
             still = [self.entry(seat).phase in STILL for seat in self.seats]
-            return [*still, self.strategy.between_steps(self.arena), self._link_is_still()]
+            return [*still, self.strategy.between_steps(self.arena)]
 
         return self._twice(look)
 
@@ -434,30 +433,25 @@ class Session(ABC):
         entry = self.entry(seat)
         return entry.state == State.RUNNING and entry.phase == Phase.IDLE
 
-    def _link_is_still(self) -> bool:
-        return self.link is None or self.link.still()
-
     def _twice(self, look: Callable[[], list[bool]]) -> bool:
-        """Whether all are true twice, with no step of any worker in between."""
+        """Whether all are true twice, with no step in between, and the link holds still."""
 
         def steps() -> list[tuple[int, int]]:
             return [(self.entry(seat).steps, self.entry(seat).state) for seat in self.seats]
 
+        def all_true() -> bool:
+            return all(look()) and (self.link is None or self.link.still())
+
         before = steps()
-        if not all(look()):
+        if not all_true():
             return False
         time.sleep(0.02)
-        return all(look()) and before == steps()
+        return all_true() and before == steps()
 
     # -- life and death --------------------------------------------------------------------------
 
     def _log(self, slot: int) -> Path:
         return self.run_dir / "logs" / f"worker-{slot}.log"
-
-    def _last_line(self, slot: int) -> str:
-        log = self._log(slot)
-        with log.open("rb") if log.exists() else BytesIO() as output:
-            return last_lines(output)[-1]
 
     def _job(self, slot: int, halvings: int = 0) -> Job:
         return Job(
@@ -524,7 +518,9 @@ class Session(ABC):
         death = self._reap(seat)
         if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
             return
-        last, log = self._last_line(seat.slot), self._log(seat.slot)
+        log = self._log(seat.slot)
+        with log.open("rb") if log.exists() else BytesIO() as output:
+            last = last_lines(output)[-1]
         if state == State.STARTING and death.code in EXIT_ERRORS:
             raise EXIT_ERRORS[death.code](f"{seat} cannot start: {last}")
         if death.is_fault:
@@ -595,7 +591,6 @@ class Session(ABC):
             self._remove(seat)
 
     def _remove(self, seat: Seat, why: str = "") -> None:
-        """Remove a seat: its process ends now, without a replacement."""
         if seat.slot in self.pool:
             self._reap(seat)
         self.seats.remove(seat)

@@ -12,7 +12,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from mlxhog import backends, optim
 from mlxhog.arena import Arena, control
@@ -46,7 +45,11 @@ _METAL_SAYS = "Command buffer execution failed"
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
     sys.stdout.flush()
-    with _opened(job.log) as stream:
+    try:  # `TorchBackend` reads it; if its folder is gone, output to it is dropped
+        log = job.log.open("a+", buffering=1)
+    except OSError:
+        log = open(os.devnull, "w")
+    with log as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         try:
@@ -63,14 +66,6 @@ def main(job: Job) -> None:
             with suppress(OSError):  # the disk of the log may be full
                 print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(code)
-
-
-def _opened(log: Path) -> IO[str]:
-    """Open a log, which `TorchBackend` reads; if its folder is gone, output to it is dropped."""
-    try:
-        return log.open("a+", buffering=1)
-    except OSError:
-        return open(os.devnull, "w")
 
 
 def _run(job: Job) -> None:
@@ -110,7 +105,6 @@ def follow(command: Command, steps: Steps, side_jobs: SideJobs) -> bool:
 
 
 def _strategy(job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> tuple[Steps, SideJobs]:
-    """Build the present strategy and its optimizer."""
     changes = arena.counters.load("strategy")  # before the limits of the change
     job = job.after(changes)
     context = make_context(job, arena, entry, gradients.backend)
