@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.ledger import Ledger, TicketState
-from mlxhog.arena.words import Table, Words
-from mlxhog.arena.workers import Phase
-from mlxhog.strategies.context import Context, Lease, StrategyWorker
-from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.strategy import Segments, Strategy, parameter_copies
+from mlxhog.strategies.worker import Lease, StrategyWorker
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.ledger import Ledger
+    from mlxhog.arena.words import Table, Words
+    from mlxhog.strategies.context import Context
 
 WORDS: Final = "rounds.words"
 JOURNAL: Final = "opt_step_after version_after tokens_after applied_after ticket_after"
@@ -66,6 +67,8 @@ class Numbered(Strategy):
     @cached_property
     def table(self) -> Table:
         """The table of its words."""
+        from mlxhog.arena.words import Table
+
         return Table(**self.groups(), journal=(self.workers, JOURNAL))
 
     def words(self, arena: Arena) -> Words:
@@ -76,13 +79,14 @@ class Numbered(Strategy):
         """A word of every worker, or of some."""
         return [words[name, rank] for rank in (range(self.workers) if ranks is None else ranks)]
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """The words, and the copies of the parameters that a checkpoint keeps."""
-        copies = {name: ("float32", PARAMETER_COPY) for name in self.kept_segments()}
-        return {**copies, WORDS: ("uint8", self.table.n_bytes)}
+        return {**parameter_copies(self.kept_segments()), WORDS: ("uint8", self.table.n_bytes)}
 
     def unfinished(self, words: Words, rank: int, ledger: Ledger, number: int) -> StepRecord | None:
         """The record of a ticket's step that a dead worker has applied and not counted."""
+        from mlxhog.arena.ledger import TicketState
+
         record = last_record(words, rank)
         done = ledger.state(*ledger.locate(number)) == TicketState.DONE
         return record if record.ticket == number and done else None
@@ -93,9 +97,7 @@ class NumberedWorker(StrategyWorker):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        strategy = cast(Numbered, context.strategy)
-        self.strategy: Any = strategy
-        self._words = strategy.words(context.arena)
+        self._words: Words = self.strategy.words(context.arena)
         self._leased = False
 
     def lease(self, number: int) -> Lease | None:
@@ -106,7 +108,7 @@ class NumberedWorker(StrategyWorker):
         context = self.context
         epoch, ticket = context.ledger.locate(number)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
-        if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
+        if not self._leased and not context.is_done(number):
             return None
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
@@ -131,11 +133,10 @@ class NumberedWorker(StrategyWorker):
             stored = record._replace(ticket=record.ticket + 1)
             for name, value in zip(JOURNAL.split(), stored, strict=True):
                 self._words[name, context.rank] = int(value)
-            context.entry.phase = Phase.APPLY
-            ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
+            context.begin_apply(lease)
             if record.applied:
                 apply(record)
-            ledger.finish(lease.epoch, lease.ticket, context.owner)
+            context.finish(lease)
         return last_record(self._words, context.rank)
 
     def wait_for(self, stages: int, ranks: Iterable[int] | None = None) -> None:

@@ -48,24 +48,29 @@ one that evaluates, starts again or comes late, and the run may change its strat
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
-
-import numpy as np
+import math
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
-from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.words import Words
-from mlxhog.backends.backend import Grads
+from mlxhog.base.late import np
+from mlxhog.config.choices import Rules
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import tables
-from mlxhog.optim.updates import Rows
+from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.strategies import averaged_rows, division
-from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
+from mlxhog.strategies.division import InRounds
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import all_reduce_bytes
+from mlxhog.strategies.strategy import Segments, all_reduce_bytes, parameter_copies
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.ledger import Ledger
+    from mlxhog.arena.words import Words
+    from mlxhog.strategies.context import Context
 
 GO, STOP = 1, 2
 MOST_WORKERS: Final = 24
@@ -85,9 +90,9 @@ class SyncWorker(NumberedWorker):
         if context.tables is not None:
             self._rows = averaged_rows.AveragedRows(arena, context.workers)
         self._slots = list(arena.layout.slots.values())
-        self._costs = [division.cost(slot, context.optimizer) for slot in self._slots]
+        self._costs = [context.optimizer.cost(slot) for slot in self._slots]
         self._shares: division.SharesBySpeed | None = None
-        if context.choice.shares == "speed":
+        if self.strategy.shares == "speed":
             each = context.config.sequences_per_ticket
             self._shares = division.SharesBySpeed(self._words, context.workers, each)
         self._began_ns = 0
@@ -113,7 +118,7 @@ class SyncWorker(NumberedWorker):
         decided, code = divmod(words["decision"], 4)
         if decided == round_ + 1 and code != STOP:
             return code
-        ranks = strategy.members(words)[1]
+        ranks: list[int] = strategy.members(words)[1]
         if context.rank != ranks[0]:
             return code if decided == round_ + 1 else 0
         if context.paused() and not context.stopping():
@@ -146,7 +151,7 @@ class SyncWorker(NumberedWorker):
             self._shares.publish()
             return
         tokens = context.workers * context.entry.tokens
-        if self.strategy.backups:  # members differ from round to round
+        if self.strategy.backup_workers:  # members differ from round to round
             tokens = context.arena.counters.load("tokens")
         words.set_real("lr", context.lr_at(round_, tokens, version))
 
@@ -232,14 +237,14 @@ class SyncWorker(NumberedWorker):
         arrived = [rank for rank, stage in enumerate(stages) if stage == 3 * round_ + 1]
         if len(arrived) < strategy.batches_per_step():
             return False
-        mask = sum(1 << rank for rank in arrived) if strategy.backups else 0
+        mask = sum(1 << rank for rank in arrived) if strategy.backup_workers else 0
         words.compare_exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
         return True
 
     def _end_round(self, lease: Lease, base: int) -> WriteResult:
         context, words, entry = self.context, self._words, self.context.entry
         norm = float(np.sqrt(self._norms.sum()))
-        finite = bool(np.isfinite(norm))
+        finite = math.isfinite(norm)
         version = entry.version_read + finite  # every worker of a round read the same one
 
         def counts() -> tuple[int, int, int, bool]:
@@ -297,7 +302,7 @@ class SyncWorker(NumberedWorker):
             own = range(self._place, len(self._rows.names), len(self._ranks))
             rows = {self._rows.names[k]: self._rows.mean(k, parts) for k in own}
             context.tables.step(rows, lr=context.table_lr(lr), seed=context.slot)
-        grads: Grads = {}
+        grads: dict[str, Float32 | Rows] = {}
         for index in self._share:
             slot = self._slots[index]
             mean = self._mean[slot.offset : slot.offset + slot.size].reshape(slot.shape)
@@ -315,38 +320,59 @@ class SyncWorker(NumberedWorker):
         )
 
 
-class Sync(Numbered):
+@dataclass(frozen=True, kw_only=True)
+class Sync(InRounds, Numbered):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     Worker: ClassVar[type[Any]] = SyncWorker
     carries_tables: ClassVar[bool] = True
+    name: ClassVar[str] = "sync"
+    about: ClassVar[str] = "rounds: a step is along the mean of all workers' gradients"
+    repeats: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    backup_workers: int = option(
+        0,
+        "workers that a round does not wait for; late gradients are dropped, so text that takes "
+        "long to compute counts less",
+        low=0,
+    )
+
+    rules: ClassVar[Rules] = (
+        ("backup_workers", "backup_workers & sync_shares=speed",
+         "shares by speed already let slow workers compute less; use one of the two"),
+        ("determinism", "determinism=rounds & sync_shares!=equal",
+         "rounds, but shares by speed follow from times that are measured; leave sync_shares out"),
+        ("determinism", "determinism=rounds & backup_workers",
+         "rounds, but timing decides which gradients backup_workers drops; leave backup_workers "
+         "out"),
+    )  # fmt: skip
+
+    def check_workers(self) -> None:
         """Refuse a number of backup workers that leaves none to wait for.
 
         Raises:
             ConfigError: none is left, or there are more workers than a set of ranks has bits.
         """
-        if self.backups and self.backups >= self.workers:
+        if self.backup_workers and self.backup_workers >= self.workers:
             raise ConfigError(
-                f"backup_workers is {self.backups}, and the run has {self.workers} "
+                f"backup_workers is {self.backup_workers}, and the run has {self.workers} "
                 f"worker{'s' * (self.workers > 1)}: a round waits for at least one; take at most "
                 f"{self.workers - 1}, or more --workers"
             )
-        if self.backups and self.workers > MOST_WORKERS:
+        if self.backup_workers and self.workers > MOST_WORKERS:
             raise ConfigError(
                 f"backup_workers is for up to {MOST_WORKERS} workers, and the run has "
                 f"{self.workers}; leave it out, or take fewer"
             )
 
-    @property
-    def backups(self) -> int:
-        """Workers that a round does not wait for."""
-        return int(getattr(self.choice, "backup_workers", 0))
-
     def batches_per_step(self) -> int:
         """One of every worker that a round waits for."""
-        return self.workers - self.backups
+        return self.workers - self.backup_workers
+
+    def tickets_per_step(self) -> int:
+        """One of every worker."""
+        return self.workers
 
     def groups(self) -> dict[str, tuple[int, str]]:
         """The words of the table above."""
@@ -356,13 +382,13 @@ class Sync(Numbered):
             "worker": (self.workers, worker),
         }
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """The segments of the table above."""
         copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
         tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
         return {
             **super().segments(n_params),
-            **{name: ("float32", PARAMETER_COPY) for name in copies},
+            **parameter_copies(copies),
             "sync.norm": ("float64", n_params),
             **averaged_rows.segments(self.workers, self.tables, tokens),
         }
@@ -390,7 +416,7 @@ class Sync(Numbered):
     def step_s(self, arena: Arena) -> float:
         """That of the slowest worker that a round waits for."""
         seconds = sorted(arena.workers.entry(rank + 1).step_s for rank in range(self.workers))
-        return seconds[self.workers - self.backups - 1]
+        return seconds[self.workers - self.backup_workers - 1]
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no round is under way."""
@@ -437,3 +463,6 @@ class Sync(Numbered):
     def network_bytes(self, arena: Arena, steps: int) -> int:
         """One all-reduce of the gradient in each round."""
         return steps * all_reduce_bytes(arena, self.workers)
+
+
+BY_SPEED: Final = Sync(shares="speed")

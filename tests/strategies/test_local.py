@@ -109,7 +109,7 @@ def test_the_model_is_the_average_and_each_copy_can_be_evaluated_in_its_place():
     of = strategy("avg_runs")
     with new_arena(of) as arena:
         take(worker(arena, 1, of))
-        for name, value in zip(of.copies(), (1.0, 3.0), strict=True):
+        for name, value in zip(of.own_copies(), (1.0, 3.0), strict=True):
             arena.segment(name)[...] = value
         arena.probe[...] = 7.0
         out = np.zeros_like(arena.params)
