@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -109,13 +110,11 @@ class LocalWorker(NumberedWorker):
         A worker waits for the others at its end, also in place of a dead predecessor: they may be
         copying the average over a replica that it trains, too.
         """
-        context, n = self.context, len(self.strategy.stages)
-        last = n * self._words["decided"]
-        if self._words["stages", context.rank] < last:
+        context, strategy, rank = self.context, self.strategy, self.context.rank
+        last = len(strategy.stages) * self._words["decided"]
+        if self._words["stages", rank] < last:
             context.marks.begin_update()
-        for stage in range(last - n, last):
-            self.strategy.take_part(context.arena, context.rank, stage)
-            self.wait_for(stage + 1)
+        self.meet(last - len(strategy.stages), strategy.parts(context.arena, rank))
         context.marks.end_update()
 
     def _parts(self) -> tuple[TicketPart, ...] | None:
@@ -395,18 +394,17 @@ class Local(Numbered):
 
     # -- meetings --------------------------------------------------------------------------------
 
-    def take_part(self, arena: Arena, rank: int, stage: int) -> None:
-        """Do a rank's part of a stage, counted from the first meeting, unless it is done."""
-        words = self.words(arena)
-        if words["stages", rank] == stage:
-            self.stages[stage % len(self.stages)](self, arena, rank)
-            words["stages", rank] = stage + 1
+    def parts(self, arena: Arena, rank: int) -> list[Callable[[], None]]:
+        """Return a rank's part of each stage of a meeting."""
+        return [partial(stage, self, arena, rank) for stage in self.stages]
 
     def _hold(self, arena: Arena, meetings: int) -> None:
         """Do what is left of a meeting for all workers, none of which runs."""
-        for stage in range(len(self.stages) * (meetings - 1), len(self.stages) * meetings):
-            for rank in range(self.workers):
-                self.take_part(arena, rank, stage)
+        words, first = self.words(arena), len(self.stages) * (meetings - 1)
+        parts = [self.parts(arena, rank) for rank in range(self.workers)]
+        for stage, of_all in enumerate(zip(*parts, strict=True), start=first):
+            for rank, part in enumerate(of_all):
+                self.take_part(words, rank, stage, part)
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """End the steps of dead workers, hold a meeting that is due, and write the model."""

@@ -1,12 +1,20 @@
-"""Steps on tickets that a strategy assigns by number, and stages that all workers end together.
+"""The engine of rounds: steps on numbered tickets, and meetings whose stages all end together.
 
 Each numbered step is applied once, even if workers die. Before a worker writes parameters it stores
 in its journal all counts after the step. Then the ledger marks the ticket, the step is applied, and
 the ledger marks its end. So a replacement knows that the step of a ticket that is done was applied,
 and takes in the counts. They are stored, never added: twice is the same as once.
 
-A stage begins when every worker has ended the one before, by a count of its own. Doing a stage
-again is harmless, so the replacement of a dead worker continues at the count that it finds.
+In a meeting workers do the same stages, each its own part. A stage begins when every worker has
+ended the one before, by a count of its own. Doing a part again is harmless, so the replacement of a
+dead worker continues at the count that it finds; no ticket is lost, and none is counted twice.
+
+    strategy              a worker's step                    stages of a meeting
+    sync                  puts its gradient into a segment   average, apply; after each step
+    local_sgd, fedprox    an optimizer step on its copy      average, take the average
+    scaffold, diloco      the same                           control variates; an outer step, too
+    avg_runs              the same                           none
+    round_robin, sim      adds its step in its turn          none
 
     segment       dtype  meaning
     rounds.words  uint8  the words of the strategy, and a journal of each worker
@@ -83,6 +91,12 @@ class Numbered(Strategy):
         """The words, and the copies of the parameters that a checkpoint keeps."""
         return {**parameter_copies(self.kept_segments()), WORDS: ("uint8", self.table.n_bytes)}
 
+    def take_part(self, words: Words, rank: int, stage: int, part: Callable[[], None]) -> None:
+        """Do a rank's part of a stage, unless it is done."""
+        if words["stages", rank] == stage:
+            part()
+            words["stages", rank] = stage + 1
+
     def unfinished(self, words: Words, rank: int, ledger: Ledger, number: int) -> StepRecord | None:
         """The record of a ticket's step that a dead worker has applied and not counted."""
         from mlxhog.arena.ledger import TicketState
@@ -139,7 +153,17 @@ class NumberedWorker(StrategyWorker):
             context.finish(lease)
         return last_record(self._words, context.rank)
 
-    def wait_for(self, stages: int, ranks: Iterable[int] | None = None) -> None:
-        """Wait until every worker, or some, have ended this number of stages."""
+    def meet(
+        self, first: int, parts: Iterable[Callable[[], None]], ranks: Iterable[int] | None = None
+    ) -> None:
+        """Take part in a meeting as far as this worker has not: each stage ends for all at once.
+
+        Args:
+            first: number of the first stage.
+            parts: this worker's part of each stage.
+            ranks: of the members; None is every worker.
+        """
         each, words = self.strategy.each, self._words
-        self.context.wait_until(lambda: min(each(words, "stages", ranks)) >= stages)
+        for stage, part in enumerate(parts, start=first):
+            self.strategy.take_part(words, self.context.rank, stage, part)
+            self.context.wait_until(lambda end=stage + 1: min(each(words, "stages", ranks)) >= end)

@@ -1,6 +1,6 @@
 """Synchronous training: gradients averaged through the arena (Dekel et al. 2012, arXiv:1012.1367).
 
-One round is one update of P batches, in three stages (`rounds.py`):
+One round is one update of P batches, in three stages (`rounds.py` has meetings):
 
     stage 3R     compute a gradient for ticket R P + rank, write it to this worker's segment
     stage 3R+1   average this worker's share of the parameters over all gradient segments, in rank
@@ -50,6 +50,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -202,16 +203,10 @@ class SyncWorker(NumberedWorker):
         The gradient is dropped if the round is closed without it.
         """
         context, words, strategy = self.context, self._words, self.strategy
-        rank, start = context.rank, words["stages", context.rank]
-        base = start // 3 * 3
-        round_ = base // 3
-        if start == base and strategy.members(words)[0] == round_:
-            if self._shares is not None:
-                self._shares.note(rank, samples, monotonic_ns() - self._began_ns)
-            if samples:
-                self._write_own(grads)
-            words["weight", rank] = samples
-            words["stages", rank] = base + 1
+        rank, round_ = context.rank, words["stages", context.rank] // 3
+        if strategy.members(words)[0] == round_:
+            put = partial(self._put, grads, samples)
+            strategy.take_part(words, rank, 3 * round_, put)
         context.wait_until(lambda: self._is_closed(round_))
         closed, ranks = strategy.members(words)
         if closed > round_ + 1 or rank not in ranks:
@@ -221,11 +216,11 @@ class SyncWorker(NumberedWorker):
             return WriteResult(applied=False, version=version, too_late=True)
         self._be_members(ranks)
         context.marks.begin_update()  # before any worker of the round can apply its share
-        if start <= base + 1:
-            self._average()
-            words["stages", rank] = base + 2
-        self.wait_for(base + 2, self._ranks)
-        return self._end_round(lease, base)
+        self.meet(3 * round_ + 1, (self._average, partial(self._end, lease)), self._ranks)
+        context.marks.end_update()
+        finite = math.isfinite(self._norm())
+        version = context.entry.version_read + finite
+        return WriteResult(applied=finite, staleness=0, version=version)
 
     def _is_closed(self, round_: int) -> bool:
         """Whether a round is closed; closes it if enough gradients are there."""
@@ -241,9 +236,13 @@ class SyncWorker(NumberedWorker):
         words.compare_exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
         return True
 
-    def _end_round(self, lease: Lease, base: int) -> WriteResult:
-        context, words, entry = self.context, self._words, self.context.entry
-        norm = float(np.sqrt(self._norms.sum()))
+    def _norm(self) -> float:
+        """Norm of the round's mean gradient."""
+        return float(np.sqrt(self._norms.sum()))
+
+    def _end(self, lease: Lease) -> None:
+        """Last stage: this worker's share of the step, and its counts."""
+        context, entry, norm = self.context, self.context.entry, self._norm()
         finite = math.isfinite(norm)
         version = entry.version_read + finite  # every worker of a round read the same one
 
@@ -254,15 +253,18 @@ class SyncWorker(NumberedWorker):
         entry.opt_step, entry.ticket = record.opt_step, -1
         if self._place == 0:
             context.arena.counters.store("version", version)
-        context.marks.end_update()
-        words["stages", context.rank] = base + 3
-        self.wait_for(base + 3, self._ranks)
-        return WriteResult(applied=finite, staleness=0, version=version)
 
-    def _write_own(self, grads: Grads) -> None:
+    def _put(self, grads: Grads, samples: int) -> None:
+        """First stage: the worker's gradient, and its weight."""
+        rank = self.context.rank
+        if self._shares is not None:
+            self._shares.note(rank, samples, monotonic_ns() - self._began_ns)
+        self._words["weight", rank] = samples
+        if not samples:
+            return
         if self._rows is not None:
-            self._rows.put(self.context.rank, tables.parted(grads, self.context.tables)[1])
-        flat = self._all[self.context.rank]
+            self._rows.put(rank, tables.parted(grads, self.context.tables)[1])
+        flat = self._all[rank]
         for slot in self._slots:
             grad = grads[slot.name]
             own = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
@@ -273,6 +275,7 @@ class SyncWorker(NumberedWorker):
                 np.copyto(own, grad)
 
     def _average(self) -> None:
+        """Second stage: this worker's share of the mean, and its sums of squares."""
         ranks, shares = zip(*self._shares_of_ranks(), strict=True)
         all_grads = [self._all[rank] for rank in ranks]
         equal = len(set(shares)) == 1

@@ -224,7 +224,7 @@ def test_the_successor_of_a_worker_that_died_at_a_meetings_end_waits_for_the_oth
     words = of.words(arena)
     words["decided"] += 1
     for rank, stage in ((0, 0), (1, 0), (0, 1)):
-        of.take_part(arena, rank, stage)
+        of.take_part(words, rank, stage, of.parts(arena, rank)[stage])
     for slot in (1, 2):
         run.reap(slot)
     one, other = run.worker(1), run.worker(2)
