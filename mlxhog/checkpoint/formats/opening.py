@@ -284,7 +284,7 @@ def open_checkpoint(
     ours = path.is_dir() and (path / manifest.NAME).is_file()
     if ours:
         record = manifest.read(path)
-        manifest.verify(path, record, digests=False)
+        manifest.verify(path, record, large=())
     elsewhere = None if config is None else Path(config)
     fields = _find_config(folder) if elsewhere is None else read_config(elsewhere)
     arrays = unwrapped(weights.read(file))
@@ -296,7 +296,7 @@ def open_checkpoint(
         _check_final_norm(tensors, model, path)
     _check_fit(tensors, model, path)
     if ours and verify:  # last: reading the files takes time, and the checks above do not
-        manifest.verify_digests(path, record, [part.name for part in weights.parts(file)])
+        manifest.verify(path, record, large=[part.name for part in weights.parts(file)])
     kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"
     return Opened(path.absolute(), folder.absolute(), kind, model, tensors)
 
