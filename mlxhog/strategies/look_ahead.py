@@ -30,6 +30,7 @@ from typing import Final
 
 import numpy as np
 
+from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.config.config import TrainConfig
@@ -59,6 +60,11 @@ def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
     """The arrays in which steps are recorded; None if they are not."""
     names = segments(config, workers)
     return StepTrace(*(arena.segment(name) for name in names)) if names else None
+
+
+def weights(horizon: float) -> tuple[float, float]:
+    """The weights of the last step and of minus the one before, `horizon` steps later."""
+    return horizon * (1.0 + TREND), horizon * TREND
 
 
 class AsTheyAre:
@@ -115,7 +121,7 @@ class OwnMovement(_Ahead):
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
         share = self.horizon(self._counters.load("version")) / self._workers
-        updates.snapshot_predict(dst, self._params, self.previous, share, threads=threads)
+        _native.read(dst, self._params, own_prev=self.previous, a=share, threads=threads)
 
     def horizon(self, version: int) -> float:
         """Number of steps that a read looks ahead, if the movement since the last read counts as P.
@@ -140,9 +146,8 @@ class LastSteps(_Ahead):
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
         last, prev = self._record
-        updates.snapshot_ahead(
-            dst, self._params, last, prev, horizon=self.others, trend=TREND, threads=threads
-        )
+        a, b = weights(self.others)
+        _native.read(dst, self._params, last=last, prev=prev, a=a, b=b, threads=threads)
 
 
 def reader(arena: Arena, config: TrainConfig, workers: int) -> AsTheyAre:

@@ -35,14 +35,13 @@ def add_ones(segment, barrier, slot, kernel, n, rounds):
         seed = slot << 32 | k
         if kernel == "rows":
             values = ones[: len(rows) * WIDTH]
-            _native.add_rows(locks, LOSSLESS, flat, OFFSET, WIDTH, 0, rows, values, seed)
+            _native.add(locks, LOSSLESS, flat, OFFSET, values, (rows, WIDTH, 0, n), seed)
         elif kernel == "table":
             place, grad = (np.sort(rows), WIDTH, 0, n), -ones[: len(rows) * WIDTH]
             _native.step(*SGD, locks, LOSSLESS, flat, OFFSET, grad, rows=place, seed=seed)
-        elif kernel == "stripe":
-            _native.add_dense(locks, LOSSLESS, flat, OFFSET, ones, seed)
-        elif kernel == "racy":
-            _native.add_dense(locks, RACY, flat, OFFSET, ones, seed)
+        elif kernel in ("stripe", "racy"):
+            mode = RACY if kernel == "racy" else LOSSLESS
+            _native.add(locks, mode, flat, OFFSET, ones, seed=seed)
         else:
             _native.add_cas(flat, OFFSET, ones, int(kernel.removeprefix("cas")))
 

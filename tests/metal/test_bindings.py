@@ -17,12 +17,12 @@ def ones(n):
 
 
 def dense(s, offset=0, n=1, mode=RACY, locks=None, delta=None):
-    _native.add_dense(locks, mode, s.floats, offset, ones(n) if delta is None else delta)
+    _native.add(locks, mode, s.floats, offset, ones(n) if delta is None else delta)
 
 
-def rows(s, index=None, width=8, n=16, mode=RACY, locks=None):
+def rows(s, index=None, width=8, n=16, mode=RACY, locks=None, floats=16):
     index = None if index is None else np.array(index, np.int32)
-    _native.add_rows(locks, mode, s.floats, 0, width, 0, index, ones(n))
+    _native.add(locks, mode, s.floats, 0, ones(n), (index, width, 0, floats))
 
 
 def step_rows(s, *index, floats=N):
@@ -47,7 +47,7 @@ REFUSED = {
             mode=LOSSLESS,
             locks=_native.Locks(s.words[:1], s.table, 1, 1),
         ),
-        "only 1 lock words",
+        "there are 1",
     ),
     "lossless without locks": (lambda s: dense(s, mode=LOSSLESS), "needs the arena's locks"),
     "mode -1": (lambda s: dense(s, mode=-1, locks=s.locks(1)), "wanted 0"),
@@ -58,11 +58,11 @@ REFUSED = {
         "row -1 is outside",
     ),
     "row 2": (lambda s: rows(s, [0, 2], mode=LOSSLESS, locks=s.locks(1)), "row 2 is outside"),
-    "too many rows": (lambda s: rows(s, width=64, n=N + 64), "hold"),
+    "too many rows": (lambda s: rows(s, n=24), "values has 3 rows; wanted 2"),
     "another width": (lambda s: rows(s, width=7), "not rows of width"),
     "a row twice": (lambda s: step_rows(s, 1, 1), "ascend"),
     "rows that descend": (lambda s: step_rows(s, 2, 1), "ascend"),
-    "a row behind its parameter": (lambda s: step_rows(s, 1, 2, floats=16), "outside their"),
+    "a row behind its parameter": (lambda s: step_rows(s, 1, 2, floats=16), "row 2 is outside"),
     "a parameter behind the segment": (lambda s: step_rows(s, 0, 1, floats=N + 1), "do not fit"),
     "a moment of another size": (lambda s: step(s, "mean", [1] * 5, 3), "a moment has 3 floats"),
     "moments of another kernel": (lambda s: step(s, "gradient", [], 8), "and has 1 moments"),
@@ -76,10 +76,10 @@ REFUSED = {
     "half a record": (lambda s: step(s, "gradient", [], last=ones(8)), "both or neither"),
     "no place for a direction": (lambda s: step(s, "gradient", [], out=ones(7)), "out has 7"),
     "a width of swaps": (lambda s: _native.add_cas(s.floats, 0, ones(3), 3), "1, 2 or 4"),
-    "a snapshot": (lambda s: _native.snapshot(np.empty(3, np.float32), s.floats), "dst has 3"),
+    "a snapshot": (lambda s: _native.read(np.empty(3, np.float32), s.floats), "dst has 3"),
     "a prediction": (
-        lambda s: _native.snapshot_predict(ones(N), s.floats, np.empty(3, np.float32), 0.5),
-        "prev has 3 floats",
+        lambda s: _native.read(ones(N), s.floats, own_prev=np.empty(3, np.float32)),
+        "own_prev has 3 floats",
     ),
 }
 

@@ -74,8 +74,8 @@ def test_reads_by_several_threads_have_the_bits_of_one_thread(n, threads):
     for count in (1, threads):
         own, dst = prev.copy(), np.zeros((3, n), np.float32)
         updates.snapshot(dst[0], src, threads=count)
-        updates.snapshot_predict(dst[1], src, own, 0.3, threads=count)
-        updates.snapshot_ahead(dst[2], src, last, prev, horizon=2.0, trend=0.5, threads=count)
+        _native.read(dst[1], src, own_prev=own, a=0.3, threads=count)
+        _native.read(dst[2], src, last=last, prev=prev, a=3.0, b=1.0, threads=count)
         read[count] = [*dst, own]
     for actual, expected in zip(read[threads], read[1], strict=True):
         np.testing.assert_array_equal(actual, expected)
