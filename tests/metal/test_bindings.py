@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.errors import ShapeError
+from mlxhog.optim import updates
+from mlxhog.optim.gradients import Rows
 from tests.metal.shared import shared
+from tests.optim.small import Slot
 from tests.pairs import each_of
 
 LOSSLESS, RACY, IN_TURN = 0, 1, 3
@@ -23,6 +27,17 @@ def dense(s, offset=0, n=1, mode=RACY, locks=None, delta=None):
 def rows(s, index=None, width=8, n=16, mode=RACY, locks=None, floats=16):
     index = None if index is None else np.array(index, np.int32)
     _native.add(locks, mode, s.floats, 0, ones(n), (index, width, 0, floats))
+
+
+def at(s, index, *, n=None, width=8, word0=None, mode=RACY, locks=None):
+    index = np.array(index, np.int32)
+    place = (s.floats, 0, 16, width, word0)
+    _native.add_at(locks, mode, *place, index, ones(len(index) if n is None else n))
+
+
+def python_rows(s, row):
+    delta = Rows(np.array([0, row], np.int32), np.ones((2, 8), np.float32))
+    updates.add(s.floats, Slot("table", (4, 8), 0), delta, locks=None, mode=RACY)
 
 
 def step_rows(s, *index, floats=N):
@@ -60,6 +75,20 @@ REFUSED = {
     "row 2": (lambda s: rows(s, [0, 2], mode=LOSSLESS, locks=s.locks(1)), "row 2 is outside"),
     "too many rows": (lambda s: rows(s, n=24), "values has 3 rows; wanted 2"),
     "another width": (lambda s: rows(s, width=7), "not rows of width"),
+    "a row below a slot": (lambda s: python_rows(s, -1), "the parameter has rows 0 to 3"),
+    "a row above a slot": (lambda s: python_rows(s, 4), "the parameter has rows 0 to 3"),
+    "elements that descend": (lambda s: at(s, [3, 2]), "ascending"),
+    "an element twice": (lambda s: at(s, [3, 3]), "ascending"),
+    "an element below": (lambda s: at(s, [-1]), "outside the 16"),
+    "an element above": (lambda s: at(s, [16]), "outside the 16"),
+    "a place without a value": (lambda s: at(s, [1, 2], n=1), "2 places for 1 values"),
+    "elements in part of a row": (lambda s: at(s, [1], width=7), "not rows of width"),
+    "elements without locks": (lambda s: at(s, [1], mode=LOSSLESS), "locks is None"),
+    "elements in turn": (lambda s: at(s, [1], mode=IN_TURN, locks=s.locks(1)), "not added in turn"),
+    "elements without words": (
+        lambda s: at(s, [1], word0=1, mode=LOSSLESS, locks=s.locks(1)),
+        "2 lock words from 1 on: there are 2",
+    ),
     "a row twice": (lambda s: step_rows(s, 1, 1), "ascend"),
     "rows that descend": (lambda s: step_rows(s, 2, 1), "ascend"),
     "a row behind its parameter": (lambda s: step_rows(s, 1, 2, floats=16), "row 2 is outside"),
@@ -88,7 +117,7 @@ REFUSED = {
 def test_what_does_not_fit_the_segment_is_refused_unwritten(case):
     call, message = REFUSED[case]
     with shared(N, n_words=2) as segment:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, ShapeError), match=message):
             call(segment)
         assert not segment.floats.any()
         assert not segment.words.any()
