@@ -25,6 +25,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.rules import Rule, holding
 from mlxhog.theory.simulator import Prediction, schemes, simulate
+from mlxhog.theory.simulator.machine import Scheme
 from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
 
 # -- arms: strategies of train, each with its scheme in the simulator ------------------------------
@@ -58,7 +59,7 @@ class Arm:
     """
 
     strategy: StrategyChoice
-    scheme: schemes.Scheme
+    scheme: Scheme
     workers: str = ""
 
     @property
@@ -109,7 +110,7 @@ def arms(
     return known
 
 
-def _scheme(strategy: StrategyChoice, barrier_s: float) -> schemes.Scheme:
+def _scheme(strategy: StrategyChoice, barrier_s: float) -> Scheme:
     """Simulate a strategy; a barrier takes some seconds beyond the workers' own copies."""
     match strategy:
         case Sync():
