@@ -56,10 +56,7 @@ def labels(batch):
 
 
 @pytest.mark.parametrize("text", ["a", "abcdefg", "abcdefgh", "abcdefghi", "x" * 40, "é\n" * 99])
-@pytest.mark.parametrize("piece_bytes", [16, 1 << 20])
-def test_every_token_of_a_document_is_a_label_once(text, piece_bytes, monkeypatch):
-    """Also if the document is tokenized in pieces."""
-    monkeypatch.setattr("mlxhog.data.stream.PIECE_BYTES", piece_bytes)
+def test_every_token_of_a_document_is_a_label_once(text):
     rows = rows_of(text)
     trained = np.concatenate([row.ids[1:] for row in rows])
     assert trained.tolist() == [*text.encode(), BOS]
