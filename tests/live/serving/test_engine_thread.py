@@ -97,7 +97,7 @@ class Bench:
         monkeypatch.setattr("mlxhog.live.source.LOADING_PART", 1e9)  # load whenever newer
         self.thread = EngineThread("letters", ServeConfig(**how))
         assert self.thread.wait().name == "letters"
-        assert self.thread.whose == "letters"
+        assert self.thread.weights["weights"] == "letters"
 
     def job(self, n=4, count=1, **how):
         sampling = Sampling(max_new_tokens=n, temperature=0)
@@ -245,23 +245,19 @@ def test_a_source_that_breaks_ends_the_thread_with_its_error(bench, monkeypatch)
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stream_is_refused_with_the_status_of_the_whole_answer(bench, stream):
-    b = bench(sessions=1)
-    api = Api(b.thread, b.thread.wait(), ServeConfig(sessions=1), None)
-    fields = {"model": "letters", "prompt": "ab", "session": "s", "stream": stream}
+    b = bench()
+    api = Api(b.thread, b.thread.wait(), ServeConfig(), None)
+    fields = {"model": "letters", "prompt": "ab", "stream": stream}
 
     async def work():
         transport = httpx.ASGITransport(api)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            first = asyncio.create_task(client.post("/v1/completions", json=fields))
-            while b.thread.n_answers < 1:
-                await asyncio.sleep(0)
-            answer = asyncio.create_task(client.post("/v1/completions", json=fields))
-            while b.thread.n_answers < 2:  # then its request is before the engine
-                await asyncio.sleep(0)
             b.say(100)
-            body = (await answer).json()["error"]
-            assert (answer.result().status_code, body["code"]) == (409, "session_in_use")
-            assert (await first).status_code == 200
+            b.backend.letter = np.nan
+            answer = await client.post("/v1/completions", json=fields)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_finite")
+            health = await client.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "trouble")
             wrong = await client.post("/v1/completions", json=fields | {"prompt": [999]})
             assert wrong.status_code == 400
 
