@@ -308,15 +308,11 @@ class PairLog:
         """
         with disk_errors(f"making {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("a+")
-        with lock:
-            try:
-                durable.take_lock(lock)
-            except durable.LockHeld as error:
-                raise RunError(
-                    f"process {error.holder} runs the comparison in {self.folder}; wait for it, "
-                    "or stop it"
-                ) from error
+
+        def refusal(why: str) -> RunError:
+            return RunError(f"the comparison in {self.folder} {why}, or name another --folder")
+
+        with durable.lock(self.folder, refusal):
             self._check_identity()
             self.pairs = self._read()
             self._clear_unfinished()

@@ -5,10 +5,10 @@ import re
 import signal
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 
-from mlxhog.base import durable
 from tests.another_process import Program
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.threads import wait_until
@@ -61,8 +61,8 @@ def run_in(page):
 
 def held(run):
     """Hold the lock of a run, as the process that trains it does."""
-    lock = (run.directory / "lock").open("a+")
-    durable.take_lock(lock)
+    lock = ExitStack()
+    lock.enter_context(run.lock())
     return lock
 
 

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from mlxhog import cli
-from mlxhog.base import durable
 from mlxhog.mad.report.page import page as page_of_study
 from mlxhog.mad.report.plots import plots
 from mlxhog.mad.report.ranking import read_ranking
@@ -207,8 +206,7 @@ def test_nothing_is_wider_than_the_window(window, written, tmp_path):
 @pytest.mark.parametrize("state", ["running", "done"])
 def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit, state):
     run = write_run(tmp_path, events=[], status={"status": state})
-    with (run.directory / "lock").open("a+") as lock:
-        durable.take_lock(lock)
+    with run.lock():
         report(capsys, run.directory)
     page = visit().open(f"file://{run.directory}/report.html")
     text = page.locator("body").inner_text()

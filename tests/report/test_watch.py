@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from mlxhog import cli
-from mlxhog.base import durable
 from mlxhog.checkpoint import creation
 from mlxhog.report.follow import ending, follow
 from mlxhog.report.record import RunRecord
@@ -80,8 +80,8 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
         if len(looks) == 2:
             lock.close()
 
-    lock = (run.directory / "lock").open("a+")
-    durable.take_lock(lock)
+    lock = ExitStack()
+    lock.enter_context(run.lock())
     follow(RunRecord(run), reports.append, pause=live)
     assert [progress.step for progress in reports][-1] == 100
     messages = [progress.message for progress in reports if progress.message]
