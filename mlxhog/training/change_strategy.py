@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.arena.process import WatchedTime
 from mlxhog.config import schedules
 from mlxhog.config.schedules import Falling
-from mlxhog.config.strategies import Hogwild
 from mlxhog.training import choose_strategy
 from mlxhog.training.choose_strategy import ROUNDS, StepTime
 
@@ -52,7 +51,7 @@ def rounds_before(plan: TextPlan) -> int | None:
 def _after(plan: TextPlan) -> float:
     """The share of the budget after which rounds end; 0 where measured times say so."""
     chosen = plan.stored.strategy
-    return chosen.async_after if isinstance(chosen, Hogwild) else 0.0
+    return 0.0 if chosen is None else chosen.rounds_share
 
 
 class Changes:

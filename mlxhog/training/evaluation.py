@@ -39,7 +39,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_count
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.views import Tell
-from mlxhog.strategies import Context
+from mlxhog.strategies.context import Context
 from mlxhog.training.job import Job
 
 if TYPE_CHECKING:  # which workers need not import
@@ -389,7 +389,7 @@ class Evaluations:
         parameters of their own, which are scored next.
         """
         self._run.drain()  # first an evaluation that ended together with the training
-        alone = self._run.interrupts() or self._run.strategy.copies()
+        alone = self._run.interrupts() or self._run.strategy.own_copies()
         self._begin_with_all(self._part.batches if alone else self._part.all_batches)
 
     def _begin_with_all(self, end: int) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from mlxhog import optim
 from mlxhog.arena import Layout
 from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import FedBack, Sparse
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.strategies import Strategy
@@ -55,12 +55,7 @@ class Memory:
     ) -> Memory:
         """This with the estimate for each worker of a run."""
         copies = 1 + (config.read != "live") + config.overlap
-        strategy = config.strategy
-        if isinstance(strategy, Sparse) and strategy.sparsify != "none":
-            copies += not strategy.error_feedback  # steps before selection
-        copies += config.prediction == "own" and workers > 1
-        if isinstance(strategy, FedBack):
-            copies += strategy.delay_feedback  # the correction that was added before
+        copies += (config.prediction == "own" and workers > 1) + optim.build(config).scratch_arrays
         per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
         per_token += 4 * model.vocab_size
         return replace(

@@ -138,7 +138,7 @@ def train_and_kill(config, kills=1):
         {"strategy": "sync", "steps": 40, "sync_shares": "speed", "slow": "1=3",
          "optimizer": "muon"},
         {"strategy": "ssp", "slack": 1, "steps": 60},
-        {"strategy": "locked", "steps": 60},
+        {"strategy": "locked", "steps": 400},  # the lock may return to one worker often
         {"strategy": "sim", "workers": "mlx:cpu", "sim_staleness": "uniform:0:3", "steps": 60},
         {"delay_feedback": True, "steps": 60},
     ],

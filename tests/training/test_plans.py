@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from mlxhog import TrainConfig, train
-from mlxhog.config.optimizer import GROUPS
-from mlxhog.config.optimizers import AdamW, Muon
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models.registry import load_architecture
+from mlxhog.optim import GROUPS, AdamW, Muon
 from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL, small_config

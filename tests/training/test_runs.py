@@ -14,8 +14,8 @@ from mlxhog.arena import Arena
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
-from mlxhog.config.optimizers import Muon
 from mlxhog.models import families
+from mlxhog.optim import Muon
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
 from mlxhog.training.plan import make_plan
