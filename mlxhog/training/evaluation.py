@@ -334,7 +334,6 @@ class Evaluations:
         self._counters.store("eval_next", self._round * EVAL_ROUND + place)
 
     def _take(self, record: Any) -> None:
-        """Take in the score of a batch, from a worker's record."""
         round_, place = divmod(int(record["version"]), EVAL_ROUND)
         if round_ < self._first:
             return  # of an evaluation before the present one
