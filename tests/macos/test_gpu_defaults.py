@@ -9,23 +9,6 @@ from tests.macos.simulation import linux_only, simulated
 
 pytestmark = linux_only
 
-CREATE = "import sys; from mlxhog import backends; backends.create_alone(sys.argv[1])"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backend", "user", "value"),
-    [("mlx:gpu", {}, "1"), ("mlx:gpu", {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": 0}, "0"),
-     ("mlx:cpu", {}, "None")],
-)  # fmt: skip
-def test_a_gpu_backend_asks_for_more_time_before_mlx_loads_unless_the_user_has_decided(
-    tmp_path, backend, user, value
-):
-    log = tmp_path / "log"
-    simulated(CREATE, backend, FAKE_METAL=1, FAKE_MLX_LOG=log, **user)
-    assert log.read_text().split()[1] == value
-
-
 TRAIN = """
 import json, sys
 from pathlib import Path
@@ -54,7 +37,7 @@ def test_a_gpu_worker_trains_with_a_measured_batch(tmp_path):
     assert line.startswith(f"batch_size auto: {batch['sequences']} sequence")
     asked = dict(row.split() for row in log.read_text().splitlines())
     assert pids
-    assert {asked[str(pid)] for pid in pids} == {"1"}, "workers"
+    assert {asked[str(pid)] for pid in pids} == {"1"}, "workers ask for more time on the GPU"
     assert list(asked.values()).count("1") >= 2, "and the process that measures"
 
 
@@ -79,8 +62,6 @@ if __name__ == "__main__":
 def test_a_batch_beyond_the_working_set_is_refused_with_the_largest_that_fits(tmp_path):
     (line,) = simulated(TOO_LARGE, tmp_path, 1_000_000, FAKE_METAL=1).splitlines()
     assert "and a worker has 6.0 GiB (0.75 of the recommended memory, divided" in line
-    found = re.search(r"largest batch that fits is (\d+) \(--batch-size \1\)", line)
-    assert found
-    largest = int(found[1])
+    largest = int(re.search(r"largest batch that fits is (\d+) \(--batch-size \1\)", line)[1])
     (line,) = simulated(TOO_LARGE, tmp_path, largest, largest + 1, FAKE_METAL=1).splitlines()
     assert f"batch_size is {largest + 1}" in line
