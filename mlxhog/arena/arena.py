@@ -71,7 +71,7 @@ class Arena:
     def __init__(self, mapping: mmap.mmap, handle: ArenaHandle, *, readonly: bool) -> None:
         """Use `create`, `from_handle` or `connect`."""
         self._mapping: mmap.mmap | None = mapping
-        self._handle, self._fds = handle, (handle.fd,)
+        self._handle, self._fds = handle, tuple[int, ...]((handle.fd,))
         self.layout, self.write, self.creator = handle.layout, handle.write, handle.creator
         self.readonly = readonly
         self.note = ""
@@ -141,11 +141,7 @@ class Arena:
         return arena
 
     def ask_for_copies(self) -> None:
-        """Let the training that serves this arena publish copies, until this arena is closed.
-
-        Raises:
-            ArenaError: the training has ended.
-        """
+        """Let the training that serves this arena publish copies, until this arena is closed."""
         assert self._connection is not None, "only a connected arena is another process's"
         try:
             self._connection.send(COPIES)
@@ -160,11 +156,7 @@ class Arena:
     def serve(self, path: Path) -> RunServer:
         """Serve this arena, read-only, to later readers of the same user, and take requests.
 
-        Args:
-            path: path of the socket; a socket of a dead process is replaced.
-
-        Raises:
-            ArenaError: the path is unusable.
+        A socket of a dead process at the path is replaced.
         """
         self._mapped()
         return RunServer(path, (self.layout, self.write, self.creator), (self._fds[-1],))
@@ -186,11 +178,7 @@ class Arena:
         return lost_update_rate(self.probe, adds) if adds else None
 
     def param(self, name: str) -> NDArray[np.float32]:
-        """One parameter or table in its own shape, float32.
-
-        Raises:
-            ArenaError: no such parameter.
-        """
+        """One parameter or table in its own shape, float32."""
         if (table := self.layout.tables.get(name)) is not None:
             flat = self.segment(TABLES)
             return flat[table.offset : table.offset + table.size].reshape(table.shape)
@@ -204,11 +192,7 @@ class Arena:
         return {name: self.param(name) for name in self.layout.tables}
 
     def segment(self, name: str) -> NDArray[Any]:
-        """One segment, one-dimensional, of its dtype.
-
-        Raises:
-            ArenaError: no such segment.
-        """
+        """One segment, one-dimensional, of its dtype."""
         if name not in self.layout.segments:
             raise ArenaError(
                 f"no segment {name!r} in this arena; it has {', '.join(self.layout.segments)}"

@@ -18,7 +18,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+)
 from multiprocessing import connection, parent_process, reduction, resource_tracker
 from types import ModuleType
 from typing import Any, NoReturn
@@ -142,11 +149,9 @@ def follow_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-@contextmanager
-def thread_limits(threads: int) -> Iterator[None]:
+def thread_limits(threads: int) -> AbstractContextManager[None]:
     """Environment in which the libraries of a child start at most `threads` threads."""
-    with environment(limits_of_threads(threads)):
-        yield
+    return environment(limits_of_threads(threads))
 
 
 def limits_of_threads(threads: int) -> dict[str, str]:
@@ -219,15 +224,7 @@ NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 def require_descriptors(n: int, what: str) -> None:
-    """Refuse to begin if this process may not open `n` more files.
-
-    Args:
-        n: files, pipes and sockets.
-        what: what needs them, for the message.
-
-    Raises:
-        EnvironmentLacks: the process may open fewer than `n` more.
-    """
+    """Raise EnvironmentLacks if this process may not open `n` more files, pipes and sockets."""
     descriptors: list[int] = []
     try:
         for _ in range(n):

@@ -92,12 +92,7 @@ def read_all(file: BinaryIO, most: int) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_CONFIG_BYTES, *, named: bool = False) -> str:
-    """Return the text of a small file.
-
-    Args:
-        path: the file.
-        most: bytes that it may have.
-        named: the user gave the path of this file, so it may be a pipe (`--config <(...)`).
+    """Return the text of a small file; one that the user has named may be a pipe.
 
     Raises:
         OSError: it cannot be read, or is a pipe or a device and not `named`.
@@ -119,15 +114,9 @@ def read_small(
 ) -> bytes:
     """Return the content of a small file of a checkpoint.
 
-    Args:
-        path: the file.
-        most: bytes that it may have.
-        named: the user gave the path of this file, so it may be a link to any place.
-        refusal: type of the error for a file that is refused.
-
     Raises:
-        MlxhogError: of the type `refusal`: the file is too large, not a regular file, or a link
-            that leads out of its directory.
+        MlxhogError: of the type `refusal`: the file has more than `most` bytes, is not a regular
+            file, or is a link that leads out of its directory and the user has not `named` it.
         OSError: the file is missing, or cannot be read.
     """
     real = path.resolve(strict=True)
@@ -153,18 +142,7 @@ def read_small(
 def refuse_more(
     things: str, count: int, most: int, path: object, refusal: type[MlxhogError] = CheckpointError
 ) -> None:
-    """Refuse a file that lists more than any program writes, before each entry costs time.
-
-    Args:
-        things: what it lists, for the message.
-        count: number of them.
-        most: their limit.
-        path: the file.
-        refusal: type of the error.
-
-    Raises:
-        MlxhogError: of the type `refusal`: `count` is above `most`.
-    """
+    """Refuse a file that lists more things than any program writes, before each costs time."""
     if count > most:
         raise refusal(
             f"{path} has {count:,} {things}; the limit is {most:,}, so the file is damaged or of "

@@ -64,15 +64,7 @@ class TensorSource:
 
 
 def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays and flush them to the disk.
-
-    Args:
-        path: the file to create.
-        tensors: name -> array, contiguous or not.
-
-    Raises:
-        OSError: the file cannot be written; ENOSPC if the disk is full.
-    """
+    """Write arrays by name, contiguous or not, as `write_entries` does."""
     entries = {name: TensorSource(a.shape, a.dtype, (a,)) for name, a in tensors.items()}
     for _ in write_entries(path, entries):
         pass
@@ -83,10 +75,6 @@ def write_entries(path: Path, entries: Mapping[str, TensorSource]) -> Iterable[t
 
     When the iterator has ended, the file is whole and on the disk. Memory stays below a few pieces
     of `mapped.CHUNK_BYTES`.
-
-    Args:
-        path: the file to create.
-        entries: name -> tensor.
 
     Raises:
         OSError: the file cannot be written; ENOSPC if the disk is full. The unfinished file is
@@ -143,11 +131,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def refuse_lfs_pointer(path: Path) -> None:
-    """Refuse a pointer file, which git leaves in place of a large file if Git LFS is missing.
-
-    Raises:
-        CheckpointError: the file is a pointer of Git LFS.
-    """
+    """Refuse a pointer, which git leaves in place of a large file if Git LFS is missing."""
     try:
         with reading.open_regular(path) as file:
             begins = file.read(len(_LFS_POINTER))
@@ -161,11 +145,7 @@ def refuse_lfs_pointer(path: Path) -> None:
 
 
 def refuse_many(names: Collection[str], path: Path) -> None:
-    """Refuse a file of more tensors, or with longer names, than any model has.
-
-    Raises:
-        CheckpointError: it is one.
-    """
+    """Refuse a file of more tensors, or with longer names, than any model has."""
     reading.refuse_more("tensors", len(names), reading.MOST_TENSORS, path)
     longest = max(map(len, names), default=0)
     reading.refuse_more("characters in a name", longest, reading.MOST_NAME, path)

@@ -39,13 +39,7 @@ class _Record:
 
 
 def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Write the manifest of a checkpoint's directory, after all its other files.
-
-    Args:
-        directory: directory of the checkpoint, beside older ones.
-        step: updates applied so far.
-        state: the trainer's state, as JSON values.
-    """
+    """Write the manifest of a checkpoint's directory, after all its other files."""
     earlier = [_read_order(path) for path in by_age(directory.parent)]
     paths = [path for path in sorted(directory.iterdir()) if path.name != CARD]
     files = {

@@ -35,11 +35,7 @@ _SHOWN = 8
 
 
 def candidates(path: Path) -> list[Path]:
-    """Return the files that may have a checkpoint's tensors, the preferred one first.
-
-    Args:
-        path: a directory, or the file itself.
-    """
+    """Return the files in a directory that may have its tensors, the preferred one first."""
     if path.is_file():
         return [path] if path.name.endswith((".index.json", *ENDINGS)) else []
     if not path.is_dir():
@@ -53,10 +49,7 @@ def candidates(path: Path) -> list[Path]:
 
 
 def find(path: Path) -> Path:
-    """Return the file of a checkpoint's tensors, or the index that names its files.
-
-    Args:
-        path: a directory, or the file itself.
+    """Return the file of a directory's tensors, or the index that names its files.
 
     Raises:
         CheckpointError: there is no such file, or there are several without a known name.
@@ -81,10 +74,7 @@ def find(path: Path) -> Path:
 
 
 def read(file: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a checkpoint as views of mappings of its files.
-
-    Args:
-        file: as `find` returns it.
+    """Return the tensors of the result of `find` as views of mappings of its files.
 
     Raises:
         CheckpointError: a file is missing, truncated or foreign, or two have a tensor.
