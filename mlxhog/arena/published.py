@@ -56,7 +56,7 @@ def segments(max_workers: int) -> dict[str, tuple[str, int]]:
 
 def copy_racily(out: Float32, shared: Float32) -> None:
     """Copy (n,) float32 while others write them: floats are whole, but of different versions."""
-    _native.snapshot(out, shared)
+    _native.read(out, shared)
 
 
 # -- marks -----------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Copies:
         """
         while (copy := self.newest()) is not None:
             before = self.mark(copy.number)
-            _native.snapshot(out, self.floats(copy.number)[: out.size])
+            _native.read(out, self.floats(copy.number)[: out.size])
             if before is not None and self.mark(copy.number) == before:
                 return copy
         return None

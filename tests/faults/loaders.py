@@ -242,7 +242,7 @@ SUBJECTS = (
     Subject("train.yaml", text_file("train.yaml", TrainConfig(steps=3).to_yaml()), _read_config, 6),
     *_architectures(),
     Subject("search space", text_file("space.yaml", SPACE),
-            lambda f: read_space(f / "space.yaml").to_dict(), 4),
+            lambda f: read_space(f / "space.yaml"), 4),
     Subject("directory of transformers", _write_hf, _touch, 4),
     Subject("shards", _write_shards, _touch, 3),
     Subject("torch file", _write_torch, lambda f: _touch(f / "model.pt"), 4),
