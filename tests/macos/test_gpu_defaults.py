@@ -1,7 +1,6 @@
 """Defaults of GPU workers in a simulated macOS: the batch, and the watchdog of Apple's driver."""
 
 import json
-import re
 
 import pytest
 
@@ -39,29 +38,3 @@ def test_a_gpu_worker_trains_with_a_measured_batch(tmp_path):
     assert pids
     assert {asked[str(pid)] for pid in pids} == {"1"}, "workers ask for more time on the GPU"
     assert list(asked.values()).count("1") >= 2, "and the process that measures"
-
-
-TOO_LARGE = """
-import sys
-from pathlib import Path
-from mlxhog.errors import EnvironmentLacks
-from mlxhog.training import memory
-from mlxhog.training.plan import make_plan
-from tests.training.small import small_config
-if __name__ == "__main__":
-    memory.SURELY_RECOMMENDED = 0.0  # the stand-in has a smaller part of the memory than on a Mac
-    for batch_size in sys.argv[2:]:
-        try:
-            make_plan(small_config(Path(sys.argv[1]), workers="mlx:gpu", batch_size=batch_size))
-        except EnvironmentLacks as refusal:
-            print(refusal)
-"""
-
-
-@pytest.mark.slow
-def test_a_batch_beyond_the_working_set_is_refused_with_the_largest_that_fits(tmp_path):
-    (line,) = simulated(TOO_LARGE, tmp_path, 1_000_000, FAKE_METAL=1).splitlines()
-    assert "and a worker has 6.0 GiB (0.75 of the recommended memory, divided" in line
-    largest = int(re.search(r"largest batch that fits is (\d+) \(--batch-size \1\)", line)[1])
-    (line,) = simulated(TOO_LARGE, tmp_path, largest, largest + 1, FAKE_METAL=1).splitlines()
-    assert f"batch_size is {largest + 1}" in line

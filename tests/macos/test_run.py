@@ -51,42 +51,6 @@ def test_killed_workers_are_replaced(tmp_path):
     assert int(pid) == status["supervisor_pid"]
 
 
-ON_M5 = """
-import json, os, sys
-from pathlib import Path
-from mlxhog.training.run import train
-from tests.training.small import small_config
-
-def run(value):
-    os.environ.pop("MLX_ENABLE_TF32", None)
-    if value is not None:
-        os.environ["MLX_ENABLE_TF32"] = value
-    messages = []
-    config = small_config(Path(sys.argv[1]), workers="mlx:gpu", steps=2, strategy="serial")
-    result = train(config, observer=lambda progress: messages.append(progress.message or ""))
-    status = json.loads((Path(result.run) / "run.json").read_text())
-    named = [one for one in messages if "TF32" in one]
-    return status["tf32"], named, os.environ.get("MLX_ENABLE_TF32")
-
-if __name__ == "__main__":
-    print(json.dumps([run(value) for value in (None, "0", "1")]))
-"""
-
-
-@pytest.mark.slow
-def test_a_run_on_an_m5_names_tf32_once_records_it_and_keeps_the_users_value(tmp_path):
-    facts = {"FAKE_METAL": 1, "FAKE_CHIP": "Apple M5", "FAKE_LEVELS": "Super:4,Efficiency:6"}
-    by_default, off, on = json.loads(simulated(ON_M5, tmp_path, **facts).splitlines()[-1])
-    assert off == [False, [], "0"]
-    for (recorded, named, value), why, kept in (
-        (by_default, "default", None),
-        (on, "MLX_ENABLE_TF32=1 is set", "1"),
-    ):
-        assert (recorded, len(named), value) == (True, 1, kept)
-        assert why in named[0]
-        assert "MLX_ENABLE_TF32=0 switches that off" in named[0]
-
-
 @pytest.mark.slow
 def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path):
     options = {"kills": 1, "workers": "mlx:cpu*2", "strategy": "sync", "steps": 60}
