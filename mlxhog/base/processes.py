@@ -109,21 +109,17 @@ class SpawnedCall:
     An import takes a second or more on a busy machine, and the parent may die meanwhile.
     """
 
-    def __init__(
-        self, target: Callable[..., object], arguments: tuple[Any, ...], *, follows: bool = True
-    ) -> None:
+    def __init__(self, target: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         """Take an importable function and picklable arguments."""
         self._call: bytes | tuple[Callable[..., object], tuple[Any, ...]] = (target, arguments)
-        self._follows = follows
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the call as bytes, which the spawned process unpickles in `__call__`."""
-        return vars(self) | {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
+        return {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
 
     def __call__(self) -> None:
         """Follow the parent, ask for performance cores, then make the call."""
-        if self._follows:
-            follow_parent()
+        follow_parent()
         darwin.ask_for_performance_cores()
         call = self._call
         target, arguments = pickle.loads(call) if isinstance(call, bytes) else call

@@ -37,10 +37,6 @@ MOST_SMALL_BYTES = 1 << 26  # of a small file of a checkpoint; the largest token
 MOST_HEADER_BYTES = 1 << 24  # of the part of a file of tensors that lists them
 MOST_CONFIG_BYTES = 1 << 20  # of a config and of other files written by hand
 MOST_YAML_BYTES = 1 << 18  # of a YAML text, which takes about 10 s per MiB
-MOST_TENSORS = 100_000  # of a checkpoint; the largest known ones have 90,000
-MOST_NAME = 1000  # characters of a tensor's name
-MOST_SHARDS = 10_000  # files of a checkpoint
-MOST_PIECES = 1_000_000  # tokens of a tokenizer, and its merges; the largest known have 260,000
 MOST_DEPTH = 64  # of nested lists and mappings
 MOST_DIGITS = 100  # of a number; a number of that length still fits a float
 
@@ -137,14 +133,3 @@ def read_small(
             f"{path} has {format_bytes(real.stat().st_size)}; a file of this name has at most "
             f"{format_bytes(most)}, so it is another kind of file; copy the checkpoint without it"
         ) from None
-
-
-def refuse_more(
-    things: str, count: int, most: int, path: object, refusal: type[MlxhogError] = CheckpointError
-) -> None:
-    """Refuse a file that lists more things than any program writes, before each costs time."""
-    if count > most:
-        raise refusal(
-            f"{path} has {count:,} {things}; the limit is {most:,}, so the file is damaged or of "
-            "another kind; fetch it again"
-        )

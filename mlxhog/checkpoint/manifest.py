@@ -16,7 +16,7 @@ from typing import Any
 
 from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import write_synced
-from mlxhog.errors import CheckpointError, shown
+from mlxhog.errors import CheckpointError
 
 FORMAT = 1
 NAME = "state.json"
@@ -74,11 +74,8 @@ def read(directory: Path) -> dict[str, Any]:
         raise damaged(directory, f"{NAME} does not match its digest, or has no state")
     try:
         typed.read(_Record, record)
-        reading.refuse_more("files", len(record["files"]), reading.MOST_SHARDS, path)
     except ValueError as error:
         raise damaged(directory, f"{NAME}: {error}") from error
-    if elsewhere := [name for name in record["files"] if Path(name).name != name]:
-        raise damaged(directory, f"{NAME} lists {shown(elsewhere[0])}, no file beside it")
     return record
 
 

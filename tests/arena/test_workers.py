@@ -1,6 +1,7 @@
 """The worker table: one table in two languages, slots given out and given out again."""
 
 import os
+import struct
 import subprocess
 import sys
 
@@ -9,7 +10,14 @@ import pytest
 from mlxhog import _native
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.workers import ENTRY_BYTES, FIELDS, Phase, State
+from mlxhog.arena.workers import ENTRY_BYTES, Entry, Phase, State
+
+FIELDS = {
+    name: (field.at, struct.calcsize(field.form))
+    for name, field in vars(Entry).items()
+    if hasattr(field, "form")
+}
+"""First byte and size of each field."""
 
 
 @pytest.fixture
