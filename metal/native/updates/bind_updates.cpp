@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "../ops/buffer.h"
+#include "../ops/memory.h"
 #include "../ops/polar.h"
 #include "../ops/shapes.h"
 #include "add_at.h"
