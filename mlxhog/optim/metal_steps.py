@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, Slot
 from mlxhog.errors import EnvironmentLacks, ShapeError
 from mlxhog.metal import engines
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.engines import adoptable
 from mlxhog.metal.kernels.adds import FLAG_FLOATS, HP, dense_axpy, step
 from mlxhog.optim.gradients import Float32, Rows
-from mlxhog.optim.updates import Slot
 
 _COPY = "one of CPU and GPU does not see the writes of the other"
 

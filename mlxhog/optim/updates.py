@@ -15,14 +15,15 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730; the lossless mode is the one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from mlxhog import _native
-from mlxhog.arena.layout import Slot
+from mlxhog.base.late import np
 from mlxhog.errors import ShapeError
 from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
+
+if TYPE_CHECKING:
+    from mlxhog.arena.layout import Slot
 
 WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2}
 IN_TURN: Final = 3
@@ -138,6 +139,6 @@ def snapshot(dst: Float32, src: Float32, *, threads: int = 1) -> None:
 
 __all__ = [
     "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32",
-    "Rows", "Slot", "add", "add_at", "check",
+    "Rows", "add", "add_at", "check",
     "row_width", "snapshot",
 ]  # fmt: skip

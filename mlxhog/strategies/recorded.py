@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,12 +28,14 @@ from mlxhog.arena import Arena, Layout, event_log
 from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Died, Numbers, Step, Torn, UInt32
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.words import Table
-from mlxhog.backends.backend import Float32, Grads
 from mlxhog.base.durable import disk_errors
 from mlxhog.optim import gradients, updates
+from mlxhog.optim.gradients import Float32, Grads
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
+from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.strategy import Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 NEXT = "turns.next"
 SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)
@@ -45,13 +47,14 @@ Region = tuple[int, int, int, int | None]
 """First float, floats, floats of a row, lock word of row 0 (None: by stripes)."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Recorded(Hogwild):
     """Lock-free workers whose accesses are recorded, or repeated as recorded."""
 
     carries_tables: ClassVar[bool] = False
     probes: ClassVar[bool] = False  # no update is lost under locks
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """Add the counts of accesses and the books."""
         # A quarter of the parameters' bytes is room for a step.
         names = (NEXT, *(f"turns.{slot}" for slot in range(1, self.slots + 1)))

@@ -94,4 +94,5 @@ def resolve(
 @lru_cache
 def _metal(framework: str, engine_name: str, plain: frozenset[str]) -> Ops:
     module = importlib.import_module(f"mlxhog.models.ops.metal.ops_{framework}")
-    return Ops(module.MetalForm(engines.create(engine_name), plain))
+    ops: Ops = module.MetalOps(engines.create(engine_name), plain)
+    return ops

@@ -132,10 +132,10 @@ class Children:
     def __exit__(self, *_):
         pass
 
-    def start(self, lane, function, *form):
+    def start(self, function, *form):
         self.form = form
 
-    def take(self, lane, timeout_s):
+    def take(self, timeout_s):
         if self.form in self.failing:
             raise Failed("the GPU is gone")
         planned = self.gradients.get(self.form)

@@ -13,7 +13,7 @@ from mlxhog.metal.engines import shares_memory
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, Target, metal_steps
+from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, Target, Use, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags
 from mlxhog.optim.rule import StepTrace, new_state
@@ -26,11 +26,11 @@ from tests.pairs import each_of
 HIDDEN = frozenset({"a.matrix", "z.matrix"})
 RULES = {
     "sgd": SGD(weight_decay=0.1),
-    "nesterov": Momentum(weight_decay=0.1, nesterov=True),
-    "adamw-shared": AdamW(weight_decay=0.1, shared=True),
+    "momentum": Momentum(weight_decay=0.1),
+    "adamw-shared": AdamW(weight_decay=0.1, use=Use(shared=True)),
     "adan": Adan(weight_decay=0.1),
-    "muon": Muon(hidden=HIDDEN),
-    "apollo": Apollo(hidden=HIDDEN, rank=2, weight_decay=0.3),
+    "muon": Muon(use=Use(hidden=HIDDEN)),
+    "apollo": Apollo(use=Use(hidden=HIDDEN), rank=2, weight_decay=0.3),
 }
 STATE = ("m", "v", "last", "prev")
 SHAPES = {
