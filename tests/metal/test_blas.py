@@ -11,7 +11,6 @@ from pathlib import Path
 import mlx.core
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
@@ -23,8 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "metal/native/ops"
 SOURCES = ["blas.cpp", "gemm.cpp", "linear.cpp", "polar.cpp", "pool.cpp", "rows.cpp"]
 OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
-
-Float32 = NDArray[np.float32]
 
 pytestmark = pytest.mark.skipif(
     kept.COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"
