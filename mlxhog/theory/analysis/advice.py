@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from mlxhog.config.optimizer import OptimizerChoice, Sharing
 from mlxhog.config.optimizers import Momentum
 from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError
-from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
+from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.bounds import Bound
@@ -52,7 +52,7 @@ class Lag(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """All measurements of a model and its training.
+    """The measurements of a model and its training that advice depends on.
 
     Attributes:
         config: of the training.
@@ -64,11 +64,6 @@ class Analysis:
         observed: the staleness of a run; None without a run.
         stale_gradients: the worth of late gradients, by lag.
         bounds: the theorems, applied.
-        about: subject, and size of the sample.
-        gradients: mean loss and norm, M as `largest_gradient`, L as `smoothness`.
-        rows: that batches look up, of the embedding and then of tables of n-grams.
-        notes: remarks for the user.
-        seconds: that the analysis took.
     """
 
     config: TrainConfig
@@ -80,11 +75,6 @@ class Analysis:
     observed: ObservedStaleness | None
     stale_gradients: Sequence[StaleGradient]
     bounds: Sequence[Bound]
-    about: Mapping[str, Any] = field(default_factory=dict)
-    gradients: Mapping[str, float] = field(default_factory=dict)
-    rows: Sequence[RowConflicts] = ()
-    notes: Sequence[str] = ()
-    seconds: float = 0.0
 
     @property
     def dense_share(self) -> float:
