@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizer import OptimizerChoice, Sharing
+from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.optimizers import Momentum
 from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError
@@ -185,18 +185,6 @@ def _ageing(f: Analysis) -> str:
     )
 
 
-def _could_share_moments(f: Analysis) -> bool:
-    """Whether an optimizer that is best with shared moments has private ones."""
-    own = f.optimizer
-    return (
-        f.lock_free is not None
-        and f.lock_free.writes_whole_steps
-        and isinstance(own, Sharing)
-        and own.shares_by_itself
-        and not f.config.shares_moments
-    )
-
-
 def _start(f: Analysis) -> tuple[str, str]:
     own = f.lock_free
     if own is None or not (own.writes_whole_steps and own.is_lock_free):
@@ -270,12 +258,6 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
             else ("use predict=own", "--predict own")
         ),
         lambda f: f"{_late(f)}, for a part of which predicted parameters make up",
-    ),
-    Rule(
-        "moments",
-        _could_share_moments,
-        lambda f: ("use moments=shared, predict=last", "--moments shared --predict last"),
-        lambda f: f"{_late(f)}; with shared moments any worker's last step predicts the next one",
     ),
     Rule(
         "synchronous start",
