@@ -141,17 +141,6 @@ def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_
             assert context == [tokenizer.bos, *tokenizer.encode(prompt.encode()).tolist()]
 
 
-def test_of_a_long_conversation_an_answer_keeps_the_text_right_before_it(tmp_path):
-    file = token_file(tmp_path, [example(TALKS[1])], ByteTokenizer())
-    rows = file.rows(24)
-    assert rows is not None
-    assert rows.cut == 2
-    batch = file.batch(np.arange(len(rows)), 24)
-    texts = [bytes(row[row != 256].astype(np.uint8)) for row in batch.x[:, :24]]
-    assert texts[-1].endswith(b"2\nUser: \nAssistant: 3\n4")
-    assert [bytes(y[(y >= 0) & (y < 256)].astype(np.uint8)) for y in batch.y] == [b" 2", b" 3\n4"]
-
-
 def test_loss_on_all_learns_users_and_prompts_too(tmp_path):
     path = tmp_path / "talks.jsonl"
     path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in TALKS * 3))
@@ -174,12 +163,7 @@ def test_loss_on_all_learns_users_and_prompts_too(tmp_path):
         ([], "messages is \\[\\]; expected a list"),
         ([5], "message 1 is 5; expected a role"),
         ([{"role": "robot", "content": "a"}], "expected a role \\(system, developer, user, assist"),
-        ([{"role": ["user"], "content": "a"}], "expected a role"),
         ([{"role": "user"}], "message 1 has no content; expected a text, or parts of type text"),
-        (
-            [{"role": "user", "content": 5}],
-            "the content of message 1 has 5; only text is supported",
-        ),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
             "the content of message 1 has .*image_url.*; only text is supported",
@@ -189,10 +173,6 @@ def test_loss_on_all_learns_users_and_prompts_too(tmp_path):
             "the tool_calls of message 1 are .*; expected a list of functions with name and arg",
         ),
         ([{"role": "assistant", "content": None, "tool_calls": 3}], "the tool_calls of message 1"),
-        (
-            [{"role": "assistant", "content": "a", "refusal": 3, "tool_calls": {"a": 1}}],
-            "tool_calls",
-        ),
     ],
 )
 def test_messages_that_make_no_sense_are_named(messages, message):

@@ -79,15 +79,6 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(docume
     assert rows.cut == sum(p > 0 for p, c in documents if 1 + p + c > seq_len)
 
 
-def test_a_batch_of_examples_has_completions_as_labels_and_the_whole_text_as_inputs(tmp_path):
-    file = token_file(tmp_path, [Example(b"ab", b"cd"), Example(b"one", b"two")])
-    batch = file.batch(np.array([0, 1]), 16)
-    assert batch.x[0, :6].tolist() == [256, *b"ab\ncd"]
-    assert [counted(batch, row) for row in (0, 1)] == [b"cd|", b"two|"]
-    assert batch.n_bytes == 5
-    assert (batch.n_labels, batch.n_tokens) == (7, 6 + 8)
-
-
 def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
     files = []
     for k, example in enumerate((Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")):
