@@ -23,7 +23,7 @@ from harness.frame import flags, measured, say
 from harness.machine import ROOT, smallest
 from harness.page import read
 
-from mlxhog.config.strategies import SSP, Hogwild, LocalSGD, RoundRobin, Scaffold, Serial, Sync
+from mlxhog.strategies import SSP, Hogwild, LocalSGD, RoundRobin, Scaffold, Serial, Sync
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import (
     BY_SPEED,

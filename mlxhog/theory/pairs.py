@@ -270,15 +270,11 @@ class Comparison:
         """
         with disk_errors(f"making {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("a+")
-        with lock:
-            try:
-                durable.take_lock(lock)
-            except durable.LockHeld as error:
-                raise RunError(
-                    f"process {error.holder} runs the comparison in {self.folder}; wait for it, "
-                    "or stop it"
-                ) from error
+
+        def refusal(why: str) -> RunError:
+            return RunError(f"the comparison in {self.folder} {why}, or name another --folder")
+
+        with durable.lock(self.folder, refusal):
             self._check_identity()
             self._read()
             whole = {one.run for pair in self.pairs for one in (pair.a, pair.b)}

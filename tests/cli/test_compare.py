@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
-from mlxhog.config.optimizers import AdamW
+from mlxhog.optim import AdamW
 from mlxhog.training.run import train
 from tests.another_process import Program
 from tests.report.sample_run import write_run

@@ -8,9 +8,9 @@ from typing import Any
 
 from mlxhog.base import machine
 from mlxhog.base.load import LoadWatch
-from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import TellStep, numbered
+from mlxhog.strategies import Hogwild
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import PAIRS, measured_profile, try_both
 from mlxhog.theory.advisor.rules import recommend

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog import optim
 from mlxhog.arena.child import Child, Lane
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.checkpoint.run import Run
-from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Hogwild, Serial, Sync
 from mlxhog.errors import ConfigError, Diverged, WorkerFailed
 from mlxhog.report.views import Tell, TellStep
+from mlxhog.strategies import Hogwild, Serial, Sync
 from mlxhog.theory import CompareConfig
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.profile import Profile
@@ -121,7 +121,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         noise_scale=noise,
         batch=subject.sequences,
         backend=one,
-        adaptive=optimizers.of(target.config).is_adaptive,
+        adaptive=optim.chosen(target.config).is_adaptive,
         reproducible=how.reproducible,
         heterogeneity=how.heterogeneity or 0.0,
         link=link,

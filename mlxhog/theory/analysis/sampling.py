@@ -21,12 +21,12 @@ from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import sparsify
 from mlxhog.data.batches import Batches
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.rule import parameter as view_of
+from mlxhog.optim.sparsified import sparsify
 from mlxhog.optim.tables import Tables, parted
 from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.theory.analysis.written import WrittenSteps

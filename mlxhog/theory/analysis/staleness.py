@@ -16,9 +16,9 @@ from typing import Any
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import RunError, WorkerFailed, message_of
 from mlxhog.report.views import Tell
+from mlxhog.strategies import Hogwild
 from mlxhog.theory import short_runs
 from mlxhog.theory.simulator import Staleness
 
@@ -65,7 +65,7 @@ def probe_run(
     """
     lock_free = Hogwild()
     if isinstance(config.strategy, Hogwild):
-        lock_free = replace(config.strategy, async_after=0.0, shares="equal")
+        lock_free = config.strategy.lock_free()
     with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
         settings = short_runs.settings_for(
             config,

@@ -14,12 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import optim
-from mlxhog.config import optimizers
+from mlxhog.arena.layout import Slot
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizer import OptimizerChoice, Sharing
-from mlxhog.optim import Groups, Optimizer, Sparsified, Target, gradients, updates
+from mlxhog.optim import (
+    Groups,
+    Optimizer,
+    OptimizerChoice,
+    Sparsified,
+    Target,
+    gradients,
+    updates,
+)
+from mlxhog.optim.choice import Sharing
 from mlxhog.optim.rule import new_state, parameter
-from mlxhog.optim.updates import Float32, Grads, Slot
+from mlxhog.optim.updates import Float32, Grads
 
 
 def with_own_moments(optimizer: OptimizerChoice) -> OptimizerChoice:
@@ -57,7 +65,7 @@ class WrittenSteps:
         hidden: frozenset[str] = frozenset(),
         groups: Groups | None = None,
     ) -> None:
-        config = replace(config, optimizer=with_own_moments(optimizers.of(config)))
+        config = replace(config, optimizer=with_own_moments(optim.chosen(config)))
         self._config, self._params, self._step = config, params, 0
         self._optimizer: Optimizer = optim.build(config, hidden, groups=groups)
         shapes = {name: slot.shape for name, slot in slots.items()}

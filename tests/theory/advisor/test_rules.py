@@ -9,8 +9,8 @@ import pytest
 from mlxhog.base.load import Load
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Hogwild, Serial, Sync
 from mlxhog.errors import Diverged
+from mlxhog.strategies import Hogwild, Serial, Sync
 from mlxhog.theory.advisor import rules
 from mlxhog.theory.advisor.measuring import TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
