@@ -189,7 +189,7 @@ def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(tmp_path, capsys
 def test_a_folder_without_text_says_what_it_holds_and_how_to_read_it(tmp_path):
     folder = tmp_path / "it's [mine]"
     folder.mkdir()
-    with pytest.raises(DataError, match="holds no text: no file;"):
+    with pytest.raises(DataError, match="holds no files"):
         corpora.find(str(folder))
     written(folder, drawing__svg="a = 1", a__csv="review\nr\n")
     with pytest.raises(DataError, match=r"holds no text: 2 of 2 files skipped: .*--text-key names"):
