@@ -248,7 +248,7 @@ class Target:
             each, whole = np.arange(count, dtype=np.int32), (offset, count, count, None)
             _native.add_at(self.locks, self.mode, self.flat, *whole, each, ones)
         else:
-            _native.add_dense(self.locks, self.mode, self.flat, offset, ones)
+            _native.add(self.locks, self.mode, self.flat, offset, ones)
 
     def writing(self) -> AbstractContextManager[None]:
         """Count a block as the write of finished steps, unless they go to `pending`."""

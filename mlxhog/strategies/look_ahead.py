@@ -29,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from mlxhog import _native
 from mlxhog.base.late import np
 from mlxhog.config.choices import Rules
 from mlxhog.config.config import TrainConfig
@@ -102,6 +103,11 @@ def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
     return StepTrace(*(arena.segment(name) for name in names)) if names else None
 
 
+def weights(horizon: float) -> tuple[float, float]:
+    """The weights of the last step and of minus the one before, `horizon` steps later."""
+    return horizon * (1.0 + TREND), horizon * TREND
+
+
 class AsTheyAre:
     """One worker's reads of the parameters, here as they are."""
 
@@ -156,7 +162,7 @@ class OwnMovement(_Ahead):
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
         share = self.horizon(self._counters.load("version")) / self._workers
-        updates.snapshot_predict(dst, self._params, self.previous, share, threads=threads)
+        _native.read(dst, self._params, own_prev=self.previous, a=share, threads=threads)
 
     def horizon(self, version: int) -> float:
         """Number of steps that a read looks ahead, if the movement since the last read counts as P.
@@ -181,9 +187,8 @@ class LastSteps(_Ahead):
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
         last, prev = self._record
-        updates.snapshot_ahead(
-            dst, self._params, last, prev, horizon=self.others, trend=TREND, threads=threads
-        )
+        a, b = weights(self.others)
+        _native.read(dst, self._params, last=last, prev=prev, a=a, b=b, threads=threads)
 
 
 def reader(arena: Arena, config: TrainConfig, workers: int) -> AsTheyAre:

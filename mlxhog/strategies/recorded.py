@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,21 +205,24 @@ class OrderedWorker(HogwildWorker):
         """The seed of the place where accesses begin."""
         return numbers.version_read * 65_537 + self.context.slot
 
+    def _turns(self, seed: int) -> dict[str, Any]:
+        """Arguments of a read that takes part in the order."""
+        return {"locks": self._locks, "regions": self._regions, "seed": seed}
+
     def _read_in_order(self, numbers: Numbers) -> None:
         context, seed = self.context, self._seed(numbers)
         if numbers.workers != self._workers:
             self._follow_in_order(numbers.workers, seed)
         inbox, params, record = context.backend.inbox, context.arena.params, self._target.record
-        access = (self._locks, self._regions, inbox, params)
+        turns = self._turns(seed)
         if record is not None:
-            trend = look_ahead.TREND
-            a, b = numbers.horizon * (1.0 + trend), numbers.horizon * trend
-            _native.read_in_turn(*access, record.last, record.prev, a=a, b=b, seed=seed)
+            a, b = look_ahead.weights(numbers.horizon)
+            _native.read(inbox, params, last=record.last, prev=record.prev, a=a, b=b, **turns)
         elif self._previous is not None:
             share = numbers.horizon / numbers.workers
-            _native.read_in_turn(*access, own_prev=self._previous, a=share, seed=seed)
+            _native.read(inbox, params, own_prev=self._previous, a=share, **turns)
         else:
-            _native.read_in_turn(*access, seed=seed)
+            _native.read(inbox, params, **turns)
 
     def _follow_in_order(self, workers: int, seed: int) -> None:
         context, arena, config = self.context, self.context.arena, self.context.config
@@ -234,8 +237,7 @@ class OrderedWorker(HogwildWorker):
             _native.zero_in_turn(self._locks, self._regions, recorded, seed)
         if isinstance(self._reader, look_ahead.OwnMovement):
             self._previous = self._reader.previous  # each stripe of it is read in order
-            access = (self._locks, self._regions, self._previous, arena.params)
-            _native.read_in_turn(*access, seed=seed)
+            _native.read(self._previous, arena.params, **self._turns(seed))
 
     def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
         self.context.optimizer.step(

@@ -60,7 +60,7 @@ class Writers:
             backend: the worker's, such as "mlx:gpu".
         """
         if self.gpu_write == EMULATED:  # a test of the source, never of a GPU
-            return "emulated:mlx" if backend.startswith("mlx") else "emulated:mps"
+            return "emulated"
         return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
 
 

@@ -39,7 +39,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
-from mlxhog.report.metrics import is_emulated, kernels_used
+from mlxhog.report.metrics import is_emulated
 from mlxhog.strategies import Serial, Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import batch_size, choose_strategy, evaluation, kernel_choice, origin
@@ -153,7 +153,7 @@ class Plan(Setup):
     @property
     def kernels_used(self) -> str:
         """The distinct forms of the model's operations."""
-        return kernels_used(self.kernels)
+        return ",".join(dict.fromkeys(self.kernels))
 
 
 def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:

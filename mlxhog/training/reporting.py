@@ -198,10 +198,12 @@ class Reporter:
                 "memory_bytes": here.memory_bytes,
                 "gpu_write": plan.writers.gpu_write,
                 "kernels": plan.kernels_used,
-                "tf32": float32.multiplies_as_tf32(
-                    {worker.backend for worker in plan.workers},
-                    here,
-                    promised=config.determinism != "none",
+                "tf32": bool(
+                    float32.note(
+                        {worker.backend for worker in plan.workers},
+                        here,
+                        promised=config.determinism != "none",
+                    )
                 ),
                 "emulated": plan.emulated,
                 "model": _model_name(plan),

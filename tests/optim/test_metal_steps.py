@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.metal.engine import shares_memory
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
+from mlxhog.metal.engines import shares_memory
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.spec import ParamSpec
@@ -21,7 +21,6 @@ from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.pairs import each_of
 
-ENGINES = ["emulated:mlx", "emulated:mps"]
 HIDDEN = frozenset({"a.matrix", "z.matrix"})
 RULES = {
     "sgd": SGD(weight_decay=0.1),
@@ -41,13 +40,6 @@ PARAMETERS = {
     for name, shape in SHAPES.items()
 }
 DECAY = frozenset({"a.matrix", "embedding", "z.matrix"})
-
-
-@pytest.fixture(scope="module")
-def create(host_engine):
-    """Makes engines by name."""
-
-    return lambda name: host_engine(name.partition(":")[2])
 
 
 @pytest.fixture
@@ -100,13 +92,12 @@ def train(arena, rule, engine, steps=4, *, recorded=False):
 
 
 @each_of("recorded", [False, True], ids=["", "recorded"])
-@each_of("engine", ENGINES)
 @each_of("rule", RULES)
 def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
-    arena, create, engine, rule, recorded
+    arena, shim, rule, recorded
 ):
     native = train(arena, RULES[rule], None, recorded=recorded)
-    metal = train(arena, RULES[rule], create(engine), recorded=recorded)
+    metal = train(arena, RULES[rule], shim, recorded=recorded)
     for name, value in native.items():
         np.testing.assert_array_equal(metal[name], value, err_msg=name)
     assert np.abs(metal["params"] - arena.params).max() > 0.01
@@ -117,12 +108,12 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
 
 
 @each_of("which", ["mlx", "mps"])
-def test_the_engines_of_both_frameworks_take_the_native_steps(arena, create, monkeypatch, which):
+def test_the_engines_of_both_frameworks_take_the_native_steps(arena, shim, monkeypatch, which):
     """Over stand-ins of their Metal parts, which run the Metal source in MLX's own memory."""
-    lender = FakeMLX(dict(KERNELS), engine=create("emulated:mlx")).install(monkeypatch)
+    lender = FakeMLX(dict(KERNELS), engine=shim).install(monkeypatch)
     engine, rule = MLXEngine(), RULES["adamw-shared"]
     if which == "mps":
-        FakeMPS(dict(KERNELS), engine=create("emulated:mps")).install(monkeypatch)
+        FakeMPS(dict(KERNELS), engine=shim).install(monkeypatch)
         engine = MPSEngine("cpu")
     monkeypatch.setattr(metal_steps, "adoptable", lambda host: host)  # not on pages, here
     lent = {name: lender.memory(arena.params.size) for name in ("params", "last", "prev")}
@@ -157,20 +148,18 @@ def assert_in_place(lender, segments):
     assert written == own
 
 
-def test_warming_up_builds_the_kernels_and_changes_nothing(arena, create):
-    engine = create("emulated:mlx")
-    metal = MetalSteps(engine, arena.params, arena.layout.slots, DECAY)
+def test_warming_up_builds_the_kernels_and_changes_nothing(arena, shim):
+    metal = MetalSteps(shim, arena.params, arena.layout.slots, DECAY)
     before = arena.params.copy()
     metal.warm_up(recorded=True)
-    assert {kernel for _, kernel, _ in engine.ran} >= {"step", "step_rows", "step_recorded"}
+    assert shim.ran >= {"step", "step_rows", "step_recorded"}
     np.testing.assert_array_equal(arena.params, before)
 
 
-@each_of("engine", ENGINES)
-def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, create, engine):
-    engine, before, at = create(engine), arena.params.copy(), arena.layout.self_check(1)
-    assert shares_memory(engine, engine.adopt(arena.params), arena.params, at)
-    assert not shares_memory(engine, arena.params.copy(), arena.params, at)
+def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, shim):
+    before, at = arena.params.copy(), arena.layout.self_check(1)
+    assert shares_memory(shim, shim.adopt(arena.params), arena.params, at)
+    assert not shares_memory(shim, arena.params.copy(), arena.params, at)
 
     class ReadsOnce(HostEngine):
         """Writes through, but computes with what it read first."""
@@ -179,5 +168,5 @@ def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, creat
             arena.params[at] = 1.5
             return {}
 
-    assert not shares_memory(ReadsOnce("mlx"), arena.params, arena.params, at)
+    assert not shares_memory(ReadsOnce(), arena.params, arena.params, at)
     np.testing.assert_array_equal(arena.params, before)

@@ -144,11 +144,9 @@ def _schedule(
     }
     if protocol.schedule in schedules.FALLING:
         chosen = SCHEDULES.find(protocol.schedule)
-        own = {one.flat for one in options(chosen).values()}
         values = asdict(protocol)
+        own = {one.flat for one in options(chosen).values()} & values.keys()
         numbers = {name: values[name] for name in own}
-        if protocol.backoff_epochs is not None:
-            del numbers["backoff_steps"]
         by_name[protocol.schedule] = cast("schedules.Schedule", SCHEDULES.make(chosen, numbers))
     epochs = schedules.Epochs(per_epoch)
     return partial(by_name[protocol.schedule].of_run, lr, epochs)

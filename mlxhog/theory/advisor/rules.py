@@ -26,6 +26,7 @@ from mlxhog.strategies.sync import BY_SPEED
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.rules import Rule, holding
 from mlxhog.theory.simulator import Prediction, schemes, simulate
+from mlxhog.theory.simulator.machine import Scheme
 from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
 
 # -- arms: strategies of train, each with its scheme in the simulator ------------------------------
@@ -58,7 +59,7 @@ class Arm:
     """
 
     strategy: Strategy
-    scheme: schemes.Scheme
+    scheme: Scheme
     workers: str = ""
 
     @property
@@ -107,7 +108,7 @@ def arms(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -> dic
     return known
 
 
-def _scheme(strategy: Strategy, barrier_s: float) -> schemes.Scheme:
+def _scheme(strategy: Strategy, barrier_s: float) -> Scheme:
     """Simulate a strategy; a barrier takes some seconds beyond the workers' own copies."""
     match strategy:
         case Sync():

@@ -73,7 +73,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         drawn = tickets(batches.n_tickets, samples, config.seed)
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "how fast they change")
-        smoothness = float(call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
+        smoothness: float = call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS)
         tell("gradients", "how they age")
         order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
         shuffled, lags = [drawn[k] for k in order], LAGS[-1]
@@ -174,7 +174,7 @@ def bounds_of(
     for one in blocks:
         # Every update touches something, so neither share is 0, even if it is in the sample.
         rho, delta = max(one.rho, 1 / updates), max(one.delta, 1 / updates)
-        here, sizes = replace(facts, delta=delta), {"rho": rho, "delta": delta}
+        here, sizes = replace(facts, sparse=one.delta < 1), {"rho": rho, "delta": delta}
         for name, more in {
             "proposition 4.1": {"omega": one.omega, **sizes, **constants},
             "penalty": {"omega": one.omega, **sizes},
