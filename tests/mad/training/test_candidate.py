@@ -118,10 +118,10 @@ def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses
 
 def test_an_open_step_size_is_that_of_mlxhog_train_for_the_candidates_width():
     config = small_run(optimizer="muon", lr=None)
-    assert make_run_plan(config).config.top_lr == Muon().default_lr(config.dim)
+    assert make_run_plan(config).config.top_lr == Muon().rates(config.dim).lr
     assert config.to_dict()["protocol"]["lr"] is None
     wide = small_run(optimizer="muon", lr=None, dim=32)
-    assert make_run_plan(wide).config.top_lr == Muon().default_lr(32)
+    assert make_run_plan(wide).config.top_lr == Muon().rates(32).lr
 
 
 def test_the_numbers_of_the_optimizer_are_part_of_a_run():
