@@ -369,22 +369,13 @@ class Backend(ABC):
             x = lm.embed(model, params, tokens, ops.xp)
         else:
             x = params.pop(families.embedding(model))
-        if self._grams is not None:
-            read = params.pop(ngrams.ROWS)
-            x = lm.add_ngrams(params, x, read, ops)
+        read = params.pop(ngrams.ROWS, None)
         if ids is not None and (bias := families.head_bias(model)) is not None:
             params[bias] = params[bias][ids]
-        return lm.loss_from_embedding(
-            model,
-            lm.in_bfloat16(model, params, ops.xp) if self.narrow else params,
-            x,
-            labels,
-            ops=ops,
-            starts=lm.starts(model, tokens),
-            masks=masks,
-            log_inclusion=log_inclusion,
-            state=state,
-        )
+        if self.narrow:
+            params = dict(lm.in_bfloat16(model, params, ops.xp))
+        how: dict[str, Any] = {"masks": masks, "log_inclusion": log_inclusion, "state": state}
+        return lm.mean_loss(model, params, tokens, labels, ops=ops, x=x, rows=read, **how)
 
     def _by_rows(self, inputs: Inputs, grads: dict[str, Any]) -> Grads:
         """The gradients of `Inputs.leaves`, those of rows as `Rows` of their parameters."""
@@ -418,14 +409,10 @@ class Backend(ABC):
     def _nats(self, batch: Batch) -> float:
         """Summed loss of a batch, computed as one piece."""
         with self._without_gradient():
-            nats = lm.sum_loss(
-                self.model,
-                self.params,
-                self._tokens(batch.x),
-                self._tokens(batch.y),
-                ops=self._ops(),
-                rows=self._device_rows(batch.x, None),
-            )
+            ids, labels = self._tokens(batch.x), self._tokens(batch.y)
+            rows = self._device_rows(batch.x, None)
+            how: dict[str, Any] = {"ops": self._ops(), "rows": rows}
+            nats, _ = lm.loss(self.model, self.params, ids, labels, **how)
             return float(self._on_host(nats).item())
 
     def predictions(self, tokens: Int32) -> Int32:
