@@ -58,11 +58,11 @@ def computed_results(
             for side in of_backend:
                 tell(side.name, "")
             children[backend] = child = stack.enter_context(Child())
-            child.start(0, compute_sides, of_backend, subject, changed)
+            child.start(compute_sides, of_backend, subject, changed)
         for backend, child in children.items():
             connection.wait([child.pipe])
             try:
-                results |= child.take(0, PATIENCE_S)
+                results |= child.take(PATIENCE_S)
             except Failed as failure:
                 problem = str(failure).removeprefix("ConfigError: ")  # as of a plugin's layer
                 kind = WorkerFailed if problem == str(failure) else ConfigError
@@ -77,15 +77,11 @@ def compute_sides(
     changed: Mapping[str, Results],
 ) -> dict[str, Results]:
     """In a child: compute the results of some sides."""
-    return {
-        side.name: dict(
-            side_results(
-                side,
-                replace(subject, inputs={**subject.inputs, **changed.get(side.name, {})}),
-            )
-        )
-        for side in sides
-    }
+    results: dict[str, Results] = {}
+    for side in sides:
+        inputs = {**subject.inputs, **changed.get(side.name, {})}
+        results[side.name] = dict(side_results(side, replace(subject, inputs=inputs)))
+    return results
 
 
 def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
