@@ -52,13 +52,12 @@ def computed_results(
     """
     results: dict[str, Results] = {}
     with ExitStack() as stack:
-        children: dict[str, Child] = {}
-        for backend, group in groupby(sides, lambda side: side.backend):
-            of_backend = list(group)
-            for side in of_backend:
+        groups = {key: [*group] for key, group in groupby(sides, lambda side: side.backend)}
+        children = {backend: stack.enter_context(Child()) for backend in groups}
+        for backend, child in children.items():
+            for side in groups[backend]:
                 tell(side.name, "")
-            children[backend] = child = stack.enter_context(Child())
-            child.start(compute_sides, of_backend, subject, changed)
+            child.start(compute_sides, groups[backend], subject, changed)
         for backend, child in children.items():
             connection.wait([child.pipe])
             try:
