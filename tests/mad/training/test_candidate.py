@@ -55,9 +55,8 @@ def torch_losses(config):
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
             batch = batches.at(epoch, ticket)
-            x = lm.embed(plan.model, params, torch.tensor(batch.x).long(), ops.xp)
-            labels = torch.tensor(batch.y).long()
-            loss = lm.loss_from_embedding(plan.model, params, x, labels, ops=ops)
+            ids = (torch.tensor(part).long() for part in (batch.x, batch.y))
+            loss = lm.mean_loss(plan.model, params, *ids, ops=ops)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
