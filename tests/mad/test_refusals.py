@@ -16,7 +16,7 @@ CASES = [
     ("train --layers swiglu --arch a.yaml", "--arch and --layers are both given"),
     ("train --layers swigl", "did you mean 'swiglu'?"),
     ("train --layers swiglu --task CRR", "no task 'CRR'"),
-    ("train --layers swiglu --set seq_len=33", "an even number, at least 4"),
+    ("train --layers swiglu --set seq_len=33", "at least 4, in steps of 2"),
     ("train --layers swiglu --set seq_le=32", "did you mean 'seq_len'?"),
     ("train --layers swiglu --set vocab", "wanted key=value"),
     ("train --layers swiglu --steps 5 --epochs 5", "steps and epochs are both given"),
@@ -34,7 +34,7 @@ CASES = [
     ("train --layers mlp --backoff-steps 5", "is for --schedule backoff or inverse, not cosine"),
     ("train --layers mlp --schedule inverse --backoff-beta .5", "for --schedule backoff, not inv"),
     # -- data and check
-    ("data --task CR --set seq_len=31 --out a", "an even number, at least 4"),
+    ("data --task CR --set seq_len=31 --out a", "at least 4, in steps of 2"),
     ("data --task CR --set vocab=many --out a", "--set vocab is 'many'"),
     ("data --task CR --set vocab=8 --set vocab=9 --out a", "--set vocab is given twice"),
     ("data --task CR --set train_rows=8 --train-rows 9 --out a", "are the same; keep one"),

@@ -41,14 +41,10 @@ _FIXED = len(SPLITS)
 BENCHMARK: Mapping[str, type[Task]] = {
     task.name: task
     for task in (
-        InContextRecall,
-        FuzzyInContextRecall,
-        NoisyInContextRecall,
-        SelectiveCopying,
-        Compression,
+        InContextRecall, FuzzyInContextRecall, NoisyInContextRecall, SelectiveCopying, Compression,
         Memorization,
     )
-}
+}  # fmt: skip
 """The tasks of the benchmark by their full names, in the order of the paper."""
 
 OTHERS = (
@@ -87,20 +83,18 @@ def find(name: str) -> type[Task]:
     Raises:
         UnknownChoice: no such task; the message suggests the nearest name.
     """
-    tasks, key = known().values(), _key(name)
+    tasks = known().values()
     by_key = _by_key(tasks)
-    if key not in by_key:
+    if _key(name) not in by_key:
         raise choices.TASKS.unknown(name, by_key, _listed(tasks))
-    return by_key[key]
+    return by_key[_key(name)]
 
 
 def _by_key(tasks: Iterable[type[Task]]) -> dict[str, type[Task]]:
-    """Return tasks by their full and their short names, as `find` compares them."""
     return {_key(name): task for task in tasks for name in (task.name, task.short)}
 
 
 def _key(name: str) -> str:
-    """Return a name as `find` compares it."""
     return name.strip().lower().replace("_", "-")
 
 
@@ -148,13 +142,13 @@ def make_task(
     task = resolve(name, settings)
     if seed < 0:
         raise ConfigError(f"seed is {seed}; a seed is at least 0")
-    dense = labels == "dense"
     arrays: dict[str, Any] = {}
     for split in SPLITS:
         if n := getattr(task, f"{split}_rows"):
-            own = dense and split == "train"
-            x, y = draw_rows(task, seed, split, n, dense=own)
-            arrays |= {f"{split}_x": x, f"{split}_y": y}
+            dense = labels == "dense" and split == "train"
+            arrays[f"{split}_x"], arrays[f"{split}_y"] = draw_rows(
+                task, seed, split, n, dense=dense
+            )
     for part, values in _draw_fixed(task, seed).items():
         arrays[part] = values.astype(np.int32)
     return Dataset(**arrays, meta=meta(task, seed))
@@ -204,17 +198,15 @@ def check(data: Dataset) -> dict[str, list[int]]:
         such as `kv_values`. {} if all are the same.
 
     Raises:
-        DataError: `meta` lacks settings, or names another program or impossible settings; or the
+        DataError: `meta` names another program or impossible settings, or lacks the seed; or the
             arrays have other shapes than these settings draw.
     """
     meta, ours = data.meta, f"mlxhog {GENERATOR_VERSION}"
-    if "task" not in meta or type(seed := meta.get("seed")) is not int:
-        raise DataError("meta lacks the task or the seed, so the rows cannot be drawn again")
-    if meta.get("generator") != ours:
+    if meta.get("generator") != ours or type(seed := meta.get("seed")) is not int:
         by = meta.get("generator", "an unknown generator")
         raise DataError(f"its rows are by {by}, and only those by {ours} can be drawn again")
     try:
-        task = find(str(meta["task"]))
+        task = find(str(meta.get("task")))
         named = options(task).items()
         values = {name: meta[key] for name, o in named for key in (name, *o.aliases) if key in meta}
         settings = task(**values)
@@ -225,12 +217,10 @@ def check(data: Dataset) -> dict[str, list[int]]:
         again = make_task(task.name, seed=seed, **values)
     except ConfigError as error:
         raise DataError(f"meta: {error}") from error
-    parts = {name: (getattr(data, name), getattr(again, name)) for name in FIXED_PARTS}
-    differ = {name: _differing(a, b) for name, (a, b) in parts.items()}
-    other = again.splits()
+    differ = {name: _differing(getattr(data, name), getattr(again, name)) for name in FIXED_PARTS}
     for split, (x, y) in data.splits().items():
-        rows = zip((x, y), other[split], strict=True)
-        differ[split] = sorted({row for a, b in rows for row in _differing(a, b)})
+        again_x, again_y = again.splits()[split]
+        differ[split] = sorted({*_differing(x, again_x), *_differing(y, again_y)})
     return {name: rows for name, rows in differ.items() if rows}
 
 

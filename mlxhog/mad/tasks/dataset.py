@@ -117,23 +117,20 @@ def read(path: Path) -> Dataset:
     try:
         meta = plain_json.loads(str(stored.pop("meta")))
         if not isinstance(meta, dict):
-            raise DataError("meta is not a JSON object")
-        arrays: dict[str, Any] = {}
+            raise ValueError("meta is not a JSON object")
         for name, values in stored.items():
             if not np.issubdtype(values.dtype, np.integer):
-                raise DataError(f"{name} is {values.dtype}, not whole numbers")
-            arrays[name] = values.astype(np.int32)
+                raise ValueError(f"{name} is {values.dtype}, not whole numbers")
+        arrays = {name: values.astype(np.int32) for name, values in stored.items()}
         for split in ("train", "test", *(["val"] if "val_inputs" in arrays else [])):
             x, y = arrays[f"{split}_inputs"], arrays[f"{split}_targets"]
             if x.ndim != 2 or x.shape != y.shape or not x.size:
-                raise DataError(f"{split} has inputs {x.shape} and targets {y.shape}")
+                raise ValueError(f"{split} has inputs {x.shape} and targets {y.shape}")
             arrays |= {f"{split}_x": x, f"{split}_y": y}
     except KeyError as error:
         raise DataError(f"{path}: lacks {error}; see `mlxhog mad data --help`") from None
     except ValueError as error:
-        raise DataError(f"{path}: meta is not JSON: {error}") from error
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {error}; mlxhog mad data writes such files") from error
     names = {field.name for field in fields(Dataset)} & arrays.keys()
     return Dataset(**{name: arrays[name] for name in names}, meta=meta)
 
