@@ -16,9 +16,9 @@ import numpy as np
 
 from mlxhog.config import choices, sources
 from mlxhog.config.options import options
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError
 from mlxhog.mad.tasks.compression import Compression
-from mlxhog.mad.tasks.dataset import FIXED_PARTS, Dataset
+from mlxhog.mad.tasks.dataset import Dataset
 from mlxhog.mad.tasks.depo import Depo
 from mlxhog.mad.tasks.dyck import Dyck
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FuzzyInContextRecall
@@ -29,7 +29,7 @@ from mlxhog.mad.tasks.multi_query_associative_recall import MultiQueryAssociativ
 from mlxhog.mad.tasks.selective_copying import SelectiveCopying
 from mlxhog.mad.tasks.selective_grammar import SelectiveGrammar
 from mlxhog.mad.tasks.state_tracking import StateTracking
-from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Ints, Rng, Rows, Task
+from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rng, Rows, Task
 
 BLOCK_ROWS = 256
 """Rows of one random stream; another number changes the rows."""
@@ -190,49 +190,7 @@ def draw_rows(task: Task, seed: int, split: str, n: int, *, dense: bool = False)
     return x[:n], y[:n]
 
 
-def check(data: Dataset) -> dict[str, list[int]]:
-    """Draw a data set again by its own settings and seed.
-
-    Returns:
-        the numbers of the rows that differ in any bit, by split; and by name for the common part,
-        such as `kv_values`. {} if all are the same.
-
-    Raises:
-        DataError: `meta` names another program or impossible settings, or lacks the seed; or the
-            arrays have other shapes than these settings draw.
-    """
-    meta, ours = data.meta, f"mlxhog {GENERATOR_VERSION}"
-    if meta.get("generator") != ours or type(seed := meta.get("seed")) is not int:
-        by = meta.get("generator", "an unknown generator")
-        raise DataError(f"its rows are by {by}, and only those by {ours} can be drawn again")
-    try:
-        task = find(str(meta.get("task")))
-        named = options(task).items()
-        values = {name: meta[key] for name, o in named for key in (name, *o.aliases) if key in meta}
-        settings = task(**values)
-        for split, (x, _) in data.splits().items():
-            length = settings.length if split == "train" else settings.test_length
-            if x.shape != (shape := (getattr(settings, f"{split}_rows"), length)):
-                raise DataError(f"{split} has shape {x.shape}, its settings draw {shape}")
-        again = make_task(task.name, seed=seed, **values)
-    except ConfigError as error:
-        raise DataError(f"meta: {error}") from error
-    differ = {name: _differing(getattr(data, name), getattr(again, name)) for name in FIXED_PARTS}
-    for split, (x, y) in data.splits().items():
-        again_x, again_y = again.splits()[split]
-        differ[split] = sorted({*_differing(x, again_x), *_differing(y, again_y)})
-    return {name: rows for name, rows in differ.items() if rows}
-
-
-def _differing(a: Ints | None, b: Ints | None) -> list[int]:
-    """Return the rows in which two arrays differ; row 0 if one is missing or of another shape."""
-    if a is None or b is None or a.shape != b.shape:
-        return [] if a is b else [0]
-    rows: list[int] = np.flatnonzero((a != b).reshape(len(a), -1).any(1)).tolist()
-    return rows
-
-
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "TASKS_BESIDE",
-    "Dataset", "Task", "check", "find", "make_task", "meta", "register", "resolve",
+    "Dataset", "Task", "find", "make_task", "meta", "register", "resolve",
 ]  # fmt: skip
