@@ -20,7 +20,6 @@ from pathlib import Path
 from rich.console import Console
 
 from mlxhog.checkpoint.run import list_runs
-from mlxhog.report.follow import newest
 from mlxhog.report.metrics import Progress
 from mlxhog.report.record import RunRecord
 from mlxhog.report.terminal import Picture
@@ -107,7 +106,7 @@ def _late_table(runs: Path, trainer: subprocess.Popen[str]) -> Progress | None:
             record = record or RunRecord(run)
         if record is not None:
             record.refresh()
-            progress = newest(record)
+            progress = record.progress
             if progress.sample and progress.budget_fraction < LATEST:
                 kept = progress
     return kept

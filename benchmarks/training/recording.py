@@ -26,7 +26,7 @@ from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint.run import Run
 from mlxhog.data import heldout
 from mlxhog.report.metrics import Result
-from mlxhog.report.record import EventLog
+from mlxhog.report.record import RunRecord
 
 MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
@@ -136,8 +136,7 @@ def record(*, keep_params=False, disturb=None, **options):
 
 def changes_of(run):
     """The changes of a run's strategy: seconds and strategy of each."""
-    events = EventLog(run.events_path).update()
-    every = [one for one in events if one.kind == "strategy" and one.elapsed_s is not None]
+    every = [one for one in RunRecord(run).events if one.kind == "strategy"]
     return ", ".join(f"{one.elapsed_s:.1f} s {one.text.split(':')[0]}" for one in every)
 
 

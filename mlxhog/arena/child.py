@@ -1,17 +1,15 @@
 """A process for trials that may crash it, such as a framework's operations on shared memory.
 
-It ends when its parent closes it or ends. Its output goes to a file. It runs functions in one or
-two threads, its lanes; a lane keeps objects for later functions (an engine, a writer).
+It ends when its parent closes it or ends. Its output goes to a file. It runs one function after the
+other, and keeps objects for later ones (an engine, a writer).
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import tempfile
-import threading
 from collections.abc import Callable
-from multiprocessing import connection
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -19,7 +17,7 @@ from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import State
-from mlxhog.base import darwin, float32
+from mlxhog.base import float32
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,11 +35,11 @@ class Late(Failed):
 
 
 class Lane:
-    """One thread of a child, and the objects that it keeps.
+    """What the functions of one thread of a child use: its worker slot, and objects that it keeps.
 
     Attributes:
-        slot: this lane's worker slot in the arena; 0 without one.
-        store: objects that later functions of this lane use.
+        slot: worker slot in the arena; 0 without one.
+        store: objects that later functions use.
     """
 
     def __init__(self, arena: Arena | None, slot: int) -> None:
@@ -56,7 +54,7 @@ class Lane:
         return self._arena
 
     def keep(self, key: object, make: Callable[[], T]) -> T:
-        """Return the object of `key`; the lane's first call makes it by `make`."""
+        """Return the object of `key`; the first call makes it by `make`."""
         if key not in self.store:
             self.store[key] = make()
         value: T = self.store[key]
@@ -64,12 +62,15 @@ class Lane:
 
 
 class Child:
-    """A spawned process with a lane per slot.
+    """A spawned process that runs functions.
 
     Args:
         arena: attached by the child, as the worker in each of `slots`; None for no arena.
-        slots: free worker slots of the arena, one per lane; without an arena one lane.
+        slots: free worker slots of the arena; functions get the lane of the first.
         promises: whether MLX multiplies float32 as float32 there, or as in a training run.
+
+    Attributes:
+        pipe: becomes readable when a result arrives, or the child dies.
 
     Concurrency: used by one thread of one process.
     """
@@ -77,7 +78,6 @@ class Child:
     def __init__(
         self, arena: Arena | None = None, slots: tuple[int, ...] = (0,), *, promises: bool = True
     ) -> None:
-        self._results: dict[int, tuple[str | None, Any]] = {}
         self._output = tempfile.NamedTemporaryFile()
         self._process = WorkerProcess(
             _main,
@@ -88,90 +88,49 @@ class Child:
             arena=arena,
             slots=slots,
         )
-        self._pipe = self._process.pipe
+        self.pipe = self._process.pipe
 
     @property
     def pid(self) -> int:
         """The child's process id."""
         return self._process.pid
 
-    @property
-    def pipe(self) -> Connection:
-        """Becomes readable when a result arrives, or the child dies."""
-        return self._pipe
-
     def start(
-        self, lane: int, function: Callable[Concatenate[Lane, P], Any], *args: P.args,
-        **keywords: P.kwargs,
-    ) -> None:  # fmt: skip
-        """Begin `function(lane, ...)` in a lane; it must be importable and its values picklable."""
-        self._results.pop(lane, None)
-        try:
-            self._pipe.send((lane, function, args, keywords))
-        except OSError:
-            pass  # the child is dead; `take` reports it
+        self, function: Callable[Concatenate[Lane, P], Any], *args: P.args, **keywords: P.kwargs
+    ) -> None:
+        """Begin `function(lane, ...)`; it must be importable and its values picklable."""
+        with suppress(OSError):  # the child is dead; `take` reports it
+            self.pipe.send((function, args, keywords))
 
-    def take(self, lane: int, timeout_s: float) -> Any:
-        """Wait for the lane's function, and return its value.
+    def take(self, timeout_s: float) -> Any:
+        """Wait for the function, and return its value.
 
         Raises:
-            Late: the function took too long.
-            Failed: the function raised, or the child died.
+            Late: the function took too long, or raised a timeout.
+            Failed: the function raised another error, or the child died.
         """
         watched = WatchedTime()
-        while lane not in self._results:
-            rest_s = timeout_s - watched.look()
-            if rest_s <= 0:
+        while not self.pipe.poll(min(max(timeout_s - watched.look(), 0.0), LOOK_S)):
+            if watched.look() > timeout_s:
                 raise Late(f"no answer within {timeout_s:.0f} s")
-            if connection.wait([self._pipe], min(rest_s, LOOK_S)):
-                self.receive()
-        self.check(lane)
-        _, value = self._results.pop(lane)
-        return value
-
-    def receive(self) -> None:
-        """Read one result from the pipe.
-
-        Raises:
-            Failed: the child died, so there is no result.
-        """
         try:
-            lane, error, value = self._pipe.recv()
+            error, value = self.pipe.recv()
         except (EOFError, OSError):
-            raise Failed(self._death()) from None
-        self._results[lane] = (error, value)
-
-    def done(self, lane: int) -> bool:
-        """Whether the lane's result has arrived (`receive`)."""
-        return lane in self._results
-
-    def check(self, lane: int) -> None:
-        """Raise at once if the result of a lane is an error; return if there is no result yet.
-
-        Raises:
-            Late: the lane's function raised a timeout.
-            Failed: it raised another error.
-        """
-        error, _ = self._results.get(lane, (None, None))
+            death = self._process.reap(DEATH_S)
+            words = f"the process ended ({death}): {last_lines(self._output)[-1]}"
+            raise Failed(words) from None
         if error is not None:
             raise Late(error) if error.startswith("TimeoutError: ") else Failed(error)
+        return value
 
     def call(
         self, timeout_s: float, function: Callable[Concatenate[Lane, P], T], *args: P.args,
         **keywords: P.kwargs,
     ) -> T:  # fmt: skip
-        """Run a function in the first lane and return what it returns.
-
-        Raises:
-            Failed: as `take`.
-        """
-        self.start(0, function, *args, **keywords)
-        value: T = self.take(0, timeout_s)
+        """Run a function and return what it returns; raises as `take`."""
+        self.start(function, *args, **keywords)
+        value: T = self.take(timeout_s)
         return value
-
-    def _death(self) -> str:
-        death = self._process.reap(DEATH_S)
-        return f"the process ended ({death}): {last_lines(self._output)[-1]}"
 
     def close(self) -> None:
         """End the process, whatever it is doing, and free its slots."""
@@ -200,40 +159,21 @@ def _main(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     arena = None if handle is None else Arena.from_handle(handle)
-    inboxes: list[queue.SimpleQueue[Any]] = []
-    sending = threading.Lock()
-    for number, slot in enumerate(slots):
-        if arena is not None:
+    if arena is not None:
+        for slot in slots:
             arena.workers.entry(slot).state = State.RUNNING
-        inboxes.append(queue.SimpleQueue())
-        lane = (number, Lane(arena, slot), inboxes[-1], pipe, sending)
-        threading.Thread(target=_serve, args=lane, daemon=True, name=f"lane-{number}").start()
+    lane = Lane(arena, slots[0])
     while True:
+        value, error = None, None
         try:
-            number, *work = pipe.recv()
+            function, args, keywords = pipe.recv()
         except EOFError:
             os._exit(0)
-        except Exception as error:  # the function cannot be imported here
-            with sending:
-                pipe.send((0, f"{type(error).__name__}: {error}", None))
-            continue
-        inboxes[number].put(work)
-
-
-def _serve(
-    number: int,
-    lane: Lane,
-    inbox: queue.SimpleQueue[Any],
-    pipe: Connection,
-    sending: threading.Lock,
-) -> None:
-    darwin.ask_for_performance_cores()
-    while True:
-        function, args, keywords = inbox.get()
-        error, value = None, None
-        try:
-            value = function(lane, *args, **keywords)
-        except Exception as raised:  # every error of a framework is a result
-            error = f"{type(raised).__name__}: {raised}"
-        with sending:
-            pipe.send((number, error, value))
+        except Exception as raised:  # the function cannot be imported here
+            error = raised
+        else:
+            try:
+                value = function(lane, *args, **keywords)
+            except Exception as raised:  # every error of a framework is a result
+                error = raised
+        pipe.send((error and f"{type(error).__name__}: {error}", value))

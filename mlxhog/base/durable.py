@@ -11,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import resource
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.base.reading import regular
+from mlxhog.errors import EnvironmentLacks, MlxhogError
 
 SPACE_MARGIN = 1.1  # free bytes that are required per byte to be written
 
@@ -160,17 +162,6 @@ def replace_link(path: Path, target: Path) -> None:
         raise
 
 
-def is_gone(pid: int) -> bool:
-    """Return whether no process has this id, which may come from a file's name."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
     """Refuse to begin a write for which the disk has too little space.
 
@@ -239,7 +230,7 @@ def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
     """
     with disk_errors(f"writing {path}"), path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        end = end_of_last_line(file)
+        end = _end_of_last_line(file)
         file.truncate(end)
         append_all(file.fileno(), lines, synced=synced)
     if synced and end == 0:
@@ -293,52 +284,52 @@ def read_lines(path: Path, begin: int, most: int) -> bytes:
     return lines[: lines.rfind(b"\n") + 1]
 
 
-def end_of_last_line(file: IO[bytes]) -> int:
+def _end_of_last_line(file: IO[bytes]) -> int:
     """Return the offset just after the last line end of a file, 0 if it has none."""
-    block = 1 << 16
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - block)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
+    if os.fstat(file.fileno()).st_size == 0:  # an empty range cannot be mapped
+        return 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.rfind(b"\n") + 1
 
+
+# -- the lock of a folder --------------------------------------------------------------------------
 
 PATIENCE_S = 0.2
-"""How long `take_lock` waits: `is_held` of another process has the lock for some microseconds."""
+"""How long `lock` waits: `is_locked` of another process has the lock for some microseconds."""
 
 
-class LockHeld(Exception):
-    """Another process holds the lock; `holder` is its id, or "unknown"."""
-
-    def __init__(self, holder: str) -> None:
-        super().__init__(holder)
-        self.holder = holder
-
-
-def take_lock(file: IO[str]) -> None:
-    """Take the lock until the file is closed, and leave this process's id in the file.
+@contextlib.contextmanager
+def lock(folder: Path, refusal: Callable[[str], MlxhogError]) -> Iterator[None]:
+    """Hold the lock of a folder in the block, with this process's id in the file `lock`.
 
     Args:
-        file: open for reading and appending ("a+").
-
-    Raises:
-        LockHeld: another process has it.
+        folder: it exists.
+        refusal: makes the error for a folder that another process holds, or that cannot be opened;
+            its argument is the end of a sentence, "is in use by process 7; wait for it, ...".
     """
-    if not _flock(file, fcntl.LOCK_EX, PATIENCE_S):
-        file.seek(0)
-        raise LockHeld(file.read().strip() or "unknown")
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    try:
+        file = open(folder / "lock", "a+", opener=regular)
+    except OSError as error:
+        raise refusal(f"cannot be opened: {error.strerror}") from error
+    with file:
+        with disk_errors(f"locking {folder}"):
+            if not _flock(file, fcntl.LOCK_EX, PATIENCE_S):
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise refusal(f"is in use by process {holder}; wait for it, stop it")
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield
 
 
-def is_held(file: IO[str]) -> bool:
-    """Return whether another process holds the lock now."""
-    return not _flock(file, fcntl.LOCK_SH, 0.0)
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder now."""
+    try:
+        with open(folder / "lock", opener=regular) as file:
+            return not _flock(file, fcntl.LOCK_SH, 0.0)
+    except OSError:  # no process has ever held it, or this user may not read it
+        return False
 
 
 def _flock(file: IO[str], kind: int, patience_s: float) -> bool:

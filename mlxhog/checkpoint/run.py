@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mlxhog.base import durable, plain_json, reading
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
@@ -86,23 +86,16 @@ class Run:
         Raises:
             RunError: another process holds the run; the message names its pid.
         """
-        with self._open_lock("a+") as file:
-            try:
-                with disk_errors(f"locking {self.directory}"):
-                    durable.take_lock(file)
-            except durable.LockHeld as error:
-                raise RunError(
-                    f"the run {self.directory} is in use by process {error.holder}; "
-                    "wait for it, stop it, or start another run"
-                ) from error
+
+        def refusal(why: str) -> RunError:
+            return RunError(f"the run {self.directory} {why}, or start another run")
+
+        with durable.lock(self.directory, refusal):
             yield
 
     def is_locked(self) -> bool:
         """Return whether a supervisor holds this run now."""
-        if not (self.directory / "lock").exists():
-            return False
-        with self._open_lock("r") as file:
-            return durable.is_held(file)
+        return durable.is_locked(self.directory)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace `run.json`, keeping the time of creation.
@@ -121,9 +114,8 @@ class Run:
         If the file cannot be read, the status is "damaged", without other fields.
         """
         status = self._read_status()
-        with contextlib.suppress(RunError):  # the lock may not be readable
-            if status.get("status") in (STARTING, RUNNING) and not self.is_locked():
-                status["status"] = "interrupted"
+        if status.get("status") in (STARTING, RUNNING) and not self.is_locked():
+            status["status"] = "interrupted"
         return status
 
     def is_starting(self) -> bool:
@@ -275,14 +267,6 @@ class Run:
         except (OSError, ValueError):
             return None
         return text.rstrip("\n").rpartition("\n")[2]
-
-    def _open_lock(self, mode: str) -> IO[str]:
-        try:
-            return open(self.directory / "lock", mode, opener=reading.regular)
-        except OSError as error:
-            raise RunError(
-                f"the run {self.directory} cannot be opened: {error.strerror}"
-            ) from error
 
     def _read_status(self) -> dict[str, Any]:
         path = self.directory / _STATUS

@@ -47,6 +47,23 @@ class ReportConfig(RunFolder, Json):
         None, "file to write; in the run's folder, or here for several", none="auto"
     )
 
+    def records(self) -> "list[RunRecord]":
+        """Return the runs, each once."""
+        from mlxhog.report.record import RunRecord
+
+        records = [RunRecord(self.find(name)) for name in self.runs]
+        return list({each.run.directory.resolve(): each for each in records}.values())
+
+    def write(self, records: "Sequence[RunRecord]", name: str, content: bytes) -> str:
+        """Write the file under its default name, unless another is named; returns its path."""
+        from mlxhog.base.durable import disk_errors, replace_file
+
+        default = Path(name) if len(records) > 1 else records[0].run.directory / name
+        path = Path(self.to) if self.to else default
+        with disk_errors(f"writing {path}"):
+            replace_file(path, content)
+        return str(path)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlotConfig(ReportConfig):
@@ -55,33 +72,14 @@ class PlotConfig(ReportConfig):
     over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
 
 
-def _records(config: ReportConfig) -> "list[RunRecord]":
-    """Return the runs, each once."""
-    from mlxhog.report.record import RunRecord
-
-    records = [RunRecord(config.find(name)) for name in config.runs]
-    return list({each.run.directory.resolve(): each for each in records}.values())
-
-
-def _write(config: ReportConfig, records: "Sequence[RunRecord]", name: str, content: bytes) -> str:
-    """Write the file under its default name, unless another is named; returns its path."""
-    from mlxhog.base.durable import disk_errors, replace_file
-
-    default = Path(name) if len(records) > 1 else records[0].run.directory / name
-    path = Path(config.to) if config.to else default
-    with disk_errors(f"writing {path}"):
-        replace_file(path, content)
-    return str(path)
-
-
 @command("report", ABOUT, EXAMPLES, ReportConfig)
 def run(config: ReportConfig) -> Report:
     """Write a page about runs."""
     from mlxhog.report.run_page import report
 
-    records = _records(config)
+    records = config.records()
     page = report(records).encode()
-    path = _write(config, records, "report.html", page)
+    path = config.write(records, "report.html", page)
     notes = [note for each in records for note in each.notes]
     return Report({"report": path, "bytes": len(page), "notes": notes})
 
@@ -92,29 +90,29 @@ def plot(config: PlotConfig) -> Report:
     from mlxhog.report import charts
     from mlxhog.report.record import different_texts
 
-    records = _records(config)
+    records = config.records()
     for each in records:
         if each.last("train_bits_per_byte") is None:
             raise RunError(
                 f"the run {each.run.name} has no numbers yet; the first come two seconds after "
                 "training begins"
             )
-    differ = list(filter(None, [different_texts(records)]))
+    differ = different_texts(records)
     if not config.json:  # they need no package
         width = shutil.get_terminal_size().columns
-        print(*_curves(records, width), *(line for one in differ for line in wrapped(one, width)),
+        print(*_curves(records, width), *(part for one in differ for part in wrapped(one, width)),
               sep="\n")  # fmt: skip
     charts.require("the lines above need nothing more")
     from mlxhog.report.figures import losses
 
-    path = _write(config, records, "losses.png", losses(records, config.over))
+    path = config.write(records, "losses.png", losses(records, config.over))
     columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
     runs = [
         {
             "name": each.run.name,
             "lines": len(each.history),
             **{name: each.last(name) for name in columns},
-            "val_step": each.history.evaluation.get("val_step"),
+            "val_step": each.progress.val_step,
             "held_out": each.part or None,
         }
         for each in records

@@ -212,7 +212,6 @@ def show(config: ShowConfig) -> Report:
     from mlxhog.checkpoint import manifest
     from mlxhog.checkpoint.formats.opening import read_config
     from mlxhog.models import families
-    from mlxhog.report.metrics import sound_marks
     from mlxhog.report.record import RunRecord
     from mlxhog.report.shares import in_words
 
@@ -236,9 +235,9 @@ def show(config: ShowConfig) -> Report:
         "held_out": record.part or None,
         "last": {
             **{name: record.last(name) for name in _LAST},
-            "val_step": record.history.evaluation.get("val_step"),
+            "val_step": record.progress.val_step,
         },
-        "marks": dict(sound_marks(record.progress.marks)),
+        "marks": dict(record.progress.marks),
         "first_step_s": record.progress.first_step_s,
         "shares": record.shares(),
         "load": _load(run, model),

@@ -39,14 +39,15 @@ def run(words: Words, config: ServeConfig) -> int:
         print(message, file=sys.stderr, flush=True)
 
     def on_ready(url: str, served: "Model", engine: "EngineThread") -> None:
-        if engine.note:
-            say(engine.note)
-        version = engine.loaded.version if engine.counts_updates else None
-        facts = {"url": url, "model": served.name, "weights": engine.whose, "version": version}
+        about = engine.weights
+        if about["note"]:
+            say(about["note"])
+        whose, version = about["weights"], about["version"]
+        facts = {"url": url, "model": served.name, "weights": whose, "version": version}
         if words.json:
             print_json({**facts, "pid": os.getpid()})
             return
-        weights = engine.whose if version is None else f"{engine.whose}, version {version},"
+        weights = whose if version is None else f"{whose}, version {version},"
         page = url.removesuffix("v1")
         print(
             f"{weights} at {url}, model {served.name}; to chat open {page}; Ctrl-C ends", flush=True

@@ -5,7 +5,7 @@ import json
 import secrets
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
@@ -15,7 +15,7 @@ from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import observer
-from mlxhog.report.views import Observer
+from mlxhog.report.views import RunView
 
 ABOUT = """\
 Show the table of `mlxhog train` for a run in another terminal; in a pipe, its lines. The command
@@ -51,9 +51,7 @@ def run(config: WatchConfig) -> int:
     from mlxhog.report.record import RunRecord
 
     watched = config.find(config.run)
-    view: AbstractContextManager[Observer[Progress]] = (
-        nullcontext(JsonLines()) if config.json else observer(sys.stdout, quiet=config.quiet)
-    )
+    view = JsonLines() if config.json else observer(sys.stdout, quiet=config.quiet)
     try:
         if watched.is_starting():
             print(f"{watched.name} is starting", file=sys.stderr, flush=True)
@@ -73,11 +71,10 @@ def run(config: WatchConfig) -> int:
     return 0
 
 
-class JsonLines:
+class JsonLines(RunView):
     """Prints every new state as one line of JSON."""
 
-    def __init__(self) -> None:
-        self._printed = ""
+    _printed = ""
 
     def __call__(self, progress: Progress) -> None:
         """Print a state or a message."""
@@ -107,7 +104,7 @@ def board(config: BoardConfig) -> int:
 
         token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
         settings = uvicorn.Config(
-            Board(RunRecord(followed), token).app,
+            Board(RunRecord(followed), token),
             log_level="critical",
             access_log=False,
             lifespan="off",

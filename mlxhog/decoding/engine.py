@@ -8,7 +8,7 @@ beside it.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -36,10 +36,6 @@ LEAST_LOGPROB = -9999.0
 
 BATCH_SIZE = 16
 """Number of answers that are written together."""
-
-
-class SessionInUse(ConfigError):
-    """Another request of the session is in progress; the same request can succeed later."""
 
 
 class RecurrentModel(Protocol):
@@ -106,7 +102,6 @@ class Request:
         sampling: options of the answer.
         row: number among several answers with the same settings; see `Sampler`.
         ends: tokens that end the document and the answer.
-        session: name of the conversation that prompt and answer continue, or None.
         top: number of most likely tokens in the score of each token; None is no scores.
         scores_prompt: whether tokens of the prompt get scores, too.
         writes: whether there is an answer; if not, the prompt is read only.
@@ -116,25 +111,9 @@ class Request:
     sampling: Sampling
     row: int = 0
     ends: Collection[int] = ()
-    session: str | None = None
     top: int | None = None
     scores_prompt: bool = False
     writes: bool = True
-
-
-@dataclass(frozen=True)
-class Session:
-    """The state of a conversation; for a recurrent model its size does not depend on the length.
-
-    Attributes:
-        state: recurrent state after the tokens that the model has read.
-        unread: tokens of the conversation that the model has not read yet.
-        n_tokens: number of all tokens of the conversation.
-    """
-
-    state: State
-    unread: Int32
-    n_tokens: int
 
 
 class Engine:
@@ -146,7 +125,6 @@ class Engine:
         batch_size: number of answers that are written together, >= 1; each needs a state.
         prefill_chunk: tokens per piece of a prompt, >= 1. It changes memory, speed, and the wait of
             the other answers.
-        most_sessions: largest number of stored sessions; the least recently used is dropped.
 
     Attributes:
         admits: whether waiting requests can start.
@@ -164,27 +142,22 @@ class Engine:
         *,
         batch_size: int = BATCH_SIZE,
         prefill_chunk: int = PREFILL_CHUNK,
-        most_sessions: int = 0,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("prefill_chunk", prefill_chunk)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}, expected 1 or more")
         self._model, self._tokenizer = model, tokenizer
         self._batch_size, self._prefill_chunk = batch_size, prefill_chunk
-        self._most_sessions = most_sessions
         self.admits = True
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._in_session: set[str] = set()
         self._n_requests = 0
         self.clear()
 
     def clear(self) -> None:
-        """Drop every unfinished answer; its session stays as before the request."""
+        """Drop every unfinished answer."""
         self._waiting: deque[_Row] = deque()
         self._reading: deque[_Row] = deque()  # their prompts are read in part
         self._writing: list[_Row] = []
         self._state: State = None  # of `_writing`, in its order
-        self._in_session.clear()
 
     @property
     def n_waiting(self) -> int:
@@ -197,59 +170,33 @@ class Engine:
         return len(self._reading) + len(self._writing)
 
     @property
-    def n_sessions(self) -> int:
-        """Number of stored sessions."""
-        return len(self._sessions)
-
-    @property
     def is_busy(self) -> bool:
         """Whether there is an answer in progress or a waiting request."""
         return bool(self._waiting or self.n_running)
-
-    def session(self, name: str) -> Session | None:
-        """Return a session, or None if there is none or it was dropped."""
-        return self._sessions.get(name)
 
     def submit(self, request: Request) -> int:
         """Add a request; returns its number, from 0, which its pieces have as `row`.
 
         BOS is added before the prompt, because models are trained with it, unless the prompt begins
-        with it or continues a session.
+        with it.
 
         Raises:
             DataError: an id of the prompt is outside the vocabulary.
-            SessionInUse: another request of the session is in progress.
         """
-        prompt, name = checked_ids(request.prompt, self._tokenizer), request.session
-        session = None if name is None else self.session(name)
-        if session is not None:
-            prompt = np.concatenate([session.unread, prompt])
-        elif not prompt.size or prompt[0] != self._tokenizer.bos:
+        prompt = checked_ids(request.prompt, self._tokenizer)
+        if not prompt.size or prompt[0] != self._tokenizer.bos:
             prompt = np.concatenate([[self._tokenizer.bos], prompt])
-        if not prompt.size:  # an empty prompt after the end of a document
-            prompt = np.array([self._tokenizer.bos])
-        row = _Row(self._n_requests, request, prompt.astype(np.int32), self._tokenizer, session)
-        if name is not None:
-            if name in self._in_session:
-                raise SessionInUse(
-                    f"another request of session {name!r} is in progress; wait for its answer, or "
-                    "begin another session"
-                )
-            self._in_session.add(name)
+        row = _Row(self._n_requests, request, prompt.astype(np.int32), self._tokenizer)
         self._waiting.append(row)
         self._n_requests += 1
         return row.index
 
     def cancel(self, index: int) -> None:
-        """Stop an answer in any state; no effect on one that has ended or does not exist.
-
-        Its session stays as before the request.
-        """
+        """Stop an answer in any state; no effect on one that has ended or does not exist."""
         rows = (*self._waiting, *self._reading, *self._writing)
         row = next((row for row in rows if row.index == index), None)
         if row is None:
             return
-        self._in_session.discard(row.request.session or "")
         if row in self._writing:
             self._keep_only([j for j, one in enumerate(self._writing) if one is not row])
         else:
@@ -297,10 +244,7 @@ class Engine:
                 before = [self._state] if self._writing else []
                 self._state = self._model.stack_states([*before, row.state])
                 self._writing.append(row)
-                if row.request.session is None:
-                    row.state = None  # it is now in that of all
-            else:
-                self._store_session(row, piece, row.state)
+                row.state = None  # it is now in that of all
         return pieces
 
     def write(self) -> list[Piece]:
@@ -314,12 +258,8 @@ class Engine:
         rows = self._writing
         last = np.array([[row.last] for row in rows], np.int32)
         logits, self._state = self._model.logits(last, self._state)
-        pieces, unfinished = self._draw(rows, logits), []
-        for j, (row, piece) in enumerate(zip(rows, pieces, strict=True)):
-            if piece.finish_reason is None:
-                unfinished.append(j)
-            elif row.request.session is not None:
-                self._store_session(row, piece, self._model.take_state(self._state, [j]))
+        pieces = self._draw(rows, logits)
+        unfinished = [j for j, piece in enumerate(pieces) if piece.finish_reason is None]
         if len(unfinished) < len(rows):
             self._keep_only(unfinished)
         return pieces
@@ -342,43 +282,14 @@ class Engine:
         self._state = self._model.take_state(self._state, places) if places else None
         self._writing = [self._writing[j] for j in places]
 
-    def _store_session(self, row: _Row, last: Piece, state: State) -> None:
-        """Add a finished answer to its session, with the state after it."""
-        name, unread = row.request.session, np.empty(0, np.int32)
-        if name is None:
-            return
-        self._in_session.discard(name)
-        if last.finish_reason == "stop":
-            # The model has read the stop string, but the answer ends before it.
-            assert row.state is not None
-            state, unread = row.state, self._tokenizer.encode("".join(row.texts).encode())
-        elif last.token is not None:
-            unread = np.array([last.token], np.int32)
-        n_tokens = row.n_before + (len(unread) if last.finish_reason == "stop" else row.n_written)
-        self._sessions[name] = Session(state, unread, n_tokens)
-        self._sessions.move_to_end(name)
-        while len(self._sessions) > self._most_sessions:
-            self._sessions.popitem(last=False)
-
 
 class _Row:
     """One answer: the unread part of its prompt, and its sampler."""
 
-    def __init__(
-        self,
-        index: int,
-        request: Request,
-        prompt: Int32,
-        tokenizer: Tokenizer,
-        session: Session | None,
-    ) -> None:
+    def __init__(self, index: int, request: Request, prompt: Int32, tokenizer: Tokenizer) -> None:
         self.index, self.request, self.unread, self.last = index, request, prompt, -1
-        self.state = None if session is None else session.state
-        self.n_before = len(prompt)  # tokens of the session before the answer
-        if session is not None:
-            self.n_before += session.n_tokens - len(session.unread)
+        self.state: State = None
         self.n_written = 0
-        self.texts: list[str] = []
         self.scores: list[TokenScore] = []
         self._before: NDArray[np.float32] | None = None  # logits after the last scored token
         self._hidden = 0 if prompt.size == len(request.prompt) else 1  # a start token was added
@@ -425,8 +336,6 @@ class _Row:
             if not self._text.stopped and is_last:
                 text += self._text.end()  # this rest may contain a stop string
             reason = "stop" if self._text.stopped else "length" if is_last else None
-        if self.request.session is not None:
-            self.texts.append(text)
         return Piece(self.index, None if ends else token, text, reason, self.taken_scores())
 
 

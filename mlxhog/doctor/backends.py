@@ -89,8 +89,8 @@ def _measure(measured: Measured, name: str, form: str, gradients: int, expected:
         with Child() as first, Child() as second:
             children = (first, second) if name in GPU_ENGINES else (first,)
             for child in children:
-                child.start(0, compute_gradient, name, form)
-            results = [child.take(0, START_S + PATIENCE_S) for child in children]
+                child.start(compute_gradient, name, form)
+            results = [child.take(START_S + PATIENCE_S) for child in children]
         with Child(promises=False) as child:  # as fast as in training
             speed: float = child.call(START_S + PATIENCE_S, measure_speed, name, form, gradients)
     except Failed as failure:

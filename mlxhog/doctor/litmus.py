@@ -28,6 +28,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations_with_replacement, product
@@ -43,7 +44,7 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import missing
-from mlxhog.metal import engine as engines
+from mlxhog.metal import engines
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows
@@ -62,10 +63,9 @@ SHAPES: Final = {"dense": (FLOATS,), "rows": (len(INDEX), FLOATS // ROWS)}
 """Kernel -> shape of the increments of one pass."""
 LIMITS: Final = {"dense": 1 << 23, "rows": 1 << 22}
 """Kernel -> passes of each of two writers that every element can count exactly."""
-WHERE: Final = {"threads": ((0, 0), (0, 1)), "processes": ((0, 0), (1, 0))}
-"""Child and lane of each writer."""
+WHERE: Final = ("threads", "processes")
 SLOTS: Final = ((1, 2), (3,))
-"""Worker slots of the two children, a lane each."""
+"""Worker slots of the two children."""
 PROMISED: Final = ("lossless", "cas")
 PATIENCE_S: Final = 5.0  # until a reader sees a write
 LOW: Final = -5592405.0  # 0xCAAAAAAA
@@ -203,6 +203,23 @@ def add_until(
         passes += 1
         now = time.perf_counter()
     return passes, now - begin
+
+
+def add_each(
+    lane: Lane, kinds: Sequence[Accessor], kernel: str, mode: str, seconds: float, limit: int,
+    writers: int,
+) -> list[tuple[int, float]]:  # fmt: skip
+    """In threads that later calls use again: return what `add_until` does for each writer."""
+    threads = lane.keep("threads", lambda: [ThreadPoolExecutor(1) for _ in SLOTS])
+    lanes = lane.keep("lanes", lambda: [lane, Lane(lane.arena, lane.slot + 1)])
+    how = kernel, mode, seconds, limit, writers
+    adding = [
+        thread.submit(add_until, own, kind, *how)
+        for thread, own, kind in zip(threads, lanes, kinds, strict=False)
+    ]
+    for ended in wait(adding, return_when=FIRST_EXCEPTION).done:
+        ended.result()  # raises its error
+    return [one.result() for one in adding]
 
 
 def write_until(lane: Lane, mode: str, seconds: float, flipping: bool) -> None:
@@ -354,26 +371,24 @@ class Litmus:
 
     def _measure(self, case: Case) -> Row:
         kernel, limit = case.kernel, LIMITS[case.kernel]
-        lanes = [(self.children[child], lane) for child, lane in WHERE[case.where]]
-        writers = [(kind, *lane) for kind, lane in zip(case.writers, lanes, strict=True)]
-        for kind, child, lane in writers:  # import, compile
+        together = case.where == "threads"
+        groups = (case.writers,) if together else tuple((kind,) for kind in case.writers)
+        children = dict(zip(self.children, groups, strict=False))
+        for child, kinds in children.items():  # import, compile
             self._clear(kernel)
-            child.start(lane, add_until, kind, kernel, case.mode, 1.0, 1, 1)
-            child.take(lane, START_S + _GRACE_S)
+            child.call(START_S + _GRACE_S, add_each, kinds, kernel, case.mode, 1.0, 1, 1)
         self._clear(kernel)
-        for kind, child, lane in writers:
-            child.start(lane, add_until, kind, kernel, case.mode, self.seconds, limit, 2)
+        for child, kinds in children.items():
+            child.start(add_each, kinds, kernel, case.mode, self.seconds, limit, 2)
         torn, watched = TornValues(kernel, case.mode, 2 * limit), WatchedTime()
-        pipes: dict[Any, Child] = {child.pipe: child for child, _ in lanes}
-        while not all(child.done(lane) for child, lane in lanes):
-            for ready in connection.wait(list(pipes), _LOOK_S):
-                pipes[ready].receive()
-            for child, lane in lanes:
-                child.check(lane)
+        running: dict[Any, Child] = {child.pipe: child for child in children}
+        tallies: list[tuple[int, float]] = []
+        while running:
+            for ready in connection.wait(list(running), _LOOK_S):
+                tallies += running.pop(ready).take(0.0)
             torn.look(values_of(self.arena, kernel))
-            if watched.look() > self.seconds + _GRACE_S:
+            if running and watched.look() > self.seconds + _GRACE_S:
                 raise Late(f"no answer within {self.seconds + _GRACE_S:.0f} s")
-        tallies: list[tuple[int, float]] = [child.take(lane, 0.0) for child, lane in lanes]
         passes = sum(each for each, _ in tallies)
         # Of the final values: those that no lost add explains, and the lost adds of the others.
         values, expected = values_of(self.arena, kernel), passes * COUNTS[kernel].astype(np.float64)
@@ -409,10 +424,10 @@ class Litmus:
             writing.call(START_S + _GRACE_S, add_until, NATIVE, "dense", mode, 0.0, 0, 1)
             for flipping in (True, False):
                 self._clear("dense", LOW if flipping else 0.0)
-                writing.start(0, write_until, mode, seconds, flipping)
+                writing.start(write_until, mode, seconds, flipping)
                 limit_s = seconds + patience_s + _GRACE_S
                 seen = reading.call(limit_s, read_until, reader, seconds, flipping, patience_s)
-                writing.take(0, _GRACE_S)
+                writing.take(_GRACE_S)
                 for key, value in seen.items():
                     counts[key] += value
             return counts

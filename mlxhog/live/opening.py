@@ -25,7 +25,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
 from mlxhog.live import CHECKPOINT, READ_MODES
-from mlxhog.live.running import NoCopies, RunWeights
+from mlxhog.live.running import NoWeights, RunWeights
 from mlxhog.live.source import CheckpointWeights, WeightSource, checked_mode
 from mlxhog.models.families import ModelConfig
 from mlxhog.report.views import Tell
@@ -133,10 +133,6 @@ def _run(spec: str, root: Path) -> Run | None:
         return None  # opening it as a checkpoint will raise the error
 
 
-class _ReadCheckpoint(Exception):
-    """The reason to read the newest checkpoint of a run that trains."""
-
-
 class _RunReader:
     """Opens the newest weights of a run: those it trains with, else of its newest checkpoint.
 
@@ -148,16 +144,16 @@ class _RunReader:
         self._model: ModelConfig | None = None  # of the first one, whose backend stays
 
     def open(self) -> _Opened:
-        run, note = self._run, ""
+        note = ""
         if self._mode != CHECKPOINT:
             checked_mode(self._mode)
-            if run.is_locked():
+            if self._run.is_locked():
                 try:
                     return self._attached(CONNECT_S)
-                except _ReadCheckpoint as reason:
+                except NoWeights as reason:
                     note = str(reason)
         try:
-            opened = formats.open(checkpoint.latest(run))
+            opened = formats.open(checkpoint.latest(self._run))
         except CheckpointError as error:
             raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
         self._model = opened.config
@@ -169,7 +165,7 @@ class _RunReader:
     def _after(self, version: int) -> WeightSource | None:
         """A source on the resumed run, or on a checkpoint after a version, or None."""
         if self._mode != CHECKPOINT and self._run.is_locked():
-            with suppress(_ReadCheckpoint, MlxhogError):  # silent, starting, or another version
+            with suppress(MlxhogError):  # silent, starting, or another version
                 live, *_ = self._attached(SOON_S)
                 if not live.ended():
                     return live
@@ -186,22 +182,20 @@ class _RunReader:
         """Attach to the run while it trains, whose process may take `patience_s` to answer.
 
         Raises:
-            _ReadCheckpoint: the run does not answer, is starting or has just ended, or has no
-                copies.
+            NoWeights: the run does not answer, is starting or has just ended, or has no copies.
             ArenaError: the run cannot be read at all.
         """
         run = self._run
         silent = f"the process that trains run {run.name} does not answer (is it stopped?)"
         try:
             arena = Arena.connect(socket_path(run.directory), patience_s)
-        except NoAnswer as error:
-            raise _ReadCheckpoint(silent) from error
         except ArenaError as error:
+            if isinstance(error, NoAnswer):
+                raise NoWeights(silent) from error
             if not run.is_locked():
-                raise _ReadCheckpoint(f"run {run.name} has just ended") from error
+                raise NoWeights(f"run {run.name} has just ended") from error
             if not socket_path(run.directory).is_socket():
-                reason = f"run {run.name} is starting and cannot be read yet"
-                raise _ReadCheckpoint(reason) from error
+                raise NoWeights(f"run {run.name} is starting and cannot be read yet") from error
             raise
         try:
             config, tokenizer = checkpoint.read_model(run.architecture)
@@ -216,9 +210,8 @@ class _RunReader:
             )
         except BaseException as error:
             arena.close()  # else the run would keep publishing for this process
-            if isinstance(error, NoAnswer | NoCopies):
-                reason = silent if isinstance(error, NoAnswer) else str(error)
-                raise _ReadCheckpoint(reason) from error
+            if isinstance(error, NoAnswer):
+                raise NoWeights(silent) from error
             raise
         source.successor = self._after
         return source, config, tokenizer, run.directory

@@ -27,8 +27,8 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
 
-class NoCopies(ArenaError):
-    """The run does not publish copies of its parameters."""
+class NoWeights(ArenaError):
+    """Why a run that trains gives no weights now, so that its newest checkpoint is read."""
 
 
 class RunWeights(WeightSource):
@@ -43,7 +43,7 @@ class RunWeights(WeightSource):
         patience_s: longest wait for the first copy.
 
     Raises:
-        NoCopies: the mode needs copies.
+        NoWeights: the mode needs copies, and the run publishes none.
         NoAnswer: no copy is published in this time.
         ArenaError: the arena has another model.
     """
@@ -81,7 +81,7 @@ class RunWeights(WeightSource):
         if mode == "racy":
             return
         if WORDS not in layout.segments:
-            raise NoCopies(
+            raise NoWeights(
                 f"run {name} does not publish copies for readers (start it with --live on, or "
                 "read its parameters while workers write them with --mode racy)"
             )

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import parse_count, parse_duration_s
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.config import optimizers
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES
-from mlxhog.config.optimizer import Decayed, OptimizerChoice
-from mlxhog.config.optimizers import AdamW
 from mlxhog.config.options import convert_fields, is_set, option, options, to_flag
 from mlxhog.config.schedules import BETA, FALLING
 from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError
+from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
@@ -38,7 +36,7 @@ class Protocol(Merged):
     """
 
     optimizer: OptimizerChoice = option(
-        optimizers.DEFAULT.name,
+        DEFAULT.name,
         f"update rule, as in mlxhog train; the benchmark's is {PUBLISHED}",
         kind=OPTIMIZERS,
     )

@@ -59,7 +59,7 @@ def computed_results(
             side = waiting[0]
             tell(side.name, "")
             inputs = {**subject.inputs, **changed.get(side.name, {})}
-            child.start(0, compute_side, side, replace(subject, inputs=inputs))
+            child.start(compute_side, side, replace(subject, inputs=inputs))
 
         for _, group in groupby(sides, lambda side: side.backend):
             child = stack.enter_context(Child())
@@ -81,7 +81,7 @@ def computed_results(
 def _take(child: Child, side: ParitySide) -> Results:
     """Return a side's results, which have arrived."""
     try:
-        results: Results = child.take(0, PATIENCE_S)
+        results: Results = child.take(PATIENCE_S)
     except Failed as failure:
         problem = str(failure).removeprefix("ConfigError: ")  # for example of a plugin's layer
         kind = WorkerFailed if problem == str(failure) else ConfigError

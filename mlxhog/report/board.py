@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
 from html import escape
 from time import monotonic
 
@@ -18,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from mlxhog.arena import requests
 from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names
@@ -49,12 +49,19 @@ class Board:
         self.record, self._token = record, token.encode()
         self._lock = asyncio.Lock()
         self._looked_s, self._tag, self._text = -LOOK_S, "", ""
-        self.app = Starlette(
-            routes=[
-                Route("/", _of_own_pages(self._page)),
-                Route("/ask/{what}", _of_own_pages(self._ask), methods=["POST"]),
-            ],
+        self._routes = Starlette(
+            routes=[Route("/", self._page), Route("/ask/{what}", self._ask, methods=["POST"])]
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of ASGI, unless a page of another site sends it."""
+        try:
+            check_names(dict(scope["headers"]), OWN_NAMES)
+        except ForeignRequest:
+            refusal = _error(421, "this board answers at its own address only")
+            await refusal(scope, receive, send)
+        else:
+            await self._routes(scope, receive, send)
 
     async def _page(self, request: Request) -> Response:
         """Return the page; 304 if the client has it."""
@@ -76,45 +83,32 @@ class Board:
         state = (history.starts, len(history), record.n_events, record.status, record.notes)
         tag = f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
         if tag != self._tag:
-            self._tag, self._text = tag, report([record], buttons=buttons())
+            self._tag, self._text = tag, report([record], buttons=_buttons())
 
     async def _ask(self, request: Request) -> Response:
         """Pass the request of a button on to the run, if the token is right."""
         what = request.path_params["what"]
         sent = request.headers.get("x-mlxhog-token", "").encode()
         if not hmac.compare_digest(sent, self._token):
-            error = "the token is missing or wrong; it is in the link that mlxhog board printed"
-            return JSONResponse({"error": error}, status_code=403)
+            return _error(
+                403, "the token is missing or wrong; it is in the link that mlxhog board printed"
+            )
         if what not in ASKS:
-            error = f"no request {what[:40]!r}; expected one of {', '.join(ASKS)}"
-            return JSONResponse({"error": error}, status_code=404)
+            return _error(404, f"no request {what[:40]!r}; expected one of {', '.join(ASKS)}")
         try:
             answer = await asyncio.to_thread(requests.ask, self.record.run.directory, what)
         except MlxhogError as error:
-            return JSONResponse({"error": str(error)}, status_code=409)
+            return _error(409, str(error))
         message = answer.get("message", f"saved {answer.get('path')}")
         return JSONResponse({"message": str(message)})
 
 
-Answer = Callable[[Request], Awaitable[Response]]
+def _error(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status_code=status)
 
 
-def _of_own_pages(answer: Answer) -> Answer:
-    """Refuse requests of other sites' pages: foreign host names and origins."""
-
-    async def checked(request: Request) -> Response:
-        try:
-            check_names(dict(request.scope["headers"]), OWN_NAMES)
-        except ForeignRequest:
-            error = "this board answers at its own address only"
-            return JSONResponse({"error": error}, status_code=421)
-        return await answer(request)
-
-    return checked
-
-
-def buttons() -> str:
-    """Return the buttons of the page, and the place of their answers."""
+def _buttons() -> str:
+    """The buttons of the page, and the place of their answers."""
     each = "".join(
         f'<button type="button" data-ask="{what}" data-sure="{escape(sure)}">{escape(text)}'
         "</button>"

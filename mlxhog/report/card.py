@@ -17,6 +17,22 @@ from mlxhog.report.metrics import number, share_text
 from mlxhog.report.record import RunRecord
 from mlxhog.report.streams import printable
 
+LOAD = """\
+```sh
+mlxhog generate FOLDER --prompt "The"
+```
+"""
+LOAD_IN_TRANSFORMERS = """
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
+model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust}){needs}
+answer = model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=50)
+print(tokenizer.decode(answer[0]))
+```
+"""
+
 
 def write(run: Run, model: ModelConfig) -> None:
     """Write the card of a run's newest checkpoint into its folder; no checkpoint, no card.
@@ -44,25 +60,18 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     about = [
         f"- model: {model.title}, {size} parameters, vocabulary {model.vocab_size}",
         *_training(run, checkpoint),
+        *([f"- converted by {_code(command)}"] if command else []),
     ]
-    if command:
-        about.append(f"- converted by {_code(command)}")
-    return "\n".join(
-        [
-            "---",
-            f"library_name: {'transformers' if to == 'hf' else 'mlxhog'}",
-            "tags: [xlstm, mlxhog]",
-            "---",
-            f"# {printable(run.name if run else checkpoint.name)}",
-            "",
-            *about,
-            "",
-            "## Load",
-            "",
-            *_loading(model, to),
-            "",
-            manifest.CARD_MARK.decode(),
-        ]
+    is_large = model.model_type == "xlstm"  # transformers has it; other families bring their code
+    trust = "" if is_large else ", trust_remote_code=True"
+    needs = "" if is_large else "  # mlxhog must be installed"
+    in_transformers = LOAD_IN_TRANSFORMERS.format(trust=trust, needs=needs)
+    loads = LOAD + in_transformers * (to == "hf" or (to == "mlxhog" and is_large))
+    return (
+        f"---\nlibrary_name: {'transformers' if to == 'hf' else 'mlxhog'}\n"
+        f"tags: [xlstm, mlxhog]\n---\n# {printable(run.name if run else checkpoint.name)}\n\n"
+        + "\n".join(about)
+        + f"\n\n## Load\n\n{loads}\n{manifest.CARD_MARK.decode()}"
     )
 
 
@@ -78,12 +87,11 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
     parts = [f"{saved['step']:,} updates"]
     if "tokens" in used:
         parts += [f"{format_count(used['tokens'])} tokens", format_duration(used["seconds"])]
-    commands = dict(record.commands())
     return [
         f"- data: {_code(str(record.config.get('data', '-')))}",
         f"- training: {', '.join(parts)}, mlxhog {printable(str(record.status.get('mlxhog')))}",
         f"- score: {_score(record.result, checkpoint)}",
-        f"- trained by {_code(commands['the same, spelled out'])}",
+        f"- trained by {_code(record.commands()['the same, spelled out'])}",
     ]
 
 
@@ -97,32 +105,11 @@ def _score(result: Mapping[str, Any], checkpoint: Path) -> str:
         size, share = format_bytes(result["val_bytes"]), result["val_share"]
     else:
         size, share = f"{format_count(result['final_tokens'])} tokens", result["final_share"]
-    text = "held-out answers" if result.get("val_of_completions") else "held-out text"
+    what = "held-out answers" if result.get("val_of_completions") else "held-out text"
     return (
-        f"{number(bits)} bits per byte of {size} of {text} ({share_text(share)}); one run and one "
+        f"{number(bits)} bits per byte of {size} of {what} ({share_text(share)}); one run and one "
         "evaluation, so there is no interval"
     )
-
-
-def _loading(model: ModelConfig, to: str) -> list[str]:
-    """The lines that load the model."""
-    lines = ["```sh", 'mlxhog generate FOLDER --prompt "The"', "```"]
-    if to == "hf" or (to == "mlxhog" and model.model_type == "xlstm"):
-        # transformers has xLSTM Large; other families bring their code.
-        trust = "" if model.model_type == "xlstm" else ", trust_remote_code=True"
-        needs = "" if not trust else "  # mlxhog must be installed"
-        lines += [
-            "",
-            "```python",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})',
-            f'model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust}){needs}',
-            'answer = model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=50)',
-            "print(tokenizer.decode(answer[0]))",
-            "```",
-        ]
-    return lines
 
 
 def _code(words: str) -> str:

@@ -25,38 +25,30 @@ class Theme:
     """Colors of a figure.
 
     Attributes:
-        name: "light" or "dark".
         paper: background.
         ink: text and axes.
         faint: grid, and lines without a color of their own.
         inks: colors of the first candidates; distinct with any kind of color vision.
-        heat: matplotlib's name of a sequential color map.
     """
 
-    name: str
     paper: str
     ink: str
     faint: str
     inks: tuple[str, ...]
-    heat: str
 
 
 # Okabe and Ito 2008, without yellow, which is hard to see on white; brighter ones on black.
 LIGHT = Theme(
-    "light",
     "#ffffff",
     "#1f2328",
     "#c8ccd1",
     ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f4e9c", "#7a7a00"),
-    "YlGnBu",
 )
 DARK = Theme(
-    "dark",
     "#16181c",
     "#e4e6e9",
     "#4a4f57",
     ("#4db2ff", "#ff8c42", "#35d0a0", "#ff9fd0", "#ffc14d", "#9ad8ff", "#b79cf0", "#c9c94a"),
-    "YlGnBu_r",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

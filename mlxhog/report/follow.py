@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from mlxhog.errors import RunError
-from mlxhog.report.metrics import Progress, number, sound_marks
+from mlxhog.report.metrics import Progress, number
 from mlxhog.report.record import RunRecord
 from mlxhog.report.views import Observer
 
 LOOK_S = 0.5
 MOST_MESSAGES = 20
 """Messages shown at once; of a run that has trained for long, the newest."""
-
-
-def newest(record: RunRecord) -> Progress:
-    """Return the newest state of a run, with its newest sample and its marks."""
-    sample = record.samples[-1].text if record.samples else None
-    return replace(record.progress, sample=sample, marks=sound_marks(record.progress.marks))
 
 
 def follow(
@@ -39,36 +34,25 @@ def follow(
     Raises:
         RunError: the metrics of the run cannot be read.
     """
-    notes, n_shown, is_running = set[str](), 0, True
+    shown, n_shown, is_running = set[str](), 0, True
     while is_running:
-        is_running = _is_locked(record)  # asked first, so that the last look sees everything
+        is_running = False
+        with suppress(RunError):  # the run was moved or deleted
+            is_running = record.run.is_locked()  # asked first: the last look sees everything
         record.refresh()
-        messages = [note for note in record.notes if note not in notes]
-        notes.update(messages)
+        messages = [note for note in record.notes if note not in shown]
+        shown.update(messages)
         n_new, n_shown = record.n_events - n_shown, record.n_events
-        messages += list(_messages(record, n_new))[-MOST_MESSAGES:]
-        progress = newest(record)
-        for message in messages:
-            view(replace(progress, message=message))
-        view(progress)
+        for event in record.events[-n_new:] if n_new else []:
+            if event.kind == "checkpoint":
+                messages.append(f"saved {event.text}")
+            elif event.kind in ("message", "strategy") and event.text:
+                messages.append(event.text)
+        for message in messages[-MOST_MESSAGES:]:
+            view(replace(record.progress, message=message))
+        view(record.progress)
         if is_running:
             pause(LOOK_S)
-
-
-def _is_locked(record: RunRecord) -> bool:
-    try:
-        return record.run.is_locked()
-    except RunError:  # the run was moved or deleted
-        return False
-
-
-def _messages(record: RunRecord, n_new: int) -> Iterator[str]:
-    """What the newest events say to a user."""
-    for event in record.events[-n_new:] if n_new else []:
-        if event.kind == "checkpoint":
-            yield f"saved {event.text}"
-        elif event.kind in ("message", "strategy") and event.text:
-            yield event.text
 
 
 def ending(record: RunRecord) -> str:

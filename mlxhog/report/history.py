@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +29,70 @@ OF_RUN = (
     "budget_fraction",
 )  # fmt: skip
 OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
+NEVER_FALL = ("elapsed_s", "step", "tokens", "updates")
+AXES = ("elapsed_s", "tokens", "updates")
+DRAWN = (
+    "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
+    "lost_update_rate", "memory_bytes",
+)  # fmt: skip
 ENDED = ("?", "free", "finished", "left")
 """States of a slot after which a new process in it is not a restart."""
 MOST_WORKERS = 256
-MOST_LINE = 1 << 22
-"""Bytes of a line; a longer one counts as damaged."""
-BLOCK = 1 << 22
 MOST_TAIL = 1 << 26
 """Bytes at the end of a file in which `newest_line` looks."""
-_EVALUATION = re.compile(rb'"val_bits_per_byte": ?[0-9]')
-ROUND = 5
-"""Digits of a drawn number."""
+NOT_EVALUATED = b'"val_bits_per_byte": null'
+
+Columns = dict[str, "array[float]"]
+
+
+class GrowingFile:
+    """Reads a file of JSON lines while it grows.
+
+    Args:
+        path: path of the file; a missing file is empty.
+        on_replaced: called before a replaced file is read from its begin.
+    """
+
+    def __init__(self, path: Path, on_replaced: Callable[[], object] = lambda: None) -> None:
+        self.path, self._on_replaced = path, on_replaced
+        self._inode, self._read = -1, 0
+
+    def read(self) -> Iterator[dict[str, Any] | None]:
+        """Yield the new complete lines, None for one that is not a JSON object.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        try:
+            file = reading.open_regular(self.path)
+        except FileNotFoundError:
+            return
+        with file:
+            status = os.fstat(file.fileno())
+            if self._inode not in (-1, status.st_ino) or status.st_size < self._read:
+                self._read = 0
+                self._on_replaced()
+            self._inode = status.st_ino
+            file.seek(self._read)
+            while (line := file.readline(reading.MOST_LINE_BYTES)).endswith(b"\n"):
+                self._read += len(line)
+                yield _object(line)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Line(Progress):
-    """A line of metrics.jsonl."""
+    """A line of metrics.jsonl; without its step and time it is damaged."""
 
+    step: int = field()
+    elapsed_s: float = field()
     supervisor_pid: int | None = None
 
 
@@ -55,14 +101,14 @@ class WorkerHistory:
     """The history of one worker slot.
 
     Attributes:
-        backend: such as "torch:cpu".
         columns: a column for each name in `OF_WORKER`, with a number or NaN per line.
+        backend: such as "torch:cpu".
         newest: its last report in the newest command.
         restarts: processes that replaced a dead one.
     """
 
-    backend: str
-    columns: dict[str, array[float]]
+    columns: Columns
+    backend: str = "?"
     newest: WorkerReport = WorkerReport()
     restarts: int = 0
 
@@ -71,136 +117,94 @@ class History:
     """The lines of one metrics.jsonl as columns.
 
     Attributes:
-        path: of the file.
         columns: a column for each name in `OF_RUN`, with a number or NaN per line.
         workers: histories of the workers, by slot.
         damaged: number of skipped lines.
         newest: the last line; None before the first one.
-        evaluation: the fields `EVALUATED` of the newest evaluation; {} before the first one.
         starts: number of times that the file was read from its begin; a change means that the
             file was replaced.
     """
 
     def __init__(self, path: Path) -> None:
         """Read nothing yet."""
-        self.path = path
         self.starts = 0
+        self._file = GrowingFile(path, self._begin)
         self._begin()
 
     def _begin(self) -> None:
-        self.columns: dict[str, array[float]] = {name: array("d") for name in OF_RUN}
+        self.starts += 1
+        self.columns: Columns = {name: array("d") for name in OF_RUN}
         self.workers: dict[int, WorkerHistory] = {}
         self.damaged = 0
         self.newest: _Line | None = None
-        self.evaluation: dict[str, Any] = {}
-        self.starts += 1
-        self._read, self._inode = 0, -1
+        self._evaluation: dict[str, Any] = {}
         self._dropped_before = 0
 
     def __len__(self) -> int:
         """Number of lines."""
         return len(self.columns["elapsed_s"])
 
-    def update(self) -> int:
-        """Append the new lines of the file; returns their number.
-
-        A replaced file is read from its begin; a resume that drops lines replaces it.
+    def update(self) -> None:
+        """Append the new lines of the file, or read a replaced file, as a resume leaves, anew.
 
         Raises:
             OSError: the file cannot be read; a missing file has no lines.
         """
-        try:
-            file = reading.open_regular(self.path)
-        except FileNotFoundError:
-            return 0
-        with file:
-            status = self.path.stat()
-            if self._inode not in (-1, status.st_ino) or status.st_size < self._read:
-                self._begin()
-            self._inode = status.st_ino
-            before = len(self)
-            file.seek(self._read)
-            for line in self._lines(file):
-                self._take(line)
-        return len(self) - before
-
-    def _lines(self, file: Any) -> Iterator[bytes]:
-        """Complete lines from here on; a last line without an end is read later."""
-        rest = b""
-        while block := file.read(BLOCK):
-            *lines, rest = (rest + block).split(b"\n")
-            self._read = file.tell() - len(rest)
-            yield from lines
-            if len(rest) > MOST_LINE:
+        for record in self._file.read():
+            try:
+                self._take(fill(_Line, record or {}))
+            except ValueError:
                 self.damaged += 1
-                rest = b""
-                self._read = file.tell()
 
     @property
     def progress(self) -> Progress:
         """The last line, with the newest evaluation."""
-        return replace(self.newest or Progress(), **self.evaluation)
+        return replace(self.newest or Progress(), **self._evaluation)
 
-    def _take(self, text: bytes) -> None:
-        """Append one line to the columns, or count it as damaged."""
-        try:
-            record = json.loads(text)
-            if type(record["step"]) is not int or not math.isfinite(record["elapsed_s"]):
-                raise ValueError("a line without its time")
-            line = fill(_Line, record)
-        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
-            self.damaged += 1
-            return
-        before, last = len(self), self.newest
+    def _take(self, line: _Line) -> None:
+        """Append one line to the columns."""
+        last, columns = self.newest, self.columns
         if last is not None and line.supervisor_pid != last.supervisor_pid:
-            self._begin_command()
-        dropped = sum(worker.dropped for worker in line.workers)
-        values = {**vars(line), "updates": line.step - self._dropped_before - dropped}
+            for known in self.workers.values():  # a new command, whose workers count from 0
+                self._dropped_before += known.newest.dropped
+                known.newest = WorkerReport()
+        dropped = self._dropped_before + sum(worker.dropped for worker in line.workers)
+        values: dict[str, Any] = {**vars(line), "updates": line.step - dropped}
         since_s = line.elapsed_s
-        if before:  # axes never decrease
-            for name in ("elapsed_s", "step", "tokens", "updates"):
-                values[name] = max(values[name], self.columns[name][-1])
-            since_s = values["elapsed_s"] - self.columns["elapsed_s"][-1]
-        if before and since_s <= 0:  # no worker trains during the last evaluation
-            values |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
+        if last is not None:
+            values |= {name: max(values[name], columns[name][-1]) for name in NEVER_FALL}
+            since_s = values["elapsed_s"] - columns["elapsed_s"][-1]
+            if since_s <= 0:  # no worker trains during the last evaluation
+                values |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
         if line.val_bits_per_byte is not None:
-            self.evaluation = {name: values[name] for name in EVALUATED}
-        for name, column in self.columns.items():
+            self._evaluation = {name: values[name] for name in EVALUATED}
+        for name, column in columns.items():
             value = values[name]  # the first line of a resume repeats the last evaluation
             is_old = last is not None and name in EVALUATED and value == getattr(last, name)
             column.append(math.nan if value is None or is_old else value)
-        for worker in line.workers:
-            self._take_worker(worker, before, since_s)
         for known in self.workers.values():
-            if len(known.columns["staleness"]) == before:  # this line does not have it
-                for column in known.columns.values():
-                    column.append(math.nan)
+            for column in known.columns.values():
+                column.append(math.nan)
+        for worker in line.workers[:MOST_WORKERS]:
+            self._take_worker(worker, since_s)
         self.newest = line
 
-    def _begin_command(self) -> None:
-        """Add up the totals of the previous command, since workers count from 0 in a new one."""
-        for known in self.workers.values():
-            self._dropped_before += known.newest.dropped
-            known.newest = WorkerReport()
-
-    def _take_worker(self, worker: WorkerReport, before: int, since_s: float) -> None:
-        known = self.workers.get(worker.slot)
-        if known is None:
-            if worker.slot < 1 or len(self.workers) >= MOST_WORKERS:
-                return
-            gaps = {name: array("d", [math.nan]) * before for name in OF_WORKER}
-            known = self.workers[worker.slot] = WorkerHistory("?", gaps)
-        elif len(known.columns["staleness"]) > before:  # a line has this slot twice
-            return
-        last, columns, trains = known.newest, known.columns, since_s > 0
+    def _take_worker(self, worker: WorkerReport, since_s: float) -> None:
+        if worker.slot not in self.workers:
+            gaps = {name: array("d", [math.nan]) * len(self) for name in OF_WORKER}
+            self.workers[worker.slot] = WorkerHistory(gaps)
+        known = self.workers[worker.slot]
+        last, columns = known.newest, known.columns
         applied, applied_before = worker.steps - worker.dropped, last.steps - last.dropped
-        late = applied * worker.mean_staleness - applied_before * last.mean_staleness
-        fresh, waited = applied - applied_before, worker.wait_s - last.wait_s
-        has_waited = trains and last.slot
-        columns["tokens_per_s"].append(worker.tokens_per_s if trains else math.nan)
-        columns["memory_bytes"].append(worker.memory_bytes)
-        columns["staleness"].append(late / fresh if fresh > 0 else math.nan)
-        columns["waiting"].append(min(max(waited / since_s, 0.0), 1.0) if has_waited else math.nan)
+        columns["memory_bytes"][-1] = worker.memory_bytes
+        if applied > applied_before:
+            late = applied * worker.mean_staleness - applied_before * last.mean_staleness
+            columns["staleness"][-1] = late / (applied - applied_before)
+        if since_s > 0:
+            columns["tokens_per_s"][-1] = worker.tokens_per_s
+        if since_s > 0 and last.slot:
+            share = (worker.wait_s - last.wait_s) / since_s
+            columns["waiting"][-1] = min(max(share, 0.0), 1.0)
         known.backend = printable(worker.backend)[:40]
         known.restarts += last.pid != worker.pid and last.state not in ENDED
         known.newest = worker
@@ -218,32 +222,18 @@ class History:
             gap.
         """
         starts = buckets(len(self), points)
-
-        def thinned(columns: Mapping[str, array[float]], names: Iterable[str]) -> dict[str, Any]:
-            return {name: rounded(thin(np.array(columns[name]), starts)) for name in names}
-
-        seconds, *others = (ends(self.column(name), starts) for name in AXES)
-        numbers = [np.nan_to_num(values).astype(int) for values in others]
+        axes = {name: ends(self.column(name), starts) for name in AXES}
         return {
-            "axes": {
-                name: values.tolist()
-                for name, values in zip(AXES, [seconds.round(2), *numbers], strict=True)
-            },
-            "of_run": thinned(self.columns, DRAWN),
+            "axes": {name: [round(x, 2) for x in axes[name].tolist()] for name in AXES},
+            "of_run": {name: _rounded(thin(self.column(name), starts)) for name in DRAWN},
             "of_workers": {
-                slot: thinned(known.columns, OF_WORKER)
+                slot: {
+                    name: _rounded(thin(np.array(column), starts))
+                    for name, column in known.columns.items()
+                }
                 for slot, known in sorted(self.workers.items())
             },
         }
-
-
-AXES = ("elapsed_s", "tokens", "updates")
-
-
-DRAWN = (
-    "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
-    "lost_update_rate", "memory_bytes",
-)  # fmt: skip
 
 
 def buckets(rows: int, points: int) -> NDArray[np.int64] | None:
@@ -263,7 +253,7 @@ def thin(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArr
     if starts is None:
         return values
     low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
-    first, last = values[starts], values[_lasts(starts, len(values))]
+    first, last = ends(values, starts).reshape(-1, 2).T
     falls = last < first
     return np.column_stack([np.where(falls, high, low), np.where(falls, low, high)]).ravel()
 
@@ -272,16 +262,13 @@ def ends(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArr
     """The first and the last number of every bucket: the places of `thin`'s two numbers."""
     if starts is None:
         return values
-    return np.column_stack([values[starts], values[_lasts(starts, len(values))]]).ravel()
+    lasts = np.append(starts[1:], len(values)) - 1
+    return np.column_stack([values[starts], values[lasts]]).ravel()
 
 
-def _lasts(starts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
-    return np.append(starts[1:], rows) - 1
-
-
-def rounded(values: NDArray[np.float64]) -> list[float | None]:
-    """Numbers with `ROUND` digits; gaps are None."""
-    return [None if math.isnan(v) else float(f"{v:.{ROUND}g}") for v in values.tolist()]
+def _rounded(values: NDArray[np.float64]) -> list[float | None]:
+    """Numbers with five digits; gaps are None."""
+    return [None if math.isnan(v) else float(f"{v:.5g}") for v in values.tolist()]
 
 
 def newest_line(path: Path) -> dict[str, Any] | None:
@@ -295,18 +282,13 @@ def newest_line(path: Path) -> dict[str, Any] | None:
             lines = file.read().split(b"\n")[:-1]
     except OSError:
         return None
-    lines.reverse()
-    newest = next(_records(lines), None)
-    if newest is None:
-        return None
-    evaluation = next(_records(filter(_EVALUATION.search, lines)), {})
-    return newest | {name: evaluation.get(name) for name in EVALUATED}
-
-
-def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The lines of metrics that are not damaged."""
-    for line in lines:
-        with suppress(ValueError, RecursionError):
-            record = json.loads(line)
-            if isinstance(record, dict) and "step" in record:
-                yield record
+    newest: dict[str, Any] | None = None
+    for line in reversed(lines):
+        if newest is not None and NOT_EVALUATED in line:
+            continue
+        record = _object(line)
+        if record is not None and "step" in record:
+            newest = newest or record
+            if record.get("val_bits_per_byte") is not None:
+                return newest | {name: record.get(name) for name in EVALUATED}
+    return newest

@@ -1,11 +1,9 @@
 """Progress and result of a training run: its reports during training and at the end."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
-from statistics import median
 from typing import Any
 
 from mlxhog.base.quantities import (
@@ -34,17 +32,6 @@ COUNTS = "counts"
 ANY_TEXT = {"uniform": 8.0}
 """Bits per byte of simple models on every text."""
 
-MOST_MARKS = 20
-
-
-def kernels_used(kernels: Iterable[str]) -> str:
-    """List the implementations of the model's operations that workers of a run use, each once.
-
-    >>> kernels_used(["metal", "native", "native"])
-    'metal,native'
-    """
-    return ",".join(dict.fromkeys(kernels))
-
 
 def is_emulated(gpu_write: str, kernels: str) -> bool:
     """Whether a run tests Metal source on the CPU, so that its numbers do not apply to a GPU."""
@@ -59,47 +46,6 @@ def label(gpu_write: str, kernels: str) -> str:
     """
     parts = (("gpu-write", gpu_write), ("kernels", kernels))
     return ", ".join(f"{name} {value}" for name, value in parts if "metal" in value)
-
-
-def sound_marks(marks: Mapping[str, float]) -> Mapping[str, float]:
-    """The bits per byte of simple models that a file states; without any, `ANY_TEXT`."""
-    return ANY_TEXT | {
-        name[:20]: bits for name, bits in list(marks.items())[:MOST_MARKS] if 0.01 < bits <= 100
-    }
-
-
-class StepTimes:
-    """Times of a worker's newest steps, in order, by activity."""
-
-    PARTS = ("read_s", "compute_s", "apply_s", "wait_s")
-
-    def __init__(self, most: int) -> None:
-        """Keep the newest `most` steps."""
-        self._parts: dict[str, deque[float]] = {
-            name: deque(maxlen=most) for name in (*self.PARTS, "other_s")
-        }
-        self._last_ns: int | None = None
-        self.steps = 0
-
-    def take(self, t_ns: int, **parts: float) -> None:
-        """Add a step that ended at `t_ns`; the rest since the step before is `other_s`."""
-        self.steps += 1
-        for name in self.PARTS:
-            self._parts[name].append(parts[name])
-        if self._last_ns is not None:
-            rest_s = (t_ns - self._last_ns) / 1e9 - sum(parts.values())
-            self._parts["other_s"].append(max(0.0, rest_s))
-        self._last_ns = t_ns
-
-    def to_json(self) -> dict[str, Any]:
-        """Microseconds of each gradient, in order; for the other activities the median, in s."""
-        parts = self._parts
-        return {
-            "steps": self.steps,
-            "compute_us": [round(1e6 * s) for s in parts["compute_s"]],
-            **{name: median(parts[name]) if parts[name] else 0.0 for name in parts
-               if name != "compute_s"},
-        }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +211,7 @@ class Totals(Evaluation):
         lost_update_rate: share of the increments to the probe that were lost.
         gpu_write: how steps of GPU workers are added: cpu, metal, or metal-emulated (Metal source
             that runs on the CPU adds the steps of all workers).
-        kernels: implementations of the model's operations in use, see `kernels_used`.
+        kernels: implementations of the model's operations in use, such as "metal,native".
         staleness: steps by their staleness, the updates by others between a step's read and write.
         sample: newest text of the model.
         first_step_s: seconds from the start of the command to the end of its first step.
@@ -385,32 +331,21 @@ class Result(Totals):
     def to_json(self) -> dict[str, Any]:
         """Return the last object that `train --json` prints."""
         record = {**asdict(self), "val_at_end": self.val_at_end, "emulated": self.emulated}
-        for name in ("sample", "emulated_before", "val_loss"):
+        empty = [name for name in ("machines", "copies_bits_per_byte") if not record[name]]
+        for name in ("sample", "emulated_before", "val_loss", *empty):
             del record[name]
-        for name in ("machines", "copies_bits_per_byte"):
-            if not record[name]:
-                del record[name]
-        for name, digits in (
-            ("seconds", 3),
-            ("tokens_per_s", 1),
-            ("start_s", 3),
-            ("first_step_s", 3),
-        ):
+        for name in ("seconds", "start_s", "first_step_s", "tokens_per_s"):
             if record[name] is not None:
-                record[name] = round(record[name], digits)
+                record[name] = round(record[name], 1 if name == "tokens_per_s" else 3)
         record["staleness"] = {str(tau): steps for tau, steps in self.staleness.items()}
         record["shares"] = shares(record["workers"])
+        names = ("backend", "pid", "steps", "tokens", "mean_staleness", "rate_share")
         record["workers"] = [
-            {name: worker[name] for name in _WORKER_RESULT}
+            {name: worker[name] for name in names if worker[name] is not None}
             | {"shares": shares([worker])}
-            | ({} if (share := worker["rate_share"]) is None else {"rate_share": share})
             for worker in record["workers"]
         ]
         return record
-
-
-_WORKER_RESULT = ("backend", "pid", "steps", "tokens", "mean_staleness")
-"""Fields of a `WorkerReport` in a result."""
 
 
 def number(value: float | None) -> str:
@@ -457,22 +392,13 @@ def rate(value: float | None) -> str:
     return "-" if value is None else format_share(value)
 
 
-def clock(progress: Progress) -> str:
-    """Spell the training time of this call, and the used share of its budget."""
-    return f"{format_clock(progress.call_s)} ({progress.budget_fraction:.0%})"
-
-
-def eta(progress: Progress) -> str:
-    """Spell the remaining time, or -."""
-    return "-" if progress.eta_s is None else format_clock(math.ceil(progress.eta_s - 1e-6))
-
-
 def heading(progress: Progress) -> list[str]:
     """Return how far a run is, how fast, and how much memory it takes."""
+    eta_s = progress.eta_s
     return [
         f"step {progress.step}",
-        clock(progress),
-        f"ETA {eta(progress)}",
+        f"{format_clock(progress.call_s)} ({progress.budget_fraction:.0%})",
+        f"ETA {'-' if eta_s is None else format_clock(math.ceil(eta_s - 1e-6))}",
         f"{format_count(progress.tokens)} tokens",
         f"{format_count(progress.tokens_per_s)} tok/s",
         f"memory {format_bytes(progress.memory_bytes)}",

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,67 @@ from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
 from mlxhog.report.machines import machines_of
-from mlxhog.report.metrics import COUNTS, Doing, Evaluation, Progress, StepTimes, WorkerReport
+from mlxhog.report.metrics import COUNTS, Doing, Evaluation, Progress, WorkerReport
 from mlxhog.report.shares import TIMES
 
 WINDOW_S = 5.0  # throughput and loss are averages over this time
 MOST_TIMES = 4096  # number of newest steps of a worker whose times are stored
+PARTS = ("read_s", "compute_s", "apply_s", "wait_s")
+"""Times of a step in its record; the rest since the step before is `other_s`."""
+
+
+class _Slot:
+    """The records of one worker slot that have been read.
+
+    Attributes:
+        ring: its ring.
+        recent: records of the steps of the newest `WINDOW_S`, and at least two.
+        staleness: number of steps by their staleness.
+        steps: number of steps.
+        times: of the newest steps, the `PARTS` and `other_s`, which the first step does not have.
+    """
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+        self.recent: deque[np.void] = deque()
+        self.staleness: Counter[int] = Counter()
+        self.steps, self._last_ns = 0, 0
+        self.times: deque[tuple[float | None, ...]] = deque(maxlen=MOST_TIMES)
+
+    def take(self, record: np.void) -> None:
+        """Add the record of a step."""
+        self.recent.append(record)
+        self.staleness[int(record["staleness"])] += 1
+        parts, t_ns = [float(record[name]) for name in PARTS], int(record["t_ns"])
+        other_s = max(0.0, (t_ns - self._last_ns) / 1e9 - sum(parts)) if self.steps else None
+        self.times.append((*parts, other_s))
+        self.steps, self._last_ns = self.steps + 1, t_ns
+
+    def tokens_per_s(self) -> float:
+        """Recent rate.
+
+        0 if the last record is older than the window and than the time of two steps.
+        """
+        if len(self.recent) < 2:
+            return 0.0
+        first, last_ns = self.recent[0], int(self.recent[-1]["t_ns"])
+        spent_ns = max(last_ns - int(first["t_ns"]), 1)
+        still_ns = max(WINDOW_S * 1e9, 2 * spent_ns / (len(self.recent) - 1))
+        if monotonic_ns() - last_ns > still_ns:
+            return 0.0
+        tokens = sum(int(step["tokens"]) for step in self.recent) - int(first["tokens"])
+        return tokens / (spent_ns / 1e9)
+
+    def times_to_json(self) -> dict[str, Any]:
+        """Microseconds of each gradient, in order; for the other activities the median, in s."""
+        columns = dict(zip((*PARTS, "other_s"), zip(*self.times, strict=True), strict=True))
+        gradients = columns.pop("compute_s")
+        measured = {name: [s for s in of if s is not None] for name, of in columns.items()}
+        return {
+            "steps": self.steps,
+            "compute_us": [round(1e6 * (s or 0.0)) for s in gradients],
+            **{name: median(of) if of else 0.0 for name, of in measured.items()},
+        }
 
 
 class Monitor:
@@ -52,9 +109,10 @@ class Monitor:
         self.marks: Mapping[str, float] = {}  # of `Progress`
         self.counts_bits_per_byte: float | None = None
         self._counting: threading.Thread | None = None
-        slots = range(1, arena.layout.max_workers + 1)
-        self._rings = {slot: Ring(arena.segment(f"ring.{slot}")) for slot in slots}
-        self._recent: dict[int, deque[np.void]] = {slot: deque() for slot in slots}
+        self._slots = {
+            slot: _Slot(Ring(arena.segment(f"ring.{slot}")))
+            for slot in range(1, arena.layout.max_workers + 1)
+        }
         self.evaluation = Evaluation()
         self.loss: float | None = None
         self.train_bits_per_byte: float | None = None
@@ -68,8 +126,6 @@ class Monitor:
         self.on_step: Callable[[int, np.void], None] | None = None  # gets each record of a step
         self.evaluations = 0  # evaluations during training
         self.evaluating_s = 0.0  # seconds that workers spent on them
-        self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
-        self._times: dict[int, StepTimes] = {slot: StepTimes(MOST_TIMES) for slot in slots}
 
     def find_counts(self, data: Prepared, asked_bytes: int) -> None:
         """Score counted n-grams of the training text in a thread, beside the training.
@@ -95,12 +151,14 @@ class Monitor:
     def drain(self) -> None:
         """Read the records that workers have written since the last call."""
         since_ns = monotonic_ns() - WINDOW_S * 1e9
-        for slot, ring in self._rings.items():
-            recent = self._recent[slot]
-            for record in ring.drain():
+        for number, slot in self._slots.items():
+            for record in slot.ring.drain():
                 if record["kind"] == RecordKind.STEP:
-                    recent.append(record)
-                    self._take_step(slot, record)
+                    slot.take(record)
+                    t_ns = int(record["t_ns"])
+                    self._first_step_ns = min(t_ns, self._first_step_ns or t_ns)
+                    if self.on_step is not None:
+                        self.on_step(number, record)
                 elif record["kind"] == RecordKind.SAMPLE:
                     self.samples += 1
                 elif record["n_bytes"]:
@@ -112,12 +170,12 @@ class Monitor:
                     )
                     self.evaluations += 1
                     self.evaluating_s += float(record["compute_s"])
-            while len(recent) > 2 and recent[0]["t_ns"] < since_ns:  # two steps give a speed
-                recent.popleft()
+            while len(slot.recent) > 2 and slot.recent[0]["t_ns"] < since_ns:
+                slot.recent.popleft()
         steps = [
             step
-            for recent in self._recent.values()
-            for step in recent
+            for slot in self._slots.values()
+            for step in slot.recent
             if step["t_ns"] >= since_ns and math.isfinite(step["loss"])
         ]
         if steps:
@@ -125,14 +183,6 @@ class Monitor:
         if n_bytes := sum(int(step["n_bytes"]) for step in steps):
             nats = sum(float(step["nats"]) for step in steps)
             self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
-
-    def _take_step(self, slot: int, record: np.void) -> None:
-        t_ns = int(record["t_ns"])
-        self._first_step_ns = min(t_ns, self._first_step_ns or t_ns)
-        self._staleness[slot][int(record["staleness"])] += 1
-        if self.on_step is not None:
-            self.on_step(slot, record)
-        self._times[slot].take(t_ns, **{name: float(record[name]) for name in StepTimes.PARTS})
 
     def take_evaluation(self, nats: float, n_bytes: int, tokens: int, step: int) -> None:
         """Store an evaluation of held-out text: its nats, bytes and labels, and the run's step."""
@@ -180,7 +230,8 @@ class Monitor:
 
     def staleness(self) -> dict[int, int]:
         """Steps by their staleness, ascending."""
-        return _ascending(sum(self._staleness.values(), Counter()))
+        every = sum((slot.staleness for slot in self._slots.values()), Counter[int]())
+        return dict(sorted(every.items()))
 
     def dropped_steps(self) -> int:
         """Steps dropped because their gradient was not finite, and gradients that were too late."""
@@ -188,41 +239,42 @@ class Monitor:
 
     def worker_reports(self) -> tuple[WorkerReport, ...]:
         """One report per worker slot that has been in use."""
-        reports = []
         total_rate = sum(entry.rate_sum for entry in self.arena.workers)
-        for slot, spec in sorted(self.workers.items()):
-            entry = self.arena.workers.entry(slot)
-            has_left = entry.state == State.FREE and entry.generation > 0
-            applied = entry.steps - entry.dropped
-            seconds: dict[str, Any] = {
-                f"{name}_s": round(getattr(entry, f"{name}_ns") / 1e9, 3) for name in TIMES
-            }
-            reports.append(
-                WorkerReport(
-                    slot=slot,
-                    backend=spec.backend,
-                    pid=entry.pid,
-                    state="left" if has_left else State(entry.state).name.lower(),
-                    steps=entry.steps,
-                    tokens=entry.tokens,
-                    tokens_per_s=0.0 if has_left else _rate(self._recent[slot]),
-                    mean_staleness=entry.staleness_sum / applied if applied else 0.0,
-                    max_staleness=entry.staleness_max,
-                    dropped=entry.dropped,
-                    memory_bytes=entry.rss_bytes,
-                    staleness=_ascending(self._staleness[slot]),
-                    **seconds,
-                    rate_share=entry.rate_sum / total_rate if total_rate else None,
-                )
-            )
-        return tuple(reports)
+        return tuple(
+            self._worker_report(slot, spec, total_rate)
+            for slot, spec in sorted(self.workers.items())
+        )
+
+    def _worker_report(self, slot: int, spec: WorkerSpec, total_rate: float) -> WorkerReport:
+        entry, records = self.arena.workers.entry(slot), self._slots[slot]
+        has_left = entry.state == State.FREE and entry.generation > 0
+        applied = entry.steps - entry.dropped
+        seconds: dict[str, Any] = {
+            f"{name}_s": round(getattr(entry, f"{name}_ns") / 1e9, 3) for name in TIMES
+        }
+        return WorkerReport(
+            slot=slot,
+            backend=spec.backend,
+            pid=entry.pid,
+            state="left" if has_left else State(entry.state).name.lower(),
+            steps=entry.steps,
+            tokens=entry.tokens,
+            tokens_per_s=0.0 if has_left else records.tokens_per_s(),
+            mean_staleness=entry.staleness_sum / applied if applied else 0.0,
+            max_staleness=entry.staleness_max,
+            dropped=entry.dropped,
+            memory_bytes=entry.rss_bytes,
+            staleness=dict(sorted(records.staleness.items())),
+            **seconds,
+            rate_share=entry.rate_sum / total_rate if total_rate else None,
+        )
 
     def step_times(self) -> list[dict[str, Any]]:
         """Times of the newest steps of every worker, in the form of `times.json`."""
         return [
-            {"slot": slot, "backend": self.workers[slot].backend, **times.to_json()}
-            for slot, times in self._times.items()
-            if slot in self.workers and times.steps
+            {"slot": number, "backend": self.workers[number].backend, **slot.times_to_json()}
+            for number, slot in self._slots.items()
+            if number in self.workers and slot.steps
         ]
 
     def totals(self) -> tuple[int, int, float]:
@@ -233,10 +285,6 @@ class Monitor:
             budget.tokens_before + counters.load("tokens"),
             budget.seconds_before + self.seconds(),
         )
-
-    def _all_marks(self) -> Mapping[str, float]:
-        bits = self.counts_bits_per_byte
-        return self.marks if bits is None else {**self.marks, COUNTS: bits}
 
     def progress(
         self,
@@ -253,7 +301,7 @@ class Monitor:
             seconds=seconds,
         )
         steps, tokens, elapsed_s = self.totals()
-        reports = self.worker_reports()
+        reports, bits = self.worker_reports(), self.counts_bits_per_byte
         return Progress(
             step=steps,
             tokens=tokens,
@@ -275,27 +323,7 @@ class Monitor:
             sample=sample,
             message=message,
             doing=doing,
-            marks=self._all_marks(),
+            marks=self.marks if bits is None else {**self.marks, COUNTS: bits},
             first_step_s=self.first_step_s(),
             machines=machines_of(self.arena),
         )
-
-
-def _ascending(counts: Counter[int]) -> dict[int, int]:
-    return dict(sorted(counts.items()))
-
-
-def _rate(recent: deque[np.void]) -> float:
-    """Tokens per second between the first and the last record.
-
-    0 if the last record is older than the window and than the time of two steps.
-    """
-    if len(recent) < 2:
-        return 0.0
-    last_ns = int(recent[-1]["t_ns"])
-    spent_ns = max(last_ns - int(recent[0]["t_ns"]), 1)
-    still_ns = max(WINDOW_S * 1e9, 2 * spent_ns / (len(recent) - 1))
-    if monotonic_ns() - last_ns > still_ns:
-        return 0.0
-    tokens = sum(int(step["tokens"]) for step in recent) - int(recent[0]["tokens"])
-    return tokens / (spent_ns / 1e9)

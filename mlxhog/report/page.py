@@ -16,38 +16,6 @@ from importlib import resources
 from mlxhog.base import plain_json
 from mlxhog.report.charts import DARK, LIGHT
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; --soft: #59636e;
-  --heat: 0 114 178; --warn: #9a4b00; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e4e6e9;
-  --faint: #3a3f47; --soft: #9aa4b0; --heat: 77 178 255; --warn: #ffc14d; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p.sum, figcaption, footer, p.note { color: var(--soft); }
-.partial { border-left: 4px solid var(--warn); padding-left: .8rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--faint); text-align: right; }
-th { font-weight: 600; vertical-align: bottom; } .t { text-align: left; }
-td.h { background: rgb(var(--heat) / calc(var(--v) * .45)); }
-@media screen and (max-width: 40rem) { .cards thead { display: none; }
-  .cards tr { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); padding: .4rem 0;
-    border-bottom: 1px solid var(--faint); } .cards table, .cards tbody { display: block; }
-  .cards td, .cards th { border: 0; padding: 0 .3rem; text-align: left; overflow-wrap: anywhere; }
-  .cards th { grid-column: 1 / -1; } .cards td::before, .cards th::before { font-weight: 400;
-    content: attr(data-head) " "; color: var(--soft); font-size: .82rem; } }
-code { font: .92em ui-monospace, monospace; } li { margin: .15rem 0; }
-figure { margin: 1rem 0 1.6rem; } .figures { display: grid; gap: 0 2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
-.figures figure { min-width: 0; } .figures h2 { margin-top: .6rem; } footer { margin-top: 2rem; }
-img { max-width: 100%; height: auto; }
-@media print { body { max-width: none; margin: 0; font-size: 10pt; }
-  figure, tr { break-inside: avoid; } .scroll { overflow: visible; }
-  td.h { print-color-adjust: exact; } }
-"""
-"""Style of every page."""
-
 
 def document(
     title: str,
@@ -63,23 +31,18 @@ def document(
     Args:
         title: title of the window, plain text.
         body: HTML.
-        styles: styles in addition to `STYLE`.
+        styles: styles in addition to those of every page.
         scripts: scripts, run in this order at the end of the page.
         data: data for the scripts, as JSON in the element `data`.
         talks: whether the scripts may connect to the server of the page.
     """
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            "style-src 'unsafe-inline'",
-            *([f"script-src {hashes}"] if scripts else []),
-            *(["connect-src 'self'"] if talks else []),
-        ]
-    )
-    embedded = "" if data is None else f"\n{_json_block(data)}"
-    after = embedded + "".join(f"\n<script>{script}</script>" for script in scripts)
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy += f"; script-src {hashes}" * bool(scripts) + "; connect-src 'self'" * talks
+    after = "".join(f"\n<script>{script}</script>" for script in scripts)
+    if data is not None:
+        text = plain_json.dumps(data).decode().replace("<", "\\u003c")  # no </script> inside
+        after = f'\n<script type="application/json" id="data">{text}</script>{after}'
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -88,7 +51,7 @@ def document(
 <meta http-equiv="Content-Security-Policy"
   content="{policy}">
 <title>{escape(title)}</title>
-<style>{"".join([STYLE, *styles])}</style>
+<style>{"".join([asset("page.css"), *styles])}</style>
 </head>
 <body>
 {body}{after}
@@ -99,11 +62,6 @@ def document(
 
 def _sha256(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _json_block(data: object) -> str:
-    text = plain_json.dumps(data).decode().replace("<", "\\u003c")  # no </script> inside
-    return f'<script type="application/json" id="data">{text}</script>'
 
 
 @cache
@@ -142,10 +100,7 @@ def table(
             name of its column.
     """
     columns = "".join(
-        f'<th class="t" scope="col">{escape(head)}</th>'
-        if head in left
-        else f'<th scope="col">{escape(head)}</th>'
-        for head in header
+        f'<th{" class=t" * (head in left)} scope="col">{escape(head)}</th>' for head in header
     )
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     heads = f"<thead><tr>{columns}</tr></thead>\n" if header else ""

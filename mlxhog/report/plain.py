@@ -1,23 +1,25 @@
 """Progress of a training run as plain lines, and the choice between these and a live table."""
 
+from __future__ import annotations
+
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
 from mlxhog.base.quantities import format_count
-from mlxhog.report.metrics import Doing, Progress, WorkerReport, heading, losses
-from mlxhog.report.streams import console, printable
-from mlxhog.report.views import LineView, Observer, View, in_notebook, may_redraw
+from mlxhog.report.metrics import Doing, Progress, heading, losses
+from mlxhog.report.streams import console, printable, wrapped
+from mlxhog.report.views import RunView, may_redraw
 
 MOST_WORKERS = 4  # a line lists up to this many workers one by one
 
 
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
-) -> AbstractContextManager[Observer[Progress]]:
+) -> RunView:
     """Return a live table if the stream can redraw it, else plain lines; see `may_redraw`.
 
     In a notebook the table is redrawn in the output of the cell.
@@ -28,20 +30,22 @@ def observer(
         environ: environment of this process.
     """
     if quiet:
-        return View[Progress]()
-    notebook = in_notebook()
-    if not notebook and not may_redraw(stream, environ):
+        return RunView()
+    module = sys.modules.get("IPython")
+    shell = None if module is None else module.get_ipython()
+    in_notebook = getattr(shell, "kernel", None) is not None
+    if not in_notebook and not may_redraw(stream, environ):
         return PlainLines(stream)
     from mlxhog.report.terminal import LiveTable  # imports rich, which takes 50 ms
 
-    return LiveTable(None if notebook else console(stream))
+    return LiveTable(None if in_notebook else console(stream))
 
 
-class PlainLines(LineView[Progress]):
+class PlainLines(RunView):
     """A view of a run as a line every few seconds, and each new message and sample once.
 
     Args:
-        stream: stream for the lines.
+        stream: stream for the lines, which are wrapped at 100 characters.
         every_s: seconds between lines.
         clock: monotonic clock in seconds.
     """
@@ -49,45 +53,56 @@ class PlainLines(LineView[Progress]):
     def __init__(
         self, stream: TextIO, *, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        super().__init__(stream, every_s, clock)
+        self._stream, self._every_s, self._clock = stream, every_s, clock
+        self._next_s = clock()
         self._step = 0
         self._sample: str | None = None
         self._doing: Doing | None = None
 
-    def news(self, progress: Progress) -> Iterator[str]:
-        """Yield a new sample, the state after new steps, and activities besides training.
+    def show(self, message: str) -> None:
+        """Write lines."""
+        self._stream.write("".join(f"{part}\n" for part in wrapped(message)))
+        self._stream.flush()
 
-        A new activity is shown at once, its percentage every few seconds.
-        """
+    def draw(self, progress: Progress) -> None:
+        """Write a new sample, the state after new steps, and activities besides training."""
+        for text in self._news(progress):
+            self.show(text)
+
+    def _news(self, progress: Progress) -> Iterator[str]:
+        """Yield new lines: an activity at once, its percentage and the state every few seconds."""
         doing, shown = progress.doing, self._doing
         is_new = doing is None or shown is None or doing.activity != shown.activity
-        if doing != shown and (is_new or self.due()):
+        if doing != shown and (is_new or self._due()):
             self._doing = doing
             if doing is not None:
                 yield str(doing)
-        if progress.sample is not None and progress.sample != self._sample:
-            yield f"sample: {printable(progress.sample)}"
+        if progress.sample not in (None, self._sample):
             self._sample = progress.sample
-        if progress.step > self._step and self.due():
+            yield f"sample: {printable(str(progress.sample))}"
+        if progress.step > self._step and self._due():
             self._step = progress.step
             yield line(progress)
+
+    def _due(self) -> bool:
+        """Whether a line of the state is due; if so, the next one is due `every_s` later."""
+        now = self._clock()
+        is_due = now >= self._next_s
+        if is_due:
+            self._next_s = now + self._every_s
+        return is_due
 
 
 def line(progress: Progress) -> str:
     """Return the state of the run in one line; its parts are two spaces apart."""
-    machines = (f"[{one.name} {one}]" for one in progress.machines)
-    parts = [*heading(progress), *losses(progress), *_workers(progress.workers), *machines]
-    return "  ".join(parts)
-
-
-def _workers(workers: Sequence[WorkerReport]) -> list[str]:
-    """Each worker; of many workers, the number in each state."""
-    if len(workers) > MOST_WORKERS:
-        states = Counter(worker.state for worker in workers)
-        counts = ", ".join(f"{n} {state}" for state, n in states.items())
-        return [f"{len(workers)} workers: {counts}"]
-    return [
-        f"[{worker.slot} {worker.backend} {worker.state} {worker.steps} steps "
-        f"{format_count(worker.tokens_per_s)} tok/s staleness {worker.mean_staleness:.1f}]"
-        for worker in workers
+    workers = [
+        f"[{one.slot} {one.backend} {one.state} {one.steps} steps "
+        f"{format_count(one.tokens_per_s)} tok/s staleness {one.mean_staleness:.1f}]"
+        for one in progress.workers
     ]
+    if len(workers) > MOST_WORKERS:
+        states = Counter(worker.state for worker in progress.workers)
+        counts = ", ".join(f"{n} {state}" for state, n in states.items())
+        workers = [f"{len(workers)} workers: {counts}"]
+    machines = [f"[{one.name} {one}]" for one in progress.machines]
+    return "  ".join([*heading(progress), *losses(progress), *workers, *machines])

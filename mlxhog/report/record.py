@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from mlxhog.base import reading
 from mlxhog.base.paths import words
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
@@ -18,10 +15,10 @@ from mlxhog.checkpoint.run import DAMAGED, RUNNING, STARTING, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import by_flat_names, read_yaml, specs_of
 from mlxhog.errors import ConfigError, RunError, message_of
-from mlxhog.report.history import History
+from mlxhog.report.history import GrowingFile, History
 from mlxhog.report.metrics import (
     COUNTS,
-    Progress,
+    MachineReport,
     beside_counts,
     label,
     number,
@@ -41,13 +38,66 @@ _ASIDE = ("out", "name")
 """Options that choose the folder of a run and do not change its training."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunEvent:
+    """A line of events.jsonl.
+
+    Attributes:
+        elapsed_s: seconds of training of the whole run.
+        step: step of the whole run.
+        kind: "message", "strategy" (of a change), "sample", "checkpoint" or "ended".
+        text: the message, the sample, or the path of the checkpoint.
+    """
+
+    elapsed_s: float
+    step: int
+    kind: str
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What run.json says of the part of the held-out text for evaluations."""
+
+    n_bytes: float | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ended:
+    """What the result of the newest command says of its workers; nothing before it ends."""
+
+    restarts: int | None = None
+    dropped_steps: int | None = None
+    torn: int | None = None
+    machines: tuple[MachineReport, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    """What run.json says of the run and its machine."""
+
+    status: str = "unknown"
+    error: str | None = None
+    machine: str | None = None
+    chip: str | None = None
+    cores: int | None = None
+    memory_bytes: float | None = None
+    mlxhog: str | None = None
+    kernels: str | None = None
+    gpu_write: str | None = None
+    parameters: float | None = None
+    held_out: _Part = _Part()
+    result: _Ended = _Ended()
+
+
 class RunRecord:
     """The files of a run, read together; `refresh` reads them again.
 
     Attributes:
         run: the run.
         history: history of its metrics.
-        progress: their last line, with the newest evaluation.
+        progress: their last line, with the newest evaluation and the newest sample.
         status: contents of its run.json.
         config: option -> value, in the spelling of config.yaml; numbers of choices by flat names.
         events: the newest `MOST_EVENTS` events.
@@ -68,7 +118,8 @@ class RunRecord:
         self.events: list[RunEvent] = []
         self.n_events = 0
         self.notes: list[str] = []
-        self._log = EventLog(run.events_path)
+        self._event_file = GrowingFile(run.events_path)
+        self._damaged_events = 0
         self.refresh()
 
     def refresh(self) -> None:
@@ -77,13 +128,13 @@ class RunRecord:
         Raises:
             RunError: the metrics cannot be read.
         """
-        self.status, notes = self.run.read_status(), list[str]()
-        self.notes = notes
+        self.status = self.run.read_status()
+        self._about = fill(_About, self.status)
+        self.notes = notes = list[str]()
         try:
             self.history.update()
         except OSError as error:
             raise RunError(f"{self.run.metrics_path} cannot be read: {error.strerror}") from error
-        self.progress = self.history.progress
         try:
             if not self.config:
                 layer = by_flat_names(read_yaml(self.run.config_path))
@@ -91,17 +142,17 @@ class RunRecord:
         except ConfigError as error:
             notes.append(f"the configuration of the run cannot be read: {error}")
         try:
-            fresh = self._log.update()
-            self.events = [*self.events, *fresh][-MOST_EVENTS:]
-            self.n_events += len(fresh)
-        except (OSError, ValueError) as error:
-            notes.append(f"{self._log.path.name} cannot be read: {message_of(error)}")
+            self._read_events()
+        except OSError as error:
+            notes.append(f"events.jsonl cannot be read: {message_of(error)}")
+        sample = self.samples[-1].text if self.samples else None
+        self.progress = replace(self.history.progress, sample=sample)
         if self.status.get("status") == DAMAGED or not self.status:
             notes.append("run.json is missing or damaged: status and result are unknown")
-        if self.history.damaged:
-            notes.append(f"{self.history.damaged} damaged lines of metrics.jsonl are skipped")
-        if self._log.damaged:
-            notes.append(f"{self._log.damaged} damaged lines of events.jsonl are skipped")
+        damaged = {"metrics": self.history.damaged, "events": self._damaged_events}
+        notes += [
+            f"{n} damaged lines of {name}.jsonl are skipped" for name, n in damaged.items() if n
+        ]
         sizes = self.history.columns["val_bytes"]
         if len({value for value in sizes if not math.isnan(value)}) > 1:
             notes.append(
@@ -114,22 +165,35 @@ class RunRecord:
                 if self.is_running
                 else "no numbers: nothing was trained"
             )
-        elif not self._log.path.exists():
+        elif not self.run.events_path.exists():
             notes.append("events.jsonl is missing: messages and samples are unknown")
+
+    def _read_events(self) -> None:
+        for record in self._event_file.read():
+            record = record or {}
+            try:
+                event = read(RunEvent, {"text": record.get("path", ""), **record})
+            except ValueError:
+                self._damaged_events += 1
+                continue
+            text = printable_lines(event.text)[:MOST_TEXT]
+            self.events.append(replace(event, kind=printable(event.kind)[:20], text=text))
+            self.n_events += 1
+        del self.events[:-MOST_EVENTS]
 
     @property
     def is_running(self) -> bool:
         """Whether a process trains the run now."""
-        return self.status.get("status") in (STARTING, RUNNING)
+        return self.state in (STARTING, RUNNING)
 
     @property
     def state(self) -> str:
         """The status of the run, in one word."""
-        return printable(str(self.status.get("status", "unknown")))[:20]
+        return printable(self._about.status)[:20]
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """The result of the newest command; {} before it ends."""
+        """The result of the newest command; {} before it ends, and if it was killed."""
         result = self.status.get("result")
         return result if isinstance(result, dict) else {}
 
@@ -148,10 +212,10 @@ class RunRecord:
     @property
     def evaluated_text(self) -> str:
         """Size and share of the held-out text for evaluations; "" if unknown."""
-        n_bytes, share = _plain(self.part.get("n_bytes")), _plain(self.part.get("share"))
-        if n_bytes is None or share is None:
+        part = self._about.held_out
+        if part.n_bytes is None or part.share is None:
             return ""
-        return f"{format_bytes(n_bytes)}, {share_text(share)}"
+        return f"{format_bytes(part.n_bytes)}, {share_text(part.share)}"
 
     @property
     def larger_score(self) -> tuple[float, str] | None:
@@ -183,12 +247,12 @@ class RunRecord:
     @property
     def strategy(self) -> str:
         """The strategy; for auto also the newest one, and the number of changes; - is unknown."""
-        asked, now = self.config.get("strategy"), self.progress.strategy
-        if asked != "auto" or now is None:
-            return _text(asked)
+        requested, now = self.config.get("strategy"), self.progress.strategy
+        if requested != "auto" or now is None:
+            return str(requested or "-")
         changes = sum(event.kind == "strategy" for event in self.events)
         changed = f", {changes} change{'s' * (changes > 1)}" if changes else ""
-        return f"auto: {_text(now)}{changed}"
+        return f"auto: {now}{changed}"
 
     def shares(self) -> dict[str, dict[str, float]]:
         """Shares of a step in the newest command: of `ALL`, and of each of several workers."""
@@ -206,18 +270,19 @@ class RunRecord:
 
     def facts(self) -> dict[str, str]:
         """The rows of a table about the run: name -> value; - is unknown."""
-        history, now, result, last = self.history, self.progress, self.result, self.last
-        tokens, seconds = last("tokens"), last("elapsed_s")
+        history, now, about, last = self.history, self.progress, self._about, self.last
+        tokens, seconds, result = last("tokens"), last("elapsed_s"), about.result
         rate_of_all = tokens / seconds if tokens is not None and seconds else None
         memory = [value for value in history.columns["memory_bytes"] if not math.isnan(value)]
-        dropped = sum(worker.dropped for worker in now.workers) if history.newest else None
-        workers = [worker.backend for _, worker in sorted(history.workers.items())]
-        restarts = result.get("restarts", sum(w.restarts for w in history.workers.values()))
-        error = self.status.get("error")
-        larger, machines = self.larger_score, (fill(Progress, result) if result else now).machines
+        workers = [one for _, one in sorted(history.workers.items())]
+        dropped, restarts = result.dropped_steps, result.restarts
+        if len(history):
+            dropped = sum(one.dropped for one in now.workers) if dropped is None else dropped
+            restarts = sum(one.restarts for one in workers) if restarts is None else restarts
+        larger = self.larger_score
         rows = {
             "status": self.state,
-            "error": printable_lines(str(error))[:MOST_TEXT] if error else None,
+            "error": about.error and printable_lines(about.error)[:MOST_TEXT],
             "training time": _spelled(seconds, format_duration),
             "first step after": _spelled(now.first_step_s, format_duration),
             "steps": _spelled(last("step"), lambda n: f"{n:,.0f}"),
@@ -230,27 +295,27 @@ class RunRecord:
             "beside counts": self.counts_text or None,
             "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
-            "workers": ", ".join(workers) or "-",
-            **{f"machine {one.name}": str(one) for one in machines},
-            "workers restarted": str(restarts) if len(history) else "-",
-            "steps dropped": str(_whole(result.get("dropped_steps", dropped))),
-            "batches torn": str(_whole(result.get("torn"))),
+            "workers": ", ".join(one.backend for one in workers) or "-",
+            **{f"machine {one.name}": str(one) for one in result.machines or now.machines},
+            "workers restarted": _spelled(restarts, str),
+            "steps dropped": _spelled(dropped, str),
+            "batches torn": _spelled(result.torn, str),
             "largest memory of all workers": _spelled(max(memory, default=None), format_bytes),
-            "parameters": _spelled(_plain(self.status.get("parameters")), format_count),
+            "parameters": _spelled(about.parameters, format_count),
         }
         return {name: value for name, value in rows.items() if value is not None}
 
     def machine(self) -> dict[str, str]:
         """The rows of a table about the machine: name -> value."""
-        status = self.status
-        metal = label(str(status.get("gpu_write", "cpu")), str(status.get("kernels", "")))
+        about = self._about
+        metal = label(about.gpu_write or "", about.kernels or "")
         return {
-            "machine": _text(status.get("machine")),
-            "chip": _text(status.get("chip")),
-            "cores": _text(status.get("cores")),
-            "memory": _spelled(_plain(status.get("memory_bytes")), format_bytes),
-            "mlxhog": _text(status.get("mlxhog")),
-            "kernels": _text(status.get("kernels")),
+            "machine": about.machine or "-",
+            "chip": about.chip or "-",
+            "cores": _spelled(about.cores, str),
+            "memory": _spelled(about.memory_bytes, format_bytes),
+            "mlxhog": about.mlxhog or "-",
+            "kernels": about.kernels or "-",
             **({"Metal": metal} if metal else {}),
         }
 
@@ -276,8 +341,8 @@ class RunRecord:
             for name, value in self.config.items()
         }
 
-    def commands(self) -> list[tuple[str, str]]:
-        """Command lines, each with its purpose."""
+    def commands(self) -> dict[str, str]:
+        """Command lines, by their purpose."""
         run, automatic = shlex.quote(str(self.run.directory)), self.run.automatic()
         known = specs_of(TrainConfig, self.config)
         more = " --time 10m" * (self.state == "done")  # its budget is used up
@@ -286,105 +351,27 @@ class RunRecord:
             for name, value in self.changed().items()
             if name not in automatic  # the new command chooses these itself
         ]
-        return [
-            ("repeat it with the file of its options", f"mlxhog train -c {run}/config.yaml"),
-            ("the same, spelled out", " ".join(["mlxhog train", *flags])),
-            ("train it further", f"mlxhog train --resume {run}" + more),
-            ("write text with it", f'mlxhog generate {run} --prompt "The"'),
-            ("this page again", f"mlxhog report {run}"),
-        ]
+        return {
+            "repeat it with the file of its options": f"mlxhog train -c {run}/config.yaml",
+            "the same, spelled out": " ".join(["mlxhog train", *flags]),
+            "train it further": f"mlxhog train --resume {run}{more}",
+            "write text with it": f'mlxhog generate {run} --prompt "The"',
+            "this page again": f"mlxhog report {run}",
+        }
 
 
-def different_texts(records: Sequence[RunRecord]) -> str | None:
-    """A warning if held-out numbers of runs are of different texts, else None."""
+def different_texts(records: Sequence[RunRecord]) -> list[str]:
+    """Return a warning if held-out numbers of runs are of different texts."""
     scored = [each for each in records if each.last("val_bits_per_byte") is not None]
-    if len({str(each.part.get("text", each.run.name)) for each in scored}) < 2:
-        return None
+    if len({each.part.get("text", each.run.name) for each in scored}) < 2:
+        return []
     texts = ", ".join(
         f"{each.run.name} ({each.evaluated_text or 'not recorded'}, "
         f"data {words(each.config.get('data', '-'))})"
         for each in scored
     )
-    return f"held-out numbers of different text cannot be compared: {texts}"
+    return [f"held-out numbers of different text cannot be compared: {texts}"]
 
 
-def _whole(value: object) -> object:
-    return value if type(value) is int else "-"
-
-
-def _plain(value: object) -> float | None:
-    return float(value) if type(value) in (int, float) and math.isfinite(value) else None  # type: ignore[arg-type]
-
-
-def _spelled(value: float | None, spell: Any) -> str:
-    return "-" if value is None else str(spell(value))
-
-
-def _text(value: object) -> str:
-    """A field of a run.json in one printable line; the file may come from elsewhere."""
-    return "-" if value in (None, "") else printable(str(value))[:80]
-
-
-# -- events --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunEvent:
-    """A line of events.jsonl.
-
-    Attributes:
-        elapsed_s: seconds of training of the whole run.
-        step: step of the whole run.
-        kind: "message", "strategy" (of a change), "sample", "checkpoint" or "ended".
-        text: the message, the sample, or the path of the checkpoint.
-    """
-
-    elapsed_s: float
-    step: int
-    kind: str
-    text: str = ""
-
-
-class EventLog:
-    """Reads a file of events, which may grow.
-
-    Attributes:
-        path: path of the file.
-        damaged: number of skipped lines.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Read nothing yet."""
-        self.path, self.damaged = path, 0
-        self._read = 0
-
-    def update(self) -> list[RunEvent]:
-        """Return the events of new complete lines; a missing file has none.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: the file grew by more than `reading.MOST_BYTES`.
-        """
-        try:
-            file = reading.open_regular(self.path)
-        except FileNotFoundError:
-            return []
-        with file:
-            file.seek(self._read)
-            text = reading.read_all(file, reading.MOST_BYTES)
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read += len(whole)
-        events = [_event(line) for line in whole.splitlines()]
-        self.damaged += events.count(None)
-        return [event for event in events if event is not None]
-
-
-def _event(line: bytes) -> RunEvent | None:
-    """Read a line of events.jsonl; None if it is damaged."""
-    try:
-        record = json.loads(line)
-        event = read(RunEvent, {"text": record.get("path", ""), **record})
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return None
-    text = printable_lines(event.text)[:MOST_TEXT]
-    return replace(event, kind=printable(event.kind)[:20], text=text)
+def _spelled(value: Any, spell: Callable[[Any], str]) -> str:
+    return "-" if value is None else spell(value)

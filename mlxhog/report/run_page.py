@@ -6,38 +6,27 @@ Elements with `data-live` change while a run trains; a board replaces them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.metadata import version
 
-from mlxhog.base.quantities import (
-    format_count,
-    format_duration,
-    format_number,
-    format_share,
-)
+from mlxhog.base.quantities import format_count, format_duration, format_number, format_share
 from mlxhog.report import page
 from mlxhog.report.charts import LIGHT
-from mlxhog.report.metrics import COUNTS, WORKER_COLUMNS, number, sound_marks
+from mlxhog.report.metrics import COUNTS, WORKER_COLUMNS, number
 from mlxhog.report.record import RunEvent, RunRecord, different_texts
 from mlxhog.report.shares import rows
 
 MOST_NUMBERS = 30_000
 """Numbers in all curves of a page together; this keeps the page below half a megabyte."""
 FEWEST_POINTS, MOST_POINTS = 100, 2000
-AXES = (("time", "time"), ("samples", "samples"), ("updates", "updates"))
+AXES = ("time", "samples", "updates")
 COMPARED = ("gzip", "xz", COUNTS)
 MOST_TEXT = 280
 """Characters of the newest sample."""
 NEWEST, MOST_SAMPLES, MOST_EVENTS = 5, 40, 300
 """Of samples and events the newest are shown, others are folded, and older ones left out."""
-
-
-def points_for(records: Sequence[RunRecord]) -> int:
-    """Number of points of a curve that keeps a page of these runs small."""
-    curves = sum(9 + 4 * len(record.history.workers) for record in records)
-    return min(max(MOST_NUMBERS // max(curves, 1), FEWEST_POINTS), MOST_POINTS)
 
 
 def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
@@ -53,16 +42,19 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
     about += "Everything is in this file."
     if buttons:
         about = "This page follows the run while <code>mlxhog board</code> runs."
+    notes = [f"{record.run.name}: {note}" for record in records for note in record.notes]
+    notes += different_texts(records)
+    texts = "\n".join(f'<p class="partial">{escape(note)}</p>' for note in notes)
     parts = [
-        f"<h1>{escape(title)}</h1>",
+        "" if alone else f"<h1>{escape(title)}</h1>",
         "<noscript><p class='partial'>A script in this file draws the curves, but this "
         "browser does not run scripts.</p></noscript>",
-        f'<div id="notes" data-live>{_notes(records)}</div>',
-        *(head(record, k, alone=alone) for k, record in enumerate(records)),
+        _live("notes", texts),
+        *(_head(record, k) for k, record in enumerate(records)),
         buttons,
-        curves(),
-        *([] if alone else [_summary(records)]),
-        *(section(record, k, alone=alone) for k, record in enumerate(records)),
+        _curves(),
+        _facts(records),
+        *(_section(record, k, named=not alone) for k, record in enumerate(records)),
         f"<footer>{about} Charts: uPlot, MIT licence.</footer>",
     ]
     return page.document(
@@ -70,20 +62,21 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
         "\n".join(filter(None, parts)),
         styles=page.chart_styles(),
         scripts=[*page.chart_scripts(), *([page.asset("board.js")] if buttons else [])],
-        data=data(records),
+        data=_data(records),
         talks=bool(buttons),
     )
 
 
-def data(records: Sequence[RunRecord]) -> dict[str, object]:
-    """Return the data of the page's scripts."""
-    points = points_for(records)
+def _data(records: Sequence[RunRecord]) -> dict[str, object]:
+    """The data of the page's scripts."""
+    curves = sum(9 + 4 * len(record.history.workers) for record in records)
+    points = min(max(MOST_NUMBERS // max(curves, 1), FEWEST_POINTS), MOST_POINTS)
     runs = [
         {
             "name": record.run.name,
             "seq_len": record.seq_len,
             "workers": {slot: one.backend for slot, one in sorted(record.history.workers.items())},
-            "marks": without_network(record),
+            "marks": _without_network(record),
             **record.history.drawn(points),
         }
         for record in records
@@ -91,104 +84,80 @@ def data(records: Sequence[RunRecord]) -> dict[str, object]:
     return {"runs": runs, "n_inks": len(LIGHT.inks)}
 
 
-def tiles(record: RunRecord) -> str:
-    """The numbers at the top of the page; one that is not known yet is left out."""
-    shown = list[str]()
-
-    def tile(name: str, value: str, detail: str = "", bar: str = "", kind: str = "tile") -> None:
-        parts = {"name": escape(name), "value": escape(value), "share": bar}
-        filled = "".join(
-            f'<div class="{part}">{text}</div>'
-            for part, text in (parts | {"detail": escape(detail)}).items()
-            if text
-        )
-        shown.append(f'<div class="{kind}">{filled}</div>')
-
-    if len(record.history):
-        now, facts = record.progress, record.facts()
-        tile("step", facts["steps"], f"{facts['tokens']} tokens")
-        bar = f'<div style="width: {100 * min(now.budget_fraction, 1):.1f}%"></div>'
-        tile("of the budget", format_share(now.budget_fraction), bar=bar)
-        if not record.is_running:
-            tile("training time", facts["training time"])
-        elif now.eta_s is not None:
-            tile("time left", format_duration(now.eta_s), f"{facts['training time']} trained")
-        bits, larger = record.last("val_bits_per_byte"), record.larger_score
-        if bits is not None:
-            beside = [f"{name} {number(mark)}" for name, mark in without_network(record).items()]
-            final = "" if larger is None else f"{number(larger[0])} of {larger[1]}"
-            details = [record.scored_at.strip(), ", ".join(beside), final]
-            tile("held-out bits per byte", number(bits), "; ".join(filter(None, details)))
-        n = len(record.history.workers)
-        speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
-        tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else "")
-    if record.samples:
-        sample = record.samples[-1]
-        text = sample.text if len(sample.text) <= MOST_TEXT else f"{sample.text[:MOST_TEXT]} ..."
-        tile("newest sample", text, _when(sample), kind="tile text")
-    return "".join(shown)
-
-
-def without_network(record: RunRecord) -> dict[str, float]:
+def _without_network(record: RunRecord) -> dict[str, float]:
     """Bits per byte of the run's held-out text without a network, by its compressor or counts."""
-    marks = sound_marks(record.progress.marks)
+    marks = record.progress.marks
     return {name: marks[name] for name in COMPARED if name in marks}
 
 
-def head(record: RunRecord, k: int, *, alone: bool = True) -> str:
-    """Return the head of a run's part: its state, model and data, and tiles."""
-    facts, status = record.facts(), record.status
+def _live(name: str, body: str, tag: str = "div", kind: str = "") -> str:
+    """An element that a board replaces."""
+    look = f' class="{kind}"' if kind else ""
+    return f'<{tag} id="{name}"{look} data-live>{body}</{tag}>'
+
+
+def _titled(heading: str, body: str) -> str:
+    """A body below its heading; nothing without a body."""
+    return f"<h2>{heading}</h2>\n{body}" if body else ""
+
+
+# -- at the top ------------------------------------------------------------------------------------
+
+
+def _head(record: RunRecord, k: int) -> str:
+    """The head of a run's part: its state, model and data, and tiles."""
+    status, size = record.status, record.facts()["parameters"]
     subject = " on ".join(str(status[name]) for name in ("model", "data") if status.get(name))
-    size = "" if facts["parameters"] == "-" else f"{facts['parameters']} parameters"
-    about = ", ".join(filter(None, [subject, size]))
-    name = "" if alone else f"<h2>{escape(record.run.name)}</h2>\n"
+    about = ", ".join(filter(None, [subject, "" if size == "-" else f"{size} parameters"]))
+    state = _live(f"state-{k}", escape(record.state), "span", "state")
     return (
-        f'{name}<p class="sum">'
-        f'<span class="state" id="state-{k}" data-live>{escape(record.state)}</span> '
-        f'{escape(about)}</p>\n<div class="tiles" id="tiles-{k}" data-live>'
-        f"{tiles(record)}</div>"
+        f'<h1>{escape(record.run.name)}</h1>\n<p class="sum">{state} {escape(about)}</p>\n'
+        + _live(f"tiles-{k}", tiles(record), kind="tiles")
     )
 
 
-def _notes(records: Sequence[RunRecord]) -> str:
-    notes = [f"{record.run.name}: {note}" for record in records for note in record.notes]
-    if (differ := different_texts(records)) is not None:
-        notes.append(differ)
-    return "\n".join(f'<p class="partial">{escape(note)}</p>' for note in notes)
+def tiles(record: RunRecord) -> str:
+    """Return the numbers at the top of the page; one that is not known yet is left out."""
+    shown: list[str] = []
+    if len(record.history):
+        now, facts, n = record.progress, record.facts(), len(record.history.workers)
+        used = min(now.budget_fraction, 1)
+        bar = f'<div class="share"><div style="width: {100 * used:.1f}%"></div></div>'
+        shown.append(_tile("step", facts["steps"], f"{facts['tokens']} tokens"))
+        shown.append(_tile("of the budget", format_share(now.budget_fraction), bar=bar))
+        if not record.is_running:
+            shown.append(_tile("training time", facts["training time"]))
+        elif now.eta_s is not None:
+            trained = f"{facts['training time']} trained"
+            shown.append(_tile("time left", format_duration(now.eta_s), trained))
+        if (bits := record.last("val_bits_per_byte")) is not None:
+            larger = record.larger_score
+            marks = (f"{name} {number(one)}" for name, one in _without_network(record).items())
+            final = "" if larger is None else f"{number(larger[0])} of {larger[1]}"
+            details = filter(None, [record.scored_at.strip(), ", ".join(marks), final])
+            shown.append(_tile("held-out bits per byte", number(bits), "; ".join(details)))
+        speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
+        shown.append(_tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else ""))
+    for sample in record.samples[-1:]:
+        text = sample.text if len(sample.text) <= MOST_TEXT else f"{sample.text[:MOST_TEXT]} ..."
+        shown.append(_tile("newest sample", text, _when(sample), kind="tile text"))
+    return "".join(shown)
 
 
-def _summary(records: Sequence[RunRecord]) -> str:
-    """The facts of each run; of several, one column for each."""
-    columns = [
-        {
-            name: value
-            for name, value in {**record.facts(), **record.machine()}.items()
-            if value != "-"
-        }
-        for record in records
-    ]
-    table = page.facts(columns[0].items())
-    if len(records) > 1:
-        names = dict.fromkeys(name for column in columns for name in column)
-        rows = ([name, *(column.get(name, "-") for column in columns)] for name in names)
-        table = page.text_cards(["", *(record.run.name for record in records)], rows)
-    return f'<h2>Run and machine</h2>\n<div id="facts" data-live>{table}</div>'
+def _tile(name: str, value: str, detail: str = "", *, bar: str = "", kind: str = "tile") -> str:
+    below = f'<div class="detail">{escape(detail)}</div>' if detail else ""
+    return (
+        f'<div class="{kind}"><div class="name">{escape(name)}</div>'
+        f'<div class="value">{escape(value)}</div>{bar}{below}</div>'
+    )
 
 
-def _workers(record: RunRecord, number: int, level: str) -> str:
-    """The newest numbers of each worker."""
-    header = [name for name, _ in WORKER_COLUMNS]
-    rows = ([cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers)
-    table = f"<{level}>Workers</{level}>\n{page.text_cards(header, rows)}"
-    return f'<div id="now-{number}" data-live>{table if record.history.workers else ""}</div>'
-
-
-def curves() -> str:
-    """Return the choice of the axis, and the place of the charts; hidden without charts."""
+def _curves() -> str:
+    """The choice of the axis, and the place of the charts; hidden without charts."""
     choices = "".join(
-        f'<label><input type="radio" name="axis" value="{value}"'
-        f"{' checked' if value == 'time' else ''}> {text}</label>"
-        for value, text in AXES
+        f'<label><input type="radio" name="axis" value="{name}"{" checked" * (name == "time")}> '
+        f"{name}</label>"
+        for name in AXES
     )
     return (
         '<div id="curves" hidden>\n<h2>Curves</h2>\n'
@@ -199,63 +168,69 @@ def curves() -> str:
     )
 
 
-def section(record: RunRecord, number: int, *, alone: bool = True) -> str:
-    """Return the section of one run, below the curves.
-
-    Args:
-        record: record of the run.
-        number: number of the run on this page, from 0.
-        alone: whether the page is about this run only.
-    """
-    level = "h2" if alone else "h3"
-    filled = "\n".join(
-        f'<div data-part="{name}" id="{name}-{number}" data-live>'
-        + (f"<{level}>{heading}</{level}><div>{body}</div>" if body else "")
-        + "</div>"
-        for name, heading, body in (
-            ("samples", "Samples of text", _samples(record)),
-            ("shares", "Where the time goes: shares of a step", _shares(record)),
-            ("events", "Events", _events(record)),
-        )
-    )
-    parts = [
-        "" if alone else f"<h2>{escape(record.run.name)}</h2>",
-        filled,
-        _workers(record, number, level),
-        _summary([record]) if alone else "",
-        _configuration(record, level),
-        _commands(record, level),
+def _facts(records: Sequence[RunRecord]) -> str:
+    """The facts of each run; of several, one column for each."""
+    columns = [
+        {name: value for name, value in (record.facts() | record.machine()).items() if value != "-"}
+        for record in records
     ]
-    return f'<section id="run-{number}">\n' + "\n".join(filter(None, parts)) + "\n</section>"
+    table = page.facts(columns[0].items())
+    if len(records) > 1:
+        names = dict.fromkeys(name for column in columns for name in column)
+        cells = ([name, *(column.get(name, "-") for column in columns)] for name in names)
+        table = page.text_cards(["", *(record.run.name for record in records)], cells)
+    return _titled("Run and machine", _live("facts", table))
+
+
+# -- the section of one run ------------------------------------------------------------------------
+
+
+def _section(record: RunRecord, k: int, *, named: bool) -> str:
+    """The section of one run, below the curves, `named` on a page of several."""
+    workers = ([cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers)
+    header = [name for name, _ in WORKER_COLUMNS]
+    table = page.text_cards(header, workers) if record.history.workers else ""
+    parts = {
+        "samples": _titled("Samples of text", _samples(record)),
+        "shares": _titled("Where the time goes: shares of a step", _shares(record)),
+        "events": _titled("Events", _events(record)),
+        "now": _titled("Workers", table),
+    }
+    body = [
+        *([f"<h1>{escape(record.run.name)}</h1>"] if named else []),
+        *(_live(f"{name}-{k}", part) for name, part in parts.items()),
+        _titled("Configuration", _configuration(record)),
+        _titled("Commands", _commands(record)),
+    ]
+    return f'<section id="run-{k}">\n' + "\n".join(filter(None, body)) + "\n</section>"
 
 
 def _samples(record: RunRecord) -> str:
-    samples = record.samples[-MOST_SAMPLES:]
-    return _newest_first("samples", [(event, event.text) for event in samples])
+    return _newest_first("samples", ((one, one.text) for one in record.samples[-MOST_SAMPLES:]))
 
 
 def _events(record: RunRecord) -> str:
-    others = [event for event in record.events if event.kind != "sample"][-MOST_EVENTS:]
     words = {"message": "", "strategy": "", "checkpoint": "saved ", "ended": "ended: "}
-    spelled = [
+    others = [event for event in record.events if event.kind != "sample"][-MOST_EVENTS:]
+    spelled = (
         words.get(event.kind, f"{event.kind}: ") + re.sub("^.*/(?=checkpoints/)", "", event.text)
         for event in others
-    ]
-    return _newest_first("events", list(zip(others, spelled, strict=True)))
+    )
+    return _newest_first("events", zip(others, spelled, strict=True))
 
 
-def _newest_first(kind: str, events: Sequence[tuple[RunEvent, str]]) -> str:
+def _newest_first(kind: str, events: Iterable[tuple[RunEvent, str]]) -> str:
     """A list of events, older ones folded."""
     items = [
         f'<li><span class="when">{_when(event)}</span><p>{escape(text)}</p></li>'
-        for event, text in events[::-1]
-    ]
-    shown, older = (
+        for event, text in events
+    ][::-1]
+    newest, older = (
         f'<ul class="{kind}">{"".join(some)}</ul>' if some else ""
         for some in (items[:NEWEST], items[NEWEST:])
     )
-    folded = f"<summary>{len(items) - NEWEST} older</summary>{older}"
-    return shown + (f"<details>{folded}</details>" if older else "")
+    folded = f"<details><summary>{len(items) - NEWEST} older</summary>{older}</details>"
+    return newest + folded * bool(older)
 
 
 def _when(event: RunEvent) -> str:
@@ -269,22 +244,21 @@ def _shares(record: RunRecord) -> str:
     return page.text_cards(header, others) if others else ""
 
 
-def _configuration(record: RunRecord, level: str) -> str:
+def _configuration(record: RunRecord) -> str:
     if not record.config:
         return ""
     spelled = {name: value[:400] for name, value in record.options_in_words().items()}
     differ = ", ".join(f"{name} {spelled[name]}" for name in record.changed()) or "nothing"
     return (
-        f"<{level}>Configuration</{level}>\n"
         f"<p>Differs from the defaults: {escape(differ[:1000])}</p>\n"
         f"<details><summary>all {len(spelled)} options</summary>"
         f"{page.facts(spelled.items())}</details>"
     )
 
 
-def _commands(record: RunRecord, level: str) -> str:
+def _commands(record: RunRecord) -> str:
     lines = "\n".join(
         f"<dt>{escape(purpose)}</dt><dd><code>{escape(command)}</code></dd>"
-        for purpose, command in record.commands()
+        for purpose, command in record.commands().items()
     )
-    return f'<{level}>Commands</{level}>\n<dl class="commands">\n{lines}\n</dl>'
+    return f'<dl class="commands">\n{lines}\n</dl>'

@@ -15,7 +15,6 @@ Evaluations, samples and the time before the first step and after the last one a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,7 +39,7 @@ def shares(workers: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """
     totals = dict.fromkeys(PARTS, 0.0)
     for worker in workers:
-        seconds = {name: _seconds(worker.get(f"{name}_s")) for name in TIMES}
+        seconds = {name: worker.get(f"{name}_s", 0.0) for name in TIMES}
         compute_s, apply_s = seconds.pop("compute"), seconds.pop("apply")
         seconds["backward" if seconds["forward"] else "gradient"] = compute_s - seconds["forward"]
         seconds["write"] = apply_s - seconds["optimizer"]
@@ -76,9 +75,3 @@ def rows(by_worker: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
         [name, *(format_share(parts[part]) if part in parts else "-" for part in columns)]
         for name, parts in filled.items()
     ]
-
-
-def _seconds(value: object) -> float:
-    """A number of a report, 0 if it is damaged."""
-    is_sound = type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
-    return float(value) if is_sound else 0.0  # type: ignore[arg-type]

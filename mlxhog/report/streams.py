@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
@@ -91,20 +91,11 @@ def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
     return [f"{indent if k else name}{line}" for k, line in enumerate(broken)]
 
 
-class PrintableStream:
-    """A text stream that removes control characters except newlines, over another stream.
-
-    Args:
-        stream: the stream below.
-    """
+class _Over:
+    """A text stream over another one, which does all that this one does not."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.verbatim = stream
-
-    def write(self, text: str) -> int:
-        """Write cleaned text; returns the number of its characters."""
-        self.verbatim.write(printable_lines(text))
-        return len(text)
+        self._stream = stream
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write several texts."""
@@ -112,13 +103,21 @@ class PrintableStream:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the wrapped stream's."""
-        return getattr(self.verbatim, name)
+        return getattr(self._stream, name)
+
+
+class PrintableStream(_Over):
+    """A text stream that removes control characters except newlines, over another stream."""
+
+    def write(self, text: str) -> int:
+        """Write cleaned text; returns the number of its characters."""
+        self._stream.write(printable_lines(text))
+        return len(text)
 
 
 def verbatim(stream: TextIO) -> TextIO:
     """Return the stream below a `PrintableStream`, for data for a file or a program."""
-    return stream.verbatim if isinstance(stream, PrintableStream) else stream
+    return stream._stream if isinstance(stream, PrintableStream) else stream
 
 
 @contextlib.contextmanager
@@ -148,13 +147,13 @@ class OutputLost(Exception):
     """Standard output cannot be written any more; the cause is the system's error."""
 
 
-class LastingStream:
+class LastingStream(_Over):
     """A text stream that drops all further text once a write fails.
 
     The reader of a pipe may exit, the disk of a log may be full, a terminal may be closed.
 
     Args:
-        stream: the stream below; it provides all other attributes.
+        stream: the stream below.
         ends: whether the first failure raises `OutputLost`, for a command whose only result is its
             output.
 
@@ -163,35 +162,29 @@ class LastingStream:
     """
 
     def __init__(self, stream: TextIO, *, ends: bool = False) -> None:
-        self._stream, self._ends = stream, ends
+        super().__init__(stream)
+        self._ends = ends
         self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write text; do nothing after a failure."""
-        if self.failure is None:
-            try:
-                self._stream.write(text)
-            except OSError as error:
-                self._fall_silent(error)
+        self._try(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
         """Flush; do nothing after a failure."""
-        if self.failure is None:
-            try:
-                self._stream.flush()
-            except OSError as error:
-                self._fall_silent(error)
+        self._try(self._stream.flush)
 
-    def _fall_silent(self, error: OSError) -> None:
-        self.failure = error
-        with contextlib.suppress(OSError):  # Python writes the buffered rest at exit: to devnull
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
-        if self._ends:
-            raise OutputLost from error
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is the wrapped stream's."""
-        return getattr(self._stream, name)
+    def _try(self, act: Callable[..., object], *text: str) -> None:
+        if self.failure is not None:
+            return
+        try:
+            act(*text)
+        except OSError as error:
+            self.failure = error
+            with contextlib.suppress(OSError):  # at exit Python writes the rest to devnull
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
+            if self._ends:
+                raise OutputLost from error

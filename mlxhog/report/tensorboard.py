@@ -8,6 +8,8 @@
 
 Every command that trains the run writes its own file, because a file whose last event is incomplete
 after a kill cannot be continued. A resumed run names the step from which earlier events are void.
+PyTorch's `SummaryWriter` would import a framework, which only workers do, and write from a thread,
+whose errors nothing reports.
 """
 
 from __future__ import annotations
@@ -18,14 +20,11 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxhog.base.durable import append_all, disk_errors
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 VERSION = "brain.Event:2"
 """First event of every file; without it readers ignore the step at which a run was resumed."""
@@ -62,16 +61,13 @@ class TensorBoard:
         Raises:
             EnvironmentLacks: the file cannot be written.
         """
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
         place = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / f"events.out.tfevents.{place}.{time.monotonic_ns()}"
         self._step = first_step
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
-        events: list[dict[str, Any]] = [{"file_version": VERSION}]
-        if first_step:
-            start = SessionLog(status=SessionLog.START)
-            events.append({"step": first_step + 1, "session_log": start})
-        self._append(events)
+        start = {"step": first_step + 1, "session_log": SessionLog(status=SessionLog.START)}
+        self._append({"file_version": VERSION}, *([start] if first_step else []))
 
     def write(self, progress: Progress) -> None:
         """Write the numbers of training after new steps, and each evaluation at its step.
@@ -79,24 +75,27 @@ class TensorBoard:
         Raises:
             EnvironmentLacks: the file cannot be written; earlier events stay valid.
         """
-        of_training: dict[str, float | None] = {}
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars: list[tuple[int | None, str, float | None]] = [
+            (progress.val_step, "eval/loss", progress.val_loss),
+            (progress.val_step, "eval/bits_per_byte", progress.val_bits_per_byte),
+        ]
         if progress.step > self._step:
             self._step = progress.step
-            of_training = {
-                "train/loss": progress.loss,
-                "train/bits_per_byte": progress.train_bits_per_byte,
-                "train/tokens_per_s": progress.tokens_per_s,
-            }
-        evaluation = {
-            "eval/loss": progress.val_loss,
-            "eval/bits_per_byte": progress.val_bits_per_byte,
-        }
-        for step, values in ((progress.val_step, evaluation), (progress.step, of_training)):
-            measured = {tag: value for tag, value in values.items() if value is not None}
-            if measured:
-                self._append([{"step": step, "summary": _summary(measured)}])
+            scalars += [
+                (progress.step, "train/loss", progress.loss),
+                (progress.step, "train/bits_per_byte", progress.train_bits_per_byte),
+                (progress.step, "train/tokens_per_s", progress.tokens_per_s),
+            ]
+        values = [
+            {"step": step, "summary": Summary(value=[Summary.Value(tag=tag, simple_value=value)])}
+            for step, tag, value in scalars
+            if value is not None
+        ]
+        self._append(*values)
 
-    def _append(self, events: Iterable[Mapping[str, Any]]) -> None:
+    def _append(self, *events: dict[str, Any]) -> None:
         """Append events with one write."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -107,11 +106,3 @@ class TensorBoard:
             writer.write(Event(wall_time=time.time(), **event).SerializeToString())
         with disk_errors(f"writing {self.path}"), self.path.open("ab", buffering=0) as file:
             append_all(file.fileno(), records.getvalue())
-
-
-def _summary(values: Mapping[str, float]) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    return Summary(
-        value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-    )

@@ -1,9 +1,13 @@
 """Progress of a training run as a live table with a scale of bits per byte."""
 
+import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,8 +21,8 @@ from mlxhog.report.metrics import (
     heading,
     losses,
 )
-from mlxhog.report.streams import printable
-from mlxhog.report.views import LiveView
+from mlxhog.report.streams import console, printable
+from mlxhog.report.views import RunView
 
 SAMPLE_WIDTH = 400
 GAP = 2  # columns between those of the table
@@ -30,27 +34,75 @@ arena      the block of shared memory with the parameters
 snapshot   a worker's copy of the parameters, for which it computes a gradient
 staleness  the number of other workers' steps between that copy and the worker's own step"""
 STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
+CELL_COLUMNS = 100
+CELL = (
+    '<pre style="white-space: pre; line-height: 1.3; '
+    "font-family: Menlo, 'DejaVu Sans Mono', monospace\">{code}</pre>"
+)
+"""Width and HTML of the output of a notebook's cell."""
 
 
-class LiveTable(LiveView[Progress]):
-    """The picture of a run, with its newest sample; terms are explained once, above it.
+class LiveTable(RunView):
+    """The picture of a run, redrawn below the messages; terms are explained once, above it.
+
+    In a notebook the output of the cell is replaced; rich's `Live` would need `ipywidgets` there.
 
     Args:
-        console: a rich console on a terminal; None is the output of a notebook's cell.
+        screen: a rich console on a terminal; None is the output of a notebook's cell.
     """
 
-    def __init__(self, console: Console | None) -> None:
-        super().__init__(console)
+    def __init__(self, screen: Console | None) -> None:
+        self._screen = screen
+        self._live = None if screen is None else Live(console=screen, auto_refresh=False)
+        self._messages: list[Text] = []
+        self._picture: RenderableType = ""
         self._sample: str | None = None
-        self._explained = False
+        self._cell: Any = None  # IPython's handle of the output
 
-    def picture(self, progress: Progress) -> RenderableType:
-        """Return the table; without a new sample it shows the last one."""
-        if not self._explained:
-            self._explained = True
+    def __enter__(self) -> Self:
+        """Take over the terminal; a cell's output begins with the first message."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the output back; the last picture stays."""
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, message: str, style: str = "yellow") -> None:
+        """Print a message above the picture."""
+        text = Text(message, style=style)
+        if self._screen is not None:
+            self._screen.print(text)
+        else:
+            self._messages.append(text)
+            self._draw_cell()
+
+    def draw(self, progress: Progress) -> None:
+        """Redraw the picture; without a new sample it shows the last one."""
+        if not self._picture:
             self.show(LEGEND, style="dim")
         self._sample = progress.sample or self._sample
-        return Picture(progress, self._sample)
+        self._picture = Picture(progress, self._sample)
+        if self._live is not None:
+            self._live.update(self._picture, refresh=True)
+        else:
+            self._draw_cell()
+
+    def _draw_cell(self) -> None:
+        look: dict[str, Any] = {"color_system": "truecolor", "force_jupyter": False}
+        page = console(StringIO(), record=True, width=CELL_COLUMNS, **look)
+        page.print(*self._messages, self._picture, sep="\n")
+        output = {
+            "text/plain": page.export_text(clear=False),
+            "text/html": page.export_html(inline_styles=True, code_format=CELL),
+        }
+        if self._cell is None:
+            display = importlib.import_module("IPython.display").display
+            self._cell = display(output, raw=True, display_id=True)
+        else:
+            self._cell.update(output, raw=True)
 
 
 class Picture:
@@ -76,14 +128,14 @@ class Picture:
             yield Text(text, style="italic")
 
 
-def _scale(progress: Progress, width: int) -> tuple[Text, Text, Text]:
-    shown = progress.val_bits_per_byte
-    value = progress.train_bits_per_byte if shown is None else shown
-    names, axis, numbers = scale(value, width=width, references=progress.marks)
-    drawn = Text(axis, style="dim")
-    if "o" in axis:
-        drawn.stylize("bold not dim cyan", axis.index("o"), axis.index("o") + 1)
-    return Text(names, style="dim"), drawn, Text(numbers, style="dim")
+def _scale(progress: Progress, width: int) -> Iterator[Text]:
+    held_out = progress.val_bits_per_byte
+    value = progress.train_bits_per_byte if held_out is None else held_out
+    for line in scale(value, width=width, references=progress.marks):
+        text = Text(line, style="dim")
+        if line.strip("-|o") == "":  # the axis
+            text.highlight_regex("o", "bold not dim cyan")
+        yield text
 
 
 _WORDS = ("worker", "backend", "state")
@@ -109,7 +161,7 @@ def _workers(progress: Progress, width: int) -> Table:
 def scale(
     value: float | None,
     *,
-    width: int = 64,
+    width: int = WIDTH,
     references: Mapping[str, float] = REFERENCE_BITS_PER_BYTE,
 ) -> tuple[str, str, str]:
     """Draw a logarithmic scale from the worst reference on the left to about `BEST` on the right.
@@ -129,12 +181,12 @@ def scale(
         return round(max(0.0, share) * (width - 1))
 
     axis = ["-"] * width
-    for bits in references.values():
-        axis[column(bits)] = "|"
+    names, numbers = dict[int, str](), dict[int, str]()
+    for name, bits in references.items():
+        at = column(bits)
+        axis[at], names[at], numbers[at] = "|", name, f"{bits:.2f}"
     if value is not None and math.isfinite(value):
         axis[column(value)] = "o"
-    names = {column(bits): name for name, bits in references.items()}
-    numbers = {column(bits): f"{bits:.2f}" for bits in references.values()}
     return _place(names, width), "".join(axis), _place(numbers, width)
 
 

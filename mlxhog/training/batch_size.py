@@ -186,8 +186,8 @@ def _measure(
     def together(function: Callable[..., Any], *args: Any) -> list[Any]:
         """What a function returns in each process; they begin at the same time."""
         for rank, child in enumerate(children):
-            child.start(0, function, setup, rank, *args)
-        return [child.take(0, START_S + PATIENCE_S) for child in children]
+            child.start(function, setup, rank, *args)
+        return [child.take(START_S + PATIENCE_S) for child in children]
 
     def measure(sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
         nonlocal rest_s

@@ -1,4 +1,4 @@
-"""The engine: requests come and go between tokens, prompts are read in turns, sessions go on."""
+"""The engine: requests come and go between tokens, prompts are read in turns."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Engine, Request
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
-from mlxhog.errors import ConfigError, DataError, Diverged
-from tests.decoding.readers import Countdown, MarkovModel
+from mlxhog.errors import DataError, Diverged
+from tests.decoding.readers import MarkovModel
 
 BYTES = ByteTokenizer()
 
@@ -17,9 +17,8 @@ def engine(model=None, **how):
     return Engine(model or MarkovModel(), BYTES, **how)
 
 
-def asked(prompt, n=8, *, session=None, ends=(), **numbers):
-    sampling = Sampling(max_new_tokens=n, **numbers)
-    return Request(prompt=prompt, sampling=sampling, ends=ends, session=session)
+def asked(prompt, n=8, **numbers):
+    return Request(prompt=prompt, sampling=Sampling(max_new_tokens=n, **numbers))
 
 
 def rest(engine):
@@ -117,73 +116,16 @@ def test_a_prompt_outside_the_vocabulary_is_refused_and_changes_nothing():
 
 def test_after_logits_that_are_not_finite_the_engine_can_be_cleared():
     model = MarkovModel()
-    e = engine(model, most_sessions=2)
-    e.submit(asked([1], session="a"))
+    e = engine(model)
+    e.submit(asked([1]))
     good = model.first
     model.first = np.full_like(good, np.nan)
     with pytest.raises(Diverged):
         e.step()
     e.clear()
     model.first = good
-    row = e.submit(asked([84], seed=4, session="a"))
+    row = e.submit(asked([84], seed=4))
     assert tokens(rest(e), row) == alone([84], seed=4)
-
-
-# -- sessions --------------------------------------------------------------------------------------
-
-
-def read_by(request, *before, model=None):
-    """What the model has read when it draws the first token of the last request."""
-    spy = model or MarkovModel()
-    e = engine(spy, most_sessions=4)
-    for one in before:
-        e.submit(one)
-        rest(e)
-    e.submit(request)
-    e.step()
-    return spy.read[0] if request.sampling.max_new_tokens == 1 else spy.read[0][:-1]
-
-
-def test_a_session_goes_on_after_prompt_and_answer():
-    text = [token for token in alone([84, 85], 4) if token is not None]
-    first = asked([84, 85], n=4, session="a")
-    read = read_by(asked([70, 71], n=1, session="a"), first)
-    assert read == (256, 84, 85, *text, 70, 71)
-    assert read_by(asked([70, 71], n=1, session="b"), first) == (256, 70, 71)
-    assert read_by(asked([70, 71], n=1), first) == (256, 70, 71)
-
-
-def test_a_cancelled_answer_leaves_its_session_as_it_was():
-    e = engine(most_sessions=4)
-    e.submit(asked([84], n=2, session="a"))
-    rest(e)
-    before = e.session("a")
-    for steps in range(3):
-        row = e.submit(asked([85], n=20, session="a"))
-        for _ in range(steps):
-            e.step()
-        e.cancel(row)
-    assert e.session("a") is before
-
-
-def test_a_session_takes_one_request_at_a_time():
-    e = engine(most_sessions=4)
-    e.submit(asked([84], session="a"))
-    with pytest.raises(ConfigError, match="another request of session 'a' is in progress; wait"):
-        e.submit(asked([85], session="a"))
-    e.submit(asked([85], session="b"))
-    rest(e)
-    e.submit(asked([85], session="a"))
-
-
-def test_the_session_that_was_used_longest_ago_is_forgotten_first():
-    e = engine(most_sessions=2)
-    for name in ("a", "b", "a", "c"):
-        e.submit(asked([84], n=3, session=name))
-        rest(e)
-    assert [e.session(name) is not None for name in "abc"] == [True, False, True]
-    assert e.n_sessions == 2
-    assert e.session("a").n_tokens == len(e.session("a").state[0]) + 1 == 1 + 2 * (1 + 3)
 
 
 def probabilities(before):
@@ -214,9 +156,3 @@ def test_a_request_without_an_answer_reads_its_prompt_only():
     (piece,) = rest(e)
     assert (piece.token, piece.text, piece.finish_reason) == (None, "", "length")
     assert [score.token for score in piece.scores] == [65, 66]
-
-
-def test_a_session_ends_before_the_stop_string_as_its_answer_does():
-    one = asked([0], n=13, session="a", stop=("wo t",), temperature=0)
-    read = read_by(asked([7], n=1, session="a"), one, model=Countdown(b"one two three"))
-    assert bytes(read[2:-1]) == b"one t"

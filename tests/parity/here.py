@@ -16,12 +16,12 @@ class Here:
     def __exit__(self, *_):
         self.close()
 
-    def start(self, lane, function, *arguments):
+    def start(self, function, *arguments):
         """Compute, and make the pipe ready to be read."""
-        self._result = function(lane, *arguments)
+        self._result = function(None, *arguments)
         self._end.send(None)
 
-    def take(self, lane, limit_s):
+    def take(self, limit_s):
         """What has been computed."""
         self.pipe.recv()
         return self._result

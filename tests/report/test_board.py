@@ -5,10 +5,10 @@ import re
 import signal
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 
-from mlxhog.base import durable
 from tests.another_process import Program
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.threads import wait_until
@@ -23,14 +23,14 @@ class Server:
         self.url, self.token = output["url"], output["token"]
 
     def open(self, path, *, method="GET", **headers):
-        """Ask it for something; returns status and content, of errors too."""
+        """Ask it for something; returns status, tag and content, of errors too."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, method=method, headers=named)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read()
+                return answer.status, answer.headers["ETag"], answer.read()
         except urllib.error.HTTPError as error:
-            return error.code, error.read()
+            return error.code, error.headers["ETag"], error.read()
 
     def end(self):
         """End it as Ctrl-C does; returns its exit code."""
@@ -54,25 +54,15 @@ def serve():
         each.process.communicate()
 
 
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory):
-    """The board of a run that has ended."""
-    server = Server(write_run(tmp_path_factory.mktemp("ended"), metrics=lines(3)))
-    yield server
-    server.end()
-
-
 def run_in(page):
     """The data of the run on a page."""
-    found = re.search(rb'id="data">(.*?)</script>', page, re.S)
-    assert found is not None
-    return json.loads(found[1])["runs"][0]
+    return json.loads(re.search(rb'id="data">(.*?)</script>', page, re.S)[1])["runs"][0]
 
 
 def held(run):
     """Hold the lock of a run, as the process that trains it does."""
-    lock = (run.directory / "lock").open("a+")
-    durable.take_lock(lock)
+    lock = ExitStack()
+    lock.enter_context(run.lock())
     return lock
 
 
@@ -83,7 +73,7 @@ def held(run):
 def test_eight_hours_of_sixteen_workers_weigh_less_than_half_a_megabyte(tmp_path, serve):
     # a line in 57.6 s: as many as will not fit are drawn in the same number of points
     server = serve(write_run(tmp_path, metrics=lines(500, workers=16, every_s=57.6)))
-    status, page = server.open("")
+    status, _, page = server.open("")
     assert status == 200
     assert len(page) < 500_000
     assert run_in(page)["axes"]["elapsed_s"][-1] == 28_800
@@ -95,19 +85,11 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     run = write_run(tmp_path, metrics=lines(3), events=EVENTS[:1])
     server = serve(run)
 
-    def ask(tag):
-        request = urllib.request.Request(server.url, headers={"If-None-Match": tag})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.headers["ETag"], answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.headers["ETag"], error.read()
-
     def news(tag):
-        return wait_until(lambda: (found := ask(tag))[0] == 200 and found[1:])
+        return wait_until(lambda: (got := server.open("", If_None_Match=tag))[0] == 200 and got[1:])
 
-    _, tag, _ = ask("")
-    assert ask(tag) == (304, tag, b"")
+    tag, _ = news("")
+    assert server.open("", If_None_Match=tag) == (304, tag, b"")
     append(run, list(lines(5))[3:])
     tag, page = news(tag)
     assert run_in(page)["axes"]["updates"] == [20, 40, 60, 80, 100]
@@ -120,24 +102,23 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     assert run_in(page)["axes"]["updates"] == [20]
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [({}, 403), ({"X_Mlxhog_Token": "guess"}, 403), ({"Host": "evil.example"}, 421),
-     ({"Origin": "http://evil.example"}, 421)],
-)  # fmt: skip
-def test_a_request_without_the_token_or_for_another_site_is_refused(ended, headers, status):
-    if "Host" in headers or "Origin" in headers:
-        headers |= {"X_Mlxhog_Token": ended.token}
-    code, text = ended.open("ask/stop", method="POST", **headers)
-    assert (code, list(json.loads(text))) == (status, ["error"])
-
-
-def test_a_run_that_has_ended_cannot_be_asked(ended):
-    code, text = ended.open("ask/stop", method="POST", X_Mlxhog_Token=ended.token)
-    assert code == 409
-    assert "not running" in json.loads(text)["error"]
-    assert ended.open("ask/dance", method="POST", X_Mlxhog_Token=ended.token)[0] == 404
-    assert ended.open("ask/stop", X_Mlxhog_Token=ended.token)[0] == 405
+def test_a_request_without_the_token_for_another_site_or_of_an_ended_run_is_refused(
+    tmp_path, serve
+):
+    server = serve(write_run(tmp_path, metrics=lines(3)))
+    token = {"X_Mlxhog_Token": server.token}
+    for path, headers, status, says in (
+        ("ask/stop", {}, 403, "token"),
+        ("ask/stop", {"X_Mlxhog_Token": "guess"}, 403, "token"),
+        ("ask/stop", {"Host": "evil.example"} | token, 421, "its own address"),
+        ("ask/stop", {"Origin": "http://evil.example"} | token, 421, "its own address"),
+        ("ask/stop", token, 409, "not running"),
+        ("ask/dance", token, 404, "expected one of"),
+    ):
+        code, _, text = server.open(path, method="POST", **headers)
+        assert (code, list(answer := json.loads(text))) == (status, ["error"])
+        assert says in answer["error"]
+    assert server.open("ask/stop", **token)[0] == 405
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -150,7 +131,6 @@ def test_lines_samples_and_the_end_appear_without_a_reload(tmp_path, serve, visi
     window = visit()
     page = window.open(serve(run).url)
     assert page.locator("#state-0").inner_text() == "running"
-    page.set_viewport_size({"width": 390, "height": 700})
     assert window.cut(390) == []
     newest = page.locator("#loss .chart")
     assert "loss 2.236" in newest.get_attribute("aria-label")
@@ -183,22 +163,22 @@ def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path
     page.unroute(server.url)
     answer.wait_for()
     lock.close()
-    server.end()
+    assert server.end() == 0
     gone.wait_for()
 
 
 @pytest.mark.slow
-def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, visit):
+def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(going_on, serve, visit):
     from playwright.sync_api import expect
 
-    trained = training(120)
-    server = serve(trained.run)
+    run = going_on.run
+    server = serve(run)
     page = visit().open(f"{server.url}#{server.token}")
     page.on("dialog", lambda dialog: dialog.accept())
     notice = page.locator("#told")
     page.locator('button[data-ask="checkpoint"]').press("Enter")
     notice.filter(has_text="step-").wait_for()
-    assert list(trained.run.checkpoints.iterdir())
+    assert list(run.checkpoints.iterdir())
     facts = page.locator("#facts")
     before = facts.inner_text()
     expect(facts).not_to_have_text(before, use_inner_text=True, timeout=30_000)
@@ -207,5 +187,5 @@ def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, vi
     page.locator(".samples li").first.wait_for()
     page.locator('button[data-ask="stop"]').press("Enter")
     page.locator("#state-0", has_text="interrupted").wait_for(timeout=60_000)
-    assert trained.process.wait(60) is not None
-    assert trained.run.read_status()["result"]["checkpoint"]
+    assert going_on.process.wait(60) is not None
+    assert run.read_status()["result"]["checkpoint"]

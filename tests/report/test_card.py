@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.checkpoint import formats
 from mlxhog.cli import main
 from mlxhog.report import card
 from tests.saved import SMALL, saved_run
@@ -24,12 +23,11 @@ def test_a_card_names_data_steps_score_and_command(tmp_path):
     run = trained(tmp_path)
     card.write(run, SMALL)
     written = (run.model / "README.md").read_text()
-    assert "- data: `notes|'x'.txt`" in written
-    assert "16 updates" in written
-    assert "1.250 bits per byte of 2.0 kB of held-out text (10%)" in written
-    assert "no interval" in written
-    assert "mlxhog train --data" in written
-    assert "--steps 16" in written
+    for words in (
+        "- data: `notes|'x'.txt`", "16 updates", "mlxhog train --data", "--steps 16",
+        "1.250 bits per byte of 2.0 kB of held-out text (10%)", "no interval",
+    ):  # fmt: skip
+        assert words in written
     assert str(tmp_path) not in written
 
 
@@ -43,30 +41,24 @@ def test_a_score_of_another_step_is_not_this_checkpoint_s(tmp_path, result):
     assert "bits per byte" not in written
 
 
-def test_an_export_has_a_card_which_further_conversions_carry(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    trained(tmp_path)
-    assert main(["convert", "latest", "exported", "--to", "hf", "--quiet"]) == 0
-    written = Path("exported/README.md").read_text()
-    assert "library_name: transformers" in written
-    assert "mlxhog convert latest exported --to hf" in written
-    assert main(["convert", "exported", "ours", "--to", "mlxhog", "--quiet"]) == 0
-    assert Path("ours/README.md").read_text() == written
-    Path("ours/README.md").write_text("edited by its user")
-    formats.open(Path("ours"))
-    assert main(["convert", "latest", "exported", "--to", "hf", "--quiet", "--force"]) == 0
-
-
-def test_a_card_of_others_is_carried_and_a_card_that_its_user_keeps_is_not_replaced(
+def test_further_conversions_carry_a_card_and_replace_none_that_its_user_keeps(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     trained(tmp_path)
-    words = ["--to", "hf", "--quiet"]
-    assert main(["convert", "latest", "theirs", *words]) == 0
-    Path("theirs/README.md").write_text("# Theirs\n")
-    assert main(["convert", "theirs", "ours", *words]) == 0
+
+    def convert(*words):
+        return main(["convert", *words, "--quiet"])
+
+    assert convert("latest", "exported", "--to", "hf") == 0
+    written = Path("exported/README.md").read_text()
+    assert "library_name: transformers" in written
+    assert "mlxhog convert latest exported --to hf" in written
+    assert convert("exported", "ours", "--to", "mlxhog") == 0
+    assert Path("ours/README.md").read_text() == written
+    assert convert("latest", "exported", "--to", "hf", "--force") == 0
+    Path("exported/README.md").write_text("# Theirs\n")
+    assert convert("exported", "ours", "--to", "mlxhog", "--force") == 0
     assert Path("ours/README.md").read_text().startswith("# Theirs\n")
-    assert main(["convert", "theirs", "ours", *words, "--force"]) == 0
-    assert main(["convert", "latest", "theirs", *words, "--force"]) == 2
-    assert "theirs has README.md, which --force would delete" in capsys.readouterr().err
+    assert convert("latest", "exported", "--to", "hf", "--force") == 2
+    assert "exported has README.md, which --force would delete" in capsys.readouterr().err

@@ -19,15 +19,6 @@ from tests.report.sample_run import PROGRESS
 
 HERE = {"id": 7, "name": "studio", "tokens": 1_200_000, "rounds": 40, "seen_s": 0.0}
 AWAY = {"id": 9, "name": "air", "tokens": 300_000, "rounds": 12, "seen_s": 90.0}
-TWO = replace(
-    PROGRESS,
-    machines=(
-        MachineReport(name="studio", state="in the quorum", tokens=1_200_000, rounds=40,
-                      seen_s=3.0, is_own=True),
-        MachineReport(name="air", state="away", tokens=300_000, rounds=12, seen_s=90.0,
-                      is_own=False),
-    ),
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -66,9 +57,8 @@ def test_a_machine_that_a_new_lighthouse_does_not_know_stays_and_grows_older(ros
 
 
 def test_two_machines_of_one_name_are_told_apart_and_control_characters_are_not_shown(roster):
-    roster.write(
-        [HERE, {**AWAY, "name": "studio"}, {**AWAY, "id": 8, "name": "a\x1b[2J"}], [], 7, {}
-    )
+    others = [{**AWAY, "name": "studio"}, {**AWAY, "id": 8, "name": "a\x1b[2J"}]
+    roster.write([HERE, *others], [], 7, {})
     names = [one.name for one in roster.reports()]
     assert names[0] == "studio"
     assert "studio (2)" in names
@@ -76,14 +66,21 @@ def test_two_machines_of_one_name_are_told_apart_and_control_characters_are_not_
 
 
 def test_the_live_table_a_line_and_json_show_machines():
+    here, away = (
+        MachineReport(name=name, state=state, tokens=tokens, rounds=12, seen_s=90.0, is_own=is_own)
+        for name, state, tokens, is_own in (
+            ("studio", "in the quorum", 1_200_000, True), ("air", "away", 300_000, False),
+        )
+    )  # fmt: skip
+    two = replace(PROGRESS, machines=(here, away))
     console = Console(record=True, width=100, file=io.StringIO())
-    console.print(Picture(TWO))
+    console.print(Picture(two))
     text = console.export_text()
     assert "studio (this one)  in the quorum" in text
     assert "1 min 30 s ago" in text
-    assert "[air away, 300k tokens in 12 rounds, seen 1 min 30 s ago]" in line(TWO)
-    record = json.loads(json.dumps(TWO.to_json()))
-    assert fill(Progress, record).machines == TWO.machines
+    assert "[air away, 300k tokens in 12 rounds, seen 1 min 30 s ago]" in line(two)
+    record = json.loads(json.dumps(two.to_json()))
+    assert fill(Progress, record).machines == two.machines
     record["machines"][0]["tokens"] = "many"
     record["machines"].append("no machine")
-    assert fill(Progress, record).machines == TWO.machines[1:]
+    assert fill(Progress, record).machines == (away,)

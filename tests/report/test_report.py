@@ -7,7 +7,6 @@ import re
 import pytest
 
 from mlxhog import cli
-from mlxhog.base import durable
 from mlxhog.mad.report.page import page as page_of_study
 from mlxhog.mad.report.plots import plots
 from mlxhog.mad.report.ranking import read_ranking
@@ -28,27 +27,24 @@ def report(capsys, *words):
         return file.read(), output
 
 
-def outside(page):
-    """Whatever a browser would fetch: every source, link and imported style, outside scripts."""
-    text = re.sub(r"<script.*?</script>", "", page, flags=re.S)
-    return re.findall(r"""(?:src|href|srcset)\s*=|url\(|@import""", text)
-
-
 def test_the_page_says_what_is_known_of_a_run_and_fetches_nothing(tmp_path, capsys):
-    run = write_run(tmp_path, metrics=lines(30))
+    config = "seq_len: 64\nlr: 0.004242640687119285\ntime: 90.0\nworkers: torch:cpu*2\n"
+    run = write_run(tmp_path, metrics=lines(30), config=config, status={"automatic": ["lr"]})
     page, output = report(capsys, run.directory)
     assert output["report"] == str(run.directory / "report.html")
     for words in (
         "20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "1 min", "38.4k",
-        "mlxhog train -c", "mlxhog train --seq-len 64 --lr 0.01 --workers",
-        "Differs from the defaults: seq_len 64 tokens", "died (SIGKILL) and is being replaced",
-        "The year of the union", "checkpoints/step-00000040",
+        "mlxhog train -c", "<code>mlxhog train --seq-len 64 --time 90.0 --workers",
+        "Differs from the defaults: seq_len 64 tokens, lr 0.00424 (auto), time 1 min 30 s",
+        "died (SIGKILL) and is being replaced", "The year of the union",
+        "checkpoints/step-00000040", "default-src 'none'",
+        "Permission is hereby granted, free of charge",  # uPlot's licence goes with it
     ):  # fmt: skip
         assert words in page
-    assert not outside(page)
-    assert "default-src 'none'" in page
+    assert "0.0042426" not in page
     assert "connect-src" not in page
-    assert "Permission is hereby granted, free of charge" in page  # uPlot's licence goes with it
+    outside_scripts = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"(?:src|href|srcset)\s*=|url\(|@import", outside_scripts)
 
 
 def test_a_title_in_another_script_is_drawn_without_a_word_of_matplotlib(caplog):
@@ -61,16 +57,26 @@ def test_a_title_in_another_script_is_drawn_without_a_word_of_matplotlib(caplog)
 
 
 @pytest.mark.slow
-def test_the_picture_names_its_run_and_explains_its_lines(tmp_path, monkeypatch):
+def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "png", lambda figure: figure)
-    run = write_run(tmp_path, metrics=lines(30, every_s=20.0))
-    (axes,) = figures.losses([RunRecord(run)], "time").axes
-    assert run.name in axes.get_title("left")
-    assert axes.has_data()
-    assert axes.get_xlabel() == "training time, min"
-    legend = axes.get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["training", "held-out"]
-    assert legend.get_window_extent().x1 <= axes.get_window_extent().x1
+    scored = [{**line, "final_bits_per_byte": 2.0, "final_share": 0.2} for line in lines(9)]
+    runs = [
+        write_run(tmp_path, "a", metrics=lines(30, every_s=20.0)),
+        write_run(tmp_path, "b", metrics=scored),
+    ]
+    one, both = (
+        figures.losses([RunRecord(run) for run in some], "time").axes[0]
+        for some in (runs[:1], runs)
+    )
+    for axes, keys in (
+        (one, ["training", "held-out"]),
+        (both, ["a", "b", "training", "held-out", "held-out, 20%"]),
+    ):
+        assert ("a" if axes is one else "2 runs") in axes.get_title("left")
+        assert axes.get_xlabel() == "training time, min"
+        legend = axes.get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == keys
+        assert legend.get_window_extent().x1 <= axes.get_window_extent().x1
 
 
 def test_without_matplotlib_plot_shows_its_lines_and_what_to_install(tmp_path, capsys, monkeypatch):
@@ -89,21 +95,13 @@ def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
     with run.events_path.open("a") as file:
         file.write("{}\n[]\n")
     run.config_path.write_text("a: [")
+    run.write_status({"status": 3, "machine": [], "result": 7, "held_out": {"n_bytes": "x"}})
     page, output = report(capsys, run.directory)
     notes = " ".join(output["notes"])
     assert "1 damaged lines of metrics.jsonl" in notes
     assert "2 damaged lines of events.jsonl" in notes
     assert "configuration of the run cannot be read" in notes
     assert "The year of the union" in page
-
-
-def test_chosen_numbers_are_short_on_the_page_and_left_out_of_its_command(tmp_path, capsys):
-    config = "lr: 0.004242640687119285\ntime: 90.0\n"
-    run = write_run(tmp_path, metrics=lines(3), config=config, status={"automatic": ["lr"]})
-    page, _ = report(capsys, run.directory)
-    assert "lr 0.00424 (auto), time 1 min 30 s" in page
-    assert "<code>mlxhog train --time 90.0</code>" in page
-    assert "0.0042426" not in page
 
 
 @pytest.mark.parametrize(
@@ -129,11 +127,11 @@ def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
 def written(tmp_path_factory):
     """The page of a run with hostile texts, as a URL."""
     events = [event("sample", HOSTILE), event("message", HOSTILE), event("checkpoint", "here")]
-    folder, config = (
-        tmp_path_factory.mktemp("written"),
-        f"data: {json.dumps(HOSTILE)}\nseq_len: 64\n",
-    )
-    run = write_run(folder, metrics=lines(200, workers=3), events=events, config=config)
+    config = f"data: {json.dumps(HOSTILE)}\nseq_len: 64\n"
+    marks = {"uniform": 8.0, "gzip": 2.6512, "xz": 1.844}
+    metrics = [{**line, "marks": marks} for line in lines(200, workers=3)]
+    folder = tmp_path_factory.mktemp("written")
+    run = write_run(folder, metrics=metrics, events=events, config=config)
     assert cli.main(["report", str(run.directory)]) == 0
     return f"file://{run.directory}/report.html"
 
@@ -152,7 +150,20 @@ def test_a_browser_draws_every_chart_and_runs_nothing_else(window, written):
     page = window.page
     assert page.locator("#charts canvas").count() == 6
     assert page.locator("#flat").inner_text() == "Not drawn, because always 0: lost updates."
-    assert page.locator(".samples li").count() == 1
+    tiles = [text.split("\n") for text in page.locator(".tile:not(.text)").all_inner_texts()]
+    assert tiles == [
+        ["step", "6,000", "384k tokens"],
+        ["of the budget", "100 %"],
+        ["training time", "6 min 40 s"],
+        ["held-out bits per byte", "0.530", "gzip 2.651, xz 1.844"],
+        ["tokens/s", "960", "3 workers"],
+    ]
+    assert HOSTILE in page.locator(".tile.text").inner_text()
+    tops = page.evaluate(
+        "['.tile', '#charts', 'table'].map(q => document.querySelector(q)"
+        ".getBoundingClientRect().top)"
+    )
+    assert tops == sorted(tops)
     assert page.evaluate("window.hacked") is None
     assert window.troubles == []
     assert window.requests == [written]
@@ -174,7 +185,11 @@ def test_a_chart_is_read_and_zoomed_by_keyboard(window):
 
 
 @pytest.mark.slow
-def test_nothing_is_wider_than_the_window(window, written):
+def test_nothing_is_wider_than_the_window(window, written, tmp_path):
+    ranking = read_ranking(study(tmp_path, tasks=TASKS[:2]), curves=True)
+    (tmp_path / "page.html").write_text(
+        page_of_study(ranking, [next(plots(ranking))], version="0.0")
+    )
     for width in (320, 390, 1400):
         window.page.set_viewport_size({"width": width, "height": 700})
         window.open(written)
@@ -183,60 +198,25 @@ def test_nothing_is_wider_than_the_window(window, written):
             "[...document.querySelectorAll('#charts canvas')].map(c => c.clientWidth)"
         )
         assert all(0 < each <= width for each in widths)
-
-
-@pytest.mark.slow
-def test_nothing_on_the_page_of_a_study_is_wider_than_the_window(tmp_path, visit):
-    ranking = read_ranking(study(tmp_path, tasks=TASKS[:2]), curves=True)
-    file = tmp_path / "page.html"
-    file.write_text(page_of_study(ranking, [next(plots(ranking))], version="0.0"))
-    window = visit()
-    window.page.goto(f"file://{file}")
-    for width in (390, 1280):
-        assert window.cut(width) == []
-
-
-@pytest.mark.slow
-def test_the_tiles_say_at_the_top_how_far_and_how_good_a_run_is(tmp_path, capsys, visit):
-    marks = {"uniform": 8.0, "gzip": 2.6512, "xz": 1.844}
-    metrics = [{**line, "marks": marks} for line in lines(30)]
-    run = write_run(tmp_path, metrics=metrics)
-    report(capsys, run.directory)
-    page = visit().open(f"file://{run.directory}/report.html")
-    tiles = [text.split("\n") for text in page.locator(".tile").all_inner_texts()]
-    assert tiles == [
-        ["step", "600", "38.4k tokens"],
-        ["of the budget", "100 %"],
-        ["training time", "1 min"],
-        ["held-out bits per byte", "1.369", "gzip 2.651, xz 1.844"],
-        ["tokens/s", "640", "2 workers"],
-        ["newest sample", "The year of the union", "after 4 s, step 40"],
-    ]
-    tops = page.evaluate(
-        "['.tile', '#charts', 'table'].map(q => document.querySelector(q)"
-        ".getBoundingClientRect().top)"
-    )
-    assert tops == sorted(tops)
+        window.page.goto(f"file://{tmp_path}/page.html")
+        assert width == 320 or window.cut(width) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["running", "done"])
 def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit, state):
     run = write_run(tmp_path, events=[], status={"status": state})
-    with (run.directory / "lock").open("a+") as lock:
-        durable.take_lock(lock)
+    with run.lock():
         report(capsys, run.directory)
     page = visit().open(f"file://{run.directory}/report.html")
     text = page.locator("body").inner_text()
     assert "no numbers" in page.locator(".partial").inner_text()
     assert "Curves" not in text
     assert page.locator("canvas, svg, figure, .tile").count() == 0
-    assert [
-        row for row in page.locator("tr:visible").all_inner_texts() if row.endswith("\t-")
-    ] == []
-    assert page.locator("section h2:visible").all_inner_texts() == [
-        "Run and machine", "Configuration", "Commands",
-    ]  # fmt: skip
+    rows = page.locator("tr:visible").all_inner_texts()
+    assert not [row for row in rows if row.endswith("\t-")]
+    headings = page.locator("h2:visible").all_inner_texts()
+    assert headings == ["Run and machine", "Configuration", "Commands"]
     assert not re.search(r"nan|undefined|null|infinity", text, re.I)
 
 
@@ -255,4 +235,5 @@ def test_several_runs_share_the_charts(tmp_path, capsys, visit):
     assert page.locator("#bits .legend .at").inner_text() == "01:00"
     assert page.locator("#bits .legend b").nth(1).inner_text() == "1.369"
     assert page.locator("#tiles-0 .tile").count() == page.locator("#tiles-1 .tile").count() > 3
+    assert window.cut(390) == []
     assert window.troubles == []

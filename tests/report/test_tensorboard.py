@@ -9,14 +9,10 @@ from mlxhog.report.tensorboard import TensorBoard
 
 def progress(step, *, loss=2.0, val_loss=None, val_step=None):
     """A run after so many steps."""
+    bits = None if val_loss is None else val_loss / 2
+    numbers = {"val_loss": val_loss, "val_step": val_step, "val_bits_per_byte": bits}
     return Progress(
-        step=step,
-        loss=loss,
-        train_bits_per_byte=loss / 2,
-        tokens_per_s=100.0,
-        val_loss=val_loss,
-        val_step=val_step,
-        val_bits_per_byte=None if val_loss is None else val_loss / 2,
+        step=step, loss=loss, train_bits_per_byte=loss / 2, tokens_per_s=100.0, **numbers
     )
 
 
@@ -54,10 +50,9 @@ def test_a_resumed_run_forgets_the_steps_that_were_lost(tmp_path):
     with killed.path.open("ab") as file:
         file.write(b"\x18\x00\x00\x00torn")  # by the kill
     resumed = TensorBoard(tmp_path, first_step=20)
-    resumed.write(progress(25, loss=25))
-    resumed.write(progress(35, loss=35))
-    steps = [step for step, _ in scalars(tmp_path)["train/loss"]]
-    assert steps == [10, 20, 25, 35]
+    for step in (25, 35):
+        resumed.write(progress(step, loss=step))
+    assert [step for step, _ in scalars(tmp_path)["train/loss"]] == [10, 20, 25, 35]
 
 
 def test_what_cannot_be_written_is_named(tmp_path):

@@ -10,18 +10,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from mlxhog import cli
-from mlxhog.base import durable
 from mlxhog.checkpoint import creation
 from mlxhog.report.follow import ending, follow
 from mlxhog.report.record import RunRecord
 from tests.another_process import Program
-from tests.report.running import Training
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
 
@@ -29,38 +28,37 @@ def watch(run):
     return Program("watch", str(run.directory))
 
 
+def watched(capsys, run, *words):
+    """What the command prints of a run that has ended."""
+    assert cli.main(["watch", str(run.directory), *words]) == 0
+    return capsys.readouterr().out
+
+
 # -- of a run that has ended -----------------------------------------------------------------------
 
 
 def test_a_run_that_has_ended_is_shown_once_with_how_it_ended(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(20))
-    assert cli.main(["watch", str(run.directory)]) == 0
-    out = capsys.readouterr().out
-    assert "step 400" in out
-    assert "done: 400 steps" in out
-    assert f"mlxhog report {run.directory}" in out
-    assert "worker 2 (torch:cpu) died (SIGKILL) and is being replaced" in out
-    assert "sample: The year of the union" in out
-    assert cli.main(["watch", str(run.directory), "--json"]) == 0
-    states = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    out = watched(capsys, run)
+    for words in (
+        "step 400", "done: 400 steps", f"mlxhog report {run.directory}",
+        "worker 2 (torch:cpu) died (SIGKILL) and is being replaced",
+        "sample: The year of the union",
+    ):  # fmt: skip
+        assert words in out
+    states = [json.loads(line) for line in watched(capsys, run, "--json").splitlines()]
     assert states[-1]["step"] == 400
     assert [worker["slot"] for worker in states[-1]["workers"]] == [1, 2]
 
 
 def test_a_run_that_was_killed_is_said_to_be_interrupted_and_how_it_goes_on(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(20), status={"status": "running"})
-    assert cli.main(["watch", str(run.directory)]) == 0
-    out = capsys.readouterr().out
+    out = watched(capsys, run)
     assert "interrupted: 400 steps" in out
     assert f"mlxhog train --resume {run.directory}" in out
-
-
-def test_metrics_of_any_content_can_be_watched(tmp_path, capsys):
-    run = write_run(tmp_path)
     for text in ('{"step": "many", "workers": 3}', '{"step": 3, "workers": ["x", {"pid": "x"}]}'):
-        run.metrics_path.write_text(text + "\n")
-        assert cli.main(["watch", str(run.directory)]) == 0
-        assert "held-out - bits per byte" in capsys.readouterr().out
+        run.metrics_path.write_text(text + "\n")  # of any content
+        assert "held-out - bits per byte" in watched(capsys, run)
 
 
 # -- of a run that goes on -------------------------------------------------------------------------
@@ -82,8 +80,8 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
         if len(looks) == 2:
             lock.close()
 
-    lock = (run.directory / "lock").open("a+")
-    durable.take_lock(lock)
+    lock = ExitStack()
+    lock.enter_context(run.lock())
     follow(RunRecord(run), reports.append, pause=live)
     assert [progress.step for progress in reports][-1] == 100
     messages = [progress.message for progress in reports if progress.message]
@@ -91,14 +89,6 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
     assert messages[1:] == ["said later"]
     assert reports[-1].sample == "new text"
     assert len(looks) == 2
-
-
-@pytest.fixture(scope="module")
-def going_on(tmp_path_factory):
-    """A run that no watcher ends."""
-    trained = Training(tmp_path_factory.mktemp("going on"), 120, metrics_s=0.2)
-    yield trained
-    trained.kill()
 
 
 def test_ctrl_c_ends_the_watching_and_not_the_run(going_on):
@@ -113,9 +103,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(going_on):
 
 
 @pytest.mark.slow
-def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(
-    going_on,
-):
+def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
     """The last test of that run, which it ends."""
     reports = []
 

@@ -76,13 +76,13 @@ class FakeChild:
     def __exit__(self, *_):
         pass
 
-    def start(self, lane, function, setup, rank, sequences, *limit_s):
+    def start(self, function, setup, rank, sequences, *limit_s):
         assert (function is batch_size.gradient_times) == bool(limit_s)
         FakeChild.begun += 1
         self.result = (sequences * 32, [float(sequences)] * 2) if limit_s else None
         self.failed = sequences >= self.fails_from
 
-    def take(self, lane, timeout_s):
+    def take(self, timeout_s):
         assert FakeChild.begun % 2 == 0
         if self.failed:
             raise Failed("MemoryError: out of memory")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -30,8 +29,9 @@ from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.engine_thread import FAILED, AnswerJob, AnswerPart, Busy, EngineThread
-from mlxhog.live.serving.replies import Reply, description, error_body, event, for_client
+from mlxhog.live.serving.replies import Reply, error_body, event, for_client
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
+from mlxhog.models import families
 
 RETRY_AFTER_S = 1
 MOST_BODY_BYTES = 1_000_000
@@ -44,6 +44,11 @@ _OPEN = frozenset({"/", "/health"})
 
 _PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 """A page to chat with the model; {nonce} is that of its style and script."""
+
+_POLICY = (
+    "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class Api:
@@ -74,7 +79,8 @@ class Api:
         self._key, self._origins = None if key is None else key.encode(), origins
         # HTTP/1.0 need not name the host.
         self._names = OWN_NAMES | {config.host.lower(), ""} if is_own(config.host) else None
-        self._description = description(served.name, int(time()))
+        about = {"id": served.name, "object": "model", "created": int(time())}
+        self._description = about | {"owned_by": "mlxhog"}
         self._routes = Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
@@ -102,8 +108,6 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of ASGI."""
-        if scope["type"] != "http":
-            raise RuntimeError(f"the server passed on {scope['type']!r}, expected 'http'")
         await self._app(scope, receive, send)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,19 +161,19 @@ class Api:
             if (result := await unless_gone(http.receive, wanted)) is None:
                 return Response(status_code=499)  # the client has gone
             if isinstance(result, dict):
-                return _json(result)
+                return JSONResponse(result)
             streams = True
             return StreamingResponse(
                 self._events(job, reply, result),
                 media_type="text/event-stream",
                 headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-                background=BackgroundTask(self._leave, job),  # if the stream never began
+                background=BackgroundTask(self._engine.cancel, job),  # if the stream never began
             )
         except MlxhogError as error:
             raise for_client(error) from error
         finally:
             if not streams:
-                self._leave(job)
+                self._engine.cancel(job)
 
     async def _events(
         self, job: AnswerJob, reply: Reply, parts: list[AnswerPart]
@@ -185,11 +189,6 @@ class Api:
         except MlxhogError as error:
             yield event(error_body(for_client(error)))
         finally:
-            self._leave(job)
-
-    def _leave(self, job: AnswerJob) -> None:
-        """Cancel the unfinished answers of a job whose client has gone, or that has failed."""
-        if job.n_open:
             self._engine.cancel(job)
 
     def _encoded(self, request: ClientRequest) -> tuple[list[str], list[Int32]]:
@@ -199,19 +198,18 @@ class Api:
             RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
         """
         tokenizer, config = self._served.tokenizer, self._config
-        count, most = len(request.prompts) * request.n, config.max_new_tokens
-        for broken, problem, param in (
-            (request.sampling.max_new_tokens > most,
-             f"{request.length} is {request.sampling.max_new_tokens}; the limit of this server is "
-             f"{most} (mlxhog serve --max-new-tokens)", request.length),
-            (request.session is not None and not config.sessions,
-             "this server has no sessions (mlxhog serve --sessions)", "session"),
-            (count > config.batch_size,
-             f"{count} answers in one request; the limit is {config.batch_size} (--batch-size)",
-             "n"),
-        ):  # fmt: skip
-            if broken:
-                raise RefusedRequest(problem, param=param)
+        n_new, count = request.sampling.max_new_tokens, len(request.prompts) * request.n
+        if n_new > config.max_new_tokens:
+            raise RefusedRequest(
+                f"{request.length} is {n_new}; the limit of this server is "
+                f"{config.max_new_tokens} (mlxhog serve --max-new-tokens)",
+                param=request.length,
+            )
+        if count > config.batch_size:
+            raise RefusedRequest(
+                f"{count} answers in one request; the limit is {config.batch_size} (--batch-size)",
+                param="n",
+            )
         texts, ids = [], []
         for prompt in request.prompts:
             try:
@@ -220,6 +218,7 @@ class Api:
                 else:
                     one = checked_ids(prompt, tokenizer)
                     text = tokenizer.decode(one).decode(errors="replace") if request.echo else ""
+                families.check_length(self._served.config, len(one) + n_new)
             except MlxhogError as error:
                 raise RefusedRequest(str(error), param="prompt") from error
             if len(one) > config.max_prompt_tokens:
@@ -247,14 +246,12 @@ class Api:
                     sampling=request.sampling,
                     row=k,
                     ends={model.tokenizer.bos, *model.end_tokens},
-                    session=request.session,
                     top=request.logprobs,
                     scores_prompt=request.echo and request.logprobs is not None,
                     writes=request.writes,
                 )
                 for k in range(len(prompts) * request.n)
-            ],
-            model.tokenizer.encode(request.joint.encode()) if request.joint else None,
+            ]
         )
         try:
             self._engine.start(job)
@@ -268,7 +265,7 @@ class Api:
         """Give examples to the run; the response comes when they are on its disk."""
         examples = await asyncio.to_thread(requests.examples, await read_body(http))
         await asyncio.to_thread(self._keep, examples)
-        return _json({"object": "examples", "kept": len(examples)})
+        return JSONResponse({"object": "examples", "kept": len(examples)})
 
     def _keep(self, examples: Sequence[object]) -> None:
         model = self._served
@@ -284,21 +281,16 @@ class Api:
         except EnvironmentLacks as error:
             raise RefusedRequest(str(error), status=507, code="not_kept") from error
 
-    # -- the page ----------------------------------------------------------------------------------
+    # -- the rest ----------------------------------------------------------------------------------
 
     async def _page(self, http: HTTPRequest) -> Response:
         nonce = secrets.token_urlsafe(16)
-        policy = (
-            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; "
-            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
+        policy = _POLICY.replace("{nonce}", nonce)
         headers = {"content-security-policy": policy, "cache-control": "no-store"}
         return HTMLResponse(_PAGE.replace("{nonce}", nonce), headers=headers)
 
-    # -- the rest ----------------------------------------------------------------------------------
-
     async def _models(self, http: HTTPRequest) -> Response:
-        return _json({"object": "list", "data": [self._description]})
+        return JSONResponse({"object": "list", "data": [self._description]})
 
     async def _model(self, http: HTTPRequest) -> Response:
         if http.path_params["name"] != self._served.name:
@@ -307,24 +299,12 @@ class Api:
                 status=404,
                 code="model_not_found",
             )
-        return _json(self._description)
+        return JSONResponse(self._description)
 
     async def _health(self, http: HTTPRequest) -> Response:
-        engine = self._engine
-        health = {
-            "status": "trouble" if engine.trouble else "ok",
-            "trouble": engine.trouble or None,
-            "model": self._served.name,
-            "weights": engine.whose,
-            "note": engine.note or None,
-            "mode": self._config.mode,
-            "training": not engine.ended,
-            "version": engine.loaded.version if engine.counts_updates else None,
-            "newest": engine.newest if engine.counts_updates else None,
-            "age_s": round(engine.loaded.age_s, 3),
-            **engine.counts,
-        }
-        return _json(health, status=503 if engine.trouble else 200)
+        health = self._engine.health()
+        about = {"model": self._served.name, "mode": self._config.mode}
+        return JSONResponse(health | about, status_code=503 if health["trouble"] else 200)
 
 
 async def _whole(job: AnswerJob, reply: Reply) -> dict[str, Any]:
@@ -351,13 +331,29 @@ async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        json.dumps(value).encode(),
-        status_code=status,
-        headers=headers,
-        media_type="application/json",
-    )
+async def read_body(http: HTTPRequest) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        RefusedRequest: the body is too long, or does not arrive in time.
+    """
+    body, length = bytearray(), http.headers.get("content-length", "")
+    announced = int(length[:20]) if length.isdigit() else 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in http.stream():
+                body += piece
+                if max(len(body), announced) > MOST_BODY_BYTES:
+                    problem = f"the body has more than {MOST_BODY_BYTES:,} bytes"
+                    raise RefusedRequest(problem, status=413)
+    except TimeoutError:
+        raise RefusedRequest(f"the body did not arrive within {BODY_S:.0f} s", status=408) from None
+    except ClientDisconnect:
+        raise RefusedRequest("the client has gone", status=499) from None
+    return bytes(body)
+
+
+# -- errors ----------------------------------------------------------------------------------------
 
 
 def _error(refused: RefusedRequest) -> Response:
@@ -366,7 +362,7 @@ def _error(refused: RefusedRequest) -> Response:
         headers["retry-after"] = str(refused.retry_after_s)
     if refused.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return _json(error_body(refused), status=refused.status, headers=headers)
+    return JSONResponse(error_body(refused), status_code=refused.status, headers=headers)
 
 
 async def _refused(http: HTTPRequest, error: Exception) -> Response:
@@ -383,28 +379,3 @@ async def _not_found(http: HTTPRequest, error: Exception) -> Response:
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
     return _error(RefusedRequest(FAILED, status=500))
-
-
-async def read_body(http: HTTPRequest) -> bytes:
-    """Return the body of a request.
-
-    Raises:
-        RefusedRequest: the body is too long, or does not arrive in time.
-    """
-    too_long = RefusedRequest(f"the body has more than {MOST_BODY_BYTES:,} bytes", status=413)
-    length = http.headers.get("content-length", "")
-    if length.isdigit() and int(length[:20]) > MOST_BODY_BYTES:
-        raise too_long
-    pieces, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for piece in http.stream():
-                pieces.append(piece)
-                size += len(piece)
-                if size > MOST_BODY_BYTES:
-                    raise too_long
-    except TimeoutError:
-        raise RefusedRequest(f"the body did not arrive within {BODY_S:.0f} s", status=408) from None
-    except ClientDisconnect:
-        raise RefusedRequest("the client has gone", status=499) from None
-    return b"".join(pieces)

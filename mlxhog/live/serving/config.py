@@ -55,7 +55,6 @@ class ServeConfig:
         256, "tokens of a prompt to read between two tokens of the other answers", low=1
     )
     wait: float = wait_option()
-    sessions: int = option(256, "conversations whose state is stored; 0 is none", low=0)
     out: str = option("runs", "folder of the runs")
 
 

@@ -14,19 +14,16 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from mlxhog.decoding.engine import Engine, Int32, Piece, Request
+from mlxhog.decoding.engine import Engine, Piece, Request
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
 from mlxhog.live.opening import open_source
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.source import Loaded, WeightFollower, WeightSource
-from mlxhog.models import families
 from mlxhog.report.views import Tell
 
 POLL_S = 0.5
@@ -49,39 +46,25 @@ class ServerFailed(MlxhogError):
     """An error of the server, not of a client; the traceback is on the terminal."""
 
 
-@dataclass(frozen=True)
-class AnswerPart:
-    """A piece of an answer, with its weights.
-
-    Attributes:
-        choice: index of the request in the job.
-        piece: the piece.
-        loaded: weights of the token.
-        session_tokens: length of the session after this answer; None without a session.
-    """
+class AnswerPart(NamedTuple):
+    """A piece of an answer to a request of a job, with the weights of its token."""
 
     choice: int
     piece: Piece
     loaded: Loaded
-    session_tokens: int | None
 
 
 class AnswerJob:
     """The requests of one client, and the queue of their answers; for the event loop's thread.
 
-    Args:
-        requests: at least one request.
-        joint: tokens between a session and the prompt that continues it.
-
     Attributes:
-        resumes: whether the server had its session; known with the first part.
+        requests: at least one request.
         n_open: number of unfinished answers.
         numbers: of the requests in the engine; for the engine's thread.
     """
 
-    def __init__(self, requests: Sequence[Request], joint: Int32 | None = None) -> None:
-        self.requests, self.joint = tuple(requests), joint
-        self.resumes, self.n_open = False, len(self.requests)
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests, self.n_open = tuple(requests), len(requests)
         self.numbers: list[int] = []
         self._parts: list[AnswerPart] = []
         self._error: Exception | None = None
@@ -122,12 +105,9 @@ class EngineThread:
         say: called on this thread when the wait for a run begins.
 
     Attributes:
-        whose: name of the run or checkpoint of the weights, in words.
-        note: why the weights are not read as requested; empty if they are.
-        counts_updates: whether the version of the weights is known.
-        loaded: the weights of the last token, or of the next.
-        newest: version of the newest weights.
-        ended: whether the run has ended.
+        weights: what `/health` says of the weights of the last token, or of the next: whose they
+            are, why they are not read as requested, their version and that of the newest ones
+            (None is unknown), their age, and whether the run trains.
         trouble: error of the weights; empty after a token without error, and when newer weights
             arrive.
         died: the error that ended the thread, or None.
@@ -142,9 +122,8 @@ class EngineThread:
         self._opened: Future[Model] = Future()
         self._jobs: set[AnswerJob] = set()
         self._rows: dict[int, tuple[AnswerJob, int]] = {}  # of the engine's thread
-        self.loaded = Loaded(version=0, oldest=0)
-        self.newest, self.ended, self.most_answers = 0, False, config.batch_size + config.queue
-        self.whose, self.note, self.counts_updates, self.trouble = "", "", True, ""
+        self.weights: dict[str, Any] = {}
+        self.trouble, self.most_answers = "", config.batch_size + config.queue
         self.died: Exception | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlxhog-engine", daemon=True)
@@ -160,14 +139,14 @@ class EngineThread:
             with suppress(TimeoutError):  # Ctrl-C is handled between two waits
                 return self._opened.result(timeout=0.2)
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of answers being written, of waiting ones, and of stored sessions."""
-        engine = self._engine
+    def health(self) -> dict[str, Any]:
+        """Return the state of the weights, and the number of running and of waiting answers."""
+        counts = {"running": self._engine.n_running, "waiting": self._engine.n_waiting}
         return {
-            "running": engine.n_running,
-            "waiting": engine.n_waiting,
-            "sessions": engine.n_sessions,
+            "status": "trouble" if self.trouble else "ok",
+            "trouble": self.trouble or None,
+            **self.weights,
+            **counts,
         }
 
     @property
@@ -208,15 +187,14 @@ class EngineThread:
         config = self._config
         try:
             source, model = self._open()
-            self._follower, self._model = WeightFollower(source, model.backend), model
+            self._follower = WeightFollower(source, model.backend)
             self._engine = Engine(
                 model.backend,
                 model.tokenizer,
                 batch_size=config.batch_size,
                 prefill_chunk=config.prefill_chunk,
-                most_sessions=config.sessions,
             )
-            self._looked = self._behind_since = 0.0
+            self._looked, self._trains, self._behind_since = -POLL_S, True, 0.0
             self._look(self._follower.loaded())
         except BaseException as error:
             self._opened.set_exception(error)
@@ -267,13 +245,18 @@ class EngineThread:
             command()
 
     def _look(self, loaded: Loaded) -> None:
-        """Update the values that `/health` reports."""
-        source = self._follower.source
-        self.loaded, self.newest, self.whose = loaded, source.newest(), source.whose
-        self.note, self.counts_updates = source.note, source.counts_updates
-        now = monotonic()
+        """Replace what `/health` says of the weights."""
+        source, now = self._follower.source, monotonic()
         if now - self._looked >= POLL_S:
-            self._looked, self.ended = now, source.ended()
+            self._looked, self._trains = now, not source.ended()
+        self.weights = {
+            "weights": source.whose,
+            "note": source.note or None,
+            "training": self._trains,
+            "version": loaded.version if source.counts_updates else None,
+            "newest": source.newest() if source.counts_updates else None,
+            "age_s": round(loaded.age_s, 3),
+        }
 
     def _advance(self) -> None:
         """Write a token of every answer, with newer weights if there are any."""
@@ -307,28 +290,12 @@ class EngineThread:
     def _submit(self, job: AnswerJob) -> None:
         try:
             for choice, request in enumerate(job.requests):
-                number = self._engine.submit(self._continued(job, request))
+                number = self._engine.submit(request)
                 self._rows[number] = (job, choice)
                 job.numbers.append(number)
         except Exception as error:
             self._drop(job)
             self._call(self._end, job, _for_clients(error))
-
-    def _continued(self, job: AnswerJob, request: Request) -> Request:
-        """Return a request that continues its session, if the engine has the session.
-
-        Raises:
-            ConfigError: the tokens are more than the model has positions for.
-        """
-        n_tokens = len(request.prompt) + request.sampling.max_new_tokens
-        session = None if request.session is None else self._engine.session(request.session)
-        if session is not None:
-            job.resumes = True
-            n_tokens += session.n_tokens
-            if job.joint is not None:
-                request = replace(request, prompt=np.concatenate([job.joint, request.prompt]))
-        families.check_length(self._model.config, n_tokens)
-        return request
 
     def _drop(self, job: AnswerJob) -> None:
         for number in job.numbers:
@@ -337,13 +304,9 @@ class EngineThread:
 
     def _part(self, piece: Piece, loaded: Loaded) -> tuple[AnswerJob, AnswerPart]:
         job, choice = self._rows[piece.row]
-        session_tokens = None
         if piece.finish_reason is not None:
             del self._rows[piece.row]
-            name = job.requests[choice].session
-            session = None if name is None else self._engine.session(name)
-            session_tokens = None if session is None else session.n_tokens
-        return job, AnswerPart(choice, piece, loaded, session_tokens)
+        return job, AnswerPart(choice, piece, loaded)
 
     # -- from the engine's thread to the event loop's ----------------------------------------------
 

@@ -7,7 +7,6 @@ continue, as in training (`mlxhog.data.conversations`).
 from __future__ import annotations
 
 import dataclasses
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +94,6 @@ class _Words:
         stream: whether the answer is sent while it is written.
         stream_options: whether a stream ends with the number of tokens.
         stop: texts that end an answer.
-        session: name of the conversation that it continues.
         echo: whether the prompt comes before the answer.
     """
 
@@ -103,7 +101,6 @@ class _Words:
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
     stop: str | tuple[str, ...] = ()
-    session: str | None = None
     echo: bool = False
 
 
@@ -118,7 +115,6 @@ class ClientRequest(_Words):
         logprobs: number of most likely tokens beside each token; None is no probabilities.
         length: name of the field with the largest length of an answer.
         writes: whether there is an answer; `max_tokens` 0 asks for the prompt only.
-        joint: text between this conversation and the prompt.
         is_chat: whether the answer is a message.
     """
 
@@ -130,7 +126,6 @@ class ClientRequest(_Words):
     )
     length: str = "max_tokens"
     writes: bool = True
-    joint: str = ""
     is_chat: bool = False
 
 
@@ -170,9 +165,7 @@ def chat(body: bytes, *, model: str) -> ClientRequest:
         fields.pop(length, None)
         length = "max_completion_tokens"
     fields.setdefault(length, CHAT_TOKENS)
-    request = _request(
-        fields, model, prompts=(text,), length=length, joint=conversations.JOINT, is_chat=True
-    )
+    request = _request(fields, model, prompts=(text,), length=length, is_chat=True)
     stop = (*conversations.STOPS, *request.sampling.stop)
     return replace(request, sampling=replace(request.sampling, stop=stop))
 
@@ -187,9 +180,8 @@ def examples(body: bytes) -> list[object]:
     fields = _object(body)
     many = fields.get("examples", [fields])
     if len(fields) > 1 and "examples" in fields:
-        raise RefusedRequest(
-            "the body has fields besides examples; leave them out", param="examples"
-        )
+        problem = "the body has fields besides examples; leave them out"
+        raise RefusedRequest(problem, param="examples")
     if not isinstance(many, list) or not 1 <= len(many) <= MOST_EXAMPLES:
         raise RefusedRequest(
             f"examples is {shown(many)}; wanted a list of 1 to {MOST_EXAMPLES} objects with prompt "
@@ -222,30 +214,18 @@ def _refuse(fields: Mapping[str, Any], names: Sequence[str], path: str) -> None:
 
 def _request(fields: dict[str, Any], model: str, **known: Any) -> ClientRequest:
     """The request of the fields that are left, beside those that are `known`."""
-    if fields.get("model") != model:
-        problem, how = "model is missing", dict[str, Any]()
-        if "model" in fields:
-            problem = f"no model {shown(fields['model'])}"
-            how = {"status": 404, "code": "model_not_found"}
-        raise RefusedRequest(f"{problem}; this server has {model!r}", param="model", **how)
+    if "model" not in fields:
+        raise RefusedRequest(f"model is missing; this server has {model!r}", param="model")
+    if fields["model"] != model:
+        problem = f"no model {shown(fields['model'])}; this server has {model!r}"
+        raise RefusedRequest(problem, param="model", status=404, code="model_not_found")
     try:
         words = typed.read(_Words, fields)
         stop = stop_strings(words.stop)
     except (ValueError, ConfigError) as error:
         raise RefusedRequest(str(error), param=str(error).split()[0]) from error
     numbers = _numbers(fields, known.get("length", "max_tokens"))
-    n, logprobs, session = numbers.pop("n", 1), numbers.pop("logprobs", None), words.session
-    if session is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", session):
-        raise RefusedRequest(
-            f"session is {shown(session)}; wanted a name of at most 64 letters, digits, '.', '_' "
-            "and '-'",
-            param="session",
-        )
-    if session is not None and (len(known["prompts"]) > 1 or n > 1 or logprobs is not None):
-        raise RefusedRequest(
-            "a request with a session has one prompt and one answer, without logprobs",
-            param="session",
-        )
+    n, logprobs = numbers.pop("n", 1), numbers.pop("logprobs", None)
     return ClientRequest(
         sampling=replace(DEFAULTS, **{"seed": secrets.randbits(63)} | numbers, stop=stop),
         n=n,

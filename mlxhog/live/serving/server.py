@@ -52,23 +52,20 @@ def serve(
     key = key_of(config)
     origins = origins_of(config, key)
     with contextlib.closing(listen(config.host, config.port)) as listener:
-        engine = EngineThread(model, config, say)
+        engine, before = EngineThread(model, config, say), sys.getswitchinterval()
         try:
             served = engine.wait()
-
-            def on_started() -> None:
-                on_ready(f"{url_of(listener)}/v1", served, engine)
-
-            before = sys.getswitchinterval()
             sys.setswitchinterval(_SWITCH_S)
-            try:
-                api = Api(engine, served, config, key, origins)
-                _Server(engine, api, on_started).run(sockets=[listener])
-            finally:
-                sys.setswitchinterval(before)
+            server = _Server(
+                engine,
+                Api(engine, served, config, key, origins),
+                lambda: on_ready(f"{url_of(listener)}/v1", served, engine),
+            )
+            server.run(sockets=[listener])
             if engine.died is not None:
                 raise engine.died
         finally:
+            sys.setswitchinterval(before)
             engine.stop()
 
 
@@ -76,7 +73,6 @@ class _Server(uvicorn.Server):
     """A server that ends with its engine or on a signal; a second signal ends it at once."""
 
     def __init__(self, engine: EngineThread, api: Api, on_started: Callable[[], None]) -> None:
-        """See the class; `on_started` is called when requests are answered."""
         super().__init__(
             uvicorn.Config(
                 api,

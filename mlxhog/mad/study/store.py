@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -72,31 +72,16 @@ class Store:
         Raises:
             StudyError: another process holds it; the message names its id.
         """
-        with self._open_lock("a+") as file:
-            try:
-                with disk_errors(f"locking {self.directory}"):
-                    durable.take_lock(file)
-            except durable.LockHeld as error:
-                raise StudyError(
-                    f"the study {self.directory} is in use by process {error.holder}; wait for it, "
-                    "stop it with Ctrl-C, or give another --study"
-                ) from error
+
+        def refusal(why: str) -> StudyError:
+            return StudyError(f"the study {self.directory} {why}, or give another --study")
+
+        with durable.lock(self.directory, refusal):
             yield
 
     def is_locked(self) -> bool:
         """Whether a scheduler works on the study."""
-        if not (self.directory / "lock").exists():
-            return False
-        with self._open_lock("r") as file:
-            return durable.is_held(file)
-
-    def _open_lock(self, mode: str) -> IO[str]:
-        try:
-            return open(self.directory / "lock", mode, opener=reading.regular)
-        except OSError as error:
-            raise StudyError(
-                f"the study {self.directory} cannot be opened: {error.strerror}"
-            ) from error
+        return durable.is_locked(self.directory)
 
     # -- the definition --------------------------------------------------------------------------
 

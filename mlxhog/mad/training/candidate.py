@@ -36,8 +36,7 @@ from mlxhog.mad.training.evaluation import Evaluations, score
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.views import Tell
-from mlxhog.strategies import Context
-from mlxhog.strategies.context import show_model
+from mlxhog.strategies.context import Context, show_model
 from mlxhog.training import worker
 from mlxhog.training.session import Session
 from mlxhog.training.steps import Gradients, Steps

@@ -26,7 +26,7 @@ from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
 from mlxhog.optim.rule import Pairs, Step
 from mlxhog.optim.updates import Float32
-from mlxhog.strategies import Context
+from mlxhog.strategies.context import Context
 
 INIT = "normal:0.02"
 WRITE = "racy"

@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 def server(folder):
     """A server with small limits, so that tests reach them."""
     limits = ("--batch-size=8", "--queue=4", "--max-new-tokens=200000", "--max-prompt-tokens=3000")
-    with serving("latest", MLX, *limits, "--sessions=4", cwd=folder) as server:
+    with serving("latest", MLX, *limits, cwd=folder) as server:
         yield server
 
 

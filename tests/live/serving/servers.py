@@ -10,7 +10,6 @@ import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -24,7 +23,7 @@ END_S = 30
 
 @dataclass
 class Server:
-    """A running `mlxhog serve`."""
+    """A running `mlxhog serve`: its process, the object that it printed, and a client."""
 
     process: Program
     told: dict[str, Any]
@@ -33,7 +32,7 @@ class Server:
     @property
     def url(self):
         """As clients of OpenAI want it: with /v1."""
-        return str(self.told["url"])
+        return self.told["url"]
 
     @property
     def root(self):
@@ -41,14 +40,11 @@ class Server:
 
     @property
     def model(self):
-        return str(self.told["model"])
+        return self.told["model"]
 
     @property
-    def address(self):
-        parts = urlsplit(self.url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        return parts.hostname, parts.port
+    def port(self):
+        return int(self.root.rpartition(":")[2])
 
     def openai(self):
         """A client of OpenAI; it is closed with the server."""
@@ -57,12 +53,7 @@ class Server:
         )
 
     def health(self):
-        answer = self.http.get(f"{self.root}/health").json()
-        return answer
-
-    def rss_bytes(self):
-        asked = ["ps", "-o", "rss=", "-p", str(self.process.pid)]
-        return 1024 * int(subprocess.run(asked, capture_output=True, check=True).stdout)
+        return self.http.get(f"{self.root}/health").json()
 
     def end(self, number=signal.SIGINT):
         """Send a signal; returns exit code and what it printed to stderr."""
@@ -98,7 +89,7 @@ def serving(model, *words, cwd, **environment):
 @contextmanager
 def connected(server):
     """A connection to write any bytes to."""
-    with socket.create_connection(server.address, timeout=START_S) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=START_S) as connection:
         yield connection
 
 
@@ -112,15 +103,11 @@ def post(path, body):
 
 
 def answered(connection):
-    """Everything until the server closes; what a reset cuts off is left out."""
+    """Status and everything else until the server closes, without what a reset cuts off."""
     received = b""
     try:
         while piece := connection.recv(65536):
             received += piece
     except ConnectionError:
         pass
-    return received
-
-
-def status_of(answer):
-    return int(answer.split(b" ", 2)[1])
+    return int(received.split(b" ", 2)[1]), received

@@ -1,4 +1,4 @@
-"""`mlxhog serve`: its words, its errors, its end, keys, and many models."""
+"""`mlxhog serve`: its errors, its end, and its key."""
 
 import json
 import signal
@@ -15,31 +15,30 @@ from mlxhog.base.http_server import listen
 from tests.live.serving.servers import MLX, serving
 from tests.processes import descriptors_limited
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 
-@slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_server_well_and_frees_its_port(folder, number):
     with serving("latest", MLX, cwd=folder) as server:
-        port = server.address[1]
+        health = server.health()
+        assert (health["status"], health["model"]) == ("ok", server.model)
+        assert (health["training"], health["version"], health["newest"]) == (False, 7, 7)
         code, err = server.end(number)
     assert (code, err.splitlines()[-1]) == (0, "ended")
-    listen("127.0.0.1", port).close()
+    listen("127.0.0.1", server.port).close()
 
 
-@slow
 def test_with_a_key_only_those_who_have_it_are_answered(folder):
     key = {"MLXHOG_API_KEY": "opensesame"}
     with serving("latest", MLX, "--host", "0.0.0.0", cwd=folder, **key) as server:
-        url, http = f"http://127.0.0.1:{server.address[1]}", server.http
+        url, http = f"http://127.0.0.1:{server.port}", server.http
         body = {"model": server.model, "prompt": "ab"}
-        for headers, status in (
-            ({}, 401),
-            ({"Authorization": "Bearer wrong"}, 401),
-            ({"Authorization": "Basic opensesame"}, 401),
-            ({"Authorization": "Bearer opensesame"}, 200),
-        ):
+        for sent, status in (
+            (None, 401), ("Bearer wrong", 401), ("Basic opensesame", 401),
+            ("Bearer opensesame", 200),
+        ):  # fmt: skip
+            headers = {} if sent is None else {"Authorization": sent}
             answer = http.post(f"{url}/v1/completions", json=body, headers=headers)
             assert answer.status_code == status
             assert http.get(f"{url}/v1/models", headers=headers).status_code == status
@@ -52,33 +51,18 @@ def test_with_a_key_only_those_who_have_it_are_answered(folder):
                 client.models.list()
 
 
-@slow
-def test_health_tells_what_is_served(folder):
-    with serving("latest", "--backend", "torch:cpu", cwd=folder) as server:
-        health = server.health()
-        assert health["status"] == "ok"
-        assert health["model"] == server.model
-        assert health["training"] is False
-        assert (health["version"], health["newest"]) == (7, 7)
-
-
-@pytest.mark.slow
-@slow
 def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder):
     with descriptors_limited(80):
         process = subprocess.Popen(
             [sys.executable, "-m", "mlxhog", "serve", "latest", "--port=0", "--json", MLX],
             cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stderr is not None
     with process, ExitStack() as stack:
         stack.callback(process.kill)
         url = json.loads(process.stdout.readline())["url"]
-        port = int(url.partition("127.0.0.1:")[2].partition("/")[0])
+        address = "127.0.0.1", int(url.partition("127.0.0.1:")[2].partition("/")[0])
         clients = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
-            for _ in range(100)
+            stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(100)
         ]
         assert "no more files can be opened, so connections wait" in process.stderr.readline()
         for client in clients:

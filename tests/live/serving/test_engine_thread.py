@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import httpx
@@ -12,30 +11,25 @@ import pytest
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Request
 from mlxhog.decoding.options import Sampling
-from mlxhog.errors import (
-    Diverged,
-)
 from mlxhog.live.serving import engine_thread
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import (
-    AnswerJob,
-    EngineThread,
-    ServerFailed,
-)
+from mlxhog.live.serving.engine_thread import AnswerJob, EngineThread, ServerFailed
 from mlxhog.live.source import Loaded, WeightSource
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.decoding.readers import Reader
+from tests.threads import wait_until
 
 
 class Letter(Reader):
     """Says one letter for ever: that of its weights. The test lets it say each."""
 
+    letter = ord("a")
+    error = None
+
     def __init__(self):
         super().__init__()
-        self.letter = ord("a")
         self.may_say = threading.Semaphore(0)
-        self.error = None
 
     def logits(self, tokens, state):
         assert self.may_say.acquire(timeout=30)
@@ -58,9 +52,11 @@ class Letters(WeightSource):
     """Weights that are newer whenever the test says; see `WeightSource`."""
 
     whose = "letters"
+    version = loaded = 0
+    is_closed = False
 
     def __init__(self, mode):
-        self.mode, self.version, self.loaded, self.is_closed = mode, 0, 0, False
+        self.mode = mode
 
     def newest(self):
         return self.version
@@ -96,19 +92,16 @@ class Bench:
         monkeypatch.setattr(engine_thread, "open_source", lambda *_, **__: (self.source, model))
         monkeypatch.setattr("mlxhog.live.source.LOADING_PART", 1e9)  # load whenever newer
         self.thread = EngineThread("letters", ServeConfig(**how))
-        assert self.thread.wait().name == "letters"
-        assert self.thread.whose == "letters"
+        assert self.thread.wait().name == self.thread.weights["weights"] == "letters"
 
-    def job(self, n=4, count=1, **how):
+    def begin(self, n=4):
         sampling = Sampling(max_new_tokens=n, temperature=0)
-        request = Request(prompt=[1, 2], sampling=sampling, **how)
-        return AnswerJob([request] * count)
+        job = AnswerJob([Request(prompt=[1, 2], sampling=sampling)])
+        self.thread.start(job)
+        return job
 
     def say(self, tokens):
         self.backend.may_say.release(tokens)
-
-
-Make = Callable[..., Bench]
 
 
 @pytest.fixture
@@ -140,18 +133,16 @@ async def rest(job):
     return parts
 
 
-def text(parts, choice=0):
-    return "".join(part.piece.text for part in parts if part.choice == choice)
+def text(parts):
+    return "".join(part.piece.text for part in parts)
 
 
 def test_weights_change_between_two_tokens_and_every_part_names_its_own(bench):
     b = bench()
 
     async def work():
-        job = b.job(n=4)
-        b.thread.start(job)
-        b.say(1)  # the prompt; the first token comes of it
-        b.say(1)
+        job = b.begin(n=4)
+        b.say(2)  # the prompt, of which the first token comes, and a token
         parts = await job.parts()
         while len(parts) < 2:
             parts += await job.parts()
@@ -173,14 +164,12 @@ def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(
     b = bench("pinned_per_sequence", batch_size=2)
 
     async def work():
-        first = b.job(n=8)
-        b.thread.start(first)
+        first = b.begin(n=8)
         b.say(2)
         parts = await first.parts()
         b.source.version = 5
         b.say(1)  # a step that had begun
-        second = b.job(n=2)
-        b.thread.start(second)  # there is a place, but it would get the old weights
+        second = b.begin(n=2)  # there is a place, but it would get the old weights
         b.say(20)
         assert text(parts + await rest(first)) == "a" * 8
         assert text(await rest(second)) == "ff"
@@ -188,23 +177,33 @@ def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(
     run(work())
 
 
-def test_weights_that_are_not_finite_end_answers_until_newer_ones_are_there(bench):
+def test_weights_that_are_not_finite_are_a_status_until_newer_ones_are_there(bench):
+    """A stream is refused with the status of the whole answer."""
     b = bench()
+    api = Api(b.thread, b.thread.wait(), ServeConfig(), None)
 
     async def work():
-        b.say(100)
-        b.backend.letter = np.nan
-        jobs = [b.job(), b.job()]
-        for job in jobs:
-            b.thread.start(job)
-            with pytest.raises(Diverged):
-                await rest(job)
-        assert "not finite" in b.thread.trouble
-        b.source.version = 3
-        while b.thread.trouble:  # nobody asks for anything
-            await asyncio.sleep(0.01)
-        b.thread.start(job := b.job())
-        assert text(await rest(job)) == "dddd"
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+            async def ask(**fields):
+                body = {"model": "letters", "prompt": "ab", "max_tokens": 4} | fields
+                answer = await client.post("/v1/completions", json=body)
+                return answer.status_code, answer.json()
+
+            b.say(100)
+            b.backend.letter = np.nan
+            for stream in (False, True):
+                status, body = await ask(stream=stream)
+                assert (status, body["error"]["code"]) == (503, "not_finite")
+            health = await client.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "trouble")
+            assert (await ask(prompt=[999]))[0] == 400
+            b.source.version = 3
+            while b.thread.trouble:  # nobody asks for anything
+                await asyncio.sleep(0.01)
+            status, body = await ask(temperature=0)
+            assert (status, body["choices"][0]["text"]) == (200, "dddd")
 
     run(work())
 
@@ -215,13 +214,11 @@ def test_an_error_of_the_program_is_told_as_such_and_printed(bench, capfd):
     async def work():
         b.say(100)
         b.backend.error = ZeroDivisionError("of a kernel")
-        b.thread.start(job := b.job())
         with pytest.raises(ServerFailed, match="its terminal shows the error"):
-            await rest(job)
+            await rest(b.begin())
         assert b.thread.trouble == ""  # the weights are well
         b.backend.error = None
-        b.thread.start(job := b.job())
-        assert text(await rest(job)) == "aaaa"
+        assert text(await rest(b.begin())) == "aaaa"
 
     run(work())
     assert "ZeroDivisionError: of a kernel" in capfd.readouterr().err
@@ -234,35 +231,4 @@ def test_a_source_that_breaks_ends_the_thread_with_its_error(bench, monkeypatch)
         raise OSError("the run's folder is gone")
 
     monkeypatch.setattr(b.source, "ended", broken)
-    for _ in range(600):
-        if b.thread.died is not None:
-            break
-        threading.Event().wait(0.05)
-    b.thread.stop()
-    assert "folder is gone" in str(b.thread.died)
-    assert b.source.is_closed
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_stream_is_refused_with_the_status_of_the_whole_answer(bench, stream):
-    b = bench(sessions=1)
-    api = Api(b.thread, b.thread.wait(), ServeConfig(sessions=1), None)
-    fields = {"model": "letters", "prompt": "ab", "session": "s", "stream": stream}
-
-    async def work():
-        transport = httpx.ASGITransport(api)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            first = asyncio.create_task(client.post("/v1/completions", json=fields))
-            while b.thread.n_answers < 1:
-                await asyncio.sleep(0)
-            answer = asyncio.create_task(client.post("/v1/completions", json=fields))
-            while b.thread.n_answers < 2:  # then its request is before the engine
-                await asyncio.sleep(0)
-            b.say(100)
-            body = (await answer).json()["error"]
-            assert (answer.result().status_code, body["code"]) == (409, "session_in_use")
-            assert (await first).status_code == 200
-            wrong = await client.post("/v1/completions", json=fields | {"prompt": [999]})
-            assert wrong.status_code == 400
-
-    run(work())
+    assert "folder is gone" in str(wait_until(lambda: b.thread.died))

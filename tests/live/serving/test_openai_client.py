@@ -87,39 +87,6 @@ def test_several_prompts_and_answers_come_in_their_order(client, server):
     assert streamed == texts
 
 
-def test_a_session_goes_on_where_it_was(client, server):
-    def turn(text, session):
-        return ask(client, server, text, max_tokens=20, extra_body={"session": session})
-
-    first = turn("ab", "one")
-    second = turn("cd", "one")
-    assert first.model_extra["mlxhog"]["session"] == {
-        "id": "one",
-        "resumed": False,
-        "tokens": 1 + 2 + 20,
-    }
-    assert second.model_extra["mlxhog"]["session"] == {
-        "id": "one",
-        "resumed": True,
-        "tokens": 1 + 2 + 20 + 2 + 20,
-    }
-    whole = ask(client, server, "ab" + first.choices[0].text + "cd", max_tokens=20)
-    assert second.choices[0].text == whole.choices[0].text
-    for k in range(4):
-        turn("ab", f"other-{k}")
-    assert turn("cd", "one").model_extra["mlxhog"]["session"]["resumed"] is False
-
-
-def test_a_chat_in_a_session_sends_new_messages_alone(client, server):
-    how = {"max_tokens": 15, "extra_body": {"session": "chat"}}
-    first = say(client, server, "ab", **how).choices[0].message.content
-    second = say(client, server, "cd", **how)
-    text = f"User: ab\nAssistant:{first}\nUser: cd\nAssistant:"
-    assert second.model_extra["mlxhog"]["session"]["resumed"] is True
-    plain = ask(client, server, text, max_tokens=15, stop="\nUser:").choices[0].text
-    assert second.choices[0].message.content == plain.lstrip()
-
-
 def test_a_harness_scores_a_text_with_echo_and_logprobs(client, server, folder):
     how = {"max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
     answer = ask(client, server, [[97, 98, 99], [104, 105]], **how)

@@ -28,7 +28,7 @@ def talked(**fields):
 def test_what_is_left_out_is_openai_s_default():
     one = asked()
     assert one.prompts == ("a",)
-    assert (one.n, one.stream, one.echo, one.session) == (1, False, False, None)
+    assert (one.n, one.stream, one.echo) == (1, False, False)
     expected = Sampling(max_new_tokens=16, temperature=1.0, seed=one.sampling.seed)
     assert one.sampling == expected
     assert talked().sampling.max_new_tokens == CHAT_TOKENS
@@ -84,7 +84,6 @@ def test_a_chat_names_the_path_of_fields_of_completions(field):
         {"max_tokens": True},
         {"logprobs": True},
         {"logprobs": 21},
-        {"logprobs": 1, "session": "a"},
         {"seed": -2},
         {"max_tokens": 1.5},
         {"max_tokens": "9"},
@@ -96,10 +95,7 @@ def test_a_chat_names_the_path_of_fields_of_completions(field):
         {"stream_options": []},
         {"stream_options": {"include_usage": 1}},
         {"stop": 5},
-        {"session": "../../etc"},
-        {"session": 5},
-        {"session": "a", "n": 2},
-        {"session": "a", "prompt": ["a", "b"]},
+        {"session": "a"},
         {"prompt": None},
         {"prompt": 5},
         {"prompt": [True]},
@@ -120,4 +116,3 @@ def test_a_chat_becomes_a_text_that_the_model_goes_on_with():
     one = talked(stop=["x"])
     assert one.prompts == ("User: a\nAssistant:",)
     assert one.sampling.stop == ("\nSystem:", "\nUser:", "\nAssistant:", "\nTool:", "x")
-    assert one.joint == "\n"

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.config.optimizers import Muon
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.training.candidate import train
@@ -15,6 +14,7 @@ from mlxhog.models import lm
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
+from mlxhog.optim import Muon
 from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 

@@ -9,11 +9,11 @@ import pytest
 
 from mlxhog import backends
 from mlxhog.base.workers import WorkerSpec
-from mlxhog.config.strategies import SSP, Hogwild, Sync
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import score
 from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.strategies import SSP, Hogwild, Sync
 from mlxhog.training import choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
 
