@@ -23,7 +23,7 @@ from harness.frame import flags, measured, say
 from harness.machine import ROOT, smallest
 from harness.page import read
 
-from mlxhog.config.strategies import SSP, Hogwild, LocalSGD, RoundRobin, Scaffold, Serial, Sync
+from mlxhog.strategies import SSP, Hogwild, LocalSGD, RoundRobin, Scaffold, Serial, Sync
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import (
     BY_SPEED,
@@ -32,10 +32,9 @@ from mlxhog.theory.advisor.rules import (
     arms,
     recommend,
 )
-from mlxhog.theory.simulator import Simulation
+from mlxhog.theory.simulator.machine import Simulation, Worker
 from mlxhog.theory.simulator.objectives import SHARED, Learner, Quadratic
 from mlxhog.theory.simulator.times import times_of
-from mlxhog.theory.simulator.workers import Worker
 
 STRATEGIES = (
     Serial(), Sync(), BY_SPEED, Hogwild(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
@@ -108,7 +107,6 @@ def document_profile(
         p_conf=1 - math.exp(-(share**2) * 10_000) if share < 1 else 1.0,
         density=share,
         heterogeneity=data_heterogeneity,
-        source="document 003's five fields",
     )
 
 
@@ -152,7 +150,6 @@ class Apart(Quadratic):
         return super().excess(x - self.drift / 2)
 
 
-@dataclass
 class ScaffoldLearner(Learner):
     """Local steps with control variates: c_i <- c_i - c + (x - y_i) / (K lr), c their mean.
 

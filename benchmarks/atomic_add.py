@@ -94,7 +94,7 @@ def take(turn, flat, locks, delta, slot):
         elif width:
             _native.add_cas(flat, 0, delta, width)
         else:
-            _native.add_dense(locks, mode, flat, 0, delta, seed + rounds)
+            _native.add(locks, mode, flat, 0, delta, seed=seed + rounds)
         rounds += 1
     wall = time.monotonic() - began
     return Done(rounds * len(delta), wall, time.process_time() - cpu, began - turn.start_s)

@@ -29,7 +29,7 @@ from training.recording import model_file
 from mlxhog import TrainConfig
 from mlxhog.theory import CompareConfig
 from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
-from mlxhog.theory.pairs import Comparison, PairLog, Side, run_pair
+from mlxhog.theory.pairs import Comparison, Side
 
 PLANNED = 6
 GAIN = 0.01
@@ -68,11 +68,10 @@ def real(findings, chosen):
 def real_differences(folder, model, settings, terms):
     """Bits per byte of B less those of A."""
     a, b = (TrainConfig(model=model, tokenizer="bytes", **options) for options in settings)
-    record = PairLog(folder, Comparison((Side("a", "a", a), Side("b", "b", b)), terms))
+    record = Comparison(Side("a", a), Side("b", b), terms, folder)
     with record.open():
         while len(record.pairs) < terms.pairs:
-            record.add(run_pair(record, len(record.pairs) + 1, lambda part, step: None))
-            pair = record.pairs[-1]
+            pair = record.run_next(lambda part, step: None)
             say(
                 f"  pair {len(record.pairs)}: {pair.a.bits_per_byte:.4f} {pair.b.bits_per_byte:.4f}"
             )

@@ -30,8 +30,7 @@ from harness.interleaved import on_cores, take_turns, with_twin
 from harness.tuning import settings, tune
 from training.recording import MINI, TINY, Bench, end_bits, model_file, workers
 
-from mlxhog import TrainConfig
-from mlxhog.config import optimizers
+from mlxhog import TrainConfig, optim
 
 
 def bits_of(job):
@@ -103,7 +102,7 @@ def widths(findings, chosen):
     blocks, length, steps, held_out = (1, 32, 4, 1024) if chosen.tiny else (2, 128, 200, 16_384)
 
     def job(rule, width, factor, seed):
-        lr = factor * optimizers.by_name(rule).default_lr(width)
+        lr = factor * optim.by_name(rule).default_lr(width)
         model = model_file(hidden_size=width, num_hidden_layers=blocks)
         common = {"optimizer": rule, "batch_size": 2, "seq_len": length, "steps": steps}
         return held_out, {**common, "model": model, "lr": lr, "seed": seed}

@@ -34,8 +34,9 @@ from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import shown
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED
-from mlxhog.mad.study.session import Planning, execute
-from mlxhog.mad.study.study import Study, open_store
+from mlxhog.mad.study.session import execute
+from mlxhog.mad.study.store import open_store
+from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import find
 from mlxhog.models.mad.sequence import canonical, parse
 
@@ -97,7 +98,7 @@ def measure(findings, chosen):
             parallel=parallel, out=root, executor=chosen.executor, ray_address=chosen.ray_address
         )
         board = shown(sys.stderr, quiet=chosen.tiny)
-        if execute(store, Planning(study), how, parallel, board).status == "interrupted":
+        if execute(store, study, how, parallel, board).status == "interrupted":
             raise KeyboardInterrupt
         ranking = read_ranking(store)
     rows = {names[row.candidate]: row for row in ranking.rows if row.status not in UNFINISHED}

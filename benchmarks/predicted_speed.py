@@ -21,6 +21,7 @@ from training.recording import QUIET_OPTIONS, model_file
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
 from mlxhog.theory.simulator import simulate
+from mlxhog.theory.simulator.machine import worker_of
 from mlxhog.theory.simulator.schemes import (
     SSP,
     Hogwild,
@@ -30,7 +31,6 @@ from mlxhog.theory.simulator.schemes import (
     RoundRobin,
     Sync,
 )
-from mlxhog.theory.simulator.workers import worker_of
 
 STEPS = 250
 WITHIN = 0.10

@@ -30,9 +30,9 @@ from mad.surface import write as write_surface
 from mlxhog.cli.mad.study import seeds
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import shown
-from mlxhog.mad.search.space import to_space
-from mlxhog.mad.study.session import Planning, execute
-from mlxhog.mad.study.study import Study, open_store
+from mlxhog.mad.study.session import execute
+from mlxhog.mad.study.store import open_store
+from mlxhog.mad.study.study import Study
 
 SURFACE = ROOT / "benchmarks" / "mad" / "surface.json.xz"
 ARMS = ("evolution", "tpe", "optuna", "random again")
@@ -125,7 +125,7 @@ def record(chosen):
     """Train every candidate of the space, at width 32 and with few steps."""
     space = {"depth": 4, "mixers": list(MIXERS), "channels": ["swiglu", "mlp"]}
     study = Study(
-        space=to_space(space).to_dict(), suite="smoke", tasks=TASKS, seeds=seeds("1"), dim=32,
+        space=space, suite="smoke", tasks=TASKS, seeds=seeds("1"), dim=32,
         protocol={"steps": 240, "eval_every": 12}, sampler="random",
     )  # fmt: skip
     store, parallel = open_store(study, chosen.studies, "mad-surface"), len(cores())
@@ -133,7 +133,7 @@ def record(chosen):
         ExecutionConfig(parallel=parallel, out=chosen.studies),
         shown(sys.stderr, quiet=False),
     )
-    if execute(store, Planning(study), how, parallel, board).status == "interrupted":
+    if execute(store, study, how, parallel, board).status == "interrupted":
         return 130
     write_surface(store, chosen.surface)
     return 0

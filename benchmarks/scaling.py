@@ -25,8 +25,8 @@ from harness.machine import cores
 from training.recording import SIZES, TINY, Bench, enough_cores, workers
 
 from mlxhog.theory.simulator import schemes, simulate
+from mlxhog.theory.simulator.machine import Worker
 from mlxhog.theory.simulator.times import times_of
-from mlxhog.theory.simulator.workers import Worker
 
 TIE = 0.02  # bits per byte by which final losses may differ and still be called identical
 MUON = {"optimizer": "muon", "schedule": "cosine"}

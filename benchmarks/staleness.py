@@ -306,7 +306,9 @@ class Measured:
 
 def proposition(tau, n_params):
     """Gradients by Proposition 4.1 as multiples of serial's, if it applied: rho = Delta = 1."""
-    facts = Facts(strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, delta=1.0)
+    facts = Facts(
+        strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, sparse=False
+    )
     bound = apply("penalty", facts, tau=tau, omega=n_params, rho=1.0, delta=1.0)
     return float(bound.values["penalty"])
 

@@ -22,7 +22,7 @@ from harness.frame import flags, measured
 from harness.machine import cores, smallest
 
 from mlxhog.base.processes import thread_limits
-from mlxhog.mad.run import RunResult
+from mlxhog.mad.run import RunRecord
 from mlxhog.mad.suites import expand, suite
 from mlxhog.mad.tasks.state_tracking import ORDERS
 from mlxhog.mad.training.candidate import train
@@ -49,7 +49,7 @@ RATES = (8e-3, 4e-3)
 NEAR_CHANCE = 0.25
 """Highest scaled accuracy of the mLSTM at 1,025 to 2,048, of 0 at chance and 1 without an error."""
 
-Trained = tuple[float, RunResult]
+Trained = tuple[float, RunRecord]
 """The step size, and the result."""
 
 

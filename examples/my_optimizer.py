@@ -13,14 +13,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.config.optimizer import Decayed
 from mlxhog.config.options import option
-from mlxhog.optim import Float32, OwnOptimizer, Pairs, Step, Target
+from mlxhog.optim import Decayed, Float32, Pairs, Step, Target
 from mlxhog.optim.directions import directions, write
 
 
 @dataclass(frozen=True, kw_only=True)
-class MyOptimizer(Decayed, OwnOptimizer):
+class MyOptimizer(Decayed):
     """Numbers, and the steps that they make."""
 
     name: ClassVar[str] = "my_optimizer"

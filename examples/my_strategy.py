@@ -4,29 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlxhog.backends.backend import Grads
 from mlxhog.config.options import option
-from mlxhog.config.strategy import LookAhead, Paced
-from mlxhog.strategies import Context, runs
-from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-
-
-@dataclass(frozen=True, kw_only=True)
-class MyStrategy(LookAhead, Paced):  # so it has --predict, --staleness-lr, --rescale-by-speed
-    """A strategy of your own: lock-free workers that hardly undo what others have just done."""
-
-    name, about = "my_strategy", "lock-free workers that hardly undo what others have just done"
-    elastic = True  # workers may join and leave
-    share: float = option(0.5, "of an element that points back", low=0, high=1, flat="my_share")
-
-
-@runs(MyStrategy)
-class Run(Hogwild):
-    """A run of it."""
-
-    def worker(self, context: Context) -> HogwildWorker:
-        """Prepare one worker."""
-        return Worker(context)
+from mlxhog.optim.gradients import Grads
+from mlxhog.strategies.delays import Paced
+from mlxhog.strategies.hogwild import HogwildWorker, LockFree
+from mlxhog.strategies.look_ahead import LookAhead
 
 
 class Worker(HogwildWorker):
@@ -34,10 +16,19 @@ class Worker(HogwildWorker):
 
     def corrected(self, grads: Grads) -> Grads:
         """Scale those elements of a gradient."""
-        context, held, s = self.context, dict(grads), self.context.choice.share
+        context, held, share = self.context, dict(grads), self.strategy.share
         for name, slot in context.arena.layout.slots.items():
             at = slice(slot.offset, slot.offset + slot.size)
             moved = context.arena.params[at] - context.backend.inbox[at]
             if isinstance(grad := grads[name], np.ndarray):  # others are rows of it
-                held[name] = np.where(grad * moved.reshape(slot.shape) > 0, s * grad, grad)
+                held[name] = np.where(grad * moved.reshape(slot.shape) > 0, share * grad, grad)
         return held
+
+
+@dataclass(frozen=True, kw_only=True)
+class MyStrategy(LookAhead, Paced, LockFree):  # so it has --predict, --staleness-lr and others
+    """A strategy of your own: lock-free workers that hardly undo what others have just done."""
+
+    name, about = "my_strategy", "lock-free workers that hardly undo what others have just done"
+    elastic, Worker = True, Worker  # workers may join and leave
+    share: float = option(0.5, "of an element that points back", low=0, high=1, flat="my_share")

@@ -1,43 +1,35 @@
-"""Engines that run Metal kernels: their protocol, and `create`.
-
-Names that `create` knows:
-
-    mlx             MLX on an Apple GPU             `engine_mlx.py`
-    mps             PyTorch on an Apple GPU         `engine_torch.py`
-    emulated:mlx    the host shim, running the text that MLX would compile   `host/engine.py`
-    emulated:mps    the host shim, running the whole kernels that PyTorch would compile
-
-Metal wraps host memory into a buffer only if it consists of whole pages, and MLX counts an array's
-elements in 31 bits. So a whole segment of an arena, with its padding, is adopted as one flat array
-(`adoptable`); parameters are slices of it.
-Sources: MLX pull request 3872 (`copy=False`), Apple, `newBufferWithBytesNoCopy`.
-"""
+"""What the engines that run Metal kernels share; `engines.create` starts one."""
 
 from __future__ import annotations
 
-import mmap
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, EnvironmentLacks, ShapeError
-from mlxhog.metal.kernel import Launch
-from mlxhog.metal.kernels.adds import dense_axpy
-
-_HOST_WRITES = (1.0, -6.5, 1024.0)  # added to exactly
-NAMES = ("mlx", "mps", "emulated:mlx", "emulated:mps")
+from mlxhog.errors import MetalError
+from mlxhog.metal.kernel import Launch, Size, check
 
 
-class Engine(Protocol):
-    """Runs launches in order. Not thread-safe: the thread that made it uses it."""
+class Engine(ABC):
+    """Runs launches in order. Not thread-safe: the thread that made it uses it.
+
+    Attributes:
+        name: one of `engines.NAMES`.
+        framework: whose arrays it takes, for messages.
+        emulated: whether the CPU runs the kernels.
+    """
 
     name: str
-    emulated: bool
+    framework: str
+    emulated = False
 
+    @abstractmethod
     def array(self, host: NDArray[Any]) -> Any:
         """Copy host values to the engine's own kind of array."""
 
+    @abstractmethod
     def adopt(self, host: NDArray[Any]) -> Any:
         """Return an array over the same memory, which the GPU reads and writes in place.
 
@@ -45,106 +37,48 @@ class Engine(Protocol):
             EnvironmentLacks: this engine cannot import that address without a copy.
         """
 
+    @abstractmethod
     def host(self, array: Any) -> NDArray[Any]:
         """Wait for the array and return its values; where memory is shared, a view."""
 
+    @abstractmethod
+    def dtype_of(self, value: Any) -> str | None:
+        """NumPy's name of an array's type; None for a value that is no row-major array here."""
+
+    @abstractmethod
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """An array of zeros."""
+
+    @abstractmethod
+    def start(self, launch: Launch, group: Size) -> Sequence[Any]:
+        """Run a launch whose arguments fit; return its outputs in order."""
+
     def run(self, launch: Launch) -> dict[str, Any]:
-        """Launch a kernel and return its outputs by name.
+        """Launch a kernel and return its outputs by name; without threads they are zeros.
 
         A kernel that writes an input has finished when this returns: the framework does not know
         of the write, so nothing else may be pending.
 
         Raises:
             ShapeError: an array of another dtype, layout or device than the kernel declares.
-            MetalError: the kernel does not compile; the message shows the source line.
+            MetalError: the kernel does not compile, with the source line, or fails.
         """
-
-
-def create(name: str, *, threads: int = 2) -> Engine:
-    """Start an engine; imports its framework.
-
-    Args:
-        name: one of `NAMES`.
-        threads: OS threads of an emulated one.
-
-    Raises:
-        ConfigError: unknown name.
-        EnvironmentLacks: no Apple GPU, or (emulated) no C++ compiler.
-    """
-    if name == "mlx":
-        from mlxhog.metal.engine_mlx import MLXEngine
-
-        return MLXEngine()
-    if name == "mps":
-        from mlxhog.metal.engine_torch import MPSEngine
-
-        return MPSEngine()
-    if name.startswith("emulated:"):
-        from mlxhog.metal.host.engine import HostEngine
-
-        return HostEngine(name.partition(":")[2], threads=threads)
-    raise ConfigError(f"no Metal engine {name!r}; choose from {', '.join(NAMES)}")
-
-
-def shares_memory(engine: Engine, adopted: Any, host: NDArray[np.float32], at: int) -> bool:
-    """Whether a kernel sees writes of the host, and the host sees writes of a kernel.
-
-    A framework may copy memory that it should share, on a system, version or address that we have
-    not tested. Training would then continue, and silently lose every step of the GPU.
-
-    Args:
-        engine: the engine that adopted the array.
-        adopted: the engine's array over `host`.
-        host: (n,) float32.
-        at: index of a float that no other process uses, such as `Layout.self_check`; restored.
-    """
-    before = host[at]
-    try:
-        for value in _HOST_WRITES:
-            host[at] = value
-            one = engine.array(np.ones(1, np.float32))
-            engine.run(dense_axpy(adopted, one, scale=0.5, offset=at))
-            if host[at] != np.float32(value + 0.5):
-                return False
-        return True
-    finally:
-        host[at] = before
-
-
-MOST_ELEMENTS = 2**31 - 1  # of one MLX array: its sizes are int32
-
-
-def adoptable(host: NDArray[Any], *, page: int = mmap.PAGESIZE) -> NDArray[Any]:
-    """Return host memory that a GPU can import without a copy.
-
-    Args:
-        host: one segment of an arena, flat, padding included; any dtype, may be read-only (a GPU
-            that writes to it nevertheless gets a fault, not an exception).
-        page: bytes in a page, 16,384 on Apple silicon.
-
-    Raises:
-        ShapeError: not flat, not contiguous, or without elements.
-        EnvironmentLacks: it does not begin or end on a page, or has too many elements.
-    """
-    if host.ndim != 1 or not host.flags.c_contiguous or not host.size:
-        raise ShapeError(
-            f"an array of shape {host.shape} and strides {host.strides} cannot be imported; "
-            "pass a whole segment, flat and contiguous, and slice the imported array"
-        )
-    address = int(host.ctypes.data)
-    for what, n in (
-        (f"starts at {address:#x}", address),
-        (f"has {host.nbytes:,} bytes", host.nbytes),
-    ):
-        if n % page:
-            raise EnvironmentLacks(
-                f"this memory {what}, {n % page:,} bytes past a page of {page:,}; a GPU imports "
-                "whole pages only: pass a segment of an arena, whole and with its padding, or "
-                "train with --read snapshot and --gpu-write cpu, which import nothing"
-            )
-    if host.size > MOST_ELEMENTS:
-        raise EnvironmentLacks(
-            f"this segment has {host.size:,} elements, one array of MLX at most "
-            f"{MOST_ELEMENTS:,}; train with --read snapshot and --gpu-write cpu"
-        )
-    return host
+        check(launch, self.dtype_of, self.framework)
+        kernel = launch.kernel
+        x, y, z = (min(sizes) for sizes in zip(launch.group, launch.grid, strict=True))
+        outputs: Sequence[Any]
+        try:
+            if x * y * z == 0:
+                made = ((launch.outputs[one.name], one.dtype) for one in kernel.outputs)
+                outputs = [self.zeros(*each) for each in made]
+            else:
+                outputs = self.start(launch, (x, y, z))
+        except ValueError as error:  # more threads than its registers allow on this chip
+            raise MetalError(
+                f"kernel {kernel.name} cannot run in groups of {x} x {y} x {z} threads on this "
+                f"GPU: {error}; use --kernels reference and --gpu-write cpu"
+            ) from error
+        except (RuntimeError, SyntaxError, AttributeError) as error:
+            raise MetalError(f"kernel {kernel.name} failed: {error}") from error
+        names = (one.name for one in kernel.outputs)
+        return dict(zip(names, outputs, strict=True))

@@ -24,16 +24,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal.kernel import Kernel, Launch, check, number, read_source, too_wide
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.kernel import Argument, Kernel, Launch, Size, number, read_source
 
 SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
 
 
-class MLXEngine:
-    """Runs launches on the Apple GPU; arrays are MLX arrays. Belongs to one thread."""
+class MLXEngine(Engine):
+    """Runs launches on the Apple GPU; arrays are MLX arrays.
 
-    name = "mlx"
-    emulated = False
+    A kernel that writes an input cannot run inside `mx.compile`, `mx.grad` or `mx.vmap`, which
+    would run it at another time, or not at all.
+    """
+
+    name, framework = "mlx", "MLX"
 
     def __init__(self) -> None:
         """Build nothing yet: each kernel is made at its first launch, and kept.
@@ -61,77 +65,56 @@ class MLXEngine:
         mx.eval(array)
         return np.array(array, copy=False)
 
-    def run(self, launch: Launch) -> dict[str, mx.array]:
-        """Launch a kernel, lazily unless it writes an input; return its outputs by name.
+    def dtype_of(self, value: Any) -> str | None:
+        """Any array of MLX will do, which copies what is not row-major."""
+        return str(value.dtype).removeprefix("mlx.core.") if isinstance(value, mx.array) else None
 
-        A kernel that writes an input cannot run inside `mx.compile`, `mx.grad` or `mx.vmap`, which
-        would run it at another time, or not at all.
-        """
-        check(launch, _flat_dtype, "MLX")
-        if 0 in launch.grid:
-            return {
-                argument.name: mx.zeros(launch.outputs[argument.name], _dtype(argument.dtype))
-                for argument in launch.kernel.outputs
-            }
-        inputs = self._inputs(launch)
-        in_place = any(argument.writes for argument in launch.kernel.inputs)
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> mx.array:
+        """An array of zeros."""
+        return mx.zeros(shape, _dtype(dtype))
+
+    def start(self, launch: Launch, group: Size) -> list[mx.array]:
+        """Launch a kernel, lazily unless it writes an input."""
+        kernel = launch.kernel
+        inputs = [_input(one, launch.inputs[one.name]) for one in kernel.inputs]
+        in_place = any(one.writes for one in kernel.inputs)
         if in_place:
             _finish(launch, inputs)
-        try:
-            outputs = self._launch(launch, inputs)
-            if in_place:
-                mx.eval(outputs)
-        except ValueError as error:
-            raise too_wide(launch, error) from error
-        except RuntimeError as error:
-            raise MetalError(f"kernel {launch.kernel.name} failed: {error}") from error
-        return {
-            argument.name: output
-            for argument, output in zip(launch.kernel.outputs, outputs, strict=True)
-        }
-
-    def _inputs(self, launch: Launch) -> list[mx.array]:
-        """Inputs for MLX: scalars as 0-d arrays, so not compiled in; short arrays zero-padded."""
-        inputs = []
-        for argument in launch.kernel.inputs:
-            value = launch.inputs[argument.name]
-            if argument.scalar:
-                dtype = _dtype(argument.dtype)
-                if isinstance(value, mx.array):  # the result of an earlier kernel, maybe lazy
-                    value = value.reshape(()).astype(dtype)
-                else:
-                    value = mx.array(number(argument, value), dtype)
-            elif not argument.writes and value.size < SMALLEST:
-                value = mx.pad(value.reshape(-1), (0, SMALLEST - value.size))
-            inputs.append(value)
-        return inputs
-
-    def _launch(self, launch: Launch, inputs: list[mx.array]) -> list[mx.array]:
-        outputs = launch.kernel.outputs
-        return cast(
-            list[mx.array],
-            self._kernel(launch.kernel, launch.instance)(
-                inputs=inputs,
-                grid=launch.grid,
-                threadgroup=_within(launch),
-                output_shapes=[launch.outputs[argument.name] for argument in outputs],
-                output_dtypes=[_dtype(argument.dtype) for argument in outputs],
-            ),
+        outputs = self._kernel(kernel, launch.instance)(
+            inputs=inputs,
+            grid=launch.grid,
+            threadgroup=group,
+            output_shapes=[launch.outputs[one.name] for one in kernel.outputs],
+            output_dtypes=[_dtype(one.dtype) for one in kernel.outputs],
         )
+        if in_place:
+            mx.eval(outputs)
+        return cast(list[mx.array], outputs)
 
     def _kernel(self, kernel: Kernel, instance: str) -> Any:
         name = kernel.entry(instance)
-        function = self._kernels.get(name)
-        if function is None:
-            function = self._kernels[name] = mx.fast.metal_kernel(
+        if name not in self._kernels:
+            self._kernels[name] = mx.fast.metal_kernel(
                 name=f"mlxhog_{name}",
-                input_names=[argument.name for argument in kernel.inputs],
-                output_names=[argument.name for argument in kernel.outputs],
+                input_names=[one.name for one in kernel.inputs],
+                output_names=[one.name for one in kernel.outputs],
                 source=kernel.body(instance),
                 header=read_source(kernel.header),
                 ensure_row_contiguous=True,
             )
-        return function
+        return self._kernels[name]
+
+
+def _input(argument: Argument, value: Any) -> mx.array:
+    """An input for MLX: a scalar as a 0-d array, so not compiled in; a short array zero-padded."""
+    if not argument.scalar:
+        if argument.writes or value.size >= SMALLEST:
+            return cast(mx.array, value)
+        return mx.pad(value.reshape(-1), (0, SMALLEST - value.size))
+    dtype = _dtype(argument.dtype)
+    if isinstance(value, mx.array):  # the result of an earlier kernel, maybe lazy
+        return value.reshape(()).astype(dtype)
+    return mx.array(number(argument, value), dtype)
 
 
 def adopt(host: NDArray[Any]) -> mx.array:
@@ -196,15 +179,5 @@ def _finish(launch: Launch, inputs: list[mx.array]) -> None:
             )
 
 
-def _flat_dtype(value: Any) -> str | None:
-    return str(value.dtype).removeprefix("mlx.core.") if isinstance(value, mx.array) else None
-
-
 def _dtype(name: str) -> mx.Dtype:
     return cast(mx.Dtype, getattr(mx, name))
-
-
-def _within(launch: Launch) -> tuple[int, int, int]:
-    """The group, no larger than the grid."""
-    x, y, z = (int(n) for n in np.minimum(launch.group, launch.grid))
-    return x, y, z

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.errors import UNLOADABLE, EnvironmentLacks, MetalError, not_imported
-from mlxhog.metal.kernel import Kernel, Launch, check, number, too_wide, whole_text
+from mlxhog.errors import UNLOADABLE, EnvironmentLacks, not_imported
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.kernel import Kernel, Launch, Size, number, whole_text
 
 
-class MPSEngine:
-    """Runs launches on the Apple GPU; arrays are MPS tensors. Belongs to one thread."""
+class MPSEngine(Engine):
+    """Runs launches on the Apple GPU; arrays are MPS tensors."""
 
-    name = "mps"
-    emulated = False
+    name, framework = "mps", "MPS"
 
     def __init__(self, device: str = "mps") -> None:
         """Compile nothing yet: each kernel is compiled at its first launch, and kept.
@@ -82,42 +82,32 @@ class MPSEngine:
         values: NDArray[Any] = array.cpu().contiguous().numpy()
         return values
 
-    def run(self, launch: Launch) -> dict[str, torch.Tensor]:
-        """Launch a kernel of MPS; return its outputs by name."""
-        check(launch, self._flat_dtype, "MPS")
+    def dtype_of(self, value: Any) -> str | None:
+        """A tensor has to be row-major, since kernels take its storage."""
+        ours = isinstance(value, torch.Tensor) and value.device.type == self._device.type
+        return str(value.dtype).removeprefix("torch.") if ours and value.is_contiguous() else None
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        """A tensor of zeros."""
+        return torch.zeros(shape, dtype=getattr(torch, dtype), device=self._device)
+
+    def start(self, launch: Launch, group: Size) -> list[torch.Tensor]:
+        """Launch a kernel of MPS; wait for one that writes an input."""
         kernel = launch.kernel
-        make = torch.zeros if 0 in launch.grid else torch.empty
-        outputs = {
-            argument.name: make(
-                launch.outputs[argument.name],
-                dtype=getattr(torch, argument.dtype),
-                device=self._device,
+        outputs = [
+            torch.empty(
+                launch.outputs[one.name], dtype=getattr(torch, one.dtype), device=self._device
             )
-            for argument in kernel.outputs
-        }
-        if 0 in launch.grid:
-            return outputs
-        inputs = [
-            number(argument, value)
-            if argument.scalar and not isinstance(value, torch.Tensor)
-            else value
-            for argument, value in (
-                (argument, launch.inputs[argument.name]) for argument in kernel.inputs
-            )
+            for one in kernel.outputs
         ]
-        try:
-            function = self._function(kernel, launch.instance)
-            function(
-                *inputs,
-                *outputs.values(),
-                threads=list(launch.grid),
-                group_size=[min(sizes) for sizes in zip(launch.group, launch.grid, strict=True)],
-            )
-        except ValueError as error:
-            raise too_wide(launch, error) from error
-        except (RuntimeError, SyntaxError, AttributeError) as error:
-            raise MetalError(f"kernel {kernel.name} failed: {error}") from error
-        if any(argument.writes for argument in kernel.inputs):
+        inputs = [(one, launch.inputs[one.name]) for one in kernel.inputs]
+        arguments = [
+            number(one, value) if one.scalar and not isinstance(value, torch.Tensor) else value
+            for one, value in inputs
+        ]
+        function = self._function(kernel, launch.instance)
+        function(*arguments, *outputs, threads=list(launch.grid), group_size=list(group))
+        if any(one.writes for one in kernel.inputs):
             torch.mps.synchronize()
         return outputs
 
@@ -128,7 +118,3 @@ class MPSEngine:
             library = torch.mps.compile_shader(whole_text(kernel, instance))
             self._functions[name] = getattr(library, name)
         return self._functions[name]
-
-    def _flat_dtype(self, value: Any) -> str | None:
-        ours = isinstance(value, torch.Tensor) and value.device.type == self._device.type
-        return str(value.dtype).removeprefix("torch.") if ours and value.is_contiguous() else None

@@ -1,7 +1,7 @@
 """Kernels and launches: the declaration of a Metal kernel, its text, and the checks of a launch.
 
 `metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (functions in namespace
-`mlxhog`) and `adds.py` (the declarations, and functions that check arguments).
+`mlxhog`) and `adds.py` (the declarations).
 MLX writes the signature of a kernel around its `body` itself. `whole_text` writes the same text for
 PyTorch, `xcrun metal` and the host shim.
 """
@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.errors import MetalError, ShapeError
+from mlxhog.errors import ShapeError
 
 Size = tuple[int, int, int]
 KERNEL_FOLDER = Path(__file__).parent / "kernels"
 _OWN_INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
-FUSED_RTOL = 1e-6  # eight units in the last place, of a few fused multiply-adds in a row
-
+FUSED_RTOL = 1e-6
+"""Eight units in the last place, of a few fused multiply-adds in a row. Metal fuses a product and a
+sum by default; only new compilers know the pragma against it in `unfused.h`."""
 
 TYPES = {"float32": "float", "uint32": "uint32_t", "int32": "int32_t", "uint8": "uint8_t"}
 """Metal's name of each type of an argument."""
@@ -62,9 +63,8 @@ class Argument:
     writes: bool = False
 
 
-def no_launch(*_: Any, **__: Any) -> Launch:
-    """Stand for the launch of a kernel that a function of its own launches."""
-    raise AssertionError("this kernel is launched by a function of its own")
+def _undeclared(*_: Any, **__: Any) -> Launch:
+    raise AssertionError("this kernel was declared without a launch or a sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +78,13 @@ class Kernel:
             for each thread (`ATTRIBUTES`).
         inputs: at least one array.
         outputs: at least one; fresh memory under MLX, whose values are undefined before the launch.
-            Kernels that only write inputs have one output `done` uint32[1].
+            Kernels that only write inputs have one output `done` uint32.
         instances: values of the constant `T` that are dispatched, numbers ("64"); empty for a
             kernel without it.
         lockstep: uses barriers or simd-group functions.
-        sample: a typical launch of about n elements with random contents.
-        launch: of a kernel of an operator, from arrays by name, those that it does not take among
-            them, and numbers; refuses shapes that do not fit each other (ShapeError).
+        launch: from arrays by name, those that it does not take among them, and numbers; refuses
+            shapes that do not fit each other (ShapeError).
+        sample: a typical launch of about n elements with random contents, (rng, n).
         rtol: largest relative error between engines, of arrays with values of order 1.
             0 promises equal bits, from a compiler that knows the pragma in `unfused.h`.
     """
@@ -94,8 +94,8 @@ class Kernel:
     source: str
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
-    sample: Callable[[np.random.Generator, int], Launch]
-    launch: Callable[..., Launch] = no_launch
+    launch: Callable[..., Launch] = _undeclared
+    sample: Callable[[np.random.Generator, int], Launch] = _undeclared
     instances: tuple[str, ...] = ()
     lockstep: bool = False
     rtol: float = 0.0
@@ -112,14 +112,6 @@ class Kernel:
     def attributes(self) -> Mapping[str, str]:
         """What Metal sets for each thread and the kernel names: name -> type."""
         return {name: kind for name, kind in ATTRIBUTES.items() if name in self.source}
-
-    def allowed(self, *, emulated: bool) -> float:
-        """The relative error that an engine may have: on a GPU at least that of fused operations.
-
-        Metal fuses a product and a sum by default; only new compilers know the pragma against it in
-        `unfused.h`. A GPU also flushes denormals, an error far below both.
-        """
-        return self.rtol if emulated else max(self.rtol, FUSED_RTOL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +176,11 @@ def whole_text(kernel: Kernel, instance: str = "", *, lines: bool = False) -> st
         lines: as for `read_source`.
     """
     parameters = [
-        *(
-            f"const constant {TYPES[one.dtype]}& {one.name}"
-            if one.scalar
-            else f"const device {TYPES[one.dtype]}* {one.name}"
-            for one in kernel.inputs
-        ),
-        *(f"device {TYPES[one.dtype]}* {one.name}" for one in kernel.outputs),
+        f"const {'constant' if one.scalar else 'device'} {TYPES[one.dtype]}"
+        f"{'&' if one.scalar else '*'} {one.name}"
+        for one in kernel.inputs
     ]
+    parameters += [f"device {TYPES[one.dtype]}* {one.name}" for one in kernel.outputs]
     places = [f"{parameter} [[buffer({slot})]]" for slot, parameter in enumerate(parameters)]
     places += [f"{kind} {name} [[{name}]]" for name, kind in kernel.attributes.items()]
     signature = ",\n  ".join(places)
@@ -203,21 +192,22 @@ def whole_text(kernel: Kernel, instance: str = "", *, lines: bool = False) -> st
     )
 
 
-def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: str) -> None:
+def check(launch: Launch, dtype_of: Callable[[Any], str | None], framework: str) -> None:
     """Refuse a launch with other arguments than its kernel declares.
 
     Args:
         launch: the launch.
-        flat_dtype: returns NumPy's name of an array's dtype; None for a value that is not a
+        dtype_of: returns NumPy's name of an array's dtype; None for a value that is not a
             row-major array of the framework on the right device.
         framework: name of the framework, for the message.
 
     Raises:
-        ShapeError: an argument is missing, unknown, or of another kind; nothing has run.
+        ShapeError: an argument is missing, unknown, of another kind, or an array that is written in
+            place and passed a second time; nothing has run.
     """
-    kernel = launch.kernel
+    kernel, taken = launch.kernel, dict[int, str]()
     for arrays, declared in ((launch.inputs, kernel.inputs), (launch.outputs, kernel.outputs)):
-        names = [argument.name for argument in declared]
+        names = [one.name for one in declared]
         if sorted(arrays) != sorted(names):
             raise ShapeError(
                 f"kernel {kernel.name} got {', '.join(arrays) or 'nothing'}; "
@@ -229,57 +219,31 @@ def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: st
             f"kernel {kernel.name} has no instance {launch.instance!r}; "
             f"expected one of {', '.join(map(repr, instances))}"
         )
-    for argument in kernel.inputs:
-        _check_input(kernel.name, argument, launch.inputs[argument.name], flat_dtype, framework)
-    _check_aliases(launch)
-
-
-def _check_input(
-    kernel: str,
-    argument: Argument,
-    value: Any,
-    flat_dtype: Callable[[Any], str | None],
-    framework: str,
-) -> None:
-    if argument.scalar:
-        shape = tuple(getattr(value, "shape", ()))
-        if not hasattr(value, "__float__") or prod(shape) != 1:
-            got = f"an array of shape {shape}" if shape else repr(value)
-            raise ShapeError(f"kernel {kernel}: {argument.name} is {got}; expected one number")
-        return
-    dtype = flat_dtype(value)
-    if dtype != argument.dtype:
-        got = f"of {dtype}" if dtype else f"a {type(value).__name__} elsewhere, or not row-major"
-        raise ShapeError(
-            f"kernel {kernel}: {argument.name} is {got}; expected a row-major {framework} array "
-            f"of {argument.dtype}"
-        )
-
-
-def _check_aliases(launch: Launch) -> None:
-    """Refuse an array that is written in place and passed as another argument, too."""
-    arrays = {one.name: launch.inputs[one.name] for one in launch.kernel.inputs if not one.scalar}
-    for written in (one.name for one in launch.kernel.inputs if one.writes):
-        for other, array in arrays.items():
-            if other != written and array is arrays[written]:
-                raise ShapeError(
-                    f"kernel {launch.kernel.name}: {written}, which it writes in place, is the "
-                    f"same array as {other}; pass an array of its own for each"
-                )
+    for one in sorted(kernel.inputs, key=lambda one: not one.writes):
+        value, what = launch.inputs[one.name], f"kernel {kernel.name}: {one.name}"
+        if one.scalar:
+            shape = tuple(getattr(value, "shape", ()))
+            if not hasattr(value, "__float__") or prod(shape) != 1:
+                got = f"an array of shape {shape}" if shape else repr(value)
+                raise ShapeError(f"{what} is {got}; expected one number")
+            continue
+        dtype = dtype_of(value)
+        if dtype != one.dtype:
+            got = (
+                f"of {dtype}" if dtype else f"a {type(value).__name__} elsewhere, or not row-major"
+            )
+            raise ShapeError(
+                f"{what} is {got}; expected a row-major {framework} array of {one.dtype}"
+            )
+        if other := taken.get(id(value)):
+            raise ShapeError(
+                f"{what} is the same array as {other}, which the kernel writes in place; pass an "
+                "array of its own for each"
+            )
+        if one.writes:
+            taken[id(value)] = one.name
 
 
 def number(argument: Argument, value: Any) -> int | float:
     """A scalar argument as the Python number of its declared dtype."""
     return float(value) if argument.dtype.startswith("float") else int(value)
-
-
-def too_wide(launch: Launch, error: Exception) -> MetalError:
-    """The error of a group with more threads than the compiled kernel allows.
-
-    The limit depends on the registers that the kernel needs, and on the chip.
-    """
-    x, y, z = (min(sizes) for sizes in zip(launch.group, launch.grid, strict=True))
-    return MetalError(
-        f"kernel {launch.kernel.name} cannot run in groups of {x} x {y} x {z} threads on this GPU: "
-        f"{error}; use --kernels reference and --gpu-write cpu"
-    )

@@ -6,22 +6,10 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from mlxhog.metal.kernel import Kernel
-from mlxhog.metal.kernels import (
-    adds,
-    conv,
-    mlstm,
-    slstm,
-)
-
-_FAMILIES = (
-    adds.KERNELS,
-    mlstm.KERNELS,
-    slstm.KERNELS,
-    conv.KERNELS,
-)
+from mlxhog.metal.kernels import adds, conv, mlstm, slstm
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
-    {kernel.name: kernel for family in _FAMILIES for kernel in family}
+    {kernel.name: kernel for family in (adds, mlstm, slstm, conv) for kernel in family.KERNELS}
 )
 
 

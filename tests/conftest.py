@@ -137,10 +137,10 @@ def no_apple_gpu():
 
 @pytest.fixture(scope="session")
 def host_engine(shim_cache):
-    """Makes engines on the session's cache: `host_engine("mlx", chaos=3, threads=1)`."""
+    """Makes engines on the session's cache: `host_engine(chaos=3, threads=1)`."""
 
-    def make(consumer, **options):
-        return HostEngine(consumer, cache=shim_cache, **options)
+    def make(**options):
+        return HostEngine(cache=shim_cache, **options)
 
     return make
 
@@ -168,17 +168,10 @@ def compiler(request):
     return name if name == "g++" else str(request.getfixturevalue("clang"))
 
 
-@pytest.fixture(params=["mlx", "mps"])
-def consumer(request):
-    """Each framework whose text the shim runs."""
-    name = request.param
-    return name
-
-
 @pytest.fixture
-def shim(consumer, host_engine):
-    """An engine for each consumer."""
-    return host_engine(consumer)
+def shim(host_engine):
+    """The host shim."""
+    return host_engine()
 
 
 def pytest_addoption(parser):

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.host.engine import SMALL
 from mlxhog.metal.kernel import Kernel, read_source
 from mlxhog.metal.registry import instances
 
@@ -70,9 +69,7 @@ def _text(kernel: Kernel, instance: str) -> str:
             verbose=True,
         )
 
-    arrays = [
-        mx.zeros(() if one.scalar else (SMALL,), getattr(mx, one.dtype)) for one in kernel.inputs
-    ]
+    arrays = [mx.zeros(() if one.scalar else (8,), getattr(mx, one.dtype)) for one in kernel.inputs]
     with tempfile.TemporaryDirectory() as folder:
         printed = _printed(lambda: mx.export_function(f"{folder}/kernel.mlxfn", launch, *arrays))
     return printed.split("```\n", 1)[1].rsplit("```", 1)[0]

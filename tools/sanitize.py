@@ -93,7 +93,7 @@ def report(
     launches: int = 1,
     chaos: int | None = None,
 ) -> str:
-    """Run a launch under a sanitizer, in PyTorch's form of the kernel, and return what it found.
+    """Run a launch under a sanitizer, and return what it found.
 
     Args:
         launch: with NumPy arrays; they are left as they are.
@@ -113,9 +113,8 @@ def report(
     """
     kernel, checks = launch.kernel, SANITIZERS[sanitizer]
     library = _library(kernel, launch.instance, checks, directory, compiler)
-    main = build.program(
-        _MAIN, directory=directory, compiler=compiler, extra_flags=checks.flags_of(compiler)
-    )
+    flags = (*checks.flags_of(compiler), "-x", "c++", "-", "-x", "none", "-ldl")
+    main = build.compiled("main", _MAIN.read_text(), flags, build.make_cache(directory), compiler)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "launch"
         file.write_bytes(_packed(launch, threads, launches, chaos))
@@ -160,13 +159,7 @@ def _on_the_heap(text: str) -> str:
 
 
 def _packed(launch: Launch, threads: int, launches: int, chaos: int | None) -> bytes:
-    outputs = {
-        argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
-        for argument in launch.kernel.outputs
-    }
-    for array in outputs.values():
-        array.reshape(-1).view(np.uint8).fill(0xFF)
-    arrays = buffers(launch, outputs, mlx=False)
+    arrays = buffers(launch)
     head = struct.pack(
         "<10I2Q",
         *launch.grid,

@@ -13,7 +13,7 @@ from harness.machine import ROOT
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
 RESULTS_PAGE, DOCUMENTS_PAGE = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "documents.md"
-MOST_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or those not kept
+MOST_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or the first not kept
 LACKS = "the result has no"
 """Where a row names a claim or limit that its script no longer has."""
 
@@ -106,7 +106,7 @@ def measured_of(claim, results):
         kept = [one for one in chosen if one["ended"] == MET]
         broken = [one for one in chosen if one["ended"] != MET] or kept[:1]
         ordered = sorted(chosen, key=lambda one: one["value"])
-        shown = [ordered[0], ordered[-1]] if is_bound else broken[:MOST_LIMITS]
+        shown = [ordered[0], ordered[-1]] if is_bound else broken[:1]
     limits = ["" if is_bound else wanted(one) for one in shown]
     parts = zip(shown, limits, strict=True)
     text = "; ".join(f"{one['name']}: {measured(one)}{limit}" for one, limit in parts)

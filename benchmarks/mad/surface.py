@@ -2,7 +2,7 @@
 
 A surface is a finished study in one small file, xz over JSON: `study`, its definition; `generator`,
 the version of the tasks' generators; `commit` and `machine`; and `candidates`, canonical string ->
-its runs in the order of `Planning.runs`, each [status, accuracy, seconds, steps, state, ...].
+its runs in the order of `Study.runs`, each [status, accuracy, seconds, steps, state, ...].
 """
 
 import json
@@ -15,9 +15,8 @@ from harness.machine import commit, machine
 
 from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
-from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import StudyRecord
-from mlxhog.mad.study.study import Study, read
+from mlxhog.mad.run import RunRecord
+from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import parse
@@ -28,20 +27,20 @@ AGAIN = "record one with python benchmarks/samplers.py --record"
 
 @dataclass(frozen=True)
 class Surface:
-    """All candidates of a space with their records, in the order of `Planning.runs`."""
+    """All candidates of a space with their records, in the order of `Study.runs`."""
 
     study: Study
-    runs: dict[str, list[StudyRecord]]
+    runs: dict[str, list[RunRecord]]
 
     @cached_property
     def layers(self):
         """Candidate -> its layers, as samplers propose them."""
-        dim = Planning(self.study).dim
+        dim = self.study.measured.dim
         return {candidate: at_width(parse(candidate), dim) for candidate in self.runs}
 
     def sampler(self, name, seed):
         """A sampler of this space in its initial state."""
-        return Planning(replace(self.study, sampler=name, sampler_seed=seed)).sampler()
+        return replace(self.study, sampler=name, sampler_seed=seed).new_sampler()
 
     def only(self, tasks):
         """The surface of some of its tasks, by their full or short names."""
@@ -55,7 +54,7 @@ class Surface:
         """The scores that a search of each seed sees, (seeds, candidates)."""
         rows = []
         for seed in self.study.seeds:
-            judge = Planning(replace(self.study, seeds=(seed,))).judge
+            judge = replace(self.study, seeds=(seed,)).judge
             own = ([run for run in runs if run.seed == seed] for runs in self.runs.values())
             rows.append([judge(records).score for records in own])
         return np.array(rows)
@@ -63,12 +62,11 @@ class Surface:
 
 def write(store, path):
     """Write a finished study as a surface."""
-    study = read(store)
-    planning = Planning(study)
+    study = store.study()
     records = {record.key: record for record in store.records()}
     candidates = {}
     for candidate in sorted({record.candidate for record in records.values()}):
-        own = [records.get(run.key()) for run in planning.runs(candidate)]
+        own = [records.get(run.key()) for run in study.runs(candidate)]
         if None in own:
             raise SystemExit(f"study {store.name} lacks runs; the same command continues")
         candidates[candidate] = [
@@ -97,9 +95,8 @@ def load(path):
     study = Study(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
     )
-    planning = Planning(study)
     runs = {
-        candidate: list(map(_record, planning.runs(candidate), packed))
+        candidate: list(map(_record, study.runs(candidate), packed))
         for candidate, packed in content["candidates"].items()
     }
     return Surface(study, runs)
@@ -107,9 +104,8 @@ def load(path):
 
 def _record(planned, packed):
     status, accuracy, seconds, steps, state, *_ = packed
-    return StudyRecord(
+    return RunRecord(
         key=planned.key(), candidate=planned.candidate, config=planned.to_dict(),
-        label=planned.label, status=status, acc_token=accuracy, acc_macro=accuracy, val_token=None,
-        val_macro=None, ceiling=1.0, loss=0.0, steps=steps, seconds=seconds, params=0, state=state,
-        reason="", host="", at="",
+        label=planned.label, status=status, acc_token=accuracy, acc_macro=accuracy, steps=steps,
+        seconds=seconds, params=0, state=state, host="", at="",
     )  # fmt: skip

@@ -15,10 +15,9 @@ import numpy as np
 from scipy import stats
 
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.run import Point, RunResult
+from mlxhog.mad.run import Point
 from mlxhog.mad.study import session
-from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.study import open_store
+from mlxhog.mad.study.store import open_store
 from mlxhog.mad.training.candidate import train
 
 
@@ -75,8 +74,8 @@ def trivial(config, *, callbacks, rungs):
     )
     for point in curve:
         callbacks.point(point)
-    return RunResult(
-        status="done",
+    return config.record(
+        "done",
         steps=10,
         seconds=1.0,
         loss=1.0,
@@ -102,8 +101,7 @@ def execute(folder, name, study, run, *, parallel, observer=lambda progress: Non
     """
     store, how = open_store(study, str(folder), name), ExecutionConfig(parallel=parallel)
     began = time.monotonic()
-    planning = Planning(study)
-    ended = session.execute(store, planning, how, parallel, nullcontext(observer), run=run)
+    ended = session.execute(store, study, how, parallel, nullcontext(observer), run=run)
     if ended.status == "interrupted":
         raise KeyboardInterrupt
     return store, time.monotonic() - began

@@ -24,10 +24,11 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import STRATEGIES
-from mlxhog.config.strategies import Averaged
-from mlxhog.config.strategy import StrategyChoice, of
+from mlxhog.config.options import options as options_of
 from mlxhog.optim import SGD
-from mlxhog.strategies import Context, Idle, Lease, build
+from mlxhog.strategies import Idle, Lease, build
+from mlxhog.strategies.averaging import Averaged
+from mlxhog.strategies.context import Context
 
 WIDTHS = (64, 256, 128, 10)
 BATCH = 32
@@ -172,13 +173,13 @@ def train(clients, *, rounds, seed, until=None, kind=None, **options):
     }
     plain = {option: value for option, value in PLAIN.items() if option not in foreign}
     config = TrainConfig(**{**plain, **options})
-    chosen = of(config, StrategyChoice)
+    if kind is not None:
+        own = {name: getattr(config.strategy, name) for name in options_of(kind)}
+        config = config.having(strategy=kind(**own))
+    chosen = config.strategy
     held_out, course = digits()[1], Course()
     per_round = len(clients) * (chosen.local_steps if isinstance(chosen, Averaged) else 1)
-    if kind is None:
-        strategy = build(config, len(clients))
-    else:
-        strategy = kind(config, len(clients))
+    strategy = build(config, len(clients))
     with _opened(strategy, seed, rounds * per_round) as (arena, workers):
         ledger = Ledger(arena)
         batches = [_batches(images, seed, rank) for rank, images in enumerate(clients)]

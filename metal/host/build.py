@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 
 from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
-from mlxhog.base.durable import replace_file
 from mlxhog.errors import EnvironmentLacks, MetalError
 
 HOST = Path(__file__).parent
@@ -24,7 +23,6 @@ _FLAGS = (
     "-std=c++20",
     "-O2",
     "-fPIC",
-    "-shared",
     "-pthread",
     "-ffp-contract=off",  # Metal may fuse a*b+c; references do not
     "-fno-math-errno",
@@ -35,8 +33,7 @@ _FLAGS = (
 _CLANG_FLAGS = ("-Wno-unknown-attributes",)
 # Apple's <ucontext.h> is an error without the first, which hides MAP_ANONYMOUS without the second.
 _APPLE_FLAGS = ("-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE", "-Wno-deprecated-declarations")
-_PRELUDE = '#include "shim/launch.h"\n#include <metal_stdlib>\n'
-"""The beginning of every translated text."""
+_SHARED = ("-shared", "-x", "c++", "-", "-x", "none")
 _BESIDE = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
 """For the linker: the folder of the library itself, to find other libraries beside it."""
 
@@ -87,65 +84,61 @@ def library(
         EnvironmentLacks: there is no such compiler, or a file of the cache cannot be trusted.
     """
     directory = make_cache(directory)
-    runtime = _runtime(directory, compiler, extra_flags)
-    flags = (*_flags(compiler), *extra_flags)
-    path = directory / f"{name}-{_digest(text, compiler, flags, runtime.name)}.so"
-    if not is_kept(path):
-        link = (f"-Wl,-rpath,{_BESIDE}", str(runtime))
-        parsed = _prelude(directory, compiler, flags)
-        source = ("-x", "c++", "-", "-x", "none")
-        _compile(name, path, (*flags, *parsed, *source, *link), compiler, text)
-    return path
+    runtime = runtime_library(directory, compiler, extra_flags)
+    link = (f"-Wl,-rpath,{_BESIDE}", str(runtime))
+    return compiled(name, text, (*extra_flags, *_SHARED), directory, compiler, link)
 
 
-def program(
-    main: Path, *, directory: Path, compiler: str = "g++", extra_flags: tuple[str, ...] = ()
-) -> Path:
-    """Return a program that opens such libraries by itself; compile it if it is missing.
-
-    Raises:
-        MetalError: it does not compile.
-        EnvironmentLacks: there is no such compiler, or a file of the cache cannot be trusted.
-    """
-    directory = make_cache(directory)
-    flags = tuple(flag for flag in (*_flags(compiler), *extra_flags) if flag != "-shared")
-    text = main.read_text(encoding="utf-8") + _shim_text()
-    path = directory / f"{main.stem}-{_digest(text, compiler, flags)}"
-    if not is_kept(path):
-        _compile(main.stem, path, (*flags, str(main), "-ldl"), compiler, "")
-    return path
-
-
-def _prelude(directory: Path, compiler: str, flags: tuple[str, ...]) -> tuple[str, ...]:
-    """Options for precompiled headers of the shim, which halve the time of GCC."""
-    if "clang" in _version(compiler):  # its precompiled headers break with a new installation
-        return ()
-    header = directory / f"prelude-{_digest(_PRELUDE + _shim_text(), compiler, flags)}.h"
-    parsed = header.with_name(f"{header.name}.gch")  # the name that `-include` looks for
-    if not is_kept(header):
-        replace_file(header, _PRELUDE.encode())
-        header.chmod(0o600)
-    if not is_kept(parsed):
-        source = ("-x", "c++-header", str(header))
-        _compile("the shim's headers", parsed, (*flags, *source), compiler, "")
-    return "-include", str(header)
-
-
-def _runtime(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:
+def runtime_library(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:
     """Compile the runtime that all kernel libraries share: the scheduler, fibers and chaos."""
-    flags = (*_flags(compiler), *extra_flags)
-    path = directory / f"runtime-{_digest(_shim_text(), compiler, flags)}.so"
-    if not is_kept(path):
-        sources = sorted((HOST / "runtime").glob("*.cpp"))
-        text = "".join(f'#include "{file}"\n' for file in sources)  # at once: half the time
-        include = ("-I", str(HOST / "runtime"), _named(path.name))
-        _compile("the shim's runtime", path, (*flags, *include, "-x", "c++", "-"), compiler, text)
+    sources = sorted((HOST / "runtime").glob("*.cpp"))
+    text = "".join(f'#include "{file}"\n' for file in sources)  # at once: half the time
+    flags = (*extra_flags, "-I", str(HOST / "runtime"), *_SHARED)
+    return compiled("runtime", text, flags, directory, compiler)
+
+
+def compiled(
+    name: str,
+    text: str,
+    arguments: tuple[str, ...],
+    directory: Path,
+    compiler: str,
+    link: tuple[str, ...] = (),
+) -> Path:
+    """Return what a compiler makes of a text, which it reads as standard input, and the shim.
+
+    Args:
+        name: name for messages and for the file.
+        text: the text.
+        arguments: beside the flags of all.
+        directory: the cache, by `make_cache`.
+        compiler: a g++ or clang++.
+        link: the runtime, which follows from the others; its folder has no part in the file's name.
+    """
+    flags = (*_flags(compiler), *arguments)
+    parts = "\0".join((text, _shim_text(), _version(compiler), *flags))
+    digest = hashlib.sha256(parts.encode()).hexdigest()[:20]
+    path = directory / f"{name}-{digest}.so"
+    if is_kept(path):
+        return path
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, suffix=".part", delete=False) as file:
+            part = Path(file.name)
+    except OSError as error:
+        raise _not_writable(directory, error) from error
+    # By this name others find it that are linked with it.
+    own = "-install_name,@rpath/" if sys.platform == "darwin" else "-soname,"
+    named = (f"-Wl,{own}{path.name}",) if "-shared" in arguments else ()
+    command = [compiler, *flags, *link, *named, "-o", str(part)]
+    try:
+        process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            raise MetalError(f"{name} does not compile:\n{process.stderr.strip()}")
+        part.chmod(0o700)  # the linker uses the umask, which may let others write
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
-
-
-def _named(name: str) -> str:
-    """The linker's option for the name of a library, by which others find it."""
-    return f"-Wl,-install_name,@rpath/{name}" if sys.platform == "darwin" else f"-Wl,-soname,{name}"
 
 
 @cache
@@ -171,25 +164,3 @@ def _flags(compiler: str) -> tuple[str, ...]:
     if sys.platform == "darwin":
         own += _APPLE_FLAGS
     return (*_FLAGS, *own, "-I", str(HOST / "include"))
-
-
-def _digest(text: str, compiler: str, flags: tuple[str, ...], runtime: str = "") -> str:
-    parts = "\0".join((text, _version(compiler), *flags, runtime))
-    return hashlib.sha256(parts.encode()).hexdigest()[:20]
-
-
-def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, text: str) -> None:
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            part = Path(file.name)
-    except OSError as error:
-        raise _not_writable(path.parent, error) from error
-    command = [compiler, *arguments, "-o", str(part)]
-    try:
-        process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        if process.returncode != 0:
-            raise MetalError(f"{name} does not compile:\n{process.stderr.strip()}")
-        part.chmod(0o700)  # the linker uses the umask, which may let others write
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,13 +1,9 @@
-"""The host shim as an `Engine`: the real Metal source on the CPU, labelled emulated.
-
-The consumer is the framework by whose rules a kernel gets its arguments, "mlx" or "mps". The text
-is the same for both (`kernel.whole_text`).
-"""
+"""The host shim as an `Engine`: the real Metal source on the CPU, labelled emulated."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,27 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, MetalError, ShapeError
+from mlxhog.errors import MetalError, ShapeError
+from mlxhog.metal.engine import Engine
 from mlxhog.metal.host import build, translate
-from mlxhog.metal.kernel import Argument, Kernel, Launch, Size, check
+from mlxhog.metal.kernel import Kernel, Launch, Size
 
-CONSUMERS = ("mlx", "mps")
-SMALL = 8
-"""MLX passes arrays of fewer elements in `constant` space; engines pad inputs to this size."""
 MOST_THREADS = 1024
-SLOTS = 31
 _MESSAGE_BYTES = 1024
-Ran = tuple[str, str, str]
-"""Consumer, kernel and instance."""
 CHAOS_PERIOD = 4
 """Under chaos a thread yields once in this number of atomic operations, on average."""
 
 
-class HostEngine:
-    """Compiles kernels with a C++ compiler and runs them on OS threads.
+class HostEngine(Engine):
+    """Compiles kernels with a C++ compiler and runs them on OS threads; arrays are NumPy's.
 
     Args:
-        consumer: "mlx" or "mps".
         chaos: a seed; threads switch at random before atomic operations, and groups run in random
             order. With one OS thread the same seed gives the same result.
         threads: OS threads that run threadgroups.
@@ -43,18 +33,15 @@ class HostEngine:
         compiler: a g++ or clang++.
         flags: more flags for it, such as "-fsanitize=undefined".
 
-    Raises:
-        ConfigError: no such consumer.
-
     Concurrency: several engines may run kernels at the same time, in threads or in processes, also
     on the same arrays: their atomic operations meet as they would on one GPU.
     """
 
+    name, framework = "emulated", "NumPy"
     emulated = True
 
     def __init__(
         self,
-        consumer: str,
         *,
         chaos: int | None = None,
         threads: int = 2,
@@ -62,11 +49,8 @@ class HostEngine:
         compiler: str = "g++",
         flags: tuple[str, ...] = (),
     ) -> None:
-        if consumer not in CONSUMERS:
-            raise ConfigError(f"no consumer {consumer!r}; choose from {', '.join(CONSUMERS)}")
-        self.name = f"emulated:{consumer}"
-        self.ran: set[Ran] = set()
-        self._consumer, self._chaos, self._threads = consumer, chaos, threads
+        self.ran: set[str] = set()  # entries of kernels
+        self._chaos, self._threads = chaos, threads
         self._cache = build.kernel_cache() if cache is None else cache
         self._compiler, self._flags = compiler, flags
         self._built: dict[tuple[Kernel, str], Path] = {}
@@ -84,33 +68,43 @@ class HostEngine:
         """Return the array, which is the host's."""
         return array
 
-    def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
+    def dtype_of(self, value: Any) -> str | None:
+        """The name of NumPy's type."""
+        flat = isinstance(value, np.ndarray) and value.flags.c_contiguous
+        return str(value.dtype) if flat else None
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """An array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def start(self, launch: Launch, group: Size) -> Sequence[NDArray[Any]]:
         """Run a compiled kernel; its outputs are filled with 0xff bytes before."""
-        check(launch, _flat_dtype, "NumPy")
         kernel = launch.kernel
-        outputs = {
-            one.name: np.zeros(launch.outputs[one.name], one.dtype) for one in kernel.outputs
-        }
-        if 0 in launch.grid:
-            return outputs
-        for array in outputs.values():
-            array.reshape(-1).view(np.uint8).fill(0xFF)
-        failure = call(
-            self.built(kernel, launch.instance),
-            kernel.entry(launch.instance),
-            buffers(launch, outputs, mlx=self._consumer == "mlx"),
-            grid=launch.grid,
-            group=_group(launch),
-            threads=self._threads,
-            lockstep=kernel.lockstep,
-            chaos_period=0 if self._chaos is None else CHAOS_PERIOD,
-            seed=((self._chaos or 0) << 32) + self._launches,
+        if (threads := group[0] * group[1] * group[2]) > MOST_THREADS:
+            raise MetalError(
+                f"kernel {kernel.name}: a group of {group} is {threads} threads; "
+                f"a GPU runs 1 to {MOST_THREADS}"
+            )
+        arrays = buffers(launch)
+        message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        record = LaunchRecord(
+            (ctypes.c_uint32 * 3)(*launch.grid),
+            (ctypes.c_uint32 * 3)(*group),
+            self._threads,
+            kernel.lockstep,
+            0 if self._chaos is None else CHAOS_PERIOD,
+            _MESSAGE_BYTES,
+            ((self._chaos or 0) << 32) + self._launches,
+            ctypes.cast(message, ctypes.c_char_p),
         )
-        if failure:
-            raise MetalError(f"kernel {kernel.name} failed: {failure}")
+        pointers = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+        name = kernel.entry(launch.instance)
+        run = _opened(self.built(kernel, launch.instance))[f"run_{name}"]
+        if run(pointers, ctypes.byref(record)):  # other Python threads run meanwhile
+            raise MetalError(f"kernel {kernel.name} failed: {message.value.decode()}")
         self._launches += 1
-        self.ran.add((self._consumer, kernel.name, launch.instance))
-        return outputs
+        self.ran.add(name)
+        return arrays[len(kernel.inputs) :]
 
     def built(self, kernel: Kernel, instance: str = "") -> Path:
         """Compile a kernel unless it is cached; return its library.
@@ -129,75 +123,25 @@ class HostEngine:
         return self._built[kernel, instance]
 
 
-def _group(launch: Launch) -> Size:
-    """Threads in a group, at most the grid's, as in both frameworks."""
-    x, y, z = (min(pair) for pair in zip(launch.group, launch.grid, strict=True))
-    if not 1 <= x * y * z <= MOST_THREADS:
-        raise MetalError(
-            f"kernel {launch.kernel.name}: a group of {(x, y, z)} is {x * y * z} threads; "
-            f"a GPU runs 1 to {MOST_THREADS}"
-        )
-    return x, y, z
-
-
-def _flat_dtype(value: Any) -> str | None:
-    flat = isinstance(value, np.ndarray) and value.flags.c_contiguous
-    return str(value.dtype) if flat else None
-
-
-def buffers(
-    launch: Launch, outputs: Mapping[str, NDArray[Any]], *, mlx: bool
-) -> list[NDArray[Any]]:
-    """Return the arrays of a kernel by slot; arrays that it writes are the caller's own.
-
-    Args:
-        launch: with arguments that `kernel.check` has passed.
-        outputs: fresh arrays by name.
-        mlx: True for MLX's rules: an input of fewer than 8 elements is padded. False for PyTorch's:
-            a number is passed as a 64-bit integer or a 32-bit float.
+def buffers(launch: Launch) -> list[NDArray[Any]]:
+    """Return the arrays of a kernel by slot: inputs as they are, then outputs full of 0xff bytes.
 
     Raises:
-        ShapeError: a number does not fit, or an array cannot be written in place.
-        MetalError: the kernel has more arguments than Metal has slots.
+        ShapeError: an array cannot be written in place.
     """
-    kernel = launch.kernel
-    if (n := len(kernel.inputs) + len(kernel.outputs)) > SLOTS:
-        raise MetalError(f"kernel {kernel.name} has {n} buffers; Metal has {SLOTS} slots")
     arrays = []
-    for argument in kernel.inputs:
-        value, what = launch.inputs[argument.name], f"kernel {kernel.name}: {argument.name}"
-        if argument.scalar:
-            arrays.append(_scalar(value, argument, what, mlx=mlx))
-        else:
-            arrays.append(_array(value, argument, what, mlx=mlx))
-    return [*arrays, *outputs.values()]
-
-
-def _scalar(value: Any, argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:
-    dtype = np.dtype(argument.dtype)
-    number = np.asarray(value).reshape(())
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if not limits.min <= number <= limits.max or number != np.floor(number):
-            raise ShapeError(f"{what} is {value}; expected a number that {dtype} can hold")
-    if mlx or dtype.kind == "f":
-        return number.astype(dtype)
-    return number.astype(np.int64)  # Metal reads the low bytes
-
-
-def _array(value: NDArray[Any], argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:
-    if argument.writes and not value.flags.writeable:
-        raise ShapeError(f"{what} is read-only; the kernel writes it in place")
-    if not mlx or value.size >= SMALL:
-        return value
-    if argument.writes:
-        raise ShapeError(
-            f"{what} has {value.size} elements; MLX passes fewer than {SMALL} as constants, which "
-            "a kernel cannot write"
-        )
-    padded = np.zeros(SMALL, value.dtype)
-    padded[: value.size] = value.ravel()
-    return padded
+    for one in launch.kernel.inputs:
+        value = launch.inputs[one.name]
+        if one.writes and not value.flags.writeable:
+            raise ShapeError(
+                f"kernel {launch.kernel.name}: {one.name} is read-only; the kernel writes it in "
+                "place"
+            )
+        arrays.append(np.asarray(value).reshape(()).astype(one.dtype) if one.scalar else value)
+    for one in launch.kernel.outputs:
+        arrays.append(np.empty(launch.outputs[one.name], one.dtype))
+        arrays[-1].reshape(-1).view(np.uint8).fill(0xFF)
+    return arrays
 
 
 class LaunchRecord(ctypes.Structure):
@@ -218,47 +162,3 @@ class LaunchRecord(ctypes.Structure):
 @cache
 def _opened(path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
-
-
-def call(
-    path: Path,
-    name: str,
-    buffers: Sequence[NDArray[Any]],
-    *,
-    grid: Size,
-    group: Size,
-    threads: int,
-    lockstep: bool,
-    chaos_period: int,
-    seed: int,
-) -> str:
-    """Run a kernel to its end; other Python threads run meanwhile.
-
-    Args:
-        path: the library.
-        name: name of the kernel.
-        buffers: arrays by slot; the kernel uses their memory.
-        grid: all threads.
-        group: threads in a group, at most the grid's.
-        threads: OS threads that run groups.
-        lockstep: whether threads of a group may wait at barriers.
-        chaos_period: threads are switched at one of this number of race points; 0 is never.
-        seed: seed of chaos.
-
-    Returns:
-        "", or the reason of a failure, for example a barrier that never opens.
-    """
-    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-    record = LaunchRecord(
-        (ctypes.c_uint32 * 3)(*grid),
-        (ctypes.c_uint32 * 3)(*group),
-        threads,
-        lockstep,
-        chaos_period,
-        _MESSAGE_BYTES,
-        seed,
-        ctypes.cast(message, ctypes.c_char_p),
-    )
-    pointers = (ctypes.c_void_p * len(buffers))(*(buffer.ctypes.data for buffer in buffers))
-    run = _opened(path)[f"run_{name}"]
-    return message.value.decode() if run(pointers, ctypes.byref(record)) else ""

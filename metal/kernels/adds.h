@@ -8,8 +8,8 @@
 namespace mlxhog {
 
 // arena[offset + i] += scale * g[i], the product rounded first.
-inline void dense_axpy(const device float* arena, const device float* g, float scale, uint n, uint offset,
-                       device uint* done, uint i) {
+inline void dense_axpy(const device float* arena, const device float* g, device uint* done, float scale, uint n,
+                       uint offset, uint i) {
   if (i >= n) return;
   if (i == 0) done[0] = 1u;
   add(arena, offset + i, scale * g[i]);
@@ -28,7 +28,7 @@ inline float step_delta(const device float* arena, const device uchar* decays, c
 }
 
 inline void step(const device float* arena, const device float* g, const device uchar* decays, const device float* hp,
-                 uint n, uint offset, device uint* done, uint i) {
+                 device uint* done, uint n, uint offset, uint i) {
   if (i >= n) return;
   if (i == 0) done[0] = 1u;
   add(arena, offset + i, step_delta(arena, decays, hp, offset + i, g[i]));
@@ -36,8 +36,8 @@ inline void step(const device float* arena, const device float* g, const device 
 
 // The same, kept in `last`, and the one before in `prev`. Of two workers' steps at once either may be the last one.
 inline void step_recorded(const device float* arena, const device float* last, const device float* prev,
-                          const device float* g, const device uchar* decays, const device float* hp, uint n,
-                          uint offset, device uint* done, uint i) {
+                          const device float* g, const device uchar* decays, const device float* hp,
+                          device uint* done, uint n, uint offset, uint i) {
   if (i >= n) return;
   if (i == 0) done[0] = 1u;
   const uint at = offset + i;
@@ -49,8 +49,8 @@ inline void step_recorded(const device float* arena, const device float* last, c
 
 // Only some rows of a parameter; a row outside of it changes nothing, and done[k] is 0 there.
 inline void step_rows(const device float* arena, const device int* rows, const device float* g,
-                      const device uchar* decays, const device float* hp, uint d, uint n_rows, uint height,
-                      uint offset, device uint* done, uint3 at) {
+                      const device uchar* decays, const device float* hp, device uint* done, uint d,
+                      uint n_rows, uint height, uint offset, uint3 at) {
   uint p;
   if (!row_element(rows, d, n_rows, height, at, done, p)) return;
   add(arena, offset + p, step_delta(arena, decays, hp, offset + p, g[at.y * d + at.x]));

@@ -1,18 +1,5 @@
 """Adds to the flat shared arena, and steps along directions.
 
-Arguments of the launches here:
-
-    arena   (floats,) float32, shared, written in place
-    g       float32: n values of any shape, or (r, d) of rows
-    scale   float32, multiplies g first
-    offset  first float of the arena, or of the parameter whose rows are stepped
-    height  rows of that parameter
-    rows    (r,) int32, ascending, each once
-    decays  uint8, one flag per 32 floats of the arena (parameters start on such boundaries)
-    hp      (8,) float32: lr, scale, coupled, decoupled of the parameters whose flag is set, then
-            those of the others, see `step`
-    last, prev  float32, laid out as the arena, written in place: a step, and the one before
-
 Concurrency: no kernel here loses an add, beside any number of other 32-bit
 atomic adders of the same GPU. Beside CPUs and other processes, `mlxhog doctor` measures whether
 adds are lost. An element is never torn. A step reads w once, possibly between two adds of others.
@@ -23,48 +10,27 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import Argument, Kernel, Launch
-from mlxhog.metal.kernels.arguments import (
-    DONE,
-    arrays,
-    check_range,
-    check_rows,
-    check_size,
-    declare,
-    floats,
-    row_group,
-    size,
-    sizes,
-    written,
-)
-
-Float32 = NDArray[np.float32]
+from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernels.family import Family, Numbers
 
 HP = 8  # floats
 FLAG_FLOATS = 32
 
 
 def dense_axpy(arena: Any, g: Any, *, scale: Any, offset: int) -> Launch:
-    """Launch `arena[offset : offset + n] += scale * g`.
+    """Launch `arena[offset : offset + n] += scale * g`, for g of n values.
 
     Raises:
         ShapeError: the range does not lie inside the arena.
     """
-    n = size(g)
-    check_range("the arena", arena, offset, n)
-    return Launch(
-        kernel=DENSE_AXPY,
-        inputs={"arena": arena, "g": g, "scale": scale, "n": n, "offset": offset},
-        outputs={"done": (1,)},
-        grid=(n, 1, 1),
-    )
+    return DENSE_AXPY.launch({"arena": arena, "g": _flat(g)}, scale=scale, offset=offset)
 
 
 def step(
@@ -73,116 +39,101 @@ def step(
     """Launch `w -= lr * (scale * g + coupled * w) + decoupled * w` of a run of parameters.
 
     Args:
-        x: `arena` and `g`, the directions; with `rows` a step of these rows of one parameter; with
-            `last` and `prev` the step of a run is recorded there.
-        decays: of the arena.
-        hp: of the step.
+        x: `arena` and `g`, the directions; with `rows`, ascending and each once, a step of these
+            rows of one parameter; with `last` and `prev` the step of a run is recorded there.
+        decays: of the arena, one flag per `FLAG_FLOATS` floats; parameters start on such
+            boundaries.
+        hp: lr, scale, coupled and decoupled of the parameters whose flag is set, and of the others.
         offset: first float of the run, or of the parameter.
         height: number of rows of the parameter.
 
     Raises:
-        ShapeError: arrays that do not fit each other, a run outside the arena, or (NumPy only) rows
-            that do not ascend or lie outside the parameter.
+        ShapeError: arrays that do not fit each other, or a run outside the arena.
     """
-    numbers: dict[str, int]
-    if height is None:
-        n = size(x["g"])
-        kernel, grid, group = (STEP_RECORDED if "last" in x else STEP), (n, 1, 1), (256, 1, 1)
-        numbers, shape, floats = {"n": n}, (1,), n
-    else:
-        n_rows, d = check_rows(x["rows"], x["g"], height)
-        kernel, grid, group = STEP_ROWS, (d, n_rows, 1), row_group(d)
-        numbers, shape = {"d": d, "n_rows": n_rows, "height": height}, (n_rows,)
-        floats = height * d
-    check_range("the arena", x["arena"], offset, floats)
-    for name in ("last", "prev") if "last" in x else ():
-        check_size(f"{name}, which is laid out as the arena,", x[name], size(x["arena"]))
-    check_size("hp", hp, HP)
-    if (flags := size(decays)) * FLAG_FLOATS < offset + floats:
+    x = {**x, "decays": decays, "hp": hp}
+    if height is not None:
+        return STEP_ROWS.launch(x, offset=offset, height=height)
+    kernel = STEP_RECORDED if "last" in x else STEP
+    return kernel.launch({**x, "g": _flat(x["g"])}, offset=offset)
+
+
+def _flat(g: Any) -> Any:
+    """Return a flat array itself, so that a launch sees when it is passed twice."""
+    return g if len(g.shape) == 1 else g.reshape(-1)
+
+
+def _inside(n: Numbers) -> Numbers:
+    """Refuse a run, or a parameter, that does not lie inside the arena."""
+    end = n["offset"] + (n["height"] * n["n_columns"] if "height" in n else n["n"])
+    if not 0 <= n["offset"] <= end <= n.get("A", end):
         raise ShapeError(
-            f"decays has {flags} flags, for {flags * FLAG_FLOATS} floats; the launch ends at "
-            f"float {offset + floats} of the arena: pass one flag per {FLAG_FLOATS} floats of it"
+            f"elements {n['offset']} to {end} of the arena, which has {n['A']}; "
+            "build the model and the arena from the same config"
         )
-    inputs = {**x, "decays": decays, "hp": hp, **numbers, "offset": offset}
-    return Launch(kernel=kernel, inputs=inputs, outputs={"done": shape}, grid=grid, group=group)
+    if "F" in n and n["F"] * FLAG_FLOATS < end:
+        raise ShapeError(
+            f"decays has {n['F']} flags, for {n['F'] * FLAG_FLOATS} floats; the launch ends at "
+            f"float {end} of the arena: pass one flag per {FLAG_FLOATS} floats of it"
+        )
+    return {}
 
 
-# -- declarations ----------------------------------------------------------------------------------
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> Float32:
-    return rng.standard_normal(shape, dtype=np.float32)
-
-
-def _sample_dense(rng: np.random.Generator, n: int) -> Launch:
-    return dense_axpy(_normal(rng, n + 8), _normal(rng, n), scale=-0.5, offset=3)
-
-
-def _sample_step(rng: np.random.Generator, n: int) -> Launch:
-    x = {"arena": _normal(rng, n + 8), "g": _normal(rng, n)}
-    return step(x, **_sample_rates(rng, n + 8), offset=3)
-
-
-def _sample_recorded(rng: np.random.Generator, n: int) -> Launch:
-    x = {name: _normal(rng, n + 8) for name in ("arena", "last", "prev")} | {"g": _normal(rng, n)}
-    return step(x, **_sample_rates(rng, n + 8), offset=3)
-
-
-def _sample_step_rows(rng: np.random.Generator, n: int) -> Launch:
-    """The step of an embedding of which about half of the rows are touched, n elements."""
-    d = 16
-    r = max(1, n // d)
-    x = {
-        "arena": _normal(rng, 2 * r * d + 8),
-        "rows": np.sort(rng.choice(2 * r, r, replace=False)).astype(np.int32),
-        "g": _normal(rng, r, d),
-    }
-    return step(x, **_sample_rates(rng, 2 * r * d + 8), offset=5, height=2 * r)
-
-
-def _sample_rates(rng: np.random.Generator, floats: int) -> dict[str, Any]:
-    """Rates for a launch over an arena; half of its parameters decay."""
-    hp = np.array([0.1, 0.75, 0.2, 0.01, 0.1, 0.75, 0.0, 0.0], np.float32)
-    return {"decays": rng.integers(0, 2, -(-floats // FLAG_FLOATS), dtype=np.uint8), "hp": hp}
-
-
-def _step_kernel(
-    name: str,
-    sample: Callable[[np.random.Generator, int], Launch],
-    *,
-    before: Sequence[Argument] = (),
-    numbers: str = "n offset",
-    at: str = "thread_position_in_grid.x",
-) -> Kernel:
-    return declare(
-        name,
-        "adds.h",
-        (written("arena"), *before, *arrays("g"), *arrays("decays", "uint8"), *arrays("hp")),
-        (DONE,),
-        sizes(numbers),
-        at=at,
-        sample=sample,
-    )
-
-
-DENSE_AXPY = declare(
-    "dense_axpy",
-    "adds.h",
-    (written("arena"), *arrays("g")),
-    (DONE,),
-    (*floats("scale"), *sizes("n offset")),
-    at="thread_position_in_grid.x",
-    sample=_sample_dense,
+_RATES = np.array([0.1, 0.75, 0.2, 0.01, 0.1, 0.75, 0.0, 0.0], np.float32)
+_FLAT = Family(
+    header="adds.h",
+    shapes={
+        "arena": "A",  # shared, and written in place, as the next two
+        "last": "A",  # a step, and the one before
+        "prev": "A",
+        "g": "n",
+        "decays": "F uint8",
+        "hp": "8",
+        "done": "1 uint32",
+    },
+    sizes=lambda n: {"A": n + 8, "n": n, "F": n // FLAG_FLOATS + 1, "offset": 3, "scale": -0.5},
+    derived=_inside,
+    drawn={
+        "decays": lambda rng, shape: rng.integers(0, 2, shape, np.uint8),  # half of them decay
+        "hp": lambda rng, shape: _RATES,
+        "rows": lambda rng, shape: np.sort(
+            rng.choice(2 * shape[0], shape[0], replace=False)
+        ).astype(np.int32),
+    },
 )
-STEP = _step_kernel("step", _sample_step)
-STEP_RECORDED = _step_kernel(
-    "step_recorded", _sample_recorded, before=(written("last"), written("prev"))
+_ROWS = replace(
+    _FLAT,
+    shapes={
+        **_FLAT.shapes,
+        "rows": "n_rows int32",  # of the parameter; those outside of it are left out
+        "g": "n_rows n_columns",
+        "done": "n_rows uint32",
+    },
+    sizes=lambda n: {  # about half of the rows
+        "n_rows": max(1, n // 16), "n_columns": 16, "height": 2 * max(1, n // 16), "offset": 5,
+        "A": 2 * max(16, n) + 8, "F": max(16, n) // 16 + 1,
+    },
+)  # fmt: skip
+
+
+def _group(n: Numbers) -> tuple[int, int, int]:
+    """About 256 threads, along the row first."""
+    x = max(1, min(n["n_columns"], 256))
+    return x, 256 // x, 1
+
+
+_FLAT_LAUNCH: dict[str, Any] = {
+    "grid": lambda n: (n["n"], 1, 1),
+    "at": "thread_position_in_grid.x",
+}
+DENSE_AXPY = _FLAT.kernel(
+    "dense_axpy", "arena! g", "done", "scale:float32 n offset", **_FLAT_LAUNCH
 )
-STEP_ROWS = _step_kernel(
-    "step_rows",
-    _sample_step_rows,
-    before=arrays("rows", "int32"),
-    numbers="d n_rows height offset",
-    at="thread_position_in_grid",
+STEP = _FLAT.kernel("step", "arena! g decays hp", "done", "n offset", **_FLAT_LAUNCH)
+STEP_RECORDED = _FLAT.kernel(
+    "step_recorded", "arena! last! prev! g decays hp", "done", "n offset", **_FLAT_LAUNCH
 )
+STEP_ROWS = _ROWS.kernel(
+    "step_rows", "arena! rows g decays hp", "done", "n_columns n_rows height offset",
+    grid=lambda n: (n["n_columns"], n["n_rows"], 1), group=_group,
+)  # fmt: skip
 KERNELS = (DENSE_AXPY, STEP, STEP_RECORDED, STEP_ROWS)

@@ -10,17 +10,15 @@ Source: the convolution in front of the cells of Beck et al. 2024, xLSTM, arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from mlxhog.metal.kernel import Kernel, Size
-from mlxhog.metal.kernels.arguments import Family, sizes
+from mlxhog.metal.kernels.family import Family, Numbers
 
 BLOCK = 64  # kConvBlock
 
 
-def _derived(n: Mapping[str, int]) -> dict[str, int]:
+def _derived(n: Numbers) -> dict[str, int]:
     S, K = n["S"], n["K"] if "K" in n else n["T"] - 1
     P = n["P"] if "P" in n else max(n.get("R", S) - S, 0)
     return {"K": K, "P": P, "R": P + S, "NB": -(-S // BLOCK), "T": K + 1}
@@ -33,7 +31,7 @@ CONV = Family(
         "x": "B R CH",  # R = P + S rows, of which the first P are no outputs
         "w": "CH 1 K",  # the last tap meets the position itself
         "bias": "CH",
-        "back": "B S",  # int32, how many positions before its own an output sees, if it has as many
+        "back": "B S int32",  # how many positions before its own an output sees, if it has as many
         "y": "B S CH",
         "dy": "B S CH",
         "dpre": "B S CH",  # gradient before SiLU, or of y without it
@@ -43,21 +41,20 @@ CONV = Family(
         "dbias": "CH",
     },
     derived=_derived,
-    sizes=lambda n: {"B": 2, "S": max(1, n // 24), "CH": 12, "K": 4, "P": 0},
+    sizes=lambda n: {"B": 2, "S": max(1, n // 24), "CH": 12, "K": 4, "P": 0, "silu": 1},
     drawn={"back": lambda rng, shape: rng.integers(0, 4, shape, np.int32)},
-    integers="back",
 )
 
 
 def _kernel(name: str, inputs: str, outputs: str, grid: str, scalars: str = "") -> Kernel:
-    def threads(n: Mapping[str, int]) -> Size:
+    """Declare a kernel with a thread for each value of three letters."""
+
+    def threads(n: Numbers) -> Size:
         x, y, z = (n.get(letter, 1) for letter in grid.split())
         return x, y, z
 
-    group = 32, 8, 1
-    return CONV.kernel(
-        name, inputs, outputs, sizes(scalars), grid=threads, group=lambda n: group, rtol=1e-5
-    )
+    how = {"grid": threads, "group": lambda n: (32, 8, 1), "rtol": 1e-5}
+    return CONV.kernel(name, inputs, outputs, scalars, **how)
 
 
 FORWARD = _kernel("conv_forward", "x w bias back", "y", "CH S B", "silu")

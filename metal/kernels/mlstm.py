@@ -14,13 +14,12 @@ Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Kernel, Size
-from mlxhog.metal.kernels.arguments import Family, floats
+from mlxhog.metal.kernels.family import Family, Numbers
 
 LANES = 32
 STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
@@ -48,10 +47,10 @@ _SHAPES = {
     "X": "B NH S L", "A": "B NH S L",  # of every position and every key of its chunk
     "zq": "B NH S", "zk": "B NH S",  # sums over pairs, by position and by key
 }  # fmt: skip
-"""Shape of every array by its name, float32; NC chunks have NB borders. dX is the gradient of X."""
+"""Shape of every array by its name; NC chunks have NB borders. dX is the gradient of X."""
 
 
-def _derived(n: Mapping[str, int]) -> dict[str, int]:
+def _derived(n: Numbers) -> dict[str, int]:
     """The number of chunks, of which the last may be shorter, and of their borders."""
     if not 1 <= n["L"] <= LONGEST_CHUNK:
         raise ShapeError(
@@ -77,24 +76,24 @@ MLSTM = Family(
     derived=_derived,
     # A chunk is whole and another is not, two simdgroups share a chunk, so that barriers between
     # them matter, and keys take two strips.
-    sizes=lambda n: {"B": 2, "S": max(100, n // 48), "NH": 2, "L": 64, "DK": 40, "DV": 12},
-    drawn={},
-)
+    sizes=lambda n: {
+        "B": 2, "S": max(100, n // 48), "NH": 2, "L": 64, "DK": 40, "DV": 12, "eps": 1e-6,
+    },
+)  # fmt: skip
 
 
-def _round_up(x: int, multiple: int) -> int:
-    """Return the next multiple, so that lockstep groups are whole."""
-    return -(-x // multiple) * multiple
+def _groups(x: int, size: int) -> int:
+    """Threads of whole groups, so that every thread meets every barrier."""
+    return -(-x // size) * size
 
 
 _GRIDS: dict[str, Any] = {
     "mlstm_gates": lambda n: (n["L"], n["NC"], n["B"] * n["NH"]),
     "mlstm_states": lambda n: (n["DV"], -(-n["DK"] // STATE_ROWS), n["B"] * n["NH"]),
-    # Whole groups: a simdgroup is a position, and every thread meets every barrier.
     "mlstm_out": lambda n: (
-        _round_up(n["DV"], LANES), _round_up(n["L"], OUT_ROWS), n["B"] * n["NH"] * n["NC"],
+        _groups(n["DV"], LANES), _groups(n["L"], OUT_ROWS), n["B"] * n["NH"] * n["NC"],
     ),
-    "mlstm_bwd_pre": lambda n: (LANES, _round_up(n["S"], POSITIONS), n["B"] * n["NH"]),
+    "mlstm_bwd_pre": lambda n: (LANES, _groups(n["S"], POSITIONS), n["B"] * n["NH"]),
     "mlstm_bwd_states": lambda n: (
         LANES * -(-n["DV"] // TILE_COLUMNS), TILE_SIMDGROUPS * -(-n["DK"] // TILE_ROWS),
         n["B"] * n["NH"],
@@ -105,19 +104,19 @@ _GRIDS: dict[str, Any] = {
 
 
 def _kernel(
-    name: str, inputs: str, outputs: str, rows: int, *, tiles: bool = False, eps: bool = False,
+    name: str, inputs: str, outputs: str, rows: int, scalars: str = "", *, tiles: bool = False,
     rtol: float = 2e-5, **more: Any,
 ) -> Kernel:  # fmt: skip
     """Declare a kernel whose groups have rows of lanes, with threadgroup memory or without."""
 
-    def group(n: Mapping[str, int]) -> Size:
+    def group(n: Numbers) -> Size:
         return (LANES, rows, 1) if rows else (n["L"], 1, 1)
 
     if tiles:
         more["at"] = "threadgroup_position_in_grid, thread_position_in_threadgroup"
         more.setdefault("memory", {"tiles": "mlxhog::kTileFloats"})
     how = {"grid": _GRIDS[name], "group": group, "rtol": rtol, "lockstep": True, **more}
-    return MLSTM.kernel(name, inputs, outputs, floats("eps") if eps else (), **how)
+    return MLSTM.kernel(name, inputs, outputs, scalars, **how)
 
 
 GATES = _kernel(
@@ -129,10 +128,12 @@ STATES = _kernel(
     "mlstm_states", "k v a g amax C0 n0 m0", "C n m", 8, header="mlstm.h", lockstep=False
 )
 OUT = _kernel(
-    "mlstm_out", "q k v b i C n m", "h den M", OUT_ROWS, header="mlstm.h", eps=True, tiles=True,
-    memory={"tile": "mlxhog::kMlstmOutTile"},
+    "mlstm_out", "q k v b i C n m", "h den M", OUT_ROWS, "eps:float32", header="mlstm.h",
+    tiles=True, memory={"tile": "mlxhog::kMlstmOutTile"},
 )  # fmt: skip
-BWD_PRE = _kernel("mlstm_bwd_pre", "i b m den M h dh", "rN dden dM wN we y", POSITIONS, eps=True)
+BWD_PRE = _kernel(
+    "mlstm_bwd_pre", "i b m den M h dh", "rN dden dM wN we y", POSITIONS, "eps:float32"
+)
 BWD_STATES = _kernel(
     "mlstm_bwd_states", "q b m wN we dh dC_last dn_last", "dC dn", TILE_SIMDGROUPS, tiles=True
 )

@@ -17,22 +17,19 @@ Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernels.arguments import Family, normal
+from mlxhog.metal.kernels.family import Family, Numbers, normal
 
 UNITS = (64, 256, 1024)
 """Units that a head may have, by instance of a kernel: the `T` of its threadgroup memory."""
 _STATE = ("h0", "c0", "n0", "m0")
-_EVERY = ("h", "c", "n", "m")
-_LAST = ("dc_last", "dn_last", "dm_last")
 
 
-def _derived(n: Mapping[str, int]) -> dict[str, int]:
+def _derived(n: Numbers) -> Numbers:
     if n["DH"] > UNITS[-1]:
         raise ShapeError(
             f"sLSTM kernels: heads of {n['DH']} units, and a group of threads has at most "
@@ -57,15 +54,13 @@ SLSTM = Family(
         "R": "NH 4 DH DH",  # from the last index to the one before
         "R_T": "NH 4 DH DH",  # the other way round
         "bias": "4 NH DH",
-        **dict.fromkeys(
-            _STATE, "B NH DH"
-        ),  # before the first position; where n0 is 0 the stabiliser
-        # starts at the first input gate
-        "starts": "B S",  # int32, not 0 where a document starts: the state before it is zero
-        **dict.fromkeys(_EVERY, "B S NH DH"),  # the state after every position
+        # before the first position; where n0 is 0 the stabiliser starts at the first input gate
+        **dict.fromkeys(_STATE, "B NH DH"),
+        "starts": "B S int32",  # not 0 where a document starts: the state before it is zero
+        **dict.fromkeys(("h", "c", "n", "m"), "B S NH DH"),  # the state after every position
         "pre": "B S 4 NH DH",  # pre-activations of the gates
         "dh": "B S NH DH",  # gradient of h, that of the last state's h included
-        **dict.fromkeys(_LAST, "B NH DH"),
+        **dict.fromkeys(("dc_last", "dn_last", "dm_last"), "B NH DH"),
         "dG": "B S 4 NH DH",
         **{f"d{name}": "B NH DH" for name in _STATE},
     },
@@ -76,7 +71,6 @@ SLSTM = Family(
         **dict.fromkeys(("R", "R_T"), _matrix),
         "starts": lambda rng, shape: (rng.random(shape) < 0.3).astype(np.int32),
     },
-    integers="starts",
     instance=lambda n: str(next(units for units in UNITS if units >= n["DH"])),
 )
 _DECLARED: dict[str, Any] = {

@@ -1,42 +1,5 @@
 """Communication of supervisor and workers without a queue: counters, commands, rings of records.
 
-Each counter is 64 bits on a cache line of its own:
-
-command         the current command to the workers (`Command`); the supervisor writes it
-start_ns        start of training, monotonic; the supervisor writes it when all workers are ready
-limit_ns        time limit of training, set at its start; 0 for no limit
-pause           1 while a checkpoint is taken: no worker may change the arena
-steps           steps of this call, including dropped ones, as workers report them; the step of a
-                worker that died before its report is missing until `Strategy.settle`
-version         updates applied to the parameters, since the model was initialised
-moments_since   the version at which the optimizer's shared moments began
-tokens          tokens computed by this call
-tokens_elsewhere tokens that other machines of the cluster computed, from its beginning; the link
-                writes it
-ms_elsewhere    milliseconds of training that the cluster was ahead when this machine joined it; the
-                link writes it
-workers         workers of the run now: the first ones and those that have joined and started,
-                without those that have left; the supervisor writes it
-first_ticket    first ticket of synchronous rounds, counted from the beginning of training
-end_ticket      end of the budget for strategies that take any free ticket, counted in the same way;
-                0 for no end
-stream_end      1 + number of published tickets, if text arrives during training; 0 if all text is
-                there from the beginning
-tickets_before  tickets that were done before this call
-eval_asked      evaluations of the held-out text requested during training
-eval_taken      of these, evaluations that a worker has started
-eval_next       next batch of the final evaluation, plus `EVAL_ROUND` times the number of the round
-                (a new round begins if a worker dies): one word, so no batch falls between rounds
-eval_first      round in which that evaluation began: results of this and later rounds count
-eval_end        number of batches of that evaluation
-side_until_ns   deadline of evaluations and samples after training, monotonic; 0 is none
-sample_asked    samples of text requested
-sample_taken    of these, samples that a worker has started
-strategy        changes of the strategy so far (`--strategy auto`); the supervisor writes it, after
-                these float64s: `limit_steps`, the steps that the present strategy may take, and
-                `budget_steps`, the budget of this call in steps (infinity without one), and
-                `steps_before`, the steps before this call in steps of its length
-
 Each worker has a ring; only the worker writes it and only the supervisor reads it. The worker
 writes a record, then publishes it by a release store of the head; the reader takes the records
 between its own position and the head. If the reader is a whole ring behind, the oldest are lost.
@@ -56,13 +19,42 @@ from mlxhog import _native
 from mlxhog.arena.words import LINE, Table
 
 NAMES = (
-    "version", "moments_since", "tokens", "steps", "workers",
-    "command", "pause", "start_ns", "limit_ns",
-    "first_ticket", "end_ticket", "stream_end", "tickets_before",
-    "eval_asked", "eval_taken", "eval_next", "eval_first", "eval_end", "side_until_ns",
-    "sample_asked", "sample_taken", "strategy", "limit_steps", "budget_steps", "steps_before",
+    "command",  # the current command to the workers (`Command`); the supervisor writes it
+    "start_ns",  # start of training, monotonic; the supervisor writes it when all are ready
+    "limit_ns",  # time limit of training, set at its start; 0 for no limit
+    "pause",  # 1 while a checkpoint is taken: no worker may change the arena
+    # Steps of this call, including dropped ones, as workers report them; the step of a worker that
+    # died before its report is missing until `Strategy.settle`.
+    "steps",
+    "version",  # updates applied to the parameters, since the model was initialised
+    "moments_since",  # the version at which the optimizer's shared moments began
+    "tokens",  # tokens computed by this call
+    # By the link: tokens that other machines of the cluster computed, from its beginning, and
+    # milliseconds of training that the cluster was ahead when this machine joined it.
     "tokens_elsewhere", "ms_elsewhere",
+    "workers",  # workers of the run now that have started; the supervisor writes it
+    "first_ticket",  # of synchronous rounds, counted from the beginning of training
+    # End of the budget for strategies that take any free ticket, counted in the same way; 0 for
+    # no end.
+    "end_ticket",
+    "stream_end",  # 1 + number of published tickets, if text arrives during training; else 0
+    "tickets_before",  # tickets that were done before this call
+    "eval_asked",  # evaluations of the held-out text requested during training
+    "eval_taken",  # of these, evaluations that a worker has started
+    # Next batch of the final evaluation, plus `EVAL_ROUND` times the number of the round (a new
+    # round begins if a worker dies): one word, so no batch falls between rounds.
+    "eval_next",
+    "eval_first",  # round in which that evaluation began: its results and later ones count
+    "eval_end",  # number of batches of that evaluation
+    "side_until_ns",  # deadline of evaluations and samples after training, monotonic; 0 is none
+    "sample_asked",  # samples of text requested
+    "sample_taken",  # of these, samples that a worker has started
+    # Changes of the strategy so far (`--strategy auto`); the supervisor writes it after three
+    # float64s: the steps that the present strategy may take, the budget of this call in steps
+    # (infinity without one), and the steps before this call in steps of its length.
+    "strategy", "limit_steps", "budget_steps", "steps_before",
 )  # fmt: skip
+"""Counters, each 64 bits on a cache line of its own."""
 COUNTERS = Table(**{name: (1, name) for name in NAMES})
 
 

@@ -61,7 +61,7 @@ def copy_racily(out: Float32, shared: Float32) -> None:
         out: (n,) float32.
         shared: the parameters, (n,) float32.
     """
-    _native.snapshot(out, shared)
+    _native.read(out, shared)
 
 
 # -- marks -----------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Copies:
         """
         while (copy := self.newest()) is not None:
             before = self.mark(copy.number)
-            _native.snapshot(out, self.floats(copy.number)[: out.size])
+            _native.read(out, self.floats(copy.number)[: out.size])
             if before is not None and self.mark(copy.number) == before:
                 return copy
         return None

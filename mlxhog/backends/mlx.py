@@ -32,7 +32,7 @@ from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
-from mlxhog.metal.engine import adoptable
+from mlxhog.metal.engines import adoptable
 
 _MOST_FORMS = 16
 

@@ -162,17 +162,6 @@ def replace_link(path: Path, target: Path) -> None:
         raise
 
 
-def is_gone(pid: int) -> bool:
-    """Return whether no process has this id, which may come from a file's name."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
     """Refuse to begin a write for which the disk has too little space.
 

@@ -26,15 +26,24 @@ def promise() -> None:
     os.environ.setdefault(VARIABLE, "0")
 
 
-def user_value(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The user's value of the variable where it allows TF32; None if it does not, or is not set."""
-    value = environ.get(VARIABLE, "0")
-    number = _NUMBER.match(value)
-    return value if number is not None and int(number[0]) else None
+def _allows(environ: Mapping[str, str]) -> bool:
+    """Whether the user has set the variable to a value that allows TF32."""
+    number = _NUMBER.match(environ.get(VARIABLE, "0"))
+    return number is not None and int(number[0]) != 0
 
 
-def multiplies_as_tf32(backends: Collection[str], machine: Machine, *, promised: bool) -> bool:
-    """Whether workers of these backends multiply float32 as TF32 on a machine.
+def user_note(environ: Mapping[str, str] = os.environ) -> str:
+    """Say what a user's value means for the precision of products; "" if it allows no TF32."""
+    if not _allows(environ):
+        return ""
+    return (
+        f"{VARIABLE}={environ[VARIABLE]} is set, so an M5's GPU multiplies float32 of MLX as TF32: "
+        f"the error of a product is 8e-4, not 3e-7; unset {VARIABLE}"
+    )
+
+
+def note(backends: Collection[str], machine: Machine, *, promised: bool) -> str:
+    """Say that workers of these backends multiply float32 as TF32 on a machine; "" if they do not.
 
     Args:
         backends: of the workers.
@@ -42,26 +51,14 @@ def multiplies_as_tf32(backends: Collection[str], machine: Machine, *, promised:
         promised: whether they call `promise`.
     """
     chip = _M_CHIP.match(machine.chip)
-    can = "mlx:gpu" in backends and chip is not None and int(chip[1]) >= FIRST_CHIP
-    by_default = VARIABLE not in os.environ and not promised
-    return can and (by_default or user_value() is not None)
-
-
-def user_note(environ: Mapping[str, str] = os.environ) -> str:
-    """Say what a user's value means for the precision of products; "" if there is none."""
-    if (value := user_value(environ)) is None:
+    if "mlx:gpu" not in backends or chip is None or int(chip[1]) < FIRST_CHIP:
         return ""
-    return (
-        f"{VARIABLE}={value} is set, so an M5's GPU multiplies float32 of MLX as TF32: the error "
-        f"of a product is 8e-4, not 3e-7; unset {VARIABLE}"
-    )
-
-
-def note(backends: Collection[str], machine: Machine, *, promised: bool) -> str:
-    """Say how MLX multiplies float32, if that is not certain; else ""."""
-    if not multiplies_as_tf32(backends, machine, promised=promised):
+    if _allows(os.environ):
+        why = f"{VARIABLE}={os.environ[VARIABLE]} is set"
+    elif promised or VARIABLE in os.environ:
         return ""
-    why = f"{VARIABLE}={user_value()} is set" if user_value() else "MLX's default here"
+    else:
+        why = "MLX's default here"
     return (
         f"mlx:gpu multiplies float32 as TF32 from macOS 26.2 on ({why}): the error of a product is "
         f"8e-4, not 3e-7; {VARIABLE}=0 switches that off"

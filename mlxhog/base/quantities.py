@@ -4,23 +4,25 @@
 kind of number: `format_bytes`, `format_duration`, ... Files and command lines keep every digit.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-_COUNT_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_COUNTS = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _BYTES = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1,
 }  # fmt: skip
-_UNITS = {
-    ("ms", "millisecond", "milliseconds"): 0.001,
-    ("s", "sec", "secs", "second", "seconds"): 1.0,
-    ("m", "min", "mins", "minute", "minutes"): 60.0,
-    ("h", "hr", "hrs", "hour", "hours"): 3600.0,
-    ("d", "day", "days"): 86400.0,
-}
-_SECONDS = {name: seconds for names, seconds in _UNITS.items() for name in names}
+_SECONDS = {
+    name: seconds
+    for names, seconds in (
+        ("ms millisecond milliseconds", 0.001), ("s sec secs second seconds", 1.0),
+        ("m min mins minute minutes", 60.0), ("h hr hrs hour hours", 3600.0),
+        ("d day days", 86400.0),
+    )
+    for name in names.split()
+}  # fmt: skip
 MOST_COUNT = 2**63 - 1  # largest whole number: what the arena's counters hold
 MOST_SECONDS = 1e9  # longest duration, 32 years: deadlines and timeouts still hold it
 _LONGEST_FIRST = "|".join(sorted(_SECONDS, key=len, reverse=True))
@@ -35,27 +37,20 @@ def parse_count(value: object) -> int:
         ValueError: not a whole number; the message names the accepted forms.
     """
     expected = "a whole number such as 2000, 10k or 1e6"
-    number = _count(value, expected)
-    if abs(number) > MOST_COUNT:
-        raise ValueError(f"wanted {expected}, and below 2^63")
-    return number
-
-
-def _count(value: object, expected: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"wanted {expected}")
-    if isinstance(value, int):
-        return value
-    text = str(value).strip().lower().replace("_", "")
-    digits, suffix = (text[:-1], text[-1]) if text[-1:] in ("k", "m", "g", "b") else (text, "")
+    text = _text(value, expected).replace("_", "")
+    factor = _COUNTS.get(text[-1:], 1)
+    digits = text[:-1] if factor > 1 else text
     try:
         # int first: a float would round counts above 2^53
-        return int(digits) * _COUNT_SUFFIX[suffix]
+        count = value if isinstance(value, int) else int(digits) * factor
     except ValueError:
-        number = _finite(_finite(digits, expected) * _COUNT_SUFFIX[suffix], expected)
-    if not number.is_integer():
-        raise ValueError(f"wanted {expected}")
-    return int(number)
+        number = _finite(_finite(digits, expected) * factor, expected)
+        count = int(number)
+        if count != number:
+            raise ValueError(f"wanted {expected}") from None
+    if abs(count) > MOST_COUNT:
+        raise ValueError(f"wanted {expected}, and below 2^63")
+    return count
 
 
 def parse_number(value: object) -> float:
@@ -66,9 +61,7 @@ def parse_number(value: object) -> float:
     Raises:
         ValueError: not a finite number.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("wanted a number")
-    return _finite(value, "a number")
+    return _finite(_text(value, "a number"), "a number")
 
 
 def parse_bytes(value: object) -> int:
@@ -78,7 +71,7 @@ def parse_bytes(value: object) -> int:
         ValueError: not a size above 0.
     """
     expected = "a size such as 5GB or 512MiB"
-    text = str(value).strip().lower()
+    text = _text(value, expected)
     unit = next((unit for unit in _BYTES if text.endswith(unit)), "")
     size = _finite(text.removesuffix(unit), expected) * _BYTES.get(unit, 1)
     if not 1 <= size <= MOST_COUNT:
@@ -93,28 +86,32 @@ def parse_duration_s(value: object) -> float:
         ValueError: not a duration.
     """
     expected = 'seconds, or a duration such as "90s", "5 minutes" or "1h30m"'
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"wanted {expected}")
-    text = _without_spaces(value)
+    text = "".join(_text(value, expected).split())
     if text and not _DURATION_PART.sub("", text):
         seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
     else:
-        seconds = _finite(value, expected)
+        seconds = _finite(text, expected)
     if abs(seconds) > MOST_SECONDS:
         raise ValueError(f"wanted {expected}, and at most {MOST_SECONDS:g} s")
     return seconds
 
 
-def _without_spaces(value: object) -> str:
-    return "".join(str(value).lower().split())
+def _text(value: object, expected: str) -> str:
+    """A number or a text, in lower case; the digits of a whole number may be too many to spell."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"wanted {expected}")
+    try:
+        return str(value).strip().lower()
+    except ValueError:
+        raise ValueError(f"wanted {expected}") from None
 
 
-def _finite(value: int | float | str, expected: str) -> float:
+def _finite(value: float | str, expected: str) -> float:
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"wanted {expected}") from None
-    if number - number != 0.0:  # inf and nan
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(f"wanted {expected}")
     return number
 
@@ -137,7 +134,7 @@ class Interval:
             return value
         if value is None or value is False:
             return cls()
-        text = _without_spaces(value)
+        text = "".join(str(value).lower().split())
         if text in ("off", "none", "0", "-1"):
             return cls()
         # A unit of time comes first: "10m" is ten minutes here as in every duration.

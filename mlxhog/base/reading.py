@@ -131,8 +131,14 @@ def read_small(
         OSError: the file is missing, or cannot be read.
     """
     real = path.resolve(strict=True)
-    if not named:
-        refuse_link_out(path, refusal)
+    if path.is_symlink() and not named:
+        folder = path.parent.resolve()
+        blobs = [above.parent / "blobs" for above in folder.parents if above.name == "snapshots"]
+        if not any(real.is_relative_to(place) for place in (folder, *blobs)):
+            raise refusal(
+                f"{path} is a link to {real}, outside of the checkpoint; replace the link by a "
+                "copy if the file belongs to the checkpoint"
+            )
     if not real.is_file():
         raise refusal(f"{path} is not a regular file; replace it by one, or remove it")
     try:
@@ -142,23 +148,6 @@ def read_small(
             f"{path} has {format_bytes(real.stat().st_size)}; a file of this name has at most "
             f"{format_bytes(most)}, so it is another kind of file; copy the checkpoint without it"
         ) from None
-
-
-def refuse_link_out(path: Path, refusal: type[MlxhogError] = CheckpointError) -> None:
-    """Refuse a link that leads out of its directory, except links of the hub's cache.
-
-    Raises:
-        MlxhogError: of the type `refusal`.
-    """
-    if not path.is_symlink():
-        return
-    folder, real = path.parent.resolve(), path.resolve()
-    blobs = [above.parent / "blobs" for above in folder.parents if above.name == "snapshots"]
-    if not any(real.is_relative_to(place) for place in (folder, *blobs)):
-        raise refusal(
-            f"{path} is a link to {real}, outside of the checkpoint; replace the link by a copy if "
-            "the file belongs to the checkpoint"
-        )
 
 
 def refuse_more(

@@ -286,16 +286,6 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
         EnvironmentLacks: the directory cannot be written; the old record is unchanged.
     """
     path = (directory or user_cache_directory()) / identity.file_name
-    keep(path, record)
-    return path
-
-
-def keep(path: Path, record: Row) -> None:
-    """Replace a file of this machine.
-
-    Raises:
-        EnvironmentLacks: it cannot be written, and is unchanged.
-    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
@@ -304,6 +294,7 @@ def keep(path: Path, record: Row) -> None:
             f"the result cannot be kept in {path} ({error.strerror}), so no run will use it; "
             "set XDG_CACHE_HOME to a writable folder"
         ) from error
+    return path
 
 
 def _damaged(path: Path, error: Exception) -> str:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -188,7 +187,7 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     Concurrency: safe while a run saves further checkpoints, as long as it keeps this one.
     """
     record = manifest.read(path)
-    manifest.verify(path, record, digests=verify)
+    manifest.verify(path, record, large=None if verify else ())
     params = dict(formats.open(path, verify=False).tensors)
     optimizer = tensors.read(path / OPTIMIZER)
     if verify:
@@ -206,11 +205,12 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     )
 
 
-def locate(spec: str, root: Path, which: str | None = None) -> Path:
-    """Return the checkpoint that `spec` names, of any format, or a checkpoint of a run.
+def find(spec: str, root: Path, which: str | None = None) -> tuple[Run | None, Path]:
+    """Return the checkpoint that `spec` names, and the run to which it belongs.
 
     Args:
-        spec: the path of a directory or file with tensors; else a run, or a run and `/best`.
+        spec: the path of a directory or file with tensors, of any format (its run is None if it is
+            in none); or a run, or a run and `/best`.
         root: the folder of runs.
         which: which checkpoint of a run: "latest", "best", or the name of a folder; None is the
             newest.
@@ -221,20 +221,21 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
             names one checkpoint; or the system does not let us read the path.
     """
     path = expanded(spec)
+    run = runs.run_of(path)
     try:
-        own_tensors = bool(weights.candidates(path))
+        is_one = run is not None or bool(weights.candidates(path))
     except OSError as error:
         raise CheckpointError(
             f"cannot read {path}: {error.strerror or error}; name another path, or make this one "
             "readable"
         ) from error
-    if which is not None and (own_tensors or _names_best(spec)):
+    if which is not None and (is_one or _names_best(spec)):
         raise CheckpointError(
             f"{spec} names one checkpoint, and --checkpoint is {which!r}; name its run to choose "
             "among its checkpoints, or leave --checkpoint out"
         )
-    if own_tensors:
-        return path.resolve() if path.name == BEST else path.absolute()
+    if is_one:
+        return run, path.resolve() if path.name == BEST else path.absolute()
     try:
         run = run_of(spec, root)
     except RunError as error:
@@ -246,35 +247,37 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
             ) from error
         raise
     if which in (None, _LATEST):
-        return _the_best(run) if _names_best(spec) else latest(run)
+        return run, _the_best(run) if _names_best(spec) else latest(run)
     if which == Path(which).name and (run.checkpoints / which / manifest.NAME).is_file():
-        return run.checkpoints / which
+        return run, run.checkpoints / which
     whole = [path.name for path in manifest.by_age(run.checkpoints)]
     raise CheckpointError(
         f"the run {run.name} has no checkpoint {which!r}; it has {', '.join(whole) or 'none yet'}"
     )
 
 
+def locate(spec: str, root: Path, which: str | None = None) -> Path:
+    """Return the checkpoint of `find`."""
+    return find(spec, root, which)[1]
+
+
 def resumable(spec: str, root: Path) -> tuple[Run, Path]:
     """Return the run that `--resume` names, and the checkpoint from which it continues.
 
-    Args:
-        spec: a run (its newest checkpoint), a run and `/best`, or the path of one of a run's
-            checkpoints.
-        root: the folder of runs.
-
     Raises:
         RunError: there is no such run.
-        CheckpointError: the run has no checkpoint yet.
+        CheckpointError: the run has no checkpoint yet, or the checkpoint belongs to no run.
     """
-    run = run_of(spec, root)
-    if _names_best(spec):
-        return run, _the_best(run)
-    return run, latest(run) if runs.run_of(Path(spec)) is None else expanded(spec).absolute()
+    run, path = find(spec, root)
+    if run is None:
+        raise CheckpointError(
+            f"{path} belongs to no run that could continue; begin a new one with --init-from {path}"
+        )
+    return run, path
 
 
 def run_of(spec: str, root: Path) -> Run:
-    """Return the run that `resumable` would return; it need not have a checkpoint.
+    """Return the run that `spec` names, or to which its checkpoint belongs.
 
     Raises:
         RunError: there is no such run.
@@ -331,19 +334,15 @@ def latest(run: Run) -> Path:
     except OSError:
         name = ""
     except ValueError:  # too long, or no text
-        name = "?"
-    if name and not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):
-        whole = [path.name for path in manifest.by_age(run.checkpoints)]
-        raise CheckpointError(
-            f"{run.checkpoints / _LATEST} must have the name of a checkpoint: "
-            f"{', '.join(whole) or 'there is none'}"
-        )
+        name = "/"
     # After a kill between two renames a checkpoint that was being replaced has its `.old` name.
-    for candidate in (name, f"{name}.old"):
+    for candidate in (name, f"{name}.old") if name.isprintable() and "/" not in name else ():
         if name and (run.checkpoints / candidate / manifest.NAME).is_file():
             return run.checkpoints / candidate
     if name:
-        raise manifest.damaged(run.checkpoints / name, f"{manifest.NAME} is missing")
+        raise manifest.damaged(
+            run.checkpoints / Path(name).name, f"{_LATEST} names it, and it has no {manifest.NAME}"
+        )
     if checkpoints := manifest.by_age(run.checkpoints):
         return checkpoints[-1]
     raise CheckpointError(

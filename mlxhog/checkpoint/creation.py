@@ -37,16 +37,7 @@ def new_run(config: TrainConfig) -> Iterator[Run | None]:
 
 @contextlib.contextmanager
 def starting(root: Path, name: str, config: str) -> Iterator[Run]:
-    """Make a new run and hold its lock in the block; a failed start removes the folder.
-
-    Args:
-        root: the folder of runs.
-        name: name of the run, without its time.
-        config: the options of the user, as YAML.
-
-    Raises:
-        RunError, EnvironmentLacks: as `create`.
-    """
+    """Make a new run by `create`, and hold its lock in the block; a failed start removes it."""
     is_first = not root.exists()
     with ExitStack() as hold:
         run = create(root, name, config, hold)
@@ -54,11 +45,10 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
             yield run
         except BaseException:
             if run.is_starting():
-                # Report the first error, not this one.
+                # Report the first error, not this one; another run may be in the folder by now.
                 with contextlib.suppress(OSError, EnvironmentLacks):
                     clear(run)
-                if is_first:
-                    with contextlib.suppress(OSError):  # another run may be in it by now
+                    if is_first:
                         root.rmdir()
             raise
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,49 +88,35 @@ def read(directory: Path) -> dict[str, Any]:
     return record
 
 
-def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None:
-    """Compare the files of a directory with its manifest.
+def verify(
+    directory: Path, record: Mapping[str, Any], *, large: Iterable[str] | None = None
+) -> None:
+    """Compare the files of a directory with its manifest: all sizes, and digests.
 
     Args:
         directory: the checkpoint.
         record: its manifest.
-        digests: whether to read the large files, too; if not, only their sizes are compared.
+        large: the files of tensors whose digests are compared, which reads them; None is all.
 
     Raises:
-        CheckpointError: a file is missing or changed; the message names it.
+        CheckpointError: a file is missing, changed, or not listed; the message names it.
     """
     files: dict[str, dict[str, Any]] = record["files"]
     for name, expected in files.items():
-        path = directory / name
-        if not path.is_file():
+        if not (directory / name).is_file():
             raise damaged(directory, f"{name} is missing")
-        size = path.stat().st_size
+        size = (directory / name).stat().st_size
         if size != expected["bytes"]:
             raise damaged(directory, f"{name} has {size:,} bytes, expected {expected['bytes']:,}")
-    verify_digests(directory, record, [n for n in files if digests or not n.endswith(_TENSORS)])
-
-
-def verify_digests(directory: Path, record: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Read files of a directory, and compare their digests with the manifest.
-
-    Args:
-        directory: the checkpoint.
-        record: its manifest.
-        names: names of the files.
-
-    Raises:
-        CheckpointError: a file is not in the manifest, or has changed; the message names it.
-    """
-    files: dict[str, dict[str, Any]] = record["files"]
-    for name in names:
-        if name not in files:
-            raise damaged(directory, f"{NAME} does not list {name}")
-    digests = _digests([directory / name for name in names])
-    for name, digest in zip(names, digests, strict=True):
+    names = list(files)
+    if large is not None:
+        names = [name for name in files if not name.endswith(_TENSORS)] + list(large)
+        if unlisted := [name for name in names if name not in files]:
+            raise damaged(directory, f"{NAME} does not list {unlisted[0]}")
+    for name, digest in zip(names, _digests([directory / name for name in names]), strict=True):
         if digest != files[name]["sha256"]:
-            raise damaged(
-                directory, f"{name} has digest {digest}, expected {files[name]['sha256']}"
-            )
+            expected_digest = files[name]["sha256"]
+            raise damaged(directory, f"{name} has digest {digest}, expected {expected_digest}")
 
 
 def by_age(parent: Path) -> list[Path]:
@@ -146,10 +132,9 @@ def by_age(parent: Path) -> list[Path]:
 def _read_order(checkpoint: Path) -> int:
     """The number of a checkpoint in the order of saving, from 1; 0 if it has none."""
     try:
-        record = json.loads(reading.read_small(checkpoint / NAME))
-    except (OSError, ValueError, RecursionError, CheckpointError):
+        order = json.loads(reading.read_small(checkpoint / NAME))["order"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, CheckpointError):
         return 0
-    order = record.get("order") if isinstance(record, dict) else None
     return order if isinstance(order, int) else 0
 
 

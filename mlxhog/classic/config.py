@@ -96,14 +96,6 @@ class ClassicConfig:
         low=1,
         none=_ITS_OWN,
     )
-    max_norm: float | None = _problem(
-        None,
-        "limit on the norm of a factor's row in matrix completion; longer rows are scaled down "
-        "after each step",
-        {"problem": COMPLETION},
-        above=0,
-        none="no limit",
-    )
     active_rows: bool = _problem(
         False,
         "apply weight decay only in examples that violate their margin, in proportion (svm)",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 LabelKind = Literal["signs", "numbers"]
 """`signs`: -1 or +1. `numbers`: regression targets."""
@@ -39,27 +39,26 @@ class SparseRows:
         """(rows,) float64: the product of every row with x, (n_features,)."""
         return np.add.reduceat(self.values * x[self.indices], self.indptr[:-1])
 
-    def take(self, rows: ArrayLike) -> Self:
+    def take(self, rows: NDArray[Any]) -> Self:
         """A copy that has these rows, in this order."""
-        chosen = np.asarray(rows, dtype=np.int64)
-        lengths = np.diff(self.indptr)[chosen]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        # Entry k of new row r comes from old entry indptr[chosen[r]] + k.
-        entries = np.arange(indptr[-1]) + np.repeat(self.indptr[chosen] - indptr[:-1], lengths)
-        return dataclasses.replace(
-            self,
-            indptr=indptr,
-            indices=self.indices[entries],
-            values=self.values[entries],
-            labels=self.labels[chosen],
-        )
+        chosen = self._of(self._matrix(self.indices)[rows])
+        return dataclasses.replace(chosen, labels=self.labels[rows])
 
     def renumbered(self, number: NDArray[np.int32]) -> Self:
         """The same rows with feature u renumbered to number[u], a permutation of all features."""
-        indices = number[self.indices]
-        rows = np.repeat(np.arange(self.n_rows), np.diff(self.indptr))
-        rising = np.argsort(rows * self.n_features + indices)
-        return dataclasses.replace(self, indices=indices[rising], values=self.values[rising])
+        matrix = self._matrix(number[self.indices])
+        matrix.sort_indices()
+        return self._of(matrix)
+
+    def _matrix(self, indices: NDArray[np.int32]) -> Any:
+        from scipy.sparse import csr_array
+
+        parts = self.values.copy(), indices, self.indptr
+        return csr_array(parts, (self.n_rows, self.n_features))
+
+    def _of(self, matrix: Any) -> Self:
+        indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
+        return dataclasses.replace(self, indptr=indptr, indices=indices, values=matrix.data)
 
 
 @dataclass(frozen=True, eq=False)

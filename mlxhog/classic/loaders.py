@@ -1,13 +1,14 @@
 """Files of data: svmlight text, rating triplets, and edge lists.
 
-An error names the file, the line and the reason.
-
 svmlight (RCV1, the LIBSVM collection)   LABEL FEATURE:VALUE ... # COMMENT; a `qid:` is ignored
 ratings (MovieLens' csv and dat, ...)    USER ITEM RATING, further columns are ignored
 graphs (SNAP, KONECT)                    VERTEX VERTEX [WEIGHT]
 
 Columns are separated by spaces, tabs, commas or `::`. Empty lines and what follows # or % are
 skipped, and so is a first line of a table without a digit. Files `.gz` and `.bz2` are unpacked.
+
+A function parses all lines at once, by NumPy, or raises a ValueError with the broken rule. Then the
+lines are parsed one by one, and the error names the first wrong one with the file and the reason.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import gzip
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,10 @@ from mlxhog.errors import ConfigError, DataError
 HELD_OUT_SHARE = 0.2
 MOST_BYTES = 1 << 33
 _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+_COMMENT = re.compile(r"[#%].*|(?<=\s)qid:\d+(?=\s)")
+_SPACES = str.maketrans(",;\t\r", "    ")
 
+T = TypeVar("T")
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
@@ -51,69 +55,16 @@ def held_out(data: SparseRows, seed: int) -> tuple[SparseRows, SparseRows]:
     return data.take(np.sort(order[n_test:])), data.take(np.sort(order[:n_test]))
 
 
-# -- text ------------------------------------------------------------------------------------------
+def _read(path: Path, form: str, parse: Callable[[Sequence[str], int], T]) -> T:
+    """Return what `parse` makes of the lines of a text file, and of the columns of the first one.
 
-_COMMENT = re.compile(r"[#%].*|(?<=\s)qid:\d+(?=\s)")
-_SPACES = str.maketrans(",;\t\r", "    ")
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """The lines of a file that have data, without comments, and their numbers from 1."""
-
-    path: Path
-    form: str
-    texts: list[str]
-    numbers: list[int]
-
-    def refuse(self, at: int, reason: str = "") -> NoReturn:
-        """Refuse a line."""
-        reason = reason or f"{self.texts[at].strip()[:80]!r}; wanted {self.form}"
-        raise DataError(f"{self.path}:{self.numbers[at]}: {reason}")
-
-    def check(
-        self, wrong: NDArray[np.bool_], reason: Callable[[int], str], of: NDArray[Any] | None = None
-    ) -> None:
-        """Refuse the first line with a wrong entry; entry k is of line `of[k]`, or of line k."""
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            self.refuse(at if of is None else int(of[at]), reason(at))
-
-    def table(self, least: int, most: int) -> Float64:
-        """The lines as finite numbers, (lines, columns): as many columns as the first one has."""
-        columns = min(most, len(self.texts[0].split()))
-        if columns < least:
-            self.refuse(0)
-        table = _table(self.texts, columns)
-        if table is None:
-            self.refuse(
-                next(k for k, one in enumerate(self.texts) if _table([one], columns) is None)
-            )
-        self.check(np.logical_not(np.isfinite(table).all(axis=1)), lambda _: "")
-        return table
-
-    def ids(self, column: Float64, what: str) -> Int64:
-        """A column of whole numbers, which float64 has exactly."""
-        self.check(
-            (column < 0) | (column >= 2**53) | (column != np.floor(column)),
-            lambda row: f"{what} {column[row]:g}; wanted a whole number, 0 or more",
-        )
-        return column.astype(np.int64)
-
-
-def _table(texts: list[str], columns: int) -> Float64 | None:
-    """The first columns of some lines; None if a line has fewer, or another word."""
-    try:
-        return np.loadtxt(texts, usecols=range(columns), ndmin=2, comments=None)
-    except ValueError:
-        return None
-
-
-def _read(path: Path, form: str) -> _Lines:
-    """Read a text file of lines of a form; those of a table may have other separators.
+    Args:
+        path: the file.
+        form: of its lines, for the error; those of a table may have other separators.
+        parse: raises a ValueError if one of the lines is wrong.
 
     Raises:
-        DataError: the file is missing, truncated or binary, or has no data.
+        DataError: the file is missing, truncated or binary, has no data, or a line is wrong.
     """
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
@@ -131,16 +82,38 @@ def _read(path: Path, form: str) -> _Lines:
     numbers = [number for number, line in enumerate(texts, start=1) if line.strip()]
     if not numbers:
         raise DataError(f"{path} has no data; wanted lines of {form}")
-    return _Lines(path, form, [texts[number - 1] for number in numbers], numbers)
-
-
-def _floats(text: str) -> Float64:
-    """The words as numbers; fewer if a word is none."""
+    columns = len(texts[numbers[0] - 1].split())
     try:
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            return np.fromstring(text, sep=" ")
+        return parse([texts[number - 1] for number in numbers], columns)
     except ValueError:
-        return np.empty(0)
+        for number in numbers:
+            line = texts[number - 1]
+            try:
+                parse([line], columns)
+            except ValueError as error:
+                where, reason = f"{path}:{number}: {line.strip()[:80]!r}", str(error)
+                wanted = f"; {reason}" if reason.startswith("wanted") else f"; wanted {form}"
+                raise DataError(where + wanted) from error
+        raise
+
+
+def _require(fits: NDArray[np.bool_], reason: str) -> None:
+    if not fits.all():
+        raise ValueError(f"wanted {reason}")
+
+
+def _columns(texts: Sequence[str], n: int) -> Float64:
+    """The first n columns of some lines, (n, lines): finite numbers."""
+    table: Float64 = np.loadtxt(texts, usecols=range(n), ndmin=2, comments=None).T
+    _require(np.isfinite(table), "finite numbers")
+    return table
+
+
+def _ids(column: Float64, what: str) -> Int64:
+    """A column of whole numbers, which float64 has exactly."""
+    whole = (column >= 0) & (column < 2**53) & (column == np.floor(column))
+    _require(whole, f"a whole number, 0 or more, for each {what}")
+    return column.astype(np.int64)
 
 
 def _number(word: str) -> float | None:
@@ -197,7 +170,8 @@ def load_svmlight(
     Raises:
         DataError: a file or a line is malformed; the message names the line.
     """
-    files = [_svmlight(path, labels, label_kind == "signs") for path in (train, test) if path]
+    parse = partial(_rows, labels=labels, signs=label_kind == "signs")
+    files = [_read(path, ROW, parse) for path in (train, test) if path]
     base = min(1, *(int(features.min()) for _, _, features, _ in files))
     n_features = max(int(features.max()) for _, _, features, _ in files) + 1 - base
     rows = [
@@ -214,58 +188,34 @@ def load_svmlight(
     return rows[0], rows[1] if test is not None else None
 
 
-def _svmlight(
-    path: Path, labels: Mapping[float, float] | None, signs: bool
+def _rows(
+    texts: Sequence[str], columns: int, *, labels: Mapping[float, float] | None, signs: bool
 ) -> tuple[Float64, Int64, Float64, Float64]:
-    """Labels and lengths of all rows, then their features and values."""
-    lines = _read(path, ROW)
-    for at, text in enumerate(lines.texts):
-        if not _ROW.fullmatch(text):
-            lines.refuse(at)
-    lengths = np.array([text.count(":") for text in lines.texts], np.int64)
-    texts = [text.replace(":", " ") for text in lines.texts]
-    numbers = _floats(" ".join(texts))
-    if len(numbers) != (1 + 2 * lengths).sum():
-        each = zip(texts, 1 + 2 * lengths, strict=True)
-        lines.refuse(next(k for k, (text, n) in enumerate(each) if len(_floats(text)) != n))
+    """Labels and lengths of rows, then their features and values."""
+    if not all(map(_ROW.fullmatch, texts)):
+        raise ValueError
+    lengths = np.array([text.count(":") for text in texts], np.int64)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        numbers = np.fromstring(" ".join(texts).replace(":", " "), sep=" ")
+    if len(numbers) != (1 + 2 * lengths).sum():  # a word is no number
+        raise ValueError
     begins = np.cumsum(1 + 2 * lengths) - 1 - 2 * lengths
     old = numbers[begins]
     features, values = np.delete(numbers, begins).reshape(-1, 2).T
-    rows = np.repeat(np.arange(len(lengths)), lengths)
+    whole = (features >= 0) & (features == np.floor(features)) & (features < MOST_FEATURES)
+    _require(whole, "whole numbers below 2^28 as features")
     steps = np.diff(features, prepend=-1.0)
     steps[np.cumsum(lengths) - lengths] = 1
+    _require(steps > 0, "features in ascending order: sort them, and sum the values of equal ones")
+    _require(np.abs(values) <= np.finfo(np.float32).max, "finite float32 values")
     new = old if labels is None else np.array([labels.get(one, np.nan) for one in old.tolist()])
-    lines.check(
-        (features < 0) | (features != np.floor(features)) | ~(features < MOST_FEATURES),
-        lambda at: f"feature {features[at]:g}; wanted a whole number below 2^28",
-        rows,
-    )
-    lines.check(
-        steps <= 0,
-        lambda at: (
-            f"feature {features[at]:g} after {features[at - 1]:g}; sort the features of "
-            "each line, and sum the values of equal ones"
-        ),
-        rows,
-    )
-    lines.check(
-        ~(np.abs(values) <= np.finfo(np.float32).max),
-        lambda at: f"feature {features[at]:g} has value {values[at]:g}; wanted a finite float32",
-        rows,
-    )
-    lines.check(
-        np.abs(new) != 1 if signs else ~np.isfinite(new),
-        lambda row: (
-            f"label {old[row]:g}; wanted {'-1 or +1' if signs else 'a finite number'}. Map the "
-            "labels, such as --labels 0=-1,1=+1"
-        ),
-    )
+    what = "-1 or +1" if signs else "a finite number"
+    fits = np.abs(new) == 1 if signs else np.isfinite(new)
+    _require(fits, f"{what} as label; map the labels, such as --labels 0=-1,1=+1")
     return new, lengths, features, values
 
 
 # -- tables: ratings and graphs --------------------------------------------------------------------
-
-_PAIR = re.compile(r"\s*(\d+)\s*=\s*(\d+)\s*", re.ASCII)
 
 
 def load_ratings(
@@ -285,7 +235,16 @@ def load_ratings(
         DataError: a file or a line is malformed, an identifier is not a whole number, or a rating
             is outside its range; the message names the line.
     """
-    parts = [_ratings(path, lowest, highest) for path in (train, test) if path is not None]
+
+    def parse(texts: Sequence[str], columns: int) -> tuple[Int64, Int64, Float64]:
+        user, item, ratings = _columns(texts, 3)
+        _require(
+            (ratings >= lowest) & (ratings <= highest),
+            f"a rating in {lowest:g} .. {highest:g}; another scale is --rating-range LOW,HIGH",
+        )
+        return _ids(user, "user"), _ids(item, "item"), ratings
+
+    parts = [_read(path, "USER ITEM RATING", parse) for path in (train, test) if path is not None]
     users, items, ratings = (np.concatenate(column) for column in zip(*parts, strict=True))
     user_ids, users = np.unique(users, return_inverse=True)
     item_ids, items = np.unique(items, return_inverse=True)
@@ -300,21 +259,6 @@ def load_ratings(
         return every, None
     n = len(parts[0][0])
     return every.take(np.arange(n)), every.take(np.arange(n, every.n_entries))
-
-
-def _ratings(path: Path, lowest: float, highest: float) -> tuple[Int64, Int64, Float64]:
-    """Users, items and ratings of a file."""
-    lines = _read(path, "USER ITEM RATING")
-    user, item, ratings = lines.table(3, 3).T
-    users, items = lines.ids(user, "user"), lines.ids(item, "item")
-    lines.check(
-        (ratings < lowest) | (ratings > highest),
-        lambda row: (
-            f"rating {ratings[row]:g}; wanted {lowest:g} .. {highest:g}. For another scale "
-            "give --rating-range LOW,HIGH"
-        ),
-    )
-    return users, items, ratings
 
 
 def parse_rating_range(text: str) -> tuple[float, float]:
@@ -343,25 +287,25 @@ def load_graph(path: Path, terminals: str) -> Graph:
         DataError: a line is malformed, joins a vertex with itself, or has a weight below 0; the
             message names the line.
     """
-    lines = _read(path, "VERTEX VERTEX [WEIGHT]")
-    table = lines.table(2, 3)
-    ends = np.concatenate([lines.ids(table[:, k], "vertex") for k in (0, 1)])
-    n = len(table)
-    cost = table[:, 2] if table.shape[1] > 2 else np.ones(n)
-    lines.check(ends[:n] == ends[n:], lambda _: "an edge from a vertex to itself; leave it out")
-    lines.check(
-        (cost < 0) | (cost > np.finfo(np.float32).max),
-        lambda row: f"weight {cost[row]:g}; the cost of a cut is 0 or more, and a float32",
-    )
-    known = parse_terminals(terminals)
-    names, numbers = np.unique(ends, return_inverse=True)
+
+    def parse(texts: Sequence[str], columns: int) -> tuple[Int64, Int64, Float64]:
+        table = _columns(texts, max(2, min(3, columns)))
+        heads, tails = _ids(table[0], "vertex"), _ids(table[1], "vertex")
+        costs = table[2] if len(table) > 2 else np.ones(len(heads))
+        _require(heads != tails, "two vertices: leave out an edge from a vertex to itself")
+        _require((costs >= 0) & (costs <= np.finfo(np.float32).max), "a weight of 0 or more")
+        return heads, tails, costs
+
+    heads, tails, costs = _read(path, "VERTEX VERTEX [WEIGHT]", parse)
+    known, n = parse_terminals(terminals), len(heads)
+    names, numbers = np.unique(np.concatenate([heads, tails]), return_inverse=True)
     missing = sorted(known.keys() - set(names.tolist()))
     if missing:
         raise ConfigError(f"terminal {missing[0]} is not a vertex of {path}")
     return Graph(
         heads=numbers[:n].astype(np.int32),
         tails=numbers[n:].astype(np.int32),
-        weights=cost.astype(np.float32),
+        weights=costs.astype(np.float32),
         n_vertices=len(names),
         terminals={int(np.searchsorted(names, name)): label for name, label in known.items()},
         labels=max(known.values()) + 1,
@@ -374,19 +318,21 @@ def parse_terminals(terminals: str) -> dict[int, int]:
     Raises:
         ConfigError: it is neither VERTEX=LABEL by commas nor a file, or has one label only.
     """
+
+    def parse(texts: Sequence[str], columns: int) -> dict[int, int]:
+        vertices, labels = (_ids(column, "vertex and label") for column in _columns(texts, 2))
+        return dict(zip(vertices.tolist(), labels.tolist(), strict=True))
+
     if Path(terminals).is_file():
-        lines = _read(Path(terminals), "VERTEX LABEL")
-        vertices, labels = lines.table(2, 2).T
-        names, values = lines.ids(vertices, "vertex"), lines.ids(labels, "label")
-        known = dict(zip(names.tolist(), values.tolist(), strict=True))
+        known = _read(Path(terminals), "VERTEX LABEL", parse)
     else:
-        pairs = {pair: _PAIR.fullmatch(pair) for pair in terminals.split(",")}
-        known = {int(pair[1]): int(pair[2]) for pair in pairs.values() if pair}
-        if wrong := [text for text, pair in pairs.items() if not pair]:
+        pairs = [re.fullmatch(r"\s*(\d+)\s*=\s*(\d+)\s*", one) for one in terminals.split(",")]
+        if None in pairs:
             raise ConfigError(
-                f"--terminals has {wrong[0]!r}; wanted VERTEX=LABEL separated by commas, such as "
+                f"--terminals is {terminals!r}; wanted VERTEX=LABEL separated by commas, such as "
                 "0=0,33=1, or a file of VERTEX LABEL lines"
             )
+        known = {int(pair[1]): int(pair[2]) for pair in pairs if pair}
     if len(set(known.values())) < 2 or max(known.values()) >= MOST_LABELS:
         raise ConfigError(
             f"--terminals has the labels {sorted(set(known.values()))[-3:]}; a cut needs two or "

@@ -14,8 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlxhog.errors import DataError
-
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -90,19 +88,6 @@ class Problem(Protocol):
 
         Indices count coordinates of x, or rows of x if the problem updates whole rows.
         """
-
-
-def check_finite(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse data of a problem with NaN or infinity: DataError names the first such entry."""
-    for key, values in arrays.items():
-        if values.dtype.kind != "f" or np.isfinite(values).all():
-            continue
-        at = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
-        where = ", ".join(map(str, at))
-        raise DataError(
-            f"{key}[{where}] of {name} is {values[at]}; training needs finite numbers, so leave "
-            "that example out or correct it"
-        )
 
 
 # -- examples made of two rows and a number --------------------------------------------------------

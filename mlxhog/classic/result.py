@@ -117,7 +117,7 @@ def sections(
     *,
     everything: bool,
 ) -> list[Section]:
-    """The summary line, and the numbers of a run beside those of the serial reference, if any.
+    """The answer, and the numbers of a run beside those of the serial reference, if any.
 
     Args:
         about: description of the data.
@@ -127,26 +127,19 @@ def sections(
         everything: whether to show all numbers; else objective, errors and speed.
     """
     runs = [result] if serial is None or serial is result else [serial, result]
-    rows = {
-        name.replace("_", " "): [f"{run.measures[name]:.6g}" for run in runs]
-        for name in result.measures
-        if everything or not name.endswith("_loss")
-    }
+    names = [name for name in result.measures if everything or not name.endswith("_loss")]
+    rows = [(name.replace("_", " "), *(f"{run.measures[name]:.6g}" for run in runs))
+            for name in names]  # fmt: skip
     if everything:
-        rows["epochs"] = [str(len(run.epochs)) for run in runs]
-        rows["start-up, seconds"] = [f"{run.start_s:.2f}" for run in runs]
-    rows["seconds"] = [f"{run.seconds:.3f}" for run in runs]
-    rows["examples/s"] = [format_count(run.examples_per_s) for run in runs]
-    rows["lost updates"] = [
-        f"{run.lost_updates:,} of {run.probe_updates:,}" if run.probe_updates else "-"
-        for run in runs
-    ]
-    table = [(name, *cells) for name, cells in rows.items()]
+        rows.append(("epochs", *(str(len(run.epochs)) for run in runs)))
+        rows.append(("start-up, seconds", *(f"{run.start_s:.2f}" for run in runs)))
+    rows.append(("seconds", *(f"{run.seconds:.3f}" for run in runs)))
+    rows.append(("examples/s", *(format_count(run.examples_per_s) for run in runs)))
+    lost = (f"{r.lost_updates:,} of {r.probe_updates:,}" if r.probe_updates else "-" for r in runs)
+    rows.append(("lost updates", *lost))
     title, header = f"{result.problem}: {about}", ("", *map(_label, runs))
-    return [
-        Section("", notes=[_answer(result, serial)]),
-        Section(title, header, table, ["", *notes] if notes else ()),
-    ]
+    answer = Section("", notes=[_answer(result, serial)])
+    return [answer, Section(title, header, rows, ["", *notes] if notes else ())]
 
 
 def _answer(result: ClassicResult, serial: ClassicResult | None) -> str:
@@ -165,7 +158,6 @@ def _answer(result: ClassicResult, serial: ClassicResult | None) -> str:
 
 
 def _label(run: ClassicResult) -> str:
-    """The scheme of a run and its number of workers."""
     write = f" {run.write}" if run.write else ""
     return f"{run.scheme}{write}, {run.workers} worker{'s' * (run.workers > 1)}"
 

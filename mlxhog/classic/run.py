@@ -31,7 +31,7 @@ from mlxhog.arena import Arena
 from mlxhog.base import machine
 from mlxhog.classic.config import ClassicConfig, check
 from mlxhog.classic.cyclades import ConflictFree
-from mlxhog.classic.problem import Int32, Int64, Problem, check_finite
+from mlxhog.classic.problem import Int32, Int64, Problem
 from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
 from mlxhog.classic.worker import ORDER, Loop, Workers, data_views, param_views, plan_layout
 from mlxhog.config import schedules
@@ -62,9 +62,8 @@ def train(
 
     Raises:
         ConfigError: the options contradict each other or the problem.
-        DataError: the data hold NaN or infinity.
         EnvironmentLacks: not enough memory.
-        WorkerFailed: a worker died, or no example was done for a minute.
+        WorkerFailed: a worker died.
     """
     plan = plan_run(problem, config)
     with _arena(problem, plan) as (arena, shapes):
@@ -165,7 +164,6 @@ def step_sizes(config: ClassicConfig, lr: float, beta: float) -> Callable[[int],
 def _arena(problem: Problem, plan: RunPlan) -> Iterator[tuple[Arena, Shapes]]:
     """An arena with the data of a problem, and their shapes."""
     initial, data = problem.initial(plan.config.seed), problem.data()
-    check_finite(problem.name, {**initial, **data})
     layout = plan_layout(initial, data, problem.n_examples, plan.workers)
     with Arena.create(layout, write="racy" if plan.kind == "racy" else "lossless") as arena:
         shapes = {name: values.shape for name, values in data.items()}
@@ -240,7 +238,7 @@ class _Run:
         """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
 
         Raises:
-            WorkerFailed: a worker died, or no example was done for a minute.
+            WorkerFailed: a worker died.
         """
         status, advice, start_s = "done", "", 0.0
         try:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import Arena, ArenaHandle, Layout, plan
-from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.worker_pool import WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
 from mlxhog.base.processes import FAULTS, end_by, in_one_line
@@ -39,7 +39,6 @@ _DATA = "data."
 BEGIN_NS = 200_000  # from the host's sending until the workers begin
 POLL_S = 0.01
 STOP_S = 5.0
-STALL_S = 60.0  # without one example done, after which the run fails
 
 # -- the arena -------------------------------------------------------------------------------------
 
@@ -48,11 +47,9 @@ def plan_layout(
     initial: Mapping[str, Float32], data: Mapping[str, NDArray[Any]], n_examples: int, workers: int
 ) -> Layout:
     """Plan the arena of runs of a problem with its initial parameters, each (rows, width)."""
+    rows = {name: ParamSpec(name, one.shape, "zeros", kind="rows") for name, one in initial.items()}
     return plan(
-        {
-            name: ParamSpec(name, values.shape, "zeros", kind="rows")
-            for name, values in initial.items()
-        },
+        rows,
         max_workers=workers,
         n_tickets=1,
         extra={
@@ -97,13 +94,10 @@ def _touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
 
 
 class Loop(NamedTuple):
-    """The native loop of all workers of a run: a kind of `_native.ClassicScheme` with its options.
-
-    `batch` is the number of examples in a step.
-    """
+    """The native loop of all workers of a run, a `_native.ClassicScheme` with its options."""
 
     kind: str
-    batch: int
+    batch: int  # examples in a step
     options: Mapping[str, Any]
 
 
@@ -203,7 +197,7 @@ class Workers:
         """Start all workers; returns the seconds until all have mapped the arena.
 
         Raises:
-            WorkerFailed: a worker could not start.
+            WorkerFailed: a worker died.
         """
         began_ns = monotonic_ns()
         self._board.reset()
@@ -224,7 +218,7 @@ class Workers:
         With `probe` workers add to the probe that counts lost updates (`run.py`).
 
         Raises:
-            WorkerFailed: a worker died, or no example was done for `STALL_S`.
+            WorkerFailed: a worker died.
         """
         self._board.reset()
         begin_ns = monotonic_ns() + BEGIN_NS
@@ -248,25 +242,13 @@ class Workers:
 
     def _answers(self, ranks: Iterable[int]) -> list[tuple[int, int]]:
         """Wait for an answer of each rank; shows the progress meanwhile."""
-        waiting = set(ranks)
+        waiting, answers = set(ranks), list[tuple[int, int]]()
         rank_of: dict[Any, int] = {one.pipe: slot - 1 for slot, one in self._pool.items()}
-        answers: list[tuple[int, int]] = []
-        watched, state, since_s = WatchedTime(), (-1, 0), 0.0
         while waiting:
             for pipe in wait(list(rank_of), POLL_S):  # of all: a worker without a share may die
                 answers.append(self._answer(rank_of[pipe]))
                 waiting.discard(rank_of[pipe])
-            done = sum(map(self._board.examples, range(self._count))) - self._base
-            now_s = watched.look()
-            if state != (done, len(waiting)):
-                state, since_s = (done, len(waiting)), now_s
-            elif now_s - since_s > STALL_S:
-                slow = ", ".join(str(rank + 1) for rank in sorted(waiting))
-                raise WorkerFailed(
-                    f"no example was done for {STALL_S:g} s, so the run ended; it waited for "
-                    f"worker {slow}. Is the process stopped, or the machine short of memory?"
-                )
-            self._show(done)
+            self._show(sum(map(self._board.examples, range(self._count))) - self._base)
         return answers
 
     def _answer(self, rank: int) -> tuple[int, int]:
@@ -276,15 +258,12 @@ class Workers:
             answer = self._pool[rank + 1].pipe.recv()
         if isinstance(answer, tuple):
             return answer
-        started = self._arena.workers.entry(rank + 1).state != State.STARTING
         death = self._pool.reap(rank + 1, STOP_S)
         if answer is not None:
             raise WorkerFailed(
                 f"worker {rank + 1} ended with an error of the program: {answer}; see above, and "
                 "please report it"
             )
-        if not started:
-            raise WorkerFailed(f"worker {rank + 1} could not start ({death}); see above")
         raise WorkerFailed(
             f"worker {rank + 1} died ({death}), so the run ended; run the command again. Does "
             "something kill processes on this machine, such as a memory limit?"

@@ -124,11 +124,11 @@ class AdviseWords(Plugins, Quiet):
 def advise(words: AdviseWords, config: AdviseConfig, training: Written) -> Report:
     """Measure, predict and try."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.advisor.advise import advise_on
+    from mlxhog.theory.advisor.advise import advise_on, sections
     from mlxhog.theory.target import find_target
 
     root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
     with StatusLine(sys.stderr, quiet=words.quiet) as tell:
         advice = advise_on(target, config, tries=not words.no_try, tell=tell)
-    return Report(advice.to_json(), text=advice.sections)
+    return Report(advice, text=lambda: sections(advice))

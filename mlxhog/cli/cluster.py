@@ -11,8 +11,8 @@ from mlxhog.cluster.lighthouse import (
     TOKEN_VARIABLE,
     Lighthouse,
     check_torchft,
+    new_token,
     parse_address,
-    token_of,
 )
 from mlxhog.config.options import argument
 
@@ -41,7 +41,7 @@ def run(words: Words, options: Lighthouse) -> int:
     options.check()
     address = parse_address(options.address)
     check_torchft()
-    token = token_of(options.token, address)
+    token = new_token(options.token, address)
     from mlxhog.cluster.torchft_group import Authority
 
     authority = Authority(address, token, options)

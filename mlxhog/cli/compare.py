@@ -21,7 +21,7 @@ from mlxhog.theory import CompareConfig
 
 if TYPE_CHECKING:
     from mlxhog.theory.paired_test import PairedResult
-    from mlxhog.theory.pairs import PairLog, Side
+    from mlxhog.theory.pairs import Comparison, Side
 
 ABOUT = """\
 Find out which of two ways to train is better. The command trains them in pairs with one seed and
@@ -85,35 +85,33 @@ def run(words: Words, config: CompareConfig, both: Written) -> Report | int:
     if len(subjects) > 2:
         raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {[*subjects]}")
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.pairs import Comparison, Pair, PairLog, run_pairs
+    from mlxhog.theory.pairs import Comparison
 
     named = {"a": (*subjects, None)[0], "b": (None, *subjects)[-1]}
     a, b = (
-        find_side(letter, subject, [both.values, flags[letter]], Path(config.out))
+        find_side(subject, [both.values, flags[letter]], Path(config.out))
         for letter, subject in named.items()
     )
-    comparison = Comparison((a, b), _with_budget(config, (a, b)))
-    folder = Path("comparisons") / comparison.folder_name()
-    record = PairLog(folder if config.folder is None else Path(config.folder), comparison)
-    with StatusLine(sys.stderr, quiet=words.quiet) as tell, record.open():
-
-        def show(number: int, pair: Pair) -> None:
-            tell.tell(
-                f"pair {number}: A {pair.a.bits_per_byte:.4f}  B {pair.b.bits_per_byte:.4f}  "
-                f"B - A {pair.difference:+.4f} bits per byte"
-            )
-
-        if record.pairs:
-            tell.tell(f"{len(record.pairs)} pairs are done already, in {record.folder}")
+    folder = None if config.folder is None else Path(config.folder)
+    comparison = Comparison(a, b, _with_budget(config, (a, b)), folder)
+    pairs, folder = comparison.pairs, comparison.folder
+    with StatusLine(sys.stderr, quiet=words.quiet) as tell, comparison.open():
+        if pairs:
+            tell.tell(f"{len(pairs)} pairs are done already, in {folder}")
         try:
-            run_pairs(record, tell, show)
+            while not comparison.outcome.ended:
+                pair = comparison.run_next(tell)
+                tell.tell(
+                    f"pair {len(pairs)}: A {pair.a.bits_per_byte:.4f}  B "
+                    f"{pair.b.bits_per_byte:.4f}  B - A {pair.difference:+.4f} bits per byte"
+                )
         except KeyboardInterrupt:
             tell.tell(
-                f"interrupted; {len(record.pairs)} of {comparison.terms.pairs} pairs are kept in "
-                f"{record.folder}: the same command continues"
+                f"interrupted; {len(pairs)} of {comparison.terms.pairs} pairs are kept in "
+                f"{folder}: the same command continues"
             )
             return 130
-    return _report(record)
+    return _report(comparison)
 
 
 # -- the sides -------------------------------------------------------------------------------------
@@ -153,7 +151,7 @@ def _budgets() -> dict[str, object]:
     return {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
 
 
-def find_side(letter: str, subject: str | None, overrides: Sequence[Layer], root: Path) -> Side:
+def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> Side:
     """Return a side: the options of a subject, with the overrides; of a run without its weights.
 
     Raises:
@@ -182,7 +180,7 @@ def find_side(letter: str, subject: str | None, overrides: Sequence[Layer], root
                 f"{subject}: {name}: both sides begin anew, on the same text; take it out of the "
                 "file"
             )
-    return Side(letter, known[0], config)
+    return Side(known[0], config)
 
 
 def _with_budget(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
@@ -230,12 +228,13 @@ def _answer(outcome: PairedResult) -> str:
     return f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), {after}"
 
 
-def _report(record: PairLog) -> Report:
+def _report(comparison: Comparison) -> Report:
     """Return the answer and its reasons."""
     from mlxhog.theory import paired_test
 
-    comparison, outcome, terms = record.comparison, record.outcome, record.comparison.terms
-    speed, low, high = map(math.exp, (record.speed.mean, record.speed.low, record.speed.high))
+    outcome, terms = comparison.outcome, comparison.terms
+    by_speed = comparison.speed
+    speed, low, high = map(math.exp, (by_speed.mean, by_speed.low, by_speed.high))
     facts: dict[str, Any] = {
         "answer": _answer(outcome),
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],
@@ -247,17 +246,16 @@ def _report(record: PairLog) -> Report:
         "pairs_planned": outcome.planned,
         "budget": {"time_s": terms.time, "tokens": terms.tokens, "steps": terms.steps},
         "speed": {"a_over_b": speed, "interval": [low, high]},
-        "a": comparison.sides[0].title,
-        "b": comparison.sides[1].title,
+        **{letter: side.title for letter, side in comparison.sides.items()},
         "differing": comparison.differing(),
         "held_out": {
-            "sha256": comparison.held_out_sha256,
+            "sha256": comparison.held_out[0].digest,
             "tokens": comparison.eval_tokens,
             "seq_len": comparison.seq_len,
         },
-        "notes": [*comparison.notes, *record.warnings()],
-        "pairs": [{**asdict(pair), "difference": pair.difference} for pair in record.pairs],
-        "folder": str(record.folder),
+        "notes": [*comparison.notes()],
+        "pairs": [{**asdict(pair), "difference": pair.difference} for pair in comparison.pairs],
+        "folder": str(comparison.folder),
     }
     pairs = [
         {
@@ -267,7 +265,7 @@ def _report(record: PairLog) -> Report:
             "B - A": f"{pair.difference:+.4f}",
             **{f"{k} tok/s": v.tokens / v.seconds for k, v in (("A", pair.a), ("B", pair.b))},
         }
-        for number, pair in enumerate(record.pairs[: outcome.pairs], start=1)
+        for number, pair in enumerate(comparison.pairs[: outcome.pairs], start=1)
     ]
     differing = [
         {"option": k, "A": str(a), "B": str(b)} for k, (a, b) in facts["differing"].items()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
+from mlxhog.base.quantities import format_bytes
 from mlxhog.cli.flags import Json, Part, RunFolder, Written
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import option
 from mlxhog.errors import DataError, RunError
-from mlxhog.theory.simulator.what_if import SimulateConfig, compare
+from mlxhog.theory.simulator.what_if import TARGET, SimulateConfig, compare
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
-    from mlxhog.theory.simulator.workers import Worker
+    from mlxhog.report.table import Section
+    from mlxhog.theory.simulator.machine import Worker
 
 ABOUT = """\
 Simulate the strategies with given workers, event by event, without training: gradients per second,
@@ -53,14 +56,16 @@ class Words(RunFolder, Json):
 @command("simulate", ABOUT, EXAMPLES, Words, Part(SimulateConfig, merged=True), main=MAIN)
 def run(words: Words, written: Written) -> Report:
     """Simulate the strategies."""
-    values, workers, source = dict(written.values), None, ""
+    values, recorded = dict(written.values), None
     if words.run is not None:
-        workers = _workers_of_run(words.find(words.run))
-        values["workers"] = (len(workers), "--run")
-        source = f"recorded by {words.run}"
+        recorded = _workers_of_run(words.find(words.run))
+        values["workers"] = (len(recorded), "--run")
     config = Written(values, problems=written.problems).read(SimulateConfig)
-    comparison = compare(config, workers, source)
-    return Report(comparison.to_json(), text=comparison.sections)
+    workers, rows = compare(config, recorded)
+    answer = _answer(rows)
+    source = config.times if words.run is None else f"recorded by {words.run}"
+    facts = {"answer": answer, "options": asdict(config), "strategies": rows}
+    return Report(facts, text=lambda: _sections(answer, config, workers, source, rows))
 
 
 def _workers_of_run(run: Run) -> list[Worker]:
@@ -72,7 +77,7 @@ def _workers_of_run(run: Run) -> list[Worker]:
     Raises:
         RunError: it recorded no times.
     """
-    from mlxhog.theory.simulator.workers import worker_of
+    from mlxhog.theory.simulator.machine import worker_of
 
     try:
         workers = [worker_of(times) for times in run.read_times()]
@@ -86,3 +91,66 @@ def _workers_of_run(run: Run) -> list[Worker]:
             "have them, or name another run"
         )
     return workers
+
+
+def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the comparison in one sentence."""
+    timed = sorted(
+        (row["target_s"], row["strategy"]) for row in rows if row["target_s"] is not None
+    )
+    if timed:
+        (first_s, first), *others = timed
+        text = f"{first} reaches the target first, after {first_s:.3g} s"
+        if others and first_s:
+            text += f"; {others[0][1]} takes {others[0][0] / first_s:.2f} times as long"
+        return text
+    rate = {row["strategy"]: row["prediction"]["gradients_per_s"] for row in rows}
+    best = max(rate, key=lambda name: rate[name])
+    text = f"{best} computes most: {rate[best]:.4g} gradients/s"
+    if "sync" in rate and best != "sync":
+        text += f", {rate[best] / rate['sync']:.2f} times sync"
+    return text
+
+
+def _sections(
+    answer: str,
+    config: SimulateConfig,
+    workers: Sequence[Worker],
+    source: str,
+    rows: Sequence[Mapping[str, Any]],
+) -> Iterator[str | Section]:
+    """Arrange the comparison for people."""
+    from mlxhog.report.table import Section
+
+    yield answer
+    timed, best = config.objective != "none", sum(1 / worker.step_s for worker in workers)
+    steps_ms = [1e3 * worker.step_s for worker in workers]
+    took = " to ".join(dict.fromkeys(f"{ms:.4g}" for ms in (min(steps_ms), max(steps_ms))))
+    notes = [
+        f"predicted, not measured: {len(workers)} workers, a step takes {took} ms ({source})",
+        "of ideal: over gradients/s of workers that never wait and share nothing; staleness: "
+        "updates by others between read and write; idle: waiting for others",
+    ]
+    table = []
+    for row in rows:
+        one = row["prediction"]
+        cells = {
+            "strategy": row["strategy"],
+            "gradients/s": f"{one['gradients_per_s']:.4g}",
+            "of ideal": f"{one['gradients_per_s'] / best:.0%}",
+            "staleness": f"{one['staleness']['mean']:.2f}",
+            "largest": str(one["staleness"]["max"]),
+            "idle": f"{one['waiting_share']:.0%}",
+            "wasted": f"{one['wasted_share']:.0%}",
+        }
+        if timed:
+            cells["target"] = "never" if row["target_s"] is None else f"{row['target_s']:.4g} s"
+        if config.machines > 1:
+            cells["sent/s"] = format_bytes(row["sent_bytes_per_s"])
+        if (used := row["rounds"]) is not None:
+            notes.append(f"cluster: {used['rounds']} rounds, {used['share']:.0%} of the time on "
+                         f"the link ({config.link})")  # fmt: skip
+        table.append(cells)
+    if timed:
+        notes.append(f"target: time to {TARGET:.0%} of the first excess, {config.objective}")
+    yield Section("", [*table[0]], [[*cells.values()] for cells in table], notes)

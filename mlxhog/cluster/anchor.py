@@ -180,15 +180,6 @@ class Anchor:
             self.of("read")[:] = self.of("anchor")
         return tokens
 
-    def send(self, tokens: int) -> None:
-        """Note that the group gets what was read; `commit`, `load` or `keep` follow."""
-        self.words["sent_tokens"] = tokens
-        self.words["sent"] = 1
-
-    def keep(self) -> None:
-        """Note that no member has what was sent; it goes into a later round."""
-        self.words["sent"] = 0
-
     def commit(self, state: State) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
         self.round_tokens = self.fresh(self.words["sent_tokens"])
@@ -203,7 +194,7 @@ class Anchor:
         declared lost.
         """
         if state.round == self.words["round"]:
-            self.keep()
+            self.words["sent"] = 0  # no member has what was sent; it goes into a later round
         self.words.add("loads")
         if (ahead_s := state.seconds - self.seconds()) > 0:
             self.arena.counters.add("ms_elsewhere", round(1e3 * ahead_s))
@@ -237,8 +228,7 @@ class Anchor:
                 updates.add(arena.params, slot, part, locks=locks, mode=mode)
             arena.counters.add("version")
             marks.end_update()
-            self.keep()
-            self.words["changing"] = 0
+            self.words["sent"] = self.words["changing"] = 0
 
     def _count_elsewhere(self) -> None:
         """Move the schedule to the tokens of all machines."""
@@ -303,7 +293,7 @@ class Anchor:
         self._count_elsewhere()
         if numbers["sent"] or not is_last:
             updates.snapshot(self.of("read"), self.arena.params[: self.n])
-            self.send(0)
+            self.words["sent_tokens"], self.words["sent"] = 0, 1
 
     def report(self) -> dict[str, object]:
         """The machine's part in the cluster, for run.json and reports; plain JSON values.

@@ -1,15 +1,4 @@
-"""The seam between a link and its cluster: who takes part in a round, and their average.
-
-`torchft_group.py` implements it over a network, `tests/cluster/group.py` between threads. A
-link makes these calls, in this order; `check` once, the others for every round:
-
-    check    compare what all members must have in common
-    join     wait for the members of the next round
-    state    what the members have, if it is not what this one has; the link takes it over
-    average  the mean of the members' buffers, or none for any of them
-
-A group may raise any error at any time. The link then ends, and the next one begins from the arena.
-"""
+"""What the members of a cluster have in common, and what they tell each other of themselves."""
 
 from __future__ import annotations
 
@@ -19,7 +8,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,48 +184,6 @@ class State:
                 f"{n:,} finite float32 with counts of training; this machine keeps its own. Give "
                 "the token only to machines of this run"
             )
-
-
-class Group(Protocol):
-    """One member's view of a cluster; used by one thread."""
-
-    def check(self, identity: Identity) -> None:
-        """Refuse this member if it does not fit the others.
-
-        Raises:
-            ConfigError: see `check_identity`.
-            ClusterError, OSError, RuntimeError: the authority is out of reach.
-        """
-
-    def join(self) -> Membership:
-        """Wait for the members of the next round.
-
-        Raises:
-            ClusterError, OSError, RuntimeError: the authority or a member is out of reach.
-        """
-
-    def state(self) -> State | None:
-        """The members' state after `join`; None if this member's own is of the same round.
-
-        In round 0 it is that of rank 0, so that all begin at the same parameters.
-        """
-
-    def average(self, buffer: Float32, exact: int) -> bool:
-        """Replace a buffer by the mean over all members, the same bits for each.
-
-        Args:
-            buffer: (n,) float32; of undefined content if the result is False.
-            exact: floats at its end that are sent as float32, also with `bfloat16`; at least 1.
-
-        Returns:
-            Whether all members have the mean; else none of them may use it.
-        """
-
-    def be_at(self, round: int) -> None:
-        """Count as a member that has committed this number of rounds, whatever it averaged."""
-
-    def leave(self) -> None:
-        """Leave the cluster; no other call follows."""
 
 
 Offer = Callable[[], State]

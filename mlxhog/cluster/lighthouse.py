@@ -7,7 +7,7 @@ one. A new lighthouse has a new port, so a member that talked to the old one fai
 quorums of both never mix.
 
     key of the store   value
-    token              digest of the token that members need
+    token              seal of the token that members need
     clock              JSON: monotonic seconds of the lighthouse, set each second
     machines           ids of all machines that have joined
     machine/ID         JSON: name, tokens, rounds, and the clock at the last join; null before
@@ -20,7 +20,6 @@ ports of the members can read the parameters and disturb rounds.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import importlib.util
 import ipaddress
@@ -131,23 +130,17 @@ def own_ip(lighthouse: Address, timeout_s: float) -> str:
         ) from error
 
 
-def token_of(token: str, address: Address, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token of a new cluster: the given one, else a random one where others reach it."""
-    token = token_of_member(token, environment)
-    return token or ("" if address.is_own else secrets.token_urlsafe(12))
-
-
-def token_of_member(token: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token of a machine that joins; "" for none."""
+def token_of(token: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the token of a machine: that of the option, else of the environment; "" for none."""
     return token or environment.get(TOKEN_VARIABLE, "")
 
 
-def digest(token: str) -> str:
-    """Return the digest of a token that the store shows."""
-    return hashlib.sha256(f"mlxhog cluster {token}".encode()).hexdigest()
+def new_token(token: str, address: Address) -> str:
+    """Return the token of a new cluster: a random one if others reach it and none is named."""
+    return token_of(token) or ("" if address.is_own else secrets.token_urlsafe(12))
 
 
-def seal(token: str, text: str) -> str:
+def seal(token: str, text: str = "mlxhog cluster") -> str:
     """Return what only a machine with the token can write under a text."""
     return hmac.digest(token.encode(), text.encode(), "sha256").hex()
 
@@ -159,9 +152,9 @@ def is_sealed(token: str, text: str, sealed: object) -> bool:
     )
 
 
-def check_token(token: str, expected_digest: str, address: Address) -> None:
-    """Raise ConfigError unless a token is that of the cluster."""
-    if not secrets.compare_digest(digest(token).encode(), expected_digest.encode()):
+def check_token(token: str, sealed: str, address: Address) -> None:
+    """Raise ConfigError unless a token is that of the cluster, by the seal that its store shows."""
+    if not is_sealed(token, "mlxhog cluster", sealed):
         raise ConfigError(
             f"the cluster at {address} has another token than "
             f"{'this machine' if token else 'none, as this machine has'}; copy the line that "

@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.control import Command
@@ -35,18 +36,21 @@ from mlxhog.arena.workers import Phase, State
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import Describe, Group, Identity, Machine, Membership, Offer
-from mlxhog.cluster.lighthouse import check_torchft, own_ip, parse_address, token_of_member
+from mlxhog.cluster.group import Describe, Identity, Machine, Membership, Offer
+from mlxhog.cluster.lighthouse import check_torchft, own_ip, parse_address, token_of
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
 from mlxhog.report.machines import Roster
 
+if TYPE_CHECKING:
+    from mlxhog.cluster.torchft_group import TorchftGroup
+
 NAP_S = 0.01
 ROUNDS = "rounds.jsonl"
 """Beside the log: a line for each round that this machine committed, with its own tokens in it, all
 tokens of the cluster, and the digest of theta_s after it."""
-LEAST_SLOW_S = 1.0  # a shorter round or step is never reported as slow
+LEAST_SLOW_S = 1.0  # a shorter round is never reported as slow
 CONNECT_S = 10.0  # longest wait for the lighthouse's address to answer
 LOOK_S = 1.0  # between two joins of a machine without others, so that a new one waits no longer
 RETRY_S = 0.2  # before a last round that was not committed is tried again
@@ -54,10 +58,10 @@ START_S = 120.0  # the import of torch gives no sign of life
 CALLS = 4  # of a group in a round; each has a limit
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
-OpenGroup = Callable[[TrainConfig, Offer, Describe], Group]
+OpenGroup = Callable[[TrainConfig, Offer, Describe], "TorchftGroup"]
 
 
-def open_torchft(cluster: TrainConfig, offer: Offer, describe: Describe) -> Group:
+def open_torchft(cluster: TrainConfig, offer: Offer, describe: Describe) -> TorchftGroup:
     """Open the group of the network; it imports torch, so only the link does.
 
     Raises:
@@ -69,12 +73,12 @@ def open_torchft(cluster: TrainConfig, offer: Offer, describe: Describe) -> Grou
     if cluster.cluster_own_address is not None:
         own = parse_address(f"{cluster.cluster_own_address}:0").ip
     engine = importlib.import_module("mlxhog.cluster.torchft_group")
-    group: Group = engine.TorchftGroup(
+    group: TorchftGroup = engine.TorchftGroup(
         address,
         describe,
         offer,
         round=offer().round,
-        token=token_of_member(cluster.cluster_token or ""),
+        token=token_of(cluster.cluster_token or ""),
         own=own,
         dtype=cluster.round_dtype,
         timeout_s=cluster.cluster_limit_s,
@@ -197,24 +201,22 @@ def _run(job: LinkJob) -> None:
 
 
 def slowness(own: Anchor, outcome: Outcome | None, cluster: TrainConfig) -> dict[str, str]:
-    """Why this machine may be too slow for its rounds, by subject: the first claim that holds."""
+    """Why this machine may be too slow for its rounds, by subject."""
     took_s = (monotonic_ns() - own.words["joined_ns"]) / 1e9
-    step_s = min((one.step_s for one in own.arena.workers if one.steps), default=0.0)
-    limit_s = max(cluster.round_every, LEAST_SLOW_S)
-    took, step, every = map(format_duration, (took_s, step_s, cluster.round_every))
-    claims = (
-        (Outcome.REFUSED, took_s > cluster.cluster_limit_s, "given up",
-         f"a round was given up after {took}: a machine was stopped or unplugged, or a link is too "
-         "slow; if it comes again, raise --cluster-timeout-s and --round-every on all machines, or "
-         "take --round-dtype bfloat16"),
-        (Outcome.COMMITTED, took_s > limit_s, "slow",
-         f"a round took {took}, longer than the {every} between rounds: this machine or a link is "
-         "too slow for them; raise --round-every on all machines, or take --round-dtype bfloat16"),
-        (Outcome.COMMITTED, step_s > limit_s, "slow steps",
-         f"a step of this machine takes {step}, longer than the {every} between rounds, so most "
-         "rounds have nothing of it; raise --round-every or lower --batch-size, on all machines"),
-    )  # fmt: skip
-    return next(({name: text} for of, holds, name, text in claims if of is outcome and holds), {})
+    took, every = format_duration(took_s), format_duration(cluster.round_every)
+    if outcome is Outcome.REFUSED and took_s > cluster.cluster_limit_s:
+        return {
+            "given up": f"a round was given up after {took}: a machine was stopped or unplugged, "
+            "or a link is too slow; if it comes again, raise --cluster-timeout-s and --round-every "
+            "on all machines, or take --round-dtype bfloat16"
+        }
+    if outcome is Outcome.COMMITTED and took_s > max(cluster.round_every, LEAST_SLOW_S):
+        return {
+            "slow": f"a round took {took}, longer than the {every} between rounds: this machine or "
+            "a link is too slow for them; raise --round-every on all machines, or take "
+            "--round-dtype bfloat16"
+        }
+    return {}
 
 
 def _record(path: Path, own: Anchor) -> None:

@@ -24,14 +24,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import ClusterError, Float32, Group, Membership, State
+from mlxhog.cluster.group import ClusterError, Float32, Membership, State
 from mlxhog.config.config import TrainConfig
 from mlxhog.strategies.averaging import nesterov
+
+if TYPE_CHECKING:
+    from mlxhog.cluster.torchft_group import TorchftGroup
 
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
 _EXACT = 1 << 24  # whole numbers below are exact in float32
@@ -49,7 +53,7 @@ class Outcome(Enum):
 
 def play(
     own: Anchor,
-    group: Group,
+    group: TorchftGroup,
     cluster: TrainConfig,
     show: Callable[[Membership], object] = lambda member: None,
     *,
@@ -89,11 +93,11 @@ def play(
         )
     if member.members == 1 and not is_due:
         return Outcome.EARLY
-    own.keep()  # the members have not committed it; one that is away may have, until `read`
-    tokens = own.read()
+    words["sent"] = 0  # the members have not committed it; one that is away may have, until now
+    words["sent_tokens"] = tokens = own.read()
     buffer = _packed(own, member, tokens)
     digest = buffer[own.n : own.n + _WORDS].copy()
-    own.send(tokens)
+    words["sent"] = 1
     if not group.average(buffer, len(buffer) - own.n):
         words.add("refused")  # another member may have committed it: the next join tells
         return Outcome.REFUSED
@@ -101,7 +105,7 @@ def play(
     sent = _sent(own, member, buffer, own.fresh(tokens))
     if (digest != buffer[own.n : own.n + _WORDS]).any():
         words.add("unequal")
-        own.keep()
+        words["sent"] = 0
         if member.rank:  # at its next join it loads the state of the first
             words["round"] = 0
         group.be_at(words["round"])

@@ -57,7 +57,7 @@ from mlxhog.cluster.group import (
     State,
     check_identity,
 )
-from mlxhog.cluster.lighthouse import Address, Lighthouse, check_token, digest, is_sealed, seal
+from mlxhog.cluster.lighthouse import Address, Lighthouse, check_token, is_sealed, seal
 from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
@@ -88,7 +88,7 @@ class Authority:
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
         self._store.append("machines", " ")
         self.set_clock()
-        self._store.set("token", digest(token))  # last: members wait for it
+        self._store.set("token", seal(token))  # last: members wait for it
 
     def set_clock(self) -> None:
         """Tell the machines the time; to be called each second."""
@@ -101,7 +101,16 @@ class Authority:
 
 
 class TorchftGroup:
-    """A member of the cluster at an address; a `Group`.
+    """A member of the cluster at an address; used by one thread.
+
+    A link makes these calls, in this order; `check` once, the others for every round:
+
+        check    compare what all members must have in common
+        join     wait for the members of the next round
+        state    what the members have, if it is not what this one has; the link takes it over
+        average  the mean of the members' buffers, or none for any of them
+
+    Each may raise an error of the network. The link then ends; the next begins from the arena.
 
     Args:
         address: of the cluster.
@@ -176,14 +185,14 @@ class TorchftGroup:
         self.be_at(round)
 
     def check(self, identity: Identity) -> None:
-        """See `Group`."""
+        """Refuse this member if it does not fit the others; ConfigError as `check_identity`."""
         with _failures("comparing with the other machines"):
             own = json.dumps(dict(identity), sort_keys=True)
             first = self._store.compare_set("identity", "", own).decode()
         check_identity(identity, first)
 
     def join(self) -> Membership:
-        """See `Group`."""
+        """Wait for the members of the next round; ClusterError if one is out of reach."""
         self._loaded = None
         with _failures("joining a round"):
             self._be_seen()
@@ -217,11 +226,22 @@ class TorchftGroup:
         return [one for one in machines if one is not None]
 
     def state(self) -> State | None:
-        """See `Group`."""
+        """The members' state after `join`; None if this member's own is of the same round.
+
+        In round 0 it is that of rank 0, so that all begin at the same parameters.
+        """
         return self._loaded
 
     def average(self, buffer: Float32, exact: int) -> bool:
-        """See `Group`."""
+        """Replace a buffer by the mean over all members, the same bits for each.
+
+        Args:
+            buffer: (n,) float32; of undefined content if the result is False.
+            exact: floats at its end that are sent as float32, also with `bfloat16`; at least 1.
+
+        Returns:
+            Whether all members have the mean; else none of them may use it.
+        """
         tensor = torch.from_numpy(buffer)
         parts = [tensor[:-exact].to(self._dtype), tensor[-exact:]]  # float32: of the same memory
         with _failures("averaging"):
@@ -233,11 +253,11 @@ class TorchftGroup:
         return commits
 
     def be_at(self, round: int) -> None:
-        """See `Group`."""
+        """Count as a member that has committed this number of rounds, whatever it averaged."""
         self._manager.load_state_dict({"step": round, "batches_committed": 0})
 
     def leave(self) -> None:
-        """See `Group`."""
+        """Leave the cluster; no other call follows."""
         with suppress(ClusterError), _failures("leaving"):
             self._meet_machines()  # with what the last round has committed
         self._manager.shutdown()

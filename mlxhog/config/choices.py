@@ -1,6 +1,6 @@
 """What can be chosen by name: layers, tasks, schedules, optimizers and strategies.
 
-A choice is a class that owns its numbers (in `strategies.py`, `optimizers.py`, `schedules.py`,
+A choice is a class that owns its numbers (in `mlxhog/strategies`, `mlxhog/optim`, `schedules.py`,
 or a file of the user's own):
 
     @dataclass(frozen=True, kw_only=True)
@@ -344,11 +344,11 @@ def _class_of(base: str) -> str:
 
 
 SCHEDULES = Kind("schedule", "mlxhog.config.schedules", _class_of("config.schedules.Schedule"))
-OPTIMIZERS = Kind("optimizer", "mlxhog.config.optimizers", _class_of("optim.OwnOptimizer"))
+OPTIMIZERS = Kind("optimizer", "mlxhog.optim", _class_of("optim.OptimizerChoice"))
 STRATEGIES = Kind(
     "strategy",
-    "mlxhog.config.strategies",
-    _class_of("config.strategy.StrategyChoice") + " (examples/my_strategy.py)",
+    "mlxhog.strategies",
+    _class_of("strategies.Strategy") + " (examples/my_strategy.py)",
     plural="strategies",
 )
 

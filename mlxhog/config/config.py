@@ -4,22 +4,28 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import yaml
 
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
-from mlxhog.config import contradictions, optimizers, plugins
+from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
-from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.options import option, options, spelt
 from mlxhog.config.rules import parse_slowdowns
 from mlxhog.config.sources import Layer, Merged, resolve
-from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlxhog.optim.choice import OptimizerChoice
+    from mlxhog.strategies.strategy import Strategy
+else:
+    OptimizerChoice = Strategy = Choice  # their modules are imported when one is looked up
 
 DEFAULT_TIME_S = 60.0
 DEFAULT_MODEL = "minute"
+DEFAULT_OPTIMIZER = "muon"
 EMULATED = "metal-emulated"  # Metal source that runs on the CPU, of `gpu_write` and `kernels`
 
 _data = partial(option, group="data")
@@ -173,7 +179,7 @@ class TrainConfig(Merged):
         reads=parse_slowdowns,
     )
 
-    strategy: StrategyChoice | None = _strategy(
+    strategy: Strategy | None = _strategy(
         "auto",
         "how the workers train together, see docs/training.md; auto is serial for one worker, and "
         "measures several to choose hogwild or sync with sync_shares=speed",
@@ -417,7 +423,8 @@ class TrainConfig(Merged):
             ConfigError: all problems, one per line.
         """
         if self.resume is None:
-            object.__setattr__(self, "optimizer", optimizers.of(self))
+            optimizer = self.optimizer or OPTIMIZERS.read(DEFAULT_OPTIMIZER)
+            object.__setattr__(self, "optimizer", optimizer)
         if self.strategy is None and (name := contradictions.implied_strategy(self)):
             object.__setattr__(self, "strategy", STRATEGIES.read(name))
         if problems := contradictions.of(self):
@@ -454,9 +461,15 @@ class TrainConfig(Merged):
     @property
     def shares_moments(self) -> bool:
         """Whether all workers have one pair of moments."""
-        strategy = self.strategy
+        strategy, optimizer = self.strategy, self.optimizer
         lock_free = strategy is not None and strategy.shares_moments and strategy.writes_whole_steps
-        return optimizers.of(self).shares_moments(lock_free)
+        optimizer = optimizer or cast("OptimizerChoice", OPTIMIZERS.read(DEFAULT_OPTIMIZER))
+        return optimizer.shares_moments(lock_free)
+
+    @property
+    def strategy_name(self) -> str:
+        """Name of the strategy; "auto" where it is open."""
+        return "auto" if self.strategy is None else self.strategy.name
 
     @property
     def prediction(self) -> str:

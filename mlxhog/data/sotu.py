@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mlxhog.errors import DataError
@@ -50,6 +50,11 @@ def read_sotu() -> list[Address]:
         ) from error
     check_addresses(addresses, f"the embedded corpus {SOTU_FILE}", "reinstall mlxhog")
     return addresses
+
+
+def documents() -> Iterator[bytes]:
+    """Yield the text of every address."""
+    return (address.text.encode() for address in read_sotu())
 
 
 def check_addresses(addresses: list[Address], what: str, way_out: str) -> None:

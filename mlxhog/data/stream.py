@@ -2,7 +2,7 @@
 
     stream/rows.jsonl        a line for each row: [number of its first labels that are not trained,
                              id, id, ...]; then, for some rows together, an object: a `Part`
-    stream/stream.json       format, seq_len, tokenizer_sha256: the requirements for examples
+    stream/stream.json       format, seq_len: the requirements for examples
     stream/examples.jsonl    examples of `append_examples`; only grows
 
 The line of a part publishes the rows before it. Lines behind the last part are of a killed process;
@@ -54,8 +54,6 @@ FORMAT = 3
 WAY_OUT = "the stream of this run is damaged; follow the files again in a new run"
 TICKETS = 1024
 """Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
-PIECE_BYTES = 1 << 20
-"""Bytes of a document that are tokenized at once."""
 _BLOCK = 1 << 20
 
 
@@ -93,13 +91,6 @@ class Part:
     batch_size: int
     examples_end: int
     sources: tuple[SourceFile, ...]
-
-
-@dataclass(frozen=True)
-class _About:
-    format: int
-    seq_len: int
-    tokenizer_sha256: str
 
 
 class Stream:
@@ -252,9 +243,9 @@ class StreamWriter:
 
     def accept_examples(self) -> None:
         """Let `append_examples` store examples; from now on the run can be resumed after a kill."""
-        about, path = _About(FORMAT, self.seq_len, self.tokenizer.sha256), self.folder / ABOUT
+        path = self.folder / ABOUT
         with disk_errors(f"writing {path}"):
-            replace_file(path, plain_json.dumps(asdict(about)))
+            replace_file(path, plain_json.dumps({"format": FORMAT, "seq_len": self.seq_len}))
 
     def draft(self) -> Draft:
         """Begin the next part; its rows become visible with `publish`."""
@@ -340,35 +331,11 @@ class StreamBatches:
 
 
 def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> Iterator[TrainingRow]:
-    """Cut a document into rows; each of its tokens is a label exactly once.
-
-    A long document is tokenized in pieces, so that memory holds little more than its text.
-    """
+    """Cut a document into rows; each of its tokens is a label exactly once."""
     bos = np.array([tokenizer.bos], np.int32)
-    rest = bos
-    for piece in _pieces(document):
-        rest = np.concatenate([rest, tokenizer.encode(piece).astype(np.int32)])
-        whole = (len(rest) - 1) // seq_len * seq_len
-        for at in range(0, whole, seq_len):
-            yield TrainingRow(rest[at : at + seq_len + 1])
-        rest = rest[whole:]
-    yield TrainingRow(np.concatenate([rest, bos]))
-
-
-def _pieces(document: bytes) -> Iterator[bytes]:
-    """Cut a text that is too long for a tokenizer, after a line or a word if possible."""
-    begin = 0
-    while len(document) - begin > PIECE_BYTES:
-        limit = begin + PIECE_BYTES
-        ends = (document.rfind(mark, begin, limit) + 1 for mark in (b"\n", b" "))
-        end = next((one for one in ends if one > begin), 0)
-        if not end:
-            end = limit
-            while document[end] & 0xC0 == 0x80:  # within a character
-                end -= 1
-        yield document[begin:end]
-        begin = end
-    yield document[begin:]
+    ids = np.concatenate([bos, tokenizer.encode(document).astype(np.int32), bos])
+    for at in range(0, len(ids) - 1, seq_len):
+        yield TrainingRow(ids[at : at + seq_len + 1])
 
 
 def read_example(record: object, where: str) -> Example:
@@ -452,11 +419,12 @@ def seq_len_of(run: Path) -> int | None:
     """
     path = run / FOLDER / ABOUT
     try:
-        about = typed.read(_About, dict(plain_json.read(path)))
-        if about.format != FORMAT or not 1 <= about.seq_len < 1 << 53:
+        about = plain_json.read(path)
+        seq_len = about["seq_len"]
+        if about["format"] != FORMAT or type(seq_len) is not int or seq_len < 1:
             raise ValueError(f"{shown(about)} is not of format {FORMAT} with a length")
-        return about.seq_len
+        return seq_len
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path} cannot be read: {error}; {WAY_OUT}") from error

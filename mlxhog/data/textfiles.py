@@ -12,22 +12,22 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
 import errno
 import gzip
 import io
 import itertools
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mlxhog.base import plain_json, reading
 from mlxhog.base.paths import quoted
 from mlxhog.base.reading import MOST_LINE_BYTES
-from mlxhog.data import tables
 from mlxhog.data.examples import Example
-from mlxhog.data.records import record_text, text_keys
+from mlxhog.data.records import columns, package, record_text, text_keys
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
 try:
@@ -44,6 +44,8 @@ PACKED_SUFFIXES = frozenset(_MAGIC.values())
 
 LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
 """Suffixes of files with a record in every line."""
+
+CSV_SUFFIXES = frozenset([".csv", ".tsv"])
 
 TEXT_SUFFIXES = LINES_SUFFIXES | frozenset(
     ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "
@@ -80,6 +82,7 @@ _READ_BYTES = 1 << 18
 _CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
 """Control characters that text does not need; man pages have backspaces, logs have escapes."""
 _MOST_CONTROLS = 0.01  # share of control characters in text; compressed data has 0.1
+_ROWS = 64  # rows of a Parquet file that are in memory at once
 
 
 def kind(path: Path) -> str:
@@ -91,20 +94,19 @@ def kind(path: Path) -> str:
 def record_kind(path: Path) -> str:
     """Return the suffix that says how the records of a file are written; empty for plain text.
 
-    The content decides for `.json` and for suffixes that are not known.
+    It is a key of `_READERS`. The content decides for `.json` and for suffixes that are not known.
 
     Raises:
         DataError: the content decides, and the file is unreadable.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     suffix = kind(path)
-    if suffix in LINES_SUFFIXES:
-        return ".jsonl"
-    if suffix == tables.PARQUET_SUFFIX or suffix in tables.CSV_SUFFIXES:
+    if suffix in _READERS and suffix != ".json":
         return suffix
     if suffix in TEXT_SUFFIXES or suffix in NOT_TEXT:
         return ""
-    return _records_in(_head_of(path)) or ".json" * (suffix == ".json")
+    with _open(path) as file:
+        return _records_in(file.read(HEAD_BYTES)) or ".json" * (suffix == ".json")
 
 
 # -- documents -------------------------------------------------------------------------------------
@@ -206,47 +208,41 @@ def _at_blank_lines(text: bytes) -> list[bytes]:
 
 # -- records ---------------------------------------------------------------------------------------
 
+Records = Iterator[tuple[str, object]]
+"""Place for errors, and record: a JSON value, or a row of a table as names of columns -> values."""
 
-def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, object]]:
+
+def records(path: Path, text_key: str | None = None) -> Records:
     """Yield (place for errors, record) of a file that has a `record_kind`.
 
     Args:
         path: the file.
-        text_key: the column of a table; CSV needs one, see `records.columns` for Parquet.
+        text_key: the column of a table; CSV needs one, Parquet reads the usual ones without.
 
     Raises:
         DataError: the file is unreadable, or a line is not JSON.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    form = record_kind(path)
-    if form == tables.PARQUET_SUFFIX:
-        _open_regular(path).close()
-        yield from tables.parquet_records(path, text_key)
-        return
     with _open(path) as file:
-        if form in tables.CSV_SUFFIXES:
-            try:
-                yield from tables.csv_records(path, file, text_key)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, str(path), error.object) from None
-        elif form == ".json":
-            yield from _json_records(path, file)
-        else:
-            for number in itertools.count(1):
-                where = f"{path}:{number}"
-                if not (line := file.readline(MOST_LINE_BYTES + 1)):
-                    return
-                if len(line) > MOST_LINE_BYTES:
-                    raise DataError(
-                        f"{where}: the line has more than {MOST_LINE_BYTES:,} bytes; split it "
-                        "into several records"
-                    )
-                if line.strip():
-                    yield where, _json(path, where, line, "repair or delete this line")
+        yield from _READERS[record_kind(path)](path, file, text_key)
 
 
-def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
-    """Yield (place for errors, record) of a file with one JSON value: a list, or a record."""
+def _json_lines(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+    for number in itertools.count(1):
+        where = f"{path}:{number}"
+        if not (line := file.readline(MOST_LINE_BYTES + 1)):
+            return
+        if len(line) > MOST_LINE_BYTES:
+            raise DataError(
+                f"{where}: the line has more than {MOST_LINE_BYTES:,} bytes; split it into several "
+                "records"
+            )
+        if line.strip():
+            yield where, _json(path, where, line, "repair or delete this line")
+
+
+def _json_list(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+    """Yield the records of one JSON value: a list, or a record."""
     try:
         content = reading.read_all(file, reading.MOST_BYTES)
     except ValueError as error:
@@ -266,6 +262,57 @@ def _json(path: Path, where: str, text: bytes, way_out: str) -> Any:
         raise _not_utf8(path, where, text) from None
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); {way_out}") from error
+
+
+def _csv(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+    """Yield the rows of CSV or TSV with a line of names; no column is guessed.
+
+    The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
+    """
+    csv.field_size_limit(MOST_LINE_BYTES)
+    try:
+        lines = map(bytes.decode, iter(lambda: file.readline(MOST_LINE_BYTES), b""))
+        first = next(lines, "")
+        is_tsv = ".tsv" in map(str.lower, path.suffixes)
+        delimiter = "\t" if is_tsv else max(",;\t", key=first.count)
+        rows = csv.DictReader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+        if text_key is None:
+            names = ", ".join(map(shown, (rows.fieldnames or ())[:20]))
+            raise DataError(
+                f"{path} is a table; --text-key names the column of its text: {names or 'none'}"
+            )
+        for row in rows:
+            yield f"{path}:{rows.line_num}", row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{rows.reader.line_num}: not CSV ({error}); repair or delete this line"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, str(path), error.object) from None
+
+
+def _parquet(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+    parquet = package("pyarrow.parquet", "reading .parquet")
+    try:
+        with parquet.ParquetFile(path) as table:
+            names = columns(table.schema_arrow.names, text_key)
+            batches = table.iter_batches(batch_size=_ROWS, columns=names)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, record in enumerate(rows, 1):
+                yield f"{path}, row {number}", record
+    except (OSError, ValueError, NotImplementedError, KeyError) as error:  # pyarrow's are these
+        raise DataError(
+            f"{path} is damaged or not Parquet ({message_of(error)}); fetch or write it again"
+        ) from error
+
+
+_READERS: dict[str, Callable[[Path, BinaryIO, str | None], Records]] = {
+    **dict.fromkeys(LINES_SUFFIXES, _json_lines),
+    ".json": _json_list,
+    **dict.fromkeys(CSV_SUFFIXES, _csv),
+    ".parquet": _parquet,
+}
+"""Suffix -> reader of the records of an open file."""
 
 
 def first_keys(path: Path, text_key: str | None) -> tuple[str, ...]:
@@ -289,13 +336,14 @@ def why_no_text(path: Path, text_key: str | None) -> str:
     Raises:
         DataError, EnvironmentLacks: it cannot be read.
     """
-    start = _head_of(path)
-    if _records_in(start) or kind(path) == ".json":
+    if record_kind(path):
         _, record = next(records(path, text_key), ("", None))
         if not isinstance(record, dict) or text_keys(record, text_key):
             return ""
         names = ", ".join(map(shown, list(record)[:5])) or "{}"
         return f"its first record has no text; --text-key names another key: {names}"
+    with _open(path) as file:
+        start = file.read(HEAD_BYTES)
     if re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", start):
         return "a private key"
     n_controls = len(start) - len(start.translate(None, _CONTROLS))
@@ -308,18 +356,16 @@ def why_no_text(path: Path, text_key: str | None) -> str:
     return ""
 
 
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
+
+
 def _not_utf8(path: Path, where: str, content: bytes, offset: int | None = None) -> DataError:
     """The error about content that is not UTF-8, with the command that converts it."""
-    encoding = "UTF-16LE" if 0 in content[:64] else "LATIN1"
-    for mark, name in (
-        (codecs.BOM_UTF32_LE, "UTF-32"),
-        (codecs.BOM_UTF32_BE, "UTF-32"),
-        (codecs.BOM_UTF16_LE, "UTF-16"),
-        (codecs.BOM_UTF16_BE, "UTF-16"),
-    ):
-        if content.startswith(mark):
-            encoding = name
-            break
+    guess = "UTF-16LE" if 0 in content[:64] else "LATIN1"
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), guess)
     convert = f", or convert it: iconv -f {encoding} -t UTF-8 {{}} > NEW"
     way_out = (NOT_TEXT.get(kind(path)) or convert).format(quoted(path))
     at = "" if offset is None else f": a byte that no text has at offset {offset:,}"
@@ -346,40 +392,17 @@ def _records_in(start: bytes) -> str:
 # -- opening and unpacking -------------------------------------------------------------------------
 
 
-def _head_of(path: Path) -> bytes:
-    """The first `HEAD_BYTES` of a file, unpacked."""
-    with _open(path) as file:
-        return file.read(HEAD_BYTES)
-
-
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     """Open a file to read its unpacked content forward, without a byte-order mark.
 
     Raises:
-        DataError: it is not a readable regular file; in the block: it is damaged.
+        DataError: it is not a readable regular file (a pipe or a device may have no end, so it is
+            refused without waiting); in the block: it is damaged.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
-    with _open_regular(path) as packed:
-        try:
-            with _unpacked(path, packed) as file:
-                if cast(Any, file).peek(3).startswith(codecs.BOM_UTF8):
-                    file.read(len(codecs.BOM_UTF8))
-                yield file
-        except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
-            raise DataError(
-                f"{path} is cut short or damaged ({message_of(error)}); fetch it again"
-            ) from error
-
-
-def _open_regular(path: Path) -> io.BufferedReader:
-    """Open a file; a pipe or a device may have no end, so it is refused without waiting.
-
-    Raises:
-        DataError: the path does not exist, or is a folder, a pipe or a device.
-    """
     try:
-        return reading.open_regular(path)
+        packed = reading.open_regular(path)
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder, not a file; name the files in it") from error
     except OSError as error:
@@ -391,6 +414,16 @@ def _open_regular(path: Path) -> io.BufferedReader:
         raise DataError(
             f"{path} cannot be read: {error.strerror or error}; make it readable, or remove it"
         ) from error
+    with packed:
+        try:
+            with _unpacked(path, packed) as file:
+                if cast(Any, file).peek(3).startswith(codecs.BOM_UTF8):
+                    file.read(len(codecs.BOM_UTF8))
+                yield file
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
+            raise DataError(
+                f"{path} is cut short or damaged ({message_of(error)}); fetch it again"
+            ) from error
 
 
 def _unpacked(path: Path, packed: io.BufferedReader) -> BinaryIO:
@@ -404,6 +437,6 @@ def _unpacked(path: Path, packed: io.BufferedReader) -> BinaryIO:
     if suffix == ".xz":
         return cast(BinaryIO, lzma.open(packed))
     if suffix == ".zst":
-        arrow = tables.package("pyarrow", "reading .zst")
+        arrow = package("pyarrow", "reading .zst")
         return io.BufferedReader(arrow.CompressedInputStream(packed, "zstd"), _READ_BYTES)
     return packed

@@ -20,7 +20,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import missing
 from mlxhog.doctor.checks import Check, CheckResult, check
-from mlxhog.metal import engine as engines
+from mlxhog.metal import engines
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.models.ops.kernels import choose
@@ -45,7 +45,7 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
     """Start an engine, let it write imported memory, and run the kernels on it.
 
     Args:
-        name: argument of `mlxhog.metal.engine.create`.
+        name: argument of `mlxhog.metal.engines.create`.
         tell: called with each of the rows to be.
 
     Returns:
@@ -111,9 +111,11 @@ def write_imported(lane: Lane, name: str) -> str:
 
 def operator_fault(lane: Lane, name: str, operator: str) -> str:
     """In a child: return the fault of an operator of the models on an engine, or ""."""
-    _, emulated, consumer = name.rpartition("emulated:")
-    framework, device = {"mlx": ("mlx", "gpu"), "mps": ("torch", "mps")}[consumer]
-    kernels, device = ("metal-emulated", "cpu") if emulated else ("metal", device)
+    framework, device, kernels = {
+        "mlx": ("mlx", "gpu", "metal"),
+        "mps": ("torch", "mps", "metal"),
+        "emulated": ("mlx", "cpu", "metal-emulated"),
+    }[name]
     ops = choose(framework, kernels, device)
     return self_check.faults(framework, device, ops, threads=1, names=(operator,)).get(operator, "")
 

@@ -39,7 +39,7 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import missing
-from mlxhog.metal import engine as engines
+from mlxhog.metal import engines
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows

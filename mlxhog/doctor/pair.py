@@ -21,7 +21,7 @@ from mlxhog.errors import MlxhogError
 from mlxhog.report.views import TellStep
 from mlxhog.theory import CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult
-from mlxhog.theory.pairs import Comparison, PairLog, Side, run_pair
+from mlxhog.theory.pairs import Comparison, Side
 
 MODEL: Final = "10m"
 PAIRS: Final = 6
@@ -81,16 +81,14 @@ def compared(a: str, b: str, tell: TellStep) -> PairedResult:
             "data": str(text), "model": MODEL, "tokenizer": "bytes", "strategy": "hogwild",
             "schedule": "constant", "live": "off",
         }  # fmt: skip
-        sides = tuple(
-            Side(letter, workers, TrainConfig(workers=workers, **options))
-            for letter, workers in zip("ab", (a, b), strict=True)
-        )
+        one, other = (Side(mix, TrainConfig(workers=mix, **options)) for mix in (a, b))
         terms = CompareConfig(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, eval_tokens=1024)
-        log = PairLog(folder / "pairs", Comparison((sides[0], sides[1]), terms))
+        comparison = Comparison(one, other, terms, folder / "pairs")
         speeds: list[float] = []
         result = paired_test.judge(speeds, PAIRS)
         while not result.ended:
-            pair = run_pair(log, len(speeds) + 1, lambda part, step: tell(PART, f"{part}: {step}"))
+            number = len(speeds) + 1
+            pair = comparison.run_pair(number, lambda part, step: tell(PART, f"{part}: {step}"))
             speeds.append(pair.log_speed)
             result = paired_test.judge(speeds, PAIRS)
         return result

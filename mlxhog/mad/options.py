@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import parse_count, parse_duration_s
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.config import optimizers
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES
-from mlxhog.config.optimizer import Decayed, OptimizerChoice
-from mlxhog.config.optimizers import AdamW
 from mlxhog.config.options import convert_fields, is_set, option, options, to_flag
 from mlxhog.config.schedules import BETA, FALLING
 from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError
+from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
@@ -38,7 +36,7 @@ class Protocol(Merged):
     """
 
     optimizer: OptimizerChoice = option(
-        optimizers.DEFAULT.name,
+        DEFAULT.name,
         f"update rule, as in mlxhog train; the benchmark's is {PUBLISHED}",
         kind=OPTIMIZERS,
     )
@@ -60,13 +58,6 @@ class Protocol(Merged):
         "backoff: updates with the first step size; inverse: updates until it is half",
         unit="steps",
         low=1,
-    )
-    backoff_epochs: int | None = option(
-        None,
-        "passes over the training rows instead of backoff-steps; the step size changes between "
-        "them only",
-        low=1,
-        none="off",
     )
     backoff_beta: float = option(
         BETA, "backoff: factor of the step size after each stage", above=0, below=1
@@ -102,15 +93,8 @@ class Protocol(Merged):
 
     def __post_init__(self) -> None:
         """Check the values together."""
-        problems = []
         if self.steps is not None and self.epochs is not None:
-            problems.append("steps and epochs are both given; leave one out")
-        falling = self.schedule in FALLING
-        if self.backoff_epochs is not None and not falling:
-            problem = f"is for schedules backoff and inverse, not {self.schedule}; leave it out"
-            problems.append(f"backoff_epochs: {problem}")
-        if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError("steps and epochs are both given; leave one out")
 
     @property
     def unused(self) -> list[str]:
@@ -119,20 +103,17 @@ class Protocol(Merged):
         They are refused on the command line; a study keeps the protocol of its begin.
         """
         own = options(type(self))
+        numbers = {n: one for n, one in SCHEDULES.numbers().items() if n in own and is_set(self, n)}
         owners = {
             name: [one.name for one in number.owners if one.name in own["schedule"].choices]
-            for name, number in SCHEDULES.numbers().items()
-            if name in own and is_set(self, name)
+            for name, number in numbers.items()
         }
-        unused = [
+        return [
             f"{to_flag(name)} is for --schedule {' or '.join(choices)}, not {self.schedule}; "
             "leave it out"
             for name, choices in owners.items()
             if self.schedule not in choices
         ]
-        if is_set(self, "backoff_epochs") and is_set(self, "backoff_steps"):
-            unused.append("--backoff-steps has no effect beside --backoff-epochs; leave one out")
-        return unused
 
     @property
     def weight_decay(self) -> float:
@@ -186,6 +167,16 @@ GPU_CANDIDATES = 2
 """Default number at once on one GPU: one computes while the other prepares."""
 
 
+class Limit(NamedTuple):
+    """The number of runs, or of seconds, of the whole study after which no run begins.
+
+    Earlier sessions count, so a study ends at the same point with and without interruptions.
+    """
+
+    runs: int | None = None
+    seconds: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
     """Execution of a session of a study; no option changes the results.
@@ -210,17 +201,13 @@ class ExecutionConfig:
         None, "begin no run after this number of runs (40) or time (2h) of the whole study",
         group=_GROUP,
     )  # fmt: skip
-    silence: float = option(
-        300.0, "a run without a sign of life for this time has failed", unit="s", above=0,
-        group=_GROUP,
-    )  # fmt: skip
     out: str = option("studies", "folder that holds the studies", group=_GROUP)
 
     def __post_init__(self) -> None:
         """Convert and check every value."""
         problems = convert_fields(self)
         try:
-            Limit.parse(self.budget)
+            _ = self.limit
         except ConfigError as error:
             problems.append(str(error))
         if self.ray_address is not None and self.executor != "ray":
@@ -230,8 +217,20 @@ class ExecutionConfig:
 
     @property
     def limit(self) -> Limit:
-        """The budget."""
-        return Limit.parse(self.budget)
+        """The budget, by "40" runs or "2h" of time; ConfigError if it is neither."""
+        text = self.budget
+        if text is None:
+            return Limit()
+        try:
+            is_count = text.strip()[-1:].isdigit()
+            limit = Limit(parse_count(text)) if is_count else Limit(None, parse_duration_s(text))
+        except ValueError:
+            limit = Limit(runs=0)
+        if 0 in limit or (limit.runs or 1) < 0:
+            raise ConfigError(
+                f"--budget is {text!r}; give a number of runs such as 40, or a time such as 2h"
+            )
+        return limit
 
     def resolve_parallel(self, study: Study, machine: Machine) -> int:
         """Return the number of candidates that run at once."""
@@ -240,43 +239,3 @@ class ExecutionConfig:
         if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
             return GPU_CANDIDATES
         return max(1, (machine.cores - 1) // study.cores)
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The number of runs, or of seconds, of the whole study after which no run begins.
-
-    Earlier sessions count, so a study ends at the same point with and without interruptions.
-    """
-
-    runs: int | None = None
-    seconds: float | None = None
-
-    @classmethod
-    def parse(cls, text: str | None) -> Limit:
-        """Read "40" (runs), "2h" (time), or None.
-
-        Raises:
-            ConfigError: it is neither.
-        """
-        if text is None:
-            return cls()
-        try:
-            limit = (
-                cls(runs=parse_count(text))
-                if text.strip()[-1:].isdigit()
-                else cls(seconds=parse_duration_s(text))
-            )
-        except ValueError:
-            limit = cls(runs=0)
-        if (limit.runs is not None and limit.runs < 1) or limit.seconds == 0:
-            raise ConfigError(
-                f"--budget is {text!r}; give a number of runs such as 40, or a time such as 2h"
-            )
-        return limit
-
-    def reached(self, *, runs: int, seconds: float) -> bool:
-        """Whether no further run may begin."""
-        return (self.runs is not None and runs >= self.runs) or (
-            self.seconds is not None and seconds >= self.seconds
-        )

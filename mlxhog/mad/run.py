@@ -1,11 +1,13 @@
-"""One training run of one candidate: its plan, its callbacks and its result."""
+"""One training run of one candidate: its plan, whose digest is its key, and its record."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -16,6 +18,7 @@ from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol, point_name
 from mlxhog.mad.tasks.dataset import ByLength
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
+from mlxhog.models import families
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, to_dict
@@ -89,10 +92,21 @@ class RunConfig:
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @property
-    def title(self) -> str:
-        """Its task, setting, optimiser point and seed."""
-        return run_title(self.task, self.label, self.protocol.to_dict(), self.seed)
+    def record(self, status: str, **numbers: Any) -> RunRecord:
+        """Return the record of this run, which ends now and here, with its numbers."""
+        model = self.model()
+        return RunRecord(
+            status=status,
+            **numbers,
+            key=self.key(),
+            candidate=self.candidate,
+            config=self.to_dict(),
+            label=self.label,
+            params=families.param_count(model),
+            state=state(self.layers, self.dim, model.max_length),
+            host=platform.node(),
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
 
     def model(self) -> MADConfig:
         """Return the candidate as a model for its task.
@@ -119,20 +133,6 @@ class RunConfig:
         )
 
 
-def run_title(task: str, label: str, protocol: Mapping[str, Any], seed: int) -> str:
-    """Return the name of a run within its candidate."""
-    return f"{task} {label}, {point_name(protocol)}, seed {seed}"
-
-
-SOLVED = 0.99
-"""acc_token of the selecting rows at which a task is solved; a lower stop accuracy replaces it."""
-
-
-def solved_accuracy(stop_accuracy: float) -> float:
-    """Return the acc_token at which a run has solved its task."""
-    return min(SOLVED, stop_accuracy)
-
-
 STATUSES = ("done", "diverged", "pruned", "failed", "interrupted")
 
 
@@ -148,45 +148,56 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """The end of a run."""
+class RunRecord:
+    """A run that ended: its result, and its plan as plain values; a line of `runs.jsonl`."""
 
     status: str  # one of `STATUSES`; a diverged run scores 0
-    steps: int  # taken
-    seconds: float  # from the first step to the last evaluation
+    steps: int = 0  # taken
+    seconds: float = 0.0  # from the first step to the last evaluation
     # mean training loss in nats since the evaluation before the last; None if none was finite
-    loss: float | None
-    acc_token: float  # share of the scored test positions with the right prediction
-    acc_macro: float  # mean recall over classes, see `tasks.dataset`; the base of the score
+    loss: float | None = None
+    acc_token: float = 0.0  # share of the scored test positions with the right prediction
+    acc_macro: float = 0.0  # mean recall over classes, see `tasks.dataset`; the base of the score
     val_token: float | None = None  # as acc_token, of the validation rows; None without them
     val_macro: float | None = None  # likewise
     # ends of the parts of longer test rows, with the acc_token in each part; else ()
     by_length: ByLength = ()
     ceiling: float = 1.0  # the best possible accuracy on these rows
-    # step of the first evaluation with `solved_accuracy`; None without one
+    # step of the first evaluation at which the task is solved; None without one
     solved: int | None = None
-    curve: tuple[Point, ...] = ()  # every evaluation
+    curve: tuple[Point, ...] = ()  # every evaluation; a study has it in a file of its own
     reason: str = ""  # of the failure, else ""
 
+    key: str  # of the run, see `RunConfig.key`
+    candidate: str  # canonical string of the layers
+    config: Mapping[str, Any]  # of the run, see `RunConfig.to_dict`
+    label: str  # of the setting, such as "baseline" or "vocab=32"
+    params: int  # elements of all parameters of the model
+    state: int  # numbers kept per sequence at the task's length, in all layers
+    host: str  # name of its machine
+    at: str  # its end, ISO 8601 in UTC
 
-def failed(reason: str, *, seconds: float) -> RunResult:
-    """Return the result of a run that failed."""
-    return RunResult(
-        status="failed",
-        steps=0,
-        seconds=seconds,
-        loss=None,
-        acc_token=0.0,
-        acc_macro=0.0,
-        reason=reason,
-    )
+    @property
+    def task(self) -> str:
+        """Full name of the task."""
+        return str(self.config["task"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.config["seed"])
+
+    @property
+    def title(self) -> str:
+        """Name of the run within its candidate."""
+        return f"{self.task} {self.label}, {point_name(self.config['protocol'])}, seed {self.seed}"
 
 
 class Callbacks:
     """Calls of the process that trains, between two steps; these do nothing."""
 
     def beat(self) -> None:
-        """Give a sign of life; called at least once per step.
+        """Note that the run goes on; called at least once per step.
 
         It may raise KeyboardInterrupt: the first one ends the run after one more evaluation, the
         second one at once.

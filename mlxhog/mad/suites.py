@@ -44,19 +44,6 @@ class Suite:
     # compare with earlier ones, whatever `mlxhog train` has
     protocol: Mapping[str, Any]
     dim: int = 128  # width of a candidate; its parameters and its state are counted at this width
-    own_lr: float | None = None  # the fixed step size, if others were added to `points`
-
-    @property
-    def lrs(self) -> list[float | None]:
-        """The step sizes of the points, ascending; None is the optimizer's own."""
-        return sorted({point["lr"] for point in self.points}, key=lambda lr: lr or 0.0)
-
-    @property
-    def fixed_lr(self) -> float | None:
-        """The step size of the score at a fixed one: the suite's middle one, the lower of two."""
-        if None in self.lrs:
-            return None
-        return self.lrs[(len(self.lrs) - 1) // 2] if self.own_lr is None else self.own_lr
 
     def __post_init__(self) -> None:
         """Set the optimizer."""
@@ -116,10 +103,9 @@ def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
 
 
 def with_rates(chosen: Suite, rates: Iterable[float]) -> Suite:
-    """Return a suite with other step sizes in its points, and its fixed one for comparison."""
-    every = sorted({chosen.fixed_lr, *rates}, key=lambda lr: lr or 0.0)
-    points = _once({**point, "lr": lr} for lr in every for point in chosen.points)
-    return replace(chosen, points=points, own_lr=chosen.fixed_lr)
+    """Return a suite whose points have other step sizes."""
+    points = _once({**point, "lr": lr} for lr in rates for point in chosen.points)
+    return replace(chosen, points=points)
 
 
 def _once(points: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

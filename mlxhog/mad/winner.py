@@ -31,7 +31,6 @@ from mlxhog.base.paths import expanded
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
-from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.store import ROOT, Store, find, is_study
 from mlxhog.models.mad.config import VOCABULARY, MADConfig
 from mlxhog.models.mad.layer import Layer
@@ -54,8 +53,8 @@ def finished(store: Store) -> list[CandidateScore]:
 
 def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:
     """Return layers as a language model for bytes, of the width of a study."""
-    study = studies.read(store)
-    dim = study.measured().dim
+    study = store.study()
+    dim = study.measured.dim
     return MADConfig(vocab_size=VOCABULARY, hidden_size=dim, layers=layers, position=study.position)
 
 

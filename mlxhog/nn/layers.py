@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.nn.padding import SkippingForm, take
+from mlxhog.nn.padding import SkippingOps, take
 
 State = Sequence[Sequence[Any]]
 
@@ -159,8 +159,8 @@ class Stack:
         if counts is not None:
             order = np.argsort(~counts, axis=1, kind="stable")  # those that count first
             x = take(x, order, xp)
-            skipping = SkippingForm(ops.form, counts.sum(1), x)
-            ops, padded = Ops(skipping), skipping.padded[..., None]
+            ops = cast(Ops, skipping := SkippingOps(ops, counts.sum(1), x))
+            padded = skipping.padded[..., None]
             x = xp.where(padded, 0.0, x)
         # A product of chunks would carry NaN back to positions before it: 0 times NaN is NaN.
         faults = xp.where(x - x == 0, 0.0, 1.0).sum(-1)

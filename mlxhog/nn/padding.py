@@ -10,13 +10,13 @@ in float32, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.mlstm import stored
 
 SHUT, OPEN = -1e4, 1e4
 """Pre-activations of a closed input gate and of an open forget gate."""
@@ -31,55 +31,55 @@ def take(x: Array, index: Index, xp: Arrays) -> Array:
     return xp.take_along_axis(x, xp.broadcast_to(wide, (*index.shape, *rest)), 1)
 
 
-class SkippingForm:
+class SkippingOps:
     """Operators that return the state after the last position of a row that counts.
 
     Attributes:
         padded: (B, S) bool, true at padding, which is at the end of each row.
     """
 
-    def __init__(self, form: Any, lengths: Index, x: Array) -> None:
+    def __init__(self, ops: Any, lengths: Index, x: Array) -> None:
         """Take the operators for one batch.
 
         Args:
-            form: computes the operators, see `Ops`.
+            ops: the operators.
             lengths: (B,), number of positions of each row that count.
             x: the batch (B, S, ...).
         """
-        self._form, self._lengths = form, lengths
-        self.xp: Arrays = form.xp
+        self._ops, self._lengths = ops, lengths
+        self.xp: Arrays = ops.xp
         self.padded = self.xp.from_numpy(np.arange(x.shape[1]) >= lengths[:, None], like=x)
         self._empty = self.xp.from_numpy(lengths == 0, like=x) if (lengths == 0).any() else None
 
     def __getattr__(self, name: str) -> Any:
         """Return an operator without memory."""
-        return getattr(self._form, name)
+        return getattr(self._ops, name)
 
     def mlstm_cell(self, q: Array, k: Array, v: Array, *gates: Array, **how: Any) -> Any:
         """Run the cell; padding does not change the state."""
-        return self._form.mlstm_cell(q, k, v, *self._held(*gates), **how)
+        return self._ops.mlstm_cell(q, k, v, *self._held(*gates), **how)
 
     def slstm_cell(
-        self, i: Array, f: Array, *others: Array, state: Sequence[Array] | None, **how: Any
+        self, i: Array, f: Array, *others: Array, state: Any = None, **how: Any
     ) -> tuple[Array, tuple[Array, ...]]:
         """Run the cell; padding does not change the state."""
-        h, (_, c, n, m) = self._form.slstm_cell(*self._held(i, f), *others, state=state, **how)
+        h, (_, c, n, m) = self._ops.slstm_cell(*self._held(i, f), *others, state=state, **how)
         # The output gate changes h over padding, so h is taken from the last position.
         last = np.maximum(self._lengths - 1, 0)[:, None]
         end = (take(h, last, self.xp)[:, 0], c, n, m)
         if self._empty is None:
             return h, end
         # A cell whose n is 0 takes m from the input gate, also from a shut one.
-        first = state or [self.xp.zeros_like(x) for x in end]
+        first = stored(state) or [self.xp.zeros_like(x) for x in end]
         empty = self._empty[:, None, None]
         return h, tuple(self.xp.where(empty, a, x) for a, x in zip(first, end, strict=True))
 
     def causal_conv(
-        self, x: Array, w: Array, b: Array, *, state: Array | None, **how: Any
+        self, x: Array, w: Array, b: Array, *, state: Array | None = None, **how: Any
     ) -> tuple[Array, Array]:
         """Convolve; the state is the last inputs that count."""
         xp, (B, _, C), K = self.xp, x.shape, w.shape[-1]
-        y, _ = self._form.causal_conv(x, w, b, state=state, **how)
+        y, _ = self._ops.causal_conv(x, w, b, state=state, **how)
         past = xp.zeros((B, K - 1, C), like=x) if state is None else state
         inputs = xp.concatenate([past, xp.float32(x)], 1)  # position t is at t + K - 1
         return y, take(inputs, self._lengths[:, None] + np.arange(K - 1), xp)

@@ -6,31 +6,63 @@ There is one write, native or in Metal (`metal_steps.py`), with the same roundin
 
 Moments are private to a worker: every step already carries its history. AdamW and Muon may share
 one pair between all workers, written under the locks of the parameters.
+
+Nothing here imports NumPy before it is used, so that help and errors about options are fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-from mlxhog.config import optimizers
+from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizer import GROUPS
-from mlxhog.config.rules import Selection
-from mlxhog.config.strategy import FedBack, LookAhead, Sparse
+from mlxhog.config.options import options
 from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.adan import Adan
-from mlxhog.optim.apollo import Apollo
-from mlxhog.optim.delay_feedback import DelayFeedback
+from mlxhog.optim.apollo import Apollo, ApolloMini
+from mlxhog.optim.choice import GROUPS, Adaptive, Decayed, OptimizerChoice, Use
+from mlxhog.optim.delay_feedback import DelayFeedback, FedBack
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.groups import Grouped, Groups, factors
 from mlxhog.optim.lion import Lion
 from mlxhog.optim.muon import Muon
-from mlxhog.optim.rule import Optimizer, OwnOptimizer, Pairs, Step, Target, Use, rule_of
+from mlxhog.optim.rule import Optimizer, Pairs, Step, Target
 from mlxhog.optim.sgd import SGD, Momentum
 from mlxhog.optim.soap import Soap
-from mlxhog.optim.sparsified import Sparsified
+from mlxhog.optim.sparsified import Selection, Sparse, Sparsified
+
+for _optimizer in (Muon, AdamW, Adan, Apollo, ApolloMini, Lion, Momentum, SGD, Soap):
+    OPTIMIZERS.register(_optimizer)
+DEFAULT: Final = Muon
+
+
+def chosen(config: TrainConfig) -> OptimizerChoice:
+    """Return the optimizer of a configuration; the default if it is open."""
+    return config.optimizer or DEFAULT()
+
+
+def by_name(name: str) -> OptimizerChoice:
+    """Return the optimizer of a name, with its defaults.
+
+    Raises:
+        UnknownChoice: no optimizer has that name.
+    """
+    choice: Any = OPTIMIZERS.find(name)
+    made: OptimizerChoice = choice()
+    return made
+
+
+def open_numbers(config: TrainConfig) -> dict[str, object]:
+    """Return lr and the optimizer's numbers that may be "auto", by their flat names."""
+    choice = chosen(config)
+    numbers = {
+        spec.flat: getattr(choice, name)
+        for name, spec in options(type(choice)).items()
+        if spec.optional and spec.none == "auto"
+    }
+    return {"lr": config.lr, **dict(sorted(numbers.items()))}
 
 
 def for_model(
@@ -52,11 +84,10 @@ def for_model(
         vocabulary: number of rows of its embedding.
         groups: names of its other parameters by group; None has every group.
     """
-    averages = config.strategy is not None and config.strategy.averages
-    averaged = workers if averages else 1
+    strategy, own = config.strategy, chosen(config)
+    averaged = workers if strategy is not None and strategy.averages else 1
     ahead = workers if config.prediction == "last" else 1
-    chosen = optimizers.of(config)
-    fitted = chosen.fitted(hidden=bool(hidden), averaged=averaged, ahead=ahead)
+    fitted = own.fitted(hidden=bool(hidden), averaged=averaged, ahead=ahead)
     present: Collection[str] = GROUPS
     if groups is not None:
         present = [name for name, members in groups.items() if members]
@@ -64,10 +95,8 @@ def for_model(
     changes: dict[str, Any] = {"optimizer": fitted.grouped(rates, present)}
     if config.lr is None:
         changes["lr"] = rates.lr
-    strategy = config.strategy
-    if isinstance(strategy, LookAhead) and strategy.predict == "last":
-        if type(fitted) is not type(chosen) and not fitted.asks_to_share:
-            changes["strategy"] = replace(strategy, predict="auto")
+    if strategy is not None and type(fitted) is not type(own) and not fitted.asks_to_share:
+        changes["strategy"] = strategy.without_shared_moments()
     return config.having(**changes)
 
 
@@ -91,23 +120,22 @@ def build(
     Raises:
         ConfigError: a factor of lr is for a group that the model lacks.
     """
-    choice = optimizers.of(config)
+    choice = chosen(config)
     if tokens_per_step is not None:
         choice = choice.per_step(tokens_per_step)
-    shared = config.shares_moments
-    rule = rule_of(choice, Use(hidden=hidden, threads=threads, seed=config.seed, shared=shared))
+    use = Use(hidden=hidden, threads=threads, seed=config.seed, shared=config.shares_moments)
+    rule: Optimizer = replace(choice, use=use)
     if groups is not None and (by_name := factors(choice, groups)):
         rule = Grouped(rule, by_name)
-    strategy = config.strategy
-    if isinstance(strategy, FedBack) and strategy.delay_feedback:
-        return DelayFeedback(rule)
-    if isinstance(strategy, Sparse) and (selection := strategy.selection()) is not None:
-        return Sparsified(rule, selection, error_feedback=strategy.error_feedback)
-    return rule
+    strategy: Any = config.strategy
+    if isinstance(strategy, FedBack):
+        rule = strategy.fed_back(rule)
+    return strategy.sparsified(rule) if isinstance(strategy, Sparse) else rule
 
 
 __all__ = [
-    "SGD", "AdamW", "Adan", "Apollo", "DelayFeedback", "Float32", "Grouped", "Groups", "Lion",
-    "Momentum", "Muon", "Optimizer", "OwnOptimizer", "Pairs", "Selection", "Soap", "Sparsified",
-    "Step", "Target", "Use", "build", "for_model", "rule_of",
+    "DEFAULT", "GROUPS", "SGD", "AdamW", "Adan", "Adaptive", "Apollo", "ApolloMini", "Decayed",
+    "DelayFeedback", "Float32", "Grouped", "Groups", "Lion", "Momentum", "Muon", "Optimizer",
+    "OptimizerChoice", "Pairs", "Selection", "Soap", "Sparsified", "Step", "Target", "Use",
+    "build", "by_name", "chosen", "for_model", "open_numbers",
 ]  # fmt: skip

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from mlxhog.config import optimizers
-from mlxhog.optim.adamw import decays_of, moments_of
-from mlxhog.optim.rule import Form, Kernel, Optimizer, Pairs, Step, Target, Use, Write, rule_of
+from mlxhog.config.options import option
+from mlxhog.optim.choice import Adaptive
+from mlxhog.optim.rule import Form, Kernel, Pairs, Step, Target, Write
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adan(Optimizer):
+class Adan(Adaptive):
     """Adan with private state: `m`, `diff`, `v`, and the last gradient `prev`.
 
     With d = g - prev, m, diff and v are the exponential means of g, d and (g + beta3 * d)^2, and
@@ -26,18 +27,18 @@ class Adan(Optimizer):
     state; their next difference is to their last gradient.
     """
 
-    beta1: float = 0.98
-    beta2: float = 0.99
-    beta3: float = 0.92
-    eps: float = 1e-8
-    weight_decay: float = 0.1
+    name: ClassVar[str] = "adan"
+    title: ClassVar[str] = "Adan"
+    about: ClassVar[str] = "means of gradients and of their differences"
+
+    beta3: float = option(0.92, "decay of the mean of gradients' differences", low=0, below=1)
     state_segments = ("m", "diff", "v", "prev")
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""
-        betas = (self.beta1, self.beta2, self.beta3)
+        betas = (self.decay1, self.beta2, self.beta3)
         bias1, bias2, bias3 = (1.0 - beta**step.count for beta in betas)
-        means = (*decays_of(self.beta1, self.beta2), self.beta3, 1.0 - self.beta3)
+        means = (*self.decays, self.beta3, 1.0 - self.beta3)
         steps = (1.0 / bias1, self.beta3 / bias3, 1.0 / math.sqrt(bias2))
         rates = (step.grad_scale, *means, *steps, self.eps, step.count == 1)
 
@@ -46,8 +47,3 @@ class Adan(Optimizer):
             return Form(Write(step.lr / (1.0 + step.lr * decay), coupled=decay), rates)
 
         target.step(Kernel("adan", self.state_segments), pairs, form, step)
-
-
-@rule_of.register(optimizers.Adan)
-def _(choice: optimizers.Adan, use: Use) -> Adan:
-    return Adan(**moments_of(choice), beta3=choice.beta3)

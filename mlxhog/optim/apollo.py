@@ -30,36 +30,24 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlxhog.config import optimizers
-from mlxhog.optim.adamw import decays_of, moments_of
+from mlxhog.base.late import np
+from mlxhog.config.options import option
+from mlxhog.optim.choice import Adaptive
 from mlxhog.optim.directions import split, write
-from mlxhog.optim.rule import (
-    Form,
-    Kernel,
-    Optimizer,
-    Pairs,
-    Shapes,
-    Step,
-    Target,
-    Use,
-    Write,
-    float32,
-    rule_of,
-)
-from mlxhog.optim.updates import Float32, Slot
+from mlxhog.optim.rule import Form, Kernel, Pairs, Shapes, Step, Target, Write, float32
+from mlxhog.optim.updates import Float32
 
-Floats = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlxhog.arena.layout import Slot
+
+Floats: TypeAlias = "NDArray[Any]"
 
 GROWTH: Final = 1.01
 """Largest factor between the norms of successive updates of a matrix."""
-
-OFFICIAL_EPS: Final = 1e-6
-"""Default of the authors' package; added to roots of second moments."""
 
 LEAST: Final = 1e-8
 """Added to norms that divide."""
@@ -90,62 +78,56 @@ def _is_tall(shape: tuple[int, ...]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apollo(Optimizer):
-    """APOLLO for the matrices named in `hidden`, Adam for the rest; all state private.
+class Projected(Adaptive):
+    """Channels of hidden matrices, scaled by moments of a projection; Adam for the rest.
 
-    A gradient of some rows of a hidden matrix counts as zero in the others.
+    All state is private. A gradient of some rows of a hidden matrix counts as zero in the others.
 
     Attributes:
-        hidden: names of the matrices that are scaled by channels.
         rank: of the projections; None is a quarter of a matrix's shorter side.
-        tensor: one factor for a matrix, as in APOLLO-Mini, not one per channel.
-        scale: its root multiplies updates; None is the shorter side over the rank, which makes them
-            as large as Adam's.
-        refresh_every: steps with one projection.
-        seed: of the projections.
-        beta1: decay of first moments.
-        beta2: decay of second moments.
-        eps: added to roots of second moments.
-        weight_decay: decoupled.
+        by_matrix: one factor for a matrix, not one per channel.
         zero_guard: an update of norm 0 does not change `norm`, and the update after norm 0 counts
             as a first one. Without it, as in the authors' package, a gradient of zeros stops a
             matrix for long: its update must grow from 1e-8 by 1 % a step.
     """
 
-    hidden: frozenset[str]
-    rank: int | None = None
-    tensor: bool = False
-    scale: float | None = None
-    refresh_every: int = 200
-    seed: int = 0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = OFFICIAL_EPS
-    weight_decay: float = 0.0
-    zero_guard: bool = True
+    beside: ClassVar[str] = "adam"
+    has_own_bases: ClassVar[bool] = True
+    rank: ClassVar[int | None] = None
+    by_matrix: ClassVar[bool] = False
+    zero_guard: ClassVar[bool] = True
     state_segments = ("m", "v", "norm")
+
+    scale: float | None = option(
+        None, "its root multiplies updates; auto is a matrix's shorter side over the rank",
+        above=0, none="auto", flat="projection_scale",
+    )  # fmt: skip
+    every: int = option(
+        200, "steps before a projection is drawn anew",
+        unit="steps", low=1, flat="projection_every",
+    )  # fmt: skip
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of the state, segment -> parameter -> shape, for parameters of these shapes."""
         moments = {
-            name: self._projected(shape) if name in self.hidden else shape
+            name: self._projected(shape) if name in self.use.hidden else shape
             for name, shape in shapes.items()
         }
-        return {"m": moments, "v": moments, "norm": {name: (1,) for name in self.hidden}}
+        return {"m": moments, "v": moments, "norm": {name: (1,) for name in self.use.hidden}}
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""
-        correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.beta1**step.count)
+        correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.decay1**step.count)
         size = step.lr * correction
         # A write decays by its step size times this; the decay here is by lr, and comes last.
         decay = self.weight_decay / correction
-        rates = (step.grad_scale, *decays_of(self.beta1, self.beta2), 1.0, self.eps)
+        rates = (step.grad_scale, *self.decays, 1.0, self.eps)
 
         def form(decays: bool) -> Form:
             shrunk = 1.0 - step.lr * self.weight_decay * decays
             return Form(Write(size, shrunk, decay * decays), rates)
 
-        hidden, rest = split(pairs, self.hidden)
+        hidden, rest = split(pairs, self.use.hidden)
         target.step(Kernel("adam", ("m", "v")), rest, form, step)
         scaled = ((slot, g * s) for slot, g, s in self._factors(target, hidden, step))
         write(target, scaled, step, lr=size, weight_decay=decay)
@@ -154,14 +136,15 @@ class Apollo(Optimizer):
         self, target: Target, pairs: list[tuple[Slot, Float32]], step: Step
     ) -> Iterator[tuple[Slot, Float32, Floats]]:
         """Update the state of each hidden matrix; yield it, its gradient, the factors of that."""
+        keep1, take1, keep2, take2 = self.decays
         for slot, grad in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)
             g = grad if step.grad_scale == 1.0 else float32(step.grad_scale) * grad
             p, tall = self._projection(slot, step.count), _is_tall(slot.shape)
             r = g @ p.T if tall else p.T @ g
-            m[...] = self.beta1 * m + (1.0 - self.beta1) * r
-            v[...] = self.beta2 * v + (1.0 - self.beta2) * r**2
-            axis = None if self.tensor else int(tall)  # one norm for all, per row or per column
+            m[...] = keep1 * m + take1 * r
+            v[...] = keep2 * v + take2 * r**2
+            axis = None if self.by_matrix else int(tall)  # one norm for all, per row or per column
             factors = _norms(m / (np.sqrt(v) + self.eps), axis) / (_norms(r, axis) + LEAST)
             length, before = float(np.linalg.norm(factors * _norms(g, axis))), float(norm[0])
             if not (self.zero_guard and length == 0):
@@ -186,23 +169,35 @@ class Apollo(Optimizer):
         return {}
 
     def _projection(self, slot: Slot, count: int) -> Floats:
-        refresh = (count - 1) // self.refresh_every
+        refresh = (count - 1) // self.every
         number, p = self._drawn.get(slot.name, (-1, None))
         if p is None or number != refresh:
             rank, right = self._rank(slot.shape), _is_tall(slot.shape)
-            p = draw_projection(slot, rank, refresh, seed=self.seed, right=right)
+            p = draw_projection(slot, rank, refresh, seed=self.use.seed, right=right)
             self._drawn[slot.name] = refresh, p
         return p
 
 
-@rule_of.register(optimizers.Projected)
-def _(choice: optimizers.Projected, use: Use) -> Apollo:
-    return Apollo(
-        hidden=use.hidden,
-        rank=choice.rank if isinstance(choice, optimizers.Apollo) else 1,
-        tensor=isinstance(choice, optimizers.ApolloMini),
-        scale=choice.scale,
-        refresh_every=choice.every,
-        seed=use.seed,
-        **moments_of(choice),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Apollo(Projected):
+    """One factor for each channel of a hidden matrix."""
+
+    name: ClassVar[str] = "apollo"
+    title: ClassVar[str] = "APOLLO"
+    about: ClassVar[str] = "gradients scaled channel by channel, by moments of a projection"
+
+    rank: int | None = option(  # type: ignore[misc]  # a number here, 1 of APOLLO-Mini
+        None, "rank of projected gradients; auto is a quarter of a matrix's shorter side",
+        low=1, none="auto", flat="projection_rank",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApolloMini(Projected):
+    """One factor for a hidden matrix, of a projection of rank 1."""
+
+    name: ClassVar[str] = "apollo-mini"
+    title: ClassVar[str] = "APOLLO-Mini"
+    about: ClassVar[str] = "gradients scaled matrix by matrix, by moments of a projection of rank 1"
+    rank: ClassVar[int | None] = 1
+    by_matrix: ClassVar[bool] = True

@@ -25,16 +25,38 @@ parameters, with Muon of hidden matrices.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
 
-import numpy as np
-
+from mlxhog.base.late import np
+from mlxhog.config.choices import Choice, Rules
+from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, StepTrace, Target, float32, parameter
 from mlxhog.optim.updates import Float32, Rows
 
 FEEDBACK: Final = "feedback"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedBack(Choice):
+    """The number of strategies with error feedback on late steps."""
+
+    delay_feedback: bool = option(
+        False,
+        "to a step that comes tau updates late add tau/n of it in advance, and take that back with "
+        "the worker's next one; n updates come between the two (error feedback)",
+    )
+
+    rules: ClassVar[Rules] = (
+        ("gpu_write", "delay_feedback & gpu_write!=cpu",
+         "is {gpu_write}, and only steps that the CPU writes whole are corrected; leave it out, "
+         "or delay_feedback"),
+    )  # fmt: skip
+
+    def fed_back(self, rule: Optimizer) -> Optimizer:
+        """The rule with error feedback, if it is chosen."""
+        return DelayFeedback(rule) if self.delay_feedback else rule
 
 
 class DelayFeedback(Around):
@@ -52,6 +74,11 @@ class DelayFeedback(Around):
     def state_segments(self) -> tuple[str, ...]:
         """The rule's private state, and the addition in advance."""
         return (*self.rule.state_segments, FEEDBACK)
+
+    @property
+    def scratch_arrays(self) -> int:
+        """That of the last addition."""
+        return 1
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step, add `step.feedback` times as much, and take back the last addition.

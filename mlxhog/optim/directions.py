@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from mlxhog.base.late import np
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import GRADIENT, Form, Pairs, Step, Target, Write
-from mlxhog.optim.updates import Float32, Slot
+from mlxhog.optim.updates import Float32
+
+if TYPE_CHECKING:
+    from mlxhog.arena.layout import Slot
 
 
 def directions(

@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from mlxhog import _native
+from mlxhog.base.late import np
 from mlxhog.errors import ShapeError
 
-Float32 = NDArray[np.float32]
-Int32 = NDArray[np.int32]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Float32: TypeAlias = "NDArray[np.float32]"
+Int32: TypeAlias = "NDArray[np.int32]"
 
 
 @dataclass(frozen=True)

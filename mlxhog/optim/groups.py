@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mlxhog.config.optimizer import GROUPS, OptimizerChoice
 from mlxhog.errors import ConfigError
+from mlxhog.optim.choice import GROUPS, OptimizerChoice
 from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target
 
 Groups = Mapping[str, frozenset[str]]

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, Slot
 from mlxhog.errors import EnvironmentLacks, ShapeError
-from mlxhog.metal import engine as engines
-from mlxhog.metal.engine import Engine, adoptable
+from mlxhog.metal import engines
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.engines import adoptable
 from mlxhog.metal.kernels.adds import FLAG_FLOATS, HP, dense_axpy, step
 from mlxhog.optim.gradients import Float32, Rows
-from mlxhog.optim.updates import Slot
 
 _COPY = "one of CPU and GPU does not see the writes of the other"
 
@@ -66,7 +66,7 @@ def steps_of_worker(
     Args:
         arena: of the run.
         decay: names of the parameters that weight decay applies to.
-        engine: one of `mlxhog.metal.engine.NAMES`.
+        engine: one of `mlxhog.metal.engines.NAMES`.
         threads: OS threads of an emulated engine.
         slot: of the worker.
         recorded: segments that take the last steps, see `Target.record`.

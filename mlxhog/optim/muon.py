@@ -40,16 +40,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
-from mlxhog.config import optimizers
-from mlxhog.optim.adamw import BesideAdamW, TwoMoments, moments_of
+from mlxhog.base.late import np
+from mlxhog.config.options import option
+from mlxhog.optim.adamw import AdamW, BesideAdamW
+from mlxhog.optim.choice import BETA1, OptimizerChoice, Rates, Sharing, like
 from mlxhog.optim.directions import split, write
-from mlxhog.optim.rule import Coefficients, Kernel, Pairs, Polar, Step, Target, Use, rule_of
-from mlxhog.optim.updates import Float32, Slot
+from mlxhog.optim.rule import OPERATIONS, Coefficients, Kernel, Pairs, Polar, Step, Target
+from mlxhog.optim.updates import Float32
+
+if TYPE_CHECKING:
+    from mlxhog.arena.layout import Slot
+
+LR: Final = 3e-3
+WIDTH: Final = 128
+"""Width of the model for which a search found that step size; it is scaled to other widths."""
+PIECES: Final = 1024
+"""Smallest vocabulary of pieces of words for which a search was made; below are bytes."""
+PIECES_LR: Final = 0.0065  # as `LR`, for such a vocabulary
+AVERAGED_BETA1: Final = 0.75
+"""beta1 if a step averages the gradients of several workers."""
+NESTEROV: Final = 0.1
+MANY: Final = 4  # smallest number of workers that look ahead for which Muon takes the next two
+LATE_BETA1: Final = 0.95
+LATE_NESTEROV: Final = 0.15
 
 ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
     # The composition of three odd quintics nearest to 1 on [1e-3, 1], each fitted on the range of
@@ -84,34 +100,99 @@ MOST_DISTANCE: Final = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(TwoMoments, BesideAdamW):
-    """Muon for the matrices named in `hidden`, AdamW for the rest.
+class Muon(BesideAdamW, Sharing):
+    """Muon for hidden matrices, AdamW for the rest.
 
-    A gradient of some rows of a hidden matrix counts as zero in the others.
-
-    Attributes:
-        hidden: names of the matrices that are orthogonalised.
-        nesterov: weight of the gradient itself in a direction, beside its mean.
-        orthogonalization: a key of `ORTHOGONALIZATIONS`.
-        rows: number of rows that are orthogonalised together; None is the whole matrix.
-        every: n for whole matrices at every nth step only, with `rows` (or 1) in between; None is
-            whole matrices never with `rows`, always without.
-        shared: whether all workers have one pair of moments.
-        threads: each takes other matrices, so results do not depend on their number.
+    A gradient of some rows of a hidden matrix counts as zero in the others. Each thread takes
+    other matrices, so results do not depend on their number.
     """
 
-    nesterov: float = 0.1
-    orthogonalization: str = "polar3"
-    rows: int | None = None
-    every: int | None = None
-    shared: bool = False
-    threads: int = 1
+    name: ClassVar[str] = "muon"
+    title: ClassVar[str] = "Muon"
+    about: ClassVar[str] = "orthogonalised momentum for hidden matrices, AdamW for the rest"
+    shares_by_itself: ClassVar[bool] = True
+
+    nesterov: float | None = option(
+        None,
+        "weight of the gradient itself in a direction, beside its mean; auto is 0.1, and 0.15 if "
+        "it looks ahead of three or more workers",
+        low=0, high=1, none="auto",
+    )  # fmt: skip
+    orthogonalization: str = option(
+        "polar3",
+        "three steps of Polar Express, or five of Newton and Schulz",
+        choices=("polar3", "ns5"),
+    )
+    rows: int | None = option(
+        None, "rows orthogonalised together; fewer are cheaper; all is the whole matrix",
+        low=1, none="all", flat="orthogonalization_rows",
+    )  # fmt: skip
+    every: int | None = option(
+        None,
+        "orthogonalise whole matrices at every Nth step of a worker only; in between rows one by "
+        "one, or as `rows` has it",
+        unit="steps", low=2, none="off", flat="orthogonalization_every",
+    )  # fmt: skip
+    device: str = option(
+        "auto",
+        "where a worker orthogonalises: on the CPU, by native code, or on its own device, by its "
+        "framework; auto is worker for GPU workers",
+        choices=("auto", "cpu", "worker"), flat="orthogonalization_device",
+    )  # fmt: skip
+
+    # -- what follows from model and workers -----------------------------------------------------
+
+    def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
+        """Return it with values for its open numbers; AdamW without a hidden matrix."""
+        if not hidden:
+            return like(AdamW, self).fitted(hidden=hidden, averaged=averaged, ahead=ahead)
+        beta1, nesterov, late = self.beta1, self.nesterov, ahead >= MANY
+        if beta1 is None and averaged > 1:
+            beta1 = AVERAGED_BETA1
+        elif beta1 is None:
+            beta1 = LATE_BETA1 if late else BETA1
+        if nesterov is None:
+            nesterov = LATE_NESTEROV if late else NESTEROV
+        return replace(self, beta1=beta1, nesterov=nesterov)
+
+    def default_lr(self, width: int, averaged: int = 1) -> float:
+        """Return the default of the largest step size.
+
+        A step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and its effect on
+        activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
+        arXiv:2310.17813.
+        """
+        return LR * math.sqrt(averaged * WIDTH / width)
+
+    def rates(self, width: int, vocabulary: int, averaged: int = 1) -> Rates:
+        """Return the defaults of all step sizes.
+
+        With bytes one step size is best for all. Rows of a larger vocabulary get few gradients, so
+        the embedding wants steps that are many times as long, and hidden matrices want longer ones,
+        too (`python benchmarks/defaults.py --only minute`).
+        """
+        if vocabulary < PIECES:
+            return super().rates(width, vocabulary, averaged)
+        lr = self.default_lr(width, averaged) * PIECES_LR / LR
+        return Rates(lr=lr, embedding=12.0, head=2.4, scalar=1.5)
+
+    def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
+        """Whether a worker orthogonalises matrices on its own device, in place of the CPU."""
+        return on_gpu if self.device == "auto" else self.device == "worker"
+
+    def cost(self, slot: Slot) -> float:
+        """Count the products of a hidden matrix's polar factor, too, one triangle of each."""
+        steps = len(ORTHOGONALIZATIONS[self.orthogonalization])
+        work = operations(slot.shape, steps) if slot.name in self.use.hidden else 0
+        return slot.size + work / OPERATIONS
+
+    # -- a step ----------------------------------------------------------------------------------
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""
-        hidden, rest = split(pairs, self.hidden)
+        hidden, rest = split(pairs, self.use.hidden)
         self.adamw.update(replace(target, record=None), rest, step)
-        most = BATCH * self.threads if target.polar is None else DEVICE_BATCH
+        most = BATCH * self.use.threads if target.polar is None else DEVICE_BATCH
         for batch in _batches(hidden, most):
             directions = self._directions(target, batch, step)
             write(target, directions, step, lr=step.lr, weight_decay=self.weight_decay)
@@ -131,8 +212,10 @@ class Muon(TwoMoments, BesideAdamW):
             RMS * math.sqrt(max(min(block or slot.shape[0], slot.shape[0]), slot.shape[1]))
             for slot, _ in batch
         ]
-        rates = (step.grad_scale, self.beta1, 1.0 - self.beta1, self.nesterov, 1.0 - self.nesterov)
-        kernel = Kernel("mean", ("m",), self.shared)
+        nesterov = NESTEROV if self.nesterov is None else self.nesterov
+        keep, take, *_ = self.decays
+        rates = (step.grad_scale, keep, take, nesterov, 1.0 - nesterov)
+        kernel = Kernel("mean", ("m",), self.use.shared)
         xs = [target.direction(kernel, slot, grad, rates, step) for slot, grad in batch]
         us = self._orthogonalised(target.polar, xs, scales, block)
         return [(slot, u) for (slot, _), u in zip(batch, us, strict=True)]
@@ -144,7 +227,7 @@ class Muon(TwoMoments, BesideAdamW):
         coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
         if polar is None:
             steps = np.array(coefficients, np.float32)
-            _native.polar(xs, xs, list(scales), steps, rows=block, threads=self.threads)
+            _native.polar(xs, xs, list(scales), steps, rows=block, threads=self.use.threads)
             return xs
         parts = [
             [x[row : row + (block or len(x))] for row in range(0, len(x), block or len(x))]
@@ -212,17 +295,3 @@ def _batches(
             batch, size = [], 0
     if batch:
         yield batch
-
-
-@rule_of.register(optimizers.Muon)
-def _(choice: optimizers.Muon, use: Use) -> Muon:
-    return Muon(
-        hidden=use.hidden,
-        nesterov=optimizers.NESTEROV if choice.nesterov is None else choice.nesterov,
-        orthogonalization=choice.orthogonalization,
-        rows=choice.rows,
-        every=choice.every,
-        shared=use.shared,
-        threads=use.threads,
-        **moments_of(choice),
-    )

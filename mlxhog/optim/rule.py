@@ -1,7 +1,6 @@
 """Common parts of optimizers: interface (`Optimizer`), `Target`, numbers of an update (`Step`).
 
-A step is applied to a target: shared parameters, their locks, the optimizer's state. `rule_of`
-turns the choice of a run into the rule that takes its steps. One class may be both.
+A step is applied to a target: shared parameters, their locks, the optimizer's state.
 """
 
 from __future__ import annotations
@@ -10,19 +9,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
-from typing import NamedTuple
-
-import numpy as np
+from time import monotonic_ns
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from mlxhog import _native
-from mlxhog.arena.layout import place_state
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Entry
-from mlxhog.config.optimizer import OptimizerChoice
+from mlxhog.base.late import np
 from mlxhog.errors import ShapeError
-from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.updates import WRITE_MODES, Float32, Grads, Rows, Slot, check, row_width
+from mlxhog.optim.updates import WRITE_MODES, Float32, Grads, Rows, check, row_width
+
+if TYPE_CHECKING:
+    from mlxhog.arena.layout import Slot
+    from mlxhog.arena.workers import Entry
+    from mlxhog.optim.metal_steps import MetalSteps
+
+OPERATIONS = 150
+"""Operations of matrix products that take as long as one element of a parameter under AdamW.
+
+The element is averaged over the workers' gradients, squared for the norm, and applied.
+"""
 
 Coefficients = tuple[tuple[float, float, float], ...]
 """(a, b, c) of each odd quintic a s + b s^3 + c s^5."""
@@ -244,7 +248,7 @@ class Target:
             each, whole = np.arange(count, dtype=np.int32), (offset, count, count, None)
             _native.add_at(self.locks, self.mode, self.flat, *whole, each, ones)
         else:
-            _native.add_dense(self.locks, self.mode, self.flat, offset, ones)
+            _native.add(self.locks, self.mode, self.flat, offset, ones)
 
     def writing(self) -> AbstractContextManager[None]:
         """Count a block as the write of finished steps, unless they go to `pending`."""
@@ -263,6 +267,8 @@ def new_state(
         shapes: its `state_shapes`.
         floats: length of the parameter segment.
     """
+    from mlxhog.arena.layout import place_state
+
     placed = {name: place_state(shapes[name]) for name in names if name in shapes}
     sizes = {name: placed[name][1] if name in placed else floats for name in names}
     private = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
@@ -279,7 +285,7 @@ def float32(value: float) -> np.float32:
     return np.float32(value)
 
 
-Pairs = Sequence[tuple[Slot, Float32 | Rows]]
+Pairs: TypeAlias = "Sequence[tuple[Slot, Float32 | Rows]]"
 """Parameters with their gradients, checked; rows ascending, each once."""
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -336,6 +342,15 @@ class Optimizer(ABC):
             Segment -> parameter -> shape; segments laid out like the parameters are missing.
         """
         return {}
+
+    @property
+    def scratch_arrays(self) -> int:
+        """Arrays of the parameters' size that it has beside its state."""
+        return 0
+
+    def cost(self, slot: Slot) -> float:
+        """Cost of averaging and stepping a parameter, in elements under AdamW."""
+        return slot.size
 
     def step(
         self,
@@ -400,38 +415,6 @@ class Around(Optimizer):
         """Those of the rule."""
         return self.rule.state_shapes(shapes)
 
-
-class OwnOptimizer(OptimizerChoice, Optimizer):
-    """An optimizer of one's own: one class has the numbers and takes the steps.
-
-    It is a frozen dataclass with a `name`, a line `about` it, and `option` fields for its numbers.
-    Without state it needs `update` only; see examples/my_optimizer.py.
-    """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Use:
-    """Values of a run that an optimizer needs beside its numbers.
-
-    Attributes:
-        hidden: names of the model's hidden matrices.
-        threads: number of threads that the rule may use.
-        seed: of the run.
-        shared: whether all workers have one pair of moments.
-    """
-
-    hidden: frozenset[str] = frozenset()
-    threads: int = 1
-    seed: int = 0
-    shared: bool = False
-
-
-@singledispatch
-def rule_of(choice: OptimizerChoice, use: Use) -> Optimizer:
-    """Return the rule that takes the steps of a choice.
-
-    A choice that is an `Optimizer` itself takes them. For others the file of the rule registers a
-    function that builds it from the choice: `@rule_of.register(optimizers.Lion)`.
-    """
-    assert isinstance(choice, Optimizer), f"no file of mlxhog.optim registers {choice.name}"
-    return choice
+    def cost(self, slot: Slot) -> float:
+        """That of the rule."""
+        return self.rule.cost(slot)

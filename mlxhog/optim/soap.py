@@ -9,7 +9,7 @@ A hidden matrix G of r rows and c columns, after clipping, moves by
 
 Q_L and Q_R are eigenvectors of L and R. The first gradient gives L, R and, by a decomposition,
 their eigenvectors; it moves nothing, so t is one less than the number of gradients. Every
-`precondition_every` steps each Q takes one step of orthogonal iteration, Q <- qr(L Q), its columns
+`every` steps each Q takes one step of orthogonal iteration, Q <- qr(L Q), its columns
 sorted by the eigenvalues that diag(Q^T L Q) estimates, and v is sorted likewise. A side longer than
 `LONGEST` has no basis. All other parameters take AdamW's steps.
 
@@ -23,16 +23,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlxhog.config import optimizers
-from mlxhog.optim.adamw import BesideAdamW, moments_of
+from mlxhog.base.late import np
+from mlxhog.config.options import option
+from mlxhog.optim.adamw import BesideAdamW
 from mlxhog.optim.directions import split, write
-from mlxhog.optim.rule import Pairs, Shapes, Step, Target, Use, float32, rule_of
-from mlxhog.optim.updates import Float32, Slot
+from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, Step, Target, float32
+from mlxhog.optim.updates import Float32
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlxhog.arena.layout import Slot
 
 LONGEST: Final = 10_000
 """Longest side of a matrix that has a basis: a decomposition takes its cube of operations."""
@@ -72,36 +75,43 @@ def is_basis(basis: Float32) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Soap(BesideAdamW):
-    """SOAP for the matrices named in `hidden`, AdamW for the rest; all state private.
+    """SOAP for hidden matrices, AdamW for the rest; all state private.
 
-    A gradient of some rows of a hidden matrix counts as zero in the others.
-
-    Attributes:
-        hidden: names of the matrices that have eigenbases.
-        beta2: decay of second moments and of L and R.
-        precondition_every: steps between two refreshes of the bases.
+    A gradient of some rows of a hidden matrix counts as zero in the others. beta2 is the decay of
+    second moments and of L and R.
     """
 
-    beta1: float = 0.95
-    weight_decay: float = 0.01
-    precondition_every: int = 10
+    name: ClassVar[str] = "soap"
+    title: ClassVar[str] = "SOAP"
+    about: ClassVar[str] = "Adam in eigenbases of second moments for hidden matrices, AdamW beside"
+    has_own_bases: ClassVar[bool] = True
+
+    every: int = option(
+        10, "steps between two refreshes of its eigenbases",
+        unit="steps", low=1, flat="precondition_every",
+    )  # fmt: skip
     state_segments = ("m", "v", "left", "right", "left_basis", "right_basis")
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of L, R and their bases, segment -> parameter -> shape."""
         own: dict[str, dict[str, tuple[int, ...]]] = {}
         for second, basis, axis in BASES:
-            sides = {name: shapes[name][axis] for name in self.hidden}
+            sides = {name: shapes[name][axis] for name in self.use.hidden}
             own[second] = {name: (n, n) for name, n in sides.items() if n <= LONGEST}
             own[basis] = own[second]
         return own
 
+    def cost(self, slot: Slot) -> float:
+        """Count about four products of a hidden matrix with each of its sides, too."""
+        work = 8 * slot.size * sum(slot.shape) if slot.name in self.use.hidden else 0
+        return slot.size + work / OPERATIONS
+
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""
-        hidden, rest = split(pairs, self.hidden)
+        hidden, rest = split(pairs, self.use.hidden)
         self.adamw.update(target, rest, step)
         t = max(1, step.count - 1)
-        correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
+        correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.decay1**t)
         directions = self._directions(target, hidden, t, step.grad_scale)
         # `write` decays by its step size times weight_decay; the decay here is by lr.
         decay = self.weight_decay / correction
@@ -127,7 +137,7 @@ class Soap(BesideAdamW):
             if not moved:
                 for second, basis, _ in sides:
                     basis[...] = eigenbasis(second)
-            elif t % self.precondition_every == 0:
+            elif t % self.every == 0:
                 v = target.state("v", slot)
                 for second, basis, axis in sides:
                     basis[...], order = refreshed(second, basis)
@@ -142,8 +152,8 @@ class Soap(BesideAdamW):
     ) -> Float32:
         """Update m and v, and return m, scaled in the eigenbases and turned back."""
         m, v = target.state("m", slot), target.state("v", slot)
-        m *= float32(self.beta1)
-        m += float32(1.0 - self.beta1) * g
+        m *= float32(self.decay1)
+        m += float32(1.0 - self.decay1) * g
         v *= float32(self.beta2)
         v += float32(1.0 - self.beta2) * np.square(_turned(g, sides))
         scaled = np.divide(_turned(m, sides), np.sqrt(v) + float32(self.eps))
@@ -172,8 +182,3 @@ def _turned_back(x: Float32, sides: list[tuple[Float32, Float32, int]]) -> Float
     for _, basis, axis in sides:
         x = x @ basis.T if axis else basis @ x
     return np.ascontiguousarray(x)
-
-
-@rule_of.register(optimizers.Soap)
-def _(choice: optimizers.Soap, use: Use) -> Soap:
-    return Soap(hidden=use.hidden, **moments_of(choice), precondition_every=choice.every)

@@ -23,15 +23,99 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlxhog.config.rules import Selection
+from mlxhog.base.late import np
+from mlxhog.config.choices import Choice, Rules
+from mlxhog.config.options import option
+from mlxhog.config.rules import Forms, number, positive
 from mlxhog.optim import updates
 from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target, parameter
-from mlxhog.optim.updates import Float32, Int32, Rows, Slot, row_width
+from mlxhog.optim.updates import Float32, Int32, Rows, row_width
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlxhog.arena.layout import Slot
+
+_FORMS = Forms(
+    "none, topk:F with a share 0 < F <= 1, or threshold:F with F > 0",
+    {},
+    none=(), topk=(number(lambda x: 0 < x <= 1),), threshold=(positive,),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A rule for one parameter at a time; of a row-sparse step it chooses from the touched rows.
+
+    kind "topk": the ceil(share * elements) of largest magnitude, at least one; among equals the
+    first. Source: Stich, Cordonnier and Jaggi 2018, arXiv:1809.07599.
+    kind "threshold": every element of magnitude >= share * lr. The unit is the step size, so the
+    written part does not depend on the schedule; AdamW's steps are about 1 unit, SGD's are the
+    gradient. Related: Strom 2015, Interspeech (there a fixed number).
+
+    Zeros are never written.
+    """
+
+    kind: Literal["topk", "threshold"]
+    share: float
+
+    @classmethod
+    def parse(cls, text: str) -> Selection | None:
+        """Read "none", "topk:0.01" or "threshold:2".
+
+        Raises:
+            ValueError: none of these.
+        """
+        kind, share = _FORMS.read(text)
+        return cls("topk" if kind == "topk" else "threshold", *share) if share else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparse(Choice):
+    """Numbers of strategies whose workers may write a part of their steps."""
+
+    sparsify: str = option(
+        "none",
+        "part of a step that is written: all, the share F of each parameter's elements with the "
+        "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
+        train_only=True,
+        reads=Selection.parse,
+    )
+    error_feedback: bool = option(
+        True,
+        "sparsify: the worker adds the rest of a step to later ones, or drops it",
+        train_only=True,
+    )
+
+    @property
+    def writes_whole_steps(self) -> bool:
+        """Whether a worker adds its step to every parameter."""
+        return self.sparsify == "none"
+
+    rules: ClassVar[Rules] = (
+        ("error_feedback", "sparsify=none & error_feedback=false",
+         "without sparsify every step is written whole, and nothing is left to drop; leave it out, "
+         "or add sparsify=topk:0.01"),
+        ("sparsify", "sparsify!=none & gpu_write!=cpu",
+         "single elements are added by the CPU, and gpu_write is {gpu_write}; set gpu_write=cpu"),
+        ("sparsify", "sparsify!=none & moments=shared",
+         "shared moments would still be written whole at every step; set moments=private"),
+    )  # fmt: skip
+
+    def sparsified(self, rule: Optimizer) -> Optimizer:
+        """The rule whose steps are written in part, if that is chosen."""
+        selection = Selection.parse(self.sparsify)
+        if selection is None:
+            return rule
+        return Sparsified(rule, selection, error_feedback=self.error_feedback)
+
+
+def sparsify(config: Any) -> str:
+    """Return the part of a step that a run writes: a value of `Sparse.sparsify`; "none" is all."""
+    return config.strategy.sparsify if isinstance(config.strategy, Sparse) else "none"
 
 
 def take(
@@ -122,6 +206,11 @@ class Sparsified(Around):
     def state_segments(self) -> tuple[str, ...]:
         """The rule's private state, and the residual."""
         return (*self.rule.state_segments, *((RESIDUAL,) if self.error_feedback else ()))
+
+    @property
+    def scratch_arrays(self) -> int:
+        """That of a step before the selection, if the residual does not hold it."""
+        return int(not self.error_feedback)
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step and write the selected elements.

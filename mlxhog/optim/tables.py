@@ -15,16 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final
 
 from mlxhog import _native
-from mlxhog.arena import Arena
-from mlxhog.arena.layout import TABLES, Slot
 from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.optim.updates import WRITE_MODES, check, row_width
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mlxhog.arena import Arena
+    from mlxhog.arena.layout import Slot
 
 KEEP: Final = 0.95
 MEANS: Final = "tables.means"
@@ -59,6 +61,8 @@ class Tables:
         """Those of an arena for the worker in a slot; None if it has none."""
         if not arena.layout.tables:
             return None
+        from mlxhog.arena.layout import TABLES
+
         return cls(
             flat=arena.segment(TABLES),
             slots=arena.layout.tables,

@@ -15,14 +15,15 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730; the lossless mode is the one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from mlxhog import _native
-from mlxhog.arena.layout import Slot
+from mlxhog.base.late import np
 from mlxhog.errors import ShapeError
 from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
+
+if TYPE_CHECKING:
+    from mlxhog.arena.layout import Slot
 
 WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2}
 IN_TURN: Final = 3
@@ -90,10 +91,10 @@ def add(
     check(slot, delta)
     if slot.kind == "rows" or isinstance(delta, Rows):
         index, values = (delta.index, delta.values) if isinstance(delta, Rows) else (None, delta)
-        width, word0 = row_width(slot), slot.row_word0
-        _native.add_rows(locks, mode, flat, slot.offset, width, word0, index, values, seed)
+        rows = (index, row_width(slot), slot.row_word0, slot.size)
+        _native.add(locks, mode, flat, slot.offset, values, rows, seed)
     else:
-        _native.add_dense(locks, mode, flat, slot.offset, delta, seed)
+        _native.add(locks, mode, flat, slot.offset, delta, seed=seed)
 
 
 def add_at(
@@ -133,43 +134,11 @@ def snapshot(dst: Float32, src: Float32, *, threads: int = 1) -> None:
 
     Concurrency: takes no lock; each element is whole, elements may be of different ages.
     """
-    _native.snapshot(dst, src, threads)
-
-
-def snapshot_predict(
-    dst: Float32, src: Float32, prev: Float32, coef: float, *, threads: int = 1
-) -> None:
-    """Set `dst = src + coef * (src - prev)`, then `prev = src`, in one pass over (n,) float32.
-
-    It predicts the parameters at the time a gradient lands from their last movement
-    (`predict=own`). Related published method: DANA, arXiv:1907.11612.
-
-    Concurrency: `src` is shared, see `snapshot`; `dst` and `prev` are private.
-    """
-    _native.snapshot_predict(dst, src, prev, coef, threads)
-
-
-def snapshot_ahead(
-    dst: Float32,
-    src: Float32,
-    last: Float32,
-    prev: Float32,
-    *,
-    horizon: float,
-    trend: float,
-    threads: int = 1,
-) -> None:
-    """Set `dst = src + horizon * (last + trend * (last - prev))`, in one pass over (n,) float32.
-
-    It predicts the parameters `horizon` steps later from the last two steps (`predict=last`).
-
-    Concurrency: all but `dst` are shared, see `snapshot`.
-    """
-    _native.snapshot_ahead(dst, src, last, prev, horizon, trend, threads)
+    _native.read(dst, src, threads=threads)
 
 
 __all__ = [
     "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32",
-    "Rows", "Slot", "add", "add_at", "check",
-    "row_width", "snapshot", "snapshot_ahead", "snapshot_predict",
+    "Rows", "add", "add_at", "check",
+    "row_width", "snapshot",
 ]  # fmt: skip

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 
 from mlxhog import arena, optim
-from mlxhog.config.optimizer import OptimizerChoice
-from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, message_of
 from mlxhog.models.families import ModelConfig, param_spec, rate_groups
+from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
 from mlxhog.optim.groups import factors
 from mlxhog.optim.rule import new_state, parameter
 from mlxhog.optim.updates import WRITE_MODES
@@ -81,8 +80,7 @@ class Formula:
         self, cfg: ModelConfig, choice: OptimizerChoice, params: Mapping[str, Array]
     ) -> None:
         """Start from float32 parameters by name, all of a model or some."""
-        fitted = choice.fitted(hidden=True)
-        rule = optim.rule_of(fitted, optim.Use())
+        rule = fitted = choice.fitted(hidden=True)
         self._factors = factors(fitted, rate_groups(cfg))
         self.optimizer: Any = optim.Grouped(rule, self._factors) if self._factors else rule
         self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)

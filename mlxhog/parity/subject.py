@@ -37,13 +37,12 @@ from mlxhog.base import machine, verdicts
 from mlxhog.base.quantities import format_bytes
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.config.optimizer import OptimizerChoice
-from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
 from mlxhog.models.registry import load_architecture, load_candidate, with_changes
+from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
 
 Array = NDArray[Any]
 Results = Mapping[str, Array]

@@ -1,79 +1,36 @@
-"""Training strategies: the classes that run the choices of `mlxhog.config.strategies`."""
+"""Training strategies: each a class with its numbers, its answers to a run, and its worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import fields, replace
 
-from mlxhog.config import strategies as choices
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.errors import ConfigError
 from mlxhog.strategies.averaging import AvgRuns, DiLoCo, FedProx, LocalSGD, Scaffold
-from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, TicketPart, WriteResult
 from mlxhog.strategies.disjoint import Disjoint
-from mlxhog.strategies.hogwild import Hogwild
-from mlxhog.strategies.in_order import InOrder
+from mlxhog.strategies.hogwild import Hogwild, Serial
+from mlxhog.strategies.in_order import RoundRobin, Sim
 from mlxhog.strategies.locked import SSP, Aig, AsyncPS, Locked
-from mlxhog.strategies.recorded import Recorded
 from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.sync import Sync
+from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, TicketPart, WriteResult
 
-Run = Callable[[TrainConfig, int, int], Strategy]
-"""Makes a strategy from a configuration, its workers at the start and at most."""
-
-
-def _lock_free(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
-    """Lock-free workers; with `blocks` each on its own blocks.
-
-    The rounds of `async_after` are another strategy, before the run changes to this one.
-    """
-    choice, run = config.strategy, Hogwild
-    if isinstance(choice, choices.Hogwild) and choice.blocks == "disjoint":
-        run = Disjoint
-    return run(config, workers, max_workers)
-
-
-RUNS: dict[type[StrategyChoice], Run] = {
-    choices.Sync: Sync,
-    choices.Hogwild: _lock_free,
-    choices.Serial: _lock_free,
-    choices.RoundRobin: InOrder,
-    choices.Sim: InOrder,
-    choices.LocalSGD: LocalSGD,
-    choices.AvgRuns: AvgRuns,
-    choices.FedProx: FedProx,
-    choices.Scaffold: Scaffold,
-    choices.DiLoCo: DiLoCo,
-    choices.AsyncPS: AsyncPS,
-    choices.SSP: SSP,
-    choices.Locked: Locked,
-    choices.Aig: Aig,
-}
-"""The strategy of each choice; a choice that is not listed runs as its nearest base class."""
-
-R = TypeVar("R", bound=Run)
-
-
-def runs(choice: type[StrategyChoice]) -> Callable[[R], R]:
-    """Decorate a strategy, or a function that returns one, to run a choice."""
-
-    def declare(run: R) -> R:
-        RUNS[choice] = run
-        return run
-
-    return declare
+for _strategy in (
+    Sync, Hogwild, Serial, RoundRobin, LocalSGD, AvgRuns, FedProx, Scaffold, DiLoCo, AsyncPS, SSP,
+    Locked, Aig, Sim,
+):  # fmt: skip
+    STRATEGIES.register(_strategy)
 
 
 def repeating() -> tuple[str, ...]:
     """Names of the strategies whose runs end with the same bits, whatever the timing."""
     every = STRATEGIES.known().items()
-    return tuple(name for name, one in every if issubclass(one, StrategyChoice) and one.repeats)
+    return tuple(name for name, one in every if issubclass(one, Strategy) and one.repeats)
 
 
 def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
-    """The strategy of a configuration, for a number of workers.
+    """The strategy of a configuration, for a run.
 
     Args:
         config: of the run, with a chosen strategy.
@@ -81,28 +38,32 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
         max_workers: largest number at a time; by default that of the start.
 
     Raises:
-        ConfigError: its runs do not repeat although they have to, it cannot have this number of
-            workers, or no class runs it.
+        ConfigError: its runs do not repeat although they have to, or it cannot have this number of
+            workers.
     """
-    chosen = of(config, StrategyChoice)
-    if config.determinism in ("record", "replay"):
-        return Recorded(config, workers, max_workers)
+    chosen = config.strategy
+    assert chosen is not None, "a strategy that is open has no workers"
     if config.determinism == "rounds" and not chosen.repeats:
         raise ConfigError(
             f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; take "
             f"one of {', '.join(repeating())}, or record hogwild: determinism=record"
         )
-    run = next((RUNS[one] for one in type(chosen).__mro__ if one in RUNS), None)
-    if run is None:
-        name = type(chosen).__name__
-        raise ConfigError(
-            f"no class runs strategy {chosen.name}; put @runs({name}) of mlxhog.strategies before "
-            "the class that does"
-        )
-    return run(config, workers, max_workers)
+    if config.determinism in ("record", "replay"):
+        from mlxhog.strategies.recorded import Recorded
+
+        chosen = _turned_into(Recorded, chosen)
+    elif isinstance(chosen, Hogwild) and chosen.disjoint:
+        chosen = _turned_into(Disjoint, chosen)
+    return replace(chosen, config=config, workers=workers, max_workers=max_workers)
+
+
+def _turned_into(kind: type[Hogwild], chosen: Strategy) -> Hogwild:
+    """Lock-free workers of a special kind, with the numbers of a strategy."""
+    return kind(**{field.name: getattr(chosen, field.name) for field in fields(kind)})
 
 
 __all__ = [
-    "RUNS", "Context", "Idle", "Lease", "WriteResult", "TicketPart", "Strategy", "StrategyWorker",
-    "build", "repeating", "runs",
+    "SSP", "Aig", "AsyncPS", "AvgRuns", "DiLoCo", "Disjoint", "FedProx", "Hogwild", "Idle", "Lease",
+    "LocalSGD", "Locked", "RoundRobin", "Scaffold", "Serial", "Sim", "Strategy", "StrategyWorker",
+    "Sync", "TicketPart", "WriteResult", "build", "repeating",
 ]  # fmt: skip

@@ -10,11 +10,13 @@ They are written and read in the stages of `sync.py`, as the gradients of the pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from mlxhog.arena import Arena
-from mlxhog.models.ngrams import NgramTables
-from mlxhog.optim.gradients import GradientSum
-from mlxhog.optim.updates import Float32, Int32, Rows
+from mlxhog.optim.gradients import Float32, GradientSum, Int32, Rows
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.models.ngrams import NgramTables
 
 
 def segments(workers: int, tables: NgramTables | None, tokens: int) -> dict[str, tuple[str, int]]:

@@ -21,21 +21,24 @@ share of the new parameters, last the worker's own copy and its next round.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-import numpy as np
-
-from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.backends.backend import Float32, Grads
+from mlxhog.base.late import np
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
+from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.optim.rule import parameter
-from mlxhog.optim.updates import Rows
 from mlxhog.strategies.local import Local, LocalWorker, Stage
 from mlxhog.strategies.rounds import StepRecord
+from mlxhog.strategies.strategy import Segments, parameter_copies
 
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.models.families import ModelConfig
+
+AVERAGE_EVERY = 16  # default of the steps of each worker between two averages
 ANCHOR: Final = "anchor"
 CONTROL: Final = "control"
 SUM: Final = "control.next"
@@ -43,6 +46,7 @@ VELOCITY: Final = "outer.v"
 NEXT: Final = "outer.next"
 
 
+@dataclass(frozen=True, kw_only=True)
 class AvgRuns(Local):
     """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
 
@@ -52,7 +56,10 @@ class AvgRuns(Local):
     average is then worse than each of them, so a run evaluates them, too.
     """
 
-    def copies(self) -> tuple[str, ...]:
+    name: ClassVar[str] = "avg_runs"
+    about: ClassVar[str] = "independent runs, averaged once at the end"
+
+    def own_copies(self) -> tuple[str, ...]:
         """Each worker's own parameters, where they differ from the average."""
         return () if self.workers == 1 else self.replica_segments()
 
@@ -68,16 +75,26 @@ class AvgRuns(Local):
         )
 
 
-class LocalSGD(Local):
-    """H steps of each worker on its own, then the average (Stich 2019, arXiv:1805.09767).
+@dataclass(frozen=True, kw_only=True)
+class Averaged(Local):
+    """Local methods that average during the run."""
 
-    H is `--average-every`. With `--local-after S` the first S steps of the run are averaged one by
-    one, as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). One worker is the serial run, and
-    each keeps its own optimizer state.
+    average_every: int | None = option(
+        None,
+        f"steps of each worker between two averages of the parameters; auto is {AVERAGE_EVERY}",
+        unit="steps",
+        low=1,
+        none="auto",
+    )
 
-    Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
-    arXiv:2002.07839). Rules for H: `theory/local_steps.py`.
-    """
+    @property
+    def local_steps(self) -> int:
+        """H: steps of each worker in a round."""
+        return AVERAGE_EVERY if self.average_every is None else self.average_every
+
+    def meeting_every(self, steps: int) -> Self:
+        """This with another number of steps between two averages."""
+        return replace(self, average_every=steps)
 
     def check(self, model: ModelConfig) -> None:
         """Refuse local steps that do not fit the run.
@@ -85,7 +102,7 @@ class LocalSGD(Local):
         Raises:
             ConfigError: H is larger than the run.
         """
-        config, steps, limits = self.config, self.choice.local_steps, []
+        config, steps, limits = self.config, self.local_steps, []
         if config.steps is not None:
             limits.append(config.steps)
         if config.tokens is not None:
@@ -100,8 +117,8 @@ class LocalSGD(Local):
             )
 
     def round_steps(self, done: int) -> int:
-        """1 in the first part of post-local SGD, else H."""
-        return 1 if done < getattr(self.choice, "local_after", 0) else self.choice.local_steps
+        """H."""
+        return self.local_steps
 
     def average_share(self, arena: Arena, rank: int) -> None:
         """First stage: a worker's share of the average becomes the parameters."""
@@ -117,8 +134,36 @@ class LocalSGD(Local):
     stages: ClassVar[tuple[Stage, ...]] = (average_share, take_average)
 
 
-class Anchored(LocalSGD):
-    """Local SGD that keeps the last average."""
+@dataclass(frozen=True, kw_only=True)
+class LocalSGD(Averaged):
+    """H steps of each worker on its own, then the average (Stich 2019, arXiv:1805.09767).
+
+    H is `--average-every`. With `--local-after S` the first S steps of the run are averaged one by
+    one, as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). One worker is the serial run, and
+    each keeps its own optimizer state.
+
+    Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
+    arXiv:2002.07839). Rules for H: `theory/local_steps.py`.
+    """
+
+    name: ClassVar[str] = "local_sgd"
+    about: ClassVar[str] = "some steps of each worker on its own, then the average"
+
+    local_after: int = option(
+        0,
+        "average after every step until the run has taken this many (post-local SGD)",
+        unit="steps",
+        low=0,
+    )
+
+    def round_steps(self, done: int) -> int:
+        """1 in the first part of post-local SGD, else H."""
+        return 1 if done < self.local_after else self.local_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchored(Averaged):
+    """Local methods that keep the last average."""
 
     def kept_segments(self) -> tuple[str, ...]:
         """The copies and the anchor."""
@@ -136,9 +181,9 @@ class Anchored(LocalSGD):
         np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
 
     stages: ClassVar[tuple[Stage, ...]] = (
-        LocalSGD.average_share,
+        Averaged.average_share,
         keep_anchor,
-        LocalSGD.take_average,
+        Averaged.take_average,
     )
 
 
@@ -159,26 +204,27 @@ class FedProxWorker(LocalWorker):
 
     def corrected(self, grads: Grads) -> Grads:
         """Add `mu (w - a)`, unless the pull is decoupled."""
-        if self.context.choice.prox == "decoupled" or not self.context.choice.mu:
+        if self.strategy.prox == "decoupled" or not self.strategy.mu:
             return grads
-        pulled: Grads = {}
+        pulled: dict[str, Float32 | Rows] = {}
         for name, grad in grads.items():
             slot = self.context.arena.layout.slots[name]
             anchor = parameter(self.context.arena.segment(ANCHOR), slot)
-            pull = np.float32(self.context.choice.mu) * (parameter(self._copy, slot) - anchor)
+            pull = np.float32(self.strategy.mu) * (parameter(self._copy, slot) - anchor)
             pulled[name] = dense(grad, slot.shape) + pull
         return pulled
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """Pull first, if the pull is decoupled."""
-        arena, choice = self.context.arena, self.context.choice
-        if choice.prox == "decoupled" and choice.mu:
+        arena, own = self.context.arena, self.strategy
+        if own.prox == "decoupled" and own.mu:
             span = slice(arena.layout.probe.offset)
             moved = self._copy[span] - arena.segment(ANCHOR)[span]
-            self._copy[span] -= np.float32(self.lr() * choice.mu) * moved
+            self._copy[span] -= np.float32(self.lr() * own.mu) * moved
         super().apply(grads, direction, norm, record)
 
 
+@dataclass(frozen=True, kw_only=True)
 class FedProx(Anchored):
     """Local SGD whose steps are pulled towards the last average.
 
@@ -193,6 +239,17 @@ class FedProx(Anchored):
     """
 
     Worker: ClassVar[type[Any]] = FedProxWorker
+    name: ClassVar[str] = "fedprox"
+    about: ClassVar[str] = "local_sgd whose steps are pulled towards the last average"
+
+    mu: float = option(
+        0.01, "pull of the last average on local steps; 0 is local_sgd", low=0, flat="prox_mu"
+    )
+    prox: str = option(
+        "grad",
+        "the pull is part of the gradient, or a separate step beside the optimizer's",
+        choices=("grad", "decoupled"),
+    )
 
 
 # -- SCAFFOLD --------------------------------------------------------------------------------------
@@ -203,7 +260,8 @@ class ScaffoldWorker(LocalWorker):
 
     def corrected(self, grads: Grads) -> Grads:
         """`g - c_i + c`."""
-        arena, directions = self.context.arena, dict[str, Float32 | Rows]()
+        arena = self.context.arena
+        directions: dict[str, Float32 | Rows] = {}
         own, mean = arena.segment(f"{CONTROL}.{self.context.slot}"), arena.segment(CONTROL)
         for name, grad in grads.items():
             slot = arena.layout.slots[name]
@@ -222,6 +280,7 @@ class ScaffoldWorker(LocalWorker):
         super().apply(grads, direction, norm, record)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Scaffold(Anchored):
     """Local SGD with control variates (Karimireddy et al. 2020, arXiv:1910.06378).
 
@@ -239,6 +298,8 @@ class Scaffold(Anchored):
     """
 
     Worker: ClassVar[type[Any]] = ScaffoldWorker
+    name: ClassVar[str] = "scaffold"
+    about: ClassVar[str] = "local_sgd corrected by control variates, for texts that differ"
     models_per_meeting: ClassVar[int] = 2
 
     def kept_segments(self) -> tuple[str, ...]:
@@ -304,6 +365,7 @@ def nesterov(
     return anchor - rate * ahead, velocity
 
 
+@dataclass(frozen=True, kw_only=True)
 class DiLoCo(Anchored):
     """Local steps, and an outer step along their mean (Douillard et al. 2023, arXiv:2311.08105).
 
@@ -322,33 +384,46 @@ class DiLoCo(Anchored):
     Optimizer, arXiv:1907.08610).
     """
 
-    @property
-    def replicas(self) -> int:
-        """M; one for every worker unless chosen otherwise."""
-        return int(self.choice.replicas or self.workers)
+    name: ClassVar[str] = "diloco"
+    about: ClassVar[str] = "some steps of each worker, then an outer step along their mean"
+    writes_alone: ClassVar[bool] = False  # the workers of a replica write it side by side
 
-    def check(self, model: ModelConfig) -> None:
-        """Refuse replicas with unequal numbers of workers as well.
+    replicas: int | None = option(
+        None,
+        "copies of the parameters, each trained lock-free by its workers; auto is one for every "
+        "worker",
+        low=1,
+        none="auto",
+    )
+    outer_lr: float = option(0.7, "step size of the outer step", above=0)
+    outer_momentum: float = option(0.9, "Nesterov momentum of the outer step", low=0, below=1)
+
+    @property
+    def n_replicas(self) -> int:
+        """M; one for every worker unless chosen otherwise."""
+        return self.replicas or self.workers
+
+    def check_workers(self) -> None:
+        """Refuse replicas with unequal numbers of workers.
 
         Raises:
-            ConfigError: M does not divide the workers, or H is larger than the run.
+            ConfigError: M does not divide the workers, or a run has to repeat.
         """
-        if self.workers % self.replicas:
+        if self.workers % self.n_replicas:
             divisors = [m for m in range(1, self.workers + 1) if self.workers % m == 0]
             raise ConfigError(
                 f"replicas is {self.replicas}, which does not divide {self.workers} workers; take "
                 f"one of {', '.join(map(str, divisors))}, or another number of workers"
             )
-        if self.config.determinism == "rounds" and self.replicas < self.workers:
+        if self.config.determinism == "rounds" and self.n_replicas < self.workers:
             raise ConfigError(
-                f"determinism is rounds, and the {self.workers // self.replicas} workers of each "
+                f"determinism is rounds, and the {self.workers // self.n_replicas} workers of each "
                 "replica train it lock-free; leave replicas out, or determinism"
             )
-        super().check(model)
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """The segments of the table above."""
-        return {**super().segments(n_params), NEXT: ("float32", PARAMETER_COPY)}
+        return {**super().segments(n_params), **parameter_copies([NEXT])}
 
     def kept_segments(self) -> tuple[str, ...]:
         """The replicas, theta_s and v."""
@@ -362,15 +437,15 @@ class DiLoCo(Anchored):
 
     def outer_step(self, arena: Arena, rank: int) -> None:
         """First stage: a worker's share of theta_s and v after the outer step."""
-        span, chosen = self.share(arena, rank), self.choice
+        span = self.share(arena, rank)
         anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
         first, *others = (arena.segment(name)[span] for name in self.replica_segments())
         mean = anchor - first
         for other in others:
             mean += anchor - other
         if others:
-            mean *= np.float32(1.0 / self.replicas)
-        rates = {"lr": chosen.outer_lr, "momentum": chosen.outer_momentum}
+            mean *= np.float32(1.0 / self.n_replicas)
+        rates = {"lr": self.outer_lr, "momentum": self.outer_momentum}
         arena.params[span], arena.segment(NEXT)[span] = nesterov(anchor, velocity, mean, **rates)
 
     def keep_outer(self, arena: Arena, rank: int) -> None:
@@ -379,4 +454,4 @@ class DiLoCo(Anchored):
         self.keep_anchor(arena, rank)
         np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])
 
-    stages: ClassVar[tuple[Stage, ...]] = (outer_step, keep_outer, LocalSGD.take_average)
+    stages: ClassVar[tuple[Stage, ...]] = (outer_step, keep_outer, Averaged.take_average)

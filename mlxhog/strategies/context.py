@@ -1,89 +1,35 @@
-"""One worker of a strategy: its view of the run, its batch, and the result of a write.
-
-A `StrategyWorker` takes a lease (of a batch), fills the backend's inbox, and writes the gradient's
-step. It works on a `Context`, the same for all strategies.
-"""
+"""A worker's view of the run, the same for all strategies."""
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.ledger import Ledger
+from mlxhog.arena.ledger import NO_END, Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import Marks
-from mlxhog.arena.workers import Entry
-from mlxhog.backends.backend import Backend, Grads
-from mlxhog.config import optimizers
+from mlxhog.arena.workers import Entry, Phase
+from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
+from mlxhog.optim.gradients import Grads
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import Polar, StepWatch
 from mlxhog.optim.tables import Tables
 from mlxhog.strategies import look_ahead
+from mlxhog.strategies.worker import Lease
 
 if TYPE_CHECKING:
     from mlxhog.strategies.strategy import Strategy
-
-
-class Idle(Enum):
-    """Why there is no lease."""
-
-    WAIT = "nothing to do now, ask again"
-    DONE = "the budget is used up, or the run is stopping"
-
-
-@dataclass(frozen=True)
-class TicketPart:
-    """Sequences `begin` to `end - 1` of a ticket's batch, as far as the batch has them."""
-
-    epoch: int
-    ticket: int
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A batch this worker holds until it is applied or given back.
-
-    Attributes:
-        epoch: of the ticket.
-        ticket: held in the ledger.
-        parts: the sequences to compute, perhaps of other tickets, perhaps none; None is the
-            ticket's own batch.
-    """
-
-    epoch: int
-    ticket: int
-    parts: tuple[TicketPart, ...] | None = None
-
-
-@dataclass(frozen=True)
-class WriteResult:
-    """Result of writing one gradient.
-
-    Attributes:
-        applied: whether it has changed the parameters.
-        staleness: updates between its read and its write.
-        version: updates of the run, this one included.
-        too_late: whether it was finite and left out for its staleness.
-    """
-
-    applied: bool
-    staleness: int = 0
-    version: int = 0
-    too_late: bool = False
 
 
 @dataclass
@@ -133,11 +79,6 @@ class Context:
     def config(self) -> TrainConfig:
         """The resolved configuration of the run."""
         return self.strategy.config
-
-    @property
-    def choice(self) -> Any:
-        """The chosen strategy with its numbers."""
-        return self.strategy.choice
 
     @property
     def workers(self) -> int:
@@ -200,6 +141,28 @@ class Context:
             return True
         return tokens is not None and self._tokens() >= tokens
 
+    @cached_property
+    def end_ticket(self) -> int:
+        """The first ticket beyond the budget in steps, as it was when training began."""
+        return self.arena.counters.load("end_ticket") or NO_END
+
+    def is_handed_out(self, number: int) -> bool:
+        """Whether a ticket has been taken; a dead worker's may come back later."""
+        return self.ledger.state(*self.ledger.locate(number)) != TicketState.FREE
+
+    def is_done(self, number: int) -> bool:
+        """Whether the step of a ticket is done."""
+        return self.ledger.state(*self.ledger.locate(number)) == TicketState.DONE
+
+    def begin_apply(self, lease: Lease) -> None:
+        """Begin to write the step of a lease; from here on it counts as torn if the worker dies."""
+        self.entry.phase = Phase.APPLY
+        self.ledger.begin_apply(lease.epoch, lease.ticket, self.owner)
+
+    def finish(self, lease: Lease) -> None:
+        """End the step of a lease."""
+        self.ledger.finish(lease.epoch, lease.ticket, self.owner)
+
     def training(self) -> bool:
         """Whether the training phase is on."""
         return self.arena.counters.load("command") == Command.TRAIN
@@ -237,7 +200,7 @@ class Context:
         """
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:
-            rule = partial(optimizers.of(self.config).workers_factor, self.choice.lr_rule)
+            rule = partial(optim.chosen(self.config).workers_factor, self.strategy.lr_rule)
             lr *= rule(live) / rule(self.workers)
         return lr
 
@@ -269,33 +232,6 @@ class Context:
     def copy_to_inbox(self) -> None:
         """Copy the current model to the backend, without any prediction."""
         show_model(self.strategy, self.arena, self.backend, self.threads)
-
-
-class StrategyWorker(ABC):
-    """One worker's part of a strategy."""
-
-    def __init__(self, context: Context) -> None:
-        """Prepare it, in its process."""
-        self.context = context
-
-    @abstractmethod
-    def claim(self) -> Lease | Idle:
-        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
-
-    @abstractmethod
-    def read(self) -> None:
-        """Make the parameters this gradient is evaluated at visible to the backend."""
-
-    @abstractmethod
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Apply the mean gradient of `samples` sequences, or drop it if it is not finite.
-
-        Without a sequence `grads` is empty. Ends the lease.
-        """
-
-    def counts_step(self) -> bool:
-        """Whether the batch just written counts as a step: one of P averaged ones does."""
-        return True
 
 
 def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int = 1) -> None:

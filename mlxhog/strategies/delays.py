@@ -1,6 +1,6 @@
 """Late gradients of one worker: how the options change their steps.
 
-    staleness_lr        a factor of lr by the gradient's staleness (`mlxhog.config.rules`)
+    staleness_lr        a factor of lr by the gradient's staleness
     delay_compensation  g + F g g (w - w_read), element by element: the gradient where it lands,
                         with g g in the place of the second derivative. adaptive: F / sqrt(ms + eps)
                         for F, where ms = .95 ms + .05 g g of this worker's gradients, over
@@ -11,7 +11,22 @@
                         the parameters equally far in the same time, and all together as far as
                         without it
 
-Sources: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326; Mahran, Maranjyan and Richtarik 2026,
+Step size by `staleness_lr` of a gradient that comes tau updates late, with P workers (with
+`--overlap` P is one more, since the worker's own last step comes in between, too):
+
+    staleness_lr      step size
+    none              lr
+    linear:C          lr / (1 + C tau); C is 0.5 by default
+    exp:D             lr D^tau; D is 0.9 by default
+    delay_adaptive    lr min(1, (P - 1) / tau): lr up to the usual age, and less for older gradients
+    drop:T            lr up to tau = T, and 0 beyond; T is 2 P by default
+
+Sources: linear, Zhang et al. 2015, arXiv:1511.05950 (there lr / tau); delay_adaptive and drop,
+Koloskova et al. 2022, arXiv:2206.08307, and Mishchenko et al. 2022, arXiv:2206.07638, whose rules
+know the smoothness of the objective. lr / P and lr / sqrt(P), which do not depend on tau, are
+`lr_workers`.
+
+Further sources: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326; Mahran, Maranjyan and Richtarik 2026,
 Rescaled Asynchronous SGD, arXiv:2605.13434.
 
 Rules by staleness, and different speeds, give some workers a larger share of the result than
@@ -22,16 +37,143 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from mlxhog.arena.workers import State
-from mlxhog.backends.backend import Float32, Grads
-from mlxhog.config.rules import Compensation, StalenessRule
-from mlxhog.config.strategy import FedBack, LateSteps, Paced
+from mlxhog.base.late import np
+from mlxhog.config.choices import Rules
+from mlxhog.config.options import option
+from mlxhog.config.rules import Forms, not_negative, positive, share
 from mlxhog.optim import gradients, updates
-from mlxhog.optim.updates import Rows
-from mlxhog.strategies.context import Context
+from mlxhog.optim.delay_feedback import FedBack
+from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
+from mlxhog.strategies.strategy import Apart
+
+if TYPE_CHECKING:
+    from mlxhog.strategies.context import Context
+
+_LATE_FORMS = Forms(
+    "none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or drop:T with T >= 0",
+    {"linear": 0.5, "exp": 0.9, "drop": None},
+    none=(), linear=(not_negative,), exp=(share,), delay_adaptive=(), drop=(not_negative,),
+)  # fmt: skip
+_COMPENSATION_FORMS = Forms(
+    "none, constant:F or adaptive:F with F > 0",
+    {"constant": 0.04, "adaptive": 2.0},
+    none=(), constant=(positive,), adaptive=(positive,),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StalenessRule:
+    """A rule of `staleness_lr`.
+
+    Attributes:
+        kind: none, linear, exp, delay_adaptive or drop.
+        number: its C, D or T; None if it has none, and for drop with T = 2 P.
+    """
+
+    kind: str
+    number: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> StalenessRule:
+        """Read "none", "linear:0.5", "exp", "delay_adaptive" or "drop:8".
+
+        Raises:
+            ValueError: none of these.
+        """
+        kind, numbers = _LATE_FORMS.read(text)
+        return cls(kind, *numbers)
+
+    def factor(self, staleness: int, workers: int) -> float:
+        """Factor of lr, in [0, 1]; 0 leaves the gradient out.
+
+        Args:
+            staleness: updates by others between the read and the write, >= 0.
+            workers: P, >= 1.
+        """
+        number = self.number or 0.0
+        if self.kind == "linear":
+            return 1.0 / (1.0 + number * staleness)
+        if self.kind == "exp":
+            return float(number**staleness)
+        if self.kind == "delay_adaptive":
+            usual = max(1, workers - 1)
+            return min(1.0, usual / staleness) if staleness else 1.0
+        if self.kind == "drop":
+            return float(staleness <= (2 * workers if self.number is None else self.number))
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """A rule of `delay_compensation`.
+
+    Source: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326.
+
+    Attributes:
+        factor: lambda.
+        adaptive: whether it is divided by the root of the gradient's mean square.
+    """
+
+    factor: float
+    adaptive: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Compensation | None:
+        """Read "none", "constant:0.04" or "adaptive:2"; the numbers may be left out.
+
+        Raises:
+            ValueError: none of these.
+        """
+        kind, factor = _COMPENSATION_FORMS.read(text)
+        return cls(factor[0], kind == "adaptive") if factor else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateSteps(Apart):
+    """Numbers of strategies whose workers add gradients that come late."""
+
+    staleness_lr: str = option(
+        "none",
+        "step size of a gradient that comes tau updates late: linear:C divides it by 1 + C tau, "
+        "exp:D multiplies it by D^tau, delay_adaptive by (P - 1)/tau if that is less than 1, "
+        "drop:T leaves out gradients that are later than T",
+        reads=StalenessRule.parse,
+    )
+    delay_compensation: str = option(
+        "none",
+        "correct a late gradient g by F g g (w - w_read), as DC-ASGD: constant:F, or adaptive:F, "
+        "which divides F by the root of the mean square of g",
+        reads=Compensation.parse,
+    )
+    rules: ClassVar[Rules] = (
+        ("delay_compensation", "delay_compensation!=none & read=live",
+         "live reads keep no copy of the gradient's parameters; leave read out"),
+    )  # fmt: skip
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the step of a late gradient is scaled or corrected."""
+        return (self.staleness_lr, self.delay_compensation) != ("none", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paced(LateSteps):
+    """Numbers of strategies whose workers are late and differ in speed."""
+
+    rescale_by_speed: bool = option(
+        False,
+        "multiply a worker's step size by its time for a gradient, so that slow and fast workers "
+        "move the parameters equally far (Rescaled ASGD)",
+    )
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the step of a late gradient is scaled or corrected."""
+        return super().is_adapted or self.rescale_by_speed
+
 
 MEMORY = 0.95
 """Decay of the mean square of gradients, per gradient."""
@@ -49,7 +191,7 @@ class Delays:
             workers: P of `staleness_lr`, if one process simulates them; None is the number in the
                 run when a gradient lands.
         """
-        chosen = context.strategy.choice
+        chosen = context.strategy
         self._context, self._simulated = context, workers
         self._rule = StalenessRule("none")
         self._compensation: Compensation | None = None
@@ -128,7 +270,7 @@ class Delays:
         name: str,
         grad: Float32,
         moved: Float32,
-        at: slice | updates.Int32,
+        at: slice | Int32,
     ) -> Float32:
         square = grad * grad
         strength: Float32 | np.float32 = np.float32(rule.factor)
@@ -149,6 +291,8 @@ class Delays:
 
 def _step_times(context: Context) -> list[float]:
     """Seconds of each worker for a gradient; 0 is not measured yet."""
+    from mlxhog.arena.workers import State
+
     working = (State.STARTING, State.RUNNING)
     return [entry.step_s for entry in context.arena.workers if entry.state in working]
 

@@ -22,19 +22,26 @@ A worker killed with a group leaves it to the worker that replaces it, which has
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlxhog.arena import Arena
-from mlxhog.arena.words import Table, Words
-from mlxhog.backends.backend import Grads
 from mlxhog.errors import ConfigError
-from mlxhog.models.families import ModelConfig, ParameterBlock, parameter_blocks
-from mlxhog.strategies.context import Context, Idle, Lease
+from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.strategy import Segments
+from mlxhog.strategies.worker import Idle, Lease
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.words import Table, Words
+    from mlxhog.models.families import ModelConfig, ParameterBlock
+    from mlxhog.strategies.context import Context
 
 
 def table(workers: int, n_params: int) -> Table:
     """The words of the table above."""
+    from mlxhog.arena.words import Table
+
     return Table(run=(1, "clock"), group=(workers + 1, "holder"), parameter=(n_params, "steps"))
 
 
@@ -89,7 +96,7 @@ class DisjointWorker(HogwildWorker):
 
     def claim(self) -> Lease | Idle:
         """Change the group when it is time, between two steps."""
-        if self._steps_here >= self.context.choice.rotate_every:
+        if self._steps_here >= self.strategy.rotate_every:
             self._groups.change()
             self._steps_here = 0
         return super().claim()
@@ -100,7 +107,7 @@ class DisjointWorker(HogwildWorker):
         return {name: grad for name, grad in grads.items() if name in own_params}
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
-        by_count: dict[int, Grads] = {}
+        by_count: dict[int, dict[str, Float32 | Rows]] = {}
         for name, grad in grads.items():
             step = self._words["steps", self._places[name]] + 1
             by_count.setdefault(step, {})[name] = grad
@@ -111,6 +118,7 @@ class DisjointWorker(HogwildWorker):
         self._steps_here += 1
 
 
+@dataclass(frozen=True, kw_only=True)
 class Disjoint(Hogwild):
     """Lock-free workers of which each writes only the blocks it holds."""
 
@@ -122,7 +130,7 @@ class Disjoint(Hogwild):
         """Refuse a model with too few blocks for the workers."""
         block_groups(model, self.workers)
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """The segments of the table above."""
         words = ("uint8", table(self.workers, n_params).n_bytes)
         return {**super().segments(n_params), "blocks.words": words}
@@ -166,6 +174,8 @@ def block_groups(cfg: ModelConfig, workers: int) -> list[list[ParameterBlock]]:
     Raises:
         ConfigError: the model has too few blocks.
     """
+    from mlxhog.models.families import parameter_blocks
+
     blocks, n_groups = parameter_blocks(cfg), workers + 1
     if workers == 1:
         return [blocks]

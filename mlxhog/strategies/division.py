@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlxhog.arena.layout import Slot
-from mlxhog.arena.words import Words
-from mlxhog.optim import Grouped, Muon, Optimizer
-from mlxhog.optim.muon import ORTHOGONALIZATIONS, operations
-from mlxhog.optim.soap import Soap
-from mlxhog.strategies.context import TicketPart
+from mlxhog.config.options import option
+from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.worker import TicketPart
+
+if TYPE_CHECKING:
+    from mlxhog.arena.words import Words
 
 MEMORY = 0.1
 """Weight of the newest gradient in the mean time of a sequence, from the tenth gradient on."""
@@ -21,11 +23,23 @@ OUTLIER = 4.0
 FORGETTING = 0.98
 """Factor of that mean in each round without a sequence, so that the worker gets one again."""
 
-OPERATIONS_PER_NUMBER = 150
-"""Operations of matrix products that take as long as one element of a parameter under AdamW.
 
-The element is averaged over the workers' gradients, squared for the norm, and applied.
-"""
+@dataclass(frozen=True, kw_only=True)
+class InRounds(Strategy):
+    """The number of strategies with rounds, at least in the beginning."""
+
+    shares: str = option(
+        "equal",
+        "sequences of each worker in a round: equal numbers, or in proportion to its measured "
+        "speed",
+        choices=("equal", "speed"),
+        flat="sync_shares",
+        train_only=True,
+    )
+
+    def stored(self) -> dict[str, str]:
+        """The shares, too."""
+        return {**super().stored(), "sync_shares": self.shares}
 
 
 def sequences(total: int, seconds: Sequence[float]) -> list[int]:
@@ -92,23 +106,6 @@ class SharesBySpeed:
         weight = max(MEMORY, 1 / (gradients + 1))
         words.set_real(("seconds", rank), mean_s + weight * (took_s - mean_s))
         words["gradients", rank] = gradients + 1
-
-
-def cost(slot: Slot, optimizer: Optimizer) -> float:
-    """Cost of averaging and stepping a parameter, in elements under AdamW.
-
-    A matrix under Muon also costs the products of its polar factor, one triangle of each
-    symmetric one; a matrix under SOAP, about four products with each of its sides.
-    """
-    if isinstance(optimizer, Grouped):
-        optimizer = optimizer.rule
-    if not (isinstance(optimizer, Muon | Soap) and slot.name in optimizer.hidden):
-        return slot.size
-    if isinstance(optimizer, Soap):
-        work = 8 * slot.size * sum(slot.shape)
-    else:
-        work = operations(slot.shape, len(ORTHOGONALIZATIONS[optimizer.orthogonalization]))
-    return slot.size + work / OPERATIONS_PER_NUMBER
 
 
 def parameters(costs: Sequence[float], workers: int) -> list[list[int]]:

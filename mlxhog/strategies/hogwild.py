@@ -16,19 +16,27 @@ ledger gives out both again, or counts the one whose step was being added as tor
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from mlxhog.arena.ledger import NO_END, TicketState
-from mlxhog.arena.workers import Phase
-from mlxhog.backends.backend import Grads
+from mlxhog.config.choices import Rules
+from mlxhog.config.options import option
 from mlxhog.optim import tables
+from mlxhog.optim.delay_feedback import FedBack
+from mlxhog.optim.gradients import Grads
+from mlxhog.optim.sparsified import Sparse
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, WriteResult
-from mlxhog.strategies.delays import Delays
-from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.delays import Delays, Paced
+from mlxhog.strategies.division import InRounds
+from mlxhog.strategies.look_ahead import LookAhead
+from mlxhog.strategies.strategy import Segments, Strategy
+from mlxhog.strategies.sync import Sync
+from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, WriteResult
+
+if TYPE_CHECKING:
+    from mlxhog.strategies.context import Context
 
 
 class HogwildWorker(StrategyWorker):
@@ -42,7 +50,6 @@ class HogwildWorker(StrategyWorker):
         self._follow(context.live_workers)
         self._version_read = 0
         self._delays = Delays(context)
-        self._end = arena.counters.load("end_ticket") or NO_END
 
     def _follow(self, workers: int) -> None:
         context = self.context
@@ -60,20 +67,16 @@ class HogwildWorker(StrategyWorker):
             return Idle.DONE
         if context.paused():
             return Idle.WAIT
-        end = self._end
+        end = context.end_ticket
         if stream := context.arena.counters.load("stream_end"):
             end = min(end, stream - 1)
         claim = context.ledger.claim(context.owner, end)
         if claim is None:
-            return Idle.DONE if self._all_are_handed_out(end) else Idle.WAIT
+            is_over = not end or context.is_handed_out(end - 1)
+            return Idle.DONE if is_over else Idle.WAIT
         epoch, ticket = claim
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
-
-    def _all_are_handed_out(self, end: int) -> bool:
-        """Whether the last ticket before `end` is taken; a dead worker's may come back later."""
-        ledger = self.context.ledger
-        return not end or ledger.state(*ledger.locate(end - 1)) != TicketState.FREE
 
     def read(self) -> None:
         """Take a snapshot, extrapolated if so chosen; live reads need none."""
@@ -93,15 +96,14 @@ class HogwildWorker(StrategyWorker):
         The staleness is read once, before the step: the reported one is that of the step size.
         """
         context = self.context
-        entry, counters, ledger = context.entry, context.arena.counters, context.ledger
+        entry, counters = context.entry, context.arena.counters
         grads, rows = tables.parted(grads, context.tables)
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
-        entry.phase = Phase.APPLY
-        ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
+        context.begin_apply(lease)
         staleness = counters.load("version") - self._version_read
         late = self._delays.is_too_late(staleness)
-        applied = bool(np.isfinite(norm)) and not late
+        applied = math.isfinite(norm) and not late
         context.marks.begin_update()
         if applied:
             self._step(grads, norm, staleness)
@@ -111,7 +113,7 @@ class HogwildWorker(StrategyWorker):
             self._state.opt_step += 1
         version = counters.add("version", int(applied)) + applied
         context.marks.end_update()
-        ledger.finish(lease.epoch, lease.ticket, context.owner)
+        context.finish(lease)
         entry.ticket = -1
         self._reader.landed(staleness)
         return WriteResult(applied, staleness, version, too_late=late)
@@ -164,8 +166,9 @@ class OverlappedWorker(HogwildWorker):
         return outcome
 
 
-class Hogwild(Strategy):
-    """Lock-free workers; also `serial`, which is this with one worker.
+@dataclass(frozen=True, kw_only=True)
+class LockFree(Strategy):
+    """Lock-free workers, without a number: the base of `hogwild`, of others, and of your own.
 
     No worker waits for another, so workers may join and leave during the run: a batch belongs to
     the worker that takes its ticket.
@@ -174,7 +177,7 @@ class Hogwild(Strategy):
     Worker: ClassVar[type[Any]] = HogwildWorker
     carries_tables: ClassVar[bool] = True
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """Segments for looking ahead."""
         return look_ahead.segments(self.config, self.slots)
 
@@ -184,6 +187,133 @@ class Hogwild(Strategy):
 
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker."""
-        if self.config.overlap and type(self).Worker is HogwildWorker:
+        if self.config.overlap and self.Worker is HogwildWorker:
             return OverlappedWorker(context)
         return super().worker(context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
+    """Lock-free workers, perhaps after rounds, or each on its own blocks (`disjoint.py`)."""
+
+    name: ClassVar[str] = "hogwild"
+    about: ClassVar[str] = "lock-free: each worker adds its own steps, and none waits for another"
+    elastic: ClassVar[bool] = True
+    recorded: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = True
+    shares_moments: ClassVar[bool] = True
+
+    async_after: float = option(
+        0.0, "part of the budget to train in sync first", low=0, high=1, train_only=True
+    )
+    blocks: str = option(
+        "all",
+        "parameters that a worker writes: all, or only blocks that no other worker writes",
+        choices=("all", "disjoint"),
+        train_only=True,
+    )
+    rotate_every: int = option(
+        100,
+        "blocks=disjoint: steps before a worker moves to other blocks",
+        unit="steps",
+        low=1,
+        train_only=True,
+    )
+
+    @property
+    def writes_whole_steps(self) -> bool:
+        """Whether a worker adds its step to every parameter."""
+        return super().writes_whole_steps and self.blocks == "all"
+
+    @property
+    def is_lock_free(self) -> bool:
+        """Whether workers take any batch from the first step to the last."""
+        return self.async_after == 0 and self.blocks == "all"
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a worker may read for its next gradient before it adds the step of the last."""
+        return self.is_lock_free
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no other worker writes the blocks that a worker writes."""
+        return self.blocks == "disjoint"
+
+    @property
+    def rounds_share(self) -> float:
+        """Share of the budget that is trained in rounds first."""
+        return self.async_after
+
+    def lock_free(self) -> Hogwild:
+        """This without the rounds before."""
+        return replace(self, async_after=0.0, shares="equal")
+
+    def regimes(self) -> tuple[Strategy, Strategy] | None:
+        """Rounds, then lock-free workers."""
+        return (Sync(shares=self.shares), self.lock_free()) if self.async_after else None
+
+    rules: ClassVar[Rules] = (
+        ("rotate_every", "blocks=all & rotate_every!=100",
+         "blocks is all, so no worker changes its blocks; add blocks=disjoint, or leave "
+         "rotate_every out"),
+        ("sync_shares", "not async_after & sync_shares!=equal",
+         "hogwild has rounds after async_after only; add that, or take sync"),
+        *((name, f"async_after & {name}!={whole}",
+           "is for workers that write their own steps, without async_after; leave one of them out")
+          for name, whole in (
+            ("sparsify", "none"), ("blocks", "all"), ("delay_feedback", "false"))),
+        ("blocks", "is_adapted & blocks=disjoint",
+         "disjoint, so updates of others are of other blocks and make no gradient late; leave it "
+         "out, or the rule for late gradients"),
+        *((name, f"delay_feedback & {name}!={whole}",
+           f"is {{{name}}}, and only steps that the CPU writes whole are corrected; leave it out, "
+           "or delay_feedback") for name, whole in (("sparsify", "none"), ("blocks", "all"))),
+        ("async_after", "async_after & backoff_epochs",
+         "the schedule counts epochs in steps of one size, and steps of rounds have more batches; "
+         "give its steps, or leave async_after out"),
+        ("overlap", "overlap & delay_compensation!=none",
+         "delay_compensation needs the parameters of a gradient, which the next read replaces; "
+         "leave it out"),
+        ("overlap", "overlap & delay_feedback",
+         "delay_feedback counts the updates since a read that follows the worker's own step; leave "
+         "it out"),
+        ("overlap", "overlap & read=live",
+         "live reads would see the step in the middle of the next gradient; set read=snapshot"),
+        ("overlap", "overlap & gpu_write!=cpu",
+         "gpu_write is {gpu_write}: the device that adds the step computes the gradient; set "
+         "gpu_write=cpu"),
+        ("overlap", "overlap & orthogonalization_device=worker",
+         "orthogonalization_device is worker, which computes the next gradient meanwhile; set "
+         "orthogonalization_device=cpu"),
+        ("moments", "blocks=disjoint & moments=shared",
+         "the moments of disjoint blocks go from worker to worker with the block; leave it out"),
+        *(("determinism", f"determinism=record|replay & {name}!={whole}",
+           f"{{determinism}}, but {why}; leave {name} out") for name, whole, why in (
+            ("async_after", "0.0", "async_after begins in rounds"),
+            ("blocks", "all", "blocks=disjoint has no record"),
+            ("sparsify", "none", "a sparsified step reads parameters without a lock"),
+            ("delay_compensation", "none",
+             "delay compensation reads parameters without a lock"),
+            ("delay_feedback", "false", "the correction of a late step has no record"),
+        )),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serial(LookAhead, Sparse, LockFree):
+    """One worker: nothing runs beside it."""
+
+    name: ClassVar[str] = "serial"
+    about: ClassVar[str] = "one worker alone, the reference"
+    one_process: ClassVar[bool] = True
+    repeats: ClassVar[bool] = True
+    rules: ClassVar[Rules] = (
+        ("predict", "predict=last & strategy=*",
+         "last is for workers that add their own steps, not for serial; leave it out"),
+    )  # fmt: skip
+
+    @property
+    def is_lock_free(self) -> bool:
+        """Whether workers take any batch from the first step to the last."""
+        return True

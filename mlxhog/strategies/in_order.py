@@ -5,8 +5,8 @@
                  their turns (Langford, Smola, Zinkevich 2009, Slow Learners are Fast,
                  arXiv:0911.0491)
     sim          one process simulates the workers; `--sim-staleness` is the rule of tau
-                 (`mlxhog.config.rules`). Each simulated worker has its own optimizer state. With
-                 tau = 0 it is `serial`, with `fixed:N` round_robin of N + 1 workers, bit for bit
+                 (`staleness.py`). Each simulated worker has its own optimizer state. With tau = 0
+                 it is `serial`, with `fixed:N` round_robin of N + 1 workers, bit for bit
 
 No two workers write at once, and a run is a function of its configuration: with a budget of steps
 or tokens, reruns are equal bit for bit, and one worker is the serial run. With `predict=last` the
@@ -27,25 +27,31 @@ and the tokens of this call; the version of each copy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from mlxhog.arena import Arena
-from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.words import Words
-from mlxhog.backends.backend import Grads
-from mlxhog.config import strategies as choices
-from mlxhog.config.rules import Course, SimulatedStaleness
+from mlxhog.config.choices import Rules
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
+from mlxhog.optim.delay_feedback import FedBack
+from mlxhog.optim.gradients import Grads
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
-from mlxhog.strategies.delays import Delays
+from mlxhog.strategies.delays import Delays, LateSteps
+from mlxhog.strategies.look_ahead import LookAhead
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
+from mlxhog.strategies.staleness import Course, SimulatedStaleness
+from mlxhog.strategies.strategy import Apart
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.ledger import Ledger
+    from mlxhog.arena.words import Words
+    from mlxhog.strategies.context import Context
 
 LONGEST_NAP_S = 2e-4
 
@@ -109,7 +115,7 @@ class InOrderWorker(NumberedWorker):
         context.marks.begin_update()
         staleness = version("version") - entry.version_read
         late = self._delays.is_too_late(staleness)
-        applies = bool(np.isfinite(norm)) and not late
+        applies = math.isfinite(norm) and not late
         worker = self.strategy.course.at(turn).worker
 
         def counts() -> tuple[int, int, int, bool]:
@@ -143,29 +149,18 @@ class InOrderWorker(NumberedWorker):
         return WriteResult(record.applied, staleness, record.version, too_late=late)
 
 
+@dataclass(frozen=True, kw_only=True)
 class InOrder(Numbered):
     """Steps in a fixed order, of workers or of one process that simulates them."""
 
     Worker: ClassVar[type[Any]] = InOrderWorker
+    repeats: ClassVar[bool] = True
+    reads_copies: ClassVar[bool] = True
+    writes_alone: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Refuse a second process of `sim`.
-
-        Raises:
-            ConfigError: there is one.
-        """
-        if isinstance(self.choice, choices.Sim) and self.workers > 1:
-            raise ConfigError(
-                f"strategy sim simulates its workers in one process, and workers asks for "
-                f"{self.workers}; name one, such as --workers mlx:cpu, or take the simulated "
-                "strategy itself"
-            )
-
-    @cached_property
+    @property
     def rule(self) -> SimulatedStaleness:
-        """The worker and the staleness of each step."""
-        if isinstance(self.choice, choices.Sim):
-            return self.choice.rule
+        """The worker and the staleness of each step: here of workers that take turns."""
         return SimulatedStaleness.parse(f"fixed:{self.workers - 1}")
 
     @cached_property
@@ -254,3 +249,63 @@ class InOrder(Numbered):
         reader = look_ahead.reader(arena, self.config, self.in_flight)
         reader.read(arena.segment(self.past()[k]))
         words["version", k] = record.version
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRobin(LookAhead, FedBack, Apart, InOrder):
+    """Workers that apply in turn."""
+
+    name: ClassVar[str] = "round_robin"
+    about: ClassVar[str] = "workers add their steps in turn, each P - 1 updates late"
+
+    rules: ClassVar[Rules] = (
+        ("predict", "predict=own", "own, but round_robin has none and last only; set one of them"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sim(FedBack, LookAhead, LateSteps, InOrder):
+    """One process that simulates workers."""
+
+    name: ClassVar[str] = "sim"
+    about: ClassVar[str] = "one process simulates workers whose gradients have a chosen age"
+    one_process: ClassVar[bool] = True
+
+    staleness: str = option(
+        "fixed:1",
+        "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
+        "histogram:0=10,1=80 (age=weight), or speed:1,1,4 (seconds for a gradient of each "
+        "simulated worker); fixed:N simulates N + 1 workers, the others but speed one",
+        flat="sim_staleness",
+        train_only=True,
+        reads=SimulatedStaleness.parse,
+    )
+
+    rules: ClassVar[Rules] = (
+        ("predict", "predict=own", "own, but sim has none and last only; set one of them"),
+        ("predict", "predict=last & sim_staleness!=fixed:*",
+         "last looks ahead by a fixed age, and staleness is {sim_staleness}; set "
+         "staleness=fixed:N, or leave predict out"),
+    )  # fmt: skip
+
+    @property
+    def rule(self) -> SimulatedStaleness:
+        """The worker and the age of each step's gradient."""
+        return SimulatedStaleness.parse(self.staleness)
+
+    def steppers(self, workers: int) -> int:
+        """The simulated workers."""
+        return self.rule.workers
+
+    def check_workers(self) -> None:
+        """Refuse a second process.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        if self.workers > 1:
+            raise ConfigError(
+                f"strategy sim simulates its workers in one process, and workers asks for "
+                f"{self.workers}; name one, such as --workers mlx:cpu, or take the simulated "
+                "strategy itself"
+            )

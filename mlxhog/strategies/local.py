@@ -26,27 +26,37 @@ ends within a round ends with the average of the replicas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import numpy as np
-
-from mlxhog.arena import Arena
-from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.words import Words
-from mlxhog.backends.backend import Float32, Grads
+from mlxhog.base.late import np
+from mlxhog.config.choices import Rules
+from mlxhog.config.options import option
 from mlxhog.optim import updates
-from mlxhog.strategies.context import Context, Idle, Lease, TicketPart, WriteResult
+from mlxhog.optim.gradients import Float32, Grads
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord, last_record
 from mlxhog.strategies.strategy import all_reduce_bytes
+from mlxhog.strategies.worker import Idle, Lease, TicketPart, WriteResult
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.ledger import Ledger
+    from mlxhog.arena.words import Words
+    from mlxhog.data.clients import Division
+    from mlxhog.data.prepare import Prepared
+    from mlxhog.data.tokens import TokenFile
+    from mlxhog.strategies.context import Context
 
 NEVER: Final = 1 << 62
 """Steps of a round that has no end."""
 KEPT: Final = ("steps", "tokens", "updates", "start", "updates_before")
 """Words of each worker that a checkpoint keeps."""
 
-Stage = Callable[[Any, Arena, int], None]
+Stage = Callable[[Any, Any, int], None]
 """A part of a meeting: a method that takes the arena and a rank."""
 
 
@@ -100,13 +110,11 @@ class LocalWorker(NumberedWorker):
         A worker waits for the others at its end, also in place of a dead predecessor: they may be
         copying the average over a replica that it trains, too.
         """
-        context, n = self.context, len(self.strategy.stages)
-        last = n * self._words["decided"]
-        if self._words["stages", context.rank] < last:
+        context, strategy, rank = self.context, self.strategy, self.context.rank
+        last = len(strategy.stages) * self._words["decided"]
+        if self._words["stages", rank] < last:
             context.marks.begin_update()
-        for stage in range(last - n, last):
-            self.strategy.take_part(context.arena, context.rank, stage)
-            self.wait_for(stage + 1)
+        self.meet(last - len(strategy.stages), strategy.parts(context.arena, rank))
         context.marks.end_update()
 
     def _parts(self) -> tuple[TicketPart, ...] | None:
@@ -137,7 +145,7 @@ class LocalWorker(NumberedWorker):
         context, words, rank = self.context, self._words, self.context.rank
         direction = self.corrected(grads)
         norm = context.norm(direction)
-        finite = bool(np.isfinite(norm))
+        finite = math.isfinite(norm)
         context.marks.begin_update()
         staleness = self._replica_version() - self._version_read
         steps = words["steps", rank]
@@ -182,17 +190,72 @@ class LocalWorker(NumberedWorker):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Local(Numbered):
     """The common part of all local methods; by itself, runs that never meet.
+
+    Workers may have texts of their own.
 
     Attributes:
         client_tickets: batches in an epoch of each client's text; empty if all have one text.
     """
 
-    client_tickets: tuple[int, ...] = ()
-
     Worker: ClassVar[type[Any]] = LocalWorker
+    repeats: ClassVar[bool] = True
+    copies: ClassVar[bool] = True
+    reads_copies: ClassVar[bool] = True
+    writes_alone: ClassVar[bool] = True
+
+    split: str = option(
+        "none",
+        "text of a worker: any of it, or that of clients, whose shares of each class of documents "
+        "a Dirichlet distribution draws",
+        choices=("none", "dirichlet"),
+        train_only=True,
+    )
+    split_alpha: float = option(
+        1.0,
+        "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
+        low=0,
+        train_only=True,
+    )
+    clients: int | None = option(
+        None,
+        "split=dirichlet: number of clients, of which each worker trains its own in turn; auto is "
+        "one for every worker",
+        low=1,
+        none="auto",
+        train_only=True,
+    )
+
+    rules: ClassVar[Rules] = (
+        *((name, f"split=none & {term}", "is for split=dirichlet; add that, or leave it out")
+          for name, term in (("split_alpha", "split_alpha!=1.0"), ("clients", "clients"))),
+        ("gpu_write", "gpu_write=metal*",
+         "{gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
+        ("moments", "moments=shared",
+         "shared, but the runs are independent; leave it out, or use hogwild"),
+    )  # fmt: skip
+
+    client_tickets: tuple[int, ...] = field(default=(), compare=False, repr=False)
+
+    def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
+        """The text of each client."""
+        if self.split == "none":
+            return None
+        from mlxhog.data import clients
+
+        return clients.divided(
+            train,
+            data.source,
+            data.rule,
+            clients=self.clients or self.workers,
+            workers=self.workers,
+            alpha=self.split_alpha,
+            seed=self.config.seed,
+            least_tokens=self.config.sequences_per_ticket * self.config.seq_len + 1,
+            stored=stored,
+        )
 
     stages: ClassVar[tuple[Stage, ...]] = ()
     """Of a meeting."""
@@ -201,7 +264,7 @@ class Local(Numbered):
     """Arrays of the model's size that are averaged in a meeting."""
 
     @property
-    def replicas(self) -> int:
+    def n_replicas(self) -> int:
         """Copies of the parameters; the workers of each have neighbouring ranks."""
         return self.workers
 
@@ -213,11 +276,11 @@ class Local(Numbered):
 
     def replica_of(self, rank: int) -> int:
         """The replica, from 0, that a worker trains."""
-        return rank * self.replicas // self.workers
+        return rank * self.n_replicas // self.workers
 
     def replica_segments(self) -> tuple[str, ...]:
         """Their names."""
-        return tuple(f"copies.{k + 1}" for k in range(self.replicas))
+        return tuple(f"copies.{k + 1}" for k in range(self.n_replicas))
 
     def groups(self) -> dict[str, tuple[int, str]]:
         """The words of the table above."""
@@ -248,7 +311,7 @@ class Local(Numbered):
         for other in others:
             mean += other
         if others:
-            mean *= np.float32(1.0 / self.replicas)
+            mean *= np.float32(1.0 / self.n_replicas)
 
     # -- counts ----------------------------------------------------------------------------------
 
@@ -327,22 +390,21 @@ class Local(Numbered):
 
     def same(self) -> dict[str, Any]:
         """The replicas, too: with another number they begin from the average."""
-        return {**super().same(), "replicas": self.replicas}
+        return {**super().same(), "replicas": self.n_replicas}
 
     # -- meetings --------------------------------------------------------------------------------
 
-    def take_part(self, arena: Arena, rank: int, stage: int) -> None:
-        """Do a rank's part of a stage, counted from the first meeting, unless it is done."""
-        words = self.words(arena)
-        if words["stages", rank] == stage:
-            self.stages[stage % len(self.stages)](self, arena, rank)
-            words["stages", rank] = stage + 1
+    def parts(self, arena: Arena, rank: int) -> list[Callable[[], None]]:
+        """Return a rank's part of each stage of a meeting."""
+        return [partial(stage, self, arena, rank) for stage in self.stages]
 
     def _hold(self, arena: Arena, meetings: int) -> None:
         """Do what is left of a meeting for all workers, none of which runs."""
-        for stage in range(len(self.stages) * (meetings - 1), len(self.stages) * meetings):
-            for rank in range(self.workers):
-                self.take_part(arena, rank, stage)
+        words, first = self.words(arena), len(self.stages) * (meetings - 1)
+        parts = [self.parts(arena, rank) for rank in range(self.workers)]
+        for stage, of_all in enumerate(zip(*parts, strict=True), start=first):
+            for rank, part in enumerate(of_all):
+                self.take_part(words, rank, stage, part)
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """End the steps of dead workers, hold a meeting that is due, and write the model."""
@@ -395,4 +457,4 @@ class Local(Numbered):
         words = self.words(arena)
         meetings = words["decided"] - words["decided_before"]
         models = meetings * self.models_per_meeting + self.within_round(words)
-        return models * all_reduce_bytes(arena, self.replicas)
+        return models * all_reduce_bytes(arena, self.n_replicas)

@@ -38,21 +38,26 @@ counted exactly once.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import ClassVar
-
-import numpy as np
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog import _native
-from mlxhog.arena import Arena
-from mlxhog.arena.words import Table, Words
-from mlxhog.arena.workers import State
-from mlxhog.backends.backend import Float32, Grads
+from mlxhog.base.late import np
+from mlxhog.config.choices import Rules
+from mlxhog.config.options import option
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Int32, Rows
-from mlxhog.optim.updates import STRIPE, Slot
-from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
-from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
+from mlxhog.optim.updates import STRIPE
+from mlxhog.strategies.delays import Paced
+from mlxhog.strategies.hogwild import HogwildWorker, LockFree
+from mlxhog.strategies.strategy import Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.layout import Slot
+    from mlxhog.arena.words import Table, Words
+    from mlxhog.strategies.context import Context
 
 LOCK = "step.lock"
 SEGMENT = {LOCK: ("uint32", 32)}
@@ -90,12 +95,16 @@ class LockedWorker(HogwildWorker):
         return outcome
 
 
-class Locked(Hogwild):
+@dataclass(frozen=True, kw_only=True)
+class Locked(Paced, LockFree):
     """Workers that hold one lock for a step."""
 
-    Worker = LockedWorker
+    Worker: ClassVar[type[Any]] = LockedWorker
+    name: ClassVar[str] = "locked"
+    about: ClassVar[str] = "one lock around each step, to measure what locking costs"
+    writes_alone: ClassVar[bool] = True
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """The lock."""
         return SEGMENT
 
@@ -144,10 +153,20 @@ class AigWorker(HogwildWorker):
         return outcome
 
 
-class Aig(Hogwild):
+@dataclass(frozen=True, kw_only=True)
+class Aig(Paced, LockFree):
     """Workers that lock the blocks they touch."""
 
-    Worker = AigWorker
+    Worker: ClassVar[type[Any]] = AigWorker
+    name: ClassVar[str] = "aig"
+    about: ClassVar[str] = "locks on just the blocks that a step touches"
+    writes_alone: ClassVar[bool] = True
+
+    rules: ClassVar[Rules] = tuple(
+        (name, wrong,
+         f"{{{name}}}, but aig writes under the locks of what it touches; leave it out")
+        for name, wrong in (("write", "write=cas"), ("gpu_write", "gpu_write!=cpu"))
+    )  # fmt: skip
     carries_tables = False  # they lock parameters, not rows of tables
 
 
@@ -155,7 +174,6 @@ class Aig(Hogwild):
 
 STATE_SLOT = 1
 WORDS = "clock owner"
-_GONE = (State.FREE, State.DEAD, State.FINISHED)
 
 
 class AsyncPSWorker(HogwildWorker):
@@ -192,13 +210,23 @@ class AsyncPSWorker(HogwildWorker):
         """End an iteration of this worker, which still holds the server's lock."""
 
 
-class AsyncPS(Hogwild):
+@dataclass(frozen=True, kw_only=True)
+class AsyncPS(Paced, LockFree):
     """Workers that pull from a server and push to it."""
 
-    Worker = AsyncPSWorker
+    Worker: ClassVar[type[Any]] = AsyncPSWorker
+    name: ClassVar[str] = "async_ps"
+    about: ClassVar[str] = "a parameter server: gradients are applied one by one, as they arrive"
+    reads_copies: ClassVar[bool] = True
+    writes_alone: ClassVar[bool] = True
+
+    rules: ClassVar[Rules] = (
+        ("moments", "moments=shared",
+         "shared, but {strategy} has one optimizer state anyway; leave it out"),
+    )  # fmt: skip
     carries_tables: ClassVar[bool] = False
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """The server's lock."""
         return SEGMENT
 
@@ -210,18 +238,27 @@ class AsyncPS(Hogwild):
 # -- a gate ----------------------------------------------------------------------------------------
 
 
+def table(slots: int) -> Table:
+    """The words of the table above."""
+    from mlxhog.arena.words import Table
+
+    return Table(rank=(slots, WORDS))
+
+
 def words_of(arena: Arena) -> Words:
     """The words of the table above."""
-    return Table(rank=(arena.layout.max_workers, WORDS)).open(arena.segment("ssp.words"))
+    return table(arena.layout.max_workers).open(arena.segment("ssp.words"))
 
 
 def clocks_of(arena: Arena) -> dict[int, int]:
     """The clocks of the workers that take part, by slot; exact under the server's lock."""
-    words = words_of(arena)
+    from mlxhog.arena.workers import State
+
+    words, gone = words_of(arena), (State.FREE, State.DEAD, State.FINISHED)
     return {
         entry.slot: words["clock", entry.slot - 1]
         for entry in arena.workers
-        if entry.state not in _GONE and words["owner", entry.slot - 1] == entry.incarnation
+        if entry.state not in gone and words["owner", entry.slot - 1] == entry.incarnation
     }
 
 
@@ -231,7 +268,7 @@ class SSPWorker(AsyncPSWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._words = words_of(context.arena)
-        self._slack: int = context.choice.slack
+        self._slack: int = self.strategy.slack
 
     def claim(self) -> Lease | Idle:
         """Take any free ticket, at most `slack` steps ahead of the slowest."""
@@ -257,7 +294,7 @@ class SSPWorker(AsyncPSWorker):
         words, rank = self._words, self.context.rank
         self._server.acquire(0)
         slowest = min(clocks_of(self.context.arena).values(), default=0)
-        fastest = max(words["clock", k] for k in range(self.context.strategy.slots))
+        fastest = max(words["clock", k] for k in range(self.strategy.slots))
         words["clock", rank] = max(words["clock", rank], slowest, fastest - self._slack)
         words["owner", rank] = self.context.owner
         self._server.release(0)
@@ -271,12 +308,22 @@ class SSPWorker(AsyncPSWorker):
         self._words["clock", self.context.rank] += 1
 
 
+@dataclass(frozen=True, kw_only=True)
 class SSP(AsyncPS):
-    """A parameter server with a gate."""
+    """A parameter server with a gate (Ho et al. 2013)."""
 
-    Worker = SSPWorker
+    Worker: ClassVar[type[Any]] = SSPWorker
+    name: ClassVar[str] = "ssp"
+    about: ClassVar[str] = "a parameter server whose workers stay within some steps of each other"
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    slack: int = option(
+        3,
+        "steps that a worker may be ahead of the slowest when it begins a step",
+        unit="steps",
+        low=0,
+    )
+
+    def segments(self, n_params: int) -> Segments:
         """The segments of the table above."""
-        n_bytes = Table(rank=(self.slots, WORDS)).n_bytes
+        n_bytes = table(self.slots).n_bytes
         return {**super().segments(n_params), "ssp.words": ("uint8", n_bytes)}

@@ -26,16 +26,22 @@ The worker that adds a step writes both with it, under its lock (`mlxhog.optim.T
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
 
-import numpy as np
-
-from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog import _native
+from mlxhog.base.late import np
+from mlxhog.config.choices import Rules
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import option
 from mlxhog.optim import updates
+from mlxhog.optim.delay_feedback import FedBack
+from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import StepTrace
-from mlxhog.optim.updates import Float32
+from mlxhog.strategies.strategy import Segments, Strategy, parameter_copies
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
 
 SEGMENTS: Final = ("ahead.last", "ahead.prev")
 TREND: Final = 0.5
@@ -44,10 +50,46 @@ MEMORY: Final = 0.9
 """Decay of the running mean of steps by others, per gradient."""
 
 
-def segments(config: TrainConfig, workers: int) -> dict[str, tuple[str, int]]:
+@dataclass(frozen=True, kw_only=True)
+class LookAhead(Strategy):
+    """The number of strategies that can take gradients where the parameters will be."""
+
+    predict: str = option(
+        "auto",
+        "parameters at which a gradient is taken: the current ones, or those expected when it "
+        "lands, by their movement since this worker's last read (own) or by the last steps of all "
+        "workers (last); auto is last if hogwild shares moments, own if it does not, else none",
+        choices=("auto", "none", "own", "last"),
+    )
+
+    def prediction(self, config: TrainConfig) -> str:
+        """Where a run's gradients are taken; auto looks ahead where the strategy does."""
+        if self.predict in ("none", "last"):
+            return self.predict
+        feeds_back = isinstance(self, FedBack) and self.delay_feedback
+        if config.read == "live" or feeds_back or (self.predict == "auto" and not self.looks_ahead):
+            return "none"
+        return "last" if self.predict == "auto" and config.shares_moments else "own"
+
+    def without_shared_moments(self) -> Strategy:
+        """This, without a look at steps that workers no longer share."""
+        return replace(self, predict="auto") if self.predict == "last" else self
+
+    rules: ClassVar[Rules] = (
+        ("read", "predict=own|last & read=live & not one_process",
+         "live reads have no snapshot to predict from; add predict=none"),
+        ("predict", "predict=last & optimizer!=auto & not shared",
+         "last needs steps from moments that all workers share; add moments=shared"),
+        ("predict", "predict=own|last & delay_feedback",
+         "{predict} already expects the pending steps of other workers; leave it out, or "
+         "delay_feedback"),
+    )  # fmt: skip
+
+
+def segments(config: TrainConfig, workers: int) -> Segments:
     """Arena segments of the table above; empty unless one of several workers records its steps."""
     records = config.prediction == "last" and workers > 1
-    return {name: ("float32", PARAMETER_COPY) for name in SEGMENTS if records}
+    return parameter_copies(SEGMENTS if records else ())
 
 
 def recorded(arena: Arena, config: TrainConfig) -> tuple[str, ...]:
@@ -59,6 +101,11 @@ def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
     """The arrays in which steps are recorded; None if they are not."""
     names = segments(config, workers)
     return StepTrace(*(arena.segment(name) for name in names)) if names else None
+
+
+def weights(horizon: float) -> tuple[float, float]:
+    """The weights of the last step and of minus the one before, `horizon` steps later."""
+    return horizon * (1.0 + TREND), horizon * TREND
 
 
 class AsTheyAre:
@@ -115,7 +162,7 @@ class OwnMovement(_Ahead):
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
         share = self.horizon(self._counters.load("version")) / self._workers
-        updates.snapshot_predict(dst, self._params, self.previous, share, threads=threads)
+        _native.read(dst, self._params, own_prev=self.previous, a=share, threads=threads)
 
     def horizon(self, version: int) -> float:
         """Number of steps that a read looks ahead, if the movement since the last read counts as P.
@@ -140,9 +187,8 @@ class LastSteps(_Ahead):
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
         last, prev = self._record
-        updates.snapshot_ahead(
-            dst, self._params, last, prev, horizon=self.others, trend=TREND, threads=threads
-        )
+        a, b = weights(self.others)
+        _native.read(dst, self._params, last=last, prev=prev, a=a, b=b, threads=threads)
 
 
 def reader(arena: Arena, config: TrainConfig, workers: int) -> AsTheyAre:

@@ -16,9 +16,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,14 @@ from mlxhog.arena import Arena, Layout, event_log
 from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Died, Numbers, Step, Torn, UInt32
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.words import Table
-from mlxhog.backends.backend import Float32, Grads
 from mlxhog.base.durable import disk_errors
 from mlxhog.optim import gradients, updates
+from mlxhog.optim.gradients import Float32, Grads
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
+from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.strategy import Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 NEXT = "turns.next"
 SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)
@@ -45,13 +47,14 @@ Region = tuple[int, int, int, int | None]
 """First float, floats, floats of a row, lock word of row 0 (None: by stripes)."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Recorded(Hogwild):
     """Lock-free workers whose accesses are recorded, or repeated as recorded."""
 
     carries_tables: ClassVar[bool] = False
     probes: ClassVar[bool] = False  # no update is lost under locks
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """Add the counts of accesses and the books."""
         # A quarter of the parameters' bytes is room for a step.
         names = (NEXT, *(f"turns.{slot}" for slot in range(1, self.slots + 1)))
@@ -202,21 +205,24 @@ class OrderedWorker(HogwildWorker):
         """The seed of the place where accesses begin."""
         return numbers.version_read * 65_537 + self.context.slot
 
+    def _turns(self, seed: int) -> dict[str, Any]:
+        """Arguments of a read that takes part in the order."""
+        return {"locks": self._locks, "regions": self._regions, "seed": seed}
+
     def _read_in_order(self, numbers: Numbers) -> None:
         context, seed = self.context, self._seed(numbers)
         if numbers.workers != self._workers:
             self._follow_in_order(numbers.workers, seed)
         inbox, params, record = context.backend.inbox, context.arena.params, self._target.record
-        access = (self._locks, self._regions, inbox, params)
+        turns = self._turns(seed)
         if record is not None:
-            trend = look_ahead.TREND
-            a, b = numbers.horizon * (1.0 + trend), numbers.horizon * trend
-            _native.read_in_turn(*access, record.last, record.prev, a=a, b=b, seed=seed)
+            a, b = look_ahead.weights(numbers.horizon)
+            _native.read(inbox, params, last=record.last, prev=record.prev, a=a, b=b, **turns)
         elif self._previous is not None:
             share = numbers.horizon / numbers.workers
-            _native.read_in_turn(*access, own_prev=self._previous, a=share, seed=seed)
+            _native.read(inbox, params, own_prev=self._previous, a=share, **turns)
         else:
-            _native.read_in_turn(*access, seed=seed)
+            _native.read(inbox, params, **turns)
 
     def _follow_in_order(self, workers: int, seed: int) -> None:
         context, arena, config = self.context, self.context.arena, self.context.config
@@ -231,8 +237,7 @@ class OrderedWorker(HogwildWorker):
             _native.zero_in_turn(self._locks, self._regions, recorded, seed)
         if isinstance(self._reader, look_ahead.OwnMovement):
             self._previous = self._reader.previous  # each stripe of it is read in order
-            access = (self._locks, self._regions, self._previous, arena.params)
-            _native.read_in_turn(*access, seed=seed)
+            _native.read(self._previous, arena.params, **self._turns(seed))
 
     def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
         self.context.optimizer.step(

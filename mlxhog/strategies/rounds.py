@@ -1,12 +1,20 @@
-"""Steps on tickets that a strategy assigns by number, and stages that all workers end together.
+"""The engine of rounds: steps on numbered tickets, and meetings whose stages all end together.
 
 Each numbered step is applied once, even if workers die. Before a worker writes parameters it stores
 in its journal all counts after the step. Then the ledger marks the ticket, the step is applied, and
 the ledger marks its end. So a replacement knows that the step of a ticket that is done was applied,
 and takes in the counts. They are stored, never added: twice is the same as once.
 
-A stage begins when every worker has ended the one before, by a count of its own. Doing a stage
-again is harmless, so the replacement of a dead worker continues at the count that it finds.
+In a meeting workers do the same stages, each its own part. A stage begins when every worker has
+ended the one before, by a count of its own. Doing a part again is harmless, so the replacement of a
+dead worker continues at the count that it finds; no ticket is lost, and none is counted twice.
+
+    strategy              a worker's step                    stages of a meeting
+    sync                  puts its gradient into a segment   average, apply; after each step
+    local_sgd, fedprox    an optimizer step on its copy      average, take the average
+    scaffold, diloco      the same                           control variates; an outer step, too
+    avg_runs              the same                           none
+    round_robin, sim      adds its step in its turn          none
 
     segment       dtype  meaning
     rounds.words  uint8  the words of the strategy, and a journal of each worker
@@ -16,15 +24,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.ledger import Ledger, TicketState
-from mlxhog.arena.words import Table, Words
-from mlxhog.arena.workers import Phase
-from mlxhog.strategies.context import Context, Lease, StrategyWorker
-from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.strategy import Segments, Strategy, parameter_copies
+from mlxhog.strategies.worker import Lease, StrategyWorker
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.ledger import Ledger
+    from mlxhog.arena.words import Table, Words
+    from mlxhog.strategies.context import Context
 
 WORDS: Final = "rounds.words"
 JOURNAL: Final = "opt_step_after version_after tokens_after applied_after ticket_after"
@@ -66,6 +75,8 @@ class Numbered(Strategy):
     @cached_property
     def table(self) -> Table:
         """The table of its words."""
+        from mlxhog.arena.words import Table
+
         return Table(**self.groups(), journal=(self.workers, JOURNAL))
 
     def words(self, arena: Arena) -> Words:
@@ -76,13 +87,20 @@ class Numbered(Strategy):
         """A word of every worker, or of some."""
         return [words[name, rank] for rank in (range(self.workers) if ranks is None else ranks)]
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """The words, and the copies of the parameters that a checkpoint keeps."""
-        copies = {name: ("float32", PARAMETER_COPY) for name in self.kept_segments()}
-        return {**copies, WORDS: ("uint8", self.table.n_bytes)}
+        return {**parameter_copies(self.kept_segments()), WORDS: ("uint8", self.table.n_bytes)}
+
+    def take_part(self, words: Words, rank: int, stage: int, part: Callable[[], None]) -> None:
+        """Do a rank's part of a stage, unless it is done."""
+        if words["stages", rank] == stage:
+            part()
+            words["stages", rank] = stage + 1
 
     def unfinished(self, words: Words, rank: int, ledger: Ledger, number: int) -> StepRecord | None:
         """The record of a ticket's step that a dead worker has applied and not counted."""
+        from mlxhog.arena.ledger import TicketState
+
         record = last_record(words, rank)
         done = ledger.state(*ledger.locate(number)) == TicketState.DONE
         return record if record.ticket == number and done else None
@@ -93,9 +111,7 @@ class NumberedWorker(StrategyWorker):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        strategy = cast(Numbered, context.strategy)
-        self.strategy: Any = strategy
-        self._words = strategy.words(context.arena)
+        self._words: Words = self.strategy.words(context.arena)
         self._leased = False
 
     def lease(self, number: int) -> Lease | None:
@@ -106,7 +122,7 @@ class NumberedWorker(StrategyWorker):
         context = self.context
         epoch, ticket = context.ledger.locate(number)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
-        if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
+        if not self._leased and not context.is_done(number):
             return None
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
@@ -131,14 +147,23 @@ class NumberedWorker(StrategyWorker):
             stored = record._replace(ticket=record.ticket + 1)
             for name, value in zip(JOURNAL.split(), stored, strict=True):
                 self._words[name, context.rank] = int(value)
-            context.entry.phase = Phase.APPLY
-            ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
+            context.begin_apply(lease)
             if record.applied:
                 apply(record)
-            ledger.finish(lease.epoch, lease.ticket, context.owner)
+            context.finish(lease)
         return last_record(self._words, context.rank)
 
-    def wait_for(self, stages: int, ranks: Iterable[int] | None = None) -> None:
-        """Wait until every worker, or some, have ended this number of stages."""
+    def meet(
+        self, first: int, parts: Iterable[Callable[[], None]], ranks: Iterable[int] | None = None
+    ) -> None:
+        """Take part in a meeting as far as this worker has not: each stage ends for all at once.
+
+        Args:
+            first: number of the first stage.
+            parts: this worker's part of each stage.
+            ranks: of the members; None is every worker.
+        """
         each, words = self.strategy.each, self._words
-        self.context.wait_until(lambda: min(each(words, "stages", ranks)) >= stages)
+        for stage, part in enumerate(parts, start=first):
+            self.strategy.take_part(words, self.context.rank, stage, part)
+            self.context.wait_until(lambda end=stage + 1: min(each(words, "stages", ranks)) >= end)

@@ -1,82 +1,163 @@
 """A training strategy: when a worker reads, how it writes, and when workers meet.
 
-Every strategy is a file with two classes. The `Strategy` answers the run: the arena segments it
-needs, the steps that are done, the content of a checkpoint. Its `StrategyWorker` serves one worker
-process: it takes a lease (of a batch), fills the backend's inbox, and writes the gradient's step.
-All strategies run in the same processes on the same arena, so they can be compared.
+A strategy is one class in one file: a frozen dataclass of its numbers, with facts that options and
+reports ask for. `build` gives it a run. Then it answers that run: the arena segments it needs, the
+steps that are done, the content of a checkpoint. Its worker (`worker.py`) serves one worker
+process. All strategies run in the same processes on the same arena, so they can be compared.
+
+Files of strategies import NumPy and the arena where they use them, and `mlxhog --help` does not.
 """
 
 from __future__ import annotations
 
 import contextlib
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from mlxhog.arena import Arena
-from mlxhog.arena.ledger import Ledger, Position
-from mlxhog.arena.workers import State
-from mlxhog.backends.backend import Float32
+from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.families import ModelConfig
-from mlxhog.models.ngrams import NgramTables
 from mlxhog.optim import updates
-from mlxhog.strategies.context import Context, StrategyWorker
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.ledger import Ledger, Position
+    from mlxhog.data.clients import Division
+    from mlxhog.data.prepare import Prepared
+    from mlxhog.data.tokens import TokenFile
+    from mlxhog.models.families import ModelConfig
+    from mlxhog.models.ngrams import NgramTables
+    from mlxhog.optim.gradients import Float32
+    from mlxhog.strategies.context import Context
+    from mlxhog.strategies.worker import StrategyWorker
+
+Segments = dict[str, tuple[str, int]]
+"""Segments of the arena, as `arena.plan` takes them: name -> (dtype, number of elements)."""
 
 
-@dataclass(frozen=True)
-class Strategy(ABC):
-    """A strategy for one run; the methods here are those of lock-free workers.
+def _of_run(default: object) -> Any:
+    """A field that a run sets: no number, and of no account where strategies are compared."""
+    return field(default=default, compare=False, repr=False)
 
-    It holds only its options, so every process may have its own; the state of the run is in the
-    arena.
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy(Choice, ABC):
+    """A strategy and its numbers; the methods here are those of lock-free workers.
+
+    In a run it holds no state: that is in the arena, so every process may have its own.
 
     Attributes:
-        config: of the run, with a chosen strategy.
-        workers: number of workers at the start of the run.
+        config: of the run; see `build` for this and the next ones.
+        workers: number of workers at the start of the run; 0 without a run.
         max_workers: worker slots of the arena, if more than that; see `slots`.
         tables: of n-grams in the model, set by `with_tables`; None if it has none.
     """
 
-    config: TrainConfig
-    workers: int
-    max_workers: int = 0
-    tables: NgramTables | None = None
+    config: TrainConfig = _of_run(None)
+    workers: int = _of_run(0)
+    max_workers: int = _of_run(0)
+    tables: Any = _of_run(None)
 
-    def __post_init__(self) -> None:
-        """Refuse numbers of workers that cannot be."""
+    # -- facts that options and reports ask for --------------------------------------------------
 
-    numbered: ClassVar[bool] = False
-    """Whether batches are assigned by number; a resumed run then cannot skip single ones."""
-
-    probes: ClassVar[bool] = True
-    """Whether workers add to the lost-update probe with every step."""
-
-    carries_tables: ClassVar[bool] = False
-    """Whether workers read and write tables of n-grams, row by row and nothing else of them."""
+    kind: ClassVar[Kind] = STRATEGIES
+    one_process: ClassVar[bool] = False  # it has one worker
+    repeats: ClassVar[bool] = False  # runs of equally many steps end with the same bits
+    averages: ClassVar[bool] = False  # a step is along the mean of the workers' gradients
+    copies: ClassVar[bool] = False  # each worker, or group of them, trains a copy of the parameters
+    elastic: ClassVar[bool] = False  # any worker takes any batch; workers and text may arrive
+    recorded: ClassVar[bool] = False  # workers take the steps of `hogwild`, which can be recorded
+    looks_ahead: ClassVar[bool] = False  # `predict=auto` takes gradients where parameters will be
+    shares_moments: ClassVar[bool] = False  # an optimizer may share one pair of moments by default
+    reads_copies: ClassVar[bool] = False  # workers compute with copies only
+    writes_alone: ClassVar[bool] = False  # no other process writes beside a worker
+    numbered: ClassVar[bool] = False  # batches have numbers; a resumed run cannot skip single ones
+    probes: ClassVar[bool] = True  # workers add to the lost-update probe with every step
+    carries_tables: ClassVar[bool] = False  # workers read and write tables of n-grams by rows
+    rules: ClassVar[Rules] = (
+        ("read", "reads_copies & read=live",
+         "live, but {strategy} computes with copies; leave read out"),
+        ("write", "writes_alone & write=racy",
+         "racy, but in {strategy} no other process writes beside a worker; leave it out"),
+        ("overlap", "overlap & not overlaps",
+         "a worker of {spelt} reads after its own step, in rounds or in an order; set "
+         "strategy=hogwild, or leave overlap out"),
+    )  # fmt: skip
 
     Worker: ClassVar[type[Any]]
     """Prepares one worker's part, in its process."""
 
+    def steppers(self, workers: int) -> int:
+        """Number of the run's workers that add their own steps to shared parameters."""
+        return 1
+
     @property
-    def choice(self) -> Any:
-        """The chosen strategy with its numbers."""
-        return self.config.strategy
+    def lr_rule(self) -> str:
+        """Rule for the factor of lr by the number of these workers: a value of `lr_workers`."""
+        return "none"
+
+    def prediction(self, config: TrainConfig) -> str:
+        """Where a run's gradients are taken: one of none, own, last."""
+        return "none"
+
+    def without_shared_moments(self) -> Strategy:
+        """This for an optimizer that turns out to have no moments of all workers."""
+        return self
+
+    @property
+    def writes_whole_steps(self) -> bool:
+        """Whether a worker adds its step to every parameter."""
+        return True
+
+    @property
+    def is_lock_free(self) -> bool:
+        """Whether workers take any batch from the first step to the last."""
+        return self.elastic
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a worker may read for its next gradient before it adds the step of the last."""
+        return False
+
+    @property
+    def rounds_share(self) -> float:
+        """Share of the budget that is trained in rounds first; 0 if the whole is alike."""
+        return 0.0
+
+    def regimes(self) -> tuple[Strategy, Strategy] | None:
+        """The rounds of that share, and the strategy after them; None if the whole is alike."""
+        return None
+
+    def stored(self) -> dict[str, str]:
+        """Its name, and numbers that a resumed run takes over from a checkpoint."""
+        return {"strategy": self.name}
+
+    # -- in a run --------------------------------------------------------------------------------
+
+    def __post_init__(self) -> None:
+        """Check the numbers, in a run also the workers.
+
+        Raises:
+            ConfigError: naming every wrong number; or as of `check_workers`.
+        """
+        super().__post_init__()
+        if self.workers:
+            self.check_workers()
+
+    def check_workers(self) -> None:
+        """Refuse numbers of workers that cannot be, by a `ConfigError`."""
 
     @property
     def fixed(self) -> str | None:
         """Why no worker can join or leave while it runs; None where they can."""
-        if self.choice.elastic and self.choice.is_lock_free:
+        if self.elastic and self.is_lock_free:
             return None
-        return f"strategy {self.choice} divides its work among the workers that it begins with"
-
-    @property
-    def name(self) -> str:
-        """Its name in options and messages."""
-        return str(self.choice.name)
+        return f"strategy {self} divides its work among the workers that it begins with"
 
     @property
     def slots(self) -> int:
@@ -92,20 +173,34 @@ class Strategy(ABC):
         """This for a model with these tables; a `ConfigError` if it handles whole arrays only."""
         if tables is not None and not self.carries_tables:
             raise ConfigError(
-                f"the model has tables of n-grams (ngram_orders), and strategy {self.choice} as "
+                f"the model has tables of n-grams (ngram_orders), and strategy {self} as "
                 "this run uses it reads or writes whole parameters, not rows of tables; take "
                 "--strategy hogwild, locked, serial or sync without determinism=record, or train "
                 "it without tables: --set ngram_orders=[]"
             )
         return replace(self, tables=tables)
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """Extra segments of the arena, as `arena.plan` takes them, for `n_params` parameters."""
         return {}
 
     def batches_per_step(self) -> int:
         """Batches whose gradients one step averages."""
         return 1
+
+    def tickets_per_step(self) -> int:
+        """Batches of the text that one step uses up, those that are dropped included."""
+        return self.batches_per_step()
+
+    def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
+        """The text of each worker's clients; None if all workers have one text.
+
+        Args:
+            data: of the run.
+            train: its training text.
+            stored: folder of the run that is resumed.
+        """
+        return None
 
     @property
     def tokens_per_step(self) -> int:
@@ -170,6 +265,8 @@ class Strategy(ABC):
 
         Slots that have had a worker; before any has started, the slots of all workers.
         """
+        from mlxhog.arena.workers import State
+
         slots = tuple(entry.slot for entry in arena.workers if entry.state != State.FREE)
         return slots or tuple(range(1, self.workers + 1))
 
@@ -203,6 +300,8 @@ class Strategy(ABC):
 
     def step_s(self, arena: Arena) -> float:
         """Expected seconds of the next step: those of the fastest worker."""
+        from mlxhog.arena.workers import State
+
         entries = (entry for entry in arena.workers if entry.state != State.FREE)
         return min((entry.step_s for entry in entries), default=0.0)
 
@@ -224,7 +323,7 @@ class Strategy(ABC):
         """Write the current model into `out`, laid out as the parameters."""
         updates.snapshot(out, arena.params, threads=threads)
 
-    def copies(self) -> tuple[str, ...]:
+    def own_copies(self) -> tuple[str, ...]:
         """Segments of each worker's own parameters, where the model is their average."""
         return ()
 
@@ -238,7 +337,7 @@ class Strategy(ABC):
 
         Empty if workers have none. No worker runs; the end of the block restores the average.
         """
-        names = self.copies()
+        names = self.own_copies()
         if not names:
             yield ()
             return
@@ -263,3 +362,32 @@ def all_reduce_bytes(arena: Arena, members: int) -> int:
     array by each of M.
     """
     return 2 * (members - 1) * model_bytes(arena)
+
+
+def parameter_copies(names: Iterable[str]) -> Segments:
+    """Segments that are laid out as the parameters."""
+    from mlxhog.arena.layout import PARAMETER_COPY
+
+    return {name: ("float32", PARAMETER_COPY) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart(Strategy):
+    """The number of strategies whose workers add their own steps."""
+
+    lr_workers: str = option(
+        "auto",
+        "factor of lr if P workers add their own steps: none, 1/sqrt(P), or 1/P; auto is sqrt for "
+        "Lion, none for the others",
+        choices=("auto", "none", "sqrt", "linear"),
+        train_only=True,
+    )
+
+    @property
+    def lr_rule(self) -> str:
+        """Rule for the factor of lr by the number of these workers."""
+        return self.lr_workers
+
+    def steppers(self, workers: int) -> int:
+        """Number of workers that add their own steps: all."""
+        return workers

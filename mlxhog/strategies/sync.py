@@ -1,6 +1,6 @@
 """Synchronous training: gradients averaged through the arena (Dekel et al. 2012, arXiv:1012.1367).
 
-One round is one update of P batches, in three stages (`rounds.py`):
+One round is one update of P batches, in three stages (`rounds.py` has meetings):
 
     stage 3R     compute a gradient for ticket R P + rank, write it to this worker's segment
     stage 3R+1   average this worker's share of the parameters over all gradient segments, in rank
@@ -48,24 +48,30 @@ one that evaluates, starts again or comes late, and the run may change its strat
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
-
-import numpy as np
+import math
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
-from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.words import Words
-from mlxhog.backends.backend import Grads
+from mlxhog.base.late import np
+from mlxhog.config.choices import Rules
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import tables
-from mlxhog.optim.updates import Rows
+from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.strategies import averaged_rows, division
-from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
+from mlxhog.strategies.division import InRounds
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import all_reduce_bytes
+from mlxhog.strategies.strategy import Segments, all_reduce_bytes, parameter_copies
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.arena.ledger import Ledger
+    from mlxhog.arena.words import Words
+    from mlxhog.strategies.context import Context
 
 GO, STOP = 1, 2
 MOST_WORKERS: Final = 24
@@ -85,9 +91,9 @@ class SyncWorker(NumberedWorker):
         if context.tables is not None:
             self._rows = averaged_rows.AveragedRows(arena, context.workers)
         self._slots = list(arena.layout.slots.values())
-        self._costs = [division.cost(slot, context.optimizer) for slot in self._slots]
+        self._costs = [context.optimizer.cost(slot) for slot in self._slots]
         self._shares: division.SharesBySpeed | None = None
-        if context.choice.shares == "speed":
+        if self.strategy.shares == "speed":
             each = context.config.sequences_per_ticket
             self._shares = division.SharesBySpeed(self._words, context.workers, each)
         self._began_ns = 0
@@ -113,7 +119,7 @@ class SyncWorker(NumberedWorker):
         decided, code = divmod(words["decision"], 4)
         if decided == round_ + 1 and code != STOP:
             return code
-        ranks = strategy.members(words)[1]
+        ranks: list[int] = strategy.members(words)[1]
         if context.rank != ranks[0]:
             return code if decided == round_ + 1 else 0
         if context.paused() and not context.stopping():
@@ -146,7 +152,7 @@ class SyncWorker(NumberedWorker):
             self._shares.publish()
             return
         tokens = context.workers * context.entry.tokens
-        if self.strategy.backups:  # members differ from round to round
+        if self.strategy.backup_workers:  # members differ from round to round
             tokens = context.arena.counters.load("tokens")
         words.set_real("lr", context.lr_at(round_, tokens, version))
 
@@ -197,16 +203,10 @@ class SyncWorker(NumberedWorker):
         The gradient is dropped if the round is closed without it.
         """
         context, words, strategy = self.context, self._words, self.strategy
-        rank, start = context.rank, words["stages", context.rank]
-        base = start // 3 * 3
-        round_ = base // 3
-        if start == base and strategy.members(words)[0] == round_:
-            if self._shares is not None:
-                self._shares.note(rank, samples, monotonic_ns() - self._began_ns)
-            if samples:
-                self._write_own(grads)
-            words["weight", rank] = samples
-            words["stages", rank] = base + 1
+        rank, round_ = context.rank, words["stages", context.rank] // 3
+        if strategy.members(words)[0] == round_:
+            put = partial(self._put, grads, samples)
+            strategy.take_part(words, rank, 3 * round_, put)
         context.wait_until(lambda: self._is_closed(round_))
         closed, ranks = strategy.members(words)
         if closed > round_ + 1 or rank not in ranks:
@@ -216,11 +216,11 @@ class SyncWorker(NumberedWorker):
             return WriteResult(applied=False, version=version, too_late=True)
         self._be_members(ranks)
         context.marks.begin_update()  # before any worker of the round can apply its share
-        if start <= base + 1:
-            self._average()
-            words["stages", rank] = base + 2
-        self.wait_for(base + 2, self._ranks)
-        return self._end_round(lease, base)
+        self.meet(3 * round_ + 1, (self._average, partial(self._end, lease)), self._ranks)
+        context.marks.end_update()
+        finite = math.isfinite(self._norm())
+        version = context.entry.version_read + finite
+        return WriteResult(applied=finite, staleness=0, version=version)
 
     def _is_closed(self, round_: int) -> bool:
         """Whether a round is closed; closes it if enough gradients are there."""
@@ -232,14 +232,18 @@ class SyncWorker(NumberedWorker):
         arrived = [rank for rank, stage in enumerate(stages) if stage == 3 * round_ + 1]
         if len(arrived) < strategy.batches_per_step():
             return False
-        mask = sum(1 << rank for rank in arrived) if strategy.backups else 0
+        mask = sum(1 << rank for rank in arrived) if strategy.backup_workers else 0
         words.compare_exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
         return True
 
-    def _end_round(self, lease: Lease, base: int) -> WriteResult:
-        context, words, entry = self.context, self._words, self.context.entry
-        norm = float(np.sqrt(self._norms.sum()))
-        finite = bool(np.isfinite(norm))
+    def _norm(self) -> float:
+        """Norm of the round's mean gradient."""
+        return float(np.sqrt(self._norms.sum()))
+
+    def _end(self, lease: Lease) -> None:
+        """Last stage: this worker's share of the step, and its counts."""
+        context, entry, norm = self.context, self.context.entry, self._norm()
+        finite = math.isfinite(norm)
         version = entry.version_read + finite  # every worker of a round read the same one
 
         def counts() -> tuple[int, int, int, bool]:
@@ -249,15 +253,18 @@ class SyncWorker(NumberedWorker):
         entry.opt_step, entry.ticket = record.opt_step, -1
         if self._place == 0:
             context.arena.counters.store("version", version)
-        context.marks.end_update()
-        words["stages", context.rank] = base + 3
-        self.wait_for(base + 3, self._ranks)
-        return WriteResult(applied=finite, staleness=0, version=version)
 
-    def _write_own(self, grads: Grads) -> None:
+    def _put(self, grads: Grads, samples: int) -> None:
+        """First stage: the worker's gradient, and its weight."""
+        rank = self.context.rank
+        if self._shares is not None:
+            self._shares.note(rank, samples, monotonic_ns() - self._began_ns)
+        self._words["weight", rank] = samples
+        if not samples:
+            return
         if self._rows is not None:
-            self._rows.put(self.context.rank, tables.parted(grads, self.context.tables)[1])
-        flat = self._all[self.context.rank]
+            self._rows.put(rank, tables.parted(grads, self.context.tables)[1])
+        flat = self._all[rank]
         for slot in self._slots:
             grad = grads[slot.name]
             own = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
@@ -268,6 +275,7 @@ class SyncWorker(NumberedWorker):
                 np.copyto(own, grad)
 
     def _average(self) -> None:
+        """Second stage: this worker's share of the mean, and its sums of squares."""
         ranks, shares = zip(*self._shares_of_ranks(), strict=True)
         all_grads = [self._all[rank] for rank in ranks]
         equal = len(set(shares)) == 1
@@ -297,7 +305,7 @@ class SyncWorker(NumberedWorker):
             own = range(self._place, len(self._rows.names), len(self._ranks))
             rows = {self._rows.names[k]: self._rows.mean(k, parts) for k in own}
             context.tables.step(rows, lr=context.table_lr(lr), seed=context.slot)
-        grads: Grads = {}
+        grads: dict[str, Float32 | Rows] = {}
         for index in self._share:
             slot = self._slots[index]
             mean = self._mean[slot.offset : slot.offset + slot.size].reshape(slot.shape)
@@ -315,38 +323,59 @@ class SyncWorker(NumberedWorker):
         )
 
 
-class Sync(Numbered):
+@dataclass(frozen=True, kw_only=True)
+class Sync(InRounds, Numbered):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     Worker: ClassVar[type[Any]] = SyncWorker
     carries_tables: ClassVar[bool] = True
+    name: ClassVar[str] = "sync"
+    about: ClassVar[str] = "rounds: a step is along the mean of all workers' gradients"
+    repeats: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    backup_workers: int = option(
+        0,
+        "workers that a round does not wait for; late gradients are dropped, so text that takes "
+        "long to compute counts less",
+        low=0,
+    )
+
+    rules: ClassVar[Rules] = (
+        ("backup_workers", "backup_workers & sync_shares=speed",
+         "shares by speed already let slow workers compute less; use one of the two"),
+        ("determinism", "determinism=rounds & sync_shares!=equal",
+         "rounds, but shares by speed follow from times that are measured; leave sync_shares out"),
+        ("determinism", "determinism=rounds & backup_workers",
+         "rounds, but timing decides which gradients backup_workers drops; leave backup_workers "
+         "out"),
+    )  # fmt: skip
+
+    def check_workers(self) -> None:
         """Refuse a number of backup workers that leaves none to wait for.
 
         Raises:
             ConfigError: none is left, or there are more workers than a set of ranks has bits.
         """
-        if self.backups and self.backups >= self.workers:
+        if self.backup_workers and self.backup_workers >= self.workers:
             raise ConfigError(
-                f"backup_workers is {self.backups}, and the run has {self.workers} "
+                f"backup_workers is {self.backup_workers}, and the run has {self.workers} "
                 f"worker{'s' * (self.workers > 1)}: a round waits for at least one; take at most "
                 f"{self.workers - 1}, or more --workers"
             )
-        if self.backups and self.workers > MOST_WORKERS:
+        if self.backup_workers and self.workers > MOST_WORKERS:
             raise ConfigError(
                 f"backup_workers is for up to {MOST_WORKERS} workers, and the run has "
                 f"{self.workers}; leave it out, or take fewer"
             )
 
-    @property
-    def backups(self) -> int:
-        """Workers that a round does not wait for."""
-        return int(getattr(self.choice, "backup_workers", 0))
-
     def batches_per_step(self) -> int:
         """One of every worker that a round waits for."""
-        return self.workers - self.backups
+        return self.workers - self.backup_workers
+
+    def tickets_per_step(self) -> int:
+        """One of every worker."""
+        return self.workers
 
     def groups(self) -> dict[str, tuple[int, str]]:
         """The words of the table above."""
@@ -356,13 +385,13 @@ class Sync(Numbered):
             "worker": (self.workers, worker),
         }
 
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+    def segments(self, n_params: int) -> Segments:
         """The segments of the table above."""
         copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
         tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
         return {
             **super().segments(n_params),
-            **{name: ("float32", PARAMETER_COPY) for name in copies},
+            **parameter_copies(copies),
             "sync.norm": ("float64", n_params),
             **averaged_rows.segments(self.workers, self.tables, tokens),
         }
@@ -390,7 +419,7 @@ class Sync(Numbered):
     def step_s(self, arena: Arena) -> float:
         """That of the slowest worker that a round waits for."""
         seconds = sorted(arena.workers.entry(rank + 1).step_s for rank in range(self.workers))
-        return seconds[self.workers - self.backups - 1]
+        return seconds[self.workers - self.backup_workers - 1]
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no round is under way."""
@@ -437,3 +466,6 @@ class Sync(Numbered):
     def network_bytes(self, arena: Arena, steps: int) -> int:
         """One all-reduce of the gradient in each round."""
         return steps * all_reduce_bytes(arena, self.workers)
+
+
+BY_SPEED: Final = Sync(shares="speed")

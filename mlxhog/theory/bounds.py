@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # -- facts, and the theorems' assumptions ----------------------------------------------------------
 
@@ -25,7 +25,7 @@ class Facts:
         bounded_gradients: no gradient of an example is larger than some M.
         lossless: no increment is lost when two workers write at once.
         sgd: updates are the gradient times a step size (no momentum, no Adam).
-        delta: share of the examples that touch the busiest coordinate.
+        sparse: no coordinate is touched by every example.
     """
 
     strongly_convex: bool | None = None
@@ -33,7 +33,7 @@ class Facts:
     bounded_gradients: bool | None = None
     lossless: bool | None = None
     sgd: bool | None = None
-    delta: float | None = None
+    sparse: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -71,27 +71,22 @@ _ASSUMPTIONS = {
         "the update is the gradient times a step size",
         "momentum and Adam remember earlier gradients, which the proof does not cover",
     ),
+    "sparse": (
+        "sparse gradients",
+        "even the busiest coordinate is not touched by every gradient",
+        "some coordinate is touched by every gradient, so any two of them conflict: Delta = rho = "
+        "1",
+    ),
 }
 """Field of `Facts` -> the assumption, why it holds, why it fails."""
 
-SPARSE = "sparse"
-EVERY = (*_ASSUMPTIONS, SPARSE)
+EVERY = tuple(_ASSUMPTIONS)
 
 
-def assume(facts: Facts, name: str) -> Assumption:
-    """Return the assumption on a field of `Facts`, or `SPARSE`: most examples meet no other."""
-    if name != SPARSE:
-        needs, true, false = _ASSUMPTIONS[name]
-        holds: bool | None = getattr(facts, name)
-        return Assumption(needs, holds, "not known" if holds is None else true if holds else false)
-    needs, delta = "sparse gradients", facts.delta
-    if delta is None:
-        return Assumption(needs, None, "supports were not measured")
-    if delta < 1.0:
-        why = f"the busiest coordinate is touched by {delta:.3g} of the gradients"
-        return Assumption(needs, True, why)
-    why = "some coordinate is touched by every gradient, so any two of them conflict: "
-    return Assumption(needs, False, why + "Delta = rho = 1")
+def _assume(facts: Facts, name: str) -> Assumption:
+    needs, true, false = _ASSUMPTIONS[name]
+    holds: bool | None = getattr(facts, name)
+    return Assumption(needs, holds, "not known" if holds is None else true if holds else false)
 
 
 # -- the rows --------------------------------------------------------------------------------------
@@ -109,8 +104,7 @@ KOLOSKOVA = "Koloskova, Stich, Jaggi 2022, arXiv:2206.08307"
 Values = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Theorem:
+class Theorem(NamedTuple):
     """One rule.
 
     Attributes:
@@ -183,7 +177,7 @@ THEOREMS = {
         "coordinates",
     ),
     "perturbed iterate": Theorem(
-        PERTURBED, ("strongly_convex", "bounded_gradients", "lossless", "sgd", SPARSE),
+        PERTURBED, ("strongly_convex", "bounded_gradients", "lossless", "sgd", "sparse"),
         _perturbed_iterate,
         lambda v, tau, n_examples, mean_degree: f"an update meets {mean_degree / n_examples:.3g} "
         f"of the others, so lags up to {v['largest_tau']:.3g} cost nothing; a lag of {tau:g} is "
@@ -239,13 +233,11 @@ def apply(name: str, facts: Facts, block: str = WHOLE, /, **inputs: float) -> Bo
     """Return a theorem of `THEOREMS` at the numbers of a problem, none of which is negative."""
     theorem = THEOREMS[name]
     values = theorem.values(**inputs)
-    assumptions = tuple(assume(facts, one) for one in theorem.needs)
+    assumptions = tuple(_assume(facts, one) for one in theorem.needs)
     if name == "n^(1/4)":
         order = inputs["n"] * max(inputs["rho"], inputs["delta"])
-        fits = order <= ORDER_ONE
-        why = f"n times the larger of them is {order:.3g}, "
-        why += "a constant" if fits else f"not a constant (above {ORDER_ONE})"
-        assumptions += (Assumption("rho and Delta of order 1/n", fits, why),)
+        why = f"n times the larger of them is {order:.3g}, a constant up to {ORDER_ONE}"
+        assumptions += (Assumption("rho and Delta of order 1/n", order <= ORDER_ONE, why),)
     return Bound(
         block=block,
         name=name,

@@ -129,15 +129,12 @@ class Hypergraph:
 
 
 def _check(indptr: NDArray[np.int64], indices: NDArray[np.int64], n: int) -> None:
-    if not 0 < n < 2**31 or len(indptr) < 2:
+    whole = len(indptr) > 1 and indptr[0] == 0 and indptr[-1] == len(indices)
+    if not (0 < n < 2**31 and whole and (np.diff(indptr) >= 0).all()):
         raise DataError(
-            f"a hypergraph of {len(indptr) - 1} edges over {n} coordinates; wanted at least one of "
-            f"each, and fewer than {2**31} coordinates"
-        )
-    if indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] != len(indices):
-        raise DataError(
-            f"indptr runs from {indptr[0]} to {indptr[-1]} over {len(indices)} indices; wanted "
-            f"0 to {len(indices)}, never falling"
+            f"indptr of a hypergraph of {len(indptr) - 1} edges over {n} coordinates runs from "
+            f"{indptr[0]} to {indptr[-1]} over {len(indices)} indices; wanted 0 to {len(indices)}, "
+            f"never falling, an edge or more, and fewer than {2**31} coordinates"
         )
     falls = np.diff(indices, prepend=-1) <= 0
     falls[indptr[indptr < len(indices)]] = False  # where an edge begins

@@ -32,30 +32,12 @@ FEWEST = 3
 """Pairs before the first look: two show next to nothing of their variance."""
 
 SHAPE = 5.0
-LEVELS: dict[int, float] = {
-    2: 0.009930,
-    3: 0.009844,
-    4: 0.008374,
-    5: 0.007721,
-    6: 0.007424,
-    7: 0.007236,
-    8: 0.007092,
-    9: 0.006908,
-    10: 0.006792,
-    11: 0.006738,
-    12: 0.006652,
-    13: 0.006580,
-    14: 0.006517,
-    15: 0.006468,
-    16: 0.006374,
-    17: 0.006334,
-    18: 0.006280,
-    19: 0.006261,
-    20: 0.006250,
-}
+LEVELS = dict(enumerate((
+    0.009930, 0.009844, 0.008374, 0.007721, 0.007424, 0.007236, 0.007092, 0.006908, 0.006792,
+    0.006738, 0.006652, 0.006580, 0.006517, 0.006468, 0.006374, 0.006334, 0.006280, 0.006261,
+    0.006250,
+), start=2))  # fmt: skip
 """By the planned number of pairs: the level of the last look."""
-
-MOST = max(LEVELS, default=0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +76,7 @@ def judge(differences: Sequence[float], planned: int) -> PairedResult:
 
     Args:
         differences: of the pairs so far, in the order in which they were run.
-        planned: the number of pairs, 2 to `MOST`, fixed before the first.
+        planned: the number of pairs, one of `LEVELS`, fixed before the first.
     """
     outcome = PairedResult(0, planned, 0.0, -math.inf, math.inf)
     for k in range(1, min(len(differences), planned) + 1):

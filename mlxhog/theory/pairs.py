@@ -17,11 +17,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxhog.arena.child import Child, Failed
 from mlxhog.base import durable, plain_json, typed
@@ -56,17 +56,9 @@ ENDS = ("budget", "epochs and early stopping")
 """Groups of options that end a run; a comparison sets them by its terms."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of the two.
+class Side(NamedTuple):
+    """One of the two: a title for people, and its options."""
 
-    Attributes:
-        letter: "a" or "b".
-        title: for people.
-        config: its options; the comparison sets seed, budget and output of each run.
-    """
-
-    letter: str
     title: str
     config: TrainConfig
 
@@ -90,11 +82,6 @@ class TrainedRun:
     steps: int
     tokens: int
     seconds: float
-
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        """Those of which each is above zero."""
-        return self.bits_per_byte, self.tokens, self.seconds
 
 
 @dataclass(frozen=True)
@@ -126,82 +113,77 @@ class Pair:
 
 
 class Comparison:
-    """Two sides, checked before any training.
+    """Two sides, checked before any training, and the folder of their pairs.
+
+    Args:
+        a: one side.
+        b: the other one; seed, budget and output of each run are the comparison's.
+        terms: of both.
+        folder: of the pairs; None is one in comparisons/ that no other comparison has.
 
     Attributes:
-        sides: A and B.
-        terms: of both.
-        plans: of their first runs.
+        sides: by letter, "a" and "b".
+        plans: of their first runs, by letter.
+        held_out: the token files on which both are scored, with the same text.
         seq_len: length of the sequences on which both are scored, the longer of theirs.
-        eval_tokens: of the held-out text; None is all of it, for tokenizers that differ.
-        notes: remarks for the user on differences of the sides.
+        pairs: finished ones.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: bad input, or different held-out texts.
+        EnvironmentLacks: memory or a backend is missing.
     """
 
-    def __init__(self, sides: tuple[Side, Side], terms: CompareConfig) -> None:
-        """Check both sides.
-
-        Raises:
-            ConfigError, DataError, CheckpointError: bad input, or different held-out texts.
-            EnvironmentLacks: memory or a backend is missing.
-        """
-        self.sides, self.terms = sides, terms
+    def __init__(self, a: Side, b: Side, terms: CompareConfig, folder: Path | None = None) -> None:
+        self.sides, self.terms = {"a": a, "b": b}, terms
+        self.folder, self.pairs = Path(), list[Pair]()
         self.plans: dict[str, Plan] = {}
-        for side in sides:
+        for letter, side in self.sides.items():
             try:
-                self.plans[side.letter] = make_plan(self.settings(side, 1, Path()))
+                self.plans[letter] = make_plan(self.settings(letter, 1))
             except (ConfigError, DataError) as error:
-                raise type(error)(f"{side.letter.upper()} ({side.title}): {error}") from error
-        plans = tuple(self.plans.values())
-        held_out = [TokenFile.open(plan.data.val) for plan in plans]
-        self._check_held_out(held_out)
-        self.held_out_sha256 = held_out[0].digest
-        same_tokens = held_out[0].digest == held_out[1].digest
-        self.eval_tokens = terms.eval_tokens if same_tokens else None
-        self.seq_len = max(plan.config.seq_len for plan in plans)
-        for plan in plans:
-            families.check_length(plan.model, self.seq_len)
-        self.notes = list(self._notes(same_tokens))
-
-    def _check_held_out(self, held_out: list[TokenFile]) -> None:
-        a, b = (self.plans[letter].data for letter in "ab")
-        same_text = (a.corpus_sha256, a.rule) == (b.corpus_sha256, b.rule)
-        if held_out[0].digest == held_out[1].digest or same_text:
-            return
-        texts = [
-            f"{side.letter.upper()} ({side.title}) {one.header['bytes']:,} bytes of "
-            f"{side.config.data!r} (val {side.config.val}, SHA-256 {one.digest[:12]})"
-            for side, one in zip(self.sides, held_out, strict=True)
-        ]
-        raise ConfigError(
-            f"the two sides have different held-out texts: {texts[0]}, {texts[1]}; bits per byte "
-            "of different texts cannot be compared: give both the same --data and --val"
-        )
-
-    def _notes(self, same_tokens: bool) -> Iterator[str]:
-        a, b = self.sides
-        if not self.differing() and self.plans["a"].model == self.plans["b"].model:
-            yield "A and B are the same settings"
-        orders = {
-            (
-                plan.data.open(plan.config.seq_len)[0].digest,
-                plan.config.seq_len,
-                plan.config.sequences_per_ticket,
+                raise type(error)(f"{letter.upper()} ({side.title}): {error}") from error
+        self.held_out = [TokenFile.open(plan.data.val) for plan in self.plans.values()]
+        texts = {(plan.data.corpus_sha256, plan.data.rule) for plan in self.plans.values()}
+        if not self._same_tokens and len(texts) > 1:
+            each = [
+                f"{letter.upper()} ({side.title}) {one.header['bytes']:,} bytes of "
+                f"{side.config.data!r} (val {side.config.val}, SHA-256 {one.digest[:12]})"
+                for (letter, side), one in zip(self.sides.items(), self.held_out, strict=True)
+            ]
+            raise ConfigError(
+                f"the two sides have different held-out texts: {', '.join(each)}; bits per byte of "
+                "different texts cannot be compared: give both the same --data and --val"
             )
-            for plan in self.plans.values()
-        }
-        if len(orders) > 1:
-            yield "pairs share seeds, not batches: text, --seq-len or --batch-size differ"
-        a_tokens, b_tokens = (self.plans[letter].mean_tokens_per_step for letter in "ab")
-        if self.terms.steps is not None and a_tokens != b_tokens:
-            yield f"a step of A has {a_tokens:,.0f} tokens, of B {b_tokens:,.0f}"
-        if not same_tokens:
-            yield "tokenizers differ: runs are scored on all of the held-out text"
-        if a.config.seq_len != b.config.seq_len:
-            yield f"both are scored on sequences of {self.seq_len} tokens"
+        self.seq_len = max(plan.config.seq_len for plan in self.plans.values())
+        for plan in self.plans.values():
+            families.check_length(plan.model, self.seq_len)
+        self.folder = folder or Path("comparisons") / self._name()
+
+    @property
+    def _same_tokens(self) -> bool:
+        return self.held_out[0].digest == self.held_out[1].digest
+
+    @property
+    def eval_tokens(self) -> int | None:
+        """Tokens of the held-out text that are scored; None is all, for unequal tokenizers."""
+        return self.terms.eval_tokens if self._same_tokens else None
+
+    def settings(self, letter: str, number: int) -> TrainConfig:
+        """The options of a side's run in a pair, counted from 1."""
+        budget = {unit: getattr(self.terms, unit) for unit in ("time", "tokens", "steps")}
+        return settings_for(
+            self.sides[letter].config,
+            self.folder / "runs",
+            f"pair-{number:02}-{letter}",
+            **budget,
+            seed=(self.terms.seed + number - 1) % 2**32,
+            keep_last=1,
+        )
 
     def differing(self) -> dict[str, tuple[object, object]]:
         """The options that differ, as people write them: name -> (of A, of B)."""
-        a, b = (spelt_values_of(side.config) for side in self.sides)
+        configs = [side.config for side in self.sides.values()]
+        a, b = (spelt_values_of(config) for config in configs)
         known = {**specs_of(TrainConfig, b), **specs_of(TrainConfig, a)}
         default = {name: spec.spell(spec.default) for name, spec in known.items()}
         both = {name: (a.get(name, default[name]), b.get(name, default[name])) for name in known}
@@ -211,91 +193,71 @@ class Comparison:
             if name not in SAME_FOR_BOTH and known[name].group not in ENDS and of_a != of_b
         }
 
-    def settings(self, side: Side, number: int, folder: Path) -> TrainConfig:
-        """The options of a side's run in a pair, counted from 1."""
-        budget = {unit: getattr(self.terms, unit) for unit in ("time", "tokens", "steps")}
-        return settings_for(
-            side.config,
-            folder / "runs",
-            f"pair-{number:02}-{side.letter}",
-            **budget,
-            seed=(self.terms.seed + number - 1) % 2**32,
-            keep_last=1,
-        )
+    def notes(self) -> Iterator[str]:
+        """Yield remarks for the user: on differences of the sides, and on the runs."""
+        a, b = self.plans.values()
+        if not self.differing() and a.model == b.model:
+            yield "A and B are the same settings"
+        orders = {
+            (plan.data.open(plan.config.seq_len)[0].digest, plan.config.seq_len,
+             plan.config.sequences_per_ticket)
+            for plan in (a, b)
+        }  # fmt: skip
+        if len(orders) > 1:
+            yield "pairs share seeds, not batches: text, --seq-len or --batch-size differ"
+        if self.terms.steps is not None and a.mean_tokens_per_step != b.mean_tokens_per_step:
+            yield (
+                f"a step of A has {a.mean_tokens_per_step:,.0f} tokens, of B "
+                f"{b.mean_tokens_per_step:,.0f}"
+            )
+        if not self._same_tokens:
+            yield "tokenizers differ: runs are scored on all of the held-out text"
+        if a.config.seq_len != b.config.seq_len:
+            yield f"both are scored on sequences of {self.seq_len} tokens"
+        for letter in self.sides:
+            diverged = sum(getattr(pair, letter).status == "diverged" for pair in self.pairs)
+            if diverged:
+                yield (
+                    f"{letter.upper()} diverged in {diverged} of {len(self.pairs)} runs, each of "
+                    f"which counts as {WORST_BITS:g} bits per byte"
+                )
+        ratios = ((pair.a.seconds / pair.b.seconds, pair) for pair in self.pairs)
+        unequal = [pair for ratio, pair in ratios if abs(ratio - 1) > UNEQUAL]
+        if unequal and self.terms.time is not None:
+            yield (
+                f"in {len(unequal)} pairs the runs trained for unequal times "
+                f"({unequal[0].a.seconds:.1f} and {unequal[0].b.seconds:.1f} s): a step is long "
+                "beside them; give more --time"
+            )
 
-    def identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         """Return all that identifies a comparison; it has no pairs of another identity."""
         of_ends = {name for name, one in options(TrainConfig).items() if one.group in ENDS}
         sides = {
-            side.letter: {
+            letter: {
                 "title": side.title,
                 "options": {
                     name: value
                     for name, value in spelt_values_of(side.config).items()
                     if name not in (*SAME_FOR_BOTH, "model") and name not in of_ends
                 },
-                "model": self.plans[side.letter].model.to_dict(),
-                "text_sha256": self.plans[side.letter].data.corpus_sha256,
+                "model": self.plans[letter].model.to_dict(),
+                "text_sha256": self.plans[letter].data.corpus_sha256,
             }
-            for side in self.sides
+            for letter, side in self.sides.items()
         }
         names = ("time", "tokens", "seed", "eval_tokens", *(["steps"] if self.terms.steps else []))
         terms = {name: getattr(self.terms, name) for name in names}
-        return {**sides, **terms, "held_out_sha256": self.held_out_sha256,
+        return {**sides, **terms, "held_out_sha256": self.held_out[0].digest,
                 "mlxhog": version("mlxhog")}  # fmt: skip
 
-    def folder_name(self) -> str:
+    def _name(self) -> str:
         """Return a name that the same comparison always has, and no other one."""
-        identity = plain_json.dumps(self.identity())
-        titles = "-vs-".join(default_name(side.title) for side in self.sides)
-        return f"{titles[:60]}-{hashlib.sha256(identity).hexdigest()[:8]}"
+        digest = hashlib.sha256(plain_json.dumps(self._identity())).hexdigest()
+        titles = "-vs-".join(default_name(side.title) for side in self.sides.values())
+        return f"{titles[:60]}-{digest[:8]}"
 
-
-# -- its folder ------------------------------------------------------------------------------------
-
-
-class PairLog:
-    """The folder of a comparison, with all finished pairs."""
-
-    def __init__(self, folder: Path, comparison: Comparison) -> None:
-        """Name the folder; `open` makes or reads it."""
-        self.folder, self.comparison = folder, comparison
-        self.pairs: list[Pair] = []
-
-    @property
-    def outcome(self) -> PairedResult:
-        """The result of the pairs so far."""
-        return paired_test.judge(
-            [pair.difference for pair in self.pairs], self.comparison.terms.pairs
-        )
-
-    @property
-    def speed(self) -> PairedResult:
-        """The result of these pairs for the logarithm of A's speed over B's."""
-        pairs = self.pairs[: self.outcome.pairs]
-        return paired_test.look([pair.log_speed for pair in pairs], self.comparison.terms.pairs)
-
-    def warnings(self) -> Iterator[str]:
-        """Yield warnings about the runs."""
-        for letter in "ab":
-            of_side: list[TrainedRun] = [getattr(pair, letter) for pair in self.pairs]
-            if diverged := sum(one.status == "diverged" for one in of_side):
-                yield (
-                    f"{letter.upper()} diverged in {diverged} of {len(of_side)} runs, each of "
-                    f"which counts as {WORST_BITS:g} bits per byte"
-                )
-        unequal = [
-            number
-            for number, pair in enumerate(self.pairs, start=1)
-            if abs(pair.a.seconds / pair.b.seconds - 1) > UNEQUAL
-        ]
-        if unequal and self.comparison.terms.time is not None:
-            yield (
-                f"in {len(unequal)} pairs the runs trained for unequal times (pair {unequal[0]}: "
-                f"{self.pairs[unequal[0] - 1].a.seconds:.1f} and "
-                f"{self.pairs[unequal[0] - 1].b.seconds:.1f} s): a step is long beside them; give "
-                "more --time"
-            )
+    # -- the folder ------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -314,145 +276,157 @@ class PairLog:
 
         with durable.lock(self.folder, refusal):
             self._check_identity()
-            self.pairs = self._read()
-            self._clear_unfinished()
+            self._read()
+            whole = {one.run for pair in self.pairs for one in (pair.a, pair.b)}
+            for run in runs.list_runs(self.folder / "runs"):
+                if run.name not in whole:  # of a pair that is not
+                    durable.remove(run.directory)
             yield
 
     def _check_identity(self) -> None:
-        path, terms = self.folder / "comparison.json", self.comparison.terms
-        identity = plain_json.loads(plain_json.dumps(self.comparison.identity()))
+        path, pairs = self.folder / "comparison.json", self.terms.pairs
+        identity = plain_json.loads(plain_json.dumps(self._identity()))
         if not path.exists():
             if runs.list_runs(self.folder / "runs"):
                 raise RunError(
                     f"{self.folder} has runs that no comparison made, and a comparison removes "
                     "unfinished runs from its folder; name an empty one with --folder"
                 )
-            content = plain_json.dumps({**identity, "pairs": terms.pairs}, indent=1) + b"\n"
+            content = plain_json.dumps({**identity, "pairs": pairs}, indent=1) + b"\n"
             with disk_errors(f"writing {path}"):
                 durable.replace_file(path, content)
             return
         try:
-            known = plain_json.read(path)
-            planned = int(known.pop("pairs"))
-        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            known = dict(plain_json.read(path))
+        except (OSError, ValueError, TypeError) as error:
             raise RunError(
                 f"{path} is damaged ({error}); remove {self.folder} to begin anew"
             ) from error
+        planned = known.pop("pairs", None)
         if known != identity:
             raise RunError(
                 f"{self.folder} holds another comparison; name another folder with --folder"
             )
-        if planned != terms.pairs:
+        if planned != pairs:
             raise ConfigError(
                 f"this comparison was begun with --pairs {planned}, and its error rate holds for "
-                f"that number; leave --pairs at {planned}, or begin another with --seed "
-                f"{terms.seed + planned} --pairs {terms.pairs}"
+                f"that number; leave --pairs at {planned}, or begin another with another --seed"
             )
 
-    def _read(self) -> list[Pair]:
+    def _read(self) -> None:
         path = self.folder / "pairs.jsonl"
-        if not path.exists():
-            return []
-        pairs: list[Pair] = []
         try:
             for entry in plain_json.objects(path):
-                pair = typed.read(Pair, entry)
-                if min(x for one in (pair.a, pair.b) for x in one.numbers) <= 0:
-                    raise ValueError("a number in it is not above zero")
-                pairs.append(pair)
+                self.pairs.append(typed.read(Pair, entry))
+        except FileNotFoundError:
+            pass
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{path} is damaged after {len(pairs)} pairs ({error}); remove {self.folder} to "
-                "begin anew"
+                f"{path} is damaged after {len(self.pairs)} pairs ({error}); remove {self.folder} "
+                "to begin anew"
             ) from error
-        return pairs
 
-    def _clear_unfinished(self) -> None:
-        """Remove the runs of unfinished pairs."""
-        whole = {one.run for pair in self.pairs for one in (pair.a, pair.b)}
-        for run in runs.list_runs(self.folder / "runs"):
-            if run.name not in whole:
-                durable.remove(run.directory)
+    # -- the pairs -------------------------------------------------------------------------------
 
-    def add(self, pair: Pair) -> None:
-        """Append a pair.
+    @property
+    def outcome(self) -> PairedResult:
+        """The result of the pairs so far."""
+        return paired_test.judge([pair.difference for pair in self.pairs], self.terms.pairs)
+
+    @property
+    def speed(self) -> PairedResult:
+        """The result of these pairs for the logarithm of A's speed over B's."""
+        pairs = self.pairs[: self.outcome.pairs]
+        return paired_test.look([pair.log_speed for pair in pairs], self.terms.pairs)
+
+    def run_next(self, tell: TellStep) -> Pair:
+        """Train and score both sides once more, and append the pair; the folder is open.
 
         Raises:
-            EnvironmentLacks: it cannot be written; the pairs before are untouched.
+            KeyboardInterrupt, MlxhogError: as `run_pair`.
+            EnvironmentLacks: the pair cannot be written; those before are untouched.
         """
-        path = self.folder / "pairs.jsonl"
-        durable.append_lines(path, plain_json.dumps(asdict(pair)) + b"\n", synced=True)
+        pair = self.run_pair(len(self.pairs) + 1, tell)
+        line = plain_json.dumps(asdict(pair)) + b"\n"
+        durable.append_lines(self.folder / "pairs.jsonl", line, synced=True)
         self.pairs.append(pair)
+        return pair
 
+    def run_pair(self, number: int, tell: TellStep) -> Pair:
+        """Train and score both sides once, as pair `number` from 1 on.
 
-def run_pairs(record: PairLog, tell: TellStep, report: Callable[[int, Pair], None]) -> PairedResult:
-    """Run pairs until the test decides, or the planned number is reached.
+        Args:
+            number: of the pair.
+            tell: called with (part, step).
 
-    Args:
-        record: open; its pairs count.
-        tell: called with (part, step).
-        report: called with the number of each pair and the pair.
+        Raises:
+            KeyboardInterrupt: a signal asked to end.
+            MlxhogError: as `mlxhog.training.run.train`.
+            WorkerFailed: a run took no step, or cannot be scored.
+        """
+        part = f"pair {number} of {self.terms.pairs}"
+        order = "ab" if number % 2 else "ba"
+        runs_after = 2 * (self.terms.pairs - number) + 1
+        results = {
+            letter: self._train(letter, number, part, runs_after - k, tell)
+            for k, letter in enumerate(order)
+        }
+        tell(part, "scoring both")
+        with Child() as child:
+            trained = {
+                letter: TrainedRun(
+                    run=Path(result.run).name,
+                    status=result.status,
+                    bits_per_byte=self._score(child, letter, result),
+                    steps=result.steps,
+                    tokens=result.tokens,
+                    seconds=result.seconds,
+                )
+                for letter, result in results.items()
+            }
+        for result in results.values():
+            durable.remove(Path(result.run) / "checkpoints")
+        return Pair(self.settings("a", number).seed, order[0], trained["a"], trained["b"])
 
-    Raises:
-        KeyboardInterrupt: a signal asked to end; finished pairs are in the record.
-        MlxhogError: as `mlxhog.training.run.train`.
-        WorkerFailed: a run took no step, or cannot be scored.
-    """
-    while not record.outcome.ended:
-        number = len(record.pairs) + 1
-        pair = run_pair(record, number, tell)
-        record.add(pair)
-        report(number, pair)
-    return record.outcome
-
-
-def run_pair(record: PairLog, number: int, tell: TellStep) -> Pair:
-    """Train and score both sides once; the caller adds the pair to the record."""
-    comparison = record.comparison
-    order = comparison.sides if number % 2 else comparison.sides[::-1]
-    results: dict[str, Result] = {}
-    runs_after = 2 * (comparison.terms.pairs - number + 1)
-    for side in order:
-        runs_after -= 1
-        results[side.letter] = _train(record, side, number, runs_after, tell)
-    trained = {}
-    tell(f"pair {number} of {comparison.terms.pairs}", "scoring both")
-    with Child() as child:
-        for letter, result in results.items():
-            trained[letter] = TrainedRun(
-                run=Path(result.run).name,
-                status=result.status,
-                bits_per_byte=_score(child, comparison, letter, result),
-                steps=result.steps,
-                tokens=result.tokens,
-                seconds=result.seconds,
-            )
-    for result in results.values():
-        durable.remove(Path(result.run) / "checkpoints")
-    seed = comparison.settings(order[0], number, record.folder).seed
-    return Pair(seed, order[0].letter, trained["a"], trained["b"])
-
-
-def _train(record: PairLog, side: Side, number: int, runs_after: int, tell: TellStep) -> Result:
-    terms = record.comparison.terms
-    part = f"pair {number} of {terms.pairs}, {side.letter.upper()}"
-    tell(part, "starting")
-    result = train(
-        record.comparison.settings(side, number, record.folder),
-        observer=lambda now: tell(part, how_far(now, runs_after)),
-    )
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    if result.status == "unsaved":
-        raise EnvironmentLacks(f"{part} cannot be scored: {result.error}")
-    if result.status == "diverged" and result.tokens:
-        return result
-    if not result.steps or result.checkpoint is None:
-        raise WorkerFailed(
-            f"{side.letter.upper()} ({side.title}) took no step with {terms.each}; give more, "
-            "as in --time 5m"
+    def _train(
+        self, letter: str, number: int, part: str, runs_after: int, tell: TellStep
+    ) -> Result:
+        part = f"{part}, {letter.upper()}"
+        tell(part, "starting")
+        result = train(
+            self.settings(letter, number),
+            observer=lambda now: tell(part, how_far(now, runs_after)),
         )
-    return result
+        if result.status == "interrupted":
+            raise KeyboardInterrupt
+        if result.status == "unsaved":
+            raise EnvironmentLacks(f"{part} cannot be scored: {result.error}")
+        if result.status == "diverged" and result.tokens:
+            return result
+        if not result.steps or result.checkpoint is None:
+            raise WorkerFailed(
+                f"{letter.upper()} ({self.sides[letter].title}) took no step with "
+                f"{self.terms.each}; give more, as in --time 5m"
+            )
+        return result
+
+    def _score(self, child: Child, letter: str, result: Result) -> float:
+        if result.status == "diverged":
+            return WORST_BITS
+        try:
+            nats, n_bytes = child.call(
+                SCORING_S,
+                score,
+                self.plans["a"].workers[0].backend,
+                Path(str(result.checkpoint)),
+                self.plans[letter].data.val,
+                self.seq_len,
+                self.eval_tokens,
+            )
+        except Failed as failure:
+            raise WorkerFailed(f"{result.run} cannot be scored: {failure}") from failure
+        bits = heldout.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
+        return bits if math.isfinite(bits) else WORST_BITS
 
 
 def how_far(now: Progress, runs_after: int) -> str:
@@ -468,23 +442,3 @@ def how_far(now: Progress, runs_after: int) -> str:
     all_s = now.eta_s + runs_after * (now.elapsed_s + now.eta_s)
     left = format_duration(now.eta_s)
     return f"{share}, {left} left; all pairs: at most {format_duration(all_s)}"
-
-
-def _score(child: Child, comparison: Comparison, letter: str, result: Result) -> float:
-    if result.status == "diverged":
-        return WORST_BITS
-    plan = comparison.plans[letter]
-    try:
-        nats, n_bytes = child.call(
-            SCORING_S,
-            score,
-            comparison.plans["a"].workers[0].backend,
-            Path(str(result.checkpoint)),
-            plan.data.val,
-            comparison.seq_len,
-            comparison.eval_tokens,
-        )
-    except Failed as failure:
-        raise WorkerFailed(f"{result.run} cannot be scored: {failure}") from failure
-    bits = heldout.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
-    return bits if math.isfinite(bits) else WORST_BITS

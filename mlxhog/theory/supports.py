@@ -12,8 +12,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ShapeError
-
 CONFIDENCE = 0.95
 """Least probability that the interval of p_conf holds the true value."""
 
@@ -26,23 +24,10 @@ class Supports:
         bits: (S, ceil(n / 8)) uint8, C-contiguous; coordinate v of sample s is bit `v % 8`, counted
             from the lowest, of `bits[s, v // 8]`. Bits beyond n are 0.
         n: number of coordinates, > 0.
-
-    Raises:
-        ShapeError: `bits` has another shape or type.
     """
 
     bits: NDArray[np.uint8]
     n: int
-
-    def __post_init__(self) -> None:
-        """Check the bitmaps."""
-        bits, n = self.bits, self.n
-        if n < 1 or bits.dtype != np.uint8 or bits.ndim != 2 or bits.shape[1] != (n + 7) // 8:
-            raise ShapeError(
-                f"supports of {n} coordinates have bits of shape {bits.shape} and type "
-                f"{bits.dtype}; wanted (samples, {(n + 7) // 8}) uint8"
-            )
-        object.__setattr__(self, "bits", np.ascontiguousarray(bits))
 
     def __len__(self) -> int:
         """Number of samples S."""
@@ -66,12 +51,7 @@ class Supports:
         """Return for each sample the number of `others` that share a coordinate with it, (S,).
 
         A sample that is also among `others` counts itself there, unless it is empty.
-
-        Raises:
-            ShapeError: `others` has other coordinates.
         """
-        if others.n != self.n:
-            raise ShapeError(f"supports over {self.n} and over {others.n} coordinates do not meet")
         met = np.zeros(len(self), np.int64)
         for sample, row in enumerate(self.bits):
             touched, left, begin, width = np.flatnonzero(row), np.arange(len(others)), 0, 64

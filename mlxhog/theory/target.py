@@ -15,7 +15,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
 from mlxhog.config.sources import Layer
-from mlxhog.errors import ConfigError, RunError, nearest
+from mlxhog.errors import ConfigError, RunError, did_you_mean
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import architectures, load_architecture
@@ -103,15 +103,12 @@ def _is_settings(path: Path) -> bool:
 
 
 def _from_options(title: str, config: TrainConfig) -> Target:
-    if config.resume is not None:
-        raise ConfigError(
-            f"{title} resumes a run (resume: {config.resume}); analyze that run instead"
-        )
-    if config.init_from is not None:
-        raise ConfigError(
-            f"{title} begins with the weights of {config.init_from} (init_from); analyze those, "
-            "with the other options as flags"
-        )
+    for name in ("resume", "init_from"):
+        if (origin := getattr(config, name)) is not None:
+            raise ConfigError(
+                f"{title} begins with the weights of {origin} ({name}); analyze that run or "
+                "checkpoint instead, with the other options as flags"
+            )
     model = load_architecture(config.model, config.set, config.plugin)
     return Target(title=title, config=config, model=model)
 
@@ -121,9 +118,7 @@ def _from_run(run: Run, at: Path, overrides: Layer) -> Target:
     try:
         config = train_config([run.options(data=data), overrides])
     except ConfigError as error:
-        raise ConfigError(
-            f"{run.directory} has options that mlxhog train does not have: {error}"
-        ) from error
+        raise ConfigError(f"options of {run.directory}: {error}") from error
     saved = checkpoints.load(at)  # compares every digest
     config = replace(
         config,
@@ -162,10 +157,6 @@ def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
     if Path(spec).exists() or word == "latest":
         return error
     names = [*architectures(), *(run.name for run in runs.list_runs(root)), "latest"]
-    near = nearest(Path(word).stem, names)
-    hint = (
-        f"did you mean {near!r}?"
-        if near
-        else f"architectures are {', '.join(architectures())}; runs: mlxhog runs"
-    )
-    return ConfigError(f"{spec!r} is no architecture, no file and no run in {root}; {hint}")
+    hint = did_you_mean(Path(word).stem, names)
+    hint = hint or f"; architectures are {', '.join(architectures())}; runs: mlxhog runs"
+    return ConfigError(f"{spec!r} is no architecture, no file and no run in {root}{hint}")

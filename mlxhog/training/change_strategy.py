@@ -26,7 +26,6 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.config import schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.schedules import Falling
-from mlxhog.config.strategies import Hogwild
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training import choose_strategy, state
 from mlxhog.training.choose_strategy import ROUNDS, StepTime, title
@@ -54,7 +53,7 @@ def rounds_before(plan: Plan, budget: Budget) -> int | None:
 def _after(plan: Plan) -> float:
     """The share of the budget after which rounds end; 0 where measured times say so."""
     chosen = plan.stored.strategy
-    return chosen.async_after if isinstance(chosen, Hogwild) else 0.0
+    return 0.0 if chosen is None else chosen.rounds_share
 
 
 class Changes:

@@ -22,17 +22,17 @@ whether it changes to the other (`change_strategy.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import fmean
 from typing import Final, NamedTuple
 
 from mlxhog.base.workers import WorkerSpec
-from mlxhog.config.strategies import Hogwild, Sync
-from mlxhog.config.strategy import StrategyChoice
 from mlxhog.strategies import division
+from mlxhog.strategies.hogwild import Hogwild
+from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.sync import BY_SPEED
 
 LOCK_FREE: Final = Hogwild()
-ROUNDS: Final = Sync(shares="speed")
+ROUNDS: Final = BY_SPEED
 
 MARGIN: Final = 1.1
 """Least ratio of gradients per second, hogwild over sync, at which workers do not wait.
@@ -56,17 +56,10 @@ GRADIENTS = 64  # of each worker that show whether rounds pay; twice as many aft
 ABSENT_S = 1.0  # without a round, since a worker is not there, end rounds
 
 
-def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[StrategyChoice, StrategyChoice]:
+def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[Strategy, Strategy]:
     """The strategies to choose from; a run begins with the first."""
     devices = {(worker.backend.partition(":")[2], worker.threads) for worker in workers}
     return (ROUNDS, LOCK_FREE) if len(devices) == 1 else (LOCK_FREE, ROUNDS)
-
-
-def in_turn(choice: StrategyChoice | None) -> tuple[StrategyChoice, StrategyChoice] | None:
-    """Rounds, and the lock-free strategy that follows them (`async_after`); None for others."""
-    if not isinstance(choice, Hogwild) or not choice.async_after:
-        return None
-    return Sync(shares=choice.shares), replace(choice, async_after=0.0, shares="equal")
 
 
 def title(strategy: str) -> str:

@@ -44,7 +44,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_count
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.views import Tell
-from mlxhog.strategies import Context
+from mlxhog.strategies.context import Context
 from mlxhog.training.job import Job
 
 if TYPE_CHECKING:  # which workers need not import
@@ -483,7 +483,7 @@ class FinalEvaluation:
         parameters of their own, which are scored next.
         """
         self._session.drain()  # first an evaluation that ended together with the training
-        alone = self._session.interrupts() or self._session.strategy.copies()
+        alone = self._session.interrupts() or self._session.strategy.own_copies()
         self._begin(self._part.batches if alone else self._scores.batches)
 
     def _begin(self, end: int) -> None:

@@ -256,8 +256,9 @@ class Follower:
         """The rows of a file's documents, or of its examples."""
         if textfiles.record_kind(path):
             texts = (
-                (where, records.record_text(record, None, where))
+                (where, text)
                 for where, record in textfiles.records(path)
+                for text in textfiles.short_documents([records.record_text(record, None, where)])
             )
         else:
             texts = ((str(path), document) for document in textfiles.documents(path, None))

@@ -28,7 +28,8 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.optim.tables import segments as means_of_tables
-from mlxhog.strategies import Context, Strategy
+from mlxhog.strategies import Strategy
+from mlxhog.strategies.context import Context
 from mlxhog.training.kernel_choice import Writers
 
 if TYPE_CHECKING:  # only runs of a cluster load it

@@ -30,13 +30,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mlxhog import optim
 from mlxhog._native import ops
 from mlxhog.backends import gpu_share
 from mlxhog.base import float32, verdicts
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
-from mlxhog.config import optimizers, rules
+from mlxhog.config import rules
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.ops import kernels
@@ -59,7 +60,7 @@ class Writers:
             backend: the worker's, such as "mlx:gpu".
         """
         if self.gpu_write == EMULATED:  # a test of the source, never of a GPU
-            return "emulated:mlx" if backend.startswith("mlx") else "emulated:mps"
+            return "emulated"
         return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
 
 
@@ -96,7 +97,7 @@ def choose(
     ):
         if text:
             note(text)
-    if sys.platform == "darwin" and not ops.has_blas() and optimizers.of(config).name == "muon":
+    if sys.platform == "darwin" and not ops.has_blas() and optim.chosen(config).name == "muon":
         note(
             "muon's products on the CPU are our own, about a tenth as fast as Accelerate's, "
             "because Accelerate of this macOS has no cblas_sgemm; workers on GPUs need none "

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from mlxhog import optim
 from mlxhog.arena import Layout
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import FedBack, Sparse
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.strategies import Strategy
@@ -113,12 +113,7 @@ class GradientMemory:
     def of(cls, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> Self:
         """Estimate it for each worker of a run."""
         copies = 1 + (config.read != "live") + config.overlap
-        strategy = config.strategy
-        if isinstance(strategy, Sparse) and strategy.sparsify != "none":
-            copies += not strategy.error_feedback  # steps before selection
-        copies += config.prediction == "own" and workers > 1
-        if isinstance(strategy, FedBack):
-            copies += strategy.delay_feedback  # the correction that was added before
+        copies += (config.prediction == "own" and workers > 1) + optim.build(config).scratch_arrays
         per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
         per_token += 4 * model.vocab_size
         return cls(4 * copies * layout.n_floats, 4 * config.seq_len * per_token)

@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Position
 from mlxhog.base import mapped, plain_yaml
@@ -31,14 +32,11 @@ from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import Run, run_of
-from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import ORIGINS, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
-from mlxhog.config.strategies import Serial
-from mlxhog.config.strategy import StrategyChoice
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
@@ -46,6 +44,7 @@ from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.models.xlstm_large import SPELLINGS
 from mlxhog.report.metrics import scored_at
+from mlxhog.strategies import Serial, Strategy
 
 OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
 """Fields in which a model may differ from the checkpoint of its initial weights."""
@@ -254,11 +253,11 @@ def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[st
     """Use the run's own optimizer unless another is named; refuse moments of another one."""
     own = saved.state["optimizer"]
     if config.optimizer is None:
-        return replace(config, optimizer=optimizers.by_name(own))
+        return replace(config, optimizer=optim.by_name(own))
     if config.reset_optimizer:
         return config
     if own in OPTIMIZERS.known():
-        own = optimizers.by_name(own).fitted(hidden=bool(hidden)).name
+        own = optim.by_name(own).fitted(hidden=bool(hidden)).name
     if own != config.optimizer.fitted(hidden=bool(hidden)).name:
         raise CheckpointError(
             f"{config.resume} was trained with optimizer {own}, this is {config.optimizer.name}, "
@@ -276,7 +275,7 @@ def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
     chosen = STRATEGIES.find(own["strategy"])
     numbers = {spec.flat for spec in options(chosen).values()} & own.keys()
     choice = STRATEGIES.make(chosen, {name: own[name] for name in numbers})
-    assert isinstance(choice, StrategyChoice), "nothing else is registered there"
+    assert isinstance(choice, Strategy), "nothing else is registered there"
     return replace(config, strategy=choice)
 
 

@@ -24,12 +24,10 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_count, format_number
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import formats
-from mlxhog.config import optimizers, plugins, schedules
+from mlxhog.config import plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Copies, Hogwild, Serial, Sync
-from mlxhog.config.strategy import StrategyChoice, of, strategy_name
-from mlxhog.data import clients, prepare, stream
+from mlxhog.data import prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.counts import SAMPLE
@@ -42,7 +40,7 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.report.metrics import is_emulated
-from mlxhog.strategies import Strategy
+from mlxhog.strategies import Serial, Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import batch_size, choose_strategy, evaluation, kernel_choice, origin
 from mlxhog.training.batch_size import BatchChoice
@@ -376,14 +374,14 @@ def _parameters(
 
 def _choices(
     config: TrainConfig, workers: Sequence[WorkerSpec], resumption: Resumption | None
-) -> list[tuple[StrategyChoice, bool]]:
+) -> list[tuple[Strategy, bool]]:
     """The strategies that the run may have, the first one first, and whether it may change them."""
     if len(workers) == 1:
         return [(config.strategy or Serial(), False)]
     if config.strategy is None:
         both = choose_strategy.by_likelihood(workers)
-    elif (in_turn := choose_strategy.in_turn(config.strategy)) is not None:
-        both = in_turn
+    elif (regimes := config.strategy.regimes()) is not None:
+        both = regimes
     else:
         return [(config.strategy, False)]
     if resumption is not None and resumption.state["regime"] == both[1].name:
@@ -394,7 +392,7 @@ def _choices(
 def _way(
     asked: TrainConfig,
     config: TrainConfig,
-    choice: StrategyChoice,
+    choice: Strategy,
     model: ModelConfig,
     workers: Sequence[WorkerSpec],
     resumption: Resumption | None,
@@ -427,23 +425,23 @@ def _way(
             text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
             resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
         notes.append(text)
-    optimizer_choice, rule = optimizers.of(resolved), of(resolved, StrategyChoice)
-    factor = optimizer_choice.workers_factor(rule.lr_rule, rule.steppers(n_workers))
+    optimizer_choice, steps = optim.chosen(resolved), resolved.strategy or choice
+    factor = optimizer_choice.workers_factor(steps.lr_rule, steps.steppers(n_workers))
     lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
     if factor != 1.0:
         notes.append(
             f"lr {format_number(lr)}: {format_number(factor)} of {format_number(resolved.top_lr)}, "
             "since each worker adds steps of its own (lr_workers)"
         )
-    given, numbers = optimizers.open_numbers(chosen), optimizers.open_numbers(resolved)
+    given, numbers = optim.open_numbers(chosen), optim.open_numbers(resolved)
     notes += [
         f"{name} {numbers[name]:.4g}: the default of {optimizer_choice.name} in "
-        f"{strategy_name(resolved)} with {n_workers} worker{'s' * (n_workers > 1)}; the run had "
+        f"{resolved.strategy_name} with {n_workers} worker{'s' * (n_workers > 1)}; the run had "
         f"{was:.4g}"
         for name, was in before.items()
         if given.get(name) is None and numbers.get(name) not in (None, was)
     ]
-    if (named := optimizers.of(chosen)).beside and not hidden:
+    if (named := optim.chosen(chosen)).beside and not hidden:
         notes.append(
             f"optimizer {named.name}: this {model.title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
@@ -463,14 +461,16 @@ def _way(
     strategy.check(model)
     strategy = strategy.with_tables(ngrams.of(model))
     stored = None if resumption is None else resumption.run.directory
-    strategy, batches, n_tickets, division = _batches(resolved, strategy, data, train, stored)
+    division = strategy.division(data, train, stored)
+    strategy, batches, n_tickets = _batches(strategy, division, data, train)
     if division is not None:
         notes.append(str(division))
     per_step = strategy.batches_per_step()
     mean_per_step = float(per_step)
-    in_turn = choose_strategy.in_turn(config.strategy)
-    if in_turn is not None and config.steps is not None and strategy.name == in_turn[0].name:
-        mean_per_step = 1.0 + of(config, Hogwild).async_after * (strategy.workers - 1)
+    regimes = None if config.strategy is None else config.strategy.regimes()
+    if config.strategy and regimes and config.steps is not None:
+        if strategy.name == regimes[0].name:
+            mean_per_step = 1.0 + config.strategy.rounds_share * (strategy.workers - 1)
 
     # The budget and the step sizes.
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
@@ -503,7 +503,7 @@ def _way(
         "epoch_tokens": epoch_tokens,
         "mean_tokens_per_step": mean_tokens,
         "budget": _in_steps(budget, resolved, train, n_tickets, per_step),
-        "schedule": _schedule(resolved, strategy, lr, n_tickets, per_step, resumption),
+        "schedule": _schedule(strategy, lr, n_tickets, resumption),
     }
 
 
@@ -511,7 +511,7 @@ def _stored(
     asked: TrainConfig,
     resolved: TrainConfig,
     resumption: Resumption | None,
-    strategy: StrategyChoice | None,
+    strategy: Strategy | None,
 ) -> TrainConfig:
     """The options for the run's folder."""
     kept = {} if resumption is None else resumption.stored
@@ -527,13 +527,10 @@ def _stored(
 
 
 def _batches(
-    config: TrainConfig,
-    strategy: Strategy,
-    data: prepare.Prepared,
-    train: TokenFile,
-    stored: Path | None,
-) -> tuple[Strategy, Callable[[], Batches], int, Division | None]:
+    strategy: Strategy, division: Division | None, data: prepare.Prepared, train: TokenFile
+) -> tuple[Strategy, Callable[[], Batches], int]:
     """The batches of the text, or of each client's part of it."""
+    config = strategy.config
     size = config.sequences_per_ticket
     rows: dict[str, Any] = {
         "seq_len": config.seq_len,
@@ -541,49 +538,28 @@ def _batches(
         "seed": config.seed,
         "frozen": config.context == "frozen",
     }
-    division = None
-    if isinstance(config.strategy, Copies) and config.strategy.split != "none":
-        chosen = config.strategy
-        division = clients.divided(
-            train,
-            data.source,
-            data.rule,
-            clients=chosen.clients or strategy.workers,
-            workers=strategy.workers,
-            alpha=chosen.split_alpha,
-            seed=config.seed,
-            least_tokens=size * config.seq_len + 1,
-            stored=stored,
-        )
     if division is not None and isinstance(strategy, Local):
         divided = partial(ClientBatches.open, data.train, documents=division.documents, **rows)
         tickets = divided().tickets
-        return replace(strategy, client_tickets=tickets), divided, sum(tickets), division
+        return replace(strategy, client_tickets=tickets), divided, sum(tickets)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
     if config.follow is not None:
         n_tickets = stream.TICKETS
-    return strategy, partial(Batches.open, data.train, **rows), n_tickets, division
+    return strategy, partial(Batches.open, data.train, **rows), n_tickets
 
 
 def _schedule(
-    config: TrainConfig,
-    strategy: Strategy,
-    lr: float,
-    n_tickets: int,
-    batches_per_step: float,
-    resumption: Resumption | None,
+    strategy: Strategy, lr: float, n_tickets: int, resumption: Resumption | None
 ) -> Callable[[float], schedules.Rate]:
     """Return a factory of the schedule; an epoch counts the batches that steps drop, too."""
-    chosen = strategy.choice
-    dropped = chosen.backup_workers if isinstance(chosen, Sync) else 0
-    epochs = schedules.Epochs(n_tickets, batches_per_step + dropped)
+    epochs = schedules.Epochs(n_tickets, strategy.tickets_per_step())
     if resumption is not None:
         at, done = resumption.position(), 0
         if at is not None:
             done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
         version = int(resumption.state["version"])
         epochs = replace(epochs, version=version, batches=done)
-    return partial(schedules.of(config).of_run, lr, epochs)
+    return partial(schedules.of(strategy.config).of_run, lr, epochs)
 
 
 def _in_steps(

@@ -21,7 +21,6 @@ from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
-from mlxhog.config.strategy import strategy_name
 from mlxhog.data import corpora
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, RunError
@@ -199,10 +198,12 @@ class Reporter:
                 "memory_bytes": here.memory_bytes,
                 "gpu_write": plan.writers.gpu_write,
                 "kernels": plan.kernels_used,
-                "tf32": float32.multiplies_as_tf32(
-                    {worker.backend for worker in plan.workers},
-                    here,
-                    promised=config.determinism != "none",
+                "tf32": bool(
+                    float32.note(
+                        {worker.backend for worker in plan.workers},
+                        here,
+                        promised=config.determinism != "none",
+                    )
                 ),
                 "emulated": plan.emulated,
                 "model": _model_name(plan),
@@ -266,7 +267,7 @@ def _model_name(plan: Plan) -> str:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: one on workers, memory and model, and one on the data."""
     config = plan.config
-    strategy = strategy_name(plan.stored if plan.other else config)
+    strategy = (plan.stored if plan.other else config).strategy_name
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers

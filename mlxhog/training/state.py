@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.base import mapped
 from mlxhog.checkpoint.checkpoint import Checkpoint
-from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
-from mlxhog.config.strategy import InRounds, strategy_name
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError
 from mlxhog.models.families import param_spec
@@ -227,7 +226,7 @@ def _load_moments(plan: Plan, arena: Arena, saved: _Moments) -> str | None:
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
     slots = sorted({*range(1, len(plan.workers) + 1), *now})
-    averaged, optimizer = saved_slots, optimizers.of(plan.config)
+    averaged, optimizer = saved_slots, optim.chosen(plan.config)
     if optimizer.has_own_bases:
         averaged = [max(saved_slots, key=lambda slot: steps[slot])]
     for slot in slots:
@@ -303,13 +302,12 @@ def dump(
     if budget.steps is not None and config.steps is None:  # converted from passes or tokens
         rest["batches_per_step"] = plan.strategy.batches_per_step()
         rest["steps_before"] = budget.progress_before + counters.load("steps")
-    rounds = stored.strategy
-    shares = rounds.shares if isinstance(rounds, InRounds) else "equal"
+    own = {"strategy": "auto"} if stored.strategy is None else stored.strategy.stored()
     state: dict[str, Any] = {
         "version": counters.load("version"),
         **cluster,
-        "optimizer": optimizers.of(config).name,
-        "strategy": {"strategy": strategy_name(stored), "sync_shares": shares},
+        "optimizer": optim.chosen(config).name,
+        "strategy": own,
         "regime": plan.strategy.name if plan.other else None,
         **({} if moments.since is None else {"moments_since": moments.since}),
         "used": dict(zip(("steps", "tokens", "seconds"), monitor.totals(), strict=True)),

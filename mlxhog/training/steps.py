@@ -27,12 +27,12 @@ from mlxhog.backends.backend import Backend, Grads
 from mlxhog.base import darwin
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.rules import Slowdown, parse_slowdowns
-from mlxhog.config.strategy import sparsify
 from mlxhog.data.batch import Batch, joined
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
-from mlxhog.strategies import Context, Idle, Lease, WriteResult
-from mlxhog.strategies.context import show_model
+from mlxhog.optim.sparsified import sparsify
+from mlxhog.strategies import Idle, Lease, WriteResult
+from mlxhog.strategies.context import Context, show_model
 from mlxhog.strategies.hogwild import OverlappedWorker
 from mlxhog.training.job import Job
 

@@ -23,13 +23,13 @@ from mlxhog.backends.backend import Backend, Float32
 from mlxhog.base import float32
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.config import optimizers
 from mlxhog.errors import EnvironmentLacks, LostGPU, MetalError, MlxhogError, ShapeError, message_of
 from mlxhog.models import families
 from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
-from mlxhog.strategies import Context, look_ahead
+from mlxhog.strategies import look_ahead
+from mlxhog.strategies.context import Context
 from mlxhog.training.job import Job, SideJobs
 from mlxhog.training.steps import Gradients, OverlappedSteps, Steps
 
@@ -229,7 +229,7 @@ def polar_of_device(job: Job, backend: Backend) -> Polar | None:
     Raises:
         EnvironmentLacks: it was requested, and is too far from the CPU's.
     """
-    name, choice = job.spec.backend, optimizers.of(job.config)
+    name, choice = job.spec.backend, optim.chosen(job.config)
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
     if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
         return None

@@ -5,16 +5,13 @@ Those that are not defined here are MLX's own.
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, cast
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
 from mlx.core import array
-from mlx.core.fft import irfft as irfft
-from mlx.core.fft import rfft as rfft
-from numpy.typing import NDArray
 
-from mlxhog.models.ops.arrays import DType
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 framework = "mlx"
@@ -24,71 +21,36 @@ differentiable = ContextVar("differentiable", default=True)
 _DTYPES = {"float32": mx.float32, "int32": mx.int32}
 _MOST_PARTS = 10  # that `mx.split` cuts in one operation
 
-
-def __getattr__(name: str) -> Any:
-    """Return a function that is MLX's own."""
-    return globals().setdefault(name, getattr(mx, name))
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: array | None = None) -> array:
-    """Return zeros."""
-    return mx.zeros(shape, _DTYPES[dtype])
+def with_vjp(gradients: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Give a function a gradient of its own; for speed, so it is the one that MLX would have.
+
+    Args:
+        gradients: (inputs, gradients of the results, results) -> gradients of the inputs.
+    """
+
+    def decorate(function: Function) -> Function:
+        own = mx.custom_function(function)
+        own.vjp(gradients)
+
+        @wraps(function)
+        def call(*inputs: array) -> Any:
+            return own(*inputs) if differentiable.get() else function(*inputs)
+
+        return cast(Function, call)
+
+    return decorate
 
 
-def full(
-    shape: Sequence[int], value: float, dtype: DType = "float32", *, like: array | None = None
-) -> array:
-    """Return one value everywhere."""
-    return mx.full(shape, value, _DTYPES[dtype])
-
-
-def full_like(x: array, value: float) -> array:
-    """Return one value everywhere, of the shape and type of x."""
-    return mx.full(x.shape, value, x.dtype)
-
-
-def arange(start: int, stop: int, *, like: array | None = None) -> array:
-    """Return the integers from `start` to below `stop`, int32."""
-    return mx.arange(start, stop)
-
-
-def from_numpy(x: NDArray[Any], *, like: array | None = None) -> array:
-    """Return a copy of x; float64 becomes float32."""
-    return mx.array(x.astype(np.float32) if x.dtype == np.float64 else x)
-
-
-def float32(x: array) -> array:
-    return x.astype(mx.float32)
-
-
-def int32(x: array) -> array:
-    return x.astype(mx.int32)
-
-
-def bfloat16(x: array) -> array:
-    return x.astype(mx.bfloat16)
-
-
-def astype(x: array, like: array) -> array:
-    return x.astype(like.dtype)
-
-
-def log_sigmoid(x: array) -> array:
-    return cast(array, _log_sigmoid(x)) if differentiable.get() else -mx.logaddexp(-x, 0)
-
-
-@mx.custom_function
+# A gradient in one expression is one kernel, MLX's own is two; -x would be kept as an array.
+@with_vjp(lambda x, dy, _: dy * mx.sigmoid(0 - x))
 def _log_sigmoid(x: array) -> array:
-    """Return log(sigmoid(x)); a gradient in one expression is one kernel, MLX's own is two."""
     return -mx.logaddexp(-x, 0)
 
 
-@_log_sigmoid.vjp
-def _log_sigmoid_gradient(x: array, dy: array, _: array) -> array:
-    return dy * mx.sigmoid(0 - x)  # -x of before would be kept as an array of its own
-
-
-def with_gradient(x: array, gradient: Callable[..., array], *constants: array) -> array:
+def _with_gradient(x: array, gradient: Callable[..., array], *constants: array) -> array:
     if not differentiable.get():
         return x
 
@@ -106,42 +68,8 @@ def with_gradient(x: array, gradient: Callable[..., array], *constants: array) -
     return cast(array, identity(x, *map(mx.contiguous, constants)))
 
 
-def amax(x: array, axis: int) -> array:
-    return mx.max(x, axis)
-
-
-def softmax(x: array, axis: int = -1) -> array:
-    return mx.softmax(x, axis)
-
-
-def linear(x: array, w: array, b: array | None = None) -> array:
-    if b is not None and w.ndim == 2 and differentiable.get():
-        return cast(array, _affine(x, w, b))
-    y = cast(array, _product(x, w)) if differentiable.get() else x @ w.swapaxes(-1, -2)
-    return y if b is None else y + b
-
-
-@mx.custom_function
-def _product(x: array, w: array) -> array:
-    """Return x W^T; MLX's own gradient would be a transposed view, which NumPy copies slowly."""
-    return x @ w.swapaxes(-1, -2)
-
-
-@mx.custom_function
-def _affine(x: array, w: array, b: array) -> array:
-    """Return x W^T + b by one kernel."""
-    return mx.addmm(b, x.reshape(-1, x.shape[-1]), w.T).reshape(*x.shape[:-1], -1)
-
-
-@_affine.vjp
-def _affine_gradients(
-    xwb: tuple[array, array, array], dy: array, y: array
-) -> tuple[array, array, array]:
-    x, w, b = xwb
-    return *_product_gradients((x, w), dy, y), dy.reshape(-1, dy.shape[-1]).sum(0)
-
-
 def _product_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
+    """MLX's own gradient would be a transposed view, which NumPy copies slowly."""
     x, w = xw
     dx = dy @ w
     if w.ndim == 2:  # for all rows of x at once
@@ -149,23 +77,34 @@ def _product_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[ar
     return dx, dy.swapaxes(-1, -2) @ x
 
 
-_product.vjp(_product_gradients)
+@with_vjp(_product_gradients)
+def _product(x: array, w: array) -> array:
+    return x @ w.swapaxes(-1, -2)
 
 
-def concatenate(parts: Sequence[array], axis: int = 0) -> array:
-    return mx.concatenate(list(parts), axis)
+def _affine_gradients(xwb: Any, dy: array, y: array) -> tuple[array, array, array]:
+    return *_product_gradients(xwb[:2], dy, y), dy.reshape(-1, dy.shape[-1]).sum(0)
 
 
-def unstack(x: array, axis: int = 0) -> Sequence[array]:
-    """Return the entries of x along an axis, without that axis, as views.
+@with_vjp(_affine_gradients)
+def _affine(x: array, w: array, b: array) -> array:
+    """Return x W^T + b by one kernel."""
+    return mx.addmm(b, x.reshape(-1, x.shape[-1]), w.T).reshape(*x.shape[:-1], -1)
+
+
+def _linear(x: array, w: array, b: array | None = None) -> array:
+    if b is not None and w.ndim == 2 and differentiable.get():
+        return _affine(x, w, b)
+    y = _product(x, w)
+    return y if b is None else y + b
+
+
+def _entries(x: array, axis: int) -> list[array]:
+    """Return the entries of x along an axis, of length 1 there, as views.
 
     Each of more than `_MOST_PARTS` entries would be a slice, whose gradient is an array of the size
     of x. So they are cut off in rounds, whose gradient is one concatenation each.
     """
-    return [entry.squeeze(axis) for entry in _entries(x, axis)]
-
-
-def _entries(x: array, axis: int) -> list[array]:
     width = 1
     while x.shape[axis] > _MOST_PARTS * width:
         width *= _MOST_PARTS
@@ -175,25 +114,38 @@ def _entries(x: array, axis: int) -> list[array]:
     )
 
 
-def split(x: array, parts: int | Sequence[int], axis: int = 0) -> Sequence[array]:
-    return list(mx.split(x, parts, axis))
+_OWN: dict[str, Callable[..., Any]] = {
+    "zeros": lambda shape, dtype="float32", *, like=None: mx.zeros(shape, _DTYPES[dtype]),
+    "full": lambda shape, value, dtype="float32", *, like=None: mx.full(
+        shape, value, _DTYPES[dtype]
+    ),
+    "full_like": lambda x, value: mx.full(x.shape, value, x.dtype),
+    "arange": lambda start, stop, *, like=None: mx.arange(start, stop),
+    "from_numpy": lambda x, *, like=None: mx.array(
+        x.astype(np.float32) if x.dtype == np.float64 else x
+    ),
+    "float32": lambda x: x.astype(mx.float32),
+    "int32": lambda x: x.astype(mx.int32),
+    "bfloat16": lambda x: x.astype(mx.bfloat16),
+    "astype": lambda x, like: x.astype(like.dtype),
+    "log_sigmoid": _log_sigmoid,
+    "softmax": lambda x, axis=-1: mx.softmax(x, axis),
+    "amax": mx.max,
+    "with_gradient": _with_gradient,
+    "linear": _linear,
+    "concatenate": lambda parts, axis=0: mx.concatenate(list(parts), axis),
+    "unstack": lambda x, axis=0: [entry.squeeze(axis) for entry in _entries(x, axis)],
+    "split": lambda x, parts, axis=0: list(mx.split(x, parts, axis)),
+    "halves": lambda w: w.halves() if isinstance(w, Quantized) else list(mx.split(w, 2)),
+    "permute": lambda x, axes: x.transpose(*axes),
+    "pad": lambda x, widths, value=0.0: mx.pad(x, list(widths), constant_values=value),
+    "take": lambda x, rows: x[mx.array(list(rows))],
+    "embedding": lambda table, tokens: table[tokens],
+    "rfft": mx.fft.rfft,
+    "irfft": mx.fft.irfft,
+}
 
 
-def halves(w: array | Quantized) -> Sequence[Any]:
-    return w.halves() if isinstance(w, Quantized) else list(mx.split(w, 2))
-
-
-def permute(x: array, axes: Sequence[int]) -> array:
-    return x.transpose(*axes)
-
-
-def pad(x: array, widths: Sequence[tuple[int, int]], value: float = 0.0) -> array:
-    return mx.pad(x, list(widths), constant_values=value)
-
-
-def take(x: array, rows: Sequence[int]) -> array:
-    return x[mx.array(list(rows))]
-
-
-def embedding(table: array, tokens: array) -> array:
-    return table[tokens]
+def __getattr__(name: str) -> Any:
+    """Return a function of `_OWN`, else MLX's."""
+    return globals().setdefault(name, _OWN[name] if name in _OWN else getattr(mx, name))

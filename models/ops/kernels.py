@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import cast
 
 from mlxhog.errors import ConfigError
-from mlxhog.metal import engine
+from mlxhog.metal import engines
 from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.operators import Ops
 
@@ -20,8 +20,8 @@ MODULES = {
 ENGINES = {
     ("torch", "metal"): "mps",
     ("mlx", "metal"): "mlx",
-    ("torch", "metal-emulated"): "emulated:mps",
-    ("mlx", "metal-emulated"): "emulated:mlx",
+    ("torch", "metal-emulated"): "emulated",
+    ("mlx", "metal-emulated"): "emulated",
 }
 
 
@@ -94,4 +94,5 @@ def resolve(
 @lru_cache
 def _metal(framework: str, engine_name: str, plain: frozenset[str]) -> Ops:
     module = importlib.import_module(f"mlxhog.models.ops.metal.ops_{framework}")
-    return Ops(module.MetalForm(engine.create(engine_name), plain))
+    ops: Ops = module.MetalOps(engines.create(engine_name), plain)
+    return ops

@@ -1,10 +1,18 @@
-"""The operators of models: arguments, shapes and promises, of all forms in either framework."""
+"""The operators of models: what each promises, and its plain text.
 
-from collections.abc import Sequence
-from typing import Any
+A layer calls the methods of `Ops`. A form of the operators overrides some of them: a framework's
+own functions (`reference/ops_torch.py`, `reference/ops_mlx.py`), native kernels (`native/`), Metal
+kernels (`metal/`), float64 (`reference/ops_float64.py`). Cells are in `mlstm.py` and
+`recurrences.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.mlstm import MLSTMCell
+from mlxhog.models.ops.recurrences import Recurrences
 
 LONGEST_SUM = 32_766
 """Most terms of a sum in a matrix product of torch on an Apple GPU, so most tokens of a gradient.
@@ -21,62 +29,131 @@ approximation with tanh. `softplus` is log(1 + e^x).
 """
 
 
-class Ops:
+class Ops(MLSTMCell, Recurrences, ABC):
     """The differentiable operators in which models are written, for arrays of one framework.
-
-    Only this class defines each operator: its arguments, defaults, shapes and promises. A form
-    computes them: plain (`reference/plain.py`), native (`native/operators.py`) or Metal
-    (`metal/cells.py`). A form has a method for each operator, with the same name and result; it
-    takes the arrays by position and all other arguments by name, without defaults.
 
     Gates, norms, states and sums are float32 for every type of the other inputs.
 
     Attributes:
-        form: computes the operators.
         xp: the framework's array functions, named as in the Python array API standard.
+        activations: name -> function, without the second name of `silu`.
     """
 
-    def __init__(self, form: Any) -> None:
-        self.form = form
-        self.xp: Arrays = form.xp
+    activations: Mapping[str, Callable[[Array], Array]]
 
+    # -- what a framework has a function for ------------------------------------------------------
+
+    @abstractmethod
     def rms_norm(self, x: Array, w: Array, eps: float) -> Array:
         """Return w * x / sqrt(mean(x^2) + eps) over the last axis; x (..., d), w (d,)."""
-        return self.form.rms_norm(x, w, eps=eps)
+
+    @abstractmethod
+    def rope(self, x: Array, base: float, offset: Array | None = None) -> Array:
+        """Turn pair i of every head, elements i and DH / 2 + i, by t * base^(-2 i / DH).
+
+        x (B, S, NH, DH), DH even; offset (B,) int32, the position t of the first, None is 0.
+        Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
+        """
+
+    @abstractmethod
+    def normalised(self, x: Array, eps: float, w: Array | None = None) -> Array:
+        """Return LayerNorm(x) over the last axis in float32, times w."""
+
+    @abstractmethod
+    def product(self, x: Array, w: Array) -> Array:
+        """Return x W^T, computed in the type of w and returned in that of x."""
+
+    def sum_of_products(self, a: Array, b: Array) -> Array:
+        """Return a (..., M, K) times b (..., K, N), for a K of all positions of a batch."""
+        return a @ b
+
+    @abstractmethod
+    def attend(self, q: Array, k: Array, v: Array, seen: Array | None) -> Array:
+        """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
+
+    # -- norms and gates --------------------------------------------------------------------------
 
     def layer_norm(self, x: Array, w: Array, eps: float) -> Array:
         """Return w * (x - mean(x)) / sqrt(var(x) + eps) over the last axis; x (..., d), w (d,).
 
         The variance is the biased one; the result has the type of x.
         """
-        return self.form.layer_norm(x, w, eps=eps)
+        return self.xp.astype(self.normalised(x, eps, self.xp.float32(w)), x)
 
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
         """Return w * LayerNorm(h), normalised over DH within each head.
 
         h (B, S, NH, DH), w (NH * DH,); result (B, S, NH * DH), of the type of h.
         """
-        return self.form.head_norm(h, w, eps=eps)
+        xp = self.xp
+        return xp.astype(xp.float32(w) * self.normalised(h, eps).flatten(-2), h)
+
+    def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
+        """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head.
+
+        h (B, S, NH, DV), o (B, S, NH * DV), w (NH * DV,); result as o.
+        """
+        normed = self.xp.astype(self.normalised(h, eps), o).reshape(o.shape)
+        return self.xp.sigmoid(o) * (w * normed)
+
+    def head_norm_skip_gate(
+        self, h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
+    ) -> Array:
+        """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head.
+
+        h (B, S, NH, DV); c and z (B, S, NH * DV); w and skip (NH * DV,); result as z.
+        """
+        normed = self.xp.astype(self.normalised(h, eps), z).reshape(z.shape)
+        return (w * normed + skip * c) * self.activations["silu"](z)
+
+    def activate(self, x: Array, activation: str) -> Array:
+        """Return act(x); `activation` is one of `ACTIVATIONS`.
+
+        Raises:
+            ConfigError: there is no such activation.
+        """
+        return self.activations[activation_name(activation)](x)
+
+    def glu(self, gate: Array, up: Array, activation: str) -> Array:
+        """Return act(gate) * up; both of one shape. Errors as of `activate`."""
+        return self.activations[activation_name(activation)](gate) * up
+
+    def swiglu(self, gate: Array, up: Array) -> Array:
+        """Return silu(gate) * up; both of one shape."""
+        return self.activations["silu"](gate) * up
+
+    def soft_cap(self, x: Array, c: float) -> Array:
+        """Return c * tanh(x / c)."""
+        return c * self.xp.tanh(x / c)
+
+    # -- linear maps ------------------------------------------------------------------------------
 
     def linears(
         self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
-    ) -> tuple[Array, ...]:
+    ) -> Sequence[Array]:
         """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in).
 
         Each product is computed in the type of its weight, which may be bfloat16, and returned in
         the type of x; the same holds for `block_diagonal`.
         """
-        return tuple(self.form.linears(x, weights, biases or [None] * len(weights)))
+        return _biased([self.product(x, w) for w in weights], biases)
 
     def block_diagonal(
         self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
-    ) -> tuple[Array, ...]:
+    ) -> Sequence[Array]:
         """Return x W^T + b of block-diagonal matrices, each given by its G diagonal blocks.
 
         x (..., in), every weight (G, out / G, in / G), every bias (out,) or None: result
         (..., out), whose slice g is slice g of x mapped by weight[g].
         """
-        return tuple(self.form.block_diagonal(x, weights, biases or [None] * len(weights)))
+        outs = []
+        for w in weights:
+            slices = self.xp.astype(x, w).reshape(-1, w.shape[0], w.shape[2]).swapaxes(0, 1)
+            y = self.xp.linear(slices, w).swapaxes(0, 1).reshape(*x.shape[:-1], -1)
+            outs.append(self.xp.astype(y, x))
+        return _biased(outs, biases)
+
+    # -- along the sequence -----------------------------------------------------------------------
 
     def causal_conv(
         self, x: Array, w: Array, b: Array | None, *, state: Array | None = None,
@@ -93,81 +170,53 @@ class Ops:
             y (B, S, C), of the type of x, and the state after the last position, float32: the last
             K - 1 inputs, of which those of earlier documents are zero.
         """
-        b = self.xp.zeros_like(w[:, 0, 0]) if b is None else b
-        y, last = self.form.causal_conv(x, w, b, state=state, starts=starts, silu=silu)
-        return y, last
+        xp, (B, S, C), K = self.xp, x.shape, w.shape[-1]
+        past = xp.zeros((B, K - 1, C), like=x) if state is None else xp.float32(state)
+        inputs = xp.concatenate([past, xp.float32(x)], 1)  # position t is at t + K - 1
+        taps = [inputs[:, j : j + S] for j in range(K)]
+        if starts is not None:
+            back = self.positions_back(starts, K)[..., None]
+            taps = [xp.where(back >= K - 1 - j, tap, 0.0) for j, tap in enumerate(taps)]
+        y = xp.float32(self.zeros_if_none(b, w[:, 0, 0]))
+        for j, tap in enumerate(taps):
+            y = y + xp.float32(w[:, 0, j]) * tap
+        y = self.activations["silu"](y) if silu else y
+        return xp.astype(y, x), self.last_inputs(inputs[:, S:], starts)
 
-    def activate(self, x: Array, activation: str) -> Array:
-        """Return act(x); `activation` is one of `ACTIVATIONS`.
+    def zeros_if_none(self, b: Array | None, like: Array) -> Array:
+        """Return b, or zeros like an array."""
+        return self.xp.zeros_like(like) if b is None else b
 
-        Raises:
-            ConfigError: there is no such activation.
+    def positions_back(self, starts: Array, K: int) -> Array:
+        """Return the number of earlier positions that each sees, at most K - 1; (B, S) int32."""
+        xp, S = self.xp, starts.shape[1]
+        document = xp.pad(xp.cumsum(xp.int32(starts), 1), [(0, 0), (K - 1, 0)])
+        of_output = document[:, K - 1 :]
+        back = xp.zeros_like(of_output)
+        for j in range(K - 1):
+            back = back + (document[:, j : j + S] == of_output)
+        return xp.int32(back)
+
+    def last_inputs(self, inputs: Array, starts: Array | None) -> Array:
+        """Return the last K - 1 inputs (B, K - 1, C), those of earlier documents as zeros."""
+        if starts is None:
+            return inputs
+        xp, entries = self.xp, inputs.shape[1]
+        document = xp.pad(xp.cumsum(xp.int32(starts), 1), [(0, 0), (entries, 0)])
+        of_entry = document[:, document.shape[1] - entries :]
+        return xp.where((of_entry == document[:, -1:])[..., None], inputs, 0.0)
+
+    def long_conv(self, x: Array, f: Array) -> Array:
+        """Return y[b, t, c] = sum over j <= t of f[c, j] x[b, t - j, c]; x (B, S, C).
+
+        f (C, J), J >= S; only the first S taps are used. Forms may use Fourier transforms, so the
+        error of an entry is relative to the largest entry of its channel.
         """
-        return self.form.activate(x, activation=activation_name(activation))
-
-    def glu(self, gate: Array, up: Array, activation: str) -> Array:
-        """Return act(gate) * up; both of one shape, `activation` one of `ACTIVATIONS`.
-
-        Raises:
-            ConfigError: there is no such activation.
-        """
-        return self.form.glu(gate, up, activation=activation_name(activation))
-
-    def swiglu(self, gate: Array, up: Array) -> Array:
-        """Return silu(gate) * up; both of one shape."""
-        return self.form.swiglu(gate, up)
-
-    def soft_cap(self, x: Array, c: float) -> Array:
-        """Return c * tanh(x / c)."""
-        return self.form.soft_cap(x, c=c)
-
-    def mlstm_cell(
-        self, q: Array, k: Array, v: Array, i: Array, f: Array, *, chunk_size: int, eps: float,
-        state: Sequence[Array] | None = None,
-    ) -> tuple[Array, tuple[Array, Array, Array]]:  # fmt: skip
-        """Run the mLSTM cell over a sequence of any length; one step if S = 1.
-
-        q and k (B, S, NH, DK), v (B, S, NH, DV); i and f (B, S, NH), pre-activations of the input
-        and forget gates after any cap; `chunk_size` positions are computed in parallel; eps is
-        added to the denominator; state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), None is zeros.
-
-        Returns:
-            h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
-            including those through m.
-        """
-        state = None if state is None or state[0] is None else state
-        h, last = self.form.mlstm_cell(q, k, v, i, f, chunk_size=chunk_size, eps=eps, state=state)
-        return h, last
-
-    def slstm_cell(
-        self, i: Array, f: Array, z: Array, o: Array, R: Array, b: Array, *,
-        state: Sequence[Array] | None = None, starts: Array | None = None,
-    ) -> tuple[Array, tuple[Array, Array, Array, Array]]:  # fmt: skip
-        """Run the sLSTM cell over a sequence of any length from 1 on.
-
-        i, f, z and o (B, S, NH, DH), pre-activations from the input only, f of a sigmoid;
-        R (NH, 4 DH, DH), recurrent matrices, from the last index, as in the xlstm package on the
-        CPU, and b (4 NH DH,), biases, both gate by gate, i, f, z, o; state h, c, n and m
-        (B, NH, DH) each, None is zeros; starts (B, S) bool or uint8, true at the first token of a
-        document, before which the whole state counts as zero.
-
-        Returns:
-            h (B, S, NH, DH) and the state after the last position, float32, with exact gradients.
-            The stabiliser m starts at the input gate if n is 0, element by element. The published
-            code tests whether all of n is 0. For every state that the cell reaches this is the
-            same, but here the rows of a batch do not depend on each other.
-        """
-        state = None if state is None or state[0] is None else state
-        h, last = self.form.slstm_cell(i, f, z, o, R, b, state=state, starts=starts)
-        return h, last
-
-    def rope(self, x: Array, base: float, offset: Array | None = None) -> Array:
-        """Turn pair i of every head, elements i and DH / 2 + i, by t * base^(-2 i / DH).
-
-        x (B, S, NH, DH), DH even; offset (B,) int32, the position t of the first, None is 0.
-        Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
-        """
-        return self.form.rope(x, base=base, offset=offset)
+        xp, S = self.xp, x.shape[1]
+        n = 1 << (2 * S - 1).bit_length()
+        spectrum = xp.rfft(xp.float32(f[:, :S]).T, n, 0)
+        y = xp.irfft(xp.rfft(xp.float32(x), n, 1) * spectrum, n, 1)
+        return xp.astype(y[:, :S], x)
 
     def attention(
         self, q: Array, k: Array, v: Array, *, window: int | None = None,
@@ -180,98 +229,41 @@ class Ops:
         (B,) int32, S to L, is the number of a row's last keys that are used; those before them are
         padding; None is L.
         """
-        return self.form.attention(q, k, v, window=window, lengths=lengths)
+        if window is not None and window >= k.shape[1] - 1:
+            window = None
+        S, L = q.shape[1], k.shape[1]
+        if S == L and lengths is None:
+            if window is None:
+                return self.attend(q, k, v, None)
+            if S > 2 * window:
+                return self._attend_in_blocks(q, k, v, window)
+        key = self.xp.arange(0, L, like=q)
+        query = key[L - S :, None]
+        seen = key <= query
+        if window is not None:
+            seen = seen & (key >= query - window)
+        if lengths is not None:
+            seen = seen & (key >= L - lengths[:, None])[:, None, None]
+        return self.attend(q, k, v, seen)
 
-    def recurrence(
-        self, q: Array, k: Array, v: Array, log_decay: Array, *, beta: Array | None = None,
-        read: Array | None = None, removal: Array | None = None, scale: float = 1.0,
-        by_value: bool = False, chunk_size: int, state: Array | None = None,
-    ) -> tuple[Array, Array]:  # fmt: skip
-        """Run S_t = D_t S_{t-1} - removed_t + k_t v_t^T, h_t = scale S_t^T q_t.
+    def _attend_in_blocks(self, q: Array, k: Array, v: Array, window: int) -> Array:
+        """Attend block by block to the same block and the one before, in time that grows as S."""
+        xp, W = self.xp, max(window, 1)
+        B, S, NH, DH = q.shape
+        NC = -(-S // W)
+        rest = [(0, 0), (0, NC * W - S), (0, 0), (0, 0)]
+        q, k, v = (xp.pad(x, rest).reshape(B, NC, W, NH, DH) for x in (q, k, v))
+        before = [(0, 0), (1, 0), (0, 0), (0, 0), (0, 0)]
+        k, v = (xp.concatenate([xp.pad(x, before)[:, :-1], x], 2) for x in (k, v))
+        key = xp.arange(-W, W, like=q)
+        query = xp.arange(0, W, like=q)[:, None]
+        seen = (key <= query) & (key >= query - window)
+        in_sequence = (xp.arange(0, NC, like=q) > 0)[:, None, None] | (key >= 0)
+        seen = xp.tile(seen & in_sequence, (B, 1, 1))[:, None]
+        h = self.attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), seen)
+        return h.reshape(B, NC * W, NH, DH)[:, :S]
 
-        D_t = diag(exp(log_decay_t)). Nothing is removed; or, with beta, the own key's value, of
-        which a share is replaced (the delta rule); or, with read and removal, one of rank 1:
-
-            beta    S_t = D_t S_{t-1} + beta_t k_t (v_t - S_{t-1}^T D_t k_t)^T
-            read    removed_t = removal_t (S_{t-1}^T read_t)^T
-
-        Args:
-            q: (B, S, NH, DK); as v with `by_value`.
-            k: (B, S, NH, DK). With beta no key is longer than 1, or the state may grow without
-                bound; likewise with transitions of a length above 1.
-            v: (B, S, NH, DV).
-            log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; <= 0 and of any
-                size: no form may overflow.
-            beta: (B, S, NH), in [0, 2].
-            read: as k, with a log_decay as wide; the key whose value is removed.
-            removal: as k, from where that value is removed.
-            scale: of h.
-            by_value: h_t = scale S_t q_t instead, the key that belongs to a value; nothing may be
-                removed.
-            chunk_size: positions computed in parallel, a power of 2.
-            state: S before the first position, (B, NH, DK, DV); None is zeros.
-
-        Returns:
-            h (B, S, NH, DV), as k with `by_value`, and S after the last position, float32, with
-            exact gradients.
-        """
-        arrays = (q, k, v, log_decay, beta, read, removal, state)
-        how: dict[str, Any] = {"scale": scale, "by_value": by_value, "chunk_size": chunk_size}
-        h, last = self.form.recurrence(*arrays, **how)
-        return h, last
-
-    def regression_cell(
-        self, q: Array, k: Array, log_decay: Array, ridge: Array, *, steps: int, chunk_size: int,
-        state: Array | None = None,
-    ) -> tuple[Array, Array]:  # fmt: skip
-        """Run S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t.
-
-        q and k (B, S, NH, D); log_decay (B, S, NH, 1), at most 0; ridge (NH, D), above 0; at most
-        `steps` of conjugate gradients: a form may end them when |q - (S + ridge) x| is 1e-7 of |q|;
-        state S (B, NH, D, D), symmetric, None is zeros.
-
-        Returns:
-            x, as q, and S after the last position, float32. The gradient is that of the solution,
-            not of the steps, solved in the same way.
-        """
-        how: dict[str, Any] = {"steps": steps, "chunk_size": chunk_size, "state": state}
-        x, last = self.form.regression_cell(q, k, log_decay, ridge, **how)
-        return x, last
-
-    def selective_scan(
-        self, u: Array, dt: Array, A: Array, Bt: Array, Ct: Array, *, state: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Run S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t.
-
-        u and dt (B, S, C), dt >= 0; A (C, N), at most 0; Bt and Ct (B, S, N); state (B, C, N), None
-        is zeros. Returns y (B, S, C) and S after the last position, float32, with exact gradients.
-        """
-        y, last = self.form.selective_scan(u, dt, A, Bt, Ct, state=state)
-        return y, last
-
-    def long_conv(self, x: Array, f: Array) -> Array:
-        """Return y[b, t, c] = sum over j <= t of f[c, j] x[b, t - j, c]; x (B, S, C).
-
-        f (C, J), J >= S; only the first S taps are used. Forms may use Fourier transforms, so the
-        error of an entry is relative to the largest entry of its channel.
-        """
-        return self.form.long_conv(x, f)
-
-    def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
-        """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head.
-
-        h (B, S, NH, DV), o (B, S, NH * DV), w (NH * DV,); result as o.
-        """
-        return self.form.head_norm_gate(h, o, w, eps=eps)
-
-    def head_norm_skip_gate(
-        self, h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
-    ) -> Array:
-        """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head.
-
-        h (B, S, NH, DV); c and z (B, S, NH * DV); w and skip (NH * DV,); result as z.
-        """
-        return self.form.head_norm_skip_gate(h, c, z, w, skip, eps=eps)
+    # -- the loss ---------------------------------------------------------------------------------
 
     def capped_cross_entropy(
         self, raw_logits: Array, labels: Array, cap: float | None
@@ -281,8 +273,18 @@ class Ops:
         raw_logits (N, V), labels (N,) integer, -100 is ignored; with a cap of None the logits are
         not capped; both results are scalars.
         """
-        nats, count = self.form.capped_cross_entropy(raw_logits, labels, cap=cap)
-        return nats, count
+        xp, logits = self.xp, self.xp.float32(raw_logits)
+        if cap is not None:
+            logits = self.soft_cap(logits, cap)
+        scored = labels != -100
+        target = xp.where(scored, labels, 0)[:, None]
+        total = self.log_total(logits, cap)
+        nats = total - xp.take_along_axis(logits, target, -1)[:, 0]
+        return (nats * scored).sum(), scored.sum()
+
+    def log_total(self, logits: Array, cap: float | None) -> Array:
+        """Return log(sum(e^logits)) over the last axis; no logit is beyond the cap."""
+        return self.xp.logsumexp(logits, -1)
 
     def linear_cross_entropy(
         self, x: Array, w: Array, labels: Array, cap: float | None
@@ -292,8 +294,7 @@ class Ops:
         Forms may compute logits and gradients a few rows at a time, so that the logits never exist
         as a whole.
         """
-        nats, count = self.form.linear_cross_entropy(x, w, labels, cap=cap)
-        return nats, count
+        return self.capped_cross_entropy(self.linears(x, [w])[0], labels, cap)
 
 
 def activation_name(name: str) -> str:
@@ -305,3 +306,8 @@ def activation_name(name: str) -> str:
     if name not in ACTIVATIONS:
         raise ConfigError(f"activation is {name!r}; choose one of {', '.join(ACTIVATIONS)}")
     return "silu" if name == "swish" else name
+
+
+def _biased(ys: Sequence[Array], biases: Sequence[Array | None] | None) -> Sequence[Array]:
+    pairs = zip(ys, biases or [None] * len(ys), strict=True)
+    return [y if b is None else y + b for y, b in pairs]

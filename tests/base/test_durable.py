@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlxhog.base import durable, tensors
+from tests.pairs import each_of
 
 F_FULLFSYNC = 51
 
@@ -33,18 +34,20 @@ def test_on_macos_every_part_of_a_checkpoint_goes_through_the_drives_cache(tmp_p
     assert flushed == [f"fcntl {F_FULLFSYNC}"] * 5
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("number", "calls"), [(errno.ENOTSUP, ["fsync"]), (errno.EINVAL, ["fsync"]), (errno.EIO, [])]
 )
 def test_a_filesystem_without_it_gets_an_fsync_and_a_disk_that_fails_an_error(
-    tmp_path, flushed, monkeypatch, number, calls
+    tmp_path, flushed, number, calls
 ):
     def refuse(fd, what):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "fcntl", refuse)
-    with nullcontext() if calls else pytest.raises(OSError, match="Input/output"):
-        durable.sync(tmp_path)
+    flushed.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "fcntl", refuse)
+        with nullcontext() if calls else pytest.raises(OSError, match="Input/output"):
+            durable.sync(tmp_path)
     assert flushed == calls
 
 
@@ -64,15 +67,15 @@ def test_content_is_on_the_disk_before_its_name_is_and_the_name_before_it_counts
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", rename)
     durable.replace_file(tmp_path / "run.json", b"x")
-    assert flushed == ["file", "name", "folder"]
-    flushed.clear()
     with durable.new_directory(tmp_path / "step-1") as part:
         durable.write_synced(part / "state.json", b"x")
-    assert flushed == ["file", "folder", "name", "folder"]
-    flushed.clear()
-    durable.append_lines(tmp_path / "journal", b"x\n", synced=True)
-    durable.append_lines(tmp_path / "journal", b"y\n", synced=True)
-    assert flushed == ["file", "folder", "file"]
+    for line in (b"x\n", b"y\n"):
+        durable.append_lines(tmp_path / "journal", line, synced=True)
+    assert flushed == [
+        "file", "name", "folder",
+        "file", "folder", "name", "folder",
+        "file", "folder", "file",
+    ]  # fmt: skip
 
 
 def test_lines_of_an_append_that_fails_are_never_read(tmp_path):
@@ -93,6 +96,5 @@ def test_lines_of_an_append_that_fails_are_never_read(tmp_path):
 def test_a_line_that_crosses_the_limit_is_read_to_its_end(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(b"first\nsecond\nthird\nto")
-    assert durable.read_lines(path, 0, 8) == b"first\nsecond\n"
-    assert durable.read_lines(path, 13, 8) == b"third\n"
-    assert durable.read_lines(path, 19, 8) == b""
+    reads = [durable.read_lines(path, begin, 8) for begin in (0, 13, 19)]
+    assert reads == [b"first\nsecond\n", b"third\n", b""]

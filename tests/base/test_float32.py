@@ -10,8 +10,9 @@ from mlxhog.base import float32
 from mlxhog.base.float32 import VARIABLE
 from tests.arena import children
 from tests.base.test_workers import linux, mac
+from tests.pairs import each_of
 
-GPU = ["mlx:gpu", "mlx:cpu"]
+GPU, M5 = ["mlx:gpu", "mlx:cpu"], mac("Apple M5 Pro")
 
 
 @pytest.fixture(autouse=True)
@@ -21,42 +22,34 @@ def unset(monkeypatch):
     monkeypatch.delenv(VARIABLE)
 
 
-def test_a_promise_switches_it_off_and_keeps_the_value_of_a_user():
-    float32.promise()
-    assert os.environ[VARIABLE] == "0"
-    assert float32.user_value() is None
+def test_a_promise_switches_it_off_in_children_too_and_keeps_the_value_of_a_user():
+    with Child(promises=True) as child:
+        assert child.call(children.WAIT_S, children.variable, VARIABLE) == "0"
     os.environ[VARIABLE] = "1"
     float32.promise()
-    assert (os.environ[VARIABLE], float32.user_value()) == ("1", "1")
+    assert os.environ[VARIABLE] == "1"
     assert "MLX_ENABLE_TF32=1 is set" in float32.user_note()
     assert "unset MLX_ENABLE_TF32" in float32.user_note()
 
 
-def test_it_acts_on_the_gpu_of_an_m5_unless_numbers_are_promised():
-    m5 = mac("Apple M5 Pro")
-    assert float32.multiplies_as_tf32(GPU, m5, promised=False)
-    assert "MLX_ENABLE_TF32=0 switches that off" in float32.note(GPU, m5, promised=False)
-    for names, machine, promised in (
-        (GPU, m5, True),
-        (["mlx:cpu", "torch:mps"], m5, False),
-        (GPU, mac("Apple M4 Max"), False),
-        (GPU, replace(m5, chip="Apple A18 Pro"), False),
-        (["mlx:cpu"], linux(), False),
-    ):
-        assert not float32.multiplies_as_tf32(names, machine, promised=promised)
-        assert float32.note(names, machine, promised=promised) == ""
-
-
-def test_a_value_of_the_user_decides_and_is_named(monkeypatch):
-    m5 = mac("Apple M5")
-    for off in ("0", "", "off", " 0"):  # as MLX reads them
-        monkeypatch.setenv(VARIABLE, off)
-        assert not float32.multiplies_as_tf32(GPU, m5, promised=False)
-        assert float32.user_value() is None
-    monkeypatch.setenv(VARIABLE, "1")
-    assert "MLX_ENABLE_TF32=1 is set" in float32.note(GPU, m5, promised=True)
-
-
-def test_a_child_of_doctor_or_parity_has_it_off():
-    with Child(promises=True) as child:
-        assert child.call(children.WAIT_S, children.variable, VARIABLE) == "0"
+@each_of(
+    ("backends", "machine", "promised", "value", "why"),
+    [
+        (GPU, M5, False, None, "MLX's default here"),
+        (GPU, M5, True, "1", "MLX_ENABLE_TF32=1 is set"),
+        (GPU, M5, True, None, ""),
+        *((GPU, M5, False, off, "") for off in ("0", "", "off", " 0")),  # as MLX reads them
+        (["mlx:cpu", "torch:mps"], M5, False, None, ""),
+        (GPU, mac("Apple M4 Max"), False, None, ""),
+        (GPU, replace(M5, chip="Apple A18 Pro"), False, None, ""),
+        (["mlx:cpu"], linux(), False, None, ""),
+    ],
+)
+def test_it_is_named_where_it_acts_and_by_what(backends, machine, promised, value, why):
+    os.environ.pop(VARIABLE, None)
+    if value is not None:
+        os.environ[VARIABLE] = value
+    note = float32.note(backends, machine, promised=promised)
+    assert why in note
+    assert bool(note) == bool(why)
+    assert bool(float32.user_note()) == (value == "1")

@@ -19,32 +19,22 @@ from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models.mad import sequence
 from tests.pairs import each_of
 
-
-def test_a_large_list_within_json_is_checked_to_its_last_value():
-    text = json.dumps({"a": [0] * 10_000 + [[1.0]]}).replace("1.0", "1e999")
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        plain_json.loads(text)
-
-
 # Quadratic time would outlast the limit of a test: these texts have the length of the largest YAML.
 LONG = reading.MOST_YAML_BYTES
 
 
-def test_a_choice_with_a_long_gap_is_refused():
-    with pytest.raises(ConfigError, match="wanted a name"):
-        OPTIMIZERS.parts("adamw" + " " * LONG + "!")
-
-
-@each_of("read", [parse_duration_s, Interval.parse])
-def test_a_duration_of_very_many_digits_is_refused(read):
-    with pytest.raises(ValueError, match="wanted"):
-        read("1" * LONG + "x")
-
-
-def test_layers_of_very_many_nested_parentheses_are_refused():
-    depth = LONG // 9
-    with pytest.raises(ConfigError, match="layers; write 4096 at most"):
-        sequence.parse("(" * depth + "swiglu) " * depth)
+@each_of(
+    ("read", "text", "message"),
+    [
+        (OPTIMIZERS.parts, "adamw" + " " * LONG + "!", "wanted a name"),
+        (parse_duration_s, "1" * LONG + "x", "wanted"),
+        (Interval.parse, "1" * LONG + "x", "wanted"),
+        (sequence.parse, "(" * (LONG // 9) + "swiglu) " * (LONG // 9), "layers; write 4096 at"),
+    ],
+)
+def test_a_very_long_text_is_refused_soon(read, text, message):
+    with pytest.raises((ConfigError, ValueError), match=message):
+        read(text)
 
 
 def test_only_the_first_unknown_options_get_a_suggestion(monkeypatch):
@@ -62,17 +52,15 @@ def test_texts_longer_than_their_limits_are_refused_unread(monkeypatch, tmp_path
     (tmp_path / "x.json").write_text("[" * 101)
     with pytest.raises(ValueError, match="more than 100 bytes"):
         plain_json.read(tmp_path / "x.json")
-    with pytest.raises(ValueError, match="more than 100 bytes"):
-        plain_json.loads("[" * 101)
-    with pytest.raises(plain_yaml.NotYaml, match="more than 100 bytes"):
-        plain_yaml.loads("[" * 101)
+    for loads in (plain_json.loads, plain_yaml.loads):
+        with pytest.raises(ValueError, match="more than 100 bytes"):
+            loads("[" * 101)
 
 
 # -- checkpoints ---------------------------------------------------------------------------------
 
 
 ARRAYS = {f"blocks.{k}.w": np.ones(2, np.float32) for k in range(4)}
-OTHER_KIND = "so the file is damaged or of another kind; fetch it again"
 
 
 def safetensors_file(folder):
@@ -99,12 +87,6 @@ def numbered(folder):
     return folder / "model_0.safetensors"
 
 
-@each_of("make", [safetensors_file, torch_file, shards, numbered])
-def test_a_checkpoint_within_the_limits_is_read(tmp_path, make):
-    read = weights.read(make(tmp_path))
-    assert read.keys() == ARRAYS.keys()
-
-
 @each_of(
     ("make", "limit", "message"),
     [
@@ -120,27 +102,25 @@ def test_a_checkpoint_within_the_limits_is_read(tmp_path, make):
         (numbered, "MOST_SHARDS", "4 shards; the limit is 3"),
     ],
 )
-def test_a_checkpoint_beyond_a_limit_is_refused_in_one_sentence(
-    tmp_path, monkeypatch, make, limit, message
-):
+def test_a_checkpoint_beyond_a_limit_is_refused_in_one_sentence(tmp_path, make, limit, message):
     file = make(tmp_path)
-    monkeypatch.setattr(reading, limit, 3)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        weights.read(file)
-    monkeypatch.undo()
-    assert OTHER_KIND in str(caught.value)
+    assert weights.read(file).keys() == ARRAYS.keys()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, limit, 3)
+        words = f"{message}.*so the file is damaged or of another kind; fetch it again"
+        with pytest.raises(CheckpointError, match=words):
+            weights.read(file)
 
 
-def test_a_manifest_of_too_many_files_is_refused(tmp_path, monkeypatch):
+def test_a_manifest_of_too_many_files_and_a_tokenizer_of_too_many_pieces_are_refused(
+    tmp_path, monkeypatch
+):
     for name in "abcd":
         (tmp_path / name).touch()
     manifest.write(tmp_path, 1, {})
     monkeypatch.setattr(reading, "MOST_SHARDS", 3)
     with pytest.raises(CheckpointError, match="has 4 files; the limit is 3"):
         manifest.read(tmp_path)
-
-
-def test_a_tokenizer_of_too_many_pieces_is_refused(tmp_path, monkeypatch):
     files = tokenizers.ByteTokenizer().files()
     description = json.loads(files["tokenizer.json"])
     description["model"]["vocab"]["aa"] = 257

@@ -11,6 +11,7 @@ from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from tests.checkpoint.conftest import CONFIG, PARAMS, names, save
+from tests.pairs import each_of
 from tests.small_disk import small_disk
 
 
@@ -47,36 +48,27 @@ def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(
     assert names(run) == ["latest", "step-00000030"]
 
 
-@pytest.fixture
-def cramped_run(run, monkeypatch):
-    """A run with one checkpoint and too little room on its disk for a second one.
-
-    The disk is a real one where the system lets us mount it, else the writer fails midway.
-    """
-    size = sum(array.nbytes for array in PARAMS.values())
-    with small_disk(run.checkpoints, int(1.5 * size)) as mounted:
-        save(run, 10)
-        if not mounted:
-            monkeypatch.setattr(mapped, "chunks", full_midway)
-        yield run
-
-
 def full_midway(source):
     yield source.reshape(-1)[:10]
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_disk_that_fills_up_while_saving_leaves_the_previous_checkpoint_whole(
-    cramped_run, monkeypatch
-):
+def test_a_disk_that_fills_up_while_saving_leaves_the_previous_checkpoint_whole(run, monkeypatch):
+    """The disk is a real one where the system lets us mount it, else the writer fails midway."""
+    size = sum(array.nbytes for array in PARAMS.values())
     monkeypatch.setattr(checkpoint, "require_space", lambda *_: None)
-    with pytest.raises(EnvironmentLacks, match="disk became full while saving .*step-00000020"):
-        save(cramped_run, 20)
-    assert names(cramped_run) == ["latest", "step-00000010"]
-    checkpoint.load(checkpoint.latest(cramped_run))
+    with small_disk(run.checkpoints, int(1.5 * size)) as mounted:
+        save(run, 10)
+        if not mounted:
+            monkeypatch.setattr(mapped, "chunks", full_midway)
+        with pytest.raises(EnvironmentLacks, match="full while saving .*step-00000020"):
+            save(run, 20)
+        assert names(run) == ["latest", "step-00000010"]
+        monkeypatch.undo()
+        checkpoint.load(checkpoint.latest(run))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@each_of("value", [np.nan, np.inf])
 def test_parameters_that_are_not_finite_are_never_saved(run, value):
     save(run, 10)
     broken = PARAMS | {"lm_head.weight": np.full((320, 64), value, np.float32)}
@@ -90,45 +82,36 @@ def test_parameters_that_are_not_finite_are_never_saved(run, value):
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"]
 )
-@pytest.mark.parametrize("damage", ["truncated", "missing", "changed"])
-def test_a_damaged_file_is_named_with_another_checkpoint(run, name, damage):
+def test_a_damaged_file_is_named_with_another_checkpoint(run, name):
     older, path = save(run, 10), save(run, 20)
-    file = path / name
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    if damage == "missing":
-        file.unlink()
-    else:
-        file.write_bytes(content[:-4] if damage == "truncated" else content)
-    what = {"truncated": "has .* bytes, expected", "missing": "is missing", "changed": "has digest"}
-    with pytest.raises(CheckpointError, match=rf"{name} {what[damage]}.*use {older} instead"):
-        checkpoint.load(path)
+    whole = (path / name).read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    for content, what in (
+        (whole[:-4], "has .* bytes, expected"), (changed, "has digest"), (None, "is missing"),
+    ):  # fmt: skip
+        (path / name).unlink() if content is None else (path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{name} {what}.*use {older} instead"):
+            checkpoint.load(path)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("content", "message"),
     [
         ("{", "state.json cannot be read"),
         ("[]", "is not of format 1"),
         ('{"format": 2}', "is not of format 1"),
         ('{"format": 1, "step": 5}', "state.json does not match its digest"),
+        (None, "is not a checkpoint of mlxhog: it has no state.json"),
     ],
 )
 def test_a_damaged_manifest_is_named(run, content, message):
     path = save(run)
-    (path / "state.json").write_text(content)
+    (path / "state.json").unlink()
+    if content is not None:
+        (path / "state.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(path)
-
-
-def test_resuming_with_another_architecture_names_what_differs(run):
-    loaded = checkpoint.load(save(run))
-    checkpoint.check_architecture(loaded, CONFIG | {"chunk_size": 128, "use_cache": True})
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.check_architecture(loaded, CONFIG | {"num_heads": 4, "norm_eps": 1e-5})
-    assert "norm_eps is 1e-06 there and 1e-05 here; num_heads is 2 there and 4 here" in str(
-        caught.value
-    )
 
 
 def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_taken(run):
@@ -136,3 +119,14 @@ def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_tak
     (newest / manifest.NAME).unlink()
     with pytest.raises(CheckpointError, match=rf"{newest.name} is damaged.*use {older}"):
         checkpoint.latest(run)
+    (run.checkpoints / "latest").write_text("../../elsewhere\n")
+    with pytest.raises(CheckpointError, match=rf"elsewhere is damaged: latest names.*use {older}"):
+        checkpoint.latest(run)
+
+
+def test_resuming_with_another_architecture_names_what_differs(run):
+    loaded = checkpoint.load(save(run))
+    checkpoint.check_architecture(loaded, CONFIG | {"chunk_size": 128, "use_cache": True})
+    words = "norm_eps is 1e-06 there and 1e-05 here; num_heads is 2 there and 4 here"
+    with pytest.raises(CheckpointError, match=words):
+        checkpoint.check_architecture(loaded, CONFIG | {"num_heads": 4, "norm_eps": 1e-5})

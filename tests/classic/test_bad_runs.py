@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.run import train
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError
 from tests.classic.small import hinge
 from tests.pairs import each_of
 
@@ -55,14 +54,6 @@ def test_a_way_to_write_that_the_problem_lacks_is_refused():
     rows = replace(PROBLEM, defaults=replace(PROBLEM.defaults, writes=("lossless", "racy")))
     with pytest.raises(ConfigError, match="no --write hot-cold; it has lossless and racy"):
         train(rows, ClassicConfig(write="hot-cold"))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_data_that_are_not_numbers_are_refused_by_place(bad):
-    values = PROBLEM.train.values.copy()
-    values[17] = bad
-    with pytest.raises(DataError, match=rf"values\[17\] of small-svm is {bad}"):
-        train(replace(PROBLEM, train=replace(PROBLEM.train, values=values)), ClassicConfig())
 
 
 def test_a_step_size_that_diverges_is_stopped_with_a_smaller_one_to_try():

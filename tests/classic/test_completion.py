@@ -64,15 +64,6 @@ def test_rows_without_a_training_rating_do_not_shrink():
     assert data["ratings"][:, 2].copy().view(np.float32).tolist() == [-2, 2]
 
 
-def test_a_norm_bounds_every_row(small):
-    bounded = MatrixCompletion(small.train, small.test, rank=5, max_norm=0.8)
-    free, held = (
-        train(problem, ClassicConfig(scheme="serial")).measures["train_error"]
-        for problem in (small, bounded)
-    )
-    assert held > free
-
-
 # -- data -----------------------------------------------------------------------------------------
 
 

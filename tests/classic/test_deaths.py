@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.classic import worker
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.run import train
 from mlxhog.errors import WorkerFailed
@@ -30,15 +29,14 @@ def worker_pids():
 
 
 class Killer:
-    """Sends a worker a signal in the midst of an epoch, once."""
+    """Kills a worker in the midst of an epoch, once."""
 
-    def __init__(self, signum=signal.SIGKILL):
-        self.signum, self.victim = signum, 0
+    victim = 0
 
     def __call__(self, progress):
         if not self.victim and 0 < progress.done < MANY.n_examples and worker_pids():
             self.victim = worker_pids()[-1]
-            os.kill(self.victim, self.signum)
+            os.kill(self.victim, signal.SIGKILL)
 
 
 def run_of(scheme, **options):
@@ -61,17 +59,8 @@ def test_a_worker_that_is_killed_while_it_starts_ends_the_run():
         for pid in worker_pids():
             os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(WorkerFailed, match=r"worker \d could not start \(signal SIGKILL\)"):
+    with pytest.raises(WorkerFailed, match=r"worker \d died \(signal SIGKILL\)"):
         train(MANY, run_of("hogwild"), at_once)
-    assert not worker_pids()
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_stopped_ends_the_run(monkeypatch):
-    monkeypatch.setattr(worker, "STALL_S", 1.0)
-    monkeypatch.setattr(worker, "STOP_S", 0.1)
-    with pytest.raises(WorkerFailed, match=r"no example was done for 1 s.* waited for worker \d"):
-        train(MANY, run_of("hogwild"), Killer(signal.SIGSTOP))
     assert not worker_pids()
 
 

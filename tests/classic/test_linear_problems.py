@@ -84,7 +84,7 @@ def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
     path.write_text("0.5 1:1\n7 1:2\n-3 2:1\n")
     problem = create("least-squares", ClassicConfig(data=str(path)))
     assert "train_error" not in problem.measures(problem.initial(0))
-    with pytest.raises(DataError, match=":1: label 0.5; wanted -1 or"):
+    with pytest.raises(DataError, match=":1: '0.5 1:1'; wanted -1 or"):
         create("svm", ClassicConfig(data=str(path)))
 
 

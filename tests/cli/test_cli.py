@@ -15,8 +15,8 @@ import yaml
 from mlxhog.checkpoint import creation
 from mlxhog.cli import COMMANDS, main, names
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import AdamW, Muon
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.optim import AdamW, Muon
 from mlxhog.report.metrics import Result
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER

@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
-from mlxhog.config.optimizers import AdamW
+from mlxhog.optim import AdamW
 from mlxhog.training.run import train
 from tests.another_process import Program
 from tests.report.sample_run import write_run
@@ -113,11 +113,11 @@ def test_files_runs_and_names_are_sides(tmp_path, words, capsys):
     result = train(small_config(tmp_path, steps=2))
     (tmp_path / "mine.yaml").write_text("model: tiny\nlr: 0.5\n")
     root = tmp_path / "runs"
-    assert find_side("a", None, [], root).config.model == "minute"
-    assert find_side("a", "tiny.yaml", [], root).config.model == "tiny"  # no such file here
-    assert find_side("a", "mine.yaml", [], root).config.lr == 0.5
-    assert find_side("a", words[0], [], root).config.model == words[0]
-    of_run = find_side("b", "latest", [], root)
+    assert find_side(None, [], root).config.model == "minute"
+    assert find_side("tiny.yaml", [], root).config.model == "tiny"  # no such file here
+    assert find_side("mine.yaml", [], root).config.lr == 0.5
+    assert find_side(words[0], [], root).config.model == words[0]
+    of_run = find_side("latest", [], root)
     assert of_run.title == Path(result.run).name
     assert of_run.config.model == str(Path(result.run) / "model")
     equal = {"embedding_lr": 1, "head_lr": 1, "scalar_lr": 1}

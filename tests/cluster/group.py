@@ -1,4 +1,4 @@
-"""A cluster on one machine: members in threads meet at a table. The one stand-in of `Group`."""
+"""A cluster on one machine: members in threads meet at a table; in place of `TorchftGroup`."""
 
 import threading
 import zlib
@@ -39,7 +39,7 @@ class Table:
 
 
 class InProcess:
-    """One member; see `Group`."""
+    """One member; see `TorchftGroup`."""
 
     def __init__(self, table, name, offer):
         """Take a place; `offer` gives the member's state, and the first name has rank 0."""

@@ -34,7 +34,7 @@ def test_the_identity_of_another_version_is_refused_in_words(text):
         check_identity(IDENTITY, text)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("options", "problem"),
     [
         ({"cluster": "nowhere"}, "'nowhere'; wanted HOST:PORT"),
@@ -54,22 +54,12 @@ def test_a_wrong_choice_of_a_cluster_is_refused(options, problem):
         TrainConfig(**options)
 
 
-def test_a_run_without_a_cluster_is_read_back_from_its_own_options():
-    stored = yaml.safe_load(TrainConfig().to_yaml())
-    layer = of_keywords("config.yaml:1", stored)
-    assert train_config([by_flat_names(layer)]).cluster is None
-
-
-def test_the_token_of_a_cluster_is_not_stored_with_the_run():
-    config = TrainConfig(cluster="here:1", cluster_token="a secret")
-    assert config.cluster_token == "a secret"
-    stored = config.to_yaml()
-    assert "a secret" not in stored
-    assert yaml.safe_load(stored)["cluster"] == "here:1"
-
-
-def test_an_address_alone_makes_the_run_lock_free():
-    config = TrainConfig(cluster="mac.lan:8600", round_every="1m")
+def test_an_address_alone_makes_the_run_lock_free_and_its_token_is_not_stored():
+    config = TrainConfig(cluster="mac.lan:8600", round_every="1m", cluster_token="a secret")
     assert (config.cluster, config.round_every) == ("mac.lan:8600", 60.0)
-    assert config.strategy is not None
     assert config.strategy.name == "hogwild"
+    assert config.cluster_token == "a secret"
+    assert "a secret" not in config.to_yaml()
+    for one in (config, TrainConfig()):
+        layer = of_keywords("config.yaml:1", yaml.safe_load(one.to_yaml()))
+        assert train_config([by_flat_names(layer)]).cluster == one.cluster

@@ -13,14 +13,11 @@ import pytest
 from mlxhog import train
 from mlxhog.arena.control import Command
 from mlxhog.cluster import group
-from mlxhog.cluster.group import State
-from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
 from mlxhog.cluster.link import Link, LinkJob, open_torchft
 from mlxhog.errors import ConfigError
 from mlxhog.training import run as runs
 from tests.cluster import group as groups
 from tests.cluster.machines import Machine, Table, choice
-from tests.cluster.rounds import is_balanced, part_of
 from tests.processes import alive
 from tests.training.small import small_config
 
@@ -148,20 +145,6 @@ def test_a_stopped_link_is_killed_and_replaced(machine, start):
     assert "signal SIGKILL" in link.messages[0]
 
 
-def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(monkeypatch):
-    torchft_group = pytest.importorskip("mlxhog.cluster.torchft_group")
-    tokens = []
-    monkeypatch.setattr(
-        torchft_group, "TorchftGroup", lambda *_, token, **more: tokens.append(token)
-    )
-    monkeypatch.setattr("mlxhog.cluster.link.own_ip", lambda *_: "127.0.0.1")
-    monkeypatch.setenv(TOKEN_VARIABLE, "of the environment")
-    state = State(0, 0, np.zeros(1, np.float32), np.zeros(1, np.float32))
-    for cluster in (choice(), choice(cluster_token="of the option")):
-        open_torchft(cluster, lambda: state, lambda: group.Machine(1, "a"))
-    assert tokens == ["of the environment", "of the option"]
-
-
 def never():
     raise AssertionError("no cluster answers, so it is not called")
 
@@ -212,21 +195,3 @@ def test_a_machine_that_a_cluster_refuses_leaves_no_run(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="the token is wrong"):
         train(small_config(tmp_path, steps=3, cluster="127.0.0.1:8600"))
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(tmp_path, monkeypatch):
-    let_links_open(monkeypatch, groups.alone)
-    options = {"strategy": "auto", "cluster": "127.0.0.1:8600", "round_every": 0.05}
-    result = train(small_config(tmp_path, steps=300, **options))
-    part = part_of(tmp_path)
-    assert result.status == "done"
-    assert (part["members"], part["tokens_lost"]) == (1, 0)
-    assert min(part["rounds"], part["joined_s_ago"]) > 0
-    assert part["tokens_committed"] == part["cluster_tokens"] > 0
-    assert is_balanced(part)
-    assert part["tokens_trained"] == result.tokens
-    train(small_config(tmp_path, steps=20, resume=result.run, **options))
-    resumed = part_of(tmp_path)
-    assert resumed["cluster_tokens"] >= part["cluster_tokens"]
-    assert resumed["round"] >= part["round"]

@@ -11,25 +11,28 @@ from mlxhog.cluster.round import Outcome
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.training.steps import Gradients
 from tests.cluster.machines import SHAPES, Machine, Table, choice
+from tests.pairs import each_of
 from tests.strategies.runs import LR, Run, strategy
 from tests.strategies.test_laws import PARAMS, of_both
 from tests.threads import in_threads
 
 BOUNDS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]
+MEAN = {"outer_lr": 1.0, "outer_momentum": 0.0}
+"""With these numbers theta_s is the mean of all movements."""
+BOTH = [Outcome.COMMITTED] * 2
 
 
 @pytest.fixture
 def machines():
-    """Makes machines of one table."""
+    """Makes machines of one table, and some that start from the checkpoint of another."""
     made = []
 
     def make(n, *, limit_s=5.0, **numbers):
         table = Table(n, limit_s)
         made.extend(Machine(table, name, choice(**numbers)) for name in "abcd"[:n])
-        return list(made)
+        return made[-n:]
 
-    def resumed(one, *, is_last):
-        """A machine that starts from the checkpoint of another; nothing of the other is shared."""
+    def resumed(one, *, is_last=True):
         arrays, numbers = one.own.saved()
         arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
         again = Machine(one.table, one.name, one.cluster)
@@ -61,21 +64,34 @@ def rounds(machines):
     return [outcomes[one.name] for one in machines]
 
 
+def train(machines, step=1.0, **how):
+    for one in machines:
+        one.train(step, **how)
+
+
+def have(machines, *values):
+    """Every parameter of each machine is its value, or the one value of all."""
+    for one, value in zip(machines, values * (len(machines) // len(values)), strict=True):
+        np.testing.assert_allclose(one.theta, value, rtol=1e-6)
+
+
+def words(machines, name):
+    return [one.own.words[name] for one in machines]
+
+
 def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines):
     of = strategy("diloco", average_every=1)
     pair = machines(2, outer_momentum=0.9)
     for k in range(6):
         for rank, one in enumerate(pair):
-            at = float(one.theta[0])
-            one.train(-LR * of_both(2 * k + rank, at))
-        assert rounds(pair) == [Outcome.COMMITTED] * 2
+            one.train(-LR * of_both(2 * k + rank, float(one.theta[0])))
+        assert rounds(pair) == BOTH
     run = Run(of, PARAMS, of_both, 12)
     run.finish()
     expected = run.model()["a"]
     run.arena.close()
     assert expected != 0.0
-    for one in pair:
-        np.testing.assert_allclose(one.theta, expected, rtol=1e-6)
+    have(pair, expected)
 
 
 def test_theta_s_has_the_same_bits_on_all_machines_after_every_round(machines):
@@ -85,17 +101,8 @@ def test_theta_s_has_the_same_bits_on_all_machines_after_every_round(machines):
             one.train(float(rng.normal()), tokens=int(rng.integers(1, 10**6)))
         assert rounds(team) == [Outcome.COMMITTED] * 3
         assert len({one.own.state().digest for one in team}) == 1
-        assert len({one.own.words["tokens"] for one in team}) == 1
+        assert len(set(words(team, "tokens"))) == 1
     assert team[0].own.words["tokens"] == sum(one.own.trained() for one in team)
-
-
-def test_machines_weigh_by_their_tokens(machines):
-    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
-    pair[0].train(1.0, tokens=300)
-    pair[1].train(5.0, tokens=100)
-    rounds(pair)
-    for one in pair:
-        np.testing.assert_allclose(one.theta, 2.0, rtol=1e-6)
 
 
 def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines):
@@ -104,54 +111,37 @@ def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines):
         pair[0].train(0.5)
         return average(buffer, exact)
 
-    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
-    average, pair[0].group.average = pair[0].group.average, meanwhile
-    for one in pair:
-        one.train(1.0)
+    pair = machines(2, **MEAN)
+    pair[0].train(1.0, tokens=300)
+    pair[1].train(5.0, tokens=100)
     rounds(pair)
-    np.testing.assert_allclose(pair[0].theta, 1.5, rtol=1e-6)
-    np.testing.assert_allclose(pair[1].theta, 1.0, rtol=1e-6)
+    have(pair, 2.0)  # machines weigh by their tokens
+    average, pair[0].group.average = pair[0].group.average, meanwhile
+    train(pair, -1.0)
+    rounds(pair)
+    have(pair, 1.5, 1.0)
     pair[1].train(0.5)
     rounds(pair)
-    for one in pair:
-        np.testing.assert_allclose(one.theta, 1.5, rtol=1e-6)
+    have(pair, 1.5)
 
 
 def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(machines):
-    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    pair = machines(2, **MEAN)
     a, b = pair
     a.table.expected = 1
-    for one in pair:
-        one.train(1.0)
+    a.arena.counters.store("start_ns", 1)
+    train(pair)
     rounds([a])
     a.train(1.0)
     rounds([a])  # a is at 2, b at its own 1 of round 0
     a.table.expected = 2
     rounds(pair)
-    assert b.own.words["loads"] == 1
-    assert b.own.words["lost"] == 0
-    np.testing.assert_allclose(a.theta, 3.0, rtol=1e-6)
-    np.testing.assert_allclose(b.theta, 3.0, rtol=1e-6)
-    assert a.own.words["tokens"] == 300
-
-
-def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(machines):
-    def lost(buffer, exact):
-        raise ClusterError("it cannot reach the others")
-
-    pair = machines(2, limit_s=0.2)
-    pair[1].group.average = lost
-    before = pair[0].own.state().digest
-    for one in pair:
-        one.train(1.0)
-    refused, error = rounds(pair)
-    assert refused is Outcome.REFUSED
-    assert isinstance(error, ClusterError)
-    assert pair[0].own.state().digest == before
-    np.testing.assert_array_equal(pair[0].theta, 1.0)
-    assert rounds(pair) == [Outcome.COMMITTED] * 2
-    assert pair[0].own.words["tokens"] == 200
-    assert [one.own.words["lost"] for one in pair] == [0, 0]
+    assert (b.own.words["loads"], b.own.words["lost"]) == (1, 0)
+    have(pair, 3.0)
+    assert words(pair, "tokens") == [300, 300]
+    # and with it the position of the schedule
+    assert [one.arena.counters.load("tokens_elsewhere") for one in pair] == [100, 200]
+    assert b.own.seconds() == pytest.approx(a.own.seconds(), abs=5.0)
 
 
 def test_a_machine_alone_commits_no_round_before_it_is_due(machines):
@@ -164,13 +154,47 @@ def test_a_machine_alone_commits_no_round_before_it_is_due(machines):
     assert one.own.report()["tokens_committed"] == 100
 
 
+def test_each_machine_reads_the_text_in_an_order_of_its_own(machines):
+    def batch(machine):
+        setup = SimpleNamespace(batches=lambda: SimpleNamespace(at=lambda *at: at), link=machine)
+        job = SimpleNamespace(setup=setup, slot=1, config=SimpleNamespace(slow=None))
+        return Gradients(job, machine.arena, None, None)._batch(3, 7)
+
+    (first, ticket), (second, _) = map(batch, machines(2))
+    assert first != second
+    assert ticket == 7
+    assert 3 <= min(first, second)
+    assert max(first, second) < 2**32
+
+
+# -- rounds that are not committed -----------------------------------------------------------------
+
+
+def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(machines):
+    def lost(buffer, exact):
+        raise ClusterError("it cannot reach the others")
+
+    pair = machines(2, limit_s=0.2)
+    pair[1].group.average = lost
+    before = pair[0].own.state().digest
+    train(pair)
+    refused, error = rounds(pair)
+    assert refused is Outcome.REFUSED
+    assert isinstance(error, ClusterError)
+    assert pair[0].own.state().digest == before
+    have(pair[:1], 1.0)
+    assert rounds(pair) == BOTH
+    assert pair[0].own.words["tokens"] == 200
+    assert words(pair, "lost") == [0, 0]
+
+
 def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(machines):
     pair = machines(2)
     rounds(pair)
     pair[1].own.of("anchor")[3] += 1
     assert rounds(pair) == [Outcome.REFUSED] * 2
-    assert [one.own.words["unequal"] for one in pair] == [1, 1]
-    assert rounds(pair) == [Outcome.COMMITTED] * 2
+    assert words(pair, "unequal") == [1, 1]
+    assert rounds(pair) == BOTH
     assert len({one.own.state().digest for one in pair}) == 1
 
 
@@ -184,7 +208,7 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
     assert np.isfinite(pair[0].theta).all()
 
 
-@pytest.mark.parametrize(
+@each_of(
     "change",
     [
         {"anchor": np.nan}, {"velocity": np.inf}, {"anchor": np.zeros(7, np.float32)},
@@ -194,14 +218,13 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
 )  # fmt: skip
 def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, change):
     (one,) = machines(1)
-    one.train(1.0)
+    train([one])
     rounds([one])
     before, theta = one.own.state(), one.theta
     for name in ("anchor", "velocity"):
         if isinstance(change.get(name), float):
             change = change | {name: np.full_like(before.anchor, change[name])}
-    sent = replace(before, **change)
-    one.group.state = lambda: sent
+    one.group.state = lambda: replace(before, **change)
     (error,) = rounds([one])
     assert isinstance(error, ClusterError)
     assert "Give the token only to machines of this run" in str(error)
@@ -212,20 +235,18 @@ def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, c
     assert rounds([one]) == [Outcome.COMMITTED]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("place", "value"), [(0, np.nan), (5, np.inf), (0, 1e30), (-1, np.nan), (-1, -3.0), (-2, 3e38)]
 )
 def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(machines, place, value):
     pair = machines(2)
-    for one in pair:
-        one.train(1.0)
+    train(pair)
     rounds(pair)
     before = [(one.own.state().digest, one.theta) for one in pair]
+    train(pair)
     for one in pair:
-        one.train(1.0)
-        average = one.group.average
 
-        def poisoned(buffer, exact, average=average):
+        def poisoned(buffer, exact, average=one.group.average):
             commits = average(buffer, exact)
             buffer[place] = value
             return commits
@@ -236,17 +257,57 @@ def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(machines
         assert one.own.state().digest == digest
         np.testing.assert_allclose(one.theta, theta + 1.0, rtol=1e-6)
         assert one.own.report()["tokens_waiting"] == 100
-    assert rounds(pair) == [Outcome.COMMITTED] * 2
+    assert rounds(pair) == BOTH
     assert len({one.own.state().digest for one in pair}) == 1
-    assert pair[0].own.words["lost"] == pair[1].own.words["lost"] == 0
+    assert words(pair, "lost") == [0, 0]
+
+
+# -- rounds that one machine commits, and another does not see -------------------------------------
+
+
+def commit_in_the_first_only(pair):
+    """A round with 100 tokens of each, whose end the second of two machines does not learn."""
+    train(pair)
+    average = pair[1].group.average
+    pair[1].group.average = lambda *words: average(*words) and False
+    assert rounds(pair) == [Outcome.COMMITTED, Outcome.REFUSED]
+    pair[1].begin_link()
+
+
+def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(machines):
+    pair = machines(2, **MEAN)
+    commit_in_the_first_only(pair)
+    pair[1].train(1.0)
+    rounds(pair)
+    assert words(pair, "committed") == [100, 100]
+    assert [one.own.round_tokens for one in pair] == [0, 100]  # of the last round only
+    assert words(pair, "lost") == [0, 100]  # it does not know of it
+    assert words(pair, "tokens") == [300, 300]
+    have(pair, 2.0)
+
+
+def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machines):
+    pair = machines(2, **MEAN)
+    commit_in_the_first_only(pair)
+    pair[0].table.expected = 1
+    pair[1].train(1.0, tokens=70)
+    rounds(pair[1:])  # the same round, with what the first one has and more
+    assert pair[1].own.words["committed"] == 170
+    pair[0].table.expected = 2
+    assert rounds(pair) == [Outcome.REFUSED] * 2
+    assert rounds(pair) == BOTH
+    assert pair[0].own.words["tokens"] == 200
+    have(pair, 1.0)
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
     pair = machines(2)
-    for one in pair:
-        one.train(1.0)
+    train(pair)
     rounds(pair)
-    again = machines.resumed(pair[0], is_last=True)
+    again = machines.resumed(pair[0])
     assert again.own.state().digest == pair[1].own.state().digest
     np.testing.assert_array_equal(again.own.of("velocity"), pair[1].own.of("velocity"))
     assert again.own.words["tokens"] == 200
@@ -267,26 +328,25 @@ def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_an
     again.own.resume(*saved, seconds=0.0, is_last=True)
     monkeypatch.setattr("platform.node", lambda: "another")
     copy.own.resume(*saved, seconds=0.0, is_last=True)
-    assert one.own.words["id"] == again.own.words["id"] == id > 0
-    assert copy.own.words["id"] != id
+    assert words([one, again], "id") == [id, id]
+    assert 0 < id != copy.own.words["id"]
 
 
 def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_them(machines):
-    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    pair = machines(2, **MEAN)
     pair[0].train(1.0)
-    again = machines.resumed(pair[0], is_last=True)
+    again = machines.resumed(pair[0])
     team = [again, pair[1]]
-    assert rounds(team) == [Outcome.COMMITTED] * 2  # before any worker has ended a step
-    np.testing.assert_array_equal(again.theta, 1.0)
+    assert rounds(team) == BOTH  # before any worker has ended a step
+    have([again], 1.0)
     again.train(1.0)
-    assert rounds(team) == [Outcome.COMMITTED] * 2
-    for one in team:
-        np.testing.assert_array_equal(one.theta, 2.0)
+    assert rounds(team) == BOTH
+    have(team, 2.0)
 
 
-@pytest.mark.parametrize("is_last", [True, False])
+@each_of("is_last", [True, False])
 def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(machines, is_last):
-    (one,) = machines(1, outer_lr=1.0, outer_momentum=0.0)
+    (one,) = machines(1, **MEAN)
     one.train(1.0)
     again = machines.resumed(one, is_last=is_last)
     rounds([one])  # the cluster commits the movement of the checkpoint
@@ -294,85 +354,13 @@ def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(
     rounds([one])
     again.own.load(one.own.state())
     np.testing.assert_array_equal(again.theta_s, 2.0)
-    np.testing.assert_array_equal(again.theta, 3.0 if is_last else 2.0)
-
-
-def commit_in_the_first_only(pair):
-    """A round with 100 tokens of each, whose end the second of two machines does not learn."""
-    for one in pair:
-        one.train(1.0)
-    average = pair[1].group.average
-    pair[1].group.average = lambda *words: average(*words) and False
-    assert rounds(pair) == [Outcome.COMMITTED, Outcome.REFUSED]
-    pair[1].begin_link()
-
-
-def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(machines):
-    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
-    a, b = pair
-    commit_in_the_first_only(pair)
-    b.train(1.0)
-    rounds(pair)
-    assert [one.own.words["committed"] for one in pair] == [100, 100]
-    assert [one.own.round_tokens for one in pair] == [0, 100]  # of the last round only
-    assert [one.own.words["lost"] for one in pair] == [0, 100]  # it does not know of it
-    assert a.own.words["tokens"] == b.own.words["tokens"] == 300
-    for one in pair:
-        np.testing.assert_allclose(one.theta, 2.0, rtol=1e-6)
-
-
-def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machines):
-    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
-    a, b = pair
-    commit_in_the_first_only(pair)
-    a.table.expected = 1
-    b.train(1.0, tokens=70)
-    rounds([b])  # the same round, with what the first one has and more
-    assert b.own.words["committed"] == 170
-    a.table.expected = 2
-    assert rounds(pair) == [Outcome.REFUSED] * 2
-    assert rounds(pair) == [Outcome.COMMITTED] * 2
-    assert a.own.words["tokens"] == 200
-    for one in pair:
-        np.testing.assert_array_equal(one.theta, 1.0)
+    have([again], 3.0 if is_last else 2.0)
 
 
 def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines):
-    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    pair = machines(2, **MEAN)
     commit_in_the_first_only(pair)
-    again = machines.resumed(pair[1], is_last=True)
+    again = machines.resumed(pair[1])
     again.own.load(pair[0].own.state())
     np.testing.assert_array_equal(again.theta_s, 1.0)
-    np.testing.assert_array_equal(again.theta, 1.0)
-
-
-def test_a_joiner_takes_over_the_position_of_the_schedule(machines):
-    pair = machines(2)
-    a, b = pair
-    a.table.expected = 1
-    a.arena.counters.store("start_ns", 1)
-    a.train(1.0, tokens=300)
-    rounds([a])
-    a.table.expected = 2
-    b.train(1.0, tokens=50)
-    rounds(pair)
-    assert b.arena.counters.load("tokens_elsewhere") == 300
-    assert a.arena.counters.load("tokens_elsewhere") == 50
-    assert b.own.seconds() == pytest.approx(a.own.seconds(), abs=5.0)
-
-
-def test_each_machine_reads_the_text_in_an_order_of_its_own(machines):
-    class Batches:
-        def at(self, epoch, ticket):
-            return epoch, ticket
-
-    def batch(machine):
-        setup = SimpleNamespace(batches=Batches, link=machine)
-        job = SimpleNamespace(setup=setup, slot=1, config=SimpleNamespace(slow=None))
-        return Gradients(job, machine.arena, None, None)._batch(3, 7)
-
-    (first, ticket), (second, _) = map(batch, machines(2))
-    assert first != second
-    assert ticket == 7
-    assert 3 <= min(first, second)
-    assert max(first, second) < 2**32
+    have([again], 1.0)

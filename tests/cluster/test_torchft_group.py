@@ -51,25 +51,13 @@ def test_a_member_killed_in_a_round_prevents_its_commit_and_the_others_go_on():
     assert same(after)
 
 
-def test_a_member_that_joins_while_the_others_play_rounds_is_admitted():
-    with cluster(1.0, 3.0) as (address, members):
-        together(members, "round")
-        with Member(address, "late", 5.0) as late:
-            answers = admit(members, [late])
-    assert answers[-1].has_loaded
-    assert all(answer.commits for answer in answers)
-    assert same(answers)
-    seen = {one.name: one for one in answers[0].membership.machines}
-    assert set(seen) == {"m0", "m1", "late"}
-    assert max(one.seen_s for one in seen.values()) < 60.0
-
-
 def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once():
     with cluster(1.0, 3.0) as (address, members):
         together(members, "round")
         members[1].kill()
         with Member(address, "m1", 5.0) as again, Member(address, "late", 7.0) as late:
             answers = together([members[0], again, late], "round")
+    assert {one.name for one in answers[-1].membership.machines} == {"m0", "m1", "late"}
     assert [answer.has_loaded for answer in answers] == [False, True, True]
     assert [(a.commits, a.membership.members, a.state.round) for a in answers] == [(True, 3, 2)] * 3
     assert same(answers)
@@ -154,20 +142,13 @@ def test_another_identity_is_refused_by_name_with_both_values():
         assert members[0].call("round").commits
 
 
-@pytest.mark.parametrize("token", ["", "wrong"])
-def test_a_wrong_token_is_refused(token):
-    with lighthouse(token="right") as (_, address):
-        with Member(address, "m0", token="right") as member:
-            assert member.call("round").commits
-        with pytest.raises(ConfigError, match="has another token"):
-            Member(address, "m1", token=token).__enter__()  # its process has ended
-
-
 def test_a_member_that_does_not_know_the_token_takes_part_in_no_round():
     """Its own check is no protection, so the others check."""
     with lighthouse(token="right") as (_, address):
         with Member(address, "m0", token="right") as member:
             assert member.call("round").commits
+            with pytest.raises(ConfigError, match="has another token"):
+                Member(address, "m1", token="wrong").__enter__()  # its process has ended
             with Member(address, "m1", 100.0, token="wrong", is_stranger=True) as stranger:
                 stranger.send("round")
                 with pytest.raises(ClusterError, match="does not know the cluster's token"):
@@ -176,7 +157,7 @@ def test_a_member_that_does_not_know_the_token_takes_part_in_no_round():
 
 def rounds_until_an_error(member):
     while True:
-        assert not member.call("round").state.anchor.max() > 99.0
+        assert member.call("round").state.anchor.max() < 99.0
 
 
 def test_a_state_is_sent_only_for_a_request_with_the_token():

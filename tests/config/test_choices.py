@@ -7,12 +7,12 @@ import pytest
 
 from mlxhog.config.choices import KINDS, SCHEDULES, UnknownChoice
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import Muon
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
 from mlxhog.config.sources import by_flat_names, read_yaml, resolve
-from mlxhog.config.strategies import SSP, Hogwild
 from mlxhog.errors import ConfigError
+from mlxhog.optim import Muon
+from mlxhog.strategies import SSP, Hogwild
 
 
 def given(*layers, folder=None, **flags):

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from mlxhog.base.quantities import Interval
 from mlxhog.config import contradictions
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import AdamW, Apollo, Muon
 from mlxhog.config.options import options
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.sources import read_yaml, resolve
-from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
+from mlxhog.optim import AdamW, Apollo, Muon
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[2]
@@ -166,7 +165,7 @@ def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer
     ],
 )
 def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
-    assert strategy_name(TrainConfig(**values)) == strategy
+    assert TrainConfig(**values).strategy_name == strategy
 
 
 @each_of(

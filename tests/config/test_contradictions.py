@@ -3,8 +3,8 @@
 import pytest
 
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import Muon
 from mlxhog.errors import ConfigError
+from mlxhog.optim import Muon
 from tests.pairs import each_of
 
 ROUNDS = "determinism=rounds steps=5"

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlxhog.config import optimizers, schedules
+from mlxhog import optim
+from mlxhog.config import schedules
 from mlxhog.config.budget import Budget
 from tests.pairs import each_of
 
@@ -66,7 +67,7 @@ def test_a_schedule_has_its_form_after_the_warm_up(name, progress, update, size)
     ],
 )
 def test_four_workers_take_a_part_of_lr_by_the_rule(rule, optimizer, factor):
-    chosen = optimizers.by_name(optimizer)
+    chosen = optim.by_name(optimizer)
     assert chosen.workers_factor(rule, 4) == factor
     assert chosen.workers_factor(rule, 1) == 1.0
     for name in ("cosine", "wsd", "backoff"):

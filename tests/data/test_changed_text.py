@@ -38,7 +38,6 @@ def test_that_a_text_is_changed_is_seen(step):
     for text in (TEXT.encode(), b"caf\xe9 au lait"):
         ids = one.encode(text)
         assert one.changes_text(text, ids) == (one.decode(ids) != text)
-    assert bool(one.changes) == (bool(step) and "white_space" not in step)
 
 
 @pytest.mark.parametrize("fields", [{"normalizer": {"type": "NFD"}}, {}], ids=["NFD", "plain"])
@@ -70,8 +69,5 @@ def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
         str(tmp_path / "text"), str(tmp_path / "tokenizer.json"), cache_dir=tmp_path / "cache"
     )
     (note,) = prepared.notes
-    assert note == (
-        "the tokenizer changes the text (NFC, Lowercase): the model learns and writes the changed "
-        "text of 6 of 12 documents; bits per byte are of the original bytes"
-    )
+    assert "the tokenizer changes the text of 6 of 12 documents" in note
     assert TokenFile.open(prepared.train).header["changed"] == 5  # and document 5 is held out

@@ -101,7 +101,7 @@ def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\0" * 3, "has 3 bytes, expected 1 items of 4"), (b"\xff" * 4, "longer than its document")],
+    [(b"\0" * 3, "3 bytes, expected 1 items of 4"), (b"\xff" * 4, "longer than its document")],
 )
 def test_damaged_prompts_are_named(tmp_path, content, message):
     path = token_file(tmp_path, [Example(b"ab", b"cd")]).path

@@ -99,7 +99,6 @@ def test_nothing_of_a_bad_file_is_trained_and_a_note_names_few_of_many(tmp_path)
         (folder / f"{number:02}.md").touch()
     beside = prepared(folder)
     assert (beside.train, beside.corpus_sha256) == (alone.train, alone.corpus_sha256)
-    assert not beside.fresh
     note = beside.notes[0]
     assert note.startswith("61 of 69 files skipped: ")
     assert "c.jsonl: line 1001: not JSON" in note
@@ -202,7 +201,7 @@ def test_a_name_that_is_not_text_can_be_shown_and_typed(tmp_path):
 def test_a_folder_without_text_says_what_it_holds_and_how_to_read_it(tmp_path):
     folder = tmp_path / "it's [mine]"
     folder.mkdir()
-    with pytest.raises(DataError, match="holds no files"):
+    with pytest.raises(DataError, match="holds no text: no file;"):
         corpora.find(str(folder))
     written(folder, drawing__svg="a = 1", a__csv="review\nr\n")
     with pytest.raises(DataError, match=r"holds no text: 2 of 2 files skipped: .*--text-key names"):
@@ -264,10 +263,10 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path):
         ("", r"the corpus is ''; name sotu"),
         (" ", r"name sotu, or a path"),
         ("hf:", "the corpus is 'hf:'"),
-        ("sotuu", r"no corpus 'sotuu'; did you mean 'sotu'\?"),
+        ("sotuu", r"no corpus, file or folder 'sotuu'; did you mean 'sotu'\?"),
         ("novels", r"did you mean 'novel'\?"),
-        ("qqqqq", r"no corpus 'qqqqq'; name sotu, a file, a folder or a glob"),
-        ("here/bok.txt", r"there is no folder 'here'"),
+        ("qqqqq", r"no corpus, file or folder 'qqqqq'; name sotu, a file, a folder or a glob"),
+        ("here/bok.txt", r"no corpus, file or folder 'here/bok.txt'; name sotu"),
         ("novel/bok.txt", r"did you mean 'novel/book.txt'\?"),
     ],
 )

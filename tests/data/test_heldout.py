@@ -107,7 +107,10 @@ def test_batches_are_passed_over_and_counted(tmp_path):
 def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_text(tmp_path):
     for name in ("train", "valid"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": f"{name} " * 50}))
-    with pytest.raises(DataError, match="no held-out rule 'tial'; did you mean 'tail'"):
+    with pytest.raises(
+        DataError,
+        match="no held-out rule 'tial'; expected one of every-12th, tail; did you mean 'tail'",
+    ):
         prepare(str(tmp_path), val="tial")
     assert prepare(str(tmp_path), val="tail").rule == "given"
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from mlxhog.data import machine_data, tables
+from mlxhog.data import machine_data, textfiles
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
@@ -52,7 +52,7 @@ TEXT = {
     "Chinese without marks": "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏" * 40,
     "Japanese": "すべての人間は生まれながらにして自由でありかつ尊厳と権利とについて平等である" * 20,
     "Thai": "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ" * 20,
-    "source code": inspect.getsource(tables) + inspect.getsource(json.decoder),
+    "source code": inspect.getsource(textfiles) + inspect.getsource(json.decoder),
     "a table": "| name | number |\n|" + "-" * 200 + "|" + "-" * 200 + "|\n| a | 1 |\n" * 50,
     "rules": ("=" * 120 + "\n" + "_" * 120 + "\n" + "#" * 120 + "\n" + "/" * 120 + "\n") * 5,
     "DNA": "".join(RANDOM.choices("ACGT", k=6000)),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from mlxhog.data import corpora, tables, textfiles
+from mlxhog.data import corpora, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -98,7 +98,7 @@ READ = [  # name, content, documents
 @pytest.mark.parametrize(("name", "content", "documents"), READ, ids=range(len(READ)))
 def test_a_file_is_read_as_what_it_is_alone_and_in_a_folder(tmp_path, name, content, documents):
     path = written(tmp_path / "d" / name, content)
-    key = "text" if textfiles.kind(path) in tables.CSV_SUFFIXES else None
+    key = "text" if textfiles.kind(path) in textfiles.CSV_SUFFIXES else None
     pieces = read(path, key)
     if sum(map(len, documents)) > textfiles.DOCUMENT_BYTES:
         pieces, documents = [b"".join(pieces)], [b"".join(documents)]
@@ -150,7 +150,7 @@ REFUSED = [  # name, content, text_key, fragment of the error
     ("a.json", '[{"text": "one"}, {"id": 2}]', None, "a.json, record 2: no key 'text'"),
     ("dump", '{"body": "x"}\n', None, "dump:1: no key 'text'"),
     ("a.csv", ROWS, None, "is a table; --text-key names the column of its text: 'id', 'text'"),
-    ("a.csv", b"", None, "is an empty table; write a first line with the names of its columns"),
+    ("a.csv", b"", None, "is a table; --text-key names the column of its text: none"),
     ("a.csv", ROWS, "txet", "a.csv:2: no key 'txet'; keys are 'id', 'text'"),
     ("a.csv", b'id,text\n1,"x\n', "text", "a.csv:2: not CSV"),
     ("a.csv", b"id,text\n1\n", "text", "a.csv:2: 'text' is empty (null), expected text"),
@@ -176,8 +176,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_fault(tmp_path, name, cont
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_a_record_that_is_too_long_is_refused_before_it_is_read(tmp_path, name, monkeypatch):
-    for module in (textfiles, tables):
-        monkeypatch.setattr(module, "MOST_LINE_BYTES", 1000)
+    monkeypatch.setattr(textfiles, "MOST_LINE_BYTES", 1000)
     content = '{"text": "%s"}\n' if name == "a.jsonl" else 'text\nx\n"%s"\n'
     with pytest.raises(DataError, match=r"more than 1,000 bytes|field larger than"):
         read(written(tmp_path / name, content % ("x" * 2000)), "text")

@@ -64,16 +64,19 @@ def test_a_sequence_outside_the_file_is_refused(tmp_path, index):
 @each_of(
     ("suffix", "content", "message"),
     [
-        (".bin", b"abc", r"train.bin has 3 bytes, expected 11 items of 2"),
-        (".bin", b"\xff" * 22, r"token 65535 at position 0 is outside the vocabulary of 320"),
-        (".bin", b"\0" * 20 + b"\xff\xff", r"position 10 is outside the vocabulary of 320"),
-        (".idx", b"\0" * 8, r"train.idx has 8 bytes, expected 2 items of 8"),
+        (".bin", b"abc", r"train.bin cannot be read: 3 bytes, expected 11 items of 2"),
+        (".bin", b"\xff" * 22, r"token 65535 is outside the vocabulary of 320"),
+        (".bin", b"\0" * 20 + b"\xff\xff", r"token 65535 is outside the vocabulary of 320"),
+        (".idx", b"\0" * 8, r"8 bytes, expected 2 items of 8"),
         (".idx", b"\0" * 16, r"train.idx spans tokens 0..0, expected 0..11"),
-        (".len", b"", r"train.len has 0 bytes"),
-        (".json", b"{", r"train.json is not JSON"),
+        (".len", b"", r"train.len cannot be read: 0 bytes"),
+        (".json", b"{", r"train.json is not the header"),
         (".json", b"[]", r"not the header of a token file of format 1"),
         (".json", b'{"format": 1}', r"'dtype', .* is missing"),
-        *((suffix, None, rf"train{suffix} cannot be read") for suffix in (".bin", ".idx", ".json")),
+        *(
+            (suffix, None, rf"train{suffix} (cannot be read|is not the header)")
+            for suffix in (".bin", ".idx", ".json")
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, suffix, content, message):

@@ -12,7 +12,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels
 from mlxhog.doctor.checks import CheckResult
-from mlxhog.metal import engine as engines
+from mlxhog.metal import engines
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops import kernels as choose_kernels
@@ -71,14 +71,14 @@ def test_an_engine_that_works_has_a_row_of_its_steps_and_one_per_operator(monkey
     only = {"causal_conv": kernels.self_check.CHECKS["causal_conv"]}
     monkeypatch.setattr(kernels.self_check, "CHECKS", only)
     told = []
-    check, rows = kernels.check_engine("emulated:mlx", told.append)
+    check, rows = kernels.check_engine("emulated", told.append)
     assert check.result == CheckResult.PASS
-    row = {"instance": "", "engine": "emulated:mlx", "ok": True}
+    row = {"instance": "", "engine": "emulated", "ok": True}
     assert rows == [
         {**row, "name": "steps", "max_error": 0.0, "tolerance": FUSED_RTOL},
         {**row, "name": "causal_conv", "max_error": None, "tolerance": 0.0},
     ]
-    assert told == ["steps on emulated:mlx", "causal_conv on emulated:mlx"]
+    assert told == ["steps on emulated", "causal_conv on emulated"]
 
 
 def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
@@ -91,7 +91,7 @@ def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
 def test_an_operator_whose_kernel_is_off_is_caught(lane, monkeypatch):
     monkeypatch.setattr(engines, "create", lambda name: FaultyEngine("conv_forward"))
     choose_kernels._metal.cache_clear()
-    assert "is off by" in kernels.operator_fault(lane, "emulated:mps", "causal_conv")
+    assert "is off by" in kernels.operator_fault(lane, "emulated", "causal_conv")
     choose_kernels._metal.cache_clear()
 
 
@@ -104,14 +104,14 @@ def test_steps_that_differ_from_native_ones_are_caught(lane, monkeypatch, kernel
                 launch = replace(launch, inputs={**launch.inputs, "g": g})
             return super().run(launch)
 
-    monkeypatch.setattr(engines, "create", lambda name: Wrong("mps"))
-    assert kernels.step_error(lane, "emulated:mps") > 1e-3
+    monkeypatch.setattr(engines, "create", lambda name: Wrong())
+    assert kernels.step_error(lane, "emulated") > 1e-3
 
 
 def test_an_engine_that_copies_instead_of_importing_is_caught(lane, monkeypatch):
-    assert kernels.write_imported(lane, "emulated:mlx") == ""
+    assert kernels.write_imported(lane, "emulated") == ""
     monkeypatch.setattr(HostEngine, "adopt", lambda self, host: host.copy())
-    assert "imported memory has 64 wrong values" in kernels.write_imported(lane, "emulated:mlx")
+    assert "imported memory has 64 wrong values" in kernels.write_imported(lane, "emulated")
 
 
 # -- a gradient of every backend; children stand in for a GPU --------------------------------------

@@ -30,7 +30,7 @@ from tests.doctor.planted import (
     torn_reader,
 )
 
-METAL = Accessor("metal:mlx", partial(tests_of.metal, name="emulated:mlx"))
+METAL = Accessor("metal:mlx", partial(tests_of.metal, name="emulated"))
 
 
 @pytest.fixture(scope="module")

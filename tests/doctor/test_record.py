@@ -67,7 +67,7 @@ def test_every_backend_has_a_verdict_with_its_reason():
 
 def test_rows_as_on_a_mac_are_what_a_run_looks_for():
     """The rows come from the litmus tests; only the name says that the writer is a GPU."""
-    metal = Accessor("metal:mlx", partial(litmus.metal, name="emulated:mlx"))
+    metal = Accessor("metal:mlx", partial(litmus.metal, name="emulated"))
     pair = Litmus(0.01)
     try:
         rows = [pair.run(Case((metal, metal), name, "cas")) for name in COUNTS]

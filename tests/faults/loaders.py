@@ -1,9 +1,9 @@
 """Everything that reads a file which a user or another program made, each with a small valid one.
 
-What only mlxhog writes, such as runs, studies and records, is read by one typed reader
-(`tests/base/test_typed.py`). A subject writes its files with our own writers and reads them as the
-program does, as far as anything is computed from what was read. Its reader returns, or raises an
-`MlxhogError`.
+What only mlxhog writes, such as runs, checkpoints and records, has digests or is read by one typed
+reader (`tests/checkpoint/test_damage.py`, `tests/base/test_typed.py`). A subject writes its files
+with our own writers and reads them as the program does, as far as anything is computed from what
+was read. Its reader returns, or raises an `MlxhogError`.
 """
 
 import gzip
@@ -15,16 +15,13 @@ import torch
 import yaml
 
 from mlxhog.base import plain_json, tensors
-from mlxhog.checkpoint import checkpoint, creation, formats
+from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats import contents
 from mlxhog.classic.loaders import load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import bpe, corpora, tokenizers
-from mlxhog.data.examples import Example
-from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.mad.search.space import read_space
 from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks import dataset as files
@@ -156,25 +153,6 @@ def _write_torch(folder):
     return [file, folder / "config.yaml"]
 
 
-def _write_checkpoint(folder):
-    model, params = _params(LARGE)
-    path = checkpoint.save(
-        creation.create(folder, "fuzz"),
-        step=3,
-        params=params,
-        model_config=model.to_dict(),
-        optimizer={"m.1/x": np.arange(4, dtype=np.float32)},
-        state={"version": 3, "ledger": {"epoch": 0, "done": []}, "used": {"steps": 3}},
-        tokenizer=ByteTokenizer(),
-    )
-    return sorted(path.iterdir())
-
-
-def _read_checkpoint(folder):
-    (path,) = folder.glob("*-fuzz/checkpoints/step-*")
-    checkpoint.load(path)
-
-
 # -- configurations and architectures -------------------------------------------------------------
 
 
@@ -202,22 +180,6 @@ def _read_corpus(name):
             pass
 
     return read
-
-
-def _write_tokens(folder):
-    examples = [Example(b"2+2=", b"4"), Example(b"a ", b"b", b" c ", b"d")]
-    with TokenWriter(folder / "t.bin", ByteTokenizer(), split="train", source="x") as writer:
-        for text in (*TEXTS_BYTES, *examples):
-            writer.add(text)
-    return sorted(folder.glob("t.*"))
-
-
-def _read_tokens(folder):
-    file = TokenFile.open(folder / "t.bin")
-    if file.n_sequences(4):
-        file.batch(np.array([0, file.n_sequences(4) - 1]), 4)
-    assert file.digest
-    assert file.bos >= 0
 
 
 def _write_tokenizer(folder):
@@ -280,17 +242,15 @@ SUBJECTS = (
     Subject("train.yaml", text_file("train.yaml", TrainConfig(steps=3).to_yaml()), _read_config, 6),
     *_architectures(),
     Subject("search space", text_file("space.yaml", SPACE),
-            lambda f: read_space(f / "space.yaml").to_dict(), 4),
+            lambda f: read_space(f / "space.yaml"), 4),
     Subject("directory of transformers", _write_hf, _touch, 4),
     Subject("shards", _write_shards, _touch, 3),
     Subject("torch file", _write_torch, lambda f: _touch(f / "model.pt"), 4),
-    Subject("checkpoint", _write_checkpoint, _read_checkpoint, 2),
     Subject("MAD rows", _write_rows, lambda f: check(files.read(f / "rows.npz")), 4),
     Subject("text", text_file("a.txt", "".join(TEXTS)), _read_corpus("a.txt"), 2),
     Subject("JSON lines", text_file("a.jsonl", RECORDS), _read_corpus("a.jsonl"), 3),
     Subject("JSON list", text_file("a.json", LISTED), _read_corpus("a.json"), 1),
     Subject("packed JSON lines", text_file("a.jsonl.gz", PACKED), _read_corpus("a.jsonl.gz"), 2),
-    Subject("tokens", _write_tokens, _read_tokens, 4),
     Subject("tokenizer", _write_tokenizer, _read_tokenizer, 5),
     Subject("conversations", text_file("a.jsonl", TALK),
             lambda f: (_read_corpus("a.jsonl")(f), read_prompts(str(f / "a.jsonl"))), 2),

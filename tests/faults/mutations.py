@@ -49,9 +49,9 @@ _TOKEN = re.compile(r"-?\d[\d_.eE+-]*|\"[^\"\n]*\"|[\w./-]+")
 
 def mutate(content, rng):
     """Return another content than `content`, with one to a few changes."""
-    ways = [_turn, _cut, _insert, _overwrite, _double]
     if rng.random() < 0.03:
         return rng.choice(WHOLE)
+    ways = [_bytes] * 5
     if content[:4] == b"PK\x03\x04":
         ways += [_repack_zip] * 8
     elif content[:2] == b"\x1f\x8b":
@@ -67,41 +67,16 @@ def mutate(content, rng):
     return content
 
 
-def _turn(content, rng):
-    changed = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        if changed:
-            changed[_place(changed, rng)] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _place(content, rng):
-    """A place, rather near the beginning: that is where headers are."""
-    end = rng.choice((16, 128, len(content)))
-    return rng.randrange(max(1, min(end, len(content))))
-
-
-def _cut(content, rng):
-    first = rng.randrange(len(content) + 1)
-    if rng.random() < 0.5:
-        return content[:first]
-    return content[:first] + content[first + rng.choice((1, 2, 8, 100)) :]
-
-
-def _insert(content, rng):
-    at = _place(content, rng)
-    return content[:at] + rng.randbytes(rng.choice((1, 2, 8, 64))) + content[at:]
-
-
-def _overwrite(content, rng):
-    at = _place(content, rng)
-    value = rng.choice((b"\xff" * 8, b"\xff" * 4, b"\0" * 8, b"\x7f" + b"\xff" * 3, b"\0\0\0\x80"))
-    return content[:at] + value + content[at + len(value) :]
-
-
-def _double(content, rng):
-    first, second = sorted(rng.randrange(len(content) + 1) for _ in range(2))
-    return content[:second] + content[first:]
+def _bytes(content, rng):
+    """Turn a bit, or take out, insert, overwrite or double bytes, rather near the beginning."""
+    end = min(rng.choice((16, 128, len(content))), len(content))  # there are headers
+    at, n = rng.randrange(end + 1), rng.choice((1, 2, 8, 100))
+    ones = rng.choice((b"\xff" * 8, b"\xff" * 4, b"\0" * 8, b"\x7f" + b"\xff" * 3, b"\0\0\0\x80"))
+    turned = bytes(byte ^ 1 << rng.randrange(8) for byte in content[at : at + 1])
+    return content[:at] + rng.choice((
+        turned + content[at + 1 :], b"", content[at + n :], rng.randbytes(n) + content[at:],
+        ones + content[at + len(ones) :], content[max(0, at - n) :],
+    ))  # fmt: skip
 
 
 def _reword(content, rng):
@@ -128,21 +103,17 @@ def _relined(content, rng):
 def _restructure(content, rng):
     """Replace, remove or wrap a value of JSON, or of one line of JSON lines."""
     lines = content.split(b"\n")
-    number = None
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        number = rng.randrange(len(lines))
+    number = rng.randrange(len(lines))
+    for whole in (True, False):
         try:
-            value = json.loads(lines[number])
+            value = json.loads(content if whole else lines[number])
         except (ValueError, RecursionError):
-            return _reword(content, rng)
-    text = json.dumps(changed(value, rng))
-    text = text.replace('"DEEP"', "[" * 3000 + "]" * 3000).replace('"LONG"', "9" * 5000)
-    if number is None:
-        return text.encode()
-    lines[number] = text.encode()
-    return b"\n".join(lines)
+            continue
+        text = json.dumps(changed(value, rng))
+        text = text.replace('"DEEP"', "[" * 3000 + "]" * 3000).replace('"LONG"', "9" * 5000)
+        lines = [text.encode()] if whole else [*lines[:number], text.encode(), *lines[number + 1 :]]
+        return b"\n".join(lines)
+    return _reword(content, rng)
 
 
 def changed(value, rng):
@@ -150,20 +121,16 @@ def changed(value, rng):
     if not isinstance(value, dict | list) or not value or rng.random() < 0.05:
         return [value] if rng.random() < 0.1 else rng.choice(NASTY)
     if isinstance(value, list):
-        inner = list(value)
-        at = rng.randrange(len(inner))
+        at = rng.randrange(len(value))
         if rng.random() < 0.1:
-            return inner[:at]
-        inner[at] = changed(inner[at], rng)
-        return inner
-    names = list(value)
-    name = rng.choice(names)
-    roll = rng.random()
+            return value[:at]
+        return [*value[:at], changed(value[at], rng), *value[at + 1 :]]
+    name, roll = rng.choice(list(value)), rng.random()
     if roll < 0.1:
         return {key: one for key, one in value.items() if key != name}
     if roll < 0.15:
         return {rng.choice(("", "x", "\x1b[1m", "../x", name * 2)): value[name], **value}
-    return {key: changed(one, rng) if key == name else one for key, one in value.items()}
+    return value | {name: changed(value[name], rng)}
 
 
 def _reheader(content, rng):
@@ -178,12 +145,10 @@ def _repack_zip(content, rng):
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = [(info, archive.read(info)) for info in archive.infolist()]
+        chosen = rng.randrange(len(entries))
     except Exception:  # a damaged one raises what it likes
-        return _turn(content, rng)
-    if not entries:
-        return content
+        return _bytes(content, rng)
     out = io.BytesIO()
-    chosen = rng.randrange(len(entries))
     with zipfile.ZipFile(out, "w") as archive:
         for number, (info, data) in enumerate(entries):
             archive.writestr(info, mutate(data, rng) if number == chosen else data)
@@ -194,4 +159,4 @@ def _repack_gzip(content, rng):
     try:
         return gzip.compress(mutate(gzip.decompress(content), rng))
     except Exception:  # a damaged one raises what it likes
-        return _turn(content, rng)
+        return _bytes(content, rng)

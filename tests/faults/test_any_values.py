@@ -12,9 +12,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.mad.search.space import to_space
 from mlxhog.models import families
-from mlxhog.models.mad.sequence import parse
 from tests.faults.loaders import LARGE, MAD, V1
 from tests.pairs import each_of, max_examples
 
@@ -35,9 +33,6 @@ values = st.recursive(
     max_leaves=6,
 )
 OPTIONS = sorted(options(TrainConfig)) + ["eval_evry", ""]
-LAYERS = st.from_regex(
-    r"(mlstm|slstm|swiglu|[(]|[)]|\*[0-9]{1,3}|[(]h[0-9]+[)]| ){1,12}", fullmatch=True
-)
 
 
 @same_every_time
@@ -86,22 +81,6 @@ BEYOND = [
 def test_a_size_beyond_reason_and_a_number_that_is_none_are_refused_at_once(fields, name, value):
     with pytest.raises(ConfigError, match=name if fields is LARGE else None):
         read_with(fields, name, value)
-
-
-@same_every_time
-@given(
-    values, st.sampled_from(["depth", "mixers", "channels", "defaults", "budget", "start", "dim"])
-)
-def test_a_space_takes_any_value_or_refuses_it(value, name):
-    with contextlib.suppress(ConfigError):
-        to_space({"depth": 2, "mixers": ["mlstm"], "channels": ["swiglu"], name: value})
-
-
-@same_every_time
-@given(st.one_of(LAYERS, st.text(max_size=40)))
-def test_a_line_of_layers_is_read_or_refused(line):
-    with contextlib.suppress(ConfigError):
-        assert parse(line)
 
 
 @same_every_time

@@ -15,6 +15,7 @@ from mlxhog.arena.worker_pool import Death, WorkerProcess
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.report.streams import LastingStream, OutputLost
+from tests.pairs import each_of
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
 
@@ -46,20 +47,15 @@ class Refusing(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
-def test_a_stream_that_refuses_text_falls_silent(number):
+@each_of("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_stream_that_refuses_text_falls_silent_or_ends_a_command_that_only_tells(number):
     behind = Refusing(1, number)
     stream = LastingStream(behind)
     for text in ("one", "two", "three"):
         assert stream.write(text) == len(text)
     stream.flush()
-    assert behind.getvalue() == "one"
-    assert stream.failure is not None
-    assert stream.failure.errno == number
-
-
-def test_a_stream_that_is_all_a_command_has_to_do_ends_it():
-    stream = LastingStream(Refusing(0, errno.EPIPE), ends=True)
+    assert (behind.getvalue(), stream.failure.errno) == ("one", number)
+    stream = LastingStream(Refusing(0, number), ends=True)
     with pytest.raises(OutputLost):
         stream.write("one")
 

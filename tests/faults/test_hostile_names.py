@@ -12,9 +12,10 @@ from rich.text import Text
 from safetensors.numpy import save_file
 
 from mlxhog import cli
-from mlxhog.mad.report.leaderboard import lines
+from mlxhog.mad.report.leaderboard import section
 from mlxhog.mad.report.page import page
 from mlxhog.mad.report.ranking import read_ranking
+from mlxhog.report import table
 from mlxhog.report.streams import console, printable_output
 from mlxhog.report.views import StatusLine
 from tests.mad.report import sample
@@ -65,11 +66,11 @@ def test_bytes_of_a_name_that_are_no_utf8_are_printed_without_an_error(tmp_path,
 
 def test_pictures_and_progress_keep_their_colors_and_lose_what_names_bring_along():
     streams = Terminal(), Terminal()
-    table = Table("name")
-    table.add_row(Text(f"{CLEARS}x", style="red"))
+    names = Table("name")
+    names.add_row(Text(f"{CLEARS}x", style="red"))
     before = sys.stdout, sys.stderr
     with printable_output():
-        console(streams[0]).print(table)
+        console(streams[0]).print(names)
     assert (sys.stdout, sys.stderr) == before
     with StatusLine(streams[1], quiet=False) as line:
         line.show(f"backbone[/red].weight{CLEARS}")
@@ -90,5 +91,7 @@ def test_a_study_of_hostile_names_makes_harmless_lines_and_html(tmp_path):
         rows=[replace(row, candidate=name) for row in ranking.rows],
         records=[replace(r, candidate=name, status="failed", reason=name) for r in ranking.records],
     )
-    assert not CONTROLS & set("".join(lines(ranking)))
+    stream = io.StringIO()
+    table.show([section(ranking)], stream, plain=True)
+    assert not CONTROLS & set(stream.getvalue())
     assert "<script>" not in page(ranking, [], version="1")

@@ -24,11 +24,11 @@ def planted(tmp_path, host_engine):
     """A cache whose kernel is a link to a library that leaves a mark, and the mark's path."""
     cache, mark = tmp_path / "cache", tmp_path / "ran"
     private_directory(cache)
-    built = host_engine("mps").built(GROUP_SUM)
+    built = host_engine().built(GROUP_SUM)
     path = cache / built.name
     for each in (built, *built.parent.glob("runtime-*.so")):
         shutil.copy2(each, cache)
-    assert HostEngine("mps", cache=cache).built(GROUP_SUM) == path
+    assert HostEngine(cache=cache).built(GROUP_SUM) == path
     other = tmp_path / "other.so"
     command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(other)]
     subprocess.run(command, input=MARKS.format(mark=mark), text=True, check=True, timeout=60)
@@ -40,7 +40,7 @@ def planted(tmp_path, host_engine):
 def test_a_library_planted_in_the_cache_is_refused_and_does_not_run(planted):
     path, mark = planted
     with pytest.raises(EnvironmentLacks, match=rf"{path.name} is not trusted: it is a link"):
-        HostEngine("mps", cache=path.parent).run(on(GROUP_SUM, np.ones(64, np.float32)))
+        HostEngine(cache=path.parent).run(on(GROUP_SUM, np.ones(64, np.float32)))
     assert not mark.exists()
 
 

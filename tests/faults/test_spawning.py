@@ -41,14 +41,13 @@ except ConfigError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["program.py", "-", "-c", "-i"])
+@pytest.mark.parametrize("form", ["program.py", "-i"])
 def test_a_program_without_a_main_guard_trains_once(tmp_path, form):
     config = small_config(tmp_path, steps=3)
     program = PROGRAM.format(model=config.model, data=config.data)
     (tmp_path / "program.py").write_text(program)
-    words = [form, program] if form == "-c" else [form]
-    text = program if form in ("-", "-i") else ""
-    assert ended([sys.executable, *words], tmp_path, text) == "done 1\n"
+    text = program if form == "-i" else ""
+    assert ended([sys.executable, form], tmp_path, text) == "done 1\n"
 
 
 def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path):

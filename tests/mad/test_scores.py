@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.errors import StudyError
 from mlxhog.mad.options import point_name
-from mlxhog.mad.scores import scores
-from tests.mad.search.recorded import layers, record, setting, suite
+from tests.mad.search.recorded import layers, record, scored, setting, suite
 
 A = "gated-conv swiglu"
 B = "swiglu gated-conv"
@@ -37,7 +35,7 @@ def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_ta
         record(A, "two", 0.2, lr=1e-3),
         record(A, "two", 0.2, lr=1e-4),
     ]
-    (row,) = scores(runs, measured)
+    (row,) = scored(runs, measured)
     assert row.tasks == pytest.approx({"one": (0.9 + 0.3) / 2, "two": 0.2})
     assert row.acc_token == pytest.approx({"one": (0.8 + 0.4) / 2, "two": 0.2})
     assert row.score == pytest.approx((0.6 + 0.2) / 2)
@@ -54,8 +52,8 @@ def test_parameters_and_state_are_those_of_the_suites_width_whatever_widths_sett
     measured = suite(wide, setting("one", "dim=32"))
     runs = [run("dim=64", 64, 0.9, 0), run("dim=32", 32, 0.5, 0), run("dim=64", 64, 0.7, 1)]
     runs.append(run("dim=32", 32, 0.3, 1))
-    (row,) = scores(runs, measured)
-    assert (row.params, row.state) == (scores(runs[1:2], measured)[0].params, 320)
+    (row,) = scored(runs, measured)
+    assert (row.params, row.state) == (scored(runs[1:2], measured)[0].params, 320)
     assert row.settings == {
         "one": {
             "dim=64": {"acc_macro": pytest.approx(0.8), "dim": 64, "state": 640},
@@ -70,22 +68,22 @@ def test_a_diverged_run_scores_0_is_counted_and_loses_to_any_that_learned():
         record(A, "one", math.nan, status="diverged"),
         record(A, "one", 0.9, lr=1e-4, status="diverged"),
     ]
-    (row,) = scores(lost, measured)
+    (row,) = scored(lost, measured)
     assert (row.score, row.n_diverged, row.status) == (0.0, 2, "diverged")
-    (row,) = scores([lost[0], record(A, "one", 0.4, lr=1e-4)], measured)
+    (row,) = scored([lost[0], record(A, "one", 0.4, lr=1e-4)], measured)
     assert (row.score, row.n_diverged, row.status) == (0.4, 1, "done")
 
 
 def test_a_setting_on_which_every_point_is_lost_stays_in_the_mean():
     measured = suite(setting("one"), setting("one", "vocab=32"))
     runs = [record(A, "one", 0.8), record(A, "one", 0.7, label="vocab=32", status="failed")]
-    (row,) = scores(runs, measured)
+    (row,) = scored(runs, measured)
     assert (row.score, row.n_failed, row.status) == (0.4, 1, "done")
 
 
 def test_a_partial_row_says_which_runs_are_missing_and_stands_below_the_finished_ones():
     runs = [*complete(A, 0.1, 0.1), record(B, "two", 1.0)]
-    first, second = scores(runs, TWO_TASKS)
+    first, second = scored(runs, TWO_TASKS)
     assert (first.candidate, first.status) == (A, "done")
     assert (second.candidate, second.status, second.score) == (B, "partial", 1.0)
     assert second.missing == ("one baseline lr 0.001 seed 0",)
@@ -94,9 +92,9 @@ def test_a_partial_row_says_which_runs_are_missing_and_stands_below_the_finished
 
 def test_an_interrupted_run_is_missing_until_another_one_of_its_place_has_ended():
     stopped = record(A, "two", 0.3, status="interrupted")
-    (row,) = scores([record(A, "one", 0.5), stopped], TWO_TASKS)
+    (row,) = scored([record(A, "one", 0.5), stopped], TWO_TASKS)
     assert (row.status, row.score) == ("partial", 0.5)
-    (row,) = scores([record(A, "one", 0.5), stopped, record(A, "two", 0.7)], TWO_TASKS)
+    (row,) = scored([record(A, "one", 0.5), stopped, record(A, "two", 0.7)], TWO_TASKS)
     assert (row.status, row.score) == ("done", pytest.approx(0.6))
 
 
@@ -106,36 +104,23 @@ def test_runs_that_are_not_of_the_suite_do_not_count():
         record(A, "one", 1.0, label="vocab=99"),
         record(A, "one", 1.0, lr=0.5),
     ]
-    (row,) = scores([*complete(A, 0.2, 0.4), *others], TWO_TASKS)
+    (row,) = scored([*complete(A, 0.2, 0.4), *others], TWO_TASKS)
     assert (row.score, row.n_runs) == (pytest.approx(0.3), 2)
 
 
 def test_several_seeds_give_their_mean_and_a_95_percent_t_interval():
     runs = [run for seed, acc in enumerate((0.5, 0.6, 0.7)) for run in complete(A, acc, acc, seed)]
-    (row,) = scores(runs, TWO_TASKS)
+    (row,) = scored(runs, TWO_TASKS)
     assert row.seeds == pytest.approx({0: 0.5, 1: 0.6, 2: 0.7})
     assert row.score == pytest.approx(0.6)
     assert row.interval == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
-    (one,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
+    (one,) = scored(complete(A, 0.5, 0.5), TWO_TASKS)
     assert one.interval is None
-
-
-def test_the_best_step_size_of_each_setting_counts_beside_the_fixed_one():
-    points = ({"lr": 1e-4}, {"lr": 1e-3}, {"lr": 1e-2})
-    runs = [
-        record(A, task, acc, lr=lr)
-        for task, accuracies in (("one", (0.9, 0.4, 0.1)), ("two", (0.2, 0.6, 0.8)))
-        for lr, acc in zip((1e-4, 1e-3, 1e-2), accuracies, strict=True)
-    ]
-    (row,) = scores(runs, suite(setting("one"), setting("two"), points=points))
-    assert (row.score, row.fixed_score) == pytest.approx((0.85, 0.5))
-    (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
-    assert row.fixed_score is None
 
 
 def test_a_seed_that_lacks_a_run_is_left_out_of_the_mean_and_named():
     runs = [*complete(A, 0.5, 0.5, 0), record(A, "two", 1.0, seed=1)]
-    (row,) = scores(runs, TWO_TASKS)
+    (row,) = scored(runs, TWO_TASKS)
     assert (row.score, row.interval, row.seeds) == (0.5, None, {0: 0.5})
     assert (row.status, row.missing) == ("partial", ("one baseline lr 0.001 seed 1",))
 
@@ -153,42 +138,35 @@ def test_selecting_by_validation_rows_scores_the_test_rows_of_the_chosen_run():
         record(A, "one", 0.9, val=0.5),
         record(A, "one", 0.7, val=0.6, lr=1e-4),
     ]
-    (row,) = scores(runs, measured, "val")
+    (row,) = scored(runs, measured, "val")
     assert (row.score, row.val_score) == (0.7, 0.6)
-    (row,) = scores(runs, measured, "test")
+    (row,) = scored(runs, measured, "test")
     assert (row.score, row.val_score) == (0.9, 0.5)
 
 
 def test_candidates_are_ordered_by_the_rows_that_select():
     runs = [record(A, "one", 0.9, val=0.5), record(B, "one", 0.7, val=0.6)]
-    by_test, by_val = (scores(runs, suite(setting("one")), select) for select in ("test", "val"))
+    by_test, by_val = (scored(runs, suite(setting("one")), select) for select in ("test", "val"))
     assert [(row.candidate, row.worth) for row in by_test] == [(A, 0.9), (B, 0.7)]
     assert [(row.candidate, row.worth) for row in by_val] == [(B, 0.6), (A, 0.5)]
     assert [row.score for row in by_val] == [0.7, 0.9]
 
 
-def test_selecting_by_validation_rows_that_do_not_exist_names_the_way_out():
-    with pytest.raises(StudyError, match="run the study with --select val"):
-        scores(complete(A, 0.5, 0.5), TWO_TASKS, "val")
-    (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
-    assert row.val_score is None
-
-
 def test_a_pruned_candidate_keeps_what_it_reached_below_the_finished_ones():
     runs = [*complete(A, 0.1, 0.1), record(B, "one", 0.4, status="pruned")]
-    first, second = scores(runs, TWO_TASKS)
+    first, second = scored(runs, TWO_TASKS)
     assert (first.candidate, second.status, second.score) == (A, "pruned", 0.4)
 
 
 def test_the_best_possible_score_of_a_task_stands_beside_it():
     measured = suite(setting("one"), setting("one", "vocab=4096"))
     runs = [record(A, "one", 0.9), record(A, "one", 0.8, label="vocab=4096", ceiling=0.86)]
-    (row,) = scores(runs, measured)
+    (row,) = scored(runs, measured)
     assert row.ceiling == {"one": pytest.approx(0.93)}
 
 
 def test_parameters_are_those_of_the_layers_and_their_norms():
-    (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
+    (row,) = scored(complete(A, 0.5, 0.5), TWO_TASKS)
     expected = sum(math.prod(spec.shape) for layer in layers(A) for spec in layer.param_spec(32))
     assert row.params == expected + 2 * 32
     assert row.layers == ("gated-conv", "swiglu")

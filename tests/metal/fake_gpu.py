@@ -39,7 +39,7 @@ class FakeMLX:
     """`mx.fast.metal_kernel` and adoption; `calls` keeps what each launch was given."""
 
     kernels: dict[str, Kernel]
-    engine: Engine = field(default_factory=lambda: HostEngine("mlx"))
+    engine: Engine = field(default_factory=HostEngine)
     built: list[dict[str, Any]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     launched: list[Kernel] = field(default_factory=list)  # of `calls`
@@ -112,7 +112,7 @@ class FakeMPS:
     """`torch.mps.compile_shader` and `synchronize`, on tensors of the CPU."""
 
     kernels: dict[str, Kernel]
-    engine: Engine = field(default_factory=lambda: HostEngine("mps"))
+    engine: Engine = field(default_factory=HostEngine)
     compiled: list[str] = field(default_factory=list)
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     synchronized: int = 0

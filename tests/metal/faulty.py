@@ -13,7 +13,7 @@ class FaultyEngine(HostEngine):
     """
 
     def __init__(self, kernel, by=1e-2, only=None):
-        super().__init__("mlx")
+        super().__init__()
         self.kernel, self.by, self.only = kernel, by, only or {}
 
     def run(self, launch):

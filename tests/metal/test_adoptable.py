@@ -9,7 +9,7 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.layout import PAGE
 from mlxhog.errors import EnvironmentLacks, ShapeError
-from mlxhog.metal.engine import MOST_ELEMENTS, adoptable
+from mlxhog.metal.engines import MOST_ELEMENTS, adoptable
 
 
 @pytest.fixture

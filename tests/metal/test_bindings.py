@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.errors import ShapeError
+from mlxhog.optim import updates
+from mlxhog.optim.gradients import Rows
 from tests.metal.shared import shared
+from tests.optim.small import Slot
 from tests.pairs import each_of
 
 LOSSLESS, RACY, IN_TURN = 0, 1, 3
@@ -17,12 +21,23 @@ def ones(n):
 
 
 def dense(s, offset=0, n=1, mode=RACY, locks=None, delta=None):
-    _native.add_dense(locks, mode, s.floats, offset, ones(n) if delta is None else delta)
+    _native.add(locks, mode, s.floats, offset, ones(n) if delta is None else delta)
 
 
-def rows(s, index=None, width=8, n=16, mode=RACY, locks=None):
+def rows(s, index=None, width=8, n=16, mode=RACY, locks=None, floats=16):
     index = None if index is None else np.array(index, np.int32)
-    _native.add_rows(locks, mode, s.floats, 0, width, 0, index, ones(n))
+    _native.add(locks, mode, s.floats, 0, ones(n), (index, width, 0, floats))
+
+
+def at(s, index, *, n=None, width=8, word0=None, mode=RACY, locks=None):
+    index = np.array(index, np.int32)
+    place = (s.floats, 0, 16, width, word0)
+    _native.add_at(locks, mode, *place, index, ones(len(index) if n is None else n))
+
+
+def python_rows(s, row):
+    delta = Rows(np.array([0, row], np.int32), np.ones((2, 8), np.float32))
+    updates.add(s.floats, Slot("table", (4, 8), 0), delta, locks=None, mode=RACY)
 
 
 def step_rows(s, *index, floats=N):
@@ -47,7 +62,7 @@ REFUSED = {
             mode=LOSSLESS,
             locks=_native.Locks(s.words[:1], s.table, 1, 1),
         ),
-        "only 1 lock words",
+        "there are 1",
     ),
     "lossless without locks": (lambda s: dense(s, mode=LOSSLESS), "needs the arena's locks"),
     "mode -1": (lambda s: dense(s, mode=-1, locks=s.locks(1)), "wanted 0"),
@@ -58,11 +73,25 @@ REFUSED = {
         "row -1 is outside",
     ),
     "row 2": (lambda s: rows(s, [0, 2], mode=LOSSLESS, locks=s.locks(1)), "row 2 is outside"),
-    "too many rows": (lambda s: rows(s, width=64, n=N + 64), "hold"),
+    "too many rows": (lambda s: rows(s, n=24), "values has 3 rows; wanted 2"),
     "another width": (lambda s: rows(s, width=7), "not rows of width"),
+    "a row below a slot": (lambda s: python_rows(s, -1), "the parameter has rows 0 to 3"),
+    "a row above a slot": (lambda s: python_rows(s, 4), "the parameter has rows 0 to 3"),
+    "elements that descend": (lambda s: at(s, [3, 2]), "ascending"),
+    "an element twice": (lambda s: at(s, [3, 3]), "ascending"),
+    "an element below": (lambda s: at(s, [-1]), "outside the 16"),
+    "an element above": (lambda s: at(s, [16]), "outside the 16"),
+    "a place without a value": (lambda s: at(s, [1, 2], n=1), "2 places for 1 values"),
+    "elements in part of a row": (lambda s: at(s, [1], width=7), "not rows of width"),
+    "elements without locks": (lambda s: at(s, [1], mode=LOSSLESS), "locks is None"),
+    "elements in turn": (lambda s: at(s, [1], mode=IN_TURN, locks=s.locks(1)), "not added in turn"),
+    "elements without words": (
+        lambda s: at(s, [1], word0=1, mode=LOSSLESS, locks=s.locks(1)),
+        "2 lock words from 1 on: there are 2",
+    ),
     "a row twice": (lambda s: step_rows(s, 1, 1), "ascend"),
     "rows that descend": (lambda s: step_rows(s, 2, 1), "ascend"),
-    "a row behind its parameter": (lambda s: step_rows(s, 1, 2, floats=16), "outside their"),
+    "a row behind its parameter": (lambda s: step_rows(s, 1, 2, floats=16), "row 2 is outside"),
     "a parameter behind the segment": (lambda s: step_rows(s, 0, 1, floats=N + 1), "do not fit"),
     "a moment of another size": (lambda s: step(s, "mean", [1] * 5, 3), "a moment has 3 floats"),
     "moments of another kernel": (lambda s: step(s, "gradient", [], 8), "and has 1 moments"),
@@ -76,10 +105,10 @@ REFUSED = {
     "half a record": (lambda s: step(s, "gradient", [], last=ones(8)), "both or neither"),
     "no place for a direction": (lambda s: step(s, "gradient", [], out=ones(7)), "out has 7"),
     "a width of swaps": (lambda s: _native.add_cas(s.floats, 0, ones(3), 3), "1, 2 or 4"),
-    "a snapshot": (lambda s: _native.snapshot(np.empty(3, np.float32), s.floats), "dst has 3"),
+    "a snapshot": (lambda s: _native.read(np.empty(3, np.float32), s.floats), "dst has 3"),
     "a prediction": (
-        lambda s: _native.snapshot_predict(ones(N), s.floats, np.empty(3, np.float32), 0.5),
-        "prev has 3 floats",
+        lambda s: _native.read(ones(N), s.floats, own_prev=np.empty(3, np.float32)),
+        "own_prev has 3 floats",
     ),
 }
 
@@ -88,7 +117,7 @@ REFUSED = {
 def test_what_does_not_fit_the_segment_is_refused_unwritten(case):
     call, message = REFUSED[case]
     with shared(N, n_words=2) as segment:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, ShapeError), match=message):
             call(segment)
         assert not segment.floats.any()
         assert not segment.words.any()

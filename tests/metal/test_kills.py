@@ -6,6 +6,7 @@ by halves: where gradients are zero and both betas 1/2, a step halves them. A wo
 thread, or by several, each of which may die in a stripe.
 """
 
+import itertools
 import os
 import time
 from functools import partial
@@ -15,61 +16,31 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
-from mlxhog.optim import updates
 from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared
-from tests.optim.small import Slot
 
 WORKERS, KILLS = 3, 30
 WIDTH = 32  # of a row of a table
 LOSSLESS = 0
 UP = ("gradient", (), (-1.0, 1.0, 0.0, 0.0))
 HALF = ("adam", (1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 1e-8), (1e-3, 1.0, 0.0, 0.0))
-by_threads = pytest.mark.parametrize("threads", [1, 2])
 
 
-def add_for_ever(segment, slot, generation, threads):
-    """One worker: add 1.0 to every float, count the finished step, again."""
+def add_for_ever(segment, slot, generation, form, threads=1):
+    """One worker: add 1.0 to every float in one form, count the finished step, again."""
     follow_parent()  # it must not outlive a test that is killed
     locks = _native.Locks(segment.words, segment.table, slot, generation)
-    ones = np.ones(segment.floats.size, np.float32)
+    flat, n = segment.floats, segment.floats.size
+    ones, each = np.ones(n, np.float32), np.arange(n, dtype=np.int32)
+    step = partial(_native.step, *UP, locks, LOSSLESS, flat, 0, ones, threads=threads)
+    write = {
+        "stripes": step,
+        "rows": partial(step, rows=(each[: n // WIDTH], WIDTH, 0, n)),
+        "elements": partial(_native.add_at, locks, LOSSLESS, flat, 0, n, n, None, each, ones),
+    }[form]
     steps = segment.workers["steps"][slot - 1 : slot]
-    seed = os.getpid()
-    while True:
-        place = (locks, LOSSLESS, segment.floats, 0)
-        _native.step(*UP, *place, ones, seed=seed, threads=threads)
+    for seed in itertools.count(os.getpid()):
+        write(seed=seed)
         steps[0] += 1
-        seed += 1
-
-
-add_by_one, add_by_two = partial(add_for_ever, threads=1), partial(add_for_ever, threads=2)
-
-
-def step_a_table_for_ever(segment, slot, generation):
-    """One worker: take a step of every row that adds 1.0 to it, count it, again."""
-    follow_parent()
-    locks = _native.Locks(segment.words, segment.table, slot, generation)
-    rows = np.arange(segment.floats.size // WIDTH, dtype=np.int32)
-    ones = np.ones(segment.floats.size, np.float32)
-    place = (locks, LOSSLESS, segment.floats, 0)
-    steps = segment.workers["steps"][slot - 1 : slot]
-    seed = os.getpid()
-    while True:
-        _native.step(*UP, *place, ones, rows=(rows, WIDTH, 0, ones.size), seed=seed)
-        steps[0] += 1
-        seed += 1
-
-
-def add_at_for_ever(segment, slot, generation):
-    """One worker: add 1.0 at every element, one by one, count it, again."""
-    follow_parent()
-    locks = _native.Locks(segment.words, segment.table, slot, generation)
-    n = segment.floats.size
-    place = (segment.floats, Slot("dense", (n,), 0), np.arange(n, dtype=np.int32))
-    steps, seed = segment.workers["steps"][slot - 1 : slot], os.getpid()
-    while True:
-        updates.add_at(*place, np.ones(n, np.float32), locks=locks, mode=LOSSLESS, seed=seed)
-        steps[0] += 1
-        seed += 1
 
 
 def moments_of(segment):
@@ -128,40 +99,50 @@ class Supervisor:
             assert time.monotonic() < deadline, f"workers hang; lock words {self.segment.words}"
             os.sched_yield()
 
+    def kill_at_random(self, kills, most, seed=0, allow=lambda slot, more: None):
+        """Kill a worker after 1 to `most` steps, and start another, `kills` times; then end all.
+
+        `allow` is told how many further steps a worker may take.
+        """
+        rng = np.random.default_rng(seed)
+        try:
+            for _ in range(kills):
+                victim = int(rng.integers(1, WORKERS + 1))
+                survivors = [slot for slot in self.processes if slot != victim]
+                allow(victim, 2 * most)
+                self.wait_for_steps([victim], int(rng.integers(1, most)))
+                self.kill(victim)  # in its next step, or just behind it
+                for slot in survivors:
+                    allow(slot, 2 + most)
+                self.wait_for_steps(survivors, 2)  # they pass every stripe, also the victim's
+                self.processes[victim] = self.spawn(victim)
+        finally:
+            for slot in self.processes:
+                self.kill(slot)
+        for slot in self.processes:
+            _native.sweep_locks(self.segment.words, slot)
+        assert not self.segment.words.any(), "a lock word is stuck"
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("work", "threads", "stripes", "steps"),
+    ("form", "threads", "stripes", "steps"),
     [
-        (add_by_one, 1, 64, 400),
-        (add_by_two, 2, 1024, 25),
-        (step_a_table_for_ever, 1, 64, 400),
-        (add_at_for_ever, 1, 64, 100),
+        ("stripes", 1, 64, 400),
+        ("stripes", 2, 1024, 25),
+        ("rows", 1, 64, 400),
+        ("elements", 1, 64, 100),
     ],
 )
-def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(work, threads, stripes, steps):
+def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(form, threads, stripes, steps):
     """By two threads a step has more stripes, so that locks, not wake-ups, take its time."""
-    rng = np.random.default_rng(0)
     n = stripes * _native.STRIPE
     with shared(n, n_words=n // WIDTH, n_workers=WORKERS) as segment:
-        supervisor = Supervisor(segment, work)
-        everyone = list(supervisor.processes)
-        try:
-            for _ in range(KILLS):
-                victim = int(rng.integers(1, WORKERS + 1))
-                survivors = [slot for slot in everyone if slot != victim]
-                supervisor.wait_for_steps([victim], int(rng.integers(1, steps)))
-                supervisor.kill(victim)
-                supervisor.wait_for_steps(survivors, 2)  # they pass every stripe, also the victim's
-                supervisor.processes[victim] = supervisor.spawn(victim)
-        finally:
-            for slot in everyone:
-                supervisor.kill(slot)
-        for slot in everyone:
-            _native.sweep_locks(segment.words, slot)
+        Supervisor(segment, partial(add_for_ever, form=form, threads=threads)).kill_at_random(
+            KILLS, steps
+        )
         takeovers = int(segment.workers["takeovers"].sum())
         print(f"{KILLS} kills of 1 of {WORKERS} workers: {takeovers} takeovers")
-        assert not segment.words.any(), "a lock word is stuck"
         assert takeovers > 0, "no worker died while it held a lock; the test shows nothing"
         assert takeovers <= KILLS * threads
         finished = int(segment.workers["steps"].sum())
@@ -171,39 +152,25 @@ def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(work, thread
 
 
 @pytest.mark.slow
-@by_threads
+@pytest.mark.parametrize("threads", [1, 2])
 def test_random_kills_lose_no_moment_of_a_finished_step(threads):
-    died = any(killed_at_random(threads, seed) for seed in range(10))
+    died = any(moments_survive(threads, seed) for seed in range(10))
     assert died, "no worker died amid a step"
 
 
-def killed_at_random(threads, seed):
+def moments_survive(threads, seed):
     """Kill workers and check the moments; whether one died amid a step."""
-    kills, each, begin = 10, 4, 110  # 2^110 is halved 200 times at most
-    rng = np.random.default_rng(seed)
+    kills, begin = 10, 110  # 2^110 is halved 200 times at most
     with shared(3 * (1 << 20) + WORKERS, n_workers=WORKERS) as segment:
         w, m, v, allowed = moments_of(segment)
         m[:], v[:] = 2.0**begin, 2.0**begin
-        supervisor = Supervisor(segment, partial(halve_as_often_as_allowed, threads=threads))
-        everyone = list(supervisor.processes)
         took = segment.workers["steps"]
-        try:
-            for _ in range(kills):
-                victim = int(rng.integers(1, WORKERS + 1))
-                survivors = [slot for slot in everyone if slot != victim]
-                allowed[victim - 1] = took[victim - 1] + 2 * each
-                supervisor.wait_for_steps([victim], int(rng.integers(1, each)))
-                supervisor.kill(victim)  # in its next step, or just behind it
-                for slot in survivors:
-                    allowed[slot - 1] = took[slot - 1] + 2 + each
-                supervisor.wait_for_steps(survivors, 2)  # they pass every stripe
-                supervisor.processes[victim] = supervisor.spawn(victim)
-        finally:
-            for slot in everyone:
-                supervisor.kill(slot)
-        for slot in everyone:
-            _native.sweep_locks(segment.words, slot)
-        assert not segment.words.any(), "a lock word is stuck"
+
+        def allow(slot, more):
+            allowed[slot - 1] = took[slot - 1] + more
+
+        work = partial(halve_as_often_as_allowed, threads=threads)
+        Supervisor(segment, work).kill_at_random(kills, 4, seed, allow)
         assert np.isfinite(w).all()
         assert w.any(), "no step moved a parameter"
         finished = int(took.sum())

@@ -6,8 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,6 @@ from mlxhog import _native
 from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared, spawned
 
 HOLDER, WAITER, OTHER = 1, 2, 3
-
-Holder = tuple[BaseProcess, Event]
 
 
 def hold(segment, i, holding, let_go):
@@ -68,34 +64,30 @@ def test_a_free_lock_is_taken_and_freed(segment):
     assert locks.takeovers == 0
 
 
-def test_a_lock_of_a_reaped_worker_is_taken_over_and_counted(segment, holder):
-    process, _ = holder
-    locks = segment.locks(WAITER)
+def reaped(segment, process):
+    killed(segment, process)
+    segment.workers["dead"][HOLDER - 1] = 1
+
+
+def killed(segment, process):
+    """Without a supervisor nobody marks the slot dead."""
     process.kill()
     process.join(TIMEOUT_S)
-    segment.workers["dead"][HOLDER - 1] = 1
+
+
+def a_zombie(segment, process):
+    os.kill(pid_of(process), signal.SIGKILL)  # and nobody waits for it
+
+
+@pytest.mark.parametrize("die", [reaped, killed, a_zombie])
+def test_a_dead_workers_lock_is_taken_over_and_counted(segment, holder, die):
+    process, _ = holder
+    locks = segment.locks(WAITER)
+    die(segment, process)
     locks.acquire(3)
     assert segment.words[3] == locks.word
     locks.release(3)
-    assert locks.takeovers == 1
-    assert segment.workers["takeovers"][WAITER - 1] == 1
-
-
-def test_without_a_supervisor_the_waiter_finds_out_that_the_owner_is_gone(segment, holder):
-    process, _ = holder
-    process.kill()
-    process.join(TIMEOUT_S)
-    locks = segment.locks(WAITER)
-    locks.acquire(3)  # nobody marked the slot dead
-    assert locks.takeovers == 1
-
-
-def test_an_unreaped_zombie_counts_as_gone(segment, holder):
-    process, _ = holder
-    os.kill(pid_of(process), signal.SIGKILL)  # and nobody waits for it
-    locks = segment.locks(WAITER)
-    locks.acquire(3)
-    assert locks.takeovers == 1
+    assert locks.takeovers == segment.workers["takeovers"][WAITER - 1] == 1
 
 
 FIRST_THREAD_ENDS = """
@@ -140,14 +132,16 @@ def test_a_stopped_worker_is_waited_for(segment, holder):
     assert locks.takeovers == 0
 
 
-def test_a_pid_that_now_names_another_process_counts_as_gone(segment):
+def test_a_word_of_no_worker_and_a_pid_that_now_names_another_process_are_taken_over(segment):
+    segment.words[1] = 999
     owner = segment.locks(HOLDER)
     owner.acquire(3)
     segment.workers["pid"][HOLDER - 1] = os.getpid()  # alive, but started at another time
     segment.workers["start_time"][HOLDER - 1] = _native.process_start_time(os.getpid()) + 1
     locks = segment.locks(WAITER)
-    locks.acquire(3)
-    assert locks.takeovers == 1
+    for i in (1, 3):
+        locks.acquire(i)
+    assert locks.takeovers == 2
 
 
 def test_a_predecessor_in_a_reused_slot_is_dead_and_its_successor_is_not(segment):
@@ -188,13 +182,6 @@ def test_a_sweep_frees_exactly_the_dead_slots_words(segment):
     assert np.count_nonzero(segment.words) == 1
 
 
-def test_a_word_that_names_no_worker_is_taken_over(segment):
-    segment.words[1] = 999
-    locks = segment.locks(WAITER)
-    locks.acquire(1)
-    assert locks.takeovers == 1
-
-
 def test_only_the_owner_releases(segment):
     segment.locks(HOLDER).acquire(1)
     with pytest.raises(ValueError, match="does not hold"):
@@ -209,7 +196,6 @@ def test_a_slot_outside_the_table_is_refused(segment, slot):
 
 def test_a_processs_start_time_tells_it_from_others(holder):
     process, _ = holder
-    assert (
-        0 < _native.process_start_time(os.getpid()) <= _native.process_start_time(pid_of(process))
-    )
+    starts = [_native.process_start_time(pid) for pid in (os.getpid(), pid_of(process))]
+    assert 0 < starts[0] <= starts[1]
     assert _native.process_start_time(2**22 + 1) == 0

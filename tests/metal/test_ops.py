@@ -227,52 +227,44 @@ STATES = [np.zeros((1, 1, 2, *more), np.float32) for more in ((4, 4), (4,), ())]
 LABELS = np.array([0, 5], np.int32)
 
 
-def mlstm_call(den=GATE, q=Q, **how):
+def linears(weight, width=5):
+    ops.linears(X, [weight], [None], [unwritten(4, width)], threads=1)
+
+
+def mlstm_call(q=Q, **how):
     how = {"chunk": 4, "stride": 1, "eps": 1e-6, "threads": 1} | how
-    ops.mlstm(q, Q, Q, GATE, GATE, np.empty_like(Q), den.copy(), *STATES, **how)
+    ops.mlstm(q, Q, Q, GATE, GATE, np.empty_like(Q), GATE.copy(), *STATES, **how)
 
 
-def slstm_call(R=None, starts=None, tape=None, S=3):
-    gates = [draw(2, S, 1, 4)] * 4
+def slstm_call(R=None, tape=None):
+    gates, state = [draw(2, 3, 1, 4)] * 4, [draw(2, 1, 4) for _ in range(4)]
     R = draw(1, 16, 4) if R is None else R
-    state = [draw(2, 1, 4) for _ in range(4)]
-    ops.slstm(*gates, R, draw(16), starts, unwritten(2, S, 1, 4), tape, *state, threads=1)
+    ops.slstm(*gates, R, draw(16), None, unwritten(2, 3, 1, 4), tape, *state, threads=1)
 
 
-def conv_call(w, state, S=5, starts=None):
+def conv_call(state, S=5, starts=None):
     y, last = np.zeros((2, S, 6), np.float32), np.zeros((2, 3, 6), np.float32)
+    w = draw(6, 1, 4)
     ops.causal_conv(CONV[:, :S], w, draw(6), state, starts, y, last, silu=True, threads=1)
 
 
 SHAPES = {
     r"w has shape \(7,\); .*\(D,\) = \(8,\)": lambda: ops.rms_norm(X, W[:7], OUT, eps=1, threads=1),
-    r"weights has shape \(5, 5\); .* = \(5, 8\)": lambda: ops.linears(
-        X, [draw(5, 5)], [None], [unwritten(4, 5)], threads=1
-    ),
-    r"outs has shape \(4, 4\); .* = \(4..., 5\)": lambda: ops.linears(
-        X, [draw(5, 8)], [None], [unwritten(4, 4)], threads=1
-    ),
+    r"weights has shape \(5, 5\); .* = \(5, 8\)": lambda: linears(draw(5, 5)),
+    r"outs has shape \(4, 4\); .* = \(4..., 5\)": lambda: linears(draw(5, 8), width=4),
     "one entry per map": lambda: ops.linears(X, [draw(5, 8)], [], [unwritten(4, 5)], threads=1),
     "weight has 3 blocks of 4 inputs, x has 8": lambda: ops.block_diagonal(
         X, [draw(3, 6, 4)], [None], [unwritten(4, 18)], threads=1
     ),
-    r"state has shape \(2, 2, 6\); .*K-1, C\) = \(2, 3, 6\)": lambda: conv_call(
-        draw(6, 1, 4), draw(2, 2, 6)
-    ),
-    r"w has shape \(5, 1, 4\); .* = \(6, 1, 4\)": lambda: conv_call(draw(5, 1, 4), draw(2, 3, 6)),
-    "causal_conv: S is 0, expected at least 1": lambda: conv_call(
-        draw(6, 1, 4), draw(2, 3, 6), S=0
-    ),
-    r"den has shape .*; the other .* = \(1, 4, 1\)": lambda: mlstm_call(den=GATE[0]),
+    r"state has shape \(2, 2, 6\); .*K-1, C\) = \(2, 3, 6\)": lambda: conv_call(draw(2, 2, 6)),
+    "causal_conv: S is 0, expected at least 1": lambda: conv_call(draw(2, 3, 6), S=0),
     "chunk must be at least 1": lambda: mlstm_call(chunk=0),
     "stride must be at least 1": lambda: mlstm_call(stride=0),
     r"C has shape \(1, 1, 2, 4, 4\); .* = \(1, 1, 3, 4, 4\)": lambda: mlstm_call(chunk=1, stride=2),
     r"R has shape \(15, 4\); .*, 4\*DH, .* = \(1, 16, 4\)": lambda: slstm_call(R=draw(15, 4)),
-    r"starts has shape \(5,\); .* = \(2, 3\)": lambda: slstm_call(starts=np.zeros(5, np.uint8)),
     r"tape has shape \(2, 3, 1, 4\); .* = \(2, 3, 1, 7, 4\)": lambda: slstm_call(
         tape=unwritten(2, 3, 1, 4)
     ),
-    "slstm: S is 0, expected at least 1": lambda: slstm_call(S=0),
     r"label 5 at position 1 .* \[0, 5\)": lambda: ops.cross_entropy(
         draw(2, 5), LABELS, None, cap=30.0, threads=1
     ),
@@ -294,7 +286,7 @@ def test_arrays_of_a_wrong_size_are_refused_by_name(message):
     [
         lambda: ops.rms_norm(X.astype(np.float64), W, OUT, eps=1, threads=1),
         lambda: ops.rms_norm(X.T.copy().T, W, OUT, eps=1, threads=1),
-        lambda: conv_call(draw(6, 1, 4), draw(2, 3, 6), starts=np.ones((2, 5))),
+        lambda: conv_call(draw(2, 3, 6), starts=np.ones((2, 5))),
         lambda: mlstm_call(q=Q.astype(np.float64)),
     ],
     ids=["float64", "strided", "starts", "mlstm"],

@@ -29,17 +29,18 @@ def _kernels(segment, slot, half):
     grads = [-delta for delta in deltas]
     m = np.zeros(n, np.float32)
 
+    def add(mode, k):
+        _native.add(locks, mode, flat, offset, deltas[k % 2], seed=k)
+
     def momentum(mode, k):
         of = ("momentum", (1.0, 0.0, 0.0, 0.0), WRITE)
         _native.step(*of, locks, mode, flat, offset, grads[k % 2], [m])
 
     return {
-        "copy": lambda k: _native.snapshot(flat[half], private[k % 2]),
-        "add lossless": lambda k: _native.add_dense(
-            locks, LOSSLESS, flat, offset, deltas[k % 2], k
-        ),
-        "add racy": lambda k: _native.add_dense(locks, RACY, flat, offset, deltas[k % 2], k),
-        "add cas": lambda k: _native.add_dense(locks, CAS, flat, offset, deltas[k % 2], k),
+        "copy": lambda k: _native.read(flat[half], private[k % 2]),
+        "add lossless": lambda k: add(LOSSLESS, k),
+        "add racy": lambda k: add(RACY, k),
+        "add cas": lambda k: add(CAS, k),
         "cas of 1": lambda k: _native.add_cas(flat, offset, deltas[k % 2], 1),
         "cas of 2": lambda k: _native.add_cas(flat, offset, deltas[k % 2], 2),
         "sgd": lambda k: _native.step(
@@ -80,7 +81,7 @@ def test_readers_see_only_what_was_written(kernel):
         with spawned(write_for_ever, jobs):
             barrier.wait(TIMEOUT_S)
             for _ in range(READS // N):
-                _native.snapshot(copied, segment.floats)
+                _native.read(copied, segment.floats)
                 bits = copied.view(np.uint32)
                 known = (bits == written[0]) | (bits == written[1])
                 assert known.all(), f"torn: {[hex(x) for x in np.unique(bits[~known])]}"

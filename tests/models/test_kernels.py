@@ -4,11 +4,8 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import choose, resolve
-from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from tests.pairs import each_of
-
-OPS = [name for name in vars(Ops) if not name.startswith("_")]
 
 
 def test_reference_is_the_plain_operators_of_the_framework():
@@ -37,10 +34,3 @@ def test_auto_is_metal_on_a_gpu_where_the_kernels_are_verified(framework, device
     assert resolve(framework, "auto", device) == "reference"
     assert resolve(framework, "reference", device, metal_verified=True) == "reference"
     assert resolve(framework, "auto", "cpu", metal_verified=True) == "native"
-
-
-@each_of("name", OPS)
-def test_every_form_computes_every_op(name):
-    for framework in ("torch", "mlx"):
-        for kernels in ("reference", "auto", "metal-emulated"):
-            assert callable(getattr(choose(framework, kernels, "cpu").form, name))

@@ -19,7 +19,7 @@ from mlxhog.models import families
 from mlxhog.models.ops import operators
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.reference import ops_torch
-from mlxhog.models.ops.reference.ops_torch import TorchPlainForm, product_on_mps, sum_on_mps
+from mlxhog.models.ops.reference.ops_torch import TorchOps, product_on_mps, sum_on_mps
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.backends.untrained import lay
 
@@ -52,7 +52,7 @@ class OnFaultyMPS(TorchDispatchMode):
 @pytest.fixture
 def on_mps(monkeypatch):
     """Plain operators of torch compute on the CPU as they do on an Apple GPU."""
-    monkeypatch.setattr(TorchPlainForm, "product", lambda _, x, w: product_on_mps(x, w))
+    monkeypatch.setattr(TorchOps, "product", lambda _, x, w: product_on_mps(x, w))
 
 
 def integers(*shape):

@@ -11,7 +11,6 @@ from mlxhog.metal.registry import KERNELS
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
 from mlxhog.models.ops.metal import ops_torch as metal_torch
-from mlxhog.models.ops.operators import Ops
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.models.sample import cell_inputs, slstm_inputs
 from tests.models.twins import Twin
@@ -32,12 +31,12 @@ frameworks = pytest.mark.parametrize("framework", EMULATED)
 
 def kernels_of_a_gpu(framework, monkeypatch):
     """The ops, computed by the host shim, and the launches they make."""
-    emulated = choose(framework, "metal-emulated", "cpu").form.engine
+    emulated = choose(framework, "metal-emulated", "cpu").engine
     if framework == "mlx":
         mlx = FakeMLX(dict(KERNELS), emulated).install(monkeypatch)
-        return Ops(metal_mlx.MetalForm(MLXEngine())), mlx.calls
+        return metal_mlx.MetalOps(MLXEngine()), mlx.calls
     mps = FakeMPS(dict(KERNELS), emulated).install(monkeypatch)
-    return Ops(metal_torch.MetalForm(MPSEngine("cpu"))), mps.calls
+    return metal_torch.MetalOps(MPSEngine("cpu")), mps.calls
 
 
 def lazy_kernels(monkeypatch):
@@ -54,7 +53,7 @@ def lazy_kernels(monkeypatch):
 
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx.fast, "metal_kernel", lazy_kernel)
-    return Ops(metal_mlx.MetalForm(MLXEngine())), launched
+    return metal_mlx.MetalOps(MLXEngine()), launched
 
 
 def conv_inputs():

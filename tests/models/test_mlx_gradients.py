@@ -36,7 +36,7 @@ CELLS = {
     ),
     "mlstm, recurrent": (
         ((WIDTH,), (WIDTH,), (WIDTH,), (), ()),
-        partial(OPS.form.mlstm_recurrent, eps=1e-6, state=None),
+        partial(OPS.mlstm_recurrent, eps=1e-6, state=None),
     ),
     "slstm": (
         ((WIDTH,),) * 4,

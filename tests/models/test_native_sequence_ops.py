@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.sequence import MLSTM, RECURRENCE, REGRESSION
+from mlxhog.models.ops.native.pairs import MLSTM, RECURRENCE, REGRESSION
 from tests.models.test_native_ops import draw
 
 Run = Callable[[int], list[Any]]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops as native
+from mlxhog.models.ops.mlstm import MOST_CHUNKS
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
-from mlxhog.models.ops.reference.mlstm import MOST_CHUNKS
 from tests.models.operators import (
     DIAGONALS,
     METAL,
@@ -220,7 +220,7 @@ def test_both_plain_forms_of_the_cell_are_the_cell(framework, form, S, state):
         x = {name: value for name, value in x.items() if name not in HOW}
         if ops is EXACT.ops:
             return run_mlstm(ops, x, **HOW)
-        return run_mlstm(ops.form, x, form, **how)
+        return run_mlstm(ops, x, form, **how)
 
     replace(mlstm(S, state=state), call=call).check(Twin(framework, "reference"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.optim import Apollo, apollo
+from mlxhog.optim import Apollo, ApolloMini, Use, apollo
 from mlxhog.optim.apollo import draw_projection
 from tests.optim.small import HIDDEN, MATRIX, Slot, initial, parameter, target
 from tests.pairs import each_of
@@ -14,6 +14,14 @@ from tests.tolerances import APOLLO_GOLDEN, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "apollo"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
+
+
+class OfThePackage(Apollo):
+    zero_guard = False
+
+
+class OfThePackageMini(ApolloMini):
+    zero_guard = False
 
 
 class Trajectory:
@@ -32,17 +40,18 @@ class Trajectory:
         """The optimizer of its group, with the package's defaults."""
         group = self.group
         beta1, beta2 = group.get("betas", (0.9, 0.999))
-        return Apollo(
-            hidden=frozenset({"p"} if self.projections is not None else ()),
-            rank=group.get("rank"),
-            tensor=group.get("scale_type") == "tensor",
+        by_matrix = group.get("scale_type") == "tensor"
+        if by_matrix:
+            assert group["rank"] == 1
+        return (OfThePackageMini if by_matrix else OfThePackage)(
+            use=Use(hidden=frozenset({"p"} if self.projections is not None else ())),
+            **({} if by_matrix else {"rank": group.get("rank")}),
             scale=group.get("scale"),
-            refresh_every=group.get("update_proj_gap", 200),
+            every=group.get("update_proj_gap", 200),
             beta1=beta1,
             beta2=beta2,
             eps=group.get("eps", 1e-6),
             weight_decay=group.get("weight_decay", 0.0),
-            zero_guard=False,
         )
 
     def draw_projection(self, slot, rank, number, **_):
@@ -108,7 +117,8 @@ def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way():
     grads[2][...] = 0
 
     def moved(*, zero_guard):
-        rule = Apollo(hidden=HIDDEN, rank=2, zero_guard=zero_guard)
+        kind = Apollo if zero_guard else OfThePackage
+        rule = kind(use=Use(hidden=HIDDEN), rank=2)
         flat = initial()
         where, lengths = target(rule, flat), []
         for step, g in enumerate(grads, start=1):
@@ -125,7 +135,7 @@ def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way():
 
 
 def test_updates_grow_by_one_percent_at_most():
-    rule, flat = Apollo(hidden=HIDDEN, rank=2), initial()
+    rule, flat = Apollo(use=Use(hidden=HIDDEN), rank=2), initial()
     where, lengths = target(rule, flat), []
     rng = np.random.default_rng(0)
     for step in range(1, 8):

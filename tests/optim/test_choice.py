@@ -8,19 +8,30 @@ import pytest
 
 from mlxhog import optim
 from mlxhog.arena.workers import ENTRY_BYTES, Entry
-from mlxhog.config import optimizers
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizer import GROUPS as FACTORS
 from mlxhog.config.options import options
-from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import read
 from mlxhog.models.registry import load_architecture
-from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Muon, Soap, Sparsified
+from mlxhog.optim import GROUPS as FACTORS
+from mlxhog.optim import (
+    SGD,
+    AdamW,
+    Adan,
+    Apollo,
+    ApolloMini,
+    Lion,
+    Momentum,
+    Muon,
+    Soap,
+    Sparsified,
+    Use,
+)
 from mlxhog.optim.muon import on_cpu
 from mlxhog.optim.rule import StepWatch
+from mlxhog.strategies import Hogwild
 from tests.optim.small import HIDDEN, MATRIX, chosen, dense_gradients, initial, target
 from tests.pairs import each_of
 
@@ -40,28 +51,21 @@ MOMENTS = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.2}
         ("sgd", {}, SGD(weight_decay=0.2)),
         ("lion", {}, Lion(beta1=0.8, beta2=0.9, weight_decay=0.2)),
         ("adan", {}, Adan(**MOMENTS, beta3=0.7)),
-        ("soap", {"precondition_every": 5}, Soap(hidden=HIDDEN, **MOMENTS, precondition_every=5)),
+        ("soap", {"precondition_every": 5}, Soap(**MOMENTS, every=5)),
         (
             "apollo",
-            {"projection_rank": 3, "projection_every": 50, "seed": 7},
-            Apollo(hidden=HIDDEN, **MOMENTS, rank=3, refresh_every=50, seed=7),
+            {"projection_rank": 3, "projection_every": 50},
+            Apollo(**MOMENTS, rank=3, every=50),
         ),
-        (
-            "apollo-mini",
-            {"projection_scale": 128.0},
-            Apollo(hidden=HIDDEN, **MOMENTS, rank=1, tensor=True, scale=128.0),
-        ),
-        ("muon", {}, Muon(hidden=HIDDEN, nesterov=0.1, threads=2, **MOMENTS)),
-        (
-            "muon",
-            {"moments": "shared"},
-            Muon(hidden=HIDDEN, nesterov=0.1, threads=2, shared=True, **MOMENTS),
-        ),
+        ("apollo-mini", {"projection_scale": 128.0}, ApolloMini(**MOMENTS, scale=128.0)),
+        ("muon", {}, Muon(**MOMENTS)),
+        ("muon", {"moments": "shared"}, Muon(moments="shared", **MOMENTS)),
     ],
 )
 def test_options_choose_the_optimizer(name, own, rule):
-    built = optim.build(chosen(name, **own), HIDDEN, threads=2)
-    assert built == rule
+    built = optim.build(chosen(name, **own, seed=7), HIDDEN, threads=2)
+    shared = "moments" in own
+    assert built == replace(rule, use=Use(hidden=HIDDEN, threads=2, seed=7, shared=shared))
     assert not {*built.state_segments} & {*built.shared_segments}
 
 
@@ -100,17 +104,17 @@ def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
     options, width, workers, lr, beta1, nesterov
 ):
     settled = optim.for_model(TrainConfig(**options), width, HIDDEN, workers)
-    numbers = optimizers.open_numbers(settled)
+    numbers = optim.open_numbers(settled)
     assert settled.top_lr == pytest.approx(lr)
     assert (numbers.get("beta1"), numbers.get("nesterov")) == (beta1, nesterov)
 
 
 def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
     settled = optim.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
-    assert (settled.optimizer, settled.lr) == (optimizers.AdamW(beta1=0.9, **EQUAL), 1e-3)
+    assert (settled.optimizer, settled.lr) == (optim.AdamW(beta1=0.9, **EQUAL), 1e-3)
     config = TrainConfig(predict="last", nesterov=0.2, orthogonalization="ns5", eps=1e-6)
     settled = optim.for_model(config, 128, frozenset(), 2)
-    assert settled.optimizer == optimizers.AdamW(beta1=0.9, eps=1e-6, **EQUAL)
+    assert settled.optimizer == optim.AdamW(beta1=0.9, eps=1e-6, **EQUAL)
     assert (settled.strategy, settled.prediction) == (Hogwild(), "own")
     shared = replace(config, moments="shared")
     assert optim.for_model(shared, 128, frozenset(), 2).prediction == "last"
@@ -119,7 +123,9 @@ def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
     hidden = families.hidden_matrices(model)
     assert hidden == frozenset()
     muon = optim.build(optim.for_model(chosen("muon"), 16, hidden, 1), hidden)
-    assert muon == optim.build(chosen("adamw")) == AdamW(**MOMENTS)
+    one = AdamW(**MOMENTS, **EQUAL)
+    assert muon == one
+    assert optim.build(chosen("adamw")) == AdamW(**MOMENTS)
 
 
 def test_the_second_moment_may_forget_by_tokens():
@@ -265,7 +271,7 @@ def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(monkeypat
 
 @each_of(
     ("optimizer", "apart"),
-    [(AdamW(), False), (Adan(), False), (SGD(), True), (Muon(hidden=HIDDEN), True)],
+    [(AdamW(), False), (Adan(), False), (SGD(), True), (Muon(use=Use(hidden=HIDDEN)), True)],
 )
 def test_a_direction_is_written_apart_from_its_computation(optimizer, apart):
     writes = []

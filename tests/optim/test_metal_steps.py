@@ -7,13 +7,13 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine import shares_memory
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
+from mlxhog.metal.engines import shares_memory
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, Target, metal_steps
+from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, Target, Use, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags
 from mlxhog.optim.rule import StepTrace, new_state
@@ -23,15 +23,14 @@ from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS
 from tests.pairs import each_of
 
-ENGINES = ["emulated:mlx", "emulated:mps"]
 HIDDEN = frozenset({"a.matrix", "z.matrix"})
 RULES = {
     "sgd": SGD(weight_decay=0.1),
-    "nesterov": Momentum(weight_decay=0.1, nesterov=True),
-    "adamw-shared": AdamW(weight_decay=0.1, shared=True),
+    "momentum": Momentum(weight_decay=0.1),
+    "adamw-shared": AdamW(weight_decay=0.1, use=Use(shared=True)),
     "adan": Adan(weight_decay=0.1),
-    "muon": Muon(hidden=HIDDEN),
-    "apollo": Apollo(hidden=HIDDEN, rank=2, weight_decay=0.3),
+    "muon": Muon(use=Use(hidden=HIDDEN)),
+    "apollo": Apollo(use=Use(hidden=HIDDEN), rank=2, weight_decay=0.3),
 }
 STATE = ("m", "v", "last", "prev")
 SHAPES = {
@@ -43,13 +42,6 @@ PARAMETERS = {
     for name, shape in SHAPES.items()
 }
 DECAY = frozenset({"a.matrix", "embedding", "z.matrix"})
-
-
-@pytest.fixture(scope="module")
-def create(host_engine):
-    """Makes engines by name."""
-
-    return lambda name: host_engine(name.partition(":")[2])
 
 
 @pytest.fixture
@@ -102,13 +94,12 @@ def train(arena, rule, engine, steps=4, *, recorded=False):
 
 
 @each_of("recorded", [False, True], ids=["", "recorded"])
-@each_of("engine", ENGINES)
 @each_of("rule", RULES)
 def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
-    arena, create, engine, rule, recorded
+    arena, shim, rule, recorded
 ):
     native = train(arena, RULES[rule], None, recorded=recorded)
-    metal = train(arena, RULES[rule], create(engine), recorded=recorded)
+    metal = train(arena, RULES[rule], shim, recorded=recorded)
     for name, value in native.items():
         np.testing.assert_array_equal(metal[name], value, err_msg=name)
     assert np.abs(metal["params"] - arena.params).max() > 0.01
@@ -119,12 +110,12 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
 
 
 @each_of("which", ["mlx", "mps"])
-def test_the_engines_of_both_frameworks_take_the_native_steps(arena, create, monkeypatch, which):
+def test_the_engines_of_both_frameworks_take_the_native_steps(arena, shim, monkeypatch, which):
     """Over stand-ins of their Metal parts, which run the Metal source in MLX's own memory."""
-    lender = FakeMLX(dict(KERNELS), engine=create("emulated:mlx")).install(monkeypatch)
+    lender = FakeMLX(dict(KERNELS), engine=shim).install(monkeypatch)
     engine, rule = MLXEngine(), RULES["adamw-shared"]
     if which == "mps":
-        FakeMPS(dict(KERNELS), engine=create("emulated:mps")).install(monkeypatch)
+        FakeMPS(dict(KERNELS), engine=shim).install(monkeypatch)
         engine = MPSEngine("cpu")
     monkeypatch.setattr(metal_steps, "adoptable", lambda host: host)  # not on pages, here
     lent = {name: lender.memory(arena.params.size) for name in ("params", "last", "prev")}
@@ -168,7 +159,7 @@ def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena):
             return super().run(launch)
 
     rule = AdamW()
-    goal = target(arena, rule, Counting("mlx"))
+    goal = target(arena, rule, Counting())
     slots = arena.layout.slots
     rule.step(goal, gradients(0), lr=0.1, step=1)
     assert launched == [
@@ -182,26 +173,25 @@ def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena):
     assert [offset for _, offset in launched] == [slots["a.bias"].offset, slots["b.scale"].offset]
 
 
-def test_a_step_writes_neither_padding_nor_the_probe(arena, create):
-    after = train(arena, AdamW(weight_decay=0.5), create("emulated:mlx"))
+def test_a_step_writes_neither_padding_nor_the_probe(arena, shim):
+    after = train(arena, AdamW(weight_decay=0.5), shim)
     inside = np.zeros(arena.params.size, bool)
     for slot in arena.layout.slots.values():
         inside[slot.offset : slot.offset + slot.size] = True
     assert not after["params"][~inside].any()
 
 
-def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena, create):
-    metal = MetalSteps(create("emulated:mps"), arena.params, arena.layout.slots, DECAY)
+def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena, shim):
+    metal = MetalSteps(shim, arena.params, arena.layout.slots, DECAY)
     metal.add(arena.layout.probe.offset, np.ones(64, np.float32))
     assert arena.probe.tolist() == [1.0] * 64
 
 
-def test_warming_up_builds_the_kernels_and_changes_nothing(arena, create):
-    engine = create("emulated:mlx")
-    metal = MetalSteps(engine, arena.params, arena.layout.slots, DECAY)
+def test_warming_up_builds_the_kernels_and_changes_nothing(arena, shim):
+    metal = MetalSteps(shim, arena.params, arena.layout.slots, DECAY)
     before = arena.params.copy()
     metal.warm_up(recorded=True)
-    assert {kernel for _, kernel, _ in engine.ran} >= {"step", "step_rows", "step_recorded"}
+    assert shim.ran >= {"step", "step_rows", "step_recorded"}
     np.testing.assert_array_equal(arena.params, before)
 
 
@@ -210,11 +200,10 @@ def test_parameters_off_the_32_float_boundaries_are_refused():
         decay_flags(SLOTS, frozenset(), 160)
 
 
-@each_of("engine", ENGINES)
-def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, create, engine):
-    engine, before, at = create(engine), arena.params.copy(), arena.layout.self_check(1)
-    assert shares_memory(engine, engine.adopt(arena.params), arena.params, at)
-    assert not shares_memory(engine, arena.params.copy(), arena.params, at)
+def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, shim):
+    before, at = arena.params.copy(), arena.layout.self_check(1)
+    assert shares_memory(shim, shim.adopt(arena.params), arena.params, at)
+    assert not shares_memory(shim, arena.params.copy(), arena.params, at)
 
     class ReadsOnce(HostEngine):
         """Writes through, but computes with what it read first."""
@@ -223,5 +212,5 @@ def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, creat
             arena.params[at] = 1.5
             return {}
 
-    assert not shares_memory(ReadsOnce("mlx"), arena.params, arena.params, at)
+    assert not shares_memory(ReadsOnce(), arena.params, arena.params, at)
     np.testing.assert_array_equal(arena.params, before)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.optim import AdamW, Muon
+from mlxhog.optim import AdamW, Muon, Use
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, ROOM
 from mlxhog.optim.updates import WRITE_MODES
@@ -28,6 +28,7 @@ from tests.pairs import each_of
 from tests.threads import in_threads
 from tests.tolerances import POLAR_F32, assert_close
 
+USE = Use(hidden=HIDDEN)
 SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200, 70), (530, 520)]
 
 
@@ -76,7 +77,7 @@ def test_the_size_of_a_gradient_does_not_matter(size):
 def test_a_step_is_the_rule():
     flat = initial()
     before = flat.copy()
-    rule = Muon(hidden=HIDDEN, beta1=0.8, nesterov=0.3, weight_decay=0.2)
+    rule = Muon(use=USE, beta1=0.8, nesterov=0.3, weight_decay=0.2)
     where = target(rule, flat, "matrix")
     mean, w = np.zeros(MATRIX.shape), parameter(before, MATRIX).astype(np.float64)
     for step in (1, 2, 3):
@@ -100,7 +101,7 @@ def test_rows_can_be_orthogonalised_alone_always_or_between_whole_matrices(
 ):
     flat = initial()
     w = parameter(flat.copy(), MATRIX).astype(np.float64)
-    rule = Muon(hidden=HIDDEN, beta1=0.0, weight_decay=0.0, rows=rows, every=every)
+    rule = Muon(use=USE, beta1=0.0, weight_decay=0.0, rows=rows, every=every)
     where = replace(target(rule, flat), polar=polar)
     for step, block in enumerate(blocks, 1):
         g = drawn(*MATRIX.shape, seed=step)
@@ -111,14 +112,14 @@ def test_rows_can_be_orthogonalised_alone_always_or_between_whole_matrices(
 
 
 def test_everything_but_hidden_matrices_takes_adamws_steps():
-    muon, _ = trained(Muon(hidden=HIDDEN, weight_decay=0.3), 2, grad_scale=0.5)
+    muon, _ = trained(Muon(use=USE, weight_decay=0.3), 2, grad_scale=0.5)
     adamw, _ = trained(AdamW(weight_decay=0.3), 2, grad_scale=0.5)
     for slot in (BIAS, EMBEDDING):
         np.testing.assert_array_equal(parameter(muon, slot), parameter(adamw, slot))
 
 
 def test_a_gradient_of_rows_counts_as_zero_elsewhere():
-    rule, flats = Muon(hidden=HIDDEN), [initial(), initial()]
+    rule, flats = Muon(use=USE), [initial(), initial()]
     rows = Rows(np.array([1, 4], np.int32), drawn(2, 9))
     whole = np.zeros(MATRIX.shape, np.float32)
     whole[[1, 4]] = rows.values
@@ -131,9 +132,8 @@ def test_a_gradient_of_rows_counts_as_zero_elsewhere():
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
 def test_no_step_of_a_mean_that_two_workers_share_is_lost(mode):
     """Gradients are 0 and betas 1/2, so every step halves the moments, which says how many were."""
-    rule = Muon(
-        hidden=frozenset({"matrix"}), beta1=0.5, beta2=0.5, nesterov=0.0, rows=1, shared=True
-    )
+    use = Use(hidden=HIDDEN, shared=True)
+    rule = Muon(use=use, beta1=0.5, beta2=0.5, nesterov=0.0, rows=1)
     matrix, vector = Slot("matrix", (1000, 100), 0), Slot("vector", (50_000,), 100_000)
     zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (matrix, vector)}
     steps, begin = 60, 2.0**60

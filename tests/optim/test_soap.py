@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from mlxhog.optim import Soap
+from mlxhog.optim import Soap, Use
 from tests.optim.small import BIAS, HIDDEN, MATRIX, gradients, initial, parameter, target
 from tests.tolerances import SOAP_F32, assert_close
 
 LR, DECAY, SCALE = 0.05, 0.2, 0.5
-RULE = Soap(hidden=HIDDEN, precondition_every=3, weight_decay=DECAY)
+RULE = Soap(use=Use(hidden=HIDDEN), every=3, beta1=0.95, weight_decay=DECAY)
 SIDES = ("left_basis", "right_basis")
 
 
@@ -76,7 +76,7 @@ def test_bases_that_are_an_average_are_computed_anew_and_good_ones_stay():
 
 def test_sides_that_are_too_long_have_no_basis(monkeypatch):
     monkeypatch.setattr("mlxhog.optim.soap.LONGEST", 6)
-    rule, flat = Soap(hidden=HIDDEN), initial()
+    rule, flat = Soap(use=Use(hidden=HIDDEN)), initial()
     where = target(rule, flat)
     assert MATRIX.name in where.places["left"]
     assert MATRIX.name not in where.places["right"]

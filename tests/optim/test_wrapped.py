@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mlxhog.config.rules import Selection
-from mlxhog.optim import SGD, AdamW, DelayFeedback, Momentum, Muon, Sparsified
+from mlxhog.optim import SGD, AdamW, DelayFeedback, Momentum, Muon, Sparsified, Use
 from mlxhog.optim.delay_feedback import FEEDBACK
-from mlxhog.optim.sparsified import RESIDUAL, take
+from mlxhog.optim.sparsified import RESIDUAL, Selection, take
 from tests.optim.small import (
     BIAS,
     EMBEDDING,
@@ -28,14 +27,15 @@ from tests.optim.small import (
 )
 from tests.pairs import each_of
 
+SHARED = Use(hidden=HIDDEN, shared=True)
 TENTH = Selection("topk", 0.1)
 RULES = {
     "sgd": SGD(weight_decay=0.1),
     "momentum": Momentum(weight_decay=0.1),
     "adamw": AdamW(weight_decay=0.1),
-    "adamw-shared": AdamW(shared=True),
-    "muon": Muon(hidden=HIDDEN),
-    "muon-shared": Muon(hidden=HIDDEN, shared=True),
+    "adamw-shared": AdamW(use=SHARED),
+    "muon": Muon(use=Use(hidden=HIDDEN)),
+    "muon-shared": Muon(use=SHARED),
 }
 LR = 0.1
 
@@ -64,7 +64,10 @@ def test_what_was_written_and_what_waits_is_every_step_that_was_taken():
 
 
 def test_without_error_feedback_what_is_not_written_is_dropped():
-    optimizer, flat = Sparsified(SGD(), TENTH, error_feedback=False), np.zeros(N, np.float32)
+    optimizer, flat = (
+        Sparsified(SGD(), TENTH, error_feedback=False),
+        np.zeros(N, np.float32),
+    )
     place = target(optimizer, flat)
     grad = np.arange(1, 55, dtype=np.float32).reshape(MATRIX.shape)
     for step in (1, 2):

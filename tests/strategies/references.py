@@ -6,7 +6,7 @@ one whose effect is to be left out; it returns the parameter in the end.
 
 import numpy as np
 
-from mlxhog.config.strategies import DiLoCo, FedProx, Scaffold
+from mlxhog.strategies import DiLoCo, FedProx, Scaffold
 from tests.strategies.runs import LR
 
 f32 = np.float32
@@ -59,7 +59,7 @@ class Local:
     """A local method: the copies `own`, the number of meetings, and the model."""
 
     def __init__(self, of, gradient, steps, without=None, *, torn=False):
-        self.of, self.choice, self.gradient, workers = of, of.choice, gradient, of.workers
+        self.of, self.gradient, workers = of, gradient, of.workers
         self.own = [f32(0.0)] * workers
         self.anchor = self.velocity = self.control = f32(0.0)
         self.controls = [f32(0.0)] * workers
@@ -78,7 +78,7 @@ class Local:
         self.model = mean(self.own) if within else self.own[0]
 
     def _step(self, rank, ticket, *, skipped, torn):
-        at, chosen = self.own[rank], self.choice
+        at, chosen = self.own[rank], self.of
         direction = result = f32(self.gradient(ticket, float(at)))
         if isinstance(chosen, FedProx) and chosen.prox == "grad":
             direction = f32(result + f32(f32(chosen.mu) * f32(at - self.anchor)))
@@ -94,7 +94,7 @@ class Local:
             self.own[rank] = f32(at - f32(f32(LR) * direction))
 
     def _meet(self):
-        chosen, average = self.choice, mean(self.own)
+        chosen, average = self.of, mean(self.own)
         if isinstance(chosen, Scaffold):
             every = zip(self.controls, self._gradients, strict=True)
             self.controls = [mean(own) if own else control for control, own in every]

@@ -16,8 +16,9 @@ from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.options import options
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD
-from mlxhog.strategies import Context, Idle, Lease, TicketPart, build
-from mlxhog.strategies.hogwild import Hogwild
+from mlxhog.strategies import Idle, Lease, TicketPart, build
+from mlxhog.strategies.context import Context
+from mlxhog.strategies.hogwild import LockFree
 from tests.threads import in_threads
 
 LR = 0.5
@@ -40,10 +41,9 @@ def config(name, **more):
     return TrainConfig(strategy=name, **values)
 
 
-def strategy(name="hogwild", workers=2, *, kind=None, **values):
-    """A strategy, or one of a class of the test's own, with options by their flat names."""
-    made = config(name, **values)
-    return build(made, workers) if kind is None else kind(made, workers)
+def strategy(name="hogwild", workers=2, **values):
+    """A strategy with options by their flat names."""
+    return build(config(name, **values), workers)
 
 
 def new_arena(of, params=W, *, steps=None, **layout):
@@ -177,7 +177,7 @@ class Run:
         """Whether a worker would take steps that a living victim needs to die in."""
         lead = self.taken[one.context.slot] - self.taken[victim.context.slot]
         return (
-            isinstance(self.of, Hogwild)
+            isinstance(self.of, LockFree)
             and lead >= 2
             and not (self.is_dead or self.done() >= self.steps)
         )

@@ -5,12 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlxhog.config.rules import StalenessRule
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, DelayFeedback
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies.delays import speed_factor
+from mlxhog.strategies.delays import StalenessRule, speed_factor
 from tests.pairs import each_of
 from tests.strategies.runs import LR, begin_step, new_arena, strategy
 from tests.strategies.runs import worker as one_of

@@ -134,7 +134,7 @@ def check(run, case, where=None, *, steps=STEPS, before=0):
         assert version == sum(taken) == steps, where
     elif type(of) is Sync:
         assert version == steps, where
-        assert of.backups or taken == [steps] * of.workers, where
+        assert of.backup_workers or taken == [steps] * of.workers, where
     else:
         assert steps - torn <= version <= steps, where
     each = of.workers if isinstance(of, Sync) else 1

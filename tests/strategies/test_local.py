@@ -109,7 +109,7 @@ def test_the_model_is_the_average_and_each_copy_can_be_evaluated_in_its_place():
     of = strategy("avg_runs")
     with new_arena(of) as arena:
         take(worker(arena, 1, of))
-        for name, value in zip(of.copies(), (1.0, 3.0), strict=True):
+        for name, value in zip(of.own_copies(), (1.0, 3.0), strict=True):
             arena.segment(name)[...] = value
         arena.probe[...] = 7.0
         out = np.zeros_like(arena.params)
@@ -224,7 +224,7 @@ def test_the_successor_of_a_worker_that_died_at_a_meetings_end_waits_for_the_oth
     words = of.words(arena)
     words["decided"] += 1
     for rank, stage in ((0, 0), (1, 0), (0, 1)):
-        of.take_part(arena, rank, stage)
+        of.take_part(words, rank, stage, of.parts(arena, rank)[stage])
     for slot in (1, 2):
         run.reap(slot)
     one, other = run.worker(1), run.worker(2)

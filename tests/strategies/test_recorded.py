@@ -12,13 +12,11 @@ from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Begin, Died, Step, Torn
 from mlxhog.errors import RunError
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import SGD, AdamW, Muon
+from mlxhog.optim import SGD, AdamW, Muon, Use
 from mlxhog.optim.gradients import Rows
 from mlxhog.strategies.recorded import (
     Book,
     Mismatch,
-    Recorded,
-    ReplayedWorker,
     access_counts,
     guarded,
     private_floats,
@@ -35,18 +33,11 @@ PARAMS = {
     "rows": ParamSpec("rows", (6, 40), "zeros", "rows"),
 }
 KINDS = {
-    "shared moments, last": ("last", lambda: AdamW(shared=True)),
-    "shared Muon, last": ("last", lambda: Muon(hidden=frozenset({"dense"}), shared=True)),
+    "shared moments, last": ("last", lambda: AdamW(use=Use(shared=True))),
+    "shared Muon, last": ("last", lambda: Muon(use=Use(hidden=frozenset({"dense"}), shared=True))),
     "private moments, own": ("own", lambda: AdamW()),
     "none": ("none", lambda: SGD()),
 }
-
-
-class Repeated(Recorded):
-    """As in a replay, whose configuration names the log."""
-
-    def worker(self, context):
-        return ReplayedWorker(context)
 
 
 class Runs:
@@ -69,8 +60,8 @@ class Runs:
     def strategy(self, determinism):
         last = {"optimizer": "adamw", "moments": "shared"} if self.prediction == "last" else {}
         return strategy(
-            determinism="record", predict=self.prediction, clip=0.5, staleness_lr="linear:0.5",
-            kind=Recorded if determinism == "record" else Repeated, **last,
+            determinism=determinism, predict=self.prediction, clip=0.5,
+            staleness_lr="linear:0.5", **last,
         )  # fmt: skip
 
     def worker(self, arena, slot, determinism="record"):

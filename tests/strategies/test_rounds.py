@@ -11,7 +11,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.config.budget import Budget
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.optim import AdamW, Muon
+from mlxhog.optim import AdamW, Muon, Use
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies import Idle, Lease, division
 from tests.pairs import each_of
@@ -251,9 +251,9 @@ def test_no_other_division_of_sequences_is_done_sooner(seconds, total):
 def test_parameters_are_divided_by_what_their_steps_cost(model, workers, kind):
     architecture = load_architecture(model)
     hidden = families.hidden_matrices(architecture)
-    optimizer = AdamW() if kind is AdamW else kind(hidden=hidden)
+    optimizer = kind(use=Use(hidden=hidden))
     slots = list(plan(families.param_spec(architecture), max_workers=1, n_tickets=1).slots.values())
-    costs = [division.cost(slot, optimizer) for slot in slots]
+    costs = [optimizer.cost(slot) for slot in slots]
     shares = division.parameters(costs, workers)
     assert sorted(index for share in shares for index in share) == list(range(len(slots)))
     loads = [sum(costs[index] for index in share) for share in shares]

@@ -17,10 +17,15 @@ CONVEX = Facts(
     bounded_gradients=True,
     lossless=True,
     sgd=True,
-    delta=0.01,
+    sparse=True,
 )
 DENSE_NETWORK = Facts(
-    strongly_convex=False, smooth=True, bounded_gradients=True, lossless=True, sgd=False, delta=1.0
+    strongly_convex=False,
+    smooth=True,
+    bounded_gradients=True,
+    lossless=True,
+    sgd=False,
+    sparse=False,
 )
 GRAPH_A = {"omega": 3, "rho": 0.5, "delta": 0.5}
 

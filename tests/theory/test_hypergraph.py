@@ -94,8 +94,8 @@ def test_pairs_of_examples_are_counted_once_each(edges, rho, delta, p_conf):
 @each_of(
     ("indptr", "indices", "message"),
     [
-        ([0], [], "of 0 edges"),
-        ([0, 2], [0], "indptr runs from 0 to 2 over 1"),
+        ([0], [], "of 0 edges.* an edge or more"),
+        ([0, 2], [0], "runs from 0 to 2 over 1"),
         ([0, 2, 1, 3], [0, 1, 2], "never falling"),
         ([0, 1, 2], [0, 9], "edge 1 has coordinate 9; wanted .* and from 0 to 4"),
         ([0, 1, 2], [0, -1], "edge 1 has coordinate -1"),

@@ -1,18 +1,27 @@
-"""Simulated workers against closed forms."""
+"""Simulated workers, links and toy problems against closed forms; nobody waits for the dead."""
 
+from dataclasses import dataclass, replace
+
+import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.theory.simulator import simulate
+from mlxhog.theory.simulator.links import ClusterRounds, Link, sent_bytes
+from mlxhog.theory.simulator.machine import Event, Scheme, Simulation, Worker
+from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.schemes import (
+    SSP,
     Hogwild,
     Locked,
     OuterLoop,
+    ParameterServer,
     RoundRobin,
     Sync,
 )
 from mlxhog.theory.simulator.times import times_of
-from mlxhog.theory.simulator.workers import Worker
+from mlxhog.theory.simulator.what_if import best_time
+from tests.pairs import each_of
 from tests.tolerances import SIMULATED_RATE
 
 SECOND = times_of("constant", 1.0)
@@ -27,7 +36,7 @@ TIMES = {
 }
 
 
-def workers_of(workers, compute, **costs):
+def workers_of(workers, compute=SECOND, **costs):
     return [Worker(name="w", compute=compute, **costs) for _ in range(workers)]
 
 
@@ -37,6 +46,9 @@ def harmonic(k):
 
 def close(value):
     return pytest.approx(value, rel=SIMULATED_RATE.of_largest)
+
+
+# -- schemes against closed forms ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("workers", "time"), [*zip((1, 2, 4, 8), TIMES, strict=True)])
@@ -68,33 +80,22 @@ def test_hogwild_loses_no_time_to_stragglers(workers):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 4])
-def test_a_barrier_waits_for_the_slowest(workers):
-    prediction = simulate(workers_of(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
-    round_s = LEAST + DELAY * harmonic(workers)  # E[max of P]
+@pytest.mark.parametrize(("workers", "backups"), [(1, 0), (4, 0), (8, 1), (8, 7)])
+def test_a_barrier_waits_for_the_slowest_but_backups(workers, backups):
+    scheme = Sync(backups=backups)
+    prediction = simulate(workers_of(workers, TIMES["shifted"]), scheme, updates=ROUNDS)
+    round_s = LEAST + DELAY * (harmonic(workers) - harmonic(backups))  # E[max] without backups
     assert prediction.updates_per_s == close(1 / round_s)
-    assert prediction.gradients_per_s == close(workers / round_s)
-    assert prediction.efficiency == close((LEAST + DELAY) / round_s)
+    assert prediction.gradients_per_s == close((workers - backups) / round_s)
+    assert prediction.wasted_share == pytest.approx(backups / workers)
     assert prediction.staleness.max == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backups", [1, 7])
-def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups):
-    prediction = simulate(workers_of(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
-    round_s = LEAST + DELAY * (harmonic(8) - harmonic(backups))
-    assert prediction.updates_per_s == close(1 / round_s)
-    assert prediction.gradients_per_s == close((8 - backups) / round_s)
-    assert prediction.wasted_share == pytest.approx(backups / 8)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 16])
 def test_one_lock_for_all_limits_the_speed_to_amdahls(workers):
     add = 0.25
-    prediction = simulate(
-        workers_of(workers, times_of("constant", 1.0 - add), apply_s=add), Locked()
-    )
-    assert prediction.updates_per_s == close(min(workers, 1 / add))
+    even = workers_of(workers, times_of("constant", 1.0 - add), apply_s=add)
+    assert simulate(even, Locked()).updates_per_s == close(min(workers, 1 / add))
     straggling = workers_of(workers, times_of("exponential", 0.0, 1.0 - add), apply_s=add)
     speedup = simulate(straggling, Locked()).updates_per_s
     assert speedup <= (1 + SIMULATED_RATE.of_largest) * min(workers, 1 / add)
@@ -103,34 +104,25 @@ def test_one_lock_for_all_limits_the_speed_to_amdahls(workers):
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(workers):
     for handover in (0.01, 0.5):
-        prediction = simulate(
-            workers_of(workers, SECOND, read_s=0.1, apply_s=0.2),
-            RoundRobin(handover),
-        )
+        prediction = simulate(workers_of(workers, read_s=0.1, apply_s=0.2), RoundRobin(handover))
         period = max(1.3 + handover, workers * (0.2 + handover))
         assert prediction.updates_per_s == close(workers / period)
 
 
 def test_averaged_runs_meet_once_per_period():
-    prediction = simulate(
-        workers_of(3, SECOND, read_s=0.5, apply_s=0.25),
-        OuterLoop(period=4, round_s=1.0),
-    )
+    prediction = simulate(workers_of(3, read_s=0.5, apply_s=0.25), OuterLoop(period=4, round_s=1.0))
     merge_s = (3 + 1) / (2 * 3) * 0.5 + 1.0  # each reads a share of 3 copies, and writes it
     assert prediction.updates_per_s == close(3 * 4 / (4 * 1.75 + merge_s))
     assert prediction.staleness.max == 0
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_more_workers_than_cores_share_them(workers):
-    prediction = simulate(workers_of(workers, SECOND), Hogwild(), cores=2)
-    assert prediction.updates_per_s == close(2)
-    assert prediction.efficiency == close(2 / workers)
-
-
-def test_a_worker_on_the_gpu_takes_no_core_from_the_others():
+def test_workers_share_the_cores_but_one_on_a_gpu_takes_none():
+    for workers in (2, 4):
+        prediction = simulate(workers_of(workers), Hogwild(), cores=2)
+        assert prediction.updates_per_s == close(2)
+        assert prediction.efficiency == close(2 / workers)
     gpu = Worker(name="mlx:gpu", compute=SECOND, on_core=False)
-    prediction = simulate([gpu, *workers_of(2, SECOND)], Hogwild(), cores=2)
+    prediction = simulate([gpu, *workers_of(2)], Hogwild(), cores=2)
     assert prediction.updates_per_s == close(3)
 
 
@@ -142,16 +134,211 @@ def test_the_same_seed_gives_the_same_prediction(scheme):
     assert runs[0].seconds != runs[2].seconds
 
 
-def test_workers_and_machines_that_cannot_be_are_refused():
-    with pytest.raises(DataError, match="takes no time"):
-        workers_of(1, times_of("constant", 0.0))
-    with pytest.raises(DataError, match=r"apply_s = -1"):
-        workers_of(1, SECOND, apply_s=-1)
-    with pytest.raises(DataError, match="0 workers"):
-        simulate([], Hogwild())
-    with pytest.raises(DataError, match="cores = 0"):
-        simulate(workers_of(1, SECOND), Hogwild(), cores=0)
+def test_workers_and_schemes_that_cannot_be_are_refused():
+    for costs in ({"compute": times_of("constant", 0.0)}, {"apply_s": -1}):
+        with pytest.raises(DataError, match="parts of 0 s or more, and a step that takes time"):
+            workers_of(1, **costs)
     with pytest.raises(ConfigError, match="2 backup workers of 2: wanted 0 to 1"):
-        simulate(workers_of(2, SECOND), Sync(backups=2))
-    with pytest.raises(ConfigError, match="every 0 steps"):
-        simulate(workers_of(2, SECOND), OuterLoop(0))
+        simulate(workers_of(2), Sync(backups=2))
+    for scheme in (OuterLoop(0), OuterLoop(1, 3)):
+        with pytest.raises(ConfigError, match="a number of replicas that divides"):
+            simulate(workers_of(2), scheme)
+
+
+# -- SSP keeps its bound, and no worker waits for ever ---------------------------------------------
+
+
+def straggling(count, slow):
+    """Workers, the first of which is slower by a factor."""
+    same = Worker(name="w", compute=times_of("exponential", 0.5, 0.5))
+    return [replace(same, compute=same.compute.scaled(slow)), *[same] * (count - 1)]
+
+
+@pytest.mark.parametrize("slack", [0, 1, 3])
+def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack):
+    machine = Simulation(straggling(8, slow=10.0), SSP(slack), seed=3)
+    widest = 0
+    for version in range(1, 1500):
+        machine.run_until(version)
+        clocks = [machine.clocks[rank] for rank in machine.alive]
+        widest = max(widest, max(clocks) - min(clocks))
+    assert widest == slack + 1
+    assert max(tau for _, tau in machine.lateness) <= 7 * (2 * slack + 1)
+
+
+@pytest.mark.slow
+def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker():
+    slow = simulate(straggling(8, slow=10.0), SSP(3), updates=ROUNDS)
+    assert slow.gradients_per_s == pytest.approx(8 * 0.1, rel=0.05)
+    assert slow.waiting[0] == 0
+    assert min(slow.waiting[1:]) > 0.8
+    even = [simulate(straggling(8, 1.0), SSP(k), updates=ROUNDS).gradients_per_s for k in (3, 0)]
+    assert even[0] > even[1]
+
+
+@dataclass(frozen=True)
+class PushGate(Scheme):
+    """Document 003's BoundedStalenessServer: wait at the write while the gradient is too old.
+
+    The version grows and the version that was read stays, so a worker that waits never continues.
+    """
+
+    most: int
+
+    def steps(self, worker, shared):
+        while True:
+            read = yield from worker.gradient()
+            yield lambda read=read: worker.sim.version - read <= self.most
+            worker.apply(read)
+
+
+def test_a_bound_at_the_push_waits_for_ever():
+    machine = Simulation(straggling(4, slow=10.0), PushGate(1))
+    machine.run_until(1000)
+    assert 0 not in machine.clocks
+
+
+# -- workers that die, come back and join ----------------------------------------------------------
+
+SCHEMES = [
+    Hogwild(), Locked(), Locked("step"), ParameterServer(), RoundRobin(), Sync(), Sync(backups=1),
+    SSP(1), OuterLoop(4), OuterLoop(4, 2), OuterLoop(None),
+]  # fmt: skip
+
+
+@each_of("scheme", SCHEMES)
+def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(scheme):
+    """The death falls into the adding of a step, so into a lock, a turn, a round."""
+    events = [Event(10.15, 1, joins=False), Event(40.0, 1, joins=True)]
+    prediction = simulate(
+        workers_of(4, apply_s=0.3), scheme, updates=400, warm_up=0, events=events, seed=2
+    )
+    steps = [one.steps for one in prediction.workers]
+    if not isinstance(scheme, Sync):  # whose rounds are counted for the first who was done
+        assert steps[1] > 20
+        assert min(steps[0], steps[2], steps[3]) > steps[1]
+    assert prediction.gradients_per_s > 0
+
+
+@pytest.mark.slow
+@each_of("scheme", SCHEMES)
+def test_random_schedules_with_deaths_never_come_to_a_stop(scheme):
+    rng = np.random.default_rng(0)
+    for seed in range(10):
+        workers = [
+            Worker(name="w", compute=times_of("lognormal", float(rng.uniform(0.1, 4)), 0.7))
+            for _ in range(4)
+        ]
+        events = []
+        for rank in (k for k in range(3) if rng.random() < 0.3):
+            at_s = float(rng.uniform(1, 15))
+            events.append(Event(at_s, rank, joins=False))
+            if rng.random() < 0.5:
+                events.append(Event(at_s + 3.0, rank, joins=True))
+        machine = Simulation(workers, scheme, seed=seed, events=events)
+        machine.run_until(200)
+        assert machine.version >= 200
+
+
+@each_of(
+    ("events", "message"),
+    [
+        ([(1.0, 5, False)], "worker 5 cannot die at 1 s: wanted a rank from 0 to 1"),
+        ([(-1.0, 0, False)], "worker 0 cannot die at -1 s"),
+        ([(1.0, 0, False), (2.0, 0, False)], "worker 0 cannot die at 2 s"),
+        ([(1.0, 0, False), (2.0, 0, True), (3.0, 0, True)], "worker 0 cannot join at 3 s"),
+        ([(900.0, 0, False)], "simulate more updates"),
+        ([(0.1, 0, False), (0.1, 1, False)], "simulate more updates, or choose other times"),
+    ],
+)
+def test_events_that_cannot_be_are_refused(events, message):
+    with pytest.raises(DataError, match=message):
+        simulate(workers_of(2), Hogwild(), updates=100, events=[Event(*one) for one in events])
+
+
+# -- links between machines ------------------------------------------------------------------------
+
+SLOW, FAST = Link.parse("100Mbit:50ms"), Link(1e12)
+
+
+def cluster(link=SLOW, **more):
+    return ClusterRounds(machines=2, link=link, n_params=1e6, **more)
+
+
+def test_a_ring_all_reduce_takes_the_time_of_its_stages():
+    assert SLOW.transfer_s(4e6) == pytest.approx(0.05 + 0.32)
+    for machines in (2, 3, 8):
+        stages = 2 * (machines - 1)
+        expected = stages * (0.05 + 4e6 / machines * 8 / 100e6)
+        assert SLOW.all_reduce_s(4e6, machines) == pytest.approx(expected)
+        assert sent_bytes(4e6, machines) == pytest.approx(stages * 4e6 / machines)
+    assert SLOW.round_s(4e6, 1) == 0
+
+
+def test_rounds_by_the_advised_time_use_a_tenth_of_the_link():
+    every_s = SLOW.round_every_s(4e6, 2)
+    assert SLOW.round_s(4e6, 2) <= 0.1 * every_s < SLOW.round_s(4e6, 2) + 0.1
+    assert FAST.round_every_s(4, 2) == 1
+
+
+@each_of(
+    ("text", "link"),
+    [
+        ("100Mbit:50ms", (12.5e6, 0.05)), ("1gbit/s", (125e6, 0)), ("0.1", (12.5e6, 0)),
+        ("2.5Gbit:1s", (312.5e6, 1.0)),
+        *((text, None) for text in ("", "fast", "0Mbit", "-1", "inf", "nan", "1Gbit:soon")),
+    ],
+)  # fmt: skip
+def test_a_link_is_read_and_spelt_or_refused_with_the_form(text, link):
+    if link is None:
+        with pytest.raises(ConfigError, match="wanted RATE or RATE:LATENCY"):
+            Link.parse(text)
+        return
+    for read in (Link.parse(text), Link.parse(str(Link.parse(text)))):
+        assert (read.bytes_per_s, read.latency_s) == pytest.approx(link)
+
+
+@pytest.mark.parametrize("link", [FAST, SLOW, Link(1e5, 1.0)])
+def test_workers_never_wait_for_rounds_by_the_clock(link):
+    workers = [Worker(name="w", compute=times_of("constant", s)) for s in (0.25, 0.5, 0.25, 0.5)]
+    assert simulate(workers, cluster(link)).gradients_per_s == pytest.approx(12, rel=0.01)
+
+
+def test_bytes_of_rounds_are_counted_also_of_those_that_follow_each_other():
+    use = cluster(round_every_s=10.0).use(105.0)
+    assert use["rounds"] == 10
+    assert use["bytes_per_s"] == pytest.approx(10 * 4e6 / 105)  # of each of two machines
+    assert use["share"] == pytest.approx(10 * SLOW.round_s(4e6, 2) / 105)
+    half = cluster(round_every_s=10.0, float_bytes=2).use(105.0)
+    assert half["bytes_per_s"] == pytest.approx(use["bytes_per_s"] / 2)
+    long = cluster(Link(1e6), round_every_s=1.0).use(20.0)  # a round of 4 MB takes 4 s
+    assert (long["rounds"], long["share"]) == (4, pytest.approx(19 / 20))
+
+
+# -- a toy problem ---------------------------------------------------------------------------------
+
+BOWL = Quadratic((1.0, 0.5, 0.1))
+
+
+def learned(scheme, workers):
+    learner = Learner(BOWL, lr=0.1)
+    Simulation(workers_of(workers), scheme, learner=learner).run_until(30)
+    return learner.model
+
+
+def test_a_late_gradient_is_taken_where_it_was_read_and_others_are_gradient_descent():
+    descent = (1 - 0.1 * np.array(BOWL.curvatures)) ** 30
+    assert learned(Hogwild(), 1) == pytest.approx(descent)
+    assert learned(Sync(), 4) == pytest.approx(descent)
+    x, h = [np.ones(3)] * 3, np.array(BOWL.curvatures)
+    for _ in range(30):  # x(t + 1) = x(t) - lr h x(t - 2), from the first read of all three on
+        x.append(x[-1] - 0.1 * h * x[-3])
+    assert learned(RoundRobin(), 3) == pytest.approx(x[-1])
+
+
+def test_the_time_to_a_loss_is_of_the_cores_and_the_workers_that_there_are():
+    four, how = workers_of(4, times_of("constant", 0.1)), {"updates": 400, "seed": 1}
+    free = best_time(four, Hogwild(), BOWL, **how)
+    assert best_time(four, Hogwild(), BOWL, **how, cores=1) > 3 * free
+    dead = [Event(0.05, rank, joins=False) for rank in (1, 2, 3)]
+    assert best_time(four, Hogwild(), BOWL, **how, events=dead) > free

@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from mlxhog.errors import ShapeError
 from mlxhog.theory.hypergraph import Hypergraph
-from mlxhog.theory.supports import Supports
 from tests.theory.bitmaps import of_lists, of_masks
 from tests.tolerances import COVERAGE_OF_200
 
@@ -36,13 +34,6 @@ def test_meetings_are_counted_wherever_they_are():
     n = 100_003
     one = of_lists([[n - 1], [5_000]], n)
     assert one.meetings(of_lists([[0, n - 1], [n - 2]], n)).tolist() == [1, 0]
-
-
-def test_supports_that_are_none_are_refused():
-    with pytest.raises(ShapeError, match=r"wanted \(samples, 2\) uint8"):
-        Supports(np.zeros((1, 3), np.uint8), 9)
-    with pytest.raises(ShapeError, match="do not meet"):
-        of_lists([[0]], 9).meetings(of_lists([[0]], 10))
 
 
 # -- estimates from samples ------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run):
     ("text", "message"),
     [
         ("model: tiny\nbatch_sise: 4\nlr: 1\n", r"conf.yaml:2: no option 'batch_sise'"),
-        ("model: tiny\nresume: latest\n", "analyze that run instead"),
+        ("model: tiny\nresume: latest\n", "analyze that run or checkpoint instead"),
         ("hidden_sise: 4\nnum_heads: 2\n", "hidden_sise"),
         ("version: 1\nmodel: {dim: 16, backbone: autoencoder, layers: [swiglu]}\n", "autoencoder"),
         ("a: [1\n", "cannot be parsed"),

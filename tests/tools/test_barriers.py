@@ -84,9 +84,9 @@ def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engin
         launch = replace(
             sample, kernel=replace(sample.kernel, header=str(folder / sample.kernel.header))
         )
-        engine = host_engine("mps", chaos=seed, threads=1)
+        engine = host_engine(chaos=seed, threads=1)
         try:
-            return differs(launch, engine, sample, host_engine("mps"), 1e-4)
+            return differs(launch, engine, sample, host_engine(), 1e-4)
         except MetalError as error:
             if "divergent barrier" not in str(error):
                 raise
@@ -104,5 +104,5 @@ def test_there_are_barriers_to_leave_out():
 def test_with_all_barriers_every_result_is_right_under_the_same_seeds(host_engine):
     for launch in {id(user): user for b in barriers() for user in users(b.header)}.values():
         for seed in SEEDS:
-            engine = host_engine("mps", chaos=seed, threads=1)
-            assert not differs(launch, engine, launch, host_engine("mps"), 1e-4)
+            engine = host_engine(chaos=seed, threads=1)
+            assert not differs(launch, engine, launch, host_engine(), 1e-4)

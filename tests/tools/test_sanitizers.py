@@ -65,9 +65,9 @@ def test_a_planted_missing_barrier_gives_wrong_values_under_chaos(host_engine):
     expected = np.maximum(np.arange(256) - 1, 0).astype(np.float32)
     launched = launch("no_barrier", x)
     # In the order of lanes nobody notices: this is why chaos exists.
-    assert (host_engine("mps", threads=1).run(launched)["y"] == expected).all()
-    wrong = host_engine("mps", threads=1, chaos=1).run(launched)["y"]
-    again = host_engine("mps", threads=1, chaos=1).run(launched)["y"]
+    assert (host_engine(threads=1).run(launched)["y"] == expected).all()
+    wrong = host_engine(threads=1, chaos=1).run(launched)["y"]
+    again = host_engine(threads=1, chaos=1).run(launched)["y"]
     assert (wrong != expected).sum() > 64
     np.testing.assert_array_equal(wrong, again)
 
@@ -114,7 +114,7 @@ def test_a_kernel_that_fails_by_itself_is_no_finding(shim_cache):
 
 @pytest.mark.slow
 def test_every_kernel_compiles_with_gcc_and_with_clang(host_engine, compiler):
-    engine = host_engine("mps", compiler=compiler)
+    engine = host_engine(compiler=compiler)
     for kernel in KERNELS.values():
         for instance in kernel.instances or ("",):
             path = engine.built(kernel, instance)

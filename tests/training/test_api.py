@@ -9,12 +9,12 @@ from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import creation, run
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import SGD, AdamW, Muon, open_numbers
 from mlxhog.config.schedules import WSD, Backoff
 from mlxhog.config.sources import of_keywords
-from mlxhog.config.strategies import Hogwild, Sync
 from mlxhog.errors import DataError
+from mlxhog.optim import SGD, AdamW, Muon, open_numbers
 from mlxhog.report.plain import PlainLines
+from mlxhog.strategies import Hogwild, Sync
 from mlxhog.training.api import configured
 
 

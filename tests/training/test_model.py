@@ -9,11 +9,11 @@ import transformers
 import yaml
 
 from mlxhog import TrainConfig, train
-from mlxhog.config.optimizers import Muon
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
+from mlxhog.optim import Muon
 from mlxhog.training.plan import make_plan
 from tests.training.small import SMALL_MODEL, checkpoint_of, parameters, small_config
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from mlxhog import train
-from mlxhog.config.optimizer import GROUPS
-from mlxhog.config.optimizers import AdamW
 from mlxhog.errors import CheckpointError
+from mlxhog.optim import GROUPS, AdamW
 from mlxhog.training.plan import make_plan
 from tests.training.small import checkpoint_of, filled, identical, parameters, small_config
 

@@ -23,9 +23,6 @@ class Unified(HostEngine):
 
     emulated = False
 
-    def __init__(self):
-        super().__init__("mlx")
-
 
 class Refuses(Unified):
     def adopt(self, host):

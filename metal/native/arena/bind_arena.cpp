@@ -49,17 +49,21 @@ void bind_words(nb::module_& m, const std::string& suffix) {
         mlxhog::store(word_at<Word>(buf.data(), buf.size(), off), value);
       },
       "buf"_a.noconvert(), "off"_a, "value"_a, "Write a control word (release).");
+}
+
+// Counters are 64-bit words.
+void bind_counters(nb::module_& m) {
   m.def(
-      ("add_" + suffix).c_str(),
-      [](const Bytes& buf, size_t off, Word value) {
-        return mlxhog::add(word_at<Word>(buf.data(), buf.size(), off), value);
+      "add_u64",
+      [](const Bytes& buf, size_t off, uint64_t value) {
+        return mlxhog::add(word_at<uint64_t>(buf.data(), buf.size(), off), value);
       },
       "buf"_a.noconvert(), "off"_a, "value"_a,
       "Add to a control word, modulo its range; returns the old value (acquire, release).");
   m.def(
-      ("cas_" + suffix).c_str(),
-      [](const Bytes& buf, size_t off, Word expected, Word desired) {
-        return mlxhog::cas(word_at<Word>(buf.data(), buf.size(), off), expected, desired);
+      "cas_u64",
+      [](const Bytes& buf, size_t off, uint64_t expected, uint64_t desired) {
+        return mlxhog::cas(word_at<uint64_t>(buf.data(), buf.size(), off), expected, desired);
       },
       "buf"_a.noconvert(), "off"_a, "expected"_a, "desired"_a,
       "Replace a control word if it is `expected`; returns whether (acquire, release).");
@@ -201,6 +205,7 @@ void bind_ledger(nb::module_& m) {
 void bind_arena(nb::module_& m) {
   bind_words<uint32_t>(m, "u32");
   bind_words<uint64_t>(m, "u64");
+  bind_counters(m);
   bind_marks(m);
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
     try {

@@ -47,6 +47,15 @@ inline void raise(Word* word, Word value) {
   }
 }
 
+// One turn of a spin loop.
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" ::: "memory");  // `yield` is a no-op on most ARM cores; isb costs a few dozen cycles
+#endif
+}
+
 // Marks show readers without a lock whether memory was written while they copied it (a sequence
 // lock). A mark has one writer; it is odd while that writer writes. Source: Boehm 2012, Can Seqlocks
 // Get Along with Programming Language Memory Models?

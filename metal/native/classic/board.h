@@ -16,7 +16,6 @@
 #include <cstdint>
 
 #include "../arena/control.h"
-#include "../updates/pause.h"
 
 namespace mlxhog::classic {
 

@@ -5,7 +5,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "../updates/element_access.h"
 #include "../updates/simd.h"
 
 namespace mlxhog::classic {

@@ -1,6 +1,5 @@
 #include "dense.h"
 
-#include "../updates/element_access.h"
 #include "../updates/simd.h"
 
 using namespace mlxhog::element;

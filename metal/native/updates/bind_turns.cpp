@@ -1,10 +1,7 @@
-// Python bindings of turns: recording and repeating the order of accesses, and reads that take part in it.
-#include <nanobind/stl/tuple.h>
+// Python bindings of reads, and of turns: recording and repeating the order of accesses.
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cmath>
-#include <memory>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -59,29 +56,38 @@ struct Visit {
 };
 
 template <class Run>
-void visit(LocksObject& object, const std::vector<Region>& regions, std::size_t floats, std::uint64_t seed,
+void visit(LocksObject* object, const std::vector<Region>& regions, std::size_t segment, std::uint64_t seed,
            const Run& run) {
-  Locks* locks = locks_for(&object, Mode::in_turn);
-  for (const auto& [offset, count, width, word0] : regions) {
-    const std::size_t words = word0 ? (width == 0 ? 0 : *word0 + count / width) : stripes(offset + count);
-    require(offset <= floats && count <= floats - offset && words <= locks->size() &&
-                !(word0 && (width == 0 || count % width)),
-            count, " floats at ", offset, " do not fit the segment of ", floats, " and its ", locks->size(), " lock words");
-  }
+  Locks* locks = locks_for(object, Mode::in_turn);
+  for (const auto& [offset, count, width, word0] : regions)
+    check_parameter(segment, offset, count, word0 ? width : 1, word0, locks, Mode::in_turn);
   nb::gil_scoped_release nogil;
   for (const auto& [offset, count, width, word0] : regions) {
-    const Visit<Run> step{offset, run};
-    if (word0) {
-      walk_rows(locks, Mode::in_turn, offset, width, static_cast<std::ptrdiff_t>(*word0), nullptr, count / width, seed,
-                step);
-    } else {
-      walk_stripes(locks, Mode::in_turn, offset, 0, 0, count, seed, step);
-    }
+    Place place{locks, Mode::in_turn, offset, count};
+    if (word0) place.width = width, place.word0 = static_cast<std::ptrdiff_t>(*word0), place.rows = count / width;
+    place.walk(seed, 1, Visit<Run>{offset, run});
   }
 }
 
-void check_size(const char* name, std::size_t size, std::size_t wanted) {
-  require(size == wanted, name, " has ", size, " floats, wanted ", wanted);
+// Reads shared floats: dst = src, or src + (a * last - b * prev), or src + a * (src - own_prev) and own_prev = src.
+void read_floats(Flat dst, Values src, std::optional<Values> last, std::optional<Values> prev,
+                 std::optional<Flat> own_prev, double a, double b, int threads, LocksObject* locks,
+                 const std::vector<Region>& regions, std::uint64_t seed) {
+  const std::size_t floats = src.size();
+  require(last.has_value() == prev.has_value() && !(last && own_prev),
+          "wanted last and prev, or own_prev, or neither");
+  float* to = floats_of("dst", std::optional(dst), floats);
+  const float *from = src.data(), *u = floats_of("last", last, floats), *before = floats_of("prev", prev, floats);
+  float* own = floats_of("own_prev", own_prev, floats);
+  const float first = static_cast<float>(a), second = static_cast<float>(b);
+  const auto part = [&](std::size_t i, std::size_t n) {
+    if (u != nullptr) mlxhog_look_ahead(to + i, from + i, u + i, before + i, first, second, n);
+    else if (own != nullptr) mlxhog_predict(to + i, from + i, own + i, first, n);
+    else mlxhog_copy(to + i, from + i, n);
+  };
+  if (locks != nullptr) return visit(locks, regions, floats, seed, part);
+  nb::gil_scoped_release nogil;
+  in_parts(floats, threads, part);
 }
 
 }  // namespace
@@ -106,42 +112,16 @@ void bind_turns(nb::module_& m) {
           locks.locks.turns = &turns.turns;
         },
         "locks"_a, nb::keep_alive<1, 2>(), "turns"_a, "Let accesses in write mode 3 by these locks be those of `turns`.");
-  m.def("read_in_turn",
-        [](LocksObject& locks, std::vector<Region> regions, Flat dst, Values src, std::optional<Values> last,
-           std::optional<Values> shared_prev, std::optional<Flat> own_prev, double a, double b, std::uint64_t seed) {
-          check_size("dst", dst.size(), src.size());
-          if (last) check_size("last", last->size(), src.size());
-          if (shared_prev) check_size("prev", shared_prev->size(), src.size());
-          if (own_prev) check_size("own_prev", own_prev->size(), src.size());
-          require(last.has_value() == shared_prev.has_value() && !(last && own_prev),
-                  "wanted last and prev, or own_prev, or neither");
-          float* to = dst.data();
-          const float* from = src.data();
-          const float first = static_cast<float>(a), second = static_cast<float>(b);
-          if (last) {
-            const float *u = last->data(), *before = shared_prev->data();
-            visit(locks, regions, src.size(), seed, [&](std::size_t i, std::size_t n) {
-              mlxhog_look_ahead(to + i, from + i, u + i, before + i, first, second, n);
-            });
-          } else if (own_prev) {
-            float* before = own_prev->data();
-            visit(locks, regions, src.size(), seed, [&](std::size_t i, std::size_t n) {
-              mlxhog_predict(to + i, from + i, before + i, first, n);
-            });
-          } else {
-            visit(locks, regions, src.size(), seed,
-                  [&](std::size_t i, std::size_t n) { mlxhog_copy(to + i, from + i, n); });
-          }
-        },
-        "locks"_a, "regions"_a, "dst"_a.noconvert(), "src"_a.noconvert(), "last"_a.noconvert().none() = nb::none(),
-        "prev"_a.noconvert().none() = nb::none(), "own_prev"_a.noconvert().none() = nb::none(), "a"_a = 0.0,
-        "b"_a = 0.0, "seed"_a = 0,
-        "dst = src, or src + (a * last - b * prev), or src + a * (src - own_prev) and own_prev = src, in turns.");
+  m.def("read", &read_floats, "dst"_a.noconvert(), "src"_a.noconvert(), nb::kw_only(), "last"_a.noconvert() = nb::none(),
+        "prev"_a.noconvert() = nb::none(), "own_prev"_a.noconvert() = nb::none(), "a"_a = 0.0, "b"_a = 0.0,
+        "threads"_a = 1, "locks"_a.none() = nb::none(), "regions"_a = std::vector<Region>(), "seed"_a = 0,
+        "Copy shared floats that others may be writing, in one pass; no element is torn. dst = src, or\n"
+        "src + (a * last - b * prev), or src + a * (src - own_prev) and own_prev = src. With locks, regions in turns.");
   m.def("zero_in_turn",
         [](LocksObject& locks, std::vector<Region> regions, std::vector<Flat> arrays, std::uint64_t seed) {
           if (arrays.empty()) return;
-          for (const Flat& array : arrays) check_size("an array", array.size(), arrays[0].size());
-          visit(locks, regions, arrays[0].size(), seed, [&](std::size_t i, std::size_t n) {
+          for (const Flat& array : arrays) floats_of("an array", std::optional(array), arrays[0].size());
+          visit(&locks, regions, arrays[0].size(), seed, [&](std::size_t i, std::size_t n) {
             for (const Flat& array : arrays) std::fill_n(array.data() + i, n, 0.0f);
           });
         },

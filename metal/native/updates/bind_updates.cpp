@@ -1,6 +1,5 @@
-// Python bindings of locks, adds, steps of optimizers and snapshots; bind_turns.cpp has accesses whose order is noted.
+// Python bindings of locks, adds and steps of optimizers; bind_turns.cpp has reads, and accesses whose order is noted.
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -18,10 +17,8 @@
 #include "add_at.h"
 #include "cas_add.h"
 #include "elements.h"
-#include "private_arrays.h"
 #include "process_life.h"
 #include "shared_arrays.h"
-#include "striped.h"
 
 using namespace mlxhog;
 using namespace nb::literals;
@@ -30,24 +27,12 @@ void bind_turns(nb::module_&);
 
 namespace {
 
-void add_dense(LocksObject* object, int mode_number, Flat flat, std::size_t offset, Values delta,
-               std::uint64_t seed) {
+void add(LocksObject* object, int mode_number, Flat flat, std::size_t offset, Values delta,
+         const std::optional<RowsOf>& rows, std::uint64_t seed) {
   const Mode mode = mode_of(mode_number);
-  Locks* locks = locks_for(object, mode);
-  check_dense(flat, offset, delta.size(), locks, mode);
+  const Place place = place_of(locks_for(object, mode), mode, flat, offset, delta.size(), rows, false);
   nb::gil_scoped_release nogil;
-  walk_stripes(locks, mode, offset, 0, 0, delta.size(), seed,
-               AddStep{flat.data() + offset, delta.data(), widest_cas()});
-}
-
-void add_rows(LocksObject* object, int mode_number, Flat flat, std::size_t offset, std::size_t width,
-              std::optional<std::size_t> word0, std::optional<IndexArray> index, Values values, std::uint64_t seed) {
-  const Mode mode = mode_of(mode_number);
-  Locks* locks = locks_for(object, mode);
-  const RowPlace at = check_rows(flat, offset, width, word0, index, values, locks, mode, false);
-  nb::gil_scoped_release nogil;
-  walk_rows(locks, mode, at.offset, at.width, at.word0, at.index(), at.rows, seed,
-            AddStep{flat.data() + offset, values.data(), widest_cas()});
+  place.walk(seed, 1, AddStep{flat.data() + offset, delta.data(), widest_cas()});
 }
 
 void add_at(LocksObject* object, int mode_number, Flat flat, std::size_t offset, std::size_t size, std::size_t width,
@@ -56,11 +41,7 @@ void add_at(LocksObject* object, int mode_number, Flat flat, std::size_t offset,
   require(mode != Mode::in_turn, "scattered elements are not added in turn: such steps read without a lock");
   Locks* locks = locks_for(object, mode);
   require(index.size() == values.size(), index.size(), " places for ", values.size(), " values");
-  require(width != 0 && size % width == 0, "size ", size, ": wanted whole rows of ", width);
-  check_dense(flat, offset, size, word0 ? nullptr : locks, word0 ? Mode::racy : mode);
-  if (word0 && mode == Mode::lossless)
-    require(*word0 <= locks->size() && size / width <= locks->size() - *word0, size / width, " lock words from ", *word0,
-            " on: there are ", locks->size());
+  check_parameter(flat.size(), offset, size, width, word0, locks, mode);
   const std::vector<std::int32_t> places = checked_index("element", index, size, true);
   nb::gil_scoped_release nogil;
   walk_at(locks, mode, Scattered{flat.data(), offset, places.data(), values.data(), places.size()}, width,
@@ -68,7 +49,7 @@ void add_at(LocksObject* object, int mode_number, Flat flat, std::size_t offset,
 }
 
 void add_cas(Flat flat, std::size_t offset, Values delta, int width) {
-  check_dense(flat, offset, delta.size(), nullptr, Mode::cas);
+  check_parameter(flat.size(), offset, delta.size(), 1, std::nullopt, nullptr, Mode::cas);
   require(width == 1 || width == 2 || width == 4, "width: wanted 1, 2 or 4 floats");
   require(width <= std::max(2, widest_cas()), "this CPU has no compare-and-swap of 4 floats");
   nb::gil_scoped_release nogil;
@@ -76,8 +57,6 @@ void add_cas(Flat flat, std::size_t offset, Values delta, int width) {
 }
 
 using Write = std::tuple<double, double, double, double>;
-// Rows of a parameter: which (none is all), their width, the first lock word (none is dense stripes), floats in all.
-using RowsOf = std::tuple<std::optional<IndexArray>, std::size_t, std::optional<std::size_t>, std::size_t>;
 
 float single(double x) { return static_cast<float>(x); }
 
@@ -87,12 +66,6 @@ const Kernel* kernel_of(const std::string& name, std::size_t moments, std::size_
     if (kernel.name == name && kernel.moments == moments && kernel.rates == rates) return &kernel;
   require(false, "no kernel is called ", name, " and has ", moments, " moments and ", rates, " rates");
   return nullptr;
-}
-
-float* part(const char* name, const std::optional<Flat>& array, std::size_t floats) {
-  if (!array) return nullptr;
-  require(array->size() == floats, name, " has ", array->size(), " floats, its parameter ", floats);
-  return array->data();
 }
 
 void step(const std::string& name, const std::vector<double>& own, const Write& write, LocksObject* object,
@@ -106,57 +79,19 @@ void step(const std::string& name, const std::vector<double>& own, const Write& 
           "a pending step moves nothing shared, and only means are shared");
   require(last.has_value() == prev.has_value(), "last and prev: wanted both or neither");
   require(!last || !(rows || pending), "only steps that are written to dense parameters are recorded");
-  const std::size_t floats = rows ? std::get<3>(*rows) : g.size();
-  check_dense(flat, offset, floats, rows ? nullptr : locks, rows ? Mode::racy : mode);
+  const Place place = place_of(locks, mode, flat, offset, g.size(), rows, true);
   std::array<float, kMostRates> rates;
   std::transform(own.begin(), own.end(), rates.begin(), single);
   const auto [lr, scale, coupled, decoupled] = write;
   const float of_write[] = {single(lr), single(scale), single(coupled), single(decoupled)};
   float* w = flat.data() + offset;
-  Step step{{kernel, g.data(), w, {}, rates.data(), shared}, w, of_write, part("last", last, floats),
-            part("prev", prev, floats), part("pending", pending, floats), part("out", out, g.size())};
-  for (std::size_t k = 0; k < moments.size(); ++k) step.moments.moments[k] = part("a moment", moments[k], floats);
-  if (!rows) {
-    nb::gil_scoped_release nogil;
-    return walk_dense(locks, mode, offset, g.size(), seed, threads, step);
-  }
-  const auto& [index, width, word0, height] = *rows;
-  const RowPlace at = check_rows(flat, offset, width, word0, index, g, locks, mode, true);
-  const std::size_t end = at.all || at.rows == 0 ? at.rows : static_cast<std::size_t>(at.named.back()) + 1;
-  require(end * width <= floats, "rows are outside their parameter");
+  Step step{{kernel, g.data(), w, {}, rates.data(), shared}, w, of_write, floats_of("last", last, place.floats),
+            floats_of("prev", prev, place.floats), floats_of("pending", pending, place.floats),
+            floats_of("out", out, g.size())};
+  for (std::size_t k = 0; k < moments.size(); ++k)
+    step.moments.moments[k] = floats_of("a moment", std::optional(moments[k]), place.floats);
   nb::gil_scoped_release nogil;
-  walk_rows(locks, mode, at.offset, at.width, at.word0, at.index(), at.rows, seed, step);
-}
-
-void check_same_size(const char* name, std::size_t size, std::size_t wanted) {
-  require(size == wanted, name, " has ", size, " floats, src ", wanted);
-}
-
-void snapshot(Flat dst, Values src, int threads) {
-  check_same_size("dst", dst.size(), src.size());
-  nb::gil_scoped_release nogil;
-  in_parts(dst.size(), threads, [&](std::size_t i, std::size_t n) { mlxhog_copy(dst.data() + i, src.data() + i, n); });
-}
-
-void snapshot_predict(Flat dst, Values src, Flat prev, double coef, int threads) {
-  check_same_size("dst", dst.size(), src.size());
-  check_same_size("prev", prev.size(), src.size());
-  nb::gil_scoped_release nogil;
-  in_parts(dst.size(), threads, [&](std::size_t i, std::size_t n) {
-    mlxhog_predict(dst.data() + i, src.data() + i, prev.data() + i, static_cast<float>(coef), n);
-  });
-}
-
-void snapshot_ahead(Flat dst, Values src, Values last, Values prev, double horizon, double trend, int threads) {
-  check_same_size("dst", dst.size(), src.size());
-  check_same_size("last", last.size(), src.size());
-  check_same_size("prev", prev.size(), src.size());
-  const double a = horizon * (1.0 + trend), b = horizon * trend;
-  nb::gil_scoped_release nogil;
-  in_parts(dst.size(), threads, [&](std::size_t i, std::size_t n) {
-    mlxhog_look_ahead(dst.data() + i, src.data() + i, last.data() + i, prev.data() + i, static_cast<float>(a),
-                      static_cast<float>(b), n);
-  });
+  place.walk(seed, threads, step);
 }
 
 double sumsq(Values g) {
@@ -226,23 +161,15 @@ void bind_updates(nb::module_& m) {
         "Whether the process of this pid and start time has ended, be it a zombie yet.");
   m.attr("STRIPE") = kStripe;
   m.def("widest_cas", &widest_cas, "Floats in the widest compare-and-swap that `cas` mode uses here.");
-  m.def("add_dense", &add_dense, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a,
-        "delta"_a.noconvert(), "seed"_a = 0, "flat[offset:offset+k] += delta.");
-  m.def("add_rows", &add_rows, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "width"_a,
-        "word0"_a.none(), "index"_a.noconvert().none(), "values"_a.noconvert(), "seed"_a = 0,
-        "Add values to rows; duplicates are legal; index None means all rows, word0 None dense stripes.");
+  m.def("add", &add, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "delta"_a.noconvert(),
+        "rows"_a = nb::none(), "seed"_a = 0,
+        "flat[offset:offset+k] += delta; or of rows, duplicates add up: (index, width, first lock word, floats of the\n"
+        "parameter), where index None means all and word None dense stripes.");
   m.def("add_at", &add_at, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "size"_a, "width"_a,
         "word0"_a.none(), "index"_a.noconvert(), "values"_a.noconvert(), "seed"_a = 0,
         "flat[offset + index] += values, index ascending; word0 None means dense stripes.");
   m.def("add_cas", &add_cas, "flat"_a.noconvert(), "offset"_a, "delta"_a.noconvert(), "width"_a,
         "flat[offset:offset+k] += delta by compare-and-swap of 1, 2 or 4 floats.");
-  m.def("snapshot", &snapshot, "dst"_a.noconvert(), "src"_a.noconvert(), "threads"_a = 1,
-        "Copy shared floats that others may be writing; no element is torn.");
-  m.def("snapshot_predict", &snapshot_predict, "dst"_a.noconvert(), "src"_a.noconvert(), "prev"_a.noconvert(),
-        "coef"_a, "threads"_a = 1, "dst = src + coef * (src - prev); prev = src, in one pass.");
-  m.def("snapshot_ahead", &snapshot_ahead, "dst"_a.noconvert(), "src"_a.noconvert(), "last"_a.noconvert(),
-        "prev"_a.noconvert(), "horizon"_a, "trend"_a, "threads"_a = 1,
-        "dst = src + horizon * (last + trend * (last - prev)), in one pass.");
   m.def("sumsq", &sumsq, "g"_a.noconvert(), "Sum of squares in float64; NaN and infinity propagate.");
   m.def("sumsq_of_all", &sumsq_of_all, "gs"_a.noconvert(), "threads"_a = 1,
         "Sum of squares of all arrays in float64, in an order that depends on their sizes only.");

@@ -38,4 +38,17 @@ void mlxhog_delta(const float* w, const float* u, float* d, std::size_t n, const
 void mlxhog_write(float* w, const float* u, std::size_t n, const float* rates);
 }
 
+// -- a worker's own gradients, which no other process sees
+
+// Sum of squares in float64, in an order that depends on n only. NaN and infinity propagate, and finite
+// floats cannot overflow it: the result is finite exactly when every element is.
+double sum_of_squares(const float* g, std::size_t n);
+
+// Elements of a longer array that are summed alone; such sums are then added up in their order. So a norm has the same
+// bits by any number of threads.
+inline constexpr std::size_t kSummed = std::size_t{1} << 18;  // 1 MiB, worth waking a thread
+
+// out[target[k]] += values[k] for rows of `width` floats, in order of k.
+void sum_rows(const std::int32_t* target, const float* values, float* out, std::size_t rows, std::size_t width);
+
 }  // namespace mlxhog

@@ -2,7 +2,7 @@
 
 #include <sched.h>
 
-#include "pause.h"
+#include "../arena/control.h"
 #include "process_life.h"
 
 namespace mlxhog {

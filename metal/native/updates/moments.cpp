@@ -3,7 +3,6 @@
 
 #include <cmath>
 
-#include "element_access.h"
 #include "simd.h"
 
 using namespace mlxhog::element;

@@ -34,13 +34,6 @@ Locks* locks_for(LocksObject* object, Mode mode) {
   return object != nullptr ? &object->locks : nullptr;
 }
 
-void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const Locks* locks, Mode mode) {
-  require(offset <= flat.size() && count <= flat.size() - offset, count, " floats at offset ", offset,
-          " do not fit the segment of ", flat.size());
-  require(!takes_locks(mode) || stripes(offset + count) <= locks->size(), "the update reaches stripe ",
-          stripes(offset + count) - 1, ", but there are only ", takes_locks(mode) ? locks->size() : 0, " lock words");
-}
-
 std::vector<std::int32_t> checked_index(const char* what, const IndexArray& array, std::size_t end, bool ascending) {
   std::vector<std::int32_t> index(array.data(), array.data() + array.size());
   for (std::size_t k = 0; k < index.size(); ++k) {
@@ -52,26 +45,32 @@ std::vector<std::int32_t> checked_index(const char* what, const IndexArray& arra
   return index;
 }
 
-RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
-                    const std::optional<IndexArray>& index, const Values& values, const Locks* locks, Mode mode,
-                    bool distinct) {
-  require(width != 0 && values.size() % width == 0, "values of ", values.size(), " floats are not rows of width ",
-          width);
-  require(!word0 || *word0 <= static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max()), "lock word ",
-          word0.value_or(0), " of the first row: no array has this word");
-  const std::size_t rows = values.size() / width;
-  require(!index || index->size() == rows, "index names ", index ? index->size() : 0, " rows, values has ", rows);
-  require(offset <= flat.size(), "offset ", offset, " is outside the segment of ", flat.size());
-  std::size_t limit = (flat.size() - offset) / width;  // rows that fit the segment and the lock words
-  if (takes_locks(mode) && word0) {
-    limit = std::min(limit, locks->size() - std::min(*word0, locks->size()));
-  } else if (takes_locks(mode)) {
-    const std::size_t guarded = locks->size() * kStripe;
-    limit = std::min(limit, (guarded - std::min(offset, guarded)) / width);
+void check_parameter(std::size_t segment, std::size_t offset, std::size_t floats, std::size_t width,
+                     std::optional<std::size_t> word0, const Locks* locks, Mode mode) {
+  require(offset <= segment && floats <= segment - offset, floats, " floats at offset ", offset,
+          " do not fit the segment of ", segment);
+  require(width != 0 && floats % width == 0, floats, " floats are not rows of width ", width);
+  if (!takes_locks(mode)) return;
+  const std::size_t words = locks->size(), first = word0 ? *word0 : offset / kStripe;
+  const std::size_t n = word0 ? floats / width : stripes(offset + floats) - first;
+  require(first <= words && n <= words - first, n, " lock words from ", first, " on: there are ", words);
+}
+
+Place place_of(Locks* locks, Mode mode, const Flat& flat, std::size_t offset, std::size_t values,
+               const std::optional<RowsOf>& rows_of, bool distinct) {
+  if (!rows_of) {
+    check_parameter(flat.size(), offset, values, 1, std::nullopt, locks, mode);
+    return {locks, mode, offset, values};
   }
-  require(index || rows <= limit, rows, " rows, but the segment and its locks hold ", limit);
-  return {offset, width, rows, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, !index,
-          index ? checked_index("row", *index, limit, distinct) : std::vector<std::int32_t>()};
+  const auto& [index, width, word0, floats] = *rows_of;
+  check_parameter(flat.size(), offset, floats, width, word0, locks, mode);
+  const std::size_t rows = values / width, all = floats / width;
+  require(values % width == 0, values, " floats are not rows of width ", width);
+  require(index ? index->size() == rows : rows <= all, "values has ", rows, " rows; wanted ",
+          index ? index->size() : all);
+  Place place{locks, mode, offset, floats, width, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, rows, {}};
+  if (index) place.index = checked_index("row", *index, all, distinct);
+  return place;
 }
 
 }  // namespace mlxhog

@@ -4,13 +4,15 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
 
 #include <optional>
 #include <sstream>
+#include <tuple>
 #include <vector>
 
 #include "locks.h"
-#include "walk.h"
+#include "striped.h"
 
 namespace mlxhog {
 
@@ -29,6 +31,13 @@ void require(bool holds, const Parts&... parts) {
   throw nb::value_error(text.str().c_str());
 }
 
+// The data of an array of so many floats; null where it is None.
+template <class Array>
+auto floats_of(const char* name, const std::optional<Array>& array, std::size_t wanted) {
+  require(!array || array->size() == wanted, name, " has ", array ? array->size() : 0, " floats; wanted ", wanted);
+  return array ? array->data() : nullptr;
+}
+
 // Locks together with the arrays they live in, kept alive.
 struct LocksObject {
   using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -45,23 +54,34 @@ struct LocksObject {
 Locks* locks_for(LocksObject* object, Mode mode);
 Mode mode_of(int mode);
 
-// A gradient of `count` floats at `offset` of `flat` under dense stripes.
-void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const Locks* locks, Mode mode);
-
 // A copy of indices below `end`, so that the checked values are used, even if another thread writes the array meanwhile.
 std::vector<std::int32_t> checked_index(const char* what, const IndexArray& array, std::size_t end, bool ascending);
 
-// Which rows of which parameter a row update touches, checked against the segment and the lock words.
-struct RowPlace {
-  std::size_t offset, width, rows;
-  std::ptrdiff_t word0;
-  bool all;                         // rows 0, 1, 2 .. of the parameter
-  std::vector<std::int32_t> named;  // the others: a copy, so that the checked values are used
+// Memory of the segment and its exclusion unit: a whole parameter, by stripes or by rows, or some of its rows.
+struct Place {
+  Locks* locks;  // may be null where `mode` takes none
+  Mode mode;
+  std::size_t offset, floats;      // of the parameter
+  std::size_t width = 0;           // of a row; 0 goes over all by stripes
+  std::ptrdiff_t word0 = kStripes;
+  std::size_t rows = 0;
+  std::optional<std::vector<std::int32_t>> index = {};  // none is all rows
 
-  const std::int32_t* index() const { return all ? nullptr : named.data(); }
+  template <class Step>
+  void walk(std::uint64_t seed, int threads, const Step& step) const {
+    if (width == 0) return walk_dense(locks, mode, offset, floats, seed, threads, step);
+    walk_rows(locks, mode, offset, width, word0, index ? index->data() : nullptr, rows, seed, step);
+  }
 };
-RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
-                    const std::optional<IndexArray>& index, const Values& values, const Locks* locks, Mode mode,
-                    bool distinct);
+
+// Rows of a parameter: which (none is all), their width, the first lock word (none is dense stripes), floats in all.
+using RowsOf = std::tuple<std::optional<IndexArray>, std::size_t, std::optional<std::size_t>, std::size_t>;
+
+// A parameter of whole rows that lies inside the segment and, where `mode` takes locks, behind lock words.
+void check_parameter(std::size_t segment, std::size_t offset, std::size_t floats, std::size_t width,
+                     std::optional<std::size_t> word0, const Locks* locks, Mode mode);
+// Where `values` floats go; `distinct` wants every row once, in ascending order.
+Place place_of(Locks* locks, Mode mode, const Flat& flat, std::size_t offset, std::size_t values,
+               const std::optional<RowsOf>& rows, bool distinct);
 
 }  // namespace mlxhog

@@ -1,10 +1,13 @@
-// Compile one function for several SIMD widths; the loader picks the widest that the CPU has.
+// Vectorised loops over shared floats: several SIMD widths of one function, and the access to an element.
+//
+// Only for loops whose operations are each correctly rounded and never fused: then every width gives the same bits.
+// Files that use `element` are built with the element options of CMakeLists.txt (no link-time optimisation, no loops
+// turned into memcpy).
 #pragma once
 
 #include <cstdint>  // any standard header tells whether this is glibc, which the loader's choice needs
 
-// Only for loops whose operations are each correctly rounded and never fused: then every clone gives the
-// same bits. No clones beside a sanitizer, whose runtime is not up when the loader chooses one.
+// The loader picks the widest clone that the CPU has. No clones beside a sanitizer, whose runtime is not up by then.
 #if defined(__x86_64__) && defined(__GLIBC__) && !MLXHOG_ATOMIC_KERNELS && !defined(__SANITIZE_THREAD__)
 #if defined(__clang__)
 #define MLXHOG_SIMD __attribute__((target_clones("avx512f", "avx2", "default")))  // never inlined anyway
@@ -22,3 +25,28 @@
 #else
 #define MLXHOG_WHOLE_LOOP MLXHOG_SIMD __attribute__((flatten))
 #endif
+
+#define MLXHOG_INLINE inline __attribute__((always_inline))
+
+namespace mlxhog::element {
+
+#if MLXHOG_ATOMIC_KERNELS
+// Relaxed: lost increments and mixed ages are the contract, torn floats and undefined behaviour are not.
+MLXHOG_INLINE float load(const float* p) {
+  float x;
+  __atomic_load(p, &x, __ATOMIC_RELAXED);
+  return x;
+}
+MLXHOG_INLINE void store(float* p, float x) { __atomic_store(p, &x, __ATOMIC_RELAXED); }
+#else
+// Plain accesses, so that the loops vectorise. No other thread of this program accesses these elements meanwhile
+// (one worker is one process, and its threads share none); a vector access is single-copy atomic per aligned 4-byte
+// lane.
+MLXHOG_INLINE float load(const float* p) { return *p; }
+MLXHOG_INLINE void store(float* p, float x) { *p = x; }
+#endif
+
+// Nothing of the loop may move across the lock and unlock around the call.
+MLXHOG_INLINE void compiler_barrier() { asm volatile("" ::: "memory"); }
+
+}  // namespace mlxhog::element

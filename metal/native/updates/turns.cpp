@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "pause.h"
+#include "../arena/control.h"
 #include "walk.h"
 
 namespace mlxhog {

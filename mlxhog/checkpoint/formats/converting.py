@@ -1,4 +1,16 @@
-"""Convert from any format to any format with the model; elements change only by their new type."""
+"""Convert from any format to any format with the model; elements change only by their new type.
+
+xlstm package, of either generation:
+
+    config.yaml      the fields of xLSTMLargeConfig, or of xLSTMLMModelConfig, and no others
+    config.json      fields that these do not have: token ids, unknown fields
+    model.safetensors, or model_0.safetensors ...    the state dict
+
+xLSTM Large is loaded by `xlstm.xlstm_large.from_pretrained.load_from_pretrained(directory)`. The
+package has no loader for xLSTMLMModel; `load_state_dict(strict=True)` accepts our state dict.
+
+Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py`; transformers 5.23.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from mlxhog.base import mapped, plain_json, reading
 from mlxhog.base.tensors import TensorSource
@@ -17,18 +30,34 @@ from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.saving import OnTensor
+from mlxhog.config import plugins
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models.xlstm_large import OUT_NORM
+from mlxhog.models import families, ngrams, translation
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.mad.config import SPELLINGS as MAD_SPELLINGS
+from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
 SHARD_BYTES = 5 * 10**9
 TOKENIZER = "tokenizer.json"
+MODELING = Path(__file__).parents[2] / "nn" / "modeling_torch.py"
+"""The code that transformers needs for sequences of layers; never imported here."""
 
 _TRAVELS = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
     "merges.txt tokenizer.model chat_template.jinja chat_template.json generation_config.json"
 ).split()
 """Files that are copied unchanged."""
+
+_LARGE_FIELDS = (
+    "embedding_dim num_heads num_blocks vocab_size use_bias norm_eps norm_reduction_force_float32 "
+    "add_out_norm qk_dim_factor v_dim_factor chunkwise_kernel sequence_kernel step_kernel mode "
+    "chunk_size return_last_states autocast_kernel_dtype eps inference_state_dtype "
+    "ffn_proj_factor ffn_round_up_to_multiple_of gate_soft_cap output_logit_soft_cap weight_mode"
+).split()
+"""Fields of xLSTMLargeConfig, which refuses other fields."""
+
+_NAMED_BY_CONTENT = {"model_type", "architectures", "out_norm_bias", "weight_mode", "torch_dtype"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +107,7 @@ def convert(
             file to copy is too large, or a link out of the checkpoint.
         EnvironmentLacks: the disk is too small or became full; nothing is written.
     """
-    entries, others = _planned(source, conversion)
+    entries, others = planned(source.config, source.tensors, conversion, source.format)
     saving.check_target(target, force=force)
     files = _named(saving.shards(entries, conversion.shard_bytes), conversion.to)
     if conversion.to != "xlstm" and len(files) > 1:
@@ -87,65 +116,152 @@ def convert(
         if (source.folder / name).is_file():
             others[name] = reading.read_small(source.folder / name)
     if conversion.to == "hf" and contents.GENERATION not in others and TOKENIZER in others:
-        others[contents.GENERATION] = _generation(others, source)
+        tokens = token_ids(others[TOKENIZER], source.folder / TOKENIZER)
+        fields = contents.generation_json(json.loads(others["config.json"]), tokens)
+        others[contents.GENERATION] = plain_json.dumps(fields, indent=1)
     if card is not None:
         others[manifest.CARD] = card
-    saving.write(
-        target,
-        files,
-        others,
-        source=source.path,
-        finish=lambda part: (
-            manifest.write(part, step=0, state={}) if conversion.to == "mlxhog" else None
-        ),
-        on_tensor=on_tensor,
-    )
+
+    def finish(part: Path) -> None:
+        if conversion.to == "mlxhog":
+            manifest.write(part, step=0, state={})
+
+    saving.write(target, files, others, source=source.path, finish=finish, on_tensor=on_tensor)
     return {name: (target / name).stat().st_size for name in files}
 
 
-def _generation(files: Mapping[str, bytes], source: Opened) -> bytes:
-    """Return the generation_config.json for the config.json and the tokenizer.json of an export."""
+def token_ids(tokenizer_json: bytes, path: Path) -> set[int]:
+    """Return the ids of the tokens of a tokenizer.json.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
     try:
-        tokens = contents.token_ids(files[TOKENIZER])
-    except ValueError as error:
+        description = plain_json.loads(tokenizer_json)
+        vocabulary = description["model"]["vocab"]
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        return {*ids, *(token["id"] for token in description.get("added_tokens") or ())}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{source.folder / TOKENIZER} is not a tokenizer: {error}; fetch it again"
+            f"{path} is not a tokenizer with a vocabulary: {error!r}; fetch it again"
         ) from error
-    fields = contents.generation_json(json.loads(files["config.json"]), tokens)
-    return plain_json.dumps(fields, indent=1)
 
 
-def _planned(
-    source: Opened, conversion: Conversion
+def planned(
+    model: ModelConfig,
+    tensors: Mapping[str, NDArray[Any]],
+    conversion: Conversion,
+    source_format: str = "mlxhog",
 ) -> tuple[dict[str, TensorSource], dict[str, bytes]]:
-    model, tensors = source.config, source.tensors
-    large = model.hf == "class"
-    if conversion.fused and not (conversion.to == "xlstm" and large):
+    """Return tensors by name, and the files of the config, of a model in another format.
+
+    Raises:
+        ConfigError: the format has no such model, or an option is for another one.
+    """
+    large, to = model.hf == "class", conversion.to
+    if conversion.fused and not (to == "xlstm" and large):
         raise ConfigError("--fused is for xLSTM Large with --to xlstm; leave it out")
-    if conversion.slstm != "vanilla" and (conversion.to != "xlstm" or large):
+    if conversion.slstm != "vanilla" and (to != "xlstm" or large):
         raise ConfigError(
             f"--slstm {conversion.slstm} is for v1 models with --to xlstm; leave it out"
         )
+    if to != "mlxhog" and model.hf != "code" and (tables := ngrams.of(model)) is not None:
+        orders = ", ".join(map(str, tables.orders))
+        raise ConfigError(
+            f"the model has tables of n-grams (ngram_orders {orders}), which "
+            f"{'transformers' if to == 'hf' else 'the xlstm package'} does not have; use --to "
+            "mlxhog"
+        )
     # Our kernels have the same names in transformers; the package's may need another machine.
-    portable = (source.format == "xlstm") != (conversion.to == "xlstm")
-    if conversion.to == "xlstm":
-        how: dict[str, Any] = {"fused": conversion.fused, "slstm": conversion.slstm}
-        entries = _cast(contents.package_entries(model, tensors, **how), conversion)
-        inside, beside = contents.package_configs(model, portable=portable, **how)
+    portable = (source_format == "xlstm") != (to == "xlstm")
+    if to == "xlstm":
+        if not model.in_xlstm:
+            raise ConfigError(f"the xlstm package has no model for {model.title}; use --to mlxhog")
+        entries = _cast(_package_entries(model, tensors, conversion), conversion)
+        inside, beside = _package_configs(model, conversion, portable=portable)
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
         return entries, {"config.yaml": text.encode(), **rest}
     entries, code = _cast(contents.our_entries(model, tensors), conversion), {}
-    if conversion.to == "mlxhog":
-        fields = contents.our_config_json(model, dtype=_dtype(entries), portable=portable)
+    dtypes = {entry.dtype for entry in entries.values() if entry.dtype in mapped.FLOATS}
+    dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+    if to == "mlxhog":
+        fields = contents.our_config_json(model, dtype=dtype, portable=portable)
     elif model.hf == "code":
-        fields = contents.hf_code_json(model, dtype=_dtype(entries))
-        code = {contents.MODELING.name: contents.MODELING.read_bytes()}
+        fields = _hf_code_json(model, dtype)
+        code = {MODELING.name: MODELING.read_bytes()}
     else:
-        contents.refuse(model, tensors)
+        if not large:
+            title = model.title
+            raise ConfigError(f"transformers has no model for {title}; use --to xlstm or mlxhog")
+        if reason := model.unlike_transformers(tensors):
+            raise ConfigError(f"{reason}; use --to xlstm or mlxhog")
         entries.pop(f"{OUT_NORM}.bias", None)
-        fields = contents.hf_config_json(model, dtype=_dtype(entries), portable=portable)
+        fields = contents.hf_config_json(model, dtype=dtype, portable=portable)
     return entries, {"config.json": plain_json.dumps(fields, indent=1), **code}
+
+
+def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return config.json of a model that transformers loads by `MODELING`, and mlxhog itself."""
+    families.check_language_model(model)
+    fields = contents.our_config_json(model, dtype=dtype)
+    if files := fields.get(plugins.KEY):
+        raise ConfigError(
+            f"the model has layers of {files[0].partition(' ')[0]}, which an export does not "
+            "carry; use --to mlxhog"
+        )
+    for theirs, name in MAD_SPELLINGS.items():
+        fields[theirs] = fields.pop(name)
+    return fields | {
+        "architectures": ["MlxhogForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"{MODELING.stem}.MlxhogConfig",
+            "AutoModelForCausalLM": f"{MODELING.stem}.MlxhogForCausalLM",
+        },
+        "use_cache": False,
+    }
+
+
+def _package_entries(
+    model: ModelConfig, tensors: Mapping[str, NDArray[Any]], conversion: Conversion
+) -> dict[str, TensorSource]:
+    """Return the tensors of the package's state dict."""
+    ours = dict(tensors)
+    if model.tie_word_embeddings:  # the package's state dicts hold both names
+        ours[model.untied_head] = ours[families.embedding(model)]
+    if model.layout.norms[2] and model.layout.out_norm:  # whose norms have biases, the last too
+        width = ours[f"{OUT_NORM}.weight"]
+        ours.setdefault(f"{OUT_NORM}.bias", np.zeros(width.shape, width.dtype))
+    theirs = translation.to_xlstm(ours, model, slstm=conversion.slstm)
+    stacks = {name: [name] for name in theirs}
+    if conversion.fused:
+        stacks = {name: list(parts) for name, parts in translation.stacks(theirs).items()}
+    entries = {}
+    for name, names in stacks.items():
+        parts = tuple(theirs[one] for one in names)
+        shape = parts[0].shape
+        if len(parts) > 1:
+            shape = (sum(part.shape[0] for part in parts), *shape[1:])
+        entries[name] = TensorSource(shape, parts[0].dtype, parts)
+    return entries
+
+
+def _package_configs(
+    model: ModelConfig, conversion: Conversion, *, portable: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of config.yaml and of config.json."""
+    fields = model.to_dict()
+    if (inside := model.to_package()) is not None:
+        if inside["slstm_block"] is not None:
+            inside["slstm_block"]["slstm"]["backend"] = conversion.slstm
+    else:
+        if portable:
+            fields |= contents.PORTABLE
+        fields["weight_mode"] = "fused" if conversion.fused else "single"
+        inside = {name: fields[name] for name in _LARGE_FIELDS if name in fields}
+    others = fields.keys() - inside.keys() - _NAMED_BY_CONTENT - set(SPELLINGS.values())
+    beside = {name: fields[name] for name in sorted(others) if fields[name] is not None}
+    return inside, beside
 
 
 def _cast(entries: Mapping[str, TensorSource], conversion: Conversion) -> dict[str, TensorSource]:
@@ -156,12 +272,6 @@ def _cast(entries: Mapping[str, TensorSource], conversion: Conversion) -> dict[s
         name: replace(entry, dtype=dtype) if entry.dtype in mapped.FLOATS else entry
         for name, entry in entries.items()
     }
-
-
-def _dtype(entries: Mapping[str, TensorSource]) -> np.dtype[Any]:
-    """The type of a model's tensors; float32 if they have several."""
-    dtypes = {entry.dtype for entry in entries.values() if entry.dtype in mapped.FLOATS}
-    return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
 
 def _named(files: list[dict[str, TensorSource]], to: str) -> dict[str, dict[str, TensorSource]]:

@@ -28,11 +28,7 @@ from mlxhog.models.xlstm_large import OUT_NORM
 
 
 def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: Path) -> None:
-    """Compare tensors with the parameters of a model, by name, shape and type.
-
-    Raises:
-        CheckpointError: they differ; the message names the first few.
-    """
+    """Compare tensors with the parameters of a model, by name, shape and type."""
     expected = {
         name: tuple(spec.shape)
         for name, spec in (families.param_spec(model) | families.table_spec(model)).items()
@@ -71,27 +67,16 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 """Prefixes that DistributedDataParallel, torch.compile and Lightning add to names."""
 
 
-def unwrapped(arrays: Mapping[str, Any]) -> dict[str, Any]:
+def _unwrapped(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return the arrays without the prefixes that all their names share."""
-    bare = dict(arrays)
-    while True:
-        shared = [p for p in PREFIXES if bare and all(name.startswith(p) for name in bare)]
-        if not shared:
-            return bare
-        bare = {name.removeprefix(shared[0]): array for name, array in bare.items()}
+    for prefix in PREFIXES:
+        if arrays and all(name.startswith(prefix) for name in arrays):
+            return _unwrapped({name.removeprefix(prefix): a for name, a in arrays.items()})
+    return arrays
 
 
-def package_of(names: Collection[str], model_type: object, where: Path) -> str:
-    """Return the package of these names: "hf" or "xlstm" for xLSTM Large, "xlstm_v1", or "mad".
-
-    Args:
-        names: names of the tensors, unwrapped.
-        model_type: the model_type of the config beside them, or None.
-        where: the checkpoint, for the message.
-
-    Raises:
-        CheckpointError: they belong to another family.
-    """
+def _package_of(names: Collection[str], model_type: object, where: Path) -> str:
+    """Return the package of these names: "hf" or "xlstm" for xLSTM Large, "xlstm_v1", or "mad"."""
     if any(name.startswith("xlstm_block_stack.") for name in names):
         return "xlstm_v1"
     if any(re.match(r"backbone\.blocks\.\d+\.(mlstm_layer|norm_mlstm)\.", name) for name in names):
@@ -158,6 +143,7 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
 def _model_of(
     fields: Mapping[str, Any], package: str, where: Path, config: Path | None = None
 ) -> ModelConfig:
+    """The model of a config, which has to be of the family of the tensors."""
     family = package if package in ("xlstm_v1", "mad") else "xlstm"
     if not fields:
         raise CheckpointError(
@@ -170,18 +156,14 @@ def _model_of(
             f"{where}: the config has model_type {shown(stated)} and the tensors are those of "
             f"{family!r}; use the config of these tensors"
         )
+    defaults: dict[str, Any] = {}
+    if package == "xlstm":  # whose values of missing fields differ from those of transformers
+        norm_bias = fields.get("use_bias", False) and fields.get("add_out_norm", True)
+        defaults = {"ffn_proj_factor": 2.6667, "out_norm_bias": bool(norm_bias)}
     try:
-        return families.read({**_package_defaults(fields, package), **fields, "model_type": family})
+        return families.read({**defaults, **fields, "model_type": family})
     except ConfigError as error:
         raise ConfigError(f"{config or f'the config of {where}'}: {error}") from error
-
-
-def _package_defaults(fields: Mapping[str, Any], package: str) -> dict[str, Any]:
-    """Values of the xlstm package for missing fields, if they differ from transformers'."""
-    if package != "xlstm":
-        return {}
-    norm_bias = fields.get("use_bias", False) and fields.get("add_out_norm", True)
-    return {"ffn_proj_factor": 2.6667, "out_norm_bias": bool(norm_bias)}
 
 
 TITLES = {
@@ -284,11 +266,11 @@ def open_checkpoint(
     ours = path.is_dir() and (path / manifest.NAME).is_file()
     if ours:
         record = manifest.read(path)
-        manifest.verify(path, record, digests=False)
+        manifest.verify(path, record, large=())
     elsewhere = None if config is None else Path(config)
     fields = _find_config(folder) if elsewhere is None else read_config(elsewhere)
-    arrays = unwrapped(weights.read(file))
-    package = package_of(arrays, fields.get("model_type"), path)
+    arrays = _unwrapped(weights.read(file))
+    package = _package_of(arrays, fields.get("model_type"), path)
     model = _model_of(fields, package, path, elsewhere)
     tensors = _without_copies(to_ours(arrays, model), model, path)
     tensors = table_rows.unpacked(tensors, model, path)
@@ -296,7 +278,7 @@ def open_checkpoint(
         _check_final_norm(tensors, model, path)
     _check_fit(tensors, model, path)
     if ours and verify:  # last: reading the files takes time, and the checks above do not
-        manifest.verify_digests(path, record, [part.name for part in weights.parts(file)])
+        manifest.verify(path, record, large=[part.name for part in weights.parts(file)])
     kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"
     return Opened(path.absolute(), folder.absolute(), kind, model, tensors)
 

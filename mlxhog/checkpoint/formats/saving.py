@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import psutil
+
 from mlxhog.base import mapped, plain_json
-from mlxhog.base.durable import full_disk, is_gone, new_directory, require_space, write_synced
+from mlxhog.base.durable import full_disk, new_directory, require_space, write_synced
 from mlxhog.base.tensors import TensorSource, write_entries
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
@@ -173,10 +176,10 @@ def _replaceable(entry: Path) -> bool:
 def _clear_remains(target: Path) -> None:
     """Remove files of killed processes; an `.old` target without a successor is renamed back."""
     for remains in target.parent.glob(f"{target.name}.*.*"):
-        pid, _, kind = remains.name.removeprefix(f"{target.name}.").partition(".")
-        if kind not in ("part", "old") or not pid.isdigit() or not is_gone(int(pid)):
+        name = re.fullmatch(r"([1-9]\d{0,8})\.(part|old)", remains.name[len(target.name) + 1 :])
+        if name is None or psutil.pid_exists(int(name[1])):
             continue
-        if kind == "old" and not target.exists():
+        if name[2] == "old" and not target.exists():
             os.replace(remains, target)
         else:
             shutil.rmtree(remains, ignore_errors=True)

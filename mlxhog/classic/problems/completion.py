@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,6 @@ def create(name: str, config: ClassicConfig) -> MatrixCompletion:
         test,
         rank=RANK if config.rank is None else config.rank,
         mu=MU if config.mu is None else config.mu,
-        max_norm=config.max_norm,
         name=name,
     )
 
@@ -76,8 +75,6 @@ class MatrixCompletion:
     test: Ratings | None = None  # test ratings of the same users and items, or None
     rank: int = RANK  # columns of L and R
     mu: float = MU  # weight of the L2 terms
-    # longer rows are scaled down to this norm after each step; None: no limit
-    max_norm: float | None = None
     name: str = "matrix-completion"  # name on the command line
 
     defaults = Defaults(lr=0.02, beta=0.9, epochs=12)
@@ -98,7 +95,7 @@ class MatrixCompletion:
     @property
     def kernel(self) -> Kernel:
         """Builds the native problem in a worker."""
-        return partial(_build, longest=self.max_norm or 0.0)
+        return _build
 
     @property
     def width(self) -> int:
@@ -169,14 +166,13 @@ class MatrixCompletion:
         return _native.CompletionProblem(users, items, ratings, *no_shrink).squared_error()
 
 
-def _build(memory: ProblemMemory, longest: float) -> _native.CompletionProblem:
+def _build(memory: ProblemMemory) -> _native.CompletionProblem:
     return _native.CompletionProblem(
         memory.params["users"],
         memory.params["items"],
         memory.data["ratings"],
         memory.data["shrink_users"],
         memory.data["shrink_items"],
-        longest=longest,
         user_word0=memory.row_word0["users"],
         item_word0=memory.row_word0["items"],
     )

@@ -12,7 +12,6 @@ COMMANDS = {
     "search": ("study.search", "search a space of architectures, several at once"),
     "resume": ("study.resume", "continue a study after any stop"),
     "board": ("board.board", "the leaderboard of a study"),
-    "compare": ("board.compare", "two candidates of a study, run by run, with a p-value"),
     "plot": ("board.plot", "the plots of a study, and one page with all of them"),
     "vote": ("winner.vote", "the architecture that the best candidates vote for, slot by slot"),
     "scale": ("winner.scale", "an architecture made deeper, for mlxhog train"),

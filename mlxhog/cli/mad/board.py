@@ -1,13 +1,10 @@
-"""`mlxhog mad board`, `compare` and `plot`: the leaderboard of a study, two rows, its plots."""
+"""`mlxhog mad board` and `plot`: the leaderboard of a study, and its plots."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.durable import replace_file
 from mlxhog.base.paths import expanded
@@ -15,9 +12,6 @@ from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mlxhog.mad.report.ranking import Ranking
 
 BOARD_ABOUT = """\
 The leaderboard of a study, from its directory only, during the study and after it.
@@ -31,59 +25,17 @@ class BoardConfig(Plugins, Json):
     """Options of `mlxhog mad board`."""
 
     study: str = argument("STUDY", "a name under studies/, or a path")
-    select: str | None = option(
-        None,
-        "rows whose accuracy selects between optimiser points; none: those of the study",
-        choices=("test", "val"),
-    )
-
-    def ranking(self, *, curves: bool = False) -> Ranking:
-        """Return the ranking of the study."""
-        from mlxhog.mad.report.ranking import read_ranking
-        from mlxhog.mad.study.store import find
-
-        select: Any = self.select  # its choices are the literals
-        return read_ranking(find(self.study), select=select, curves=curves)
 
 
 @command("mad board", BOARD_ABOUT, BOARD_EXAMPLES, BoardConfig)
 def board(config: BoardConfig) -> Report:
     """Show the leaderboard."""
-    from mlxhog.mad.report.leaderboard import lines, to_json
+    from mlxhog.mad.report.leaderboard import section, to_json
+    from mlxhog.mad.report.ranking import read_ranking
+    from mlxhog.mad.study.store import find
 
-    ranking = config.ranking()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return Report(to_json(ranking), words={}, notes=lines(ranking, width))
-
-
-COMPARE_ABOUT = """\
-Compare two candidates of a study, run by run: same task, same setting, same seed. Prints the mean
-difference with its 95 % interval and the p-value of the paired t-test, for each task and for the
-score; an interval that holds 0 is no answer: cannot be told.
-A and B are places on the board, such as 1 and 3, or layers."""
-COMPARE_EXAMPLES = (
-    "mad compare first 1 2",
-    'mad compare first "mlstm swiglu mlstm swiglu" "gla swiglu gla swiglu" --json',
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CandidatesConfig(BoardConfig):
-    """Options of `mlxhog mad compare`."""
-
-    a: str = argument("A", "a place on the board, or layers")
-    b: str = argument("B", "the other one")
-
-
-@command("mad compare", COMPARE_ABOUT, COMPARE_EXAMPLES, CandidatesConfig)
-def compare(config: CandidatesConfig) -> Report:
-    """Compare two candidates."""
-    from mlxhog.mad.report.comparison import candidate_of, compare, lines, to_json
-
-    ranking = config.ranking()
-    a, b = (candidate_of(ranking, text) for text in (config.a, config.b))
-    comparison = compare(a, b)
-    return Report(to_json(comparison), words={}, notes=lines(comparison))
+    ranking = read_ranking(find(config.study))
+    return Report(to_json(ranking), text=lambda: [section(ranking)])
 
 
 PLOT_ABOUT = """\
@@ -111,12 +63,13 @@ def plot(config: StudyPlotConfig) -> Report:
     """Write the plots of a study."""
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
+    from mlxhog.mad.report.ranking import read_ranking
     from mlxhog.mad.study.store import find
     from mlxhog.report import charts
 
     store = find(config.study)
     charts.require("the leaderboard needs nothing: mlxhog mad board")
-    ranking = config.ranking(curves=True)
+    ranking = read_ranking(store, curves=True)
     folder = expanded(config.out) if config.out else store.directory / "plots"
     try:
         folder.mkdir(parents=True, exist_ok=True)

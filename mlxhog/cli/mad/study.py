@@ -23,8 +23,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 
 if TYPE_CHECKING:
-    from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
+    from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.config import MADConfig
 
 FIRST_SEED = 12345
@@ -60,8 +60,7 @@ class StudyConfig(SessionConfig):
     )
     rates: str | None = option(
         None,
-        "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts; the suite's own "
-        "is always among them, and its score stands beside the best",
+        "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts",
         none="the suite's",
         excludes=("lr",),
     )
@@ -123,11 +122,12 @@ def search(config: SearchConfig, typed: Written, how: ExecutionConfig) -> Report
     """Search a space."""
     protocol = _protocol(typed)
     # It imports NumPy: wrong flags are reported before.
-    from mlxhog.mad.search.space import read_space
+    from mlxhog.mad.search.space import read_space, to_space
 
-    space = read_space(config.space)
+    keys = read_space(config.space)
+    space = to_space(keys)
     fields = {
-        "space": space.to_dict(),
+        "space": keys,
         "suite": config.suite or space.suite or "smoke",
         "dim": config.dim or space.dim,
         "position": space.position,
@@ -235,18 +235,16 @@ class ResumeConfig(SessionConfig):
 def resume(config: ResumeConfig, how: ExecutionConfig) -> Report:
     """Continue a study."""
     # These import NumPy: wrong flags are reported before.
-    from mlxhog.mad.study import study as studies
-    from mlxhog.mad.study.session import Planning, check_execution
+    from mlxhog.mad.study.session import check_execution
     from mlxhog.mad.study.store import find
 
     store = find(config.study, Path(how.out))
-    study = studies.read(store)
-    studies.refuse_other_files(store, study.remembering())
-    planning = Planning(study)
+    study = store.study()
+    store.refuse_other_files(study.remembering())
     check_execution(how, study)
     if config.dry_run:
-        return _dry_run(planning, store.name, how, store)
-    return _execute(store, planning, how, config, retry_failed=config.retry_failed)
+        return _dry_run(study, store.name, how, store)
+    return _execute(store, study, how, config, retry_failed=config.retry_failed)
 
 
 # -- the definition of a study ---------------------------------------------------------------------
@@ -334,8 +332,9 @@ def _begin(
     from mlxhog.base import machine
     from mlxhog.base.workers import backend_here, resolve_workers
     from mlxhog.mad import tasks
-    from mlxhog.mad.study.session import Planning, check_execution
-    from mlxhog.mad.study.study import Study, find_same, open_store
+    from mlxhog.mad.study.session import check_execution
+    from mlxhog.mad.study.store import find_same, open_store
+    from mlxhog.mad.study.study import Study
     from mlxhog.mad.training.run_plan import check_reach
 
     here = machine.here()
@@ -353,34 +352,33 @@ def _begin(
         threads=config.threads,
         share_embedding=config.share_embedding,
     ).remembering()
-    planning = Planning(study)
-    rows = [tasks.resolve(one.task, one.settings) for one in planning.suite.settings]
+    rows = [tasks.resolve(one.task, one.settings) for one in study.measured.settings]
     for file, architecture in files.items():
         check_reach(file, architecture, rows)
     check_execution(how, study)
     digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
     name = config.study or default_name or f"bench-{study.suite}-{digest[:8]}"
     if config.dry_run:
-        return _dry_run(planning, name, how, find_same(study, how.out, name))
-    return _execute(open_store(study, how.out, name), planning, how, config)
+        return _dry_run(study, name, how, find_same(study, how.out, name))
+    return _execute(open_store(study, how.out, name), study, how, config)
 
 
 # -- a session -------------------------------------------------------------------------------------
 
 
-def _dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | None) -> Report:
+def _dry_run(study: Study, name: str, how: ExecutionConfig, store: Store | None) -> Report:
     """Return the plan of a session of a study, which may have a store."""
     from mlxhog.base import machine
+    from mlxhog.mad.training.evaluation import most_steps
 
-    study = planning.study
     records = () if store is None else store.records()
     parallel = how.resolve_parallel(study, machine.here())
-    known = [number for number in (planning.total, how.limit.runs) if number is not None]
+    known = [number for number in (study.total, how.limit.runs) if number is not None]
     runs = min(known, default=None)
     seconds = steps = None  # unknown until the first run has ended
     if runs is not None:
         runs_left = max(0, runs - len(records))
-        steps = planning.steps * runs_left // planning.runs_each
+        steps = sum(map(most_steps, study.runs(study.first))) * runs_left // study.runs_each
         if records:
             mean_s = sum(one.seconds for one in records) / len(records)
             seconds = mean_s * runs_left / parallel
@@ -389,10 +387,10 @@ def _dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store |
         {
             "study": name,
             "suite": study.suite,
-            "dim": planning.dim,
+            "dim": study.measured.dim,
             "workers": study.workers,
-            "candidates": planning.candidates,
-            "runs_each": planning.runs_each,
+            "candidates": study.choices.count,
+            "runs_each": study.runs_each,
             "seeds": list(study.seeds),
             "runs": runs,
             "ended": len(records),
@@ -405,7 +403,7 @@ def _dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store |
 
 def _execute(
     store: Store,
-    planning: Planning,
+    study: Study,
     how: ExecutionConfig,
     config: SessionConfig,
     *,
@@ -416,7 +414,7 @@ def _execute(
     from mlxhog.mad.report.board import shown
     from mlxhog.mad.study.session import execute
 
-    study, here = planning.study, machine.here()
+    here = machine.here()
     parallel = how.resolve_parallel(study, here)
     threads = parallel * study.cores
     if threads > here.cores and how.ray_address is None and not config.quiet:
@@ -426,7 +424,7 @@ def _execute(
             file=sys.stderr,
         )
     view = shown(sys.stderr, quiet=config.quiet)
-    outcome = execute(store, planning, how, parallel, view, retry_failed=retry_failed)
+    outcome = execute(store, study, how, parallel, view, retry_failed=retry_failed)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
     best = None if failed else outcome.best
     statuses = ("done", "failed", "pruned", "diverged")

@@ -39,6 +39,8 @@ MAIN = (
     "steps", "epochs", "seed", "save", "dry_run", "json",
 )  # fmt: skip
 LAYERS_HELP = 'the layers, as words or one text, such as "(mlstm swiglu)*2"'
+OF_PLAN = ("key", "candidate", "config", "label", "host", "at")
+"""Fields of a record that its plan has in other words."""
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 
 
@@ -126,7 +128,8 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
         )
     first = {name: facts.pop(name) for name in ("task", "layers", "backend")}
     held = {"held_length": held_length(result.by_length)} if result.by_length else {}
-    facts = {**first, **asdict(result), **held, **facts}
+    numbers = {name: value for name, value in asdict(result).items() if name not in OF_PLAN}
+    facts = {**first, **numbers, **held, **facts}
     head = (
         f"{result.status}: {result.steps} steps, {facts['task']}: accuracy {result.acc_token:.4f} "
         f"of tokens" + f", where {result.ceiling:.4f} is possible" * (result.ceiling < 1)

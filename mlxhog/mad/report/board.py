@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from mlxhog.base.quantities import format_clock
+from mlxhog.mad.run import RunRecord
 from mlxhog.mad.study.scheduler import StudyProgress
-from mlxhog.mad.study.store import StudyRecord
 from mlxhog.report.streams import printable
 from mlxhog.report.views import Observer, StatusLine
-
-ELLIPSIS = "…"
 
 
 def folded(layers: Sequence[str]) -> str:
@@ -42,52 +40,30 @@ def _repeat(layers: Sequence[str], start: int) -> tuple[int, int]:
     return best
 
 
-def cut(text: str, width: int | None) -> str:
-    """Cut a text at its end to `width` columns."""
-    if width is None or len(text) <= width:
-        return text
-    return text[: max(0, width - 1)] + ELLIPSIS[:width]
-
-
-def short(candidate: str, width: int) -> str:
-    """Return a canonical string: folded if it is too long, then cut."""
-    return candidate if len(candidate) <= width else cut(folded(candidate.split()), width)
-
-
 def score(value: float, interval: float | None) -> str:
     """Write a score, with the half width of its interval if there is one."""
     return f"{value:.3f}" if interval is None else f"{value:.3f} ± {interval:.3f}"
 
 
-def accuracy(value: float | None) -> str:
-    """Write an accuracy; None is -."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def heading(progress: StudyProgress) -> str:
-    """Return the heading: runs, time and statuses."""
-    done, total = progress.done, progress.total
+def state_line(progress: StudyProgress) -> str:
+    """Return the state of a study in a line: runs, time, statuses, and the best candidate."""
+    done, total, best = progress.done, progress.total, progress.best
     of = "" if total is None else f" of {total} runs ({min(1, done / total if total else 1):.0%})"
-    eta = "-" if progress.eta_s is None else format_clock(progress.eta_s)
     parts = [
         f"study {progress.study}",
         f"{done}{of or ' runs'}",
         format_clock(progress.elapsed_s),
-        f"ETA {eta}",
+        f"ETA {'-' if progress.eta_s is None else format_clock(progress.eta_s)}",
         *(f"{n} {status}" for status, n in progress.statuses.items() if status != "done"),
     ]
+    if best is not None:
+        lacks = f" ({best.missing} runs missing)" if best.missing else ""
+        layers = folded(best.candidate.split())
+        parts.append(f"best {score(best.score, best.interval)}{lacks} {layers}")
     return "  ".join(parts)
 
 
-def best(progress: StudyProgress) -> str:
-    """Return the best candidate so far."""
-    if (top := progress.best) is None:
-        return "best -"
-    lacks = f" ({top.missing} runs missing)" if top.missing else ""
-    return f"best {score(top.score, top.interval)}{lacks} {folded(top.candidate.split())}"
-
-
-def trouble_line(trouble: StudyRecord) -> str:
+def trouble_line(trouble: RunRecord) -> str:
     """Return the line of a run that failed or diverged."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
     return f"{trouble.status}  {trouble.title}{reason}  {folded(trouble.candidate.split())}"
@@ -114,10 +90,9 @@ def shown(stream: TextIO, *, quiet: bool = False) -> Iterator[Observer[StudyProg
             for trouble in progress.troubles[troubles:]:
                 line.tell(trouble_line(trouble))
             troubles = len(progress.troubles)
-            state = f"{heading(progress)}  {best(progress)}"
-            line.show(state)
+            line.show(state_line(progress))
             if not line.live and time.monotonic() >= line_at:
                 line_at = time.monotonic() + EVERY_S
-                line.tell(state)
+                line.tell(state_line(progress))
 
         yield show

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from html import escape
 
-from mlxhog.mad.report.leaderboard import NOTE, Column, ceiling_note, lost, table
+from mlxhog.mad.report.leaderboard import NOTE, TROUBLE, ceiling_note, columns, troubles
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
-from mlxhog.mad.scores import CandidateScore
 from mlxhog.report.charts import DARK, LIGHT
-from mlxhog.report.page import document, facts
+from mlxhog.report.page import document, facts, text_cards
 from mlxhog.report.page import table as html_table
 
-LEFT = ("layers", "status", "", "run", "reason")
+LEFT = ("layers", "status")
 """Columns of words."""
 
 
 def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
     """Return the page; each plot is drawn twice, for light and for dark screens."""
     title = f"{ranking.study}: MAD, suite {ranking.suite}"
-    figures = "\n".join(map(_figure, plots))
+    figures, lost = "\n".join(map(_figure, plots)), troubles(ranking)
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="sum">{escape(ranking.heading)}</p>',
         f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else "",
-        _leaderboard(ranking),
+        _leaderboard(ranking) if ranking.rows else "",
         f'<div class="figures">\n{figures}\n</div>' if figures else "",
-        _troubles(ranking),
+        f"<h2>Runs that count as 0</h2>\n{text_cards(TROUBLE, lost)}" if lost else "",
         f"<h2>Protocol</h2>\n{facts(ranking.facts.items())}",
         f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
         f"in this file; <code>mlxhog mad board {escape(ranking.study)} --json</code> has the "
@@ -39,30 +38,23 @@ def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
 
 
 def _leaderboard(ranking: Ranking) -> str:
-    if not ranking.rows:
-        return ""
-    columns = table(ranking)
-    header = ["#", "layers", *(column.head for column in columns)]
-    rows = [_row(columns, rank, row) for rank, row in enumerate(ranking.rows, start=1)]
-    notes = [NOTE, ceiling_note(ranking)]
-    return (
-        "<h2>Leaderboard</h2>\n"
-        + html_table(header, rows, LEFT, cards=True)
-        + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
-    )
-
-
-def _row(columns: Sequence[Column], rank: int, row: CandidateScore) -> str:
-    """Return a row's cells; those of tasks have a color by accuracy."""
-    cells = [f'<td data-head="#">{rank}</td>']
-    cells.append(f'<td class="t" data-head="layers"><code>{escape(row.candidate)}</code></td>')
-    for column in columns:
-        text, heat = escape(column.text(row)), column.heat(row)
-        look = ' class="t"' if column.head in LEFT else ""
-        look = look if heat is None else f' class="h" style="--v:{heat:.3f}"'
-        text = f"<b>{text}</b>" if column.head == "score" else text
-        cells.append(f'<td{look} data-head="{escape(column.head)}">{text}</td>')
-    return "".join(cells)
+    """The table of the board; cells of tasks have a color by accuracy."""
+    shown, rows = columns(ranking), list[str]()
+    for rank, row in enumerate(ranking.rows, start=1):
+        cells = [
+            f'<td data-head="#">{rank}</td>',
+            f'<td class="t" data-head="layers"><code>{escape(row.candidate)}</code></td>',
+        ]
+        for column in shown:
+            text, heat = escape(column.text(row)), column.heat(row)
+            look = ' class="t"' if column.head in LEFT else ""
+            look = look if heat is None else f' class="h" style="--v:{heat:.3f}"'
+            text = f"<b>{text}</b>" if column.head == "score" else text
+            cells.append(f'<td{look} data-head="{escape(column.head)}">{text}</td>')
+        rows.append("".join(cells))
+    header = ["#", "layers", *(column.head for column in shown)]
+    notes = (f'<p class="note">{escape(one)}</p>' for one in (NOTE, ceiling_note(ranking)) if one)
+    return "\n".join(["<h2>Leaderboard</h2>", html_table(header, rows, LEFT, cards=True), *notes])
 
 
 def _figure(plot: Plot) -> str:
@@ -78,19 +70,3 @@ def _figure(plot: Plot) -> str:
 </picture>
 <figcaption>{escape(plot.caption)}</figcaption>
 </figure>"""
-
-
-def _troubles(ranking: Ranking) -> str:
-    header = ("status", "layers", "run", "reason")
-    rows = [
-        "".join(
-            f'<td class="t" data-head="{name}">{escape(text)}</td>'
-            for name, text in zip(
-                header, (one.status, one.candidate, one.title, one.reason), strict=True
-            )
-        )
-        for one in lost(ranking)
-    ]
-    if not rows:
-        return ""
-    return "<h2>Runs that count as 0</h2>\n" + html_table(header, rows, LEFT, cards=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.board import short
+from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.ranking import Ranking
-from mlxhog.mad.run import Point
+from mlxhog.mad.run import Point, RunRecord
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
-from mlxhog.mad.study.store import StudyRecord
 from mlxhog.report.charts import MARKERS, OTHER, Theme, legend_below, panel, png
+from mlxhog.report.table import cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,9 +60,9 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
     """Yield the plots for which a study has numbers."""
     if not ranking.rows:
         return
-    plot = partial(Plot, ranking.study)
     for name, (label, _) in COSTS.items():
-        yield plot(
+        yield Plot(
+            ranking.study,
             f"score-{name}",
             f"Score against {label}",
             "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
@@ -70,10 +70,12 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
             partial(draw_costs, ranking, name),
         )
     for task in ranking.tasks:
-        if any(points for _, _, points in _curves(ranking, task)):
-            yield plot(
+        label, curves = _curves(ranking, task)
+        if curves:
+            yield Plot(
+                ranking.study,
                 f"curves-{task}",
-                f"Learning curves: {task}, {label_of(ranking, task)}",
+                f"Learning curves: {task}, {label}",
                 "A line per seed, of its best optimiser point. x marks where a run diverged, a "
                 "dotted line the best that is possible.",
                 partial(draw_curves, ranking, task),
@@ -120,7 +122,7 @@ class _Legend:
 
     def label(self, rank: int) -> str | None:
         """The name of a candidate; None if the legend has it."""
-        layers = short(self._ranking.rows[rank].candidate, LEGEND_WIDTH)
+        layers = cut(folded(self._ranking.rows[rank].layers), LEGEND_WIDTH)
         name = f"{rank + 1}  {layers}" if self.is_first(rank) else OTHER
         if name in self._named:
             return None
@@ -176,27 +178,30 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> Figure:
     return figure
 
 
-def label_of(ranking: Ranking, task: str) -> str:
-    """Return the setting of the plot: the baseline if it was run, else the first."""
+def _curves(
+    ranking: Ranking, task: str
+) -> tuple[str, list[tuple[int, RunRecord, Sequence[Point]]]]:
+    """The setting of a plot, and rank, run and points of each curve; the best is last, on top.
+
+    The setting is the baseline if it was run, else the first.
+    """
     labels = [record.label for record in ranking.records if record.task == task]
-    return BASELINE if BASELINE in labels or not labels else labels[0]
-
-
-def _curves(ranking: Ranking, task: str) -> Iterator[tuple[int, StudyRecord, Sequence[Point]]]:
-    """Yield rank, run and points of each curve; the best last, so that it is on top."""
-    label = label_of(ranking, task)
-    for rank, row in reversed(list(enumerate(ranking.rows))):
-        for record in row.best:
-            points = ranking.curves.get(record.key, ())
-            if points and (record.task, record.label) == (task, label):
-                yield rank, record, points
+    label = BASELINE if BASELINE in labels or not labels else labels[0]
+    curves = [
+        (rank, record, points)
+        for rank, row in reversed(list(enumerate(ranking.rows)))
+        for record in row.best
+        if (record.task, record.label) == (task, label)
+        and (points := ranking.curves.get(record.key, ()))
+    ]
+    return label, curves
 
 
 def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
     """Draw accuracy over steps, with a line for the best optimiser point of every seed."""
     figure, axes = panel(theme, WIDTH, HEIGHT)
     legend = _Legend(ranking, theme)
-    for rank, record, points in _curves(ranking, task):
+    for rank, record, points in _curves(ranking, task)[1]:
         first, color = legend.is_first(rank), legend.color(rank)
         axes.plot(
             [point.step for point in points],
@@ -215,7 +220,7 @@ def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
     axes.set_ylim(0.0, 1.02)
     axes.set_xlim(left=0)
     axes.set_xlabel("step")
-    decided = {record.config["protocol"].get("select") for record in ranking.records}
-    axes.set_ylabel(f"acc_token of the {'validation' if decided == {'val'} else 'test'} rows")
+    selects = {row.select for row in ranking.rows}
+    axes.set_ylabel(f"acc_token of the {'validation' if selects == {'val'} else 'test'} rows")
     legend_below(axes, theme)
     return figure

@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlxhog.base.quantities import format_duration, format_value
-from mlxhog.mad.run import Point
-from mlxhog.mad.scores import UNFINISHED, CandidateScore, Select, scores
-from mlxhog.mad.study import study as studies
-from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Store, StudyRecord
+from mlxhog.mad.run import Point, RunRecord
+from mlxhog.mad.scores import UNFINISHED, CandidateScore, scores
+from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import Suite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +23,7 @@ class Ranking:
     study: str  # its name
     suite: str  # name of the suite
     rows: tuple[CandidateScore, ...]  # the best first, as `scores` orders them
-    records: tuple[StudyRecord, ...]  # runs that ended, in order
+    records: tuple[RunRecord, ...]  # runs that ended, in order
     # key of a run -> its evaluations; empty if not requested
     curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     planned: int | None  # runs of all candidates so far; None if unknown
@@ -71,23 +68,14 @@ class Ranking:
         return f"this study {verb}: {', '.join(parts)}" if parts else ""
 
 
-def read_ranking(store: Store, *, select: Select | None = None, curves: bool = False) -> Ranking:
-    """Return the present ranking of a study.
-
-    Args:
-        store: of the study.
-        select: rows whose accuracy selects between optimiser points; None is the study's.
-        curves: whether to read the learning curves.
+def read_ranking(store: Store, *, curves: bool = False) -> Ranking:
+    """Return the present ranking of a study; `curves` reads the learning curves, too.
 
     Raises:
-        StudyError: another version made the study, a line is damaged, or its runs have no
-            validation rows for the selection.
+        StudyError: another version made the study, or a line is damaged.
     """
-    study = studies.read(store)
-    measured = study.measured()
-    select = select or study.select
-    records = tuple(store.records())
-    rows = scores(records, measured, select, study.seeds)
+    study, records = store.study(), tuple(store.records())
+    rows = scores(records, study.measured, study.seeds, study.select)
     runs = [run for row in rows for run in row.best]
     return Ranking(
         study=store.name,
@@ -95,29 +83,28 @@ def read_ranking(store: Store, *, select: Select | None = None, curves: bool = F
         rows=tuple(rows),
         records=records,
         curves={run.key: tuple(store.curve(run.key)) for run in runs if curves},
-        planned=_planned(store, study, measured, rows),
+        planned=_planned(store, study, rows),
         running=store.is_locked(),
-        facts=_facts(study, measured, records),
+        facts=_facts(study, records),
     )
 
 
-def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[CandidateScore]) -> int:
+def _planned(store: Store, study: Study, rows: Sequence[CandidateScore]) -> int:
     """Runs of a list or a grid, or of the proposals of another sampler; without skipped runs."""
-    skipped = sum(len(row.missing) for row in rows if row.status == "pruned")
-    if not study.space or study.sampler == "grid":
-        total = Planning(study).total
-        if total is not None:
-            return total - skipped
-    proposed = {one.candidate for one in store.proposals()}
-    return len(proposed) * measured.runs * len(study.seeds) - skipped
+    total = study.total if not study.space or study.sampler == "grid" else None
+    if total is None:
+        total = len({one.candidate for one in store.proposals()}) * study.runs_each
+    return total - sum(len(row.missing) for row in rows if row.status == "pruned")
 
 
-def _facts(study: Study, measured: Suite, records: Sequence[StudyRecord]) -> dict[str, str]:
+def _facts(study: Study, records: Sequence[RunRecord]) -> dict[str, str]:
     """The definition of a study as texts, by name, with its tasks, and where it ran."""
-    whole = {**study.to_dict(), "protocol": {**measured.protocol, **study.protocol}}
-    whole |= {
-        "tasks": list(dict.fromkeys(setting.task for setting in measured.settings)),
-        "points": measured.points,
+    suite = study.measured
+    whole = {
+        **study.to_dict(),
+        "protocol": {**suite.protocol, **study.protocol},
+        "tasks": list(dict.fromkeys(setting.task for setting in suite.settings)),
+        "points": suite.points,
         "hosts": sorted({record.host for record in records}),
     }
     return {name: _words(v) for name, v in whole.items() if v not in (None, (), [], {}, "")}

@@ -9,6 +9,7 @@ unknown.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
 
@@ -31,6 +32,15 @@ def _sizes(layer: Layer, d: int, length: int) -> tuple[int, int]:
     return params([layer], d), state([layer], d, length)
 
 
+class Listed:
+    """Architectures as candidates: their number `count`, and the `first` one."""
+
+    def __init__(self, architectures: Sequence[Layers]) -> None:
+        self.numbers = len(architectures)
+        self.count: int | None = self.numbers
+        self.candidate, self.first = architectures.__getitem__, architectures[0]
+
+
 class CandidateSet:
     """The sequences of a space within its counts and its budget at width d, in a fixed order.
 
@@ -48,7 +58,7 @@ class CandidateSet:
 
     def __init__(self, space: Space, d: int, length: int) -> None:
         space = self.space = space.at_width(d)
-        self.d, self._length = d, space.budget.length or length
+        self.d, self._length = d, space.budget.get("length", length)
         for layer in space.layers:
             try:
                 layer.check(d)
@@ -59,14 +69,25 @@ class CandidateSet:
         self.numbers = total = sum(self._depths.values())
         self.count: int | None = total
         self._listed: list[Layers] | None = None
-        self._bounds = {"params": space.budget.params, "state": space.budget.state}
-        if space.max_count or any(bound is not None for bound in self._bounds.values()):
+        within: Iterator[Layers] = filter(self._is_within, map(self._sequence, range(total)))
+        if space.max_count or {"params", "state"} & space.budget.keys():
             self.count = None
             if total <= LISTED:
-                every = map(self._sequence, range(total))
-                self._listed = [layers for layers in every if self._is_within(layers)]
+                self._listed = list(within)
                 self.count = self.numbers = len(self._listed)
-        self.first = self._first(total)
+                within = iter(self._listed)
+            else:
+                stream = random.Random(0)
+                drawn = (self._sequence(stream.randrange(total)) for _ in range(TRIES))
+                within = filter(self._is_within, drawn)
+        first = next(within, None)
+        if first is None:
+            of = "" if total <= LISTED else f" in {TRIES:,} draws"
+            raise ConfigError(
+                f"no candidate is within max_count and budget{of}; raise a bound, or list other "
+                "layers; mlxhog mad show prints the parameters and the state of a sequence"
+            )
+        self.first = first
         for layers in space.start:
             if layers not in self:
                 raise ConfigError(f"start has {canonical(layers)!r}, which is not in the space")
@@ -80,11 +101,10 @@ class CandidateSet:
 
     def __contains__(self, layers: Layers) -> bool:
         """Whether a sequence is a candidate."""
-        if len(layers) not in self._depths:
-            return False
-        slots = self.space.slots(len(layers))
-        return all(map(lambda layer, slot: layer in slot, layers, slots)) and self._is_within(
-            layers
+        return (
+            len(layers) in self._depths
+            and all(map(lambda one, slot: one in slot, layers, self.space.slots(len(layers))))
+            and self._is_within(layers)
         )
 
     def _sequence(self, number: int) -> Layers:
@@ -102,31 +122,10 @@ class CandidateSet:
 
     def _is_within(self, layers: Layers) -> bool:
         names = [layer.name for layer in layers]
+        if any(names.count(name) > most for name, most in self.space.max_count.items()):
+            return False
+        sizes = zip(*(_sizes(layer, self.d, self._length) for layer in layers), strict=True)
+        bounds = self.space.budget.get("params"), self.space.budget.get("state")
         return all(
-            names.count(name) <= most for name, most in self.space.max_count.items()
-        ) and not self._excess(layers)
-
-    def _excess(self, layers: Layers) -> dict[str, int]:
-        """Each bound of the budget that a sequence is above, and by how much."""
-        sizes = [_sizes(layer, self.d, self._length) for layer in layers]
-        cost = zip(self._bounds.items(), map(sum, zip(*sizes, strict=True)), strict=True)
-        return {
-            name: size - bound for (name, bound), size in cost if bound is not None and size > bound
-        }
-
-    def _first(self, total: int) -> Layers:
-        """Return a candidate; ConfigError if none of the tried sequences is within the bounds."""
-        stream = random.Random(0)
-        tried = range(total) if total <= LISTED else [stream.randrange(total) for _ in range(TRIES)]
-        for layers in map(self._sequence, tried):
-            if self._is_within(layers):
-                return layers
-        over = [excess for layers in map(self._sequence, tried) if (excess := self._excess(layers))]
-        nearest = min(over, key=lambda excess: (len(excess), sum(excess.values())), default={})
-        above = ", ".join(f"{excess:,} over budget.{name}" for name, excess in nearest.items())
-        why = f"; the nearest sequence is {above}" if above else ""
-        of = "" if total <= LISTED else f" in {TRIES:,} draws"
-        raise ConfigError(
-            f"no candidate is within max_count and budget{of}{why}; raise a bound, or list other "
-            "layers"
+            bound is None or sum(own) <= bound for bound, own in zip(bounds, sizes, strict=True)
         )

@@ -12,22 +12,12 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.mad.search.candidates import TRIES, CandidateSet, Layers
+from mlxhog.mad.search.candidates import TRIES, CandidateSet, Layers, Listed
 from mlxhog.mad.search.space import Space
 
 T = TypeVar("T")
-
-
-class Listed:
-    """A list of architectures as candidates."""
-
-    def __init__(self, architectures: Sequence[Layers]) -> None:
-        self.numbers = len(architectures)
-        self.count: int | None = self.numbers
-        self.candidate = architectures.__getitem__
 
 
 class Sampler(ABC):
@@ -311,22 +301,10 @@ def _frequency(place: int, value: object, size: int, among: list[Layers]) -> flo
     return (values.count(value) + 1 / size) / (len(values) + 1)
 
 
-SAMPLERS: Mapping[str, Callable[[CandidateSet, int], Sampler]] = {
+SAMPLERS: Mapping[str, Callable[[Any, int], Sampler]] = {
     "grid": Grid,
     "random": RandomSampler,
     "evolution": Evolution,
     "tpe": TPE,
 }
-"""Every sampler by its name."""
-
-
-def make_sampler(name: str, candidates: CandidateSet, seed: int) -> Sampler:
-    """Make a sampler, by a key of `SAMPLERS`; the seed decides all its draws.
-
-    Raises:
-        ConfigError: no such sampler.
-    """
-    if name not in SAMPLERS:
-        near = did_you_mean(name, SAMPLERS)
-        raise ConfigError(f"sampler is {name!r}; choose one of {', '.join(SAMPLERS)}{near}")
-    return SAMPLERS[name](candidates, seed)
+"""Every sampler by its name: makes it from candidates and the seed of all its draws."""

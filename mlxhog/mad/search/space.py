@@ -23,7 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,16 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import at_width, known, make, to_dict
-from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.mad.layers import at_width, known, make
+from mlxhog.models.mad.sequence import parse
 
 TEMPLATES = ("alternate", "free")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SizeBudget:
-    """Bounds of one candidate; None for no bound."""
-
-    params: int | None = None  # parameters of its layers, see `run.params`
-    state: int | None = None  # numbers kept per sequence
-    # tokens after which state is counted; None is the longest row of the suite. It matters for
-    # caches that grow, such as that of attention.
-    length: int | None = None
+BOUNDS = ("params", "state", "length")
+"""Keys of a budget: most parameters of a candidate's layers (`run.params`), most numbers kept per
+sequence, and the tokens after which these are counted. Without a length it is the longest row of
+the suite; it matters for caches that grow, such as that of attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +58,7 @@ class Space:
     before: Layer | None = None  # the layer before each of the others; None for none
     # name of a layer -> its largest number in one candidate, with any numbers
     max_count: Mapping[str, int] = field(default_factory=dict)
-    budget: SizeBudget = SizeBudget()  # bounds of one candidate
+    budget: Mapping[str, int] = field(default_factory=dict)  # bounds of one candidate, see `BOUNDS`
     start: tuple[tuple[Layer, ...], ...] = ()  # the first candidates of an evolution
     dim: int | None = None  # width d; None is the suite's
     position: str = "none"  # positional embedding
@@ -97,30 +92,14 @@ class Space:
             start=tuple(at_width(layers, d) for layers in self.start),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that YAML and JSON take; equal spaces have equal ones."""
-        return {
-            "depth": list(self.depths),
-            "template": self.template,
-            "mixers": [to_dict(layer) for layer in self.mixers],
-            "channels": [to_dict(layer) for layer in self.channels],
-            **({} if self.before is None else {"before": canonical((self.before,))}),
-            "max_count": dict(sorted(self.max_count.items())),
-            "budget": asdict(self.budget),
-            "start": [canonical(layers) for layers in self.start],
-            "dim": self.dim,
-            "position": self.position,
-            "suite": self.suite,
-        }
-
 
 DEEPEST = 256
 MOST_CHOICES = 4096
 EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
 
 
-def read_space(path: str | Path) -> Space:
-    """Read a space from a YAML file, or one that ships with the package, such as "space-small".
+def read_space(path: str | Path) -> dict[str, Any]:
+    """Return the keys below `space:` of a YAML file, or of one that ships with the package.
 
     Raises:
         ConfigError: the file cannot be read, or one of its keys or values is not possible.
@@ -139,8 +118,6 @@ def read_space(path: str | Path) -> Space:
             f"no space {str(path)!r} (a YAML file, or {names} of the package)"
             f"{did_you_mean(path, shipped)}"
         ) from None
-    except plain_yaml.NotYaml as error:
-        raise ConfigError(f"the space {path} cannot be parsed: {error}; correct it") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     try:
@@ -149,14 +126,13 @@ def read_space(path: str | Path) -> Space:
                 "the file is one architecture, not a space; score it with "
                 f"mlxhog mad bench --config {path}"
             )
-        if data is None:
-            raise ConfigError("the file is empty; write keys below 'space:', such as 'depth: 4'")
         top = _mapping("the file", data, ("space", "version"))
         if top.get("version", 1) != 1:
             raise ConfigError(f"version is {top['version']!r}; this program reads version 1")
-        return to_space(top.get("space"))
+        to_space(top.get("space"))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return dict(top["space"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +157,7 @@ KEYS = tuple(one.name for one in fields(_Keys))
 
 
 def to_space(data: object) -> Space:
-    """Read a space from the keys below `space:`, as `Space.to_dict` returns them.
+    """Read a space from the keys below `space:`.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value is not possible.
@@ -213,7 +189,7 @@ def to_space(data: object) -> Space:
             raise ConfigError(f"space has no {kind}s; list some, such as {EXAMPLES[kind]}")
     names = tuple(dict.fromkeys(layer.name for layer in (*mixers, *channels)))
     max_count = _mapping("max_count", keys.max_count, names)
-    bounds = _mapping("budget", keys.budget, [one.name for one in fields(SizeBudget)])
+    bounds = _mapping("budget", keys.budget, BOUNDS)
     return Space(
         depths=depths,
         template=keys.template,
@@ -221,9 +197,7 @@ def to_space(data: object) -> Space:
         channels=channels,
         before=None if before is None else before[0],
         max_count={name: _count(f"max_count of {name}", n) for name, n in max_count.items()},
-        budget=SizeBudget(
-            **{name: _count(f"budget.{name}", n) for name, n in bounds.items() if n is not None}
-        ),
+        budget={name: _count(f"budget.{name}", n) for name, n in bounds.items() if n is not None},
         start=tuple(parse(line, keys.defaults) for line in keys.start),
         dim=None if keys.dim is None else _count("dim", keys.dim),
         position=keys.position,
@@ -234,7 +208,7 @@ def to_space(data: object) -> Space:
 def _mapping(name: str, data: object, known_keys: Iterable[str]) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         got = "missing" if data is None else f"{data!r}"
-        raise ConfigError(f"{name} is {got}; write keys below it, such as '{KEYS[0]}: 4'")
+        raise ConfigError(f"{name} is {got}; write keys below it, such as 'space:' or 'depth: 4'")
     for key in data:
         if key not in known_keys:
             hint = did_you_mean(key, known_keys) or f"; known are {', '.join(known_keys)}"

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import platform
 import secrets
 import socket
 import sys
@@ -26,14 +25,7 @@ from typing import Any
 from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.study.workers import (
-    Executor,
-    Messages,
-    RunFunction,
-    Running,
-    attempt,
-    explain,
-)
+from mlxhog.mad.study.workers import AtRungs, Executor, Message, RunFunction, attempt, explain
 
 OBJECT_STORE_BYTES = 100 << 20
 """Results are kilobytes; by default Ray takes a third of the machine's memory."""
@@ -56,7 +48,6 @@ def cluster(
     *,
     parallel: int,
     threads: int,
-    silence_s: float,
     cores: int | None = None,
     address: str | None = None,
 ) -> Iterator[RayPool]:
@@ -66,7 +57,6 @@ def cluster(
         run: executes one run; pickled, so an importable function.
         parallel: runs at once.
         threads: of a worker's libraries.
-        silence_s: time without a sign of life after which a run is ended and has failed.
         cores: CPU cores that Ray reserves for a run; None is `threads`.
         address: of a running cluster; None starts Ray here and shuts it down afterwards.
 
@@ -74,27 +64,25 @@ def cluster(
         EnvironmentLacks: Ray is missing, or does not start, or the address does not answer.
     """
     check()
-    cores, where = cores or threads, f"the Ray cluster {address} cannot be joined"
+    cores, what = cores or threads, f"the Ray cluster {address} cannot be joined"
     how: dict[str, Any] = {"address": address}
     if address is None:
-        where = "Ray does not start"
+        what = "Ray does not start"
         how = {
-            "address": "local",
-            "num_cpus": parallel * cores,
-            "num_gpus": 0,
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
+            "address": "local", "num_cpus": parallel * cores, "num_gpus": 0,
+            "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES,
+        }  # fmt: skip
         _keep_to_ourselves()
     import ray  # half a second, for this command only
 
     try:
-        if address is not None:
-            _check_address(address)
+        host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+        if colon and port.isdecimal():  # Ray itself would retry for minutes
+            socket.create_connection((host, int(port)), CONNECT_S).close()
         ray.init(**how, configure_logging=False, log_to_driver=False)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise EnvironmentLacks(
-            f"{where}: {explain(error)}; --executor local continues the same study"
+            f"{what}: {explain(error)}; --executor local continues the same study"
         ) from error
     try:
         task = ray.remote(
@@ -104,16 +92,9 @@ def cluster(
             runtime_env={"env_vars": limits_of_threads(threads)},
         )(_execute)
         mailbox = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
-        yield RayPool(task, mailbox, run, parallel, silence_s)
+        yield RayPool(task, mailbox, run, parallel)
     finally:
         ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Connect to a cluster, unless it is "auto"; Ray itself would retry for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), CONNECT_S).close()
 
 
 def _keep_to_ourselves() -> None:
@@ -132,22 +113,20 @@ def _keep_to_ourselves() -> None:
 class RayPool(Executor):
     """An executor whose runs are tasks of Ray."""
 
-    def __init__(
-        self, task: Any, mailbox: Any, run: RunFunction, parallel: int, silence_s: float
-    ) -> None:
-        super().__init__(parallel, silence_s)
+    def __init__(self, task: Any, mailbox: Any, run: RunFunction, parallel: int) -> None:
+        super().__init__(parallel)
         self._task, self._mailbox, self._run = task, mailbox, run
         self._tasks: dict[str, Any] = {}  # by the keys of their runs
 
-    def _begin(self, running: Running, rungs: tuple[int, ...]) -> None:
+    def _begin(self, run: RunConfig, rungs: tuple[int, ...]) -> None:
         how = (rungs, self._run, self._mailbox, version("mlxhog"))
-        self._tasks[running.plan.key()] = self._task.remote(running.plan, *how)
+        self._tasks[run.key()] = self._task.remote(run, *how)
 
     def answer(self, key: str, prune: bool) -> None:
         """Tell a run that waits at a rung whether it is pruned."""
         self._mailbox.answer.remote(key, prune)
 
-    def _messages(self, timeout_s: float) -> Iterable[tuple[str, str, object]]:
+    def _messages(self, timeout_s: float) -> Iterable[Message]:
         """Wait for messages, and for tasks that end without a result.
 
         Raises:
@@ -156,38 +135,33 @@ class RayPool(Executor):
         import ray
 
         self._tasks = {key: task for key, task in self._tasks.items() if key in self.runs}
-        tasks = {task: key for key, task in self._tasks.items()}
-        ended = ray.wait([*tasks], num_returns=len(tasks), timeout=LOOK_S)[0] if tasks else []
+        keys = {task: key for key, task in self._tasks.items()}
+        ended = ray.wait([*keys], num_returns=len(keys), timeout=LOOK_S)[0] if keys else []
         yield from ray.get(self._mailbox.take.remote())
         for task in ended:
+            how = "ended without a result"  # ignored if its result has arrived
             try:
                 ray.get(task)
-                reason = "ended without a result"  # no message if its result has arrived
             except ray.exceptions.RayTaskError as error:  # before the run began
                 raise WorkerFailed(
                     f"a run cannot begin on the cluster: {explain(error.cause)}"
                 ) from None
             except ray.exceptions.RayError as error:
-                reason = f"is lost with its machine: {explain(error)}"
-            yield tasks[task], "lost", reason
-
-    def _kill(self, key: str) -> None:
-        import ray
-
-        ray.cancel(self._tasks[key], force=True)
+                how = f"is lost with its machine: {explain(error)}"
+            yield keys[task], "lost", how
 
 
 class _Mailbox:
     """The messages of all runs, and the answers for those that wait at a rung."""
 
     def __init__(self) -> None:
-        self._messages: list[tuple[str, str, object]] = []
+        self._messages: list[Message] = []
         self._answers: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
 
-    async def put(self, key: str, word: str, value: object) -> None:
-        self._messages.append((key, word, value))
+    async def put(self, *message: Any) -> None:
+        self._messages.append(message)  # type: ignore[arg-type]
 
-    async def take(self) -> list[tuple[str, str, object]]:
+    async def take(self) -> list[Message]:
         messages, self._messages = self._messages, []
         return messages
 
@@ -214,6 +188,5 @@ def _execute(
     def send(word: str, value: object) -> None:
         ray.get(mailbox.put.remote(key, word, value))  # in order, and before the task ends
 
-    send("ready", platform.node())
-    callbacks = Messages(send, lambda: bool(ray.get(mailbox.wait.remote(key))))
+    callbacks = AtRungs(send, lambda: bool(ray.get(mailbox.wait.remote(key))))
     send("end", attempt(run, plan, callbacks, rungs))

@@ -1,25 +1,22 @@
-"""The scheduler: takes candidates from a sampler, starts their runs, and records the results.
-
-It is independent of the place of execution and of the definition of the score.
-"""
+"""The scheduler: takes candidates from a sampler, starts their runs, and records the results."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import fmean
+from typing import Any
 
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.mad.options import Limit
-from mlxhog.mad.run import RunConfig, failed
+from mlxhog.mad.run import RunConfig, RunRecord
 from mlxhog.mad.scores import LOST
-from mlxhog.mad.search.pruning import Pruner
-from mlxhog.mad.search.samplers import Sampler
-from mlxhog.mad.study.store import Store, StudyRecord
-from mlxhog.mad.study.workers import Event, Executor
+from mlxhog.mad.study.store import Store
+from mlxhog.mad.study.study import Best, Study
+from mlxhog.mad.study.workers import Executor
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
 
@@ -27,16 +24,6 @@ POLL_S = 0.2
 SHOW_S = 0.5
 MOST_LOSSES = 4
 """Kills of a run's worker from outside after which the run counts as failed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The best candidate so far."""
-
-    candidate: str  # canonical string of its layers
-    score: float  # mean over tasks, in [0, 1]
-    interval: float | None = None  # half width of the interval over seeds; None with one seed
-    missing: int = 0  # its runs without a result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +37,9 @@ class StudyProgress:
     eta_s: float | None = None  # estimated seconds to the end; None before the first run has ended
     statuses: Mapping[str, int] = field(default_factory=dict)  # status -> number of ended runs
     best: Best | None = None  # None before any candidate has a score
-    troubles: tuple[StudyRecord, ...] = ()  # runs that failed or diverged, the latest last
+    troubles: tuple[RunRecord, ...] = ()  # runs that failed or diverged, the latest last
     message: str | None = None  # text to print once, or None
     status: str = ""  # at the end "done" (no run is left), "budget" or "interrupted"; before it ""
-
-
-PlanRuns = Callable[[str], Sequence[RunConfig]]
-"""Returns the runs of a candidate, in the order of execution."""
-
-Judge = Callable[[Sequence[StudyRecord]], Best]
-"""Returns a candidate's score from its records."""
 
 
 class Scheduler:
@@ -67,37 +47,29 @@ class Scheduler:
 
     Args:
         store: of the study, with the proposals and scores so far; the caller holds its lock.
-        sampler: in its initial state.
-        plan: from candidates to runs.
-        judge: from records to scores.
+        study: its definition.
         executor: entered by the caller.
         limit: after which no run begins.
-        pruner: decides at rungs.
         observer: gets the progress.
-        total: runs of the whole study, if known.
         retry_failed: repeat the failed runs of earlier sessions.
     """
 
     def __init__(
         self,
         store: Store,
-        sampler: Sampler,
-        plan: PlanRuns,
-        judge: Judge,
+        study: Study,
         executor: Executor,
         *,
         limit: Limit = Limit(),  # noqa: B008  frozen
-        pruner: Pruner | None = None,
         observer: Observer[StudyProgress] = lambda progress: None,
-        total: int | None = None,
         retry_failed: bool = False,
     ) -> None:
-        self._store, self._sampler, self._plan, self._judge = store, sampler, plan, judge
-        self._executor, self._limit, self._observer = executor, limit, observer
-        self._pruner, self._total = pruner or Pruner(), total
+        self._store, self._study, self._executor = store, study, executor
+        self._limit, self._observer, self._total = limit, observer, study.total
+        self._sampler, self._pruner = study.new_sampler(), study.new_pruner(store.curve)
         self._queue: deque[RunConfig] = deque()
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that have not ended
-        self._ended: dict[str, StudyRecord] = {}  # the runs that ended, by their keys
+        self._ended: dict[str, RunRecord] = {}  # the runs that ended, by their keys
         self._skipped = 0  # runs that pruned candidates did not begin
         self._losses: Counter[str] = Counter()
         self._best: Best | None = None
@@ -114,7 +86,7 @@ class Scheduler:
         Raises:
             EnvironmentLacks: a result cannot be recorded, such as on a full disk; the study can be
                 resumed.
-            WorkerFailed: workers cannot start.
+            WorkerFailed: runs cannot begin on the cluster.
         """
         self._began_s = self._shown_s = time.monotonic()
         announced = 0
@@ -130,7 +102,7 @@ class Scheduler:
                 if not self._executor.runs:
                     break
                 for event in self._executor.events(POLL_S):
-                    self._handle(event)
+                    self._handle(*event)
                 if time.monotonic() - self._shown_s >= SHOW_S:
                     self._show()
             interrupted = interrupts.count > 0
@@ -138,10 +110,13 @@ class Scheduler:
         return replace(self._show(), status=status)
 
     def _limit_reached(self) -> bool:
+        """Whether the limit keeps runs from beginning that are left."""
+        runs = len(self._ended) + len(self._executor.runs)
+        used = (self._limit.runs is not None and runs >= self._limit.runs) or (
+            self._limit.seconds is not None and self._used_s() >= self._limit.seconds
+        )
         needed = None if self._total is None else self._total - self._skipped
-        return self._limit.reached(
-            runs=len(self._ended) + len(self._executor.runs), seconds=self._used_s()
-        ) and bool(self._queue or needed is None or len(self._ended) < needed)
+        return used and bool(self._queue or needed is None or len(self._ended) < needed)
 
     def _used_s(self) -> float:
         """Seconds of all sessions."""
@@ -168,7 +143,7 @@ class Scheduler:
                 return None
             candidate = canonical(layers)
             self._store.add_proposal(candidate)
-            self._enqueue(candidate, self._plan(candidate))
+            self._enqueue(candidate, self._study.runs(candidate))
 
     def _enqueue(self, candidate: str, runs: Iterable[RunConfig]) -> None:
         """Queue the missing runs of a candidate; without any, score it at once."""
@@ -187,16 +162,16 @@ class Scheduler:
 
     def _update_best(self, candidate: str) -> float:
         """Return a candidate's score, and keep the best."""
-        result = self._judge([one for one in self._ended.values() if one.candidate == candidate])
+        own = [one for one in self._ended.values() if one.candidate == candidate]
+        result = self._study.judge(own)
         if self._best is None or result.score > self._best.score:
             self._best = result
         return result.score
 
     # -- events of runs --------------------------------------------------------------------------
 
-    def _handle(self, event: Event) -> None:
-        running, kind, value = event
-        run, key = running.plan, running.plan.key()
+    def _handle(self, run: RunConfig, kind: str, value: Any) -> None:
+        key = run.key()
         if kind == "rung":
             self._executor.answer(key, self._pruner.should_prune(run, value))
             return
@@ -204,15 +179,15 @@ class Scheduler:
             self._losses[key] += 1
             if self._losses[key] < MOST_LOSSES:
                 self._queue.appendleft(run)
-                self._show(f"{run.title}: its process {value}; it is run again")
+                self._show(f"{run.task} {run.label}: its process {value}; it is run again")
                 return
-            value = failed(f"its process {value}, {MOST_LOSSES} times", seconds=0.0)
+            value = run.record("failed", reason=f"its process {value}, {MOST_LOSSES} times")
         if value.status == "interrupted":
             self._queue.appendleft(run)
             return
-        self._ended[key] = StudyRecord.of(run, value, running.host)
-        self._store.append(self._ended[key], value.curve)
-        self._pruner.ended(run, self._ended[key])
+        self._store.append(value)
+        self._ended[key] = replace(value, curve=())
+        self._pruner.ended(run, value)
         self._settle(run)
 
     def _settle(self, run: RunConfig) -> None:
@@ -238,7 +213,7 @@ class Scheduler:
             else:
                 self._sampler.tell(parse(one.candidate), one.score)
         for candidate, has_score in scored.items():
-            runs = {run.key(): run for run in self._plan(candidate)}
+            runs = {run.key(): run for run in self._study.runs(candidate)}
             for ended in self._ended.values():
                 if ended.key in runs:
                     self._pruner.ended(runs[ended.key], ended)
@@ -255,12 +230,16 @@ class Scheduler:
         """Pass the present state on, and return it."""
         now = self._shown_s = time.monotonic()
         records = list(self._ended.values())
+        limits = [] if self._limit.runs is None else [self._limit.runs]
+        if self._total is not None:
+            limits.append(self._total - self._skipped)
+        planned = min(limits, default=None)
         progress = StudyProgress(
             study=self._store.name,
             done=len(records),
-            total=self._planned(),
+            total=planned,
             elapsed_s=now - self._began_s,
-            eta_s=self._eta_s(),
+            eta_s=self._eta_s(planned),
             statuses=dict(Counter(one.status for one in records)),
             best=self._best,
             troubles=tuple(one for one in records[self._n_before :] if one.status in LOST),
@@ -269,15 +248,9 @@ class Scheduler:
         self._observer(progress)
         return progress
 
-    def _planned(self) -> int | None:
-        limits = [] if self._limit.runs is None else [self._limit.runs]
-        if self._total is not None:
-            limits.append(self._total - self._skipped)
-        return min(limits, default=None)
-
-    def _eta_s(self) -> float | None:
+    def _eta_s(self, planned: int | None) -> float | None:
         """Seconds to the end if the remaining runs take as long as the mean of those that ended."""
-        planned, estimates = self._planned(), []
+        estimates = list[float]()
         if planned is not None and self._ended:
             left = max(0, planned - len(self._ended))
             mean_s = fmean(one.seconds for one in self._ended.values())
@@ -287,7 +260,7 @@ class Scheduler:
         return min(estimates, default=None)
 
 
-def seconds_used(records: Iterable[StudyRecord]) -> float:
+def seconds_used(records: Iterable[RunRecord]) -> float:
     """Return the time in which any of some runs was in progress."""
     ends = [(datetime.fromisoformat(one.at).timestamp(), one.seconds) for one in records]
     used, until = 0.0, float("-inf")

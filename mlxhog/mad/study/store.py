@@ -2,9 +2,9 @@
 
 studies/<name>/
   lock                held by a running scheduler; has the id of its process
-  study.yaml          the definition of the study, see `study`; written once
+  study.yaml          the definition, see `Study`; written once
   candidates.jsonl    the proposals of the sampler and their scores, in order
-  runs.jsonl          one line per run that ended, see `StudyRecord`
+  runs.jsonl          one line per run that ended, see `RunRecord`
   curves/<key>.jsonl  evaluations of such a run
 
 A kill loses at most the runs in progress: every line is flushed to the disk at once, and the rest
@@ -16,9 +16,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,57 +26,15 @@ import yaml
 from mlxhog.base import durable, plain_json, plain_yaml, reading, typed
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.base.paths import expanded
-from mlxhog.errors import StudyError, did_you_mean
-from mlxhog.mad.run import Point, RunConfig, RunResult, run_title, state
-from mlxhog.models import families
+from mlxhog.config.plugins import recalled, same_files
+from mlxhog.errors import ConfigError, StudyError, did_you_mean
+from mlxhog.mad.options import Protocol
+from mlxhog.mad.run import Point, RunRecord
+from mlxhog.mad.study.study import Study
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyRecord(RunResult):
-    """A run that ended: its result, without the curve, and its plan."""
-
-    key: str  # of the run, see `RunConfig.key`
-    candidate: str  # canonical string of the layers
-    config: Mapping[str, Any]  # of the run, see `RunConfig.to_dict`
-    label: str  # of the setting, such as "baseline" or "vocab=32"
-    params: int  # elements of all parameters of the model
-    state: int  # numbers kept per sequence at the task's length, in all layers
-    host: str  # name of its machine
-    at: str  # its end, ISO 8601 in UTC
-
-    @classmethod
-    def of(cls, run: RunConfig, result: RunResult, host: str) -> StudyRecord:
-        """Return the record of a run that ends now."""
-        model = run.model()
-        return cls(
-            key=run.key(),
-            candidate=run.candidate,
-            config=run.to_dict(),
-            label=run.label,
-            params=families.param_count(model),
-            state=state(run.layers, run.dim, model.max_length),
-            host=host,
-            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            **{**vars(result), "curve": ()},
-        )
-
-    @property
-    def task(self) -> str:
-        """Full name of the task."""
-        return str(self.config["task"])
-
-    @property
-    def seed(self) -> int:
-        """Seed of the run."""
-        return int(self.config["seed"])
-
-    @property
-    def title(self) -> str:
-        """Name of the run within its candidate."""
-        return run_title(self.task, self.label, self.config["protocol"], self.seed)
+_STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,23 +45,11 @@ class Proposal:
     score: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Config:
-    """The parts of a record's `config` that readers use."""
-
-    task: str
-    seed: int
-    dim: int
-    layers: tuple[Mapping[str, Any], ...]
-    settings: Mapping[str, Any]
-    protocol: Mapping[str, float | str | bool | None]
-
-
-Line = TypeVar("Line", StudyRecord, Point, Proposal)
+Line = TypeVar("Line", RunRecord, Point, Proposal)
 
 
 class Store:
-    """One study directory; see `create` and `find`.
+    """One study directory; see `open_store` and `find`.
 
     Concurrency: the holder of `lock` writes, any number of processes read.
     """
@@ -140,78 +85,95 @@ class Store:
 
     # -- the definition --------------------------------------------------------------------------
 
-    def definition(self) -> dict[str, Any]:
-        """Return the values of `study.yaml`; StudyError if it cannot be read."""
+    def study(self) -> Study:
+        """Return the definition; the user's layers and tasks are loaded from their files.
+
+        Raises:
+            StudyError: it cannot be read, another version made it, it was changed, or the file of a
+                layer or task may not be loaded.
+        """
         path = self.directory / DEFINITION
         try:
-            values = plain_yaml.loads(reading.read_text(path))
+            definition = plain_yaml.loads(reading.read_text(path))
         except (OSError, ValueError) as error:
             raise StudyError(f"{path} cannot be read: {error}") from error
-        if not isinstance(values, dict):
+        if not isinstance(definition, dict):
             raise StudyError(f"{path} does not define a study; give another --study")
-        return values
-
-    # -- runs ------------------------------------------------------------------------------------
-
-    def _read(self, cls: type[Line], path: Path) -> list[Line]:
-        """Return the whole lines of a file, in order; [] if it does not exist."""
-        lines: list[Line] = []
+        ours = Study().to_dict()
+        for name, what in _STAMP.items():
+            if (theirs := definition.pop(name, "unknown")) != ours[name]:
+                raise StudyError(
+                    f"{self.directory} was made by {what} {_short(theirs)}, this is {ours[name]}: "
+                    "its runs would not compare; continue with the version that made it, or give "
+                    "another --study"
+                )
         try:
-            for entry in plain_json.objects(path):
-                line = typed.read(cls, entry)
-                if isinstance(line, StudyRecord):
-                    typed.read(_Config, line.config)
-                lines.append(line)
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
+            study = typed.read(Study, definition)
+            names = {one.name for one in fields(Study)}
+            if foreign := sorted(map(str, definition.keys() - names)):
+                raise ValueError(f"{foreign[0]!r} is unknown{did_you_mean(foreign[0], names)}")
+            Protocol(**study.protocol)
+        except (ConfigError, TypeError, ValueError) as error:
             raise StudyError(
-                f"{path}, line {len(lines) + 1} is damaged ({error}); remove the line, and resume "
-                "the study to repeat its run"
+                f"{path}: {error}; mlxhog writes this file, which is not to be edited: give "
+                "another --study"
             ) from error
-        return lines
+        if study.plugin:
+            try:
+                recalled(study.plugin, lambda: study.parts, lambda parts: parts)
+            except ConfigError as error:
+                raise StudyError(f"study {self.name}: {error}") from error
+        return study
 
-    def records(self) -> list[StudyRecord]:
+    def refuse_other_files(self, study: Study) -> None:
+        """Raise a StudyError if runs with these versions of the user's files would not compare."""
+        began = self.study().plugin
+        if began and not same_files(began, study.plugin):
+            files = ", ".join(text.partition(" sha256:")[0] for text in study.plugin)
+            raise StudyError(
+                f"the runs of study {self.name} were made with another version of {files}; restore "
+                "the file, or begin another study with --study"
+            )
+
+    # -- lines -----------------------------------------------------------------------------------
+
+    def records(self) -> list[RunRecord]:
         """Return the runs that ended, in order; of a repeated run the last record.
 
         Raises:
             StudyError: a line is damaged.
         """
-        records: dict[str, StudyRecord] = {}
-        for record in self._read(StudyRecord, self._runs):
+        records: dict[str, RunRecord] = {}
+        for record in _read(RunRecord, self._runs):
             records.pop(record.key, None)
             records[record.key] = record
         return list(records.values())
 
-    def append(self, record: StudyRecord, curve: Iterable[Point] = ()) -> None:
+    def append(self, record: RunRecord) -> None:
         """Append a run that ended, after its curve.
 
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses; earlier lines are intact.
         """
-        points = [_line(asdict(point)) for point in curve]
-        if points:
+        if record.curve:
             path = self._curve_path(record.key)
             with disk_errors(f"writing {path}"):
                 path.parent.mkdir(exist_ok=True)
-                replace_file(path, b"".join(points))
-        values = asdict(record)
+                replace_file(path, b"".join(_line(asdict(point)) for point in record.curve))
+        values = {"key": record.key, **asdict(replace(record, curve=()))}
         del values["curve"]
-        line = _line({"key": values.pop("key"), **values})
-        append_lines(self._runs, line, synced=True)
+        append_lines(self._runs, _line(values), synced=True)
 
     def curve(self, key: str) -> list[Point]:
         """Return the evaluations of a run that ended; StudyError if a line is damaged."""
-        return self._read(Point, self._curve_path(key))
+        return _read(Point, self._curve_path(key))
 
     def _curve_path(self, key: str) -> Path:
         return self.directory / "curves" / f"{Path(key).name}.jsonl"
 
-    # -- candidates ------------------------------------------------------------------------------
-
     def proposals(self) -> list[Proposal]:
         """Return the lines of `add_proposal` in order; StudyError if one is damaged."""
-        return self._read(Proposal, self._proposals)
+        return _read(Proposal, self._proposals)
 
     def add_proposal(self, candidate: str, score: float | None = None) -> None:
         """Append a proposal of the sampler, or its score.
@@ -219,40 +181,31 @@ class Store:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
         """
-        entry = {"candidate": candidate, "score": score}
-        line = _line({name: value for name, value in entry.items() if value is not None})
-        append_lines(self._proposals, line, synced=True)
+        scored = {} if score is None else {"score": score}
+        append_lines(self._proposals, _line({"candidate": candidate, **scored}), synced=True)
 
 
-def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
-    """Make a study directory with its `study.yaml`.
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return plain_json.dumps(entry) + b"\n"
 
-    Raises:
-        StudyError: the name has characters other than letters, digits, `.`, `_` and `-`, the
-            directory cannot be created, or the study exists.
-    """
-    check_name(name)
-    directory = (root / name).absolute()
-    if is_study(directory):
-        raise StudyError(f"the study {directory} exists; give another --study")
+
+def _read(cls: type[Line], path: Path) -> list[Line]:
+    """Return the whole lines of a file, in order; [] if it does not exist."""
+    lines: list[Line] = []
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"cannot create {directory}: {error.strerror}; choose --out") from error
-    text = yaml.safe_dump(
-        json.loads(plain_json.dumps(definition)), sort_keys=False, allow_unicode=True
-    )
-    with disk_errors(f"writing {directory / DEFINITION}"):
-        replace_file(directory / DEFINITION, text.encode())
-    return Store(directory)
-
-
-def check_name(name: str) -> None:
-    """Raise a StudyError for a name that is not a plain directory name."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        for entry in plain_json.objects(path):
+            lines.append(typed.read(cls, entry))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
         raise StudyError(
-            f"study name {name!r}: use letters, digits, '.', '_' and '-' only, 100 at most"
-        )
+            f"{path}, line {len(lines) + 1} is damaged ({error}); remove the line, and resume "
+            "the study to repeat its run"
+        ) from error
+    return lines
+
+
+# -- studies by their names ------------------------------------------------------------------------
 
 
 def is_study(directory: Path) -> bool:
@@ -278,5 +231,57 @@ def find(spec: str, root: Path = ROOT) -> Store:
     raise StudyError(f"no study {spec!r}{hint}")
 
 
-def _line(entry: Mapping[str, Any]) -> bytes:
-    return plain_json.dumps(entry) + b"\n"
+def find_same(study: Study, root: str | Path, name: str) -> Store | None:
+    """Return the store of a study; None if it does not exist.
+
+    Raises:
+        StudyError: another study has that name (every difference is named, and the ways out), or
+            the name is impossible.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise StudyError(
+            f"study name {name!r}: use letters, digits, '.', '_' and '-' only, 100 at most"
+        )
+    store = Store(Path(root).absolute() / name)
+    if not is_study(store.directory):
+        return None
+    store.refuse_other_files(study)
+    stored = asdict(replace(store.study(), plugin=study.plugin))  # wherever the files lie
+    differences = [
+        f"  {name}: it has {_short(stored[name])}, the command {_short(value)}"
+        for name, value in asdict(study).items()
+        if stored[name] != value
+    ]
+    if differences:
+        raise StudyError(
+            f"{store.directory} holds another study:\n"
+            + "\n".join(differences)
+            + f"\ngive another --study, or continue it unchanged: mlxhog mad resume {store.name}"
+        )
+    return store
+
+
+def open_store(study: Study, root: str | Path, name: str) -> Store:
+    """Return the store of a study, created if it does not exist.
+
+    Raises:
+        StudyError: as `find_same`, or the directory cannot be created.
+    """
+    if (store := find_same(study, root, name)) is not None:
+        return store
+    directory = Path(root).absolute() / name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"cannot create {directory}: {error.strerror}; choose --out") from error
+    plain = json.loads(plain_json.dumps(study.to_dict()))
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    with disk_errors(f"writing {directory / DEFINITION}"):
+        replace_file(directory / DEFINITION, text.encode())
+    return Store(directory)
+
+
+def _short(value: object) -> str:
+    text = str(list(value) if isinstance(value, tuple) else value)
+    text = "nothing" if value in ("", None, [], {}, ()) else text
+    return text if len(text) <= 100 else text[:98] + ".."

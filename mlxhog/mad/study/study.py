@@ -1,4 +1,4 @@
-"""The definition of a study, written once into `study.yaml`; it decides all runs.
+"""A study: all that decides its runs and their scores, as `study.yaml` has it.
 
 The execution of a study (its place, the number at once, its end) is not part of it, and may change
 from session to session.
@@ -7,34 +7,44 @@ from session to session.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from mlxhog.base import typed
-from mlxhog.config.plugins import KEY, recalled, remembered, same_files
-from mlxhog.errors import ConfigError, StudyError, did_you_mean
-from mlxhog.mad.options import Protocol
-from mlxhog.mad.scores import Select
+from mlxhog.config.plugins import KEY, remembered
+from mlxhog.mad.run import Point, RunConfig, RunRecord
+from mlxhog.mad.scores import Select, scores
+from mlxhog.mad.search.candidates import CandidateSet, Listed
+from mlxhog.mad.search.pruning import Halving, Pruner
+from mlxhog.mad.search.samplers import SAMPLERS, Sampler
 from mlxhog.mad.search.space import to_space
-from mlxhog.mad.study.store import Store, check_name, create, is_study
-from mlxhog.mad.suites import Suite, at_dim, fixed, only, suite, with_rates
-from mlxhog.mad.tasks import GENERATOR_VERSION, find
-from mlxhog.models.mad.sequence import parse
+from mlxhog.mad.suites import Suite, at_dim, expand, fixed, only, suite, with_rates
+from mlxhog.mad.tasks import GENERATOR_VERSION, find, resolve
+from mlxhog.models.mad.layers import at_width
+from mlxhog.models.mad.sequence import canonical, parse
 
 FORMAT = 1
-_STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
 _IF_SET = ("rates", "share_embedding", KEY)
 """Fields that `study.yaml` has only if they are not empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """All that decides the runs and their results."""
+class Best:
+    """The score of a candidate; of the best one in the progress of a study."""
 
-    # the search space, as in its file; empty for a list of candidates
+    candidate: str  # canonical string of its layers
+    score: float  # mean over tasks, in [0, 1]
+    interval: float | None = None  # half width of the interval over seeds; None with one seed
+    missing: int = 0  # its runs without a result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The definition of a study; its properties raise a ConfigError for an impossible one."""
+
+    # the search space, the keys of its file; empty for a list of candidates
     space: Mapping[str, Any] = field(default_factory=dict)
     # canonical strings of architectures; empty for a search of `space`
     candidates: tuple[str, ...] = ()
@@ -49,7 +59,7 @@ class Study:
     workers: str = "torch:cpu"  # backends of the workers of a candidate
     threads: int = 1  # of each worker
     share_embedding: bool = False  # whether candidates train one embedding table
-    sampler: str = "grid"  # name of the sampler
+    sampler: str = "grid"  # a key of `SAMPLERS`
     sampler_seed: int = 0  # of its draws
     prune: bool = False  # whether runs may end at rungs
     plugin: tuple[str, ...] = ()  # the user's files of layers and tasks, see `config.plugins`
@@ -62,11 +72,7 @@ class Study:
 
     @property
     def parts(self) -> tuple[object, ...]:
-        """Every possible layer of a candidate, and the settings of the named tasks.
-
-        Raises:
-            ConfigError: one is unknown.
-        """
+        """Every possible layer of a candidate, and the settings of the named tasks."""
         space = to_space(self.space) if self.space else None
         lists = map(parse, self.candidates) if space is None else (space.layers, *space.start)
         return (*itertools.chain(*lists), *map(find, self.tasks))
@@ -75,12 +81,9 @@ class Study:
         """Return the study with the user's files of layers and tasks."""
         return replace(self, plugin=tuple(remembered(self.parts)))
 
+    @cached_property
     def measured(self) -> Suite:
-        """Return the suite with the study's tasks, fixed values, step sizes and width.
-
-        Raises:
-            ConfigError: no such suite or task, or the suite compares widths.
-        """
+        """The suite with the study's tasks, fixed values, step sizes and width."""
         chosen = fixed(suite(self.suite), self.protocol)
         chosen = with_rates(chosen, self.rates) if self.rates else chosen
         chosen = only(chosen, self.tasks) if self.tasks else chosen
@@ -94,102 +97,77 @@ class Study:
     @property
     def select(self) -> Select:
         """Rows whose accuracy selects between runs, and between candidates."""
-        protocol = {**self.measured().protocol, **self.protocol}
+        protocol = {**self.measured.protocol, **self.protocol}
         return "val" if protocol.get("select") == "val" else "test"
 
+    # -- candidates and their runs ---------------------------------------------------------------
 
-def read(store: Store) -> Study:
-    """Return the study of a directory; the user's layers and tasks are loaded from their files.
+    @cached_property
+    def choices(self) -> CandidateSet | Listed:
+        """The possible candidates at the study's width."""
+        dim = self.measured.dim
+        if not self.space:
+            return Listed([*dict.fromkeys(at_width(parse(one), dim) for one in self.candidates)])
+        settings = (resolve(one.task, one.settings) for one in self.measured.settings)
+        return CandidateSet(to_space(self.space), dim, max(one.test_length for one in settings))
 
-    Raises:
-        StudyError: another version made it, its definition was changed, or the file of a layer or
-            task may not be loaded.
-    """
-    definition = store.definition()
-    ours = Study().to_dict()
-    for name, what in _STAMP.items():
-        if (theirs := definition.get(name, "unknown")) != ours[name]:
-            raise StudyError(
-                f"{store.directory} was made by {what} {_short(theirs)}, this is {ours[name]}: its "
-                "runs would not compare; continue with the version that made it, or give another "
-                "--study"
+    @property
+    def first(self) -> str:
+        """A candidate: the first one of a list, or of a space that is listed."""
+        return canonical(self.choices.first)
+
+    def runs(self, candidate: str) -> list[RunConfig]:
+        """Return the runs of a candidate, setting after setting.
+
+        Raises:
+            ConfigError: it cannot be built at this width.
+        """
+        runs = list(
+            expand(
+                self.measured,
+                parse(candidate),
+                self.seeds,
+                position=self.position,
+                workers=self.workers,
+                threads=self.threads,
+                protocol=self.protocol,
             )
-    values = {name: value for name, value in definition.items() if name not in _STAMP}
-    try:
-        study = typed.read(Study, values)
-        names = {one.name for one in fields(Study)}
-        if foreign := sorted(map(str, values.keys() - names)):
-            raise ValueError(f"{foreign[0]!r} is unknown{did_you_mean(foreign[0], names)}")
-        Protocol(**study.protocol)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise StudyError(
-            f"{store.directory / 'study.yaml'}: {error}; mlxhog writes this file, which is not to "
-            "be edited: give another --study"
-        ) from error
-    if study.plugin:
-        try:
-            recalled(study.plugin, lambda: study.parts, lambda parts: parts)
-        except ConfigError as error:
-            raise StudyError(f"study {store.name}: {error}") from error
-    return study
-
-
-def refuse_other_files(store: Store, study: Study) -> None:
-    """Refuse to continue a study with another version of the user's files.
-
-    Raises:
-        StudyError: new runs would not compare with the earlier ones.
-    """
-    began = read(store).plugin
-    if began and not same_files(began, study.plugin):
-        files = ", ".join(text.partition(" sha256:")[0] for text in study.plugin)
-        raise StudyError(
-            f"the runs of study {store.name} were made with another version of {files}; restore "
-            "the file, or begin another study with --study"
         )
+        for run in runs:
+            run.model()  # refuses one that cannot be built
+        return runs
 
+    def check(self) -> None:
+        """Raise a ConfigError if a listed candidate, or the space, is impossible."""
+        for candidate in self.candidates or [self.first]:
+            self.runs(candidate)
 
-def find_same(study: Study, root: str, name: str) -> Store | None:
-    """Return the store of a study; None if it does not exist.
+    @property
+    def runs_each(self) -> int:
+        """Runs of a candidate."""
+        return self.measured.runs * len(self.seeds)
 
-    Raises:
-        StudyError: another study has that name (every difference is named, and the ways out), or
-            the name is impossible.
-    """
-    check_name(name)
-    directory = Path(root).absolute() / name
-    if not is_study(directory):
-        return None
-    store = Store(directory)
-    refuse_other_files(store, study)
-    stored = replace(read(store), plugin=study.plugin)  # wherever the files lie
-    pairs = {
-        one.name: (getattr(stored, one.name), getattr(study, one.name)) for one in fields(study)
-    }
-    differences = [
-        f"  {name}: it has {_short(had)}, the command {_short(value)}"
-        for name, (had, value) in pairs.items()
-        if had != value
-    ]
-    if differences:
-        raise StudyError(
-            f"{store.directory} holds another study:\n"
-            + "\n".join(differences)
-            + f"\ngive another --study, or continue it unchanged: mlxhog mad resume {store.name}"
-        )
-    return store
+    @property
+    def total(self) -> int | None:
+        """Runs of all candidates; None for a large space with bounds, which are not counted."""
+        return None if self.choices.count is None else self.choices.count * self.runs_each
 
+    def new_sampler(self) -> Sampler:
+        """Return the sampler in its initial state."""
+        return SAMPLERS[self.sampler](self.choices, self.sampler_seed)
 
-def open_store(study: Study, root: str, name: str) -> Store:
-    """Return the store of a study, created if it does not exist.
+    def new_pruner(self, curve: Callable[[str], Sequence[Point]]) -> Pruner:
+        """Return the pruner in its initial state; `curve` has the evaluations of ended runs."""
+        return Halving(curve) if self.prune else Pruner()
 
-    Raises:
-        StudyError: as `find_same`, or the directory cannot be created.
-    """
-    return find_same(study, root, name) or create(Path(root), name, study.to_dict())
+    def judge(self, records: Sequence[RunRecord]) -> Best:
+        """Return a candidate's score from its records: of validation rows if these select.
 
-
-def _short(value: object) -> str:
-    text = str(list(value) if isinstance(value, tuple) else value)
-    text = "nothing" if value in ("", None, [], {}, ()) else text
-    return text if len(text) <= 100 else text[:98] + ".."
+        A pruned candidate scores 0 on its skipped runs. They may be harder than the others, and a
+        sampler must not rank it above candidates that had them.
+        """
+        (row,) = scores(records, self.measured, self.seeds, self.select)
+        lacks = len(row.missing)
+        share = row.n_runs / (row.n_runs + lacks) if row.status == "pruned" else 1.0
+        score = share * row.worth
+        return Best(candidate=row.candidate, score=score, interval=row.interval, missing=lacks)

@@ -16,7 +16,6 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +30,13 @@ from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
-from mlxhog.mad.run import Callbacks, RunConfig, RunResult
+from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
 from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import Evaluations, score
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.views import Tell
-from mlxhog.strategies import Context
-from mlxhog.strategies.context import show_model
+from mlxhog.strategies.context import Context, show_model
 from mlxhog.training import worker
 from mlxhog.training.session import Session
 from mlxhog.training.steps import Gradients, Steps
@@ -57,7 +55,7 @@ def train(
     on_end: Callable[[Arena], None] = lambda arena: None,
     tell: Tell = lambda message: None,
     prepare: Prepare = lambda context: None,
-) -> RunResult:
+) -> RunRecord:
     """Train a candidate by its protocol, and score it on the task's held-out rows.
 
     With one worker the numbers depend on `config` only, not on earlier or other runs.
@@ -74,7 +72,7 @@ def train(
         prepare: called with the context of the one worker before its first step.
 
     Returns:
-        The result; its status is "done", "diverged", "pruned" or "interrupted".
+        The record; its status is "done", "diverged", "pruned" or "interrupted".
 
     Raises:
         ConfigError: the configuration is impossible; no row has been drawn.
@@ -91,8 +89,7 @@ def train(
             run = OneWorker(plan, stack, callbacks, rungs, prepare)
         else:
             run = SeveralWorkers(plan, stack, callbacks, rungs, tell)
-        result = run.execute(on_end)
-    return replace(result, ceiling=ceiling(plan.task_rows.dataset()))
+        return run.execute(on_end)
 
 
 class TrainingRun(Session):
@@ -116,7 +113,7 @@ class TrainingRun(Session):
         plan.fill(self.arena)
         self.begin(Budget(steps=plan.limit), plan.limit)
         self.evaluations = Evaluations(
-            plan.asked.protocol,
+            plan.asked,
             limit=plan.limit,
             per_epoch=plan.per_epoch,
             callbacks=callbacks,
@@ -125,7 +122,7 @@ class TrainingRun(Session):
         self.losses: list[float] = []  # finite ones since the last evaluation
         self.began_ns = self.ended_ns = 0
 
-    def execute(self, on_end: Callable[[Arena], None]) -> RunResult:
+    def execute(self, on_end: Callable[[Arena], None]) -> RunRecord:
         """Train until the evaluations or the budget end the run, or it diverges."""
         try:
             status = self._train_and_score()
@@ -134,7 +131,8 @@ class TrainingRun(Session):
         self.stop()
         if status != "diverged":
             on_end(self.arena)
-        return self.evaluations.result(status, self.steps(), self._seconds())
+        best = ceiling(self.plan.task_rows.dataset())
+        return self.evaluations.record(status, self.steps(), self._seconds(), best)
 
     def _train_and_score(self) -> str:
         """Return the status of a run that has not diverged."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.backends.backend import Backend
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult, solved_accuracy
+from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
 from mlxhog.mad.tasks import Dataset
-from mlxhog.mad.tasks.dataset import ByLength, acc_by_length, acc_macro, acc_token
+from mlxhog.mad.tasks.dataset import acc_by_length, acc_macro, acc_token
 from mlxhog.models.mad.config import MADConfig
 
 DEFAULT_STEPS = 2_000
@@ -36,35 +36,15 @@ def most_steps(config: RunConfig) -> int:
     return step_limit(config.protocol, per_epoch)
 
 
-@dataclass(frozen=True)
-class Accuracies:
-    """Accuracies over the scored positions, in [0, 1]; see `mad/tasks/dataset.py`.
+Scores = Mapping[str, Any]
+"""The accuracies of a `RunRecord` by their names; see `mad/tasks/dataset.py`."""
 
-    Those of the validation rows are None if there are none; `by_length` is that of the test rows.
-    """
-
-    acc_token: float
-    acc_macro: float
-    val_token: float | None = None
-    val_macro: float | None = None
-    by_length: ByLength = ()
-
-    def deciding(self, select: str) -> tuple[float, float]:
-        """Return both accuracies of the selecting rows, "test" or "val"."""
-        if select == "test":
-            return self.acc_token, self.acc_macro
-        assert self.val_token is not None
-        assert self.val_macro is not None
-        return self.val_token, self.val_macro
-
-    def lost(self) -> Accuracies:
-        """Return those of a diverged run: 0."""
-        none = None if self.val_token is None else 0.0
-        return Accuracies(0.0, 0.0, none, none, tuple((end, 0.0) for end, _ in self.by_length))
+SOLVED = 0.99
+"""acc_token of the selecting rows at which a task is solved; a lower stop accuracy replaces it."""
 
 
 class Evaluations:
-    """Evaluations so far, and whether the run is over.
+    """Evaluations of a run so far, and whether the run is over.
 
     Attributes:
         curve: every evaluation, of the selecting rows.
@@ -74,7 +54,7 @@ class Evaluations:
 
     def __init__(
         self,
-        protocol: Protocol,
+        config: RunConfig,
         *,
         limit: int,
         per_epoch: int,
@@ -84,11 +64,11 @@ class Evaluations:
         self.curve: list[Point] = []
         self.last_step = -1
         self.status: str | None = None
-        self._protocol, self._limit, self._callbacks = protocol, limit, callbacks
-        self._every = protocol.eval_every or max(per_epoch, LEAST_STEPS)
-        self._rungs = sorted(rungs)
+        self._config, self._protocol = config, config.protocol
+        self._limit, self._callbacks, self._rungs = limit, callbacks, sorted(rungs)
+        self._every = self._protocol.eval_every or max(per_epoch, LEAST_STEPS)
         self._best, self._since_best = -1.0, 0
-        self._scores = Accuracies(0.0, 0.0)
+        self._scores: Scores = {}
 
     def next_evaluation(self, step: int) -> int:
         """Return the first step after `step` at which the run is evaluated, the last at most."""
@@ -96,10 +76,11 @@ class Evaluations:
         rungs = (rung for rung in self._rungs if rung > step)
         return min(self._limit, regular, next(rungs, self._limit))
 
-    def take(self, step: int, seconds: float, loss: float | None, scores: Accuracies) -> None:
+    def take(self, step: int, seconds: float, loss: float | None, scores: Scores) -> None:
         """Record an evaluation `step` steps and `seconds` after the begin; it may end the run."""
         before, self.last_step, self._scores = self.last_step, step, scores
-        token, macro = scores.deciding(self._protocol.select)
+        kind = "acc" if self._protocol.select == "test" else "val"
+        token, macro = scores[f"{kind}_token"], scores[f"{kind}_macro"]
         point = Point(step=step, seconds=seconds, loss=loss, acc_token=token, acc_macro=macro)
         self.curve.append(point)
         self._callbacks.point(point)
@@ -119,19 +100,23 @@ class Evaluations:
         ):
             self.status = "pruned"
 
-    def result(self, status: str, steps: int, seconds: float) -> RunResult:
-        """Return the result of the run; accuracies of a diverged one are 0."""
-        scores = self._scores.lost() if status == "diverged" else self._scores
-        enough = solved_accuracy(self._protocol.stop_accuracy)
+    def record(self, status: str, steps: int, seconds: float, ceiling: float = 1.0) -> RunRecord:
+        """Return the record of the run; accuracies of a diverged one are 0."""
+        scores = dict(self._scores)
+        if status == "diverged":
+            ends = tuple((end, 0.0) for end, _ in scores.pop("by_length", ()))
+            scores = {**dict.fromkeys(scores, 0.0), "by_length": ends}
+        enough = min(SOLVED, self._protocol.stop_accuracy)
         solved = (point.step for point in self.curve if point.acc_token >= enough)
-        return RunResult(
-            status=status,
+        return self._config.record(
+            status,
             steps=steps,
             seconds=seconds,
             loss=self.curve[-1].loss if self.curve else None,
             solved=next(solved, None),
             curve=tuple(self.curve),
-            **vars(scores),
+            ceiling=ceiling,
+            **scores,
         )
 
 
@@ -144,20 +129,18 @@ WIDEST_LAYER = 8
 
 def score(
     backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], object]
-) -> Accuracies:
+) -> Scores:
     """Score test and validation rows at the parameters in the backend's inbox."""
-    values: dict[str, float] = {}
-    by_length: ByLength = ()
-    for split, (x, y) in rows.splits().items():
-        if split == "train":
-            continue
-        predictions = predict(backend, x, model, beat=beat)
-        kind = "acc" if split == "test" else "val"
-        values[f"{kind}_token"] = acc_token(y, predictions)
-        values[f"{kind}_macro"] = acc_macro(y, predictions)
-        if split == "test":
-            by_length = acc_by_length(rows, predictions)
-    return Accuracies(**values, by_length=by_length)
+    scores: dict[str, Any] = {}
+    for split, kind in (("test", "acc"), ("val", "val")):
+        if split in rows.splits():
+            x, y = rows.splits()[split]
+            predictions = predict(backend, x, model, beat=beat)
+            scores[f"{kind}_token"] = acc_token(y, predictions)
+            scores[f"{kind}_macro"] = acc_macro(y, predictions)
+            if split == "test":
+                scores["by_length"] = acc_by_length(rows, predictions)
+    return scores
 
 
 def predict(

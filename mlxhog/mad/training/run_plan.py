@@ -18,12 +18,10 @@ from mlxhog.arena.control import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
-from mlxhog.config import optimizers, schedules
+from mlxhog.config import schedules
 from mlxhog.config.choices import SCHEDULES, STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.strategies import Serial, Sim
-from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
@@ -36,7 +34,8 @@ from mlxhog.mad.training.evaluation import step_limit
 from mlxhog.models import families
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.strategies import Context
+from mlxhog.strategies import Serial, Sim
+from mlxhog.strategies.context import Context
 from mlxhog.training import choose_strategy, kernel_choice
 from mlxhog.training.job import Job, Setup, plan_layout
 
@@ -144,11 +143,9 @@ def _schedule(
     }
     if protocol.schedule in schedules.FALLING:
         chosen = SCHEDULES.find(protocol.schedule)
-        own = {one.flat for one in options(chosen).values()}
         values = asdict(protocol)
+        own = {one.flat for one in options(chosen).values()} & values.keys()
         numbers = {name: values[name] for name in own}
-        if protocol.backoff_epochs is not None:
-            del numbers["backoff_steps"]
         by_name[protocol.schedule] = schedules.checked(SCHEDULES.make(chosen, numbers))
     epochs = schedules.Epochs(per_epoch)
     return partial(by_name[protocol.schedule].of_run, lr, epochs)
@@ -224,8 +221,8 @@ def make_run_plan(
         groups=families.rate_groups(model),
         tokens_per_step=strategy.tokens_per_step,
     )
-    choice = of(training, StrategyChoice)
-    factor = optimizers.of(training).workers_factor(choice.lr_rule, choice.steppers(len(workers)))
+    steppers = strategy.steppers(len(workers))
+    factor = optim.chosen(training).workers_factor(strategy.lr_rule, steppers)
     lr = training.top_lr * factor
     per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
     limit = step_limit(protocol, per_epoch)

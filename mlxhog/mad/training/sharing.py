@@ -19,14 +19,14 @@ from mlxhog.config.plugins import KEY
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Callbacks, RunConfig, RunResult
+from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
 from mlxhog.mad.training import candidate
 from mlxhog.models.mad.config import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
 from mlxhog.optim.rule import Pairs, Step
 from mlxhog.optim.updates import Float32
-from mlxhog.strategies import Context
+from mlxhog.strategies.context import Context
 
 INIT = "normal:0.02"
 WRITE = "racy"
@@ -100,7 +100,7 @@ class SharedRun:
         *,
         callbacks: Callbacks,
         rungs: tuple[int, ...],
-    ) -> RunResult:
+    ) -> RunRecord:
         """Execute a run, as `candidate.train` does.
 
         Concurrency: other runs add to the same table; simultaneous increments of an element may be

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog import optim
 from mlxhog.arena.child import Child, Lane
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.checkpoint.run import Run
-from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Hogwild, Serial, Sync
 from mlxhog.errors import ConfigError, Diverged, WorkerFailed
 from mlxhog.report.views import Tell, TellStep
+from mlxhog.strategies import Hogwild, Serial, Sync
 from mlxhog.theory import CompareConfig
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.profile import Profile
@@ -31,10 +31,10 @@ from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
 from mlxhog.theory.paired_test import single_look
-from mlxhog.theory.pairs import Comparison, Pair, PairLog, Side, run_pair
+from mlxhog.theory.pairs import Comparison, Pair, Side
 from mlxhog.theory.short_runs import PLAIN, settings_for, train
 from mlxhog.theory.simulator.links import FLOAT_BYTES, Link
-from mlxhog.theory.simulator.workers import Worker, worker_of
+from mlxhog.theory.simulator.machine import Worker, worker_of
 from mlxhog.theory.target import Target
 
 # -- a profile -------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         noise_scale=noise,
         batch=subject.sequences,
         backend=one,
-        adaptive=optimizers.of(target.config).is_adaptive,
+        adaptive=optim.chosen(target.config).is_adaptive,
         reproducible=how.reproducible,
         heterogeneity=how.heterogeneity or 0.0,
         link=link,
@@ -220,13 +220,13 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str
     repeating = next((arm for arm in arms if arm.repeats), arms[0])
     winner = repeating if tie else arms[int(result.mean < 0)]
     untold = None
-    of_sides = [[run.steps for run in side] for side in runs]
-    if load.busy and any(max(steps) > UNEVEN * min(steps) for steps in of_sides):
+    steps = [[run.steps for run in side] for side in runs]
+    if load.busy and any(max(each) > UNEVEN * min(each) for each in steps):
         untold, winner, tie = str(load), arms[0], True
     return {
         "names": [arm.name for arm in arms],
         "seconds": [sum(run.seconds for run in side) for side in runs],
-        "steps": [sum(steps) for steps in of_sides],
+        "steps": [sum(each) for each in steps],
         "bits_per_byte": [fmean(run.bits_per_byte for run in side) for side in runs],
         "difference": result.mean,
         "low": result.low,
@@ -249,29 +249,28 @@ def try_both(
         tell: called with (part, step).
 
     Raises:
-        MlxhogError: as `mlxhog.theory.pairs.run_pair`.
+        MlxhogError: as `mlxhog.theory.pairs.Comparison.run_pair`.
         Diverged: every run of both arms diverged.
     """
-    watch = LoadWatch()
+    watch, config = LoadWatch(), target.config
     with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
         a, b = (
             Side(
-                letter,
                 arm.name,
                 settings_for(
-                    target.config,
+                    config,
                     folder,
                     "advise",
                     **PLAIN | {"strategy": arm.strategy},
-                    workers=arm.workers or target.config.workers,
+                    workers=arm.workers or config.workers,
                     schedule="constant",
                 ),
             )
-            for letter, arm in zip("ab", arms, strict=True)
+            for arm in arms
         )
         terms = CompareConfig(
-            pairs=PAIRS, time=seconds / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=target.config.seed
+            pairs=PAIRS, time=seconds / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=config.seed
         )
-        log = PairLog(Path(folder) / "pairs", Comparison((a, b), terms))
-        pairs = [run_pair(log, number, tell) for number in range(1, PAIRS + 1)]
+        comparison = Comparison(a, b, terms, Path(folder) / "pairs")
+        pairs = [comparison.run_pair(number, tell) for number in range(1, PAIRS + 1)]
     return decide(arms, pairs, watch.look())

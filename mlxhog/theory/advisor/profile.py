@@ -12,7 +12,7 @@ import numpy as np
 
 from mlxhog.base.quantities import format_bytes
 from mlxhog.theory.simulator.links import FLOAT_BYTES, Link, sent_bytes
-from mlxhog.theory.simulator.workers import Worker
+from mlxhog.theory.simulator.machine import Worker
 from mlxhog.training import choose_strategy
 
 ROUNDS = 4000
@@ -42,7 +42,6 @@ class Profile:
         machines: their number, if there is a link.
         n_params: parameters of the model, which a link carries.
         backend: of a worker that trains alone; "" without a training.
-        source: of the numbers.
     """
 
     workers: Sequence[Worker]
@@ -59,7 +58,6 @@ class Profile:
     machines: int = 2
     n_params: int = 0
     backend: str = ""
-    source: str = "measured here"
     seed: int = field(default=0, repr=False)
 
     # -- quantities that follow ------------------------------------------------------------------
@@ -150,8 +148,8 @@ class Profile:
     def to_json(self) -> dict[str, Any]:
         """Return the numbers, for --json."""
         same = (
-            "source", "mean_s", "slowest_s", "sync_s", "gain", "scaling", "p_conf", "density",
-            "noise_scale", "heterogeneity", "round_every_s",
+            "mean_s", "slowest_s", "sync_s", "gain", "scaling", "p_conf", "density", "noise_scale",
+            "heterogeneity", "round_every_s", "cluster",
         )  # fmt: skip
         return {name: getattr(self, name) for name in same} | {
             "workers": [

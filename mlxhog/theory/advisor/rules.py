@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.config.strategies import (
+from mlxhog.errors import ConfigError
+from mlxhog.strategies import (
     SSP,
     AsyncPS,
-    Averaged,
     DiLoCo,
     FedProx,
     Hogwild,
@@ -18,13 +18,15 @@ from mlxhog.config.strategies import (
     RoundRobin,
     Scaffold,
     Serial,
+    Strategy,
     Sync,
 )
-from mlxhog.config.strategy import StrategyChoice
-from mlxhog.errors import ConfigError
+from mlxhog.strategies.averaging import Averaged
+from mlxhog.strategies.sync import BY_SPEED
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.rules import Rule, holding
 from mlxhog.theory.simulator import Prediction, schemes, simulate
+from mlxhog.theory.simulator.machine import Scheme
 from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
 
 # -- arms: strategies of train, each with its scheme in the simulator ------------------------------
@@ -39,8 +41,7 @@ STALENESS_COST = 0.01
 the cost of the larger batch: Muon in turn beside averaged gradients of as many workers, 0.00 (-0.04
 to 0.03, n 3) for each unit (the same command), so it cannot be told from 0."""
 
-BY_SPEED = Sync(shares="speed")
-CANDIDATES: tuple[StrategyChoice, ...] = (
+CANDIDATES: tuple[Strategy, ...] = (
     Serial(), Sync(), BY_SPEED, Hogwild(), AsyncPS(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
     FedProx(), DiLoCo(),
 )  # fmt: skip
@@ -57,8 +58,8 @@ class Arm:
         workers: as --workers takes them; "" for those of the run.
     """
 
-    strategy: StrategyChoice
-    scheme: schemes.Scheme
+    strategy: Strategy
+    scheme: Scheme
     workers: str = ""
 
     @property
@@ -92,9 +93,7 @@ class Arm:
         return f"--strategy {shlex.quote(str(self.strategy))}{workers}"
 
 
-def arms(
-    profile: Profile, strategies: Collection[StrategyChoice] = CANDIDATES
-) -> dict[StrategyChoice, Arm]:
+def arms(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -> dict[Strategy, Arm]:
     """Return the arm of each of these strategies."""
     worker = profile.workers[0]
     shares = (profile.count + 1) / (2 * profile.count) + 1
@@ -103,13 +102,13 @@ def arms(
     period = min(MOST_PERIOD, max(LEAST_PERIOD, profile.period()))
     known = {}
     for kind in strategies:
-        strategy = replace(kind, average_every=period) if isinstance(kind, Averaged) else kind
+        strategy = kind.meeting_every(period) if isinstance(kind, Averaged) else kind
         workers = profile.backend if strategy.one_process else ""
         known[kind] = Arm(strategy, _scheme(strategy, barrier_s), workers)
     return known
 
 
-def _scheme(strategy: StrategyChoice, barrier_s: float) -> schemes.Scheme:
+def _scheme(strategy: Strategy, barrier_s: float) -> Scheme:
     """Simulate a strategy; a barrier takes some seconds beyond the workers' own copies."""
     match strategy:
         case Sync():
@@ -137,7 +136,7 @@ def _dominant_sync(p: Profile) -> bool:
     return p.overhead >= p.straggling
 
 
-RULES: tuple[Rule[Profile, Sequence[StrategyChoice]], ...] = (
+RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
     Rule(
         "the machine is full",
         lambda p: p.count == 1 or p.scaling < SATURATED,
@@ -295,9 +294,7 @@ class Recommendation:
     expected: tuple[PredictedArm, ...]
 
 
-def recommend(
-    profile: Profile, strategies: Collection[StrategyChoice] = CANDIDATES
-) -> Recommendation:
+def recommend(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -> Recommendation:
     """Predict every arm, and apply the table.
 
     Args:

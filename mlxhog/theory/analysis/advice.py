@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from mlxhog.config import optimizers
+from mlxhog import optim
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizer import OptimizerChoice, Sharing
-from mlxhog.config.optimizers import Momentum
-from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError
+from mlxhog.optim import Momentum, OptimizerChoice
+from mlxhog.optim.choice import Sharing
+from mlxhog.strategies import Hogwild
 from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
@@ -118,13 +118,13 @@ class Analysis:
     @property
     def ages(self) -> float | None:
         """The cosine of such a gradient with a fresh one; None where no sync start could help."""
-        begun = self.lock_free is not None and self.lock_free.async_after > 0
+        begun = self.lock_free is not None and self.lock_free.rounds_share > 0
         return None if self.stale is None or self.lag.mean == 0 or begun else self.stale.cosine
 
     @property
     def optimizer(self) -> OptimizerChoice:
         """The optimizer of the training."""
-        return optimizers.of(self.config)
+        return optim.chosen(self.config)
 
     @cached_property
     def step_rule(self) -> Bound:
@@ -302,7 +302,7 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
     Rule("synchronous start", lambda f: f.ages is not None and not f.trained, _start, _ageing),
     Rule(
         "disjoint blocks",
-        lambda f: f.dense_share > OFTEN and getattr(f.config.strategy, "blocks", "") != "disjoint",
+        lambda f: f.dense_share > OFTEN and not getattr(f.config.strategy, "disjoint", False),
         lambda f: (
             "worth a try against conflicts, but not against old gradients", "--blocks disjoint"
         ),

@@ -13,15 +13,13 @@ from mlxhog.arena.child import Child
 from mlxhog.base import machine
 from mlxhog.base.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
 from mlxhog.checkpoint import checkpoint
-from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizer import OptimizerChoice
-from mlxhog.config.optimizers import SGD
-from mlxhog.config.strategies import Hogwild, Serial
-from mlxhog.config.strategy import sparsify
 from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.models import families, ngrams
+from mlxhog.optim import SGD, OptimizerChoice
+from mlxhog.optim.sparsified import sparsify
 from mlxhog.report.views import TellStep
+from mlxhog.strategies import Hogwild, Serial
 from mlxhog.theory import bounds
 from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
 from mlxhog.theory.analysis.advice import Analysis, Lag
@@ -75,7 +73,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         drawn = tickets(batches.n_tickets, samples, config.seed)
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "how fast they change")
-        smoothness = float(call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
+        smoothness: float = call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS)
         tell("gradients", "how they age")
         order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
         shuffled, lags = [drawn[k] for k in order], LAGS[-1]
@@ -176,7 +174,7 @@ def bounds_of(
     for one in blocks:
         # Every update touches something, so neither share is 0, even if it is in the sample.
         rho, delta = max(one.rho, 1 / updates), max(one.delta, 1 / updates)
-        here, sizes = replace(facts, delta=delta), {"rho": rho, "delta": delta}
+        here, sizes = replace(facts, sparse=one.delta < 1), {"rho": rho, "delta": delta}
         for name, more in {
             "proposition 4.1": {"omega": one.omega, **sizes, **constants},
             "penalty": {"omega": one.omega, **sizes},
@@ -265,7 +263,7 @@ def subject_of(target: Target, plan: Plan) -> Subject:
     """Return the gradients to sample."""
     (worker,), steps = plan.workers, _settled(target, plan)
     if sparsify(steps) == "none":
-        steps = _alone(steps, worker.backend, with_own_moments(optimizers.of(steps)))
+        steps = _alone(steps, worker.backend, with_own_moments(optim.chosen(steps)))
     blocks = blocks_of(plan.model, plan.layout.slots)
     return Subject(plan.for_workers(), steps, blocks, target.checkpoint, plan.data.train)
 
@@ -282,7 +280,7 @@ def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:
             f"gradients are those of a loss over each batch's own words and {config.sampled_head} "
             "drawn ones"
         )
-    if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
+    if isinstance(config.strategy, Hogwild) and config.strategy.disjoint:
         yield (
             "with blocks=disjoint no two workers hold the same block: simultaneous updates never "
             "meet, even if these batches do"

@@ -23,7 +23,7 @@ from mlxhog.report.views import Tell
 from mlxhog.theory.analysis import FEWEST, sampling
 from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
 from mlxhog.theory.hypergraph import Hypergraph
-from mlxhog.theory.supports import CONFIDENCE, Supports
+from mlxhog.theory.supports import Supports
 
 BITMAP_BYTES = 1 << 30
 """Memory that bitmaps may take."""
@@ -42,8 +42,7 @@ class BlockConflicts:
         rho: largest share of the batches that one batch shares an element with.
         delta: share of the batches that touch the busiest element.
         p_conf: probability that two batches share an element.
-        low: lower end of the interval of p_conf.
-        high: its upper end.
+        interval: of p_conf, with the confidence of `supports`.
         mean: elements that an update touches, on average.
         untouched: elements that no sampled update touched.
     """
@@ -53,8 +52,7 @@ class BlockConflicts:
     rho: float
     delta: float
     p_conf: float
-    low: float
-    high: float
+    interval: tuple[float, float]
     mean: float
     untouched: int
 
@@ -67,24 +65,17 @@ class BlockConflicts:
             supports.rho,
             supports.delta,
             supports.p_conf,
-            *supports.p_conf_interval,
+            supports.p_conf_interval,
             mean=float(supports.sizes.mean()),
             untouched=int(np.count_nonzero(supports.counts == 0)),
         )
 
-    def to_json(self, updates: int) -> dict[str, Any]:
-        """Return the values, and the interval of p_conf; an epoch has some updates."""
-        names = ("omega", "rho", "delta", "p_conf", "mean", "untouched")
-        return {
-            "name": self.block.name,
-            "parameters": self.block.parameters,
-            **{name: getattr(self, name) for name in names},
-            "mean_conflict_degree": self.p_conf * (updates - 1),
-            "updates_per_epoch": updates,
-            "row_sparse": self.block.row_sparse,
-            "cell": self.block.cell,
-            "intervals": {"p_conf": {"low": self.low, "high": self.high, "confidence": CONFIDENCE}},
-        }
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as JSON types."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del values["block"]
+        of_block = ("name", "parameters", "cell", "row_sparse")
+        return {name: getattr(self.block, name) for name in of_block} | values
 
 
 class Measured(NamedTuple):
@@ -104,11 +95,10 @@ def most_samples(subject: Subject) -> int:
     one = sum(-(-block.parameters // 8) for block in subject.blocks)
     fit = BITMAP_BYTES // one
     if fit < FEWEST:
-        parameters = sum(block.parameters for block in subject.blocks)
         raise EnvironmentLacks(
-            f"the supports of {FEWEST} gradients of {parameters:,} parameters take "
-            f"{FEWEST * one / 2**30:.1f} GiB as bitmaps, the limit is {BITMAP_BYTES / 2**30:.0f}; "
-            "analyze a narrower model of the same kind: supports hardly depend on the width"
+            f"the supports of {FEWEST} gradients take {FEWEST * one / 2**30:.1f} GiB as bitmaps, "
+            f"the limit is {BITMAP_BYTES / 2**30:.0f}; analyze a narrower model of the same kind: "
+            "supports hardly depend on the width"
         )
     return fit
 
@@ -126,20 +116,25 @@ def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tel
         Diverged: a gradient is not finite.
         WorkerFailed: the backend cannot compute them; the message ends with its last output.
     """
-    chunks = []
+    chunks: list[sampling.Sampled] = []
     for first in range(0, len(tickets), CHUNK):
         tell(f"{first} of {len(tickets)} gradients")
-        sampled = call_child(child, sampling.sample, subject, tickets[first : first + CHUNK])
-        _check_finite(sampled, tickets[first : first + CHUNK])
-        chunks.append(sampled)
+        some = tickets[first : first + CHUNK]
+        chunks.append(call_child(child, sampling.sample, subject, some))
+        for (epoch, number), loss, norm in zip(
+            some, chunks[-1].losses, chunks[-1].norms, strict=True
+        ):
+            if not np.isfinite(norm):
+                raise Diverged(
+                    f"the gradient of batch {number} of epoch {epoch} is not finite (loss "
+                    f"{loss:g}); analyze an earlier checkpoint, or train with a smaller lr"
+                )
     blocks = []
     for number, block in enumerate(subject.blocks):
         tell(f"conflicts of {block.name}")
         bits = np.concatenate([chunk.bits[number] for chunk in chunks])
         blocks.append(BlockConflicts.of(block, Supports(bits, block.parameters)))
-    losses, norms = (
-        np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("losses", "norms")
-    )
+    losses, norms = (np.concatenate(each) for each in list(zip(*chunks, strict=True))[1:])
     return Measured(tuple(blocks), losses, norms)
 
 
@@ -155,17 +150,6 @@ def call_child(child: Child, function: Callable[..., Any], *args: Any) -> Any:
         raise WorkerFailed(f"the gradients cannot be computed: {failure}") from failure
 
 
-def _check_finite(sampled: sampling.Sampled, tickets: Sequence[Ticket]) -> None:
-    wrong = np.flatnonzero(~np.isfinite(sampled.norms))
-    if wrong.size:
-        epoch, number = tickets[int(wrong[0])]
-        raise Diverged(
-            f"the gradient of batch {number} of epoch {epoch} is not finite (loss "
-            f"{sampled.losses[wrong[0]]:g}); analyze an earlier checkpoint, or train with a "
-            "smaller lr"
-        )
-
-
 # -- rows that batches look up ---------------------------------------------------------------------
 
 HOTTEST = 8
@@ -173,58 +157,37 @@ MOST_OF_TABLES = 512
 """Batches to count for tables; the time grows with the square of the hottest row's batches."""
 _TELL_EVERY = 256
 
-
 RowConflicts = dict[str, Any]
 """Of `row_conflicts`."""
 
 
-def row_conflicts(
-    name: str,
-    rows: int,
-    edges: Sequence[NDArray[np.integer]],
-    tokenizer: Tokenizer | None = None,
-) -> RowConflicts:
+def row_conflicts(name: str, rows: int, edges: Sequence[NDArray[np.integer]]) -> RowConflicts:
     """Count the conflicts of some batches in rows that they look up, exactly.
 
     Args:
         name: of the rows: "embedding", or the order of the n-grams.
         rows: their number.
         edges: rows of each batch, ascending and distinct; two batches or more.
-        tokenizer: names the rows, if they are tokens.
 
     Returns:
-        Omega, rho, Delta, p_conf and degrees as of `Hypergraph`; `shared`, the mean share of a
-        batch's rows that the next one touches, too; `never`, the rows that no batch touched; and
-        the `hottest` rows with the share of the batches that touch each, and p_conf without them.
+        Omega, rho, Delta and p_conf as of `Hypergraph`; `never`, the rows that no batch touched;
+        and the `hottest` rows with the share of the batches that touch each, and p_conf without
+        them.
     """
     graph = Hypergraph.from_lists(edges, rows)
     order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
     hottest = [int(row) for row in order if graph.degrees[row]]
     rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
-    shares = [
-        len(np.intersect1d(one, other, assume_unique=True)) / len(one)
-        for one, other in zip(edges, edges[1:], strict=False)
-    ]
     return {
         "name": name,
         "rows": rows,
         "batches": len(edges),
         "omega": graph.omega,
-        "mean_rows": float(graph.sizes.mean()),
         "rho": graph.rho,
         "delta": graph.delta,
         "p_conf": graph.p_conf,
-        "mean_conflict_degree": graph.mean_conflict_degree,
-        "shared": float(np.mean(shares)),
         "never": int(np.count_nonzero(graph.degrees == 0)),
-        "hottest": [
-            {
-                "id": row,
-                "text": "" if tokenizer is None else token_name(tokenizer, row),
-                "share": float(graph.degrees[row]) / len(edges),
-            }
-            for row in hottest
-        ],
+        "hottest": [{"id": r, "share": float(graph.degrees[r]) / len(edges)} for r in hottest],
         "without_hottest": rest.p_conf,
     }
 
@@ -237,7 +200,10 @@ def count_rows(
     tables: NgramTables | None,
     tell: Tell,
 ) -> Iterator[RowConflicts]:
-    """Count the rows of the embedding that batches look up, then those of every table."""
+    """Count the rows of the embedding that batches look up, then those of every table.
+
+    The hottest rows of the embedding have the `text` of their token, too.
+    """
     edges = []
     for number, ticket in enumerate(tickets):
         if number % _TELL_EVERY == 0:
@@ -245,7 +211,11 @@ def count_rows(
         batch = batches.at(*ticket)
         read = batch.behind_context()[0] if batch.frozen else batch
         edges.append(np.unique(read.x))
-    yield row_conflicts("embedding", rows, edges, tokenizer)
+    of_embedding = row_conflicts("embedding", rows, edges)
+    for row in of_embedding["hottest"]:
+        text = tokenizer.decode([row["id"]]).decode(errors="backslashreplace")
+        row["text"] = "<bos>" if row["id"] == tokenizer.bos else repr(text)
+    yield of_embedding
     if tables is None:
         return
     some = tickets[:: -(-len(tickets) // MOST_OF_TABLES)]
@@ -254,12 +224,3 @@ def count_rows(
         tell(name)
         touched = [np.unique(one[name]) for one in counted]
         yield row_conflicts(str(order), spec.shape[0], touched)
-
-
-def token_name(tokenizer: Tokenizer, token: int) -> str:
-    """Return the text of a token, on one line."""
-    if token == tokenizer.bos:
-        return "<bos>"
-    if token >= tokenizer.n_ids:
-        return f"<{token}>"
-    return repr(tokenizer.decode([token]).decode(errors="backslashreplace"))

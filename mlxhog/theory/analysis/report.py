@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from mlxhog.base.quantities import format_count
 from mlxhog.report.table import AnswerNote, Section
 from mlxhog.theory.analysis.advice import Analysis, advise, verdict
-from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
 from mlxhog.theory.bounds import WHOLE, Bound
 
 
 def to_json(of: Analysis) -> dict[str, Any]:
     """Return what `analyze --json` prints."""
     return {
+        "answer": verdict(of),
         **of.about,
-        "blocks": [one.to_json(of.about["updates_per_epoch"]) for one in of.blocks],
+        "blocks": [one.to_json() for one in of.blocks],
         "embedding": of.rows[0],
         "tables": list(of.rows[1:]),
         "gradients": {**of.gradients, "ageing": [one._asdict() for one in of.stale_gradients]},
-        "staleness": None if of.observed is None else of.observed.to_json(),
+        "staleness": None if of.observed is None else asdict(of.observed),
         "lag": of.lag._asdict(),
         "bounds": [one.to_json() for one in of.bounds],
         "advice": [asdict(one) for one in advise(of)],
         "notes": list(of.notes),
         "seconds": of.seconds,
     }
-
-
-# -- tables ----------------------------------------------------------------------------------------
 
 
 def sections(of: Analysis, *, everything: bool) -> Iterator[Section]:
@@ -56,88 +53,89 @@ def sections(of: Analysis, *, everything: bool) -> Iterator[Section]:
         advice.append(f"- {one.topic}: {one.recommend}{f'  [{one.flags}]' if one.flags else ''}")
         if everything:
             advice.append(f"    because {one.because}")
-    if not everything:
-        where = "--all shows the measurements, the theorems' bounds, and reasons"
-        yield Section("advice", notes=[*advice, where])
-        return
-    yield _conflicts_section(of.blocks)
-    yield from _rows_sections(of.rows)
-    yield _staleness_section(of)
-    yield _theorems_section(of)
+    if everything:
+        yield from _tables(of)
+    else:
+        advice.append("--all shows the measurements, the theorems' bounds, and reasons")
     yield Section("advice", notes=advice)
 
 
-def _conflicts_section(blocks: Sequence[BlockConflicts]) -> Section:
-    rows = [
+def _table(title: str, rows: Iterable[Mapping[str, str]], notes: Iterable[str] = ()) -> Section:
+    rows = list(rows)
+    header = [*rows[0]] if rows else []
+    return Section(title, header, [[*row.values()] for row in rows], [*notes])
+
+
+def _tables(of: Analysis) -> Iterator[Section]:
+    yield _table(
+        "do two updates meet? elements that updates touch",
         (
-            f"{one.block.name} {one.block.cell or ''}".rstrip(),
-            f"{one.block.parameters:,}",
-            f"{one.omega:,}",
-            f"{one.mean / one.block.parameters:.0%}",
-            *(f"{each:.3g}" for each in (one.delta, one.rho, one.p_conf)),
-            f"{one.low:.2f}-{one.high:.2f}",
-            f"{one.untouched:,}",
-        )
-        for one in blocks
-    ]
-    header = (
-        "block", "parameters", "Omega", "touched", "Delta", "rho", "p_conf", "95 % of it", "never",
-    )  # fmt: skip
-    notes = [
-        "touched: of the elements, by an update on average; never: by no sampled update",
-        "Delta = rho = p_conf = 1: any two updates met, so nothing about the block is sparse",
-    ]
-    return Section("do two updates meet? elements that updates touch", header, rows, notes)
-
-
-def _rows_sections(counted: Sequence[RowConflicts]) -> Iterator[Section]:
-    rows, *tables = counted
-    yield Section(
-        f"rows of the embedding that a batch looks up, counted over {rows['batches']:,} batches",
-        ("hottest", "id", "in batches"),
-        [(one["text"], str(one["id"]), f"{one['share']:.1%}") for one in rows["hottest"]],
+            {
+                "block": f"{one.block.name} {one.block.cell or ''}".rstrip(),
+                "parameters": f"{one.block.parameters:,}",
+                "Omega": f"{one.omega:,}",
+                "touched": f"{one.mean / one.block.parameters:.0%}",
+                **{k: f"{v:.3g}" for k, v in (("Delta", one.delta), ("rho", one.rho))},
+                "p_conf": f"{one.p_conf:.3g}",
+                "95 % of it": "{:.2f}-{:.2f}".format(*one.interval),
+                "never": f"{one.untouched:,}",
+            }
+            for one in of.blocks
+        ),
+        [
+            "touched: of the elements, by an update on average; never: by no sampled update",
+            "Delta = rho = p_conf = 1: any two updates met, so nothing about the block is sparse",
+        ],
     )
-    names = ("rows", "omega", "delta", "rho", "p_conf", "without_hottest", "shared", "never")
-    cells = [
-        (str(one["name"]), *(f"{one[name]:.4g}" if isinstance(one[name], float)
-                             else f"{one[name]:,}" for name in names))
-        for one in counted
-    ]  # fmt: skip
-    yield Section(
+    yield _table(
+        f"rows of the embedding that a batch looks up, in {of.rows[0]['batches']:,} batches",
+        (
+            {"hottest": one["text"], "id": str(one["id"]), "in batches": f"{one['share']:.1%}"}
+            for one in of.rows[0]["hottest"]
+        ),
+    )
+    yield _table(
         "do two updates meet? rows, of the embedding and of tables by the order of their n-grams",
-        ("", "rows", "Omega", "Delta", "rho", "p_conf", "but hottest", "shared", "never"),
-        cells,
-        ["but hottest: p_conf without the hottest rows; shared: of a batch's rows with the next"],
+        (
+            {
+                "": one["name"],
+                **{k: f"{one[k.lower()]:,}" for k in ("rows", "Omega", "never")},
+                **{k: f"{one[k.lower()]:.4g}" for k in ("Delta", "rho", "p_conf")},
+                "but hottest": f"{one['without_hottest']:.4g}",
+            }
+            for one in of.rows
+        ),
+        ["but hottest: p_conf without the hottest rows"],
     )
-
-
-def _staleness_section(of: Analysis) -> Section:
-    observed, notes = of.observed, [f"bounds are for a lag of {of.lag.largest:g}"]
-    rows = []
-    if observed is not None:
-        rows = [
-            (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
-            for one in (observed.all, *observed.by_worker)
-        ]
+    notes = [f"bounds are for a lag of {of.lag.largest:g}"]
+    seen, workers = of.observed, []
+    if seen is not None:
+        workers = [seen.all, *seen.by_worker]
         lost = "not measured"
-        if observed.lost_update_rate is not None:
-            lost = f"{observed.lost_update_rate:.3g} of {observed.increments:,} counted increments"
+        if seen.lost_update_rate is not None:
+            lost = f"{seen.lost_update_rate:.3g} of {seen.increments:,} counted increments"
         notes.append(
-            f"of {observed.workers} workers ({observed.source}, write {observed.write}); lost "
-            f"updates: {lost}"
+            f"of {seen.workers} workers ({seen.source}, write {seen.write}); lost updates: {lost}"
         )
     each = ", ".join(f"{one.lag}: {one.cosine:.2f}" for one in of.stale_gradients)
     notes.append(f"cosine of a batch's gradient with its own some full steps later: {each}")
-    header = ("worker", "steps", "mean", "median", "99 %", "largest")
-    return Section("how late are updates? counted in updates by others", header, rows, notes)
+    yield _table(
+        "how late are updates? counted in updates by others",
+        (
+            {"worker": one.name, "steps": f"{one.steps:,}", "mean": f"{one.mean:.2f}",
+             "median": str(one.p50), "99 %": str(one.p99), "largest": str(one.max)}
+            for one in workers
+        ),
+        notes,
+    )  # fmt: skip
+    yield _theorems(of)
 
 
-def _theorems_section(of: Analysis) -> Section:
+def _theorems(of: Analysis) -> Section:
     by: dict[str, dict[str, Bound]] = {}
     for one in of.bounds:
         by.setdefault(one.block, {})[one.name] = one
-    whole = by.pop(WHOLE)
-    rows = []
+    whole, rows = by.pop(WHOLE), []
     missing: dict[str, list[str]] = {}
     for block, rules in by.items():
         assumed = rules["penalty"].assumptions
@@ -145,18 +143,16 @@ def _theorems_section(of: Analysis) -> Section:
             if each.holds is not True:
                 fails = f"does not hold, {each.why}" if each.holds is False else "is unknown"
                 missing.setdefault(f"{each.needs}: {fails}", []).append(block)
-        largest = (rules[name].values["largest_tau"] for name in ("n^(1/4)", "perturbed iterate"))
-        holding = sum(each.holds is True for each in assumed)
         rows.append(
-            (
-                block,
-                f"{rules['penalty'].values['penalty']:.3g}",
-                *(f"{tau:.3g}" for tau in largest),
-                f"{holding} of {len(assumed)}",
-            )
-        )
-    penalty = f"penalty at {of.lag.largest:g}"
-    header = ("block", penalty, "n^(1/4)", "n/(2 Dbar)", "assumptions that hold")
+            {
+                "block": block,
+                f"penalty at {of.lag.largest:g}": f"{rules['penalty'].values['penalty']:.3g}",
+                "n^(1/4)": f"{rules['n^(1/4)'].values['largest_tau']:.3g}",
+                "n/(2 Dbar)": f"{rules['perturbed iterate'].values['largest_tau']:.3g}",
+                "assumptions that hold":
+                    f"{sum(each.holds is True for each in assumed)} of {len(assumed)}",
+            }
+        )  # fmt: skip
     notes = [next(iter(by.values()))["proposition 4.1"].words]
     notes += [
         text + ("" if len(blocks) == len(by) else f" (in {', '.join(blocks)})")
@@ -168,4 +164,4 @@ def _theorems_section(of: Analysis) -> Section:
         "the sample; true values may be larger"
     )
     notes += [f"{bound.name}, with that L: {bound.words}" for bound in whole.values()]
-    return Section("bounds of the theorems", header, rows, notes)
+    return _table("bounds of the theorems", rows, notes)

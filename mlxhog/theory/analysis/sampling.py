@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,12 @@ from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import sparsify
 from mlxhog.data.batches import Batches
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.rule import parameter as view_of
+from mlxhog.optim.sparsified import sparsify
 from mlxhog.optim.tables import Tables, parted
 from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.theory.analysis.written import WrittenSteps
@@ -47,18 +47,21 @@ class Block:
         name: such as "embedding", "layer 0", "out_norm" or "head".
         cell: "mlstm" or "slstm" for a layer with that cell; else None.
         slots: of its parameters in the arena, ascending.
-        row_sparse: whether its gradient is that of the rows a batch looks up.
     """
 
     name: str
     cell: str | None
     slots: tuple[Slot, ...]
-    row_sparse: bool
 
     @property
     def parameters(self) -> int:
         """Number of its elements, n."""
         return sum(slot.size for slot in self.slots)
+
+    @property
+    def row_sparse(self) -> bool:
+        """Whether its gradient is that of the rows a batch looks up."""
+        return all(slot.kind == "rows" for slot in self.slots)
 
 
 def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...]:
@@ -69,13 +72,8 @@ def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...
             name = group.name if group.is_layer else _outside(model, parameter)
             grouped.setdefault((name, group.cell), []).append(slots[parameter])
     return tuple(
-        Block(
-            name=name,
-            cell=cell,
-            slots=tuple(sorted(group_slots, key=lambda slot: slot.offset)),
-            row_sparse=all(slot.kind == "rows" for slot in group_slots),
-        )
-        for (name, cell), group_slots in grouped.items()
+        Block(name, cell, tuple(sorted(own, key=lambda slot: slot.offset)))
+        for (name, cell), own in grouped.items()
     )
 
 
@@ -91,6 +89,7 @@ def _outside(model: ModelConfig, parameter: str) -> str:
 # -- gradients -------------------------------------------------------------------------------------
 
 Bits = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Ticket = tuple[int, int]
 """Epoch and number of a batch."""
@@ -148,7 +147,13 @@ class Sampled(NamedTuple):
 
 
 class GradientSource:
-    """A backend with the model's parameters in it, and the batches."""
+    """A backend with the model's parameters in it, and the batches.
+
+    Attributes:
+        flat: the last gradient, (n,) float32, laid out as the backend's inbox of parameters.
+        grads: the same by parameter; valid until the next gradient.
+        table_rows: the rows of tables of n-grams that the last batch touched; likewise.
+    """
 
     def __init__(self, subject: Subject) -> None:
         """Import the framework and read the parameters."""
@@ -173,10 +178,7 @@ class GradientSource:
         self.backend.bind(
             setup.model, layout.slots, layout.n_floats, None, setup.sampled, of_tables
         )
-        views = {
-            name: self.backend.inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            for name, slot in layout.slots.items()
-        }
+        views = {name: view_of(self.backend.inbox, slot) for name, slot in layout.slots.items()}
         if subject.checkpoint is None:
             for name, value in init_params(setup.model, setup.config.seed).items():
                 views[name][...] = value
@@ -184,12 +186,10 @@ class GradientSource:
             formats.open(subject.checkpoint).copy_into(views | of_tables)
         self.backend.refresh()
         self.batches = subject.batches()
-        self.slots = [slot for block in subject.blocks for slot in block.slots]
-        self.starts = np.concatenate([[0], np.cumsum([slot.size for slot in self.slots])])
-        self.flat = np.empty(int(self.starts[-1]), np.float32)
-        self.grads_of_parameters: Grads = {}
-        self.table_rows: dict[str, Rows] = {}  # valid until the next gradient, as the others
-        self.written = self.optimizer() if subject.sparsified else None
+        self.flat = np.zeros(layout.n_floats, np.float32)
+        self.grads: Grads = {}
+        self.table_rows: dict[str, Rows] = {}
+        self._written = self.optimizer() if subject.sparsified else None
 
     def optimizer(self) -> WrittenSteps:
         """Return the optimizer of a worker, without moments and residuals yet."""
@@ -204,7 +204,7 @@ class GradientSource:
         )
 
     def gradient(self, ticket: Ticket) -> float:
-        """Compute one update's gradient into `flat`, block after block; returns its loss."""
+        """Compute one update's gradient; returns its loss."""
         batch, rows = self.batches.at(*ticket), self.subject.setup.config.micro_batch
         parts = [batch.part(k, k + rows) for k in range(0, len(batch.x), rows)]
         if len(parts) == 1:
@@ -217,40 +217,36 @@ class GradientSource:
                 total.add(part_grads, share)
                 loss += share * nats
             grads = total.grads()
-        self.grads_of_parameters, self.table_rows = parted(grads, self.tables)
-        self._lay_out(grads)
-        return loss
-
-    def _lay_out(self, grads: Grads) -> None:
-        for slot, start in zip(self.slots, self.starts, strict=False):
-            grad, view = grads[slot.name], self.flat[start : start + slot.size]
+        self.grads, self.table_rows = parted(grads, self.tables)
+        for name, slot in self.subject.setup.layout.slots.items():
+            grad, view = self.grads[name], view_of(self.flat, slot)
             if isinstance(grad, Rows):
-                view[:] = 0.0
+                view[...] = 0.0
                 one = grad.coalesced()
-                view.reshape(slot.shape)[one.index] = one.values
+                view[one.index] = one.values
             else:
-                view[:] = grad.reshape(-1)
+                view[...] = grad
+        return loss
 
     def touched(self) -> Iterator[NDArray[np.bool_]]:
         """Yield for each block which of its elements the update of the last gradient touches.
 
         Call it once for each gradient: error feedback adds the rest of a step to the next.
         """
-        masks = {} if self.written is None else self.written.masks(self.grads_of_parameters)
-        start = 0
+        masks = None if self._written is None else self._written.masks(self.grads)
         for block in self.subject.blocks:
-            here = self.flat[start : start + block.parameters]
-            start += block.parameters
-            if masks:
-                yield np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
-            else:
-                yield here != 0
+            yield np.concatenate(
+                [
+                    view_of(self.flat, slot).reshape(-1) != 0
+                    if masks is None
+                    else masks[slot.name].reshape(-1)
+                    for slot in block.slots
+                ]
+            )
 
-    def move(self, direction: NDArray[np.float32], length: float) -> None:
-        """Add `length * direction` to the parameters; `direction` is laid out like `flat`."""
-        for slot, start in zip(self.slots, self.starts, strict=False):
-            view = self.backend.inbox[slot.offset : slot.offset + slot.size]
-            view += np.float32(length) * direction[start : start + slot.size]
+    def move(self, step: Float32) -> None:
+        """Add a step, laid out as the parameters, to them."""
+        self.backend.inbox[:] += step
         self.backend.refresh()
 
 
@@ -272,7 +268,7 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
     return Sampled([np.stack(rows) for rows in packed], np.array(losses), np.array(norms))
 
 
-def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: int) -> Any:
+def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: int) -> float:
     """Return the largest |grad(x + d) - grad(x)| / |d| of some directions d.
 
     The directions come from power iteration on the Hessian of each batch, by finite differences.
@@ -284,27 +280,23 @@ def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: i
         tickets: batches, each with an iteration of its own.
         rounds: gradients in one iteration.
     """
-    ours = source(lane, subject)
-    steepest = 0.0
+    ours, steepest = source(lane, subject), 0.0
     before = ours.backend.inbox.copy()
     for number, ticket in enumerate(tickets):
         ours.gradient(ticket)
         at = ours.flat.copy()
-        direction = np.random.default_rng([subject.steps.seed, number]).standard_normal(
-            at.size, np.float32
-        )
+        rng = np.random.default_rng([subject.steps.seed, number])
+        direction = rng.standard_normal(at.size, np.float32)
         for _ in range(rounds):
-            direction /= np.linalg.norm(direction)
-            ours.move(direction, SHIFT)
+            ours.move(np.float32(SHIFT / np.linalg.norm(direction)) * direction)
             ours.gradient(ticket)
             ours.backend.inbox[:] = before
             ours.backend.refresh()
-            change = ours.flat - at
-            length = float(np.linalg.norm(change))
+            direction = ours.flat - at
+            length = float(np.linalg.norm(direction))
             steepest = max(steepest, length / SHIFT)
             if length == 0.0:
                 break
-            direction = change
     return steepest
 
 
@@ -344,7 +336,7 @@ def compare_stale_gradients(
     optimizer = ours.optimizer()
     for ticket in before:
         ours.gradient(ticket)
-        optimizer.step(ours.grads_of_parameters)
+        optimizer.step(ours.grads)
     old = []
     for ticket in watched:
         ours.gradient(ticket)
@@ -353,20 +345,19 @@ def compare_stale_gradients(
     for done, ticket in enumerate(others[: LAGS[-1]], start=1):
         ours.gradient(ticket)
         ours.tables.step(ours.table_rows, lr=subject.steps.ngram_lr)
-        ours.backend.inbox[:] += optimizer.step(ours.grads_of_parameters)
-        ours.backend.refresh()
+        ours.move(optimizer.step(ours.grads))
         if done in LAGS:
             cosines = []
             for one, first in zip(watched, old, strict=True):
                 ours.gradient(one)
-                cosines.append(cosine(first, ours.flat))
+                cosines.append(_cosine(first, ours.flat))
             results.append(StaleGradient(done, float(np.mean(cosines))))
     ours.backend.inbox[:], ours.tables.flat[:] = params_before, tables_before
     ours.backend.refresh()
     return tuple(results)
 
 
-def cosine(old: NDArray[np.float32], fresh: NDArray[np.float32]) -> float:
+def _cosine(old: Float32, fresh: Float32) -> float:
     """Return the cosine of two gradients; 1 if both are zero, 0 if one is."""
     lengths = float(np.linalg.norm(old)), float(np.linalg.norm(fresh))
     if not all(lengths):

@@ -16,11 +16,11 @@ from typing import Any
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import RunError, WorkerFailed, message_of
 from mlxhog.report.views import Tell
+from mlxhog.strategies import Hogwild
 from mlxhog.theory import short_runs
-from mlxhog.theory.simulator import Staleness, of_histogram
+from mlxhog.theory.simulator import Staleness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ObservedStaleness:
         all: over all steps.
         histogram: staleness -> steps.
         lost_update_rate: share of lost increments; None if not measured.
-        tokens_per_s: of all workers together; None if unknown.
+        increments: that were counted: each step adds 1 to every probe.
         by_worker: the distribution of each; slow workers are later than fast ones.
     """
 
@@ -44,21 +44,8 @@ class ObservedStaleness:
     all: Staleness
     histogram: Mapping[int, int]
     lost_update_rate: float | None
-    tokens_per_s: float | None
+    increments: int
     by_worker: tuple[Staleness, ...] = ()
-
-    @property
-    def increments(self) -> int:
-        """Number of counted increments: each step adds 1 to every probe."""
-        return self.all.steps * PROBE_FLOATS
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values; the distribution over all steps beside the others."""
-        values = asdict(self)
-        overall = values.pop("all")
-        del overall["name"]
-        values["histogram"] = {str(lag): steps for lag, steps in self.histogram.items()}
-        return {**values, **overall, "increments": self.increments}
 
 
 def probe_run(
@@ -78,7 +65,7 @@ def probe_run(
     """
     lock_free = Hogwild()
     if isinstance(config.strategy, Hogwild):
-        lock_free = replace(config.strategy, async_after=0.0, shares="equal")
+        lock_free = config.strategy.lock_free()
     with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
         settings = short_runs.settings_for(
             config,
@@ -111,9 +98,18 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
     Raises:
         RunError: its metrics are damaged.
     """
+    last: list[dict[str, Any]] = []  # line of each command; workers count anew with each
     try:
-        lines = _commands(run)
-        return _summarize("run", lines, write) if lines else None
+        for line in run.read_metrics():
+            if not line.get("step"):
+                continue
+            if last and line.get("supervisor_pid") == last[-1].get("supervisor_pid"):
+                if all(
+                    line.get(name, 0) >= last[-1].get(name, 0) for name in ("step", "elapsed_s")
+                ):
+                    last.pop()
+            last.append(line)
+        return _summarize("run", last, write) if last else None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.metrics_path} holds a line that is not the progress of a training run "
@@ -125,7 +121,7 @@ def _summarize(source: str, lines: Sequence[Mapping[str, Any]], write: str) -> O
     """Summarise the totals of one command or more."""
     total: Counter[int] = Counter()
     by_worker: dict[tuple[int, str], Counter[int]] = {}
-    rates, weight, largest = 0.0, 0, 0
+    lost, weight, largest = 0.0, 0, 0
     for line in lines:
         total.update(_histogram(line))
         for worker in line["workers"]:
@@ -134,18 +130,18 @@ def _summarize(source: str, lines: Sequence[Mapping[str, Any]], write: str) -> O
             largest = max(largest, worker["max_staleness"])
         steps = sum(worker["steps"] for worker in line["workers"])
         if line["lost_update_rate"] is not None:
-            rates, weight = rates + steps * line["lost_update_rate"], weight + steps
-    overall = of_histogram("all", total)
+            lost, weight = lost + steps * line["lost_update_rate"], weight + steps
+    overall = Staleness.of("all", total)
     return ObservedStaleness(
         source=source,
         workers=len(lines[-1]["workers"]),
         write=write,
         all=replace(overall, max=max(overall.max, largest)),
         histogram=dict(sorted(total.items())),
-        lost_update_rate=rates / weight if weight else None,
-        tokens_per_s=lines[-1].get("tokens_per_s"),
+        lost_update_rate=lost / weight if weight else None,
+        increments=overall.steps * PROBE_FLOATS,
         by_worker=tuple(
-            of_histogram(f"{slot} {backend}", own)
+            Staleness.of(f"{slot} {backend}", own)
             for (slot, backend), own in sorted(by_worker.items())
             if own
         ),
@@ -154,19 +150,3 @@ def _summarize(source: str, lines: Sequence[Mapping[str, Any]], write: str) -> O
 
 def _histogram(of: Mapping[str, Any]) -> dict[int, int]:
     return {int(lag): int(steps) for lag, steps in of["staleness"].items()}
-
-
-def _commands(run: Run) -> list[dict[str, Any]]:
-    """Return the last line of each command of the run; workers count anew with each command."""
-    last: list[dict[str, Any]] = []
-    for line in run.read_metrics():
-        if not line.get("step"):
-            continue
-        if last:
-            before = last[-1]
-            same = before.get("supervisor_pid") == line.get("supervisor_pid")
-            rises = [line.get(name, 0) >= before.get(name, 0) for name in ("step", "elapsed_s")]
-            if same and all(rises):
-                last.pop()
-        last.append(line)
-    return last

@@ -14,12 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import optim
-from mlxhog.config import optimizers
+from mlxhog.arena.layout import Slot
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizer import OptimizerChoice, Sharing
-from mlxhog.optim import Groups, Optimizer, Sparsified, Target, gradients, updates
+from mlxhog.optim import (
+    Groups,
+    Optimizer,
+    OptimizerChoice,
+    Sparsified,
+    Target,
+    gradients,
+    updates,
+)
+from mlxhog.optim.choice import Sharing
 from mlxhog.optim.rule import new_state, parameter
-from mlxhog.optim.updates import Float32, Grads, Slot
+from mlxhog.optim.updates import Float32, Grads
 
 
 def with_own_moments(optimizer: OptimizerChoice) -> OptimizerChoice:
@@ -36,7 +44,16 @@ class WrittenSteps:
         masks = steps.masks(grads)      # parameter -> bool array of its shape
         step = steps.step(grads)        # (n,) float32, in the layout of the slots
 
-    Every step is taken at `params`, which do not change by it.
+    Every step is taken at `params`, which do not change by it. It begins without moments and
+    residuals.
+
+    Args:
+        config: optimizer, sparsification, clipping; shared moments count as private.
+        slots: every parameter by name.
+        params: (n,) float32, in the layout of the slots; read only.
+        decay: names of the parameters that weight decay applies to.
+        hidden: the model's hidden matrices, as `optim.build` takes them.
+        groups: its other parameters by group, likewise.
     """
 
     def __init__(
@@ -48,18 +65,8 @@ class WrittenSteps:
         hidden: frozenset[str] = frozenset(),
         groups: Groups | None = None,
     ) -> None:
-        """Begin without moments and residuals.
-
-        Args:
-            config: optimizer, sparsification, clipping; shared moments count as private.
-            slots: every parameter by name.
-            params: (n,) float32, in the layout of the slots; read only.
-            decay: names of the parameters that weight decay applies to.
-            hidden: the model's hidden matrices, as `optim.build` takes them.
-            groups: its other parameters by group, likewise.
-        """
-        config = replace(config, optimizer=with_own_moments(optimizers.of(config)))
-        self._config, self._params = config, params
+        config = replace(config, optimizer=with_own_moments(optim.chosen(config)))
+        self._config, self._params, self._step = config, params, 0
         self._optimizer: Optimizer = optim.build(config, hidden, groups=groups)
         shapes = {name: slot.shape for name, slot in slots.items()}
         private, places = new_state(
@@ -75,7 +82,6 @@ class WrittenSteps:
             shared={},
             decay=decay,
         )
-        self._step = 0
 
     def masks(self, grads: Grads) -> dict[str, NDArray[np.bool_]]:
         """Return the elements that the next step writes for this gradient.
@@ -83,29 +89,24 @@ class WrittenSteps:
         Raises:
             ShapeError: a gradient does not belong to its parameter.
         """
+        step, slots = self.step(grads), self._target.slots
         if not isinstance(self._optimizer, Sparsified):
-            step = self.step(grads)
-            return {name: parameter(step, self._target.slots[name]) != 0 for name in grads}
-        self._take_step(self._target, grads)
+            return {name: parameter(step, slots[name]) != 0 for name in grads}
         masks = {}
         for name, at in self._optimizer.written.items():
-            mask = np.zeros(self._target.slots[name].size, np.bool_)
+            mask = np.zeros(slots[name].size, np.bool_)
             mask[at] = True
-            masks[name] = mask.reshape(self._target.slots[name].shape)
+            masks[name] = mask.reshape(slots[name].shape)
         return masks
 
     def step(self, grads: Grads) -> Float32:
         """Return the next step for this gradient, to be added to the parameters."""
-        if isinstance(self._optimizer, Sparsified):
-            self._take_step(self._target, grads)
-            return self._target.flat - self._params
-        step = np.zeros_like(self._params)
-        self._take_step(replace(self._target, pending=step), grads)
-        return step
-
-    def _take_step(self, target: Target, grads: Grads) -> None:
         self._step += 1
         np.copyto(self._target.flat, self._params)
+        target, step = self._target, np.zeros_like(self._params)
+        if not isinstance(self._optimizer, Sparsified):
+            target = replace(target, pending=step)
         scale = gradients.clip_factor(gradients.global_norm(grads), self._config.clip)
         lr = self._config.top_lr
         self._optimizer.step(target, grads, lr=lr, step=self._step, grad_scale=scale)
+        return step if target is not self._target else self._target.flat - self._params

@@ -1,13 +1,11 @@
 """An event-driven simulation of workers that train together: speed, staleness, and toy problems.
 
-Each worker reads, computes and adds; a scheme gives the order and the waits. The result is always a
-prediction, and it holds its inputs.
+Each worker reads, computes and adds; a scheme gives the order and the waits.
 
     times       times of gradients
-    workers     costs of a worker's step, and the state that workers share
-    schemes     when they read, how they write and when they meet
-    objectives  small problems that simulated updates solve
-    machine     the clock: shared cores, deaths and joins
+    machine     workers, what they share, and the clock: shared cores, deaths and joins
+    schemes     when workers read, how they write and when they meet
+    objectives  a small problem that simulated updates solve
     links       links between machines, and rounds of a cluster
     what_if     `mlxhog simulate`: its options, and every strategy on one set of workers
 """
@@ -16,21 +14,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlxhog.errors import DataError
-from mlxhog.theory.simulator.machine import Deadlock, Event, Simulation
-from mlxhog.theory.simulator.schemes import Scheme
-from mlxhog.theory.simulator.workers import Worker
-
-__all__ = [
-    "Deadlock", "Event", "Prediction", "Simulation", "Staleness", "of_histogram", "simulate",
-]  # fmt: skip
-
-# -- the prediction --------------------------------------------------------------------------------
+from mlxhog.theory.simulator.machine import Event, Scheme, Simulation, Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,30 +42,23 @@ class Staleness:
     p99: int
     max: int
 
-
-def of_histogram(name: str, histogram: Mapping[int, int]) -> Staleness:
-    """Summarise a histogram: staleness -> number of updates."""
-    steps = sum(histogram.values())
-    if steps == 0:
-        return Staleness(name=name, steps=0, mean=0.0, p50=0, p99=0, max=0)
-    values = sorted(histogram)
-    ends = np.cumsum([histogram[value] for value in values])
-    return Staleness(
-        name=name,
-        steps=steps,
-        mean=sum(value * count for value, count in histogram.items()) / steps,
-        p50=values[int(np.searchsorted(ends * 100, steps * 50))],
-        p99=values[int(np.searchsorted(ends * 100, steps * 99))],
-        max=values[-1],
-    )
+    @classmethod
+    def of(cls, name: str, histogram: Mapping[int, int]) -> Staleness:
+        """Summarise a histogram: staleness -> number of updates."""
+        values, steps = sorted(histogram), sum(histogram.values())
+        if not steps:
+            return cls(name=name, steps=0, mean=0.0, p50=0, p99=0, max=0)
+        ends = np.cumsum([histogram[value] for value in values])
+        p50, p99 = (values[int(np.searchsorted(ends * 100, steps * k))] for k in (50, 99))
+        mean = sum(value * count for value, count in histogram.items()) / steps
+        return cls(name=name, steps=steps, mean=mean, p50=p50, p99=p99, max=values[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Throughput and staleness of simulated workers; only the inputs are measured, if anything is.
+    """Throughput and staleness of simulated workers.
 
     Attributes:
-        inputs: workers, scheme, machine, length and seed of the simulation.
         seconds: simulated, after the warm-up.
         updates_per_s: updates of the parameters.
         gradients_per_s: gradients that went into them.
@@ -88,7 +70,6 @@ class Prediction:
         workers: the same per worker, in their order.
     """
 
-    inputs: Mapping[str, Any]
     seconds: float
     updates_per_s: float
     gradients_per_s: float
@@ -98,14 +79,6 @@ class Prediction:
     wasted_share: float
     staleness: Staleness
     workers: tuple[Staleness, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return `prediction` and its `inputs` as JSON types."""
-        values = asdict(self)
-        return {"inputs": values.pop("inputs"), "prediction": values}
-
-
-# -- the simulation --------------------------------------------------------------------------------
 
 
 def simulate(
@@ -123,61 +96,42 @@ def simulate(
     Args:
         workers: at least one.
         scheme: one of `mlxhog.theory.simulator.schemes`.
-        updates: to simulate after the warm-up; fewer if all workers finish before.
+        updates: to simulate after the warm-up, at least one.
         warm_up: updates left out at the start; None is a tenth of `updates`.
         cores: of the CPU, shared by its workers; None for enough of them.
         seed: of the compute times. The same seed gives the same prediction.
         events: deaths and joins.
 
     Raises:
-        DataError: no workers, nothing to simulate, events that are impossible or come too late, or
-            a machine without cores.
+        DataError: events that are impossible or come too late, or all workers die too early.
         ConfigError: the scheme does not fit the workers.
         Deadlock: every worker waits for another.
     """
-    if not workers or updates < 1:
-        raise DataError(f"{len(workers)} workers, {updates} updates: wanted at least one of each")
-    if cores is not None and not cores > 0:
-        raise DataError(f"a machine with cores = {cores}: wanted more than 0, or no limit")
-    skipped = updates // 10 if warm_up is None else warm_up
     sim = Simulation(workers, scheme, cores=cores, seed=seed, events=events)
-    sim.run_until(skipped)
-    state = sim.state
-    start, version, begun = state.now, state.version, sim.seconds_so_far()
-    gradients, wasted = -state.gradients, -state.wasted
+    sim.run_until(updates // 10 if warm_up is None else warm_up)
+    start, version, begun = sim.now, sim.version, sim.seconds_so_far()
+    gradients, wasted = -sim.gradients, -sim.wasted
     sim.run_until(version + updates)
-    gradients, wasted = gradients + state.gradients, wasted + state.wasted
+    gradients, wasted = gradients + sim.gradients, wasted + sim.wasted
     waited, there = (end - begin for begin, end in zip(begun, sim.seconds_so_far(), strict=True))
-    last = max((event.at_s for event in events), default=0.0)
-    if last > state.now:
+    last, seconds = max((event.at_s for event in events), default=0.0), sim.now - start
+    if last > sim.now or not gradients:
         raise DataError(
-            f"a worker is to die or join at {last:g} s, and {updates} updates take "
-            f"{state.now:.3g} s in all; simulate more updates, or choose an earlier time"
+            f"{sim.version} updates end at {sim.now:.3g} s, and the last worker dies or joins at "
+            f"{last:g} s; simulate more updates, or choose other times"
         )
-    seconds = state.now - start
-    if seconds <= 0:
-        raise DataError("all workers finish within the warm-up; give them more steps")
-    late = state.lateness[version:]
+    late = sim.lateness[version:]
     return Prediction(
-        inputs={
-            "workers": [worker.to_json() for worker in workers],
-            "scheme": scheme.to_json(),
-            "cores": cores,
-            "updates": updates,
-            "warm_up": skipped,
-            "seed": seed,
-            "events": [asdict(event) for event in events],
-        },
         seconds=seconds,
-        updates_per_s=(state.version - version) / seconds,
+        updates_per_s=(sim.version - version) / seconds,
         gradients_per_s=gradients / seconds,
         efficiency=gradients / seconds / sum(1.0 / worker.step_s for worker in workers),
         waiting_share=float(waited.sum() / there.sum()),
         waiting=tuple(float(w / t) if t > 0 else None for w, t in zip(waited, there, strict=True)),
         wasted_share=wasted / (gradients + wasted),
-        staleness=of_histogram("all", Counter(tau for _, tau in late)),
+        staleness=Staleness.of("all", Counter(tau for _, tau in late)),
         workers=tuple(
-            of_histogram(worker.name, Counter(tau for by, tau in late if by == rank))
+            Staleness.of(worker.name, Counter(tau for by, tau in late if by == rank))
             for rank, worker in enumerate(workers)
         ),
     )

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 from mlxhog.base.quantities import parse_duration_s
 from mlxhog.errors import ConfigError
-from mlxhog.theory.simulator.schemes import Scheme
-from mlxhog.theory.simulator.workers import Behaviour, WorkerContext
+from mlxhog.theory.simulator.machine import Behaviour, Scheme, Simulation, WorkerContext
 
 FORM = "RATE or RATE:LATENCY, such as 100Mbit:50ms or 1Gbit"
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G)bit(?:/s)?", re.IGNORECASE)
@@ -33,24 +31,12 @@ class Link:
     """A full-duplex link of each machine to the others.
 
     Attributes:
-        bytes_per_s: in each direction.
-        latency_s: of one way.
+        bytes_per_s: in each direction, above 0.
+        latency_s: of one way, 0 or more.
     """
 
     bytes_per_s: float
     latency_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ConfigError: a rate that is not finite and above 0, or a negative latency.
-        """
-        if not (0 < self.bytes_per_s < math.inf and 0 <= self.latency_s < math.inf):
-            raise ConfigError(
-                f"a link of {self.bytes_per_s:g} bytes/s and {self.latency_s:g} s; wanted a rate "
-                "above 0 and a latency of 0 or more"
-            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -63,9 +49,14 @@ class Link:
         match = _RATE.fullmatch(rate.strip())
         try:
             bits = float(match[1]) * _BITS[match[2].lower()] if match else 1e9 * float(rate)
-            return cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
+            link = cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
+            if not (0 < link.bytes_per_s < math.inf and 0 <= link.latency_s < math.inf):
+                raise ValueError
         except ValueError:
-            raise ConfigError(f"the link {text!r} cannot be read; wanted {FORM}") from None
+            raise ConfigError(
+                f"the link {text!r} cannot be read; wanted {FORM}, a rate above 0"
+            ) from None
+        return link
 
     def transfer_s(self, n_bytes: float) -> float:
         """Seconds until one machine has got n bytes of another."""
@@ -103,14 +94,13 @@ class ClusterRounds(Scheme):
     round delays the next one. A toy problem takes the mean of the copies when a round ends.
 
     Attributes:
-        machines: their number.
+        machines: their number, which divides that of the workers.
         link: of each machine.
         n_params: parameters of the model.
         round_every_s: seconds between the beginnings of two rounds.
         float_bytes: bytes of a parameter in a round: 4, or 2 for bfloat16.
     """
 
-    strategy: ClassVar[str] = "cluster"
     machines: int
     link: Link
     n_params: float
@@ -122,15 +112,10 @@ class ClusterRounds(Scheme):
         """Seconds of a round."""
         return self.link.round_s(self.float_bytes * self.n_params, self.machines)
 
-    @property
-    def _gap_s(self) -> float:
-        """Seconds between the beginnings of two rounds."""
-        return max(self.round_every_s, self.round_s)
-
     def ended(self, seconds: float) -> int:
         """Rounds that have ended by then."""
         since_first_s = seconds - self.round_every_s - self.round_s
-        return max(0, 1 + math.floor(since_first_s / self._gap_s))
+        return max(0, 1 + math.floor(since_first_s / max(self.round_every_s, self.round_s)))
 
     def use(self, seconds: float) -> dict[str, float]:
         """Return what rounds did with the links from the start on.
@@ -138,37 +123,26 @@ class ClusterRounds(Scheme):
         `rounds` that ended, `bytes_per_s` that each machine sends on average, and the `share` of
         the time in which a round is under way.
         """
-        ended = self.ended(seconds)
+        ended, round_s = self.ended(seconds), self.round_s
         sent = ended * sent_bytes(self.float_bytes * self.n_params, self.machines)
-        busy_s = ended * self.round_s + self.round_s - self._rest_s(seconds, ended)
+        begun_s = self.round_every_s + ended * max(self.round_every_s, round_s)
+        busy_s = ended * round_s + min(round_s, max(0.0, seconds - begun_s))
         return {"rounds": ended, "bytes_per_s": sent / seconds, "share": busy_s / seconds}
 
-    def _rest_s(self, now: float, ended: int) -> float:
-        """Seconds of work that are left to the round after those that ended."""
-        begin_s = self.round_every_s + ended * self._gap_s
-        return min(self.round_s, max(0.0, begin_s + self.round_s - now))
+    def shared(self, sim: Simulation) -> list[int]:
+        """Return the number of rounds that have been merged."""
+        if sim.learner is not None:
+            sim.learner.replicate(self.machines)
+        return [0]
 
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        if self.machines < 1 or len(workers) % self.machines:
-            raise ConfigError(
-                f"{self.machines} machines with {len(workers)} workers: wanted a number of "
-                "machines that divides them"
-            )
-        state, versions, merged = workers[0].state, [0] * self.machines, [0]
-        if state.learner is not None:
-            state.learner.replicate(self.machines)
-
-        def meet() -> None:
-            """Merge after a round."""
-            ended = self.ended(state.now)
-            if ended > merged[0] and state.learner is not None:
-                state.learner.merge(range(1, 1 + self.machines))
-            merged[0] = ended
-
-        def behaviour(worker: WorkerContext) -> Behaviour:
-            own = worker.rank % self.machines
-            for _ in worker.steps():
-                meet()
-                yield from worker.replica_step(versions, own)
-
-        return behaviour
+    def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
+        """Yield the phases of a worker's steps."""
+        own, sim = 1 + worker.rank % self.machines, worker.sim
+        while True:
+            if (ended := self.ended(sim.now)) > shared[0]:
+                shared[0] = ended
+                if sim.learner is not None:
+                    sim.learner.merge(range(1, 1 + self.machines))
+            read = yield from worker.gradient(own)
+            yield worker.add()
+            worker.apply(read, own)

@@ -1,31 +1,171 @@
-"""Workers on shared cores, advanced from one finished phase to the next.
+"""Simulated workers on shared cores, advanced from one finished phase to the next.
 
-The operating system divides the cores evenly among workers that are active at the same time.
-Workers may die and join at given times; a scheme waits for workers alive only.
+A worker is the costs of its step. A scheme (`schemes.py`) gives the phases of its steps, and the
+conditions that it waits for, one after another. The operating system divides the cores evenly among
+workers that are active at the same time. Workers may die and join at given times; a scheme waits
+for workers alive only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.errors import DataError
-from mlxhog.theory.simulator.objectives import Learner
-from mlxhog.theory.simulator.schemes import Scheme
-from mlxhog.theory.simulator.workers import (
-    Behaviour,
-    Condition,
-    Phase,
-    SharedState,
-    Worker,
-    WorkerContext,
-)
+from mlxhog.theory.simulator.objectives import SHARED, Learner
+from mlxhog.theory.simulator.times import ComputeTime, times_of
 
-Float64 = NDArray[np.float64]
+# -- workers ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One worker, and the costs of its step when it has the machine to itself.
+
+    Attributes:
+        name: of its kind, such as "torch:cpu".
+        compute: time of a gradient.
+        read_s: seconds to take a copy of the parameters.
+        apply_s: seconds to add a step to them.
+        other_s: seconds of a step beside these: its batch, its ticket, its record.
+        exchange_s: seconds to send and receive a step, if steps are shared with workers on other
+            machines; the scheme has those of a round or a merge.
+        on_core: whether it computes on a core of the CPU (a GPU worker does not).
+
+    Raises:
+        DataError: a time is negative, or a step takes no time at all.
+    """
+
+    name: str
+    compute: ComputeTime
+    read_s: float = 0.0
+    apply_s: float = 0.0
+    other_s: float = 0.0
+    exchange_s: float = 0.0
+    on_core: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the costs."""
+        costs = (self.read_s, self.apply_s, self.other_s, self.exchange_s)
+        if not (min(costs) >= 0 and self.step_s > 0):
+            raise DataError(
+                f"a step of worker {self.name!r} takes {self.step_s:g} s, its parts {costs} s; "
+                "wanted parts of 0 s or more, and a step that takes time"
+            )
+
+    @property
+    def step_s(self) -> float:
+        """Expected time of a step, alone."""
+        return self.read_s + self.compute.mean_s + self.apply_s + self.other_s
+
+
+def worker_of(times: Mapping[str, Any]) -> Worker:
+    """Return a worker of a run, from its part of the run's times.
+
+    Raises:
+        LookupError, TypeError, ValueError, DataError: they are not times of steps.
+    """
+    return Worker(
+        name=f"{times['slot']} {times['backend']}",
+        compute=times_of("recorded", *(us / 1e6 for us in times["compute_us"])),
+        read_s=float(times["read_s"]),
+        apply_s=float(times["apply_s"]),
+        other_s=float(times["other_s"]),
+        on_core=times["backend"] not in GPU_BACKENDS,
+    )
+
+
+# -- what a worker does ----------------------------------------------------------------------------
+
+Condition = Callable[[], bool]
+"""Whether other workers have got so far that this one may continue."""
+
+
+class Phase(NamedTuple):
+    """A phase of a worker's step.
+
+    Attributes:
+        seconds: at full speed.
+        on_core: whether it needs a core of the CPU.
+        unless: the phase is abandoned as soon as this holds.
+    """
+
+    seconds: float
+    on_core: bool = True
+    unless: Condition | None = None
+
+
+Behaviour = Iterator[Phase | Condition]
+"""A worker's phases, and the conditions that it waits for, one after another."""
+
+
+class Scheme(ABC):
+    """One way to train together; its fields are its parameters."""
+
+    def shared(self, sim: Simulation) -> Any:
+        """Return the state that the workers of a simulation share: by default a queue of ranks.
+
+        Raises:
+            ConfigError: the scheme's numbers do not fit the workers.
+        """
+        return []
+
+    @abstractmethod
+    def steps(self, worker: WorkerContext, shared: Any) -> Behaviour:
+        """Yield the phases of a worker's steps, without end, from its joining on."""
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """One worker's side of a simulation: its costs, what workers share, its next compute time."""
+
+    rank: int
+    worker: Worker
+    sim: Simulation
+    times: Iterator[float]
+
+    def gradient(self, of: int = SHARED) -> Generator[Phase, None, int]:
+        """Read one of the copies of the parameters, and compute; returns the version read."""
+        version = self.sim.look(self.rank, of)
+        if of == SHARED:  # workers on other machines have it, too
+            yield Phase(self.worker.exchange_s, on_core=False)
+        yield self.read()
+        yield self.compute()
+        return version
+
+    def apply(self, read: int, of: int = SHARED) -> None:
+        """Count an update of this worker's own gradient, at the version that it had read."""
+        self.sim.apply((self.rank,), read, of)
+
+    def read(self) -> Phase:
+        """Get a batch, and copy the parameters of this machine."""
+        return self._work(self.worker.other_s + self.worker.read_s)
+
+    def compute(self, share: float = 1.0, unless: Condition | None = None) -> Phase:
+        """Compute a gradient, or one of a share of the samples."""
+        return self._work(share * next(self.times), unless)
+
+    def add(self, share: float = 1.0) -> Phase:
+        """Add a step to a share of the parameters."""
+        return self._work(share * self.worker.apply_s)
+
+    def copy(self, times: float = 1.0) -> Phase:
+        """Move the bytes of a copy of the parameters, `times` times."""
+        return self._work(times * self.worker.read_s)
+
+    def _work(self, seconds: float, unless: Condition | None = None) -> Phase:
+        return Phase(seconds, self.worker.on_core, unless)
+
+
+# -- the clock -------------------------------------------------------------------------------------
 
 
 class Deadlock(Exception):
@@ -48,7 +188,19 @@ class Event:
 
 
 class Simulation:
-    """Simulated workers, advanced until a number of updates is reached."""
+    """Simulated workers, advanced until a number of updates is reached.
+
+    Attributes:
+        workers: their costs, by rank.
+        alive: ranks of workers that have joined and have not died.
+        now: simulated seconds.
+        version: updates, of all copies of the parameters together.
+        gradients: gradients in these updates.
+        wasted: gradients that were thrown away.
+        lateness: (rank, staleness) of every update, in order.
+        clocks: steps that each rank has ended.
+        learner: parameters that the updates move; None if only times are simulated.
+    """
 
     def __init__(
         self,
@@ -66,17 +218,19 @@ class Simulation:
             DataError: an event names no worker, or an absent worker dies.
             ConfigError: the scheme does not fit the workers.
         """
-        self.state = SharedState(learner=learner)
+        self.workers, self.learner, self.alive = workers, learner, set[int]()
+        self.now, self.version, self.gradients, self.wasted = 0.0, 0, 0, 0
+        self.lateness: list[tuple[int, int]] = []
+        self.clocks = Counter[int]()
+        self._versions = Counter[int]()  # of each copy
         self._events = sorted(events)
-        n, absent = len(workers), _check_events(self._events, len(workers))
+        n, absent = len(workers), _absent(self._events, len(workers))
+        self._scheme, self._shared = scheme, scheme.shared(self)
         streams = np.random.SeedSequence(seed).spawn(n)
-        contexts = [
-            WorkerContext(
-                rank, worker, self.state, worker.compute.successive(np.random.default_rng(stream))
-            )
-            for rank, (worker, stream) in enumerate(zip(workers, streams, strict=True))
+        self._contexts = [
+            WorkerContext(rank, one, self, one.compute.successive(np.random.default_rng(stream)))
+            for rank, (one, stream) in enumerate(zip(workers, streams, strict=True))
         ]
-        self._starts = scheme.start(contexts)
         self._cores = math.inf if cores is None else cores
         self._slow = 1.0  # of workers that share the cores now
         self._behaviours: list[Behaviour | None] = [None] * n
@@ -90,62 +244,81 @@ class Simulation:
                 self._join(rank)
         self._settle()
 
-    def seconds_so_far(self) -> tuple[Float64, Float64]:
+    # -- updates ---------------------------------------------------------------------------------
+
+    def look(self, rank: int, of: int = SHARED) -> int:
+        """Take a copy of the parameters as it is for a worker; returns its version."""
+        if self.learner is not None:
+            self.learner.read(rank, of)
+        return self._versions[of]
+
+    def apply(self, ranks: Sequence[int], read: int, of: int = SHARED) -> None:
+        """Count one update, by the first of some workers, of their mean gradient.
+
+        Args:
+            ranks: of the workers.
+            read: version of the parameters, as `look` returned it.
+            of: the copy of the parameters.
+        """
+        self.lateness.append((ranks[0], self._versions[of] - read))
+        self._versions[of] += 1
+        self.version += 1
+        self.gradients += len(ranks)
+        self.clocks.update(ranks)
+        if self.learner is not None:
+            self.learner.apply(ranks, of)
+            self.learner.note(self.now, self.gradients)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def seconds_so_far(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return how long each worker has waited, and how long it has been there, (workers,)."""
-        now = self.state.now
-        waiting = np.maximum(0.0, now - np.array(self._waiting_since))  # 0 of who does not wait
-        there = np.maximum(0.0, now - np.array(self._since))
+        waiting = np.maximum(0.0, self.now - np.array(self._waiting_since))  # 0 if it does not
+        there = np.maximum(0.0, self.now - np.array(self._since))
         return self._waited_s + waiting, self._there_s + there
 
     def run_until(self, version: int, seconds: float = math.inf) -> None:
-        """Advance to a number of updates, to a time, or until all workers have finished.
+        """Advance to a number of updates, to a time, or until all workers are dead.
 
         All updates that end together are included.
 
         Raises:
             Deadlock: every worker alive waits for another.
         """
-        state = self.state
-        while state.version < version and state.now < seconds:
-            if not state.alive and not self._events:
-                return
-            if state.learner is not None and (state.learner.reached or state.learner.diverged):
+        learner = self.learner
+        while self.version < version and self.now < seconds and (self.alive or self._events):
+            if learner is not None and (learner.reached or learner.diverged):
                 return
             end = min(self._ends)
             if self._events and self._events[0].at_s <= end:
                 event = self._events.pop(0)
-                state.now = event.at_s
-                if event.joins:
-                    self._join(event.rank)
-                elif event.rank in state.alive:  # else it has finished
-                    self._leave(event.rank)
+                self.now = event.at_s
+                (self._join if event.joins else self._leave)(event.rank)
             elif end == math.inf:
-                waiting = ", ".join(str(rank) for rank in sorted(state.alive))
+                waiting = ", ".join(map(str, sorted(self.alive)))
                 raise Deadlock(
-                    f"after {state.version} updates every worker waits for another (ranks "
-                    f"{waiting})"
+                    f"after {self.version} updates every worker waits for another (ranks {waiting})"
                 )
             else:
-                state.now = end
+                self.now = end
                 for rank in [rank for rank, at_s in enumerate(self._ends) if at_s <= end]:
                     self._next(rank)
             self._settle()
 
     def _join(self, rank: int) -> None:
-        state = self.state
-        if state.alive:  # no worker waits for the steps that it has missed
-            slowest = min(state.clocks.get(other, 0) for other in state.alive)
-            state.clocks[rank] = max(state.clocks.get(rank, 0), slowest)
-        state.alive.add(rank)
-        self._since[rank] = state.now
-        self._behaviours[rank] = self._starts[rank]()
+        if self.alive:  # no worker waits for the steps that it has missed
+            slowest = min(self.clocks[other] for other in self.alive)
+            self.clocks[rank] = max(self.clocks[rank], slowest)
+        self.alive.add(rank)
+        self._since[rank] = self.now
+        self._behaviours[rank] = self._scheme.steps(self._contexts[rank], self._shared)
         self._next(rank)
 
     def _leave(self, rank: int) -> None:
         self._stop_waiting(rank)
-        self._there_s[rank] += self.state.now - self._since[rank]
+        self._there_s[rank] += self.now - self._since[rank]
         self._since[rank] = self._ends[rank] = math.inf
-        self.state.alive.discard(rank)
+        self.alive.discard(rank)
         self._behaviours[rank] = self._doing[rank] = None
         self._watching.discard(rank)
 
@@ -170,10 +343,10 @@ class Simulation:
             for rank, doing in enumerate(self._doing)
             if isinstance(doing, Phase) and doing.on_core
         ]
-        slow, now = min(1.0, self._cores / max(1, len(on_core))), self.state.now
+        slow = min(1.0, self._cores / max(1, len(on_core)))
         if slow != self._slow:
             for rank in on_core:
-                self._ends[rank] = now + (self._ends[rank] - now) * self._slow / slow
+                self._ends[rank] = self.now + (self._ends[rank] - self.now) * self._slow / slow
             self._slow = slow
 
     def _next(self, rank: int) -> None:
@@ -182,42 +355,36 @@ class Simulation:
         self._watching.discard(rank)
         behaviour = self._behaviours[rank]
         assert behaviour is not None, "only workers alive have a behaviour"
-        doing = next(behaviour, None)
+        doing = next(behaviour)
         while isinstance(doing, Phase) and doing.seconds == 0:
-            doing = next(behaviour, None)
-        if doing is None:
-            self._leave(rank)
-            return
-        self._doing[rank], now = doing, self.state.now
+            doing = next(behaviour)
+        self._doing[rank] = doing
         if isinstance(doing, Phase):
-            self._ends[rank] = now + doing.seconds / (self._slow if doing.on_core else 1.0)
+            self._ends[rank] = self.now + doing.seconds / (self._slow if doing.on_core else 1.0)
             if doing.unless is None:
                 return
         else:
             self._ends[rank] = math.inf
-            self._waiting_since[rank] = now
+            self._waiting_since[rank] = self.now
         self._watching.add(rank)
 
     def _stop_waiting(self, rank: int) -> None:
         if self._waiting_since[rank] < math.inf:
-            self._waited_s[rank] += self.state.now - self._waiting_since[rank]
+            self._waited_s[rank] += self.now - self._waiting_since[rank]
             self._waiting_since[rank] = math.inf
 
 
-def _check_events(events: Sequence[Event], workers: int) -> set[int]:
+def _absent(events: Sequence[Event], workers: int) -> set[int]:
     """Refuse impossible events; return the ranks that are absent at the start."""
-    there: dict[int, bool] = {}
-    absent = set()
+    firsts = {event.rank: event.joins for event in reversed(events)}
+    absent = {rank for rank, joins in firsts.items() if joins}
+    there = {rank: rank not in absent for rank in range(workers)}
     for event in events:
-        if not 0 <= event.rank < workers or not event.at_s >= 0:
+        if not event.at_s >= 0 or there.get(event.rank, event.joins) == event.joins:
             raise DataError(
-                f"worker {event.rank} at {event.at_s:g} s: wanted one of the {workers} workers "
-                f"(ranks 0 to {workers - 1}), and a time of 0 s or more"
+                f"worker {event.rank} cannot {'join' if event.joins else 'die'} at {event.at_s:g} "
+                f"s: wanted a rank from 0 to {workers - 1}, a time of 0 s or more, and deaths and "
+                "joins in turn"
             )
-        if event.rank not in there and event.joins:
-            absent.add(event.rank)
-        elif there.get(event.rank, True) == event.joins:
-            what = "joins while alive" if event.joins else "dies while absent"
-            raise DataError(f"worker {event.rank} {what} at {event.at_s:g} s; leave that out")
         there[event.rank] = event.joins
     return absent

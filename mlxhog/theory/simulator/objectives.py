@@ -6,8 +6,9 @@ the loss of a neural network.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -49,8 +50,6 @@ class Quadratic:
         return float(0.5 * (self.h * x) @ x)
 
 
-# -- parameters that updates move ------------------------------------------------------------------
-
 LOOKS = 10
 """Looks whose mean excess has to be at the target: a single one may be there by chance."""
 
@@ -58,49 +57,50 @@ DIVERGED = 1e3
 """Multiple of the first excess above which a training has diverged."""
 
 SHARED = 0
-"""The parameters of all workers; replicas of an outer loop count from 1."""
+"""The parameters of all workers; copies of an outer loop count from 1."""
 
 
-@dataclass
 class Learner:
     """Parameters, their copies in the hands of workers, and plain SGD.
 
-    Attributes:
+    Args:
         objective: to minimise.
         lr: step size of a gradient, above 0.
         seed: of the samples.
         target: excess at which training ends, as the mean of ten looks; None for no target.
         every: updates between two looks at the excess.
-        course: (seconds, gradients, excess) at every look.
+
+    Attributes:
         reached: seconds and gradients at which the excess fell to the target; None until then.
         diverged: whether the excess has grown a thousandfold, which ends training.
-        params: by replica, `SHARED` among them.
+        params: by copy, `SHARED` among them.
     """
 
-    objective: Quadratic
-    lr: float
-    seed: int = 0
-    target: float | None = None
-    every: int = 1
-    course: list[tuple[float, int, float]] = field(default_factory=list)
-    reached: tuple[float, int] | None = None
-    diverged: bool = False
-    params: dict[int, Float64] = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        objective: Quadratic,
+        lr: float,
+        seed: int = 0,
+        target: float | None = None,
+        every: int = 1,
+    ) -> None:
         """Begin with the objective's initial parameters."""
-        if not self.lr > 0:
-            raise DataError(f"a step size of {self.lr}: wanted more than 0")
-        self._rng = np.random.default_rng([self.seed, 3])
-        self.params = {SHARED: self.objective.start()}
+        if not lr > 0:
+            raise DataError(f"a step size of {lr}: wanted more than 0")
+        self.objective, self.lr, self.target, self.every = objective, lr, target, every
+        self.params = {SHARED: objective.start()}
+        self.reached: tuple[float, int] | None = None
+        self.diverged = False
+        self._rng = np.random.default_rng([seed, 3])
         self._read: dict[int, Float64] = {}  # by rank of the worker
-        self._updates = 0
+        self._updates, self._first = 0, 0.0
+        self._looks: deque[float] = deque(maxlen=LOOKS)
 
     @property
     def model(self) -> Float64:
-        """The parameters to evaluate: the mean of the replicas, if there are any."""
-        replicas = [x for key, x in self.params.items() if key != SHARED]
-        return np.mean(replicas, axis=0) if replicas else self.params[SHARED]
+        """The parameters to evaluate: the mean of the copies, if there are any."""
+        copies = [x for key, x in self.params.items() if key != SHARED]
+        return np.mean(copies, axis=0) if copies else self.params[SHARED]
 
     def read(self, rank: int, of: int = SHARED) -> None:
         """Copy the present parameters for a worker."""
@@ -116,13 +116,13 @@ class Learner:
         mean: Float64 = np.mean(grads, axis=0)
         return mean
 
-    def replicate(self, replicas: int) -> None:
-        """Make replicas of the parameters, numbered from 1."""
-        for key in range(1, replicas + 1):
+    def replicate(self, copies: int) -> None:
+        """Make copies of the parameters, numbered from 1."""
+        for key in range(1, copies + 1):
             self.params[key] = self.params[SHARED].copy()
 
     def merge(self, keys: Sequence[int]) -> None:
-        """Set all replicas to the mean of some."""
+        """Set all copies to the mean of some."""
         mean = np.mean([self.params[key] for key in keys], axis=0)
         self.params = {key: mean.copy() for key in self.params}
 
@@ -132,10 +132,9 @@ class Learner:
         if self._updates % self.every:
             return
         excess = self.objective.excess(self.model)
-        if not excess <= DIVERGED * (1 + self.course[0][-1] if self.course else excess):
-            self.diverged = True
-            return
-        self.course.append((seconds, gradients, excess))
-        if self.target is not None and self.reached is None and len(self.course) >= LOOKS:
-            if sum(one for *_, one in self.course[-LOOKS:]) <= LOOKS * self.target:
+        self._first = self._first or excess
+        self.diverged = not excess <= DIVERGED * (1 + self._first)
+        self._looks.append(excess)
+        if self.target is not None and self.reached is None and len(self._looks) == LOOKS:
+            if sum(self._looks) <= LOOKS * self.target:
                 self.reached = (seconds, gradients)

@@ -1,49 +1,23 @@
 """Schemes for the simulator: when workers read, how they write and when they meet.
 
-No worker waits for one that has died or finished.
+No worker waits for one that has died.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.simulator.workers import (
+from mlxhog.theory.simulator.machine import (
     Behaviour,
     Condition,
     Phase,
-    SharedState,
-    Start,
+    Scheme,
+    Simulation,
     WorkerContext,
 )
-
-
-@dataclass(frozen=True)
-class Scheme(ABC):
-    """One way to train together: a frozen dataclass whose fields are its parameters."""
-
-    strategy: ClassVar[str]
-
-    @abstractmethod
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        """Return the behaviour that a worker begins when it joins.
-
-        Raises:
-            ConfigError: the scheme's numbers do not fit the workers.
-        """
-
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker, to be begun when it joins."""
-        behaviour = self._behaviour(workers)
-        return [partial(behaviour, worker) for worker in workers]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters, for the inputs of a prediction."""
-        return {"name": self.strategy, **asdict(self)}
 
 
 class Barrier:
@@ -52,9 +26,9 @@ class Barrier:
     A worker that joins begins in the stage of the others.
     """
 
-    def __init__(self, state: SharedState) -> None:
+    def __init__(self, sim: Simulation) -> None:
         """Begin at stage 0."""
-        self._state = state
+        self._sim = sim
         self._ended: dict[int, int] = {}
         self.passed = 0
 
@@ -68,7 +42,7 @@ class Barrier:
         stage = self._ended[rank]
 
         def over() -> bool:
-            others = (self._ended[r] for r in self._state.alive if r in self._ended)
+            others = (self._ended[r] for r in self._sim.alive if r in self._ended)
             if all(ended >= stage for ended in others):
                 self.passed = max(self.passed, stage)
                 return True
@@ -79,7 +53,7 @@ class Barrier:
 
 def _is_first(queue: list[int], worker: WorkerContext) -> bool:
     """Whether a worker is the first in a queue among those alive."""
-    while queue[0] not in worker.state.alive:
+    while queue[0] not in worker.sim.alive:
         queue.pop(0)
     return queue[0] == worker.rank
 
@@ -88,16 +62,12 @@ def _is_first(queue: list[int], worker: WorkerContext) -> bool:
 class Hogwild(Scheme):
     """Workers read, compute and add without any wait."""
 
-    strategy: ClassVar[str] = "hogwild"
-
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        def behaviour(worker: WorkerContext) -> Behaviour:
-            for _ in worker.steps():
-                read = yield from worker.gradient()
-                yield worker.add()
-                worker.apply(read)
-
-        return behaviour
+    def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
+        """Yield the phases of a worker's steps."""
+        while True:
+            read = yield from worker.gradient()
+            yield worker.add()
+            worker.apply(read)
 
 
 @dataclass(frozen=True)
@@ -110,29 +80,22 @@ class Locked(Scheme):
         scope: "apply" locks the addition of a step, "step" all of it.
     """
 
-    strategy: ClassVar[str] = "locked"
     scope: str = "apply"
 
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        if self.scope not in ("apply", "step"):
-            raise ConfigError(f"a lock of scope {self.scope!r}: wanted apply or step")
-        whole, queue = self.scope == "step", list[int]()
-
-        def behaviour(worker: WorkerContext) -> Behaviour:
-            take = partial(_is_first, queue, worker)
-            for _ in worker.steps():
-                if whole:
-                    queue.append(worker.rank)
-                    yield take
-                read = yield from worker.gradient()
-                if not whole:
-                    queue.append(worker.rank)
-                    yield take
-                yield worker.add()
-                worker.apply(read)
-                queue.pop(0)
-
-        return behaviour
+    def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
+        """Yield the phases of a worker's steps."""
+        take = partial(_is_first, shared, worker)
+        while True:
+            if self.scope == "step":
+                shared.append(worker.rank)
+                yield take
+            read = yield from worker.gradient()
+            if self.scope == "apply":
+                shared.append(worker.rank)
+                yield take
+            yield worker.add()
+            worker.apply(read)
+            shared.pop(0)
 
 
 @dataclass(frozen=True)
@@ -144,23 +107,16 @@ class ParameterServer(Scheme):
     Source: Dean et al. 2012, Large Scale Distributed Deep Networks (Downpour SGD).
     """
 
-    strategy: ClassVar[str] = "async_ps"
-
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        arrived: list[int] = []
-
-        def behaviour(worker: WorkerContext) -> Behaviour:
-            my_turn = partial(_is_first, arrived, worker)
-            for _ in worker.steps():
-                read = yield from worker.gradient()
-                yield worker.copy()
-                arrived.append(worker.rank)
-                yield my_turn
-                yield worker.add()
-                worker.apply(read)
-                arrived.pop(0)
-
-        return behaviour
+    def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
+        """Yield the phases of a worker's steps."""
+        while True:
+            read = yield from worker.gradient()
+            yield worker.copy()
+            shared.append(worker.rank)
+            yield partial(_is_first, shared, worker)
+            yield worker.add()
+            worker.apply(read)
+            shared.pop(0)
 
 
 @dataclass(frozen=True)
@@ -173,27 +129,27 @@ class RoundRobin(Scheme):
     Source: Langford, Smola, Zinkevich 2009, arXiv:0911.0491.
     """
 
-    strategy: ClassVar[str] = "round_robin"
     handover_s: float = 0.0
 
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        last = [-1]
+    def shared(self, sim: Simulation) -> list[int]:
+        """Return the rank of the worker that added last."""
+        return [-1]
 
-        def behaviour(worker: WorkerContext) -> Behaviour:
-            def my_turn() -> bool:
-                alive = worker.state.alive
-                following = [rank for rank in alive if rank > last[0]] or alive
-                return min(following) == worker.rank
+    def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
+        """Yield the phases of a worker's steps."""
 
-            for _ in worker.steps():
-                read = yield from worker.gradient()
-                yield my_turn
-                yield Phase(self.handover_s)
-                yield worker.add()
-                worker.apply(read)
-                last[0] = worker.rank
+        def my_turn() -> bool:
+            alive = worker.sim.alive
+            following = [rank for rank in alive if rank > shared[0]] or alive
+            return min(following) == worker.rank
 
-        return behaviour
+        while True:
+            read = yield from worker.gradient()
+            yield my_turn
+            yield Phase(self.handover_s)
+            yield worker.add()
+            worker.apply(read)
+            shared[0] = worker.rank
 
 
 @dataclass(frozen=True)
@@ -204,36 +160,25 @@ class SSP(Scheme):
     waits, so no worker waits for ever.
 
     Attributes:
-        slack: s; 0 is a barrier every step.
+        slack: s, at least 0; 0 is a barrier every step.
 
     Source: Ho et al. 2013, More Effective Distributed ML via a Stale Synchronous Parallel Server.
     """
 
-    strategy: ClassVar[str] = "ssp"
     slack: int = 2
 
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        if self.slack < 0:
-            raise ConfigError(f"a slack of {self.slack}: wanted 0 or more")
+    def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
+        """Yield the phases of a worker's steps."""
+        sim, clocks = worker.sim, worker.sim.clocks
 
-        def near(worker: WorkerContext) -> Condition:
-            clocks, rank = worker.state.clocks, worker.rank
+        def is_near() -> bool:
+            return clocks[worker.rank] - min(clocks[other] for other in sim.alive) <= self.slack
 
-            def holds() -> bool:
-                slowest = min(clocks.get(other, 0) for other in worker.state.alive)
-                return clocks.get(rank, 0) - slowest <= self.slack
-
-            return holds
-
-        def behaviour(worker: WorkerContext) -> Behaviour:
-            may_read = near(worker)
-            for _ in worker.steps():
-                yield may_read
-                read = yield from worker.gradient()
-                yield worker.add()
-                worker.apply(read)
-
-        return behaviour
+        while True:
+            yield is_near
+            read = yield from worker.gradient()
+            yield worker.add()
+            worker.apply(read)
 
 
 @dataclass(frozen=True)
@@ -251,54 +196,56 @@ class Sync(Scheme):
     Source of backups: Chen et al. 2016, arXiv:1604.00981.
     """
 
-    strategy: ClassVar[str] = "sync"
     backups: int = 0
     round_s: float = 0.0
     by_speed: bool = False
 
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        if not 0 <= self.backups < len(workers):
+    def shared(self, sim: Simulation) -> tuple[Barrier, dict[int, list[int]]]:
+        """Return the barrier of rounds, and the ranks that have computed, by round."""
+        if not 0 <= self.backups < len(sim.workers):
             raise ConfigError(
-                f"{self.backups} backup workers of {len(workers)}: wanted 0 to {len(workers) - 1}, "
-                "so that a round waits for one worker at least"
+                f"{self.backups} backup workers of {len(sim.workers)}: wanted 0 to "
+                f"{len(sim.workers) - 1}, so that a round waits for one worker at least"
             )
-        barrier, computed = Barrier(workers[0].state), dict[int, list[int]]()
-        speeds = {one.rank: 1.0 / one.worker.compute.mean_s for one in workers}
+        return Barrier(sim), {}
 
-        def behaviour(worker: WorkerContext) -> Behaviour:
-            state, rank = worker.state, worker.rank
-            barrier.join(rank)
-            for _ in worker.steps():
-                round_ = barrier.passed
-                done = computed.setdefault(round_, [])
+    def steps(
+        self, worker: WorkerContext, shared: tuple[Barrier, dict[int, list[int]]]
+    ) -> Behaviour:
+        """Yield the phases of a worker's steps."""
+        (barrier, computed), sim, rank = shared, worker.sim, worker.rank
+        barrier.join(rank)
+        while True:
+            round_ = barrier.passed
+            done = computed.setdefault(round_, [])
 
-                def gathered(done: list[int] = done) -> bool:
-                    there = len(state.alive)
-                    return len(done) >= max(1, there - self.backups)
+            def gathered(done: list[int] = done) -> bool:
+                return len(done) >= max(1, len(sim.alive) - self.backups)
 
-                read = worker.look()
-                yield worker.read()
-                share = 1.0
-                if self.by_speed:
-                    total = sum(speeds[r] for r in state.alive)
-                    share = len(state.alive) * speeds[rank] / total
-                yield worker.compute(share, gathered)
-                if not gathered():
-                    yield worker.copy()
-                    done.append(rank)
-                yield gathered
-                n = len(state.alive)
-                yield worker.copy((n + 1) / (2 * n))
-                yield worker.add(1 / n)
-                yield barrier.arrive(rank)
-                yield Phase(self.round_s)
-                if round_ in computed:  # the first worker to leave the round counts it
-                    del computed[round_]
-                    used = done[: max(1, n - self.backups)]
-                    state.apply(used[0], read, used)
-                    state.wasted += n - len(used)
+            read = sim.look(rank)
+            yield worker.read()
+            yield worker.compute(self._share(sim, rank), gathered)
+            if not gathered():
+                yield worker.copy()
+                done.append(rank)
+            yield gathered
+            n = len(sim.alive)
+            yield worker.copy((n + 1) / (2 * n))
+            yield worker.add(1 / n)
+            yield barrier.arrive(rank)
+            yield Phase(self.round_s)
+            if round_ in computed:  # the first worker to leave the round counts it
+                del computed[round_]
+                used = done[: max(1, n - self.backups)]
+                sim.apply(used, read)
+                sim.wasted += n - len(used)
 
-        return behaviour
+    def _share(self, sim: Simulation, rank: int) -> float:
+        """Return a worker's samples over the mean of all workers."""
+        if not self.by_speed:
+            return 1.0
+        speeds = {r: 1.0 / sim.workers[r].compute.mean_s for r in sim.alive}
+        return len(speeds) * speeds[rank] / sum(speeds.values())
 
 
 @dataclass(frozen=True)
@@ -312,49 +259,47 @@ class OuterLoop(Scheme):
         period: steps of each replica between two merges; None for no merge before the end.
         replicas: their number; None for one per worker.
         round_s: seconds for a merge, beyond the copies that each worker makes.
-        name: of the strategy, where it is another one.
 
     Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
 
-    strategy: ClassVar[str] = "local_sgd"
     period: int | None
     replicas: int | None = None
     round_s: float = 0.0
-    name: str = "local_sgd"
 
-    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
-        if self.period is not None and self.period < 1:
-            raise ConfigError(f"an average every {self.period} steps: wanted 1 or more")
-        count = len(workers) if self.replicas is None else self.replicas
-        if count < 1 or len(workers) % count:
+    def shared(self, sim: Simulation) -> dict[str, Any]:
+        """Return the barrier of merges, their number, and the steps that each replica has begun."""
+        workers = len(sim.workers)
+        count = workers if self.replicas is None else self.replicas
+        if count < 1 or workers % count or (self.period is not None and self.period < 1):
             raise ConfigError(
-                f"{count} replicas of {len(workers)} workers: wanted a number that divides them"
+                f"{count} replicas of {workers} workers with a merge every {self.period} steps: "
+                "wanted a number of replicas that divides that of workers, and a step or more"
             )
-        state = workers[0].state
-        barrier, merged = Barrier(state), [0]
-        steps, versions = [0] * count, [0] * count  # of each replica: begun, ended
-        if state.learner is not None:
-            state.learner.replicate(count)
+        if sim.learner is not None:
+            sim.learner.replicate(count)
+        return {"barrier": Barrier(sim), "merged": 0, "steps": [0] * count}
 
-        def behaviour(worker: WorkerContext) -> Behaviour:
-            own = worker.rank % count
-            barrier.join(worker.rank)
-            for _ in worker.steps():
-                while self.period is not None and steps[own] >= self.period * (merged[0] + 1):
-                    yield from meet(worker)
-                steps[own] += 1
-                yield from worker.replica_step(versions, own)
+    def steps(self, worker: WorkerContext, shared: dict[str, Any]) -> Behaviour:
+        """Yield the phases of a worker's steps."""
+        steps = shared["steps"]
+        own = worker.rank % len(steps)
+        shared["barrier"].join(worker.rank)
+        while True:
+            while self.period is not None and steps[own] >= self.period * (shared["merged"] + 1):
+                yield from self._merge(self.period, worker, shared)
+            steps[own] += 1
+            read = yield from worker.gradient(1 + own)
+            yield worker.add()
+            worker.apply(read, 1 + own)
 
-        def meet(worker: WorkerContext) -> Behaviour:
-            round_ = merged[0]
-            yield barrier.arrive(worker.rank)
-            yield worker.copy((count + 1) / (2 * count))
-            yield Phase(self.round_s)
-            if merged[0] == round_:
-                merged[0] += 1
-                steps[:] = [self.period * merged[0] if self.period else n for n in steps]
-                if state.learner is not None:
-                    state.learner.merge(sorted({1 + rank % count for rank in state.alive}))
-
-        return behaviour
+    def _merge(self, period: int, worker: WorkerContext, shared: dict[str, Any]) -> Behaviour:
+        count, sim, round_ = len(shared["steps"]), worker.sim, shared["merged"]
+        yield shared["barrier"].arrive(worker.rank)
+        yield worker.copy((count + 1) / (2 * count))
+        yield Phase(self.round_s)
+        if shared["merged"] == round_:
+            shared["merged"] += 1
+            shared["steps"][:] = [period * shared["merged"]] * count
+            if sim.learner is not None:
+                sim.learner.merge(sorted({1 + rank % count for rank in sim.alive}))

@@ -34,7 +34,7 @@ class Form(NamedTuple):
     mean: Callable[..., float]
     draw: Callable[..., Any]
     """(rng, *numbers) -> many independent times, or an iterator of successive ones."""
-    inside: Callable[..., bool] = lambda *numbers: True
+    legal: Callable[..., bool] = lambda *others: True
     wanted: str = ""
 
 
@@ -44,8 +44,7 @@ def _lognormal(rng: np.random.Generator, mean: float, cv: float) -> NDArray[np.f
 
 
 def _mean_of_spells(fast: float, slow: float, to_slow: float, to_fast: float) -> float:
-    share = to_slow / (to_slow + to_fast)
-    return (1 - share) * fast + share * slow
+    return (to_fast * fast + to_slow * slow) / (to_slow + to_fast)
 
 
 def _spells(
@@ -80,7 +79,8 @@ FORMS = {
         lambda shape: 1 < shape < math.inf, "a SHAPE above 1, so that a mean exists",
     ),
     "markov": Form(
-        "FAST:SLOW:TO_SLOW:TO_FAST", 2, _mean_of_spells, _spells,
+        "FAST:SLOW:TO_SLOW:TO_FAST", 2,
+        _mean_of_spells, _spells,
         lambda *chances: all(0 < one <= 1 for one in chances), "chances above 0, at most 1",
     ),
 }  # fmt: skip
@@ -110,13 +110,12 @@ class ComputeTime:
     def __post_init__(self) -> None:
         """Check the numbers."""
         form, numbers = self._form, self.numbers
-        if not numbers:
+        times, others = numbers[: form.times], numbers[form.times :]
+        if not times:
             raise DataError("no compute time was measured; run at least one step")
-        for seconds in numbers[: form.times]:
-            if not 0 <= seconds < math.inf:
-                raise DataError(f"{self.kind} time of {seconds} s: wanted a time of 0 s or more")
-        if not form.inside(*numbers[form.times :]):
-            raise DataError(f"{self.kind} times of {numbers}: wanted {form.wanted}")
+        if not all(0 <= one < math.inf for one in times) or not form.legal(*others):
+            wanted = " and ".join(filter(None, ("times of 0 s or more", form.wanted)))
+            raise DataError(f"{self.kind} times of {numbers[:8]}: wanted {wanted}")
 
     @property
     def _form(self) -> Form:
@@ -141,17 +140,6 @@ class ComputeTime:
         times = self._form.times
         scaled = (one * factor for one in self.numbers[:times])
         return replace(self, numbers=(*scaled, *self.numbers[times:]))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return kind and numbers, of a record its count and quartiles, as JSON types."""
-        values: dict[str, Any] = {"kind": self.kind, "mean_s": self.mean_s}
-        if self.kind in FORMS:
-            words = self._form.words.lower().split(":")
-            values |= dict(zip(words, self.numbers, strict=True))
-        else:
-            quartiles = np.quantile(self.numbers, (0.25, 0.5, 0.75)).tolist()
-            values |= {"count": len(self.numbers), "quartiles_s": quartiles}
-        return values | ({"held_up": list(self.held_up)} if self.held_up[0] else {})
 
 
 def times_of(kind: str, *numbers: float) -> ComputeTime:

@@ -14,12 +14,13 @@ from mlxhog.metal.engine import Engine
 from mlxhog.metal.kernel import Kernel
 from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.reference.plain import PlainForm
+from mlxhog.models.ops.mlstm import stored
+from mlxhog.models.ops.operators import Ops
 
 Arrays = Sequence[Array]
 
 
-class MetalCells(PlainForm):
+class MetalCells(Ops):
     """The operators on one engine; those without a Metal kernel are the framework's plain ones.
 
     Args:
@@ -62,8 +63,10 @@ class MetalCells(PlainForm):
     # -- the convolution --------------------------------------------------------------------------
 
     def causal_conv(
-        self, x: Array, w: Array, b: Array, *, state: Array | None, starts: Array | None, silu: bool
-    ) -> tuple[Array, Array]:
+        self, x: Array, w: Array, b: Array | None, *, state: Array | None = None,
+        starts: Array | None = None, silu: bool,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        b = self.zeros_if_none(b, w[:, 0, 0])
         xp, (B, S, _), K = self.xp, x.shape, w.shape[-1]
         inputs = xp.float32(x)
         if state is not None:
@@ -97,10 +100,10 @@ class MetalCells(PlainForm):
     # -- the mLSTM cell ---------------------------------------------------------------------------
 
     def mlstm_cell(
-        self, *x: Array, chunk_size: int, eps: float, state: Arrays | None
+        self, *x: Array, chunk_size: int, eps: float, state: Arrays | None = None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         q, _, v, *_ = x = tuple(self.xp.float32(y) for y in x)
-        state = self.zero_state(q, v) if state is None else state
+        state = stored(state) or self.zero_state(q, v)
         how = {"chunk": min(chunk_size, q.shape[1], mlstm.LONGEST_CHUNK), "eps": eps}
         h, C, n, m = self.apply(self._mlstm, self._mlstm_grad, *x, *state, **how)
         return h, (C, n, m)
@@ -171,13 +174,13 @@ class MetalCells(PlainForm):
     # -- the sLSTM cell ---------------------------------------------------------------------------
 
     def slstm_cell(
-        self, *x: Array, state: Arrays | None, starts: Array | None
+        self, *x: Array, state: Arrays | None = None, starts: Array | None = None
     ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         xp, (*ifzo, R, b) = self.xp, x
         B, S, NH, DH = ifzo[0].shape
         G = xp.stack([xp.float32(gate) for gate in ifzo], 2)
         R, b = xp.float32(R).reshape(NH, 4, DH, DH), xp.float32(b).reshape(4, NH, DH)
-        state = [xp.zeros((B, NH, DH), like=G)] * 4 if state is None else state
+        state = stored(state) or [xp.zeros((B, NH, DH), like=G)] * 4
         documents = xp.zeros((B, S), "int32", like=G) if starts is None else xp.int32(starts)
         h, c, n, m = self.apply(self._slstm, self._slstm_grad, G, R, b, *state, documents)
         return h, (h[:, -1], c, n, m)

@@ -12,10 +12,10 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog.models.ops.metal.cells import MetalCells
-from mlxhog.models.ops.reference.ops_mlx import MLXPlainForm
+from mlxhog.models.ops.reference.ops_mlx import MLXOps
 
 
-class MetalForm(MetalCells, MLXPlainForm):
+class MetalOps(MetalCells, MLXOps):
     """The operators on one engine: `mlx` takes MLX's arrays as they are, others NumPy arrays."""
 
     def enter(self, arrays: Sequence[array]) -> list[Any]:

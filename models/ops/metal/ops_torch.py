@@ -9,10 +9,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.models.ops.metal.cells import MetalCells
-from mlxhog.models.ops.reference.ops_torch import TorchPlainForm
+from mlxhog.models.ops.reference.ops_torch import TorchOps
 
 
-class MetalForm(MetalCells, TorchPlainForm):
+class MetalOps(MetalCells, TorchOps):
     """The operators on one engine: `mps` takes tensors as they are, the others NumPy arrays."""
 
     def enter(self, arrays: Sequence[Tensor]) -> list[Any]:

@@ -8,19 +8,16 @@ in the cache.
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
-from mlxhog.models.ops.arrays import Arrays
-from mlxhog.models.ops.native.layers import Pair, View, Views
-from mlxhog.models.ops.native.operators import NativeForm
-from mlxhog.models.ops.native.sequence import SLSTM_UNTAPED
-from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference import ops_mlx
+from mlxhog.models.ops.native.operators import NativeOps
+from mlxhog.models.ops.native.pairs import SLSTM_UNTAPED, Pair, View, Views
+from mlxhog.models.ops.reference.ops_mlx import MLXOps
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 FAST_GEMM = sys.platform == "linux"
@@ -49,11 +46,9 @@ def without_gradient() -> Iterator[None]:
         arrays_mlx.differentiable.reset(token)
 
 
-class MLXForm(NativeForm):
+class NativeMLXOps(NativeOps, MLXOps):
     """The native operators on arrays in memory that the CPU can read."""
 
-    xp = cast(Arrays, arrays_mlx)
-    plain = ops_mlx.OPS.form
     slstm = SLSTM_UNTAPED
 
     def apply(self, pair: Pair, *inputs: array | None, **settings: Any) -> Sequence[array]:
@@ -130,4 +125,4 @@ def _copied(x: View) -> array:
     return mx.array(memoryview(x))  # type: ignore[arg-type]
 
 
-OPS = Ops(MLXForm())
+OPS = NativeMLXOps()

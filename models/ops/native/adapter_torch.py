@@ -14,23 +14,17 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
-from mlxhog.models.ops import arrays_torch
-from mlxhog.models.ops.arrays import Arrays
-from mlxhog.models.ops.native.layers import Pair, View
-from mlxhog.models.ops.native.operators import NativeForm
-from mlxhog.models.ops.native.sequence import SLSTM
-from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference import ops_torch
+from mlxhog.models.ops.native.operators import NativeOps
+from mlxhog.models.ops.native.pairs import SLSTM, Pair, View
+from mlxhog.models.ops.reference.ops_torch import TorchOps
 
 FAST_GEMM = ops.gemm_kernel() == "avx512"
 """Without AVX-512 the product of torch's own library is as fast or faster."""
 
 
-class TorchForm(NativeForm):
+class NativeTorchOps(NativeOps, TorchOps):
     """The native operators on tensors of the CPU."""
 
-    xp = cast(Arrays, arrays_torch)
-    plain = ops_torch.OPS.form
     slstm = SLSTM
 
     def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
@@ -54,16 +48,6 @@ class TorchForm(NativeForm):
     def multiplies(self, weights: Sequence[Tensor]) -> bool:
         """Whether the native matrix product is the faster one."""
         return FAST_GEMM
-
-    def capped_cross_entropy(self, *x: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
-        """Count the labels in torch's integers."""
-        nats, count = super().capped_cross_entropy(*x, **how)
-        return nats, count.long()
-
-    def linear_cross_entropy(self, *x: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
-        """Likewise."""
-        nats, count = super().linear_cross_entropy(*x, **how)
-        return nats, count.long()
 
 
 class _Differentiable(Function):
@@ -107,4 +91,4 @@ def _array(x: Tensor) -> NDArray[Any]:
     return view
 
 
-OPS = Ops(TorchForm())
+OPS = NativeTorchOps()

@@ -1,6 +1,7 @@
 """The plain operators in float64, with the cells position by position: the reference of every form.
 
-Arrays are float64 tensors of PyTorch on the CPU, which differentiates them.
+Arrays are float64 tensors of PyTorch on the CPU, which differentiates them. The equations of the
+cells stand at the operators.
 """
 
 from collections.abc import Sequence
@@ -9,75 +10,62 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, einsum
 
-from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference.mlstm import State
-from mlxhog.models.ops.reference.ops_torch import TorchPlainForm
+from mlxhog.models.ops.mlstm import State, stored
+from mlxhog.models.ops.reference.ops_torch import TorchOps
 
 
-class Float64Form(TorchPlainForm):
-    """The operators; the equations of the cells stand in `operators.py`."""
+class Float64Ops(TorchOps):
+    """The operators, with cells that take the arguments of those of `Ops`."""
 
     def mlstm_cell(
-        self, *x: Tensor, chunk_size: int, eps: float, state: Sequence[Tensor] | None
+        self, *x: Tensor, eps: float, state: Sequence[Tensor] | None = None, **_: Any
     ) -> tuple[Tensor, State]:
-        return self.mlstm_recurrent(*x, eps=eps, state=state)
+        return self.mlstm_recurrent(*x, eps=eps, state=stored(state))
 
     def recurrence(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        log_decay: Tensor,
-        beta: Tensor | None,
-        read: Tensor | None,
-        removal: Tensor | None,
-        state: Tensor | None,
-        *,
-        scale: float,
-        by_value: bool,
-        chunk_size: int,
+        self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, **how: Any
     ) -> tuple[Tensor, Tensor]:
-        S = _start(k, v) if state is None else state
-        read_out = "bhkv,bhv->bhk" if by_value else "bhkv,bhk->bhv"
-        hs = []
+        beta = how.get("beta")
+        S = _start(how, k, len(k), *k.shape[2:], v.shape[-1])
+        output, hs = "bhkv,bhv->bhk" if how.get("by_value") else "bhkv,bhk->bhv", []
         for t in range(q.shape[1]):
             before, write = S, v[:, t]
             S = log_decay[:, t].exp()[..., None] * S
             if beta is not None:
-                write = beta[:, t, :, None] * (write - torch.einsum("bhkv,bhk->bhv", S, k[:, t]))
+                write = beta[:, t, :, None] * (write - einsum("bhkv,bhk->bhv", S, k[:, t]))
             S = S + k[:, t, :, :, None] * write[:, :, None]
-            if read is not None and removal is not None:
-                held = torch.einsum("bhkv,bhk->bhv", before, read[:, t])
-                S = S - removal[:, t, :, :, None] * held[:, :, None]
-            hs.append(scale * torch.einsum(read_out, S, q[:, t]))
+            if (read := how.get("read")) is not None:
+                value = einsum("bhkv,bhk->bhv", before, read[:, t])
+                S = S - how["removal"][:, t, :, :, None] * value[:, :, None]
+            hs.append(how.get("scale", 1.0) * einsum(output, S, q[:, t]))
         return torch.stack(hs, 1), S
 
     def regression_cell(
-        self, *x: Tensor, steps: int, chunk_size: int, state: Tensor | None
+        self, q: Tensor, k: Tensor, log_decay: Tensor, ridge: Tensor, **how: Any
     ) -> tuple[Tensor, Tensor]:
-        q, k, log_decay, ridge = x
-        S, xs = _start(k, k) if state is None else state, []
+        S, xs = _start(how, k, len(k), *k.shape[2:], k.shape[-1]), []
         for t in range(q.shape[1]):
             S = log_decay[:, t].exp()[..., None] * S + k[:, t, :, :, None] * k[:, t, :, None]
             xs.append(torch.linalg.solve(S.mT + torch.diag_embed(ridge), q[:, t]))
         return torch.stack(xs, 1), S
 
-    def selective_scan(self, *x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        u, dt, A, Bt, Ct = x
-        S = u.new_zeros(len(u), *A.shape) if state is None else state
-        ys = []
+    def selective_scan(
+        self, u: Tensor, dt: Tensor, A: Tensor, Bt: Tensor, Ct: Tensor, **how: Any
+    ) -> tuple[Tensor, Tensor]:
+        S, ys = _start(how, u, len(u), *A.shape), []
         for t in range(u.shape[1]):
             written = (dt[:, t] * u[:, t])[..., None] * Bt[:, t, None]
             S = (dt[:, t, :, None] * A).exp() * S + written
-            ys.append(torch.einsum("bcn,bn->bc", S, Ct[:, t]))
+            ys.append(einsum("bcn,bn->bc", S, Ct[:, t]))
         return torch.stack(ys, 1), S
 
 
-def _start(k: Tensor, v: Tensor) -> Tensor:
-    """The memory before the first position, (B, NH, DK, DV) zeros."""
-    return k.new_zeros(len(k), *k.shape[2:], v.shape[-1])
+def _start(how: dict[str, Any], like: Tensor, *shape: int) -> Tensor:
+    """The state among the arguments of an operator, or zeros."""
+    state: Tensor | None = how.get("state")
+    return like.new_zeros(shape) if state is None else state
 
 
 def tensor(x: NDArray[Any]) -> Tensor:
@@ -85,4 +73,4 @@ def tensor(x: NDArray[Any]) -> Tensor:
     return torch.tensor(np.asarray(x, np.float64 if x.dtype.kind == "f" else None))
 
 
-OPS = Ops(Float64Form())
+OPS = Float64Ops()

@@ -1,4 +1,8 @@
-"""The plain operators in MLX, as far as `plain.py` leaves them to the framework."""
+"""The plain operators in MLX, as far as `Ops` leaves them to the framework.
+
+Some have a gradient of their own: one expression of what is kept anyway, in place of MLX's, which
+shares products with the operator, so that `mx.compile` makes more kernels of it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -11,15 +15,61 @@ from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.arrays import Arrays
+from mlxhog.models.ops.arrays_mlx import with_vjp
 from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference.plain import PlainForm
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 _ROOT_2_PI = 0.7978845608028654
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+_SAFE_CAP = 60.0
+"""Largest cap of logits whose exponentials have a finite sum in float32, over 10^10 words."""
 
 
-class MLXPlainForm(PlainForm):
+def _swiglu_gradients(inputs: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
+    gate, up = inputs
+    s = mx.sigmoid(gate)
+    return dy * up * s * (1 + gate * (1 - s)), dy * gate * s
+
+
+@with_vjp(_swiglu_gradients)
+def _swiglu(gate: array, up: array) -> array:
+    return gate * mx.sigmoid(gate) * up
+
+
+def _gated_gradients(inputs: Any, dy: array, y: array) -> tuple[array, array, array]:
+    o, w, normed = inputs
+    s = mx.sigmoid(o)
+    dw = (dy * normed * s).reshape(-1, w.shape[0]).sum(0)
+    return dy * y * (1 - s), dw, dy * s * w
+
+
+@with_vjp(_gated_gradients)
+def _gated(o: array, w: array, normed: array) -> array:
+    return mx.sigmoid(o) * (w * normed)
+
+
+@lru_cache
+def _soft_cap(c: float) -> Callable[[array], array]:
+    """Return the operator with its gradient by its result: MLX's own computes a cosh."""
+    return with_vjp(lambda _, dy, y: dy * (1 - mx.square(y / c)))(lambda x: c * mx.tanh(x / c))
+
+
+def _two_products_gradients(
+    xab: tuple[array, array, array], d_results: tuple[array, array], _: Any
+) -> tuple[array, array, array]:
+    """The gradient of x is added up by the second product."""
+    x, a, b = xab
+    da, db = (dy.reshape(-1, dy.shape[-1]) for dy in d_results)
+    rows = x.reshape(-1, x.shape[-1])
+    return mx.addmm(da @ a, db, b).reshape(x.shape), da.T @ rows, db.T @ rows
+
+
+@with_vjp(_two_products_gradients)
+def _two_products(x: array, a: array, b: array) -> tuple[array, array]:
+    return x @ a.T, x @ b.T
+
+
+class MLXOps(Ops):
     """The operators on arrays of any device; a weight of `linears` may be quantised."""
 
     xp = cast(Arrays, arrays_mlx)
@@ -37,33 +87,60 @@ class MLXPlainForm(PlainForm):
     }
 
     def sum_after(self, a: array) -> array:
-        """Return the sum of a (..., L, D) over the positions after each."""
         return mx.cumsum(a, -2, reverse=True, inclusive=False)
 
     def normalised(self, x: array, eps: float, w: array | None = None) -> array:
-        """Return LayerNorm(x) over the last axis in float32, times w."""
         return mx.fast.layer_norm(x.astype(mx.float32), w, None, eps)
 
+    def rms_norm(self, x: array, w: array, eps: float) -> array:
+        return mx.fast.rms_norm(x, w, eps)
+
+    def head_norm_gate(self, h: array, o: array, w: array, eps: float) -> array:
+        return _gated(o, w, self.normalised(h, eps).astype(o.dtype).reshape(o.shape))
+
+    def swiglu(self, gate: array, up: array) -> array:
+        return _swiglu(gate, up)
+
+    def soft_cap(self, x: array, c: float) -> array:
+        return _soft_cap(c)(x)
+
+    def log_total(self, logits: array, cap: float | None) -> array:
+        """The gradient of exp is exp, that of logsumexp one exp more."""
+        if cap is None or cap > _SAFE_CAP:
+            return mx.logsumexp(logits, -1)
+        return mx.log(mx.exp(logits).sum(-1))
+
+    def rope(self, x: array, base: float, offset: array | None = None) -> array:
+        at = 0 if offset is None else offset
+        how: dict[str, Any] = {"traditional": False, "base": base, "scale": 1.0, "offset": at}
+        return mx.fast.rope(x.swapaxes(1, 2), x.shape[-1], **how).swapaxes(1, 2)
+
+    def attend(self, q: array, k: array, v: array, seen: array | None) -> array:
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        h = mx.fast.scaled_dot_product_attention(
+            q, k, v, scale=q.shape[-1] ** -0.5, mask="causal" if seen is None else seen
+        )
+        return h.swapaxes(1, 2)
+
     def product(self, x: array, w: array | Quantized) -> array:
-        """Return x W^T, computed in the type of w and returned in that of x."""
         if isinstance(w, Quantized):
             return w.product(x)
-        return arrays_mlx.linear(x.astype(w.dtype), w).astype(x.dtype)
+        return self.xp.linear(x.astype(w.dtype), w).astype(x.dtype)
 
     def linears(
-        self, x: array, weights: Sequence[array | Quantized], biases: Sequence[array | None]
-    ) -> list[array]:
+        self, x: array, weights: Sequence[Any], biases: Sequence[Any] | None = None
+    ) -> Sequence[array]:
         """Return the products; if gradients follow, those of several matrices of one type at once.
 
         Each product is three kernels, and its gradient of x is added to those of others.
         """
-        by_type: dict[object, list[int]] = {}
+        biases, by_type = biases or [None] * len(weights), dict[object, list[int]]()
         for place, (w, b) in enumerate(zip(weights, biases, strict=True)):
             alike = isinstance(w, array) and (b is None or b.dtype == w.dtype)
             by_type.setdefault(w.dtype if alike else place, []).append(place)
         ys: dict[int, array] = {}
         for places in by_type.values():
-            own: Any = [weights[place] for place in places], [biases[place] for place in places]
+            own = [weights[place] for place in places], [biases[place] for place in places]
             together = len(places) > 1 and arrays_mlx.differentiable.get()
             parts = self._together(x, *own) if together else super().linears(x, *own)
             ys |= dict(zip(places, parts, strict=True))
@@ -79,8 +156,7 @@ class MLXPlainForm(PlainForm):
         """
         narrow = x.astype(weights[0].dtype)
         if len(weights) == 2:
-            pair = cast(tuple[array, array], _two_products(narrow, *weights))
-            ys = [y.astype(x.dtype) for y in pair]
+            ys = [y.astype(x.dtype) for y in _two_products(narrow, *weights)]
             return [y if b is None else y + b for y, b in zip(ys, biases, strict=True)]
         bias = None
         if any(b is not None for b in biases):
@@ -91,113 +167,5 @@ class MLXPlainForm(PlainForm):
         y = self.xp.linear(narrow, mx.concatenate(list(weights)), bias).astype(x.dtype)
         return list(self.xp.split(y, list(accumulate(map(len, weights)))[:-1], -1))
 
-    def attend(self, q: array, k: array, v: array, seen: array | None) -> array:
-        """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        h = mx.fast.scaled_dot_product_attention(
-            q, k, v, scale=q.shape[-1] ** -0.5, mask="causal" if seen is None else seen
-        )
-        return h.swapaxes(1, 2)
 
-    def swiglu(self, gate: array, up: array) -> array:
-        if not arrays_mlx.differentiable.get():
-            return cast(array, super().swiglu(gate, up))
-        return cast(array, _swiglu(gate, up))
-
-    def head_norm_gate(self, h: array, o: array, w: array, eps: float) -> array:
-        if not arrays_mlx.differentiable.get():
-            return cast(array, super().head_norm_gate(h, o, w, eps))
-        normed = self.normalised(h, eps).astype(o.dtype).reshape(o.shape)
-        return cast(array, _gated(o, w, normed))
-
-    def soft_cap(self, x: array, c: float) -> array:
-        return _soft_cap(c)(x) if arrays_mlx.differentiable.get() else super().soft_cap(x, c)
-
-    def log_total(self, logits: array, cap: float | None) -> array:
-        """Return log(sum(e^logits)); the gradient of exp is exp, that of logsumexp one exp more."""
-        if cap is None or cap > _SAFE_CAP:
-            return mx.logsumexp(logits, -1)
-        return mx.log(mx.exp(logits).sum(-1))
-
-    def rms_norm(self, x: array, w: array, eps: float) -> array:
-        return mx.fast.rms_norm(x, w, eps)
-
-    def head_norm_skip_gate(
-        self, h: array, c: array, z: array, w: array, skip: array, eps: float
-    ) -> array:
-        normed = self.normalised(h, eps).astype(z.dtype)
-        return (w * normed.reshape(z.shape) + skip * c) * z * mx.sigmoid(z)
-
-    def rope(self, x: array, base: float, offset: array | None) -> array:
-        turned = mx.fast.rope(
-            x.swapaxes(1, 2),
-            x.shape[-1],
-            traditional=False,
-            base=base,
-            scale=1.0,
-            offset=0 if offset is None else offset,
-        )
-        return turned.swapaxes(1, 2)
-
-
-_SAFE_CAP = 60.0
-"""Largest cap of logits whose exponentials have a finite sum in float32, over 10^10 words."""
-
-
-@lru_cache
-def _soft_cap(c: float) -> Callable[[array], array]:
-    """Return the operator with its gradient by its result: MLX's own computes a cosh."""
-    cap = mx.custom_function(lambda x: c * mx.tanh(x / c))
-    cap.vjp(lambda _, dy, y: dy * (1 - mx.square(y / c)))
-    return cast(Callable[[array], array], cap)
-
-
-@mx.custom_function
-def _two_products(x: array, a: array, b: array) -> tuple[array, array]:
-    """Return x A^T and x B^T, whose gradient of x is added up by the second product."""
-    return x @ a.T, x @ b.T
-
-
-@_two_products.vjp
-def _two_products_gradients(
-    xab: tuple[array, array, array], d_results: tuple[array, array], _: tuple[array, array]
-) -> tuple[array, array, array]:
-    x, a, b = xab
-    da, db = (dy.reshape(-1, dy.shape[-1]) for dy in d_results)
-    rows = x.reshape(-1, x.shape[-1])
-    return mx.addmm(da @ a, db, b).reshape(x.shape), da.T @ rows, db.T @ rows
-
-
-@mx.custom_function
-def _swiglu(gate: array, up: array) -> array:
-    """Return silu(gate) * up; its gradients are one expression each, of what is kept anyway.
-
-    They share no product with it: `mx.compile` would make that a kernel of its own.
-    """
-    return gate * mx.sigmoid(gate) * up
-
-
-@_swiglu.vjp
-def _swiglu_gradients(inputs: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
-    gate, up = inputs
-    s = mx.sigmoid(gate)
-    return dy * up * s * (1 + gate * (1 - s)), dy * gate * s
-
-
-@mx.custom_function
-def _gated(o: array, w: array, normed: array) -> array:
-    """Return sigmoid(o) * w * normed; gradients as of `_swiglu`."""
-    return mx.sigmoid(o) * (w * normed)
-
-
-@_gated.vjp
-def _gated_gradients(
-    inputs: tuple[array, array, array], dy: array, y: array
-) -> tuple[array, array, array]:
-    o, w, normed = inputs
-    s = mx.sigmoid(o)
-    dw = (dy * normed * s).reshape(-1, w.shape[0]).sum(0)
-    return dy * y * (1 - s), dw, dy * s * w
-
-
-OPS = Ops(MLXPlainForm())
+OPS = MLXOps()

@@ -1,4 +1,4 @@
-"""The plain operators in PyTorch, as far as `plain.py` leaves them to the framework."""
+"""The plain operators in PyTorch, as far as `Ops` leaves them to the framework."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,14 +11,13 @@ from torch import Tensor
 from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.operators import LONGEST_SUM, Ops
-from mlxhog.models.ops.reference.plain import PlainForm
 
 MOST_FLOATS = (1 << 29) - 1
 """Most (M + 2 K) N of a product (M, K) (K, N) on an Apple GPU: from 2^31 bytes on some rows are
 wrong (pytorch issues 109457 and 122045)."""
 
 
-class TorchPlainForm(PlainForm):
+class TorchOps(Ops):
     """The operators on tensors of any device."""
 
     xp = cast(Arrays, arrays_torch)
@@ -34,15 +33,15 @@ class TorchPlainForm(PlainForm):
     }
 
     def sum_after(self, a: Tensor) -> Tensor:
-        """Return the sum of a (..., L, D) over the positions after each."""
         return F.pad(a[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
 
     def normalised(self, x: Tensor, eps: float, w: Tensor | None = None) -> Tensor:
-        """Return LayerNorm(x) over the last axis in float32, times w."""
         return F.layer_norm(self.xp.float32(x), x.shape[-1:], w, eps=eps)
 
+    def rms_norm(self, x: Tensor, w: Tensor, eps: float) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], w, eps)
+
     def product(self, x: Tensor, w: Tensor) -> Tensor:
-        """Return x W^T, computed in the type of w and returned in that of x."""
         linear = product_on_mps if x.device.type == "mps" else F.linear
         return linear(x.to(w.dtype), w).to(x.dtype)
 
@@ -50,21 +49,11 @@ class TorchPlainForm(PlainForm):
         return sum_on_mps(a, b) if a.device.type == "mps" else a @ b
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-        """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
         return h.transpose(1, 2)
 
-    def rms_norm(self, x: Tensor, w: Tensor, eps: float) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], w, eps)
-
-    def head_norm_skip_gate(
-        self, h: Tensor, c: Tensor, z: Tensor, w: Tensor, skip: Tensor, eps: float
-    ) -> Tensor:
-        normed = self.normalised(h, eps).to(z.dtype)
-        return (w * normed.reshape(z.shape) + skip * c) * F.silu(z)
-
-    def rope(self, x: Tensor, base: float, offset: Tensor | None) -> Tensor:
+    def rope(self, x: Tensor, base: float, offset: Tensor | None = None) -> Tensor:
         S, half = x.shape[1], x.shape[-1] // 2
         t = torch.arange(S, device=x.device)[None]
         if offset is not None:
@@ -112,4 +101,4 @@ def sum_on_mps(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-OPS = Ops(TorchPlainForm())
+OPS = TorchOps()

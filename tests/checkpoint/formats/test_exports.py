@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,7 @@ from safetensors.torch import load_model, save_model
 
 from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.checkpoint.formats.contents import token_ids
-from mlxhog.checkpoint.formats.converting import Conversion, convert
+from mlxhog.checkpoint.formats.converting import Conversion, convert, token_ids
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models import families
 from mlxhog.nn.torch import LanguageModel
@@ -34,30 +34,27 @@ def exported(folder, model):
 
 
 def fields(folder, name="config.json"):
-    read = json.loads((folder / name).read_bytes())
-    return read
+    return json.loads((folder / name).read_bytes())
 
 
-def test_an_export_names_the_tokens_that_end_and_pad_a_text(tmp_path):
-    folder = exported(tmp_path, layers())
+@pytest.mark.parametrize("model", [layers(), SMALL], ids=["layers", "xlstm"])
+def test_an_export_names_the_tokens_that_end_and_pad_a_text_and_the_ids_without_one(
+    tmp_path, model
+):
+    folder = exported(tmp_path, model)
     names = fields(folder, "tokenizer_config.json")
     assert names["bos_token"] == names["eos_token"] == names["pad_token"]
     config = fields(folder)
     assert config["eos_token_id"] == config["pad_token_id"] == ByteTokenizer().bos
-
-
-@pytest.mark.parametrize("model", [layers(), SMALL], ids=["layers", "xlstm"])
-def test_generate_of_transformers_draws_no_id_without_a_token(tmp_path, model):
-    folder = exported(tmp_path, model)
     unused = list(range(ByteTokenizer.n_ids, ByteTokenizer.vocab_size))
     assert fields(folder, "generation_config.json")["suppress_tokens"] == unused
     assert checkpoint.read_model(folder)[0].vocab_size == ByteTokenizer.vocab_size
 
 
-@pytest.mark.parametrize("vocabulary", [b'{"a": 0, "b": 2}', b'[["a", -1.0], ["b", -2.0]]'])
-def test_tokens_are_counted_in_each_kind_of_vocabulary(vocabulary):
-    text = b'{"model": {"vocab": %s}, "added_tokens": [{"id": 5}]}' % vocabulary
-    assert token_ids(text) - {1, 2} == {0, 5}
+def test_tokens_are_counted_in_each_kind_of_vocabulary():
+    for vocabulary in (b'{"a": 0, "b": 2}', b'[["a", -1.0], ["b", -2.0]]'):
+        text = b'{"model": {"vocab": %s}, "added_tokens": [{"id": 5}]}' % vocabulary
+        assert token_ids(text, Path()) - {1, 2} == {0, 5}
 
 
 def test_unknown_fields_of_a_config_survive_both_directions(tmp_path):

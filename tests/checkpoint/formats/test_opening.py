@@ -36,8 +36,8 @@ def hf(tmp_path):
 # -- whoever wrote it ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("size", ["1GB", "400KB"])
+@each_of("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@each_of("size", ["1GB", "400KB"])
 def test_a_directory_of_transformers_opens_whole_or_in_shards(tmp_path, dtype, size):
     model = peers.transformers_model(use_bias=True).to(dtype)
     model.save_pretrained(tmp_path, max_shard_size=size)
@@ -47,15 +47,12 @@ def test_a_directory_of_transformers_opens_whole_or_in_shards(tmp_path, dtype, s
     same(opened, peers.state(model))
 
 
-@pytest.mark.parametrize(
-    "names", [("hidden_size", "num_hidden_layers"), ("embedding_dim", "num_blocks")]
-)
-def test_either_spelling_of_a_size_is_enough(hf, names):
-    fields = json.loads((hf / "config.json").read_text())
-    for name in {"hidden_size", "num_hidden_layers", "embedding_dim", "num_blocks"} - set(names):
-        del fields[name]
-    (hf / "config.json").write_text(json.dumps(fields))
-    assert formats.open(hf).config.hidden_size == 128
+def test_either_spelling_of_a_size_is_enough(hf):
+    whole = (hf / "config.json").read_text()
+    for names in (("hidden_size", "num_hidden_layers"), ("embedding_dim", "num_blocks")):
+        (hf / "config.json").write_text(whole)
+        edit(hf / "config.json", **dict.fromkeys(names))
+        assert formats.open(hf).config.hidden_size == 128
 
 
 @each_of("weight_mode", ["single", "fused"])
@@ -69,13 +66,12 @@ def test_a_state_dict_of_xlstm_large_opens(tmp_path, weight_mode, use_bias):
     stacked = "backbone.blocks.1.mlstm_layer.qkv_opreact.weight"
     expected = state[q] if weight_mode == "single" else state[stacked][:32]
     np.testing.assert_array_equal(opened.tensors[q], expected)
-    np.testing.assert_array_equal(
-        opened.tensors["backbone.embeddings.weight"], state["embedding.weight"]
-    )
+    embedding = opened.tensors["backbone.embeddings.weight"]
+    np.testing.assert_array_equal(embedding, state["embedding.weight"])
     assert ("backbone.out_norm.bias" in opened.tensors) == use_bias
 
 
-@pytest.mark.parametrize("slstm_at", [[], [1], [0, 1]])
+@each_of("slstm_at", [[], [1], [0, 1]])
 def test_a_state_dict_of_the_v1_stack_opens(tmp_path, slstm_at):
     model = peers.v1(slstm_at)
     opened = formats.open(peers.save_package(model, tmp_path))
@@ -89,28 +85,31 @@ def test_a_checkpoint_of_ours_opens(tmp_path):
     same(opened, families.init_params(SMALL, seed=0))
 
 
-@pytest.mark.parametrize("name", ["model.pt", "x.pth", "last.ckpt", "pytorch_model.bin"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model._orig_mod."])
+def state_of_large(model):
+    """Its state dict under our names."""
+    expected = peers.state(model)
+    expected["backbone.embeddings.weight"] = expected.pop("embedding.weight")
+    return expected
+
+
+@each_of("name", ["model.pt", "x.pth", "last.ckpt", "pytorch_model.bin"])
+@each_of("prefix", ["", "module.", "_orig_mod.", "model._orig_mod."])
 def test_what_training_programs_put_around_a_state_dict_is_taken_off(tmp_path, name, prefix):
     model = peers.large()
     inner = {prefix + key: value for key, value in model.state_dict().items()}
     torch.save({"state_dict": inner, "epoch": 3, "optimizer": {"lr": 1.0}}, tmp_path / name)
     peers.save_config(model, tmp_path)
-    expected = peers.state(model)
-    expected["backbone.embeddings.weight"] = expected.pop("embedding.weight")
-    same(formats.open(tmp_path), expected)
-    same(formats.open(tmp_path / name), expected)
+    for path in (tmp_path, tmp_path / name):
+        same(formats.open(path), state_of_large(model))
 
 
 def test_torch_files_of_the_old_layout_are_refused_and_strided_tensors_open(tmp_path):
     model = peers.large()
     state = model.state_dict()
     state["lm_head.weight"] = state["lm_head.weight"].t().contiguous().t()
-    expected = peers.state(model)
-    expected["backbone.embeddings.weight"] = expected.pop("embedding.weight")
     peers.save_config(model, tmp_path)
     torch.save(state, tmp_path / "model.pt")
-    same(formats.open(tmp_path), expected)
+    same(formats.open(tmp_path), state_of_large(model))
     torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
     refused(tmp_path, "of a torch before 1.6", "save the state dict again")
 
@@ -125,16 +124,13 @@ def test_a_config_that_lies_elsewhere_is_named(tmp_path):
     same(formats.open(tmp_path / "a", config), peers.state(model))
 
 
-def test_tied_weights_are_one_parameter_whether_stored_once_or_twice(tmp_path):
+def test_tied_weights_are_one_parameter(tmp_path):
     model = peers.v1([], tie_weights=True)
     folder = peers.save_package(model, tmp_path)
     assert "lm_head.weight" in torch.load(folder / "model.pt", weights_only=True)
     opened = formats.open(folder)
     assert "lm_head.weight" not in opened.tensors
     assert opened.config.tie_word_embeddings
-
-
-# -- memory ----------------------------------------------------------------------------------------
 
 
 def test_copying_converts_and_names_what_is_not_finite(hf):
@@ -184,7 +180,7 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
     )
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changed", "message"),
     [
         ({"embedding_dim": 64}, "keep the one that the tensors fit"),
@@ -198,33 +194,27 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
     ],
 )
 def test_config_fields_that_contradict_each_other_are_refused(hf, changed, message):
+    whole = (hf / "config.json").read_text()
     edit(hf / "config.json", **changed)
     refused(hf, message, error=ConfigError)
+    (hf / "config.json").write_text(whole)
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ("truncated", "model-00002-of-"),
-        ("missing", "which is missing"),
-        ("not JSON", "is not an index of shards"),
-        ("outside", "names no files beside it"),
-    ],
-)
-def test_a_damaged_shard_or_index_is_named(hf, damage, message):
+def test_a_damaged_shard_or_index_is_named(hf):
     index = hf / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     weight_map = content["weight_map"]
-    files = sorted(set(weight_map.values()))
-    name = next(name for name, file in weight_map.items() if file == files[1])
-    if damage == "truncated":
-        (hf / files[1]).write_bytes((hf / files[1]).read_bytes()[:-100])
-    elif damage == "missing":
-        (hf / files[1]).unlink()
-    elif damage == "outside":
-        weight_map[name] = "../secret.safetensors"
-    index.write_text("{" if damage == "not JSON" else json.dumps(content))
-    refused(hf, message)
+    shard = hf / sorted(set(weight_map.values()))[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    refused(hf, "model-00002-of-")
+    shard.unlink()
+    refused(hf, "which is missing")
+    weight_map[next(name for name, file in weight_map.items() if file == shard.name)] = "../x.pt"
+    for text, message in (
+        (json.dumps(content), "names no files beside it"), ("{", "is not an index of shards"),
+    ):  # fmt: skip
+        index.write_text(text)
+        refused(hf, message)
 
 
 def test_a_checkpoint_of_another_family_says_what_it_has(tmp_path):

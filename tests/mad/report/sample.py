@@ -1,12 +1,11 @@
 """Studies made by hand, with known numbers of a report."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from unittest.mock import patch
 
-from mlxhog.mad.run import Point
-from mlxhog.mad.study.store import StudyRecord, create
+from mlxhog.mad.run import Point, RunRecord
+from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import expand, suite
 from mlxhog.models.mad.layers import make
@@ -18,8 +17,6 @@ SUITE = suite("smoke")
 TASKS = tuple(dict.fromkeys(setting.task for setting in SUITE.settings))
 STATE = {CONV: 256, CHANNELS: 0, MIXED: 128}
 WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}
-
-Change = Callable[[StudyRecord], StudyRecord | None]
 
 
 def unchanged(record):
@@ -41,7 +38,7 @@ def runs():
     )
 
 
-RECORD = StudyRecord(
+RECORD = RunRecord(
     key="",
     candidate="",
     config={},
@@ -81,14 +78,14 @@ def study(root, name="first", change=unchanged, **definition):
     """Write a study directory; `change` may change a record, or leave it out with None."""
     described = Study(candidates=CANDIDATES, suite="smoke", seeds=SEEDS)
     with patch("os.fsync"):  # these tests do not concern a crash of the machine
-        store = create(root, name, replace(described, **definition).to_dict())
+        store = open_store(replace(described, **definition), root, name)
         for record in filter(None, map(change, runs())):
-            store.append(record, curve(record))
+            store.append(replace(record, curve=curve(record)))
     return store
 
 
 def curve(record):
-    return [
+    return tuple(
         Point(
             step=step,
             seconds=step / 20,
@@ -97,4 +94,4 @@ def curve(record):
             acc_macro=record.acc_macro * step / 200,
         )
         for step in range(50, 201, 50)
-    ]
+    )

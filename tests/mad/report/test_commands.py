@@ -1,4 +1,4 @@
-"""`mlxhog mad board`, `plot` and `compare` through the real commands."""
+"""`mlxhog mad board` and `plot` through the real commands."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.mad.study.store import Store
-from tests.mad.report.sample import CHANNELS, CONV, TASKS, study
+from tests.mad.report.sample import CONV, TASKS, study
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,6 @@ def test_a_study_is_named_or_given_as_a_path_and_json_is_one_line(capsys, spec):
     best, *_ = json.loads(line)["candidates"]
     assert best.keys() >= {"layers", "score", "tasks", "params", "state", "seconds", "status"}
     assert best["layers"] == CONV
-
-
-def test_compare_takes_places_and_layers(capsys):
-    assert main(["mad", "compare", "first", "1", CHANNELS, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert (result["a"], result["b"], result["answer"]) == (CONV, CHANNELS, "A is better")
-    assert result["p"] < 1e-4
-    assert main(["mad", "compare", "first", "#2", "1"]) == 0
-    assert "B is better: difference of the scores -0.300" in capsys.readouterr().out
 
 
 @pytest.mark.slow

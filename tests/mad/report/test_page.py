@@ -115,12 +115,6 @@ def test_a_figure_has_data_a_title_in_a_file_of_its_own_and_the_name_of_its_rows
         replace(plot, figure=lambda theme, figure=figure: figure).png(charts.LIGHT)
         assert figure.get_suptitle() == f"{ranking.study}: {plot.title}"
     assert draw_curves(ranking, TASKS[0], charts.LIGHT).axes[0].get_ylabel().endswith("test rows")
-    by_val = [
-        replace(one, config={**one.config, "protocol": {**one.config["protocol"], "select": "val"}})
-        for one in ranking.records
-    ]
-    chosen = draw_curves(replace(ranking, records=tuple(by_val)), TASKS[0], charts.LIGHT)
-    assert chosen.axes[0].get_ylabel() == "acc_token of the validation rows"
 
 
 # -- the Pareto front ------------------------------------------------------------------------------

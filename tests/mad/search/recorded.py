@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
+from mlxhog.mad.scores import scores
 from mlxhog.mad.suites import Setting, Suite
 from mlxhog.models.mad.layers import make
 from tests.mad.report.sample import RECORD
@@ -19,6 +20,11 @@ def setting(task, label="baseline"):
 
 def layers(candidate):
     return tuple(make(name) for name in candidate.split())
+
+
+def scored(records, measured, select="test"):
+    """The scores of all seeds that have a record."""
+    return scores(records, measured, sorted({one.seed for one in records}), select)
 
 
 def record(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import params, state
 from mlxhog.mad.search.candidates import LISTED, CandidateSet
-from mlxhog.mad.search.samplers import SAMPLERS, make_sampler
+from mlxhog.mad.search.samplers import SAMPLERS
 from mlxhog.mad.search.space import DEEPEST, to_space
 from tests.mad.search.spaces import LENGTH, SMALL, D, candidates, every
 from tests.pairs import each_of, max_examples
@@ -15,7 +15,7 @@ from tests.pairs import each_of, max_examples
 
 def enumerated(space):
     """Every candidate, found by trying every sequence of the space."""
-    bounds = {params: space.budget.params, state: space.budget.state}
+    bounds = {params: space.budget.get("params"), state: space.budget.get("state")}
     lengths = {params: (D,), state: (D, LENGTH)}
     return [
         layers
@@ -64,37 +64,17 @@ def test_a_large_space_with_bounds_is_not_counted_and_a_search_finds_what_is_wit
     assert candidates(depth=12).count > LISTED
     choices = candidates(depth=12, budget={"params": 85_000})
     assert choices.count is None
-    sampler = make_sampler(name, choices, 0)
+    sampler = SAMPLERS[name](choices, 0)
     proposed = [sampler.ask() for _ in range(20)]
     assert len(set(proposed)) == 20
     assert all(params(layers, D) <= 85_000 for layers in proposed)
 
 
-CONVS = [{"type": "gated-conv", "kernel": [2, 3]}]
-LEAST = {
-    "params": min(params(layers, D) for layers in every(candidates(mixers=CONVS))),
-    "state": min(state(layers, D, LENGTH) for layers in every(candidates(mixers=CONVS))),
-}
-PAIR = {"depth": 2, "mixers": ["slstm", "mlstm"], "channels": ["swiglu"]}
-SMALLEST = {
-    "params": min(params(layers, D) for layers in every(candidates(**PAIR))),
-    "state": min(state(layers, D, LENGTH) for layers in every(candidates(**PAIR))),
-}
-
-
 @each_of(
     ("keys", "message"),
     [
-        *(
-            (
-                {"mixers": CONVS, "budget": {name: least - 1}},
-                f"nearest sequence is 1 over budget.{name};",
-            )
-            for name, least in LEAST.items()
-        ),
-        (PAIR | {"budget": SMALLEST}, "nearest sequence is [0-9,]+ over budget.(params|state);"),
         ({"max_count": {"gated-conv": 1}}, "no candidate is within max_count and budget; raise a"),
-        ({"depth": 12, "budget": {"params": 2_000}}, r"in 10,000 draws; the nearest sequence is "),
+        ({"depth": 12, "budget": {"params": 2_000}}, "budget in 10,000 draws; raise a bound"),
         ({"mixers": ["mlstm(h5)"]}, "mlstm at width 32"),
         ({"start": ["mlp swiglu mlp swiglu"]}, "'mlp swiglu mlp swiglu', which is not in the spac"),
     ],

@@ -6,9 +6,8 @@ import pytest
 from mlxhog.config.plugins import Plugin
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.pruning import Halving, Rungs
+from mlxhog.mad.search.pruning import Halving
 from mlxhog.mad.study import study as definition
-from mlxhog.mad.study.session import Planning
 from mlxhog.mad.suites import expand, suite
 from tests.mad.report.sample import CONV, RECORD, runs
 from tests.mad.search.recorded import layers
@@ -75,7 +74,7 @@ def ended(names, tasks, step, accuracy, *status, **how):
 @pytest.mark.parametrize("name", ["smoke", "lite", "full", "knowledge"])
 def test_recall_is_never_asked_before_1000_steps(name):
     for config in expand(suite(name), layers("gated-conv swiglu"), [0]):
-        rungs = Rungs().of(config)
+        rungs = Halving(list).rungs(config)
         assert list(rungs) == sorted(set(rungs))
         if "recall" in config.task or config.task == "depo":
             assert not [step for step in rungs if step < 1000]
@@ -92,7 +91,7 @@ def test_recall_is_never_asked_before_1000_steps(name):
     ],
 )
 def test_rungs_are_three_and_each_three_times_the_one_before(task, steps, rungs):
-    assert Rungs().of(planned(A, task, steps=steps)) == rungs
+    assert Halving(list).rungs(planned(A, task, steps=steps)) == rungs
 
 
 def test_the_best_third_goes_on_and_the_others_are_given_up():
@@ -180,10 +179,10 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
 
 
 def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_through_the_rest():
-    planning = Planning(definition.Study(candidates=(CONV,), suite="smoke", seeds=(0,)))
+    study = definition.Study(candidates=(CONV,), suite="smoke", seeds=(0,))
     complete = [each for each in runs() if each.candidate == CONV and each.seed == 0]
-    assert planning.judge(complete).score == pytest.approx(0.89)
+    assert study.judge(complete).score == pytest.approx(0.89)
     easy = [*complete[:2], replace(complete[2], status="pruned")]  # the others are spared
-    assert planning.judge(easy).score == pytest.approx(0.89 / 2)
+    assert study.judge(easy).score == pytest.approx(0.89 / 2)
     half = complete[:3]  # without its missing runs, the score is that of the others
-    assert planning.judge(half).score == pytest.approx(0.89)
+    assert study.judge(half).score == pytest.approx(0.89)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.errors import ConfigError
-from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, make_sampler
+from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates, every
 
@@ -31,7 +30,7 @@ def score(layers):
 
 def search(result, name, seed, budget):
     """The proposals of a sampler, one candidate at a time."""
-    sampler = make_sampler(name, result, seed)
+    sampler = SAMPLERS[name](result, seed)
     proposed = []
     while len(proposed) < budget and (layers := sampler.ask()) is not None:
         sampler.tell(layers, score(layers))
@@ -61,7 +60,7 @@ def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name):
     choices = candidates()
     whole = search(choices, name, 5, 16)
     for killed_after in (1, 11):
-        resumed = make_sampler(name, choices, 5)
+        resumed = SAMPLERS[name](choices, 5)
         for layers in whole[:killed_after]:
             resumed.recall(layers)
             resumed.tell(layers, score(layers))
@@ -76,7 +75,7 @@ def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name):
 @NAMES
 def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again(name):
     choices = candidates(**FEW, depth=[2, 4])
-    resumed = make_sampler(name, choices, 5)
+    resumed = SAMPLERS[name](choices, 5)
     known = [choices.candidate(number) for number in range(0, 42, 2)]
     for layers in known[:10]:
         resumed.tell(layers, score(layers))
@@ -90,7 +89,7 @@ def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again
 @NAMES
 def test_several_candidates_may_be_asked_for_before_any_is_told(name):
     choices = candidates(**FEW)
-    sampler = make_sampler(name, choices, 1)
+    sampler = SAMPLERS[name](choices, 1)
     flying = [sampler.ask() for _ in range(3)]
     proposals = list(flying)
     while flying:
@@ -118,7 +117,7 @@ def test_a_search_that_learns_beats_random_draws_of_the_same_number(name, seeds)
 @NAMES
 def test_the_score_of_repeated_runs_takes_the_place_of_the_first_one(name):
     choices = candidates()
-    first, second = (make_sampler(name, choices, 2) for _ in range(2))
+    first, second = (SAMPLERS[name](choices, 2) for _ in range(2))
     proposed = search(choices, "random", 9, 20)
     for layers in proposed:
         first.tell(layers, 0.0)
@@ -153,8 +152,3 @@ def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
     slots = choices.space.slots(len(child))
     assert len(child) in choices.space.depths
     assert all(layer in slot for layer, slot in zip(child, slots, strict=True))
-
-
-def test_an_unknown_sampler_is_answered_with_its_neighbour():
-    with pytest.raises(ConfigError, match="did you mean 'evolution'"):
-        make_sampler("evolutoin", candidates(), 0)

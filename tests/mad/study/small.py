@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import functools
 import os
 import queue
 import signal
@@ -10,20 +9,21 @@ import sys
 import threading
 import time
 from statistics import fmean
+from types import SimpleNamespace
 
 import yaml
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PUBLISHED, Protocol
-from mlxhog.mad.run import Point, RunConfig, RunResult
-from mlxhog.mad.search.samplers import Grid, Listed
-from mlxhog.mad.study.scheduler import Best, Scheduler
-from mlxhog.mad.study.store import Store, create, is_study
-from mlxhog.mad.study.study import Study
-from mlxhog.mad.study.workers import Executor, Messages, Pool
+from mlxhog.mad.run import Point, RunConfig
+from mlxhog.mad.search.candidates import Listed
+from mlxhog.mad.search.pruning import Pruner
+from mlxhog.mad.search.samplers import Grid
+from mlxhog.mad.study.scheduler import Scheduler
+from mlxhog.mad.study.store import open_store
+from mlxhog.mad.study.study import Best, Study
+from mlxhog.mad.study.workers import AtRungs, Executor, Pool
 from mlxhog.models.mad.sequence import canonical, parse
-
-SILENCE_S = 60.0
 
 
 def texts(n):
@@ -54,12 +54,11 @@ def judge(records):
 
 
 def result(of, *, status="done", curve=()):
-    """The result of a run: the same for equal configs, different for others."""
+    """The record of a run: the same accuracy for equal configs, another for others."""
     score = int(of.key(), 16) / 16**16
-    return RunResult(
-        status=status, steps=2, seconds=0.01, loss=1 - score, acc_token=score, acc_macro=score,
-        curve=curve,
-    )  # fmt: skip
+    return of.record(
+        status, steps=2, seconds=0.01, loss=1 - score, acc_token=score, acc_macro=score, curve=curve
+    )
 
 
 # -- events of a run; a worker can import every function -------------------------------------------
@@ -82,17 +81,7 @@ def with_curve(config, *, callbacks, rungs):
 
 
 def slow(config, *, callbacks, rungs):
-    for _ in range(10):
-        callbacks.beat()
-        time.sleep(0.01)
-    return result(config)
-
-
-def patient(config, *, callbacks, rungs):
-    until = time.monotonic() + 1.5
-    while time.monotonic() < until:
-        callbacks.beat()
-        time.sleep(0.05)
+    time.sleep(0.1)
     return result(config)
 
 
@@ -109,40 +98,13 @@ def goes_wrong(config, *, callbacks, rungs, wrong):
     return result(config)
 
 
-def _hang():
-    while True:
-        time.sleep(1)
-
-
 WRONG = {
     "crash": lambda: ctypes.string_at(0),
     "exit": lambda: os._exit(7),
     "leave": lambda: sys.exit("no more"),
-    "hang": _hang,
     "raise": lambda: raises(None),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
-
-
-class DiesOnArrival:
-    """A function that executes runs, but kills its first processes.
-
-    Attributes:
-        folder: has a file for every killed process.
-        most: processes that do.
-    """
-
-    def __init__(self, folder, most):
-        self.folder, self.most = folder, most
-
-    def __call__(self, config, *, callbacks, rungs):
-        return result(config)
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        if len(list(self.folder.iterdir())) < self.most:
-            (self.folder / str(os.getpid())).touch()
-            os.kill(os.getpid(), signal.SIGSEGV)
 
 
 # -- whole studies ---------------------------------------------------------------------------------
@@ -152,9 +114,8 @@ class Threads(Executor):
     """An executor whose workers are threads, for tests that do not need processes."""
 
     def __init__(self, run, parallel):
-        super().__init__(parallel, SILENCE_S)
-        self._run = run
-        self._said, self._answers = queue.Queue(), {}
+        super().__init__(parallel)
+        self._run, self._said, self._answers = run, queue.Queue(), {}
 
     def __enter__(self):
         return self
@@ -165,50 +126,45 @@ class Threads(Executor):
     def answer(self, key, prune):
         self._answers[key].put(prune)
 
-    def _begin(self, running, rungs):
-        self._answers[running.plan.key()] = queue.Queue()
-        threading.Thread(target=self._execute, args=(running.plan, rungs)).start()
+    def _begin(self, run, rungs):
+        self._answers[run.key()] = queue.Queue()
+        threading.Thread(target=self._execute, args=(run, rungs)).start()
 
     def _messages(self, timeout_s):
         with contextlib.suppress(queue.Empty):
             yield self._said.get(timeout=timeout_s)
 
-    def _kill(self, key):
-        raise NotImplementedError
-
     def _execute(self, run, rungs):
         key = run.key()
-        send, answer = lambda *message: self._said.put((key, *message)), self._answers[key].get
-        send("ready", "here")
-        send("end", self._run(run, callbacks=Messages(send, answer), rungs=rungs))
+        callbacks = AtRungs(
+            lambda *message: self._said.put((key, *message)), self._answers[key].get
+        )
+        self._said.put((key, "end", self._run(run, callbacks=callbacks, rungs=rungs)))
 
 
 def study(root, name="s", candidates=2):
     """The store of a study of some candidates, created if it does not exist."""
-    if is_study(root / name):
-        return Store(root / name)
-    return create(root, name, Study(candidates=tuple(texts(candidates))).to_dict())
+    return open_store(Study(candidates=tuple(texts(candidates))), root, name)
 
 
-def processes(store, run, *, parallel=1, silence_s=SILENCE_S):
+def processes(store, run, *, parallel=1):
     """The executor of the command: workers in processes of their own."""
-    logs = store.directory / "logs"
-    return Pool(run, parallel=parallel, threads=1, logs=logs, silence_s=silence_s)
+    return Pool(run, parallel=parallel, threads=1, logs=store.directory / "logs")
 
 
 def go(store, run=quick, *, candidates=2, parallel=1, runs=4, executor=None, **how):
     """Execute a session of a study and return its result."""
     sampler = how.pop("sampler", None) or Grid(Listed([parse(text) for text in texts(candidates)]))
-    with store.lock():
-        with executor or Threads(run, parallel) as execute:
-            return Scheduler(
-                store,
-                sampler,
-                functools.partial(plan, runs=runs),
-                judge,
-                execute,
-                **how,
-            ).run()
+    pruner = how.pop("pruner", None) or Pruner()
+    definition = SimpleNamespace(
+        total=how.pop("total", None),
+        new_sampler=lambda: sampler,
+        new_pruner=lambda curve: pruner,
+        runs=lambda candidate: plan(candidate, runs=runs),
+        judge=judge,
+    )
+    with store.lock(), executor or Threads(run, parallel) as execute:
+        return Scheduler(store, definition, execute, **how).run()
 
 
 def table(store):

@@ -58,10 +58,10 @@ def test_a_search_ends_with_its_runs_and_the_best_and_the_same_line_runs_nothing
 
 def test_a_budget_cuts_a_study_and_resume_completes_it(space, capsys, tmp_path):
     search = ["mad", "search", "--space", space, *TINY, *ON_MLX, "--study", "s"]
-    assert main([*search, "--budget", "1", "--silence", "200"]) == 0
+    assert main([*search, "--budget", "1", "--parallel", "1"]) == 0
     text = capsys.readouterr().out
     assert "the budget is used up: 1 runs have ended (1 done)" in text
-    assert "continue: mlxhog mad resume s --silence 200" in text
+    assert "continue: mlxhog mad resume s --parallel 1" in text
     assert main(["mad", "resume", "s", "--dry-run", "--json"]) == 0
     plan = said(capsys)
     assert (plan["runs"], plan["ended"], plan["steps"]) == (4, 1, 12)

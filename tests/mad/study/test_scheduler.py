@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.options import Limit
+from mlxhog.mad.options import ExecutionConfig, Limit
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.models.mad.sequence import canonical, parse
@@ -157,14 +157,14 @@ def test_a_resumed_sampler_has_the_history_of_the_one_before(tmp_path):
 
 def test_a_budget_of_runs_counts_those_of_earlier_sessions(tmp_path):
     store = study(tmp_path)
-    assert go(store, limit=Limit.parse("3"), total=8).status == "budget"
-    assert go(store, limit=Limit.parse("5"), parallel=2, total=8).statuses == {"done": 5}
-    assert go(store, limit=Limit.parse("8"), total=8).status == "done"
+    assert go(store, limit=Limit(3), total=8).status == "budget"
+    assert go(store, limit=Limit(5), parallel=2, total=8).statuses == {"done": 5}
+    assert go(store, limit=Limit(8), total=8).status == "done"
 
 
 def test_a_budget_of_time_that_is_used_up_begins_no_run(tmp_path):
     store = study(tmp_path)
-    go(store, limit=Limit.parse("1"))
+    go(store, limit=Limit(1))
     outcome = go(store, limit=Limit(seconds=1e-6))
     assert (outcome.status, outcome.statuses) == ("budget", {"done": 1})
 
@@ -179,12 +179,12 @@ def test_time_used_counts_runs_beside_each_other_once():
 
 
 def test_budgets_are_runs_or_times():
-    assert Limit.parse("2h") == Limit(seconds=7200)
-    assert Limit.parse("40") == Limit(runs=40)
-    assert Limit.parse(None) == Limit()
+    assert ExecutionConfig(budget="2h").limit == Limit(seconds=7200)
+    assert ExecutionConfig(budget="40").limit == Limit(runs=40)
+    assert ExecutionConfig().limit == Limit()
     for text in ("0", "h", "", "-3", "1.5", "2 weeks", "nan", "0s"):
         with pytest.raises(ConfigError, match="a number of runs such as 40, or a time such as 2h"):
-            Limit.parse(text)
+            ExecutionConfig(budget=text)
 
 
 # -- failures --------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_t
         process = session()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert table(study(tmp_path, "s")) == table(whole)
+    assert table(study(tmp_path, "s", candidates=4)) == table(whole)
     assert len(table(whole)) == 16
 
 
@@ -302,4 +302,4 @@ def test_ctrl_c_lets_runs_end_and_a_second_one_drops_them(tmp_path, session):
     output, _ = process.communicate(timeout=60)
     assert output.startswith("interrupted"), output
     assert not any(map(alive, workers))
-    assert go(study(tmp_path, "s"), candidates=4).statuses == {"done": 16}
+    assert go(study(tmp_path, "s", candidates=4), candidates=4).statuses == {"done": 16}

@@ -40,9 +40,9 @@ def small_run(
 
 
 def numbers(result):
-    """The result without its times."""
+    """The record without its times."""
     curve = tuple(replace(point, seconds=0.0) for point in result.curve)
-    return replace(result, seconds=0.0, curve=curve)
+    return replace(result, seconds=0.0, at="", curve=curve)
 
 
 class Recorder:

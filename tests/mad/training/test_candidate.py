@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.config.optimizers import Muon
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.training.candidate import train
@@ -15,6 +14,7 @@ from mlxhog.models import lm
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
+from mlxhog.optim import Muon
 from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 
@@ -47,7 +47,7 @@ def torch_losses(config):
         weight_decay=protocol.weight_decay,
     )
     epochs = plan.limit // plan.per_epoch
-    if protocol.schedule == "backoff":  # one epoch at lr, then 1 / .37 of them at .37 lr
+    if protocol.schedule == "backoff":  # one epoch at lr, then .37 lr for 1 / .37 of them
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 if k < 1 else 0.37)
     else:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
@@ -83,9 +83,9 @@ def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend):
         {},
         {"schedule": "constant", "weight_decay": 0.3},
         {"weight_decay": 0.3, "wd_all": True},
-        {"schedule": "backoff", "backoff_epochs": 1},
+        {"schedule": "backoff", "backoff_steps": 6},
     ],
-    ids=["cosine", "constant and decay", "decay of everything", "back-off by epoch"],
+    ids=["cosine", "constant and decay", "decay of everything", "back-off"],
 )
 def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, protocol):
     config = small_run(

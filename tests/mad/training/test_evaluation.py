@@ -2,15 +2,14 @@
 
 import pytest
 
-from mlxhog.mad.options import Protocol
-from mlxhog.mad.training.evaluation import Accuracies, Evaluations
-from tests.mad.training.small_runs import Recorder
+from mlxhog.mad.training.evaluation import Evaluations
+from tests.mad.training.small_runs import Recorder, small_run
 
 
 def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
     """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
     evaluator = Evaluations(
-        Protocol(**{"eval_every": 10, **protocol}),
+        small_run(**{"eval_every": 10, **protocol}),
         limit=100,
         per_epoch=10,
         callbacks=callbacks or Recorder(),
@@ -25,8 +24,9 @@ def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
 
 def full(accuracy):
     """Accuracies of rows of every kind."""
-    by_length = ((40, 1.0), (64, accuracy))
-    return Accuracies(accuracy, accuracy / 2, accuracy / 4, accuracy / 8, by_length)
+    names = ("acc_token", "acc_macro", "val_token", "val_macro")
+    accuracies = {name: accuracy / 2**k for k, name in enumerate(names)}
+    return {**accuracies, "by_length": ((40, 1.0), (64, accuracy))}
 
 
 def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end():
@@ -63,13 +63,13 @@ def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes():
 def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once():
     callbacks = Recorder(prune=True)
     evaluator = evaluations(callbacks=callbacks, rungs=(20,))
-    evaluator.take(23, 1.0, 2.0, Accuracies(0.1, 0.1))
+    evaluator.take(23, 1.0, 2.0, full(0.1))
     assert evaluator.status == "pruned"
     assert callbacks.asked == [23]
 
 
 def test_a_diverged_run_scores_0_whatever_it_had_reached():
-    run = evaluations(0.7).result("diverged", 14, 1.0)
+    run = evaluations(0.7).record("diverged", 14, 1.0)
     assert (run.acc_token, run.acc_macro, run.val_token, run.val_macro) == (0, 0, 0, 0)
     assert run.by_length == ((40, 0), (64, 0))
     assert run.curve[0].acc_token == 0.7
@@ -78,15 +78,17 @@ def test_a_diverged_run_scores_0_whatever_it_had_reached():
 @pytest.mark.parametrize(("stop", "step"), [(0.999, 20), (0.95, 10), (2.0, 20)])
 def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop, step):
     run = evaluations(0.95, 0.99, 0.5, stop_accuracy=stop)
-    assert run.result("done", 30, 1.0).solved == step
+    assert run.record("done", 30, 1.0).solved == step
     run = evaluations(0.9, stop_accuracy=stop)
-    assert run.result("done", 10, 1.0).solved is None
+    assert run.record("done", 10, 1.0).solved is None
 
 
 @pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
 def test_the_rows_that_decide_make_the_curve(select, decides):
     evaluator = evaluations(select=select)
-    evaluator.take(10, 1.0, 2.0, Accuracies(0.2, 0.1, 0.6, 0.5))
+    evaluator.take(
+        10, 1.0, 2.0, {"acc_token": 0.2, "acc_macro": 0.1, "val_token": 0.6, "val_macro": 0.5}
+    )
     assert evaluator.curve[0].acc_token == decides
-    result = evaluator.result("done", 10, 1.0)
+    result = evaluator.record("done", 10, 1.0)
     assert (result.acc_token, result.val_token) == (0.2, 0.6)

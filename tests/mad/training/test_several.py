@@ -9,11 +9,11 @@ import pytest
 
 from mlxhog import backends
 from mlxhog.base.workers import WorkerSpec
-from mlxhog.config.strategies import SSP, Hogwild, Sync
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import score
 from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.strategies import SSP, Hogwild, Sync
 from mlxhog.training import choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
 
@@ -78,7 +78,7 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     assert (result.status, result.steps) == ("done", 60)
     assert result.curve[-1].step == 60
     scores = end.scores(config)
-    assert (result.acc_token, result.acc_macro) == (scores.acc_token, scores.acc_macro)
+    assert (result.acc_token, result.acc_macro) == (scores["acc_token"], scores["acc_macro"])
     assert result.curve[-1].loss < 0.9 * np.log(8)  # at its begin
 
 
@@ -87,7 +87,7 @@ def test_accuracies_by_length_arrive_from_several_workers():
     config = small_run(workers=TWO, task="state-tracking", settings=rows)
     result, end, _ = train_two(config)
     assert [length for length, _ in result.by_length] == [8, 16, 32, 40]
-    assert result.by_length == end.scores(config).by_length
+    assert result.by_length == end.scores(config)["by_length"]
 
 
 def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers():
@@ -129,7 +129,7 @@ def test_a_killed_worker_is_replaced_and_no_step_is_missing():
     assert callbacks.left == 0
     assert "died (signal SIGKILL) and is being replaced" in messages[0]
     assert (result.status, result.steps) == ("done", 200)
-    assert result.acc_token == end.scores(config).acc_token
+    assert result.acc_token == end.scores(config)["acc_token"]
 
 
 def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words():
@@ -143,7 +143,7 @@ def test_workers_stop_as_soon_as_the_accuracy_is_reached():
     result, end, _ = train_two(config)
     assert result.status == "done"
     assert result.steps < 100_000
-    assert result.acc_token == end.scores(config).acc_token
+    assert result.acc_token == end.scores(config)["acc_token"]
 
 
 def test_a_rung_prunes_several_workers_too():
@@ -165,7 +165,7 @@ def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands():
     result, end, _ = train_two(config, callbacks=Interrupter())
     assert result.status == "interrupted"
     assert result.curve[-1].step == result.steps
-    assert result.acc_token == end.scores(config).acc_token
+    assert result.acc_token == end.scores(config)["acc_token"]
 
 
 def test_several_diverging_workers_end_the_run_with_0():

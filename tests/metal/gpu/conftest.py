@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog.metal import engine as engines
+from mlxhog.metal import engines
 
 
 @pytest.fixture

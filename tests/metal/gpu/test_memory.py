@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.metal import engine as engines
+from mlxhog.metal import engines
 from mlxhog.metal.engine_mlx import adopt
 from mlxhog.metal.kernel import whole_text
 from mlxhog.metal.kernels.adds import DENSE_AXPY, dense_axpy

@@ -54,36 +54,8 @@ def test_a_group_of_more_than_1024_threads_is_refused(shim):
         shim.run(on(probes.GROUP_SUM, np.zeros(4096, np.float32), group=(2048, 1, 1)))
 
 
-@each_of("n", [1, 7, 8, 9])
-def test_small_inputs_run_the_one_form_of_a_kernel(shim, n):
-    x = np.arange(n, dtype=np.float32)
-    assert (shim.run(on(probes.GROUP_SUM, x))["y"] == x.sum()).all()
-
-
-def test_mlx_cannot_write_an_input_that_it_passes_as_constants(host_engine):
-    with pytest.raises(ShapeError, match="shared has 4 elements; MLX passes fewer than 8 as"):
-        host_engine("mlx").run(count(probes.ATOMIC_COUNT, np.zeros(4, np.float32), 8))
-
-
 def test_a_read_only_array_cannot_be_written(shim):
     shared = np.zeros(16, np.float32)
     shared.flags.writeable = False
     with pytest.raises(ShapeError, match="shared is read-only; the kernel writes it in place"):
         shim.run(count(probes.ATOMIC_COUNT, shared, 16))
-
-
-@each_of(
-    ("value", "message"),
-    [
-        (np.zeros(2, np.uint32), "words is an array of shape .2,.; expected one number"),
-        ("8", "words is '8'; expected one number"),
-        (-1, "words is -1; expected a number that uint32 can hold"),
-        (1 << 32, "words is 4294967296; expected a number that uint32 can hold"),
-        (1.5, "words is 1.5; expected a number that uint32 can hold"),
-        (float("nan"), "words is nan; expected a number that uint32 can hold"),
-    ],
-)
-def test_a_scalar_of_the_wrong_kind_is_refused_by_name(shim, value, message):
-    launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
-    with pytest.raises(ShapeError, match=message):
-        shim.run(replace(launch, inputs={**launch.inputs, "words": value}))

@@ -1,4 +1,4 @@
-"""Adds to the flat arena, and steps: values by their bits, and what is refused."""
+"""Adds to the flat arena, and steps: values by their bits, no add lost, and what is refused."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import torch
 from mlxhog import _native
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernels import adds
-from mlxhog.metal.kernels.arguments import MOST
+from mlxhog.metal.registry import KERNELS
 from tests.metal.kernels.numbers import SIZES, assert_same_bits, normal, odd
 from tests.pairs import each_of
 
@@ -82,26 +82,57 @@ def test_a_step_of_rows_has_the_bits_of_native_code(shim, n_rows, d):
     assert done.tolist() == [1] * n_rows
 
 
-@each_of("other", ["arena", "prev", "g"])
-def test_an_array_that_a_kernel_writes_is_no_other_argument_too(shim, other):
-    x = {name: normal(64) for name in ("arena", "last", "prev", "g")}
-    before = {name: array.copy() for name, array in x.items()}
-    launch = adds.step(x, decays=flags(64), hp=HP, offset=0)
-    with pytest.raises(ShapeError, match="which it writes in place, is the same array as"):
-        shim.run(replace(launch, inputs={**launch.inputs, "last": x[other]}))
-    for name, array in x.items():
-        assert_same_bits(array, before[name])
-
-
-def test_rows_that_python_cannot_see_are_left_out_and_reported(shim):
+def test_rows_outside_the_parameter_are_left_out_and_reported(shim):
     x = {"arena": np.ones(40, np.float32), "g": -np.ones((5, 4), np.float32)}
-    rows = np.array([2, 3, -1, np.iinfo(np.int32).min, np.iinfo(np.int32).max], np.int32)
+    x["rows"] = np.array([2, 3, -1, np.iinfo(np.int32).min, np.iinfo(np.int32).max], np.int32)
     hp = np.array([1, 1, 0, 0] * 2, np.float32)
-    hidden = {**x, "rows": mx.array(rows)}
-    launch = adds.step(hidden, decays=flags(40), hp=hp, offset=0, height=3)
-    done = shim.run(replace(launch, inputs={**launch.inputs, "rows": rows}))["done"]
+    done = shim.run(adds.step(x, decays=flags(40), hp=hp, offset=0, height=3))["done"]
     assert np.flatnonzero(x["arena"] == 2).tolist() == [8, 9, 10, 11]
     assert done.tolist() == [1, 0, 0, 0, 0]
+
+
+# -- no add is lost, whatever the schedule ---------------------------------------------------------
+
+ADDS = 128_000
+N = 64  # elements, of which each counts exactly up to 2^24
+RATES = {
+    "decays": np.zeros(N // adds.FLAG_FLOATS, np.uint8),
+    "hp": np.array([1, 1, 0, 0] * 2, np.float32),
+    "offset": 0,
+}
+
+
+def counting(name):
+    """A launch that adds 1 to each element of an arena, and the arena."""
+    x = {each: np.zeros(N, np.float32) for each in ("arena", "last", "prev")}
+    ones, arena = np.ones(N, np.float32), x["arena"]
+    if name == "dense_axpy":
+        return adds.dense_axpy(arena, ones, scale=1.0, offset=0), arena
+    if name == "step_recorded":
+        return adds.step({**x, "g": -ones}, **RATES), arena
+    if name == "step":
+        return adds.step({"arena": arena, "g": -ones}, **RATES), arena
+    rows = {"arena": arena, "rows": np.arange(8, dtype=np.int32), "g": -ones.reshape(8, 8)}
+    return adds.step(rows, **RATES, height=8), arena
+
+
+def writers():
+    return [name for name, kernel in KERNELS.items() if any(one.writes for one in kernel.inputs)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", writers())
+def test_a_hundred_thousand_adds_under_chaos_all_arrive(host_engine, name):
+    """A launch is repeated along the axis of its grid that the kernel does not look at."""
+    launch, arena = counting(name)
+    assert launch.kernel.name == name
+    (x, y, _), times = launch.grid, ADDS // N
+    grid, group = ((x, y, times), (8, 8, 4)) if y > 1 else ((x, times, 1), (N, 4, 1))
+    host_engine(chaos=11, threads=4).run(replace(launch, grid=grid, group=group))
+    np.testing.assert_array_equal(arena, times)
+
+
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @each_of("array", [mx.array, torch.from_numpy, np.asarray])
@@ -114,55 +145,44 @@ def test_launches_are_made_of_arrays_of_every_framework(array):
         adds.dense_axpy(arena, g, scale=1.0, offset=60)
 
 
-class Huge:
-    """An array as large as no arena of a test can be."""
+@each_of("other", ["arena", "prev", "g"])
+def test_an_array_that_a_kernel_writes_is_no_other_argument_too(shim, other):
+    x = {name: normal(64) for name in ("arena", "last", "prev", "g")}
+    before = {name: array.copy() for name, array in x.items()}
+    launch = adds.step(x, decays=flags(64), hp=HP, offset=0)
+    with pytest.raises(ShapeError, match="is the same array as .*which the kernel writes in place"):
+        shim.run(replace(launch, inputs={**launch.inputs, "last": x[other]}))
+    for name, array in x.items():
+        assert_same_bits(array, before[name])
 
-    shape = (MOST + 1,)
+
+ONES, ARENA = np.ones(8, np.float32), np.zeros(16, np.float32)
 
 
-ONES = np.ones(8, np.float32)
+def step(rows=None, *, offset=0, n_flags=1, hp=HP, **record):
+    x = {"arena": ARENA, "g": ONES if rows is None else ONES.reshape(2, 4), **record}
+    x |= {} if rows is None else {"rows": np.array(rows, np.int32)}
+    height = None if rows is None else 4
+    return adds.step(x, decays=np.zeros(n_flags, np.uint8), hp=hp, offset=offset, height=height)
+
+
 BAD = {
-    "negative offset": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=-1), "-1 to 7"),
-    "past the end": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=9), "9 to 17"),
-    "far past the end": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=2**32), "4294967296"),
-    "small arena": (
-        lambda a: adds.dense_axpy(a[:7], ONES[:1], scale=1, offset=0),
-        "8 or more elements in place",
+    "-1 to 7": lambda: adds.dense_axpy(ARENA, ONES, scale=1, offset=-1),
+    "9 to 17 of the arena, which has 16": lambda: adds.dense_axpy(ARENA, ONES, scale=1, offset=9),
+    "4294967296": lambda: adds.dense_axpy(ARENA, ONES, scale=1, offset=2**32),
+    r"arena has shape \(4, 4\)": lambda: adds.dense_axpy(
+        ARENA.reshape(4, 4), ONES[:4], scale=1, offset=0
     ),
-    "arena not flat": (
-        lambda a: adds.dense_axpy(a.reshape(4, 4), ONES, scale=1, offset=0),
-        "flat arrays",
-    ),
-    "huge arena": (lambda a: adds.dense_axpy(Huge(), ONES, scale=1, offset=0), "up to 2147483647"),
-    "huge gradient": (
-        lambda a: adds.dense_axpy(a, Huge(), scale=1, offset=0),
-        "launch it in parts",
-    ),
-    "row below": (lambda a: step(a, [-1, 0]), "rows run from -1 to 0; .* rows 0 to 3"),
-    "rows and values": (lambda a: step(a, [0]), r"expected \(r,\) and \(r, d\)"),
-    "step past the end": (lambda a: step(a, offset=9), "9 to 17"),
-    "few flags": (lambda a: step(a, flags=0), "decays has 0 flags, for 0 floats; .* float 8 of"),
-    "few rates": (lambda a: step(a, hp=HP[:4]), r"hp has shape \(4,\), 4 elements; .* needs 8"),
-    "record": (
-        lambda a: step(a, last=ONES, prev=a.copy()),
-        r"last, which is laid out as the arena, has shape \(8,\)",
-    ),
-    "rows repeat": (lambda a: step(a, [1, 1]), "rows repeat or do not ascend"),
-    "rows descend": (lambda a: step(a, [2, 1]), "rows repeat or do not ascend"),
-    "step of a row above": (lambda a: step(a, [1, 4]), "rows run from 1 to 4"),
-    "parameter past the end": (lambda a: step(a, [0, 1], offset=4), "4 to 20 of the arena"),
+    r"g has shape \(2, 4\), .* require \(1, 4\)": lambda: step([0]),
+    "9 to 17": lambda: step(offset=9),
+    "decays has 0 flags, for 0 floats; .* float 8 of": lambda: step(n_flags=0),
+    r"hp has shape \(4,\), .* require \(8,\)": lambda: step(hp=HP[:4]),
+    r"last has shape \(8,\), .* require \(16,\)": lambda: step(last=ONES, prev=ARENA.copy()),
+    "4 to 20 of the arena": lambda: step([0, 1], offset=4),
 }
 
 
-def step(arena, rows=None, *, offset=0, flags=1, hp=HP, **record):
-    x = {"arena": arena, "g": ONES if rows is None else ONES.reshape(2, 4), **record}
-    x |= {} if rows is None else {"rows": np.array(rows, np.int32)}
-    height = None if rows is None else 4
-    return adds.step(x, decays=np.zeros(flags, np.uint8), hp=hp, offset=offset, height=height)
-
-
-@each_of("case", BAD)
-def test_a_launch_outside_its_arrays_is_refused(case):
-    make, message = BAD[case]
+@each_of("message", BAD)
+def test_a_launch_outside_its_arrays_is_refused(message):
     with pytest.raises(ShapeError, match=message):
-        make(np.zeros(16, np.float32))
+        BAD[message]()

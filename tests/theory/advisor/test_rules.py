@@ -9,8 +9,8 @@ import pytest
 from mlxhog.base.load import Load
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Hogwild, Serial, Sync
 from mlxhog.errors import Diverged
+from mlxhog.strategies import Hogwild, Serial, Sync
 from mlxhog.theory.advisor import rules
 from mlxhog.theory.advisor.measuring import TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
@@ -18,8 +18,8 @@ from mlxhog.theory.advisor.rules import arms, recommend
 from mlxhog.theory.pairs import Pair, TrainedRun
 from mlxhog.theory.short_runs import PLAIN
 from mlxhog.theory.simulator.links import Link
+from mlxhog.theory.simulator.machine import Worker
 from mlxhog.theory.simulator.times import times_of
-from mlxhog.theory.simulator.workers import Worker
 
 QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 EVEN, TAIL = times_of("constant", 0.1), times_of("exponential", 0.05, 0.05)

@@ -9,16 +9,16 @@ from mlxhog.theory.analysis.analyze import bounds_of, facts
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import Block, StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
-from mlxhog.theory.simulator import of_histogram
+from mlxhog.theory.simulator import Staleness
 from tests.pairs import each_of
 from tests.theory.bitmaps import of_lists
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
 
 
-def block(name, supports, *, rows=False):
+def block(name, supports):
     slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense")
-    return BlockConflicts.of(Block(name, None, (slot,), row_sparse=rows), of_lists(supports, N))
+    return BlockConflicts.of(Block(name, None, (slot,)), of_lists(supports, N))
 
 
 DENSE = block("dense", [range(N)] * SAMPLES)
@@ -30,10 +30,10 @@ def seen(lost):
         source="probe",
         workers=2,
         write="racy",
-        all=of_histogram("all", {1: 99, 2: 1}),
+        all=Staleness.of("all", {1: 99, 2: 1}),
         histogram={1: 99, 2: 1},
         lost_update_rate=lost,
-        tokens_per_s=None,
+        increments=1600,
     )
 
 

@@ -34,7 +34,7 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
 
 
 def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta():
-    block = Block("b", None, (), row_sparse=False)
+    block = Block("b", None, ())
     apart = BlockConflicts.of(block, of_lists([[k] for k in range(40)], 40))
     assert apart.p_conf == 0.0
     assert apart.rho >= apart.delta

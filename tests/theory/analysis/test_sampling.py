@@ -127,14 +127,10 @@ class Quadratic:
         self.diagonal = np.array(diagonal, np.float32)
         self.backend = SimpleNamespace(inbox=np.ones(len(diagonal), np.float32), refresh=int)
         self.flat = np.zeros(len(diagonal), np.float32)
+        self.grads, self.table_rows = {"x": self.flat}, {}
         self.subject = SimpleNamespace(steps=config)
         none = np.empty(0, np.float32)
         self.tables = Tables(flat=none, slots={}, means=np.empty(0), locks=None, mode=0)
-        self.table_rows = {}
-
-    @property
-    def grads_of_parameters(self):
-        return {"x": self.flat}
 
     def optimizer(self):
         return WrittenSteps(self.subject.steps, {"x": SLOT}, self.backend.inbox, frozenset())
@@ -143,8 +139,8 @@ class Quadratic:
         self.flat[:] = self.diagonal * self.backend.inbox
         return float(self.flat @ self.backend.inbox) / 2
 
-    def move(self, direction, length):
-        self.backend.inbox += np.float32(length) * direction
+    def move(self, step):
+        self.backend.inbox += step
 
 
 def lane_over(problem):

@@ -14,6 +14,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import RunError
 from mlxhog.theory.analysis import staleness
 from mlxhog.theory.analysis.staleness import of_run, probe_run
+from mlxhog.theory.simulator import Staleness
 from mlxhog.training.run import train
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
@@ -23,7 +24,7 @@ from tests.training.small import small_config
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=200))
 def test_a_summary_is_that_of_the_values(values):
-    observed = staleness.of_histogram("w", Counter(values))
+    observed = Staleness.of("w", Counter(values))
     assert (observed.name, observed.steps, observed.max) == ("w", len(values), max(values))
     assert observed.mean == pytest.approx(np.mean(values))
     ordered = sorted(values)
@@ -59,8 +60,8 @@ def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_pat
     observed = staleness.of_run(run, "lossless")
     assert observed is not None
     assert observed.by_worker == (
-        staleness.Staleness(name="1 mlx", steps=60, mean=1 / 60, p50=0, p99=1, max=1),
-        staleness.Staleness(name="2 torch", steps=20, mean=6.0, p50=4, p99=8, max=8),
+        Staleness(name="1 mlx", steps=60, mean=1 / 60, p50=0, p99=1, max=1),
+        Staleness(name="2 torch", steps=20, mean=6.0, p50=4, p99=8, max=8),
     )
 
 
@@ -82,7 +83,6 @@ def test_a_run_of_two_workers_records_how_old_each_of_its_steps_was(tmp_path):
     assert (observed.source, observed.workers, observed.all.steps) == ("run", 2, 120)
     assert observed.all.max == max(result.staleness)
     assert observed.lost_update_rate == 0.0
-    assert observed.to_json()["histogram"] == result.to_json()["staleness"]
 
 
 @pytest.mark.slow
@@ -112,8 +112,6 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(tmp_path, monk
     assert observed.all.steps == sum(observed.histogram.values()) > 5
     assert observed.lost_update_rate is not None
     assert 0 <= observed.lost_update_rate < 1
-    assert observed.tokens_per_s is not None
-    assert observed.tokens_per_s > 0
     assert messages
     assert not list(scratch.glob("mlxhog-analyze-*"))
     assert not Path(config.out).exists()

@@ -1,4 +1,4 @@
-"""The cells beside mLSTM, plain, over either framework; `operators.py` defines each of them.
+"""The cells beside mLSTM: what each promises, and its plain text over any framework.
 
 All compute in float32 at least. `slstm_cell` runs position by position; its equations are those of
 `models/mad/layers/xlstm.py`. The others are linear recurrences. All their exponents are at most
@@ -50,10 +50,9 @@ Sums and Their Applications.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.reference.mlstm import from_chunks, sums_after, to_chunks
+from mlxhog.models.ops.mlstm import from_chunks, stored, sums_after, to_chunks
 
 
 class Recurrences(ABC):
@@ -66,56 +65,80 @@ class Recurrences(ABC):
         """Return the sum of a (..., L, D) over the positions after each."""
 
     def slstm_cell(
-        self, *x: Array, state: Sequence[Array] | None, starts: Array | None
-    ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-        xp, (*ifzo, R, b) = self.xp, x
-        B, _, NH, DH = ifzo[0].shape
-        pre = xp.stack([xp.float32(gate) for gate in ifzo], 3)
+        self, i: Array, f: Array, z: Array, o: Array, R: Array, b: Array, *,
+        state: Sequence[Array] | None = None, starts: Array | None = None,
+    ) -> tuple[Array, tuple[Array, Array, Array, Array]]:  # fmt: skip
+        """Run the sLSTM cell over a sequence of any length from 1 on.
+
+        i, f, z and o (B, S, NH, DH), pre-activations from the input only, f of a sigmoid;
+        R (NH, 4 DH, DH), recurrent matrices, from the last index, as in the xlstm package on the
+        CPU, and b (4 NH DH,), biases, both gate by gate, i, f, z, o; state h, c, n and m
+        (B, NH, DH) each, None is zeros; starts (B, S) bool or uint8, true at the first token of a
+        document, before which the whole state counts as zero.
+
+        Returns:
+            h (B, S, NH, DH) and the state after the last position, float32, with exact gradients.
+            The stabiliser m starts at the input gate if n is 0, element by element. The published
+            code tests whether all of n is 0. For every state that the cell reaches this is the
+            same, but here the rows of a batch do not depend on each other.
+        """
+        xp = self.xp
+        B, _, NH, DH = i.shape
+        pre = xp.stack([xp.float32(gate) for gate in (i, f, z, o)], 3)
         pre = pre + xp.float32(b).reshape(4, NH, DH).swapaxes(0, 1)
         R = xp.float32(R)
-        h, c, n, m = state or [xp.zeros((B, NH, DH), like=pre)] * 4
+        h, c, n, m = stored(state) or [xp.zeros((B, NH, DH), like=pre)] * 4
         outputs = []
         for t, pre_t in enumerate(xp.unstack(pre, 1)):
             if starts is not None:
                 first = starts[:, t, None, None] != 0
                 h, c, n, m = (xp.where(first, 0.0, x) for x in (h, c, n, m))
             mixed = xp.linear(h.swapaxes(0, 1), R).swapaxes(0, 1).reshape(B, NH, 4, DH)
-            h, c, n, m = self._slstm_step(pre_t + mixed, c, n, m)
+            i, f, z, o = xp.unstack(pre_t + mixed, 2)
+            lf = m + xp.log_sigmoid(f)
+            m = xp.where(n == 0, i, xp.maximum(i, lf))
+            write, keep = xp.exp(i - m), xp.exp(xp.minimum(lf - m, 0.0))
+            c, n = keep * c + write * xp.tanh(z), keep * n + write
+            h = xp.sigmoid(o) * c / n
             outputs.append(h)
         return xp.stack(outputs, 1), (h, c, n, m)
 
-    def _slstm_step(
-        self, pre: Array, c: Array, n: Array, m: Array
-    ) -> tuple[Array, Array, Array, Array]:
-        """The state after one step; pre (B, NH, 4, DH)."""
-        xp = self.xp
-        i, f, z, o = xp.unstack(pre, 2)
-        lf = m + xp.log_sigmoid(f)
-        m = xp.where(n == 0, i, xp.maximum(i, lf))
-        write = xp.exp(i - m)
-        keep = xp.exp(xp.minimum(lf - m, 0.0))
-        c = keep * c + write * xp.tanh(z)
-        n = keep * n + write
-        return xp.sigmoid(o) * c / n, c, n, m
-
     def recurrence(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        a: Array,
-        beta: Array | None,
-        read: Array | None,
-        removal: Array | None,
-        state: Array | None,
-        *,
-        scale: float,
-        by_value: bool,
-        chunk_size: int,
-    ) -> tuple[Array, Array]:
+        self, q: Array, k: Array, v: Array, log_decay: Array, *, beta: Array | None = None,
+        read: Array | None = None, removal: Array | None = None, scale: float = 1.0,
+        by_value: bool = False, chunk_size: int, state: Array | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Run S_t = D_t S_{t-1} - removed_t + k_t v_t^T, h_t = scale S_t^T q_t.
+
+        D_t = diag(exp(log_decay_t)). Nothing is removed; or, with beta, the own key's value, of
+        which a share is replaced (the delta rule); or, with read and removal, one of rank 1:
+
+            beta    S_t = D_t S_{t-1} + beta_t k_t (v_t - S_{t-1}^T D_t k_t)^T
+            read    removed_t = removal_t (S_{t-1}^T read_t)^T
+
+        Args:
+            q: (B, S, NH, DK); as v with `by_value`.
+            k: (B, S, NH, DK). With beta no key is longer than 1, or the state may grow without
+                bound; likewise with transitions of a length above 1.
+            v: (B, S, NH, DV).
+            log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; <= 0 and of any
+                size: no form may overflow.
+            beta: (B, S, NH), in [0, 2].
+            read: as k, with a log_decay as wide; the key whose value is removed.
+            removal: as k, from where that value is removed.
+            scale: of h.
+            by_value: h_t = scale S_t q_t instead, the key that belongs to a value; nothing may be
+                removed.
+            chunk_size: positions computed in parallel, a power of 2.
+            state: S before the first position, (B, NH, DK, DV); None is zeros.
+
+        Returns:
+            h (B, S, NH, DV), as k with `by_value`, and S after the last position, float32, with
+            exact gradients.
+        """
         xp, S = self.xp, q.shape[1]
         q = q if scale == 1 else scale * q  # a node less
-        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (q, k, v, a))
+        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (q, k, v, log_decay))
         reads: list[Array] = []
         if beta is not None:
             reads, k = [xp.exp(a) * k], xp.float32(beta).swapaxes(1, 2)[..., None] * k
@@ -230,16 +253,26 @@ class Recurrences(ABC):
         return xp.concatenate([above, xp.concatenate([below, late], -1)], -2)
 
     def regression_cell(
-        self, *x: Array, steps: int, chunk_size: int, state: Array | None
-    ) -> tuple[Array, Array]:
-        xp, (q, k, a, ridge) = self.xp, (self.xp.float32(y) for y in x)
-        system = (k, a, ridge, *(() if state is None else (state,)))
+        self, q: Array, k: Array, log_decay: Array, ridge: Array, *, steps: int, chunk_size: int,
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Run S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t.
+
+        q and k (B, S, NH, D); log_decay (B, S, NH, 1), at most 0; ridge (NH, D), above 0; at most
+        `steps` of conjugate gradients: a form may end them when |q - (S + ridge) x| is 1e-7 of |q|;
+        state S (B, NH, D, D), symmetric, None is zeros.
+
+        Returns:
+            x, as q, and S after the last position, float32. The gradient is that of the solution,
+            not of the steps, solved in the same way.
+        """
+        xp, (q, k, log_decay, ridge) = self.xp, map(self.xp.float32, (q, k, log_decay, ridge))
+        system = (k, log_decay, ridge, *(() if state is None else (state,)))
 
         def applied(
             x: Array, k: Array, a: Array, ridge: Array, state: Array | None = None
         ) -> tuple[Array, Array]:
-            how: dict[str, Any] = {"scale": 1.0, "by_value": False, "chunk_size": chunk_size}
-            y, S = self.recurrence(x, k, k, a, None, None, None, state, **how)
+            y, S = self.recurrence(x, k, k, a, chunk_size=chunk_size, state=state)
             return y + ridge * x, S
 
         def solved(b: Array, *system: Array) -> Array:
@@ -274,9 +307,16 @@ class Recurrences(ABC):
             m *= 2
         return X.squeeze(-3)
 
-    def selective_scan(self, *x: Array, state: Array | None) -> tuple[Array, Array]:
+    def selective_scan(
+        self, u: Array, dt: Array, A: Array, Bt: Array, Ct: Array, *, state: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Run S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t.
+
+        u and dt (B, S, C), dt >= 0; A (C, N), at most 0; Bt and Ct (B, S, N); state (B, C, N), None
+        is zeros. Returns y (B, S, C) and S after the last position, float32, with exact gradients.
+        """
         xp = self.xp
-        u, dt, A, Bt, Ct = (xp.float32(y) for y in x)
+        u, dt, A, Bt, Ct = map(xp.float32, (u, dt, A, Bt, Ct))
         S = u.shape[1]
         a = xp.exp(dt[..., None] * A)
         add = (dt * u)[..., None] * Bt[:, :, None]

@@ -87,8 +87,8 @@ def test_what_is_no_time_model_is_named(text, message):
         ("pareto", (1.0, 1.0), "a SHAPE above 1"),
         ("lognormal", (1.0, -1.0), "a CV of 0 or more"),
         ("markov", (1.0, 2.0, 0.1, 0.0), "chances above 0"),
-        ("constant", (float("nan"),), "a time of 0 s or more"),
-        ("recorded", (1.0, -1.0), "recorded time of -1"),
+        ("constant", (float("nan"),), "times of 0 s or more"),
+        ("recorded", (1.0, -1.0), "times of 0 s or more"),
         ("recorded", (), "no compute time was measured"),
     ],
 )

@@ -1,7 +1,8 @@
-"""Numbers and facts that optimizers share, in base classes; `optimizers` has the optimizers.
+"""Optimizers as a run chooses them: the base, and numbers that several optimizers have.
 
-Nothing here imports NumPy, so that help and errors about options are fast. `fitted` gives a number
-that is "auto" its value when model and workers are known.
+An optimizer is one class: a frozen dataclass of its numbers that takes its steps as well. A run
+gives it the rest, its `use`, by `dataclasses.replace`; `fitted` gives a number that is "auto" its
+value when model and workers are known.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import math
 from abc import ABC
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from mlxhog.config.choices import OPTIMIZERS, Choice, Kind, Rules
-from mlxhog.config.options import option
+from mlxhog.config.options import option, options
+from mlxhog.optim.rule import Optimizer
 
 LR: Final = 1e-3
 BETA1: Final = 0.9
@@ -21,6 +23,8 @@ EPS: Final = 1e-8
 
 GROUPS: Final = {"embedding": "embedding_lr", "head": "head_lr", "scalar": "scalar_lr"}
 """Groups of parameters beside the hidden matrices, with the factors of their step sizes."""
+
+Other = TypeVar("Other", bound="OptimizerChoice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +45,28 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerChoice(Choice, ABC):
-    """An optimizer and its numbers.
+class Use:
+    """Values of a run that an optimizer needs beside its numbers.
 
     Attributes:
+        hidden: names of the model's hidden matrices.
+        threads: number of threads that the optimizer may use.
+        seed: of the run.
+        shared: whether all workers have one pair of moments.
+    """
+
+    hidden: frozenset[str] = frozenset()
+    threads: int = 1
+    seed: int = 0
+    shared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerChoice(Choice, Optimizer, ABC):
+    """An optimizer: its numbers, its facts, and the steps that it takes (`update`).
+
+    Attributes:
+        use: values of the run; set by `mlxhog.optim.build`.
         title: its name as texts spell it.
         is_adaptive: its steps do not scale with the gradient.
         has_own_bases: its state has another basis in each worker, so that it has no average.
@@ -58,6 +80,8 @@ class OptimizerChoice(Choice, ABC):
     has_own_bases: ClassVar[bool] = False
     beside: ClassVar[str] = ""
     lr_workers: ClassVar[str] = "none"
+
+    use: Use = Use()
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers, or the optimizer that replaces it.
@@ -135,6 +159,12 @@ class OptimizerChoice(Choice, ABC):
         return False
 
 
+def like(kind: type[Other], other: OptimizerChoice) -> Other:
+    """Return an optimizer of a kind, with the use and the numbers that it shares with another."""
+    both = options(kind).keys() & options(type(other)).keys()
+    return kind(use=other.use, **{name: getattr(other, name) for name in both})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decayed(OptimizerChoice):
     """Weight decay."""
@@ -188,6 +218,11 @@ class Averaging(Decayed):
         """Decay of the first moment; the default if it is open."""
         return BETA1 if self.beta1 is None else self.beta1
 
+    @property
+    def decays(self) -> tuple[float, float, float, float]:
+        """Rates of both exponential means, as native kernels take them."""
+        return self.decay1, 1.0 - self.decay1, self.beta2, 1.0 - self.beta2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Averaging):
@@ -225,7 +260,7 @@ class Adaptive(Averaging):
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing(Adaptive):
-    """Moments of each worker, or one pair for all.
+    """Moments "m" and "v" of each worker, or one pair for all.
 
     Attributes:
         shares_by_itself: moments=auto is one pair if workers are lock-free.
@@ -251,3 +286,13 @@ class Sharing(Adaptive):
         if self.moments != "auto":
             return self.asks_to_share
         return self.shares_by_itself and lock_free
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """Both, unless they are shared."""
+        return () if self.use.shared else ("m", "v")
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """Both, if they are."""
+        return ("m", "v") if self.use.shared else ()

@@ -1,6 +1,5 @@
-"""The mLSTM cell in its chunkwise and recurrent form, plain, over either framework.
+"""The mLSTM cell: its promise, and its chunkwise and recurrent form over any framework, in float32.
 
-Every form takes (q, k, v, i, f) as `Ops.mlstm_cell` in `operators.py` says; computed in float32.
 The equations are those of `models/mad/layers/xlstm.py`.
 
 The gradient is exact. h depends on the state, not on its scale, so a stabiliser is a constant
@@ -36,21 +35,31 @@ class MLSTMCell:
     xp: Arrays
 
     def mlstm_cell(
-        self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
-    ) -> tuple[Array, State]:
-        """Compute one recurrent step if S = 1, else chunks, at most `MOST_CHUNKS` at once."""
-        S, length = x[0].shape[1], chunk_size * MOST_CHUNKS
+        self, q: Array, k: Array, v: Array, i: Array, f: Array, *, chunk_size: int, eps: float,
+        state: Sequence[Array] | None = None,
+    ) -> tuple[Array, State]:  # fmt: skip
+        """Run the mLSTM cell over a sequence of any length; one step if S = 1.
+
+        q and k (B, S, NH, DK), v (B, S, NH, DV); i and f (B, S, NH), pre-activations of the input
+        and forget gates after any cap; `chunk_size` positions are computed in parallel; eps is
+        added to the denominator; state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), None is zeros.
+
+        Returns:
+            h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
+            including those through m.
+        """
+        x, state = (q, k, v, i, f), stored(state)
+        S, length = q.shape[1], chunk_size * MOST_CHUNKS
         if S == 1:
             return self.mlstm_recurrent(*x, eps=eps, state=state)
-        if S <= length:
-            return self.mlstm_chunkwise(*x, chunk_size=chunk_size, eps=eps, state=state)
         hs = []
         for start in range(0, S, length):
-            part = (y[:, start : start + length] for y in x)
+            part = x if S <= length else tuple(y[:, start : start + length] for y in x)
             h, state = self.mlstm_chunkwise(*part, chunk_size=chunk_size, eps=eps, state=state)
             hs.append(h)
-        assert state is not None
-        return self.xp.concatenate(hs, 1), (state[0], state[1], state[2])
+        assert state is not None, "there is a chunk"
+        C, n, m = state
+        return hs[0] if len(hs) == 1 else self.xp.concatenate(hs, 1), (C, n, m)
 
     def mlstm_chunkwise(
         self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
@@ -186,6 +195,11 @@ class MLSTMCell:
     def _heads_first(self, *x: Array) -> tuple[Array, ...]:
         """(B, S, NH, ...) -> (B, NH, S, ...) in float32."""
         return tuple(self.xp.float32(y).swapaxes(1, 2) for y in x)
+
+
+def stored(state: Sequence[Array] | None) -> Sequence[Array] | None:
+    """Return a state, None for that of the start, whose parts are left out."""
+    return None if state is None or state[0] is None else state
 
 
 def to_chunks(x: Array, L: int, xp: Arrays, value: float = 0.0) -> Array:

@@ -1,0 +1,179 @@
+"""Families of kernels: arrays by one table of shapes, from which declarations and launches follow.
+
+A GPU does not check the addresses that it writes, so a launch of arrays that do not fit each other
+is refused. Arrays may be NumPy's, MLX's or torch's, so only `shape` is used here; the engine checks
+dtype, layout and device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from mlxhog.errors import ShapeError
+from mlxhog.metal.kernel import TYPES, Argument, Kernel, Launch, Size
+
+Numbers = Mapping[str, Any]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Any]
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """Draw normal numbers, float32."""
+    return rng.standard_normal(shape, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Kernels with one table of shapes.
+
+    Attributes:
+        header: file of their functions.
+        shapes: shape of every array by name, such as "B S 4 NH DH"; behind it the type, if it is
+            not float32. A letter has one value over all arrays of a launch.
+        sizes: letters, and other numbers, of a sample of about n elements.
+        derived: from the numbers of a launch to those that follow from others, or that it refuses.
+        drawn: how arrays of a sample are drawn; others are normal numbers.
+        struct: of sizes, such as "MlstmShape{B, NH}", which the functions take behind the arrays.
+        instance: of a kernel, by the numbers of a launch.
+    """
+
+    header: str
+    shapes: Mapping[str, str]
+    sizes: Callable[[int], Numbers]
+    derived: Callable[[Numbers], Numbers] = lambda n: {}
+    drawn: Mapping[str, Draw] = field(default_factory=dict)
+    struct: str = ""
+    instance: Callable[[Numbers], str] = lambda n: ""
+
+    def kernel(
+        self,
+        name: str,
+        inputs: str,
+        outputs: str,
+        scalars: str = "",
+        *,
+        grid: Callable[[Numbers], Size],
+        group: Callable[[Numbers], Size] = lambda n: (256, 1, 1),
+        at: str = "thread_position_in_grid",
+        memory: Mapping[str, str] | None = None,
+        struct: str = "",
+        header: str = "",
+        **more: Any,
+    ) -> Kernel:
+        """Declare a kernel that calls `mlxhog::<name>` with its arguments in order.
+
+        They are inputs, outputs, the struct, scalars, threadgroup memory, and what Metal sets.
+
+        Args:
+            name: of the function, and of the kernel.
+            inputs: names of arrays; one that is written in place ends with "!".
+            outputs: names of arrays.
+            scalars: names of numbers, uint; "eps:float32" is a float.
+            grid: all threads, by the numbers of a launch.
+            group: threads of a group.
+            at: what Metal sets for each thread.
+            memory: floats of each array in threadgroup memory, by its name.
+            struct: in place of the family's.
+            header: in place of the family's.
+            more: other fields of `Kernel`.
+        """
+        struct, memory = struct or self.struct, memory or {}
+        words = [*re.findall(r"\b[A-Z]+\b", struct.partition("{")[2]), *scalars.split()]
+        numbers = [word.partition(":") for word in words]
+        arrays = tuple(
+            Argument(name=word.rstrip("!"), dtype=self._parts(word)[1], writes=word.endswith("!"))
+            for word in inputs.split()
+        )
+        results = tuple(Argument(name=word, dtype=self._parts(word)[1]) for word in outputs.split())
+        call = [*(one.name for one in (*arrays, *results)), *[f"mlxhog::{struct}"] * bool(struct)]
+        call += [*(word.partition(":")[0] for word in scalars.split()), *memory, at]
+        lines = [f"threadgroup float {each}[{floats}];" for each, floats in memory.items()]
+        if memory:
+            taken = " + ".join(f"sizeof({each})" for each in memory)
+            lines.append(
+                f'static_assert({taken} <= 32768, "more threadgroup memory than a chip has");'
+            )
+
+        def launch(x: Mapping[str, Any], **given: Any) -> Launch:
+            return self._launch(kernel, x, given, grid, group)
+
+        def sample(rng: np.random.Generator, n: int) -> Launch:
+            letters = self.sizes(n)
+            return launch(self.sample(rng, letters, inputs.replace("!", "")), **letters)
+
+        kernel = Kernel(
+            name=name,
+            header=header or self.header,
+            source="\n".join([*lines, f"mlxhog::{name}({', '.join(call)});"]),
+            inputs=(
+                *arrays,
+                *(Argument(name=each, dtype=kind or "uint32", scalar=True)
+                  for each, _, kind in numbers),
+            ),
+            outputs=results,
+            launch=launch,
+            sample=sample,
+            **more,
+        )  # fmt: skip
+        return kernel
+
+    def sample(self, rng: np.random.Generator, letters: Numbers, names: str) -> dict[str, Any]:
+        """Random arrays by name, of the shapes that letters give."""
+        numbers = {**letters, **self.derived(letters)}
+        return {
+            name: self.drawn.get(name, normal)(rng, self._shape(name, numbers))
+            for name in names.split()
+        }
+
+    def _parts(self, name: str) -> tuple[list[str], str]:
+        """The axes of an array, and its type."""
+        *axes, last = self.shapes[name.rstrip("!")].split()
+        return (axes, last) if last in TYPES else ([*axes, last], "float32")
+
+    def _shape(self, name: str, numbers: Numbers) -> tuple[int, ...]:
+        shape = tuple(
+            int(word) if word.isdigit() else int(numbers[word]) for word in self._parts(name)[0]
+        )
+        if prod(shape) >= 2**32:
+            raise ShapeError(
+                f"{name} of shape {shape} has 2^32 elements or more, and a kernel counts in "
+                "32 bits; run fewer sequences at once"
+            )
+        return shape
+
+    def _launch(
+        self,
+        kernel: Kernel,
+        x: Mapping[str, Any],
+        given: Numbers,
+        grid: Callable[[Numbers], Size],
+        group: Callable[[Numbers], Size],
+    ) -> Launch:
+        numbers: dict[str, Any] = {}
+        arrays = [one.name for one in kernel.inputs if not one.scalar]
+        for name in (*arrays, *x):  # others tell sizes that these lack
+            if name in x:
+                for word, length in zip(self._parts(name)[0], x[name].shape, strict=False):
+                    numbers.setdefault(word, int(length))
+        numbers |= given
+        numbers |= self.derived(numbers)
+        for name in arrays:
+            shape, expected = tuple(x[name].shape), self._shape(name, numbers)
+            if shape != expected:
+                raise ShapeError(
+                    f"{kernel.name}: {name} has shape {shape}, the other arguments require "
+                    f"{expected}; pass arrays of one model, batch and chunk size"
+                )
+        return Launch(
+            kernel=kernel,
+            inputs={one.name: (numbers if one.scalar else x)[one.name] for one in kernel.inputs},
+            outputs={one.name: self._shape(one.name, numbers) for one in kernel.outputs},
+            grid=grid(numbers),
+            group=group(numbers),
+            instance=self.instance(numbers),
+        )
