@@ -19,7 +19,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.data.batch import Batch
-from mlxhog.doctor.checks import Check, CheckResult, absent, check, failed
+from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.models.families import init_params
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity.engines import FrameworkEngine, ModelEngine, NumPyEngine
@@ -94,8 +94,10 @@ def _measure(measured: Measured, name: str, form: str, gradients: int, expected:
         with Child(promises=False) as child:  # as fast as in training
             speed: float = child.call(START_S + PATIENCE_S, measure_speed, name, form, gradients)
     except Failed as failure:
-        verdict = failed(title, failure, _EXPECTED, consequence, watch.look(), otherwise=otherwise)
-        measured.checks.append(verdict)
+        load = watch.look()
+        measured.checks.append(
+            check(title, False, failure, _EXPECTED, consequence, otherwise=otherwise, load=load)
+        )
         return
     errors = {key: _error(results[0][key], value) for key, value in expected.items()}
     where = max(errors, key=errors.__getitem__)

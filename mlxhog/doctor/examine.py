@@ -19,7 +19,6 @@ from mlxhog.doctor.checks import (
     check_facts,
     check_shared_memory,
     collect_facts,
-    failed,
 )
 from mlxhog.doctor.litmus import PROMISED, Litmus, all_readers, cases
 from mlxhog.doctor.pair import PART, check_pair
@@ -113,13 +112,15 @@ def _imports() -> Check:
     """Check that MLX never writes results into imported memory."""
     name, expected = "donation of imported memory", "unchanged by `W += 1` and an optimizer step"
     consequence = "MLX writes its results into the arena: use another version, and --read snapshot"
-    watch = LoadWatch()
+    watch, spared = LoadWatch(), False
+    observed: object
     with Child() as child:
         try:
             spared = child.call(START_S, spares_imports)
+            observed = "unchanged" if spared else "overwritten"
         except Failed as failure:
-            return failed(name, failure, expected, consequence, watch.look())
-    return check(name, spared, "unchanged" if spared else "overwritten", expected, consequence)
+            observed = failure
+    return check(name, spared, observed, expected, consequence, load=watch.look())
 
 
 def spares_imports(lane: Lane) -> bool:

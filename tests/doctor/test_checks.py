@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed, Lane
-from mlxhog.base.load import Load
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels
@@ -19,7 +18,6 @@ from mlxhog.models.ops import kernels as choose_kernels
 from tests.metal.faulty import FaultyEngine
 from tests.pairs import each_of
 
-QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 M2 = replace(MAC, chip="Apple M2 Max")
 NEW, OLD = {"mlx": "0.32.4", "torch": "2.13.0"}, {"mlx": "0.32.4", "torch": "2.9.1+cpu"}
