@@ -376,18 +376,17 @@ class Litmus:
         row = {"reader": reader.name, "kind": "live", "writer": NATIVE.name, "mode": mode, **counts}
 
         def measure() -> Row:
-            reading, writing = self.children
-            how: dict[str, Any] = {"seconds": self.seconds, "processes": 2}
-            begin_s, wait = START_S + _GRACE_S, {"patience_s": patience_s}
+            (reading, writing), dense = self.children, (NATIVE, "dense", mode)
+            both: dict[str, Any] = {"seconds": self.seconds, "processes": 2}
+            wait: dict[str, Any] = {"patience_s": patience_s}
             self._clear("dense")
-            reading.call(begin_s, read_until, reader, seconds=0.0, **wait)
+            reading.call(START_S + _GRACE_S, read_until, reader, seconds=0.0, **wait)
             self._clear("dense")
-            writing.call(begin_s, add_until, NATIVE, "dense", mode, seconds=1.0)
+            writing.call(START_S + _GRACE_S, add_until, *dense, seconds=1.0)
             self._clear("dense")
-            much = {"limit": LIMITS["dense"], "publishes": True}
-            writing.start(add_until, NATIVE, "dense", mode, **how, **much)
+            writing.start(add_until, *dense, **both, limit=LIMITS["dense"], publishes=True)
             limit_s = self.seconds + patience_s + _GRACE_S
-            seen = reading.call(limit_s, read_until, reader, **how, **wait)
+            seen = reading.call(limit_s, read_until, reader, **both, **wait)
             writing.take(_GRACE_S)
             return seen
 
