@@ -23,7 +23,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena.process import WatchedTime
-from mlxhog.config import schedules
 from mlxhog.config.schedules import Falling
 from mlxhog.training import choose_strategy
 from mlxhog.training.choose_strategy import ROUNDS, StepTime
@@ -68,7 +67,7 @@ class Changes:
     @classmethod
     def of(cls, run: Training) -> Changes | None:
         """None where the strategy stays: it is named, or a schedule counts equal steps."""
-        schedule = schedules.of(run.plan.config)
+        schedule = run.plan.config.schedule
         equal_steps = isinstance(schedule, Falling) and schedule.epochs is not None
         return None if run.plan.other is None or equal_steps else cls(run)
 

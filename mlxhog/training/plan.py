@@ -392,7 +392,7 @@ def _way(
                 f"follow: there is no folder {folder}; create it (mkdir), or name another"
             )
         text = f"follows {folder}: new text files there are trained once"
-        if not (resolved.has_budget or schedules.of(resolved).falls):  # the run has no end
+        if not (resolved.has_budget or resolved.schedule.falls):  # the run has no end
             constant = format_number(resolved.top_lr)
             text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
             resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
@@ -535,7 +535,7 @@ def _schedule(
             done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
         version = int(resumption.state["version"])
         epochs = replace(epochs, version=version, batches=done)
-    return partial(schedules.of(strategy.config).of_run, lr, epochs)
+    return partial(strategy.config.schedule.of_run, lr, epochs)
 
 
 def _in_steps(

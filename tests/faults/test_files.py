@@ -20,8 +20,7 @@ from mlxhog.training import reporting
 from mlxhog.training import run as training
 from tests.checkpoint.conftest import names, save
 from tests.pairs import each_of
-from tests.training.small import small_config
-from tests.training.test_bad_days import flags
+from tests.training.small import flags, small_config
 
 BYTES = ByteTokenizer()
 REFUSALS = (
@@ -132,7 +131,7 @@ def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(tmp_path, monkey
 def test_a_limit_on_the_size_of_files_is_named(tmp_path, command):
     words = {
         "train": flags(small_config(tmp_path)),
-        "mad data": ["--task=M", "--train-rows=30000", f"--out={tmp_path / 'rows.npz'}"],
+        "mad data": ["--task=M", "--set=train_rows=30000", f"--out={tmp_path / 'rows.npz'}"],
     }
     process = subprocess.run(
         [sys.executable, "-m", "mlxhog", *command.split(), *words[command]],

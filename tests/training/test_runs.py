@@ -86,7 +86,7 @@ def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(t
     assert second.steps == 10
     tuned = {**minute, "model": "auto", "tokenizer": "auto", "init_from": first.run}
     plan = make_plan(small_config(tmp_path, **tuned))
-    assert plan.config.lr == Muon().default_lr(32)  # its embedding is trained
+    assert plan.config.lr == Muon().rates(32).lr  # its embedding is trained
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint_of(second).path)
     assert model.get_input_embeddings().weight.shape == (4096, 32)
 

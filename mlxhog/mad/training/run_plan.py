@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from typing import cast
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def _schedule(
         values = asdict(protocol)
         own = {one.flat for one in options(chosen).values()} & values.keys()
         numbers = {name: values[name] for name in own}
-        by_name[protocol.schedule] = schedules.checked(SCHEDULES.make(chosen, numbers))
+        by_name[protocol.schedule] = cast("schedules.Schedule", SCHEDULES.make(chosen, numbers))
     epochs = schedules.Epochs(per_epoch)
     return partial(by_name[protocol.schedule].of_run, lr, epochs)
 
