@@ -122,11 +122,6 @@ class Resumption:
     ) -> Self | None:
         """Load the run that the configuration resumes; None for a new run.
 
-        Args:
-            config: of this call.
-            model: the fields of its architecture.
-            hidden: names of its hidden matrices.
-
         Raises:
             RunError: the run does not exist.
             CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture
@@ -319,15 +314,8 @@ def with_vocabulary(
 ) -> tuple[ModelConfig, InitialWeights | None]:
     """The model over the tokenizer's ids, and the initial weights with its rows.
 
-    A resumed run has its checkpoint's vocabulary; that of a config.json is kept.
-
-    Args:
-        asked: the options of the call.
-        config: the same with the origin's model and tokenizer.
-        model: of the options.
-        tokenizer: of the text.
-        begin: the origin of the run; None for new weights.
-        note: gets what the user should know.
+    A resumed run has its checkpoint's vocabulary; that of a config.json is kept. `asked` are the
+    options of the call, `config` the same with the origin's model and tokenizer.
 
     Raises:
         ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
