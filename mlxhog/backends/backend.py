@@ -250,22 +250,13 @@ class Backend(Reader):
             x = lm.embed(model, params, tokens, ops.xp)
         else:
             x = params.pop(families.embedding(model))
-        if self._grams is not None:
-            read = params.pop(ngrams.ROWS)
-            x = lm.add_ngrams(params, x, read, ops)
+        read = params.pop(ngrams.ROWS, None)
         if ids is not None and (bias := families.head_bias(model)) is not None:
             params[bias] = params[bias][ids]
-        return lm.loss_from_embedding(
-            model,
-            lm.in_bfloat16(model, params, ops.xp) if self.narrow else params,
-            x,
-            labels,
-            ops=ops,
-            starts=lm.starts(model, tokens),
-            masks=masks,
-            log_inclusion=log_inclusion,
-            state=state,
-        )
+        if self.narrow:
+            params = dict(lm.in_bfloat16(model, params, ops.xp))
+        how: dict[str, Any] = {"masks": masks, "log_inclusion": log_inclusion, "state": state}
+        return lm.mean_loss(model, params, tokens, labels, ops=ops, x=x, rows=read, **how)
 
     def _by_rows(self, inputs: Inputs, grads: dict[str, Any]) -> Grads:
         """The gradients of `Inputs.leaves`, those of rows as `Rows` of their parameters."""

@@ -192,14 +192,10 @@ class Reader(ABC):
     def _nats(self, batch: Batch) -> float:
         """Summed loss of a batch, computed as one piece."""
         with self._without_gradient():
-            nats = lm.sum_loss(
-                self.model,
-                self.params,
-                self._tokens(batch.x),
-                self._tokens(batch.y),
-                ops=self._ops(),
-                rows=self._device_rows(batch.x, None),
-            )
+            ids, labels = self._tokens(batch.x), self._tokens(batch.y)
+            rows = self._device_rows(batch.x, None)
+            how: dict[str, Any] = {"ops": self._ops(), "rows": rows}
+            nats, _ = lm.loss(self.model, self.params, ids, labels, **how)
             return float(self._on_host(nats).item())
 
     def predictions(self, tokens: Int32) -> Int32:
@@ -213,18 +209,9 @@ class Reader(ABC):
             logits, _ = self._forward(tokens, None, None)
             return self._on_host(logits.argmax(-1)).astype(np.int32)
 
-    def _forward(
-        self, tokens: Int32, before: Int32 | None, state: State | None, *, last: bool = False
-    ) -> Any:
-        return lm.logits(
-            self.model,
-            self.params,
-            self._tokens(tokens),
-            state,
-            ops=self._ops(),
-            rows=self._device_rows(tokens, before),
-            last=last,
-        )
+    def _forward(self, tokens: Int32, before: Int32 | None, state: State | None, **how: Any) -> Any:
+        ids, rows = self._tokens(tokens), self._device_rows(tokens, before)
+        return lm.logits(self.model, self.params, ids, state, ops=self._ops(), rows=rows, **how)
 
     def _spans(self, shape: tuple[int, ...]) -> Iterable[slice]:
         """Ranges of positions that are computed at a time: all of them on a CPU."""
@@ -254,17 +241,33 @@ class Reader(ABC):
             before = self._next(tokens[:, span], before)
         return last, self._carried(before, state)
 
-    def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """As `logits`, but after each of `tokens` (B, S): (B, S, V) float32."""
+    def every_logits(
+        self, tokens: Int32, state: State | None, hidden: list[Float32] | None = None
+    ) -> tuple[Float32, State]:
+        """As `logits`, but after each of `tokens` (B, S): (B, S, V) float32.
+
+        `hidden` receives the residual stream (B, S, d) after the embedding, every block and the
+        final norm.
+        """
         check_tokens(tokens, self.model.vocab_size)
         before, state = self._parted(state, len(tokens))
-        state, parts = self._unpacked(state), []
+        state, parts, traces = self._unpacked(state), [], []
         for span in self._spans(tokens.shape):
             with self._without_gradient():
-                logits, state = self._forward(tokens[:, span], before, state)
+                trace: list[Any] = []
+                how = {} if hidden is None else {"hidden": trace}
+                logits, state = self._forward(tokens[:, span], before, state, **how)
                 parts.append(self._on_host(self._ops().xp.float32(logits)))
+                traces.append([self._on_host(x) for x in trace])
             before = self._next(tokens[:, span], before)
+        if hidden is not None:
+            hidden += [np.concatenate(xs, axis=1) for xs in zip(*traces, strict=True)]
         return np.concatenate(parts, axis=1), self._carried(before, self._computed(state))
+
+    def state_arrays(self, state: State) -> list[list[NDArray[Any]]]:
+        """The arrays of a state, by block, without the ids before."""
+        _, state = self._parted(state, 1)
+        return [[self._on_host(part) for part in block] for block in self._unpacked(state)]
 
     def stack_states(self, states: Sequence[State]) -> State:
         """One state with the rows of the states of several batches, in their order."""
