@@ -34,7 +34,6 @@ from tests.models.operators import (
     recurrence,
     regression,
     rope,
-    run_mlstm,
     scan,
     slstm,
 )
@@ -208,21 +207,6 @@ def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framewor
     replace(case, result=CELL_EXTREME_F32, gradient=GRADIENT_ANY_F32).check(
         Twin(framework, "reference")
     )
-
-
-@each_of("framework", ["torch", "mlx"])
-@each_of("form", ["mlstm_chunkwise", "mlstm_recurrent"])
-@each_of("S, state", [(1, True), (7, False), (33, True)])
-def test_both_plain_forms_of_the_cell_are_the_cell(framework, form, S, state):
-    how = HOW if form == "mlstm_chunkwise" else {"eps": 1e-6}
-
-    def call(ops, x):
-        x = {name: value for name, value in x.items() if name not in HOW}
-        if ops is EXACT.ops:
-            return run_mlstm(ops, x, **HOW)
-        return run_mlstm(ops, x, form, **how)
-
-    replace(mlstm(S, state=state), call=call).check(Twin(framework, "reference"))
 
 
 @each_of("case", [mlstm(5), slstm(2, 4, 2, 3, packed=True), conv(2, 5, 2, 3, packed=True),

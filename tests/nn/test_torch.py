@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from mlxhog.errors import ConfigError
 from mlxhog.nn.torch import MLSTM, SLSTM, detach
 from tests.nn.sides import KINDS, SIDES
 from tests.tolerances import GRADIENT_F32, assert_close
@@ -71,14 +70,6 @@ def test_a_state_is_never_written_and_detach_ends_the_gradient():
     first.grad = None
     layer(x, detach(state))[0].sum().backward()
     assert first.grad is None
-
-
-def test_another_type_than_float32_is_refused():
-    layer = SIDES["torch"].kind("slstm")
-    with pytest.raises(ConfigError, match=r"the input is torch.float64, .* compute in float32"):
-        layer(torch.zeros(2, 5, 16, dtype=torch.float64))
-    with pytest.raises(ConfigError, match=r"conv1d.conv.weight is torch.bfloat16"):
-        layer.bfloat16()(torch.zeros(2, 5, 16))
 
 
 def test_the_reference_kernels_have_second_derivatives_and_take_functional_transforms():
