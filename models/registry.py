@@ -208,7 +208,7 @@ def with_changes(cfg: ModelConfig, model: str | Path, changes: str | None) -> Mo
 def _lacks(name: str, known: Sequence[str], spellings: Iterable[str]) -> str:
     """The error for a field that a model lacks: a field inside of that name, or the nearest one."""
     near = nearest(name, [*known, *spellings])
-    inner = [one for one in known if one.endswith("." + name)] or [near] * bool(near)
+    inner = [one for one in known if one.endswith("." + name)] or ([near] if near else [])
     words = " or ".join(map(repr, inner))
     hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"
     return f"the model has no field {name!r}; {hint}"
