@@ -30,7 +30,7 @@ from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run, probe_ru
 from mlxhog.theory.analysis.written import with_own_moments
 from mlxhog.theory.bounds import Bound, Facts
 from mlxhog.theory.target import Target
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.plan import TextPlan, make_plan
 
 CURVED, ROUNDS = 2, 8  # batches for the curvature, and gradients of each
 WATCHED = 4  # batches whose gradients are taken again after others' updates
@@ -220,7 +220,7 @@ def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
     return [(int(one) // per_epoch, int(one) % per_epoch) for one in np.sort(drawn)]
 
 
-def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
+def plan_of(target: Target, options: AnalyzeConfig) -> TextPlan:
     """Check everything as a run of one worker would.
 
     Raises:
@@ -252,7 +252,7 @@ def _alone(config: TrainConfig, backend: str, optimizer: OptimizerChoice) -> Tra
     )
 
 
-def _settled(target: Target, plan: Plan) -> TrainConfig:
+def _settled(target: Target, plan: TextPlan) -> TrainConfig:
     """Return the training settings with the model's own defaults; lock-free if that is open."""
     config = target.config
     if config.strategy is None:
@@ -267,13 +267,13 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
     )
 
 
-def subject_of(target: Target, plan: Plan) -> Subject:
+def subject_of(target: Target, plan: TextPlan) -> Subject:
     """Return the gradients to sample."""
     (worker,), steps = plan.workers, _settled(target, plan)
     if sparsify(steps) == "none":
         steps = _alone(steps, worker.backend, with_own_moments(optim.chosen(steps)))
     blocks = blocks_of(plan.model, plan.layout.slots)
-    return Subject(plan.for_workers(), steps, blocks, target.checkpoint, plan.data.train)
+    return Subject(plan, steps, blocks, target.checkpoint, plan.data.train)
 
 
 def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:
@@ -302,7 +302,7 @@ def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:
 
 def _observe(
     target: Target,
-    plan: Plan,
+    plan: TextPlan,
     options: AnalyzeConfig,
     recorded: ObservedStaleness | None,
     tell: TellStep,
