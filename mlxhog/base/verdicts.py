@@ -122,12 +122,7 @@ class Verdicts:
 
     @_judged
     def repeats(self, backend: str, kernels: str) -> tuple[bool, str]:
-        """Whether two processes computed the same bits of a gradient on a GPU.
-
-        Args:
-            backend: of a GPU worker, such as "mlx:gpu".
-            kernels: form of the model's operations.
-        """
+        """Whether two processes computed the same bits of a gradient on a GPU, by these kernels."""
         same = self.record.get("repeats", {}).get(backend, {}).get(kernels)
         if same is None:
             return False, f"doctor has not compared two gradients of {backend} ({kernels})"
@@ -137,9 +132,6 @@ class Verdicts:
     @_judged
     def gpu_write(self, backends: Iterable[str]) -> tuple[bool, str]:
         """Whether the GPU workers of a run may add their own steps to the arena.
-
-        Args:
-            backends: backend of every worker, such as ("mlx:gpu", "torch:cpu").
 
         Every pair of the run's writers with a GPU in it, and each such writer with itself, must
         have lost and torn nothing, in dense and in row writes, as two processes.
@@ -202,9 +194,6 @@ class Verdicts:
 
     def model_kernels(self, backend: str) -> Verdict:
         """Whether a GPU worker should compute the model with our Metal kernels.
-
-        Args:
-            backend: backend of the worker, such as "mlx:gpu".
 
         By a record, all kernels must agree with their references on that engine, and a gradient
         must take less time than with the framework's own operations. Without a record the check of
@@ -275,12 +264,7 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
 
 
 def save(record: Row, identity: Identity, directory: Path | None = None) -> Path:
-    """Replace the record of this machine; a reader sees the old record or the new one.
-
-    Args:
-        record: the new record.
-        identity: identity of the record, which gives the file its name.
-        directory: folder of the records; None is the user's cache directory.
+    """Replace the record of an identity in a folder, by default the user's cache directory.
 
     Raises:
         EnvironmentLacks: the directory cannot be written; the old record is unchanged.
