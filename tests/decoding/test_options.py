@@ -58,7 +58,7 @@ def test_a_wrong_number_is_one_sentence_that_names_it_as_the_user_wrote_it(
     assert str(by_keyword.value) == f"generate(): {name} is {value}; wanted {wanted}"
     with pytest.raises(RefusedRequest) as by_client:
         sampling_of(**{name: value})
-    assert by_client.value.message == f"{field(name)} is {value}; wanted {wanted}"
+    assert by_client.value.detail == f"{field(name)} is {value}; wanted {wanted}"
     with pytest.raises(ConfigError) as inside:
         Sampling(**{name: value})
     assert str(inside.value) == f"{name} is {value}; wanted {wanted}"
@@ -99,4 +99,4 @@ def test_wrong_stop_strings_are_one_sentence_that_names_them_as_the_user_does(
     assert str(by_keyword.value).startswith(f"generate(): stop {problem}")
     with pytest.raises(RefusedRequest) as by_client:
         sampling_of(stop=stop)
-    assert by_client.value.message.startswith(f"stop {problem}")
+    assert by_client.value.detail.startswith(f"stop {problem}")
