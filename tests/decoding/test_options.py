@@ -60,7 +60,7 @@ def test_a_wrong_value_is_one_sentence_that_names_it_as_the_user_wrote_it(
     with pytest.raises(RefusedRequest) as by_client:
         sampling_of(**{name: value})
     theirs = "max_tokens" if name == "max_new_tokens" else name
-    assert by_client.value.message.startswith(f"{theirs} {problem}")
+    assert by_client.value.detail.startswith(f"{theirs} {problem}")
 
 
 def test_the_largest_penalty_and_seed_are_the_same_for_the_command_python_and_clients(
