@@ -80,6 +80,7 @@ class Option:
     excludes: tuple[str, ...] = ()  # options that may not stand beside it on a command line
     short: str = ""  # a second flag of one letter
     reads: Callable[[str], object] | None = None  # of a text: raises ValueError for a wrong one
+    needs: str = ""  # a term of rules, such as "blocks=disjoint": else this has no effect
     train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
     name: str = ""  # of the field
     type: type = str  # of a value, without None
