@@ -6,6 +6,7 @@ typed one.
 """
 
 import dataclasses
+import inspect
 import os
 import types
 import typing
@@ -211,7 +212,8 @@ def options(cls: type) -> Mapping[str, Option]:
 
 @cache
 def _options(cls: type) -> Mapping[str, Option]:
-    hints, own = typing.get_type_hints(cls), vars(cls).get("__annotations__", {})
+    hints = {name: hint for base in reversed(cls.__mro__) for name, hint in _hints(base).items()}
+    own = vars(cls).get("__annotations__", {})
     specs = {}
     for field in sorted(dataclasses.fields(cls), key=lambda field: _is_late(field, own)):
         spec = field.metadata.get(_METADATA)
@@ -224,6 +226,11 @@ def _options(cls: type) -> Mapping[str, Option]:
             flat = spec.flat or field.name
             specs[field.name] = dataclasses.replace(spec, default=field.default, flat=flat, **known)
     return types.MappingProxyType(specs)
+
+
+@cache  # get_type_hints would evaluate those of every base again for every class
+def _hints(cls: type) -> Mapping[str, Any]:
+    return inspect.get_annotations(cls, eval_str=True)
 
 
 def _is_late(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> bool:
