@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.mad.tasks import IGNORED
-from mlxhog.mad.tasks.task import Fixed, Rng, Rows, Task, seq_len, too_small, vocab
+from mlxhog.mad.tasks.task import Fixed, Rng, Rows, Task, seq_len, vocab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,8 @@ class Reverse(Task):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield what the settings must not be, with what they may be instead."""
-        yield from too_small("vocab", self.vocab, "content, a blank and a marker", 3)
-        if self.seq_len % 2 == 0 or self.seq_len < 3:
-            yield f"seq_len is {self.seq_len}; it is 2 C + 1: an odd number, at least 3"
+        yield from self.at_least("vocab", 3, "content, a blank and a marker")
+        yield from self.at_least("seq_len", 3, "it is 2 C + 1", step=2)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows: inputs and targets, (n, seq_len) int32, from `rng` and nothing else."""

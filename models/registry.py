@@ -1,6 +1,6 @@
 """Architectures by name or path: reading them, changing fields, and writing them as YAML.
 
-The fields and their descriptions are those of the families' config classes (`fields.setting`);
+The fields and their descriptions are those of the families' config classes (`fields.described`);
 nested fields have dotted names: `mlstm_block.mlstm.num_heads`. `load_architecture` reads the output
 of `to_yaml`.
 """
@@ -17,7 +17,7 @@ from mlxhog.base import plain_json, plain_yaml, reading
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
-from mlxhog.models.fields import DOC
+from mlxhog.models.fields import described
 from mlxhog.models.mad.config import DIM, VOCABULARY, MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
@@ -156,10 +156,10 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, object, str]]:
     A nested field has a name with dots. The value of a field with nested fields, which follow it,
     is their configuration.
     """
-    documented = {one.name: one for one in dataclasses.fields(config) if DOC in one.metadata}
-    for name in sorted(documented, key=lambda name: name in LAST):
+    helps = described(type(config))
+    for name in sorted(helps, key=lambda name: name in LAST):
         value = getattr(config, name)
-        yield prefix + name, _plain(value), documented[name].metadata[DOC]
+        yield prefix + name, _plain(value), helps[name]
         if dataclasses.is_dataclass(value):
             yield from fields(value, f"{prefix}{name}.")
 

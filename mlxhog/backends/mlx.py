@@ -25,10 +25,9 @@ from mlxhog.backends.backend import (
     Float32,
     Grads,
     Int32,
-    State,
-    check_batch,
 )
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
+from mlxhog.backends.reader import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported

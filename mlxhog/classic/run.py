@@ -119,24 +119,20 @@ def plan_run(problem: Problem, config: ClassicConfig) -> RunPlan:
     batch = config.batch_size or defaults.batch_size
     most = n // batch
     workers = config.workers or (1 if scheme == "serial" else min(machine.here().cores, most))
-    if scheme == "hogwild" and write not in defaults.writes:
-        raise ConfigError(
-            f"{problem.name} has no --write {write}; it has {' and '.join(defaults.writes)}"
-        )
-    if batch > n:
-        raise ConfigError(f"--batch-size {batch} is more than the {n:,} examples of {problem.name}")
-    if scheme == "cyclades" and batch != 1:
-        raise ConfigError(
-            f"steps of {batch} examples, but cyclades assigns single examples by their conflicts; "
-            "add --batch-size 1"
-        )
-    if scheme == "serial" and workers != 1:
-        raise ConfigError(f"--scheme serial has one worker, not {workers}; omit --workers")
-    if workers > most:
-        raise ConfigError(
-            f"--workers {workers}, but {problem.name} has {n:,} examples in mini-batches of "
-            f"{batch}; every worker needs one mini-batch, so give at most --workers {most}"
-        )
+    for wrong, message in (
+        (scheme == "hogwild" and write not in defaults.writes,
+         f"{problem.name} has no --write {write}; it has {' and '.join(defaults.writes)}"),
+        (batch > n, f"--batch-size {batch} is more than the {n:,} examples of {problem.name}"),
+        (scheme == "cyclades" and batch != 1,
+         f"cyclades assigns single examples, not steps of {batch}; add --batch-size 1"),
+        (scheme == "serial" and workers != 1,
+         f"--scheme serial has one worker, not {workers}; omit --workers"),
+        (workers > most,
+         f"--workers {workers}, but {problem.name} has {n:,} examples in mini-batches of {batch}; "
+         f"every worker needs one mini-batch, so give at most --workers {most}"),
+    ):  # fmt: skip
+        if wrong:
+            raise ConfigError(message)
     return RunPlan(
         scheme=scheme,
         kind="private" if scheme in ("serial", "cyclades") else write.replace("-", "_"),

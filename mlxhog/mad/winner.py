@@ -27,7 +27,6 @@ from typing import Literal
 import numpy as np
 
 from mlxhog.base.durable import replace_file
-from mlxhog.base.paths import expanded
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
@@ -80,18 +79,6 @@ def read_source(what: str) -> tuple[str, MADConfig]:
             raise
         raise ConfigError(f"{what!r} is neither a study nor an architecture: {error}") from error
     return f"architecture: {canonical(cfg.layers)}", cfg
-
-
-def output_path(out: str) -> Path:
-    """Return the path of a model file; ConfigError if it cannot be written."""
-    path = expanded(out)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--out is {out}; name a YAML file, such as {path.stem or 'winner'}.yaml")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(
-            f"--out {out}: no folder {str(path.parent)!r} for a file; create it first"
-        )
-    return path
 
 
 def write(path: Path, cfg: MADConfig) -> None:

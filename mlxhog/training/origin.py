@@ -186,17 +186,38 @@ class Resumption:
         began = {name: self.stored[name] for name in ORIGINS if name in self.stored}
         return began if began.get("init_from") not in (None, "none") else {}
 
-    def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
-        """Convert the rest of a budget of passes or tokens to steps of this number of batches."""
-        rest = self.state["left"]
-        if self.own_budget is None or budget.steps is None or not rest.get("batches_per_step"):
-            return budget
-        ratio = rest["batches_per_step"] / batches_per_step
-        return replace(
-            budget,
-            steps=math.ceil(round(budget.steps * ratio, 6)),
-            equal_steps_before=rest["steps_before"] * ratio,
-        )
+    def budget(self, asked: Budget, batches_per_step: float) -> Budget:
+        """The budget of this call: as asked, or the rest of the run's own.
+
+        The rest of passes or tokens is converted to steps of this number of batches.
+        """
+        budget, rest = self.own_budget or asked, self.state["left"]
+        if self.own_budget is not None and budget.steps is not None and "batches_per_step" in rest:
+            ratio = rest["batches_per_step"] / batches_per_step
+            budget = replace(
+                budget,
+                steps=math.ceil(round(budget.steps * ratio, 6)),
+                equal_steps_before=rest["steps_before"] * ratio,
+            )
+        return replace(budget, **{f"{unit}_before": n for unit, n in self.state["used"].items()})
+
+    def notes(self, workers: int) -> Iterable[str]:
+        """Where the run continues, with this number of workers."""
+        score = score_of(self.run, self.checkpoint.path, self.state)
+        is_over = self.own_budget is not None and self.own_budget.is_used_up
+        only = ", its training is over: only the evaluation is left" * is_over
+        yield f"resuming from step {self.state['used']['steps']}{score and f' ({score})'}{only}"
+        if joined := self.state["joined"]:
+            yield (
+                f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had "
+                f"{'joined' if joined > 0 else 'left'} when this was saved; the run resumes with "
+                f"the {workers} of its configuration (mlxhog join adds others)"
+            )
+        if (own := self.run.model).exists() and not own.is_symlink():
+            yield (
+                f"{own} is a folder of its own, as in a copied run, and stays as it is; the newest "
+                f"model is in {self.run.checkpoints}"
+            )
 
     def position(self) -> Position | None:
         """The position at which training continues in the text, of `--data` or of `--follow`.

@@ -137,6 +137,9 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
     assert backend.compiled
     assert not plain.compiled
     for seed in (0, 1):
+        for one in (backend, plain):  # a compiled gradient sees the parameters of every refresh
+            one.inbox[:] *= np.float32(1.0 + seed / 2)
+            one.refresh()
         (loss, grads), (expected_loss, expected) = (
             one.loss_and_grads(batch(2, 16, seed)) for one in (backend, plain)
         )
@@ -151,18 +154,6 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
     tokens = batch(2, 40).x
     logits, _ = backend.logits(tokens, None)
     assert_close(logits, plain.logits(tokens, None)[0], LOGITS_F32)
-
-
-def test_a_compiled_gradient_sees_the_parameters_of_every_refresh(gpu):
-    backend = mlx("mlx:gpu")
-    before, _ = backend.loss_and_grads(batch(2, 16))
-    backend.inbox[:] *= np.float32(1.5)
-    backend.refresh()
-    after, _ = backend.loss_and_grads(batch(2, 16))
-    fresh = mlx("mlx:cpu")
-    fresh.inbox[:] *= np.float32(1.5)
-    assert after != before
-    assert_close(after, fresh.loss_and_grads(batch(2, 16))[0], LOSS_F32)
 
 
 def test_a_gradient_is_compiled_once_for_every_shape(gpu, capsys, monkeypatch):
@@ -202,11 +193,8 @@ def test_evaluation_and_prompts_are_cut_into_pieces():
     assert [len(part.x) for part in parts] == [2, 2, 1]
     assert sum(part.n_bytes for part in parts) == 60
     assert [len(part.x) for part in gpu_share.rows(batch(2, 400), share)] == [1, 1]
-    assert list(gpu_share.spans((1, 250), share)) == [
-        slice(0, 100),
-        slice(100, 200),
-        slice(200, 300),
-    ]
+    spans = [(span.start, span.stop) for span in gpu_share.spans((1, 250), share)]
+    assert spans == [(0, 100), (100, 200), (200, 300)]
 
 
 @pytest.mark.usefixtures("no_apple_gpu")

@@ -23,8 +23,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import bpe, corpora, tokenizers
 from mlxhog.mad.search.space import read_space
-from mlxhog.mad.tasks import check, make_task
-from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
 
 LARGE = {
@@ -195,15 +193,6 @@ def _read_tokenizer(folder):
     tokenizer.byte_lengths()
 
 
-# -- MAD ------------------------------------------------------------------
-
-
-def _write_rows(folder):
-    rows = make_task("in-context-recall", seq_len=16, vocab=8, train_rows=16, test_rows=8)
-    files.write(folder / "rows.npz", rows)
-    return [folder / "rows.npz"]
-
-
 # -- classic ---------------------------------------------------------------------------
 
 TALK = "".join(
@@ -246,7 +235,6 @@ SUBJECTS = (
     Subject("directory of transformers", _write_hf, _touch, 4),
     Subject("shards", _write_shards, _touch, 3),
     Subject("torch file", _write_torch, lambda f: _touch(f / "model.pt"), 4),
-    Subject("MAD rows", _write_rows, lambda f: check(files.read(f / "rows.npz")), 4),
     Subject("text", text_file("a.txt", "".join(TEXTS)), _read_corpus("a.txt"), 2),
     Subject("JSON lines", text_file("a.jsonl", RECORDS), _read_corpus("a.jsonl"), 3),
     Subject("JSON list", text_file("a.json", LISTED), _read_corpus("a.json"), 1),

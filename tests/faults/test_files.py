@@ -132,7 +132,7 @@ def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(tmp_path, monkey
 def test_a_limit_on_the_size_of_files_is_named(tmp_path, command):
     words = {
         "train": flags(small_config(tmp_path)),
-        "mad data": ["--task=M", "--train-rows=30000", f"--out={tmp_path / 'rows.npz'}"],
+        "mad data": ["--task=M", "--set=train_rows=30000", f"--out={tmp_path / 'rows.npz'}"],
     }
     process = subprocess.run(
         [sys.executable, "-m", "mlxhog", *command.split(), *words[command]],

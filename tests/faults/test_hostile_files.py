@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from mlxhog.errors import (
     DataError,
     shown,
 )
-from mlxhog.mad.tasks import dataset as files
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of
 
@@ -79,30 +77,6 @@ def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path):
     path.write_text("[" * 100_000 + "\n")
     with pytest.raises(DataError, match=r"a.jsonl:1: not JSON \(lists or objects are nested"):
         list(corpora.find(str(path)).documents())
-
-
-# -- MAD -------------------------------------------------------
-
-
-def _npz(path, header, *, rest=b""):
-    """One array with a header of one's own, in an archive whose checksums fit."""
-    npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + rest
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("train_inputs.npy", npy)
-
-
-@each_of(
-    "header",
-    [
-        b"{'descr': '<i4', 'fortran_order': False, 'shape': (1000000000000, 1000), }\n",
-        b"{'descr': '|O', 'fortran_order': False, 'shape': (5,), }\n",
-        b"(" * 1000,
-    ],
-)
-def test_an_npz_with_a_header_of_its_own_is_refused_before_memory_is_taken(tmp_path, header):
-    _npz(tmp_path / "a.npz", header)
-    with pytest.raises(DataError, match=r"a.npz: not an .npz file of plain arrays"):
-        files.read(tmp_path / "a.npz")
 
 
 # -- messages --------------------------------------------------------------------------------------

@@ -99,32 +99,26 @@ def test_a_suite_can_be_cut_to_some_tasks_and_others_have_their_defaults():
         only(suite("lite"), ["CRR"])
 
 
-def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
-    with pytest.raises(ConfigError, match="did you mean 'smoke'"):
-        suite("smke")
-    with pytest.raises(ConfigError, match="choose one of smoke, lite, full, .*knowledge"):
-        suite("x")
-
-
-def test_another_optimizer_has_its_own_step_size_in_place_of_the_suites_points():
-    lite = fixed(suite("lite"), {"optimizer": "muon"})
-    assert lite.points == ({"lr": None},)
-    configs = list(expand(lite, LAYERS, [0], protocol={"optimizer": "muon"}))
-    assert {(one.protocol.optimizer.name, one.protocol.lr) for one in configs} == {("muon", None)}
-    chosen = fixed(suite("lite"), {"optimizer": "muon", "lr": 1e-2})
-    assert chosen.points == ({"lr": 1e-2},)
-
-
-def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_value():
-    full = fixed(suite("full"), {"lr": 3e-3})
-    assert full.points == (
-        {"lr": 3e-3, "weight_decay": 0.0},
-        {"lr": 3e-3, "weight_decay": 0.1},
-    )
-    results = list(expand(full, LAYERS, [0], protocol={"lr": 3e-3}))
-    assert len(results) == full.runs == 66 * 2
-    assert {config.protocol.lr for config in results} == {3e-3}
-    assert fixed(suite("lite"), {}) == suite("lite")
+@each_of(
+    ("chosen", "protocol", "points"),
+    [
+        ("lite", {"optimizer": "muon"}, [(None, None)]),
+        ("lite", {"optimizer": "muon", "lr": 1e-2}, [(1e-2, None)]),
+        ("full", {"lr": 3e-3}, [(3e-3, 0.0), (3e-3, 0.1)]),
+        ("lite", {}, [(5e-4, 0.0), (2e-3, 0.0)]),
+    ],
+)
+def test_a_protocol_fixes_values_of_the_points_and_an_optimizer_has_its_own(
+    chosen, protocol, points
+):
+    own = fixed(suite(chosen), protocol)
+    assert [(point["lr"], point.get("weight_decay")) for point in own.points] == points
+    configs = list(expand(own, LAYERS, [0], protocol=protocol))
+    assert len(configs) == own.runs
+    assert {config.protocol.lr for config in configs} == {lr for lr, _ in points}
+    assert {config.protocol.optimizer.name for config in configs} == {
+        protocol.get("optimizer", "adamw")
+    }
 
 
 def test_rates_replace_the_step_sizes():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mlxhog.errors import ConfigError
 from mlxhog.mad.winner import scaled, unit_of, upper_part, vote
 from mlxhog.models.mad.sequence import canonical, parse
+from tests.pairs import each_of
 
 
 def scored(*lines):
@@ -35,26 +36,22 @@ def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
     assert [score for _, score in winner.voters] == [0.91, 0.90, 0.89]
 
 
-def test_a_tie_goes_to_the_layer_whose_candidates_score_higher():
-    assert vote(scored(("a", 0.5), ("b", 0.9)), top=2).layers == ("b",)
-    assert vote(scored(("a", 0.9), ("b", 0.5), ("a", 0.1), ("b", 0.8)), top=4).layers == ("b",)
-
-
-def test_the_k_best_vote_where_a_number_is_given():
-    candidates = scored(("a", 0.9), ("b", 0.8), ("b", 0.1))
-    assert vote(candidates, top=1).layers == ("a",)
-    assert vote(candidates, top=3).layers == ("b",)
-    assert len(vote(candidates, top=9).cluster) == 3
-
-
-def test_candidates_of_another_depth_than_most_do_not_vote():
-    winner = vote(scored(("a x", 0.9), ("b x b x", 0.8), ("b x c x", 0.7), ("d x", 0.1)), top=3)
-    assert winner.layers == ("b", "x", "b", "x")
-    assert (len(winner.voters), len(winner.cluster)) == (2, 3)
-
-
-def test_of_depths_with_as_many_candidates_that_of_the_best_is_taken():
-    assert vote(scored(("a x a x", 0.9), ("b x", 0.8)), top=2).layers == ("a", "x", "a", "x")
+@each_of(
+    ("candidates", "top", "layers", "voters"),
+    [
+        ((("a", 0.5), ("b", 0.9)), 2, "b", 2),  # a tie goes to the higher mean score
+        ((("a", 0.9), ("b", 0.5), ("a", 0.1), ("b", 0.8)), 4, "b", 4),
+        ((("a", 0.9), ("b", 0.8), ("b", 0.1)), 1, "a", 1),
+        ((("a", 0.9), ("b", 0.8), ("b", 0.1)), 9, "b", 3),
+        # those of another depth than most do not vote
+        ((("a x", 0.9), ("b x b x", 0.8), ("b x c x", 0.7), ("d x", 0.1)), 3, "b x b x", 2),
+        ((("a x a x", 0.9), ("b x", 0.8)), 2, "a x a x", 1),
+    ],
+)
+def test_the_best_candidates_of_the_most_frequent_depth_vote(candidates, top, layers, voters):
+    winner = vote(scored(*candidates), top=top)
+    assert winner.layers == tuple(layers.split())
+    assert len(winner.voters) == voters
 
 
 @pytest.mark.parametrize(
@@ -77,21 +74,24 @@ BLOCKS = parse("mlstm swiglu slstm mlp")
 FREE = parse("mlstm slstm swiglu")
 
 
-def text(layers, depth, how, unit):
-    return canonical(scaled(layers, depth, how, unit)).replace("(h4)", "")
+ONCE, HALF = "mlstm swiglu slstm mlp", "mlstm swiglu"
 
 
-def test_stacking_puts_whole_copies_on_top_of_each_other():
-    once = "mlstm swiglu slstm mlp"
-    assert text(BLOCKS, 8, "stack", 2) == f"{once} {once}"
-    assert text(BLOCKS, 6, "stack", 2) == f"{once} mlstm swiglu"
-    assert text(FREE, 7, "stack", 1) == "mlstm slstm swiglu mlstm slstm swiglu mlstm"
-
-
-def test_stretching_repeats_every_block_where_it_stands():
-    assert text(BLOCKS, 8, "stretch", 2) == ("mlstm swiglu mlstm swiglu slstm mlp slstm mlp")
-    assert text(BLOCKS, 6, "stretch", 2) == "mlstm swiglu mlstm swiglu slstm mlp"
-    assert text(BLOCKS, 8, "stretch", 1) == "mlstm mlstm swiglu swiglu slstm slstm mlp mlp"
+@each_of(
+    ("layers", "depth", "how", "unit", "expected"),
+    [
+        (BLOCKS, 8, "stack", 2, f"{ONCE} {ONCE}"),
+        (BLOCKS, 6, "stack", 2, f"{ONCE} {HALF}"),
+        (FREE, 7, "stack", 1, "mlstm slstm swiglu mlstm slstm swiglu mlstm"),
+        (BLOCKS, 8, "stretch", 2, f"{HALF} {HALF} slstm mlp slstm mlp"),
+        (BLOCKS, 6, "stretch", 2, f"{HALF} {HALF} slstm mlp"),
+        (BLOCKS, 8, "stretch", 1, "mlstm mlstm swiglu swiglu slstm slstm mlp mlp"),
+    ],
+)
+def test_stacking_puts_copies_on_top_and_stretching_repeats_units_in_place(
+    layers, depth, how, unit, expected
+):
+    assert canonical(scaled(layers, depth, how, unit)).replace("(h4)", "") == expected
 
 
 def test_blocks_are_found_where_mixers_and_channel_maps_alternate():

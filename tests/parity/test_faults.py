@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from mlxhog.parity import compute, tolerances
+from mlxhog.parity import tolerances
 from mlxhog.parity.compute import compare_sides
 from mlxhog.parity.engines import NumPyEngine
 from mlxhog.parity.subject import ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
-from tests.parity.planted import SignFault, faulty
+from tests.parity.planted import SignFault, every_engine
 
 NUMPY = ParitySide("numpy", "numpy")
 OTHERS = (
@@ -23,17 +23,17 @@ def quiet(side, step):
     """No output."""
 
 
-def first_bad(monkeypatch, side, fault, subject):
+def first_bad(side, fault, subject):
     """Where a comparison of NumPy and a faulty side disagrees first."""
-    monkeypatch.setattr(compute, "compute_side", faulty(side.name, fault))
-    row = compare_sides(subject, [NUMPY, side], quiet).first_bad
+    with every_engine(fault):
+        row = compare_sides(subject, [NUMPY, side], quiet).first_bad
     assert row is not None
     return row
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
-def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others(monkeypatch):
+def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others():
     cfg = config(num_hidden_layers=1)
     tokens, targets = batch(cfg, 1, 2, seed=2)  # of two positions the head norm hides most of k
     params, fixed = perturbed_params(cfg, 2), {"tokens": tokens, "targets": targets}
@@ -46,7 +46,7 @@ def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others(monkeypatch
     name = "backbone.blocks.0.mlstm_layer.k.weight"
     roundings = np.abs(grads[name]).reshape(-1) / (largest * tolerances.ROUNDING)
     place = int(np.flatnonzero((roundings > 20) & (roundings < 30))[0])
-    row = first_bad(monkeypatch, OTHERS[1], SignFault(name, place), subject)
+    row = first_bad(OTHERS[1], SignFault(name, place), subject)
     assert row.what == f"grad/{name}"
     assert row.got is not None
     assert row.wanted == pytest.approx(-row.got, rel=0.2)

@@ -18,7 +18,7 @@ SUBJECT = ParitySubject(title="probes", cfg=config())
 def rows(engine):
     results = {
         NUMPY.name: dict(precision.exact()),
-        MLX.name: dict(compute.precision_results(engine)),
+        MLX.name: dict(engine.probes()),
     }
     return list(compare_all(SUBJECT, [NUMPY, MLX], results)[0])
 

@@ -16,9 +16,8 @@ from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.data.stream import Stream, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import CheckpointError
 from mlxhog.training import follow
-from mlxhog.training.plan import make_plan
 from tests.training.asking import LIMIT_S, Client
 from tests.training.small import checkpoint_of, small_config
 
@@ -221,13 +220,3 @@ def test_a_run_that_has_promised_longer_examples_is_not_resumed_with_a_shorter_s
     wait = trained_all(Path(result.run), 1)
     followed(replace(config, resume=result.run), lambda run: wait_for(wait, "the example"))
     assert rows(Path(result.run)) == [b"x" * 31]
-
-
-def test_following_is_for_workers_that_take_any_batch(tmp_path):
-    others = ({"strategy": "sync"}, {"async_after": 0.5}, {"blocks": "disjoint"})
-    for options in others:
-        with pytest.raises(ConfigError, match="follow: is for lock-free workers"):
-            following(tmp_path, **options)
-    config = replace(following(tmp_path), follow=str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="no folder .*nowhere"):
-        make_plan(config)

@@ -5,7 +5,6 @@ COMMANDS = {
     "suites": ("listing.suites", "the suites: their tasks, runs and width"),
     "layers": ("listing.layers", "the layers a candidate may have, and their numbers"),
     "data": ("data.data", "write the rows of a task to a file"),
-    "check": ("data.check", "check the rows of a task for its invariants"),
     "show": ("listing.show", "layers, shapes, parameters and state of an architecture"),
     "train": ("train.train", "train one candidate on one task, with one worker or several"),
     "bench": ("study.bench", "the score of architectures over a suite of tasks"),

@@ -1,4 +1,4 @@
-"""`mlxhog mad data` and `mlxhog mad check`: write the rows of a task, and check such files."""
+"""`mlxhog mad data`: write the rows of a task."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command, writable
-from mlxhog.config.options import argument, option, switch, to_flag
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.config.options import option, switch
+from mlxhog.errors import ConfigError
 
 SET_FLAG = "--set"
-
-
 OTHERWISE = f"; a setting of the task is given as in {SET_FLAG} vocab=32"
 
 
@@ -47,15 +44,15 @@ def read_settings(words: Sequence[str]) -> dict[str, str]:
     return settings
 
 
-DATA_ABOUT = """\
+ABOUT = """\
 Draw the training and test rows of a MAD task, and write them to an .npz file: train_inputs,
 train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned with inputs; -100 is
-ignored. One seed draws the same rows on every machine. It says what a constant answer reaches
-(unigram_accuracy), and what all keys of the training rows reach (ceiling).
+ignored. One seed draws the same rows on every machine, and writes the same file. It says what a
+constant answer reaches (unigram_accuracy), and what all keys of the training rows reach (ceiling).
 `mlxhog mad tasks` lists the tasks and their settings."""
-DATA_EXAMPLES = (
+EXAMPLES = (
     "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz",
-    "mad data --task NR --set frac_noise=0.4 --train-rows 6400 --out noisy.npz --json",
+    "mad data --task NR --set frac_noise=0.4 --set train_rows=6400 --out noisy.npz --json",
     "mad data --task M --set vocab=8192 --out map.npz --dry-run",
 )
 
@@ -69,23 +66,15 @@ class DataConfig(Plugins, Json):
     task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
     out: str = option("", "file to write or replace", required=True)
     seed: int = option(12345, "seed of all draws", low=0)
-    train_rows: int | None = option(None, "rows to train on", low=1, none="the task's")
-    test_rows: int | None = option(None, "rows to score on", low=1, none="the task's")
-    val_rows: int | None = option(None, "rows of a third split", low=0, none="the task's")
 
 
-@command("mad data", DATA_ABOUT, DATA_EXAMPLES, DataConfig, otherwise=OTHERWISE)
+@command("mad data", ABOUT, EXAMPLES, DataConfig, otherwise=OTHERWISE)
 def data(config: DataConfig) -> Report:
     """Write the rows of a task."""
-    values: dict[str, Any] = dict(read_settings(config.set))
-    for name in ("train_rows", "test_rows", "val_rows"):
-        if (value := getattr(config, name)) is not None:
-            if name in values:
-                raise ConfigError(f"{to_flag(name)} and --set {name} are the same; keep one")
-            values[name] = value
+    values = read_settings(config.set)
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad import tasks
-    from mlxhog.mad.tasks import dataset as files
+    from mlxhog.mad.tasks import dataset
 
     settings = tasks.resolve(config.task, values, origin=SET_FLAG)
     path = writable("--out", config.out)
@@ -101,54 +90,10 @@ def data(config: DataConfig) -> Report:
     drawn = tasks.make_task(config.task, seed=config.seed, **values)
     seconds = time.perf_counter() - began
     facts |= {
-        "ceiling": files.ceiling(drawn),
-        "unigram_accuracy": files.unigram(drawn),
+        "ceiling": dataset.ceiling(drawn),
+        "unigram_accuracy": dataset.unigram(drawn),
         "rows_per_s": (settings.train_rows + scored) / seconds,
         "seconds": seconds,
-        "bytes": files.write(path, drawn),
+        "bytes": dataset.write(path, drawn),
     }
     return Report(facts)
-
-
-CHECK_ABOUT = """\
-Draw the rows of .npz files of `mlxhog mad data` again, by the settings and the seed that each file
-has, and compare every bit. Exit code 1 if a row differs, with the numbers of such rows."""
-CHECK_EXAMPLES = (
-    "mad check cr.npz",
-    "mad check data/*.npz --json",
-)
-MOST_ROWS_SHOWN = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckConfig(Plugins, Json):
-    """Options of `mlxhog mad check`."""
-
-    files: tuple[str, ...] = argument("FILE...", ".npz files of rows")
-
-
-@command("mad check", CHECK_ABOUT, CHECK_EXAMPLES, CheckConfig)
-def check(config: CheckConfig) -> Report:
-    """Draw rows again, and compare them."""
-    # These import NumPy: wrong flags are answered before.
-    from mlxhog.mad.tasks import check
-    from mlxhog.mad.tasks.dataset import read
-
-    failed: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for file in config.files:
-        rows = read(expanded(file))
-        try:
-            differ = check(rows)
-        except DataError as error:
-            raise DataError(f"{file}: {error}") from None
-        result = "FAIL" if differ else "ok"
-        lines.append(f"{file}: {rows.task}, seed {rows.meta['seed']}: {result}")
-        for part, numbers in differ.items():
-            failed.append({"file": file, "part": part, "rows": numbers})
-            listed = ", ".join(map(str, numbers[:MOST_ROWS_SHOWN]))
-            others = len(numbers) - MOST_ROWS_SHOWN
-            more = f" and {others:,} more" if others > 0 else ""
-            lines.append(f"  {part} differs in row {listed}{more}")
-    facts = {"ok": not failed, "failed": failed}
-    return Report(facts, words={}, notes=lines, code=int(bool(failed)))

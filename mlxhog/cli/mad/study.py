@@ -129,7 +129,7 @@ def search(config: SearchConfig, typed: Written, how: ExecutionConfig) -> Report
     fields = {
         "space": keys,
         "suite": config.suite or space.suite or "smoke",
-        "dim": config.dim or space.dim,
+        "dim": config.dim or space.width,
         "position": space.position,
         "sampler": config.sampler,
         "sampler_seed": config.seed,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from mlxhog.cli.flags import Json, Plugins
-from mlxhog.cli.frame import Report, command
+from mlxhog.cli.frame import Report, command, writable
 from mlxhog.config.options import argument, option
+from mlxhog.errors import ConfigError
 
 VOTE_ABOUT = """\
 Let the best candidates of a study vote on every slot, and write the result as a model file for
@@ -38,7 +40,7 @@ def vote(config: VoteConfig) -> Report:
     from mlxhog.mad.study.store import find
     from mlxhog.models.mad.sequence import parse
 
-    path = None if config.out is None else winner.output_path(config.out)
+    path = None if config.out is None else _target(config.out)
     store = find(config.study)
     rows = winner.finished(store)
     result = winner.vote([(row.layers, row.worth) for row in rows], config.top)
@@ -77,6 +79,13 @@ def vote(config: VoteConfig) -> Report:
         ]
     words = {"slots": facts["slots"], "layers": facts["layers"], "score": measured}
     return Report(facts, head, words=words, notes=after)
+
+
+def _target(out: str) -> Path:
+    """Return the path of a model file to write."""
+    if Path(out).suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--out is {out}; name a YAML file, such as winner.yaml")
+    return writable("--out", out)
 
 
 SCALE_ABOUT = """\
@@ -119,7 +128,7 @@ def scale(config: ScaleConfig) -> Report:
     from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical
 
-    path = winner.output_path(config.out)
+    path = _target(config.out)
     source, cfg = winner.read_source(" ".join(config.what))
     own = winner.unit_of(cfg.layers)
     unit = {"auto": own, "layer": 1, "block": max(2, own)}[config.unit]

@@ -8,6 +8,7 @@ unknown.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -17,6 +18,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.run import params, state
 from mlxhog.mad.search.space import Space
 from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical
 
 Layers = tuple[Layer, ...]
@@ -50,6 +52,8 @@ class CandidateSet:
         count: number of candidates; None for a large space with bounds.
         numbers: `candidate` has these numbers from 0 on.
         first: a candidate, the first one of a space that is listed.
+        block: the choices of every layer of the part that repeats, at this width.
+        starts: the first candidates of an evolution.
 
     Raises:
         ConfigError: a layer cannot be built at this width, the space has no candidate, or a
@@ -57,20 +61,21 @@ class CandidateSet:
     """
 
     def __init__(self, space: Space, d: int, length: int) -> None:
-        space = self.space = space.at_width(d)
-        self.d, self._length = d, space.budget.get("length", length)
-        for layer in space.layers:
+        self.space, self.d, self._length = space, d, space.bounds.get("length", length)
+        self.block = space.block_at(d)
+        self.starts = [at_width(layers, d) for layers in space.starts]
+        for layer in dict.fromkeys(itertools.chain(*self.block)):
             try:
                 layer.check(d)
             except ConfigError as error:
                 raise ConfigError(f"{layer.name} at width {d}: {error}") from error
-        depths = {depth: prod(map(len, space.slots(depth))) for depth in space.depths}
+        depths = {depth: prod(map(len, self.slots(depth))) for depth in space.depths}
         self._depths = {depth: size for depth, size in depths.items() if size}
         self.numbers = total = sum(self._depths.values())
         self.count: int | None = total
         self._listed: list[Layers] | None = None
         within: Iterator[Layers] = filter(self._is_within, map(self._sequence, range(total)))
-        if space.max_count or {"params", "state"} & space.budget.keys():
+        if space.counts or {"params", "state"} & space.bounds.keys():
             self.count = None
             if total <= LISTED:
                 self._listed = list(within)
@@ -88,9 +93,13 @@ class CandidateSet:
                 "layers; mlxhog mad show prints the parameters and the state of a sequence"
             )
         self.first = first
-        for layers in space.start:
+        for layers in self.starts:
             if layers not in self:
                 raise ConfigError(f"start has {canonical(layers)!r}, which is not in the space")
+
+    def slots(self, depth: int) -> list[tuple[Layer, ...]]:
+        """Return the choices of every layer of a candidate of that depth."""
+        return list(itertools.islice(itertools.cycle(self.block), depth))
 
     def candidate(self, number: int) -> Layers | None:
         """Return the candidate of a number; None if that sequence is above a bound."""
@@ -103,7 +112,7 @@ class CandidateSet:
         """Whether a sequence is a candidate."""
         return (
             len(layers) in self._depths
-            and all(map(lambda one, slot: one in slot, layers, self.space.slots(len(layers))))
+            and all(map(lambda one, slot: one in slot, layers, self.slots(len(layers))))
             and self._is_within(layers)
         )
 
@@ -115,17 +124,17 @@ class CandidateSet:
             number -= size
             depth, size = next(depths)
         chosen = []
-        for slot in reversed(self.space.slots(depth)):
+        for slot in reversed(self.slots(depth)):
             number, which = divmod(number, len(slot))
             chosen.append(slot[which])
         return tuple(reversed(chosen))
 
     def _is_within(self, layers: Layers) -> bool:
         names = [layer.name for layer in layers]
-        if any(names.count(name) > most for name, most in self.space.max_count.items()):
+        if any(names.count(name) > most for name, most in self.space.counts.items()):
             return False
         sizes = zip(*(_sizes(layer, self.d, self._length) for layer in layers), strict=True)
-        bounds = self.space.budget.get("params"), self.space.budget.get("state")
+        bounds = self.space.bounds.get("params"), self.space.bounds.get("state")
         return all(
             bound is None or sum(own) <= bound for bound, own in zip(bounds, sizes, strict=True)
         )

@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from mlxhog.mad.search.candidates import TRIES, CandidateSet, Layers, Listed
-from mlxhog.mad.search.space import Space
 
 T = TypeVar("T")
 
@@ -161,7 +160,7 @@ class Evolution(Learner):
 
     def learnt(self) -> Layers | None:
         """Return a candidate of the space's `start`, or a changed good one."""
-        for layers in filter(self.is_new, self.candidates.space.start):
+        for layers in filter(self.is_new, self.candidates.starts):
             return layers
         stream, scores = self.stream(), self.scores
         parents = list(scores)[-self._population :]
@@ -170,24 +169,24 @@ class Evolution(Learner):
         for _ in range(MOST_CHANGES):
             drawn = stream.sample(parents, min(self._sample, len(parents)))
             parent = max(drawn, key=scores.__getitem__)
-            child = stream.choice(MUTATIONS)(parent, self.candidates.space, stream)
+            child = stream.choice(MUTATIONS)(parent, self.candidates, stream)
             if child in self.candidates and self.is_new(child):
                 return child
         return None
 
 
-Mutation = Callable[[Layers, Space, random.Random], Layers]
+Mutation = Callable[[Layers, CandidateSet, random.Random], Layers]
 """A change of a candidate; the result may be equal, or outside the space's bounds."""
 
 
-def replaced(parent: Layers, space: Space, stream: random.Random) -> Layers:
+def replaced(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     """Put another choice into one slot."""
     slot = stream.randrange(len(parent))
     others = [layer for layer in space.slots(len(parent))[slot] if layer != parent[slot]]
     return (*parent[:slot], stream.choice(others), *parent[slot + 1 :]) if others else parent
 
 
-def swapped(parent: Layers, space: Space, stream: random.Random) -> Layers:
+def swapped(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     """Swap two different layers that are possible in each other's slot."""
     slots, layers = space.slots(len(parent)), list(parent)
     pairs = [
@@ -202,22 +201,22 @@ def swapped(parent: Layers, space: Space, stream: random.Random) -> Layers:
     return tuple(layers)
 
 
-def inserted(parent: Layers, space: Space, stream: random.Random) -> Layers:
+def inserted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     """Insert layers; delete others if the depth is not possible."""
     longer = _insert(parent, space, stream)
-    return longer if len(longer) in space.depths else _delete(longer, space, stream)
+    return longer if len(longer) in space.space.depths else _delete(longer, space, stream)
 
 
-def deleted(parent: Layers, space: Space, stream: random.Random) -> Layers:
+def deleted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     """Delete layers; insert others if the depth is not possible."""
     shorter = _delete(parent, space, stream)
-    return shorter if len(shorter) in space.depths else _insert(shorter, space, stream)
+    return shorter if len(shorter) in space.space.depths else _insert(shorter, space, stream)
 
 
 MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
 
 
-def _insert(parent: Layers, space: Space, stream: random.Random) -> Layers:
+def _insert(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     slots = space.block
     unit = len(slots)
     if not all(slots):
@@ -226,7 +225,7 @@ def _insert(parent: Layers, space: Space, stream: random.Random) -> Layers:
     return (*parent[:at], *(stream.choice(slot) for slot in slots), *parent[at:])
 
 
-def _delete(parent: Layers, space: Space, stream: random.Random) -> Layers:
+def _delete(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     unit = len(space.block)
     if len(parent) < unit:
         return parent
@@ -271,8 +270,8 @@ class TPE(Learner):
 
     def _draw(self, good: list[Layers], stream: random.Random) -> Layers:
         """Draw a sequence by the frequencies in good candidates."""
-        space = self.candidates.space
-        depth = _pick([len(one) for one in good], space.depths, stream)
+        space = self.candidates
+        depth = _pick([len(one) for one in good], space.space.depths, stream)
         deep = [one for one in good if len(one) == depth]
         return tuple(
             _pick([one[slot] for one in deep], layers, stream)
@@ -281,8 +280,8 @@ class TPE(Learner):
 
     def _log_ratio(self, one: Layers, good: list[Layers], others: list[Layers]) -> float:
         """Return the logarithm of the product of the ratios of a sequence."""
-        space = self.candidates.space
-        sizes = [len(space.depths), *map(len, space.slots(len(one)))]
+        space = self.candidates
+        sizes = [len(space.space.depths), *map(len, space.slots(len(one)))]
         return sum(
             math.log(_frequency(place, value, size, good))
             - math.log(_frequency(place, value, size, others))

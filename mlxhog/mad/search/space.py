@@ -23,7 +23,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,64 +39,113 @@ from mlxhog.models.mad.layers import at_width, known, make
 from mlxhog.models.mad.sequence import parse
 
 TEMPLATES = ("alternate", "free")
-
-
 BOUNDS = ("params", "state", "length")
 """Keys of a budget: most parameters of a candidate's layers (`run.params`), most numbers kept per
 sequence, and the tokens after which these are counted. Without a length it is the longest row of
 the suite; it matters for caches that grow, such as that of attention."""
+DEEPEST = 256
+MOST_CHOICES = 4096
+EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The sequences of layers that are candidates; every default is resolved."""
+    """The sequences of layers that are candidates: the keys below `space:`, by their types.
 
-    depths: tuple[int, ...]  # numbers of layers, rising
-    # "alternate" begins with a mixer and changes kind from layer to layer
-    template: str = "alternate"
-    mixers: tuple[Layer, ...]  # choices of a mixer's slot, with all their numbers
-    channels: tuple[Layer, ...]  # choices of a channel map's slot
-    before: Layer | None = None  # the layer before each of the others; None for none
-    # name of a layer -> its largest number in one candidate, with any numbers
-    max_count: Mapping[str, int] = field(default_factory=dict)
-    budget: Mapping[str, int] = field(default_factory=dict)  # bounds of one candidate, see `BOUNDS`
-    start: tuple[tuple[Layer, ...], ...] = ()  # the first candidates of an evolution
-    dim: int | None = None  # width d; None is the suite's
-    position: str = "none"  # positional embedding
-    suite: str | None = None  # default suite
+    A text may be a count, such as 700_000.
 
-    @property
+    Raises:
+        ConfigError: a value is not possible.
+    """
+
+    depth: int | str | tuple[int | str, ...]
+    template: str = TEMPLATES[0]
+    mixers: tuple[str | Mapping[str, Any], ...] = ()
+    channels: tuple[str | Mapping[str, Any], ...] = ()
+    before: str | None = None
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    max_count: Mapping[str, int | str] = field(default_factory=dict)
+    budget: Mapping[str, int | str | None] = field(default_factory=dict)
+    start: tuple[str, ...] = ()
+    dim: int | str | None = None
+    position: str = POSITIONS[0]
+    suite: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every key."""
+        _mapping("defaults", self.defaults, known())
+        _choice("template", self.template, TEMPLATES)
+        _choice("position", self.position, POSITIONS)
+        _choice("suite", self.suite, SUITES)
+        kinds = {"mixer": self.mixers, "channel": self.channels}
+        needed = ["mixer"]
+        if self.template == "alternate" and self.depths[-1] > 1:
+            needed.append("channel")
+        for kind, choices in kinds.items():
+            if kind in needed and not choices:
+                raise ConfigError(f"space has no {kind}s; list some, such as {EXAMPLES[kind]}")
+        _mapping("max_count", self.max_count, [layer.name for layer in self.layers])
+        _mapping("budget", self.budget, BOUNDS)
+        _ = self.width, self.counts, self.bounds, self.starts
+
+    @cached_property
+    def width(self) -> int | None:
+        """Width d; None is the suite's."""
+        return None if self.dim is None else _count("dim", self.dim)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Name of a layer -> its largest number in one candidate, with any numbers."""
+        return {name: _count(f"max_count of {name}", n) for name, n in self.max_count.items()}
+
+    @cached_property
+    def bounds(self) -> dict[str, int]:
+        """Bounds of one candidate, see `BOUNDS`."""
+        budget = {name: n for name, n in self.budget.items() if n is not None}
+        return {name: _count(f"budget.{name}", n) for name, n in budget.items()}
+
+    @cached_property
+    def starts(self) -> list[tuple[Layer, ...]]:
+        """The first candidates of an evolution."""
+        return [parse(line, self.defaults) for line in self.start]
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Numbers of layers, rising."""
+        step = (2 if self.template == "alternate" else 1) * (1 if self.before is None else 2)
+        written = self.depth if isinstance(self.depth, tuple) else (self.depth,)
+        numbers = [_count("depth", number, DEEPEST) for number in written]
+        if not numbers or numbers != sorted(set(numbers)):
+            raise ConfigError(f"depth is {list(written)}; give rising numbers, such as [4, 8]")
+        if len(numbers) == 2:
+            numbers = [*range(numbers[0], numbers[1] + 1, step)]
+        if self.before is not None and (odd := [depth for depth in numbers if depth % 2]):
+            raise ConfigError(
+                f"depth is {odd[0]}; with a layer before each other, give an even depth"
+            )
+        return tuple(numbers)
+
+    @cached_property
     def block(self) -> list[tuple[Layer, ...]]:
         """The choices of every layer of the part that repeats."""
-        free = self.template == "free"
-        own = [self.mixers + self.channels] if free else [self.mixers, self.channels]
+        mixers = _choices("mixer", self.mixers, self.defaults)
+        channels = _choices("channel", self.channels, self.defaults)
+        own = [mixers + channels] if self.template == "free" else [mixers, channels]
         if self.before is None:
             return own
-        return [choices for slot in own for choices in ((self.before,), slot)]
+        before = parse(self.before, self.defaults)
+        if len(before) != 1:
+            raise ConfigError(f"before is {self.before!r}; give one layer, such as canon")
+        return [choices for slot in own for choices in (before, slot)]
+
+    def block_at(self, d: int) -> list[tuple[Layer, ...]]:
+        """Return the block with the numbers of its layers that follow from width d."""
+        return [tuple(dict.fromkeys(at_width(choices, d))) for choices in self.block]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Every choice of some slot, once."""
         return tuple(dict.fromkeys(itertools.chain(*self.block)))
-
-    def slots(self, depth: int) -> list[tuple[Layer, ...]]:
-        """Return the choices of every layer of a candidate of that depth."""
-        return list(itertools.islice(itertools.cycle(self.block), depth))
-
-    def at_width(self, d: int) -> Space:
-        """Return the space with the numbers of its layers that follow from width d."""
-        return replace(
-            self,
-            mixers=tuple(dict.fromkeys(at_width(self.mixers, d))),
-            channels=tuple(dict.fromkeys(at_width(self.channels, d))),
-            before=None if self.before is None else at_width((self.before,), d)[0],
-            start=tuple(at_width(layers, d) for layers in self.start),
-        )
-
-
-DEEPEST = 256
-MOST_CHOICES = 4096
-EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
 
 
 def read_space(path: str | Path) -> dict[str, Any]:
@@ -135,74 +185,19 @@ def read_space(path: str | Path) -> dict[str, Any]:
     return dict(top["space"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Keys:
-    """The keys below `space:`, by their types; a text may be a count, such as 700_000."""
-
-    depth: int | str | tuple[int | str, ...]
-    template: str = TEMPLATES[0]
-    mixers: tuple[str | Mapping[str, Any], ...] = ()
-    channels: tuple[str | Mapping[str, Any], ...] = ()
-    before: str | None = None
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    max_count: Mapping[str, int | str] = field(default_factory=dict)
-    budget: Mapping[str, int | str | None] = field(default_factory=dict)
-    start: tuple[str, ...] = ()
-    dim: int | str | None = None
-    position: str = POSITIONS[0]
-    suite: str | None = None
-
-
-KEYS = tuple(one.name for one in fields(_Keys))
-
-
 def to_space(data: object) -> Space:
     """Read a space from the keys below `space:`.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value is not possible.
     """
-    given = _mapping("space", data, KEYS)
+    keys = _mapping("space", data, [one.name for one in fields(Space)])
     try:
-        keys = typed.read(_Keys, {name: v for name, v in given.items() if v is not None})
+        return typed.read(Space, {name: v for name, v in keys.items() if v is not None})
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"space: {error}") from None
-    _mapping("defaults", keys.defaults, known())
-    _choice("template", keys.template, TEMPLATES)
-    _choice("position", keys.position, POSITIONS)
-    if keys.suite is not None:
-        _choice("suite", keys.suite, SUITES)
-    before = None if keys.before is None else parse(keys.before, keys.defaults)
-    if before is not None and len(before) != 1:
-        raise ConfigError(f"before is {keys.before!r}; give one layer, such as canon")
-    block = (2 if keys.template == "alternate" else 1) * (1 if before is None else 2)
-    depths = _depths(keys.depth, step=block)
-    if before is not None and (odd := [depth for depth in depths if depth % 2]):
-        raise ConfigError(f"depth is {odd[0]}; with a layer before each other, give an even depth")
-    mixers = _choices("mixer", keys.mixers, keys.defaults)
-    channels = _choices("channel", keys.channels, keys.defaults)
-    for kind, choices, needed in (
-        ("mixer", mixers, True),
-        ("channel", channels, keys.template == "alternate" and depths[-1] > 1),
-    ):
-        if needed and not choices:
-            raise ConfigError(f"space has no {kind}s; list some, such as {EXAMPLES[kind]}")
-    names = tuple(dict.fromkeys(layer.name for layer in (*mixers, *channels)))
-    max_count = _mapping("max_count", keys.max_count, names)
-    bounds = _mapping("budget", keys.budget, BOUNDS)
-    return Space(
-        depths=depths,
-        template=keys.template,
-        mixers=mixers,
-        channels=channels,
-        before=None if before is None else before[0],
-        max_count={name: _count(f"max_count of {name}", n) for name, n in max_count.items()},
-        budget={name: _count(f"budget.{name}", n) for name, n in bounds.items() if n is not None},
-        start=tuple(parse(line, keys.defaults) for line in keys.start),
-        dim=None if keys.dim is None else _count("dim", keys.dim),
-        position=keys.position,
-        suite=keys.suite,
-    )
 
 
 def _mapping(name: str, data: object, known_keys: Iterable[str]) -> Mapping[str, Any]:
@@ -216,8 +211,8 @@ def _mapping(name: str, data: object, known_keys: Iterable[str]) -> Mapping[str,
     return data
 
 
-def _choice(name: str, value: str, words: Iterable[str]) -> None:
-    if value not in words:
+def _choice(name: str, value: str | None, words: Iterable[str]) -> None:
+    if value is not None and value not in words:
         hint = did_you_mean(value, words)
         raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(words)}{hint}")
 
@@ -231,15 +226,6 @@ def _count(name: str, value: int | str, most: int | None = None) -> int:
         up_to = "" if most is None else f", {most} at most"
         raise ConfigError(f"{name} is {value!r}; give a whole number above 0{up_to}")
     return number
-
-
-def _depths(value: int | str | tuple[int | str, ...], *, step: int) -> tuple[int, ...]:
-    if not isinstance(value, tuple):
-        return (_count("depth", value, DEEPEST),)
-    numbers = [_count("depth", one, DEEPEST) for one in value]
-    if not numbers or numbers != sorted(set(numbers)):
-        raise ConfigError(f"depth is {list(value)}; give rising numbers, such as [4, 8]")
-    return tuple(range(numbers[0], numbers[-1] + 1, step)) if len(numbers) == 2 else tuple(numbers)
 
 
 def _choices(

@@ -74,7 +74,7 @@ class Study:
     def parts(self) -> tuple[object, ...]:
         """Every possible layer of a candidate, and the settings of the named tasks."""
         space = to_space(self.space) if self.space else None
-        lists = map(parse, self.candidates) if space is None else (space.layers, *space.start)
+        lists = map(parse, self.candidates) if space is None else (space.layers, *space.starts)
         return (*itertools.chain(*lists), *map(find, self.tasks))
 
     def remembering(self) -> Study:

@@ -16,9 +16,9 @@ import numpy as np
 
 from mlxhog.config import choices, sources
 from mlxhog.config.options import options
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError
 from mlxhog.mad.tasks.compression import Compression
-from mlxhog.mad.tasks.dataset import FIXED_PARTS, Dataset
+from mlxhog.mad.tasks.dataset import Dataset
 from mlxhog.mad.tasks.depo import Depo
 from mlxhog.mad.tasks.dyck import Dyck
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FuzzyInContextRecall
@@ -29,7 +29,7 @@ from mlxhog.mad.tasks.multi_query_associative_recall import MultiQueryAssociativ
 from mlxhog.mad.tasks.selective_copying import SelectiveCopying
 from mlxhog.mad.tasks.selective_grammar import SelectiveGrammar
 from mlxhog.mad.tasks.state_tracking import StateTracking
-from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Ints, Rng, Rows, Task
+from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rng, Rows, Task
 
 BLOCK_ROWS = 256
 """Rows of one random stream; another number changes the rows."""
@@ -41,14 +41,10 @@ _FIXED = len(SPLITS)
 BENCHMARK: Mapping[str, type[Task]] = {
     task.name: task
     for task in (
-        InContextRecall,
-        FuzzyInContextRecall,
-        NoisyInContextRecall,
-        SelectiveCopying,
-        Compression,
+        InContextRecall, FuzzyInContextRecall, NoisyInContextRecall, SelectiveCopying, Compression,
         Memorization,
     )
-}
+}  # fmt: skip
 """The tasks of the benchmark by their full names, in the order of the paper."""
 
 OTHERS = (
@@ -87,20 +83,18 @@ def find(name: str) -> type[Task]:
     Raises:
         UnknownChoice: no such task; the message suggests the nearest name.
     """
-    tasks, key = known().values(), _key(name)
+    tasks = known().values()
     by_key = _by_key(tasks)
-    if key not in by_key:
+    if _key(name) not in by_key:
         raise choices.TASKS.unknown(name, by_key, _listed(tasks))
-    return by_key[key]
+    return by_key[_key(name)]
 
 
 def _by_key(tasks: Iterable[type[Task]]) -> dict[str, type[Task]]:
-    """Return tasks by their full and their short names, as `find` compares them."""
     return {_key(name): task for task in tasks for name in (task.name, task.short)}
 
 
 def _key(name: str) -> str:
-    """Return a name as `find` compares it."""
     return name.strip().lower().replace("_", "-")
 
 
@@ -148,13 +142,13 @@ def make_task(
     task = resolve(name, settings)
     if seed < 0:
         raise ConfigError(f"seed is {seed}; a seed is at least 0")
-    dense = labels == "dense"
     arrays: dict[str, Any] = {}
     for split in SPLITS:
         if n := getattr(task, f"{split}_rows"):
-            own = dense and split == "train"
-            x, y = draw_rows(task, seed, split, n, dense=own)
-            arrays |= {f"{split}_x": x, f"{split}_y": y}
+            dense = labels == "dense" and split == "train"
+            arrays[f"{split}_x"], arrays[f"{split}_y"] = draw_rows(
+                task, seed, split, n, dense=dense
+            )
     for part, values in _draw_fixed(task, seed).items():
         arrays[part] = values.astype(np.int32)
     return Dataset(**arrays, meta=meta(task, seed))
@@ -196,53 +190,7 @@ def draw_rows(task: Task, seed: int, split: str, n: int, *, dense: bool = False)
     return x[:n], y[:n]
 
 
-def check(data: Dataset) -> dict[str, list[int]]:
-    """Draw a data set again by its own settings and seed.
-
-    Returns:
-        the numbers of the rows that differ in any bit, by split; and by name for the common part,
-        such as `kv_values`. {} if all are the same.
-
-    Raises:
-        DataError: `meta` lacks settings, or names another program or impossible settings; or the
-            arrays have other shapes than these settings draw.
-    """
-    meta, ours = data.meta, f"mlxhog {GENERATOR_VERSION}"
-    if "task" not in meta or type(seed := meta.get("seed")) is not int:
-        raise DataError("meta lacks the task or the seed, so the rows cannot be drawn again")
-    if meta.get("generator") != ours:
-        by = meta.get("generator", "an unknown generator")
-        raise DataError(f"its rows are by {by}, and only those by {ours} can be drawn again")
-    try:
-        task = find(str(meta["task"]))
-        named = options(task).items()
-        values = {name: meta[key] for name, o in named for key in (name, *o.aliases) if key in meta}
-        settings = task(**values)
-        for split, (x, _) in data.splits().items():
-            length = settings.length if split == "train" else settings.test_length
-            if x.shape != (shape := (getattr(settings, f"{split}_rows"), length)):
-                raise DataError(f"{split} has shape {x.shape}, its settings draw {shape}")
-        again = make_task(task.name, seed=seed, **values)
-    except ConfigError as error:
-        raise DataError(f"meta: {error}") from error
-    parts = {name: (getattr(data, name), getattr(again, name)) for name in FIXED_PARTS}
-    differ = {name: _differing(a, b) for name, (a, b) in parts.items()}
-    other = again.splits()
-    for split, (x, y) in data.splits().items():
-        rows = zip((x, y), other[split], strict=True)
-        differ[split] = sorted({row for a, b in rows for row in _differing(a, b)})
-    return {name: rows for name, rows in differ.items() if rows}
-
-
-def _differing(a: Ints | None, b: Ints | None) -> list[int]:
-    """Return the rows in which two arrays differ; row 0 if one is missing or of another shape."""
-    if a is None or b is None or a.shape != b.shape:
-        return [] if a is b else [0]
-    rows: list[int] = np.flatnonzero((a != b).reshape(len(a), -1).any(1)).tolist()
-    return rows
-
-
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "TASKS_BESIDE",
-    "Dataset", "Task", "check", "find", "make_task", "meta", "register", "resolve",
+    "Dataset", "Task", "find", "make_task", "meta", "register", "resolve",
 ]  # fmt: skip

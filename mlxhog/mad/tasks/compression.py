@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows, seq_len, too_small
+from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows, seq_len
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class Compression(NoisyTask):
     def broken_rules(self) -> Iterator[str]:
         """Yield the rules that sizes and noise break."""
         why = f"a token beside the compression token and {self.noise_vocab} for noise"
-        yield from too_small("vocab", self.vocab, why, 2 + self.noise_vocab)
-        yield from too_small("seq_len", self.seq_len, "a token and the compression token", 2)
+        yield from self.at_least("vocab", 2 + self.noise_vocab, why)
+        yield from self.at_least("seq_len", 2, "a token and the compression token")
         yield from super().broken_rules()
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file, require_space
 from mlxhog.errors import DataError, ShapeError
 from mlxhog.mad.tasks.task import IGNORED, Ints
@@ -95,47 +94,6 @@ def write(path: Path, data: Dataset) -> int:
     require_space(path.absolute().parent, content.tell(), str(path))
     replace_file(path.absolute(), content.getvalue())
     return content.tell()
-
-
-def read(path: Path) -> Dataset:
-    """Read a data set of any program in this format; `tasks.check` compares it with its settings.
-
-    Raises:
-        DataError: no such file, another format, or inputs without their targets.
-    """
-    try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            stored = {name: np.asarray(file[name]) for name in file.files}
-    except OSError as error:
-        raise DataError(f"{path}: cannot read it: {error.strerror or error}") from error
-    except Exception as error:  # the readers of a damaged archive may raise anything
-        # NumPy's message suggests pickle, which is unsafe for an unknown file.
-        raise DataError(
-            f"{path}: not an .npz file of plain arrays, or a damaged one; "
-            "give one as `mlxhog mad data --out` writes it"
-        ) from error
-    try:
-        meta = plain_json.loads(str(stored.pop("meta")))
-        if not isinstance(meta, dict):
-            raise DataError("meta is not a JSON object")
-        arrays: dict[str, Any] = {}
-        for name, values in stored.items():
-            if not np.issubdtype(values.dtype, np.integer):
-                raise DataError(f"{name} is {values.dtype}, not whole numbers")
-            arrays[name] = values.astype(np.int32)
-        for split in ("train", "test", *(["val"] if "val_inputs" in arrays else [])):
-            x, y = arrays[f"{split}_inputs"], arrays[f"{split}_targets"]
-            if x.ndim != 2 or x.shape != y.shape or not x.size:
-                raise DataError(f"{split} has inputs {x.shape} and targets {y.shape}")
-            arrays |= {f"{split}_x": x, f"{split}_y": y}
-    except KeyError as error:
-        raise DataError(f"{path}: lacks {error}; see `mlxhog mad data --help`") from None
-    except ValueError as error:
-        raise DataError(f"{path}: meta is not JSON: {error}") from error
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    names = {field.name for field in fields(Dataset)} & arrays.keys()
-    return Dataset(**{name: arrays[name] for name in names}, meta=meta)
 
 
 def acc_token(targets: Ints, predictions: Ints) -> float:

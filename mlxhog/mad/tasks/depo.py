@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task, seq_len, too_small, vocab
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task, seq_len, vocab
 
 FEWEST = 3
 """Nodes of the smallest cycle."""
@@ -68,28 +67,19 @@ class Depo(Task):
         powers = [1 << exponent for exponent in range(self.hops.bit_length())]
         return powers if powers[-1] == self.hops else [*powers, self.hops]
 
-    def sizes(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the numbers of nodes of training rows, and their probabilities."""
-        n = np.arange(FEWEST, self.nodes + 1)
-        weights = 1 / (n + math.sqrt(self.nodes))
-        return n, weights / weights.sum()
-
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
         why = f"{self.nodes} names beside {self.hops} hops and three markers"
-        yield from too_small("vocab", self.vocab, why, self.nodes + self.hops + 3)
-        if self.queries > self.nodes:
-            yield (
-                f"queries is {self.queries}, and a row has {self.nodes} nodes, each the start of "
-                f"one query: at most {self.nodes}"
-            )
-        why = f"{self.nodes} edges of {self.edge} tokens and {self.queries} queries of 4"
-        least = self.edge * self.nodes + QUERY * self.queries
-        yield from too_small("seq_len", self.seq_len, why, least)
+        yield from self.at_least("vocab", self.nodes + self.hops + 3, why)
+        yield from self.at_least("nodes", self.queries, "each query of a row starts at its own")
+        why = f"{self.nodes} edges of {self.edge} tokens and {self.queries} queries of {QUERY}"
+        yield from self.at_least("seq_len", self.edge * self.nodes + QUERY * self.queries, why)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; test rows have the largest cycle, and hops of `tested_hops`."""
-        sizes, share = self.sizes()
+        sizes = np.arange(FEWEST, self.nodes + 1)
+        weights = 1 / (sizes + math.sqrt(self.nodes))
+        share = weights / weights.sum()
         size = rng.choice(sizes, (n, 1), p=share) if train else np.full((n, 1), self.nodes)
         row, shown = np.arange(n)[:, None], np.arange(self.nodes) < size
         cycle = rng.random((n, self.names)).argsort(axis=1)

@@ -27,9 +27,8 @@ from mlxhog.mad.tasks.task import (
     Task,
     frac_noise,
     noise_vocab,
-    too_small,
     vocab,
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +69,11 @@ class InContextRecall(Task):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the rules that sizes and noise break."""
-        if self.seq_len % 2 or self.seq_len < 4:
-            yield (
-                f"seq_len is {self.seq_len}; a sequence is pairs of key and value, two or more: "
-                "an even number, at least 4"
-            )
+        why = "a sequence is pairs of key and value, two or more"
+        yield from self.at_least("seq_len", 4, why, step=2)
         special = self.noise[0] + (not self.multi_query)
         beside = f" beside {special} for noise and the copy marker" if special else ""
-        why = f"recall needs a key and a value{beside}"
-        yield from too_small("vocab", self.vocab, why, 2 + special)
+        yield from self.at_least("vocab", 2 + special, f"recall needs a key and a value{beside}")
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; targets are dense, or only the predictable ones."""
@@ -90,10 +85,11 @@ class InContextRecall(Task):
         whole = np.empty((n, self.length + 1), np.int32)
         whole[:, 0 : 2 * pairs : 2] = key
         whole[:, 1 : 2 * pairs : 2] = values[row, key]
-        noisy = _noise(self, rng, n)
-        if noisy is not None:
+        N, share = self.noise
+        if share:
+            noisy = rng.random((n, pairs)) < share
+            noisy[row[:, 0], rng.integers(0, pairs, n)] = False  # never every pair of a row
             key = np.where(noisy, K, key)  # one more column, for no key
-            N = self.noise[0]
             for at in (0, 1):
                 tokens = rng.integers(R, R + N, (n, pairs), dtype=np.int32)
                 part = whole[:, at : 2 * pairs : 2]
@@ -135,16 +131,6 @@ class NoisyInContextRecall(InContextRecall, NoisyTask):
         """Yield the rules that sizes and noise break."""
         yield from super().broken_rules()
         yield from NoisyTask.broken_rules(self)
-
-
-def _noise(s: InContextRecall, rng: Rng, n: int) -> NDArray[np.bool_] | None:
-    """Choose the noise pairs; one pair of every row is never noise."""
-    share = s.noise[1]
-    if share == 0:
-        return None
-    noisy = rng.random((n, s.pairs)) < share
-    noisy[np.arange(n), rng.integers(0, s.pairs, n)] = False
-    return noisy
 
 
 def _asked(rng: Rng, key: Ints, K: int) -> Ints:

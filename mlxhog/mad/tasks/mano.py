@@ -24,7 +24,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task, seq_len, too_small, vocab
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task, seq_len, vocab
 
 OPERATIONS = 3
 FRAME = 4
@@ -58,9 +58,9 @@ class Mano(Task):
         """Yield the broken rules."""
         why = f"{self.modulus} numbers, + - *, {self.operations} lengths and two markers"
         least = self.modulus + OPERATIONS + self.operations + 2
-        yield from too_small("vocab", self.vocab, why, least)
+        yield from self.at_least("vocab", least, why)
         why = f"a problem of {self.operations} operations, whose answer is a target only"
-        yield from too_small("seq_len", self.seq_len, why, self.longest - 1)
+        yield from self.at_least("seq_len", self.longest - 1, why)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; every problem of a test row has L operations."""

@@ -15,17 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    Fixed,
-    NoisyTask,
-    Rng,
-    Rows,
-    rows,
-    seq_len,
-    too_small,
-    vocab,
-)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows, rows, seq_len, vocab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +44,9 @@ class Memorization(NoisyTask):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
-        if self.seq_len % 2:
-            yield (
-                f"seq_len is {self.seq_len}; a sequence is pairs of key and marker: "
-                "an even number, at least 2"
-            )
+        yield from self.at_least("seq_len", 2, "a sequence is pairs of key and marker", step=2)
         why = f"a key and a value beside the insert marker and {self.noise_vocab} for noise"
-        yield from too_small("vocab", self.vocab, why, 3 + self.noise_vocab)
+        yield from self.at_least("vocab", 3 + self.noise_vocab, why)
         yield from super().broken_rules()
 
     def draw_fixed(self, rng: Rng) -> Fixed:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task, seq_len, too_small, vocab
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task, seq_len, vocab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +65,11 @@ class MultiQueryAssociativeRecall(Task):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
-        P, T = self.n_pairs, self.seq_len
+        P = self.n_pairs
         why = f"{P} keys in its first half, beside the filler 0, and {P} values in its second half"
-        yield from too_small("vocab", self.vocab, why, 2 * P + 2)
-        if T % 2 or T < 4 * P:
-            most = f", or n_pairs at most {T // 4}" if T >= 4 and T < 4 * P else ""
-            yield (
-                f"seq_len is {T}; {P} pairs and as many queries have two tokens each: an even "
-                f"number, at least {4 * P}{most}"
-            )
+        yield from self.at_least("vocab", 2 * P + 2, why)
+        why = f"{P} pairs and as many queries have two tokens each"
+        yield from self.at_least("seq_len", 4 * P, why, step=2)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; training and test rows are of one kind, with targets at the queries only."""

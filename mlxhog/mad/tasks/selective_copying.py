@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task, seq_len, too_small
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task, seq_len
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,9 @@ class SelectiveCopying(Task):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
-        yield from too_small("vocab", self.vocab, "content, a blank and the copy marker", 3)
-        if self.blanks < 1:
-            most = (self.seq_len - 2) // 2
-            way_out = f", or tokens_to_copy at most {most}" if most else ""
-            yield (
-                f"seq_len is {self.seq_len}; copying {self.tokens_to_copy} tokens leaves no blank "
-                f"between them: at least {2 * self.tokens_to_copy + 2}{way_out}"
-            )
+        yield from self.at_least("vocab", 3, "content, a blank and the copy marker")
+        why = f"{self.tokens_to_copy} tokens, as many answers, the marker and a blank"
+        yield from self.at_least("seq_len", 2 * self.tokens_to_copy + 2, why)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; training and test rows are of one kind."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -59,12 +58,8 @@ class SelectiveGrammar(Task):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
-        least = self.starts * self.depth + 1
-        if self.vocab < least or (self.vocab - 1) % self.depth:
-            yield (
-                f"vocab is {self.vocab}; an end and letters of {self.depth} states each, of which "
-                f"{self.starts} begin a string: {least}, or a multiple of {self.depth} more"
-            )
+        why = f"an end, and letters of {self.depth} states each, {self.starts} to begin a string"
+        yield from self.at_least("vocab", self.starts * self.depth + 1, why, step=self.depth)
 
     def draw_fixed(self, rng: Rng) -> Fixed:
         """Draw the state after each state and token (V, L + 1), `NOT_ALLOWED` for none.
@@ -99,10 +94,13 @@ class SelectiveGrammar(Task):
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; training and test rows are of one kind."""
-        T, choices = self.seq_len, _Choices(fixed["grammar"])
-        states = choices.walk(rng.random((T, n)))
+        T, grammar = self.seq_len, fixed["grammar"]
+        # The allowed tokens of each state in their order, then the others.
+        tokens = np.argsort(grammar == NOT_ALLOWED, axis=1, kind="stable")
+        counts = (grammar != NOT_ALLOWED).sum(1)
+        states = _walk(grammar, tokens, counts, rng.random((T, n)))
         if not self.gap_prob:
-            return _letter(self, states), states
+            return self._letter(states), states
         gap = rng.random((n, T)) < self.gap_prob
         gap[:, : self.gap_start] = False
         place = np.arange(T) + np.cumsum(gap, 1, np.int32) - gap
@@ -110,9 +108,29 @@ class SelectiveGrammar(Task):
         np.put_along_axis(shown, place, True, 1)
         shown = shown[:, :T]
         y = np.take_along_axis(states, np.cumsum(shown, 1, np.int32) - 1, 1)
-        x = _letter(self, y)
-        x[~shown] = choices.other(y[~shown], rng.random((~shown).sum()))
+        x, state = self._letter(y), y[~shown]
+        n_other = grammar.shape[1] - counts[state]
+        other = (rng.random(len(state)) * n_other).astype(np.intp)
+        x[~shown] = tokens[state, counts[state] + other]
         return x, y
+
+    def _letter(self, state: Ints) -> Ints:
+        """Return the token that leads to each state."""
+        return (state + self.depth - 1) // self.depth
+
+
+def _walk(grammar: Ints, tokens: Ints, counts: Ints, uniform: NDArray[np.float64]) -> Ints:
+    """Return the states of n walks from the end (n, T), for uniform numbers (T, n)."""
+    width = grammar.shape[1]
+    # Indices of rows of the flat table instead of states: a step is two look-ups.
+    after = np.take_along_axis(grammar, tokens, 1).ravel() * width
+    sizes = np.repeat(counts, width).astype(np.float64)
+    rows = np.empty(uniform.shape, np.int32)
+    row = np.zeros(uniform.shape[1], np.intp)
+    for at, one in enumerate(uniform):
+        rows[at] = row = after[row + (one * sizes[row]).astype(np.intp)]
+    states: Ints = rows.T // width
+    return states
 
 
 def _ends(grammar: Ints) -> Bools:
@@ -122,50 +140,3 @@ def _ends(grammar: Ints) -> Bools:
     while (more := ends[grammar].any(1) & ~ends[:-1]).any():
         ends[:-1] |= more
     return ends[:-1]
-
-
-@dataclass(frozen=True)
-class _Choices:
-    """The allowed tokens of every state, and the others.
-
-    Attributes:
-        grammar: the state after each state and token (V, L + 1).
-    """
-
-    grammar: Ints
-
-    @cached_property
-    def tokens(self) -> Ints:
-        """The allowed tokens of each state in their order, then the others (V, L + 1)."""
-        return np.argsort(self.grammar == NOT_ALLOWED, axis=1, kind="stable")
-
-    @cached_property
-    def counts(self) -> Ints:
-        """The number of allowed tokens of each state (V,)."""
-        counts: Ints = (self.grammar != NOT_ALLOWED).sum(1)
-        return counts
-
-    def walk(self, uniform: NDArray[np.float64]) -> Ints:
-        """Return the states of n walks from the end (n, T), for uniform numbers (T, n)."""
-        width = self.grammar.shape[1]
-        # Indices of rows of the flat table instead of states: a step is two look-ups.
-        after = np.take_along_axis(self.grammar, self.tokens, 1).ravel() * width
-        counts = np.repeat(self.counts, width).astype(np.float64)
-        rows = np.empty(uniform.shape, np.int32)
-        row = np.zeros(uniform.shape[1], np.intp)
-        for at, one in enumerate(uniform):
-            rows[at] = row = after[row + (one * counts[row]).astype(np.intp)]
-        states: Ints = rows.T // width
-        return states
-
-    def other(self, state: Ints, uniform: NDArray[np.float64]) -> Ints:
-        """Return a token that is not allowed in each state, for uniform numbers."""
-        allowed = self.counts[state]
-        n_other = self.grammar.shape[1] - allowed
-        tokens: Ints = self.tokens[state, allowed + (uniform * n_other).astype(np.intp)]
-        return tokens
-
-
-def _letter(s: SelectiveGrammar, state: Ints) -> Ints:
-    """Return the token that leads to each state."""
-    return (state + s.depth - 1) // s.depth

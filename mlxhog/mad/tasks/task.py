@@ -17,29 +17,25 @@ from mlxhog.errors import ConfigError
 GENERATOR_VERSION = 1
 """Version of the package's generators; it changes with the rows of a seed."""
 
-VOCAB_HELP = "V, number of tokens; ids are 0 .. V-1"
-LENGTH_HELP = "T, the sequence length of the benchmark"
 QUERY_HELP = "score every value with an earlier key, not only the last value"
 
 
 def vocab(default: int) -> Any:  # a dataclass field
     """Declare V."""
-    return option(default, VOCAB_HELP, low=1, high=2**20, aliases=("vocab_size",))
+    return option(
+        default, "V, number of tokens; ids are 0 .. V-1", low=1, high=2**20, aliases=("vocab_size",)
+    )
 
 
 def seq_len(default: int) -> Any:  # a dataclass field
     """Declare T."""
-    return option(default, LENGTH_HELP, low=1, high=2**20)
+    return option(default, "T, the sequence length of the benchmark", low=1, high=2**20)
 
 
 def noise_vocab(default: int) -> Any:  # a dataclass field
     """Declare N."""
-    return option(
-        default,
-        "N, the number of noise tokens among the V tokens",
-        low=0,
-        aliases=("noise_vocab_size",),
-    )
+    words = "N, the number of noise tokens among the V tokens"
+    return option(default, words, low=0, aliases=("noise_vocab_size",))
 
 
 def frac_noise(default: float) -> Any:  # a dataclass field
@@ -113,6 +109,13 @@ class Task:
         """Yield every broken rule of the task, with the possible values."""
         yield from ()
 
+    def at_least(self, name: str, least: int, why: str, *, step: int = 1) -> Iterator[str]:
+        """Yield a message if a setting is not `least`, or a multiple of `step` more."""
+        value = getattr(self, name)
+        if value < least or (value - least) % step:
+            steps = f", in steps of {step}" if step > 1 else ""
+            yield f"{name} is {value}; {why}: at least {least}{steps}"
+
     def draw_fixed(self, rng: Rng) -> Fixed:
         """Draw the common part of all rows; {} for none."""
         return {}
@@ -140,11 +143,8 @@ class NoisyTask(Task):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield a message if there is noise without noise tokens."""
-        if self.frac_noise > 0 and self.noise_vocab == 0:
-            yield (
-                f"frac_noise is {self.frac_noise:g} and noise_vocab 0; noise needs tokens of its "
-                "own: noise_vocab at least 1, or frac_noise 0"
-            )
+        if self.frac_noise > 0:
+            yield from self.at_least("noise_vocab", 1, "noise needs tokens of its own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +177,4 @@ class LongerTest(Task):
         """Yield a message if V is another number, or scored rows are shorter."""
         if self.vocab not in (0, self.tokens):
             yield f"vocab is {self.vocab}, but the task has {self.tokens} tokens; leave it out"
-        if self.test_length < self.seq_len:
-            yield (
-                f"test_length is {self.test_length}, shorter than the rows to train on: at least "
-                f"{self.seq_len}"
-            )
-
-
-def too_small(name: str, value: int, why: str, least: int) -> Iterator[str]:
-    """Yield a message if a number is below its least value."""
-    if value < least:
-        yield f"{name} is {value}; {why}: at least {least}"
+        yield from self.at_least("test_length", self.seq_len, "the rows to train on are as long")

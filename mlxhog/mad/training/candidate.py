@@ -28,7 +28,6 @@ from mlxhog.backends.backend import Backend
 from mlxhog.base import plain_json
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
-from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
 from mlxhog.mad.tasks.dataset import ceiling
@@ -82,13 +81,9 @@ def train(
     plan = make_run_plan(config, worker_options, parallel=parallel)
     for note in plan.notes:
         tell(note)
-    callbacks = callbacks or Callbacks()
+    kind = OneWorker if len(plan.workers) == 1 else SeveralWorkers
     with ExitStack() as stack:
-        run: TrainingRun
-        if len(plan.workers) == 1:
-            run = OneWorker(plan, stack, callbacks, rungs, prepare)
-        else:
-            run = SeveralWorkers(plan, stack, callbacks, rungs, tell)
+        run = kind(plan, stack, callbacks or Callbacks(), rungs, prepare, tell)
         return run.execute(on_end)
 
 
@@ -99,6 +94,7 @@ class TrainingRun(Session):
     """
 
     backend: Backend
+    plan: RunPlan
 
     def __init__(
         self,
@@ -106,12 +102,16 @@ class TrainingRun(Session):
         stack: ExitStack,
         callbacks: Callbacks,
         rungs: tuple[int, ...],
-        logs: Path = Path(os.devnull),
+        prepare: Prepare,
+        tell: Tell,
     ) -> None:
+        several = len(plan.workers) > 1
+        logs = stack.enter_context(_folder()) if several else Path(os.devnull)
         super().__init__(plan, logs, stack=stack)
-        self.plan, self.callbacks, self._stack = plan, callbacks, stack
+        self.callbacks, self._stack = callbacks, stack
+        self._prepare, self._tell = prepare, tell
         plan.fill(self.arena)
-        self.begin(Budget(steps=plan.limit), plan.limit)
+        self.begin(plan.limit)
         self.evaluations = Evaluations(
             plan.asked,
             limit=plan.limit,
@@ -132,13 +132,23 @@ class TrainingRun(Session):
         if status != "diverged":
             on_end(self.arena)
         best = ceiling(self.plan.task_rows.dataset())
-        return self.evaluations.record(status, self.steps(), self._seconds(), best)
+        return self.evaluations.record(status, self._steps_so_far(), self._seconds(), best)
+
+    def report(self, message: str) -> None:
+        """Pass on a message about workers."""
+        self._tell(message)
 
     def _train_and_score(self) -> str:
         """Return the status of a run that has not diverged."""
         try:
-            self.start()
-            self._train()
+            self._start()
+            self.began_ns = self.train()
+            due = self.evaluations.next_evaluation(0)
+            while self.evaluations.status is None and self.steps_done() < self.plan.limit:
+                self._advance()
+                if due <= self._steps_so_far() < self.plan.limit:
+                    self._evaluate()
+                    due = self.evaluations.next_evaluation(self._steps_so_far())
             self._score_the_end()
         except KeyboardInterrupt:
             if self.began_ns:
@@ -146,81 +156,60 @@ class TrainingRun(Session):
             return "interrupted"
         return self.evaluations.status or "done"
 
-    def _train(self) -> None:
-        self.began_ns = self.train()
-        due = self.evaluations.next_evaluation(0)
-        while self.evaluations.status is None and self.steps_done() < self.plan.limit:
-            self.advance()
-            if due <= self.steps() < self.plan.limit:
-                self.evaluate()
-                due = self.evaluations.next_evaluation(self.steps())
-
     def _score_the_end(self) -> None:
-        self.rest()
-        if self.evaluations.last_step < self.steps():
-            self.evaluate()
+        self._rest()
+        if self.evaluations.last_step < self._steps_so_far():
+            self._evaluate()
 
-    def steps(self) -> int:
-        """Return the steps so far."""
+    def _steps_so_far(self) -> int:
         return self.arena.counters.load("steps")
 
     def _seconds(self) -> float:
         return max(0, self.ended_ns - self.began_ns) / 1e9
 
-    def evaluate(self) -> None:
+    def _evaluate(self) -> None:
         """Score the held-out rows at the present parameters, and record the evaluation."""
         self.drain()
-        step, losses = self.steps(), self.losses
+        step, losses = self._steps_so_far(), self.losses
         self.losses = []  # of steps that end while the rows are scored, and later
         show_model(self.strategy, self.arena, self.backend)
         rows = self.plan.task_rows.dataset()
-        scores = score(self.backend, rows, self.plan.model, beat=self.beat)
+        scores = score(self.backend, rows, self.plan.model, beat=self._beat)
         self.ended_ns = monotonic_ns()
         mean = math.fsum(losses) / len(losses) if losses else None
         self.evaluations.take(step, self._seconds(), mean, scores)
 
-    def start_backend(self) -> None:
+    def _start_backend(self) -> None:
         """Load the framework of the first worker in this process."""
         job = self._job(1)
         self.backend = worker.start_backend(job, self.arena, job.kernels)
         self._stack.callback(self.backend.close)
 
     @abstractmethod
-    def start(self) -> None:
+    def _start(self) -> None:
         """Make the workers and the backend ready for the first step."""
 
     @abstractmethod
-    def advance(self) -> None:
+    def _advance(self) -> None:
         """Let the workers train for a moment."""
 
     @abstractmethod
-    def beat(self) -> None:
+    def _beat(self) -> None:
         """Give a sign of life while the rows are scored."""
 
-    def rest(self) -> None:
+    @abstractmethod
+    def _rest(self) -> None:
         """Wait until every step in progress has ended."""
 
 
 class OneWorker(TrainingRun):
     """A run whose one worker is this process; `prepare` is called before its first step."""
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        stack: ExitStack,
-        callbacks: Callbacks,
-        rungs: tuple[int, ...],
-        prepare: Prepare,
-    ) -> None:
-        super().__init__(plan, stack, callbacks, rungs)
-        self._prepare = prepare
-
-    def start(self) -> None:
-        """Load the framework, and make the worker's arrays."""
+    def _start(self) -> None:
         pid, job = os.getpid(), self._job(1)
         self._entry = self.arena.workers.acquire_slot(1, pid, process_start_time(pid))
         with contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
-            self.start_backend()
+            self._start_backend()
             context = worker.make_context(job, self.arena, self._entry, self.backend)
         self._prepare(context)
         self._entry.state = State.RUNNING
@@ -229,30 +218,24 @@ class OneWorker(TrainingRun):
 
     def steps_done(self) -> int:
         """Return the steps so far: no other worker can die within one."""
-        return self.steps()
+        return self._steps_so_far()
 
-    def advance(self) -> None:
-        """Take a step.
-
-        Raises:
-            Diverged: too many gradients in a row were not finite.
-        """
+    def _advance(self) -> None:
         self._steps.step()
         if math.isfinite(self._entry.loss):
             self.losses.append(self._entry.loss)
         if self._entry.nonfinite_in_row >= min(MAX_NONFINITE, self.plan.limit):
             raise Diverged("the gradients are not finite")
-        self.beat()
+        self._beat()
 
-    def beat(self) -> None:
-        """Give a sign of life."""
+    def _beat(self) -> None:
         self.callbacks.beat()
 
-    def report(self, message: str) -> None:
-        """Ignore a message: all are about processes."""
+    def _rest(self) -> None:
+        pass
 
     def drain(self) -> None:
-        """Do nothing: `advance` reads the worker itself."""
+        """Do nothing: each step reads the worker itself."""
 
 
 class SeveralWorkers(TrainingRun):
@@ -260,42 +243,23 @@ class SeveralWorkers(TrainingRun):
 
     poll_s = 0.02
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        stack: ExitStack,
-        callbacks: Callbacks,
-        rungs: tuple[int, ...],
-        tell: Tell,
-    ) -> None:
-        super().__init__(plan, stack, callbacks, rungs, stack.enter_context(_folder()))
-        self._tell = tell
-        slots = range(1, len(plan.workers) + 1)
+    def _start(self) -> None:
+        slots = range(1, len(self.plan.workers) + 1)
         self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
-
-    def start(self) -> None:
-        """Start the processes and the scoring framework, and wait until all are ready."""
         self.spawn()
         with contextlib.redirect_stdout(sys.stderr):
-            self.start_backend()
+            self._start_backend()
         self.until(self.ready, Doing(Activity.STARTING))
 
-    def rest(self) -> None:
-        """Let the workers finish their steps."""
+    def _rest(self) -> None:
         self.command(Command.REST)
         self.until(self.resting, Doing(Activity.FINISHING))
         self.settle()
 
-    def report(self, message: str) -> None:
-        """Pass on a message about workers."""
-        self._tell(message)
-
-    def advance(self) -> None:
-        """Watch the workers for a moment."""
+    def _advance(self) -> None:
         self.poll()
 
-    def beat(self) -> None:
-        """Watch the workers for a moment."""
+    def _beat(self) -> None:
         self.poll()
 
     def poll(self, doing: Doing | None = None) -> None:

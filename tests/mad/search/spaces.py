@@ -17,7 +17,7 @@ def candidates(**keys):
 def candidates_of(space, measured):
     """The candidates of a space at the width and for the longest row of a suite."""
     longest = max(resolve(each.task, each.settings).length for each in measured.settings)
-    return CandidateSet(space, space.dim or measured.dim, longest)
+    return CandidateSet(space, space.width or measured.dim, longest)
 
 
 def every(choices):

@@ -15,15 +15,18 @@ from tests.pairs import each_of, max_examples
 
 def enumerated(space):
     """Every candidate, found by trying every sequence of the space."""
-    bounds = {params: space.budget.get("params"), state: space.budget.get("state")}
+    bounds, block = (
+        {params: space.bounds.get("params"), state: space.bounds.get("state")},
+        space.block_at(D),
+    )
     lengths = {params: (D,), state: (D, LENGTH)}
     return [
         layers
         for depth in space.depths
-        for layers in itertools.product(*space.slots(depth))
+        for layers in itertools.product(*itertools.islice(itertools.cycle(block), depth))
         if all(
             [layer.name for layer in layers].count(name) <= most
-            for name, most in space.max_count.items()
+            for name, most in space.counts.items()
         )
         and all(most is None or of(layers, *lengths[of]) <= most for of, most in bounds.items())
     ]

@@ -148,7 +148,7 @@ def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
         template=template, depth=2 if before and depth == 1 else depth, before=before
     )
     plan = choices.candidate(number % choices.count)
-    child = mutation(plan, choices.space, stream)
-    slots = choices.space.slots(len(child))
+    child = mutation(plan, choices, stream)
+    slots = choices.slots(len(child))
     assert len(child) in choices.space.depths
     assert all(layer in slot for layer, slot in zip(child, slots, strict=True))

@@ -12,64 +12,30 @@ from tests.pairs import each_of
 BASE = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
 
 
-def names(layers):
-    return canonical(layers)
-
-
-def test_an_alternating_space_changes_between_mixers_and_channel_maps():
-    space = to_space(BASE)
-    assert [names(slot) for slot in space.slots(3)] == [
-        "mlstm(h4) slstm(h4)",
-        "swiglu",
-        "mlstm(h4) slstm(h4)",
-    ]
-
-
-def test_a_free_space_has_every_layer_in_every_slot():
-    space = to_space(BASE | {"template": "free"})
-    assert [names(slot) for slot in space.slots(2)] == ["mlstm(h4) slstm(h4) swiglu"] * 2
-
-
-def test_a_list_of_numbers_is_a_choice_of_each():
-    mixers = [{"type": "mlstm", "heads": [1, 4], "conv": [0, 4]}, "slstm(h2)"]
-    space = to_space(BASE | {"mixers": mixers})
-    assert names(space.mixers) == (
-        "mlstm(h1,conv=0) mlstm(h1) mlstm(h4,conv=0) mlstm(h4) slstm(h2)"
-    )
-
-
-def test_defaults_hold_where_an_item_says_nothing():
-    text = {
-        "defaults": {"mlstm": {"heads": 2}},
-        "mixers": ["mlstm", {"type": "mlstm", "heads": 8}],
-    }
-    assert names(to_space(BASE | text).mixers) == "mlstm(h2) mlstm(h8)"
-
-
-def test_a_layer_before_each_other_is_in_every_block_of_an_alternating_and_of_a_free_space():
-    space = to_space(BASE | {"before": "canon(kernel=2)", "depth": [4, 12]})
-    canon = "canon(kernel=2)"
-    assert [names(slot) for slot in space.slots(6)] == [
-        canon, "mlstm(h4) slstm(h4)", canon, "swiglu", canon, "mlstm(h4) slstm(h4)"
-    ]  # fmt: skip
-    assert space.depths == (4, 8, 12)
-    free = to_space(BASE | {"before": "canon", "template": "free", "depth": [2, 5]})
-    assert free.depths == (2, 4)
-    assert [names(slot) for slot in free.slots(2)] == ["canon", "mlstm(h4) slstm(h4) swiglu"]
+MIXERS, ALL, CANON = "mlstm(h4) slstm(h4)", "mlstm(h4) slstm(h4) swiglu", "canon(kernel=2)"
+SPREAD = [{"type": "mlstm", "heads": [1, 4], "conv": [0, 4]}, "slstm(h2)"]
+DEFAULTS = {"defaults": {"mlstm": {"heads": 2}}, "mixers": ["mlstm", {"type": "mlstm", "heads": 8}]}
 
 
 @each_of(
-    ("template", "depth", "expected"),
+    ("keys", "depths", "block"),
     [
-        ("alternate", 4, (4,)),
-        ("alternate", [4, 8], (4, 6, 8)),
-        ("alternate", [3, 6], (3, 5)),
-        ("free", [4, 7], (4, 5, 6, 7)),
-        ("free", [2, 4, 8], (2, 4, 8)),
+        ({}, (4,), [MIXERS, "swiglu"]),
+        ({"depth": [4, 8]}, (4, 6, 8), [MIXERS, "swiglu"]),
+        ({"depth": [3, 6]}, (3, 5), [MIXERS, "swiglu"]),
+        ({"template": "free", "depth": [4, 7]}, (4, 5, 6, 7), [ALL]),
+        ({"template": "free", "depth": [2, 4, 8]}, (2, 4, 8), [ALL]),
+        ({"mixers": SPREAD}, (4,),
+         ["mlstm(h1,conv=0) mlstm(h1) mlstm(h4,conv=0) mlstm(h4) slstm(h2)", "swiglu"]),
+        (DEFAULTS, (4,), ["mlstm(h2) mlstm(h8)", "swiglu"]),
+        ({"before": CANON, "depth": [4, 12]}, (4, 8, 12), [CANON, MIXERS, CANON, "swiglu"]),
+        ({"before": "canon", "template": "free", "depth": [2, 5]}, (2, 4), ["canon", ALL]),
     ],
-)
-def test_a_depth_is_a_number_or_a_range(template, depth, expected):
-    assert to_space(BASE | {"template": template, "depth": depth}).depths == expected
+)  # fmt: skip
+def test_a_space_has_depths_and_the_choices_of_the_part_that_repeats(keys, depths, block):
+    space = to_space(BASE | keys)
+    assert space.depths == depths
+    assert [canonical(choices) for choices in space.block] == block
 
 
 @each_of(

@@ -135,16 +135,11 @@ def test_a_study_whose_runs_all_failed_has_no_best_and_ends_with_1(space, capsys
     assert said(capsys)["best"] is None
 
 
-def test_a_bench_with_other_rates_is_refused_in_the_same_study_and_both_are_named(capsys):
+def test_a_bench_with_other_rates_is_another_study(capsys):
     bench = ["mad", "bench", "--layers", "swiglu", *TINY, *ON_MLX, "--study", "s", "--budget", "1"]
     assert main([*bench, "--rates", "1e-3,2e-3"]) == 0
     assert main([*bench, "--rates", "1e-3,4e-3"]) == 2
-    text = capsys.readouterr().err
-    assert "rates: it has [0.001, 0.002], the command [0.001, 0.004]" in text
-    assert "continue it unchanged: mlxhog mad resume s" in text
-    assert main([*bench]) == 2
-    assert "rates: it has [0.001, 0.002], the command nothing" in capsys.readouterr().err
-    assert main([*bench, "--rates", "1e-3,2e-3"]) == 0
+    assert "rates: it has [0.001, 0.002], the command [0.001, 0.004]" in capsys.readouterr().err
 
 
 def test_without_ray_the_command_says_what_to_install(space, capsys, monkeypatch, tmp_path):

@@ -29,37 +29,24 @@ def _nothing_is_left():
     assert multiprocessing.active_children() == []
 
 
-def test_every_run_of_every_candidate_is_recorded_once(tmp_path):
+def test_every_run_is_recorded_once_with_its_curve_and_not_run_again(tmp_path):
     store = study(tmp_path, candidates=3)
-    reports = []
-    outcome = go(store, candidates=3, parallel=2, observer=reports.append, total=12)
-    assert outcome.status == "done"
-    assert outcome.statuses == {"done": 12}
+    reports, how = [], {"candidates": 3, "parallel": 2, "total": 12}
+    outcome = go(store, small.with_curve, **how, observer=reports.append)
+    assert (outcome.status, outcome.statuses) == ("done", {"done": 12})
     assert {record.candidate for record in store.records()} == set(texts(3))
     assert lines(store.directory) == 12
-    assert (reports[-1].done, reports[-1].total) == (12, 12)
-    assert reports[-1].eta_s == 0.0
+    assert (reports[-1].done, reports[-1].total, reports[-1].eta_s) == (12, 12, 0.0)
     scores = {one: small.judge([r for r in store.records() if r.candidate == one]).score
               for one in texts(3)}  # fmt: skip
     assert outcome.best == reports[-1].best
     assert outcome.best.candidate == max(scores, key=scores.get)
-
-
-def test_what_has_a_record_is_not_run_again(tmp_path):
-    store = study(tmp_path)
-    go(store)
-    before = (store.directory / "runs.jsonl").read_bytes()
-    again = go(store)
-    assert (store.directory / "runs.jsonl").read_bytes() == before
-    assert again.statuses == {"done": 8}
-    assert again.best is not None
-
-
-def test_evaluations_are_in_the_store_and_on_the_board(tmp_path):
-    store = study(tmp_path, candidates=1)
-    go(store, small.with_curve, candidates=1)
     for record in store.records():
         assert [point.step for point in store.curve(record.key)] == [1, 2, 3]
+    before = (store.directory / "runs.jsonl").read_bytes()
+    again = go(store, **how)
+    assert (store.directory / "runs.jsonl").read_bytes() == before
+    assert (again.statuses, again.best) == ({"done": 12}, outcome.best)
 
 
 class Halves(Pruner):
@@ -155,18 +142,12 @@ def test_a_resumed_sampler_has_the_history_of_the_one_before(tmp_path):
 # -- limits ----------------------------------------------------------------------------------------
 
 
-def test_a_budget_of_runs_counts_those_of_earlier_sessions(tmp_path):
+def test_budgets_count_runs_and_time_of_earlier_sessions(tmp_path):
     store = study(tmp_path)
     assert go(store, limit=Limit(3), total=8).status == "budget"
+    assert go(store, limit=Limit(seconds=1e-6), total=8).statuses == {"done": 3}
     assert go(store, limit=Limit(5), parallel=2, total=8).statuses == {"done": 5}
     assert go(store, limit=Limit(8), total=8).status == "done"
-
-
-def test_a_budget_of_time_that_is_used_up_begins_no_run(tmp_path):
-    store = study(tmp_path)
-    go(store, limit=Limit(1))
-    outcome = go(store, limit=Limit(seconds=1e-6))
-    assert (outcome.status, outcome.statuses) == ("budget", {"done": 1})
 
 
 def test_time_used_counts_runs_beside_each_other_once():

@@ -7,18 +7,16 @@ d88d6f5, PhysicsLM4 at 7580696) when the digests were recorded: the rows have no
 import hashlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog.config.options import options
 from mlxhog.mad.tasks import find, make_task, resolve
-from mlxhog.mad.tasks.dataset import read
 from tests.mad.tasks.answers import expected
+from tests.mad.tasks.golden import GOLDEN, read
 from tests.pairs import each_of
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 FEW = {"train_rows": 130, "test_rows": 70, "val_rows": 30}
 CASES = [
     ("CR", {"seq_len": 32}),

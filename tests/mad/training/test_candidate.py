@@ -55,9 +55,8 @@ def torch_losses(config):
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
             batch = batches.at(epoch, ticket)
-            x = lm.embed(plan.model, params, torch.tensor(batch.x).long(), ops.xp)
-            labels = torch.tensor(batch.y).long()
-            loss = lm.loss_from_embedding(plan.model, params, x, labels, ops=ops)
+            ids = (torch.tensor(part).long() for part in (batch.x, batch.y))
+            loss = lm.mean_loss(plan.model, params, *ids, ops=ops)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -116,15 +115,10 @@ def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses
     assert_close(losses(runs[0]), losses(runs[1]), STEP_LOSSES_F32)
 
 
-def test_an_open_step_size_is_that_of_mlxhog_train_for_the_candidates_width():
-    config = small_run(optimizer="muon", lr=None)
-    assert make_run_plan(config).config.top_lr == Muon().rates(config.dim).lr
-    assert config.to_dict()["protocol"]["lr"] is None
-    wide = small_run(optimizer="muon", lr=None, dim=32)
-    assert make_run_plan(wide).config.top_lr == Muon().rates(32).lr
-
-
-def test_the_numbers_of_the_optimizer_are_part_of_a_run():
+def test_the_optimizer_is_part_of_a_run_and_an_open_step_size_follows_from_the_width():
+    for dim in (16, 32):
+        config = small_run(optimizer="muon", lr=None, dim=dim)
+        assert make_run_plan(config).config.top_lr == Muon().rates(dim).lr
     spelt = ("muon", "muon(nesterov=0.3)", "muon(weight_decay=0)", "adamw", "lion")
     assert len({small_run(optimizer=one).key() for one in spelt}) == len(spelt)
     short = small_run(optimizer="adamw", beta2=0.999, weight_decay=0.0)
@@ -155,7 +149,7 @@ def test_a_diverging_run_ends_soon_and_scores_0(backend):
     assert result.steps < 50
 
 
-def test_a_run_beats_once_a_step_and_tells_every_evaluation():
+def test_a_run_beats_once_a_step_and_tells_every_evaluation_and_a_rung_may_prune_it():
     callbacks = Recorder()
     result = train(small_run(), callbacks=callbacks)
     assert result.status == "done"
@@ -163,27 +157,20 @@ def test_a_run_beats_once_a_step_and_tells_every_evaluation():
     assert tuple(callbacks.points) == result.curve
     assert [point.step for point in result.curve] == [6, 12]
     assert (result.curve[-1].acc_token, result.curve[-1].loss) == (result.acc_token, result.loss)
-
-
-def test_a_rung_may_prune_a_run_which_keeps_its_scores():
-    whole = train(small_run())
     pruned = train(small_run(), callbacks=Recorder(prune=True), rungs=(6,))
     assert (pruned.status, pruned.steps) == ("pruned", 6)
-    assert pruned.acc_token == whole.curve[0].acc_token
+    assert pruned.acc_token == result.curve[0].acc_token
 
 
-def test_an_interrupted_run_is_evaluated_where_it_stands():
-    result = train(small_run(), callbacks=Recorder(interrupt_at=4))
-    assert (result.status, result.steps) == ("interrupted", 4)
-    assert result.curve[-1].step == 4
+@pytest.mark.parametrize(
+    ("beat", "steps", "evaluations"),
+    [(4, 4, [4]), (12 + 2, 12, [6, 12])],  # within a step; within the last scoring
+)
+def test_an_interrupted_run_is_evaluated_where_it_stands(beat, steps, evaluations):
+    result = train(small_run(), callbacks=Recorder(interrupt_at=beat))
+    assert (result.status, result.steps) == ("interrupted", steps)
+    assert [point.step for point in result.curve] == evaluations
     assert result.acc_token == result.curve[-1].acc_token
-
-
-def test_an_interrupt_during_the_last_scoring_still_ends_with_scores():
-    beats = 12 + 1  # of the steps, and of the evaluation in the middle
-    result = train(small_run(), callbacks=Recorder(interrupt_at=beats + 1))
-    assert (result.status, result.steps) == ("interrupted", 12)
-    assert [point.step for point in result.curve] == [6, 12]
 
 
 def test_a_second_interrupt_leaves_at_once():
@@ -204,13 +191,6 @@ def test_validation_rows_decide_where_asked_for_and_both_are_told():
     assert by_val.curve[-1].acc_token == by_val.val_token
     with pytest.raises(ConfigError, match="val_rows"):
         train(small_run(select="val"))
-
-
-def test_a_run_that_cannot_be_is_refused_before_rows_are_drawn():
-    with pytest.raises(ConfigError, match="seq_len is 15"):
-        make_run_plan(small_run(settings={"seq_len": 15}))
-    with pytest.raises(ConfigError, match="did you mean 'torch:cpu'"):
-        make_run_plan(small_run(workers="torch:cpy"))
 
 
 @pytest.mark.parametrize(

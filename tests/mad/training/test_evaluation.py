@@ -4,6 +4,7 @@ import pytest
 
 from mlxhog.mad.training.evaluation import Evaluations
 from tests.mad.training.small_runs import Recorder, small_run
+from tests.pairs import each_of
 
 
 def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
@@ -40,16 +41,21 @@ def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end():
     assert evaluations(eval_every=64).next_evaluation(64) == 100
 
 
-def test_a_run_is_done_as_soon_as_the_accuracy_is_reached():
-    assert evaluations(0.5, 0.9, stop_accuracy=0.95).status is None
-    assert evaluations(0.5, 0.95, stop_accuracy=0.95).status == "done"
-    assert evaluations(1.0, stop_accuracy=1.1).status is None
-
-
-def test_patience_counts_evaluations_since_the_best_one():
-    assert evaluations(0.1, 0.3, 0.2, 0.2, patience=3).status is None
-    assert evaluations(0.1, 0.3, 0.2, 0.2, 0.3, patience=3).status == "done"
-    assert evaluations(0.1, 0.3, 0.2, 0.2, 0.4, 0.1, patience=3).status is None
+@each_of(
+    ("accuracies", "protocol", "status"),
+    [
+        ((0.5, 0.9), {"stop_accuracy": 0.95}, None),
+        ((0.5, 0.95), {"stop_accuracy": 0.95}, "done"),
+        ((1.0,), {"stop_accuracy": 1.1}, None),
+        ((0.1, 0.3, 0.2, 0.2), {"patience": 3}, None),
+        ((0.1, 0.3, 0.2, 0.2, 0.3), {"patience": 3}, "done"),
+        ((0.1, 0.3, 0.2, 0.2, 0.4, 0.1), {"patience": 3}, None),
+    ],
+)
+def test_a_run_ends_at_its_accuracy_or_after_evaluations_without_a_better_one(
+    accuracies, protocol, status
+):
+    assert evaluations(*accuracies, **protocol).status == status
 
 
 def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes():

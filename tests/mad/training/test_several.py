@@ -113,15 +113,6 @@ def test_simulated_workers_are_refused_whatever_the_workers():
 
 
 @pytest.mark.slow
-def test_averaged_gradients_give_the_same_parameters_again():
-    first, second = (
-        train_two(small_run(workers=TWO, lr=2e-2, steps=20), worker_options={"strategy": "sync"})[1]
-        for _ in range(2)
-    )
-    assert np.array_equal(first.flat, second.flat)
-
-
-@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_no_step_is_missing():
     callbacks = Killer(times=1)
     config = small_run(workers=TWO, steps=200, eval_every=20, stop_accuracy=2)
@@ -138,20 +129,13 @@ def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words():
         train_two(config, callbacks=Killer(times=1), worker_options={"restarts": 0})
 
 
-def test_workers_stop_as_soon_as_the_accuracy_is_reached():
-    config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=0.01)
-    result, end, _ = train_two(config)
-    assert result.status == "done"
+@pytest.mark.parametrize(("stop", "rungs"), [(0.01, ()), (2, (30,))])
+def test_workers_stop_when_the_accuracy_is_reached_and_when_a_rung_prunes(stop, rungs):
+    config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=stop)
+    result, end, _ = train_two(config, callbacks=Recorder(prune=True), rungs=rungs)
+    assert result.status == ("pruned" if rungs else "done")
     assert result.steps < 100_000
     assert result.acc_token == end.scores(config)["acc_token"]
-
-
-def test_a_rung_prunes_several_workers_too():
-    config = small_run(workers=TWO, steps=100_000, eval_every=10_000, stop_accuracy=2)
-    callbacks = Recorder(prune=True)
-    result, _, _ = train_two(config, callbacks=callbacks, rungs=(30,))
-    assert result.status == "pruned"
-    assert 30 <= callbacks.asked[0] <= result.steps < 10_000
 
 
 def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands():
