@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.backends import polar as orthogonalisation
 from mlxhog.backends import self_check
-from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.reader import Reader, State
 from mlxhog.base.mapped import BFLOAT16
 from mlxhog.data.batch import Batch
@@ -82,29 +81,7 @@ class Backend(Reader):
     inbox: Float32
     forward_share: float | None = None
     compiled = False  # the gradient, for every shape of its inputs
-
-    def __init__(
-        self,
-        framework: str,
-        device: str,
-        kernels: str,
-        threads: int,
-        share: GPUShare,
-        narrow: bool = False,
-    ) -> None:
-        """Choose how to compute.
-
-        Args:
-            framework: see `Reader`, as the next four.
-            device: of the framework.
-            kernels: operators of the model.
-            threads: threads of the native operators.
-            share: this worker's share of the GPU.
-            narrow: compute the matrix products of gradients in bfloat16.
-        """
-        super().__init__(framework, device, kernels, threads, share)
-        self.narrow = narrow
-        self._flat: Any = None
+    _flat: Any = None  # the array whose slices the parameters are
 
     # -- what a framework says --------------------------------------------------------------------
 

@@ -52,7 +52,13 @@ class Reader(ABC):
     tables: Mapping[str, Float32]
 
     def __init__(
-        self, framework: str, device: str, kernels: str, threads: int, share: GPUShare
+        self,
+        framework: str,
+        device: str,
+        kernels: str,
+        threads: int,
+        share: GPUShare,
+        narrow: bool = False,
     ) -> None:
         """Choose how to compute.
 
@@ -62,13 +68,14 @@ class Reader(ABC):
             kernels: operators of the model.
             threads: threads of the native operators.
             share: this worker's share of the GPU, if the device is a GPU.
+            narrow: compute the matrix products of gradients in bfloat16.
         """
         self.name = f"{framework}:{device}"
         self.on_gpu = device != "cpu"
         self.kernels = self._kernels_option = kernels
         self._plain = frozenset[str]()  # operators whose Metal kernels failed their check
         self._framework, self._device = framework, device
-        self._threads, self._share = threads, share
+        self._threads, self._share, self.narrow = threads, share, narrow
         self._decoder: Decoder | None = None
 
     # -- what a framework says --------------------------------------------------------------------

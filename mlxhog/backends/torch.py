@@ -66,14 +66,7 @@ class TorchBackend(Backend):
     def __init__(
         self, name: str, *, threads: int, kernels: str, share: GPUShare, narrow: bool = False
     ) -> None:
-        """Choose the device and the thread count of this process.
-
-        Args:
-            name: "torch:cpu" or "torch:mps".
-            threads: threads of torch and of the native operators.
-            kernels: operators of the model.
-            share: this worker's share of the GPU, if the device is a GPU.
-            narrow: compute the matrix products of gradients in bfloat16.
+        """Choose the device and the thread count of this process; arguments as `create` takes them.
 
         Raises:
             EnvironmentLacks: the device is missing.

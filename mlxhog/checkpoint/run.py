@@ -188,12 +188,11 @@ class Run:
             return []
         entries: list[dict[str, Any]] = []
         try:
-            for entry in plain_json.objects(self.metrics_path):
-                entries.append(entry)
+            entries.extend(plain_json.objects(self.metrics_path))
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{self.metrics_path} is damaged after {len(entries)} lines: {error}; "
-                "remove what is"
+                f"{self.metrics_path} is damaged after {len(entries)} lines: {error}; remove the "
+                "lines behind them"
             ) from error
         return entries
 

@@ -101,7 +101,8 @@ def rows(
         computed: results by the name of their side.
         conditions: of the reference, see `tolerances.py`.
     """
-    reference, how = sides[0], {"start": subject.inputs, "steps": subject.steps}
+    reference = sides[0]
+    how: dict[str, Any] = {"start": subject.inputs, "steps": subject.steps}
     expected = computed[reference.name]
     for side in sides[1:]:
         mine = computed[side.name]

@@ -84,7 +84,6 @@ class Changes:
         self._last_s = self._watched.look()
 
     def _take(self, slot: int, record: Any) -> None:
-        """Note a step of a worker, from its record."""
         if slot in self._steps:
             tokens, compute_s, wait_s = record["tokens"], record["compute_s"], record["wait_s"]
             self._steps[slot].append(StepTime(int(tokens), float(compute_s), float(wait_s)))

@@ -250,7 +250,6 @@ class Follower:
                     self._say(f"{name} is left out: its suffix is not that of a text, as .txt is")
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        """The rows of a file's documents, or of its examples."""
         if textfiles.record_kind(path):
             texts = (
                 (where, text)
@@ -268,7 +267,6 @@ class Follower:
                 yield from self._rows_of(document, where)
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
-        """The rows of a text, or of the answers of an example."""
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         if self._learns_answers and isinstance(document, Example):
             return example_rows(document, tokenizer, seq_len, where)

@@ -42,11 +42,11 @@ from mlxhog.report.metrics import is_emulated
 from mlxhog.strategies import Serial, Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import choose_strategy, kernel_choice, origin
-from mlxhog.training.evaluation import HeldOutPart, TextJobs
 from mlxhog.training.job import Plan, plan_layout
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.memory import WORKER_BASE_BYTES, Memory, gpu_share
 from mlxhog.training.origin import InitialWeights, Resumption
+from mlxhog.training.side_jobs import HeldOutPart, TextJobs
 
 if TYPE_CHECKING:
     from mlxhog.data.clients import Division

@@ -158,11 +158,6 @@ class Training(Session):
             stack.callback(self._publisher.end)
         self._watch = HeldOutWatch(plan.config, earlier, plan.held_out.text)
         self._stack, self._began_ns = stack, began_ns
-        self._batch = None if plan.batch is None else plan.batch.to_json()
-        if earlier is not None:  # it keeps its choice while it has that batch
-            before = run.read_status().get("batch_size")
-            if isinstance(before, dict) and before.get("sequences") == plan.config.batch_size:
-                self._batch = before
         self._status = RUNNING
         self._unsaved: EnvironmentLacks | None = None
         if plan.config.keep_awake:
@@ -247,7 +242,6 @@ class Training(Session):
                 self._publisher.end()
 
     def _start(self) -> None:
-        """Start the workers, and wait until they are ready."""
         if self._follower is not None:
             if self.plan.resumption is None:
                 self.save()  # so that text taken in from now on survives a kill
@@ -532,10 +526,9 @@ class Training(Session):
             replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
 
     def _write_status(self, **more: Any) -> None:
-        """Replace run.json."""
         link = self.link
         self.reporter.write_status(
-            batch_size=self._batch,
+            batch_size=None if self.plan.batch is None else self.plan.batch.to_json(),
             status=self._status,
             checkpoint=self.newest,
             notices=list(self.notices),

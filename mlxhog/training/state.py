@@ -111,7 +111,6 @@ def _initialise(plan: TextPlan, arena: Arena) -> None:
 
 
 def _load_means(arena: Arena, saved: Checkpoint) -> None:
-    """Restore the running means of tables."""
     means, ours = saved.optimizer.get(MEANS), arena.segment(MEANS)
     if means is None or means.shape != ours.shape:
         raise CheckpointError(

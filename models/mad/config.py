@@ -155,12 +155,10 @@ class MADConfig(ModelConfig):
         """
         files = plugins.texts(data.get(plugins.KEY))
         own = {name: value for name, value in data.items() if name != plugins.KEY}
-        is_yaml, flat = bool({"model", "version"} & own.keys()), super().from_dict
-
-        def made() -> Self:
-            return cls._of_yaml(own) if is_yaml else flat(own, strict=strict)
-
-        return plugins.recalled(files, made, lambda cfg: cfg.layers)
+        flat = super().from_dict
+        if {"model", "version"} & own.keys():
+            return plugins.recalled(files, lambda: cls._of_yaml(own), lambda cfg: cfg.layers)
+        return plugins.recalled(files, lambda: flat(own, strict=strict), lambda cfg: cfg.layers)
 
     @classmethod
     def _of_yaml(cls, data: Mapping[str, Any]) -> Self:

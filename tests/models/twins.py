@@ -84,10 +84,6 @@ class Twin:
 
         return self._value_and_grads(loss_of, params)
 
-    def sum_loss(self, cfg, params, tokens, labels):
-        ids, targets, p = self.array(tokens), self.array(labels), self.array(params)
-        return float(lm.loss(cfg, p, ids, targets, ops=self.ops)[0].item())
-
     def op(self, name, *args, **kwargs):
         """Call one of the ops with NumPy arguments."""
         return self.numpy(getattr(self.ops, name)(*self.array(args), **self.array(kwargs)))

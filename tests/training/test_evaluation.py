@@ -24,10 +24,11 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import COUNTS, Activity, Evaluation
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
-from mlxhog.training import evaluation, worker
-from mlxhog.training.evaluation import HeldOutTexts, HeldOutWatch
+from mlxhog.training import evaluation, side_jobs, worker
+from mlxhog.training.evaluation import HeldOutWatch
 from mlxhog.training.origin import score_of
 from mlxhog.training.plan import make_plan
+from mlxhog.training.side_jobs import HeldOutTexts
 from tests.cli.test_cli import RESULT
 from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.training.small import Messages, small_config
@@ -48,11 +49,11 @@ def test_the_size_of_the_part_follows_from_the_model_and_is_64_kib_where_it_can_
         (TrainConfig(time=36_000), 940_000, 65_536),
         (TrainConfig(steps=20), 10_400_000, 32_768),
         (TrainConfig(time=20), 162_000_000, 2_048),
-        (TrainConfig(steps=20), 10**13, evaluation.LEAST_BYTES),
+        (TrainConfig(steps=20), 10**13, side_jobs.LEAST_BYTES),
         (TrainConfig(steps=20, kernels=EMULATED), 940_000, 4_096),
         (TrainConfig(time=60, eval_tokens=5000), 10**13, 5000),
     ):
-        assert evaluation.choose_bytes(config, parameters, file) == size
+        assert side_jobs.choose_bytes(config, parameters, file) == size
 
 
 def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path):
@@ -283,11 +284,11 @@ def test_a_resumed_run_keeps_its_text_whatever_its_model_would_have(tmp_path, mo
         (folder / f"{name}.jsonl").write_text(document)
     options = {"data": str(folder), "eval_tokens": None, "steps": 1}
     with monkeypatch.context() as patched:
-        patched.setattr(evaluation, "PART_FLOPS", 1.0)
+        patched.setattr(side_jobs, "PART_FLOPS", 1.0)
         first = train(small_config(tmp_path, **options))
     options |= {"resume": first.run}
     part = make_plan(small_config(tmp_path, **options)).held_out
-    assert (part.asked_bytes, part.text) == (evaluation.LEAST_BYTES, first.val_text)
+    assert (part.asked_bytes, part.text) == (side_jobs.LEAST_BYTES, first.val_text)
     options |= {"eval_tokens": 16_384, "eval_every": "1h"}
     assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == 16_384
 

@@ -14,7 +14,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import ConfigError
-from mlxhog.training import evaluation, worker
+from mlxhog.training import side_jobs, worker
 from mlxhog.training.steps import OverlappedSteps
 from tests.strategies.runs import LR, context, new_arena, strategy
 from tests.threads import wait_until
@@ -83,7 +83,7 @@ def test_the_arena_keeps_still_at_a_pause_and_before_any_request(arena):
     arena.counters.store("pause", 0)
     steps.step()
     arena.counters.add("eval_asked", 1)
-    assert evaluation.takes_on(steps.context, "eval")
+    assert side_jobs.takes_on(steps.context, "eval")
     assert steps.context.entry.steps == arena.counters.load("version") == 2
     steps.step()
     jobs = SimpleNamespace(evaluate_rest=no_work)

@@ -156,8 +156,8 @@ def _gradients(
 
 def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
     """Return probability of conflict and share of touched elements, weighted by parameters."""
-    total = sum(one.block.parameters for one in blocks)
-    p_conf = sum(one.block.parameters * one.p_conf for one in blocks) / total
+    total = sum(one.parameters for one in blocks)
+    p_conf = sum(one.parameters * one.p_conf for one in blocks) / total
     touched = sum(one.mean for one in blocks) / total
     return min(1.0, p_conf), min(1.0, touched)
 

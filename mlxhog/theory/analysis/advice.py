@@ -78,8 +78,8 @@ class Analysis:
     @property
     def dense_share(self) -> float:
         """The share of the parameters in blocks in which most pairs of updates meet."""
-        total = sum(one.block.parameters for one in self.blocks)
-        return sum(one.block.parameters for one in self.blocks if one.p_conf > OFTEN) / total
+        total = sum(one.parameters for one in self.blocks)
+        return sum(one.parameters for one in self.blocks if one.p_conf > OFTEN) / total
 
     @cached_property
     def strictest(self) -> Bound:

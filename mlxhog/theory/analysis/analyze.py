@@ -126,7 +126,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         "updates_per_epoch": batches.n_tickets,
         "sequences_per_update": subject.sequences,
         "seq_len": plan.config.seq_len,
-        "blocks": [one.to_json() for one in measured.blocks],
+        "blocks": [asdict(one) for one in measured.blocks],
         "embedding": embedding,
         "tables": tables,
         "gradients": {
@@ -186,12 +186,12 @@ def bounds_of(
         for name, more in {
             "proposition 4.1": {"omega": one.omega, **sizes, **constants},
             "penalty": {"omega": one.omega, **sizes},
-            "n^(1/4)": {"n": one.block.parameters, **sizes},
+            "n^(1/4)": {"n": one.parameters, **sizes},
             "perturbed iterate": {
                 "n_examples": updates, "mean_degree": one.p_conf * (updates - 1),
             },
         }.items():  # fmt: skip
-            yield bounds.apply(name, here, one.block.name, tau=tau, **more)
+            yield bounds.apply(name, here, one.name, tau=tau, **more)
     known = {"smoothness": smoothness} if smoothness else {}
     lags = {"tau_concurrency": lag.mean, "tau_max": lag.largest}
     yield bounds.apply("step for dense problems", facts, **lags, **known)

@@ -58,11 +58,6 @@ class Block:
         """Number of its elements, n."""
         return sum(slot.size for slot in self.slots)
 
-    @property
-    def row_sparse(self) -> bool:
-        """Whether its gradient is that of the rows a batch looks up."""
-        return all(slot.kind == "rows" for slot in self.slots)
-
 
 def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...]:
     """Return the blocks of a model with these slots, in the order in which the model uses them."""

@@ -61,16 +61,11 @@ def test_other_sites_get_no_leave_and_a_named_one_needs_no_key_where_there_is_no
 
 @each_of(
     ("host", "origin"),
-    [
-        ("[", ""), ("[::1", ""), ("]", ""), ("localhost:x", "http://localhost:x"), ("a b", ""),
-        ("localhost", "null"), ("localhost", "://"), ("localhost", "http://["),
-        ("localhost", "\x80\xff"), ("", "null"), ("é", ""),
-    ],
+    [("[::1", ""), ("localhost:x", "http://localhost:x"), ("localhost", "http://["),
+     ("localhost", "\x80\xff"), ("é", "null")],
 )  # fmt: skip
 def test_odd_names_end_in_a_status(host, origin):
-    headers = [(b"Host", host.encode("latin-1"))]
-    if origin:
-        headers.append((b"Origin", origin.encode("latin-1")))
+    headers = [(b"Host", host.encode("latin-1")), (b"Origin", origin.encode("latin-1"))]
     for key in (None, KEY):
         for path in ("/", "/v1/models", "/v1/models/", "/nothing", "//evil.example/"):
             read = answer("GET", path, headers, origins=(SITE,), key=key)

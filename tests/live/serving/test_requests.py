@@ -90,4 +90,4 @@ def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
 def test_every_wrong_field_is_named(name, value):
     with pytest.raises(RefusedRequest) as raised:
         asked(**{name: value})
-    assert (raised.value.status, raised.value.param) == (400, name)
+    assert (raised.value.status_code, raised.value.param) == (400, name)

@@ -12,8 +12,7 @@ from mlxhog.cli import main
 from tests.another_process import Program
 from tests.live.serving.servers import END_S, MLX, serving
 from tests.threads import in_threads, wait_until
-from tests.training.small import small_config
-from tests.training.test_bad_days import flags
+from tests.training.small import flags, small_config
 
 
 def trainer(folder, *words):
