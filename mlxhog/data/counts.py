@@ -1,14 +1,15 @@
 """Counted n-grams of a training text: a model without a network, the mark of a run.
 
 The counts of an id after each context of up to K ids are mixed, from the shortest context to the
-longest one that occurs:
+longest one that occurs (interpolated Kneser-Ney: Kneser and Ney 1995, Improved Backing-Off for
+m-Gram Language Modeling; Chen and Goodman 1999):
 
     p_k = (max(count - d, 0) + d distinct p_(k-1)) / total        p_(-1) = 1 / vocabulary
 
-with the occurrences of the id after the k ids before it, those of any id there, the number of
-distinct ones, and d = 0.75 (absolute discounting: Ney, Essen and Kneser 1994, On Structuring
-Probabilistic Dependences in Stochastic Language Modelling). K is the number of ids that span 7
-bytes on average: 7 bytes, or 2 to 3 ids of a BPE.
+with d = 0.75. For the longest context count is the number of occurrences of the id after it, for a
+shorter one the number of distinct ids before both; total is the sum of the counts after the
+context, and distinct the number of ids there. K is the number of ids that span 7 bytes on average:
+7 bytes, or 2 to 3 ids of a BPE.
 
 An occurrence is one key of 64 bits, exact and not hashed: K + 1 symbols, the newest of the context
 highest, the next id lowest. A symbol is the rank of an id among those that occur, so 8 bits suffice
@@ -40,7 +41,7 @@ DISCOUNT = 0.75
 SAMPLE, _RUN = 1 << 24, 1 << 16  # most tokens that are counted, and tokens in a run of a sample
 _MOST_ORDERS = 63  # a key of 64 bits has room for no more
 _SCORE_FILE = "counts.json"
-_FORMAT = "discounted"
+_FORMAT = "Kneser-Ney"
 
 Keys = NDArray[np.uint64]
 
@@ -136,16 +137,14 @@ def _keys(symbols: Keys, k: int, bits: int) -> Keys:
 def _levels(
     symbols: Keys, run: int, bits: int, orders: int
 ) -> Iterator[tuple[Keys, NDArray[np.int64]]]:
-    """Yield keys and their counts of each order: the longest by a sort, others from longer ones."""
+    """Yield keys and their counts of each order, from the longest contexts on."""
     whole = np.arange(len(symbols)) % run >= orders  # no context spans two runs
     keys, times = np.unique(_keys(symbols, orders, bits)[whole], return_counts=True)
     yield keys, times
     width = np.uint64(bits)
     for _ in range(orders):  # without the oldest symbol, which lies above the next id
         keys = (keys >> width >> width << width) | (keys & np.uint64((1 << bits) - 1))
-        order = np.argsort(keys, kind="stable")
-        keys, starts = np.unique(keys[order], return_index=True)
-        times = np.add.reduceat(times[order], starts)
+        keys, times = np.unique(keys, return_counts=True)
         yield keys, times
 
 

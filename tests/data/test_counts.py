@@ -30,16 +30,18 @@ def drawn(symbols, n, seed=0):
 
 
 def by_hand(runs, vocab, orders, text, at):
-    """The definition: occurrences of (context, next id), and the mixture."""
-    pairs = Counter(
-        (tuple(run[place - k : place]), run[place])
+    """The definition: occurrences of (context, next id), ids before it, and the mixture."""
+    found = [
+        (tuple(run[place - orders : place]), run[place])
         for run in runs
         for place in range(orders, len(run))
-        for k in range(orders + 1)
-    )
+    ]
+    counted = [Counter(found)]
+    for _ in range(orders):  # ids before a shorter context and its next id, each once
+        counted.append(Counter((context[1:], own) for context, own in counted[-1]))
     p = 1 / vocab
     for k in range(min(at, orders) + 1):
-        own = {i: n for (c, i), n in pairs.items() if c == tuple(text[at - k : at])}
+        own = {i: n for (c, i), n in counted[orders - k].items() if c == tuple(text[at - k : at])}
         if not own:
             break
         rest = counts.DISCOUNT * len(own) * p
