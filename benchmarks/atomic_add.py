@@ -177,7 +177,7 @@ def worker_pool():
 
 def measure(findings, chosen):
     """Count what is lost, time every kernel, compare."""
-    repeats, widest = chosen.repeats or (5 if chosen.quick else 11), f"cas{_native.widest_cas()}"
+    repeats, widest = chosen.repeats or (5 if chosen.quick else 11), f"cas{_native.WIDEST_CAS}"
     keys = [*product(("lossless", "racy"), SIZES, (1, 2))]
     keys += [(kernel, size, 2) for size in ("64 KiB", "4 MiB") for kernel in ("cas1", widest)]
     pair, twin, small = ("lossless", "4 MiB", 2), ("lossless" + AGAIN, "4 MiB", 2), 64 * KIB // 4

@@ -102,7 +102,7 @@ def widths(findings, chosen):
     blocks, length, steps, held_out = (1, 32, 4, 1024) if chosen.tiny else (2, 128, 200, 16_384)
 
     def job(rule, width, factor, seed):
-        lr = factor * optim.by_name(rule).default_lr(width)
+        lr = factor * optim.by_name(rule).rates(width).lr
         model = model_file(hidden_size=width, num_hidden_layers=blocks)
         common = {"optimizer": rule, "batch_size": 2, "seq_len": length, "steps": steps}
         return held_out, {**common, "model": model, "lr": lr, "seed": seed}

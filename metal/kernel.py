@@ -30,7 +30,6 @@ sum by default; only new compilers know the pragma against it in `unfused.h`."""
 TYPES = {"float32": "float", "uint32": "uint32_t", "int32": "int32_t", "uint8": "uint8_t"}
 """Metal's name of each type of an argument."""
 ATTRIBUTES = {
-    "dispatch_threads_per_threadgroup": "uint3",
     "simdgroup_index_in_threadgroup": "uint",
     "simdgroups_per_threadgroup": "uint",
     "thread_index_in_simdgroup": "uint",
@@ -38,9 +37,6 @@ ATTRIBUTES = {
     "thread_position_in_grid": "uint3",
     "thread_position_in_threadgroup": "uint3",
     "threadgroup_position_in_grid": "uint3",
-    "threadgroups_per_grid": "uint3",
-    "threads_per_grid": "uint3",
-    "threads_per_simdgroup": "uint",
     "threads_per_threadgroup": "uint3",
 }
 """Values that Metal sets for each thread, with their types, in MLX's order."""

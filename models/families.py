@@ -6,14 +6,14 @@ states its model as a list of layers (`layout`). This module imports no framewor
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, nearest
+from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.models import ngrams
 from mlxhog.models.fields import check_names
 from mlxhog.models.mad.config import MADConfig
@@ -26,12 +26,7 @@ __all__ = ["ModelConfig", "Params", "State"]
 
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 
-FAMILIES: Mapping[str, Callable[..., ModelConfig]] = {
-    "xlstm": XLSTMLargeConfig.from_dict,
-    "xlstm_v1": XLSTMV1Config.from_dict,
-    "mad": MADConfig.from_dict,
-}
-"""`model_type` -> reader of a config.json or, with `strict=True`, of a YAML file."""
+FAMILIES: tuple[type[ModelConfig], ...] = (XLSTMLargeConfig, XLSTMV1Config, MADConfig)
 
 
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
@@ -56,11 +51,14 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     layers, blocks = {"model", "version"}, {"mlstm_block", "slstm_block"}
     default = "mad" if layers & data.keys() else "xlstm_v1" if blocks & data.keys() else "xlstm"
     name = data.get("model_type", default)
-    if not isinstance(name, str) or name not in FAMILIES:
-        near = nearest(name, FAMILIES)
-        hint = f"did you mean {near!r}?" if near else f"known are {', '.join(FAMILIES)}"
-        raise ConfigError(f"model_type is {name!r}, which is not a family of this package; {hint}")
-    return FAMILIES[name](data, strict=strict)
+    family = next((one for one in FAMILIES if one.model_type == name), None)
+    if family is None:
+        known = [one.model_type for one in FAMILIES]
+        near = did_you_mean(name, known) or f"; known are {', '.join(known)}"
+        raise ConfigError(
+            f"model_type is {shown(name)}, which is not a family of this package{near}"
+        )
+    return family.from_dict(data, strict=strict)
 
 
 def param_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
@@ -106,10 +104,7 @@ def products(cfg: ModelConfig) -> frozenset[str]:
 
 
 def narrowable(cfg: ModelConfig) -> frozenset[str]:
-    """Return the names of the parameters that may have fewer bits: `products`, and the embedding.
-
-    Gates, norms, convolutions, biases and the sLSTM's own parameters stay float32.
-    """
+    """Return the names of the parameters that may have fewer bits: `products`, the embedding."""
     return products(cfg) | {embedding(cfg)}
 
 
@@ -119,14 +114,12 @@ def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
     They only multiply activations, and no side is shorter than half the model's width. Embedding,
     head, gates, norms, convolutions and block-diagonal maps are not among them.
     """
-    outside = {embedding(cfg), head(cfg)}
+    outside, least = {embedding(cfg), head(cfg)}, cfg.hidden_size
     return frozenset(
         name
-        for name, parameter in param_spec(cfg).items()
-        if parameter.product
-        and name not in outside
-        and len(parameter.shape) == 2
-        and 2 * min(parameter.shape) >= cfg.hidden_size
+        for name, one in param_spec(cfg).items()
+        if one.product and name not in outside
+        if len(one.shape) == 2 and 2 * min(one.shape) >= least
     )
 
 
@@ -136,13 +129,9 @@ def rate_groups(cfg: ModelConfig) -> dict[str, frozenset[str]]:
     They are the embedding, the head, which is empty if it is tied, and "scalar": gates, biases,
     norms and all others.
     """
-    first, last = {embedding(cfg)}, {head(cfg)}
+    first, last = frozenset({embedding(cfg)}), frozenset({head(cfg)})
     others = param_spec(cfg).keys() - hidden_matrices(cfg) - first - last
-    return {
-        "embedding": frozenset(first),
-        "head": frozenset(last - first),
-        "scalar": frozenset(others),
-    }
+    return {"embedding": first, "head": last - first, "scalar": frozenset(others)}
 
 
 def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:

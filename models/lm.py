@@ -1,7 +1,7 @@
 """A language model of any family: tokens in, logits or a loss out.
 
 `params` maps every name of `families.param_spec(cfg)` to an array of that shape. `ops` are the
-operators, and `xp` the array functions, of the framework that the arrays belong to
+operators, and `ops.xp` the array functions, of the framework that the arrays belong to
 (`models/ops/operators.py`). All functions are pure: they write no input.
 """
 
@@ -38,9 +38,7 @@ def _rows_of(parts: Sequence[Array], xp: Arrays) -> Array:
     if parts[0].ndim == 1:
         return xp.concatenate(parts)
     longest, others = max(part.shape[1] for part in parts), [(0, 0)] * (parts[0].ndim - 2)
-    lacks = (longest - part.shape[1] for part in parts)
-    widths = [[(0, 0), (lack, 0), *others] for lack in lacks]
-    return xp.concatenate([xp.pad(x, own) for x, own in zip(parts, widths, strict=True)])
+    return xp.concatenate([xp.pad(x, [(0, 0), (longest - x.shape[1], 0), *others]) for x in parts])
 
 
 def take_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
@@ -51,8 +49,8 @@ def take_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
 def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays) -> Params:
     """Return the parameters with the matrices of `families.products` in bfloat16, differentiable.
 
-    For `loss_from_embedding`: products are then computed in bfloat16, and everything between them
-    in float32, as the parameters' gradients are. Only the reference and Metal ops take them.
+    For `loss`: products are then computed in bfloat16, and everything between them in float32, as
+    the parameters' gradients are. Only the reference and Metal ops take them.
     """
     products = families.products(cfg)
     return {
@@ -63,18 +61,6 @@ def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays) -> Params:
 def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays) -> Array:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
     return xp.float32(xp.embedding(params[families.embedding(cfg)], tokens))
-
-
-def add_ngrams(params: Params, x: Array, rows: Array, ops: Ops) -> Array:
-    """Return the embedded tokens x (B, S, d) plus W r, for the rows r of their n-grams."""
-    (added,) = ops.linears(rows, [params[ngrams.WEIGHT]], [None])
-    return x + added
-
-
-def starts(cfg: ModelConfig, tokens: Array) -> Array | None:
-    """Return where documents begin, (B, S) bool; None for a model without resets."""
-    token = families.reset_token(cfg)
-    return None if token is None else tokens == token
 
 
 def dropout_masks(
@@ -127,104 +113,83 @@ def logits(
     Returns:
         Capped logits (B, S, V), or (B, 1, V) where `last`, and the state after the last position.
     """
-    x = block_input(cfg, params, tokens, rows, ops)
-    run = _run(cfg, ops, starts(cfg, tokens), hidden=hidden)
-    x, state = model.blocks(cfg, params, x, state, run)
+    x, state, run = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
     y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, run), cfg.output_logit_soft_cap
     return y if cap is None else ops.soft_cap(y, cap), state
 
 
-def _run(cfg: ModelConfig, ops: Ops, starts: Array | None, **more: Any) -> Run:
-    return Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, **more)
-
-
-def block_input(
-    cfg: ModelConfig, params: Params, tokens: Array, rows: Array | None, ops: Ops
-) -> Array:
-    """Return the embedded tokens (B, S, d), with the rows of their n-grams if there are any."""
-    x = embed(cfg, params, tokens, ops.xp)
-    return x if rows is None else add_ngrams(params, x, rows, ops)
-
-
-def loss_from_embedding(
-    cfg: ModelConfig,
-    params: Params,
-    x: Array,
-    labels: Array,
-    *,
-    ops: Ops,
-    starts: Array | None = None,
-    masks: Mapping[str, Array] | None = None,
-    log_inclusion: Array | None = None,
-    state: State | None = None,
-) -> Array:
-    """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
-
-    The argument is the embedded tokens, so the gradient of the embedding stays one row per token:
-    the gradient of x, which the caller adds to the rows `tokens`.
-
-    Args:
-        cfg: the model.
-        params: its parameters; the embedding is used only if it is also the head.
-        x: embedded tokens, (B, S, d).
-        labels: (B, S) integer; labels[b, t] is the target of position t, already shifted.
-        ops: of the arrays' framework.
-        starts: from the function of that name.
-        masks: from `dropout_masks`.
-        log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
-            bias in `params` are the rows of the C candidates, and labels are indices among them.
-        state: state before x; None is the start state.
-
-    Returns:
-        A scalar, float32.
-    """
-    run = _run(cfg, ops, starts, masks=masks)
-    nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion, state)
-    return nats / ops.xp.maximum(count, 1)
-
-
-def sum_loss(
+def loss(
     cfg: ModelConfig,
     params: Params,
     tokens: Array,
     labels: Array,
     *,
     ops: Ops,
+    x: Array | None = None,
     rows: Array | None = None,
-) -> Array:
-    """Return the summed cross entropy in nats over the labels other than -100, a scalar.
-
-    Tokens and rows as of `logits`.
-    """
-    x = block_input(cfg, params, tokens, rows, ops)
-    return _cross_entropy(cfg, params, x, labels, _run(cfg, ops, starts(cfg, tokens)))[0]
-
-
-def _cross_entropy(
-    cfg: ModelConfig,
-    params: Params,
-    x: Array,
-    labels: Array,
-    run: Run,
+    masks: Mapping[str, Array] | None = None,
     log_inclusion: Array | None = None,
     state: State | None = None,
 ) -> tuple[Array, Array]:
-    x, _ = model.blocks(cfg, params, x, state, run)
+    """Return the summed cross entropy in nats over the labels other than -100, and their number.
+
+    Args:
+        cfg: the model.
+        params: its parameters.
+        tokens: as of `logits`.
+        labels: (B, S) integer; labels[b, t] is the target of position t, already shifted.
+        ops: of the arrays' framework.
+        x: the embedded tokens (B, S, d), in place of those of `params`: the gradient of the
+            embedding is then one row per token, which the caller adds to the rows `tokens`.
+        rows: as of `logits`.
+        masks: from `dropout_masks`.
+        log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
+            bias in `params` are the rows of the C candidates, and labels are indices among them.
+        state: state before the tokens; None is the start state.
+    """
+    how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x}
+    x, _, run = _behind_blocks(cfg, params, tokens, state, ops, **how)
     cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
     if log_inclusion is None and families.head_bias(cfg) is None:
-        rows, head = x.reshape(-1, x.shape[-1]), params[families.head(cfg)]
-        return run.ops.linear_cross_entropy(rows, head, labels, cap)
+        inputs, head = x.reshape(-1, x.shape[-1]), params[families.head(cfg)]
+        return ops.linear_cross_entropy(inputs, head, labels, cap)
     logits = _raw_logits(cfg, params, x, run)
     if log_inclusion is not None:  # subtracted after the cap
-        logits = logits if cap is None else run.ops.soft_cap(logits, cap)
+        logits = logits if cap is None else ops.soft_cap(logits, cap)
         logits, cap = logits - log_inclusion, None
-    return run.ops.capped_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, cap)
+    return ops.capped_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, cap)
+
+
+def mean_loss(*inputs: Any, ops: Ops, **how: Any) -> Array:
+    """Return `loss` per label, 0 if there are none; the same arguments."""
+    nats, count = loss(*inputs, ops=ops, **how)
+    return nats / ops.xp.maximum(count, 1)
+
+
+def _behind_blocks(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: Array,
+    state: State | None,
+    ops: Ops,
+    *,
+    rows: Array | None,
+    embedded: Array | None = None,
+    **run: Any,
+) -> tuple[Array, State, Run]:
+    """Return x behind the final norm, the new state, and how the pass is run."""
+    x = embed(cfg, params, tokens, ops.xp) if embedded is None else embedded
+    if rows is not None:  # of the n-grams
+        (added,) = ops.linears(rows, [params[ngrams.WEIGHT]])
+        x = x + added
+    token = families.reset_token(cfg)
+    starts = None if token is None else tokens == token
+    how = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, **run)
+    return *model.blocks(cfg, params, x, state, how), how
 
 
 def _raw_logits(cfg: ModelConfig, params: Params, x: Array, run: Run) -> Array:
     """Return the logits before the cap."""
     bias = families.head_bias(cfg)
-    (logits,) = run.ops.linears(
-        x, [params[families.head(cfg)]], [None if bias is None else params[bias]]
-    )
-    return logits
+    biases = [None if bias is None else params[bias]]
+    return run.ops.linears(x, [params[families.head(cfg)]], biases)[0]

@@ -61,7 +61,7 @@ def differentiate(
     masks: Mapping[str, NDArray[Any]] | None = None,
     rounded: bool = False,
 ) -> tuple[float, dict[str, Float]]:
-    """Return the loss of tokens (B, S), and the gradient of every parameter in its own shape.
+    """Return the mean loss of tokens (B, S), and the gradient of every parameter in its own shape.
 
     That of tables is the gradient of the rows that were read, under `ngrams.ROWS`.
 
@@ -79,12 +79,10 @@ def differentiate(
     leaves, rows = _tensors(params), _rows(cfg, params, tokens, before)
     leaves |= {} if rows is None else {ngrams.ROWS: rows}
     leaves = {name: x.to(dtype).requires_grad_() for name, x in leaves.items()}
-    ids, dropped = tensor(tokens), {k: x.to(dtype) for k, x in _tensors(masks or {}).items()}
-    x = lm.block_input(cfg, leaves, ids, leaves.get(ngrams.ROWS), OPS)
-    loss = lm.loss_from_embedding(
-        cfg, leaves, x, tensor(labels).long(), ops=OPS, starts=lm.starts(cfg, ids),
-        masks=dropped or None, state=_state(inner),
-    )  # fmt: skip
+    how: dict[str, Any] = {"rows": leaves.get(ngrams.ROWS), "state": _state(inner)}
+    how["masks"] = {site: x.to(dtype) for site, x in _tensors(masks or {}).items()} or None
+    ids = tensor(tokens), tensor(labels).long()
+    loss = lm.mean_loss(cfg, leaves, *ids, ops=OPS, **how)
     every = torch.autograd.grad(
         loss, list(leaves.values()), allow_unused=True, materialize_grads=True
     )

@@ -42,14 +42,12 @@ def decoder(
     """
     if resolve(framework, kernels, "cpu") != "native":
         return None
-    if any(value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()):
+    if cfg.model_type not in ("xlstm", "xlstm_v1") or any(
+        value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()
+    ):
         return None
-    if cfg.model_type not in ("xlstm", "xlstm_v1"):
-        return None
-    step = _native_decoder(cfg, params)
-    return Decoder(
-        step, cfg.vocab_size, model.state_shapes(cfg), threads, params.get(ngrams.WEIGHT)
-    )
+    shapes, W = model.state_shapes(cfg), params.get(ngrams.WEIGHT)
+    return Decoder(_native_decoder(cfg, params), cfg.vocab_size, shapes, threads, W)
 
 
 class Decoder:

@@ -10,8 +10,8 @@ A family, such as xLSTM Large, is a configuration whose `layout` is that list, u
 its checkpoints; every layer has its own equations (`mad/layers/`). norm is RMSNorm with the scale
 w, or LayerNorm with the scale 1 + w.
 
-`params` maps every name of `param_spec(cfg)` to a float32 array of that shape. All functions are
-pure: they write no input. This module imports no framework.
+`params` maps every name of `layout.spec` to a float32 array of that shape. All functions are pure:
+they write no input. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, cast
 
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
-from mlxhog.models.fields import MOST_WIDTH, Fields, anything, check_fields, read, setting
+from mlxhog.models.fields import MOST_WIDTH, Fields, custom, positive, read
 from mlxhog.models.mad.layer import Layer, Run, normal, small_std
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
@@ -135,7 +136,7 @@ class ModelConfig(Fields, ABC):
     """Sizes and constants of one model; picklable, checked when it is made.
 
     `extra` has the fields of a config.json that are not read here; they are written back. A family
-    has more fields of `fields.setting`, and says in these attributes what it has not:
+    has more fields, and says in these attributes what it has not:
 
     Attributes:
         model_type: the family, a key of `families.FAMILIES`.
@@ -169,16 +170,10 @@ class ModelConfig(Fields, ABC):
     output_logit_soft_cap = cast(float | None, None)
     reset_at_document_boundaries = False
 
-    vocab_size: int = setting("rows of the embedding; a run takes its tokenizer's")
-    hidden_size: int = setting("width of the residual stream", most=MOST_WIDTH)
-    bos_token_id: int | None = setting(
-        "begins a document; a run takes its tokenizer's", None, check=anything
-    )
+    vocab_size: int = positive("rows of the embedding; a run takes its tokenizer's")
+    hidden_size: int = positive("width of the residual stream", high=MOST_WIDTH)
+    bos_token_id: int | None = option(None, "begins a document; a run takes its tokenizer's")
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    def __post_init__(self) -> None:
-        """Refuse a field out of range."""
-        check_fields(self)
 
     def unlike_transformers(self, tensors: Mapping[str, Any]) -> str:
         """Return why transformers' class would compute something else; "" if it does not."""
@@ -209,11 +204,6 @@ class ModelConfig(Fields, ABC):
         Raises:
             ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
         """
-        if (name := data.get("model_type", cls.model_type)) != cls.model_type:
-            raise ConfigError(
-                f"model_type is {name!r}, and this family is {cls.model_type!r}; choose an "
-                "architecture or checkpoint of it"
-            )
         data = {key: value for key, value in data.items() if key != "model_type"}
         values, extra = read(cls, data, strict=strict)
         return cls(**values, extra=extra)
@@ -233,20 +223,21 @@ class ModelConfig(Fields, ABC):
 class XLSTMConfig(ModelConfig):
     """What both xLSTM families have beside: resets at documents, and tables of n-grams."""
 
-    reset_at_document_boundaries: bool = setting(
-        "the memory begins anew at every bos_token_id", False
+    reset_at_document_boundaries: bool = option(
+        False, "the memory begins anew at every bos_token_id"
     )
-    ngram_orders: tuple[int, ...] = setting(
-        "tables of n-grams, such as 2-8; [] is none", (), read=ngrams.read_orders
+    ngram_orders: tuple[int, ...] = custom(
+        "tables of n-grams, such as 2-8; [] is none", (), ngrams.read_orders
     )
-    ngram_dim: int = setting("floats in a row of these tables", 32, most=ngrams.MOST_DIM)
-    ngram_rows: int = setting(
-        "most rows of one; more n-grams share rows by a hash", 131072, check=ngrams.check_rows
+    ngram_dim: int = positive("floats in a row of these tables", 32, high=ngrams.MOST_DIM)
+    ngram_rows: int = positive(
+        "most rows of one; more n-grams share rows by a hash", 131072, high=ngrams.MOST_ROWS
     )
 
     def __post_init__(self) -> None:
         """Refuse a field out of range, and resets without their token."""
         super().__post_init__()
+        ngrams.check_rows(self.ngram_rows)
         bos, V = self.bos_token_id, self.vocab_size
         if self.reset_at_document_boundaries and (bos is None or not 0 <= bos < V):
             token = "not set" if bos is None else f"{bos} of {V} ids"
@@ -288,12 +279,12 @@ def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
     """Return the state before the first token of B sequences."""
-    states = [
+    positions = cfg.layout.positions
+    every = [*cfg.layout.blocks, *([] if positions is None else [(positions,)])]
+    return [
         tuple(array for part in block for array in part.layer.init_state(part.d, B, xp))
-        for block in cfg.layout.blocks
+        for block in every
     ]
-    part = cfg.layout.positions
-    return states if part is None else [*states, part.layer.init_state(part.d, B, xp)]
 
 
 def blocks(

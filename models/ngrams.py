@@ -223,11 +223,11 @@ def of(cfg: Any) -> NgramTables | None:
     )
 
 
-def check_rows(name: str, rows: int) -> None:
-    """Refuse a number of rows that is out of range, or no power of two."""
-    if not 2 <= rows <= MOST_ROWS or rows & (rows - 1):
+def check_rows(rows: int) -> None:
+    """Refuse a number of rows that is no power of two."""
+    if rows < 2 or rows & (rows - 1):
         raise ConfigError(
-            f"{name} is {rows}; set it to a power of two up to 2^{MOST_ROWS.bit_length() - 1}, "
+            f"ngram_rows is {rows}; set it to a power of two up to 2^{MOST_ROWS.bit_length() - 1}, "
             "such as 131072"
         )
 

@@ -1,12 +1,12 @@
 """Architectures by name or path: reading them, changing fields, and writing them as YAML.
 
-The fields and their descriptions are those of the families' config classes (`fields.setting`);
+The fields and their descriptions are those of the families' config classes (`fields.described`);
 nested fields have dotted names: `mlstm_block.mlstm.num_heads`. `load_architecture` reads the output
 of `to_yaml`.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mlxhog.base import plain_json, plain_yaml, reading
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
-from mlxhog.models.fields import DOC
+from mlxhog.models.fields import described
 from mlxhog.models.mad.config import DIM, VOCABULARY, MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
@@ -71,25 +71,11 @@ def load_architecture(
     return with_changes(cfg, name_or_path, changes)
 
 
-def with_changes(cfg: ModelConfig, name: str | Path, changes: str | None) -> ModelConfig:
-    """Return a model with other values of some fields, as `--set` takes them.
-
-    Raises:
-        ConfigError: there is no such field, or the family refuses a value; it names the model.
-    """
-    try:
-        return _changed(cfg, plain_yaml.assignments(changes))
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"model {name} with --set {changes}: {error}") from error
-
-
 def _load(name_or_path: str | Path) -> ModelConfig:
-    text = str(name_or_path)
+    text, path = str(name_or_path), Path(name_or_path)
     if text in architectures():
         return families.read(_parse(source(text), text), strict=True)
-    path = Path(name_or_path)
-    if path.is_dir():
-        path = path / "config.json"
+    path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         near = nearest(text, architectures())
         hint = f"did you mean {near!r}?" if near else f"known are {', '.join(architectures())}"
@@ -108,6 +94,20 @@ def _load(name_or_path: str | Path) -> ModelConfig:
         return families.read(data, strict=path.suffix != ".json")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    """Parse YAML or JSON text that has to be a mapping."""
+    try:
+        data = plain_json.loads(text) if name.endswith(".json") else plain_yaml.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"the architecture {name} cannot be parsed: {error}; mend it") from error
+    if not isinstance(data, dict):
+        content = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"
+        raise ConfigError(
+            f"the architecture {name} {content}; write lines such as 'hidden_size: 128'"
+        )
+    return data
 
 
 def load_candidate(name_path_or_text: str | Path) -> MADConfig:
@@ -133,20 +133,6 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
     return MADConfig(vocab_size=VOCABULARY, hidden_size=DIM, layers=parse(text))
 
 
-def _parse(text: str, name: str) -> dict[str, Any]:
-    """Parse YAML or JSON text that has to be a mapping."""
-    try:
-        data = plain_json.loads(text) if name.endswith(".json") else plain_yaml.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"the architecture {name} cannot be parsed: {error}; mend it") from error
-    if not isinstance(data, dict):
-        content = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"
-        raise ConfigError(
-            f"the architecture {name} {content}; write lines such as 'hidden_size: 128'"
-        )
-    return data
-
-
 # -- a model as fields ----------------------------------------------------------------------------
 
 
@@ -156,10 +142,10 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, object, str]]:
     A nested field has a name with dots. The value of a field with nested fields, which follow it,
     is their configuration.
     """
-    documented = {one.name: one for one in dataclasses.fields(config) if DOC in one.metadata}
-    for name in sorted(documented, key=lambda name: name in LAST):
+    helps = described(type(config))
+    for name in sorted(helps, key=lambda name: name in LAST):
         value = getattr(config, name)
-        yield prefix + name, _plain(value), documented[name].metadata[DOC]
+        yield prefix + name, _plain(value), helps[name]
         if dataclasses.is_dataclass(value):
             yield from fields(value, f"{prefix}{name}.")
 
@@ -179,9 +165,8 @@ def to_yaml(cfg: ModelConfig) -> str:
         if name == "layers" and isinstance(value, list):
             lines += [(start, doc), *((f"  - {_flow(layer)}", "") for layer in value)]
         else:
-            lines.append(
-                (start if dataclasses.is_dataclass(value) else f"{start} {_flow(value)}", doc)
-            )
+            own = "" if dataclasses.is_dataclass(value) else f" {_flow(value)}"
+            lines.append((start + own, doc))
     if files := plugins.remembered(cfg.own_layers):
         lines += [(f"{plugins.KEY}:", "of layers of your own")]
         lines += [(f"  - {_flow(file)}", "") for file in files]
@@ -190,29 +175,43 @@ def to_yaml(cfg: ModelConfig) -> str:
     )
 
 
-def _changed(cfg: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
+def with_changes(cfg: ModelConfig, model: str | Path, changes: str | None) -> ModelConfig:
     """Return a model with other values of some fields, by their names or other spellings.
+
+    Args:
+        cfg: the model.
+        model: its name, for errors.
+        changes: as `--set` takes them.
 
     Raises:
         ConfigError: there is no such field, or the family refuses a value.
     """
-    if not values:
-        return cfg
-    data, known = as_mapping(cfg), [name for name, *_ in fields(cfg)]
-    for key, value in values.items():
-        name = cfg.spellings.get(key, key)
-        if name not in known:
-            inner = [one for one in known if one.endswith("." + name)]
-            near = nearest(name, [*known, *cfg.spellings])
-            words = " or ".join(map(repr, inner or ([near] if near else [])))
-            hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"
-            raise ConfigError(f"the model has no field {name!r}; {hint}")
-        *sections, last = name.split(".")
-        holder = data
-        for section in sections:
-            holder = holder[section]
-        holder[last] = value
-    return dataclasses.replace(families.read(data, strict=True), extra=cfg.extra)
+    try:
+        values = plain_yaml.assignments(changes)
+        if not values:
+            return cfg
+        data, known = as_mapping(cfg), [name for name, *_ in fields(cfg)]
+        for key, value in values.items():
+            name = cfg.spellings.get(key, key)
+            if name not in known:
+                raise ConfigError(_lacks(name, known, cfg.spellings))
+            *sections, last = name.split(".")
+            holder = data
+            for section in sections:
+                holder = holder[section]
+            holder[last] = value
+        return dataclasses.replace(families.read(data, strict=True), extra=cfg.extra)
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"model {model} with --set {changes}: {error}") from error
+
+
+def _lacks(name: str, known: Sequence[str], spellings: Iterable[str]) -> str:
+    """The error for a field that a model lacks: a field inside of that name, or the nearest one."""
+    near = nearest(name, [*known, *spellings])
+    inner = [one for one in known if one.endswith("." + name)] or ([near] if near else [])
+    words = " or ".join(map(repr, inner))
+    hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"
+    return f"the model has no field {name!r}; {hint}"
 
 
 def _plain(value: object) -> object:

@@ -87,9 +87,9 @@ def to_xlstm(
         model: whose parameters they are.
         slstm: layout of the sLSTM cell, "vanilla" or "cuda"; v1 only.
     """
-    if not isinstance(model, XLSTMLargeConfig):
-        return _slstm_cells(arrays, to_cuda=True) if slstm == "cuda" else dict(arrays)
-    return {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
+    if isinstance(model, XLSTMLargeConfig):
+        return {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
+    return _slstm_cells(arrays, to_cuda=True) if slstm == "cuda" else dict(arrays)
 
 
 def stacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -100,15 +100,15 @@ def stacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     stacked: dict[str, tuple[str, ...]] = {}
     for name in names:
         stem, _, suffix = name.rpartition(".")
-        owners = [f for f, ps in FUSED.items() if any(stem.endswith(f".{p}") for p in ps)]
-        if not owners:
+        own = [(f, p) for f, ps in FUSED.items() for p in ps if stem.endswith(f".{p}")]
+        if not own:
             stacked[name] = (name,)
-            continue
-        first, *_ = parts = FUSED[owners[0]]
-        if stem.endswith(f".{first}"):  # the others are stacked with it
-            block = stem.removesuffix(first)
-            singles = tuple(f"{block}{part}.{suffix}" for part in parts)
-            stacked[f"{block}{owners[0]}.{suffix}"] = singles
+        for fused, part in own:
+            if part == FUSED[fused][0]:  # the others are stacked with it
+                block = stem.removesuffix(part)
+                stacked[f"{block}{fused}.{suffix}"] = tuple(
+                    f"{block}{one}.{suffix}" for one in FUSED[fused]
+                )
     return stacked
 
 

@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_LAYERS, MOST_WIDTH, check_most, setting
+from mlxhog.models.fields import MOST_LAYERS, MOST_WIDTH, check_most, positive
 from mlxhog.models.mad.layers.xlstm import LargeFeedForward, LargeMLSTM
 from mlxhog.models.model import Layout, Part, XLSTMConfig
 from mlxhog.models.spec import ParamSpec
 
 EMBEDDING = "backbone.embeddings.weight"
 OUT_NORM = "backbone.out_norm"
-
-WEIGHT_MODES = ("single", "fused")
-"""Storage of matrices that share their input in a file; our parameters are always single."""
 
 SPELLINGS = {"embedding_dim": "hidden_size", "num_blocks": "num_hidden_layers"}
 """The xlstm package's field names beside those of transformers; config.json may have either."""
@@ -45,26 +43,26 @@ class XLSTMLargeConfig(XLSTMConfig):
         "architectures transformers_version dtype torch_dtype chunkwise_kernel sequence_kernel "
         "step_kernel mode return_last_states autocast_kernel_dtype inference_state_dtype "
         "norm_reduction_force_float32 max_inference_chunksize use_cache eos_token_id "
-        "pad_token_id".split()
+        "pad_token_id weight_mode".split()
     )
 
-    num_hidden_layers: int = setting("blocks: an mLSTM, then a SwiGLU", most=MOST_LAYERS)
-    num_heads: int = setting("heads of every mLSTM; they divide its widths", most=MOST_WIDTH)
-    use_bias: bool = setting("biases in the matrices, too", False)
-    add_out_norm: bool = setting("a norm before the head", True)
-    out_norm_bias: bool = setting("with use_bias: that norm has one", False)
-    tie_word_embeddings: bool = setting("the head is the embedding", False)
-    norm_eps: float = setting("added to the variance in norms", 1e-6)
-    qk_dim_factor: float = setting(
-        "width of queries and of keys / hidden_size", 0.5, most=MOST_WIDTH
+    num_hidden_layers: int = positive("blocks: an mLSTM, then a SwiGLU", high=MOST_LAYERS)
+    num_heads: int = positive("heads of every mLSTM; they divide its widths", high=MOST_WIDTH)
+    use_bias: bool = option(False, "biases in the matrices, too")
+    add_out_norm: bool = option(True, "a norm before the head")
+    out_norm_bias: bool = option(False, "with use_bias: that norm has one")
+    tie_word_embeddings: bool = option(False, "the head is the embedding")
+    norm_eps: float = positive("added to the variance in norms", 1e-6)
+    qk_dim_factor: float = positive(
+        "width of queries and of keys / hidden_size", 0.5, high=MOST_WIDTH
     )
-    v_dim_factor: float = setting("width of values / hidden_size", 1.0, most=MOST_WIDTH)
-    chunk_size: int = setting("positions computed in parallel", 64)
-    eps: float = setting("added to the mLSTM's denominator", 1e-6)
-    ffn_proj_factor: float = setting("width of the SwiGLU / hidden_size", 2.667, most=MOST_WIDTH)
-    ffn_round_up_to_multiple_of: int = setting("the SwiGLU's width is a multiple of it", 64)
-    gate_soft_cap: float = setting("bound of the gates' preactivations", 15.0)
-    output_logit_soft_cap: float = setting("bound of the logits", 30.0)
+    v_dim_factor: float = positive("width of values / hidden_size", 1.0, high=MOST_WIDTH)
+    chunk_size: int = positive("positions computed in parallel", 64)
+    eps: float = positive("added to the mLSTM's denominator", 1e-6)
+    ffn_proj_factor: float = positive("width of the SwiGLU / hidden_size", 2.667, high=MOST_WIDTH)
+    ffn_round_up_to_multiple_of: int = positive("the SwiGLU's width is a multiple of it", 64)
+    gate_soft_cap: float = positive("bound of the gates' preactivations", 15.0)
+    output_logit_soft_cap: float = positive("bound of the logits", 30.0)
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
@@ -149,9 +147,6 @@ class XLSTMLargeConfig(XLSTMConfig):
         for name in ("gate_soft_cap", "output_logit_soft_cap"):
             if name in data and data[name] is None:
                 raise ConfigError(f"{name} is null, no bound, which is not supported; set a number")
-        data = dict(data)
-        if (mode := data.pop("weight_mode", "single")) not in WEIGHT_MODES:
-            raise ConfigError(f"weight_mode is {mode!r}; choose one of {', '.join(WEIGHT_MODES)}")
         return super().from_dict(data, strict=strict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,22 +10,16 @@ Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6 
 import dataclasses
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from mlxhog.errors import ConfigError
+from mlxhog.base.quantities import parse_count
+from mlxhog.config.options import option
+from mlxhog.errors import ConfigError, shown
 from mlxhog.models import ngrams
-from mlxhog.models.fields import (
-    MOST_LAYERS,
-    Fields,
-    anything,
-    check_most,
-    check_rate,
-    convert,
-    one_of,
-    setting,
-)
+from mlxhog.models.fields import MOST_LAYERS, Fields, check_most, custom, positive
 from mlxhog.models.mad.layer import Layer, bound
 from mlxhog.models.mad.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS, FeedForwardV1
 from mlxhog.models.model import Layout, Part, XLSTMConfig
@@ -45,12 +39,17 @@ BIAS_INIT = {
 }
 """Initialisers of the biases of an sLSTM cell."""
 
+EVERY = (-1,)
+"""Numbers of all blocks, before their number is known."""
+
 
 def _slstm_at(value: object) -> tuple[int, ...]:
-    """Read slstm_at; "all" is resolved before."""
-    if not isinstance(value, list | tuple | range):
-        raise ConfigError(f"slstm_at is {value!r}; give it a list such as [1], or 'all'")
-    return tuple(sorted(int(str(convert("slstm_at", block, int))) for block in value))
+    if value == "all":
+        return EVERY
+    with suppress(ValueError):
+        if isinstance(value, list | tuple | range):
+            return tuple(sorted(map(parse_count, value)))
+    raise ConfigError(f"slstm_at is {shown(value)}; give it a list such as [1], or 'all'")
 
 
 class _Section(Fields):
@@ -67,12 +66,12 @@ class _Section(Fields):
 class MLSTMLayerConfig(_Section):
     """Of the mLSTM layer; `proj_factor` widens the model's width to that of the cell."""
 
-    num_heads: int = setting("heads; they divide the cell's width", 4)
-    conv1d_kernel_size: int = setting("taps of the convolution before it", 4)
-    qkv_proj_blocksize: int = setting("units of a group that q, k and v mix within", 4)
-    proj_factor: float = setting("width of the cell / hidden_size", 2.0)
-    round_proj_up_dim_up: bool = setting("round that width up, not down", True)
-    round_proj_up_to_multiple_of: int = setting("to a multiple of it", 64)
+    num_heads: int = positive("heads; they divide the cell's width", 4)
+    conv1d_kernel_size: int = positive("taps of the convolution before it", 4)
+    qkv_proj_blocksize: int = positive("units of a group that q, k and v mix within", 4)
+    proj_factor: float = positive("width of the cell / hidden_size", 2.0)
+    round_proj_up_dim_up: bool = option(True, "round that width up, not down")
+    round_proj_up_to_multiple_of: int = positive("to a multiple of it", 64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +84,15 @@ class SLSTMLayerConfig(_Section):
         "forward_clipval": None,
     }  # fmt: skip
 
-    num_heads: int = setting("heads; they divide hidden_size", 4)
-    conv1d_kernel_size: int = setting(
-        "taps of the convolution before it; 0 is none", 4, check=anything
-    )
-    bias_init: str = setting(
-        "forget gates: or small_init, standard, zeros",
+    num_heads: int = positive("heads; they divide hidden_size", 4)
+    conv1d_kernel_size: int = option(4, "taps of the convolution before it; 0 is none", low=0)
+    bias_init: str = option(
         "powerlaw_blockdependent",
-        check=one_of(*BIAS_INIT),
+        "forget gates: or small_init, standard, zeros",
+        choices=tuple(BIAS_INIT),
     )
-    recurrent_weight_init: str = setting("or standard", "zeros", check=one_of("zeros", "standard"))
-    group_norm_weight: bool = setting("the norm of its heads has weights", True)
+    recurrent_weight_init: str = option("zeros", "or standard", choices=("zeros", "standard"))
+    group_norm_weight: bool = option(True, "the norm of its heads has weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,31 +101,31 @@ class FeedForwardConfig(_Section):
 
     only: ClassVar[Mapping[str, object]] = {"ff_type": "ffn_gated"}
 
-    proj_factor: float = setting("its width / hidden_size", 1.3)
-    round_proj_up_dim_up: bool = setting("round that width up, not down", True)
-    round_proj_up_to_multiple_of: int = setting("to a multiple of it", 64)
-    act_fn: str = setting(
-        "of its gate: or relu, relu^2, sigmoid, swish, selu",
+    proj_factor: float = positive("its width / hidden_size", 1.3)
+    round_proj_up_dim_up: bool = option(True, "round that width up, not down")
+    round_proj_up_to_multiple_of: int = positive("to a multiple of it", 64)
+    act_fn: str = option(
         "gelu",
-        check=one_of("gelu", "relu", "relu^2", "sigmoid", "swish", "selu"),
+        "of its gate: or relu, relu^2, sigmoid, swish, selu",
+        choices=("gelu", "relu", "relu^2", "sigmoid", "swish", "selu"),
     )
-    dropout: float = setting("share of its units dropped while it trains", 0.0, check=check_rate)
-    bias: bool = setting("biases in its matrices", False)
+    dropout: float = option(0.0, "share of its units dropped while it trains", low=0, below=1)
+    bias: bool = option(False, "biases in its matrices")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLSTMBlockConfig(_Section):
     """An mLSTM block: norm, mLSTM layer."""
 
-    mlstm: MLSTMLayerConfig = setting("the mLSTM layer", MLSTMLayerConfig)
+    mlstm: MLSTMLayerConfig = custom("the mLSTM layer", MLSTMLayerConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SLSTMBlockConfig(_Section):
     """An sLSTM block: norm, sLSTM layer and, unless it is None, norm, feed-forward layer."""
 
-    slstm: SLSTMLayerConfig = setting("the sLSTM layer", SLSTMLayerConfig)
-    feedforward: FeedForwardConfig | None = setting(
+    slstm: SLSTMLayerConfig = custom("the sLSTM layer", SLSTMLayerConfig)
+    feedforward: FeedForwardConfig | None = custom(
         "the gated layer after it, or null", FeedForwardConfig
     )
 
@@ -156,25 +153,28 @@ class XLSTMV1Config(XLSTMConfig):
     )
     norm_eps = V1_NORM_EPS
 
-    num_hidden_layers: int = setting("blocks", most=MOST_LAYERS)
-    mlstm_block: MLSTMBlockConfig | None = setting("of every block that is not in slstm_at", None)
-    slstm_block: SLSTMBlockConfig | None = setting("of the blocks in slstm_at", None)
-    slstm_at: tuple[int, ...] = setting(
-        "numbers of the sLSTM blocks, from 0; or all", (), read=_slstm_at
-    )
-    context_length: int = setting("bound of the xlstm package's sequences, not of ours", 2048)
-    add_post_blocks_norm: bool = setting("a norm before the head", True)
-    bias: bool = setting("biases in the matrices", False)
-    dropout: float = setting("share of units dropped while it trains", 0.0, check=check_rate)
-    add_embedding_dropout: bool = setting("the embedding's units, too", False)
-    tie_word_embeddings: bool = setting("the head is the embedding", False)
-    weight_decay_on_embedding: bool = setting("weight decay takes the embedding, too", False)
-    chunk_size: int = setting("positions an mLSTM computes in parallel", 64)
+    num_hidden_layers: int = positive("blocks", high=MOST_LAYERS)
+    mlstm_block: MLSTMBlockConfig | None = custom("of every block that is not in slstm_at", None)
+    slstm_block: SLSTMBlockConfig | None = custom("of the blocks in slstm_at", None)
+    slstm_at: tuple[int, ...] = custom("numbers of the sLSTM blocks, from 0; or all", (), _slstm_at)
+    context_length: int = option(2048, "bound of the xlstm package's sequences, not of ours")
+    add_post_blocks_norm: bool = option(True, "a norm before the head")
+    bias: bool = option(False, "biases in the matrices")
+    dropout: float = option(0.0, "share of units dropped while it trains", low=0, below=1)
+    add_embedding_dropout: bool = option(False, "the embedding's units, too")
+    tie_word_embeddings: bool = option(False, "the head is the embedding")
+    weight_decay_on_embedding: bool = option(False, "weight decay takes the embedding, too")
+    chunk_size: int = positive("positions an mLSTM computes in parallel", 64)
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
         super().__post_init__()
-        at, n = self.slstm_at, self.num_hidden_layers
+        n = self.num_hidden_layers
+        if self.slstm_at == EVERY or (self.mlstm_block is None and not self.slstm_at):
+            object.__setattr__(self, "slstm_at", tuple(range(n)))
+        if self.context_length == -1:
+            object.__setattr__(self, "context_length", 2048)
+        at = self.slstm_at
         if len(set(at)) < len(at):
             raise ConfigError(f"slstm_at is {list(at)}; name every block once")
         if wrong := [block for block in at if not 0 <= block < n]:
@@ -195,29 +195,10 @@ class XLSTMV1Config(XLSTMConfig):
                 except ConfigError as error:
                     raise ConfigError(f"{name}: {error}") from error
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
-        """As that of `ModelConfig`, of the package's nested mappings, with or without its results.
-
-        Names that begin with an underscore are results of the package and not read.
-        """
-        data = dict(data)
-        if data.get("context_length") == -1:
-            del data["context_length"]
-        at = data.get("slstm_at")
-        if at == "all" or (data.get("mlstm_block") is None and not at):
-            blocks = data.get("num_hidden_layers", data.get("num_blocks"))
-            n = convert("num_hidden_layers", blocks, int | None) or 0
-            assert isinstance(n, int), "convert returns the requested type"
-            check_most("num_hidden_layers", n, MOST_LAYERS)
-            data["slstm_at"] = range(n)
-        return super().from_dict(data, strict=strict)
-
     @cached_property
     def layout(self) -> Layout:
         """The model as a list of layers."""
-        d = self.hidden_size
-        out_norm = ParamSpec(f"{OUT_NORM}.weight", (d,), "zeros")
+        out_norm = ParamSpec(f"{OUT_NORM}.weight", (self.hidden_size,), "zeros")
         return Layout(
             **self.ends(EMBEDDING, decay=self.weight_decay_on_embedding),
             blocks=tuple(self._block(number) for number in range(self.num_hidden_layers)),
@@ -235,7 +216,7 @@ class XLSTMV1Config(XLSTMConfig):
             return Part(name=own, norm=f"{own}_norm", layer=layer, d=d, dropout=dropout)
 
         if number not in self.slstm_at:
-            assert self.mlstm_block is not None
+            assert self.mlstm_block is not None, "checked when the configuration was made"
             own = self.mlstm_block.mlstm
             mlstm = _MLSTM(
                 heads=own.num_heads,
@@ -247,7 +228,7 @@ class XLSTMV1Config(XLSTMConfig):
                 chunk_size=self.chunk_size,
             )
             return (part("xlstm", mlstm, self.dropout),)
-        assert self.slstm_block is not None
+        assert self.slstm_block is not None, "likewise"
         cell, ffn = self.slstm_block.slstm, self.slstm_block.feedforward
         depth = number / (n - 1) if n > 1 else 0.0
         values = {"NH": cell.num_heads, "exponent": 0.3 + 1.3 * depth, "bound": bound(d)}
@@ -258,22 +239,18 @@ class XLSTMV1Config(XLSTMConfig):
             recurrent=bound(d) if cell.recurrent_weight_init == "standard" else "zeros",
             norm_weight=cell.group_norm_weight,
         )
-        parts = [part("xlstm", slstm, self.dropout)]
-        if ffn is not None:
-            layer = FeedForwardV1(
-                inner=_rounded_width("slstm_block.feedforward", d, ffn),
-                act_fn=ffn.act_fn,
-                bias=ffn.bias,
-                residual_std=residual_std,
-            )
-            parts.append(part("ffn", layer, ffn.dropout))
-        return tuple(parts)
+        if ffn is None:
+            return (part("xlstm", slstm, self.dropout),)
+        width = _rounded_width("slstm_block.feedforward", d, ffn)
+        layer = FeedForwardV1(
+            inner=width, act_fn=ffn.act_fn, bias=ffn.bias, residual_std=residual_std
+        )
+        return part("xlstm", slstm, self.dropout), part("ffn", layer, ffn.dropout)
 
     def to_dict(self) -> dict[str, Any]:
         """Write the fields of a config.json: the package's own and ours."""
         names = {"architectures": ["xLSTMLMModel"], "model_type": self.model_type}
-        values = self.values()
-        ours = {name: values[name] for name in OURS if name in values}
+        ours = {name: value for name, value in self.values().items() if name in OURS}
         unread = {key: value for key, value in self.extra.items() if not key.endswith("_block")}
         return names | unread | self.to_package() | ours
 
@@ -311,9 +288,7 @@ def _rounded_width(name: str, d: int, part: MLSTMLayerConfig | FeedForwardConfig
 
 
 class _MLSTM(MLSTMV1):
-    """mLSTM layer in a model, whose block gives its parameters their prefix."""
-
-    prefix = ""
+    """mLSTM layer in a model, whose configuration has these numbers, too."""
 
     inner: int | None = None
     bias: bool = False
@@ -323,8 +298,6 @@ class _MLSTM(MLSTMV1):
 
 class _SLSTM(SLSTMV1):
     """sLSTM layer in a model, as `_MLSTM`."""
-
-    prefix = ""
 
     forget: str = "zeros"
     recurrent: str = "zeros"

@@ -21,7 +21,7 @@ MODULES = [
     "hypothesis",
     "hypothesis.extra.numpy",
     "mlxhog.training.worker",
-    "mlxhog.training.evaluation",  # what jobs lead to, and no framework
+    "mlxhog.training.side_jobs",  # what jobs lead to, and no framework
     "mlxhog.mad.training.candidate",
     "mlxhog.models.lm_native",
     "mlxhog.models.ops.native.operators",

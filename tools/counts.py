@@ -170,8 +170,7 @@ def gradient(model: ModelConfig, batch: int, seq: int) -> tuple[Callable[..., An
 
     def loss(params: list[Any], x: Any, tokens: Any) -> Any:
         named = dict(zip(trained, params, strict=True))
-        starts = lm.starts(model, tokens)
-        return lm.loss_from_embedding(model, named, x, tokens, ops=ops, starts=starts)
+        return lm.mean_loss(model, named, tokens, tokens, ops=ops, x=x)
 
     params = [mx.broadcast_to(mx.array(0.01), spec[name].shape) for name in trained]
     x = mx.broadcast_to(mx.array(0.5), (batch, seq, width))

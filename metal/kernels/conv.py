@@ -10,6 +10,8 @@ Source: the convolution in front of the cells of Beck et al. 2024, xLSTM, arXiv:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mlxhog.metal.kernel import Kernel, Size
@@ -53,7 +55,7 @@ def _kernel(name: str, inputs: str, outputs: str, grid: str, scalars: str = "") 
         x, y, z = (n.get(letter, 1) for letter in grid.split())
         return x, y, z
 
-    how = {"grid": threads, "group": lambda n: (32, 8, 1), "rtol": 1e-5}
+    how: Any = {"grid": threads, "group": lambda n: (32, 8, 1), "rtol": 1e-5}
     return CONV.kernel(name, inputs, outputs, scalars, **how)
 
 

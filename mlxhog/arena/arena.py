@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import reduction
 from pathlib import Path
 from socket import socket
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,41 +29,36 @@ from mlxhog.errors import ArenaError
 WRITE_MODES = ("lossless", "racy", "cas")
 
 
-class About(NamedTuple):
-    """What a process needs to know of an arena, beside its descriptor.
+@dataclass(frozen=True)
+class ArenaHandle:
+    """An arena on its way to a spawned process; pickle it only while spawning one.
 
     Attributes:
+        fd: its descriptor.
         layout: offsets of all segments and parameters.
         write: how every writer adds its steps: `lossless`, `racy` or `cas`.
         creator: pid and start time of the process that created it.
     """
 
+    fd: int
     layout: Layout
     write: str
     creator: tuple[int, int]
 
-
-@dataclass(frozen=True)
-class ArenaHandle:
-    """An arena on its way to a spawned process; pickle it only while spawning one."""
-
-    fd: int
-    about: About
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, About]]:
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """Let the new process inherit the descriptor."""
-        return _receive_handle, (reduction.DupFd(self.fd), self.about)
+        return _received, (reduction.DupFd(self.fd), self.layout, self.write, self.creator)
 
 
-def _receive_handle(inherited: Any, about: About) -> ArenaHandle:
-    return ArenaHandle(inherited.detach(), about)
+def _received(inherited: Any, *about: Any) -> ArenaHandle:
+    return ArenaHandle(inherited.detach(), *about)
 
 
 class Arena:
     """Parameters and shared state, mapped into this process.
 
     Attributes:
-        layout, write, creator: as in `About`.
+        layout, write, creator: as in `ArenaHandle`.
         readonly: whether this mapping is read-only; a write to it then kills the process.
         note: a sentence for the user if the arena is a file instead of shared memory, else "".
         counters: shared counters by name.
@@ -73,13 +68,11 @@ class Arena:
     up to the kernels in `mlxhog.optim.updates`.
     """
 
-    def __init__(
-        self, mapping: mmap.mmap, fds: tuple[int, ...], about: About, *, readonly: bool
-    ) -> None:
+    def __init__(self, mapping: mmap.mmap, handle: ArenaHandle, *, readonly: bool) -> None:
         """Use `create`, `from_handle` or `connect`."""
         self._mapping: mmap.mmap | None = mapping
-        self._fds, self._about = fds, about
-        self.layout, self.write, self.creator = about
+        self._handle, self._fds = handle, tuple[int, ...]((handle.fd,))
+        self.layout, self.write, self.creator = handle.layout, handle.write, handle.creator
         self.readonly = readonly
         self.note = ""
         self._connection: socket | None = None
@@ -108,8 +101,8 @@ class Arena:
             raise ArenaError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
         new = segments.create(layout.total_bytes, layout.occupied_bytes, fallback=fallback)
         creator = (os.getpid(), process_start_time(os.getpid()))
-        about = About(layout, write, creator)
-        arena = cls(new.mapping, (new.fd, new.readonly_fd), about, readonly=False)
+        arena = cls(new.mapping, ArenaHandle(new.fd, layout, write, creator), readonly=False)
+        arena._fds = (new.fd, new.readonly_fd)
         host = arena.workers.acquire_slot(arena.workers.host_slot, *creator)
         host.state, host.phase = State.RUNNING, Phase.IDLE
         arena.note = new.note
@@ -118,25 +111,21 @@ class Arena:
     @classmethod
     def from_handle(cls, handle: ArenaHandle, *, readonly: bool = False) -> Arena:
         """Attach the arena of a handle among the arguments of this process; it stays usable."""
-        return cls._attached(os.dup(handle.fd), handle.about, readonly=readonly)
+        return cls._attached(replace(handle, fd=os.dup(handle.fd)), readonly=readonly)
 
     @classmethod
-    def _attached(cls, fd: int, about: About, *, readonly: bool) -> Arena:
-        """The arena of a descriptor, which it then owns.
-
-        Raises:
-            ArenaError: the descriptor cannot be mapped; it is closed.
-        """
+    def _attached(cls, handle: ArenaHandle, *, readonly: bool) -> Arena:
+        """The arena of a descriptor, which it then owns; an ArenaError if it cannot be mapped."""
         access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
         try:
-            mapping = mmap.mmap(fd, about.layout.total_bytes, access=access)
+            mapping = mmap.mmap(handle.fd, handle.layout.total_bytes, access=access)
         except (OSError, ValueError) as error:
-            os.close(fd)
+            os.close(handle.fd)
             raise ArenaError(
                 f"the arena cannot be mapped ({error}); the descriptor of a reader can be mapped "
                 "read-only"
             ) from error
-        return cls(mapping, (fd,), about, readonly=readonly)
+        return cls(mapping, handle, readonly=readonly)
 
     @classmethod
     def connect(cls, path: Path, timeout_s: float = CONNECT_S) -> Arena:
@@ -147,16 +136,12 @@ class Arena:
             ArenaError: no process serves there, or it does not serve an arena.
         """
         about, fd, connection = attach(path, timeout_s)
-        arena = cls._attached(fd, about, readonly=True)
+        arena = cls._attached(ArenaHandle(fd, *about), readonly=True)
         arena._connection = connection
         return arena
 
     def ask_for_copies(self) -> None:
-        """Let the training that serves this arena publish copies, until this arena is closed.
-
-        Raises:
-            ArenaError: the training has ended.
-        """
+        """Let the training that serves this arena publish copies, until this arena is closed."""
         assert self._connection is not None, "only a connected arena is another process's"
         try:
             self._connection.send(COPIES)
@@ -166,19 +151,15 @@ class Arena:
     def handle(self) -> ArenaHandle:
         """The argument by which a spawned process attaches; the arena must stay open until then."""
         self._mapped()
-        return ArenaHandle(self._fds[0], self._about)
+        return self._handle
 
     def serve(self, path: Path) -> RunServer:
         """Serve this arena, read-only, to later readers of the same user, and take requests.
 
-        Args:
-            path: path of the socket; a socket of a dead process is replaced.
-
-        Raises:
-            ArenaError: the path is unusable.
+        A socket of a dead process at the path is replaced.
         """
         self._mapped()
-        return RunServer(path, self._about, (self._fds[-1],))
+        return RunServer(path, (self.layout, self.write, self.creator), (self._fds[-1],))
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -197,11 +178,7 @@ class Arena:
         return lost_update_rate(self.probe, adds) if adds else None
 
     def param(self, name: str) -> NDArray[np.float32]:
-        """One parameter or table in its own shape, float32.
-
-        Raises:
-            ArenaError: no such parameter.
-        """
+        """One parameter or table in its own shape, float32."""
         if (table := self.layout.tables.get(name)) is not None:
             flat = self.segment(TABLES)
             return flat[table.offset : table.offset + table.size].reshape(table.shape)
@@ -215,11 +192,7 @@ class Arena:
         return {name: self.param(name) for name in self.layout.tables}
 
     def segment(self, name: str) -> NDArray[Any]:
-        """One segment, one-dimensional, of its dtype.
-
-        Raises:
-            ArenaError: no such segment.
-        """
+        """One segment, one-dimensional, of its dtype."""
         if name not in self.layout.segments:
             raise ArenaError(
                 f"no segment {name!r} in this arena; it has {', '.join(self.layout.segments)}"

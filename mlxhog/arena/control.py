@@ -21,7 +21,6 @@ from mlxhog.arena.words import LINE, Table
 NAMES = (
     "command",  # the current command to the workers (`Command`); the supervisor writes it
     "start_ns",  # start of training, monotonic; the supervisor writes it when all are ready
-    "limit_ns",  # time limit of training, set at its start; 0 for no limit
     "pause",  # 1 while a checkpoint is taken: no worker may change the arena
     # Steps of this call, including dropped ones, as workers report them; the step of a worker that
     # died before its report is missing until `Strategy.settle`.
@@ -41,10 +40,9 @@ NAMES = (
     "tickets_before",  # tickets that were done before this call
     "eval_asked",  # evaluations of the held-out text requested during training
     "eval_taken",  # of these, evaluations that a worker has started
-    # Next batch of the final evaluation, plus `EVAL_ROUND` times the number of the round (a new
-    # round begins if a worker dies): one word, so no batch falls between rounds.
+    # Next batch of an evaluation, plus `EVAL_ROUND` times the number of the round: one word, so no
+    # batch falls between rounds. During training it stays at the first batch.
     "eval_next",
-    "eval_first",  # round in which that evaluation began: its results and later ones count
     "eval_end",  # number of batches of that evaluation
     "side_until_ns",  # deadline of evaluations and samples after training, monotonic; 0 is none
     "sample_asked",  # samples of text requested
@@ -77,11 +75,11 @@ RECORD = np.dtype(
     [
         ("kind", "<u4"),
         ("worker", "<u4"),
-        ("version", "<u8"),  # of an evaluation: steps of this call before it
+        ("version", "<u8"),  # of a scored batch: its value of `eval_next`
         ("t_ns", "<u8"),
         ("loss", "<f8"),  # mean nats per target
         ("tokens", "<u8"),
-        ("staleness", "<u8"),
+        ("staleness", "<u8"),  # of a scored batch: steps of this call before its parameters
         ("n_bytes", "<u8"),  # bytes of text that the targets decode to
         ("nats", "<f8"),  # summed over the targets
         ("read_s", "<f4"),  # seconds of a step, by activity

@@ -186,7 +186,7 @@ def read(path: Path) -> Iterator[Record]:
     """The records of one worker's log.
 
     Raises:
-        RunError: the log is missing, cut, damaged or of another format; the message says where.
+        RunError: the log is missing, cut or damaged; the message says where.
     """
     at = 0
     try:
@@ -195,17 +195,13 @@ def read(path: Path) -> Iterator[Record]:
                 size, crc = _HEAD.unpack(head.ljust(_HEAD.size, b"\xff"))
                 payload = file.read(min(size, os.fstat(file.fileno()).st_size))
                 if len(payload) < size or zlib.crc32(payload) != crc:
-                    raise RunError(
-                        f"the log {path} is cut or damaged: its record at byte {at} is not as it "
-                        "was written; copy the run's folder again, or record another run"
-                    )
+                    raise ValueError(f"its record at byte {at} is not as it was written")
                 yield _decoded(payload)
                 at += _HEAD.size + size
-    except (OSError, ValueError, TypeError, LookupError, struct.error, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
-            f"the log {path} has at byte {at} no record that this mlxhog knows "
-            f"({message_of(error)}); replay it with the version that recorded it, copy the run's "
-            "folder again, or record another run"
+            f"the log {path} is cut or damaged: {message_of(error)}; copy the run's folder again, "
+            "or record another run"
         ) from error
 
 

@@ -55,12 +55,7 @@ def segments(max_workers: int) -> dict[str, tuple[str, int]]:
 
 
 def copy_racily(out: Float32, shared: Float32) -> None:
-    """Copy parameters while others write them: floats are whole, but of different versions.
-
-    Args:
-        out: (n,) float32.
-        shared: the parameters, (n,) float32.
-    """
+    """Copy (n,) float32 while others write them: floats are whole, but of different versions."""
     _native.read(out, shared)
 
 
@@ -106,10 +101,7 @@ class MarksReader:
     def copy(self, version: Callable[[], int], copy: Callable[[], None], limit_s: float) -> Updates:
         """Copy the model as it was between two updates, if possible.
 
-        Args:
-            version: updates so far, by the arena's counter.
-            copy: makes the copy.
-            limit_s: no new try after this time; there are a few tries at most.
+        There are a few tries, and no new one after `limit_s`. `version` counts updates so far.
         """
         began = time.monotonic()
         for tries in range(1, TRIES + 1):
@@ -151,11 +143,7 @@ class Copies:
     """The copies in an arena; one process may publish, any process may read."""
 
     def __init__(self, arena: Arena) -> None:
-        """Find the copies of an arena.
-
-        Raises:
-            ArenaError: the run publishes no copies.
-        """
+        """Find the copies of an arena; ArenaError if its run publishes none."""
         self._data = arena.segment(WORDS)
         self._words = _TABLE.open(self._data)
         self._floats = (arena.segment("live.2"), arena.segment("live.1"))
@@ -196,8 +184,7 @@ class Copies:
     def publish(self, fill: Callable[[Float32], Updates]) -> None:
         """Write the next copy, and make it the newest; only one process may call this.
 
-        Args:
-            fill: writes the parameters into its argument, and returns the updates in it.
+        `fill` writes the parameters into its argument, and returns the updates in it.
         """
         words, number = self._words, self.number() + 1
         row = (number + 1) % 2

@@ -113,9 +113,6 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         """Listen at a `socket_path`; only this user may connect.
 
         Readers get `about`, pickled, and the descriptors, which have to stay open.
-
-        Raises:
-            ArenaError: the path is unusable.
         """
         self.path, self.about, self.fds = path, pickle.dumps(about), fds
         self.queue = queue.SimpleQueue[Request]()

@@ -70,7 +70,6 @@ class WorkerProcess:
         name: str,
         threads: int | None = None,
         daemon: bool | None = True,
-        follows: bool = True,
         pipe: bool = False,
         arena: Arena | None = None,
         slots: tuple[int, ...] = (),
@@ -83,7 +82,6 @@ class WorkerProcess:
             name: name of the process.
             threads: see `processes.thread_limits`; None sets no limits.
             daemon: as in `multiprocessing`; None for a process that has children of its own.
-            follows: whether it ends as soon as this process has ended.
             pipe: whether `target` gets one end of a pipe, before its other arguments.
             arena: the arena whose slots it takes.
             slots: worker slots of the arena that it has until it is reaped.
@@ -103,7 +101,7 @@ class WorkerProcess:
                 if pipe:
                     self._pipe, far_end = Pipe()
                     arguments = (far_end, *arguments)
-                entry = SpawnedCall(target, arguments, follows=follows)
+                entry = SpawnedCall(target, arguments)
                 self.process = get_context("spawn").Process(target=entry, name=name, daemon=daemon)
                 self.process.start()
                 _processes.add(self.process)

@@ -151,14 +151,6 @@ class Entry:
         return now_ns
 
 
-FIELDS = {
-    name: (field.at, struct.calcsize(field.form))
-    for name, field in vars(Entry).items()
-    if isinstance(field, _Field)
-}
-"""First byte and size of each field."""
-
-
 class WorkerTable:
     """All slots. Only the supervisor assigns slots; a worker writes its own entry."""
 

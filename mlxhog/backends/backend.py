@@ -5,16 +5,13 @@ the arena's layout, the `inbox`. The strategy fills the inbox from the arena (a 
 predicted read), calls `refresh`, and requests a gradient. With live reads the inbox is the arena
 itself, so the strategy neither fills nor refreshes it.
 
-`Backend` is what both frameworks have in common: losses, predictions, decoding token by token by
-the functions of `lm`; on a CPU a native decoder computes single tokens without the framework.
+`Backend` is what both frameworks have in common.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,18 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
-from mlxhog.backends import gpu_share, self_check
 from mlxhog.backends import polar as orthogonalisation
-from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends import self_check
+from mlxhog.backends.reader import Reader, State
 from mlxhog.base.mapped import BFLOAT16
-from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.errors import DataError
-from mlxhog.models import families, lm, lm_native, ngrams
+from mlxhog.data.batch import Batch
+from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.lm_native import Decoder
 from mlxhog.models.ngrams import Carried
-from mlxhog.models.ops.kernels import choose, resolve
-from mlxhog.models.ops.operators import Ops
 from mlxhog.models.sampled_head import Candidates, SampledHead
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import Coefficients
@@ -41,7 +34,6 @@ from mlxhog.optim.rule import Coefficients
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Grads = dict[str, "Float32 | Rows"]
-State = Any  # arrays of the framework; callers pass it back and never use its content
 
 WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 """Types of read-only parameters in a backend, and of matrix products."""
@@ -53,14 +45,6 @@ NO_TABLES: Mapping[str, Float32] = MappingProxyType({})
 """The tables of n-grams of a model that has none."""
 
 NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Loss over a batch: the sum in nats over `targets` counted tokens."""
-
-    nats: float
-    targets: int
 
 
 class Inputs(NamedTuple):
@@ -83,11 +67,10 @@ class Inputs(NamedTuple):
     candidates: Candidates | None
 
 
-class Backend(ABC):
+class Backend(Reader):
     """One framework on one device. Not thread-safe: one worker process owns it.
 
     Attributes:
-        name: such as "torch:cpu".
         params: arrays of the framework by name, which `bind` lays over the inbox.
         inbox: the parameters, (n,) float32, as the arena has them.
         forward_share: share of its forward pass in the time of the newest gradient. None before
@@ -95,40 +78,10 @@ class Backend(ABC):
             and compiled. There a wait between them would slow every step.
     """
 
-    model: ModelConfig
-    params: dict[str, Any]
     inbox: Float32
     forward_share: float | None = None
-    tables: Mapping[str, Float32]
     compiled = False  # the gradient, for every shape of its inputs
-
-    def __init__(
-        self,
-        framework: str,
-        device: str,
-        kernels: str,
-        threads: int,
-        share: GPUShare,
-        narrow: bool = False,
-    ) -> None:
-        """Choose how to compute.
-
-        Args:
-            framework: "torch" or "mlx".
-            device: "cpu", "mps" or "gpu".
-            kernels: operators of the model.
-            threads: threads of the native operators.
-            share: this worker's share of the GPU, if the device is a GPU.
-            narrow: compute the matrix products of gradients in bfloat16.
-        """
-        self.name = f"{framework}:{device}"
-        self.on_gpu = device != "cpu"
-        self.kernels = self._kernels_option = kernels
-        self._plain = frozenset[str]()  # operators whose Metal kernels failed their check
-        self._framework, self._device = framework, device
-        self._threads, self._share, self.narrow = threads, share, narrow
-        self._decoder: Decoder | None = None
-        self._flat: Any = None
+    _flat: Any = None  # the array whose slices the parameters are
 
     # -- what a framework says --------------------------------------------------------------------
 
@@ -139,36 +92,8 @@ class Backend(ABC):
         """Make the inbox and the flat array, and return its slices."""
 
     @abstractmethod
-    def _loaded(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
-        """Return a read-only array of the framework, and whether each number is finite."""
-
-    @abstractmethod
-    def _tokens(self, tokens: Int32) -> Any:
-        """Return ids as an array of the framework, in its type of row indices."""
-
-    @abstractmethod
-    def _on_host(self, array: Any) -> NDArray[Any]:
-        """Return an array of the framework, computed, as a C-contiguous NumPy array."""
-
-    @abstractmethod
-    def _from_host(self, array: Float32) -> Any:
-        """Return a NumPy array as an array of the framework on the device."""
-
-    @abstractmethod
-    def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
-        """Compute logits (B, 1, V) and a state; return logits (B, V), a copy, and the state."""
-
-    @abstractmethod
-    def _without_gradient(self) -> AbstractContextManager[Any]:
-        """Record nothing for gradients during the block."""
-
-    @abstractmethod
     def _constant(self, state: State) -> State:
         """Compute a state, and return it as a constant for a gradient."""
-
-    def _computed(self, state: State) -> State:
-        """Compute a state that is lazy, so that another thread may use it, and return it."""
-        return state
 
     # -- the model and its memory -----------------------------------------------------------------
 
@@ -204,52 +129,14 @@ class Backend(ABC):
         self._take_tables(model, tables)
         self._decoder = self._native_decoder()
 
-    def load(
-        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
-    ) -> list[str]:
-        """Load a model's parameters read-only, instead of `bind`.
-
-        If the framework computes in host memory and a tensor already has the right type, it is used
-        in place, so a mapped file is not copied; else it is copied piece by piece.
-
-        Args:
-            model: the architecture.
-            tensors: name -> array of any float type; the backend keeps a reference. Tables of
-                n-grams are read where they are, and stay float32.
-            weights: type of the weights in the backend, one of `WEIGHTS` or `QUANTIZED_BITS`.
-
-        Returns:
-            Names of the tensors with NaN or an infinity.
-
-        Raises:
-            ConfigError: this backend cannot compute with such weights.
-        """
-        self.close()
-        self.kernels = self._kernels_option
-        if weights == "bfloat16":
-            self.kernels = resolve(self._framework, self.kernels, self._device, weights=weights)
-        self.model, narrow, not_finite = model, families.narrowable(model), []
-        self._take_tables(model, tensors)
-        for name, tensor in tensors.items():
-            if name in self.tables:
-                continue
-            own = weights if name in narrow else "float32"
-            self.params[name], finite = self._loaded(tensor, own)
-            if not finite:
-                not_finite.append(name)
-        self._decoder = self._native_decoder()
-        return not_finite
-
     def refresh(self) -> None:  # noqa: B027
         """Copy the inbox to the device; does nothing if they share memory."""
 
     def close(self) -> None:
         """Drop every reference to the inbox."""
-        self._decoder, self.params, self._trained = None, {}, []
+        super().close()
+        self._trained = []
         self.inbox, self._flat = np.empty(0, np.float32), None
-
-    def _ops(self) -> Ops:
-        return choose(self._framework, self.kernels, self._device, plain=self._plain)
 
     def check_kernels(self) -> dict[str, str]:
         """Check each operator that has Metal kernels against the framework's plain operator.
@@ -282,35 +169,6 @@ class Backend(ABC):
                 from_host=self._from_host,
                 on_host=self._on_host,
             )
-
-    # -- tables of n-grams, which stay in NumPy ---------------------------------------------------
-
-    def _take_tables(self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Read the tables of a model from these arrays from now on; nothing for another model."""
-        self._grams = ngrams.of(model)
-        specs = {} if self._grams is None else self._grams.specs
-        self.tables = {name: tensors[name] for name in specs}
-
-    def _parted(self, state: State | None, B: int) -> tuple[Int32 | None, State | None]:
-        """The ids before, and the state of the blocks, of a state that callers keep."""
-        if self._grams is None:
-            return None, state
-        return (self._grams.nothing_before(B), None) if state is None else state
-
-    def _next(self, tokens: Int32, before: Int32 | None) -> Int32 | None:
-        """The ids before the next tokens."""
-        return None if before is None else ngrams.last_of(tokens, before)
-
-    def _rows(self, tokens: Int32, before: Int32 | None) -> Float32 | None:
-        """The rows of the n-grams that end in each of `tokens`; None without tables."""
-        if self._grams is None:
-            return None
-        return self._grams.gather(self.tables, self._grams.rows_of(tokens, before))
-
-    def _device_rows(self, tokens: Int32, before: Int32 | None) -> Any:
-        """These rows as an array of the framework; None without tables."""
-        rows = self._rows(tokens, before)
-        return None if rows is None else self._from_host(rows)
 
     # -- the gradient -----------------------------------------------------------------------------
 
@@ -369,22 +227,13 @@ class Backend(ABC):
             x = lm.embed(model, params, tokens, ops.xp)
         else:
             x = params.pop(families.embedding(model))
-        if self._grams is not None:
-            read = params.pop(ngrams.ROWS)
-            x = lm.add_ngrams(params, x, read, ops)
+        read = params.pop(ngrams.ROWS, None)
         if ids is not None and (bias := families.head_bias(model)) is not None:
             params[bias] = params[bias][ids]
-        return lm.loss_from_embedding(
-            model,
-            lm.in_bfloat16(model, params, ops.xp) if self.narrow else params,
-            x,
-            labels,
-            ops=ops,
-            starts=lm.starts(model, tokens),
-            masks=masks,
-            log_inclusion=log_inclusion,
-            state=state,
-        )
+        if self.narrow:
+            params = dict(lm.in_bfloat16(model, params, ops.xp))
+        how: dict[str, Any] = {"masks": masks, "log_inclusion": log_inclusion, "state": state}
+        return lm.mean_loss(model, params, tokens, labels, ops=ops, x=x, rows=read, **how)
 
     def _by_rows(self, inputs: Inputs, grads: dict[str, Any]) -> Grads:
         """The gradients of `Inputs.leaves`, those of rows as `Rows` of their parameters."""
@@ -401,56 +250,6 @@ class Backend(ABC):
             rows = Rows(inputs.tokens.reshape(-1), dx.reshape(-1, dx.shape[-1]))
             grads[embedding] = rows.coalesced()
         return grads
-
-    # -- losses and logits ------------------------------------------------------------------------
-
-    def evaluate(self, batch: Batch) -> Evaluation:
-        """Loss of a batch at the inbox's parameters, in pieces that fit the device.
-
-        Raises:
-            DataError: as `loss_and_grads`.
-        """
-        check_batch(batch, self.model.vocab_size)
-        parts = gpu_share.rows(batch, self._share) if self.on_gpu else (batch,)
-        nats = sum(self._nats(part) for part in parts)
-        return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
-
-    def _nats(self, batch: Batch) -> float:
-        """Summed loss of a batch, computed as one piece."""
-        with self._without_gradient():
-            nats = lm.sum_loss(
-                self.model,
-                self.params,
-                self._tokens(batch.x),
-                self._tokens(batch.y),
-                ops=self._ops(),
-                rows=self._device_rows(batch.x, None),
-            )
-            return float(self._on_host(nats).item())
-
-    def predictions(self, tokens: Int32) -> Int32:
-        """The most likely next id at every position of `tokens`, (B, S), from the start state.
-
-        Raises:
-            DataError: there is no token, or a token is outside the vocabulary.
-        """
-        check_tokens(tokens, self.model.vocab_size)
-        with self._without_gradient():
-            logits, _ = self._forward(tokens, None, None)
-            return self._on_host(logits.argmax(-1)).astype(np.int32)
-
-    def _forward(
-        self, tokens: Int32, before: Int32 | None, state: State | None, *, last: bool = False
-    ) -> Any:
-        return lm.logits(
-            self.model,
-            self.params,
-            self._tokens(tokens),
-            state,
-            ops=self._ops(),
-            rows=self._device_rows(tokens, before),
-            last=last,
-        )
 
     def _behind_context(self, batch: Batch) -> tuple[Batch, State | None]:
         """Return the part of a frozen batch after its contexts, and the states at their ends.
@@ -480,139 +279,3 @@ class Backend(ABC):
             stacked = lm.stack_states(states, xp)
         constant = self._constant(stacked)
         return rest, Carried(np.concatenate(befores), constant) if befores else constant
-
-    def _spans(self, shape: tuple[int, ...]) -> Iterable[slice]:
-        """Ranges of positions that are computed at a time: all of them on a CPU."""
-        return gpu_share.spans(shape, self._share) if self.on_gpu else (slice(None),)
-
-    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the new state.
-
-        `tokens` follow `state`; None is the start state. The old state stays valid.
-
-        Raises:
-            DataError: there is no token, or a token is outside the vocabulary.
-        """
-        check_tokens(tokens, self.model.vocab_size)
-        before, state = self._parted(state, len(tokens))
-        if self._decoder is not None and tokens.shape[1] == 1:
-            B, rows = len(tokens), self._rows(tokens, before)
-            packed = self._decoder.init_state(B) if state is None else self._packed(state)
-            row = None if rows is None else rows[:, 0]
-            last, state = self._decoder.step(tokens[:, 0], packed, row)
-            return last, self._carried(self._next(tokens, before), state)
-        state = self._unpacked(state)
-        for span in self._spans(tokens.shape):
-            with self._without_gradient():  # one piece
-                logits, state = self._forward(tokens[:, span], before, state, last=True)
-                last, state = self._after_last(logits, state)
-            before = self._next(tokens[:, span], before)
-        return last, self._carried(before, state)
-
-    def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """As `logits`, but after each of `tokens` (B, S): (B, S, V) float32."""
-        check_tokens(tokens, self.model.vocab_size)
-        before, state = self._parted(state, len(tokens))
-        state, parts = self._unpacked(state), []
-        for span in self._spans(tokens.shape):
-            with self._without_gradient():
-                logits, state = self._forward(tokens[:, span], before, state)
-                parts.append(self._on_host(self._ops().xp.float32(logits)))
-            before = self._next(tokens[:, span], before)
-        return np.concatenate(parts, axis=1), self._carried(before, self._computed(state))
-
-    def stack_states(self, states: Sequence[State]) -> State:
-        """One state with the rows of the states of several batches, in their order."""
-        if self._grams is None:
-            return self._stacked(states)
-        befores, inner = zip(*states, strict=True)
-        return Carried(np.concatenate(befores), self._stacked(inner))
-
-    def _stacked(self, states: Sequence[State]) -> State:
-        if self._decoder is not None:
-            return np.concatenate([self._packed(state) for state in states])
-        with self._without_gradient():
-            return self._computed(lm.stack_states(states, self._ops().xp))
-
-    def take_state(self, state: State, rows: Sequence[int]) -> State:
-        """The state of some rows of a batch, in the order of `rows`."""
-        if self._grams is None:
-            return self._taken(state, rows)
-        return Carried(state.before[list(rows)], self._taken(state.state, rows))
-
-    def _taken(self, state: State, rows: Sequence[int]) -> State:
-        if self._decoder is not None:
-            return self._packed(state)[list(rows)]
-        with self._without_gradient():
-            return self._computed(lm.take_state(state, rows, self._ops().xp))
-
-    def _carried(self, before: Int32 | None, state: State) -> State:
-        """The state that callers keep."""
-        return state if before is None else Carried(before, state)
-
-    def _native_decoder(self) -> Decoder | None:
-        """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""
-        if self.on_gpu or any("float32" not in str(x.dtype) for x in self.params.values()):
-            return None
-        return lm_native.decoder(
-            self.model,
-            {name: self._on_host(value) for name, value in self.params.items()},
-            framework=self._framework,
-            kernels=self.kernels,
-            threads=self._threads,
-        )
-
-    # A state is that of `lm`, a tuple of arrays per block, or one NumPy array of the decoder. It is
-    # converted when the other one computes the next step.
-
-    def _packed(self, state: Any) -> Float32:
-        if isinstance(state, np.ndarray):
-            return state
-        assert self._decoder is not None
-        return self._decoder.pack([[self._on_host(part) for part in block] for block in state])
-
-    def _unpacked(self, state: Any) -> Any:
-        if self._decoder is None or not isinstance(state, np.ndarray):
-            return state
-        blocks = self._decoder.unpack(state)
-        return [tuple(self._from_host(part) for part in block) for block in blocks]
-
-
-def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:
-    """Check tokens (B, S).
-
-    Raises:
-        DataError: there are no tokens, or a token is outside the vocabulary; the message names its
-            position.
-    """
-    if tokens.ndim != 2 or not tokens.size:
-        raise DataError(
-            f"tokens have shape {tokens.shape}, expected (B, S) with at least one sequence and one "
-            "position; begin an empty text with the BOS token"
-        )
-    _check_ids("token", tokens, vocab_size)
-
-
-def check_batch(batch: Batch, vocab_size: int) -> None:
-    """Check the tokens and labels of a batch.
-
-    Raises:
-        DataError: see `check_tokens`; or the labels have another shape.
-    """
-    check_tokens(batch.x, vocab_size)
-    if batch.y.shape != batch.x.shape:
-        raise DataError(
-            f"labels have shape {batch.y.shape}, tokens {batch.x.shape}; give every position a "
-            f"label, {IGNORED} where there is nothing to predict"
-        )
-    _check_ids("label", np.where(batch.y == IGNORED, 0, batch.y), vocab_size)
-
-
-def _check_ids(what: str, ids: NDArray[np.integer[Any]], vocab_size: int) -> None:
-    if ids.min() >= 0 and ids.max() < vocab_size:
-        return
-    row, position = np.argwhere((ids < 0) | (ids >= vocab_size))[0]
-    raise DataError(
-        f"{what} {ids[row, position]} at position {position} of sequence {row} is outside the "
-        f"vocabulary of {vocab_size} ids; use the model's own tokenizer"
-    )

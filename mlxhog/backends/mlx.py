@@ -25,10 +25,9 @@ from mlxhog.backends.backend import (
     Float32,
     Grads,
     Int32,
-    State,
-    check_batch,
 )
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
+from mlxhog.backends.reader import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
@@ -70,29 +69,18 @@ def preload_blas(threads: int) -> str:
     return "mkl"
 
 
-class Signatures:
-    """The input shapes for which a function was compiled; the worker's log names each."""
-
-    def __init__(self) -> None:
-        """None yet."""
-        self._seen: set[tuple[int, ...]] = set()
-
-    def __len__(self) -> int:
-        """Number of compiled forms."""
-        return len(self._seen)
-
-    def call(self, shape: tuple[int, ...]) -> None:
-        """Record a call with inputs of this shape."""
-        if shape in self._seen:
-            return
-        self._seen.add(shape)
-        print(f"gradient compiled for {shape[0]} x {shape[1]} tokens, form {len(self)}", flush=True)
-        if len(self) == _MOST_FORMS + 1:
-            print(
-                f"warning: more than {_MOST_FORMS} compiled forms; each holds GPU memory forever, "
-                "so keep seq_len and batch_size fixed in a run",
-                flush=True,
-            )
+def note_form(shape: tuple[int, ...], seen: set[tuple[int, ...]]) -> None:
+    """Say in the worker's log if a gradient of this shape has to be compiled."""
+    if shape in seen:
+        return
+    seen.add(shape)
+    print(f"gradient compiled for {shape[0]} x {shape[1]} tokens, form {len(seen)}", flush=True)
+    if len(seen) == _MOST_FORMS + 1:
+        print(
+            f"warning: more than {_MOST_FORMS} compiled forms; each holds GPU memory forever, "
+            "so keep seq_len and batch_size fixed in a run",
+            flush=True,
+        )
 
 
 class MLXBackend(Backend):
@@ -120,14 +108,8 @@ class MLXBackend(Backend):
     ) -> None:
         """Import MLX, with a fast BLAS if possible, and choose the device.
 
-        Args:
-            name: "mlx:cpu" or "mlx:gpu".
-            threads: threads of the native operators.
-            kernels: operators of the model; native and emulated ones cannot be compiled.
-            cpu_blas: see `backends.create`.
-            share: this worker's share of the GPU, if the device is a GPU.
-            compiled: whether `mx.compile` fuses the operations of a gradient; default: on a GPU.
-            narrow: compute the matrix products of gradients in bfloat16.
+        Arguments are as `create` takes them; `compiled` says whether `mx.compile` fuses the
+        operations of a gradient, by default on a GPU. It cannot with native or emulated kernels.
 
         Raises:
             EnvironmentLacks: MLX is missing, has no such device or too little memory, or
@@ -165,7 +147,7 @@ class MLXBackend(Backend):
             self._cache = limit_mlx(mx, share, on_gpu=self.on_gpu)
         lazy = self.on_gpu and kernels != "metal-emulated"  # the emulation computes eagerly
         self.compiled = lazy if compiled is None else compiled
-        self.signatures = Signatures()
+        self._forms = set[tuple[int, ...]]()  # shapes that were compiled
         self._mx = mx
         self._built_ns = 0  # when the newest forward pass was built
 
@@ -239,7 +221,7 @@ class MLXBackend(Backend):
         with _stream(mx, self._device):
             inputs = self._inputs(batch)
             if self.compiled:
-                self.signatures.call(inputs.tokens.shape)
+                note_form(inputs.tokens.shape, self._forms)
             with self._cache.of_gradient():
                 loss, found = self._value_and_grad(inputs.leaves, *inputs.fixed)
                 if self.on_gpu or self.compiled:

@@ -25,10 +25,9 @@ from mlxhog.backends.backend import (
     Float32,
     Grads,
     Int32,
-    State,
-    check_batch,
 )
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.reader import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
@@ -67,14 +66,7 @@ class TorchBackend(Backend):
     def __init__(
         self, name: str, *, threads: int, kernels: str, share: GPUShare, narrow: bool = False
     ) -> None:
-        """Choose the device and the thread count of this process.
-
-        Args:
-            name: "torch:cpu" or "torch:mps".
-            threads: threads of torch and of the native operators.
-            kernels: operators of the model.
-            share: this worker's share of the GPU, if the device is a GPU.
-            narrow: compute the matrix products of gradients in bfloat16.
+        """Choose the device and the thread count of this process; arguments as `create` takes them.
 
         Raises:
             EnvironmentLacks: the device is missing.

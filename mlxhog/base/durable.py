@@ -96,11 +96,8 @@ def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
     """A directory to fill in the block; at the end it is flushed and renamed to `target`.
 
     An existing `target` is first renamed to an `.old` name and then removed. If the block raises,
-    the new directory is removed; a killed process leaves `.part` or `.old` names.
-
-    Args:
-        target: the directory to create; its parent exists.
-        mark: part of these names, before their ending.
+    the new directory is removed; a killed process leaves `.part` or `.old` names, with `mark`
+    before their ending.
     """
     part, old = (target.with_name(f"{target.name}{mark}.{end}") for end in ("part", "old"))
     try:
@@ -163,16 +160,7 @@ def replace_link(path: Path, target: Path) -> None:
 
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
-    """Refuse to begin a write for which the disk has too little space.
-
-    Args:
-        directory: an existing directory on the filesystem in question.
-        n_bytes: bytes to be written.
-        what: name of the content, for the message.
-
-    Raises:
-        EnvironmentLacks: less than `SPACE_MARGIN` times `n_bytes` is free.
-    """
+    """Raise EnvironmentLacks if the disk of a directory lacks the space for so many bytes."""
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
     n_needed = int(n_bytes * SPACE_MARGIN)
@@ -224,7 +212,7 @@ def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
         synced: flush them to the disk.
 
     Raises:
-        EnvironmentLacks: the disk is full, or the system refuses; none of the lines is written.
+        EnvironmentLacks: the system refuses; none of the lines is written.
 
     Concurrency: any number of processes may append at once.
     """
@@ -238,17 +226,10 @@ def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
 
 
 def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None:
-    """Append bytes to an open file: all of them or none.
+    """Append bytes to a file that is open with O_APPEND: all of them, or none if it raises OSError.
 
     The write is unbuffered: a buffer would write its rest again when it is closed after an error.
-
-    Args:
-        descriptor: of a file that is open for appending (O_APPEND); no other process appends now.
-        content: the bytes.
-        synced: flush them to the disk.
-
-    Raises:
-        OSError: the system refuses; the file has its old length.
+    No other process may append meanwhile.
     """
     end = os.fstat(descriptor).st_size
     try:
@@ -263,19 +244,13 @@ def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None
 
 
 def read_lines(path: Path, begin: int, most: int) -> bytes:
-    """Return whole lines of a file that others append to, from an offset on.
+    """Return whole lines of a file that others append to, from the offset of a line on.
 
-    A line is returned only after its append has succeeded, so no returned line is removed later.
-
-    Args:
-        path: the file.
-        begin: the offset of a line.
-        most: bytes to read; the line that crosses this limit is read to its end.
+    It waits for an append that is in progress, so no returned line is removed later. The line that
+    crosses `most` bytes is read to its end.
 
     Raises:
         OSError: the file cannot be read; FileNotFoundError if it does not exist.
-
-    Concurrency: waits for an append that is in progress.
     """
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)

@@ -55,15 +55,12 @@ def say_once_where_connections_wait() -> None:
 def check_names(
     headers: Mapping[bytes, bytes], names: frozenset[str] | None, origins: Collection[str] = ()
 ) -> None:
-    """Refuse requests with a foreign Host or Origin header, which web pages of other sites send.
+    """Raise ForeignRequest for a foreign Host or Origin, which web pages of other sites send.
 
     Args:
         headers: headers of the request, names in lower case.
         names: accepted names of the server; "" accepts a request without Host; None accepts any.
         origins: accepted origins besides the server's own.
-
-    Raises:
-        ForeignRequest: the request has a foreign Host or Origin.
     """
     host = headers.get(b"host", b"").decode("latin-1").lower()
     if names is not None and _hostname(host) not in names:
@@ -83,11 +80,7 @@ def _hostname(host: str) -> str | None:
 
 
 def is_own(host: str) -> bool:
-    """Return whether an address can be reached only from this machine.
-
-    Raises:
-        ConfigError: there is no such address.
-    """
+    """Return whether an address can be reached only from this machine."""
     return all(
         ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
         for *_, address in _addresses(host, 0)

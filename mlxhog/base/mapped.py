@@ -49,12 +49,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
 
 
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
-    """Whether NumPy can make an array of a shape; it cannot for some empty ones, such as (0, 2^62).
-
-    Args:
-        shape: sizes as a file states them, at least 0.
-        dtype: type of the elements.
-    """
+    """Whether NumPy can make an array of a shape; it cannot for some empty ones, as (0, 2^62)."""
     n_bytes = math.prod(max(size, 1) for size in shape) * dtype.itemsize
     return len(shape) <= _MOST_DIMENSIONS and n_bytes <= np.iinfo(np.intp).max
 

@@ -58,12 +58,7 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
 
 
 def read(path: Path, *, strict: bool = True, most: int = reading.MOST_JSON_BYTES) -> Any:
-    """Return the value of a file, as `loads` does.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not JSON, or has more than `most` bytes.
-    """
+    """Return the value of a file, as `loads` does; ValueError above `most` bytes, too."""
     return loads(reading.read_bytes(path, most), strict=strict)
 
 

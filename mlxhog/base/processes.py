@@ -18,7 +18,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+)
 from multiprocessing import connection, parent_process, reduction, resource_tracker
 from types import ModuleType
 from typing import Any, NoReturn
@@ -102,21 +109,17 @@ class SpawnedCall:
     An import takes a second or more on a busy machine, and the parent may die meanwhile.
     """
 
-    def __init__(
-        self, target: Callable[..., object], arguments: tuple[Any, ...], *, follows: bool = True
-    ) -> None:
+    def __init__(self, target: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         """Take an importable function and picklable arguments."""
         self._call: bytes | tuple[Callable[..., object], tuple[Any, ...]] = (target, arguments)
-        self._follows = follows
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the call as bytes, which the spawned process unpickles in `__call__`."""
-        return vars(self) | {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
+        return {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
 
     def __call__(self) -> None:
         """Follow the parent, ask for performance cores, then make the call."""
-        if self._follows:
-            follow_parent()
+        follow_parent()
         darwin.ask_for_performance_cores()
         call = self._call
         target, arguments = pickle.loads(call) if isinstance(call, bytes) else call
@@ -142,11 +145,9 @@ def follow_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-@contextmanager
-def thread_limits(threads: int) -> Iterator[None]:
+def thread_limits(threads: int) -> AbstractContextManager[None]:
     """Environment in which the libraries of a child start at most `threads` threads."""
-    with environment(limits_of_threads(threads)):
-        yield
+    return environment(limits_of_threads(threads))
 
 
 def limits_of_threads(threads: int) -> dict[str, str]:
@@ -219,15 +220,7 @@ NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 def require_descriptors(n: int, what: str) -> None:
-    """Refuse to begin if this process may not open `n` more files.
-
-    Args:
-        n: files, pipes and sockets.
-        what: what needs them, for the message.
-
-    Raises:
-        EnvironmentLacks: the process may open fewer than `n` more.
-    """
+    """Raise EnvironmentLacks if this process may not open `n` more files, pipes and sockets."""
     descriptors: list[int] = []
     try:
         for _ in range(n):

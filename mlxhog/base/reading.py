@@ -37,10 +37,6 @@ MOST_SMALL_BYTES = 1 << 26  # of a small file of a checkpoint; the largest token
 MOST_HEADER_BYTES = 1 << 24  # of the part of a file of tensors that lists them
 MOST_CONFIG_BYTES = 1 << 20  # of a config and of other files written by hand
 MOST_YAML_BYTES = 1 << 18  # of a YAML text, which takes about 10 s per MiB
-MOST_TENSORS = 100_000  # of a checkpoint; the largest known ones have 90,000
-MOST_NAME = 1000  # characters of a tensor's name
-MOST_SHARDS = 10_000  # files of a checkpoint
-MOST_PIECES = 1_000_000  # tokens of a tokenizer, and its merges; the largest known have 260,000
 MOST_DEPTH = 64  # of nested lists and mappings
 MOST_DIGITS = 100  # of a number; a number of that length still fits a float
 
@@ -92,12 +88,7 @@ def read_all(file: BinaryIO, most: int) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_CONFIG_BYTES, *, named: bool = False) -> str:
-    """Return the text of a small file.
-
-    Args:
-        path: the file.
-        most: bytes that it may have.
-        named: the user gave the path of this file, so it may be a pipe (`--config <(...)`).
+    """Return the text of a small file; one that the user has named may be a pipe.
 
     Raises:
         OSError: it cannot be read, or is a pipe or a device and not `named`.
@@ -119,15 +110,9 @@ def read_small(
 ) -> bytes:
     """Return the content of a small file of a checkpoint.
 
-    Args:
-        path: the file.
-        most: bytes that it may have.
-        named: the user gave the path of this file, so it may be a link to any place.
-        refusal: type of the error for a file that is refused.
-
     Raises:
-        MlxhogError: of the type `refusal`: the file is too large, not a regular file, or a link
-            that leads out of its directory.
+        MlxhogError: of the type `refusal`: the file has more than `most` bytes, is not a regular
+            file, or is a link that leads out of its directory and the user has not `named` it.
         OSError: the file is missing, or cannot be read.
     """
     real = path.resolve(strict=True)
@@ -148,25 +133,3 @@ def read_small(
             f"{path} has {format_bytes(real.stat().st_size)}; a file of this name has at most "
             f"{format_bytes(most)}, so it is another kind of file; copy the checkpoint without it"
         ) from None
-
-
-def refuse_more(
-    things: str, count: int, most: int, path: object, refusal: type[MlxhogError] = CheckpointError
-) -> None:
-    """Refuse a file that lists more than any program writes, before each entry costs time.
-
-    Args:
-        things: what it lists, for the message.
-        count: number of them.
-        most: their limit.
-        path: the file.
-        refusal: type of the error.
-
-    Raises:
-        MlxhogError: of the type `refusal`: `count` is above `most`.
-    """
-    if count > most:
-        raise refusal(
-            f"{path} has {count:,} {things}; the limit is {most:,}, so the file is damaged or of "
-            "another kind; fetch it again"
-        )

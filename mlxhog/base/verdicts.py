@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import platform
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import wraps
 from importlib import metadata
-from itertools import combinations, product
+from itertools import combinations_with_replacement, product
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +122,7 @@ class Verdicts:
 
     @_judged
     def repeats(self, backend: str, kernels: str) -> tuple[bool, str]:
-        """Whether two processes computed the same bits of a gradient on a GPU.
-
-        Args:
-            backend: of a GPU worker, such as "mlx:gpu".
-            kernels: form of the model's operations.
-        """
+        """Whether two processes computed the same bits of a gradient on a GPU, by these kernels."""
         same = self.record.get("repeats", {}).get(backend, {}).get(kernels)
         if same is None:
             return False, f"doctor has not compared two gradients of {backend} ({kernels})"
@@ -139,28 +133,21 @@ class Verdicts:
     def gpu_write(self, backends: Iterable[str]) -> tuple[bool, str]:
         """Whether the GPU workers of a run may add their own steps to the arena.
 
-        Args:
-            backends: backend of every worker, such as ("mlx:gpu", "torch:cpu").
-
-        Every pair of the run's writers with a GPU in it must have lost and torn nothing, in dense
-        and in row writes, as two processes. A GPU worker that is the only one of its kind is
-        paired with itself, as two threads.
+        Every pair of the run's writers with a GPU in it, and each such writer with itself, must
+        have lost and torn nothing, in dense and in row writes, as two processes.
         """
-        counts = Counter(GPU_WRITERS.get(backend, "native") for backend in backends)
-        on_gpu = counts.keys() & set(GPU_WRITERS.values())
+        writers = sorted({GPU_WRITERS.get(backend, "native") for backend in backends})
+        on_gpu = set(writers) & set(GPU_WRITERS.values())
         if not on_gpu:
             return False, "no GPU worker in the mix"
-        pairs = [(name, name) for name in counts if name in on_gpu]
-        pairs += [pair for pair in combinations(sorted(counts), 2) if on_gpu & set(pair)]
+        pairs = [pair for pair in combinations_with_replacement(writers, 2) if on_gpu & set(pair)]
         adds = 0
         for pair, kernel in product(pairs, PARAMETER_KERNELS):
-            alone = pair[0] == pair[1] and counts[pair[0]] == 1
             case = f"{' and '.join(pair)} ({kernel})"
             rows = [
                 row
                 for row in self.record["litmus"]
                 if (sorted(row["writers"]), row["kernel"]) == (sorted(pair), kernel)
-                and row["where"] == ("threads" if alone else "processes")
             ]
             if not rows:
                 return False, f"doctor has no result for {case} on this machine"
@@ -207,9 +194,6 @@ class Verdicts:
 
     def model_kernels(self, backend: str) -> Verdict:
         """Whether a GPU worker should compute the model with our Metal kernels.
-
-        Args:
-            backend: backend of the worker, such as "mlx:gpu".
 
         By a record, all kernels must agree with their references on that engine, and a gradient
         must take less time than with the framework's own operations. Without a record the check of
@@ -280,12 +264,7 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
 
 
 def save(record: Row, identity: Identity, directory: Path | None = None) -> Path:
-    """Replace the record of this machine; a reader sees the old record or the new one.
-
-    Args:
-        record: the new record.
-        identity: identity of the record, which gives the file its name.
-        directory: folder of the records; None is the user's cache directory.
+    """Replace the record of an identity in a folder, by default the user's cache directory.
 
     Raises:
         EnvironmentLacks: the directory cannot be written; the old record is unchanged.

@@ -114,7 +114,7 @@ def resolve_workers(
 def joining_workers(
     workers: str, threads: int | None, *, machine: Machine, present: int, free: int
 ) -> tuple[WorkerSpec, ...]:
-    """Return the workers that join a run.
+    """Return the workers that join a run of `present` workers with `free` free slots.
 
     Args:
         workers: a number, or backends as in `resolve_workers`; `auto` is one worker.
@@ -124,12 +124,11 @@ def joining_workers(
         free: free slots of its arena.
 
     Raises:
-        ConfigError: the option cannot be read, has more workers than there are free slots, or more
-            threads than there are cores.
+        ConfigError: as `resolve_workers`, or more workers than there are free slots.
         EnvironmentLacks: a requested backend is not available.
     """
-    text = "1" if workers.strip() == "auto" else workers.strip()
-    backends = _listed(text, machine, [])
+    text = workers.strip()
+    backends = _listed("1" if text == "auto" else text, machine, [])
     if (count := len(backends)) > free:
         slots = f"{free} free slot{'s' * (free != 1)} beside its {present} workers"
         raise ConfigError(
@@ -141,7 +140,7 @@ def joining_workers(
             f"threads is {threads}, and this machine has {machine.cores} cores; give at most "
             f"{machine.cores}, or leave it out to share them"
         )
-    share = max(1, machine.cores // (present + len(backends)))
+    share = max(1, machine.cores // (present + count))
     return tuple(
         WorkerSpec(name, min(threads or share, share) if name in GPU_BACKENDS else threads or share)
         for name in backends
@@ -149,42 +148,33 @@ def joining_workers(
 
 
 def _listed(text: str, machine: Machine, notes: list[str]) -> list[str]:
-    """Return the backends of a number or a list."""
-    if re.fullmatch(r"[+-]?\d{1,9}", text):
-        if int(text) < 1:
-            raise ConfigError(f"workers is {text}; wanted at least 1")
-        _check_count(int(text))
-        return _auto(machine, int(text), notes)
-    backends = _parse_backends(text)
-    lacks = [missing(backend, machine) for backend in dict.fromkeys(backends)]
-    if any(lacks):
-        raise EnvironmentLacks("; ".join(filter(None, lacks)))
-    return backends
-
-
-def _check_count(count: int) -> None:
-    if count > MOST_WORKERS:
+    """Return the backends of a number, or of a list such as `mlx:gpu,torch:cpu*3`."""
+    is_number = re.fullmatch(r"[+-]?\d{1,9}", text) is not None
+    counts = [("", int(text))] if is_number else list(map(_counted, text.split(",")))
+    if (total := sum(count for _, count in counts)) > MOST_WORKERS:
         raise ConfigError(
-            f"workers asks for {count}; an arena has at most {MOST_WORKERS} slots, so ask for fewer"
+            f"workers asks for {total}; an arena has at most {MOST_WORKERS} slots, so ask for fewer"
         )
+    if is_number:
+        if total < 1:
+            raise ConfigError(f"workers is {text}; wanted at least 1")
+        return _auto(machine, total, notes)
+    if lacks := [no for no in (missing(name, machine) for name in dict(counts)) if no]:
+        raise EnvironmentLacks("; ".join(lacks))
+    return [name for name, count in counts for _ in range(count)]
 
 
-def _parse_backends(text: str) -> list[str]:
-    """Read `mlx:gpu,torch:cpu*3`."""
-    backends: list[str] = []
-    for part in text.split(","):
-        name, star, times = (piece.strip() for piece in part.partition("*"))
-        if name not in BACKENDS:
-            raise ConfigError(
-                f"workers: no backend {name!r}; wanted auto, a number, or some of "
-                f"{', '.join(BACKENDS)} (as in mlx:gpu,torch:cpu*3){did_you_mean(name, BACKENDS)}"
-            )
-        if star and not (times.isdecimal() and int(times) > 0):
-            raise ConfigError(f"workers: {part.strip()!r} needs a number of workers after the star")
-        count = int(times) if star else 1
-        _check_count(len(backends) + count)
-        backends += [name] * count
-    return backends
+def _counted(part: str) -> tuple[str, int]:
+    """Return a backend and a number of workers, from `torch:cpu*3`."""
+    name, star, times = (piece.strip() for piece in part.partition("*"))
+    if name not in BACKENDS:
+        raise ConfigError(
+            f"workers: no backend {name!r}; wanted auto, a number, or some of "
+            f"{', '.join(BACKENDS)} (as in mlx:gpu,torch:cpu*3){did_you_mean(name, BACKENDS)}"
+        )
+    if star and not (times.isdecimal() and int(times) > 0):
+        raise ConfigError(f"workers: {part.strip()!r} needs a number of workers after the star")
+    return name, int(times) if star else 1
 
 
 def backend_here(name: str, machine: Machine) -> str:
@@ -198,11 +188,7 @@ def backend_here(name: str, machine: Machine) -> str:
 
 
 def one_backend(word: str, machine: Machine) -> str:
-    """Return the backend that one of `BACKEND_WORDS` means on this machine.
-
-    Raises:
-        ConfigError: another word.
-    """
+    """Return the backend that one of `BACKEND_WORDS` means here; another one is a ConfigError."""
     if word not in BACKEND_WORDS:
         raise ConfigError(
             f"no backend {word!r}; choose from {', '.join(BACKEND_WORDS)}"
@@ -235,20 +221,18 @@ def _auto(
 
     A framework that is not installed is named in `notes` and replaced by the other one.
     """
+    lacks = {name: missing(name, machine) for name in BACKENDS}
     both = False
-    able_to_pair = machine.cores > 1 and not any(missing(name, machine) for name in GPU_BACKENDS)
-    if pair is not None and able_to_pair:
+    if pair is not None and machine.cores > 1 and not any(lacks[name] for name in GPU_BACKENDS):
         both = pair.ok
         words = "torch:mps beside mlx:gpu" if both else "mlx:gpu without torch:mps"
         notes.append(f"workers auto: {words}: {pair.reason}")
     names = _apple(machine, count, both) if machine.apple_gpu else _linux(machine, count)
-    lacks = {name: missing(name, machine) for name in dict.fromkeys([*names, *BACKENDS])}
     able = [name for name in names if lacks[name] is None]
-    if not able:
-        able = [name for name in ("mlx:cpu", "torch:cpu") if lacks[name] is None]
+    able = able or [name for name in ("mlx:cpu", "torch:cpu") if lacks[name] is None]
     if not able:
         raise EnvironmentLacks("no worker can run here: " + "; ".join(filter(None, lacks.values())))
-    notes += [str(lacks[name]) for name in dict.fromkeys(names) if lacks[name] is not None]
+    notes += [no for name in dict.fromkeys(names) if (no := lacks[name]) is not None]
     return [name if lacks[name] is None else able[i % len(able)] for i, name in enumerate(names)]
 
 
@@ -260,9 +244,7 @@ def _worth_running(
     slow = [
         name
         for name in dict.fromkeys(backends)
-        if name not in GPU_BACKENDS
-        and name in tokens_per_s
-        and tokens_per_s[name] < WORTH_RUNNING * fastest
+        if name not in GPU_BACKENDS and tokens_per_s.get(name, fastest) < WORTH_RUNNING * fastest
     ]
     notes += [
         f"{name} left out: {tokens_per_s[name] / fastest:.1%} of the fastest worker's speed when "
@@ -315,11 +297,8 @@ def _with_threads(
             "add staleness, not speed"
         )
     own = max(1, (machine.cores - on_cpu * share - rest) // max(on_gpu, 1))
-    specs = []
-    for backend in backends:
-        if backend in GPU_BACKENDS:
-            specs.append(WorkerSpec(backend, min(own, threads or own)))
-            continue
-        specs.append(WorkerSpec(backend, max(1, share + (rest > 0))))
-        rest -= 1
-    return tuple(specs)
+    shares = iter([share + 1] * rest + [max(1, share)] * on_cpu)
+    return tuple(
+        WorkerSpec(one, min(own, threads or own) if one in GPU_BACKENDS else next(shares))
+        for one in backends
+    )

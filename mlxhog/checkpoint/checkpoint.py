@@ -160,11 +160,7 @@ def write_model(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer]:
-    """Return the model and the tokenizer that `write_model` has written.
-
-    Raises:
-        ConfigError, DataError: a file is missing or damaged.
-    """
+    """Return the model and the tokenizer that `write_model` has written."""
     fields = read_config(folder / CONFIG)
     model = families.read(fields)
     return model, tokenizers.load(folder, model.bos_token_id)
@@ -277,11 +273,7 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
 
 
 def run_of(spec: str, root: Path) -> Run:
-    """Return the run that `spec` names, or to which its checkpoint belongs.
-
-    Raises:
-        RunError: there is no such run.
-    """
+    """Return the run that `spec` names, or to which its checkpoint belongs."""
     if (run := runs.run_of(Path(spec))) is not None:
         return run
     if _names_best(spec) and not expanded(spec).exists():
@@ -295,11 +287,7 @@ def _names_best(spec: str) -> bool:
 
 
 def mark_best(run: Run, path: Path) -> None:
-    """Let `best` name a checkpoint of the run; the caller holds its lock.
-
-    Raises:
-        EnvironmentLacks: the system refuses; `best` is unchanged.
-    """
+    """Let `best` name a checkpoint of the run; the caller holds its lock."""
     with disk_errors(f"writing {run.checkpoints / BEST}"):
         replace_link(run.checkpoints / BEST, Path(path.name))
 
@@ -355,11 +343,7 @@ def latest(run: Run) -> Path:
 
 
 def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) -> None:
-    """Compare the architecture of a checkpoint with that of the training to continue.
-
-    Raises:
-        CheckpointError: they differ; the message names every differing field with both values.
-    """
+    """Raise CheckpointError, with all differences, unless two architectures are the same."""
     whole = {"model_type": "xlstm", **checkpoint.config}
     saved = {k: v for k, v in whole.items() if k not in NOT_ARCHITECTURE}
     fields = json.loads(plain_json.dumps(model_config))
@@ -387,11 +371,7 @@ def difference(field: str, there: object, here: object) -> str:
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
-    """Compare the tokenizer of a checkpoint with that of the data.
-
-    Raises:
-        CheckpointError: they differ; the message has both digests.
-    """
+    """Raise CheckpointError, with both digests, unless the data has a checkpoint's tokenizer."""
     saved = checkpoint.tokenizer
     if (saved.sha256, saved.bos) != (tokenizer.sha256, tokenizer.bos):
         raise CheckpointError(

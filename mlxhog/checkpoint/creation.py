@@ -56,11 +56,7 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
 def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
     """Make a new run directory `<utc>-<name>` below `root`, with status `starting`.
 
-    Args:
-        root: the folder of runs.
-        name: name of the run, without its time.
-        config: the options of the user, as YAML.
-        hold: gets its lock, before any other process can find the run.
+    It has the user's options, as YAML; `hold` gets its lock before any process can find it.
 
     Raises:
         RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the

@@ -16,7 +16,7 @@ from typing import Any
 
 from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import write_synced
-from mlxhog.errors import CheckpointError, shown
+from mlxhog.errors import CheckpointError
 
 FORMAT = 1
 NAME = "state.json"
@@ -39,13 +39,7 @@ class _Record:
 
 
 def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Write the manifest of a checkpoint's directory, after all its other files.
-
-    Args:
-        directory: directory of the checkpoint, beside older ones.
-        step: updates applied so far.
-        state: the trainer's state, as JSON values.
-    """
+    """Write the manifest of a checkpoint's directory, after all its other files."""
     earlier = [_read_order(path) for path in by_age(directory.parent)]
     paths = [path for path in sorted(directory.iterdir()) if path.name != CARD]
     files = {
@@ -80,11 +74,8 @@ def read(directory: Path) -> dict[str, Any]:
         raise damaged(directory, f"{NAME} does not match its digest, or has no state")
     try:
         typed.read(_Record, record)
-        reading.refuse_more("files", len(record["files"]), reading.MOST_SHARDS, path)
     except ValueError as error:
         raise damaged(directory, f"{NAME}: {error}") from error
-    if elsewhere := [name for name in record["files"] if Path(name).name != name]:
-        raise damaged(directory, f"{NAME} lists {shown(elsewhere[0])}, no file beside it")
     return record
 
 

@@ -98,11 +98,7 @@ class Run:
         return durable.is_locked(self.directory)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace `run.json`, keeping the time of creation.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the old status is unchanged.
-        """
+        """Replace `run.json`, keeping the time of creation; EnvironmentLacks leaves the old one."""
         since = {"created_ns": self.created_ns() or time.time_ns()}
         content = plain_json.dumps({**status, **since}, indent=1) + b"\n"
         with disk_errors(f"writing {self.directory / _STATUS}"):
@@ -175,15 +171,7 @@ class Run:
         return isinstance(newest, str) and Path(newest).name == checkpoint.name
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`; numbers that are not finite become null.
-
-        A torn line that an earlier writer left at the end is removed first.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; earlier lines are unchanged.
-
-        Concurrency: for the holder of the run's lock; readers may read at any time.
-        """
+        """Append one line to `metrics.jsonl`, as `append_lines`; NaN and infinities become null."""
         append_lines(self.metrics_path, plain_json.dumps(record) + b"\n")
 
     def append_event(self, record: Mapping[str, Any]) -> None:
@@ -200,21 +188,16 @@ class Run:
             return []
         entries: list[dict[str, Any]] = []
         try:
-            for entry in plain_json.objects(self.metrics_path):
-                entries.append(entry)
+            entries.extend(plain_json.objects(self.metrics_path))
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{self.metrics_path} is damaged after {len(entries)} lines: {error}; "
-                "remove what is"
+                f"{self.metrics_path} is damaged after {len(entries)} lines: {error}; remove the "
+                "lines behind them"
             ) from error
         return entries
 
     def write_times(self, workers: Sequence[Mapping[str, Any]]) -> None:
-        """Replace `times.json`: for each worker, the times of its newest steps.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the old file is unchanged.
-        """
+        """Replace `times.json`: for each worker, the times of its newest steps."""
         with disk_errors(f"writing {self.times_path}"):
             replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
 
@@ -234,14 +217,7 @@ class Run:
             ) from error
 
     def drop_metrics_after(self, step: int, elapsed_s: float) -> None:
-        """Drop the lines of steps after the checkpoint from which a run is resumed.
-
-        Raises:
-            RunError: a line before the last is damaged.
-            EnvironmentLacks: the disk is full; the file is unchanged.
-
-        Concurrency: for the holder of the run's lock; readers may read at any time.
-        """
+        """Drop the lines of steps after the checkpoint from which a run is resumed."""
         lines = self.read_metrics()
         before = [
             one
@@ -253,11 +229,7 @@ class Run:
             replace_file(self.metrics_path, content)
 
     def append_sample(self, text: str) -> None:
-        """Append sampled text to `samples.txt`, as one line.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses.
-        """
+        """Append sampled text to `samples.txt`, as one line."""
         append_lines(self.samples_path, " ".join(text.splitlines()).encode() + b"\n")
 
     def last_sample(self) -> str | None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from mlxhog.base.quantities import format_count, format_duration, format_share
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import Report, command
+from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, switch
 from mlxhog.report.views import StatusLine
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.analysis import AnalyzeConfig
+
+if TYPE_CHECKING:
+    from mlxhog.report.table import Section
 
 ABOUT = """\
 Is lock-free training sound for this model and this text? Samples gradients and measures, for every
@@ -62,17 +68,116 @@ class Words(Plugins, Quiet):
 def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
     """Measure conflicts and staleness, and judge them by the theorems."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.analysis import report
     from mlxhog.theory.analysis.analyze import analyze
     from mlxhog.theory.target import find_target
 
     root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
     with StatusLine(sys.stderr, quiet=words.quiet) as tell:
-        analysis = analyze(target, config, tell)
-    return Report(
-        report.to_json(analysis), text=lambda: report.sections(analysis, everything=words.all)
+        facts = analyze(target, config, tell)
+    return Report(facts, text=lambda: _sections(facts, everything=words.all))
+
+
+def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | Section]:
+    """Arrange an analysis for people: the answer and the advice, or all tables and reasons."""
+    yield facts["answer"]
+    yield table(
+        f"{facts['subject']}: {format_count(facts['parameters'])} parameters, {facts['backend']}, "
+        f"{facts['samples']} gradients at {facts['at']}",
+        [],
+        [
+            f"an update is one batch of {facts['sequences_per_update']} x {facts['seq_len']} "
+            f"tokens; an epoch has {facts['updates_per_epoch']:,}",
+            *facts["notes"],
+        ],
     )
+    advice = []
+    for one in facts["advice"]:
+        flags = f"  [{one['flags']}]" if one["flags"] else ""
+        advice.append(f"- {one['topic']}: {one['recommend']}{flags}")
+        if everything:
+            advice.append(f"    because {one['because']}")
+    if everything:
+        yield from _tables(facts)
+    else:
+        advice.append("--all shows the measurements, the theorems' bounds, and reasons")
+    yield table("advice", [], advice)
+
+
+def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
+    """Yield the measurements and the theorems' bounds."""
+    names = ("omega", "delta", "rho", "p_conf", "interval", "untouched")
+    yield table(
+        "do two updates meet? elements that updates touch",
+        (
+            {"block": one["name"], "parameters": one["parameters"],
+             "touched": format_share(one["mean"] / one["parameters"])}
+            | {name: one[name] for name in names}
+            for one in facts["blocks"]
+        ),
+        [
+            "touched: of the elements, by an update on average; interval: 95 % of p_conf; "
+            "untouched: by no sampled update",
+            "Delta = rho = p_conf = 1: any two updates met, so nothing about the block is sparse",
+        ],
+    )  # fmt: skip
+    rows = [facts["embedding"], *facts["tables"]]
+    hottest = (f"{one['text']} {one['share']:.0%}" for one in rows[0]["hottest"])
+    yield table(
+        "do two updates meet? rows, of the embedding and of tables by the order of their n-grams",
+        ({name: x for name, x in one.items() if name != "hottest"} for one in rows),
+        [f"hottest rows of the embedding, and their share of the batches: {', '.join(hottest)}"],
+    )
+    staleness, lag = facts["staleness"], f"{facts['lag']['largest']:g}"
+    notes, workers = [f"bounds are for a lag of {lag}"], []
+    if staleness is not None:
+        workers = [staleness["all"], *staleness["by_worker"]]
+        lost, of = staleness["lost_update_rate"], f"{staleness['increments']:,} counted increments"
+        notes.append(
+            f"of {staleness['workers']} workers ({staleness['source']}, write "
+            f"{staleness['write']}); lost updates: "
+            + ("not measured" if lost is None else f"{lost:.3g} of {of}")
+        )
+    ageing = ", ".join(f"{one['lag']}: {one['cosine']:.2f}" for one in facts["gradients"]["ageing"])
+    notes.append(f"cosine of a batch's gradient with its own some full steps later: {ageing}")
+    yield table("how late are updates? counted in updates by others", workers, notes)
+    yield _theorems(facts, lag)
+
+
+def _theorems(facts: Mapping[str, Any], lag: str) -> Section:
+    by: dict[str, dict[str, Any]] = {}
+    for one in facts["bounds"]:
+        by.setdefault(one["block"], {})[one["name"]] = one
+    whole, rows = by.pop("model"), []
+    missing: dict[str, list[str]] = {}
+    for block, rules in by.items():
+        assumed = rules["penalty"]["assumptions"]
+        for each in assumed:
+            if each["holds"] is not True:
+                fails = "is unknown" if each["holds"] is None else f"does not hold, {each['why']}"
+                missing.setdefault(f"{each['needs']}: {fails}", []).append(block)
+        rows.append(
+            {
+                "block": block,
+                f"penalty at {lag}": rules["penalty"]["values"]["penalty"],
+                "n^(1/4)": rules["n^(1/4)"]["values"]["largest_tau"],
+                "n/(2 Dbar)": rules["perturbed iterate"]["values"]["largest_tau"],
+                "assumptions that hold": f"{sum(one['holds'] is True for one in assumed)} of "
+                f"{len(assumed)}",
+            }
+        )
+    notes = [
+        next(iter(by.values()))["proposition 4.1"]["words"],
+        *(
+            text + ("" if len(blocks) == len(by) else f" (in {', '.join(blocks)})")
+            for text, blocks in missing.items()
+        ),
+        f"M {facts['gradients']['largest_gradient']:.3g} (longest gradient) and L "
+        f"{facts['gradients']['smoothness']:.3g} (its fastest change) are those of the sample; "
+        "true values may be larger",
+        *(f"{bound['name']}, with that L: {bound['words']}" for bound in whole.values()),
+    ]
+    return table("bounds of the theorems", rows, notes)
 
 
 # -- which strategy --------------------------------------------------------------------------------
@@ -124,11 +229,47 @@ class AdviseWords(Plugins, Quiet):
 def advise(words: AdviseWords, config: AdviseConfig, training: Written) -> Report:
     """Measure, predict and try."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.advisor.advise import advise_on, sections
+    from mlxhog.theory.advisor.advise import advise_on
     from mlxhog.theory.target import find_target
 
     root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
     with StatusLine(sys.stderr, quiet=words.quiet) as tell:
         advice = advise_on(target, config, tries=not words.no_try, tell=tell)
-    return Report(advice, text=lambda: sections(advice))
+    return Report(advice, text=lambda: _advised(advice))
+
+
+def _advised(advice: Mapping[str, Any]) -> Iterator[str | Section]:
+    """Arrange advice for people."""
+    profile, trial = advice["profile"], advice["trial"]
+    yield advice["answer"]
+    why = [f"{advice['rule']}: {advice['because']}", f"what would change it: {advice['otherwise']}"]
+    if trial is not None:
+        scores = zip(trial["names"], trial["bits_per_byte"], strict=True)
+        why.append(
+            f"tried in pairs of runs: {', '.join(f'{k} {v:.3f}' for k, v in scores)} bits per "
+            f"byte, difference {trial['difference']:+.3f} ({trial['low']:+.3f} to "
+            f"{trial['high']:+.3f})" + f": a tie, so {trial['winner']}" * trial["tie"]
+        )
+    yield table("why", [], why)
+    yield table(
+        "predicted",
+        ({name: x for name, x in one.items() if name != "flags"} for one in advice["expected"]),
+        [
+            "idle: share of the time; samples: to a loss, over those of one worker, a rule of "
+            "thumb before a trial; time: to that loss, over that of sync"
+        ],
+    )
+    yield table(
+        "measured",
+        ({k: one[k] for k in ("name", "mean_s", "cv", "p99_s")} for one in profile["workers"]),
+        [
+            f"rounds cost {profile['gain']:.1%}: the slowest gradient takes "
+            f"{format_duration(profile['slowest_s'])}, barrier and average "
+            f"{format_duration(profile['sync_s'])}",
+            f"{len(profile['workers'])} workers compute {profile['scaling']:.2f} times as much as "
+            f"one; p_conf {profile['p_conf']:.2g}, {profile['density']:.0%} of the elements in an "
+            "update",
+            *filter(None, [profile["cluster"]]),
+        ],
+    )

@@ -169,6 +169,16 @@ def spelt(facts: Any) -> Iterator[str]:
             yield from in_columns(title, [spelt_value(name, one) for one in texts], columns)
 
 
+def table(title: str, rows: Iterable[Mapping[str, Any]], notes: Sequence[str] = ()) -> "Section":
+    """Return facts as a table with a heading; the names of the first row are its columns."""
+    from mlxhog.report.table import Section
+
+    rows = list(rows)
+    header = [name.replace("_", " ") for name in rows[0]] if rows else []
+    cells = [[spelt_value(name, value) for name, value in row.items()] for row in rows]
+    return Section(title, header, cells, notes)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base.quantities import format_bytes
+from mlxhog.base.quantities import format_bytes, format_share
 from mlxhog.cli.flags import Json, Part, RunFolder, Written
-from mlxhog.cli.frame import Report, command
+from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.options import option
 from mlxhog.errors import DataError, RunError
 from mlxhog.theory.simulator.what_if import TARGET, SimulateConfig, compare
@@ -120,10 +120,8 @@ def _sections(
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[str | Section]:
     """Arrange the comparison for people."""
-    from mlxhog.report.table import Section
-
     yield answer
-    timed, best = config.objective != "none", sum(1 / worker.step_s for worker in workers)
+    best = sum(1 / worker.step_s for worker in workers)
     steps_ms = [1e3 * worker.step_s for worker in workers]
     took = " to ".join(dict.fromkeys(f"{ms:.4g}" for ms in (min(steps_ms), max(steps_ms))))
     notes = [
@@ -131,26 +129,26 @@ def _sections(
         "of ideal: over gradients/s of workers that never wait and share nothing; staleness: "
         "updates by others between read and write; idle: waiting for others",
     ]
-    table = []
+    lines = []
     for row in rows:
         one = row["prediction"]
         cells = {
             "strategy": row["strategy"],
-            "gradients/s": f"{one['gradients_per_s']:.4g}",
-            "of ideal": f"{one['gradients_per_s'] / best:.0%}",
-            "staleness": f"{one['staleness']['mean']:.2f}",
-            "largest": str(one["staleness"]["max"]),
-            "idle": f"{one['waiting_share']:.0%}",
-            "wasted": f"{one['wasted_share']:.0%}",
+            "gradients/s": one["gradients_per_s"],
+            "of ideal": format_share(one["gradients_per_s"] / best),
+            "staleness": one["staleness"]["mean"],
+            "largest": one["staleness"]["max"],
+            "idle": format_share(one["waiting_share"]),
+            "wasted": format_share(one["wasted_share"]),
         }
-        if timed:
-            cells["target"] = "never" if row["target_s"] is None else f"{row['target_s']:.4g} s"
+        if config.objective != "none":
+            cells["target_s"] = "never" if row["target_s"] is None else row["target_s"]
         if config.machines > 1:
             cells["sent/s"] = format_bytes(row["sent_bytes_per_s"])
         if (used := row["rounds"]) is not None:
             notes.append(f"cluster: {used['rounds']} rounds, {used['share']:.0%} of the time on "
                          f"the link ({config.link})")  # fmt: skip
-        table.append(cells)
-    if timed:
+        lines.append(cells)
+    if config.objective != "none":
         notes.append(f"target: time to {TARGET:.0%} of the first excess, {config.objective}")
-    yield Section("", [*table[0]], [[*cells.values()] for cells in table], notes)
+    yield table("", lines, notes)

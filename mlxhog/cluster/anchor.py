@@ -72,11 +72,7 @@ def segments() -> dict[str, tuple[str, int]]:
 
 
 def own_epochs(arena: Arena) -> int:
-    """The first epoch of this machine, below 2^31: machines train on different orders of the text.
-
-    Args:
-        arena: of a run whose link, or its supervisor, has drawn an id.
-    """
+    """The first epoch of a machine, below 2^31: machines train on different orders of the text."""
     return TABLE.open(arena.segment(NUMBERS))["id"] % (1 << 31)
 
 

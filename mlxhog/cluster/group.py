@@ -53,12 +53,9 @@ Identity = Mapping[str, Any]
 
 
 def identity_of(cluster: TrainConfig, layout: Layout, **of_run: Any) -> Identity:
-    """Describe this machine's run; numbers of its own, such as its workers, do not count.
+    """Describe this machine's run: its configuration, layout, tokenizer, data, batch and seed.
 
-    Args:
-        cluster: the choice of the run.
-        layout: of the arena; its digest as a whole would depend on the number of workers.
-        of_run: tokenizer, data, batch_size and seed.
+    Numbers of its own, such as its workers, do not count.
     """
     places = [(slot.name, slot.shape, slot.offset) for slot in layout.slots.values()]
     return {
@@ -74,11 +71,7 @@ def identity_of(cluster: TrainConfig, layout: Layout, **of_run: Any) -> Identity
 
 
 def check_identity(own: Identity, others: str) -> None:
-    """Refuse this member beside machines whose identity is this JSON.
-
-    Raises:
-        ConfigError: every difference, with both values and the way out.
-    """
+    """Raise ConfigError, with every difference, beside machines whose identity is this JSON."""
     try:
         theirs = plain_json.loads(others)
         if theirs.keys() != own.keys():
@@ -166,11 +159,7 @@ class State:
         return hashlib.sha256(self.anchor.data).digest()
 
     def check(self, n: int) -> None:
-        """Refuse what another member sent as its state, unless a run of n floats may take it over.
-
-        Raises:
-            ClusterError: a part of it has another type or shape, or is not finite.
-        """
+        """Raise ClusterError unless a run of n floats may take over what another member sent."""
         arrays, counts = (self.anchor, self.velocity), (self.round, self.tokens)
         if not (
             all(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in arrays)

@@ -115,11 +115,7 @@ def parse_address(text: str) -> Address:
 
 
 def own_ip(lighthouse: Address, timeout_s: float) -> str:
-    """Return the address of this machine from which it reaches a lighthouse.
-
-    Raises:
-        ClusterError: nothing listens there.
-    """
+    """Return the address of this machine from which it reaches a lighthouse, or ClusterError."""
     try:
         with socket.create_connection((lighthouse.ip, lighthouse.port), timeout_s) as connection:
             return str(connection.getsockname()[0])

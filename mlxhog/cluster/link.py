@@ -62,12 +62,7 @@ OpenGroup = Callable[[TrainConfig, Offer, Describe], "TorchftGroup"]
 
 
 def open_torchft(cluster: TrainConfig, offer: Offer, describe: Describe) -> TorchftGroup:
-    """Open the group of the network; it imports torch, so only the link does.
-
-    Raises:
-        ConfigError: an address has no machine, or the token is wrong.
-        ClusterError: no cluster answers.
-    """
+    """Open the group of the network; it imports torch, so only the link does."""
     address = parse_address(cluster.cluster or "")
     own = own_ip(address, CONNECT_S)  # without a cluster it fails before torch's import of seconds
     if cluster.cluster_own_address is not None:
@@ -241,12 +236,7 @@ class Link:
     """The link of an arena, as its supervisor sees it; used by one thread of one process."""
 
     def __init__(self, arena: Arena, job: LinkJob) -> None:
-        """Start none yet.
-
-        Args:
-            arena: created by this process, with the segments of `anchor.py`.
-            job: without slot and handle.
-        """
+        """Start none yet, in an arena of this process by a job without slot and handle."""
         self.arena, self._job, self._roster = arena, job, Roster(arena)
         self._anchor = Anchor(arena)
         self.slot = 0  # none yet
@@ -262,11 +252,7 @@ class Link:
     def start(self, slot: int) -> None:
         """Make theta_s the parameters, and start the first link in a free worker slot.
 
-        Raises:
-            ConfigError: the address has no machine.
-            EnvironmentLacks: torchft is not installed.
-
-        Concurrency: no worker may move yet.
+        No worker may move yet. ConfigError or EnvironmentLacks says why none can be started.
         """
         if self._job.open_group is open_torchft:
             check_torchft()

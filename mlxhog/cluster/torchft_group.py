@@ -346,12 +346,7 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
     def recv_checkpoint(
         self, src_rank: int, metadata: str, step: int, timeout: timedelta
     ) -> dict[str, Any]:
-        """Load the state of a round from the member at a URL.
-
-        Raises:
-            ClusterError: what arrives is not a state.
-            pickle.UnpicklingError: it is more than data.
-        """
+        """Load the state of a round from the member at a URL; anything else is an error."""
         path = urllib.parse.urlsplit(url := f"{metadata}{step}/full").path
         request = urllib.request.Request(url, headers={"Authorization": seal(self._token, path)})
         with (

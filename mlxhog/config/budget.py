@@ -33,6 +33,11 @@ class Budget:
         return self.steps_before if equal is None else equal
 
     @property
+    def is_open(self) -> bool:
+        """Whether nothing limits this call."""
+        return (self.steps, self.tokens, self.seconds) == (None,) * 3
+
+    @property
     def is_used_up(self) -> bool:
         """Whether nothing was left when this call began."""
         return 0 in (self.steps, self.tokens, self.seconds)

@@ -134,39 +134,30 @@ values: {write}. A rule with a name that a run does not have does not hold."""
 _UNSET = ("none", "off", "auto", "false", "0", "0.0")
 
 
-class Facts(dict[str, object]):
-    """What rules compare: values by flat names as people write them, and attributes of a choice."""
+def broken(
+    rules: Iterable[tuple[str, str, str]], values: Mapping[str, object], choice: object = None
+) -> Iterator[tuple[str, str]]:
+    """Yield (option, sentence) for each rule whose condition holds.
 
-    def __init__(self, values: Mapping[str, object], choice: object) -> None:
-        super().__init__(values)
-        self._choice = choice
-
-    def __missing__(self, name: str) -> object:
-        """Return an attribute of the choice.
-
-        Raises:
-            KeyError: it has none of this name.
-        """
-        if not hasattr(self._choice, name):
-            raise KeyError(name)
-        return getattr(self._choice, name)
-
-
-def broken(rules: Iterable[tuple[str, str, str]], facts: Facts) -> Iterator[tuple[str, str]]:
-    """Yield (option, sentence) for each rule whose condition holds."""
+    Args:
+        rules: of a run or a choice.
+        values: by flat names, as people write them.
+        choice: its attributes count as values, too.
+    """
     for name, condition, sentence in rules:
         try:
-            holds = all(_holds(term, facts) for term in condition.split(" & "))
-        except KeyError:
+            holds = all(_holds(term, values, choice) for term in condition.split(" & "))
+        except AttributeError:  # of no value and no attribute
             holds = False
         if holds:
-            yield name, sentence.format_map(facts)
+            yield name, sentence.format_map(values)
 
 
-def _holds(term: str, facts: Facts) -> bool:
+def _holds(term: str, values: Mapping[str, object], choice: object) -> bool:
     name, equals, words = term.partition("=")
     negative = name.startswith("not ") or name.endswith("!")
-    text = str(facts[name.removeprefix("not ").rstrip("!")]).lower()
+    name = name.removeprefix("not ").rstrip("!")
+    text = str(values[name] if name in values else getattr(choice, name)).lower()
     is_so = (
         any(fnmatchcase(text, word) for word in words.split("|")) if equals else text not in _UNSET
     )
@@ -212,7 +203,7 @@ class Choice:
         """Yield contradictions between numbers of this choice, with the way out."""
         specs = options(type(self))
         values = {specs[name].flat: value for name, value in spelt(self).items()}
-        rules = broken(rules_of(type(self)), Facts(values, self))
+        rules = broken(rules_of(type(self)), values, self)
         return (f"{name}: {problem}" for name, problem in rules)
 
     def __str__(self) -> str:

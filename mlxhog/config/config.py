@@ -14,6 +14,7 @@ from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.options import option, options, spelt
 from mlxhog.config.rules import parse_slowdowns
+from mlxhog.config.schedules import Schedule
 from mlxhog.config.sources import Layer, Merged, resolve
 from mlxhog.errors import ConfigError
 
@@ -247,7 +248,7 @@ class TrainConfig(Merged):
     )
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
 
-    schedule: Choice = _schedule(
+    schedule: Schedule = _schedule(
         "cosine",
         "step size over the run; wsd is warm-up, stable, decay; backoff is the 1/k rule of "
         "Hogwild, in stages; inverse is 1/k itself",
@@ -464,7 +465,7 @@ class TrainConfig(Merged):
         strategy, optimizer = self.strategy, self.optimizer
         lock_free = strategy is not None and strategy.shares_moments and strategy.writes_whole_steps
         optimizer = optimizer or cast("OptimizerChoice", OPTIMIZERS.read(DEFAULT_OPTIMIZER))
-        return optimizer.shares_moments(lock_free)
+        return optimizer.shares_moments(lock_free=lock_free)
 
     @property
     def strategy_name(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlxhog.config.choices import Facts, Rules, broken, rules_of
+from mlxhog.config.choices import Rules, broken, rules_of
 from mlxhog.config.options import options
 from mlxhog.config.sources import spelt_values_of
 
@@ -96,8 +96,7 @@ RULES: Rules = (
 
 def of(config: Any) -> list[tuple[str, str]]:
     """Pairs (option, contradiction and the way out) of a `TrainConfig` with legal values."""
-    facts = Facts(spelt_values_of(config), config.strategy)
-    facts |= {
+    values = spelt_values_of(config) | {
         "spelt": config.strategy,
         "shared": config.shares_moments,
         "has_budget": config.has_budget,
@@ -110,7 +109,7 @@ def of(config: Any) -> list[tuple[str, str]]:
         if spec.group == "cluster" and name != "cluster"
     )  # fmt: skip
     own = () if config.strategy is None else rules_of(type(config.strategy))
-    return list(broken((*RULES, *alone, *own), facts))
+    return list(broken((*RULES, *alone, *own), values, config.strategy))
 
 
 def of_others(kind: str, choice: str) -> tuple[str, ...]:
@@ -144,5 +143,4 @@ _IMPLIED: Rules = (
 
 def implied_strategy(config: Any) -> str | None:
     """The strategy that other options of the run require, if it is open."""
-    facts = Facts(spelt_values_of(config), None)
-    return next((name for name, _ in broken(_IMPLIED, facts)), None)
+    return next((name for name, _ in broken(_IMPLIED, spelt_values_of(config))), None)

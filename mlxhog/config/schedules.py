@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from mlxhog.config.choices import SCHEDULES, Choice, Kind, Rules
-from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 
 Rate = Callable[[float, int], float]
@@ -203,17 +202,6 @@ class Backoff(Falling):
         """Return the step size of an update."""
         stage = backoff_stage(update, steps=self._first, beta=self.beta)
         return float(lr * self.beta**stage)
-
-
-def of(config: TrainConfig) -> Schedule:
-    """Return the schedule of a configuration."""
-    return checked(config.schedule)
-
-
-def checked(choice: Choice) -> Schedule:
-    """Return a choice of `SCHEDULES` with its type."""
-    assert isinstance(choice, Schedule), "nothing else is registered there"
-    return choice
 
 
 for _schedule in (Cosine, Constant, WSD, Backoff, Inverse):

@@ -97,7 +97,6 @@ def _feistel(x: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray
     return result.astype(np.int64)
 
 
-_AHEAD = 4096
 _EPOCHS = 1 << 32
 
 
@@ -128,8 +127,6 @@ class Batches:
         self._batch_size = batch_size
         self._seed = seed
         self._order = Order(file.n_sequences(seq_len), file.digest, seed)
-        self._ahead: NDArray[np.int64] = np.empty(0, np.int64)
-        self._ahead_at = (-1, 0)
 
     @classmethod
     def open(cls, path: Path, **arguments: Any) -> Self:
@@ -155,18 +152,7 @@ class Batches:
             raise ValueError(f"ticket {ticket} is not one of the epoch's {self.n_tickets}")
         start = ticket * self._batch_size
         count = min(self._batch_size, self._order.n - start)
-        batch = self._file.batch(self._positions(epoch, start, count), self._seq_len)
+        batch = self._file.batch(self._order.at(epoch, start, count), self._seq_len)
         # A seed per sequence and epoch, so that parts of a batch have different seeds, too.
         seed = (self._seed * _EPOCHS + epoch) * self._order.n + start
         return replace(batch, seed=seed, frozen=self._frozen)
-
-    def _positions(self, epoch: int, start: int, count: int) -> NDArray[np.int64]:
-        """Return the order at some positions; in long epochs it is computed block by block."""
-        if self._order.n <= TABLE_LIMIT:
-            return self._order.at(epoch, start, count)
-        ahead_epoch, first = self._ahead_at
-        if epoch != ahead_epoch or not first <= start <= start + count <= first + len(self._ahead):
-            block = min(max(_AHEAD, count), self._order.n - start)
-            self._ahead, self._ahead_at = self._order.at(epoch, start, block), (epoch, start)
-            first = start
-        return self._ahead[start - first : start - first + count]

@@ -273,12 +273,6 @@ def _tokenizers() -> Any:
 def _from_description(description: bytes, origin: str) -> tuple[Any, dict[str, Any]]:
     """Return the tokenizer of a description, and the fields of the description."""
     fields = _parse(description, origin)
-    model = fields.get("model")
-    listing = {**(model if isinstance(model, dict) else {}), "tokens": fields.get("added_tokens")}
-    for name in ("vocab", "merges", "tokens"):
-        if isinstance(listed := listing.get(name), dict | list):
-            what = "merges" if name == "merges" else "tokens"
-            reading.refuse_more(what, len(listed), reading.MOST_PIECES, origin, DataError)
     package = _tokenizers()
     try:
         return package.Tokenizer.from_str(description.decode()), fields

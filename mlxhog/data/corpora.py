@@ -206,10 +206,12 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         files, skipped = _look(path, text_key)
         if files:
             return _selected(source, files, text_key, skipped, path)
+        if not skipped:
+            raise DataError(f"the folder {path} holds no files; name a folder with text")
         why = Corpus(source, (), tuple(skipped), path).skipped_files()
         raise DataError(
-            f"the folder {path} holds no text: {why if skipped else 'no file'}; name another "
-            "folder, or one of these files: a file that is named is read as it is"
+            f"the folder {path} holds no text: {why}; name another folder, or one of these files: "
+            "a file that is named is read as it is"
         )
     if path.exists() or path.is_symlink():  # reading a broken link says so
         read = partial(textfiles.documents, path, text_key, split=True)

@@ -63,7 +63,9 @@ def probabilities(file: TokenFile, ids: NDArray[np.int32]) -> NDArray[np.float64
         raise DataError(
             f"{file.path} has {file.n_tokens} tokens, too few to count what follows {orders}"
         )
-    counted, run = _sampled(file)
+    counted = file.sampled(SAMPLE, _RUN)
+    run = _RUN if file.n_tokens > SAMPLE else file.n_tokens
+    file.check_known(counted)
     present, symbols = np.unique(counted, return_inverse=True)
     bits = max(1, (len(present) - 1).bit_length())
     orders = min(orders, 64 // bits - 1)
@@ -151,15 +153,3 @@ def _places(ascending: Keys, wanted: Keys) -> NDArray[np.intp]:
     """The place of each number, or -1."""
     at = np.searchsorted(ascending, wanted).clip(max=len(ascending) - 1)
     return np.where(ascending[at] == wanted, at, -1)
-
-
-def _sampled(file: TokenFile) -> tuple[NDArray[np.unsignedinteger], int]:
-    """The tokens to count, run after run, and the length of a run."""
-    if file.n_tokens <= SAMPLE:
-        ids, run = np.asarray(file.tokens), file.n_tokens
-    else:
-        run = _RUN
-        starts = np.linspace(0, file.n_tokens - run, SAMPLE // run).astype(np.int64)
-        ids = np.concatenate([file.tokens[start : start + run] for start in starts.tolist()])
-    file.check_known(ids)
-    return ids, run

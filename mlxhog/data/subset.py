@@ -12,7 +12,7 @@ on the same data use it, too:
 - Parts of two sizes are nested: the larger one contains the smaller one.
 - The size is 64 KiB (`BYTES`) for every budget, so a run of ten seconds and one of ten hours are
   evaluated on the same text. `--eval-tokens` sets another size, and large models get less
-  (`training.evaluation.choose_bytes`, once per run; the checkpoint stores it). A smaller text is
+  (`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it). A smaller text is
   used as a whole.
 
 Examples and conversations are used whole: a completion without its end is another task. Two

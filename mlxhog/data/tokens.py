@@ -233,18 +233,19 @@ class TokenFile:
                 f"{self.path}: token {ids.max()} is outside the vocabulary of {vocab}; {_WAY_OUT}"
             )
 
+    def sampled(self, most: int, run: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Return all ids, or of more than `most` those of evenly spaced runs of `run` ids each."""
+        if self.n_tokens <= most:
+            return self.tokens
+        starts = np.linspace(0, self.n_tokens - run, most // run).astype(np.int64)
+        return np.concatenate([self.tokens[start : start + run] for start in starts.tolist()])
+
     def frequencies(self, vocab: int) -> NDArray[np.int64]:
-        """Number of occurrences of each id, (vocab,); a long file is sampled in evenly spaced runs.
+        """Number of occurrences of each id, (vocab,), in a sample of a long file.
 
         Deterministic: every process gets the same counts.
         """
-        if self.n_tokens <= _COUNTED:
-            return np.bincount(self.tokens, minlength=vocab)
-        starts = np.linspace(0, self.n_tokens - _RUN, _COUNTED // _RUN).astype(np.int64)
-        counts = np.zeros(vocab, np.int64)
-        for start in starts.tolist():
-            counts += np.bincount(self.tokens[start : start + _RUN], minlength=vocab)
-        return counts
+        return np.bincount(self.sampled(_COUNTED, _RUN), minlength=vocab)
 
 
 _WAY_OUT = "prepare the corpus again"

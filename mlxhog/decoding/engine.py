@@ -269,8 +269,7 @@ class Engine:
         logits = logits[:, : self._tokenizer.n_ids]
         # All tokens are drawn before one is taken: an error leaves no answer with more than others.
         tokens = [
-            int(row.sampler(of_row[None], row.occurred)[0])
-            for row, of_row in zip(rows, logits, strict=True)
+            row.sampler(of_row, row.occurred) for row, of_row in zip(rows, logits, strict=True)
         ]
         for row, token, of_row in zip(rows, tokens, logits, strict=True):
             if row.request.top is not None:
@@ -297,15 +296,11 @@ class _Row:
         self._text = TextStream(tokenizer, request.sampling.stop)
         self.occurred: NDArray[np.bool_] | None = None
         if request.sampling.repetition_penalty != 1:
-            self.occurred = np.zeros((1, tokenizer.n_ids), np.bool_)
-            self.occurred[0, prompt] = True
+            self.occurred = np.zeros(tokenizer.n_ids, np.bool_)
+            self.occurred[prompt] = True
 
     def score_prompt(self, part: Int32, logits: NDArray[np.float32]) -> None:
-        """Add the scores of a piece of the prompt, from the logits (S, V) after its tokens.
-
-        Raises:
-            Diverged: the logits are not finite.
-        """
+        """Add the scores of a piece of the prompt, from the logits (S, V) after its tokens."""
         check_finite(logits.max(axis=-1))
         for token, after in zip(part.tolist(), logits, strict=True):
             if self._hidden:
@@ -328,7 +323,7 @@ class _Row:
             text = self._text.end()
         else:
             if self.occurred is not None:
-                self.occurred[0, token] = True
+                self.occurred[token] = True
             self.last = token
             self.n_written += 1
             is_last = self.n_written == self.request.sampling.max_new_tokens

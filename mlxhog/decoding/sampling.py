@@ -1,7 +1,7 @@
 """Choose the next token from logits.
 
-One uniform number per row and step chooses it by the inverse of the cumulative distribution. So a
-seed gives the same text every time on one backend.
+One uniform number per step chooses it by the inverse of the cumulative distribution. So a seed
+gives the same text every time on one backend.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mlxhog.errors import Diverged
 
 
 class Sampler:
-    """Draws tokens reproducibly.
+    """Draws the tokens of one answer reproducibly.
 
     Args:
         sampling: the settings.
@@ -32,57 +32,47 @@ class Sampler:
 
     def __call__(
         self, logits: NDArray[np.float32], occurred: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.int32]:
-        """Return one token per row, (B,) int32.
+    ) -> int:
+        """Return a token: the one at a uniform number of the cumulative distribution.
 
         Args:
-            logits: (B, V).
-            occurred: (B, V), whether a token occurs in prompt or answer, for the repetition
-                penalty; None is no token.
+            logits: (V,).
+            occurred: (V,), whether a token occurs in prompt or answer, for the repetition penalty;
+                None is no token.
 
         Raises:
-            Diverged: a row has NaN, or only -inf.
+            Diverged: there is NaN, or only -inf.
         """
-        if occurred is not None and self._sampling.repetition_penalty != 1:
-            logits, penalty = logits.copy(), np.float32(self._sampling.repetition_penalty)
-            for row, in_text in zip(logits, occurred, strict=True):
-                where = np.flatnonzero(in_text)
-                values = row[where]
-                row[where] = np.where(values < 0, values * penalty, values / penalty)
-        best = logits.max(axis=-1)
+        how, penalty = self._sampling, np.float32(self._sampling.repetition_penalty)
+        if occurred is not None and penalty != 1:
+            punished = np.where(logits < 0, logits * penalty, logits / penalty)
+            logits = np.where(occurred, punished, logits)
+        best = logits.max()
         check_finite(best)
         if self.temperature == 0:
-            return np.asarray(np.argmax(logits, axis=-1), dtype=np.int32)
-        tokens = [
-            self._draw(row, float(top), self._random.random())
-            for row, top in zip(logits, best, strict=True)
-        ]
-        return np.array(tokens, dtype=np.int32)
-
-    def _draw(self, logits: NDArray[np.float32], best: float, uniform: float) -> int:
-        """Return the token at `uniform` of the cumulative distribution, in the order of ids."""
-        top_k, top_p, min_p = self._sampling.top_k, self._sampling.top_p, self._sampling.min_p
+            return int(logits.argmax())
+        uniform, V = self._random.random(), len(logits)
         with np.errstate(over="ignore"):  # an overflow to -inf has weight 0
-            weights: NDArray[np.float32] = np.exp((logits - best) / self.temperature)
-        if 0 < top_k < len(logits) or top_p < 1:
+            weights: NDArray[np.float32] = np.exp((logits - float(best)) / self.temperature)
+        if 0 < how.top_k < V or how.top_p < 1:
             order = np.argsort(-logits, kind="stable")  # of equal tokens the first comes first
-            if 0 < top_k < len(logits):
-                weights[order[top_k:]] = 0.0
-            if top_p < 1:  # the fewest tokens with at least top_p, the one that crosses it included
+            if 0 < how.top_k < V:
+                weights[order[how.top_k :]] = 0.0
+            if how.top_p < 1:  # the fewest tokens with at least top_p, the one that crosses it too
                 cumulative = np.cumsum(weights[order], dtype=np.float64)
-                n = int(np.searchsorted(cumulative, top_p * cumulative[-1])) + 1
+                n = int(np.searchsorted(cumulative, how.top_p * cumulative[-1])) + 1
                 weights[order[n:]] = 0.0
-        weights[weights < min_p] = 0.0
+        weights[weights < how.min_p] = 0.0
         cumulative = np.cumsum(weights, dtype=np.float64)
         position = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-        return position if position < len(weights) else int(np.flatnonzero(weights)[-1])
+        return position if position < V else int(np.flatnonzero(weights)[-1])
 
 
-def check_finite(best: NDArray[np.float32]) -> None:
-    """Refuse rows of logits whose largest is not finite.
+def check_finite(best: NDArray[np.float32] | np.float32) -> None:
+    """Refuse logits whose largest is not finite.
 
     Raises:
-        Diverged: there is such a row.
+        Diverged: there are such logits.
     """
     if not np.isfinite(best).all():
         raise Diverged("the model's logits are not finite; generate from an earlier checkpoint")

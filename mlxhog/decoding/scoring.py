@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mlxhog.backends.backend import Backend
 from mlxhog.data import corpora, heldout, prepare
-from mlxhog.data.batch import Batch
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, Diverged
@@ -123,22 +120,17 @@ def score(
         Diverged: the model's loss is not finite.
     """
     rows = heldout.rows_of_batch(param_count(model.config), seq_len)
-    n_batches = heldout.n_batches(file, seq_len=seq_len, batch_size=rows)
-    total = Score()
-    batches = heldout.batches(file, seq_len=seq_len, batch_size=rows)
-    for number, batch in enumerate(batches, start=1):
-        total += _of_batch(model.backend, batch)
+    how: dict[str, Any] = {"seq_len": seq_len, "batch_size": rows}
+    n_batches, total = heldout.n_batches(file, **how), Score()
+    for number, batch in enumerate(heldout.batches(file, **how), start=1):
+        result = model.backend.evaluate(batch)
+        total += Score(result.nats, batch.n_bytes, result.targets)
         progress(number / n_batches)
     if not math.isfinite(total.nats):
         raise Diverged(
             f"the loss of {model.checkpoint} on this text is not finite; use an earlier checkpoint"
         )
     return total
-
-
-def _of_batch(backend: Backend, batch: Batch) -> Score:
-    result = backend.evaluate(batch)
-    return Score(result.nats, batch.n_bytes, result.targets)
 
 
 def score_document(model: Model, text: str) -> Score:
@@ -161,15 +153,10 @@ def score_document(model: Model, text: str) -> Score:
     for start in range(0, len(ids), step):
         part = slice(start, start + step)
         logits, state = model.backend.every_logits(before[None, part], state)
-        nats += _cross_entropy(logits[0], ids[part])
+        best = logits[0].max(axis=-1, keepdims=True)
+        sums = np.exp(logits[0] - best).sum(axis=-1, dtype=np.float64)
+        of_ids = np.take_along_axis(logits[0], ids[part, None].astype(np.int64), axis=-1) - best
+        nats += float((np.log(sums) - of_ids[:, 0].astype(np.float64)).sum())
     if not math.isfinite(nats):
         raise Diverged("the model's logits are not finite; load an earlier checkpoint")
     return Score(nats, len(content), len(ids))
-
-
-def _cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """Return the summed cross entropy in nats of labels (S,) under logits (S, V)."""
-    best = logits.max(axis=-1, keepdims=True)
-    total = np.exp(logits - best).sum(axis=-1, dtype=np.float64)
-    of_labels = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=-1)
-    return float((np.log(total) - (of_labels - best)[:, 0].astype(np.float64)).sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Final
@@ -18,7 +19,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.data.batch import Batch
-from mlxhog.doctor.checks import Check, CheckResult, absent, check, failed
+from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.models.families import init_params
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity.engines import FrameworkEngine, ModelEngine, NumPyEngine
@@ -61,33 +62,32 @@ def check_backends(machine: Machine, gradients: int, agreed: Collection[str] = (
         agreed: Metal engines on which every kernel agreed with its reference; their GPU workers
             are also measured with the Metal kernels.
     """
-    measured = Measured()
-    expected = reference()
+    measured, expected = Measured(), reference()
     for name in BACKENDS:
         lack = missing(name, machine)
         if lack is not None:
             measured.checks.append(absent(f"backend {name}", lack, _EXPECTED))
-            continue
-        forms = ["reference" if name in GPU_ENGINES else "auto"]
-        forms += ["metal"] * (GPU_ENGINES.get(name) in agreed)
-        for form in forms:
-            _measure(measured, name, form, gradients, expected)
+        elif name not in GPU_ENGINES:
+            _measure(measured, name, "auto", gradients, expected)
+        else:
+            for form in ("reference", *(["metal"] if GPU_ENGINES[name] in agreed else [])):
+                _measure(measured, name, form, gradients, expected)
     return measured
 
 
 def _measure(measured: Measured, name: str, form: str, gradients: int, expected: Gradient) -> None:
     """Add what one backend shows with one form of the operators."""
-    title, watch = f"backend {name}", LoadWatch()
+    title, otherwise = f"backend {name}", CheckResult.FAIL
     consequence = float32.user_note() or (
         f"--workers {name} cannot be trusted here; `mlxhog parity {MODEL}` names the operators"
     )
-    otherwise = CheckResult.FAIL
     if form == "metal":
         title, otherwise = f"{title}, Metal kernels", CheckResult.WARN
         consequence = f"--kernels auto is reference on {name}, and metal fails"
+    watch = LoadWatch()
     try:
-        with Child() as first, Child() as second:
-            children = (first, second) if name in GPU_ENGINES else (first,)
+        with ExitStack() as stack:
+            children = [stack.enter_context(Child()) for _ in range(1 + (name in GPU_ENGINES))]
             for child in children:
                 child.start(compute_gradient, name, form)
             results = [child.take(START_S + PATIENCE_S) for child in children]
@@ -96,22 +96,19 @@ def _measure(measured: Measured, name: str, form: str, gradients: int, expected:
     except Failed as failure:
         load = watch.look()
         measured.checks.append(
-            failed(title, failure, _EXPECTED, consequence, load, otherwise=otherwise)
+            check(title, False, failure, _EXPECTED, consequence, otherwise=otherwise, load=load)
         )
         return
-    where, error = max(
-        ((key, _error(results[0][key], value)) for key, value in expected.items()),
-        key=lambda each: each[1],
-    )
+    errors = {key: _error(results[0][key], value) for key, value in expected.items()}
+    where = max(errors, key=errors.__getitem__)
     busy = ", or more when other programs are quiet" if watch.look().busy else ""
-    observed = f"error {error:.1g} ({where}), {speed:,.0f} tokens/s with one thread{busy}"
-    right = check(title, error <= ALLOWED, observed, _EXPECTED, consequence, otherwise=otherwise)
-    measured.checks.append(right)
-    if right.result == CheckResult.PASS:
+    observed = f"error {errors[where]:.1g} ({where}), {speed:,.0f} tokens/s with one thread{busy}"
+    ok = errors[where] <= ALLOWED
+    measured.checks.append(check(title, ok, observed, _EXPECTED, consequence, otherwise=otherwise))
+    if ok:
         (measured.metal if form == "metal" else measured.tokens_per_s)[name] = speed
     if len(results) == 2:
-        a, b = results
-        same = all(a[key].tobytes() == b[key].tobytes() for key in a)
+        same = all(results[0][key].tobytes() == results[1][key].tobytes() for key in expected)
         measured.repeats.setdefault(name, {})[form] = same
         measured.checks.append(
             check(

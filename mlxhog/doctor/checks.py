@@ -71,26 +71,24 @@ def check(
     consequence: str,
     *,
     otherwise: CheckResult = CheckResult.FAIL,
+    load: Load | None = None,
 ) -> Check:
-    """Return PASS, or `otherwise` with its consequence."""
-    if ok:
+    """Return PASS, or `otherwise` with its consequence.
+
+    Args:
+        name: the thing that is checked.
+        ok: whether it is as expected.
+        observed: the observation, or the failure of the child that should have made it.
+        expected: the expected observation.
+        consequence: of a difference between the two.
+        otherwise: result of a difference.
+        load: of the machine; if it is busy, a child without time for the check proves nothing.
+    """
+    if isinstance(observed, Late) and load is not None and load.busy:
+        return Check(name, CheckResult.UNCLEAR, f"{load}: {observed}", expected, AGAIN)
+    if ok and not isinstance(observed, Failed):
         return Check(name, CheckResult.PASS, str(observed), expected)
     return Check(name, otherwise, str(observed), expected, consequence)
-
-
-def failed(
-    name: str,
-    failure: Failed,
-    expected: str,
-    consequence: str,
-    load: Load,
-    *,
-    otherwise: CheckResult = CheckResult.FAIL,
-) -> Check:
-    """Return `otherwise`, or UNCLEAR if a busy machine had no time for the check."""
-    if isinstance(failure, Late) and load.busy:
-        return Check(name, CheckResult.UNCLEAR, f"{load}: {failure}", expected, AGAIN)
-    return Check(name, otherwise, str(failure), expected, consequence)
 
 
 def absent(name: str, why: str, expected: str) -> Check:
@@ -231,17 +229,20 @@ def _large() -> Check:
 
 def _after_a_kill() -> Check:
     name, expected = "a killed worker", "its writes stay, its slot is free again"
-    arena, watch = create_arena(1), LoadWatch()
+    arena, watch, last = create_arena(1), LoadWatch(), 0.0
+    observed: object
     try:
         for value in (1.0, 2.0):  # the second child gets the slot of the first
             with Child(arena, (1,)) as child:
                 child.call(START_S, write, value)
         last = float(values_of(arena, "dense").max())
+        observed = f"the last value is {last:g} of 2"
     except Failed as failure:
-        return failed(name, failure, expected, "workers cannot be replaced", watch.look())
+        observed = failure
     finally:
         arena.close()
-    return check(name, last == 2.0, f"the last value is {last:g} of 2", expected, "data is lost")
+    lost = "workers cannot be replaced"
+    return check(name, last == 2.0, observed, expected, lost, load=watch.look())
 
 
 def write(lane: Lane, value: float) -> None:

@@ -19,15 +19,12 @@ from mlxhog.doctor.checks import (
     check_facts,
     check_shared_memory,
     collect_facts,
-    failed,
 )
-from mlxhog.doctor.litmus import PROMISED, Litmus, all_readers, all_writers, cases
+from mlxhog.doctor.litmus import PROMISED, Litmus, all_readers, cases
 from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.report.views import TellStep, numbered
 
-STAGES: Final = (
-    "facts", "shared memory", "Metal kernels", "backends", "litmus", "reads", PART,
-)  # fmt: skip
+STAGES: Final = 7
 QUICK_S: Final = 0.01
 GRADIENTS: Final = {False: 30, True: 4}
 """Gradients that each backend computes for its speed, by `quick`."""
@@ -44,10 +41,10 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         quick: whether to test a little of everything; such a record is not kept.
         tell: called with (part, step).
     """
-    tell = numbered(tell, len(STAGES) - quick)
+    tell = numbered(tell, STAGES - quick)
     machine, watch = machines.here(), LoadWatch()
-    facts = collect_facts(machine)
     tell("facts", "")
+    facts = collect_facts(machine)
     checks = list(check_facts(machine, facts))
     tell("shared memory", "")
     checks += check_shared_memory()
@@ -62,14 +59,14 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     if "mlx" in usable:
         checks.append(_imports())
     wrong = [row for row in compared if not row["ok"]]
-    agreed = set(usable) - {row["engine"] for row in wrong}
     tell("backends", "")
+    agreed = set(usable) - {row["engine"] for row in wrong}
     measured = backends.check_backends(machine, GRADIENTS[quick], agreed)
     checks += measured.checks
     writes, reads = [], []
     litmus = Litmus(min(seconds, QUICK_S) if quick else seconds)
     try:
-        pairs = list(cases(all_writers(usable)))
+        pairs = list(cases(usable))
         for number, case in enumerate(pairs, start=1):
             tell("litmus", f"{number} of {len(pairs)}: {case}")
             writes.append(litmus.run(case))
@@ -79,18 +76,12 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
                 reads.append(litmus.read(reader, mode))
     finally:
         litmus.close()
-    pair = None
-    if not quick:
-        tell(PART, "")
-        both, pair = check_pair(machine, watch, tell)
-        checks.append(both)
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "effort": {"seconds": seconds, "quick": quick},
         "facts": facts,
-        "checks": [asdict(each) for each in checks],
         "litmus": writes,
         "reads": reads,
         "kernels": compared,
@@ -98,12 +89,16 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     }
     if machine.apple_gpu:
         record |= {"tokens_per_s_metal": measured.metal, "repeats": measured.repeats}
-    if pair is not None:
-        record["pair"] = pair
+    if not quick:
+        tell(PART, "")
+        both, pair = check_pair(machine, watch, tell)
+        checks.append(both)
+        record |= {"pair": pair} if pair is not None else {}
+    record["checks"] = [asdict(each) for each in checks]
     record["failed"] = [
         *(each.name for each in checks if each.result == CheckResult.FAIL),
         *(
-            f"litmus {' + '.join(row['writers'])} {row['kernel']} {row['where']} {row['mode']}"
+            f"litmus {' + '.join(row['writers'])} {row['kernel']} {row['mode']}"
             for row in writes
             if broken(row)
         ),
@@ -117,13 +112,15 @@ def _imports() -> Check:
     """Check that MLX never writes results into imported memory."""
     name, expected = "donation of imported memory", "unchanged by `W += 1` and an optimizer step"
     consequence = "MLX writes its results into the arena: use another version, and --read snapshot"
-    watch = LoadWatch()
+    watch, spared = LoadWatch(), False
+    observed: object
     with Child() as child:
         try:
             spared = child.call(START_S, spares_imports)
+            observed = "unchanged" if spared else "overwritten"
         except Failed as failure:
-            return failed(name, failure, expected, consequence, watch.look())
-    return check(name, spared, "unchanged" if spared else "overwritten", expected, consequence)
+            observed = failure
+    return check(name, spared, observed, expected, consequence, load=watch.look())
 
 
 def spares_imports(lane: Lane) -> bool:

@@ -1,17 +1,13 @@
 """Two writers at once, and a reader beside a writer: lost adds, torn values and speed.
 
-Both writers wait at a start line, then add 1.0 to every element, pass after pass, until the time is
-over or float32 could no longer count exactly; meanwhile this process reads. Afterwards every
-element must equal the number of its adds. A value is torn if it is not a whole number, is too
-large, or (in modes that lose nothing) falls. Lossless and cas promise to lose nothing; racy
-writers may lose adds, but no value tears.
+Two processes wait at a start line, then add 1.0 to every element, pass after pass, until the time
+is over or float32 could no longer count exactly; meanwhile this process reads. Afterwards every
+element must equal the number of its adds. A value is torn if it is not a whole number, is larger
+than what was written, or (in modes that lose nothing) falls. Lossless and cas promise to lose
+nothing; racy writers may lose adds, but no value tears.
 
-A reader in another process must see whole values, in order and soon:
-
-    flipping    the writer alternates between two values without a common byte, by adding their
-                difference; any third value is torn
-    counting    the writer adds 1.0 and publishes the number of its passes; the reader must see
-                whole numbers that never fall, and each published pass after a short time
+A reader in another process must see whole values, in order and soon: the writer publishes the
+number of its passes, and each must become visible after a short time.
 
     writer      native        the kernels of `mlxhog.optim.updates`, as every CPU worker adds
                 metal:mlx ..  our Metal kernels on an Apple GPU
@@ -19,7 +15,7 @@ A reader in another process must see whole values, in order and soon:
 
 The arena has a parameter `dense` of 1024 floats with one stripe lock, and `rows` of 16 x 64 with a
 lock per row, whose adds name rows 0 .. 15 and every second again. Its counters: `steps` are the
-writers at the start line, `version` the number of the last published pass. An arena has one write
+processes at the start line, `version` the number of the last published pass. An arena has one write
 mode; here the mode changes between rounds, while no writer runs.
 """
 
@@ -28,12 +24,11 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations_with_replacement, product
+from itertools import combinations_with_replacement
 from multiprocessing import connection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -63,21 +58,16 @@ SHAPES: Final = {"dense": (FLOATS,), "rows": (len(INDEX), FLOATS // ROWS)}
 """Kernel -> shape of the increments of one pass."""
 LIMITS: Final = {"dense": 1 << 23, "rows": 1 << 22}
 """Kernel -> passes of each of two writers that every element can count exactly."""
-WHERE: Final = ("threads", "processes")
-SLOTS: Final = ((1, 2), (3,))
-"""Worker slots of the two children."""
 PROMISED: Final = ("lossless", "cas")
 PATIENCE_S: Final = 5.0  # until a reader sees a write
-LOW: Final = -5592405.0  # 0xCAAAAAAA
-HIGH: Final = 13981013.0  # 0x4B555555; HIGH - LOW is exact in float32, and so are both sums
 _ARRIVAL_S: Final = 20.0
 _LOOK_S = 0.001
 _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
 
 Row = dict[str, Any]
 Pass = Callable[[], object]
-Adder = Callable[[str, str, float], Pass]
-"""(kernel, mode, value) -> one pass, which adds `value` to each element `COUNTS[kernel]` times."""
+Adder = Callable[[str, str], Pass]
+"""(kernel, mode) -> one pass, which adds 1.0 to each element `COUNTS[kernel]` times."""
 Reader = Callable[[], Float32]
 """Returns a private copy of the dense values that its framework sees now, (1024,) float32."""
 
@@ -111,14 +101,14 @@ def values_of(mapped: Arena, kernel: str) -> Float32:
 class Accessor:
     """A writer or a reader, named as in the table; `make(arena, slot)` is its `Adder` or `Reader`.
 
-    `make` is called in the thread that uses the result.
+    `make` is called in the process that uses the result.
     """
 
     name: str
     make: Callable[[Arena, int], Any]
 
     def of(self, lane: Lane) -> Any:
-        """In a child: return the lane's writer or reader, made at its first use."""
+        """In a child: return its writer or reader, made at its first use."""
         key = self.name, getattr(self.make, "func", self.make)
         return lane.keep(key, lambda: self.make(lane.arena, lane.slot))
 
@@ -127,9 +117,9 @@ def native(mapped: Arena, slot: int) -> Adder:
     """Create the writer by native kernels."""
     locks = mapped.locks(slot)
 
-    def adder(kernel: str, mode: str, value: float) -> Pass:
-        array = np.full(SHAPES[kernel], value, np.float32)
-        increments = array if kernel == "dense" else Rows(INDEX, array)
+    def adder(kernel: str, mode: str) -> Pass:
+        ones = np.ones(SHAPES[kernel], np.float32)
+        increments = ones if kernel == "dense" else Rows(INDEX, ones)
         mode_number, place = updates.WRITE_MODES[mode], mapped.layout.slots[kernel]
         return partial(
             updates.add, mapped.params, place, increments, locks=locks, mode=mode_number, seed=slot
@@ -143,9 +133,9 @@ def metal(mapped: Arena, slot: int, *, name: str) -> Adder:
     slots, add = mapped.layout.slots, (-1.0, 1.0, 0.0, 0.0)  # rates of a step that is an add
     steps = MetalSteps(engines.create(name), mapped.params, slots, frozenset())
 
-    def adder(kernel: str, mode: str, value: float) -> Pass:
-        array = np.full(SHAPES[kernel], value, np.float32)
-        increments = array if kernel == "dense" else Rows(INDEX, array).coalesced()
+    def adder(kernel: str, mode: str) -> Pass:
+        ones = np.ones(SHAPES[kernel], np.float32)
+        increments = ones if kernel == "dense" else Rows(INDEX, ones).coalesced()
         return partial(steps.write, [(slots[kernel], increments)], add, add)
 
     return adder
@@ -162,11 +152,6 @@ LIVE: Final = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
 
 
-def all_writers(usable_engines: Sequence[str]) -> list[Accessor]:
-    """Return every writer of this machine, with the Metal engines that could be started."""
-    return [NATIVE, *(Accessor(f"metal:{one}", partial(metal, name=one)) for one in usable_engines)]
-
-
 def all_readers(machine: Machine) -> list[Accessor]:
     """Return every reader of this machine, named by its backend."""
     here = [name for name in LIVE if missing(name, machine) is None]
@@ -176,133 +161,109 @@ def all_readers(machine: Machine) -> list[Accessor]:
 # -- in the children -------------------------------------------------------------------------------
 
 
-def line_up(mapped: Arena, writers: int) -> None:
-    """Wait at the start line for `writers` processes in all.
+def line_up(mapped: Arena, processes: int) -> None:
+    """Wait at the start line for `processes` in all.
 
     Raises:
         TimeoutError: the others did not arrive.
     """
     mapped.counters.add("steps")
     watched = WatchedTime()
-    while mapped.counters.load("steps") < writers:
+    while mapped.counters.load("steps") < processes:
         if watched.look() > _ARRIVAL_S:
             raise TimeoutError("the other process did not reach the start line")
         time.sleep(0)
 
 
 def add_until(
-    lane: Lane, kind: Accessor, kernel: str, mode: str, seconds: float, limit: int, writers: int
+    lane: Lane,
+    kind: Accessor,
+    kernel: str,
+    mode: str,
+    *,
+    seconds: float,
+    limit: int = 1,
+    processes: int = 1,
+    publishes: bool = False,
 ) -> tuple[int, float]:
-    """Line up, then add 1.0 until the time is over; returns passes (at most `limit`) and time."""
-    add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.of(lane)(kernel, mode, 1.0))
-    line_up(lane.arena, writers)
+    """Line up, then add until the time is over; returns passes (at most `limit`) and time."""
+    add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.of(lane)(kernel, mode))
+    counters = lane.arena.counters
+    line_up(lane.arena, processes)
     begin = now = time.perf_counter()
     passes = 0
     while passes < limit and now - begin < seconds:
         add()
         passes += 1
+        if publishes:
+            counters.store("version", passes)
         now = time.perf_counter()
     return passes, now - begin
 
 
-def add_each(
-    lane: Lane, kinds: Sequence[Accessor], kernel: str, mode: str, seconds: float, limit: int,
-    writers: int,
-) -> list[tuple[int, float]]:  # fmt: skip
-    """In threads that later calls use again: return what `add_until` does for each writer."""
-    threads = lane.keep("threads", lambda: [ThreadPoolExecutor(1) for _ in SLOTS])
-    lanes = lane.keep("lanes", lambda: [lane, Lane(lane.arena, lane.slot + 1)])
-    how = kernel, mode, seconds, limit, writers
-    adding = [
-        thread.submit(add_until, own, kind, *how)
-        for thread, own, kind in zip(threads, lanes, kinds, strict=False)
-    ]
-    for ended in wait(adding, return_when=FIRST_EXCEPTION).done:
-        ended.result()  # raises its error
-    return [one.result() for one in adding]
-
-
-def write_until(lane: Lane, mode: str, seconds: float, flipping: bool) -> None:
-    """Line up, then add and publish each pass until the time is over."""
-    adder: Adder = NATIVE.of(lane)
-    values = (HIGH - LOW, LOW - HIGH) if flipping else (1.0,)
-    adds = [adder("dense", mode, value) for value in values]
-    line_up(lane.arena, 2)
-    deadline = time.perf_counter() + seconds
-    for passes in range(LIMITS["dense"]):
-        adds[passes % len(adds)]()
-        lane.arena.counters.store("version", passes + 1)
-        if time.perf_counter() >= deadline:
-            break
-
-
-def read_once(lane: Lane, reader: Accessor) -> None:
-    """Create the reader and read, before the time counts."""
-    reader.of(lane)()
-
-
 def read_until(
-    lane: Lane, reader: Accessor, seconds: float, flipping: bool, patience_s: float
+    lane: Lane, reader: Accessor, *, seconds: float, patience_s: float, processes: int = 1
 ) -> dict[str, float]:
-    """Line up, then read and count wrong values until the time is over.
+    """Line up, then read and count wrong values until the time is over, at least once.
 
     Raises:
         TimeoutError: a published pass did not become visible.
     """
     read: Reader = reader.of(lane)
     counters = lane.arena.counters
-    line_up(lane.arena, 2)
+    line_up(lane.arena, processes)
     samples = torn = backwards = 0
     visible_s = 0.0
     before = np.zeros(FLOATS, np.float32)
-    deadline = time.perf_counter() + seconds
-    while (begin := time.perf_counter()) < deadline:
-        version = counters.load("version")
-        values = read()
-        samples += values.size
-        if flipping:
-            torn += int(np.count_nonzero((values != LOW) & (values != HIGH)))
-            continue
+    begin = now = time.perf_counter()
+    while True:
+        version, since = counters.load("version"), now
         while True:
-            torn += int(np.count_nonzero((values != np.rint(values)) | (values < 0)))
-            backwards += int(np.count_nonzero(values < before))
+            values = read()
+            most = counters.load("version") + 2  # a pass is in progress, one number on its way
+            samples += values.size
+            torn += int(((values != np.rint(values)) | (values < 0) | (values > most)).sum())
+            backwards += int((values < before).sum())
             before, now = values, time.perf_counter()
             if values.min() >= version or torn:
                 break
-            if now - begin > patience_s:
+            if now - since > patience_s:
                 raise TimeoutError(f"a write was not seen within {patience_s:g} s")
-            values = read()
-        visible_s = max(visible_s, now - begin)
-    return {"samples": samples, "torn": torn, "backwards": backwards, "visible_s": visible_s}
+        visible_s = max(visible_s, now - since)
+        if now - begin > seconds:
+            return {
+                "samples": samples, "torn": torn, "backwards": backwards, "visible_s": visible_s,
+            }  # fmt: skip
 
 
 # -- the tests -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Case:
-    """Two writers, the kernel and the write mode, in threads or processes."""
+class Case(NamedTuple):
+    """Two writers, the kernel and the write mode."""
 
     writers: tuple[Accessor, Accessor]
     kernel: str
-    where: str
     mode: str
 
     def __str__(self) -> str:
         """Return it as a line."""
         a, b = (kind.name for kind in self.writers)
-        return f"{a} + {b}, {self.kernel}, {self.where}, {self.mode}"
+        return f"{a} + {b}, {self.kernel}, {self.mode}"
 
 
-def cases(writers: Sequence[Accessor]) -> Iterator[Case]:
+def cases(usable: Sequence[str]) -> Iterator[Case]:
     """Yield every pair of writers, also of equal ones, in every mode that is possible.
 
     A Metal writer is atomic, so a writer beside it must use `cas`.
+
+    Args:
+        usable: the Metal engines that could be started.
     """
-    for pair in combinations_with_replacement(writers, 2):
-        on_gpu = any(one.name.startswith("metal:") for one in pair)
-        for mode in ("cas",) if on_gpu else (*PROMISED, "racy"):
-            yield from (Case(pair, kernel, where, mode) for kernel, where in product(COUNTS, WHERE))
+    on_gpu = [Accessor(f"metal:{name}", partial(metal, name=name)) for name in usable]
+    for pair in combinations_with_replacement([NATIVE, *on_gpu], 2):
+        for mode in (*PROMISED, "racy") if pair == (NATIVE, NATIVE) else ("cas",):
+            yield from (Case(pair, kernel, mode) for kernel in COUNTS)
 
 
 class Litmus:
@@ -316,14 +277,14 @@ class Litmus:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.arena: Arena = create_arena(3)
+        self.arena: Arena = create_arena(2)
         self._children: list[Child] = []
 
     @property
     def children(self) -> list[Child]:
         """The two processes, spawned when first needed and after a failure."""
         if not self._children:
-            self._children = [Child(self.arena, slots) for slots in SLOTS]
+            self._children = [Child(self.arena, (slot,)) for slot in (1, 2)]
         return self._children
 
     def _give_up(self) -> None:
@@ -336,9 +297,9 @@ class Litmus:
         self._give_up()
         self.arena.close()
 
-    def _clear(self, kernel: str, value: float = 0.0) -> None:
-        """Set every element and empty the start line, while no process writes or waits."""
-        shared(self.arena, kernel)[:] = np.float32(value)
+    def _clear(self, kernel: str) -> None:
+        """Clear every element and the start line, while no process writes or waits."""
+        shared(self.arena, kernel)[:] = 0
         for counter in ("steps", "version"):
             self.arena.counters.store(counter, 0)
 
@@ -362,7 +323,6 @@ class Litmus:
         row = {
             "writers": [kind.name for kind in case.writers],
             "kernel": case.kernel,
-            "where": case.where,
             "mode": case.mode,
             **dict.fromkeys(("adds", "lost", "torn"), 0),
             "adds_per_s": 0.0,
@@ -370,22 +330,21 @@ class Litmus:
         return self._tried(row, lambda: self._measure(case))
 
     def _measure(self, case: Case) -> Row:
-        kernel, limit = case.kernel, LIMITS[case.kernel]
-        together = case.where == "threads"
-        groups = (case.writers,) if together else tuple((kind,) for kind in case.writers)
-        children = dict(zip(self.children, groups, strict=False))
-        for child, kinds in children.items():  # import, compile
+        _, kernel, mode = case
+        limit, writers = LIMITS[kernel], list(zip(self.children, case.writers, strict=True))
+        for child, kind in writers:  # import, compile
             self._clear(kernel)
-            child.call(START_S + _GRACE_S, add_each, kinds, kernel, case.mode, 1.0, 1, 1)
+            child.call(START_S + _GRACE_S, add_until, kind, kernel, mode, seconds=1.0)
         self._clear(kernel)
-        for child, kinds in children.items():
-            child.start(add_each, kinds, kernel, case.mode, self.seconds, limit, 2)
-        torn, watched = TornValues(kernel, case.mode, 2 * limit), WatchedTime()
-        running: dict[Any, Child] = {child.pipe: child for child in children}
+        for child, kind in writers:
+            many: dict[str, Any] = {"seconds": self.seconds, "limit": limit, "processes": 2}
+            child.start(add_until, kind, kernel, mode, **many)
+        torn, watched = TornValues(kernel, mode, 2 * limit), WatchedTime()
+        running: dict[Any, Child] = {child.pipe: child for child, _ in writers}
         tallies: list[tuple[int, float]] = []
         while running:
             for ready in connection.wait(list(running), _LOOK_S):
-                tallies += running.pop(ready).take(0.0)
+                tallies.append(running.pop(ready).take(0.0))
             torn.look(values_of(self.arena, kernel))
             if running and watched.look() > self.seconds + _GRACE_S:
                 raise Late(f"no answer within {self.seconds + _GRACE_S:.0f} s")
@@ -415,22 +374,21 @@ class Litmus:
         """
         counts = dict.fromkeys(("samples", "torn", "backwards"), 0) | {"visible_s": 0.0}
         row = {"reader": reader.name, "kind": "live", "writer": NATIVE.name, "mode": mode, **counts}
-        seconds = self.seconds / 2
 
         def measure() -> Row:
-            reading, writing = self.children
-            reading.call(START_S + _GRACE_S, read_once, reader)
+            (reading, writing), dense = self.children, (NATIVE, "dense", mode)
+            both: dict[str, Any] = {"seconds": self.seconds, "processes": 2}
+            wait: dict[str, Any] = {"patience_s": patience_s}
             self._clear("dense")
-            writing.call(START_S + _GRACE_S, add_until, NATIVE, "dense", mode, 0.0, 0, 1)
-            for flipping in (True, False):
-                self._clear("dense", LOW if flipping else 0.0)
-                writing.start(write_until, mode, seconds, flipping)
-                limit_s = seconds + patience_s + _GRACE_S
-                seen = reading.call(limit_s, read_until, reader, seconds, flipping, patience_s)
-                writing.take(_GRACE_S)
-                for key, value in seen.items():
-                    counts[key] += value
-            return counts
+            reading.call(START_S + _GRACE_S, read_until, reader, seconds=0.0, **wait)
+            self._clear("dense")
+            writing.call(START_S + _GRACE_S, add_until, *dense, seconds=1.0)
+            self._clear("dense")
+            writing.start(add_until, *dense, **both, limit=LIMITS["dense"], publishes=True)
+            limit_s = self.seconds + patience_s + _GRACE_S
+            seen = reading.call(limit_s, read_until, reader, **both, **wait)
+            writing.take(_GRACE_S)
+            return seen
 
         return self._tried(row, measure)
 

@@ -48,11 +48,10 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
     here = [name for name in BACKENDS if missing(name, machine) is None]
     forms = {name: _kernels(verdicts, name) for name in here}
     metal, record = {}, {}
-    for name in here:
-        if name in GPU_BACKENDS:
-            no = doctors_refusal([name], verdicts)
-            metal[name] = {"ok": no is None, "reason": no or verdicts.gpu_write([name]).reason}
-            record[name] = asdict(verdicts.repeats(name, forms[name]["auto"]))
+    for name in (name for name in here if name in GPU_BACKENDS):
+        no = doctors_refusal([name], verdicts)
+        metal[name] = {"ok": no is None, "reason": no or verdicts.gpu_write([name]).reason}
+        record[name] = asdict(verdicts.repeats(name, forms[name]["auto"]))
     no = why_not_metal(backends, verdicts)
     return {
         "workers": workers,
@@ -101,26 +100,26 @@ def sections(record: Row) -> list[Section]:
             why = row.get("error", f"error {row['max_error']}, allowed {row['tolerance']:.3g}")
             name = f"{row['engine']}, {row['name']} {row['instance']}"
             troubles.append(("FAIL", name.strip(), why))
-    verdict = record["verdict"]
+    verdict, tried = record["verdict"], _tried(record)
     choices = [
         ("--workers auto", verdict["workers"]["auto"] or "none"),
         *((f"--kernels auto, {name}", one["auto"]) for name, one in verdict["kernels"].items()),
         ("--gpu-write auto", verdict["gpu_write"]["auto"]),
     ]
     stored = f"stored in {record['stored']}" if record["stored"] else str(record["not_stored"])
-    about = [stored, f"--json has all {len(_tried(record))} checks, with their numbers."]
+    about = [stored, f"--json has all {len(tried)} checks, with their numbers."]
     failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     trouble = Section("", ("", "what", "found") if troubles else (), troubles, failures)
     return [
-        Section("", notes=[_answer(record)]),
+        Section("", notes=[_answer(record, tried)]),
         *([trouble] if troubles or failures else []),
         Section("", ("option", "here"), choices, about),
     ]
 
 
-def _answer(record: Row) -> str:
+def _answer(record: Row, tried: list[Row]) -> str:
     """A line that says whether all promises hold."""
-    failed, tried, workers = record["failed"], _tried(record), record["verdict"]["workers"]
+    failed, workers = record["failed"], record["verdict"]["workers"]
     if failed:
         return FailureNote(f"FAILED: {len(failed)} of {len(tried)} checks fail here.")
     if n := sum(row.get("result") == CheckResult.UNCLEAR or "untold" in row for row in tried):
@@ -133,5 +132,5 @@ def _answer(record: Row) -> str:
     return AnswerNote("Every promise holds here; `mlxhog train` needs no options.")
 
 
-def _tried(record: Row) -> list[Any]:
+def _tried(record: Row) -> list[Row]:
     return [row for name in ("checks", "litmus", "reads", "kernels") for row in record[name]]

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends.backend import check_tokens
+from mlxhog.backends.reader import check_tokens
 from mlxhog.config import plugins
 from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece

@@ -16,7 +16,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns, process_is_gone
-from mlxhog.arena.published import MARKS, WORDS, Copies, Copy, Float32, MarksReader, copy_racily
+from mlxhog.arena.published import MARKS, WORDS, Copies, Float32, MarksReader, copy_racily
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
@@ -75,7 +75,6 @@ class RunWeights(WeightSource):
             self.whose = f"run {name}, the average of its workers' own parameters"
         self._marks = MarksReader(arena) if MARKS in layout.segments else None
         self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
-        self._newest: Copy | None = None
         self._bound: Backend | None = None
         self._copies: Copies | None = None
         if mode == "racy":
@@ -114,9 +113,8 @@ class RunWeights(WeightSource):
         """Version of the newest copy, or of the parameters themselves."""
         if self._copies is None:
             return self._counted()
-        if self._newest is None or self._copies.number() != self._newest.number:
-            self._newest = self._copies.newest()
-        return 0 if self._newest is None else self._newest.version
+        newest = self._copies.newest()
+        return 0 if newest is None else newest.version
 
     def has_newer(self) -> bool:
         """Whether there are newer weights than the loaded ones."""

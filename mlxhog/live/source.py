@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from mlxhog.backends.backend import Backend, Float32, Int32, State
+from mlxhog.backends.backend import Backend, Float32, Int32
+from mlxhog.backends.reader import State
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite

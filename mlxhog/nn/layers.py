@@ -40,8 +40,6 @@ from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.translation import to_ours
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.nn.padding import SkippingOps, take
 
 State = Sequence[Sequence[Any]]
@@ -54,20 +52,15 @@ class Stack:
     Attributes:
         cfg: the language model that has these layers.
         blocks: numbers of the model's blocks.
+        input_size: width of the input.
         whole_blocks: whether a layer is a block with its norms and residuals, or the cell's layer
             in it.
-        input_size: width of the input.
     """
 
     cfg: ModelConfig
     blocks: Sequence[int]
     input_size: int
     whole_blocks: bool = False
-
-    @property
-    def width(self) -> int:
-        """Width of the output."""
-        return self.cfg.hidden_size
 
     @property
     def _parts(self) -> list[Block]:
@@ -87,25 +80,19 @@ class Stack:
     @cached_property
     def parameters(self) -> dict[str, ParamSpec]:
         """Parameters by their names here; a `ParamSpec` has the name in the model."""
-        parameters = dict[str, ParamSpec]()
+        parameters, width = dict[str, ParamSpec](), self.cfg.hidden_size
         if self.input_size < 1:
             raise ConfigError(f"input_size is {self.input_size}; set it to the width of the input")
-        if self.input_size != self.width:
+        if self.input_size != width:
             bound = f"uniform:{self.input_size**-0.5!r}"
-            shape = (self.width, self.input_size)
-            parameters["input_proj.weight"] = ParamSpec("input_proj.weight", shape, bound)
-            parameters["input_proj.bias"] = ParamSpec("input_proj.bias", shape[:1], bound)
+            for name, shape in (("weight", (width, self.input_size)), ("bias", (width,))):
+                name = f"input_proj.{name}"
+                parameters[name] = ParamSpec(name, shape, bound)
         for here, there in self.names.items():
             for spec in self.cfg.layout.spec.values():
                 if spec.name.startswith(there):
                     parameters[here + spec.name.removeprefix(there)] = spec
         return parameters
-
-    @cached_property
-    def state_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
-        """Shapes of every layer's state, for one row."""
-        shapes = model.state_shapes(self.cfg)
-        return [shapes[block] for block in self.blocks]
 
     def translate(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return a state dict of the xlstm package in the layout here.
@@ -145,16 +132,14 @@ class Stack:
         Raises:
             ConfigError: an array is not float32.
         """
-        parts = [("the state", part) for layer in state or () for part in layer]
-        for name, array in [("the input", x), *params.items(), *parts]:
+        given = [("the state", part) for layer in state or () for part in layer]
+        for name, array in [("the input", x), *params.items(), *given]:
             if not str(array.dtype).endswith("float32"):
                 raise ConfigError(
                     f"{name} is {array.dtype}, but these layers compute in float32; convert it"
                 )
-        masks: dict[str, Array] = {}
-        for part in (part for block in self._parts for part in block):
-            if drop is not None and part.dropout:
-                masks[part.name] = drop((*x.shape[:2], part.d), part.dropout)
+        parts = [part for block in self._parts for part in block if drop and part.dropout]
+        masks = {part.name: drop((*x.shape[:2], part.d), part.dropout) for part in parts if drop}
         xp, order, padded = ops.xp, None, None
         if counts is not None:
             order = np.argsort(~counts, axis=1, kind="stable")  # those that count first
@@ -166,9 +151,8 @@ class Stack:
         faults = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
         spoilt = (xp.cumsum(faults, 1) > 0)[..., None]
         x = xp.where(spoilt, 0.0, x)
-        if self.input_size != self.width:
-            weight, bias = params["input_proj.weight"], params["input_proj.bias"]
-            (x,) = ops.linears(x, [weight], [bias])
+        if "input_proj.weight" in params:
+            (x,) = ops.linears(x, [params["input_proj.weight"]], [params["input_proj.bias"]])
         run = Run(ops, self.cfg.norm_eps, masks=masks or None)
         of_model = {spec.name: params[name] for name, spec in self.parameters.items()}
         after = []
@@ -196,27 +180,31 @@ def _config(
     cell: str, variant: str, width: int, n: int, dropout: float, options: Mapping[str, Any]
 ) -> ModelConfig:
     """Return the language model of n blocks that has the layers; its errors name its fields."""
-    cfg: ModelConfig
     sizes: dict[str, Any] = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n}
-    if variant == "large" and cell == "mlstm":
+    if (variant, cell) == ("large", "mlstm"):
         if dropout:
             raise ConfigError(f"dropout is {dropout}, but xLSTM Large has none; use variant v1")
-        cfg = XLSTMLargeConfig.from_dict({**sizes, "num_heads": 4, **options}, strict=True)
+        own = {"model_type": "xlstm", "num_heads": 4, **options}
     elif variant == "v1" and cell in ("mlstm", "slstm"):
         layer = dict(options)
-        whole = {key: layer.pop(key) for key in ("bias", "chunk_size") if key in layer}
+        own = {key: layer.pop(key) for key in ("bias", "chunk_size") if key in layer}
         block: dict[str, Any] = {cell: layer}
         if cell == "slstm":
             ffn = layer.pop("feedforward", {})
             block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
         at = [*range(n)] if cell == "slstm" else []
-        own = {"dropout": dropout, "slstm_at": at, f"{cell}_block": block}
-        cfg = XLSTMV1Config.from_dict(sizes | own | whole, strict=True)
+        own |= {
+            "model_type": "xlstm_v1",
+            "dropout": dropout,
+            "slstm_at": at,
+            f"{cell}_block": block,
+        }
     else:
         raise ConfigError(
             f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "
             "the first paper's, or mlstm of large, that of xLSTM-7B"
         )
+    cfg = families.read(sizes | own, strict=True)
     if cfg.extra:
         raise ConfigError(f"options without an effect here: {cfg.extra}; leave them out")
     return cfg
@@ -277,23 +265,23 @@ class Module:
             ShapeError: x, state, lengths or mask have another shape.
             ConfigError: a type other than float32, or a length out of range.
         """
-        stack, batched = self.stack, x.ndim == 3
-        if x.ndim not in (2, 3) or x.shape[-1] != stack.input_size or 0 in x.shape:
+        width, batched = self.input_size, x.ndim == 3
+        if x.ndim not in (2, 3) or x.shape[-1] != width or 0 in x.shape:
             raise ShapeError(
                 f"the input has shape {tuple(x.shape)}; give it as "
-                f"({'B, S' if self.batch_first else 'S, B'}, {stack.input_size}), "
-                f"batch_first={self.batch_first}, or one sequence (S, {stack.input_size}), "
+                f"({'B, S' if self.batch_first else 'S, B'}, {width}), "
+                f"batch_first={self.batch_first}, or one sequence (S, {width}), "
                 "with at least one row and position"
             )
         swapped = batched and not self.batch_first
         x = x.swapaxes(0, 1) if swapped else x if batched else x[None]
         B, S, _ = x.shape
         if state is not None:
-            rows = (B,) if batched else ()
-            expected = [[(*rows, *shape) for shape in layer] for layer in stack.state_shapes]
-            if (shapes := _shapes(state)) != expected:
+            rows, shapes = (B,) if batched else (), model.state_shapes(self.stack.cfg)
+            expected = [[(*rows, *one) for one in shapes[block]] for block in self.stack.blocks]
+            if (found := _shapes(state)) != expected:
                 raise ShapeError(
-                    f"the state has shapes {shapes}, but this module needs {expected}; give the "
+                    f"the state has shapes {found}, but this module needs {expected}; give the "
                     "state that it returned for the same rows, or None"
                 )
             if not batched:
@@ -311,7 +299,7 @@ class Module:
     @property
     def hidden_size(self) -> int:
         """Width of the output."""
-        return self.stack.width
+        return self.stack.cfg.hidden_size
 
     @property
     def num_layers(self) -> int:
@@ -446,16 +434,16 @@ def opened(
     if isinstance(source, str | Path) and Path(source).is_dir():
         checkpoint = formats.open(Path(source))
         source = checkpoint.config
-    model = load_architecture(source) if isinstance(source, str | Path) else source
-    families.check_language_model(model)
-    if ngrams.of(model) is not None:
+    cfg = load_architecture(source) if isinstance(source, str | Path) else source
+    families.check_language_model(cfg)
+    if ngrams.of(cfg) is not None:
         raise ConfigError(
             "the model has tables of n-grams, which are no parameters of a module; leave out "
             "ngram_orders"
         )
     if checkpoint is None:
-        return model, families.init_params(model, seed)
-    shapes = families.param_spec(model)
+        return cfg, families.init_params(cfg, seed)
+    shapes = families.param_spec(cfg)
     values = {name: np.empty(spec.shape, np.float32) for name, spec in shapes.items()}
     checkpoint.copy_into(values)
-    return model, values
+    return cfg, values

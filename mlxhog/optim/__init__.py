@@ -95,8 +95,9 @@ def for_model(
     changes: dict[str, Any] = {"optimizer": fitted.grouped(rates, present)}
     if config.lr is None:
         changes["lr"] = rates.lr
-    if strategy is not None and type(fitted) is not type(own) and not fitted.asks_to_share:
-        changes["strategy"] = strategy.without_shared_moments()
+    if strategy is not None and type(fitted) is not type(own):
+        if not fitted.shares_moments(lock_free=False):
+            changes["strategy"] = strategy.without_shared_moments()
     return config.having(**changes)
 
 

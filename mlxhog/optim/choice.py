@@ -93,24 +93,15 @@ class OptimizerChoice(Choice, Optimizer, ABC):
         """
         return self
 
-    def default_lr(self, width: int, averaged: int = 1) -> float:
-        """Return the default of the largest step size.
-
-        Args:
-            width: of the model.
-            averaged: number of workers whose gradients one step averages.
-        """
-        return LR
-
-    def rates(self, width: int, vocabulary: int, averaged: int = 1) -> Rates:
+    def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
         """Return the defaults of all step sizes.
 
         Args:
             width: of the model.
-            vocabulary: number of rows of its embedding.
-            averaged: as for `default_lr`.
+            vocabulary: number of rows of its embedding; 0 is few.
+            averaged: number of workers whose gradients one step averages.
         """
-        return Rates(lr=self.default_lr(width, averaged))
+        return Rates(lr=LR)
 
     def grouped(self, rates: Rates, groups: Collection[str]) -> OptimizerChoice:
         """Return it with values for its open factors.
@@ -137,12 +128,7 @@ class OptimizerChoice(Choice, Optimizer, ABC):
             return 1.0 / math.sqrt(workers)
         return 1.0 / workers if rule == "linear" else 1.0
 
-    @property
-    def asks_to_share(self) -> bool:
-        """Whether its numbers ask for one pair of moments for all workers."""
-        return False
-
-    def shares_moments(self, lock_free: bool) -> bool:
+    def shares_moments(self, *, lock_free: bool) -> bool:
         """Whether all workers have one pair of moments.
 
         Args:
@@ -276,16 +262,10 @@ class Sharing(Adaptive):
         aliases=("second_moment",),
     )
 
-    @property
-    def asks_to_share(self) -> bool:
-        """Whether its numbers ask for one pair of moments for all workers."""
-        return self.moments == "shared"
-
-    def shares_moments(self, lock_free: bool) -> bool:
+    def shares_moments(self, *, lock_free: bool) -> bool:
         """Whether all workers have one pair of moments."""
-        if self.moments != "auto":
-            return self.asks_to_share
-        return self.shares_by_itself and lock_free
+        by_itself = self.moments == "auto" and self.shares_by_itself and lock_free
+        return by_itself or self.moments == "shared"
 
     @property
     def state_segments(self) -> tuple[str, ...]:

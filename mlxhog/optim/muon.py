@@ -155,26 +155,21 @@ class Muon(BesideAdamW, Sharing):
             nesterov = LATE_NESTEROV if late else NESTEROV
         return replace(self, beta1=beta1, nesterov=nesterov)
 
-    def default_lr(self, width: int, averaged: int = 1) -> float:
-        """Return the default of the largest step size.
+    def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
+        """Return the defaults of all step sizes.
 
         A step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and its effect on
         activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
         arXiv:2310.17813.
-        """
-        return LR * math.sqrt(averaged * WIDTH / width)
-
-    def rates(self, width: int, vocabulary: int, averaged: int = 1) -> Rates:
-        """Return the defaults of all step sizes.
 
         With bytes one step size is best for all. Rows of a larger vocabulary get few gradients, so
         the embedding wants steps that are many times as long, and hidden matrices want longer ones,
         too (`python benchmarks/defaults.py --only minute`).
         """
+        lr = LR * math.sqrt(averaged * WIDTH / width)
         if vocabulary < PIECES:
-            return super().rates(width, vocabulary, averaged)
-        lr = self.default_lr(width, averaged) * PIECES_LR / LR
-        return Rates(lr=lr, embedding=12.0, head=2.4, scalar=1.5)
+            return Rates(lr=lr)
+        return Rates(lr=lr * PIECES_LR / LR, embedding=12.0, head=2.4, scalar=1.5)
 
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
         """Whether a worker orthogonalises matrices on its own device, in place of the CPU."""

@@ -101,21 +101,19 @@ def rows(
         computed: results by the name of their side.
         conditions: of the reference, see `tolerances.py`.
     """
-    reference, start = sides[0], subject.inputs
+    reference = sides[0]
+    how: dict[str, Any] = {"start": subject.inputs, "steps": subject.steps}
     expected = computed[reference.name]
     for side in sides[1:]:
         mine = computed[side.name]
-        names = [name for name in mine if name in expected and not name.startswith(STEP)]
-        yield from tensor_rows(
-            mine, expected, [(name, name) for name in names], (side, reference), conditions,
-            start=start, steps=subject.steps,
-        )  # fmt: skip
+        pairs = [(name, name) for name in mine if name in expected and not name.startswith(STEP)]
+        yield from tensor_rows(mine, expected, pairs, (side, reference), conditions, **how)
         yield from step_rows(side.name, mine)
     for side in sides:
         mine = computed[side.name]
         whole = [(name, name.removeprefix(STEPWISE)) for name in mine if name.startswith(STEPWISE)]
         pairs = [pair for pair in whole if pair[1] in mine]
-        yield from tensor_rows(mine, mine, pairs, (side, side), conditions, start=start)
+        yield from tensor_rows(mine, mine, pairs, (side, side), conditions, start=subject.inputs)
 
 
 def first_bad(
@@ -167,21 +165,18 @@ def tensor_rows(
     for other, size in largest.items():
         of_kind[kind_of(other)] = max(of_kind.get(kind_of(other), 0.0), size)
     for name, other in pairs:
-        kind, after = kind_of(other), parameter_after(other) is not None
-        grown = AMPLIFICATION[other.split("/")[1]] * steps if after else 0.0
-        tolerance, reason = tolerances.allowed(
-            kind,
-            precision,
-            tolerances.condition_of(other, conditions),
-            largest=largest[other],
-            of_all=of_kind[kind],
-            value=_largest(theirs[other]) if after else largest[other],
-            steps=steps if after else 0,
-            gradient=grown * of_kind.get("grad", 0.0),
-            noise=conditions.get(tolerances.NOISE_PREFIX + other) if noisy else None,
-        )
+        kind, size, expected = kind_of(other), largest[other], theirs[other]
+        how: dict[str, Any] = {"largest": size, "of_all": of_kind[kind], "value": size}
+        if parameter_after(other) is not None:
+            grown = AMPLIFICATION[other.split("/")[1]] * steps
+            how |= {"value": _largest(expected), "steps": steps}
+            how["gradient"] = grown * of_kind.get("grad", 0.0)
+        if noisy:
+            how["noise"] = conditions.get(tolerances.NOISE_PREFIX + other)
+        condition = tolerances.condition_of(other, conditions)
+        tolerance, reason = tolerances.allowed(kind, precision, condition, **how)
         row = ComparedTensor(a.name, b.name, name, other, kind, inexact * tolerance, reason)
-        yield _measured(row, mine[name], theirs[other], largest[other])
+        yield _measured(row, mine[name], expected, size)
 
 
 def step_rows(a: str, results: Results) -> Iterator[ComparedTensor]:

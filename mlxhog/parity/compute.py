@@ -22,7 +22,6 @@ from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.engines import FrameworkEngine, NamedArrays, NumPyEngine
 from mlxhog.parity.subject import (
     NUMPY,
-    Array,
     ParitySide,
     ParitySubject,
     Results,
@@ -45,53 +44,43 @@ def computed_results(
         subject: of the computation.
         sides: that compute it; those of one backend follow each other.
         changed: other values of inputs, by side.
-        tell: called with (side, "") when a side begins.
+        tell: called with (side, "") when its backend begins.
 
     Raises:
         ConfigError: the model cannot be computed, for example a layer of a plugin.
-        WorkerFailed: a side could not compute it, or its process died; has its last words.
+        WorkerFailed: a backend could not compute it, or its process died; has its last words.
     """
     results: dict[str, Results] = {}
     with ExitStack() as stack:
-        running: dict[Any, tuple[Child, list[ParitySide]]] = {}
-
-        def begin(child: Child, waiting: list[ParitySide]) -> None:
-            side = waiting[0]
-            tell(side.name, "")
-            inputs = {**subject.inputs, **changed.get(side.name, {})}
-            child.start(compute_side, side, replace(subject, inputs=inputs))
-
-        for _, group in groupby(sides, lambda side: side.backend):
-            child = stack.enter_context(Child())
-            running[child.pipe] = child, list(group)
-            begin(*running[child.pipe])
-        while running:
-            for pipe in connection.wait(list(running)):
-                child, waiting = running[pipe]
-                side = waiting.pop(0)
-                results[side.name] = _take(child, side)
-                if waiting:
-                    begin(child, waiting)
-                else:
-                    del running[pipe]
-                    child.close()
-    return {side.name: results[side.name] for side in sides}
-
-
-def _take(child: Child, side: ParitySide) -> Results:
-    """Return a side's results, which have arrived."""
-    try:
-        results: Results = child.take(PATIENCE_S)
-    except Failed as failure:
-        problem = str(failure).removeprefix("ConfigError: ")  # for example of a plugin's layer
-        kind = WorkerFailed if problem == str(failure) else ConfigError
-        raise kind(f"{side.name} cannot compute it: {problem}") from failure
+        groups = {key: [*group] for key, group in groupby(sides, lambda side: side.backend)}
+        children = {backend: stack.enter_context(Child()) for backend in groups}
+        for backend, child in children.items():
+            for side in groups[backend]:
+                tell(side.name, "")
+            child.start(compute_sides, groups[backend], subject, changed)
+        for backend, child in children.items():
+            connection.wait([child.pipe])
+            try:
+                results |= child.take(PATIENCE_S)
+            except Failed as failure:
+                problem = str(failure).removeprefix("ConfigError: ")  # as of a plugin's layer
+                kind = WorkerFailed if problem == str(failure) else ConfigError
+                raise kind(f"{backend} cannot compute it: {problem}") from failure
     return results
 
 
-def compute_side(lane: Lane, side: ParitySide, subject: ParitySubject) -> Results:
-    """In a child: compute a side's results."""
-    return dict(side_results(side, subject))
+def compute_sides(
+    lane: Lane,
+    sides: Sequence[ParitySide],
+    subject: ParitySubject,
+    changed: Mapping[str, Results],
+) -> dict[str, Results]:
+    """In a child: compute the results of some sides."""
+    results: dict[str, Results] = {}
+    for side in sides:
+        inputs = {**subject.inputs, **changed.get(side.name, {})}
+        results[side.name] = dict(side_results(side, replace(subject, inputs=inputs)))
+    return results
 
 
 def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
@@ -101,7 +90,7 @@ def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
         yield from _reference(subject)
         return
     engine = engine_of(side)
-    yield from precision_results(engine)
+    yield from engine.probes()
     steps = partial(optimizers.ours, plugins=subject.plugins)
     yield from engines.results(engine, subject, subject.inputs, steps)
 
@@ -109,12 +98,6 @@ def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
 def engine_of(side: ParitySide) -> FrameworkEngine:
     """Import the side's framework and start it."""
     return FrameworkEngine(side.backend, side.kernels)
-
-
-def precision_results(engine: FrameworkEngine) -> NamedArrays:
-    """Compute the probes of `mlxhog.backends.precision` by an engine."""
-    for name, probe in precision.PROBES.items():
-        yield name, engine.apply(probe.call, probe.inputs())
 
 
 def _reference(subject: ParitySubject) -> NamedArrays:
@@ -200,14 +183,14 @@ def compare_sides(
     Args:
         subject: with its arrays.
         sides: that compute it, the reference first.
-        tell: called with (side, "") when a side begins.
+        tell: see `computed_results`.
         perturb: an input whose value is changed for the first side after the reference.
         seed: of that value.
         save: .npz file for all arrays, as SIDE/NAME.
 
     Raises:
         ConfigError: there is nothing to compare, or no such input to perturb.
-        WorkerFailed: a side could not compute it.
+        WorkerFailed: a backend could not compute it.
         EnvironmentLacks: `save` cannot be written.
     """
     if len(sides) < 2:
@@ -250,9 +233,9 @@ def compare_all(
     Returns:
         The compared tensors, and the results without the conditions among them.
     """
-    computed: dict[str, dict[str, Array]] = {}
+    computed: dict[str, Results] = {}
     conditions: dict[str, float] = {}
     for name, mine in by_side.items():
         computed[name], known = tolerances.split(mine)
         conditions |= known
-    return list(compare.rows(subject, sides, computed, conditions)), dict(computed)
+    return list(compare.rows(subject, sides, computed, conditions)), computed

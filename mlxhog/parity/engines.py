@@ -1,12 +1,12 @@
 """Engines compute a model with NumPy arrays in and out; and all results of a subject by one.
 
-`NumPyEngine` runs the reference of models in float64. `FrameworkEngine` runs models and single
-operators by a backend with one form of the operators, as a worker does.
+`NumPyEngine` runs the reference of models in float64. `FrameworkEngine` is a backend as a worker
+has it, in its place in training and in generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,27 +15,27 @@ from mlxhog import arena, backends
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
-from mlxhog.models import families, lm, lm_float64, ngrams
+from mlxhog.models import families, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.optim.gradients import Rows
-from mlxhog.parity.subject import Array, ParitySubject, Results
+from mlxhog.parity.subject import Array, ParitySubject
 
 State = Any
-"""Arrays of the engine; callers pass it to the next call, or to `parts`."""
+"""Of the engine; callers pass it to the next call, or to `parts`."""
 
-Forward = tuple[Array, Sequence[Array], State]
+Forward = tuple[Array, list[Array], State]
 """Logits (B, S, V) after the cap, x (B, S, d) after the embedding, every block and the final norm,
 and the state after the last position."""
 
 NamedArrays = Iterator[tuple[str, Array]]
 
+LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
+"""Names of the arrays of a cell, by its layer; those of other layers have numbers."""
+
 
 class FrameworkEngine:
     """A backend as a worker has it; holds one model at a time.
-
-    Its parameters lie in a backend that is bound to an arena's layout, and gradients are those of
-    `Backend.loss_and_grads`, which trains.
 
     Args:
         name: such as "torch:cpu"; imports its framework.
@@ -48,8 +48,7 @@ class FrameworkEngine:
         # Before its framework is imported here, so that MLX multiplies as in a worker.
         self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
         arrays = TorchArrays if framework == "torch" else MLXArrays
-        self._framework = arrays(device, threads)
-        self._host, self.ops = self._framework.host, choose(framework, kernels, device)
+        self._arrays, self.ops = arrays(device, threads), choose(framework, kernels, device)
         self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
@@ -58,26 +57,20 @@ class FrameworkEngine:
             layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
             tables = {name: params[name] for name in families.table_spec(cfg)}
             self.backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
-            self._cfg, self._slots, self._tables = cfg, layout.slots, tables
+            self._cfg, self._slots = cfg, layout.slots
         for name, slot in self._slots.items():
             self.backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
         self.backend.refresh()
 
-    def forward(self, tokens: Array, state: State | None = None) -> Forward:
-        """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
-        assert (cfg := self._cfg) is not None, "load a model first"
-        hidden: list[Any] = []
-        before, state = ngrams.parted(state)
-        ids, rows = self._framework.indices(tokens), None
-        with self._framework.without_gradient():
-            if (tables := ngrams.of(cfg)) is not None:
-                read = tables.gather(self._tables, tables.rows_of(tokens, before))
-                rows = self._framework.array(read)
-            how: dict[str, Any] = {"ops": self.ops, "rows": rows, "hidden": hidden}
-            logits, state = lm.logits(cfg, self.backend.params, ids, state, **how)
-        self._framework.evaluate(logits, hidden, state)
-        after = ngrams.carried(cfg, tokens, before, state)
-        return self._host(logits), [self._host(x) for x in hidden], after
+    def forward(self, tokens: Array) -> Forward:
+        """Compute tokens (B, S) int32 from the start."""
+        hidden: list[Array] = []
+        logits, state = self.backend.every_logits(tokens, None, hidden)
+        return logits, hidden, state
+
+    def step(self, tokens: Array, state: State | None) -> tuple[Array, State]:
+        """Compute a token of each row as generation does; return its logits (B, V)."""
+        return self.backend.logits(tokens, state)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter, each in its full shape.
@@ -100,12 +93,13 @@ class FrameworkEngine:
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-        return [[self._host(part) for part in block] for block in ngrams.parted(state)[1]]
+        return self.backend.state_arrays(state)
 
-    def apply(self, call: Callable[[Any, Mapping[str, Any]], Any], inputs: Results) -> Array:
-        """Call operators on arrays of the framework."""
-        arrays = self._framework.leaves(precision.uploaded(self._framework, inputs))
-        return self._host(call(self.ops, arrays))
+    def probes(self) -> NamedArrays:
+        """Compute the probes of `mlxhog.backends.precision`."""
+        for name, probe in precision.PROBES.items():
+            arrays = self._arrays.leaves(precision.uploaded(self._arrays, probe.inputs()))
+            yield name, self._arrays.host(probe.call(self.ops, arrays))
 
 
 class NumPyEngine:
@@ -122,11 +116,16 @@ class NumPyEngine:
         """Take a model's parameters; they are neither copied nor written."""
         self._cfg, self._params = cfg, params
 
-    def forward(self, tokens: Array, state: State | None = None) -> Forward:
-        """Compute tokens from the start, or from a state of an earlier call."""
+    def forward(self, tokens: Array) -> Forward:
+        """Compute tokens from the start."""
         hidden: list[Any] = []
-        logits, state = lm_float64.logits(self._cfg, self._params, tokens, state, hidden=hidden)
+        logits, state = lm_float64.logits(self._cfg, self._params, tokens, hidden=hidden)
         return logits, hidden, state
+
+    def step(self, tokens: Array, state: State | None) -> tuple[Array, State]:
+        """Compute a token of each row."""
+        logits, state = lm_float64.logits(self._cfg, self._params, tokens, state)
+        return logits[:, -1], state
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
@@ -167,8 +166,7 @@ def results(
         steps: `optimizers.ours` or `optimizers.reference`.
         tokenwise: whether to compute one token at a time, too.
     """
-    cfg, fixed = subject.cfg, subject.fixed
-    tokens, targets = fixed["tokens"], fixed.get("targets")
+    cfg, tokens, targets = subject.cfg, subject.fixed["tokens"], subject.fixed.get("targets")
     engine.load(cfg, params)
     logits, hidden, state = engine.forward(tokens)
     blocks, last = cfg.num_hidden_layers, len(hidden) - 1
@@ -187,9 +185,9 @@ def results(
     if tokenwise and families.is_language_model(cfg):
         state, parts = None, []
         for t in range(tokens.shape[1]):
-            one, _, state = engine.forward(tokens[:, t : t + 1], state)
+            one, state = engine.step(tokens[:, t : t + 1], state)
             parts.append(one)
-        yield "stepwise/logits", np.concatenate(parts, 1)
+        yield "stepwise/logits", np.stack(parts, 1)
         yield from _state(cfg, "stepwise/state", engine.parts(state))
     if targets is None or not subject.steps:
         return
@@ -217,7 +215,3 @@ def _state(cfg: ModelConfig, prefix: str, blocks: list[list[Array]]) -> NamedArr
             one = [name] if len(own) == 1 else [f"{name}.{k}" for k in range(len(own))]
             names += letters or one
         yield from ((f"{prefix}/{number}/{n}", x) for n, x in zip(names, parts, strict=True))
-
-
-LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
-"""Names of the arrays of a cell, by its layer; those of other layers have numbers."""

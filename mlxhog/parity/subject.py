@@ -62,8 +62,8 @@ OWN = "parameters are the checkpoint's own"
 WHOLE = "an auto-encoder reads whole sequences: no results token by token"
 MEMORY_SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16
-"""Copies of the parameters in one process: values, leaves, gradients and results; then optimizer
-state, formulas in float64, and three results."""
+"""Of the parameters in one process: values, leaves, gradients and results; then optimizer state,
+formulas in float64, and three results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +97,11 @@ class ParitySubject:
     def made(self) -> ParitySubject:
         """Return it with its arrays, of random tokens."""
         (B, S), cfg = self.shape, self.cfg
-        inputs = dict(self.inputs) if self.draw is None else self.draw()
         ids = np.random.default_rng(self.seed).integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
         if (bos := families.reset_token(cfg)) is not None:  # a document begins in the middle
             ids[:, 0] = ids[:, S // 2] = bos
         fixed: dict[str, Array] = {"tokens": ids}
-        notes = [*self.notes]
-        notes.append(f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored")
+        notes = [*self.notes, f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored"]
         if not families.is_language_model(cfg):
             notes.append(WHOLE)
         if S > 1:
@@ -113,6 +111,7 @@ class ParitySubject:
             fixed["targets"] = targets
         else:
             notes.append("a single token has no target: no loss, no gradient, no steps")
+        inputs = dict(self.inputs) if self.draw is None else self.draw()
         return replace(self, draw=None, inputs=inputs, fixed=fixed, notes=tuple(notes))
 
 
@@ -208,18 +207,16 @@ def check_memory(subject: ParitySubject, sides: Sequence[ParitySide]) -> None:
     """
     copies = COPIES + (COPIES_OF_STEPS if subject.steps else 0)
     (B, S), cfg = subject.shape, subject.cfg
-    params = families.param_count(cfg)
+    params, names = families.param_count(cfg), {side.backend for side in sides}
     width: int = 16 * cfg.hidden_size * cfg.num_hidden_layers + 4 * cfg.vocab_size
-    sizes = [8 if name == NUMPY else 4 for name in {side.backend for side in sides}]
-    needed = 4 * params + sum(sizes) * (copies * params + B * S * width)
-    present = machine.here().memory_bytes
-    if needed > MEMORY_SHARE * present:
-        count = len({side.backend for side in sides})
+    of_side = copies * params + B * S * width
+    needed = 4 * params + sum(8 if name == NUMPY else 4 for name in names) * of_side
+    most = int(MEMORY_SHARE * machine.here().memory_bytes)
+    if needed > most:
         raise EnvironmentLacks(
-            f"parity of {subject.title} needs about {format_bytes(needed)} in {count} "
-            f"processes, but {MEMORY_SHARE:.0%} of this machine's memory are "
-            f"{format_bytes(int(MEMORY_SHARE * present))}; use "
-            "fewer --backends, --steps 0, or a smaller --batch-size or --seq-len"
+            f"parity of {subject.title} needs about {format_bytes(needed)} in {len(names)} "
+            f"processes, but {MEMORY_SHARE:.0%} of this machine's memory are {format_bytes(most)}; "
+            "use fewer --backends, --steps 0, or a smaller --batch-size or --seq-len"
         )
 
 
@@ -264,7 +261,7 @@ def choose(backends: str, forms: str) -> tuple[list[ParitySide], list[str]]:
         ConfigError: an unknown name, or kernels that a backend cannot run.
         EnvironmentLacks: a backend that `backends` names is missing.
     """
-    here = machine.here()
+    here, sides, notes = machine.here(), list[ParitySide](), list[str]()
     named = [] if backends == "auto" else [name.strip() for name in backends.split(",")]
     for name in named:
         if name not in EVERYONE:
@@ -272,8 +269,6 @@ def choose(backends: str, forms: str) -> tuple[list[ParitySide], list[str]]:
                 f"--backends: no backend {name!r}; wanted auto, or some of "
                 f"{', '.join(EVERYONE)}{did_you_mean(name, EVERYONE)}"
             )
-    sides: list[ParitySide] = []
-    notes = []
     for name in EVERYONE:
         if named and name not in named:
             continue
@@ -291,18 +286,11 @@ def _of_backend(name: str, forms: str) -> Sequence[ParitySide]:
     if name == NUMPY:
         return [ParitySide(name, name)]
     framework, device = name.split(":")
-    resolve = partial(
-        kernels.resolve,
-        framework,
-        device=device,
-        metal_verified=verdicts.load().model_kernels(name).ok,
-    )
+    verified = verdicts.load().model_kernels(name).ok
+    resolve = partial(kernels.resolve, framework, device=device, metal_verified=verified)
     usual = resolve("auto")
-    if forms != "all":
-        form = resolve(forms)
-        return [ParitySide(name if form == usual else f"{name}+{form}", name, form)]
-    others = ["reference"] if device == "cpu" else ["reference", "metal"]
+    every = ["auto", "reference", *["metal"] * (device != "cpu")] if forms == "all" else [forms]
     return [
-        ParitySide(name, name, usual),
-        *(ParitySide(f"{name}+{form}", name, form) for form in others if form != usual),
+        ParitySide(name if form == usual else f"{name}+{form}", name, form)
+        for form in dict.fromkeys(map(resolve, every))
     ]

@@ -110,15 +110,8 @@ MEASURED = FLOAT32 | {
 }
 """In place of `FLOAT32` if the condition is known."""
 
-FLOAT64 = {
-    kind: Tolerance("two float64 programs", atol=1e-9, of_largest=1e-9) for kind in FLOAT32
-} | {
-    "grad": Tolerance("two float64 programs", atol=1e-11, of_largest=1e-8),
-}
-
-TABLES = {"float32": FLOAT32, "float64": FLOAT64}
-"""For two sides of which one or both are float32; both float64."""
-
+FLOAT64 = Tolerance("two float64 programs", atol=1e-9, of_largest=1e-9)
+FLOAT64_GRAD = Tolerance("two float64 programs", atol=1e-11, of_largest=1e-8)
 
 STEP = 2.0
 """Error of one step of an optimizer, in units of the parameter's rounding: it rounds the parameter
@@ -136,7 +129,7 @@ def allowed(
 
     Args:
         kind: of tensor.
-        precision: a key of `TABLES`.
+        precision: "float32" if one of two sides is, else "float64".
         condition: its movement under one rounding of the inputs, as a share of its largest entry;
             None if unknown. It means nothing between two float64 programs.
         largest: its largest entry; for a parameter after some steps, its largest movement.
@@ -146,20 +139,18 @@ def allowed(
         gradient: largest entry of all gradients, times the effect of a gradient error on all steps.
         noise: noise of a gradient, see above; None if unknown.
     """
-    single = precision == "float32"
-    measured = single and condition is not None
-    tolerance = (MEASURED if measured else TABLES[precision])[kind]
-    condition = None if precision == "float64" else condition
-    share = max(tolerance.of_largest, tolerance.roundings * (condition or 0.0))
-    shared = tolerance.of_all * of_all
-    if measured and noise is not None:
+    if precision == "float64":
+        row = FLOAT64_GRAD if kind == "grad" else FLOAT64
+        return row.of_largest * largest + row.atol, row.reason
+    row = (FLOAT32 if condition is None else MEASURED)[kind]
+    share, shared = max(row.of_largest, row.roundings * (condition or 0.0)), row.of_all * of_all
+    if condition is not None and noise is not None:
         shared = min(shared, max(NOISE * noise, LEAST_OF_ALL * of_all))
-    most = share * largest + shared + tolerance.atol
-    if single:
-        most += (LAST_PLACES + steps) * float(np.spacing(np.float32(value)))
-    if measured:
+    most = share * largest + shared + row.atol
+    most += (LAST_PLACES + steps) * float(np.spacing(np.float32(value)))
+    if condition is not None:
         most += MEASURED["grad"].of_all * gradient
-    return most, tolerance.reason
+    return most, row.reason
 
 
 PREFIX = "condition/"

@@ -124,6 +124,7 @@ class Monitor:
         self.samples = 0
         self.strategy: str | None = None  # of the run now
         self.on_step: Callable[[int, np.void], None] | None = None  # gets each record of a step
+        self.on_score: Callable[[np.void], None] | None = None  # gets each scored batch
         self.evaluations = 0  # evaluations during training
         self.evaluating_s = 0.0  # seconds that workers spent on them
 
@@ -161,15 +162,8 @@ class Monitor:
                         self.on_step(number, record)
                 elif record["kind"] == RecordKind.SAMPLE:
                     self.samples += 1
-                elif record["n_bytes"]:
-                    self.take_evaluation(
-                        float(record["nats"]),
-                        int(record["n_bytes"]),
-                        int(record["tokens"]),
-                        self.budget.steps_before + int(record["version"]),
-                    )
-                    self.evaluations += 1
-                    self.evaluating_s += float(record["compute_s"])
+                elif self.on_score is not None:
+                    self.on_score(record)
             while len(slot.recent) > 2 and slot.recent[0]["t_ns"] < since_ns:
                 slot.recent.popleft()
         steps = [

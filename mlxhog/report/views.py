@@ -79,8 +79,10 @@ class StatusLine:
     def __init__(self, stream: TextIO, *, quiet: bool) -> None:
         self.quiet, self.live, self._stream = quiet, not quiet and may_redraw(stream), stream
         self._part = ""
-        self._screen: Any = console(stream) if self.live else None
-        self._status: Any = self._screen.status("") if self.live else None
+        self._screen: Any = None
+        if self.live:
+            self._screen = console(stream)
+            self._status = self._screen.status("")
 
     def __call__(self, part: str, step: str) -> None:
         """Show the next step."""

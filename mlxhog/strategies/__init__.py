@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
@@ -23,12 +24,6 @@ for _strategy in (
     STRATEGIES.register(_strategy)
 
 
-def repeating() -> tuple[str, ...]:
-    """Names of the strategies whose runs end with the same bits, whatever the timing."""
-    every = STRATEGIES.known().items()
-    return tuple(name for name, one in every if issubclass(one, Strategy) and one.repeats)
-
-
 def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
     """The strategy of a configuration, for a run.
 
@@ -44,9 +39,11 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
     chosen = config.strategy
     assert chosen is not None, "a strategy that is open has no workers"
     if config.determinism == "rounds" and not chosen.repeats:
+        every: Any = STRATEGIES.known().items()
+        repeating = ", ".join(name for name, one in every if one.repeats)
         raise ConfigError(
             f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; take "
-            f"one of {', '.join(repeating())}, or record hogwild: determinism=record"
+            f"one of {repeating}, or record hogwild: determinism=record"
         )
     if config.determinism in ("record", "replay"):
         from mlxhog.strategies.recorded import Recorded
@@ -65,5 +62,5 @@ def _turned_into(kind: type[Hogwild], chosen: Strategy) -> Hogwild:
 __all__ = [
     "SSP", "Aig", "AsyncPS", "AvgRuns", "DiLoCo", "Disjoint", "FedProx", "Hogwild", "Idle", "Lease",
     "LocalSGD", "Locked", "RoundRobin", "Scaffold", "Serial", "Sim", "Strategy", "StrategyWorker",
-    "Sync", "TicketPart", "WriteResult", "build", "repeating",
+    "Sync", "TicketPart", "WriteResult", "build",
 ]  # fmt: skip

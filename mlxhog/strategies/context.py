@@ -122,11 +122,6 @@ class Context:
         start = self.arena.counters.load("start_ns")
         return (monotonic_ns() - start) / 1e9 if start else 0.0
 
-    def take_limit(self) -> None:
-        """Take over the time limit of training, which is known once it starts."""
-        if limit_ns := self.arena.counters.load("limit_ns"):
-            self.budget = replace(self.budget, seconds=limit_ns / 1e9)
-
     def used_up(self, step_s: float | None = None) -> bool:
         """Whether the budget in tokens is used up, or that in time before a step would end.
 

@@ -23,7 +23,7 @@ dead worker continues at the count that it finds; no ticket is lost, and none is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from mlxhog.strategies.strategy import Segments, Strategy, parameter_copies
@@ -163,7 +163,9 @@ class NumberedWorker(StrategyWorker):
             parts: this worker's part of each stage.
             ranks: of the members; None is every worker.
         """
-        each, words = self.strategy.each, self._words
         for stage, part in enumerate(parts, start=first):
-            self.strategy.take_part(words, self.context.rank, stage, part)
-            self.context.wait_until(lambda end=stage + 1: min(each(words, "stages", ranks)) >= end)
+            self.strategy.take_part(self._words, self.context.rank, stage, part)
+            self.context.wait_until(partial(self._have_ended, stage, ranks))
+
+    def _have_ended(self, stage: int, ranks: Iterable[int] | None) -> bool:
+        return min(self.strategy.each(self._words, "stages", ranks)) > stage

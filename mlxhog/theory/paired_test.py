@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 ERROR = 0.01
@@ -50,7 +50,6 @@ class PairedResult:
         mean: of the differences.
         low: lower end of the interval; minus infinity before the first look.
         high: its upper end.
-        p: two-sided p-value: of `judge` over all looks, of `single_look` of that one; else NaN.
     """
 
     pairs: int
@@ -58,7 +57,6 @@ class PairedResult:
     mean: float
     low: float
     high: float
-    p: float = math.nan
 
     @property
     def sign(self) -> int:
@@ -83,24 +81,7 @@ def judge(differences: Sequence[float], planned: int) -> PairedResult:
         outcome = look(differences[:k], planned)
         if outcome.ended:
             break
-    return replace(outcome, p=p_value(differences[: outcome.pairs], planned))
-
-
-def p_value(differences: Sequence[float], planned: int) -> float:
-    """Return a two-sided p-value over all looks at these differences; NaN before the first.
-
-    If both sides are equal, it is at most x with a probability of at most x, at any stop: the least
-    m of p_k / (k / N)^5 is below m with a probability of at most m times the sum of (k / N)^5. It
-    is at most `ERROR` if the interval excludes zero, since m is then at most `c_N`.
-    """
-    looks = range(min(FEWEST, planned), planned + 1)
-    so_far = [k for k in looks if k <= len(differences)]
-    if not so_far:
-        return math.nan
-    spent = {k: float((k / planned) ** SHAPE) for k in looks}
-    least = min(single_look(differences[:k]).p / spent[k] for k in so_far)
-    bound = least * sum(spent.values())
-    return min(bound, ERROR if least <= LEVELS[planned] else 1.0)
+    return outcome
 
 
 def student_limit(level: float, pairs: int) -> float:
@@ -128,18 +109,13 @@ def look(differences: Sequence[float], planned: int) -> PairedResult:
 
 
 def single_look(differences: Sequence[float], error: float = 0.05) -> PairedResult:
-    """Return the mean with its t-interval and p-value after all pairs; their number is no choice.
+    """Return the mean with its t-interval after all pairs; their number is no choice.
 
-    The interval excludes zero if and only if p is below `error`. One pair has neither.
+    The interval excludes zero if and only if the t-test has a p-value below `error`. One pair has
+    no interval.
     """
     k, mean = len(differences), fmean(differences)
     if k < 2:
         return PairedResult(k, k, mean, -math.inf, math.inf)
-    deviation = stdev(differences) / math.sqrt(k)
-    if deviation == 0:
-        return PairedResult(k, k, mean, mean, mean, p=float(mean == 0))
-    from scipy.special import stdtr
-
-    half, t = student_limit(error, k) * deviation, mean / deviation
-    p = 2 * float(stdtr(k - 1, -abs(t)))
-    return PairedResult(k, k, mean, mean - half, mean + half, p)
+    half = student_limit(error, k) * stdev(differences) / math.sqrt(k)
+    return PairedResult(k, k, mean, mean - half, mean + half)

@@ -41,7 +41,7 @@ from mlxhog.report.views import TellStep
 from mlxhog.theory import CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult
 from mlxhog.theory.short_runs import score, settings_for
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.run import train
 
 SCORING_S = 3600.0
@@ -136,7 +136,7 @@ class Comparison:
     def __init__(self, a: Side, b: Side, terms: CompareConfig, folder: Path | None = None) -> None:
         self.sides, self.terms = {"a": a, "b": b}, terms
         self.folder, self.pairs = Path(), list[Pair]()
-        self.plans: dict[str, Plan] = {}
+        self.plans: dict[str, TextPlan] = {}
         for letter, side in self.sides.items():
             try:
                 self.plans[letter] = make_plan(self.settings(letter, 1))

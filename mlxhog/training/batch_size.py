@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -34,11 +34,11 @@ from mlxhog.data.batch import Batch, joined
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
-from mlxhog.training.job import Setup
+from mlxhog.training.job import Plan
 from mlxhog.training.memory import WORKER_BASE_BYTES, own_gpu_bytes
 
 if TYPE_CHECKING:
-    from mlxhog.training.plan import Plan
+    from mlxhog.training.plan import TextPlan
 
 LEAST_RISE: Final = 0.05
 """A doubling that gains less than this is not worth a step that takes twice as long."""
@@ -50,14 +50,10 @@ ENOUGH, LEAST = 8, 2  # gradients that suffice, and that every worker has to mea
 PATIENCE_S = 600.0  # limit of one measurement of a batch, for a worker that hangs
 
 
-@dataclass(frozen=True)
-class BatchSpeed:
+class BatchSpeed(NamedTuple):
     """The speed of a run's workers, all at the same time, with one batch.
 
-    Attributes:
-        sequences: of the batch.
-        tokens_per_s: of all workers together, gradients alone.
-        gradient_s: time of a gradient of the slowest worker.
+    `tokens_per_s` is of all workers together, gradients alone; `gradient_s` of the slowest one.
     """
 
     sequences: int
@@ -65,7 +61,7 @@ class BatchSpeed:
     gradient_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BatchChoice:
     """The chosen batch, why no larger one is taken, and the speeds of all measured ones."""
 
@@ -81,8 +77,16 @@ class BatchChoice:
 
     def to_json(self) -> dict[str, Any]:
         """The choice for run.json."""
-        speeds = [asdict(one) for one in self.speeds]
+        speeds = [one._asdict() for one in self.speeds]
         return {"sequences": self.sequences, "why": self.why, "tokens_per_s": speeds}
+
+
+Measure = Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]
+"""Returns the speed of a batch behind those of smaller ones, or why it cannot measure it."""
+
+
+def _sequences(n: int) -> str:
+    return f"{n} sequence{'s' * (n != 1)}"
 
 
 def of_resumed(config: TrainConfig) -> BatchChoice:
@@ -91,21 +95,21 @@ def of_resumed(config: TrainConfig) -> BatchChoice:
     run, _ = checkpoint.resumable(config.resume, Path(config.out))
     stored = read_stored(run.config_path) if run.config_path.is_file() else {}
     value, _ = stored.get("batch_size", (TrainConfig().micro_batch, ""))
-    return BatchChoice(sequences=parse_count(value), why="the run began with it")
+    return BatchChoice(parse_count(value), "the run began with it")
 
 
-def limit_of(plan: Plan) -> tuple[int, str]:
+def limit_of(plan: TextPlan) -> tuple[int, str]:
     """The largest batch that memory and text allow, and what limits it, as a clause.
 
     Raises:
         EnvironmentLacks: the GPU's driver does not say how much memory it has.
     """
-    config, workers, gradient = plan.config, len(plan.workers), plan.gradient_memory
-    ram_bytes = (plan.memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
+    config, workers, memory = plan.config, len(plan.workers), plan.memory
+    ram_bytes = (memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
     of_backends = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
     limits = [
         (MOST, f"no more than {MOST} are tried"),
-        (gradient.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
+        (memory.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
         (of_backends, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"),
     ]
     if config.follow is None:
@@ -114,13 +118,13 @@ def limit_of(plan: Plan) -> tuple[int, str]:
         why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
         limits.append((each, why))
     if (own_bytes := own_gpu_bytes(plan.gpu_share, plan.workers)) is not None:
-        most = gradient.most_sequences(own_bytes)
+        most = memory.most_sequences(own_bytes)
         limits.append((most, "more do not fit in the memory of the GPU"))
     most, why = min(limits, key=lambda limit: limit[0])
     return max(1, most), why  # the plan has one sequence
 
 
-def measured(plan: Plan, *, progress: bool) -> BatchChoice:
+def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
     """Choose the batch of a run, planned with one sequence.
 
     Args:
@@ -135,16 +139,13 @@ def measured(plan: Plan, *, progress: bool) -> BatchChoice:
         return choose(*limit_of(plan), _measure(plan, stack, line.show))
 
 
-def choose(
-    most: int, limit: str, measure: Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]
-) -> BatchChoice:
+def choose(most: int, limit: str, measure: Measure) -> BatchChoice:
     """Choose a batch by the speeds of growing ones.
 
     Args:
         most: the largest batch that is possible.
         limit: the reason.
-        measure: returns the speed of a batch behind those of smaller ones, or why it cannot
-            measure it.
+        measure: a batch.
     """
     speeds, sequences = list[BatchSpeed](), 1
     while sequences <= most:
@@ -159,53 +160,44 @@ def choose(
                 f"with {_sequences(sequences)} tokens/s change by {format_share(rise)}, less than "
                 f"{format_share(LEAST_RISE)}"
             )
-            return BatchChoice(sequences=sequences // 2, why=limit, speeds=tuple(speeds))
+            return BatchChoice(sequences // 2, limit, tuple(speeds))
         sequences *= 2
-    return BatchChoice(sequences=speeds[-1].sequences, why=limit, speeds=tuple(speeds))
-
-
-def _sequences(n: int) -> str:
-    return f"{n} sequence{'s' * (n != 1)}"
+    return BatchChoice(speeds[-1].sequences, limit, tuple(speeds))
 
 
 # -- the measurement -------------------------------------------------------------------------------
 
 
-def _measure(
-    plan: Plan, stack: ExitStack, show: Callable[[str], None]
-) -> Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]:
+def _measure(plan: TextPlan, stack: ExitStack, show: Callable[[str], None]) -> Measure:
     """Measures with one process for each worker, which computes nothing but gradients.
 
     The processes end with `stack`; `show` gets what is measured.
     """
-    setup, budget_s = plan.for_workers(), plan.config.time
+    budget_s, promises = plan.config.time, plan.config.determinism != "none"
     limit_s = rest_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
-    promises = plan.config.determinism != "none"
     children = [stack.enter_context(Child(promises=promises)) for _ in plan.workers]
 
     def together(function: Callable[..., Any], *args: Any) -> list[Any]:
         """What a function returns in each process; they begin at the same time."""
         for rank, child in enumerate(children):
-            child.start(function, setup, rank, *args)
+            child.start(function, plan, rank, *args)
         return [child.take(START_S + PATIENCE_S) for child in children]
 
     def measure(sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
         nonlocal rest_s
+        batch = _sequences(sequences)
         if before and (1 + LEAST) * 2 * before[-1].gradient_s > rest_s:
-            return (
-                f"gradients of {_sequences(sequences)} would take the measurement over "
-                f"{limit_s:.3g} s"
-            )
-        show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
+            return f"gradients of {batch} would take the measurement over {limit_s:.3g} s"
+        show(f"measuring tokens/s with {batch} in a batch")
         try:
             together(warm_up, sequences)
             times_of = together(gradient_times, sequences, rest_s)
         except Failed as failure:
             if before:
-                return f"a worker fails with {_sequences(sequences)} ({failure})"
+                return f"a worker fails with {batch} ({failure})"
             raise EnvironmentLacks(
-                f"batch_size=auto: a worker cannot compute {_sequences(sequences)}: {failure}; "
-                "give --batch-size a number, or see mlxhog doctor"
+                f"batch_size=auto: a worker cannot compute {batch}: {failure}; give --batch-size a "
+                "number, or see mlxhog doctor"
             ) from failure
         rest_s -= max(sum(times) + fmean(times) for _, times in times_of)
         return speed_of(sequences, times_of)
@@ -218,27 +210,26 @@ def speed_of(sequences: int, measured: Sequence[tuple[int, list[float]]]) -> Bat
 
     Other programs may delay some gradients: the faster half counts.
     """
+    faster_half = [(tokens, sorted(times)[: -(-len(times) // 2)]) for tokens, times in measured]
     return BatchSpeed(
         sequences=sequences,
-        tokens_per_s=sum(
-            tokens / fmean(sorted(times)[: -(-len(times) // 2)]) for tokens, times in measured
-        ),
+        tokens_per_s=sum(tokens / fmean(times) for tokens, times in faster_half),
         gradient_s=max(fmean(times) for _, times in measured),
     )
 
 
-def warm_up(lane: Lane, setup: Setup, rank: int, sequences: int) -> None:
+def warm_up(lane: Lane, plan: Plan, rank: int, sequences: int) -> None:
     """In a child: start a worker's backend, and let it compute one gradient of this shape."""
-    backend = lane.keep("backend", partial(_backend, setup, rank))
-    backend.loss_and_grads(_batch(setup, sequences))
+    backend = lane.keep("backend", partial(_backend, plan, rank))
+    backend.loss_and_grads(_batch(plan, sequences))
 
 
 def gradient_times(
-    lane: Lane, setup: Setup, rank: int, sequences: int, limit_s: float
+    lane: Lane, plan: Plan, rank: int, sequences: int, limit_s: float
 ) -> tuple[int, list[float]]:
     """In a child, after `warm_up`: tokens of a gradient of one worker, and the times of several."""
     backend: Backend = lane.store["backend"]
-    batch, times = _batch(setup, sequences), list[float]()
+    batch, times = _batch(plan, sequences), list[float]()
     while True:
         needed_s = ENOUGH_S if len(times) >= ENOUGH else 4 * ENOUGH_S
         if sum(times) >= (min(limit_s, needed_s) if len(times) >= LEAST else limit_s):
@@ -248,29 +239,29 @@ def gradient_times(
         times.append(time.perf_counter() - began_s)
 
 
-def _backend(setup: Setup, rank: int) -> Backend:
+def _backend(plan: Plan, rank: int) -> Backend:
     """A worker's backend, bound to small random parameters: their values do not change the time."""
-    spec, config, layout = setup.workers[rank], setup.config, setup.layout
+    spec, kernels, config, layout = plan.workers[rank], plan.kernels[rank], plan.config, plan.layout
     backend = backends.create(
         spec.backend,
         threads=spec.threads,
-        kernels=setup.kernels[rank],
+        kernels=kernels,
         cpu_blas=config.cpu_blas,
-        share=setup.gpu_share,
+        share=plan.gpu_share,
         compute_dtype=config.compute_dtype,
     )
-    if setup.kernels[rank] == "metal" and config.kernels != "metal":
+    if kernels == "metal" and config.kernels != "metal":
         backend.check_kernels()  # as the worker does
     tables = {name: np.zeros(slot.shape, np.float32) for name, slot in layout.tables.items()}
-    backend.bind(setup.model, layout.slots, layout.n_floats, None, setup.sampled, tables)
+    backend.bind(plan.model, layout.slots, layout.n_floats, None, plan.sampled, tables)
     noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
     backend.inbox[:] = np.resize(noise, backend.inbox.shape)
     backend.refresh()
     return backend
 
 
-def _batch(setup: Setup, sequences: int) -> Batch:
+def _batch(plan: Plan, sequences: int) -> Batch:
     """The first sequences of the run's text; from its beginning again if it has fewer."""
-    source = setup.batches()
+    source = plan.batches()
     rows = [source.at(0, k % source.n_tickets) for k in range(sequences)]
     return joined(rows).part(0, sequences)

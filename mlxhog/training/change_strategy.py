@@ -23,26 +23,23 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena.process import WatchedTime
-from mlxhog.config import schedules
-from mlxhog.config.budget import Budget
 from mlxhog.config.schedules import Falling
-from mlxhog.report.metrics import Activity, Doing
-from mlxhog.training import choose_strategy, state
-from mlxhog.training.choose_strategy import ROUNDS, StepTime, title
+from mlxhog.training import choose_strategy
+from mlxhog.training.choose_strategy import ROUNDS, StepTime
 
 if TYPE_CHECKING:
-    from mlxhog.training.plan import Plan
+    from mlxhog.training.plan import TextPlan
     from mlxhog.training.run import Training
 
 
-def rounds_before(plan: Plan, budget: Budget) -> int | None:
+def rounds_before(plan: TextPlan) -> int | None:
     """Rounds of this call before its lock-free steps (`async_after`); None for no limit."""
     if not (after := _after(plan)) or plan.strategy.name != ROUNDS.name:
         return None
-    limits = []
+    limits, budget = [], plan.budget
     for limit, before, of_round in (
         (budget.steps, budget.progress_before, 1),
-        (budget.tokens, budget.tokens_before, plan.tokens_per_step),
+        (budget.tokens, budget.tokens_before, plan.strategy.tokens_per_step),
     ):
         if limit is not None:
             rest = (after * (limit + before) - before) / of_round
@@ -50,14 +47,14 @@ def rounds_before(plan: Plan, budget: Budget) -> int | None:
     return min(limits, default=None)
 
 
-def _after(plan: Plan) -> float:
+def _after(plan: TextPlan) -> float:
     """The share of the budget after which rounds end; 0 where measured times say so."""
     chosen = plan.stored.strategy
     return 0.0 if chosen is None else chosen.rounds_share
 
 
 class Changes:
-    """Changes the strategy of one run; used by the thread that supervises it."""
+    """Decides on changes of the strategy of one run; used by the thread that supervises it."""
 
     def __init__(self, run: Training) -> None:
         """Watch the steps from now on."""
@@ -70,25 +67,23 @@ class Changes:
     @classmethod
     def of(cls, run: Training) -> Changes | None:
         """None where the strategy stays: it is named, or a schedule counts equal steps."""
-        schedule = schedules.of(run.plan.config)
+        schedule = run.plan.config.schedule
         equal_steps = isinstance(schedule, Falling) and schedule.epochs is not None
         return None if run.plan.other is None or equal_steps else cls(run)
 
     def _averages(self) -> bool:
-        return self._run.plan.strategy.name == ROUNDS.name
+        return self._run.strategy.name == ROUNDS.name
 
     def _forget(self) -> None:
         """Begin to look at steps: in rounds at the last ones, else at ever more."""
         rounds, lock_free = choose_strategy.LAST_ROUNDS, choose_strategy.GRADIENTS << self._ends
         self._needed = rounds if self._averages() else lock_free
         self._steps: dict[int, deque[StepTime]] = {
-            slot: deque(maxlen=self._needed)
-            for slot in range(1, self._run.plan.strategy.workers + 1)
+            slot: deque(maxlen=self._needed) for slot in range(1, self._run.strategy.workers + 1)
         }
         self._last_s = self._watched.look()
 
     def _take(self, slot: int, record: Any) -> None:
-        """Note a step of a worker, from its record."""
         if slot in self._steps:
             tokens, compute_s, wait_s = record["tokens"], record["compute_s"], record["wait_s"]
             self._steps[slot].append(StepTime(int(tokens), float(compute_s), float(wait_s)))
@@ -98,7 +93,7 @@ class Changes:
         """Change the strategy if the newest steps say so."""
         run, steps = self._run, [list(own) for own in self._steps.values()]
         if self._after:
-            done = run.start.budget.progress(
+            done = run.budget.progress(
                 steps=run.steps_done(),
                 tokens=run.arena.counters.load("tokens"),
                 seconds=run.monitor.seconds(),
@@ -110,12 +105,10 @@ class Changes:
         elif self._averages():
             self._look_at_rounds(steps)
         elif all(len(own) >= self._needed for own in steps):
-            lost = choose_strategy.rounds_would_lose(
-                steps, run.plan.strategy.config.sequences_per_ticket
-            )
-            least = choose_strategy.LEAST_LOST
+            batch, least = run.plan.config.sequences_per_ticket, choose_strategy.LEAST_LOST
+            lost = choose_strategy.rounds_would_lose(steps, batch)
             if lost < least and self._has_first_workers():
-                self._change(
+                run.change_strategy(
                     f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
                     f"{self._needed} of each worker (under {least:.1%} begins them)",
                     lost,
@@ -141,7 +134,7 @@ class Changes:
     def end_rounds(self, why: str, lost: float | None = None) -> None:
         """Become lock-free if the run averages; it may fail, since workers do not hold still."""
         if self._averages():
-            self._ends += self._change(why, lost)
+            self._ends += self._run.change_strategy(why, lost)
             self._forget()
 
     def _has_first_workers(self) -> bool:
@@ -149,24 +142,3 @@ class Changes:
         seats = self._run.seats
         present = sorted(seat.slot for seat in seats if seat.leaving_s is None)
         return len(seats) == len(self._steps) and present == list(self._steps)
-
-    def _change(self, why: str, lost: float | None) -> bool:
-        """Continue with the other strategy; returns whether workers held still for it."""
-        run, arena = self._run, self._run.arena
-        old, new = run.plan, run.plan.changed()
-        with run.paused(Activity.CHANGING) as still:
-            # Rounds take tickets by number: one that a dead worker left below others comes first.
-            if not still or (new.strategy.numbered and run.ledger.position()["done"]):
-                return False
-            run.settle()
-            done, tokens = run.steps_done(), arena.counters.load("tokens")
-            budget = state.start_of(new).budget.continuing(run.start.budget, done)
-            sent = state.network_bytes(old, arena, run.start, of_run=False)
-            state.change(old, new, arena)
-            run.change(budget, done, tokens)
-            run.take_up(new, state.Start(budget, steps=done, network_bytes=sent))
-            name = new.strategy.name
-            line = f"strategy {title(name)}: {why}"
-            run.reporter.report(line, kind="strategy", strategy=name, lost=lost)
-            run.until(run.all_built, Doing(Activity.CHANGING), even_if_interrupted=True)
-        return True

@@ -79,15 +79,6 @@ def first_note(strategy: str, before: str | None) -> str:
     return f"strategy {title(strategy)} to begin with, {why}; it changes by measured times"
 
 
-def lock_free_pays(gain: float) -> bool:
-    """Whether workers should not wait for each other, as `mlxhog advise` says.
-
-    Args:
-        gain: gradients per second of hogwild over those of sync with shares by speed.
-    """
-    return gain >= MARGIN
-
-
 def gain(seconds: Sequence[Sequence[float]], sequences: int) -> float:
     """Gradients per second of hogwild over those of sync with shares by speed.
 

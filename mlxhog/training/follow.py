@@ -49,7 +49,7 @@ from mlxhog.data.stream import (
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed, message_of
 from mlxhog.training.job import BatchSource
-from mlxhog.training.plan import Plan
+from mlxhog.training.plan import TextPlan
 
 LOOK_S = 0.5
 SETTLED_S = 1.0  # a file that has not changed for this time is complete
@@ -90,7 +90,7 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="mlxhog-follow", daemon=True)
 
     @classmethod
-    def of(cls, plan: Plan, run: Path, folder: str) -> Self:
+    def of(cls, plan: TextPlan, run: Path, folder: str) -> Self:
         """Open the stream of a run; this does not read the folder.
 
         Raises:
@@ -146,10 +146,6 @@ class Follower:
 
     # -- in the thread ---------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        if self._over.is_set():
-            raise _Over
-
     def _run(self) -> None:
         try:
             while not self._over.is_set():
@@ -200,7 +196,8 @@ class Follower:
         mark = draft.mark()
         try:
             for row in self._rows(self.folder / name):
-                self._check()
+                if self._over.is_set():
+                    raise _Over
                 draft.add(row)
             return None
         except (OSError, _Over):
@@ -253,7 +250,6 @@ class Follower:
                     self._say(f"{name} is left out: its suffix is not that of a text, as .txt is")
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        """The rows of a file's documents, or of its examples."""
         if textfiles.record_kind(path):
             texts = (
                 (where, text)
@@ -271,7 +267,6 @@ class Follower:
                 yield from self._rows_of(document, where)
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
-        """The rows of a text, or of the answers of an example."""
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         if self._learns_answers and isinstance(document, Example):
             return example_rows(document, tokenizer, seq_len, where)
@@ -285,7 +280,8 @@ class Follower:
         except FileNotFoundError:
             return begin
         for line in lines.splitlines():
-            self._check()
+            if self._over.is_set():
+                raise _Over
             try:
                 example = read_example(plain_json.loads(line), "an example")
                 rows = list(self._rows_of(example, "an example"))

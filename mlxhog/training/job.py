@@ -1,4 +1,4 @@
-"""The set-up that all workers of a run share (`Setup`), and the job of each worker (`Job`).
+"""The plan of a run, as its supervisor and all its workers have it, and the job of one worker.
 
 Kinds of training differ by functions that the worker calls. So each process maps the token file, or
 draws the rows of a task, for itself.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
@@ -61,12 +62,15 @@ class SideJobs(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
-    """A run that has passed every check, as far as its workers are concerned.
+class Plan:
+    """A run that has passed every check. Each kind of training adds what its supervisor reads.
+
+    A worker gets the fields of this class: of a larger plan no others are pickled.
 
     Attributes:
         config: the resolved options of the run.
         strategy: of the run.
+        budget: of this call, with the steps, tokens and seconds of the run before it.
         model: the architecture.
         workers: backend and threads of each worker, those that have joined included; worker k has
             slot k + 1.
@@ -81,10 +85,13 @@ class Setup:
         side_jobs: opens the side jobs.
         sampled: words of the training loss; None for the whole vocabulary.
         link: of the run's cluster, which the supervisor starts; None without a cluster.
+        other: the plan with the strategy that the run may change to, of the same layout; None if
+            the strategy is named.
     """
 
     config: TrainConfig
     strategy: Strategy
+    budget: Budget
     model: ModelConfig
     workers: tuple[WorkerSpec, ...]
     writers: Writers
@@ -98,18 +105,25 @@ class Setup:
     side_jobs: Callable[[Job, Context, Ring], SideJobs]
     sampled: SampledHead | None = None
     link: LinkJob | None = None
+    other: Self | None = None
 
-    def for_workers(self) -> Setup:
-        """This without the further fields of a plan: small enough to send to every worker."""
-        return Setup(**{field.name: getattr(self, field.name) for field in fields(Setup)})
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        """Pickle what workers need: no corpus, no open checkpoint."""
+        return partial(Plan, **{one.name: getattr(self, one.name) for one in fields(Plan)}), ()
 
-    def with_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> Setup:
+    def changed(self) -> Self:
+        """The plan with the other strategy."""
+        assert self.other is not None
+        return replace(self.other, other=replace(self, other=None))
+
+    def with_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> Self:
         """This with another worker in a slot: an existing slot or the next one."""
         before, after = slice(slot - 1), slice(slot, None)
         return replace(
             self,
             workers=(*self.workers[before], spec, *self.workers[after]),
             kernels=(*self.kernels[before], kernels, *self.kernels[after]),
+            other=None if self.other is None else self.other.with_worker(slot, spec, kernels),
         )
 
 
@@ -131,7 +145,7 @@ def plan_layout(
         spec: the model's parameters.
         ways: the strategies of the run, each with its optimizer.
         n_tickets: batches per epoch.
-        tables: further segments, such as for evaluations, as `arena.plan` takes them.
+        tables: further segments, such as a cluster's, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
     """
     (strategy, optimizer), *_ = ways
@@ -169,45 +183,32 @@ def plan_layout(
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The start data of one worker; picklable for `spawn`.
+    """The plan of a run, and what one of its workers needs beside it; picklable for `spawn`.
 
     Attributes:
-        setup: shared by all workers of the run.
+        plan: of the run, with its strategy when the job was made.
         handle: of the arena.
         slot: the worker's slot in the worker table, from 1.
-        budget: how long to train.
-        step_limit: the budget in steps, if it limits them.
         run_dir: folder for logs.
+        changes: of the strategy before the job was made.
         halvings: how often its micro-batch has been halved, see `worker.py`.
-        other: the set-up with the other strategy, if the run may change to it.
     """
 
-    setup: Setup
+    plan: Plan
     handle: ArenaHandle
     slot: int
-    budget: Budget
-    step_limit: int | None
     run_dir: Path
+    changes: int = 0
     halvings: int = 0
-    other: Setup | None = None
+
+    def after(self, changes: int) -> Job:
+        """The job with the strategy after a number of changes."""
+        return replace(self, plan=self.plan.changed()) if (changes - self.changes) % 2 else self
 
     @property
     def config(self) -> TrainConfig:
         """The run's configuration."""
-        return self.setup.config
-
-    def after(self, changes: int, counters: Words) -> Job:
-        """The job with the strategy after a number of changes, and with its limits."""
-        if not changes:
-            return self
-        names = ("limit_steps", "budget_steps", "steps_before")
-        limit, steps, before = (counters.real(name) for name in names)
-        budget, setup = self.budget, self.other if changes % 2 else self.setup
-        assert setup is not None
-        if steps != math.inf:
-            budget = replace(budget, steps=int(steps), equal_steps_before=before)
-        step_limit = None if limit == math.inf else int(limit)
-        return replace(self, setup=setup, budget=budget, step_limit=step_limit)
+        return self.plan.config
 
     @property
     def log(self) -> Path:
@@ -217,7 +218,7 @@ class Job:
     @property
     def spec(self) -> WorkerSpec:
         """Backend and threads."""
-        return self.setup.workers[self.slot - 1]
+        return self.plan.workers[self.slot - 1]
 
     @property
     def step_threads(self) -> int:
@@ -236,12 +237,7 @@ class Job:
     @property
     def kernels(self) -> str:
         """The form of the model's operations that it uses; never "auto"."""
-        return self.setup.kernels[self.slot - 1]
-
-    @property
-    def engine(self) -> str | None:
-        """The Metal engine through which it adds its steps; None adds them by native code."""
-        return self.setup.writers.engine(self.spec.backend)
+        return self.plan.kernels[self.slot - 1]
 
     @property
     def micro_batch(self) -> int:
@@ -252,5 +248,25 @@ class Job:
     @property
     def gpu_share(self) -> GPUShare:
         """The worker's share of the GPU, if it uses one."""
-        share = self.setup.gpu_share
+        share = self.plan.gpu_share
         return replace(share, piece_tokens=max(1, share.piece_tokens >> self.halvings))
+
+
+# -- limits, which change with the strategy ------------------------------------------------------
+
+
+def store_limits(counters: Words, budget: Budget, steps: int | None) -> None:
+    """Store the budget of the present strategy, and the steps that it may take, for workers."""
+    for name, value in (("limit_steps", steps), ("budget_steps", budget.steps)):
+        counters.set_real(name, math.inf if value is None else value)
+    counters.set_real("steps_before", budget.progress_before)
+
+
+def limits(counters: Words, budget: Budget) -> tuple[Budget, int | None]:
+    """The stored budget, with the tokens and seconds of the plan's, and the stored steps."""
+    limit, steps, before = (
+        counters.real(name) for name in ("limit_steps", "budget_steps", "steps_before")
+    )
+    if steps != math.inf:
+        budget = replace(budget, steps=int(steps), equal_steps_before=before)
+    return budget, None if limit == math.inf else int(limit)

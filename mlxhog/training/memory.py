@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 from mlxhog import optim
 from mlxhog.arena import Layout
-from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
@@ -33,15 +31,46 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory that a run may take: a part (`memory_limit`) of that of this machine."""
+    """The memory that a run may take, and an estimate of what a worker's gradients take.
+
+    Attributes:
+        machine_bytes: of this machine.
+        part: of it that the run may take (`memory_limit`).
+        gradient_bytes: of a worker's snapshots and gradients.
+        sequence_bytes: of the activations of a sequence.
+    """
 
     machine_bytes: int
     part: float
+    gradient_bytes: int = 0
+    sequence_bytes: int = 0
 
     @property
     def limit_bytes(self) -> float:
         """The memory that a run may take."""
         return self.part * self.machine_bytes
+
+    def with_gradients(
+        self, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int
+    ) -> Memory:
+        """This with the estimate for each worker of a run."""
+        copies = 1 + (config.read != "live") + config.overlap
+        copies += (config.prediction == "own" and workers > 1) + optim.build(config).scratch_arrays
+        per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
+        per_token += 4 * model.vocab_size
+        return replace(
+            self,
+            gradient_bytes=4 * copies * layout.n_floats,
+            sequence_bytes=4 * config.seq_len * per_token,
+        )
+
+    def of_batch(self, sequences: int) -> int:
+        """Bytes of a worker's gradient of a batch of this many sequences."""
+        return self.gradient_bytes + sequences * self.sequence_bytes
+
+    def most_sequences(self, n_bytes: float) -> int:
+        """The largest batch whose gradient fits in `n_bytes`; 0 if none does."""
+        return max(0, int((n_bytes - self.gradient_bytes) // self.sequence_bytes))
 
     def check_parameters(self, name: str, model: ModelConfig) -> None:
         """Refuse a model whose parameters do not fit, before its blocks are listed one by one.
@@ -73,6 +102,30 @@ class Memory:
                 f"{self.machine_bytes / GIB:.1f}); {way}, or raise --memory-limit"
             )
 
+    def check_gpu(self, sequences: int, share: GPUShare, workers: Sequence[WorkerSpec]) -> None:
+        """Refuse a batch whose gradient does not fit in a GPU worker's part of the GPU's memory.
+
+        The GPU shares the machine's memory. The driver is asked only if the batch might not fit,
+        since that takes half a second.
+
+        Raises:
+            EnvironmentLacks: it does not fit, or the driver does not answer.
+        """
+        need = self.of_batch(sequences)
+        if need <= share.own_bytes(int(SURELY_RECOMMENDED * self.machine_bytes)):
+            return
+        own = own_gpu_bytes(share, workers)
+        if own is None or need <= own:
+            return
+        most = self.most_sequences(own)
+        raise EnvironmentLacks(
+            f"batch_size is {sequences}: its gradient needs about {need / GIB:.1f} GiB on the GPU, "
+            f"and a worker has {max(own, 0) / GIB:.1f} GiB ({USABLE:g} of the recommended memory, "
+            f"divided by {share.workers}); the largest batch that fits is {most} (--batch-size "
+            f"{most}), --grad-accumulation makes a step of several; or take a smaller --model or "
+            "--seq-len"
+        )
+
     def keeps_copies(self, live: str, parameters: int, note: Note) -> bool:
         """Whether to keep copies for readers: `live` is on, or auto, if they take `LIVE_PART`."""
         n_bytes = 2 * 4 * parameters
@@ -102,36 +155,8 @@ class Memory:
         return strategy, layout
 
 
-@dataclass(frozen=True)
-class GradientMemory:
-    """Estimated memory of a worker: its snapshots and gradients, and a sequence's activations."""
-
-    fixed_bytes: int
-    sequence_bytes: int
-
-    @classmethod
-    def of(cls, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> Self:
-        """Estimate it for each worker of a run."""
-        copies = 1 + (config.read != "live") + config.overlap
-        copies += (config.prediction == "own" and workers > 1) + optim.build(config).scratch_arrays
-        per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
-        per_token += 4 * model.vocab_size
-        return cls(4 * copies * layout.n_floats, 4 * config.seq_len * per_token)
-
-    def of_batch(self, sequences: int) -> int:
-        """Bytes with a batch of this many sequences."""
-        return self.fixed_bytes + sequences * self.sequence_bytes
-
-    def most_sequences(self, n_bytes: float) -> int:
-        """The largest batch that fits in `n_bytes`; 0 if none does."""
-        return max(0, int((n_bytes - self.fixed_bytes) // self.sequence_bytes))
-
-
 def gpu_share(
-    config: TrainConfig,
-    workers: Sequence[WorkerSpec],
-    writers: Writers,
-    layout: Layout,
+    config: TrainConfig, workers: Sequence[WorkerSpec], writers: Writers, layout: Layout
 ) -> GPUShare:
     """The share of the GPU's memory for each worker that uses it."""
     segments = int(config.read == "live") + int(writers.gpu_write == "metal")
@@ -150,45 +175,17 @@ def own_gpu_bytes(share: GPUShare, workers: Sequence[WorkerSpec]) -> int | None:
     backends = [worker.backend for worker in workers if worker.backend in GPU_BACKENDS]
     if not backends:
         return None
+    from mlxhog.arena.child import START_S, Child, Failed
+
     try:
         with Child() as child:  # this process imports no framework
-            return share.own_bytes(child.call(START_S, _recommended_bytes, backends[0]))
+            asked = child.call(START_S, _recommended_bytes, backends[0])
     except Failed as failure:
         raise EnvironmentLacks(
             f"{backends[0]} does not say how much memory the GPU has: {failure}; see mlxhog doctor"
         ) from failure
+    return share.own_bytes(asked)
 
 
-def _recommended_bytes(lane: Lane, backend: str) -> int:
-    """In a child: see `recommended_bytes`."""
+def _recommended_bytes(_: object, backend: str) -> int:
     return recommended_bytes(backend)
-
-
-def check_gpu(
-    sequences: int,
-    gradient: GradientMemory,
-    share: GPUShare,
-    workers: Sequence[WorkerSpec],
-    machine_bytes: int,
-) -> None:
-    """Refuse a batch whose gradient does not fit in a GPU worker's part of the GPU's memory.
-
-    The GPU shares the machine's memory. The driver is asked only if the batch might not fit, since
-    that takes half a second.
-
-    Raises:
-        EnvironmentLacks: it does not fit, or the driver does not answer.
-    """
-    need = gradient.of_batch(sequences)
-    if need <= share.own_bytes(int(SURELY_RECOMMENDED * machine_bytes)):
-        return
-    own = own_gpu_bytes(share, workers)
-    if own is None or need <= own:
-        return
-    most = gradient.most_sequences(own)
-    raise EnvironmentLacks(
-        f"batch_size is {sequences}: its gradient needs about {need / GIB:.1f} GiB on the GPU, and "
-        f"a worker has {max(own, 0) / GIB:.1f} GiB ({USABLE:g} of the recommended memory, divided "
-        f"by {share.workers}); the largest batch that fits is {most} (--batch-size {most}), "
-        "--grad-accumulation makes a step of several; or take a smaller --model or --seq-len"
-    )

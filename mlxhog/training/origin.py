@@ -122,11 +122,6 @@ class Resumption:
     ) -> Self | None:
         """Load the run that the configuration resumes; None for a new run.
 
-        Args:
-            config: of this call.
-            model: the fields of its architecture.
-            hidden: names of its hidden matrices.
-
         Raises:
             RunError: the run does not exist.
             CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture
@@ -186,17 +181,38 @@ class Resumption:
         began = {name: self.stored[name] for name in ORIGINS if name in self.stored}
         return began if began.get("init_from") not in (None, "none") else {}
 
-    def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
-        """Convert the rest of a budget of passes or tokens to steps of this number of batches."""
-        rest = self.state["left"]
-        if self.own_budget is None or budget.steps is None or not rest.get("batches_per_step"):
-            return budget
-        ratio = rest["batches_per_step"] / batches_per_step
-        return replace(
-            budget,
-            steps=math.ceil(round(budget.steps * ratio, 6)),
-            equal_steps_before=rest["steps_before"] * ratio,
-        )
+    def budget(self, asked: Budget, batches_per_step: float) -> Budget:
+        """The budget of this call: as asked, or the rest of the run's own.
+
+        The rest of passes or tokens is converted to steps of this number of batches.
+        """
+        budget, rest = self.own_budget or asked, self.state["left"]
+        if self.own_budget is not None and budget.steps is not None and "batches_per_step" in rest:
+            ratio = rest["batches_per_step"] / batches_per_step
+            budget = replace(
+                budget,
+                steps=math.ceil(round(budget.steps * ratio, 6)),
+                equal_steps_before=rest["steps_before"] * ratio,
+            )
+        return replace(budget, **{f"{unit}_before": n for unit, n in self.state["used"].items()})
+
+    def notes(self, workers: int) -> Iterable[str]:
+        """Where the run continues, with this number of workers."""
+        score = score_of(self.run, self.checkpoint.path, self.state)
+        is_over = self.own_budget is not None and self.own_budget.is_used_up
+        only = ", its training is over: only the evaluation is left" * is_over
+        yield f"resuming from step {self.state['used']['steps']}{score and f' ({score})'}{only}"
+        if joined := self.state["joined"]:
+            yield (
+                f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had "
+                f"{'joined' if joined > 0 else 'left'} when this was saved; the run resumes with "
+                f"the {workers} of its configuration (mlxhog join adds others)"
+            )
+        if (own := self.run.model).exists() and not own.is_symlink():
+            yield (
+                f"{own} is a folder of its own, as in a copied run, and stays as it is; the newest "
+                f"model is in {self.run.checkpoints}"
+            )
 
     def position(self) -> Position | None:
         """The position at which training continues in the text, of `--data` or of `--follow`.
@@ -284,11 +300,8 @@ def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
 
 def keeps_vocabulary(config: TrainConfig) -> bool:
     """Whether the model's vocabulary is its own: of a checkpoint, or given by `set`."""
-    return registry.is_stored(config.model) or _sets_vocabulary(config)
-
-
-def _sets_vocabulary(config: TrainConfig) -> bool:
-    return "vocab_size" in plain_yaml.assignments(config.set)
+    sets_it = "vocab_size" in plain_yaml.assignments(config.set)
+    return sets_it or registry.is_stored(config.model)
 
 
 def with_vocabulary(
@@ -301,15 +314,8 @@ def with_vocabulary(
 ) -> tuple[ModelConfig, InitialWeights | None]:
     """The model over the tokenizer's ids, and the initial weights with its rows.
 
-    A resumed run has its checkpoint's vocabulary; that of a config.json is kept.
-
-    Args:
-        asked: the options of the call.
-        config: the same with the origin's model and tokenizer.
-        model: of the options.
-        tokenizer: of the text.
-        begin: the origin of the run; None for new weights.
-        note: gets what the user should know.
+    A resumed run has its checkpoint's vocabulary; that of a config.json is kept. `asked` are the
+    options of the call, `config` the same with the origin's model and tokenizer.
 
     Raises:
         ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
@@ -320,8 +326,8 @@ def with_vocabulary(
         size = families.read(begin.checkpoint.config).vocab_size
         return families.for_tokens(model, bos=tokenizer.bos, vocab_size=size), None
     if isinstance(begin, InitialWeights):
-        own_model = asked.model == "auto" and not _sets_vocabulary(config)
-        follows = own_model or not keeps_vocabulary(config)
+        # Without a model of its own it has the checkpoint's, whose rows follow the text.
+        follows = not keeps_vocabulary(asked if asked.model == "auto" else config)
         begin, model = begin.fitted(config, model, tokenizer, own=follows)
         for text in begin.notes:
             note(text)
@@ -419,8 +425,15 @@ class InitialWeights:
         return replace(self, rows=rows), model
 
     def _check_model(self, config: TrainConfig, model: ModelConfig) -> None:
-        there = self.opened.config
-        differences = list(_differences(there.to_dict(), model.to_dict()))
+        there, ignored = self.opened.config, checkpoint.NOT_ARCHITECTURE | {*OF_TRAINING}
+        theirs, ours = there.to_dict(), model.to_dict()
+        if "hidden_size" in ours:  # it has two names in transformers' files
+            ignored |= SPELLINGS.keys()
+        differences = [
+            checkpoint.difference(field, theirs.get(field), ours.get(field))
+            for field in sorted((theirs.keys() | ours.keys()) - ignored)
+            if theirs.get(field) != ours.get(field)
+        ]
         if there.model_type != model.model_type:
             differences = [f"it is of the family {there.title}, that model of {model.title}"]
         if differences:
@@ -470,16 +483,6 @@ class InitialWeights:
             if not finite:
                 damaged.append(name)
         refuse_not_finite(damaged, self.opened.path)
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterable[str]:
-    """The fields in which two models differ but must not, as messages."""
-    ignored = checkpoint.NOT_ARCHITECTURE | {*OF_TRAINING}
-    if "hidden_size" in here:  # it has two names in transformers' files
-        ignored |= SPELLINGS.keys()
-    for field in sorted((there.keys() | here.keys()) - ignored):
-        if there.get(field) != here.get(field):
-            yield checkpoint.difference(field, there.get(field), here.get(field))
 
 
 def _by_text(there: Tokenizer, here: Tokenizer, rows: int, own_rows: int) -> NDArray[np.int64]:

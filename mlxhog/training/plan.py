@@ -1,4 +1,4 @@
-"""`plan(config) -> Plan`: everything that a run will be, decided before anything is started.
+"""`make_plan(config) -> TextPlan`: everything that a run will be, decided before anything starts.
 
 All errors of the input are found here, and every open option is decided: `make_plan` reads from top
 to bottom. What depends on the strategy is decided for each that the run may have: usually there is
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Layout
@@ -27,9 +27,8 @@ from mlxhog.checkpoint import formats
 from mlxhog.config import plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import prepare, stream
+from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
-from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.counts import SAMPLE
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
@@ -42,19 +41,22 @@ from mlxhog.optim import Optimizer
 from mlxhog.report.metrics import is_emulated
 from mlxhog.strategies import Serial, Strategy
 from mlxhog.strategies.local import Local
-from mlxhog.training import batch_size, choose_strategy, evaluation, kernel_choice, origin
-from mlxhog.training.batch_size import BatchChoice
-from mlxhog.training.evaluation import HeldOutPart, TextJobs
-from mlxhog.training.job import Setup, plan_layout
+from mlxhog.training import choose_strategy, kernel_choice, origin
+from mlxhog.training.job import Plan, plan_layout
 from mlxhog.training.kernel_choice import Note
-from mlxhog.training.memory import WORKER_BASE_BYTES, GradientMemory, Memory, check_gpu, gpu_share
+from mlxhog.training.memory import WORKER_BASE_BYTES, Memory, gpu_share
 from mlxhog.training.origin import InitialWeights, Resumption
+from mlxhog.training.side_jobs import HeldOutPart, TextJobs
+
+if TYPE_CHECKING:
+    from mlxhog.data.clients import Division
+    from mlxhog.training.batch_size import BatchChoice
 
 MANY_PASSES = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Setup):
+class TextPlan(Plan):
     """A run of a language model that has passed every check.
 
     Attributes:
@@ -62,45 +64,31 @@ class Plan(Setup):
         automatic: step size and numbers of the optimizer that `optim.for_model` decided, since
             neither this call nor the first one gave them.
         resumption: the run that is resumed; None for a new one.
+        initial_weights: of a checkpoint, for a new run; None draws initial values.
         data: prepared token files.
         held_out: the part of the held-out text that evaluations score.
-        parameters: numbers in the model.
-        memory: limits of the run's memory.
-        gradient_memory: of a worker's gradients.
-        optimizer: with its segments, kept per worker slot (private) or once (shared).
-        budget: of this call.
-        n_tickets: batches per epoch.
+        division: of the text among clients; None if all workers share one text.
         epoch_tokens: in one pass over the training text.
         mean_tokens_per_step: in one update, on average over a budget in steps.
-        division: of the text among clients; None if all workers share one text.
-        initial_weights: of a checkpoint, for a new run; None draws initial values.
-        other: the plan with the strategy that the run may change to, of the same layout; None if
-            the strategy is named.
+        parameters: numbers in the model.
+        optimizer: with its segments, kept per worker slot (private) or once (shared).
+        memory: limits of the run's memory, and what a worker's gradients take.
         batch: the choice of `--batch-size auto`; None for a named batch.
     """
 
     stored: TrainConfig
     automatic: tuple[str, ...]
     resumption: Resumption | None
+    initial_weights: InitialWeights | None
     data: prepare.Prepared
     held_out: HeldOutPart
-    parameters: int
-    memory: Memory
-    gradient_memory: GradientMemory
-    optimizer: Optimizer
-    budget: Budget
-    n_tickets: int
+    division: Division | None
     epoch_tokens: int
     mean_tokens_per_step: float
-    division: Division | None
-    initial_weights: InitialWeights | None
-    other: Plan | None = None
+    parameters: int
+    optimizer: Optimizer
+    memory: Memory
     batch: BatchChoice | None = None
-
-    def changed(self) -> Plan:
-        """The plan with the other strategy."""
-        assert self.other is not None
-        return replace(self.other, other=replace(self, other=None))
 
     @property
     def arena_bytes(self) -> int:
@@ -110,28 +98,13 @@ class Plan(Setup):
     @property
     def worker_bytes(self) -> int:
         """Estimate of the private memory of one worker: a gradient, and the process itself."""
-        return WORKER_BASE_BYTES + self.gradient_memory.of_batch(self.config.micro_batch)
-
-    @property
-    def private_state(self) -> tuple[str, ...]:
-        """Optimizer segments kept per worker slot."""
-        return tuple(self.optimizer.state_segments)
-
-    @property
-    def shared_state(self) -> tuple[str, ...]:
-        """Optimizer segments kept once."""
-        return tuple(self.optimizer.shared_segments)
+        return WORKER_BASE_BYTES + self.memory.of_batch(self.config.micro_batch)
 
     @property
     def keep_last(self) -> int:
         """Checkpoints that are kept; tables fill a disk soon, so of those one."""
         auto = 3 if self.strategy.tables is None else 1
         return auto if self.config.keep_last is None else self.config.keep_last
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens in one update."""
-        return self.strategy.tokens_per_step
 
     @property
     def free_slots(self) -> int:
@@ -156,7 +129,7 @@ class Plan(Setup):
         return ",".join(dict.fromkeys(self.kernels))
 
 
-def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
+def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
     """Check a configuration against this machine and its data; starts nothing.
 
     Args:
@@ -169,6 +142,8 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     """
     if config.batch_size is not None:
         return _plan(config, progress=progress)
+    from mlxhog.training import batch_size
+
     if config.resume is not None:
         batch = batch_size.of_resumed(config)
     else:
@@ -178,7 +153,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     return replace(plan, notes=(*plan.notes, str(batch)), batch=batch)
 
 
-def _plan(config: TrainConfig, *, progress: bool) -> Plan:
+def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     notes: list[str] = []
     note: Note = notes.append
     if config.report_to == "tensorboard":
@@ -208,7 +183,9 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     if not origin.keeps_vocabulary(config):  # the tokenizer is compared instead
         del fields["vocab_size"]
     resumption = Resumption.of(config, fields, families.hidden_matrices(model))
-    config = config if resumption is None else resumption.config
+    if resumption is not None:
+        config = resumption.config
+        notes += resumption.notes(len(workers))
 
     # Text and vocabulary.
     data = prepare.prepare(
@@ -228,11 +205,6 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     model, weights = origin.with_vocabulary(asked, config, model, data.tokenizer, begin, note)
     if resumption is not None:
         resumption.check_data(data, train.digest, val.digest)
-        if (own := resumption.run.model).exists() and not own.is_symlink():
-            note(
-                f"{own} is a folder of its own, as in a copied run, and stays "
-                f"as it is; the newest model is in {resumption.run.checkpoints}"
-            )
     if train.n_tokens > SAMPLE:
         of_all = f"{format_count(SAMPLE)} of the {format_count(train.n_tokens)} training tokens"
         note(f"counts are of a sample: {of_all}")
@@ -257,33 +229,36 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     notes += of_engines
 
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
+    choices = _choices(config, workers, resumption)
     ways = [
-        _way(asked, config, choice, model, workers, resumption, data, train, is_open=is_open)
-        for choice, is_open in _choices(config, workers, resumption)
+        _way(asked, config, choice, model, workers, resumption, data, train, len(choices) > 1)
+        for choice in choices
     ]
 
     # One layout for all of them, with free slots for workers that join, and memory.
-    tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
     live = memory.keeps_copies(config.live, parameters, note)
-    max_workers = config.max_workers
+    max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
     if config.cluster is not None:
         from mlxhog.cluster import anchor
 
-        tables |= anchor.segments()
+        segments = anchor.segments()
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
+    n_tickets, *_ = [way.pop("n_tickets") for way in ways]
 
     def lay_out(strategy: Strategy) -> Layout:
         own = [strategy if way is elastic else way["strategy"] for way in ways]
         needs = [(one, way["optimizer"]) for one, way in zip(own, ways, strict=True)]
-        return plan_layout(spec, needs, ways[0]["n_tickets"], tables, live=live)
+        return plan_layout(spec, needs, n_tickets, segments, live=live)
 
     elastic["strategy"], layout = memory.with_free_slots(elastic["strategy"], max_workers, lay_out)
     shares = [gpu_share(way["config"], workers, writers, layout) for way in ways]
     share = max(shares, key=lambda share: share.adopted_bytes)
-    gradients = [GradientMemory.of(way["config"], model, layout, len(workers)) for way in ways]
-    gradient = max(gradients, key=lambda gradient: gradient.fixed_bytes)
-    check_gpu(config.micro_batch, gradient, share, workers, here.memory_bytes)
+    memory = max(
+        (memory.with_gradients(way["config"], model, layout, len(workers)) for way in ways),
+        key=lambda memory: memory.gradient_bytes,
+    )
+    memory.check_gpu(config.micro_batch, share, workers)
     link = None
     if config.cluster is not None:
         from mlxhog.cluster.group import identity_of
@@ -300,9 +275,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
         log = Path("link.log")  # in the run's folder
         link = LinkJob(cluster=config, identity=identity, log=log)
     first, *others = (
-        Plan(
+        TextPlan(
             **{**way, "notes": (*notes, *way["notes"])},
             resumption=resumption,
+            initial_weights=weights,
             model=model,
             data=data,
             held_out=held_out,
@@ -312,12 +288,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
             layout=layout,
             parameters=parameters,
             memory=memory,
-            gradient_memory=gradient,
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=share,
             side_jobs=partial(TextJobs, data.val, data.tokenizer, held_out.asked_bytes),
             sampled=sampled,
-            initial_weights=weights,
             link=link,
         )
         for way in ways
@@ -374,19 +348,18 @@ def _parameters(
 
 def _choices(
     config: TrainConfig, workers: Sequence[WorkerSpec], resumption: Resumption | None
-) -> list[tuple[Strategy, bool]]:
-    """The strategies that the run may have, the first one first, and whether it may change them."""
+) -> tuple[Strategy, ...]:
+    """The strategies that the run may have, the first one first."""
     if len(workers) == 1:
-        return [(config.strategy or Serial(), False)]
+        return (config.strategy or Serial(),)
     if config.strategy is None:
         both = choose_strategy.by_likelihood(workers)
     elif (regimes := config.strategy.regimes()) is not None:
         both = regimes
     else:
-        return [(config.strategy, False)]
-    if resumption is not None and resumption.state["regime"] == both[1].name:
-        both = both[::-1]
-    return [(choice, True) for choice in both]
+        return (config.strategy,)
+    is_second = resumption is not None and resumption.state["regime"] == both[1].name
+    return both[::-1] if is_second else both
 
 
 def _way(
@@ -398,7 +371,6 @@ def _way(
     resumption: Resumption | None,
     data: prepare.Prepared,
     train: TokenFile,
-    *,
     is_open: bool,
 ) -> dict[str, Any]:
     """The fields of a plan that depend on the strategy; `is_open` where the run may change it."""
@@ -420,7 +392,7 @@ def _way(
                 f"follow: there is no folder {folder}; create it (mkdir), or name another"
             )
         text = f"follows {folder}: new text files there are trained once"
-        if not (resolved.has_budget or schedules.of(resolved).falls):  # the run has no end
+        if not (resolved.has_budget or resolved.schedule.falls):  # the run has no end
             constant = format_number(resolved.top_lr)
             text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
             resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
@@ -475,15 +447,15 @@ def _way(
     # The budget and the step sizes.
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
     if resumption is not None:
-        budget = resumption.in_steps(resumption.own_budget or budget, per_step)
+        budget = resumption.budget(budget, per_step)
     epoch_tokens = train.n_sequences(resolved.seq_len) * resolved.seq_len
     mean_tokens = mean_per_step * resolved.sequences_per_ticket * resolved.seq_len
     if resolved.follow is None:
         read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
         if read is not None and read > MANY_PASSES:
             notes.append(repetition(epoch_tokens, f"is read {read:.3g} times in this budget"))
-    stays_open = is_open or config.strategy is None
-    stored_choice = config.strategy if stays_open else resolved.strategy
+    decided = not is_open and config.strategy is not None
+    stored_choice = resolved.strategy if decided else config.strategy
     return {
         "config": resolved,
         "stored": _stored(asked, resolved, resumption, stored_choice),
@@ -498,7 +470,7 @@ def _way(
             resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
         ),
         "batches": batches,
-        "n_tickets": n_tickets,
+        "n_tickets": n_tickets,  # of the layout
         "division": division,
         "epoch_tokens": epoch_tokens,
         "mean_tokens_per_step": mean_tokens,
@@ -539,11 +511,15 @@ def _batches(
         "frozen": config.context == "frozen",
     }
     if division is not None and isinstance(strategy, Local):
+        from mlxhog.data.clients import ClientBatches
+
         divided = partial(ClientBatches.open, data.train, documents=division.documents, **rows)
         tickets = divided().tickets
         return replace(strategy, client_tickets=tickets), divided, sum(tickets)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
     if config.follow is not None:
+        from mlxhog.data import stream
+
         n_tickets = stream.TICKETS
     return strategy, partial(Batches.open, data.train, **rows), n_tickets
 
@@ -559,16 +535,16 @@ def _schedule(
             done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
         version = int(resumption.state["version"])
         epochs = replace(epochs, version=version, batches=done)
-    return partial(schedules.of(strategy.config).of_run, lr, epochs)
+    return partial(strategy.config.schedule.of_run, lr, epochs)
 
 
 def _in_steps(
     budget: Budget, config: TrainConfig, train: TokenFile, n_tickets: int, batches_per_step: float
 ) -> Budget:
     """Convert passes, and tokens of rows that differ in length, to steps."""
-    if config.epochs is not None and budget == Budget():
+    if config.epochs is not None and budget.is_open:
         steps = round(config.epochs * n_tickets / batches_per_step, 6)  # so that 300 / 1.2 is 250
-        return Budget(steps=math.ceil(steps))
+        return replace(budget, steps=math.ceil(steps))
     rows = train.rows(config.seq_len)
     if rows is None or budget.tokens is None:
         return budget

@@ -22,7 +22,7 @@ from mlxhog.errors import RunError
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import state
-from mlxhog.training.plan import Plan, passes
+from mlxhog.training.plan import TextPlan, passes
 
 MOST_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""
@@ -30,7 +30,7 @@ WIDTH = 22  # of the labels
 MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 
 
-def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
+def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     """Return the facts of a run as JSON types.
 
     Args:
@@ -86,7 +86,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
             "held_out_share": val.header["bytes"] / (train.header["bytes"] + val.header["bytes"]),
             "held_out_rule": plan.data.rule,
         },
-        "tokens_per_step": plan.tokens_per_step,
+        "tokens_per_step": plan.strategy.tokens_per_step,
         "epoch_tokens": epoch_tokens,
         "epochs": read,
         "tokens_per_s": rate,
@@ -104,7 +104,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
     }
 
 
-def tokens_per_s(plan: Plan) -> tuple[float, str] | None:
+def tokens_per_s(plan: TextPlan) -> tuple[float, str] | None:
     """Estimate the speed of a run, with the source; None if nothing was measured.
 
     The source is the newest run with as many parameters and the same workers, or else the speed of
@@ -138,7 +138,7 @@ def tokens_per_s(plan: Plan) -> tuple[float, str] | None:
     )
 
 
-def text(plan: Plan, asked: TrainConfig) -> str:
+def text(plan: TextPlan, asked: TrainConfig) -> str:
     """Return the facts as text; arguments as for `facts`."""
     known = facts(plan, asked)
     del known["config"]  # what was changed and what was decided say it

@@ -82,18 +82,20 @@ class Publisher:
 
     def _copy(self, out: Float32, *, at_rest: bool) -> Updates:
         arena = self._arena
-        if at_rest:
-            self._write_model(arena, out)
-            version = arena.counters.load("version")
-            return version, version
+
+        def version() -> int:
+            return arena.counters.load("version")
 
         def copy() -> None:
-            if self._averages:
+            if at_rest or self._averages:
                 self._write_model(arena, out)
             else:
                 copy_racily(out, arena.params[: out.size])
 
-        return self._marks.copy(lambda: arena.counters.load("version"), copy, TRIES_S)
+        if at_rest:
+            copy()
+            return version(), version()
+        return self._marks.copy(version, copy, TRIES_S)
 
     def publish_at_rest(self) -> None:
         """Publish the present model if it has readers; no worker may move."""

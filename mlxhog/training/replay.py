@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
+from importlib.util import find_spec
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,8 +49,8 @@ from mlxhog.report.views import Tell
 from mlxhog.strategies import Lease, recorded
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import state, worker
-from mlxhog.training.job import Job
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.job import Job, store_limits
+from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.steps import Steps
 
 POLL_S = 0.5
@@ -168,7 +169,7 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
 # -- the record of the supervisor -----------------------------------------------------------------
 
 
-def begin_record(plan: Plan, directory: Path, arena: Arena) -> None:
+def begin_record(plan: TextPlan, directory: Path, arena: Arena) -> None:
     """Write the header of a run whose arena is filled and whose workers have not started.
 
     Raises:
@@ -210,6 +211,12 @@ def digests(arena: Arena) -> dict[str, str]:
     return {name: hashlib.sha256(values.data).hexdigest() for name, values in arrays.items()}
 
 
+def differing(arena: Arena, recorded: Mapping[str, str]) -> list[str]:
+    """Names of the recorded digests that differ from those of an arena."""
+    here = digests(arena)
+    return [name for name, was in recorded.items() if here.get(name) != was]
+
+
 def layout_digest(layout: Layout) -> str:
     """SHA-256 of the places of the parameters and the ranges of the locks."""
     slots = [vars(slot) for slot in layout.slots.values()]
@@ -218,15 +225,12 @@ def layout_digest(layout: Layout) -> str:
 
 
 def versions(backends: set[str]) -> dict[str, str]:
-    """What bits depend on: Python, NumPy, mlxhog, the frameworks of these backends, the machine.
-
-    Raises:
-        ModuleNotFoundError: a framework is not installed.
-    """
-    frameworks = sorted({backend.partition(":")[0] for backend in backends})
+    """What bits depend on: Python, NumPy, mlxhog, the frameworks of these backends, the machine."""
+    names = ["mlxhog", "numpy", *sorted({backend.partition(":")[0] for backend in backends})]
+    installed = [name for name in names if find_spec(name) is not None]
     return {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("mlxhog", "numpy", *frameworks)},
+        **{name: metadata.version(name) for name in installed},
         "machine": machine.here().name,
         "processor": machine.chip_name(),
     }
@@ -261,7 +265,8 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
         output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
         state.load(plan, arena, Ledger(arena))
-        if differ := _differing(arena, header.initial_sha256):
+        store_limits(arena.counters, plan.budget, None)
+        if differ := differing(arena, header.initial_sha256):
             raise CheckpointError(
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "
                 "NumPy make of its seed; replay it with the versions that recorded it"
@@ -280,13 +285,7 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
 
 
 def _check_versions(recorded: Mapping[str, str], backends: set[str]) -> None:
-    try:
-        here = versions(backends)
-    except ModuleNotFoundError as error:
-        raise EnvironmentLacks(
-            f"the run has workers {', '.join(sorted(backends))}, and {error.name} is not "
-            "installed here; install it, or replay where it is"
-        ) from error
+    here = versions(backends)
     differ = [
         f"{name} {was} (here {here.get(name, 'missing')})"
         for name, was in recorded.items()
@@ -299,12 +298,10 @@ def _check_versions(recorded: Mapping[str, str], backends: set[str]) -> None:
         )
 
 
-def _plan(header: Header, run: Run) -> Plan:
+def _plan(header: Header, run: Run) -> TextPlan:
     """The plan of a recorded run, without any choice by this machine."""
-    stored = run.options(path=run.directory / event_log.FOLDER / CONFIG)
-    recorded = train_config([stored])
     config = replace(
-        recorded,
+        train_config([run.options(path=run.directory / event_log.FOLDER / CONFIG)]),
         **QUIET,
         workers=",".join(worker.backend for worker in header.workers),
         max_workers=header.slots,
@@ -330,7 +327,7 @@ def _plan(header: Header, run: Run) -> Plan:
 
 
 def _follow(
-    slots: Sequence[Sequence[Process]], plan: Plan, arena: Arena, directory: Path, output: Path
+    slots: Sequence[Sequence[Process]], plan: TextPlan, arena: Arena, directory: Path, output: Path
 ) -> str | None:
     """Repeat all processes, those of a slot one after the other; returns the first difference."""
     waiting = [[process for process in slot if process.steps] for slot in slots]
@@ -374,20 +371,14 @@ def _follow(
 
 
 def _spawn(
-    process: Process, plan: Plan, arena: Arena, directory: Path, output: Path
+    process: Process, plan: TextPlan, arena: Arena, directory: Path, output: Path
 ) -> WorkerProcess:
     slot, kernels = process.slot, process.begin.kernels
-    spec, setup = WorkerSpec(process.begin.backend, process.begin.threads), plan.for_workers()
-    while len(setup.workers) < slot - 1:  # slots that others have joined in
-        setup = setup.with_worker(len(setup.workers) + 1, spec, kernels)
-    job = Job(
-        setup=setup.with_worker(slot, spec, kernels),
-        handle=arena.handle(),
-        slot=slot,
-        budget=plan.budget,
-        step_limit=None,
-        run_dir=output,
-    )
+    spec = WorkerSpec(process.begin.backend, process.begin.threads)
+    while len(plan.workers) < slot - 1:  # slots that others have joined in
+        plan = plan.with_worker(len(plan.workers) + 1, spec, kernels)
+    plan = plan.with_worker(slot, spec, kernels)
+    job = Job(plan=plan, handle=arena.handle(), slot=slot, run_dir=output)
     return WorkerProcess(
         main,
         (job, directory, process),
@@ -399,14 +390,9 @@ def _spawn(
     )
 
 
-def _differing(arena: Arena, recorded: Mapping[str, str]) -> list[str]:
-    here = digests(arena)
-    return [name for name, was in recorded.items() if here.get(name) != was]
-
-
 def _compare(arena: Arena, end: End) -> str | None:
     """Compare the arena with the end of the run; returns the differences in words."""
-    if not (differ := _differing(arena, end.sha256)):
+    if not (differ := differing(arena, end.sha256)):
         return None
     pairs = zip(recorded.stripe_sums(arena).tolist(), end.sums, strict=False)
     stripes = [recorded.stripe_name(arena.layout, k) for k, (a, b) in enumerate(pairs) if a != b]

@@ -19,7 +19,6 @@ from mlxhog.base import float32, machine
 from mlxhog.base.paths import path_from_here, words
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
-from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.data import corpora
 from mlxhog.data.tokens import TokenFile
@@ -36,7 +35,7 @@ from mlxhog.report.metrics import (
 )
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Observer
-from mlxhog.training.plan import MANY_PASSES, Plan, repetition
+from mlxhog.training.plan import MANY_PASSES, TextPlan, repetition
 from mlxhog.training.session import Session
 
 if TYPE_CHECKING:
@@ -47,30 +46,25 @@ METRICS_S = 2.0
 TIMES_S = 30.0
 
 
-def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
-    """The monitor of a run that begins."""
-    monitor = Monitor(
-        arena,
-        plan.workers,
-        budget,
-        gpu_write=plan.writers.gpu_write,
-        kernels=plan.kernels_used,
-    )
-    if plan.config.eval_every.on:
-        monitor.evaluation = Evaluation(val_share=plan.held_out.share)
-    monitor.strategy = plan.strategy.name
-    monitor.marks = plan.data.marks or REFERENCE_BITS_PER_BYTE
-    return monitor
-
-
 class Reporter:
-    """Passes the state of a run from the monitor to the observer and the run's files."""
+    """Passes the state of a run from its monitor to the observer and the run's files."""
 
     def __init__(
-        self, plan: Plan, run: Run, monitor: Monitor, observer: Observer[Progress] | None
+        self, plan: TextPlan, run: Run, arena: Arena, observer: Observer[Progress] | None
     ) -> None:
         """Prepare; this writes nothing."""
-        self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
+        self.plan, self.run, self.observer = plan, run, observer
+        self.monitor = monitor = Monitor(
+            arena,
+            plan.workers,
+            plan.budget,
+            gpu_write=plan.writers.gpu_write,
+            kernels=plan.kernels_used,
+        )
+        if plan.config.eval_every.on:
+            monitor.evaluation = Evaluation(val_share=plan.held_out.share)
+        monitor.strategy = plan.strategy.name
+        monitor.marks = plan.data.marks or REFERENCE_BITS_PER_BYTE
         self.sample: str | None = None
         self._board: TensorBoard | None = None  # with the first events
         self._evaluation: dict[str, Any] = {}
@@ -79,7 +73,7 @@ class Reporter:
         if plan.resumption is not None:
             earlier = run.read_status().get("resumed")
             known = [step for step in earlier if type(step) is int] if type(earlier) is list else []
-            self._resumed = sorted({*known, monitor.budget.steps_before})
+            self._resumed = sorted({*known, plan.budget.steps_before})
         self._last_report = self._last_metrics = self._last_times = 0.0
 
     def report(
@@ -116,23 +110,18 @@ class Reporter:
             self.report(None, doing)
         if not self.monitor.arena.counters.load("start_ns"):
             return
-        self._warn_of_repetition()
+        # Once, that a run whose amount of text was open has read it `MANY_PASSES` times.
+        plan, budget = self.plan, self.monitor.budget
+        if (plan.config.follow, plan.config.epochs, budget.steps, budget.tokens) == (None,) * 4:
+            tokens = self.monitor.totals()[1] - budget.tokens_before
+            if tokens >= MANY_PASSES * plan.epoch_tokens:
+                self.report_once(repetition(plan.epoch_tokens, f"was read {MANY_PASSES:g} times"))
         if now - self._last_metrics >= METRICS_S:
             self._last_metrics = now
             self.append_metrics()
         if now - self._last_times >= TIMES_S:
             self._last_times = now
             self.write_times()
-
-    def _warn_of_repetition(self) -> None:
-        """Say once that a run whose amount of text was open has read it `MANY_PASSES` times."""
-        plan, budget = self.plan, self.monitor.budget
-        of_plan = plan.config.follow, plan.config.epochs, budget.steps, budget.tokens
-        if of_plan != (None,) * 4:
-            return
-        tokens = self.monitor.totals()[1] - budget.tokens_before
-        if tokens >= MANY_PASSES * plan.epoch_tokens:
-            self.report_once(repetition(plan.epoch_tokens, f"was read {MANY_PASSES:g} times"))
 
     def record(self, kind: str, **fields: object) -> None:
         """Append a line to events.jsonl: a message, a sample, a checkpoint."""
@@ -173,10 +162,11 @@ class Reporter:
         with contextlib.suppress(EnvironmentLacks):
             self.run.write_times(self.monitor.step_times())
 
-    def drop_lost_metrics(self, budget: Budget) -> None:
+    def drop_lost_metrics(self) -> None:
         """Drop the metrics of a resumed run after its checkpoint."""
         if self.plan.resumption is None:
             return
+        budget = self.monitor.budget
         try:
             self.run.drop_metrics_after(budget.steps_before, budget.seconds_before)
         except (RunError, EnvironmentLacks) as error:
@@ -254,7 +244,7 @@ class Reporter:
         )
 
 
-def _model_name(plan: Plan) -> str:
+def _model_name(plan: TextPlan) -> str:
     """The name of the model; a checkpoint's model has the name from the checkpoint's run."""
     path = Path(plan.config.model)
     if plan.stored.model != "auto" or not path.is_dir():
@@ -264,7 +254,7 @@ def _model_name(plan: Plan) -> str:
     return name if isinstance(name, str) else path.name
 
 
-def summary(plan: Plan, run: Run) -> str:
+def summary(plan: TextPlan, run: Run) -> str:
     """Return two lines: one on workers, memory and model, and one on the data."""
     config = plan.config
     strategy = (plan.stored if plan.other else config).strategy_name

@@ -34,15 +34,16 @@ from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training import kernel_choice
 
 if TYPE_CHECKING:
-    from mlxhog.training.plan import Plan
+    from mlxhog.training.plan import TextPlan
     from mlxhog.training.run import Training
 
 SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
 """Activities after which the run trains."""
-FIELDS: dict[str, tuple[str, ...]] = {
-    "status": (), "stop": (), "checkpoint": (), "sample": (),
-    "join": ("workers", "threads"), "leave": ("worker",),
+FIELDS: dict[str, dict[str, type]] = {
+    "status": {}, "stop": {}, "checkpoint": {}, "sample": {},
+    "join": {"workers": str, "threads": int}, "leave": {"worker": int},
 }  # fmt: skip
+"""The requests, and the type of each of their fields, all of which may be missing."""
 _Answer = dict[str, Any]
 
 
@@ -82,12 +83,14 @@ class Requests:
 
     def _answer(self, request: Request, **more: str) -> None:
         try:
-            if (names := FIELDS.get(request.name)) is None:
+            if (kinds := FIELDS.get(request.name)) is None:
                 raise Refused(f"no request {request.name!r}; a run takes {', '.join(FIELDS)}")
-            if unknown := [name for name in request.fields if name not in names]:
-                expected = f"it has {', '.join(names)}" if names else "it has none"
-                raise Refused(f"the request has no field {unknown[0]!r}; {expected}")
-            request.answer(**getattr(self, f"_{request.name}")(**more, **request.fields))
+            fields = {name: one for name, one in request.fields.items() if one is not None}
+            for name, value in fields.items():
+                if type(value) is not kinds.get(name):
+                    expected = ", ".join(f"{name}: {kind.__name__}" for name, kind in kinds.items())
+                    raise Refused(f"{name} is {shown(value)}, and {request.name} has ({expected})")
+            request.answer(**getattr(self, f"_{request.name}")(**more, **fields))
         except RunError as error:
             request.refuse(error)
         except BaseException:  # of the workers, and so of the run
@@ -129,20 +132,17 @@ class Requests:
         self._run.ask("sample")
         return {"message": "the next worker that finishes a step writes a sample"}
 
-    def _join(self, workers: object = "1", threads: object = None) -> _Answer:
+    def _join(self, workers: str = "1", threads: int | None = None) -> _Answer:
         """Start all requested workers or none: a number or backends, as `--workers` takes them.
 
         Each gets the optimizer state of the worker with the most steps.
         """
-        if not isinstance(workers, str):
-            raise Refused(f"workers is {shown(workers)}; wanted text such as 'torch:cpu*2'")
-        threads = _number("threads", threads)
         run, plan = self._run, self._elastic()
         free, present = run.free_slots(), len(run.seats)
         try:
             specs = joining_workers(
                 workers,
-                threads or plan.config.threads,
+                plan.config.threads if threads is None else threads,
                 machine=machine.here(),
                 present=present,
                 free=len(free),
@@ -155,7 +155,7 @@ class Requests:
             if not still:
                 raise Refused("the workers did not pause, so none can join now")
             for slot in free[: len(specs)]:
-                inherit(run.arena, slot, plan.private_state)
+                inherit(run.arena, slot, tuple(plan.optimizer.state_segments))
         names = []
         for slot, spec, form in zip(free, specs, forms, strict=False):
             run.join(slot, spec, form)
@@ -168,9 +168,9 @@ class Requests:
             f"is loaded; {rest} slot{'s' * (rest != 1)} free"
         }
 
-    def _leave(self, worker: object = None) -> _Answer:
+    def _leave(self, worker: int | None = None) -> _Answer:
         """Let a worker finish its step and leave: that of a slot, or the one that joined last."""
-        slot, run, plan = _number("worker", worker), self._run, self._elastic()
+        slot, run, plan = worker, self._run, self._elastic()
         staying = [seat for seat in run.seats if seat.leaving_s is None]
         slots = [seat.slot for seat in staying]
         have = f"the run has {', '.join(map(str, sorted(slots)))}"
@@ -183,7 +183,7 @@ class Requests:
             raise Refused(f"no worker {slot}; {have}")
         if not any(seat.slot != slot and (seat.up or not seat.joined) for seat in staying):
             raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
-        if RESIDUAL in plan.private_state:
+        if RESIDUAL in plan.optimizer.state_segments:
             raise Refused(
                 f"worker {slot} cannot leave: updates that it has not written yet "
                 "(error_feedback) would be lost"
@@ -192,7 +192,7 @@ class Requests:
         run.leave(slot)
         return {"message": f"worker {slot} ({backend}) finishes its step and leaves"}
 
-    def _elastic(self) -> Plan:
+    def _elastic(self) -> TextPlan:
         """The plan of a run whose workers may come and go; ends its rounds first."""
         if self._run.changes is not None:
             self._run.changes.end_rounds("workers join and leave without rounds")
@@ -206,7 +206,7 @@ class Requests:
     def _kernels(self, backends: list[str]) -> tuple[str, ...]:
         """The kernels of workers that join; refuses those that the run cannot have."""
         plan, record = self._run.plan, verdicts.load()
-        if plan.config.determinism == "record" and plan.private_state:
+        if plan.config.determinism == "record" and plan.optimizer.state_segments:
             raise ConfigError(
                 "no worker can join this recorded run: it would begin with another worker's "
                 "moments, copied while that worker trains; record with shared moments "
@@ -225,13 +225,6 @@ class Requests:
         forms = kernel_choice.choose_kernels(plan.config, backends, record, lambda note: None)
         kernel_choice.check_recorded(plan.config, backends, forms, record)
         return forms
-
-
-def _number(name: str, value: object) -> int | None:
-    """A field with a number of at least 1; None without the field."""
-    if value is None or (isinstance(value, int) and type(value) is int and value >= 1):
-        return value
-    raise Refused(f"{name} is {shown(value)}; wanted a whole number of at least 1")
 
 
 def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:

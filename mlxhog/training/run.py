@@ -7,9 +7,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import WORDS
@@ -23,7 +22,6 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.creation import new_run
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import clients
 from mlxhog.errors import (
     CheckpointError,
     ConfigError,
@@ -32,17 +30,20 @@ from mlxhog.errors import (
     MlxhogError,
     WorkerFailed,
 )
-from mlxhog.optim.updates import Float32
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import origin, replay, state
+from mlxhog.training import origin, state
 from mlxhog.training.change_strategy import Changes, rounds_before
-from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, HeldOutWatch, write_sample
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.choose_strategy import title
+from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
+from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.publishing import Publisher
-from mlxhog.training.reporting import Reporter, monitor_of, summary
+from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
+
+if TYPE_CHECKING:
+    from mlxhog.training.follow import Follower
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
@@ -51,6 +52,7 @@ GRACE_S = 3.0  # limit of the current step when a budget of time is over
 FIRST_STEP_S = 20.0  # the same, if no step is finished
 LEAVING_S = 5.0  # limit for workers to leave
 INTERRUPTED = "finishing the step; again stops at once"
+ADVICE = "lower --lr or --clip, then --resume from the last checkpoint"
 
 
 def train(
@@ -101,61 +103,66 @@ class Training(Session):
 
     Attributes:
         run: its folder, locked by this process.
-        plan: of the run, with its present strategy.
-        start: the state in which this call, or the present strategy, began.
         newest: the last checkpoint; None before the first.
         changes: of the strategy; None for one that stays, and before the training.
     """
 
+    plan: TextPlan
+
     def __init__(
         self,
-        plan: Plan,
+        plan: TextPlan,
         observer: Observer[Progress] | None,
         stack: ExitStack,
         began_ns: int,
         run: Run,
     ) -> None:
         """Create the arena, and fill it; this starts no worker."""
-        folder = run.directory
-        follower, followed = None, plan.config.follow
-        if followed is not None:
+        self._follower: Follower | None = None
+        folder, earlier = run.directory, plan.resumption
+        if plan.config.follow is not None:
             from mlxhog.training.follow import Follower
 
-            follower = Follower.of(plan, folder, followed)
+            self._follower = Follower.of(plan, folder, plan.config.follow)
             assert plan.other is None  # it has batches of its own
-            plan = replace(plan, batches=follower.batches(plan.batches))
-        super().__init__(plan, folder, stack=stack, fallback=folder, other=plan.other)
-        self.run, self.plan, self.signals = run, plan, Interrupts()
-        self.start = state.load(plan, self.arena, self.ledger)
+            plan = replace(plan, batches=self._follower.batches(plan.batches))
+        super().__init__(plan, folder, stack=stack, fallback=folder)
+        self.run, self.signals = run, Interrupts()
         self.newest: Path | None = None
-        self.monitor = monitor_of(plan, self.arena, self.start.budget)
-        self.reporter = Reporter(plan, run, self.monitor, observer)
-        budget = self.start.budget
+        self.changes: Changes | None = None
+        self._notes = [*plan.notes, *plan.data.notes, self.arena.note]
+        state.load(plan, self.arena, self.ledger, self._notes.append)
+        self._sent = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
+        self.reporter = Reporter(plan, run, self.arena, observer)
+        self.monitor = self.reporter.monitor
         # Steps on text that arrives may have fewer tokens than others.
-        limit = budget.steps if follower else budget.step_limit(plan.tokens_per_step)
-        self.begin(budget, limit, rounds_before(plan, budget))
+        tokens_per_step, budget = plan.strategy.tokens_per_step, plan.budget
+        limit = budget.steps if self._follower else budget.step_limit(tokens_per_step)
+        self.begin(limit, rounds_before(plan))
         with disk_errors(f"writing {run.architecture}"):
             checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
+                from mlxhog.data import clients
+
                 clients.write(plan.division, folder)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
         self._publisher: Publisher | None = None
         if WORDS in self.arena.layout.segments:
             every = plan.config.live_every
-            self._publisher = Publisher(self.arena, server, self._load_model, every)
+            self._publisher = Publisher(
+                self.arena,
+                server,
+                lambda arena, out: self.strategy.load(arena, out, training=True),  # the present one
+                every,
+            )
             stack.callback(self._publisher.end)
-        self._watch = HeldOutWatch(plan.config, plan.resumption, plan.held_out.text)
-        self._follower, self._stack, self._began_ns = follower, stack, began_ns
-        self._batch = None if plan.batch is None else plan.batch.to_json()
-        if plan.resumption is not None:  # it keeps its choice while it has that batch
-            earlier = run.read_status().get("batch_size")
-            if isinstance(earlier, dict) and earlier.get("sequences") == plan.config.batch_size:
-                self._batch = earlier
+        self._watch = HeldOutWatch(plan.config, earlier, plan.held_out.text)
+        self._stack, self._began_ns = stack, began_ns
         self._status = RUNNING
         self._unsaved: EnvironmentLacks | None = None
-        self.changes: Changes | None = None
-        self._sleepy = stack.enter_context(darwin.awake()) if plan.config.keep_awake else ""
-        self._evaluation = FinalEvaluation(self, plan.held_out, self.monitor)
+        if plan.config.keep_awake:
+            self._notes.append(stack.enter_context(darwin.awake()))
+        self._evaluations = Evaluations(self)
         self._requests = Requests(self, server)
 
     # -- the run from its start to its end -------------------------------------------------------
@@ -165,15 +172,16 @@ class Training(Session):
         plan, reporter = self.plan, self.reporter
         self._write_config()
         self._write_status()
-        notes = (*self.start.messages, *plan.notes, *plan.data.notes, self.arena.note, self._sleepy)
-        for message in (summary(plan, self.run), *filter(None, notes)):
+        for message in (summary(plan, self.run), *filter(None, self._notes)):
             reporter.report_once(message)
-        reporter.drop_lost_metrics(self.start.budget)
+        reporter.drop_lost_metrics()
         with self.signals:
             error = self._phases()
             if not self.signals.count:
                 self.monitor.await_counts(COUNTING_S)
-            if self.config.determinism == "record":
+            if plan.config.determinism == "record":
+                from mlxhog.training import replay
+
                 replay.end_record(self.run.directory, self.arena, self.report)
             self.monitor.drain()
             if self.arena.counters.load("start_ns"):
@@ -182,9 +190,15 @@ class Training(Session):
             elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
                 self.run.write_status({"status": STARTING})  # `creation` removes the run
                 raise error
-            result = self._result(error)
-            text = ": ".join(filter(None, [self._status, result.error]))
-            reporter.record("ended", text=text)
+            result = reporter.result(
+                self,
+                status=self._status,
+                checkpoint=None if self.newest is None else str(self.newest),
+                error=None if error is None else str(error),
+                copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
+                network_bytes=self._network_bytes(),
+            )
+            reporter.record("ended", text=": ".join(filter(None, [self._status, result.error])))
             try:
                 self._write_status(result=result.to_json(), error=result.error)
                 from mlxhog.report import card
@@ -201,21 +215,13 @@ class Training(Session):
     def _phases(self) -> MlxhogError | None:
         """Start, train, save and evaluate, sample; returns the error that ended the run, if any."""
         try:
-            if self._follower is not None:
-                if self.plan.resumption is None:
-                    self.save()  # so that text taken in from now on survives a kill
-                self._follower.give(self.arena, self.ledger, training=False)
-                self._stack.enter_context(self._follower)
-            if self.config.determinism == "record":
-                replay.begin_record(self.plan, self.run.directory, self.arena)
-            self.spawn()
-            self.until(self.ready, Doing(Activity.STARTING))
+            self._start()
             if not self.signals.count:
                 self._train()
                 self._rest()
                 self._save_and_evaluate()
-            if self.config.sample_every.on and not self.signals.count:
-                write_sample(self, self.monitor)
+            if self.plan.config.sample_every.on and not self.signals.count:
+                write_sample(self)
             self._status = "interrupted" if self.signals.count else "done"
             if self._unsaved is not None:
                 self._status = "unsaved"
@@ -232,30 +238,34 @@ class Training(Session):
         finally:
             self.stop(0.0 if self.signals.count > 1 else LEAVING_S)
             self._requests.close()
-            self._end_publishing()
+            if self._publisher is not None:
+                self._publisher.end()
 
-    def take_up(self, plan: Plan, start: state.Start) -> None:
-        """Continue with the other strategy, for which the arena is filled."""
-        self.plan = self.reporter.plan = plan
-        self.start, self.monitor.budget = start, start.budget
-        self.monitor.strategy = plan.strategy.name
-        with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
-            self._write_config()
+    def _start(self) -> None:
+        if self._follower is not None:
+            if self.plan.resumption is None:
+                self.save()  # so that text taken in from now on survives a kill
+            self._follower.give(self.arena, self.ledger, training=False)
+            self._stack.enter_context(self._follower)
+        if self.plan.config.determinism == "record":
+            from mlxhog.training import replay
+
+            replay.begin_record(self.plan, self.run.directory, self.arena)
+        self.spawn()
+        self.until(self.ready, Doing(Activity.STARTING))
 
     def _train(self) -> None:
-        config, counters, monitor = self.config, self.arena.counters, self.monitor
-        if self.start.budget.is_used_up:
+        config, counters, monitor = self.plan.config, self.arena.counters, self.monitor
+        if self.budget.is_used_up:
             counters.store("start_ns", monotonic_ns())
             monitor.ended_ns, monitor.over = counters.load("start_ns"), True
             return
-        if self.start.budget.seconds is not None:
-            counters.store("limit_ns", int(self.start.budget.seconds * 1e9))
         self.changes = Changes.of(self)
         monitor.start_s = (self.train() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
         regular: list[tuple[Interval, Callable[[], object]]] = [
-            (config.eval_every, partial(self._watch.ask_for_next, self, monitor)),
+            (config.eval_every, self._evaluations.ask_for_next),
             (config.sample_every, partial(self.ask, "sample")),
             (config.save_every, self._save_now_and_then),
         ]
@@ -281,7 +291,7 @@ class Training(Session):
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in finished steps (`Strategy.steps_done`)."""
-        counters, tokens = self.arena.counters, self.monitor.budget.tokens
+        counters, tokens = self.arena.counters, self.budget.tokens
         return (
             self.monitor.no_step_fits(self.strategy.step_s(self.arena))
             or (self.step_limit is not None and self.steps_done() >= self.step_limit)
@@ -292,7 +302,7 @@ class Training(Session):
         )
 
     def _time_is_over(self) -> bool:
-        limit_s = self.monitor.budget.seconds
+        limit_s = self.budget.seconds
         return limit_s is not None and self.monitor.seconds() >= limit_s
 
     def _rest(self) -> None:
@@ -312,7 +322,8 @@ class Training(Session):
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
         self.settle()
         self._end_rounds()
-        self._end_publishing()
+        if self._publisher is not None:
+            self._publisher.end()
         if not (self.signals.count or self._watch.ended or self._budget_is_used()):
             raise WorkerFailed(
                 f"training ended after {self.steps_done()} of {self.step_limit} steps"
@@ -325,11 +336,9 @@ class Training(Session):
 
     def _end_rounds(self) -> None:
         """Let the cluster take what this machine has trained since the last round."""
-        if (link := self.link) is None or self.config.cluster is None:
-            return
-        if not self.pool:
-            return  # all were ended within a step; what waits is in the checkpoint
-        limit_s = self.config.round_every + ROUND_S
+        if (link := self.link) is None or not self.pool:
+            return  # without workers all were ended within a step; what waits is in the checkpoint
+        limit_s = self.plan.config.round_every + ROUND_S
         link.ask_for_last_round()
         until = partial(self.until, doing=Doing(Activity.FINISHING), even_if_interrupted=True)
         if not until(lambda: link.has_sent_all, limit_s=limit_s):
@@ -338,11 +347,11 @@ class Training(Session):
 
     def _save_and_evaluate(self) -> None:
         """Save the final state while workers evaluate it."""
-        evaluates = self.config.eval_every.on and bool(self.pool)
+        evaluates = self.plan.config.eval_every.on and bool(self.pool)
         if evaluates:
-            self._evaluation.begin()
+            self._evaluations.begin_last()
         try:
-            if self.start.budget.is_used_up and self.plan.resumption is not None:
+            if self.budget.is_used_up and self.plan.resumption is not None:
                 self.newest = self.plan.resumption.checkpoint.path
             else:
                 path = self.save()
@@ -352,14 +361,12 @@ class Training(Session):
             self._unsaved = error  # the model is still evaluated for its scores
             self.report(f"no checkpoint: {error}")
         except CheckpointError as error:
-            raise Diverged(
-                f"{error}; lower --lr or --clip, then --resume from the last checkpoint"
-            ) from error
+            raise Diverged(f"{error}; {ADVICE}") from error
         self._watch.close(self.run, self.newest, self.report)
         if evaluates:
             optional = GAVE_UP_WORKER if self.signals.count else ()
             with suppress(_StopNow, *optional):  # the final state is saved
-                self._evaluation.finish()
+                self._evaluations.finish()
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save the state of a failed run, and add the command to resume it to the error."""
@@ -374,7 +381,7 @@ class Training(Session):
         resume = f"mlxhog train --resume {self.run.directory}"
         return WorkerFailed(f"{failure}; saved {path}, resume with {resume}")
 
-    # -- checkpoints -----------------------------------------------------------------------------
+    # -- checkpoints, and a change of the strategy -----------------------------------------------
 
     def save(self) -> Path:
         """Save a checkpoint, after the strategy has settled the arena.
@@ -384,8 +391,8 @@ class Training(Session):
         Raises:
             EnvironmentLacks: the disk is full; the previous checkpoint is whole.
         """
-        plan, arena = self.plan, self.arena
-        optimizer, values = state.dump(plan, arena, self.ledger, self.start, self.monitor)
+        plan, arena, watch = self.plan, self.arena, self._watch
+        optimizer, values = state.dump(plan, arena, self.ledger, self.budget, self.monitor)
         self.newest = checkpoint.save(
             self.run,
             step=values["version"],
@@ -394,7 +401,12 @@ class Training(Session):
             },
             model_config=plan.model.to_dict(),
             optimizer=optimizer,
-            state={**values, "best": self._watch.to_json(), "ended": self._watch.ended},
+            state={
+                **values,
+                "network_bytes": self._network_bytes(),
+                "best": watch.to_json(),
+                "ended": watch.ended,
+            },
             tokenizer=plan.data.tokenizer,
             keep_last=plan.keep_last,
         )
@@ -442,6 +454,38 @@ class Training(Session):
             return False
         return True
 
+    def change_strategy(self, why: str, lost: float | None) -> bool:
+        """Continue with the other strategy if all workers hold still; whether they do.
+
+        Args:
+            why: the reason, for the user.
+            lost: the share of gradients that rounds lose, if that is the reason.
+        """
+        old, new, arena = self.plan, self.plan.changed(), self.arena
+        with self.paused(Activity.CHANGING) as still:
+            # Rounds take tickets by number: one that a dead worker left below others comes first.
+            if not still or (new.strategy.numbered and self.ledger.position()["done"]):
+                return False
+            self.settle()
+            done, tokens = self.steps_done(), arena.counters.load("tokens")
+            self._sent = done, self._network_bytes()
+            state.change(old, new, arena)
+            self.change(new.budget.continuing(self.budget, done), done, tokens)
+            self.reporter.plan, self.monitor.budget = self.plan, self.budget
+            self.monitor.strategy = name = new.strategy.name
+            with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
+                self._write_config()
+            line = f"strategy {title(name)}: {why}"
+            self.reporter.report(line, kind="strategy", strategy=name, lost=lost)
+            self.until(self.all_built, Doing(Activity.CHANGING), even_if_interrupted=True)
+        return True
+
+    def _network_bytes(self) -> int:
+        """Bytes that the run would have sent; see `Strategy.network_bytes`."""
+        steps_before, bytes_before = self._sent
+        steps = self.arena.counters.load("steps") - steps_before
+        return bytes_before + self.strategy.network_bytes(self.arena, steps)
+
     # -- what others see -------------------------------------------------------------------------
 
     def report(self, message: str) -> None:
@@ -477,37 +521,17 @@ class Training(Session):
             self.reporter.sample = self.run.last_sample()
             self.reporter.record("sample", text=self.reporter.sample)
 
-    def _load_model(self, arena: Arena, out: Float32) -> None:
-        """Write the model, by the strategy at that time."""
-        self.strategy.load(arena, out, training=True)
-
-    def _end_publishing(self) -> None:
-        """Publish the final weights for readers; no worker may move."""
-        if self._publisher is not None:
-            self._publisher.end()
-
     def _write_config(self) -> None:
         with disk_errors(f"writing {self.run.config_path}"):
             replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
 
     def _write_status(self, **more: Any) -> None:
-        """Replace run.json."""
         link = self.link
         self.reporter.write_status(
-            batch_size=self._batch,
+            batch_size=None if self.plan.batch is None else self.plan.batch.to_json(),
             status=self._status,
             checkpoint=self.newest,
             notices=list(self.notices),
             **({} if link is None else {"cluster": link.report()}),
             **more,
-        )
-
-    def _result(self, error: MlxhogError | None) -> Result:
-        return self.reporter.result(
-            self,
-            status=self._status,
-            checkpoint=None if self.newest is None else str(self.newest),
-            error=None if error is None else str(error),
-            copies_bits_per_byte=tuple(self._evaluation.copies_bits_per_byte),
-            network_bytes=state.network_bytes(self.plan, self.arena, self.start),
         )

@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 import signal
 import statistics
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,9 @@ from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.strategies import recorded
+from mlxhog.strategies import Strategy, recorded
 from mlxhog.training import worker
-from mlxhog.training.job import Job, Setup
+from mlxhog.training.job import Job, Plan, store_limits
 
 if TYPE_CHECKING:  # only runs of a cluster load it
     from mlxhog.cluster.link import Link
@@ -83,58 +83,50 @@ class Session(ABC):
     Subclasses define the messages (`report`), the reading of records (`drain`) and the interrupts.
 
     Attributes:
-        strategy: the present one.
+        plan: of the run, with its present strategy and workers.
+        budget: of this call, in steps of the present strategy.
+        step_limit: steps that this call may take; None for no limit.
         seats: of the workers; those of the start have slots 1, 2, ...
         link: of the run's cluster; None without one.
         restarts, removed, torn: number of replaced workers, of workers that have left or were
             given up, and of batches that died half applied.
         notices: of workers, each once, in order.
-        step_limit: steps that this call may take; None for no limit.
     """
 
     poll_s = 0.05  # longest wait for the death of a worker; the first waits of a phase are shorter
+    plan: Plan
 
     def __init__(
-        self,
-        setup: Setup,
-        run_dir: Path,
-        *,
-        stack: ExitStack,
-        fallback: Path | None = None,
-        other: Setup | None = None,
+        self, plan: Plan, run_dir: Path, *, stack: ExitStack, fallback: Path | None = None
     ) -> None:
         """Create the arena, which the caller fills; this spawns no process.
 
         Args:
-            setup: of the run.
+            plan: of the run.
             run_dir: worker logs go to its `logs` folder.
             stack: on close, kills the workers and closes the arena.
             fallback: folder for the arena if shared memory is too small.
-            other: set-up with the strategy that the run may change to.
         """
         # The parts refer to each other and to the arena: this frees them with the run, without a
         # wait for the garbage collector.
         stack.callback(vars(self).clear)
-        self.strategy, self.config, self.run_dir = setup.strategy, setup.config, run_dir
-        self._setup = setup.for_workers()
-        self._other = None if other is None else other.for_workers()
+        self.plan, self.run_dir, self.budget = plan, run_dir, plan.budget
+        self.step_limit: int | None = None
         self.arena = stack.enter_context(
-            Arena.create(setup.layout, write=setup.writers.write, fallback=fallback)
+            Arena.create(plan.layout, write=plan.writers.write, fallback=fallback)
         )
         self.ledger = Ledger(self.arena)
-        self.seats = [Seat(slot, spec) for slot, spec in enumerate(setup.workers, start=1)]
+        self.seats = [Seat(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
         self.pool = WorkerPool()
         self.link: Link | None = None
-        if setup.link is not None:
+        if plan.link is not None:
             from mlxhog.cluster.link import Link
 
             log = run_dir / "logs" / "link.log"
-            self.link = Link(self.arena, replace(setup.link, log=log))
+            self.link = Link(self.arena, replace(plan.link, log=log))
         self.restarts = self.removed = self.torn = 0
         self.notices: dict[str, None] = {}
-        self.step_limit: int | None = None
-        self._limit: int | None = None  # of the first strategy
-        self._budget, self._watched, self._wait_s = Budget(), WatchedTime(), FIRST_WAIT_S
+        self._watched, self._wait_s = WatchedTime(), FIRST_WAIT_S
         stack.callback(self.stop, 0.0)
 
     @abstractmethod
@@ -149,20 +141,27 @@ class Session(ABC):
         """Number of the user's interrupts."""
         return 0
 
+    @property
+    def strategy(self) -> Strategy:
+        """The present strategy."""
+        return self.plan.strategy
+
     # -- phases ----------------------------------------------------------------------------------
 
-    def begin(self, budget: Budget, step_limit: int | None, until: int | None = None) -> None:
-        """Set the budget, after the arena is filled and before workers start.
+    def begin(self, step_limit: int | None, until: int | None = None) -> None:
+        """Set the limits, after the arena is filled and before workers start.
 
         Args:
-            budget: of this call.
             step_limit: steps that this call may take; None for no limit.
             until: steps after which the strategy changes, where that is known.
         """
-        self._budget, self.step_limit = budget, step_limit
+        self.step_limit = step_limit
         limits = [n for n in (step_limit, until) if n is not None]
-        self._limit = min(limits, default=None)
-        self.strategy.limit_steps(self.arena, self.ledger, self._limit)
+        self._limit(min(limits, default=None))
+
+    def _limit(self, steps: int | None, done: int = 0) -> None:
+        self.strategy.limit_steps(self.arena, self.ledger, steps, done)
+        store_limits(self.arena.counters, self.budget, steps)
 
     def spawn(self) -> None:
         """Start every worker, and the link of a cluster."""
@@ -194,18 +193,12 @@ class Session(ABC):
             done: steps of this call so far.
             tokens: in them.
         """
-        counters = self.arena.counters
-        setup = self._setup if counters.load("strategy") % 2 else self._other
-        assert setup is not None
-        self.strategy = setup.strategy
-        limit = budget.step_limit(setup.strategy.tokens_per_step, steps=done, tokens=tokens)
-        self.step_limit, rest = limit, None if limit is None else limit - done
-        counters.store("first_ticket", self.ledger.watermark)
-        self.strategy.limit_steps(self.arena, self.ledger, rest, done)
-        for name, value in (("limit_steps", rest), ("budget_steps", budget.steps)):
-            counters.set_real(name, math.inf if value is None else value)
-        counters.set_real("steps_before", budget.progress_before)
-        counters.add("strategy", 1)  # after the numbers that workers read
+        self.plan, self.budget = self.plan.changed(), budget
+        limit = budget.step_limit(self.strategy.tokens_per_step, steps=done, tokens=tokens)
+        self.step_limit = limit
+        self.arena.counters.store("first_ticket", self.ledger.watermark)
+        self._limit(None if limit is None else limit - done, done)
+        self.arena.counters.add("strategy", 1)  # after the limits, which workers read
 
     def all_built(self) -> bool:
         """Whether every worker has built the present strategy; one that starts will build it."""
@@ -340,11 +333,11 @@ class Session(ABC):
                 self.report(self.link.messages.pop(0))
         for seat in list(self.seats):
             if seat.slot in dead:
-                self._settle(seat)
+                self._replace_or_remove(seat)
                 continue
             entry = self.entry(seat)
             if not seat.notices_read and entry.state == State.RUNNING:
-                self._is_up(seat)
+                self._welcome(seat)
             if entry.nonfinite_in_row >= MAX_NONFINITE:
                 raise Diverged(
                     f"{seat} computed {entry.nonfinite_in_row} non-finite gradients in a row; "
@@ -353,8 +346,7 @@ class Session(ABC):
         self.ledger.sweep_orphans()
         self.drain()
 
-    def _is_up(self, seat: Seat) -> None:
-        """Pass on what a worker said while it started."""
+    def _welcome(self, seat: Seat) -> None:
         seat.notices_read = True
         notices = worker.read_notices(self._log(seat.slot), seat.log_begin)
         self.notices |= dict.fromkeys(notices)
@@ -372,7 +364,7 @@ class Session(ABC):
             for entry in map(self.entry, self.seats)
             if entry.steps
         ]
-        limit_s = self.config.heartbeat_timeout_s
+        limit_s = self.plan.config.heartbeat_timeout_s
         if steps_s:
             limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
         now_s = self._watched.look()
@@ -415,7 +407,7 @@ class Session(ABC):
         A dead or starting worker does not rest: it may have left work half done that others wait
         for.
         """
-        return self._twice(lambda: [*map(self._rests, self.seats), self._link_is_still()])
+        return self._twice(lambda: [self._rests(seat) for seat in self.seats])
 
     def holding_still(self) -> bool:
         """Whether no worker changes the state of a checkpoint while `pause` is set.
@@ -428,7 +420,7 @@ class Session(ABC):
 
         def look() -> list[bool]:
             still = [self.entry(seat).phase in STILL for seat in self.seats]
-            return [*still, self.strategy.between_steps(self.arena), self._link_is_still()]
+            return [*still, self.strategy.between_steps(self.arena)]
 
         return self._twice(look)
 
@@ -441,41 +433,34 @@ class Session(ABC):
         entry = self.entry(seat)
         return entry.state == State.RUNNING and entry.phase == Phase.IDLE
 
-    def _link_is_still(self) -> bool:
-        return self.link is None or self.link.still()
-
     def _twice(self, look: Callable[[], list[bool]]) -> bool:
-        """Whether all are true twice, with no step of any worker in between."""
+        """Whether all are true twice, with no step in between, and the link holds still."""
 
         def steps() -> list[tuple[int, int]]:
             return [(self.entry(seat).steps, self.entry(seat).state) for seat in self.seats]
 
+        def all_true() -> bool:
+            return all(look()) and (self.link is None or self.link.still())
+
         before = steps()
-        if not all(look()):
+        if not all_true():
             return False
-        connection.wait([], timeout=0.02)
-        return all(look()) and before == steps()
+        time.sleep(0.02)
+        return all_true() and before == steps()
 
     # -- life and death --------------------------------------------------------------------------
 
     def _log(self, slot: int) -> Path:
         return self.run_dir / "logs" / f"worker-{slot}.log"
 
-    def _last_line(self, slot: int) -> str:
-        log = self._log(slot)
-        with log.open("rb") if log.exists() else BytesIO() as output:
-            return last_lines(output)[-1]
-
     def _job(self, slot: int, halvings: int = 0) -> Job:
         return Job(
-            setup=self._setup,
+            plan=self.plan,
             handle=self.arena.handle(),
             slot=slot,
-            budget=self._budget,
-            step_limit=self._limit,
             run_dir=self.run_dir,
+            changes=self.arena.counters.load("strategy"),
             halvings=halvings,
-            other=self._other,
         )
 
     def _count(self) -> None:
@@ -487,7 +472,7 @@ class Session(ABC):
         log = self._log(seat.slot)
         seat.log_begin, seat.notices_read = log.stat().st_size if log.exists() else 0, False
         job = self._job(seat.slot, seat.halvings)
-        if self.config.determinism == "record":
+        if self.plan.config.determinism == "record":
             begin = event_log.Begin(job.spec.backend, job.spec.threads, job.kernels)
             event_log.append(event_log.worker_path(self.run_dir, seat.slot), begin)
         self.pool[seat.slot] = WorkerProcess(
@@ -502,7 +487,7 @@ class Session(ABC):
     def _reap(self, seat: Seat, timeout_s: float = 0.0) -> Death:
         """Free the tickets and locks of a dead worker; kill it first after `timeout_s`."""
         entry = self.entry(seat)
-        if self.config.determinism == "record":
+        if self.plan.config.determinism == "record":
             self.pool[seat.slot].end(timeout_s)
             died = entry.state not in (State.FINISHED, State.LEAVING)
             recorded.settle(self.arena, self.run_dir, seat.slot, died=died)
@@ -515,7 +500,7 @@ class Session(ABC):
             Marks(self.arena, seat.slot).end_update()
         return death
 
-    def _settle(self, seat: Seat) -> None:
+    def _replace_or_remove(self, seat: Seat) -> None:
         """Replace a worker that has ended; remove one that was leaving, or joined and fails."""
         if seat.leaving_s is not None:
             self._remove(seat)
@@ -533,7 +518,9 @@ class Session(ABC):
         death = self._reap(seat)
         if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
             return
-        last, log = self._last_line(seat.slot), self._log(seat.slot)
+        log = self._log(seat.slot)
+        with log.open("rb") if log.exists() else BytesIO() as output:
+            last = last_lines(output)[-1]
         if state == State.STARTING and death.code in EXIT_ERRORS:
             raise EXIT_ERRORS[death.code](f"{seat} cannot start: {last}")
         if death.is_fault:
@@ -549,7 +536,7 @@ class Session(ABC):
         if seat.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
             lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
             self._halve(seat, f"{seat} {lost}", last)
-        if len(seat.deaths_s) > self.config.restarts:
+        if len(seat.deaths_s) > self.plan.config.restarts:
             raise WorkerFailed(
                 f"{seat} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
                 f"(last: {death}; {last}){limit_in_words()}; see {log}, or allow more with "
@@ -583,9 +570,7 @@ class Session(ABC):
 
     def join(self, slot: int, spec: WorkerSpec, kernels: str) -> None:
         """Start one more worker, in a free slot whose optimizer state is in place."""
-        self._setup = self._setup.with_worker(slot, spec, kernels)
-        if self._other is not None:
-            self._other = self._other.with_worker(slot, spec, kernels)
+        self.plan = self.plan.with_worker(slot, spec, kernels)
         seat = Seat(slot, spec, joined=True)
         self.seats.append(seat)
         self._spawn(seat)
@@ -606,7 +591,6 @@ class Session(ABC):
             self._remove(seat)
 
     def _remove(self, seat: Seat, why: str = "") -> None:
-        """Remove a seat: its process ends now, without a replacement."""
         if seat.slot in self.pool:
             self._reap(seat)
         self.seats.remove(seat)

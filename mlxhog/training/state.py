@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,50 +30,34 @@ from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.optim.tables import MEANS
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
-from mlxhog.training.origin import score_of, text_kind
-from mlxhog.training.plan import Plan
+from mlxhog.training.kernel_choice import Note
+from mlxhog.training.origin import text_kind
+from mlxhog.training.plan import TextPlan
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """By "segment/parameter"."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """The state in which a call to `train`, or another strategy in the middle of it, begins.
-
-    Attributes:
-        budget: of the call.
-        messages: for the user.
-        steps: of the call before.
-        network_bytes: see `Strategy.network_bytes`; of these steps.
-    """
-
-    budget: Budget
-    messages: tuple[str, ...] = ()
-    steps: int = 0
-    network_bytes: int = 0
-
-
 # -- into an arena -------------------------------------------------------------------------------
 
 
-def load(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
+def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda message: None) -> None:
     """Write the first parameters, moments and data position into a new arena.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of another architecture or corpus, or its
             moments have other shapes than in this run.
     """
-    start, strategy = start_of(plan), plan.strategy
+    strategy = plan.strategy
     if plan.resumption is None:
         _initialise(plan, arena)
         strategy.begin(arena)
-        return start
+        return
     saved = plan.resumption.checkpoint
     for name, value in saved.params.items():
         mapped.copy(value, arena.param(name))
     for kind, sign in ((RESIDUAL, 1.0), (FEEDBACK, -1.0)):
-        if kind not in plan.private_state or plan.config.reset_optimizer:
+        if kind not in plan.optimizer.state_segments or plan.config.reset_optimizer:
             # Add updates that workers had not written yet, or undo those written in advance.
             for key, value in saved.optimizer.items():
                 segment, _, name = key.partition("/")
@@ -99,42 +83,19 @@ def load(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
                 continue  # steps of an optimizer that is reset
             _fill(arena, segment, [segment], saved.optimizer)
     strategy.begin(arena, position)
-    _load_means(plan, arena, saved)
-    message: str | None = "the optimizer restarts without moments"
     if plan.config.reset_optimizer:
         arena.counters.store("moments_since", arena.counters.load("version"))
+        note("the optimizer restarts without moments")
     else:
+        if arena.layout.tables:
+            _load_means(arena, saved)
         steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
         moments = _Moments(steps, saved.state.get("moments_since"), saved.optimizer)
-        message = _load_moments(plan, arena, moments)
+        _load_moments(plan, arena, moments, note)
     strategy.restore_state(arena, state)
-    return replace(start, messages=(*start.messages, *filter(None, [message])))
 
 
-def start_of(plan: Plan) -> Start:
-    """The part of a call's start that needs no arena."""
-    if plan.resumption is None:
-        return Start(plan.budget)
-    saved, rest, workers = plan.resumption.checkpoint, plan.resumption.own_budget, len(plan.workers)
-    used, joined = saved.state["used"], saved.state["joined"]
-    score = score_of(plan.resumption.run, saved.path, saved.state)
-    only = (
-        ""
-        if rest is None or not rest.is_used_up
-        else (", its training is over: only the evaluation is left")
-    )
-    messages = [f"resuming from step {used['steps']}{f' ({score})' if score else ''}{only}"]
-    if joined:
-        many = f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had"
-        messages.append(
-            f"{many} {'joined' if joined > 0 else 'left'} when this was saved; the run resumes "
-            f"with the {workers} of its configuration (mlxhog join adds others)"
-        )
-    budget = replace(plan.budget, **{f"{unit}_before": used[unit] for unit in used})
-    return Start(budget, tuple(messages))
-
-
-def _initialise(plan: Plan, arena: Arena) -> None:
+def _initialise(plan: TextPlan, arena: Arena) -> None:
     """Draw the first parameters by two threads (drawing releases the GIL).
 
     The weights of `init_from`, if any, are written over them.
@@ -149,10 +110,7 @@ def _initialise(plan: Plan, arena: Arena) -> None:
         plan.initial_weights.fill(arena, plan.model)
 
 
-def _load_means(plan: Plan, arena: Arena, saved: Checkpoint) -> None:
-    """Restore the running means of tables; they begin anew with the optimizer."""
-    if not arena.layout.tables or plan.config.reset_optimizer:
-        return
+def _load_means(arena: Arena, saved: Checkpoint) -> None:
     means, ours = saved.optimizer.get(MEANS), arena.segment(MEANS)
     if means is None or means.shape != ours.shape:
         raise CheckpointError(
@@ -180,22 +138,22 @@ class _Moments(NamedTuple):
     arrays: Arrays
 
 
-def _moments_of(plan: Plan, arena: Arena) -> _Moments:
+def _moments_of(plan: TextPlan, arena: Arena) -> _Moments:
     """The moments in an arena at rest, as views."""
     slots = plan.strategy.state_slots(arena)
-    segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
+    segments = [f"{kind}.{slot}" for kind in plan.optimizer.state_segments for slot in slots]
     arrays: dict[str, NDArray[np.float32]] = {}
-    for segment in (*segments, *plan.shared_state, *plan.strategy.kept_segments()):
+    for segment in (*segments, *plan.optimizer.shared_segments, *plan.strategy.kept_segments()):
         flat = arena.segment(segment)
         for name, slot in arena.layout.parts(segment).items():
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             arrays[f"{segment}/{name}"] = view
     steps = {slot: arena.workers.entry(slot).opt_step for slot in slots}
-    since = arena.counters.load("moments_since") if plan.shared_state else None
+    since = arena.counters.load("moments_since") if plan.optimizer.shared_segments else None
     return _Moments(steps, since, arrays)
 
 
-def change(old: Plan, new: Plan, arena: Arena) -> None:
+def change(old: TextPlan, new: TextPlan, arena: Arena) -> None:
     """Give a run at rest the moments and the segments of its other strategy.
 
     Segments that only one of them has overlap, so moments are copied out of the arena first.
@@ -205,14 +163,14 @@ def change(old: Plan, new: Plan, arena: Arena) -> None:
     slots = range(1, new.strategy.slots + 1)
     for segment in (
         *new.strategy.segments(len(new.layout.slots)),
-        *new.shared_state,
-        *(f"{kind}.{slot}" for kind in new.private_state for slot in slots),
+        *new.optimizer.shared_segments,
+        *(f"{kind}.{slot}" for kind in new.optimizer.state_segments for slot in slots),
     ):
         arena.segment(segment).fill(0)
-    _load_moments(new, arena, moments)
+    _load_moments(new, arena, moments, lambda message: None)
 
 
-def _load_moments(plan: Plan, arena: Arena, saved: _Moments) -> str | None:
+def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> None:
     """Give every worker its moments, or the average if the workers have changed.
 
     Private moments become their average if the new run shares them; shared moments are copied to
@@ -221,11 +179,11 @@ def _load_moments(plan: Plan, arena: Arena, saved: _Moments) -> str | None:
     version, steps, saved_slots = arena.counters.load("version"), saved.steps, list(saved.steps)
     mean_of_all = round(sum(steps.values()) / len(steps))
     since = max(0, version - mean_of_all) if saved.since is None else saved.since
-    become_private = saved.since is not None and not plan.shared_state
+    become_private = saved.since is not None and not plan.optimizer.shared_segments
     # one slot stands for all where their moments are the same
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
-    slots = sorted({*range(1, len(plan.workers) + 1), *now})
+    slots = sorted({*range(1, plan.strategy.workers + 1), *now})
     averaged, optimizer = saved_slots, optim.chosen(plan.config)
     if optimizer.has_own_bases:
         averaged = [max(saved_slots, key=lambda slot: steps[slot])]
@@ -234,25 +192,26 @@ def _load_moments(plan: Plan, arena: Arena, saved: _Moments) -> str | None:
         entry = arena.workers.entry(slot)
         mean_steps = round(sum(steps[s] for s in sources) / len(sources))
         entry.opt_step = version - since if become_private else mean_steps
-        for kind in plan.private_state:
+        for kind in plan.optimizer.state_segments:
             shared_out = kind in (RESIDUAL, FEEDBACK) and not same  # keeps the sum
             segments = [f"{kind}.{s}" for s in (saved_slots if shared_out else sources)]
             _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.arrays)
             if shared_out:
                 arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
-    for kind in plan.shared_state:
+    for kind in plan.optimizer.shared_segments:
         _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.arrays)
     arena.counters.store("moments_since", since)
-    if same or become_private or not plan.private_state:
-        return None
+    if same or become_private or not plan.optimizer.state_segments:
+        return
     if len(saved_slots) == 1:
-        return f"one worker's moments were copied to each of {len(slots)} workers"
-    if optimizer.has_own_bases:
-        return (
+        note(f"one worker's moments were copied to each of {len(slots)} workers")
+    elif optimizer.has_own_bases:
+        note(
             f"the moments of the worker with the most steps were copied to each of {len(slots)} "
             f"workers: {optimizer.name} keeps them in a basis of each worker, without an average"
         )
-    return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
+    else:
+        note(f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers")
 
 
 def _fill(arena: Arena, segment: str, sources: list[str], saved: Arrays) -> None:
@@ -276,13 +235,13 @@ def _fill(arena: Arena, segment: str, sources: list[str], saved: Arrays) -> None
 
 
 def dump(
-    plan: Plan, arena: Arena, ledger: Ledger, start: Start, monitor: Monitor
+    plan: TextPlan, arena: Arena, ledger: Ledger, budget: Budget, monitor: Monitor
 ) -> tuple[Arrays, dict[str, Any]]:
     """The optimizer's arrays and the state that `load` reads, after the strategy has settled.
 
     No process may write parameters meanwhile; workers may read them.
     """
-    counters, budget, config, stored = arena.counters, start.budget, plan.config, plan.stored
+    counters, config, stored = arena.counters, plan.config, plan.stored
     moments, position = _moments_of(plan, arena), ledger.position()
     means = {MEANS: arena.segment(MEANS)} if arena.layout.tables else {}
     link: dict[str, NDArray[np.float32]] = {}
@@ -314,7 +273,6 @@ def dump(
         "budget": {unit: getattr(config, unit) for unit in ("steps", "tokens", "time", "epochs")},
         "left": rest,
         "over": monitor.over,
-        "network_bytes": network_bytes(plan, arena, start),
         "val_bits_per_byte": monitor.evaluation.val_bits_per_byte,
         "val_step": monitor.evaluation.val_step,
         "held_out": asdict(plan.held_out),
@@ -324,7 +282,7 @@ def dump(
         **plan.strategy.state(arena),
         "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
         "emulated": plan.emulated,
-        "joined": (counters.load("workers") or len(plan.workers)) - len(plan.workers),
+        "joined": (counters.load("workers") or plan.strategy.workers) - plan.strategy.workers,
         "opt_steps": {str(slot): steps for slot, steps in moments.steps.items()},
         "tokens_sha256": TokenFile.open(plan.data.train).digest,
         "held_out_sha256": TokenFile.open(plan.data.val).digest,
@@ -332,19 +290,14 @@ def dump(
     return {**moments.arrays, **means, **link}, state
 
 
-def network_bytes(plan: Plan, arena: Arena, start: Start, *, of_run: bool = True) -> int:
-    """Bytes that the run, or this call alone, would have sent; see `Strategy.network_bytes`."""
-    steps = arena.counters.load("steps") - start.steps
-    of_call = start.network_bytes + plan.strategy.network_bytes(arena, steps)
-    if plan.resumption is None or not of_run:
-        return of_call
-    return int(plan.resumption.checkpoint.state["network_bytes"]) + of_call
-
-
-def n_bytes(plan: Plan) -> int:
+def n_bytes(plan: TextPlan) -> int:
     """Estimate the size of a checkpoint."""
-    private = [f"{name}.1" for name in plan.private_state]
-    segments = [*len(plan.workers) * private, *plan.shared_state, *plan.strategy.kept_segments()]
+    private = [f"{name}.1" for name in plan.optimizer.state_segments]
+    segments = [
+        *plan.strategy.workers * private,
+        *plan.optimizer.shared_segments,
+        *plan.strategy.kept_segments(),
+    ]
     tables = sum(slot.size for slot in plan.layout.tables.values())
     return 4 * tables + 4 * sum(
         slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()

@@ -51,7 +51,7 @@ class Gradients:
     def __init__(self, job: Job, arena: Arena, entry: Entry, backend: Backend) -> None:
         """Open the training data."""
         self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
-        self._batches, self._rank = job.setup.batches(), job.slot - 1
+        self._batches, self._rank = job.plan.batches(), job.slot - 1
         self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
 
     def micro_batches(self, lease: Lease) -> list[Batch]:
@@ -70,7 +70,7 @@ class Gradients:
 
     def _batch(self, epoch: int, ticket: int) -> Batch:
         """The batch of a ticket; in a cluster, in an order of this machine's own."""
-        if self._job.setup.link is not None:
+        if self._job.plan.link is not None:
             from mlxhog.cluster.anchor import own_epochs
 
             epoch += own_epochs(self._arena)
@@ -110,7 +110,7 @@ class Gradients:
         A GPU compiles for the shape of a step. On a CPU a few tokens suffice, and are faster.
         """
         print(f"micro-batch {self._job.micro_batch}", flush=True)
-        show_model(self._job.setup.strategy, self._arena, self.backend)
+        show_model(self._job.plan.strategy, self._arena, self.backend)
         batch = self._batches.example().part(0, self._job.micro_batch)
         if self._job.spec.backend not in GPU_BACKENDS:
             batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
@@ -189,7 +189,7 @@ class Steps:
             time.sleep(0.002)
 
     def _take(self, lease: Lease) -> int:
-        """Read, compute, write, record; returns the nanoseconds of the first three."""
+        """Take a step; returns the nanoseconds of all but its record."""
         step = self._computed(lease)
         self._write(step)
         self.context.entry.apply_ns += step.apply_ns
@@ -197,7 +197,6 @@ class Steps:
         return step.ended_ns - step.began_ns
 
     def _computed(self, lease: Lease) -> Step:
-        """Read, and compute the gradient."""
         entry, batches = self.context.entry, self.gradients.micro_batches(lease)
         number, waited_ns = entry.steps, entry.wait_ns
         step = Step(lease, batches, began_ns=entry.beat(Phase.READ))
@@ -217,12 +216,19 @@ class Steps:
         """Before each gradient."""
 
     def _write(self, step: Step) -> int:
-        """Add a step, and the lost-update probe; returns the nanoseconds of waits for locks."""
+        """Add a step, and the lost-update probe; returns the nanoseconds of waits for locks.
+
+        The probe gets 1.0 in the way of parameter updates; missing counts are lost updates.
+        """
         entry, samples = self.context.entry, sum(len(batch.x) for batch in step.batches)
         began_ns, waited_ns = monotonic_ns(), entry.wait_ns
         step.outcome = self.strategy.write(step.grads, step.lease, samples)
         if step.outcome.applied and self.context.strategy.probes:
-            self._probe()  # all workers write it, unlike the parameters of disjoint blocks
+            probe = self.context.arena.layout.probe
+            scattered = sparsify(self.job.config) != "none"
+            # All workers write it, unlike the parameters of disjoint blocks.
+            self._target.probe(probe.offset, probe.size, scattered=scattered)
+            entry.probe_adds += 1
         step.ended_ns, waited_ns = monotonic_ns(), entry.wait_ns - waited_ns
         step.wait_ns += waited_ns
         # Threads of a worker may wait for locks at once, for longer together than this took.
@@ -230,20 +236,36 @@ class Steps:
         return waited_ns
 
     def _record(self, step: Step) -> None:
-        """Count a step that was added, and append its record."""
-        entry, outcome = self.context.entry, step.outcome
+        """Count a step in this worker's entry and the run's counters, and append its record."""
+        entry, outcome, tokens = self.context.entry, step.outcome, step.tokens
         assert outcome is not None
         entry.read_ns += step.read_ns
         entry.compute_ns += step.compute_ns
         entry.forward_ns += step.forward_ns
-        self._count(outcome, step.loss, step.tokens)
+        entry.steps += 1
+        entry.tokens += tokens
+        if tokens:
+            entry.loss = step.loss
+        if outcome.applied:
+            entry.nonfinite_in_row = 0
+            entry.staleness_sum += outcome.staleness
+            entry.staleness_max = max(entry.staleness_max, outcome.staleness)
+        else:
+            entry.nonfinite_in_row = 0 if outcome.too_late else entry.nonfinite_in_row + 1
+        counts, counters = self.strategy.counts_step(), self.context.arena.counters
+        if not outcome.applied and (counts or outcome.too_late):
+            entry.dropped += 1  # one worker counts a step that all drop together
+        if counts:
+            counters.add("steps", 1)
+        if counts or not outcome.too_late:  # else it was too late for a step of others
+            counters.add("tokens", tokens)
         self.ring.append(
             kind=control.RecordKind.STEP,
             worker=self.job.slot,
             version=outcome.version,
             t_ns=step.ended_ns,
             loss=step.loss,
-            tokens=step.tokens,
+            tokens=tokens,
             nats=step.loss * sum(batch.n_labels for batch in step.batches),
             n_bytes=sum(batch.n_bytes for batch in step.batches),
             staleness=outcome.staleness,
@@ -252,34 +274,6 @@ class Steps:
             apply_s=step.apply_ns / 1e9,
             wait_s=step.wait_ns / 1e9,
         )
-
-    def _count(self, outcome: WriteResult, loss: float, tokens: int) -> None:
-        """Add a step to this worker's entry and to the run's counters."""
-        entry, counters = self.context.entry, self.context.arena.counters
-        entry.steps += 1
-        entry.tokens += tokens
-        if tokens:
-            entry.loss = loss
-        if outcome.applied:
-            entry.nonfinite_in_row = 0
-            entry.staleness_sum += outcome.staleness
-            entry.staleness_max = max(entry.staleness_max, outcome.staleness)
-        else:
-            entry.nonfinite_in_row = 0 if outcome.too_late else entry.nonfinite_in_row + 1
-        counts = self.strategy.counts_step()
-        if not outcome.applied and (counts or outcome.too_late):
-            entry.dropped += 1  # one worker counts a step that all drop together
-        if counts:
-            counters.add("steps", 1)
-        if counts or not outcome.too_late:  # else it was too late for a step of others
-            counters.add("tokens", tokens)
-
-    def _probe(self) -> None:
-        """Add 1.0 to the probe in the way of parameter updates; missing counts are lost updates."""
-        probe = self.context.arena.layout.probe
-        scattered = sparsify(self.job.config) != "none"
-        self._target.probe(probe.offset, probe.size, scattered=scattered)
-        self.context.entry.probe_adds += 1
 
 
 class OverlappedSteps(Steps):
@@ -319,7 +313,6 @@ class OverlappedSteps(Steps):
         self._finish()
 
     def _take(self, lease: Lease) -> int:
-        """Read, and compute beside the write of the last step."""
         try:
             step = self._computed(lease)
         finally:  # after an error, too: a step is added whole
@@ -328,7 +321,6 @@ class OverlappedSteps(Steps):
         return step.read_ns + step.wait_ns + step.compute_ns + waited_ns
 
     def _after_read(self) -> None:
-        """Let the helper add the step that waits."""
         if self._waiting is not None:
             self._adding = self._helper.submit(self._add, self._waiting)
             self._waiting = None

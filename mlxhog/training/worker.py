@@ -12,7 +12,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from mlxhog import backends, optim
 from mlxhog.arena import Arena, control
@@ -30,7 +29,7 @@ from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
-from mlxhog.training.job import Job, SideJobs
+from mlxhog.training.job import Job, SideJobs, limits
 from mlxhog.training.steps import Gradients, OverlappedSteps, Steps
 
 LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
@@ -46,7 +45,11 @@ _METAL_SAYS = "Command buffer execution failed"
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
     sys.stdout.flush()
-    with _opened(job.log) as stream:
+    try:  # `TorchBackend` reads it; if its folder is gone, output to it is dropped
+        log = job.log.open("a+", buffering=1)
+    except OSError:
+        log = open(os.devnull, "w")
+    with log as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         try:
@@ -63,14 +66,6 @@ def main(job: Job) -> None:
             with suppress(OSError):  # the disk of the log may be full
                 print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(code)
-
-
-def _opened(log: Path) -> IO[str]:
-    """Open a log, which `TorchBackend` reads; if its folder is gone, output to it is dropped."""
-    try:
-        return log.open("a+", buffering=1)
-    except OSError:
-        return open(os.devnull, "w")
 
 
 def _run(job: Job) -> None:
@@ -100,8 +95,6 @@ def follow(command: Command, steps: Steps, side_jobs: SideJobs) -> bool:
     trains = command in (Command.TRAIN, Command.REST)  # at rest it finishes a round in progress
     if not trains:
         steps.context.settle()
-    if command == Command.TRAIN:
-        steps.context.take_limit()
     if command in (Command.TRAIN, Command.SAMPLE):
         side_jobs.serve()
     if trains:
@@ -112,13 +105,12 @@ def follow(command: Command, steps: Steps, side_jobs: SideJobs) -> bool:
 
 
 def _strategy(job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> tuple[Steps, SideJobs]:
-    """Build the present strategy and its optimizer."""
     changes = arena.counters.load("strategy")  # before the limits of the change
-    job = job.after(changes, arena.counters)
+    job = job.after(changes)
     context = make_context(job, arena, entry, gradients.backend)
     ring = control.Ring(arena.segment(f"ring.{job.slot}"))
     steps = (OverlappedSteps if job.config.overlap else Steps)(job, context, ring, gradients)
-    side_jobs = job.setup.side_jobs(job, context, ring)
+    side_jobs = job.plan.side_jobs(job, context, ring)
     entry.changes = changes
     return steps, side_jobs
 
@@ -159,9 +151,9 @@ def start_backend(job: Job, arena: Arena, kernels: str) -> Backend:
     )
     if kernels == "metal":
         check_kernels(job, backend)
-    live, setup = live_params(job, arena), job.setup
+    live, plan = live_params(job, arena), job.plan
     slots, floats = arena.layout.slots, arena.params.size
-    backend.bind(setup.model, slots, floats, live, setup.sampled, arena.tables())
+    backend.bind(plan.model, slots, floats, live, plan.sampled, arena.tables())
     return backend
 
 
@@ -193,14 +185,14 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
     Raises:
         EnvironmentLacks: of `gpu_steps` and `polar_of_device`.
     """
-    config, setup = job.config, job.setup
-    hidden = families.hidden_matrices(setup.model)
+    plan, strategy = job.plan, job.plan.strategy
+    budget, step_limit = limits(arena.counters, plan.budget)
     optimizer = optim.build(
-        config,
-        hidden,
-        groups=families.rate_groups(setup.model),
+        plan.config,
+        families.hidden_matrices(plan.model),
+        groups=families.rate_groups(plan.model),
         threads=job.step_threads,
-        tokens_per_step=setup.strategy.tokens_per_step,
+        tokens_per_step=strategy.tokens_per_step,
     )
     return Context(
         arena=arena,
@@ -208,15 +200,15 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         entry=entry,
         slot=job.slot,
         owner=entry.incarnation,
-        strategy=setup.strategy,
+        strategy=strategy,
         backend=backend,
         optimizer=optimizer,
         metal=gpu_steps(job, arena),
-        schedule=setup.schedule(job.budget.step_share(setup.strategy.tokens_per_step)),
-        budget=job.budget,
-        step_limit=job.step_limit,
-        decay=setup.decay,
-        model=setup.model,
+        schedule=plan.schedule(budget.step_share(strategy.tokens_per_step)),
+        budget=budget,
+        step_limit=step_limit,
+        decay=plan.decay,
+        model=plan.model,
         run_dir=job.run_dir,
         polar=polar_of_device(job, backend),
         threads=job.step_threads,
@@ -282,16 +274,16 @@ def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
         EnvironmentLacks: emulation lacks its C++ compiler.
         MetalError: a kernel does not compile.
     """
-    if job.engine is None:
+    if (engine := job.plan.writers.engine(job.spec.backend)) is None:
         return None
     try:
         return metal_steps.steps_of_worker(
             arena,
-            job.setup.decay,
-            engine=job.engine,
+            job.plan.decay,
+            engine=engine,
             threads=job.spec.threads,
             slot=job.slot,
-            recorded=tuple(look_ahead.segments(job.setup.config, job.setup.strategy.slots)),
+            recorded=tuple(look_ahead.segments(job.config, job.plan.strategy.slots)),
         )
     except NotShared as why:
         leave_notice(

@@ -32,7 +32,7 @@ In a YAML file:
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, Self
 
@@ -41,17 +41,11 @@ from numpy.typing import NDArray
 
 import mlxhog.models.mad.layers as layers_
 from mlxhog.config import plugins
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.models.fields import (
-    MOST_LAYERS,
-    check_most,
-    check_names,
-    one_of,
-    read,
-    setting,
-)
+from mlxhog.models.fields import check_names, custom, positive, read
 from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bound, linear_map
-from mlxhog.models.mad.sequence import read_layers
+from mlxhog.models.mad.sequence import check_count, read_layers
 from mlxhog.models.model import Layout, ModelConfig, Part
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
@@ -82,28 +76,22 @@ class MADConfig(ModelConfig):
     spellings: ClassVar[Mapping[str, str]] = SPELLINGS | {"dim": "hidden_size"}
     only: ClassVar[Mapping[str, object]] = {"norm": "rmsnorm"}
 
-    layers: tuple[Layer, ...] = setting(
-        "one item is one residual layer",
-        check=lambda name, value: None,
-        read=lambda value: read_layers("layers", value),
+    layers: tuple[Layer, ...] = custom(
+        "one item is one residual layer", MISSING, lambda value: read_layers("layers", value)
     )
-    max_length: int = setting("longest sequence", 1024)
-    norm_eps: float = setting("added to the mean square in norms", 1e-6)
-    position: str = setting(
-        "or learned, sincos: added to the embedding",
-        "none",
-        check=one_of(*POSITIONS),
-    )
-    backbone: str = setting(
-        "or autoencoder, for a MAD task",
+    max_length: int = positive("longest sequence", 1024)
+    norm_eps: float = positive("added to the mean square in norms", 1e-6)
+    position: str = option("none", "or learned, sincos: added to the embedding", choices=POSITIONS)
+    backbone: str = option(
         "language-model",
-        check=one_of("language-model", "autoencoder"),
+        "or autoencoder, for a MAD task",
+        choices=("language-model", "autoencoder"),
     )
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
         super().__post_init__()
-        check_most("layers", len(self.layers), MOST_LAYERS)
+        check_count(len(self.layers))
         if not self.layers:
             raise ConfigError("the model has no layers; list some, such as [mlstm, swiglu]")
         for number, layer in enumerate(self.layers):
@@ -130,19 +118,15 @@ class MADConfig(ModelConfig):
         decodes = self.backbone == "autoencoder"
         weight, bias = ("normal:0.02", "zeros") if decodes else (bound(d), bound(d))
         positions = Positions(learned=self.position == "learned", length=self.max_length)
+        has_positions, blocks = self.position != "none", []
+        for number, layer in enumerate(self.layers):
+            name = layer_name(number)
+            inner = f"{name}.{layer.inside}" if layer.inside else name
+            blocks.append((Part(name=inner, norm=f"{name}.norm", layer=layer, d=d),))
         return Layout(
             embedding=ParamSpec(EMBEDDING, (V, d), "normal:0.02", kind="rows"),
-            positions=None
-            if self.position == "none"
-            else Part(name="position", layer=positions, d=d),
-            blocks=tuple(
-                (
-                    Part(
-                        name=layer_name(number), norm=f"{layer_name(number)}.norm", layer=layer, d=d
-                    ),
-                )
-                for number, layer in enumerate(self.layers)
-            ),
+            positions=Part(name="position", layer=positions, d=d) if has_positions else None,
+            blocks=tuple(blocks),
             decoder=Part(name="decoder", layer=Decoder(), d=d) if decodes else None,
             out_norm=(ParamSpec("out_norm.weight", (d,), "ones"),),
             head=(
@@ -155,7 +139,7 @@ class MADConfig(ModelConfig):
     def bounded_parts(self) -> tuple[str, ...]:
         """The parts that are made for `max_length` positions, by name."""
         positions = () if self.position == "none" else (f"position {self.position}",)
-        layers = (layer.name for layer in self.layers if getattr(layer, "bounded", False))
+        layers = (layer.name for layer in self.layers if layer.bounded)
         return tuple(dict.fromkeys((*positions, *layers)))
 
     def state_sizes(self, length: int) -> list[dict[str, int]]:
@@ -166,21 +150,14 @@ class MADConfig(ModelConfig):
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
         """Read the form of a YAML file above, or the result of `to_dict`.
 
-        The user's own layers come from the files that it names, see `config.plugins`.
-
-        Args:
-            data: field -> value, from a config.json or from YAML.
-            strict: refuse unknown fields (YAML written by hand) instead of keeping them.
-
-        Raises:
-            ConfigError: a field is unknown, missing or of the wrong type, a layer cannot be built,
-                or the file of a layer may not be loaded.
+        The user's own layers come from the files that it names, see `config.plugins`. Arguments and
+        errors are those of `ModelConfig`; or the file of a layer may not be loaded.
         """
         files = plugins.texts(data.get(plugins.KEY))
         own = {name: value for name, value in data.items() if name != plugins.KEY}
+        flat = super().from_dict
         if {"model", "version"} & own.keys():
             return plugins.recalled(files, lambda: cls._of_yaml(own), lambda cfg: cfg.layers)
-        flat = super().from_dict
         return plugins.recalled(files, lambda: flat(own, strict=strict), lambda cfg: cfg.layers)
 
     @classmethod

@@ -66,7 +66,7 @@ class Run:
         """
         weights = [params[f"{name}.weight"] for name in names]
         ys = self.ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])
-        return tuple(y.reshape(*x.shape[:2], heads, -1) for y in ys) if heads else ys
+        return tuple(y.reshape(*x.shape[:2], heads, -1) if heads else y for y in ys)
 
     def linear(self, x: Array, params: Mapping[str, Array], name: str) -> Array:
         """Return x W^T + b of one linear map."""
@@ -77,7 +77,7 @@ class Run:
         """Return the first and the second half of the linear map `name`, as two arrays."""
         w, b = params[f"{name}.weight"], params.get(f"{name}.bias")
         halves = self.ops.xp.halves
-        return self.ops.linears(x, halves(w), None if b is None else halves(b))
+        return tuple(self.ops.linears(x, halves(w), None if b is None else halves(b)))
 
     def forget(self, f: Array) -> Array:
         """Return forget pre-activations f (B, S, NH), closed where documents start."""
@@ -111,6 +111,8 @@ class Layer:
         bounded: whether it is made for sequences of `Run.max_length`; candidates with such a layer
             are refused on tasks with longer rows.
         may_be_0: whole numbers that may be 0.
+        inside: prefix of its parameters within its place in a candidate.
+        takes_plain_fields: its fields are options, see `config.options`.
     """
 
     name: ClassVar[str]
@@ -118,6 +120,8 @@ class Layer:
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
     bounded: ClassVar[bool] = False
     may_be_0: ClassVar[tuple[str, ...]] = ()
+    inside: ClassVar[str] = ""
+    takes_plain_fields: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         """Make the class a dataclass, and read `about`."""

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any, get_type_hints
 
+from mlxhog.base.quantities import parse_count
 from mlxhog.base.reading import MOST_DIGITS
-from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.models.fields import MOST_LAYERS, check_names, convert
+from mlxhog.config.options import options
+from mlxhog.errors import ConfigError, did_you_mean, shown
+from mlxhog.models.fields import MOST_LAYERS, check_names
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import known, make
+from mlxhog.models.mad.layers import make
 
 Defaults = Mapping[str, Mapping[str, object]]
 """Layer name -> default numbers of its layers; a layer's own numbers have priority."""
@@ -30,7 +30,6 @@ _TOKEN = re.compile(
     r"|(?P<open>\()|(?P<close>\))|\*\s*(?P<times>\d+))\s*"
 )
 _HEADS = re.compile(r"h(\d+)")
-_WORDS: dict[str, object] = {"true": True, "false": False, "none": None}
 
 
 def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[Layer, ...]:
@@ -112,7 +111,6 @@ def check_count(count: int) -> None:
 
 def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
     own: dict[str, object] = {}
-    types = get_type_hints(known().get(name, object))
     for word in filter(str.strip, (numbers or "()")[1:-1].split(",")):
         key, equals, value = (part.strip() for part in word.partition("="))
         if not equals and (heads := _HEADS.fullmatch(key)):
@@ -124,24 +122,19 @@ def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
             )
         if key in own:
             raise ConfigError(f"{name}{numbers} has {key} twice; write it once")
-        own[key] = value if types.get(key) is str else _WORDS.get(value, value)
+        own[key] = value
     return make(name, {**defaults.get(name, {}), **own})
 
 
 def _text(layer: Layer) -> str:
-    numbers: list[str] = []
-    for field in fields(layer):  # type: ignore[arg-type]
-        value = getattr(layer, field.name)
-        if field.name == "heads" and value is not None:
+    numbers, specs = list[str](), options(type(layer))
+    for name, value in layer.numbers().items():
+        if name == "heads" and value is not None:
             numbers.insert(0, f"h{value}")
-        elif value != field.default:
-            numbers.append(f"{field.name}={_spelt(value)}")
+        elif value != specs[name].default:
+            spelt = specs[name].spell(value)
+            numbers.append(f"{name}={str(spelt).lower() if isinstance(spelt, bool) else spelt}")
     return f"{layer.name}({','.join(numbers)})" if numbers else layer.name
-
-
-def _spelt(value: Any) -> str:
-    word = next((word for word, meaning in _WORDS.items() if value is meaning), None)
-    return word or (value if isinstance(value, str) else repr(value))
 
 
 def read_layers(where: str, value: object, defaults: Defaults | None = None) -> tuple[Layer, ...]:
@@ -176,9 +169,11 @@ def _item(where: str, item: object, defaults: Defaults) -> tuple[Layer, ...]:
                     f"{where}: a repetition has no {key!r}"
                     f"{did_you_mean(key, ('repeat', 'layers'))}; its fields are repeat and layers"
                 )
-        times = int(str(convert(f"{where}.repeat", item["repeat"], int)))
-        if times < 1:
-            raise ConfigError(f"{where}.repeat is {times}; repeat once or more")
+        try:
+            if (times := parse_count(item["repeat"])) < 1:
+                raise ValueError("repeat once or more")
+        except ValueError as error:
+            raise ConfigError(f"{where}.repeat is {shown(item['repeat'])}; {error}") from error
         inner = read_layers(f"{where}.layers", item.get("layers"), defaults)
         check_count(times * len(inner))
         return inner * times

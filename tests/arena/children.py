@@ -33,7 +33,7 @@ def write_and_wait_to_be_killed(handle, ready):
 def map_the_served_descriptor_for_writing(path, done):
     try:
         about, fd, _ = attach(path)
-        Arena.from_handle(ArenaHandle(fd, about))
+        Arena.from_handle(ArenaHandle(fd, *about))
     except ArenaError as error:
         done.send(str(error))
 

@@ -11,6 +11,7 @@ from mlxhog.arena.layout import PAGE, PROBE_NAME, STRIPE_FLOATS, plan
 from mlxhog.errors import ArenaError, ShapeError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
+from tests.pairs import each_of
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,9 @@ class Spec:
 names = st.text("abcxyz.0123456789_é", min_size=1, max_size=12)
 dense = st.builds(Spec, st.lists(st.integers(1, 40), max_size=3).map(tuple))
 rows = st.builds(Spec, st.tuples(st.integers(1, 40), st.integers(1, 40)), st.just("rows"))
-models = st.dictionaries(names, dense | rows, max_size=12)
 layouts = st.builds(
     plan,
-    models,
+    st.dictionaries(names, dense | rows, max_size=12),
     max_workers=st.integers(1, 20),
     private=st.lists(st.sampled_from("mv"), unique=True),
     shared=st.lists(st.sampled_from("st"), unique=True),
@@ -35,7 +35,7 @@ layouts = st.builds(
 
 
 @given(layouts)
-def test_segments_start_on_pages_of_16_kib_and_do_not_overlap(layout):
+def test_segments_and_parameters_lie_apart_on_their_boundaries_in_order(layout):
     end = 0
     for segment in layout.segments.values():
         assert segment.offset % PAGE == 0
@@ -43,13 +43,9 @@ def test_segments_start_on_pages_of_16_kib_and_do_not_overlap(layout):
         end = segment.offset + segment.nbytes
     assert layout.total_bytes >= end
     assert layout.total_bytes % PAGE == 0
-
-
-@given(layouts)
-def test_parameters_lie_in_name_order_on_128_byte_boundaries_with_the_probe_behind_them(layout):
     end = 0
     for slot in (*layout.slots.values(), layout.probe):
-        assert slot.offset % 32 == 0
+        assert slot.offset % 32 == 0  # 128 bytes
         assert slot.offset >= end
         assert math.prod(slot.shape) == slot.size
         end = slot.offset + slot.size
@@ -59,34 +55,30 @@ def test_parameters_lie_in_name_order_on_128_byte_boundaries_with_the_probe_behi
 
 
 @given(layouts)
-def test_every_stripe_and_every_row_has_one_lock_word_of_its_own(layout):
+def test_every_stripe_and_row_has_a_lock_word_and_the_ring_of_tickets_covers_two_epochs(layout):
     words = list(range(layout.n_floats // STRIPE_FLOATS))
     for slot in layout.slots.values():
         if slot.kind == "rows":
             words += range(slot.row_word0, slot.row_word0 + slot.shape[0])
     assert words == list(range(layout.n_lock_words))
-
-
-@given(layouts)
-def test_the_ticket_ring_is_a_power_of_two_and_covers_two_epochs_up_to_its_limit(layout):
     ring = layout.segments["tickets"].count
     assert ring & (ring - 1) == 0
     assert min(2 * layout.n_tickets, 1 << 20) <= ring <= 1 << 31
     assert ring >= 2 * layout.max_workers
 
 
-@given(st.integers(1, 5), st.integers(1, 5))
-def test_alternatives_lie_in_the_same_bytes_which_count_once(few, many):
+def test_alternatives_lie_in_the_same_bytes_which_count_once():
     def one(**alternatives):
         return plan({"w": Spec((9000,))}, max_workers=2, n_tickets=1, **alternatives)
 
-    groups = [{"a": ("float32", -1), "b": ("uint8", few * PAGE)}, {"c": ("uint8", many * PAGE)}]
-    layout, before = one(alternatives=groups), one()
-    a, b, c = (layout.segments[name] for name in "abc")
-    assert a.offset == c.offset == before.total_bytes
-    assert b.offset == a.offset + a.nbytes
-    largest = max(a.nbytes + b.nbytes, c.nbytes)
-    assert layout.occupied_bytes == layout.total_bytes == before.total_bytes + largest
+    for few, many in ((1, 5), (5, 1)):
+        groups = [{"a": ("float32", -1), "b": ("uint8", few * PAGE)}, {"c": ("uint8", many * PAGE)}]
+        layout, before = one(alternatives=groups), one()
+        a, b, c = (layout.segments[name] for name in "abc")
+        assert a.offset == c.offset == before.total_bytes
+        assert b.offset == a.offset + a.nbytes
+        largest = max(a.nbytes + b.nbytes, c.nbytes)
+        assert layout.occupied_bytes == layout.total_bytes == before.total_bytes + largest
 
 
 ANON_MAX_SIZE = 0xFFFFF000  # of XNU: what it asks for at most when it makes a shared object
@@ -99,8 +91,8 @@ def crossed(segment, total):
     return any(segment.offset < at < segment.offset + segment.nbytes for at in starts)
 
 
-@pytest.mark.parametrize("name", ["160m", "1.3b", "7b"])
-@pytest.mark.parametrize("workers", [1, 16])
+@each_of("name", ["160m", "1.3b", "7b"])
+@each_of("workers", [1, 16])
 def test_on_macos_no_segment_lies_in_two_pieces_of_a_shared_object(name, workers):
     """As pure numbers: nothing of this size is created."""
     params = families.param_spec(load_architecture(name))
@@ -109,7 +101,7 @@ def test_on_macos_no_segment_lies_in_two_pieces_of_a_shared_object(name, workers
     for segment in layout.segments.values():
         large = segment.nbytes > ANON_MAX_SIZE
         assert large or not crossed(segment, layout.total_bytes), segment
-        assert layout.straddles(segment.name) == large  # so that nobody imports it
+        assert layout.straddles(segment.name) == large  # so that no GPU imports it
     assert whole.occupied_bytes == whole.total_bytes
     assert abs(layout.occupied_bytes - whole.total_bytes) <= PAGE * 8
     assert any(crossed(s, whole.total_bytes) for s in whole.segments.values()) == (
@@ -117,33 +109,23 @@ def test_on_macos_no_segment_lies_in_two_pieces_of_a_shared_object(name, workers
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "spec"),
+@each_of(
+    ("specs", "changes", "error", "words"),
     [
-        ("w", Spec((0, 3))),
-        ("w", Spec((3,), kind="rows")),
-        ("w", Spec((3,), kind="scalars")),
-        (PROBE_NAME, Spec((3,))),
+        ({"w": Spec((0, 3))}, {}, ShapeError, "'w'"),
+        ({"w": Spec((3,), kind="rows")}, {}, ShapeError, "'w'"),
+        ({"w": Spec((3,), kind="scalars")}, {}, ShapeError, "'w'"),
+        ({PROBE_NAME: Spec((3,))}, {}, ShapeError, PROBE_NAME),
+        ({}, {"max_workers": 0}, ArenaError, "1 to"),
+        ({}, {"max_workers": 65_535}, ArenaError, "1 to"),
+        ({}, {"n_tickets": 0}, ArenaError, "too short"),
+        ({}, {"extra": {"params": ("float32", 1)}}, ArenaError, "two segments"),
+        ({}, {"extra": {"ring": ("uint8", -2)}}, ArenaError, "-2 items"),
     ],
 )
-def test_an_impossible_parameter_is_refused_by_name(name, spec):
-    with pytest.raises(ShapeError, match=repr(name)):
-        plan({name: spec}, n_tickets=1)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"max_workers": 0},
-        {"max_workers": 65_535},
-        {"n_tickets": 0},
-        {"extra": {"params": ("float32", 1)}},
-        {"extra": {"ring": ("uint8", -2)}},
-    ],
-)
-def test_impossible_counts_are_refused(changes):
-    with pytest.raises(ArenaError):
-        plan({}, **{"n_tickets": 1, **changes})
+def test_impossible_parameters_and_counts_are_refused(specs, changes, error, words):
+    with pytest.raises(error, match=words):
+        plan(specs, **{"n_tickets": 1, **changes})
 
 
 SMALL = {"m": {"b": (7, 2), "a": (3,)}, "norm": {"b": (1,)}}

@@ -271,18 +271,7 @@ def test_an_end_lies_directly_behind_so_many_tickets_that_are_not_done(count, en
     assert ledger.end_after(count) == end
 
 
-def test_a_position_of_another_size_or_without_sense_is_refused():
+def test_a_position_of_another_size_is_refused():
     ledger, _, _ = make_ledger(10, 16)
-    position = ledger.position()
     with pytest.raises(CheckpointError, match="counts 11 batches per epoch, this run 10"):
-        ledger.restore({**position, "n": 11})
-    for change in (
-        {"done": [5, 5]},
-        {"done": [16]},
-        {"watermark": 4, "done": [3]},
-        {"watermark": -1},
-        {"watermark": "x"},
-        {"done": None},
-    ):
-        with pytest.raises(CheckpointError, match="is invalid"):
-            ledger.restore({**position, **change})
+        ledger.restore({**ledger.position(), "n": 11})

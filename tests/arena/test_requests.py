@@ -15,6 +15,7 @@ from mlxhog.arena.requests import Refused, Request, RunServer, ask, attach, sock
 from mlxhog.errors import ArenaError, RunError
 from tests.arena import children
 from tests.arena.test_arena import received, spawn
+from tests.pairs import each_of
 
 LIMIT_S = 20.0
 
@@ -51,10 +52,11 @@ def polled(server, act=echo):
         thread.join()
 
 
-def connected(server):
+def connected(server, line=b""):
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(LIMIT_S)
     client.connect(os.fspath(server.path))
+    client.sendall(line)
     return client
 
 
@@ -63,7 +65,12 @@ def reply(client):
         return json.loads(client.makefile("rb").readline())
 
 
+def is_served(folder):
+    return ask(folder, "status", timeout_s=LIMIT_S)["name"] == "status"
+
+
 def test_a_request_is_answered_with_what_the_owner_says_or_refuses(server, tmp_path):
+    assert server.path.stat().st_mode & 0o077 == 0  # only the user may open it
     with polled(server):
         answer = ask(tmp_path, "leave", worker=2, timeout_s=LIMIT_S)
         with pytest.raises(Refused, match="not here") as refused:
@@ -72,16 +79,7 @@ def test_a_request_is_answered_with_what_the_owner_says_or_refuses(server, tmp_p
     assert refused.value.exit_code == 3
 
 
-def test_a_line_in_pieces_is_put_together_and_holds_up_nobody(server, tmp_path):
-    slow = connected(server)
-    slow.sendall(b'{"request": ')
-    with polled(server):
-        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["name"] == "status"
-        slow.sendall(b'"stop"}\n')
-        assert reply(slow)["name"] == "stop"
-
-
-@pytest.mark.parametrize(
+@each_of(
     ("line", "message"),
     [
         (b"stop\n", "not JSON"),
@@ -93,46 +91,37 @@ def test_a_line_in_pieces_is_put_together_and_holds_up_nobody(server, tmp_path):
     ],
 )
 def test_a_line_that_is_no_request_is_told_why(server, line, message):
-    client = connected(server)
-    with polled(server):
-        client.sendall(line)
-        answer = reply(client)
+    answer = reply(connected(server, line))
     assert answer["ok"] is False
     assert message in answer["error"]
+
+
+def test_no_client_holds_up_another_whatever_it_does(server, tmp_path, monkeypatch):
+    slow = connected(server, b'{"request": ')
+    for line in (b"", b'{"request": ', b'{"request": "status"}\n'):
+        connected(server, line).close()
+    with polled(server):
+        assert is_served(tmp_path)
+        slow.sendall(b'"stop"}\n')  # a line in pieces is put together
+        assert reply(slow)["name"] == "stop"
+    monkeypatch.setattr(requests, "SILENT_S", 0.01)
+    silent = [connected(server) for _ in range(20)]
+    with polled(server):
+        assert is_served(tmp_path)
+    for client in silent:
+        assert client.recv(10) == b""  # dropped
+        client.close()
 
 
 def test_a_long_answer_arrives_whole_and_a_client_that_does_not_read_holds_up_no_other(
     server, tmp_path
 ):
     text = "x" * 3_000_000  # more than a socket holds
-    with polled(server, lambda request: request.answer(text=text)), connected(server) as slow:
-        slow.sendall(b'{"request": "status"}\n')
+    with polled(server, lambda request: request.answer(text=text)):
+        slow = connected(server, b'{"request": "status"}\n')
         assert slow.recv(1, socket.MSG_PEEK)  # it is on its way
         assert ask(tmp_path, "status", timeout_s=LIMIT_S)["text"] == text
         assert reply(slow)["text"] == text
-
-
-def test_who_leaves_before_the_answer_or_without_a_request_harms_nobody(server, tmp_path):
-    with polled(server):
-        for line in (b"", b'{"request": ', b'{"request": "status"}\n'):
-            client = connected(server)
-            client.sendall(line)
-            client.close()
-        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["name"] == "status"
-
-
-def test_the_silent_are_dropped_and_hold_up_no_other(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "SILENT_S", 0.01)
-    silent = [connected(server) for _ in range(20)]
-    with polled(server):
-        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["name"] == "status"
-        assert all(client.recv(10) == b"" for client in silent)
-    for client in silent:
-        client.close()
-
-
-def test_only_the_user_may_open_the_socket(server):
-    assert server.path.stat().st_mode & 0o077 == 0
 
 
 def test_nobody_at_the_socket_is_said_with_the_way_to_go_on(tmp_path):
@@ -143,7 +132,7 @@ def test_nobody_at_the_socket_is_said_with_the_way_to_go_on(tmp_path):
     with pytest.raises(RunError, match="not running"):
         ask(tmp_path, "stop")
     with RunServer(socket_path(tmp_path)) as server, polled(server):
-        assert ask(tmp_path, "stop", timeout_s=LIMIT_S)["name"] == "stop"
+        assert is_served(tmp_path)
     assert not server.path.exists()
 
 
@@ -174,30 +163,21 @@ def arena():
         yield arena
 
 
-def test_a_reader_connects_while_the_arena_is_served_and_not_after(arena, tmp_path):
-    path = tmp_path / "socket"
+def test_a_reader_connects_while_the_arena_is_served_and_cannot_write(arena, tmp_path, monkeypatch):
+    path = socket_path(tmp_path)
     with arena.serve(path):
         for _ in range(3):
             with Arena.connect(path) as reader:
                 assert reader.readonly
-    with pytest.raises(ArenaError, match="no socket"):
-        Arena.connect(path)
-
-
-def test_what_is_served_cannot_be_mapped_for_writing(arena, tmp_path):
-    path = tmp_path / "socket"
-    with arena.serve(path):
         process, pipe = spawn(children.map_the_served_descriptor_for_writing, path)
         assert "mapped read-only" in received(process, pipe)
-
-
-def test_a_socket_of_another_user_is_not_asked(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "peer_uid", lambda connection: os.getuid() + 1)
-    with arena.serve(socket_path(tmp_path)):
+        monkeypatch.setattr(requests, "peer_uid", lambda connection: os.getuid() + 1)
         with pytest.raises(ArenaError, match="another user"):
-            attach(socket_path(tmp_path))
+            attach(path)
         with pytest.raises(RunError, match="another user"):
             ask(tmp_path, "stop", timeout_s=LIMIT_S)
+    with pytest.raises(ArenaError, match="no socket"):
+        Arena.connect(path)
 
 
 def test_the_socket_of_a_killed_server_is_stale_and_can_be_replaced(arena, tmp_path):
@@ -219,8 +199,7 @@ def test_a_long_run_directory_gets_its_socket_in_a_private_directory(tmp_path, m
     long = tmp_path / ("d" * 100)
     path = socket_path(long)
     assert path.parent.stat().st_mode & 0o077 == 0
-    assert path == socket_path(long)
-    assert path != socket_path(tmp_path / ("e" * 100))
+    assert path == socket_path(long) != socket_path(tmp_path / ("e" * 100))
     path.parent.chmod(0o755)
     with pytest.raises(ArenaError, match="is not a directory of this user"):
         socket_path(long)

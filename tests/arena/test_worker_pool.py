@@ -39,15 +39,6 @@ def spawn(target, *arguments, **options):
     return WorkerProcess(target, arguments, name="mlxhog-test", threads=1, **options)
 
 
-def test_a_process_answers_over_its_pipe_and_leaves_when_it_is_closed():
-    process = spawn(children.echo, pipe=True)
-    process.pipe.send("hello")
-    assert process.pipe.recv() == "hello"
-    assert process.is_alive()
-    process.pipe.close()
-    assert process.reap(None) == Death(0)
-
-
 def test_a_fault_an_exit_and_a_kill_are_told_from_each_other():
     fault = spawn(children.meet_fault).reap(None)
     left = spawn(children.leave, 3).reap(None)
@@ -72,30 +63,23 @@ def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once():
     assert process.pipe.closed
 
 
-def test_a_slot_belongs_to_a_process_until_it_is_reaped(arena):
+def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_it(arena):
     pool, entry = WorkerPool(), arena.workers.entry(2)
     pool[2] = spawn(children.stay, pipe=True, arena=arena, slots=(2,))
+    pool[3] = spawn(children.echo, pipe=True)
     assert pool[2].pipe.recv() == entry.pid
     assert (entry.state, entry.dead) == (State.STARTING, 0)
+    assert pool.wait(0.05) == []
     pool[2].kill()
     assert (entry.state, entry.dead) == (State.STARTING, 0)
-    assert pool.wait(0.0) == [2]
+    assert pool.wait(PATIENCE_S) == [2]
     assert pool.reap(2).signal_name == "SIGKILL"
     assert (entry.state, entry.dead) == (State.DEAD, 1)
-    assert 2 not in pool
-
-
-def test_a_pool_hears_of_the_first_death_and_keeps_the_others():
-    pool = WorkerPool({3: spawn(children.stay, pipe=True), 1: spawn(children.leave, 3)})
-    deadline = time.monotonic() + PATIENCE_S
-    while not (slots := pool.wait(PATIENCE_S)):
-        assert time.monotonic() < deadline
-    assert slots == [1]
-    assert pool.reap(1) == Death(3)
     assert list(pool) == [3]
-    assert pool.wait(0.05) == []
-    assert pool.reap(3).signal_name == "SIGKILL"
-    assert not pool
+    pool[3].pipe.send("hello")
+    assert pool[3].pipe.recv() == "hello"
+    pool[3].pipe.close()  # it leaves
+    assert pool.reap(3, None) == Death(0)
 
 
 BEGIN = """

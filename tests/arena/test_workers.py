@@ -1,6 +1,7 @@
 """The worker table: one table in two languages, slots given out and given out again."""
 
 import os
+import struct
 import subprocess
 import sys
 
@@ -9,13 +10,25 @@ import pytest
 from mlxhog import _native
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.workers import ENTRY_BYTES, FIELDS, Phase, State
+from mlxhog.arena.workers import ENTRY_BYTES, Entry, Phase, State
+
+FIELDS = {
+    name: (field.at, struct.calcsize(field.form))
+    for name, field in vars(Entry).items()
+    if hasattr(field, "form")
+}
+"""First byte and size of each field."""
 
 
 @pytest.fixture
-def table():
+def arena():
     with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
-        yield arena.workers
+        yield arena
+
+
+@pytest.fixture
+def table(arena):
+    return arena.workers
 
 
 def test_python_and_cpp_agree_on_every_field_of_an_entry():
@@ -30,37 +43,22 @@ def test_every_field_reads_back_what_was_written_and_touches_no_other(table):
     assert {getattr(table.entry(slot), name) for slot in (1, 3) for name in FIELDS} == {0}
 
 
-def test_a_slot_is_given_out_with_an_incarnation_never_used_before(table):
-    entries = [table.acquire_slot(slot, 10 + slot) for slot in (1, 2, 3)]
-    assert [e.pid for e in entries] == [11, 12, 13]
-    assert len({e.incarnation for e in entries} | {0}) == 4
-    assert all(e.state == State.STARTING and e.ticket == -1 for e in entries)
-
-
-def test_a_dead_workers_slot_is_inherited_with_its_totals(table):
-    first = table.acquire_slot(1, 11, 99)
+def test_a_dead_workers_slot_is_inherited_with_its_totals_and_its_locks_are_free(arena, table):
+    first, other = table.acquire_slot(1, 11, 99), table.acquire_slot(2, 12)
+    locks = [one.slot | one.generation << 16 for one in (first, other)]
+    words = arena.segment("locks")
+    words[:2] = locks
     first.steps, first.opt_step, first.nonfinite_in_row, first.ticket = 40, 38, 2, 7
     owner, generation = first.incarnation, first.generation
     table.mark_dead(1)
     assert (first.dead, first.state) == (1, State.DEAD)
     second = table.acquire_slot(1, 12, 100)
+    assert words[:2].tolist() == [0, locks[1]]
     assert (second.steps, second.opt_step, second.restarts) == (40, 38, 1)
     assert (second.nonfinite_in_row, second.ticket, second.phase) == (0, -1, Phase.STARTING)
     assert (second.dead, second.pid, second.start_time) == (0, 12, 100)
-    assert second.incarnation > owner
+    assert second.incarnation > other.incarnation > owner  # never used before
     assert second.generation == generation + 1
-
-
-def test_locks_of_a_dead_worker_are_free_once_its_slot_is_given_out_again():
-    with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
-        words = arena.segment("locks")
-        first, other = arena.workers.acquire_slot(1, 11), arena.workers.acquire_slot(2, 12)
-        words[0] = first.slot | first.generation << 16
-        words[1] = other.slot | other.generation << 16
-        arena.workers.mark_dead(first.slot)
-        arena.workers.acquire_slot(first.slot, 13)
-        assert words[0] == 0
-        assert words[1] == other.slot | other.generation << 16
 
 
 def test_a_start_time_tells_a_process_from_its_successor_and_from_none():

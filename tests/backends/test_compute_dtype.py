@@ -84,7 +84,7 @@ def test_gates_norms_cells_and_losses_are_given_float32_and_products_bfloat16(
 ):
     framework = name.partition(":")[0]
     probe = Probe((ops_torch if framework == "torch" else ops_mlx).OPS)
-    monkeypatch.setattr("mlxhog.backends.backend.choose", lambda *_, **__: probe)
+    monkeypatch.setattr("mlxhog.backends.reader.choose", lambda *_, **__: probe)
     backend = bound(name, cfg, perturbed_params(cfg, seed=0), compute_dtype="bfloat16")
     backend.loss_and_grads(Batch(*batch(cfg, 2, 9, seed=0), n_bytes=0))
     labels = {"torch.int64", "mlx.core.int32"}

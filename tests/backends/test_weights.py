@@ -110,20 +110,16 @@ def test_gates_norms_and_cells_are_float32_beside_matrices_of_16_bits(name, mode
 
 
 def test_gates_norms_and_matrices_of_odd_width_keep_their_type():
-    backend = loaded("mlx:cpu", MODELS["large"], "4bit")
-    spec = param_spec(MODELS["large"])
-    packed = {name for name, value in backend.params.items() if isinstance(value, Quantized)}
-    assert packed == {name for name in spec if suits(spec[name].shape)}
-    assert any("proj_down" in name for name in packed)
-    assert not any(
-        "gate_preact.bias" in name or "igate" in name or "norm" in name for name in packed
-    )
+    wide_gates = XLSTMLargeConfig(**{**LARGE, "num_heads": 64})
+    for cfg, weights in ((MODELS["large"], "4bit"), (wide_gates, "8bit")):
+        params, spec = loaded("mlx:cpu", cfg, weights).params, param_spec(cfg)
+        packed = {name for name, value in params.items() if isinstance(value, Quantized)}
+        assert any("proj_down" in name for name in packed)
+        whole = ("igate_preact", "fgate_preact", "gate_preact.bias", "norm")
+        assert not [name for name in packed if any(word in name for word in whole)]
+        assert all(suits(spec[name].shape) for name in packed)
     assert not suits((64, 33))
     assert not suits((64, 64, 64))
-    cfg = XLSTMLargeConfig(**{**LARGE, "num_heads": 64})  # whose gates are wide enough
-    gate = "backbone.blocks.0.mlstm_layer.fgate_preact.weight"
-    assert suits(param_spec(cfg)[gate].shape)
-    assert not isinstance(loaded("mlx:cpu", cfg, "8bit").params[gate], Quantized)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

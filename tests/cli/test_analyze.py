@@ -45,6 +45,7 @@ def test_json_has_blocks_staleness_bounds_and_advice(model, capsys):
     (head,) = [block for block in result["blocks"] if block["name"] == "head"]
     assert head["omega"] == head["parameters"] == 320 * 32
     assert head["rho"] == head["delta"] == head["p_conf"] == 1
+    assert [block["row_sparse"] for block in result["blocks"]] == [True, False, False, False]
     assert result["backend"] == "mlx:cpu"
     assert result["staleness"]["source"] == "probe"
     assert result["staleness"]["workers"] == 2

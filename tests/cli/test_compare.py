@@ -48,7 +48,6 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     assert result["verdict"] == "a"
     assert result["answer"].startswith("A is better by ")
     assert 0 < result["interval"][0] < result["difference"] < result["interval"][1]
-    assert 0 < result["p"] <= result["error_rate"]
     assert result["pairs_told_from"] == len(result["pairs"]) == err.count("B - A +") == 3
     assert result["differing"] == {"lr": [0.01, 1e-05]}
     assert [pair["seed"] for pair in result["pairs"]] == [1, 2, 3]
@@ -65,7 +64,7 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     assert main(["compare", *words, *sides]) == 0
     text = capsys.readouterr().out
     assert text.startswith("A is better by ")
-    for message in ("lr      0.01", "times as fast", "99 % sure", "over all looks"):
+    for message in ("lr      0.01", "times as fast", "99 % sure"):
         assert message in text
 
     assert main(["compare", *words, *sides[:-1], "4"]) == 2

@@ -74,7 +74,7 @@ good.txt                          text is named by a flag: --data good.txt
 --data empty.txt                  has no text
 --data short.txt                  too short
 --data folder                     the folder folder holds no files
---data nowhere.txt                no file or folder 'nowhere.txt'
+--data nowhere.txt                no corpus, file or folder 'nowhere.txt'
 --data ~nosuchuser/x              the system does not know a user 'nosuchuser'
 --tokenizer ~nosuchuser/x         the system does not know a user 'nosuchuser'
 --resume ~nosuchuser/x            the system does not know a user 'nosuchuser'
@@ -160,7 +160,7 @@ did you mean 'lm_head.weight'?
 tinny                             did you mean 'tiny'?
 tiny --backend torch:cpu*2        wanted auto or one of
 tiny --eval-every 3               other options of train are read from a YAML file
-tiny --data nowhere               no corpus 'nowhere'
+tiny --data nowhere               no corpus, file or folder 'nowhere'
 tiny --seq-len 90M --tokenizer bytes          use more text or a smaller seq_len
 """,
     "analyze small.yaml --data good.txt --samples 12 --batches 40 --seq-len 32": """
@@ -193,19 +193,19 @@ epochs.yaml epochs.yaml           equal time, tokens or steps
 """,
     "simulate": """
 --times gauss:1                   wanted one of constant:TIME
---times pareto:1:1                wanted a SHAPE above 1
---slow 9=2                        --slow names worker 9, and there are 4
+--times pareto:1:1                and a SHAPE above 1
+--slow 9=2                        slow names worker 9, and the run has 4
 --kill 1=soon                     wanted RANK=TIME or RANK=TIME:DOWN
---kill 1=1:1,1=3                  names worker 1 twice
+--kill 1=1,1=3                    worker 1 cannot die at 3 s
 --machines 2                      several machines need a link
---link 1Gbit                      one has none
---machines 3 --link 1Gbit         which 3 machines cannot share evenly
+--link 1Gbit                      one has no link
+--machines 3 --link 1Gbit         equally many workers each
 --machines 2 --link quick         the link 'quick' cannot be read
 --strategies cluster              cluster trains on several machines
 --join 1=1:2                      --join has '1=1:2'; wanted RANK=TIME
 --kill 1=9h                       simulate more updates
 --strategies hogwidl              did you mean 'hogwild'
---strategies diloco --replicas 3  wanted a number that divides them
+--strategies diloco --replicas 3  a number of replicas that divides
 --run nothing                     nothing
 """,
 }

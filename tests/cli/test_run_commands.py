@@ -187,7 +187,7 @@ def test_eval_refuses_bad_input_and_of_a_checkpoint_without_a_run_wants_a_text(
     Path("bad/b.txt").write_bytes(b"\0")
     copy = shutil.copytree(here.run.model, tmp_path / "copy")
     for words, says in (
-        ("latest --data nothing.txt", "no file or folder 'nothing.txt'"),
+        ("latest --data nothing.txt", "no corpus, file or folder 'nothing.txt'"),
         ("latest --checkpoint first", "has no checkpoint 'first'; it has step-00000020"),
         ("latest --data bad --strict-data", "and --strict-data refuses them"),
         ("wrods", "did you mean"),

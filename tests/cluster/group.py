@@ -2,7 +2,6 @@
 
 import threading
 import zlib
-from dataclasses import replace
 
 import numpy as np
 
@@ -84,29 +83,9 @@ class InProcess:
 # -- groups that the links of these tests open in their own process ------------------------------
 
 
-class _Growing(InProcess):
-    joins = 0
-
-    def join(self):
-        self.joins += 1
-        member = super().join()
-        return member if self.joins < 3 else replace(member, ids=(*member.ids, 1))
-
-    def average(self, buffer, exact):
-        commits = super().average(buffer, exact)
-        if self.joins >= 3:
-            buffer[-4:] /= 2  # tokens; the second machine has none
-        return commits
-
-
 def alone(cluster, offer, describe):
     """A cluster of one machine."""
     return InProcess(Table(1), "a", offer)
-
-
-def growing(cluster, offer, describe):
-    """A cluster of one machine, and of two from its third join on."""
-    return _Growing(Table(1), "a", offer)
 
 
 def refusing(cluster, offer, describe):

@@ -93,16 +93,6 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine
 
 
 @pytest.mark.slow
-def test_a_machine_alone_looks_for_others_between_its_rounds(machine, start):
-    machine.cluster = choice(round_every=3600.0)
-    machine.train(1.0)
-    link = start(groups.growing)
-    poll_until(link, lambda: machine.own.words["rounds"] == 1)
-    assert machine.own.words["members"] == 2
-    assert not link.messages
-
-
-@pytest.mark.slow
 def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start):
     link = start(groups.refusing)
     with pytest.raises(ConfigError, match="the token is wrong; take that of the line"):
@@ -110,21 +100,19 @@ def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start):
 
 
 @pytest.mark.slow
-def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(machine, start):
+@pytest.mark.parametrize(
+    ("group", "why"),
+    [(groups.refusing, "the token is wrong"), (groups.out_of_reach, "no lighthouse answers")],
+)
+def test_a_cluster_lost_after_the_start_is_reported_once_and_tried_again(
+    machine, start, group, why
+):
     machine.arena.counters.store("start_ns", 1)
-    link = start(groups.refusing)
-    poll_until(link, lambda: bool(link.messages))
-    assert "the token is wrong" in link.messages[0]
-    assert "trains alone" in link.messages[0]
-
-
-@pytest.mark.slow
-def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(start):
-    link = start(groups.out_of_reach)
-    pids = set()
+    link, pids = start(group), set()
     poll_until(link, lambda: pids.add(link.pid) or len(pids - {None}) > 2)
     (message,) = link.messages
-    assert "no lighthouse answers" in message
+    assert why in message
+    assert "trains alone" in message
 
 
 def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):

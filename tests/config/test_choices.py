@@ -11,23 +11,20 @@ from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
 from mlxhog.config.sources import by_flat_names, read_yaml, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.optim import Muon
 from mlxhog.strategies import SSP, Hogwild
+from tests.pairs import each_of
 
 
-def given(*layers, folder=None, **flags):
-    """The configuration of YAML texts, the weakest first, and of flags."""
-    sources = []
-    for number, text in enumerate(layers):
-        assert folder is not None
-        file = folder / f"{number}.yaml"
-        file.write_text(text)
-        sources.append(read_yaml(file))
-    on_line = {name: (v, "--" + name.replace("_", "-")) for name, v in flags.items()}
-    return resolve(TrainConfig, [*sources, on_line])
+def given(text="", folder=None, **flags):
+    """The configuration of a YAML text and of flags."""
+    layers = [{name: (v, "--" + name.replace("_", "-")) for name, v in flags.items()}]
+    if text:
+        (folder / "0.yaml").write_text(text)
+        layers.insert(0, read_yaml(folder / "0.yaml"))
+    return resolve(TrainConfig, layers)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("spelt", "choice"),
     [
         ("wsd", WSD()),
@@ -41,13 +38,12 @@ def given(*layers, folder=None, **flags):
 def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_read_back(
     spelt, choice
 ):
-    assert SCHEDULES.read(spelt) == choice
-    assert SCHEDULES.read(str(choice)) == choice
-    assert SCHEDULES.read(choice.to_dict()) == choice
+    for form in (spelt, str(choice), choice.to_dict()):
+        assert SCHEDULES.read(form) == choice
     assert pickle.loads(pickle.dumps(choice)) == choice
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("spelt", "message"),
     [
         ("bakoff", "no schedule 'bakoff'; did you mean 'backoff'\\?"),
@@ -57,6 +53,7 @@ def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_
         ("backoff(0.5)", "'0.5' has no value; write number=value"),
         ("backoff(beta=0.5, beta=0.6)", "has beta twice; keep one"),
         ("backoff(beta=0.5", "wanted a name, a name with numbers such as"),
+        ("backoff(steps=5, epochs=2)", "takes the place of .*; keep one"),
         ({"beta": 0.5}, "give it a name"),
         (3, "wanted a name"),
     ],
@@ -66,14 +63,41 @@ def test_what_is_no_choice_is_refused_in_words(spelt, message):
         SCHEDULES.read(spelt)
 
 
-def test_flat_numbers_go_to_the_choice_that_the_run_has(tmp_path):
-    assert given(schedule="backoff", backoff_beta=0.5).schedule == Backoff(beta=0.5)
-    assert given(warmup=0.2).schedule == Cosine(warmup=0.2)
-    text = "schedule: {name: backoff, steps: 7, beta: 0.3}\n"
-    assert given(text, folder=tmp_path, backoff_beta=0.5).schedule == Backoff(steps=7, beta=0.5)
-    assert given("backoff_beta: 0.5\n", folder=tmp_path, schedule="backoff").schedule == Backoff(
-        beta=0.5
-    )
+WEAK = "schedule: {name: backoff, steps: 7}\n"
+
+
+@each_of(
+    ("text", "flags", "choice"),
+    [
+        ("", {"schedule": "backoff", "backoff_beta": 0.5}, Backoff(beta=0.5)),
+        ("", {"warmup": 0.2}, Cosine(warmup=0.2)),
+        ("backoff_beta: 0.5\n", {"schedule": "backoff"}, Backoff(beta=0.5)),
+        (WEAK, {"backoff_beta": 0.5}, Backoff(steps=7, beta=0.5)),
+        (WEAK, {"schedule": "backoff(beta=0.5)"}, Backoff(steps=7, beta=0.5)),
+        (WEAK, {"schedule": "backoff(steps=8)"}, Backoff(steps=8)),
+        (WEAK, {"schedule": "wsd"}, WSD()),
+        ("schedule: backoff\nbackoff_steps: 7\n", {"schedule": "wsd"}, WSD()),
+        ("schedule: backoff\nbackoff_steps: 7\n", {"backoff_steps": 8}, Backoff(steps=8)),
+    ],
+)
+def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another_anew(
+    tmp_path, text, flags, choice
+):
+    assert given(text, tmp_path, **flags).schedule == choice
+
+
+def test_every_source_is_named_where_its_number_is_wrong(tmp_path):
+    with pytest.raises(ConfigError, match="^--backoff-beta: cosine has no backoff_beta; backoff"):
+        given(backoff_beta=0.5)
+    with pytest.raises(ConfigError, match="^--backoff-beta is 2; wanted a number above 0"):
+        given(schedule="backoff", backoff_beta=2)
+    with pytest.raises(ConfigError, match=r"0.yaml:1: warmup: backoff has no warmup; cosine,"):
+        given("warmup: 0.5\n", tmp_path, schedule="backoff")
+    with pytest.raises(ConfigError, match="^--schedule: no schedule 'bakoff'") as caught:
+        given(schedule="bakoff")
+    cause = caught.value.__cause__  # a file of the user's own may mend it
+    assert isinstance(cause, UnknownChoice)
+    assert cause.name == "bakoff"
 
 
 def test_a_stored_choice_is_its_name_with_its_numbers_by_flat_names():
@@ -85,48 +109,12 @@ def test_a_stored_choice_is_its_name_with_its_numbers_by_flat_names():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("workers", "numbers"),
-    [({}, (0.9, 0.1)), ({"averaged": 2}, (0.75, 0.1)), ({"ahead": 4}, (0.95, 0.15))],
-)
-def test_open_numbers_of_muon_follow_from_its_workers(workers, numbers):
-    chosen = Muon().fitted(hidden=True, **workers)
-    assert (chosen.beta1, chosen.nesterov) == numbers
-    assert Muon(beta1=0.5, nesterov=0.2).fitted(hidden=True, **workers).beta1 == 0.5
-
-
-def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another_anew(tmp_path):
-    weak = "schedule: backoff(steps=7)\n"
-    assert given(weak, folder=tmp_path, schedule="backoff(beta=0.5)").schedule == Backoff(
-        steps=7, beta=0.5
-    )
-    assert given(weak, folder=tmp_path, schedule="backoff(steps=8)").schedule == Backoff(steps=8)
-    assert given(weak, folder=tmp_path, schedule="wsd").schedule == WSD()
-    flat = "schedule: backoff\nbackoff_steps: 7\n"
-    assert given(flat, folder=tmp_path, schedule="wsd").schedule == WSD()
-    assert given(flat, folder=tmp_path, schedule="backoff(steps=8)").schedule == Backoff(steps=8)
-
-
-def test_every_source_is_named_where_its_number_is_wrong(tmp_path):
-    with pytest.raises(ConfigError, match="^--backoff-beta: cosine has no backoff_beta; backoff"):
-        given(backoff_beta=0.5)
-    with pytest.raises(ConfigError, match="^--backoff-beta is 2; wanted a number above 0"):
-        given(schedule="backoff", backoff_beta=2)
-    with pytest.raises(ConfigError, match=r"0.yaml:1: warmup: backoff has no warmup; cosine,"):
-        given("warmup: 0.5\n", folder=tmp_path, schedule="backoff")
-    with pytest.raises(ConfigError, match="^--schedule: no schedule 'bakoff'") as caught:
-        given(schedule="bakoff")
-    cause = caught.value.__cause__  # a file of the user's own may mend it
-    assert isinstance(cause, UnknownChoice)
-    assert cause.name == "bakoff"
-
-
-def test_programs_may_give_flat_numbers_too():
-    config = TrainConfig(schedule="backoff", backoff_steps=9)
-    assert config.schedule == Backoff(steps=9)
-    changed = {"backoff_beta": 0.5}
-    assert replace(config, **changed).schedule == Backoff(steps=9, beta=0.5)
-    assert replace(config, schedule=WSD()).schedule == WSD()
+def test_programs_may_change_flat_numbers_too_and_another_choice_begins_with_its_defaults():
+    config = TrainConfig(strategy="ssp", slack=2, staleness_lr="exp")
+    slack = {"slack": 5}
+    assert replace(config, **slack).strategy == SSP(slack=5, staleness_lr="exp")
+    assert replace(config, strategy=Hogwild()).strategy == Hogwild()
+    assert replace(config, strategy=None).strategy is None
     with pytest.raises(ConfigError, match="no option 'bakcoff_steps'; did you mean"):
         TrainConfig(**{"bakcoff_steps": 3})
 
@@ -135,40 +123,6 @@ def test_no_flat_name_stands_for_two_things():
     own = [word for one in options(TrainConfig).values() for word in (one.name, *one.aliases)]
     flat = [name for kind in KINDS for name in kind.numbers()]
     assert len(own + flat) == len({*own, *flat})
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"optimizer": "adamw(beta2=0.9, beta2_half_life=2)"},
-        {"schedule": "backoff(steps=5, epochs=2)"},
-        {"schedule": "backoff", "backoff_steps": 5, "backoff_epochs": 2},
-    ],
-)
-def test_a_number_is_refused_beside_the_one_that_takes_its_place(values):
-    with pytest.raises(ConfigError, match="takes the place of .*; keep one"):
-        given(**values)
-
-
-# -- numbers and their owners ----------------------------------------------------------------
-
-PAIRS = [
-    (kind, choice, flat)
-    for kind in KINDS
-    for choice in kind.known().values()
-    for flat, number in kind.numbers().items()
-    if choice not in number.owners
-]
-
-
-def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_are_named():
-    assert len(PAIRS) > 100
-    for kind, choice, flat in PAIRS:
-        number = kind.numbers()[flat]
-        given = {kind.title: choice.name, flat: legal(number.option)}
-        owners = ", ".join(owner.name for owner in number.owners)
-        with pytest.raises(ConfigError, match=f"{choice.name} has no {flat}; {owners} ha(s|ve)$"):
-            TrainConfig(**given)
 
 
 def legal(number):
@@ -180,16 +134,15 @@ def legal(number):
     return {int: 7, float: 0.25}.get(number.type, number.default)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.title)
-def test_every_number_says_what_it_is_and_every_choice_what_it_does(kind):
+@each_of("kind", KINDS, ids=lambda kind: kind.title)
+def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_are_named(kind):
     for choice in kind.known().values():
         assert choice.about
         assert all(spec.help for spec in options(choice).values())
-
-
-def test_another_strategy_begins_with_its_defaults():
-    config = TrainConfig(strategy="ssp", slack=2, staleness_lr="exp")
-    assert replace(config, strategy=Hogwild()).strategy == Hogwild()
-    more = {"slack": 5}
-    assert replace(config, **more).strategy == SSP(slack=5, staleness_lr="exp")
-    assert replace(config, strategy=None).strategy is None
+        for flat, number in kind.numbers().items():
+            if choice in number.owners:
+                continue
+            owners = ", ".join(owner.name for owner in number.owners)
+            message = f"{choice.name} has no {flat}; {owners} ha(s|ve)$"
+            with pytest.raises(ConfigError, match=message):
+                TrainConfig(**{kind.title: choice.name, flat: legal(number.option)})

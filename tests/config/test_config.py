@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
+from mlxhog.cli.train import configuration
+from mlxhog.cli.train import run as train
 from mlxhog.config import contradictions
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
@@ -17,12 +20,10 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim import AdamW, Apollo, Muon
 from tests.pairs import each_of
 
-ROOT = Path(__file__).parents[2]
-
 
 def written(tmp_path, text):
     path = tmp_path / "conf.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return read_yaml(path)
 
 
@@ -52,13 +53,12 @@ def test_python_values_are_converted_like_yaml_values():
         ("live: on", "live", "on"),
         ("seed: 010", "seed", 10),
         ("steps: 1_000", "steps", 1000),
+        ("force: FALSE", "force", False),
+        ("force: true", "force", True),
         ("iters: 7", "steps", 7),
         ("learning_rate: 0.1", "lr", 0.1),
         ("steps_per_eval: 7", "eval_every", Interval(steps=7)),
-        ("max_seq_length: 7", "seq_len", 7),
         ("size: small", "model", "small"),
-        ("grad_accumulation_steps: 7", "grad_accumulation", 7),
-        ("project_name: x", "name", "x"),
         ("# nothing", "seed", 0),
     ],
 )
@@ -86,7 +86,6 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
     ("text", "message"),
     [
         ("lr: [1\n", "conf.yaml:2: not YAML"),
-        ("- lr\n", "conf.yaml: wanted lines such as"),
         ("just words\n", "conf.yaml: wanted lines such as"),
         ("lr: !!python/object:os.system x\n", "conf.yaml:1: not YAML"),
         ("lr: \x00\n", "conf.yaml: not YAML"),
@@ -97,21 +96,59 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, message):
         written(tmp_path, text)
 
 
-def test_without_a_name_the_first_optimizer_that_has_the_numbers_is_taken():
-    assert TrainConfig(eps=0.5).optimizer == Muon(eps=0.5)
-    assert TrainConfig(eps=0.5, projection_rank=3).optimizer == Apollo(eps=0.5, rank=3)
-    with pytest.raises(ConfigError, match="no optimizer has both nesterov and momentum"):
-        TrainConfig(nesterov=0.5, momentum=0.5)
+@given(
+    lr=st.floats(1e-300, 1e300),
+    steps=st.integers(1, 10**18),
+    name=st.text(min_size=1).filter(lambda text: text != "none"),
+)
+def test_any_configuration_survives_yaml_and_does_not_say_which_run_it_resumed(
+    tmp_path_factory, lr, steps, name
+):
+    values = {"lr": lr, "steps": steps, "name": name, "set": {"slstm_at": [1, 3]}}
+    text = TrainConfig(**values, resume="latest", optimizer="muon").to_yaml()
+    again = resolve(TrainConfig, [written(tmp_path_factory.mktemp("yaml"), text)])
+    assert again == TrainConfig(**values)
 
 
-def test_another_choice_comes_without_the_options_that_it_does_not_take():
-    config = TrainConfig(optimizer="muon", nesterov=0.2)
-    config = dataclasses.replace(config, beta2=0.9, eval_tokens=512)
-    assert config.optimizer == Muon(nesterov=0.2, beta2=0.9)
-    changes = contradictions.choosing(TrainConfig, eval_every="off")
-    other = dataclasses.replace(config, optimizer="adamw", **changes)
-    assert (other.optimizer, other.eval_every.on) == (AdamW(), False)
-    assert other.eval_tokens is None
+# -- fields of the model ---------------------------------------------------------------------------
+
+
+@each_of(
+    ("text", "values"),
+    [
+        (None, {}),
+        ("", {}),
+        ("a=1, b=[1, 5],c={x: 1, y: 2}", {"a": 1, "b": [1, 5], "c": {"x": 1, "y": 2}}),
+        ("a=1, b=2, a=3", {"b": 2, "a": 3}),
+        ("a = 1e-6 , b=null", {"a": "1e-6", "b": None}),
+    ],
+)
+def test_a_text_names_fields_and_values(text, values):
+    assert plain_yaml.assignments(text) == values
+    assert plain_yaml.assignments(plain_yaml.as_assignments(values)) == values
+
+
+@each_of("text", ["hidden_size", "=3", "a=", "a=[1", "a=1, b"])
+def test_what_is_no_assignment_is_named(text):
+    with pytest.raises(ConfigError, match="^set is "):
+        TrainConfig(set=text)
+
+
+def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, monkeypatch):
+    def fields(words):
+        return configuration(*train.flags().parse(words.split())).set
+
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("set: {hidden_size: 64, slstm_at: [1]}\n")
+    Path("b.yaml").write_text("set: 5\n")
+    both = fields("-c a.yaml --set hidden_size=256 --set num_heads=6")
+    assert plain_yaml.assignments(both) == {"slstm_at": [1], "hidden_size": 256, "num_heads": 6}
+    assert fields("-c a.yaml --set none") is None
+    with pytest.raises(ConfigError, match=r"b.yaml:1: set is 5; wanted NAME=VALUE"):
+        fields("-c b.yaml")
+
+
+# -- workers that are slowed down ------------------------------------------------------------------
 
 
 def test_workers_are_slowed_by_rank():
@@ -129,13 +166,33 @@ def test_workers_are_slowed_by_rank():
 
 
 @each_of(
-    "text",
-    ["2", "1=", "one=2", "-1=2", "1=0.5", "1=x", "1=2:3", "1=random:2", "1=random:1.5:2"]
-    + ["1=random:0.5:0.9", "1=late", "1=late:soon", "1=late:-1", "0=2,", "1=early:3"],
-)
-def test_a_slowdown_that_cannot_be_read_is_answered_with_the_three_forms(text):
-    with pytest.raises(ConfigError, match=r"slow is .*; wanted RANK=FACTOR, RANK=random.*; got "):
-        TrainConfig(slow=text)
+    ("option", "forms", "texts"),
+    [
+        ("slow", "RANK=FACTOR, RANK=random", "2 1= one=2 1=0.5 1=2:3 1=random:2 1=late:soon 0=2,"),
+        ("sparsify", "none, topk:F", "topk topk:0 topk:1.1 topk:x threshold:-1 some:1"),
+        ("staleness_lr", "none, linear:C", "linear:-1 exp:2 drop:x linear:1:2"),
+        ("delay_compensation", "none, constant:F", "constant:0 adaptive:-1"),
+        (
+            "sim_staleness", "fixed:N",
+            "fixed fixed:-1 fixed:5000 uniform:3 uniform:3:1 geometric:0 geometric:1e6 "
+            "histogram:1=0 histogram:x=1 speed:0,1 speed:1,1e9 normal:1",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rule_that_cannot_be_read_is_refused_with_the_legal_forms(option, forms, texts):
+    for text in texts.split():
+        with pytest.raises(ConfigError, match=rf"{option} is .*; wanted {forms}"):
+            TrainConfig(**{option: text})
+
+
+# -- options that follow from others ---------------------------------------------------------------
+
+
+def test_without_a_name_the_first_optimizer_that_has_the_numbers_is_taken():
+    assert TrainConfig(eps=0.5).optimizer == Muon(eps=0.5)
+    assert TrainConfig(eps=0.5, projection_rank=3).optimizer == Apollo(eps=0.5, rank=3)
+    with pytest.raises(ConfigError, match="no optimizer has both nesterov and momentum"):
+        TrainConfig(nesterov=0.5, momentum=0.5)
 
 
 def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer():
@@ -144,21 +201,24 @@ def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer
     assert TrainConfig(resume="latest", optimizer="adamw").optimizer == AdamW()
 
 
+def test_another_choice_comes_without_the_options_that_it_does_not_take():
+    config = TrainConfig(optimizer="muon", nesterov=0.2, beta2=0.9, eval_tokens=512)
+    changes = contradictions.choosing(TrainConfig, eval_every="off")
+    other = dataclasses.replace(config, optimizer="adamw", **changes)
+    assert (other.optimizer, other.eval_every.on, other.eval_tokens) == (AdamW(), False, None)
+
+
 @each_of(
     ("values", "strategy"),
     [
-        ({}, "auto"),
         ({"moments": "private", "gpu_write": "cpu"}, "auto"),
         ({"determinism": "record", "steps": 5}, "hogwild"),
         ({"determinism": "rounds", "steps": 5}, "sync"),
         ({"async_after": 0.1}, "hogwild"),
-        ({"predict": "last", "moments": "shared"}, "hogwild"),
         ({"predict": "last"}, "hogwild"),
-        ({"predict": "last", "optimizer": "muon"}, "hogwild"),
         ({"read": "live"}, "hogwild"),
         ({"write": "racy"}, "hogwild"),
         ({"sparsify": "topk:0.1"}, "hogwild"),
-        ({"blocks": "disjoint"}, "hogwild"),
         ({"lr_workers": "sqrt"}, "hogwild"),
         ({"sync_shares": "speed"}, "sync"),
         ({"strategy": "round_robin", "predict": "last", "moments": "shared"}, "round_robin"),
@@ -173,11 +233,11 @@ def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
     [
         ({}, True, "last"),
         ({"optimizer": "adamw"}, False, "own"),
-        ({"optimizer": "muon", "predict": "own"}, True, "own"),
-        ({"optimizer": "muon", "moments": "private"}, False, "own"),
-        ({"optimizer": "muon", "strategy": "sync"}, False, "none"),
-        ({"optimizer": "muon", "blocks": "disjoint"}, False, "own"),
-        ({"optimizer": "muon", "read": "live"}, True, "none"),
+        ({"predict": "own"}, True, "own"),
+        ({"moments": "private"}, False, "own"),
+        ({"strategy": "sync"}, False, "none"),
+        ({"blocks": "disjoint"}, False, "own"),
+        ({"read": "live"}, True, "none"),
         ({"optimizer": "adamw", "moments": "shared"}, True, "last"),
         ({"strategy": "round_robin", "moments": "shared"}, True, "none"),
         ({"strategy": "round_robin", "moments": "shared", "predict": "last"}, True, "last"),
@@ -186,28 +246,3 @@ def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
 def test_who_shares_moments_and_where_gradients_are_taken(values, shares, prediction):
     config = TrainConfig(**{"strategy": "hogwild", **values})
     assert (config.shares_moments, config.prediction) == (shares, prediction)
-
-
-def test_the_written_configuration_does_not_say_which_run_it_resumed(tmp_path):
-    again = resolve(TrainConfig, [written(tmp_path, TrainConfig(resume="latest").to_yaml())])
-    assert again.resume is None
-
-
-@given(
-    lr=st.floats(1e-300, 1e300),
-    steps=st.integers(1, 10**18),
-    seed=st.integers(0, 2**32 - 1),
-    name=st.text(min_size=1).filter(lambda text: text != "none"),
-)
-def test_any_configuration_survives_yaml(tmp_path_factory, lr, steps, seed, name):
-    config = TrainConfig(lr=lr, steps=steps, seed=seed, name=name)
-    path = tmp_path_factory.mktemp("yaml") / "conf.yaml"
-    path.write_text(config.to_yaml(), encoding="utf-8")
-    assert resolve(TrainConfig, [read_yaml(path)]) == config
-
-
-@each_of("text", ["true", "True", "false", "FALSE"])
-def test_a_switch_is_true_or_false_in_yaml_and_on_the_command_line(tmp_path, text):
-    expected = text.lower() == "true"
-    assert resolve(TrainConfig, [written(tmp_path, f"force: {text}\n")]).force is expected
-    assert resolve(TrainConfig, [{"force": (text, "--force")}]).force is expected

@@ -13,13 +13,11 @@ CONTRADICTIONS = f"""
 read=live predict=own                                 predict=none
 async_after=0.1 strategy=sync                         async_after
 predict=last optimizer=adamw                          add moments=shared
-predict=last moments=private                          add moments=shared
 predict=last strategy=serial                          not for serial
 predict=own strategy=round_robin                      none and last only; set one of them
 optimizer=muon predict=last sparsify=topk:0.1         add moments=shared
 reset_optimizer=true                                  add --resume
 overlap=true strategy=sync                            overlap: a worker of sync reads after its own
-overlap=true strategy=diloco                          overlap: a worker of diloco reads after
 overlap=true async_after=0.1                          overlap: a worker of hogwild(async_after=0.1)
 overlap=true blocks=disjoint                          set strategy=hogwild, or leave overlap out
 overlap=true {RECORD}                     record, but a record has the read, the
@@ -32,11 +30,9 @@ overlap=true orthogonalization_device=worker          set orthogonalization_devi
 average_every=5 slack=1                               no strategy has both average_every and slack
 clients=3 strategy=local_sgd                          is for split=dirichlet; add that
 sync_shares=speed strategy=hogwild                    add that, or take sync
-schedule=backoff(beta=2)                              beta is '2'; wanted a number above 0
 strategy=round_robin read=live                        leave read out
 strategy=round_robin write=racy                       no other process writes beside
 strategy=avg_runs gpu_write=metal                     own copy
-strategy=avg_runs moments=shared                      runs are independent
 determinism=rounds time=5                             give --steps or --tokens
 determinism=rounds                                    needs a budget in steps or tokens
 {ROUNDS} batch_size=auto            give --batch-size a number

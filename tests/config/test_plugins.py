@@ -74,25 +74,18 @@ def test_a_file_is_executed_once_and_what_it_defines_is_registered(tmp_path):
     assert SCHEDULES.find("halving") is module.Halving
 
 
-def test_what_a_file_defines_travels_to_a_spawned_process_and_back(tmp_path):
-    module = module_of(write(tmp_path / "mine.py"))
+@pytest.mark.parametrize("change", [lambda file: write(file, "x = ("), Path.unlink])
+def test_what_a_file_defines_travels_to_a_spawned_process_and_back_without_it(tmp_path, change):
+    file = write(tmp_path / "mine.py")
+    module = module_of(file)
     (plugin,) = plugins.files_of([module.Halving])
-    things = (module.Halving(every=4), module.Place(5), module.Unit.STEP)
+    things = (module.Halving(every=4), module.Place(5), module.Unit.STEP, (plugin, module.Place))
+    change(file)
+    assert pickle.loads(pickle.dumps(things[0])) == things[0]
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         assert pool.submit(double, things[0]).result(60) == module.Halving(every=8)
         for thing in things:
             assert pool.submit(same, thing).result(60) == thing
-        assert pool.submit(same, (plugin, module.Place)).result(60) == (plugin, module.Place)
-
-
-@pytest.mark.parametrize("change", [lambda file: write(file, "x = ("), Path.unlink])
-def test_what_travels_does_not_depend_on_the_file_any_more(tmp_path, change):
-    file = write(tmp_path / "mine.py")
-    halving = module_of(file).Halving(every=4)
-    change(file)
-    assert pickle.loads(pickle.dumps(halving)) == halving
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        assert pool.submit(double, halving).result(60) == halving.double()
 
 
 def test_bytes_that_do_not_have_the_digest_are_not_executed(tmp_path):
@@ -124,29 +117,26 @@ DECORATOR = "@dataclass(frozen=True, kw_only=True)"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("name", "text", "message"),
     [
-        ("x = 1\ny = (\n", r"bad\.py, line 2: SyntaxError"),
-        ("x = 1\nx / 0\n", r"bad\.py, line 2: ZeroDivisionError: division by zero"),
-        ("import no_such_module\n", r"bad\.py, line 1: ModuleNotFoundError"),
-        ("from mlxhog.config.choices import Choice\n", "adds nothing that can be chosen"),
-        (PROGRAM.replace("halving", "a b"), "class Halving: its name is 'a b'; use a letter"),
-        (PROGRAM.replace(DECORATOR, ""), "class Halving: put @dataclass.* above it"),
-        (PROGRAM.replace(DECORATOR, "@dataclass"), "class Halving: put @dataclass.* above it"),
+        ("a.py", "x = 1\ny = (\n", r"a\.py, line 2: SyntaxError"),
+        ("a.py", "x = 1\nx / 0\n", r"a\.py, line 2: ZeroDivisionError: division by zero"),
+        ("a.py", "import no_such_module\n", r"a\.py, line 1: ModuleNotFoundError"),
+        ("a.py", "x = 1\n", "adds nothing that can be chosen"),
+        ("a.py", PROGRAM.replace("halving", "a b"), "class Halving: its name is 'a b'; use a"),
+        ("a.py", PROGRAM.replace(DECORATOR, ""), "class Halving: put @dataclass.* above it"),
+        ("a.py", PROGRAM.replace(DECORATOR, "@dataclass"), "class Halving: put @dataclass.*"),
+        ("none.py", None, r"none\.py: cannot read it: No such file"),
+        ("notes.txt", PROGRAM, r"notes\.txt: not a Python file"),
     ],
 )
 def test_a_file_that_adds_no_choice_as_it_must_be_is_refused_with_the_place(
-    tmp_path, text, message
+    tmp_path, name, text, message
 ):
+    if text is not None:
+        write(tmp_path / name, text)
     with pytest.raises(ConfigError, match=message):
-        plugins.load(write(tmp_path / "bad.py", text))
-
-
-def test_what_is_no_python_file_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.py: cannot read it: No such file"):
-        plugins.load(tmp_path / "none.py")
-    with pytest.raises(ConfigError, match=r"notes\.txt: not a Python file"):
-        plugins.load(write(tmp_path / "notes.txt"))
+        plugins.load(tmp_path / name)
 
 
 def test_an_unknown_choice_says_which_it_is_also_in_another_process():

@@ -10,15 +10,9 @@ from mlxhog.data.bpe import BpeTokenizer, train_bpe
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from tests.data.token_files import token_file
+from tests.pairs import each_of
 
 TEXT = "The naïve cafe\u0301: ﬁne, 한국어 İstanbul, and a tab\t.\n\n"
-STEPS = [
-    {"normalizer": {"type": "Lowercase"}},
-    {"normalizer": {"type": "NFC"}},
-    {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
-    {"add_prefix_space": True},
-    {"white_space": True},
-]
 
 
 def tokenizer(*, white_space=False, add_prefix_space=False, **fields):
@@ -32,7 +26,17 @@ def tokenizer(*, white_space=False, add_prefix_space=False, **fields):
     return BpeTokenizer(json.dumps(description | fields).encode(), plain.bos_token, "test")
 
 
-@pytest.mark.parametrize("step", [*STEPS, {}], ids=str)
+@each_of(
+    "step",
+    [
+        {},
+        {"normalizer": {"type": "Lowercase"}},
+        {"normalizer": {"type": "NFC"}},
+        {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+        {"add_prefix_space": True},
+        {"white_space": True},
+    ],
+)
 def test_that_a_text_is_changed_is_seen(step):
     one = tokenizer(**step)
     for text in (TEXT.encode(), b"caf\xe9 au lait"):
@@ -58,16 +62,11 @@ def test_every_count_of_bytes_is_of_the_original_text(tmp_path, fields):
 def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(12):
-        (tmp_path / "text" / f"{i:02}.txt").write_text(
-            f"{'The' if i % 2 else 'the'} text {i}\n" * 9
-        )
-    steps = [{"type": "NFC"}, {"type": "Lowercase"}]
-    changing = tokenizer(normalizer={"type": "Sequence", "normalizers": steps})
-    for name, content in changing.files().items():
+        word = "The" if i % 2 else "the"
+        (tmp_path / "text" / f"{i:02}.txt").write_text(f"{word} text {i}\n" * 9)
+    for name, content in tokenizer(normalizer={"type": "Lowercase"}).files().items():
         (tmp_path / name).write_bytes(content)
-    prepared = prepare(
-        str(tmp_path / "text"), str(tmp_path / "tokenizer.json"), cache_dir=tmp_path / "cache"
-    )
-    (note,) = prepared.notes
-    assert "the tokenizer changes the text of 6 of 12 documents" in note
+    spec = str(tmp_path / "tokenizer.json")
+    prepared = prepare(str(tmp_path / "text"), spec, cache_dir=tmp_path / "cache")
+    assert "the tokenizer changes the text of 6 of 12 documents" in prepared.notes[0]
     assert TokenFile.open(prepared.train).header["changed"] == 5  # and document 5 is held out

@@ -16,19 +16,16 @@ from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.data.token_files import token_file
-from tests.pairs import max_examples
+from tests.pairs import each_of, max_examples
 
 QUESTIONS = [(f"What is {k} plus one?", f"{k + 1}") for k in range(40)]
 
 
-def lines(folder, records, name="train.jsonl"):
-    path = folder / name
+def lines(folder, pairs):
+    path = folder / "train.jsonl"
+    records = ({"prompt": prompt, "completion": completion} for prompt, completion in pairs)
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
-
-
-def questions(folder):
-    return lines(folder, [{"prompt": p, "completion": c} for p, c in QUESTIONS])
 
 
 def counted(batch, row=0):
@@ -37,7 +34,7 @@ def counted(batch, row=0):
     return bytes(np.where(ids == 256, ord("|"), ids).astype(np.uint8))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("prompt", "completion", "text", "n"),
     [
         ("2+2=", "4", b"2+2=\n4", 5),
@@ -49,9 +46,7 @@ def counted(batch, row=0):
 def test_a_line_break_belongs_to_the_prompt_where_neither_part_brings_white_space(
     tmp_path, prompt, completion, text, n
 ):
-    path = lines(tmp_path, [{"prompt": prompt, "completion": completion}])
-    (example,) = textfiles.documents(path, None)
-    assert isinstance(example, Example)
+    (example,) = textfiles.documents(lines(tmp_path, [(prompt, completion)]), None)
     assert (example, example.lengths[0]) == (text, n)
 
 
@@ -79,16 +74,9 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(docume
     assert rows.cut == sum(p > 0 for p, c in documents if 1 + p + c > seq_len)
 
 
-def test_a_batch_of_examples_has_completions_as_labels_and_the_whole_text_as_inputs(tmp_path):
-    file = token_file(tmp_path, [Example(b"ab", b"cd"), Example(b"one", b"two")])
-    batch = file.batch(np.array([0, 1]), 16)
-    assert batch.x[0, :6].tolist() == [256, *b"ab\ncd"]
-    assert [counted(batch, row) for row in (0, 1)] == [b"cd|", b"two|"]
-    assert batch.n_bytes == 5
-    assert (batch.n_labels, batch.n_tokens) == (7, 6 + 8)
-
-
-def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
+def test_the_same_tokens_with_another_prompt_are_another_text_and_damaged_prompts_are_named(
+    tmp_path,
+):
     files = []
     for k, example in enumerate((Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")):
         folder = tmp_path / str(k)
@@ -97,21 +85,19 @@ def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
     assert files[0].tokens.tolist() == files[2].tokens.tolist()
     assert len({file.digest for file in files}) == 3
     assert files[2].prompts is None
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"\0" * 3, "3 bytes, expected 1 items of 4"), (b"\xff" * 4, "longer than its document")],
-)
-def test_damaged_prompts_are_named(tmp_path, content, message):
-    path = token_file(tmp_path, [Example(b"ab", b"cd")]).path
-    path.with_suffix(".prompts").write_bytes(content)
-    with pytest.raises(DataError, match=rf"text.prompts.*{message}.*prepare the corpus again"):
-        TokenFile.open(path).n_sequences(8)
+    path = files[0].path
+    for content, message in (
+        (b"\0" * 3, "3 bytes, expected 1 items of 4"),
+        (b"\xff" * 4, "longer than its document"),
+    ):
+        path.with_suffix(".prompts").write_bytes(content)
+        with pytest.raises(DataError, match=rf"text.prompts.*{message}.*prepare the corpus again"):
+            TokenFile.open(path).n_sequences(8)
 
 
 def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_bytes(tmp_path):
-    data = prepare(str(questions(tmp_path)), cache_dir=tmp_path / "cache")
+    path = str(lines(tmp_path, QUESTIONS))
+    data = prepare(path, cache_dir=tmp_path / "cache")
     assert any("40 of 40 documents are examples" in note for note in data.notes)
     train, val = data.open(32)
     assert train.n_sequences(32) + val.n_sequences(32) == len(QUESTIONS)
@@ -119,46 +105,39 @@ def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_
     held_out = [completion for k, (_, completion) in enumerate(QUESTIONS) if k % 12 == 5]
     assert sum(batch.n_bytes for batch in batches) == len("".join(held_out))
     assert sum(batch.n_labels for batch in batches) == len("".join(held_out))  # no separators
+    with pytest.raises(DataError, match=r"40 examples of prompt and completion.*valid\.jsonl"):
+        prepare(path, cache_dir=tmp_path / "cache", val="tail")  # which cuts each in two
 
 
 def test_examples_too_few_to_hold_one_out_are_evaluated_themselves_and_a_note_says_so(tmp_path):
-    path = lines(tmp_path, [{"prompt": "p", "completion": c} for c in "abc"])
+    path = lines(tmp_path, [("p", c) for c in "abc"])
     data = prepare(str(path), cache_dir=tmp_path / "cache")
-    train, val = data.open(8)
-    assert (
-        train.tokens.tolist()
-        == val.tokens.tolist()
-        == [256, *b"p\na", 256, *b"p\nb", 256, *b"p\nc"]
-    )
+    expected = [256, *b"p\na", 256, *b"p\nb", 256, *b"p\nc"]
+    assert [file.tokens.tolist() for file in data.open(8)] == [expected] * 2
     assert data.rule == "training examples"
     assert any("no example is held out of fewer than 6" in note for note in data.notes)
 
 
-def test_an_example_is_not_cut_in_two_for_held_out_text(tmp_path):
-    path = questions(tmp_path)
-    with pytest.raises(DataError, match=r"40 examples of prompt and completion.*valid\.jsonl"):
-        prepare(str(path), cache_dir=tmp_path / "cache", val="tail")
-
-
 def test_every_example_is_in_one_batch_of_an_epoch_and_frozen_where_that_is_asked_for(tmp_path):
     file = token_file(tmp_path, [Example(p.encode(), c.encode()) for p, c in QUESTIONS])
-    for frozen in (True, False):
-        batches = Batches(file, seq_len=32, batch_size=3, seed=0, frozen=frozen)
+    how = {"seq_len": 32, "batch_size": 3, "seed": 0}
+    clients = [range(0, 40, 2), range(1, 40, 2)]
+    for batches, frozen in (
+        (Batches(file, **how, frozen=True), True),
+        (Batches(file, **how), False),
+        (ClientBatches(file, clients, **how), False),
+    ):
         epoch = [batches.at(0, ticket) for ticket in range(batches.n_tickets)]
         assert {batch.frozen for batch in epoch} == {frozen}
         answers = [counted(batch, k) for batch in epoch for k in range(len(batch.x))]
         assert sorted(answers) == sorted(f"{answer}|".encode() for _, answer in QUESTIONS)
-    clients = ClientBatches(
-        file, [range(0, 40, 2), range(1, 40, 2)], seq_len=32, batch_size=3, seed=0
-    )
-    epoch = [clients.at(0, ticket) for ticket in range(clients.n_tickets)]
-    answers = [counted(batch, k) for batch in epoch for k in range(len(batch.x))]
-    assert sorted(answers) == sorted(f"{answer}|".encode() for _, answer in QUESTIONS)
 
 
 def test_rows_of_unequal_batches_go_together_and_a_context_can_be_left_out(tmp_path):
     file = token_file(tmp_path, [Example(b"p" * 40, b"long enough"), Example(b"q", b"r")])
     wide, narrow = (file.batch(np.array([k]), 64) for k in (0, 1))
+    assert narrow.x[0, :4].tolist() == [256, *b"q\nr"]
+    assert (narrow.n_bytes, narrow.n_labels, narrow.n_tokens) == (1, 2, 4)
     both = joined([wide, narrow])
     assert (wide.x.shape[1], narrow.x.shape[1], both.x.shape) == (64, 32, (2, 64))
     assert both.n_tokens == wide.n_tokens + narrow.n_tokens

@@ -25,9 +25,9 @@ def sizes_of(documents):
     return sizes
 
 
-@pytest.mark.parametrize(("n", "rule"), [(1, "tail"), (5, "tail"), (6, "every-12th")])
-def test_a_corpus_of_few_documents_holds_out_tails(n, rule):
-    assert heldout.rule_for("every-12th", sizes_of([b"text"] * n)) == rule
+def test_a_corpus_of_few_documents_holds_out_tails():
+    rules = {n: heldout.rule_for("every-12th", sizes_of([b"text"] * n)) for n in (1, 5, 6)}
+    assert rules == {1: "tail", 5: "tail", 6: "every-12th"}
     assert heldout.rule_for("tail", sizes_of([b"text"] * 100)) == "tail"
 
 
@@ -81,36 +81,22 @@ def test_evaluation_counts_every_byte_once_and_no_separator(tmp_path):
     assert (inputs[file.n_tokens - 1 :] == file.bos).all()
 
 
-def test_evaluation_of_a_part_is_spread_over_the_file_and_repeatable(tmp_path):
+def test_evaluation_of_a_part_is_spread_over_the_file_and_may_begin_anywhere(tmp_path):
     file = token_file(tmp_path, [bytes(range(100)) * 10])
     options = {"seq_len": 10, "batch_size": 2, "eval_tokens": 45}
-    first, again = (list(heldout.batches(file, **options)) for _ in range(2))
-    assert sum(int((b.y != IGNORED).any(axis=1).sum()) for b in first) == 5
-    assert [b.y[0, 0] for b in first] == [file.tokens[1 + 10 * i] for i in (0, 40, 80)]
-    for a, b in zip(first, again, strict=True):
-        assert np.array_equal(a.x, b.x)
-        assert np.array_equal(a.y, b.y)
-
-
-def test_batches_are_passed_over_and_counted(tmp_path):
-    file = token_file(tmp_path, [b"abcdefghijklmnopqrstuvwxyz"])
-    shape = {"seq_len": 4, "batch_size": 2}
-    whole = list(heldout.batches(file, **shape))
-    assert len(whole) == heldout.n_batches(file, **shape) == 4
-    for first in range(4):
-        part = list(heldout.batches(file, **shape, first=first, count=2))
-        assert [batch.y.tolist() for batch in part] == [
-            batch.y.tolist() for batch in whole[first : first + 2]
-        ]
+    whole = list(heldout.batches(file, **options))
+    assert len(whole) == heldout.n_batches(file, **options) == 3
+    assert sum(int((b.y != IGNORED).any(axis=1).sum()) for b in whole) == 5
+    assert [b.y[0, 0] for b in whole] == [file.tokens[1 + 10 * i] for i in (0, 40, 80)]
+    for first in range(3):
+        part = list(heldout.batches(file, **options, first=first, count=2))
+        assert [b.y.tolist() for b in part] == [b.y.tolist() for b in whole[first : first + 2]]
 
 
 def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_text(tmp_path):
     for name in ("train", "valid"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": f"{name} " * 50}))
-    with pytest.raises(
-        DataError,
-        match="no held-out rule 'tial'; expected one of every-12th, tail; did you mean 'tail'",
-    ):
+    with pytest.raises(DataError, match="no held-out rule 'tial'.*; did you mean 'tail'"):
         prepare(str(tmp_path), val="tial")
     assert prepare(str(tmp_path), val="tail").rule == "given"
 

@@ -5,8 +5,6 @@ import inspect
 import json
 import random
 
-import pytest
-
 from mlxhog.data import machine_data, textfiles
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
@@ -89,33 +87,24 @@ def test_of_examples_prompt_and_completion_lose_their_data_apart():
     assert (rest, rest.lengths) == (b"what is ?\na picture ", (10, 10))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Twelve texts, three of which have a picture, and one that is a picture."""
-    folder = tmp_path / "notes"
+def test_it_is_left_out_of_training_and_held_out_text(tmp_path):
+    folder = tmp_path / "notes"  # twelve texts, three with a picture, and one that is a picture
     folder.mkdir()
     for i in range(12):
         picture = f"\n{BASE64}\n" if i in (3, 5, 7) else ""
         (folder / f"{i:02}.txt").write_text(f"note {i} about a day\n" * 20 + picture)
     (folder / "picture.txt").write_text(wrapped(BASE64, 76))
-    return folder
-
-
-def prepared(folder, *, skip):
-    cache = folder.parent / "cache"
-    return prepare(str(folder), cache_dir=cache, skip_machine_data=skip)
-
-
-def text_of(path):
-    return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
-
-
-def test_it_is_left_out_of_training_and_held_out_text(folder):
-    with_it, result = prepared(folder, skip=False), prepared(folder, skip=True)
+    with_it, result = (
+        prepare(str(folder), cache_dir=tmp_path / "cache", skip_machine_data=skip)
+        for skip in (False, True)
+    )
     assert result.train != with_it.train
-    for file in (result.train, result.val):
-        assert BASE64[:50] not in text_of(file)
-    assert "note 5 about a day" in text_of(result.val)
+    train, val = (
+        bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
+        for path in (result.train, result.val)
+    )
+    assert BASE64[:50] not in train + val
+    assert "note 5 about a day" in val
     skipped, note = result.notes
     assert "picture.txt: no text in it" in skipped
     assert "of the text, is left out: " in note

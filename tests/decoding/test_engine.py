@@ -1,16 +1,21 @@
-"""The engine: requests come and go between tokens, prompts are read in turns."""
+"""Answers: the state is carried, requests come and go, prompts are read in turns, text is whole."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Engine, Request
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
+from mlxhog.decoding.text import TextStream
 from mlxhog.errors import DataError, Diverged
-from tests.decoding.readers import MarkovModel
+from tests.decoding.readers import Countdown, MarkovModel, Reader
+from tests.pairs import each_of, max_examples
 
 BYTES = ByteTokenizer()
+ON = {"stop_at_document_end": False}
 
 
 def engine(model=None, **how):
@@ -22,21 +27,86 @@ def asked(prompt, n=8, **numbers):
 
 
 def rest(engine):
-    """Everything until nobody is left."""
+    """Every piece until the engine has nothing to do."""
     pieces = []
     while engine.is_busy:
         pieces += engine.step()
     return pieces
 
 
-def tokens(pieces, row):
+def tokens(pieces, row=0):
     return [piece.token for piece in pieces if piece.row == row]
 
 
+def answers(model, prompts, n=8, *, how=None, **numbers):
+    """The pieces of prompts that are answered together."""
+    sampling = Sampling(max_new_tokens=n, **numbers)
+    return list(answer(model, prompts, tokenizer=BYTES, sampling=sampling, **(how or {})))
+
+
 def alone(prompt, n=8, seed=0):
-    sampling = Sampling(max_new_tokens=n, seed=seed)
-    text = answer(MarkovModel(), [prompt], tokenizer=BYTES, sampling=sampling)
-    return [piece.token for piece in text]
+    return tokens(answers(MarkovModel(), [prompt], n, seed=seed))
+
+
+def said(pieces):
+    """Tokens, text and finish reason of one answer."""
+    assert all(one.finish_reason is None for one in pieces[:-1])
+    ids = [one.token for one in pieces if one.token is not None]
+    return ids, "".join(one.text for one in pieces), pieces[-1].finish_reason
+
+
+# -- one answer ------------------------------------------------------------------------------------
+
+
+def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last():
+    model = MarkovModel()
+    text = tokens(answers(model, [[84, 104]], 4, how=ON))
+    assert model.read == ((256, 84, 104, *text[:-1]),)
+    assert model.calls == [(1, 3), (1, 1), (1, 1), (1, 1)]
+
+
+@each_of(
+    ("text", "n", "stop", "how", "expected"),
+    [
+        ([104, 256, 105], 3, (), {}, ([104], "h", "document_end")),
+        (
+            [104, 256, 105],
+            3,
+            (),
+            {"stop_at_document_end": False},
+            ([104, 256, 105], "hi", "length"),
+        ),
+        (b"one two three", 13, ("wo t", "zzz"), {}, ([*b"one two t"], "one t", "stop")),
+    ],
+)
+def test_an_answer_ends_at_a_drawn_bos_a_stop_string_or_its_length(text, n, stop, how, expected):
+    assert said(answers(Countdown(text), [[0]], n, how=how, temperature=0, stop=stop)) == expected
+
+
+def test_random_answers_of_a_batch_depend_on_their_row_alone():
+    def of(batch_size, rows=3):
+        how = {"batch_size": batch_size}
+        pieces = answers(MarkovModel(), [[84]] * rows, 12, seed=3, how=how)
+        return [tokens(pieces, row) for row in range(rows)]
+
+    first, second, third = of(3)
+    assert first != second != third
+    assert of(1) == [first, second, third]
+    assert of(1, rows=1) == [first]
+
+
+def test_a_repetition_penalty_counts_prompt_and_answer():
+    class Stubborn(Reader):
+        def says(self, history):
+            logits = np.zeros(320, np.float32)
+            logits[[65, 66, 67, 68]] = [9.0, 8.0, 7.0, 1.0]
+            return logits
+
+    pieces = answers(Stubborn(), [[66]], 4, temperature=0.0, repetition_penalty=2.0)
+    assert tokens(pieces) == [65, 67, 65, 65]
+
+
+# -- several answers -------------------------------------------------------------------------------
 
 
 def test_a_request_is_admitted_between_tokens_and_no_answer_depends_on_another():
@@ -57,8 +127,7 @@ def test_a_long_prompt_holds_nobody_up_for_longer_than_two_pieces():
     e = engine(model, prefill_chunk=10)
     streaming = e.submit(asked([84], n=30))
     e.step()
-    long = e.submit(asked([7] * 95))
-    short = e.submit(asked([8] * 5))
+    long, short = e.submit(asked([7] * 95)), e.submit(asked([8] * 5))
     pieces = []
     while not tokens(pieces, long):
         before = len(model.calls)
@@ -70,36 +139,29 @@ def test_a_long_prompt_holds_nobody_up_for_longer_than_two_pieces():
     assert tokens(pieces + rest(e), long) == alone([7] * 95)
 
 
-def test_where_a_prompt_is_cut_does_not_depend_on_its_neighbours():
-    def cuts(*others):
-        model = Spy()
-        e = engine(model, prefill_chunk=8)
-        for length in others:
-            e.submit(asked([1] * length))
-        e.submit(asked([2] * 20))
-        rest(e)
-        return model.cuts
-
+@each_of("others", [(), (3, 9), (8,)])
+def test_where_a_prompt_is_cut_does_not_depend_on_its_neighbours(others):
     class Spy(MarkovModel):
-        def __init__(self):
-            super().__init__()
-            self.cuts = []
+        cuts = ()
 
         def logits(self, tokens, state):
             if tokens.shape[1] > 1 and 2 in tokens:
-                self.cuts.append(tokens.shape[1])
+                self.cuts += (tokens.shape[1],)
             return super().logits(tokens, state)
 
-    assert cuts() == cuts(3, 9) == cuts(8) == [8, 8, 5]
+    e = engine(model := Spy(), prefill_chunk=8)
+    for prompt in (*([1] * length for length in others), [2] * 20):
+        e.submit(asked(prompt))
+    rest(e)
+    assert model.cuts == (8, 8, 5)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 4])
+@each_of("steps", [0, 1, 4])
 def test_a_cancelled_answer_stops_wherever_it_is_and_the_others_go_on(steps):
     e = engine(batch_size=2, prefill_chunk=4)
     rows = [e.submit(asked([84 + k] * (k + 2), n=9, seed=k)) for k in range(4)]
     pieces = [piece for _ in range(steps) for piece in e.step()]
-    for row in (1, 3):
-        e.cancel(rows[row])
+    for row in (1, 3, 1, 3):
         e.cancel(rows[row])
     after = rest(e)
     assert not {piece.row for piece in after} & {1, 3}
@@ -107,19 +169,13 @@ def test_a_cancelled_answer_stops_wherever_it_is_and_the_others_go_on(steps):
     assert tokens(pieces + after, 2) == alone([86] * 4, 9, 2)
 
 
-def test_a_prompt_outside_the_vocabulary_is_refused_and_changes_nothing():
-    e = engine()
+def test_after_a_wrong_prompt_or_logits_that_are_not_finite_the_engine_goes_on():
+    e = engine(model := MarkovModel())
     with pytest.raises(DataError, match="token 300 at position 1 is outside"):
         e.submit(asked([1, 300]))
     assert not e.is_busy
-
-
-def test_after_logits_that_are_not_finite_the_engine_can_be_cleared():
-    model = MarkovModel()
-    e = engine(model)
     e.submit(asked([1]))
-    good = model.first
-    model.first = np.full_like(good, np.nan)
+    good, model.first = model.first, np.full_like(model.first, np.nan)
     with pytest.raises(Diverged):
         e.step()
     e.clear()
@@ -128,31 +184,60 @@ def test_after_logits_that_are_not_finite_the_engine_can_be_cleared():
     assert tokens(rest(e), row) == alone([84], seed=4)
 
 
+# -- scores ----------------------------------------------------------------------------------------
+
+
 def probabilities(before):
     logits = MarkovModel().says(tuple(before))[: BYTES.n_ids].astype(np.float64)
     return np.exp(logits) / np.exp(logits).sum()
 
 
-@pytest.mark.parametrize("chunk", [2, 100])
-def test_scores_are_the_model_s_probabilities_of_prompt_and_answer(chunk):
-    e = engine(prefill_chunk=chunk)
+@each_of(("chunk", "writes"), [(2, True), (100, True), (100, False)])
+def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, writes):
+    e, prompt = engine(prefill_chunk=chunk), [84, 65, 66]
     sampling = Sampling(max_new_tokens=2, temperature=5.0, top_k=3)
-    e.submit(Request(prompt=[84, 65, 66], sampling=sampling, top=2, scores_prompt=True))
+    how = {"top": 2, "scores_prompt": True, "writes": writes}
+    e.submit(Request(prompt=prompt, sampling=sampling, **how))
     pieces = rest(e)
     scores = [score for piece in pieces for score in piece.scores]
-    text = [84, 65, 66, *[piece.token for piece in pieces if piece.token is not None]]
+    text = [*prompt, *said(pieces)[0]]
     assert [score.token for score in scores] == text
+    if not writes:
+        assert (text, pieces[-1].finish_reason) == (prompt, "length")
     for k, score in enumerate(scores):
         expected = probabilities([BYTES.bos, *text[:k]])
-        assert score.logprob is not None
         assert np.exp(score.logprob) == pytest.approx(expected[text[k]], rel=1e-4)
         assert list(score.top) == np.argsort(-expected)[:2].tolist()
 
 
-def test_a_request_without_an_answer_reads_its_prompt_only():
-    e = engine()
-    sampling = Sampling(max_new_tokens=1)
-    e.submit(Request(prompt=[65, 66], sampling=sampling, top=1, scores_prompt=True, writes=False))
-    (piece,) = rest(e)
-    assert (piece.token, piece.text, piece.finish_reason) == (None, "", "length")
-    assert [score.token for score in piece.scores] == [65, 66]
+# -- text ------------------------------------------------------------------------------------------
+
+
+def read(text, *stop):
+    """The pieces of a text, and whether a stop string ended it."""
+    stream, pieces = TextStream(BYTES, stop), []
+    for token in BYTES.encode(text).tolist():
+        pieces.append(stream.read(token))
+        if stream.stopped:
+            return pieces, True
+    return [*pieces, stream.end()], stream.stopped
+
+
+def test_the_beginning_of_a_stop_string_is_held_back_until_it_is_none():
+    assert read(b"aSTOx", "STOP") == (["a", "", "", "", "STOx", ""], False)
+    assert read(b"aSTO", "STOP") == (["a", "", "", "", "STO"], False)
+    assert read(b"aSTOPb", "STOP") == (["a", "", "", "", ""], True)
+
+
+@max_examples(200)
+@given(
+    text=st.text("ab’", max_size=12),
+    stop=st.lists(st.text("ab’", min_size=1, max_size=4), max_size=3),
+)
+def test_the_text_ends_at_the_first_stop_string_that_is_whole(text, stop):
+    pieces, stopped = read(text.encode(), *stop)
+    ends = [text.index(one) + len(one) for one in stop if one in text]
+    assert stopped == bool(ends)
+    visible = text[: min(ends)] if ends else text
+    begins = [visible.index(one) for one in stop if one in visible]
+    assert "".join(pieces) == (visible[: min(begins)] if begins else text)

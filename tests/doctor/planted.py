@@ -15,8 +15,8 @@ def dropper(mapped, slot):
     """Adds by native code, but leaves out every fourth pass."""
     native = NATIVE.make(mapped, slot)
 
-    def adder(kernel, mode, value):
-        add, passes = native(kernel, mode, value), 0
+    def adder(kernel, mode):
+        add, passes = native(kernel, mode), 0
 
         def sometimes():
             nonlocal passes
@@ -36,12 +36,12 @@ def tearer(mapped, slot):
     def tear():
         values[0] = np.float32(0.5)
 
-    return lambda kernel, mode, value: tear
+    return lambda kernel, mode: tear
 
 
 def crasher(mapped, slot):
     """Ends its process, as a GPU may."""
-    return lambda kernel, mode, value: lambda: crash(None)
+    return lambda kernel, mode: lambda: crash(None)
 
 
 def refuser(mapped, slot):
@@ -50,11 +50,11 @@ def refuser(mapped, slot):
 
 
 def torn_reader(mapped, slot):
-    """Sees half of one value."""
+    """Sees a byte of another number in one value."""
 
     def read():
         values = values_of(mapped, "dense")
-        values[7] += 0.5
+        values[7] += 256
         return values
 
     return read
@@ -62,11 +62,11 @@ def torn_reader(mapped, slot):
 
 def old_reader(mapped, slot):
     """Sees every second time what was there at the last but one."""
-    seen = []
+    seen = [np.zeros_like(COUNTS["dense"])] * 2
 
     def read():
-        seen[:] = [*seen, values_of(mapped, "dense")][-3:]
-        return seen.pop(0) if len(seen) == 3 else seen[-1]
+        seen.append(values_of(mapped, "dense"))
+        return seen[-1] if len(seen) % 2 else seen[-3]
 
     return read
 

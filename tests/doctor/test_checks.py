@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed, Lane
-from mlxhog.base.load import Load
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels
@@ -19,7 +18,6 @@ from mlxhog.models.ops import kernels as choose_kernels
 from tests.metal.faulty import FaultyEngine
 from tests.pairs import each_of
 
-QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 M2 = replace(MAC, chip="Apple M2 Max")
 NEW, OLD = {"mlx": "0.32.4", "torch": "2.13.0"}, {"mlx": "0.32.4", "torch": "2.9.1+cpu"}
@@ -120,8 +118,8 @@ def test_an_engine_that_copies_instead_of_importing_is_caught(lane, monkeypatch)
 class Children:
     """Children that compute RIGHT and a speed, unless planned otherwise by (backend, form)."""
 
-    def __init__(self):
-        self.gradients, self.failing, self.speeds = {}, set(), []
+    def __init__(self, planned):
+        self.planned, self.speeds = planned, []
 
     def __call__(self, **_):
         return self
@@ -136,10 +134,10 @@ class Children:
         self.form = form
 
     def take(self, timeout_s):
-        if self.form in self.failing:
-            raise Failed("the GPU is gone")
-        planned = self.gradients.get(self.form)
-        return planned.pop(0) if planned else RIGHT
+        planned = self.planned.get(self.form)
+        if planned == "the GPU is gone":
+            raise Failed(planned)
+        return {**RIGHT, **planned.pop(0)} if planned else RIGHT
 
     def call(self, limit_s, function, name, form, n):
         self.speeds.append((name, form))
@@ -147,20 +145,21 @@ class Children:
 
 
 @pytest.fixture
-def children(monkeypatch):
-    fake = Children()
-    monkeypatch.setattr(backends, "Child", fake)
-    monkeypatch.setattr(backends, "reference", lambda: RIGHT)
-    return fake
+def measure(monkeypatch):
+    def check(planned, agreed=()):
+        children = Children(planned)
+        monkeypatch.setattr(backends, "Child", children)
+        monkeypatch.setattr(backends, "reference", lambda: RIGHT)
+        measured = backends.check_backends(MAC, 4, agreed)
+        bad = [check for check in measured.checks if check.result != CheckResult.PASS]
+        return measured, bad, children.speeds
+
+    return check
 
 
-def troubles(measured):
-    return [check for check in measured.checks if check.result != CheckResult.PASS]
-
-
-def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(children):
-    measured = backends.check_backends(MAC, 4, {"mlx"})
-    assert children.speeds == [
+def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(measure):
+    measured, bad, speeds = measure({}, {"mlx"})
+    assert speeds == [
         ("mlx:gpu", "reference"), ("mlx:gpu", "metal"), ("mlx:cpu", "auto"),
         ("torch:mps", "reference"), ("torch:cpu", "auto"),
     ]  # fmt: skip
@@ -169,14 +168,12 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(children):
     assert measured.repeats == {
         "mlx:gpu": {"reference": True, "metal": True}, "torch:mps": {"reference": True},
     }  # fmt: skip
-    assert troubles(measured) == []
+    assert bad == []
 
 
 @pytest.mark.parametrize(("form", "result"), [("metal", "WARN"), ("reference", "FAIL")])
-def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(children, form, result):
-    children.failing = {("mlx:gpu", form)}
-    measured = backends.check_backends(MAC, 4, {"mlx"})
-    (bad,) = troubles(measured)
+def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(measure, form, result):
+    measured, (bad,), _ = measure({("mlx:gpu", form): "the GPU is gone"}, {"mlx"})
     assert (bad.result, bad.found) == (result, "the GPU is gone")
     assert "mlx:gpu" in bad.consequence
     assert ("mlx:gpu" in measured.tokens_per_s) == (form == "metal")
@@ -184,22 +181,18 @@ def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(children, form, re
     assert form not in measured.repeats["mlx:gpu"]
 
 
-@pytest.mark.parametrize("bad", [[1.0, -2.01], [np.nan, -2.0], [1.0, np.inf], [0.0, 0.0]])
-def test_a_wrong_gradient_fails_and_names_the_parameter(children, bad):
-    children.gradients = {("torch:cpu", "auto"): [{**RIGHT, "w": np.array(bad)}]}
-    measured = backends.check_backends(MAC, 4)
-    (check,) = troubles(measured)
-    assert (check.name, check.result) == ("backend torch:cpu", CheckResult.FAIL)
-    assert "(w)" in check.found
-    assert "mlxhog parity" in check.consequence
+@pytest.mark.parametrize("wrong", [[1.0, -2.01], [np.nan, -2.0], [1.0, np.inf], [0.0, 0.0]])
+def test_a_wrong_gradient_fails_and_names_the_parameter(measure, wrong):
+    measured, (bad,), _ = measure({("torch:cpu", "auto"): [{"w": np.array(wrong)}]})
+    assert (bad.name, bad.result) == ("backend torch:cpu", CheckResult.FAIL)
+    assert "(w)" in bad.found
+    assert "mlxhog parity" in bad.consequence
     assert "torch:cpu" not in measured.tokens_per_s
 
 
-def test_a_form_whose_bits_differ_is_not_recorded(children):
-    other = {**RIGHT, "w": RIGHT["w"] * (1 + 1e-6)}
-    children.gradients = {("torch:mps", "reference"): [RIGHT, other]}
-    measured = backends.check_backends(MAC, 4)
+def test_a_form_whose_bits_differ_is_not_recorded(measure):
+    other = {"w": RIGHT["w"] * (1 + 1e-6)}
+    measured, (bad,), _ = measure({("torch:mps", "reference"): [{}, other]})
     assert measured.repeats == {"mlx:gpu": {"reference": True}, "torch:mps": {"reference": False}}
-    (bad,) = troubles(measured)
     assert bad.result == CheckResult.WARN
     assert "--determinism record" in bad.consequence

@@ -7,18 +7,17 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import litmus
-from mlxhog.doctor.litmus import Accessor, Case, Litmus
+from mlxhog.doctor.litmus import COUNTS, Accessor, Case, Litmus
 from mlxhog.doctor.record import conclude
 from tests.base.test_verdicts import adds, kernel, reads
+from tests.doctor.test_checks import MAC
 from tests.pairs import each_of
 
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
-MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 BARE = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
 FAST_GPU = {"mlx:gpu": 100_000.0, "mlx:cpu": 1_000.0, "torch:cpu": 1_000.0}
-METAL = {"litmus": adds("metal:mlx", "metal:mlx", "threads")}
+METAL = {"litmus": adds("metal:mlx", "metal:mlx")}
 GOOD = {**METAL, "kernels": [kernel("mlx")], "tokens_per_s": FAST_GPU}
-FAST_METAL = {**GOOD, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
 
 
 def record(**parts):
@@ -32,7 +31,7 @@ def record(**parts):
         (LINUX, {"litmus": adds("native", "native")}, "mlx:cpu,torch:cpu", "cpu", ""),
         (MAC, METAL, "mlx:gpu,mlx:cpu,mlx:cpu", "cpu", "CPU workers"),
         (MAC, GOOD, "mlx:gpu", "metal", ""),
-        (MAC, GOOD | {"litmus": adds("metal:mlx", "metal:mlx", "threads", lost=3)}, "mlx:gpu",
+        (MAC, GOOD | {"litmus": adds("metal:mlx", "metal:mlx", lost=3)}, "mlx:gpu",
          "cpu", "lost 3 of 1,000"),
         (MAC, GOOD | {"kernels": [kernel("mlx", ok=False)]}, "mlx:gpu", "cpu",
          "differ from reference"),
@@ -49,22 +48,21 @@ def test_a_record_decides_workers_and_who_writes(machine, parts, workers, gpu_wr
 
 
 def test_every_backend_has_a_verdict_with_its_reason():
-    verdict = conclude(record(**FAST_METAL, reads=[reads("torch:cpu")]), MAC)
+    fast = {**GOOD, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
+    verdict = conclude(record(**fast, reads=[reads("torch:cpu")]), MAC)
     assert {name: each["auto"] for name, each in verdict["kernels"].items()} == {
         "mlx:gpu": "metal", "mlx:cpu": "native", "torch:mps": "reference", "torch:cpu": "native",
     }  # fmt: skip
     assert "150,000 tokens/s with the Metal kernels" in verdict["kernels"]["mlx:gpu"]["why"]
     assert "mlx:cpu left out" in verdict["workers"]["why"]
-    assert verdict["gpu_write_metal"]["mlx:gpu"]["ok"]
-    assert not verdict["gpu_write_metal"]["torch:mps"]["ok"]
-    assert {name: each["ok"] for name, each in verdict["read_live"].items()} == {
-        "mlx:gpu": False, "torch:cpu": True,
-    }  # fmt: skip
-    known = set(verdict["gpu_write_metal"]) | set(verdict["read_live"])
-    assert known == set(BACKENDS) - {"mlx:cpu"}
+    for name, expected in (
+        ("gpu_write_metal", {"mlx:gpu": True, "torch:mps": False}),
+        ("read_live", {"mlx:gpu": False, "torch:cpu": True}),
+    ):
+        assert {backend: each["ok"] for backend, each in verdict[name].items()} == expected
     linux = conclude(record(), LINUX)
     assert (linux["gpu_write_metal"], set(linux["read_live"])) == ({}, {"torch:cpu"})
-    assert set(linux["kernels"]) == {"mlx:cpu", "torch:cpu"}
+    assert set(linux["kernels"]) == {name for name in BACKENDS if name.endswith(":cpu")}
 
 
 def test_rows_as_on_a_mac_are_what_a_run_looks_for():
@@ -72,11 +70,7 @@ def test_rows_as_on_a_mac_are_what_a_run_looks_for():
     metal = Accessor("metal:mlx", partial(litmus.metal, name="emulated"))
     pair = Litmus(0.01)
     try:
-        rows = [
-            pair.run(Case((metal, metal), name, where, "cas"))
-            for name in ("dense", "rows")
-            for where in ("threads", "processes")
-        ]
+        rows = [pair.run(Case((metal, metal), name, "cas")) for name in COUNTS]
     finally:
         pair.close()
     verdicts = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)

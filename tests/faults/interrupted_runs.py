@@ -14,8 +14,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError
 from tests.processes import alive, workers_of
 from tests.threads import wait_until
-from tests.training.small import small_config
-from tests.training.test_bad_days import flags
+from tests.training.small import flags, small_config
 
 CAUSES = ("INT", "TERM", "HUP", "pipe")
 MOMENTS = {

@@ -52,14 +52,6 @@ def read_with(fields, name, value):
     return families.read({**fields, "model": spoilt} if "model" in fields else spoilt)
 
 
-@same_every_time
-@given(st.sampled_from([LARGE, V1, MAD]), st.data(), values)
-def test_a_model_takes_any_value_or_refuses_it(fields, data, value):
-    name = data.draw(st.sampled_from(sorted(fields.get("model", fields))))
-    with contextlib.suppress(ConfigError):
-        assert families.param_count(read_with(fields, name, value)) > 0
-
-
 SIZES = ("num_heads", "hidden_size", "num_hidden_layers")
 NUMBERS = ("norm_eps", "qk_dim_factor", "gate_soft_cap", "ffn_proj_factor")
 BEYOND = [

@@ -16,8 +16,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.report.streams import LastingStream, OutputLost
 from tests.pairs import each_of
-from tests.training.small import small_config
-from tests.training.test_bad_days import flags
+from tests.training.small import flags, small_config
 
 
 @contextlib.contextmanager

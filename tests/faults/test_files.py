@@ -20,8 +20,7 @@ from mlxhog.training import reporting
 from mlxhog.training import run as training
 from tests.checkpoint.conftest import names, save
 from tests.pairs import each_of
-from tests.training.small import small_config
-from tests.training.test_bad_days import flags
+from tests.training.small import flags, small_config
 
 BYTES = ByteTokenizer()
 REFUSALS = (

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog._native import ops
 from mlxhog.errors import ArenaError
 from tests.arena.test_ledger import ledger_on
 from tests.pairs import each_of
@@ -35,15 +34,6 @@ def test_lock_words_beyond_the_locks_are_refused_and_nothing_is_written(word0):
         _native.add_at(locks, 0, flat, 0, 64, 16, word0, np.array([20, 40], np.int32), ones)
     assert not flat.any()
     assert not words.any()
-
-
-@each_of("shape", [(1, 0, 1, 1 << 32), (1 << 40, 0, 1, 4)])
-def test_states_whose_number_of_elements_wraps_are_refused(shape):
-    q, none, gates = np.zeros(shape, np.float32), np.zeros(0, np.float32), np.zeros((1, 0, 1, 1))
-    with pytest.raises(ValueError, match="an array without elements"):
-        ops.recurrence(
-            q, q, q, gates.astype(np.float32), *[None] * 4, q, none, None, None, threads=1
-        )
 
 
 @each_of(

@@ -4,16 +4,11 @@ So after n updates every parameter holds n, and what mixes two moments holds two
 go through the marks, locks and counters of real workers, in processes of their own.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.control import Command
@@ -34,9 +29,8 @@ MODEL = XLSTMLargeConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num
 
 
 def layout(max_workers=3, **more):
-    spec = param_spec(MODEL)
     extra = {**published.segments(max_workers), **more}
-    return plan(spec, max_workers=max_workers, n_tickets=4, extra=extra)
+    return plan(param_spec(MODEL), max_workers=max_workers, n_tickets=4, extra=extra)
 
 
 def add_ones(handle, slot, pipe):
@@ -58,16 +52,13 @@ def add_ones(handle, slot, pipe):
             marks.end_update()
 
 
-@dataclass
 class Inbox:
     """What a source fills, with float32 alone."""
 
-    inbox: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    slots: Any = None
-    bound: int = 0
+    bound = 0
 
     def bind(self, model, slots, n_floats, live, sampled=None, tables=()):
-        self.inbox, self.slots = np.full(n_floats, -1, np.float32), slots
+        self.inbox = np.full(n_floats, -1, np.float32)
         self.bound += 1
 
     def load(self, model, tensors, *, weights="float32"):
@@ -106,15 +97,6 @@ class PatternRun:
         for process in self.processes:
             process.join(WAIT_S)
 
-    def close(self):
-        self.stop_writers()
-        for process in self.processes:
-            process.kill()
-            process.join(WAIT_S)
-        self.server.close()
-        self.publisher.end()
-        self.arena.close()
-
 
 @contextmanager
 def pattern_run(folder, *, every="20ms", writers=1):
@@ -122,7 +104,13 @@ def pattern_run(folder, *, every="20ms", writers=1):
     try:
         yield run
     finally:
-        run.close()
+        run.stop_writers()
+        for process in run.processes:
+            process.kill()
+            process.join(WAIT_S)
+        run.server.close()
+        run.publisher.end()
+        run.arena.close()
 
 
 def numbers(values, arena):
@@ -133,10 +121,9 @@ def numbers(values, arena):
     }
 
 
-def check(mode, loaded, values, arena):
-    """Assert what a mode promises of what it gave, and what it said of it."""
-    result = numbers(values, arena)
-    everything = np.unique(np.concatenate(list(result.values())))
+def check(loaded, values, arena):
+    """Assert what a read said of what it gave."""
+    everything = np.unique(np.concatenate(list(numbers(values, arena).values())))
     assert (everything == np.round(everything)).all(), "an element that nobody has written"
     assert loaded.oldest <= everything.min(), (loaded, everything)
     assert everything.max() <= loaded.version, (loaded, everything)

@@ -4,10 +4,9 @@ import itertools
 import time
 from functools import partial
 
-import numpy as np
 import pytest
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, plan
 from mlxhog.arena.published import Copies
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
@@ -16,6 +15,7 @@ from mlxhog.live import READ_MODES
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.strategies import build
 from mlxhog.training.publishing import Publisher
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
@@ -35,7 +35,7 @@ def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
                 break
             assert time.monotonic() < deadline
             loaded = source.load(backend)
-            check(mode, loaded, backend.inbox, run.arena)
+            check(loaded, backend.inbox, run.arena)
             assert loaded.oldest >= last
             last = loaded.oldest
             versions.add(loaded.version)
@@ -45,7 +45,7 @@ def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
 
 
 def test_nothing_is_copied_while_nobody_reads(tmp_path):
-    with pattern_run(tmp_path, every="5ms", writers=1) as run:
+    with pattern_run(tmp_path, every="5ms") as run:
         copies = Copies(run.arena)
         assert copies.number() == 0
         source = run.reader("double_buffer")
@@ -58,7 +58,7 @@ def test_nothing_is_copied_while_nobody_reads(tmp_path):
 
 
 def test_weights_of_a_sequence_stay_until_it_ends(tmp_path):
-    with pattern_run(tmp_path, every="5ms", writers=1) as run:
+    with pattern_run(tmp_path, every="5ms") as run:
         backend = Inbox()
         source = run.reader("pinned_per_sequence")
         follower = WeightFollower(source, backend)
@@ -88,15 +88,17 @@ def test_the_last_weights_stay_when_the_run_has_ended(tmp_path):
         version = run.arena.counters.load("version")
         assert (loaded.version, loaded.consistent) == (version, True)
         assert (loaded.age_updates, loaded.age_s) == (0, 0.0)
-        check("double_buffer", loaded, backend.inbox, run.arena)
+        check(loaded, backend.inbox, run.arena)
         late = run.reader("double_buffer")
         assert late.load(Inbox()).version == version
         for reader in (source, late):
             reader.close()
 
 
-@pytest.mark.parametrize("mode", ["double_buffer", "racy"])
-def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(mode, tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "values", "words"), [("double_buffer", 2, "average"), ("racy", 1, "worker 1 of 2")]
+)
+def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(mode, values, words, tmp_path):
     strategy = build(TrainConfig(steps=1, strategy="avg_runs"), 2)
     path = tmp_path / "socket"
     with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
@@ -110,34 +112,24 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(mode, tmp_path
             backend = Inbox()
             source.load(backend)
             held = numbers(backend.inbox, arena)
-            values, words = (2, "average") if mode == "double_buffer" else (1, "worker 1 of 2")
             assert {tuple(one.tolist()) for one in held.values()} == {(values,)}
             assert words in source.whose
             source.close()
             publisher.end()
 
 
-def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path):
-    from mlxhog.arena import plan
-
+def test_unknown_modes_other_models_and_runs_without_copies_are_refused(tmp_path):
     path = tmp_path / "socket"
+    other = XLSTMLargeConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, num_heads=2)
     with Arena.create(plan(param_spec(MODEL), n_tickets=1)) as arena, arena.serve(path):
         with Arena.connect(path) as mine:
-            with pytest.raises(ConfigError, match="no read mode 'fresh'"):
-                RunWeights(mine, MODEL, name="bare", mode="fresh")
-            for mode in READ_MODES[:-1]:
-                with pytest.raises(ArenaError, match="--live on"):
-                    RunWeights(mine, MODEL, name="bare", mode=mode)
+            for model, mode, error, message in (
+                (MODEL, "fresh", ConfigError, "no read mode 'fresh'"),
+                (other, "racy", ArenaError, "another model"),
+                *((MODEL, mode, ArenaError, "--live on") for mode in READ_MODES[:-1]),
+            ):
+                with pytest.raises(error, match=message):
+                    RunWeights(mine, model, name="bare", mode=mode)
         source = RunWeights(Arena.connect(path), MODEL, name="bare", mode="racy")
         assert source.load(Inbox()).version == 0
         source.close()
-
-
-def test_an_arena_of_another_model_is_refused(tmp_path):
-    with pattern_run(tmp_path, writers=0) as run:
-        from mlxhog.models.xlstm_large import XLSTMLargeConfig
-
-        other = XLSTMLargeConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, num_heads=2)
-        with Arena.connect(run.path) as mine, pytest.raises(ArenaError, match="another model"):
-            RunWeights(mine, other, name="patterns")
-        assert np.isfinite(run.arena.params).all()

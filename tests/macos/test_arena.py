@@ -41,37 +41,29 @@ def test_the_arenas_own_tests_pass_in_the_simulation():
     assert all(f"{file} ." in process.stdout for file in files)
 
 
-@pytest.mark.parametrize(
-    "number", [errno.EPERM, errno.EACCES, errno.ENAMETOOLONG, errno.ENOENT, errno.EROFS]
-)
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENAMETOOLONG, errno.ENOENT])
 def test_any_way_of_refusing_shared_memory_leads_to_a_file(number, tmp_path, monkeypatch):
     refusal = OSError(number, os.strerror(number))
     monkeypatch.setattr(segment._posixshmem, "shm_open", mock.Mock(side_effect=refusal))
     with Arena.create(small_layout(), fallback=tmp_path) as arena:
-        assert os.strerror(number) in arena.note
+        assert f"({os.strerror(number)}" in arena.note
         process, pipe = spawn(children.add_one_to_everything, arena.handle())
         received(process, pipe)
         assert (arena.param("w") == 1).all()
     assert not list(tmp_path.iterdir())
-
-
-def test_an_error_that_is_no_refusal_is_not_hidden_by_a_file(monkeypatch):
-    full = OSError(errno.EMFILE, "too many open files")
+    full = OSError(errno.EMFILE, "too many open files")  # no refusal, so no file hides it
     monkeypatch.setattr(segment._posixshmem, "shm_open", mock.Mock(side_effect=full))
     with pytest.raises(OSError, match="too many"):
         Arena.create(small_layout())
 
 
-def test_the_name_fits_macos_with_room_to_spare(monkeypatch):
+def test_names_and_paths_fit_macos(monkeypatch):
     opened = mock.Mock(wraps=segment._posixshmem.shm_open)
     monkeypatch.setattr(segment._posixshmem, "shm_open", opened)
     Arena.create(plan({}, n_tickets=1)).close()
     names = [call.args[0] for call in opened.call_args_list]
     assert len(names) == 2
     assert all(len(name) <= 30 and name.count("/") == 1 for name in names)
-
-
-def test_a_socket_path_has_at_most_103_bytes():
     for length in range(72, 102):
         folder = Path("/" + "r" * length)
         path = socket_path(folder)

@@ -1,7 +1,6 @@
 """Backends on a Mac: two devices in one process, and the threads that ask for performance cores."""
 
 import json
-import re
 
 import pytest
 
@@ -102,18 +101,3 @@ def test_every_thread_that_computes_asks_for_performance_cores(tmp_path):
     }
     children = {pid for pid, thread in lines if pid == thread != own}
     assert len(children) == 3, "the child, and two workers of a classic problem"
-
-
-FOR_A_MAC = """
-tests/checkpoint/test_run.py::test_a_full_disk_leaves_status_and_metrics_as_they_were
-tests/faults/test_files.py::test_a_refused_write_is_said_in_words_and_the_old_file_stands
-tests/mad/study/test_store.py::test_a_line_is_on_the_disk_before_anybody_goes_on
-"""
-RUN_TESTS = "import pytest, sys; sys.exit(pytest.main(['-p', 'no:cacheprovider', *sys.argv[1:]]))"
-
-
-@pytest.mark.slow
-def test_tests_that_limit_memory_or_stop_the_disk_pass_on_a_mac():
-    printed = simulated(RUN_TESTS, *FOR_A_MAC.split())
-    assert re.search(r"\d+ passed", printed)
-    assert "skipped" not in printed

@@ -1,30 +1,12 @@
 """Defaults of GPU workers in a simulated macOS: the batch, and the watchdog of Apple's driver."""
 
 import json
-import re
 
 import pytest
 
 from tests.macos.simulation import linux_only, simulated
 
 pytestmark = linux_only
-
-CREATE = "import sys; from mlxhog import backends; backends.create_alone(sys.argv[1])"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backend", "user", "value"),
-    [("mlx:gpu", {}, "1"), ("mlx:gpu", {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": 0}, "0"),
-     ("mlx:cpu", {}, "None")],
-)  # fmt: skip
-def test_a_gpu_backend_asks_for_more_time_before_mlx_loads_unless_the_user_has_decided(
-    tmp_path, backend, user, value
-):
-    log = tmp_path / "log"
-    simulated(CREATE, backend, FAKE_METAL=1, FAKE_MLX_LOG=log, **user)
-    assert log.read_text().split()[1] == value
-
 
 TRAIN = """
 import json, sys
@@ -54,33 +36,5 @@ def test_a_gpu_worker_trains_with_a_measured_batch(tmp_path):
     assert line.startswith(f"batch_size auto: {batch['sequences']} sequence")
     asked = dict(row.split() for row in log.read_text().splitlines())
     assert pids
-    assert {asked[str(pid)] for pid in pids} == {"1"}, "workers"
+    assert {asked[str(pid)] for pid in pids} == {"1"}, "workers ask for more time on the GPU"
     assert list(asked.values()).count("1") >= 2, "and the process that measures"
-
-
-TOO_LARGE = """
-import sys
-from pathlib import Path
-from mlxhog.errors import EnvironmentLacks
-from mlxhog.training import memory
-from mlxhog.training.plan import make_plan
-from tests.training.small import small_config
-if __name__ == "__main__":
-    memory.SURELY_RECOMMENDED = 0.0  # the stand-in has a smaller part of the memory than on a Mac
-    for batch_size in sys.argv[2:]:
-        try:
-            make_plan(small_config(Path(sys.argv[1]), workers="mlx:gpu", batch_size=batch_size))
-        except EnvironmentLacks as refusal:
-            print(refusal)
-"""
-
-
-@pytest.mark.slow
-def test_a_batch_beyond_the_working_set_is_refused_with_the_largest_that_fits(tmp_path):
-    (line,) = simulated(TOO_LARGE, tmp_path, 1_000_000, FAKE_METAL=1).splitlines()
-    assert "and a worker has 6.0 GiB (0.75 of the recommended memory, divided" in line
-    found = re.search(r"largest batch that fits is (\d+) \(--batch-size \1\)", line)
-    assert found
-    largest = int(found[1])
-    (line,) = simulated(TOO_LARGE, tmp_path, largest, largest + 1, FAKE_METAL=1).splitlines()
-    assert f"batch_size is {largest + 1}" in line

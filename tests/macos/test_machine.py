@@ -29,9 +29,7 @@ print(json.dumps({**asdict(found), **efficiency, "frameworks": sorted(found.fram
 @pytest.mark.parametrize(
     ("chip", "levels", "cores"),
     [
-        ("Apple M2 Pro", "Performance:8,Efficiency:4", 8),
-        ("Apple M5 Max", "Super:6,Performance:12", 18),
-        ("Apple A18 Pro", "Performance:2,Efficiency:4", 2),
+        ("Apple M5 Max", "Super:6,Performance:12,Efficiency:4", 18),
         ("Apple M1", "", 24),  # names no kinds of cores
     ],
 )
@@ -105,14 +103,10 @@ except ChildProcessError:
 
 
 @linux_only
-def test_a_mac_stays_awake_during_the_block_and_no_longer(tmp_path):
+def test_a_mac_stays_awake_during_the_block_and_no_longer_or_says_so(tmp_path):
     log, path = with_caffeinate(tmp_path)
     assert simulated(AWAKE, log, PATH=path).splitlines() == ["True", "no child"]
-
-
-@linux_only
-def test_a_mac_that_cannot_be_kept_awake_says_so(tmp_path):
-    note, child = simulated(AWAKE, tmp_path / "log").splitlines()
+    note, child = simulated(AWAKE, tmp_path / "none").splitlines()
     assert "may fall asleep" in note
     assert "--keep-awake false" in note
     assert child == "no child"

@@ -78,10 +78,5 @@ def test_the_default_workers_train_evaluate_and_write_text(tmp_path, family, ove
 
 
 @pytest.mark.slow
-def test_a_candidate_with_every_mad_layer_trains_and_is_scored():
-    simulated(MAD, FAKE_METAL=1)
-
-
-@pytest.mark.slow
-def test_no_array_of_mlx_reaches_native_code_in_parity_analyze_and_linears(tmp_path):
-    simulated(COMPARE + ANALYZE + LINEARS, tmp_path, FAKE_METAL=1)
+def test_no_array_of_mlx_reaches_native_code_in_mad_parity_analyze_and_linears(tmp_path):
+    simulated(MAD + COMPARE + ANALYZE + LINEARS, tmp_path, FAKE_METAL=1)

@@ -1,7 +1,7 @@
 """The pair of the mission on a simulated macOS: mlx:gpu and torch:mps train one set of parameters.
 
 Both engines are stand-ins that the CPU computes (`site/sitecustomize.py`), so this tests our code
-around them and nothing of a Mac's GPU.
+around them and nothing of a Mac's GPU. What a record of doctor permits there: `tests/doctor`.
 """
 
 import json
@@ -53,36 +53,26 @@ if __name__ == "__main__":
         "workers": {worker.backend: worker.steps for worker in result.workers},
     }))
 """
+RECORD = {"determinism": "record", "force": True, "optimizer": "muon"}
 
 
-def trained(folder, killed, **options):
-    """Train the pair and kill one; returns what its replay says, if any, and facts of the run."""
-    arguments = (folder, json.dumps(options), killed)
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "options"), [(PAIR[0], {}), (PAIR[1], RECORD)])
+def test_both_write_each_continues_when_the_other_is_killed_and_a_record_replays(
+    tmp_path, killed, options
+):
+    arguments = (tmp_path, json.dumps({"steps": 40, **options}), killed)
     printed = simulated(TRAIN, *arguments, timeout_s=LIMIT_S, FAKE_METAL=1)
-    facts = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    run = facts[-1]
+    *replays, run = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert (run["status"], run["restarts"]) == ("done", 1)
-    assert run["steps"] == options["steps"], "exact: a torn step counts, a returned one is repeated"
+    assert run["steps"] == 40, "exact: a torn step counts, a returned one is repeated"
     assert list(run["workers"]) == PAIR
     assert all(steps > 0 for steps in run["workers"].values()), "both write"
     assert run["alone"] > 0, "the other continues"
     assert run["torn"] <= 1
     assert not run["lost"] or run["torn"]  # a recorded run does not count them
-    return facts
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", PAIR)
-def test_both_write_and_each_continues_when_the_other_is_killed(tmp_path, killed):
-    trained(tmp_path, killed, steps=60)
-
-
-@pytest.mark.slow
-def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path):
-    options = {"determinism": "record", "force": True, "optimizer": "muon", "steps": 40}
-    replay, _ = trained(tmp_path, "torch:mps", **options)
-    assert (replay["equal"], replay["deaths"]) == (True, 1)
-    assert replay["workers"] == PAIR
+    facts = [(one["equal"], one["deaths"], one["workers"]) for one in replays]
+    assert facts == ([(True, 1, PAIR)] if options else [])
 
 
 GRADIENTS = """
@@ -108,56 +98,3 @@ for other in others:
 @pytest.mark.slow
 def test_both_compute_the_gradient_at_the_parameters_of_the_last_refresh():
     simulated(GRADIENTS, FAKE_METAL=1)
-
-
-CHOSEN = """
-import json, sys
-from dataclasses import asdict
-from mlxhog.config.config import TrainConfig
-from mlxhog.errors import EnvironmentLacks
-from mlxhog.base import verdicts
-from mlxhog.base import machine
-from mlxhog.training.kernel_choice import choose
-
-def recordable():
-    try:
-        options = dict(workers="mlx:gpu,torch:mps", kernels="reference")
-        config = TrainConfig(determinism="record", **options)
-        choose(config, machine.here(), lambda note: None)
-    except EnvironmentLacks as refusal:
-        assert "is not known to compute the same bits" in str(refusal), refusal
-        return False
-    return True
-
-here = verdicts.identity()
-empty = {"format": verdicts.FORMAT, "litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
-for changes in json.loads(sys.argv[1]):
-    if changes is not None:
-        identity = asdict(here) | changes.pop("identity", {})
-        verdicts.save({**empty, "identity": identity, **changes}, here)
-    notes = []
-    workers, _, _ = choose(TrainConfig(), machine.here(), notes.append)
-    (note,) = [note for note in notes if note.startswith("workers auto")]
-    print(json.dumps([[worker.backend for worker in workers], note, recordable()]))
-"""
-ROW = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}
-
-
-def test_auto_and_recorded_runs_follow_the_record_of_this_mac_and_these_versions(tmp_path):
-    repeats = {name: {"reference": True} for name in PAIR}
-    records = [
-        None,
-        {},
-        {"pair": ROW, "repeats": repeats},
-        {"pair": {**ROW, "low": 0.99}, "repeats": {**repeats, "torch:mps": {"reference": False}}},
-        {"pair": ROW, "repeats": repeats, "identity": {"torch": "2.12.0"}},
-    ]
-    facts = {"FAKE_METAL": 1, "FAKE_LEVELS": "Performance:3,Efficiency:4"}
-    printed = simulated(CHOSEN, json.dumps(records), XDG_CACHE_HOME=tmp_path, **facts)
-    chosen = [json.loads(line) for line in printed.splitlines()]
-    gained = [*PAIR, "mlx:cpu"]
-    usual = ["mlx:gpu", "mlx:cpu", "mlx:cpu"]
-    assert [workers for workers, _, _ in chosen] == [usual, usual, gained, usual, usual]
-    words = ["run `mlxhog doctor`"] * 2 + ["1.20 times", "0.99 to 1.30", "torch 2.12.0"]
-    assert all(word in note for word, (_, note, _) in zip(words, chosen, strict=True))
-    assert [recordable for *_, recordable in chosen] == [False, False, True, False, False]

@@ -32,28 +32,20 @@ def test_every_float_segment_of_an_arena_is_imported_whole_and_as_one_array(aren
         assert only.size == arena.layout.n_floats
 
 
-def test_memory_that_starts_or_ends_inside_a_page_is_refused_with_the_way_out():
+def test_only_flat_memory_of_whole_pages_is_imported_and_others_are_told_the_way_out():
     memory = paged(3 * PAGE)
+    floats, inside = memory.view(np.float32), memory[4096 : 4096 + PAGE]
     assert adoptable(memory, page=PAGE) is memory
-    for start, stop, problem in (
-        (4096, 4096 + PAGE, r"starts at 0x\w+, 4,096 bytes past a page of 16,384"),
-        (0, PAGE + 128, r"has 16,512 bytes, 128 bytes past a page"),
+    assert adoptable(inside, page=4096) is inside, "what fits pages of 4 KiB"
+    for array, error, message in (
+        (inside, EnvironmentLacks, r"starts at 0x\w+, 4,096 bytes past a page of 16,384"),
+        (memory[: PAGE + 128], EnvironmentLacks, "has 16,512 bytes, 128 .*--read snapshot"),
+        *(
+            (array, ShapeError, "whole segment, flat and contiguous")
+            for array in (floats.reshape(2, -1), floats[::2], floats[:0], floats[::-1])
+        ),
     ):
-        with pytest.raises(EnvironmentLacks, match=rf"{problem}.*--read snapshot"):
-            adoptable(memory[start:stop], page=PAGE)
-
-
-def test_what_fits_pages_of_4_kib_need_not_fit_those_of_apple_silicon():
-    memory = paged(2 * PAGE)[4096 : 4096 + PAGE]
-    assert adoptable(memory, page=4096) is memory
-    with pytest.raises(EnvironmentLacks):
-        adoptable(memory, page=PAGE)
-
-
-def test_only_flat_contiguous_memory_is_imported():
-    floats = paged(2 * PAGE).view(np.float32)
-    for array in (floats.reshape(2, -1), floats[::2], floats[:0], floats[::-1]):
-        with pytest.raises(ShapeError, match="whole segment, flat and contiguous"):
+        with pytest.raises(error, match=message):
             adoptable(array, page=PAGE)
 
 

@@ -104,7 +104,7 @@ REFUSED = {
     ),
     "half a record": (lambda s: step(s, "gradient", [], last=ones(8)), "both or neither"),
     "no place for a direction": (lambda s: step(s, "gradient", [], out=ones(7)), "out has 7"),
-    "a width of swaps": (lambda s: _native.add_cas(s.floats, 0, ones(3), 3), "1, 2 or 4"),
+    "a width of swaps": (lambda s: _native.add_cas(s.floats, 0, ones(3), 3), "1 or 2"),
     "a snapshot": (lambda s: _native.read(np.empty(3, np.float32), s.floats), "dst has 3"),
     "a prediction": (
         lambda s: _native.read(ones(N), s.floats, own_prev=np.empty(3, np.float32)),

@@ -11,7 +11,6 @@ from pathlib import Path
 import mlx.core
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
@@ -21,10 +20,8 @@ from tests.tolerances import POLAR_F32, PRODUCT_F32, assert_close
 
 ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "metal/native/ops"
-SOURCES = ["blas.cpp", "gemm.cpp", "linear.cpp", "polar.cpp", "pool.cpp"]
+SOURCES = ["blas.cpp", "gemm.cpp", "linear.cpp", "polar.cpp", "pool.cpp", "rows.cpp"]
 OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
-
-Float32 = NDArray[np.float32]
 
 pytestmark = pytest.mark.skipif(
     kept.COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"

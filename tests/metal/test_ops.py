@@ -204,21 +204,6 @@ def test_a_first_step_without_a_past_has_no_forget_gradient_but_from_eps():
     assert (mlstm_results(x, 16)[8][:, 0] == 0).all()
 
 
-@pytest.mark.slow
-def test_outputs_too_large_for_malloc_to_keep_are_computed_like_any_others():
-    x = mlstm(1, 17 * 1024, 1, 2, 512, 64).inputs
-    assert x["v"].nbytes > 32 << 20
-    h, C, *_ = mlstm_results(x, 64)
-    half, parts, state = 17 * 512, [], dict(list(x.items())[5:])
-    for cut in (slice(None, half), slice(half, None)):
-        part = {name: np.ascontiguousarray(x[name][:, cut]) for name in "qkvif"}
-        first, *last = mlstm_results(part | state, 64)[:4]
-        parts.append(first)
-        state = dict(zip(state, last, strict=True))
-    np.testing.assert_array_equal(h, np.concatenate(parts, 1))
-    np.testing.assert_array_equal(C, state["C0"])
-
-
 # -- what is refused -------------------------------------------------------------------------------
 
 X, W, OUT = draw(4, 8), draw(8), np.zeros((4, 8), np.float32)

@@ -1,13 +1,15 @@
 """A reader never sees a float that nobody wrote."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
+from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import PROCESSES, TIMEOUT_S, shared, spawned
 
-LOSSLESS, RACY, CAS = 0, 1, 2
 N = 40 * _native.STRIPE + 13
 READS = 10**8
 WRITE = (1.0, 1.0, 0.0, 0.0)
@@ -20,53 +22,46 @@ ONE, PI, NEAR_PI = (
 STEP = np.float32(NEAR_PI - ONE)
 
 
-def _kernels(segment, slot, half):
-    """What one writer does in its half of the floats in its k-th round, by kernel."""
-    locks, flat, offset = segment.locks(slot), segment.floats, half.start
-    n = half.stop - half.start
-    private = [np.full(n, value, np.float32) for value in (PI, ONE)]
-    deltas = [np.full(n, sign * STEP, np.float32) for sign in (1, -1)]
-    grads = [-delta for delta in deltas]
-    m = np.zeros(n, np.float32)
-
-    def add(mode, k):
-        _native.add(locks, mode, flat, offset, deltas[k % 2], seed=k)
-
-    def momentum(mode, k):
-        of = ("momentum", (1.0, 0.0, 0.0, 0.0), WRITE)
-        _native.step(*of, locks, mode, flat, offset, grads[k % 2], [m])
-
-    return {
-        "copy": lambda k: _native.read(flat[half], private[k % 2]),
-        "add lossless": lambda k: add(LOSSLESS, k),
-        "add racy": lambda k: add(RACY, k),
-        "add cas": lambda k: add(CAS, k),
-        "cas of 1": lambda k: _native.add_cas(flat, offset, deltas[k % 2], 1),
-        "cas of 2": lambda k: _native.add_cas(flat, offset, deltas[k % 2], 2),
-        "sgd": lambda k: _native.step(
-            "gradient", (), WRITE, locks, LOSSLESS, flat, offset, grads[k % 2]
-        ),
-        "momentum": lambda k: momentum(LOSSLESS, k),
-        "momentum racy": lambda k: momentum(RACY, k),
-    }
+KERNELS = {
+    "copy": lambda x, k: _native.read(x.half, x.values[k % 2]),
+    **{
+        f"add {name}": lambda x, k, mode=mode: _native.add(
+            x.locks, mode, *x.at, x.deltas[k % 2], seed=k
+        )
+        for name, mode in WRITE_MODES.items()
+    },
+    **{f"cas of {n}": lambda x, k, n=n: _native.add_cas(*x.at, x.deltas[k % 2], n) for n in (1, 2)},
+    "sgd": lambda x, k: _native.step("gradient", (), WRITE, x.locks, 0, *x.at, -x.deltas[k % 2]),
+    **{
+        f"momentum {name}": lambda x, k, mode=WRITE_MODES[name]: _native.step(
+            "momentum", (1.0, 0.0, 0.0, 0.0), WRITE, x.locks, mode, *x.at, -x.deltas[k % 2], [x.m]
+        )
+        for name in ("lossless", "racy")
+    },
+}
+"""What one writer does in its half of the floats in its k-th round."""
 
 
-KERNELS = (
-    "copy", "add lossless", "add racy", "add cas", "cas of 1", "cas of 2", "sgd", "momentum",
-    "momentum racy",
-)  # fmt: skip
+class Half:
+    """A writer's half of the floats, and what it writes there in turns."""
+
+    def __init__(self, segment, slot):
+        half = slice(0, N // 2) if slot == 1 else slice(N // 2, N)
+        n = half.stop - half.start
+        self.locks, self.half = segment.locks(slot), segment.floats[half]
+        self.at = (segment.floats, half.start)
+        self.values = [np.full(n, value, np.float32) for value in (PI, ONE)]
+        self.deltas = [np.full(n, sign * STEP, np.float32) for sign in (1, -1)]
+        self.m = np.zeros(n, np.float32)
 
 
 def write_for_ever(segment, barrier, slot, kernel):
     follow_parent()  # it must not outlive a test that is killed
-    half = slice(0, N // 2) if slot == 1 else slice(N // 2, N)
-    write = _kernels(segment, slot, half)[kernel]
-    write(0)
+    half, write = Half(segment, slot), KERNELS[kernel]
+    write(half, 0)
     barrier.wait(TIMEOUT_S)
-    k = 1
-    while True:
-        write(k)
-        k += 1
+    for k in itertools.count(1):
+        write(half, k)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog import _native
-from mlxhog.optim import SGD, AdamW, Momentum, updates
+from mlxhog.optim import SGD, AdamW, Momentum, Use, updates
 from mlxhog.optim.gradients import Rows, global_norm
 from mlxhog.optim.rule import StepTrace
 from tests.metal.shared import shared
@@ -97,7 +97,7 @@ RULES = {
     "sgd": SGD(weight_decay=0.1),
     "momentum": Momentum(weight_decay=0.1),
     "adamw": AdamW(weight_decay=0.1),
-    "adamw, shared moments": AdamW(shared=True),
+    "adamw, shared moments": AdamW(use=Use(shared=True)),
 }
 TO = ("parameters", "parameters, recorded", "pending")
 

@@ -68,7 +68,7 @@ void work(Shared& shared, Private& own, Locks* locks, Mode mode, std::uint64_t s
   float* prev = shared.prev.data() + kOffset;
   float* m = own.m.data() + kOffset;
   const float* g = own.g.data();
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed, AddStep{w, g, widest_cas()});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed, AddStep{w, g});
   const auto take = [&](std::uint64_t k, const Step& step) {
     walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + k, step);
   };
@@ -79,7 +79,7 @@ void work(Shared& shared, Private& own, Locks* locks, Mode mode, std::uint64_t s
   take(3, recorded);
   take(4, mean(g, shared_m, muon, own.x.data()));
   walk_rows(locks, mode, kRowOffset, kWidth, kStripes, own.index.data(), own.index.size(), seed,
-            AddStep{shared.w.data() + kRowOffset, g, widest_cas()});
+            AddStep{shared.w.data() + kRowOffset, g});
 }
 
 int digest() {
@@ -139,7 +139,7 @@ int striped(Mode mode) {
   for (std::uint32_t slot = 1; slot <= 2; ++slot) {
     programs.emplace_back([&, slot] {
       Locks locks(words.data(), words.size(), workers.data(), 3, slot, 0);
-      const AddStep add{w.data() + kOffset, ones.data(), widest_cas()};
+      const AddStep add{w.data() + kOffset, ones.data()};
       for (std::uint64_t k = 0; k < kEach; ++k) {
         walk_dense(&locks, mode, kOffset, kMany, slot * 100 + k, slot == 1 ? 3 : 1, add);
       }

@@ -1,4 +1,4 @@
-"""The ops are chosen in one place, by kind and device."""
+"""The operators are chosen in one place, by kind and device."""
 
 import pytest
 
@@ -6,12 +6,6 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from tests.pairs import each_of
-
-
-def test_reference_is_the_plain_operators_of_the_framework():
-    for framework, plain, gpu in (("torch", ops_torch.OPS, "mps"), ("mlx", ops_mlx.OPS, "gpu")):
-        assert choose(framework, "reference", "cpu") is plain
-        assert choose(framework, "auto", gpu) is plain
 
 
 @each_of(
@@ -28,9 +22,9 @@ def test_kernels_that_a_device_cannot_run_are_refused(framework, kernels, device
         choose(framework, kernels, device)
 
 
-@each_of(("framework", "device"), [("mlx", "gpu"), ("torch", "mps")])
-def test_auto_is_metal_on_a_gpu_where_the_kernels_are_verified(framework, device):
-    assert resolve(framework, "auto", device, metal_verified=True) == "metal"
-    assert resolve(framework, "auto", device) == "reference"
-    assert resolve(framework, "reference", device, metal_verified=True) == "reference"
-    assert resolve(framework, "auto", "cpu", metal_verified=True) == "native"
+def test_auto_is_native_on_a_cpu_and_metal_on_a_gpu_where_the_kernels_are_verified():
+    for framework, plain, gpu in (("torch", ops_torch.OPS, "mps"), ("mlx", ops_mlx.OPS, "gpu")):
+        assert choose(framework, "auto", gpu) is choose(framework, "reference", "cpu") is plain
+        assert resolve(framework, "auto", gpu, metal_verified=True) == "metal"
+        assert resolve(framework, "reference", gpu, metal_verified=True) == "reference"
+        assert resolve(framework, "auto", "cpu", metal_verified=True) == "native"

@@ -22,6 +22,7 @@ from mlxhog.models.ops.reference import ops_torch
 from mlxhog.models.ops.reference.ops_torch import TorchOps, product_on_mps, sum_on_mps
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.backends.untrained import lay
+from tests.pairs import each_of
 
 LIMIT = operators.LONGEST_SUM
 
@@ -61,26 +62,20 @@ def integers(*shape):
     return values.requires_grad_()
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("x", "w"),
     [
-        pytest.param((2, 3, LIMIT + 9), (4, LIMIT + 9), id="terms"),
-        pytest.param((2, 9, 8), (2 * LIMIT + 7, 8), id="rows of the head"),
-        pytest.param((3, LIMIT // 2, 8), (5, 8), id="tokens"),
+        ((2, 3, LIMIT + 9), (4, LIMIT + 9)),  # terms
+        ((2, 9, 8), (2 * LIMIT + 7, 8)),  # rows of the head
+        ((3, LIMIT // 2, 8), (5, 8)),  # tokens
     ],
 )
 def test_a_split_product_and_its_gradients_have_the_bits_of_one_product(x, w):
     x, w = integers(*x), integers(*w)
     one, split = torch.nn.functional.linear(x, w), product_on_mps(x, w)
-    assert torch.equal(split, one)
     dy = integers(*one.shape)
-    for ours, expected in zip(
-        torch.autograd.grad(split, (x, w), dy), torch.autograd.grad(one, (x, w), dy), strict=True
-    ):
-        assert torch.equal(ours, expected)
-
-
-def test_a_sum_over_all_positions_of_a_batch_has_the_bits_of_one_product():
+    ours, expected = (torch.autograd.grad(y, (x, w), dy) for y in (split, one))
+    assert all(map(torch.equal, (split, *ours), (one, *expected)))
     a, b = integers(2, 3, LIMIT + 9), integers(2, LIMIT + 9, 4)
     assert torch.equal(sum_on_mps(a, b), a @ b)
 
@@ -124,12 +119,11 @@ def test_the_probe_notices_a_device_that_adds_long_sums_wrong():
 
 
 @pytest.mark.usefixtures("on_mps")
-def test_the_probe_passes_where_products_are_split():
-    arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
-    with OnFaultyMPS():
-        assert computes_long_products(arrays, ops)
-    with OnFaultyMPS(longest=20_000):
-        assert not computes_long_products(arrays, ops)
+@each_of(("longest", "right"), [(LIMIT, True), (20_000, False)])
+def test_the_probe_passes_where_products_are_split(longest, right):
+    with OnFaultyMPS(longest):
+        arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
+        assert computes_long_products(arrays, ops) is right
 
 
 def test_a_worker_refuses_a_gpu_that_adds_long_sums_wrong(monkeypatch):

@@ -17,45 +17,32 @@ from tests.pairs import each_of
 from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
 from tools.counts import dispatched, primitives
 
+WIDE = {"mlstm": {"num_heads": 2, "qkv_proj_blocksize": 8}}
 MODELS = {
     "large": partial(config, use_bias=True),
     "large, tied": partial(config, tie_word_embeddings=True),
     "v1": v1_config,
-    "v1 of wide blocks": partial(
-        v1_config, mlstm_block={"mlstm": {"num_heads": 2, "qkv_proj_blocksize": 8}}
-    ),
+    "v1 of wide blocks": partial(v1_config, mlstm_block=WIDE),
 } | {
     layer: partial(MADConfig, vocab_size=23, hidden_size=16, layers=parse(layer))
     for layer in known()
 }
-WIDTH = 3
+W = (3,)
+QKV = (W, W, W)
 CELLS = {
-    "mlstm": (
-        ((WIDTH,), (WIDTH,), (WIDTH,), (), ()),
-        partial(OPS.mlstm_cell, chunk_size=2, eps=1e-6),
-    ),
-    "mlstm, recurrent": (
-        ((WIDTH,), (WIDTH,), (WIDTH,), (), ()),
-        partial(OPS.mlstm_recurrent, eps=1e-6, state=None),
-    ),
-    "slstm": (
-        ((WIDTH,),) * 4,
-        lambda *gates: OPS.slstm_cell(*gates, mx.ones((1, 4 * WIDTH, WIDTH)), mx.ones(4 * WIDTH)),
-    ),
-    "decay": (((WIDTH,),) * 4, partial(OPS.recurrence, chunk_size=2)),
-    "decay by value": (
-        ((WIDTH,),) * 4,
-        partial(OPS.recurrence, chunk_size=2, by_value=True),
-    ),
+    "mlstm": ((*QKV, (), ()), partial(OPS.mlstm_cell, chunk_size=2, eps=1e-6)),
+    "mlstm, recurrent": ((*QKV, (), ()), partial(OPS.mlstm_recurrent, eps=1e-6, state=None)),
+    "slstm": ((W,) * 4, lambda *x: OPS.slstm_cell(*x, mx.ones((1, 12, 3)), mx.ones(12))),
+    "decay": ((*QKV, W), partial(OPS.recurrence, chunk_size=2)),
+    "decay by value": ((*QKV, W), partial(OPS.recurrence, chunk_size=2, by_value=True)),
     "delta": (
-        ((WIDTH,), (WIDTH,), (WIDTH,), (1,), ()),
-        lambda *x: OPS.recurrence(*x[:-1], beta=x[-1], chunk_size=2),
+        (*QKV, (1,), ()), lambda *x: OPS.recurrence(*x[:-1], beta=x[-1], chunk_size=2),
     ),
     "dplr": (
-        ((WIDTH,),) * 6,
+        (*QKV, W, W, W),
         lambda *x: OPS.recurrence(*x[:-2], read=x[-2], removal=x[-1], chunk_size=2),
     ),
-}
+}  # fmt: skip
 """Shapes of a head's inputs at a position, and the cell."""
 
 
@@ -67,8 +54,7 @@ def test_the_gradient_of_every_matrix_is_row_major(model):
     tokens, labels = map(mx.array, batch(cfg, 2, 9, seed=0))
 
     def loss(params):
-        x = lm.embed(cfg, params, tokens, OPS.xp)
-        return lm.loss_from_embedding(cfg, params, x, labels, ops=OPS)
+        return lm.mean_loss(cfg, params, tokens, labels, ops=OPS)
 
     grads = mx.grad(loss)(params)
     mx.eval(grads)

@@ -85,7 +85,7 @@ def test_rows_of_a_long_text_are_spread_over_the_table():
         ("ngram_orders=1-8", "ngram_orders is '1-8'; give orders from 2 to 16, such as 2-8"),
         ("ngram_orders=[2, 2.5]", "give orders from 2 to 16"),
         ("ngram_rows=1000", "ngram_rows is 1000; set it to a power of two"),
-        ("ngram_dim=5000", "ngram_dim is 5000; set it to 4096 at most"),
+        ("ngram_dim=5000", "ngram_dim is 5000; wanted a whole number above 0 and at most 4096"),
     ],
 )
 def test_fields_out_of_range_are_refused_in_words(field, expected):

@@ -34,7 +34,6 @@ from tests.models.operators import (
     recurrence,
     regression,
     rope,
-    run_mlstm,
     scan,
     slstm,
 )
@@ -210,21 +209,6 @@ def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framewor
     )
 
 
-@each_of("framework", ["torch", "mlx"])
-@each_of("form", ["mlstm_chunkwise", "mlstm_recurrent"])
-@each_of("S, state", [(1, True), (7, False), (33, True)])
-def test_both_plain_forms_of_the_cell_are_the_cell(framework, form, S, state):
-    how = HOW if form == "mlstm_chunkwise" else {"eps": 1e-6}
-
-    def call(ops, x):
-        x = {name: value for name, value in x.items() if name not in HOW}
-        if ops is EXACT.ops:
-            return run_mlstm(ops, x, **HOW)
-        return run_mlstm(ops, x, form, **how)
-
-    replace(mlstm(S, state=state), call=call).check(Twin(framework, "reference"))
-
-
 @each_of("case", [mlstm(5), slstm(2, 4, 2, 3, packed=True), conv(2, 5, 2, 3, packed=True),
                   recurrence(1, 4, 1, 2, 2), dplr(1, 4, 1, 2, 2), regression(1, 4, 1, 3),
                   scan(1, 4, 2, 2)], ids=lambda case: case.op)  # fmt: skip
@@ -372,18 +356,16 @@ def test_inputs_of_16_bits_are_computed_in_float32(twin):
             assert_close(one, other, STATE_F32)
 
 
-@each_of("x", [-1e20, -1e4, 1e4, 1e20])
 @each_of("activation", ACTIVATIONS)
-def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation, x):
-    inputs = np.array([x, np.nan, x], np.float32)
-    y, dx = np.empty_like(inputs), np.empty_like(inputs)
-    name = activation_name(activation)
-    native.activate(name, inputs, y, threads=1)
-    native.activate_grad(name, inputs, np.ones_like(inputs), dx, threads=1)
-    if activation != "relu^2":  # 1e40 is infinite
-        assert np.isfinite(y[::2]).all()
-    assert np.isfinite(dx[::2]).all()
-    assert np.isnan(y[1])
+def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation):
+    x, name = np.array([-1e20, -1e4, 1e4, 1e20, np.nan], np.float32), activation_name(activation)
+    y, dx = np.empty_like(x), np.empty_like(x)
+    native.activate(name, x, y, threads=1)
+    native.activate_grad(name, x, np.ones_like(x), dx, threads=1)
+    finite = slice(1, 3) if activation == "relu^2" else slice(4)  # 1e40 is infinite
+    assert np.isfinite(y[finite]).all()
+    assert np.isfinite(dx[:4]).all()
+    assert np.isnan(y[4])
 
 
 # -- forms -----------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_fields_are_changed_by_either_familys_names(name, changes, sizes):
             "qkv_proj_blocksize=8",
             "did you mean 'mlstm_block.mlstm.qkv_proj_blocksize'",
         ),
-        ("7to1-tiny", "slstm_block.feedforward.act_fn=gulu", "choose one of gelu"),
+        ("7to1-tiny", "slstm_block.feedforward.act_fn=gulu", "wanted one of gelu"),
         ("tiny", "hidden_size", "'hidden_size' is not NAME=VALUE"),
     ],
 )

@@ -76,27 +76,13 @@ class Twin:
         return [self.numpy(x) for x in hidden]
 
     def loss_and_grads(self, cfg, params, tokens, labels, masks=None, state=None):
-        ids = self.array(tokens)
+        ids, targets = self.array(tokens), self.array(labels)
+        how = {"masks": self.array(masks), "state": state and self.array(state)}
 
         def loss_of(p):
-            return lm.loss_from_embedding(
-                cfg,
-                p,
-                lm.embed(cfg, p, ids, self.ops.xp),
-                self.array(labels),
-                ops=self.ops,
-                starts=lm.starts(cfg, ids),
-                masks=self.array(masks),
-                state=None if state is None else self.array(state),
-            )
+            return lm.mean_loss(cfg, p, ids, targets, ops=self.ops, **how)
 
         return self._value_and_grads(loss_of, params)
-
-    def sum_loss(self, cfg, params, tokens, labels):
-        p = self.array(params)
-        return float(
-            lm.sum_loss(cfg, p, self.array(tokens), self.array(labels), ops=self.ops).item()
-        )
 
     def op(self, name, *args, **kwargs):
         """Call one of the ops with NumPy arguments."""

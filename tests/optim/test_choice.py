@@ -1,6 +1,5 @@
 """Which optimizer the options of a run make, and what follows from model, strategy and workers."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -17,22 +16,15 @@ from mlxhog.models.families import read
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import GROUPS as FACTORS
 from mlxhog.optim import (
-    SGD,
     AdamW,
-    Adan,
-    Apollo,
-    ApolloMini,
-    Lion,
-    Momentum,
     Muon,
-    Soap,
     Sparsified,
     Use,
 )
 from mlxhog.optim.muon import on_cpu
 from mlxhog.optim.rule import StepWatch
 from mlxhog.strategies import Hogwild
-from tests.optim.small import HIDDEN, MATRIX, chosen, dense_gradients, initial, target
+from tests.optim.small import HIDDEN, chosen, dense_gradients, initial, target
 from tests.pairs import each_of
 
 GROUPS = {
@@ -43,30 +35,13 @@ EQUAL = dict.fromkeys(FACTORS.values(), 1.0)
 MOMENTS = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.2}
 
 
-@each_of(
-    ("name", "own", "rule"),
-    [
-        ("adamw", {}, AdamW(**MOMENTS)),
-        ("momentum", {}, Momentum(momentum=0.6, weight_decay=0.2)),
-        ("sgd", {}, SGD(weight_decay=0.2)),
-        ("lion", {}, Lion(beta1=0.8, beta2=0.9, weight_decay=0.2)),
-        ("adan", {}, Adan(**MOMENTS, beta3=0.7)),
-        ("soap", {"precondition_every": 5}, Soap(**MOMENTS, every=5)),
-        (
-            "apollo",
-            {"projection_rank": 3, "projection_every": 50},
-            Apollo(**MOMENTS, rank=3, every=50),
-        ),
-        ("apollo-mini", {"projection_scale": 128.0}, ApolloMini(**MOMENTS, scale=128.0)),
-        ("muon", {}, Muon(**MOMENTS)),
-        ("muon", {"moments": "shared"}, Muon(moments="shared", **MOMENTS)),
-    ],
-)
-def test_options_choose_the_optimizer(name, own, rule):
-    built = optim.build(chosen(name, **own, seed=7), HIDDEN, threads=2)
-    shared = "moments" in own
-    assert built == replace(rule, use=Use(hidden=HIDDEN, threads=2, seed=7, shared=shared))
-    assert not {*built.state_segments} & {*built.shared_segments}
+def test_a_run_gives_its_optimizer_what_it_needs_beside_its_numbers():
+    for moments in ("private", "shared"):
+        config = chosen("muon", moments=moments, seed=7)
+        built, shared = optim.build(config, HIDDEN, threads=2), moments == "shared"
+        use = Use(hidden=HIDDEN, threads=2, seed=7, shared=shared)
+        assert built == Muon(use=use, moments=moments, **MOMENTS)
+        assert built.shared_segments == (("m", "v") if shared else ())
 
 
 def test_options_choose_what_is_written():
@@ -85,7 +60,6 @@ PREDICTED = {"strategy": "round_robin", "predict": "last", "moments": "shared"}
 @each_of(
     ("options", "width", "workers", "lr", "beta1", "nesterov"),
     [
-        ({"strategy": "serial"}, 128, 1, 3e-3, 0.9, 0.1),
         (SHARED, 128, 3, 3e-3, 0.9, 0.1),
         (SHARED, 128, 4, 3e-3, 0.95, 0.15),
         ({**SHARED, "moments": "private"}, 128, 4, 3e-3, 0.9, 0.1),
@@ -93,11 +67,9 @@ PREDICTED = {"strategy": "round_robin", "predict": "last", "moments": "shared"}
         (SHARED, 512, 2, 1.5e-3, 0.9, 0.1),
         (PREDICTED, 128, 4, 3e-3, 0.95, 0.15),
         (SYNC, 128, 4, 6e-3, 0.75, 0.1),
-        (SYNC, 128, 1, 3e-3, 0.9, 0.1),
         ({**SYNC, "lr": 0.1, "beta1": 0.5}, 128, 4, 0.1, 0.5, 0.1),
         ({**SYNC, "optimizer": "adamw"}, 512, 4, 1e-3, 0.9, None),
         ({**SHARED, "optimizer": "lion"}, 64, 2, 1e-3, 0.9, None),
-        ({**SHARED, "optimizer": "momentum"}, 64, 2, 1e-3, None, None),
     ],
 )
 def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
@@ -123,8 +95,7 @@ def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
     hidden = families.hidden_matrices(model)
     assert hidden == frozenset()
     muon = optim.build(optim.for_model(chosen("muon"), 16, hidden, 1), hidden)
-    one = AdamW(**MOMENTS, **EQUAL)
-    assert muon == one
+    assert muon == AdamW(**MOMENTS, **EQUAL)
     assert optim.build(chosen("adamw")) == AdamW(**MOMENTS)
 
 
@@ -181,9 +152,7 @@ def test_factors_of_one_change_nothing_and_none_is_built():
 @each_of(
     ("vocabulary", "workers", "strategy", "lr", "factors"),
     [
-        (320, 1, "serial", 0.003, (1, 1, 1)),
         (320, 4, "sync", 0.006, (1, 1, 1)),
-        (4096, 1, "serial", 0.0065, (12, 2.4, 1.5)),
         (4096, 2, "hogwild", 0.0065, (12, 2.4, 1.5)),
         (4096, 4, "sync", 0.013, (12, 2.4, 1.5)),
     ],
@@ -193,18 +162,16 @@ def test_open_step_sizes_follow_from_the_vocabulary(vocabulary, workers, strateg
     settled = optim.for_model(config, 128, HIDDEN, workers, vocabulary=vocabulary)
     assert settled.top_lr == pytest.approx(lr)
     assert tuple(getattr(settled.optimizer, name) for name in FACTORS.values()) == factors
+    given = optim.for_model(replace(config, embedding_lr=3), 128, HIDDEN, 1, vocabulary=4096)
+    assert (given.optimizer.embedding_lr, given.optimizer.head_lr) == (3, 2.4)
 
 
-def test_a_given_factor_stays_and_a_tied_head_moves_with_the_smaller_one():
+def test_a_tied_head_moves_with_the_smaller_factor():
     tied = load_architecture("minute", "tie_word_embeddings=true")
     groups, hidden = families.rate_groups(tied), families.hidden_matrices(tied)
-    for own, more, factors in (
-        ({"embedding_lr": 3}, {}, (3, 2.4)),
-        ({}, {"groups": groups}, (2.4, 1)),
-    ):
-        config = TrainConfig(strategy="serial", **own)
-        muon = optim.for_model(config, 128, hidden, 1, vocabulary=4096, **more).optimizer
-        assert (muon.embedding_lr, muon.head_lr) == factors
+    config = TrainConfig(strategy="serial")
+    muon = optim.for_model(config, 128, hidden, 1, vocabulary=4096, groups=groups).optimizer
+    assert (muon.embedding_lr, muon.head_lr) == (2.4, 1)
 
 
 def test_every_parameter_of_a_model_has_one_group_or_is_a_hidden_matrix():
@@ -267,23 +234,3 @@ def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(monkeypat
             entry.wait_ns += 60
         ns[0] += 4
     assert entry.optimizer_ns == 5 - 2 + 4
-
-
-@each_of(
-    ("optimizer", "apart"),
-    [(AdamW(), False), (Adan(), False), (SGD(), True), (Muon(use=Use(hidden=HIDDEN)), True)],
-)
-def test_a_direction_is_written_apart_from_its_computation(optimizer, apart):
-    writes = []
-
-    class Watch(StepWatch):
-        @contextmanager
-        def writing(self):
-            writes.append(self)
-            with super().writing():
-                yield
-
-    watch = Watch(Entry(1, np.zeros(ENTRY_BYTES, np.uint8)))
-    where = replace(target(optimizer, initial()), watch=watch)
-    optimizer.step(where, {"matrix": np.ones(MATRIX.shape, np.float32)}, lr=0.1, step=1)
-    assert bool(writes) == apart

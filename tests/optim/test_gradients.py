@@ -27,11 +27,6 @@ def test_coalesced_rows_ascend_and_mean_the_same(index, width):
     np.testing.assert_array_equal(dense(once, 10), dense(rows, 10))
 
 
-def test_rows_that_ascend_are_not_copied():
-    rows = Rows(np.array([1, 4, 7], np.int32), np.ones((3, 2), np.float32))
-    assert rows.coalesced() is rows
-
-
 @pytest.mark.parametrize(("index", "values"), [((3,), (2, 4)), ((2, 1), (2, 4)), ((2,), (2,))])
 def test_index_and_values_must_belong_together(index, values):
     with pytest.raises(ShapeError, match="wanted"):
@@ -62,11 +57,6 @@ def test_the_norm_is_that_of_the_concatenated_gradient():
     assert gradients.global_norm({"a": a, "b": b}) == pytest.approx(
         np.linalg.norm(whole), rel=1e-12
     )
-
-
-def test_duplicate_rows_are_summed_before_they_are_squared():
-    values = np.array([[3.0], [1.0], [-3.0]], np.float32)
-    assert gradients.global_norm({"rows": Rows(np.array([4, 0, 4], np.int32), values)}) == 1.0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

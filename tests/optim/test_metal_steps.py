@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.errors import ShapeError
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.engines import shares_memory
@@ -15,12 +14,11 @@ from mlxhog.metal.registry import KERNELS
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, Target, Use, metal_steps
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.metal_steps import MetalSteps, decay_flags
+from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import StepTrace, new_state
 from mlxhog.optim.rule import parameter as view
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
-from tests.optim.small import SLOTS
 from tests.pairs import each_of
 
 HIDDEN = frozenset({"a.matrix", "z.matrix"})
@@ -150,54 +148,12 @@ def assert_in_place(lender, segments):
     assert written == own
 
 
-def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena):
-    launched = []
-
-    class Counting(HostEngine):
-        def run(self, launch):
-            launched.append((launch.kernel.name, launch.inputs["offset"]))
-            return super().run(launch)
-
-    rule = AdamW()
-    goal = target(arena, rule, Counting())
-    slots = arena.layout.slots
-    rule.step(goal, gradients(0), lr=0.1, step=1)
-    assert launched == [
-        ("step", slots["a.bias"].offset),
-        ("step_rows", slots["embedding"].offset),
-        ("step", slots["z.matrix"].offset),
-    ]
-    launched.clear()
-    some = {name: gradients(0)[name] for name in ("b.scale", "a.bias")}
-    rule.step(goal, some, lr=0.1, step=2)
-    assert [offset for _, offset in launched] == [slots["a.bias"].offset, slots["b.scale"].offset]
-
-
-def test_a_step_writes_neither_padding_nor_the_probe(arena, shim):
-    after = train(arena, AdamW(weight_decay=0.5), shim)
-    inside = np.zeros(arena.params.size, bool)
-    for slot in arena.layout.slots.values():
-        inside[slot.offset : slot.offset + slot.size] = True
-    assert not after["params"][~inside].any()
-
-
-def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena, shim):
-    metal = MetalSteps(shim, arena.params, arena.layout.slots, DECAY)
-    metal.add(arena.layout.probe.offset, np.ones(64, np.float32))
-    assert arena.probe.tolist() == [1.0] * 64
-
-
 def test_warming_up_builds_the_kernels_and_changes_nothing(arena, shim):
     metal = MetalSteps(shim, arena.params, arena.layout.slots, DECAY)
     before = arena.params.copy()
     metal.warm_up(recorded=True)
     assert shim.ran >= {"step", "step_rows", "step_recorded"}
     np.testing.assert_array_equal(arena.params, before)
-
-
-def test_parameters_off_the_32_float_boundaries_are_refused():
-    with pytest.raises(ShapeError, match="'matrix' starts at float 3.*multiples of 32"):
-        decay_flags(SLOTS, frozenset(), 160)
 
 
 def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, shim):

@@ -72,15 +72,3 @@ def test_bases_that_are_an_average_are_computed_anew_and_good_ones_stay():
     basis[...] = (basis + basis[::-1]) / 2
     RULE.step(where, grads, lr=LR, step=3)
     assert is_orthonormal(basis)
-
-
-def test_sides_that_are_too_long_have_no_basis(monkeypatch):
-    monkeypatch.setattr("mlxhog.optim.soap.LONGEST", 6)
-    rule, flat = Soap(use=Use(hidden=HIDDEN)), initial()
-    where = target(rule, flat)
-    assert MATRIX.name in where.places["left"]
-    assert MATRIX.name not in where.places["right"]
-    for step in (1, 2):
-        rule.step(where, {"matrix": gradients(step)["matrix"]}, lr=LR, step=step)
-    assert np.isfinite(flat).all()
-    assert (parameter(flat, MATRIX) != parameter(initial(), MATRIX)).all()

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -63,19 +62,6 @@ def test_what_was_written_and_what_waits_is_every_step_that_was_taken():
     assert np.count_nonzero(waiting) > 0
 
 
-def test_without_error_feedback_what_is_not_written_is_dropped():
-    optimizer, flat = (
-        Sparsified(SGD(), TENTH, error_feedback=False),
-        np.zeros(N, np.float32),
-    )
-    place = target(optimizer, flat)
-    grad = np.arange(1, 55, dtype=np.float32).reshape(MATRIX.shape)
-    for step in (1, 2):
-        optimizer.step(place, {"matrix": grad}, lr=1.0, step=step)
-    expected = np.where(grad > 54 - 6, -2 * grad, 0)  # the same six elements, both times
-    np.testing.assert_array_equal(parameter(flat, MATRIX), expected)
-
-
 @each_of("name", ["sgd", "momentum", "adamw", "muon"])
 @each_of("grads", [gradients, dense_gradients])
 def test_exactly_the_elements_that_it_says_are_written(name, grads):
@@ -93,14 +79,6 @@ def test_exactly_the_elements_that_it_says_are_written(name, grads):
         share = {11: 6, 4: 2}[len(rows)]  # of 55, and of 15 in three rows
         assert len(optimizer.written["embedding"]) == share
         assert {*optimizer.written["embedding"] // 5} <= {*rows}
-
-
-def test_moments_are_those_of_the_whole_gradient():
-    # Weight decay is off, so that the steps do not depend on the parameters.
-    _, dense = trained(AdamW(weight_decay=0.0))
-    _, sparse = trained(Sparsified(AdamW(weight_decay=0.0), TENTH))
-    for name in ("m", "v"):
-        np.testing.assert_array_equal(sparse.private[name], dense.private[name])
 
 
 # -- what a selection takes ------------------------------------------------------------------------
@@ -137,12 +115,6 @@ def test_a_selection_takes_what_its_definition_takes(pending, rows, selection, k
         np.testing.assert_array_equal(ours, defined)
 
 
-@each_of("text", ["topk", "topk:0", "topk:1.1", "topk:x", "threshold:-1", "some:1"])
-def test_a_selection_that_makes_no_sense_is_refused(text):
-    with pytest.raises(ValueError, match="wanted none, topk:F"):
-        Selection.parse(text)
-
-
 # -- in advance of what is late --------------------------------------------------------------------
 
 
@@ -172,23 +144,6 @@ def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameter
         share = 0.0 if name == "embedding" else 0.75  # which is written by rows
         np.testing.assert_allclose(parameter(flat, slot), plain + share * last, atol=1e-6)
         np.testing.assert_allclose(parameter(ahead, slot), share * last, atol=1e-6)
-
-
-def test_one_stream_a_step_late_is_the_published_rule():
-    """x(t+1) = x(t) - 2 u(t-1) + u(t-2), where u(t) = lr g(x(t)), on a quadratic."""
-    optimizer, curvature = DelayFeedback(SGD(weight_decay=0.0)), np.float32(1.7)
-    flat = initial()
-    place, begin = target(optimizer, flat), parameter(initial(), MATRIX).astype(np.float64)
-    x, u = [begin], [np.zeros_like(begin)]
-    history = [parameter(flat, MATRIX).copy()]
-    for t in range(12):
-        read = max(0, t - 1)
-        late = {"matrix": curvature * history[read]}
-        optimizer.step(place, late, lr=LR, step=t + 1, feedback=1.0)
-        history.append(parameter(flat, MATRIX).copy())
-        u.append(LR * float(curvature) * x[read])
-        x.append(x[-1] - 2 * u[-1] + u[-2])
-    np.testing.assert_allclose(history, x, rtol=2e-5, atol=1e-6)
 
 
 def test_with_muon_only_hidden_matrices_count_on_what_is_to_come():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from mlxhog.parity import compute
-from mlxhog.parity.compute import compute_side, engine_of
+from mlxhog.parity.compute import engine_of
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,3 @@ def every_engine(fault):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compute, "engine_of", faulty_engine)
         yield
-
-
-def faulty(name, fault):
-    """Return a stand-in for `compute.compute_side`: the side `name` computes with a fault."""
-
-    def compute(lane, side, subject):
-        with every_engine(fault if side.name == name else None):
-            return compute_side(lane, side, subject)
-
-    return compute

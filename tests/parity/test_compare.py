@@ -1,14 +1,11 @@
 """Two arrays are compared by the largest difference, and what is allowed has a reason."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
 from mlxhog.parity import compare, tolerances
-from mlxhog.parity.engines import NumPyEngine
 from mlxhog.parity.subject import ParitySide, ParitySubject
-from tests.models.sample import batch, config, perturbed_params
+from tests.models.sample import config
 from tests.pairs import each_of
 
 EXACT, SINGLE = ParitySide("numpy", "numpy"), ParitySide("torch:mps", "torch:mps")
@@ -152,22 +149,3 @@ def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for(
         actual, expected = {"stepwise/logits": np.array([5.001])}, {"logits": np.array([5.0])}
         row = one("", actual, expected, pairs=pairs, conditions=known, sides=(side, EXACT))
         assert row.ok is ok
-
-
-def test_noise_shows_what_float32_loses_where_no_rounding_of_the_inputs_does():
-    cfg = config(num_hidden_layers=1)
-    tokens, targets = batch(cfg, 1, 2, seed=2)
-    params = perturbed_params(cfg, 2)
-
-    def gradients(engine, at):
-        engine.load(cfg, at)
-        return engine.differentiate(tokens, targets)[1]
-
-    exact, rounding = (partial(gradients, NumPyEngine(rounded=r)) for r in (False, True))
-    grads = exact(params)
-    _, noise = tolerances.split(dict(tolerances.measure_noise(params, exact, rounding)))
-    largest = max(float(np.abs(grad).max()) for grad in grads.values())
-    assert set(noise) == {f"noise/grad/{name}" for name in grads}
-    assert max(noise.values()) < 16 * tolerances.ROUNDING * largest
-    keys = "backbone.blocks.0.mlstm_layer.k.weight"  # behind the head norm: of 2e-4 of the largest
-    assert noise[f"noise/grad/{keys}"] > 1e-5 * np.abs(grads[keys]).max()

@@ -1,35 +1,78 @@
-"""Sides compute in processes of their own, and what goes wrong there is said."""
+"""Subjects, sides in processes of their own, optimizers; what is wrong is found and said."""
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.backends import precision
+from mlxhog.backends.autodiff import MLXArrays
+from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_spec
-from mlxhog.parity import optimizers, tolerances
-from mlxhog.parity.compute import compare_sides
-from mlxhog.parity.subject import ParitySide, ParitySubject
-from tests.models.sample import batch, config, perturbed_params
-
-NUMPY = ParitySide("numpy", "numpy")
-MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
-EVERY = (
-    NUMPY,
-    ParitySide("torch:cpu", "torch:cpu", "native"),
-    ParitySide("torch:cpu+reference", "torch:cpu", "reference"),
-    MLX,
-    ParitySide("mlx:cpu+reference", "mlx:cpu", "reference"),
+from mlxhog.parity import compute, optimizers, tolerances
+from mlxhog.parity.compute import compare_all, compare_sides
+from mlxhog.parity.engines import NumPyEngine
+from mlxhog.parity.subject import (
+    ParitySide,
+    ParitySubject,
+    check_memory,
+    choose,
+    open_subject,
+    perturbed,
 )
+from tests.backends.imprecise import FAULTS
+from tests.models.sample import batch, config, perturbed_params
+from tests.parity.planted import SignFault, every_engine
+
+NUMPY, NUMPY_TWICE = ParitySide("numpy", "numpy"), ParitySide("numpy again", "numpy")
+MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
+MLX_PLAIN = ParitySide("mlx:cpu+reference", "mlx:cpu", "reference")
+TORCH_PLAIN = ParitySide("torch:cpu+reference", "torch:cpu", "reference")
+EVERY = (NUMPY, ParitySide("torch:cpu", "torch:cpu", "native"), TORCH_PLAIN, MLX, MLX_PLAIN)
 
 
 def quiet(side, step):
     """No output."""
 
 
-def failures(result):
-    return [f"{row.a} {row.b} {row.what}" for row in result.rows if not row.ok]
+def small(B=2, S=9, steps=2, seed=1, **changes):
+    cfg = config(**changes)
+    tokens, targets = batch(cfg, B, S, seed=seed)
+    fixed, params = {"tokens": tokens, "targets": targets}, perturbed_params(cfg, seed)
+    return ParitySubject(title="small", cfg=cfg, steps=steps, inputs=params, fixed=fixed)
+
+
+# -- subjects and sides ----------------------------------------------------------------------------
+
+
+def test_the_published_model_is_refused_before_anything_is_drawn():
+    source = open_subject("config", "7b", Path("runs"))
+    chosen, _ = choose("numpy,torch:cpu", "auto")
+    with pytest.raises(EnvironmentLacks, match=r"7b needs about \d+ GB in 2 processes"):
+        check_memory(source, chosen)
+
+
+def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size():
+    inputs = {"w": np.full((50, 4), 100.0, np.float32), "zero": np.zeros(9, np.float32)}
+    noise = perturbed(inputs, "w", 0) - inputs["w"]
+    assert 5.0 < noise.std() < 20.0
+    assert perturbed(inputs, "zero", 0).all()
+    with pytest.raises(ConfigError, match="no parameter 'zer'; did you mean 'zero'"):
+        perturbed(inputs, "zer", 0)
+
+
+def test_who_computes_is_chosen_by_name():
+    names = [side.name for side in choose("mlx:cpu,numpy,torch:cpu", "all")[0]]
+    assert names == ["numpy", "torch:cpu", TORCH_PLAIN.name, "mlx:cpu", MLX_PLAIN.name]
+    (only,), _ = choose("mlx:cpu", "reference")
+    assert (only.name, only.kernels) == (MLX_PLAIN.name, "reference")
+    with pytest.raises(ConfigError, match="no backend 'numpi'.*did you mean 'numpy'"):
+        choose("numpi", "all")
+
+
+# -- what is right agrees, and what is wrong is found ----------------------------------------------
 
 
 @pytest.mark.slow
@@ -38,16 +81,9 @@ def test_every_backend_and_form_reads_the_same_rows_of_tables():
     tables = {"ngram_orders": (2, 4), "ngram_dim": 4, "ngram_rows": 256}
     subject = small(reset_at_document_boundaries=True, bos_token_id=1, **tables)
     comparison = compare_sides(subject, EVERY, quiet)
-    assert comparison.ok, failures(comparison)
+    assert comparison.ok, [row for row in comparison.rows if not row.ok]
     compared = {row.what for row in comparison.rows}
     assert {"grad/ngrams.table_4", "grad/ngrams.weight", "stepwise/logits"} <= compared
-
-
-def small(**changes):
-    cfg = config(**changes)
-    tokens, targets = batch(cfg, 2, 9, seed=1)
-    fixed, params = {"tokens": tokens, "targets": targets}, perturbed_params(cfg, 1)
-    return ParitySubject(title="small", cfg=cfg, steps=2, inputs=params, fixed=fixed)
 
 
 @pytest.mark.slow
@@ -59,21 +95,38 @@ def small(**changes):
 def test_a_perturbed_parameter_shows_where_it_is_used_first(name, first):
     comparison = compare_sides(small(), [NUMPY, MLX], quiet, perturb=name)
     assert not comparison.ok
-    assert comparison.first_bad is not None
     assert (comparison.first_bad.what, comparison.first_bad.a) == (first, "mlx:cpu")
 
 
 @pytest.mark.slow
-def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure():
-    subject = small()
-    inputs = subject.inputs | {"unused": np.ones(3, np.float32)}
-    unused = replace(subject, steps=0, inputs=inputs)
-    comparison = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
-    assert comparison.missed
-    assert not comparison.ok
+@pytest.mark.usefixtures("sides_here")
+def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others():
+    subject = small(1, 2, steps=0, seed=2, num_hidden_layers=1)  # the head norm hides most of k
+    assert compare_sides(subject, EVERY, quiet).ok
+    engine = NumPyEngine()
+    engine.load(subject.cfg, subject.inputs)
+    _, grads = engine.differentiate(subject.fixed["tokens"], subject.fixed["targets"])
+    largest = max(float(np.abs(grad).max()) for grad in grads.values())
+    name = "backbone.blocks.0.mlstm_layer.k.weight"
+    roundings = np.abs(grads[name]).reshape(-1) / (largest * tolerances.ROUNDING)
+    place = int(np.flatnonzero((roundings > 20) & (roundings < 30))[0])
+    with every_engine(SignFault(name, place)):
+        row = compare_sides(subject, [NUMPY, TORCH_PLAIN], quiet).first_bad
+    assert row.what == f"grad/{name}"
+    assert row.wanted == pytest.approx(-row.got, rel=0.2)
 
 
-NUMPY_TWICE = ParitySide("numpy again", "numpy")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_fault_in_the_precision_of_float32_disagrees(monkeypatch, fault):
+    engine, (operator, kind) = compute.engine_of(MLX_PLAIN), FAULTS[fault]
+    wrong = fault(getattr(engine.ops, operator), MLXArrays("cpu", 1))
+    monkeypatch.setattr(engine.ops, operator, wrong)
+    results = {NUMPY.name: dict(precision.exact()), MLX_PLAIN.name: dict(engine.probes())}
+    rows, _ = compare_all(small(), [NUMPY, MLX_PLAIN], results)
+    assert kind in {row.kind for row in rows if not row.ok}
+
+
+# -- optimizers ------------------------------------------------------------------------------------
 
 
 def one_gradient(seed):
@@ -108,6 +161,9 @@ def test_a_slightly_wrong_constant_of_an_optimizer_is_found(name, wrong, rule, m
     assert [r for r, off in worst_steps().items() if off > tolerances.STEP] == [rule]
 
 
+# -- what ends it ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Deadly:
     """Ends the process that unpickles it."""
@@ -116,18 +172,21 @@ class Deadly:
         return os.abort, ()
 
 
-def test_a_child_that_dies_is_named_with_its_last_words():
-    subject = ParitySubject(title="deadly", cfg=Deadly())
+@pytest.mark.slow
+def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure():
+    subject = small(steps=0)
+    unused = replace(subject, inputs=subject.inputs | {"unused": np.ones(3, np.float32)})
+    comparison = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
+    assert comparison.missed
+    assert not comparison.ok
+
+
+def test_a_child_that_dies_or_fails_is_named_with_its_last_words():
+    deadly = ParitySubject(title="deadly", cfg=Deadly())
     with pytest.raises(WorkerFailed, match="numpy cannot compute it: the process ended .*SIGABRT"):
-        compare_sides(subject, [NUMPY, NUMPY_TWICE], quiet)
-
-
-def test_an_error_in_a_child_is_named_with_its_side():
+        compare_sides(deadly, [NUMPY, NUMPY_TWICE], quiet)
     odd = ParitySide("torch:cpu", "torch:cpu", "metal")
     with pytest.raises(ConfigError, match="torch:cpu cannot compute it: kernels is"):
         compare_sides(small(), [NUMPY, odd], quiet)
-
-
-def test_one_side_alone_has_nothing_to_be_compared_with():
     with pytest.raises(ConfigError, match="numpy is the only side"):
         compare_sides(small(), [NUMPY], quiet)

@@ -79,8 +79,4 @@ def test_the_live_table_a_line_and_json_show_machines():
     assert "studio (this one)  in the quorum" in text
     assert "1 min 30 s ago" in text
     assert "[air away, 300k tokens in 12 rounds, seen 1 min 30 s ago]" in line(two)
-    record = json.loads(json.dumps(two.to_json()))
-    assert fill(Progress, record).machines == two.machines
-    record["machines"][0]["tokens"] = "many"
-    record["machines"].append("no machine")
-    assert fill(Progress, record).machines == (away,)
+    assert fill(Progress, json.loads(json.dumps(two.to_json()))).machines == two.machines

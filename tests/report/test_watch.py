@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,14 +17,14 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.checkpoint import creation
-from mlxhog.report.follow import ending, follow
+from mlxhog.report.follow import follow
 from mlxhog.report.record import RunRecord
 from tests.another_process import Program
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
 
-def watch(run):
-    return Program("watch", str(run.directory))
+def watch(run, *words):
+    return Program("watch", str(run.directory), *words)
 
 
 def watched(capsys, run, *words):
@@ -105,27 +104,20 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(going_on):
 @pytest.mark.slow
 def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
     """The last test of that run, which it ends."""
-    reports = []
-
-    def enough(_):
-        time.sleep(0.1)
-        steps = {progress.step for progress in reports if not progress.message}
-        if len(steps) > 6 or len(reports) == 100:
-            going_on.stop()
-
-    record = RunRecord(going_on.run)
-    with watch(going_on.run) as in_a_pipe:
-        in_a_pipe.stdout.readline()
-        follow(record, reports.append, pause=enough)
-        assert ending(record).startswith("interrupted: ")
-        out, err = in_a_pipe.communicate(timeout=120)
-    steps = [progress.step for progress in reports if not progress.message]
-    assert steps == sorted(steps)
-    assert len(set(steps)) > 6
-    assert {worker.backend for worker in reports[5].workers} == {"mlx:cpu"}
+    with watch(going_on.run) as plain, watch(going_on.run, "--json") as states:
+        plain.stdout.readline()
+        seen = [json.loads(states.stdout.readline())]
+        while len({state["step"] for state in seen}) < 7:
+            seen.append(json.loads(states.stdout.readline()))
+        going_on.stop()
+        out, err = plain.communicate(timeout=120)
+        rest, _ = states.communicate(timeout=120)
+    seen += map(json.loads, rest.splitlines())
+    assert [state["step"] for state in seen] == sorted(state["step"] for state in seen)
+    assert {worker["backend"] for worker in seen[-1]["workers"]} == {"mlx:cpu"}
     result = going_on.run.read_status()["result"]
     assert (result["restarts"], result["torn"]) == (0, 0)
-    assert in_a_pipe.returncode == 0, err
+    assert (plain.returncode, states.returncode) == (0, 0), err
     assert "\x1b" not in out
     assert "interrupted: " in out
     assert f"mlxhog train --resume {shlex.quote(str(going_on.run.directory))}" in out

@@ -6,8 +6,7 @@ import pytest
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import AdamW, Momentum
-from mlxhog.strategies import Idle, Lease
+from mlxhog.strategies import Idle
 from tests.pairs import each_of
 from tests.strategies.references import Local
 from tests.strategies.runs import (
@@ -33,12 +32,6 @@ def model_of(of, steps=9, rule=None):
     model = run.model()["w"]
     run.arena.close()
     return model
-
-
-def test_fedprox_without_a_pull_is_local_sgd_bit_for_bit():
-    adamw = {"optimizer": "adamw", **H}
-    every = strategy("local_sgd", **adamw), strategy("fedprox", prox_mu=0.0, **adamw)
-    assert len({model_of(of, rule=AdamW()) for of in every}) == 1
 
 
 def test_the_outer_step_is_that_of_torch_sgd_with_nesterov():
@@ -72,19 +65,6 @@ def test_workers_of_one_replica_train_the_same_copy():
         assert other == pytest.approx(-LR * (3 + 4 - 0.25 * 3 * LR))
         of.settle(arena, Ledger(arena))
         assert first(arena) == pytest.approx(0.7 * 1.9 * (one + other) / 2, rel=1e-6)
-
-
-def test_the_mean_control_variate_is_the_mean_of_all_after_every_round():
-    of, rule = strategy("scaffold", 3, optimizer="momentum", average_every=1), Momentum()
-    with new_arena(of, private=rule.state_segments) as arena:
-        workers = [worker(arena, slot, of, steps=12, optimizer=rule) for slot in (1, 2, 3)]
-        for _ in range(4):
-            for one in workers:
-                take(one)
-            of.settle(arena, Ledger(arena))
-            controls = [first(arena, f"control.{slot}") for slot in (1, 2, 3)]
-            assert first(arena, "control") == pytest.approx(sum(controls) / 3, rel=1e-6)
-            assert max(controls) != min(controls)  # there is something to correct
 
 
 def test_a_control_variate_is_that_of_option_ii_where_steps_are_plain():
@@ -161,17 +141,6 @@ def test_a_run_resumed_with_another_number_of_copies_begins_from_the_model(
         assert other.resume(resumed, Ledger(resumed), state) is None
 
 
-def test_the_first_steps_that_are_averaged_one_by_one_are_those_of_the_run():
-    of = strategy("local_sgd", local_after=6, **H)
-    with empty_arena(of, W) as arena:
-        arena.counters.store("version", 4)  # of another strategy, or of other workers
-        of.begin(arena)
-        words = of.words(arena)
-        assert of.end(words, 0) == 1
-        words["start", 0] = 1
-        assert of.end(words, 0) == 1 + 2
-
-
 def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once():
     of = strategy("avg_runs")
     run = Run(of, W, of_both, 4)
@@ -182,19 +151,6 @@ def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once():
         budget = Budget(tokens=60, tokens_before=40)
         one = worker(resumed, 1, of, budget=budget, schedule=lambda progress, update: 1 - progress)
         assert one.lr() == pytest.approx(0.6)
-
-
-def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_resume():
-    of = strategy("avg_runs")
-    with new_arena(of) as arena:
-        one, ledger = worker(arena, 1, of), Ledger(arena)
-        assert ledger.claim_exact(0, 0, 99)
-        ledger.begin_apply(0, 0, 99)
-        ledger.finish(0, 0, 99)  # by a worker of which this arena knows nothing
-        one.context.entry.opt_step = 7
-        assert one.claim() is Idle.WAIT
-        assert one.claim() == Lease(0, 2)
-        assert one.context.entry.opt_step == 7
 
 
 def test_workers_that_wait_see_nothing_of_a_meeting_that_is_held_for_a_checkpoint():

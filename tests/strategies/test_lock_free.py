@@ -48,17 +48,6 @@ def take_steps(one):
 # -- the budget ------------------------------------------------------------------------------------
 
 
-def test_a_ticket_that_comes_back_at_the_end_is_taken_by_a_worker_that_had_none_left():
-    of = strategy()
-    with new_arena(of, steps=2) as arena:
-        dead, other = worker(arena, 1, of), worker(arena, 2, of)
-        begin_step(dead)
-        assert take_steps(other) == [1]
-        other.context.ledger.reap(dead.context.owner)
-        assert take_steps(other) == [0]
-        assert of.steps_done(arena, Ledger(arena)) == 2
-
-
 @each_of(("steps", "expected"), [(1, [10]), (2, [10, 12]), (4, [10, 12, 13, 15])])
 def test_a_resumed_budget_passes_over_tickets_that_are_done(steps, expected):
     of = strategy()
@@ -245,18 +234,6 @@ def test_another_waits_until_the_step_is_over(name):
         assert name == "aig" or not arena.segment(LOCK).any()
 
 
-def test_a_whole_step_under_the_lock_is_never_late():
-    of = strategy("locked")
-    with new_arena(of) as arena:
-        one, other = worker(arena, 1, of), worker(arena, 2, of)
-        lease, outcomes = begin_step(one), []
-        threads = begin(lambda other: outcomes.append(step(other)), [other])
-        wait_until(lambda: other.context.entry.ticket == 1)  # it stands before its read
-        outcomes.append(end_step(one, lease))
-        join(threads)
-        assert [outcome.staleness for outcome in outcomes] == [0, 0]
-
-
 def test_locks_are_those_of_the_blocks_that_a_gradient_touches():
     of = strategy("aig")
     with new_arena(of, BLOCKS) as arena:
@@ -304,23 +281,6 @@ def running(arena, slot, of):
     one = worker(arena, slot, of, steps=60)
     one.context.entry.state = State.RUNNING
     return one
-
-
-def test_a_worker_begins_no_step_that_is_too_far_ahead_of_the_slowest():
-    of = gate(2)
-    with new_arena(of) as arena:
-        fast, slow = running(arena, 1, of), running(arena, 2, of)
-        lease = begin_step(slow)
-        for _ in range(3):
-            step(fast)
-        assert clocks_of(arena) == {1: 3, 2: 0}
-        beat_ns = fast.context.entry.heartbeat_ns
-        threads = begin(step, [fast])
-        wait_until(lambda: fast.context.entry.heartbeat_ns > beat_ns)  # it beats while it waits
-        assert clocks_of(arena)[1] == 3
-        assert end_step(slow, lease).staleness == 3
-        join(threads)
-        assert clocks_of(arena) == {1: 4, 2: 1}
 
 
 @pytest.mark.parametrize("ends", ["dead", "finished", "done"])

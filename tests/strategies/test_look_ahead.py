@@ -57,13 +57,6 @@ def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(arena):
     assert read(result, arena) == pytest.approx(1.0 + 0.9 * 7 * step)
 
 
-def test_own_movement_is_extrapolated_by_the_share_of_the_others(arena):
-    result = reader(arena, ahead("own"), 4)
-    arena.param("w")[...] = 2.0
-    assert read(result, arena) == 2.0 + 0.75 * 2.0
-    assert read(result, arena) == 2.0  # nothing has moved since
-
-
 @pytest.mark.parametrize(
     ("steps", "landed", "share"),
     [

@@ -48,13 +48,6 @@ def arena(of):
         yield arena
 
 
-def test_a_round_begins_when_its_workers_are_there(of):
-    with new_arena(of) as arena:
-        one, other = (worker(arena, slot, of) for slot in (1, 2))
-        assert [one.claim(), other.claim()] == [Idle.WAIT] * 2
-        assert [one.claim(), other.claim()] == [Lease(0, 0), Lease(0, 1)]
-
-
 def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena):
     clipped = strategy("sync", clip=1.0)
     one, other = (worker(arena, slot, clipped) for slot in (1, 2))
@@ -91,15 +84,6 @@ def test_a_round_is_begun_only_if_the_slowest_worker_ends_it_in_time(arena, of, 
     assert one.claim() == (idle or Lease(0, 0))
     assert of.step_s(arena) == slowest_s
     assert strategy("hogwild").step_s(arena) == 0.5  # of which the fastest still begins one
-
-
-def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_applied(arena, of):
-    one, ledger = worker(arena, 1, of), Ledger(arena)
-    assert ledger.claim_exact(0, 0, 99)
-    assert one.claim() is Idle.WAIT
-    ledger.begin_apply(0, 0, 99)
-    ledger.finish(0, 0, 99)
-    assert one.claim() == Lease(0, 0)
 
 
 # -- backup workers --------------------------------------------------------------------------------
@@ -157,12 +141,6 @@ def test_a_late_worker_continues_with_the_newest_round_and_leaves_no_ticket(team
         assert lease is Idle.WAIT
     assert (of.steps_done(arena, ledger), ledger.watermark) == (3, 9)
     assert of.between_steps(arena)
-
-
-def test_a_round_is_begun_if_the_workers_that_it_waits_for_end_it_in_time(team):
-    of, arena, _, _ = team
-    note_steps(arena, 1.0, 100.0, 10.0)
-    assert of.step_s(arena) == 10.0
 
 
 # -- the division of work --------------------------------------------------------------------------

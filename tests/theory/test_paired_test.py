@@ -11,7 +11,6 @@ from mlxhog.theory.paired_test import (
     boundary,
     judge,
     look,
-    p_value,
 )
 
 SEQUENCES = 100_000
@@ -67,24 +66,6 @@ def test_what_cannot_be_told_goes_on_to_the_planned_end():
     outcome = judge(differences, 6)
     assert (outcome.sign, outcome.ended) == (0, True)
     assert outcome.low < 0 < outcome.high
-
-
-@pytest.mark.parametrize("planned", [3, 6])
-def test_a_p_value_over_all_looks_is_small_as_seldom_as_it_says(planned):
-    drawn = draw(planned)[:4000]
-    values = np.array([p_value(row, planned) for row in drawn.tolist()])
-    for level in (0.01, 0.05, 0.2):
-        spread = 4 * math.sqrt(level * (1 - level) / len(drawn))
-        assert (values <= level).mean() <= level + spread
-
-
-def test_a_p_value_agrees_with_the_verdict_and_is_unknown_before_the_first_look():
-    for row in draw(6)[:300].tolist():
-        outcome = judge([value + 2.0 for value in row], 6)
-        assert outcome.p <= ERROR or not outcome.sign
-    assert judge([1.0, 1.001, 1.0005], 6).p <= ERROR
-    assert math.isnan(judge([1.0, 1.1], 6).p)
-    assert judge([0.0, 0.0, 0.0], 3).p == 1.0
 
 
 def test_the_interval_is_that_of_students_t_at_the_level_of_the_look():

@@ -9,6 +9,7 @@ from mlxhog import TrainConfig
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
+from mlxhog.config.options import options, to_flag
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
 from mlxhog.training.plan import make_plan
@@ -98,6 +99,15 @@ def small_config(tmp_path, **options):
     return TrainConfig(**values)
 
 
+def flags(config):
+    """The command-line words for this configuration."""
+    return [
+        f"{to_flag(name)}={spec.spell(getattr(config, name))}"
+        for name, spec in options(TrainConfig).items()
+        if getattr(config, name) != spec.default
+    ]
+
+
 def checkpoint_of(result):
     """The last checkpoint of a result's run."""
     return checkpoint.load(Path(str(result.checkpoint)))
@@ -110,10 +120,11 @@ def parameters(result):
 
 @contextmanager
 def filled(config):
-    """The plan of a run, its arena as the run begins, and its start."""
-    plan = make_plan(config)
+    """The plan of a run, its arena as the run begins, and the messages on its state."""
+    plan, messages = make_plan(config), []
     with Arena.create(plan.layout) as arena:
-        yield plan, arena, load(plan, arena, Ledger(arena))
+        load(plan, arena, Ledger(arena), messages.append)
+        yield plan, arena, messages
 
 
 def largest_difference(a, b):

@@ -1,104 +1,20 @@
-"""Full disks, interrupts, frozen workers and steps without an end: a message, nothing lost."""
+"""Full disks, frozen workers and steps without an end: a message, nothing lost."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, WorkerFailed
 from mlxhog.training import run as runs
-from tests.processes import alive, workers_of
-from tests.threads import wait_until
+from tests.processes import alive
 from tests.training import asking
 from tests.training.asking import trained, until
 from tests.training.small import Messages, checkpoint_of, end_the_time_when, small_config
-from tests.training.test_deaths import assert_no_segment_stays
-
-
-def flags(config):
-    """The command-line words for this configuration."""
-    changed = [
-        (to_flag(name), spec.spell(getattr(config, name)))
-        for name, spec in options(TrainConfig).items()
-        if getattr(config, name) != spec.default
-    ]
-    return [f"{flag}={value}" for flag, value in changed]
-
-
-class Command:
-    """`mlxhog train --json` in a child process, with its workers' ids."""
-
-    def __init__(self, config):
-        self.runs = Path(config.out)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlxhog", "train", "--json", *flags(config)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.workers = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        """End it, in success or failure; its workers follow."""
-        self.process.kill()
-        self.process.wait()
-
-    def train(self):
-        """Wait until the run has taken steps."""
-        wait_until(lambda: any(self.runs.glob("*/metrics.jsonl")), 90, "a training run")
-        self.workers = workers_of(self.process.pid)
-
-    def end(self):
-        """Exit code, the line of JSON, and messages."""
-        out, err = self.process.communicate(timeout=90)
-        assert "Traceback" not in err
-        assert not any(map(alive, self.workers))
-        assert_no_segment_stays()
-        return self.process.returncode, json.loads(out), err
-
-
-@pytest.fixture
-def endless(tmp_path):
-    return small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
-
-
-@pytest.mark.slow
-def test_an_interrupt_saves_and_ends_with_130(endless):
-    with Command(endless) as command:
-        command.train()
-        for pid in (command.process.pid, *command.workers):  # to the group, as a terminal does
-            os.kill(pid, signal.SIGINT)
-        code, result, output = command.end()
-    assert code == 130
-    assert result["status"] == "interrupted"
-    finishing, saved = (
-        "finishing the step; again stops at once\n",
-        f"\nsaved step-{result['steps']:08}\n",
-    )
-    assert output.index(finishing) < output.index(saved)
-    assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
-
-
-@pytest.mark.slow
-def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_saved(endless):
-    with Command(endless) as command:
-        wait_until(lambda: bool(workers_of(command.process.pid)), 90, "workers")
-        command.workers = workers_of(command.process.pid)
-        for pid in (command.process.pid, *command.workers):
-            os.kill(pid, signal.SIGINT)
-        code, result, _ = command.end()
-    assert (code, result["status"], result["checkpoint"]) == (130, "interrupted", None)
 
 
 @pytest.mark.slow
@@ -114,7 +30,7 @@ def test_a_frozen_worker_is_replaced(tmp_path):
         tmp_path,
         strategy="sync",  # the other worker waits
         workers="mlx:cpu*2",
-        heartbeat_timeout_s=2.0,
+        heartbeat_timeout_s=1.0,
         restarts=50,
     )
     result = trained(config, freeze)
@@ -139,16 +55,16 @@ def full_disk_after(saves, monkeypatch):
 def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(tmp_path, monkeypatch):
     first = train(small_config(tmp_path, steps=5))
     full_disk_after(0, monkeypatch)
-    messages = Messages()
+    messages, stored = Messages(), run.Run(Path(first.run))
     config = small_config(tmp_path, steps=7, resume=first.run, eval_every="1h")
     result = train(config, observer=messages)
     assert (result.status, result.steps, result.checkpoint) == ("unsaved", 12, None)
     assert result.val_bits_per_byte is not None
-    status = run.Run(Path(first.run)).read_status()
+    status = stored.read_status()
     assert (status["status"], status["steps"]) == ("unsaved", 12)
     assert "free some space" in status["error"]
     assert any("no checkpoint: " in message for message in messages)
-    assert checkpoint.load(checkpoint.latest(run.Run(Path(first.run)))).step == 5
+    assert checkpoint.load(checkpoint.latest(stored)).step == 5
 
 
 @pytest.mark.slow
@@ -160,8 +76,7 @@ def test_a_full_disk_during_training_is_reported_and_training_continues(tmp_path
 
     monkeypatch.setattr(run.Run, "append_metrics", full)
     messages = Messages()
-    config = small_config(tmp_path, steps=100, save_every=20)
-    result = train(config, observer=messages)
+    result = train(small_config(tmp_path, steps=100, save_every=20), observer=messages)
     assert (result.status, result.steps) == ("unsaved", 100)
     assert any(m.endswith("training continues") for m in messages)
     checkpoint_of(result)
@@ -196,8 +111,7 @@ def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path):
     first = train(small_config(tmp_path, steps=3))
     second = train(small_config(tmp_path, steps=3, resume=first.run))
     again = train(small_config(tmp_path, steps=3, resume=str(first.checkpoint)))
-    assert again.run == second.run
-    assert again.checkpoint == second.checkpoint
+    assert (again.run, again.checkpoint) == (second.run, second.checkpoint)
     one, other = (checkpoint_of(r).params for r in (second, again))
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
@@ -218,10 +132,9 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(tmp_pa
     stopped = []
 
     def stop_the_second_worker(progress):
-        second = progress.workers[1]
         if progress.step >= 1 and not stopped:
-            stopped.append(second.pid)
-            os.kill(second.pid, signal.SIGSTOP)
+            stopped.append(progress.workers[1].pid)
+            os.kill(stopped[0], signal.SIGSTOP)
 
     config = small_config(
         tmp_path,
@@ -234,7 +147,6 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(tmp_pa
     )
     end_the_time_when(monkeypatch, lambda: bool(stopped))
     result = train(config, observer=stop_the_second_worker)
-    assert stopped
     assert (result.status, result.val_at_end, result.restarts) == ("done", True, 0)
     assert result.sample.startswith("The")
     state = checkpoint_of(result).state

@@ -15,7 +15,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.views import StatusLine
 from mlxhog.training import batch_size, memory
 from mlxhog.training.batch_size import BatchSpeed, choose, limit_of, speed_of
-from mlxhog.training.memory import WORKER_BASE_BYTES, GradientMemory, check_gpu
+from mlxhog.training.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan import make_plan
 from tests.training.small import Messages, small_config
 
@@ -76,7 +76,7 @@ class FakeChild:
     def __exit__(self, *_):
         pass
 
-    def start(self, function, setup, rank, sequences, *limit_s):
+    def start(self, function, plan, rank, sequences, *limit_s):
         assert (function is batch_size.gradient_times) == bool(limit_s)
         FakeChild.begun += 1
         self.result = (sequences * 32, [float(sequences)] * 2) if limit_s else None
@@ -118,7 +118,6 @@ def test_a_worker_that_fails_bounds_the_batch_and_a_resume_keeps_it(tmp_path, mo
     again = train(replace(config, resume=first.run), observer=messages)
     assert (again.steps, again.tokens) == (6, 6 * 2 * 32)
     assert any("2 sequences, because the run began with it" in text for text in messages)
-    assert Run(directory).read_status()["batch_size"] == kept
     with pytest.raises(EnvironmentLacks, match="cannot compute 1 sequence: .*give --batch-size a"):
         make_plan(config)
 
@@ -147,7 +146,7 @@ def test_every_gradient_of_a_step_has_text_of_its_own(tmp_path, grad_accumulatio
 def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path):
     config = small_config(tmp_path, batch_size=1, strategy="serial")
     plan = make_plan(config)
-    room = plan.arena_bytes + WORKER_BASE_BYTES + plan.gradient_memory.of_batch(40) + 1000
+    room = plan.arena_bytes + WORKER_BASE_BYTES + plan.memory.of_batch(40) + 1000
     config = replace(config, memory_limit=room / plan.memory.machine_bytes)
     assert limit_of(make_plan(config)) == (40, "more do not fit in memory (--memory-limit)")
     make_plan(replace(config, batch_size=40))
@@ -157,10 +156,10 @@ def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path):
 
 def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(monkeypatch):
     gib, two = 1 << 30, [WorkerSpec("mlx:gpu", 1)] * 2
-    gradient = GradientMemory(fixed_bytes=gib, sequence_bytes=gib // 2)
+    memory_of = Memory(1, 1.0, gradient_bytes=gib, sequence_bytes=gib // 2)
     monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: 6 * gib)
     share = GPUShare(workers=2)
-    check_gpu(10, gradient, share, two, machine_bytes=1)
+    memory_of.check_gpu(10, share, two)
     with pytest.raises(EnvironmentLacks, match=r"6\.5 GiB on the GPU.*has 6\.0 GiB") as refusal:
-        check_gpu(11, gradient, share, two, machine_bytes=1)
+        memory_of.check_gpu(11, share, two)
     assert "the largest batch that fits is 10 (--batch-size 10)" in str(refusal.value)

@@ -15,10 +15,9 @@ from mlxhog.arena.workers import Phase, State
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.training import requests
-from mlxhog.training.plan import make_plan
 from tests.processes import alive
 from tests.training.asking import Client, endless, trained, until
-from tests.training.small import checkpoint_of, small_config
+from tests.training.small import Messages, checkpoint_of, small_config
 
 
 def tickets(result):
@@ -43,22 +42,25 @@ def has_left(slot):
 
 
 @pytest.mark.slow
-def test_a_worker_that_joins_takes_batches_of_the_same_ledger(tmp_path):
+def test_a_worker_that_joins_takes_batches_of_the_same_ledger_and_a_resume_averages_it(tmp_path):
     def join(directory):
         answer = ask(directory, "join", workers="torch:cpu")["message"]
         assert answer.startswith("worker 2 (torch:cpu, 1 thread) joins")
         until(directory, works(2, steps=5))
 
-    result = trained(endless(tmp_path, slow="0=5"), join)  # the other has a core to start on
+    config = endless(tmp_path, optimizer="adamw", slow="0=5")  # the other has a core to start on
+    result = trained(config, join)
     tickets_done, state = tickets(result)
-    assert (
-        result.steps
-        == tickets_done
-        == state["used"]["steps"]
-        == sum(w.steps for w in result.workers)
-    )
+    assert result.steps == tickets_done == state["used"]["steps"]
+    assert result.steps == sum(worker.steps for worker in result.workers)
     assert [(w.slot, w.backend) for w in result.workers] == [(1, "mlx:cpu"), (2, "torch:cpu")]
     assert result.workers[1].staleness  # the table shows it like the others
+    assert sorted(state["opt_steps"]) == ["1", "2"]
+    messages, more = Messages(), {"steps": 5, "time": None, "slow": None}
+    resumed = train(replace(config, resume=result.run, **more), observer=messages)
+    assert (resumed.steps, len(resumed.workers)) == (result.steps + 5, 1)
+    assert any("1 worker had joined" in message for message in messages)
+    assert "2 workers' moments were averaged for 1 workers" in messages
 
 
 @pytest.mark.slow
@@ -84,55 +86,38 @@ def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_p
     assert result.restarts == 1
 
 
-@pytest.mark.slow
-def test_a_run_is_resumed_with_the_workers_of_its_configuration(tmp_path):
-    config = endless(tmp_path, optimizer="adamw")
-
-    def join(directory):
-        ask(directory, "join", workers="mlx:cpu")
-        until(directory, works(2))
-
-    messages = []
-
-    def note(progress):
-        messages.extend([progress.message] if progress.message else [])
-
-    first = trained(config, join)
-    assert sorted(tickets(first)[1]["opt_steps"]) == ["1", "2"]
-    resumed = train(replace(config, resume=first.run, steps=5, time=None), observer=note)
-    assert (resumed.steps, len(resumed.workers)) == (first.steps + 5, 1)
-    assert any("1 worker had joined" in message for message in messages)
-    assert "2 workers' moments were averaged for 1 workers" in messages
+FIELDS = r"join has \(workers: str, threads: int\)"
 
 
 @pytest.mark.slow
-def test_workers_that_cannot_join_are_refused_and_training_continues(tmp_path, capsys):
+def test_requests_that_a_run_cannot_do_are_refused_and_training_continues(tmp_path, capsys):
     config = endless(tmp_path, workers="mlx:cpu*2")
 
     def refused(directory):
         for words, code, message in [
-            (["--workers", "torch:cqu"], 2, "did you mean 'torch:cpu'?"),
-            (["--workers", "torch:mps"], 3, "needs macOS on Apple silicon"),
-            (["--workers", "3"], 2, "3 workers cannot join: the run has 2 free slots"),
-            (["--workers", "0"], 2, "wanted at least 1"),
+            ("join latest --workers torch:cqu", 2, "did you mean 'torch:cpu'?"),
+            ("join latest --workers torch:mps", 3, "needs macOS on Apple silicon"),
+            ("join latest --workers 3", 2, "3 workers cannot join: the run has 2 free slots"),
+            ("join latest --workers 0", 2, "wanted at least 1"),
+            ("leave latest 9", 2, "no worker 9; the run has 1, 2"),
+            ("leave latest x", 2, "WORKER is 'x'"),
         ]:
-            assert main(["join", "latest", "--out", config.out, *words]) == code
+            assert main([*words.split(), "--out", config.out]) == code
             assert message in capsys.readouterr().err
-        for number, message in [("9", "no worker 9; the run has 1, 2"), ("x", "WORKER is 'x'")]:
-            assert main(["leave", "latest", number, "--out", config.out]) == 2
-            assert message in capsys.readouterr().err
-        for fields, message in [
-            ({"workers": 3}, "wanted text"),
-            ({"threads": True}, "threads is True"),
-            ({"worker": 1}, "no field 'worker'"),
+        for request, fields, message in [
+            ("join", {"workers": 3}, f"workers is 3, and {FIELDS}"),
+            ("join", {"threads": True}, f"threads is True, and {FIELDS}"),
+            ("join", {"worker": 1}, f"worker is 1, and {FIELDS}"),
+            ("leave", {}, "no worker has joined"),
+            ("explode", {}, "no request 'explode'; a run takes status, stop"),
         ]:
             with pytest.raises(Refused, match=message):
-                ask(directory, "join", **fields)
-        with pytest.raises(Refused, match="no worker has joined"):
-            ask(directory, "leave")
+                ask(directory, request, **fields)
 
     result = trained(config, refused)
     assert (len(result.workers), result.status) == (2, "interrupted")
+    assert main(["stop", "latest", "--out", config.out]) == 2
+    assert "is not running" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -148,63 +133,24 @@ def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
     trained(endless(tmp_path, sparsify="topk:0.1"), join)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "elastic"),
-    [
-        ("hogwild", True),
-        *((one, False) for one in ("serial", "sync", "round_robin", "async_ps", "avg_runs")),
-        ("hogwild(blocks=disjoint)", False),
-    ],
-)
-def test_only_workers_that_do_not_wait_for_others_are_elastic(tmp_path, strategy, elastic):
-    workers = "mlx:cpu" if strategy == "serial" else "mlx:cpu*2"
-    run_plan = make_plan(small_config(tmp_path, workers=workers, strategy=strategy))
-    assert run_plan.free_slots == (2 if elastic else 0)
-    assert (run_plan.strategy.fixed is None) == elastic
-    assert elastic or f"strategy {strategy} divides its work" in run_plan.strategy.fixed
-
-
-def shape(n):
-    return SimpleNamespace(shape=(n,), kind="dense")
-
-
-@pytest.mark.parametrize(("max_workers", "slots"), [(1, 1), (7, 7), (None, 3)])
-def test_free_slots_are_as_many_as_are_asked_for(tmp_path, max_workers, slots):
-    run_plan = make_plan(small_config(tmp_path, strategy="hogwild", max_workers=max_workers))
-    assert (run_plan.strategy.slots, run_plan.layout.max_workers) == (slots, slots)
-
-
-def arena_of_three():
-    private = ("m", "residual", "feedback")
-    return Arena.create(plan({"w": shape(8)}, max_workers=3, private=private, n_tickets=1))
-
-
 def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
-    with arena_of_three() as arena:
+    kinds, shape = ("m", "residual", "feedback"), SimpleNamespace(shape=(8,), kind="dense")
+    with Arena.create(plan({"w": shape}, max_workers=3, private=kinds, n_tickets=1)) as arena:
         for slot, steps in ((1, 7), (2, 9)):
             entry = arena.workers.acquire_slot(slot=slot)
             entry.state, entry.opt_step, entry.phase = State.RUNNING, steps, Phase.COMPUTE
-            arena.segment(f"m.{slot}")[...] = steps
-            arena.segment(f"residual.{slot}")[...] = steps
-            arena.segment(f"feedback.{slot}")[...] = steps
+            for kind in kinds:
+                arena.segment(f"{kind}.{slot}")[...] = steps
         arena.segment("residual.3")[...] = 5.0  # of a worker that left
-        requests.inherit(arena, 3, ("m", "residual", "feedback"))
+        requests.inherit(arena, 3, kinds)
         assert arena.workers.entry(3).opt_step == 9
-        assert (arena.segment("m.3") == 9.0).all()
-        assert (arena.segment("residual.3") == 0.0).all()
-        assert (arena.segment("feedback.3") == 0.0).all()  # the other has added it
+        assert [arena.segment(f"{kind}.3").tolist() for kind in kinds] == [
+            [value] * arena.layout.n_floats for value in (9.0, 0.0, 0.0)
+        ]  # the other writes what waits, and has written the correction
 
 
 @pytest.mark.slow
-def test_a_run_that_has_ended_is_named_as_such(tmp_path, capsys):
-    config = small_config(tmp_path, steps=2)
-    train(config)
-    assert main(["stop", "latest", "--out", config.out]) == 2
-    assert "is not running" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_run_answers_status_saves_samples_and_refuses_what_it_does_not_know(tmp_path):
+def test_a_run_answers_status_and_saves_and_samples_on_request(tmp_path):
     answers = []
 
     def ask_all(directory):
@@ -214,10 +160,6 @@ def test_a_run_answers_status_saves_samples_and_refuses_what_it_does_not_know(tm
         ask(directory, "sample")
         while not run.Run(directory).last_sample():
             ask(directory, "status")
-        with pytest.raises(Refused, match="no request 'explode'; a run takes status, stop"):
-            ask(directory, "explode")
-        with pytest.raises(Refused, match="no field 'step'"):
-            ask(directory, "checkpoint", step=3)
 
     result = trained(endless(tmp_path, workers="mlx:cpu*2", sample_every="1h"), ask_all)
     status, _, saved_at = answers

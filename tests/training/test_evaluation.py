@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from mlxhog import train
+from mlxhog.arena.control import EVAL_ROUND
 from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
+from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
@@ -22,10 +24,11 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import COUNTS, Activity, Evaluation
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
-from mlxhog.training import evaluation, worker
-from mlxhog.training.evaluation import HeldOutTexts, HeldOutWatch, Score
+from mlxhog.training import evaluation, side_jobs, worker
+from mlxhog.training.evaluation import HeldOutWatch
 from mlxhog.training.origin import score_of
 from mlxhog.training.plan import make_plan
+from mlxhog.training.side_jobs import HeldOutTexts
 from tests.cli.test_cli import RESULT
 from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.training.small import Messages, small_config
@@ -46,11 +49,11 @@ def test_the_size_of_the_part_follows_from_the_model_and_is_64_kib_where_it_can_
         (TrainConfig(time=36_000), 940_000, 65_536),
         (TrainConfig(steps=20), 10_400_000, 32_768),
         (TrainConfig(time=20), 162_000_000, 2_048),
-        (TrainConfig(steps=20), 10**13, evaluation.LEAST_BYTES),
+        (TrainConfig(steps=20), 10**13, side_jobs.LEAST_BYTES),
         (TrainConfig(steps=20, kernels=EMULATED), 940_000, 4_096),
         (TrainConfig(time=60, eval_tokens=5000), 10**13, 5000),
     ):
-        assert evaluation.choose_bytes(config, parameters, file) == size
+        assert side_jobs.choose_bytes(config, parameters, file) == size
 
 
 def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path):
@@ -62,43 +65,68 @@ def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path
         assert HeldOutTexts(file, other, parameters, asked).larger is None
 
 
-def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score(tmp_path):
-    texts = HeldOutTexts(held_out_file(tmp_path, 4000), TrainConfig(seq_len=50), 10**9, 4000)
-    backend = SimpleNamespace(
-        evaluate=lambda batch: SimpleNamespace(nats=2.0, targets=batch.n_labels)
-    )
-    answers, n = iter([False, True]), texts.n_batches(texts.part)
-    assert n > 1
-    assert texts.score_part(backend, lambda: next(answers)) is None
-    assert texts.score_part(backend, lambda: False) == Score(2.0 * n, 4000, 4000)
+class Asked:
+    """Evaluations of a session of two workers, which records of scored batches fill."""
+
+    def __init__(self, batches=3, **options):
+        self.deaths, self.requests, words = 0, 0, {}
+        counters = SimpleNamespace(store=words.__setitem__)
+        self.words = words
+        self.monitor = SimpleNamespace(
+            evaluations=0, evaluating_s=0.0, seconds=lambda: 100.0, totals=lambda: (9, 0, 0.0),
+            budget=Budget(), take_evaluation=lambda *score: self.scores.append(score),
+        )  # fmt: skip
+        self.scores, part = [], SimpleNamespace(batches=batches)
+        session = SimpleNamespace(
+            ends=lambda: self.deaths, strategy=SimpleNamespace(workers=2), ask=self._ask,
+            plan=SimpleNamespace(config=TrainConfig(**options), held_out=part),
+            monitor=self.monitor, arena=SimpleNamespace(counters=counters),
+        )  # fmt: skip
+        self.evaluations = evaluation.Evaluations(session)
+
+    def _ask(self, what):
+        self.requests += 1
+
+    def asks(self):
+        before = self.requests
+        self.evaluations.ask_for_next()
+        return self.requests > before
+
+    def score(self, *places, step=5, seconds=1.0):
+        """Let a worker score batches of the present round."""
+        for place in places:
+            number = self.words["eval_next"] // EVAL_ROUND * EVAL_ROUND + place
+            record = {"version": number, "staleness": step, "nats": 2.0, "n_bytes": 4, "tokens": 3}
+            self.monitor.on_score({**record, "compute_s": seconds})
 
 
-def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any():
-    asked, deaths = [], []
-    monitor = SimpleNamespace(evaluations=0, evaluating_s=0.0, seconds=lambda: 100.0)
-    session = SimpleNamespace(
-        ends=lambda: len(deaths), strategy=SimpleNamespace(workers=2), ask=asked.append
-    )
-    watch = HeldOutWatch(TrainConfig(eval_every="10s"), None, "")
+def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score():
+    asked = Asked(eval_every=5)
+    assert asked.asks()
+    asked.score(0, 1)
+    assert not asked.asks()  # one at a time
+    asked.deaths += 1  # perhaps of the worker that evaluates
+    assert asked.asks()
+    asked.score(2)  # of the new one
+    assert asked.scores == []
+    asked.score(0, 1)
+    assert asked.scores == [(6.0, 12, 9, 5)]
+    assert asked.monitor.evaluations == 1
 
-    def asks():
-        before = len(asked)
-        watch.ask_for_next(session, monitor)
-        return len(asked) > before
 
-    assert asks()
-    assert not asks()  # the first one is not over
-    monitor.evaluations, monitor.evaluating_s = 1, 10.0
-    assert asks()
-    monitor.evaluations, monitor.evaluating_s = 2, 10.1
-    assert not asks()
-    monitor.evaluating_s = 5.0
-    assert asks()
-    deaths.append(1)  # maybe of the worker that evaluates
-    assert asks()
-    watch, monitor.evaluating_s = HeldOutWatch(TrainConfig(eval_every=5), None, ""), 1000.0
-    assert asks()
-    assert asks()
+@pytest.mark.parametrize(("every", "ends"), [("10s", True), (5, False)])
+def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any(
+    every, ends
+):
+    asked = Asked(eval_every=every)
+    for seconds in (3.0, 4.0):  # of 2 x 100 s
+        assert asked.asks()
+        asked.score(0, 1, 2, seconds=seconds / 3)
+    assert asked.asks()
+    asked.score(0, 1, 2)
+    assert asked.asks()
+    asked.score(0, 1, 2, seconds=0.1)
+    assert asked.asks() == (not ends)
 
 
 def looked(watch, scores):
@@ -149,50 +177,37 @@ def test_only_a_result_of_the_last_step_has_a_verdict_and_others_name_their_step
     assert "held-out text: 2.355 bits per byte at step 3 of 16\n" in shown
     assert VERDICT not in shown
     assert EARLY.to_json()["val_at_end"] is False
-    for status in ("interrupted", "done"):
-        shown = summary(replace(EARLY, status=status, val_step=16))
-        assert "held-out text: 2.355 bits per byte\n" in shown
-        assert VERDICT in shown
+    shown = summary(replace(EARLY, val_step=16))
+    assert "held-out text: 2.355 bits per byte\n" in shown
+    assert VERDICT in shown
 
 
-def interrupted_run(root, **result):
+@pytest.fixture
+def interrupted_run(tmp_path, monkeypatch):
     """A run of 400 steps whose only evaluation scored step 100, beside better counts."""
-    metrics = [
-        {
-            **line,
-            "val_bits_per_byte": 2.355 if k == 6 else None,
-            "val_step": 100 if k == 6 else None,
-            "marks": {COUNTS: 1.4},
-        }
-        for k, line in enumerate(lines(20))
-    ]
-    scored = {"steps": 400, "val_bits_per_byte": 2.355, "val_step": 100, **result}
-    status = {"status": "interrupted", "result": scored, "held_out": {**HELD_OUT, "share": 1.0}}
-    return write_run(root / "runs", metrics=metrics, status=status)
-
-
-@pytest.mark.parametrize("command", ["show", "watch", "plot", "report"])
-def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(tmp_path, capsys, command):
-    run = interrupted_run(tmp_path)
-    assert main([command, str(run.directory)]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    if command == "report":
-        shown = (run.directory / "report.html").read_text()
-    assert "at step 100 of 400" in shown
-    assert VERDICT not in shown
-    assert "at step 100 of 400" in str(tiles(RunRecord(run)))
-
-
-def test_the_list_of_runs_marks_the_number_and_names_the_step(tmp_path, capsys, monkeypatch):
-    interrupted_run(tmp_path)
+    at = {True: {"val_bits_per_byte": 2.355, "val_step": 100}}
+    metrics = [{**line, **at.get(k == 6, dict.fromkeys(at[True])), "marks": {COUNTS: 1.4}}
+               for k, line in enumerate(lines(20))]  # fmt: skip
+    held_out = {**HELD_OUT, "share": 1.0}
+    status = {"status": "interrupted", "result": {"steps": 400, **at[True]}, "held_out": held_out}
     monkeypatch.chdir(tmp_path)
-    assert main(["runs"]) == 0
-    line = capsys.readouterr().out.splitlines()[1]
-    assert " 2.355 at step 100 of 400 " in line
+    return write_run(tmp_path / "runs", metrics=metrics, status=status)
 
 
-def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(tmp_path):
-    run, state = interrupted_run(tmp_path), {"used": {"steps": 400}, "val_bits_per_byte": 2.9}
+def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(interrupted_run, capsys):
+    folder = interrupted_run.directory
+    for command in ("show", "watch", "plot", "report", "runs"):
+        assert main([command, *[str(folder)] * (command != "runs")]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        if command == "report":
+            shown = (folder / "report.html").read_text()
+        assert "at step 100 of 400" in shown, command
+        assert VERDICT not in shown
+    assert "at step 100 of 400" in str(tiles(RunRecord(interrupted_run)))
+
+
+def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(interrupted_run):
+    run, state = interrupted_run, {"used": {"steps": 400}, "val_bits_per_byte": 2.9}
     path = Path("elsewhere/checkpoints/step-00000400")  # the run was copied
     assert score_of(run, path, state) == "held-out 2.900"
     run.write_status({**run.read_status(), "checkpoint": str(path)})
@@ -269,11 +284,11 @@ def test_a_resumed_run_keeps_its_text_whatever_its_model_would_have(tmp_path, mo
         (folder / f"{name}.jsonl").write_text(document)
     options = {"data": str(folder), "eval_tokens": None, "steps": 1}
     with monkeypatch.context() as patched:
-        patched.setattr(evaluation, "PART_FLOPS", 1.0)
+        patched.setattr(side_jobs, "PART_FLOPS", 1.0)
         first = train(small_config(tmp_path, **options))
     options |= {"resume": first.run}
     part = make_plan(small_config(tmp_path, **options)).held_out
-    assert (part.asked_bytes, part.text) == (evaluation.LEAST_BYTES, first.val_text)
+    assert (part.asked_bytes, part.text) == (side_jobs.LEAST_BYTES, first.val_text)
     options |= {"eval_tokens": 16_384, "eval_every": "1h"}
     assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == 16_384
 
@@ -354,13 +369,15 @@ def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked(tmp_pat
         checkpoint.locate("latest/best", tmp_path / "runs")
 
 
-class Interrupting:
+class Interrupting(Messages):
     """An observer that interrupts after the first evaluation, and on the next as often again."""
 
     def __init__(self, again=0):
+        super().__init__()
         self.again, self.done = again, False
 
     def __call__(self, progress):
+        super().__call__(progress)
         is_evaluating = progress.doing and progress.doing.activity is Activity.EVALUATING
         if not self.done and progress.val_step is not None:
             self.done = True
@@ -372,7 +389,11 @@ class Interrupting:
 
 def interrupted(tmp_path, again=0):
     config = small_config(tmp_path, steps=100_000, eval_every=2, eval_tokens=10**6)
-    return train(config, observer=Interrupting(again))
+    messages = Interrupting(again)
+    result = train(config, observer=messages)
+    saved = f"saved step-{result.steps:08}"
+    assert messages.index("finishing the step; again stops at once") < messages.index(saved)
+    return result
 
 
 @pytest.mark.slow

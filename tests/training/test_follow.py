@@ -16,9 +16,8 @@ from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.data.stream import Stream, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import CheckpointError
 from mlxhog.training import follow
-from mlxhog.training.plan import make_plan
 from tests.training.asking import LIMIT_S, Client
 from tests.training.small import checkpoint_of, small_config
 
@@ -188,7 +187,7 @@ def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
         wait_for(lambda: bool(run.list_runs(tmp_path / "runs")), "the run")
         directory = run.find("latest", tmp_path / "runs").directory
         wait_for((directory / "stream" / "stream.json").exists, "its stream")
-        for some in (0, 10, 5):  # the first kill may come before the first step
+        for some in (0, 8):  # the first kill may come before the first step
             send(directory, 10)
             wait_for(lambda n=some: len(seen(directory) & set(sent)) >= n, "some of them")
             send(directory, 10)
@@ -221,13 +220,3 @@ def test_a_run_that_has_promised_longer_examples_is_not_resumed_with_a_shorter_s
     wait = trained_all(Path(result.run), 1)
     followed(replace(config, resume=result.run), lambda run: wait_for(wait, "the example"))
     assert rows(Path(result.run)) == [b"x" * 31]
-
-
-def test_following_is_for_workers_that_take_any_batch(tmp_path):
-    others = ({"strategy": "sync"}, {"async_after": 0.5}, {"blocks": "disjoint"})
-    for options in others:
-        with pytest.raises(ConfigError, match="follow: is for lock-free workers"):
-            following(tmp_path, **options)
-    config = replace(following(tmp_path), follow=str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="no folder .*nowhere"):
-        make_plan(config)

@@ -14,13 +14,11 @@ from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import ConfigError
-from mlxhog.training import evaluation, worker
+from mlxhog.training import side_jobs, worker
 from mlxhog.training.steps import OverlappedSteps
 from tests.strategies.runs import LR, context, new_arena, strategy
 from tests.threads import wait_until
-from tests.training.small import small_config
-from tests.training.test_deaths import train_and_kill
-from tests.training.test_watchdog import job
+from tests.training.test_worker import job
 
 TOKENS = 10
 
@@ -47,9 +45,9 @@ def overlapped(arena, compute=no_work, budget=None, of=None):
         slowdown=Slowdown(),
         backend=SimpleNamespace(forward_share=None),
     )
-    setup = SimpleNamespace(strategy=chosen, config=TrainConfig(overlap=True))
+    plan = SimpleNamespace(strategy=chosen, config=TrainConfig(overlap=True))
     ring = control.Ring(np.zeros(control.RING_BYTES, np.uint8))
-    return OverlappedSteps(job(slot=1, setup=setup), one, ring, gradients)
+    return OverlappedSteps(job(slot=1, plan=plan), one, ring, gradients)
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ def test_the_arena_keeps_still_at_a_pause_and_before_any_request(arena):
     arena.counters.store("pause", 0)
     steps.step()
     arena.counters.add("eval_asked", 1)
-    assert evaluation.takes_on(steps.context, "eval_asked", "eval_taken")
+    assert side_jobs.takes_on(steps.context, "eval")
     assert steps.context.entry.steps == arena.counters.load("version") == 2
     steps.step()
     jobs = SimpleNamespace(evaluate_rest=no_work)
@@ -109,13 +107,3 @@ def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(aren
     ledger = steps.context.ledger
     assert ledger.state(0, 0) == TicketState.DONE
     assert ledger.state(0, 1) == TicketState.LEASED  # comes back when its worker is reaped
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_killed_workers_lose_no_step_and_no_ticket(tmp_path, optimizer):
-    config = small_config(
-        tmp_path, workers="mlx:cpu*2", overlap=True, steps=200, optimizer=optimizer
-    )
-    result = train_and_kill(config, kills=2)
-    assert max(worker.max_staleness for worker in result.workers) >= 1

@@ -4,24 +4,21 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Step
 from mlxhog.arena.requests import Refused, ask
 from mlxhog.base import machine
 from mlxhog.base.machine import Machine
-from mlxhog.base.verdicts import Verdicts
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
-from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
+from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from mlxhog.training import replay
-from mlxhog.training.kernel_choice import check_recorded
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config
 
@@ -141,39 +138,11 @@ def test_a_recorded_run_resumes_only_without_a_record_which_stays(copy, capsys):
     assert replay.replay(Run(copy)).difference is None
 
 
-def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force():
-    config = TrainConfig(determinism="record")
-    workers = (["torch:cpu", "mlx:gpu"], ["native", "reference"])
-
-    def record(**forms):
-        return Verdicts(Path("none"), None, {"repeats": {"mlx:gpu": forms}})
-
-    check_recorded(config, *workers, record(reference=True))
-    check_recorded(replace(config, force=True), *workers, record(reference=False))
-    check_recorded(TrainConfig(), *workers, record())
-    for refusing, reason in (
-        (record(reference=False), "differed in their bits"),
-        (record(), "has not compared two gradients of mlx:gpu"),
-        (Verdicts(Path("none"), "this machine has not been tested"), "has not been tested"),
-    ):
-        with pytest.raises(EnvironmentLacks, match=f"mlx:gpu is not known.*{reason}.*doctor"):
-            check_recorded(config, *workers, refusing)
-
-
 @pytest.mark.slow
 def test_a_run_in_rounds_ends_with_the_same_bits_again(tmp_path):
     options = {"workers": "mlx:cpu*2", "determinism": "rounds", "strategy": "auto", "steps": 60}
     first, second = (train(small_config(tmp_path, **options)) for _ in range(2))
     assert identical(parameters(first), parameters(second))
-
-
-def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not(tmp_path):
-    config = small_config(tmp_path, determinism="rounds", strategy="hogwild")
-    with pytest.raises(ConfigError, match="hogwild is never the same twice") as refused:
-        train(config)
-    named = str(refused.value).partition("one of ")[2].partition(", or record")[0].split(", ")
-    assert {"serial", "sync", "round_robin", "avg_runs", "sim"} <= {*named}
-    assert not {"hogwild", "async_ps", "ssp", "locked", "aig"} & {*named}
 
 
 @pytest.mark.slow

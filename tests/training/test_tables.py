@@ -1,18 +1,13 @@
 """Runs with tables of n-grams, and with the options of group sparse."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import transformers
 
 from mlxhog import load, train
-from mlxhog.checkpoint import checkpoint
-from mlxhog.cli import main
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import CheckpointError
 from mlxhog.optim.tables import MEANS
 from mlxhog.training.plan import make_plan
-from tests.training.small import checkpoint_of, filled, identical, parameters, small_config
+from tests.training.small import checkpoint_of, filled, parameters, small_config
 
 SET = "ngram_orders=2-4, ngram_dim=8, ngram_rows=1024"
 
@@ -56,22 +51,6 @@ def test_strategies_and_optimizers_carry_tables(tmp_path, options):
     assert (result.status, len(touched(result))) == ("done", 3)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"strategy": "local_sgd"}, "strategy local_sgd as this run uses it reads or writes whole"),
-        ({"strategy": "diloco"}, "take --strategy hogwild, locked, serial or sync"),
-        ({"blocks": "disjoint", "predict": "none"}, "reads or writes whole parameters"),
-        ({"determinism": "record"}, "without determinism=record"),
-        ({"set": None, "ngram_lr": 0.05}, "ngram_lr is 0.05, and model .* has no tables"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_what_does_not_carry_tables_says_so_and_names_the_way_out(tmp_path, options, words):
-    with pytest.raises(ConfigError, match=words):
-        make_plan(with_tables(tmp_path, **{"workers": "mlx:cpu*2", "steps": 200, **options}))
-
-
 @pytest.mark.slow
 def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(tmp_path):
     plain = train(small_config(tmp_path, steps=2))
@@ -98,19 +77,6 @@ def test_text_is_generated_and_scored_with_the_tables(tmp_path):
         assert len(model.generate("lock", max_new_tokens=8, temperature=0.0)) > 0
     with load(str(result.checkpoint), backend="mlx:cpu") as other:
         assert other.score("lock free adds never wait") == pytest.approx(scored, abs=1e-3)
-
-
-@pytest.mark.slow
-def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(tmp_path, capsys):
-    result = train(with_tables(tmp_path, steps=5))
-    source = str(result.checkpoint)
-    with pytest.raises(ValueError, match="model_type"):
-        transformers.AutoConfig.from_pretrained(source)
-    for format in ("hf", "xlstm"):
-        assert main(["convert", source, str(tmp_path / format), "--to", format]) == 2
-        assert "tables of n-grams" in capsys.readouterr().err
-    assert main(["convert", source, str(tmp_path / "ours"), "--to", "mlxhog"]) == 0
-    assert identical(parameters(result), {**checkpoint.formats.open(tmp_path / "ours").tensors})
 
 
 TWO = "mlx:cpu*2"
@@ -165,20 +131,3 @@ def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_p
     assert sampled.val_bits_per_byte is not None
     assert full.val_bits_per_byte is not None
     assert abs(sampled.val_bits_per_byte / full.val_bits_per_byte - 1) < 0.1
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "what"),
-    [
-        ("tie_word_embeddings: true", {"sampled_head": 40}, "tied to the embedding; untie"),
-        ("", {"sampled_head": 320}, "vocab_size 320; draw fewer"),
-        ("", {"blocks": "disjoint", "workers": "mlx:cpu*3"}, "take at most 2 workers"),
-    ],
-)
-def test_options_that_the_model_cannot_use_are_refused_with_the_way_out(
-    tmp_path, model, options, what
-):
-    path = tmp_path / "other.yaml"
-    path.write_text(Path(small_config(tmp_path).model).read_text() + model)
-    with pytest.raises(ConfigError, match=what):
-        make_plan(small_config(tmp_path, **{**options, "model": str(path)}))

@@ -30,14 +30,11 @@ uint threads_left(uint grid, uint group, uint position) {
 Threadgroup::Threadgroup(Body body, void* const* buffers, const Launch& launch, bool alone)
     : body_(body), buffers_(buffers), launch_(launch), alone_(alone), seed_(Random(launch.seed).next()) {
   common_.threads_per_grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
-  common_.grid_size = common_.threads_per_grid;
   common_.dispatch_threads_per_threadgroup = {launch.group[0], launch.group[1], launch.group[2]};
   for (int axis = 0; axis < 3; ++axis) {
     common_.threadgroups_per_grid[axis] =
         (launch.grid[axis] + launch.group[axis] - 1) / launch.group[axis];
   }
-  common_.threads_per_simdgroup = simd_width;
-  common_.thread_execution_width = simd_width;
   if (launch.lockstep != 0 || launch.chaos_period != 0) {
     std::size_t most = launch.group[0] * launch.group[1] * launch.group[2];
     stacks_.emplace();

@@ -1,4 +1,4 @@
-// Python bindings of the arena: control words, the worker table's layout, the ticket ledger.
+// Python bindings of the arena: control words, marks, the worker table's layout, the ticket ledger.
 // Everything is checked here; control.h and ledger.cpp see pointers and sizes only.
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -26,78 +26,55 @@ using ConstBytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::dev
 using Slots = nb::ndarray<uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // The word at a byte offset of a mapping.
-template <typename Word, typename Byte>
-Word* word_at(Byte* data, size_t size, size_t offset) {
-  if (offset > size || size - offset < sizeof(Word)) throw nb::index_error("control word outside its buffer");
-  Byte* address = data + offset;
-  require(reinterpret_cast<uintptr_t>(address) % sizeof(Word) == 0, "control word at byte ", offset,
-          " is not aligned to ", sizeof(Word), " bytes");
-  return reinterpret_cast<Word*>(address);
+template <class Word, class Array>
+auto* word_at(const Array& buf, size_t off) {
+  if (off > buf.size() || buf.size() - off < sizeof(Word)) throw nb::index_error("control word outside its buffer");
+  auto* address = buf.data() + off;
+  require(reinterpret_cast<uintptr_t>(address) % sizeof(Word) == 0, "control word at byte ", off, " is not aligned to ",
+          sizeof(Word), " bytes");
+  using Qualified = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(address)>>, const Word, Word>;
+  return reinterpret_cast<Qualified*>(address);
 }
 
-template <typename Word>
+template <class Word>
 void bind_words(nb::module_& m, const std::string& suffix) {
-  m.def(
-      ("load_" + suffix).c_str(),
-      [](const ConstBytes& buf, size_t off) {
-        return mlxhog::load(word_at<const Word>(buf.data(), buf.size(), off));
-      },
-      "buf"_a.noconvert(), "off"_a, "Read a control word (acquire); works on read-only memory.");
-  m.def(
-      ("store_" + suffix).c_str(),
-      [](const Bytes& buf, size_t off, Word value) {
-        mlxhog::store(word_at<Word>(buf.data(), buf.size(), off), value);
-      },
-      "buf"_a.noconvert(), "off"_a, "value"_a, "Write a control word (release).");
+  m.def(("load_" + suffix).c_str(),
+        [](const ConstBytes& buf, size_t off) { return mlxhog::load(word_at<Word>(buf, off)); },
+        "buf"_a.noconvert(), "off"_a, "Read a control word (acquire); works on read-only memory.");
+  m.def(("store_" + suffix).c_str(),
+        [](const Bytes& buf, size_t off, Word value) { mlxhog::store(word_at<Word>(buf, off), value); },
+        "buf"_a.noconvert(), "off"_a, "value"_a, "Write a control word (release).");
 }
 
-// Counters are 64-bit words.
+// Counters and marks are 64-bit words.
 void bind_counters(nb::module_& m) {
-  m.def(
-      "add_u64",
-      [](const Bytes& buf, size_t off, uint64_t value) {
-        return mlxhog::add(word_at<uint64_t>(buf.data(), buf.size(), off), value);
-      },
-      "buf"_a.noconvert(), "off"_a, "value"_a,
-      "Add to a control word, modulo its range; returns the old value (acquire, release).");
-  m.def(
-      "cas_u64",
-      [](const Bytes& buf, size_t off, uint64_t expected, uint64_t desired) {
-        return mlxhog::cas(word_at<uint64_t>(buf.data(), buf.size(), off), expected, desired);
-      },
-      "buf"_a.noconvert(), "off"_a, "expected"_a, "desired"_a,
-      "Replace a control word if it is `expected`; returns whether (acquire, release).");
-}
-
-void bind_marks(nb::module_& m) {
-  using Mark = uint64_t;
-  m.def(
-      "begin_writing",
-      [](const Bytes& buf, size_t off) {
-        mlxhog::begin_writing(word_at<Mark>(buf.data(), buf.size(), off));
-      },
-      "buf"_a.noconvert(), "off"_a, "Make a mark odd before its writer writes.");
-  m.def(
-      "end_writing",
-      [](const Bytes& buf, size_t off) {
-        mlxhog::end_writing(word_at<Mark>(buf.data(), buf.size(), off));
-      },
-      "buf"_a.noconvert(), "off"_a, "Make a mark even when its writer has written.");
-  m.def(
-      "nobody_writes",
-      [](const ConstBytes& buf, size_t off, size_t stride, size_t n) -> std::optional<Mark> {
-        if (n == 0) return 0;
-        require(stride != 0 && stride % sizeof(Mark) == 0 && n - 1 <= buf.size() / stride,
-                "marks: wanted a stride of whole 8-byte words and as many marks as fit, got ", n, ", ", stride,
-                " bytes apart");
-        word_at<const Mark>(buf.data(), buf.size(), off + (n - 1) * stride);
-        const Mark* first = word_at<const Mark>(buf.data(), buf.size(), off);
-        Mark sum = 0;
-        if (!mlxhog::nobody_writes(first, stride / sizeof(Mark), n, &sum)) return std::nullopt;
-        return sum;
-      },
-      "buf"_a.noconvert(), "off"_a, "stride"_a, "n"_a,
-      "The sum of marks that are all even; None where one is odd. Works on read-only memory.");
+  using Word = uint64_t;
+  m.def("add_u64", [](const Bytes& buf, size_t off, Word value) { return mlxhog::add(word_at<Word>(buf, off), value); },
+        "buf"_a.noconvert(), "off"_a, "value"_a,
+        "Add to a control word, modulo its range; returns the old value (acquire, release).");
+  m.def("cas_u64",
+        [](const Bytes& buf, size_t off, Word expected, Word desired) {
+          return mlxhog::cas(word_at<Word>(buf, off), expected, desired);
+        },
+        "buf"_a.noconvert(), "off"_a, "expected"_a, "desired"_a,
+        "Replace a control word if it is `expected`; returns whether (acquire, release).");
+  m.def("begin_writing", [](const Bytes& buf, size_t off) { mlxhog::begin_writing(word_at<Word>(buf, off)); },
+        "buf"_a.noconvert(), "off"_a, "Make a mark odd before its writer writes.");
+  m.def("end_writing", [](const Bytes& buf, size_t off) { mlxhog::end_writing(word_at<Word>(buf, off)); },
+        "buf"_a.noconvert(), "off"_a, "Make a mark even when its writer has written.");
+  m.def("nobody_writes",
+        [](const ConstBytes& buf, size_t off, size_t stride, size_t n) -> std::optional<Word> {
+          if (n == 0) return 0;
+          require(stride != 0 && stride % sizeof(Word) == 0 && n - 1 <= buf.size() / stride,
+                  "marks: wanted a stride of whole 8-byte words and as many marks as fit, got ", n, ", ", stride,
+                  " bytes apart");
+          word_at<Word>(buf, off + (n - 1) * stride);
+          Word sum = 0;
+          if (!mlxhog::nobody_writes(word_at<Word>(buf, off), stride / sizeof(Word), n, &sum)) return std::nullopt;
+          return sum;
+        },
+        "buf"_a.noconvert(), "off"_a, "stride"_a, "n"_a,
+        "The sum of marks that are all even; None where one is odd. Works on read-only memory.");
 }
 
 // Name -> (byte offset, size) of the fields that locks use.
@@ -110,14 +87,13 @@ nb::dict worker_fields() {
 }
 
 // The ledger with the arrays it lives in, which keep the mapping alive.
-struct BoundLedger {
+struct Ledger {
   Bytes words;
   Slots slots;
   mlxhog::TicketLedger core;
 
-  BoundLedger(const Bytes& words_, const Slots& slots_)
-      : words(words_),
-        slots(slots_),
+  Ledger(const Bytes& words_, const Slots& slots_)
+      : words(words_), slots(slots_),
         core(reinterpret_cast<mlxhog::LedgerWords*>(words_.data()), slots_.data(), slots_.size()) {
     require(words.size() >= sizeof(mlxhog::LedgerWords), "the ledger needs ", sizeof(mlxhog::LedgerWords),
             " bytes of control words, got ", words.size());
@@ -126,6 +102,18 @@ struct BoundLedger {
     require(reinterpret_cast<uintptr_t>(slots.data()) % sizeof(uint64_t) == 0,
             "the ledger's slots are not aligned to 8 bytes");
     require(std::has_single_bit(slots.size()), "the ledger needs a power of two of slots, got ", slots.size());
+  }
+
+  void restore(uint64_t watermark, std::vector<uint64_t> done, uint64_t torn) {
+    const uint64_t most = mlxhog::TicketLedger::kLaps * slots.size();
+    require(watermark < most, "watermark is ", watermark, "; wanted a number of tickets below ", most);
+    uint64_t least = watermark;
+    for (const uint64_t ticket : done) {
+      require(ticket >= least && ticket - watermark < slots.size(),
+              "done tickets have to ascend from the watermark and lie within the ring; got ", ticket);
+      least = ticket + 1;
+    }
+    core.restore({watermark, std::move(done), torn});
   }
 };
 
@@ -137,67 +125,41 @@ uint32_t checked_owner(uint64_t owner) {
 // A method that takes a ticket and its owner.
 template <auto kMethod>
 auto owned() {
-  return [](BoundLedger& l, uint64_t ticket, uint64_t owner) {
-    return (l.core.*kMethod)(ticket, checked_owner(owner));
-  };
+  return [](Ledger& l, uint64_t ticket, uint64_t owner) { return (l.core.*kMethod)(ticket, checked_owner(owner)); };
 }
 
 void bind_ledger(nb::module_& m) {
-  using Ledger = BoundLedger;
-  using nb::call_guard;
-  using nb::gil_scoped_release;
+  using Core = mlxhog::TicketLedger;
+  const nb::call_guard<nb::gil_scoped_release> nogil;
   nb::class_<Ledger>(m, "TicketLedger",
                      "Tickets in shared memory, numbered from the beginning of training.\n\n"
                      "Every method may be called by any process at any time, except `restore`.\n"
                      "See mlxhog/arena/ledger.py, which speaks of epochs.")
       .def(nb::init<const Bytes&, const Slots&>(), "words"_a.noconvert(), "slots"_a.noconvert())
-      .def("claim",
-           [](Ledger& l, uint64_t owner, uint64_t end) {
-             return l.core.claim(checked_owner(owner), end);
-           },
+      .def("claim", [](Ledger& l, uint64_t owner, uint64_t end) { return l.core.claim(checked_owner(owner), end); },
            "owner"_a, "end"_a = UINT64_MAX)
-      .def("claim_exact", owned<&mlxhog::TicketLedger::claim_exact>(), "ticket"_a, "owner"_a)
-      .def("begin_apply", owned<&mlxhog::TicketLedger::begin_apply>(), "ticket"_a, "owner"_a)
-      .def("finish", owned<&mlxhog::TicketLedger::finish>(), "ticket"_a, "owner"_a)
-      .def("give_back", owned<&mlxhog::TicketLedger::give_back>(), "ticket"_a, "owner"_a)
+      .def("claim_exact", owned<&Core::claim_exact>(), "ticket"_a, "owner"_a)
+      .def("begin_apply", owned<&Core::begin_apply>(), "ticket"_a, "owner"_a)
+      .def("finish", owned<&Core::finish>(), "ticket"_a, "owner"_a)
+      .def("give_back", owned<&Core::give_back>(), "ticket"_a, "owner"_a)
       .def("reap",
            [](Ledger& l, uint64_t owner) {
              const auto found = l.core.reap(checked_owner(owner));
              return std::make_tuple(found.returned, found.torn);
            },
-           "owner"_a, call_guard<gil_scoped_release>(),
-           "Settle a dead owner's tickets; returns how many went back and how many were torn.")
-      .def("orphans", [](Ledger& l) { return l.core.orphans(); },
-           call_guard<gil_scoped_release>())
-      .def("return_orphan", [](Ledger& l, uint64_t ticket) { return l.core.return_orphan(ticket); },
-           "ticket"_a)
-      .def("announce_returns", [](Ledger& l) { l.core.announce_returns(); },
-           call_guard<gil_scoped_release>())
-      .def("state",
-           [](Ledger& l, uint64_t ticket) {
-             return static_cast<uint32_t>(l.core.state(ticket));
-           },
-           "ticket"_a)
+           "owner"_a, nogil, "Settle a dead owner's tickets; returns how many went back and how many were torn.")
+      .def("orphans", [](Ledger& l) { return l.core.orphans(); }, nogil)
+      .def("return_orphan", [](Ledger& l, uint64_t ticket) { return l.core.return_orphan(ticket); }, "ticket"_a)
+      .def("announce_returns", [](Ledger& l) { l.core.announce_returns(); }, nogil)
+      .def("state", [](Ledger& l, uint64_t ticket) { return static_cast<uint32_t>(l.core.state(ticket)); }, "ticket"_a)
       .def("watermark", [](Ledger& l) { return l.core.watermark(); })
       .def("position",
            [](Ledger& l) {
              auto found = l.core.position();
              return std::make_tuple(found.watermark, std::move(found.done), found.torn);
            },
-           call_guard<gil_scoped_release>(), "(watermark, done above it, torn).")
-      .def("restore",
-           [](Ledger& l, uint64_t watermark, std::vector<uint64_t> done, uint64_t torn) {
-             const uint64_t most = mlxhog::TicketLedger::kLaps * l.slots.size();
-             require(watermark < most, "watermark is ", watermark, "; wanted a number of tickets below ", most);
-             uint64_t least = watermark;
-             for (const uint64_t ticket : done) {
-               require(ticket >= least && ticket - watermark < l.slots.size(),
-                       "done tickets have to ascend from the watermark and lie within the ring; got ", ticket);
-               least = ticket + 1;
-             }
-             l.core.restore({watermark, std::move(done), torn});
-           },
-           "watermark"_a, "done"_a, "torn"_a);
+           nogil, "(watermark, done above it, torn).")
+      .def("restore", &Ledger::restore, "watermark"_a, "done"_a, "torn"_a);
 }
 
 }  // namespace
@@ -206,7 +168,6 @@ void bind_arena(nb::module_& m) {
   bind_words<uint32_t>(m, "u32");
   bind_words<uint64_t>(m, "u64");
   bind_counters(m);
-  bind_marks(m);
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
     try {
       std::rethrow_exception(thrown);

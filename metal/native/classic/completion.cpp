@@ -10,60 +10,37 @@
 namespace mlxhog::classic {
 namespace {
 
-// SIMD on one shared row: a multiple of 16 floats, 64-byte steps.
-//
-// The same rules as updates/elements.h: each element is loaded once and stored once per pass, and an aligned
-// element is never torn, whatever the width of the move. With MLXHOG_ATOMIC_KERNELS every access is a relaxed
-// atomic, which is defined behaviour between threads as well; the bits are the same.
+// Sixteen floats of a row as one value, in as many registers as the machine needs. The same rules as in
+// updates/elements.h: each element is loaded once and stored once per pass, and an aligned element is never torn,
+// whatever the width of the move. With MLXHOG_ATOMIC_KERNELS every access is a relaxed atomic, which is defined
+// behaviour between threads as well; the bits are the same. Passed by reference only: the ABI of a vector by value
+// differs between clones.
+using Vector = float __attribute__((vector_size(kRowStep * sizeof(float))));
 
-#if defined(__x86_64__)
-inline constexpr std::size_t kVector = 8;
-#else
-inline constexpr std::size_t kVector = 4;
-#endif
-
-// Passed by reference only: the ABI of a vector by value differs between clones.
-using Vector = float __attribute__((vector_size(kVector * sizeof(float))));
-
-MLXHOG_INLINE void load_row(Vector& x, const float* shared) {
+MLXHOG_INLINE void load(Vector& x, const float* from) {
 #if MLXHOG_ATOMIC_KERNELS
-  for (std::size_t i = 0; i < kVector; ++i) x[i] = element::load(shared + i);
+  for (std::size_t i = 0; i < kRowStep; ++i) x[i] = element::load(from + i);
 #else
-  __builtin_memcpy(&x, shared, sizeof x);  // of constant size: one move
+  __builtin_memcpy(&x, from, sizeof x);  // of constant size: moves
 #endif
 }
 
-MLXHOG_INLINE void store_row(float* shared, const Vector& x) {
+MLXHOG_INLINE void store(float* to, const Vector& x) {
 #if MLXHOG_ATOMIC_KERNELS
-  for (std::size_t i = 0; i < kVector; ++i) element::store(shared + i, x[i]);
+  for (std::size_t i = 0; i < kRowStep; ++i) element::store(to + i, x[i]);
 #else
-  __builtin_memcpy(shared, &x, sizeof x);
+  __builtin_memcpy(to, &x, sizeof x);
 #endif
 }
-
-// The same for a private row, which needs no atomics.
-MLXHOG_INLINE void recall(Vector& x, const float* mine) { __builtin_memcpy(&x, mine, sizeof x); }
-MLXHOG_INLINE void keep(float* mine, const Vector& x) { __builtin_memcpy(mine, &x, sizeof x); }
 
 // The sum of 16 partial sums, halved: 16 -> 8 -> 4 -> 2 -> 1, whatever the machine's vectors are.
-struct PartialSums {
-  static constexpr std::size_t kCount = kRowStep / kVector;
-  Vector of[kCount] = {};
-
-  MLXHOG_INLINE float total() {
-    for (std::size_t half = kCount / 2; half > 0; half /= 2) {
-      for (std::size_t i = 0; i < half; ++i) of[i] += of[i + half];
-    }
-    const Vector& v = of[0];
-#if defined(__x86_64__)
-    const auto four = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
-#else
-    const auto four = v;
-#endif
-    const auto two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
-    return two[0] + two[1];
-  }
-};
+MLXHOG_INLINE float total(const Vector& v) {
+  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const auto two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
+  return two[0] + two[1];
+}
 
 // The inner loop for steps of one example on rows of `kWidth` floats; 0 is any width and any batch.
 template <std::size_t kWidth>
@@ -104,16 +81,16 @@ class Loop {
       const float* right = p_.right + r.second * width();
       float* old_left = scratch.rows.data() + 2 * k * width();
       float* old_right = old_left + width();
-      PartialSums sums;
-      for (std::size_t j = 0; j < width(); j += kVector) {
+      Vector sums = {};
+      for (std::size_t j = 0; j < width(); j += kRowStep) {
         Vector l, v;
-        load_row(l, left + j);
-        load_row(v, right + j);
-        sums.of[j / kVector % sums.kCount] += l * v;
-        keep(old_left + j, l);
-        keep(old_right + j, v);
+        load(l, left + j);
+        load(v, right + j);
+        sums += l * v;
+        store(old_left + j, l);
+        store(old_right + j, v);
       }
-      scratch.errors[k] = sums.total() - r.value;
+      scratch.errors[k] = total(sums) - r.value;
     }
   }
 
@@ -150,32 +127,31 @@ class Loop {
   // row -= pull * other + shrink * own, then back to the longest length allowed.
   MLXHOG_INLINE void subtract(float* row, float pull, const float* other, float shrink, const float* own) const {
     element::compiler_barrier();
-    for (std::size_t j = 0; j < width(); j += kVector) {
+    for (std::size_t j = 0; j < width(); j += kRowStep) {
       Vector now, towards, old;
-      load_row(now, row + j);
-      recall(towards, other + j);
-      recall(old, own + j);
+      load(now, row + j);
+      load(towards, other + j);
+      load(old, own + j);
       now -= pull * towards + shrink * old;
-      store_row(row + j, now);
+      store(row + j, now);
     }
     if (p_.longest > 0.0f) shorten(row);
     element::compiler_barrier();
   }
 
   void shorten(float* row) const {
-    PartialSums sums;
-    Vector x;
-    for (std::size_t j = 0; j < width(); j += kVector) {
-      load_row(x, row + j);
-      sums.of[j / kVector % sums.kCount] += x * x;
+    Vector sums = {}, x;
+    for (std::size_t j = 0; j < width(); j += kRowStep) {
+      load(x, row + j);
+      sums += x * x;
     }
-    const float squared = sums.total();
+    const float squared = total(sums);
     if (!(squared > p_.longest * p_.longest)) return;
     const float scale = p_.longest / std::sqrt(squared);
-    for (std::size_t j = 0; j < width(); j += kVector) {
-      load_row(x, row + j);
+    for (std::size_t j = 0; j < width(); j += kRowStep) {
+      load(x, row + j);
       x *= scale;
-      store_row(row + j, x);
+      store(row + j, x);
     }
   }
 

@@ -168,24 +168,18 @@ MLXHOG_CLONES void soft_cap_gradient(Index count, float cap, const float* out, c
   }
 }
 
-template <class Work>
-void in_pieces(Index count, int threads, const Work& work) {
-  parallel_for((count + kCount - 1) / kCount, threads,
-               [&](Index task) { work(task * kCount, std::min(kCount, count - task * kCount)); });
-}
-
 }  // namespace
 
 void swiglu_forward(Index count, const float* gate, const float* up, float* out, int threads) {
-  in_pieces(count, threads, [=](Index at, Index n) { swiglu(n, gate + at, up + at, out + at); });
+  in_pieces(count, kCount, threads, [=](Index at, Index n) { swiglu(n, gate + at, up + at, out + at); });
 }
 
 void glu_forward(Activation activation, Index count, const float* gate, const float* up, float* out, int threads) {
-  in_pieces(count, threads, [=](Index at, Index n) { glu(activation, n, gate + at, up + at, out + at); });
+  in_pieces(count, kCount, threads, [=](Index at, Index n) { glu(activation, n, gate + at, up + at, out + at); });
 }
 
 void soft_cap_forward(Index count, float cap, const float* x, float* out, int threads) {
-  in_pieces(count, threads, [=](Index at, Index n) { soft_cap(n, cap, x + at, out + at); });
+  in_pieces(count, kCount, threads, [=](Index at, Index n) { soft_cap(n, cap, x + at, out + at); });
 }
 
 Activation activation_named(const std::string& name) {
@@ -204,12 +198,12 @@ void bind_activation(nb::module_& m) {
       "out = activation(x); gelu, gelu_tanh, silu, relu, relu^2, sigmoid, selu or softplus.",
       [](Sizes& sizes, const std::string& name, Floats x, Result out, int threads) {
         const Activation activation = activation_named(name);
-        in_pieces(sizes["N"], threads, [=](Index at, Index n) { activate(activation, n, x + at, out + at); });
+        in_pieces(sizes["N"], kCount, threads, [=](Index at, Index n) { activate(activation, n, x + at, out + at); });
       });
   def(m, "activate_grad", "activation, x d_out dx: N...", "",
       [](Sizes& sizes, const std::string& name, Floats x, Floats d_out, Result dx, int threads) {
         const Activation activation = activation_named(name);
-        in_pieces(sizes["N"], threads,
+        in_pieces(sizes["N"], kCount, threads,
                   [=](Index at, Index n) { activate_gradient(activation, n, x + at, d_out + at, dx + at); });
       });
   def(m, "glu", "activation, gate up out: N...", "out = activation(gate) * up; the activations of `activate`.",
@@ -220,7 +214,7 @@ void bind_activation(nb::module_& m) {
       [](Sizes& sizes, const std::string& name, Floats gate, Floats up, Floats d_out, Result d_gate, Result d_up,
          int threads) {
         const Activation activation = activation_named(name);
-        in_pieces(sizes["N"], threads, [=](Index at, Index n) {
+        in_pieces(sizes["N"], kCount, threads, [=](Index at, Index n) {
           glu_gradient(activation, n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
         });
       });
@@ -230,7 +224,7 @@ void bind_activation(nb::module_& m) {
       });
   def(m, "swiglu_grad", "gate up d_out d_gate d_up: N...", "",
       [](Sizes& sizes, Floats gate, Floats up, Floats d_out, Result d_gate, Result d_up, int threads) {
-        in_pieces(sizes["N"], threads, [=](Index at, Index n) {
+        in_pieces(sizes["N"], kCount, threads, [=](Index at, Index n) {
           swiglu_gradient(n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
         });
       });
@@ -240,7 +234,7 @@ void bind_activation(nb::module_& m) {
       }, "cap"_a);
   def(m, "soft_cap_grad", "out d_out dx: N...", "dx of soft_cap from its result: d_out * (1 - (out / cap)^2).",
       [](Sizes& sizes, Floats out, Floats d_out, Result dx, float cap, int threads) {
-        in_pieces(sizes["N"], threads,
+        in_pieces(sizes["N"], kCount, threads,
                   [=](Index at, Index n) { soft_cap_gradient(n, cap, out + at, d_out + at, dx + at); });
       }, "cap"_a);
 }

@@ -15,8 +15,7 @@
 #include <vector>
 
 #include "gemm.h"
-#include "heads.h"
-#include "pool.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -146,7 +145,7 @@ MLXHOG_CLONES void mask(const Block& block, Index window, float* scores) {
 }
 
 // Scores become exp(score - greatest of the lane); their sums.
-MLXHOG_CLONES void exponentials(Index keys, float* scores, float* greatest, float* sums) {
+MLXHOG_CLONES void exponentials_of_lanes(Index keys, float* scores, float* greatest, float* sums) {
   float most[kLanes], sum[kLanes];
   std::fill_n(most, kLanes, -std::numeric_limits<float>::infinity());
   std::fill_n(sum, kLanes, 0.0f);
@@ -219,7 +218,7 @@ void forward_head(const AttentionShape& s, const AttentionInputs& in, Index b, I
     const Block block(s, first_valid(s, b), t);
     float greatest[kLanes], sums[kLanes];
     compute_scores(s, block, in.q + at + t * ld, scale, scratch);
-    exponentials(block.keys(), scratch.scores.get(), greatest, sums);
+    exponentials_of_lanes(block.keys(), scratch.scores.get(), greatest, sums);
     gemm(DH, kLanes, block.keys(), &scratch.v[block.begin * DH], 1, DH, scratch.scores.get(), kLanes,
          scratch.result.get(), kLanes, false);
     for (Index l = 0; l < block.count; ++l) {
@@ -306,20 +305,6 @@ MLXHOG_CLONES void turn_row(Index NH, Index half, const float* table, const floa
   }
 }
 
-void attention_forward(const AttentionShape& s, const AttentionInputs& in, float* out, float* lse, int threads) {
-  for_each_head(s.B, s.NH, s.DH, threads, [&] { return Scratch(s); }, [&](Index b, Index head, Scratch& scratch) {
-    forward_head(s, in, b, head, scratch, out, lse);
-  });
-}
-
-void attention_backward(const AttentionShape& s, const AttentionInputs& in, const float* lse, const float* d_out,
-                        const AttentionGradients& grad, int threads) {
-  for_each_head(s.B, s.NH, s.DH, threads, [&] { return GradientScratch(s); },
-                [&](Index b, Index head, GradientScratch& scratch) {
-                  backward_head(s, in, lse, d_out, b, head, scratch, grad);
-                });
-}
-
 void rope(const RopeShape& s, const float* x, bool back, float* out, int threads) {
   const Index row = s.NH * s.DH, tasks = (s.S + kPositions - 1) / kPositions;
   std::vector<float> shared(s.offset ? 0 : s.S * s.DH);
@@ -375,12 +360,19 @@ void bind_attention(nb::module_& m) {
       "last keys exist, or None; lse, log of the sums.",
       [](Sizes& sizes, Floats q, Floats k, Floats v, MaybeCounts lengths, Result out, Result lse,
          std::optional<Index> window, int threads) {
-        attention_forward(attention_shape(sizes, lengths, window), {q, k, v}, out, lse, threads);
+        const AttentionShape s = attention_shape(sizes, lengths, window);
+        for_each_head(s.B, s.NH, s.DH, threads, [&] { return Scratch(s); }, [&](Index b, Index head, Scratch& scratch) {
+          forward_head(s, {q, k, v}, b, head, scratch, out, lse);
+        });
       }, "window"_a.none());
   def(m, "attention_grad",
       "q: B S NH DH, k v: B L NH DH, lengths: B, lse: B NH S, d_out dq: B S NH DH, dk dv: B L NH DH", "",
       [](Sizes& sizes, Floats q, Floats k, Floats v, MaybeCounts lengths, Floats lse, Floats d_out, Result dq,
          Result dk, Result dv, std::optional<Index> window, int threads) {
-        attention_backward(attention_shape(sizes, lengths, window), {q, k, v}, lse, d_out, {dq, dk, dv}, threads);
+        const AttentionShape s = attention_shape(sizes, lengths, window);
+        for_each_head(s.B, s.NH, s.DH, threads, [&] { return GradientScratch(s); },
+                      [&](Index b, Index head, GradientScratch& scratch) {
+                        backward_head(s, {q, k, v}, lse, d_out, b, head, scratch, {dq, dk, dv});
+                      });
       }, "window"_a.none());
 }

@@ -2,13 +2,12 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "gemm.h"
-#include "pool.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -40,57 +39,41 @@ struct SmallBlocks {
   SmallBlocks(Index size, Index width, const float* weight, bool transposed);
 };
 
-constexpr Index kLanes = 16;
-typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
-
-MLXHOG_INLINE void load(const float* from, Index count, Vec& v) {
-  if (count >= kLanes) {
-    std::memcpy(&v, from, sizeof v);
-  } else {
-    v = Vec{};
-    std::memcpy(&v, from, static_cast<std::size_t>(count) * sizeof(float));
-  }
-}
-
-MLXHOG_INLINE void store(const Vec& v, Index count, float* to) {
-  std::memcpy(to, &v, count >= kLanes ? sizeof v : static_cast<std::size_t>(count) * sizeof(float));
-}
-
 // Lane by lane the number `At` of the lane's block.
 template <int Size, int At, int... Lane>
-MLXHOG_INLINE void spread_lanes(const Vec& v, Vec& out, std::integer_sequence<int, Lane...>) {
+MLXHOG_INLINE void spread_lanes(const Lanes& v, Lanes& out, std::integer_sequence<int, Lane...>) {
   out = __builtin_shufflevector(v, v, (Lane / Size * Size + At)...);
 }
 
 template <int Size, int At>
-MLXHOG_INLINE void spread(const Vec& v, Vec& out) {
-  spread_lanes<Size, At>(v, out, std::make_integer_sequence<int, kLanes>());
+MLXHOG_INLINE void spread(const Lanes& v, Lanes& out) {
+  spread_lanes<Size, At>(v, out, std::make_integer_sequence<int, kLaneCount>());
 }
 
 template <int Size, int... At>
 MLXHOG_INLINE void map_lanes(const SmallBlocks& s, const float* x, const float* base, float* y,
                              std::integer_sequence<int, At...>) {
-  for (Index c = 0; c < s.width; c += kLanes) {
+  for (Index c = 0; c < s.width; c += kLaneCount) {
     const Index count = s.width - c;
-    Vec v, sum{}, number, coefficient;
-    load(x + c, count, v);
-    if (base) load(base + c, count, sum);
+    Lanes v, sum{}, number, coefficient;
+    load(x + c, v, count);
+    if (base) load(base + c, sum, count);
     const float* at = s.coefficients.data() + c;
-    ((spread<Size, At>(v, number), load(at + At * s.padded, kLanes, coefficient), sum += coefficient * number), ...);
-    store(sum, count, y + c);
+    ((spread<Size, At>(v, number), load(at + At * s.padded, coefficient), sum += coefficient * number), ...);
+    store(sum, y + c, count);
   }
 }
 
 template <int Size, int... At>
 MLXHOG_INLINE void add_lanes(const SmallBlocks& s, const float* x, const float* dy, float* d_coefficients,
                              std::integer_sequence<int, At...>) {
-  for (Index c = 0; c < s.width; c += kLanes) {
-    Vec v, d, number, sum;
-    load(x + c, s.width - c, v);
-    load(dy + c, s.width - c, d);
+  for (Index c = 0; c < s.width; c += kLaneCount) {
+    Lanes v, d, number, sum;
+    load(x + c, v, s.width - c);
+    load(dy + c, d, s.width - c);
     float* at = d_coefficients + c;
-    ((spread<Size, At>(v, number), load(at + At * s.padded, kLanes, sum), sum += d * number,
-      store(sum, kLanes, at + At * s.padded)),
+    ((spread<Size, At>(v, number), load(at + At * s.padded, sum), sum += d * number,
+      store(sum, at + At * s.padded)),
      ...);
   }
 }
@@ -100,7 +83,7 @@ bool is_small_block(Index out, Index in) {
 }
 
 SmallBlocks::SmallBlocks(Index size, Index width, const float* weight, bool transposed)
-    : size(size), width(width), padded((width + kLanes - 1) / kLanes * kLanes), coefficients(size * padded) {
+    : size(size), width(width), padded(whole_lanes(width)), coefficients(size * padded) {
   for (Index c = 0; c < width; ++c)
     for (Index k = 0; k < size; ++k) {
       const float* block = weight + c / size * size * size;
@@ -113,25 +96,29 @@ void to_blocks(const SmallBlocks& s, const float* coefficients, float* weight) {
     for (Index k = 0; k < s.size; ++k) weight[c * s.size + k] = coefficients[k * s.padded + c];
 }
 
-MLXHOG_CLONES void map_row(const SmallBlocks& s, const float* x, const float* base, float* y) {
-  switch (s.size) {
-    case 1: return map_lanes<1>(s, x, base, y, std::make_integer_sequence<int, 1>());
-    case 2: return map_lanes<2>(s, x, base, y, std::make_integer_sequence<int, 2>());
-    case 4: return map_lanes<4>(s, x, base, y, std::make_integer_sequence<int, 4>());
-    case 8: return map_lanes<8>(s, x, base, y, std::make_integer_sequence<int, 8>());
-    default: return map_lanes<16>(s, x, base, y, std::make_integer_sequence<int, 16>());
+// Calls use(0, 1, .. size - 1) as a sequence of constants.
+template <class Use>
+MLXHOG_INLINE void of_size(Index size, const Use& use) {
+  switch (size) {
+    case 1: return use(std::make_integer_sequence<int, 1>());
+    case 2: return use(std::make_integer_sequence<int, 2>());
+    case 4: return use(std::make_integer_sequence<int, 4>());
+    case 8: return use(std::make_integer_sequence<int, 8>());
+    default: return use(std::make_integer_sequence<int, 16>());
   }
+}
+
+MLXHOG_CLONES void map_row(const SmallBlocks& s, const float* x, const float* base, float* y) {
+  of_size(s.size, [&]<int... At>(std::integer_sequence<int, At...> all) MLXHOG_ALWAYS {
+    map_lanes<sizeof...(At)>(s, x, base, y, all);
+  });
 }
 
 MLXHOG_CLONES void add_outer_products(const SmallBlocks& s, const float* x, const float* dy,
                                       float* d_coefficients) {
-  switch (s.size) {
-    case 1: return add_lanes<1>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 1>());
-    case 2: return add_lanes<2>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 2>());
-    case 4: return add_lanes<4>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 4>());
-    case 8: return add_lanes<8>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 8>());
-    default: return add_lanes<16>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 16>());
-  }
+  of_size(s.size, [&]<int... At>(std::integer_sequence<int, At...> all) MLXHOG_ALWAYS {
+    add_lanes<sizeof...(At)>(s, x, dy, d_coefficients, all);
+  });
 }
 
 // -- all blocks
@@ -147,10 +134,6 @@ std::vector<std::optional<SmallBlocks>> small_blocks_of(const std::vector<Map>& 
   return found;
 }
 
-void repeat_row(Index rows, Index width, const float* row, float* to) {
-  for (Index r = 0; r < rows; ++r) std::copy(row, row + width, to + r * width);
-}
-
 // W (groups, out, in) as (groups, in, out).
 std::vector<float> transposed_blocks(const DiagonalForward& map) {
   const Index block = map.out * map.in;
@@ -163,10 +146,10 @@ std::vector<float> transposed_blocks(const DiagonalForward& map) {
 void large_forward(Index rows, Index width, const float* x, const DiagonalForward& map, int threads) {
   const Index width_out = map.groups * map.out, block = map.out * map.in;
   const std::vector<float> blocks = transposed_blocks(map);
-  in_row_tasks(rows, threads, [&](Index first, Index count) {
+  in_pieces(rows, kRowsPerTask, threads, [&](Index first, Index count) {
     const float* x_rows = x + first * width;
     float* y_rows = map.y + first * width_out;
-    if (map.bias) repeat_row(count, width_out, map.bias, y_rows);
+    if (map.bias) copy_rows(count, width_out, map.bias, 0, y_rows, width_out);
     for (Index g = 0; g < map.groups; ++g)
       gemm(count, map.out, map.in, x_rows + g * map.in, width, 1, &blocks[g * block], map.out, y_rows + g * map.out,
            width_out, map.bias != nullptr);
@@ -184,7 +167,7 @@ void large_weight_gradient(Index rows, Index width, const float* x, const Diagon
 void large_input_gradient(Index rows, Index width, const DiagonalBackward& map, float* dx, bool accumulate,
                           int threads) {
   const Index width_out = map.groups * map.out, block = map.out * map.in;
-  in_row_tasks(rows, threads, [&](Index first, Index count) {
+  in_pieces(rows, kRowsPerTask, threads, [&](Index first, Index count) {
     for (Index g = 0; g < map.groups; ++g)
       gemm(count, map.in, map.out, map.dy + first * width_out + g * map.out, width_out, 1, map.weight + g * block,
            map.in, dx + first * width + g * map.in, width, accumulate);
@@ -194,7 +177,7 @@ void large_input_gradient(Index rows, Index width, const DiagonalBackward& map, 
 void bias_gradient(Index rows, const DiagonalBackward& map, int threads) {
   const Index width = map.groups * map.out;
   const auto sum = summed_over_rows(rows, width, threads, [&](Index first, Index count, float* part) {
-    for (Index r = first; r < first + count; ++r) add_to(width, map.dy + r * width, part);
+    add_rows(count, width, map.dy + first * width, width, part);
   });
   std::copy(sum.begin(), sum.end(), map.d_bias);
 }
@@ -202,7 +185,7 @@ void bias_gradient(Index rows, const DiagonalBackward& map, int threads) {
 void block_diagonal_forward(Index rows, Index width, const float* x, const std::vector<DiagonalForward>& maps,
                             int threads) {
   const auto small = small_blocks_of(maps, false);
-  in_row_tasks(rows, threads, [&](Index first, Index count) {
+  in_pieces(rows, kRowsPerTask, threads, [&](Index first, Index count) {
     for (Index at = first * width; at < (first + count) * width; at += width)
       for (std::size_t j = 0; j < maps.size(); ++j)
         if (small[j]) map_row(*small[j], x + at, maps[j].bias, maps[j].y + at);

@@ -1,7 +1,6 @@
 #include "few_rows.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "pool.h"
 
@@ -22,18 +21,11 @@ constexpr Index kLanes = 16;
 // see a stream in them. Without it 25 MB of weights take nearly twice as long (V 50,304, d 128).
 constexpr Index kAhead = 4096;
 
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
+using Sums = float __attribute__((vector_size(kLanes * sizeof(float))));
 
-// The first `count` numbers of a vector; the others are zero.
-template <class Vector>
-MLXHOG_INLINE void load(const float* from, Vector& to, Index count = sizeof(Vector) / sizeof(float)) {
-  if (count < static_cast<Index>(sizeof to / sizeof *from)) to = Vector{};
-  std::memcpy(&to, from, count * sizeof *from);
-}
-
-MLXHOG_INLINE float sum(const Lanes& lanes) {
+MLXHOG_INLINE float sum(const Sums& lanes) {
   float parts[kLanes];
-  std::memcpy(parts, &lanes, sizeof parts);
+  store(lanes, parts);
   for (Index half = kLanes / 2; half; half /= 2)
     for (Index j = 0; j < half; ++j) parts[j] += parts[j + half];
   return parts[0];
@@ -42,11 +34,11 @@ MLXHOG_INLINE float sum(const Lanes& lanes) {
 // Dot products of `Weights` rows of W with `Inputs` rows of x.
 template <int Weights, int Inputs>
 MLXHOG_INLINE void tile(Index in, const float* w, const float* x, float* dots) {
-  Lanes sums[Weights][Inputs] = {};
+  Sums sums[Weights][Inputs] = {};
   const Index tile_floats = std::max<Index>(1, Weights * in);
   const float* next = w + std::max<Index>(1, kAhead / tile_floats) * tile_floats;  // may be beyond the end: only a hint
   const auto add = [&](Index j, Index count) MLXHOG_ALWAYS {
-    Lanes inputs[Inputs], weights;
+    Sums inputs[Inputs], weights;
 #pragma GCC unroll 8
     for (int c = 0; c < Inputs; ++c) load(x + c * in + j, inputs[c], count);
 #pragma GCC unroll 8
@@ -65,7 +57,7 @@ MLXHOG_INLINE void tile(Index in, const float* w, const float* x, float* dots) {
 }
 
 template <int Weights, int Inputs>
-MLXHOG_INLINE void store(const FewRowsMap& map, Index first_out, Index first_row, const float* dots) {
+MLXHOG_INLINE void store_dots(const FewRowsMap& map, Index first_out, Index first_row, const float* dots) {
   for (int r = 0; r < Weights; ++r)
     for (int c = 0; c < Inputs; ++c) {
       const float value = dots[r * Inputs + c] + (map.bias ? map.bias[first_out + r] : 0.0f);
@@ -78,7 +70,7 @@ template <int Weights, int Inputs>
 MLXHOG_INLINE void one_tile(Index in, const float* x, const FewRowsMap& map, Index first_out, Index first_row) {
   float dots[Weights * Inputs];
   tile<Weights, Inputs>(in, map.weight + first_out * in, x + first_row * in, dots);
-  store<Weights, Inputs>(map, first_out, first_row, dots);
+  store_dots<Weights, Inputs>(map, first_out, first_row, dots);
 }
 
 // Outputs [first, last) of a map, for all rows of x: tiles of 4 x 4, or of 8 x 1, which has chains enough alone.
@@ -102,11 +94,9 @@ MLXHOG_CLONES void outputs(Index rows, Index in, const float* x, const FewRowsMa
 // With a row in each lane nothing has to be summed across lanes, which is most of the work above where rows are short.
 // The kLanes sums of a dot product, and the order in which they are added up, are those of `tile`.
 
-constexpr Index kGroup = 16;    // rows, in as many lanes
+constexpr Index kGroup = kLaneCount;  // rows, in as many lanes
 constexpr Index kManyRows = 8;  // from here on lanes that no row fills cost less than sums across lanes
 constexpr int kOutputs = 4;     // of a tile: one chain each; AVX2 has registers for these
-
-typedef float Group __attribute__((vector_size(kGroup * sizeof(float))));
 
 // x (rows, in) as (group, in, kGroup): the rows of each group beside each other; lanes without a row are zero.
 std::vector<float> rows_in_lanes(Index rows, Index in, const float* x) {
@@ -121,12 +111,12 @@ std::vector<float> rows_in_lanes(Index rows, Index in, const float* x) {
 
 // Dot products of `Weights` rows of W with the rows in the lanes of x (in, kGroup).
 template <int Weights>
-MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Group (&dots)[Weights]) {
-  Group sums[kLanes][Weights];
+MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Lanes (&dots)[Weights]) {
+  Lanes sums[kLanes][Weights];
   for (Index lane = 0; lane < kLanes; ++lane) {
-    Group chains[Weights] = {};
+    Lanes chains[Weights] = {};
     for (Index j = lane; j < in; j += kLanes) {
-      Group inputs;
+      Lanes inputs;
       load(x + j * kGroup, inputs);
 #pragma GCC unroll 8
       for (int r = 0; r < Weights; ++r) chains[r] += w[r * in + j] * inputs;
@@ -144,13 +134,13 @@ MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Group (&
 template <int Weights>
 MLXHOG_INLINE void one_lanes_tile(Index rows, Index in, const float* lanes, const FewRowsMap& map, Index first_out) {
   for (Index first = 0; first < rows; first += kGroup) {
-    Group dots[Weights];
+    Lanes dots[Weights];
     lanes_tile<Weights>(in, map.weight + first_out * in, lanes + first * in, dots);
     const Index count = std::min(kGroup, rows - first);
     for (int r = 0; r < Weights; ++r) {
       const float bias = map.bias ? map.bias[first_out + r] : 0.0f;
       float values[kGroup];
-      std::memcpy(values, &dots[r], sizeof values);
+      store(dots[r], values);
       for (Index c = 0; c < count; ++c) {
         const float value = values[c] + bias;
         float& y = map.y[(first + c) * map.out + first_out + r];

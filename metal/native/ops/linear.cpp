@@ -5,9 +5,8 @@
 #include <optional>
 
 #include "blas.h"
-#include "buffer.h"
 #include "gemm.h"
-#include "pool.h"
+#include "rows.h"
 
 namespace mlxhog {
 namespace {
@@ -17,19 +16,6 @@ constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at onc
 // Widths up to which rows are read in place: the rows of a block of a product stay in a cache of 1 MiB.
 constexpr Index kShortWeight = 512, kShortInput = 384;
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
-
-MLXHOG_CLONES void column_sums(Index rows, Index cols, const float* x, float* sums) {
-  std::fill(sums, sums + cols, 0.0f);
-  for (Index r = 0; r < rows; ++r, x += cols) {
-#pragma omp simd
-    for (Index j = 0; j < cols; ++j) sums[j] += x[j];
-  }
-}
-
-// to[r, :] = from[r, :] for rows of `width` that lie `to_ld` and `from_ld` apart
-void copy_columns(Index rows, Index width, const float* from, Index from_ld, float* to, Index to_ld) {
-  for (Index r = 0; r < rows; ++r) std::copy(from + r * from_ld, from + r * from_ld + width, to + r * to_ld);
-}
 
 // Several narrow maps as one whose outputs lie side by side.
 template <class Map>
@@ -64,9 +50,7 @@ struct Stack {
 template <class Work>
 void in_row_pieces(Index rows, int threads, const Work& work) {
   const Index pieces = threads <= 1 ? 1 : Index{4} * threads;
-  const Index piece = std::max<Index>(1, ((rows + pieces - 1) / pieces + kTile - 1) / kTile) * kTile;
-  parallel_for((rows + piece - 1) / piece, threads,
-               [&](Index task) { work(task * piece, std::min(piece, rows - task * piece)); });
+  in_pieces(rows, std::max<Index>(1, ((rows + pieces - 1) / pieces + kTile - 1) / kTile) * kTile, threads, work);
 }
 
 // Columns or rows of a weight, `other` wide, that are packed at once: whole panels.
@@ -105,25 +89,27 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearFor
       const Right w = pack_all(in, cols, weight + n0 * in, 1, in, panels.get(), threads);
       in_row_pieces(rows, threads, [&, out = out, bias = bias, y_all = y_all](Index first, Index count) {
         float* y = y_all + first * out + n0;
-        if (bias)
-          for (Index r = 0; r < count; ++r) std::copy(bias + n0, bias + n0 + cols, y + r * out);
+        if (bias) copy_rows(count, cols, bias + n0, 0, y, out);
         gemm_packed(count, cols, in, x + first * in, in, 1, w, y, out, bias != nullptr);
       });
     }
   stack.for_each([&](const LinearForward& part, Index first) {
-    copy_columns(rows, part.out, &stacked_y[first], stack.out, part.y, part.out);
+    copy_rows(rows, part.out, &stacked_y[first], stack.out, part.y, part.out);
   });
 }
 
 void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBackward> maps, float* dx,
                       int threads, bool adds) {
-  for (const LinearBackward& map : maps)
-    if (map.d_bias) column_sums(rows, map.out, map.dy, map.d_bias);
+  for (const LinearBackward& map : maps) {
+    if (!map.d_bias) continue;
+    std::fill_n(map.d_bias, map.out, 0.0f);
+    add_rows(rows, map.out, map.dy, map.out, map.d_bias);
+  }
   const Stack stack(maps, in);
   const Buffer stacked_dy = uninitialised(rows * stack.out), stacked_d_weight = uninitialised(stack.out * in);
   if (stack.out) {
     stack.for_each([&](const LinearBackward& part, Index first) {
-      copy_columns(rows, part.out, part.dy, part.out, &stacked_dy[first], stack.out);
+      copy_rows(rows, part.out, part.dy, part.out, &stacked_dy[first], stack.out);
     });
     maps.push_back({stack.out, stack.weight.get(), stacked_dy.get(), stacked_d_weight.get(), nullptr});
   }

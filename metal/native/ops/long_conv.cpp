@@ -6,8 +6,7 @@
 #include <algorithm>
 #include <string>
 
-#include "buffer.h"
-#include "lanes.h"
+#include "memory.h"
 #include "pool.h"
 #include "shapes.h"
 
@@ -91,10 +90,6 @@ void convolve_all(const LongConv& s, const float* x, const float* f, bool backwa
   });
 }
 
-void long_conv_forward(const LongConv& s, const float* x, const float* f, float* y, int threads) {
-  convolve_all(s, x, f, false, y, threads);
-}
-
 void long_conv_backward(const LongConv& s, const float* x, const float* f, const float* dy, float* dx, float* df,
                         int threads) {
   convolve_all(s, dy, f, true, dx, threads);
@@ -131,7 +126,7 @@ void bind_long_conv(nb::module_& m) {
   def(m, "long_conv", "x: B S C, f: C J, y: B S C",
       "y[t] = sum over j <= t of f[j] x[t - j]. J >= S; S^2 operations, so for S up to LONG_CONV_DIRECT.",
       [](Sizes& sizes, Floats x, Floats f, Result y, int threads) {
-        long_conv_forward(long_conv_shape(sizes), x, f, y, threads);
+        convolve_all(long_conv_shape(sizes), x, f, false, y, threads);
       });
   def(m, "long_conv_grad", "x: B S C, f: C J, dy dx: B S C, df: C J", "",
       [](Sizes& sizes, Floats x, Floats f, Floats dy, Result dx, Result df, int threads) {

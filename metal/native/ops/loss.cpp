@@ -10,9 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "buffer.h"
 #include "linear.h"
-#include "pool.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -76,11 +75,6 @@ MLXHOG_CLONES void capped_softmax_gradient(Index V, float cap, float sum, const 
   }
 }
 
-MLXHOG_CLONES void scale_piece(Index count, float factor, float* x) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) x[j] *= factor;
-}
-
 LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
                              const std::int32_t* labels, float* gradient, int threads) {
   const Index tasks = (rows + kRows - 1) / kRows;
@@ -104,7 +98,7 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
       // Before rounding anything else: a sure label's gradient is 0 in any instruction set.
       row[labels[r]] -= sum;
       if (cap) capped_softmax_gradient(V, *cap, sum, row_logits, row);
-      else scale_piece(V, 1.0f / sum, row);
+      else scale(V, 1.0f / sum, row);
     }
   });
   LossSum total;
@@ -131,13 +125,6 @@ LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float>
     if (dx) linears_backward(count, in, own, {{V, W, logits.get(), dW, nullptr}}, dx + first * in, threads, first > 0);
   }
   return total;
-}
-
-void scale(Index count, float factor, float* x, int threads) {
-  constexpr Index kCount = 65536;
-  parallel_for((count + kCount - 1) / kCount, threads, [=](Index task) {
-    scale_piece(std::min(kCount, count - task * kCount), factor, x + task * kCount);
-  });
 }
 
 void check_labels(Index n, Index V, const std::int32_t* labels) {
@@ -177,5 +164,7 @@ void bind_loss(nb::module_& m) {
         return {total.nats, total.count};
       }, "cap"_a.none());
   def(m, "scale", "x: N...", "x *= factor.",
-      [](Sizes& sizes, Result x, float factor, int threads) { scale(sizes["N"], factor, x, threads); }, "factor"_a);
+      [](Sizes& sizes, Result x, float factor, int threads) {
+        in_pieces(sizes["N"], 65536, threads, [=](Index at, Index n) { scale(n, factor, x + at); });
+      }, "factor"_a);
 }

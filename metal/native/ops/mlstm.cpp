@@ -11,8 +11,7 @@
 #include <vector>
 
 #include "gemm.h"
-#include "memory.h"
-#include "pool.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -73,11 +72,6 @@ constexpr Index kBand = 14;  // the rows of a tile of `gemm`
 MLXHOG_CLONES void log_sigmoids(const float* f, Index stride, Index L, float* out) {
 #pragma omp simd
   for (Index t = 0; t < L; ++t) out[t] = log_sigmoid_f32(f[t * stride]);
-}
-
-MLXHOG_CLONES void exponentials(float* x, Index count) {
-#pragma omp simd
-  for (Index t = 0; t < count; ++t) x[t] = exp_f32(x[t]);
 }
 
 // E_tj; the argument is <= 0 for j <= t, and capped so that the entries to be masked stay finite.
@@ -141,9 +135,7 @@ void ChunkGates::compute(const float* i, const float* f, Index stride, Index L, 
   for (Index t = 0; t < L; ++t)
     y[t] = static_cast<float>((b - m_next) + (static_cast<double>(c_hi[t]) + c_lo[t]));
   decay = std::exp(static_cast<float>(b + m - m_next));
-  exponentials(w.data(), L);
-  exponentials(y.data(), L);
-  exponentials(floor.data(), L);
+  for (auto* weights : {&w, &y, &floor}) exponentials(L, weights->data());
 }
 
 // Products with lower triangular matrices (L, L), computed in bands of rows so that most of what is above the diagonal
@@ -310,18 +302,6 @@ MLXHOG_CLONES void add_row_then_scale(const float* bias, const float* row, const
   }
 }
 
-MLXHOG_CLONES float dot(const float* a, const float* b, Index count) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (Index j = 0; j < count; ++j) sum += a[j] * b[j];
-  return sum;
-}
-
-MLXHOG_CLONES void scale_in_place(float* x, Index count, float scale) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) x[j] *= scale;
-}
-
 MLXHOG_CLONES void negative_sigmoids(const float* f, Index stride, Index L, float* out) {
 #pragma omp simd
   for (Index t = 0; t < L; ++t) out[t] = sigmoid_f32(-f[t * stride]);
@@ -338,8 +318,8 @@ void chain_stabilisers(const std::vector<char>& opened, Index L, float* r, doubl
 
 // <C, dC> + n . dn: the derivative of the loss by x if the state is multiplied by 1 + x.
 double state_dot(const MlstmShape& s, const float* C, const float* n, const float* dC, const float* dn) {
-  double sum = dot(n, dn, s.DK);
-  for (Index d = 0; d < s.DK; ++d) sum += dot(C + d * s.DV, dC + d * s.DV, s.DV);
+  double sum = dot(s.DK, n, dn);
+  for (Index d = 0; d < s.DK; ++d) sum += dot(s.DV, C + d * s.DV, dC + d * s.DV);
   return sum;
 }
 
@@ -425,8 +405,8 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     }
 
     // dC = decay dC+ + sum_t s w_t q_t u_t^T,  dn = decay dn+ + sum_t s w_t e_t q_t
-    scale_in_place(dC, DK * DV, gates.decay);
-    scale_in_place(dn, DK, gates.decay);
+    mlxhog::scale(DK * DV, gates.decay, dC);
+    mlxhog::scale(DK, gates.decay, dn);
     gemm(DK, DV, L, queries.data(), 1, DK, u.data(), DV, dC, DV, true);
     gemm(DK, 1, L, queries.data(), 1, DK, e.data(), 1, dn, 1, true);
   }

@@ -167,7 +167,7 @@ MLXHOG_CLONES void skip_rows_backward(HeadRows s, SkipGate in, const float* d_ou
 // Calls work(some of the rows, their first number).
 template <class Work>
 void in_tasks(const HeadRows& s, int threads, const Work& work) {
-  in_row_tasks(s.rows, threads, [&](Index first, Index count) {
+  in_pieces(s.rows, kRowsPerTask, threads, [&](Index first, Index count) {
     work(HeadRows{count, s.heads, s.width, s.eps}, first * s.heads * s.width);
   });
 }
@@ -203,7 +203,7 @@ HeadRows joined_rows(Sizes& sizes, float eps) {
 }  // namespace
 
 void rms_norm_forward(Index rows, Index d, float eps, const float* x, const float* w, float* out, int threads) {
-  in_row_tasks(rows, threads, [=](Index first, Index count) {
+  in_pieces(rows, kRowsPerTask, threads, [=](Index first, Index count) {
     rms_rows(count, d, eps, x + first * d, w, out + first * d);
   });
 }

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "blas.h"
-#include "buffer.h"
 #include "gemm.h"
+#include "rows.h"
 
 namespace mlxhog {
 namespace {
@@ -89,11 +89,6 @@ MLXHOG_CLONES double sum_of_squares(Index n, const float* x) {
   return sum;
 }
 
-MLXHOG_CLONES void scale_by(Index n, float* x, float factor) {
-#pragma omp simd
-  for (Index i = 0; i < n; ++i) x[i] *= factor;
-}
-
 void orthogonalize(Index rows, Index cols, const float* x, float* u, const PolarStep* steps, int n_steps, float scale) {
   const bool wide = rows <= cols;
   const Index n = std::min(rows, cols), longer = std::max(rows, cols);
@@ -133,7 +128,7 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
     }
     if (!last) symmetric_product(n, n, left(T, ld), p, A, ld);
   }
-  for (Index r = 0; r < n; ++r) scale_by(n, Q + r * ld, scale);
+  for (Index r = 0; r < n; ++r) mlxhog::scale(n, scale, Q + r * ld);
   if (wide) multiply(rows, cols, rows, left(Q, ld), 0, right(rows, cols, x, cols, right_x), u, cols);
   else multiply(rows, cols, cols, left(x, cols), 0, right(cols, cols, Q, ld, right_a), u, cols);
 }
@@ -146,7 +141,7 @@ void polar(Index rows, Index cols, float* x, float* u, const PolarStep* steps, i
     std::fill_n(u, rows * cols, 0.0f);
     return;
   }
-  scale_by(rows * cols, x, static_cast<float>(1.0 / (kRoom * norm)));
+  mlxhog::scale(rows * cols, static_cast<float>(1.0 / (kRoom * norm)), x);
   orthogonalize(rows, cols, x, u, steps, n_steps, scale);
 }
 

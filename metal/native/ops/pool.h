@@ -19,13 +19,11 @@ void parallel_for(Index count, int threads, const std::function<void(Index)>& ta
 // on the number of threads.
 constexpr Index kRowsPerTask = 128;
 
-// Calls work(first row, row count).
+// Calls work(first, count) over [0, n) in pieces of the same size.
 template <class Work>
-void in_row_tasks(Index rows, int threads, const Work& work) {
-  parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, threads, [&](Index task) {
-    const Index first = task * kRowsPerTask;
-    work(first, std::min(kRowsPerTask, rows - first));
-  });
+void in_pieces(Index n, Index piece, int threads, const Work& work) {
+  parallel_for((n + piece - 1) / piece, threads,
+               [&](Index task) { work(task * piece, std::min(piece, n - task * piece)); });
 }
 
 // sum[j] += x[j]

@@ -4,9 +4,8 @@
 #include <string>
 
 #include "gemm.h"
-#include "heads.h"
-#include "lanes.h"
 #include "recurrence.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -25,11 +24,6 @@ constexpr Index kRows = 4;  // of a transposed state, in registers together
 
 // Rows of a key's width, and their gradients.
 enum Row { kQ, kK, kDecay, kRead, kRemoval, kRowKinds };
-
-MLXHOG_CLONES void exponentials(Index count, float* x) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) x[j] = exp_f32(x[j]);
-}
 
 MLXHOG_CLONES void multiply(Index count, const float* x, const float* y, float* product) {
 #pragma omp simd
@@ -392,21 +386,6 @@ void backward_head(const RecurrenceShape& s, const RecurrenceInputs& in, const f
   if (grad.state) copy_rows(s.DK, s.DV, dS, c.PV, grad.state + at, s.DV);
 }
 
-void recurrence_forward(const RecurrenceShape& s, const RecurrenceInputs& in, float* h, float* last, float* kept,
-                        float* held, int threads) {
-  for_each_head(s.B, s.NH, std::min(s.DK, s.DV), threads, [&] { return Forward(s); },
-                [&](Index b, Index head, Forward& work) { forward_head(s, in, b, head, work, h, last, kept, held); });
-}
-
-void recurrence_backward(const RecurrenceShape& s, const RecurrenceInputs& in, const float* kept, const float* held,
-                         const float* dh, const float* d_last, const RecurrenceGradients& grad, int threads) {
-  // The gates' gradients are one float per head: neighbours share lines, whatever the width of the heads.
-  const Index width = s.removal == Removal::own_key ? 1 : std::min(s.DK, s.DV);
-  for_each_head(s.B, s.NH, width, threads, [&] { return Backward(s); }, [&](Index b, Index head, Backward& work) {
-    backward_head(s, in, kept, held, dh, d_last, b, head, work, grad);
-  });
-}
-
 RecurrenceShape recurrence_shape(Sizes& sizes, const float* beta, const float* read, const float* removal, float scale,
                                  bool by_value) {
   RecurrenceShape s{sizes["B"], sizes["S"], sizes["NH"], sizes["DK"], sizes["DV"], sizes["A"], Removal::none, scale,
@@ -449,7 +428,11 @@ void bind_recurrence(nb::module_& m) {
          MaybeFloats removal, MaybeFloats state, Result h, Result last, MaybeResult kept, MaybeResult held, float scale,
          bool by_value, int threads) {
         const RecurrenceShape s = recurrence_shape(sizes, beta, read, removal, scale, by_value);
-        recurrence_forward(s, {q, k, v, log_decay, beta, read, removal, state}, h, last, kept, held, threads);
+        const RecurrenceInputs in{q, k, v, log_decay, beta, read, removal, state};
+        for_each_head(s.B, s.NH, std::min(s.DK, s.DV), threads, [&] { return Forward(s); },
+                      [&](Index b, Index head, Forward& work) {
+                        forward_head(s, in, b, head, work, h, last, kept, held);
+                      });
       }, "scale"_a = 1.0f, "by_value"_a = false);
   def(m, "recurrence_grad",
       inputs + kept + ", dh: B S NH DH, d_last: B NH DK DV, dq: B S NH DQ, dk: B S NH DK, dv: B S NH DV, "
@@ -463,7 +446,13 @@ void bind_recurrence(nb::module_& m) {
         if (s.removal != Removal::none && !held) throw nb::value_error("recurrence_grad: a removal has held values");
         if (!beta != !d_beta || !read != !d_read || !read != !d_removal)
           throw nb::value_error("recurrence_grad: give a gradient for each input, and for no other");
-        recurrence_backward(s, {q, k, v, log_decay, beta, read, removal, nullptr}, kept, held, dh, d_last,
-                            {dq, dk, dv, d_log_decay, d_beta, d_read, d_removal, d_state}, threads);
+        const RecurrenceInputs in{q, k, v, log_decay, beta, read, removal, nullptr};
+        const RecurrenceGradients grad{dq, dk, dv, d_log_decay, d_beta, d_read, d_removal, d_state};
+        // The gates' gradients are one float per head: neighbours share lines, whatever the width of the heads.
+        const Index width = s.removal == Removal::own_key ? 1 : std::min(s.DK, s.DV);
+        for_each_head(s.B, s.NH, width, threads, [&] { return Backward(s); },
+                      [&](Index b, Index head, Backward& work) {
+                        backward_head(s, in, kept, held, dh, d_last, b, head, work, grad);
+                      });
       }, "scale"_a = 1.0f, "by_value"_a = false);
 }

@@ -7,9 +7,8 @@
 #include <limits>
 #include <string>
 
-#include "heads.h"
-#include "lanes.h"
 #include "recurrence.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -128,13 +127,6 @@ void regression_head(const RecurrenceShape& s, const RegressionInputs& in, Index
   if (last) copy_rows(D, D, work.S.get(), P, last + pair * state, D);
 }
 
-void regression(const RecurrenceShape& s, const RegressionInputs& in, Index steps, float* x, float* last, float* kept,
-                int threads) {
-  for_each_head(s.B, s.NH, s.DK, threads, [&] { return System(s.DK); }, [&](Index b, Index head, System& work) {
-    regression_head(s, in, steps, b, head, work, x, last, kept);
-  });
-}
-
 }  // namespace
 }  // namespace mlxhog
 
@@ -151,6 +143,9 @@ void bind_regression(nb::module_& m) {
         const Index D = sizes["D"];
         const RecurrenceShape s{sizes["B"], sizes["S"], sizes["NH"], D, D, 1};
         sizes.expect({{"NC", s.chunks()}});
-        regression(s, {q, k, log_decay, ridge, state}, steps, x, last, kept, threads);
+        const RegressionInputs in{q, k, log_decay, ridge, state};
+        for_each_head(s.B, s.NH, D, threads, [&] { return System(D); }, [&](Index b, Index head, System& work) {
+          regression_head(s, in, steps, b, head, work, x, last, kept);
+        });
       }, "steps"_a);
 }

@@ -8,9 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "heads.h"
-#include "lanes.h"
-#include "pool.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -239,18 +237,6 @@ void backward_row(const ScanShape& s, const ScanInputs& in, const float* kept, c
   if (grad.state) from_lanes(s, dS.get(), grad.state + b * s.C * s.N);
 }
 
-void scan_forward(const ScanShape& s, const ScanInputs& in, float* y, float* last, float* kept, int threads) {
-  parallel_for(s.B, threads, [&](Index b) { forward_row(s, in, b, y, last, kept); });
-}
-
-void scan_backward(const ScanShape& s, const ScanInputs& in, const float* kept, const float* dy, const float* d_last,
-                   const ScanGradients& grad, int threads) {
-  const auto dA = summed_over_tasks(s.B, s.whole_rows() * whole_lanes(s.C), threads, [&](Index b, float* part) {
-    backward_row(s, in, kept, dy, d_last, b, grad, part);
-  });
-  from_lanes(s, dA.data(), grad.A);
-}
-
 ScanShape scan_shape(Sizes& sizes) {
   const auto s = sizes.as<ScanShape>("B", "S", "C", "N");
   sizes.expect({{"KEPT", s.kept()}});
@@ -274,15 +260,19 @@ void bind_scan(nb::module_& m) {
       "has KEPT = scan_kept.",
       [](Sizes& sizes, Floats u, Floats dt, Floats A, Floats Bt, Floats Ct, MaybeFloats state, Result y, Result last,
          MaybeResult kept, int threads) {
-        scan_forward(scan_shape(sizes), {u, dt, A, Bt, Ct, state}, y, last, kept, threads);
+        const ScanShape s = scan_shape(sizes);
+        parallel_for(s.B, threads, [&](Index b) { forward_row(s, {u, dt, A, Bt, Ct, state}, b, y, last, kept); });
       });
   def(m, "scan_grad",
       scan + ", kept: KEPT, dy: B S C, d_last: B C N, du ddt: B S C, dA: C N, dBt dCt: B S N, d_state: B C N", "",
       [](Sizes& sizes, Floats u, Floats dt, Floats A, Floats Bt, Floats Ct, Floats kept, Floats dy,
          MaybeFloats d_last, Result du, Result ddt, Result dA, Result dBt, Result dCt, MaybeResult d_state,
          int threads) {
-        scan_backward(scan_shape(sizes), {u, dt, A, Bt, Ct, nullptr}, kept, dy, d_last,
-                      {du, ddt, dA, dBt, dCt, d_state}, threads);
+        const ScanShape s = scan_shape(sizes);
+        const auto sum = summed_over_tasks(s.B, s.whole_rows() * whole_lanes(s.C), threads, [&](Index b, float* part) {
+          backward_row(s, {u, dt, A, Bt, Ct, nullptr}, kept, dy, d_last, b, {du, ddt, dA, dBt, dCt, d_state}, part);
+        });
+        from_lanes(s, sum.data(), dA);
       });
   m.def("scan_kept", &scan_kept, nb::kw_only(), "B"_a, "S"_a, "C"_a, "N"_a, "How many floats `scan` keeps.");
 }

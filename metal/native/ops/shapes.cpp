@@ -6,9 +6,6 @@
 namespace mlxhog {
 namespace {
 
-// An array without elements may have axes of any length, and a loop over these would not end.
-constexpr Index kMostEmpty = Index{1} << 24;
-
 std::vector<std::string> split(std::string_view text, char mark) {
   std::vector<std::string> parts;
   for (std::size_t at = 0; at <= text.size();) {
@@ -38,18 +35,6 @@ Axis axis_of(std::string word, std::vector<std::string>& letters) {
     if (known == letters.end()) letters.push_back(factor);
   }
   return axis;
-}
-
-// Whether an array has no elements, and its other axes more places than a loop over them should visit.
-bool endless(const std::vector<Index>& shape) {
-  bool empty = false, many = false;
-  Index places = 1;
-  for (const Index length : shape) {
-    empty |= length == 0;
-    many |= length > kMostEmpty / places;
-    if (length && !many) places *= length;
-  }
-  return empty && many;
 }
 
 std::string tuple(const std::vector<std::string>& words) {
@@ -90,8 +75,6 @@ void Sizes::add_list(std::size_t entries) {
 
 void Sizes::read() {
   for (const View& view : views_) {
-    if (endless(view.shape))
-      refuse(view, "an array without elements may have " + std::to_string(kMostEmpty) + " places in its other axes");
     if (!has_rank(view)) continue;
     for (std::size_t a = 0; a < axes(view).size(); ++a) {
       const Axis& axis = axes(view)[a];

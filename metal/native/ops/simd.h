@@ -24,6 +24,35 @@ namespace mlxhog {
 
 using Index = std::ptrdiff_t;
 
+// Sixteen floats as one value, for kernels that keep rows of a state in registers: one AVX-512 register, two of AVX,
+// four of NEON. Only for functions that are inlined into one with MLXHOG_CLONES.
+inline constexpr Index kLaneCount = 16;
+using Lanes = float __attribute__((vector_size(sizeof(float) * kLaneCount)));
+
+inline Index whole_lanes(Index count) { return (count + kLaneCount - 1) / kLaneCount * kLaneCount; }
+
+template <class Vector>
+MLXHOG_INLINE void load(const float* from, Vector& to) {
+  __builtin_memcpy(&to, from, sizeof(Vector));
+}
+template <class Vector>
+MLXHOG_INLINE void store(const Vector& from, float* to) {
+  __builtin_memcpy(to, &from, sizeof(Vector));
+}
+
+// The same of the first `count` numbers, if the vector has more; the others are zero.
+template <class Vector>
+MLXHOG_INLINE void load(const float* from, Vector& to, Index count) {
+  if (count * sizeof(float) >= sizeof(Vector)) return load(from, to);
+  to = Vector{};
+  __builtin_memcpy(&to, from, static_cast<std::size_t>(count) * sizeof(float));
+}
+template <class Vector>
+MLXHOG_INLINE void store(const Vector& from, float* to, Index count) {
+  if (count * sizeof(float) >= sizeof(Vector)) return store(from, to);
+  __builtin_memcpy(to, &from, static_cast<std::size_t>(count) * sizeof(float));
+}
+
 // e^x, 1.1 ulp over the normal range, gradual underflow, inf above 88.73 (Cody-Waite, degree 6).
 MLXHOG_INLINE float exp_f32(float x) {
   x = x < -104.0f ? -104.0f : x;

@@ -6,7 +6,7 @@
 
 #include "few_rows.h"
 #include "gemm.h"
-#include "pool.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -197,13 +197,6 @@ void backward_rows(const SlstmShape& s, const SlstmSaved& saved, const float* dh
   }
   for (Index r = 0; r < rows; ++r)
     add_of_first(DH, saved.c0 + unit(r), saved.n0 + unit(r), d.c + unit(r), d.n + unit(r), d.m + unit(r));
-}
-
-MLXHOG_CLONES void add_rows(Index rows, Index width, const float* x, Index ld, float* sum) {
-  for (Index r = 0; r < rows; ++r) {
-#pragma omp simd
-    for (Index e = 0; e < width; ++e) sum[e] += x[r * ld + e];
-  }
 }
 
 // Rows of dR and db of one gate of one head: dR = sum_t d_t h_{t-1}^T, db = sum_t d_t, sequence by sequence.

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "../ops/buffer.h"
+#include "../ops/memory.h"
 #include "../ops/polar.h"
 #include "../ops/shapes.h"
 #include "add_at.h"
@@ -32,7 +32,7 @@ void add(LocksObject* object, int mode_number, Flat flat, std::size_t offset, Va
   const Mode mode = mode_of(mode_number);
   const Place place = place_of(locks_for(object, mode), mode, flat, offset, delta.size(), rows, false);
   nb::gil_scoped_release nogil;
-  place.walk(seed, 1, AddStep{flat.data() + offset, delta.data(), widest_cas()});
+  place.walk(seed, 1, AddStep{flat.data() + offset, delta.data()});
 }
 
 void add_at(LocksObject* object, int mode_number, Flat flat, std::size_t offset, std::size_t size, std::size_t width,
@@ -50,8 +50,7 @@ void add_at(LocksObject* object, int mode_number, Flat flat, std::size_t offset,
 
 void add_cas(Flat flat, std::size_t offset, Values delta, int width) {
   check_parameter(flat.size(), offset, delta.size(), 1, std::nullopt, nullptr, Mode::cas);
-  require(width == 1 || width == 2 || width == 4, "width: wanted 1, 2 or 4 floats");
-  require(width <= std::max(2, widest_cas()), "this CPU has no compare-and-swap of 4 floats");
+  require(width == 1 || width == 2, "width: wanted 1 or 2 floats");
   nb::gil_scoped_release nogil;
   cas_add(flat.data() + offset, delta.data(), delta.size(), width);
 }
@@ -160,7 +159,7 @@ void bind_updates(nb::module_& m) {
   m.def("process_is_gone", &process_is_gone, "pid"_a, "start_time"_a,
         "Whether the process of this pid and start time has ended, be it a zombie yet.");
   m.attr("STRIPE") = kStripe;
-  m.def("widest_cas", &widest_cas, "Floats in the widest compare-and-swap that `cas` mode uses here.");
+  m.attr("WIDEST_CAS") = kWidestCas;  // floats in a compare-and-swap of `cas` mode
   m.def("add", &add, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "delta"_a.noconvert(),
         "rows"_a = nb::none(), "seed"_a = 0,
         "flat[offset:offset+k] += delta; or of rows, duplicates add up: (index, width, first lock word, floats of the\n"
@@ -169,7 +168,7 @@ void bind_updates(nb::module_& m) {
         "word0"_a.none(), "index"_a.noconvert(), "values"_a.noconvert(), "seed"_a = 0,
         "flat[offset + index] += values, index ascending; word0 None means dense stripes.");
   m.def("add_cas", &add_cas, "flat"_a.noconvert(), "offset"_a, "delta"_a.noconvert(), "width"_a,
-        "flat[offset:offset+k] += delta by compare-and-swap of 1, 2 or 4 floats.");
+        "flat[offset:offset+k] += delta by compare-and-swap of 1 or 2 floats.");
   m.def("sumsq", &sumsq, "g"_a.noconvert(), "Sum of squares in float64; NaN and infinity propagate.");
   m.def("sumsq_of_all", &sumsq_of_all, "gs"_a.noconvert(), "threads"_a = 1,
         "Sum of squares of all arrays in float64, in an order that depends on their sizes only.");

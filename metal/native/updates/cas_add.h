@@ -8,12 +8,15 @@
 
 namespace mlxhog {
 
-// The widest compare-and-swap this CPU has among 1, 2 and 4 floats; 1 outside x86-64, where mixing
-// widths on the same bytes has no architectural promise.
-int widest_cas();
+// Floats of one compare-and-swap: one outside x86-64, where mixing widths on the same bytes has no architectural promise.
+#if defined(__x86_64__)
+inline constexpr int kWidestCas = 2;
+#else
+inline constexpr int kWidestCas = 1;
+#endif
 
-// w += d by `width` floats (1, 2 or 4 and <= widest_cas(), or 2) at a time; ragged ends go one by one.
-void cas_add(float* w, const float* d, std::size_t n, int width);
+// w += d by `width` floats (1 or 2) at a time; ragged ends go one by one.
+void cas_add(float* w, const float* d, std::size_t n, int width = kWidestCas);
 
 // w[index[i]] += d[i], one float at a time; the indices are distinct.
 void cas_add_at(float* w, const std::int32_t* index, const float* d, std::size_t n);

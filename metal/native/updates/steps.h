@@ -19,10 +19,9 @@ inline constexpr std::size_t kStripe = 1024;  // floats behind one dense lock: 4
 struct AddStep {
   float* w;
   const float* d;
-  int cas_width;
 
   void apply(std::size_t p, std::size_t q, std::size_t n) const { mlxhog_add(w + p, d + q, n); }
-  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { cas_add(w + p, d + q, n, cas_width); }
+  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { cas_add(w + p, d + q, n); }
 };
 
 // Where a step's direction comes from: a kernel of moments.h, or the gradient itself where there is none.
@@ -81,7 +80,7 @@ struct Step {
     if (last == nullptr && pending == nullptr && !by_cas) return mlxhog_write(w + p, u, n, rates);
     mlxhog_delta(w + p, u, d, n, rates);
     if (last != nullptr) mlxhog_record(last + p, prev + p, d, n);
-    if (by_cas) cas_add(w + p, d, n, widest_cas());
+    if (by_cas) cas_add(w + p, d, n);
     else mlxhog_add((pending != nullptr ? pending : w) + p, d, n);
   }
 };

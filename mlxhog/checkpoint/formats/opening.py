@@ -51,11 +51,7 @@ def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: P
 
 
 def refuse_not_finite(names: Iterable[str], where: Path) -> None:
-    """Refuse tensors with NaN or an infinity.
-
-    Raises:
-        CheckpointError: `names` is not empty.
-    """
+    """Raise CheckpointError if there are names of tensors with NaN or an infinity."""
     faults = [f"{name} has numbers that are not finite" for name in names]
     if faults:
         raise CheckpointError(

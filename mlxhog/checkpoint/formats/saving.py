@@ -49,9 +49,7 @@ def shards(entries: Mapping[str, TensorSource], limit: int) -> list[dict[str, Te
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists, except a checkpoint with `force`.
-
-    Files of a killed process beside the target are removed, or renamed back to the target.
+    """Refuse a target that exists, except a checkpoint with `force`; clear a killed one's files.
 
     Raises:
         ConfigError: `target` exists and `force` is False; it is not a checkpoint; it has other

@@ -29,13 +29,12 @@ from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.engine_thread import FAILED, AnswerJob, AnswerPart, Busy, EngineThread
-from mlxhog.live.serving.replies import Reply, error_body, event, for_client
+from mlxhog.live.serving.replies import Reply, event, for_client
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 from mlxhog.models import families
 
-RETRY_AFTER_S = 1
+RETRY = {"Retry-After": "1"}
 MOST_BODY_BYTES = 1_000_000
-MOST_HEADERS = 100
 BODY_S = 30.0
 """Longest time for a client to send the body of a request, in seconds."""
 
@@ -91,11 +90,7 @@ class Api:
                 Route("/v1/models/{name}", self._model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
             ],
-            exception_handlers={
-                RefusedRequest: _refused,
-                HTTPException: _not_found,
-                Exception: _failed,
-            },
+            exception_handlers={HTTPException: _refused, Exception: _failed},
         )
         self._routes.router.redirect_slashes = False  # a redirect would name the Host header
         self._app = CORSMiddleware(
@@ -115,16 +110,12 @@ class Api:
         try:
             self._check(scope)
         except RefusedRequest as refused:
-            await _error(refused)(scope, receive, send)
-            return
-        await self._routes(scope, receive, send)
+            await _answer(refused)(scope, receive, send)
+        else:
+            await self._routes(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        """Refuse too many headers, a missing key and foreign web pages before the rest is read."""
-        if len(scope["headers"]) > MOST_HEADERS:
-            raise RefusedRequest(
-                f"{len(scope['headers'])} headers; the limit is {MOST_HEADERS}", status=431
-            )
+        """Refuse a missing key and foreign web pages before the rest is read."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self._key is None:
             try:
@@ -138,6 +129,7 @@ class Api:
                     "the API key is missing or wrong; send it as Authorization: Bearer KEY",
                     status=401,
                     code="invalid_api_key",
+                    headers={"WWW-Authenticate": "Bearer"},
                 )
 
     # -- answers -----------------------------------------------------------------------------------
@@ -187,7 +179,7 @@ class Api:
                 parts = await job.parts()
             yield reply.end()
         except MlxhogError as error:
-            yield event(error_body(for_client(error)))
+            yield event(for_client(error).body())
         finally:
             self._engine.cancel(job)
 
@@ -256,7 +248,7 @@ class Api:
         try:
             self._engine.start(job)
         except Busy as error:
-            raise RefusedRequest(str(error), status=429, retry_after_s=RETRY_AFTER_S) from error
+            raise RefusedRequest(str(error), status=429, headers=RETRY) from error
         return job
 
     # -- examples ----------------------------------------------------------------------------------
@@ -356,26 +348,19 @@ async def read_body(http: HTTPRequest) -> bytes:
 # -- errors ----------------------------------------------------------------------------------------
 
 
-def _error(refused: RefusedRequest) -> Response:
-    headers = {}
-    if refused.retry_after_s is not None:
-        headers["retry-after"] = str(refused.retry_after_s)
-    if refused.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(refused), status_code=refused.status, headers=headers)
+def _answer(refused: RefusedRequest) -> Response:
+    return JSONResponse(refused.body(), refused.status_code, refused.headers)
 
 
 async def _refused(http: HTTPRequest, error: Exception) -> Response:
-    assert isinstance(error, RefusedRequest)
-    return _error(error)
-
-
-async def _not_found(http: HTTPRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    ways = "/, /v1/completions, /v1/chat/completions, /v1/examples, /v1/models and /health"
-    message = f"{http.method} {http.scope['path'][:100]}: {error.detail}; this server has {ways}"
-    return _error(RefusedRequest(message, status=error.status_code))
+    if not isinstance(error, RefusedRequest):  # of the router
+        ways = "/, /v1/completions, /v1/chat/completions, /v1/examples, /v1/models and /health"
+        request = f"{http.method} {http.scope['path'][:100]}"
+        message = f"{request}: {error.detail}; this server has {ways}"
+        error = RefusedRequest(message, status=error.status_code)
+    return _answer(error)
 
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
-    return _error(RefusedRequest(FAILED, status=500))
+    return _answer(RefusedRequest(FAILED, status=500))

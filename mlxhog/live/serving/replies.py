@@ -182,14 +182,6 @@ def event(value: object) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
-def error_body(refused: RefusedRequest) -> dict[str, Any]:
-    """Return OpenAI's error object."""
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
-    other = "server_error" if refused.status >= 500 else "invalid_request_error"
-    error = {"message": refused.message, "type": kinds.get(refused.status, other)}
-    return {"error": error | {"param": refused.param, "code": refused.code}}
-
-
 def for_client(error: MlxhogError) -> RefusedRequest:
     """Return an error of the engine as a reply, with the status of its cause."""
     if isinstance(error, ServerFailed):

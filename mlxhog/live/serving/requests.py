@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from mlxhog.base import plain_json, typed
 from mlxhog.config.options import option, options
 from mlxhog.data import conversations
@@ -55,7 +57,7 @@ HARMLESS: Mapping[str, Sequence[object]] = {
 """Fields that are unknown here, with the values that change nothing; so does `_NOTHING` of any."""
 
 
-class RefusedRequest(Exception):
+class RefusedRequest(HTTPException):
     """A request that the server refuses.
 
     Args:
@@ -63,7 +65,7 @@ class RefusedRequest(Exception):
         status: HTTP status.
         param: the field of the request, if one is wrong.
         code: error code for programs.
-        retry_after_s: seconds until a retry may succeed, or None.
+        headers: of the answer.
     """
 
     def __init__(
@@ -73,11 +75,17 @@ class RefusedRequest(Exception):
         status: int = 400,
         param: str | None = None,
         code: str | None = None,
-        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message, self.status, self.param, self.code = message, status, param, code
-        self.retry_after_s = retry_after_s
+        super().__init__(status, message, headers)
+        self.param, self.code = param, code
+
+    def body(self) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        other = "server_error" if self.status_code >= 500 else "invalid_request_error"
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status_code, other)
+        error = {"message": self.detail, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
 
 
 @dataclass(frozen=True, kw_only=True)

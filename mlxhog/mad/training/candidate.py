@@ -28,7 +28,6 @@ from mlxhog.backends.backend import Backend
 from mlxhog.base import plain_json
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
-from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
 from mlxhog.mad.tasks.dataset import ceiling
@@ -95,6 +94,7 @@ class TrainingRun(Session):
     """
 
     backend: Backend
+    plan: RunPlan
 
     def __init__(
         self,
@@ -108,10 +108,10 @@ class TrainingRun(Session):
         several = len(plan.workers) > 1
         logs = stack.enter_context(_folder()) if several else Path(os.devnull)
         super().__init__(plan, logs, stack=stack)
-        self.plan, self.callbacks, self._stack = plan, callbacks, stack
+        self.callbacks, self._stack = callbacks, stack
         self._prepare, self._tell = prepare, tell
         plan.fill(self.arena)
-        self.begin(Budget(steps=plan.limit), plan.limit)
+        self.begin(plan.limit)
         self.evaluations = Evaluations(
             plan.asked,
             limit=plan.limit,

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from typing import cast
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.config import schedules
+from mlxhog.config.budget import Budget
 from mlxhog.config.choices import SCHEDULES, STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
@@ -37,7 +39,7 @@ from mlxhog.models.mad.config import MADConfig
 from mlxhog.strategies import Serial, Sim
 from mlxhog.strategies.context import Context
 from mlxhog.training import choose_strategy, kernel_choice
-from mlxhog.training.job import Job, Setup, plan_layout
+from mlxhog.training.job import Job, Plan, plan_layout
 
 KEPT = 2
 """Data sets in the memory of a process: candidates are mostly compared on the same one."""
@@ -116,7 +118,7 @@ class NoJobs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPlan(Setup):
+class RunPlan(Plan):
     """A candidate's run that has passed every check; picklable."""
 
     # the run as it was asked for; `config` is the same in the words of `mlxhog train`
@@ -146,7 +148,7 @@ def _schedule(
         values = asdict(protocol)
         own = {one.flat for one in options(chosen).values()} & values.keys()
         numbers = {name: values[name] for name in own}
-        by_name[protocol.schedule] = schedules.checked(SCHEDULES.make(chosen, numbers))
+        by_name[protocol.schedule] = cast("schedules.Schedule", SCHEDULES.make(chosen, numbers))
     epochs = schedules.Epochs(per_epoch)
     return partial(by_name[protocol.schedule].of_run, lr, epochs)
 
@@ -233,6 +235,7 @@ def make_run_plan(
         asked=config,
         config=training,
         strategy=strategy,
+        budget=Budget(steps=limit),
         model=model,
         task_rows=task_rows,
         workers=workers,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from mlxhog.base import machine
 from mlxhog.base.load import LoadWatch
 from mlxhog.errors import ConfigError
-from mlxhog.report.table import Section
 from mlxhog.report.views import TellStep, numbered
 from mlxhog.strategies import Hogwild
 from mlxhog.theory.advisor import AdviseConfig
@@ -81,55 +79,3 @@ def advise_on(
         "untold": untold,
         "seconds": time.monotonic() - began,
     }
-
-
-def sections(advice: Mapping[str, Any]) -> Iterator[str | Section]:
-    """Arrange the advice for `mlxhog.report.table.show`."""
-    profile, trial = advice["profile"], advice["trial"]
-    yield advice["answer"]
-    why = [f"{advice['rule']}: {advice['because']}", f"what would change it: {advice['otherwise']}"]
-    if trial is not None:
-        scores = zip(trial["names"], trial["bits_per_byte"], strict=True)
-        why.append(
-            f"tried in {PAIRS} pairs of runs: {', '.join(f'{k} {v:.3f}' for k, v in scores)} bits "
-            f"per byte, difference {trial['difference']:+.3f} ({trial['low']:+.3f} to "
-            f"{trial['high']:+.3f})" + f": a tie, so {trial['winner']}" * trial["tie"]
-        )
-    yield Section("why", notes=why)
-    yield Section(
-        "predicted",
-        ("strategy", "gradients/s", "staleness", "idle", "samples", "time"),
-        [
-            (
-                one["name"],
-                f"{one['gradients_per_s']:.4g}",
-                f"{one['staleness']:.2f}",
-                f"{one['idle']:.0%}",
-                f"{one['samples']:.2f}",
-                f"{one['time']:.2f}",
-            )
-            for one in advice["expected"]
-        ],
-        [
-            "samples: to a loss, over those of one worker; a rule of thumb before a trial. time: "
-            "to that loss, over that of sync"
-        ],
-    )
-    yield Section(
-        "measured",
-        ("a gradient of", "mean", "cv", "99 %"),
-        [
-            (one["name"], f"{1e3 * one['mean_s']:.3g} ms", f"{one['cv']:.2f}",
-             f"{1e3 * one['p99_s']:.3g} ms")
-            for one in profile["workers"]
-        ],
-        [
-            f"rounds cost {profile['gain']:.1%}: the slowest gradient takes "
-            f"{1e3 * profile['slowest_s']:.3g} ms, barrier and average "
-            f"{1e3 * profile['sync_s']:.3g} ms",
-            f"{len(profile['workers'])} workers compute {profile['scaling']:.2f} times as much as "
-            f"one; p_conf {profile['p_conf']:.2g}, {profile['density']:.0%} of the elements in an "
-            "update",
-            *([] if profile["cluster"] is None else [profile["cluster"]]),
-        ],
-    )  # fmt: skip

@@ -109,7 +109,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     sync_s = _round_s(*short(f"{len(workers)} workers, in rounds", strategy=Sync()))
     p_conf, density, noise = _gradients(target, subject, how, tell)
     link = None if how.link is None else Link.parse(how.link)
-    n_params = subject.setup.layout.n_floats
+    n_params = subject.plan.layout.n_floats
     if link is not None:
         sync_s += link.all_reduce_s(FLOAT_BYTES * n_params, how.machines)
     return Profile(
@@ -147,7 +147,7 @@ def _gradients(
     count = min(how.samples, most_samples(subject))
     drawn = tickets(batches.n_tickets, count, target.config.seed)
     with Child() as child:
-        tell("gradients", f"starting {subject.setup.workers[0].backend}")
+        tell("gradients", f"starting {subject.plan.workers[0].backend}")
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "their noise")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
@@ -156,8 +156,8 @@ def _gradients(
 
 def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
     """Return probability of conflict and share of touched elements, weighted by parameters."""
-    total = sum(one.block.parameters for one in blocks)
-    p_conf = sum(one.block.parameters * one.p_conf for one in blocks) / total
+    total = sum(one.parameters for one in blocks)
+    p_conf = sum(one.parameters * one.p_conf for one in blocks) / total
     touched = sum(one.mean for one in blocks) / total
     return min(1.0, p_conf), min(1.0, touched)
 

@@ -27,7 +27,7 @@ from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.rules import Rule, holding
 from mlxhog.theory.simulator import Prediction, schemes, simulate
 from mlxhog.theory.simulator.machine import Scheme
-from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
+from mlxhog.training.choose_strategy import MARGIN
 
 # -- arms: strategies of train, each with its scheme in the simulator ------------------------------
 
@@ -161,7 +161,7 @@ RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
     ),
     Rule(
         "rounds cost next to nothing",
-        lambda p: not lock_free_pays(1 + p.gain),
+        lambda p: 1 + p.gain < MARGIN,
         lambda p: (Sync(),),
         lambda p: (
             f"rounds cost {p.gain:.1%} (slowest {p.straggling:.1%}, barrier and average "
@@ -183,7 +183,7 @@ RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
         "one worker is slow for good",
         lambda p: not _dominant_sync(p) and p.slow_worker is not None,
         lambda p: (Hogwild(), AsyncPS(), BY_SPEED)
-        if lock_free_pays(1 + p.gain_over_speed)
+        if 1 + p.gain_over_speed >= MARGIN
         else (BY_SPEED, Hogwild(), AsyncPS()),
         lambda p: (
             f"worker {p.slow_worker} is slow for good: rounds cost {p.straggling:.0%} with equal "

@@ -6,9 +6,8 @@ sampling    blocks of a model; gradients of sampled batches, in a process of the
 written     the steps that an optimizer writes for them
 conflicts   Omega, rho, Delta, p_conf of every block; rows of the embedding and of tables
 staleness   updates by others between read and write, of a run or a short one
-advice      all measurements, and a table of rules that recommends from them
+advice      a table of rules that recommends from the measurements
 analyze     makes the measurements, with a short lock-free run
-report      the result, as tables and JSON
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,9 +11,8 @@ from mlxhog import optim
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.optim import Momentum, OptimizerChoice
-from mlxhog.optim.choice import Sharing
 from mlxhog.strategies import Hogwild
-from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
+from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.bounds import Bound
@@ -52,7 +51,7 @@ class Lag(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """All measurements of a model and its training.
+    """The measurements of a model and its training that advice depends on.
 
     Attributes:
         config: of the training.
@@ -64,11 +63,6 @@ class Analysis:
         observed: the staleness of a run; None without a run.
         stale_gradients: the worth of late gradients, by lag.
         bounds: the theorems, applied.
-        about: subject, and size of the sample.
-        gradients: mean loss and norm, M as `largest_gradient`, L as `smoothness`.
-        rows: that batches look up, of the embedding and then of tables of n-grams.
-        notes: remarks for the user.
-        seconds: that the analysis took.
     """
 
     config: TrainConfig
@@ -80,17 +74,12 @@ class Analysis:
     observed: ObservedStaleness | None
     stale_gradients: Sequence[StaleGradient]
     bounds: Sequence[Bound]
-    about: Mapping[str, Any] = field(default_factory=dict)
-    gradients: Mapping[str, float] = field(default_factory=dict)
-    rows: Sequence[RowConflicts] = ()
-    notes: Sequence[str] = ()
-    seconds: float = 0.0
 
     @property
     def dense_share(self) -> float:
         """The share of the parameters in blocks in which most pairs of updates meet."""
-        total = sum(one.block.parameters for one in self.blocks)
-        return sum(one.block.parameters for one in self.blocks if one.p_conf > OFTEN) / total
+        total = sum(one.parameters for one in self.blocks)
+        return sum(one.parameters for one in self.blocks if one.p_conf > OFTEN) / total
 
     @cached_property
     def strictest(self) -> Bound:
@@ -195,18 +184,6 @@ def _ageing(f: Analysis) -> str:
     )
 
 
-def _could_share_moments(f: Analysis) -> bool:
-    """Whether an optimizer that is best with shared moments has private ones."""
-    own = f.optimizer
-    return (
-        f.lock_free is not None
-        and f.lock_free.writes_whole_steps
-        and isinstance(own, Sharing)
-        and own.shares_by_itself
-        and not f.config.shares_moments
-    )
-
-
 def _start(f: Analysis) -> tuple[str, str]:
     own = f.lock_free
     if own is None or not (own.writes_whole_steps and own.is_lock_free):
@@ -280,12 +257,6 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
             else ("use predict=own", "--predict own")
         ),
         lambda f: f"{_late(f)}, for a part of which predicted parameters make up",
-    ),
-    Rule(
-        "moments",
-        _could_share_moments,
-        lambda f: ("use moments=shared, predict=last", "--moments shared --predict last"),
-        lambda f: f"{_late(f)}; with shared moments any worker's last step predicts the next one",
     ),
     Rule(
         "synchronous start",

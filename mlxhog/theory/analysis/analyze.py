@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,22 +23,22 @@ from mlxhog.report.views import TellStep
 from mlxhog.strategies import Hogwild, Serial
 from mlxhog.theory import bounds
 from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
-from mlxhog.theory.analysis.advice import Analysis, Lag
+from mlxhog.theory.analysis.advice import Analysis, Lag, advise, verdict
 from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of
 from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run, probe_run
 from mlxhog.theory.analysis.written import with_own_moments
 from mlxhog.theory.bounds import Bound, Facts
 from mlxhog.theory.target import Target
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.plan import TextPlan, make_plan
 
 CURVED, ROUNDS = 2, 8  # batches for the curvature, and gradients of each
 WATCHED = 4  # batches whose gradients are taken again after others' updates
 REMEMBERED = 20  # batches in a trained model's optimizer state: 1 / (1 - beta2) of AdamW
 
 
-def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
-    """Measure, and apply the theorems.
+def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str, Any]:
+    """Measure, and apply the theorems; returns what `analyze --json` prints.
 
     Args:
         target: the model, its training and its parameters.
@@ -52,7 +53,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
     """
     began = time.monotonic()
     plan = plan_of(target, options)
-    write = plan.writers.write
+    write, trained = plan.writers.write, target.checkpoint is not None
     recorded = None if target.run is None else of_run(target.run, write)
     target = replace(target, config=_settled(target, plan))
     config = target.config
@@ -83,11 +84,10 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
             subject,
             shuffled[lags:][:WATCHED],
             shuffled[:lags],
-            shuffled[-REMEMBERED:] if target.checkpoint is not None else [],
+            shuffled[-REMEMBERED:] if trained else [],
         )
-
     counted = tickets(batches.n_tickets, min(options.batches, batches.n_tickets), config.seed)
-    rows = conflicts.count_rows(
+    embedding, *tables = conflicts.count_rows(
         batches,
         counted,
         plan.model.vocab_size,
@@ -95,46 +95,54 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         ngrams.of(plan.model),
         lambda step: tell("rows of the embedding", step),
     )
-    lag = _lag(observed, target)
-    largest = float(measured.norms.max())
-    bounds = bounds_of(
-        measured.blocks,
-        updates=batches.n_tickets,
-        lag=lag,
-        largest_gradient=largest,
-        smoothness=smoothness,
-        facts=facts(config, write),
-    )
-    return Analysis(
+    lag, largest = _lag(observed, target), float(measured.norms.max())
+    analysis = Analysis(
         config=config,
         write=write,
         cores=machine.here().cores,
-        trained=target.checkpoint is not None,
+        trained=trained,
         blocks=measured.blocks,
         lag=lag,
         observed=observed,
         stale_gradients=stale_gradients,
-        bounds=tuple(bounds),
-        about={
-            "subject": target.title,
-            "parameters": plan.parameters,
-            "backend": plan.workers[0].backend,
-            "at": "initial values" if target.checkpoint is None else str(target.checkpoint),
-            "samples": samples,
-            "updates_per_epoch": batches.n_tickets,
-            "sequences_per_update": subject.sequences,
-            "seq_len": plan.config.seq_len,
-        },
-        gradients={
+        bounds=tuple(
+            bounds_of(
+                measured.blocks,
+                updates=batches.n_tickets,
+                lag=lag,
+                largest_gradient=largest,
+                smoothness=smoothness,
+                facts=facts(config, write),
+            )
+        ),
+    )
+    return {
+        "answer": verdict(analysis),
+        "subject": target.title,
+        "parameters": plan.parameters,
+        "backend": plan.workers[0].backend,
+        "at": str(target.checkpoint) if trained else "initial values",
+        "samples": samples,
+        "updates_per_epoch": batches.n_tickets,
+        "sequences_per_update": subject.sequences,
+        "seq_len": plan.config.seq_len,
+        "blocks": [asdict(one) for one in measured.blocks],
+        "embedding": embedding,
+        "tables": tables,
+        "gradients": {
             "mean_loss": float(measured.losses.mean()),
             "mean_norm": float(measured.norms.mean()),
             "largest_gradient": largest,
             "smoothness": smoothness,
+            "ageing": [one._asdict() for one in stale_gradients],
         },
-        rows=tuple(rows),
-        notes=notes,
-        seconds=time.monotonic() - began,
-    )
+        "staleness": None if observed is None else asdict(observed),
+        "lag": lag._asdict(),
+        "bounds": [one.to_json() for one in analysis.bounds],
+        "advice": [asdict(one) for one in advise(analysis)],
+        "notes": notes,
+        "seconds": time.monotonic() - began,
+    }
 
 
 # -- the theorems at these numbers -----------------------------------------------------------------
@@ -178,12 +186,12 @@ def bounds_of(
         for name, more in {
             "proposition 4.1": {"omega": one.omega, **sizes, **constants},
             "penalty": {"omega": one.omega, **sizes},
-            "n^(1/4)": {"n": one.block.parameters, **sizes},
+            "n^(1/4)": {"n": one.parameters, **sizes},
             "perturbed iterate": {
                 "n_examples": updates, "mean_degree": one.p_conf * (updates - 1),
             },
         }.items():  # fmt: skip
-            yield bounds.apply(name, here, one.block.name, tau=tau, **more)
+            yield bounds.apply(name, here, one.name, tau=tau, **more)
     known = {"smoothness": smoothness} if smoothness else {}
     lags = {"tau_concurrency": lag.mean, "tau_max": lag.largest}
     yield bounds.apply("step for dense problems", facts, **lags, **known)
@@ -212,7 +220,7 @@ def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
     return [(int(one) // per_epoch, int(one) % per_epoch) for one in np.sort(drawn)]
 
 
-def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
+def plan_of(target: Target, options: AnalyzeConfig) -> TextPlan:
     """Check everything as a run of one worker would.
 
     Raises:
@@ -244,7 +252,7 @@ def _alone(config: TrainConfig, backend: str, optimizer: OptimizerChoice) -> Tra
     )
 
 
-def _settled(target: Target, plan: Plan) -> TrainConfig:
+def _settled(target: Target, plan: TextPlan) -> TrainConfig:
     """Return the training settings with the model's own defaults; lock-free if that is open."""
     config = target.config
     if config.strategy is None:
@@ -259,13 +267,13 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
     )
 
 
-def subject_of(target: Target, plan: Plan) -> Subject:
+def subject_of(target: Target, plan: TextPlan) -> Subject:
     """Return the gradients to sample."""
     (worker,), steps = plan.workers, _settled(target, plan)
     if sparsify(steps) == "none":
         steps = _alone(steps, worker.backend, with_own_moments(optim.chosen(steps)))
     blocks = blocks_of(plan.model, plan.layout.slots)
-    return Subject(plan.for_workers(), steps, blocks, target.checkpoint, plan.data.train)
+    return Subject(plan, steps, blocks, target.checkpoint, plan.data.train)
 
 
 def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:
@@ -294,7 +302,7 @@ def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:
 
 def _observe(
     target: Target,
-    plan: Plan,
+    plan: TextPlan,
     options: AnalyzeConfig,
     recorded: ObservedStaleness | None,
     tell: TellStep,

@@ -37,7 +37,10 @@ class BlockConflicts:
     """Conflicts between updates of a block, in its elements.
 
     Attributes:
-        block: the block.
+        name: of the block.
+        cell: "mlstm" or "slstm" for a layer with that cell; else None.
+        row_sparse: whether its gradient is that of the rows a batch looks up.
+        parameters: number of its elements, n.
         omega: most elements that an update touches.
         rho: largest share of the batches that one batch shares an element with.
         delta: share of the batches that touch the busiest element.
@@ -47,7 +50,10 @@ class BlockConflicts:
         untouched: elements that no sampled update touched.
     """
 
-    block: Block
+    name: str
+    cell: str | None
+    row_sparse: bool
+    parameters: int
     omega: int
     rho: float
     delta: float
@@ -60,7 +66,10 @@ class BlockConflicts:
     def of(cls, block: Block, supports: Supports) -> BlockConflicts:
         """Estimate all quantities from some supports."""
         return cls(
-            block,
+            block.name,
+            block.cell,
+            all(slot.kind == "rows" for slot in block.slots),
+            supports.n,
             supports.omega,
             supports.rho,
             supports.delta,
@@ -69,13 +78,6 @@ class BlockConflicts:
             mean=float(supports.sizes.mean()),
             untouched=int(np.count_nonzero(supports.counts == 0)),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the values as JSON types."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        del values["block"]
-        of_block = ("name", "parameters", "cell", "row_sparse")
-        return {name: getattr(self.block, name) for name in of_block} | values
 
 
 class Measured(NamedTuple):

@@ -30,7 +30,7 @@ from mlxhog.optim.sparsified import sparsify
 from mlxhog.optim.tables import Tables, parted
 from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.theory.analysis.written import WrittenSteps
-from mlxhog.training.job import Setup
+from mlxhog.training.job import Plan
 
 # -- blocks of a model -----------------------------------------------------------------------------
 
@@ -57,11 +57,6 @@ class Block:
     def parameters(self) -> int:
         """Number of its elements, n."""
         return sum(slot.size for slot in self.slots)
-
-    @property
-    def row_sparse(self) -> bool:
-        """Whether its gradient is that of the rows a batch looks up."""
-        return all(slot.kind == "rows" for slot in self.slots)
 
 
 def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...]:
@@ -103,14 +98,14 @@ class Subject:
     """The gradients to sample: a model at some parameters, and batches of its training text.
 
     Attributes:
-        setup: of a run of one worker.
+        plan: of a run of one worker.
         steps: options of the optimizer that steps on these gradients.
         blocks: parameters that are reported together.
         checkpoint: of the parameters; None draws initial values.
         tokens: the training token file.
     """
 
-    setup: Setup
+    plan: Plan
     steps: TrainConfig
     blocks: tuple[Block, ...]
     checkpoint: Path | None
@@ -124,11 +119,11 @@ class Subject:
     @property
     def sequences(self) -> int:
         """Sequences of an update."""
-        return self.setup.config.sequences_per_ticket
+        return self.plan.config.sequences_per_ticket
 
     def batches(self) -> Batches:
         """Open the batches; each is one update, one hyperedge of the theory."""
-        config = self.setup.config
+        config = self.plan.config
         return Batches.open(
             self.tokens,
             seq_len=config.seq_len,
@@ -157,14 +152,14 @@ class GradientSource:
 
     def __init__(self, subject: Subject) -> None:
         """Import the framework and read the parameters."""
-        self.subject, setup = subject, subject.setup
-        (worker,), (kernels,), layout = setup.workers, setup.kernels, setup.layout
+        self.subject, plan = subject, subject.plan
+        (worker,), (kernels,), layout = plan.workers, plan.kernels, plan.layout
         self.backend: Backend = backends.create(
             worker.backend,
             threads=worker.threads,
             kernels=kernels,
-            cpu_blas=setup.config.cpu_blas,
-            compute_dtype=setup.config.compute_dtype,
+            cpu_blas=plan.config.cpu_blas,
+            compute_dtype=plan.config.compute_dtype,
         )
         tables = np.zeros(sum(slot.size for slot in layout.tables.values()), np.float32)
         self.tables = Tables(
@@ -175,12 +170,10 @@ class GradientSource:
             mode=WRITE_MODES["racy"],
         )
         of_tables = {name: view_of(tables, slot) for name, slot in layout.tables.items()}
-        self.backend.bind(
-            setup.model, layout.slots, layout.n_floats, None, setup.sampled, of_tables
-        )
+        self.backend.bind(plan.model, layout.slots, layout.n_floats, None, plan.sampled, of_tables)
         views = {name: view_of(self.backend.inbox, slot) for name, slot in layout.slots.items()}
         if subject.checkpoint is None:
-            for name, value in init_params(setup.model, setup.config.seed).items():
+            for name, value in init_params(plan.model, plan.config.seed).items():
                 views[name][...] = value
         else:
             formats.open(subject.checkpoint).copy_into(views | of_tables)
@@ -193,19 +186,19 @@ class GradientSource:
 
     def optimizer(self) -> WrittenSteps:
         """Return the optimizer of a worker, without moments and residuals yet."""
-        setup = self.subject.setup
+        plan = self.subject.plan
         return WrittenSteps(
             self.subject.steps,
-            setup.layout.slots,
+            plan.layout.slots,
             self.backend.inbox,
-            setup.decay,
-            families.hidden_matrices(setup.model),
-            families.rate_groups(setup.model),
+            plan.decay,
+            families.hidden_matrices(plan.model),
+            families.rate_groups(plan.model),
         )
 
     def gradient(self, ticket: Ticket) -> float:
         """Compute one update's gradient; returns its loss."""
-        batch, rows = self.batches.at(*ticket), self.subject.setup.config.micro_batch
+        batch, rows = self.batches.at(*ticket), self.subject.plan.config.micro_batch
         parts = [batch.part(k, k + rows) for k in range(0, len(batch.x), rows)]
         if len(parts) == 1:
             loss, grads = self.backend.loss_and_grads(batch)
@@ -218,7 +211,7 @@ class GradientSource:
                 loss += share * nats
             grads = total.grads()
         self.grads, self.table_rows = parted(grads, self.tables)
-        for name, slot in self.subject.setup.layout.slots.items():
+        for name, slot in self.subject.plan.layout.slots.items():
             grad, view = self.grads[name], view_of(self.flat, slot)
             if isinstance(grad, Rows):
                 view[...] = 0.0

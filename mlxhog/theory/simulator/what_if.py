@@ -206,7 +206,7 @@ def _events(config: SimulateConfig) -> list[Event]:
             try:
                 if match is None or (match[3] and flag == "--join"):
                     raise ValueError
-                at_s, down_s = (one and parse_duration_s(one) for one in match.group(2, 3))
+                at_s, down_s = parse_duration_s(match[2]), parse_duration_s(match[3] or 0)
             except ValueError:
                 raise ConfigError(
                     f"{flag} has {part.strip()!r}; wanted {form} for each, such as 1=30s"

@@ -26,11 +26,10 @@ METHODS = ("param_spec", "forward")
 NUMBERS = (int, float, bool, str, int | None)
 EXAMPLE = "see examples/my_layer.py"
 
-register = choices.LAYERS.register
 known = choices.LAYERS.known
 
 for _layer in BUILT_IN:
-    register(_layer)
+    choices.LAYERS.register(_layer)
 
 
 @choices.LAYERS.checked_by
@@ -53,7 +52,7 @@ def _check(layer: type[Any]) -> None:
 
 
 def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
-    """Make a layer from its name and its numbers.
+    """Make a layer from its name and its numbers, which may be text.
 
     Args:
         name: a key of `known()`.

@@ -210,7 +210,7 @@ class _V1Layer(Layer):
     each mLSTM and feed-forward layer, and on the h of each sLSTM before its norm.
     """
 
-    prefix = "xlstm."  # of the names of parameters; in the package it belongs to the block
+    inside = "xlstm"
     chunk_size = CHUNK_SIZE
 
     heads: int = 4
@@ -218,20 +218,18 @@ class _V1Layer(Layer):
 
     def conv_spec(self, channels: int) -> Iterable[ParamSpec]:
         """Declare the convolution."""
-        name, start = f"{self.prefix}conv1d.conv", bound(self.conv)
-        yield ParamSpec(f"{name}.weight", (channels, 1, self.conv), start, decay=True)
-        yield ParamSpec(f"{name}.bias", (channels,), start)
+        yield taps("conv1d.conv.weight", channels, self.conv)
+        yield ParamSpec("conv1d.conv.bias", (channels,), bound(self.conv))
 
     def convolved(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, Array]:
         """Return the convolution of x (B, S, C) through silu, and the inputs the next one needs."""
-        w, b = (p[f"{self.prefix}conv1d.conv.{part}"] for part in ("weight", "bias"))
+        w, b = p["conv1d.conv.weight"], p["conv1d.conv.bias"]
         return run.ops.causal_conv(x, w, b, state=state[0], starts=run.starts, silu=True)
 
     def diagonals(self, p: Params, x: Array, run: Run, *names: str) -> tuple[Array, ...]:
         """Return the block-diagonal maps `names` of one x."""
-        full = [self.prefix + name for name in names]
-        biases = [p.get(f"{name}.bias") for name in full]
-        return run.ops.block_diagonal(x, [p[f"{name}.weight"] for name in full], biases)
+        biases = [p.get(f"{name}.bias") for name in names]
+        return tuple(run.ops.block_diagonal(x, [p[f"{name}.weight"] for name in names], biases))
 
 
 def diagonal(name: str, width: int, groups: int, init: str, *, product: bool) -> ParamSpec:
@@ -274,41 +272,41 @@ class MLSTMV1(_V1Layer):
             )
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        p, I, NH, small = self.prefix, self.heads_width(d), self.heads, normal(small_std(d))  # noqa: E741
-        yield from linear_map(f"{p}proj_up", 2 * I, d, small, self.bias)
+        I, NH, small = self.heads_width(d), self.heads, normal(small_std(d))  # noqa: E741
+        yield from linear_map("proj_up", 2 * I, d, small, self.bias)
         yield from self.conv_spec(I)
         for name in ("q_proj", "k_proj", "v_proj"):
-            yield diagonal(p + name, I, I // self.qkv_block, small, product=True)
+            yield diagonal(name, I, I // self.qkv_block, small, product=True)
             if self.bias:
-                yield ParamSpec(f"{p}{name}.bias", (I,), "zeros")
+                yield ParamSpec(f"{name}.bias", (I,), "zeros")
         for name, bias in (("igate", normal(0.1)), ("fgate", "linspace:3.0:6.0")):
-            yield ParamSpec(f"{p}mlstm_cell.{name}.weight", (NH, 3 * I), "zeros", decay=True)
-            yield ParamSpec(f"{p}mlstm_cell.{name}.bias", (NH,), bias)
-        yield ParamSpec(f"{p}mlstm_cell.outnorm.weight", (I,), "zeros")
-        yield ParamSpec(f"{p}learnable_skip", (I,), "ones")
+            yield ParamSpec(f"mlstm_cell.{name}.weight", (NH, 3 * I), "zeros", decay=True)
+            yield ParamSpec(f"mlstm_cell.{name}.bias", (NH,), bias)
+        yield ParamSpec("mlstm_cell.outnorm.weight", (I,), "zeros")
+        yield ParamSpec("learnable_skip", (I,), "ones")
         std = small if self.residual_std is None else normal(self.residual_std)
-        yield from linear_map(f"{p}proj_down", d, I, std, self.bias)
+        yield from linear_map("proj_down", d, I, std, self.bias)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         width = self.heads_width(d)
         return {"conv": [(self.conv - 1, width)], "cell": mlstm_shapes(self.heads, width, width)}
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        own, heads = self.prefix, (*x.shape[:2], self.heads, -1)
-        a, z = run.halves(x, p, f"{own}proj_up")
+        heads = (*x.shape[:2], self.heads, -1)
+        a, z = run.halves(x, p, "proj_up")
         c, inputs = self.convolved(p, a, state, run)
         q, k = self.diagonals(p, c, run, "q_proj", "k_proj")
         (v,) = self.diagonals(p, a, run, "v_proj")
-        gates = (f"{own}mlstm_cell.igate", f"{own}mlstm_cell.fgate")
+        gates = ("mlstm_cell.igate", "mlstm_cell.fgate")
         i, f = run.linears(run.ops.xp.concatenate([q, k, v], -1), p, *gates)
         f = run.forget(f)
         q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
         h, cell = run.ops.mlstm_cell(
             q, k, v, i, f, chunk_size=self.chunk_size, eps=CELL_EPS, state=state[1:]
         )
-        w, skip = 1.0 + p[f"{own}mlstm_cell.outnorm.weight"], p[f"{own}learnable_skip"]
+        w, skip = 1.0 + p["mlstm_cell.outnorm.weight"], p["learnable_skip"]
         y = run.ops.head_norm_skip_gate(h, c, z, w, skip, V1_NORM_EPS)
-        return run.drop(run.linear(y, p, f"{own}proj_down")), (inputs, *cell)
+        return run.drop(run.linear(y, p, "proj_down")), (inputs, *cell)
 
 
 class SLSTMV1(_V1Layer):
@@ -334,22 +332,22 @@ class SLSTMV1(_V1Layer):
             raise ConfigError("conv is 1; give 2 taps or more, or 0 for none")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        p, NH, DH = self.prefix, self.heads, d // self.heads
+        NH, DH = self.heads, d // self.heads
         if self.conv:
             yield from self.conv_spec(d)
         for name in ("fgate", "igate", "zgate", "ogate"):
-            yield diagonal(p + name, d, NH, normal(small_std(d)), product=False)
-        yield ParamSpec(f"{p}slstm_cell._recurrent_kernel_", (NH, 4 * DH, DH), self.recurrent)
-        yield ParamSpec(f"{p}slstm_cell._bias_", (4 * d,), self.forget.format(heads=NH))
+            yield diagonal(name, d, NH, normal(small_std(d)), product=False)
+        yield ParamSpec("slstm_cell._recurrent_kernel_", (NH, 4 * DH, DH), self.recurrent)
+        yield ParamSpec("slstm_cell._bias_", (4 * d,), self.forget.format(heads=NH))
         if self.norm_weight:
-            yield ParamSpec(f"{p}group_norm.weight", (d,), "zeros")
+            yield ParamSpec("group_norm.weight", (d,), "zeros")
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         inputs = {"conv": [(self.conv - 1, d)]} if self.conv else {}
         return {**inputs, "cell": [(self.heads, d // self.heads)] * 4}
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        own, heads = self.prefix, (*x.shape[:2], self.heads, -1)
+        heads = (*x.shape[:2], self.heads, -1)
         c, inputs = x, list[Array]()
         if self.conv:
             c, last = self.convolved(p, x, state, run)
@@ -357,9 +355,9 @@ class SLSTMV1(_V1Layer):
         i, f = self.diagonals(p, c, run, "fgate", "igate")  # swapped names, see above
         z, o = self.diagonals(p, x, run, "zgate", "ogate")
         i, f, z, o = i.reshape(heads), f.reshape(heads), z.reshape(heads), o.reshape(heads)
-        R, b = (p[f"{own}slstm_cell._{name}_"] for name in ("recurrent_kernel", "bias"))
+        R, b = (p[f"slstm_cell._{name}_"] for name in ("recurrent_kernel", "bias"))
         h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
-        w = p.get(f"{own}group_norm.weight")
+        w = p.get("group_norm.weight")
         scale = run.ops.xp.ones_like(x[0, 0]) if w is None else 1.0 + w
         y = run.ops.head_norm(run.drop(run.ops.xp.astype(h, x)), scale, V1_NORM_EPS)
         return y, (*inputs, *cell)

@@ -145,8 +145,9 @@ def _soft_cap(x: View, *, c: float, keep: bool, threads: int) -> tuple[Views, Vi
 def _soft_cap_grad(
     saved: Views, d_results: Views, _: Sequence[bool], *, c: float, threads: int
 ) -> Views:
-    dx = ops.empty(saved[0].shape)
-    ops.soft_cap_grad(*saved, *d_results, dx, cap=c, threads=threads)
+    (out,), (d_out,) = saved, d_results
+    dx = ops.empty(out.shape)
+    ops.soft_cap_grad(out, d_out, dx, cap=c, threads=threads)
     return (dx,)
 
 

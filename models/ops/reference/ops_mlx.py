@@ -125,7 +125,7 @@ class MLXOps(Ops):
     def product(self, x: array, w: array | Quantized) -> array:
         if isinstance(w, Quantized):
             return w.product(x)
-        return self.xp.linear(x.astype(w.dtype), w).astype(x.dtype)
+        return cast(array, self.xp.linear(x.astype(w.dtype), w).astype(x.dtype))
 
     def linears(
         self, x: array, weights: Sequence[Any], biases: Sequence[Any] | None = None

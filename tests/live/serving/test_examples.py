@@ -14,39 +14,37 @@ from tests.live.serving.servers import MLX, serving
 ONE = {"prompt": "2 and 2 is", "answer": " 4"}
 
 
+class Fed:
+    """A server of a run that follows, and the examples that it has kept."""
+
+    def __init__(self, server, run):
+        self.server, self.path = server, run / "stream" / "examples.jsonl"
+
+    def kept(self):
+        return self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+
+    def post(self, body):
+        return self.server.http.post(f"{self.server.url}/examples", json=body)
+
+
 @pytest.fixture(scope="module")
-def followed(folder, tmp_path_factory):
-    """A folder whose `runs` hold one run that follows; of 16 tokens at a time."""
+def fed(folder, tmp_path_factory):
+    """Of a run with 16 tokens at a time."""
     copy = tmp_path_factory.mktemp("followed")
     shutil.copytree(folder / "runs", copy / "runs", dirs_exist_ok=True)
-    (directory,) = (copy / "runs").iterdir()
-    StreamWriter(directory, ByteTokenizer(), seq_len=16, batch_size=1).accept_examples()
-    return copy
+    (run,) = (copy / "runs").iterdir()
+    StreamWriter(run, ByteTokenizer(), seq_len=16, batch_size=1).accept_examples()
+    with serving("latest", MLX, cwd=copy) as server:
+        yield Fed(server, run)
 
 
-@pytest.fixture(scope="module")
-def fed(followed):
-    with serving("latest", MLX, cwd=followed) as server:
-        yield server
-
-
-def kept(folder):
-    (directory,) = (folder / "runs").iterdir()
-    path = directory / "stream" / "examples.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def posted(server, body):
-    return server.http.post(f"{server.url}/examples", json=body)
-
-
-def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
-    before = kept(followed)
-    reply = posted(fed, ONE)
+def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed):
+    before = fed.kept()
+    reply = fed.post(ONE)
     assert (reply.status_code, reply.json()) == (200, {"object": "examples", "kept": 1})
     two = [{"prompt": "a", "answer": str(k)} for k in range(2)]
-    assert posted(fed, {"examples": two}).json()["kept"] == 2
-    assert kept(followed) == [*before, ONE, *two]
+    assert fed.post({"examples": two}).json()["kept"] == 2
+    assert [json.loads(line) for line in fed.kept()[len(before) :]] == [ONE, *two]
 
 
 @pytest.mark.parametrize(
@@ -62,35 +60,33 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
         ([ONE], "wanted a JSON object"),
     ],
 )
-def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, followed, body, message):
-    before = kept(followed)
-    reply = posted(fed, body)
+def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, body, message):
+    before = fed.kept()
+    reply = fed.post(body)
     assert reply.status_code == 400
     assert message in reply.json()["error"]["message"]
-    assert kept(followed) == before
+    assert fed.kept() == before
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS limits no other process")
-def test_of_examples_that_the_disk_refuses_in_part_nothing_is_kept(fed, followed):
-    posted(fed, ONE)
-    (directory,) = (followed / "runs").iterdir()
-    path = directory / "stream" / "examples.jsonl"
-    before = path.read_bytes()
-    pid, limit = fed.process.pid, resource.RLIMIT_FSIZE
+def test_of_examples_that_the_disk_refuses_in_part_nothing_is_kept(fed):
+    fed.post(ONE)
+    before = fed.kept()
+    pid, limit = fed.server.process.pid, resource.RLIMIT_FSIZE
     _, hard = resource.prlimit(pid, limit)
-    resource.prlimit(pid, limit, (len(before) + 1000, hard))  # it ends amid a write, as a disk does
+    size = sum(map(len, before)) + 1000
+    resource.prlimit(pid, limit, (size, hard))  # it ends amid a write, as a disk does
     try:
-        reply = posted(fed, {"examples": [ONE] * 100})
+        reply = fed.post({"examples": [ONE] * 100})
     finally:
         resource.prlimit(pid, limit, (hard, hard))
     assert (reply.status_code, reply.json()["error"]["code"]) == (507, "not_kept")
-    assert path.read_bytes() == before
-    assert posted(fed, ONE).status_code == 200
-    assert path.read_bytes() == before + before.splitlines(keepends=True)[0]
+    assert fed.kept() == before
+    assert fed.post(ONE).status_code == 200
+    assert fed.kept() == [*before, before[-1]]
 
 
-def test_a_run_that_follows_nothing_takes_none(folder):
-    with serving("latest", MLX, cwd=folder) as server:
-        reply = posted(server, ONE)
+def test_a_run_that_follows_nothing_takes_none(folder, server):
+    reply = Fed(server, folder).post(ONE)
     assert reply.status_code == 409
     assert "mlxhog train --follow FOLDER" in reply.json()["error"]["message"]

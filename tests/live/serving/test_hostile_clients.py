@@ -79,12 +79,10 @@ def test_a_huge_body_is_refused_by_its_length_or_where_the_limit_is(server):
 
 
 @pytest.mark.parametrize(
-    "lines",
-    [[f"X-{k}: {k}" for k in range(10_000)], ["a: b"] * 5000, ["X: " + "y" * 200_000]],
-    ids=["many", "short", "long"],
+    "lines", [[f"X-{k}: {k}" for k in range(10_000)], ["X: " + "y" * 200_000]], ids=["many", "long"]
 )
 def test_ten_thousand_headers_are_refused(server, lines):
-    assert sent(server, head(COMPLETIONS, *lines, CLOSE))[0] in (400, 431)
+    assert sent(server, head(COMPLETIONS, *lines, CLOSE))[0] == 400
 
 
 @pytest.mark.parametrize(

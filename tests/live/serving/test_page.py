@@ -12,17 +12,12 @@ KEY = "open-sesame"
 PHONE = {"width": 390, "height": 844}
 
 
-@pytest.fixture(scope="module")
-def locked(folder):
-    """A server that wants a key."""
-    with serving("latest", MLX, cwd=folder, MLXHOG_API_KEY=KEY) as server:
-        yield server
-
-
 def opened(visit, server, **options):
+    from playwright.sync_api import expect
+
     window = visit(**options)
     window.page.goto(server.root)
-    return window, window.page
+    return window, window.page, expect
 
 
 def say(page, text):
@@ -30,20 +25,8 @@ def say(page, text):
     page.get_by_label("Message").press("Enter")
 
 
-def streamed(*texts):
-    """A stream that says these texts."""
-    chunks = [{"choices": [{"delta": {"content": text}, "finish_reason": None}]} for text in texts]
-    last = {
-        "choices": [{"delta": {}, "finish_reason": "stop"}],
-        "mlxhog": {"version_last": 7},
-    }
-    return "".join(f"data: {json.dumps(one)}\n\n" for one in (*chunks, last)) + "data: [DONE]\n\n"
-
-
 def test_a_phone_shows_an_answer_while_it_is_written_and_nothing_sticks_out(visit, server):
-    from playwright.sync_api import expect
-
-    window, page = opened(visit, server, viewport=PHONE)
+    window, page, expect = opened(visit, server, viewport=PHONE)
     expect(page.get_by_role("heading")).to_have_text(server.model)
     page.get_by_label("tokens").fill("40")
     say(page, "ab")
@@ -56,17 +39,19 @@ def test_a_phone_shows_an_answer_while_it_is_written_and_nothing_sticks_out(visi
 
 
 def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(visit, server):
-    from playwright.sync_api import expect
-
-    bodies = []
     markup = "<img src=x onerror=\"document.title='x'\"> <b>bold</b>\n\ntwo"
+    bodies = []
 
     def fulfil(route):
+        """Answer with a stream that says the markup."""
         bodies.append(route.request.post_data_json)
-        stream = streamed(markup[:9], markup[9:])
+        deltas = [{"content": markup[:9]}, {"content": markup[9:]}, {}]
+        chunks = [{"choices": [{"delta": one, "finish_reason": None}]} for one in deltas]
+        chunks[-1] |= {"mlxhog": {"version_last": 7}}
+        stream = "".join(f"data: {json.dumps(one)}\n\n" for one in chunks) + "data: [DONE]\n\n"
         route.fulfill(status=200, content_type="text/event-stream", body=stream)
 
-    window, page = opened(visit, server)
+    window, page, expect = opened(visit, server)
     page.route("**/v1/chat/completions", fulfil)
     say(page, "<i>one</i>")
     expect(page.locator(".answer")).to_have_text(markup, use_inner_text=True)
@@ -74,26 +59,22 @@ def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(visit, ser
     say(page, "more")
     expect(page.locator(".answer")).to_have_count(2)
     expect(page.locator(".about")).to_have_count(2)
-    assert bodies[1]["messages"] == [
-        {"role": "user", "content": "<i>one</i>"},
-        {"role": "assistant", "content": markup},
-        {"role": "user", "content": "more"},
-    ]
+    said = [("user", "<i>one</i>"), ("assistant", markup), ("user", "more")]
+    assert [(turn["role"], turn["content"]) for turn in bodies[1]["messages"]] == said
     assert window.troubles == []
 
 
-def test_a_server_with_a_key_asks_for_it(visit, locked):
-    from playwright.sync_api import expect
-
-    _, page = opened(visit, locked, viewport=PHONE)
-    expect(page.get_by_role("alert")).to_contain_text("the API key is missing or wrong")
-    page.get_by_label("API key").fill("wrong")
-    page.get_by_role("button", name="Use").click()
-    expect(page.get_by_role("alert")).to_have_count(2)
-    page.get_by_label("API key").fill(KEY)
-    page.get_by_label("API key").press("Enter")
-    expect(page.locator(".about")).to_have_text("the key is accepted")
-    expect(page.get_by_label("API key")).to_be_hidden()
-    page.get_by_label("tokens").fill("5")
-    say(page, "ab")
-    expect(page.locator(".about").last).to_contain_text("weights: version 7")
+def test_a_server_with_a_key_asks_for_it(visit, folder):
+    with serving("latest", MLX, cwd=folder, MLXHOG_API_KEY=KEY) as server:
+        _, page, expect = opened(visit, server, viewport=PHONE)
+        expect(page.get_by_role("alert")).to_contain_text("the API key is missing or wrong")
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Use").click()
+        expect(page.get_by_role("alert")).to_have_count(2)
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_label("API key").press("Enter")
+        expect(page.locator(".about")).to_have_text("the key is accepted")
+        expect(page.get_by_label("API key")).to_be_hidden()
+        page.get_by_label("tokens").fill("5")
+        say(page, "ab")
+        expect(page.locator(".about").last).to_contain_text("weights: version 7")

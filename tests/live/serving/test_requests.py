@@ -25,27 +25,28 @@ def talked(**fields):
     return chat(json.dumps(body).encode(), model="m")
 
 
-def test_what_is_left_out_is_openai_s_default():
-    one = asked()
-    assert one.prompts == ("a",)
+def test_what_is_left_out_is_openai_s_default_and_a_chat_a_text_that_the_model_goes_on_with():
+    one, other = asked(), talked(stop=["x"])
     assert (one.n, one.stream, one.echo) == (1, False, False)
     expected = Sampling(max_new_tokens=16, temperature=1.0, seed=one.sampling.seed)
     assert one.sampling == expected
-    assert talked().sampling.max_new_tokens == CHAT_TOKENS
+    assert other.sampling.max_new_tokens == CHAT_TOKENS
+    assert other.prompts == ("User: a\nAssistant:",)
+    assert other.sampling.stop == ("\nSystem:", "\nUser:", "\nAssistant:", "\nTool:", "x")
 
 
 @each_of(
-    ("fields", "prompts"),
+    ("prompt", "prompts"),
     [
-        ({"prompt": "a"}, ("a",)),
-        ({"prompt": ["a", "b"]}, ("a", "b")),
-        ({"prompt": [1, 2]}, ((1, 2),)),
-        ({"prompt": [[1], [2, 3]]}, ((1,), (2, 3))),
-        ({"prompt": ""}, ("",)),
+        ("a", ("a",)),
+        (["a", "b"], ("a", "b")),
+        ([1, 2], ((1, 2),)),
+        ([[1], [2, 3]], ((1,), (2, 3))),
+        ("", ("",)),
     ],
 )
-def test_a_prompt_is_a_text_or_ids_or_several(fields, prompts):
-    assert asked(**fields).prompts == prompts
+def test_a_prompt_is_a_text_or_ids_or_several(prompt, prompts):
+    assert asked(prompt=prompt).prompts == prompts
 
 
 def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere():
@@ -69,50 +70,24 @@ def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
                 ask(**{name: "x" * 9})
         with pytest.raises(RefusedRequest, match="did you mean 'temperature'"):
             ask(temprature=0.5)
-
-
-@each_of("field", ["prompt", "echo", "logprobs"])
-def test_a_chat_names_the_path_of_fields_of_completions(field):
-    with pytest.raises(RefusedRequest, match=f"{field} is a field of /v1/completions"):
-        talked(**{field: True})
     talked(echo=False, logprobs=False)
+    for name in ("prompt", "echo", "logprobs"):
+        with pytest.raises(RefusedRequest, match=f"{name} is a field of /v1/completions"):
+            talked(**{name: True})
 
 
 @each_of(
-    "fields",
+    ("name", "value"),
     [
-        {"max_tokens": True},
-        {"logprobs": True},
-        {"logprobs": 21},
-        {"seed": -2},
-        {"max_tokens": 1.5},
-        {"max_tokens": "9"},
-        {"temperature": [1]},
-        {"seed": 2**70},
-        {"n": 0},
-        {"max_new_tokens": 5},
-        {"stream": "yes"},
-        {"stream_options": []},
-        {"stream_options": {"include_usage": 1}},
-        {"stop": 5},
-        {"session": "a"},
-        {"prompt": None},
-        {"prompt": 5},
-        {"prompt": [True]},
-        {"prompt": ["a", 1]},
-        {"prompt": [2**40]},
-        {"model": None},
-        {"modle": "m"},
+        ("max_tokens", True), ("max_tokens", 1.5), ("max_tokens", "9"), ("max_new_tokens", 5),
+        ("logprobs", True), ("logprobs", 21), ("seed", -2), ("seed", 2**70), ("temperature", [1]),
+        ("n", 0), ("stream", "yes"), ("stream_options", []),
+        ("stream_options", {"include_usage": 1}), ("stop", 5), ("session", "a"),
+        ("prompt", None), ("prompt", 5), ("prompt", [True]), ("prompt", ["a", 1]),
+        ("prompt", [2**40]), ("model", None), ("modle", "m"),
     ],
-)
-def test_every_wrong_field_is_named(fields):
+)  # fmt: skip
+def test_every_wrong_field_is_named(name, value):
     with pytest.raises(RefusedRequest) as raised:
-        asked(**fields)
-    assert raised.value.status == 400
-    assert raised.value.param in fields
-
-
-def test_a_chat_becomes_a_text_that_the_model_goes_on_with():
-    one = talked(stop=["x"])
-    assert one.prompts == ("User: a\nAssistant:",)
-    assert one.sampling.stop == ("\nSystem:", "\nUser:", "\nAssistant:", "\nTool:", "x")
+        asked(**{name: value})
+    assert (raised.value.status_code, raised.value.param) == (400, name)

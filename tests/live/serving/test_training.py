@@ -1,12 +1,8 @@
 """A server of a run that trains: always newer weights, and the last ones when the run ends."""
 
-from __future__ import annotations
-
 import signal
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,78 +10,41 @@ from mlxhog.arena import Arena
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from tests.another_process import Program
-from tests.live.serving.servers import END_S, MLX, Server, serving
+from tests.live.serving.servers import END_S, MLX, serving
 from tests.threads import in_threads, wait_until
-from tests.training.small import small_config
-from tests.training.test_bad_days import flags
+from tests.training.small import flags, small_config
 
 
-@dataclass
-class Served:
-    """A run that trains in a folder, and a server that was started at the same time."""
-
-    folder: Path
-    training: Program
-    server: Server
+def trainer(folder, *words):
+    return Program("train", "--quiet", *words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
 
 
 @contextmanager
 def trained_and_served(folder):
-    """A run without end, and its server, until the block ends."""
+    """A run without end, and a server that was started at the same time, until the block ends."""
     config = small_config(folder, steps=10**6, batch_size=1, live_every=1, slow="0=8")  # it sleeps
     with ExitStack() as stack:
-        cache = str(folder / "cache")
-        training = Program("train", "--quiet", *flags(config), cwd=folder, XDG_CACHE_HOME=cache)
+        training = trainer(folder, *flags(config))
         stack.callback(training.communicate, timeout=END_S)
         stack.callback(training.terminate)
-        server = stack.enter_context(serving("latest", MLX, "--wait", "60", cwd=folder))
-        yield Served(folder, training, server)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """A run and a server that no test ends."""
-    with trained_and_served(tmp_path_factory.mktemp("served")) as served:
-        yield served
-
-
-def version(server, **how):
-    fields = {"model": server.model, "prompt": "The ", "max_tokens": 5} | how
-    weights = server.openai().completions.create(**fields).model_extra["mlxhog"]
-    assert weights["age_s"] >= 0
-    return weights["version_first"], weights["version_last"]
-
-
-@dataclass
-class Life:
-    """What a server said of a run that was ended by Ctrl-C, resumed, killed, and resumed again.
-
-    Attributes:
-        saved: steps of the checkpoint that stands after each end.
-        ended: first and last version of an answer after each end.
-        resumed: what the server's health said while each of the later two trained.
-        run: its name.
-    """
-
-    saved: list[int]
-    ended: list[tuple[int, int]]
-    resumed: list[dict[str, Any]]
-    run: str
+        yield training, stack.enter_context(serving("latest", MLX, "--wait", "60", cwd=folder))
 
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory):
-    """One run, and a server that was there all the time."""
+    """A run that was ended by Ctrl-C, resumed, killed and resumed again, and its one server.
+
+    `saved` has the step of the checkpoint after each end, `ended` the first and last version of an
+    answer then, `resumed` what the server's health said while each of the later two trained.
+    """
     folder = tmp_path_factory.mktemp("life")
-    with trained_and_served(folder) as served, ExitStack() as stack:
-        server, training = served.server, served.training
+    with trained_and_served(folder) as (training, server), ExitStack() as stack:
         wait_until(lambda: server.health()["newest"] > 0)
         (run,) = runs.list_runs(folder / "runs")
-        life = Life([], [], [], run.name)
-        words = ("train", "--quiet", "--resume", run.name, "--steps=1000000")
+        life = SimpleNamespace(saved=[], ended=[], resumed=[], run=run.name)
         for ending in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
             if life.saved:
-                training = Program(*words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
+                training = trainer(folder, "--resume", run.name, "--steps=1000000")
                 stack.callback(training.kill)
                 wait_until(lambda: server.health()["training"] is True)
                 wait_until(lambda: server.health()["newest"] > life.saved[-1])
@@ -95,7 +54,10 @@ def life(tmp_path_factory):
             wait_until(lambda: server.health()["training"] is False)
             newest = (run.checkpoints / "latest").read_text().strip()
             life.saved.append(int(newest.rpartition("-")[2]))
-            life.ended.append(version(server))
+            fields = {"model": server.model, "prompt": "The ", "max_tokens": 5}
+            weights = server.openai().completions.create(**fields).model_extra["mlxhog"]
+            assert weights["age_s"] >= 0
+            life.ended.append((weights["version_first"], weights["version_last"]))
     return life
 
 
@@ -125,9 +87,9 @@ def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
     connect = Arena.connect
     monkeypatch.setattr(Arena, "connect", lambda path, patience_s: connect(path, 0.5))
     monkeypatch.chdir(tmp_path)
-    config = small_config(tmp_path, steps=10**6, save_every=5, batch_size=1)
-    cache = str(tmp_path / "cache")
-    training = Program("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache)
+    training = trainer(
+        tmp_path, *flags(small_config(tmp_path, steps=10**6, save_every=5, batch_size=1))
+    )
     words = ["generate", "latest", MLX, "--prompt=a", "--max-new-tokens=2"]
     try:
         wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/latest")))
@@ -144,20 +106,19 @@ def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
     assert weights == expected
 
 
-def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(shared):
-    server = shared.server
-    failed = []
-    versions = set()
+def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(tmp_path):
+    failed, versions = [], set()
+    with trained_and_served(tmp_path) as (_, server):
 
-    def ask(k):
-        for _ in range(10):
-            fields = {"model": server.model, "prompt": "The " * (k + 1), "max_tokens": 20}
-            answer = server.http.post(f"{server.url}/completions", json=fields)
-            if answer.status_code == 200:
-                versions.add(answer.json()["mlxhog"]["version_last"])
-            else:
-                failed.append(answer.text)
+        def ask(k):
+            for _ in range(10):
+                fields = {"model": server.model, "prompt": "The " * (k + 1), "max_tokens": 20}
+                answer = server.http.post(f"{server.url}/completions", json=fields)
+                if answer.status_code == 200:
+                    versions.add(answer.json()["mlxhog"]["version_last"])
+                else:
+                    failed.append(answer.text)
 
-    in_threads(ask, range(10))
+        in_threads(ask, range(10))
     assert not failed
     assert versions

@@ -76,7 +76,7 @@ def test_defaults_hold_where_a_layer_says_nothing_else():
         ("gated-con swiglu", "no layer 'gated-con'; did you mean 'gated-conv'"),
         ("gated-conv(kernal=3)", "'gated-conv.kernal'; did you mean 'gated-conv.kernel'"),
         ("gated-conv(h4)", "unknown .* 'gated-conv.heads'; did you mean 'gated-conv.kernel'"),
-        ("gated-conv(kernel=wide)", "gated-conv.kernel is 'wide'.*give it as int"),
+        ("gated-conv(kernel=wide)", "gated-conv.kernel is 'wide'; wanted a whole number"),
         ("gated-conv(3)", "'3' is not a number of a layer; write name=value, or h4"),
         ("gated-conv(kernel=3,kernel=4)", "has kernel twice"),
         ("(gated-conv", "a parenthesis .* is not closed"),

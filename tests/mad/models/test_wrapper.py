@@ -113,8 +113,9 @@ def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as
 def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name):
     layer = make(name)
     spec = param_spec(model_of("swiglu", name))
+    place = f"layers.1.{layer.inside}.".replace("..", ".")
     for own in layer.param_spec(64):
-        assert replace(spec[f"layers.1.{own.name}"], name=own.name) == own
+        assert replace(spec[place + own.name], name=own.name) == own
 
 
 @each_of("position", ["none", "learned"])

@@ -55,9 +55,8 @@ def torch_losses(config):
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
             batch = batches.at(epoch, ticket)
-            x = lm.embed(plan.model, params, torch.tensor(batch.x).long(), ops.xp)
-            labels = torch.tensor(batch.y).long()
-            loss = lm.loss_from_embedding(plan.model, params, x, labels, ops=ops)
+            ids = (torch.tensor(part).long() for part in (batch.x, batch.y))
+            loss = lm.mean_loss(plan.model, params, *ids, ops=ops)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -119,7 +118,7 @@ def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses
 def test_the_optimizer_is_part_of_a_run_and_an_open_step_size_follows_from_the_width():
     for dim in (16, 32):
         config = small_run(optimizer="muon", lr=None, dim=dim)
-        assert make_run_plan(config).config.top_lr == Muon().default_lr(dim)
+        assert make_run_plan(config).config.top_lr == Muon().rates(dim).lr
     spelt = ("muon", "muon(nesterov=0.3)", "muon(weight_decay=0)", "adamw", "lion")
     assert len({small_run(optimizer=one).key() for one in spelt}) == len(spelt)
     short = small_run(optimizer="adamw", beta2=0.999, weight_decay=0.0)

@@ -34,35 +34,16 @@ GROUP_SUM = probe(
     memory="threadgroup float sums[32];",
     lockstep=True,
 )
-SIMD_FUNCTIONS = probe("meeting.h", f"simd_functions(x, y, {AT})", lockstep=True)
 DIVERGENT = probe(
     "meeting.h",
     f"divergent(x, y, returns, {AT}, threads_per_threadgroup.x)",
     (X, Argument(name="returns", dtype="uint32", scalar=True)),
     lockstep=True,
 )
-MATRIX_PRODUCT = probe(
-    "meeting.h", f"matrix_product(x, y, tile, {AT})", memory="threadgroup float tile[64];",
-    lockstep=True,
-)  # fmt: skip
 UNWRITTEN = probe(
     "meeting.h",
     f"unwritten(x, y, tile, {AT}, thread_index_in_threadgroup)",
     memory="threadgroup float tile[64];",
-)
-POSITIONS = probe(
-    "positions.h",
-    "positions(out, thread_position_in_grid, thread_position_in_threadgroup, "
-    "threadgroup_position_in_grid, threads_per_grid, threadgroups_per_grid, "
-    "threads_per_threadgroup, dispatch_threads_per_threadgroup, thread_index_in_threadgroup, "
-    "thread_index_in_simdgroup, simdgroup_index_in_threadgroup)",
-    outputs=(Argument(name="out", dtype="uint32"),),
-)
-ARRIVAL = probe(
-    "positions.h",
-    "arrival(counter, order, threadgroup_position_in_grid.x, thread_index_in_threadgroup)",
-    (Argument(name="counter", dtype="uint32", writes=True),),
-    (Argument(name="order", dtype="uint32"),),
 )
 
 
@@ -72,8 +53,7 @@ def count(kernel, shared, adds):
     return Launch(kernel=kernel, inputs=inputs, outputs={"done": (1,)}, grid=(adds, 1, 1))
 
 
-def on(kernel, x, *, n=None, group=(256, 1, 1), width=1, **scalars):
+def on(kernel, x, *, group=(256, 1, 1), **scalars):
     """A launch of one thread for each element of x."""
-    n = x.size if n is None else n
-    how = {"inputs": {"x": x, **scalars}, "outputs": {"y": (n * width,)}}
-    return Launch(kernel=kernel, grid=(n, 1, 1), group=group, **how)
+    how = {"inputs": {"x": x, **scalars}, "outputs": {"y": (x.size,)}}
+    return Launch(kernel=kernel, grid=(x.size, 1, 1), group=group, **how)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,25 +51,6 @@ def test_a_compile_error_names_file_and_line(shim_cache, tmp_path):
 def test_a_missing_compiler_is_named_with_what_to_install(host_engine):
     with pytest.raises(EnvironmentLacks, match=r"no C\+\+ compiler 'no-such-g\+\+'.*install g\+\+"):
         host_engine(compiler="no-such-g++").run(on(GROUP_SUM, X))
-
-
-@pytest.mark.parametrize("system", ["darwin", "linux"])
-def test_apples_headers_get_the_flags_that_they_insist_on(monkeypatch, tmp_path, system):
-    def run(command, **_):
-        commands.append(command)
-        return SimpleNamespace(returncode=0, stdout="g++ 12")
-
-    commands = []
-    monkeypatch.setattr(build.sys, "platform", system)
-    monkeypatch.setattr(build.subprocess, "run", run)
-    build._version.cache_clear()
-    build.library("any", "", directory=tmp_path / "cache")
-    build._version.cache_clear()
-    wanted = {"-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE", "-Wno-deprecated-declarations"}
-    _, *compiled = commands
-    assert len(compiled) == 2, "the runtime and the library"
-    for command in compiled:
-        assert wanted & set(command) == (wanted if system == "darwin" else set())
 
 
 def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path):

@@ -1,15 +1,10 @@
 """Chaos makes races happen: plain adds lose, atomic adds do not, and a seed repeats everything."""
 
-import ctypes
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from mlxhog.metal.host import build
-from mlxhog.metal.kernel import Launch
 from tests.metal.host import probes
-from tests.metal.host.probes import count, on
+from tests.metal.host.probes import count
 
 N = 65_536
 
@@ -33,27 +28,6 @@ def test_plain_adds_lose_and_a_seed_repeats_a_run_of_launches_on_one_os_thread(h
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
     assert len(set(runs[0])) == 3  # launches of one engine differ from each other
-
-
-def test_groups_run_out_of_order(host_engine):
-    inputs, how = {"counter": np.zeros(8, np.uint32)}, {"grid": (64 * 32, 1, 1)}
-    launch = Launch(
-        kernel=probes.ARRIVAL, inputs=inputs, outputs={"order": (64,)}, group=(32, 1, 1), **how
-    )
-    order = host_engine(chaos=1, threads=1).run(launch)["order"].tolist()
-    assert sorted(order) == list(range(64))
-    assert order != sorted(order)
-
-
-@pytest.mark.slow
-def test_a_fiber_is_begun_once_and_serves_later_groups(host_engine, shim_cache):
-    flags = ("-DMLXHOG_UCONTEXT", "-include", str(Path(__file__).parent / "count_contexts.h"))
-    engine = host_engine(chaos=3, threads=1, flags=flags)
-    runtime = ctypes.CDLL(str(build.runtime_library(shim_cache, "g++", flags)))
-    contexts = ctypes.c_int.in_dll(runtime, "mlxhog_contexts")
-    before, x = contexts.value, np.ones(40 * 256, np.float32)
-    assert (engine.run(on(probes.GROUP_SUM, x))["y"] == 256).all()
-    assert contexts.value - before == 256, "one for each thread of a group"
 
 
 @pytest.mark.slow

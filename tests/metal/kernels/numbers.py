@@ -1,32 +1,16 @@
 """Sizes and numbers that kernels get wrong, and how results are compared: by their bits."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
-
-Array = NDArray[Any]
-Float32 = NDArray[np.float32]
 
 # Around 8 (MLX's small arrays), a threadgroup and a block, and larger than all with an odd rest.
 SIZES = (0, 1, 2, 7, 8, 9, 255, 256, 257, 4095, 4097, 1_000_003)
 
 INFO = np.finfo(np.float32)
 ODDITIES = np.array(
-    [
-        np.nan,
-        np.inf,
-        -np.inf,
-        0.0,
-        -0.0,
-        INFO.smallest_subnormal,
-        -INFO.smallest_subnormal,
-        INFO.tiny / 2,
-        INFO.max,
-        -INFO.max,
-    ],
+    [np.nan, np.inf, -np.inf, 0.0, -0.0, INFO.smallest_subnormal, -INFO.smallest_subnormal,
+     INFO.tiny / 2, INFO.max, -INFO.max],
     np.float32,
-)
+)  # fmt: skip
 
 
 def normal(n, *, seed=0):

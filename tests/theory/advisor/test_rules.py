@@ -20,6 +20,7 @@ from mlxhog.theory.short_runs import PLAIN
 from mlxhog.theory.simulator.links import Link
 from mlxhog.theory.simulator.machine import Worker
 from mlxhog.theory.simulator.times import times_of
+from tests.pairs import each_of
 
 QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 EVEN, TAIL = times_of("constant", 0.1), times_of("exponential", 0.05, 0.05)
@@ -37,49 +38,35 @@ def profile(times, sync_s=0.002, **known):
     return Profile(workers=workers, alone=alone, sync_s=sync_s, **known)
 
 
-def advised(one, *strategies):
-    advice = recommend(one, strategies or rules.CANDIDATES)
-    assert advice.second is None or advice.second.arm.family != advice.first.arm.family
-    return advice
+SLOW, CROWDED = times_of("constant", 1.0), times_of("constant", 0.4)
+ALONE = Worker(name="w", compute=EVEN)
 
 
-@pytest.mark.parametrize(
-    ("one", "name", "rule"),
+@each_of(
+    ("times", "known", "name", "rule"),
     [
-        (profile([EVEN]), "serial", "the machine is full"),
-        (
-            profile([times_of("constant", 0.4)] * 4, alone=Worker(name="w", compute=EVEN)),
-            "serial",
-            "the machine is full",
-        ),
-        (profile([TAIL] * 4, reproducible=True), "round_robin", "runs must repeat"),
-        (profile([EVEN] * 4, reproducible=True), "sync", "runs must repeat"),
-        (profile([EVEN] * 4), "sync", "rounds cost next to nothing"),
-        (profile([TAIL] * 4, p_conf=0.1, density=0.01), "hogwild", "updates seldom meet"),
-        (
-            profile([times_of("constant", 1.0), *[EVEN] * 3]),
-            "hogwild",
-            "one worker is slow for good",
-        ),
-        (
-            profile([times_of("constant", 1.0), *[EVEN] * 3], batch=16),
-            "sync by speed",
-            "one worker is slow for good",
-        ),
-        (profile([TAIL] * 4), "hogwild", "stragglers dominate"),
-        (profile([EVEN] * 4, 0.2), "local_sgd", "merging dominates within a machine"),
-        (profile([EVEN] * 4, 0.2, adaptive=True), "diloco", "merging dominates within a machine"),
-        (profile([EVEN] * 4, 2.0), "diloco", "merging is very expensive"),
-        (
-            profile([EVEN] * 4, 0.2, heterogeneity=1.0),
-            "scaffold",
-            "merging dominates, and data differ",
-        ),
-        (profile([EVEN] * 4, 0.2, link=Link.parse("0.1")), "diloco", "merging is very expensive"),
+        ([EVEN], {}, "serial", "the machine is full"),
+        ([CROWDED] * 4, {"alone": ALONE}, "serial", "the machine is full"),
+        ([TAIL] * 4, {"reproducible": True}, "round_robin", "runs must repeat"),
+        ([EVEN] * 4, {"reproducible": True}, "sync", "runs must repeat"),
+        ([EVEN] * 4, {}, "sync", "rounds cost next to nothing"),
+        ([TAIL] * 4, {"p_conf": 0.1, "density": 0.01}, "hogwild", "updates seldom meet"),
+        ([SLOW, *[EVEN] * 3], {}, "hogwild", "one worker is slow for good"),
+        ([SLOW, *[EVEN] * 3], {"batch": 16}, "sync by speed", "one worker is slow for good"),
+        ([TAIL] * 4, {}, "hogwild", "stragglers dominate"),
+        ([EVEN] * 4, {"sync_s": 0.2}, "local_sgd", "merging dominates within a machine"),
+        ([EVEN] * 4, {"sync_s": 0.2, "adaptive": True}, "diloco",
+         "merging dominates within a machine"),
+        ([EVEN] * 4, {"sync_s": 2.0}, "diloco", "merging is very expensive"),
+        ([EVEN] * 4, {"sync_s": 0.2, "heterogeneity": 1.0}, "scaffold",
+         "merging dominates, and data differ"),
+        ([EVEN] * 4, {"sync_s": 0.2, "link": Link.parse("0.1")}, "diloco",
+         "merging is very expensive"),
     ],
-)
-def test_every_row_of_the_table_decides_where_its_number_says(one, name, rule):
-    advice = advised(one)
+)  # fmt: skip
+def test_every_row_of_the_table_decides_where_its_number_says(times, known, name, rule):
+    advice = recommend(profile(times, **known))
+    assert advice.second is None or advice.second.arm.family != advice.first.arm.family
     assert (advice.first.arm.name, advice.rule) == (name, rule)
     assert advice.because
     assert advice.otherwise
@@ -152,19 +139,15 @@ def test_a_trial_is_decided_by_pairs_and_a_tie_goes_to_who_repeats():
         decided(noise, diverged="ab")
 
 
-@pytest.mark.parametrize(
-    ("load", "steps", "winner", "untold"),
-    [
-        (QUIET, (9, 2, 9, 9), "sync", False),
-        (BUSY, (9, 9, 8, 9), "sync", False),
-        (BUSY, (9, 2, 9, 9), "hogwild", True),
-    ],
+@each_of(
+    ("load", "steps", "winner"),
+    [(QUIET, (9, 2, 9, 9), "sync"), (BUSY, (9, 9, 8, 9), "sync"), (BUSY, (9, 2, 9, 9), "hogwild")],
 )
 def test_a_trial_is_believed_by_the_steps_of_its_runs_where_other_programs_work(
-    load, steps, winner, untold
+    load, steps, winner
 ):
     known = arms(profile([EVEN] * 2))
     pairs = pairs_of([2.5, 2.51, 2.5, 2.49], [2.0] * 4, steps=steps)
     trial = decide((known[Hogwild()], known[Sync()]), pairs, load)
     assert trial["winner"] == winner
-    assert trial["untold"] == (str(BUSY) if untold else None)
+    assert trial["untold"] == (str(BUSY) if winner == "hogwild" else None)

@@ -34,7 +34,6 @@ def test_blocks_are_the_embedding_the_layers_the_last_norm_and_the_head():
     assert [block.name for block in blocks] == [
         "embedding", "layer 0", "layer 1", "layer 2", "layer 3", "out_norm", "head",
     ]  # fmt: skip
-    assert [block.row_sparse for block in blocks] == [True] + [False] * 6
     assert sum(block.parameters for block in blocks) == families.param_count(model)
 
 

@@ -20,11 +20,11 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
     with Child() as child:
         measured = measure(child, small, tickets(small.batches().n_tickets, 24, 0), messages.append)
     assert len(measured.losses) == len(measured.norms) == 24
-    by = {one.block.name: one for one in measured.blocks}
+    by = {one.name: one for one in measured.blocks}
     for name in ("layer 0", "out_norm", "head"):
         here = by[name]
         assert (here.rho, here.delta, here.p_conf) == (1.0, 1.0, 1.0)
-        assert here.omega == here.block.parameters == here.mean
+        assert here.omega == here.parameters == here.mean
         assert here.untouched == 0
     letters = len(set("lock free adds never wait"))
     rows = letters + 1  # and the start of a document

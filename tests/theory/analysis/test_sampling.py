@@ -61,9 +61,9 @@ def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(tmp_pa
     sampling = sampled(small, TICKETS, lane)
     ours = source(lane, small)
     assert small.sparsified
-    decay = frozenset(name for name, one in param_spec(small.setup.model).items() if one.decay)
-    hidden = hidden_matrices(small.setup.model)
-    slots, params = small.setup.layout.slots, ours.backend.inbox
+    decay = frozenset(name for name, one in param_spec(small.plan.model).items() if one.decay)
+    hidden = hidden_matrices(small.plan.model)
+    slots, params = small.plan.layout.slots, ours.backend.inbox
     worker = WrittenSteps(small.steps, slots, params, decay, hidden)
     for number, ticket in enumerate(TICKETS):
         _, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))

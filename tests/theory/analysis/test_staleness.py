@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import RunError
-from mlxhog.theory.analysis import staleness
 from mlxhog.theory.analysis.staleness import of_run, probe_run
 from mlxhog.theory.simulator import Staleness
 from mlxhog.training.run import train
@@ -32,34 +31,27 @@ def test_a_summary_is_that_of_the_values(values):
     assert observed.p99 == ordered[-(-99 * len(values) // 100) - 1]
 
 
+def metrics(folder, *lines):
+    run = Run(folder)
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
 def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_path):
     def line(pid, **histograms):
+        workers = [
+            {"slot": slot, "backend": backend, "steps": sum(histogram.values()),
+             "max_staleness": max(histogram), "staleness": histogram}
+            for slot, (backend, histogram) in enumerate(histograms.items(), start=1)
+        ]  # fmt: skip
         return {
-            "supervisor_pid": pid,
-            "step": 40,
-            "elapsed_s": 1.0,
-            "lost_update_rate": 0.0,
-            "staleness": {},
-            "workers": [
-                {
-                    "slot": slot,
-                    "backend": backend,
-                    "steps": sum(histogram.values()),
-                    "dropped": 0,
-                    "mean_staleness": 1.0,
-                    "max_staleness": max(histogram),
-                    "staleness": histogram,
-                }
-                for slot, (backend, histogram) in enumerate(histograms.items(), start=1)
-            ],
-        }
+            "supervisor_pid": pid, "step": 40, "elapsed_s": 1.0, "lost_update_rate": 0.0,
+            "staleness": {}, "workers": workers,
+        }  # fmt: skip
 
-    run = Run(tmp_path)
-    lines = [line(1, mlx={0: 30}, torch={4: 10}), line(2, mlx={0: 29, 1: 1}, torch={8: 10})]
-    run.metrics_path.write_text("".join(json.dumps(each) + "\n" for each in lines))
-    observed = staleness.of_run(run, "lossless")
-    assert observed is not None
-    assert observed.by_worker == (
+    first = line(1, mlx={0: 30}, torch={4: 10})
+    run = metrics(tmp_path, first, line(2, mlx={0: 29, 1: 1}, torch={8: 10}))
+    assert of_run(run, "lossless").by_worker == (
         Staleness(name="1 mlx", steps=60, mean=1 / 60, p50=0, p99=1, max=1),
         Staleness(name="2 torch", steps=20, mean=6.0, p50=4, p99=8, max=8),
     )
@@ -115,12 +107,6 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(tmp_path, monk
     assert messages
     assert not list(scratch.glob("mlxhog-analyze-*"))
     assert not Path(config.out).exists()
-
-
-def metrics(tmp_path, *lines):
-    run = Run(tmp_path)
-    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return run
 
 
 def test_a_run_without_steps_has_nothing_to_show_and_foreign_lines_are_refused(tmp_path):

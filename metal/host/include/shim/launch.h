@@ -11,15 +11,12 @@ struct Thread {
   metal::uint3 thread_position_in_threadgroup;
   metal::uint3 threadgroup_position_in_grid;
   metal::uint3 threads_per_grid;
-  metal::uint3 grid_size;
   metal::uint3 threadgroups_per_grid;
   metal::uint3 threads_per_threadgroup;           // fewer in a ragged group
   metal::uint3 dispatch_threads_per_threadgroup;  // as launched
   uint thread_index_in_threadgroup;
   uint thread_index_in_simdgroup;
   uint simdgroup_index_in_threadgroup;
-  uint threads_per_simdgroup;
-  uint thread_execution_width;
   uint simdgroups_per_threadgroup;
 };
 

@@ -1,0 +1,373 @@
+"""What a backend does with a model's parameters without a gradient: losses, logits, decoding.
+
+Tokens are decoded one by one by the functions of `lm`; on a CPU a native decoder computes single
+tokens without the framework.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.backends import gpu_share
+from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.data.batch import IGNORED, Batch
+from mlxhog.errors import DataError
+from mlxhog.models import families, lm, lm_native, ngrams
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.lm_native import Decoder
+from mlxhog.models.ngrams import Carried
+from mlxhog.models.ops.kernels import choose, resolve
+from mlxhog.models.ops.operators import Ops
+from mlxhog.optim.gradients import Float32, Int32
+
+State = Any  # arrays of the framework; callers pass it back and never use its content
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss over a batch: the sum in nats over `targets` counted tokens."""
+
+    nats: float
+    targets: int
+
+
+class Reader(ABC):
+    """A model's parameters in one framework on one device; see `Backend`.
+
+    Attributes:
+        name: such as "torch:cpu".
+        params: arrays of the framework by name.
+        tables: of n-grams, by name, which stay in NumPy.
+    """
+
+    model: ModelConfig
+    params: dict[str, Any]
+    tables: Mapping[str, Float32]
+
+    def __init__(
+        self,
+        framework: str,
+        device: str,
+        kernels: str,
+        threads: int,
+        share: GPUShare,
+        narrow: bool = False,
+    ) -> None:
+        """Choose how to compute.
+
+        Args:
+            framework: "torch" or "mlx".
+            device: "cpu", "mps" or "gpu".
+            kernels: operators of the model.
+            threads: threads of the native operators.
+            share: this worker's share of the GPU, if the device is a GPU.
+            narrow: compute the matrix products of gradients in bfloat16.
+        """
+        self.name = f"{framework}:{device}"
+        self.on_gpu = device != "cpu"
+        self.kernels = self._kernels_option = kernels
+        self._plain = frozenset[str]()  # operators whose Metal kernels failed their check
+        self._framework, self._device = framework, device
+        self._threads, self._share, self.narrow = threads, share, narrow
+        self._decoder: Decoder | None = None
+
+    # -- what a framework says --------------------------------------------------------------------
+
+    @abstractmethod
+    def _loaded(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
+        """Return a read-only array of the framework, and whether each number is finite."""
+
+    @abstractmethod
+    def _tokens(self, tokens: Int32) -> Any:
+        """Return ids as an array of the framework, in its type of row indices."""
+
+    @abstractmethod
+    def _on_host(self, array: Any) -> NDArray[Any]:
+        """Return an array of the framework, computed, as a C-contiguous NumPy array."""
+
+    @abstractmethod
+    def _from_host(self, array: Float32) -> Any:
+        """Return a NumPy array as an array of the framework on the device."""
+
+    @abstractmethod
+    def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
+        """Compute logits (B, 1, V) and a state; return logits (B, V), a copy, and the state."""
+
+    @abstractmethod
+    def _without_gradient(self) -> AbstractContextManager[Any]:
+        """Record nothing for gradients during the block."""
+
+    def _computed(self, state: State) -> State:
+        """Compute a state that is lazy, so that another thread may use it, and return it."""
+        return state
+
+    # -- the model --------------------------------------------------------------------------------
+
+    def load(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
+    ) -> list[str]:
+        """Load a model's parameters read-only.
+
+        If the framework computes in host memory and a tensor already has the right type, it is used
+        in place, so a mapped file is not copied; else it is copied piece by piece.
+
+        Args:
+            model: the architecture.
+            tensors: name -> array of any float type; the backend keeps a reference. Tables of
+                n-grams are read where they are, and stay float32.
+            weights: type of the weights in the backend, one of `backend.WEIGHTS` or
+                `backend.QUANTIZED_BITS`.
+
+        Returns:
+            Names of the tensors with NaN or an infinity.
+
+        Raises:
+            ConfigError: this backend cannot compute with such weights.
+        """
+        self.close()
+        self.kernels = self._kernels_option
+        if weights == "bfloat16":
+            self.kernels = resolve(self._framework, self.kernels, self._device, weights=weights)
+        self.model, narrow, not_finite = model, families.narrowable(model), []
+        self._take_tables(model, tensors)
+        for name, tensor in tensors.items():
+            if name in self.tables:
+                continue
+            own = weights if name in narrow else "float32"
+            self.params[name], finite = self._loaded(tensor, own)
+            if not finite:
+                not_finite.append(name)
+        self._decoder = self._native_decoder()
+        return not_finite
+
+    def close(self) -> None:
+        """Drop the parameters."""
+        self._decoder, self.params = None, {}
+
+    def _ops(self) -> Ops:
+        return choose(self._framework, self.kernels, self._device, plain=self._plain)
+
+    # -- tables of n-grams, which stay in NumPy ---------------------------------------------------
+
+    def _take_tables(self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Read the tables of a model from these arrays from now on; nothing for another model."""
+        self._grams = ngrams.of(model)
+        specs = {} if self._grams is None else self._grams.specs
+        self.tables = {name: tensors[name] for name in specs}
+
+    def _parted(self, state: State | None, B: int) -> tuple[Int32 | None, State | None]:
+        """The ids before, and the state of the blocks, of a state that callers keep."""
+        if self._grams is None:
+            return None, state
+        return (self._grams.nothing_before(B), None) if state is None else state
+
+    def _next(self, tokens: Int32, before: Int32 | None) -> Int32 | None:
+        """The ids before the next tokens."""
+        return None if before is None else ngrams.last_of(tokens, before)
+
+    def _rows(self, tokens: Int32, before: Int32 | None) -> Float32 | None:
+        """The rows of the n-grams that end in each of `tokens`; None without tables."""
+        if self._grams is None:
+            return None
+        return self._grams.gather(self.tables, self._grams.rows_of(tokens, before))
+
+    def _device_rows(self, tokens: Int32, before: Int32 | None) -> Any:
+        """These rows as an array of the framework; None without tables."""
+        rows = self._rows(tokens, before)
+        return None if rows is None else self._from_host(rows)
+
+    # -- losses and logits ------------------------------------------------------------------------
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Loss of a batch at the inbox's parameters, in pieces that fit the device.
+
+        Raises:
+            DataError: as `loss_and_grads`.
+        """
+        check_batch(batch, self.model.vocab_size)
+        parts = gpu_share.rows(batch, self._share) if self.on_gpu else (batch,)
+        nats = sum(self._nats(part) for part in parts)
+        return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
+
+    def _nats(self, batch: Batch) -> float:
+        """Summed loss of a batch, computed as one piece."""
+        with self._without_gradient():
+            ids, labels = self._tokens(batch.x), self._tokens(batch.y)
+            rows = self._device_rows(batch.x, None)
+            how: dict[str, Any] = {"ops": self._ops(), "rows": rows}
+            nats, _ = lm.loss(self.model, self.params, ids, labels, **how)
+            return float(self._on_host(nats).item())
+
+    def predictions(self, tokens: Int32) -> Int32:
+        """The most likely next id at every position of `tokens`, (B, S), from the start state.
+
+        Raises:
+            DataError: there is no token, or a token is outside the vocabulary.
+        """
+        check_tokens(tokens, self.model.vocab_size)
+        with self._without_gradient():
+            logits, _ = self._forward(tokens, None, None)
+            return self._on_host(logits.argmax(-1)).astype(np.int32)
+
+    def _forward(self, tokens: Int32, before: Int32 | None, state: State | None, **how: Any) -> Any:
+        ids, rows = self._tokens(tokens), self._device_rows(tokens, before)
+        return lm.logits(self.model, self.params, ids, state, ops=self._ops(), rows=rows, **how)
+
+    def _spans(self, shape: tuple[int, ...]) -> Iterable[slice]:
+        """Ranges of positions that are computed at a time: all of them on a CPU."""
+        return gpu_share.spans(shape, self._share) if self.on_gpu else (slice(None),)
+
+    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the new state.
+
+        `tokens` follow `state`; None is the start state. The old state stays valid.
+
+        Raises:
+            DataError: there is no token, or a token is outside the vocabulary.
+        """
+        check_tokens(tokens, self.model.vocab_size)
+        before, state = self._parted(state, len(tokens))
+        if self._decoder is not None and tokens.shape[1] == 1:
+            B, rows = len(tokens), self._rows(tokens, before)
+            packed = self._decoder.init_state(B) if state is None else self._packed(state)
+            row = None if rows is None else rows[:, 0]
+            last, state = self._decoder.step(tokens[:, 0], packed, row)
+            return last, self._carried(self._next(tokens, before), state)
+        state = self._unpacked(state)
+        for span in self._spans(tokens.shape):
+            with self._without_gradient():  # one piece
+                logits, state = self._forward(tokens[:, span], before, state, last=True)
+                last, state = self._after_last(logits, state)
+            before = self._next(tokens[:, span], before)
+        return last, self._carried(before, state)
+
+    def every_logits(
+        self, tokens: Int32, state: State | None, hidden: list[Float32] | None = None
+    ) -> tuple[Float32, State]:
+        """As `logits`, but after each of `tokens` (B, S): (B, S, V) float32.
+
+        `hidden` receives the residual stream (B, S, d) after the embedding, every block and the
+        final norm.
+        """
+        check_tokens(tokens, self.model.vocab_size)
+        before, state = self._parted(state, len(tokens))
+        state, parts, traces = self._unpacked(state), [], []
+        for span in self._spans(tokens.shape):
+            with self._without_gradient():
+                trace: list[Any] = []
+                how = {} if hidden is None else {"hidden": trace}
+                logits, state = self._forward(tokens[:, span], before, state, **how)
+                parts.append(self._on_host(self._ops().xp.float32(logits)))
+                traces.append([self._on_host(x) for x in trace])
+            before = self._next(tokens[:, span], before)
+        if hidden is not None:
+            hidden += [np.concatenate(xs, axis=1) for xs in zip(*traces, strict=True)]
+        return np.concatenate(parts, axis=1), self._carried(before, self._computed(state))
+
+    def state_arrays(self, state: State) -> list[list[NDArray[Any]]]:
+        """The arrays of a state, by block, without the ids before."""
+        _, state = self._parted(state, 1)
+        return [[self._on_host(part) for part in block] for block in self._unpacked(state)]
+
+    def stack_states(self, states: Sequence[State]) -> State:
+        """One state with the rows of the states of several batches, in their order."""
+        if self._grams is None:
+            return self._stacked(states)
+        befores, inner = zip(*states, strict=True)
+        return Carried(np.concatenate(befores), self._stacked(inner))
+
+    def _stacked(self, states: Sequence[State]) -> State:
+        if self._decoder is not None:
+            return np.concatenate([self._packed(state) for state in states])
+        with self._without_gradient():
+            return self._computed(lm.stack_states(states, self._ops().xp))
+
+    def take_state(self, state: State, rows: Sequence[int]) -> State:
+        """The state of some rows of a batch, in the order of `rows`."""
+        if self._grams is None:
+            return self._taken(state, rows)
+        return Carried(state.before[list(rows)], self._taken(state.state, rows))
+
+    def _taken(self, state: State, rows: Sequence[int]) -> State:
+        if self._decoder is not None:
+            return self._packed(state)[list(rows)]
+        with self._without_gradient():
+            return self._computed(lm.take_state(state, rows, self._ops().xp))
+
+    def _carried(self, before: Int32 | None, state: State) -> State:
+        """The state that callers keep."""
+        return state if before is None else Carried(before, state)
+
+    def _native_decoder(self) -> Decoder | None:
+        """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""
+        if self.on_gpu or any("float32" not in str(x.dtype) for x in self.params.values()):
+            return None
+        return lm_native.decoder(
+            self.model,
+            {name: self._on_host(value) for name, value in self.params.items()},
+            framework=self._framework,
+            kernels=self.kernels,
+            threads=self._threads,
+        )
+
+    # A state is that of `lm`, a tuple of arrays per block, or one NumPy array of the decoder. It is
+    # converted when the other one computes the next step.
+
+    def _packed(self, state: Any) -> Float32:
+        if isinstance(state, np.ndarray):
+            return state
+        assert self._decoder is not None
+        return self._decoder.pack([[self._on_host(part) for part in block] for block in state])
+
+    def _unpacked(self, state: Any) -> Any:
+        if self._decoder is None or not isinstance(state, np.ndarray):
+            return state
+        blocks = self._decoder.unpack(state)
+        return [tuple(self._from_host(part) for part in block) for block in blocks]
+
+
+def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:
+    """Check tokens (B, S).
+
+    Raises:
+        DataError: there are no tokens, or a token is outside the vocabulary; the message names its
+            position.
+    """
+    if tokens.ndim != 2 or not tokens.size:
+        raise DataError(
+            f"tokens have shape {tokens.shape}, expected (B, S) with at least one sequence and one "
+            "position; begin an empty text with the BOS token"
+        )
+    _check_ids("token", tokens, vocab_size)
+
+
+def check_batch(batch: Batch, vocab_size: int) -> None:
+    """Check the tokens and labels of a batch.
+
+    Raises:
+        DataError: see `check_tokens`; or the labels have another shape.
+    """
+    check_tokens(batch.x, vocab_size)
+    if batch.y.shape != batch.x.shape:
+        raise DataError(
+            f"labels have shape {batch.y.shape}, tokens {batch.x.shape}; give every position a "
+            f"label, {IGNORED} where there is nothing to predict"
+        )
+    _check_ids("label", np.where(batch.y == IGNORED, 0, batch.y), vocab_size)
+
+
+def _check_ids(what: str, ids: NDArray[np.integer[Any]], vocab_size: int) -> None:
+    if ids.min() >= 0 and ids.max() < vocab_size:
+        return
+    row, position = np.argwhere((ids < 0) | (ids >= vocab_size))[0]
+    raise DataError(
+        f"{what} {ids[row, position]} at position {position} of sequence {row} is outside the "
+        f"vocabulary of {vocab_size} ids; use the model's own tokenizer"
+    )

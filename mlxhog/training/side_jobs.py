@@ -1,0 +1,278 @@
+"""The side jobs of a worker, evaluations and samples, and the held-out text that they score.
+
+All evaluations of a run score the same part of the held-out text (`data.subset`), and
+`held-out bits per byte` always refers to that part. At the end workers score a larger part, too,
+whose score is a separate number. Both sizes follow from the options alone, whatever the budget.
+
+Each scored batch is a record in the worker's ring, for the supervisor (`evaluation.py`). During
+training one worker takes on a request and scores all batches, at its copy of the parameters. At the
+end all workers share the batches, by the counter `eval_next`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from mlxhog.arena.control import EVAL_ROUND, Command, RecordKind, Ring
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Phase
+from mlxhog.backends.backend import Backend
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.data import heldout, subset
+from mlxhog.data.prepare import Prepared
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.models.families import param_count
+from mlxhog.strategies.context import Context
+from mlxhog.training.job import Job
+
+PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
+"""Most work to score the part and the larger text: 10 s and 20 s of two CPU cores."""
+EMULATED_SHARE = 0.01  # of these, for emulated models, which are slow
+LARGER_TOKENS = 2_000_000
+LEAST_BYTES = 1024
+SAMPLE_PROMPT = "The"
+SAMPLE_TOKENS = 160
+
+
+class Score(NamedTuple):
+    """Sums over a piece of held-out text: nats of its labels, bytes of text, labels."""
+
+    nats: float
+    n_bytes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class HeldOutPart:
+    """The part of the held-out text that all evaluations of a run score, as run.json has it.
+
+    Attributes:
+        asked_bytes: its size, as `subset.of` takes it.
+        text: its name; scores of the same text have the same name, see `subset.name`.
+        n_bytes: bytes of text in it, prompts of examples included.
+        share: its part of all held-out text, up to 1.
+        batches: number of its batches.
+        all_batches: with those of the larger final score.
+        larger_share: part of all held-out text in the larger final score; 0 without it.
+        tokens: number of its tokens.
+        seen: a note if earlier runs, whose weights the run began with, trained on some of it.
+    """
+
+    asked_bytes: int
+    text: str
+    n_bytes: int
+    share: float
+    batches: int
+    all_batches: int
+    larger_share: float
+    tokens: int
+    seen: str = ""
+
+    @classmethod
+    def of(
+        cls, data: Prepared, config: TrainConfig, parameters: int, asked_bytes: int | None = None
+    ) -> HeldOutPart:
+        """Choose the part, or take the size that a resumed run had before."""
+        file = TokenFile.open(data.val)
+        if asked_bytes is None or config.eval_tokens is not None:
+            asked_bytes = choose_bytes(config, parameters, file)
+        texts = HeldOutTexts(file, config, parameters, asked_bytes)
+        part, larger, whole = texts.part, texts.larger, file.header["bytes"]
+        return cls(
+            asked_bytes=asked_bytes,
+            text=subset.name(data.corpus_sha256, data.rule, None if part is file else asked_bytes),
+            n_bytes=part.header["bytes"],
+            share=part.header["bytes"] / whole,
+            batches=texts.n_batches(part),
+            all_batches=texts.n_batches(part) + texts.n_batches(larger),
+            larger_share=0.0 if larger is None else larger.header["bytes"] / whole,
+            tokens=part.n_tokens,
+        )
+
+
+def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
+    """Return the size of the part that a new run is evaluated on, by default `subset.BYTES`.
+
+    `eval_tokens` sets another size. For a large model it is halved until scoring takes at most
+    `PART_FLOPS`, or to `LEAST_BYTES`.
+
+    Args:
+        config: of the run.
+        parameters: numbers in the model.
+        file: all of the held-out text.
+    """
+    if config.eval_tokens is not None:
+        labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
+        return max(1, round(config.eval_tokens * text_bytes / max(int(labels), 1)))
+    n_bytes, most = subset.BYTES, _most_tokens(PART_FLOPS, config, parameters)
+    while n_bytes > LEAST_BYTES and n_bytes > most:
+        n_bytes //= 2
+    return n_bytes
+
+
+def _most_tokens(flops: float, config: TrainConfig, parameters: int) -> int:
+    """Tokens that some work scores, at two operations per parameter and token."""
+    return int(flops * (EMULATED_SHARE if config.kernels == EMULATED else 1.0) / (2 * parameters))
+
+
+class HeldOutTexts:
+    """The text of the last evaluation, batch by batch: the part of all evaluations, then more."""
+
+    def __init__(
+        self, file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
+    ) -> None:
+        """Find the part in all of the held-out text; the model's size decides on the batches."""
+        self._file, self._seq_len = file, config.seq_len
+        self._rows = heldout.rows_of_batch(parameters, config.seq_len)
+        self.part = subset.of(file, asked_bytes)
+        tokens = min(_most_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
+        most = tokens * file.header["bytes"] // file.n_tokens
+        self._larger_bytes = 0 if self.part is file or most <= asked_bytes else most
+
+    @cached_property
+    def larger(self) -> TokenFile | None:
+        """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large.
+
+        Opening it copies its tokens, so it is opened on first use.
+        """
+        return subset.of(self._file, self._larger_bytes) if self._larger_bytes else None
+
+    def n_batches(self, file: TokenFile | None) -> int:
+        """Number of batches of the part, or of the larger text."""
+        if file is None:
+            return 0
+        return heldout.n_batches(file, seq_len=self._seq_len, batch_size=self._rows)
+
+    def score(self, backend: Backend, place: int) -> Score:
+        """Score the batch at a place, at the parameters in the backend's inbox."""
+        file, n = self.part, self.n_batches(self.part)
+        if place >= n and self.larger is not None:
+            file, place = self.larger, place - n
+        (batch,) = heldout.batches(
+            file, seq_len=self._seq_len, batch_size=self._rows, first=place, count=1
+        )
+        result = backend.evaluate(batch)
+        return Score(result.nats, batch.n_bytes, result.targets)
+
+
+# -- in a worker ---------------------------------------------------------------------------------
+
+
+def takes_on(context: Context, what: str) -> bool:
+    """Take on a request of the supervisor; False if none is open. At most one worker gets each.
+
+    Args:
+        context: of this worker.
+        what: the request, "eval" or "sample".
+    """
+    counters, taken = context.arena.counters, f"{what}_taken"
+    n = counters.load(taken)
+    if not (counters.load(f"{what}_asked") > n and counters.compare_exchange(taken, n, n + 1)):
+        return False
+    context.settle()  # a worker with a request holds no ticket (`Session.holding_still`)
+    return True
+
+
+class TextJobs:
+    """Evaluations and samples; one worker takes on each request.
+
+    During training both end with the training; after it, when the supervisor says so.
+    """
+
+    def __init__(
+        self,
+        val: Path,
+        tokenizer: Tokenizer,
+        asked_bytes: int,
+        job: Job,
+        context: Context,
+        ring: Ring,
+    ) -> None:
+        """Open the held-out text, of which evaluations score a part of `asked_bytes`."""
+        self.job, self.context, self.ring, self._tokenizer = job, context, ring, tokenizer
+        parameters = param_count(job.plan.model)
+        self._texts = HeldOutTexts(TokenFile.open(val), job.config, parameters, asked_bytes)
+        self._counters, self._ended_round = context.arena.counters, 0
+
+    def serve(self) -> None:
+        """Evaluate or write a sample on request.
+
+        It evaluates only during training: all workers share the last evaluation (`evaluate_rest`).
+        """
+        if self.context.training() and takes_on(self.context, "eval"):
+            begin = self._counters.load("eval_next")
+            self._score(range(begin, begin + self._counters.load("eval_end")))
+        if takes_on(self.context, "sample"):
+            self._sample()
+
+    def evaluate_rest(self) -> None:
+        """Score batches of the held-out text until the round is complete or its time is over."""
+        if self._counters.load("eval_next") // EVAL_ROUND != self._ended_round:
+            self._score(self._free_batches())
+
+    def _free_batches(self) -> Iterator[int]:
+        counters = self._counters
+        while (number := counters.add("eval_next", 1)) % EVAL_ROUND < counters.load("eval_end"):
+            yield number
+        self._ended_round = number // EVAL_ROUND
+
+    def _score(self, numbers: Iterable[int]) -> None:
+        """Score batches, given as the values of `eval_next` at which they were taken."""
+        context, entry, copied_round, numbers = self.context, self.context.entry, -1, iter(numbers)
+        while not self._is_over() and (number := next(numbers, None)) is not None:
+            began_ns, (round_, place) = monotonic_ns(), divmod(number, EVAL_ROUND)
+            if copied_round != round_:  # another round may score other parameters
+                steps, copied_round = self._counters.load("steps"), round_
+                context.copy_to_inbox()
+            entry.beat(Phase.EVALUATE)
+            score = self._texts.score(context.backend, place)
+            self.ring.append(
+                kind=RecordKind.EVALUATION,
+                worker=self.job.slot,
+                version=number,
+                staleness=steps,
+                t_ns=monotonic_ns(),
+                nats=score.nats,
+                n_bytes=score.n_bytes,
+                tokens=score.tokens,
+                compute_s=(monotonic_ns() - began_ns) / 1e9,
+            )
+
+    def _is_over(self) -> bool:
+        """Whether a side job has to end; also a sign of life."""
+        context, counters = self.context, self._counters
+        context.entry.beat()
+        if context.training():
+            return context.used_up()
+        until_ns = counters.load("side_until_ns")
+        is_asked_for = counters.load("command") in (Command.EVALUATE, Command.SAMPLE)
+        return not is_asked_for or bool(until_ns and monotonic_ns() >= until_ns)
+
+    def _sample(self) -> None:
+        """Write a sample of text, as long as time allows."""
+        from mlxhog.decoding.generate import answer
+        from mlxhog.decoding.options import Sampling
+
+        self.context.copy_to_inbox()
+        self.context.entry.beat(Phase.SAMPLE)
+        texts = [SAMPLE_PROMPT]
+        for piece in answer(
+            self.context.backend,
+            [self._tokenizer.encode(SAMPLE_PROMPT.encode())],
+            tokenizer=self._tokenizer,
+            sampling=Sampling(max_new_tokens=SAMPLE_TOKENS, seed=self.job.config.seed),
+        ):
+            texts.append(piece.text)
+            if self._is_over():
+                break
+        with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
+            Run(self.job.run_dir).append_sample("".join(texts))
+        self.ring.append(kind=RecordKind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

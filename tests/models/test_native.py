@@ -1,0 +1,214 @@
+"""What holds of native operators alone; test_operators.py: what they compute."""
+
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlxhog._native import ops
+from mlxhog.models.ops.native import adapter_mlx
+from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
+from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
+from mlxhog.models.ops.native.pairs import (
+    ATTENTION,
+    LONG_CONV,
+    MLSTM,
+    RECURRENCE,
+    REGRESSION,
+    ROPE,
+    SCAN,
+)
+from tests.models.operators import draw
+from tests.pairs import each_of
+from tests.tolerances import PRODUCT_F32, assert_close
+
+
+@pytest.mark.slow
+@each_of(
+    ("rows", "width", "out"),
+    [
+        (1, 1, 1),
+        (13, 31, 33),  # less than one tile, and a part of a panel
+        (463, 300, 530),  # past the blocks of rows, columns and depth that stay in a cache
+        (2, 33, 31_800),  # more columns than are packed at once
+    ],
+)
+@each_of("threads", [1, 3])
+def test_linears_of_any_size_are_right_in_every_block(rows, width, out, threads):
+    x, w, dy = draw(rows, width), draw(out, width), draw(rows, out)
+    y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
+    ops.linears(x, [w], [None], [y], threads=threads)
+    ops.linears_grad(x, [w], [dy], dx, [dw], [None], threads=threads)
+    exact = (x.astype(np.float64) @ w.T, dy.astype(np.float64) @ w, dy.T.astype(np.float64) @ x)
+    for actual, expected in zip((y, dx, dw), exact, strict=True):
+        assert_close(actual, expected, PRODUCT_F32)
+
+
+@pytest.mark.parametrize("chunk_size", [4, 64])
+def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chunk_size):
+    def kept(S):
+        """Numbers kept between the forward and the backward pass; heads wider than the chunk."""
+        sizes = []
+        inputs = [torch.tensor(draw(1, S, 2, 8)).requires_grad_() for _ in "qkv"]
+        gates = [torch.tensor(draw(1, S, 2)) for _ in "if"]
+        count = torch.autograd.graph.saved_tensors_hooks(
+            lambda x: sizes.append(x.numel()) or x, lambda x: x
+        )
+        with count:
+            NATIVE_TORCH.mlstm_cell(*inputs, *gates, chunk_size=chunk_size, eps=1e-6)
+        return sum(sizes)
+
+    assert kept(4096) - kept(2048) == 4 * (kept(1024) - kept(512))
+
+
+def test_a_second_backward_through_the_loss_says_what_to_do():
+    x, w = (torch.tensor(draw(n, 4)).requires_grad_() for n in (3, 5))
+    labels = torch.tensor([0, 1, -100])
+    for loss in (
+        lambda: NATIVE_TORCH.capped_cross_entropy(x, labels, 30.0),
+        lambda: NATIVE_TORCH.linear_cross_entropy(x, w, labels, 30.0),
+    ):
+        nats, _ = loss()
+        torch.autograd.grad(nats, x, retain_graph=True)
+        with pytest.raises(RuntimeError, match="run the forward again"):
+            torch.autograd.grad(nats, x)
+
+
+def test_mlx_ops_without_a_gradient_compute_the_same_as_constants():
+    x, w = mx.array(draw(4, 6)), mx.array(draw(6))
+    qkv = [mx.array(draw(2, 9, 2, 4, seed=seed)) for seed in range(3)]
+    gates = [mx.array(draw(2, 9, 2, seed=seed)) for seed in (3, 4)]
+
+    def results():
+        h, state = NATIVE_MLX.mlstm_cell(*qkv, *gates, chunk_size=4, eps=1e-6)
+        convolved = NATIVE_MLX.causal_conv(x[None], mx.ones((6, 1, 3)), w, silu=True)
+        return [NATIVE_MLX.rms_norm(x, w, 1e-6), h, *state, *convolved]
+
+    def slope():
+        return np.array(mx.grad(lambda y: NATIVE_MLX.soft_cap(y, 2.0).sum())(x))
+
+    expected = results()
+    with adapter_mlx.without_gradient():
+        constants, none = results(), slope()
+    for y, y_expected in zip(constants, expected, strict=True):
+        np.testing.assert_array_equal(y, y_expected)
+    assert not none.any()
+    assert slope().any()
+
+
+def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive():
+    for x in (mx.arange(6.0).reshape(2, 3) + 1, mx.arange(4), mx.array(3.0), mx.zeros((0, 4))):
+        (view,) = adapter_mlx.views(x)  # which evaluates
+        assert view.ctypes.data == np.frombuffer(memoryview(x), np.uint8).ctypes.data
+        assert (view.shape, str(view.dtype)) == (x.shape, str(x.dtype).removeprefix("mlx.core."))
+    (view,) = adapter_mlx.views(mx.arange(1000.0) * 2)  # the only reference to the array
+    mx.eval([mx.full((1000,), 7.0) for _ in range(50)])  # which would take its memory
+    np.testing.assert_array_equal(view, np.arange(1000.0) * 2)
+
+
+def test_other_types_than_float32_are_refused():
+    with pytest.raises(TypeError):
+        NATIVE_TORCH.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0)
+    with pytest.raises(TypeError, match=r"take float32, got mlx\.core\.bfloat16"):
+        NATIVE_MLX.soft_cap(mx.zeros(3, mx.bfloat16), 1.0)
+
+
+# -- along the sequence ----------------------------------------------------------------------------
+
+
+def of_pair(pair, *inputs, threads, **how):
+    """Results and gradients: more positions than a chunk, sizes that fill no vector."""
+    results, saved = pair.forward(*inputs, keep=True, threads=threads, **how)
+    saved = (*saved, *[results[k] for k in pair.saved_results])
+    needs = [x is not None for x in inputs]
+    grads = pair.backward(saved, results, needs, threads=threads, **how)
+    return [x for x in (*results, *grads) if x is not None]
+
+
+def recurrence(DK=18, DV=5, by_value=False, scalar=False, **removal):
+    B, S, NH = 2, 45, 3
+    q, v = draw(B, S, NH, DV if by_value else DK), draw(B, S, NH, DV)
+    k, state = draw(B, S, NH, DK, seed=1) / 5, draw(B, NH, DK, DV)
+    log_decay = -np.abs(draw(B, S, NH, 1 if scalar else DK))
+    own = (removal.get("beta"), removal.get("read"), removal.get("removal"))
+    return partial(of_pair, RECURRENCE, q, k, v, log_decay, *own, state, scale=0.5,
+                   by_value=by_value)  # fmt: skip
+
+
+def keys(*last):
+    return np.abs(draw(2, 45, 3, *last, seed=2)) / 5
+
+
+ROOT, LENGTHS = draw(2, 3, 18, 18), np.array([45, 70], np.int32)
+RUNS = {
+    "attention": partial(
+        of_pair, ATTENTION, draw(2, 45, 5, 6), draw(2, 70, 5, 6), draw(2, 70, 5, 6, seed=1),
+        lengths=LENGTHS, window=40,
+    ),
+    "rope": partial(of_pair, ROPE, draw(2, 45, 5, 6), offset=LENGTHS, base=1e4),
+    "a decay per head": recurrence(scalar=True),
+    "by value": recurrence(by_value=True),
+    "delta": recurrence(DK=17, scalar=True, beta=keys()),
+    "delta, per element": recurrence(DK=17, beta=keys()),
+    "rank 1": recurrence(DK=17, DV=21, read=keys(17), removal=keys(17)),
+    "regression": partial(
+        of_pair, REGRESSION, draw(2, 45, 3, 18), draw(2, 45, 3, 18, seed=1) / 4,
+        -np.abs(draw(2, 45, 3, 1)), 1 + np.abs(draw(3, 18)), ROOT @ ROOT.mT, steps=20,
+    ),
+    "scan": partial(
+        of_pair, SCAN, draw(5, 37, 21), np.abs(draw(5, 37, 21)), -np.abs(draw(21, 6)),
+        draw(5, 37, 6), draw(5, 37, 6, seed=1), draw(5, 21, 6),
+    ),
+    "long convolution": partial(of_pair, LONG_CONV, draw(3, 37, 21), draw(21, 50)),
+}  # fmt: skip
+
+
+@each_of("run", RUNS.values(), ids=RUNS)
+def test_the_bits_do_not_depend_on_the_number_of_threads(run):
+    for one, other in zip(run(threads=1), run(threads=3), strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_regression_of_a_tiny_query_is_finite_and_of_an_infinite_one_is_not():
+    q, k = draw(1, 4, 1, 3), draw(1, 4, 1, 3, seed=1)
+    q[0, :3] *= np.array([1e-25, np.nan, 1e30], np.float32)[:, None, None]
+    inputs = (q, k, -np.abs(draw(1, 4, 1, 1)), np.ones((1, 3), np.float32), None)
+    (x, _), _ = REGRESSION.forward(*inputs, steps=20, keep=False, threads=1)
+    assert np.isfinite(x).all(-1).ravel().tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_sequence_without_positions_leaves_the_state_as_it_is(keep):
+    q, gate = draw(2, 0, 3, 4), draw(2, 0, 3)
+    state = draw(2, 3, 4, 4), draw(2, 3, 4), draw(2, 3)
+    how = {"chunk_size": 8, "eps": 1e-6, "keep": keep, "threads": 1}
+    (h, *last), _ = MLSTM.forward(q, q, q, gate, gate, *state, **how)
+    assert h.shape == (2, 0, 3, 4)
+    for before, after in zip(state, last, strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+@each_of(
+    ("lengths", "window", "L", "expected"),
+    [
+        ([2], None, 9, "lengths has 2 at 0, expected 3 to 9"),
+        ([10], None, 9, "lengths has 10 at 0, expected 3 to 9"),
+        (None, -1, 9, "window must be 0 or more"),
+        (None, None, 2, "k has 2 positions, q 3"),
+    ],
+)
+def test_attention_refuses_what_it_would_read_past(lengths, window, L, expected):
+    q, k = draw(1, 3, 2, 4), draw(1, L, 2, 4)
+    counts = None if lengths is None else np.array(lengths, np.int32)
+    with pytest.raises(ValueError, match=expected):
+        ATTENTION.forward(q, k, k, lengths=counts, window=window, keep=False, threads=1)
+
+
+def test_attention_over_scores_too_large_to_exponentiate_is_finite():
+    q = 1e3 * np.ones((1, 40, 1, 4), np.float32)
+    q[0, ::2] *= -1
+    (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, keep=False, threads=1)
+    np.testing.assert_allclose(out, q, rtol=1e-6)  # each sees only keys of its own sign

@@ -1,0 +1,156 @@
+"""What the modules promise in PyTorch alone, such as the place of nn.LSTM, and in MLX alone."""
+
+import copy
+import pickle
+import re
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+import torch
+from mlx.utils import tree_flatten
+from torch import nn
+
+import mlxhog.nn.mlx as ours_mlx
+from mlxhog.errors import ConfigError
+from mlxhog.nn.torch import MLSTM, SLSTM, detach
+from tests.nn.sides import KINDS, SIDES, draw
+from tests.tolerances import GRADIENT_F32, LOGITS_F32, OP_F32, assert_close
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_frameworks_have_the_same_names_and_compute_the_same(kind):
+    torch, mlx = SIDES["torch"], SIDES["mlx"]
+    theirs, ours = torch.kind(kind), mlx.kind(kind)
+    assert torch.parameters(theirs).keys() == mlx.parameters(ours).keys()
+    mlx.load(ours, torch.parameters(theirs))
+    x = draw(3, 9, KINDS[kind][1][0])
+    assert_close(mlx.run(ours, x)[0], torch.run(theirs, x)[0], LOGITS_F32)
+
+
+# -- PyTorch ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [SLSTM, MLSTM])
+def test_it_takes_and_gives_the_shapes_of_lstm(make):
+    theirs, ours = nn.LSTM(6, 16, 2, dropout=0.1), make(6, 16, 2, dropout=0.1)
+    x = torch.randn(9, 4, 6)
+    output, state = ours(x)
+    assert output.shape == theirs(x)[0].shape == ours(x, state)[0].shape
+    ours.flatten_parameters()
+    for name in ("input_size", "hidden_size", "num_layers", "batch_first"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize("side", ["torch", "torch-reference"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_autocast_it_computes_in_float32_from_inputs_of_16_bits(kind, side):
+    layer = SIDES[side].kind(kind)
+    x = torch.randn(2, 5, layer.input_size).bfloat16().requires_grad_()
+    expected, end = layer(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        y, last = layer(x)
+        again, _ = layer(x, last)
+    assert y.dtype == again.dtype == last[0][0].dtype == torch.float32
+    assert torch.equal(y, expected)
+    assert all(map(torch.equal, last[0], end[0]))
+    y.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match=r"is torch.bfloat16, .* compute in float32"):
+        layer.bfloat16()(x.float())
+
+
+def test_copies_and_pickles_compute_the_same_and_are_apart():
+    layer, x = SIDES["torch"].kind("slstm"), torch.randn(2, 5, 16)
+    expected = layer(x)[0]
+    others = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+    layer.reset_parameters()
+    assert not torch.equal(layer(x)[0], expected)
+    assert all(torch.equal(other(x)[0], expected) for other in others)
+
+
+def test_a_state_is_never_written_and_detach_ends_the_gradient():
+    layer, x = SIDES["torch"].kind("mlstm"), torch.randn(2, 5, 16)
+    first = x.clone().requires_grad_()
+    _, state = layer(first)
+    before = [part.clone() for part in state[0]]
+    output, after = layer(x, state)
+    (output.sum() + sum(part.sum() for part in after[0])).backward(retain_graph=True)
+    assert all(map(torch.equal, state[0], before))
+    assert first.grad.any()
+    first.grad = None
+    layer(x, detach(state))[0].sum().backward()
+    assert first.grad is None
+
+
+def test_the_reference_kernels_have_second_derivatives_and_take_functional_transforms():
+    def slope(layer):
+        leaf = torch.randn(5, 2, 16, requires_grad=True)
+        return torch.autograd.grad(layer(leaf)[0].square().sum(), leaf, create_graph=True)[0], leaf
+
+    layer, x = SLSTM(16, 16, num_heads=2, kernels="reference"), torch.randn(5, 2, 16)
+    first, leaf = slope(layer)
+    assert torch.autograd.grad(first.sum(), leaf)[0].any()
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope(SLSTM(16, 16))[0].sum().backward()
+
+    def loss(params):
+        return torch.func.functional_call(layer, params, (x,))[0].square().sum()
+
+    params = dict(layer.named_parameters())
+    grads = torch.func.grad(loss)({name: p.detach() for name, p in params.items()})
+    loss(params).backward()
+    for name, p in params.items():
+        assert_close(grads[name], p.grad, GRADIENT_F32, label=name)
+
+
+def test_what_the_page_on_layers_shows_runs():
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["output"].shape == (4, 100, 64)
+
+
+# -- MLX -------------------------------------------------------------------------------------------
+
+
+def test_inside_a_model_of_mlx_it_trains_freezes_and_comes_back_from_a_file(tmp_path):
+    mx.random.seed(0)
+    rnn, x = ours_mlx.XLSTMBlock(16, cell="slstm", num_heads=2), mx.array(draw(4, 12, 16))
+    rnn.xlstm_norm.freeze()
+    rnn.xlstm.slstm_cell.freeze(keys="bias")
+    before = dict(tree_flatten(rnn.parameters()))
+    assert "xlstm.slstm_cell.recurrent_kernel" in before
+    optimizer, losses = optim.Adam(learning_rate=3e-3), []
+
+    def loss_of(rnn):
+        return ((rnn(x)[0][:, 1:] - x[:, :-1]) ** 2).mean()
+
+    for _ in range(30):
+        loss, grads = mlx.nn.value_and_grad(rnn, loss_of)(rnn)
+        optimizer.update(rnn, grads)
+        mx.eval(rnn.parameters())
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    after = dict(tree_flatten(rnn.parameters()))
+    moved = {name for name in after if not mx.array_equal(after[name], before[name])}
+    assert moved == before.keys() - {"xlstm_norm.weight", "xlstm.slstm_cell.bias"}
+    rnn.save_weights(str(tmp_path / "block.safetensors"))
+    other = ours_mlx.XLSTMBlock(16, cell="slstm", num_heads=2)
+    other.load_weights(tmp_path / "block.safetensors")
+    assert mx.array_equal(other(x)[0], rnn(x)[0])
+
+
+def test_the_reference_kernels_may_be_transformed_and_native_ones_say_that_they_may_not():
+    x = mx.array(draw(2, 5, 16))
+    layer = ours_mlx.SLSTM(16, 16, num_heads=2, kernels="reference")
+    by_row = mx.vmap(lambda row: layer(row[None])[0][0])(x)
+    assert_close(np.array(by_row), np.array(layer(x)[0]), OP_F32)
+    native = ours_mlx.SLSTM(16, 16, num_heads=2)
+    with pytest.raises(ValueError, match="during function transformations"):
+        mx.compile(lambda x: native(x)[0])(x)

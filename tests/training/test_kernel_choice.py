@@ -1,0 +1,257 @@
+"""The kernels of a run, for steps and for the model: their choice, promises, and every mention.
+
+No Mac is needed: `metal-emulated` runs the project's Metal source on the CPU.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxhog import TrainConfig, train
+from mlxhog.base import machine, verdicts
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdict, Verdicts
+from mlxhog.cli.train import summary
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.training import kernel_choice, worker
+from mlxhog.training.plan import make_plan
+from tests.base.test_verdicts import kernel
+from tests.pairs import each_of
+from tests.training import stand_in_gpu as stand_in_gpu_worker
+from tests.training.small import Messages, identical, parameters, small_config
+
+UNTESTED = Verdicts(Path("none"), "this machine has not been tested: run `mlxhog doctor`")
+
+
+def chosen(choose, expected, said, options, backends, record):
+    """Check the choice of writers or kernels, as words, and what is said; or a refusal."""
+    notes = []
+
+    def choice_of():
+        return choose(TrainConfig(**options), backends.split(), record, notes.append)
+
+    if not isinstance(expected, str):
+        with pytest.raises(expected, match=said):
+            choice_of()
+        return
+    choice = choice_of()
+    words = choice if isinstance(choice, tuple) else (choice.gpu_write, choice.write)
+    assert " ".join(words) == expected
+    assert said in " ".join(notes)
+    assert bool(notes) == bool(said)
+
+
+class Doctor:
+    """A verdict on every question, in place of this machine's record."""
+
+    def __init__(self, ok):
+        verdict = Verdict(ok, "lost 3 of 9 adds here")
+        self.gpu_write = self.live_read = self.kernels = lambda _: verdict
+
+
+GOOD, BAD = Doctor(True), Doctor(False)
+METAL, AUTO, FORCE = {"gpu_write": "metal"}, {"gpu_write": "auto"}, {"force": True}
+LIVE, EMULATED = {"read": "live", "predict": "none"}, {"gpu_write": "metal-emulated"}
+
+
+@each_of(
+    ("backends", "doctor", "options", "expected", "said"),
+    [
+        ("mlx:gpu mlx:cpu", BAD, {}, "cpu lossless", ""),
+        ("mlx:cpu", BAD, {"write": "racy"}, "cpu racy", ""),
+        ("mlx:gpu", GOOD, METAL, "metal cas", ""),
+        ("mlx:gpu mlx:cpu", GOOD, METAL, "metal cas", ""),
+        ("mlx:gpu", BAD, {**METAL, **FORCE}, "metal cas", ""),
+        ("mlx:gpu", GOOD, AUTO, "metal cas", "auto: metal, no update was lost"),
+        ("mlx:gpu torch:mps", GOOD, {**AUTO, "write": "cas"}, "metal cas", "auto: metal"),
+        ("torch:cpu", BAD, EMULATED, "metal-emulated cas", ""),
+        ("mlx:gpu mlx:cpu", GOOD, AUTO, "cpu lossless", "CPU workers add to the same parameters"),
+        ("mlx:gpu", BAD, AUTO, "cpu lossless", "auto: cpu, because lost 3 of 9 adds here"),
+        ("mlx:cpu", GOOD, AUTO, "cpu lossless", "no worker of this run uses a GPU"),
+        ("mlx:gpu", GOOD, {**AUTO, "write": "lossless"}, "cpu lossless", "write=lossless was req"),
+        ("mlx:gpu", GOOD, LIVE, "cpu lossless", ""),
+        ("mlx:gpu", BAD, {**LIVE, **FORCE}, "cpu lossless", ""),
+        ("torch:cpu", BAD, LIVE, "cpu lossless", ""),
+        ("mlx:cpu torch:cpu", GOOD, METAL, ConfigError, "needs a GPU worker.*metal-emulated"),
+        ("mlx:gpu", BAD, METAL, EnvironmentLacks, "lost 3 of 9.*mlxhog doctor.*--force"),
+        ("mlx:gpu", BAD, LIVE, EnvironmentLacks, "read=live of mlx:gpu.*mlxhog doctor.*--force"),
+        ("mlx:gpu", UNTESTED, METAL, EnvironmentLacks, "run `mlxhog doctor`"),
+        ("mlx:gpu", GOOD, {**METAL, "write": "racy"}, ConfigError, "is racy, but beside gpu_write"),
+    ],
+)
+def test_a_choice_of_writers_has_one_meaning(backends, doctor, options, expected, said):
+    chosen(kernel_choice.choose_writers, expected, said, options, backends, doctor)
+
+
+def measured(metal=300.0, *, ok=True):
+    """A record of a Mac whose MLX GPU has been measured, and torch's not."""
+    record = {
+        "kernels": [kernel("mlx", ok=ok)],
+        "tokens_per_s": {"mlx:gpu": 200.0},
+        "tokens_per_s_metal": {"mlx:gpu": metal},
+    }
+    return Verdicts(Path("record.json"), None, record)
+
+
+FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
+OWN, PLAIN, NATIVE = {"kernels": "metal"}, {"kernels": "reference"}, {"kernels": "native"}
+
+
+@each_of(
+    ("backends", "record", "options", "expected", "said"),
+    [
+        ("mlx:cpu torch:cpu", UNTESTED, {}, "native native", ""),
+        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "metal on mlx:gpu, which each worker ch"),
+        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal", "metal on mlx:gpu, 300 tok"),
+        ("mlx:gpu torch:mps", FASTER, {}, "metal reference", "metal on mlx:gpu, 300 tokens/s"),
+        ("mlx:gpu", SLOWER, {}, "reference", ""),
+        ("mlx:gpu", WRONG, {}, "reference", "reference on mlx:gpu, because on mlx these differ"),
+        ("mlx:gpu", WRONG, FORCE, "reference", "reference on mlx:gpu, because on mlx these diff"),
+        ("mlx:gpu mlx:cpu", FASTER, PLAIN, "reference reference", ""),
+        ("mlx:gpu", SLOWER, OWN, "metal", ""),
+        ("mlx:gpu", WRONG, {**OWN, **FORCE}, "metal", ""),
+        ("mlx:cpu torch:cpu", UNTESTED, NATIVE, "native native", ""),
+        ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated", ""),
+        ("mlx:gpu torch:cpu", FASTER, OWN, ConfigError, "which torch:cpu cannot run; use auto"),
+        ("mlx:cpu torch:mps", FASTER, NATIVE, ConfigError, "torch:mps cannot run"),
+        ("mlx:gpu", FASTER, {"kernels": "metal-emulated"}, ConfigError, "mlx:gpu cannot run; use"),
+        ("mlx:gpu", WRONG, OWN, EnvironmentLacks, "mlx:gpu is not known.*these differ.*--force"),
+        ("mlx:gpu", UNTESTED, OWN, EnvironmentLacks, "has not been tested.*--force"),
+    ],
+)
+def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
+    backends, record, options, expected, said
+):
+    chosen(kernel_choice.choose_kernels, expected, said, options, backends, record)
+
+
+def of_repeats(**forms):
+    return Verdicts(Path("none"), None, {"repeats": {"mlx:gpu": forms}})
+
+
+RECORD = {"determinism": "record"}
+
+
+@each_of(
+    ("options", "record", "reason"),
+    [
+        (RECORD, of_repeats(reference=True), ""),
+        ({**RECORD, **FORCE}, of_repeats(reference=False), ""),
+        ({}, of_repeats(), ""),
+        (RECORD, of_repeats(reference=False), "differed in their bits"),
+        (RECORD, of_repeats(), "has not compared two gradients of mlx:gpu"),
+        (RECORD, UNTESTED, "has not been tested"),
+    ],
+)
+def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force(
+    options, record, reason
+):
+    workers = (["torch:cpu", "mlx:gpu"], ["native", "reference"])
+    if not reason:
+        kernel_choice.check_recorded(TrainConfig(**options), *workers, record)
+        return
+    with pytest.raises(EnvironmentLacks, match=f"mlx:gpu is not known.*{reason}.*doctor"):
+        kernel_choice.check_recorded(TrainConfig(**options), *workers, record)
+
+
+# -- runs through Metal source, and in bfloat16, say so --------------------------------------------
+
+
+def status_of(result):
+    return json.loads((Path(result.run) / "run.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
+    def run(**options):
+        return train(small_config(tmp_path, schedule="constant", warmup=0, **options))
+
+    whole, first = run(steps=20, **EMULATED), run(steps=10, **EMULATED)
+    result = run(steps=10, resume=first.run)
+    assert identical(parameters(result), parameters(whole))
+    assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
+    assert "earlier steps of this run came from Metal source on the CPU" in summary(result)
+    assert status_of(result)["emulated"] is True
+
+
+@pytest.mark.slow
+def test_training_on_emulated_kernels_says_so_everywhere(tmp_path):
+    reports = []
+    config = small_config(tmp_path, steps=2, kernels="metal-emulated")
+    emulated = train(config, observer=reports.append)
+    assert emulated.to_json()["emulated"] is True
+    assert "kernels metal-emulated: Metal source ran on the CPU" in summary(emulated)
+    assert "kernels metal-emulated: Metal source on the CPU, a test" in str(reports[0].message)
+    assert status_of(emulated)["emulated"] is True
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_says_that_its_cpus_use_the_plain_operations(tmp_path):
+    config = small_config(tmp_path, compute_dtype="bfloat16", workers="mlx:cpu*2")
+    planned = make_plan(config)
+    assert planned.kernels == ("reference", "reference")
+    assert "kernels auto: reference on CPUs" in " ".join(planned.notes)
+    result = train(config).to_json()
+    assert [result[name] for name in ("status", "kernels", "emulated")] == [
+        "done", "reference", False,
+    ]  # fmt: skip
+
+
+# -- the check of Metal kernels when a worker starts -----------------------------------------------
+
+ON_GPU = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
+
+
+@pytest.fixture
+def stand_in_gpu(monkeypatch):
+    """This machine has Apple's GPU, as its workers see it; plants a fault in a kernel."""
+    here = replace(machine.here(), chip="Apple M4 Pro")
+    monkeypatch.setattr(Machine, "apple_gpu", True)
+    monkeypatch.setattr(machine, "here", lambda: here)
+    monkeypatch.setattr(worker, "main", stand_in_gpu_worker.main)
+
+    def plant(**fault):
+        fault = {"kernel": "mlstm_out", **fault}
+        monkeypatch.setenv(stand_in_gpu_worker.FAULTY, json.dumps(fault))
+
+    return plant
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "begins", "names"),
+    [
+        ({}, "uses the plain mlx operators mlstm_cell, whose Metal", "is off by "),
+        # A model that the kernels do not compute; the check has smaller batches.
+        ({"by": None, "only": {"B": 4}}, "uses plain operators only: its Metal kernels",
+         "mlstm_out does not compile"),
+    ],
+    ids=["a wrong kernel", "a model it cannot compute"],
+)  # fmt: skip
+def test_a_worker_whose_kernel_fails_trains_by_plain_operators_and_says_so(
+    stand_in_gpu, tmp_path, fault, begins, names
+):
+    stand_in_gpu(**fault)
+    messages = Messages()
+    faulty = train(small_config(tmp_path, **ON_GPU), observer=messages)
+    plain = train(small_config(tmp_path, **ON_GPU, kernels="reference"))
+    assert identical(parameters(faulty), parameters(plain))
+    (said,) = status_of(faulty)["notices"]
+    assert said.startswith(f"worker 1 (mlx:gpu) {begins}")
+    assert names in said
+    assert said in messages
+    assert said in (Path(faulty.run) / "events.jsonl").read_text()
+    assert status_of(plain)["notices"] == []
+
+
+@pytest.mark.slow
+def test_requested_kernels_that_are_wrong_end_the_run_with_the_way_out(
+    stand_in_gpu, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(verdicts, "load", lambda: FASTER)
+    stand_in_gpu()
+    with pytest.raises(EnvironmentLacks, match=r"mlstm_cell: .* is off by .*--kernels auto"):
+        train(small_config(tmp_path, **ON_GPU, kernels="metal"))
+    assert train(small_config(tmp_path, **ON_GPU, kernels="metal", force=True)).status == "done"
