@@ -103,7 +103,7 @@ def promises(scale, findings):
                 versions.add(loaded.version)
                 whole += loaded.consistent
                 try:
-                    check(mode, loaded, backend.inbox, run.arena)
+                    check(loaded, backend.inbox, run.arena)
                 except AssertionError:
                     broken += 1
             seconds = time.perf_counter() - began

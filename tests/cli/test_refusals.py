@@ -61,7 +61,7 @@ good.txt                          text is named by a flag: --data good.txt
 --model typo.yaml                 did you mean 'hidden_size'?
 --model wide.yaml                 hidden_size is 'wide'
 --model narrow.json               set vocab_size to at least 257
---model deep.yaml                 num_hidden_layers is 40000000; set it to 4096 at most
+--model deep.yaml                 num_hidden_layers is 40000000; wanted a whole number above 0 and
 3 --model huge.yaml               the parameters of model huge.yaml alone need
 3 --memory-limit 0.001            use fewer --workers, a smaller --batch-size or --model
 --set vocab_size=200              vocab_size 200, tokenizer bytes 257 ids, one of which is BOS

@@ -51,6 +51,7 @@ RECORDED = {
 @each_of("name", SUITES)
 def test_the_settings_points_and_protocol_of_a_suite_are_the_recorded_ones(name):
     recorded = {**asdict(suite(name)), "own_lr": None}  # a field at that time
+    del recorded["protocol"]["optimizer"]["use"]  # of a run, not of a suite
     values = json.dumps(recorded, sort_keys=True, default=str)
     assert hashlib.sha256(values.encode()).hexdigest()[:16] == RECORDED[name]
 

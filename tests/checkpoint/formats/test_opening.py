@@ -188,7 +188,6 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
         ({"num_heads": 3}, "does not divide into num_heads 3"),
         ({"tie_word_embeddings": True}, "ties the embedding and the head"),
         ({"hidden_size": "wide", "embedding_dim": None}, "hidden_size is 'wide'"),
-        ({"weight_mode": "many"}, "weight_mode is 'many'"),
         ({"num_heads": None}, "lacks num_heads"),
         ({"add_out_norm": False}, "add_out_norm is false, but the file has"),
     ],
