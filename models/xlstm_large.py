@@ -43,7 +43,7 @@ class XLSTMLargeConfig(XLSTMConfig):
         "architectures transformers_version dtype torch_dtype chunkwise_kernel sequence_kernel "
         "step_kernel mode return_last_states autocast_kernel_dtype inference_state_dtype "
         "norm_reduction_force_float32 max_inference_chunksize use_cache eos_token_id "
-        "pad_token_id weight_mode".split()
+        "pad_token_id".split()
     )
 
     num_hidden_layers: int = positive("blocks: an mLSTM, then a SwiGLU", high=MOST_LAYERS)
@@ -143,10 +143,14 @@ class XLSTMLargeConfig(XLSTMConfig):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
-        """As that of `ModelConfig`; null is no bound in the xlstm package, which is refused."""
+        """As that of `ModelConfig`; null is no bound in the xlstm package, which is refused.
+
+        `weight_mode` says how a file stores matrices that share their input; ours are single.
+        """
         for name in ("gate_soft_cap", "output_logit_soft_cap"):
             if name in data and data[name] is None:
                 raise ConfigError(f"{name} is null, no bound, which is not supported; set a number")
+        data = {name: value for name, value in data.items() if name != "weight_mode"}
         return super().from_dict(data, strict=strict)
 
     def to_dict(self) -> dict[str, Any]:

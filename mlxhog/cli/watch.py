@@ -3,19 +3,25 @@
 import asyncio
 import json
 import secrets
+import shlex
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
 from mlxhog.cli.flags import Json, Quiet, RunFolder, run_argument
 from mlxhog.cli.frame import command, print_json
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
-from mlxhog.report.metrics import Progress
+from mlxhog.report.metrics import Progress, number
 from mlxhog.report.plain import observer
-from mlxhog.report.views import RunView
+from mlxhog.report.views import Observer, RunView
+
+if TYPE_CHECKING:
+    from mlxhog.report.record import RunRecord
 
 ABOUT = """\
 Show the table of `mlxhog train` for a run in another terminal; in a pipe, its lines. The command
@@ -34,6 +40,9 @@ save a checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the 
 BOARD_EXAMPLES = ("board", "board latest --port 8400", "board runs/20260102-101500-sotu")
 INTERRUPTED = 130
 START_POLL_S = 0.1
+LOOK_S = 0.5
+MOST_MESSAGES = 20
+"""Messages shown at once; of a run that has trained for long, the newest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +56,6 @@ class WatchConfig(RunFolder, Quiet):
 def run(config: WatchConfig) -> int:
     """Show a run until it ends."""
     from mlxhog.checkpoint.run import is_run
-    from mlxhog.report.follow import ending, follow
     from mlxhog.report.record import RunRecord
 
     watched = config.find(config.run)
@@ -69,6 +77,60 @@ def run(config: WatchConfig) -> int:
         print(f"no longer watched; {state}: mlxhog watch {watched.directory}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def follow(
+    record: "RunRecord",
+    view: Observer[Progress],
+    *,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show a run in a view until no process trains it any more.
+
+    Args:
+        record: of the run; it is read again at every look.
+        view: called about twice a second, and once for every message.
+        pause: waits for a number of seconds.
+
+    Raises:
+        RunError: the metrics of the run cannot be read.
+    """
+    shown, n_shown, is_running = set[str](), 0, True
+    while is_running:
+        is_running = False
+        with suppress(RunError):  # the run was moved or deleted
+            is_running = record.run.is_locked()  # asked first: the last look sees everything
+        record.refresh()
+        messages = [note for note in record.notes if note not in shown]
+        shown.update(messages)
+        n_new, n_shown = record.n_events - n_shown, record.n_events
+        for event in record.events[-n_new:] if n_new else []:
+            if event.kind == "checkpoint":
+                messages.append(f"saved {event.text}")
+            elif event.kind in ("message", "strategy") and event.text:
+                messages.append(event.text)
+        for message in messages[-MOST_MESSAGES:]:
+            view(replace(record.progress, message=message))
+        view(record.progress)
+        if is_running:
+            pause(LOOK_S)
+
+
+def ending(record: "RunRecord") -> str:
+    """State how a run ended, and suggest the next commands."""
+    record.refresh()
+    facts, run = record.facts(), shlex.quote(str(record.run.directory))
+    bits = number(record.last("val_bits_per_byte"))
+    lines = [
+        f"{record.state}: {facts['steps']} steps, {facts['tokens']} tokens in "
+        f"{facts['training time']}, held-out {bits} bits per byte{record.scored_at}"
+    ]
+    if "error" in facts:
+        lines.append(facts["error"])
+    if record.state == "interrupted" and not record.result:
+        lines.append("its process ended without a final status: it was killed")
+    again = "" if record.state == "done" else f"\n      mlxhog train --resume {run}"
+    return "\n".join([*lines, f"next: mlxhog report {run}{again}"])
 
 
 class JsonLines(RunView):

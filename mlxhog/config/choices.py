@@ -146,14 +146,15 @@ def broken(
     """
     for name, condition, sentence in rules:
         try:
-            holds = all(_holds(term, values, choice) for term in condition.split(" & "))
+            is_broken = all(holds(term, values, choice) for term in condition.split(" & "))
         except AttributeError:  # of no value and no attribute
-            holds = False
-        if holds:
+            is_broken = False
+        if is_broken:
             yield name, sentence.format_map(values)
 
 
-def _holds(term: str, values: Mapping[str, object], choice: object) -> bool:
+def holds(term: str, values: Mapping[str, object], choice: object = None) -> bool:
+    """Whether a term of a condition holds; an AttributeError if it names nothing that is there."""
     name, equals, words = term.partition("=")
     negative = name.startswith("not ") or name.endswith("!")
     name = name.removeprefix("not ").rstrip("!")

@@ -41,7 +41,7 @@ _run = partial(option, group="run")
 _safety = partial(option, group="safety")
 _tuning = partial(option, group="fine-tuning")
 _ends = partial(option, group="epochs and early stopping")
-_cluster = partial(option, group="cluster")
+_cluster = partial(option, group="cluster", needs="cluster")
 
 ORIGINS = ("init_from", "resize_vocab")  # options of the weights that a new run begins with
 WITHOUT_ENDS: dict[str, object] = {
@@ -168,6 +168,7 @@ class TrainConfig(Merged):
         "auto",
         "kernels=reference: library for MLX's matrix products, the fastest here or MLX's own",
         choices=("auto", "reference"),
+        needs="kernels=auto|reference",
     )
     memory_limit: float = _workers(
         0.8, "share of this machine's memory that a run may use", above=0, high=1
@@ -279,6 +280,7 @@ class TrainConfig(Merged):
         unit="tokens",
         low=1,
         none="auto",
+        needs="eval_every",
     )
     sample_every: Interval = _run(Interval(seconds=30), "steps or time between samples of text")
     save_every: Interval = _run(
@@ -297,13 +299,17 @@ class TrainConfig(Merged):
         choices=("auto", "on", "off"),
     )
     live_every: Interval = _run(
-        Interval(seconds=1), "steps or time between copies for readers, while there are any"
+        Interval(seconds=1),
+        "steps or time between copies for readers, while there are any",
+        needs="live=auto|on",
     )
     resume: str | None = _run(
         None, "continue a run: a path, its name, latest, NAME/best, or one of its checkpoints"
     )
     reset_optimizer: bool = _run(
-        False, "resume: drop the moments, for example those of another optimizer"
+        False,
+        "resume: drop the moments, for example those of another optimizer",
+        needs="resume",
     )
     report_to: str = _run(
         "none",
@@ -332,7 +338,9 @@ class TrainConfig(Merged):
         "directory of transformers",
     )
     resize_vocab: bool = _tuning(
-        False, "init_from: allow another vocabulary; rows of tokens with the same text are kept"
+        False,
+        "init_from: allow another vocabulary; rows of tokens with the same text are kept",
+        needs="init_from",
     )
     loss_on: str = _tuning(
         "assistant",
@@ -357,6 +365,7 @@ class TrainConfig(Merged):
         unit="evaluations",
         low=1,
         none="off",
+        needs="eval_every",
     )
     stop_at_loss: float | None = _ends(
         None,
@@ -364,11 +373,13 @@ class TrainConfig(Merged):
         unit="bits per byte",
         above=0,
         none="off",
+        needs="eval_every",
     )
     keep_best: bool = _ends(
         False,
         "save after every held-out evaluation that is the best so far, and keep that checkpoint: "
         "checkpoints/best",
+        needs="eval_every",
     )
 
     # Rounds between machines. DiLoCo's outer momentum of .9 keeps the movements of ten rounds, too
@@ -380,6 +391,7 @@ class TrainConfig(Merged):
         "start began",
         none="off",
         reads=_check_address,
+        needs="",
     )
     cluster_own_address: str | None = _cluster(
         None,

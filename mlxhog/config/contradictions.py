@@ -1,35 +1,19 @@
 """Contradictions between options of a training run, each with the way out.
 
-Those of a strategy are in its class.
+Those of a strategy are in its class. An option that has an effect beside some values of another one
+only says so itself (`Option.needs`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from mlxhog.config.choices import Rules, broken, rules_of
-from mlxhog.config.options import options
-from mlxhog.config.sources import spelt_values_of
-
-_SWITCHED_OFF: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "live_every": ("live", ("off",), "so readers get no copies; set live=on"),
-    "cpu_blas": (
-        "kernels",
-        ("native", "metal", "metal-emulated"),
-        "which have matrix products of their own; set kernels=reference",
-    ),
-    "eval_tokens": ("eval_every", ("off",), "so nothing is evaluated; set eval_every"),
-}
-"""Options without effect beside some values of another one: that option, the values, the reason."""
-
-CHOICES = tuple(other for other, _, _ in _SWITCHED_OFF.values())
-"""Options whose values decide which other options have an effect."""
-
+from mlxhog.config.choices import Rules, broken, holds, rules_of
+from mlxhog.config.options import Option, options
+from mlxhog.config.sources import specs_of, spelt_values_of
 
 RULES: Rules = (
-    *((name, f"{other}={'|'.join(off)} & {name} & {name}!=1s",
-       f"{other} is {{{other}}}, {reason}, or leave {name} out")
-      for name, (other, off, reason) in _SWITCHED_OFF.items()),
     ("follow", "follow & not is_lock_free",
      "is for lock-free workers, which take any batch; set strategy=hogwild, without async_after "
      "and blocks=disjoint"),
@@ -48,19 +32,12 @@ RULES: Rules = (
      "write=auto, or gpu_write=cpu"),
     ("live_every", "live_every=off & live!=off",
      "off, so readers would get no copy; set live=off as well"),
-    ("reset_optimizer", "reset_optimizer & not resume",
-     "is for a run that is resumed; add --resume"),
-    ("resize_vocab", "resize_vocab & not init_from",
-     "is for a run that begins with the weights of another; add init_from"),
     ("init_from", "init_from & resume",
      "resume {resume} has its own weights; leave one of the two out"),
     *(("epochs", f"epochs & {budget}",
        f"is {{epochs}}, and {budget} {{{budget}}} is a budget, too; leave one of them out, or set "
        "it to none") for budget in ("steps", "tokens", "time")),
     ("epochs", "epochs & follow", "a followed folder has no last text; leave epochs out"),
-    *((name, f"{name} & eval_every=off",
-       "needs held-out evaluations, and eval_every is off; set eval_every, such as 10s, or 100 for "
-       "steps") for name in ("patience", "stop_at_loss", "keep_best")),
     *(("determinism", f"determinism=rounds & {name}",
        "rounds, but a budget in time or a followed folder ends each run differently; give --steps "
        "or --tokens instead") for name in ("time", "follow")),
@@ -102,34 +79,45 @@ def of(config: Any) -> list[tuple[str, str]]:
         "has_budget": config.has_budget,
         "waits_too_short": config.waits_too_short,
     }
-    alone = (
-        (name, f"not cluster & {name}!={spec.spell(spec.default)}|none",
-         "is for a run with other machines; add --cluster HOST:PORT as cluster start prints it")
-        for name, spec in options(type(config)).items()
-        if spec.group == "cluster" and name != "cluster"
-    )  # fmt: skip
     own = () if config.strategy is None else rules_of(type(config.strategy))
-    return list(broken((*RULES, *alone, *own), values, config.strategy))
+    specs = specs_of(type(config), values)
+    without_effect = (
+        (name, _reason(specs[name], values))
+        for name in idle(specs, values)
+        if values.get(name) not in (specs[name].spell(specs[name].default), "none", "off", None)
+    )
+    return [*without_effect, *broken((*RULES, *own), values, config.strategy)]
 
 
-def of_others(kind: str, choice: str) -> tuple[str, ...]:
-    """The options that have no effect beside a value of another one.
+def idle(specs: Mapping[str, Option], values: Mapping[str, object]) -> list[str]:
+    """Return the options that have no effect beside values of those that they need.
 
     Args:
-        kind: one of `CHOICES`.
-        choice: its value.
+        specs: by flat names.
+        values: of some of them, as people write them.
     """
-    every = _SWITCHED_OFF.items()
-    return tuple(name for name, (one, off, _) in every if one == kind and choice in off)
+    return [
+        name
+        for name, spec in specs.items()
+        if needed(spec) in values and not holds(spec.needs, values)
+    ]
 
 
-def choosing(config: type, **choices: str) -> dict[str, Any]:
-    """Changes to a configuration that set options of `CHOICES`.
+def needed(spec: Option) -> str:
+    """Return the name of the option that another one needs; "" if it needs none."""
+    return spec.needs.partition("=")[0]
 
-    They are these values, and the defaults of the options that have no effect beside them.
-    """
-    names = [name for kind, choice in choices.items() for name in of_others(kind, choice)]
-    return {**{name: options(config)[name].default for name in names}, **choices}
+
+def _reason(spec: Option, values: Mapping[str, object]) -> str:
+    other, equals, _ = spec.needs.partition("=")
+    lack = f"is for {spec.needs}, and {other} is" if equals else f"needs {other}, which is"
+    return f"{lack} {values[other]}; set that, or leave {spec.flat} out"
+
+
+def settled(config: type, **values: object) -> dict[str, Any]:
+    """Return these values of a configuration, and the defaults of options without effect then."""
+    specs = options(config)
+    return {**{name: specs[name].default for name in idle(specs, values)}, **values}
 
 
 _IMPLIED: Rules = (

@@ -6,6 +6,7 @@ typed one.
 """
 
 import dataclasses
+import inspect
 import os
 import types
 import typing
@@ -80,6 +81,7 @@ class Option:
     excludes: tuple[str, ...] = ()  # options that may not stand beside it on a command line
     short: str = ""  # a second flag of one letter
     reads: Callable[[str], object] | None = None  # of a text: raises ValueError for a wrong one
+    needs: str = ""  # a term of rules, such as "blocks=disjoint": else this has no effect
     train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
     name: str = ""  # of the field
     type: type = str  # of a value, without None
@@ -210,7 +212,8 @@ def options(cls: type) -> Mapping[str, Option]:
 
 @cache
 def _options(cls: type) -> Mapping[str, Option]:
-    hints, own = typing.get_type_hints(cls), vars(cls).get("__annotations__", {})
+    hints = {name: hint for base in reversed(cls.__mro__) for name, hint in _hints(base).items()}
+    own = vars(cls).get("__annotations__", {})
     specs = {}
     for field in sorted(dataclasses.fields(cls), key=lambda field: _is_late(field, own)):
         spec = field.metadata.get(_METADATA)
@@ -223,6 +226,11 @@ def _options(cls: type) -> Mapping[str, Option]:
             flat = spec.flat or field.name
             specs[field.name] = dataclasses.replace(spec, default=field.default, flat=flat, **known)
     return types.MappingProxyType(specs)
+
+
+@cache  # get_type_hints would evaluate those of every base again for every class
+def _hints(cls: type) -> Mapping[str, Any]:
+    return inspect.get_annotations(cls, eval_str=True)
 
 
 def _is_late(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> bool:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mlxhog.base.late import np
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.gradients import Rows, dense
 from mlxhog.optim.rule import GRADIENT, Form, Pairs, Step, Target, Write
 from mlxhog.optim.updates import Float32
 
@@ -72,14 +71,5 @@ def split(
     pairs: Pairs, hidden: frozenset[str]
 ) -> tuple[list[tuple[Slot, Float32]], list[tuple[Slot, Float32 | Rows]]]:
     """Split off the hidden matrices, each with a gradient of its shape; the rest stays as it is."""
-    whole = [(slot, dense(slot, grad)) for slot, grad in pairs if slot.name in hidden]
+    whole = [(slot, dense(grad, slot.shape)) for slot, grad in pairs if slot.name in hidden]
     return whole, [(slot, grad) for slot, grad in pairs if slot.name not in hidden]
-
-
-def dense(slot: Slot, grad: Float32 | Rows) -> Float32:
-    """A gradient as an array of the parameter's shape; rows that it lacks are zero."""
-    if not isinstance(grad, Rows):
-        return grad
-    whole = np.zeros(slot.shape, np.float32)
-    whole[grad.index] = grad.values
-    return whole

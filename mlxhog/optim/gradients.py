@@ -57,6 +57,15 @@ class Rows:
 Grads = Mapping[str, "Float32 | Rows"]
 
 
+def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
+    """Return a gradient as an array of its parameter's shape; rows that it lacks are zero."""
+    if not isinstance(grad, Rows):
+        return grad
+    whole = np.zeros(shape, np.float32)
+    _native.sum_rows(grad.index, grad.values, whole.reshape(-1), shape[1])
+    return whole
+
+
 class GradientSum:
     """A weighted sum of gradients over micro-batches, in arrays of its own."""
 

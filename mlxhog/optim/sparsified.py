@@ -88,6 +88,7 @@ class Sparse(Choice):
         True,
         "sparsify: the worker adds the rest of a step to later ones, or drops it",
         train_only=True,
+        needs="sparsify",
     )
 
     @property
@@ -96,9 +97,6 @@ class Sparse(Choice):
         return self.sparsify == "none"
 
     rules: ClassVar[Rules] = (
-        ("error_feedback", "sparsify=none & error_feedback=false",
-         "without sparsify every step is written whole, and nothing is left to drop; leave it out, "
-         "or add sparsify=topk:0.01"),
         ("sparsify", "sparsify!=none & gpu_write!=cpu",
          "single elements are added by the CPU, and gpu_write is {gpu_write}; set gpu_write=cpu"),
         ("sparsify", "sparsify!=none & moments=shared",

@@ -9,7 +9,6 @@ from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.strategies.averaging import AvgRuns, DiLoCo, FedProx, LocalSGD, Scaffold
-from mlxhog.strategies.disjoint import Disjoint
 from mlxhog.strategies.hogwild import Hogwild, Serial
 from mlxhog.strategies.in_order import RoundRobin, Sim
 from mlxhog.strategies.locked import SSP, Aig, AsyncPS, Locked
@@ -50,6 +49,8 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
 
         chosen = _turned_into(Recorded, chosen)
     elif isinstance(chosen, Hogwild) and chosen.disjoint:
+        from mlxhog.strategies.disjoint import Disjoint
+
         chosen = _turned_into(Disjoint, chosen)
     return replace(chosen, config=config, workers=workers, max_workers=max_workers)
 
@@ -60,7 +61,7 @@ def _turned_into(kind: type[Hogwild], chosen: Strategy) -> Hogwild:
 
 
 __all__ = [
-    "SSP", "Aig", "AsyncPS", "AvgRuns", "DiLoCo", "Disjoint", "FedProx", "Hogwild", "Idle", "Lease",
+    "SSP", "Aig", "AsyncPS", "AvgRuns", "DiLoCo", "FedProx", "Hogwild", "Idle", "Lease",
     "LocalSGD", "Locked", "RoundRobin", "Scaffold", "Serial", "Sim", "Strategy", "StrategyWorker",
     "Sync", "TicketPart", "WriteResult", "build",
 ]  # fmt: skip

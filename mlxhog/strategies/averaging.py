@@ -28,7 +28,7 @@ from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Float32, Grads, Rows
+from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.local import Local, LocalWorker, Stage
 from mlxhog.strategies.rounds import StepRecord
@@ -36,7 +36,6 @@ from mlxhog.strategies.strategy import Segments, parameter_copies
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.models.families import ModelConfig
 
 AVERAGE_EVERY = 16  # default of the steps of each worker between two averages
 ANCHOR: Final = "anchor"
@@ -96,7 +95,7 @@ class Averaged(Local):
         """This with another number of steps between two averages."""
         return replace(self, average_every=steps)
 
-    def check(self, model: ModelConfig) -> None:
+    def check_workers(self) -> None:
         """Refuse local steps that do not fit the run.
 
         Raises:
@@ -185,15 +184,6 @@ class Anchored(Averaged):
         keep_anchor,
         Averaged.take_average,
     )
-
-
-def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
-    """A copy of a gradient with all of its elements."""
-    if not isinstance(grad, Rows):
-        return grad.copy()
-    whole = np.zeros(shape, np.float32)
-    np.add.at(whole, grad.index, grad.values)
-    return whole
 
 
 # -- FedProx ---------------------------------------------------------------------------------------
@@ -404,11 +394,12 @@ class DiLoCo(Anchored):
         return self.replicas or self.workers
 
     def check_workers(self) -> None:
-        """Refuse replicas with unequal numbers of workers.
+        """Refuse replicas with unequal numbers of workers as well.
 
         Raises:
-            ConfigError: M does not divide the workers, or a run has to repeat.
+            ConfigError: M does not divide the workers, a run has to repeat, or H is larger than it.
         """
+        super().check_workers()
         if self.workers % self.n_replicas:
             divisors = [m for m in range(1, self.workers + 1) if self.workers % m == 0]
             raise ConfigError(

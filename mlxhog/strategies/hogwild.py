@@ -218,6 +218,7 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
         unit="steps",
         low=1,
         train_only=True,
+        needs="blocks=disjoint",
     )
 
     @property
@@ -254,9 +255,6 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
         return (Sync(shares=self.shares), self.lock_free()) if self.async_after else None
 
     rules: ClassVar[Rules] = (
-        ("rotate_every", "blocks=all & rotate_every!=100",
-         "blocks is all, so no worker changes its blocks; add blocks=disjoint, or leave "
-         "rotate_every out"),
         ("sync_shares", "not async_after & sync_shares!=equal",
          "hogwild has rounds after async_after only; add that, or take sync"),
         *((name, f"async_after & {name}!={whole}",

@@ -218,6 +218,7 @@ class Local(Numbered):
         "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
         low=0,
         train_only=True,
+        needs="split=dirichlet",
     )
     clients: int | None = option(
         None,
@@ -226,11 +227,10 @@ class Local(Numbered):
         low=1,
         none="auto",
         train_only=True,
+        needs="split=dirichlet",
     )
 
     rules: ClassVar[Rules] = (
-        *((name, f"split=none & {term}", "is for split=dirichlet; add that, or leave it out")
-          for name, term in (("split_alpha", "split_alpha!=1.0"), ("clients", "clients"))),
         ("gpu_write", "gpu_write=metal*",
          "{gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
         ("moments", "moments=shared",

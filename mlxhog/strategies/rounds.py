@@ -168,4 +168,5 @@ class NumberedWorker(StrategyWorker):
             self.context.wait_until(partial(self._have_ended, stage, ranks))
 
     def _have_ended(self, stage: int, ranks: Iterable[int] | None) -> bool:
-        return min(self.strategy.each(self._words, "stages", ranks)) > stage
+        slowest: int = min(self.strategy.each(self._words, "stages", ranks))
+        return slowest > stage

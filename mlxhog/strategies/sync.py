@@ -60,7 +60,8 @@ from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import tables
-from mlxhog.optim.gradients import Float32, Grads, Rows
+from mlxhog.optim.gradients import Float32, Grads, Rows, dense
+from mlxhog.optim.rule import parameter
 from mlxhog.strategies import averaged_rows, division
 from mlxhog.strategies.division import InRounds
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
@@ -266,13 +267,7 @@ class SyncWorker(NumberedWorker):
             self._rows.put(rank, tables.parted(grads, self.context.tables)[1])
         flat = self._all[rank]
         for slot in self._slots:
-            grad = grads[slot.name]
-            own = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            if isinstance(grad, Rows):
-                own.fill(0.0)
-                np.add.at(own, grad.index, grad.values)
-            else:
-                np.copyto(own, grad)
+            np.copyto(parameter(flat, slot), dense(grads[slot.name], slot.shape))
 
     def _average(self) -> None:
         """Second stage: this worker's share of the mean, and its sums of squares."""
@@ -308,8 +303,7 @@ class SyncWorker(NumberedWorker):
         grads: dict[str, Float32 | Rows] = {}
         for index in self._share:
             slot = self._slots[index]
-            mean = self._mean[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            grads[slot.name] = mean
+            grads[slot.name] = mean = parameter(self._mean, slot)
             if slot.kind == "rows":  # an untouched row has an all-zero gradient
                 touched = np.flatnonzero(mean.any(axis=1)).astype(np.int32)
                 grads[slot.name] = Rows(touched, np.ascontiguousarray(mean[touched]))

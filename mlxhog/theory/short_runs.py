@@ -14,7 +14,7 @@ from mlxhog.arena.child import Lane
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import WITHOUT_ENDS, TrainConfig
-from mlxhog.config.contradictions import CHOICES, choosing
+from mlxhog.config.contradictions import settled
 from mlxhog.config.options import options
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
@@ -44,11 +44,10 @@ def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: A
         chosen: other options, the budget among them: time, tokens or steps.
     """
     never = Interval()
-    choices = {kind: chosen[kind] for kind in CHOICES if kind in chosen}
     budget = dict.fromkeys(("steps", "tokens", "time", "resume")) | WITHOUT_ENDS
     return replace(
         config,
-        **{**budget, **choosing(TrainConfig, **choices, eval_every="off"), **chosen},
+        **{**budget, **settled(TrainConfig, **{"eval_every": "off", **chosen})},
         sample_every=never,
         save_every=never,
         out=str(folder),

@@ -12,8 +12,8 @@ from mlxhog.base.paths import expanded
 from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import ORIGINS, PLUGIN, TrainConfig, train_config
-from mlxhog.config.options import options
-from mlxhog.config.sources import Layer, of_keywords
+from mlxhog.config.options import Option, options
+from mlxhog.config.sources import Layer, of_keywords, specs_of
 from mlxhog.errors import ConfigError
 from mlxhog.report.plain import observer as shown_on
 
@@ -150,10 +150,9 @@ def _last(layers: Iterable[Layer], name: str) -> str | None:
     return None if value in (None, "none") else str(value)
 
 
-def _choice(layers: Iterable[Layer], kind: str) -> str | None:
-    """The strongest value of an option of `contradictions.CHOICES`, before defaults."""
-    spec = options(TrainConfig)[kind]
-    values = _values(layers, kind, *spec.aliases)
+def _needed(layers: Iterable[Layer], spec: Option) -> str | None:
+    """The strongest value of an option that others need, before defaults."""
+    values = _values(layers, spec.flat, *spec.aliases)
     if not values or (values[-1] is None and spec.type is str):
         return None
     try:
@@ -194,13 +193,12 @@ def _of_run(spec: str, layers: list[Layer]) -> Layer:
             changed.add(chosen.title)
     if "optimizer" in changed:
         left_out |= {"lr", "learning_rate"}
-    for kind in contradictions.CHOICES:
-        choice, own = _choice(layers, kind), _choice([stored], kind)
-        choice = own if choice in (None, "auto") else choice
-        if choice is not None:
-            left_out.update(contradictions.of_others(kind, choice))
-    if _last(layers, "blocks") == "all":
-        left_out.add("rotate_every")
+    specs, values = specs_of(TrainConfig, {}), {}
+    for name in {contradictions.needed(spec) for spec in specs.values() if spec.needs}:
+        value, own = _needed(layers, specs[name]), _needed([stored], specs[name])
+        if (value := own if value in (None, "auto") else value) is not None:
+            values[name] = value
+    left_out.update(contradictions.idle(specs, values))
     if _last(layers, "workers") not in (None, _last([stored], "workers")):
         changed.add("workers")
     if changed or _name([stored], STRATEGIES) is None:

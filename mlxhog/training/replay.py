@@ -41,7 +41,7 @@ from mlxhog.base.paths import words
 from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
-from mlxhog.config.contradictions import choosing
+from mlxhog.config.contradictions import settled
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, WorkerFailed
 from mlxhog.optim import updates
@@ -61,7 +61,7 @@ CONFIG = "config.yaml"
 """The recorded configuration, beside the logs; a resume replaces that in the run's folder."""
 
 QUIET: dict[str, Any] = {
-    "determinism": "replay", "resume": None, **choosing(TrainConfig, live="off"),
+    "determinism": "replay", "resume": None, **settled(TrainConfig, live="off"),
 }  # fmt: skip
 
 

@@ -61,17 +61,12 @@ def train(
     observer: Observer[Progress] | None = None,
     run: Run | None = None,
 ) -> Result:
-    """Train a model, lock-free by default, and leave a run directory.
+    """Train, as `mlxhog.train` says.
 
     Args:
         config: the resolved configuration.
-        observer: called about twice a second from this thread; it must not block. After an OSError,
-            such as a closed pipe, it is not called again.
+        observer: shows the progress.
         run: the new run, created and locked by the caller; by default one is created.
-
-    Returns:
-        The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
-        checkpoint could not be written.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.

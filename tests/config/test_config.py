@@ -203,7 +203,7 @@ def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer
 
 def test_another_choice_comes_without_the_options_that_it_does_not_take():
     config = TrainConfig(optimizer="muon", nesterov=0.2, beta2=0.9, eval_tokens=512)
-    changes = contradictions.choosing(TrainConfig, eval_every="off")
+    changes = contradictions.settled(TrainConfig, eval_every="off")
     other = dataclasses.replace(config, optimizer="adamw", **changes)
     assert (other.optimizer, other.eval_every.on, other.eval_tokens) == (AdamW(), False, None)
 

@@ -16,7 +16,7 @@ predict=last optimizer=adamw                          add moments=shared
 predict=last strategy=serial                          not for serial
 predict=own strategy=round_robin                      none and last only; set one of them
 optimizer=muon predict=last sparsify=topk:0.1         add moments=shared
-reset_optimizer=true                                  add --resume
+reset_optimizer=true                                  needs resume, which is none
 overlap=true strategy=sync                            overlap: a worker of sync reads after its own
 overlap=true async_after=0.1                          overlap: a worker of hogwild(async_after=0.1)
 overlap=true blocks=disjoint                          set strategy=hogwild, or leave overlap out
@@ -28,7 +28,7 @@ overlap=true delay_compensation=constant:1            overlap: delay_compensatio
 overlap=true delay_feedback=true                      overlap: delay_feedback counts the updates
 overlap=true orthogonalization_device=worker          set orthogonalization_device=cpu
 average_every=5 slack=1                               no strategy has both average_every and slack
-clients=3 strategy=local_sgd                          is for split=dirichlet; add that
+clients=3 strategy=local_sgd                          is for split=dirichlet, and split is none
 sync_shares=speed strategy=hogwild                    add that, or take sync
 strategy=round_robin read=live                        leave read out
 strategy=round_robin write=racy                       no other process writes beside
@@ -49,9 +49,10 @@ determinism=rounds                                    needs a budget in steps or
 {RECORD} follow=new                       leave follow out
 {RECORD} resume=latest                    add --determinism none
 rotate_every=5                                        rotate_every out
-live=off live_every=5s                                live is off, .*leave live_every out
-kernels=native cpu_blas=reference                     kernels is native, .*leave cpu_blas out
-eval_every=off eval_tokens=512                        eval_every is off, .*leave eval_tokens out
+live=off live_every=5s                                and live is off.*leave live_every out
+kernels=native cpu_blas=reference                     and kernels is native.*leave cpu_blas out
+eval_every=off eval_tokens=512                        which is off.*leave eval_tokens out
+round_every=5                                         needs cluster, which is off; set that
 """
 
 

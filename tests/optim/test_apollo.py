@@ -111,24 +111,12 @@ def test_a_projection_is_the_same_in_every_process_and_another_for_every_refresh
 RECORDED = (0.17810124, -0.46952346)
 
 
-def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way():
-    rng = np.random.default_rng(0)
-    grads = [rng.standard_normal(MATRIX.shape, dtype=np.float32) for _ in range(6)]
-    grads[2][...] = 0
-
-    def moved(*, zero_guard):
-        kind = Apollo if zero_guard else OfThePackage
-        rule = kind(use=Use(hidden=HIDDEN), rank=2)
-        flat = initial()
-        where, lengths = target(rule, flat), []
-        for step, g in enumerate(grads, start=1):
-            before = flat.copy()
-            rule.step(where, {"matrix": g}, lr=0.1, step=step)
-            lengths.append(float(np.linalg.norm(flat - before)))
-        return lengths
-
-    guarded, official = moved(zero_guard=True), moved(zero_guard=False)
-    assert guarded[:3] == official[:3]
-    assert guarded[2] == 0
-    assert min(guarded[3:]) > 0.3 * guarded[0]
-    assert max(official[3:]) < 1e-6
+def test_a_gradient_of_zeros_does_not_stop_a_matrix_as_in_the_package():
+    rule, flat = Apollo(use=Use(hidden=HIDDEN), rank=2), initial()
+    where, lengths = target(rule, flat), []
+    for step in range(1, 7):
+        before, grad = flat.copy(), np.random.default_rng(step).standard_normal(MATRIX.shape)
+        rule.step(where, {"matrix": np.float32(grad * (step != 3))}, lr=0.1, step=step)
+        lengths.append(float(np.linalg.norm(flat - before)))
+    assert lengths[2] == 0
+    assert min(lengths[3:]) > 0.3 * lengths[0]

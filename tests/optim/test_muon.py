@@ -1,7 +1,6 @@
 """Muon: what its polynomials do to singular values, its means, and who is hidden."""
 
 import math
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -10,21 +9,17 @@ import pytest
 from mlxhog import _native
 from mlxhog.optim import AdamW, Muon, Use
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, ROOM
-from mlxhog.optim.updates import WRITE_MODES
-from tests.metal.shared import shared
 from tests.optim.small import (
     BIAS,
     EMBEDDING,
     HIDDEN,
     MATRIX,
-    Slot,
     initial,
     parameter,
     target,
     trained,
 )
 from tests.pairs import each_of
-from tests.threads import in_threads
 from tests.tolerances import POLAR_F32, assert_close
 
 USE = Use(hidden=HIDDEN)
@@ -108,33 +103,3 @@ def test_everything_but_hidden_matrices_takes_adamws_steps():
     adamw, _ = trained(AdamW(weight_decay=0.3), 2, grad_scale=0.5)
     for slot in (BIAS, EMBEDDING):
         np.testing.assert_array_equal(parameter(muon, slot), parameter(adamw, slot))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["lossless", "cas"])
-def test_no_step_of_a_mean_that_two_workers_share_is_lost(mode):
-    """Gradients are 0 and betas 1/2, so every step halves the moments, which says how many were."""
-    use = Use(hidden=HIDDEN, shared=True)
-    rule = Muon(use=use, beta1=0.5, beta2=0.5, nesterov=0.0, rows=1)
-    matrix, vector = Slot("matrix", (1000, 100), 0), Slot("vector", (50_000,), 100_000)
-    zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (matrix, vector)}
-    steps, begin = 60, 2.0**60
-    moments = {name: np.full(150_000, begin, np.float32) for name in rule.shared_segments}
-    barrier = threading.Barrier(2, timeout=30)
-    with shared(150_000) as segment:
-
-        def work(slot):
-            where = replace(
-                target(rule, segment.floats, slots={"matrix": matrix, "vector": vector}),
-                locks=segment.locks(slot),
-                mode=WRITE_MODES[mode],
-                shared=moments,
-            )
-            barrier.wait()
-            for step in range(1, steps + 1):
-                rule.step(where, zeros, lr=0.01, step=step, seed=2 * step + slot)
-
-        in_threads(work, (1, 2))
-    for name, begins in (("m", 0), ("v", vector.offset)):
-        halved = np.log2(begin / moments[name][begins:].astype(np.float64))
-        assert set(halved.tolist()) == {2.0 * steps}

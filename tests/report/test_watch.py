@@ -17,7 +17,7 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.checkpoint import creation
-from mlxhog.report.follow import follow
+from mlxhog.cli.watch import follow
 from mlxhog.report.record import RunRecord
 from tests.another_process import Program
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
