@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 
@@ -150,9 +149,6 @@ def _slot(voters: Sequence[Scored], number: int) -> dict[str, int]:
     return {layer: len(scores[layer]) for layer in order}
 
 
-How = Literal["stack", "stretch"]
-
-
 def unit_of(layers: tuple[Layer, ...]) -> int:
     """Return the layers of a block, a mixer and then a channel map; 1 if the layers are not blocks.
 
@@ -166,8 +162,8 @@ def unit_of(layers: tuple[Layer, ...]) -> int:
     return 1
 
 
-def scaled(layers: tuple[Layer, ...], depth: int, how: How, unit: int) -> tuple[Layer, ...]:
-    """Return a sequence of `depth` layers in units of `unit` layers; see the module.
+def scaled(layers: tuple[Layer, ...], depth: int, unit: int, *, stack: bool) -> tuple[Layer, ...]:
+    """Return a sequence of `depth` layers in units of `unit` layers, stacked or stretched.
 
     Raises:
         ConfigError: the depth is not possible; it names possible ones.
@@ -185,5 +181,5 @@ def scaled(layers: tuple[Layer, ...], depth: int, how: How, unit: int) -> tuple[
         )
     units = [layers[k : k + unit] for k in range(0, len(layers), unit)]
     m, M = len(units), depth // unit
-    numbers = [j % m if how == "stack" else j * m // M for j in range(M)]
+    numbers = [j % m if stack else j * m // M for j in range(M)]
     return tuple(layer for number in numbers for layer in units[number])

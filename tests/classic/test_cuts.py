@@ -120,18 +120,6 @@ def test_at_zeros_and_ones_the_objective_is_the_cut():
         assert problem.measures({"x": x}) == {"objective": expected, "cut": expected}
 
 
-def test_a_mixture_of_two_rows_is_projected_before_it_is_measured():
-    problem = GraphCuts(clusters(21, 60, labels=3))
-    x = problem.initial(0)["x"]
-    mixed = x.copy()
-    mixed[:] += 0.25  # off the simplex by as much in every row: the projection takes it back
-    before = mixed.copy()
-    assert problem.measures({"x": mixed})["objective"] == pytest.approx(
-        problem.measures({"x": x})["objective"], rel=1e-6
-    )
-    np.testing.assert_array_equal(mixed, before)
-
-
 # -- data -----------------------------------------------------------------------------------------
 
 

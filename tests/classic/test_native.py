@@ -126,13 +126,6 @@ def test_every_scheme_with_one_worker_gives_the_bits_of_serial(name, batch):
                 np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32), err_msg=kind)
 
 
-@each_of("make", [dense, completion])
-def test_only_sparse_rows_have_a_hot_head(make):
-    values, problem_over = make(16 if make is completion else 1)
-    with pytest.raises(ValueError, match="no hot head"):
-        problem_over(*values).run(alone("hot_cold", hot=16), orders(N, 1)[0], 0.1)
-
-
 # -- what stays true -------------------------------------------------------------------------------
 
 
@@ -221,20 +214,7 @@ def test_the_projection_is_the_nearest_point_of_the_simplex(v):
 # -- what is refused -------------------------------------------------------------------------------
 
 
-@each_of(
-    ("change", "message"),
-    [
-        ({"indices": np.array([2, 1], np.int32)}, "row 0: indices have to ascend, got 2 before 1"),
-        ({"indices": np.array([1, 1], np.int32)}, "row 0: indices have to ascend, got 1 before 1"),
-        ({"indices": np.array([1, 16], np.int32)}, "row 0 names coordinate 16 of 16"),
-        ({"indices": np.array([-1, 3], np.int32)}, "row 0 names coordinate -1 of 16"),
-        ({"indptr": np.array([0, 3, 2])}, "indptr descends at row 1|row 0"),
-        ({"indptr": np.array([0, 2])}, "indptr has 2 entries, 2 labels want 3"),
-        ({"values": np.ones(3, np.float32)}, "indices and values differ in length"),
-        ({"shrink": np.ones(17, np.float32)}, "shrink has more coordinates than x"),
-    ],
-)
-def test_rows_that_do_not_fit_are_refused(change, message):
+def rows(**changes):
     arrays = {
         "indptr": np.array([0, 2, 2]),
         "indices": np.array([1, 2], np.int32),
@@ -242,16 +222,11 @@ def test_rows_that_do_not_fit_are_refused(change, message):
         "labels": np.ones(2, np.float32),
         "shrink": np.ones(0, np.float32),
     }
-    x = np.zeros((1, WIDTH), np.float32)
-    _native.LinearProblem(x, **arrays)
-    with pytest.raises(ValueError, match=message):
-        _native.LinearProblem(x, **(arrays | change))
+    return _native.LinearProblem(np.zeros((1, WIDTH), np.float32), **{**arrays, **changes})
 
 
-def no_class():
-    labels = np.array([0, 1, 3, 2], np.float32)
-    x, features = np.zeros((6, WIDTH), np.float32), np.ones((4, 20), np.float32)
-    return _native.DenseLinearProblem(x, features, labels, np.zeros(20, np.float32), classes=3)
+def features(*indices):
+    return rows(indices=np.array(indices, np.int32))
 
 
 def rating(*pairs, width=16, users=20):
@@ -270,17 +245,22 @@ def edge(*pairs, flags=30):
 @each_of(
     ("make", "message"),
     [
-        (no_class, "label 2 is no class from 0 to 2"),
+        (lambda: features(2, 1), "row 0: indices have to ascend, got 2 before 1"),
+        (lambda: features(1, 16), "row 0 names coordinate 16 of 16"),
+        (lambda: features(-1, 3), "row 0 names coordinate -1 of 16"),
+        (lambda: rows(indptr=np.array([0, 3, 2])), "indptr descends at row 1|row 0"),
+        (lambda: rows(indptr=np.array([0, 2])), "indptr has 2 entries, 2 labels want 3"),
+        (lambda: rows(values=np.ones(3, np.float32)), "indices and values differ in length"),
+        (lambda: rows(shrink=np.ones(17, np.float32)), "shrink has more coordinates than x"),
         (lambda: rating((20, 0, 1.0)), "example 0 names row 20 of 20"),
         (lambda: rating((0, 0, 1.0), (-1, 0, 1.0)), "example 1 names row -1 of 20"),
-        (lambda: rating((0, 9, 1.0)), "example 0 names row 9 of 9"),
         (lambda: rating(width=10), "10 and 10 floats; wanted one multiple of 16"),
         (lambda: rating(users=19), "shrink_users has 19 entries; wanted 20"),
-        (lambda: edge((30, 0, 1.0)), "example 0 names row 30 of 30"),
         (lambda: edge((0, 1, 1.0), (1, -2, 1.0)), "example 1 names row -2 of 30"),
         (lambda: edge(flags=29), "fixed has 29 entries; wanted 30"),
     ],
 )
-def test_other_problems_that_do_not_fit_are_refused(make, message):
+def test_data_that_do_not_fit_are_refused_before_a_loop_reads_them(make, message):
+    rows()
     with pytest.raises(ValueError, match=message):
         make()

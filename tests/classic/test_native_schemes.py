@@ -284,7 +284,7 @@ def test_a_stop_ends_every_wait(kind):
         assert not board.stopped
 
 
-# -- the board ------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,6 @@ def test_a_stop_ends_every_wait(kind):
         ({"rank": 2}, "rank 2 of 2 workers"),
         ({"words": np.zeros(256, np.uint8)}, "the board of 2 workers needs 512 bytes, got 256"),
         ({"kind": "aig"}, "scheme 'aig' needs locks"),
-        ({"kind": "hot_cold"}, "scheme 'hot_cold' needs locks"),
         ({"probe": np.zeros(2, np.float32)}, "probe: wanted one float"),
     ],
 )
@@ -310,14 +309,13 @@ def test_a_scheme_that_cannot_work_is_refused(change, message):
 
 
 def test_orders_and_rows_outside_the_problem_are_refused():
+    order = np.array([0, N], np.int32)
     with shared(X_FLOATS, 4) as segment:
-        data = Sparse.random(N, D)
-        problem = data.problem(x_of(segment))
+        problem = Sparse.random(N, D).problem(x_of(segment))
         segment.locks(1)
-        order = np.array([0, N], np.int32)
-        with pytest.raises(ValueError, match=rf"order\[1\] is {N}; there are {N} examples"):
-            problem.run(scheme_of(segment, "private", 0, 1), order, GAMMA)
-        with pytest.raises(ValueError, match="13 rows from lock word 0 on do not fit 4 lock words"):
-            problem.run(scheme_of(segment, "lossless", 0, 1), order[:1], GAMMA)
-        with pytest.raises(ValueError, match="batch: wanted at least 1 example"):
-            problem.run(scheme_of(segment, "private", 0, 1), order[:1], GAMMA, 0)
+        for kind, examples, message in (
+            ("private", order, rf"order\[1\] is {N}; there are {N} examples"),
+            ("lossless", order[:1], "13 rows from lock word 0 on do not fit 4 lock words"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                problem.run(scheme_of(segment, kind, 0, 1), examples, GAMMA)

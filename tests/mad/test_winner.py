@@ -91,7 +91,9 @@ ONCE, HALF = "mlstm swiglu slstm mlp", "mlstm swiglu"
 def test_stacking_puts_copies_on_top_and_stretching_repeats_units_in_place(
     layers, depth, how, unit, expected
 ):
-    assert canonical(scaled(layers, depth, how, unit)).replace("(h4)", "") == expected
+    assert (
+        canonical(scaled(layers, depth, unit, stack=how == "stack")).replace("(h4)", "") == expected
+    )
 
 
 def test_blocks_are_found_where_mixers_and_channel_maps_alternate():
@@ -106,7 +108,7 @@ def test_blocks_are_found_where_mixers_and_channel_maps_alternate():
 
 @given(depth=st.integers(3, 40))
 def test_stretching_keeps_the_order_and_spreads_the_rest_evenly(depth):
-    result = scaled(FREE, depth, "stretch", 1)
+    result = scaled(FREE, depth, 1, stack=False)
     counts = Counter(result)
     assert result == tuple(layer for layer in FREE for _ in range(counts[layer]))
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -121,4 +123,4 @@ def test_stretching_keeps_the_order_and_spreads_the_rest_evenly(depth):
 )
 def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, unit, message):
     with pytest.raises(ConfigError, match=message):
-        scaled(BLOCKS, depth, "stack", unit)
+        scaled(BLOCKS, depth, unit, stack=True)

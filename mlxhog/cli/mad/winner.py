@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command, writable
 from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError
+
+
+def _target(out: str) -> Path:
+    """Return the path of a model file to write."""
+    if Path(out).suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--out is {out}; name a YAML file, such as winner.yaml")
+    return writable("--out", out)
+
 
 VOTE_ABOUT = """\
 Let the best candidates of a study vote on every slot, and write the result as a model file for
@@ -44,26 +50,24 @@ def vote(config: VoteConfig) -> Report:
     store = find(config.study)
     rows = winner.finished(store)
     result = winner.vote([(row.layers, row.worth) for row in rows], config.top)
-    cfg = winner.model(store, parse(result.layers))
+    layers, of = " ".join(result.layers), f"{len(rows)} candidates"
     if path is not None:
-        winner.write(path, cfg)
-    place = next((n for n, row in enumerate(rows, 1) if row.layers == result.layers), None)
-    score = None if place is None else rows[place - 1].score
-    slots = zip(itertools.count(1), result.layers, result.slots, strict=False)
+        winner.write(path, winner.model(store, parse(layers)))
+    places = {row.layers: (place, row.score) for place, row in enumerate(rows, start=1)}
+    place, score = places.get(result.layers, (None, None))
+    slots = zip(result.layers, result.slots, strict=True)
     facts = {
-        "layers": " ".join(result.layers),
-        "slots": [{"slot": n, "layer": layer, "votes": votes} for n, layer, votes in slots],
-        "voters": [{"layers": " ".join(layers), "score": score} for layers, score in result.voters],
+        "layers": layers,
+        "slots": [{"slot": n, "layer": one, "votes": own} for n, (one, own) in enumerate(slots, 1)],
+        "voters": [{"layers": " ".join(own), "score": worth} for own, worth in result.voters],
         "cluster": len(result.cluster),
         "candidates": len(rows),
         "score": score,
         "file": config.out,
     }
     scores = [one for _, one in result.cluster]
-    head = (
-        f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to "
-        f"{scores[-1]:.3f}: " + (f"the best {len(scores)}" if config.top else "the upper part")
-    )
+    part = f"the best {len(scores)}" if config.top else "the upper part"
+    head = f"{len(scores)} of {of} vote, scores {scores[0]:.3f} to {scores[-1]:.3f}: {part}"
     if others := len(result.cluster) - len(result.voters):
         head += f"; {others} of them have another depth than {len(result.slots)} and do not"
     measured = "no candidate of the study has these layers: their score is unknown"
@@ -77,15 +81,8 @@ def vote(config: VoteConfig) -> Report:
             f"next: mlxhog train --model {out}",
             f"      mlxhog mad scale {out} --depth {depth} --out deeper.yaml",
         ]
-    words = {"slots": facts["slots"], "layers": facts["layers"], "score": measured}
+    words = {"slots": facts["slots"], "layers": layers, "score": measured}
     return Report(facts, head, words=words, notes=after)
-
-
-def _target(out: str) -> Path:
-    """Return the path of a model file to write."""
-    if Path(out).suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--out is {out}; name a YAML file, such as winner.yaml")
-    return writable("--out", out)
 
 
 SCALE_ABOUT = """\
@@ -130,22 +127,21 @@ def scale(config: ScaleConfig) -> Report:
 
     path = _target(config.out)
     source, cfg = winner.read_source(" ".join(config.what))
-    own = winner.unit_of(cfg.layers)
+    own, stack = winner.unit_of(cfg.layers), config.how == "stack"
     unit = {"auto": own, "layer": 1, "block": max(2, own)}[config.unit]
-    how: Literal["stack", "stretch"] = "stretch" if config.how == "stretch" else "stack"
     deep = replace(
         cfg,
-        layers=winner.scaled(cfg.layers, config.depth, how, unit),
+        layers=winner.scaled(cfg.layers, config.depth, unit, stack=stack),
         hidden_size=config.dim or cfg.hidden_size,
         vocab_size=config.vocab or cfg.vocab_size,
     )
     winner.write(path, deep)
-    rest = len(deep.layers) % len(cfg.layers) if how == "stack" else 0
+    rest = len(deep.layers) % len(cfg.layers) if stack else 0
     facts = {
         "from": source,
         "layers": canonical(deep.layers),
         "depth": len(deep.layers),
-        "how": how,
+        "how": config.how,
         "unit": unit,
         "cut": rest > 0,
         "dim": deep.hidden_size,

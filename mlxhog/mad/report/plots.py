@@ -180,7 +180,7 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> Figure:
 
 def _curves(
     ranking: Ranking, task: str
-) -> tuple[str, list[tuple[int, RunRecord, Sequence[Point]]]]:
+) -> tuple[str, list[tuple[int, RunRecord, tuple[Point, ...]]]]:
     """The setting of a plot, and rank, run and points of each curve; the best is last, on top.
 
     The setting is the baseline if it was run, else the first.

@@ -159,7 +159,7 @@ class _Mailbox:
         self._answers: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
 
     async def put(self, *message: Any) -> None:
-        self._messages.append(message)  # type: ignore[arg-type]
+        self._messages.append(message)
 
     async def take(self) -> list[Message]:
         messages, self._messages = self._messages, []

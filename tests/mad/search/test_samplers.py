@@ -39,14 +39,6 @@ def search(result, name, seed, budget):
 
 
 @NAMES
-def test_every_candidate_is_proposed_once_and_then_none(name):
-    choices = candidates(mixers=[{"type": "gated-conv", "kernel": [1, 2]}], depth=[2, 4])
-    proposed = search(choices, name, 0, 10**6)
-    assert len(proposed) == choices.count
-    assert set(proposed) == set(every(choices))
-
-
-@NAMES
 def test_the_seed_decides_the_order_but_that_of_grid(name):
     choices = candidates()
     order = search(choices, name, 3, 8)

@@ -20,21 +20,6 @@ def same(a, b):
     )
 
 
-def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
-    results = {task.short: (task().vocab, task().seq_len) for task in BENCHMARK.values()}
-    assert results == {
-        "CR": (16, 128),
-        "FR": (16, 128),
-        "NR": (32, 128),
-        "SC": (16, 256),
-        "C": (16, 32),
-        "M": (256, 32),
-    }
-    rows = {name: task().train_rows for name, task in BENCHMARK.items()}
-    assert rows.pop("memorization") == 256
-    assert set(rows.values()) == {12_800}
-
-
 @each_of("name", TASKS)
 def test_a_task_goes_by_its_full_and_its_short_name_in_any_case(name):
     task = TASKS[name]
@@ -133,24 +118,3 @@ def test_sizes_that_do_not_fit_together_are_answered_with_what_is_allowed(task, 
     with pytest.raises(ConfigError) as refusal:
         make_task(task, **settings)
     assert message in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    ("task", "settings"),
-    [
-        ("CR", {"vocab": 2, "seq_len": 4}),
-        ("CR", {"vocab": 3, "seq_len": 4, "multi_query": False}),
-        ("NR", {"vocab": 3, "noise_vocab": 1, "seq_len": 4}),
-        ("SC", {"vocab": 3, "seq_len": 4, "tokens_to_copy": 1}),
-        ("C", {"vocab": 2, "seq_len": 2}),
-        ("M", {"vocab": 3, "seq_len": 2}),
-        ("ST", {"group": "parity", "seq_len": 1, "test_length": 1}),
-        ("Dyck", {"kinds": 1, "depth": 1, "seq_len": 1, "test_length": 1}),
-        ("FR", {"vocab": 7, "seq_len": 13}),
-        ("FR", {"vocab": 3, "seq_len": 5, "k_motif": 1, "v_motif": 1}),
-        ("FR", {"vocab": 4, "seq_len": 5, "k_motif": 1, "v_motif": 1, "multi_query": False}),
-    ],
-)
-def test_the_smallest_settings_that_are_allowed_can_be_drawn(task, settings):
-    data = make_task(task, train_rows=300, test_rows=20, **settings)
-    assert len(data.train_x) == 300
