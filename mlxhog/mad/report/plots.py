@@ -187,7 +187,7 @@ def _curves(
     """
     labels = [record.label for record in ranking.records if record.task == task]
     label = BASELINE if BASELINE in labels or not labels else labels[0]
-    curves: list[tuple[int, RunRecord, Sequence[Point]]] = [
+    curves = [
         (rank, record, points)
         for rank, row in reversed(list(enumerate(ranking.rows)))
         for record in row.best
