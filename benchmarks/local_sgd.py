@@ -243,8 +243,8 @@ def corrections(*, rounds):
 
 
 def note(strategy, arena, rank):
-    """Last stage: take the average, and note this client's correction."""
-    strategy.take_average(arena, rank)
+    """Last stage: begin the next round as ours does, and note this client's correction."""
+    strategy.begin_round(arena, rank)
     SEEN[rank] = arena.segment(CONTROL) - arena.segment(f"{CONTROL}.{rank + 1}")
 
 
