@@ -6,8 +6,8 @@
         cable.plug(1)
         cable.sent               # bytes of each machine, with their headers
 
-Members of a Gloo group connect to each other by their own addresses, which no TCP proxy sees
-(`proxy.py` is one, for a single server). So each machine has a TUN device, and this process passes
+Members of a Gloo group connect to each other by their own addresses, which no TCP proxy sees.
+So each machine has a TUN device, and this process passes
 its packets on: a packet leaves when those before it have left, arrives a delay later, and is
 dropped if its sender has `BUFFER_S` of packets waiting, as in a router. Linux with
 `CAP_NET_ADMIN` (root, or `unshare -Urn`), and the programs ip and nsenter.

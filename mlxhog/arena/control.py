@@ -44,7 +44,7 @@ NAMES = (
     # batch falls between rounds. During training it stays at the first batch.
     "eval_next",
     "eval_end",  # number of batches of that evaluation
-    "side_until_ns",  # deadline of evaluations and samples after training, monotonic; 0 is none
+    "side_until_ns",  # deadline of evaluations and samples after training, monotonic, or 0
     "sample_asked",  # samples of text requested
     "sample_taken",  # of these, samples that a worker has started
     # Changes of the strategy so far (`--strategy auto`); the supervisor writes it after three

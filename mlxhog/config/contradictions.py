@@ -110,8 +110,10 @@ def needed(spec: Option) -> str:
 
 def _reason(spec: Option, values: Mapping[str, object]) -> str:
     other, equals, _ = spec.needs.partition("=")
-    lack = f"is for {spec.needs}, and {other} is" if equals else f"needs {other}, which is"
-    return f"{lack} {values[other]}; set that, or leave {spec.flat} out"
+    lack = f"needs {other}"
+    if equals:
+        lack = f"is for {spec.needs}, and {other} is {values[other]}"
+    return f"{lack}; set that, or leave {spec.flat} out"
 
 
 def settled(config: type, **values: object) -> dict[str, Any]:

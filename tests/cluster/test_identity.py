@@ -46,7 +46,7 @@ def test_the_identity_of_another_version_is_refused_in_words(text):
         ({"cluster": "here:1", "determinism": "record"}, "leave determinism out"),
         ({"cluster": "here:1", "round_dtype": "int8"}, "float32, bfloat16"),
         ({"cluster": "here:1", "cluster_timeout_s": 5}, "not above round_every"),
-        ({"round_every": 3}, "needs cluster, which is off"),
+        ({"round_every": 3}, "needs cluster; set that, or leave round_every out"),
     ],
 )
 def test_a_wrong_choice_of_a_cluster_is_refused(options, problem):

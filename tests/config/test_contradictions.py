@@ -16,7 +16,7 @@ predict=last optimizer=adamw                          add moments=shared
 predict=last strategy=serial                          not for serial
 predict=own strategy=round_robin                      none and last only; set one of them
 optimizer=muon predict=last sparsify=topk:0.1         add moments=shared
-reset_optimizer=true                                  needs resume, which is none
+reset_optimizer=true                                  needs resume; set that
 overlap=true strategy=sync                            overlap: a worker of sync reads after its own
 overlap=true async_after=0.1                          overlap: a worker of hogwild(async_after=0.1)
 overlap=true blocks=disjoint                          set strategy=hogwild, or leave overlap out
@@ -51,8 +51,8 @@ determinism=rounds                                    needs a budget in steps or
 rotate_every=5                                        rotate_every out
 live=off live_every=5s                                and live is off.*leave live_every out
 kernels=native cpu_blas=reference                     and kernels is native.*leave cpu_blas out
-eval_every=off eval_tokens=512                        which is off.*leave eval_tokens out
-round_every=5                                         needs cluster, which is off; set that
+eval_every=off eval_tokens=512                        needs eval_every.*leave eval_tokens out
+round_every=5                                         needs cluster; set that
 """
 
 

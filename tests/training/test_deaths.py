@@ -17,11 +17,10 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.workers import MAX_NONFINITE, State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
-from mlxhog.training import run as runs
 from mlxhog.training.session import Session
 from tests.processes import alive, workers_of
 from tests.threads import wait_until
-from tests.training.small import checkpoint_of, small_config
+from tests.training.small import small_config
 
 STEPS = 100_000
 RUN_IN_CHILD = f"""
@@ -147,63 +146,6 @@ def train_and_kill(config, kills=1):
 def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path, options):
     result = train_and_kill(small_config(tmp_path, **{"workers": "mlx:cpu*2", **options}), kills=2)
     assert result.lost_update_rate == 0.0
-
-
-class Deadly(runs.Training):
-    """Kills workers of a run at moments: a command, or a step, a pause, a "choice" and its "end".
-
-    Attributes:
-        kills: moments and numbers of workers that are still to die; the last one is next.
-        begins: steps of the run before the first of them.
-    """
-
-    kills = []
-    begins = 0
-
-    def poll(self, doing=None):
-        self._kill_at("step")
-        super().poll(doing)
-
-    def command(self, command):
-        self._kill_at(command)  # before a worker takes on what it asks for
-        super().command(command)
-
-    def holding_still(self):
-        self._kill_at("pause")
-        return super().holding_still()
-
-    def all_built(self):
-        self._kill_at("choice")
-        built = super().all_built()
-        if built:
-            self._kill_at("end")
-        return built
-
-    def _kill_at(self, moment):
-        begins, kills = self.arena.counters.load("steps") >= self.begins, self.kills
-        if begins and kills and kills[-1][0] == moment and len(self.pool) == len(self.seats):
-            _, victims = kills.pop()
-            for process in list(self.pool.values())[:victims]:
-                process.process.kill()
-
-
-@pytest.fixture
-def trained_with_kills(tmp_path, monkeypatch):
-    """Trains, and kills workers at these moments."""
-
-    def with_kills(*kills, begins=1, **options):
-        monkeypatch.setattr(runs, "Training", Deadly)
-        monkeypatch.setattr(Deadly, "kills", [*reversed(kills)])
-        monkeypatch.setattr(Deadly, "begins", begins)
-        config = small_config(tmp_path, **{"workers": "mlx:cpu*2", **options})
-        result = train(config)
-        assert Deadly.kills == []
-        assert (result.status, result.steps) == ("done", config.steps)
-        state = checkpoint_of(result).state
-        assert (state["used"]["steps"], state["left"]["steps"]) == (config.steps, 0)
-        return result
-
-    return with_kills
 
 
 @pytest.mark.slow

@@ -36,7 +36,6 @@ from mlxhog.training.plan import make_plan
 from mlxhog.training.state import change, load
 from tests.training.asking import LIMIT_S, endless, trained, until
 from tests.training.small import Messages, checkpoint_of, identical, parameters, small_config
-from tests.training.test_deaths import trained_with_kills  # noqa: F401 (a fixture)
 from tests.training.test_elastic import has_left, works
 
 AUTO = {"strategy": "auto", "workers": "mlx:cpu*2"}
@@ -312,7 +311,7 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
 
 
 @pytest.mark.slow
-def test_a_death_at_any_moment_of_a_change_loses_no_batch(trained_with_kills, rule):  # noqa: F811
+def test_a_death_at_any_moment_of_a_change_loses_no_batch(trained_with_kills, rule):
     kills = [(moment, victims) for victims in (2, 1) for moment in ("end", "choice", "pause")]
     # Changes whenever enough steps were looked at.
     rule(GRADIENTS=1, MOST_LOST=-1.0, ABSENT_S=1e9)
