@@ -150,11 +150,6 @@ BAD = {
         scale=on.array(floats(9))
     ),
     "scale is 'one'; expected one number": lambda on, of: of(scale="one"),
-    "got arena; expected arena, g, scale, n, offset": lambda on, of: replace(
-        of(), inputs={"arena": of().inputs["arena"]}
-    ),
-    "got nothing; expected done": lambda on, of: replace(of(), outputs={}),
-    "no instance 'half'; expected one of ''": lambda on, of: replace(of(), instance="half"),
 }
 
 

@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,17 +118,18 @@ def sources(folder: Path) -> dict[str, int]:
     Raises:
         MetalError: a source no longer has what is named here.
     """
-    function, counts = "", dict[str, int]()
-    ledger, named = (_NATIVE / "arena" / "ledger.cpp").read_text(), []
-    for number, line in enumerate(ledger.splitlines(), 1):
+    function, counts, named = "", Counter[str](), list[str]()
+
+    def name(call: re.Match[str]) -> str:
+        counts[what := call[1]] += 1
+        site = f'"ledger.cpp", {len(named) + 1}, "{function} {what}{counts[what]}"'
+        return f"PROOF_CALL({site}, {what})("
+
+    ledger = (_NATIVE / "arena" / "ledger.cpp").read_text()
+    for line in ledger.splitlines():
         if begins := _FUNCTION.match(line):
-            function, counts = begins[1], {}
-
-        def name(call: re.Match[str], number: int = number) -> str:
-            what = call[1]
-            counts[what] = counts.get(what, 0) + 1
-            return f'PROOF_CALL("ledger.cpp", {number}, "{function} {what}{counts[what]}", {what})('
-
+            function = begins[1]
+            counts.clear()
         code, comment, rest = line.partition("//")
         named.append(_CALL.sub(name, code) + comment + rest)
     small = locks = (_NATIVE / "updates" / "locks.cpp").read_text()
