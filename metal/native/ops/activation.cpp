@@ -175,9 +175,9 @@ void soft_cap_forward(Index count, float cap, const float* x, float* out, int th
 
 Activation activation_named(const std::string& name) {
   constexpr const char* kNames[] = {"gelu", "gelu_tanh", "silu", "relu", "relu^2", "sigmoid", "selu", "softplus"};
-  for (std::size_t k = 0; k < std::size(kNames); ++k)
-    if (name == kNames[k]) return static_cast<Activation>(k);
-  throw nb::value_error(("no activation is called " + name).c_str());
+  const auto found = std::find(std::begin(kNames), std::end(kNames), name) - std::begin(kNames);
+  require(found < std::ssize(kNames), "no activation is called ", name);
+  return static_cast<Activation>(found);
 }
 
 }  // namespace mlxhog
