@@ -32,7 +32,6 @@ REFUSED = {
     "": """
 trian                             no command 'trian'; did you mean 'train'?
 --helf                            did you mean '--help'?
-finetune                          did you mean 'train --init-from RUN'?
 runs remove                       `mlxhog runs rm RUN` removes
 runs --json --out a --json        --json and --json are the same option
 completion                        SHELL is missing: bash, zsh or fish
