@@ -167,8 +167,8 @@ class InOrder(Numbered):
         """Most gradients that are computed at once: a gradient, and the steps it does not see."""
         return self.rule.most + 1
 
-    def other_words(self) -> dict[str, tuple[int, str]]:
-        return {"copy": (self.in_flight, "version")}
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        return {**super().word_groups(n_params), "copy": (self.in_flight, "version")}
 
     def past(self) -> tuple[str, ...]:
         """Segments of the parameters after each of the last steps."""

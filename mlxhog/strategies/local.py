@@ -274,8 +274,8 @@ class Local(Numbered):
     def kept_segments(self) -> tuple[str, ...]:
         return self.replica_segments()
 
-    def other_words(self) -> dict[str, tuple[int, str]]:
-        return {"client": (len(self.client_tickets), "batches")}
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        return {**super().word_groups(n_params), "client": (len(self.client_tickets), "batches")}
 
     def share(self, arena: Arena, rank: int) -> slice:
         """The floats that a worker computes in a meeting; the probe is in none of them."""

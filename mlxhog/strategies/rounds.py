@@ -17,7 +17,7 @@ dead worker continues at the count that it finds; no ticket is lost, and none is
     avg_runs              the same                           none
     round_robin, sim      adds its step in its turn          none
 
-The segment rounds.words, uint8, has the words of the strategy and these:
+The words of such a strategy, beside those of its own file:
 
     first         number of the step that has the first ticket of this call
     steps_before  steps of all workers before this call
@@ -29,19 +29,17 @@ The segment rounds.words, uint8, has the words of the strategy and these:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.strategies.strategy import Segments, Strategy, parameter_copies
+from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.worker import Idle, Lease, StrategyWorker
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
     from mlxhog.arena.ledger import Ledger
-    from mlxhog.arena.words import Table, Words
+    from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
-
-WORDS: Final = "rounds.words"
 
 
 class StepRecord(NamedTuple):
@@ -71,6 +69,12 @@ def last_record(words: Words, rank: int) -> StepRecord:
     return StepRecord(opt_step, version, tokens, bool(applied), steps)
 
 
+def _is_done(ledger: Ledger, ticket: int) -> bool:
+    from mlxhog.arena.ledger import TicketState
+
+    return ledger.state(*ledger.locate(ticket)) == TicketState.DONE
+
+
 class Numbered(Strategy):
     """A strategy whose steps have numbered tickets.
 
@@ -85,30 +89,15 @@ class Numbered(Strategy):
     worker_words: ClassVar[str] = ""
     kept_words: ClassVar[tuple[str, ...]] = ("steps",)
 
-    def other_words(self) -> dict[str, tuple[int, str]]:
-        """Further groups of words, as `Table` takes them."""
-        return {}
-
-    @cached_property
-    def table(self) -> Table:
-        """The table of its words."""
-        from mlxhog.arena.words import Table
-
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        """Its own words, and those of the table above."""
         worker = " ".join(("steps stages", *JOURNAL, self.worker_words))
         run = f"first steps_before {self.run_words}"
-        return Table(run=(1, run), worker=(self.workers, worker), **self.other_words())
-
-    def words(self, arena: Arena) -> Words:
-        """Its words in an arena."""
-        return self.table.open(arena.segment(WORDS))
+        return {"run": (1, run), "worker": (self.workers, worker)}
 
     def each(self, words: Words, name: str, ranks: Iterable[int] | None = None) -> list[int]:
         """A word of every worker, or of some."""
         return [words[name, rank] for rank in (range(self.workers) if ranks is None else ranks)]
-
-    def segments(self, n_params: int) -> Segments:
-        """The words, and the copies of the parameters that a checkpoint keeps."""
-        return {**parameter_copies(self.kept_segments()), WORDS: ("uint8", self.table.n_bytes)}
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -158,13 +147,10 @@ class Numbered(Strategy):
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """Take in the steps that dead workers have applied and not counted."""
-        from mlxhog.arena.ledger import TicketState
-
         words = self.words(arena)
         for rank in range(self.workers):
-            record = last_record(words, rank)
-            state = ledger.state(*ledger.locate(self.ticket(arena, words, rank)))
-            if record.steps == self.steps(words, rank) + 1 and state == TicketState.DONE:
+            record, is_next = last_record(words, rank), self.steps(words, rank) + 1
+            if record.steps == is_next and _is_done(ledger, self.ticket(arena, words, rank)):
                 self.take_in(arena, words, rank, record)
         super().settle(arena, ledger)
 
@@ -186,7 +172,7 @@ class NumberedWorker(StrategyWorker):
         number = strategy.ticket(context.arena, self._words, context.rank)
         epoch, ticket = context.ledger.locate(number)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
-        if not self._leased and not context.is_done(number):
+        if not self._leased and not _is_done(context.ledger, number):
             return Idle.WAIT
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
