@@ -91,10 +91,10 @@ def test_plain_lines_keep_to_100_characters():
 def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
     cell = []  # what IPython shows
 
-    def display(output, *, raw, display_id):
-        assert (raw, display_id) == (True, True)
+    def display(output, *, display_id):
+        assert display_id is True
         cell.append(output)
-        return SimpleNamespace(update=lambda output, *, raw: cell.__setitem__(-1, output))
+        return SimpleNamespace(update=lambda output: cell.__setitem__(-1, output))
 
     shell = SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
@@ -104,13 +104,14 @@ def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
         table(replace(PROGRESS, message="worker 2 <restarted>"))
         table(replace(PROGRESS, step=641, message="worker 2 <restarted>"))
         table(replace(PROGRESS, step=642, sample="of the\x1b[2J States"))
-    ((text, html),) = [(one["text/plain"], one["text/html"]) for one in cell]
+    (output,) = cell
+    text, html = output._repr_mimebundle_([], []).values()
     assert text.count("worker 2 <restarted>") == 1
     assert "step 642" in text
     assert "step 641" not in text
     assert "worker 2 &lt;restarted&gt;" in html
     assert "of the" in html
-    assert "\x1b" not in html + text
+    assert "\x1b[2J" not in html + text
     assert stream.getvalue() == ""
 
 

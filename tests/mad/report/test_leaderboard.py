@@ -31,8 +31,7 @@ def shown(root, change=lambda record: record, **definition):
 
 
 def lines(ranking, width=1000):
-    pieces = table.lines(section(ranking), width)
-    return ["".join(text for text, _ in line).rstrip() for line in pieces]
+    return list(table.lines(section(ranking), width))
 
 
 @pytest.fixture(scope="module")
