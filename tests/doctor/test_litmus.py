@@ -15,8 +15,8 @@ from mlxhog.doctor.litmus import (
     Accessor,
     Case,
     Litmus,
-    TornValues,
     cases,
+    torn,
 )
 from tests.doctor.planted import (
     EVERY,
@@ -89,14 +89,10 @@ def test_losses_of_racy_and_gpu_writers_and_a_late_answer_break_no_promise():
         assert broken(row | changes) == is_broken
 
 
-@pytest.mark.parametrize(("mode", "torn"), [("lossless", 1), ("cas", 1), ("racy", 0)])
-def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode, torn):
-    watch = TornValues("dense", mode, 100)
-    values = np.full_like(COUNTS["dense"], 5)
-    watch.look(values)
-    values[3] = 4
-    watch.look(values)
-    assert watch.count == torn
+def test_what_no_order_of_whole_adds_explains_is_torn():
+    values = np.float32([0, 5, 4, 0.5, -1, 101, np.nan])
+    for least, expected in ((0, [0, 0, 0, 1, 1, 1, 1]), (5, [1, 0, 1, 1, 1, 1, 1])):
+        assert torn(values, 100, least).tolist() == expected
 
 
 def test_a_reader_of_torn_or_old_values_is_caught(litmus, monkeypatch):

@@ -198,7 +198,8 @@ def test_weights_that_are_not_finite_are_a_status_until_newer_ones_are_there(ben
                 assert (status, body["error"]["code"]) == (503, "not_finite")
             health = await client.get("/health")
             assert (health.status_code, health.json()["status"]) == (503, "trouble")
-            assert (await ask(prompt=[999]))[0] == 400
+            for wrong in (999, 2**40, 2**70):
+                assert (await ask(prompt=[wrong]))[1]["error"]["param"] == "prompt"
             b.source.version = 3
             while b.thread.trouble:  # nobody asks for anything
                 await asyncio.sleep(0.01)
