@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
@@ -36,6 +37,9 @@ from mlxhog.models import families
 MOST_BODY_BYTES = 1_000_000
 BODY_S = 30.0
 """Longest time for a client to send the body of a request, in seconds."""
+
+PARSERS = {"/v1/completions": requests.completion, "/v1/chat/completions": requests.chat}
+"""Path of a request for answers -> what checks its body."""
 
 _OPEN = frozenset({"/", "/health"})
 """Paths without a key: the page, which asks for it, and the state of the server."""
@@ -82,8 +86,10 @@ class Api:
         self._routes = Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
-                Route("/v1/completions", self._completions, methods=["POST"]),
-                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                *(
+                    Route(path, partial(self._answer, parse=parse), methods=["POST"])
+                    for path, parse in PARSERS.items()
+                ),
                 Route("/v1/examples", self._examples, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{name}", self._model, methods=["GET"]),
@@ -132,12 +138,6 @@ class Api:
                 )
 
     # -- answers -----------------------------------------------------------------------------------
-
-    async def _completions(self, http: HTTPRequest) -> Response:
-        return await self._answer(http, requests.completion)
-
-    async def _chat(self, http: HTTPRequest) -> Response:
-        return await self._answer(http, requests.chat)
 
     async def _answer(self, http: HTTPRequest, parse: Callable[..., ClientRequest]) -> Response:
         body = await read_body(http)  # in threads, because a client can make the next two slow
