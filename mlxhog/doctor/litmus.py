@@ -103,7 +103,8 @@ def torn(
     values: Float32, most: NDArray[Any] | float, least: Float32 | float = 0.0
 ) -> NDArray[np.bool_]:
     """Which values no order of whole adds explains, from `least` to `most` of them; NaN is one."""
-    return ~((values >= least) & (values <= most) & (values == np.rint(values)))
+    whole: NDArray[np.bool_] = values == np.rint(values)
+    return ~(whole & (values >= least) & (values <= most))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
 """Columns of each worker."""
 ENDED = ("?", "free", "finished", "left")
 """States of a slot after which a new process in it is not a restart."""
-MOST_WORKERS = 256
 MOST_TAIL = 1 << 26
 """Bytes at the end of a file in which `newest_line` looks."""
 
@@ -197,7 +196,7 @@ class History:
         self._length += 1
         for name in OF_RUN:
             self._put(0, name, values[name])
-        for one in line.workers[:MOST_WORKERS]:
+        for one in line.workers:
             self._take_worker(one, since_s)
         self.newest = line
 

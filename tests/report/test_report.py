@@ -79,15 +79,6 @@ def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch
         assert legend.get_window_extent().x1 <= axes.get_window_extent().x1
 
 
-def test_without_matplotlib_plot_shows_its_lines_and_what_to_install(tmp_path, capsys, monkeypatch):
-    run = write_run(tmp_path, metrics=lines(3))
-    monkeypatch.setattr(charts.importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["plot", str(run.directory)]) == 3
-    output = capsys.readouterr()
-    assert run.name in output.out
-    assert "pip install matplotlib" in output.err
-
-
 def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(20))
     with run.metrics_path.open("a") as file:

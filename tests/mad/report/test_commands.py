@@ -1,6 +1,5 @@
 """`mlxhog mad board` and `plot` through the real commands."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -53,15 +52,3 @@ def test_plots_lie_in_the_study_unless_told_otherwise(capsys):
     assert Path(output["page"]).parent == empty.directory / "plots"
     assert Path(output["page"]).exists()
     assert output["plots"] == {}
-
-
-def test_without_matplotlib_plot_says_which_package_has_it(capsys, monkeypatch):
-    known = importlib.util.find_spec
-
-    def without(name, package=None):
-        return None if name == "matplotlib" else known(name, package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", without)
-    assert main(["mad", "plot", "first"]) == 3
-    assert "pip install matplotlib" in capsys.readouterr().err
-    assert not Path("studies/first/plots").exists()
