@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.child import START_S, Child, Failed, Lane
-from mlxhog.backends import self_check
+from mlxhog.backends import probes
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES
@@ -61,7 +61,7 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
             problem = child.call(_LIMIT_S, write_imported, name)
         except Failed as failure:
             problem = str(failure)
-        for each in (STEPS, *self_check.CHECKS) if not problem else ():
+        for each in (STEPS, *probes.CHECKS) if not problem else ():
             tell(f"{each} on {name}")
             row: dict[str, Any] = {"name": each, "instance": "", "engine": name, "ok": False}
             row |= {"max_error": None, "tolerance": FUSED_RTOL if each == STEPS else 0.0}
@@ -111,7 +111,7 @@ def operator_fault(lane: Lane, name: str, operator: str) -> str:
         "emulated": ("mlx", "cpu", "metal-emulated"),
     }[name]
     ops = choose(framework, kernels, device)
-    return self_check.faults(framework, device, ops, threads=1, names=(operator,)).get(operator, "")
+    return probes.faults(framework, device, ops, threads=1, names=(operator,)).get(operator, "")
 
 
 def step_error(lane: Lane, name: str) -> float:
