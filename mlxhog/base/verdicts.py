@@ -191,7 +191,7 @@ class Verdicts:
 
         By a record, all kernels must agree with their references on that engine, and a gradient
         must take less time than with the framework's own operations. Without a record the check of
-        each worker decides (`mlxhog.backends.self_check`).
+        each worker decides (`mlxhog.backends.probes`).
         """
         if backend not in GPU_ENGINES:
             return Verdict(False, f"{backend} does not compute on a GPU")
