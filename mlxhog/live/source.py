@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from mlxhog.backends.backend import Backend, Float32, Int32
+from mlxhog.backends.backend import Backend
 from mlxhog.backends.reader import State
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
 from mlxhog.live import CHECKPOINT, READ_MODES
+from mlxhog.optim.gradients import Float32, Int32
 
 LOOK_S = 0.5  # seconds between two checks whether a run that has ended trains again
 LOADING_PART = 0.1  # largest share of a generator's time for finding and loading newer weights
