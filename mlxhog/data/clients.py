@@ -18,14 +18,14 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json, reading
+from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import replace_file
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
@@ -154,23 +154,22 @@ def divided(
     if path is None or not path.exists():
         return divide(classes(source, rule, len(tokens)), tokens, **how)
     try:
-        lists = plain_json.read(path, strict=False, most=reading.MOST_BYTES)["documents"]
-        documents = tuple(tuple(map(int, own)) for own in lists)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        record = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
+        division = typed.read(Division, record)
+    except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{path} cannot be read ({message_of(error)}); begin a new run") from error
-    same_text = sorted(k for own in documents for k in own) == list(range(len(tokens)))
-    if not same_text or len(documents) != clients:
+    n, same_text = len(division.tokens), sum(division.tokens) == sum(tokens)
+    if not same_text or n != clients:
         raise DataError(
-            f"{path} divides {'this' if same_text else 'another'} text among {len(documents)} "
-            f"clients, but clients is {clients}; resume with that text and --clients "
-            f"{len(documents)}"
+            f"{path} divides {'this' if same_text else 'another'} text among {n} clients, but "
+            f"clients is {clients}; resume with that text and --clients {n}"
         )
-    return Division(documents, tuple(sum(tokens[k] for k in own) for own in documents))
+    return division
 
 
 def write(division: Division, directory: Path) -> None:
     """Store the lists in a run's folder: another version of NumPy may draw other shares."""
-    replace_file(directory / FILE, json.dumps({"documents": division.documents}).encode())
+    replace_file(directory / FILE, json.dumps(asdict(division)).encode())
 
 
 class ClientBatches(Batches):

@@ -136,19 +136,10 @@ class TokenFile:
         return (self.n_tokens - 1) // seq_len if rows is None else len(rows)
 
     def rows(self, seq_len: int) -> ExampleRows | None:
-        """Return the rows of a file with examples; None for a file without.
-
-        Raises:
-            DataError: a prompt is longer than its document, or the documents are out of order.
-        """
+        """Return the rows of a file with examples; None for a file without."""
         if self.prompts is None:
             return None
         if seq_len not in self._rows:
-            if (self.starts[1:] < self.starts[:-1]).any():
-                raise DataError(f"{self.path.with_suffix('.idx')} is out of order; {_WAY_OUT}")
-            if (self.prompts >= self.starts[1:] - self.starts[:-1]).any():
-                path = self.path.with_suffix(".prompts")
-                raise DataError(f"{path}: a prompt is longer than its document; {_WAY_OUT}")
             self._rows[seq_len] = ExampleRows.of(
                 self.starts, self.prompts, self.continues(), seq_len
             )

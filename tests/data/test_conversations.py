@@ -7,10 +7,9 @@ import pytest
 
 from mlxhog.data import conversations, records
 from mlxhog.data.batch import IGNORED
-from mlxhog.data.bpe import train_bpe
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.data.tokenizers import ByteTokenizer, train_bpe
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.data.token_files import token_file
