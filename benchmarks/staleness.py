@@ -309,7 +309,7 @@ def proposition(tau, n_params):
     facts = Facts(
         strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, sparse=False
     )
-    bound = apply("penalty", facts, tau=tau, omega=n_params, rho=1.0, delta=1.0)
+    bound = apply("proposition 4.1", facts, tau=tau, omega=n_params, rho=1.0, delta=1.0)
     return float(bound.values["penalty"])
 
 

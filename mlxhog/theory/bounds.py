@@ -99,7 +99,6 @@ ORDER_ONE = 100
 
 HOGWILD = "Niu, Recht, Re, Wright 2011, arXiv:1106.5730, Proposition 4.1"
 PERTURBED = "Mania et al. 2015, arXiv:1507.06970, Theorem 3.4"
-KOLOSKOVA = "Koloskova, Stich, Jaggi 2022, arXiv:2206.08307"
 
 Values = dict[str, float]
 
@@ -140,35 +139,12 @@ def _perturbed_iterate(tau: float, n_examples: float, mean_degree: float) -> Val
     return {"largest_tau": largest, "met": float(tau <= largest)}
 
 
-def _step_for_dense(
-    tau_concurrency: float, tau_max: float, smoothness: float | None = None
-) -> Values:
-    """Step sizes for dense, non-convex problems, which need small steps and no sparsity.
-
-    A constant step must be of the order of 1 / (L sqrt(tau_max tau_C)); 1 / (L tau_C) is enough if
-    gradients older than 2 tau_C are left out or scaled down. These are orders: the constant factors
-    of the proofs are left out. If L is unknown, the values are in multiples of 1/L, the largest
-    step of serial SGD; lags below 1 count as 1.
-    """
-    concurrency, largest = max(1.0, tau_concurrency), max(1.0, tau_max)
-    unit = 1.0 if smoothness is None else 1.0 / smoothness
-    return {
-        "constant_step": unit / math.sqrt(largest * concurrency),
-        "step_without_old_gradients": unit / concurrency,
-        "drop_above": 2 * concurrency,
-    }
-
-
 THEOREMS = {
     "proposition 4.1": Theorem(
-        HOGWILD, EVERY, lambda **_: {},  # it divides by c^2, and c of a network is 0
-        lambda v, **_: "no bound: the loss of a neural network is not strongly convex (c = 0), the "
-        "step size would be 0 and the number of updates infinite",
-    ),
-    "penalty": Theorem(
         HOGWILD, EVERY, _penalty,
         lambda v, tau, **_: f"the theorem asks for {v['penalty']:.3g} times the updates of serial "
-        f"SGD at a lag of {tau:g}; it orders problems and predicts no speed",
+        f"SGD at a lag of {tau:g}; it orders problems and predicts no speed, and where the "
+        "objective is not strongly convex it sets no bound at all",
     ),
     "n^(1/4)": Theorem(
         HOGWILD, EVERY,
@@ -182,13 +158,6 @@ THEOREMS = {
         lambda v, tau, n_examples, mean_degree: f"an update meets {mean_degree / n_examples:.3g} "
         f"of the others, so lags up to {v['largest_tau']:.3g} cost nothing; a lag of {tau:g} is "
         f"{'within' if v['met'] else 'beyond'} that",
-    ),
-    "step for dense problems": Theorem(
-        KOLOSKOVA, ("smooth", "lossless", "sgd"), _step_for_dense,
-        lambda v, **known: f"a constant step of the order of {v['constant_step']:.3g}"
-        + " of serial SGD's largest step" * ("smoothness" not in known)
-        + f" converges at any density; {v['step_without_old_gradients']:.3g} if gradients older "
-        f"than {v['drop_above']:g} updates are left out",
     ),
 }  # fmt: skip
 
@@ -226,10 +195,7 @@ class Bound:
         return {**asdict(self), "applies": self.applies}
 
 
-WHOLE = "model"
-
-
-def apply(name: str, facts: Facts, block: str = WHOLE, /, **inputs: float) -> Bound:
+def apply(name: str, facts: Facts, block: str = "model", /, **inputs: float) -> Bound:
     """Return a theorem of `THEOREMS` at the numbers of a problem, none of which is negative."""
     theorem = THEOREMS[name]
     values = theorem.values(**inputs)

@@ -246,7 +246,7 @@ class Comparison:
             }
             for letter, side in self.sides.items()
         }
-        names = ("time", "tokens", "seed", "eval_tokens", *(["steps"] if self.terms.steps else []))
+        names = ("time", "tokens", "steps", "pairs", "seed", "eval_tokens")
         terms = {name: getattr(self.terms, name) for name in names}
         return {**sides, **terms, "held_out_sha256": self.held_out[0].digest,
                 "mlxhog": version("mlxhog")}  # fmt: skip
@@ -265,7 +265,6 @@ class Comparison:
 
         Raises:
             RunError: another process holds it, it is another comparison's, or it is damaged.
-            ConfigError: it was begun with another number of pairs.
             EnvironmentLacks: it cannot be written.
         """
         with disk_errors(f"making {self.folder}"):
@@ -284,7 +283,7 @@ class Comparison:
             yield
 
     def _check_identity(self) -> None:
-        path, pairs = self.folder / "comparison.json", self.terms.pairs
+        path = self.folder / "comparison.json"
         identity = plain_json.loads(plain_json.dumps(self._identity()))
         if not path.exists():
             if runs.list_runs(self.folder / "runs"):
@@ -292,25 +291,18 @@ class Comparison:
                     f"{self.folder} has runs that no comparison made, and a comparison removes "
                     "unfinished runs from its folder; name an empty one with --folder"
                 )
-            content = plain_json.dumps({**identity, "pairs": pairs}, indent=1) + b"\n"
             with disk_errors(f"writing {path}"):
-                durable.replace_file(path, content)
+                durable.replace_file(path, plain_json.dumps(identity, indent=1) + b"\n")
             return
         try:
-            known = dict(plain_json.read(path))
-        except (OSError, ValueError, TypeError) as error:
+            known = plain_json.read(path)
+        except (OSError, ValueError) as error:
             raise RunError(
                 f"{path} is damaged ({error}); remove {self.folder} to begin anew"
             ) from error
-        planned = known.pop("pairs", None)
         if known != identity:
             raise RunError(
                 f"{self.folder} holds another comparison; name another folder with --folder"
-            )
-        if planned != pairs:
-            raise ConfigError(
-                f"this comparison was begun with --pairs {planned}, and its error rate holds for "
-                f"that number; leave --pairs at {planned}, or begin another with another --seed"
             )
 
     def _read(self) -> None:

@@ -171,7 +171,7 @@ RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
     ),
     Rule(
         "updates seldom meet",
-        lambda p: (p.count - 1) * p.p_conf <= 0.5 and p.link is None,
+        lambda p: (p.count - 1) * p.p_conf <= 0.5,
         lambda p: (Hogwild(),),
         lambda p: (
             f"(P - 1) p_conf = {(p.count - 1) * p.p_conf:.2g} is at most 1/2, so asynchrony adds "
@@ -214,8 +214,8 @@ RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
         "shards that are alike, or a cheaper merge",
     ),
     Rule(
-        "merging dominates within a machine",
-        lambda p: p.link is None and p.period() < LARGE_PERIOD,
+        "merging dominates",
+        lambda p: p.period() < LARGE_PERIOD,
         lambda p: (
             (DiLoCo(), LocalSGD(), Hogwild()) if p.adaptive else (LocalSGD(), Hogwild())
         ),
@@ -232,13 +232,8 @@ RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
         lambda p: (
             f"barrier and average take {p.overhead:.3g} gradients, so {p.period()} local steps lie "
             "between two merges"
-            + (
-                f" (a link of {p.link}: meet by the clock, so that no worker waits)"
-                if p.link is not None
-                else ""
-            )
         ),
-        "a faster link",
+        "a faster merge",
     ),
 )  # fmt: skip
 """The first row that holds and has an arm decides."""

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from mlxhog import optim
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
-from mlxhog.optim import Momentum, OptimizerChoice
 from mlxhog.strategies import Hogwild
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
@@ -110,22 +108,6 @@ class Analysis:
         begun = self.lock_free is not None and self.lock_free.rounds_share > 0
         return None if self.stale is None or self.lag.mean == 0 or begun else self.stale.cosine
 
-    @property
-    def optimizer(self) -> OptimizerChoice:
-        """The optimizer of the training."""
-        return optim.chosen(self.config)
-
-    @cached_property
-    def step_rule(self) -> Bound:
-        """The rule for dense problems."""
-        return next(one for one in self.bounds if one.name == "step for dense problems")
-
-    @property
-    def most_lr(self) -> float:
-        """The step size of that rule; momentum adds up to steps 1 / (1 - momentum) as long."""
-        shorter = 1 - self.optimizer.momentum if isinstance(self.optimizer, Momentum) else 1.0
-        return self.step_rule.values["constant_step"] * shorter
-
 
 def verdict(facts: Analysis) -> str:
     """Return one line of up to 80 characters: whether lock-free training is sound."""
@@ -161,13 +143,6 @@ def _lag_rule(f: Analysis) -> str:
     return (
         f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest.block}, and "
         f"{f.lag.largest:g} is the largest"
-    )
-
-
-def _curved(f: Analysis) -> str:
-    return (
-        f"gradients changed by up to {f.step_rule.inputs['smoothness']:.3g} per unit of distance, "
-        f"at a staleness of up to {f.lag.largest:g}"
     )
 
 
@@ -229,23 +204,6 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
         lambda f: f"sparsity does not justify a second worker: {_lag_rule(f)}",
     ),
     Rule("workers", lambda f: True, _workers, _lag_rule),
-    Rule(
-        "step size",
-        lambda f: "smoothness" in f.step_rule.inputs and f.optimizer.is_adaptive,
-        lambda f: (f"keep lr {f.config.top_lr:g}, and lower it first if several do worse", ""),
-        lambda f: f"the rule for dense problems (plain SGD: lr <= {f.most_lr:.2g}) does not cover "
-        f"{f.optimizer.title or f.optimizer.name}; {_curved(f)}",
-    ),
-    Rule(
-        "step size",
-        lambda f: "smoothness" in f.step_rule.inputs,
-        lambda f: (
-            (f"lower lr from {f.config.top_lr:g} to {f.most_lr:.2g}", f"--lr {f.most_lr:.2g}")
-            if f.config.top_lr > f.most_lr
-            else (f"keep lr {f.config.top_lr:g}", "")
-        ),
-        lambda f: f"lr <= 1 / (L sqrt(tau_max tau_C)) = {f.most_lr:.2g}: {_curved(f)}",
-    ),
     Rule(
         "predicted reads",
         lambda f: f.lock_free is not None,

@@ -120,14 +120,21 @@ class ClusterRounds(Scheme):
     def use(self, seconds: float) -> dict[str, float]:
         """Return what rounds did with the links from the start on.
 
-        `rounds` that ended, `bytes_per_s` that each machine sends on average, and the `share` of
-        the time in which a round is under way.
+        `rounds` that ended, `bytes_per_s` that each machine sends on average, the `share` of the
+        time in which a round is under way, and the advised time between rounds, `tenth_every_s`.
         """
         ended, round_s = self.ended(seconds), self.round_s
         sent = ended * sent_bytes(self.float_bytes * self.n_params, self.machines)
         begun_s = self.round_every_s + ended * max(self.round_every_s, round_s)
         busy_s = ended * round_s + min(round_s, max(0.0, seconds - begun_s))
-        return {"rounds": ended, "bytes_per_s": sent / seconds, "share": busy_s / seconds}
+        return {
+            "rounds": ended,
+            "bytes_per_s": sent / seconds,
+            "share": busy_s / seconds,
+            "tenth_every_s": self.link.round_every_s(
+                self.float_bytes * self.n_params, self.machines
+            ),
+        }
 
     def shared(self, sim: Simulation) -> list[int]:
         """Return the number of rounds that have been merged."""

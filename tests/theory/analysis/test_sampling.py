@@ -12,13 +12,12 @@ from mlxhog.arena import Slot
 from mlxhog.arena.child import Lane
 from mlxhog.models.families import hidden_matrices, param_spec
 from mlxhog.optim.tables import Tables
-from mlxhog.theory.analysis.sampling import LAGS, compare_stale_gradients, curvature, source
+from mlxhog.theory.analysis.sampling import LAGS, compare_stale_gradients, source
 from mlxhog.theory.analysis.written import WrittenSteps
 from mlxhog.training.run import train
 from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched, touched_rows
 from tests.tolerances import (
     AGED_F32,
-    POWER_ITERATION,
     assert_close,
 )
 from tests.training.small import MIXED_MODEL, small_config
@@ -107,7 +106,6 @@ def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path):
 def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(tmp_path, optimizer):
     small, lane = subject(tmp_path, optimizer=optimizer), Lane(None, 0)
     before = sampled(small, TICKETS, lane)
-    assert curvature(lane, small, TICKETS[:1], 3) > 0
     others = [(0, k) for k in range(LAGS[-1])]
     ages = compare_stale_gradients(lane, small, TICKETS[:1], others, others[:2])
     assert [one.lag for one in ages] == list(LAGS)
@@ -147,12 +145,6 @@ def lane_over(problem):
     lane = Lane(None, 0)
     lane.store["source"] = problem
     return lane
-
-
-def test_curvature_of_a_quadratic_is_its_largest_eigenvalue(tmp_path):
-    problem = Quadratic([1.0, -3.0, 7.0, 0.0], small_config(tmp_path))
-    steepest = curvature(lane_over(problem), problem.subject, [(0, 0)], 12)
-    assert_close(steepest, 7.0, POWER_ITERATION)
 
 
 def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path):
