@@ -303,10 +303,10 @@ def advise_on(
     profile = measured_profile(target, options, tell)
     load = watch.look()
     choice = recommend(profile)
-    arm, trial = choice.first.arm, None
+    arm, trial = choice.first, None
     untold = str(load) if load.busy else None
     if tries and choice.second is not None:
-        both = arm, choice.second.arm
+        both = arm, choice.second
         trial = try_both(target, both, options.try_time, tell)
         arm = next(one for one in both if one.name == trial["winner"])
         untold = trial["untold"]
@@ -319,11 +319,11 @@ def advise_on(
         "answer": answer,
         "chosen": arm.name,
         "flags": arm.flags,
-        "advised": choice.first.arm.name,
+        "advised": choice.first.name,
         "rule": choice.rule,
         "because": choice.because,
         "otherwise": choice.otherwise,
-        "expected": [one.to_json() for one in choice.expected],
+        "expected": choice.expected,
         "profile": profile.to_json(),
         "trial": trial,
         "untold": untold,

@@ -14,7 +14,7 @@ from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.bounds import Bound
-from mlxhog.theory.rules import Rule, holding
+from mlxhog.theory.rules import Rule
 
 OFTEN = 0.5
 """Share of parameters, or of pairs of updates, above which conflict is common."""
@@ -24,16 +24,6 @@ TURNED = 0.5
 
 FRESH = 0.9
 """Cosine above which an old gradient is nearly as good as a fresh one."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One recommendation, its numbers, and flags of `mlxhog train`; "" for no change."""
-
-    topic: str
-    recommend: str
-    because: str
-    flags: str = ""
 
 
 class Lag(NamedTuple):
@@ -82,13 +72,13 @@ class Analysis:
     @cached_property
     def strictest(self) -> Bound:
         """Of all blocks the least lag for which conflicts cost nothing: tau <= n / (2 Dbar)."""
-        each = (one for one in self.bounds if one.name == "perturbed iterate")
-        return min(each, key=lambda one: one.values["largest_tau"])
+        each = (one for one in self.bounds if one["name"] == "perturbed iterate")
+        return min(each, key=lambda one: float(one["values"]["largest_tau"]))
 
     @property
     def allowed(self) -> float:
         """That lag."""
-        return self.strictest.values["largest_tau"]
+        return float(self.strictest["values"]["largest_tau"])
 
     @property
     def lock_free(self) -> Hogwild | None:
@@ -141,7 +131,7 @@ def _lost(f: Analysis) -> str:
 
 def _lag_rule(f: Analysis) -> str:
     return (
-        f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest.block}, and "
+        f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest['block']}, and "
         f"{f.lag.largest:g} is the largest"
     )
 
@@ -242,16 +232,19 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
 """The first row of a topic that holds is its advice; the most consequential topics come first."""
 
 
-def advise(facts: Analysis) -> Iterator[Advice]:
-    """Yield the recommendation of each topic; flags only where the options take them."""
-    decided = set[str]()
-    for rule in holding(RULES, facts):
-        if rule.topic in decided:
-            continue
-        decided.add(rule.topic)
-        recommend, flags = rule.answer(facts)
-        because = rule.because(facts)
-        yield Advice(rule.topic, recommend, because, flags if _fits(facts.config, flags) else "")
+def advise(facts: Analysis) -> Iterator[dict[str, str]]:
+    """Yield `topic`, `recommend`, `because` and `flags` of `mlxhog train` of each topic.
+
+    The flags are "" for no change, and where the other options do not take them.
+    """
+    decided = dict[str, Rule[Analysis, tuple[str, str]]]()
+    for rule in RULES:
+        if rule.topic not in decided and rule.holds(facts):
+            decided[rule.topic] = rule
+    for topic, rule in decided.items():
+        (recommend, flags), because = rule.answer(facts), rule.because(facts)
+        flags = flags if _fits(facts.config, flags) else ""
+        yield {"topic": topic, "recommend": recommend, "because": because, "flags": flags}
 
 
 def _fits(config: TrainConfig, flags: str) -> bool:

@@ -132,8 +132,8 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         },
         "staleness": None if observed is None else asdict(observed),
         "lag": lag._asdict(),
-        "bounds": [one.to_json() for one in analysis.bounds],
-        "advice": [asdict(one) for one in advise(analysis)],
+        "bounds": [*analysis.bounds],
+        "advice": [*advise(analysis)],
         "notes": notes,
         "seconds": time.monotonic() - began,
     }
@@ -144,13 +144,12 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
 
 def facts(config: TrainConfig, write: str) -> Facts:
     """Return the facts on a language model and its training; `write` as the option of that name."""
-    return Facts(
-        strongly_convex=False,
-        smooth=None,
-        bounded_gradients=True if config.clip > 0 else None,
-        lossless=write != "racy",
-        sgd=config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
-    )
+    return {
+        "strongly_convex": False,
+        "bounded_gradients": True if config.clip > 0 else None,
+        "lossless": write != "racy",
+        "sgd": config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
+    }
 
 
 def bounds_of(
@@ -171,7 +170,7 @@ def bounds_of(
     for one in blocks:
         # Every update touches something, so neither share is 0, even if it is in the sample.
         rho, delta = max(one.rho, 1 / updates), max(one.delta, 1 / updates)
-        here, sizes = replace(facts, sparse=one.delta < 1), {"rho": rho, "delta": delta}
+        here, sizes = {**facts, "sparse": one.delta < 1}, {"rho": rho, "delta": delta}
         for name, more in {
             "proposition 4.1": {"omega": one.omega, **sizes},
             "n^(1/4)": {"n": one.parameters, **sizes},

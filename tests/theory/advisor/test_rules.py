@@ -62,8 +62,8 @@ ALONE = Worker(name="w", compute=EVEN)
 )  # fmt: skip
 def test_every_row_of_the_table_decides_where_its_number_says(times, known, name, rule):
     advice = recommend(profile(times, **known))
-    assert advice.second is None or advice.second.arm.family != advice.first.arm.family
-    assert (advice.first.arm.name, advice.rule) == (name, rule)
+    assert advice.second is None or advice.second.family != advice.first.family
+    assert (advice.first.name, advice.rule) == (name, rule)
     assert advice.because
     assert advice.otherwise
 

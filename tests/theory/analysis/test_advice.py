@@ -56,7 +56,7 @@ def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options
             bounds=tuple(bounds),
         )
     )
-    return {one.topic: one for one in topics}
+    return {one["topic"]: one for one in topics}
 
 
 @each_of(
@@ -81,8 +81,8 @@ def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options
 )
 def test_advice_turns_where_its_number_does(topic, how, flags, words):
     one = advice(**how).get(topic)
-    assert (one and one.flags) == flags
-    assert one is None or words in f"{one.recommend} {one.because}"
+    assert (one and one["flags"]) == flags
+    assert one is None or words in f"{one['recommend']} {one['because']}"
 
 
 @pytest.mark.slow
@@ -104,5 +104,5 @@ def test_advice_turns_where_its_number_does(topic, how, flags, words):
 )
 def test_every_flag_that_is_advised_goes_with_the_options_there_are(blocks, chosen):
     for one in advice(blocks, cosine=0.2, **chosen).values():
-        words = one.flags.replace("--", "").replace("-", "_").split()
+        words = one["flags"].replace("--", "").replace("-", "_").split()
         TrainConfig(**chosen | dict(zip(words[::2], words[1::2], strict=True)))
