@@ -274,49 +274,38 @@ class Comparison:
             return RunError(f"the comparison in {self.folder} {why}, or name another --folder")
 
         with durable.lock(self.folder, refusal):
-            self._check_identity()
-            self._read()
+            try:
+                self._read()
+            except (OSError, ValueError) as error:
+                raise RunError(
+                    f"{self.folder} is damaged after {len(self.pairs)} pairs ({error}); remove it "
+                    "to begin anew"
+                ) from error
             whole = {one.run for pair in self.pairs for one in (pair.a, pair.b)}
             for run in runs.list_runs(self.folder / "runs"):
                 if run.name not in whole:  # of a pair that is not
                     durable.remove(run.directory)
             yield
 
-    def _check_identity(self) -> None:
+    def _read(self) -> None:
         path = self.folder / "comparison.json"
         identity = plain_json.loads(plain_json.dumps(self._identity()))
-        if not path.exists():
-            if runs.list_runs(self.folder / "runs"):
+        if path.exists():
+            if plain_json.read(path) != identity:
                 raise RunError(
-                    f"{self.folder} has runs that no comparison made, and a comparison removes "
-                    "unfinished runs from its folder; name an empty one with --folder"
+                    f"{self.folder} holds another comparison; name another folder with --folder"
                 )
+        elif runs.list_runs(self.folder / "runs"):
+            raise RunError(
+                f"{self.folder} has runs that no comparison made, and a comparison removes "
+                "unfinished runs from its folder; name an empty one with --folder"
+            )
+        else:
             with disk_errors(f"writing {path}"):
                 durable.replace_file(path, plain_json.dumps(identity, indent=1) + b"\n")
-            return
-        try:
-            known = plain_json.read(path)
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} is damaged ({error}); remove {self.folder} to begin anew"
-            ) from error
-        if known != identity:
-            raise RunError(
-                f"{self.folder} holds another comparison; name another folder with --folder"
-            )
-
-    def _read(self) -> None:
-        path = self.folder / "pairs.jsonl"
-        try:
-            for entry in plain_json.objects(path):
+        with contextlib.suppress(FileNotFoundError):
+            for entry in plain_json.objects(self.folder / "pairs.jsonl"):
                 self.pairs.append(typed.read(Pair, entry))
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} is damaged after {len(self.pairs)} pairs ({error}); remove {self.folder} "
-                "to begin anew"
-            ) from error
 
     # -- the pairs -------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ def test_what_repeats_bit_for_bit_cannot_be_told_and_a_damaged_record_is_named(
     whole = record.read_text()
     record.write_text(whole.replace('"seed"', '"sead"', 1))
     assert main(["compare", *words, "--pairs", "2"]) == 2
-    assert "pairs.jsonl is damaged after 0 pairs" in capsys.readouterr().err
+    assert "is damaged after 0 pairs ('seed' is missing)" in capsys.readouterr().err
     record.write_text(whole + '{"seed": 3, "fir')  # torn by a kill: ignored
     again, _ = compare("--pairs", "2")
     assert again == result
