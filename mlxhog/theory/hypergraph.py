@@ -35,8 +35,7 @@ class Hypergraph:
         n: number of coordinates.
 
     Raises:
-        DataError: no edges, or indices out of range, unsorted or repeated; the message names the
-            edge.
+        DataError: no edges, or indices out of range, unsorted or repeated.
     """
 
     indptr: NDArray[np.int64]
@@ -46,7 +45,13 @@ class Hypergraph:
     def __post_init__(self) -> None:
         """Check the edges."""
         indptr, indices = (np.ascontiguousarray(x, np.int64) for x in (self.indptr, self.indices))
-        _check(indptr, indices, self.n)
+        if not _is_sound(indptr, indices, self.n):
+            raise DataError(
+                f"a hypergraph of {len(indptr) - 1} edges over {self.n} coordinates: wanted an "
+                "edge or more, indptr from 0 to the number of indices that never falls, and the "
+                f"coordinates of an edge ascending, distinct and from 0 to {self.n - 1}; "
+                "Hypergraph.from_lists sorts them"
+            )
         object.__setattr__(self, "indptr", indptr)
         object.__setattr__(self, "indices", np.ascontiguousarray(indices, np.int32))
 
@@ -128,20 +133,11 @@ class Hypergraph:
         return met
 
 
-def _check(indptr: NDArray[np.int64], indices: NDArray[np.int64], n: int) -> None:
-    whole = len(indptr) > 1 and indptr[0] == 0 and indptr[-1] == len(indices)
-    if not (0 < n < 2**31 and whole and (np.diff(indptr) >= 0).all()):
-        raise DataError(
-            f"indptr of a hypergraph of {len(indptr) - 1} edges over {n} coordinates runs from "
-            f"{indptr[0]} to {indptr[-1]} over {len(indices)} indices; wanted 0 to {len(indices)}, "
-            f"never falling, an edge or more, and fewer than {2**31} coordinates"
-        )
+def _is_sound(indptr: NDArray[np.int64], indices: NDArray[np.int64], n: int) -> bool:
+    if not (len(indptr) > 1 and indptr[0] == 0 and indptr[-1] == len(indices) and 0 < n < 2**31):
+        return False
+    if (np.diff(indptr) < 0).any():
+        return False
     falls = np.diff(indices, prepend=-1) <= 0
     falls[indptr[indptr < len(indices)]] = False  # where an edge begins
-    wrong = np.flatnonzero(falls | (indices < 0) | (indices >= n))
-    if len(wrong):
-        edge = int(np.searchsorted(indptr, wrong[0], side="right")) - 1
-        raise DataError(
-            f"edge {edge} has coordinate {indices[wrong[0]]}; wanted those of an edge ascending, "
-            f"distinct and from 0 to {n - 1}, or use Hypergraph.from_lists"
-        )
+    return not (falls | (indices < 0) | (indices >= n)).any()

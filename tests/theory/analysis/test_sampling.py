@@ -39,18 +39,10 @@ def test_a_support_is_where_the_backends_own_gradient_is_not_zero(tmp_path, back
         for block in small.blocks:
             expected = flat(small, block.name, grads)
             assert (touched(sampling, small, block.name)[number] == (expected != 0)).all()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batch(
-    tmp_path, backend
-):
-    small = subject(tmp_path, backend=backend)
-    sampling = sampled(small, TICKETS)
-    rows = touched_rows(sampling, small, "embedding")
-    for number, ticket in enumerate(TICKETS):
-        tokens = small.batches().at(*ticket).x
-        assert np.flatnonzero(rows[number]).tolist() == np.unique(tokens).tolist()
+        if architecture is None:
+            rows = touched_rows(sampling, small, "embedding")[number]
+            tokens = small.batches().at(*ticket).x
+            assert np.flatnonzero(rows).tolist() == np.unique(tokens).tolist()
 
 
 @pytest.mark.parametrize("sparsify", ["topk:0.02", "threshold:3"])
