@@ -175,21 +175,18 @@ P_A, P_I_A = (b"p\n", b"a"), (b"p\ni\n", b"a")
 @each_of(
     ("record", "text_key", "pair"),
     [
-        ({"prompt": "p", "answer": "a"}, None, P_A),
-        ({"prompt": "p", "response": "a", "id": "7"}, None, P_A),
-        ({"instruction": "p", "input": "", "output": "a"}, None, P_A),
+        *(({prompt: "p", answer: "a", "id": "7"}, None, P_A) for prompt, answer in (
+            ("prompt", "answer"), ("query", "response"), ("problem", "solution"),
+            ("question", "chosen"), ("input", "output"),
+        )),
         ({"instruction": "p", "input": None, "output": "a"}, None, P_A),
-        ({"problem": "p", "solution": "a"}, None, P_A),
-        ({"question": "p", "chosen": "a", "rejected": "b"}, None, P_A),
-        ({"input": "p", "output": "a"}, None, P_A),
         ({"instruction": "p", "input": "i", "output": "a"}, None, P_I_A),
-        ({"instruction": "p", "context": "i", "response": "a"}, None, P_I_A),
         ({"q": "p", "r": "a", "text": "t"}, "q,r", P_A),
         ({"q": "p", "more": "i", "r": "a"}, "q,more,r", P_I_A),
         ({"question": "p", "answer": "b", "response": "a"}, "question,response", P_A),
         ({"talk": TALKS[0]}, "talk", (b"User: say one\nAssistant:", b" one")),
     ],
-)
+)  # fmt: skip
 def test_a_record_has_a_prompt_and_a_completion_by_usual_names_or_text_key(record, text_key, pair):
     assert list(records.record_text(record, text_key, "it").turns()) == [pair]
 
