@@ -335,26 +335,16 @@ def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]
         links = (here / one for one in folders if (here / one).is_symlink())
         skipped += [Skipped(one, "a link to a folder; --data may name it, too") for one in links]
         for path in (here / one for one in names if one not in hidden):
-            if one := _why_skipped(path, text_key):
-                skipped.append(one)
+            try:
+                reason = textfiles.why_skipped(path, text_key)
+            except (DataError, EnvironmentLacks) as error:
+                skipped.append(Skipped.bad(path, error))
+                continue
+            if reason:
+                skipped.append(Skipped(path, reason))
             else:
                 files.append(path)
     return sorted(files), sorted(skipped, key=lambda one: one.path)
-
-
-def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
-    """Return a file of a folder with the reason why it is not read; None if it is read."""
-    kind, reason = textfiles.kind(path), ""
-    if kind in textfiles.CSV_SUFFIXES:
-        reason = "" if text_key else "a table; --text-key names the column of its text"
-    elif kind in textfiles.NOT_TEXT:
-        reason = f"not plain text{textfiles.NOT_TEXT[kind].format('FILE')}"
-    elif kind not in textfiles.TEXT_SUFFIXES:  # reading those reports their errors
-        try:
-            reason = textfiles.why_no_text(path, text_key)
-        except (DataError, EnvironmentLacks) as error:
-            return Skipped.bad(path, error)
-    return Skipped(path, reason) if reason else None
 
 
 # -- reading a corpus ------------------------------------------------------------------------------

@@ -315,12 +315,19 @@ _READERS: dict[str, Callable[[Path, BinaryIO, str | None], Records]] = {
 # -- what is not text ------------------------------------------------------------------------------
 
 
-def why_no_text(path: Path, text_key: str | None) -> str:
-    """Say why the content of a file of no known kind is not text; empty if it is text.
+def why_skipped(path: Path, text_key: str | None) -> str:
+    """Say why a folder skips a file, by its suffix, else by its content; empty if it is read.
 
     Raises:
-        DataError, EnvironmentLacks: it cannot be read.
+        DataError, EnvironmentLacks: its content decides, and cannot be read.
     """
+    suffix = kind(path)
+    if suffix in CSV_SUFFIXES:
+        return "" if text_key else "a table; --text-key names the column of its text"
+    if suffix in NOT_TEXT:
+        return f"not plain text{NOT_TEXT[suffix].format('FILE')}"
+    if suffix in TEXT_SUFFIXES:
+        return ""  # reading it reports its errors
     if record_kind(path):
         _, record = next(records(path, text_key), ("", None))
         if not isinstance(record, dict) or text_keys(record, text_key):

@@ -325,7 +325,7 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False
         raise DataError(
             f"bpe:{vocab_size} needs at least {BPE_SMALLEST} ids: 256 bytes and {BOS_TOKEN}"
         )
-    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer: Any = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

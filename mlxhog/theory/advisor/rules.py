@@ -291,7 +291,7 @@ def predict(profile: Profile, known: Iterable[Arm]) -> dict[Arm, dict[str, Any]]
     workers are `idle`; `samples` to a loss, over those of one worker alone, a guess before a trial;
     and `time` to that loss, over that of sync.
     """
-    expected = {}
+    expected: dict[Arm, dict[str, Any]] = {}
     for arm in known:
         workers = [profile.alone] if arm.strategy.one_process else profile.workers
         updates = max(100, SIMULATED // (len(workers) if arm.strategy.averages else 1))
