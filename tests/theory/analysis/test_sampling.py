@@ -46,8 +46,8 @@ def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
 ):
     small = subject(tmp_path, sparsify=sparsify)
     sampling = sampled(small, TICKETS)
-    for block in ("layer 0", "head"):
-        assert 0 < touched(sampling, small, block).mean() < 2 * share + 0.01
+    elements = np.concatenate([touched(sampling, small, one.name).T for one in small.blocks])
+    assert 0 < elements.mean() < 2 * share
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
