@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mlxhog.base import plain_json
 from mlxhog.base.cache import user_cache_directory
-from mlxhog.base.durable import full_disk, new_directory, remove, require_space, write_synced
+from mlxhog.base.durable import disk_errors, new_directory, remove, require_space, write_synced
 from mlxhog.data import corpora, heldout, textfiles, tokenizers
 from mlxhog.data.corpora import Corpus, Scan
 from mlxhog.data.machine_data import MachineData
@@ -276,7 +276,7 @@ def _write(
     target.parent.mkdir(parents=True, exist_ok=True)
     for end in ("part", "old"):  # of a killed process
         remove(target.with_name(f"{target.name}.{end}"))
-    with full_disk(doing), new_directory(target) as part:
+    with disk_errors(doing, only_full=True), new_directory(target) as part:
         tokenizer = tokenizers.build(spec, training_text, progress=progress)
         tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
         require_space(part, int(n_bytes * tokens_per_byte) * item_size(tokenizer), doing)

@@ -267,7 +267,7 @@ def _notes(config: TrainConfig) -> Iterator[str]:
             f"supports are those of the steps that sparsify={part} writes, not of gradients; "
             "residuals of error feedback begin at zero"
         )
-    if isinstance(config.strategy, Hogwild) and config.strategy.disjoint:
+    if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
         yield (
             "with blocks=disjoint no two workers hold the same block: simultaneous updates never "
             "meet, even if these batches do"
