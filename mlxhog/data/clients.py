@@ -32,7 +32,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches, Order
 from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError, DataError, message_of
+from mlxhog.errors import ConfigError, DataError
 
 PARTS = 10
 FILE = "split.json"
@@ -153,11 +153,8 @@ def divided(
     path = None if stored is None else stored / FILE
     if path is None or not path.exists():
         return divide(classes(source, rule, len(tokens)), tokens, **how)
-    try:
-        record = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
-        division = typed.read(Division, record)
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} cannot be read ({message_of(error)}); begin a new run") from error
+    record = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
+    division = typed.read(Division, record)
     n, same_text = len(division.tokens), sum(division.tokens) == sum(tokens)
     if not same_text or n != clients:
         raise DataError(
@@ -224,13 +221,7 @@ class ClientBatches(Batches):
         return int(self._firsts[-1])
 
     def at(self, epoch: int, ticket: int) -> Batch:
-        """Return the batch of one ticket; `epoch` counts the epochs of its client.
-
-        Raises:
-            ValueError: there is no such ticket.
-        """
-        if not 0 <= ticket < self.n_tickets:
-            raise ValueError(f"ticket {ticket} is not one of the {self.n_tickets} of all clients")
+        """Return the batch of one ticket; `epoch` counts the epochs of its client."""
         client = bisect_right(self._firsts, ticket) - 1
         order, begin = self._orders[client], (ticket - self._firsts[client]) * self._batch_size
         sequences = order.at(epoch, begin, min(self._batch_size, order.n - begin))

@@ -150,8 +150,7 @@ def prepare(
                 notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
             _write(target, key, corpus, scan, rule, spec, progress)
             stored = _stored(target, key)
-    if stored is None:
-        raise DataError(f"{target} cannot be read back as it was written; check the disk")
+    assert stored is not None, "what was written can be read"
     made_by, marks, changed = stored
     return Prepared(
         train=target / "train.bin",

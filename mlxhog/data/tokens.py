@@ -95,11 +95,6 @@ class TokenFile:
         tokens = _map(path, np.dtype(header["dtype"]).newbyteorder("<"), n)
         starts = _map(path.with_suffix(".idx"), np.dtype("<u8"), header["documents"] + 1)
         lengths = _map(path.with_suffix(".len"), np.dtype("<u2"), vocab)
-        if int(starts[0]) != 0 or int(starts[-1]) != n:
-            raise DataError(
-                f"{path.with_suffix('.idx')} spans tokens {starts[0]}..{starts[-1]}, expected "
-                f"0..{n}; {_WAY_OUT}"
-            )
         prompts = None
         if header.get("examples"):
             prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), header["documents"])
@@ -125,13 +120,7 @@ class TokenFile:
         return str(self.header["sha256"])
 
     def n_sequences(self, seq_len: int) -> int:
-        """Return the number of whole sequences of `seq_len` inputs, or of rows with examples.
-
-        Raises:
-            DataError: `seq_len` is below 1.
-        """
-        if seq_len < 1:
-            raise DataError(f"seq_len is {seq_len}, expected at least 1")
+        """Return the number of whole sequences of `seq_len` inputs, or of rows with examples."""
         rows = self.rows(seq_len)
         return (self.n_tokens - 1) // seq_len if rows is None else len(rows)
 
@@ -156,19 +145,13 @@ class TokenFile:
         Rows of examples are padded to the longest of them.
 
         Raises:
-            DataError: an index is not a sequence of this file, or an id not in the vocabulary.
+            DataError: an id is not in the vocabulary.
 
         Concurrency: any number of threads and processes may read at once.
         """
-        n, numbers = self.n_sequences(seq_len), np.asarray(indices)
-        outside = numbers[(numbers < 0) | (numbers >= n)]
-        if outside.size:
-            raise DataError(
-                f"{self.path} has sequences 0..{n - 1} of {seq_len}, asked for {outside[0]}"
-            )
         if (table := self.rows(seq_len)) is not None:
-            return self._examples(numbers, table, seq_len)
-        return self.batch_at(numbers[:, None] * seq_len + np.arange(seq_len + 1))
+            return self._examples(indices, table, seq_len)
+        return self.batch_at(indices[:, None] * seq_len + np.arange(seq_len + 1))
 
     def batch_at(self, places: NDArray[np.int64]) -> Batch:
         """Return the tokens at some places, (B, T + 1), as one batch of B rows.

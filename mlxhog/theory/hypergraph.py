@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +32,6 @@ class Hypergraph:
         indptr: (|E| + 1,) int64; edge e holds `indices[indptr[e] : indptr[e + 1]]`.
         indices: coordinates, int32, in [0, n), ascending and distinct within an edge.
         n: number of coordinates.
-
-    Raises:
-        DataError: no edges, or indices out of range, unsorted or repeated.
     """
 
     indptr: NDArray[np.int64]
@@ -43,15 +39,8 @@ class Hypergraph:
     n: int
 
     def __post_init__(self) -> None:
-        """Check the edges."""
+        """Convert the arrays."""
         indptr, indices = (np.ascontiguousarray(x, np.int64) for x in (self.indptr, self.indices))
-        if not _is_sound(indptr, indices, self.n):
-            raise DataError(
-                f"a hypergraph of {len(indptr) - 1} edges over {self.n} coordinates: wanted an "
-                "edge or more, indptr from 0 to the number of indices that never falls, and the "
-                f"coordinates of an edge ascending, distinct and from 0 to {self.n - 1}; "
-                "Hypergraph.from_lists sorts them"
-            )
         object.__setattr__(self, "indptr", indptr)
         object.__setattr__(self, "indices", np.ascontiguousarray(indices, np.int32))
 
@@ -131,13 +120,3 @@ class Hypergraph:
         )
         met[pair] = self.degrees[u] + self.degrees[v] - parallel[which]
         return met
-
-
-def _is_sound(indptr: NDArray[np.int64], indices: NDArray[np.int64], n: int) -> bool:
-    if not (len(indptr) > 1 and indptr[0] == 0 and indptr[-1] == len(indices) and 0 < n < 2**31):
-        return False
-    if (np.diff(indptr) < 0).any():
-        return False
-    falls = np.diff(indices, prepend=-1) <= 0
-    falls[indptr[indptr < len(indices)]] = False  # where an edge begins
-    return not (falls | (indices < 0) | (indices >= n)).any()

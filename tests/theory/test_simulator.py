@@ -109,7 +109,6 @@ def test_workers_and_schemes_that_cannot_be_are_refused():
         with pytest.raises(DataError, match="parts of 0 s or more, and a step that takes time"):
             workers_of(1, **costs)
     for scheme, message in (
-        (Sync(backups=2), "2 backup workers of 2: wanted 0 to 1"),
         (OuterLoop(0), "a number of replicas that divides"),
         (OuterLoop(1, 3), "a number of replicas that divides"),
     ):

@@ -15,7 +15,7 @@ from typing import Any
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.errors import RunError, WorkerFailed, message_of
+from mlxhog.errors import WorkerFailed
 from mlxhog.report.views import Tell
 from mlxhog.strategies import Hogwild
 from mlxhog.theory import short_runs
@@ -93,18 +93,9 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
     Args:
         run: the run.
         write: as the option of that name.
-
-    Raises:
-        RunError: its metrics are damaged.
     """
-    try:
-        lines = [line for line in run.read_metrics() if line.get("step")]
-        return _summarize("run", lines[-1], write) if lines else None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{run.metrics_path} holds a line that is not the progress of a training run "
-            f"({message_of(error)})"
-        ) from error
+    lines = [line for line in run.read_metrics() if line.get("step")]
+    return _summarize("run", lines[-1], write) if lines else None
 
 
 def _summarize(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:
