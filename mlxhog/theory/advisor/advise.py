@@ -20,10 +20,8 @@ from mlxhog import optim
 from mlxhog.arena.child import Child, Lane
 from mlxhog.base import machine
 from mlxhog.base.load import Load, LoadWatch
-from mlxhog.checkpoint.run import Run
-from mlxhog.config.config import TrainConfig
-from mlxhog.errors import ConfigError, Diverged, WorkerFailed
-from mlxhog.report.views import Tell, TellStep, numbered
+from mlxhog.errors import ConfigError, Diverged
+from mlxhog.report.views import TellStep, numbered
 from mlxhog.strategies import Hogwild, Serial, Sync
 from mlxhog.theory import CompareConfig
 from mlxhog.theory.advisor import AdviseConfig
@@ -35,7 +33,7 @@ from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
 from mlxhog.theory.paired_test import single_look
 from mlxhog.theory.pairs import Comparison, Pair, Side
-from mlxhog.theory.short_runs import PLAIN, settings_for, train
+from mlxhog.theory.short_runs import PLAIN, run_shortly, settings_for
 from mlxhog.theory.simulator.machine import Worker, worker_of
 from mlxhog.theory.target import Target
 
@@ -44,37 +42,6 @@ from mlxhog.theory.target import Target
 
 FEWEST_STEPS = 8
 """Steps of every worker that a short run needs for its times."""
-LONGER, TRIES = 4.0, 3
-"""Factor of the time of a repeated short run, and most runs."""
-
-
-def run_shortly(
-    config: TrainConfig, *, seconds: float, tell: Tell, **chosen: Any
-) -> tuple[list[Worker], float]:
-    """Train for some seconds in a temporary folder; return costs of steps, and steps per second.
-
-    The start-up does not count. If a worker takes fewer than `FEWEST_STEPS`, as with a large model
-    or on a busy machine, the run is repeated for longer.
-
-    Raises:
-        MlxhogError: as `mlxhog.training.run.train`.
-        WorkerFailed: a worker finished no step.
-    """
-    for _ in range(TRIES):
-        with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
-            settings = settings_for(config, folder, "advise", **{**PLAIN, **chosen}, time=seconds)
-            result = train(settings, tell)
-            times = Run(Path(result.run)).read_times()
-        fewest = min((one["steps"] for one in times), default=0)
-        if len(times) == len(result.workers) and fewest >= FEWEST_STEPS:
-            break
-        seconds *= LONGER
-    if len(times) < len(result.workers) or not result.steps:
-        raise WorkerFailed(
-            f"not every worker finished a step within {seconds / LONGER:g} s; give them longer, "
-            "as in --measure 30"
-        )
-    return [worker_of(one) for one in times], result.steps / result.seconds
 
 
 def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profile:
@@ -101,9 +68,15 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
 
     def short(part: str, **chosen: Any) -> tuple[list[Worker], float]:
         tell(part, "starting")
-        return run_shortly(
-            target.config, seconds=how.measure, tell=lambda step: tell(part, step), **chosen
+        result, times = run_shortly(
+            target.config,
+            lambda step: tell(part, step),
+            seconds=how.measure,
+            fewest=FEWEST_STEPS,
+            flag="--measure",
+            **{**PLAIN, **chosen},
         )
+        return [worker_of(one) for one in times], result.steps / result.seconds
 
     together, _ = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
     one = workers[0].backend

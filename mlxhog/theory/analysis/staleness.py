@@ -7,7 +7,6 @@ no such limit. The theory's tau is a lag in updates: a property of a run, not of
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.errors import WorkerFailed
 from mlxhog.report.views import Tell
 from mlxhog.strategies import Hogwild
-from mlxhog.theory import short_runs
+from mlxhog.theory.short_runs import run_shortly
 from mlxhog.theory.simulator import Staleness
 
 
@@ -65,25 +63,19 @@ def probe_run(
     lock_free = Hogwild()
     if isinstance(config.strategy, Hogwild):
         lock_free = config.strategy.lock_free()
-    with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
-        settings = short_runs.settings_for(
-            config,
-            folder,
-            "probe",
-            strategy=lock_free,
-            workers=workers,
-            read="snapshot",
-            max_workers=None if config.max_workers is None else max(2, config.max_workers),
-            write="racy",
-            gpu_write="cpu",
-            time=seconds,
-        )
-        result = short_runs.train(settings, tell)
-    if not result.staleness:
-        raise WorkerFailed(
-            f"the probe run finished no step within {seconds:g} s of training; give it longer, as "
-            "in --seconds 30, or none with --seconds 0"
-        )
+    result, _ = run_shortly(
+        config,
+        tell,
+        seconds=seconds,
+        fewest=1,
+        flag="--seconds",
+        strategy=lock_free,
+        workers=workers,
+        read="snapshot",
+        max_workers=None if config.max_workers is None else max(2, config.max_workers),
+        write="racy",
+        gpu_write="cpu",
+    )
     return _summarize("probe", asdict(result), "racy")
 
 
