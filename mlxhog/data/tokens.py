@@ -30,7 +30,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json, typed
+from mlxhog.base import plain_json
 from mlxhog.base.durable import flush, write_synced
 from mlxhog.data.batch import Batch, empty_rows
 from mlxhog.data.examples import Example, ExampleRows
@@ -40,24 +40,6 @@ from mlxhog.errors import DataError, message_of, shown
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20
 _COUNTED, _RUN = 1 << 24, 1 << 14  # most tokens that `frequencies` counts, and tokens per run
-
-
-@dataclass(frozen=True)
-class _Header:
-    format: int
-    dtype: str
-    tokens: int
-    documents: int
-    bos: int
-    vocab: int
-    bytes: int
-    tokenizer_sha256: str
-    sha256: str
-    split: str
-    source: str
-    examples: int = 0
-    changed: int = 0
-    decoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,14 +72,23 @@ class TokenFile:
         Raises:
             DataError: a file is missing, its length or its ids do not fit the header.
         """
-        header = _header(path.with_suffix(".json"))
-        n, vocab = header["tokens"], header["vocab"]
-        tokens = _map(path, np.dtype(header["dtype"]).newbyteorder("<"), n)
-        starts = _map(path.with_suffix(".idx"), np.dtype("<u8"), header["documents"] + 1)
+        try:
+            header = plain_json.read(path.with_suffix(".json"))
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {shown(header['format'])}")
+            n, documents, vocab = (header[name] for name in ("tokens", "documents", "vocab"))
+            dtype = np.dtype(header["dtype"]).newbyteorder("<")
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise DataError(
+                f"{path.with_suffix('.json')} is not the header of a token file of format {FORMAT}:"
+                f" {message_of(error)}; {_WAY_OUT}"
+            ) from error
+        tokens = _map(path, dtype, n)
+        starts = _map(path.with_suffix(".idx"), np.dtype("<u8"), documents + 1)
         lengths = _map(path.with_suffix(".len"), np.dtype("<u2"), vocab)
         prompts = None
         if header.get("examples"):
-            prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), header["documents"])
+            prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), documents)
         file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts)
         edge = _CHECKED_BYTES // tokens.itemsize
         file.check_known(tokens[:edge])
@@ -223,20 +214,6 @@ class TokenFile:
 
 
 _WAY_OUT = "prepare the corpus again"
-
-
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        header: dict[str, Any] = plain_json.read(path)
-        of = typed.read(_Header, header)
-        if of.format != FORMAT or of.dtype not in ("uint16", "uint32"):
-            raise ValueError(f"format {of.format} of {shown(of.dtype)}")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} is not the header of a token file of format {FORMAT}: {message_of(error)}; "
-            f"{_WAY_OUT}"
-        ) from error
-    return header
 
 
 def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
