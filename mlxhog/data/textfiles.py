@@ -144,11 +144,6 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
         yield from [document] if is_short else _cut([document], prose=False)
 
 
-def plain(content: bytes) -> bytes:
-    """Return a text as training reads it: without a byte-order mark, CRLF as LF."""
-    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
-
-
 def _plain(path: Path) -> Iterator[bytes]:
     """Yield the text of a file in pieces of any size, CRLF as LF."""
     n_read, waiting, check = 0, b"", codecs.getincrementaldecoder("utf-8")()

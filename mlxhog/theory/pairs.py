@@ -376,7 +376,7 @@ class Comparison:
         tell(part, "starting")
         result = train(
             self.settings(letter, number),
-            observer=lambda now: tell(part, how_far(now, runs_after)),
+            observer=lambda now: tell(part, _how_far(now, runs_after)),
         )
         if result.status == "interrupted":
             raise KeyboardInterrupt
@@ -410,13 +410,8 @@ class Comparison:
         return bits if math.isfinite(bits) else WORST_BITS
 
 
-def how_far(now: Progress, runs_after: int) -> str:
-    """Return a run's progress, and the most time that it and all runs after it take.
-
-    Args:
-        now: progress of the run.
-        runs_after: most runs that follow, each taken to be as long.
-    """
+def _how_far(now: Progress, runs_after: int) -> str:
+    """A run's progress, and the most time that it and all runs after it take, each as long."""
     share = format_share(now.budget_fraction)
     if now.eta_s is None:
         return share

@@ -196,7 +196,7 @@ def test_a_record_has_a_prompt_and_a_completion_by_usual_names_or_text_key(recor
     [
         ({"question": "q", "answer": "a", "response": "b"}, None, "--text-key names the key of"),
         ({"question": "q", "label": 1}, None, "no key 'text'; keys are 'question', 'label'"),
-        ({"question": "q", "answer": 1}, None, "'answer' is a number, expected text"),
+        ({"question": "q", "answer": 1}, None, "'answer' is 1, expected text"),
         ({"question": "q", "reply": "a"}, "question,answer", "no key 'answer'; keys are"),
     ],
 )

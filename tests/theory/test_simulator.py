@@ -257,13 +257,13 @@ def test_a_ring_all_reduce_takes_the_time_of_its_stages_and_rounds_a_tenth_of_th
         *((text, None) for text in ("", "fast", "0Mbit", "-1", "inf", "nan", "1Gbit:soon")),
     ],
 )  # fmt: skip
-def test_a_link_is_read_and_spelt_or_refused_with_the_form(text, link):
+def test_a_link_is_read_or_refused_with_the_form(text, link):
     if link is None:
         with pytest.raises(ConfigError, match="wanted RATE or RATE:LATENCY"):
             Link.parse(text)
         return
-    for read in (Link.parse(text), Link.parse(str(Link.parse(text)))):
-        assert (read.bytes_per_s, read.latency_s) == pytest.approx(link)
+    read = Link.parse(text)
+    assert (read.bytes_per_s, read.latency_s) == pytest.approx(link)
 
 
 @pytest.mark.parametrize("link", [FAST, SLOW, Link(1e5, 1.0)])

@@ -74,12 +74,6 @@ class Link:
         """Least time between rounds, in whole seconds, with which they use `LINK_SHARE` of it."""
         return max(1.0, math.ceil(self.round_s(n_bytes, machines) / LINK_SHARE - 1e-9))
 
-    def __str__(self) -> str:
-        """As `parse` reads it."""
-        mbit = 8 * self.bytes_per_s / 1e6
-        rate = f"{mbit / 1e3:g}Gbit" if mbit >= 1e3 else f"{mbit:g}Mbit"
-        return rate + (f":{1e3 * self.latency_s:g}ms" if self.latency_s else "")
-
 
 def sent_bytes(n_bytes: float, machines: int) -> float:
     """Bytes that each machine sends in an all-reduce of n bytes."""
