@@ -276,12 +276,13 @@ def _selected(
     reasons |= dict.fromkeys(
         test, "test text, by its name, never trained on; mlxhog eval RUN --data FILE scores it"
     )
-    parts = tuple(
-        _part(path, source, text_key, held_out=path in held_out, selected=True)
-        for path in (*train, *held_out)
-    )
-    others = (Skipped(path, why) for path, why in reasons.items() if path not in train + held_out)
-    return Corpus(source, parts, (*skipped, *others), folder)
+    parts = list[Part]()
+    for own, is_held_out in ((train, False), (held_out, True)):
+        for path in own:
+            del reasons[path]
+            parts.append(_part(path, source, text_key, held_out=is_held_out, selected=True))
+    others = (Skipped(path, reason) for path, reason in reasons.items())
+    return Corpus(source, tuple(parts), (*skipped, *others), folder)
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:

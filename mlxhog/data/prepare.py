@@ -42,7 +42,6 @@ class Prepared:
         val: the held-out token file, a `.bin`.
         tokenizer: the tokenizer of both files.
         spec: its name, see `tokenizers.build`.
-        source: the name of the corpus.
         corpus_sha256: digest over the documents, joined by one zero byte.
         rule: the held-out rule; `given` if the corpus has its own held-out text, `heldout.SAME` if
             its examples are too few to hold one out.
@@ -56,7 +55,6 @@ class Prepared:
     val: Path
     tokenizer: Tokenizer
     spec: str
-    source: str
     corpus_sha256: str
     rule: str
     notes: tuple[str, ...]
@@ -74,7 +72,7 @@ class Prepared:
         for file, part in zip(files, ("training", "held-out"), strict=True):
             if file.n_sequences(seq_len) < 1:
                 raise DataError(
-                    f"{self.source} is too short: {file.n_tokens:,} {part} tokens, and one "
+                    f"{self.corpus.source} is too short: {file.n_tokens:,} {part} tokens, and one "
                     f"sequence needs {seq_len + 1:,}{self.corpus.in_brackets()}; "
                     "use more text or a smaller seq_len"
                 )
@@ -157,7 +155,6 @@ def prepare(
         val=target / "val.bin",
         tokenizer=made_by,
         spec=spec,
-        source=corpus.source,
         corpus_sha256=scan.sha256,
         rule=rule,
         # Not stored: the same text may come from another folder, with other files, next time.
