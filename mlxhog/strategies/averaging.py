@@ -368,17 +368,14 @@ class DiLoCo(Averaged):
         return {**super().segments(n_params), **parameter_copies([NEXT])}
 
     def kept_segments(self) -> tuple[str, ...]:
-        """The replicas, theta_s and v."""
         return (*super().kept_segments(), VELOCITY)
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Start without momentum."""
         super().begin(arena, position)
         if position is None:
             arena.segment(VELOCITY).fill(0.0)
 
     def mix(self, arena: Arena, rank: int) -> None:
-        """A worker's share of theta_s and v after the outer step."""
         span = self.share(arena, rank)
         anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
         mean = mean_of(anchor - replica for replica in self.replicas_in(arena, span))
@@ -386,7 +383,6 @@ class DiLoCo(Averaged):
         arena.params[span], arena.segment(NEXT)[span] = nesterov(anchor, velocity, mean, **rates)
 
     def keep(self, arena: Arena, rank: int) -> None:
-        """A worker's share of theta_s and v for the beginning of the next round."""
         super().keep(arena, rank)
         span = self.share(arena, rank)
         np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])

@@ -36,7 +36,6 @@ class InRounds(Strategy):
     )  # fmt: skip
 
     def stored(self) -> dict[str, str]:
-        """The shares, too."""
         return {**super().stored(), "sync_shares": self.shares}
 
 

@@ -61,7 +61,6 @@ class HogwildWorker(StrategyWorker):
         self._target = context.target(context.slot)
 
     def claim(self) -> Lease | Idle:
-        """Take any free ticket."""
         context = self.context
         if context.stopping() or context.used_up():
             return Idle.DONE
@@ -154,7 +153,6 @@ class OverlappedWorker(HogwildWorker):
         self._reads.append(self._version_read)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step of the oldest gradient."""
         entry, self._version_read = self.context.entry, self._reads.popleft()
         held = entry.ticket
         outcome = super().write(grads, lease, samples)

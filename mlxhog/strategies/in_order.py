@@ -70,7 +70,6 @@ class InOrderWorker(NumberedWorker):
         self._turn = 0
 
     def claim(self) -> Lease | Idle:
-        """Lease the ticket of this worker's next turn, if it is open."""
         context, words, strategy = self.context, self._words, self.strategy
         own = self._turn = words["steps", context.rank] * context.workers + context.rank
         if own >= (end := words["open_below"]):
@@ -92,7 +91,6 @@ class InOrderWorker(NumberedWorker):
         words["open_below"] = end if limit is None else min(end, words["first"] + limit)
 
     def read(self) -> None:
-        """Load the parameters of the age of this step."""
         context, strategy = self.context, self.strategy
         k = (self._turn - strategy.course.at(self._turn).staleness) % strategy.in_flight
         context.entry.version_read = self._words["version", k]
@@ -159,7 +157,6 @@ class InOrder(Numbered):
 
     @property
     def slots(self) -> int:
-        """One for each worker, for its optimizer state, even if it is simulated."""
         return self.rule.workers
 
     @property
@@ -175,15 +172,12 @@ class InOrder(Numbered):
         return tuple(f"turns.after.{k}" for k in range(self.in_flight))
 
     def kept_segments(self) -> tuple[str, ...]:
-        """The parameters after each of the last steps, and what looking ahead needs."""
         return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Those of the workers."""
         return tuple(range(1, self.slots + 1))
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Begin with the arena's parameters, or where it was left off."""
         super().begin(arena, position)
         words, version = self.words(arena), arena.counters.load("version")
         versions = [version] * self.in_flight if position is None else position["versions"]
@@ -198,7 +192,6 @@ class InOrder(Numbered):
         return {**super().same(), "in_flight": self.in_flight}
 
     def position(self, arena: Arena) -> dict[str, Any]:
-        """The counts, and the versions of all copies."""
         words = self.words(arena)
         versions = [words["version", k] for k in range(self.in_flight)]
         return {**(super().position(arena) or {}), "versions": versions}
@@ -208,7 +201,6 @@ class InOrder(Numbered):
         return sum(self.each(words, "steps"))
 
     def between_steps(self, arena: Arena) -> bool:
-        """Whether no turn is open."""
         words = self.words(arena)
         return self.turn(words) == words["open_below"]
 
@@ -270,11 +262,9 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
         return SimulatedStaleness.parse(self.staleness)
 
     def steppers(self, workers: int) -> int:
-        """The simulated workers."""
         return self.rule.workers
 
     def check_workers(self) -> None:
-        """Refuse a second process."""
         if self.workers > 1:
             raise ConfigError(
                 f"strategy sim simulates its workers in one process, and workers asks for "

@@ -118,7 +118,6 @@ class LocalWorker(NumberedWorker):
         return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
     def read(self) -> None:
-        """Load the worker's replica."""
         context = self.context
         self._version_read = self._replica_version()
         context.entry.version_read = context.arena.counters.load("version")
@@ -129,7 +128,6 @@ class LocalWorker(NumberedWorker):
         return sum(self.strategy.each(self._words, "updates", self._mates))
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step to the worker's replica."""
         context, words, rank = self.context, self._words, self.context.rank
         direction = self.corrected(grads)
         norm = context.norm(direction)
@@ -317,7 +315,6 @@ class Local(Numbered):
     # -- beginning and resuming ------------------------------------------------------------------
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Start every replica from the arena's parameters, or where it left off."""
         super().begin(arena, position)
         words, meetings = self.words(arena), 0 if position is None else position["meetings"]
         if position is None:

@@ -90,12 +90,10 @@ class LockedWorker(OneLockWorker):
     """Hogwild under one lock."""
 
     def read(self) -> None:
-        """Take a snapshot, under the lock."""
         self._lock.acquire(0)
         super().read()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step, alone."""
         outcome = super().write(grads, lease, samples)
         self._lock.release(0)
         return outcome
@@ -226,7 +224,6 @@ class AsyncPS(OneLock):
     )  # fmt: skip
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """The server's."""
         return (STATE_SLOT,)
 
 

@@ -55,7 +55,6 @@ class Recorded(Hogwild):
     probes: ClassVar[bool] = False  # no update is lost under locks
 
     def segments(self, n_params: int) -> Segments:
-        """Add the counts of accesses and the books."""
         # A quarter of the parameters' bytes is room for a step.
         names = (NEXT, *(f"turns.{slot}" for slot in range(1, self.slots + 1)))
         return {**super().segments(n_params), **dict.fromkeys(names, ("uint8", PARAMETER_COPY))}

@@ -102,7 +102,6 @@ class SyncWorker(NumberedWorker):
         return self._members[:1] == [self.context.rank]
 
     def claim(self) -> Lease | Idle:
-        """Lease ticket R P + rank of round R."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         if strategy.missed(words, rank):
             # While a checkpoint is saved, `settle` does it. No round lacks this worker: the members
