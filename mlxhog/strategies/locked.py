@@ -264,8 +264,8 @@ class SSPWorker(AsyncPSWorker):
 
     def _may_begin(self) -> bool:
         slowest: int = min(self.strategy.clocks(self.context.arena).values())
-        ahead: int = self._words["clock", self.context.rank] - slowest
-        return ahead <= self.strategy.slack
+        ahead = self._words["clock", self.context.rank] - slowest
+        return bool(ahead <= self.strategy.slack)
 
     def _landed(self) -> None:
         """Advance its clock, under the server's lock."""
