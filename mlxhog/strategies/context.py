@@ -25,7 +25,7 @@ from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import Polar, StepWatch
 from mlxhog.optim.tables import Tables
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.worker import Lease
+from mlxhog.strategies.strategy import Lease
 
 if TYPE_CHECKING:
     from mlxhog.strategies.strategy import Strategy

@@ -31,9 +31,8 @@ from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, Paced
 from mlxhog.strategies.division import InRounds
 from mlxhog.strategies.look_ahead import LookAhead
-from mlxhog.strategies.strategy import Segments, Strategy
+from mlxhog.strategies.strategy import Idle, Lease, Segments, Strategy, StrategyWorker, WriteResult
 from mlxhog.strategies.sync import Sync
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.strategies.context import Context

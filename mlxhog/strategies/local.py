@@ -40,8 +40,7 @@ from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import all_reduce_bytes
-from mlxhog.strategies.worker import Idle, Lease, TicketPart, WriteResult
+from mlxhog.strategies.strategy import Idle, Lease, TicketPart, WriteResult, all_reduce_bytes
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena

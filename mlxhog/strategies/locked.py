@@ -49,8 +49,7 @@ from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.updates import STRIPE
 from mlxhog.strategies.delays import Paced
 from mlxhog.strategies.hogwild import HogwildWorker, LockFree
-from mlxhog.strategies.strategy import Segments
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena

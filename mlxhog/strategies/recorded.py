@@ -34,8 +34,7 @@ from mlxhog.optim.gradients import Float32, Grads
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Segments
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
 
 NEXT = "turns.next"
 SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)

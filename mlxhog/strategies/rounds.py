@@ -32,8 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.strategies.strategy import Strategy
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker
+from mlxhog.strategies.strategy import Idle, Lease, Strategy, StrategyWorker
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
