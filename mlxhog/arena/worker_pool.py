@@ -195,8 +195,11 @@ class WorkerPool(dict[int, WorkerProcess]):
         return [slot for slot, one in self.items() if not one.is_alive()]
 
     def reap(self, slot: int, timeout_s: float = 0.0) -> Death:
-        """Reap a process and remove it from the pool; see `WorkerProcess.reap`."""
-        return self.pop(slot).reap(timeout_s)
+        """Reap a process, remove it from the pool and close its pipe; see `WorkerProcess.reap`."""
+        process = self.pop(slot)
+        death = process.reap(timeout_s)
+        process.close()
+        return death
 
 
 def last_lines(output: IO[bytes], since: int = 0) -> list[str]:

@@ -1,8 +1,8 @@
 """`make_plan(config) -> TextPlan`: everything that a run will be, decided before anything starts.
 
 All errors of the input are found here, and every open option is decided: `make_plan` reads from top
-to bottom. What depends on the strategy is decided for each that the run may have: usually there is
-one; `--strategy auto` with several workers has two, in one arena that fits both.
+to bottom. A run that may change its strategy has a second plan: the supervisor continues by that,
+in the same arena, which has room for both.
 
 Up to about four passes, repeated text is nearly as useful as new text; after that its use declines
 (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264).
@@ -74,6 +74,7 @@ class TextPlan(Plan):
         optimizer: with its segments, kept per worker slot (private) or once (shared).
         memory: limits of the run's memory, and what a worker's gradients take.
         batch: the choice of `--batch-size auto`; None for a named batch.
+        other: the plan with the strategy that the run may change to; None if it stays.
     """
 
     stored: TrainConfig
@@ -89,11 +90,21 @@ class TextPlan(Plan):
     optimizer: Optimizer
     memory: Memory
     batch: BatchChoice | None = None
+    other: TextPlan | None = None
+
+    def changed(self) -> TextPlan:
+        """The other plan, whose other is this."""
+        assert self.other is not None, "the strategy stays"
+        return replace(self.other, other=replace(self, other=None))
+
+    @property
+    def _ways(self) -> list[TextPlan]:
+        return [self] if self.other is None else [self, self.other]
 
     @property
     def arena_bytes(self) -> int:
         """Shared memory."""
-        return self.layout.occupied_bytes
+        return max(way.layout.occupied_bytes for way in self._ways)
 
     @property
     def worker_bytes(self) -> int:
@@ -109,8 +120,10 @@ class TextPlan(Plan):
     @property
     def free_slots(self) -> int:
         """Number of workers that can join."""
-        ways = [one.strategy for one in (self, self.other) if one is not None]
-        return max(0 if way.fixed else way.slots - way.workers for way in ways)
+        return max(
+            0 if way.strategy.fixed else way.layout.max_workers - way.strategy.workers
+            for way in self._ways
+        )
 
     @property
     def emulated(self) -> bool:
@@ -235,7 +248,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         for choice in choices
     ]
 
-    # One layout for all of them, with free slots for workers that join, and memory.
+    # Layouts of one size, with free slots for workers that join.
     live = memory.keeps_copies(config.live, parameters, note)
     max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
     if config.cluster is not None:
@@ -243,22 +256,20 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
         segments = anchor.segments()
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
-    elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
     n_tickets, *_ = [way.pop("n_tickets") for way in ways]
 
-    def lay_out(strategy: Strategy) -> Layout:
-        own = [strategy if way is elastic else way["strategy"] for way in ways]
-        needs = [(one, way["optimizer"]) for one, way in zip(own, ways, strict=True)]
-        return plan_layout(spec, needs, n_tickets, segments, live=live)
+    def lay_out(strategy: Strategy, optimizer: Optimizer, most: int | None = None) -> Layout:
+        return plan_layout(
+            spec, strategy, optimizer, n_tickets, max_workers=most, tables=segments, live=live
+        )
 
-    elastic["strategy"], layout = memory.with_free_slots(elastic["strategy"], max_workers, lay_out)
-    shares = [gpu_share(way["config"], workers, writers, layout) for way in ways]
-    share = max(shares, key=lambda share: share.adopted_bytes)
-    memory = max(
-        (memory.with_gradients(way["config"], model, layout, len(workers)) for way in ways),
-        key=lambda memory: memory.gradient_bytes,
+    elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
+    elastic["strategy"] = memory.with_free_slots(
+        elastic["strategy"], max_workers, partial(lay_out, optimizer=elastic["optimizer"])
     )
-    memory.check_gpu(config.micro_batch, share, workers)
+    most = max(way["strategy"].slots for way in ways)
+    layouts = [lay_out(way["strategy"], way["optimizer"], most) for way in ways]
+    arena_bytes = max(layout.total_bytes for layout in layouts)
     link = None
     if config.cluster is not None:
         from mlxhog.cluster.group import identity_of
@@ -266,7 +277,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
         identity = identity_of(
             config,
-            layout,
+            layouts[0],
             tokenizer=data.tokenizer.sha256,
             data=f"{train.digest} in sequences of {config.seq_len}",
             batch_size=config.sequences_per_ticket,
@@ -274,7 +285,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         )
         log = Path("link.log")  # in the run's folder
         link = LinkJob(cluster=config, identity=identity, log=log)
-    first, *others = (
+    plans = [
         TextPlan(
             **{**way, "notes": (*notes, *way["notes"])},
             resumption=resumption,
@@ -285,18 +296,21 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             workers=workers,
             writers=writers,
             kernels=forms,
-            layout=layout,
+            layout=replace(layout, total_bytes=arena_bytes),
             parameters=parameters,
-            memory=memory,
+            memory=memory.with_gradients(way["config"], model, layout, len(workers)),
             decay=frozenset(name for name, one in spec.items() if one.decay),
-            gpu_share=share,
+            gpu_share=gpu_share(config, workers, writers, layout),
             side_jobs=partial(TextJobs, data.val, data.tokenizer, held_out.asked_bytes),
             sampled=sampled,
             link=link,
         )
-        for way in ways
-    )
-    memory.check_run(first.arena_bytes, first.worker_bytes, len(workers))
+        for way, layout in zip(ways, layouts, strict=True)
+    ]
+    for plan in plans:
+        plan.memory.check_gpu(config.micro_batch, plan.gpu_share, workers)
+        plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, len(workers))
+    first, *others = plans
     return replace(first, other=others[0] if others else None)
 
 

@@ -7,7 +7,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
@@ -33,8 +34,7 @@ from mlxhog.errors import (
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
-from mlxhog.training.change_strategy import Changes, rounds_before
-from mlxhog.training.choose_strategy import title
+from mlxhog.training.choose_strategy import Changes, rounds_before, title
 from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.publishing import Publisher
@@ -86,7 +86,11 @@ def train(
         require_descriptors(DESCRIPTORS, "a run")
         plan = make_plan(config, progress=observer is not None)
         with ExitStack() as parts:
-            return Training(plan, observer, parts, began_ns, run).execute()
+            with Training(plan, observer, parts, began_ns, run) as training:
+                training.start()
+                training.train()
+                training.end()
+            return training.result
 
 
 class _StopNow(Exception):
@@ -96,13 +100,18 @@ class _StopNow(Exception):
 class Training(Session):
     """One call of `train`: a run that a user watches, interrupts and sends requests to.
 
+    In a `with` block it starts, trains and ends. The end of the block, also by an error, stops the
+    workers and reports the result.
+
     Attributes:
         run: its folder, locked by this process.
         newest: the last checkpoint; None before the first.
         changes: of the strategy; None for one that stays, and before the training.
+        result: of the run, after the block.
     """
 
     plan: TextPlan
+    result: Result
 
     def __init__(
         self,
@@ -162,81 +171,18 @@ class Training(Session):
 
     # -- the run from its start to its end -------------------------------------------------------
 
-    def execute(self) -> Result:
-        """Run, and return the result; see `train`."""
-        plan, reporter = self.plan, self.reporter
+    def __enter__(self) -> Self:
+        """Show how the run begins; from now on signals are counted."""
         self._write_config()
         self._write_status()
-        for message in (summary(plan, self.run), *filter(None, self._notes)):
-            reporter.report_once(message)
-        reporter.drop_lost_metrics()
-        with self.signals:
-            error = self._phases()
-            if not self.signals.count:
-                self.monitor.await_counts(COUNTING_S)
-            if plan.config.determinism == "record":
-                from mlxhog.training import replay
+        for message in (summary(self.plan, self.run), *filter(None, self._notes)):
+            self.reporter.report_once(message)
+        self.reporter.drop_lost_metrics()
+        self._stack.enter_context(self.signals)
+        return self
 
-                replay.end_record(self.run.directory, self.arena, self.report)
-            self.monitor.drain()
-            if self.arena.counters.load("start_ns"):
-                reporter.append_metrics()  # the last line counts the whole run
-                reporter.write_times()
-            elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
-                self.run.write_status({"status": STARTING})  # `creation` removes the run
-                raise error
-            result = reporter.result(
-                self,
-                status=self._status,
-                checkpoint=None if self.newest is None else str(self.newest),
-                error=None if error is None else str(error),
-                copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
-                network_bytes=self._network_bytes(),
-            )
-            reporter.record("ended", text=": ".join(filter(None, [self._status, result.error])))
-            try:
-                self._write_status(result=result.to_json(), error=result.error)
-                from mlxhog.report import card
-
-                card.write(self.run, plan.model)
-            except MlxhogError as lacking:  # the result still reaches the caller
-                self.report(f"run.json or the model card is not up to date: {lacking}")
-            if error is not None and self._status == "failed":
-                raise error
-            if isinstance(error, Diverged):
-                self.report(str(error))
-            return result
-
-    def _phases(self) -> MlxhogError | None:
-        """Start, train, save and evaluate, sample; returns the error that ended the run, if any."""
-        try:
-            self._start()
-            if not self.signals.count:
-                self._train()
-                self._rest()
-                self._save_and_evaluate()
-            if self.plan.config.sample_every.on and not self.signals.count:
-                write_sample(self)
-            self._status = "interrupted" if self.signals.count else "done"
-            if self._unsaved is not None:
-                self._status = "unsaved"
-            return self._unsaved
-        except _StopNow:
-            self._status, self.newest = "interrupted", None
-            return None
-        except Diverged as failure:
-            self._status = "diverged"
-            return failure
-        except MlxhogError as failure:
-            self._status = "failed"
-            return self._rescued(failure) if isinstance(failure, WorkerFailed) else failure
-        finally:
-            self.stop(0.0 if self.signals.count > 1 else LEAVING_S)
-            self._requests.close()
-            if self._publisher is not None:
-                self._publisher.end()
-
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the workers, and wait until all are ready."""
         if self._follower is not None:
             if self.plan.resumption is None:
                 self.save()  # so that text taken in from now on survives a kill
@@ -249,14 +195,17 @@ class Training(Session):
         self.spawn()
         self.until(self.ready, Doing(Activity.STARTING))
 
-    def _train(self) -> None:
+    def train(self) -> None:
+        """Train until the budget is used up, the user interrupts, or patience ends."""
         config, counters, monitor = self.plan.config, self.arena.counters, self.monitor
+        if self.signals.count:
+            return
         if self.budget.is_used_up:
             counters.store("start_ns", monotonic_ns())
             monitor.ended_ns, monitor.over = counters.load("start_ns"), True
             return
         self.changes = Changes.of(self)
-        monitor.start_s = (self.train() - self._began_ns) / 1e9
+        monitor.start_s = (self.begin_training() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
         regular: list[tuple[Interval, Callable[[], object]]] = [
@@ -283,6 +232,90 @@ class Training(Session):
         else:
             return
         monitor.over = True
+
+    def end(self) -> None:
+        """Let workers finish their step, save, evaluate and sample; a run that trained not ends."""
+        if not self.arena.counters.load("start_ns"):
+            return
+        self._rest()
+        self._save_and_evaluate()
+        if self.plan.config.sample_every.on and not self.signals.count:
+            write_sample(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        """Stop the workers, and report the result; returns whether that says what the error was."""
+        try:
+            failure = self._judge(error)
+        finally:
+            self.stop(0.0 if self.signals.count > 1 else LEAVING_S)
+            self._requests.close()
+            if self._publisher is not None:
+                self._publisher.end()
+        if not (error is None or isinstance(error, _StopNow | MlxhogError)):
+            return False
+        plan, reporter = self.plan, self.reporter
+        if not self.signals.count:
+            self.monitor.await_counts(COUNTING_S)
+        if plan.config.determinism == "record":
+            from mlxhog.training import replay
+
+            replay.end_record(self.run.directory, self.arena, self.report)
+        self.monitor.drain()
+        if self.arena.counters.load("start_ns"):
+            reporter.append_metrics()  # the last line counts the whole run
+            reporter.write_times()
+        elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
+            self.run.write_status({"status": STARTING})  # `creation` removes the run
+            return False
+        self.result = reporter.result(
+            self,
+            status=self._status,
+            checkpoint=None if self.newest is None else str(self.newest),
+            error=None if failure is None else str(failure),
+            copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
+            network_bytes=self._network_bytes(),
+        )
+        self._report_end()
+        if failure is not None and self._status == "failed":
+            raise failure
+        if isinstance(failure, Diverged):
+            self.report(str(failure))
+        return True
+
+    def _judge(self, error: BaseException | None) -> MlxhogError | None:
+        """Set the status by the error that ended the block; returns that of the run, if any."""
+        self._status = "interrupted" if self.signals.count else "done"
+        match error:
+            case None if self._unsaved is not None:
+                self._status = "unsaved"
+                return self._unsaved
+            case _StopNow():
+                self._status, self.newest = "interrupted", None
+            case Diverged():
+                self._status = "diverged"
+                return error
+            case MlxhogError():
+                self._status = "failed"
+                return self._rescued(error) if isinstance(error, WorkerFailed) else error
+        return None
+
+    def _report_end(self) -> None:
+        """Write the result to the run's files; a full disk does not keep it from the caller."""
+        result = self.result
+        text = ": ".join(filter(None, [result.status, result.error]))
+        self.reporter.record("ended", text=text)
+        try:
+            self._write_status(result=result.to_json(), error=result.error)
+            from mlxhog.report import card
+
+            card.write(self.run, self.plan.model)
+        except MlxhogError as lacking:
+            self.report(f"run.json or the model card is not up to date: {lacking}")
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in finished steps (`Strategy.steps_done`)."""
@@ -456,23 +489,26 @@ class Training(Session):
             why: the reason, for the user.
             lost: the share of gradients that rounds lose, if that is the reason.
         """
-        old, new, arena = self.plan, self.plan.changed(), self.arena
+        old, arena = self.plan, self.arena
+        new = replace(old.changed(), workers=old.workers, kernels=old.kernels)
         with self.paused(Activity.CHANGING) as still:
             # Rounds take tickets by number: one that a dead worker left below others comes first.
             if not still or (new.strategy.numbered and self.ledger.position()["done"]):
                 return False
+            doing = Doing(Activity.CHANGING)
+            self.until(self.are_recalled, doing, even_if_interrupted=True)
             self.settle()
             done, tokens = self.steps_done(), arena.counters.load("tokens")
             self._sent = done, self._network_bytes()
             state.change(old, new, arena)
-            self.change(new.budget.continuing(self.budget, done), done, tokens)
-            self.reporter.plan, self.monitor.budget = self.plan, self.budget
+            self.change(new, new.budget.continuing(self.budget, done), done, tokens)
+            self.reporter.plan, self.monitor.budget = new, self.budget
             self.monitor.strategy = name = new.strategy.name
             with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
                 self._write_config()
             line = f"strategy {title(name)}: {why}"
             self.reporter.report(line, kind="strategy", strategy=name, lost=lost)
-            self.until(self.all_built, Doing(Activity.CHANGING), even_if_interrupted=True)
+            self.until(self.ready, doing, even_if_interrupted=True)
         return True
 
     def _network_bytes(self) -> int:

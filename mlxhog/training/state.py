@@ -154,19 +154,15 @@ def _moments_of(plan: TextPlan, arena: Arena) -> _Moments:
 
 
 def change(old: TextPlan, new: TextPlan, arena: Arena) -> None:
-    """Give a run at rest the moments and the segments of its other strategy.
+    """Divide the arena of a run at rest anew, for another strategy, which takes the moments over.
 
-    Segments that only one of them has overlap, so moments are copied out of the arena first.
+    Both plans have the same kept segments; all others are cleared.
     """
     moments = _moments_of(old, arena)
     moments = moments._replace(arrays={name: one.copy() for name, one in moments.arrays.items()})
-    slots = range(1, new.strategy.slots + 1)
-    for segment in (
-        *new.strategy.segments(len(new.layout.slots)),
-        *new.optimizer.shared_segments,
-        *(f"{kind}.{slot}" for kind in new.optimizer.state_segments for slot in slots),
-    ):
-        arena.segment(segment).fill(0)
+    arena.lay_out(new.layout)
+    for name in list(new.layout.segments)[new.layout.n_kept :]:
+        arena.segment(name).fill(0)
     _load_moments(new, arena, moments, lambda message: None)
 
 

@@ -21,7 +21,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import Lease, build
-from mlxhog.training import session, worker
+from mlxhog.training import processes, worker, worker_process
 from mlxhog.training.job import Job
 from mlxhog.training.steps import Gradients
 from tests.training import lost_gpu
@@ -170,7 +170,7 @@ def test_a_gpu_that_cannot_share_memory_falls_back_aloud(
 @pytest.fixture
 def gpu(monkeypatch):
     """Workers of MLX on the CPU count as GPU workers."""
-    monkeypatch.setattr(session, "GPU_BACKENDS", ("mlx:cpu",))
+    monkeypatch.setattr(processes, "GPU_BACKENDS", ("mlx:cpu",))
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "main", lost_gpu.main)
+    monkeypatch.setattr(worker_process, "main", lost_gpu.main)
     messages = Messages()
     result = train(small_config(tmp_path, batch_size=4, steps=40), observer=messages)
     assert (result.status, result.restarts) == ("done", 2)
