@@ -1,4 +1,4 @@
-"""The plan of a run, as its supervisor and all its workers have it, and the job of one worker.
+"""The plan of a run, the job of one worker, and what the worker reports.
 
 Kinds of training differ by functions that the worker calls. So each process maps the token file, or
 draws the rows of a task, for itself.
@@ -7,6 +7,7 @@ draws the rows of a task, for itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
 from mlxhog.data.batch import Batch
+from mlxhog.errors import LostGPU
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
@@ -166,7 +168,7 @@ class Job:
         run_dir: folder for logs.
         budget: of this call, in steps of the present strategy.
         step_limit: steps that the present strategy may take; None for no limit.
-        halvings: how often its micro-batch has been halved, see `worker_process.py`.
+        halvings: how often its micro-batch has been halved, see `LOST_GPU_EXIT_CODE`.
     """
 
     plan: Plan
@@ -222,3 +224,52 @@ class Job:
         """The worker's share of the GPU, if it uses one."""
         share = self.plan.gpu_share
         return replace(share, piece_tokens=max(1, share.piece_tokens >> self.halvings))
+
+
+# -- what a worker reports -------------------------------------------------------------------------
+#
+# Besides its records, a worker reports by notices in its log, the log's last line and its exit code.
+# Notices are lines for the user; they appear among a run's first lines.
+#
+# macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
+# at the next wait for the GPU; older versions abort the process on a thread of Metal, where no
+# error can be caught. torch does not look, so its backend does (`TorchBackend`). A process does not
+# recover from either. The remedy is less work at a time, so the worker restarts with half the
+# micro-batch; the sequences of its ticket, and so the gradient, stay the same.
+# Sources: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where users
+# report that the hints help; pytorch issue 193571.
+
+LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
+MOST_HALVINGS = 3
+HINTS = (
+    "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
+    "off may help"
+)
+_NOTICE = "notice: "
+_METAL_SAYS = "Command buffer execution failed"
+
+
+def leave_notice(text: str) -> None:
+    """Write a notice to the worker's log."""
+    with suppress(OSError):  # the disk of the log may be full
+        print(f"{_NOTICE}{text}", flush=True)
+
+
+def read_notices(log: Path, since: int) -> list[str]:
+    """The notices in a worker's log from byte `since` on."""
+    if not log.exists():
+        return []
+    with log.open("rb") as stream:
+        stream.seek(since)
+        lines = stream.read().decode(errors="replace").splitlines()
+    return [line.removeprefix(_NOTICE) for line in lines if line.startswith(_NOTICE)]
+
+
+def is_lost_gpu(error: BaseException) -> bool:
+    """Whether an error or its cause is Metal's error of unfinished work."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LostGPU) or _METAL_SAYS in str(cause):
+            return True
+        cause = cause.__cause__
+    return False

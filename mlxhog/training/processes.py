@@ -34,7 +34,14 @@ from mlxhog.base.durable import disk_errors
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.training import worker_process
-from mlxhog.training.job import Job, Plan
+from mlxhog.training.job import (
+    HINTS,
+    LOST_GPU_EXIT_CODE,
+    MOST_HALVINGS,
+    Job,
+    Plan,
+    read_notices,
+)
 
 if TYPE_CHECKING:  # only runs of a cluster load it
     from mlxhog.cluster.link import Link
@@ -45,7 +52,7 @@ LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
 START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
-WATCHDOG = (-signal.SIGABRT, worker_process.LOST_GPU_EXIT_CODE)
+WATCHDOG = (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
 """Exit codes of a GPU worker that macOS has ended."""
 
 
@@ -306,7 +313,7 @@ class Processes(ABC):
 
     def _welcome(self, seat: Seat) -> None:
         seat.notices_read = True
-        notices = worker_process.read_notices(self._log(seat.slot), seat.log_begin)
+        notices = read_notices(self._log(seat.slot), seat.log_begin)
         self.notices |= dict.fromkeys(notices)
         if seat.joined and not seat.up:
             seat.up = True
@@ -412,17 +419,16 @@ class Processes(ABC):
 
     def _halve(self, seat: Seat, cause: str, last: str) -> None:
         """Halve the micro-batch of a worker that the GPU watchdog ended."""
-        if seat.halvings == worker_process.MOST_HALVINGS:
+        if seat.halvings == MOST_HALVINGS:
             raise WorkerFailed(
-                f"{cause} with ever smaller micro-batches, last line {last!r}; "
-                f"{worker_process.HINTS}"
+                f"{cause} with ever smaller micro-batches, last line {last!r}; {HINTS}"
             )
         seat.halvings += 1
         n = self._job(seat.slot, seat.halvings).micro_batch
         self.report(
             f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts "
             f"again with micro-batches of {n} sequence{'s' * (n > 1)}. If this happens again, "
-            f"{worker_process.HINTS}"
+            f"{HINTS}"
         )
 
     def abandon(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import WORDS
-from mlxhog.arena.requests import Refused, socket_path
+from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
@@ -34,13 +34,14 @@ from mlxhog.errors import (
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
-from mlxhog.training.choose_strategy import Changes, rounds_before, title
+from mlxhog.training.change_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
+from mlxhog.training.state import Checkpoints
 
 if TYPE_CHECKING:
     from mlxhog.training.follow import Follower
@@ -105,7 +106,7 @@ class Training(Session):
 
     Attributes:
         run: its folder, locked by this process.
-        newest: the last checkpoint; None before the first.
+        checkpoints: those that it saves.
         changes: of the strategy; None for one that stays, and before the training.
         result: of the run, after the block.
     """
@@ -132,11 +133,10 @@ class Training(Session):
             plan = replace(plan, batches=self._follower.batches(plan.batches))
         super().__init__(plan, folder, stack=stack, fallback=folder)
         self.run, self.signals = run, Interrupts()
-        self.newest: Path | None = None
         self.changes: Changes | None = None
         self._notes = [*plan.notes, *plan.data.notes, self.arena.note]
         state.load(plan, self.arena, self.ledger, self._notes.append)
-        self._sent = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
+        self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
         self.reporter = Reporter(plan, run, self.arena, observer)
         self.monitor = self.reporter.monitor
         # Steps on text that arrives may have fewer tokens than others.
@@ -161,6 +161,7 @@ class Training(Session):
             )
             stack.callback(self._publisher.end)
         self._watch = HeldOutWatch(plan.config, earlier, plan.held_out.text)
+        self.checkpoints = Checkpoints(self, self._watch, self._publisher)
         self._stack, self._began_ns = stack, began_ns
         self._status = RUNNING
         self._unsaved: EnvironmentLacks | None = None
@@ -173,7 +174,7 @@ class Training(Session):
 
     def __enter__(self) -> Self:
         """Show how the run begins; from now on signals are counted."""
-        self._write_config()
+        self.write_config()
         self._write_status()
         for message in (summary(self.plan, self.run), *filter(None, self._notes)):
             self.reporter.report_once(message)
@@ -185,7 +186,7 @@ class Training(Session):
         """Start the workers, and wait until all are ready."""
         if self._follower is not None:
             if self.plan.resumption is None:
-                self.save()  # so that text taken in from now on survives a kill
+                self.checkpoints.save()  # so that text taken in from now on survives a kill
             self._follower.give(self.arena, self.ledger, training=False)
             self._stack.enter_context(self._follower)
         if self.plan.config.determinism == "record":
@@ -211,7 +212,7 @@ class Training(Session):
         regular: list[tuple[Interval, Callable[[], object]]] = [
             (config.eval_every, self._evaluations.ask_for_next),
             (config.sample_every, partial(self.ask, "sample")),
-            (config.save_every, self._save_now_and_then),
+            (config.save_every, self.checkpoints.save_now_and_then),
         ]
         last = [(0, 0.0)] * len(regular)
         while not self.signals.count:
@@ -220,7 +221,7 @@ class Training(Session):
             self.poll()
             if self.changes is not None:
                 self.changes.look()
-            if self._watch.look(monitor, self._save_best, self.report):
+            if self._watch.look(monitor, self.checkpoints.save_best, self.report):
                 break
             steps, seconds = counters.load("steps"), monitor.seconds()
             for k, (interval, act) in enumerate(regular):
@@ -275,10 +276,10 @@ class Training(Session):
         self.result = reporter.result(
             self,
             status=self._status,
-            checkpoint=None if self.newest is None else str(self.newest),
+            checkpoint=None if (path := self.checkpoints.newest) is None else str(path),
             error=None if failure is None else str(failure),
             copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
-            network_bytes=self._network_bytes(),
+            network_bytes=self.network_bytes(),
         )
         self._report_end()
         if failure is not None and self._status == "failed":
@@ -295,7 +296,7 @@ class Training(Session):
                 self._status = "unsaved"
                 return self._unsaved
             case _StopNow():
-                self._status, self.newest = "interrupted", None
+                self._status, self.checkpoints.newest = "interrupted", None
             case Diverged():
                 self._status = "diverged"
                 return error
@@ -380,9 +381,9 @@ class Training(Session):
             self._evaluations.begin_last()
         try:
             if self.budget.is_used_up and self.plan.resumption is not None:
-                self.newest = self.plan.resumption.checkpoint.path
+                self.checkpoints.newest = self.plan.resumption.checkpoint.path
             else:
-                path = self.save()
+                path = self.checkpoints.save()
                 if self.signals.count:
                     self.report(f"saved {path.name}")
         except EnvironmentLacks as error:
@@ -390,7 +391,7 @@ class Training(Session):
             self.report(f"no checkpoint: {error}")
         except CheckpointError as error:
             raise Diverged(f"{error}; {ADVICE}") from error
-        self._watch.close(self.run, self.newest, self.report)
+        self._watch.close(self.run, self.checkpoints.newest, self.report)
         if evaluates:
             optional = GAVE_UP_WORKER if self.signals.count else ()
             with suppress(_StopNow, *optional):  # the final state is saved
@@ -403,121 +404,19 @@ class Training(Session):
             return failure
         try:
             self.settle()
-            path = self.save()
+            path = self.checkpoints.save()
         except (EnvironmentLacks, CheckpointError) as error:
             return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
         resume = f"mlxhog train --resume {self.run.directory}"
         return WorkerFailed(f"{failure}; saved {path}, resume with {resume}")
 
-    # -- checkpoints, and a change of the strategy -----------------------------------------------
+    # -- what others see -------------------------------------------------------------------------
 
-    def save(self) -> Path:
-        """Save a checkpoint, after the strategy has settled the arena.
-
-        No process may write parameters meanwhile; workers may read them.
-
-        Raises:
-            EnvironmentLacks: the disk is full; the previous checkpoint is whole.
-        """
-        plan, arena, watch = self.plan, self.arena, self._watch
-        optimizer, values = state.dump(plan, arena, self.ledger, self.budget, self.monitor)
-        self.newest = checkpoint.save(
-            self.run,
-            step=values["version"],
-            params={
-                name: arena.param(name) for name in (*arena.layout.slots, *arena.layout.tables)
-            },
-            model_config=plan.model.to_dict(),
-            optimizer=optimizer,
-            state={
-                **values,
-                "network_bytes": self._network_bytes(),
-                "best": watch.to_json(),
-                "ended": watch.ended,
-            },
-            tokenizer=plan.data.tokenizer,
-            keep_last=plan.keep_last,
-        )
-        self.reporter.record("checkpoint", path=self.newest)
-        return self.newest
-
-    def save_while_training(self) -> Path:
-        """Pause every worker after its step, save, and continue; returns the checkpoint.
-
-        Raises:
-            Refused: the workers did not pause, or the checkpoint cannot be written (training
-                continues); or the run is ending.
-        """
-        with self.paused() as still:
-            if not still and self.interrupts():
-                raise Refused("the run is ending and saves a checkpoint then")
-            if not still:
-                limit_s = self.pause_limit_s()
-                raise Refused(f"workers did not finish their step and pause within {limit_s:.0f} s")
-            self.settle()
-            if self._publisher is not None:  # readers get the checkpoint's weights
-                self._publisher.publish_at_rest()
-            try:
-                return self.save()
-            except (EnvironmentLacks, CheckpointError) as error:
-                raise Refused(str(error), error.exit_code) from error
-
-    def _save_now_and_then(self, what: str = "checkpoint") -> Path | None:
-        """Save while training; a refusal is reported, and training continues."""
-        try:
-            return self.save_while_training()
-        except Refused as error:
-            if not self.interrupts():
-                self.report(f"no {what}: {error}; training continues")
-            return None
-
-    def _save_best(self) -> bool:
-        """Save while training, and let checkpoints/best name the checkpoint; whether it does."""
-        if (path := self._save_now_and_then("best checkpoint")) is None:
-            return False
-        try:
-            checkpoint.mark_best(self.run, path)
-        except EnvironmentLacks as error:
-            self.report(f"no best checkpoint: {error}; training continues")
-            return False
-        return True
-
-    def change_strategy(self, why: str, lost: float | None) -> bool:
-        """Continue with the other strategy if all workers hold still; whether they do.
-
-        Args:
-            why: the reason, for the user.
-            lost: the share of gradients that rounds lose, if that is the reason.
-        """
-        old, arena = self.plan, self.arena
-        new = replace(old.changed(), workers=old.workers, kernels=old.kernels)
-        with self.paused(Activity.CHANGING) as still:
-            # Rounds take tickets by number: one that a dead worker left below others comes first.
-            if not still or (new.strategy.numbered and self.ledger.position()["done"]):
-                return False
-            doing = Doing(Activity.CHANGING)
-            self.until(self.are_recalled, doing, even_if_interrupted=True)
-            self.settle()
-            done, tokens = self.steps_done(), arena.counters.load("tokens")
-            self._sent = done, self._network_bytes()
-            state.change(old, new, arena)
-            self.change(new, new.budget.continuing(self.budget, done), done, tokens)
-            self.reporter.plan, self.monitor.budget = new, self.budget
-            self.monitor.strategy = name = new.strategy.name
-            with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
-                self._write_config()
-            line = f"strategy {title(name)}: {why}"
-            self.reporter.report(line, kind="strategy", strategy=name, lost=lost)
-            self.until(self.ready, doing, even_if_interrupted=True)
-        return True
-
-    def _network_bytes(self) -> int:
+    def network_bytes(self) -> int:
         """Bytes that the run would have sent; see `Strategy.network_bytes`."""
-        steps_before, bytes_before = self._sent
+        steps_before, bytes_before = self.sent_before
         steps = self.arena.counters.load("steps") - steps_before
         return bytes_before + self.strategy.network_bytes(self.arena, steps)
-
-    # -- what others see -------------------------------------------------------------------------
 
     def report(self, message: str) -> None:
         """Show the user a message."""
@@ -552,7 +451,8 @@ class Training(Session):
             self.reporter.sample = self.run.last_sample()
             self.reporter.record("sample", text=self.reporter.sample)
 
-    def _write_config(self) -> None:
+    def write_config(self) -> None:
+        """Replace the options in the run's folder."""
         with disk_errors(f"writing {self.run.config_path}"):
             replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
 
@@ -561,7 +461,7 @@ class Training(Session):
         self.reporter.write_status(
             batch_size=None if self.plan.batch is None else self.plan.batch.to_json(),
             status=self._status,
-            checkpoint=self.newest,
+            checkpoint=self.checkpoints.newest,
             notices=list(self.notices),
             **({} if link is None else {"cluster": link.report()}),
             **more,

@@ -22,9 +22,8 @@ from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
-from mlxhog.training.job import Job, SideJobs
+from mlxhog.training.job import Job, SideJobs, is_lost_gpu, leave_notice
 from mlxhog.training.steps import Gradients, OverlappedSteps, Steps
-from mlxhog.training.worker_process import is_lost_gpu, leave_notice
 
 
 def run(pipe: Connection, job: Job) -> None:
