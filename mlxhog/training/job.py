@@ -228,7 +228,7 @@ class Job:
 
 # -- what a worker reports -------------------------------------------------------------------------
 #
-# Besides its records, a worker reports by notices in its log, the log's last line and its exit code.
+# Besides its records, a worker reports by notices in its log, its last line and its exit code.
 # Notices are lines for the user; they appear among a run's first lines.
 #
 # macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
@@ -236,8 +236,8 @@ class Job:
 # error can be caught. torch does not look, so its backend does (`TorchBackend`). A process does not
 # recover from either. The remedy is less work at a time, so the worker restarts with half the
 # micro-batch; the sequences of its ticket, and so the gradient, stay the same.
-# Sources: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where users
-# report that the hints help; pytorch issue 193571.
+# Sources: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where
+# users report that the hints help; pytorch issue 193571.
 
 LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
 MOST_HALVINGS = 3
