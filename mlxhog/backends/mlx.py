@@ -244,12 +244,6 @@ class MLXBackend(Backend):
     def _from_host(self, array: Float32) -> Any:
         return self._mx.array(array)
 
-    def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
-        mx = self._mx
-        last = mx.contiguous(logits[:, -1].astype(mx.float32))
-        mx.eval(last, state)
-        return _host(last).copy(), state
-
     @contextmanager
     def _without_gradient(self) -> Iterator[None]:
         with _stream(self._mx, self._device), self._native.without_gradient():

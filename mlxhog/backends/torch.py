@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends import precision
+from mlxhog.backends import probes
 from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.backend import (
     WEIGHTS,
@@ -96,7 +96,7 @@ class TorchBackend(Backend):
                 torch.zeros(n_floats) if live is None else torch.from_numpy(live)
             )
         else:
-            if not precision.computes_long_products(
+            if not probes.computes_long_products(
                 TorchArrays(self.device, self._threads), self._ops()
             ):
                 raise EnvironmentLacks(
@@ -206,9 +206,6 @@ class TorchBackend(Backend):
 
     def _from_host(self, array: Float32) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
-
-    def _after_last(self, logits: torch.Tensor, state: State) -> tuple[Float32, State]:
-        return self._on_host(logits[:, -1].float()), state
 
     def _without_gradient(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.child import START_S, Child, Failed, Lane
-from mlxhog.backends import self_check
+from mlxhog.backends import probes
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import missing
@@ -60,7 +60,7 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
             problem = child.call(START_S + _COMPILE_S, write_imported, name)
         except Failed as failure:
             problem = str(failure)
-        tolerances = {STEPS: FUSED_RTOL, **dict.fromkeys(self_check.CHECKS, 0.0)}
+        tolerances = {STEPS: FUSED_RTOL, **dict.fromkeys(probes.CHECKS, 0.0)}
         for each, tolerance in tolerances.items() if not problem else ():
             tell(f"{each} on {name}")
             row: dict[str, Any] = {
@@ -117,7 +117,7 @@ def operator_fault(lane: Lane, name: str, operator: str) -> str:
         "emulated": ("mlx", "cpu", "metal-emulated"),
     }[name]
     ops = choose(framework, kernels, device)
-    return self_check.faults(framework, device, ops, threads=1, names=(operator,)).get(operator, "")
+    return probes.faults(framework, device, ops, threads=1, names=(operator,)).get(operator, "")
 
 
 def step_error(lane: Lane, name: str) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.arena.child import Child, Failed, Lane
-from mlxhog.backends import precision
+from mlxhog.backends import probes
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.parity import compare, engines, optimizers, tolerances
 from mlxhog.parity.compare import ComparedTensor
@@ -86,7 +86,7 @@ def compute_sides(
 def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
     """Compute a side's results in this process, those of NumPy with their conditions."""
     if side.backend == NUMPY:
-        yield from precision.exact()
+        yield from probes.exact()
         yield from _reference(subject)
         return
     engine = engine_of(side)

@@ -97,8 +97,9 @@ def title(axes: Axes, theme: Theme, text: str) -> None:
 
 
 def legend_below(axes: Axes, theme: Theme) -> None:
-    """Put the legend below the axes, and make the figure taller by its height."""
-    handles, labels = axes.get_legend_handles_labels()
+    """Put the legend below the axes, each label once, and make the figure taller by its height."""
+    of = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    handles, labels = [*of.values()], [*of]
     columns = 1 if any(len(label) > _SHORT for label in labels) else 2
     figure = axes.get_figure(root=True)
     if figure is None or not labels:

@@ -70,7 +70,6 @@ def limits(share, recommended_bytes=16 * GIB, *, on_gpu=True):
         # MLX counts imported memory as active; the cache is of what is left for its own arrays.
         (GPUShare(workers=2, adopted_bytes=4 * GIB), True,
          {"memory": 6 * GIB, "cache": 2 * GIB // 8, "wired": 0}),
-        (GPUShare(workers=1), False, {"memory": 12 * GIB, "cache": GIB}),
         (GPUShare(workers=1, adopted_bytes=12 * GIB), False,
          {"memory": 12 * GIB, "cache": 8 << 20}),
     ],

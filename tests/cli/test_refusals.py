@@ -32,7 +32,6 @@ REFUSED = {
     "": """
 trian                             no command 'trian'; did you mean 'train'?
 --helf                            did you mean '--help'?
-finetune                          did you mean 'train --init-from RUN'?
 runs remove                       `mlxhog runs rm RUN` removes
 runs --json --out a --json        --json and --json are the same option
 completion                        SHELL is missing: bash, zsh or fish
@@ -175,14 +174,13 @@ tiny --seq-len 90M --tokenizer bytes          use more text or a smaller seq_len
     COMPARE: """
 third fourth                      takes two subjects
 nothing-like-it                   no architecture, no file and no run
---b --lr 1e-3                     quotes go around all flags of a side: --b "--lr VALUE"
 --b "--data sotu"                 different held-out texts
 --b "--steps 5"                   --steps is not for one side
 --b "--seed 5"                    --seed is not for one side
 --b "--learning-rat 1"            --b '--learning-rat 1': no flag
 --b "--lr soon"                   --b --lr is 'soon'
 --b "--lr 'x"                     No closing quotation
---time 5                          --time and --tokens are 2 budgets
+--time 5                          --time and --tokens are both given; keep one
 --pairs 21                        --pairs is '21'
 --b "--model 7to1-tinny"          B (small): no architecture '7to1-tinny'
 """,

@@ -66,8 +66,8 @@ def lane():
 
 
 def test_an_engine_that_works_has_a_row_of_its_steps_and_one_per_operator(monkeypatch):
-    only = {"causal_conv": kernels.self_check.CHECKS["causal_conv"]}
-    monkeypatch.setattr(kernels.self_check, "CHECKS", only)
+    only = {"causal_conv": kernels.probes.CHECKS["causal_conv"]}
+    monkeypatch.setattr(kernels.probes, "CHECKS", only)
     told = []
     check, rows = kernels.check_engine("emulated", told.append)
     assert check.result == CheckResult.PASS

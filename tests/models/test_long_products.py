@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlxhog.backends import precision
+from mlxhog.backends import probes
 from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
-from mlxhog.backends.precision import computes_long_products
+from mlxhog.backends.probes import computes_long_products
 from mlxhog.backends.torch import TorchBackend
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -113,7 +113,7 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
 def test_the_probe_notices_a_device_that_adds_long_sums_wrong():
     arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
     assert computes_long_products(arrays, ops)
-    dict(precision.exact())  # by the CPU
+    dict(probes.exact())  # by the CPU
     with OnFaultyMPS():
         assert not computes_long_products(arrays, ops)
 

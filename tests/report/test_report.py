@@ -7,9 +7,9 @@ import re
 import pytest
 
 from mlxhog import cli
+from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.report.page import page as page_of_study
-from mlxhog.mad.report.plots import plots
-from mlxhog.mad.report.ranking import read_ranking
+from mlxhog.mad.report.page import plots
 from mlxhog.report import charts, figures
 from mlxhog.report.record import RunRecord
 from tests.browser import Visit

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.words import Table
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.strategies.disjoint import Groups, block_groups, steps_taken, table
+from mlxhog.strategies.disjoint import Groups, block_groups
 from tests.models.sample import config
 from tests.pairs import each_of
 from tests.strategies.runs import begin_step, new_arena, strategy
@@ -23,7 +24,7 @@ def disjoint(workers=WORKERS, **more):
 
 
 def words(workers):
-    made = table(workers, 1)
+    made = Table(**disjoint(workers).word_groups(1))
     return made.open(np.zeros(made.n_bytes, np.uint8))
 
 
@@ -58,7 +59,7 @@ def ones(arena):
 def test_an_optimizer_that_begins_anew_counts_its_steps_anew(arena, reset, count):
     kind = disjoint(reset_optimizer=reset, **({"resume": "latest"} if reset else {}))
     kind.restore_state(arena, {"block_steps": dict.fromkeys(arena.layout.slots, 7)})
-    assert steps_taken(arena, WORKERS) == dict.fromkeys(arena.layout.slots, count)
+    assert kind.steps_taken(arena) == dict.fromkeys(arena.layout.slots, count)
 
 
 def take_step(worker, grads):
@@ -101,7 +102,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
     print(f"{len(side_by_side)} pairs of updates side by side")
     assert not any(a & b for a, b in side_by_side)
     # Nothing was lost either: every update of a block is in its sum and in its count.
-    taken = steps_taken(arena, WORKERS)
+    taken = disjoint().steps_taken(arena)
     for name, count in taken.items():
         assert count == sum(name in params for *_, params in steps)
         np.testing.assert_array_equal(arena.param(name), -0.5 * count)

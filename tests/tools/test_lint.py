@@ -6,7 +6,6 @@ import pytest
 
 from tests.pairs import each_of
 from tools import lint, sanitize
-from tools.lint import __main__ as lint_command
 
 HERE = Path(__file__).parent
 
@@ -115,9 +114,9 @@ def test_the_kernels_of_the_project_keep_every_rule():
 @pytest.mark.parametrize(
     ("main", "word", "code", "fragment"),
     [
-        (lint_command.main, "none.h", 2, "no file none.h"),
+        (lint.main, "none.h", 2, "no file none.h"),
         (sanitize.main, "dens", 2, "no kernel 'dens'"),
-        *((main, "--help", 0, "usage: python -m tools.") for main in (lint_command.main,
+        *((main, "--help", 0, "usage: python -m tools.") for main in (lint.main,
                                                                      sanitize.main)),
     ],
 )  # fmt: skip

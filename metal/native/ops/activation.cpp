@@ -13,11 +13,6 @@ namespace {
 
 constexpr Index kCount = 16384;  // floats per task: 64 KiB
 
-MLXHOG_CLONES void swiglu(Index count, const float* gate, const float* up, float* out) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) out[j] = gate[j] * sigmoid_f32(gate[j]) * up[j];
-}
-
 MLXHOG_CLONES void swiglu_gradient(Index count, const float* gate, const float* up, const float* d_out,
                                    float* d_gate, float* d_up) {
 #pragma omp simd
@@ -170,10 +165,6 @@ MLXHOG_CLONES void soft_cap_gradient(Index count, float cap, const float* out, c
 
 }  // namespace
 
-void swiglu_forward(Index count, const float* gate, const float* up, float* out, int threads) {
-  in_pieces(count, kCount, threads, [=](Index at, Index n) { swiglu(n, gate + at, up + at, out + at); });
-}
-
 void glu_forward(Activation activation, Index count, const float* gate, const float* up, float* out, int threads) {
   in_pieces(count, kCount, threads, [=](Index at, Index n) { glu(activation, n, gate + at, up + at, out + at); });
 }
@@ -191,42 +182,43 @@ Activation activation_named(const std::string& name) {
 
 }  // namespace mlxhog
 
+namespace mlxhog {
+namespace {
+
+// Binds a loop over `count` numbers of some arrays.
+template <class... Arrays>
+void def_loop(nb::module_& m, const char* name, const char* arrays, const char* doc, void (*loop)(Index, Arrays...)) {
+  def(m, name, arrays, doc, [=](Sizes& sizes, Arrays... x, int threads) {
+    in_pieces(sizes["N"], kCount, threads, [=](Index at, Index n) { loop(n, (x + at)...); });
+  });
+}
+
+// Likewise with the activation of a name.
+template <class... Arrays>
+void def_loop(nb::module_& m, const char* name, const char* arrays, const char* doc,
+              void (*loop)(Activation, Index, Arrays...)) {
+  def(m, name, std::string("activation, ") + arrays, doc,
+      [=](Sizes& sizes, const std::string& activation, Arrays... x, int threads) {
+        const Activation chosen = activation_named(activation);
+        in_pieces(sizes["N"], kCount, threads, [=](Index at, Index n) { loop(chosen, n, (x + at)...); });
+      });
+}
+
+}  // namespace
+}  // namespace mlxhog
+
 void bind_activation(nb::module_& m) {
   using namespace nb::literals;
   using namespace mlxhog;
-  def(m, "activate", "activation, x out: N...",
-      "out = activation(x); gelu, gelu_tanh, silu, relu, relu^2, sigmoid, selu or softplus.",
-      [](Sizes& sizes, const std::string& name, Floats x, Result out, int threads) {
-        const Activation activation = activation_named(name);
-        in_pieces(sizes["N"], kCount, threads, [=](Index at, Index n) { activate(activation, n, x + at, out + at); });
-      });
-  def(m, "activate_grad", "activation, x d_out dx: N...", "",
-      [](Sizes& sizes, const std::string& name, Floats x, Floats d_out, Result dx, int threads) {
-        const Activation activation = activation_named(name);
-        in_pieces(sizes["N"], kCount, threads,
-                  [=](Index at, Index n) { activate_gradient(activation, n, x + at, d_out + at, dx + at); });
-      });
-  def(m, "glu", "activation, gate up out: N...", "out = activation(gate) * up; the activations of `activate`.",
-      [](Sizes& sizes, const std::string& name, Floats gate, Floats up, Result out, int threads) {
-        glu_forward(activation_named(name), sizes["N"], gate, up, out, threads);
-      });
-  def(m, "glu_grad", "activation, gate up d_out d_gate d_up: N...", "",
-      [](Sizes& sizes, const std::string& name, Floats gate, Floats up, Floats d_out, Result d_gate, Result d_up,
-         int threads) {
-        const Activation activation = activation_named(name);
-        in_pieces(sizes["N"], kCount, threads, [=](Index at, Index n) {
-          glu_gradient(activation, n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
-        });
-      });
+  def_loop(m, "activate", "x out: N...",
+           "out = activation(x); gelu, gelu_tanh, silu, relu, relu^2, sigmoid, selu or softplus.", activate);
+  def_loop(m, "activate_grad", "x d_out dx: N...", "", activate_gradient);
+  def_loop(m, "glu", "gate up out: N...", "out = activation(gate) * up; the activations of `activate`.", glu);
+  def_loop(m, "glu_grad", "gate up d_out d_gate d_up: N...", "", glu_gradient);
+  def_loop(m, "swiglu_grad", "gate up d_out d_gate d_up: N...", "", swiglu_gradient);
   def(m, "swiglu", "gate up out: N...", "out = silu(gate) * up.",
       [](Sizes& sizes, Floats gate, Floats up, Result out, int threads) {
-        swiglu_forward(sizes["N"], gate, up, out, threads);
-      });
-  def(m, "swiglu_grad", "gate up d_out d_gate d_up: N...", "",
-      [](Sizes& sizes, Floats gate, Floats up, Floats d_out, Result d_gate, Result d_up, int threads) {
-        in_pieces(sizes["N"], kCount, threads, [=](Index at, Index n) {
-          swiglu_gradient(n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
-        });
+        glu_forward(Activation::silu, sizes["N"], gate, up, out, threads);
       });
   def(m, "soft_cap", "x out: N...", "out = cap * tanh(x / cap).",
       [](Sizes& sizes, Floats x, Result out, float cap, int threads) {

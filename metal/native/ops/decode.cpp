@@ -190,14 +190,13 @@ class Step {
                         map(p[kIgate], b.heads, i), map(p[kFgate], b.heads, f)});
     for (Row* gate : {&i, &f}) soft_cap_forward(rows_ * b.heads, model_.gate_cap, gate->data(), gate->data(), 1);
     cells(b, q.data(), k.data(), QK, v.data(), VV, i, f, before, after, h);
-    head_norm_gate_forward({rows_, b.heads, b.DV, model_.norm_eps}, h.data(), o.data(), p[kHeadNorm].weight, v.data(),
-                           1);
+    head_norm_forward({rows_, b.heads, b.DV, model_.norm_eps}, {h.data(), p[kHeadNorm].weight, o.data()}, v.data(), 1);
     if (p[kHeadNorm].bias) add_gated_bias(rows_, VV, o.data(), p[kHeadNorm].bias, v.data());
     maps(VV, v, {map(p[kOutProj], model_.d, x_, true)});
     norm(p[kNormFfn]);
     Row gate(rows_ * U), up(gate.size());
     maps(model_.d, u_, {map(p[kGate], U, gate), map(p[kUp], U, up)});
-    swiglu_forward(rows_ * U, gate.data(), up.data(), gate.data(), 1);
+    glu_forward(Activation::silu, rows_ * U, gate.data(), up.data(), gate.data(), 1);
     maps(U, gate, {map(p[kDown], model_.d, x_, true)});
   }
 
@@ -217,8 +216,8 @@ class Step {
     cells(b, qkv.data(), qkv.data() + I, 3 * I, qkv.data() + 2 * I, 3 * I, i, f, before, after, h);
     Row scale(I);
     one_plus(I, p[kMOutNorm].weight, scale.data());
-    head_norm_skip_gate_forward({rows_, heads, b.DV, model_.norm_eps},
-                                {h.data(), c.data(), z.data(), scale.data(), p[kMSkip].weight}, a.data(), 1);
+    head_norm_forward({rows_, heads, b.DV, model_.norm_eps},
+                      {h.data(), scale.data(), z.data(), c.data(), p[kMSkip].weight}, a.data(), 1);
     maps(I, a, {map(p[kMDown], model_.d, x_, true)});
   }
 
@@ -240,7 +239,7 @@ class Step {
                     {state, state + d, state + 2 * d, state + 3 * d}, &h[at], nullptr, 1);
     }
     if (p[kSGroupNorm].weight) one_plus(d, p[kSGroupNorm].weight, scale.data());
-    layer_norm_forward({rows_, b.heads, b.DK, model_.norm_eps}, h.data(), scale.data(), h.data(), 1);
+    head_norm_forward({rows_, b.heads, b.DK, model_.norm_eps}, {h.data(), scale.data()}, h.data(), 1);
     add(rows_, d, h.data(), d, x_.data());
     if (!p[kSFfnUp].weight) return;
     norm(p[kSFfnNorm]);
@@ -294,7 +293,7 @@ class Step {
     } else {
       Row scale(d);
       one_plus(d, p.weight, scale.data());
-      layer_norm_forward({rows_, 1, d, model_.norm_eps}, x_.data(), scale.data(), u_.data(), 1);
+      head_norm_forward({rows_, 1, d, model_.norm_eps}, {x_.data(), scale.data()}, u_.data(), 1);
     }
     if (p.bias) add(rows_, d, p.bias, 0, u_.data());
   }
@@ -314,17 +313,13 @@ using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::de
 using Layer = std::pair<std::optional<In>, std::optional<In>>;  // weight and bias
 using Block = std::pair<std::string, std::vector<Layer>>;       // kind and layers
 
-// Shapes of the weights and of the biases of the layers of each kind.
+// Shapes of the weights of the layers of each kind. A bias has a number for each row of its weight, or of a vector.
 constexpr struct {
-  const char *name, *weights, *biases;
+  const char *name, *weights;
 } kKinds[] = {
-    {"large",
-     "norm: D, q k: QK D, v o: VV D, i f: NH D, head_norm: VV, out: D VV, ffn_norm: D, gate up: U D, down: D U",
-     "norm: D, q k: QK, v o: VV, i f: NH, head_norm: VV, out: D, ffn_norm: D, gate up: U, down: D"},
-    {"mlstm", "norm: D, up: 2*I D, conv: I 1 K, q k v: G J J, i f: NH 3*I, head_norm skip: I, down: D I",
-     "norm: D, up: 2*I, conv: I, q k v: G*J, i f: NH, head_norm skip: I, down: D"},
-    {"slstm", "norm: D, conv: D 1 K, i f z o: NH DH DH, R: NH 4*DH DH, group_norm ffn_norm: D, up: 2*U D, down: D U",
-     "norm: D, conv: D, i f z o: D, R: 4*D, group_norm ffn_norm: D, up: 2*U, down: D"},
+    {"large", "norm: D, q k: QK D, v o: VV D, i f: NH D, head_norm: VV, out: D VV, ffn_norm: D, gate up: U D, down: D U"},
+    {"mlstm", "norm: D, up: 2*I D, conv: I 1 K, q k v: G J J, i f: NH 3*I, head_norm skip: I, down: D I"},
+    {"slstm", "norm: D, conv: D 1 K, i f z o: NH DH DH, R: NH 4*DH DH, group_norm ffn_norm: D, up: 2*U D, down: D U"},
 };
 
 // Smallest number of rows that one thread takes through the whole model alone; see kManyRows in few_rows.cpp.
@@ -363,8 +358,6 @@ class Decoder {
     sizes.read();
     const Index rows = sizes["B"], d = model_.d, V = model_.V, width = model_.state();
     sizes.expect({{"N", width}, {"V", V}, {"D", d}});
-    if (before.data() < after.data() + after.size() && after.data() < before.data() + before.size())
-      throw nb::value_error("after shares memory with before, which is read while after is written; give it its own");
     for (Index r = 0; r < rows; ++r)
       if (tokens.data()[r] < 0 || tokens.data()[r] >= V)
         throw nb::value_error(("token " + std::to_string(tokens.data()[r]) + " in row " + std::to_string(r) +
@@ -396,18 +389,24 @@ class Decoder {
     return array ? array->data() : nullptr;
   }
 
+  const float* hold_bias(const std::optional<In>& weight, const std::optional<In>& bias) {
+    if (!bias) return nullptr;
+    const std::size_t axes = weight ? weight->ndim() : 0, size = weight ? weight->size() : 0;
+    if (bias->size() != (axes > 1 && size ? size / weight->shape(axes - 1) : size))
+      throw nb::value_error(("a bias has " + std::to_string(bias->size()) + " numbers, expected one per row").c_str());
+    return held_.emplace_back(*bias).data();
+  }
+
   void hold_block(const std::string& kind, const std::vector<Layer>& layers) {
     const auto* of = std::find_if(std::begin(kKinds), std::end(kKinds), [&](const auto& k) { return kind == k.name; });
     if (of == std::end(kKinds)) throw nb::value_error(("no kind of block is called " + kind).c_str());
     const std::string name = "block " + std::to_string(model_.blocks.size());
-    const Shapes shapes(name.c_str(), std::string(of->weights) + ", " + of->biases);
-    if (layers.size() * 2 != shapes.arguments.size())
+    const Shapes shapes(name.c_str(), of->weights);
+    if (layers.size() != shapes.arguments.size())
       throw nb::value_error((name + " must have one (weight, bias) pair per layer").c_str());
     DecodeBlock& b = model_.blocks.emplace_back(DecodeBlock{static_cast<BlockKind>(of - kKinds), 0, 0, 0, 0, 0, 0, 0, {}});
-    b.layers.resize(layers.size());
     Sizes sizes(shapes);
-    for (std::size_t j = 0; j < layers.size(); ++j) b.layers[j].weight = hold(sizes, layers[j].first);
-    for (std::size_t j = 0; j < layers.size(); ++j) b.layers[j].bias = hold(sizes, layers[j].second);
+    for (const auto& [weight, bias] : layers) b.layers.push_back({hold(sizes, weight), hold_bias(weight, bias)});
     sizes.read();
     sizes.expect({{"D", model_.d}});
     sizes.expect_positive({"NH"});
@@ -419,19 +418,13 @@ class Decoder {
     } else if (b.kind == BlockKind::mlstm) {
       b.width = sizes["I"], b.taps = sizes["K"], b.part = sizes["J"];
       sizes.expect({{"I", sizes["G"] * b.part}});
-      b.DK = b.DV = of_heads(name, b.width, b.heads);
+      b.DK = b.DV = b.width / b.heads;
+      sizes.expect({{"I", b.heads * b.DK}});
     } else {
       b.U = sizes["U"];
-      b.DK = of_heads(name, sizes["QK"], b.heads), b.DV = of_heads(name, sizes["VV"], b.heads);
+      b.DK = sizes["QK"] / b.heads, b.DV = sizes["VV"] / b.heads;
+      sizes.expect({{"QK", b.heads * b.DK}, {"VV", b.heads * b.DV}});
     }
-  }
-
-  static Index of_heads(const std::string& name, Index width, Index heads) {
-    if (width < heads || width % heads)
-      throw nb::value_error((name + ": " + std::to_string(width) + " numbers are not those of " +
-                             std::to_string(heads) + " heads")
-                                .c_str());
-    return width / heads;
   }
 
   DecodeModel model_;
@@ -454,6 +447,6 @@ void bind_decode(nb::module_& parent) {
       .def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.")
       .def("step", &Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(),
            A("added").none() = nb::none(), "threads"_a,
-           "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which must not be\n"
-           "`before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.");
+           "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which shares no\n"
+           "memory with `before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.");
 }

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "activation.h"
 #include "linear.h"
 #include "rows.h"
 #include "shapes.h"
@@ -47,12 +48,6 @@ MLXHOG_INLINE float largest(const float* x, Index count, float least) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-MLXHOG_CLONES void cap_row(Index V, float cap, const float* logits, float* capped) {
-  const float inverse = 1.0f / cap;
-#pragma omp simd
-  for (Index j = 0; j < V; ++j) capped[j] = cap * tanh_f32(logits[j] * inverse);
-}
-
 // Leaves exp(logits - max) in `weights`; returns max and the sum of weights.
 MLXHOG_CLONES Partition partition(Index V, const float* logits, float* weights) {
   const float max = largest(logits, V, -std::numeric_limits<float>::infinity());
@@ -88,7 +83,7 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
         continue;
       }
       const float* given = logits + r * V;
-      if (cap) cap_row(V, *cap, given, capped.data());
+      if (cap) soft_cap_forward(V, *cap, given, capped.data(), 1);
       const float* row_logits = cap ? capped.data() : given;
       const float of_label = row_logits[labels[r]];  // before `partition` writes there, where gradient is logits
       const auto [max, sum] = partition(V, row_logits, row);
