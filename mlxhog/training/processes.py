@@ -220,7 +220,7 @@ class Processes(ABC):
             threads=seat.spec.threads,
             pipe=True,
             arena=self.arena,
-            slots=(seat.slot,),
+            slot=seat.slot,
         )
 
     def _log(self, slot: int) -> Path:

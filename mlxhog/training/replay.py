@@ -386,7 +386,7 @@ def _spawn(
         threads=spec.threads,
         pipe=True,
         arena=arena,
-        slots=(slot,),
+        slot=slot,
     )
 
 
