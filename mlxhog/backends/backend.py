@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.backends import polar as orthogonalisation
@@ -26,11 +25,9 @@ from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import Candidates, SampledHead
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.gradients import Float32, Int32, Rows
 from mlxhog.optim.rule import Coefficients
 
-Float32 = NDArray[np.float32]
-Int32 = NDArray[np.int32]
 Grads = dict[str, "Float32 | Rows"]
 
 WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}

@@ -18,20 +18,14 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends.backend import (
-    QUANTIZED_BITS,
-    WEIGHTS,
-    Backend,
-    Float32,
-    Grads,
-    Int32,
-)
+from mlxhog.backends.backend import QUANTIZED_BITS, WEIGHTS, Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.backends.reader import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
 from mlxhog.metal.engines import adoptable
+from mlxhog.optim.gradients import Float32, Int32
 
 _MOST_FORMS = 16
 

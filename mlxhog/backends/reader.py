@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends import gpu_share
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
@@ -173,20 +172,16 @@ class Reader(ABC):
             DataError: as `loss_and_grads`.
         """
         check_batch(batch, self.model.vocab_size)
-        parts = gpu_share.rows(batch, self._share) if self.on_gpu else (batch,)
+        parts = self._share.rows(batch) if self.on_gpu else (batch,)
         nats = sum(self._nats(part) for part in parts)
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
 
     def _nats(self, batch: Batch) -> float:
         """Summed loss of a batch, computed as one piece."""
         with self._without_gradient():
-            ids, labels, rows = (
-                self._tokens(batch.x),
-                self._tokens(batch.y),
-                self._rows(batch.x, None),
-            )
-            how: dict[str, Any] = {"ops": self._ops(), "rows": self._on_device(rows)}
-            nats, _ = lm.loss(self.model, self.params, ids, labels, **how)
+            ids, labels = self._tokens(batch.x), self._tokens(batch.y)
+            rows = self._on_device(self._rows(batch.x, None))
+            nats, _ = lm.loss(self.model, self.params, ids, labels, ops=self._ops(), rows=rows)
             return float(self._on_host(nats).item())
 
     def predictions(self, tokens: Int32) -> Int32:
@@ -213,7 +208,7 @@ class Reader(ABC):
 
     def _spans(self, shape: tuple[int, ...]) -> Iterable[slice]:
         """Ranges of positions that are computed at a time: all of them on a CPU."""
-        return gpu_share.spans(shape, self._share) if self.on_gpu else (slice(None),)
+        return self._share.spans(shape) if self.on_gpu else (slice(None),)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` (B, S), as (B, V) float32, and the new state.

@@ -19,19 +19,14 @@ from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends import probes
 from mlxhog.backends.autodiff import TorchArrays
-from mlxhog.backends.backend import (
-    WEIGHTS,
-    Backend,
-    Float32,
-    Grads,
-    Int32,
-)
+from mlxhog.backends.backend import WEIGHTS, Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.reader import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
 from mlxhog.models.families import ModelConfig
+from mlxhog.optim.gradients import Float32, Int32
 
 STDERR = 2
 MPS_SAYS = re.compile(

@@ -144,16 +144,13 @@ def spelt(facts: Any) -> Iterator[str]:
     Facts without a value are left out; the name of a number says its unit, as in `step_s`.
     """
     from mlxhog.report.streams import WIDTH, in_columns
-    from mlxhog.report.table import aligned
+    from mlxhog.report.table import lines
 
+    columns = shutil.get_terminal_size((WIDTH, 0)).columns
     if not isinstance(facts, Mapping):
-        if facts:
-            header, rows = _table(facts)
-            words = [k for k, one in enumerate(facts[0].values()) if not _is_number(one)]
-            yield from aligned(header, rows, words=words)
+        yield from lines(table("", facts), columns)
         return
     width = max(map(len, facts), default=0)
-    columns = shutil.get_terminal_size((WIDTH, 0)).columns
     for name, value in facts.items():
         if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             yield from spelt(value)

@@ -164,10 +164,8 @@ class Averaging(Decayed):
         None,
         "sets beta2 by text: a gradient has half its weight after this number of tokens; beta2 is "
         "2^(-tokens in one step / half-life)",
-        unit="tokens",
-        low=1,
-        none="off",
-    )
+        unit="tokens", low=1, none="off",
+    )  # fmt: skip
     rules: ClassVar[Rules] = (
         ("beta2_half_life", "beta2_half_life & beta2!=0.95",
          "takes the place of beta2, which is {beta2}; keep one"),
@@ -242,9 +240,8 @@ class Sharing(Adaptive):
         "auto",
         "moments of each worker, or one pair for all; auto is shared for muon under hogwild, else "
         "private",
-        choices=("auto", "private", "shared"),
-        aliases=("second_moment",),
-    )
+        choices=("auto", "private", "shared"), aliases=("second_moment",),
+    )  # fmt: skip
 
     def shares_moments(self, *, lock_free: bool) -> bool:
         by_itself = self.moments == "auto" and self.shares_by_itself and lock_free

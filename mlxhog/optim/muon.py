@@ -124,10 +124,9 @@ class Muon(BesideAdamW, Sharing):
         low=0, high=1, none="auto",
     )  # fmt: skip
     orthogonalization: str = option(
-        "polar3",
-        "three steps of Polar Express, or five of Newton and Schulz",
+        "polar3", "three steps of Polar Express, or five of Newton and Schulz",
         choices=("polar3", "ns5"),
-    )
+    )  # fmt: skip
     rows: int | None = option(
         None, "rows orthogonalised together; fewer are cheaper; all is the whole matrix",
         low=1, none="all", flat="orthogonalization_rows",

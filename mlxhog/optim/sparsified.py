@@ -78,15 +78,12 @@ class Sparse(Choice):
         "none",
         "part of a step that is written: all, the share F of each parameter's elements with the "
         "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
-        train_only=True,
-        reads=Selection.parse,
-    )
+        train_only=True, reads=Selection.parse,
+    )  # fmt: skip
     error_feedback: bool = option(
-        True,
-        "sparsify: the worker adds the rest of a step to later ones, or drops it",
-        train_only=True,
-        needs="sparsify",
-    )
+        True, "sparsify: the worker adds the rest of a step to later ones, or drops it",
+        train_only=True, needs="sparsify",
+    )  # fmt: skip
 
     @property
     def writes_whole_steps(self) -> bool:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from mlxhog.errors import EnvironmentLacks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,22 +48,6 @@ DARK = Theme(
     ("#4db2ff", "#ff8c42", "#35d0a0", "#ff9fd0", "#ffc14d", "#9ad8ff", "#b79cf0", "#c9c94a"),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-
-def require(otherwise: str) -> None:
-    """Refuse at once if plots cannot be drawn.
-
-    Args:
-        otherwise: advice on how to see the same numbers without plots.
-
-    Raises:
-        EnvironmentLacks: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise EnvironmentLacks(
-            "plots need matplotlib, which is not installed: python -m pip install matplotlib; "
-            + otherwise
-        )
 
 
 def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure, Axes]:

@@ -80,10 +80,8 @@ class Averaged(Local):
     average_every: int | None = option(
         None,
         f"steps of each worker between two averages of the parameters; auto is {AVERAGE_EVERY}",
-        unit="steps",
-        low=1,
-        none="auto",
-    )
+        unit="steps", low=1, none="auto",
+    )  # fmt: skip
 
     @property
     def local_steps(self) -> int:
@@ -141,11 +139,9 @@ class LocalSGD(Averaged):
     about: ClassVar[str] = "some steps of each worker on its own, then the average"
 
     local_after: int = option(
-        0,
-        "average after every step until the run has taken this many (post-local SGD)",
-        unit="steps",
-        low=0,
-    )
+        0, "average after every step until the run has taken this many (post-local SGD)",
+        unit="steps", low=0,
+    )  # fmt: skip
 
     def round_steps(self, done: int) -> int:
         """1 in the first part of post-local SGD, else H."""
@@ -224,10 +220,9 @@ class FedProx(Anchored):
         0.01, "pull of the last average on local steps; 0 is local_sgd", low=0, flat="prox_mu"
     )
     prox: str = option(
-        "grad",
-        "the pull is part of the gradient, or a separate step beside the optimizer's",
+        "grad", "the pull is part of the gradient, or a separate step beside the optimizer's",
         choices=("grad", "decoupled"),
-    )
+    )  # fmt: skip
 
 
 # -- SCAFFOLD --------------------------------------------------------------------------------------
@@ -360,9 +355,8 @@ class DiLoCo(Anchored):
         None,
         "copies of the parameters, each trained lock-free by its workers; auto is one for every "
         "worker",
-        low=1,
-        none="auto",
-    )
+        low=1, none="auto",
+    )  # fmt: skip
     outer_lr: float = option(0.7, "step size of the outer step", above=0)
     outer_momentum: float = option(0.9, "Nesterov momentum of the outer step", low=0, below=1)
 

@@ -202,19 +202,13 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
         0.0, "part of the budget to train in sync first", low=0, high=1, train_only=True
     )
     blocks: str = option(
-        "all",
-        "parameters that a worker writes: all, or only blocks that no other worker writes",
-        choices=("all", "disjoint"),
-        train_only=True,
-    )
+        "all", "parameters that a worker writes: all, or only blocks that no other worker writes",
+        choices=("all", "disjoint"), train_only=True,
+    )  # fmt: skip
     rotate_every: int = option(
-        100,
-        "blocks=disjoint: steps before a worker moves to other blocks",
-        unit="steps",
-        low=1,
-        train_only=True,
-        needs="blocks=disjoint",
-    )
+        100, "blocks=disjoint: steps before a worker moves to other blocks",
+        unit="steps", low=1, train_only=True, needs="blocks=disjoint",
+    )  # fmt: skip
 
     @property
     def writes_whole_steps(self) -> bool:

@@ -251,14 +251,11 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
     one_process: ClassVar[bool] = True
 
     staleness: str = option(
-        "fixed:1",
-        "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
+        "fixed:1", "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
         "histogram:0=10,1=80 (age=weight), or speed:1,1,4 (seconds for a gradient of each "
         "simulated worker); fixed:N simulates N + 1 workers, the others but speed one",
-        flat="sim_staleness",
-        train_only=True,
-        reads=SimulatedStaleness.parse,
-    )
+        flat="sim_staleness", train_only=True, reads=SimulatedStaleness.parse,
+    )  # fmt: skip
 
     rules: ClassVar[Rules] = (
         ("predict", "predict=own", "own, but sim has none and last only; set one of them"),

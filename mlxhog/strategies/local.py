@@ -206,25 +206,18 @@ class Local(Numbered):
         "none",
         "text of a worker: any of it, or that of clients, whose shares of each class of documents "
         "a Dirichlet distribution draws",
-        choices=("none", "dirichlet"),
-        train_only=True,
-    )
+        choices=("none", "dirichlet"), train_only=True,
+    )  # fmt: skip
     split_alpha: float = option(
-        1.0,
-        "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
-        low=0,
-        train_only=True,
-        needs="split=dirichlet",
-    )
+        1.0, "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
+        low=0, train_only=True, needs="split=dirichlet",
+    )  # fmt: skip
     clients: int | None = option(
         None,
         "split=dirichlet: number of clients, of which each worker trains its own in turn; auto is "
         "one for every worker",
-        low=1,
-        none="auto",
-        train_only=True,
-        needs="split=dirichlet",
-    )
+        low=1, none="auto", train_only=True, needs="split=dirichlet",
+    )  # fmt: skip
 
     rules: ClassVar[Rules] = (
         ("gpu_write", "gpu_write=metal*",

@@ -284,11 +284,9 @@ class SSP(AsyncPS):
     about: ClassVar[str] = "a parameter server whose workers stay within some steps of each other"
 
     slack: int = option(
-        3,
-        "steps that a worker may be ahead of the slowest when it begins a step",
-        unit="steps",
-        low=0,
-    )
+        3, "steps that a worker may be ahead of the slowest when it begins a step",
+        unit="steps", low=0,
+    )  # fmt: skip
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
         return {"rank": (self.slots, "clock owner")}

@@ -388,9 +388,8 @@ class Apart(Strategy):
         "auto",
         "factor of lr if P workers add their own steps: none, 1/sqrt(P), or 1/P; auto is sqrt for "
         "Lion, none for the others",
-        choices=("auto", "none", "sqrt", "linear"),
-        train_only=True,
-    )
+        choices=("auto", "none", "sqrt", "linear"), train_only=True,
+    )  # fmt: skip
 
     @property
     def lr_rule(self) -> str:

@@ -297,11 +297,10 @@ class Sync(InRounds, Numbered):
     worker_words: ClassVar[str] = "weight ready seconds gradients sequences"
 
     backup_workers: int = option(
-        0,
-        "workers that a round does not wait for; late gradients are dropped, so text that takes "
+        0, "workers that a round does not wait for; late gradients are dropped, so text that takes "
         "long to compute counts less",
         low=0,
-    )
+    )  # fmt: skip
 
     rules: ClassVar[Rules] = (
         ("backup_workers", "backup_workers & sync_shares=speed",

@@ -308,8 +308,6 @@ class Step {
 // -- in Python
 
 using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Layer = std::pair<std::optional<In>, std::optional<In>>;  // weight and bias
 using Block = std::pair<std::string, std::vector<Layer>>;       // kind and layers
 
@@ -327,60 +325,29 @@ constexpr Index kRowsWorthAThread = 16;
 
 class Decoder {
  public:
-  Decoder(In embedding, In head, std::optional<In> out_norm, std::optional<In> out_norm_bias, std::vector<Block> blocks,
-          bool rms, float norm_eps, float cell_eps, float gate_cap, float logit_cap, const std::string& activation,
-          std::int32_t reset_token)
-      : model_{0, 0, rms, norm_eps, cell_eps, gate_cap, logit_cap, activation_named(activation), reset_token,
-               embedding.data(), head.data(), {}, {}},
-        held_{embedding, head} {
-    const Shapes shapes("decoder", "embedding head: V D, out_norm out_norm_bias: D");
-    Sizes sizes(shapes);
-    add(sizes, embedding);
-    add(sizes, head);
-    model_.out_norm = {hold(sizes, out_norm), hold(sizes, out_norm_bias)};
-    sizes.read();
-    sizes.expect_positive({"D", "V"});
-    model_.d = sizes["D"], model_.V = sizes["V"];
+  Decoder(const DecodeModel& model, const std::vector<Block>& blocks) : model_(model) {
     for (const auto& [name, layers] : blocks) hold_block(name, layers);
   }
 
   Index state_floats() const { return model_.state(); }
 
-  void step(const Tokens& tokens, const In& before, Out after, Out logits, const std::optional<In>& added,
-            int threads) const {
-    static const Shapes shapes("step", "tokens: B, before after: B N, logits: B V, added: B D");
-    Sizes sizes(shapes);
-    add(sizes, tokens);
-    add(sizes, before);
-    add(sizes, after);
-    add(sizes, logits);
-    if (added) add(sizes, *added);
-    sizes.read();
+  void step(Sizes& sizes, const std::int32_t* tokens, const float* before, float* after, float* logits,
+            const float* added, int threads) const {
     const Index rows = sizes["B"], d = model_.d, V = model_.V, width = model_.state();
     sizes.expect({{"N", width}, {"V", V}, {"D", d}});
     for (Index r = 0; r < rows; ++r)
-      if (tokens.data()[r] < 0 || tokens.data()[r] >= V)
-        throw nb::value_error(("token " + std::to_string(tokens.data()[r]) + " in row " + std::to_string(r) +
-                               " is outside [0, " + std::to_string(V) + ")")
-                                  .c_str());
-    nb::gil_scoped_release release;
+      require(tokens[r] >= 0 && tokens[r] < V, "token ", tokens[r], " in row ", r, " is outside [0, ", V, ")");
     // Many rows are divided among the threads, which meet at the end of the step alone; a few share each product.
     const Index parts = std::clamp<Index>(rows / kRowsWorthAThread, 1, std::max(threads, 1));
     parallel_for(parts, static_cast<int>(parts), [&](Index part) {
       const Index first = rows * part / parts;
-      Step step(model_, rows * (part + 1) / parts - first, tokens.data() + first,
-                added ? added->data() + first * d : nullptr, parts > 1 ? 1 : threads);
-      step.run(before.data() + first * width, after.data() + first * width, logits.data() + first * V);
+      Step step(model_, rows * (part + 1) / parts - first, tokens + first, offset(added, first * d),
+                parts > 1 ? 1 : threads);
+      step.run(before + first * width, after + first * width, logits + first * V);
     });
   }
 
  private:
-  template <class Array>
-  static void add(Sizes& sizes, const Array& array) {
-    sizes.add(array, 0);
-    sizes.next();
-  }
-
   // The next array of the shapes, which the decoder reads as long as it lives; null if it is None.
   const float* hold(Sizes& sizes, const std::optional<In>& array) {
     if (array) held_.push_back(*array);
@@ -392,18 +359,17 @@ class Decoder {
   const float* hold_bias(const std::optional<In>& weight, const std::optional<In>& bias) {
     if (!bias) return nullptr;
     const std::size_t axes = weight ? weight->ndim() : 0, size = weight ? weight->size() : 0;
-    if (bias->size() != (axes > 1 && size ? size / weight->shape(axes - 1) : size))
-      throw nb::value_error(("a bias has " + std::to_string(bias->size()) + " numbers, expected one per row").c_str());
+    require(bias->size() == (axes > 1 && size ? size / weight->shape(axes - 1) : size), "a bias has ", bias->size(),
+            " numbers, expected one per row");
     return held_.emplace_back(*bias).data();
   }
 
   void hold_block(const std::string& kind, const std::vector<Layer>& layers) {
     const auto* of = std::find_if(std::begin(kKinds), std::end(kKinds), [&](const auto& k) { return kind == k.name; });
-    if (of == std::end(kKinds)) throw nb::value_error(("no kind of block is called " + kind).c_str());
+    require(of != std::end(kKinds), "no kind of block is called ", kind);
     const std::string name = "block " + std::to_string(model_.blocks.size());
     const Shapes shapes(name.c_str(), of->weights);
-    if (layers.size() != shapes.arguments.size())
-      throw nb::value_error((name + " must have one (weight, bias) pair per layer").c_str());
+    require(layers.size() == shapes.arguments.size(), name, " must have one (weight, bias) pair per layer");
     DecodeBlock& b = model_.blocks.emplace_back(DecodeBlock{static_cast<BlockKind>(of - kKinds), 0, 0, 0, 0, 0, 0, 0, {}});
     Sizes sizes(shapes);
     for (const auto& [weight, bias] : layers) b.layers.push_back({hold(sizes, weight), hold_bias(weight, bias)});
@@ -431,22 +397,32 @@ class Decoder {
   std::vector<In> held_;
 };
 
+Decoder make_decoder(Sizes& sizes, Floats embedding, Floats head, MaybeFloats out_norm, MaybeFloats out_norm_bias,
+                     std::vector<Block> blocks, bool rms, float norm_eps, float cell_eps, float gate_cap,
+                     float logit_cap, std::string activation, std::int32_t reset_token) {
+  sizes.expect_positive({"D", "V"});
+  return {{sizes["D"], sizes["V"], rms, norm_eps, cell_eps, gate_cap, logit_cap, activation_named(activation),
+           reset_token, embedding, head, {out_norm, out_norm_bias}, {}}, blocks};
+}
+
 }  // namespace
 }  // namespace mlxhog
 
 void bind_decode(nb::module_& parent) {
   using namespace nb::literals;
   using namespace mlxhog;
-  nb::class_<Decoder>(parent, "Decoder", "One token of a model for a few sequences, from the memory of its parameters.")
-      .def(nb::init<In, In, std::optional<In>, std::optional<In>, std::vector<Block>, bool, float, float, float, float,
-                    const std::string&, std::int32_t>(),
-           nb::kw_only(), A("embedding"), A("head"), A("out_norm").none(), A("out_norm_bias").none() = nb::none(),
-           A("blocks"), "rms"_a, "norm_eps"_a, "cell_eps"_a, "gate_cap"_a = 0.0f, "logit_cap"_a = 0.0f,
-           "activation"_a, "reset_token"_a,
-           "blocks: the kind of each, large, mlstm or slstm, and a (weight, bias) of each of its layers.")
-      .def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.")
-      .def("step", &Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(),
-           A("added").none() = nb::none(), "threads"_a,
-           "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which shares no\n"
-           "memory with `before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.");
+  nb::class_<Decoder> decoder(parent, "Decoder",
+                              "One token of a model for a few sequences, from the memory of its parameters.\n\n"
+                              "blocks: the kind of each, large, mlstm or slstm, and a (weight, bias) of each of its "
+                              "layers.");
+  def_init<4>(decoder, "Decoder", "embedding head: V D, out_norm out_norm_bias: D", &make_decoder, A("blocks"), "rms"_a,
+              "norm_eps"_a, "cell_eps"_a, "gate_cap"_a = 0.0f, "logit_cap"_a = 0.0f, "activation"_a, "reset_token"_a);
+  decoder.def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.");
+  def_method(decoder, "step", "tokens: B, before after: B N, logits: B V, added: B D",
+             "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which shares no\n"
+             "memory with `before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.",
+             [](Sizes& sizes, const Decoder& self, const std::int32_t* tokens, Floats before, Result after,
+                Result logits, MaybeFloats added, int threads) {
+               self.step(sizes, tokens, before, after, logits, added, threads);
+             }, "threads"_a);
 }

@@ -124,10 +124,8 @@ LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float>
 
 void check_labels(Index n, Index V, const std::int32_t* labels) {
   for (Index r = 0; r < n; ++r)
-    if (labels[r] != kIgnoredLabel && (labels[r] < 0 || labels[r] >= V))
-      throw nb::value_error(("label " + std::to_string(labels[r]) + " at position " + std::to_string(r) +
-                             " is neither -100 nor in [0, " + std::to_string(V) + ")")
-                                .c_str());
+    require(labels[r] == kIgnoredLabel || (labels[r] >= 0 && labels[r] < V), "label ", labels[r], " at position ", r,
+            " is neither -100 nor in [0, ", V, ")");
 }
 
 using Loss = std::pair<double, Index>;
@@ -153,7 +151,7 @@ void bind_loss(nb::module_& m) {
       [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeResult dx, MaybeResult d_weight,
          std::optional<float> cap, int threads) -> Loss {
         check_labels(sizes["N"], sizes["V"], labels);
-        if (!dx != !d_weight) throw nb::value_error("dx and d_weight: give both or neither");
+        require(!dx == !d_weight, "dx and d_weight: give both or neither");
         const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels, dx,
                                                    d_weight, threads);
         return {total.nats, total.count};

@@ -175,10 +175,8 @@ void head_norm_backward(const HeadRows& s, const HeadNorm& in, const float* d_ou
 // Rows of whole heads, each as wide as x's last axis D; w is as wide as a row.
 HeadRows head_shape(const Sizes& sizes, float eps) {
   const Index D = sizes["D"], W = sizes["W"], N = sizes["N"];
-  if (D == 0 || W % D || (W == 0 ? N : N % (W / D)))
-    throw nb::value_error(("w has " + std::to_string(W) + " numbers, expected those of whole heads of " +
-                           std::to_string(D) + ", of which there are " + std::to_string(N))
-                              .c_str());
+  require(D != 0 && W % D == 0 && (W == 0 ? N : N % (W / D)) == 0, "w has ", W,
+          " numbers, expected those of whole heads of ", D, ", of which there are ", N);
   return {W ? N / (W / D) : 0, W / D, D, eps};
 }
 

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -42,6 +43,15 @@ using Floats = const float*;
 using Result = float*;  // written in place
 using MaybeFloats = Maybe<const float>;
 using MaybeResult = Maybe<float>;
+
+// Raises ValueError with the joined parts unless `holds`.
+template <class... Parts>
+void require(bool holds, const Parts&... parts) {
+  if (holds) return;
+  std::ostringstream text;
+  (text << ... << parts);
+  throw nb::value_error(text.str().c_str());
+}
 
 struct Axis {
   std::string text;
@@ -208,13 +218,23 @@ void def(nb::module_& m, const char* name, const std::string& text, const char* 
 template <std::size_t kArrays, class Class, class... P, class... Keywords>
 void def_init(nb::class_<Class>& bound, const char* name, const char* text, Class (*make)(Sizes&, P...),
               const Keywords&... keywords) {
-  const auto define = [&]<class Call>(const Call& call, const auto&... arguments) {
+  const auto define = [&](const auto& call, const auto&... arguments) {
     const auto init = [call](Class* self, typename Argument<P>::Type... given) { new (self) Class(call(given...)); };
     [&]<std::size_t... J>(std::index_sequence<J...>) {
       bound.def("__init__", init, arguments..., nb::keep_alive<1, J + 2>()..., text);
     }(std::make_index_sequence<kArrays>());
   };
   def_as(std::type_identity<Class(Sizes&, P...)>(), Shapes(name, text), make, define, keywords...);
+}
+
+// A method of a class, whose lambda takes the object behind the sizes.
+template <class Class, class Function, class... Keywords>
+void def_method(nb::class_<Class>& bound, const char* name, const std::string& text, const char* doc,
+                const Function& function, const Keywords&... keywords) {
+  const auto define = [&](const auto& call, const auto&, const auto&... arguments) {
+    bound.def(name, call, arguments..., doc);
+  };
+  def_as(signature(&Function::operator()), Shapes(name, "self, " + text), function, define, keywords...);
 }
 
 }  // namespace mlxhog

@@ -66,7 +66,6 @@ def plot(config: StudyPlotConfig) -> Report:
     from mlxhog.report import charts
 
     store = find(config.study)
-    charts.require("the leaderboard needs nothing: mlxhog mad board")
     ranking = read_ranking(store, curves=True)
     folder = expanded(config.out) if config.out else store.directory / "plots"
     try:

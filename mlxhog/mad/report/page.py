@@ -109,11 +109,7 @@ class Plot:
     figure: Callable[[Theme], Figure]  # draws it in the colors of a theme
 
     def png(self, theme: Theme, *, titled: bool = True) -> bytes:
-        """Return the plot as a PNG file, with a title or for a page that has its own.
-
-        Raises:
-            EnvironmentLacks: see `charts.require`; call that before.
-        """
+        """Return the plot as a PNG file, with a title or for a page that has its own."""
         figure = self.figure(theme)
         if titled:
             figure.suptitle(f"{self.study}: {self.title}", color=theme.ink, fontsize=10)

@@ -35,8 +35,7 @@ N = len(TASKS) * len(SEEDS)  # runs of a candidate
 
 
 def lines(ranking, width=1000):
-    pieces = table.lines(section(ranking), width)
-    return ["".join(text for text, _ in line).rstrip() for line in pieces]
+    return list(table.lines(section(ranking), width))
 
 
 def shown(root, change=lambda record: record, **definition):
