@@ -232,7 +232,7 @@ def make_run_plan(
         writers=writers,
         kernels=kernels,
         notes=tuple(notes),
-        layout=plan_layout(spec, [(strategy, rule)], task_rows.n_tickets, {}),
+        layout=plan_layout(spec, strategy, rule, task_rows.n_tickets),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,
