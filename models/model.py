@@ -26,7 +26,7 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_WIDTH, Fields, custom, positive, read
-from mlxhog.models.mad.layer import Layer, Run, normal, small_std
+from mlxhog.models.mad.layer import Layer, Run, small
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
 
@@ -249,11 +249,11 @@ class XLSTMConfig(ModelConfig):
     def ends(self, embedding: str, *, decay: bool = False) -> dict[str, Any]:
         """Return the layout's embedding of that name, its tables of n-grams and its head."""
         tied, shape = self.tie_word_embeddings, (self.vocab_size, self.hidden_size)
-        small = normal(small_std(self.hidden_size))
-        head = ParamSpec(self.untied_head, shape, small, decay=True, product=True)
+        init = small(self.hidden_size)
+        head = ParamSpec(self.untied_head, shape, init, decay=True, product=True)
         # A tied embedding has a dense gradient: every row is also a row of the head.
         return {
-            "embedding": ParamSpec(embedding, shape, small, "dense" if tied else "rows", decay),
+            "embedding": ParamSpec(embedding, shape, init, "dense" if tied else "rows", decay),
             "ngrams": tuple(ngrams.weight_specs(self)),
             "head": () if tied else (head,),
         }

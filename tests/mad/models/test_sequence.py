@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layers import known, make
 from mlxhog.models.mad.sequence import MOST_LAYERS, canonical, parse
@@ -27,10 +28,11 @@ VALUES = {
 def layers(draw):
     """Any layer with any numbers, possible at a width or not."""
     layer = draw(st.sampled_from(sorted(known().values(), key=lambda layer: layer.name)))
-    types = get_type_hints(layer)
+    types, specs = get_type_hints(layer), options(layer)
     names = [field.name for field in fields(layer)]
     chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
-    result = layer(**{name: draw(VALUES[types[name]]) for name in chosen})
+    words = {name: st.sampled_from(specs[name].choices) for name in chosen if specs[name].choices}
+    result = layer(**{name: draw(words.get(name, VALUES[types[name]])) for name in chosen})
     return result
 
 
