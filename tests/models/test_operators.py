@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops as native
-from mlxhog.models.ops.mlstm import MOST_CHUNKS
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
 from tests.models.operators import (
@@ -38,10 +37,9 @@ from tests.models.operators import (
     slstm,
 )
 from tests.models.sample import cell_inputs, slstm_inputs, slstm_state
-from tests.models.twins import EXACT, TWINS, Twin
+from tests.models.twins import EXACT, TWINS
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
-    CELL_EXTREME_F32,
     CELL_F32,
     CELL_GRADIENT_F32,
     FINITE_DIFFERENCE,
@@ -199,14 +197,6 @@ def test_forgetting_at_any_speed_is_computed_exactly(twin, case):
     for result, exact in zip(results, expected, strict=True):
         assert_close(result, exact, SEQUENCE_F32)
     assert all(np.isfinite(grad).all() for grad in grads.values())
-
-
-@pytest.mark.parametrize("framework", ["torch", "mlx"])
-def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework):
-    case = mlstm(2 * MOST_CHUNKS + 3, chunk=1)
-    replace(case, result=CELL_EXTREME_F32, gradient=GRADIENT_ANY_F32).check(
-        Twin(framework, "reference")
-    )
 
 
 @each_of("case", [mlstm(5), slstm(2, 4, 2, 3, packed=True), conv(2, 5, 2, 3, packed=True),
