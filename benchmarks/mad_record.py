@@ -32,7 +32,7 @@ from mad.throughput import rank_correlation
 from mlxhog.cli.mad.study import rates, seeds
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import shown
-from mlxhog.mad.report.ranking import read_ranking
+from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store

@@ -39,7 +39,7 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, event_log
 from mlxhog.arena.requests import socket_path
 from mlxhog.errors import ArenaError, MlxhogError
-from mlxhog.strategies.locked import clocks_of
+from mlxhog.strategies import SSP
 
 # -- gate -----------------------------------------------------------------------------------------
 
@@ -58,9 +58,10 @@ class Clocks(threading.Thread):
             for directory in self.out.glob("*"):
                 try:
                     with Arena.connect(socket_path(directory)) as arena:
+                        of = SSP(workers=arena.layout.max_workers)
                         while not self.ended.wait(2e-4):
-                            clocks = clocks_of(arena)
-                            if clocks and clocks == clocks_of(arena):
+                            clocks = of.clocks(arena)
+                            if clocks and clocks == of.clocks(arena):
                                 values = clocks.values()
                                 self.spread = max(self.spread, max(values) - min(values))
                                 self.reads += 1

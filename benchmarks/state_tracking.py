@@ -23,10 +23,10 @@ from harness.machine import cores, smallest
 
 from mlxhog.base.processes import thread_limits
 from mlxhog.mad.run import RunRecord
-from mlxhog.mad.suites import expand, suite
+from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks.state_tracking import ORDERS
 from mlxhog.mad.training.candidate import train
-from mlxhog.models.mad.sequence import parse
+from mlxhog.models.mad.sequence import canonical, parse
 
 SLSTM = "slstm(heads=1,bias_init=powerlaw,recurrent_init=uniform)"
 STACKS = {
@@ -95,13 +95,15 @@ def measure(findings, chosen):
 
 def trained(group, stack, seed, backend):
     """Train one stack on one group as suite `state` does, at the better of the step sizes."""
-    state = suite("state")
-    own = tuple(one for one in state.settings if one.settings.get("group") == group)
+    layers = canonical(parse(STACKS[stack]))
     whole = {"select": "val", "stop_accuracy": 2.0, **smallest({"steps": 2, "eval_every": 2}, {})}
     best = None
     for lr in RATES:
-        chosen = replace(state, settings=own, points=({**state.points[0], "lr": lr},))
-        (config,) = expand(chosen, parse(STACKS[stack]), [seed], workers=backend, protocol=whole)
+        study = Study(
+            candidates=(layers,), suite="state", seeds=(seed,), rates=(lr,), workers=backend,
+            protocol=whole,
+        )  # fmt: skip
+        (config,) = (run for run in study.runs(layers) if run.settings.get("group") == group)
         result = replace(train(config), curve=())
         if best is None or validated(result) > validated(best[1]):
             best = lr, result

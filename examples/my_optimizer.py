@@ -14,8 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.optim import Decayed, Float32, Pairs, Step, Target
-from mlxhog.optim.directions import directions, write
+from mlxhog.optim import Decayed, Float32, Pairs, Step, Target, directions, write
 
 
 @dataclass(frozen=True, kw_only=True)

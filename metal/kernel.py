@@ -198,23 +198,10 @@ def check(launch: Launch, dtype_of: Callable[[Any], str | None], framework: str)
         framework: name of the framework, for the message.
 
     Raises:
-        ShapeError: an argument is missing, unknown, of another kind, or an array that is written in
-            place and passed a second time; nothing has run.
+        ShapeError: an argument is of another kind, or an array that is written in place and passed
+            a second time; nothing has run.
     """
     kernel, taken = launch.kernel, dict[int, str]()
-    for arrays, declared in ((launch.inputs, kernel.inputs), (launch.outputs, kernel.outputs)):
-        names = [one.name for one in declared]
-        if sorted(arrays) != sorted(names):
-            raise ShapeError(
-                f"kernel {kernel.name} got {', '.join(arrays) or 'nothing'}; "
-                f"expected {', '.join(names)}"
-            )
-    instances = kernel.instances or ("",)
-    if launch.instance not in instances:
-        raise ShapeError(
-            f"kernel {kernel.name} has no instance {launch.instance!r}; "
-            f"expected one of {', '.join(map(repr, instances))}"
-        )
     for one in sorted(kernel.inputs, key=lambda one: not one.writes):
         value, what = launch.inputs[one.name], f"kernel {kernel.name}: {one.name}"
         if one.scalar:

@@ -89,7 +89,7 @@ assert main(["mad", "board", "first"]) == 0
 def test_help_mistakes_lists_and_reading_load_no_framework_and_nothing_slow(tmp_path):
     study(tmp_path / "studies")
     loaded = loaded_after(LIGHT, tmp_path)
-    assert "mlxhog.mad.report.ranking" in loaded
+    assert "mlxhog.mad.report.leaderboard" in loaded
     assert not loaded & {"torch", "mlx.core", "matplotlib", "rich", "tensorflow"}
 
 

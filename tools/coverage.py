@@ -19,8 +19,8 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import whole_text
 from mlxhog.metal.registry import instances
 from tools.lint import KERNELS as SOURCES
-from tools.lint.text import calls_between
-from tools.lint.text import functions as functions_of
+from tools.lint import calls_between
+from tools.lint import functions as functions_of
 
 SAMPLE = 1000
 """Elements of the samples, about."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -27,31 +26,17 @@ class TorchArrays:
         self._torch, self._device = torch, device
 
     def array(self, x: Array) -> Any:
-        """Return a copy of x."""
-        return self._torch.tensor(x, device=self._device)
-
-    def indices(self, x: Array) -> Any:
-        """Return integers in the framework's type of row indices."""
-        return self.array(x).long()
+        """Return a copy of x; floats are leaves for gradients."""
+        copy = self._torch.tensor(x, device=self._device)
+        return copy.requires_grad_(copy.is_floating_point())
 
     def host(self, x: Any) -> Array:
         """Return an array of the framework as a contiguous NumPy array."""
         values: Array = x.detach().cpu().contiguous().numpy()
         return values
 
-    def without_gradient(self) -> AbstractContextManager[Any]:
-        """Record nothing for gradients during the block."""
-        return self._torch.inference_mode()
-
     def evaluate(self, *arrays: Any) -> None:
         """Compute arrays that are evaluated lazily; torch has none."""
-
-    def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return copies of arrays as leaves for gradients; integers get none."""
-        return {
-            name: x.clone().requires_grad_() if x.is_floating_point() else x
-            for name, x in arrays.items()
-        }
 
     def value_and_grad(
         self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]
@@ -60,9 +45,8 @@ class TorchArrays:
 
         The gradient in an array that the function does not use is zero.
         """
-        copies = self.leaves(arrays)
-        floats = {name: x for name, x in copies.items() if x.requires_grad}
-        value = function(copies)
+        floats = {name: x for name, x in arrays.items() if x.requires_grad}
+        value = function(arrays)
         grads = self._torch.autograd.grad(
             value, list(floats.values()), allow_unused=True, materialize_grads=True
         )
@@ -84,31 +68,19 @@ class MLXArrays:
 
         mx.set_default_device(mx.gpu if device == "gpu" else mx.cpu)
         adapter_mlx.set_threads(threads)
-        self._mx, self._native = mx, adapter_mlx
+        self._mx = mx
 
     def array(self, x: Array) -> Any:
         """Return a copy of x."""
-        return self._mx.array(x)
-
-    def indices(self, x: Array) -> Any:
-        """Return integers as they are."""
         return self._mx.array(x)
 
     def host(self, x: Any) -> Array:
         """Return a copy as a contiguous NumPy array of the same shape."""
         return np.array(x, order="C")
 
-    def without_gradient(self) -> AbstractContextManager[Any]:
-        """Record nothing for gradients during the block; MLX never does."""
-        return self._native.without_gradient()
-
     def evaluate(self, *arrays: Any) -> None:
         """Compute arrays that are evaluated lazily."""
         self._mx.eval(*arrays)
-
-    def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arrays unchanged, since MLX differentiates functions."""
-        return dict(arrays)
 
     def value_and_grad(
         self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]

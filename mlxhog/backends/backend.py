@@ -12,27 +12,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.backends import polar as orthogonalisation
-from mlxhog.backends import self_check
+from mlxhog.backends import probes
 from mlxhog.backends.reader import Reader, State
 from mlxhog.base.mapped import BFLOAT16
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ngrams import Carried
 from mlxhog.models.sampled_head import Candidates, SampledHead
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.gradients import Float32, Int32, Rows
 from mlxhog.optim.rule import Coefficients
 
-Float32 = NDArray[np.float32]
-Int32 = NDArray[np.int32]
 Grads = dict[str, "Float32 | Rows"]
 
 WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
@@ -40,9 +35,6 @@ WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
 QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
 """Bits of the elements of large matrices in MLX; all other parameters stay float32."""
-
-NO_TABLES: Mapping[str, Float32] = MappingProxyType({})
-"""The tables of n-grams of a model that has none."""
 
 NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 
@@ -104,7 +96,7 @@ class Backend(Reader):
         n_floats: int,
         live: Float32 | None,
         sampled: SampledHead | None = None,
-        tables: Mapping[str, Float32] = NO_TABLES,
+        tables: Mapping[str, Float32] | None = None,
     ) -> None:
         """Lay the model's parameters over one flat array.
 
@@ -126,7 +118,7 @@ class Backend(Reader):
         if sampled is not None:
             self._trained.remove(families.head(model))  # its gradient is one row per candidate
         self._embedded = families.embedding(model) in self._trained  # and not one row per token
-        self._take_tables(model, tables)
+        self._take_tables(model, tables or {})
         self._decoder = self._native_decoder()
 
     def refresh(self) -> None:  # noqa: B027
@@ -144,11 +136,10 @@ class Backend(Reader):
         The plain one is used from now on where there is a fault. Call it before `bind`.
 
         Returns:
-            The fault by operator; see `mlxhog.backends.self_check`.
+            The fault by operator; see `mlxhog.backends.probes`.
         """
-        faults = self_check.faults(
-            self._framework, self._device, self._ops(), threads=self._threads
-        )
+        ops = self._ops()
+        faults = probes.faults(self._framework, self._device, ops, threads=self._threads)
         self._plain = frozenset(faults)
         return faults
 
@@ -187,12 +178,11 @@ class Backend(Reader):
 
     def _inputs(self, batch: Batch) -> Inputs:
         """Draw what is random of a batch's gradient, and gather the rows that it reads."""
-        batch, state = self._behind_context(batch)
+        batch, before, state = self._behind_context(batch)
         tokens, leaves = self._tokens(batch.x), {name: self.params[name] for name in self._trained}
         if not self._embedded:
             embedded = lm.embed(self.model, self.params, tokens, self._ops().xp)
             leaves[families.embedding(self.model)] = embedded
-        before, state = self._parted(state, len(batch.x))
         index = candidates = ids = log_inclusion = None
         if self._grams is not None:
             index = self._grams.rows_of(batch.x, before)
@@ -251,31 +241,26 @@ class Backend(Reader):
             grads[embedding] = rows.coalesced()
         return grads
 
-    def _behind_context(self, batch: Batch) -> tuple[Batch, State | None]:
-        """Return the part of a frozen batch after its contexts, and the states at their ends.
+    def _behind_context(self, batch: Batch) -> tuple[Batch, Int32 | None, State | None]:
+        """Return the part of a frozen batch after its contexts, and the ids and states before it.
 
         The states are constants. They are computed row by row, since contexts differ in length.
         """
         if not batch.frozen:
-            return batch, None
+            return batch, None, None
         rest, lengths = batch.behind_context()
         if not lengths.any():
-            return rest, None
+            return rest, None, None
         with self._without_gradient():
-            xp, states, befores = self._ops().xp, [], list[Int32]()
+            states = list[State]()
             for row, n in zip(batch.x, lengths.tolist(), strict=True):
-                before: Int32 | None
-                state: Any
-                before, state = self._parted(None, 1)
-                if n == 0:
-                    state = lm.init_state(self.model, 1, xp)
+                context: Int32 = row[None, :n]
+                state: State = None
                 for span in self._spans((1, n)) if n else ():
-                    part = row[None, :n][:, span]
-                    _, state = self._forward(part, before, state, last=True)
-                    before = self._next(part, before)
+                    _, state = self._forward(context[:, span], state, last=True)
+                if state is None:
+                    start = lm.init_state(self.model, 1, self._ops().xp)
+                    state = ngrams.carried(self.model, context, None, start)
                 states.append(state)
-                if before is not None:
-                    befores.append(before)
-            stacked = lm.stack_states(states, xp)
-        constant = self._constant(stacked)
-        return rest, Carried(np.concatenate(befores), constant) if befores else constant
+            before, state = ngrams.parted(self.stack_states(states))
+        return rest, before, self._constant(state)

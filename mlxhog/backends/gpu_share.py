@@ -49,6 +49,16 @@ class GPUShare:
         """The memory for arrays of this worker, of what the device recommends for all programs."""
         return int(USABLE * recommended_bytes / self.workers) - self.adopted_bytes
 
+    def rows(self, batch: Batch) -> Iterator[Batch]:
+        """The batch in parts of several sequences: as many as a piece allows, at least one."""
+        step = max(1, self.piece_tokens // batch.x.shape[1])
+        return (batch.part(begin, begin + step) for begin in range(0, len(batch.x), step))
+
+    def spans(self, shape: tuple[int, ...]) -> Iterator[slice]:
+        """The positions 0 .. S - 1 of tokens (B, S) in slices, each as long as a piece allows."""
+        step = max(1, self.piece_tokens // shape[0])
+        return (slice(begin, begin + step) for begin in range(0, shape[1], step))
+
 
 def recommended_bytes(backend: str) -> int:
     """The memory that the GPU's driver recommends for programs; imports the framework.
@@ -187,17 +197,3 @@ def token_note(backends: Sequence[str], sequences: int, seq_len: int) -> str:
         f"workers torch:mps compute {sequences} sequences in parts of at most {most}: they sum at "
         f"most {LONGEST_SUM:,} tokens right in a gradient"
     )
-
-
-def rows(batch: Batch, share: GPUShare) -> Iterator[Batch]:
-    """The batch in parts of several sequences: as many as a piece allows, at least one."""
-    step = max(1, share.piece_tokens // batch.x.shape[1])
-    for begin in range(0, len(batch.x), step):
-        yield batch.part(begin, begin + step)
-
-
-def spans(shape: tuple[int, ...], share: GPUShare) -> Iterator[slice]:
-    """The positions 0 .. S - 1 of tokens (B, S) in slices, each as long as a piece allows."""
-    step = max(1, share.piece_tokens // shape[0])
-    for begin in range(0, shape[1], step):
-        yield slice(begin, begin + step)

@@ -18,20 +18,14 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends.backend import (
-    QUANTIZED_BITS,
-    WEIGHTS,
-    Backend,
-    Float32,
-    Grads,
-    Int32,
-)
+from mlxhog.backends.backend import QUANTIZED_BITS, WEIGHTS, Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.backends.reader import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
 from mlxhog.metal.engines import adoptable
+from mlxhog.optim.gradients import Float32, Int32
 
 _MOST_FORMS = 16
 
@@ -243,12 +237,6 @@ class MLXBackend(Backend):
 
     def _from_host(self, array: Float32) -> Any:
         return self._mx.array(array)
-
-    def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
-        mx = self._mx
-        last = mx.contiguous(logits[:, -1].astype(mx.float32))
-        mx.eval(last, state)
-        return _host(last).copy(), state
 
     @contextmanager
     def _without_gradient(self) -> Iterator[None]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends import gpu_share
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
@@ -97,10 +96,6 @@ class Reader(ABC):
         """Return a NumPy array as an array of the framework on the device."""
 
     @abstractmethod
-    def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
-        """Compute logits (B, 1, V) and a state; return logits (B, V), a copy, and the state."""
-
-    @abstractmethod
     def _without_gradient(self) -> AbstractContextManager[Any]:
         """Record nothing for gradients during the block."""
 
@@ -162,26 +157,11 @@ class Reader(ABC):
         specs = {} if self._grams is None else self._grams.specs
         self.tables = {name: tensors[name] for name in specs}
 
-    def _parted(self, state: State | None, B: int) -> tuple[Int32 | None, State | None]:
-        """The ids before, and the state of the blocks, of a state that callers keep."""
-        if self._grams is None:
-            return None, state
-        return (self._grams.nothing_before(B), None) if state is None else state
-
-    def _next(self, tokens: Int32, before: Int32 | None) -> Int32 | None:
-        """The ids before the next tokens."""
-        return None if before is None else ngrams.last_of(tokens, before)
-
     def _rows(self, tokens: Int32, before: Int32 | None) -> Float32 | None:
         """The rows of the n-grams that end in each of `tokens`; None without tables."""
         if self._grams is None:
             return None
         return self._grams.gather(self.tables, self._grams.rows_of(tokens, before))
-
-    def _device_rows(self, tokens: Int32, before: Int32 | None) -> Any:
-        """These rows as an array of the framework; None without tables."""
-        rows = self._rows(tokens, before)
-        return None if rows is None else self._from_host(rows)
 
     # -- losses and logits ------------------------------------------------------------------------
 
@@ -192,7 +172,7 @@ class Reader(ABC):
             DataError: as `loss_and_grads`.
         """
         check_batch(batch, self.model.vocab_size)
-        parts = gpu_share.rows(batch, self._share) if self.on_gpu else (batch,)
+        parts = self._share.rows(batch) if self.on_gpu else (batch,)
         nats = sum(self._nats(part) for part in parts)
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
 
@@ -200,9 +180,8 @@ class Reader(ABC):
         """Summed loss of a batch, computed as one piece."""
         with self._without_gradient():
             ids, labels = self._tokens(batch.x), self._tokens(batch.y)
-            rows = self._device_rows(batch.x, None)
-            how: dict[str, Any] = {"ops": self._ops(), "rows": rows}
-            nats, _ = lm.loss(self.model, self.params, ids, labels, **how)
+            rows = self._on_device(self._rows(batch.x, None))
+            nats, _ = lm.loss(self.model, self.params, ids, labels, ops=self._ops(), rows=rows)
             return float(self._on_host(nats).item())
 
     def predictions(self, tokens: Int32) -> Int32:
@@ -213,16 +192,23 @@ class Reader(ABC):
         """
         check_tokens(tokens, self.model.vocab_size)
         with self._without_gradient():
-            logits, _ = self._forward(tokens, None, None)
+            logits, _ = self._forward(tokens, None)
             return self._on_host(logits.argmax(-1)).astype(np.int32)
 
-    def _forward(self, tokens: Int32, before: Int32 | None, state: State | None, **how: Any) -> Any:
-        ids, rows = self._tokens(tokens), self._device_rows(tokens, before)
-        return lm.logits(self.model, self.params, ids, state, ops=self._ops(), rows=rows, **how)
+    def _on_device(self, rows: Float32 | None) -> Any:
+        return None if rows is None else self._from_host(rows)
+
+    def _forward(self, tokens: Int32, state: State | None, **how: Any) -> tuple[Any, State]:
+        """Logits of tokens that follow a state, and the next state, as the framework has them."""
+        before, state = ngrams.parted(state)
+        how |= {"ops": self._ops(), "rows": self._on_device(self._rows(tokens, before))}
+        ids, state = self._tokens(tokens), self._unpacked(state)
+        logits, state = lm.logits(self.model, self.params, ids, state, **how)
+        return logits, ngrams.carried(self.model, tokens, before, state)
 
     def _spans(self, shape: tuple[int, ...]) -> Iterable[slice]:
         """Ranges of positions that are computed at a time: all of them on a CPU."""
-        return gpu_share.spans(shape, self._share) if self.on_gpu else (slice(None),)
+        return self._share.spans(shape) if self.on_gpu else (slice(None),)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` (B, S), as (B, V) float32, and the new state.
@@ -233,20 +219,24 @@ class Reader(ABC):
             DataError: there is no token, or a token is outside the vocabulary.
         """
         check_tokens(tokens, self.model.vocab_size)
-        before, state = self._parted(state, len(tokens))
         if self._decoder is not None and tokens.shape[1] == 1:
-            B, rows = len(tokens), self._rows(tokens, before)
-            packed = self._decoder.init_state(B) if state is None else self._packed(state)
-            row = None if rows is None else rows[:, 0]
-            last, state = self._decoder.step(tokens[:, 0], packed, row)
-            return last, self._carried(self._next(tokens, before), state)
-        state = self._unpacked(state)
+            return self._decoded(self._decoder, tokens, state)
         for span in self._spans(tokens.shape):
             with self._without_gradient():  # one piece
-                logits, state = self._forward(tokens[:, span], before, state, last=True)
-                last, state = self._after_last(logits, state)
-            before = self._next(tokens[:, span], before)
-        return last, self._carried(before, state)
+                logits, state = self._forward(tokens[:, span], state, last=True)
+                last = self._on_host(self._ops().xp.float32(logits[:, -1]))
+                state = self._computed(state)
+        return last, state
+
+    def _decoded(
+        self, decoder: Decoder, tokens: Int32, state: State | None
+    ) -> tuple[Float32, State]:
+        """`logits` of single tokens without the framework."""
+        before, inner = ngrams.parted(state)
+        rows = self._rows(tokens, before)
+        packed = decoder.init_state(len(tokens)) if inner is None else self._packed(inner)
+        last, packed = decoder.step(tokens[:, 0], packed, None if rows is None else rows[:, 0])
+        return last, ngrams.carried(self.model, tokens, before, packed)
 
     def every_logits(
         self, tokens: Int32, state: State | None, hidden: list[Float32] | None = None
@@ -257,53 +247,42 @@ class Reader(ABC):
         final norm.
         """
         check_tokens(tokens, self.model.vocab_size)
-        before, state = self._parted(state, len(tokens))
-        state, parts, traces = self._unpacked(state), [], []
+        parts, traces = [], []
         for span in self._spans(tokens.shape):
             with self._without_gradient():
                 trace: list[Any] = []
                 how = {} if hidden is None else {"hidden": trace}
-                logits, state = self._forward(tokens[:, span], before, state, **how)
+                logits, state = self._forward(tokens[:, span], state, **how)
                 parts.append(self._on_host(self._ops().xp.float32(logits)))
                 traces.append([self._on_host(x) for x in trace])
-            before = self._next(tokens[:, span], before)
         if hidden is not None:
             hidden += [np.concatenate(xs, axis=1) for xs in zip(*traces, strict=True)]
-        return np.concatenate(parts, axis=1), self._carried(before, self._computed(state))
+        return np.concatenate(parts, axis=1), self._computed(state)
 
     def state_arrays(self, state: State) -> list[list[NDArray[Any]]]:
         """The arrays of a state, by block, without the ids before."""
-        _, state = self._parted(state, 1)
-        return [[self._on_host(part) for part in block] for block in self._unpacked(state)]
+        blocks = self._unpacked(ngrams.parted(state)[1])
+        return [[self._on_host(part) for part in block] for block in blocks]
 
     def stack_states(self, states: Sequence[State]) -> State:
         """One state with the rows of the states of several batches, in their order."""
-        if self._grams is None:
-            return self._stacked(states)
-        befores, inner = zip(*states, strict=True)
-        return Carried(np.concatenate(befores), self._stacked(inner))
-
-    def _stacked(self, states: Sequence[State]) -> State:
-        if self._decoder is not None:
-            return np.concatenate([self._packed(state) for state in states])
-        with self._without_gradient():
-            return self._computed(lm.stack_states(states, self._ops().xp))
+        befores, inner = zip(*map(ngrams.parted, states), strict=True)
+        if any(isinstance(one, np.ndarray) for one in inner):
+            stacked = np.concatenate([self._packed(one) for one in inner])
+        else:
+            with self._without_gradient():
+                stacked = self._computed(lm.stack_states(inner, self._ops().xp))
+        return stacked if befores[0] is None else Carried(np.concatenate(befores), stacked)
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """The state of some rows of a batch, in the order of `rows`."""
-        if self._grams is None:
-            return self._taken(state, rows)
-        return Carried(state.before[list(rows)], self._taken(state.state, rows))
-
-    def _taken(self, state: State, rows: Sequence[int]) -> State:
-        if self._decoder is not None:
-            return self._packed(state)[list(rows)]
-        with self._without_gradient():
-            return self._computed(lm.take_state(state, rows, self._ops().xp))
-
-    def _carried(self, before: Int32 | None, state: State) -> State:
-        """The state that callers keep."""
-        return state if before is None else Carried(before, state)
+        before, inner = ngrams.parted(state)
+        if isinstance(inner, np.ndarray):
+            taken = inner[list(rows)]
+        else:
+            with self._without_gradient():
+                taken = self._computed(lm.take_state(inner, rows, self._ops().xp))
+        return taken if before is None else Carried(before[list(rows)], taken)
 
     def _native_decoder(self) -> Decoder | None:
         """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""

@@ -17,21 +17,16 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends import precision
+from mlxhog.backends import probes
 from mlxhog.backends.autodiff import TorchArrays
-from mlxhog.backends.backend import (
-    WEIGHTS,
-    Backend,
-    Float32,
-    Grads,
-    Int32,
-)
+from mlxhog.backends.backend import WEIGHTS, Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.reader import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
 from mlxhog.models.families import ModelConfig
+from mlxhog.optim.gradients import Float32, Int32
 
 STDERR = 2
 MPS_SAYS = re.compile(
@@ -96,7 +91,7 @@ class TorchBackend(Backend):
                 torch.zeros(n_floats) if live is None else torch.from_numpy(live)
             )
         else:
-            if not precision.computes_long_products(
+            if not probes.computes_long_products(
                 TorchArrays(self.device, self._threads), self._ops()
             ):
                 raise EnvironmentLacks(
@@ -206,9 +201,6 @@ class TorchBackend(Backend):
 
     def _from_host(self, array: Float32) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
-
-    def _after_last(self, logits: torch.Tensor, state: State) -> tuple[Float32, State]:
-        return self._on_host(logits[:, -1].float()), state
 
     def _without_gradient(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()

@@ -9,7 +9,6 @@ same holds for the list of the Python files that may be loaded again (`config/pl
 A path that breaks a rule is refused, not repaired: another user may already have changed it.
 """
 
-import errno
 import os
 import stat
 import sys
@@ -40,10 +39,10 @@ def private_directory(directory: Path) -> Path:
         OSError: the folder cannot be created.
     """
     folder = directory.resolve()
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    for path in reversed(missing):
-        path.mkdir(mode=0o700, exist_ok=True)
-    _check_owner(folder, folder.stat())
+    for path in (*reversed(folder.parents), folder):
+        if not path.exists():
+            path.mkdir(mode=0o700, exist_ok=True)
+    _check(folder, folder.stat())
     return folder
 
 
@@ -57,31 +56,20 @@ def is_kept(file: Path) -> bool:
         EnvironmentLacks: the file exists, and another user could have created or changed it.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = file.lstat()
     except FileNotFoundError:
         return False
-    except OSError as error:
-        fault = "is a link" if error.errno == errno.ELOOP else f"cannot be read ({error.strerror})"
-        raise _refused(file, fault) from error
-    try:
-        status = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise _refused(file, "is not a regular file")
-    _check_owner(file, status)
+    _check(file, status, "" if stat.S_ISREG(status.st_mode) else "is not a regular file")
     return True
 
 
-def _check_owner(path: Path, status: os.stat_result) -> None:
+def _check(path: Path, status: os.stat_result, fault: str = "") -> None:
     if status.st_uid != os.geteuid():
-        raise _refused(path, f"belongs to another user (uid {status.st_uid})")
-    if status.st_mode & _BY_OTHERS:
-        raise _refused(path, f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})")
-
-
-def _refused(path: Path, fault: str) -> EnvironmentLacks:
-    return EnvironmentLacks(
-        f"{path} is not trusted: it {fault}, and its content decides which code runs as you; "
-        "remove it, or set XDG_CACHE_HOME to a folder of your own"
-    )
+        fault = f"belongs to another user (uid {status.st_uid})"
+    elif status.st_mode & _BY_OTHERS and not fault:
+        fault = f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    if fault:
+        raise EnvironmentLacks(
+            f"{path} is not trusted: it {fault}, and its content decides which code runs as you; "
+            "remove it, or set XDG_CACHE_HOME to a folder of your own"
+        )

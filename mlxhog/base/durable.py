@@ -13,7 +13,6 @@ import errno
 import fcntl
 import mmap
 import os
-import resource
 import shutil
 import stat
 import time
@@ -31,12 +30,9 @@ _EXPLAINED = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the quota of this disk is used up; free some space",
     errno.EIO: "the disk reports an error; look at the system's log",
-    errno.EROFS: "the disk is read-only; choose another directory, or mount it writable",
     errno.ENOENT: "its directory no longer exists; was it moved or deleted?",
-    errno.ENOTDIR: "a file has the name of its directory; was the directory moved?",
     errno.EMFILE: "no more files can be opened; raise the limit (ulimit -n 1024), or close some",
-    errno.EACCES: "the system does not allow it; make the directory writable",
-    errno.EPERM: "the system does not allow it; is it protected, as by chattr +i or a sandbox?",
+    errno.EFBIG: "files of this process may not be that large; raise the limit (ulimit -f)",
 }
 
 
@@ -123,7 +119,7 @@ def replace_file(path: Path, content: bytes) -> None:
     Concurrency: two processes that replace one file at once both succeed, one after the other.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with full_disk(f"writing {path}"):
+    with disk_errors(f"writing {path}", only_full=True):
         try:
             write_synced(part, content)
             os.replace(part, path)
@@ -172,35 +168,29 @@ def require_space(directory: Path, n_bytes: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def full_disk(doing: str) -> Iterator[None]:
-    """Turn a full disk or an exhausted quota into `EnvironmentLacks`; other errors pass."""
+def disk_errors(doing: str, *, only_full: bool = False) -> Iterator[None]:
+    """Turn every OSError into `EnvironmentLacks`, with the reason in words.
+
+    Args:
+        doing: the work of the block, such as "writing notes.txt".
+        only_full: let errors other than a full disk and an exhausted quota pass.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentLacks(
+                f"the disk became full while {doing}; free some space and try again"
+            ) from error
+        if only_full:
             raise
-        raise EnvironmentLacks(
-            f"the disk became full while {doing}; free some space and try again"
-        ) from error
-
-
-@contextlib.contextmanager
-def disk_errors(doing: str) -> Iterator[None]:
-    """Turn every OSError into `EnvironmentLacks`, with the reason in words."""
-    try:
-        with full_disk(doing):
-            yield
-    except OSError as error:
         raise EnvironmentLacks(f"{doing} failed: {explained(error)}") from error
 
 
 def explained(error: OSError) -> str:
     """Say in words why a file cannot be written."""
-    if error.errno == errno.EFBIG:
-        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if limit != resource.RLIM_INFINITY:
-            return f"files of this process may have {limit:,} bytes; raise it with ulimit -f"
-    return _EXPLAINED.get(error.errno or 0, error.strerror or str(error))
+    reason = f"{error.strerror or error}; choose another directory, or make it writable"
+    return _EXPLAINED.get(error.errno or 0, reason)
 
 
 def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
@@ -218,7 +208,10 @@ def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
     """
     with disk_errors(f"writing {path}"), path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        end = _end_of_last_line(file)
+        end = 0
+        if os.fstat(file.fileno()).st_size:  # an empty range cannot be mapped
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                end = content.rfind(b"\n") + 1
         file.truncate(end)
         append_all(file.fileno(), lines, synced=synced)
     if synced and end == 0:
@@ -257,14 +250,6 @@ def read_lines(path: Path, begin: int, most: int) -> bytes:
         file.seek(begin)
         lines = file.read(most) + file.readline()
     return lines[: lines.rfind(b"\n") + 1]
-
-
-def _end_of_last_line(file: IO[bytes]) -> int:
-    """Return the offset just after the last line end of a file, 0 if it has none."""
-    if os.fstat(file.fileno()).st_size == 0:  # an empty range cannot be mapped
-        return 0
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.rfind(b"\n") + 1
 
 
 # -- the lock of a folder --------------------------------------------------------------------------

@@ -8,7 +8,7 @@ switches it off where it promises numbers (doctor, parity, recorded runs and the
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from mlxhog.base.machine import Machine
 
@@ -26,19 +26,14 @@ def promise() -> None:
     os.environ.setdefault(VARIABLE, "0")
 
 
-def _allows(environ: Mapping[str, str]) -> bool:
-    """Whether the user has set the variable to a value that allows TF32."""
-    number = _NUMBER.match(environ.get(VARIABLE, "0"))
-    return number is not None and int(number[0]) != 0
-
-
-def user_note(environ: Mapping[str, str] = os.environ) -> str:
+def user_note() -> str:
     """Say what a user's value means for the precision of products; "" if it allows no TF32."""
-    if not _allows(environ):
+    number = _NUMBER.match(os.environ.get(VARIABLE, "0"))
+    if number is None or int(number[0]) == 0:
         return ""
     return (
-        f"{VARIABLE}={environ[VARIABLE]} is set, so an M5's GPU multiplies float32 of MLX as TF32: "
-        f"the error of a product is 8e-4, not 3e-7; unset {VARIABLE}"
+        f"{VARIABLE}={os.environ[VARIABLE]} is set, so an M5's GPU multiplies float32 of MLX as "
+        f"TF32: the error of a product is 8e-4, not 3e-7; unset {VARIABLE}"
     )
 
 
@@ -53,13 +48,9 @@ def note(backends: Collection[str], machine: Machine, *, promised: bool) -> str:
     chip = _M_CHIP.match(machine.chip)
     if "mlx:gpu" not in backends or chip is None or int(chip[1]) < FIRST_CHIP:
         return ""
-    if _allows(os.environ):
-        why = f"{VARIABLE}={os.environ[VARIABLE]} is set"
-    elif promised or VARIABLE in os.environ:
-        return ""
-    else:
-        why = "MLX's default here"
+    if promised or VARIABLE in os.environ:
+        return user_note()
     return (
-        f"mlx:gpu multiplies float32 as TF32 from macOS 26.2 on ({why}): the error of a product is "
-        f"8e-4, not 3e-7; {VARIABLE}=0 switches that off"
+        "mlx:gpu multiplies float32 as TF32 from macOS 26.2 on (MLX's default here): the error of "
+        f"a product is 8e-4, not 3e-7; {VARIABLE}=0 switches that off"
     )

@@ -17,7 +17,7 @@ from functools import wraps
 from importlib import metadata
 from itertools import combinations_with_replacement, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxhog.base import machine, plain_json
 from mlxhog.base.cache import user_cache_directory
@@ -49,11 +49,11 @@ class Identity:
     @property
     def file_name(self) -> str:
         """Name of the record: chip, system and MLX, spelt for a file system."""
-        return "-".join(["doctor", *map(_slug, (self.chip, self.system, self.mlx))]) + ".json"
+        parts = (re.sub(r"[^A-Za-z0-9.]+", "_", x) for x in (self.chip, self.system, self.mlx))
+        return "-".join(["doctor", *(part.strip("_").lower() for part in parts)]) + ".json"
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a feature may be used on this machine, and the reason."""
 
     ok: bool
@@ -144,11 +144,8 @@ class Verdicts:
         adds = 0
         for pair, kernel in product(pairs, PARAMETER_KERNELS):
             case = f"{' and '.join(pair)} ({kernel})"
-            rows = [
-                row
-                for row in self.record["litmus"]
-                if (sorted(row["writers"]), row["kernel"]) == (sorted(pair), kernel)
-            ]
+            every = [row for row in self.record["litmus"] if sorted(row["writers"]) == [*pair]]
+            rows = [row for row in every if row["kernel"] == kernel]
             if not rows:
                 return False, f"doctor has no result for {case} on this machine"
             for row in rows:
@@ -163,9 +160,8 @@ class Verdicts:
     @_judged
     def live_read(self, backend: str) -> tuple[bool, str]:
         """Whether workers of a backend may compute directly on the shared parameters."""
-        rows = [
-            row for row in self.record["reads"] if (row["reader"], row["kind"]) == (backend, "live")
-        ]
+        reads = self.record["reads"]
+        rows = [row for row in reads if (row["reader"], row["kind"]) == (backend, "live")]
         if not rows:
             return False, f"doctor has no live reads of {backend} on this machine"
         for row in rows:
@@ -185,9 +181,7 @@ class Verdicts:
         rows = [row for row in self.record["kernels"] if row["engine"] == engine]
         if not rows:
             return False, f"doctor ran no kernel on {engine} on this machine"
-        failed = [
-            f"{row['name']} {row['instance']}".strip() for row in rows if row["ok"] is not True
-        ]
+        failed = [f"{row['name']} {row['instance']}".strip() for row in rows if not row["ok"]]
         if failed:
             return False, f"on {engine} these differ from reference: {', '.join(failed)}"
         return True, f"{len(rows)} kernels agree with their references on {engine}"
@@ -197,7 +191,7 @@ class Verdicts:
 
         By a record, all kernels must agree with their references on that engine, and a gradient
         must take less time than with the framework's own operations. Without a record the check of
-        each worker decides (`mlxhog.backends.self_check`).
+        each worker decides (`mlxhog.backends.probes`).
         """
         if backend not in GPU_ENGINES:
             return Verdict(False, f"{backend} does not compute on a GPU")
@@ -220,14 +214,14 @@ class Verdicts:
 
 def identity() -> Identity:
     """Describe this machine and the versions in use; imports no framework."""
-    system = platform.mac_ver()[0] or platform.release()
-    return Identity(
-        chip=machine.chip_name(),
-        system=f"{machine.here().system} {system}",
-        mlxhog=_version("mlxhog"),
-        mlx=_version("mlx"),
-        torch=_version("torch"),
-    )
+    versions = {}
+    for package in ("mlxhog", "mlx", "torch"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = NONE
+    system = f"{machine.here().system} {platform.mac_ver()[0] or platform.release()}"
+    return Identity(machine.chip_name(), system, **versions)
 
 
 def load(directory: Path | None = None, here: Identity | None = None) -> Verdicts:
@@ -247,19 +241,16 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
         record = plain_json.read(path)
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}, expected {FORMAT}")
-        there = Identity(**record["identity"])
+        there = asdict(Identity(**record["identity"]))
     except FileNotFoundError:
         return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Verdicts(path, _damaged(path, error))
     for name, value in asdict(here).items():
-        if getattr(there, name) != value:
-            return Verdicts(
-                path,
-                f"the last `mlxhog doctor` ran with {name} "
-                f"{str(getattr(there, name))[:MOST_SHOWN]}, this is {value}: "
-                "run it again",
-            )
+        if there[name] != value:
+            other = str(there[name])[:MOST_SHOWN]
+            problem = f"the last `mlxhog doctor` ran with {name} {other}, this is {value}"
+            return Verdicts(path, f"{problem}: run it again")
     return Verdicts(path, None, record)
 
 
@@ -283,14 +274,3 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
 
 def _damaged(path: Path, error: Exception) -> str:
     return f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return NONE
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_").lower()

@@ -1,4 +1,4 @@
-"""Options of `mlxhog classic`, and which of them a run has.
+"""Options of `mlxhog classic`, which of them a run has, and the plan of a run.
 
     scheme       promise
     hogwild      no worker waits; `write` decides whether simultaneous increments can be lost
@@ -15,39 +15,26 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 6.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from mlxhog.config.options import option, to_flag
+from mlxhog.config.choices import holds
+from mlxhog.config.options import is_set, option, options
 from mlxhog.config.schedules import FALLING
 from mlxhog.errors import ConfigError
 
 SCHEMES = ("hogwild", "aig", "round_robin", "sync", "cyclades", "serial")
 WRITES = ("auto", "racy", "lossless", "hot-cold")
-FILE, GENERATED = "--data FILE", "generated data"
-TEXT = ("svm", "logistic", "least-squares")
-COMPLETION, CUTS = "matrix-completion", "graph-cuts"
 
-_ONLY = "mlxhog.classic.only"
+_TEXT = "problem=svm|logistic|least-squares"
+_COMPLETION = "problem=matrix-completion"
+_FILE = "data=file"
 _ITS_OWN = "the problem's"  # shown as the default of an option that is None
 
-
-def _option(
-    group: str,
-    default: object,
-    help: str,
-    only: Mapping[str, str | tuple[str, ...]] = {},
-    **how: Any,
-) -> Any:
-    """An option that exists in runs with some facts only; see `check`."""
-    field = option(default, help, group=group, **how)
-    return dataclasses.field(default=default, metadata={**field.metadata, _ONLY: only})
-
-
-_problem, _scheme, _steps = (partial(_option, group) for group in ("problem", "scheme", "steps"))
+_problem, _scheme, _steps = (
+    partial(option, group=group) for group in ("problem", "scheme", "steps")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,46 +47,46 @@ class ClassicConfig:
     test_data: str | None = _problem(
         None,
         "file of test data in the same format; the default is to hold out a part of --data",
-        {"problem": (*TEXT, COMPLETION), "data": FILE},
+        needs=f"{_TEXT}|matrix-completion & {_FILE}",
     )
     labels: str | None = _problem(
         None,
         "new label for each label in the files, such as 0=-1,1=+1",
-        {"problem": TEXT, "data": FILE},
+        needs=f"{_TEXT} & {_FILE}",
         none="unchanged",
     )
     terminals: str | None = _problem(
         None,
         "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",
-        {"problem": CUTS, "data": FILE},
+        needs=f"problem=graph-cuts & {_FILE}",
     )
     rating_range: str = _problem(
-        "1,5", "lowest and highest legal rating", {"problem": COMPLETION, "data": FILE}
+        "1,5", "lowest and highest legal rating", needs=f"{_COMPLETION} & {_FILE}"
     )
     size: int | None = _problem(
         None,
         "size of generated data: examples, ratings, or the side of a grid",
-        {"data": GENERATED},
+        needs="data=generated",
         low=2,
         none=_ITS_OWN,
     )
     lam: float | None = _problem(
-        None, "L2 weight lambda of linear models", {"problem": TEXT}, low=0, none=_ITS_OWN
+        None, "L2 weight lambda of linear models", needs=_TEXT, low=0, none=_ITS_OWN
     )
     mu: float | None = _problem(
-        None, "L2 weight mu of matrix completion", {"problem": COMPLETION}, low=0, none=_ITS_OWN
+        None, "L2 weight mu of matrix completion", needs=_COMPLETION, low=0, none=_ITS_OWN
     )
     rank: int | None = _problem(
         None,
         "columns of the factors in matrix completion",
-        {"problem": COMPLETION},
+        needs=_COMPLETION,
         low=1,
         none=_ITS_OWN,
     )
     active_rows: bool = _problem(
         False,
         "apply weight decay only in examples that violate their margin, in proportion (svm)",
-        {"problem": "svm"},
+        needs="problem=svm",
     )
     seed: int = _problem(
         0, "seed of the data, the initial values and the order of examples", low=0, high=2**32 - 1
@@ -112,21 +99,21 @@ class ClassicConfig:
         "auto",
         "how hogwild adds: racy may lose increments, lossless loses none, hot-cold keeps the most "
         "frequent coordinates private between merges; auto is the problem's recommendation",
-        {"scheme": "hogwild"},
+        needs="scheme=hogwild",
         choices=WRITES,
     )
     component_batch: int | None = _scheme(
         None,
         "cyclades: examples per conflict search; auto tries several sizes",
-        {"scheme": "cyclades"},
+        needs="scheme=cyclades",
         low=1,
         none="auto",
     )
     hot: int = _scheme(
-        8192, "hot-cold: most frequent coordinates kept private", {"write": "hot-cold"}, low=1
+        8192, "hot-cold: most frequent coordinates kept private", needs="write=hot-cold", low=1
     )
     period: int = _scheme(
-        256, "hot-cold: examples between two merges", {"write": "hot-cold"}, low=1
+        256, "hot-cold: examples between two merges", needs="write=hot-cold", low=1
     )
     epochs: int | None = _steps(
         None, "passes over the examples", low=1, high=100_000, none=_ITS_OWN
@@ -141,7 +128,7 @@ class ClassicConfig:
     beta: float | None = _steps(
         None,
         "factor on the step size after every epoch, or after every stage of backoff (0.37)",
-        {"schedule": ("geometric", "backoff")},
+        needs="schedule=geometric|backoff",
         above=0,
         high=1,
         none=_ITS_OWN,
@@ -149,7 +136,7 @@ class ClassicConfig:
     backoff_epochs: int = _steps(
         1,
         "backoff: epochs with the first step size; inverse: epochs until the step size is halved",
-        {"schedule": FALLING},
+        needs="schedule=backoff|inverse",
         low=1,
     )
     batch_size: int | None = _steps(
@@ -167,22 +154,32 @@ def check(config: ClassicConfig, **facts: str) -> None:
 
     Args:
         config: the options.
-        facts: properties of the run, such as `problem="svm"` or `write="racy"`. An option that is
-            declared for other values of one of them must have its default.
+        facts: properties of the run, such as `problem="svm"` or `write="racy"`; terms of an
+            option's `needs` about other properties are not checked.
 
     Raises:
-        ConfigError: it has not; the message names the values that the option is for.
+        ConfigError: such an option is set; the message has the term that does not hold.
     """
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default:
-            continue
-        for name, wanted in field.metadata.get(_ONLY, {}).items():
-            legal = (wanted,) if isinstance(wanted, str) else wanted
-            if name not in facts or facts[name] in legal:
-                continue
-            flag = f"{to_flag(name)} " if name in ("scheme", "write", "schedule") else ""
-            raise ConfigError(
-                f"{to_flag(field.name)} {value} is for {flag}{' or '.join(legal)}, "
-                f"not {facts[name]}; leave it out"
-            )
+    for name, spec in options(ClassicConfig).items():
+        for term in spec.needs.split(" & "):
+            fact = term.partition("=")[0]
+            if fact in facts and is_set(config, name) and not holds(term, facts):
+                raise ConfigError(
+                    f"{spec.flag} {getattr(config, name)} is for {term}, and {fact} is "
+                    f"{facts[fact]}; leave it out"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """One run that has passed every check, as the host and its workers have it."""
+
+    scheme: str  # one of `SCHEMES`
+    # the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or "sync"
+    kind: str
+    workers: int  # worker processes
+    batch: int  # examples in a step
+    epochs: int  # passes over the examples
+    gamma: Callable[[int], float]  # step size of an epoch, counted from 1
+    probe_every: int | None  # examples between two additions to the probe; None without a probe
+    config: ClassicConfig  # the options

@@ -7,8 +7,8 @@ graphs (SNAP, KONECT)                    VERTEX VERTEX [WEIGHT]
 Columns are separated by spaces, tabs, commas or `::`. Empty lines and what follows # or % are
 skipped, and so is a first line of a table without a digit. Files `.gz` and `.bz2` are unpacked.
 
-A function parses all lines at once, by NumPy, or raises a ValueError with the broken rule. Then the
-lines are parsed one by one, and the error names the first wrong one with the file and the reason.
+A function parses all lines at once, by NumPy, or raises a ValueError. Then the lines are parsed one
+by one, and the error names the first wrong one with the file and the form of a line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ MOST_BYTES = 1 << 33
 _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 _COMMENT = re.compile(r"[#%].*|(?<=\s)qid:\d+(?=\s)")
 _SPACES = str.maketrans(",;\t\r", "    ")
+_LARGEST = np.finfo(np.float32).max
 
 T = TypeVar("T")
 Float64 = NDArray[np.float64]
@@ -55,13 +55,16 @@ def held_out(data: SparseRows, seed: int) -> tuple[SparseRows, SparseRows]:
     return data.take(np.sort(order[n_test:])), data.take(np.sort(order[:n_test]))
 
 
-def _read(path: Path, form: str, parse: Callable[[Sequence[str], int], T]) -> T:
+def _read(
+    path: Path, form: str, parse: Callable[[Sequence[str], int], T], *, is_table: bool = True
+) -> T:
     """Return what `parse` makes of the lines of a text file, and of the columns of the first one.
 
     Args:
         path: the file.
-        form: of its lines, for the error; those of a table may have other separators.
-        parse: raises a ValueError if one of the lines is wrong.
+        form: of its lines, for the error.
+        parse: raises a ValueError if one of the lines has another form.
+        is_table: whether columns may have other separators than spaces, and names above them.
 
     Raises:
         DataError: the file is missing, truncated or binary, has no data, or a line is wrong.
@@ -76,43 +79,40 @@ def _read(path: Path, form: str, parse: Callable[[Sequence[str], int], T]) -> T:
     if "\0" in text:
         raise DataError(f"{path} is binary: it has a zero byte")
     texts = [_COMMENT.sub("", line) for line in text.split("\n")]
-    if form != ROW:
+    if is_table:
         texts = [line.translate(_SPACES).replace("::", " ") for line in texts]
         texts[0] = texts[0] if re.search(r"\d", texts[0]) else ""
-    numbers = [number for number, line in enumerate(texts, start=1) if line.strip()]
-    if not numbers:
+    lines = {number: line for number, line in enumerate(texts, start=1) if line.strip()}
+    if not lines:
         raise DataError(f"{path} has no data; wanted lines of {form}")
-    columns = len(texts[numbers[0] - 1].split())
+    columns = len(next(iter(lines.values())).split())
     try:
-        return parse([texts[number - 1] for number in numbers], columns)
+        return parse([*lines.values()], columns)
     except ValueError:
-        for number in numbers:
-            line = texts[number - 1]
+        for number, line in lines.items():
             try:
                 parse([line], columns)
             except ValueError as error:
-                where, reason = f"{path}:{number}: {line.strip()[:80]!r}", str(error)
-                wanted = f"; {reason}" if reason.startswith("wanted") else f"; wanted {form}"
-                raise DataError(where + wanted) from error
+                at = f"{path}:{number}: {line.strip()[:80]!r}"
+                raise DataError(f"{at}; wanted {form}") from error
         raise
 
 
-def _require(fits: NDArray[np.bool_], reason: str) -> None:
-    if not fits.all():
-        raise ValueError(f"wanted {reason}")
+def _require(*rules: NDArray[np.bool_]) -> None:
+    if not all(map(np.all, rules)):
+        raise ValueError
 
 
 def _columns(texts: Sequence[str], n: int) -> Float64:
     """The first n columns of some lines, (n, lines): finite numbers."""
     table: Float64 = np.loadtxt(texts, usecols=range(n), ndmin=2, comments=None).T
-    _require(np.isfinite(table), "finite numbers")
+    _require(np.isfinite(table))
     return table
 
 
-def _ids(column: Float64, what: str) -> Int64:
+def _ids(column: Float64) -> Int64:
     """A column of whole numbers, which float64 has exactly."""
-    whole = (column >= 0) & (column < 2**53) & (column == np.floor(column))
-    _require(whole, f"a whole number, 0 or more, for each {what}")
+    _require(column >= 0, column < 2**53, column == np.floor(column))
     return column.astype(np.int64)
 
 
@@ -125,7 +125,8 @@ def _number(word: str) -> float | None:
 
 # -- svmlight --------------------------------------------------------------------------------------
 
-ROW = "LABEL FEATURE:VALUE ..., features in ascending order"
+FORM = "{} and FEATURE:VALUE, whole numbers below 2^28, each once in ascending order, and float32"
+SIGNS = "-1 or +1 (other labels: such as --labels 0=-1,1=+1)"
 _ROW = re.compile(r"\s*[^\s:_]+(?:\s+[^\s:_]+:[^\s:_]+)+\s*")
 MOST_FEATURES = 1 << 28
 
@@ -170,8 +171,30 @@ def load_svmlight(
     Raises:
         DataError: a file or a line is malformed; the message names the line.
     """
-    parse = partial(_rows, labels=labels, signs=label_kind == "signs")
-    files = [_read(path, ROW, parse) for path in (train, test) if path]
+
+    def parse(texts: Sequence[str], _: int) -> tuple[Float64, Int64, Float64, Float64]:
+        """Labels and lengths of rows, then their features and values."""
+        if not all(map(_ROW.fullmatch, texts)):
+            raise ValueError
+        lengths = np.array([text.count(":") for text in texts], np.int64)
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            numbers = np.fromstring(" ".join(texts).replace(":", " "), sep=" ")
+        if len(numbers) != (1 + 2 * lengths).sum():  # a word is no number
+            raise ValueError
+        begins = np.cumsum(1 + 2 * lengths) - 1 - 2 * lengths
+        features, values = np.delete(numbers, begins).reshape(-1, 2).T
+        steps = np.diff(features, prepend=-1.0)
+        steps[np.cumsum(lengths) - lengths] = 1
+        _require(features >= 0, features == np.floor(features), features < MOST_FEATURES)
+        _require(steps > 0, np.abs(values) <= _LARGEST)
+        of = numbers[begins]
+        if labels is not None:
+            of = np.array([labels.get(one, np.nan) for one in of.tolist()])
+        _require(np.abs(of) == 1 if label_kind == "signs" else np.isfinite(of))
+        return of, lengths, features, values
+
+    form = FORM.format(SIGNS if label_kind == "signs" else "a number")
+    files = [_read(path, form, parse, is_table=False) for path in (train, test) if path]
     base = min(1, *(int(features.min()) for _, _, features, _ in files))
     n_features = max(int(features.max()) for _, _, features, _ in files) + 1 - base
     rows = [
@@ -186,33 +209,6 @@ def load_svmlight(
         for row_labels, lengths, features, values in files
     ]
     return rows[0], rows[1] if test is not None else None
-
-
-def _rows(
-    texts: Sequence[str], columns: int, *, labels: Mapping[float, float] | None, signs: bool
-) -> tuple[Float64, Int64, Float64, Float64]:
-    """Labels and lengths of rows, then their features and values."""
-    if not all(map(_ROW.fullmatch, texts)):
-        raise ValueError
-    lengths = np.array([text.count(":") for text in texts], np.int64)
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        numbers = np.fromstring(" ".join(texts).replace(":", " "), sep=" ")
-    if len(numbers) != (1 + 2 * lengths).sum():  # a word is no number
-        raise ValueError
-    begins = np.cumsum(1 + 2 * lengths) - 1 - 2 * lengths
-    old = numbers[begins]
-    features, values = np.delete(numbers, begins).reshape(-1, 2).T
-    whole = (features >= 0) & (features == np.floor(features)) & (features < MOST_FEATURES)
-    _require(whole, "whole numbers below 2^28 as features")
-    steps = np.diff(features, prepend=-1.0)
-    steps[np.cumsum(lengths) - lengths] = 1
-    _require(steps > 0, "features in ascending order: sort them, and sum the values of equal ones")
-    _require(np.abs(values) <= np.finfo(np.float32).max, "finite float32 values")
-    new = old if labels is None else np.array([labels.get(one, np.nan) for one in old.tolist()])
-    what = "-1 or +1" if signs else "a finite number"
-    fits = np.abs(new) == 1 if signs else np.isfinite(new)
-    _require(fits, f"{what} as label; map the labels, such as --labels 0=-1,1=+1")
-    return new, lengths, features, values
 
 
 # -- tables: ratings and graphs --------------------------------------------------------------------
@@ -236,15 +232,16 @@ def load_ratings(
             is outside its range; the message names the line.
     """
 
-    def parse(texts: Sequence[str], columns: int) -> tuple[Int64, Int64, Float64]:
+    def parse(texts: Sequence[str], _: int) -> tuple[Int64, Int64, Float64]:
         user, item, ratings = _columns(texts, 3)
-        _require(
-            (ratings >= lowest) & (ratings <= highest),
-            f"a rating in {lowest:g} .. {highest:g}; another scale is --rating-range LOW,HIGH",
-        )
-        return _ids(user, "user"), _ids(item, "item"), ratings
+        _require(ratings >= lowest, ratings <= highest)
+        return _ids(user), _ids(item), ratings
 
-    parts = [_read(path, "USER ITEM RATING", parse) for path in (train, test) if path is not None]
+    form = (
+        f"USER ITEM RATING, two whole numbers and one in {lowest:g} .. {highest:g} (another scale: "
+        "--rating-range LOW,HIGH)"
+    )
+    parts = [_read(path, form, parse) for path in (train, test) if path is not None]
     users, items, ratings = (np.concatenate(column) for column in zip(*parts, strict=True))
     user_ids, users = np.unique(users, return_inverse=True)
     item_ids, items = np.unique(items, return_inverse=True)
@@ -290,13 +287,15 @@ def load_graph(path: Path, terminals: str) -> Graph:
 
     def parse(texts: Sequence[str], columns: int) -> tuple[Int64, Int64, Float64]:
         table = _columns(texts, max(2, min(3, columns)))
-        heads, tails = _ids(table[0], "vertex"), _ids(table[1], "vertex")
+        heads, tails = _ids(table[0]), _ids(table[1])
         costs = table[2] if len(table) > 2 else np.ones(len(heads))
-        _require(heads != tails, "two vertices: leave out an edge from a vertex to itself")
-        _require((costs >= 0) & (costs <= np.finfo(np.float32).max), "a weight of 0 or more")
+        _require(heads != tails, costs >= 0, costs <= _LARGEST)
         return heads, tails, costs
 
-    heads, tails, costs = _read(path, "VERTEX VERTEX [WEIGHT]", parse)
+    form = (
+        "VERTEX VERTEX [WEIGHT], two different whole numbers, and 0 or more in every line or none"
+    )
+    heads, tails, costs = _read(path, form, parse)
     known, n = parse_terminals(terminals), len(heads)
     names, numbers = np.unique(np.concatenate([heads, tails]), return_inverse=True)
     missing = sorted(known.keys() - set(names.tolist()))
@@ -319,23 +318,20 @@ def parse_terminals(terminals: str) -> dict[int, int]:
         ConfigError: it is neither VERTEX=LABEL by commas nor a file, or has one label only.
     """
 
-    def parse(texts: Sequence[str], columns: int) -> dict[int, int]:
-        vertices, labels = (_ids(column, "vertex and label") for column in _columns(texts, 2))
+    def parse(texts: Sequence[str], _: int) -> dict[int, int]:
+        vertices, labels = map(_ids, _columns(texts, 2))
         return dict(zip(vertices.tolist(), labels.tolist(), strict=True))
 
     if Path(terminals).is_file():
-        known = _read(Path(terminals), "VERTEX LABEL", parse)
+        known = _read(Path(terminals), "VERTEX LABEL, whole numbers", parse)
     else:
         pairs = [re.fullmatch(r"\s*(\d+)\s*=\s*(\d+)\s*", one) for one in terminals.split(",")]
-        if None in pairs:
-            raise ConfigError(
-                f"--terminals is {terminals!r}; wanted VERTEX=LABEL separated by commas, such as "
-                "0=0,33=1, or a file of VERTEX LABEL lines"
-            )
         known = {int(pair[1]): int(pair[2]) for pair in pairs if pair}
+        known = {} if None in pairs else known
     if len(set(known.values())) < 2 or max(known.values()) >= MOST_LABELS:
         raise ConfigError(
-            f"--terminals has the labels {sorted(set(known.values()))[-3:]}; a cut needs two or "
-            f"more, numbered from 0, {MOST_LABELS} at most"
+            f"--terminals is {terminals!r}; wanted VERTEX=LABEL separated by commas, such as "
+            "0=0,33=1, or a file of VERTEX LABEL lines, with two or more labels, numbered from 0, "
+            f"{MOST_LABELS} at most"
         )
     return known

@@ -6,7 +6,7 @@
     all begin together; one native call per share  workers  yes: first begin to last end
     compute objective and errors in float64        host     no
 
-The step size of epoch k is lr * beta^(k - 1), or follows another schedule: `step_sizes`.
+The step size of epoch k is lr * beta^(k - 1), or follows another schedule: `step_size`.
 
 Lost updates are counted in a last round with a probe, a shared float. Workers add 1 to it in the
 way in which the scheme writes, as often as they update the busiest shared coordinate: with every
@@ -21,24 +21,23 @@ is not timed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.base import machine
-from mlxhog.classic.config import ClassicConfig, check
+from mlxhog.classic.config import ClassicConfig, RunPlan, check
 from mlxhog.classic.cyclades import ConflictFree
-from mlxhog.classic.problem import Int32, Int64, Problem
+from mlxhog.classic.problem import Int32, Int64, Problem, ProblemMemory
 from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
-from mlxhog.classic.worker import ORDER, Loop, Workers, data_views, param_views, plan_layout
+from mlxhog.classic.worker import ORDER, Workers, plan_layout, problem_memory
 from mlxhog.config import schedules
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import Observer
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 DIVERGED = 10.0
 """A run has diverged if its objective exceeds this multiple of the initial one. With a step size
@@ -66,8 +65,8 @@ def train(
         WorkerFailed: a worker died.
     """
     plan = plan_run(problem, config)
-    with _arena(problem, plan) as (arena, shapes):
-        return _Run(problem, arena, shapes, plan, observer).execute()
+    with _arena(problem, plan) as (arena, memory):
+        return _Run(problem, arena, memory, plan, observer).execute()
 
 
 def compare(
@@ -81,29 +80,15 @@ def compare(
     result is returned twice.
     """
     plan = plan_run(problem, config)
-    with _arena(problem, plan) as (arena, shapes):
-        alone = replace(plan, scheme="serial", kind="private", workers=1)
-        serial = _Run(problem, arena, shapes, alone, observer).execute()
+    with _arena(problem, plan) as (arena, memory):
+        alone = replace(plan, scheme="serial", kind="private", workers=1, probe_every=None)
+        serial = _Run(problem, arena, memory, alone, observer).execute()
         if serial.status != "done" or plan.scheme == "serial":
             return serial, serial
-        return _Run(problem, arena, shapes, plan, observer).execute(), serial
+        return _Run(problem, arena, memory, plan, observer).execute(), serial
 
 
 # -- before a run ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """The settings of one run, fixed before it begins."""
-
-    scheme: str  # one of `SCHEMES`
-    # the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or "sync"
-    kind: str
-    workers: int  # worker processes
-    batch: int  # examples in a step
-    epochs: int  # passes over the examples
-    gamma: Callable[[int], float]  # step size of an epoch, counted from 1
-    config: ClassicConfig  # the options
 
 
 def plan_run(problem: Problem, config: ClassicConfig) -> RunPlan:
@@ -133,40 +118,58 @@ def plan_run(problem: Problem, config: ClassicConfig) -> RunPlan:
     ):  # fmt: skip
         if wrong:
             raise ConfigError(message)
+    private = config.hot if write == "hot-cold" else 0
+    can_lose = workers > 1 and scheme != "cyclades"
     return RunPlan(
         scheme=scheme,
         kind="private" if scheme in ("serial", "cyclades") else write.replace("-", "_"),
         workers=workers,
         batch=batch,
         epochs=config.epochs or defaults.epochs,
-        gamma=step_sizes(config, defaults.lr, defaults.beta),
+        gamma=partial(step_size, config, defaults.lr, defaults.beta),
+        probe_every=probe_interval(problem.supports(), private) if can_lose else None,
         config=config,
     )
 
 
-def step_sizes(config: ClassicConfig, lr: float, beta: float) -> Callable[[int], float]:
+def step_size(config: ClassicConfig, lr: float, beta: float, epoch: int) -> float:
     """The step size of an epoch, counted from 1; `lr` and `beta` are the problem's defaults."""
     lr, n = config.lr or lr, config.backoff_epochs
     if config.schedule == "geometric":
-        factor = config.beta or beta
-        return lambda epoch: lr * factor ** (epoch - 1)
+        return lr * (config.beta or beta) ** (epoch - 1)
     schedule: schedules.Schedule = schedules.Inverse(steps=n)
     if config.schedule == "backoff":
         schedule = schedules.Backoff(steps=n, beta=config.beta or schedules.BETA)
-    return lambda epoch: schedule.at(lr, 0.0, epoch - 1)
+    return schedule.at(lr, 0.0, epoch - 1)
+
+
+def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
+    """Examples of a worker between two additions to the probe.
+
+    Args:
+        supports: the problem's hypergraph.
+        private: n; the first n coordinates are not shared.
+
+    Returns:
+        At least 1; None if no example touches a shared coordinate.
+    """
+    indptr, indices, n = supports
+    degrees = np.bincount(indices, minlength=n)[private:]
+    examples, most = len(indptr) - 1, int(degrees.max(initial=0))
+    return max(1, round(examples / max(most, LEAST_PROBE_UPDATES))) if most else None
 
 
 @contextmanager
-def _arena(problem: Problem, plan: RunPlan) -> Iterator[tuple[Arena, Shapes]]:
-    """An arena with the data of a problem, and their shapes."""
+def _arena(problem: Problem, plan: RunPlan) -> Iterator[tuple[Arena, ProblemMemory]]:
+    """An arena with the data of a problem."""
     initial, data = problem.initial(plan.config.seed), problem.data()
     layout = plan_layout(initial, data, problem.n_examples, plan.workers)
     with Arena.create(layout, write="racy" if plan.kind == "racy" else "lossless") as arena:
-        shapes = {name: values.shape for name, values in data.items()}
-        for name, view in data_views(arena, shapes).items():
+        memory = problem_memory(arena, {name: values.shape for name, values in data.items()})
+        for name, view in memory.data.items():
             np.copyto(view, data[name])
         del initial, data
-        yield arena, shapes
+        yield arena, memory
 
 
 def epoch_order(n: int, seed: int, epoch: int, sampling: str) -> Int32:
@@ -201,34 +204,25 @@ class _Run:
         self,
         problem: Problem,
         arena: Arena,
-        shapes: Shapes,
+        memory: ProblemMemory,
         plan: RunPlan,
         observer: Observer[ClassicProgress],
     ) -> None:
-        self.problem, self.arena, self.plan, self.observer = problem, arena, plan, observer
-        self.n = problem.n_examples
+        self.problem, self.plan, self.observer = problem, plan, observer
+        self.n, self.params = problem.n_examples, memory.params
+        self.order, self.probe = arena.segment(ORDER), arena.probe[:1]
         self.progress = ClassicProgress(scheme=plan.scheme, epochs=plan.epochs, examples=self.n)
-        self.params, self.order = param_views(arena), arena.segment(ORDER)
         for name, values in problem.initial(plan.config.seed).items():
             np.copyto(self.params[name], values)
         self.initial = problem.measures(self.params)
         self.epochs: list[Epoch] = []
-        self.probe_every: int | None = None  # None: no update can be lost
         self.conflict_free: ConflictFree | None = None
         if plan.workers > 1 and plan.scheme == "cyclades":
             batch = plan.config.component_batch
             self.conflict_free = ConflictFree(problem.supports(), plan.workers, batch, self._tell)
-        elif plan.workers > 1:
-            private = plan.config.hot if plan.kind == "hot_cold" else 0
-            self.probe_every = probe_interval(problem.supports(), private)
         self.lost_updates = self.probe_updates = 0
-        options = {
-            "hot": min(plan.config.hot, sum(values.size for values in self.params.values())),
-            "period": plan.config.period,
-            "probe_every": self.probe_every or 1,
-        }
-        loop = Loop(plan.kind, plan.batch, options)
-        self.workers = Workers(arena, plan.workers, problem.kernel, shapes, loop, self._show)
+        shapes = {name: values.shape for name, values in memory.data.items()}
+        self.workers = Workers(arena, problem.kernel, shapes, plan, self._show)
 
     def execute(self) -> ClassicResult:
         """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
@@ -236,20 +230,19 @@ class _Run:
         Raises:
             WorkerFailed: a worker died.
         """
-        status, advice, start_s = "done", "", 0.0
+        status, advice, start_s, plan = "done", "", 0.0, self.plan
         try:
             self.observer(self.progress)
             start_s = self.workers.start()
             advice = self._run_epochs()
             if advice:
                 status = "diverged"
-            elif self.probe_every is not None:
-                self._count_lost_updates(self.probe_every)
+            elif plan.probe_every is not None:
+                self._count_lost_updates(plan.probe_every)
         except KeyboardInterrupt:
             status = "interrupted"
         finally:
             self.workers.stop()
-        plan = self.plan
         return ClassicResult(
             problem=self.problem.name,
             scheme=plan.scheme,
@@ -292,12 +285,11 @@ class _Run:
     def _count_lost_updates(self, every: int) -> None:
         """Run the last round, which adds to the probe and does not change the parameters."""
         before = {name: values.copy() for name, values in self.params.items()}
-        probe, count = self.arena.probe[:1], min(self.n, MOST_PROBE_EXAMPLES)
-        probe[0] = np.float32(0.0)
-        parts = split_range(count, self.plan.workers)
+        self.probe[0] = np.float32(0.0)
+        parts = split_range(min(self.n, MOST_PROBE_EXAMPLES), self.plan.workers)
         self.workers.do(parts, 0.0, probe=True)
         self.probe_updates = sum(examples // every for _, examples in parts)
-        self.lost_updates = self.probe_updates - int(probe[0])
+        self.lost_updates = self.probe_updates - int(self.probe[0])
         for name, values in before.items():
             self.params[name][:] = values
 
@@ -306,19 +298,3 @@ class _Run:
 
     def _tell(self, message: str) -> None:
         self.observer(replace(self.progress, message=message))
-
-
-def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
-    """Examples of a worker between two additions to the probe.
-
-    Args:
-        supports: the problem's hypergraph.
-        private: n; the first n coordinates are not shared.
-
-    Returns:
-        At least 1; None if no example touches a shared coordinate.
-    """
-    indptr, indices, n = supports
-    degrees = np.bincount(indices, minlength=n)[private:]
-    examples, most = len(indptr) - 1, int(degrees.max(initial=0))
-    return max(1, round(examples / max(most, LEAST_PROBE_UPDATES))) if most else None

@@ -30,6 +30,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.worker_pool import WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
 from mlxhog.base.processes import FAULTS, end_by, in_one_line
+from mlxhog.classic.config import RunPlan
 from mlxhog.classic.problem import Float32, Kernel, ProblemMemory
 from mlxhog.errors import WorkerFailed
 from mlxhog.models.spec import ParamSpec
@@ -39,6 +40,8 @@ _DATA = "data."
 BEGIN_NS = 200_000  # from the host's sending until the workers begin
 POLL_S = 0.01
 STOP_S = 5.0
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 # -- the arena -------------------------------------------------------------------------------------
 
@@ -60,45 +63,17 @@ def plan_layout(
     )
 
 
-def param_views(arena: Arena) -> dict[str, Float32]:
-    """The shared parameters by name."""
-    return {
-        name: arena.params[at.offset : at.offset + at.size].reshape(at.shape)
-        for name, at in arena.layout.slots.items()
-    }
-
-
-def data_views(arena: Arena, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
-    """The training data by name, as arrays of these shapes."""
-    return {name: arena.segment(_DATA + name).reshape(shape) for name, shape in shapes.items()}
-
-
-def problem_memory(arena: Arena, shapes: Mapping[str, tuple[int, ...]]) -> ProblemMemory:
-    """A native problem's views of the arena; the data, of these shapes, are read-only."""
-    data = data_views(arena, shapes)
-    for view in data.values():
-        view.flags.writeable = False
-    words = {name: at.row_word0 for name, at in arena.layout.slots.items()}
+def problem_memory(arena: Arena, shapes: Shapes) -> ProblemMemory:
+    """The parameters of an arena, and its training data as arrays of these shapes, by name."""
+    slots = arena.layout.slots.items()
     return ProblemMemory(
-        param_views(arena), data, {name: word for name, word in words.items() if word is not None}
+        {n: arena.params[at.offset : at.offset + at.size].reshape(at.shape) for n, at in slots},
+        {n: arena.segment(_DATA + n).reshape(shape) for n, shape in shapes.items()},
+        {n: at.row_word0 for n, at in slots if at.row_word0 is not None},
     )
 
 
-def _touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
-    """Read a byte of every page, so that the page faults do not fall into an epoch."""
-    for array in arrays:
-        array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
-
-
 # -- one worker ------------------------------------------------------------------------------------
-
-
-class Loop(NamedTuple):
-    """The native loop of all workers of a run, a `_native.ClassicScheme` with its options."""
-
-    kind: str
-    batch: int  # examples in a step
-    options: Mapping[str, Any]
 
 
 class Totals(NamedTuple):
@@ -125,28 +100,33 @@ def _work(
     pipe: Connection,
     handle: ArenaHandle,
     rank: int,
-    workers: int,
     core: int | None,
     kernel: Kernel,
-    shapes: Mapping[str, tuple[int, ...]],
-    loop: Loop,
+    shapes: Shapes,
+    run: RunPlan,
 ) -> None:
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     arena = Arena.from_handle(handle)
     memory, order = problem_memory(arena, shapes), arena.segment(ORDER)
-    _touch_pages([*memory.params.values(), *memory.data.values(), order])
+    for view in memory.data.values():
+        view.flags.writeable = False
+    for array in (*memory.params.values(), *memory.data.values(), order):
+        # Read a byte of every page, so that the page faults do not fall into an epoch.
+        array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
     problem = kernel(memory)
     plain, probing = (
         _native.ClassicScheme(
-            loop.kind,
+            run.kind,
             arena.segment(WORDS),
-            None if loop.kind == "private" else arena.locks(rank + 1),
+            None if run.kind == "private" else arena.locks(rank + 1),
             0,  # with several parameters, the problem adds the first lock word of each
             rank,
-            workers,
+            run.workers,
+            hot=min(run.config.hot, sum(values.size for values in memory.params.values())),
+            period=run.config.period,
             probe=probe,
-            **loop.options,
+            probe_every=run.probe_every or 1,
         )
         for probe in (None, arena.probe[:1])
     )
@@ -157,7 +137,7 @@ def _work(
         while (begin_ns := monotonic_ns()) < at_ns:
             pass
         examples = order[start : start + count]
-        problem.run(probing if probe else plain, examples, gamma, loop.batch)
+        problem.run(probing if probe else plain, examples, gamma, run.batch)
         pipe.send((begin_ns, monotonic_ns()))
     arena.workers.entry(rank + 1).state = State.FINISHED
 
@@ -166,32 +146,32 @@ def _work(
 
 
 class Workers:
-    """The workers of one run. Used by one thread."""
+    """The workers of one run, which `start` spawns. Used by one thread.
+
+    Args:
+        arena: an arena planned by `plan_layout`, filled.
+        kernel: builds the native problem.
+        shapes: shapes of the data, by name.
+        run: the plan; each worker is pinned to a core of its own if there are enough.
+        show: called many times a second with the number of examples done so far.
+    """
 
     def __init__(
         self,
         arena: Arena,
-        count: int,
         kernel: Kernel,
-        shapes: Mapping[str, tuple[int, ...]],
-        loop: Loop,
+        shapes: Shapes,
+        run: RunPlan,
         show: Callable[[int], None],
     ) -> None:
-        """Prepare everything; nothing is spawned yet.
-
-        Args:
-            arena: an arena planned by `plan_layout`, filled.
-            count: number of workers; each is pinned to a core of its own if there are enough.
-            kernel: builds the native problem.
-            shapes: shapes of the data, by name.
-            loop: the native loop.
-            show: called many times a second with the number of examples done so far.
-        """
-        self._arena, self._count, self._show = arena, count, show
-        self._job = kernel, shapes, loop
-        self._board = _native.ClassicBoard(arena.segment(WORDS), count)
+        self._arena, self._count, self._show = arena, run.workers, show
+        self._job = kernel, shapes, run
+        self._board = _native.ClassicBoard(arena.segment(WORDS), run.workers)
         self._pool = WorkerPool()
-        self._base = sum(map(self._board.examples, range(count)))  # of an earlier run in this arena
+        self._before = self._done()  # by an earlier run in this arena
+
+    def _done(self) -> int:
+        return sum(map(self._board.examples, range(self._count)))
 
     def start(self) -> float:
         """Start all workers; returns the seconds until all have mapped the arena.
@@ -204,11 +184,11 @@ class Workers:
         cores: list[int] = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
         for rank in range(self._count):
             core = cores[rank] if len(cores) >= self._count else None
-            job = (self._arena.handle(), rank, self._count, core, *self._job)
-            name, arena, slot = f"mlxhog-classic-{rank}", self._arena, rank + 1
+            job, slot = (self._arena.handle(), rank, core, *self._job), rank + 1
             self._pool[slot] = WorkerProcess(
-                main, job, name=name, threads=1, pipe=True, arena=arena, slots=(slot,)
-            )
+                main, job, name=f"mlxhog-classic-{rank}", threads=1, pipe=True, arena=self._arena,
+                slots=(slot,),
+            )  # fmt: skip
         self._answers(range(self._count))
         return (monotonic_ns() - began_ns) / 1e9
 
@@ -248,7 +228,7 @@ class Workers:
             for pipe in wait(list(rank_of), POLL_S):  # of all: a worker without a share may die
                 answers.append(self._answer(rank_of[pipe]))
                 waiting.discard(rank_of[pipe])
-            self._show(sum(map(self._board.examples, range(self._count))) - self._base)
+            self._show(self._done() - self._before)
         return answers
 
     def _answer(self, rank: int) -> tuple[int, int]:

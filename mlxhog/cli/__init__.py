@@ -1,6 +1,6 @@
 """The command line: find the command, run it, turn errors into messages and exit codes.
 
-Dispatch looks at the first word before it builds a parser, so a command imports only its own
+Dispatch looks at the first words before it builds a parser, so a command imports only its own
 modules, and a mistyped one is reported before a framework is loaded.
 """
 
@@ -62,7 +62,7 @@ GROUPS = {
 }
 """Title -> its commands, each with a line of help."""
 
-COMMANDS = {name: what for group in GROUPS.values() for name, what in group.items()}
+COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 
 HELP = """\
 mlxhog: train a small xLSTM language model on your own text, and talk to it while it learns
@@ -83,14 +83,6 @@ examples:
 exit codes: 0 done, 1 a check failed or workers died too often, 2 wrong input, 3 a package or
 resource is missing or the last checkpoint was not saved, 4 diverged, 130 interrupted"""
 
-ELSEWHERE = {
-    "chat": "generate", "delete": "runs rm", "evaluate": "eval", "export": "convert",
-    "fine-tune": "train --init-from RUN", "finetune": "train --init-from RUN",
-    "list": "runs", "ls": "runs", "presets": "models", "resume": "train --resume RUN",
-    "rm": "runs rm", "sample": "generate",
-}  # fmt: skip
-"""Frequent wrong command -> the right one."""
-
 PLACES = {
     **{name: f"requests.{name}" for name in ("join", "leave", "stop")},
     "advise": "analyze.advise", "board": "watch.board", "plot": "report.plot", "show": "runs.show",
@@ -100,9 +92,9 @@ PLACES = {
 
 READ_ONLY = (
     "help", "models", "options", "runs", "show", "watch", "analyze", "simulate", "completion",
-    "-V", "--version",
+    "mad show", "mad board", "-V", "--version",
 )  # fmt: skip
-"""Commands that change nothing."""
+"""Commands that change nothing, so a closed pipe is no error."""
 
 LACKS, INTERRUPTED = 3, 130
 _HELP = ("-h", "--help", "help")
@@ -116,7 +108,9 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
         has_output: whether standard output was open when this process began.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    only_tells = _only_tells(words)
+    only_tells = words in ([], ["classic"], ["mad"]) or not {
+        *words, " ".join(words[:2]), words[0] * (words[:2] != ["runs", "rm"])
+    }.isdisjoint((*READ_ONLY, "-h", "--help-all", "--dry-run"))  # fmt: skip
     ends = only_tells or words[0] == "generate"
     if ends and not has_output:
         print("the output cannot be written: standard output is closed", file=sys.stderr)
@@ -129,7 +123,7 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
         with suppress(OutputLost):  # `failure` says why
             try:
                 with printable_output():
-                    code = _answered(words)
+                    code = _answer(words)
             finally:  # --help ends with SystemExit
                 out.flush()
         if out.failure is None or (only_tells and isinstance(out.failure, BrokenPipeError)):
@@ -138,18 +132,7 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
         return code or LACKS
 
 
-def _only_tells(words: Sequence[str]) -> bool:
-    """Whether a command only prints, so that a closed pipe is not an error."""
-    return (
-        words in (["classic"], ["mad"])
-        or not words
-        or (words[0] in READ_ONLY and words[:2] != ["runs", "rm"])
-        or words[:2] in (["mad", "show"], ["mad", "board"])
-        or not {"-h", "--help", "--help-all", "--dry-run"}.isdisjoint(words)
-    )
-
-
-def _answered(words: list[str]) -> int:
+def _answer(words: list[str]) -> int:
     """Run the command that the words name, and return its exit code."""
     from mlxhog.cli import mad
 
@@ -157,7 +140,7 @@ def _answered(words: list[str]) -> int:
         words = [*words[1:], "--help"]
     if not words or words[0] in _HELP:
         return _print_help(HELP, GROUPS)
-    of_mad = {name: what for name, (_, what) in mad.COMMANDS.items()}
+    of_mad = {name: about for name, (_, about) in mad.COMMANDS.items()}
     if words[0] == "mad" and (not words[1:] or words[1] in _HELP):
         return _print_help(mad.HELP, {"commands": of_mad})
     if words[0] in ("-V", "--version"):
@@ -165,20 +148,31 @@ def _answered(words: list[str]) -> int:
 
         print(f"mlxhog {version('mlxhog')}")
         return 0
-    word, known = (words[1], of_mad) if words[0] == "mad" else (words[0], COMMANDS)
-    if word in known:
-        return _run(words)
-    ours = ELSEWHERE.get(word.lower()) if known is COMMANDS else None
-    hint = did_you_mean(word, [*known, "--help", "--version"]) or "; mlxhog help lists them"
-    hint = f"; did you mean {ours!r}?" if ours else hint
-    print(f"no command {' '.join(words[: 1 + (known is of_mad)])!r}{hint}", file=sys.stderr)
-    return 2
+    known, depth = (of_mad, 2) if words[0] == "mad" else (COMMANDS, 1)
+    if words[depth - 1] not in known:
+        hint = did_you_mean(words[depth - 1], [*known, "--help", "--version"])
+        hint = hint or "; mlxhog help lists them"
+        print(f"no command {' '.join(words[:depth])!r}{hint}", file=sys.stderr)
+        return 2
+    # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
+    # operators: beside other programs, prompts take ten times longer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        os.getcwd()
+        command, rest = find(words)
+        return command(rest)
+    except (Exception, KeyboardInterrupt) as error:
+        if (explained := _explained(words[0], error)) is None:
+            raise
+    message, code = explained
+    print(message, file=sys.stderr)
+    return code
 
 
 def _print_help(text: str, groups: Mapping[str, Mapping[str, str]]) -> int:
     width = max(len(name) for group in groups.values() for name in group)
     listed = (
-        "\n".join([f"{title}:", *(f"  {name:{width}}  {what}" for name, what in group.items())])
+        "\n".join([f"{title}:", *(f"  {name:{width}}  {about}" for name, about in group.items())])
         for title, group in groups.items()
     )
     print(text.format(commands="\n\n".join(listed)))
@@ -213,26 +207,6 @@ def find(words: Sequence[str]) -> "tuple[Command, Sequence[str]]":
     return command, words[length:]
 
 
-# -- errors ----------------------------------------------------------------------------------------
-
-
-def _run(words: list[str]) -> int:
-    """Run a command; turn its errors into messages and exit codes."""
-    # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
-    # operators: beside other programs, prompts take ten times longer.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        os.getcwd()
-        command, arguments = find(words)
-        return command(arguments)
-    except (Exception, KeyboardInterrupt) as error:
-        if (explained := _explained(words[0], error)) is None:
-            raise
-    message, code = explained
-    print(message, file=sys.stderr)
-    return code
-
-
 def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
     """Return the message and the exit code of an error; None if it is a fault of the program."""
     match error:
@@ -244,14 +218,12 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
             return f"the memory is used up: {error}; ask for smaller sizes", LACKS
         case OSError():
             return _of_system(error)
-        case ModuleNotFoundError() if package := _package(str(error.name)):
-            install = f"python -m pip install {package}"
-            return (
-                f"mlxhog {command} needs {error.name}, which is not installed; install it: "
-                f"{install}"
-            ), LACKS
         case ModuleNotFoundError():
-            return None  # a damaged package, or one that another package lacks
+            package = _package(str(error.name))
+            return package and (
+                f"mlxhog {command} needs {error.name}, which is not installed; install it: "
+                f"python -m pip install {package}", LACKS
+            )  # fmt: skip
         case ImportError() if (error.path or "").endswith((".so", ".dylib")):
             return (
                 f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "
@@ -275,16 +247,20 @@ def _package(module: str) -> str | None:
 
 def _of_system(error: OSError) -> tuple[str, int] | None:
     """Return the message and the exit code of an error of the system; None if it is a fault."""
-    name = None if error.filename is None else str(error.filename)
-    number, reason = error.errno, error.strerror
-    if number == errno.ENOENT and not _has_folder():
+    try:
+        os.getcwd()
+    except OSError as lost:
         return (
-            f"the current folder cannot be used ({reason}); was it deleted or moved? change to "
-            "another one: cd ~"
+            f"the current folder cannot be used ({lost.strerror}); was it deleted or moved? change "
+            "to another one: cd ~"
         ), 2
-    if number in (errno.EACCES, errno.ENAMETOOLONG, errno.EPERM) and name is not None:
+    number = error.errno
+    if number in (errno.EACCES, errno.ENAMETOOLONG, errno.EPERM) and error.filename is not None:
+        name = str(error.filename)
         shown = name if len(name) < 200 else f"{name[:40]}..."
-        return f"cannot use {shown!r}: {reason}; name another path, or make it usable for you", 2
+        return (
+            f"cannot use {shown!r}: {error.strerror}; name another path, or make it usable for you"
+        ), 2
     if number in (errno.EMFILE, errno.ENFILE):
         from mlxhog.base.processes import descriptors_text
 
@@ -294,10 +270,3 @@ def _of_system(error: OSError) -> tuple[str, int] | None:
 
         return f"a file cannot be written: {explained(error)}", LACKS
     return None
-
-
-def _has_folder() -> bool:
-    """Whether the current folder exists."""
-    with suppress(OSError):
-        return bool(os.getcwd())
-    return False

@@ -128,10 +128,7 @@ def _flags_of(letter: str, text: str) -> Layer:
         (parsed,) = flags.parse(shlex.split(text))
     except ValueError as error:
         raise ConfigError(f"--{letter} {text!r}: {error}") from error
-    problems = list(parsed.problems)
-    if problems and len(text.split()) == 1 and text in flags.by_flag:
-        problems = [f'no value; quotes go around all flags of a side: --{letter} "{text} VALUE"']
-    problems += [
+    problems = parsed.problems + [
         f"{origin} is not for one side of a comparison; give --seed, --out, --plugin and the same "
         "budget for both outside the quotes, and leave out the others"
         for name, (_, origin) in parsed.values.items()
@@ -139,9 +136,7 @@ def _flags_of(letter: str, text: str) -> Layer:
     ]
     if problems:
         raise ConfigError("\n".join(f"--{letter} {text!r}: {problem}" for problem in problems))
-    return {
-        name: (value, f"--{letter} {origin}") for name, (value, origin) in parsed.values.items()
-    }
+    return {name: (one, f"--{letter} {flag}") for name, (one, flag) in parsed.values.items()}
 
 
 def _budgets() -> dict[str, object]:
@@ -162,52 +157,47 @@ def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> Si
     from mlxhog.theory.pairs import Side
     from mlxhog.theory.target import not_found, options_of
 
-    known = ("defaults", Layer()) if subject is None else options_of(subject)
-    if known is None:
-        subject = str(subject)
+    title, values = "defaults", Layer()
+    if subject is not None and (known := options_of(subject)) is not None:
+        title, values = known
+    elif subject is not None:
         try:
             run = runs.find(subject, root)
         except RunError as error:
             raise not_found(subject, root, error) from error
-        values = read_stored(run.config_path)
+        title, values = run.name, read_stored(run.config_path)
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
-        known = run.name, values
-    config = train_config([known[1], *overrides])
+    config = train_config([values, *overrides])
     for name in ("resume", "follow"):
         if getattr(config, name) is not None:
             raise ConfigError(
                 f"{subject}: {name}: both sides begin anew, on the same text; take it out of the "
                 "file"
             )
-    return Side(known[0], config)
+    return Side(title, config)
 
 
 def _with_budget(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
     """Return the options with the budget of both sides.
 
     Raises:
-        ConfigError: there are two budgets, or the sides have different budgets, or one in passes.
+        ConfigError: the sides have different budgets, several, or one in passes.
     """
     units = ("time", "tokens", "steps")
-    budgets = [f"--{one}" for one in units if getattr(config, one) is not None]
-    if len(budgets) > 1:
-        raise ConfigError(
-            f"{' and '.join(budgets)} are {len(budgets)} budgets; choose one for both sides"
-        )
-    if budgets:
+    if any(getattr(config, one) is not None for one in units):
         return config
-    chosen = [
+    a, b = (
         {name: x for name, usual in _budgets().items() if (x := getattr(one.config, name)) != usual}
         for one in sides
-    ]
-    if chosen[0] != chosen[1] or len(chosen[0]) != 1 or not chosen[0].keys() <= {*units}:
-        a, b = (" and ".join(f"{name} {x}" for name, x in one.items()) for one in chosen)
+    )
+    if a != b or len(a) != 1 or not a.keys() <= {*units}:
+        of_a, of_b = (" and ".join(f"{name} {x}" for name, x in one.items()) for one in (a, b))
         raise ConfigError(
-            f"A has a budget of {a or 'nothing'}, B of {b or 'nothing'}; a comparison needs equal "
-            "time, tokens or steps: set --time, --tokens or --steps for both"
+            f"A has a budget of {of_a or 'nothing'}, B of {of_b or 'nothing'}; a comparison needs "
+            "equal time, tokens or steps: set --time, --tokens or --steps for both"
         )
-    return replace(config, **chosen[0])
+    return replace(config, **a)
 
 
 # -- the answer ------------------------------------------------------------------------------------
@@ -216,15 +206,14 @@ def _with_budget(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
 def _answer(outcome: PairedResult) -> str:
     """Return the verdict in one line."""
     low, high, sign = outcome.low, outcome.high, outcome.sign
-    after = f"{outcome.pairs} of {outcome.planned} pairs"
+    after = f"after {outcome.pairs} of {outcome.planned} pairs"
     if sign:
-        ends = sorted((sign * low, sign * high))
-        return (
-            f"{'A' if sign > 0 else 'B'} is better by {abs(outcome.mean):.4f} bits per byte "
-            f"({ends[0]:.4f} to {ends[1]:.4f}), after {after}"
-        )
+        low, high = sorted((sign * low, sign * high))
+        name = "A" if sign > 0 else "B"
+        by = f"{abs(outcome.mean):.4f} bits per byte ({low:.4f} to {high:.4f})"
+        return f"{name} is better by {by}, {after}"
     if low == high == 0:
-        return f"{UNTOLD}: A and B ended equal in every pair, after {after}"
+        return f"{UNTOLD}: A and B ended equal in every pair, {after}"
     return f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), {after}"
 
 

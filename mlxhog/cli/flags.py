@@ -85,6 +85,11 @@ class Part:
     default: str | None = None
     merged: bool = False
 
+    @property
+    def names(self) -> Collection[str]:
+        """Names of its options."""
+        return options(self.cls) if self.only is None else self.only
+
 
 @dataclass(frozen=True)
 class Written:
@@ -99,22 +104,12 @@ class Written:
     problems: list[str] = field(default_factory=list)
 
     def read(self, cls: type[C]) -> C:
-        """Return them as the dataclass.
-
-        Raises:
-            ConfigError: every problem of them, and of the command line.
-        """
+        """Return them as the dataclass; a ConfigError has every problem."""
         return resolve(cls, [self.values], self.problems)
 
 
 class Declared(NamedTuple):
-    """An option of a command.
-
-    Attributes:
-        spec: the option.
-        owners: the choices whose number it is.
-        part: the part that it belongs to.
-    """
+    """An option of a command, the choices whose number it is, and its part."""
 
     spec: Option
     owners: Sequence[type[Choice]]
@@ -162,10 +157,9 @@ class Flags:
         for part in parts:
             for spec, owners in _with_numbers(options(part.cls).values()):
                 place = spec.argument or spec.flag
-                if place in self.by_flag or not (part.only is None or spec.name in part.only):
-                    continue
-                self.declared[place] = Declared(spec, owners, part)
-                self.by_flag |= dict.fromkeys(spec.flags, spec)
+                if place not in self.by_flag and (part.only is None or spec.name in part.only):
+                    self.declared[place] = Declared(spec, owners, part)
+                    self.by_flag |= dict.fromkeys(spec.flags, spec)
         self._words = [spec for spec in self.specs() if spec.argument]
 
     def specs(self) -> list[Option]:
@@ -187,17 +181,21 @@ class Flags:
         files = values.get("plugin", ([],))[0]  # of train's own option a text, loaded with it
         for file in files if isinstance(files, list) else []:
             plugins.load(file)
-        problems = [*map(self._no_flag, unknown), *problems]
+        known = ["--help", *["--help-all"] * bool(self._main), *self.by_flag]
+        problems[:0] = [
+            f"no flag {flag!r}{_of_own_choice(flag) or suggestion(flag, known) or self._otherwise}"
+            for flag in unknown
+        ]
         problems += [
             f"{values[spec.name][1]} and {values[other][1]} are both given; keep one"
             for spec in self.specs()
             for other in spec.excludes
             if spec.name in values and other in values
         ]
-        own = {name for part in self.parts if not part.merged for name in _names(part)}
-        configs, wrong = list[Any](), list(problems)
+        own = {name for part in self.parts if not part.merged for name in part.names}
+        configs, wrong = list[Any](), list[str]()
         for part in self.parts:
-            names = values.keys() if part.merged and part.only is None else _names(part)
+            names = values.keys() if part.merged and part.only is None else part.names
             names = {*names} - own if part.merged else names
             layer = {name: value for name, value in values.items() if name in names}
             try:
@@ -206,17 +204,9 @@ class Flags:
                 )
             except ConfigError as error:
                 wrong.append(str(error))
-        takes_problems = any(part.merged for part in self.parts)
-        if len(wrong) > len(problems) or (wrong and not takes_problems):
-            raise ConfigError("\n".join(wrong))
+        if wrong or (problems and not any(part.merged for part in self.parts)):
+            raise ConfigError("\n".join([*problems, *wrong]))
         return configs
-
-    def _no_flag(self, flag: str) -> str:
-        """Say that there is no such flag, and which one may be meant."""
-        known = ["--help", *["--help-all"] * bool(self._main), *self.by_flag]
-        return (
-            f"no flag {flag!r}{_of_own_choice(flag) or suggestion(flag, known) or self._otherwise}"
-        )
 
     def _read(self, words: deque[str]) -> tuple[Layer, list[str], list[str]]:
         """Return the values of a command line, its unknown flags, and its other problems.
@@ -225,37 +215,52 @@ class Flags:
             ConfigError: a word or a flag is missing that it must have.
         """
         values, unknown, problems = Layer(), list[str](), list[str]()
-        own: list[tuple[str, bool]] = []  # words without a flag; whether an unknown flag precedes
-        is_after_unknown = False
+        rest = [spec for spec in self._words if spec.argument.startswith("[--")]
+        places = deque(spec for spec in self._words if spec not in rest)
+        is_ended, follows_wrong = False, False
         while words:
             word = words.popleft()
             flag, equals, text = word.partition("=")
             if word[:2] in self.by_flag and word[1] != "-":  # -c FILE, -cFILE or -c=FILE
                 flag, equals, text = word[:2], word[2:], word[2:].removeprefix("=")
-            if word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
+            if is_ended or not _is_flag(word):
+                if places:
+                    spec = places[0] if places[0].many else places.popleft()
+                    self._add(values, spec, [word], _metavar(spec), problems)
+                elif f"--{word}" in self.by_flag:
+                    problems.append(f"unexpected argument {word!r}; did you mean '--{word}'?")
+                elif not follows_wrong:
+                    problems.append(f"unexpected argument {word!r}{self._place_of(word)}")
+                follows_wrong = f"--{word}" in self.by_flag
+            elif word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
                 print(self._help(everything=word == "--help-all" or not self._main), end="")
                 raise SystemExit(0)
-            if word == "--":
-                rest = [spec.name for spec in self._words if spec.argument.startswith("[--")]
-                values |= {name: ([*words], "--") for name in rest if words}
-                own += [(one, False) for one in words if not rest]
-                break
-            if not _is_flag(word):
-                own.append((word, is_after_unknown))
-            elif (spec := self.by_flag.get(flag)) is None:
+            elif word == "--":
+                is_ended = not rest
+                if rest and words:
+                    values[rest[0].name] = ([*words], "--")
+                    words.clear()
+            elif flag not in self.by_flag:
                 unknown.append(flag)
-            elif texts := [text] if equals else self._value(spec, words):
-                self._add(values, spec, texts, flag, problems)
+                follows_wrong = not equals
             else:
-                problems.append(f"{flag}: expected one argument: {spec.help}")
-            is_after_unknown = _is_flag(word) and flag not in self.by_flag and not equals
-        for spec in self._words:
-            taken = own if spec.many else own[:1]
-            if taken and not spec.argument.startswith("[--"):
-                self._add(values, spec, [one for one, _ in taken], _metavar(spec), problems)
-                own = own[len(taken) :]
-        self._check_missing(values)
-        return values, unknown, [*problems, *self._unexpected(own)]
+                spec = self.by_flag[flag]
+                if texts := [text] if equals else self._value(spec, words):
+                    self._add(values, spec, texts, flag, problems)
+                else:
+                    problems.append(f"{flag}: expected one argument: {spec.help}")
+                follows_wrong = False
+        missing = {
+            _metavar(spec) if spec.argument else spec.flag: spec.help
+            for spec in self.specs()
+            if (spec.required or spec.argument[:1] not in ("", "[")) and spec.name not in values
+        }
+        if missing:
+            raise ConfigError(
+                f"{', '.join(missing)} is missing: {next(iter(missing.values()))}; as in "
+                f"`mlxhog {self._examples[0]}`"
+            )
+        return values, unknown, problems
 
     def _value(self, spec: Option, words: deque[str]) -> list[str]:
         """Take the value of a flag from the words after it."""
@@ -284,31 +289,11 @@ class Flags:
             problems.append(f"{first} and {name} are the same option; keep one")
         values[spec.name] = (value, name)
 
-    def _check_missing(self, values: Layer) -> None:
-        missing = {
-            _metavar(spec) if spec.argument else spec.flag: spec.help
-            for spec in self.specs()
-            if (spec.required or spec.argument[:1] not in ("", "[")) and spec.name not in values
-        }
-        if missing:
-            example = self._examples[0] if self._examples else self._command
-            raise ConfigError(
-                f"{', '.join(missing)} is missing: {next(iter(missing.values()))}; as in "
-                f"`mlxhog {example}`"
-            )
-
-    def _unexpected(self, words: Sequence[tuple[str, bool]]) -> Iterator[str]:
-        """Yield a problem for each word that has no place; none for the value of a wrong flag."""
-        is_flag = False
-        for word, follows_unknown in words:
-            follows_unknown, is_flag = follows_unknown or is_flag, f"--{word}" in self.by_flag
-            if is_flag:
-                yield f"unexpected argument {word!r}; did you mean '--{word}'?"
-            elif not follows_unknown:
-                hint = "" if self._words else self._otherwise
-                if "--data" in self.by_flag and Path(word).exists():
-                    hint = f"; text is named by a flag: --data {word}"
-                yield f"unexpected argument {word!r}{hint}"
+    def _place_of(self, word: str) -> str:
+        """Return advice for a word that has no place."""
+        if "--data" in self.by_flag and Path(word).exists():
+            return f"; text is named by a flag: --data {word}"
+        return "" if self._words else self._otherwise
 
     # -- help ---------------------------------------------------------------------------------
 
@@ -328,10 +313,10 @@ class Flags:
             title = title or ("positional arguments" if one.spec.argument else "options")
             if not one.spec.argument.startswith("[--"):
                 groups.setdefault(title, []).append(self._action(one))
-        actions = [action for group in groups.values() for action in group]
+        every = [action for group in groups.values() for action in group]
         if not everything:
-            named = {action.dest: action for action in actions}
-            positional = [action for action in actions if not action.option_strings]
+            named = {action.dest: action for action in every}
+            positional = [action for action in every if not action.option_strings]
             groups = {"main options": [*positional, *(named[name] for name in self._main)]}
         layout = argparse.RawDescriptionHelpFormatter(prog)
         words = [prog, *(spec.argument for spec in self._words), "[options]"]
@@ -342,7 +327,7 @@ class Flags:
             layout.add_arguments(group)
             layout.end_section()
         if not everything:
-            n_flags = sum(bool(action.option_strings) for action in actions)
+            n_flags = sum(bool(action.option_strings) for action in every)
             layout.add_text(f"--help-all lists all {n_flags} options.")
         layout.add_text("\n".join(["examples:", *(f"  mlxhog {one}" for one in self._examples)]))
         return layout.format_help()
@@ -360,10 +345,6 @@ class Flags:
         return argparse.Action(
             spec.flags, spec.name, values, metavar=_metavar(spec), help=shown.replace("%", "%%")
         )
-
-
-def _names(part: Part) -> Collection[str]:
-    return options(part.cls) if part.only is None else part.only
 
 
 def _is_flag(word: str) -> bool:

@@ -6,8 +6,7 @@ A command is a function from its options to a `Report`:
     def run(config: DoctorConfig) -> Report: ...
 
 The report has facts: `--json` prints them, the frame makes the text for people from them, and
-`--quiet` prints neither.
-A command that prints by itself, such as a server, returns its exit code.
+`--quiet` prints neither. A command that prints by itself, such as a server, returns its exit code.
 """
 
 import json as plain
@@ -54,12 +53,19 @@ class Report:
     remarks: Sequence[str] = ()
     one_per_line: bool = False
 
-    def parts(self) -> "str | Iterable[str | Section]":
-        """Return the text for people."""
-        if self.text is not None:
-            return self.text()
+    def show(self) -> None:
+        """Print the text for people, with colors on a terminal that has them."""
         facts = self.facts if self.words is None else self.words
-        return "\n".join([*filter(None, [self.head]), *spelt(facts), *self.notes])
+        lines = [*filter(None, [self.head]), *spelt(facts), *self.notes] if not self.text else []
+        parts = self.text() if self.text else "\n".join(lines)
+        if not isinstance(parts, str):
+            from mlxhog.report.table import Section, show
+            from mlxhog.report.views import may_redraw
+
+            every = [Section("", notes=[one]) if isinstance(one, str) else one for one in parts]
+            show(every, sys.stdout, plain=not may_redraw(sys.stdout))
+        elif parts:
+            print(parts)
 
 
 class Command:
@@ -83,7 +89,7 @@ class Command:
             for facts in result.facts if result.one_per_line else [result.facts]:
                 print_json(facts)
         elif not any(getattr(one, "quiet", False) for one in configs):
-            print_text(result.parts())
+            result.show()
         for line in result.remarks:
             print(line, file=sys.stderr)
         return result.code
@@ -129,16 +135,7 @@ def print_json(value: object) -> None:
     print(text, flush=True)
 
 
-def print_text(parts: "str | Iterable[str | Section]") -> None:
-    """Print lines, or tables and notes, with colors on a terminal that has them."""
-    if not isinstance(parts, str):
-        from mlxhog.report.table import Section, show
-        from mlxhog.report.views import may_redraw
-
-        every = [Section("", notes=[one]) if isinstance(one, str) else one for one in parts]
-        show(every, sys.stdout, plain=not may_redraw(sys.stdout))
-    elif parts:
-        print(parts)
+# -- facts for people ------------------------------------------------------------------------------
 
 
 def spelt(facts: Any) -> Iterator[str]:
@@ -147,17 +144,13 @@ def spelt(facts: Any) -> Iterator[str]:
     Facts without a value are left out; the name of a number says its unit, as in `step_s`.
     """
     from mlxhog.report.streams import WIDTH, in_columns
-    from mlxhog.report.table import aligned
+    from mlxhog.report.table import lines
 
+    columns = shutil.get_terminal_size((WIDTH, 0)).columns
     if not isinstance(facts, Mapping):
-        if facts:
-            header = [name.replace("_", " ") for name in facts[0]]
-            rows = [[spelt_value(*one) for one in row.items()] for row in facts]
-            words = [k for k, one in enumerate(facts[0].values()) if not _is_number(one)]
-            yield from aligned(header, rows, words=words)
+        yield from lines(table("", facts), columns)
         return
     width = max(map(len, facts), default=0)
-    columns = shutil.get_terminal_size((WIDTH, 0)).columns
     for name, value in facts.items():
         if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             yield from spelt(value)
@@ -173,10 +166,13 @@ def table(title: str, rows: Iterable[Mapping[str, Any]], notes: Sequence[str] = 
     """Return facts as a table with a heading; the names of the first row are its columns."""
     from mlxhog.report.table import Section
 
-    rows = list(rows)
+    return Section(title, *_table(list(rows)), notes)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the cells of facts."""
     header = [name.replace("_", " ") for name in rows[0]] if rows else []
-    cells = [[spelt_value(name, value) for name, value in row.items()] for row in rows]
-    return Section(title, header, cells, notes)
+    return header, [[spelt_value(*one) for one in row.items()] for row in rows]
 
 
 def _is_number(value: object) -> bool:
@@ -197,9 +193,10 @@ def spelt_value(name: str, value: Any) -> str:
         return str(value)
     if name == "seconds" or name.endswith("_s") and not name.endswith("per_s"):
         return format_duration(value)
-    if name.endswith("bytes"):
-        return format_bytes(value)
-    return format_number(value)
+    return format_bytes(value) if name.endswith("bytes") else format_number(value)
+
+
+# -- words of a command line -----------------------------------------------------------------------
 
 
 def writable(flag: str, text: str) -> Path:
@@ -221,9 +218,8 @@ def written(config: object, leave_out: Collection[str] = ()) -> str:
         value = getattr(config, name)
         if name in leave_out or (value == spec.default and not spec.argument):
             continue
-        texts = value if spec.many else [str(spec.spell(value))]
         flag = [] if spec.argument else [spec.flag]
-        for text in texts:
+        for text in value if spec.many else [str(spec.spell(value))]:
             words += flag if spec.switch else [*flag, shlex.quote(text)]
     return " ".join(words)
 

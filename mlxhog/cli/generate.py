@@ -122,14 +122,16 @@ def run(config: GenerateConfig) -> Report:
     ]
     whole = {"answers": records, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
     pace = {"tokens_per_s": _rounded(answers.tokens_per_s), "seconds": round(answers.seconds, 3)}
+    facts = (whole if many else records[0]) | pace
+    if config.json:
+        return Report(facts)
     rate = "" if answers.tokens_per_s is None else f" at {answers.tokens_per_s:.0f} tok/s"
     end = f"{answers.tokens} tokens{rate}; the first after {answers.ttft_s or 0:.3f} s"
     lines = [_weights_line(one["weights"], trains) for one in records if "weights" in one]
     if len(set(lines)) > 1:
         lines = [f"answer {row}: {line}" for row, line in enumerate(lines, start=1)]
     remarks = [*filter(None, [source.note]), *dict.fromkeys(lines), end]
-    facts = (whole if many else records[0]) | pace
-    return Report(facts, words={}, remarks=[] if config.json else remarks)
+    return Report(facts, words={}, remarks=remarks)
 
 
 def _weights(source: WeightSource, first: Loaded, last: Loaded) -> dict[str, Any]:
@@ -185,42 +187,39 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
         ConfigError: the file cannot be read, is not UTF-8 text, holds no prompt, a line is not such
             an object, or the objects are of both kinds.
     """
+    from mlxhog.base import plain_json
     from mlxhog.data import conversations, textfiles
 
-    text = _read(spec, f"--prompt-file {spec}")
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    where, expected = f"--prompt-file {spec}", 'wanted {"prompt": "..."} or {"messages": [...]}'
+    lines = [(n, line) for n, line in enumerate(_read(spec, where).split("\n"), 1) if line.strip()]
     if not lines:
-        raise ConfigError(f"--prompt-file {spec}: holds no prompts; write one per line")
+        raise ConfigError(f"{where}: holds no prompts; write one per line")
     if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
         return [line for _, line in lines], ()
-    prompts, are_chats = zip(*(_from_json(f"{spec}:{n}", line) for n, line in lines), strict=True)
-    if len(set(are_chats)) > 1:
-        raise ConfigError(
-            f"--prompt-file {spec}: some lines have a prompt and others have messages, and their "
-            "answers end differently; use a file for each"
-        )
-    return list(prompts), conversations.STOPS if are_chats[0] else ()
-
-
-def _from_json(where: str, line: str) -> tuple[str, bool]:
-    """Return the prompt of a line, and whether it is a conversation."""
-    from mlxhog.base import plain_json
-    from mlxhog.data import conversations
-
-    expected = 'wanted {"prompt": "..."} or {"messages": [...]}'
-    try:
-        value = plain_json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not JSON ({error}); {expected}") from error
-    if isinstance(value, dict) and "messages" in value:
+    prompts, chats = list[str](), 0
+    for number, line in lines:
+        place = f"{spec}:{number}"
         try:
-            return conversations.prompt(value["messages"]), True
-        except DataError as error:
-            raise ConfigError(f"{where}: {error}") from error
-    prompt = value.get("prompt") if isinstance(value, dict) else None
-    if not isinstance(prompt, str):
-        raise ConfigError(f"{where}: {expected}, got {line.strip()[:60]}")
-    return _normalised(prompt.encode(), where), False
+            value = plain_json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{place}: not JSON ({error}); {expected}") from error
+        prompt = value.get("prompt") if isinstance(value, dict) else None
+        if isinstance(value, dict) and "messages" in value:
+            try:
+                prompts.append(conversations.prompt(value["messages"]))
+            except DataError as error:
+                raise ConfigError(f"{place}: {error}") from error
+            chats += 1
+        elif isinstance(prompt, str):
+            prompts.append(_normalised(prompt.encode(), place))
+        else:
+            raise ConfigError(f"{place}: {expected}, got {line.strip()[:60]}")
+    if chats not in (0, len(prompts)):
+        raise ConfigError(
+            f"{where}: some lines have a prompt and others have messages, and their answers end "
+            "differently; use a file for each"
+        )
+    return prompts, conversations.STOPS if chats else ()
 
 
 def _read(spec: str, what: str) -> str:
@@ -240,17 +239,17 @@ def _normalised(content: bytes, what: str) -> str:
     """Return a text without a byte-order mark, CRLF as LF, as training reads it.
 
     Raises:
-        ConfigError: it is not UTF-8.
+        ConfigError: it is not UTF-8, or has a zero byte.
     """
     from mlxhog.data import textfiles
 
     try:
         text = textfiles.plain(content).decode()
-    except UnicodeError as error:
-        raise ConfigError(f"{what}: not UTF-8 text") from error
-    if "\0" in text:
-        raise ConfigError(f"{what}: not UTF-8 text (it has a zero byte); save it as UTF-8")
-    return text
+        if "\0" not in text:
+            return text
+    except UnicodeError:
+        pass
+    raise ConfigError(f"{what}: not UTF-8 text, or it has a zero byte; save it as UTF-8")
 
 
 def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
@@ -259,10 +258,9 @@ def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: one is empty or not UTF-8 text, or there are too many or too long ones.
     """
-    texts = [_normalised(os.fsencode(word), f"--stop {ascii(word)}") for word in words]
-    return stop_strings(
-        [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts], "--stop"
-    )
+    texts = (_normalised(os.fsencode(word), f"--stop {ascii(word)}") for word in words)
+    plain = [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts]
+    return stop_strings(plain, "--stop")
 
 
 def _rounded(number: float | None) -> float | None:

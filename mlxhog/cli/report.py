@@ -87,7 +87,7 @@ def run(config: ReportConfig) -> Report:
 @command("plot", PLOT_ABOUT, PLOT_EXAMPLES, PlotConfig)
 def plot(config: PlotConfig) -> Report:
     """Draw runs."""
-    from mlxhog.report import charts
+    from mlxhog.report.figures import losses
     from mlxhog.report.record import different_texts
 
     records = config.records()
@@ -98,13 +98,10 @@ def plot(config: PlotConfig) -> Report:
                 "training begins"
             )
     differ = different_texts(records)
-    if not config.json:  # they need no package
+    if not config.json:
         width = shutil.get_terminal_size().columns
         print(*_curves(records, width), *(part for one in differ for part in wrapped(one, width)),
               sep="\n")  # fmt: skip
-    charts.require("the lines above need nothing more")
-    from mlxhog.report.figures import losses
-
     path = config.write(records, "losses.png", losses(records, config.over))
     columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
     runs = [

@@ -5,14 +5,27 @@
     link.velocity  float32  v of the outer step
     link.read      float32  the parameters that the link read, or what stands for them: the
                             difference of theta_s from it is added to the parameters
-    link.numbers   uint8    `WORDS`
+    link.numbers   uint8    these words:
 
-A link may be killed at any instruction; the next one begins from here. `changing` is set while
-theta_s, its numbers and the parameters change. A link that finds it set begins as a new machine
-does, with the parameters as theta_s, and loads the state of the members: what this machine has
-trained since its last round is lost, and nothing counts twice. `sent` marks a buffer whose mean
-another member may have committed. A machine that then loads a newer state gives up the movement
-that it sent: the state may have it.
+    begun, id           whether theta_s is set; id of this machine, that of later links, too
+    changing            set while theta_s, its numbers and the parameters change
+    sent                whether the group got the last buffer, and no join has told of its round
+    sent_tokens         tokens of this machine when that buffer was read
+    round, tokens       as in `State`
+    rounds, committed   rounds that this machine has committed, and its tokens in them
+    lost                tokens of this machine that are declared lost
+    refused, unequal    rounds that were not committed, or had members of another theta_s
+    loads, torn         states taken over from others; links that died while `changing` was set
+    members, rank       of the last round that this machine joined; joined_ns, when (monotonic)
+    bytes               of averaged buffers
+    committed_before    tokens of this run's earlier calls; ms_before, their time of training
+    ready, last         whether this machine fits the others; whether a round follows training
+
+A link may be killed at any instruction; the next one begins from here. A link that finds `changing`
+set begins as a new machine does, with the parameters as theta_s, and loads the state of the
+members: what this machine has trained since its last round is lost, and nothing counts twice.
+Another member may have committed a buffer that was sent. A machine that then loads a newer state
+gives up the movement that it sent: the state may have it.
 """
 
 from __future__ import annotations
@@ -20,8 +33,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -38,27 +51,13 @@ from mlxhog.report import machines
 NUMBERS = "link.numbers"
 KINDS = ("anchor", "velocity")
 """Segments that a checkpoint keeps, without "link."."""
-WORDS = (
-    "begun",  # whether theta_s is set
-    "changing",  # see above
-    "sent",  # whether the last buffer was given to the group, and no join has told of its round
-    "sent_tokens",  # tokens of this machine when that buffer was read
-    "round", "tokens",  # as in `State`
-    "rounds", "committed",  # rounds that this machine has committed, and its tokens in them
-    "lost",  # tokens of this machine that are declared lost
-    "refused",  # rounds that were not committed
-    "loads",  # states taken over from others
-    "unequal",  # rounds in which members had another theta_s
-    "torn",  # links that died while `changing` was set
-    "members", "rank",  # of the last round that this machine joined
-    "joined_ns",  # when that was, monotonic
-    "bytes",  # of averaged buffers
-    "committed_before", "ms_before",  # of this run's earlier calls: tokens, and time of training
-    "id",  # of this machine in its cluster, see `Machine`; later links have the same
-    "ready",  # whether a link has seen that this machine fits the others
-    "last",  # whether a link may play a round after training
-)  # fmt: skip
-TABLE = Table(link=(1, " ".join(WORDS)))
+TABLE = Table(
+    link=(
+        1,
+        "begun id changing sent sent_tokens round tokens rounds committed lost refused unequal "
+        "loads torn members rank joined_ns bytes committed_before ms_before ready last",
+    )
+)
 
 
 def segments() -> dict[str, tuple[str, int]]:
@@ -80,7 +79,7 @@ class Anchor:
     """The state of the link; one process writes it, and any may read its words.
 
     Attributes:
-        words: `WORDS`.
+        words: see the table above.
         n: number of floats that stand for parameters.
         round_tokens: of this machine, in the last round that it committed.
     """
@@ -98,11 +97,9 @@ class Anchor:
             slot: worker slot of the link, for its locks; None is that of the arena's creator.
             writing: entered while the difference is added to the parameters.
         """
-        self.arena, self._slot = arena, slot
+        self.arena, self._slot, self._writing = arena, slot, writing
         self.words = TABLE.open(arena.segment(NUMBERS))
-        self._writing = writing
-        self.n = arena.layout.probe.offset
-        self.round_tokens = 0
+        self.n, self.round_tokens = arena.layout.probe.offset, 0
 
     def of(self, kind: str) -> Float32:
         """The floats of a segment that stand for parameters, (n,) float32, shared."""
@@ -154,14 +151,13 @@ class Anchor:
 
         The supervisor calls it, too, before a checkpoint.
         """
-        if not self.words["changing"]:
-            return
-        self.words.add("torn")
-        self.words.add("lost", self.fresh(self.trained()))
-        updates.snapshot(self.of("anchor"), self.arena.params[: self.n])
-        self.of("velocity")[:] = 0
-        for name in ("round", "sent", "changing"):
-            self.words[name] = 0
+        if self.words["changing"]:
+            self.words.add("torn")
+            self.words.add("lost", self.fresh(self.trained()))
+            updates.snapshot(self.of("anchor"), self.arena.params[: self.n])
+            self.of("velocity")[:] = 0
+            for name in ("round", "sent", "changing"):
+                self.words[name] = 0
 
     def read(self) -> int:
         """Copy the parameters to `link.read`; returns tokens of this machine that are in it.
@@ -170,18 +166,14 @@ class Anchor:
         a checkpoint or of a step that ends now, stays in them for a later round.
         """
         tokens = self.trained()  # first: a step that ends meanwhile counts in the next round
-        if self.fresh(tokens):
-            updates.snapshot(self.of("read"), self.arena.params[: self.n])
-        else:
-            self.of("read")[:] = self.of("anchor")
+        source = self.arena.params[: self.n] if self.fresh(tokens) else self.of("anchor")
+        updates.snapshot(self.of("read"), source)
         return tokens
 
     def commit(self, state: State) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
         self.round_tokens = self.fresh(self.words["sent_tokens"])
-        with self._changing(state):
-            self.words.add("rounds")
-            self.words.add("committed", self.round_tokens)
+        self._take(state, rounds=1, committed=self.round_tokens)
 
     def load(self, state: State) -> None:
         """Take over the members' state, and add this machine's own movement to it.
@@ -189,42 +181,40 @@ class Anchor:
         If the state is newer, it may have what was sent last: that is given up, and its tokens are
         declared lost.
         """
-        if state.round == self.words["round"]:
-            self.words["sent"] = 0  # no member has what was sent; it goes into a later round
-        self.words.add("loads")
+        words = self.words
+        words.add("loads")
         if (ahead_s := state.seconds - self.seconds()) > 0:
             self.arena.counters.add("ms_elsewhere", round(1e3 * ahead_s))
-        if not self.words["sent"]:
+        if state.round == words["round"] or not words["sent"]:
+            words["sent"] = 0  # no member has what was sent; it goes into a later round
             self.of("read")[:] = self.of("anchor")
-        with self._changing(state):
-            if self.words["sent"]:
-                self.words.add("lost", self.fresh(self.words["sent_tokens"]))
+        self._take(state, lost=self.fresh(words["sent_tokens"]) if words["sent"] else 0)
 
-    @contextmanager
-    def _changing(self, state: State) -> Iterator[None]:
-        """Take a state, whose counts the block makes, and add theta_s less `link.read`.
+    def _take(self, state: State, **counts: int) -> None:
+        """Take a state, add to some words, and add theta_s less `link.read` to the parameters.
 
         The addition is lock-free beside the workers. It counts in the version, so gradients that
         were read before it are one update older.
         """
-        arena = self.arena
-        locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
+        arena, words = self.arena, self.words
+        how = {"locks": arena.locks(self._slot), "mode": updates.WRITE_MODES[arena.write]}
         marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)
         with self._writing():
-            self.words["changing"] = 1
+            words["changing"] = 1
             np.copyto(self.of("anchor"), state.anchor)
             np.copyto(self.of("velocity"), state.velocity)
-            self.words["round"], self.words["tokens"] = state.round, state.tokens
-            yield
+            words["round"], words["tokens"] = state.round, state.tokens
+            for name, count in counts.items():
+                words.add(name, count)
             self._count_elsewhere()
             step = self.of("anchor") - self.of("read")
             marks.begin_update()
             for slot in arena.layout.slots.values():
                 part = step[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-                updates.add(arena.params, slot, part, locks=locks, mode=mode)
+                updates.add(arena.params, slot, part, **how)
             arena.counters.add("version")
             marks.end_update()
-            self.words["sent"] = self.words["changing"] = 0
+            words["sent"] = words["changing"] = 0
 
     def _count_elsewhere(self) -> None:
         """Move the schedule to the tokens of all machines."""
@@ -271,6 +261,7 @@ class Anchor:
             CheckpointError: a part of it is missing, or has another shape than in this run.
         """
         self.begin()
+        words = self.words
         for kind in KINDS:
             value = arrays.get(f"link.{kind}")
             if value is None or value.shape != (self.n,):
@@ -280,16 +271,15 @@ class Anchor:
                     "resume another checkpoint, or leave --cluster out"
                 )
             self.of(kind)[:] = value
-        self.words["round"], self.words["tokens"] = numbers["round"], numbers["tokens"]
+        words["round"], words["tokens"] = numbers["round"], numbers["tokens"]
         if numbers.get("host") == _host():  # a copy of the run elsewhere is another machine
-            self.words["id"] = numbers["id"]
-        self.words["committed_before"] = numbers["committed"]
-        self.words["ms_before"] = round(1e3 * seconds)
+            words["id"] = numbers["id"]
+        words["committed_before"], words["ms_before"] = numbers["committed"], round(1e3 * seconds)
         self.arena.counters.store("ms_elsewhere", numbers["ms_elsewhere"])
         self._count_elsewhere()
         if numbers["sent"] or not is_last:
             updates.snapshot(self.of("read"), self.arena.params[: self.n])
-            self.words["sent_tokens"], self.words["sent"] = 0, 1
+            words["sent_tokens"], words["sent"] = 0, 1
 
     def report(self) -> dict[str, object]:
         """The machine's part in the cluster, for run.json and reports; plain JSON values.
@@ -297,15 +287,16 @@ class Anchor:
         Tokens that this machine trained are committed, declared lost, or wait for a round.
         `joined_s_ago` is the age of its last join, None before the first.
         """
+        words, trained = self.words, self.trained()
         names = ("rounds", "refused", "loads", "unequal", "torn", "members", "rank", "bytes")
-        trained, joined_ns = self.trained(), self.words["joined_ns"]
+        joined_ns = words["joined_ns"]
         return {
-            **{name: self.words[name] for name in (*names, "round")},
+            **{name: words[name] for name in (*names, "round")},
             "joined_s_ago": (monotonic_ns() - joined_ns) / 1e9 if joined_ns else None,
-            "cluster_tokens": self.words["tokens"],
+            "cluster_tokens": words["tokens"],
             "tokens_trained": trained,
-            "tokens_committed": self.words["committed"],
-            "tokens_lost": self.words["lost"],
+            "tokens_committed": words["committed"],
+            "tokens_lost": words["lost"],
             "tokens_waiting": self.fresh(trained),
             "theta_s": self.digest.hex(),
         }

@@ -85,11 +85,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Resolve HOST:PORT.
-
-    Raises:
-        ConfigError: it is malformed, the name has no IPv4 address, or it is every address.
-    """
+    """Resolve HOST:PORT; a ConfigError if it is malformed, or not one IPv4 address."""
     host, _, digits = text.rpartition(":")
     if not (host and digits.isascii() and digits.isdigit() and int(digits) < 65536):
         raise ConfigError(
@@ -97,19 +93,15 @@ def parse_address(text: str) -> Address:
             "machine that runs mlxhog cluster start"
         )
     try:
-        found = socket.getaddrinfo(host, int(digits), socket.AF_INET, socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        way_out = "name its IPv4 address, which `ip addr` or on a Mac `ifconfig` shows"
-        if ":" in host:
-            way_out = f"machines of a cluster do not use IPv6; {way_out}"
-        if host.lower().endswith(".local"):
-            way_out = f"names in .local need mDNS on every machine of the cluster; {way_out}"
-        raise ConfigError(f"the host {shown(host)} has no IPv4 address here; {way_out}") from error
-    ip = str(found[0][4][0])
+        resolved = socket.getaddrinfo(host, int(digits), socket.AF_INET, socket.SOCK_STREAM)
+        ip, problem = str(resolved[0][4][0]), "is every address of this machine"
+    except (OSError, UnicodeError):
+        ip, problem = "0.0.0.0", "has no IPv4 address here"
     if ipaddress.ip_address(ip).is_unspecified:
         raise ConfigError(
-            f"{shown(host)} is every address of this machine, and the others need one; name that "
-            "by which they reach it, which `ip addr` or on a Mac `ifconfig` shows"
+            f"the host {shown(host)} {problem}; name the IPv4 address by which the other machines "
+            "reach it, which `ip addr` or on a Mac `ifconfig` shows: machines of a cluster do not "
+            "use IPv6, and names in .local need mDNS on every machine"
         )
     return Address(host, ip, int(digits))
 
@@ -143,9 +135,8 @@ def seal(token: str, text: str = "mlxhog cluster") -> str:
 
 def is_sealed(token: str, text: str, sealed: object) -> bool:
     """Whether a seal is that of a text."""
-    return isinstance(sealed, str) and hmac.compare_digest(
-        seal(token, text).encode(), sealed.encode()
-    )
+    own = seal(token, text).encode()
+    return isinstance(sealed, str) and hmac.compare_digest(own, sealed.encode())
 
 
 def check_token(token: str, sealed: str, address: Address) -> None:

@@ -111,24 +111,25 @@ def main(job: LinkJob) -> None:
         with job.log.open("w", buffering=1) as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+    code = 1
     try:
         _run(job)
+        code = 0
     except FAULTS as fault:
         end_by(fault)
     except MlxhogError as error:
+        code = error.exit_code
         with suppress(OSError):
             print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(error.exit_code)
-    except BaseException:  # of the network, mostly; threads of torchft must not keep the process
+    except BaseException:  # of the network, mostly
         with suppress(OSError):
             traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+    os._exit(code)  # threads of torchft must not keep the process
 
 
 def _run(job: LinkJob) -> None:
     assert job.handle is not None
-    arena = Arena.from_handle(job.handle)
+    arena, cluster = Arena.from_handle(job.handle), job.cluster
     entry, counters = arena.workers.entry(job.slot), arena.counters
     entry.beat(Phase.IDLE)
 
@@ -149,14 +150,13 @@ def _run(job: LinkJob) -> None:
 
     own = Anchor(arena, job.slot, writing)
     own.settle()
-    words, id = own.words, own.words["id"]
+    words = own.words
 
     def describe() -> Machine:
-        return Machine(
-            id, job.cluster.cluster_machine or platform.node(), own.committed(), words["rounds"]
-        )
+        name = cluster.cluster_machine or platform.node()
+        return Machine(words["id"], name, own.committed(), words["rounds"])
 
-    group = job.open_group(job.cluster, own.state, describe)
+    group = job.open_group(cluster, own.state, describe)
     group.check(job.identity)
     roster, seen = Roster(arena), list[Membership]()
 
@@ -165,11 +165,11 @@ def _run(job: LinkJob) -> None:
         own_id = member.ids[member.rank]
         now = replace(describe(), id=own_id)
         machines = [asdict(now if one.id == own_id else one) for one in member.machines]
-        roster.write(machines, member.ids, own_id, slowness(own, outcome, job.cluster))
+        roster.write(machines, member.ids, own_id, slowness(own, outcome, cluster))
 
     words["ready"] = 1
     entry.state = State.RUNNING
-    every_ns, look_ns = (int(seconds * 1e9) for seconds in (job.cluster.round_every, LOOK_S))
+    every_ns, look_ns = (int(seconds * 1e9) for seconds in (cluster.round_every, LOOK_S))
     next_ns = monotonic_ns()
     due_ns = next_ns + every_ns
     while (command := Command(counters.load("command"))) != Command.EXIT:
@@ -178,7 +178,7 @@ def _run(job: LinkJob) -> None:
             time.sleep(NAP_S)
             continue
         is_due = bool(words["last"]) or monotonic_ns() >= due_ns
-        outcome = play(own, group, job.cluster, show, is_due=is_due)
+        outcome = play(own, group, cluster, show, is_due=is_due)
         show(seen[0], outcome)
         if outcome is Outcome.COMMITTED:
             _record(job.log.with_name(ROUNDS), own)
@@ -233,14 +233,19 @@ def _record(path: Path, own: Anchor) -> None:
 
 
 class Link:
-    """The link of an arena, as its supervisor sees it; used by one thread of one process."""
+    """The link of an arena, as its supervisor sees it; used by one thread of one process.
+
+    Attributes:
+        slot: its worker slot; 0 while there is none.
+        messages: for the user, which the supervisor takes out.
+    """
 
     def __init__(self, arena: Arena, job: LinkJob) -> None:
         """Start none yet, in an arena of this process by a job without slot and handle."""
         self.arena, self._job, self._roster = arena, job, Roster(arena)
         self._anchor = Anchor(arena)
-        self.slot = 0  # none yet
-        self.messages: list[str] = []
+        self._words = self._anchor.words
+        self.slot, self.messages = 0, list[str]()
         self._process: WorkerProcess | None = None
         self._started_ns = 0
         self._notes = dict[str, str]()
@@ -281,28 +286,25 @@ class Link:
         """
         if not self.slot or self._faulty:
             return
-        rounds = self._anchor.words["rounds"]
+        rounds = self._words["rounds"]
         if self._roster.is_alone and rounds > self._rounds:
             self._roster.is_alone = False
-            members = self._anchor.words["members"]
+            members = self._words["members"]
             self.messages.append(f"the link is back, in a round of {members} machines")
-        self._rounds = rounds
-        notes = self._roster.notes()
-        self.messages += [text for subject, text in notes.items() if subject not in self._notes]
-        self._notes = notes
-        self._kill_stale()
-        if self._process is not None and not self._process.is_alive():
-            self._reap()
+        self._rounds, before, self._notes = rounds, self._notes, self._roster.notes()
+        self.messages += [text for subject, text in self._notes.items() if subject not in before]
+        if self._process is not None:
+            self._kill_stale(self._process)
+            if not self._process.is_alive():
+                self._reap(self._process)
         elapsed_s = (monotonic_ns() - self._started_ns) / 1e9
         is_due = elapsed_s > self._job.cluster.round_every
         is_over = self.arena.counters.load("command") in ENDS
         if self._process is None and is_due and not is_over and not self._faulty:
             self._spawn()
 
-    def _kill_stale(self) -> None:
+    def _kill_stale(self, process: WorkerProcess) -> None:
         """Kill a link without a sign of life for longer than its calls may take."""
-        if self._process is None:
-            return
         entry, now_s = self.arena.workers.entry(self.slot), self._watched.look()
         if entry.heartbeat_ns != self._beat_ns:
             self._beat_ns, self._beat_seen_s = entry.heartbeat_ns, now_s
@@ -311,13 +313,11 @@ class Link:
             limit_s = max(limit_s, START_S)
         if now_s - self._beat_seen_s > limit_s:
             self._beat_seen_s = now_s
-            self._process.kill()
+            process.kill()
 
-    def _reap(self) -> None:
-        assert self._process is not None
+    def _reap(self, process: WorkerProcess) -> None:
         state = self.arena.workers.entry(self.slot).state
-        death = self._process.reap()
-        self._process = None
+        death, self._process = process.reap(), None
         Marks(self.arena, self.slot).end_update()
         if state == State.FINISHED:
             return
@@ -346,21 +346,21 @@ class Link:
     @property
     def is_ready(self) -> bool:
         """Whether workers may start: this machine fits the others, or the first link has failed."""
-        return self._roster.is_alone or bool(self._anchor.words["ready"])
+        return self._roster.is_alone or bool(self._words["ready"])
 
     def ask_for_last_round(self) -> None:
         """Let the link send what is trained, now that workers rest."""
-        self._anchor.words["last"] = 1
+        self._words["last"] = 1
 
     @property
     def has_sent_all(self) -> bool:
         """Whether no token waits for a round, or there is no link that could send it."""
-        return self._process is None or not self._anchor.words["last"]
+        return self._process is None or not self._words["last"]
 
     @property
     def is_in_doubt(self) -> bool:
         """Whether other machines may have committed what the link does not know of yet."""
-        return self._process is not None and bool(self._anchor.words["sent"])
+        return self._process is not None and bool(self._words["sent"])
 
     def end_rounds(self) -> None:
         """Kill a link that has not sent all yet, so that a checkpoint knows what it has sent."""

@@ -22,7 +22,7 @@ arXiv:2604.21428.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -79,30 +79,28 @@ def play(
     show(member)
     if (state := group.state()) is not None:
         state.check(own.n)
-        if not words["round"] <= state.round == member.round:
-            raise ClusterError(
-                f"cluster: the members begin round {member.round} with a state of round "
-                f"{state.round}, and this machine has {words['round']} rounds; it keeps its own, "
-                "which a new link offers them. Give the token only to machines of this run"
-            )
-        own.load(state)
-    if member.round != words["round"]:
+        if words["round"] <= state.round == member.round:
+            own.load(state)
+            state = None
+    if state is not None or member.round != words["round"]:
         raise ClusterError(
             f"cluster: the members begin round {member.round}, and this machine has "
-            f"{words['round']} rounds and got no state; a new link loads it"
+            f"{words['round']} rounds and got {'no' if state is None else 'another'} state; it "
+            "keeps its own for the next link. Give the token only to machines of this run"
         )
     if member.members == 1 and not is_due:
         return Outcome.EARLY
     words["sent"] = 0  # the members have not committed it; one that is away may have, until now
     words["sent_tokens"] = tokens = own.read()
-    buffer = _packed(own, member, tokens)
+    fresh = own.fresh(tokens)
+    buffer = _packed(own, member, fresh)
     digest = buffer[own.n : own.n + _WORDS].copy()
     words["sent"] = 1
     if not group.average(buffer, len(buffer) - own.n):
         words.add("refused")  # another member may have committed it: the next join tells
         return Outcome.REFUSED
     words.add("bytes", buffer.nbytes // (1 + (cluster.round_dtype == "bfloat16")))
-    sent = _sent(own, member, buffer, own.fresh(tokens))
+    total = _total(own, member, buffer, fresh)
     if (digest != buffer[own.n : own.n + _WORDS]).any():
         words.add("unequal")
         words["sent"] = 0
@@ -110,16 +108,20 @@ def play(
             words["round"] = 0
         group.be_at(words["round"])
         return Outcome.REFUSED
-    with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        after = _after(own, member, buffer[: own.n], sent, cluster)
-    if not np.abs(after.anchor - own.of("anchor")).max() <= MOST_STEP:
+    anchor, velocity = own.of("anchor"), own.of("velocity")
+    if total:
+        rates = {"lr": cluster.cluster_outer_lr, "momentum": cluster.cluster_outer_momentum}
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            movement = buffer[: own.n] / np.float32(total / member.members)
+            anchor, velocity = nesterov(anchor, velocity, movement, **rates)
+    if not np.abs(anchor - own.of("anchor")).max() <= MOST_STEP:
         raise _refusal("would move a parameter by more than any training does")
-    own.commit(after)
+    tokens = words["tokens"] + total
+    own.commit(State(member.round + 1, tokens, anchor, velocity, own.seconds()))
     return Outcome.COMMITTED
 
 
-def _packed(own: Anchor, member: Membership, tokens: int) -> Float32:
-    fresh = own.fresh(tokens)
+def _packed(own: Anchor, member: Membership, fresh: int) -> Float32:
     weighted = np.float32(fresh) * (own.of("anchor") - own.of("read"))
     if not np.isfinite(weighted).all():
         raise ClusterError(
@@ -132,8 +134,8 @@ def _packed(own: Anchor, member: Membership, tokens: int) -> Float32:
     return np.concatenate([weighted, digest, parts.ravel()])
 
 
-def _sent(own: Anchor, member: Membership, mean: Float32, fresh: int) -> list[int]:
-    """The tokens of each member in a mean, in which others may have put anything.
+def _total(own: Anchor, member: Membership, mean: Float32, fresh: int) -> int:
+    """The tokens of all members in a mean, in which others may have put anything.
 
     Raises:
         ClusterError: numbers are not finite, or are not numbers of tokens with this machine's own.
@@ -144,7 +146,7 @@ def _sent(own: Anchor, member: Membership, mean: Float32, fresh: int) -> list[in
     sent = [high * _PART + low for high, low in zip(parts[::2], parts[1::2], strict=True)]
     if min(parts) < 0 or max(parts) >= _EXACT or sent[member.rank] != fresh:
         raise _refusal("has other numbers of tokens than its members sent")
-    return sent
+    return sum(sent)
 
 
 def _refusal(problem: str) -> ClusterError:
@@ -153,21 +155,3 @@ def _refusal(problem: str) -> ClusterError:
         f"cluster: the mean of the members {problem}; the round is dropped, and this machine keeps "
         "its own state. Give the token only to machines of this run"
     )
-
-
-def _after(
-    own: Anchor, member: Membership, mean: Float32, sent: Sequence[int], cluster: TrainConfig
-) -> State:
-    """The state after the outer step along the mean movement, the same bits on all machines."""
-    anchor, velocity = own.of("anchor"), own.of("velocity")
-    if tokens := sum(sent):
-        movement = mean / np.float32(tokens / member.members)
-        anchor, velocity = nesterov(
-            anchor,
-            velocity,
-            movement,
-            lr=cluster.cluster_outer_lr,
-            momentum=cluster.cluster_outer_momentum,
-        )
-    tokens += own.words["tokens"]
-    return State(member.round + 1, tokens, anchor, velocity, own.seconds())

@@ -24,17 +24,17 @@ import time
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 # Read at the imports below. Errors are raised; a line for every quorum would hide them.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("RUST_LOG", "warn")
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torchft
@@ -75,9 +75,8 @@ class Authority:
     """
 
     def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
-        listener = listen(address.ip, address.port)
-        self.address = Address(address.host, address.ip, listener.getsockname()[1])
-        self._store = _serve_store(self.address, listener.detach())
+        port, self._store = _serve_store(address.ip, address.port)
+        self.address = Address(address.host, address.ip, port)
         self._lighthouse = LighthouseServer(
             bind=f"{address.ip}:0",
             min_replicas=LEAST_REPLICAS,
@@ -141,29 +140,27 @@ class TorchftGroup:
         timeout_s: float = 60.0,
         connect_s: float = 10.0,
     ) -> None:
-        self._describe, self._id = describe, describe().id
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._describe, self._dtype = describe, getattr(torch, dtype)
         self._loaded: State | None = None
         connect, timeout = timedelta(seconds=connect_s), timedelta(seconds=timeout_s)
+        id = describe().id
         with _failures(f"joining the cluster at {address}"):
             self._store = dist.TCPStore(
                 address.ip, address.port, is_master=False, wait_for_workers=False, timeout=connect
             )
-            wanted, machines, lighthouse = self._read("token", "machines", "lighthouse")
-            check_token(token, wanted, address)
-            if str(self._id) not in machines.split():
-                self._store.set(f"machine/{self._id}", "null")
-                self._store.append("machines", f"{self._id} ")
-            listener = listen(own, 0)
-            port = listener.getsockname()[1]
-            self._rendezvous = _serve_store(Address(own, own, port), listener.detach())
-            self._connections = _Connections(own, timeout, token, self._id)
+            sealed, machines, lighthouse = self._read("token", "machines", "lighthouse")
+            check_token(token, sealed, address)
+            if str(id) not in machines.split():
+                self._store.set(f"machine/{id}", "null")
+                self._store.append("machines", f"{id} ")
+            port, self._rendezvous = _serve_store(own, 0)
+            self._connections = _Connections(own, timeout, token, id)
             for name in [one for one in os.environ if one.startswith("TORCHFT_")]:
                 del os.environ[name]  # torchft takes them before the arguments below
             self._manager = torchft.Manager(
                 pg=self._connections,
                 state_dict=lambda: _to_tensors(offer()),
-                load_state_dict=self._keep_loaded,
+                load_state_dict=lambda state: setattr(self, "_loaded", state["state"]),
                 min_replica_size=1,
                 use_async_quorum=False,
                 timeout=timeout,
@@ -180,7 +177,7 @@ class TorchftGroup:
             )
             client = LighthouseClient(lighthouse, connect)
             replica_id = self._rendezvous.get(torchft.manager.REPLICA_ID_KEY).decode()
-            self._be_seen: Callable[[], None] = lambda: client.heartbeat(replica_id, connect)
+            self._be_seen = partial(client.heartbeat, replica_id, connect)
             self._be_seen()  # from now on a round waits for this member
         self.be_at(round)
 
@@ -213,7 +210,7 @@ class TorchftGroup:
         return [value.decode() for value in self._store.multi_get(keys)]
 
     def _meet_machines(self) -> list[Machine]:
-        """Describe this machine in the store; returns all."""
+        """Describe this machine in the store; returns all that describe themselves."""
         clock, known = self._read("clock", "machines")
         own = self._describe()
         with _foreign("the clock of the lighthouse"):
@@ -221,9 +218,15 @@ class TorchftGroup:
         words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
         self._store.set(f"machine/{own.id}", json.dumps(words))
         ids = list(dict.fromkeys(id for id in known.split() if id.isascii() and id.isdigit()))
-        texts = self._read(*(f"machine/{id}" for id in ids))
-        machines = [_machine(int(id), text, now_s) for id, text in zip(ids, texts, strict=True)]
-        return [one for one in machines if one is not None]
+        machines = list[Machine]()
+        for id, text in zip(ids, self._read(*(f"machine/{id}" for id in ids)), strict=True):
+            with suppress(ValueError, TypeError, OverflowError):  # not yet, or something else
+                name, tokens, rounds, at_s = plain_json.loads(text)
+                seen_s = max(0.0, now_s - float(at_s))
+                machines.append(
+                    Machine(int(id), str(name)[:MOST_NAME], int(tokens), int(rounds), seen_s)
+                )
+        return machines
 
     def state(self) -> State | None:
         """The members' state after `join`; None if this member's own is of the same round.
@@ -262,9 +265,6 @@ class TorchftGroup:
             self._meet_machines()  # with what the last round has committed
         self._manager.shutdown()
         self._connections.abort(errored=False)
-
-    def _keep_loaded(self, state: dict[str, Any]) -> None:
-        self._loaded = state["state"]
 
 
 class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no types
@@ -356,43 +356,25 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
         ):
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # it is copied
             loaded: Any = _streaming_load(stream, weights_only=True)
-            state = _to_state(loaded["user"]["default"])
+            values = loaded["user"]["default"]
+            arrays = {name: values[name].numpy().copy() for name in ("anchor", "velocity")}
+            state = State(**{**values, **arrays})  # `State.check` checks its numbers
         torchft_own = {"step": step, "batches_committed": 0}
         return {"user": {"default": {"state": state}}, "torchft": torchft_own}
 
 
-def _serve_store(address: Address, descriptor: int) -> dist.TCPStore:
-    return dist.TCPStore(
-        address.ip,
-        address.port,
-        is_master=True,
-        wait_for_workers=False,
-        master_listen_fd=descriptor,
+def _serve_store(ip: str, port: int) -> tuple[int, dist.TCPStore]:
+    """Serve a store, at any free port for 0; returns its port, too."""
+    listener = listen(ip, port)
+    port = listener.getsockname()[1]
+    return port, dist.TCPStore(
+        ip, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
     )
 
 
 def _to_tensors(state: State) -> dict[str, Any]:
-    values = {field.name: getattr(state, field.name) for field in fields(state)}
-    return {
-        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        for name, value in values.items()
-    }
-
-
-def _to_state(values: dict[str, Any]) -> State:
-    """The state of what another member sent; `State.check` checks its numbers."""
-    arrays = {name: values[name].numpy().copy() for name in ("anchor", "velocity")}
-    return State(**{**values, **arrays})
-
-
-def _machine(id: int, text: str, now_s: float) -> Machine | None:
-    """A machine as it describes itself; None for one that has not yet, or says something else."""
-    try:
-        name, tokens, rounds, seen_s = plain_json.loads(text)
-        seen_s = max(0.0, now_s - float(seen_s))
-        return Machine(id, str(name)[:MOST_NAME], int(tokens), int(rounds), seen_s)
-    except (ValueError, TypeError, OverflowError):
-        return None
+    arrays = {name: torch.from_numpy(getattr(state, name)) for name in ("anchor", "velocity")}
+    return {**vars(state), **arrays}
 
 
 @contextmanager

@@ -259,18 +259,35 @@ class Kind(Registry[type[Choice]]):
         name, numbers = self.parts(value)
         return self.make(self.find(name), numbers)
 
-    def make(self, choice: type[Choice], numbers: Mapping[str, object]) -> Choice:
+    def make(
+        self,
+        choice: type[Choice],
+        numbers: Mapping[str, object],
+        origins: Mapping[str, str] = MappingProxyType({}),
+    ) -> Choice:
         """Return a choice with numbers by their own or their flat names.
 
+        Args:
+            choice: one of this kind.
+            numbers: name -> value.
+            origins: name -> the beginning of an error about it.
+
         Raises:
-            ConfigError: it has no such number, or a number has a wrong value.
+            ConfigError: every number that the choice lacks, or that has a wrong value.
         """
-        names = {spec.flat: name for name, spec in options(choice).items()}
-        names |= {name: name for name in options(choice)}
-        if unknown := [number for number in numbers if number not in names]:
-            first = unknown[:MOST_SUGGESTIONS]
-            raise ConfigError("\n".join(self.lacks(choice, number) for number in first))
-        return choice(**{names[number]: value for number, value in numbers.items()})
+        specs = {spec.flat: spec for spec in options(choice).values()} | options(choice)
+        values, wrong = dict[str, object](), list[str]()
+        for number, value in numbers.items():
+            try:
+                values[specs[number].name] = specs[number].convert(value)
+            except KeyError:
+                begin = f"{origins[number]}: " if number in origins else ""
+                wrong.append(f"{begin}{self.lacks(choice, number)}")
+            except ValueError as error:
+                wrong.append(f"{origins.get(number, f'{choice.name}: {number}')} {error}")
+        if wrong:
+            raise ConfigError("\n".join(wrong[:MOST_SUGGESTIONS]))
+        return choice(**values)
 
     def parts(self, value: object) -> tuple[str, dict[str, object]]:
         """Return name and numbers of a value, whether or not the choice exists.
@@ -331,26 +348,18 @@ class Kind(Registry[type[Choice]]):
         return f"{choice.name} has no {number}{near or listed}"
 
 
-def _class_of(base: str) -> str:
-    return f"a dataclass with a name and the base mlxhog.{base}"
-
-
-SCHEDULES = Kind("schedule", "mlxhog.config.schedules", _class_of("config.schedules.Schedule"))
-OPTIMIZERS = Kind("optimizer", "mlxhog.optim", _class_of("optim.OptimizerChoice"))
+_OF_BASE = "a dataclass with a name and the base mlxhog."
+SCHEDULES = Kind("schedule", "mlxhog.config.schedules", f"{_OF_BASE}config.schedules.Schedule")
+OPTIMIZERS = Kind("optimizer", "mlxhog.optim", f"{_OF_BASE}optim.OptimizerChoice")
 STRATEGIES = Kind(
-    "strategy",
-    "mlxhog.strategies",
-    _class_of("strategies.Strategy") + " (examples/my_strategy.py)",
+    "strategy", "mlxhog.strategies", f"{_OF_BASE}strategies.Strategy (examples/my_strategy.py)",
     plural="strategies",
-)
-
-
+)  # fmt: skip
 KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES)
 LAYERS: Registry[type[Any]] = Registry(
-    "layer",
-    "mlxhog.models.mad.layers",
+    "layer", "mlxhog.models.mad.layers",
     "a dataclass with a name and a kind, 'mixer' or 'channel' (examples/my_layer.py)",
-)
+)  # fmt: skip
 TASKS: Registry[Any] = Registry(
     "task", "mlxhog.mad.tasks", "a dataclass of the base Task (examples/my_task.py)"
 )

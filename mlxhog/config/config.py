@@ -12,7 +12,7 @@ from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
 from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
-from mlxhog.config.options import option, options, spelt
+from mlxhog.config.options import option, spelt
 from mlxhog.config.rules import parse_slowdowns
 from mlxhog.config.schedules import Schedule
 from mlxhog.config.sources import Layer, Merged, resolve
@@ -29,25 +29,16 @@ DEFAULT_MODEL = "minute"
 DEFAULT_OPTIMIZER = "muon"
 EMULATED = "metal-emulated"  # Metal source that runs on the CPU, of `gpu_write` and `kernels`
 
-_data = partial(option, group="data")
-_model = partial(option, group="model")
-_workers = partial(option, group="workers")
-_strategy = partial(option, group="strategy")
-_sparse = partial(option, group="sparse")
-_optimizer = partial(option, group="optimizer")
-_schedule = partial(option, group="schedule")
-_budget = partial(option, group="budget")
-_run = partial(option, group="run")
-_safety = partial(option, group="safety")
+_data, _model, _workers, _strategy, _sparse, _optimizer, _schedule, _budget, _run, _safety = (
+    partial(option, group=title)
+    for title in ("data", "model", "workers", "strategy", "sparse", "optimizer", "schedule",
+                  "budget", "run", "safety")
+)  # fmt: skip
 _tuning = partial(option, group="fine-tuning")
 _ends = partial(option, group="epochs and early stopping")
 _cluster = partial(option, group="cluster", needs="cluster")
 
 ORIGINS = ("init_from", "resize_vocab")  # options of the weights that a new run begins with
-WITHOUT_ENDS: dict[str, object] = {
-    "epochs": None, "patience": None, "stop_at_loss": None, "keep_best": False,
-}  # fmt: skip
-"""Values of the options of epochs and early stopping in a run that ends otherwise."""
 
 
 def _check_address(text: str) -> None:
@@ -61,12 +52,9 @@ def _check_address(text: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class TrainConfig(Merged):
-    """One training run. Defaults < YAML < flags; an unknown key is an error.
+    """One training run; a ConfigError names every wrong value and every contradiction at once.
 
     Values are converted and checked when the object is made, so every instance is legal.
-
-    Raises:
-        ConfigError: naming every wrong value and every contradiction at once.
     """
 
     data: str = _data(
@@ -116,9 +104,8 @@ class TrainConfig(Merged):
         None,
         "other values for fields of the model, such as hidden_size=256; several with commas or one "
         "flag each (mlxhog models tiny lists the fields)",
-        repeats=True,
-        reads=plain_yaml.assignments,
-    )
+        repeats=True, reads=plain_yaml.assignments,
+    )  # fmt: skip
     plugin: str | None = _model(
         None,
         "Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
@@ -132,9 +119,8 @@ class TrainConfig(Merged):
         4,
         "sequences in one gradient of one worker; auto is measured before training: twice as many "
         "until tokens/s stop to rise, or memory is full",
-        low=1,
-        none="auto",
-    )
+        low=1, none="auto",
+    )  # fmt: skip
     grad_accumulation: int = _model(
         1, "gradients averaged into one step", low=1, aliases=("grad_accumulation_steps",)
     )
@@ -153,23 +139,19 @@ class TrainConfig(Merged):
     threads: int | None = _workers(
         None,
         "threads of each worker, for gradient, norm, step and read; auto shares the cores",
-        low=1,
-        none="auto",
-    )
+        low=1, none="auto",
+    )  # fmt: skip
     max_workers: int | None = _workers(
         None,
         "worker slots in the arena, each with room for its optimizer state; auto is two more than "
         "workers if others can join (hogwild) and memory suffices",
-        low=1,
-        high=4096,
-        none="auto",
-    )
+        low=1, high=4096, none="auto",
+    )  # fmt: skip
     cpu_blas: str = _workers(
         "auto",
         "kernels=reference: library for MLX's matrix products, the fastest here or MLX's own",
-        choices=("auto", "reference"),
-        needs="kernels=auto|reference",
-    )
+        choices=("auto", "reference"), needs="kernels=auto|reference",
+    )  # fmt: skip
     memory_limit: float = _workers(
         0.8, "share of this machine's memory that a run may use", above=0, high=1
     )
@@ -185,9 +167,8 @@ class TrainConfig(Merged):
         "auto",
         "how the workers train together, see docs/training.md; auto is serial for one worker, and "
         "measures several to choose hogwild or sync with sync_shares=speed",
-        kind=STRATEGIES,
-        none="auto",
-    )
+        kind=STRATEGIES, none="auto",
+    )  # fmt: skip
     read: str = _strategy(
         "snapshot",
         "parameters that a worker computes with: a copy, or the shared ones themselves",
@@ -226,16 +207,14 @@ class TrainConfig(Merged):
         None,
         "words drawn for each batch; the training loss is over these and the batch's own, that of "
         "evaluations over all",
-        low=1,
-        none="off",
-    )
+        low=1, none="off",
+    )  # fmt: skip
 
     optimizer: OptimizerChoice | None = _optimizer(
         "auto",
         "update rule; auto is muon, or that of the run that is resumed",
-        kind=OPTIMIZERS,
-        none="auto",
-    )
+        kind=OPTIMIZERS, none="auto",
+    )  # fmt: skip
     lr: float | None = _optimizer(
         None,
         "largest step size of the schedule; auto is the optimizer's own, by width, vocabulary and "
@@ -263,9 +242,8 @@ class TrainConfig(Merged):
     time: float | None = _budget(
         None,
         "end training after this time; 60 s without a budget; the first one reached ends the run",
-        unit="s",
-        above=0,
-    )
+        unit="s", above=0,
+    )  # fmt: skip
 
     eval_every: Interval = _run(
         Interval(seconds=10),
@@ -277,11 +255,8 @@ class TrainConfig(Merged):
         None,
         "held-out text in one evaluation; auto is 64 KiB of text, less for a model that is slow "
         "for its budget",
-        unit="tokens",
-        low=1,
-        none="auto",
-        needs="eval_every",
-    )
+        unit="tokens", low=1, none="auto", needs="eval_every",
+    )  # fmt: skip
     sample_every: Interval = _run(Interval(seconds=30), "steps or time between samples of text")
     save_every: Interval = _run(
         Interval(seconds=300), "steps or time between checkpoints; the end always saves one"
@@ -289,9 +264,8 @@ class TrainConfig(Merged):
     keep_last: int | None = _run(
         None,
         "newest checkpoints that are kept; auto is 3, and 1 for a model with tables of n-grams",
-        low=1,
-        none="auto",
-    )
+        low=1, none="auto",
+    )  # fmt: skip
     live: str = _run(
         "auto",
         "keep two more copies of the parameters in shared memory, for readers while the run "
@@ -362,19 +336,13 @@ class TrainConfig(Merged):
         None,
         "also end after this number of held-out evaluations in a row without a new best; keeps "
         "the best as with keep_best",
-        unit="evaluations",
-        low=1,
-        none="off",
-        needs="eval_every",
-    )
+        unit="evaluations", low=1, none="off", needs="eval_every",
+    )  # fmt: skip
     stop_at_loss: float | None = _ends(
         None,
         "also end when a held-out evaluation reaches this number of bits per byte, or fewer",
-        unit="bits per byte",
-        above=0,
-        none="off",
-        needs="eval_every",
-    )
+        unit="bits per byte", above=0, none="off", needs="eval_every",
+    )  # fmt: skip
     keep_best: bool = _ends(
         False,
         "save after every held-out evaluation that is the best so far, and keep that checkpoint: "
@@ -389,10 +357,8 @@ class TrainConfig(Merged):
         None,
         "train one model with other machines: HOST:PORT of the lighthouse that mlxhog cluster "
         "start began",
-        none="off",
-        reads=_check_address,
-        needs="",
-    )
+        none="off", reads=_check_address, needs="",
+    )  # fmt: skip
     cluster_own_address: str | None = _cluster(
         None,
         "address of this machine by which the others reach it; auto is that of the route to the "
@@ -420,10 +386,8 @@ class TrainConfig(Merged):
         None,
         "limit of each join, transfer and average, above round_every, because a machine that joins "
         "waits for the others' next round; auto is six times round_every, and at least 60 s",
-        none="auto",
-        unit="s",
-        above=0,
-    )
+        none="auto", unit="s", above=0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check the values together, and set those that follow from others.
@@ -492,8 +456,7 @@ class TrainConfig(Merged):
     @property
     def has_budget(self) -> bool:
         """Whether a budget is given; `resume` without one uses the rest of the run's own."""
-        budgets = (self.steps, self.tokens, self.time, self.epochs)
-        return any(budget is not None for budget in budgets)
+        return (self.steps, self.tokens, self.time, self.epochs) != (None,) * 4
 
     @property
     def keeps_best(self) -> bool:
@@ -503,13 +466,7 @@ class TrainConfig(Merged):
     @property
     def cluster_limit_s(self) -> float:
         """Limit of each call of a group."""
-        timeout_s = self.cluster_timeout_s
-        return max(60.0, 6 * self.round_every) if timeout_s is None else timeout_s
-
-    @property
-    def waits_too_short(self) -> bool:
-        """Whether its limit is not above the time between rounds."""
-        return self.cluster_limit_s <= self.round_every
+        return self.cluster_timeout_s or max(60.0, 6 * self.round_every)
 
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.
@@ -517,17 +474,12 @@ class TrainConfig(Merged):
         `resume` and `reset_optimizer` are left out: they describe one command, not the run. So is
         the token of a cluster, which is a secret.
         """
-        values = spelt(self)
+        values = spelt(self) | {"cluster_token": "auto"}
+        for name, value in vars(self).items():
+            if isinstance(value, Choice):
+                values[name] = value.to_dict()
         del values["resume"], values["reset_optimizer"]
-        chosen = {name: getattr(self, name) for name in values}
-        values |= {name: one.to_dict() for name, one in chosen.items() if isinstance(one, Choice)}
-        values["cluster_token"] = "auto"
-        # ASCII only: PyYAML does not read back every character that it writes as itself.
-        return yaml.safe_dump(values, sort_keys=False)
-
-
-PLUGIN = ("plugin", *options(TrainConfig)["plugin"].aliases)
-"""Names of the option with the user's own Python files."""
+        return yaml.safe_dump(values, sort_keys=False)  # ASCII: it reads back all that it writes
 
 
 def train_config(layers: Iterable[Layer], problems: Iterable[str] = ()) -> TrainConfig:
@@ -540,10 +492,9 @@ def train_config(layers: Iterable[Layer], problems: Iterable[str] = ()) -> Train
             not be loaded.
     """
     layers, messages = list(layers), list(problems)
-    named = [layer[name][0] for layer in layers for name in PLUGIN if name in layer]
-    files = "" if not named or named[-1] in (None, "none") else str(named[-1])
+    *_, named = None, *(layer[plugins.KEY][0] for layer in layers if plugins.KEY in layer)
     return plugins.recalled(
-        plugins.texts(files),
+        plugins.texts("" if named in (None, "none") else str(named)),
         lambda: resolve(TrainConfig, layers, messages),
         lambda config: vars(config).values(),
     )

@@ -77,7 +77,7 @@ def of(config: Any) -> list[tuple[str, str]]:
         "spelt": config.strategy,
         "shared": config.shares_moments,
         "has_budget": config.has_budget,
-        "waits_too_short": config.waits_too_short,
+        "waits_too_short": config.cluster_limit_s <= config.round_every,
     }
     own = () if config.strategy is None else rules_of(type(config.strategy))
     specs = specs_of(type(config), values)

@@ -204,7 +204,7 @@ def merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> 
     values, unknown = dict[str, Any](), None
     for name, choice in chosen.items():
         try:
-            values[name] = _made(specs[name], *choice)
+            values[name] = _made(specs[name], choice.choice, choice.numbers)
         except ConfigError as error:
             unknown = error if isinstance(error, UnknownChoice) else unknown
             begin = f"{choice.where}: " if error is unknown else ""
@@ -235,16 +235,11 @@ def _chosen(spec: Option, value: object, where: str, before: _Choosing | None) -
     choice = type(value) if isinstance(value, Choice) else spec.kind.known().get(name)
     flat = {} if choice is None else {one.name: one.flat for one in options(choice).values()}
     known = {} if before is None or before.choice not in (None, name, choice) else before.numbers
-    own = {
-        flat.get(number, number): (one, f"{where}: {name}: {number}")
-        for number, one in numbers.items()
-    }
+    own = {flat.get(n, n): (one, f"{where}: {name}: {n}") for n, one in numbers.items()}
     return _Choosing(choice or name, where, known | own)
 
 
-def _made(
-    spec: Option, choice: str | type[Choice] | None, where: str, numbers: Layer
-) -> Choice | None:
+def _made(spec: Option, choice: str | type[Choice] | None, numbers: Layer) -> Choice | None:
     """Make a choice; None is open.
 
     Raises:
@@ -254,25 +249,12 @@ def _made(
     kind: Kind = spec.kind
     if choice is None:
         is_open = spec.default in (None, spec.none)
-        choice = _owner(kind, numbers) if is_open else kind.find(str(spec.default))
+        choice = _owner(kind, numbers) if is_open else str(spec.default)
+    choice = kind.find(choice) if isinstance(choice, str) else choice
     if choice is None:
         return None
-    choice = kind.find(choice) if isinstance(choice, str) else choice
-    own, values, wrong = {one.flat: one for one in options(choice).values()}, {}, list[str]()
-    for flat, (value, at) in numbers.items():
-        if flat not in own:
-            wrong.append(f"{at}: {kind.lacks(choice, flat)}")
-            continue
-        try:
-            values[own[flat].name] = own[flat].convert(value)
-        except ValueError as error:
-            wrong.append(f"{at} {error}")
-    if not wrong:
-        try:
-            return choice(**values)
-        except ConfigError as error:
-            wrong.append(f"{where}: {error}" if where else str(error))
-    raise ConfigError("\n".join(wrong))
+    values, origins = ({flat: one[k] for flat, one in numbers.items()} for k in (0, 1))
+    return kind.make(choice, values, origins)
 
 
 def _owner(kind: Kind, numbers: Layer) -> type[Choice] | None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mlxhog.base import plain_json
 from mlxhog.base.cache import user_cache_directory
-from mlxhog.base.durable import full_disk, new_directory, remove, require_space, write_synced
+from mlxhog.base.durable import disk_errors, new_directory, remove, require_space, write_synced
 from mlxhog.data import auto_tokenizer, corpora, heldout, textfiles, tokenizers
 from mlxhog.data.examples import Example
 from mlxhog.data.machine_data import MachineData
@@ -327,7 +327,7 @@ def _write(
     target.parent.mkdir(parents=True, exist_ok=True)
     for end in ("part", "old"):  # of a killed process
         remove(target.with_name(f"{target.name}.{end}"))
-    with full_disk(doing), new_directory(target) as part:
+    with disk_errors(doing, only_full=True), new_directory(target) as part:
         tokenizer = tokenizers.build(
             spec, lambda: (text for held_out, text in pieces() if not held_out), progress=progress
         )

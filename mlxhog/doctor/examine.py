@@ -6,16 +6,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.base import machine as machines
 from mlxhog.base import verdicts
 from mlxhog.base.load import LoadWatch
 from mlxhog.doctor import backends, kernels
 from mlxhog.doctor.checks import (
-    Check,
     CheckResult,
     broken,
-    check,
     check_facts,
     check_shared_memory,
     collect_facts,
@@ -57,7 +54,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         compared += rows
         usable += [engine] if rows else []
     if "mlx" in usable:
-        checks.append(_imports())
+        checks.append(kernels.check_imports())
     wrong = [row for row in compared if not row["ok"]]
     tell("backends", "")
     agreed = set(usable) - {row["engine"] for row in wrong}
@@ -106,25 +103,3 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         *(f"kernel {row['name']} {row['instance']} on {row['engine']}" for row in wrong),
     ]
     return record
-
-
-def _imports() -> Check:
-    """Check that MLX never writes results into imported memory."""
-    name, expected = "donation of imported memory", "unchanged by `W += 1` and an optimizer step"
-    consequence = "MLX writes its results into the arena: use another version, and --read snapshot"
-    watch, spared = LoadWatch(), False
-    observed: object
-    with Child() as child:
-        try:
-            spared = child.call(START_S, spares_imports)
-            observed = "unchanged" if spared else "overwritten"
-        except Failed as failure:
-            observed = failure
-    return check(name, spared, observed, expected, consequence, load=watch.look())
-
-
-def spares_imports(lane: Lane) -> bool:
-    """In a child, which may import MLX: see `probes_mlx.spares_imports`."""
-    from mlxhog.doctor import probes_mlx
-
-    return probes_mlx.spares_imports()

@@ -31,6 +31,7 @@ from multiprocessing import connection
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog import arena
 from mlxhog.arena import Arena
@@ -63,6 +64,7 @@ PATIENCE_S: Final = 5.0  # until a reader sees a write
 _ARRIVAL_S: Final = 20.0
 _LOOK_S = 0.001
 _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
+_WARM_S: Final = START_S + _GRACE_S
 
 Row = dict[str, Any]
 Pass = Callable[[], object]
@@ -95,6 +97,14 @@ def values_of(mapped: Arena, kernel: str) -> Float32:
     copy = np.empty(FLOATS, np.float32)
     updates.snapshot(copy, shared(mapped, kernel))
     return copy
+
+
+def torn(
+    values: Float32, most: NDArray[Any] | float, least: Float32 | float = 0.0
+) -> NDArray[np.bool_]:
+    """Which values no order of whole adds explains, from `least` to `most` of them; NaN is one."""
+    whole: NDArray[np.bool_] = values == np.rint(values)
+    return ~(whole & (values >= least) & (values <= most))
 
 
 @dataclass(frozen=True)
@@ -184,19 +194,17 @@ def add_until(
     seconds: float,
     limit: int = 1,
     processes: int = 1,
-    publishes: bool = False,
 ) -> tuple[int, float]:
     """Line up, then add until the time is over; returns passes (at most `limit`) and time."""
     add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.of(lane)(kernel, mode))
-    counters = lane.arena.counters
+    publish = partial(lane.arena.counters.store, "version")
     line_up(lane.arena, processes)
     begin = now = time.perf_counter()
     passes = 0
     while passes < limit and now - begin < seconds:
         add()
         passes += 1
-        if publishes:
-            counters.store("version", passes)
+        publish(passes)
         now = time.perf_counter()
     return passes, now - begin
 
@@ -212,28 +220,25 @@ def read_until(
     read: Reader = reader.of(lane)
     counters = lane.arena.counters
     line_up(lane.arena, processes)
-    samples = torn = backwards = 0
+    samples = n_torn = backwards = 0
     visible_s = 0.0
     before = np.zeros(FLOATS, np.float32)
     begin = now = time.perf_counter()
-    while True:
+    while now - begin <= seconds or not samples:
         version, since = counters.load("version"), now
         while True:
             values = read()
             most = counters.load("version") + 2  # a pass is in progress, one number on its way
             samples += values.size
-            torn += int(((values != np.rint(values)) | (values < 0) | (values > most)).sum())
+            n_torn += int(torn(values, most).sum())
             backwards += int((values < before).sum())
             before, now = values, time.perf_counter()
-            if values.min() >= version or torn:
+            if values.min() >= version or n_torn:
                 break
             if now - since > patience_s:
                 raise TimeoutError(f"a write was not seen within {patience_s:g} s")
         visible_s = max(visible_s, now - since)
-        if now - begin > seconds:
-            return {
-                "samples": samples, "torn": torn, "backwards": backwards, "visible_s": visible_s,
-            }  # fmt: skip
+    return {"samples": samples, "torn": n_torn, "backwards": backwards, "visible_s": visible_s}
 
 
 # -- the tests -------------------------------------------------------------------------------------
@@ -327,36 +332,37 @@ class Litmus:
             **dict.fromkeys(("adds", "lost", "torn"), 0),
             "adds_per_s": 0.0,
         }
-        return self._tried(row, lambda: self._measure(case))
+        return self._tried(row, lambda: self._write(case))
 
-    def _measure(self, case: Case) -> Row:
+    def _write(self, case: Case) -> Row:
         _, kernel, mode = case
-        limit, writers = LIMITS[kernel], list(zip(self.children, case.writers, strict=True))
+        writers, limit = list(zip(self.children, case.writers, strict=True)), LIMITS[kernel]
         for child, kind in writers:  # import, compile
             self._clear(kernel)
-            child.call(START_S + _GRACE_S, add_until, kind, kernel, mode, seconds=1.0)
+            child.call(_WARM_S, add_until, kind, kernel, mode, seconds=1.0)
         self._clear(kernel)
         for child, kind in writers:
             many: dict[str, Any] = {"seconds": self.seconds, "limit": limit, "processes": 2}
             child.start(add_until, kind, kernel, mode, **many)
-        torn, watched = TornValues(kernel, mode, 2 * limit), WatchedTime()
         running: dict[Any, Child] = {child.pipe: child for child, _ in writers}
         tallies: list[tuple[int, float]] = []
+        least, watched, n_torn = np.zeros(FLOATS, np.float32), WatchedTime(), 0
         while running:
             for ready in connection.wait(list(running), _LOOK_S):
                 tallies.append(running.pop(ready).take(0.0))
-            torn.look(values_of(self.arena, kernel))
+            values = values_of(self.arena, kernel)
+            n_torn += int(torn(values, 2 * limit * COUNTS[kernel], least).sum())
+            least = values if mode in PROMISED else least
             if running and watched.look() > self.seconds + _GRACE_S:
                 raise Late(f"no answer within {self.seconds + _GRACE_S:.0f} s")
         passes = sum(each for each, _ in tallies)
         # Of the final values: those that no lost add explains, and the lost adds of the others.
         values, expected = values_of(self.arena, kernel), passes * COUNTS[kernel].astype(np.float64)
-        sane = (values <= expected) & (values == np.rint(values)) & (values >= 0)
-        adds = passes * int(COUNTS[kernel].sum())
+        wrong, adds = torn(values, expected), passes * int(COUNTS[kernel].sum())
         return {
             "adds": adds,
-            "lost": int((expected - values)[sane].sum()),
-            "torn": int(np.count_nonzero(~sane)) + torn.count,
+            "lost": int((expected - values)[~wrong].sum()),
+            "torn": n_torn + int(wrong.sum()),
             "adds_per_s": adds / max(spent for _, spent in tallies),
         }
 
@@ -380,31 +386,14 @@ class Litmus:
             both: dict[str, Any] = {"seconds": self.seconds, "processes": 2}
             wait: dict[str, Any] = {"patience_s": patience_s}
             self._clear("dense")
-            reading.call(START_S + _GRACE_S, read_until, reader, seconds=0.0, **wait)
+            reading.call(_WARM_S, read_until, reader, seconds=0.0, **wait)
             self._clear("dense")
-            writing.call(START_S + _GRACE_S, add_until, *dense, seconds=1.0)
+            writing.call(_WARM_S, add_until, *dense, seconds=1.0)
             self._clear("dense")
-            writing.start(add_until, *dense, **both, limit=LIMITS["dense"], publishes=True)
+            writing.start(add_until, *dense, **both, limit=LIMITS["dense"])
             limit_s = self.seconds + patience_s + _GRACE_S
             seen = reading.call(limit_s, read_until, reader, **both, **wait)
             writing.take(_GRACE_S)
             return seen
 
         return self._tried(row, measure)
-
-
-class TornValues:
-    """Counts values that no order of whole adds explains, of at most `passes` passes in all."""
-
-    def __init__(self, kernel: str, mode: str, passes: int) -> None:
-        self._most = passes * COUNTS[kernel]
-        self._least = np.zeros_like(self._most)
-        self._may_fall = mode not in PROMISED
-        self.count = 0
-
-    def look(self, values: Float32) -> None:
-        """Look at all values once."""
-        sane = (values >= self._least) & (values <= self._most) & (values == np.rint(values))
-        self.count += int(np.count_nonzero(~sane))
-        if not self._may_fall:
-            self._least = np.where(sane, values, self._least)

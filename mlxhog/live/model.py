@@ -236,11 +236,6 @@ def load(
         EnvironmentLacks: the backend is not installed.
         ArenaError: the run that trains cannot be read, for example because of another version.
     """
-    paths = {"model": model, "out": out}
-    for name, word in {**paths, "backend": backend, "weights": weights, "mode": mode}.items():
-        if not isinstance(word, str) and not (name in paths and isinstance(word, os.PathLike)):
-            or_path = " or a path" * (name in paths)
-            raise ConfigError(f"{name} is a {type(word).__name__}, expected a str{or_path}")
     for file in plugins.texts(plugin):
         plugins.load(file)
     source, opened = open_source(

@@ -23,10 +23,10 @@ from mlxhog.checkpoint.formats import weights as files
 from mlxhog.checkpoint.run import Run
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.model import Model
-from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
-from mlxhog.live import CHECKPOINT, READ_MODES
+from mlxhog.errors import ArenaError, CheckpointError, ConfigError, MlxhogError, RunError
+from mlxhog.live import CHECKPOINT, MODES, READ_MODES
 from mlxhog.live.running import NoWeights, RunWeights
-from mlxhog.live.source import CheckpointWeights, WeightSource, checked_mode
+from mlxhog.live.source import CheckpointWeights, WeightSource
 from mlxhog.models.families import ModelConfig
 from mlxhog.report.views import Tell
 
@@ -78,6 +78,8 @@ def open_source(
         EnvironmentLacks: the backend is not installed.
         ArenaError: the run that trains cannot be read, for example because of another version.
     """
+    if mode not in MODES:
+        raise ConfigError(f"no read mode {mode!r}; choose from {', '.join(MODES)}")
     run = _begun(spec, root, wait_s, say, pause)
     if run is not None:
         source, config, tokenizer, path = _RunReader(run, weights, mode).open()
@@ -146,7 +148,6 @@ class _RunReader:
     def open(self) -> _Opened:
         note = ""
         if self._mode != CHECKPOINT:
-            checked_mode(self._mode)
             if self._run.is_locked():
                 try:
                     return self._attached(CONNECT_S)

@@ -22,7 +22,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ArenaError
 from mlxhog.live import READ_MODES
-from mlxhog.live.source import Loaded, WeightSource, checked_mode
+from mlxhog.live.source import Loaded, WeightSource
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -58,7 +58,7 @@ class RunWeights(WeightSource):
         weights: str = "float32",
         patience_s: float = 2 * CONNECT_S,
     ) -> None:
-        self.mode, self._patience_s = checked_mode(mode), patience_s
+        self.mode, self._patience_s = mode, patience_s
         self._arena, self._model, self._weights, self._name = arena, model, weights, name
         layout = arena.layout
         if layout.tables and mode != "racy":

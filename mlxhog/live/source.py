@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from mlxhog.backends.backend import Backend, Float32, Int32
+from mlxhog.backends.backend import Backend
 from mlxhog.backends.reader import State
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
-from mlxhog.errors import ConfigError
 from mlxhog.live import CHECKPOINT, READ_MODES
+from mlxhog.optim.gradients import Float32, Int32
 
 LOOK_S = 0.5  # seconds between two checks whether a run that has ended trains again
 LOADING_PART = 0.1  # largest share of a generator's time for finding and loading newer weights
@@ -111,7 +111,7 @@ class CheckpointWeights(WeightSource):
     def __init__(self, opened: Opened, mode: str, weights: str, note: str = "") -> None:
         self._path, self._model, self._tensors = opened.path, opened.config, opened.tensors
         self._weights, self.note = weights, note
-        self.mode = checked_mode(READ_MODES[0] if mode == CHECKPOINT else mode)
+        self.mode = READ_MODES[0] if mode == CHECKPOINT else mode
         path, run = opened.path, run_of(opened.path)
         self.whose = f"checkpoint {path.name}" + ("" if run is None else f" of run {run.name}")
         self.counts_updates = (path / manifest.NAME).is_file()
@@ -206,14 +206,3 @@ class WeightFollower:
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """As `Backend.take_state`."""
         return self.backend.take_state(state, rows)
-
-
-def checked_mode(mode: str) -> str:
-    """Return a read mode.
-
-    Raises:
-        ConfigError: the mode does not exist.
-    """
-    if mode not in READ_MODES:
-        raise ConfigError(f"no read mode {mode!r}; choose from {', '.join(READ_MODES)}")
-    return mode

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import parse_count, parse_duration_s
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES
-from mlxhog.config.options import convert_fields, is_set, option, options, to_flag
+from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, holds
+from mlxhog.config.options import convert_fields, is_set, option, options
 from mlxhog.config.schedules import BETA, FALLING
 from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError
@@ -52,15 +52,20 @@ class Protocol(Merged):
         "reference's code; the 1/k rule of Hogwild, in stages; or 1/k itself",
         choices=("cosine", "constant", *FALLING),
     )
-    lr_floor: float = option(1e-6, "cosine: step size at the end", low=0)
+    lr_floor: float = option(1e-6, "cosine: step size at the end", low=0, needs="schedule=cosine")
     backoff_steps: int = option(
         1000,
         "backoff: updates with the first step size; inverse: updates until it is half",
         unit="steps",
         low=1,
+        needs="schedule=backoff|inverse",
     )
     backoff_beta: float = option(
-        BETA, "backoff: factor of the step size after each stage", above=0, below=1
+        BETA,
+        "backoff: factor of the step size after each stage",
+        above=0,
+        below=1,
+        needs="schedule=backoff",
     )
     batch_size: int = option(128, "sequences in one step", low=1)
     steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
@@ -102,17 +107,11 @@ class Protocol(Merged):
 
         They are refused on the command line; a study keeps the protocol of its begin.
         """
-        own = options(type(self))
-        numbers = {n: one for n, one in SCHEDULES.numbers().items() if n in own and is_set(self, n)}
-        owners = {
-            name: [one.name for one in number.owners if one.name in own["schedule"].choices]
-            for name, number in numbers.items()
-        }
+        values = {"schedule": self.schedule}
         return [
-            f"{to_flag(name)} is for --schedule {' or '.join(choices)}, not {self.schedule}; "
-            "leave it out"
-            for name, choices in owners.items()
-            if self.schedule not in choices
+            f"{spec.flag} is for {spec.needs}, not {self.schedule}; leave it out"
+            for name, spec in options(Protocol).items()
+            if spec.needs and is_set(self, name) and not holds(spec.needs, values)
         ]
 
     @property

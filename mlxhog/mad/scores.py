@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from mlxhog.mad.run import RunRecord, params
 from mlxhog.mad.suites import Suite
@@ -32,15 +32,6 @@ LOST = ("diverged", "failed")
 """Statuses of a run whose accuracy counts as 0."""
 UNFINISHED = ("partial", "pruned")
 STATE_BYTES = 4
-
-
-class Cell(NamedTuple):
-    """The place of a run among those of its candidate; `point` is a number of the suite's."""
-
-    task: str
-    label: str
-    seed: int
-    point: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,58 +110,56 @@ def scores(
         select: rows whose accuracy selects between optimiser points, and orders the candidates.
             The accuracies of both kinds of rows are returned, of the selected runs.
     """
-    expected = [
-        Cell(setting.task, setting.label, seed, point)
+    expected = {
+        (one.task, one.label, seed, number): f"{one.task} {one.label} {_words(point)} seed {seed}"
         for seed in seeds
-        for setting in suite.settings
-        for point in range(len(suite.points))
-    ]
-    known = set(expected)
-    runs: dict[str, dict[Cell, RunRecord]] = defaultdict(dict)
+        for one in suite.settings
+        for number, point in enumerate(suite.points)
+    }
+    runs: dict[str, dict[Place, RunRecord]] = defaultdict(dict)
     for run in records:
-        protocol = run.config["protocol"]
         for number, point in enumerate(suite.points):
-            cell = Cell(run.task, run.label, run.seed, number)
+            place, protocol = (run.task, run.label, run.seed, number), run.config["protocol"]
             fits = all(protocol[name] == value for name, value in point.items())
-            if fits and cell in known and run.status != "interrupted":
-                runs[run.candidate][cell] = run
-    rows = [
-        _row(candidate, {cell: own[cell] for cell in expected if cell in own}, expected, suite,
-             select)
-        for candidate, own in runs.items()
-    ]  # fmt: skip
+            if fits and place in expected and run.status != "interrupted":
+                runs[run.candidate][place] = run
+    rows = [_row(candidate, own, expected, suite, select) for candidate, own in runs.items()]
     return sorted(
         rows, key=lambda row: (row.status in UNFINISHED, -row.worth, row.params, row.candidate)
     )
 
 
+Place = tuple[str, str, int, int]
+"""Task, label of the setting, seed and number of the point of a run."""
+
+
 def _row(
     candidate: str,
-    runs: Mapping[Cell, RunRecord],
-    expected: Sequence[Cell],
+    by_place: Mapping[Place, RunRecord],
+    expected: Mapping[Place, str],
     suite: Suite,
     select: Select,
 ) -> CandidateScore:
-    missing = [cell for cell in expected if cell not in runs]
-    whole = {cell.seed for cell in expected} - {cell.seed for cell in missing}
+    runs = [by_place[place] for place in expected if place in by_place]
+    missing = {place: words for place, words in expected.items() if place not in by_place}
+    whole = {seed for _, _, seed, _ in expected} - {seed for _, _, seed, _ in missing}
 
     def interval(values: Iterable[float]) -> float | None:
         looked = single_look(list(values))
         return looked.high - looked.mean if whole and looked.pairs > 1 else None
 
-    counted = [run for run in _best(runs.values(), select) if run.seed in whole or not whole]
+    counted = [run for run in _best(runs, select) if run.seed in whole or not whole]
     of_task = _by("task", counted)
     by_seed = {
-        seed: {task: fmean(run.acc_macro for run in own) for task, own in _by("task", runs).items()}
-        for seed, runs in sorted(_by("seed", counted).items())
+        seed: {task: fmean(run.acc_macro for run in own) for task, own in _by("task", some).items()}
+        for seed, some in sorted(_by("seed", counted).items())
     }
     seeds = {seed: fmean(own.values()) for seed, own in by_seed.items()}
     vals = [[run.val_macro for run in own if run.val_macro is not None] for own in of_task.values()]
-    statuses = [run.status for run in runs.values()]
-    lost = all(status in LOST for status in statuses)
-    status = statuses[-1] if lost else "done"
+    statuses = [run.status for run in runs]
+    status = statuses[-1] if all(status in LOST for status in statuses) else "done"
     # Settings with a width of their own count only while there is no other run.
-    sized = [run for run in runs.values() if run.config["dim"] == suite.dim] or runs.values()
+    sized = [run for run in runs if run.config["dim"] == suite.dim] or runs
     return CandidateScore(
         candidate=candidate,
         score=fmean(seeds.values()),
@@ -184,28 +173,28 @@ def _row(
         best=tuple(counted),
         params=params(at_width(parse(candidate), suite.dim), suite.dim),
         state=max(run.state for run in sized),
-        seconds=sum(run.seconds for run in runs.values()),
+        seconds=sum(run.seconds for run in runs),
         status="pruned" if "pruned" in statuses else "partial" if missing else status,
         n_runs=len(runs),
         n_diverged=statuses.count("diverged"),
         n_failed=statuses.count("failed"),
-        missing=tuple(_words(cell, suite) for cell in missing),
+        missing=tuple(missing.values()),
         select=select,
     )
 
 
 def _best(runs: Iterable[RunRecord], select: Select) -> list[RunRecord]:
     """The best run of every seed and setting, the first of equal ones; lost ones have 0."""
-    best_of: dict[tuple[str, str, int], tuple[float, RunRecord]] = {}
+    best: dict[tuple[str, str, int], tuple[float, RunRecord]] = {}
     for run in runs:
         if run.status in LOST:
             val = None if run.val_macro is None else 0.0
             run = replace(run, acc_macro=0.0, acc_token=0.0, val_macro=val)
         value = (run.acc_macro if select == "test" else run.val_macro) or 0.0
         at = (run.task, run.label, run.seed)
-        if at not in best_of or value > best_of[at][0]:
-            best_of[at] = (value, run)
-    return [run for _, run in best_of.values()]
+        if at not in best or value > best[at][0]:
+            best[at] = (value, run)
+    return [run for _, run in best.values()]
 
 
 def _by(key: str, runs: Iterable[RunRecord]) -> dict[Any, list[RunRecord]]:
@@ -216,9 +205,5 @@ def _by(key: str, runs: Iterable[RunRecord]) -> dict[Any, list[RunRecord]]:
     return by
 
 
-def _words(cell: Cell, suite: Suite) -> str:
-    point = " ".join(
-        f"{name} {'auto' if value is None else f'{value:g}'}"
-        for name, value in suite.points[cell.point].items()
-    )
-    return f"{cell.task} {cell.label} {point} seed {cell.seed}"
+def _words(point: Mapping[str, float | None]) -> str:
+    return " ".join(f"{name} {'auto' if v is None else f'{v:g}'}" for name, v in point.items())

@@ -6,18 +6,14 @@ the modules of the other tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mlxhog.config.plugins import files_of
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.mad.options import PUBLISHED, Protocol
-from mlxhog.mad.run import RunConfig
+from mlxhog.mad.options import PUBLISHED
 from mlxhog.mad.tasks import BENCHMARK, find, resolve
 from mlxhog.mad.tasks.state_tracking import ORDERS
-from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.sequence import canonical
 
 
 @dataclass(frozen=True)
@@ -53,117 +49,6 @@ class Suite:
     def runs(self) -> int:
         """Runs of one candidate with one seed."""
         return len(self.settings) * len(self.points)
-
-
-# -- changes of a suite, and its runs --------------------------------------------------------------
-
-
-def only(chosen: Suite, tasks: Sequence[str]) -> Suite:
-    """Return a suite with the settings of some tasks only, by their full or short names.
-
-    A task that the suite lacks, such as one of the user's own, has the defaults of its settings.
-
-    Raises:
-        ConfigError: no such task.
-    """
-    settings = [one for one in chosen.settings if one.task in {find(task).name for task in tasks}]
-    present = {one.task for one in settings}
-    absent = {one.name: one for one in map(find, tasks) if one.name not in present}
-    settings += [Setting(name, asdict(one()), "baseline") for name, one in absent.items()]
-    return replace(chosen, settings=tuple(settings))
-
-
-def at_dim(chosen: Suite, dim: int) -> Suite:
-    """Return a suite for candidates of another width.
-
-    Raises:
-        ConfigError: some settings have widths of their own, which compare state sizes.
-    """
-    own = [setting for setting in chosen.settings if setting.dim is not None]
-    if own and dim != chosen.dim:
-        tasks = dict.fromkeys(setting.task for setting in own)
-        widths = dict.fromkeys(setting.dim for setting in own)
-        raise ConfigError(
-            f"the width is {dim}, but suite {chosen.name} compares widths on {', '.join(tasks)}: "
-            f"{chosen.dim} and {', '.join(map(str, widths))}; leave the width out of the command "
-            "and of the space, give layers instead of an architecture, or choose other --tasks"
-        )
-    return replace(chosen, dim=dim)
-
-
-def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
-    """Return a suite whose points have the fixed values of a protocol; equal points become one.
-
-    The points are those of the suite's optimizer: another one has its own step size and decay,
-    unless the protocol fixes them.
-    """
-    of_suite = ({"lr": None},) if "optimizer" in protocol else chosen.points
-    points = [{name: protocol.get(name, value) for name, value in p.items()} for p in of_suite]
-    return replace(chosen, points=_once(points))
-
-
-def with_rates(chosen: Suite, rates: Iterable[float]) -> Suite:
-    """Return a suite whose points have other step sizes."""
-    points = _once({**point, "lr": lr} for lr in rates for point in chosen.points)
-    return replace(chosen, points=points)
-
-
-def _once(points: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    once: list[Mapping[str, Any]] = []
-    once.extend(point for point in points if point not in once)
-    return tuple(once)
-
-
-def expand(
-    chosen: Suite,
-    layers: tuple[Layer, ...],
-    seeds: Iterable[int],
-    *,
-    position: str = "none",
-    workers: str = "torch:cpu",
-    threads: int = 1,
-    protocol: Mapping[str, Any] | None = None,
-) -> Iterator[RunConfig]:
-    """Yield every run of a candidate, setting after setting.
-
-    Args:
-        chosen: the suite.
-        layers: the candidate.
-        seeds: one set of runs for each.
-        position: positional embedding.
-        workers: backends of the workers of a run.
-        threads: of each worker.
-        protocol: fields of all runs, which replace those of the suite and of the settings.
-            `select` "val" draws validation rows, and `fuzzy_compat` is also set in the task.
-
-    Raises:
-        ConfigError: a field of the protocol is wrong.
-    """
-    seeds = tuple(seeds)
-    for setting in chosen.settings:
-        fields = {**chosen.protocol, **setting.protocol, **(protocol or {})}
-        for seed in seeds:
-            for point in chosen.points:
-                how = Protocol(**{**point, **fields})
-                settings = dict(setting.settings)
-                if how.select == "val":
-                    settings["val_rows"] = settings["val_rows"] or settings["test_rows"]
-                if how.fuzzy_compat and "fuzzy_compat" in settings:
-                    settings["fuzzy_compat"] = True
-                yield RunConfig(
-                    task=setting.task,
-                    settings=settings,
-                    layers=layers,
-                    dim=chosen.dim if setting.dim is None else setting.dim,
-                    protocol=how,
-                    seed=seed,
-                    position=position,
-                    workers=workers,
-                    threads=threads,
-                    plugins=files_of((*layers, find(setting.task))),
-                    candidate=canonical(layers),
-                    label=setting.label,
-                )
 
 
 # -- the published tasks ---------------------------------------------------------------------------

@@ -27,9 +27,9 @@ import numpy as np
 
 from mlxhog.base.durable import replace_file
 from mlxhog.errors import ConfigError, StudyError
-from mlxhog.mad.report.ranking import read_ranking
+from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
-from mlxhog.mad.study.store import ROOT, Store, find, is_study
+from mlxhog.mad.study.store import ROOT, Store, find
 from mlxhog.models.mad.config import VOCABULARY, MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width
@@ -66,7 +66,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
         ConfigError: it is neither.
         StudyError: the study has no candidate with all its runs.
     """
-    if is_study(ROOT / what) or is_study(Path(what)):
+    if Store(ROOT / what).exists or Store(Path(what)).exists:
         store = find(what)
         best = finished(store)[0]
         words = f"best of study {store.name}, score {best.score:.3f}: {best.candidate}"

@@ -1,8 +1,8 @@
 """Optimizers: turn a gradient into a step, and write it, fused in one pass over shared memory.
 
-Each is a direction, then a write. Native code computes the directions of most, element by element,
-and writes them in the same pass; Muon, APOLLO and SOAP compute those of hidden matrices first.
-There is one write, native or in Metal (`metal_steps.py`), with the same roundings.
+Each is a direction, then a write (`rule.py`). Native code computes most directions element by
+element, in the pass that writes them (`elementwise.py`); Muon, APOLLO and SOAP compute those of
+hidden matrices first. Metal writes with the same roundings (`metal_steps.py`).
 
 Moments are private to a worker: every step already carries its history. AdamW and Muon may share
 one pair between all workers, written under the locks of the parameters.
@@ -19,17 +19,14 @@ from typing import Any, Final
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.optim.adamw import AdamW
-from mlxhog.optim.adan import Adan
 from mlxhog.optim.apollo import Apollo, ApolloMini
 from mlxhog.optim.choice import GROUPS, Adaptive, Decayed, OptimizerChoice, Use
 from mlxhog.optim.delay_feedback import DelayFeedback, FedBack
+from mlxhog.optim.elementwise import SGD, AdamW, Adan, Lion, Momentum
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.groups import Grouped, Groups, factors
-from mlxhog.optim.lion import Lion
 from mlxhog.optim.muon import Muon
-from mlxhog.optim.rule import Optimizer, Pairs, Step, Target
-from mlxhog.optim.sgd import SGD, Momentum
+from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, directions, write
 from mlxhog.optim.soap import Soap
 from mlxhog.optim.sparsified import Selection, Sparse, Sparsified
 
@@ -138,5 +135,5 @@ __all__ = [
     "DEFAULT", "GROUPS", "SGD", "AdamW", "Adan", "Adaptive", "Apollo", "ApolloMini", "Decayed",
     "DelayFeedback", "Float32", "Grouped", "Groups", "Lion", "Momentum", "Muon", "Optimizer",
     "OptimizerChoice", "Pairs", "Selection", "Soap", "Sparsified", "Step", "Target", "Use",
-    "build", "by_name", "chosen", "for_model", "open_numbers",
+    "build", "by_name", "chosen", "directions", "for_model", "open_numbers", "write",
 ]  # fmt: skip

@@ -35,9 +35,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.optim.choice import Adaptive
-from mlxhog.optim.directions import split, write
-from mlxhog.optim.rule import Form, Kernel, Pairs, Shapes, Step, Target, Write, float32
-from mlxhog.optim.updates import Float32
+from mlxhog.optim.gradients import Float32
+from mlxhog.optim.rule import (
+    Form,
+    Kernel,
+    Pairs,
+    Shapes,
+    Step,
+    Target,
+    Write,
+    float32,
+    split,
+    write,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +58,6 @@ Floats: TypeAlias = "NDArray[Any]"
 
 GROWTH: Final = 1.01
 """Largest factor between the norms of successive updates of a matrix."""
-
 LEAST: Final = 1e-8
 """Added to norms that divide."""
 
@@ -108,7 +117,6 @@ class Projected(Adaptive):
     )  # fmt: skip
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Shapes of the state, segment -> parameter -> shape, for parameters of these shapes."""
         moments = {
             name: self._projected(shape) if name in self.use.hidden else shape
             for name, shape in shapes.items()
@@ -116,7 +124,6 @@ class Projected(Adaptive):
         return {"m": moments, "v": moments, "norm": {name: (1,) for name in self.use.hidden}}
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update."""
         correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.decay1**step.count)
         size = step.lr * correction
         # A write decays by its step size times this; the decay here is by lr, and comes last.
@@ -170,12 +177,11 @@ class Projected(Adaptive):
 
     def _projection(self, slot: Slot, count: int) -> Floats:
         refresh = (count - 1) // self.every
-        number, p = self._drawn.get(slot.name, (-1, None))
-        if p is None or number != refresh:
+        if self._drawn.get(slot.name, (-1,))[0] != refresh:
             rank, right = self._rank(slot.shape), _is_tall(slot.shape)
             p = draw_projection(slot, rank, refresh, seed=self.use.seed, right=right)
             self._drawn[slot.name] = refresh, p
-        return p
+        return self._drawn[slot.name][1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,13 +29,9 @@ Other = TypeVar("Other", bound="OptimizerChoice")
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """The step sizes of a model.
+    """The step sizes of a model: that of hidden matrices, the largest, and factors of it.
 
-    Attributes:
-        lr: largest step size, that of hidden matrices.
-        embedding: factor of it for the embedding.
-        head: for the head.
-        scalar: for gates, biases, norms and all others.
+    `scalar` is for gates, biases, norms and all others.
     """
 
     lr: float
@@ -104,12 +100,7 @@ class OptimizerChoice(Choice, Optimizer, ABC):
         return Rates(lr=LR)
 
     def grouped(self, rates: Rates, groups: Collection[str]) -> OptimizerChoice:
-        """Return it with values for its open factors.
-
-        Args:
-            rates: defaults.
-            groups: those of `GROUPS` that the model has.
-        """
+        """Return it with values for its open factors, of the `GROUPS` that the model has."""
         return self
 
     def per_step(self, tokens: int) -> Self:
@@ -124,9 +115,7 @@ class OptimizerChoice(Choice, Optimizer, ABC):
             workers: number of these workers.
         """
         rule = self.lr_workers if rule == "auto" else rule
-        if rule == "sqrt":
-            return 1.0 / math.sqrt(workers)
-        return 1.0 / workers if rule == "linear" else 1.0
+        return {"sqrt": 1.0 / math.sqrt(workers), "linear": 1.0 / workers}.get(rule, 1.0)
 
     def shares_moments(self, *, lock_free: bool) -> bool:
         """Whether all workers have one pair of moments.
@@ -137,11 +126,7 @@ class OptimizerChoice(Choice, Optimizer, ABC):
         return False
 
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
-        """Whether a worker orthogonalises matrices on its own device, in place of the CPU.
-
-        Args:
-            on_gpu: whether that device is a GPU.
-        """
+        """Whether a worker orthogonalises matrices on its own device, which may be a GPU."""
         return False
 
 
@@ -179,17 +164,14 @@ class Averaging(Decayed):
         None,
         "sets beta2 by text: a gradient has half its weight after this number of tokens; beta2 is "
         "2^(-tokens in one step / half-life)",
-        unit="tokens",
-        low=1,
-        none="off",
-    )
+        unit="tokens", low=1, none="off",
+    )  # fmt: skip
     rules: ClassVar[Rules] = (
         ("beta2_half_life", "beta2_half_life & beta2!=0.95",
          "takes the place of beta2, which is {beta2}; keep one"),
     )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
-        """Return it with values for its open numbers."""
         return self if self.beta1 is not None else replace(self, beta1=BETA1)
 
     def per_step(self, tokens: int) -> Self:
@@ -258,21 +240,17 @@ class Sharing(Adaptive):
         "auto",
         "moments of each worker, or one pair for all; auto is shared for muon under hogwild, else "
         "private",
-        choices=("auto", "private", "shared"),
-        aliases=("second_moment",),
-    )
+        choices=("auto", "private", "shared"), aliases=("second_moment",),
+    )  # fmt: skip
 
     def shares_moments(self, *, lock_free: bool) -> bool:
-        """Whether all workers have one pair of moments."""
         by_itself = self.moments == "auto" and self.shares_by_itself and lock_free
         return by_itself or self.moments == "shared"
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """Both, unless they are shared."""
         return () if self.use.shared else ("m", "v")
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
-        """Both, if they are."""
         return ("m", "v") if self.use.shared else ()

@@ -32,8 +32,8 @@ from mlxhog.base.late import np
 from mlxhog.config.choices import Choice, Rules
 from mlxhog.config.options import option
 from mlxhog.optim import updates
+from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, StepTrace, Target, float32, parameter
-from mlxhog.optim.updates import Float32, Rows
 
 FEEDBACK: Final = "feedback"
 
@@ -72,7 +72,6 @@ class DelayFeedback(Around):
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """The rule's private state, and the addition in advance."""
         return (*self.rule.state_segments, FEEDBACK)
 
     @property
@@ -92,20 +91,13 @@ class DelayFeedback(Around):
             self._before = np.zeros_like(target.flat)
         own = StepTrace(last=target.private[FEEDBACK], prev=self._before)
         self.rule.update(replace(target, record=own), pairs, step)
+        how = {"locks": target.locks, "mode": target.mode, "seed": step.seed}
         for slot, grad in pairs:
             if isinstance(grad, Rows) or slot.kind == "rows":
                 continue
             ahead, before = (parameter(flat, slot) for flat in own)
             ahead *= float32(step.feedback)
             change = ahead - before
-            if not change.any():
-                continue
-            with target.writing():
-                updates.add(
-                    target.flat,
-                    slot,
-                    change,
-                    locks=target.locks,
-                    mode=target.mode,
-                    seed=step.seed,
-                )
+            if change.any():
+                with target.writing():
+                    updates.add(target.flat, slot, change, **how)

@@ -29,25 +29,20 @@ def factors(choice: OptimizerChoice, groups: Groups) -> dict[str, float]:
     Raises:
         ConfigError: a factor of a group that the model lacks.
     """
-    named = {group: getattr(choice, name, None) or 1.0 for group, name in GROUPS.items()}
-    for group, factor in named.items():
+    by_name: dict[str, float] = {}
+    for group, number in GROUPS.items():
+        factor = getattr(choice, number, None) or 1.0
         if factor != 1.0 and not groups[group]:
-            raise ConfigError(f"{GROUPS[group]} is {factor:g}, and {_LACKS[group]}")
-    return {
-        name: factor for group, factor in named.items() for name in groups[group] if factor != 1.0
-    }
+            raise ConfigError(f"{number} is {factor:g}, and {_LACKS[group]}")
+        by_name |= dict.fromkeys(groups[group] if factor != 1.0 else (), factor)
+    return by_name
 
 
 class Grouped(Around):
     """A rule that moves some parameters with a multiple of lr."""
 
     def __init__(self, rule: Optimizer, factors: Mapping[str, float]) -> None:
-        """Wrap a rule.
-
-        Args:
-            rule: takes the steps.
-            factors: parameter -> factor of its lr; 1 for all others.
-        """
+        """Wrap a rule, with the factors of lr, 1 for all other parameters."""
         super().__init__(rule)
         self._factors = factors
 

@@ -11,7 +11,7 @@ A GPU uses the arena in place only if the system lets it import the memory witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -209,25 +209,22 @@ def _staged(run: Sequence[tuple[Slot, Any]]) -> Float32:
 
 def runs(
     pairs: Sequence[tuple[Slot, Float32 | Rows]],
-) -> Iterator[list[tuple[Slot, Float32 | Rows]]]:
+) -> list[list[tuple[Slot, Float32 | Rows]]]:
     """Group gradients into launches: neighbouring dense ones together, each `Rows` alone."""
-    run: list[tuple[Slot, Float32 | Rows]] = []
+    groups: list[list[tuple[Slot, Float32 | Rows]]] = []
     for slot, grad in sorted(pairs, key=lambda pair: pair[0].offset):
-        alone = isinstance(grad, Rows)
-        if run and (alone or not _follows(slot, run[-1][0])):
-            yield run
-            run = []
-        run.append((slot, grad))
-        if alone:
-            yield run
-            run = []
-    if run:
-        yield run
-
-
-def _follows(slot: Slot, before: Slot) -> bool:
-    """Whether one launch can write both."""
-    return slot.offset == _next_boundary(before) and slot.kind == before.kind
+        before, of_before = groups[-1][-1] if groups else (None, None)
+        follows = (
+            before is not None
+            and slot.offset == _next_boundary(before)
+            and slot.kind == before.kind
+            and not (isinstance(grad, Rows) or isinstance(of_before, Rows))
+        )
+        if follows:
+            groups[-1].append((slot, grad))
+        else:
+            groups.append([(slot, grad)])
+    return groups
 
 
 def _next_boundary(slot: Slot) -> int:

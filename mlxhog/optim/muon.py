@@ -40,16 +40,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
 from mlxhog.base.late import np
 from mlxhog.config.options import option
-from mlxhog.optim.adamw import AdamW, BesideAdamW
 from mlxhog.optim.choice import BETA1, OptimizerChoice, Rates, Sharing, like
-from mlxhog.optim.directions import split, write
-from mlxhog.optim.rule import OPERATIONS, Coefficients, Kernel, Pairs, Polar, Step, Target
-from mlxhog.optim.updates import Float32
+from mlxhog.optim.elementwise import AdamW, BesideAdamW
+from mlxhog.optim.gradients import Float32
+from mlxhog.optim.rule import (
+    OPERATIONS,
+    Coefficients,
+    Kernel,
+    Pairs,
+    Polar,
+    Step,
+    Target,
+    split,
+    write,
+)
 
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Slot
@@ -82,19 +92,14 @@ ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
 
 ROOM: Final = 1.01
 """Singular values stay below 1 after rounding: beyond it the first step grows fast."""
-
 RMS: Final = 0.2
 """Root mean square of a step's elements, about, over lr."""
-
 LEAST_NORM: Final = 1e-30
 """A shorter direction, such as that of zero gradients, moves nothing."""
-
 BATCH: Final = 1 << 18
 """Floats of directions computed before they are written: they stay in a core's cache."""
-
 DEVICE_BATCH: Final = 1 << 22
 """The same on a worker's own device, which wants several matrices at once; 16 MiB."""
-
 MOST_DISTANCE: Final = 1e-4
 """Largest difference of a device's directions from the CPU's; float32 sums differ by 1e-6."""
 
@@ -119,10 +124,9 @@ class Muon(BesideAdamW, Sharing):
         low=0, high=1, none="auto",
     )  # fmt: skip
     orthogonalization: str = option(
-        "polar3",
-        "three steps of Polar Express, or five of Newton and Schulz",
+        "polar3", "three steps of Polar Express, or five of Newton and Schulz",
         choices=("polar3", "ns5"),
-    )
+    )  # fmt: skip
     rows: int | None = option(
         None, "rows orthogonalised together; fewer are cheaper; all is the whole matrix",
         low=1, none="all", flat="orthogonalization_rows",
@@ -146,14 +150,14 @@ class Muon(BesideAdamW, Sharing):
         """Return it with values for its open numbers; AdamW without a hidden matrix."""
         if not hidden:
             return like(AdamW, self).fitted(hidden=hidden, averaged=averaged, ahead=ahead)
-        beta1, nesterov, late = self.beta1, self.nesterov, ahead >= MANY
-        if beta1 is None and averaged > 1:
-            beta1 = AVERAGED_BETA1
-        elif beta1 is None:
-            beta1 = LATE_BETA1 if late else BETA1
-        if nesterov is None:
-            nesterov = LATE_NESTEROV if late else NESTEROV
-        return replace(self, beta1=beta1, nesterov=nesterov)
+        late = ahead >= MANY
+        beta1 = AVERAGED_BETA1 if averaged > 1 else LATE_BETA1 if late else BETA1
+        nesterov = LATE_NESTEROV if late else NESTEROV
+        return replace(
+            self,
+            beta1=beta1 if self.beta1 is None else self.beta1,
+            nesterov=nesterov if self.nesterov is None else self.nesterov,
+        )
 
     def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
         """Return the defaults of all step sizes.
@@ -172,7 +176,6 @@ class Muon(BesideAdamW, Sharing):
         return Rates(lr=lr * PIECES_LR / LR, embedding=12.0, head=2.4, scalar=1.5)
 
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
-        """Whether a worker orthogonalises matrices on its own device, in place of the CPU."""
         return on_gpu if self.device == "auto" else self.device == "worker"
 
     def cost(self, slot: Slot) -> float:
@@ -184,34 +187,26 @@ class Muon(BesideAdamW, Sharing):
     # -- a step ----------------------------------------------------------------------------------
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update."""
+        """Apply one update, of matrices in batches, large ones first."""
         hidden, rest = split(pairs, self.use.hidden)
         self.adamw.update(replace(target, record=None), rest, step)
         most = BATCH * self.use.threads if target.polar is None else DEVICE_BATCH
         for batch in _batches(hidden, most):
-            directions = self._directions(target, batch, step)
-            write(target, directions, step, lr=step.lr, weight_decay=self.weight_decay)
-
-    def _block(self, count: int) -> int:
-        """How many rows are orthogonalised together in this update; 0 is all of them."""
-        if self.every is None:
-            return self.rows or 0
-        return 0 if (count - 1) % self.every == 0 else self.rows or 1
+            us = self._directions(target, batch, step)
+            write(target, us, step, lr=step.lr, weight_decay=self.weight_decay)
 
     def _directions(
         self, target: Target, batch: Sequence[tuple[Slot, Float32]], step: Step
     ) -> list[tuple[Slot, Float32]]:
         """Update the means of some hidden matrices, and return their directions u."""
-        block = self._block(step.count)
-        scales = [
-            RMS * math.sqrt(max(min(block or slot.shape[0], slot.shape[0]), slot.shape[1]))
-            for slot, _ in batch
-        ]
+        whole = self.every is not None and (step.count - 1) % self.every == 0
+        block = 0 if whole else self.rows or int(self.every is not None)  # 0 is all rows
         nesterov = NESTEROV if self.nesterov is None else self.nesterov
         keep, take, *_ = self.decays
         rates = (step.grad_scale, keep, take, nesterov, 1.0 - nesterov)
         kernel = Kernel("mean", ("m",), self.use.shared)
-        xs = [target.direction(kernel, slot, grad, rates, step) for slot, grad in batch]
+        xs: list[Any] = [target.direction(kernel, slot, grad, rates, step) for slot, grad in batch]
+        scales = [RMS * math.sqrt(max(min(block or len(x), len(x)), x.shape[1])) for x in xs]
         us = self._orthogonalised(target.polar, xs, scales, block)
         return [(slot, u) for (slot, _), u in zip(batch, us, strict=True)]
 
@@ -224,14 +219,15 @@ class Muon(BesideAdamW, Sharing):
             steps = np.array(coefficients, np.float32)
             _native.polar(xs, xs, list(scales), steps, rows=block, threads=self.use.threads)
             return xs
+        counts = [-(-len(x) // (block or len(x))) for x in xs]
         parts = [
-            [x[row : row + (block or len(x))] for row in range(0, len(x), block or len(x))]
-            for x in xs
+            x[k * (block or len(x)) : (k + 1) * (block or len(x))]
+            for x, count in zip(xs, counts, strict=True)
+            for k in range(count)
         ]
-        flat = [part for of_one in parts for part in of_one]
-        own = [scale for scale, of_one in zip(scales, parts, strict=True) for _ in of_one]
-        done = iter(polar(flat, own, coefficients))
-        joined = ([next(done) for _ in of_one] for of_one in parts)
+        of_each = [scale for scale, n in zip(scales, counts, strict=True) for _ in range(n)]
+        done = iter(polar(parts, of_each, coefficients))
+        joined = (list(islice(done, count)) for count in counts)
         return [np.concatenate(us) if len(us) > 1 else us[0] for us in joined]
 
 
@@ -253,12 +249,8 @@ def distance(polar: Polar) -> float:
     rng, coefficients = np.random.default_rng(0), ORTHOGONALIZATIONS["polar3"]
     shapes = ((128, 192), (192, 128), (128, 192))  # small ones may take other kernels
     xs = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
-    scales = [1.0, 2.0, 3.0]
-    pairs = zip(
-        polar(xs, scales, coefficients),
-        on_cpu(xs, scales, coefficients),
-        strict=True,
-    )
+    us, exact = (by(xs, [1.0, 2.0, 3.0], coefficients) for by in (polar, on_cpu))
+    pairs = zip(us, exact, strict=True)
     return float(np.max([np.abs(u - v).max() / np.abs(v).max() for u, v in pairs]))
 
 
@@ -281,12 +273,10 @@ def _batches(
 ) -> Iterator[list[tuple[Slot, Float32]]]:
     """Cut into runs of at least this many floats, large matrices first."""
     batch: list[tuple[Slot, Float32]] = []
-    size = 0
-    for slot, grad in sorted(pairs, key=lambda pair: (-pair[0].size, pair[0].offset)):
-        batch.append((slot, grad))
-        size += slot.size
-        if size >= floats:
+    for pair in sorted(pairs, key=lambda pair: (-pair[0].size, pair[0].offset)):
+        batch.append(pair)
+        if sum(slot.size for slot, _ in batch) >= floats:
             yield batch
-            batch, size = [], 0
+            batch = []
     if batch:
         yield batch

@@ -1,12 +1,14 @@
 """Common parts of optimizers: interface (`Optimizer`), `Target`, numbers of an update (`Step`).
 
-A step is applied to a target: shared parameters, their locks, the optimizer's state.
+A step is applied to a target: shared parameters, their locks, the optimizer's state. Native code
+computes the directions of most optimizers, element by element, and writes them in the same pass;
+others compute theirs in NumPy, and `write` adds them by the same kernels, locks and write modes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic_ns
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from mlxhog import _native
 from mlxhog.base.late import np
 from mlxhog.errors import ShapeError
-from mlxhog.optim.updates import WRITE_MODES, Float32, Grads, Rows, check, row_width
+from mlxhog.optim.gradients import Float32, Grads, Rows, dense
+from mlxhog.optim.updates import WRITE_MODES, check, row_width
 
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Slot
@@ -33,6 +36,11 @@ Coefficients = tuple[tuple[float, float, float], ...]
 
 Polar = Callable[[Sequence[Float32], Sequence[float], Coefficients], list[Float32]]
 """`polar(xs, scales, coefficients)`: each x orthogonalised, times its scale; see `optim.muon`."""
+
+Pairs: TypeAlias = "Sequence[tuple[Slot, Float32 | Rows]]"
+"""Parameters with their gradients, checked; rows ascending, each once."""
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class StepTrace(NamedTuple):
@@ -77,6 +85,27 @@ class Kernel(NamedTuple):
 
 
 GRADIENT = Kernel("gradient")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The numbers of one update.
+
+    Attributes:
+        lr: step size, > 0.
+        count: number of updates of the private state, this one included, from 1.
+        shared_count: the same count for the shared state.
+        seed: chooses the start of the pass; differs between workers and steps.
+        grad_scale: factor of every gradient, from clipping.
+        feedback: share of a late step that is added in advance, see `mlxhog.optim.delay_feedback`.
+    """
+
+    lr: float
+    count: int
+    shared_count: int
+    seed: int
+    grad_scale: float
+    feedback: float = 0.0
 
 
 class StepWatch:
@@ -170,24 +199,24 @@ class Target:
         """Step parameters along the directions of a kernel, in one pass, or one launch.
 
         Args:
-            kernel: of the directions.
+            kernel: of the directions; with `GRADIENT` all of this counts as writing.
             pairs: the parameters with their gradients.
             form: the step of an element, by whether weight decay applies to its parameter.
             step: the numbers of the update.
         """
         forms = {decays: form(decays) for decays in (True, False)}
-        if self.metal is None:
-            for slot, grad in pairs:
-                self.native(kernel, slot, grad, forms[slot.name in self.decay], step)
-            return
-        directions = pairs
-        if kernel.state:
-            rates = {decays: form.rates for decays, form in forms.items()}
-            directions = [
-                (slot, self.direction(kernel, slot, grad, rates[slot.name in self.decay], step))
-                for slot, grad in pairs
-            ]
-        self.metal.write(directions, forms[True].write, forms[False].write, self.record)
+        of_each = [(slot, grad, forms[slot.name in self.decay]) for slot, grad in pairs]
+        with nullcontext() if kernel.state else self.writing():
+            if self.metal is None:
+                for slot, grad, own in of_each:
+                    self.native(kernel, slot, grad, own, step)
+                return
+            if kernel.state:
+                pairs = [
+                    (slot, self.direction(kernel, slot, grad, own.rates, step))
+                    for slot, grad, own in of_each
+                ]
+            self.metal.write(pairs, forms[True].write, forms[False].write, self.record)
 
     def direction(
         self,
@@ -258,7 +287,7 @@ class Target:
 
 
 def new_state(
-    names: Sequence[str], shapes: Mapping[str, Mapping[str, tuple[int, ...]]], floats: int
+    names: Sequence[str], shapes: Mapping[str, Shapes], floats: int
 ) -> tuple[dict[str, Float32], dict[str, Mapping[str, Slot]]]:
     """Private state of a worker without an arena, all zero, and the places of a `Target`.
 
@@ -283,33 +312,6 @@ def parameter(flat: Float32, slot: Slot) -> Float32:
 def float32(value: float) -> np.float32:
     """Round once from float64, as the native steps round their rates."""
     return np.float32(value)
-
-
-Pairs: TypeAlias = "Sequence[tuple[Slot, Float32 | Rows]]"
-"""Parameters with their gradients, checked; rows ascending, each once."""
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """The numbers of one update.
-
-    Attributes:
-        lr: step size, > 0.
-        count: number of updates of the private state, this one included, from 1.
-        shared_count: the same count for the shared state.
-        seed: chooses the start of the pass; differs between workers and steps.
-        grad_scale: factor of every gradient, from clipping.
-        feedback: share of a late step that is added in advance, see `mlxhog.optim.delay_feedback`.
-    """
-
-    lr: float
-    count: int
-    shared_count: int
-    seed: int
-    grad_scale: float
-    feedback: float = 0.0
 
 
 class Optimizer(ABC):
@@ -369,12 +371,12 @@ class Optimizer(ABC):
         Args:
             target: the parameters, their locks, and the state.
             grads: per parameter a float32 gradient of its shape, or `Rows`; names may be missing.
-            lr: step size, > 0.
-            step: number of updates of the private state, this one included, from 1.
-            seed: chooses the start of the pass; differs between workers and steps.
-            grad_scale: factor of every gradient, from clipping.
-            shared_step: the same count for the shared state; None is `step`.
-            feedback: of `Step`.
+            lr: as in `Step`, also the next ones.
+            step: its `count`.
+            seed: likewise.
+            grad_scale: likewise.
+            shared_step: its `shared_count`; None is `step`.
+            feedback: likewise.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter; nothing has been written.
@@ -382,14 +384,11 @@ class Optimizer(ABC):
         Concurrency: the parameters (and shared state) are written as the arena's mode promises;
         the step is computed from the values under the same lock that guards the write.
         """
+        count = step if shared_step is None else shared_step
         numbers = Step(
-            lr=lr,
-            count=step,
-            shared_count=step if shared_step is None else shared_step,
-            seed=seed,
-            grad_scale=grad_scale,
+            lr=lr, count=step, shared_count=count, seed=seed, grad_scale=grad_scale,
             feedback=feedback,
-        )
+        )  # fmt: skip
         with nullcontext() if target.watch is None else target.watch.computing():
             self.update(target, target.pairs(grads), numbers)
 
@@ -403,18 +402,75 @@ class Around(Optimizer):
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """Those of the rule."""
         return self.rule.state_segments
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
-        """Those of the rule."""
         return self.rule.shared_segments
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
-        """Those of the rule."""
         return self.rule.state_shapes(shapes)
 
     def cost(self, slot: Slot) -> float:
-        """That of the rule."""
         return self.rule.cost(slot)
+
+
+# -- directions that a rule computes itself --------------------------------------------------------
+
+
+def directions(
+    target: Target,
+    pairs: Pairs,
+    state: Sequence[str],
+    formula: Callable[..., tuple[Float32, ...]],
+) -> Iterator[tuple[Slot, Float32 | Rows]]:
+    """Update the state of parameters, of touched rows only, and yield their directions.
+
+    Args:
+        target: of the step.
+        pairs: parameters with their gradients.
+        state: names of private segments.
+        formula: from a gradient and the parts of the state to a direction and the new parts.
+    """
+    for slot, grad in pairs:
+        at, g = (grad.index, grad.values) if isinstance(grad, Rows) else (slice(None), grad)
+        parts = [target.state(name, slot) for name in state]
+        u, *moved = formula(g, *(part[at] for part in parts))
+        for part, value in zip(parts, moved, strict=True):
+            part[at] = value
+        yield slot, Rows(grad.index, u) if isinstance(grad, Rows) else u
+
+
+def write(
+    target: Target,
+    directions: Iterable[tuple[Slot, Float32 | Rows]],
+    step: Step,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+) -> None:
+    """Write directions as plain SGD writes a gradient: `w -= lr * (u + weight_decay * w)`.
+
+    One by one; Metal kernels write all at once, in few launches.
+
+    Args:
+        target: of the writes.
+        directions: of some parameters.
+        step: the step that they belong to.
+        lr: step size of this write.
+        weight_decay: of the parameters that decay.
+    """
+
+    def form(decays: bool) -> Form:
+        return Form(Write(lr, coupled=weight_decay * decays))
+
+    for batch in ((pair,) for pair in directions) if target.metal is None else [list(directions)]:
+        target.step(GRADIENT, batch, form, step)
+
+
+def split(
+    pairs: Pairs, hidden: frozenset[str]
+) -> tuple[list[tuple[Slot, Float32]], list[tuple[Slot, Float32 | Rows]]]:
+    """Split off the hidden matrices, each with a gradient of its shape; the rest stays as it is."""
+    whole = [(slot, dense(grad, slot.shape)) for slot, grad in pairs if slot.name in hidden]
+    return whole, [(slot, grad) for slot, grad in pairs if slot.name not in hidden]

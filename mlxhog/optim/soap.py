@@ -23,14 +23,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from mlxhog.base.late import np
 from mlxhog.config.options import option
-from mlxhog.optim.adamw import BesideAdamW
-from mlxhog.optim.directions import split, write
-from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, Step, Target, float32
-from mlxhog.optim.updates import Float32
+from mlxhog.optim.elementwise import BesideAdamW
+from mlxhog.optim.gradients import Float32
+from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, Step, Target, float32, split, write
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,12 +38,26 @@ if TYPE_CHECKING:
 
 LONGEST: Final = 10_000
 """Longest side of a matrix that has a basis: a decomposition takes its cube of operations."""
-
 ROUNDING: Final = 1e-3
 """Largest distance of the mean squared length of a basis's columns from 1."""
-
 BASES: Final = (("left", "left_basis", 0), ("right", "right_basis", 1))
 """Second moments, their eigenvectors, and their axis of the matrix."""
+
+
+class Side(NamedTuple):
+    """A side of a matrix: its second moment and eigenvectors, (n, n), shared views; its axis."""
+
+    second: Float32
+    basis: Float32
+    axis: int
+
+    def turned(self, x: Float32) -> Float32:
+        """A matrix in the basis."""
+        return x @ self.basis if self.axis else self.basis.T @ x
+
+    def turned_back(self, x: Float32) -> Float32:
+        """The inverse of `turned`."""
+        return x @ self.basis.T if self.axis else self.basis @ x
 
 
 def eigenbasis(second: Float32) -> Float32:
@@ -97,8 +110,9 @@ class Soap(BesideAdamW):
         own: dict[str, dict[str, tuple[int, ...]]] = {}
         for second, basis, axis in BASES:
             sides = {name: shapes[name][axis] for name in self.use.hidden}
-            own[second] = {name: (n, n) for name, n in sides.items() if n <= LONGEST}
-            own[basis] = own[second]
+            own[second] = own[basis] = {
+                n: (size, size) for n, size in sides.items() if size <= LONGEST
+            }
         return own
 
     def cost(self, slot: Slot) -> float:
@@ -107,60 +121,53 @@ class Soap(BesideAdamW):
         return slot.size + work / OPERATIONS
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update."""
         hidden, rest = split(pairs, self.use.hidden)
         self.adamw.update(target, rest, step)
         t = max(1, step.count - 1)
         correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.decay1**t)
-        directions = self._directions(target, hidden, t, step.grad_scale)
+        us = self._directions(target, hidden, t, step.grad_scale)
         # `write` decays by its step size times weight_decay; the decay here is by lr.
         decay = self.weight_decay / correction
-        write(target, directions, step, lr=step.lr * correction, weight_decay=decay)
+        write(target, us, step, lr=step.lr * correction, weight_decay=decay)
 
     def _directions(
         self, target: Target, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float
     ) -> Iterator[tuple[Slot, Float32]]:
         """Update the state of each hidden matrix; yield its direction, but for a first gradient."""
         for slot, grad in pairs:
-            g = float32(grad_scale) * grad
+            g, v = float32(grad_scale) * grad, target.state("v", slot)
             sides = [
-                (target.state(second, slot), target.state(basis, slot), axis)
+                Side(target.state(second, slot), target.state(basis, slot), axis)
                 for second, basis, axis in BASES
                 if slot.name in target.places[second]
             ]
-            moved = _are_ready(sides)
-            if moved:
-                yield slot, self._direction(target, slot, g, sides)
-            for second, _, axis in sides:
+            if moved := _are_ready(sides):
+                yield slot, self._direction(target.state("m", slot), v, g, sides)
+            for second, basis, axis in sides:
                 second *= float32(self.beta2)
                 second += float32(1.0 - self.beta2) * (g.T @ g if axis else g @ g.T)
-            if not moved:
-                for second, basis, _ in sides:
+                if not moved:
                     basis[...] = eigenbasis(second)
-            elif t % self.every == 0:
-                v = target.state("v", slot)
-                for second, basis, axis in sides:
+                elif t % self.every == 0:
                     basis[...], order = refreshed(second, basis)
                     v[...] = v.take(order, axis=axis)
 
-    def _direction(
-        self,
-        target: Target,
-        slot: Slot,
-        g: Float32,
-        sides: list[tuple[Float32, Float32, int]],
-    ) -> Float32:
+    def _direction(self, m: Float32, v: Float32, g: Float32, sides: list[Side]) -> Float32:
         """Update m and v, and return m, scaled in the eigenbases and turned back."""
-        m, v = target.state("m", slot), target.state("v", slot)
         m *= float32(self.decay1)
         m += float32(1.0 - self.decay1) * g
+        turned_g, turned_m = g, m
+        for side in sides:
+            turned_g, turned_m = side.turned(turned_g), side.turned(turned_m)
         v *= float32(self.beta2)
-        v += float32(1.0 - self.beta2) * np.square(_turned(g, sides))
-        scaled = np.divide(_turned(m, sides), np.sqrt(v) + float32(self.eps))
-        return _turned_back(scaled, sides)
+        v += float32(1.0 - self.beta2) * np.square(turned_g)
+        u: Float32 = np.divide(turned_m, np.sqrt(v) + float32(self.eps))
+        for side in sides:
+            u = side.turned_back(u)
+        return np.ascontiguousarray(u)
 
 
-def _are_ready(sides: list[tuple[Float32, Float32, int]]) -> bool:
+def _are_ready(sides: list[Side]) -> bool:
     """Whether a matrix has bases; those that are not orthonormal are computed anew."""
     for second, basis, _ in sides:
         if not is_basis(basis):
@@ -168,17 +175,3 @@ def _are_ready(sides: list[tuple[Float32, Float32, int]]) -> bool:
                 return False
             basis[...] = eigenbasis(second)
     return True
-
-
-def _turned(x: Float32, sides: list[tuple[Float32, Float32, int]]) -> Float32:
-    """Q_L^T x Q_R."""
-    for _, basis, axis in sides:
-        x = x @ basis if axis else basis.T @ x
-    return x
-
-
-def _turned_back(x: Float32, sides: list[tuple[Float32, Float32, int]]) -> Float32:
-    """Q_L x Q_R^T."""
-    for _, basis, axis in sides:
-        x = x @ basis.T if axis else basis @ x
-    return np.ascontiguousarray(x)

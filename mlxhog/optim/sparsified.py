@@ -24,21 +24,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 from mlxhog.base.late import np
 from mlxhog.config.choices import Choice, Rules
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, number, positive
 from mlxhog.optim import updates
+from mlxhog.optim.gradients import Float32, Int32, Rows
 from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target, parameter
-from mlxhog.optim.updates import Float32, Int32, Rows, row_width
+from mlxhog.optim.updates import row_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlxhog.arena.layout import Slot
 
+RESIDUAL: Final = "residual"
 _FORMS = Forms(
     "none, topk:F with a share 0 < F <= 1, or threshold:F with F > 0",
     {},
@@ -46,8 +48,7 @@ _FORMS = Forms(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """A rule for one parameter at a time; of a row-sparse step it chooses from the touched rows.
 
     kind "topk": the ceil(share * elements) of largest magnitude, at least one; among equals the
@@ -64,11 +65,7 @@ class Selection:
 
     @classmethod
     def parse(cls, text: str) -> Selection | None:
-        """Read "none", "topk:0.01" or "threshold:2".
-
-        Raises:
-            ValueError: none of these.
-        """
+        """Read "none", "topk:0.01" or "threshold:2", or raise ValueError."""
         kind, share = _FORMS.read(text)
         return cls("topk" if kind == "topk" else "threshold", *share) if share else None
 
@@ -81,15 +78,12 @@ class Sparse(Choice):
         "none",
         "part of a step that is written: all, the share F of each parameter's elements with the "
         "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
-        train_only=True,
-        reads=Selection.parse,
-    )
+        train_only=True, reads=Selection.parse,
+    )  # fmt: skip
     error_feedback: bool = option(
-        True,
-        "sparsify: the worker adds the rest of a step to later ones, or drops it",
-        train_only=True,
-        needs="sparsify",
-    )
+        True, "sparsify: the worker adds the rest of a step to later ones, or drops it",
+        train_only=True, needs="sparsify",
+    )  # fmt: skip
 
     @property
     def writes_whole_steps(self) -> bool:
@@ -106,9 +100,7 @@ class Sparse(Choice):
     def sparsified(self, rule: Optimizer) -> Optimizer:
         """The rule whose steps are written in part, if that is chosen."""
         selection = Selection.parse(self.sparsify)
-        if selection is None:
-            return rule
-        return Sparsified(rule, selection, error_feedback=self.error_feedback)
+        return Sparsified(rule, selection, self.error_feedback) if selection else rule
 
 
 def sparsify(config: Any) -> str:
@@ -167,9 +159,6 @@ def _largest(size: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
     return np.flatnonzero(larger)
 
 
-RESIDUAL = "residual"
-
-
 class Sparsified(Around):
     """An optimizer whose steps are written in part. Belongs to one worker.
 
@@ -179,13 +168,7 @@ class Sparsified(Around):
         written: parameter -> elements of it that the last step wrote, ascending (k,) int32.
     """
 
-    def __init__(
-        self,
-        rule: Optimizer,
-        selection: Selection,
-        *,
-        error_feedback: bool = True,
-    ) -> None:
+    def __init__(self, rule: Optimizer, selection: Selection, error_feedback: bool = True) -> None:
         """Wrap an optimizer.
 
         Args:
@@ -195,14 +178,12 @@ class Sparsified(Around):
         """
         assert not rule.shared_segments
         super().__init__(rule)
-        self.selection = selection
-        self.error_feedback = error_feedback
+        self.selection, self.error_feedback = selection, error_feedback
         self.written: Mapping[str, Int32] = {}
         self._scratch: Float32 | None = None
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """The rule's private state, and the residual."""
         return (*self.rule.state_segments, *((RESIDUAL,) if self.error_feedback else ()))
 
     @property
@@ -218,35 +199,18 @@ class Sparsified(Around):
         has the step, or the elements are removed and lost: at most those of one step.
         """
         assert target.metal is None
-        pending = self._pending(target)
+        if not self.error_feedback and self._scratch is None:
+            self._scratch = np.zeros_like(target.flat)
+        pending = target.private[RESIDUAL] if self._scratch is None else self._scratch
         self.rule.update(replace(target, pending=pending), pairs, step)
+        how: dict[str, Any] = {"locks": target.locks, "mode": target.mode, "seed": step.seed}
         written = {}
         for slot, grad in pairs:
+            rows = grad.index if isinstance(grad, Rows) else None
             index, values = take(
-                self.selection,
-                pending,
-                slot,
-                grad.index if isinstance(grad, Rows) else None,
-                lr=step.lr,
-                keep=self.error_feedback,
+                self.selection, pending, slot, rows, lr=step.lr, keep=self.error_feedback
             )
             with target.writing():
-                updates.add_at(
-                    target.flat,
-                    slot,
-                    index,
-                    values,
-                    locks=target.locks,
-                    mode=target.mode,
-                    seed=step.seed,
-                )
+                updates.add_at(target.flat, slot, index, values, **how)
             written[slot.name] = index
         self.written = written
-
-    def _pending(self, target: Target) -> Float32:
-        """The array that a step is added to: the residual, or zeros."""
-        if self.error_feedback:
-            return target.private[RESIDUAL]
-        if self._scratch is None:
-            self._scratch = np.zeros_like(target.flat)
-        return self._scratch

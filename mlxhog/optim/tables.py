@@ -90,14 +90,12 @@ class Tables:
         for k, (name, slot) in enumerate(self.slots.items()):
             if name not in rows or not len(rows[name].index):
                 continue
-            grad = rows[name]
+            grad, before = rows[name], float(self.means[k])
             mean = _native.sumsq(grad.values) / grad.values.size
-            before = float(self.means[k])
             after = KEEP * before + (1.0 - KEEP) * mean if before else mean
-            if not math.isfinite(after) or after == 0.0:
-                continue
-            self.means[k] = after
-            self._add(slot, grad, lr / math.sqrt(after), seed)
+            if math.isfinite(after) and after:
+                self.means[k] = after
+                self._add(slot, grad, lr / math.sqrt(after), seed)
 
     def _add(self, slot: Slot, grad: Rows, lr: float, seed: int) -> None:
         rows = (grad.index, row_width(slot), slot.row_word0, slot.size)

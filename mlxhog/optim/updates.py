@@ -15,7 +15,7 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730; the lossless mode is the one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog import _native
 from mlxhog.base.late import np
@@ -23,6 +23,8 @@ from mlxhog.errors import ShapeError
 from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mlxhog.arena.layout import Slot
 
 WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2}
@@ -38,25 +40,25 @@ def check(slot: Slot, delta: Float32 | Rows) -> None:
     Raises:
         ShapeError: other shape, dtype or memory order than the slot's; or a row outside it.
     """
-    values = delta.values if isinstance(delta, Rows) else delta
-    shape = (len(values), *slot.shape[1:]) if isinstance(delta, Rows) else slot.shape
-    if values.shape != shape or values.dtype != np.float32 or not values.flags.c_contiguous:
-        order = "C-contiguous" if values.flags.c_contiguous else "not C-contiguous"
-        raise ShapeError(
-            f"delta for {slot.name!r} is {values.dtype} {values.shape}, {order}; its slot wants "
-            f"C-contiguous float32 {shape}: build the model and the arena from the same config"
-        )
-    if not isinstance(delta, Rows):
-        return
-    if delta.index.dtype != np.int32 or not delta.index.flags.c_contiguous:
-        raise ShapeError(
-            f"rows of {slot.name!r} are {delta.index.dtype}; wanted C-contiguous int32"
-        )
-    if len(delta.index) and not (0 <= delta.index.min() <= delta.index.max() < slot.shape[0]):
-        raise ShapeError(
-            f"rows of {slot.name!r} run from {delta.index.min()} to {delta.index.max()}; "
-            f"the parameter has rows 0 to {slot.shape[0] - 1}"
-        )
+    parts: list[tuple[str, NDArray[Any], type, tuple[int, ...]]]
+    parts = [("values", delta, np.float32, slot.shape)] if not isinstance(delta, Rows) else [
+        ("values", delta.values, np.float32, (len(delta.index), *slot.shape[1:])),
+        ("rows", delta.index, np.int32, (len(delta.index),)),
+    ]  # fmt: skip
+    for what, array, dtype, shape in parts:
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+            order = "C-contiguous" if array.flags.c_contiguous else "not C-contiguous"
+            raise ShapeError(
+                f"{what} of a delta for {slot.name!r} are {array.dtype} {array.shape}, {order}; "
+                f"wanted C-contiguous {np.dtype(dtype)} {shape}: build the model and the arena "
+                "from the same config"
+            )
+    if isinstance(delta, Rows) and len(index := delta.index):
+        if not 0 <= index.min() <= index.max() < slot.shape[0]:
+            raise ShapeError(
+                f"rows of {slot.name!r} run from {index.min()} to {index.max()}; "
+                f"the parameter has rows 0 to {slot.shape[0] - 1}"
+            )
 
 
 def row_width(slot: Slot) -> int:
@@ -89,12 +91,10 @@ def add(
     Concurrency: as the mode promises, see the module's table.
     """
     check(slot, delta)
-    if slot.kind == "rows" or isinstance(delta, Rows):
-        index, values = (delta.index, delta.values) if isinstance(delta, Rows) else (None, delta)
-        rows = (index, row_width(slot), slot.row_word0, slot.size)
-        _native.add(locks, mode, flat, slot.offset, values, rows, seed)
-    else:
-        _native.add(locks, mode, flat, slot.offset, delta, seed=seed)
+    index, values = (delta.index, delta.values) if isinstance(delta, Rows) else (None, delta)
+    by_rows = index is not None or slot.kind == "rows"
+    rows = (index, row_width(slot), slot.row_word0, slot.size) if by_rows else None
+    _native.add(locks, mode, flat, slot.offset, values, rows, seed)
 
 
 def add_at(
@@ -107,16 +107,16 @@ def add_at(
     mode: int,
     seed: int = 0,
 ) -> None:
-    """Add `values` to some elements of one shared parameter, in place.
+    """Add `values` to some elements of one shared parameter, in place; the rest as `add`.
 
     Args:
-        flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
+        flat: see `add`, as of the next one, `locks`, `mode` and `seed`.
         slot: of the parameter.
         index: (k,) int32 elements of the row-major parameter, ascending, each once.
         values: (k,) float32.
-        locks: this worker's locks; may be None unless `mode` is lossless.
-        mode: a value of `WRITE_MODES`, the arena's.
-        seed: chooses the start of the pass; workers should differ, so that they keep apart.
+        locks: of this worker.
+        mode: of the arena.
+        seed: of the pass.
 
     Raises:
         ValueError: elements outside the parameter or not ascending; nothing has been written.
@@ -124,8 +124,7 @@ def add_at(
     Concurrency: as the mode promises, beside every other writer of the parameter: lossless takes
     the stripes (or rows) that the elements lie in, cas swaps element by element.
     """
-    width, word0 = row_width(slot), slot.row_word0
-    place = (flat, slot.offset, slot.size, width, word0)
+    place = (flat, slot.offset, slot.size, row_width(slot), slot.row_word0)
     _native.add_at(locks, mode, *place, index, values, seed)
 
 
@@ -138,7 +137,6 @@ def snapshot(dst: Float32, src: Float32, *, threads: int = 1) -> None:
 
 
 __all__ = [
-    "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32",
-    "Rows", "add", "add_at", "check",
-    "row_width", "snapshot",
+    "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Rows", "add",
+    "add_at", "check", "row_width", "snapshot",
 ]  # fmt: skip

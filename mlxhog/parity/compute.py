@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.arena.child import Child, Failed, Lane
-from mlxhog.backends import precision
+from mlxhog.backends import probes
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.parity import compare, engines, optimizers, tolerances
 from mlxhog.parity.compare import ComparedTensor
@@ -114,7 +114,7 @@ def _reference(subject: ParitySubject) -> Computed:
     exact = dict(compute(subject.inputs, tokenwise=True))
     noise = rounding if "targets" in subject.fixed else None
     conditions = tolerances.measure(exact, subject.inputs, compute, noise)
-    return dict(precision.exact()) | exact, conditions
+    return dict(probes.exact()) | exact, conditions
 
 
 # -- the comparison --------------------------------------------------------------------------------

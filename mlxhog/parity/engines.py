@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog import arena, backends
-from mlxhog.backends import precision
+from mlxhog.backends import probes
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm_float64, ngrams
@@ -96,10 +96,8 @@ class FrameworkEngine:
         return self.backend.state_arrays(state)
 
     def probes(self) -> NamedArrays:
-        """Compute the probes of `mlxhog.backends.precision`."""
-        for name, probe in precision.PROBES.items():
-            arrays = self._arrays.leaves(precision.uploaded(self._arrays, probe.inputs()))
-            yield name, self._arrays.host(probe.call(self.ops, arrays))
+        """Compute the probes of `mlxhog.backends.probes`."""
+        return probes.probed(self._arrays, self.ops)
 
 
 class NumPyEngine:

@@ -19,7 +19,7 @@ Names of results, the same for every side:
     grad/NAME                gradient of the loss
     after/RULE/NAME          a parameter after some steps of one of `RULES` on the same batch
     step/RULE/NAME           difference of those steps from their formula, on this side's gradients
-    KIND/NAME                a probe of `backends/precision.py`
+    KIND/NAME                a probe of `backends/probes.py`
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from mlxhog.backends import precision
-from mlxhog.backends.self_check import ALLOWED
+from mlxhog.backends.probes import ALLOWED, CHAIN, GATES, PRODUCTS, TINY
 from mlxhog.parity.subject import Array, Results, parameter_after
 
 
@@ -85,10 +84,10 @@ FLOAT32 = {
     ),
     "step": Tolerance("units of the parameter's rounding per step, optimizers.py"),
     **{
-        kind: Tolerance("float32 rounding, backends/precision.py", of_largest=most)
-        for kind, most in precision.ALLOWED.items()
+        kind: Tolerance("float32 rounding, backends/probes.py", **asdict(ALLOWED[kind]))
+        for kind in (PRODUCTS, GATES, CHAIN)
     },
-    precision.TINY: Tolerance("a device may flush them to zero", atol=precision.LEAST_NORMAL),
+    TINY: Tolerance("a device may flush them to zero", **asdict(ALLOWED[TINY])),
 }
 
 MEASURED = FLOAT32 | {

@@ -38,14 +38,11 @@ ASKS = {
 class Board:
     """The application that shows one run.
 
-    Args:
-        record: record of the run.
-        token: token that requests need.
-
     Concurrency: for one event loop; files are read in a thread, one at a time.
     """
 
     def __init__(self, record: RunRecord, token: str) -> None:
+        """Show the run of a record; requests of its buttons need the token."""
         self.record, self._token = record, token.encode()
         self._lock = asyncio.Lock()
         self._looked_s, self._tag, self._text = -LOOK_S, "", ""

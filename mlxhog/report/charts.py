@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from mlxhog.errors import EnvironmentLacks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,22 +50,6 @@ DARK = Theme(
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def require(otherwise: str) -> None:
-    """Refuse at once if plots cannot be drawn.
-
-    Args:
-        otherwise: advice on how to see the same numbers without plots.
-
-    Raises:
-        EnvironmentLacks: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise EnvironmentLacks(
-            "plots need matplotlib, which is not installed: python -m pip install matplotlib; "
-            + otherwise
-        )
-
-
 def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure, Axes]:
     """Return a figure with one pair of axes, without a frame; sizes are in inches."""
     # It logs where its cache is, and that it builds one.
@@ -97,8 +78,9 @@ def title(axes: Axes, theme: Theme, text: str) -> None:
 
 
 def legend_below(axes: Axes, theme: Theme) -> None:
-    """Put the legend below the axes, and make the figure taller by its height."""
-    handles, labels = axes.get_legend_handles_labels()
+    """Put the legend below the axes, each label once, and make the figure taller by its height."""
+    of = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    handles, labels = [*of.values()], [*of]
     columns = 1 if any(len(label) > _SHORT for label in labels) else 2
     figure = axes.get_figure(root=True)
     if figure is None or not labels:

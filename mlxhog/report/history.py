@@ -23,26 +23,20 @@ from mlxhog.base.typed import fill
 from mlxhog.report.metrics import EVALUATED, Progress, WorkerReport
 from mlxhog.report.streams import printable
 
-OF_RUN = (
-    "elapsed_s", "step", "tokens", "updates", "loss", "train_bits_per_byte", "val_bits_per_byte",
-    "val_bytes", "final_bits_per_byte", "tokens_per_s", "lost_update_rate", "memory_bytes",
-    "budget_fraction",
-)  # fmt: skip
-OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
-NEVER_FALL = ("elapsed_s", "step", "tokens", "updates")
 AXES = ("elapsed_s", "tokens", "updates")
 DRAWN = (
     "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
     "lost_update_rate", "memory_bytes",
 )  # fmt: skip
+NEVER_FALL = (*AXES, "step")
+OF_RUN = (*NEVER_FALL, *DRAWN, "val_bytes")
+"""Columns of the run."""
+OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
+"""Columns of each worker."""
 ENDED = ("?", "free", "finished", "left")
 """States of a slot after which a new process in it is not a restart."""
-MOST_WORKERS = 256
 MOST_TAIL = 1 << 26
 """Bytes at the end of a file in which `newest_line` looks."""
-NOT_EVALUATED = b'"val_bits_per_byte": null'
-
-Columns = dict[str, "array[float]"]
 
 
 class GrowingFile:
@@ -57,8 +51,8 @@ class GrowingFile:
         self.path, self._on_replaced = path, on_replaced
         self._inode, self._read = -1, 0
 
-    def read(self) -> Iterator[dict[str, Any] | None]:
-        """Yield the new complete lines, None for one that is not a JSON object.
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the new complete lines, {} for one that is not a JSON object.
 
         Raises:
             OSError: the file cannot be read.
@@ -79,12 +73,12 @@ class GrowingFile:
                 yield _object(line)
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def _object(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +92,14 @@ class _Line(Progress):
 
 @dataclass
 class WorkerHistory:
-    """The history of one worker slot.
+    """What is known of one worker slot beside its columns.
 
     Attributes:
-        columns: a column for each name in `OF_WORKER`, with a number or NaN per line.
         backend: such as "torch:cpu".
         newest: its last report in the newest command.
         restarts: processes that replaced a dead one.
     """
 
-    columns: Columns
     backend: str = "?"
     newest: WorkerReport = WorkerReport()
     restarts: int = 0
@@ -117,7 +109,6 @@ class History:
     """The lines of one metrics.jsonl as columns.
 
     Attributes:
-        columns: a column for each name in `OF_RUN`, with a number or NaN per line.
         workers: histories of the workers, by slot.
         damaged: number of skipped lines.
         newest: the last line; None before the first one.
@@ -133,16 +124,33 @@ class History:
 
     def _begin(self) -> None:
         self.starts += 1
-        self.columns: Columns = {name: array("d") for name in OF_RUN}
         self.workers: dict[int, WorkerHistory] = {}
-        self.damaged = 0
+        self.damaged = self._length = 0
         self.newest: _Line | None = None
+        self._columns: dict[tuple[int, str], array[float]] = {}  # by slot, 0 for the run; see _put
         self._evaluation: dict[str, Any] = {}
         self._dropped_before = 0
 
     def __len__(self) -> int:
         """Number of lines."""
-        return len(self.columns["elapsed_s"])
+        return self._length
+
+    def column(self, name: str, slot: int = 0) -> NDArray[np.float64]:
+        """A copy of a column of `OF_RUN`, or of `OF_WORKER` of a slot; NaN is a gap."""
+        values = np.full(self._length, math.nan)
+        known = self._columns.get((slot, name), ())
+        values[: len(known)] = known
+        return values
+
+    def last(self, name: str) -> float | None:
+        """The newest number of a column of the run, or None."""
+        column = self._columns.get((0, name), array("d"))
+        return next((value for value in reversed(column) if not math.isnan(value)), None)
+
+    @property
+    def progress(self) -> Progress:
+        """The last line, with the newest evaluation."""
+        return replace(self.newest or Progress(), **self._evaluation)
 
     def update(self) -> None:
         """Append the new lines of the file, or read a replaced file, as a resume leaves, anew.
@@ -152,66 +160,62 @@ class History:
         """
         for record in self._file.read():
             try:
-                self._take(fill(_Line, record or {}))
+                self._take(fill(_Line, record))
             except ValueError:
                 self.damaged += 1
 
-    @property
-    def progress(self) -> Progress:
-        """The last line, with the newest evaluation."""
-        return replace(self.newest or Progress(), **self._evaluation)
+    def _put(self, slot: int, name: str, value: float | None) -> None:
+        """Set a number of the last line; no number leaves a gap."""
+        if value is not None:
+            column = self._columns.setdefault((slot, name), array("d"))
+            column.extend([math.nan] * (self._length - 1 - len(column)))
+            column.append(value)
 
     def _take(self, line: _Line) -> None:
         """Append one line to the columns."""
-        last, columns = self.newest, self.columns
+        last = self.newest
         if last is not None and line.supervisor_pid != last.supervisor_pid:
-            for known in self.workers.values():  # a new command, whose workers count from 0
-                self._dropped_before += known.newest.dropped
-                known.newest = WorkerReport()
-        dropped = self._dropped_before + sum(worker.dropped for worker in line.workers)
+            for worker in self.workers.values():  # a new command, whose workers count from 0
+                self._dropped_before += worker.newest.dropped
+                worker.newest = WorkerReport()
+        dropped = self._dropped_before + sum(one.dropped for one in line.workers)
         values: dict[str, Any] = {**vars(line), "updates": line.step - dropped}
         since_s = line.elapsed_s
         if last is not None:
-            values |= {name: max(values[name], columns[name][-1]) for name in NEVER_FALL}
-            since_s = values["elapsed_s"] - columns["elapsed_s"][-1]
+            before = {name: self._columns[0, name][-1] for name in NEVER_FALL}
+            values |= {name: max(values[name], before[name]) for name in NEVER_FALL}
+            since_s = values["elapsed_s"] - before["elapsed_s"]
             if since_s <= 0:  # no worker trains during the last evaluation
                 values |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
         if line.val_bits_per_byte is not None:
-            self._evaluation = {name: values[name] for name in EVALUATED}
-        for name, column in columns.items():
-            value = values[name]  # the first line of a resume repeats the last evaluation
-            is_old = last is not None and name in EVALUATED and value == getattr(last, name)
-            column.append(math.nan if value is None or is_old else value)
-        for known in self.workers.values():
-            for column in known.columns.values():
-                column.append(math.nan)
-        for worker in line.workers[:MOST_WORKERS]:
-            self._take_worker(worker, since_s)
+            evaluation, known = {name: values[name] for name in EVALUATED}, self._evaluation
+            if line.val_step == known.get("val_step"):  # repeated by a resume, or a larger score
+                repeated = (name for name in EVALUATED if values[name] == known.get(name))
+                values |= dict.fromkeys(repeated)
+            self._evaluation = evaluation
+        self._length += 1
+        for name in OF_RUN:
+            self._put(0, name, values[name])
+        for one in line.workers:
+            self._take_worker(one, since_s)
         self.newest = line
 
     def _take_worker(self, worker: WorkerReport, since_s: float) -> None:
-        if worker.slot not in self.workers:
-            gaps = {name: array("d", [math.nan]) * len(self) for name in OF_WORKER}
-            self.workers[worker.slot] = WorkerHistory(gaps)
-        known = self.workers[worker.slot]
-        last, columns = known.newest, known.columns
+        known, slot = self.workers.setdefault(worker.slot, WorkerHistory()), worker.slot
+        last = known.newest
         applied, applied_before = worker.steps - worker.dropped, last.steps - last.dropped
-        columns["memory_bytes"][-1] = worker.memory_bytes
+        self._put(slot, "memory_bytes", worker.memory_bytes)
         if applied > applied_before:
             late = applied * worker.mean_staleness - applied_before * last.mean_staleness
-            columns["staleness"][-1] = late / (applied - applied_before)
+            self._put(slot, "staleness", late / (applied - applied_before))
         if since_s > 0:
-            columns["tokens_per_s"][-1] = worker.tokens_per_s
+            self._put(slot, "tokens_per_s", worker.tokens_per_s)
         if since_s > 0 and last.slot:
             share = (worker.wait_s - last.wait_s) / since_s
-            columns["waiting"][-1] = min(max(share, 0.0), 1.0)
+            self._put(slot, "waiting", min(max(share, 0.0), 1.0))
         known.backend = printable(worker.backend)[:40]
         known.restarts += last.pid != worker.pid and last.state not in ENDED
         known.newest = worker
-
-    def column(self, name: str) -> NDArray[np.float64]:
-        """A copy of one column of the run."""
-        return np.array(self.columns[name])
 
     def drawn(self, points: int) -> dict[str, Any]:
         """Return the columns thinned to at most `points` points; see `thin`.
@@ -222,18 +226,17 @@ class History:
             gap.
         """
         starts = buckets(len(self), points)
-        axes = {name: ends(self.column(name), starts) for name in AXES}
-        return {
-            "axes": {name: [round(x, 2) for x in axes[name].tolist()] for name in AXES},
-            "of_run": {name: _rounded(thin(self.column(name), starts)) for name in DRAWN},
-            "of_workers": {
-                slot: {
-                    name: _rounded(thin(np.array(column), starts))
-                    for name, column in known.columns.items()
-                }
-                for slot, known in sorted(self.workers.items())
-            },
-        }
+
+        def thinned(names: tuple[str, ...], slot: int = 0) -> dict[str, list[float | None]]:
+            columns = {name: thin(self.column(name, slot), starts).tolist() for name in names}
+            return {
+                name: [None if math.isnan(v) else float(f"{v:.5g}") for v in column]
+                for name, column in columns.items()
+            }
+
+        axes = {name: ends(self.column(name), starts).round(2).tolist() for name in AXES}
+        workers = {slot: thinned(OF_WORKER, slot) for slot in sorted(self.workers)}
+        return {"axes": axes, "of_run": thinned(DRAWN), "of_workers": workers}
 
 
 def buckets(rows: int, points: int) -> NDArray[np.int64] | None:
@@ -266,11 +269,6 @@ def ends(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArr
     return np.column_stack([values[starts], values[lasts]]).ravel()
 
 
-def _rounded(values: NDArray[np.float64]) -> list[float | None]:
-    """Numbers with five digits; gaps are None."""
-    return [None if math.isnan(v) else float(f"{v:.5g}") for v in values.tolist()]
-
-
 def newest_line(path: Path) -> dict[str, Any] | None:
     """Return the last complete line of a metrics.jsonl, with the newest evaluation, or None.
 
@@ -284,10 +282,10 @@ def newest_line(path: Path) -> dict[str, Any] | None:
         return None
     newest: dict[str, Any] | None = None
     for line in reversed(lines):
-        if newest is not None and NOT_EVALUATED in line:
-            continue
+        if newest is not None and b'"val_bits_per_byte": null' in line:
+            continue  # most lines have no evaluation
         record = _object(line)
-        if record is not None and "step" in record:
+        if "step" in record:
             newest = newest or record
             if record.get("val_bits_per_byte") is not None:
                 return newest | {name: record.get(name) for name in EVALUATED}

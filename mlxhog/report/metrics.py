@@ -64,14 +64,10 @@ class WorkerReport:
         max_staleness: the largest such number.
         dropped: steps dropped because the gradient was not finite, or too late.
         memory_bytes: largest resident memory of its process so far.
-        staleness: its steps by their staleness, see `Progress`.
-        read_s: seconds in which its processes read parameters.
-        compute_s: seconds in which they computed gradients.
-        apply_s: seconds in which they added steps.
-        wait_s: seconds in which they waited; see `shares` for what.
+        staleness: its steps by their staleness, see `Totals`.
+        read_s, compute_s, apply_s, wait_s, other_s: seconds of its processes, see `shares`.
         forward_s: seconds of `compute_s` in forward passes; 0 where these cannot be told apart.
-        optimizer_s: seconds of `apply_s` in which they turned gradients into steps.
-        other_s: seconds for tickets, batches and records of steps.
+        optimizer_s: seconds of `apply_s` in which gradients became steps.
         rate_share: its share of the sum of all step sizes, if these depend on staleness or speed.
     """
 
@@ -329,23 +325,13 @@ class Result(Totals):
         return is_emulated(self.gpu_write, self.kernels) or self.emulated_before
 
     def to_json(self) -> dict[str, Any]:
-        """Return the last object that `train --json` prints."""
+        """Return the last object that `train --json` prints: the fields, and `shares` of a step."""
         record = {**asdict(self), "val_at_end": self.val_at_end, "emulated": self.emulated}
-        empty = [name for name in ("machines", "copies_bits_per_byte") if not record[name]]
-        for name in ("sample", "emulated_before", "val_loss", *empty):
-            del record[name]
         for name in ("seconds", "start_s", "first_step_s", "tokens_per_s"):
-            if record[name] is not None:
-                record[name] = round(record[name], 1 if name == "tokens_per_s" else 3)
-        record["staleness"] = {str(tau): steps for tau, steps in self.staleness.items()}
-        record["shares"] = shares(record["workers"])
-        names = ("backend", "pid", "steps", "tokens", "mean_staleness", "rate_share")
-        record["workers"] = [
-            {name: worker[name] for name in names if worker[name] is not None}
-            | {"shares": shares([worker])}
-            for worker in record["workers"]
-        ]
-        return record
+            record[name] = record[name] and round(record[name], 3)
+        for worker in record["workers"]:
+            worker["shares"] = shares([worker])
+        return record | {"shares": shares(record["workers"])}
 
 
 def number(value: float | None) -> str:

@@ -34,21 +34,14 @@ PARTS = ("read_s", "compute_s", "apply_s", "wait_s")
 
 
 class _Slot:
-    """The records of one worker slot that have been read.
-
-    Attributes:
-        ring: its ring.
-        recent: records of the steps of the newest `WINDOW_S`, and at least two.
-        staleness: number of steps by their staleness.
-        steps: number of steps.
-        times: of the newest steps, the `PARTS` and `other_s`, which the first step does not have.
-    """
+    """The records of one worker slot that have been read."""
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
-        self.recent: deque[np.void] = deque()
-        self.staleness: Counter[int] = Counter()
+        self.recent: deque[np.void] = deque()  # steps of the newest `WINDOW_S`, and at least two
+        self.staleness: Counter[int] = Counter()  # number of steps by their staleness
         self.steps, self._last_ns = 0, 0
+        # Of the newest steps, the `PARTS` and `other_s`, which the first step does not have.
         self.times: deque[tuple[float | None, ...]] = deque(maxlen=MOST_TIMES)
 
     def take(self, record: np.void) -> None:
@@ -288,12 +281,9 @@ class Monitor:
         doing: Doing | None = None,
     ) -> Progress:
         """The state of the run, for the terminal and for metrics.jsonl."""
-        counters, seconds = self.arena.counters, self.seconds()
-        fraction = self.budget.fraction(
-            steps=counters.load("steps"),
-            tokens=counters.load("tokens") + counters.load("tokens_elsewhere"),
-            seconds=seconds,
-        )
+        count, seconds = self.arena.counters.load, self.seconds()
+        done = count("steps"), count("tokens") + count("tokens_elsewhere")
+        fraction = self.budget.fraction(steps=done[0], tokens=done[1], seconds=seconds)
         steps, tokens, elapsed_s = self.totals()
         reports, bits = self.worker_reports(), self.counts_bits_per_byte
         return Progress(

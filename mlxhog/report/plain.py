@@ -20,12 +20,10 @@ MOST_WORKERS = 4  # a line lists up to this many workers one by one
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> RunView:
-    """Return a live table if the stream can redraw it, else plain lines; see `may_redraw`.
-
-    In a notebook the table is redrawn in the output of the cell.
+    """Return a live table in a notebook and on a terminal that can redraw it, else plain lines.
 
     Args:
-        stream: stream for the progress, usually stderr.
+        stream: stream for the progress, usually stderr; see `may_redraw`.
         quiet: whether to show nothing.
         environ: environment of this process.
     """
@@ -36,9 +34,9 @@ def observer(
     in_notebook = getattr(shell, "kernel", None) is not None
     if not in_notebook and not may_redraw(stream, environ):
         return PlainLines(stream)
-    from mlxhog.report.terminal import LiveTable  # imports rich, which takes 50 ms
+    from mlxhog.report.terminal import Cell, LiveTable  # imports rich, which takes 50 ms
 
-    return LiveTable(None if in_notebook else console(stream))
+    return Cell() if in_notebook else LiveTable(console(stream))
 
 
 class PlainLines(RunView):
@@ -54,8 +52,7 @@ class PlainLines(RunView):
         self, stream: TextIO, *, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream, self._every_s, self._clock = stream, every_s, clock
-        self._next_s = clock()
-        self._step = 0
+        self._next_s, self._step = clock(), 0
         self._sample: str | None = None
         self._doing: Doing | None = None
 

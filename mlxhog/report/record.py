@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from mlxhog.base.paths import words
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
@@ -130,56 +131,62 @@ class RunRecord:
         """
         self.status = self.run.read_status()
         self._about = fill(_About, self.status)
-        self.notes = notes = list[str]()
         try:
             self.history.update()
         except OSError as error:
             raise RunError(f"{self.run.metrics_path} cannot be read: {error.strerror}") from error
-        try:
-            if not self.config:
-                layer = by_flat_names(read_yaml(self.run.config_path))
-                self.config = {name: value for name, (value, _) in layer.items()}
-        except ConfigError as error:
-            notes.append(f"the configuration of the run cannot be read: {error}")
-        try:
-            self._read_events()
-        except OSError as error:
-            notes.append(f"events.jsonl cannot be read: {message_of(error)}")
+        self.notes = [*self._read_config(), *self._read_events(), *self._lacks()]
         sample = self.samples[-1].text if self.samples else None
         self.progress = replace(self.history.progress, sample=sample)
-        if self.status.get("status") == DAMAGED or not self.status:
-            notes.append("run.json is missing or damaged: status and result are unknown")
-        damaged = {"metrics": self.history.damaged, "events": self._damaged_events}
-        notes += [
-            f"{n} damaged lines of {name}.jsonl are skipped" for name, n in damaged.items() if n
-        ]
-        sizes = self.history.columns["val_bytes"]
-        if len({value for value in sizes if not math.isnan(value)}) > 1:
-            notes.append(
-                "evaluations before and after a resume used different parts of the held-out text: "
-                "their numbers cannot be compared"
-            )
-        if not len(self.history):
-            notes.append(
-                "no numbers yet: the first ones are written two seconds after training begins"
-                if self.is_running
-                else "no numbers: nothing was trained"
-            )
-        elif not self.run.events_path.exists():
-            notes.append("events.jsonl is missing: messages and samples are unknown")
 
-    def _read_events(self) -> None:
-        for record in self._event_file.read():
-            record = record or {}
-            try:
-                event = read(RunEvent, {"text": record.get("path", ""), **record})
-            except ValueError:
-                self._damaged_events += 1
-                continue
-            text = printable_lines(event.text)[:MOST_TEXT]
-            self.events.append(replace(event, kind=printable(event.kind)[:20], text=text))
-            self.n_events += 1
+    def _read_config(self) -> list[str]:
+        """Read config.yaml, which never changes; returns a note if that is not possible."""
+        try:
+            layer = {} if self.config else by_flat_names(read_yaml(self.run.config_path))
+        except ConfigError as error:
+            return [f"the configuration of the run cannot be read: {error}"]
+        self.config |= {name: value for name, (value, _) in layer.items()}
+        return []
+
+    def _read_events(self) -> list[str]:
+        """Read new events; returns a note if that is not possible."""
+        try:
+            for record in self._event_file.read():
+                try:
+                    event = read(RunEvent, {"text": record.get("path", ""), **record})
+                except ValueError:
+                    self._damaged_events += 1
+                    continue
+                text = printable_lines(event.text)[:MOST_TEXT]
+                self.events.append(replace(event, kind=printable(event.kind)[:20], text=text))
+                self.n_events += 1
+        except OSError as error:
+            return [f"events.jsonl cannot be read: {message_of(error)}"]
         del self.events[:-MOST_EVENTS]
+        return []
+
+    def _lacks(self) -> list[str]:
+        """What a reader should know of the files."""
+        history, sizes = self.history, self.history.column("val_bytes")
+        lacks = {
+            "run.json is missing or damaged: status and result are unknown": (
+                self.status.get("status") == DAMAGED or not self.status
+            ),
+            f"{history.damaged} damaged lines of metrics.jsonl are skipped": history.damaged,
+            f"{self._damaged_events} damaged lines of events.jsonl are skipped": (
+                self._damaged_events
+            ),
+            "evaluations before and after a resume used different parts of the held-out text: "
+            "their numbers cannot be compared": len({*sizes[~np.isnan(sizes)].tolist()}) > 1,
+            "no numbers yet: the first ones are written two seconds after training begins": (
+                not len(history) and self.is_running
+            ),
+            "no numbers: nothing was trained": not len(history) and not self.is_running,
+            "events.jsonl is missing: messages and samples are unknown": (
+                len(history) and not self.run.events_path.exists()
+            ),
+        }
+        return [note for note, applies in lacks.items() if applies]
 
     @property
     def is_running(self) -> bool:
@@ -194,20 +201,22 @@ class RunRecord:
     @property
     def result(self) -> Mapping[str, Any]:
         """The result of the newest command; {} before it ends, and if it was killed."""
-        result = self.status.get("result")
-        return result if isinstance(result, dict) else {}
+        return self._object("result")
+
+    @property
+    def part(self) -> Mapping[str, Any]:
+        """The part of the held-out text for evaluations; {} if unknown."""
+        return self._object("held_out")
+
+    def _object(self, name: str) -> Mapping[str, Any]:
+        value = self.status.get(name)
+        return value if isinstance(value, dict) else {}
 
     @property
     def seq_len(self) -> int:
         """Tokens of a training sequence; 1 if unknown."""
         value = self.config.get("seq_len")
         return value if type(value) is int and value > 0 else 1
-
-    @property
-    def part(self) -> Mapping[str, Any]:
-        """The part of the held-out text for evaluations; {} if unknown."""
-        part = self.status.get("held_out")
-        return part if isinstance(part, dict) else {}
 
     @property
     def evaluated_text(self) -> str:
@@ -227,17 +236,6 @@ class RunRecord:
     def scored_at(self) -> str:
         """The step that its newest evaluation scored; "" if it is the last one, or unknown."""
         return scored_at(self.progress.val_step, self.last("step"))
-
-    @property
-    def counts_text(self) -> str:
-        """Its score beside that of counts of the same text.
-
-        It is "" if one of them is unknown, or the score is of an earlier step.
-        """
-        counts, bits = self.progress.marks.get(COUNTS), self.last("val_bits_per_byte")
-        if bits is None or counts is None or self.scored_at:
-            return ""
-        return beside_counts(bits, counts)
 
     @property
     def samples(self) -> list[RunEvent]:
@@ -265,59 +263,57 @@ class RunRecord:
 
     def last(self, name: str) -> float | None:
         """The newest number of a column of the metrics, or None."""
-        column = self.history.columns[name]
-        return next((value for value in reversed(column) if not math.isnan(value)), None)
+        return self.history.last(name)
 
     def facts(self) -> dict[str, str]:
-        """The rows of a table about the run: name -> value; - is unknown."""
+        """The rows of a table about the run and its machine: name -> value; - is unknown."""
         history, now, about, last = self.history, self.progress, self._about, self.last
-        tokens, seconds, result = last("tokens"), last("elapsed_s"), about.result
-        rate_of_all = tokens / seconds if tokens is not None and seconds else None
-        memory = [value for value in history.columns["memory_bytes"] if not math.isnan(value)]
-        workers = [one for _, one in sorted(history.workers.items())]
+        result, workers = about.result, [one for _, one in sorted(history.workers.items())]
+        tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
+        counts, larger = now.marks.get(COUNTS), self.larger_score
         dropped, restarts = result.dropped_steps, result.restarts
         if len(history):
             dropped = sum(one.dropped for one in now.workers) if dropped is None else dropped
             restarts = sum(one.restarts for one in workers) if restarts is None else restarts
-        larger = self.larger_score
+        memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
+        speed = tokens / seconds if tokens is not None and seconds else None
+
+        def spelled(value: Any, spell: Callable[[Any], str] = str) -> str:
+            return "-" if value is None else spell(value)
+
         rows = {
             "status": self.state,
             "error": about.error and printable_lines(about.error)[:MOST_TEXT],
-            "training time": _spelled(seconds, format_duration),
-            "first step after": _spelled(now.first_step_s, format_duration),
-            "steps": _spelled(last("step"), lambda n: f"{n:,.0f}"),
-            "tokens": _spelled(tokens, format_count),
-            "tokens/s": _spelled(rate_of_all, format_count),
+            "training time": spelled(seconds, format_duration),
+            "first step after": spelled(now.first_step_s, format_duration),
+            "steps": spelled(last("step"), lambda n: f"{n:,.0f}"),
+            "tokens": spelled(tokens, format_count),
+            "tokens/s": spelled(speed, format_count),
             "train bits per byte": number(last("train_bits_per_byte")),
-            "held-out bits per byte": number(last("val_bits_per_byte")) + self.scored_at,
+            "held-out bits per byte": number(bits) + self.scored_at,
             "of held-out text": self.evaluated_text or None,
             "larger held-out score": larger and f"{number(larger[0])} of {larger[1]}",
-            "beside counts": self.counts_text or None,
+            "beside counts": None
+            if bits is None or counts is None or self.scored_at
+            else beside_counts(bits, counts),
             "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(one.backend for one in workers) or "-",
             **{f"machine {one.name}": str(one) for one in result.machines or now.machines},
-            "workers restarted": _spelled(restarts, str),
-            "steps dropped": _spelled(dropped, str),
-            "batches torn": _spelled(result.torn, str),
-            "largest memory of all workers": _spelled(max(memory, default=None), format_bytes),
-            "parameters": _spelled(about.parameters, format_count),
+            "workers restarted": spelled(restarts),
+            "steps dropped": spelled(dropped),
+            "batches torn": spelled(result.torn),
+            "largest memory of all workers": spelled(memory or None, format_bytes),
+            "parameters": spelled(about.parameters, format_count),
+            "machine": spelled(about.machine),
+            "chip": spelled(about.chip),
+            "cores": spelled(about.cores),
+            "memory": spelled(about.memory_bytes, format_bytes),
+            "mlxhog": spelled(about.mlxhog),
+            "kernels": spelled(about.kernels),
+            "Metal": label(about.gpu_write or "", about.kernels or "") or None,
         }
         return {name: value for name, value in rows.items() if value is not None}
-
-    def machine(self) -> dict[str, str]:
-        """The rows of a table about the machine: name -> value."""
-        about = self._about
-        metal = label(about.gpu_write or "", about.kernels or "")
-        return {
-            "machine": about.machine or "-",
-            "chip": about.chip or "-",
-            "cores": _spelled(about.cores, str),
-            "memory": _spelled(about.memory_bytes, format_bytes),
-            "mlxhog": about.mlxhog or "-",
-            "kernels": about.kernels or "-",
-            **({"Metal": metal} if metal else {}),
-        }
 
     def changed(self) -> dict[str, object]:
         """The options of this version that differ from their defaults, in YAML's spelling."""
@@ -371,7 +367,3 @@ def different_texts(records: Sequence[RunRecord]) -> list[str]:
         for each in scored
     )
     return [f"held-out numbers of different text cannot be compared: {texts}"]
-
-
-def _spelled(value: Any, spell: Callable[[Any], str]) -> str:
-    return "-" if value is None else spell(value)

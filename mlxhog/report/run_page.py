@@ -21,12 +21,28 @@ from mlxhog.report.shares import rows
 MOST_NUMBERS = 30_000
 """Numbers in all curves of a page together; this keeps the page below half a megabyte."""
 FEWEST_POINTS, MOST_POINTS = 100, 2000
-AXES = ("time", "samples", "updates")
 COMPARED = ("gzip", "xz", COUNTS)
 MOST_TEXT = 280
 """Characters of the newest sample."""
 NEWEST, MOST_SAMPLES, MOST_EVENTS = 5, 40, 300
 """Of samples and events the newest are shown, others are folded, and older ones left out."""
+NO_SCRIPTS = (
+    "<noscript><p class='partial'>A script in this file draws the curves, but this browser does "
+    "not run scripts.</p></noscript>"
+)
+CURVES = """\
+<div id="curves" hidden>
+<h2>Curves</h2>
+<fieldset class="bar"><legend>over</legend>
+<label><input type="radio" name="axis" value="time" checked> time</label>
+<label><input type="radio" name="axis" value="samples"> samples</label>
+<label><input type="radio" name="axis" value="updates"> updates</label></fieldset>
+<div id="charts" class="charts"></div>
+<p class="note" id="flat"></p>
+<p class="when">Drag in a chart to zoom, double-click for the whole. On the keyboard: Tab to a
+chart, then arrow keys, +, - and 0.</p>
+</div>"""
+"""The choice of the axis, and the place of the charts; hidden without charts."""
 
 
 def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
@@ -47,13 +63,12 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
     texts = "\n".join(f'<p class="partial">{escape(note)}</p>' for note in notes)
     parts = [
         "" if alone else f"<h1>{escape(title)}</h1>",
-        "<noscript><p class='partial'>A script in this file draws the curves, but this "
-        "browser does not run scripts.</p></noscript>",
+        NO_SCRIPTS,
         _live("notes", texts),
         *(_head(record, k) for k, record in enumerate(records)),
         buttons,
-        _curves(),
-        _facts(records),
+        CURVES,
+        _titled("Run and machine", _live("facts", _facts(records))),
         *(_section(record, k, named=not alone) for k, record in enumerate(records)),
         f"<footer>{about} Charts: uPlot, MIT licence.</footer>",
     ]
@@ -119,67 +134,49 @@ def _head(record: RunRecord, k: int) -> str:
 def tiles(record: RunRecord) -> str:
     """Return the numbers at the top of the page; one that is not known yet is left out."""
     shown: list[str] = []
+
+    def tile(name: str, value: str, *details: str, bar: str = "", kind: str = "tile") -> None:
+        detail = "; ".join(filter(None, details))
+        below = f'<div class="detail">{escape(detail)}</div>' if detail else ""
+        shown.append(
+            f'<div class="{kind}"><div class="name">{escape(name)}</div>'
+            f'<div class="value">{escape(value)}</div>{bar}{below}</div>'
+        )
+
     if len(record.history):
         now, facts, n = record.progress, record.facts(), len(record.history.workers)
-        used = min(now.budget_fraction, 1)
-        bar = f'<div class="share"><div style="width: {100 * used:.1f}%"></div></div>'
-        shown.append(_tile("step", facts["steps"], f"{facts['tokens']} tokens"))
-        shown.append(_tile("of the budget", format_share(now.budget_fraction), bar=bar))
+        width = 100 * min(now.budget_fraction, 1)
+        bar = f'<div class="share"><div style="width: {width:.1f}%"></div></div>'
+        tile("step", facts["steps"], f"{facts['tokens']} tokens")
+        tile("of the budget", format_share(now.budget_fraction), bar=bar)
         if not record.is_running:
-            shown.append(_tile("training time", facts["training time"]))
+            tile("training time", facts["training time"])
         elif now.eta_s is not None:
-            trained = f"{facts['training time']} trained"
-            shown.append(_tile("time left", format_duration(now.eta_s), trained))
+            tile("time left", format_duration(now.eta_s), f"{facts['training time']} trained")
         if (bits := record.last("val_bits_per_byte")) is not None:
-            larger = record.larger_score
-            marks = (f"{name} {number(one)}" for name, one in _without_network(record).items())
-            final = "" if larger is None else f"{number(larger[0])} of {larger[1]}"
-            details = filter(None, [record.scored_at.strip(), ", ".join(marks), final])
-            shown.append(_tile("held-out bits per byte", number(bits), "; ".join(details)))
+            marks = [f"{name} {number(one)}" for name, one in _without_network(record).items()]
+            larger = facts.get("larger held-out score", "")
+            details = record.scored_at.strip(), ", ".join(marks), larger
+            tile("held-out bits per byte", number(bits), *details)
         speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
-        shown.append(_tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else ""))
+        tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else "")
     for sample in record.samples[-1:]:
         text = sample.text if len(sample.text) <= MOST_TEXT else f"{sample.text[:MOST_TEXT]} ..."
-        shown.append(_tile("newest sample", text, _when(sample), kind="tile text"))
+        tile("newest sample", text, _when(sample), kind="tile text")
     return "".join(shown)
-
-
-def _tile(name: str, value: str, detail: str = "", *, bar: str = "", kind: str = "tile") -> str:
-    below = f'<div class="detail">{escape(detail)}</div>' if detail else ""
-    return (
-        f'<div class="{kind}"><div class="name">{escape(name)}</div>'
-        f'<div class="value">{escape(value)}</div>{bar}{below}</div>'
-    )
-
-
-def _curves() -> str:
-    """The choice of the axis, and the place of the charts; hidden without charts."""
-    choices = "".join(
-        f'<label><input type="radio" name="axis" value="{name}"{" checked" * (name == "time")}> '
-        f"{name}</label>"
-        for name in AXES
-    )
-    return (
-        '<div id="curves" hidden>\n<h2>Curves</h2>\n'
-        f'<fieldset class="bar"><legend>over</legend>{choices}</fieldset>\n'
-        '<div id="charts" class="charts"></div>\n<p class="note" id="flat"></p>\n'
-        '<p class="when">Drag in a chart to zoom, double-click for the whole. On the keyboard: '
-        "Tab to a chart, then arrow keys, +, - and 0.</p>\n</div>"
-    )
 
 
 def _facts(records: Sequence[RunRecord]) -> str:
     """The facts of each run; of several, one column for each."""
     columns = [
-        {name: value for name, value in (record.facts() | record.machine()).items() if value != "-"}
+        {name: value for name, value in record.facts().items() if value != "-"}
         for record in records
     ]
-    table = page.facts(columns[0].items())
-    if len(records) > 1:
-        names = dict.fromkeys(name for column in columns for name in column)
-        cells = ([name, *(column.get(name, "-") for column in columns)] for name in names)
-        table = page.text_cards(["", *(record.run.name for record in records)], cells)
-    return _titled("Run and machine", _live("facts", table))
+    if len(records) == 1:
+        return page.facts(columns[0].items())
+    names = dict.fromkeys(name for column in columns for name in column)
+    cells = ([name, *(column.get(name, "-") for column in columns)] for name in names)
+    return page.text_cards(["", *(record.run.name for record in records)], cells)
 
 
 # -- the section of one run ------------------------------------------------------------------------
@@ -189,34 +186,31 @@ def _section(record: RunRecord, k: int, *, named: bool) -> str:
     """The section of one run, below the curves, `named` on a page of several."""
     workers = ([cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers)
     header = [name for name, _ in WORKER_COLUMNS]
-    table = page.text_cards(header, workers) if record.history.workers else ""
-    parts = {
-        "samples": _titled("Samples of text", _samples(record)),
-        "shares": _titled("Where the time goes: shares of a step", _shares(record)),
-        "events": _titled("Events", _events(record)),
-        "now": _titled("Workers", table),
+    parts, *of_workers = rows(record.shares()) or [[]]
+    samples = ((one, one.text) for one in record.samples[-MOST_SAMPLES:])
+    lists = {
+        "samples": ("Samples of text", _newest_first("samples", samples)),
+        "shares": (
+            "Where the time goes: shares of a step",
+            page.text_cards(parts, of_workers) if of_workers else "",
+        ),
+        "events": ("Events", _newest_first("events", _events(record))),
+        "now": ("Workers", page.text_cards(header, workers) if record.history.workers else ""),
     }
     body = [
-        *([f"<h1>{escape(record.run.name)}</h1>"] if named else []),
-        *(_live(f"{name}-{k}", part) for name, part in parts.items()),
+        f"<h1>{escape(record.run.name)}</h1>" if named else "",
+        *(_live(f"{name}-{k}", _titled(*part)) for name, part in lists.items()),
         _titled("Configuration", _configuration(record)),
         _titled("Commands", _commands(record)),
     ]
     return f'<section id="run-{k}">\n' + "\n".join(filter(None, body)) + "\n</section>"
 
 
-def _samples(record: RunRecord) -> str:
-    return _newest_first("samples", ((one, one.text) for one in record.samples[-MOST_SAMPLES:]))
-
-
-def _events(record: RunRecord) -> str:
+def _events(record: RunRecord) -> Iterable[tuple[RunEvent, str]]:
     words = {"message": "", "strategy": "", "checkpoint": "saved ", "ended": "ended: "}
-    others = [event for event in record.events if event.kind != "sample"][-MOST_EVENTS:]
-    spelled = (
-        words.get(event.kind, f"{event.kind}: ") + re.sub("^.*/(?=checkpoints/)", "", event.text)
-        for event in others
-    )
-    return _newest_first("events", zip(others, spelled, strict=True))
+    for event in [event for event in record.events if event.kind != "sample"][-MOST_EVENTS:]:
+        place = re.sub("^.*/(?=checkpoints/)", "", event.text)
+        yield event, words.get(event.kind, f"{event.kind}: ") + place
 
 
 def _newest_first(kind: str, events: Iterable[tuple[RunEvent, str]]) -> str:
@@ -237,11 +231,6 @@ def _when(event: RunEvent) -> str:
     if event.step == 0:
         return "at the start"
     return f"after {format_duration(event.elapsed_s)}, step {format_number(event.step)}"
-
-
-def _shares(record: RunRecord) -> str:
-    header, *others = rows(record.shares()) or [[]]
-    return page.text_cards(header, others) if others else ""
 
 
 def _configuration(record: RunRecord) -> str:

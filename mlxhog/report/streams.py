@@ -52,17 +52,7 @@ def wrapped(text: str, width: int = WIDTH) -> list[str]:
     if len(text) <= width:
         return [text]
     indent = " " * (len(text) - len(text.lstrip()))
-    lines: list[str] = []
-    for part in re.split(r" {2,}", text.strip()):
-        if lines and len(lines[-1]) + 2 + len(part) <= width:
-            lines[-1] += f"  {part}"
-            continue
-        begin = f"{indent}  " if lines else indent
-        lines += textwrap.wrap(
-            part, max(width, 2 * len(begin)), initial_indent=begin, subsequent_indent=f"{indent}  ",
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
-    return lines
+    return _filled(indent, re.split(r" {2,}", text.strip()), "  ", f"{indent}  ", width)
 
 
 def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
@@ -76,19 +66,18 @@ def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
         parts: texts; a text longer than a line is broken between its words.
         width: largest width of a line, unless one word is wider.
     """
-    indent, lines, room = " " * len(name), [""], max(width - len(name), 16)
-    texts = [printable(part) for part in parts]
-    texts[:-1] = [f"{text}," for text in texts[:-1]]
-    for text in texts:
-        if lines[-1] and len(lines[-1]) + 1 + len(text) > room:
-            lines.append("")
-        lines[-1] += f" {text}" if lines[-1] else text
-    broken = [
-        piece
-        for line in lines
-        for piece in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
-    ]
-    return [f"{indent if k else name}{line}" for k, line in enumerate(broken)]
+    return _filled(name, map(printable, parts), ", ", " " * len(name), width)
+
+
+def _filled(first: str, parts: Iterable[str], gap: str, rest: str, width: int) -> list[str]:
+    """Fill lines that begin with `first` and `rest`; a part breaks only if no line can hold it."""
+    glue, room = "\0", max(width - len(rest), 16)
+    whole = gap.join(part if len(part) > room else part.replace(" ", glue) for part in parts)
+    lines = textwrap.wrap(
+        whole, room + len(rest), initial_indent=first, subsequent_indent=rest,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return [line.replace(glue, " ") for line in lines]
 
 
 class _Over:
@@ -129,7 +118,7 @@ def printable_output() -> Iterator[None]:
         yield
 
 
-def console(stream: TextIO, **options: Any) -> Console:
+def console(stream: TextIO) -> Console:
     """Return a rich console that cleans text before it colors it."""
     from rich.console import Console  # takes 50 ms, so only colored output imports it
     from rich.segment import Segment
@@ -140,7 +129,7 @@ def console(stream: TextIO, **options: Any) -> Console:
                 text = segment.text if segment.control else printable_lines(segment.text)
                 yield Segment(text, segment.style, segment.control)
 
-    return CleanConsole(file=verbatim(stream), **options)
+    return CleanConsole(file=verbatim(stream))
 
 
 class OutputLost(Exception):

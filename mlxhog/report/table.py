@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import textwrap
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
-from mlxhog.report.streams import WIDTH, console, printable, wrapped
+from mlxhog.report.streams import WIDTH, printable, verbatim, wrapped
 
-STYLES = {
-    "PASS": "green",
-    "WARN": "yellow",
-    "FAIL": "bold red",
-    "unclear": "yellow",
-    "absent": "dim",
-}
+BOLD, DIM, YELLOW, RED = "1", "2", "33", "1;31"
+STYLES = {"PASS": "32", "WARN": YELLOW, "FAIL": RED, "unclear": YELLOW, "absent": DIM}
+"""Text of a cell -> its style, as a code of terminals."""
 _WRAPPED = ("what", "found", "writers", "why", "at")
 """Columns that may take several lines."""
 _LEAST = 16  # least width of such a column in a table that is too wide
@@ -45,52 +42,54 @@ class Section:
     title: str
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    notes: Sequence[str] = field(default=())
-
-
-Line = list[tuple[str, str]]
-"""Pieces of text, each with its style."""
+    notes: Sequence[str] = ()
 
 
 def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
     """Write sections to a stream, as text that fits the window, in color unless `plain`."""
-    if plain:
-        width = shutil.get_terminal_size((WIDTH, 0)).columns if stream.isatty() else WIDTH
-        text = ("\n".join(map(_text, lines(part, width))) for part in parts)
-        stream.write("\n\n".join(text) + "\n")
-        return
-    from rich.text import Text  # takes 50 ms, so only colored output imports it
-
-    screen = console(stream)
-    for number, part in enumerate(parts):
-        if number:
-            screen.print()
-        for line in lines(part, screen.width):
-            screen.print(Text.assemble(*line), no_wrap=True, crop=False)
+    width = shutil.get_terminal_size((WIDTH, 0)).columns if stream.isatty() else WIDTH
+    colored = not plain and not os.environ.get("NO_COLOR")
+    texts = ("\n".join(lines(part, width, colored=colored)) for part in parts)
+    verbatim(stream).write("\n\n".join(texts) + "\n")  # `lines` has cleaned the text
 
 
-def lines(part: Section, width: int) -> Iterator[Line]:
+def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
     """Yield the lines of a section, no wider than `width` unless one word is.
 
     In a table that is too wide, cells of the columns in `_WRAPPED` take several lines. If it is
     still too wide, the last columns come below the others, with the names of the rows repeated.
     """
+
+    def painted(text: str, style: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if colored and style and text else text
+
+    def row(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Iterator[str]:
+        pieces = [
+            textwrap.wrap(cell, size, break_on_hyphens=False) if len(cell) > size else [cell]
+            for cell, size in zip(cells, widths, strict=True)
+        ]
+        for number in range(max(map(len, pieces))):
+            line = ""
+            for cell, size, parts in zip(cells, widths, pieces, strict=True):
+                text = parts[number] if number < len(parts) else ""
+                line += painted(text, style or STYLES.get(cell, "")) + " " * (size - len(text))
+                line += GAP
+            yield line.rstrip()
+
     text_width = min(width, WIDTH)
     if part.title:
-        yield from ([(line, "bold")] for line in wrapped(part.title, text_width))
+        yield from (painted(line, BOLD) for line in wrapped(part.title, text_width))
     if part.rows:
-        rows = [[printable(cell) for cell in row] for row in part.rows]  # line ends become spaces
-        columns = list(zip(part.header, *rows, strict=True))
-        widths = _widths(columns, width)
+        rows = [[printable(cell) for cell in one] for one in part.rows]  # line ends become spaces
+        widths = _widths(list(zip(part.header, *rows, strict=True)), width)
         for block in _blocks(part.header, widths, width):
             of = [widths[k] for k in block]
-            yield from _row([part.header[k] for k in block], of, header=True)
-            for row in rows:
-                yield from _row([row[k] for k in block], of)
+            yield from row([part.header[k] for k in block], of, DIM)
+            for one in rows:
+                yield from row([one[k] for k in block], of)
     for note in part.notes:
-        style = "bold" * isinstance(note, AnswerNote)
-        style = "bold red" if isinstance(note, FailureNote) else style
-        yield from ([(line, style)] for line in wrapped(note, text_width))
+        style = RED if isinstance(note, FailureNote) else BOLD * isinstance(note, AnswerNote)
+        yield from (painted(line, style) for line in wrapped(note, text_width))
 
 
 def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
@@ -124,47 +123,6 @@ def _blocks(header: Sequence[str], widths: Sequence[int], width: int) -> Iterato
             block = list(names)
         block.append(k)
     yield block
-
-
-def _row(cells: Sequence[str], widths: Sequence[int], *, header: bool = False) -> Iterator[Line]:
-    pieces = [
-        textwrap.wrap(cell, width, break_on_hyphens=False) if len(cell) > width else [cell]
-        for cell, width in zip(cells, widths, strict=True)
-    ]
-    for number in range(max(map(len, pieces))):
-        line = []
-        for cell, width, parts in zip(cells, widths, pieces, strict=True):
-            text = parts[number] if number < len(parts) else ""
-            line.append((text.ljust(width) + GAP, "dim" if header else STYLES.get(cell, "")))
-        yield line
-
-
-def _text(line: Line) -> str:
-    return "".join(text for text, _ in line).rstrip()
-
-
-# -- plain lines ---------------------------------------------------------------------------------
-
-
-def aligned(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, words: Container[int] = (0,)
-) -> list[str]:
-    """Return the lines of a table.
-
-    Args:
-        header: names of the columns.
-        rows: cells of each row.
-        words: columns of words, aligned to the left; the others are aligned to the right.
-    """
-    table = [list(header), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        GAP.join(
-            cell.ljust(width) if k in words else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
 
 
 def cut(text: str, width: int) -> str:

@@ -2,11 +2,11 @@
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping
-from io import StringIO
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.jupyter import JupyterMixin
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -21,7 +21,7 @@ from mlxhog.report.metrics import (
     heading,
     losses,
 )
-from mlxhog.report.streams import console, printable
+from mlxhog.report.streams import printable
 from mlxhog.report.views import RunView
 
 SAMPLE_WIDTH = 400
@@ -29,91 +29,83 @@ GAP = 2  # columns between those of the table
 WIDTH = 64  # columns of the bar and the scale, unless the terminal has fewer
 BEST = 1.5  # largest value at the right end of the scale; a better model is at the end
 BELOW = 0.82  # the right end is at most this multiple of the best reference
-LEGEND = """\
+LEGEND = Text(
+    """\
 arena      the block of shared memory with the parameters
 snapshot   a worker's copy of the parameters, for which it computes a gradient
-staleness  the number of other workers' steps between that copy and the worker's own step"""
-STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
-CELL_COLUMNS = 100
-CELL = (
-    '<pre style="white-space: pre; line-height: 1.3; '
-    "font-family: Menlo, 'DejaVu Sans Mono', monospace\">{code}</pre>"
+staleness  the number of other workers' steps between that copy and the worker's own step""",
+    style="dim",
 )
-"""Width and HTML of the output of a notebook's cell."""
+STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
 class LiveTable(RunView):
     """The picture of a run, redrawn below the messages; terms are explained once, above it.
 
-    In a notebook the output of the cell is replaced; rich's `Live` would need `ipywidgets` there.
-
     Args:
-        screen: a rich console on a terminal; None is the output of a notebook's cell.
+        screen: a rich console on a terminal.
     """
 
-    def __init__(self, screen: Console | None) -> None:
-        self._screen = screen
-        self._live = None if screen is None else Live(console=screen, auto_refresh=False)
-        self._messages: list[Text] = []
-        self._picture: RenderableType = ""
+    def __init__(self, screen: Console) -> None:
+        self._live = Live(console=screen, auto_refresh=False)
         self._sample: str | None = None
-        self._cell: Any = None  # IPython's handle of the output
+        self._is_drawn = False
 
     def __enter__(self) -> Self:
-        """Take over the terminal; a cell's output begins with the first message."""
-        if self._live is not None:
-            self._live.start()
+        """Take over the terminal."""
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the output back; the last picture stays."""
-        if self._live is not None:
-            self._live.stop()
+        """Give the terminal back; the last picture stays."""
+        self._live.stop()
 
-    def show(self, message: str, style: str = "yellow") -> None:
+    def show(self, message: str) -> None:
         """Print a message above the picture."""
-        text = Text(message, style=style)
-        if self._screen is not None:
-            self._screen.print(text)
-        else:
-            self._messages.append(text)
-            self._draw_cell()
+        self._live.console.print(Text(message, style="yellow"))
 
     def draw(self, progress: Progress) -> None:
         """Redraw the picture; without a new sample it shows the last one."""
-        if not self._picture:
-            self.show(LEGEND, style="dim")
+        if not self._is_drawn:
+            self._live.console.print(LEGEND)
+        self._is_drawn, self._sample = True, progress.sample or self._sample
+        self._live.update(Picture(progress, self._sample), refresh=True)
+
+
+class Cell(RunView):
+    """The same as the one output of a notebook's cell; rich's `Live` would need `ipywidgets`."""
+
+    def __init__(self) -> None:
+        self._above, self._sample = [LEGEND], ""
+        self._output: Any = None  # IPython's handle
+
+    def show(self, message: str) -> None:
+        """Keep a message above the picture, which is redrawn next."""
+        self._above.append(Text(message, style="yellow"))
+
+    def draw(self, progress: Progress) -> None:
+        """Replace the output."""
         self._sample = progress.sample or self._sample
-        self._picture = Picture(progress, self._sample)
-        if self._live is not None:
-            self._live.update(self._picture, refresh=True)
-        else:
-            self._draw_cell()
-
-    def _draw_cell(self) -> None:
-        look: dict[str, Any] = {"color_system": "truecolor", "force_jupyter": False}
-        page = console(StringIO(), record=True, width=CELL_COLUMNS, **look)
-        page.print(*self._messages, self._picture, sep="\n")
-        output = {
-            "text/plain": page.export_text(clear=False),
-            "text/html": page.export_html(inline_styles=True, code_format=CELL),
-        }
-        if self._cell is None:
+        picture = Picture(progress, self._sample, self._above)
+        if self._output is None:
             display = importlib.import_module("IPython.display").display
-            self._cell = display(output, raw=True, display_id=True)
+            self._output = display(picture, display_id=True)
         else:
-            self._cell.update(output, raw=True)
+            self._output.update(picture)
 
 
-class Picture:
+class Picture(JupyterMixin):
     """The picture of a run: budget, losses, scale, workers, sample; no wider than the terminal."""
 
-    def __init__(self, progress: Progress, sample: str | None = None) -> None:
-        self._progress, self._sample = progress, sample
+    def __init__(
+        self, progress: Progress, sample: str | None = None, above: Sequence[Text] = ()
+    ) -> None:
+        self._progress, self._sample, self._above = progress, sample, above
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts."""
         progress, width = self._progress, min(WIDTH, options.max_width)
+        yield from self._above
         doing = [str(progress.doing)] if progress.doing else []
         yield Text("   ".join([*heading(progress), *doing]), style="bold")
         yield Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=width), 0)
@@ -131,11 +123,10 @@ class Picture:
 def _scale(progress: Progress, width: int) -> Iterator[Text]:
     held_out = progress.val_bits_per_byte
     value = progress.train_bits_per_byte if held_out is None else held_out
-    for line in scale(value, width=width, references=progress.marks):
-        text = Text(line, style="dim")
-        if line.strip("-|o") == "":  # the axis
-            text.highlight_regex("o", "bold not dim cyan")
-        yield text
+    names, axis, numbers = scale(value, width=width, references=progress.marks)
+    marked = Text(axis, style="dim")
+    marked.highlight_regex("o", "bold not dim cyan")
+    yield from (Text(names, style="dim"), marked, Text(numbers, style="dim"))
 
 
 _WORDS = ("worker", "backend", "state")
@@ -172,7 +163,8 @@ def scale(
         references: bits per byte of the marks, by their names.
 
     Returns:
-        Three lines of at most `width` columns: names, axis with `o` at the value, numbers.
+        Three lines of at most `width` columns: names, axis with `o` at the value, numbers. A word
+        that would touch the one before it is left out.
     """
     worst, best = max(references.values()), min(BEST, BELOW * min(references.values()))
 
@@ -180,21 +172,15 @@ def scale(
         share = math.log(worst / max(bits, best)) / math.log(worst / best)
         return round(max(0.0, share) * (width - 1))
 
-    axis = ["-"] * width
-    names, numbers = dict[int, str](), dict[int, str]()
-    for name, bits in references.items():
+    def placed(line: str, column: int, word: str) -> str:
+        start = min(column, width - len(word))
+        return line.ljust(start) + word if start >= len(line) + bool(line) else line
+
+    axis, names, numbers = ["-"] * width, "", ""
+    for name, bits in sorted(references.items(), key=lambda one: -one[1]):
         at = column(bits)
-        axis[at], names[at], numbers[at] = "|", name, f"{bits:.2f}"
+        axis[at] = "|"
+        names, numbers = placed(names, at, name), placed(numbers, at, f"{bits:.2f}")
     if value is not None and math.isfinite(value):
         axis[column(value)] = "o"
-    return _place(names, width), "".join(axis), _place(numbers, width)
-
-
-def _place(words: Mapping[int, str], width: int) -> str:
-    """Put words at their columns; a word that would touch the previous one is skipped."""
-    line = ""
-    for column, word in sorted(words.items()):
-        start = min(column, width - len(word))
-        if start >= len(line) + bool(line):
-            line = line.ljust(start) + word
-    return line
+    return names, "".join(axis), numbers

@@ -44,20 +44,17 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
             f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; take "
             f"one of {repeating}, or record hogwild: determinism=record"
         )
+    kind = type(chosen)
     if config.determinism in ("record", "replay"):
         from mlxhog.strategies.recorded import Recorded
 
-        chosen = _turned_into(Recorded, chosen)
-    elif isinstance(chosen, Hogwild) and chosen.disjoint:
+        kind = Recorded
+    elif isinstance(chosen, Hogwild) and chosen.blocks == "disjoint":
         from mlxhog.strategies.disjoint import Disjoint
 
-        chosen = _turned_into(Disjoint, chosen)
-    return replace(chosen, config=config, workers=workers, max_workers=max_workers)
-
-
-def _turned_into(kind: type[Hogwild], chosen: Strategy) -> Hogwild:
-    """Lock-free workers of a special kind, with the numbers of a strategy."""
-    return kind(**{field.name: getattr(chosen, field.name) for field in fields(kind)})
+        kind = Disjoint
+    numbers = {field.name: getattr(chosen, field.name) for field in fields(kind)}
+    return replace(kind(**numbers), config=config, workers=workers, max_workers=max_workers)
 
 
 __all__ = [

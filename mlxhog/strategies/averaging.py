@@ -28,14 +28,15 @@ from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Float32, Grads, Rows, dense
+from mlxhog.optim.gradients import Float32, Grads, dense
 from mlxhog.optim.rule import parameter
-from mlxhog.strategies.local import Local, LocalWorker, Stage
+from mlxhog.strategies.local import Local, LocalWorker, Stage, mean_of
 from mlxhog.strategies.rounds import StepRecord
 from mlxhog.strategies.strategy import Segments, parameter_copies
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
+    from mlxhog.arena.layout import Slot
 
 AVERAGE_EVERY = 16  # default of the steps of each worker between two averages
 ANCHOR: Final = "anchor"
@@ -59,11 +60,9 @@ class AvgRuns(Local):
     about: ClassVar[str] = "independent runs, averaged once at the end"
 
     def own_copies(self) -> tuple[str, ...]:
-        """Each worker's own parameters, where they differ from the average."""
         return () if self.workers == 1 else self.replica_segments()
 
     def warning(self, average: float, copies: Sequence[float]) -> str | None:
-        """Warn where averaging has made the model worse."""
         best = min(copies, default=average)
         if best >= average:
             return None
@@ -81,10 +80,8 @@ class Averaged(Local):
     average_every: int | None = option(
         None,
         f"steps of each worker between two averages of the parameters; auto is {AVERAGE_EVERY}",
-        unit="steps",
-        low=1,
-        none="auto",
-    )
+        unit="steps", low=1, none="auto",
+    )  # fmt: skip
 
     @property
     def local_steps(self) -> int:
@@ -96,32 +93,25 @@ class Averaged(Local):
         return replace(self, average_every=steps)
 
     def check_workers(self) -> None:
-        """Refuse local steps that do not fit the run.
-
-        Raises:
-            ConfigError: H is larger than the run.
-        """
-        config, steps, limits = self.config, self.local_steps, []
-        if config.steps is not None:
-            limits.append(config.steps)
-        if config.tokens is not None:
-            limits.append(config.tokens // self.tokens_per_step)
-        per_round = steps * self.workers
-        if config.resume is None and limits and per_round > min(limits):
+        """Refuse a first average beyond the end of the run."""
+        config, first = self.config, self.local_steps * self.workers
+        of_tokens = None if config.tokens is None else config.tokens // self.tokens_per_step
+        most = min([n for n in (config.steps, of_tokens) if n is not None], default=first)
+        if config.resume is None and first > most:
             raise ConfigError(
-                f"average_every is {steps}, so {self.workers} workers take "
-                f"{per_round} steps before their first average, and the run has {min(limits)}; "
-                f"set average_every to at most {max(1, min(limits) // self.workers)}, give more "
-                "steps, or take strategy avg_runs"
+                f"average_every is {self.local_steps}, so {self.workers} workers take {first} "
+                f"steps before their first average, and the run has {most}; set average_every to "
+                f"at most {max(1, most // self.workers)}, give more steps, or take strategy "
+                "avg_runs"
             )
 
     def round_steps(self, done: int) -> int:
-        """H."""
         return self.local_steps
 
     def average_share(self, arena: Arena, rank: int) -> None:
         """First stage: a worker's share of the average becomes the parameters."""
-        self.average(arena, arena.params, self.share(arena, rank))
+        span = self.share(arena, rank)
+        arena.params[span] = mean_of(self.replicas_in(arena, span))
 
     def take_average(self, arena: Arena, rank: int) -> None:
         """Last stage: the parameters become the worker's copy, and its next round begins."""
@@ -149,11 +139,9 @@ class LocalSGD(Averaged):
     about: ClassVar[str] = "some steps of each worker on its own, then the average"
 
     local_after: int = option(
-        0,
-        "average after every step until the run has taken this many (post-local SGD)",
-        unit="steps",
-        low=0,
-    )
+        0, "average after every step until the run has taken this many (post-local SGD)",
+        unit="steps", low=0,
+    )  # fmt: skip
 
     def round_steps(self, done: int) -> int:
         """1 in the first part of post-local SGD, else H."""
@@ -192,17 +180,13 @@ class Anchored(Averaged):
 class FedProxWorker(LocalWorker):
     """Local steps with a pull."""
 
-    def corrected(self, grads: Grads) -> Grads:
-        """Add `mu (w - a)`, unless the pull is decoupled."""
+    def pull(self, slot: Slot) -> Float32 | None:
+        """`mu (w - a)`, unless the pull is decoupled."""
         if self.strategy.prox == "decoupled" or not self.strategy.mu:
-            return grads
-        pulled: dict[str, Float32 | Rows] = {}
-        for name, grad in grads.items():
-            slot = self.context.arena.layout.slots[name]
-            anchor = parameter(self.context.arena.segment(ANCHOR), slot)
-            pull = np.float32(self.strategy.mu) * (parameter(self._copy, slot) - anchor)
-            pulled[name] = dense(grad, slot.shape) + pull
-        return pulled
+            return None
+        anchor = parameter(self.context.arena.segment(ANCHOR), slot)
+        moved: Float32 = np.float32(self.strategy.mu) * (parameter(self._copy, slot) - anchor)
+        return moved
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """Pull first, if the pull is decoupled."""
@@ -236,10 +220,9 @@ class FedProx(Anchored):
         0.01, "pull of the last average on local steps; 0 is local_sgd", low=0, flat="prox_mu"
     )
     prox: str = option(
-        "grad",
-        "the pull is part of the gradient, or a separate step beside the optimizer's",
+        "grad", "the pull is part of the gradient, or a separate step beside the optimizer's",
         choices=("grad", "decoupled"),
-    )
+    )  # fmt: skip
 
 
 # -- SCAFFOLD --------------------------------------------------------------------------------------
@@ -248,23 +231,17 @@ class FedProx(Anchored):
 class ScaffoldWorker(LocalWorker):
     """Corrected local steps."""
 
-    def corrected(self, grads: Grads) -> Grads:
-        """`g - c_i + c`."""
-        arena = self.context.arena
-        directions: dict[str, Float32 | Rows] = {}
-        own, mean = arena.segment(f"{CONTROL}.{self.context.slot}"), arena.segment(CONTROL)
-        for name, grad in grads.items():
-            slot = arena.layout.slots[name]
-            by = parameter(mean, slot) - parameter(own, slot)
-            directions[name] = dense(grad, slot.shape) + by
-        return directions
+    def pull(self, slot: Slot) -> Float32 | None:
+        """`c - c_i`."""
+        arena, own = self.context.arena, f"{CONTROL}.{self.context.slot}"
+        by: Float32 = parameter(arena.segment(CONTROL), slot) - parameter(arena.segment(own), slot)
+        return by
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """Add up the gradient of the backend, and step along the corrected one."""
-        arena = self.context.arena
-        total = arena.segment(f"{SUM}.{self.context.slot}")
+        total = self.context.arena.segment(f"{SUM}.{self.context.slot}")
         for name, grad in grads.items():
-            slot = arena.layout.slots[name]
+            slot = self.context.arena.layout.slots[name]
             part = parameter(total, slot)
             part += dense(grad, slot.shape)
         super().apply(grads, direction, norm, record)
@@ -310,17 +287,13 @@ class Scaffold(Anchored):
         """First stage: a worker's share of the average, and of the mean control variate."""
         self.average_share(arena, rank)
         span = self.share(arena, rank)
-        total = self.next_control(arena, 0, span).copy()
-        for other in range(1, self.workers):
-            total += self.next_control(arena, other, span)
-        np.copyto(arena.segment(CONTROL)[span], total * np.float32(1.0 / self.workers))
+        every = (self.next_control(arena, other, span) for other in range(self.workers))
+        np.copyto(arena.segment(CONTROL)[span], mean_of(every))
 
     def take_control(self, arena: Arena, rank: int) -> None:
         """Second stage: a worker's control variate, and its share of the anchor."""
-        span = slice(arena.layout.probe.offset)
-        np.copyto(
-            arena.segment(f"{CONTROL}.{rank + 1}")[span], self.next_control(arena, rank, span)
-        )
+        span, own = slice(arena.layout.probe.offset), arena.segment(f"{CONTROL}.{rank + 1}")
+        np.copyto(own[span], self.next_control(arena, rank, span))
         self.keep_anchor(arena, rank)
 
     def begin_round(self, arena: Arena, rank: int) -> None:
@@ -382,9 +355,8 @@ class DiLoCo(Anchored):
         None,
         "copies of the parameters, each trained lock-free by its workers; auto is one for every "
         "worker",
-        low=1,
-        none="auto",
-    )
+        low=1, none="auto",
+    )  # fmt: skip
     outer_lr: float = option(0.7, "step size of the outer step", above=0)
     outer_momentum: float = option(0.9, "Nesterov momentum of the outer step", low=0, below=1)
 
@@ -394,10 +366,9 @@ class DiLoCo(Anchored):
         return self.replicas or self.workers
 
     def check_workers(self) -> None:
-        """Refuse replicas with unequal numbers of workers as well.
+        """Refuse replicas with unequal numbers of workers as well, and those of a run that repeats.
 
-        Raises:
-            ConfigError: M does not divide the workers, a run has to repeat, or H is larger than it.
+        The workers of a replica are lock-free.
         """
         super().check_workers()
         if self.workers % self.n_replicas:
@@ -413,7 +384,6 @@ class DiLoCo(Anchored):
             )
 
     def segments(self, n_params: int) -> Segments:
-        """The segments of the table above."""
         return {**super().segments(n_params), **parameter_copies([NEXT])}
 
     def kept_segments(self) -> tuple[str, ...]:
@@ -430,12 +400,7 @@ class DiLoCo(Anchored):
         """First stage: a worker's share of theta_s and v after the outer step."""
         span = self.share(arena, rank)
         anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
-        first, *others = (arena.segment(name)[span] for name in self.replica_segments())
-        mean = anchor - first
-        for other in others:
-            mean += anchor - other
-        if others:
-            mean *= np.float32(1.0 / self.n_replicas)
+        mean = mean_of(anchor - replica for replica in self.replicas_in(arena, span))
         rates = {"lr": self.outer_lr, "momentum": self.outer_momentum}
         arena.params[span], arena.segment(NEXT)[span] = nesterov(anchor, velocity, mean, **rates)
 

@@ -145,10 +145,6 @@ class Context:
         """Whether a ticket has been taken; a dead worker's may come back later."""
         return self.ledger.state(*self.ledger.locate(number)) != TicketState.FREE
 
-    def is_done(self, number: int) -> bool:
-        """Whether the step of a ticket is done."""
-        return self.ledger.state(*self.ledger.locate(number)) == TicketState.DONE
-
     def begin_apply(self, lease: Lease) -> None:
         """Begin to write the step of a lease; from here on it counts as torn if the worker dies."""
         self.entry.phase = Phase.APPLY

@@ -23,11 +23,9 @@ Step size by `staleness_lr` of a gradient that comes tau updates late, with P wo
 
 Sources: linear, Zhang et al. 2015, arXiv:1511.05950 (there lr / tau); delay_adaptive and drop,
 Koloskova et al. 2022, arXiv:2206.08307, and Mishchenko et al. 2022, arXiv:2206.07638, whose rules
-know the smoothness of the objective. lr / P and lr / sqrt(P), which do not depend on tau, are
-`lr_workers`.
-
-Further sources: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326; Mahran, Maranjyan and Richtarik 2026,
-Rescaled Asynchronous SGD, arXiv:2605.13434.
+know the smoothness of the objective; delay_compensation, Zheng et al. 2017, DC-ASGD,
+arXiv:1609.08326; rescale_by_speed, Mahran, Maranjyan and Richtarik 2026, Rescaled Asynchronous SGD,
+arXiv:2605.13434. lr / P and lr / sqrt(P), which do not depend on tau, are `lr_workers`.
 
 Rules by staleness, and different speeds, give some workers a larger share of the result than
 others. That is a bias if fast workers see other text than slow ones; `mlxhog.report.monitor` warns.
@@ -38,7 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from mlxhog.base.late import np
 from mlxhog.config.choices import Rules
@@ -47,6 +45,7 @@ from mlxhog.config.rules import Forms, not_negative, positive, share
 from mlxhog.optim import gradients, updates
 from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
+from mlxhog.optim.rule import parameter
 from mlxhog.strategies.strategy import Apart
 
 if TYPE_CHECKING:
@@ -64,25 +63,15 @@ _COMPENSATION_FORMS = Forms(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class StalenessRule:
-    """A rule of `staleness_lr`.
-
-    Attributes:
-        kind: none, linear, exp, delay_adaptive or drop.
-        number: its C, D or T; None if it has none, and for drop with T = 2 P.
-    """
+class StalenessRule(NamedTuple):
+    """A rule of `staleness_lr`, with its C, D or T; None if it has none, and for T = 2 P."""
 
     kind: str
     number: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> StalenessRule:
-        """Read "none", "linear:0.5", "exp", "delay_adaptive" or "drop:8".
-
-        Raises:
-            ValueError: none of these.
-        """
+        """Read "none", "linear:0.5", "exp", "delay_adaptive" or "drop:8", or raise ValueError."""
         kind, numbers = _LATE_FORMS.read(text)
         return cls(kind, *numbers)
 
@@ -99,34 +88,21 @@ class StalenessRule:
         if self.kind == "exp":
             return float(number**staleness)
         if self.kind == "delay_adaptive":
-            usual = max(1, workers - 1)
-            return min(1.0, usual / staleness) if staleness else 1.0
+            return min(1.0, max(1, workers - 1) / max(1, staleness))
         if self.kind == "drop":
             return float(staleness <= (2 * workers if self.number is None else self.number))
         return 1.0
 
 
-@dataclass(frozen=True)
-class Compensation:
-    """A rule of `delay_compensation`.
-
-    Source: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326.
-
-    Attributes:
-        factor: lambda.
-        adaptive: whether it is divided by the root of the gradient's mean square.
-    """
+class Compensation(NamedTuple):
+    """A rule of `delay_compensation`: F, and whether the gradient's mean square divides it."""
 
     factor: float
     adaptive: bool
 
     @classmethod
     def parse(cls, text: str) -> Compensation | None:
-        """Read "none", "constant:0.04" or "adaptive:2"; the numbers may be left out.
-
-        Raises:
-            ValueError: none of these.
-        """
+        """Read "none", "constant:0.04" or "adaptive:2", or raise ValueError; F may be left out."""
         kind, factor = _COMPENSATION_FORMS.read(text)
         return cls(factor[0], kind == "adaptive") if factor else None
 
@@ -171,7 +147,6 @@ class Paced(LateSteps):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the step of a late gradient is scaled or corrected."""
         return super().is_adapted or self.rescale_by_speed
 
 
@@ -192,41 +167,35 @@ class Delays:
                 run when a gradient lands.
         """
         chosen = context.strategy
+        late = isinstance(chosen, LateSteps)
         self._context, self._simulated = context, workers
-        self._rule = StalenessRule("none")
-        self._compensation: Compensation | None = None
-        if isinstance(chosen, LateSteps):
-            self._rule = StalenessRule.parse(chosen.staleness_lr)
-            self._compensation = Compensation.parse(chosen.delay_compensation)
+        self._rule = StalenessRule.parse(chosen.staleness_lr if late else "none")
+        self._compensation = Compensation.parse(chosen.delay_compensation if late else "none")
+        self._adapts = late and chosen.is_adapted
         self._by_speed = isinstance(chosen, Paced) and chosen.rescale_by_speed
         self._feeds_back = isinstance(chosen, FedBack) and chosen.delay_feedback
-        self._adapts = self._by_speed or self._rule.kind != "none" or bool(self._compensation)
         self._now: Float32 | None = None
-        self._mean_squares: dict[str, Float32] = {}
-        self._weights: dict[str, Float32] = {}  # 1 - .95^t, row by row
+        self._mean_squares: dict[str, tuple[Float32, Float32]] = {}
 
-    @property
-    def _workers(self) -> int:
-        """P, or P + 1 with `--overlap`: a worker's own step then lands between, as another's."""
-        if self._simulated is not None:
-            return self._simulated
-        return self._context.live_workers + self._context.config.overlap
+    def _factor(self, staleness: int) -> float:
+        """The factor of lr: of P workers, or P + 1 with `--overlap`."""
+        workers = self._simulated
+        if workers is None:  # with overlap a worker's own step lands between, as another's
+            workers = self._context.live_workers + self._context.config.overlap
+        return self._rule.factor(staleness, workers)
 
     def is_too_late(self, staleness: int) -> bool:
         """Whether a gradient is left out."""
-        if self._rule.kind == "none":
-            return False
-        return self._rule.factor(staleness, self._workers) == 0.0
+        return self._factor(staleness) == 0.0
 
     def rate(self, lr: float, staleness: int) -> float:
         """The step size of a gradient with this staleness; added up if options change it."""
-        context = self._context
-        if self._rule.kind != "none":
-            lr *= self._rule.factor(staleness, self._workers)
+        entry = self._context.entry
+        lr *= self._factor(staleness)
         if self._by_speed:
-            lr *= speed_factor(context.entry.step_s, _step_times(context))
+            lr *= speed_factor(entry.step_s, _step_times(self._context))
         if self._adapts:
-            context.entry.rate_sum += lr
+            entry.rate_sum += lr
         return lr
 
     def feedback(self, staleness: int, since: int) -> float:
@@ -245,48 +214,44 @@ class Delays:
         It was taken at those in the backend's inbox. A gradient that is not finite is returned
         unchanged: it will be dropped, and would stay in the mean square.
         """
-        rule, context = self._compensation, self._context
-        if rule is None or not math.isfinite(gradients.global_norm(grads)):
+        arena = self._context.arena
+        if self._compensation is None or not math.isfinite(gradients.global_norm(grads)):
             return grads
         if self._now is None:
-            self._now = np.empty_like(context.arena.params)
-        updates.snapshot(self._now, context.arena.params)
-        moved = self._now - context.backend.inbox
+            self._now = np.empty_like(arena.params)
+        updates.snapshot(self._now, arena.params)
+        moved = self._now - self._context.backend.inbox
         corrected: dict[str, Float32 | Rows] = {}
         for name, grad in grads.items():
-            slot = context.arena.layout.slots[name]
-            by = moved[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            by = parameter(moved, arena.layout.slots[name])
             if isinstance(grad, Rows):
                 rows = grad.coalesced()
-                values = self._corrected(rule, name, rows.values, by[rows.index], rows.index)
+                square = rows.values * rows.values
+                strength = self._strength(name, square, rows.index)
+                values = rows.values + strength * square * by[rows.index]
                 corrected[name] = Rows(rows.index, values)
             else:
-                corrected[name] = self._corrected(rule, name, grad, by, slice(None))
+                square = grad * grad
+                corrected[name] = grad + self._strength(name, square, slice(None)) * square * by
         return corrected
 
-    def _corrected(
-        self,
-        rule: Compensation,
-        name: str,
-        grad: Float32,
-        moved: Float32,
-        at: slice | Int32,
-    ) -> Float32:
-        square = grad * grad
-        strength: Float32 | np.float32 = np.float32(rule.factor)
-        if rule.adaptive:
-            if name not in self._mean_squares:
-                shape = self._context.arena.layout.slots[name].shape
-                self._mean_squares[name] = np.zeros(shape, np.float32)
-                of_rows = (*shape[:1], *[1] * (len(shape) - 1))
-                self._weights[name] = np.zeros(of_rows, np.float32)
-            mean, weight = self._mean_squares[name], self._weights[name]
-            keep, take = np.float32(MEMORY), np.float32(1.0 - MEMORY)
-            mean[at] = keep * mean[at] + take * square
-            weight[at] = keep * weight[at] + take
-            square_then = mean[at] / weight[at]
-            strength = np.float32(rule.factor) / np.sqrt(square_then + np.float32(EPS))
-        return grad + strength * square * moved
+    def _strength(self, name: str, square: Float32, at: slice | Int32) -> Float32 | np.float32:
+        """F, or F over the root of the running mean square, which these squares join."""
+        assert self._compensation is not None
+        factor = np.float32(self._compensation.factor)
+        if not self._compensation.adaptive:
+            return factor
+        if name not in self._mean_squares:
+            shape = self._context.arena.layout.slots[name].shape
+            of_rows = (*shape[:1], *[1] * (len(shape) - 1))  # 1 - .95^t, row by row
+            zeros = np.zeros(shape, np.float32), np.zeros(of_rows, np.float32)
+            self._mean_squares[name] = zeros
+        mean, weight = self._mean_squares[name]
+        keep, take = np.float32(MEMORY), np.float32(1.0 - MEMORY)
+        mean[at] = keep * mean[at] + take * square
+        weight[at] = keep * weight[at] + take
+        strength: Float32 = factor / np.sqrt(mean[at] / weight[at] + np.float32(EPS))
+        return strength
 
 
 def _step_times(context: Context) -> list[float]:

@@ -11,12 +11,10 @@ moments, residuals and step counts of the last holder. One worker holds everythi
 bit for bit.
 Related: asynchronous block coordinate descent, Liu and Wright 2015, arXiv:1403.3862.
 
-    segment       dtype  meaning
-    blocks.words  uint8  a clock; of each group the holder's slot (low 16 bits; 0 is free) and the
-                         clock when it was last given back; updates that each parameter has had, in
-                         the layout's order, which only its holder writes
-
-A worker killed with a group leaves it to the worker that replaces it, which has the same slot.
+The words of the strategy are a clock; of each group the holder's slot (low 16 bits; 0 is free) and
+the clock when it was last given back; and the updates that each parameter has had, in the layout's
+order, which only its holder writes. A worker killed with a group leaves it to the worker that
+replaces it, which has the same slot.
 """
 
 from __future__ import annotations
@@ -28,21 +26,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Segments
 from mlxhog.strategies.worker import Idle, Lease
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.arena.words import Table, Words
+    from mlxhog.arena.words import Words
     from mlxhog.models.families import ModelConfig, ParameterBlock
     from mlxhog.strategies.context import Context
-
-
-def table(workers: int, n_params: int) -> Table:
-    """The words of the table above."""
-    from mlxhog.arena.words import Table
-
-    return Table(run=(1, "clock"), group=(workers + 1, "holder"), parameter=(n_params, "steps"))
 
 
 class Groups:
@@ -85,13 +75,11 @@ class DisjointWorker(HogwildWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._target = context.target(state_slot=1)  # the state of all: each part has one holder
-        members, slots = block_groups(context.model, context.workers), context.arena.layout.slots
-        self._params = [
-            frozenset(name for block in group for name in block.params) for group in members
-        ]
-        self._words = words_of(context.arena, context.workers)
+        members = block_groups(context.model, context.workers)
+        self._params = [{name for block in group for name in block.params} for group in members]
+        self._words = self.strategy.words(context.arena)
         self._groups = Groups(self._words, len(members), context.slot)
-        self._places = {name: k for k, name in enumerate(slots)}
+        self._places = {name: k for k, name in enumerate(context.arena.layout.slots)}
         self._steps_here = 0
 
     def claim(self) -> Lease | Idle:
@@ -130,18 +118,25 @@ class Disjoint(Hogwild):
         """Refuse a model with too few blocks for the workers."""
         block_groups(model, self.workers)
 
-    def segments(self, n_params: int) -> Segments:
-        """The segments of the table above."""
-        words = ("uint8", table(self.workers, n_params).n_bytes)
-        return {**super().segments(n_params), "blocks.words": words}
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        return {
+            "run": (1, "clock"),
+            "group": (self.workers + 1, "holder"),
+            "parameter": (n_params, "steps"),
+        }
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Slot 1: optimizer state belongs to the blocks, whichever worker holds them."""
         return (1,)
 
+    def steps_taken(self, arena: Arena) -> dict[str, int]:
+        """Updates that each parameter has had."""
+        words = self.words(arena)
+        return {name: words["steps", k] for k, name in enumerate(arena.layout.slots)}
+
     def state(self, arena: Arena) -> dict[str, Any]:
         """Add the updates that each parameter has had."""
-        return {**super().state(arena), "block_steps": steps_taken(arena, self.workers)}
+        return {**super().state(arena), "block_steps": self.steps_taken(arena)}
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
         """Set the updates of each parameter; those of the run if the checkpoint had no blocks.
@@ -150,20 +145,9 @@ class Disjoint(Hogwild):
         """
         of_run = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
         known = not self.config.reset_optimizer and "block_steps" in state
-        steps, words = state["block_steps"] if known else of_run, words_of(arena, self.workers)
+        steps, words = state["block_steps"] if known else of_run, self.words(arena)
         for k, name in enumerate(arena.layout.slots):
             words["steps", k] = steps[name]
-
-
-def words_of(arena: Arena, workers: int) -> Words:
-    """The words in an arena."""
-    return table(workers, len(arena.layout.slots)).open(arena.segment("blocks.words"))
-
-
-def steps_taken(arena: Arena, workers: int) -> dict[str, int]:
-    """Updates that each parameter has had."""
-    words = words_of(arena, workers)
-    return {name: words["steps", k] for k, name in enumerate(arena.layout.slots)}
 
 
 def block_groups(cfg: ModelConfig, workers: int) -> list[list[ParameterBlock]]:

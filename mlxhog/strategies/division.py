@@ -32,10 +32,8 @@ class InRounds(Strategy):
         "equal",
         "sequences of each worker in a round: equal numbers, or in proportion to its measured "
         "speed",
-        choices=("equal", "speed"),
-        flat="sync_shares",
-        train_only=True,
-    )
+        choices=("equal", "speed"), flat="sync_shares", train_only=True,
+    )  # fmt: skip
 
     def stored(self) -> dict[str, str]:
         """The shares, too."""

@@ -83,20 +83,17 @@ class HogwildWorker(StrategyWorker):
         context = self.context
         if (workers := context.live_workers) != self._workers:
             self._follow(workers)
-        self._version_read = context.arena.counters.load("version")
-        context.entry.version_read = self._version_read
-        if self._live:
-            return
-        self._reader.read(context.backend.inbox, context.threads)
-        context.backend.refresh()
+        context.entry.version_read = self._version_read = context.arena.counters.load("version")
+        if not self._live:
+            self._reader.read(context.backend.inbox, context.threads)
+            context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add this worker's optimizer step; other workers' steps may land in between.
 
         The staleness is read once, before the step: the reported one is that of the step size.
         """
-        context = self.context
-        entry, counters = context.entry, context.arena.counters
+        context, counters = self.context, self.context.arena.counters
         grads, rows = tables.parted(grads, context.tables)
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
@@ -114,7 +111,7 @@ class HogwildWorker(StrategyWorker):
         version = counters.add("version", int(applied)) + applied
         context.marks.end_update()
         context.finish(lease)
-        entry.ticket = -1
+        context.entry.ticket = -1
         self._reader.landed(staleness)
         return WriteResult(applied, staleness, version, too_late=late)
 
@@ -178,15 +175,13 @@ class LockFree(Strategy):
     carries_tables: ClassVar[bool] = True
 
     def segments(self, n_params: int) -> Segments:
-        """Segments for looking ahead."""
-        return look_ahead.segments(self.config, self.slots)
+        """Those for looking ahead, too, even if it takes workers that join to need them."""
+        return {**super().segments(n_params), **look_ahead.segments(self.config, self.slots)}
 
     def kept_segments(self) -> tuple[str, ...]:
-        """Segments for looking ahead."""
         return tuple(look_ahead.segments(self.config, self.workers))
 
     def worker(self, context: Context) -> StrategyWorker:
-        """Prepare one worker."""
         if self.config.overlap and self.Worker is HogwildWorker:
             return OverlappedWorker(context)
         return super().worker(context)
@@ -207,43 +202,28 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
         0.0, "part of the budget to train in sync first", low=0, high=1, train_only=True
     )
     blocks: str = option(
-        "all",
-        "parameters that a worker writes: all, or only blocks that no other worker writes",
-        choices=("all", "disjoint"),
-        train_only=True,
-    )
+        "all", "parameters that a worker writes: all, or only blocks that no other worker writes",
+        choices=("all", "disjoint"), train_only=True,
+    )  # fmt: skip
     rotate_every: int = option(
-        100,
-        "blocks=disjoint: steps before a worker moves to other blocks",
-        unit="steps",
-        low=1,
-        train_only=True,
-        needs="blocks=disjoint",
-    )
+        100, "blocks=disjoint: steps before a worker moves to other blocks",
+        unit="steps", low=1, train_only=True, needs="blocks=disjoint",
+    )  # fmt: skip
 
     @property
     def writes_whole_steps(self) -> bool:
-        """Whether a worker adds its step to every parameter."""
         return super().writes_whole_steps and self.blocks == "all"
 
     @property
     def is_lock_free(self) -> bool:
-        """Whether workers take any batch from the first step to the last."""
         return self.async_after == 0 and self.blocks == "all"
 
     @property
     def overlaps(self) -> bool:
-        """Whether a worker may read for its next gradient before it adds the step of the last."""
         return self.is_lock_free
 
     @property
-    def disjoint(self) -> bool:
-        """Whether no other worker writes the blocks that a worker writes."""
-        return self.blocks == "disjoint"
-
-    @property
     def rounds_share(self) -> float:
-        """Share of the budget that is trained in rounds first."""
         return self.async_after
 
     def lock_free(self) -> Hogwild:
@@ -251,50 +231,38 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
         return replace(self, async_after=0.0, shares="equal")
 
     def regimes(self) -> tuple[Strategy, Strategy] | None:
-        """Rounds, then lock-free workers."""
         return (Sync(shares=self.shares), self.lock_free()) if self.async_after else None
 
     rules: ClassVar[Rules] = (
         ("sync_shares", "not async_after & sync_shares!=equal",
          "hogwild has rounds after async_after only; add that, or take sync"),
-        *((name, f"async_after & {name}!={whole}",
+        *((name, f"async_after & {name}!={off}",
            "is for workers that write their own steps, without async_after; leave one of them out")
-          for name, whole in (
-            ("sparsify", "none"), ("blocks", "all"), ("delay_feedback", "false"))),
+          for name, off in (("sparsify", "none"), ("blocks", "all"), ("delay_feedback", "false"))),
         ("blocks", "is_adapted & blocks=disjoint",
          "disjoint, so updates of others are of other blocks and make no gradient late; leave it "
          "out, or the rule for late gradients"),
-        *((name, f"delay_feedback & {name}!={whole}",
+        *((name, f"delay_feedback & {name}!={off}",
            f"is {{{name}}}, and only steps that the CPU writes whole are corrected; leave it out, "
-           "or delay_feedback") for name, whole in (("sparsify", "none"), ("blocks", "all"))),
+           "or delay_feedback") for name, off in (("sparsify", "none"), ("blocks", "all"))),
         ("async_after", "async_after & backoff_epochs",
          "the schedule counts epochs in steps of one size, and steps of rounds have more batches; "
          "give its steps, or leave async_after out"),
-        ("overlap", "overlap & delay_compensation!=none",
-         "delay_compensation needs the parameters of a gradient, which the next read replaces; "
-         "leave it out"),
-        ("overlap", "overlap & delay_feedback",
-         "delay_feedback counts the updates since a read that follows the worker's own step; leave "
-         "it out"),
+        *(("overlap", f"overlap & {name}!={off}",
+           f"{name} needs the parameters of a gradient, which the next read replaces; leave it out")
+          for name, off in (("delay_compensation", "none"), ("delay_feedback", "false"))),
+        *(("overlap", f"overlap & {name}!={fits}",
+           f"{name} is {{{name}}}, whose device computes a gradient meanwhile; set {name}=cpu")
+          for name, fits in (("gpu_write", "cpu"), ("orthogonalization_device", "auto|cpu"))),
         ("overlap", "overlap & read=live",
          "live reads would see the step in the middle of the next gradient; set read=snapshot"),
-        ("overlap", "overlap & gpu_write!=cpu",
-         "gpu_write is {gpu_write}: the device that adds the step computes the gradient; set "
-         "gpu_write=cpu"),
-        ("overlap", "overlap & orthogonalization_device=worker",
-         "orthogonalization_device is worker, which computes the next gradient meanwhile; set "
-         "orthogonalization_device=cpu"),
         ("moments", "blocks=disjoint & moments=shared",
          "the moments of disjoint blocks go from worker to worker with the block; leave it out"),
-        *(("determinism", f"determinism=record|replay & {name}!={whole}",
-           f"{{determinism}}, but {why}; leave {name} out") for name, whole, why in (
-            ("async_after", "0.0", "async_after begins in rounds"),
-            ("blocks", "all", "blocks=disjoint has no record"),
-            ("sparsify", "none", "a sparsified step reads parameters without a lock"),
-            ("delay_compensation", "none",
-             "delay compensation reads parameters without a lock"),
-            ("delay_feedback", "false", "the correction of a late step has no record"),
-        )),
+        *(("determinism", f"determinism=record|replay & {name}!={off}",
+           f"{{determinism}}, but {name}={{{name}}} has no record; leave {name} out")
+          for name, off in (
+            ("async_after", "0.0"), ("blocks", "all"), ("sparsify", "none"),
+            ("delay_compensation", "none"), ("delay_feedback", "false"))),
     )  # fmt: skip
 
 
@@ -313,5 +281,4 @@ class Serial(LookAhead, Sparse, LockFree):
 
     @property
     def is_lock_free(self) -> bool:
-        """Whether workers take any batch from the first step to the last."""
         return True

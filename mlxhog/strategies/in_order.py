@@ -13,7 +13,7 @@ or tokens, reruns are equal bit for bit, and one worker is the serial run. With 
 copies are extrapolated by N steps like the last ones (`look_ahead.py`).
 
 The copies are in the arena: a process that replaces a dead one computes the very same gradient.
-Turns are opened one by one, each by the worker that ends the turn P before it. When none is opened
+Turns are opened one by one, each by the worker that has the turn P before it. When none is opened
 (the budget is used up, or the arena is to hold still for a checkpoint) the open turns run out, and
 the copies stay unchanged. A checkpoint keeps them, so a pause or a resume changes nothing.
 
@@ -21,8 +21,8 @@ the copies stay unchanged. A checkpoint keeps them, so a pause or a resume chang
     turns.after.0 .. turns.after.D float32  parameters after step k, of the last D + 1 steps: in
                                             k mod (D + 1), D being the largest tau; 0 is the begin
 
-The words: the turn, which is the next step; every turn below `open_below` is open; the first turn
-and the tokens of this call; the version of each copy.
+The words (see also `rounds.py`): every turn below `open_below` is open; the tokens of this call;
+the version of each copy.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.arena.ledger import Ledger
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
 
@@ -68,33 +67,29 @@ class InOrderWorker(NumberedWorker):
             for slot in (strategy.state_slots(arena) if context.workers == 1 else (context.slot,))
         }
         self._delays = Delays(context, workers=strategy.rule.workers)
-        self._first = self._words["first"]
         self._turn = 0
 
     def claim(self) -> Lease | Idle:
         """Lease the ticket of this worker's next turn, if it is open."""
-        context, words = self.context, self._words
-        turn, open_below = words["turn"], words["open_below"]
-        own = turn + (context.rank - turn) % context.workers
-        if own >= open_below:
-            if self._is_over(open_below):
+        context, words, strategy = self.context, self._words, self.strategy
+        own = self._turn = words["steps", context.rank] * context.workers + context.rank
+        if own >= (end := words["open_below"]):
+            if self._is_over(end):
                 return Idle.DONE
-            if not own == turn == open_below or context.paused():
+            if not own == strategy.turn(words) == end or context.paused():
                 return Idle.WAIT
-            self._open(turn + context.workers)  # no turn is open: open one for each worker
-        number = context.arena.counters.load("first_ticket") + own - self._first
-        self._turn = own
-        return self.lease(number) or Idle.WAIT
+            self._open(own + context.workers)  # no turn is open: open one for each worker
+        return self.lease()
 
     def _is_over(self, open_below: int) -> bool:
         context, limit = self.context, self.context.step_limit
-        used_up = limit is not None and open_below - self._first >= limit
+        used_up = limit is not None and open_below - self._words["first"] >= limit
         return used_up or context.stopping() or context.used_up()
 
     def _open(self, end: int) -> None:
         """Open all turns below `end` within the budget. Only for the worker whose turn it is."""
-        limit = self.context.step_limit
-        self._words["open_below"] = end if limit is None else min(end, self._first + limit)
+        limit, words = self.context.step_limit, self._words
+        words["open_below"] = end if limit is None else min(end, words["first"] + limit)
 
     def read(self) -> None:
         """Load the parameters of the age of this step."""
@@ -107,24 +102,24 @@ class InOrderWorker(NumberedWorker):
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Wait for the turn, add the step, copy the parameters, pass the turn on."""
-        context, words, turn = self.context, self._words, self._turn
-        entry, version = context.entry, context.arena.counters.load
+        context, words, turn, strategy = self.context, self._words, self._turn, self.strategy
+        entry, end = context.entry, turn + context.workers
         grads = self._delays.compensated(grads)  # of one process: it waits for none
         norm = context.norm(grads)
-        context.wait_until(lambda: words["turn"] == turn, longest_s=LONGEST_NAP_S)
+        context.wait_until(lambda: strategy.turn(words) == turn, longest_s=LONGEST_NAP_S)
+        is_next = words["open_below"] == end and context.workers > 1  # one process opens in `claim`
+        if is_next and not (self._is_over(end) or context.paused()):
+            self._open(end + 1)
         context.marks.begin_update()
-        staleness = version("version") - entry.version_read
+        version, worker = context.arena.counters.load("version"), strategy.course.at(turn).worker
+        staleness = version - entry.version_read
         late = self._delays.is_too_late(staleness)
         applies = math.isfinite(norm) and not late
-        worker = self.strategy.course.at(turn).worker
-
-        def counts() -> tuple[int, int, int, bool]:
-            opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
-            tokens = words["tokens"] + samples * context.config.seq_len
-            return opt_step, version("version") + applies, tokens, applies
+        opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
+        tokens = words["tokens"] + samples * context.config.seq_len
 
         def apply(record: StepRecord) -> None:
-            lr = context.lr_at(turn - self._first, words["tokens"], version("version"))
+            lr = context.lr_at(turn - words["first"], words["tokens"], version)
             context.optimizer.step(
                 self._targets[worker + 1],
                 grads,
@@ -133,18 +128,11 @@ class InOrderWorker(NumberedWorker):
                 seed=entry.version_read * 65_537 + worker + 1,
                 grad_scale=context.grad_scale(norm),
                 shared_step=context.shared_steps() + 1,
-                feedback=self._delays.feedback(staleness, since=self.strategy.since(turn)),
+                feedback=self._delays.feedback(staleness, since=strategy.since(turn)),
             )
 
-        record = self.once(lease, counts, apply)
-        self.strategy.take_in(context.arena, words, turn, record)
+        record = self.once(lease, (opt_step, version + applies, tokens, applies), apply)
         context.marks.end_update()
-        end = turn + context.workers
-        is_next = words["open_below"] == end and context.workers > 1  # one process opens in `claim`
-        if is_next and not (self._is_over(end) or context.paused()):
-            self._open(end + 1)
-        entry.ticket = -1
-        words["turn"] = turn + 1
         staleness = max(0, record.version - record.applied - entry.version_read)
         return WriteResult(record.applied, staleness, record.version, too_late=late)
 
@@ -157,6 +145,7 @@ class InOrder(Numbered):
     repeats: ClassVar[bool] = True
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
+    run_words: ClassVar[str] = "open_below tokens"
 
     @property
     def rule(self) -> SimulatedStaleness:
@@ -178,17 +167,16 @@ class InOrder(Numbered):
         """Most gradients that are computed at once: a gradient, and the steps it does not see."""
         return self.rule.most + 1
 
-    def groups(self) -> dict[str, tuple[int, str]]:
-        """The words of the table above."""
-        return {"run": (1, "turn open_below first tokens"), "copy": (self.in_flight, "version")}
-
-    def kept_segments(self) -> tuple[str, ...]:
-        """The parameters after each of the last steps, and what looking ahead needs."""
-        return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        return {**super().word_groups(n_params), "copy": (self.in_flight, "version")}
 
     def past(self) -> tuple[str, ...]:
         """Segments of the parameters after each of the last steps."""
         return tuple(f"turns.after.{k}" for k in range(self.in_flight))
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The parameters after each of the last steps, and what looking ahead needs."""
+        return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Those of the workers."""
@@ -196,52 +184,42 @@ class InOrder(Numbered):
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Begin with the arena's parameters, or where it was left off."""
+        super().begin(arena, position)
         words, version = self.words(arena), arena.counters.load("version")
-        if position is None:  # the age of a gradient begins at 0
-            position = {"turn": 0, "versions": [version] * self.in_flight}
-            updates.snapshot(arena.segment(self.past()[0]), arena.params)
-        for name in ("turn", "open_below", "first"):
-            words[name] = position["turn"]
-        for k, own in enumerate(position["versions"]):
+        versions = [version] * self.in_flight if position is None else position["versions"]
+        for k, own in enumerate(versions):
             words["version", k] = own
+        words["open_below"] = words["first"]
+        if position is None:  # the age of a gradient begins at 0
+            updates.snapshot(arena.segment(self.past()[0]), arena.params)
 
     def same(self) -> dict[str, Any]:
         """The number of copies, too: another rule keeps others."""
         return {**super().same(), "in_flight": self.in_flight}
 
     def position(self, arena: Arena) -> dict[str, Any]:
-        """The number of the turn, and the versions of all copies."""
+        """The counts, and the versions of all copies."""
         words = self.words(arena)
         versions = [words["version", k] for k in range(self.in_flight)]
-        return {"turn": words["turn"], "versions": versions}
+        return {**(super().position(arena) or {}), "versions": versions}
 
-    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Turns of this call that are over; each is a step."""
-        words = self.words(arena)
-        return words["turn"] - words["first"]
+    def turn(self, words: Words) -> int:
+        """The next step. Workers step one by one, so it is exact for the worker that has it."""
+        return sum(self.each(words, "steps"))
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no turn is open."""
         words = self.words(arena)
-        return words["turn"] == words["open_below"]
-
-    def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """End the turn of a worker that died after its step."""
-        words = self.words(arena)
-        turn = words["turn"]
-        number = arena.counters.load("first_ticket") + turn - words["first"]
-        if record := self.unfinished(words, turn % self.workers, ledger, number):
-            self.take_in(arena, words, turn, record)
-            words["turn"] = turn + 1
-        super().settle(arena, ledger)
+        return self.turn(words) == words["open_below"]
 
     def since(self, step: int) -> int:
         """Steps after the same worker's previous one up to this, this one included."""
         worker, earlier = self.course.at(step).worker, range(step - 1, -1, -1)
         return next((step - k for k in earlier if self.course.at(k).worker == worker), step + 1)
 
-    def take_in(self, arena: Arena, words: Words, step: int, record: StepRecord) -> None:
-        """Store the counts of a step's record, and copy; doing it twice changes nothing."""
+    def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
+        """Store the counts of a step, copy the parameters, and pass the turn on."""
+        step = (record.steps - 1) * self.workers + rank
         arena.workers.entry(self.course.at(step).worker + 1).opt_step = record.opt_step
         arena.counters.store("version", record.version)
         words["tokens"] = record.tokens
@@ -249,6 +227,7 @@ class InOrder(Numbered):
         reader = look_ahead.reader(arena, self.config, self.in_flight)
         reader.read(arena.segment(self.past()[k]))
         words["version", k] = record.version
+        words["steps", rank] = record.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,14 +251,11 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
     one_process: ClassVar[bool] = True
 
     staleness: str = option(
-        "fixed:1",
-        "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
+        "fixed:1", "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
         "histogram:0=10,1=80 (age=weight), or speed:1,1,4 (seconds for a gradient of each "
         "simulated worker); fixed:N simulates N + 1 workers, the others but speed one",
-        flat="sim_staleness",
-        train_only=True,
-        reads=SimulatedStaleness.parse,
-    )
+        flat="sim_staleness", train_only=True, reads=SimulatedStaleness.parse,
+    )  # fmt: skip
 
     rules: ClassVar[Rules] = (
         ("predict", "predict=own", "own, but sim has none and last only; set one of them"),
@@ -298,11 +274,7 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
         return self.rule.workers
 
     def check_workers(self) -> None:
-        """Refuse a second process.
-
-        Raises:
-            ConfigError: there is one.
-        """
+        """Refuse a second process."""
         if self.workers > 1:
             raise ConfigError(
                 f"strategy sim simulates its workers in one process, and workers asks for "

@@ -1,33 +1,29 @@
 """Copies of the parameters that workers train for some steps, and then meet.
 
 A replica is a copy that one worker trains, or several lock-free (`diloco`). In a round every worker
-takes K steps. Batches are assigned by number: step s of worker p, both from 0, has the number
-s P + p, so with a budget of steps or tokens reruns are equal bit for bit where each worker has a
-replica of its own.
+takes K steps. So with a budget of steps or tokens reruns are equal bit for bit where each worker
+has a replica of its own.
 
 A meeting begins when rank 0 has seen every worker at the end of its round. It has the stages of the
-method (`averaging.py`). A stage begins when all workers have ended the one before, and doing one
-twice is harmless, so the replacement of a dead worker continues in the middle. The last stage
-begins the next round. `settle` holds a meeting for which all are ready when a run ends; a run that
-ends within a round ends with the average of the replicas.
+method (`averaging.py`), of which the last begins the next round. `settle` holds a meeting for which
+all are ready when a run ends; a run that ends within a round ends with the average of the replicas.
 
     segment               dtype    meaning
     copies.1 .. copies.M  float32  the replicas
 
-    word            meaning; counts of a worker continue over resumes
+    word            meaning; see also `rounds.py`
     decided         meetings that rank 0 has decided on
     version_base    version without the updates of the workers
-    steps_before    steps of all workers before this call; tokens_before and decided_before likewise
-    steps           of each worker; its tokens and updates likewise
-    stages          of meetings that it has ended
+    tokens_before   tokens of all workers before this call; decided_before likewise
+    tokens, updates of each worker
     start           its steps at the beginning of the round; its updates_before likewise
-    batches         of each client, before the steps above
+    batches         of each client, before the steps of its worker
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,13 +33,14 @@ from mlxhog.base.late import np
 from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Float32, Grads
-from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord, last_record
+from mlxhog.optim.gradients import Float32, Grads, Rows, dense
+from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import all_reduce_bytes
 from mlxhog.strategies.worker import Idle, Lease, TicketPart, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
+    from mlxhog.arena.layout import Slot
     from mlxhog.arena.ledger import Ledger
     from mlxhog.arena.words import Words
     from mlxhog.data.clients import Division
@@ -53,8 +50,6 @@ if TYPE_CHECKING:
 
 NEVER: Final = 1 << 62
 """Steps of a round that has no end."""
-KEPT: Final = ("steps", "tokens", "updates", "start", "updates_before")
-"""Words of each worker that a checkpoint keeps."""
 
 Stage = Callable[[Any, Any, int], None]
 """A part of a meeting: a method that takes the arena and a rank."""
@@ -65,14 +60,13 @@ class LocalWorker(NumberedWorker):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        arena, rank, strategy = context.arena, context.rank, self.strategy
-        replica = strategy.replica_of(rank)
-        self._copy = arena.segment(strategy.replica_segments()[replica])
-        self._mates = [r for r in range(context.workers) if strategy.replica_of(r) == replica]
+        strategy, replica = self.strategy, self.strategy.replica_of(context.rank)
+        self._copy: Float32 = context.arena.segment(strategy.replica_segments()[replica])
+        ranks = range(context.workers)
+        self._mates = [rank for rank in ranks if strategy.replica_of(rank) == replica]
         self._target = replace(context.target(context.slot), flat=self._copy)
-        if self._mates == [rank]:  # no other writer: plain stores lose nothing
+        if len(self._mates) == 1:  # no other writer: plain stores lose nothing
             self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
-        self._before = self._words["steps_before"]
         self._version_read = 0
 
     def claim(self) -> Lease | Idle:
@@ -83,26 +77,18 @@ class LocalWorker(NumberedWorker):
             return Idle.DONE
         if context.paused():  # the counts may be changing
             return Idle.WAIT
-        end = strategy.end(words, rank)
-        at_end = words["steps", rank] >= end
-        number = words["steps", rank] * context.workers + rank
+        steps, end = words["steps", rank], strategy.end(words, rank)
         # At the end of its round a worker waits for a meeting, if the budget reaches it.
-        least = context.workers * end if at_end else number + 1
-        if context.step_limit is not None and least > self._before + context.step_limit:
+        least = context.workers * end if steps >= end else context.workers * steps + rank + 1
+        limit = context.step_limit
+        if limit is not None and least > words["steps_before"] + limit:
             return Idle.DONE
-        if at_end:
+        if steps >= end:
             if rank == 0 and strategy.at_end(words):
                 words["decided"] += 1
             return Idle.WAIT
-        number += context.arena.counters.load("first_ticket")
-        lease = self.lease(number)
-        if lease is None:
-            return Idle.WAIT
-        if not self._leased and last_record(words, rank).ticket != number:
-            context.entry.ticket = -1
-            words["steps", rank] += 1  # torn when the run before was killed
-            return Idle.WAIT
-        return replace(lease, parts=self._parts())
+        lease = self.lease()
+        return lease if isinstance(lease, Idle) else replace(lease, parts=self._parts())
 
     def _meet(self) -> None:
         """Do the rest of a meeting that rank 0 has decided on.
@@ -138,7 +124,7 @@ class LocalWorker(NumberedWorker):
         context.backend.refresh()
 
     def _replica_version(self) -> int:
-        return sum(self._words["updates", rank] for rank in self._mates)
+        return sum(self.strategy.each(self._words, "updates", self._mates))
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add the step to the worker's replica."""
@@ -148,24 +134,25 @@ class LocalWorker(NumberedWorker):
         finite = math.isfinite(norm)
         context.marks.begin_update()
         staleness = self._replica_version() - self._version_read
-        steps = words["steps", rank]
-
-        def counts() -> tuple[int, int, int, bool]:
-            tokens = words["tokens", rank] + samples * context.config.seq_len
-            return context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
-
-        record = self.once(lease, counts, lambda record: self.apply(grads, direction, norm, record))
-        self.strategy.take_in(context.arena, words, rank, record)
-        context.entry.ticket = -1
-        words["steps", rank] = steps + 1
-        version = self.strategy.version(words)
-        context.arena.counters.store("version", version)
+        tokens = words["tokens", rank] + samples * context.config.seq_len
+        counts = context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
+        record = self.once(lease, counts, partial(self.apply, grads, direction, norm))
         context.marks.end_update()
+        version = context.arena.counters.load("version")
         return WriteResult(applied=record.applied, staleness=staleness, version=version)
+
+    def pull(self, slot: Slot) -> Float32 | None:
+        """What a method adds to the gradient of a parameter; None adds nothing."""
+        return None
 
     def corrected(self, grads: Grads) -> Grads:
         """The direction of a step, derived from the gradient."""
-        return grads
+        directions: dict[str, Float32 | Rows] = dict(grads)
+        slots = self.context.arena.layout.slots
+        for name, grad in grads.items():
+            if (pull := self.pull(slots[name])) is not None:
+                directions[name] = dense(grad, slots[name].shape) + pull
+        return directions
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """One optimizer step along a direction of this norm, derived from the gradient."""
@@ -182,11 +169,13 @@ class LocalWorker(NumberedWorker):
     def lr(self) -> float:
         """Step size as if all workers had taken as many steps as this one."""
         context, words, rank = self.context, self._words, self.context.rank
-        tokens, own_updates = (context.workers * words[k, rank] for k in ("tokens", "updates"))
+        steps, tokens, own = (
+            context.workers * words[k, rank] for k in ("steps", "tokens", "updates")
+        )
         return context.lr_at(
-            context.workers * words["steps", rank] - self._before,
+            steps - words["steps_before"],
             tokens - words["tokens_before"],
-            words["version_base"] + own_updates,
+            words["version_base"] + own,
         )
 
 
@@ -198,6 +187,8 @@ class Local(Numbered):
 
     Attributes:
         client_tickets: batches in an epoch of each client's text; empty if all have one text.
+        stages: of a meeting.
+        models_per_meeting: arrays of the model's size that are averaged in it.
     """
 
     Worker: ClassVar[type[Any]] = LocalWorker
@@ -205,30 +196,28 @@ class Local(Numbered):
     copies: ClassVar[bool] = True
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    models_per_meeting: ClassVar[int] = 1
+    run_words: ClassVar[str] = "decided version_base tokens_before decided_before"
+    worker_words: ClassVar[str] = "tokens updates start updates_before"
+    kept_words = ("steps", *worker_words.split())
 
     split: str = option(
         "none",
         "text of a worker: any of it, or that of clients, whose shares of each class of documents "
         "a Dirichlet distribution draws",
-        choices=("none", "dirichlet"),
-        train_only=True,
-    )
+        choices=("none", "dirichlet"), train_only=True,
+    )  # fmt: skip
     split_alpha: float = option(
-        1.0,
-        "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
-        low=0,
-        train_only=True,
-        needs="split=dirichlet",
-    )
+        1.0, "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
+        low=0, train_only=True, needs="split=dirichlet",
+    )  # fmt: skip
     clients: int | None = option(
         None,
         "split=dirichlet: number of clients, of which each worker trains its own in turn; auto is "
         "one for every worker",
-        low=1,
-        none="auto",
-        train_only=True,
-        needs="split=dirichlet",
-    )
+        low=1, none="auto", train_only=True, needs="split=dirichlet",
+    )  # fmt: skip
 
     rules: ClassVar[Rules] = (
         ("gpu_write", "gpu_write=metal*",
@@ -240,7 +229,6 @@ class Local(Numbered):
     client_tickets: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
-        """The text of each client."""
         if self.split == "none":
             return None
         from mlxhog.data import clients
@@ -257,22 +245,12 @@ class Local(Numbered):
             stored=stored,
         )
 
-    stages: ClassVar[tuple[Stage, ...]] = ()
-    """Of a meeting."""
-
-    models_per_meeting: ClassVar[int] = 1
-    """Arrays of the model's size that are averaged in a meeting."""
+    # -- replicas --------------------------------------------------------------------------------
 
     @property
     def n_replicas(self) -> int:
         """Copies of the parameters; the workers of each have neighbouring ranks."""
         return self.workers
-
-    def round_steps(self, done: int) -> int:
-        """Steps of a worker in a round that begins after `done` steps of the run."""
-        return NEVER
-
-    # -- segments --------------------------------------------------------------------------------
 
     def replica_of(self, rank: int) -> int:
         """The replica, from 0, that a worker trains."""
@@ -282,17 +260,15 @@ class Local(Numbered):
         """Their names."""
         return tuple(f"copies.{k + 1}" for k in range(self.n_replicas))
 
-    def groups(self) -> dict[str, tuple[int, str]]:
-        """The words of the table above."""
-        return {
-            "run": (1, "decided steps_before tokens_before decided_before version_base"),
-            "worker": (self.workers, f"stages {' '.join(KEPT)}"),
-            "client": (len(self.client_tickets), "batches"),
-        }
+    def replicas_in(self, arena: Arena, span: slice) -> list[Float32]:
+        """A part of every replica."""
+        return [arena.segment(name)[span] for name in self.replica_segments()]
 
     def kept_segments(self) -> tuple[str, ...]:
-        """Each replica's parameters."""
         return self.replica_segments()
+
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        return {**super().word_groups(n_params), "client": (len(self.client_tickets), "batches")}
 
     def share(self, arena: Arena, rank: int) -> slice:
         """The floats that a worker computes in a meeting; the probe is in none of them."""
@@ -300,20 +276,11 @@ class Local(Numbered):
         begin, end = floats * rank // self.workers, floats * (rank + 1) // self.workers
         return slice(min(begin, last), min(end, last))
 
-    def average(self, arena: Arena, out: Float32, span: slice) -> None:
-        """Write the mean of the replicas into a part of `out`, added in their order.
-
-        Concurrency: where workers are stepping, elements are of different ages.
-        """
-        first, *others = (arena.segment(name)[span] for name in self.replica_segments())
-        mean = out[span]
-        np.copyto(mean, first)
-        for other in others:
-            mean += other
-        if others:
-            mean *= np.float32(1.0 / self.n_replicas)
-
     # -- counts ----------------------------------------------------------------------------------
+
+    def round_steps(self, done: int) -> int:
+        """Steps of a worker in a round that begins after `done` steps of the run."""
+        return NEVER
 
     def end(self, words: Words, rank: int) -> int:
         """A worker's steps at the end of its round."""
@@ -329,14 +296,14 @@ class Local(Numbered):
         """Whether any worker has taken a step of the round."""
         return sum(self.each(words, "steps")) > sum(self.each(words, "start"))
 
-    def version(self, words: Words) -> int:
-        """Updates of the run."""
-        return words["version_base"] + sum(self.each(words, "updates"))
-
     def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
-        """Store the counts of a step's record; doing it twice changes nothing."""
-        arena.workers.entry(rank + 1).opt_step = record.opt_step
         words["updates", rank], words["tokens", rank] = record.version, record.tokens
+        super().take_in(arena, words, rank, record)
+        self._count_version(arena, words)
+
+    def _count_version(self, arena: Arena, words: Words) -> None:
+        version = words["version_base"] + sum(self.each(words, "updates"))
+        arena.counters.store("version", version)
 
     def client_batches(self, words: Words, client: int) -> int:
         """Batches of a client that the steps in the words took: of its worker's, in turn."""
@@ -349,31 +316,20 @@ class Local(Numbered):
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Start every replica from the arena's parameters, or where it left off."""
-        words, version = self.words(arena), arena.counters.load("version")
+        super().begin(arena, position)
+        words, meetings = self.words(arena), 0 if position is None else position["meetings"]
         if position is None:
-            words["version_base"] = version
             for name in self.replica_segments():
                 updates.snapshot(arena.segment(name), arena.params)
-            return
-        arena.counters.store("first_ticket", position["first_ticket"])
-        for name in KEPT:
-            for rank, value in enumerate(position[name]):
-                words[name, rank] = value
-        words["steps_before"] = sum(position["steps"])
-        words["tokens_before"] = sum(position["tokens"])
-        words["version_base"] = version - sum(position["updates"])
-        words["decided"] = words["decided_before"] = meetings = position["meetings"]
+        words["tokens_before"] = sum(self.each(words, "tokens"))
+        updates_before = sum(self.each(words, "updates"))
+        words["version_base"] = arena.counters.load("version") - updates_before
+        words["decided"] = words["decided_before"] = meetings
         for rank in range(self.workers):
             words["stages", rank] = len(self.stages) * meetings
 
     def position(self, arena: Arena) -> dict[str, Any]:
-        """The counts of all workers."""
-        words = self.words(arena)
-        return {
-            "first_ticket": arena.counters.load("first_ticket"),
-            "meetings": words["decided"],
-            **{name: self.each(words, name) for name in KEPT},
-        }
+        return {"meetings": self.words(arena)["decided"], **(super().position(arena) or {})}
 
     def state(self, arena: Arena) -> dict[str, Any]:
         """Add the batches of each client's text that have been trained on, by any workers."""
@@ -408,34 +364,26 @@ class Local(Numbered):
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """End the steps of dead workers, hold a meeting that is due, and write the model."""
-        words, first = self.words(arena), arena.counters.load("first_ticket")
+        words = self.words(arena)
         self._hold(arena, words["decided"])  # after it all workers are in the same round
-        for rank in range(self.workers):
-            number = first + words["steps", rank] * self.workers + rank
-            if record := self.unfinished(words, rank, ledger, number):
-                self.take_in(arena, words, rank, record)
-                words["steps", rank] += 1
+        super().settle(arena, ledger)
         if self.at_end(words):
             self._hold(arena, words["decided"] + 1)
             words["decided"] += 1  # last: workers that wait see nothing of it before its end
         self._show(arena, arena.params)
-        arena.counters.store("version", self.version(words))
-        super().settle(arena, ledger)
+        self._count_version(arena, words)
 
     def _show(self, arena: Arena, out: Float32) -> None:
-        """Write the model into `out`: the replicas' average; after a meeting each equals it."""
+        """Write the model into `out`: the replicas' average; after a meeting each equals it.
+
+        Concurrency: where workers are stepping, elements are of different ages.
+        """
         span = slice(arena.layout.probe.offset)
-        if self.within_round(self.words(arena)):
-            self.average(arena, out, span)
-        else:
-            np.copyto(out[span], arena.segment(self.replica_segments()[0])[span])
+        replicas = self.replicas_in(arena, span)
+        within = self.within_round(self.words(arena))
+        np.copyto(out[span], mean_of(replicas) if within else replicas[0])
 
     # -- for the rest of the run -----------------------------------------------------------------
-
-    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Steps of this call, of all workers."""
-        words = self.words(arena)
-        return sum(self.each(words, "steps")) - words["steps_before"]
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no meeting is under way, or about to begin."""
@@ -458,3 +406,15 @@ class Local(Numbered):
         meetings = words["decided"] - words["decided_before"]
         models = meetings * self.models_per_meeting + self.within_round(words)
         return models * all_reduce_bytes(arena, self.n_replicas)
+
+
+def mean_of(arrays: Iterable[Float32]) -> Float32:
+    """The mean of some arrays, added up in their order: a new array."""
+    rest, count = iter(arrays), 1
+    mean = next(rest).copy()
+    for array in rest:
+        mean += array
+        count += 1
+    if count > 1:
+        mean *= np.float32(1.0 / count)
+    return mean

@@ -31,9 +31,8 @@ that needs a lock takes it over, and the ticket counts as torn or comes back. Ve
 are stored before the ledger marks the ticket done, and under the lock: each update that is done is
 counted exactly once.
 
-    segment    dtype   meaning
-    step.lock  uint32  the one lock (`metal/native/updates/locks.h`), alone on its line
-    ssp.words  uint8   of each rank: its clock; its incarnation while it takes part, else 0
+The segment step.lock, uint32, is the one lock (`metal/native/updates/locks.h`), alone on its line.
+The words of ssp are the clock of each rank, and its owner: its incarnation while it takes part.
 """
 
 from __future__ import annotations
@@ -56,32 +55,39 @@ from mlxhog.strategies.worker import Idle, Lease, WriteResult
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
     from mlxhog.arena.layout import Slot
-    from mlxhog.arena.words import Table, Words
     from mlxhog.strategies.context import Context
 
 LOCK = "step.lock"
-SEGMENT = {LOCK: ("uint32", 32)}
-"""The segment of the table above: one cache line of 128 bytes, of which the first word is used."""
+STATE_SLOT = 1
+"""Worker slot of the server's optimizer state."""
 
 
-def step_lock(context: Context) -> _native.Locks:
-    """The lock of a strategy, word 0, as one worker takes it.
+class OneLockWorker(HogwildWorker):
+    """A worker that takes one lock, from a dead holder, too; that counts as waiting.
 
-    A worker takes it over from a dead holder and waits for a living one; that counts as waiting
-    (`locks.h`). An exception does not release it: it ends the worker's process, which then is a
-    dead holder.
+    An exception does not release it: it ends the worker's process, which then is a dead holder.
     """
-    arena, generation = context.arena, context.entry.generation & 0xFFFF
-    words, workers = arena.segment(LOCK), arena.segment("workers")
-    return _native.Locks(words, workers, context.slot, generation)
-
-
-class LockedWorker(HogwildWorker):
-    """Hogwild under one lock."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._lock = step_lock(context)
+        arena, generation = context.arena, context.entry.generation & 0xFFFF
+        words, workers = arena.segment(LOCK), arena.segment("workers")
+        self._lock = _native.Locks(words, workers, context.slot, generation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneLock(Paced, LockFree):
+    """Strategies with one lock."""
+
+    writes_alone: ClassVar[bool] = True
+
+    def segments(self, n_params: int) -> Segments:
+        """Add the lock: one cache line of 128 bytes, of which the first word is used."""
+        return {**super().segments(n_params), LOCK: ("uint32", 32)}
+
+
+class LockedWorker(OneLockWorker):
+    """Hogwild under one lock."""
 
     def read(self) -> None:
         """Take a snapshot, under the lock."""
@@ -96,17 +102,15 @@ class LockedWorker(HogwildWorker):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Locked(Paced, LockFree):
+class Locked(OneLock):
     """Workers that hold one lock for a step."""
 
     Worker: ClassVar[type[Any]] = LockedWorker
     name: ClassVar[str] = "locked"
     about: ClassVar[str] = "one lock around each step, to measure what locking costs"
-    writes_alone: ClassVar[bool] = True
 
-    def segments(self, n_params: int) -> Segments:
-        """The lock."""
-        return SEGMENT
+
+# -- the locks of blocks ---------------------------------------------------------------------------
 
 
 def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
@@ -161,27 +165,23 @@ class Aig(Paced, LockFree):
     name: ClassVar[str] = "aig"
     about: ClassVar[str] = "locks on just the blocks that a step touches"
     writes_alone: ClassVar[bool] = True
+    carries_tables: ClassVar[bool] = False  # they lock parameters, not rows of tables
 
     rules: ClassVar[Rules] = tuple(
         (name, wrong,
          f"{{{name}}}, but aig writes under the locks of what it touches; leave it out")
         for name, wrong in (("write", "write=cas"), ("gpu_write", "gpu_write!=cpu"))
     )  # fmt: skip
-    carries_tables = False  # they lock parameters, not rows of tables
 
 
 # -- the parameter server --------------------------------------------------------------------------
 
-STATE_SLOT = 1
-WORDS = "clock owner"
 
-
-class AsyncPSWorker(HogwildWorker):
+class AsyncPSWorker(OneLockWorker):
     """Pull, compute, push."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._server = step_lock(context)
         self._state = context.arena.workers.entry(STATE_SLOT)
 
     def _follow(self, workers: int) -> None:
@@ -192,18 +192,18 @@ class AsyncPSWorker(HogwildWorker):
     def read(self) -> None:
         """Pull: the parameters of one version."""
         context = self.context
-        self._server.acquire(0)
+        self._lock.acquire(0)
         context.entry.version_read = self._version_read = context.arena.counters.load("version")
         self._reader.read(context.backend.inbox, context.threads)
-        self._server.release(0)
+        self._lock.release(0)
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Push: the server applies the gradient, unless it is not finite or too late."""
-        self._server.acquire(0)
+        self._lock.acquire(0)
         outcome = super().write(grads, lease, samples)
         self._landed()
-        self._server.release(0)
+        self._lock.release(0)
         return outcome
 
     def _landed(self) -> None:
@@ -211,55 +211,23 @@ class AsyncPSWorker(HogwildWorker):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AsyncPS(Paced, LockFree):
+class AsyncPS(OneLock):
     """Workers that pull from a server and push to it."""
 
     Worker: ClassVar[type[Any]] = AsyncPSWorker
     name: ClassVar[str] = "async_ps"
     about: ClassVar[str] = "a parameter server: gradients are applied one by one, as they arrive"
     reads_copies: ClassVar[bool] = True
-    writes_alone: ClassVar[bool] = True
+    carries_tables: ClassVar[bool] = False
 
     rules: ClassVar[Rules] = (
         ("moments", "moments=shared",
          "shared, but {strategy} has one optimizer state anyway; leave it out"),
     )  # fmt: skip
-    carries_tables: ClassVar[bool] = False
-
-    def segments(self, n_params: int) -> Segments:
-        """The server's lock."""
-        return SEGMENT
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """The server's."""
         return (STATE_SLOT,)
-
-
-# -- a gate ----------------------------------------------------------------------------------------
-
-
-def table(slots: int) -> Table:
-    """The words of the table above."""
-    from mlxhog.arena.words import Table
-
-    return Table(rank=(slots, WORDS))
-
-
-def words_of(arena: Arena) -> Words:
-    """The words of the table above."""
-    return table(arena.layout.max_workers).open(arena.segment("ssp.words"))
-
-
-def clocks_of(arena: Arena) -> dict[int, int]:
-    """The clocks of the workers that take part, by slot; exact under the server's lock."""
-    from mlxhog.arena.workers import State
-
-    words, gone = words_of(arena), (State.FREE, State.DEAD, State.FINISHED)
-    return {
-        entry.slot: words["clock", entry.slot - 1]
-        for entry in arena.workers
-        if entry.state not in gone and words["owner", entry.slot - 1] == entry.incarnation
-    }
 
 
 class SSPWorker(AsyncPSWorker):
@@ -267,16 +235,14 @@ class SSPWorker(AsyncPSWorker):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._words = words_of(context.arena)
-        self._slack: int = self.strategy.slack
+        self._words = self.strategy.words(context.arena)
 
     def claim(self) -> Lease | Idle:
         """Take any free ticket, at most `slack` steps ahead of the slowest."""
         context, words, rank = self.context, self._words, self.context.rank
         if words["owner", rank] != context.owner:
             self._enter()
-        if not self._may_begin():
-            context.wait_until(lambda: self._may_begin() or self._is_over() or context.paused())
+        context.wait_until(lambda: self._may_begin() or self._is_over() or context.paused())
         lease: Lease | Idle = Idle.WAIT
         if self._may_begin():
             lease = super().claim()
@@ -291,17 +257,18 @@ class SSPWorker(AsyncPSWorker):
 
     def _enter(self) -> None:
         """Take part, not behind the slowest nor over `slack` behind any, so that none waits."""
-        words, rank = self._words, self.context.rank
-        self._server.acquire(0)
-        slowest = min(clocks_of(self.context.arena).values(), default=0)
-        fastest = max(words["clock", k] for k in range(self.strategy.slots))
-        words["clock", rank] = max(words["clock", rank], slowest, fastest - self._slack)
+        words, rank, strategy = self._words, self.context.rank, self.strategy
+        self._lock.acquire(0)
+        slowest = min(strategy.clocks(self.context.arena).values(), default=0)
+        fastest = max(words["clock", k] for k in range(strategy.slots))
+        words["clock", rank] = max(words["clock", rank], slowest, fastest - strategy.slack)
         words["owner", rank] = self.context.owner
-        self._server.release(0)
+        self._lock.release(0)
 
     def _may_begin(self) -> bool:
-        clocks = clocks_of(self.context.arena)
-        return self._words["clock", self.context.rank] - min(clocks.values()) <= self._slack
+        slowest: int = min(self.strategy.clocks(self.context.arena).values())
+        ahead: int = self._words["clock", self.context.rank] - slowest
+        return ahead <= self.strategy.slack
 
     def _landed(self) -> None:
         """Advance its clock, under the server's lock."""
@@ -317,13 +284,20 @@ class SSP(AsyncPS):
     about: ClassVar[str] = "a parameter server whose workers stay within some steps of each other"
 
     slack: int = option(
-        3,
-        "steps that a worker may be ahead of the slowest when it begins a step",
-        unit="steps",
-        low=0,
-    )
+        3, "steps that a worker may be ahead of the slowest when it begins a step",
+        unit="steps", low=0,
+    )  # fmt: skip
 
-    def segments(self, n_params: int) -> Segments:
-        """The segments of the table above."""
-        n_bytes = table(self.slots).n_bytes
-        return {**super().segments(n_params), "ssp.words": ("uint8", n_bytes)}
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        return {"rank": (self.slots, "clock owner")}
+
+    def clocks(self, arena: Arena) -> dict[int, int]:
+        """The clocks of the workers that take part, by slot; exact under the server's lock."""
+        from mlxhog.arena.workers import State
+
+        words, gone = self.words(arena), (State.FREE, State.DEAD, State.FINISHED)
+        return {
+            entry.slot: words["clock", entry.slot - 1]
+            for entry in arena.workers
+            if entry.state not in gone and words["owner", entry.slot - 1] == entry.incarnation
+        }

@@ -109,10 +109,15 @@ def weights(horizon: float) -> tuple[float, float]:
 
 
 class AsTheyAre:
-    """One worker's reads of the parameters, here as they are."""
+    """One worker's reads of the parameters, here as they are.
 
-    def __init__(self, params: Float32) -> None:
-        self._params = params
+    Attributes:
+        others: expected number of steps by others before a gradient lands: one of each at first,
+            later the running mean of their numbers.
+    """
+
+    def __init__(self, params: Float32, workers: int = 1) -> None:
+        self._params, self.others = params, workers - 1.0
 
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
@@ -123,21 +128,10 @@ class AsTheyAre:
 
     def landed(self, staleness: int) -> None:
         """Note the number of steps by others between a read and the write of its gradient."""
-
-
-class _Ahead(AsTheyAre):
-    """Expects one step of each other worker, and later the running mean of their numbers."""
-
-    def __init__(self, params: Float32, workers: int) -> None:
-        super().__init__(params)
-        self._usual = self.others = workers - 1.0
-
-    def landed(self, staleness: int) -> None:
-        """Update the running mean."""
         self.others = MEMORY * self.others + (1.0 - MEMORY) * staleness
 
 
-class OwnMovement(_Ahead):
+class OwnMovement(AsTheyAre):
     """Extrapolates a snapshot by its last movement; needs a private copy of the parameters.
 
     Attributes:
@@ -153,14 +147,12 @@ class OwnMovement(_Ahead):
             overlap: whether a step of this worker is pending, too, when it reads.
         """
         super().__init__(arena.params, workers + overlap)
-        self._workers = workers
-        self._counters = arena.counters
+        self._workers, self._usual, self._counters = workers, self.others, arena.counters
         self._version = self._counters.load("version")
         self.previous = np.empty_like(arena.params)
         updates.snapshot(self.previous, arena.params)
 
     def read(self, dst: Float32, threads: int = 1) -> None:
-        """Take an extrapolated snapshot."""
         share = self.horizon(self._counters.load("version")) / self._workers
         _native.read(dst, self._params, own_prev=self.previous, a=share, threads=threads)
 
@@ -177,7 +169,7 @@ class OwnMovement(_Ahead):
         return min(usual, max(usual, self.others) / steps * self._workers)
 
 
-class LastSteps(_Ahead):
+class LastSteps(AsTheyAre):
     """Extrapolates a snapshot by the last steps of all workers."""
 
     def __init__(self, params: Float32, record: StepTrace, workers: int) -> None:
@@ -185,7 +177,6 @@ class LastSteps(_Ahead):
         self._record = record
 
     def read(self, dst: Float32, threads: int = 1) -> None:
-        """Take an extrapolated snapshot."""
         last, prev = self._record
         a, b = weights(self.others)
         _native.read(dst, self._params, last=last, prev=prev, a=a, b=b, threads=threads)

@@ -61,13 +61,11 @@ class Recorded(Hogwild):
         return {**super().segments(n_params), **dict.fromkeys(names, ("uint8", PARAMETER_COPY))}
 
     def worker(self, context: Context) -> RecordedWorker | ReplayedWorker:
-        """Prepare one worker."""
-        if self.config.determinism == "replay":
-            return ReplayedWorker(context)
-        return RecordedWorker(context)
+        replays = self.config.determinism == "replay"
+        return ReplayedWorker(context) if replays else RecordedWorker(context)
 
 
-# -- the order ------------------------------------------------------------------------------------
+# -- the order -------------------------------------------------------------------------------------
 
 
 def access_counts(arena: Arena) -> UInt32:
@@ -89,16 +87,16 @@ class Book:
     def __init__(self, arena: Arena, slot: int) -> None:
         self.content: NDArray[np.uint8] = arena.segment(f"turns.{slot}")
         self.words = _TABLE.open(self.content[_WORDS_AT : _native.TURNS_HEAD])
+        self._numbers = self.content[_NUMBERS_AT : _NUMBERS_AT + NUMBERS_BYTES]
 
     @property
     def numbers(self) -> Numbers:
         """Numbers of this step."""
-        return Numbers.unpack(self.content[_NUMBERS_AT : _NUMBERS_AT + NUMBERS_BYTES].tobytes())
+        return Numbers.unpack(self._numbers.tobytes())
 
     @numbers.setter
     def numbers(self, value: Numbers) -> None:
-        packed = np.frombuffer(value.pack(), np.uint8)
-        self.content[_NUMBERS_AT : _NUMBERS_AT + NUMBERS_BYTES] = packed
+        self._numbers[...] = np.frombuffer(value.pack(), np.uint8)
 
     @property
     def last(self) -> tuple[int, int]:
@@ -128,11 +126,9 @@ def regions(layout: Layout) -> list[Region]:
     for slot in sorted(layout.slots.values(), key=lambda one: one.offset):
         if slot.kind == "rows":
             runs.append((slot.offset, slot.size, updates.row_width(slot), slot.row_word0))
-        elif runs and runs[-1][3] is None:
-            begin = runs[-1][0]
-            runs[-1] = (begin, slot.offset + slot.size - begin, 0, None)
-        else:
-            runs.append((slot.offset, slot.size, 0, None))
+        else:  # one run with a dense parameter before it
+            begin = runs.pop()[0] if runs and runs[-1][3] is None else slot.offset
+            runs.append((begin, slot.offset + slot.size - begin, 0, None))
     return runs
 
 
@@ -140,12 +136,10 @@ def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
     """Runs of the parameter segment that a lock word guards, as (first float, end)."""
     runs = []
     for first, floats, width, row_word0 in regions(layout):
-        if row_word0 is None:
-            begin, end = word * updates.STRIPE, (word + 1) * updates.STRIPE
-        else:
-            begin = first + (word - row_word0) * width
-            end = begin + width
-        begin, end = max(begin, first), min(end, first + floats)
+        begin, size = word * updates.STRIPE, updates.STRIPE
+        if row_word0 is not None:
+            begin, size = first + (word - row_word0) * width, width
+        begin, end = max(begin, first), min(begin + size, first + floats)
         if begin < end:
             runs.append((begin, end))
     return runs
@@ -166,11 +160,6 @@ def shared_floats(arena: Arena, word: int) -> list[Float32]:
     return [array[begin:end] for array in shared for begin, end in runs]
 
 
-def private_floats(arena: Arena, slot: int) -> list[Float32]:
-    """A worker's private optimizer state, segment by segment."""
-    return [arena.segment(name) for name in private_names(arena.layout, slot)]
-
-
 def private_names(layout: Layout, slot: int) -> list[str]:
     """Segments of one worker's private optimizer state: floats with the slot in their name."""
     return [
@@ -178,6 +167,11 @@ def private_names(layout: Layout, slot: int) -> list[str]:
         for name, segment in layout.segments.items()
         if name.endswith(f".{slot}") and segment.dtype == "float32" and not name.startswith("live.")
     ]
+
+
+def private_floats(arena: Arena, slot: int) -> list[Float32]:
+    """A worker's private optimizer state, segment by segment."""
+    return [arena.segment(name) for name in private_names(arena.layout, slot)]
 
 
 # -- workers ---------------------------------------------------------------------------------------
@@ -205,39 +199,32 @@ class OrderedWorker(HogwildWorker):
         """The seed of the place where accesses begin."""
         return numbers.version_read * 65_537 + self.context.slot
 
-    def _turns(self, seed: int) -> dict[str, Any]:
-        """Arguments of a read that takes part in the order."""
-        return {"locks": self._locks, "regions": self._regions, "seed": seed}
-
     def _read_in_order(self, numbers: Numbers) -> None:
-        context, seed = self.context, self._seed(numbers)
-        if numbers.workers != self._workers:
-            self._follow_in_order(numbers.workers, seed)
-        inbox, params, record = context.backend.inbox, context.arena.params, self._target.record
-        turns = self._turns(seed)
-        if record is not None:
-            a, b = look_ahead.weights(numbers.horizon)
-            _native.read(inbox, params, last=record.last, prev=record.prev, a=a, b=b, **turns)
-        elif self._previous is not None:
-            share = numbers.horizon / numbers.workers
-            _native.read(inbox, params, own_prev=self._previous, a=share, **turns)
-        else:
-            _native.read(inbox, params, **turns)
-
-    def _follow_in_order(self, workers: int, seed: int) -> None:
         context, arena, config = self.context, self.context.arena, self.context.config
-        self._workers, self._previous = workers, None
-        record = look_ahead.record(arena, config, workers)
-        self._target = replace(
-            context.target(context.slot), locks=self._locks, mode=updates.IN_TURN, record=record
-        )
-        self._reader = look_ahead.reader(arena, config, workers)
-        if workers == 1:
-            recorded = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
-            _native.zero_in_turn(self._locks, self._regions, recorded, seed)
-        if isinstance(self._reader, look_ahead.OwnMovement):
-            self._previous = self._reader.previous  # each stripe of it is read in order
-            _native.read(self._previous, arena.params, **self._turns(seed))
+        inbox, params, workers = context.backend.inbox, arena.params, numbers.workers
+        seed = self._seed(numbers)
+        turns: dict[str, Any] = {"locks": self._locks, "regions": self._regions, "seed": seed}
+        if workers != self._workers:
+            self._workers, self._previous = workers, None
+            self._target = replace(
+                context.target(context.slot),
+                locks=self._locks,
+                mode=updates.IN_TURN,
+                record=look_ahead.record(arena, config, workers),
+            )
+            self._reader = look_ahead.reader(arena, config, workers)
+            if workers == 1:
+                last = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
+                _native.zero_in_turn(self._locks, self._regions, last, seed)
+            if isinstance(self._reader, look_ahead.OwnMovement):
+                self._previous = self._reader.previous  # each stripe of it is read in order
+                _native.read(self._previous, params, **turns)
+        if (record := self._target.record) is not None:
+            a, b = look_ahead.weights(numbers.horizon)
+            turns |= {"last": record.last, "prev": record.prev, "a": a, "b": b}
+        elif self._previous is not None:
+            turns |= {"own_prev": self._previous, "a": numbers.horizon / workers}
+        _native.read(inbox, params, **turns)
 
     def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
         self.context.optimizer.step(
@@ -268,7 +255,6 @@ class RecordedWorker(OrderedWorker):
         self._sha256 = b""
 
     def claim(self) -> Lease | Idle:
-        """Take any free ticket."""
         lease = super().claim()
         if isinstance(lease, Lease):
             self._lease = lease
@@ -276,18 +262,15 @@ class RecordedWorker(OrderedWorker):
 
     def read(self) -> None:
         """Take a snapshot, extrapolated if so chosen; each stripe is of one moment."""
-        context, lease = self.context, self._lease
+        context, lease, words = self.context, self._lease, self.book.words
         assert lease is not None
         self._order.record()
-        self._version_read = context.arena.counters.load("version")
-        context.entry.version_read = self._version_read
-        workers = context.live_workers
-        numbers = Numbers(
-            lease.epoch, lease.ticket, self._version_read, workers, self._horizon(workers)
-        )
+        context.entry.version_read = version = context.arena.counters.load("version")
+        self._version_read, workers = version, context.live_workers
+        numbers = Numbers(lease.epoch, lease.ticket, version, workers, self._horizon(workers))
         self.book.numbers = numbers
-        self.book.words["begun_at"] = self._log.stat().st_size
-        self.book.words["phase"] = READING
+        words["begun_at"] = self._log.stat().st_size
+        words["phase"] = READING
         self._read_in_order(numbers)
         weights = self._weights_read()
         self._sums, self._sha256 = _native.stripe_sums(weights), b""
@@ -314,11 +297,9 @@ class RecordedWorker(OrderedWorker):
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
         context = self.context
+        lr, shared_step = self._delays.rate(context.lr(), staleness), context.shared_steps() + 1
         numbers = self.book.numbers._replace(
-            opt_step=step,
-            shared_step=context.shared_steps() + 1,
-            lr=self._delays.rate(context.lr(), staleness),
-            norm=norm,
+            opt_step=step, shared_step=shared_step, lr=lr, norm=norm
         )
         self.book.numbers = numbers
         self.book.words["phase"] = WRITING
@@ -351,19 +332,17 @@ class ReplayedWorker(OrderedWorker):
         self._order.repeat(record.accesses.tolist(), torn=torn)
         with _contradictions():
             self._read_in_order(record.numbers)
-        if isinstance(record, Torn):
-            self.context.backend.refresh()
-            return record.writing
-        weights = self._weights_read()
-        differ = np.flatnonzero(_native.stripe_sums(weights) != record.sums)
-        if len(differ):
-            first = stripe_name(self.context.arena.layout, int(differ[0]))
-            more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
-            raise Mismatch(f"it reads other weights in {first}{more}")
-        if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
-            raise Mismatch("the weights that it reads have another SHA-256")
+        if isinstance(record, Step):
+            weights = self._weights_read()
+            differ = np.flatnonzero(_native.stripe_sums(weights) != record.sums)
+            if len(differ):
+                first = stripe_name(self.context.arena.layout, int(differ[0]))
+                more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
+                raise Mismatch(f"it reads other weights in {first}{more}")
+            if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
+                raise Mismatch("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
-        return True
+        return isinstance(record, Step) or record.writing
 
     def repeat_write(self, record: Step | Torn, grads: Grads) -> None:
         """Repeat the write of a step as far as it was written, and check it against the record.
@@ -385,8 +364,7 @@ class ReplayedWorker(OrderedWorker):
         if isinstance(record, Torn):  # leave memory as its worker left it
             arena = self.context.arena
             if record.unfinished:
-                word, _ = self.book.last
-                put(shared_floats(arena, word), record.floats)
+                put(shared_floats(arena, self.book.last[0]), record.floats)
                 self._order.settle()
             put(private_floats(arena, self.context.slot), record.private)
 

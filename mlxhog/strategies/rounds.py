@@ -1,9 +1,10 @@
 """The engine of rounds: steps on numbered tickets, and meetings whose stages all end together.
 
-Each numbered step is applied once, even if workers die. Before a worker writes parameters it stores
-in its journal all counts after the step. Then the ledger marks the ticket, the step is applied, and
-the ledger marks its end. So a replacement knows that the step of a ticket that is done was applied,
-and takes in the counts. They are stored, never added: twice is the same as once.
+Step s of worker p, both from 0, is the strategy's step s P + p, which has the ticket of that
+number. It is applied once, even if workers die: before a worker writes parameters, it stores in its
+journal all counts after the step. Then the ledger marks the ticket, the step is applied, and the
+ledger marks its end. So a replacement knows that the step of a ticket that is done was applied, and
+takes in the counts. They are stored, never added: twice is the same as once.
 
 In a meeting workers do the same stages, each its own part. A stage begins when every worker has
 ended the one before, by a count of its own. Doing a part again is harmless, so the replacement of a
@@ -16,94 +17,142 @@ dead worker continues at the count that it finds; no ticket is lost, and none is
     avg_runs              the same                           none
     round_robin, sim      adds its step in its turn          none
 
-    segment       dtype  meaning
-    rounds.words  uint8  the words of the strategy, and a journal of each worker
+The words of such a strategy, beside those of its own file:
+
+    first         number of the step that has the first ticket of this call
+    steps_before  steps of all workers before this call
+    steps         of each worker, over resumes; sync counts stages only
+    stages        of meetings that a worker has ended
+    *_after       the journal of each worker
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.strategies.strategy import Segments, Strategy, parameter_copies
-from mlxhog.strategies.worker import Lease, StrategyWorker
+from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.worker import Idle, Lease, StrategyWorker
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
     from mlxhog.arena.ledger import Ledger
-    from mlxhog.arena.words import Table, Words
+    from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
-
-WORDS: Final = "rounds.words"
-JOURNAL: Final = "opt_step_after version_after tokens_after applied_after ticket_after"
 
 
 class StepRecord(NamedTuple):
-    """Counts after a step, and its ticket, counted from the beginning of training.
+    """Counts after a step of a worker.
 
     Attributes:
         opt_step: steps that its optimizer has taken.
-        version: updates of the run.
-        tokens: of this call.
+        version: updates of the run, or those of a worker on its copy.
+        tokens: of this call, or of this worker.
         applied: whether the step is applied; else its gradient was not finite, or too late.
-        ticket: -1 before the first record.
+        steps: of this worker; 0 before the first record.
     """
 
     opt_step: int
     version: int
     tokens: int
     applied: bool
-    ticket: int
+    steps: int
 
 
-def last_record(words: Words, row: int) -> StepRecord:
-    """The last record of a worker's journal, perhaps a predecessor's."""
-    opt_step, version, tokens, applied, ticket = (words[name, row] for name in JOURNAL.split())
-    return StepRecord(opt_step, version, tokens, bool(applied), ticket - 1)
+JOURNAL: Final = tuple(f"{name}_after" for name in StepRecord._fields)
+
+
+def last_record(words: Words, rank: int) -> StepRecord:
+    """The last record in a worker's journal, perhaps a predecessor's."""
+    opt_step, version, tokens, applied, steps = (words[name, rank] for name in JOURNAL)
+    return StepRecord(opt_step, version, tokens, bool(applied), steps)
+
+
+def _is_done(ledger: Ledger, ticket: int) -> bool:
+    from mlxhog.arena.ledger import TicketState
+
+    return ledger.state(*ledger.locate(ticket)) == TicketState.DONE
 
 
 class Numbered(Strategy):
-    """A strategy whose batches are assigned by number."""
+    """A strategy whose steps have numbered tickets.
+
+    Attributes:
+        run_words: its own words of the run.
+        worker_words: of each worker.
+        kept_words: those of each worker that a checkpoint keeps.
+    """
 
     numbered: ClassVar[bool] = True
+    run_words: ClassVar[str] = ""
+    worker_words: ClassVar[str] = ""
+    kept_words: ClassVar[tuple[str, ...]] = ("steps",)
 
-    def groups(self) -> dict[str, tuple[int, str]]:
-        """The groups of its words, as `Table` takes them; the journals are one more."""
-        return {}
-
-    @cached_property
-    def table(self) -> Table:
-        """The table of its words."""
-        from mlxhog.arena.words import Table
-
-        return Table(**self.groups(), journal=(self.workers, JOURNAL))
-
-    def words(self, arena: Arena) -> Words:
-        """Its words in an arena."""
-        return self.table.open(arena.segment(WORDS))
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        """Its own words, and those of the table above."""
+        worker = " ".join(("steps stages", *JOURNAL, self.worker_words))
+        run = f"first steps_before {self.run_words}"
+        return {"run": (1, run), "worker": (self.workers, worker)}
 
     def each(self, words: Words, name: str, ranks: Iterable[int] | None = None) -> list[int]:
         """A word of every worker, or of some."""
         return [words[name, rank] for rank in (range(self.workers) if ranks is None else ranks)]
 
-    def segments(self, n_params: int) -> Segments:
-        """The words, and the copies of the parameters that a checkpoint keeps."""
-        return {**parameter_copies(self.kept_segments()), WORDS: ("uint8", self.table.n_bytes)}
+    # -- steps -----------------------------------------------------------------------------------
+
+    def steps(self, words: Words, rank: int) -> int:
+        """Steps that a worker has ended."""
+        return words["steps", rank]
+
+    def ticket(self, arena: Arena, words: Words, rank: int) -> int:
+        """Ticket of a worker's next step, counted from the beginning of training."""
+        number = self.steps(words, rank) * self.workers + rank
+        return arena.counters.load("first_ticket") + number - words["first"]
+
+    def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
+        """Store the counts of a worker's step; doing it twice changes nothing."""
+        arena.workers.entry(rank + 1).opt_step = record.opt_step
+        words["steps", rank] = record.steps
 
     def take_part(self, words: Words, rank: int, stage: int, part: Callable[[], None]) -> None:
-        """Do a rank's part of a stage, unless it is done."""
+        """Do a worker's part of a stage, unless it is done."""
         if words["stages", rank] == stage:
             part()
             words["stages", rank] = stage + 1
 
-    def unfinished(self, words: Words, rank: int, ledger: Ledger, number: int) -> StepRecord | None:
-        """The record of a ticket's step that a dead worker has applied and not counted."""
-        from mlxhog.arena.ledger import TicketState
+    # -- for the rest of the run -----------------------------------------------------------------
 
-        record = last_record(words, rank)
-        done = ledger.state(*ledger.locate(number)) == TicketState.DONE
-        return record if record.ticket == number and done else None
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Start the counts, or set them to a checkpoint's."""
+        words = self.words(arena)
+        if position is not None:
+            for name in self.kept_words:
+                for rank, value in enumerate(position[name]):
+                    words[name, rank] = value
+        steps = self.each(words, "steps")
+        words["steps_before"] = sum(steps)
+        words["first"] = min(n * self.workers + rank for rank, n in enumerate(steps))
+
+    def position(self, arena: Arena) -> dict[str, Any] | None:
+        """The counts that a checkpoint keeps, if it keeps segments."""
+        words = self.words(arena)
+        own = {name: self.each(words, name) for name in self.kept_words}
+        return own if self.kept_segments() else None
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Steps of this call, of all workers."""
+        words = self.words(arena)
+        return sum(self.each(words, "steps")) - words["steps_before"]
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """Take in the steps that dead workers have applied and not counted."""
+        words = self.words(arena)
+        for rank in range(self.workers):
+            record, is_next = last_record(words, rank), self.steps(words, rank) + 1
+            if record.steps == is_next and _is_done(ledger, self.ticket(arena, words, rank)):
+                self.take_in(arena, words, rank, record)
+        super().settle(arena, ledger)
 
 
 class NumberedWorker(StrategyWorker):
@@ -114,44 +163,44 @@ class NumberedWorker(StrategyWorker):
         self._words: Words = self.strategy.words(context.arena)
         self._leased = False
 
-    def lease(self, number: int) -> Lease | None:
-        """Lease a ticket, or take over one whose step is applied.
+    def lease(self) -> Lease | Idle:
+        """Lease the ticket of the next step, or take it over if its step is applied.
 
-        None if another owner has it, or it is a whole ring of tickets ahead of the oldest.
+        `WAIT` if another owner has it, or it is a whole ring of tickets ahead of the oldest.
         """
-        context = self.context
+        context, strategy = self.context, self.strategy
+        number = strategy.ticket(context.arena, self._words, context.rank)
         epoch, ticket = context.ledger.locate(number)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
-        if not self._leased and not context.is_done(number):
-            return None
+        if not self._leased and not _is_done(context.ledger, number):
+            return Idle.WAIT
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
 
     def once(
-        self,
-        lease: Lease,
-        counts: Callable[[], tuple[int, int, int, bool]],
-        apply: Callable[[StepRecord], None],
+        self, lease: Lease, counts: tuple[int, int, int, bool], apply: Callable[[StepRecord], None]
     ) -> StepRecord:
-        """Apply a step, unless a predecessor has; returns the counts to take in.
+        """Apply a step, unless a predecessor has, and take in its counts.
 
         Args:
             lease: of its ticket.
             counts: the first fields of `StepRecord` after the step.
             apply: writes the step.
         """
-        context, ledger = self.context, self.context.ledger
+        context, words, rank = self.context, self._words, self.context.rank
         if self._leased:
-            record = StepRecord(*counts(), lease.epoch * ledger.n + lease.ticket)
+            record = StepRecord(*counts, steps=self.strategy.steps(words, rank) + 1)
             # Not atomic: a death amid these lines leaves the ticket leased, and it comes back.
-            stored = record._replace(ticket=record.ticket + 1)
-            for name, value in zip(JOURNAL.split(), stored, strict=True):
-                self._words[name, context.rank] = int(value)
+            for name, value in zip(JOURNAL, record, strict=True):
+                words[name, rank] = int(value)
             context.begin_apply(lease)
             if record.applied:
                 apply(record)
             context.finish(lease)
-        return last_record(self._words, context.rank)
+        record = last_record(words, rank)
+        self.strategy.take_in(context.arena, words, rank, record)
+        context.entry.ticket = -1
+        return record
 
     def meet(
         self, first: int, parts: Iterable[Callable[[], None]], ranks: Iterable[int] | None = None

@@ -76,11 +76,7 @@ class SimulatedStaleness:
 
     @classmethod
     def parse(cls, text: str) -> SimulatedStaleness:
-        """Read a rule.
-
-        Raises:
-            ValueError: it cannot be read.
-        """
+        """Read a rule; a ValueError if it cannot be read."""
         kind, numbers = _SIMULATED_FORMS.read(text)
         if kind in ("histogram", "speed"):
             (numbers,) = numbers
@@ -93,21 +89,16 @@ class SimulatedStaleness:
     @cached_property
     def most(self) -> int:
         """The largest possible age."""
-        if self.kind in ("fixed", "uniform"):
-            return int(self.numbers[-1])
         if self.kind == "geometric":
-            return math.ceil(math.log(_CUT) / math.log(1.0 - self._stop))
+            return math.ceil(math.log(_CUT) / math.log(1.0 - 1.0 / (1.0 + self.numbers[0])))
         if self.kind == "histogram":
             return len(self.numbers) - 1
-        seconds = self.numbers  # while one computes, each other one ends at most this number
-        return max(
-            sum(math.floor(own / other) + 1 for q, other in enumerate(seconds) if q != p)
-            for p, own in enumerate(seconds)
-        )
-
-    @property
-    def _stop(self) -> float:
-        return 1.0 / (1.0 + self.numbers[0])
+        if self.kind == "speed":  # while one computes, each other one ends at most this number
+            return max(
+                sum(math.floor(own / other) + 1 for q, other in enumerate(self.numbers) if q != p)
+                for p, own in enumerate(self.numbers)
+            )
+        return int(self.numbers[-1])
 
     def course(self, seed: int) -> Course:
         """The steps of a run with this seed."""
@@ -122,7 +113,7 @@ class Course:
         self._rule, self._seed = rule, seed
         self._steps: list[SimulatedStep] = []
         self._ends = [(own, worker) for worker, own in enumerate(rule.numbers)]
-        self._read_at = [0] * max(rule.workers, len(rule.numbers))
+        self._read_at = [0] * len(rule.numbers)
         heapq.heapify(self._ends)
 
     def at(self, step: int) -> SimulatedStep:
@@ -134,20 +125,20 @@ class Course:
             now = len(self._steps)
             end, worker = self._ends[0]
             heapq.heapreplace(self._ends, (end + rule.numbers[worker], worker))
-            staleness = now - self._read_at[worker]
+            self._steps.append(SimulatedStep(worker, min(now - self._read_at[worker], rule.most)))
             self._read_at[worker] = now + 1
-            self._steps.append(SimulatedStep(worker, min(staleness, rule.most)))
         return self._steps[step]
 
     def _draw(self, step: int) -> int:
-        rule = self._rule
-        if rule.kind == "fixed":
-            return int(rule.numbers[0])
+        kind, numbers = self._rule.kind, self._rule.numbers
+        if kind == "fixed":
+            return int(numbers[0])
         drawn = Random(f"mlxhog-sim-1|{self._seed}|{step}").random()
-        if rule.kind == "uniform":
-            low, high = map(int, rule.numbers)
+        if kind == "uniform":
+            low, high = map(int, numbers)
             return low + int(drawn * (high - low + 1))
-        if rule.kind == "geometric":
-            return min(rule.most, int(math.log(1.0 - drawn) / math.log(1.0 - rule._stop)))
-        total = list(itertools.accumulate(rule.numbers))
+        if kind == "geometric":
+            own = math.log(1.0 - drawn) / math.log(1.0 - 1.0 / (1.0 + numbers[0]))
+            return min(self._rule.most, int(own))
+        total = list(itertools.accumulate(numbers))
         return bisect.bisect_right(total, drawn * total[-1])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules
 from mlxhog.config.config import TrainConfig
@@ -27,6 +27,7 @@ from mlxhog.optim import updates
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
     from mlxhog.arena.ledger import Ledger, Position
+    from mlxhog.arena.words import Table, Words
     from mlxhog.data.clients import Division
     from mlxhog.data.prepare import Prepared
     from mlxhog.data.tokens import TokenFile
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 Segments = dict[str, tuple[str, int]]
 """Segments of the arena, as `arena.plan` takes them: name -> (dtype, number of elements)."""
+WORDS: Final = "strategy.words"
 
 
 def _of_run(default: object) -> Any:
@@ -56,6 +58,7 @@ class Strategy(Choice, ABC):
         workers: number of workers at the start of the run; 0 without a run.
         max_workers: worker slots of the arena, if more than that; see `slots`.
         tables: of n-grams in the model, set by `with_tables`; None if it has none.
+        Worker: prepares one worker's part, in its process.
     """
 
     config: TrainConfig = _of_run(None)
@@ -90,7 +93,6 @@ class Strategy(Choice, ABC):
     )  # fmt: skip
 
     Worker: ClassVar[type[Any]]
-    """Prepares one worker's part, in its process."""
 
     def steppers(self, workers: int) -> int:
         """Number of the run's workers that add their own steps to shared parameters."""
@@ -137,34 +139,16 @@ class Strategy(Choice, ABC):
         """Its name, and numbers that a resumed run takes over from a checkpoint."""
         return {"strategy": self.name}
 
-    # -- in a run --------------------------------------------------------------------------------
+    # -- before anything is started --------------------------------------------------------------
 
     def __post_init__(self) -> None:
-        """Check the numbers, in a run also the workers.
-
-        Raises:
-            ConfigError: naming every wrong number; or as of `check_workers`.
-        """
+        """Check the numbers, in a run also the workers; a ConfigError names what is wrong."""
         super().__post_init__()
         if self.workers:
             self.check_workers()
 
     def check_workers(self) -> None:
         """Refuse numbers of workers that cannot be, by a `ConfigError`."""
-
-    @property
-    def fixed(self) -> str | None:
-        """Why no worker can join or leave while it runs; None where they can."""
-        if self.elastic and self.is_lock_free:
-            return None
-        return f"strategy {self} divides its work among the workers that it begins with"
-
-    @property
-    def slots(self) -> int:
-        """Largest number of workers at a time."""
-        return max(self.workers, self.max_workers)
-
-    # -- before anything is started --------------------------------------------------------------
 
     def check(self, model: ModelConfig) -> None:
         """Refuse a model or a run that these workers cannot train, by a `ConfigError`."""
@@ -180,9 +164,17 @@ class Strategy(Choice, ABC):
             )
         return replace(self, tables=tables)
 
-    def segments(self, n_params: int) -> Segments:
-        """Extra segments of the arena, as `arena.plan` takes them, for `n_params` parameters."""
-        return {}
+    @property
+    def fixed(self) -> str | None:
+        """Why no worker can join or leave while it runs; None where they can."""
+        if self.elastic and self.is_lock_free:
+            return None
+        return f"strategy {self} divides its work among the workers that it begins with"
+
+    @property
+    def slots(self) -> int:
+        """Largest number of workers at a time."""
+        return max(self.workers, self.max_workers)
 
     def batches_per_step(self) -> int:
         """Batches whose gradients one step averages."""
@@ -191,6 +183,11 @@ class Strategy(Choice, ABC):
     def tickets_per_step(self) -> int:
         """Batches of the text that one step uses up, those that are dropped included."""
         return self.batches_per_step()
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens whose mean gradient one step applies."""
+        return self.batches_per_step() * self.config.sequences_per_ticket * self.config.seq_len
 
     def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
         """The text of each worker's clients; None if all workers have one text.
@@ -202,17 +199,37 @@ class Strategy(Choice, ABC):
         """
         return None
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens whose mean gradient one step applies."""
-        return self.batches_per_step() * self.config.sequences_per_ticket * self.config.seq_len
+    # -- segments of the arena -------------------------------------------------------------------
+
+    def segments(self, n_params: int) -> Segments:
+        """Extra segments of the arena, as `arena.plan` takes them, for `n_params` parameters."""
+        words = self._table(n_params).n_bytes
+        own: Segments = {WORDS: ("uint8", words)} if words else {}
+        return {**parameter_copies(self.kept_segments()), **own}
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """Segments with copies of the parameters that a resumed run needs to continue unchanged."""
+        return ()
+
+    def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
+        """Groups of 64-bit words that the workers share, as `Table` takes them."""
+        return {}
+
+    def words(self, arena: Arena) -> Words:
+        """These words in an arena."""
+        return self._table(len(arena.layout.slots)).open(arena.segment(WORDS))
+
+    def _table(self, n_params: int) -> Table:
+        from mlxhog.arena.words import Table
+
+        return Table(**self.word_groups(n_params))
+
+    # -- while no worker runs --------------------------------------------------------------------
 
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker's part, in its process."""
         worker: StrategyWorker = self.Worker(context)
         return worker
-
-    # -- while no worker runs --------------------------------------------------------------------
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Fill the segments when the parameters are in place and no worker has started.
@@ -242,10 +259,6 @@ class Strategy(Choice, ABC):
         arena.counters.store("steps", self.steps_done(arena, ledger))
 
     # -- content of a checkpoint -----------------------------------------------------------------
-
-    def kept_segments(self) -> tuple[str, ...]:
-        """Segments with copies of the parameters that a resumed run needs to continue unchanged."""
-        return ()
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
         """The strategy's position for a checkpoint; None if it has none, not even segments."""
@@ -337,13 +350,9 @@ class Strategy(Choice, ABC):
 
         Empty if workers have none. No worker runs; the end of the block restores the average.
         """
-        names = self.own_copies()
-        if not names:
-            yield ()
-            return
-        n = arena.layout.probe.offset
-        average, shared = arena.params[:n].copy(), arena.params[:n]
-        copies = [arena.segment(name)[:n] for name in names]
+        shared = arena.params[: arena.layout.probe.offset]
+        copies = [arena.segment(name)[: len(shared)] for name in self.own_copies()]
+        average = shared.copy() if copies else shared
         try:
             yield [partial(updates.snapshot, shared, copy) for copy in copies]
         finally:
@@ -379,15 +388,13 @@ class Apart(Strategy):
         "auto",
         "factor of lr if P workers add their own steps: none, 1/sqrt(P), or 1/P; auto is sqrt for "
         "Lion, none for the others",
-        choices=("auto", "none", "sqrt", "linear"),
-        train_only=True,
-    )
+        choices=("auto", "none", "sqrt", "linear"), train_only=True,
+    )  # fmt: skip
 
     @property
     def lr_rule(self) -> str:
-        """Rule for the factor of lr by the number of these workers."""
         return self.lr_workers
 
     def steppers(self, workers: int) -> int:
-        """Number of workers that add their own steps: all."""
+        """All of them."""
         return workers

@@ -9,14 +9,12 @@ One round is one update of P batches, in three stages (`rounds.py` has meetings)
                  optimizer to this worker's share
 
 An apply that was under way at a death counts as torn, and is not repeated. One rank decides at the
-start of each round whether it is run, and publishes the decision with the step size: the others
-follow, so all stop after the same round.
+start of each round whether it is run, and publishes its step size: so all stop after the same one.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
-all are done at about the same time. The decision includes the division, by the time of each for a
-sequence in earlier rounds; the replacement of a dead worker computes the same sequences. A worker
-still holds ticket R P + rank, which is done when the worker has ended the round. It may get no
-sequence at all, and then has no gradient: the mean is that of the others.
+all are done at about the same time (`division.py`). The one that decides publishes the division, so
+the replacement of a dead worker computes the same sequences. A worker still holds ticket R P +
+rank. It may get no sequence at all, and then has no gradient: the mean is that of the others.
 
 When P - b workers have written their gradients, the first that sees it closes the round: these are
 its members. b is 0, or `backup_workers`: then a round does not wait for the slowest (Chen et al.
@@ -34,23 +32,22 @@ one that evaluates, starts again or comes late, and the run may change its strat
     tables.*                    those of tables, see `averaged_rows.py`
     sync.norm          float64  sum of squares of the mean, per parameter
 
-    word          meaning
-    decision      4 (R + 1) + the decision on round R
-    steps_before  steps that this call took with other strategies
-    lr, version   of the round; the version before it
-    members       (R + 1) 2^24 of the last closed round R, + a bit for each member; no bit is all
-    stages        of each rank: finished stages
-    weight        sequences in its batch, the weight of its gradient
-    seconds       its seconds for one, a float, a mean over `gradients`; 0 is not measured yet
-    ready         1 + the round that it is ready to begin
-    sequences     of the round that the rank computes
+    word         meaning
+    begun        rounds that were begun
+    stopped      R + 1 if the run ends before round R
+    done_before  steps that this call took with other strategies
+    lr, version  of the round; the version before it
+    members      (R + 1) 2^24 of the last closed round R, + a bit for each member; no bit is all
+    weight       sequences in a rank's batch, the weight of its gradient
+    ready        1 + the round that a rank is ready to begin
+    seconds, gradients, sequences   of a rank, see `division.py`
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -74,7 +71,6 @@ if TYPE_CHECKING:
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
 
-GO, STOP = 1, 2
 MOST_WORKERS: Final = 24
 """With backup workers: bits of a set of ranks."""
 
@@ -84,118 +80,90 @@ class SyncWorker(NumberedWorker):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        arena, ranks = context.arena, range(context.workers)
-        self._all = [arena.segment(f"grads.{rank + 1}") for rank in ranks]
+        arena, workers, config = context.arena, context.workers, context.config
+        self._grads = [arena.segment(f"grads.{rank + 1}") for rank in range(workers)]
         self._mean, self._norms = arena.segment("grads.mean"), arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
+        self._slots = list(arena.layout.slots.values())
+        costs = [context.optimizer.cost(slot) for slot in self._slots]
+        self._shares = cache(partial(division.parameters, costs))
         self._rows = None
         if context.tables is not None:
-            self._rows = averaged_rows.AveragedRows(arena, context.workers)
-        self._slots = list(arena.layout.slots.values())
-        self._costs = [context.optimizer.cost(slot) for slot in self._slots]
-        self._shares: division.SharesBySpeed | None = None
+            self._rows = averaged_rows.AveragedRows(arena, workers)
+        self._speeds: division.SharesBySpeed | None = None
         if self.strategy.shares == "speed":
-            each = context.config.sequences_per_ticket
-            self._shares = division.SharesBySpeed(self._words, context.workers, each)
+            each = config.sequences_per_ticket
+            self._speeds = division.SharesBySpeed(self._words, workers, each)
         self._began_ns = 0
-        self._ranks: list[int] = []
-        self._place = -1
-
-    def _be_members(self, ranks: list[int]) -> None:
-        """Work in a round of these ranks, this one among them."""
-        self._place = ranks.index(self.context.rank)
-        if ranks != self._ranks:
-            self._ranks = ranks
-            self._share = division.parameters(self._costs, len(ranks))[self._place]
+        self._members: list[int] = []  # of the round whose step was written last
 
     def counts_step(self) -> bool:
         """A round is one step, counted by the first of its members."""
-        return self._place == 0
-
-    # -- the decision on a round -----------------------------------------------------------------
-
-    def _decision(self, round_: int) -> int:
-        """The decision on a round; 0 while there is none. One rank makes it, once."""
-        context, words, strategy = self.context, self._words, self.strategy
-        decided, code = divmod(words["decision"], 4)
-        if decided == round_ + 1 and code != STOP:
-            return code
-        ranks: list[int] = strategy.members(words)[1]
-        if context.rank != ranks[0]:
-            return code if decided == round_ + 1 else 0
-        if context.paused() and not context.stopping():
-            return 0
-        limit = context.step_limit
-        over = limit is not None and round_ >= limit
-        if over or context.stopping() or context.used_up(strategy.step_s(context.arena)):
-            code = STOP
-        else:
-            # A worker that died at a round's end did not wait for the others.
-            late = any(one < 3 * round_ for one in strategy.each(words, "stages", ranks))
-            ready = sum(one > round_ for one in strategy.each(words, "ready"))
-            if late or ready < strategy.batches_per_step():
-                return 0
-            code = GO
-            self._publish(round_)
-        words["decision"] = 4 * (round_ + 1) + code
-        return code
-
-    def _publish(self, round_: int) -> None:
-        """Store the step size of a round, its version and the sequences of each rank.
-
-        With equal shares the step size follows from the count of rank 0, so that reruns agree: the
-        others may not have counted their part of the last round yet.
-        """
-        context, words = self.context, self._words
-        words["version"] = version = context.arena.counters.load("version")
-        if self._shares is not None:
-            words.set_real("lr", context.schedule(context.progress(), version))
-            self._shares.publish()
-            return
-        tokens = context.workers * context.entry.tokens
-        if self.strategy.backup_workers:  # members differ from round to round
-            tokens = context.arena.counters.load("tokens")
-        words.set_real("lr", context.lr_at(round_, tokens, version))
-
-    # -- one round -------------------------------------------------------------------------------
+        return self._members[:1] == [self.context.rank]
 
     def claim(self) -> Lease | Idle:
         """Lease ticket R P + rank of round R."""
-        context, words, strategy = self.context, self._words, self.strategy
-        if strategy.missed(words, context.rank):
+        context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
+        if strategy.missed(words, rank):
             # While a checkpoint is saved, `settle` does it. No round lacks this worker: the members
             # of the last one are enough to close the next.
             if not context.paused():
                 self._pass_over()
             return Idle.WAIT
-        round_, stage = divmod(words["stages", context.rank], 3)
+        round_, stage = divmod(words["stages", rank], 3)
         if stage == 0:
             if not context.paused():
-                words["ready", context.rank] = round_ + 1
-            code = self._decision(round_)
-            if code != GO:
-                return Idle.DONE if code == STOP else Idle.WAIT
-        first = context.arena.counters.load("first_ticket") + round_ * context.workers
-        lease = self.lease(first + context.rank)
-        if lease is None:
-            return Idle.WAIT
-        if self._shares is None:
+                words["ready", rank] = round_ + 1
+            if words["begun"] == round_:
+                self._decide(round_)
+            if words["begun"] == round_:
+                return Idle.DONE if words["stopped"] == round_ + 1 else Idle.WAIT
+        lease = self.lease()
+        if self._speeds is None or isinstance(lease, Idle):
             return lease
-        parts = self._shares.parts(context.rank, first, context.ledger.n)
+        first = strategy.ticket(context.arena, words, 0)
+        parts = self._speeds.parts(rank, first, context.ledger.n)
         return Lease(lease.epoch, lease.ticket, parts)
 
+    def _decide(self, round_: int) -> None:
+        """Begin a round, or end the run before it; the first of the last round's members does."""
+        context, words, strategy = self.context, self._words, self.strategy
+        ranks = strategy.members(words)[1]
+        if context.rank != ranks[0] or (context.paused() and not context.stopping()):
+            return
+        limit = context.step_limit
+        is_over = limit is not None and round_ >= limit
+        if is_over or context.stopping() or context.used_up(strategy.step_s(context.arena)):
+            words["stopped"] = round_ + 1
+            return
+        # A worker that died at a round's end did not wait for the others.
+        late = any(one < 3 * round_ for one in strategy.each(words, "stages", ranks))
+        ready = sum(one > round_ for one in strategy.each(words, "ready"))
+        if late or ready < strategy.batches_per_step():
+            return
+        words["version"] = version = context.arena.counters.load("version")
+        if self._speeds is not None:
+            words.set_real("lr", context.schedule(context.progress(), version))
+            self._speeds.publish()
+        else:  # of the count of rank 0, so that reruns agree: others may not have counted yet
+            tokens = context.workers * context.entry.tokens
+            if strategy.backup_workers:  # members differ from round to round
+                tokens = context.arena.counters.load("tokens")
+            words.set_real("lr", context.lr_at(round_, tokens, version))
+        words["begun"] = round_ + 1
+
     def _pass_over(self) -> None:
+        self._members = []
         self.strategy.pass_over(self.context.arena, self.context.ledger, self.context.rank)
         self.context.entry.ticket = -1
 
     def read(self) -> None:
         """Plain snapshot: every worker of a round reads the same version.
 
-        It is the version that rank 0 published: the counter may be higher when a replacement reads.
+        It is the published one: the counter may be higher when a replacement reads.
         """
-        context = self.context
-        context.entry.version_read = self._words["version"]
-        context.copy_to_inbox()
+        self.context.entry.version_read = self._words["version"]
+        self.context.copy_to_inbox()
         self._began_ns = monotonic_ns()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
@@ -203,25 +171,22 @@ class SyncWorker(NumberedWorker):
 
         The gradient is dropped if the round is closed without it.
         """
-        context, words, strategy = self.context, self._words, self.strategy
-        rank, round_ = context.rank, words["stages", context.rank] // 3
+        context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
+        round_ = words["stages", rank] // 3
         if strategy.members(words)[0] == round_:
             put = partial(self._put, grads, samples)
             strategy.take_part(words, rank, 3 * round_, put)
         context.wait_until(lambda: self._is_closed(round_))
-        closed, ranks = strategy.members(words)
-        if closed > round_ + 1 or rank not in ranks:
-            self._place = -1
+        closed, self._members = strategy.members(words)
+        if closed > round_ + 1 or rank not in self._members:
             self._pass_over()
             version = context.arena.counters.load("version")
             return WriteResult(applied=False, version=version, too_late=True)
-        self._be_members(ranks)
         context.marks.begin_update()  # before any worker of the round can apply its share
-        self.meet(3 * round_ + 1, (self._average, partial(self._end, lease)), self._ranks)
+        self.meet(3 * round_ + 1, (self._average, partial(self._end, lease)), self._members)
         context.marks.end_update()
         finite = math.isfinite(self._norm())
-        version = context.entry.version_read + finite
-        return WriteResult(applied=finite, staleness=0, version=version)
+        return WriteResult(applied=finite, version=context.entry.version_read + finite)
 
     def _is_closed(self, round_: int) -> bool:
         """Whether a round is closed; closes it if enough gradients are there."""
@@ -237,71 +202,56 @@ class SyncWorker(NumberedWorker):
         words.compare_exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
         return True
 
-    def _norm(self) -> float:
-        """Norm of the round's mean gradient."""
-        return float(np.sqrt(self._norms.sum()))
-
-    def _end(self, lease: Lease) -> None:
-        """Last stage: this worker's share of the step, and its counts."""
-        context, entry, norm = self.context, self.context.entry, self._norm()
-        finite = math.isfinite(norm)
-        version = entry.version_read + finite  # every worker of a round read the same one
-
-        def counts() -> tuple[int, int, int, bool]:
-            return entry.opt_step + finite, version, 0, finite
-
-        record = self.once(lease, counts, lambda record: self._apply(norm, record))
-        entry.opt_step, entry.ticket = record.opt_step, -1
-        if self._place == 0:
-            context.arena.counters.store("version", version)
+    # -- the stages of a round -------------------------------------------------------------------
 
     def _put(self, grads: Grads, samples: int) -> None:
         """First stage: the worker's gradient, and its weight."""
         rank = self.context.rank
-        if self._shares is not None:
-            self._shares.note(rank, samples, monotonic_ns() - self._began_ns)
+        if self._speeds is not None:
+            self._speeds.note(rank, samples, monotonic_ns() - self._began_ns)
         self._words["weight", rank] = samples
         if not samples:
             return
         if self._rows is not None:
             self._rows.put(rank, tables.parted(grads, self.context.tables)[1])
-        flat = self._all[rank]
         for slot in self._slots:
-            np.copyto(parameter(flat, slot), dense(grads[slot.name], slot.shape))
+            np.copyto(parameter(self._grads[rank], slot), dense(grads[slot.name], slot.shape))
 
     def _average(self) -> None:
         """Second stage: this worker's share of the mean, and its sums of squares."""
-        ranks, shares = zip(*self._shares_of_ranks(), strict=True)
-        all_grads = [self._all[rank] for rank in ranks]
-        equal = len(set(shares)) == 1
-        scale = np.float32(1.0 / len(ranks))
-        for index in self._share:
+        ranks, weights = zip(*self._weights(), strict=True)
+        first, *others = (self._grads[rank] for rank in ranks)
+        equal, scale = len(set(weights)) == 1, np.float32(1.0 / len(ranks))
+        for index in self._share():
             slot = self._slots[index]
             span = slice(slot.offset, slot.offset + slot.size)
             mean = self._mean[span]
-            np.multiply(all_grads[0][span], shares[0], out=mean)
-            for other, share in zip(all_grads[1:], shares[1:], strict=True):
-                mean += other[span] if equal else other[span] * share
+            np.multiply(first[span], weights[0], out=mean)
+            for other, weight in zip(others, weights[1:], strict=True):
+                mean += other[span] if equal else other[span] * weight
             mean *= scale
             self._norms[index] = _native.sumsq_of_all([mean], self.context.threads)
 
-    def _shares_of_ranks(self) -> list[tuple[int, np.float32]]:
-        """Ranks with a gradient, and the weight of each, 1 on average."""
-        every = {rank: self._words["weight", rank] for rank in self._ranks}
-        weights = {rank: weight for rank, weight in every.items() if weight}
-        total, count = sum(weights.values()), len(weights)
-        return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
+    def _end(self, lease: Lease) -> None:
+        """Last stage: this worker's share of the step, and its counts."""
+        entry, norm = self.context.entry, self._norm()
+        finite = math.isfinite(norm)
+        version = entry.version_read + finite  # every worker of a round read the same one
+        counts = (entry.opt_step + finite, version, 0, finite)
+        self.once(lease, counts, partial(self._apply, norm))
+        if self.counts_step():
+            self.context.arena.counters.store("version", version)
 
     def _apply(self, norm: float, record: StepRecord) -> None:
-        context, lr = self.context, self._words.real("lr")
+        context, lr, n = self.context, self._words.real("lr"), len(self._members)
         if self._rows is not None and context.tables is not None:
-            shares = self._shares_of_ranks()
-            parts = [(rank, float(share) / len(shares)) for rank, share in shares]
-            own = range(self._place, len(self._rows.names), len(self._ranks))
+            weights = self._weights()
+            parts = [(rank, float(weight) / len(weights)) for rank, weight in weights]
+            own = range(self._members.index(context.rank), len(self._rows.names), n)
             rows = {self._rows.names[k]: self._rows.mean(k, parts) for k in own}
             context.tables.step(rows, lr=context.table_lr(lr), seed=context.slot)
         grads: dict[str, Float32 | Rows] = {}
-        for index in self._share:
+        for index in self._share():
             slot = self._slots[index]
             grads[slot.name] = mean = parameter(self._mean, slot)
             if slot.kind == "rows":  # an untouched row has an all-zero gradient
@@ -316,6 +266,22 @@ class SyncWorker(NumberedWorker):
             grad_scale=context.grad_scale(norm),
         )
 
+    def _share(self) -> list[int]:
+        """The parameters that this worker averages and steps."""
+        shares = self._shares(len(self._members))
+        return shares[self._members.index(self.context.rank)]
+
+    def _weights(self) -> list[tuple[int, np.float32]]:
+        """Ranks with a gradient, and the weight of each, 1 on average."""
+        every = {rank: self._words["weight", rank] for rank in self._members}
+        weights = {rank: weight for rank, weight in every.items() if weight}
+        total, count = sum(weights.values()), len(weights)
+        return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
+
+    def _norm(self) -> float:
+        """Norm of the round's mean gradient."""
+        return float(np.sqrt(self._norms.sum()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sync(InRounds, Numbered):
@@ -327,13 +293,14 @@ class Sync(InRounds, Numbered):
     about: ClassVar[str] = "rounds: a step is along the mean of all workers' gradients"
     repeats: ClassVar[bool] = True
     averages: ClassVar[bool] = True
+    run_words: ClassVar[str] = "begun stopped done_before lr version members"
+    worker_words: ClassVar[str] = "weight ready seconds gradients sequences"
 
     backup_workers: int = option(
-        0,
-        "workers that a round does not wait for; late gradients are dropped, so text that takes "
+        0, "workers that a round does not wait for; late gradients are dropped, so text that takes "
         "long to compute counts less",
         low=0,
-    )
+    )  # fmt: skip
 
     rules: ClassVar[Rules] = (
         ("backup_workers", "backup_workers & sync_shares=speed",
@@ -346,12 +313,8 @@ class Sync(InRounds, Numbered):
     )  # fmt: skip
 
     def check_workers(self) -> None:
-        """Refuse a number of backup workers that leaves none to wait for.
-
-        Raises:
-            ConfigError: none is left, or there are more workers than a set of ranks has bits.
-        """
-        if self.backup_workers and self.backup_workers >= self.workers:
+        """Refuse a number of backup workers that leaves none, or more ranks than a set has bits."""
+        if self.backup_workers >= self.workers:
             raise ConfigError(
                 f"backup_workers is {self.backup_workers}, and the run has {self.workers} "
                 f"worker{'s' * (self.workers > 1)}: a round waits for at least one; take at most "
@@ -368,19 +331,9 @@ class Sync(InRounds, Numbered):
         return self.workers - self.backup_workers
 
     def tickets_per_step(self) -> int:
-        """One of every worker."""
         return self.workers
 
-    def groups(self) -> dict[str, tuple[int, str]]:
-        """The words of the table above."""
-        worker = "stages weight seconds gradients ready sequences"
-        return {
-            "run": (1, "decision steps_before lr version members"),
-            "worker": (self.workers, worker),
-        }
-
     def segments(self, n_params: int) -> Segments:
-        """The segments of the table above."""
         copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
         tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
         return {
@@ -390,10 +343,19 @@ class Sync(InRounds, Numbered):
             **averaged_rows.segments(self.workers, self.tables, tokens),
         }
 
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Slot 1: workers apply one averaged gradient together, so its state is that of all."""
+        return (1,)
+
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
-        """Store also the steps of other strategies."""
         super().limit_steps(arena, ledger, steps, done)
-        self.words(arena)["steps_before"] = done
+        self.words(arena)["done_before"] = done
+
+    # -- rounds ----------------------------------------------------------------------------------
+
+    def steps(self, words: Words, rank: int) -> int:
+        """Rounds that a rank has ended."""
+        return words["stages", rank] // 3
 
     def members(self, words: Words) -> tuple[int, list[int]]:
         """The number of closed rounds, and the ranks in the last of them; before the first, all."""
@@ -408,23 +370,21 @@ class Sync(InRounds, Numbered):
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         """Rounds that are done, and the steps of other strategies before them."""
         words = self.words(arena)
-        return words["steps_before"] + self.rounds_done(words)
+        return words["done_before"] + self.rounds_done(words)
 
     def step_s(self, arena: Arena) -> float:
         """That of the slowest worker that a round waits for."""
         seconds = sorted(arena.workers.entry(rank + 1).step_s for rank in range(self.workers))
-        return seconds[self.workers - self.backup_workers - 1]
+        return seconds[self.batches_per_step() - 1]
 
     def between_steps(self, arena: Arena) -> bool:
-        """Whether no round is under way."""
         words = self.words(arena)
-        decided, code = divmod(words["decision"], 4)
-        return decided - (code == STOP) <= self.rounds_done(words)
+        return words["begun"] <= self.rounds_done(words)
 
     def missed(self, words: Words, rank: int) -> bool:
         """Whether a rank was too late for a closed round."""
-        stages, (closed, ranks) = words["stages", rank], self.members(words)
-        behind = closed - stages // 3
+        closed, ranks = self.members(words)
+        behind = closed - self.steps(words, rank)
         return behind > 1 or (behind == 1 and rank not in ranks)
 
     def pass_over(self, arena: Arena, ledger: Ledger, rank: int) -> None:
@@ -432,10 +392,11 @@ class Sync(InRounds, Numbered):
 
         Concurrency: the worker calls it, or another process while it holds still or is dead.
         """
-        words, first = self.words(arena), arena.counters.load("first_ticket")
-        owner, (closed, _) = arena.workers.entry(rank + 1).incarnation, self.members(words)
-        for round_ in range(words["stages", rank] // 3, closed):
-            ticket = ledger.locate(first + round_ * self.workers + rank)
+        words, owner = self.words(arena), arena.workers.entry(rank + 1).incarnation
+        closed, begin = self.members(words)[0], self.ticket(arena, words, rank)
+        end = begin + (closed - self.steps(words, rank)) * self.workers
+        for number in range(begin, end, self.workers):
+            ticket = ledger.locate(number)
             ledger.claim_exact(*ticket, owner)
             ledger.begin_apply(*ticket, owner)
             ledger.finish(*ticket, owner)
@@ -452,10 +413,6 @@ class Sync(InRounds, Numbered):
             if self.missed(words, rank):
                 self.pass_over(arena, ledger, rank)
         super().settle(arena, ledger)
-
-    def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Slot 1: workers apply one averaged gradient together, so its state is that of all."""
-        return (1,)
 
     def network_bytes(self, arena: Arena, steps: int) -> int:
         """One all-reduce of the gradient in each round."""

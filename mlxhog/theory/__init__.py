@@ -31,9 +31,11 @@ class CompareConfig:
     )
     time: float | None = option(
         None, "training time of each run; 1m where neither side says another budget", unit="s",
-        above=0, none="auto",
+        above=0, none="auto", excludes=("tokens", "steps"),
     )  # fmt: skip
-    tokens: int | None = option(None, "tokens of each run, in place of time", unit="tokens", low=1)
+    tokens: int | None = option(
+        None, "tokens of each run, in place of time", unit="tokens", low=1, excludes=("steps",)
+    )
     steps: int | None = option(None, "steps of each run, in place of time", unit="steps", low=1)
     eval_tokens: int = option(
         262_144, "held-out text that every run is scored on", unit="tokens", low=1

@@ -13,7 +13,7 @@ from mlxhog import backends
 from mlxhog.arena.child import Lane
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
-from mlxhog.config.config import WITHOUT_ENDS, TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import settled
 from mlxhog.config.options import options
 from mlxhog.data import heldout
@@ -44,7 +44,8 @@ def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: A
         chosen: other options, the budget among them: time, tokens or steps.
     """
     never = Interval()
-    budget = dict.fromkeys(("steps", "tokens", "time", "resume")) | WITHOUT_ENDS
+    ends = ("steps", "tokens", "time", "resume", "epochs", "patience", "stop_at_loss")
+    budget = {**dict.fromkeys(ends), "keep_best": False}
     return replace(
         config,
         **{**budget, **settled(TrainConfig, **{"eval_every": "off", **chosen})},

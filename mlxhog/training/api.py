@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from mlxhog.base.paths import expanded
 from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
-from mlxhog.config.config import ORIGINS, PLUGIN, TrainConfig, train_config
+from mlxhog.config.config import ORIGINS, TrainConfig, train_config
 from mlxhog.config.options import Option, options
 from mlxhog.config.sources import Layer, of_keywords, specs_of
 from mlxhog.errors import ConfigError
@@ -62,10 +62,9 @@ def train(
         EnvironmentLacks: memory, disk space or a backend is missing.
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
-    named = map(values.get, PLUGIN)  # not those of a YAML file
-    for files in [config.plugin] if isinstance(config, TrainConfig) else named:
-        for file in plugins.texts(files):
-            plugins.load(file)
+    named = config.plugin if isinstance(config, TrainConfig) else values.get(plugins.KEY)
+    for file in plugins.texts(named):  # not those of a YAML file
+        plugins.load(file)
     resolved = _resolved(config, of_keywords(CALL, values))
     if callable(observer) or observer is None:
         return execute(resolved, observer)

@@ -18,13 +18,14 @@ from mlxhog.arena import Arena, control
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.backends.backend import Backend, Float32
+from mlxhog.backends.backend import Backend
 from mlxhog.base import float32
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.errors import EnvironmentLacks, LostGPU, MetalError, MlxhogError, ShapeError, message_of
 from mlxhog.models import families
 from mlxhog.optim import metal_steps, muon
+from mlxhog.optim.gradients import Float32
 from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import look_ahead

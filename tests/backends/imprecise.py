@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlxhog.backends import precision
+from mlxhog.backends import probes
 from mlxhog.models.ops.operators import LONGEST_SUM
 
 BITS_OF_TF32 = np.uint32(0xFFFFE000)
@@ -66,10 +66,10 @@ def result_of_the_call_before(right, arrays):
 
 
 FAULTS = {
-    operands_of_10_bits: ("linears", precision.PRODUCTS),
-    wrong_in_the_ninth_row: ("linears", precision.PRODUCTS),
-    nan_in_long_sums: ("linears", precision.PRODUCTS),
-    nan_at_minus_infinity: ("head_norm_gate", precision.GATES),
-    result_of_the_call_before: ("soft_cap", precision.CHAIN),
+    operands_of_10_bits: ("linears", probes.PRODUCTS),
+    wrong_in_the_ninth_row: ("linears", probes.PRODUCTS),
+    nan_in_long_sums: ("linears", probes.PRODUCTS),
+    nan_at_minus_infinity: ("head_norm_gate", probes.GATES),
+    result_of_the_call_before: ("soft_cap", probes.CHAIN),
 }
 """Fault -> the operator that has it, and the kind of probe that notices it."""

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mlxhog import backends
-from mlxhog.backends import gpu_share
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import _MOST_FORMS, MLXBackend, note_form
 from mlxhog.errors import EnvironmentLacks
@@ -70,7 +69,6 @@ def limits(share, recommended_bytes=16 * GIB, *, on_gpu=True):
         # MLX counts imported memory as active; the cache is of what is left for its own arrays.
         (GPUShare(workers=2, adopted_bytes=4 * GIB), True,
          {"memory": 6 * GIB, "cache": 2 * GIB // 8, "wired": 0}),
-        (GPUShare(workers=1), False, {"memory": 12 * GIB, "cache": GIB}),
         (GPUShare(workers=1, adopted_bytes=12 * GIB), False,
          {"memory": 12 * GIB, "cache": 8 << 20}),
     ],
@@ -188,11 +186,11 @@ def test_a_mac_without_a_metal_device_is_refused_at_once(gpu, monkeypatch, name)
 
 def test_evaluation_and_prompts_are_cut_into_pieces():
     share = GPUShare(piece_tokens=100)
-    parts = list(gpu_share.rows(batch(5, 40), share))
+    parts = list(share.rows(batch(5, 40)))
     assert [len(part.x) for part in parts] == [2, 2, 1]
     assert sum(part.n_bytes for part in parts) == 60
-    assert [len(part.x) for part in gpu_share.rows(batch(2, 400), share)] == [1, 1]
-    spans = [(span.start, span.stop) for span in gpu_share.spans((1, 250), share)]
+    assert [len(part.x) for part in share.rows(batch(2, 400))] == [1, 1]
+    spans = [(span.start, span.stop) for span in share.spans((1, 250))]
     assert spans == [(0, 100), (100, 200), (200, 300)]
 
 

@@ -13,14 +13,13 @@ from tests.pairs import each_of
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture
-def small_chunks(monkeypatch):
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
     monkeypatch.setattr(mapped, "CHUNK_BYTES", 64)
 
 
 @each_of("stored", mapped.FLOATS)
 @each_of("held", mapped.FLOATS)
-@pytest.mark.usefixtures("small_chunks")
 def test_a_copy_holds_every_number_in_the_wanted_type(tmp_path, stored, held):
     array = RANDOM.standard_normal((13, 7)).astype(stored)
     tensors.write(tmp_path / "x", {"x": array})
@@ -31,7 +30,6 @@ def test_a_copy_holds_every_number_in_the_wanted_type(tmp_path, stored, held):
 
 @each_of("dtype", mapped.FLOATS)
 @each_of("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.usefixtures("small_chunks")
 def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad):
     for place in range(40):
         array = np.ones(40, dtype)
@@ -39,16 +37,11 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad):
         array[place] = bad
         assert not mapped.is_finite(array)
         assert not mapped.copy(array, np.empty(40, np.float32))
-
-
-@each_of("dtype", [np.float16, np.float32, np.float64])
-def test_the_largest_finite_numbers_are_finite(dtype):
-    assert mapped.is_finite(np.full(100, np.finfo(dtype).max, dtype))
-    assert mapped.is_finite(np.full(100, np.finfo(dtype).min, dtype))
     assert mapped.is_finite(np.empty(0, dtype))
+    if dtype != mapped.BFLOAT16:
+        assert mapped.is_finite(np.full(100, np.finfo(dtype).max, dtype))
 
 
-@pytest.mark.usefixtures("small_chunks")
 def test_pieces_are_all_elements_once_and_in_order(tmp_path):
     arrays = {name: RANDOM.standard_normal(1000 + k) for k, name in enumerate("abc")}
     tensors.write(tmp_path / "x", arrays)
@@ -63,23 +56,33 @@ def test_pieces_are_all_elements_once_and_in_order(tmp_path):
 # -- files of tensors ------------------------------------------------------------------------------
 
 
+def with_header(x, n_bytes=0):
+    header = json.dumps({"x": x}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + bytes(n_bytes)
+
+
+FOREIGN = r"x.safetensors is missing.*; copy it again"
+SHAPES = [(0, 2**62), (2**62, 0), (0, 2**64 - 1), (0, 2**31, 2**31), (0,) * 70]
+
+
 @each_of(
-    "content", [b"", b"\x08", b"not a tensor file at all", (10**9).to_bytes(8, "little") + b"{}"]
-)
-def test_a_foreign_tensor_file_is_refused(tmp_path, content):
+    ("content", "message"),
+    [
+        *((content, FOREIGN) for content in (
+            b"", b"\x08", b"not a tensor file at all", (10**9).to_bytes(8, "little") + b"{}")),
+        (with_header({"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}, 4),
+         "x has type F8_E4M3, expected float32"),
+        *((with_header({"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}),
+           "x has shape .*, which no array can have") for shape in SHAPES),
+    ],
+)  # fmt: skip
+def test_a_foreign_tensor_file_and_a_tensor_that_numpy_lacks_are_refused(
+    tmp_path, content, message
+):
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"x.safetensors is missing.*; copy it again"):
+    with pytest.raises(CheckpointError, match=message):
         tensors.read(tmp_path / "x.safetensors")
-
-
-def test_a_tensor_type_that_numpy_lacks_is_named(tmp_path):
-    header = {"x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
-    with pytest.raises(CheckpointError, match="x has type F8_E4M3, expected float32"):
-        tensors.read(path)
 
 
 def test_an_io_error_while_writing_is_not_called_a_full_disk_and_leaves_no_file(
@@ -94,13 +97,3 @@ def test_an_io_error_while_writing_is_not_called_a_full_disk_and_leaves_no_file(
         tensors.write(tmp_path / "x.safetensors", {"x": np.zeros(3, np.float32)})
     assert caught.value.errno == errno.EIO
     assert not list(tmp_path.iterdir())
-
-
-@each_of("shape", [(0, 2**62), (2**62, 0), (0, 2**64 - 1), (0, 2**31, 2**31), (0,) * 70])
-def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(tmp_path, shape):
-    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
-    header = json.dumps({"x": entry}).encode()
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(CheckpointError, match="x has shape .*, which no array can have"):
-        tensors.read(path)

@@ -5,28 +5,25 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog.classic import problems
+from mlxhog.classic.result import ClassicResult, Epoch, sections, warnings
 from mlxhog.cli import main
 from tests.classic.small import hinge
+from tests.pairs import each_of
 from tests.processes import alive, below
+from tests.threads import wait_until
 
 ROOT = Path(__file__).parents[2]
-LAST = [
-    "problem",
-    "scheme",
-    "workers",
-    "seconds",
-    "examples_per_s",
-    "objective",
-    "serial_objective",
+LAST = (
+    "problem", "scheme", "workers", "seconds", "examples_per_s", "objective", "serial_objective",
     "lost_updates",
-]
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def test_without_a_name_it_lists_the_problems(capsys):
 @pytest.mark.usefixtures("small")
 def test_its_json_ends_with_what_is_promised(capsys):
     printed = answer(capsys, "--workers", "2")
-    assert list(printed)[-len(LAST) :] == LAST
+    assert tuple(printed)[-len(LAST) :] == LAST
     assert printed["examples_per_s"] == pytest.approx(printed["examples"] / printed["seconds"])
     assert printed["serial_objective"] == printed["serial_measures"]["objective"]
     assert [row["epoch"] for row in printed["epochs"]] == [1, 2, 3]
@@ -59,15 +56,14 @@ def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))  # else it says: busy machine
     assert main(["classic", "svm", "--workers", "2", "--write", "lossless"]) == 0
     output = capsys.readouterr().out
-    answer, *rest = output.splitlines()
+    answer = output.splitlines()[0]
     assert answer.startswith("hogwild lossless, 2 workers: ")
     assert "objective" in answer
     assert answer.endswith(" x its speed")
     assert len(answer) <= 80
     assert "start-up" not in output
-    assert "serial, 1 worker" in output
-    assert "hogwild lossless, 2 workers" in output
-    assert "0 of 600" in output  # lost updates
+    for words in ("serial, 1 worker", "hogwild lossless, 2 workers", "0 of 600"):  # lost updates
+        assert words in output
 
 
 @pytest.mark.usefixtures("small")
@@ -90,31 +86,27 @@ def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     assert "serial diverged, so hogwild was not begun" in output.err
     assert "try --lr 0.1" in output.err
     printed = json.loads(output.out)
-    assert printed["status"] == "diverged"
-    assert printed["speedup"] is None
+    assert (printed["status"], printed["speedup"]) == ("diverged", None)
+
+
+RUN = """
+import sys
+from mlxhog.classic import problems
+from mlxhog.cli import main, ticker
+from tests.classic.small import hinge
+ticker.LINE_S = 0.2
+problems.create = lambda name, config: hinge(n=60_000)
+if __name__ == '__main__':
+    sys.exit(main("classic svm --workers 2 --epochs 100k --beta 1 --no-serial --json".split()))
+"""
 
 
 @pytest.mark.slow
 def test_a_signal_ends_the_command_with_130_and_leaves_no_process():
-    code = (
-        "import sys\n"
-        "from mlxhog.classic import problems\n"
-        "from mlxhog.cli import main, ticker\n"
-        "from tests.classic.small import hinge\n"
-        "ticker.LINE_S = 0.2\n"
-        "problems.create = lambda name, config: hinge(n=60_000)\n"
-        "if __name__ == '__main__':\n"
-        "    sys.exit(main(['classic', 'svm', '--workers', '2', '--epochs', '100k', '--beta', '1',"
-        " '--no-serial', '--json']))\n"
-    )
     host = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, "-c", RUN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
-    )
-    assert host.stderr is not None
+    )  # fmt: skip
     while "objective" not in host.stderr.readline():  # until an epoch was measured
         assert host.poll() is None
     children = below(host.pid)
@@ -123,7 +115,49 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process():
     assert host.returncode == 130
     printed = json.loads(out)
     assert (printed["status"], printed["examples"] > 0) == ("interrupted", True)
-    deadline = time.monotonic() + 30
-    while any(map(alive, children)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not any(map(alive, children)))
+
+
+# -- the answer ------------------------------------------------------------------------------------
+
+
+def run(objective, seconds, *, scheme="hogwild", workers=2, status="done"):
+    epoch = Epoch(1, 0.1, seconds, seconds * workers, 1000, {"objective": objective})
+    return ClassicResult(
+        problem="svm", scheme=scheme, write="racy", workers=workers, status=status, start_s=0.1,
+        initial={"objective": 10.0}, epochs=(epoch,), lost_updates=5, probe_updates=1000,
+    )  # fmt: skip
+
+
+ALONE = run(1.0, 2.0, scheme="serial", workers=1)
+
+
+@each_of(
+    ("result", "serial", "answer"),
+    [
+        (run(1.0, 1.0), ALONE, "serial's objective, 2.00 x its speed"),
+        (run(1.1, 4.0), ALONE, "objective +10.00% from serial's, 0.50 x its speed"),
+        (run(1.1, 1.0), None, "objective 1.1 after 1 epochs"),
+        (run(1.1, 1.0, status="interrupted"), None, "objective 1.1 interrupted after 1 epochs"),
+        (run(1e9, 1.0, status="diverged"), ALONE, "diverged in epoch 1"),
+    ],
+)
+def test_the_first_line_is_the_answer(result, serial, answer):
+    first, numbers = sections("data", result, serial, [], everything=False)
+    assert str(first.notes[0]) == f"hogwild racy, 2 workers: {answer}"
+    assert ("lost updates", "5 of 1,000") == (numbers.rows[-1][0], numbers.rows[-1][-1])
+
+
+@each_of(
+    ("result", "load", "cores", "warning"),
+    [
+        (run(20.0, 1.0), 0.1, 4, "The objective rose from 10: the step size is too large; try"),
+        (run(1.0, 4.0), 5.0, 2, "not meaningful: 2 workers, and a load of 5.0 before, on 2 cores."),
+        (replace(run(1.0, 4.0), workers=3), 0.0, 1, "3 workers, and a load of 0.0 before, on 1 co"),
+        (run(1.0, 1.0), 0.1, 4, None),
+    ],
+)
+def test_what_spoils_the_numbers_is_said(result, load, cores, warning):
+    given = [*warnings(result, load, cores)]
+    assert len(given) == (warning is not None)
+    assert (warning or "") in "".join(given)

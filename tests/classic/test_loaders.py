@@ -122,11 +122,8 @@ def test_a_training_and_a_test_file_name_users_and_items_alike(tmp_path):
     assert (train.users.tolist(), test.users.tolist()) == ([1, 0], [2])
     assert (train.items.tolist(), test.items.tolist()) == ([1, 0], [0])
     assert (test.n_users, test.n_items) == (3, 2)
-
-
-def test_ratings_of_another_scale_are_read_when_it_is_said(tmp_path):
-    path = written(tmp_path, "1 2 90\n1 3 0\n")
-    assert load_ratings(path, lowest=0, highest=100)[0].ratings.tolist() == [90.0, 0.0]
+    wide = written(tmp_path, "1 2 90\n1 3 0\n")
+    assert load_ratings(wide, lowest=0, highest=100)[0].ratings.tolist() == [90.0, 0.0]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -159,51 +156,32 @@ def graph(path):
     return load_graph(path, "0=0,1=1")
 
 
-SVM, RATING, EDGE = "wanted LABEL FEATURE:VALUE", "wanted USER ITEM RATING", "wanted VERTEX VERTEX"
-WHOLE = "wanted a whole number, 0 or more, for each"
+SVM, RATING, EDGE = "wanted -1 or", "wanted USER ITEM RATING", "wanted VERTEX VERTEX"
+ROWS = [
+    *(("1 1:1\n{}\n", line) for line in (
+        "-1", "0 1:1", "-1 3:1 2:1", "-1 3:1 3:1", "-1 3:nan", "-1 3:1e39", "-1 3:", "-1 inf:1",
+        "-1 1.5:1", "-1 4294967296:1", "-1 1:2:3", "spam 1:2", "-1 1_0:2", "inf 1:2",
+    )),
+]  # fmt: skip
+RATINGS = ["1 3 6", "1 2.5 3", "-1 2 3", "1 2", "bob 2 3"]
+EDGES = ["1 1 1", "1 2 -1", "1 2 inf", "1 2", "1 -2 1"]
 
 
 @each_of(
     ("load", "text", "message"),
     [
-        (load_svmlight, "1 1:1\n-1 2:1\n0 1:1\n", r":3: '0 1:1'; wanted -1 or \+1.* --labels 0=-1"),
-        (load_svmlight, "1 1:1\n\n# comment\n2 2:1\n", ":4: '2 2:1'; wanted -1 or"),
-        (load_svmlight, "1 1:1\n-1\n", f":2: '-1'; {SVM}"),
-        (load_svmlight, "1 1:1\n-1 3:1 2:1\n", ":2: '-1 3:1 2:1'; wanted features in ascending"),
-        (load_svmlight, "1 1:1\n-1 3:1 3:1\n", ":2: .* sum the values of equal"),
-        (load_svmlight, "1 1:1\n-1 3:nan\n", ":2: '-1 3:nan'; wanted finite float32 values"),
-        (load_svmlight, "1 1:1\n-1 3:1e39\n", ":2: '-1 3:1e39'; wanted finite float32 values"),
-        (load_svmlight, "1 1:1\n-1 3:\n", f":2: '-1 3:'; {SVM}"),
-        *(
-            (load_svmlight, f"1 1:1\n-1 {feature}:1\n", ":2: .*; wanted whole numbers below 2.28")
-            for feature in ("inf", "1.5", "4294967296")
-        ),
-        *(
-            (load_svmlight, f"1 1:1\n{line}\n", f":2: '{line}'; {SVM}")
-            for line in ("-1 1:2:3", "spam 1:2", "-1 1_0:2")
-        ),
-        (load_svmlight, "1 1:1\ninf 1:2\n", ":2: 'inf 1:2'; wanted -1 or"),
-        (load_svmlight, "# nothing\n\n", "has no data; wanted lines of LABEL"),
+        *((load_svmlight, text.format(line), f":2: {line!r}; {SVM}") for text, line in ROWS),
+        *((load_ratings, f"1 2 3\n{line}\n", f":2: {line!r}; {RATING}") for line in RATINGS),
+        *((graph, f"0 1 1\n{line}\n", f":2: {line!r}; {EDGE}") for line in EDGES),
+        (load_svmlight, "1 1:1\n\n# comment\n2 2:1\n", f":4: '2 2:1'; {SVM}.*--labels 0=-1"),
+        (load_ratings, "1 2 6\n", r"in 1 \.\. 5 \(another scale: --rating-range"),
+        (load_svmlight, "# nothing\n\n", "has no data; wanted lines of"),
         (load_svmlight, "", "has no data"),
         (load_svmlight, "1 1:1\n\0\n", "is binary"),
-        (
-            load_ratings,
-            "1 2 3\n1 3 6\n",
-            r":2: .* a rating in 1 \.\. 5; another scale is --rating-range",
-        ),
-        (load_ratings, "1 2 3\n1 2.5 3\n", f":2: '1 2.5 3'; {WHOLE} item"),
-        (load_ratings, "1 2 3\n-1 2 3\n", f":2: '-1 2 3'; {WHOLE} user"),
-        (load_ratings, "1 2 3\n1 2\n", f":2: '1 2'; {RATING}"),
-        (load_ratings, "1 2 3\nbob 2 3\n", f":2: 'bob 2 3'; {RATING}"),
         (load_ratings, "user item rating\n", "has no data; wanted lines of USER ITEM RATING"),
-        (graph, "0 1 1\n1 1 1\n", ":2: .*; wanted two vertices: leave out an edge from a vertex"),
-        (graph, "0 1 1\n1 2 -1\n", ":2: '1 2 -1'; wanted a weight of 0 or more"),
-        (graph, "0 1 1\n1 2 inf\n", ":2: '1 2 inf'; wanted finite numbers"),
-        (graph, "0 1 1\n1 2\n", f":2: '1 2'; {EDGE}"),
-        (graph, "0 1 1\n1 -2 1\n", f":2: '1 -2 1'; {WHOLE} vertex"),
     ],
 )
-def test_a_malformed_line_is_named(tmp_path, load, text, message):
+def test_a_malformed_line_is_named_with_the_form_of_a_line(tmp_path, load, text, message):
     with pytest.raises(DataError, match=message):
         load(written(tmp_path, text))
 
@@ -215,7 +193,7 @@ def test_a_malformed_line_is_named(tmp_path, load, text, message):
         (parse_label_map, "0=1,0=-1", "each label once"),
         (parse_rating_range, "5,1", "wanted LOW,HIGH"),
         (parse_rating_range, "1,5,9", "wanted LOW,HIGH"),
-        (parse_terminals, "0=0,1=0", "a cut needs two or more"),
+        (parse_terminals, "0=0,1=0", "with two or more labels"),
         (parse_terminals, "0=0,1", "--terminals is '0=0,1'; wanted VERTEX=LABEL"),
         (parse_terminals, "missing.txt", "--terminals is 'missing.txt'"),
     ],

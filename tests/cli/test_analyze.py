@@ -1,122 +1,135 @@
-"""`mlxhog analyze` through the real command."""
+"""`mlxhog analyze` and `mlxhog advise` through the real commands: measured once, shown in ways."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 
 import pytest
 
+from mlxhog.base.load import Load, LoadWatch
 from mlxhog.cli import main
+from mlxhog.theory.advisor import advise
+from mlxhog.theory.analysis import analyze
 from tests.processes import alive, below
 from tests.training.small import small_config
 from tests.words import changed
 
-MLX = ["--backend", "mlx:cpu"]  # it starts faster than torch
-LOOK = ["--samples", "12", "--batches", "40", "--seq-len", "32", "--batch-size", "2"]
+SMALL = ["--seq-len", "32", "--batch-size", "2", "--threads", "1"]
+LOOK = ["--samples", "12", "--batches", "40", *SMALL, "--backend", "mlx:cpu"]
+TRY = ["--measure", "300ms", "--samples", "12", *SMALL, "--workers", "mlx:cpu*2"]
+QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 
 
-@pytest.fixture
-def model(tmp_path):
+def words_of(folder):
     """The arguments for a small model and its text."""
-    config = small_config(tmp_path)
-    return [config.model, "--data", config.data, "--out", str(tmp_path / "runs")]
+    config = small_config(folder)
+    return [config.model, "--data", config.data, "--out", str(folder / "runs")]
 
 
-def analyzed(words, capsys):
-    assert main(["analyze", *words, "--json"]) == 0
-    output = json.loads(capsys.readouterr().out)
-    return output
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The arguments, the facts of an analysis, and those of advice with the profile behind it."""
+    folder, kept = tmp_path_factory.mktemp("measured"), []
+    words, profile_of = words_of(folder), advise.measured_profile
+
+    def profile(*arguments):
+        kept.append(profile_of(*arguments))
+        return kept[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(advise, "measured_profile", profile)
+        patch.setattr(LoadWatch, "look", lambda watch: QUIET)
+        for line in (["analyze", *words, *LOOK, "--seconds", "0.5"],
+                     ["advise", *words, *TRY, "--try", "1"]):  # fmt: skip
+            with redirect_stdout(io.StringIO()) as out:
+                assert main([*line, "--json"]) == 0
+            kept.append(json.loads(out.getvalue()))
+    analysis, profile, advice = kept
+    assert list((folder / "runs").glob("*")) == []  # they leave no run behind
+    return words, analysis, advice, profile
 
 
 @pytest.mark.slow
-def test_json_has_blocks_staleness_bounds_and_advice(model, capsys):
-    result = analyzed([*model, *LOOK, *MLX, "--seconds", "0.5", "--threads", "1"], capsys)
-    assert [block["name"] for block in result["blocks"]] == [
-        "embedding", "layer 0", "out_norm", "head",
-    ]  # fmt: skip
-    for block in result["blocks"]:
+def test_an_analysis_has_blocks_staleness_bounds_and_advice(measured):
+    _, facts, *_ = measured
+    names = ["embedding", "layer 0", "out_norm", "head"]
+    assert [block["name"] for block in facts["blocks"]] == names
+    assert [block["row_sparse"] for block in facts["blocks"]] == [True, False, False, False]
+    for block in facts["blocks"]:
         assert 0 < block["omega"] <= block["parameters"]
         assert 0 <= block["delta"] <= block["rho"] <= 1
         low, high = block["interval"]
         assert low <= block["p_conf"] <= high
-    (head,) = [block for block in result["blocks"] if block["name"] == "head"]
+    head = facts["blocks"][-1]
     assert head["omega"] == head["parameters"] == 320 * 32
     assert head["rho"] == head["delta"] == head["p_conf"] == 1
-    assert [block["row_sparse"] for block in result["blocks"]] == [True, False, False, False]
-    assert result["backend"] == "mlx:cpu"
-    assert result["staleness"]["source"] == "probe"
-    assert result["staleness"]["workers"] == 2
-    assert result["staleness"]["write"] == "racy"
-    assert 0 <= result["staleness"]["lost_update_rate"] < 1
-    rules = {(bound["block"], bound["name"]): bound for bound in result["bounds"]}
-    assert rules["head", "proposition 4.1"]["values"] == {}
+    staleness = facts["staleness"]
+    found = [staleness[name] for name in ("source", "workers", "write")]
+    assert (facts["backend"], found) == ("mlx:cpu", ["probe", 2, "racy"])
+    assert 0 <= staleness["lost_update_rate"] < 1
+    rules = {(bound["block"], bound["name"]): bound for bound in facts["bounds"]}
     assert "no bound" in rules["head", "proposition 4.1"]["words"]
     for name in ("penalty", "n^(1/4)", "perturbed iterate"):
         assert rules["head", name]["applies"] is False
         assert any(one["holds"] is False for one in rules["head", name]["assumptions"])
     assert rules["model", "step for dense problems"]["inputs"]["smoothness"] > 0
-    assert {"write", "workers"} <= {one["topic"] for one in result["advice"]}
-    assert result["embedding"]["batches"] == 40
+    assert {"write", "workers"} <= {one["topic"] for one in facts["advice"]}
+    assert facts["embedding"]["batches"] == 40
 
 
 @pytest.mark.slow
-def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(model, capsys):
-    spec, *how = model
-    train = ["--steps", "60", "--workers", "mlx:cpu*2", "--threads", "1", "--eval-every", "off"]
-    small = ["--seq-len", "32", "--batch-size", "2", "--sample-every", "off", "--json"]
-    assert main(["train", "--model", spec, *how, *train, *small]) == 0
-    result = json.loads(capsys.readouterr().out)
-    outcome = analyzed(["latest", "--out", how[-1], *LOOK[:4], *MLX], capsys)
-    assert outcome["at"] == result["checkpoint"]
-    assert outcome["staleness"]["source"] == "run"
-    assert outcome["staleness"]["histogram"] == result["staleness"]
-    assert outcome["lag"]["largest"] == max(map(int, result["staleness"]))
-    assert outcome["lag"]["seen"] is True
-
-
-@pytest.mark.slow
-def test_a_person_reads_the_tables(model, tmp_path, capsys):
-    how = [*MLX, "--seconds", "0", "--workers", "torch:cpu*3"]
-    assert main(["analyze", *model, *LOOK, *how, "--all"]) == 0
-    shown, err = capsys.readouterr()
-    assert max(map(len, shown.replace(str(tmp_path), "").splitlines())) <= 100
-    assert shown.split()[0] in ("Yes", "With", "Doubtful:", "Not")
-    out = " ".join(shown.split())
+def test_the_answer_comes_first_and_the_tables_by_all(measured, monkeypatch, capsys):
+    words, facts, *_ = measured
+    monkeypatch.setattr(analyze, "analyze", lambda *_: facts)
+    shown = []
+    for more in ([], ["--all"]):
+        assert main(["analyze", *words, *LOOK, *more]) == 0
+        shown.append(capsys.readouterr().out)
+        lines = shown[-1].replace(words[0], "").splitlines()
+        assert lines[0] == facts["answer"]
+        assert max(map(len, lines)) <= 100
+        assert "- write: add steps losslessly" in shown[-1]
+    assert shown[0].count("\n") < 30
+    assert "because" not in shown[0]
     for text in (
         "do two updates meet? rows",
-        "bounds are for a lag of 2",
+        f"bounds are for a lag of {facts['lag']['largest']:g}",
         "no bound: the loss of a neural network is not strongly convex",
         "sparse gradients: does not hold",
-        "- write: add steps losslessly",
     ):
-        assert text in out
-    assert "gradients ..." in err
+        assert text in " ".join(shown[1].split())
 
 
-def test_the_answer_comes_first_and_the_tables_by_all(model, capsys):
-    words = ["analyze", *model, *LOOK, *MLX, "--seconds", "0"]
-    assert main(words) == 0
-    out, _ = capsys.readouterr()
-    answer, *rest = out.splitlines()
-    assert answer.partition(":")[0] in ("Yes", "Yes in practice", "With care", "Doubtful")
-    assert len(answer) <= 80
-    assert "- write: add steps losslessly" in out
-    assert "because" not in out
-    assert len(rest) < 30
+@pytest.mark.slow
+def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(tmp_path, capsys):
+    spec, *how = words_of(tmp_path)
+    never = ["--eval-every", "off", "--sample-every", "off"]
+    train = ["--steps", "60", "--workers", "mlx:cpu*2", *SMALL, *never]
+    assert main(["train", "--model", spec, *how, *train, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    backend = ["--samples", "12", "--batches", "40", "--backend", "mlx:cpu"]
+    assert main(["analyze", "latest", "--out", how[-1], *backend, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["at"] == result["checkpoint"]
+    assert facts["staleness"]["source"] == "run"
+    assert facts["staleness"]["histogram"] == result["staleness"]
+    assert facts["lag"] == facts["lag"] | {"largest": max(map(int, result["staleness"])),
+                                           "seen": True}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_signal_ends_it_and_leaves_no_process(model, number):
-    command = [sys.executable, "-m", "mlxhog", "analyze", *model, *MLX, "--seconds", "0"]
-    command += changed(LOOK, "--samples", "100k", "--threads", "1")
+def test_a_signal_ends_it_and_leaves_no_process(tmp_path, number):
+    command = [sys.executable, "-m", "mlxhog", "analyze", *words_of(tmp_path), "--seconds", "0"]
+    command += changed(LOOK, "--samples", "100k")
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stderr is not None
         while "gradients" not in process.stderr.readline():
             assert process.poll() is None
         children = below(process.pid)
@@ -128,3 +141,46 @@ def test_a_signal_ends_it_and_leaves_no_process(model, number):
     while any(map(alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, children))
+
+
+# -- which strategy --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_advice_is_measured_tried_and_explained(measured):
+    _, _, advice, _ = measured
+    assert advice["answer"].startswith(f"{advice['chosen']}: mlxhog train --strategy ")
+    assert advice["because"]
+    profile, trial = advice["profile"], advice["trial"]
+    assert len(profile["workers"]) == 2
+    assert all(0 < one["min_s"] <= one["mean_s"] <= one["p99_s"] for one in profile["workers"])
+    assert profile["sync_s"] >= 0
+    assert 0 < profile["p_conf"] <= 1
+    assert len(advice["expected"]) >= 4
+    assert {trial["winner"]} <= set(trial["names"]) <= {one["name"] for one in advice["expected"]}
+    assert min(trial["steps"]) >= 4
+    assert all(0 < bits < 9 for bits in trial["bits_per_byte"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("load", [QUIET, BUSY])
+def test_without_a_trial_the_rules_answer_and_beside_other_programs_it_is_a_guess(
+    measured, monkeypatch, capsys, load
+):
+    def profile(target, options, tell):
+        for part in ("lock-free", "one worker", "in rounds", "gradients", "gradients"):
+            tell(part, "12 steps")
+        return measured[-1]
+
+    monkeypatch.setattr(advise, "measured_profile", profile)
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: load)
+    assert main(["advise", *measured[0], *TRY, "--no-try"]) == 0
+    out, err = capsys.readouterr()
+    assert max(map(len, out.splitlines())) <= 100
+    assert "mlxhog train --strategy" in " ".join(out.split()).partition("why")[0]
+    for text in ("what would change it", "predicted", "measured", "barrier and average"):
+        assert text in out
+    assert err.splitlines()[-2:] == ["3 of 4: in rounds ...", "4 of 4: gradients ..."]
+    if load is BUSY:
+        busy = "cannot be told: busy machine (load average 9.3 on 2 processors), run"
+        assert out.startswith(busy)

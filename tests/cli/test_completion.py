@@ -11,27 +11,36 @@ import pytest
 from mlxhog.cli import COMMANDS, main
 
 
-def completed(capsys, *words, shell="bash"):
-    assert main(["completion", shell, "--", *words]) == 0
+def completed(capsys, line, shell="bash"):
+    """The completions of the last word of a line; one that ends with a space begins another."""
+    assert main(["completion", shell, "--", *line.split(" ")]) == 0
     return capsys.readouterr().out.splitlines()
 
 
 def test_commands_options_and_values_are_those_of_the_parsers(capsys):
-    assert set(COMMANDS) <= set(completed(capsys, ""))
-    assert completed(capsys, "trai") == ["train"]
-    assert {"--steps", "--strategy"} <= set(completed(capsys, "train", "--st"))
-    assert completed(capsys, "train", "--strategy", "hog") == ["hogwild"]
-    assert completed(capsys, "train", "--force", "") == ["true", "false"]
-    assert completed(capsys, "mad", "sea") == ["search"]
-    assert "--space" in completed(capsys, "mad", "search", "--sp")
-    assert "matrix-completion" in completed(capsys, "classic", "m")
-    assert "tiny" in completed(capsys, "train", "--model", "t")
-    assert completed(capsys, "completion", "z") == ["zsh"]
-    assert completed(capsys, "trian", "") == []
-
-
-def test_files_are_left_to_the_shell(capsys):
-    assert completed(capsys, "train", "--data", "") == []
+    for line, words in (
+        ("", COMMANDS),
+        ("train --st", ["--steps", "--strategy"]),
+        ("mad search --sp", ["--space"]),
+        ("classic m", ["matrix-completion"]),
+        ("train --model t", ["tiny"]),
+    ):
+        assert set(words) <= set(completed(capsys, line))
+    for line, words in (
+        ("trai", ["train"]),
+        ("train --strategy hog", ["hogwild"]),
+        ("train --force ", ["true", "false"]),
+        ("mad sea", ["search"]),
+        ("completion z", ["zsh"]),
+        ("trian ", []),
+        ("train --data ", []),  # files are left to the shell
+        ("generate latest --backend torch : c", ["cpu"]),  # as bash splits words
+        ("train --strategy = hog", ["hogwild"]),
+    ):
+        assert completed(capsys, line) == words
+    assert completed(capsys, "train --strategy=hog", shell="zsh") == ["--strategy=hogwild"]
+    (line,) = completed(capsys, "train --optimize", shell="fish")
+    assert line.startswith("--optimizer\tupdate rule")
 
 
 def test_runs_are_completed_by_name(capsys, tmp_path, monkeypatch):
@@ -39,18 +48,8 @@ def test_runs_are_completed_by_name(capsys, tmp_path, monkeypatch):
     for name in ("20260102-101500-sotu", "no-run"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     (tmp_path / "runs" / "20260102-101500-sotu" / "run.json").write_text("{}")
-    expected = ["latest", "20260102-101500-sotu"]
-    for words in (["generate", ""], ["train", "--resume", ""], ["watch", ""], ["stop", ""]):
-        assert completed(capsys, *words) == expected
-
-
-def test_bash_gets_what_follows_the_break_of_its_word(capsys):
-    words = ["generate", "latest", "--backend", "torch", ":", "c"]
-    assert completed(capsys, *words) == ["cpu"]
-    assert completed(capsys, "train", "--strategy", "=", "hog") == ["hogwild"]
-    assert completed(capsys, "train", "--strategy=hog", shell="zsh") == ["--strategy=hogwild"]
-    (line,) = completed(capsys, "train", "--optimize", shell="fish")
-    assert line.startswith("--optimizer\tupdate rule")
+    for line in ("generate ", "train --resume ", "watch ", "stop "):
+        assert completed(capsys, line) == ["latest", "20260102-101500-sotu"]
 
 
 def test_json_is_one_line(capsys):
@@ -80,7 +79,6 @@ def test_the_shell_itself_completes(shell, tmp_path):
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)},
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    assert {"--steps", "--strategy"} <= {
-        line.split("\t")[0] for line in process.stdout.splitlines()
-    }
+    words = {line.split("\t")[0] for line in process.stdout.splitlines()}
+    assert {"--steps", "--strategy"} <= words
     assert process.stderr == ""

@@ -1,8 +1,11 @@
-"""`mlxhog convert`: other packages load its files, bit for bit."""
+"""`mlxhog convert`: other packages load its files, bit for bit; nothing is half written or lost."""
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,19 +17,32 @@ from xlstm import xLSTMLMModel
 from xlstm.xlstm_large.from_pretrained import load_from_pretrained
 from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
+from mlxhog.base import durable, mapped
 from mlxhog.checkpoint import formats
 from mlxhog.cli import main
 from mlxhog.models import families, translation
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
-from tests.pairs import in_pairs
+from tests.pairs import each_of, in_pairs
 from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
 
 def convert(*words):
     return main(["convert", *map(str, words)])
+
+
+def refused(capsys, code, message, *words):
+    capsys.readouterr()
+    assert convert(*words) == code
+    out, err = capsys.readouterr()
+    assert message in err, err
+    assert (out, len(err.splitlines())) == ("", 1)
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def package_logits(model):
@@ -80,25 +96,20 @@ def test_transformers_loads_what_came_from_the_package_and_computes_the_same(
     assert_close(transformers_logits(theirs.eval()), package_logits(model), LOGITS_F32)
 
 
-@pytest.mark.parametrize("shard_size", ["5GB", "300kB"])
-def test_the_package_loads_what_came_from_transformers_and_computes_the_same(
-    tmp_path, hf, shard_size
-):
-    assert convert(hf, tmp_path / "b", "--to", "xlstm", "--shard-size", shard_size) == 0
-    theirs = loaded_large(tmp_path / "b")
+@each_of("options", ["", "--shard-size 300kB", "--fused"])
+def test_the_package_loads_what_came_from_transformers_and_computes_the_same(tmp_path, options):
+    hf, to = peers.save_transformers(tmp_path / "hf"), tmp_path / "b"
+    assert convert(hf, to, "--to", "xlstm", *options.split()) == 0
+    if options == "--fused":
+        fields = yaml.safe_load((to / "config.yaml").read_text())
+        theirs = xLSTMLarge(xLSTMLargeConfig(**fields)).eval()
+        theirs.load_state_dict(state_dict(to), strict=True)
+        assert convert(to, tmp_path / "c", "--to", "hf") == 0
+        assert_same(state_dict(tmp_path / "c"), state_dict(hf))
+    else:
+        theirs = loaded_large(to)
     expected = transformers_logits(transformers.AutoModelForCausalLM.from_pretrained(hf).eval())
     assert_close(package_logits(theirs), expected, LOGITS_F32)
-
-
-def test_the_package_loads_fused_weights(tmp_path, hf):
-    assert convert(hf, tmp_path / "b", "--to", "xlstm", "--fused") == 0
-    fields = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text())
-    theirs = xLSTMLarge(xLSTMLargeConfig(**fields)).eval()
-    theirs.load_state_dict(state_dict(tmp_path / "b"), strict=True)
-    expected = transformers_logits(transformers.AutoModelForCausalLM.from_pretrained(hf).eval())
-    assert_close(package_logits(theirs), expected, LOGITS_F32)
-    assert convert(tmp_path / "b", tmp_path / "c", "--to", "hf") == 0
-    assert_same(state_dict(tmp_path / "c"), state_dict(hf))
 
 
 def test_a_run_becomes_a_directory_of_transformers(tmp_path):
@@ -190,31 +201,30 @@ def test_a_final_norm_with_a_bias_goes_to_ours_and_back_but_not_to_transformers(
     assert "backbone.out_norm.bias), and transformers' has none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_type_is_converted_as_torch_rounds(tmp_path, hf, dtype):
+@each_of("dtype", ["float32", "bfloat16", "float16"])
+def test_a_type_is_converted_as_torch_rounds(tmp_path, dtype):
+    hf = peers.save_transformers(tmp_path / "hf")
     assert convert(hf, tmp_path / "b", "--to", "hf", "--dtype", dtype) == 0
     rounded = {name: t.to(getattr(torch, dtype)) for name, t in state_dict(hf).items()}
     assert_same(state_dict(tmp_path / "b"), rounded)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == dtype
 
 
-@pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
-def test_a_check_compares_the_logits_of_both(tmp_path, hf, dtype, capsys):
-    words = [hf, tmp_path / "b", "--to", "xlstm", "--dtype", dtype, "--check"]
-    assert convert(*words, "--json") == 0
-    logits = json.loads(capsys.readouterr().out)["logits"]
-    assert logits["tokens"] == 64
-    assert (logits["largest_difference"] == 0) == (dtype == "keep")
-    assert logits["largest_difference"] < 0.1 < logits["largest"]
-
-
-def test_a_check_that_finds_other_logits_ends_with_code_1(tmp_path, hf, monkeypatch, capsys):
+def test_a_check_compares_the_logits_of_both_and_other_logits_end_with_code_1(
+    tmp_path, hf, monkeypatch, capsys
+):
+    for dtype in ("keep", "bfloat16"):
+        words = [hf, tmp_path / dtype, "--to", "xlstm", "--dtype", dtype, "--check"]
+        assert convert(*words, "--json") == 0
+        logits = json.loads(capsys.readouterr().out)["logits"]
+        assert logits["tokens"] == 64
+        assert (logits["largest_difference"] == 0) == (dtype == "keep")
+        assert logits["largest_difference"] < 0.1 < logits["largest"]
     real = translation.to_xlstm
 
     def swapped(arrays, *words, **options):
         converted = real(arrays, *words, **options)
-        layer = "backbone.blocks.1.mlstm_layer."
-        q, k = f"{layer}q.weight", f"{layer}k.weight"
+        q, k = (f"backbone.blocks.1.mlstm_layer.{name}.weight" for name in "qk")
         return converted | {q: converted[k], k: converted[q]}
 
     monkeypatch.setattr(translation, "to_xlstm", swapped)
@@ -233,6 +243,104 @@ def test_a_line_or_one_object_says_what_was_converted(tmp_path, hf, capsys):
     assert (record["from"], record["to"], record["family"]) == ("hf", "xlstm", "xlstm")
     assert list(record["files"]) == sorted(p.name for p in (tmp_path / "c").glob("*.safetensors"))
     assert record["parameters"] == sum(t.numel() for t in state_dict(hf).values())
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+def test_a_target_is_replaced_only_on_request_and_nothing_but_a_checkpoint(tmp_path, hf, capsys):
+    target = Path(shutil.copytree(hf, tmp_path / "b"))
+    words = (hf, target, "--to", "xlstm")
+    refused(capsys, 2, "or replace it with --force", *words)
+    (target / "README.md").touch()
+    refused(capsys, 2, "b has README.md, which --force would delete", *words, "--force")
+    (target / "README.md").unlink()
+    (target / ".DS_Store").touch()  # of macOS' Finder
+    assert convert(*words, "--force") == 0
+    assert formats.open(target).format == "xlstm"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").touch()
+    home = (hf, tmp_path / "home", "--to", "hf", "--force")
+    refused(capsys, 2, "is not a checkpoint's directory", *home)
+    (tmp_path / "a").touch()
+    refused(capsys, 2, "a is not a directory", hf, tmp_path / "a" / "b" / "c", "--to", "hf")
+    assert entries(tmp_path) == ["a", "b", "hf", "home"]
+
+
+def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path, hf):
+    before = state_dict(hf)
+    assert convert(hf, hf, "--to", "xlstm", "--force") == 0
+    assert convert(hf, hf, "--to", "hf", "--force") == 0
+    assert_same(state_dict(hf), before)
+    assert entries(tmp_path) == ["hf"]
+
+
+def test_what_cannot_be_converted_is_refused_before_anything_is_written(
+    tmp_path, hf, monkeypatch, capsys
+):
+    v1 = peers.save_package(peers.v1([1]), tmp_path / "v1")
+    bare = peers.save_package(peers.large(add_out_norm=False), tmp_path / "bare")
+    for source, words, message in [
+        (hf, "", "--to is missing"),
+        (hf, "--to hf --shard-size many", "wanted a size such as 5GB"),
+        (hf, "--to hf --fused", "--fused is for xLSTM Large with --to xlstm"),
+        (hf, "--to xlstm --slstm cuda", "--slstm cuda is for v1"),
+        (hf, "--to hf --config gone.json", "cannot read the config gone.json"),
+        (v1, "--to hf", "transformers has no model for"),
+        (bare, "--to hf", "add_out_norm false"),
+    ]:
+        refused(capsys, 2, message, source, tmp_path / "b", *words.split())
+    monkeypatch.setattr(durable, "SPACE_MARGIN", 1e12)
+    refused(capsys, 3, "checkpoint b needs", hf, tmp_path / "b", "--to", "hf")
+    assert entries(tmp_path) == ["bare", "hf", "v1"]
+
+
+DAMAGED = "has numbers that are not finite; use another checkpoint of the same model"
+
+
+@each_of(
+    ("value", "dtype", "reason"),
+    [
+        (float("nan"), "float16", DAMAGED),
+        (float("inf"), "keep", DAMAGED),
+        (1e6, "float16", "has numbers too large for float16; use --dtype float32 or keep"),
+    ],
+)
+def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(
+    tmp_path, value, dtype, reason, capsys
+):
+    model = peers.large()
+    with torch.no_grad():
+        model.backbone.blocks[1].ffn.proj_up.weight[3, 4] = value
+    source = peers.save_package(model, tmp_path / "a")
+    name = f"backbone.blocks.1.ffn.proj_up.weight of {source} {reason}"
+    refused(capsys, 2, name, source, tmp_path / "b", "--to", "hf", "--dtype", dtype)
+    assert entries(tmp_path) == ["a"]
+
+
+def test_a_disk_that_fills_up_and_a_kill_leave_nothing_half_written_and_lose_nothing(
+    tmp_path, hf, monkeypatch, capsys
+):
+    target, real = Path(shutil.copytree(hf, tmp_path / "b")), mapped.chunks
+    for words in ([tmp_path / "c"], [target, "--force"]):
+        calls = iter(range(20))
+
+        def full(source, calls=calls):
+            if next(calls, None) is None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield from real(source)
+
+        monkeypatch.setattr(mapped, "chunks", full)
+        refused(capsys, 3, "disk became full while writing", hf, *words, "--to", "mlxhog")
+        assert entries(tmp_path) == ["b", "hf"]
+    assert formats.open(target).format == "hf"
+    monkeypatch.undo()
+    target.rename(tmp_path / "b.999999999.old")  # as a process that was killed leaves it
+    (tmp_path / "b.999999999.part").mkdir()
+    (tmp_path / "b.999999999.part" / "model.safetensors").touch()
+    refused(capsys, 2, "or replace it with --force", hf, target, "--to", "hf")
+    assert entries(tmp_path) == ["b", "hf"]
+    assert formats.open(target).format == "hf"
 
 
 # -- memory ----------------------------------------------------------------------------------------

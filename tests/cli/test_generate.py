@@ -11,7 +11,6 @@ from mlxhog.cli.generate import read_prompt, read_prompts
 from mlxhog.data import textfiles
 from mlxhog.data.conversations import STOPS
 from mlxhog.errors import ConfigError
-from tests.pairs import each_of
 from tests.saved import letters, saved_run
 
 LONG = "--max-new-tokens=40"
@@ -37,34 +36,30 @@ def printed(capsys, *words):
     return captured.out, captured.err
 
 
-def test_the_pace_stands_beside_the_text(model, capsys):
-    text, beside = printed(capsys, model, "--prompt", "The ", LONG)
-    assert text.startswith("The ")
+def test_the_pace_stands_beside_the_text_and_json_tells_why_the_answer_ended(model, capsys):
+    words = (model, "--prompt", "The ", LONG, "--seed=2")
+    text, beside = printed(capsys, *words)
     amount, _, first = beside.partition("; ")
     assert "tokens at" in amount
     assert "tok/s" in amount
     assert first.startswith("the first after 0.")
-
-
-def test_json_tells_tokens_pace_and_why_the_answer_ended(model, capsys):
-    result = told(capsys, model, "--prompt", "The ", LONG, "--seed=2")
-    assert result["prompt"] == "The "
+    result = told(capsys, *words)
     assert result["tokens"] == len(result["ids"]) == 40
     assert bytes(result["ids"]).decode() == result["text"]
-    assert result["finish_reason"] == "length"
+    assert text == f"{result['prompt']}{result['text']}\n"
+    assert (result["prompt"], result["finish_reason"]) == ("The ", "length")
     assert 0 < result["ttft_s"] <= result["seconds"] + 1e-3
     assert result["tokens_per_s"] > 0
 
 
-@pytest.mark.parametrize("repeats", [1, 2])
-def test_the_answer_ends_before_any_of_the_stop_strings(model, repeats, capsys):
+def test_the_answer_ends_before_any_of_the_stop_strings(model, capsys):
     text = told(capsys, model, LONG, "--seed=5")["text"]
-    stop = text[11:13]
-    words = ["--stop", stop, "--stop", "never said"][: 2 * repeats]
-    result = told(capsys, model, LONG, "--seed=5", *words)
-    assert result["finish_reason"] == "stop"
-    assert result["text"] == text[: text.index(stop)]
-    assert result["tokens"] > 0
+    stop = ["--stop", text[11:13], "--stop", "never said"]
+    for words in (stop[:2], stop):
+        result = told(capsys, model, LONG, "--seed=5", *words)
+        assert result["finish_reason"] == "stop"
+        assert result["text"] == text[: text.index(stop[1])]
+        assert result["tokens"] > 0
 
 
 def test_prompts_of_a_file_are_answered_as_each_alone(model, capsys):
@@ -75,16 +70,15 @@ def test_prompts_of_a_file_are_answered_as_each_alone(model, capsys):
     assert [actual["prompt"] for actual in many["answers"]] == prompts
     assert many["tokens"] == sum(actual["tokens"] for actual in many["answers"])
     assert many["tokens_per_s"] > 0
+    same = ("ids", "text", "finish_reason")
     for prompt, actual in zip(prompts, many["answers"], strict=True):
         alone = told(capsys, *words, "--prompt", prompt)
-        assert (actual["ids"], actual["text"]) == (alone["ids"], alone["text"])
-        assert actual["finish_reason"] == alone["finish_reason"]
+        assert [actual[name] for name in same] == [alone[name] for name in same]
     text, beside = printed(capsys, *words, "--prompt-file", "prompts.txt")
-    expected = [
+    assert text == "".join(
         f"--- {n} of 4\n{actual['prompt']}{actual['text']}\n"
         for n, actual in enumerate(many["answers"], 1)
-    ]
-    assert text == "".join(expected)
+    )
     assert "tok/s" in beside
 
 
@@ -102,12 +96,6 @@ def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(mode
         read_prompts("mixed.jsonl")
 
 
-def test_prompts_come_from_standard_input(model, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\ntwo")))
-    many = told(capsys, model, LONG, "--prompt-file", "-")
-    assert [result["prompt"] for result in many["answers"]] == ["one", "two"]
-
-
 def test_quantised_weights_are_for_mlx(model, capsys):
     assert main(["generate", model, "--weights=4bit"]) == 2
     out, err = capsys.readouterr()
@@ -118,26 +106,17 @@ def test_quantised_weights_are_for_mlx(model, capsys):
         assert told(capsys, *words)["tokens"] == 40
 
 
-PROMPTS = {
-    "marked": b"\xef\xbb\xbfone\r\ntwo\r\n",
-    "plain": b"one\ntwo\n",
-}
-
-
-@each_of("name", PROMPTS)
-def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(PROMPTS[name])
-    (document,) = textfiles.documents(path, None)
-    assert read_prompt(f"@{path}").encode() == document == b"one\ntwo\n"
-    assert read_prompts(str(path)) == (["one", "two"], ())
+def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
+    path, lines = tmp_path / "a", tmp_path / "a.ndjson"
+    for content in (b"\xef\xbb\xbfone\r\ntwo\r\n", b"one\ntwo\n"):
+        path.write_bytes(content)
+        (document,) = textfiles.documents(path, None)
+        assert read_prompt(f"@{path}").encode() == document == b"one\ntwo\n"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert read_prompts("-") == read_prompts(str(path)) == (["one", "two"], ())
     assert read_prompt("one\r\ntwo\n").encode() == document
-    lines = tmp_path / "a.ndjson"
     lines.write_text('\ufeff{"prompt": "one\\r\\ntwo\\n"}\r\n')
     assert read_prompts(str(lines)) == ([document.decode()], ())
-
-
-def test_a_prompt_in_utf16_without_a_mark_is_named(tmp_path):
-    (tmp_path / "a").write_bytes("never wait, never lock".encode("utf-16-le"))
+    path.write_bytes("never wait, never lock".encode("utf-16-le"))
     with pytest.raises(ConfigError, match="zero byte.*save it as UTF-8"):
-        read_prompt(f"@{tmp_path / 'a'}")
+        read_prompt(f"@{path}")

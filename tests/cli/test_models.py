@@ -13,7 +13,6 @@ from mlxhog.models.registry import architectures, load_architecture
 def test_the_list_has_every_architecture_and_fits_a_terminal(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["name", "family", "parameters"]
     named = {line.split()[0] for line in lines[1 : len(architectures()) + 1]}
     assert named == set(architectures())
     assert max(map(len, lines)) <= 80
@@ -31,8 +30,6 @@ def test_what_it_prints_is_the_model(words, tmp_path, capsys):
     (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
     cfg = load_architecture(words[0], words[2] if len(words) > 1 else None)
     assert load_architecture(tmp_path / "my.yaml") == cfg
-    assert main(["models", str(tmp_path / "my.yaml"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["hidden_size"] == cfg.hidden_size
 
 
 SIZE = "--model 5m --set hidden_size=32 --set num_hidden_layers=1 --seq-len 32 --batch-size 2"
@@ -47,14 +44,13 @@ def test_one_command_trains_a_size_of_ones_own_on_text_of_ones_own(tmp_path, mon
     for k in range(6):
         Path("notes", f"{k}.txt").write_text(" ".join(words[k * 1000 : (k + 1) * 1000]))
     Path("notes", "6.jsonl").write_text(json.dumps({"content": "one more"}) + "\n")
-    command = f"train --data notes --tokenizer bpe:300 {SIZE} {REST}".split()
-    assert main(command) == 0
+    assert main(f"train --data notes --tokenizer bpe:300 {SIZE} {REST}".split()) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert (result["status"], result["steps"]) == ("done", 4)
     config = json.loads((Path(result["checkpoint"]) / "config.json").read_text())
-    assert (config["hidden_size"], config["num_hidden_layers"]) == (32, 1)
-    assert config["vocab_size"] == 320
+    sizes = [config[name] for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
+    assert sizes == [32, 1, 320]
     last = json.loads(Path(result["run"], "metrics.jsonl").read_text().splitlines()[-1])
     assert {"unigram", "gzip", "xz"} <= last["marks"].keys()
     assert "learnt" in err  # a short text has fewer pairs

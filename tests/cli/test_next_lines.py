@@ -22,12 +22,11 @@ import mlxhog
 from mlxhog.cli import main
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 PRODUCT = Path(next(iter(mlxhog.__path__)))
 INTERRUPTED = 130
 TRAINS = re.compile(r"^step \d", re.MULTILINE)
-WATCHES = re.compile(r"step \d")
 LONG = "mlxhog train "
 """Begins a line that trains for longer than a test may."""
 SMALLER = " --workers mlx:cpu*2 --seq-len 32 --batch-size 2 --data text --eval-tokens 512"
@@ -53,8 +52,7 @@ class Shell:
     """A folder in which lines run, and the `next:` lines of their output."""
 
     def __init__(self, folder):
-        self.folder = folder
-        self.next = []
+        self.folder, self.next = folder, []
         self.environment = {
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -66,7 +64,6 @@ class Shell:
         program, *words = shlex.split(line)
         assert program == "mlxhog"
         words, file = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, ".log")
-        log = self.folder / file
         output = Output(until)
         with (
             chdir(self.folder),
@@ -76,7 +73,7 @@ class Shell:
         ):
             code = main(words)
         text = output.getvalue()
-        log.write_text(text)
+        (self.folder / file).write_text(text)
         assert code in ((0,) if until is None else (0, INTERRUPTED)), f"$ {line}\n{text}"
         return self._kept(text)
 
@@ -89,7 +86,10 @@ class Shell:
         )  # fmt: skip
         with process:
             try:
-                output = wait_for(process, TRAINS)
+                output = ""
+                while not TRAINS.search(output):
+                    output += (line := process.stdout.readline())
+                    assert line, output
                 yield
                 process.send_signal(signal.SIGINT)
                 output += process.communicate()[0]
@@ -101,24 +101,6 @@ class Shell:
     def _kept(self, output):
         self.next += [line for line in next_lines(output) if line not in self.next]
         return output
-
-    def run_next(self):
-        """Run every kept line, in order, without the lines that these print."""
-        for line in list(self.next):
-            is_long, is_new = line.startswith(LONG), line.startswith(f"{LONG}--model")
-            self.run(line + SMALLER * is_new, TRAINS if is_long else None)
-
-
-def wait_for(process, pattern):
-    """Return the output of a process up to a line."""
-    assert process.stdout is not None
-    output = ""
-    for line in process.stdout:
-        output += line
-        if pattern.search(line):
-            return output
-    process.wait()
-    raise AssertionError(f"{process.args} ended before {pattern.pattern!r}:\n{output}")
 
 
 def next_lines(output):
@@ -142,7 +124,7 @@ def runs(tmp_path_factory):
     with shell.training("mlxhog train --resume latest --time 10m"):
         (line,) = next_lines(shell.run("mlxhog show latest"))
         shell.next.remove(line)  # it is for a run in progress
-        shell.run(line, WATCHES)
+        shell.run(line, re.compile(r"step \d"))
     shell.run("mlxhog watch latest")
     shell.run("mlxhog show latest")
     return shell
@@ -166,17 +148,14 @@ def studies(tmp_path_factory):
     return shell
 
 
-@pytest.mark.slow
-def test_every_next_line_after_a_run_can_be_pasted(runs):
-    runs.run_next()
+@pytest.mark.parametrize("kind", ["runs", "studies"])
+def test_every_next_line_can_be_pasted(kind, request):
+    shell = request.getfixturevalue(kind)
+    for line in list(shell.next):  # without the lines that these print
+        is_long, is_new = line.startswith(LONG), line.startswith(f"{LONG}--model")
+        shell.run(line + SMALLER * is_new, TRAINS if is_long else None)
 
 
-@pytest.mark.slow
-def test_every_next_line_after_a_study_can_be_pasted(studies):
-    studies.run_next()
-
-
-@pytest.mark.slow
 def test_every_printer_of_a_next_line_is_reached(runs, studies):
     said = [*runs.next, *studies.next, "mlxhog watch "]  # `train` has run it
     unreached = {
@@ -189,15 +168,10 @@ def printers():
     """Yield place and begin of every `next:` text of the product."""
     for file in sorted(PRODUCT.rglob("*.py")):
         tree = ast.parse(file.read_text())
-        documentation = {
-            id(node.body[0].value)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body
-            if isinstance(node.body[0], ast.Expr)
-        }
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
-                continue
-            if id(node) not in documentation and (at := node.value.find("next: ")) >= 0:
-                text = node.value[at:].removeprefix("next: ")
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        docs = {ast.get_docstring(n, False) for n in ast.walk(tree) if isinstance(n, documented)}
+        for node in texts:
+            if isinstance(node.value, str) and node.value not in docs and "next: " in node.value:
+                text = node.value.partition("next: ")[2]
                 yield f"{file.relative_to(PRODUCT)}:{node.lineno}", text

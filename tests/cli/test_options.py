@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from mlxhog.cli import main, names
 from mlxhog.config import sources
 from mlxhog.config.choices import KINDS
@@ -11,22 +9,18 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 
 
-@pytest.fixture
-def listed(capsys):
-    def listed(*words):
-        assert main(["options", *words, "--json"]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    return listed
+def listed(capsys, *words):
+    assert main(["options", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
-def test_the_list_has_every_option_and_number_of_train_and_options_of_all_commands(listed, capsys):
-    rows = listed()
+def test_the_list_has_every_option_and_number_of_train_and_options_of_all_commands(capsys):
+    rows = listed(capsys)
     of_train = {row["name"]: row for row in rows if "train" in row["commands"]}
     for name, spec in options(TrainConfig).items():
-        if name == "plugin":  # a flag of many commands
-            continue
-        assert (of_train[name]["default"], of_train[name]["help"]) == (spec.default_text, spec.help)
+        if name != "plugin":  # a flag of many commands
+            row = of_train[name]
+            assert (row["default"], row["help"]) == (spec.default_text, spec.help)
     numbers = {(row["kind"], row["name"], one) for row in rows for one in row["of"]}
     for kind in KINDS:
         for name, (_, owners) in kind.numbers().items():
@@ -34,9 +28,11 @@ def test_the_list_has_every_option_and_number_of_train_and_options_of_all_comman
     assert {command for row in rows for command in row["commands"]} == {*names()}
     assert main(["options"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(rows)
+    assert {row["name"] for row in listed(capsys, "wsd")} == {"lr_floor", "warmup"}
+    assert all("mad vote" in row["commands"] for row in listed(capsys, "mad", "vote"))
 
 
-def test_an_option_is_shown_with_what_it_belongs_to(capsys):
+def test_an_option_is_shown_with_what_it_belongs_to_and_a_choice_with_what_it_is(capsys):
     assert main(["options", "slack"]) == 0
     first, second = capsys.readouterr().out.split("\n\n")
     assert first.startswith("slack: steps that a worker may be ahead of the slowest")
@@ -44,18 +40,13 @@ def test_an_option_is_shown_with_what_it_belongs_to(capsys):
         assert any(line.endswith(f" {text}") for line in first.splitlines())
     assert '--slack, --strategy "ssp(slack=...)"' in first
     assert second.endswith("simulate\n")  # its own option of this name
-
-
-def test_the_name_of_a_choice_or_a_command_lists_its_options(listed, capsys):
-    assert {row["name"] for row in listed("wsd")} == {"lr_floor", "warmup"}
-    assert all("mad vote" in row["commands"] for row in listed("mad", "vote"))
     assert main(["options", "ssp"]) == 0
     assert capsys.readouterr().out.startswith("strategy ssp: a parameter server")
 
 
 def test_no_name_of_ours_is_taken_for_one_of_another_tool():
     spec = options(TrainConfig)
-    names = {*spec, *(alias for each in spec.values() for alias in each.aliases)}
-    assert not names & sources._OURS.keys()
+    own = {*spec, *(alias for each in spec.values() for alias in each.aliases)}
+    assert not own & sources._OURS.keys()
     assert sources.suggestion("--lrr", ["--lr", "--out"]) == "; did you mean '--lr'?"
     assert sources.suggestion("--zzz", ["--lr", "--out"]) == ""

@@ -33,36 +33,36 @@ def architecture(tmp_path):
     return str(path)
 
 
+def parity(capsys, *words, code=0):
+    """The standard output and the standard error of the command."""
+    assert main(["parity", *words]) == code
+    return capsys.readouterr()
+
+
 @pytest.mark.slow
 def test_the_answer_comes_first_and_all_shows_every_tensor(architecture, capsys):
-    assert main(["parity", "--config", architecture, *SMALL]) == 0
-    out, err = capsys.readouterr()
+    out, err = parity(capsys, "--config", architecture, *SMALL)
     answer = out.splitlines()[0]
     assert answer.startswith("Yes: all ")
     assert "agree (numpy, mlx:cpu)" in answer
-    assert "PASS" not in out
-    assert "FAIL" not in out
+    assert re.search("PASS|FAIL", out) is None
     assert "closest to its limit: " in out
     assert "parameters are initial values with noise on top" in out
     assert "numpy ..." in err
-    assert main(["parity", "--config", architecture, *SMALL, "--all"]) == 0
-    shown = capsys.readouterr().out
+    shown, _ = parity(capsys, architecture, *SMALL, "--all")
     assert shown.splitlines()[0] == answer
     assert shown.count("PASS") > 100
     assert {"loss", "logits", "stepwise/logits"} <= set(re.findall(r"PASS +(\S+)", shown))
-    assert main(["parity", "--config", architecture, *SMALL, "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
+    assert parity(capsys, architecture, *SMALL, "--quiet") == ("", "")
 
 
 def test_json_is_one_object_with_a_row_for_every_tensor(architecture, capsys, monkeypatch):
     monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     fields = ["--set", "hidden_size=24", "--set", "num_heads=3"]
-    assert main(["parity", architecture, *SMALL, *fields, "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
+    record = json.loads(parity(capsys, architecture, *SMALL, *fields, "--json").out)
     assert record["subject"] == f"{architecture} with --set hidden_size=24, num_heads=3"
     assert "MLX_ENABLE_TF32=1 is set" in "".join(record["notes"])
-    assert record["ok"] is True
-    assert record["backends"] == ["numpy", "mlx:cpu"]
+    assert (record["ok"], record["backends"]) == (True, ["numpy", "mlx:cpu"])
     for row in record["rows"]:
         assert {"a", "b", "what", "max_abs", "max_rel", "tolerance", "ok"} <= set(row)
         assert row["ok"] is (row["max_abs"] <= row["tolerance"])
@@ -71,18 +71,15 @@ def test_json_is_one_object_with_a_row_for_every_tensor(architecture, capsys, mo
         assert {f"grad/{name}", f"after/adamw/{name}"} <= compared
     assert {"loss", "logits", "hidden/0", "hidden/2", "hidden/out_norm", "state/1/C"} <= compared
     assert {"products/7 rows", "gates/mlstm_cell", "tiny/products"} <= compared
-    itself = {row["what"] for row in record["rows"] if row["a"] == row["b"]}
-    assert "stepwise/logits" in itself
+    assert "stepwise/logits" in {row["what"] for row in record["rows"] if row["a"] == row["b"]}
 
 
 def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(architecture, capsys):
-    command = ["parity", architecture, *SMALL, "--perturb", "lm_head.weight", "--json"]
-    assert main(command) == 1
-    out, err = capsys.readouterr()
+    words = [architecture, *SMALL, "--perturb", "lm_head.weight", "--json"]
+    out, err = parity(capsys, *words, code=1)
     record = json.loads(out)
-    assert record["ok"] is False
+    assert (record["ok"], record["first_bad"]["what"]) == (False, "logits")
     assert record["perturbed"] == {"name": "lm_head.weight", "side": "mlx:cpu"}
-    assert record["first_bad"]["what"] == "logits"
     assert "disagree: logits[" in err
 
 
@@ -93,50 +90,37 @@ def test_products_of_10_bits_disagree_and_a_users_tf32_is_kept_and_named(
     ops = choose("mlx", "native", "cpu")
     cut = imprecise.operands_of_10_bits(ops.linears, MLXArrays("cpu", 1))
     monkeypatch.setattr(ops, "linears", cut)
-    command = ["parity", architecture, *QUICK, "--seq-len", "1", "--quiet"]
-    assert main(command) == 1
-    assert "TF32" not in capsys.readouterr().err
+    words = [architecture, *QUICK, "--seq-len", "1", "--quiet"]
+    assert "TF32" not in parity(capsys, *words, code=1).err
     monkeypatch.setenv(float32.VARIABLE, "1")
-    assert main(command) == 1
-    err = capsys.readouterr().err
+    err = parity(capsys, *words, code=1).err
     assert "disagree: " in err
     assert "MLX_ENABLE_TF32=1 is set, so an M5's GPU" in err
     assert os.environ[float32.VARIABLE] == "1"
 
 
-def test_save_writes_what_was_compared(architecture, tmp_path, capsys):
-    file = tmp_path / "arrays.npz"
-    command = ["parity", architecture, *SMALL, "--save", str(file), "--json"]
-    assert main(command) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
+def test_a_checkpoint_is_compared_with_its_own_parameters_and_saved_as_compared(
+    architecture, tmp_path, capsys
+):
+    cfg, folder, file = load_architecture(architecture), tmp_path / "c", tmp_path / "arrays.npz"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(cfg.to_dict()))
+    params = perturbed_init(cfg, 3)
+    tensors.write(folder / "model.safetensors", params)
+    out, _ = parity(capsys, str(folder), *SMALL, "--save", str(file), "--json")
+    record = json.loads(out)
+    assert "parameters are the checkpoint's own" in record["notes"]
     with np.load(file) as arrays:
+        after = arrays["numpy/after/sgd/lm_head.weight"]
+        assert 0 < np.abs(after - params["lm_head.weight"]).max() < 0.1
         assert arrays["numpy/logits"].shape == arrays["mlx:cpu/logits"].shape == (1, 9, 23)
         assert arrays["numpy/loss"].dtype == np.float64
         assert arrays["mlx:cpu/grad/lm_head.weight"].shape == (23, 16)
-        (row,) = [row for row in rows if row["what"] == "logits" and row["a"] != row["b"]]
+        rows = (row for row in record["rows"] if row["a"] != row["b"])
+        (row,) = [row for row in rows if row["what"] == "logits"]
         apart = np.abs(arrays["mlx:cpu/logits"].astype(float) - arrays["numpy/logits"]).max()
         assert apart == row["max_abs"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "small.yaml"]
-
-
-@pytest.fixture
-def checkpoint(architecture, tmp_path):
-    cfg = load_architecture(architecture)
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(cfg.to_dict()))
-    tensors.write(folder / "model.safetensors", perturbed_init(cfg, 3))
-    return folder
-
-
-def test_a_checkpoint_is_compared_with_its_own_parameters(checkpoint, tmp_path, capsys):
-    file = tmp_path / "arrays.npz"
-    assert main(["parity", str(checkpoint), *SMALL, "--save", str(file)]) == 0
-    assert "parameters are the checkpoint's own" in capsys.readouterr().out
-    params = tensors.read(checkpoint / "model.safetensors")
-    with np.load(file) as arrays:
-        after = arrays["numpy/after/sgd/lm_head.weight"]
-    assert 0 < np.abs(after - params["lm_head.weight"]).max() < 0.1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "c", "small.yaml"]
 
 
 @pytest.mark.slow
@@ -144,12 +128,9 @@ def test_a_checkpoint_is_compared_with_its_own_parameters(checkpoint, tmp_path, 
 def test_a_signal_ends_it_and_leaves_nothing(number, tmp_path):
     command = [sys.executable, "-m", "mlxhog", "parity", "7to1-tiny", "--steps", "200"]
     with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-        start_new_session=True,
-    ) as running:
+    ) as running:  # fmt: skip
         assert "numpy" in running.stderr.readline()  # it began
         os.kill(running.pid, number)
         _, err = running.communicate(timeout=60)

@@ -32,7 +32,6 @@ REFUSED = {
     "": """
 trian                             no command 'trian'; did you mean 'train'?
 --helf                            did you mean '--help'?
-finetune                          did you mean 'train --init-from RUN'?
 runs remove                       `mlxhog runs rm RUN` removes
 runs --json --out a --json        --json and --json are the same option
 completion                        SHELL is missing: bash, zsh or fish
@@ -43,9 +42,7 @@ mad bench --lr 1 --lr=2           --lr and --lr are the same option; keep one
 resume latest                     unexpected argument 'resume'; did you mean '--resume'?
 good.txt                          text is named by a flag: --data good.txt
 --step 3                          no flag '--step'; did you mean '--steps'?
---steps 5 --steps 6               --steps and --steps are the same option
 --model=5m --size 10m             --model and --size are the same option
---force --force=false             --force and --force are the same option
 --config nowhere.yaml             nowhere.yaml: cannot read
 --config key.yaml                 key.yaml:1: no option 'wrokers'; did you mean 'workers'?
 --config type.yaml                type.yaml:1: lr is 'many'
@@ -54,47 +51,31 @@ good.txt                          text is named by a flag: --data good.txt
 --config iters.yaml               no option 'max_iters'; did you mean 'steps'?
 --resume none --strategy hogwlid  did you mean 'hogwild'?
 --optimizer sgd --beta1 0.5       --beta1: sgd has no beta1; muon, adamw,
---optimizer sgd --embedding-lr 2  sgd has no embedding_lr; muon, adamw
 --model 5M                        did you mean '5m'?
 --model tinny                     no architecture 'tinny'
---model uneven.yaml               does not divide into num_heads 5
 --model typo.yaml                 did you mean 'hidden_size'?
---model wide.yaml                 hidden_size is 'wide'
 --model narrow.json               set vocab_size to at least 257
 --model deep.yaml                 num_hidden_layers is 40000000; wanted a whole number above 0 and
 3 --model huge.yaml               the parameters of model huge.yaml alone need
 3 --memory-limit 0.001            use fewer --workers, a smaller --batch-size or --model
 --set vocab_size=200              vocab_size 200, tokenizer bytes 257 ids, one of which is BOS
 --set hiden_size=3                no field 'hiden_size'; did you mean 'hidden_size'?
---set hidden_size                 'hidden_size' is not NAME=VALUE
 --set tie_word_embeddings=true --head-lr 2    head is its embedding (tied)
 --data table.csv                  --text-key names the column of its text: 'id', 'review'
---data wide.txt                   wide.txt is not UTF-8 text: a byte that no text has at offset 1;
 --data binary.txt                 binary.txt is not UTF-8 text: a byte that no text has at offset
 --data empty.txt                  has no text
---data short.txt                  too short
---data folder                     the folder folder holds no files
 --data nowhere.txt                no corpus, file or folder 'nowhere.txt'
---data ~nosuchuser/x              the system does not know a user 'nosuchuser'
---tokenizer ~nosuchuser/x         the system does not know a user 'nosuchuser'
---resume ~nosuchuser/x            the system does not know a user 'nosuchuser'
 --seq-len 1000000                 use more text or a smaller seq_len
 3 --workers mlx:gpu               use mlx:cpu here
---workers torch:cpu*17 --max-workers 16       the arena has 16 slots; raise max_workers
---workers torch:cpu*4097          an arena has at most 4096 slots
---workers 0                       wanted at least 1
 --out good.txt                    good.txt is a file
 --name a/b                        use letters, digits
 --gpu-write metal                 gpu_write=metal needs a GPU worker
 --gpu-write metal-emulated --write lossless   every CPU writer has to use cas
---gpu-write metal-emulate         did you mean 'metal-emulated'?
 """,
     "train --steps 2": """
 --num-workers=3                   did you mean '--workers'?
---output-dir=3                    did you mean '--out'?
 --batch_size=3                    did you mean '--batch-size'?
 --per_device_train_batch_size=3   did you mean '--batch-size'?
---grad_clip=3                     did you mean '--clip'?
 --hidden-size=3                   it is a field of the model
 --prompt=3                        mlxhog generate latest --prompt
 --vocab-size=3                    --tokenizer bpe:N
@@ -108,15 +89,12 @@ latest --temp 1 --temp 2          --temp and --temp are the same
 latest                            there is no run in runs yet; start one with: mlxhog train
 nowhere                           no run 'nowhere'
 folder                            folder is neither a checkpoint nor a run
-~nosuchuser/best                  the system does not know a user 'nosuchuser'
 good.txt                          good.txt is not a run
 x --prompt @nowhere.txt           nowhere.txt: No such file
 x --prompt a\udcff                not UTF-8 text
 x --prompt -                      --prompt -: not UTF-8 text
 x --prompt-file empty.txt         --prompt-file empty.txt: holds no prompts
-x --prompt-file nowhere.txt       nowhere.txt: No such file
 x --prompt-file text.jsonl        text.jsonl:2: not JSON
-x --prompt-file other.jsonl       other.jsonl:1: wanted {"prompt": "..."}
 x --prompt-file talk.jsonl        talk.jsonl:1: message 1 has no content
 x --prompt-file half.jsonl        half.jsonl:1: not JSON (a text has half
 x --prompt-file latin.txt         latin.txt: not UTF-8 text
@@ -128,27 +106,21 @@ x --backend mlx:cpuu              did you mean 'mlx:cpu'?
                                   RUN is missing: a path, a run's name or a part of it, or latest
 """,
     "models": """
-tinny                             no architecture 'tinny'
-tiny --set hiden_size=2           did you mean 'hidden_size'?
 --set hidden_size=2               --set is for one model; name it
 """,
     "options": """
 slak                              no option 'slak'; did you mean 'slack'?
-muonn                             no option 'muonn'; did you mean 'muon'?
-hidden_size                       it is a field of the model: --set hidden_size=N
 xyzzyq                            no option 'xyzzyq'; mlxhog options lists all
 --slack                           options are named without dashes: mlxhog options slack
 """,
     "parity": """
                                   wants one subject and got nothing
 tiny --config 10m                 got 10m and tiny
-tinny                             did you mean 'tiny'?
 --checkpoint gone                 gone
 tiny --backends torhc:cpu         did you mean 'torch:cpu'?
 tiny --backends numpy             numpy is the only side
 3 7b                              use fewer --backends
 3 tiny --backends numpy,mlx:gpu   mlx:gpu needs macOS on Apple silicon
---config tiny --set hidden_siz=9  did you mean 'hidden_size'?
 --checkpoint latest --set x=1     the checkpoint latest are fixed
 tiny --save nowhere/arrays.npz    --save nowhere/arrays.npz: name a file in a directory
 tiny --save folder                --save folder: name a file in a directory
@@ -157,7 +129,6 @@ did you mean 'lm_head.weight'?
 """,
     "analyze": """
                                   CONFIG_OR_RUN is missing
-tinny                             did you mean 'tiny'?
 tiny --backend torch:cpu*2        wanted auto or one of
 tiny --eval-every 3               other options of train are read from a YAML file
 tiny --data nowhere               no corpus, file or folder 'nowhere'
@@ -175,14 +146,13 @@ tiny --seq-len 90M --tokenizer bytes          use more text or a smaller seq_len
     COMPARE: """
 third fourth                      takes two subjects
 nothing-like-it                   no architecture, no file and no run
---b --lr 1e-3                     quotes go around all flags of a side: --b "--lr VALUE"
---b "--data sotu"                 different held-out texts
+--b "--data more.txt"             different held-out texts
 --b "--steps 5"                   --steps is not for one side
 --b "--seed 5"                    --seed is not for one side
 --b "--learning-rat 1"            --b '--learning-rat 1': no flag
 --b "--lr soon"                   --b --lr is 'soon'
 --b "--lr 'x"                     No closing quotation
---time 5                          --time and --tokens are 2 budgets
+--time 5                          --time and --tokens are both given; keep one
 --pairs 21                        --pairs is '21'
 --b "--model 7to1-tinny"          B (small): no architecture '7to1-tinny'
 """,
@@ -219,9 +189,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
     for name, change in {
         "small": ("", ""),
-        "uneven": ("num_heads: 2", "num_heads: 5"),
         "typo": ("hidden_size", "hiden_size"),
-        "wide": ("hidden_size: 32", "hidden_size: wide"),
         "huge": ("hidden_size: 32", "hidden_size: 262144"),
         "deep": ("num_hidden_layers: 1", "num_hidden_layers: 40000000"),
     }.items():
@@ -230,14 +198,12 @@ def here(tmp_path, monkeypatch):
     for name, content in {
         "narrow.json": json.dumps(fields),
         "table.csv": "id,review\n1,good\n",
-        "wide.txt": "never wait".encode("utf-16-le"),
         "good.txt": " ".join(map(str, range(12_000))),
+        "more.txt": " ".join(map(str, range(9_000))),
         "empty.txt": "\n  \n",
-        "short.txt": "hi",
         "binary.txt": bytes(range(256)) * 100,
         "latin.txt": b"caf\xe9\n",
         "text.jsonl": '{"prompt": "a"}\nplain text',
-        "other.jsonl": '{"text": "a"}',
         "talk.jsonl": '{"messages": [{"role": "user"}]}',
         "half.jsonl": '{"prompt": "\\ud83d"}',
         "broken.yaml": "lr: [1\n",

@@ -15,13 +15,10 @@ from tests.pairs import each_of
 from tests.report.sample_run import HELD_OUT, lines, write_run
 
 DONE = {
-    "model": "tiny",
-    "data": "sotu",
-    "parameters": 940_000,
-    "status": "done",
+    "model": "tiny", "data": "sotu", "parameters": 940_000, "status": "done",
     "result": {"steps": 1084, "seconds": 57.0, "val_bits_per_byte": 1.7304},
     "held_out": {**HELD_OUT, "share": 0.076},
-}
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -31,10 +28,15 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
+def said(capsys, *words):
+    """The output lines of a command."""
+    assert main(list(words)) == 0
+    return capsys.readouterr().out.splitlines()
+
+
 def listed(capsys):
     """The lines of the list, each split into its cells."""
-    assert main(["runs"]) == 0
-    shown = capsys.readouterr().out.splitlines()
+    shown = said(capsys, "runs")
     assert max(map(len, shown)) <= 100
     return [re.split(r" {2,}", line) for line in shown]
 
@@ -43,31 +45,27 @@ def saved(run):
     """Give it a directory that looks like a checkpoint."""
     (run.checkpoints / "step-00000010").mkdir()
     (run.checkpoints / "step-00000010" / "state.json").write_text("{}")
+    return run
 
 
 def test_a_line_says_what_a_run_was_and_what_it_came_to_also_as_json(root, capsys):
     write_run(root, "20260101-000000-sotu", status=DONE)
     header, line = listed(capsys)
-    row = dict(zip(header, line, strict=True))
-    assert row == {
+    assert dict(zip(header, line, strict=True)) == {
         "run": "20260101-000000-sotu", "status": "done", "model": "tiny", "data": "sotu",
         "params": "940k", "steps": "1,084", "time": "57 s", "bits/byte": "1.730", "of text": "8%",
     }  # fmt: skip
-    assert main(["runs", "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["name"] == "20260101-000000-sotu"
-    assert {name: record[name] for name in DONE} == DONE
+    record = json.loads(said(capsys, "runs", "--json")[0])
+    assert {name: record[name] for name in ("name", *DONE)} == {"name": line[0], **DONE}
     assert (record["steps"], record["seconds"], record["bits_per_byte"]) == (1084, 57.0, 1.7304)
 
 
 def test_every_state_is_a_word_with_advice_and_a_killed_run_shows_what_it_reached(root, capsys):
     run = write_run(
-        root,
-        "20260101-000000-notes",
-        metrics=lines(40),
+        root, "20260101-000000-notes", metrics=lines(40),
         status={"status": "running", "steps": 0, "held_out": DONE["held_out"]},
         config="model: 60m.yaml\ndata: my/notes/*.txt\n",
-    )
+    )  # fmt: skip
     write_run(root, "20260101-000000-gone", status={**DONE, "status": "diverged"})
     trains = write_run(root, "20260301-000000-now", status={**DONE, "status": "running"})
     with creation.starting(root, "new", "") as new, trains.lock():
@@ -80,15 +78,12 @@ def test_every_state_is_a_word_with_advice_and_a_killed_run_shows_what_it_reache
         assert ["interrupted: mlxhog train --resume RUN continues it"] in listed(capsys)
         assert main(["stop", new.name]) == 2
         assert f"the run {new.name} is starting" in capsys.readouterr().err
-        assert main(["show", new.name]) == 0
-        assert f"next: mlxhog watch {new.name}" in capsys.readouterr().out
+        assert f"next: mlxhog watch {new.name}" in said(capsys, "show", new.name)
 
 
 def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(root, capsys):
     run = creation.create(root, "early", "lr: 0.5\n")  # of a process that was killed
-    assert main(["show", "latest"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    command = last.partition("#")[0].split()
+    command = said(capsys, "show", "latest")[-1].partition("#")[0].split()
     assert command[:3] == ["mlxhog", "train", "--config"]
     assert Path(command[3]).samefile(run.config_path)
     assert main(["train", "--resume", "latest"]) == 2
@@ -96,23 +91,31 @@ def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(root, 
     assert main([*command[1:], "--dry-run", "--tokenizer", "bytes"]) == 0
 
 
-@pytest.mark.parametrize("columns", [60, 100])
-def test_show_has_every_option_that_is_no_default_in_lines_that_fit(
-    root, capsys, monkeypatch, columns
-):
-    monkeypatch.setenv("COLUMNS", str(columns))
+@each_of("columns", [60, 100])
+def test_show_has_every_option_that_is_no_default_in_lines_that_fit(tmp_path, capsys, columns):
     config = "lr: 0.004242640687119285\nbeta2: 0.9995\ntime: 3900.0\nmodel: 60m\nseq_len: 64\n"
     status = {**DONE, "automatic": ["lr"]}
-    saved(write_run(root, "a-sotu", metrics=lines(40), config=config, status=status))
-    assert main(["show", "sotu"]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert max(map(len, shown)) <= columns
-    text = "\n".join(shown)
-    for value in ("lr 0.00424 (auto)", "beta2 0.9995", "time 1 h 05 min", "seq_len 64 tokens",
-                  "51.2k", "1 min 20 s"):  # fmt: skip
-        assert value in text
-    assert main(["show", "sotu", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["options"]["lr"] == 0.004242640687119285
+    saved(write_run(tmp_path / "runs", "a-sotu", metrics=lines(40), config=config, status=status))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setenv("COLUMNS", str(columns))
+        shown = said(capsys, "show", "sotu")
+        assert max(map(len, shown)) <= columns
+        text = "\n".join(shown)
+        for value in ("lr 0.00424 (auto)", "beta2 0.9995", "time 1 h 05 min", "seq_len 64 tokens",
+                      "51.2k", "1 min 20 s"):  # fmt: skip
+            assert value in text
+        record = json.loads(said(capsys, "show", "sotu", "--json")[0])
+    assert record["options"]["lr"] == 0.004242640687119285
+
+
+def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(tmp_path, root, capsys):
+    there = saved(write_run(tmp_path / "my runs", "20260101-000000-there"))
+    for words in (["there", "--out", "my runs"], [str(there.directory)]):
+        plot, resume = said(capsys, "show", *words)[-2:]
+        assert plot == "next: mlxhog plot 'my runs/20260101-000000-there'"
+        assert shlex.split(resume)[3] == "my runs/20260101-000000-there"
+    assert runs.find(shlex.split(resume)[3], Path("runs")) == there
 
 
 # -- removal ------------------------------------------------------------------------------------
@@ -123,69 +126,44 @@ def three(root):
     return [creation.create(root, name) for name in ("a-one", "b-two", "b-three")]
 
 
-@pytest.fixture
-def training(root, three):
-    """A run that trains, beside those and two of one name."""
-    for name in ("20260101-000000-same", "20260102-000000-same"):
-        write_run(root, name)
-    run = write_run(root, "20260103-000000-trains")
-    with run.lock():
-        yield run
-
-
 def left(root):
     return sorted(path.name.rpartition("-")[2] for path in root.iterdir())
 
 
 def test_runs_are_removed_by_whole_names_with_date_or_without_and_by_path(root, three, capsys):
-    assert main(["runs", "rm", three[0].name, "b-two", "a-one", "--yes"]) == 0
-    output = capsys.readouterr().out
-    assert all(f"removed {run.name} (" in output for run in three[:2])
+    output = said(capsys, "runs", "rm", three[0].name, "b-two", "a-one", "--yes")
+    assert [line.split(" (")[0] for line in output] == [f"removed {run.name}" for run in three[:2]]
     assert left(root) == ["three"]
-    assert main(["runs", "rm", str(three[2].directory), "--yes", "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["removed"] == [str(three[2].directory)]
+    (line,) = said(capsys, "runs", "rm", str(three[2].directory), "--yes", "--json")
+    assert json.loads(line)["removed"] == [str(three[2].directory)]
     assert left(root) == []
 
 
-@each_of(
-    ("words", "says"),
-    [
-        ("a-one nothing --yes", "no run 'nothing'"),
-        ("a-one two --yes", r"'two' is not the whole .*; did you mean '.*-b-two'"),
-        ("a-one b-t --yes", "part of the names of 2 runs"),
-        ("latest --yes", r"'latest' is not the whole name .*; did you mean '.*-trains'"),
-        ("a-one", r"would remove .*one \(.* B\); add --yes"),
-        ("--yes", "RUN"),
-        ("a-one same --yes", r"'same' is the name of 2 runs: .*2-000000-same, "),
-        ("a-one trains --yes", "trains now; end it first: mlxhog stop 20260103-000000-trains"),
-    ],
-)
-def test_nothing_is_removed_where_anything_is_wrong(
-    root, training, capsys, monkeypatch, words, says
-):
+def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    assert main(["runs", "rm", *words.split()]) == 2
-    assert len(left(root)) == 6
-    assert re.search(says, capsys.readouterr().err)
+    for name in ("20260101-000000-same", "20260102-000000-same"):
+        write_run(root, name)
+    with write_run(root, "20260103-000000-trains").lock():
+        for words, message in (
+            ("a-one nothing --yes", "no run 'nothing'"),
+            ("a-one two --yes", r"'two' is not the whole .*; did you mean '.*-b-two'"),
+            ("a-one b-t --yes", "part of the names of 2 runs"),
+            ("latest --yes", r"'latest' is not the whole name .*; did you mean '.*-trains'"),
+            ("a-one", r"would remove .*one \(.* B\); add --yes"),
+            ("--yes", "RUN"),
+            ("a-one same --yes", r"'same' is the name of 2 runs: .*2-000000-same, "),
+            ("a-one trains --yes", "trains now; end it first: mlxhog stop 20260103-000000-trains"),
+        ):
+            assert main(["runs", "rm", *words.split()]) == 2
+            assert len(left(root)) == 6
+            assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(tmp_path, root, capsys):
-    there = write_run(tmp_path / "my runs", "20260101-000000-there")
-    saved(there)
-    for words in (["there", "--out", "my runs"], [str(there.directory)]):
-        assert main(["show", *words]) == 0
-        plot, resume = capsys.readouterr().out.splitlines()[-2:]
-        assert plot == "next: mlxhog plot 'my runs/20260101-000000-there'"
-        assert shlex.split(resume)[3] == "my runs/20260101-000000-there"
-    assert runs.find(shlex.split(resume)[3], Path("runs")) == there
-
-
-@pytest.mark.parametrize(("answer", "code", "remain"), [("y\n", 0, 2), ("\n", 1, 3), ("", 1, 3)])
-def test_on_a_terminal_it_asks(root, three, capsys, monkeypatch, answer, code, remain):
-    typed = io.StringIO(answer)
-    monkeypatch.setattr(typed, "isatty", lambda: True)
-    monkeypatch.setattr("sys.stdin", typed)
-    assert main(["runs", "rm", "a-one"]) == code
-    assert "remove for good? [y/N]" in capsys.readouterr().err
-    assert len(left(root)) == remain
+def test_on_a_terminal_it_asks(root, three, capsys, monkeypatch):
+    for answer, code, remain in (("\n", 1, 3), ("", 1, 3), ("y\n", 0, 2)):
+        typed = io.StringIO(answer)
+        monkeypatch.setattr(typed, "isatty", lambda: True)
+        monkeypatch.setattr("sys.stdin", typed)
+        assert main(["runs", "rm", "a-one"]) == code
+        assert "remove for good? [y/N]" in capsys.readouterr().err
+        assert len(left(root)) == remain

@@ -8,15 +8,20 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 
 
+def simulated(capsys, *words):
+    """The rows of its JSON by strategy, and their gradients per second."""
+    assert main(["simulate", *words, "--json"]) == 0
+    rows = {row["strategy"]: row for row in json.loads(capsys.readouterr().out)["strategies"]}
+    return rows, {name: row["prediction"]["gradients_per_s"] for name, row in rows.items()}
+
+
 def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(capsys):
-    words = ["simulate", "--workers", "16", "--slow", "1=10", "--updates", "1000"]
-    assert main(words) == 0
+    words = ["--workers", "16", "--slow", "1=10", "--updates", "1000"]
+    assert main(["simulate", *words]) == 0
     text = capsys.readouterr().out
     assert text.startswith("hogwild computes most")
     assert max(map(len, text.splitlines())) <= 100
-    assert main([*words, "--json", "--strategies", "hogwild,sync,sync_speed"]) == 0
-    rows = {row["strategy"]: row for row in json.loads(capsys.readouterr().out)["strategies"]}
-    rate = {name: row["prediction"]["gradients_per_s"] for name, row in rows.items()}
+    rows, rate = simulated(capsys, *words, "--strategies", "hogwild,sync,sync_speed")
     assert rate["hogwild"] > 1.3 * rate["sync_speed"] > 5 * rate["sync"]
     assert rows["hogwild"]["prediction"]["staleness"]["mean"] == pytest.approx(15, abs=0.5)
     assert rows["hogwild"]["prediction"]["waiting"][1] == 0
@@ -24,12 +29,10 @@ def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(capsys):
 
 @pytest.mark.slow
 def test_a_toy_problem_shows_what_staleness_costs(capsys):
-    words = ["--objective", "quadratic", "--strategies", "serial,hogwild"]
-    options = ["--times", "constant:1s", "--workers", "2", "--seed", "1"]
-    assert main(["simulate", *words, *options, "--json"]) == 0
-    rows = {r["strategy"]: r for r in json.loads(capsys.readouterr().out)["strategies"]}
+    words = "--objective quadratic --strategies serial,hogwild --times constant:1s --workers 2"
+    rows, _ = simulated(capsys, *words.split(), "--seed", "1")
     assert rows["hogwild"]["target_s"] < rows["serial"]["target_s"]
-    assert main(["simulate", *words, *options]) == 0
+    assert main(["simulate", *words.split(), "--seed", "1"]) == 0
     assert "hogwild reaches the target first" in capsys.readouterr().out
 
 
@@ -40,34 +43,28 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(tmp_path, capsys):
     one = {"backend": "mlx:cpu", "steps": 3, "compute_us": [1000, 1000, 4000]}
     costs = {"read_s": 0.0, "apply_s": 0.001, "wait_s": 0.0, "other_s": 0.0}
     run.write_times([{"slot": slot, **one, **costs} for slot in (1, 2)])
-    words = ["simulate", "--run", str(run.directory), "--strategies", "hogwild", "--json"]
-    rates = []
-    for more in ([], ["--slow", "0=3"]):
-        assert main([*words, *more]) == 0
-        (row,) = json.loads(capsys.readouterr().out)["strategies"]
-        rates.append(row["prediction"]["gradients_per_s"])
-    assert rates[0] == pytest.approx(2 / 0.003, rel=0.02)
-    assert rates[1] == pytest.approx(1 / 0.003 + 1 / 0.007, rel=0.02)
-    assert main([*words, "--workers", "3"]) == 2
+    words = ["--run", str(run.directory), "--strategies", "hogwild"]
+    for more, expected in (([], 2 / 0.003), (["--slow", "0=3"], 1 / 0.003 + 1 / 0.007)):
+        _, rate = simulated(capsys, *words, *more)
+        assert rate["hogwild"] == pytest.approx(expected, rel=0.02)
+    assert main(["simulate", *words, "--workers", "3"]) == 2
     assert "--run and --workers are both given; keep one" in capsys.readouterr().err
     run.times_path.write_text("{}")
-    assert main(words) == 2
+    assert main(["simulate", *words]) == 2
     assert "times.json is damaged" in capsys.readouterr().err
     run.times_path.unlink()
-    assert main(words) == 2
+    assert main(["simulate", *words]) == 2
     assert "recorded no times of steps" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_between_machines_rounds_by_the_clock_send_less_than_synchronous_steps(capsys):
-    words = ["simulate", "--machines", "2", "--link", "100Mbit:50ms", "--workers", "4"]
-    assert main(words) == 0
+    words = ["--machines", "2", "--link", "100Mbit:50ms", "--workers", "4"]
+    assert main(["simulate", *words]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 100
     assert "of the time on the link" in text
-    assert main([*words, "--json", "--strategies", "serial,sync,cluster"]) == 0
-    rows = {row["strategy"]: row for row in json.loads(capsys.readouterr().out)["strategies"]}
+    rows, rate = simulated(capsys, *words, "--strategies", "serial,sync,cluster")
     assert rows["serial"]["sent_bytes_per_s"] == 0
     assert rows["sync"]["sent_bytes_per_s"] > 10 * rows["cluster"]["sent_bytes_per_s"] > 0
-    rate = {name: row["prediction"]["gradients_per_s"] for name, row in rows.items()}
     assert rate["cluster"] > 5 * rate["sync"]

@@ -73,7 +73,7 @@ def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice(machine):
 
 def test_a_death_within_an_add_begins_at_the_parameters_as_they_are(machine):
     one = machine(cluster=choice(outer_lr=0.5, outer_momentum=0.0))
-    source, first = inspect.getsourcelines(Anchor._changing.__wrapped__)
+    source, first = inspect.getsourcelines(Anchor._take)
     (add,) = (first + k for k, line in enumerate(source) if "updates.add(" in line)
     assert dies(one.play, (anchor.__file__, add), 2)
     one.arena.param("b")[...] -= 0.1  # a part of the difference was added

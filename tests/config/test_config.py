@@ -27,20 +27,16 @@ def written(tmp_path, text):
     return read_yaml(path)
 
 
-def test_every_default_is_legal_and_means_itself():
+def test_every_default_is_legal_and_values_of_python_are_converted_like_those_of_yaml():
     config = TrainConfig()
     for name, spec in options(TrainConfig).items():
         # Which a new run has, and a resumed one brings along.
         if name not in ("time", "optimizer", "model", "tokenizer"):
             assert getattr(config, name) == spec.convert(spec.default), name
-
-
-def test_python_values_are_converted_like_yaml_values():
+    assert config.time == 60.0  # a run without a budget takes a minute
     config = TrainConfig(steps="10k", lr="1e-3", time="10m", eval_every=50, threads="auto")
     assert (config.steps, config.lr, config.time) == (10_000, 1e-3, 600.0)
-    assert config.eval_every == Interval(steps=50)
-    assert config.threads is None
-    assert TrainConfig().time == 60.0  # a run without a budget takes a minute
+    assert (config.eval_every, config.threads) == (Interval(steps=50), None)
     assert TrainConfig(tokens=10).time is None
 
 
@@ -50,13 +46,10 @@ def test_python_values_are_converted_like_yaml_values():
         ("lr: 1e-3", "lr", 1e-3),  # a text for YAML
         ("name: no", "name", "no"),
         ("name: 2024-01-01", "name", "2024-01-01"),
-        ("live: on", "live", "on"),
         ("seed: 010", "seed", 10),
         ("steps: 1_000", "steps", 1000),
         ("force: FALSE", "force", False),
-        ("force: true", "force", True),
         ("iters: 7", "steps", 7),
-        ("learning_rate: 0.1", "lr", 0.1),
         ("steps_per_eval: 7", "eval_every", Interval(steps=7)),
         ("size: small", "model", "small"),
         ("# nothing", "seed", 0),
@@ -80,20 +73,14 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
         "--lr is '-1'; wanted a number above 0, or auto",
         "--iters is '1.5'; wanted a whole number at least 1, or none",
     ]
-
-
-@each_of(
-    ("text", "message"),
-    [
+    for text, message in (
         ("lr: [1\n", "conf.yaml:2: not YAML"),
         ("just words\n", "conf.yaml: wanted lines such as"),
         ("lr: !!python/object:os.system x\n", "conf.yaml:1: not YAML"),
         ("lr: \x00\n", "conf.yaml: not YAML"),
-    ],
-)
-def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, message):
-    with pytest.raises(ConfigError, match=message):
-        written(tmp_path, text)
+    ):
+        with pytest.raises(ConfigError, match=message):
+            written(tmp_path, text)
 
 
 @given(
@@ -110,13 +97,12 @@ def test_any_configuration_survives_yaml_and_does_not_say_which_run_it_resumed(
     assert again == TrainConfig(**values)
 
 
-# -- fields of the model ---------------------------------------------------------------------------
+# -- fields of the model, workers that are slowed down ---------------------------------------------
 
 
 @each_of(
     ("text", "values"),
     [
-        (None, {}),
         ("", {}),
         ("a=1, b=[1, 5],c={x: 1, y: 2}", {"a": 1, "b": [1, 5], "c": {"x": 1, "y": 2}}),
         ("a=1, b=2, a=3", {"b": 2, "a": 3}),
@@ -126,12 +112,6 @@ def test_any_configuration_survives_yaml_and_does_not_say_which_run_it_resumed(
 def test_a_text_names_fields_and_values(text, values):
     assert plain_yaml.assignments(text) == values
     assert plain_yaml.assignments(plain_yaml.as_assignments(values)) == values
-
-
-@each_of("text", ["hidden_size", "=3", "a=", "a=[1", "a=1, b"])
-def test_what_is_no_assignment_is_named(text):
-    with pytest.raises(ConfigError, match="^set is "):
-        TrainConfig(set=text)
 
 
 def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, monkeypatch):
@@ -148,19 +128,13 @@ def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, 
         fields("-c b.yaml")
 
 
-# -- workers that are slowed down ------------------------------------------------------------------
-
-
 def test_workers_are_slowed_by_rank():
     slowed = parse_slowdowns("0=1.5, 1=random:0.25:3,4=late:1m")
-    assert slowed == {
-        0: Slowdown(factor=1.5),
-        1: Slowdown(factor=3.0, probability=0.25),
-        4: Slowdown(late_s=60.0),
-    }
+    of_one = Slowdown(factor=3.0, probability=0.25)
+    assert slowed == {0: Slowdown(factor=1.5), 1: of_one, 4: Slowdown(late_s=60.0)}
     assert parse_slowdowns(TrainConfig().slow) == {}
-    drawn = [slowed[1].factor_of(seed=7, rank=1, step=step) for step in range(1000)]
-    assert drawn == [slowed[1].factor_of(seed=7, rank=1, step=step) for step in range(1000)]
+    drawn = [of_one.factor_of(seed=7, rank=1, step=step) for step in range(1000)]
+    assert drawn == [of_one.factor_of(seed=7, rank=1, step=step) for step in range(1000)]
     assert set(drawn) == {1.0, 3.0}
     assert 200 < drawn.count(3.0) < 300
 
@@ -168,6 +142,7 @@ def test_workers_are_slowed_by_rank():
 @each_of(
     ("option", "forms", "texts"),
     [
+        ("set", "", "hidden_size =3 a= a=[1 a=1,b"),
         ("slow", "RANK=FACTOR, RANK=random", "2 1= one=2 1=0.5 1=2:3 1=random:2 1=late:soon 0=2,"),
         ("sparsify", "none, topk:F", "topk topk:0 topk:1.1 topk:x threshold:-1 some:1"),
         ("staleness_lr", "none, linear:C", "linear:-1 exp:2 drop:x linear:1:2"),
@@ -181,27 +156,21 @@ def test_workers_are_slowed_by_rank():
 )  # fmt: skip
 def test_a_rule_that_cannot_be_read_is_refused_with_the_legal_forms(option, forms, texts):
     for text in texts.split():
-        with pytest.raises(ConfigError, match=rf"{option} is .*; wanted {forms}"):
+        with pytest.raises(ConfigError, match=rf"{option} is .*; .*{forms}"):
             TrainConfig(**{option: text})
 
 
 # -- options that follow from others ---------------------------------------------------------------
 
 
-def test_without_a_name_the_first_optimizer_that_has_the_numbers_is_taken():
+def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_own():
     assert TrainConfig(eps=0.5).optimizer == Muon(eps=0.5)
     assert TrainConfig(eps=0.5, projection_rank=3).optimizer == Apollo(eps=0.5, rank=3)
     with pytest.raises(ConfigError, match="no optimizer has both nesterov and momentum"):
         TrainConfig(nesterov=0.5, momentum=0.5)
-
-
-def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer():
     assert TrainConfig().optimizer == TrainConfig(optimizer="auto").optimizer == Muon()
     assert TrainConfig(resume="latest").optimizer is None
     assert TrainConfig(resume="latest", optimizer="adamw").optimizer == AdamW()
-
-
-def test_another_choice_comes_without_the_options_that_it_does_not_take():
     config = TrainConfig(optimizer="muon", nesterov=0.2, beta2=0.9, eval_tokens=512)
     changes = contradictions.settled(TrainConfig, eval_every="off")
     other = dataclasses.replace(config, optimizer="adamw", **changes)
@@ -211,38 +180,40 @@ def test_another_choice_comes_without_the_options_that_it_does_not_take():
 @each_of(
     ("values", "strategy"),
     [
-        ({"moments": "private", "gpu_write": "cpu"}, "auto"),
-        ({"determinism": "record", "steps": 5}, "hogwild"),
-        ({"determinism": "rounds", "steps": 5}, "sync"),
-        ({"async_after": 0.1}, "hogwild"),
-        ({"predict": "last"}, "hogwild"),
-        ({"read": "live"}, "hogwild"),
-        ({"write": "racy"}, "hogwild"),
-        ({"sparsify": "topk:0.1"}, "hogwild"),
-        ({"lr_workers": "sqrt"}, "hogwild"),
-        ({"sync_shares": "speed"}, "sync"),
-        ({"strategy": "round_robin", "predict": "last", "moments": "shared"}, "round_robin"),
+        ("moments=private gpu_write=cpu", "auto"),
+        ("determinism=record steps=5", "hogwild"),
+        ("determinism=rounds steps=5", "sync"),
+        ("async_after=0.1", "hogwild"),
+        ("predict=last", "hogwild"),
+        ("read=live", "hogwild"),
+        ("write=racy", "hogwild"),
+        ("sparsify=topk:0.1", "hogwild"),
+        ("lr_workers=sqrt", "hogwild"),
+        ("sync_shares=speed", "sync"),
+        ("strategy=round_robin predict=last moments=shared", "round_robin"),
     ],
 )
 def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
-    assert TrainConfig(**values).strategy_name == strategy
+    given = dict(word.split("=") for word in values.split())
+    assert TrainConfig(**given).strategy_name == strategy
 
 
 @each_of(
     ("values", "shares", "prediction"),
     [
-        ({}, True, "last"),
-        ({"optimizer": "adamw"}, False, "own"),
-        ({"predict": "own"}, True, "own"),
-        ({"moments": "private"}, False, "own"),
-        ({"strategy": "sync"}, False, "none"),
-        ({"blocks": "disjoint"}, False, "own"),
-        ({"read": "live"}, True, "none"),
-        ({"optimizer": "adamw", "moments": "shared"}, True, "last"),
-        ({"strategy": "round_robin", "moments": "shared"}, True, "none"),
-        ({"strategy": "round_robin", "moments": "shared", "predict": "last"}, True, "last"),
+        ("", True, "last"),
+        ("optimizer=adamw", False, "own"),
+        ("predict=own", True, "own"),
+        ("moments=private", False, "own"),
+        ("strategy=sync", False, "none"),
+        ("blocks=disjoint", False, "own"),
+        ("read=live", True, "none"),
+        ("optimizer=adamw moments=shared", True, "last"),
+        ("strategy=round_robin moments=shared", True, "none"),
+        ("strategy=round_robin moments=shared predict=last", True, "last"),
     ],
 )
 def test_who_shares_moments_and_where_gradients_are_taken(values, shares, prediction):
-    config = TrainConfig(**{"strategy": "hogwild", **values})
+    given = dict(word.split("=") for word in values.split())
+    config = TrainConfig(**{"strategy": "hogwild", **given})
     assert (config.shares_moments, config.prediction) == (shares, prediction)

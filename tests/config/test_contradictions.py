@@ -25,7 +25,7 @@ overlap=true {ROUNDS}               overlap: a worker of sync
 overlap=true read=live                                overlap: live reads would see
 overlap=true gpu_write=metal-emulated                 overlap: gpu_write is metal-emul
 overlap=true delay_compensation=constant:1            overlap: delay_compensation
-overlap=true delay_feedback=true                      overlap: delay_feedback counts the updates
+overlap=true delay_feedback=true                      overlap: delay_feedback needs
 overlap=true orthogonalization_device=worker          set orthogonalization_device=cpu
 average_every=5 slack=1                               no strategy has both average_every and slack
 clients=3 strategy=local_sgd                          is for split=dirichlet, and split is none
@@ -38,14 +38,14 @@ determinism=rounds                                    needs a budget in steps or
 {ROUNDS} batch_size=auto            give --batch-size a number
 {ROUNDS} sync_shares=speed          times that are measured
 {ROUNDS} backup_workers=1           leave backup_workers out
-{RECORD} delay_compensation=constant:1    without a lock
+{RECORD} delay_compensation=constant:1    leave delay_compensation out
 {RECORD} strategy=sync                    strategy is sync; leave it out
 {RECORD} read=live                        set read=snapshot
 {RECORD} write=racy                       set write=lossless
 {RECORD} gpu_write=metal                  set gpu_write=cpu
 {RECORD} sparsify=topk:0.1                leave sparsify out
 {RECORD} blocks=disjoint                  disjoint has no record
-{RECORD} async_after=0.5                  async_after begins in rounds
+{RECORD} async_after=0.5                  leave async_after out
 {RECORD} follow=new                       leave follow out
 {RECORD} resume=latest                    add --determinism none
 rotate_every=5                                        rotate_every out

@@ -60,14 +60,9 @@ def test_shared_memory_here_keeps_what_a_killed_child_wrote():
 # -- Metal kernels ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def lane():
-    return Lane(None, 0)
-
-
 def test_an_engine_that_works_has_a_row_of_its_steps_and_one_per_operator(monkeypatch):
-    only = {"causal_conv": kernels.self_check.CHECKS["causal_conv"]}
-    monkeypatch.setattr(kernels.self_check, "CHECKS", only)
+    only = {"causal_conv": kernels.probes.CHECKS["causal_conv"]}
+    monkeypatch.setattr(kernels.probes, "CHECKS", only)
     told = []
     check, rows = kernels.check_engine("emulated", told.append)
     assert check.result == CheckResult.PASS
@@ -86,30 +81,31 @@ def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
     assert "no --gpu-write metal" in check.consequence
 
 
-def test_an_operator_whose_kernel_is_off_is_caught(lane, monkeypatch):
-    monkeypatch.setattr(engines, "create", lambda name: FaultyEngine("conv_forward"))
-    choose_kernels._metal.cache_clear()
-    assert "is off by" in kernels.operator_fault(lane, "emulated", "causal_conv")
-    choose_kernels._metal.cache_clear()
-
-
-@each_of("kernel", ["step_recorded", "step_rows"])
-def test_steps_that_differ_from_native_ones_are_caught(lane, monkeypatch, kernel):
+@each_of("fault", ["conv_forward", "step_recorded", "step_rows", "adopt"])
+def test_a_kernel_or_an_import_that_is_off_is_caught(fault, monkeypatch):
     class Wrong(HostEngine):
         def run(self, launch):
-            if launch.kernel.name == kernel:
+            if launch.kernel.name == fault:
                 g = launch.inputs["g"] * np.float32(1.01)
                 launch = replace(launch, inputs={**launch.inputs, "g": g})
             return super().run(launch)
 
+        def adopt(self, host):
+            return host.copy() if fault == "adopt" else super().adopt(host)
+
+    lane = Lane(None, 0)
+    if fault == "conv_forward":
+        monkeypatch.setattr(engines, "create", lambda name: FaultyEngine(fault))
+        choose_kernels._metal.cache_clear()
+        assert "is off by" in kernels.operator_fault(lane, "emulated", "causal_conv")
+        choose_kernels._metal.cache_clear()
+        return
     monkeypatch.setattr(engines, "create", lambda name: Wrong())
-    assert kernels.step_error(lane, "emulated") > 1e-3
-
-
-def test_an_engine_that_copies_instead_of_importing_is_caught(lane, monkeypatch):
-    assert kernels.write_imported(lane, "emulated") == ""
-    monkeypatch.setattr(HostEngine, "adopt", lambda self, host: host.copy())
-    assert "imported memory has 64 wrong values" in kernels.write_imported(lane, "emulated")
+    if fault == "adopt":
+        assert "imported memory has 64 wrong" in kernels.write_imported(lane, "emulated")
+    else:
+        assert kernels.write_imported(lane, "emulated") == ""
+        assert kernels.step_error(lane, "emulated") > 1e-3
 
 
 # -- a gradient of every backend; children stand in for a GPU --------------------------------------
@@ -171,7 +167,7 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(measure):
     assert bad == []
 
 
-@pytest.mark.parametrize(("form", "result"), [("metal", "WARN"), ("reference", "FAIL")])
+@each_of(("form", "result"), [("metal", "WARN"), ("reference", "FAIL")])
 def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(measure, form, result):
     measured, (bad,), _ = measure({("mlx:gpu", form): "the GPU is gone"}, {"mlx"})
     assert (bad.result, bad.found) == (result, "the GPU is gone")
@@ -181,7 +177,7 @@ def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(measure, form, res
     assert form not in measured.repeats["mlx:gpu"]
 
 
-@pytest.mark.parametrize("wrong", [[1.0, -2.01], [np.nan, -2.0], [1.0, np.inf], [0.0, 0.0]])
+@each_of("wrong", [[1.0, -2.01], [np.nan, -2.0], [1.0, np.inf], [0.0, 0.0]])
 def test_a_wrong_gradient_fails_and_names_the_parameter(measure, wrong):
     measured, (bad,), _ = measure({("torch:cpu", "auto"): [{"w": np.array(wrong)}]})
     assert (bad.name, bad.result) == ("backend torch:cpu", CheckResult.FAIL)

@@ -1,5 +1,6 @@
 """What follows from a record for a run: what doctor says is what a run does with it."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -68,11 +69,8 @@ def test_every_backend_has_a_verdict_with_its_reason():
 def test_rows_as_on_a_mac_are_what_a_run_looks_for():
     """The rows come from the litmus tests; only the name says that the writer is a GPU."""
     metal = Accessor("metal:mlx", partial(litmus.metal, name="emulated"))
-    pair = Litmus(0.01)
-    try:
+    with closing(Litmus(0.01)) as pair:
         rows = [pair.run(Case((metal, metal), name, "cas")) for name in COUNTS]
-    finally:
-        pair.close()
     verdicts = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)
     for backends in (["mlx:gpu"], ["mlx:gpu", "mlx:gpu"]):
         verdict = verdicts.gpu_write(backends)

@@ -98,7 +98,7 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path, name):
     before = path.read_bytes()
     with (
         file_size_limit(len(before) + 2048),
-        pytest.raises(EnvironmentLacks, match="may have 2,"),
+        pytest.raises(EnvironmentLacks, match="ulimit -f"),
     ):
         append("y" * 6000)  # fits into a buffer
     assert path.read_bytes() == before
@@ -139,6 +139,5 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path, command):
         stderr=subprocess.PIPE, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert process.returncode == 3, process.stderr
-    assert "200,000" in process.stderr
     assert "ulimit -f" in process.stderr
     assert "Traceback" not in process.stderr

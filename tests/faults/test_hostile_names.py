@@ -12,9 +12,8 @@ from rich.text import Text
 from safetensors.numpy import save_file
 
 from mlxhog import cli
-from mlxhog.mad.report.leaderboard import section
+from mlxhog.mad.report.leaderboard import read_ranking, section
 from mlxhog.mad.report.page import page
-from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report import table
 from mlxhog.report.streams import console, printable_output
 from mlxhog.report.views import StatusLine

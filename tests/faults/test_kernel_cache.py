@@ -39,7 +39,7 @@ def planted(tmp_path, host_engine):
 
 def test_a_library_planted_in_the_cache_is_refused_and_does_not_run(planted):
     path, mark = planted
-    with pytest.raises(EnvironmentLacks, match=rf"{path.name} is not trusted: it is a link"):
+    with pytest.raises(EnvironmentLacks, match=rf"{path.name} is not trusted: it is not a reg"):
         HostEngine(cache=path.parent).run(on(GROUP_SUM, np.ones(64, np.float32)))
     assert not mark.exists()
 

@@ -10,6 +10,7 @@ from mlxhog import errors, load
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.decoding import scoring
+from tests.pairs import each_of
 from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
@@ -89,16 +90,13 @@ def loads(**how):
     return lambda model, saved: load(saved.directory, **how)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("call", "message"),
     [
         (loads(backend="cuda"), "no backend 'cuda'; choose from auto, torch, mlx"),
         (loads(backend="mlx:cpuu"), "did you mean 'mlx:cpu'"),
         (loads(weights="4bit", backend="torch"), "cannot compute with"),
         (loads(mode="newest"), "no read mode 'newest'"),
-        (loads(weights=["bfloat16"]), "weights is a list, expected a str"),
-        (loads(out=None), "out is a NoneType, expected a str or a path"),
-        (lambda m, _: load(None), "model is a NoneType, expected a str or a path"),
         (lambda m, _: m.generate("a", max_new_token=3), "did you mean 'max_new_tokens'"),
         (lambda m, _: m.stream("a", top_p="much"), "top_p is 'much'; wanted a number"),
         (lambda m, _: m.generate(b"a"), "the prompt is a bytes, expected a str"),

@@ -1,6 +1,7 @@
 """Readers of runs that really train: what they get is what checkpoints of the same version hold."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import signal
@@ -13,7 +14,7 @@ from mlxhog import load, train
 from mlxhog.arena import Arena, plan, requests
 from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint import creation
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.run import RUNNING
 from mlxhog.cli import main
 from mlxhog.errors import ArenaError, RunError
 from mlxhog.live import source as sources
@@ -96,18 +97,6 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(tmp_path, capsys):
     assert weights["version_first"] == weights["version_last"] > 0
 
 
-def test_a_run_of_another_version_is_refused(tmp_path, monkeypatch):
-    from tests.live.patterns import layout
-
-    run = creation.create(tmp_path, "held")
-    with run.lock(), Arena.create(layout()) as arena, arena.serve(socket_path(run.directory)):
-        run.write_status({"status": runs.RUNNING})
-        answers = iter(["99"])  # the first call is the server's
-        monkeypatch.setattr(requests, "version", lambda name: next(answers, "100"))
-        with pytest.raises(ArenaError, match="another version of mlxhog"):
-            open_source(run.name, root=tmp_path, backend="torch:cpu")
-
-
 @pytest.mark.parametrize("why", ["another version", "no copies"])
 def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
     why, tmp_path, monkeypatch
@@ -115,18 +104,16 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
     run = saved_run(tmp_path)
     source, model = open_source(run.name, root=tmp_path, backend="torch:cpu")
     follower = WeightFollower(source, model.backend)
-    connect = Arena.connect
-
-    def connected(path, patience_s):
-        if why == "another version":
-            raise ArenaError("it is not the socket of a run of this version of mlxhog")
-        return connect(path, patience_s)
-
-    monkeypatch.setattr(Arena, "connect", connected)
     monkeypatch.setattr(sources, "LOOK_S", 0.0)
     monkeypatch.setattr(sources, "LOADING_PART", 1e9)
     bare = plan(param_spec(SMALL), n_tickets=1)
     with run.lock(), Arena.create(bare) as arena, arena.serve(socket_path(run.directory)):
+        if why == "another version":
+            run.write_status({"status": RUNNING})
+            answers = itertools.cycle(["99", "100"])  # of the server, of the client
+            monkeypatch.setattr(requests, "version", lambda name: next(answers))
+            with pytest.raises(ArenaError, match="another version of mlxhog"):
+                open_source(run.name, root=tmp_path, backend="torch:cpu")
         for step in (5, 10):
             save(run, step=step)
             assert follower.refresh(in_sequence=False).version == step

@@ -65,27 +65,6 @@ def test_a_translated_python_is_refused_with_the_way_out():
         resolve_workers("auto", machine=translated)
 
 
-class Silent:
-    """A libSystem that knows no setting and fails every question."""
-
-    def __getattr__(self, name):
-        def call(*arguments):
-            return -1
-
-        setattr(self, name, call)
-        return call
-
-
-def test_a_kernel_that_does_not_answer_is_no_error(monkeypatch):
-    monkeypatch.setattr("sys.platform", "darwin")
-    monkeypatch.setattr(darwin, "_system", Silent)
-    assert darwin.sysctl("hw.memsize") is None
-    assert darwin.sysctl_text("machdep.cpu.brand_string") == ""
-    assert darwin.fast_cores() == 1
-    assert not darwin.translated()
-    assert not darwin.ask_for_performance_cores()
-
-
 AWAKE = """
 import os, sys, time
 from pathlib import Path

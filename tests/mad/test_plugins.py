@@ -5,7 +5,6 @@ Files of ours that hold such a layer remember its file, which runs only as the u
 
 import hashlib
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -19,10 +18,9 @@ from mlxhog.base import cache
 from mlxhog.cli import main
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
-from mlxhog.mad import suites
 from mlxhog.mad.study.store import Store
+from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.layers import make
-from mlxhog.models.mad.sequence import parse
 from tests.mad.tasks.golden import read
 from tests.own_plugins import mlxhog, own_plugins
 from tests.training.small import small_config
@@ -37,8 +35,7 @@ class Halving(Choice):
     kind = SCHEDULES
     name: ClassVar[str] = "halving"
 """
-SMALL = ("--set", "seq_len=9", "--set", "train_rows=64", "--set", "test_rows=16", "--dim", "16")
-STEPS = ("--steps", "2", "--json", "--quiet")
+SMALL = "--set seq_len=9 --set train_rows=64 --set test_rows=16 --dim 16"
 
 
 def edited(path, example, *changes):
@@ -51,11 +48,19 @@ def edited(path, example, *changes):
     return path
 
 
-def ok(folder, *words):
-    """The last line of JSON of a command that succeeds."""
-    ended = mlxhog(folder, *words)
-    assert ended.code == 0, (words, ended.err)
-    return json.loads(ended.out.splitlines()[-1]) if "--json" in words else ended
+def ok(folder, line):
+    """The last line of JSON of a command that succeeds, or its output."""
+    ended = mlxhog(folder, *shlex.split(line))
+    assert ended.code == 0, (line, ended.err)
+    return json.loads(ended.out.splitlines()[-1]) if "--json" in line else ended.out
+
+
+def refused(folder, line, *words, code=2):
+    """Assert that a command ends with an error that has these words."""
+    ended = mlxhog(folder, *shlex.split(line))
+    assert ended.code == code, ended.out
+    for one in words:
+        assert one in ended.err
 
 
 # -- one file --------------------------------------------------------------------------------------
@@ -63,63 +68,50 @@ def ok(folder, *words):
 
 def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path):
     (tmp_path / "all.py").write_text(LAYER.read_text() + TASK.read_text() + SCHEDULE)
-    how = ("--plugin", "all.py", "--layers", "my_layer swiglu", "--task", "MY", *SMALL)
+    how = f"mad train --plugin all.py --layers 'my_layer swiglu' --task MY {SMALL} --steps 2 --json"
     for workers in ("mlx:cpu", "mlx:cpu*2"):
-        result = ok(tmp_path, "mad", "train", *how, "--workers", workers, *STEPS)
+        result = ok(tmp_path, f"{how} --quiet --workers {workers}")
         assert (result["task"], result["status"], result["steps"]) == ("my_task", "done", 2)
-    (own,) = (
-        one
-        for one in ok(tmp_path, "mad", "layers", "--plugin", "all.py", "--json")
-        if one["name"] == "my_layer"
-    )
+    layers = ok(tmp_path, "mad layers --plugin all.py --json")
+    (own,) = (one for one in layers if one["name"] == "my_layer")
     assert own["source"] == str(tmp_path / "all.py")
     assert own["numbers"] == {"expand": {"default": 1, "type": "int"}}
-    listed = ok(tmp_path, "mad", "tasks", "--plugin", "all.py").out
+    listed = ok(tmp_path, "mad tasks --plugin all.py")
     assert "my_task (MY)  the first half in reverse order" in listed
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_parity_checks_a_layer_from_a_file(tmp_path):
-    small = ("--seq-len", "9", "--batch-size", "1", "--steps", "1", "--json")
-    result = ok(tmp_path, "parity", "my_layer swiglu", "--plugin", str(LAYER), *small)
+    small = "--seq-len 9 --batch-size 1 --steps 1 --json"
+    result = ok(tmp_path, f"parity 'my_layer swiglu' --plugin '{LAYER}' {small}")
     assert result["ok"]
     assert {"numpy", "torch:cpu"} <= {row["b"] for row in result["rows"]}
     assert any(row["what"].startswith("grad/layers.0.z_proj") for row in result["rows"])
 
 
-def test_the_rows_of_a_task_from_a_file_are_drawn_by_it(tmp_path):
-    edited(tmp_path / "mine.py", TASK)
-    rows = ("--task", "my_task", "--set", "train_rows=20", "--out", "r.npz")
-    ok(tmp_path, "mad", "data", "--plugin", "mine.py", *rows)
-    data = read(tmp_path / "r.npz")
-    np.testing.assert_array_equal(data.train_x[:, :8], data.train_y[:, :8:-1])
-    ended = mlxhog(tmp_path, "mad", "data", *rows)
-    assert ended.code != 0
-    assert "no task 'my_task'" in ended.err
-    assert "--plugin FILE" in ended.err
-
-
 PLAIN = ("seq_len: int = seq_len(17)\n", "seq_len: int = seq_len(17)\n    depth: int | None = 3\n")
 
 
-def test_a_plain_field_of_a_task_is_a_setting(tmp_path):
-    edited(tmp_path / "plain.py", TASK, PLAIN)
-    words = ("mad", "data", "--plugin", "plain.py", "--task", "my_task", "--set", "train_rows=9")
+def test_the_rows_of_a_task_from_a_file_are_drawn_by_it_and_a_plain_field_is_a_setting(tmp_path):
+    edited(tmp_path / "mine.py", TASK, PLAIN)
+    rows = "mad data --task my_task --set train_rows=20 --out r.npz"
     for value, expected in (("4", 4), ("none", None)):
-        ok(tmp_path, *words, "--set", f"depth={value}", "--out", f"{value}.npz")
-        assert read(tmp_path / f"{value}.npz").meta["depth"] == expected
-    refused = mlxhog(tmp_path, *words, "--set", "depth=x", "--out", "x.npz")
-    assert "depth is 'x'; wanted a whole number, or none" in refused.err
+        ok(tmp_path, f"{rows} --plugin mine.py --set depth={value}")
+        data = read(tmp_path / "r.npz")
+        assert data.meta["depth"] == expected
+        np.testing.assert_array_equal(data.train_x[:, :8], data.train_y[:, :8:-1])
+    wanted = "depth is 'x'; wanted a whole number, or none"
+    refused(tmp_path, f"{rows} --plugin mine.py --set depth=x", wanted)
+    refused(tmp_path, rows, "no task 'my_task'", "--plugin FILE")
 
 
 def test_an_own_strategy_has_its_numbers_for_the_workers_of_a_candidate(tmp_path):
-    how = ("--plugin", str(EXAMPLES / "my_strategy.py"), "--workers", "torch:cpu*2", "--dry-run")
-    words = ("mad", "train", "--task", "CR", "--layers", "gated-conv", *SMALL[2:], *how)
-    ok(tmp_path, *words, "--strategy", "my_strategy(share=0.3)")
+    words = f"mad train --layers gated-conv --plugin '{EXAMPLES / 'my_strategy.py'}' --dry-run"
+    words += " --workers torch:cpu*2 --dim 16 --strategy"
+    ok(tmp_path, f"{words} 'my_strategy(share=0.3)'")
     for strategy in ("hogwild(blocks=disjoint)", "local_sgd(split=dirichlet)"):
-        ended = mlxhog(tmp_path, *words, "--strategy", strategy)
-        assert (ended.code, "is for mlxhog train; leave it out" in ended.err) == (2, True)
+        refused(tmp_path, f"{words} '{strategy}'", "is for mlxhog train; leave it out")
 
 
 def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):
@@ -128,11 +120,8 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):
     def keys():
         with own_plugins(forgets=True):
             plugins.load(file)
-            runs = (
-                next(suites.expand(suites.suite("smoke"), parse(line), [1]))
-                for line in ("keyed swiglu", "swiglu")
-            )
-            return [run.key() for run in runs]
+            lines = ("keyed swiglu", "swiglu")
+            return [Study(candidates=(line,)).runs(line)[0].key() for line in lines]
 
     keyed, swiglu = keys()
     assert keys() == [keyed, swiglu]
@@ -160,9 +149,11 @@ CLASS = "from mlxhog.models.mad.layer import Layer\nclass A(Layer):\n"
     ],
 )
 def test_a_file_that_adds_no_layer_or_task_is_refused_in_words(tmp_path, example, change, message):
-    file = edited(tmp_path / "own.py", example, *([] if change[0] is None else [change]))
+    file = tmp_path / "own.py"
     if change[0] is None:
         file.write_text(change[1])
+    else:
+        edited(file, example, change)
     with own_plugins(forgets=True), pytest.raises(ConfigError, match=message):
         plugins.load(file)
 
@@ -171,12 +162,11 @@ def test_an_unknown_layer_is_answered_with_the_flag(tmp_path):
     with pytest.raises(ConfigError, match="no layer 'mine'; .*need the file .*--plugin FILE"):
         make("mine")
     layers = {"layers": [{"type": "mine", "expand": 2}, "swiglu"]}
-    (tmp_path / "config.json").write_text(
-        json.dumps({"model_type": "mad", "vocab_size": 8, "hidden_size": 16, **layers})
-    )
-    assert "--plugin FILE" in mlxhog(tmp_path, "mad", "show", "config.json").err
+    config = {"model_type": "mad", "vocab_size": 8, "hidden_size": 16, **layers}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refused(tmp_path, "mad show config.json", "--plugin FILE")
     edited(tmp_path / "mine.py", LAYER, ('"my_layer"', '"mine"'))
-    shown = ok(tmp_path, "mad", "show", "config.json", "--plugin", "mine.py", "--json")
+    shown = ok(tmp_path, "mad show config.json --plugin mine.py --json")
     assert shown["layers"] == "mine(expand=2) swiglu"
 
 
@@ -194,57 +184,48 @@ def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words
 ):
     monkeypatch.chdir(tmp_path)
     small_config(tmp_path)  # writes a text
-    edited(
-        tmp_path / "undeclared.py",
-        LAYER,
-        ('"my_layer"', '"undeclared"'),
-        ('ones_like(p["z_proj.bias"]', 'ones_like(p["z_proj.bia"]'),
-    )
+    wrong = ('ones_like(p["z_proj.bias"]', 'ones_like(p["z_proj.bia"]')
+    edited(tmp_path / "undeclared.py", LAYER, ('"my_layer"', '"undeclared"'), wrong)
     Path("model.yaml").write_text("model: {dim: 16, layers: [undeclared, swiglu]}")
     with own_plugins(forgets=True):
         assert main([*shlex.split(command), "--plugin", "undeclared.py"]) == 2
-    assert re.search(
-        r"layer undeclared reads the parameter 'z_proj\.bia', which its param_spec does not "
-        r"declare \(it declares v_proj\.weight, .*, out_proj\.weight\); declare it there, or "
-        r"read another one; did you mean 'z_proj\.bias'\?\n$",
-        capsys.readouterr().err,
-    )
+    error = capsys.readouterr().err
+    assert (
+        "layer undeclared reads the parameter 'z_proj.bia', which its param_spec does not declare "
+        "(it declares v_proj.weight, "
+    ) in error
+    assert error.endswith("read another one; did you mean 'z_proj.bias'?\n")
 
 
 # -- remembered files ------------------------------------------------------------------------------
 
+NEVER = "you have never named that file"
+OTHER = "is not the version that was remembered"
+
 
 @pytest.fixture
 def winner(tmp_path):
-    """An architecture file with a layer from my_layer.py beside it."""
+    """A folder with an architecture file, and the file of its layer."""
     edited(tmp_path / "my_layer.py", LAYER)
-    words = ("my_layer swiglu", "--depth", "2", "--dim", "16", "--out", "w.yaml")
-    ok(tmp_path, "mad", "scale", *words, "--plugin", "my_layer.py")
-    return tmp_path / "w.yaml"
-
-
-def shown(winner, *words):
-    return mlxhog(winner.parent, "mad", "show", winner.name, "--json", *words)
+    words = "mad scale 'my_layer swiglu' --depth 2 --dim 16 --out w.yaml --plugin my_layer.py"
+    ok(tmp_path, words)
+    return tmp_path
 
 
 def test_a_file_is_remembered_by_its_digest_and_refused_when_it_changed_or_is_gone(winner):
-    file = winner.parent / "my_layer.py"
+    file, show = winner / "my_layer.py", "mad show w.yaml --json"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert yaml.safe_load(winner.read_text())["plugin"] == [f"{file} sha256:{digest}"]
-    ended = shown(winner)
+    remembered = yaml.safe_load((winner / "w.yaml").read_text())["plugin"]
+    assert remembered == [f"{file} sha256:{digest}"]
+    ended = mlxhog(winner, *show.split())
     assert json.loads(ended.out)["layers"] == "my_layer swiglu"
     assert ended.err == f"plugin {file}\n"
-    moved = file.rename(winner.parent / "moved.py")
-    assert f"{file} is gone; give its new place: --plugin FILE" in shown(winner).err
-    taken = shown(winner, "--plugin", "moved.py")
-    assert (taken.code, taken.err) == (0, "")
+    moved = file.rename(winner / "moved.py")
+    refused(winner, show, f"{file} is gone; give its new place: --plugin FILE")
+    refused(winner, f"{show} --plugin moved.py", code=0)
     file.write_text(moved.read_text() + "# edited\n")
-    refused = shown(winner)
-    assert refused.code == 2
-    assert f"{file} has changed since it was remembered" in refused.err
-    assert f"--plugin {file}" in refused.err
-    taken = shown(winner, "--plugin", str(file))
-    assert (taken.code, "is not the version that was remembered" in taken.err) == (0, True)
+    refused(winner, show, f"{file} has changed since it was remembered", f"--plugin {file}")
+    refused(winner, f"{show} --plugin '{file}'", OTHER, code=0)
 
 
 EVIL = LAYER.read_text() + "\nfrom pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
@@ -256,15 +237,14 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path, form)
     file.write_text(EVIL)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     layers = {"layers": ["my_layer", "swiglu"], "vocab_size": 8}
-    files = {"plugin": [f"{file} sha256:{digest}"]}
-    architecture = {"version": 1, "model": layers, **files}
+    architecture = {"version": 1, "model": layers}
     if form == "config.json":
-        architecture = {"model_type": "mad", "hidden_size": 16, **layers, **files}
+        architecture = {"model_type": "mad", "hidden_size": 16, **layers}
+    architecture["plugin"] = [f"{file} sha256:{digest}"]
     (tmp_path / form).write_text(json.dumps(architecture))
-    refused = shown(tmp_path / form)
-    assert (refused.code, "you have never named that file" in refused.err) == (2, True)
+    refused(tmp_path, f"mad show {form}", NEVER)
     assert not (tmp_path / "ran").exists()
-    assert shown(tmp_path / form, "--plugin", "evil.py").code == 0
+    ok(tmp_path, f"mad show {form} --plugin evil.py")
     assert (tmp_path / "ran").exists()
 
 
@@ -274,22 +254,19 @@ def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path):
     (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
     small_config(tmp_path)  # writes a text
     (tmp_path / "conf.yaml").write_text("model: arch.yaml\ndata: text\nplugin: my_layer.py\n")
-    words = ("train", "--config", "conf.yaml", "--dry-run", "--workers", "mlx:cpu")
-    refused = mlxhog(tmp_path, *words)
-    assert (refused.code, "you have never named that file" in refused.err) == (2, True)
+    words = "train --config conf.yaml --dry-run --workers mlx:cpu"
+    refused(tmp_path, words, NEVER)
     assert not (tmp_path / "ran").exists()
-    assert shown(tmp_path / "arch.yaml", "--plugin", "my_layer.py").code == 0
-    assert mlxhog(tmp_path, *words).code == 0
+    ok(tmp_path, "mad show arch.yaml --plugin my_layer.py")
+    ok(tmp_path, words)
     file.write_text(EVIL + "# edited\n")
-    assert "you have never named that file, as it is now" in mlxhog(tmp_path, *words).err
+    refused(tmp_path, words, f"{NEVER}, as it is now")
 
 
 def test_a_note_that_others_can_write_is_not_believed(winner):
     (note,) = (cache.user_cache_directory() / "named-files").iterdir()
     note.chmod(0o666)
-    refused = shown(winner)
-    assert refused.code == 3
-    assert "not trusted: it can be written by others" in refused.err
+    refused(winner, "mad show w.yaml", "not trusted: it can be written by others", code=3)
 
 
 @pytest.mark.slow
@@ -302,31 +279,26 @@ def test_a_study_and_a_run_remember_their_files_for_every_later_command(tmp_path
     small_config(folder)  # writes a text
     space = "space: {depth: 2, mixers: [my_layer], channels: [swiglu], dim: 16}"
     (folder / "space.yaml").write_text(space)
-    study = ("--tasks", "CR,my_task", "--steps", "2", "--study", "s", "--backend", "mlx")
-    search = ("mad", "search", "--space", "space.yaml", *study, "--parallel", "1")
-    small = ("--workers", "mlx:cpu*2", "--seq-len", "32", "--batch-size", "1", "--data", "text")
-    goes_on = ("train", "--resume", "latest", "--steps", "2", "--quiet")
-    for words in (
-        (*search, "--plugin", "own.py"),
-        ("mad", "vote", "s", "--out", "w.yaml"),
-        (*search, "--plugin", "own.py"),
-        ("train", "--model", "w.yaml", *small, "--eval-tokens", "512", "--steps", "2", "--quiet"),
-        goes_on,
-        ("eval", "latest", "--data", "space.yaml", "--backend", "mlx:cpu"),
-        ("convert", "latest", "copy", "--to", "mlxhog", "--check"),
+    search = "mad search --space space.yaml --tasks CR,my_task --steps 2 --study s --backend mlx"
+    small = "--workers mlx:cpu*2 --seq-len 32 --batch-size 1 --data text --eval-tokens 512"
+    resume = "train --resume latest --steps 2 --quiet"
+    for line in (
+        f"{search} --parallel 1 --plugin own.py",
+        "mad vote s --out w.yaml",
+        f"{search} --parallel 1 --plugin own.py",
+        f"train --model w.yaml {small} --steps 2 --quiet",
+        resume,
+        "eval latest --data space.yaml --backend mlx:cpu",
+        "convert latest copy --to mlxhog --check",
     ):
-        ok(folder, *words)
-    assert {one.task for one in Store(folder / "studies" / "s").records()} == {
-        "in-context-recall",
-        "my_task",
-    }
+        ok(folder, line)
+    tasks = {one.task for one in Store(folder / "studies" / "s").records()}
+    assert tasks == {"in-context-recall", "my_task"}
     file.write_text(file.read_text() + "# edited\n")
-    refused = mlxhog(folder, "mad", "resume", "s", "--plugin", "own.py")
-    assert (refused.code, f"made with another version of {file}" in refused.err) == (2, True)
-    assert mlxhog(folder, "mad", "board", "s", "--plugin", "own.py").code == 0
-    assert mlxhog(folder, *goes_on).code == 2
-    taken = mlxhog(folder, *goes_on, "--plugin", "own.py")
-    assert (taken.code, "is not the version that was remembered" in taken.err) == (0, True)
+    refused(folder, "mad resume s --plugin own.py", f"made with another version of {file}")
+    ok(folder, "mad board s --plugin own.py")
+    refused(folder, resume)
+    refused(folder, f"{resume} --plugin own.py", OTHER, code=0)
 
 
 PROGRAM = """

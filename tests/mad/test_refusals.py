@@ -29,10 +29,16 @@ CASES = [
     ("train --layers swiglu --read live --predict own --workers torch:cpu*2", "add predict=none"),
     ("train --layers swiglu --lrr 3", "did you mean '--lr'?"),
     ("train --layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
-    ("train --layers mlp --schedule constant --lr-floor 1", "--lr-floor is for --schedule cosine"),
-    ("bench --layers mlp --schedule constant --lr-floor 1", "--lr-floor is for --schedule cosine"),
-    ("train --layers mlp --backoff-steps 5", "is for --schedule backoff or inverse, not cosine"),
-    ("train --layers mlp --schedule inverse --backoff-beta .5", "for --schedule backoff, not inv"),
+    (
+        "train --layers mlp --schedule constant --lr-floor 1",
+        "is for schedule=cosine, not const",
+    ),
+    (
+        "bench --layers mlp --schedule constant --lr-floor 1",
+        "is for schedule=cosine, not const",
+    ),
+    ("train --layers mlp --backoff-steps 5", "is for schedule=backoff|inverse, not cosine"),
+    ("train --layers mlp --schedule inverse --backoff-beta .5", "for schedule=backoff, not inv"),
     # -- data
     ("data --task CR --set seq_len=31 --out a", "at least 4, in steps of 2"),
     ("data --task CR --set vocab=many --out a", "--set vocab is 'many'"),

@@ -1,57 +1,85 @@
-"""Scores follow their definition; intervals and rank correlations equal worked examples."""
+"""Scores follow their definition; intervals equal worked examples."""
 
 import math
 from dataclasses import replace
 
 import pytest
 
-from mlxhog.mad.options import point_name
-from tests.mad.search.recorded import layers, record, scored, setting, suite
+from mlxhog.mad.options import Protocol, point_name
+from mlxhog.mad.run import RunConfig
+from mlxhog.mad.scores import scores
+from mlxhog.mad.suites import Setting, Suite
+from mlxhog.models.mad.sequence import parse
+from tests.mad.report.sample import RECORD
+from tests.pairs import each_of
 
-A = "gated-conv swiglu"
-B = "swiglu gated-conv"
-TWO_TASKS = suite(setting("one"), setting("two"))
+A, B = "gated-conv swiglu", "swiglu gated-conv"
+RATES = ({"lr": 1e-3}, {"lr": 1e-4})
+
+
+def suite(*settings, points=RATES[:1]):
+    """Settings as texts: a task, and a label that is not baseline."""
+    words = (one.partition(" ") for one in settings)
+    made = tuple(Setting(task, {}, label or "baseline") for task, _, label in words)
+    return Suite("made", made, points, {}, dim=32)
+
+
+TWO_TASKS = suite("one", "two")
+
+
+def record(candidate, place, acc, *, lr=1e-3, seed=0, dim=32, **how):
+    """A record; `place` is task and label, `token` and `val` are accuracies."""
+    task, _, label = place.partition(" ")
+    config = RunConfig(
+        task=task, settings={"vocab": 16}, layers=parse(candidate), dim=dim, seed=seed,
+        protocol=Protocol(lr=lr, steps=10),
+    )  # fmt: skip
+    token, val = how.pop("token", acc), how.pop("val", None)
+    return replace(
+        RECORD, key=config.key(), candidate=candidate, config=config.to_dict(),
+        label=label or "baseline", acc_macro=acc, acc_token=token, val_token=val, val_macro=val,
+        steps=10, seconds=2.0, state=100, **how,
+    )  # fmt: skip
 
 
 def complete(candidate, one, two, seed=0):
-    return [
-        record(candidate, "one", one, seed=seed),
-        record(candidate, "two", two, seed=seed),
-    ]
+    return [record(candidate, "one", one, seed=seed), record(candidate, "two", two, seed=seed)]
+
+
+def scored(records, measured, select="test"):
+    """The scores of all seeds that have a record."""
+    return scores(records, measured, sorted({one.seed for one in records}), select)
 
 
 def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_tasks():
-    measured = suite(
-        setting("one"),
-        setting("one", "vocab=32"),
-        setting("two"),
-        points=({"lr": 1e-3}, {"lr": 1e-4}),
-    )
     runs = [
-        record(A, "one", 0.5, lr=1e-3, token=0.6),
+        record(A, "one", 0.5, token=0.6),
         record(A, "one", 0.9, lr=1e-4, token=0.8),
-        record(A, "one", 0.3, lr=1e-3, label="vocab=32", token=0.4),
-        record(A, "one", 0.1, lr=1e-4, label="vocab=32", token=0.9),
-        record(A, "two", 0.2, lr=1e-3),
+        record(A, "one vocab=32", 0.3, token=0.4, ceiling=0.86),
+        record(A, "one vocab=32", 0.1, lr=1e-4, token=0.9),
+        record(A, "two", 0.2),
         record(A, "two", 0.2, lr=1e-4),
     ]
-    (row,) = scored(runs, measured)
+    (row,) = scored(runs, suite("one", "one vocab=32", "two", points=RATES))
     assert row.tasks == pytest.approx({"one": (0.9 + 0.3) / 2, "two": 0.2})
     assert row.acc_token == pytest.approx({"one": (0.8 + 0.4) / 2, "two": 0.2})
     assert row.score == pytest.approx((0.6 + 0.2) / 2)
+    assert row.ceiling == {"one": pytest.approx(0.93), "two": 1.0}  # the best possible
     assert [run.config["protocol"]["lr"] for run in row.best] == [1e-4, 1e-3, 1e-3]
     assert (row.status, row.missing, row.n_runs, row.seconds) == ("done", (), 6, 12.0)
+    expected = sum(math.prod(spec.shape) for layer in parse(A) for spec in layer.param_spec(32))
+    assert row.params == expected + 2 * 32  # of the layers and their norms
+    assert row.layers == ("gated-conv", "swiglu")
 
 
 def test_parameters_and_state_are_those_of_the_suites_width_whatever_widths_settings_have():
-    def run(label, dim, acc, seed):
-        one = record(A, "one", acc, label=label, seed=seed)
-        return replace(one, config={**one.config, "dim": dim}, state=10 * dim)
-
-    wide = replace(setting("one", "dim=64"), dim=64)
-    measured = suite(wide, setting("one", "dim=32"))
-    runs = [run("dim=64", 64, 0.9, 0), run("dim=32", 32, 0.5, 0), run("dim=64", 64, 0.7, 1)]
-    runs.append(run("dim=32", 32, 0.3, 1))
+    measured = suite("one dim=64", "one dim=32")
+    measured = replace(measured, settings=(replace(measured.settings[0], dim=64),
+                                           measured.settings[1]))  # fmt: skip
+    runs = [
+        replace(record(A, f"one dim={dim}", acc, seed=seed, dim=dim), state=10 * dim)
+        for dim, acc, seed in ((64, 0.9, 0), (32, 0.5, 0), (64, 0.7, 1), (32, 0.3, 1))
+    ]
     (row,) = scored(runs, measured)
     assert (row.params, row.state) == (scored(runs[1:2], measured)[0].params, 320)
     assert row.settings == {
@@ -62,50 +90,46 @@ def test_parameters_and_state_are_those_of_the_suites_width_whatever_widths_sett
     }
 
 
-def test_a_diverged_run_scores_0_is_counted_and_loses_to_any_that_learned():
-    measured = suite(setting("one"), points=({"lr": 1e-3}, {"lr": 1e-4}))
-    lost = [
-        record(A, "one", math.nan, status="diverged"),
-        record(A, "one", 0.9, lr=1e-4, status="diverged"),
-    ]
-    (row,) = scored(lost, measured)
-    assert (row.score, row.n_diverged, row.status) == (0.0, 2, "diverged")
-    (row,) = scored([lost[0], record(A, "one", 0.4, lr=1e-4)], measured)
-    assert (row.score, row.n_diverged, row.status) == (0.4, 1, "done")
+LOST = record(A, "one", math.nan, status="diverged")
+STOPPED = record(A, "two", 0.3, status="interrupted")
+MISSING = ("one baseline lr 0.001 seed 0",)
 
 
-def test_a_setting_on_which_every_point_is_lost_stays_in_the_mean():
-    measured = suite(setting("one"), setting("one", "vocab=32"))
-    runs = [record(A, "one", 0.8), record(A, "one", 0.7, label="vocab=32", status="failed")]
+@each_of(
+    ("measured", "runs", "score", "status", "numbers"),
+    [
+        # a lost run scores 0, is counted, and loses to any that learned
+        (suite("one", points=RATES),
+         [LOST, record(A, "one", 0.9, lr=1e-4, status="diverged")], 0.0, "diverged",
+         {"n_diverged": 2}),
+        (suite("one", points=RATES), [LOST, record(A, "one", 0.4, lr=1e-4)], 0.4, "done",
+         {"n_diverged": 1}),
+        # a setting on which every point is lost stays in the mean
+        (suite("one", "one vocab=32"),
+         [record(A, "one", 0.8), record(A, "one vocab=32", 0.7, status="failed")], 0.4, "done",
+         {"n_failed": 1}),
+        # an interrupted run is missing until another one of its place has ended
+        (TWO_TASKS, [record(A, "one", 0.5), STOPPED], 0.5, "partial", {"n_runs": 1}),
+        (TWO_TASKS, [record(A, "one", 0.5), STOPPED, record(A, "two", 0.7)], 0.6, "done",
+         {"missing": ()}),
+        # runs that are not of the suite do not count
+        (TWO_TASKS, [*complete(A, 0.2, 0.4), record(A, "three", 1.0),
+                     record(A, "one vocab=99", 1.0), record(A, "one", 1.0, lr=0.5)],
+         0.3, "done", {"n_runs": 2}),
+        # a partial row names what is missing
+        (TWO_TASKS, [record(A, "two", 1.0)], 1.0, "partial",
+         {"missing": MISSING, "tasks": {"two": 1.0}}),
+        # a seed that lacks a run is left out of the mean
+        (TWO_TASKS, [*complete(A, 0.5, 0.5), record(A, "two", 1.0, seed=1)], 0.5, "partial",
+         {"seeds": {0: 0.5}, "interval": None, "missing": ("one baseline lr 0.001 seed 1",)}),
+        # a pruned one keeps what it reached
+        (TWO_TASKS, [record(A, "one", 0.4, status="pruned")], 0.4, "pruned", {}),
+    ],
+)  # fmt: skip
+def test_lost_missing_and_foreign_runs_count_as_they_should(measured, runs, score, status, numbers):
     (row,) = scored(runs, measured)
-    assert (row.score, row.n_failed, row.status) == (0.4, 1, "done")
-
-
-def test_a_partial_row_says_which_runs_are_missing_and_stands_below_the_finished_ones():
-    runs = [*complete(A, 0.1, 0.1), record(B, "two", 1.0)]
-    first, second = scored(runs, TWO_TASKS)
-    assert (first.candidate, first.status) == (A, "done")
-    assert (second.candidate, second.status, second.score) == (B, "partial", 1.0)
-    assert second.missing == ("one baseline lr 0.001 seed 0",)
-    assert second.tasks == {"two": 1.0}
-
-
-def test_an_interrupted_run_is_missing_until_another_one_of_its_place_has_ended():
-    stopped = record(A, "two", 0.3, status="interrupted")
-    (row,) = scored([record(A, "one", 0.5), stopped], TWO_TASKS)
-    assert (row.status, row.score) == ("partial", 0.5)
-    (row,) = scored([record(A, "one", 0.5), stopped, record(A, "two", 0.7)], TWO_TASKS)
-    assert (row.status, row.score) == ("done", pytest.approx(0.6))
-
-
-def test_runs_that_are_not_of_the_suite_do_not_count():
-    others = [
-        record(A, "three", 1.0),
-        record(A, "one", 1.0, label="vocab=99"),
-        record(A, "one", 1.0, lr=0.5),
-    ]
-    (row,) = scored([*complete(A, 0.2, 0.4), *others], TWO_TASKS)
-    assert (row.score, row.n_runs) == (pytest.approx(0.3), 2)
+    assert (row.score, row.status) == (pytest.approx(score), status)
+    assert {name: getattr(row, name) for name in numbers} == numbers
 
 
 def test_several_seeds_give_their_mean_and_a_95_percent_t_interval():
@@ -118,13 +142,6 @@ def test_several_seeds_give_their_mean_and_a_95_percent_t_interval():
     assert one.interval is None
 
 
-def test_a_seed_that_lacks_a_run_is_left_out_of_the_mean_and_named():
-    runs = [*complete(A, 0.5, 0.5, 0), record(A, "two", 1.0, seed=1)]
-    (row,) = scored(runs, TWO_TASKS)
-    assert (row.score, row.interval, row.seeds) == (0.5, None, {0: 0.5})
-    assert (row.status, row.missing) == ("partial", ("one baseline lr 0.001 seed 1",))
-
-
 def test_two_step_sizes_never_have_one_name():
     rates = (1e-3, 1.4e-3, 1.5e-3, 2e-3, None)
     names = [point_name({"lr": lr, "weight_decay": 0.1}) for lr in rates]
@@ -132,41 +149,18 @@ def test_two_step_sizes_never_have_one_name():
     assert names == [f"lr {rate} wd 0.1" for rate in expected]
 
 
-def test_selecting_by_validation_rows_scores_the_test_rows_of_the_chosen_run():
-    measured = suite(setting("one"), points=({"lr": 1e-3}, {"lr": 1e-4}))
-    runs = [
-        record(A, "one", 0.9, val=0.5),
-        record(A, "one", 0.7, val=0.6, lr=1e-4),
-    ]
-    (row,) = scored(runs, measured, "val")
-    assert (row.score, row.val_score) == (0.7, 0.6)
-    (row,) = scored(runs, measured, "test")
-    assert (row.score, row.val_score) == (0.9, 0.5)
-
-
-def test_candidates_are_ordered_by_the_rows_that_select():
+def test_the_rows_that_select_choose_between_points_and_order_the_candidates():
+    runs = [record(A, "one", 0.9, val=0.5), record(A, "one", 0.7, val=0.6, lr=1e-4)]
+    for select, score, val in (("val", 0.7, 0.6), ("test", 0.9, 0.5)):
+        (row,) = scored(runs, suite("one", points=RATES), select)
+        assert (row.score, row.val_score) == (score, val)
     runs = [record(A, "one", 0.9, val=0.5), record(B, "one", 0.7, val=0.6)]
-    by_test, by_val = (scored(runs, suite(setting("one")), select) for select in ("test", "val"))
-    assert [(row.candidate, row.worth) for row in by_test] == [(A, 0.9), (B, 0.7)]
-    assert [(row.candidate, row.worth) for row in by_val] == [(B, 0.6), (A, 0.5)]
-    assert [row.score for row in by_val] == [0.7, 0.9]
+    for select, order in (("test", [(A, 0.9), (B, 0.7)]), ("val", [(B, 0.6), (A, 0.5)])):
+        rows = scored(runs, suite("one"), select)
+        assert [(row.candidate, row.worth) for row in rows] == order
 
 
-def test_a_pruned_candidate_keeps_what_it_reached_below_the_finished_ones():
-    runs = [*complete(A, 0.1, 0.1), record(B, "one", 0.4, status="pruned")]
-    first, second = scored(runs, TWO_TASKS)
-    assert (first.candidate, second.status, second.score) == (A, "pruned", 0.4)
-
-
-def test_the_best_possible_score_of_a_task_stands_beside_it():
-    measured = suite(setting("one"), setting("one", "vocab=4096"))
-    runs = [record(A, "one", 0.9), record(A, "one", 0.8, label="vocab=4096", ceiling=0.86)]
-    (row,) = scored(runs, measured)
-    assert row.ceiling == {"one": pytest.approx(0.93)}
-
-
-def test_parameters_are_those_of_the_layers_and_their_norms():
-    (row,) = scored(complete(A, 0.5, 0.5), TWO_TASKS)
-    expected = sum(math.prod(spec.shape) for layer in layers(A) for spec in layer.param_spec(32))
-    assert row.params == expected + 2 * 32
-    assert row.layers == ("gated-conv", "swiglu")
+def test_candidates_that_lack_runs_stand_below_the_finished_ones():
+    for status in ("done", "pruned"):
+        runs = [*complete(A, 0.1, 0.1), record(B, "two", 1.0, status=status)]
+        assert [row.candidate for row in scored(runs, TWO_TASKS)] == [A, B]

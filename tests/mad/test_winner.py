@@ -1,15 +1,33 @@
-"""A vote takes the most frequent layers of the best candidates; scaling keeps the proportions."""
+"""`mad vote` and `mad scale`: from a study to a model for `mlxhog train`.
 
+A vote takes the most frequent layers of the best candidates; scaling keeps the proportions.
+"""
+
+import importlib
+import json
+import sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import mlx.core as mx
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.cli import main
 from mlxhog.errors import ConfigError
 from mlxhog.mad.winner import scaled, unit_of, upper_part, vote
+from mlxhog.models.families import init_params
 from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.registry import load_architecture
+from mlxhog.nn.mlx import LanguageModel as MLXModel
+from mlxhog.nn.torch import LanguageModel as TorchModel
+from tests.mad.report.sample import CONV, study
 from tests.pairs import each_of
+from tests.tolerances import LOGITS_F32, assert_close
 
 
 def scored(*lines):
@@ -19,20 +37,12 @@ def scored(*lines):
 def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
     winner = vote(
         scored(
-            ("a x b y", 0.91),
-            ("a x c y", 0.90),
-            ("b x b z", 0.89),
-            ("c z c z", 0.20),
+            ("a x b y", 0.91), ("a x c y", 0.90), ("b x b z", 0.89), ("c z c z", 0.20),
             ("c z c z", 0.10),
         )
-    )
+    )  # fmt: skip
     assert winner.layers == ("a", "x", "b", "y")
-    assert list(winner.slots) == [
-        {"a": 2, "b": 1},
-        {"x": 3},
-        {"b": 2, "c": 1},
-        {"y": 2, "z": 1},
-    ]
+    assert list(winner.slots) == [{"a": 2, "b": 1}, {"x": 3}, {"b": 2, "c": 1}, {"y": 2, "z": 1}]
     assert [score for _, score in winner.voters] == [0.91, 0.90, 0.89]
 
 
@@ -54,7 +64,7 @@ def test_the_best_candidates_of_the_most_frequent_depth_vote(candidates, top, la
     assert len(winner.voters) == voters
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("scores", "upper"),
     [
         ([0.9], 1),
@@ -70,10 +80,7 @@ def test_the_upper_part_ends_where_the_scores_fall_apart(scores, upper):
     assert upper_part(scores) == upper
 
 
-BLOCKS = parse("mlstm swiglu slstm mlp")
-FREE = parse("mlstm slstm swiglu")
-
-
+BLOCKS, FREE = parse("mlstm swiglu slstm mlp"), parse("mlstm slstm swiglu")
 ONCE, HALF = "mlstm swiglu slstm mlp", "mlstm swiglu"
 
 
@@ -91,19 +98,20 @@ ONCE, HALF = "mlstm swiglu slstm mlp", "mlstm swiglu"
 def test_stacking_puts_copies_on_top_and_stretching_repeats_units_in_place(
     layers, depth, how, unit, expected
 ):
-    assert (
-        canonical(scaled(layers, depth, unit, stack=how == "stack")).replace("(h4)", "") == expected
-    )
+    result = canonical(scaled(layers, depth, unit, stack=how == "stack"))
+    assert result.replace("(h4)", "") == expected
 
 
-def test_blocks_are_found_where_mixers_and_channel_maps_alternate():
-    assert unit_of(BLOCKS) == 2
-    assert unit_of(FREE) == 1
-    assert unit_of(parse("swiglu mlstm")) == 1
-    assert unit_of(parse("mlstm swiglu mlstm")) == 1
-    assert unit_of(parse("mlstm")) == 1
-    assert unit_of(parse("canon mlstm canon swiglu canon slstm canon mlp")) == 4
-    assert unit_of(parse("canon mlstm gated-conv swiglu")) == 1
+@each_of(
+    ("layers", "unit"),
+    [
+        (ONCE, 2), ("mlstm slstm swiglu", 1), ("swiglu mlstm", 1), ("mlstm swiglu mlstm", 1),
+        ("mlstm", 1), ("canon mlstm canon swiglu canon slstm canon mlp", 4),
+        ("canon mlstm gated-conv swiglu", 1),
+    ],
+)  # fmt: skip
+def test_blocks_are_found_where_mixers_and_channel_maps_alternate(layers, unit):
+    assert unit_of(parse(layers)) == unit
 
 
 @given(depth=st.integers(3, 40))
@@ -114,7 +122,7 @@ def test_stretching_keeps_the_order_and_spreads_the_rest_evenly(depth):
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("depth", "unit", "message"),
     [
         (3, 1, "depth 3 is less than the 4 layers of the model"),
@@ -124,3 +132,120 @@ def test_stretching_keeps_the_order_and_spreads_the_rest_evenly(depth):
 def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, unit, message):
     with pytest.raises(ConfigError, match=message):
         scaled(BLOCKS, depth, unit, stack=True)
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Path("studies")
+
+
+def run(*words):
+    return main(["mad", *words])
+
+
+def layers_of(path):
+    return canonical(load_architecture(path).layers)
+
+
+def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
+    study(here)
+    assert run("vote", "first", "--top", "2") == 0
+    output = capsys.readouterr().out
+    assert "2 of 3 candidates vote, scores 0.900 to 0.600: the best 2" in output
+    assert "gated-conv 1, swiglu 1" in output
+    assert "place 1 of 3 in the study, score 0.900" in output
+    assert run("vote", "first", "--json", "--out", "w.yaml") == 0
+    output = json.loads(capsys.readouterr().out)
+    assert output["layers"] == CONV
+    assert output["slots"][0] == {"slot": 1, "layer": "gated-conv", "votes": {"gated-conv": 1}}
+    assert output["voters"] == [{"layers": CONV, "score": pytest.approx(0.9)}]
+    assert (output["candidates"], output["score"]) == (3, pytest.approx(0.9))
+    assert layers_of(output["file"]) == CONV
+
+
+def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to_go_on(
+    here, capsys
+):
+    study(here, change=lambda one: None if (one.candidate, one.seed) == (CONV, 1) else one)
+    assert run("vote", "first", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["candidates"] == 2
+    study(here, "second", change=lambda one: one if one.seed == 1 else None)
+    assert run("vote", "second") == 2
+    assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
+
+
+def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, capsys):
+    study(here, dim=48)
+    assert run("scale", "first", "--depth", "6", "--out", "deep.yaml", "--json") == 0
+    output = json.loads(capsys.readouterr().out)
+    assert (output["depth"], output["dim"], output["layers"]) == (6, 48, " ".join([CONV] * 3))
+    assert layers_of("deep.yaml") == output["layers"]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("how", ["stack", "stretch"])
+def test_a_file_that_is_scaled_can_be_scaled_again(how):
+    line = "mlstm(h2) swiglu(inner=48) slstm(h2) mlp"
+    assert run("scale", line, "--depth", "8", "--how", how, "--out", "a.yaml", "--dim", "32") == 0
+    assert run("scale", "a.yaml", "--depth", "8", "--out", "b.yaml") == 0
+    assert Path("a.yaml").read_bytes() == Path("b.yaml").read_bytes()
+    assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks(
+    capsys, monkeypatch
+):
+    transformers = pytest.importorskip("transformers", reason="the extra [peers]")
+    dynamic = importlib.import_module("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(Path("modules").absolute()))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    space = "space: {depth: 2, mixers: [mlstm(h2), gated-conv], channels: [swiglu(inner=16)]}"
+    Path("space.yaml").write_text(space)
+    Path("text.txt").write_text("lock free adds never wait " * 1000)
+    for line in (
+        "mad search --space space.yaml --study s --tasks M --steps 2 --dim 16 --no-prune --quiet",
+        "mad vote s --out winner.yaml",
+        "mad scale winner.yaml --depth 4 --out deep.yaml",
+        "train --model deep.yaml --data text.txt --workers mlx:cpu --seq-len 16 --steps 2 "
+        "--batch-size 2 --eval-tokens 512 --quiet",
+        "convert latest exported --to hf --check --quiet",
+    ):
+        assert main(line.split()) == 0
+
+    tokens = np.random.default_rng(0).integers(0, 256, (2, 12))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained("exported", trust_remote_code=True)
+    ours = TorchModel("exported")
+    with torch.no_grad():
+        answer = theirs(torch.tensor(tokens), labels=torch.tensor(tokens))
+        whole, _ = ours(torch.tensor(tokens))
+        first, state = ours(torch.tensor(tokens[:, :7]))
+        rest, _ = ours(torch.tensor(tokens[:, 7:]), state)
+        written = theirs.generate(torch.tensor(tokens[:1]), max_new_tokens=3, do_sample=False)
+    for logits in (answer.logits, torch.cat([first, rest], 1),
+                   np.array(MLXModel("exported")(mx.array(tokens))[0])):  # fmt: skip
+        assert_close(np.asarray(logits), whole.numpy(), LOGITS_F32)
+    assert torch.isfinite(answer.loss)
+    assert written.shape == (1, 15)
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_module_of_a_model_file_has_the_initial_values_of_training_and_learns():
+    Path("m.yaml").write_text("model: {dim: 16, layers: 'mlstm(h2) swiglu(inner=16)'}")
+    model = TorchModel("m.yaml", seed=3)
+    values = init_params(load_architecture("m.yaml"), 3)
+    own = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    assert own.keys() == values.keys()
+    for name, value in own.items():
+        np.testing.assert_array_equal(value, values[name])
+    logits, _ = model(torch.zeros(1, 8, dtype=torch.long))
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(ConfigError, match="cannot write text"):
+        TorchModel(replace(model.architecture, backbone="autoencoder"))

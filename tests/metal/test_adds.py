@@ -14,26 +14,16 @@ LOSSLESS, RACY, CAS = 0, 1, 2
 TOTAL_ADDS = 10**8
 OFFSET = 7  # the slice starts inside a stripe, off every vector's alignment
 TAIL = 123  # and ends in an odd-sized rest
-WIDTH = 64
-SGD = ("gradient", (), (1.0, 1.0, 0.0, 0.0))
-BY_ROWS = ("rows", "table")
 
 
 def add_ones(segment, barrier, slot, kernel, n, rounds):
     """One worker: `rounds` times, add 1.0 to n floats at OFFSET."""
     locks, flat = segment.locks(slot), segment.floats
     ones = np.ones(n, np.float32)
-    rows = np.random.default_rng(slot).permutation(n // WIDTH).astype(np.int32)
     barrier.wait(TIMEOUT_S)
     for k in range(rounds):
         seed = slot << 32 | k
-        if kernel == "rows":
-            values = ones[: len(rows) * WIDTH]
-            _native.add(locks, LOSSLESS, flat, OFFSET, values, (rows, WIDTH, 0, n), seed)
-        elif kernel == "table":
-            place, grad = (np.sort(rows), WIDTH, 0, n), -ones[: len(rows) * WIDTH]
-            _native.step(*SGD, locks, LOSSLESS, flat, OFFSET, grad, rows=place, seed=seed)
-        elif kernel in ("stripe", "racy"):
+        if kernel in ("stripe", "racy"):
             mode = RACY if kernel == "racy" else LOSSLESS
             _native.add(locks, mode, flat, OFFSET, ones, seed=seed)
         else:
@@ -44,8 +34,7 @@ def concurrent_adds(kernel, workers, n):
     """The floats after TOTAL_ADDS concurrent adds of 1.0, and what each should be."""
     rounds = max(1, TOTAL_ADDS // (n * workers))
     assert rounds * workers < 2**24, "beyond it float32 cannot count by ones"
-    n_words = n // WIDTH if kernel in BY_ROWS else 0
-    with shared(OFFSET + n, n_words) as segment:
+    with shared(OFFSET + n) as segment:
         barrier = PROCESSES.Barrier(workers)
         jobs = [(segment, barrier, k + 1, kernel, n, rounds) for k in range(workers)]
         run(add_ones, jobs)
@@ -56,10 +45,8 @@ def concurrent_adds(kernel, workers, n):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "n"), [(2, (1 << 20) + TAIL), (4, 16_384 + TAIL)])
-@pytest.mark.parametrize("kernel", ["stripe", *BY_ROWS, "cas1", "cas2"])
+@pytest.mark.parametrize("kernel", ["stripe", "cas1", "cas2"])
 def test_no_add_is_lost(kernel, workers, n):
-    if kernel in BY_ROWS:
-        n -= n % WIDTH
     floats, expected = concurrent_adds(kernel, workers, n)
     np.testing.assert_array_equal(floats, expected)
 

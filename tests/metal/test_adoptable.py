@@ -57,11 +57,6 @@ def test_an_arena_beyond_31_bits_of_elements_is_refused_with_the_way_out():
         adoptable(huge, page=PAGE)
 
 
-def test_a_read_only_mapping_can_be_imported(arena):
-    with Arena.from_handle(arena.handle(), readonly=True) as reader:
-        assert not adoptable(reader.params).flags.writeable
-
-
 def test_every_worker_slot_checks_on_a_float_of_its_own_that_nothing_else_uses(arena):
     places = [arena.layout.self_check(slot) for slot in range(1, 5)]
     probe = arena.layout.probe

@@ -106,7 +106,7 @@ def test_an_operator_is_exact_and_its_bits_do_not_depend_on_threads(case):
 # -- elementary functions --------------------------------------------------------------------------
 
 
-def test_elementary_functions_are_within_a_few_units_in_the_last_place():
+def test_elementary_functions_are_precise():
     # silu(x) is x * sigmoid(x), soft_cap(x, 1) is tanh(x): exp, sigmoid and tanh through their ops.
     x = np.linspace(-30, 30, 100_001).astype(np.float32)
     exact, out = x.astype(np.float64), unwritten(x.size)
@@ -116,15 +116,9 @@ def test_elementary_functions_are_within_a_few_units_in_the_last_place():
     ops.soft_cap(x, out, cap=1.0, threads=1)
     expected = np.tanh(exact)
     assert (np.abs(out - expected) <= 3 * np.spacing(np.abs(expected).astype(np.float32))).all()
-
-
-def test_gelu_is_precise_where_it_is_nearly_zero():
-    x = np.linspace(-8, 30, 100_001).astype(np.float32)
-    out = unwritten(x.size)
     ops.glu("gelu", x, np.ones_like(x), out, threads=1)
-    exact = torch.tensor(x, dtype=torch.float64)
-    expected = (exact * 0.5 * torch.erfc(-exact / 2**0.5)).numpy()
-    assert (np.abs(out - expected) <= 4e-6 * np.abs(expected)).all()
+    expected = exact * 0.5 * torch.erfc(torch.tensor(-exact / 2**0.5)).numpy()
+    assert (np.abs(out - expected) <= 4e-6 * np.abs(expected))[x > -8].all()  # nearly zero there
 
 
 def test_functions_have_the_right_limits_and_pass_nan_on():

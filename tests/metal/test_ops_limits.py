@@ -28,7 +28,7 @@ def test_a_map_of_no_inputs_is_its_bias():
     np.testing.assert_array_equal(y, np.tile(b, (5, 1)))
 
 
-@pytest.mark.parametrize("outs", [[], [0], [0, 0], [0, 20], [20, 0]])
+@pytest.mark.parametrize("outs", [[], [0, 0], [0, 20]])
 def test_maps_without_outputs_add_nothing_to_the_input_gradient(outs):
     def gradient(outs):
         dx, weights = unwritten(4, 3), [draw(out, 3) for out in outs]
@@ -38,11 +38,6 @@ def test_maps_without_outputs_add_nothing_to_the_input_gradient(outs):
 
     expected = gradient([20]) if 20 in outs else np.zeros((4, 3))
     np.testing.assert_array_equal(gradient(outs), expected)
-
-
-def test_an_array_beyond_every_address_is_a_memory_error():
-    with pytest.raises(MemoryError):
-        ops.empty([2**62, 8])
 
 
 def test_memory_that_runs_out_in_a_thread_is_an_error_of_the_call_and_of_no_other():
@@ -68,41 +63,10 @@ print("the end")
 """
 
 
-def run(code):
-    """The exit code and both outputs of a program."""
-    command, how = [sys.executable, "-c", code], {"capture_output": True, "text": True}
-    process = subprocess.run(command, timeout=60, check=False, **how)
-    return process.returncode, process.stdout, process.stderr
-
-
 def test_a_process_ends_while_a_daemon_thread_has_the_pool_at_work():
-    assert run(BUSY) == (0, "the end\n", "")
-
-
-SHORT_OF_MEMORY = """
-import resource
-import numpy as np
-from mlxhog import _native
-def polar(n):
-    x, u = np.eye(n, dtype=np.float32), np.zeros((n, n), np.float32)
-    return x, u, lambda: _native.polar([x], [u], [1.0], np.float32([[1.5, -0.5, 0.0]]), threads=1)
-*_, small = polar(40)
-_, u, smaller = polar(30)
-*_, large = polar(2000)
-small()
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), resource.RLIM_INFINITY))
-try:
-    large()
-except MemoryError:
-    smaller()
-    print(u.any())
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not limit a process's memory")
-def test_after_memory_ran_out_a_smaller_matrix_is_orthogonalized():
-    assert run(SHORT_OF_MEMORY) == (0, "True\n", "")
+    command, how = [sys.executable, "-c", BUSY], {"capture_output": True, "timeout": 60}
+    ended = subprocess.run(command, check=True, **how)
+    assert (ended.stdout, ended.stderr) == (b"the end\n", b"")
 
 
 # Python 3.12 warns of any fork beside threads; this one is what the test is about.

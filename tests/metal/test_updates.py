@@ -163,16 +163,8 @@ def test_a_norm_does_not_depend_on_the_number_of_threads():
     assert len(norms) == 1
     dense = np.concatenate([grads[str(k)] for k in range(len(sizes))]).astype(np.float64)
     assert norms.pop() == pytest.approx(math.sqrt(float((dense**2).sum()) + 20.0), rel=1e-13)
-    for bad in (np.nan, np.inf):
-        grads["1"][-1] = bad
-        assert not math.isfinite(global_norm(grads, 3))
-
-
-def test_a_norm_of_arrays_of_a_mebibyte_is_the_sum_over_them_as_before():
-    """So recorded hashes of small models stay."""
-    rng = np.random.default_rng(0)
-    grads = {str(k): rng.standard_normal(n, dtype=np.float32) for k, n in enumerate((9, 1 << 18))}
-    total = 0.0
-    for grad in grads.values():
-        total += _native.sumsq(grad)
-    assert global_norm(grads, 2) == math.sqrt(total)
+    grads["1"][-1] = np.inf
+    assert not math.isfinite(global_norm(grads, 3))
+    grads["1"] = grads["1"][: 1 << 18]  # a mebibyte: the sum as before, so recorded hashes stay
+    small = {name: grads[name] for name in "01"}
+    assert global_norm(small, 2) == math.sqrt(sum(_native.sumsq(grad) for grad in small.values()))

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
-from mlxhog.backends.precision import computes_long_products
+from mlxhog.backends.probes import computes_long_products
 from mlxhog.backends.torch import TorchBackend
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.backends import precision
+from mlxhog.backends import probes
 from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_spec
@@ -115,7 +115,7 @@ def test_a_fault_in_the_precision_of_float32_disagrees(monkeypatch, fault):
     wrong = fault(getattr(engine.ops, operator), MLXArrays("cpu", 1))
     monkeypatch.setattr(engine.ops, operator, wrong)
     by_side = {
-        NUMPY.name: (dict(precision.exact()), {}),
+        NUMPY.name: (dict(probes.exact()), {}),
         MLX_PLAIN.name: (dict(engine.probes()), {}),
     }
     rows, _ = compare_all(small(), [NUMPY, MLX_PLAIN], by_side)

@@ -5,7 +5,6 @@ import re
 import signal
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
 
 import pytest
 
@@ -34,12 +33,6 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, error.headers["ETag"], error.read()
 
-    def end(self):
-        """End it as Ctrl-C does; returns its exit code."""
-        self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=30)
-        return self.process.returncode
-
 
 @pytest.fixture
 def serve():
@@ -59,16 +52,6 @@ def serve():
 def run_in(page):
     """The data of the run on a page."""
     return json.loads(re.search(rb'id="data">(.*?)</script>', page, re.S)[1])["runs"][0]
-
-
-def held(run):
-    """Hold the lock of a run, as the process that trains it does."""
-    lock = ExitStack()
-    lock.enter_context(run.lock())
-    return lock
-
-
-# -- what is served --------------------------------------------------------------------------------
 
 
 def test_eight_hours_of_sixteen_workers_weigh_less_than_half_a_megabyte(tmp_path):
@@ -125,67 +108,47 @@ def test_a_request_without_the_token_for_another_site_or_of_an_ended_run_is_refu
 
 
 @pytest.mark.slow
-def test_lines_samples_and_the_end_appear_without_a_reload(tmp_path, serve, visit):
-    run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
-    lock = held(run)
-    window = visit()
-    page = window.open(serve(run).url)
-    assert page.locator("#state-0").inner_text() == "running"
-    assert window.cut(390) == []
-    newest = page.locator("#loss .chart")
-    assert "loss 2.236" in newest.get_attribute("aria-label")
-    append(run, list(lines(25))[5:])
-    with run.events_path.open("a") as file:
-        file.write(json.dumps(event("sample", "it improves")) + "\n")
-    page.locator(".samples", has_text="it improves").wait_for()
-    page.locator('#loss .chart[aria-label*="loss 1."]').wait_for()
-    lock.close()
-    run.write_status({"status": "done"})
-    page.locator("#state-0", has_text="done").wait_for()
-    assert page.locator('button[data-ask="stop"]').is_hidden()
-    assert window.troubles == []
-
-
-@pytest.mark.slow
 def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
-    lock = held(run)  # by a process that answers nothing
-    server, window = serve(run), visit()
-    assert visit().open(server.url).locator("#token-field").is_visible()
-    page = window.open(f"{server.url}#{server.token}")
-    assert page.url == server.url
-    assert page.locator("#token-field").is_hidden()
-    page.locator('button[data-ask="sample"]').press("Enter")
-    answer, gone = (page.locator("#told", has_text=x) for x in ("not running", "does not answer"))
-    answer.wait_for()
-    page.route(server.url, lambda route: route.abort())
-    gone.wait_for()
-    page.unroute(server.url)
-    answer.wait_for()
-    lock.close()
-    assert server.end() == 0
+    with run.lock():  # by a process that answers nothing
+        server, window = serve(run), visit()
+        assert visit().open(server.url).locator("#token-field").is_visible()
+        page = window.open(f"{server.url}#{server.token}")
+        assert page.url == server.url
+        assert page.locator("#token-field").is_hidden()
+        page.locator('button[data-ask="sample"]').press("Enter")
+        answer, gone = (page.locator("#told", has_text=x) for x in ("not running", "does not ans"))
+        answer.wait_for()
+        page.route(server.url, lambda route: route.abort())
+        gone.wait_for()
+        page.unroute(server.url)
+        answer.wait_for()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 0
     gone.wait_for()
 
 
 @pytest.mark.slow
-def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(going_on, serve, visit):
+def test_a_real_run_is_followed_without_a_reload_and_controlled_by_keyboard(going_on, serve, visit):
     from playwright.sync_api import expect
 
-    run = going_on.run
-    server = serve(run)
-    page = visit().open(f"{server.url}#{server.token}")
+    run, server, window = going_on.run, serve(going_on.run), visit()
+    page = window.open(f"{server.url}#{server.token}")
     page.on("dialog", lambda dialog: dialog.accept())
-    notice = page.locator("#told")
+    notice, facts = page.locator("#told"), page.locator("#facts")
+    newest = page.locator("#loss .chart").get_attribute("aria-label")
     page.locator('button[data-ask="checkpoint"]').press("Enter")
     notice.filter(has_text="step-").wait_for()
     assert list(run.checkpoints.iterdir())
-    facts = page.locator("#facts")
-    before = facts.inner_text()
-    expect(facts).not_to_have_text(before, use_inner_text=True, timeout=30_000)
+    expect(facts).not_to_have_text(facts.inner_text(), use_inner_text=True, timeout=30_000)
+    expect(page.locator("#loss .chart")).not_to_have_attribute("aria-label", newest)
     assert "step-" in notice.inner_text()  # news of the run leave the answer there
     page.locator('button[data-ask="sample"]').press("Enter")
     page.locator(".samples li").first.wait_for()
+    assert window.cut(390) == []
     page.locator('button[data-ask="stop"]').press("Enter")
     page.locator("#state-0", has_text="interrupted").wait_for(timeout=60_000)
+    assert page.locator('button[data-ask="stop"]').is_hidden()
     assert going_on.process.wait(60) is not None
     assert run.read_status()["result"]["checkpoint"]
+    assert window.troubles == []

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
 from mlxhog.cli import main
 from mlxhog.report import card
+from tests.pairs import each_of
 from tests.saved import SMALL, saved_run
 
 
@@ -31,7 +30,7 @@ def test_a_card_names_data_steps_score_and_command(tmp_path):
     assert str(tmp_path) not in written
 
 
-@pytest.mark.parametrize(
+@each_of(
     "result", [{"val_at_end": False}, {"checkpoint": "step-00000003"}, {"val_bits_per_byte": None}]
 )
 def test_a_score_of_another_step_is_not_this_checkpoint_s(tmp_path, result):

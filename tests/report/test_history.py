@@ -63,7 +63,7 @@ def test_workers_of_a_resumed_run_add_up_and_one_in_the_place_of_another_is_a_re
         line["elapsed_s"] += first[-1]["elapsed_s"]
     second[-1]["workers"][1]["pid"] = 999
     read = history(write_run(tmp_path, metrics=[*first, *second]))
-    assert read.columns["updates"][-1] == 20 * 7
+    assert read.last("updates") == 20 * 7
     assert [read.workers[slot].restarts for slot in (1, 2)] == [0, 1]
 
 
@@ -90,7 +90,8 @@ def test_every_evaluation_is_one_point_and_the_larger_score_another(tmp_path):
     score = {"val_bits_per_byte": 2.5, "final_bits_per_byte": 2.4, "final_share": 0.2}
     none = {"val_bits_per_byte": None, "final_bits_per_byte": None}
     metrics = [
-        {**line, "supervisor_pid": 1 + (k > 3), **(score if k in (2, 3, 6) else none)}
+        {**line, "supervisor_pid": 1 + (k > 3)}
+        | (score | {"val_step": k - k % 2} if k in (2, 3, 6) else none)
         for k, line in enumerate(lines(8))
     ]
     run = write_run(tmp_path, metrics=metrics)

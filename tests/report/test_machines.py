@@ -12,7 +12,7 @@ from mlxhog.arena.layout import plan
 from mlxhog.base.typed import fill
 from mlxhog.report import machines
 from mlxhog.report.machines import Roster
-from mlxhog.report.metrics import MachineReport, Progress
+from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import line
 from mlxhog.report.terminal import Picture
 from tests.report.sample_run import PROGRESS
@@ -30,21 +30,18 @@ def roster():
     arena.close()
 
 
-def states(roster):
-    return {one.name: one.state for one in roster.reports()}
-
-
 def test_a_machine_is_in_the_quorum_away_or_alone(roster):
     assert roster.reports() == ()
-    roster.write([AWAY, HERE], [7], 7, {})
-    assert states(roster) == {"studio": "in the quorum", "air": "away"}
-    roster.write([HERE, AWAY], [7, 9], 7, {})
-    assert states(roster) == {"studio": "in the quorum", "air": "in the quorum"}
-    roster.is_alone = True
-    assert states(roster) == {"studio": "alone", "air": "away"}
-    roster.is_alone = False
-    roster.write([HERE], [], 7, {})  # fewer members than the quorum
-    assert states(roster) == {"studio": "alone", "air": "away"}
+    for members, is_alone, here, away in (
+        ([7], False, "in the quorum", "away"),
+        ([7, 9], False, "in the quorum", "in the quorum"),
+        ([7, 9], True, "alone", "away"),
+        ([], False, "alone", "away"),  # fewer members than the quorum
+    ):
+        roster.write([AWAY, HERE], members, 7, {})
+        roster.is_alone = is_alone
+        states = {one.name: one.state for one in roster.reports()}
+        assert states == {"studio": here, "air": away}
 
 
 def test_a_machine_that_a_new_lighthouse_does_not_know_stays_and_grows_older(roster):
@@ -56,27 +53,18 @@ def test_a_machine_that_a_new_lighthouse_does_not_know_stays_and_grows_older(ros
     assert roster.notes() == {"clock": "off"}
 
 
-def test_two_machines_of_one_name_are_told_apart_and_control_characters_are_not_shown(roster):
+def test_machines_of_one_name_are_told_apart_and_every_view_shows_them_without_control_characters(
+    roster,
+):
     others = [{**AWAY, "name": "studio"}, {**AWAY, "id": 8, "name": "a\x1b[2J"}]
-    roster.write([HERE, *others], [], 7, {})
-    names = [one.name for one in roster.reports()]
-    assert names[0] == "studio"
-    assert "studio (2)" in names
-    assert not any("\x1b" in name for name in names)
-
-
-def test_the_live_table_a_line_and_json_show_machines():
-    here, away = (
-        MachineReport(name=name, state=state, tokens=tokens, rounds=12, seen_s=90.0, is_own=is_own)
-        for name, state, tokens, is_own in (
-            ("studio", "in the quorum", 1_200_000, True), ("air", "away", 300_000, False),
-        )
-    )  # fmt: skip
-    two = replace(PROGRESS, machines=(here, away))
+    roster.write([HERE, *others], [7], 7, {})
+    several = replace(PROGRESS, machines=roster.reports())
     console = Console(record=True, width=100, file=io.StringIO())
-    console.print(Picture(two))
-    text = console.export_text()
+    console.print(Picture(several))
+    text, one = console.export_text(), line(several)
     assert "studio (this one)  in the quorum" in text
-    assert "1 min 30 s ago" in text
-    assert "[air away, 300k tokens in 12 rounds, seen 1 min 30 s ago]" in line(two)
-    assert fill(Progress, json.loads(json.dumps(two.to_json()))).machines == two.machines
+    for shown in (text, one):
+        assert "studio (2)" in shown
+        assert "away, 300k tokens in 12 rounds, seen 1 min 30 s ago" in shown
+        assert "\x1b" not in shown
+    assert fill(Progress, json.loads(json.dumps(several.to_json()))).machines == several.machines

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from mlxhog import cli
+from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.report.page import page as page_of_study
-from mlxhog.mad.report.plots import plots
-from mlxhog.mad.report.ranking import read_ranking
+from mlxhog.mad.report.page import plots
 from mlxhog.report import charts, figures
 from mlxhog.report.record import RunRecord
 from tests.browser import Visit
@@ -79,15 +79,6 @@ def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch
         assert legend.get_window_extent().x1 <= axes.get_window_extent().x1
 
 
-def test_without_matplotlib_plot_shows_its_lines_and_what_to_install(tmp_path, capsys, monkeypatch):
-    run = write_run(tmp_path, metrics=lines(3))
-    monkeypatch.setattr(charts.importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["plot", str(run.directory)]) == 3
-    output = capsys.readouterr()
-    assert run.name in output.out
-    assert "pip install matplotlib" in output.err
-
-
 def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(20))
     with run.metrics_path.open("a") as file:
@@ -102,12 +93,6 @@ def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
     assert "2 damaged lines of events.jsonl" in notes
     assert "configuration of the run cannot be read" in notes
     assert "The year of the union" in page
-
-
-def test_a_place_that_does_not_exist_is_refused(tmp_path, capsys):
-    run = write_run(tmp_path, metrics=lines(3))
-    assert cli.main(["report", str(run.directory), "--to", "no/such/folder/page.html"]) == 3
-    assert "its directory no longer exists" in capsys.readouterr().err
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -136,7 +121,7 @@ def window(chromium, written):
 
 
 @pytest.mark.slow
-def test_a_browser_draws_every_chart_and_runs_nothing_else(window, written):
+def test_a_browser_draws_every_chart_is_read_by_keyboard_and_runs_nothing_else(window, written):
     page = window.page
     assert page.locator("#charts canvas").count() == 6
     assert page.locator("#flat").inner_text() == "Not drawn, because always 0: lost updates."
@@ -154,24 +139,17 @@ def test_a_browser_draws_every_chart_and_runs_nothing_else(window, written):
         ".getBoundingClientRect().top)"
     )
     assert tops == sorted(tops)
+    chart, at = page.locator("#loss .chart"), page.locator("#loss .legend .at")
+    chart.focus()
+    for key, time in (("Home", "00:02"), ("ArrowRight", "00:04")):
+        page.keyboard.press(key)
+        assert at.inner_text() == time
+    assert "loss 0.353" in chart.get_attribute("aria-label")
+    for key in "+0":  # closer, and the whole again
+        page.keyboard.press(key)
     assert page.evaluate("window.hacked") is None
     assert window.troubles == []
     assert window.requests == [written]
-
-
-@pytest.mark.slow
-def test_a_chart_is_read_and_zoomed_by_keyboard(window):
-    page = window.page
-    value = page.locator("#loss .legend .at")
-    page.locator("#loss .chart").focus()
-    page.keyboard.press("Home")
-    assert value.inner_text() == "00:02"
-    page.keyboard.press("ArrowRight")
-    assert value.inner_text() == "00:04"
-    label = page.locator("#loss .chart").get_attribute("aria-label")
-    assert "loss 0.353" in label
-    page.keyboard.press("+")
-    page.keyboard.press("0")
 
 
 @pytest.mark.slow
@@ -193,21 +171,20 @@ def test_nothing_is_wider_than_the_window(window, written, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("state", ["running", "done"])
-def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit, state):
-    run = write_run(tmp_path, events=[], status={"status": state})
-    with run.lock():
-        report(capsys, run.directory)
-    page = visit().open(f"file://{run.directory}/report.html")
-    text = page.locator("body").inner_text()
-    assert "no numbers" in page.locator(".partial").inner_text()
-    assert "Curves" not in text
-    assert page.locator("canvas, svg, figure, .tile").count() == 0
-    rows = page.locator("tr:visible").all_inner_texts()
-    assert not [row for row in rows if row.endswith("\t-")]
-    headings = page.locator("h2:visible").all_inner_texts()
-    assert headings == ["Run and machine", "Configuration", "Commands"]
-    assert not re.search(r"nan|undefined|null|infinity", text, re.I)
+def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit):
+    for state in ("running", "done"):
+        run = write_run(tmp_path, state, events=[], status={"status": state})
+        with run.lock():
+            report(capsys, run.directory)
+        page = visit().open(f"file://{run.directory}/report.html")
+        text = page.locator("body").inner_text()
+        assert "no numbers" in page.locator(".partial").inner_text()
+        assert page.locator("canvas, svg, figure, .tile").count() == 0
+        rows = page.locator("tr:visible").all_inner_texts()
+        assert not [row for row in rows if row.endswith("\t-")]
+        headings = page.locator("h2:visible").all_inner_texts()
+        assert headings == ["Run and machine", "Configuration", "Commands"]
+        assert not re.search(r"nan|undefined|null|infinity", text, re.I)
 
 
 @pytest.mark.slow

@@ -23,20 +23,13 @@ from tests.another_process import Program
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
 
-def watch(run, *words):
-    return Program("watch", str(run.directory), *words)
-
-
 def watched(capsys, run, *words):
     """What the command prints of a run that has ended."""
     assert cli.main(["watch", str(run.directory), *words]) == 0
     return capsys.readouterr().out
 
 
-# -- of a run that has ended -----------------------------------------------------------------------
-
-
-def test_a_run_that_has_ended_is_shown_once_with_how_it_ended(tmp_path, capsys):
+def test_a_run_that_has_ended_is_shown_once_with_how_it_ended_and_goes_on(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(20))
     out = watched(capsys, run)
     for words in (
@@ -48,19 +41,13 @@ def test_a_run_that_has_ended_is_shown_once_with_how_it_ended(tmp_path, capsys):
     states = [json.loads(line) for line in watched(capsys, run, "--json").splitlines()]
     assert states[-1]["step"] == 400
     assert [worker["slot"] for worker in states[-1]["workers"]] == [1, 2]
-
-
-def test_a_run_that_was_killed_is_said_to_be_interrupted_and_how_it_goes_on(tmp_path, capsys):
-    run = write_run(tmp_path, metrics=lines(20), status={"status": "running"})
+    run.write_status(run.read_status() | {"status": "running"})  # it was killed
     out = watched(capsys, run)
     assert "interrupted: 400 steps" in out
     assert f"mlxhog train --resume {run.directory}" in out
     for text in ('{"step": "many", "workers": 3}', '{"step": 3, "workers": ["x", {"pid": "x"}]}'):
         run.metrics_path.write_text(text + "\n")  # of any content
         assert "held-out - bits per byte" in watched(capsys, run)
-
-
-# -- of a run that goes on -------------------------------------------------------------------------
 
 
 def test_new_lines_events_and_the_end_are_followed(tmp_path):
@@ -90,21 +77,19 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
     assert len(looks) == 2
 
 
-def test_ctrl_c_ends_the_watching_and_not_the_run(going_on):
-    with watch(going_on.run) as watching:
-        watching.stdout.readline()
-        watching.send_signal(signal.SIGINT)
-        _, err = watching.communicate(timeout=60)
-    assert watching.returncode == 130
-    assert "the run continues" in err
-    assert "Traceback" not in err
-    assert going_on.process.poll() is None
-
-
 @pytest.mark.slow
 def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
-    """The last test of that run, which it ends."""
-    with watch(going_on.run) as plain, watch(going_on.run, "--json") as states:
+    def watch(*words):
+        return Program("watch", str(going_on.run.directory), *words)
+
+    with watch() as leaving:
+        leaving.stdout.readline()
+        leaving.send_signal(signal.SIGINT)
+        _, err = leaving.communicate(timeout=60)
+    assert (leaving.returncode, going_on.process.poll()) == (130, None)
+    assert "the run continues" in err
+    assert "Traceback" not in err
+    with watch() as plain, watch("--json") as states:
         plain.stdout.readline()
         seen = [json.loads(states.stdout.readline())]
         while len({state["step"] for state in seen}) < 7:

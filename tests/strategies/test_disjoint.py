@@ -6,7 +6,7 @@ import pytest
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.strategies.disjoint import Groups, block_groups, steps_taken, table
+from mlxhog.strategies.disjoint import block_groups
 from tests.models.sample import config
 from tests.pairs import each_of
 from tests.strategies.runs import begin_step, new_arena, strategy
@@ -15,28 +15,10 @@ from tests.threads import in_threads
 
 MODEL = config(num_hidden_layers=4)
 WORKERS = 3
-MODELS = ("tiny", "mad-7to1-v1", "125m")
 
 
-def disjoint(workers=WORKERS, **more):
-    return strategy("hogwild", workers, blocks="disjoint", **more)
-
-
-def words(workers):
-    made = table(workers, 1)
-    return made.open(np.zeros(made.n_bytes, np.uint8))
-
-
-def test_a_worker_moves_to_the_group_that_has_been_free_for_longest_and_leaves_it_to_its_heir():
-    shared = words(2)
-    first, second = Groups(shared, 3, 1), Groups(shared, 3, 2)
-    assert (first.held, second.held) == (0, 1)
-    groups = [(first.change(), first.held)[1] for _ in range(4)]
-    assert groups == [2, 0, 2, 0]  # the second worker stays where it is
-    second.change()
-    first.change()
-    assert (second.held, first.held) == (2, 1)
-    assert Groups(shared, 3, 2).held == 2  # which replaces a dead worker
+def disjoint(**more):
+    return strategy("hogwild", WORKERS, blocks="disjoint", **more)
 
 
 @pytest.fixture
@@ -54,30 +36,30 @@ def ones(arena):
     return {name: np.ones(slot.shape, np.float32) for name, slot in arena.layout.slots.items()}
 
 
+def take_step(worker):
+    """One step; returns the names of the parameters that it wrote."""
+    lease, arena = begin_step(worker), worker.context.arena
+    before = {name: arena.param(name).copy() for name in arena.layout.slots}
+    worker.write(ones(arena), lease, samples=1)
+    return frozenset(name for name in before if (arena.param(name) != before[name]).any())
+
+
 @pytest.mark.parametrize(("reset", "count"), [(False, 7), (True, 0)])
 def test_an_optimizer_that_begins_anew_counts_its_steps_anew(arena, reset, count):
     kind = disjoint(reset_optimizer=reset, **({"resume": "latest"} if reset else {}))
     kind.restore_state(arena, {"block_steps": dict.fromkeys(arena.layout.slots, 7)})
-    assert steps_taken(arena, WORKERS) == dict.fromkeys(arena.layout.slots, count)
+    assert kind.steps_taken(arena) == dict.fromkeys(arena.layout.slots, count)
 
 
-def take_step(worker, grads):
-    """One step; returns the names of the parameters that it wrote."""
-    lease = begin_step(worker)
-    before = {name: worker.context.arena.param(name).copy() for name in grads}
-    worker.write(grads, lease, samples=1)
-    return frozenset(
-        name for name in grads if (worker.context.arena.param(name) != before[name]).any()
-    )
-
-
-def test_a_worker_writes_its_own_blocks_alone_and_visits_all(arena):
-    alone, grads = worker(arena, 1, rotate_every=2), ones(arena)
-    written = [take_step(alone, grads) for _ in range(8)]
+def test_a_worker_writes_its_own_blocks_alone_visits_all_and_leaves_the_last_to_its_heir(arena):
+    alone = worker(arena, 1, rotate_every=2)
+    written = [take_step(alone) for _ in range(8)]
     assert written[0::2] == written[1::2]  # two steps in each place
     visited = written[0::2]
     assert len(set(visited)) == 4
-    assert sorted(name for part in visited for name in part) == sorted(grads)
+    assert sorted(name for part in visited for name in part) == sorted(arena.layout.slots)
+    arena.workers.mark_dead(1)
+    assert take_step(worker(arena, 1, rotate_every=2)) == visited[-1]
 
 
 def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
@@ -98,23 +80,20 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
     side_by_side = [
         (a[3], b[3]) for a in steps for b in steps if a[2] < b[2] and a[0] < b[1] and b[0] < a[1]
     ]
-    print(f"{len(side_by_side)} pairs of updates side by side")
     assert not any(a & b for a, b in side_by_side)
     # Nothing was lost either: every update of a block is in its sum and in its count.
-    taken = steps_taken(arena, WORKERS)
-    for name, count in taken.items():
+    for name, count in disjoint().steps_taken(arena).items():
         assert count == sum(name in params for *_, params in steps)
         np.testing.assert_array_equal(arena.param(name), -0.5 * count)
 
 
 def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena):
-    one, grads = worker(arena, 1, rotate_every=9, clip=1.0), ones(arena)
-    written = take_step(one, grads)
+    written = take_step(worker(arena, 1, rotate_every=9, clip=1.0))
     step = np.concatenate([arena.param(name).reshape(-1) for name in written])
     np.testing.assert_allclose(np.linalg.norm(step), 0.5, rtol=1e-4)  # lr times the largest norm
 
 
-@each_of("model", MODELS)
+@each_of("model", ("tiny", "mad-7to1-v1", "125m"))
 @each_of("workers", [1, 2, 3])
 def test_every_parameter_is_in_one_group(model, workers):
     cfg = load_architecture(model)
@@ -122,7 +101,6 @@ def test_every_parameter_is_in_one_group(model, workers):
     assert len(result) == (workers + 1 if workers > 1 else 1)
     names = [name for group in result for block in group for name in block.params]
     assert sorted(names) == sorted(families.param_spec(cfg))
-    assert all(result), "a group is empty"
-    if model == "125m":  # of equal layers
-        sizes = [sum(block.size for block in group) for group in result]
-        assert max(sizes) < 2 * min(sizes)
+    sizes = [sum(block.size for block in group) for group in result]
+    assert min(sizes) > 0
+    assert model != "125m" or max(sizes) < 2 * min(sizes)  # of equal layers

@@ -1,4 +1,4 @@
-"""Local methods: their meetings, their papers' relations, and their view of the run."""
+"""Local methods beside the laws: relations to others, replicas, views of the run, resuming."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,7 @@ import pytest
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
 from mlxhog.models.spec import ParamSpec
-from mlxhog.strategies import Idle
 from tests.pairs import each_of
-from tests.strategies.references import Local
 from tests.strategies.runs import (
     LR,
     Run,
@@ -21,23 +19,15 @@ from tests.strategies.runs import (
     worker,
 )
 from tests.strategies.test_laws import H, of_both
-from tests.threads import begin, join, wait_until
 
 W = {"w": ParamSpec("w", (3000,), "zeros")}  # every worker averages a part of it
-
-
-def model_of(of, steps=9, rule=None):
-    run = Run(of, W, of_both, steps, rule, private=rule.state_segments if rule else ())
-    run.finish()
-    model = run.model()["w"]
-    run.arena.close()
-    return model
 
 
 def test_the_outer_step_is_that_of_torch_sgd_with_nesterov():
     import torch
 
-    ours = model_of(strategy("diloco", average_every=1), steps=8)
+    run = Run(strategy("diloco", average_every=1), W, of_both, 8)
+    run.finish()
     theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     outer = torch.optim.SGD([theta], lr=0.7, momentum=0.9, nesterov=True)
     for round_ in range(4):
@@ -45,7 +35,8 @@ def test_the_outer_step_is_that_of_torch_sgd_with_nesterov():
         own = [at - LR * of_both(2 * round_ + rank, at) for rank in (0, 1)]
         theta.grad = theta.detach() - sum(own) / 2
         outer.step()
-    assert ours == pytest.approx(theta.item(), rel=1e-6)
+    assert run.model()["w"] == pytest.approx(theta.item(), rel=1e-6)
+    run.arena.close()
 
 
 def take(one):
@@ -65,24 +56,6 @@ def test_workers_of_one_replica_train_the_same_copy():
         assert other == pytest.approx(-LR * (3 + 4 - 0.25 * 3 * LR))
         of.settle(arena, Ledger(arena))
         assert first(arena) == pytest.approx(0.7 * 1.9 * (one + other) / 2, rel=1e-6)
-
-
-def test_a_control_variate_is_that_of_option_ii_where_steps_are_plain():
-    of = strategy("scaffold", average_every=2)
-    with new_arena(of) as arena:
-        workers, rounds = [worker(arena, slot, of, steps=8) for slot in (1, 2)], []
-        for _ in range(2):
-            for one in workers * 2:
-                take(one)
-            names = ("anchor", "copies.1", "control.1", "control")
-            x, y, own, mean = (first(arena, name) for name in names)
-            of.settle(arena, Ledger(arena))
-            rounds.append(first(arena, "control.1"))
-            assert rounds[-1] == pytest.approx(own - mean + (x - y) / (2 * LR), rel=1e-5)
-        assert rounds[0] != rounds[1]
-
-
-# -- the view of the run ---------------------------------------------------------------------------
 
 
 def test_the_model_is_the_average_and_each_copy_can_be_evaluated_in_its_place():
@@ -121,9 +94,6 @@ def test_a_network_would_carry_an_all_reduce_for_every_average(name, models):
         run.arena.close()
 
 
-# -- rounds ----------------------------------------------------------------------------------------
-
-
 @each_of(
     ("name", "workers", "before", "now"),
     [
@@ -151,43 +121,3 @@ def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once():
         budget = Budget(tokens=60, tokens_before=40)
         one = worker(resumed, 1, of, budget=budget, schedule=lambda progress, update: 1 - progress)
         assert one.lr() == pytest.approx(0.6)
-
-
-def test_workers_that_wait_see_nothing_of_a_meeting_that_is_held_for_a_checkpoint():
-    of, looks = strategy("diloco", **H), []
-
-    def look(*unused):
-        looks.extend(one.claim() for one in workers)  # as they do while the arena is settled
-
-    stages = tuple(part for stage in type(of).stages for part in (look, stage, look))
-    with new_arena(of) as arena:
-        workers = [worker(arena, slot, of) for slot in (1, 2)]
-        for one in workers * 2:
-            take(one)
-        arena.counters.store("pause", 1)
-        for stage in stages:  # settle, stage by stage
-            for rank in (0, 1):
-                stage(of, arena, rank)
-        assert set(looks) == {Idle.WAIT}
-        assert first(arena) == Local(of, of_both, 4).model
-
-
-def test_the_successor_of_a_worker_that_died_at_a_meetings_end_waits_for_the_others():
-    run = Run(strategy("local_sgd", **H), W, of_both, 9)
-    of, arena = run.of, run.arena
-    for one in run.workers * 2:
-        take(one)
-    words = of.words(arena)
-    words["decided"] += 1
-    for rank, stage in ((0, 0), (1, 0), (0, 1)):
-        of.take_part(words, rank, stage, of.parts(arena, rank)[stage])
-    for slot in (1, 2):
-        run.reap(slot)
-    one, other = run.worker(1), run.worker(2)
-    beat_ns = one.context.entry.heartbeat_ns
-    threads = begin(run.work, [one])
-    wait_until(lambda: one.context.entry.heartbeat_ns != beat_ns)
-    assert of.each(words, "steps") == [2, 2]
-    join([*threads, *begin(run.work, [other])])
-    run.end()
-    assert run.model()["w"] == Local(of, of_both, 9).model

@@ -17,7 +17,7 @@ from mlxhog.optim import AdamW, Muon, Use
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.delays import Delays
-from mlxhog.strategies.locked import LOCK, clocks_of, lock_words
+from mlxhog.strategies.locked import LOCK, lock_words
 from tests.pairs import each_of
 from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.runs import (
@@ -297,9 +297,9 @@ def test_no_worker_waits_for_one_that_has_ended_and_its_successor_is_not_behind(
             step(one)
         if ends == "dead":
             successor = running(arena, 2, of)
-            assert clocks_of(arena) == {1: 6}  # it is starting
+            assert of.clocks(arena) == {1: 6}  # it is starting
             step(successor)
-            assert clocks_of(arena) == {1: 6, 2: 7}
+            assert of.clocks(arena) == {1: 6, 2: 7}
 
 
 @each_of(
@@ -327,7 +327,7 @@ def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
             one._enter()
         while of.steps_done(arena, Ledger(arena)) < steps:
             slot = rng.choices(list(team), weights=(8, 4, 2, 1))[0]
-            one, clocks = team[slot], clocks_of(arena)
+            one, clocks = team[slot], of.clocks(arena)
             if slot in leases and rng.random() < 0.05:
                 arena.workers.mark_dead(slot)
                 Ledger(arena).reap(one.context.owner)
@@ -341,7 +341,7 @@ def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
                 if isinstance(lease := one.claim(), Lease):
                     one.read()
                     leases[slot] = lease
-            clocks = clocks_of(arena).values()
+            clocks = of.clocks(arena).values()
             assert not clocks or max(clocks) - min(clocks) <= slack + 1
         assert 0 < worst <= (workers - 1) * (2 * slack + 1)
 

@@ -17,12 +17,12 @@ def main(job):
     """A usual worker on the stand-in."""
     import mlx.core as mx
 
-    from mlxhog.backends import self_check
+    from mlxhog.backends import probes
     from mlxhog.metal.registry import KERNELS
     from tests.metal.fake_gpu import FakeMLX
     from tests.metal.faulty import FaultyEngine
 
-    self_check.SIZES = self_check.SIZES[:1]  # the CPU computes all kernels
+    probes.SIZES = probes.SIZES[:1]  # the CPU computes all kernels
     changed = mx
     changed.gpu = mx.cpu
     changed.device_info = lambda *_: {"max_recommended_working_set_size": 8 << 30}

@@ -178,7 +178,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
             for slot in (1, 2):
                 now = arena.segment(f"{key.partition('/')[0]}.{slot}")
                 assert np.array_equal(now[part.offset : part.offset + part.size], value), key
-        assert not arena.segment("rounds.words").any()
+        assert not arena.segment("strategy.words").any()
 
 
 # -- runs ------------------------------------------------------------------------------------------

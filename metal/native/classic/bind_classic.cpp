@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../ops/shapes.h"
 #include "../updates/shared_arrays.h"
 #include "completion.h"
 #include "cuts.h"
@@ -28,11 +29,6 @@ template <class T, int kDims>
 using Array = nb::ndarray<T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
 using Bytes = Array<std::uint8_t, 1>;
 using Rows = Array<float, 2>;
-using Matrix = Array<const float, 2>;
-using Floats = Array<const float, 1>;
-using Pointers = Array<const std::int64_t, 1>;
-using Flags = Array<const std::uint8_t, 1>;
-using PairTable = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 
 // The position of `name` among `known`, which is the value of its enumerator.
 template <class Enum, std::size_t kCount>
@@ -78,9 +74,11 @@ void make_scheme(Scheme* self, const std::string& name, Bytes words, LocksObject
                     ordered_reads, probe ? probe->data() : nullptr, probe_every};
 }
 
-// Object.run(scheme, order, gamma, batch=1): checks that need the problem, then the run without the GIL.
-template <class Problem>
-void bind_run(nb::class_<Problem>& bound) {
+// A problem by the shapes of its arrays, with run(scheme, order, gamma, batch=1): checks that need the problem, then the
+// run without the GIL.
+template <std::size_t kArrays, class Problem, class... P, class... Options>
+nb::class_<Problem> bind_problem(nb::module_& m, const char* name, const char* shapes, const char* doc,
+                                 Problem (*make)(Sizes&, P...), const Options&... options) {
   const auto checked = [](Problem& problem, Scheme& scheme, IndexArray order, double gamma, std::size_t batch) {
     require(batch > 0, "batch: wanted at least 1 example");
     for (std::size_t i = 0; i < order.size(); ++i) {
@@ -102,70 +100,68 @@ void bind_run(nb::class_<Problem>& bound) {
     nb::gil_scoped_release nogil;
     return run(scheme, problem, Share{order.data(), order.size(), static_cast<float>(gamma), batch});
   };
+  nb::class_<Problem> bound(m, name, doc);
+  def_init<kArrays>(bound, name, shapes, make, options...);
   bound.def("run", checked, "scheme"_a, "order"_a.noconvert(), "gamma"_a, "batch"_a = 1,
             "One pass over `order`; returns the examples done, fewer only if stopped.");
+  return bound;
 }
 
 // -- linear models -------------------------------------------------------------------------------------
 
 Loss loss_of(const std::string& name) { return one_of<Loss>("loss", name, {"hinge", "logistic", "squares"}); }
 
-const float* or_null(const Floats& values) { return values.size() == 0 ? nullptr : values.data(); }
+std::size_t size(const Sizes& sizes, const char* letter) { return static_cast<std::size_t>(sizes[letter]); }
 
 // Every index is checked here, so that the loops may trust it.
-void make_sparse(SparseLinear* self, Rows x, Pointers indptr, IndexArray indices, Floats values, Floats labels,
-                 Floats shrink, const std::string& loss, bool active_rows) {
-  const std::size_t n = labels.size(), coordinates = shrink.size() != 0 ? shrink.size() : x.size();
-  require(x.size() > 0, "x: wanted at least one row");
-  require(indptr.size() == n + 1, "indptr has ", indptr.size(), " entries, ", n, " labels want ", n + 1);
-  require(indices.size() == values.size(), "indices and values differ in length");
-  require(shrink.size() <= x.size(), "shrink has more coordinates than x");
-  require(indptr.data()[0] == 0 && static_cast<std::size_t>(indptr.data()[n]) == values.size(),
-          "indptr: wanted 0 first and the number of values last");
+SparseLinear make_sparse(Sizes& sizes, float* x, const std::int64_t* indptr, const std::int32_t* indices,
+                         const float* values, const float* labels, const float* shrink, const std::string& loss,
+                         bool active_rows) {
+  sizes.expect_positive({"R", "W"});
+  sizes.expect({{"P", sizes["N"] + 1}});
+  const std::size_t n = size(sizes, "N"), shrunk = size(sizes, "U"), floats = size(sizes, "R") * size(sizes, "W");
+  const std::size_t coordinates = shrunk != 0 ? shrunk : floats;
+  require(shrunk <= floats, "shrink has more coordinates than x");
+  require(indptr[0] == 0 && indptr[n] == sizes["K"], "indptr: wanted 0 first and the number of values last");
   for (std::size_t e = 0; e < n; ++e) {
-    const std::int64_t begin = indptr.data()[e], end = indptr.data()[e + 1];
-    require(begin <= end && static_cast<std::size_t>(end) <= values.size(), "indptr descends at row ", e);
-    for (std::int64_t k = begin; k < end; ++k) {
-      const std::int32_t u = indices.data()[k];
+    require(indptr[e] <= indptr[e + 1] && indptr[e + 1] <= sizes["K"], "indptr descends at row ", e);
+    for (std::int64_t k = indptr[e]; k < indptr[e + 1]; ++k) {
+      const std::int32_t u = indices[k];
       require(u >= 0 && static_cast<std::size_t>(u) < coordinates, "row ", e, " names coordinate ", u, " of ",
               coordinates);
-      require(k == begin || indices.data()[k - 1] < u, "row ", e, ": indices have to ascend, got ",
-              k == begin ? 0 : indices.data()[k - 1], " before ", u);
+      require(k == indptr[e] || indices[k - 1] < u, "row ", e, ": indices have to ascend, got ",
+              k == indptr[e] ? 0 : indices[k - 1], " before ", u);
     }
   }
-  const SparseRows rows{indptr.data(), indices.data(), values.data(), labels.data(), n};
-  new (self) SparseLinear(x.data(), x.size(), x.shape(1), rows, or_null(shrink), loss_of(loss), active_rows);
+  return {x, floats, size(sizes, "W"), {indptr, indices, values, labels, n}, shrunk ? shrink : nullptr, loss_of(loss),
+          active_rows};
 }
 
-void make_dense(DenseLinear* self, Rows x, Matrix features, Floats labels, Floats shrink, const std::string& loss,
-                std::size_t classes) {
-  const std::size_t n = features.shape(0), d = features.shape(1);
-  require(n > 0 && d > 0, "features: wanted at least one row and one column");
+DenseLinear make_dense(Sizes& sizes, float* x, const float* features, const float* labels, const float* shrink,
+                       const std::string& loss, std::size_t classes) {
+  sizes.expect_positive({"R", "W", "N", "D"});
+  const std::size_t n = size(sizes, "N"), d = size(sizes, "D"), shrunk = size(sizes, "U");
+  const std::size_t rows = size(sizes, "R"), floats = rows * size(sizes, "W");
   require(classes > 0, "classes: wanted at least 1");
-  require(x.size() > 0 && x.shape(0) % classes == 0 && x.size() / classes >= d, "x: wanted for each of ", classes,
+  require(rows % classes == 0 && floats / classes >= d, "x: wanted for each of ", classes,
           " classes the same number of rows, ", d, " floats or more");
-  require(labels.size() == n, "labels and features differ in length");
-  require(shrink.size() == 0 || shrink.size() == d, "shrink: wanted one number per feature, or none");
-  for (std::size_t e = 0; classes > 1 && e < n; ++e) {
-    const float y = labels.data()[e];
-    require(y >= 0.0f && y < static_cast<float>(classes) && y == std::floor(y), "label ", e,
-            " is no class from 0 to ", classes - 1);
-  }
-  const DenseRows rows{features.data(), labels.data(), n, d};
-  new (self) DenseLinear(x.data(), x.size(), x.shape(1), rows, or_null(shrink), loss_of(loss), classes);
+  require(shrunk == 0 || shrunk == d, "shrink: wanted one number per feature, or none");
+  for (std::size_t e = 0; classes > 1 && e < n; ++e)
+    require(labels[e] >= 0.0f && labels[e] < static_cast<float>(classes) && labels[e] == std::floor(labels[e]),
+            "label ", e, " is no class from 0 to ", classes - 1);
+  return {x, floats, size(sizes, "W"), {features, labels, n, d}, shrunk ? shrink : nullptr, loss_of(loss), classes};
 }
 
 // -- problems on pairs ---------------------------------------------------------------------------------
 
-Pairs checked_pairs(const PairTable& table, std::size_t firsts, std::size_t seconds) {
+Pairs checked_pairs(const std::int32_t* table, std::size_t n, std::size_t firsts, std::size_t seconds) {
   const std::size_t limit[2] = {firsts, seconds};
-  for (std::size_t k = 0; k < 3 * table.shape(0); ++k) {
+  for (std::size_t k = 0; k < 3 * n; ++k) {
     if (k % 3 == 2) continue;
-    const std::int32_t row = table.data()[k];
-    require(row >= 0 && static_cast<std::size_t>(row) < limit[k % 3], "example ", k / 3, " names row ", row, " of ",
-            limit[k % 3]);
+    require(table[k] >= 0 && static_cast<std::size_t>(table[k]) < limit[k % 3], "example ", k / 3, " names row ",
+            table[k], " of ", limit[k % 3]);
   }
-  return Pairs(table.data(), table.shape(0));
+  return Pairs(table, n);
 }
 
 // A first lock word so large that the last row's number would wrap belongs to no arena.
@@ -173,31 +169,23 @@ void check_word(const char* name, std::size_t word) {
   require(word <= std::size_t{1} << 62, name, " is ", word, ": an arena has fewer lock words");
 }
 
-void check_size(const char* name, std::size_t size, std::size_t wanted) {
-  require(size == wanted, name, " has ", size, " entries; wanted ", wanted);
-}
-
-void make_completion(Completion* self, Rows left, Rows right, PairTable ratings, Floats shrink_users,
-                     Floats shrink_items, double longest, std::size_t user_word0, std::size_t item_word0) {
-  const std::size_t width = left.shape(1);
-  require(width > 0 && width % kRowStep == 0 && right.shape(1) == width, "rows have ", width, " and ",
-          right.shape(1), " floats; wanted one multiple of ", kRowStep);
+Completion make_completion(Sizes& sizes, float* left, float* right, const std::int32_t* ratings,
+                           const float* shrink_users, const float* shrink_items, double longest, std::size_t user_word0,
+                           std::size_t item_word0) {
+  const std::size_t width = size(sizes, "W"), users = size(sizes, "U"), items = size(sizes, "I");
+  require(width > 0 && width % kRowStep == 0, "rows have ", width, " floats; wanted a multiple of ", kRowStep);
   check_word("user_word0", user_word0);
   check_word("item_word0", item_word0);
-  check_size("shrink_users", shrink_users.size(), left.shape(0));
-  check_size("shrink_items", shrink_items.size(), right.shape(0));
   require(longest >= 0.0, "longest: wanted a length, or 0 for any");
-  new (self) Completion{left.data(), right.data(), checked_pairs(ratings, left.shape(0), right.shape(0)),
-                        shrink_users.data(), shrink_items.data(), left.shape(0), right.shape(0), width,
-                        static_cast<float>(longest), user_word0, item_word0};
+  return {left, right, checked_pairs(ratings, size(sizes, "N"), users, items), shrink_users, shrink_items, users, items,
+          width, static_cast<float>(longest), user_word0, item_word0};
 }
 
-void make_cut(CutGraph* self, Rows x, PairTable edges, Flags fixed, std::size_t word0) {
-  require(x.shape(1) > 0, "x: wanted rows of 1 float (two labels) or of one float per label");
+CutGraph make_cut(Sizes& sizes, float* x, const std::int32_t* edges, const std::uint8_t* fixed, std::size_t word0) {
+  sizes.expect_positive({"L"});
   check_word("word0", word0);
-  check_size("fixed", fixed.size(), x.shape(0));
-  new (self) CutGraph{x.data(), checked_pairs(edges, x.shape(0), x.shape(0)), fixed.data(), x.shape(0), x.shape(1),
-                      word0};
+  const std::size_t vertices = size(sizes, "V");
+  return {x, checked_pairs(edges, size(sizes, "N"), vertices, vertices), fixed, vertices, size(sizes, "L"), word0};
 }
 
 void project(Rows rows) {
@@ -216,18 +204,12 @@ void bind_classic(nanobind::module_& m) {
   namespace nb = nanobind;
   using namespace mlxhog::classic;
   using mlxhog::require;
-  using Keep2 = nb::keep_alive<1, 2>;
-  using Keep3 = nb::keep_alive<1, 3>;
-  using Keep4 = nb::keep_alive<1, 4>;
-  using Keep5 = nb::keep_alive<1, 5>;
-  using Keep6 = nb::keep_alive<1, 6>;
-  using Keep7 = nb::keep_alive<1, 7>;
   nb::class_<Board>(m, "ClassicBoard",
                     "Words that the workers of one classic run share: stop, turns, progress.\n\n"
                     "The layout is the table in metal/native/classic/board.h. `reset` is the host's, while no\n"
                     "worker runs; everything else may be called by any process at any time.")
       .def("__init__", [](Board* self, Bytes words, std::uint32_t workers) { new (self) Board(board_of(words, workers)); },
-           "words"_a.noconvert(), "workers"_a, Keep2())
+           "words"_a.noconvert(), "workers"_a, nb::keep_alive<1, 2>())
       .def_static("bytes", &Board::bytes, "workers"_a, "Bytes of the board of this number of workers.")
       .def("reset", &Board::reset, "Before every round: no stop, the first turn; keeps the progress.")
       .def("stop", &Board::stop, "End every loop and every wait.")
@@ -240,39 +222,33 @@ void bind_classic(nanobind::module_& m) {
                      "metal/native/classic/scheme.h for what each promises.")
       .def("__init__", &make_scheme, "kind"_a, "words"_a.noconvert(), "locks"_a.none(), "row_word0"_a, "rank"_a,
            "workers"_a, nb::kw_only(), "hot"_a = 8192, "period"_a = 256, "ordered_reads"_a = true,
-           "probe"_a.noconvert().none() = nb::none(), "probe_every"_a = 1, Keep3(), Keep4(), nb::keep_alive<1, 11>());
-  nb::class_<SparseLinear> sparse(m, "LinearProblem",
-                                  "A linear model on sparse rows; x is (rows, width) float32, one lock word per row.");
-  sparse.def("__init__", &make_sparse, "x"_a.noconvert(), "indptr"_a.noconvert(), "indices"_a.noconvert(),
-             "values"_a.noconvert(), "labels"_a.noconvert(), "shrink"_a.noconvert(), nb::kw_only(), "loss"_a = "hinge",
-             "active_rows"_a = false, Keep2(), Keep3(), Keep4(), Keep5(), Keep6(), Keep7());
-  bind_run(sparse);
-  nb::class_<DenseLinear> dense(m, "DenseLinearProblem",
-                                "A linear model on dense rows, one-vs-rest for several classes; x is (rows, width)\n"
-                                "float32, one lock word per row, the same number of rows for each class.");
-  dense.def("__init__", &make_dense, "x"_a.noconvert(), "features"_a.noconvert(), "labels"_a.noconvert(),
-            "shrink"_a.noconvert(), nb::kw_only(), "loss"_a = "hinge", "classes"_a = 1, Keep2(), Keep3(), Keep4(),
-            Keep5());
-  bind_run(dense);
+           "probe"_a.noconvert().none() = nb::none(), "probe_every"_a = 1, nb::keep_alive<1, 3>(),
+           nb::keep_alive<1, 4>(), nb::keep_alive<1, 11>());
+  bind_problem<6>(
+      m, "LinearProblem", "x: R W, indptr: P, indices values: K, labels: N, shrink: U",
+      "A linear model on sparse rows; x is (rows, width) float32, one lock word per row.",
+      &make_sparse, "loss"_a = "hinge", "active_rows"_a = false);
+  bind_problem<4>(
+      m, "DenseLinearProblem", "x: R W, features: N D, labels: N, shrink: U",
+      "A linear model on dense rows, one-vs-rest for several classes; x is (rows, width)\n"
+      "float32, one lock word per row, the same number of rows for each class.",
+      &make_dense, "loss"_a = "hinge", "classes"_a = 1);
   m.attr("ROW_STEP") = kRowStep;
-  nb::class_<Completion> completion(m, "CompletionProblem",
-                                    "Matrix completion; left and right are (rows, width) float32, ratings (n, 3) int32:\n"
-                                    "user, item and the bits of the float32 rating. See metal/native/classic/completion.h.");
-  completion
-      .def("__init__", &make_completion, "left"_a.noconvert(), "right"_a.noconvert(), "ratings"_a.noconvert(),
-           "shrink_users"_a.noconvert(), "shrink_items"_a.noconvert(), nb::kw_only(), "longest"_a = 0.0,
-           "user_word0"_a = 0, "item_word0"_a = 0, Keep2(), Keep3(), Keep4(), Keep5(), Keep6())
+  bind_problem<5>(
+      m, "CompletionProblem", "left: U W, right: I W, ratings: N 3, shrink_users: U, shrink_items: I",
+      "Matrix completion; left and right are (rows, width) float32, ratings (n, 3) int32:\n"
+      "user, item and the bits of the float32 rating. See metal/native/classic/completion.h.",
+      &make_completion, "longest"_a = 0.0, "user_word0"_a = 0, "item_word0"_a = 0)
       .def("squared_error", &squared_error, nb::call_guard<nb::gil_scoped_release>(),
            "Sum of (L_u . R_v - Z)^2 over all ratings, in float64.");
-  bind_run(completion);
   m.def("project_onto_simplex", &project, "rows"_a.noconvert(),
         "Replace each row by the nearest point of {x >= 0, sum x = 1}, in place; rows are private.");
-  nb::class_<CutGraph> cut(m, "CutProblem",
-                           "Multiway cut; x is (vertices, labels) float32, or (vertices, 1) for two labels; edges (n, 3)\n"
-                           "int32: head, tail and the bits of the float32 weight; fixed (vertices,) uint8. See\n"
-                           "metal/native/classic/cuts.h.");
-  cut.def("__init__", &make_cut, "x"_a.noconvert(), "edges"_a.noconvert(), "fixed"_a.noconvert(), nb::kw_only(),
-          "word0"_a = 0, Keep2(), Keep3(), Keep4())
+  bind_problem<3>(
+      m, "CutProblem", "x: V L, edges: N 3, fixed: V",
+      "Multiway cut; x is (vertices, labels) float32, or (vertices, 1) for two labels; edges (n, 3)\n"
+      "int32: head, tail and the bits of the float32 weight; fixed (vertices,) uint8. See\n"
+      "metal/native/classic/cuts.h.",
+      &make_cut, "word0"_a = 0)
       .def("objective",
            [](const CutGraph& self, Rows x) {
              require(x.shape(0) == self.n_vertices && x.shape(1) == self.labels,
@@ -281,5 +257,4 @@ void bind_classic(nanobind::module_& m) {
              return objective(self, x.data());
            },
            "x"_a.noconvert(), "Sum of w_uv |x_u - x_v|_1 over all edges, in float64.");
-  bind_run(cut);
 }

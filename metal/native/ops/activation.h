@@ -1,4 +1,4 @@
-// Elementwise operators that other operators compute, too: SwiGLU, gated units and the tanh soft cap, of `count` floats.
+// Elementwise operators that other operators compute, too: gated units and the tanh soft cap, of `count` floats.
 #pragma once
 
 #include <string>
@@ -6,9 +6,6 @@
 #include "simd.h"
 
 namespace mlxhog {
-
-// out = silu(gate) * up
-void swiglu_forward(Index count, const float* gate, const float* up, float* out, int threads);
 
 enum class Activation { gelu, gelu_tanh, silu, relu, relu_squared, sigmoid, selu, softplus };
 

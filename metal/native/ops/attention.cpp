@@ -325,17 +325,13 @@ void rope(const RopeShape& s, const float* x, bool back, float* out, int threads
 using MaybeCounts = Maybe<const std::int32_t>;
 
 AttentionShape attention_shape(const Sizes& sizes, MaybeCounts lengths, std::optional<Index> window) {
-  if (window && *window < 0) throw nb::value_error("window must be 0 or more, or None");
+  require(!window || *window >= 0, "window must be 0 or more, or None");
   const Index B = sizes["B"], S = sizes["S"], L = sizes["L"];
-  if (L < S)
-    throw nb::value_error(("k has " + std::to_string(L) + " positions, q " + std::to_string(S) +
-                           "; the last keys are the queries' own, so there are as many or more")
-                              .c_str());
+  require(L >= S, "k has ", L, " positions, q ", S,
+          "; the last keys are the queries' own, so there are as many or more");
   for (Index b = 0; lengths && b < B; ++b)
-    if (const std::int32_t length = lengths.data[b]; length < S || length > L)
-      throw nb::value_error(("lengths has " + std::to_string(length) + " at " + std::to_string(b) + ", expected " +
-                             std::to_string(S) + " to " + std::to_string(L))
-                                .c_str());
+    require(lengths.data[b] >= S && lengths.data[b] <= L, "lengths has ", lengths.data[b], " at ", b, ", expected ", S,
+            " to ", L);
   // A window as long as the keys hides none.
   return {B, S, L, sizes["NH"], sizes["DH"], window && *window < L ? *window : -1, lengths};
 }
@@ -351,8 +347,7 @@ void bind_attention(nb::module_& m) {
       "other way: the gradient.",
       [](Sizes& sizes, Floats x, MaybeCounts offset, Result out, double base, bool back, int threads) {
         const RopeShape s{sizes["B"], sizes["S"], sizes["NH"], sizes["DH"], base, offset};
-        if (s.DH % 2)
-          throw nb::value_error(("x has heads of " + std::to_string(s.DH) + "; pairs need an even number").c_str());
+        require(s.DH % 2 == 0, "x has heads of ", s.DH, "; pairs need an even number");
         rope(s, x, back, out, threads);
       }, "base"_a, "back"_a);
   def(m, "attention", "q: B S NH DH, k v: B L NH DH, lengths: B, out: B S NH DH, lse: B NH S",

@@ -58,7 +58,7 @@ void bind_ops(nb::module_& parent) {
   def(m, "linears", "x: N... IN, weights: OUT_j IN, biases: OUT_j, outs: N... OUT_j", "out_j = x W_j^T + b_j.",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<MaybeFloats> biases,
          std::vector<Result> outs, int threads) {
-        std::vector<LinearForward> maps;
+        std::vector<LinearMap> maps;
         for (std::size_t j = 0; j < weights.size(); ++j)
           maps.push_back({sizes.at("OUT_j", j), weights[j], biases[j], outs[j]});
         linears_forward(sizes["N"], sizes["IN"], x, std::move(maps), threads);
@@ -67,7 +67,7 @@ void bind_ops(nb::module_& parent) {
       "x: N... IN, weights: OUT_j IN, d_outs: N... OUT_j, dx: N... IN, d_weights: OUT_j IN, d_biases: OUT_j", "",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
          std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, int threads) {
-        std::vector<LinearBackward> maps;
+        std::vector<LinearMap> maps;
         for (std::size_t j = 0; j < weights.size(); ++j)
           maps.push_back({sizes.at("OUT_j", j), weights[j], d_outs[j], d_weights[j], d_biases[j]});
         linears_backward(sizes["N"], sizes["IN"], x, std::move(maps), dx, threads);

@@ -13,19 +13,14 @@
 namespace mlxhog {
 namespace {
 
-// One map: weight (groups, out, in), sizes of a block; bias (groups * out) or null; y (rows, groups * out).
-struct DiagonalForward {
+// One map: weight (groups, out, in), sizes of a block; bias (groups * out) or null; y (rows, groups * out). Or its
+// gradients: dy in; d_weight, and d_bias unless null, written.
+struct DiagonalMap {
   Index groups, out, in;
-  const float *weight, *bias;
-  float* y;
+  const float *weight, *bias, *dy;
+  float *y, *d_weight, *d_bias;
 };
-
-// Its gradients: dy in; d_weight, and d_bias unless null, written.
-struct DiagonalBackward {
-  Index groups, out, in;
-  const float *weight, *dy;
-  float *d_weight, *d_bias;
-};
+using DiagonalMaps = std::vector<DiagonalMap>;
 
 // -- square blocks of 1, 2, 4, 8 or 16 numbers: a vector of 16 lanes has whole blocks, and each of its numbers is spread
 // over the lanes of its block ------------------------------------------------------------------------------------------
@@ -124,28 +119,20 @@ MLXHOG_CLONES void add_outer_products(const SmallBlocks& s, const float* x, cons
 // -- all blocks
 
 // Coefficients of the maps of small blocks; the others have none.
-template <class Map>
-std::vector<std::optional<SmallBlocks>> small_blocks_of(const std::vector<Map>& maps, bool transposed) {
+std::vector<std::optional<SmallBlocks>> small_blocks_of(const DiagonalMaps& maps, bool transposed) {
   std::vector<std::optional<SmallBlocks>> found;
-  for (const Map& map : maps)
+  for (const DiagonalMap& map : maps)
     found.push_back(is_small_block(map.out, map.in)
                         ? std::optional<SmallBlocks>(std::in_place, map.in, map.groups * map.in, map.weight, transposed)
                         : std::nullopt);
   return found;
 }
 
-// W (groups, out, in) as (groups, in, out).
-std::vector<float> transposed_blocks(const DiagonalForward& map) {
-  const Index block = map.out * map.in;
-  std::vector<float> blocks(map.groups * block);
+void large_forward(Index rows, Index width, const float* x, const DiagonalMap& map, int threads) {
+  const Index width_out = map.groups * map.out, block = map.out * map.in;
+  std::vector<float> blocks(map.groups * block);  // W as (groups, in, out)
   for (Index g = 0; g < map.groups; ++g)
     transpose(map.weight + g * block, map.in, map.out, map.in, &blocks[g * block]);
-  return blocks;
-}
-
-void large_forward(Index rows, Index width, const float* x, const DiagonalForward& map, int threads) {
-  const Index width_out = map.groups * map.out, block = map.out * map.in;
-  const std::vector<float> blocks = transposed_blocks(map);
   in_pieces(rows, kRowsPerTask, threads, [&](Index first, Index count) {
     const float* x_rows = x + first * width;
     float* y_rows = map.y + first * width_out;
@@ -156,7 +143,7 @@ void large_forward(Index rows, Index width, const float* x, const DiagonalForwar
   });
 }
 
-void large_weight_gradient(Index rows, Index width, const float* x, const DiagonalBackward& map, int threads) {
+void large_weight_gradient(Index rows, Index width, const float* x, const DiagonalMap& map, int threads) {
   const Index width_out = map.groups * map.out, block = map.out * map.in;
   parallel_for(map.groups, threads, [&](Index g) {
     gemm(map.out, map.in, rows, map.dy + g * map.out, 1, width_out, x + g * map.in, width, map.d_weight + g * block,
@@ -164,7 +151,7 @@ void large_weight_gradient(Index rows, Index width, const float* x, const Diagon
   });
 }
 
-void large_input_gradient(Index rows, Index width, const DiagonalBackward& map, float* dx, bool accumulate,
+void large_input_gradient(Index rows, Index width, const DiagonalMap& map, float* dx, bool accumulate,
                           int threads) {
   const Index width_out = map.groups * map.out, block = map.out * map.in;
   in_pieces(rows, kRowsPerTask, threads, [&](Index first, Index count) {
@@ -174,7 +161,7 @@ void large_input_gradient(Index rows, Index width, const DiagonalBackward& map, 
   });
 }
 
-void bias_gradient(Index rows, const DiagonalBackward& map, int threads) {
+void bias_gradient(Index rows, const DiagonalMap& map, int threads) {
   const Index width = map.groups * map.out;
   const auto sum = summed_over_rows(rows, width, threads, [&](Index first, Index count, float* part) {
     add_rows(count, width, map.dy + first * width, width, part);
@@ -182,7 +169,7 @@ void bias_gradient(Index rows, const DiagonalBackward& map, int threads) {
   std::copy(sum.begin(), sum.end(), map.d_bias);
 }
 
-void block_diagonal_forward(Index rows, Index width, const float* x, const std::vector<DiagonalForward>& maps,
+void block_diagonal_forward(Index rows, Index width, const float* x, const DiagonalMaps& maps,
                             int threads) {
   const auto small = small_blocks_of(maps, false);
   in_pieces(rows, kRowsPerTask, threads, [&](Index first, Index count) {
@@ -194,7 +181,7 @@ void block_diagonal_forward(Index rows, Index width, const float* x, const std::
     if (!small[j]) large_forward(rows, width, x, maps[j], threads);
 }
 
-void block_diagonal_backward(Index rows, Index width, const float* x, const std::vector<DiagonalBackward>& maps,
+void block_diagonal_backward(Index rows, Index width, const float* x, const DiagonalMaps& maps,
                              float* dx, int threads) {
   const auto small = small_blocks_of(maps, true);
   Index all = 0;  // coefficients of all small blocks
@@ -234,15 +221,10 @@ void block_diagonal_backward(Index rows, Index width, const float* x, const std:
 }
 
 // The sizes of map j: blocks that split rows of W numbers.
-template <class Map>
-Map blocks(const Sizes& sizes, std::size_t j) {
-  Map map{};
-  map.groups = sizes.at("G_j", j), map.out = sizes.at("OUT_j", j), map.in = sizes.at("IN_j", j);
-  if (map.groups * map.in != sizes["W"])
-    throw nb::value_error(("weight has " + std::to_string(map.groups) + " blocks of " + std::to_string(map.in) +
-                           " inputs, x has " + std::to_string(sizes["W"]))
-                              .c_str());
-  return map;
+DiagonalMap blocks(const Sizes& sizes, std::size_t j, const float* weight) {
+  const Index groups = sizes.at("G_j", j), in = sizes.at("IN_j", j);
+  require(groups * in == sizes["W"], "weight has ", groups, " blocks of ", in, " inputs, x has ", sizes["W"]);
+  return {groups, sizes.at("OUT_j", j), in, weight, nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 
 }  // namespace
@@ -258,10 +240,10 @@ void bind_block_diagonal(nb::module_& m) {
       "Slice g of out_j is slice g of x times W_j[g]^T, plus b_j.",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<MaybeFloats> biases,
          std::vector<Result> outs, int threads) {
-        std::vector<DiagonalForward> maps;
+        DiagonalMaps maps;
         for (std::size_t j = 0; j < weights.size(); ++j) {
-          DiagonalForward& map = maps.emplace_back(blocks<DiagonalForward>(sizes, j));
-          map.weight = weights[j], map.bias = biases[j], map.y = outs[j];
+          DiagonalMap& map = maps.emplace_back(blocks(sizes, j, weights[j]));
+          map.bias = biases[j], map.y = outs[j];
         }
         block_diagonal_forward(sizes["N"], sizes["W"], x, maps, threads);
       });
@@ -269,10 +251,10 @@ void bind_block_diagonal(nb::module_& m) {
       maps + "d_outs: N... G_j*OUT_j, dx: N... W, d_weights: G_j OUT_j IN_j, d_biases: G_j*OUT_j", "",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
          std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, int threads) {
-        std::vector<DiagonalBackward> maps;
+        DiagonalMaps maps;
         for (std::size_t j = 0; j < weights.size(); ++j) {
-          DiagonalBackward& map = maps.emplace_back(blocks<DiagonalBackward>(sizes, j));
-          map.weight = weights[j], map.dy = d_outs[j], map.d_weight = d_weights[j], map.d_bias = d_biases[j];
+          DiagonalMap& map = maps.emplace_back(blocks(sizes, j, weights[j]));
+          map.dy = d_outs[j], map.d_weight = d_weights[j], map.d_bias = d_biases[j];
         }
         block_diagonal_backward(sizes["N"], sizes["W"], x, maps, dx, threads);
       });

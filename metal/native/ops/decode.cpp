@@ -190,14 +190,13 @@ class Step {
                         map(p[kIgate], b.heads, i), map(p[kFgate], b.heads, f)});
     for (Row* gate : {&i, &f}) soft_cap_forward(rows_ * b.heads, model_.gate_cap, gate->data(), gate->data(), 1);
     cells(b, q.data(), k.data(), QK, v.data(), VV, i, f, before, after, h);
-    head_norm_gate_forward({rows_, b.heads, b.DV, model_.norm_eps}, h.data(), o.data(), p[kHeadNorm].weight, v.data(),
-                           1);
+    head_norm_forward({rows_, b.heads, b.DV, model_.norm_eps}, {h.data(), p[kHeadNorm].weight, o.data()}, v.data(), 1);
     if (p[kHeadNorm].bias) add_gated_bias(rows_, VV, o.data(), p[kHeadNorm].bias, v.data());
     maps(VV, v, {map(p[kOutProj], model_.d, x_, true)});
     norm(p[kNormFfn]);
     Row gate(rows_ * U), up(gate.size());
     maps(model_.d, u_, {map(p[kGate], U, gate), map(p[kUp], U, up)});
-    swiglu_forward(rows_ * U, gate.data(), up.data(), gate.data(), 1);
+    glu_forward(Activation::silu, rows_ * U, gate.data(), up.data(), gate.data(), 1);
     maps(U, gate, {map(p[kDown], model_.d, x_, true)});
   }
 
@@ -217,8 +216,8 @@ class Step {
     cells(b, qkv.data(), qkv.data() + I, 3 * I, qkv.data() + 2 * I, 3 * I, i, f, before, after, h);
     Row scale(I);
     one_plus(I, p[kMOutNorm].weight, scale.data());
-    head_norm_skip_gate_forward({rows_, heads, b.DV, model_.norm_eps},
-                                {h.data(), c.data(), z.data(), scale.data(), p[kMSkip].weight}, a.data(), 1);
+    head_norm_forward({rows_, heads, b.DV, model_.norm_eps},
+                      {h.data(), scale.data(), z.data(), c.data(), p[kMSkip].weight}, a.data(), 1);
     maps(I, a, {map(p[kMDown], model_.d, x_, true)});
   }
 
@@ -240,7 +239,7 @@ class Step {
                     {state, state + d, state + 2 * d, state + 3 * d}, &h[at], nullptr, 1);
     }
     if (p[kSGroupNorm].weight) one_plus(d, p[kSGroupNorm].weight, scale.data());
-    layer_norm_forward({rows_, b.heads, b.DK, model_.norm_eps}, h.data(), scale.data(), h.data(), 1);
+    head_norm_forward({rows_, b.heads, b.DK, model_.norm_eps}, {h.data(), scale.data()}, h.data(), 1);
     add(rows_, d, h.data(), d, x_.data());
     if (!p[kSFfnUp].weight) return;
     norm(p[kSFfnNorm]);
@@ -294,7 +293,7 @@ class Step {
     } else {
       Row scale(d);
       one_plus(d, p.weight, scale.data());
-      layer_norm_forward({rows_, 1, d, model_.norm_eps}, x_.data(), scale.data(), u_.data(), 1);
+      head_norm_forward({rows_, 1, d, model_.norm_eps}, {x_.data(), scale.data()}, u_.data(), 1);
     }
     if (p.bias) add(rows_, d, p.bias, 0, u_.data());
   }
@@ -309,22 +308,16 @@ class Step {
 // -- in Python
 
 using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Layer = std::pair<std::optional<In>, std::optional<In>>;  // weight and bias
 using Block = std::pair<std::string, std::vector<Layer>>;       // kind and layers
 
-// Shapes of the weights and of the biases of the layers of each kind.
+// Shapes of the weights of the layers of each kind. A bias has a number for each row of its weight, or of a vector.
 constexpr struct {
-  const char *name, *weights, *biases;
+  const char *name, *weights;
 } kKinds[] = {
-    {"large",
-     "norm: D, q k: QK D, v o: VV D, i f: NH D, head_norm: VV, out: D VV, ffn_norm: D, gate up: U D, down: D U",
-     "norm: D, q k: QK, v o: VV, i f: NH, head_norm: VV, out: D, ffn_norm: D, gate up: U, down: D"},
-    {"mlstm", "norm: D, up: 2*I D, conv: I 1 K, q k v: G J J, i f: NH 3*I, head_norm skip: I, down: D I",
-     "norm: D, up: 2*I, conv: I, q k v: G*J, i f: NH, head_norm skip: I, down: D"},
-    {"slstm", "norm: D, conv: D 1 K, i f z o: NH DH DH, R: NH 4*DH DH, group_norm ffn_norm: D, up: 2*U D, down: D U",
-     "norm: D, conv: D, i f z o: D, R: 4*D, group_norm ffn_norm: D, up: 2*U, down: D"},
+    {"large", "norm: D, q k: QK D, v o: VV D, i f: NH D, head_norm: VV, out: D VV, ffn_norm: D, gate up: U D, down: D U"},
+    {"mlstm", "norm: D, up: 2*I D, conv: I 1 K, q k v: G J J, i f: NH 3*I, head_norm skip: I, down: D I"},
+    {"slstm", "norm: D, conv: D 1 K, i f z o: NH DH DH, R: NH 4*DH DH, group_norm ffn_norm: D, up: 2*U D, down: D U"},
 };
 
 // Smallest number of rows that one thread takes through the whole model alone; see kManyRows in few_rows.cpp.
@@ -332,62 +325,29 @@ constexpr Index kRowsWorthAThread = 16;
 
 class Decoder {
  public:
-  Decoder(In embedding, In head, std::optional<In> out_norm, std::optional<In> out_norm_bias, std::vector<Block> blocks,
-          bool rms, float norm_eps, float cell_eps, float gate_cap, float logit_cap, const std::string& activation,
-          std::int32_t reset_token)
-      : model_{0, 0, rms, norm_eps, cell_eps, gate_cap, logit_cap, activation_named(activation), reset_token,
-               embedding.data(), head.data(), {}, {}},
-        held_{embedding, head} {
-    const Shapes shapes("decoder", "embedding head: V D, out_norm out_norm_bias: D");
-    Sizes sizes(shapes);
-    add(sizes, embedding);
-    add(sizes, head);
-    model_.out_norm = {hold(sizes, out_norm), hold(sizes, out_norm_bias)};
-    sizes.read();
-    sizes.expect_positive({"D", "V"});
-    model_.d = sizes["D"], model_.V = sizes["V"];
+  Decoder(const DecodeModel& model, const std::vector<Block>& blocks) : model_(model) {
     for (const auto& [name, layers] : blocks) hold_block(name, layers);
   }
 
   Index state_floats() const { return model_.state(); }
 
-  void step(const Tokens& tokens, const In& before, Out after, Out logits, const std::optional<In>& added,
-            int threads) const {
-    static const Shapes shapes("step", "tokens: B, before after: B N, logits: B V, added: B D");
-    Sizes sizes(shapes);
-    add(sizes, tokens);
-    add(sizes, before);
-    add(sizes, after);
-    add(sizes, logits);
-    if (added) add(sizes, *added);
-    sizes.read();
+  void step(Sizes& sizes, const std::int32_t* tokens, const float* before, float* after, float* logits,
+            const float* added, int threads) const {
     const Index rows = sizes["B"], d = model_.d, V = model_.V, width = model_.state();
     sizes.expect({{"N", width}, {"V", V}, {"D", d}});
-    if (before.data() < after.data() + after.size() && after.data() < before.data() + before.size())
-      throw nb::value_error("after shares memory with before, which is read while after is written; give it its own");
     for (Index r = 0; r < rows; ++r)
-      if (tokens.data()[r] < 0 || tokens.data()[r] >= V)
-        throw nb::value_error(("token " + std::to_string(tokens.data()[r]) + " in row " + std::to_string(r) +
-                               " is outside [0, " + std::to_string(V) + ")")
-                                  .c_str());
-    nb::gil_scoped_release release;
+      require(tokens[r] >= 0 && tokens[r] < V, "token ", tokens[r], " in row ", r, " is outside [0, ", V, ")");
     // Many rows are divided among the threads, which meet at the end of the step alone; a few share each product.
     const Index parts = std::clamp<Index>(rows / kRowsWorthAThread, 1, std::max(threads, 1));
     parallel_for(parts, static_cast<int>(parts), [&](Index part) {
       const Index first = rows * part / parts;
-      Step step(model_, rows * (part + 1) / parts - first, tokens.data() + first,
-                added ? added->data() + first * d : nullptr, parts > 1 ? 1 : threads);
-      step.run(before.data() + first * width, after.data() + first * width, logits.data() + first * V);
+      Step step(model_, rows * (part + 1) / parts - first, tokens + first, offset(added, first * d),
+                parts > 1 ? 1 : threads);
+      step.run(before + first * width, after + first * width, logits + first * V);
     });
   }
 
  private:
-  template <class Array>
-  static void add(Sizes& sizes, const Array& array) {
-    sizes.add(array, 0);
-    sizes.next();
-  }
-
   // The next array of the shapes, which the decoder reads as long as it lives; null if it is None.
   const float* hold(Sizes& sizes, const std::optional<In>& array) {
     if (array) held_.push_back(*array);
@@ -396,18 +356,23 @@ class Decoder {
     return array ? array->data() : nullptr;
   }
 
+  const float* hold_bias(const std::optional<In>& weight, const std::optional<In>& bias) {
+    if (!bias) return nullptr;
+    const std::size_t axes = weight ? weight->ndim() : 0, size = weight ? weight->size() : 0;
+    require(bias->size() == (axes > 1 && size ? size / weight->shape(axes - 1) : size), "a bias has ", bias->size(),
+            " numbers, expected one per row");
+    return held_.emplace_back(*bias).data();
+  }
+
   void hold_block(const std::string& kind, const std::vector<Layer>& layers) {
     const auto* of = std::find_if(std::begin(kKinds), std::end(kKinds), [&](const auto& k) { return kind == k.name; });
-    if (of == std::end(kKinds)) throw nb::value_error(("no kind of block is called " + kind).c_str());
+    require(of != std::end(kKinds), "no kind of block is called ", kind);
     const std::string name = "block " + std::to_string(model_.blocks.size());
-    const Shapes shapes(name.c_str(), std::string(of->weights) + ", " + of->biases);
-    if (layers.size() * 2 != shapes.arguments.size())
-      throw nb::value_error((name + " must have one (weight, bias) pair per layer").c_str());
+    const Shapes shapes(name.c_str(), of->weights);
+    require(layers.size() == shapes.arguments.size(), name, " must have one (weight, bias) pair per layer");
     DecodeBlock& b = model_.blocks.emplace_back(DecodeBlock{static_cast<BlockKind>(of - kKinds), 0, 0, 0, 0, 0, 0, 0, {}});
-    b.layers.resize(layers.size());
     Sizes sizes(shapes);
-    for (std::size_t j = 0; j < layers.size(); ++j) b.layers[j].weight = hold(sizes, layers[j].first);
-    for (std::size_t j = 0; j < layers.size(); ++j) b.layers[j].bias = hold(sizes, layers[j].second);
+    for (const auto& [weight, bias] : layers) b.layers.push_back({hold(sizes, weight), hold_bias(weight, bias)});
     sizes.read();
     sizes.expect({{"D", model_.d}});
     sizes.expect_positive({"NH"});
@@ -419,24 +384,26 @@ class Decoder {
     } else if (b.kind == BlockKind::mlstm) {
       b.width = sizes["I"], b.taps = sizes["K"], b.part = sizes["J"];
       sizes.expect({{"I", sizes["G"] * b.part}});
-      b.DK = b.DV = of_heads(name, b.width, b.heads);
+      b.DK = b.DV = b.width / b.heads;
+      sizes.expect({{"I", b.heads * b.DK}});
     } else {
       b.U = sizes["U"];
-      b.DK = of_heads(name, sizes["QK"], b.heads), b.DV = of_heads(name, sizes["VV"], b.heads);
+      b.DK = sizes["QK"] / b.heads, b.DV = sizes["VV"] / b.heads;
+      sizes.expect({{"QK", b.heads * b.DK}, {"VV", b.heads * b.DV}});
     }
-  }
-
-  static Index of_heads(const std::string& name, Index width, Index heads) {
-    if (width < heads || width % heads)
-      throw nb::value_error((name + ": " + std::to_string(width) + " numbers are not those of " +
-                             std::to_string(heads) + " heads")
-                                .c_str());
-    return width / heads;
   }
 
   DecodeModel model_;
   std::vector<In> held_;
 };
+
+Decoder make_decoder(Sizes& sizes, Floats embedding, Floats head, MaybeFloats out_norm, MaybeFloats out_norm_bias,
+                     std::vector<Block> blocks, bool rms, float norm_eps, float cell_eps, float gate_cap,
+                     float logit_cap, std::string activation, std::int32_t reset_token) {
+  sizes.expect_positive({"D", "V"});
+  return {{sizes["D"], sizes["V"], rms, norm_eps, cell_eps, gate_cap, logit_cap, activation_named(activation),
+           reset_token, embedding, head, {out_norm, out_norm_bias}, {}}, blocks};
+}
 
 }  // namespace
 }  // namespace mlxhog
@@ -444,16 +411,18 @@ class Decoder {
 void bind_decode(nb::module_& parent) {
   using namespace nb::literals;
   using namespace mlxhog;
-  nb::class_<Decoder>(parent, "Decoder", "One token of a model for a few sequences, from the memory of its parameters.")
-      .def(nb::init<In, In, std::optional<In>, std::optional<In>, std::vector<Block>, bool, float, float, float, float,
-                    const std::string&, std::int32_t>(),
-           nb::kw_only(), A("embedding"), A("head"), A("out_norm").none(), A("out_norm_bias").none() = nb::none(),
-           A("blocks"), "rms"_a, "norm_eps"_a, "cell_eps"_a, "gate_cap"_a = 0.0f, "logit_cap"_a = 0.0f,
-           "activation"_a, "reset_token"_a,
-           "blocks: the kind of each, large, mlstm or slstm, and a (weight, bias) of each of its layers.")
-      .def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.")
-      .def("step", &Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(),
-           A("added").none() = nb::none(), "threads"_a,
-           "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which must not be\n"
-           "`before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.");
+  nb::class_<Decoder> decoder(parent, "Decoder",
+                              "One token of a model for a few sequences, from the memory of its parameters.\n\n"
+                              "blocks: the kind of each, large, mlstm or slstm, and a (weight, bias) of each of its "
+                              "layers.");
+  def_init<4>(decoder, "Decoder", "embedding head: V D, out_norm out_norm_bias: D", &make_decoder, A("blocks"), "rms"_a,
+              "norm_eps"_a, "cell_eps"_a, "gate_cap"_a = 0.0f, "logit_cap"_a = 0.0f, "activation"_a, "reset_token"_a);
+  decoder.def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.");
+  def_method(decoder, "step", "tokens: B, before after: B N, logits: B V, added: B D",
+             "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which shares no\n"
+             "memory with `before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.",
+             [](Sizes& sizes, const Decoder& self, const std::int32_t* tokens, Floats before, Result after,
+                Result logits, MaybeFloats added, int threads) {
+               self.step(sizes, tokens, before, after, logits, added, threads);
+             }, "threads"_a);
 }

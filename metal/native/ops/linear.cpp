@@ -18,28 +18,30 @@ constexpr Index kShortWeight = 512, kShortInput = 384;
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
 
 // Several narrow maps as one whose outputs lie side by side.
-template <class Map>
 struct Stack {
-  std::vector<Map> parts;
+  std::vector<LinearMap> parts;
   Index out = 0;
   Buffer weight;
 
   // Moves the narrow maps out of `maps`, if there are two or more.
-  Stack(std::vector<Map>& maps, Index in) {
-    const auto wide_end = std::stable_partition(maps.begin(), maps.end(), [](const Map& m) { return m.out >= kNarrow; });
+  Stack(std::vector<LinearMap>& maps, Index in) {
+    const auto wide = [](const LinearMap& map) { return map.out >= kNarrow; };
+    const auto wide_end = std::stable_partition(maps.begin(), maps.end(), wide);
     if (maps.end() - wide_end < 2) return;
     parts.assign(wide_end, maps.end());
     maps.erase(wide_end, maps.end());
-    for (const Map& part : parts) out += part.out;
+    for (const LinearMap& part : parts) out += part.out;
     weight = uninitialised(out * in);
-    for_each([&](const Map& part, Index first) { std::copy(part.weight, part.weight + part.out * in, &weight[first * in]); });
+    for_each([&](const LinearMap& part, Index first) {
+      std::copy_n(part.weight, part.out * in, &weight[first * in]);
+    });
   }
 
   // Calls use(part, its first output).
   template <class Use>
   void for_each(const Use& use) const {
     Index first = 0;
-    for (const Map& part : parts) {
+    for (const LinearMap& part : parts) {
       use(part, first);
       first += part.out;
     }
@@ -69,21 +71,21 @@ Right pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, 
 
 }  // namespace
 
-void linears_forward(Index rows, Index in, const float* x, std::vector<LinearForward> maps, int threads) {
+void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap> maps, int threads) {
   const Stack stack(maps, in);
   const Buffer stacked_bias = uninitialised(stack.out), stacked_y = uninitialised(rows * stack.out);
   if (stack.out) {
-    stack.for_each([&](const LinearForward& part, Index first) {
-      if (part.bias) std::copy(part.bias, part.bias + part.out, &stacked_bias[first]);
+    stack.for_each([&](const LinearMap& part, Index first) {
+      if (part.given) std::copy_n(part.given, part.out, &stacked_bias[first]);
       else std::fill_n(&stacked_bias[first], part.out, 0.0f);
     });
     maps.push_back({stack.out, stack.weight.get(), stacked_bias.get(), stacked_y.get()});
   }
   const Index at_once = packed_at_once(in);
   Index widest = 0;
-  for (const LinearForward& map : maps) widest = std::max(widest, std::min(at_once, map.out));
+  for (const LinearMap& map : maps) widest = std::max(widest, std::min(at_once, map.out));
   const Buffer panels = uninitialised(packed_floats(in, widest));
-  for (const auto& [out, weight, bias, y_all] : maps)
+  for (const auto& [out, weight, bias, y_all, _] : maps)
     for (Index n0 = 0; n0 < out; n0 += at_once) {
       const Index cols = std::min(at_once, out - n0);
       const Right w = pack_all(in, cols, weight + n0 * in, 1, in, panels.get(), threads);
@@ -93,29 +95,29 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearFor
         gemm_packed(count, cols, in, x + first * in, in, 1, w, y, out, bias != nullptr);
       });
     }
-  stack.for_each([&](const LinearForward& part, Index first) {
-    copy_rows(rows, part.out, &stacked_y[first], stack.out, part.y, part.out);
+  stack.for_each([&](const LinearMap& part, Index first) {
+    copy_rows(rows, part.out, &stacked_y[first], stack.out, part.written, part.out);
   });
 }
 
-void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBackward> maps, float* dx,
+void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMap> maps, float* dx,
                       int threads, bool adds) {
-  for (const LinearBackward& map : maps) {
+  for (const LinearMap& map : maps) {
     if (!map.d_bias) continue;
     std::fill_n(map.d_bias, map.out, 0.0f);
-    add_rows(rows, map.out, map.dy, map.out, map.d_bias);
+    add_rows(rows, map.out, map.given, map.out, map.d_bias);
   }
   const Stack stack(maps, in);
   const Buffer stacked_dy = uninitialised(rows * stack.out), stacked_d_weight = uninitialised(stack.out * in);
   if (stack.out) {
-    stack.for_each([&](const LinearBackward& part, Index first) {
-      copy_rows(rows, part.out, part.dy, part.out, &stacked_dy[first], stack.out);
+    stack.for_each([&](const LinearMap& part, Index first) {
+      copy_rows(rows, part.out, part.given, part.out, &stacked_dy[first], stack.out);
     });
     maps.push_back({stack.out, stack.weight.get(), stacked_dy.get(), stacked_d_weight.get(), nullptr});
   }
   const Index at_once = packed_at_once(in);
   Index longest = std::min(at_once, rows);
-  for (const LinearBackward& map : maps) longest = std::max(longest, std::min(at_once, map.out));
+  for (const LinearMap& map : maps) longest = std::max(longest, std::min(at_once, map.out));
   Buffer scratch;
   // Rows [k0, k0 + depth) of a right factor (.., in), packed unless they are `short_enough` to be read in place.
   const auto right = [&](const float* rows_of, Index k0, Index depth, Index short_enough) -> std::optional<Right> {
@@ -134,11 +136,11 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
   };
   if (dx) {
     bool written = false;
-    for (const LinearBackward& map : maps)
+    for (const LinearMap& map : maps)
       for (Index k0 = 0; k0 < map.out; k0 += at_once) {
         const Index depth = std::min(at_once, map.out - k0);
         const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight);
-        multiply(rows, depth, map.dy + k0, map.out, 1, w, map.weight + k0 * in, dx, written);
+        multiply(rows, depth, map.given + k0, map.out, 1, w, map.weight + k0 * in, dx, written);
         written = true;
       }
     if (!written) std::fill_n(dx, rows * in, 0.0f);  // nothing is computed from x
@@ -146,11 +148,11 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
   for (Index k0 = 0; k0 == 0 || k0 < rows; k0 += at_once) {  // without rows a gradient is 0
     const Index depth = std::min(at_once, rows - k0);
     const std::optional<Right> b = right(x, k0, depth, kShortInput);
-    for (const LinearBackward& map : maps)
-      multiply(map.out, depth, map.dy + k0 * map.out, 1, map.out, b, x + k0 * in, map.d_weight, adds || k0 > 0);
+    for (const LinearMap& map : maps)
+      multiply(map.out, depth, map.given + k0 * map.out, 1, map.out, b, x + k0 * in, map.written, adds || k0 > 0);
   }
-  stack.for_each([&](const LinearBackward& part, Index first) {
-    std::copy_n(&stacked_d_weight[first * in], part.out * in, part.d_weight);
+  stack.for_each([&](const LinearMap& part, Index first) {
+    std::copy_n(&stacked_d_weight[first * in], part.out * in, part.written);
   });
 }
 

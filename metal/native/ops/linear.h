@@ -7,25 +7,19 @@
 
 namespace mlxhog {
 
-// One map: W (out, in), bias (out) or null, y (rows, out).
-struct LinearForward {
+// One map: W (out, in), bias (out) or null, y (rows, out); or its gradients: W, dy (rows, out) in `given`, dW (out, in)
+// in `written`, and db (out, or null).
+struct LinearMap {
   Index out;
-  const float *weight, *bias;
-  float* y;
+  const float *weight, *given;
+  float *written, *d_bias = nullptr;
 };
 
-// One map's gradients: dy (rows, out) in, dW (out, in) and db (out, or null) written.
-struct LinearBackward {
-  Index out;
-  const float *weight, *dy;
-  float *d_weight, *d_bias;
-};
-
-void linears_forward(Index rows, Index in, const float* x, std::vector<LinearForward> maps, int threads);
+void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap> maps, int threads);
 
 // dx (rows, in) = sum_j dy_j W_j, if dx is not null; the weight gradients. With `adds` the weight gradient of a single
 // map is added to d_weight.
-void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBackward> maps, float* dx,
+void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMap> maps, float* dx,
                       int threads, bool adds = false);
 
 }  // namespace mlxhog

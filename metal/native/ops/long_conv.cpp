@@ -109,10 +109,7 @@ void long_conv_backward(const LongConv& s, const float* x, const float* f, const
 
 LongConv long_conv_shape(const Sizes& sizes) {
   const auto s = sizes.as<LongConv>("B", "S", "C", "J");
-  if (s.J < s.S)
-    throw nb::value_error(("f has " + std::to_string(s.J) + " taps, expected one for each of x's " +
-                           std::to_string(s.S) + " positions or more")
-                              .c_str());
+  require(s.J >= s.S, "f has ", s.J, " taps, expected one for each of x's ", s.S, " positions or more");
   return s;
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "activation.h"
 #include "linear.h"
 #include "rows.h"
 #include "shapes.h"
@@ -47,12 +48,6 @@ MLXHOG_INLINE float largest(const float* x, Index count, float least) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-MLXHOG_CLONES void cap_row(Index V, float cap, const float* logits, float* capped) {
-  const float inverse = 1.0f / cap;
-#pragma omp simd
-  for (Index j = 0; j < V; ++j) capped[j] = cap * tanh_f32(logits[j] * inverse);
-}
-
 // Leaves exp(logits - max) in `weights`; returns max and the sum of weights.
 MLXHOG_CLONES Partition partition(Index V, const float* logits, float* weights) {
   const float max = largest(logits, V, -std::numeric_limits<float>::infinity());
@@ -88,7 +83,7 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
         continue;
       }
       const float* given = logits + r * V;
-      if (cap) cap_row(V, *cap, given, capped.data());
+      if (cap) soft_cap_forward(V, *cap, given, capped.data(), 1);
       const float* row_logits = cap ? capped.data() : given;
       const float of_label = row_logits[labels[r]];  // before `partition` writes there, where gradient is logits
       const auto [max, sum] = partition(V, row_logits, row);
@@ -129,10 +124,8 @@ LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float>
 
 void check_labels(Index n, Index V, const std::int32_t* labels) {
   for (Index r = 0; r < n; ++r)
-    if (labels[r] != kIgnoredLabel && (labels[r] < 0 || labels[r] >= V))
-      throw nb::value_error(("label " + std::to_string(labels[r]) + " at position " + std::to_string(r) +
-                             " is neither -100 nor in [0, " + std::to_string(V) + ")")
-                                .c_str());
+    require(labels[r] == kIgnoredLabel || (labels[r] >= 0 && labels[r] < V), "label ", labels[r], " at position ", r,
+            " is neither -100 nor in [0, ", V, ")");
 }
 
 using Loss = std::pair<double, Index>;
@@ -158,7 +151,7 @@ void bind_loss(nb::module_& m) {
       [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeResult dx, MaybeResult d_weight,
          std::optional<float> cap, int threads) -> Loss {
         check_labels(sizes["N"], sizes["V"], labels);
-        if (!dx != !d_weight) throw nb::value_error("dx and d_weight: give both or neither");
+        require(!dx == !d_weight, "dx and d_weight: give both or neither");
         const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels, dx,
                                                    d_weight, threads);
         return {total.nats, total.count};

@@ -182,11 +182,11 @@ void weigh_two_scores(const ChunkGates& g, Index L, float scale, const float* e,
                                  P + t * L, column_sums);
 }
 
-// out[r, :] = factor[r] * scale * rows[r, :] (factor may be null: 1); out is packed, rows are `ld` apart.
+// out[r, :] = factor[r] * scale * rows[r, :]; out is packed, rows are `ld` apart.
 MLXHOG_CLONES void scaled_rows(const float* rows, Index ld, Index count, Index width, const float* factor,
                                float scale, float* out) {
   for (Index r = 0; r < count; ++r) {
-    const float total = factor ? factor[r] * scale : scale;
+    const float total = factor[r] * scale;
 #pragma omp simd
     for (Index j = 0; j < width; ++j) out[r * width + j] = total * rows[r * ld + j];
   }
@@ -196,19 +196,13 @@ MLXHOG_CLONES void scaled_rows(const float* rows, Index ld, Index count, Index w
 void next_matrix(const ChunkGates& g, const float* k, Index k_ld, const float* v, Index v_ld, Index L, Index DK,
                  Index DV, const float* C, float* C_next, float* keys) {
   scaled_rows(k, k_ld, L, DK, g.y.data(), 1.0f, keys);
-  scaled_rows(C, DV, DK, DV, nullptr, g.decay, C_next);
+  copy_rows(DK, DV, C, DV, C_next, DV, 0, g.decay);
   gemm(DK, DV, L, keys, 1, DK, v, v_ld, C_next, DV, true);
 }
 
 // out[r] = sum_j a[r, j] * b[r, j]
-MLXHOG_CLONES void row_dots(const float* a, Index a_ld, const float* b, Index b_ld, Index count, Index width,
-                            float* out) {
-  for (Index r = 0; r < count; ++r) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (Index j = 0; j < width; ++j) sum += a[r * a_ld + j] * b[r * b_ld + j];
-    out[r] = sum;
-  }
+void row_dots(const float* a, const float* b, Index ld, Index count, Index width, float* out) {
+  for (Index r = 0; r < count; ++r) out[r] = dot(width, a + r * ld, b + r * ld);
 }
 
 // -- forward
@@ -379,13 +373,13 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     transpose(C, DV, DK, DV, matrix_t.data());
     gemm(L, DK, DV, u.data(), DV, 1, matrix_t.data(), DK, dq, k_ld, false);
     add_row_then_scale(e.data(), n, gates.w.data(), scale, L, DK, k_ld, dq);
-    row_dots(q, k_ld, dq, k_ld, L, DK, from_state.data());
+    row_dots(q, dq, k_ld, L, DK, from_state.data());
     lower_times(X.data(), k, k_ld, L, DK, dq, k_ld);
     // dk_j = y_j (dC+ v_j + dn+) + sum_t X_tj q_t
     transpose(dC, DV, DK, DV, matrix_t.data());
     gemm(L, DK, DV, v, v_ld, 1, matrix_t.data(), DK, dk, k_ld, false);
     add_row_then_scale(nullptr, dn, gates.y.data(), 1.0f, L, DK, k_ld, dk);
-    row_dots(k, k_ld, dk, k_ld, L, DK, to_state.data());
+    row_dots(k, dk, k_ld, L, DK, to_state.data());
     lower_transposed_times(X.data(), q, k_ld, L, DK, dk, k_ld);
     // dv_j = y_j k_j dC+ + sum_t A_tj u_t
     gemm(L, DV, DK, keys.data(), DK, 1, dC, DV, dv, v_ld, false);
@@ -394,7 +388,7 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     // di_j = k_j . dk_j.  df_t / sigmoid(-f_t) sums all that passes through step t: from keys before t to queries
     // from t on (Z below the diagonal), from keys before t to the state after the chunk, from the state before it
     // to queries from t on, and from state to state. The stabiliser's gradient goes to the gate that M_t came by.
-    row_dots(k, k_ld, dk, k_ld, L, DK, k_dk.data());
+    row_dots(k, dk, k_ld, L, DK, k_dk.data());
     negative_sigmoids(in.f + gate_at, s.NH, L, slope.data());
     double passing = gates.decay * state_dot(s, C, n, dC, dn);
     for (Index t = 0; t < L; ++t) passing += from_state[t];
@@ -414,8 +408,8 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
 }
 
 MlstmShape cell_shape(Sizes& sizes, Index chunk, Index stride, float eps) {
-  if (chunk < 1) throw nb::value_error("chunk must be at least 1");
-  if (stride < 1) throw nb::value_error("stride must be at least 1");
+  require(chunk > 0, "chunk must be at least 1");
+  require(stride > 0, "stride must be at least 1");
   const Index S = sizes["S"], most = std::max<Index>(S, 1);  // larger ones are the same, and their sums overflow
   const MlstmShape s{sizes["B"],  S,  sizes["NH"], sizes["DK"], sizes["DV"], std::min(chunk, most),
                      std::min(stride, most), eps};
@@ -424,7 +418,7 @@ MlstmShape cell_shape(Sizes& sizes, Index chunk, Index stride, float eps) {
 }
 
 Index mlstm_stride(Index DK, Index chunk) {
-  if (DK < 1 || chunk < 1) throw nb::value_error("DK and chunk must be at least 1");
+  require(DK > 0 && chunk > 0, "DK and chunk must be at least 1");
   return 1 + (DK - 1) / chunk;
 }
 

@@ -102,100 +102,87 @@ MLXHOG_INLINE void differentiate(const float* h, Index width, float eps, float* 
   through_moments(of, h, width, sum, dot, dh);
 }
 
-MLXHOG_CLONES void layer_rows(HeadRows s, const float* x, const float* w, float* out) {
+MLXHOG_CLONES void head_rows(HeadRows s, HeadNorm in, float* out) {
   each_head(s, [=](Index at, Index of) MLXHOG_ALWAYS {
-    normalise(x + at, s.width, s.eps, out + at, [=](Index j, float unit) MLXHOG_ALWAYS { return unit * w[of + j]; });
+    const auto write = [=](const auto& value) MLXHOG_ALWAYS { normalise(in.h + at, s.width, s.eps, out + at, value); };
+    if (in.c) {
+      write([=](Index j, float unit) MLXHOG_ALWAYS {
+        const float z = in.gate[at + j];
+        return (unit * in.w[of + j] + in.skip[of + j] * in.c[at + j]) * z * sigmoid_f32(z);
+      });
+    } else if (in.gate) {
+      write([=](Index j, float unit) MLXHOG_ALWAYS { return sigmoid_f32(in.gate[at + j]) * (unit * in.w[of + j]); });
+    } else {
+      write([=](Index j, float unit) MLXHOG_ALWAYS { return unit * in.w[of + j]; });
+    }
   });
 }
 
-MLXHOG_CLONES void layer_rows_backward(HeadRows s, const float* x, const float* w, const float* d_out, float* dx,
-                                       float* dw) {
-  each_head(s, [=](Index at, Index of) MLXHOG_ALWAYS {
-    differentiate(x + at, s.width, s.eps, dx + at, [=](Index j, float unit) MLXHOG_ALWAYS {
-      dw[of + j] += d_out[at + j] * unit;
-      return d_out[at + j] * w[of + j];
-    });
-  });
-}
-
-MLXHOG_CLONES void gate_rows(HeadRows s, const float* h, const float* o, const float* w, float* out) {
-  each_head(s, [=](Index at, Index of) MLXHOG_ALWAYS {
-    normalise(h + at, s.width, s.eps, out + at,
-              [=](Index j, float unit) MLXHOG_ALWAYS { return sigmoid_f32(o[at + j]) * (unit * w[of + j]); });
-  });
-}
-
-MLXHOG_CLONES void gate_rows_backward(HeadRows s, const float* h, const float* o, const float* w, const float* d_out,
-                                      float* dh, float* d_o, float* dw) {
-  each_head(s, [=](Index at, Index of) MLXHOG_ALWAYS {
-    differentiate(h + at, s.width, s.eps, dh + at, [=](Index j, float unit) MLXHOG_ALWAYS {
-      const float gate = sigmoid_f32(o[at + j]), gated = d_out[at + j] * gate, d_unit = gated * w[of + j];
-      dw[of + j] += gated * unit;
-      d_o[at + j] = d_unit * unit * (1.0f - gate);
-      return d_unit;
-    });
-  });
-}
-
-MLXHOG_CLONES void skip_rows(HeadRows s, SkipGate in, float* out) {
-  each_head(s, [=](Index at, Index of) MLXHOG_ALWAYS {
-    normalise(in.h + at, s.width, s.eps, out + at, [=](Index j, float unit) MLXHOG_ALWAYS {
-      const float z = in.z[at + j];
-      return (unit * in.w[of + j] + in.skip[of + j] * in.c[at + j]) * z * sigmoid_f32(z);
-    });
-  });
-}
-
-struct SkipGateGradients {
-  float *h, *c, *z, *w, *skip;
+struct HeadNormGradients {
+  float *h, *w, *gate = nullptr, *c = nullptr, *skip = nullptr;
 };
 
-MLXHOG_CLONES void skip_rows_backward(HeadRows s, SkipGate in, const float* d_out, SkipGateGradients d) {
+MLXHOG_CLONES void head_rows_backward(HeadRows s, HeadNorm in, const float* d_out, HeadNormGradients d) {
   each_head(s, [=](Index at, Index of) MLXHOG_ALWAYS {
-    differentiate(in.h + at, s.width, s.eps, d.h + at, [=](Index j, float unit) MLXHOG_ALWAYS {
-      const float w = in.w[of + j], skip = in.skip[of + j], c = in.c[at + j], z = in.z[at + j];
-      const float mixed = unit * w + skip * c, gate = sigmoid_f32(z), d_mixed = d_out[at + j] * z * gate;
-      d.z[at + j] = d_out[at + j] * mixed * gate * (1.0f + z * (1.0f - gate));
-      d.c[at + j] = d_mixed * skip;
-      d.w[of + j] += d_mixed * unit;
-      d.skip[of + j] += d_mixed * c;
-      return d_mixed * w;
-    });
+    const auto write = [=](const auto& gradient) MLXHOG_ALWAYS {
+      differentiate(in.h + at, s.width, s.eps, d.h + at, gradient);
+    };
+    if (in.c) {
+      write([=](Index j, float unit) MLXHOG_ALWAYS {
+        const float w = in.w[of + j], skip = in.skip[of + j], c = in.c[at + j], z = in.gate[at + j];
+        const float mixed = unit * w + skip * c, gate = sigmoid_f32(z), d_mixed = d_out[at + j] * z * gate;
+        d.gate[at + j] = d_out[at + j] * mixed * gate * (1.0f + z * (1.0f - gate));
+        d.c[at + j] = d_mixed * skip;
+        d.w[of + j] += d_mixed * unit;
+        d.skip[of + j] += d_mixed * c;
+        return d_mixed * w;
+      });
+    } else if (in.gate) {
+      write([=](Index j, float unit) MLXHOG_ALWAYS {
+        const float gate = sigmoid_f32(in.gate[at + j]), gated = d_out[at + j] * gate, d_unit = gated * in.w[of + j];
+        d.w[of + j] += gated * unit;
+        d.gate[at + j] = d_unit * unit * (1.0f - gate);
+        return d_unit;
+      });
+    } else {
+      write([=](Index j, float unit) MLXHOG_ALWAYS {
+        d.w[of + j] += d_out[at + j] * unit;
+        return d_out[at + j] * in.w[of + j];
+      });
+    }
   });
 }
 
-// Calls work(some of the rows, their first number).
-template <class Work>
-void in_tasks(const HeadRows& s, int threads, const Work& work) {
-  in_pieces(s.rows, kRowsPerTask, threads, [&](Index first, Index count) {
-    work(HeadRows{count, s.heads, s.width, s.eps}, first * s.heads * s.width);
-  });
+template <class Float>
+Float* from(Float* array, Index at) {
+  return array ? array + at : nullptr;
 }
 
-// Likewise; `part` is theirs of the gradients of weights, which end in `sums`, one array after the other.
-template <class Work>
-void summed(const HeadRows& s, int threads, std::initializer_list<float*> sums, const Work& work) {
-  const Index d = s.heads * s.width, arrays = static_cast<Index>(sums.size());
-  const auto sum = summed_over_rows(s.rows, arrays * d, threads, [&](Index first, Index count, float* part) {
-    work(HeadRows{count, s.heads, s.width, s.eps}, first * d, part);
+HeadNorm from(const HeadNorm& in, Index at) { return {in.h + at, in.w, from(in.gate, at), from(in.c, at), in.skip}; }
+
+void head_norm_backward(const HeadRows& s, const HeadNorm& in, const float* d_out, const HeadNormGradients& d,
+                        int threads) {
+  const Index width = s.heads * s.width;
+  const auto sum = summed_over_rows(s.rows, (d.skip ? 2 : 1) * width, threads, [&](Index first, Index count, float* part) {
+    const Index at = first * width;
+    head_rows_backward({count, s.heads, s.width, s.eps}, from(in, at), d_out + at,
+                       {d.h + at, part, from(d.gate, at), from(d.c, at), part + width});
   });
-  auto from = sum.begin();
-  for (float* to : sums) std::copy_n(from, d, to), from += d;
+  std::copy_n(sum.begin(), width, d.w);
+  if (d.skip) std::copy_n(sum.begin() + width, width, d.skip);
 }
 
 // Rows of whole heads, each as wide as x's last axis D; w is as wide as a row.
-HeadRows head_rows(const Sizes& sizes, float eps) {
+HeadRows head_shape(const Sizes& sizes, float eps) {
   const Index D = sizes["D"], W = sizes["W"], N = sizes["N"];
-  if (D == 0 || W % D || (W == 0 ? N : N % (W / D)))
-    throw nb::value_error(("w has " + std::to_string(W) + " numbers, expected those of whole heads of " +
-                           std::to_string(D) + ", of which there are " + std::to_string(N))
-                              .c_str());
+  require(D != 0 && W % D == 0 && (W == 0 ? N : N % (W / D)) == 0, "w has ", W,
+          " numbers, expected those of whole heads of ", D, ", of which there are ", N);
   return {W ? N / (W / D) : 0, W / D, D, eps};
 }
 
 // Likewise, where the other arrays have the heads of a row joined.
-HeadRows joined_rows(Sizes& sizes, float eps) {
-  const HeadRows s = head_rows(sizes, eps);
+HeadRows joined_shape(Sizes& sizes, float eps) {
+  const HeadRows s = head_shape(sizes, eps);
   sizes.expect({{"M", s.rows}});
   return s;
 }
@@ -208,18 +195,10 @@ void rms_norm_forward(Index rows, Index d, float eps, const float* x, const floa
   });
 }
 
-void layer_norm_forward(const HeadRows& s, const float* x, const float* w, float* out, int threads) {
-  in_tasks(s, threads, [=](HeadRows part, Index at) { layer_rows(part, x + at, w, out + at); });
-}
-
-void head_norm_gate_forward(const HeadRows& s, const float* h, const float* o, const float* w, float* out,
-                            int threads) {
-  in_tasks(s, threads, [=](HeadRows part, Index at) { gate_rows(part, h + at, o + at, w, out + at); });
-}
-
-void head_norm_skip_gate_forward(const HeadRows& s, const SkipGate& in, float* out, int threads) {
-  in_tasks(s, threads, [&](HeadRows part, Index at) {
-    skip_rows(part, {in.h + at, in.c + at, in.z + at, in.w, in.skip}, out + at);
+void head_norm_forward(const HeadRows& s, const HeadNorm& in, float* out, int threads) {
+  in_pieces(s.rows, kRowsPerTask, threads, [&](Index first, Index count) {
+    const Index at = first * s.heads * s.width;
+    head_rows({count, s.heads, s.width, s.eps}, from(in, at), out + at);
   });
 }
 
@@ -234,48 +213,43 @@ void bind_norms(nb::module_& m) {
       }, "eps"_a);
   def(m, "rms_norm_grad", "x: N... D, w: D, d_out dx: N... D, dw: D", "",
       [](Sizes& sizes, Floats x, Floats w, Floats d_out, Result dx, Result dw, float eps, int threads) {
-        summed({sizes["N"], 1, sizes["D"], eps}, threads, {dw}, [=](HeadRows s, Index at, float* part) {
-          rms_rows_backward(s.rows, s.width, eps, x + at, w, d_out + at, dx + at, part);
+        const Index d = sizes["D"];
+        const auto sum = summed_over_rows(sizes["N"], d, threads, [=](Index first, Index count, float* part) {
+          rms_rows_backward(count, d, eps, x + first * d, w, d_out + first * d, dx + first * d, part);
         });
+        std::copy_n(sum.begin(), d, static_cast<float*>(dw));
       }, "eps"_a);
   def(m, "layer_norm", "x: N... D, w: W, out: N... D",
       "out = w * LayerNorm(x) over x's last axis; w holds one or more heads of that width.",
       [](Sizes& sizes, Floats x, Floats w, Result out, float eps, int threads) {
-        layer_norm_forward(head_rows(sizes, eps), x, w, out, threads);
+        head_norm_forward(head_shape(sizes, eps), {x, w}, out, threads);
       }, "eps"_a);
   def(m, "layer_norm_grad", "x: N... D, w: W, d_out: M... E, dx: N... D, dw: W", "d_out as x, or its heads joined.",
       [](Sizes& sizes, Floats x, Floats w, Floats d_out, Result dx, Result dw, float eps, int threads) {
-        const HeadRows s = head_rows(sizes, eps);
+        const HeadRows s = head_shape(sizes, eps);
         const bool joined = sizes["E"] != s.width;
         sizes.expect({{"E", joined ? sizes["W"] : s.width}, {"M", joined ? s.rows : sizes["N"]}});
-        summed(s, threads, {dw}, [=](HeadRows rows, Index at, float* part) {
-          layer_rows_backward(rows, x + at, w, d_out + at, dx + at, part);
-        });
+        head_norm_backward(s, {x, w}, d_out, {dx, dw}, threads);
       }, "eps"_a);
   def(m, "head_norm_gate", "h: N... D, o: M... W, w: W, out: M... W",
       "out = sigmoid(o) * w * LayerNorm(h) within each head (h's last axis).",
       [](Sizes& sizes, Floats h, Floats o, Floats w, Result out, float eps, int threads) {
-        head_norm_gate_forward(joined_rows(sizes, eps), h, o, w, out, threads);
+        head_norm_forward(joined_shape(sizes, eps), {h, w, o}, out, threads);
       }, "eps"_a);
   def(m, "head_norm_gate_grad", "h: N... D, o: M... W, w: W, d_out: M... W, dh: N... D, do: M... W, dw: W", "",
       [](Sizes& sizes, Floats h, Floats o, Floats w, Floats d_out, Result dh, Result d_o, Result dw, float eps,
          int threads) {
-        summed(joined_rows(sizes, eps), threads, {dw}, [=](HeadRows s, Index at, float* part) {
-          gate_rows_backward(s, h + at, o + at, w, d_out + at, dh + at, d_o + at, part);
-        });
+        head_norm_backward(joined_shape(sizes, eps), {h, w, o}, d_out, {dh, dw, d_o}, threads);
       }, "eps"_a);
   def(m, "head_norm_skip_gate", "h: N... D, c z: M... W, w skip: W, out: M... W",
       "out = (w * LayerNorm(h) + skip * c) * silu(z), normalised within each head (h's last axis).",
       [](Sizes& sizes, Floats h, Floats c, Floats z, Floats w, Floats skip, Result out, float eps, int threads) {
-        head_norm_skip_gate_forward(joined_rows(sizes, eps), {h, c, z, w, skip}, out, threads);
+        head_norm_forward(joined_shape(sizes, eps), {h, w, z, c, skip}, out, threads);
       }, "eps"_a);
   def(m, "head_norm_skip_gate_grad",
       "h: N... D, c z: M... W, w skip: W, d_out: M... W, dh: N... D, dc dz: M... W, dw dskip: W", "",
       [](Sizes& sizes, Floats h, Floats c, Floats z, Floats w, Floats skip, Floats d_out, Result dh, Result dc,
          Result dz, Result dw, Result dskip, float eps, int threads) {
-        summed(joined_rows(sizes, eps), threads, {dw, dskip}, [=](HeadRows s, Index at, float* part) {
-          skip_rows_backward(s, {h + at, c + at, z + at, w, skip}, d_out + at,
-                             {dh + at, dc + at, dz + at, part, part + s.heads * s.width});
-        });
+        head_norm_backward(joined_shape(sizes, eps), {h, w, z, c, skip}, d_out, {dh, dw, dz, dc, dskip}, threads);
       }, "eps"_a);
 }

@@ -14,17 +14,15 @@ struct HeadRows {
 // out = w * x / sqrt(mean(x^2) + eps) over rows of d.
 void rms_norm_forward(Index rows, Index d, float eps, const float* x, const float* w, float* out, int threads);
 
-// out = w * LayerNorm(x) within each head, LayerNorm(x) = (x - mean) / sqrt(var + eps).
-void layer_norm_forward(const HeadRows&, const float* x, const float* w, float* out, int threads);
-
-// xLSTM Large: out = sigmoid(o) * w * LayerNorm(h).
-void head_norm_gate_forward(const HeadRows&, const float* h, const float* o, const float* w, float* out, int threads);
-
-struct SkipGate {
-  const float *h, *c, *z, *w, *skip;
+// The LayerNorm of each head, LayerNorm(h) = (h - mean) / sqrt(var + eps), and what follows it in its block:
+//
+//   out = w * LayerNorm(h)
+//   out = sigmoid(gate) * w * LayerNorm(h)                    with `gate`: xLSTM Large
+//   out = (w * LayerNorm(h) + skip * c) * silu(gate)          with all: v1
+struct HeadNorm {
+  const float *h, *w, *gate = nullptr, *c = nullptr, *skip = nullptr;
 };
 
-// v1: out = (w * LayerNorm(h) + skip * c) * silu(z).
-void head_norm_skip_gate_forward(const HeadRows&, const SkipGate&, float* out, int threads);
+void head_norm_forward(const HeadRows&, const HeadNorm&, float* out, int threads);
 
 }  // namespace mlxhog

@@ -390,8 +390,8 @@ RecurrenceShape recurrence_shape(Sizes& sizes, const float* beta, const float* r
                                  bool by_value) {
   RecurrenceShape s{sizes["B"], sizes["S"], sizes["NH"], sizes["DK"], sizes["DV"], sizes["A"], Removal::none, scale,
                     by_value};
-  if (!read != !removal || (beta && read) || (by_value && (beta || read)))
-    throw nb::value_error("recurrence: give beta, or read and removal, or neither and perhaps by_value");
+  require(!read == !removal && !(beta && read) && !(by_value && (beta || read)),
+          "recurrence: give beta, or read and removal, or neither and perhaps by_value");
   if (beta) s.removal = Removal::own_key;
   if (read) s.removal = Removal::free;
   sizes.expect({{"A", s.A == 1 && !read ? 1 : s.DK},
@@ -402,7 +402,7 @@ RecurrenceShape recurrence_shape(Sizes& sizes, const float* beta, const float* r
 }
 
 Index recurrence_chunks(Index S, Index DK) {
-  if (S < 0 || DK < 1) throw nb::value_error("S must be at least 0 and DK at least 1");
+  require(S >= 0 && DK > 0, "S must be at least 0 and DK at least 1");
   RecurrenceShape s{};
   s.S = S, s.DK = DK;
   return s.chunks();
@@ -443,9 +443,9 @@ void bind_recurrence(nb::module_& m) {
          Result dv, Result d_log_decay, MaybeResult d_beta, MaybeResult d_read, MaybeResult d_removal,
          MaybeResult d_state, float scale, bool by_value, int threads) {
         const RecurrenceShape s = recurrence_shape(sizes, beta, read, removal, scale, by_value);
-        if (s.removal != Removal::none && !held) throw nb::value_error("recurrence_grad: a removal has held values");
-        if (!beta != !d_beta || !read != !d_read || !read != !d_removal)
-          throw nb::value_error("recurrence_grad: give a gradient for each input, and for no other");
+        require(s.removal == Removal::none || held, "recurrence_grad: a removal has held values");
+        require(!beta == !d_beta && !read == !d_read && !read == !d_removal,
+                "recurrence_grad: give a gradient for each input, and for no other");
         const RecurrenceInputs in{q, k, v, log_decay, beta, read, removal, nullptr};
         const RecurrenceGradients grad{dq, dk, dv, d_log_decay, d_beta, d_read, d_removal, d_state};
         // The gates' gradients are one float per head: neighbours share lines, whatever the width of the heads.

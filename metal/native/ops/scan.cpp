@@ -244,7 +244,7 @@ ScanShape scan_shape(Sizes& sizes) {
 }
 
 Index scan_kept(Index B, Index S, Index C, Index N) {
-  if (std::min({B, S, C, N}) < 0) throw nb::value_error("B, S, C and N must be at least 0");
+  require(std::min({B, S, C, N}) >= 0, "B, S, C and N must be at least 0");
   return ScanShape{B, S, C, N}.kept();
 }
 

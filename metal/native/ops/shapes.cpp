@@ -64,11 +64,8 @@ std::size_t Shapes::letter(std::string_view name) const {
 }
 
 void Sizes::add_list(std::size_t entries) {
-  if (entries_ && entries != *entries_)
-    throw nb::value_error((shapes_.function + ": " + shapes_.arguments[argument_].name + " has " +
-                           std::to_string(entries) + " entries; every list must have one entry per map, here " +
-                           std::to_string(*entries_))
-                              .c_str());
+  require(!entries_ || entries == *entries_, shapes_.function, ": ", shapes_.arguments[argument_].name, " has ", entries,
+          " entries; every list must have one entry per map, here ", entries_.value_or(0));
   entries_ = entries;
   values_.resize(shapes_.letters.size() * std::max<std::size_t>(entries, 1), -1);
 }
@@ -87,8 +84,7 @@ void Sizes::read() {
 
 void Sizes::expect_positive(std::initializer_list<const char*> letters) const {
   for (const char* letter : letters)
-    if ((*this)[letter] < 1)
-      throw nb::value_error((shapes_.function + ": " + letter + " is 0, expected at least 1").c_str());
+    require((*this)[letter] > 0, shapes_.function, ": ", letter, " is 0, expected at least 1");
 }
 
 bool Sizes::has_rank(const View& view) const {

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -42,6 +43,15 @@ using Floats = const float*;
 using Result = float*;  // written in place
 using MaybeFloats = Maybe<const float>;
 using MaybeResult = Maybe<float>;
+
+// Raises ValueError with the joined parts unless `holds`.
+template <class... Parts>
+void require(bool holds, const Parts&... parts) {
+  if (holds) return;
+  std::ostringstream text;
+  (text << ... << parts);
+  throw nb::value_error(text.str().c_str());
+}
 
 struct Axis {
   std::string text;
@@ -169,10 +179,16 @@ auto positional(const Shaped& argument) {
   else return A(argument.name.c_str());
 }
 
-template <class Function, class Returned, class... P, class... Keywords>
-void def_as(Returned (Function::*)(Sizes&, P...) const, nb::module_& m, const Shapes& shapes, const std::string& doc,
-            const Function& function, const Keywords&... keywords) {
-  constexpr std::size_t count = sizeof...(P) - sizeof...(Keywords) - 1;
+template <class Function, class Returned, class... P>
+std::type_identity<Returned(P...)> signature(Returned (Function::*)(P...) const) {
+  return {};
+}
+
+// Calls define(what Python calls, the arguments), `keywords` being the last parameters of the function.
+template <class Function, class Returned, class... P, class Define, class... Keywords>
+void def_as(std::type_identity<Returned(Sizes&, P...)>, const Shapes& shapes, const Function& function,
+            const Define& define, const Keywords&... keywords) {
+  constexpr std::size_t count = sizeof...(P) - sizeof...(Keywords);
   if (shapes.arguments.size() != count) throw std::logic_error(shapes.function + ": its string has other arguments");
   const auto call = [shapes, function](typename Argument<P>::Type... arguments) -> Returned {
     Sizes sizes(shapes);
@@ -182,8 +198,8 @@ void def_as(Returned (Function::*)(Sizes&, P...) const, nb::module_& m, const Sh
     return function(sizes, Argument<P>::pass(arguments)...);
   };
   [&]<std::size_t... J>(std::index_sequence<J...>) {
-    m.def(shapes.function.c_str(), call, positional<std::tuple_element_t<J, std::tuple<P...>>>(shapes.arguments[J])...,
-          nb::kw_only(), keywords..., nb::arg("threads"), doc.c_str());
+    define(call, positional<std::tuple_element_t<J, std::tuple<P...>>>(shapes.arguments[J])..., nb::kw_only(),
+           keywords...);
   }(std::make_index_sequence<count>());
 }
 
@@ -192,8 +208,33 @@ void def_as(Returned (Function::*)(Sizes&, P...) const, nb::module_& m, const Sh
 template <class Function, class... Keywords>
 void def(nb::module_& m, const char* name, const std::string& text, const char* doc, const Function& function,
          const Keywords&... keywords) {
-  def_as(&Function::operator(), m, Shapes(name, text), doc + std::string(*doc ? "\n\n" : "") + text, function,
-         keywords...);
+  const std::string whole = doc + std::string(*doc ? "\n\n" : "") + text;
+  def_as(signature(&Function::operator()), Shapes(name, text), function, [&](const auto& call, const auto&... arguments) {
+    m.def(name, call, arguments..., whole.c_str());
+  }, keywords..., nb::arg("threads"));
+}
+
+// The constructor of a class from a function that returns an object. Its arrays, which come first, live as long.
+template <std::size_t kArrays, class Class, class... P, class... Keywords>
+void def_init(nb::class_<Class>& bound, const char* name, const char* text, Class (*make)(Sizes&, P...),
+              const Keywords&... keywords) {
+  const auto define = [&](const auto& call, const auto&... arguments) {
+    const auto init = [call](Class* self, typename Argument<P>::Type... given) { new (self) Class(call(given...)); };
+    [&]<std::size_t... J>(std::index_sequence<J...>) {
+      bound.def("__init__", init, arguments..., nb::keep_alive<1, J + 2>()..., text);
+    }(std::make_index_sequence<kArrays>());
+  };
+  def_as(std::type_identity<Class(Sizes&, P...)>(), Shapes(name, text), make, define, keywords...);
+}
+
+// A method of a class, whose lambda takes the object behind the sizes.
+template <class Class, class Function, class... Keywords>
+void def_method(nb::class_<Class>& bound, const char* name, const std::string& text, const char* doc,
+                const Function& function, const Keywords&... keywords) {
+  const auto define = [&](const auto& call, const auto&, const auto&... arguments) {
+    bound.def(name, call, arguments..., doc);
+  };
+  def_as(signature(&Function::operator()), Shapes(name, "self, " + text), function, define, keywords...);
 }
 
 }  // namespace mlxhog

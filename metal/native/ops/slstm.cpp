@@ -128,15 +128,12 @@ struct SlstmGradients {
 };
 
 // h depends on c and n only through their ratio, so m counts as constant; the gradient of m from the last state itself
-// is `free`, which follows max(i~, lf) back to a gate.
-MLXHOG_CLONES void free_of_last(Index DH, const float* c, const float* n, const float* dc, const float* dn, float* dm) {
+// is `free`, which follows max(i~, lf) back to a gate: that of m less that of the scale of c and n, which it gets back
+// before the first step.
+MLXHOG_CLONES void move_free(Index DH, float sign, const float* c, const float* n, const float* dc, const float* dn,
+                             float* dm) {
 #pragma omp simd
-  for (Index e = 0; e < DH; ++e) dm[e] -= dc[e] * c[e] + dn[e] * n[e];
-}
-
-MLXHOG_CLONES void add_of_first(Index DH, const float* c, const float* n, const float* dc, const float* dn, float* dm) {
-#pragma omp simd
-  for (Index e = 0; e < DH; ++e) dm[e] += dc[e] * c[e] + dn[e] * n[e];
+  for (Index e = 0; e < DH; ++e) dm[e] += sign * (dc[e] * c[e] + dn[e] * n[e]);
 }
 
 // One step of one head of one sequence; d_pre has four rows of DH.
@@ -173,7 +170,7 @@ void backward_rows(const SlstmShape& s, const SlstmSaved& saved, const float* dh
   const auto unit = [&](Index r) { return ((first + r) * s.NH + head) * DH; };
   for (Index r = 0; r < rows; ++r) {
     const float* tape = saved.tape + s.at(first + r, s.S - 1, head) * kSlstmTape;
-    free_of_last(DH, tape + kC * DH, tape + kN * DH, d.c + unit(r), d.n + unit(r), d.m + unit(r));
+    move_free(DH, -1.0f, tape + kC * DH, tape + kN * DH, d.c + unit(r), d.n + unit(r), d.m + unit(r));
   }
   for (Index t = s.S - 1; t >= 0; --t) {
     const auto starts = [&](Index r) { return saved.starts && saved.starts[(first + r) * s.S + t]; };
@@ -196,7 +193,7 @@ void backward_rows(const SlstmShape& s, const SlstmSaved& saved, const float* dh
         for (float* x : {d.h, d.c, d.n, d.m}) std::fill_n(x + unit(r), DH, 0.0f);
   }
   for (Index r = 0; r < rows; ++r)
-    add_of_first(DH, saved.c0 + unit(r), saved.n0 + unit(r), d.c + unit(r), d.n + unit(r), d.m + unit(r));
+    move_free(DH, 1.0f, saved.c0 + unit(r), saved.n0 + unit(r), d.c + unit(r), d.n + unit(r), d.m + unit(r));
 }
 
 // Rows of dR and db of one gate of one head: dR = sum_t d_t h_{t-1}^T, db = sum_t d_t, sequence by sequence.

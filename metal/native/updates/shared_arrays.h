@@ -1,35 +1,21 @@
 // Checks of the bindings of shared-memory updates, before a kernel sees a pointer.
 #pragma once
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 
 #include <optional>
-#include <sstream>
 #include <tuple>
 #include <vector>
 
+#include "../ops/shapes.h"
 #include "locks.h"
 #include "striped.h"
 
 namespace mlxhog {
 
-namespace nb = nanobind;
-
 using Flat = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;       // shared, or private state
 using Values = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;            // a gradient, any shape
 using IndexArray = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// Raises ValueError with the joined parts unless `holds`.
-template <class... Parts>
-void require(bool holds, const Parts&... parts) {
-  if (holds) return;
-  std::ostringstream text;
-  (text << ... << parts);
-  throw nb::value_error(text.str().c_str());
-}
 
 // The data of an array of so many floats; null where it is None.
 template <class Array>

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from mlxhog.base import mapped, plain_json
-from mlxhog.base.durable import full_disk, new_directory, require_space, write_synced
+from mlxhog.base.durable import disk_errors, new_directory, require_space, write_synced
 from mlxhog.base.tensors import TensorSource, write_entries
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
@@ -104,7 +104,7 @@ def write(
     total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
-        with _refused_by_system(target), full_disk(f"writing {target}"):
+        with _refused_by_system(target), disk_errors(f"writing {target}", only_full=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             require_space(target.parent, total, f"checkpoint {target.name}")
             done = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from mlxhog.classic.config import FILE, GENERATED, ClassicConfig, check
+from mlxhog.classic.config import ClassicConfig, check
 from mlxhog.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:  # NumPy, which the list of problems need not load
@@ -33,7 +33,7 @@ def create(name: str, config: ClassicConfig) -> Problem:
         raise ConfigError(
             f"no problem {name!r}{did_you_mean(name, PROBLEMS)}; there are {', '.join(PROBLEMS)}"
         )
-    check(config, problem=name, data=GENERATED if config.data is None else FILE)
+    check(config, problem=name, data="generated" if config.data is None else "file")
     module = importlib.import_module(f"{__name__}.{PROBLEMS[name][1]}")
     problem: Problem = module.create(name, config)
     return problem

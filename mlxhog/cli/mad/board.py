@@ -30,8 +30,7 @@ class BoardConfig(Plugins, Json):
 @command("mad board", BOARD_ABOUT, BOARD_EXAMPLES, BoardConfig)
 def board(config: BoardConfig) -> Report:
     """Show the leaderboard."""
-    from mlxhog.mad.report.leaderboard import section, to_json
-    from mlxhog.mad.report.ranking import read_ranking
+    from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
     from mlxhog.mad.study.store import find
 
     ranking = read_ranking(find(config.study))
@@ -61,14 +60,12 @@ class StudyPlotConfig(BoardConfig):
 @command("mad plot", PLOT_ABOUT, PLOT_EXAMPLES, StudyPlotConfig)
 def plot(config: StudyPlotConfig) -> Report:
     """Write the plots of a study."""
-    from mlxhog.mad.report.page import page
-    from mlxhog.mad.report.plots import plots
-    from mlxhog.mad.report.ranking import read_ranking
+    from mlxhog.mad.report.leaderboard import read_ranking
+    from mlxhog.mad.report.page import page, plots
     from mlxhog.mad.study.store import find
     from mlxhog.report import charts
 
     store = find(config.study)
-    charts.require("the leaderboard needs nothing: mlxhog mad board")
     ranking = read_ranking(store, curves=True)
     folder = expanded(config.out) if config.out else store.directory / "plots"
     try:

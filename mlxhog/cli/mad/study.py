@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +36,43 @@ PROTOCOL_PART = Part(
 )
 
 
+def seeds(text: str) -> tuple[int, ...]:
+    """Read `3`, a number of seeds from `FIRST_SEED` on, or the list `1,2,3`.
+
+    Raises:
+        ValueError: it is neither; the message says what it may be.
+    """
+    try:
+        numbers = [int(word) for word in text.removesuffix(",").split(",")]
+    except ValueError:
+        numbers = []
+    if "," not in text and numbers:
+        numbers = [*range(FIRST_SEED, FIRST_SEED + numbers[0])]
+    if (
+        not numbers
+        or len({*numbers}) < len(numbers)
+        or not 0 <= min(numbers) <= max(numbers) < 2**32
+    ):
+        raise ValueError("give a number, such as 3, or different ones such as 1,2,3")
+    return tuple(numbers)
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """Read step sizes such as `5e-4,1e-3,2e-3`.
+
+    Raises:
+        ValueError: one is no number above 0, or they do not ascend.
+    """
+    wanted = "give step sizes above 0, each larger than the one before, such as 5e-4,1e-3,2e-3"
+    try:
+        values = [parse_number(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(wanted) from None
+    if not all(one < after for one, after in pairwise([0.0, *values])):
+        raise ValueError(wanted)
+    return tuple(values)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SessionConfig(Plugins, Quiet):
     """Options of every session of a study."""
@@ -56,13 +92,16 @@ class StudyConfig(SessionConfig):
     )
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
-        "1", f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3"
+        "1",
+        f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3",
+        reads=seeds,
     )
     rates: str | None = option(
         None,
         "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts",
         none="the suite's",
         excludes=("lr",),
+        reads=rates,
     )
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
     backend: str | None = option(
@@ -129,13 +168,13 @@ def search(config: SearchConfig, typed: Written, how: ExecutionConfig) -> Report
     fields = {
         "space": keys,
         "suite": config.suite or space.suite or "smoke",
-        "dim": config.dim or space.width,
+        "dim": config.dim or space.dim,
         "position": space.position,
         "sampler": config.sampler,
         "sampler_seed": config.seed,
         "prune": config.prune and not config.no_prune,
     }
-    return _begin(config, protocol, fields, Path(config.space).stem, how)
+    return _begin(config, how, Path(config.space).stem, protocol=protocol, **fields)
 
 
 BENCH_ABOUT = """\
@@ -208,8 +247,7 @@ def bench(config: BenchConfig, typed: Written, how: ExecutionConfig) -> Report:
         "dim": widths.pop() if widths else config.dim,
         "position": positions.pop() if positions else config.position or "none",
     }
-
-    return _begin(config, protocol, fields, None, how, files)
+    return _begin(config, how, None, files, protocol=protocol, **fields)
 
 
 RESUME_ABOUT = """\
@@ -234,17 +272,13 @@ class ResumeConfig(SessionConfig):
 @command("mad resume", RESUME_ABOUT, RESUME_EXAMPLES, ResumeConfig, ExecutionConfig)
 def resume(config: ResumeConfig, how: ExecutionConfig) -> Report:
     """Continue a study."""
-    # These import NumPy: wrong flags are reported before.
-    from mlxhog.mad.study.session import check_execution
+    # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.study.store import find
 
     store = find(config.study, Path(how.out))
     study = store.study()
     store.refuse_other_files(study.remembering())
-    check_execution(how, study)
-    if config.dry_run:
-        return _dry_run(study, store.name, how, store)
-    return _execute(store, study, how, config, retry_failed=config.retry_failed)
+    return _session(store, study, how, config, retry_failed=config.retry_failed)
 
 
 # -- the definition of a study ---------------------------------------------------------------------
@@ -272,57 +306,21 @@ def _protocol(typed: Written) -> dict[str, object]:
     return fields
 
 
-def seeds(text: str) -> tuple[int, ...]:
-    """Read `3`, a number of seeds from `FIRST_SEED` on, or the list `1,2,3`.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    with suppress(ValueError):
-        numbers = [int(word) for word in text.removesuffix(",").split(",")]
-        if "," not in text:
-            numbers = [*range(FIRST_SEED, FIRST_SEED + numbers[0])]
-        different = len({*numbers}) == len(numbers) > 0
-        if different and 0 <= min(numbers) <= max(numbers) < 2**32:
-            return tuple(numbers)
-    raise ConfigError(
-        f"--seeds is {text!r}; give a number, such as 3, or different ones such as 1,2,3"
-    )
-
-
-def rates(text: str) -> tuple[float, ...]:
-    """Read step sizes such as `5e-4,1e-3,2e-3`.
-
-    Raises:
-        ConfigError: the list is empty, a value is not above 0, or they do not ascend.
-    """
-    with suppress(ValueError):
-        values = [parse_number(word) for word in text.split(",")]
-        if values[0] > 0 and all(one < after for one, after in pairwise(values)):
-            return tuple(values)
-    raise ConfigError(
-        f"--rates is {text!r}; give step sizes above 0, each larger than the one before, such as "
-        "5e-4,1e-3,2e-3"
-    )
-
-
 def _begin(
     config: StudyConfig,
-    protocol: dict[str, object],
-    fields: Mapping[str, Any],
-    default_name: str | None,
     how: ExecutionConfig,
+    default_name: str | None,
     files: Mapping[str, MADConfig] = MappingProxyType({}),
+    **fields: Any,
 ) -> Report:
     """Begin a study, or continue the same one.
 
     Args:
         config: the options that all studies share.
-        protocol: see `_protocol`.
-        fields: the other fields of the study.
-        default_name: name of the study without --study; None is made of its definition.
         how: the execution.
+        default_name: name of the study without --study; None is made of its definition.
         files: architectures that must be made for rows as long as those of the suite.
+        fields: the other fields of the study.
 
     Raises:
         ConfigError: the workers, the tasks or the execution are impossible.
@@ -332,8 +330,7 @@ def _begin(
     from mlxhog.base import machine
     from mlxhog.base.workers import backend_here, resolve_workers
     from mlxhog.mad import tasks
-    from mlxhog.mad.study.session import check_execution
-    from mlxhog.mad.study.store import find_same, open_store
+    from mlxhog.mad.study.store import store_of
     from mlxhog.mad.study.study import Study
     from mlxhog.mad.training.run_plan import check_reach
 
@@ -345,7 +342,6 @@ def _begin(
     study = Study(
         **fields,
         tasks=tuple(name for name in tasks.known() if name in chosen),
-        protocol=protocol,
         seeds=seeds(config.seeds),
         rates=() if config.rates is None else rates(config.rates),
         workers=",".join(worker.backend for worker in resolved),
@@ -355,53 +351,15 @@ def _begin(
     rows = [tasks.resolve(one.task, one.settings) for one in study.measured.settings]
     for file, architecture in files.items():
         check_reach(file, architecture, rows)
-    check_execution(how, study)
     digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
     name = config.study or default_name or f"bench-{study.suite}-{digest[:8]}"
-    if config.dry_run:
-        return _dry_run(study, name, how, find_same(study, how.out, name))
-    return _execute(open_store(study, how.out, name), study, how, config)
+    return _session(store_of(study, how.out, name), study, how, config)
 
 
 # -- a session -------------------------------------------------------------------------------------
 
 
-def _dry_run(study: Study, name: str, how: ExecutionConfig, store: Store | None) -> Report:
-    """Return the plan of a session of a study, which may have a store."""
-    from mlxhog.base import machine
-    from mlxhog.mad.training.evaluation import most_steps
-
-    records = () if store is None else store.records()
-    parallel = how.resolve_parallel(study, machine.here())
-    known = [number for number in (study.total, how.limit.runs) if number is not None]
-    runs = min(known, default=None)
-    seconds = steps = None  # unknown until the first run has ended
-    if runs is not None:
-        runs_left = max(0, runs - len(records))
-        steps = sum(map(most_steps, study.runs(study.first))) * runs_left // study.runs_each
-        if records:
-            mean_s = sum(one.seconds for one in records) / len(records)
-            seconds = mean_s * runs_left / parallel
-            seconds = round(min(seconds, how.limit.seconds or seconds))
-    return Report(
-        {
-            "study": name,
-            "suite": study.suite,
-            "dim": study.measured.dim,
-            "workers": study.workers,
-            "candidates": study.choices.count,
-            "runs_each": study.runs_each,
-            "seeds": list(study.seeds),
-            "runs": runs,
-            "ended": len(records),
-            "steps": steps,
-            "parallel": parallel,
-            "estimated_seconds": seconds,
-        }
-    )
-
-
-def _execute(
+def _session(
     store: Store,
     study: Study,
     how: ExecutionConfig,
@@ -409,13 +367,18 @@ def _execute(
     *,
     retry_failed: bool = False,
 ) -> Report:
-    """Execute a session."""
+    """Execute a session of a study, whose store may not exist yet, or say what it would do."""
     from mlxhog.base import machine
     from mlxhog.mad.report.board import shown
-    from mlxhog.mad.study.session import execute
+    from mlxhog.mad.study.session import check_execution, execute
+    from mlxhog.mad.study.store import open_store
 
     here = machine.here()
+    check_execution(how, study)
     parallel = how.resolve_parallel(study, here)
+    if config.dry_run:
+        return _dry_run(store, study, how, parallel)
+    store = open_store(study, store.directory.parent, store.name)
     threads = parallel * study.cores
     if threads > here.cores and how.ray_address is None and not config.quiet:
         print(
@@ -455,3 +418,36 @@ def _execute(
     notes += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
     code = 1 if failed else {"interrupted": 130}.get(outcome.status, 0)
     return Report(facts, head, words={"best": facts["best"]}, notes=notes, code=code)
+
+
+def _dry_run(store: Store, study: Study, how: ExecutionConfig, parallel: int) -> Report:
+    """Return the plan of a session."""
+    from mlxhog.mad.training.evaluation import most_steps
+
+    records = store.records()
+    known = [number for number in (study.total, how.limit.runs) if number is not None]
+    runs = min(known, default=None)
+    seconds = steps = None  # unknown until the first run has ended
+    if runs is not None:
+        runs_left = max(0, runs - len(records))
+        steps = sum(map(most_steps, study.runs(study.first))) * runs_left // study.runs_each
+        if records:
+            mean_s = sum(one.seconds for one in records) / len(records)
+            seconds = mean_s * runs_left / parallel
+            seconds = round(min(seconds, how.limit.seconds or seconds))
+    return Report(
+        {
+            "study": store.name,
+            "suite": study.suite,
+            "dim": study.measured.dim,
+            "workers": study.workers,
+            "candidates": study.choices.count,
+            "runs_each": study.runs_each,
+            "seeds": list(study.seeds),
+            "runs": runs,
+            "ended": len(records),
+            "steps": steps,
+            "parallel": parallel,
+            "estimated_seconds": seconds,
+        }
+    )

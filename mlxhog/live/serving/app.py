@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
@@ -23,20 +24,22 @@ from starlette.types import Receive, Scope, Send
 from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
-from mlxhog.decoding.engine import Int32, Request, checked_ids
+from mlxhog.decoding.engine import Request, checked_ids
 from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import FAILED, AnswerJob, AnswerPart, Busy, EngineThread
+from mlxhog.live.serving.engine_thread import FAILED, AnswerJob, AnswerPart, EngineThread
 from mlxhog.live.serving.replies import Reply, event, for_client
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 from mlxhog.models import families
 
-RETRY = {"Retry-After": "1"}
 MOST_BODY_BYTES = 1_000_000
 BODY_S = 30.0
 """Longest time for a client to send the body of a request, in seconds."""
+
+PARSERS = {"/v1/completions": requests.completion, "/v1/chat/completions": requests.chat}
+"""Path of a request for answers -> what checks its body."""
 
 _OPEN = frozenset({"/", "/health"})
 """Paths without a key: the page, which asks for it, and the state of the server."""
@@ -83,14 +86,16 @@ class Api:
         self._routes = Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
-                Route("/v1/completions", self._completions, methods=["POST"]),
-                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                *(
+                    Route(path, partial(self._answer, parse=parse), methods=["POST"])
+                    for path, parse in PARSERS.items()
+                ),
                 Route("/v1/examples", self._examples, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{name}", self._model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
             ],
-            exception_handlers={HTTPException: _refused, Exception: _failed},
+            exception_handlers={HTTPException: self._refused, Exception: _failed},
         )
         self._routes.router.redirect_slashes = False  # a redirect would name the Host header
         self._app = CORSMiddleware(
@@ -134,20 +139,14 @@ class Api:
 
     # -- answers -----------------------------------------------------------------------------------
 
-    async def _completions(self, http: HTTPRequest) -> Response:
-        return await self._answer(http, requests.completion)
-
-    async def _chat(self, http: HTTPRequest) -> Response:
-        return await self._answer(http, requests.chat)
-
     async def _answer(self, http: HTTPRequest, parse: Callable[..., ClientRequest]) -> Response:
-        body = await read_body(http)  # parsing it takes long if it is made to
+        body = await read_body(http)  # in threads, because a client can make the next two slow
         request = await asyncio.to_thread(parse, body, model=self._served.name)
-        texts, ids = await asyncio.to_thread(self._encoded, request)
-        job = self._start(request, ids)
+        texts, asked = await asyncio.to_thread(self._requests, request)
+        job, streams = AnswerJob(asked), False
         reply = Reply(request, job, self._served, prompts=texts)
-        streams = False
         try:
+            self._engine.start(job)
             # An error before the first part has the same status in a stream.
             wanted = job.parts() if request.stream else _whole(job, reply)
             if (result := await unless_gone(http.receive, wanted)) is None:
@@ -183,13 +182,13 @@ class Api:
         finally:
             self._engine.cancel(job)
 
-    def _encoded(self, request: ClientRequest) -> tuple[list[str], list[Int32]]:
-        """Return the prompts as texts and as ids; slow for long ones, so not for the event loop.
+    def _requests(self, request: ClientRequest) -> tuple[list[str], list[Request]]:
+        """Return the prompts as texts, and the requests to the engine.
 
         Raises:
             RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
         """
-        tokenizer, config = self._served.tokenizer, self._config
+        model, config = self._served, self._config
         n_new, count = request.sampling.max_new_tokens, len(request.prompts) * request.n
         if n_new > config.max_new_tokens:
             raise RefusedRequest(
@@ -202,56 +201,41 @@ class Api:
                 f"{count} answers in one request; the limit is {config.batch_size} (--batch-size)",
                 param="n",
             )
-        texts, ids = [], []
+        texts, asked = list[str](), list[Request]()
         for prompt in request.prompts:
             try:
                 if isinstance(prompt, str):
-                    one, text = tokenizer.encode(prompt.encode()), prompt
+                    ids, text = model.tokenizer.encode(prompt.encode()), prompt
                 else:
-                    one = checked_ids(prompt, tokenizer)
-                    text = tokenizer.decode(one).decode(errors="replace") if request.echo else ""
-                families.check_length(self._served.config, len(one) + n_new)
-            except MlxhogError as error:
+                    ids, text = checked_ids(prompt, model.tokenizer), ""
+                    if request.echo:
+                        text = model.tokenizer.decode(ids).decode(errors="replace")
+                families.check_length(model.config, len(ids) + n_new)
+            except (MlxhogError, OverflowError) as error:
                 raise RefusedRequest(str(error), param="prompt") from error
-            if len(one) > config.max_prompt_tokens:
+            if len(ids) > config.max_prompt_tokens:
                 raise RefusedRequest(
-                    f"the prompt has {len(one)} tokens; the limit of this server is "
+                    f"the prompt has {len(ids)} tokens; the limit of this server is "
                     f"{config.max_prompt_tokens} (mlxhog serve --max-prompt-tokens)",
                     param="prompt",
                     code="context_length_exceeded",
                 )
             texts.append(text)
-            ids.append(one)
-        return texts, ids
-
-    def _start(self, request: ClientRequest, prompts: Sequence[Int32]) -> AnswerJob:
-        """Hand a request to the engine.
-
-        Raises:
-            RefusedRequest: too many answers are waiting.
-        """
-        model = self._served
-        job = AnswerJob(
-            [
+            asked += [
                 Request(
-                    prompt=prompts[k // request.n],
+                    prompt=ids,
                     sampling=request.sampling,
-                    row=k,
+                    row=row,
                     ends={model.tokenizer.bos, *model.end_tokens},
                     top=request.logprobs,
                     scores_prompt=request.echo and request.logprobs is not None,
                     writes=request.writes,
                 )
-                for k in range(len(prompts) * request.n)
+                for row in range(len(asked), len(asked) + request.n)
             ]
-        )
-        try:
-            self._engine.start(job)
-        except Busy as error:
-            raise RefusedRequest(str(error), status=429, headers=RETRY) from error
-        return job
+        return texts, asked
 
-    # -- examples ----------------------------------------------------------------------------------
+    # -- the rest ----------------------------------------------------------------------------------
 
     async def _examples(self, http: HTTPRequest) -> Response:
         """Give examples to the run; the response comes when they are on its disk."""
@@ -272,8 +256,6 @@ class Api:
             raise RefusedRequest(str(error), param="examples", code="invalid_value") from error
         except EnvironmentLacks as error:
             raise RefusedRequest(str(error), status=507, code="not_kept") from error
-
-    # -- the rest ----------------------------------------------------------------------------------
 
     async def _page(self, http: HTTPRequest) -> Response:
         nonce = secrets.token_urlsafe(16)
@@ -297,6 +279,15 @@ class Api:
         health = self._engine.health()
         about = {"model": self._served.name, "mode": self._config.mode}
         return JSONResponse(health | about, status_code=503 if health["trouble"] else 200)
+
+    async def _refused(self, http: HTTPRequest, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if not isinstance(error, RefusedRequest):  # of the router
+            ways = ", ".join(one.path for one in self._routes.routes if isinstance(one, Route))
+            request = f"{http.method} {http.scope['path'][:100]}"
+            message = f"{request}: {error.detail}; this server has {ways}"
+            error = RefusedRequest(message, status=error.status_code)
+        return _answer(error)
 
 
 async def _whole(job: AnswerJob, reply: Reply) -> dict[str, Any]:
@@ -345,21 +336,8 @@ async def read_body(http: HTTPRequest) -> bytes:
     return bytes(body)
 
 
-# -- errors ----------------------------------------------------------------------------------------
-
-
 def _answer(refused: RefusedRequest) -> Response:
     return JSONResponse(refused.body(), refused.status_code, refused.headers)
-
-
-async def _refused(http: HTTPRequest, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if not isinstance(error, RefusedRequest):  # of the router
-        ways = "/, /v1/completions, /v1/chat/completions, /v1/examples, /v1/models and /health"
-        request = f"{http.method} {http.scope['path'][:100]}"
-        message = f"{request}: {error.detail}; this server has {ways}"
-        error = RefusedRequest(message, status=error.status_code)
-    return _answer(error)
 
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:

@@ -11,7 +11,8 @@ import asyncio
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +55,10 @@ class AnswerPart(NamedTuple):
     loaded: Loaded
 
 
+News = list[AnswerPart] | MlxhogError
+"""New parts of the answers of a job, or why they end."""
+
+
 class AnswerJob:
     """The requests of one client, and the queue of their answers; for the event loop's thread.
 
@@ -66,34 +71,28 @@ class AnswerJob:
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests, self.n_open = tuple(requests), len(requests)
         self.numbers: list[int] = []
-        self._parts: list[AnswerPart] = []
-        self._error: Exception | None = None
-        self._news = asyncio.Event()
+        self._news: asyncio.Queue[News] = asyncio.Queue()
 
     async def parts(self) -> list[AnswerPart]:
-        """Wait for parts and return all new ones; an empty list is the end.
+        """Wait for new parts and return them; an empty list is the end.
 
         Raises:
-            Exception: the answers cannot be written, or cannot be completed.
+            MlxhogError: the answers cannot be written, or cannot be completed.
         """
-        if self.n_open:
-            await self._news.wait()
-        self._news.clear()
-        parts, self._parts = self._parts, []
-        if not parts and self._error is not None:
-            raise self._error
-        return parts
+        if not self.n_open and self._news.empty():
+            return []
+        news = await self._news.get()
+        if isinstance(news, MlxhogError):
+            raise news
+        return news
 
-    def take(self, part: AnswerPart) -> None:
-        """Add a part."""
-        self._parts.append(part)
-        self.n_open -= part.piece.finish_reason is not None
-        self._news.set()
-
-    def fail(self, error: Exception) -> None:
-        """End all answers with an error."""
-        self._error, self.n_open = error, 0
-        self._news.set()
+    def take(self, news: News) -> None:
+        """Add parts, or end all answers with an error."""
+        self._news.put_nowait(news)
+        if isinstance(news, MlxhogError):
+            self.n_open = 0
+        else:
+            self.n_open -= sum(part.piece.finish_reason is not None for part in news)
 
 
 class EngineThread:
@@ -141,18 +140,13 @@ class EngineThread:
 
     def health(self) -> dict[str, Any]:
         """Return the state of the weights, and the number of running and of waiting answers."""
-        counts = {"running": self._engine.n_running, "waiting": self._engine.n_waiting}
         return {
             "status": "trouble" if self.trouble else "ok",
             "trouble": self.trouble or None,
             **self.weights,
-            **counts,
+            "running": self._engine.n_running,
+            "waiting": self._engine.n_waiting,
         }
-
-    @property
-    def n_answers(self) -> int:
-        """Number of running and waiting answers."""
-        return sum(job.n_open for job in self._jobs)
 
     def start(self, job: AnswerJob) -> None:
         """Begin to answer a job.
@@ -160,9 +154,10 @@ class EngineThread:
         Raises:
             Busy: the queue is full.
         """
-        if self.n_answers + len(job.requests) > self.most_answers:
+        n_answers = sum(one.n_open for one in self._jobs)
+        if n_answers + len(job.requests) > self.most_answers:
             raise Busy(
-                f"{self.n_answers} answers are running or waiting, and the limit is "
+                f"{n_answers} answers are running or waiting, and the limit is "
                 f"{self.most_answers}; try again in a second"
             )
         self._loop = asyncio.get_running_loop()
@@ -267,17 +262,21 @@ class EngineThread:
             self._look(loaded)
             engine.admits = not self._has_waited_too_long()
             for half in (engine.read, engine.write):  # first tokens do not wait
-                if pieces := half():
-                    self._call(self._deliver, [self._part(piece, loaded) for piece in pieces])
+                parts = defaultdict[AnswerJob, list[AnswerPart]](list)
+                for piece in half():
+                    job, choice = self._rows[piece.row]
+                    if piece.finish_reason is not None:
+                        del self._rows[piece.row]
+                    parts[job].append(AnswerPart(choice, piece, loaded))
+                self._send(parts)
             self.trouble = ""
         except Exception as error:  # ends every answer; later requests are served
             if isinstance(error, OF_WEIGHTS):
                 self.trouble = f"{type(error).__name__}: {error}"
-            reported, jobs = _for_clients(error), {job for job, _ in self._rows.values()}
+            reported = _for_clients(error)
+            self._send({job: reported for job, _ in self._rows.values()})
             engine.clear()
             self._rows.clear()
-            for job in jobs:
-                self._call(self._end, job, reported)
 
     def _has_waited_too_long(self) -> bool:
         """Whether newer weights have waited for longer than `PINNED_S` for running answers."""
@@ -295,35 +294,26 @@ class EngineThread:
                 job.numbers.append(number)
         except Exception as error:
             self._drop(job)
-            self._call(self._end, job, _for_clients(error))
+            self._send({job: _for_clients(error)})
 
     def _drop(self, job: AnswerJob) -> None:
         for number in job.numbers:
             self._engine.cancel(number)
             self._rows.pop(number, None)
 
-    def _part(self, piece: Piece, loaded: Loaded) -> tuple[AnswerJob, AnswerPart]:
-        job, choice = self._rows[piece.row]
-        if piece.finish_reason is not None:
-            del self._rows[piece.row]
-        return job, AnswerPart(choice, piece, loaded)
-
-    # -- from the engine's thread to the event loop's ----------------------------------------------
-
-    def _call(self, call: Callable[..., None], *arguments: object) -> None:
+    def _send(self, news: Mapping[AnswerJob, News]) -> None:
+        """Hand news to the event loop's thread."""
         with suppress(RuntimeError):  # the event loop has ended
-            self._loop.call_soon_threadsafe(call, *arguments)
+            if news:
+                self._loop.call_soon_threadsafe(self._deliver, news)
 
-    def _deliver(self, parts: Sequence[tuple[AnswerJob, AnswerPart]]) -> None:
-        for job, part in parts:
-            if job in self._jobs:  # else its client has gone
-                job.take(part)
+    def _deliver(self, news: Mapping[AnswerJob, News]) -> None:
+        """In the event loop's thread: give news to jobs whose clients have not gone."""
+        for job, one in news.items():
+            if job in self._jobs:
+                job.take(one)
                 if not job.n_open:
                     self._jobs.discard(job)
-
-    def _end(self, job: AnswerJob, error: Exception) -> None:
-        self._jobs.discard(job)
-        job.fail(error)
 
 
 def _for_clients(error: Exception) -> MlxhogError:

@@ -9,15 +9,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from mlxhog.decoding.engine import FinishReason, TokenScore
+from mlxhog.decoding.engine import TokenScore
 from mlxhog.decoding.model import Model
 from mlxhog.errors import Diverged, MlxhogError
-from mlxhog.live.serving.engine_thread import OF_WEIGHTS, AnswerJob, AnswerPart, ServerFailed
+from mlxhog.live.serving.engine_thread import OF_WEIGHTS, AnswerJob, AnswerPart, Busy, ServerFailed
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
-
-_FINISHED: dict[FinishReason | None, str | None] = {
-    None: None, "stop": "stop", "length": "length", "document_end": "stop",
-}  # fmt: skip
 
 
 class _Choice:
@@ -25,7 +21,7 @@ class _Choice:
 
     def __init__(self, text: str) -> None:
         self.texts, self.has_text = [text], False
-        self.finish: FinishReason | None = None
+        self.finish: str | None = None
         self.scores: list[TokenScore] = []
         self.offset = 0  # of the next token in the text
 
@@ -65,7 +61,7 @@ class Reply:
         self._consistent &= part.loaded.consistent
         choice, piece, text = self._choices[part.choice], part.piece, part.piece.text
         self._n_tokens += piece.token is not None
-        choice.finish = piece.finish_reason
+        choice.finish = "stop" if piece.finish_reason == "document_end" else piece.finish_reason
         choice.scores += piece.scores
         if self._request.is_chat and not choice.has_text:
             text = text.lstrip()  # the blank after "Assistant:"
@@ -75,12 +71,13 @@ class Reply:
 
     def begin(self) -> bytes:
         """Return the first events of a stream: roles, or prompts."""
-        role = {"delta": {"role": "assistant", "content": ""}}
-        return b"".join(
-            self._event([self._object_of(k, **(role if self._request.is_chat else {"text": text}))])
-            for k, choice in enumerate(self._choices)
-            if (text := choice.texts[0]) or self._request.is_chat
-        )
+        if self._request.is_chat:
+            role = {"role": "assistant", "content": ""}
+            return b"".join(
+                self._event([self._object_of(k, delta=role)]) for k in range(len(self._choices))
+            )
+        texts = {k: text for k, choice in enumerate(self._choices) if (text := choice.texts[0])}
+        return b"".join(self._event([self._object_of(k, text=one)]) for k, one in texts.items())
 
     def events(self, parts: Sequence[AnswerPart]) -> bytes:
         """Return parts as events of a stream: one for each choice with news."""
@@ -89,19 +86,18 @@ class Reply:
             texts[part.choice] = texts.get(part.choice, "") + self.take(part)
         events = b""
         for k, text in texts.items():
-            finish = _FINISHED[self._choices[k].finish]
+            finish = self._choices[k].finish
             if text or finish or self._choices[k].scores:
                 body: dict[str, Any] = {"text": text}
                 if self._request.is_chat:
                     body = {"delta": {"content": text} if text else {}}
                 more = {"mlxhog": self._weights()} if finish else {}
-                events += self._event([self._object_of(k, finish, **body)], **more)
+                events += self._event([self._object_of(k, **body)], **more)
         return events
 
     def end(self) -> bytes:
         """Return the last events of a stream."""
-        has_usage = self._request.stream_options.include_usage
-        usage = self._event([], usage=self._usage()) if has_usage else b""
+        usage = self._event([], usage=self._usage()) if self._request.counts else b""
         return usage + b"data: [DONE]\n\n"
 
     def whole(self) -> dict[str, Any]:
@@ -112,13 +108,14 @@ class Reply:
             body: dict[str, Any] = {"text": text}
             if self._request.is_chat:
                 body = {"message": {"role": "assistant", "content": text, "refusal": None}}
-            choices.append(self._object_of(k, _FINISHED[choice.finish], **body))
+            choices.append(self._object_of(k, **body))
         kind = "chat.completion" if self._request.is_chat else "text_completion"
         return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
 
-    def _object_of(self, index: int, finish: str | None = None, **body: Any) -> dict[str, Any]:
-        logprobs = self._logprobs(self._choices[index])
-        return {"index": index, **body, "logprobs": logprobs, "finish_reason": finish}
+    def _object_of(self, index: int, **body: Any) -> dict[str, Any]:
+        choice = self._choices[index]
+        logprobs = self._logprobs(choice)
+        return {"index": index, **body, "logprobs": logprobs, "finish_reason": choice.finish}
 
     def _logprobs(self, choice: _Choice) -> dict[str, list[Any]] | None:
         """Return the scores of a choice since the last call, in the form of completions."""
@@ -184,6 +181,8 @@ def event(value: object) -> bytes:
 
 def for_client(error: MlxhogError) -> RefusedRequest:
     """Return an error of the engine as a reply, with the status of its cause."""
+    if isinstance(error, Busy):
+        return RefusedRequest(str(error), status=429, headers={"Retry-After": "1"})
     if isinstance(error, ServerFailed):
         return RefusedRequest(str(error), status=500)
     if isinstance(error, OF_WEIGHTS):

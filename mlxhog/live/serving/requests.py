@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -56,6 +56,9 @@ HARMLESS: Mapping[str, Sequence[object]] = {
 }
 """Fields that are unknown here, with the values that change nothing; so does `_NOTHING` of any."""
 
+Prompt = str | tuple[int, ...]
+"""A text, or ids of tokens."""
+
 
 class RefusedRequest(HTTPException):
     """A request that the server refuses.
@@ -89,31 +92,19 @@ class RefusedRequest(HTTPException):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StreamOptions:
-    include_usage: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Words:
-    """The fields of both paths that are not numbers.
+    """The fields of both paths that are not numbers, as OpenAI names them."""
 
-    Attributes:
-        model: name of the server's model.
-        stream: whether the answer is sent while it is written.
-        stream_options: whether a stream ends with the number of tokens.
-        stop: texts that end an answer.
-        echo: whether the prompt comes before the answer.
-    """
-
-    model: str | None = None
+    model: str
+    prompt: Prompt | tuple[Prompt, ...]
     stream: bool = False
-    stream_options: _StreamOptions = _StreamOptions()
+    stream_options: Mapping[str, bool] = field(default_factory=dict)
     stop: str | tuple[str, ...] = ()
     echo: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientRequest(_Words):
+class ClientRequest:
     """A checked request.
 
     Attributes:
@@ -121,17 +112,23 @@ class ClientRequest(_Words):
         sampling: sampling options of each answer; without a seed in the request, a new seed.
         n: answers to each prompt.
         logprobs: number of most likely tokens beside each token; None is no probabilities.
+        stream: whether the answer is sent while it is written.
+        counts: whether a stream ends with the number of tokens.
+        echo: whether the prompt comes before the answer.
         length: name of the field with the largest length of an answer.
         writes: whether there is an answer; `max_tokens` 0 asks for the prompt only.
         is_chat: whether the answer is a message.
     """
 
-    prompts: tuple[str | tuple[int, ...], ...]
+    prompts: Sequence[Prompt]
     sampling: Sampling
     n: int = option(1, "answers to each prompt", low=1)
     logprobs: int | None = option(
         None, "probabilities of each token and of the most likely ones", low=0, high=MOST_LOGPROBS
     )
+    stream: bool = False
+    counts: bool = False
+    echo: bool = False
     length: str = "max_tokens"
     writes: bool = True
     is_chat: bool = False
@@ -139,7 +136,7 @@ class ClientRequest(_Words):
 
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
 _LENGTH = _NUMBERS.pop("max_new_tokens")  # requests have other names for it
-_WORDS = ("messages", "prompt", *(field.name for field in dataclasses.fields(_Words)))
+_NAMES = ("messages", *(one.name for one in dataclasses.fields(_Words)))
 
 
 def completion(body: bytes, *, model: str) -> ClientRequest:
@@ -155,7 +152,7 @@ def completion(body: bytes, *, model: str) -> ClientRequest:
     writes = isinstance(most, bool) or most != 0
     if not writes:
         del fields["max_tokens"]
-    return _request(fields, model, prompts=_prompts(fields.pop("prompt", None)), writes=writes)
+    return _request(fields, model, writes=writes)
 
 
 def chat(body: bytes, *, model: str) -> ClientRequest:
@@ -165,7 +162,7 @@ def chat(body: bytes, *, model: str) -> ClientRequest:
         del fields["echo"]
     _refuse(fields, ("prompt", "echo", "logprobs"), "/v1/completions")
     try:
-        text = conversations.prompt(fields.pop("messages", None))
+        fields["prompt"] = conversations.prompt(fields.pop("messages", None))
     except DataError as error:
         raise RefusedRequest(str(error), param="messages") from error
     length = "max_tokens"
@@ -173,7 +170,7 @@ def chat(body: bytes, *, model: str) -> ClientRequest:
         fields.pop(length, None)
         length = "max_completion_tokens"
     fields.setdefault(length, CHAT_TOKENS)
-    request = _request(fields, model, prompts=(text,), length=length, is_chat=True)
+    request = _request(fields, model, length=length, is_chat=True)
     stop = (*conversations.STOPS, *request.sampling.stop)
     return replace(request, sampling=replace(request.sampling, stop=stop))
 
@@ -187,7 +184,7 @@ def examples(body: bytes) -> list[object]:
     """
     fields = _object(body)
     many = fields.get("examples", [fields])
-    if len(fields) > 1 and "examples" in fields:
+    if "examples" in fields and fields.keys() > {"examples"}:
         problem = "the body has fields besides examples; leave them out"
         raise RefusedRequest(problem, param="examples")
     if not isinstance(many, list) or not 1 <= len(many) <= MOST_EXAMPLES:
@@ -208,9 +205,9 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RefusedRequest(f"the body is {shown(value)}; wanted a JSON object")
     return {
-        name: field
-        for name, field in value.items()
-        if field is not None and not (name == "logprobs" and field is False)
+        name: value
+        for name, value in value.items()
+        if value is not None and not (name == "logprobs" and value is False)
     }
 
 
@@ -220,25 +217,30 @@ def _refuse(fields: Mapping[str, Any], names: Sequence[str], path: str) -> None:
             raise RefusedRequest(f"{name} is a field of {path}; send it there", param=name)
 
 
-def _request(fields: dict[str, Any], model: str, **known: Any) -> ClientRequest:
-    """The request of the fields that are left, beside those that are `known`."""
-    if "model" not in fields:
-        raise RefusedRequest(f"model is missing; this server has {model!r}", param="model")
-    if fields["model"] != model:
-        problem = f"no model {shown(fields['model'])}; this server has {model!r}"
-        raise RefusedRequest(problem, param="model", status=404, code="model_not_found")
+def _request(fields: Mapping[str, Any], model: str, **known: Any) -> ClientRequest:
+    """The request of the fields, beside what is `known`."""
     try:
         words = typed.read(_Words, fields)
         stop = stop_strings(words.stop)
     except (ValueError, ConfigError) as error:
-        raise RefusedRequest(str(error), param=str(error).split()[0]) from error
+        name = str(error).split()[0].strip("'")
+        hint = f"; this server has {model!r}" if name == "model" else ""
+        raise RefusedRequest(f"{error}{hint}", param=name) from error
+    if words.model != model:
+        problem = f"no model {shown(words.model)}; this server has {model!r}"
+        raise RefusedRequest(problem, param="model", status=404, code="model_not_found")
+    if words.prompt == ():
+        raise RefusedRequest("prompt is empty; wanted a text, or ids of tokens", param="prompt")
+    is_one = isinstance(words.prompt, str) or isinstance(words.prompt[0], int)
     numbers = _numbers(fields, known.get("length", "max_tokens"))
-    n, logprobs = numbers.pop("n", 1), numbers.pop("logprobs", None)
+    own = {name: numbers.pop(name) for name in ("n", "logprobs") if name in numbers}
     return ClientRequest(
+        prompts=(words.prompt,) if is_one else words.prompt,  # type: ignore[arg-type]
         sampling=replace(DEFAULTS, **{"seed": secrets.randbits(63)} | numbers, stop=stop),
-        n=n,
-        logprobs=logprobs,
-        **vars(words),
+        stream=words.stream,
+        counts=words.stream_options.get("include_usage", False),
+        echo=words.echo,
+        **own,
         **known,
     )
 
@@ -247,7 +249,7 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
     """The numbers, by the names of options; other fields must change nothing."""
     known, numbers = {**_NUMBERS, length: _LENGTH}, dict[str, Any]()
     for name, value in fields.items():
-        if name in IGNORED or name in _WORDS:
+        if name in IGNORED or name in _NAMES:
             continue
         if name in ("seed", "top_k") and value == -1:  # elsewhere no seed, and all tokens
             continue
@@ -255,7 +257,7 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
             harmless = (*_NOTHING, *HARMLESS.get(name, ()))
             if any(value == one and type(value) is type(one) for one in harmless):
                 continue
-            hint = did_you_mean(name, [*known, *_WORDS])
+            hint = did_you_mean(name, [*known, *_NAMES])
             problem = f"{shown(name)} is not supported here; leave it out{hint}"
             raise RefusedRequest(problem, param=name[:100])
         try:
@@ -265,23 +267,3 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
         except ValueError as error:
             raise RefusedRequest(f"{name} {error}", param=name) from error
     return numbers
-
-
-def _prompts(value: object) -> tuple[str | tuple[int, ...], ...]:
-    """The prompts: a text, ids, or a list of either."""
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, list) and value:
-        prompts = [value] if all(type(one) is int for one in value) else value
-        if all(isinstance(one, str) or _are_ids(one) for one in prompts):
-            return tuple(one if isinstance(one, str) else tuple(one) for one in prompts)
-    problem = "is missing" if value is None else f"is {shown(value)}"
-    raise RefusedRequest(
-        f"prompt {problem}; wanted a text, a list of token ids, or a list of these", param="prompt"
-    )
-
-
-def _are_ids(value: object) -> bool:
-    return isinstance(value, list) and all(
-        type(one) is int and -(2**31) <= one < 2**31 for one in value
-    )

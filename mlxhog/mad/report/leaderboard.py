@@ -1,28 +1,223 @@
-"""The leaderboard of a study: one table, as text, on a page, and as JSON."""
+"""The leaderboard of a study at one moment: one table, as text, on a page, and as JSON.
+
+It is read from the study's directory only, also while a scheduler writes there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from mlxhog.base.quantities import format_duration
+from mlxhog.base.quantities import format_duration, format_value
 from mlxhog.mad.report.board import folded, score
-from mlxhog.mad.report.ranking import WITHIN, Ranking, equal_cost
-from mlxhog.mad.scores import LOST, CandidateScore
+from mlxhog.mad.run import Point, RunRecord
+from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore, scores
+from mlxhog.mad.study.store import Store
+from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import find
 from mlxhog.report.table import Section
 
-NUMBERS = (
-    "score", "interval", "val_score", "params", "state", "state_bytes", "seconds", "status",
-    "n_runs", "n_diverged", "n_failed", "settings", "tasks", "intervals", "acc_token", "ceiling",
-    "seeds", "missing",
-)  # fmt: skip
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """A study at one moment."""
+
+    study: str  # its name
+    suite: str  # name of the suite
+    rows: tuple[CandidateScore, ...]  # the best first, as `scores` orders them
+    records: tuple[RunRecord, ...]  # runs that ended, in order
+    # key of a run -> its evaluations; empty if not requested
+    curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    planned: int | None  # runs of all candidates so far; None if unknown
+    running: bool = False  # whether a scheduler works on it
+    facts: Mapping[str, str] = field(default_factory=dict)  # the definition as texts, by name
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """Status -> number of runs that ended with it, the most frequent first."""
+        return dict(Counter(record.status for record in self.records).most_common())
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Full names of the tasks with a score, in the suite's order."""
+        return tuple(dict.fromkeys(task for row in self.rows for task in row.tasks))
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all runs together."""
+        return sum(record.seconds for record in self.records)
+
+    @property
+    def heading(self) -> str:
+        """Study, suite, runs, time and statuses in one line."""
+        of = "" if self.planned is None else f" of {self.planned}"
+        ends = [f"{n} {name}" for name, n in self.statuses.items() if name != "done"]
+        runs = f"{len(self.records)}{of} runs"
+        time = f"{format_duration(self.seconds)} of training"
+        return "  ".join([f"study {self.study}", f"suite {self.suite}", runs, time, *ends])
+
+    @property
+    def lacking(self) -> str:
+        """The missing part of the study, in one sentence; "" for a complete one."""
+        parts, ended = [], len(self.records)
+        if self.planned is not None and ended < self.planned:
+            parts.append(f"{ended} of {self.planned} runs have ended")
+        if partial := sum(row.status == "partial" for row in self.rows):
+            parts.append(f"{partial} of {len(self.rows)} candidates lack runs")
+        if not parts and not self.rows:
+            parts.append("no run has ended yet")
+        verb = "is running" if self.running else "is partial"
+        return f"this study {verb}: {', '.join(parts)}" if parts else ""
+
+    @property
+    def ceilings(self) -> str:
+        """The tasks whose best possible score is below 1, in a line; "" without any."""
+        lowest = {task: min(row.ceiling.get(task, 1.0) for row in self.rows) for task in self.tasks}
+        below = [f"{task} {value:.3f}" for task, value in lowest.items() if value < 1]
+        return f"best possible score, measured on the rows: {', '.join(below)}" if below else ""
+
+    @property
+    def troubles(self) -> list[dict[str, str]]:
+        """The runs that count with a score of 0."""
+        return [
+            {"status": one.status, "layers": one.candidate, "run": one.title, "reason": one.reason,
+             "host": one.host}
+            for one in self.records
+            if one.status in LOST
+        ]  # fmt: skip
+
+
+def read_ranking(store: Store, *, curves: bool = False) -> Ranking:
+    """Return the present ranking of a study; `curves` reads the learning curves, too.
+
+    Raises:
+        StudyError: another version made the study, or a line is damaged.
+    """
+    study, records = store.study(), tuple(store.records())
+    rows = scores(records, study.measured, study.seeds, study.select)
+    # Of a list or a grid all runs are known, of another sampler those of its proposals.
+    planned = study.total if not study.space or study.sampler == "grid" else None
+    if planned is None:
+        planned = len({one.candidate for one in store.proposals()}) * study.runs_each
+    return Ranking(
+        study=store.name,
+        suite=study.suite,
+        rows=tuple(rows),
+        records=records,
+        curves={run.key: tuple(store.curve(run.key)) for row in rows for run in row.best if curves},
+        planned=planned - sum(len(row.missing) for row in rows if row.status == "pruned"),
+        running=store.is_locked(),
+        facts=_facts(study, records),
+    )
+
+
+def _facts(study: Study, records: Sequence[RunRecord]) -> dict[str, str]:
+    """The definition of a study as texts, by name, with its tasks, and where it ran."""
+    suite = study.measured
+    whole = {
+        **study.to_dict(),
+        "protocol": {**suite.protocol, **study.protocol},
+        "tasks": list(dict.fromkeys(setting.task for setting in suite.settings)),
+        "points": suite.points,
+        "hosts": sorted({record.host for record in records}),
+    }
+    return {name: _words(v) for name, v in whole.items() if v not in (None, (), [], {}, "")}
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(own)}" for name, own in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_words, value))
+    return "auto" if value is None else format_value(value)
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+WITHIN = 0.05
+"""Largest difference of a cost from the first candidate's that counts as equal."""
+
+
+def equal_cost(rows: Sequence[CandidateScore], cost: str) -> dict[str, int]:
+    """Return candidate -> rank among the finished ones that cost as much as the first.
+
+    Args:
+        rows: the best first.
+        cost: "params" or "state_bytes".
+    """
+    finished = [row for row in rows if row.status not in UNFINISHED]
+    costs = {row.candidate: getattr(row, cost) for row in finished}
+    first = next(iter(costs.values()), 0)
+    alike = [name for name, own in costs.items() if abs(own - first) <= WITHIN * first]
+    return {name: rank for rank, name in enumerate(alike, start=1)}
+
+
+class Column(NamedTuple):
+    """A column of the table: a field of --json, one on the board and the page, or both."""
+
+    name: str  # of the field; "" for none
+    value: Callable[[CandidateScore], Any]
+    head: str = ""  # above it on the board and the page; "" for none
+    text: Callable[[CandidateScore], str] = str  # its cell there
+    is_heat: bool = False  # whether the value colors its cell on the page
+
+
+def columns(ranking: Ranking) -> list[Column]:
+    """Return the columns of the table; every form of it has these."""
+    by_val = any(row.val_score is not None for row in ranking.rows)
+    shown = [
+        Column("layers", attrgetter("candidate"), "layers", lambda row: folded(row.layers)),
+        _number("score", "score", lambda row: score(row.score, row.interval)),
+        _number("val_score", "val" * by_val, lambda row: _accuracy(row.val_score)),
+        *map(_of_task, ranking.tasks),
+        _number("params", "params", lambda row: f"{row.params:,}"),
+        _number("state_bytes", "state bytes", lambda row: f"{row.state_bytes:,}"),
+        _number("seconds", "time", lambda row: format_duration(row.seconds)),
+        _number("status", "status", _status),
+    ]
+    ranks = {
+        "rank_equal_params": equal_cost(ranking.rows, "params"),
+        "rank_equal_state": equal_cost(ranking.rows, "state_bytes"),
+    }
+    others = (
+        "interval", "state", "n_runs", "n_diverged", "n_failed", "settings", "tasks", "intervals",
+        "acc_token", "ceiling", "seeds", "missing",
+    )  # fmt: skip
+    shown += [Column(name, lambda row, own=own: own.get(row.candidate))
+              for name, own in ranks.items()]  # fmt: skip
+    return shown + list(map(_number, others))
+
+
+def _number(name: str, head: str = "", text: Callable[[CandidateScore], str] = str) -> Column:
+    return Column(name, attrgetter(name), head, text)
+
+
+def _of_task(task: str) -> Column:
+    def value(row: CandidateScore) -> float | None:
+        return row.tasks.get(task)
+
+    return Column("", value, find(task).short, lambda row: _accuracy(value(row)), is_heat=True)
+
+
+def _accuracy(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _status(row: CandidateScore) -> str:
+    """The status of a candidate, with its missing and lost runs."""
+    counts = {
+        "missing": len(row.missing), "diverged": row.n_diverged, "failed": row.n_failed,
+    }  # fmt: skip
+    parts = [f"{n} {name}" for name, n in counts.items() if n and name != row.status]
+    return ", ".join([row.status, *parts])
 
 
 def to_json(ranking: Ranking) -> dict[str, Any]:
     """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
-    costs = {"params": "params", "state": "state_bytes"}
-    equal = {name: equal_cost(ranking.rows, cost) for name, cost in costs.items()}
+    fields = [column for column in columns(ranking) if column.name]
     return {
         "study": ranking.study,
         "suite": ranking.suite,
@@ -32,101 +227,10 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
         "runs_planned": ranking.planned,
         "statuses": ranking.statuses,
         "seconds": ranking.seconds,
-        "candidates": [
-            {
-                "layers": row.candidate,
-                **{name: getattr(row, name) for name in NUMBERS},
-                **{f"rank_equal_{name}": own.get(row.candidate) for name, own in equal.items()},
-            }
-            for row in ranking.rows
-        ],
-        "troubles": [dict(zip(TROUBLE, one, strict=True)) for one in troubles(ranking)],
+        "candidates": [{one.name: one.value(row) for one in fields} for row in ranking.rows],
+        "troubles": ranking.troubles,
         "facts": dict(ranking.facts),
     }
-
-
-class Column(NamedTuple):
-    """A column of the board, after rank and layers."""
-
-    head: str  # its name
-    text: Callable[[CandidateScore], str]  # its cell
-    # the accuracy that colors its cell on a page
-    heat: Callable[[CandidateScore], float | None] = lambda row: None
-
-
-def columns(ranking: Ranking) -> list[Column]:
-    """Return the columns of the board after rank and layers; every form of it has these."""
-    by_val = any(row.val_score is not None for row in ranking.rows)
-    val = Column("val", lambda row: _accuracy(row.val_score))
-    return [
-        Column("score", lambda row: score(row.score, row.interval)),
-        *([val] if by_val else []),
-        *(_task_column(task) for task in ranking.tasks),
-        Column("params", lambda row: f"{row.params:,}"),
-        Column("state bytes", lambda row: f"{row.state_bytes:,}"),
-        Column("time", lambda row: format_duration(row.seconds)),
-        Column("status", status),
-    ]
-
-
-def _task_column(task: str) -> Column:
-    def value(row: CandidateScore) -> float | None:
-        return row.tasks.get(task)
-
-    return Column(find(task).short, lambda row: _accuracy(value(row)), value)
-
-
-def _accuracy(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-NOTE = (
-    "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; params: "
-    "parameters of the layers; state: what the layers keep per sequence, in float32; time: all runs"
-)
-
-
-def status(row: CandidateScore) -> str:
-    """Return the status of a candidate, with its missing and lost runs."""
-    counts = {
-        "missing": len(row.missing), "diverged": row.n_diverged, "failed": row.n_failed,
-    }  # fmt: skip
-    parts = [f"{n} {name}" for name, n in counts.items() if n and name != row.status]
-    return ", ".join([row.status, *parts])
-
-
-TROUBLE = ("status", "layers", "run", "reason", "host")
-
-
-def troubles(ranking: Ranking) -> list[tuple[str, ...]]:
-    """Return the runs that count with a score of 0, by the columns `TROUBLE`."""
-    return [
-        (one.status, one.candidate, one.title, one.reason, one.host)
-        for one in ranking.records
-        if one.status in LOST
-    ]
-
-
-def ceiling_note(ranking: Ranking) -> str:
-    """Return the tasks whose best possible score is below 1; "" without any."""
-    lowest: dict[str, float] = {}
-    for row in ranking.rows:
-        for task, value in row.ceiling.items():
-            lowest[task] = min(value, lowest.get(task, 1.0))
-    below = [f"{task} {value:.3f}" for task, value in lowest.items() if value < 1]
-    return f"best possible score, measured on the rows: {', '.join(below)}" if below else ""
-
-
-def remarks(rows: Sequence[CandidateScore]) -> list[str]:
-    """Return the order at equal parameters, and at equal state."""
-    places = {row.candidate: f"#{rank}" for rank, row in enumerate(rows, start=1)}
-    notes = []
-    for cost, name in (("params", "parameters"), ("state_bytes", "state bytes")):
-        alike = [places[candidate] for candidate in equal_cost(rows, cost)]
-        if len(rows) > 1 and alike:
-            others = f", before {', '.join(alike[1:])}" if alike[1:] else " alone"
-            notes.append(f"at equal {name} (within {WITHIN:.0%}): {alike[0]}{others}")
-    return notes
 
 
 MOST_LISTED = 5
@@ -135,17 +239,24 @@ MOST_LISTED = 5
 
 def section(ranking: Ranking) -> Section:
     """Return heading, table and notes; layers are folded, as `--layers` takes them."""
-    shown = columns(ranking)
+    shown = [column for column in columns(ranking) if column.head]
     rows = [
-        [str(rank), folded(row.layers), *(column.text(row) for column in shown)]
+        [str(rank), *(column.text(row) for column in shown)]
         for rank, row in enumerate(ranking.rows, start=1)
     ]
-    lost = [
-        f"{kind}: `{layers}` on {run}" + f": {reason}" * bool(reason)
-        for kind, layers, run, reason, _ in troubles(ranking)
+    notes, places = [], {row.candidate: f"#{n}" for n, row in enumerate(ranking.rows, start=1)}
+    for cost, name in (("params", "parameters"), ("state_bytes", "state bytes")):
+        alike = [places[candidate] for candidate in equal_cost(ranking.rows, cost)]
+        if len(rows) > 1 and alike:
+            others = f", before {', '.join(alike[1:])}" if alike[1:] else " alone"
+            notes.append(f"at equal {name} (within {WITHIN:.0%}): {alike[0]}{others}")
+    lost = ranking.troubles
+    notes += [f"... {len(lost) - MOST_LISTED} more, see --json"] * (len(lost) > MOST_LISTED)
+    notes += [
+        f"{one['status']}: `{one['layers']}` on {one['run']}"
+        + f": {one['reason']}" * bool(one["reason"])
+        for one in lost[-MOST_LISTED:]
     ]
-    if more := len(lost[:-MOST_LISTED]):
-        lost = [f"... {more} more, see --json", *lost[-MOST_LISTED:]]
-    notes = [*remarks(ranking.rows), *lost, ceiling_note(ranking), ranking.lacking]
-    header = ["#", "layers", *(column.head for column in shown)]
-    return Section(ranking.heading, header, rows, [*filter(None, notes)])
+    header = ["#", *(column.head for column in shown)]
+    notes = [*filter(None, [*notes, ranking.ceilings, ranking.lacking])]
+    return Section(ranking.heading, header, rows, notes)

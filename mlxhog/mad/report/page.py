@@ -1,34 +1,46 @@
-"""One HTML page of a study: no network, no script, light and dark, on paper too."""
+"""One HTML page of a study, and its plots: no network, no script, light and dark, on paper too."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from html import escape
+from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.leaderboard import NOTE, TROUBLE, ceiling_note, columns, troubles
-from mlxhog.mad.report.plots import Plot
-from mlxhog.mad.report.ranking import Ranking
-from mlxhog.report.charts import DARK, LIGHT
+from mlxhog.mad.report.board import folded
+from mlxhog.mad.report.leaderboard import Ranking, columns
+from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.report.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_below, panel, png
 from mlxhog.report.page import document, facts, text_cards
 from mlxhog.report.page import table as html_table
+from mlxhog.report.table import cut
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LEFT = ("layers", "status")
 """Columns of words."""
+NOTE = (
+    "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; params: "
+    "parameters of the layers; state: what the layers keep per sequence, in float32; time: all runs"
+)
 
 
 def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
     """Return the page; each plot is drawn twice, for light and for dark screens."""
     title = f"{ranking.study}: MAD, suite {ranking.suite}"
-    figures, lost = "\n".join(map(_figure, plots)), troubles(ranking)
+    figures, lost = "\n".join(map(_figure, plots)), ranking.troubles
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="sum">{escape(ranking.heading)}</p>',
         f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else "",
         _leaderboard(ranking) if ranking.rows else "",
         f'<div class="figures">\n{figures}\n</div>' if figures else "",
-        f"<h2>Runs that count as 0</h2>\n{text_cards(TROUBLE, lost)}" if lost else "",
+        f"<h2>Runs that count as 0</h2>\n{_cards(lost)}" if lost else "",
         f"<h2>Protocol</h2>\n{facts(ranking.facts.items())}",
         f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
         f"in this file; <code>mlxhog mad board {escape(ranking.study)} --json</code> has the "
@@ -37,23 +49,26 @@ def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
     return document(title, "\n".join(filter(None, parts)))
 
 
+def _cards(rows: Sequence[Mapping[str, str]]) -> str:
+    return text_cards([*rows[0]], [[*row.values()] for row in rows])
+
+
 def _leaderboard(ranking: Ranking) -> str:
     """The table of the board; cells of tasks have a color by accuracy."""
-    shown, rows = columns(ranking), list[str]()
+    shown, rows = [column for column in columns(ranking) if column.head], list[str]()
     for rank, row in enumerate(ranking.rows, start=1):
-        cells = [
-            f'<td data-head="#">{rank}</td>',
-            f'<td class="t" data-head="layers"><code>{escape(row.candidate)}</code></td>',
-        ]
-        for column in shown:
-            text, heat = escape(column.text(row)), column.heat(row)
-            look = ' class="t"' if column.head in LEFT else ""
+        cells = [f'<td data-head="#">{rank}</td>']
+        for one in shown:
+            heat = one.value(row) if one.is_heat else None
+            look = ' class="t"' if one.head in LEFT else ""
             look = look if heat is None else f' class="h" style="--v:{heat:.3f}"'
-            text = f"<b>{text}</b>" if column.head == "score" else text
-            cells.append(f'<td{look} data-head="{escape(column.head)}">{text}</td>')
+            tag = {"layers": "code", "score": "b"}.get(one.head)
+            text = escape(one.text(row))
+            text = f"<{tag}>{text}</{tag}>" if tag else text
+            cells.append(f'<td{look} data-head="{escape(one.head)}">{text}</td>')
         rows.append("".join(cells))
-    header = ["#", "layers", *(column.head for column in shown)]
-    notes = (f'<p class="note">{escape(one)}</p>' for one in (NOTE, ceiling_note(ranking)) if one)
+    header = ["#", *(column.head for column in shown)]
+    notes = (f'<p class="note">{escape(one)}</p>' for one in (NOTE, ranking.ceilings) if one)
     return "\n".join(["<h2>Leaderboard</h2>", html_table(header, rows, LEFT, cards=True), *notes])
 
 
@@ -70,3 +85,171 @@ def _figure(plot: Plot) -> str:
 </picture>
 <figcaption>{escape(plot.caption)}</figcaption>
 </figure>"""
+
+
+# -- plots -----------------------------------------------------------------------------------------
+
+WIDTH, HEIGHT = 6.4, 3.9
+"""Inches of a figure, readable also on a phone."""
+LEGEND_WIDTH = 44
+"""Characters of a candidate in a legend."""
+WIDE = 8.0
+"""Ratio of the largest to the smallest cost above which the axis is logarithmic."""
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot."""
+
+    study: str  # name of the study
+    name: str  # of its file, without the ending
+    title: str  # heading on the page, and in a file of its own
+    caption: str  # its content, in a sentence or two
+    figure: Callable[[Theme], Figure]  # draws it in the colors of a theme
+
+    def png(self, theme: Theme, *, titled: bool = True) -> bytes:
+        """Return the plot as a PNG file, with a title or for a page that has its own."""
+        figure = self.figure(theme)
+        if titled:
+            figure.suptitle(f"{self.study}: {self.title}", color=theme.ink, fontsize=10)
+        return png(figure)
+
+
+COSTS: Mapping[str, tuple[str, Callable[[CandidateScore], float]]] = {
+    "params": ("parameters of the layers", lambda row: float(row.params)),
+    "state": ("state: numbers kept per sequence", lambda row: float(row.state)),
+    "seconds": ("seconds of training, all runs", lambda row: row.seconds),
+}
+"""Name of a cost of a candidate -> the label of its axis, and its value."""
+
+
+def plots(ranking: Ranking) -> Iterator[Plot]:
+    """Yield the plots for which a study has numbers."""
+    for name, (label, _) in COSTS.items():
+        if ranking.rows:
+            yield Plot(
+                ranking.study,
+                f"score-{name}",
+                f"Score against {label}",
+                "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
+                "front; hollow candidates lack runs and are not on it.",
+                partial(draw_costs, ranking, name),
+            )
+    for task in ranking.tasks:
+        # The baseline if it was run, else the first setting.
+        labels = [record.label for record in ranking.records if record.task == task]
+        label = BASELINE if BASELINE in labels else labels[0]
+        own = [run.key for run in ranking.records if (run.task, run.label) == (task, label)]
+        if any(map(ranking.curves.get, own)):
+            yield Plot(
+                ranking.study,
+                f"curves-{task}",
+                f"Learning curves: {task}, {label}",
+                "A line per seed, of its best optimiser point. x marks where a run diverged, a "
+                "dotted line the best that is possible.",
+                partial(draw_curves, ranking, task, label),
+            )
+
+
+def front(ranking: Ranking, cost: str) -> list[int]:
+    """Return the indices in `ranking.rows` of the complete candidates on the front, by cost.
+
+    They are those that no other one dominates: has a lower cost or a higher score, and the other of
+    the two not worse.
+    """
+    of = COSTS[cost][1]
+    at = {
+        k: (of(row), -row.score)
+        for k, row in enumerate(ranking.rows)
+        if row.status not in UNFINISHED
+    }
+    dominated = {k for k, (x, y) in at.items() for a in at.values() if a[0] <= x and a[1] <= y
+                 and a != (x, y)}  # fmt: skip
+    return sorted(at.keys() - dominated, key=at.__getitem__)
+
+
+def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
+    """Whether a candidate is among the first, which have their own colors; color, and name."""
+    if rank >= len(theme.inks):
+        return False, theme.faint, OTHER
+    layers = cut(folded(ranking.rows[rank].layers), LEGEND_WIDTH)
+    return True, theme.inks[rank], f"{rank + 1}  {layers}"
+
+
+def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> Figure:
+    """Draw every candidate with its interval; incomplete ones are hollow."""
+    figure, axes = panel(theme, WIDTH, HEIGHT)
+    label, of = COSTS[cost]
+    rows, best = ranking.rows, front(ranking, cost)
+    if len(best) > 1:
+        axes.plot(
+            [of(rows[k]) for k in best], [rows[k].score for k in best], drawstyle="steps-post",
+            color=theme.ink, linewidth=1.0, linestyle="--", label="Pareto front", zorder=1,
+        )  # fmt: skip
+    for rank, row in reversed(list(enumerate(rows))):
+        is_first, color, name = _look(ranking, rank, theme)
+        at = (of(row), row.score)
+        axes.errorbar(
+            *at,
+            yerr=row.interval,
+            color=color,
+            marker=MARKERS[rank] if is_first else ".",
+            markersize=7 if is_first else 6,
+            markerfacecolor=theme.paper if row.status in UNFINISHED else color,
+            markeredgecolor=theme.ink if rank in best else color,
+            markeredgewidth=1.3,
+            linestyle="none",
+            elinewidth=1.0,
+            capsize=2,
+            label=name,
+            zorder=3 if rank in best else 2,
+        )
+        if rank in best or is_first:
+            axes.annotate(
+                str(rank + 1), at, (5, 4), textcoords="offset points", color=theme.ink, fontsize=7
+            )
+    above = [value for value in map(of, rows) if value > 0]
+    if above and max(above) / min(above) > WIDE:
+        axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))  # an interval may be wider
+    _label(axes, theme, label, "score")
+    return figure
+
+
+def draw_curves(ranking: Ranking, task: str, label: str, theme: Theme) -> Figure:
+    """Draw accuracy over steps, a line for each seed; the best candidate is on top."""
+    figure, axes = panel(theme, WIDTH, HEIGHT)
+    for rank, row in reversed(list(enumerate(ranking.rows))):
+        is_first, color, name = _look(ranking, rank, theme)
+        for run in row.best:
+            points = ranking.curves.get(run.key, ())
+            if (run.task, run.label) != (task, label) or not points:
+                continue
+            axes.plot(
+                [point.step for point in points],
+                [point.acc_token for point in points],
+                color=color,
+                linewidth=1.4 if is_first else 0.7,
+                marker=MARKERS[rank] if is_first else None,
+                markersize=3,
+                markevery=max(1, len(points) // 8),
+                label=name,
+            )
+            if run.status == "diverged":
+                axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
+    for ceiling in sorted({row.ceiling.get(task, 1.0) for row in ranking.rows} - {1.0}):
+        axes.axhline(ceiling, color=theme.ink, linewidth=0.8, linestyle=":")
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlim(left=0)
+    selects = {row.select for row in ranking.rows}
+    of = "validation" if selects == {"val"} else "test"
+    _label(axes, theme, "step", f"acc_token of the {of} rows")
+    return figure
+
+
+def _label(axes: Axes, theme: Theme, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    legend_below(axes, theme)

@@ -31,6 +31,7 @@ from typing import Any
 
 from mlxhog.base import plain_yaml, reading, typed
 from mlxhog.base.quantities import parse_count
+from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
@@ -38,7 +39,6 @@ from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, known, make
 from mlxhog.models.mad.sequence import parse
 
-TEMPLATES = ("alternate", "free")
 BOUNDS = ("params", "state", "length")
 """Keys of a budget: most parameters of a candidate's layers (`run.params`), most numbers kept per
 sequence, and the tokens after which these are counted. Without a length it is the longest row of
@@ -47,51 +47,46 @@ DEEPEST = 256
 MOST_CHOICES = 4096
 EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
 
+Count = int | str
+"""A count, or its text such as 700_000."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
     """The sequences of layers that are candidates: the keys below `space:`, by their types.
 
-    A text may be a count, such as 700_000.
-
     Raises:
         ConfigError: a value is not possible.
     """
 
-    depth: int | str | tuple[int | str, ...]
-    template: str = TEMPLATES[0]
+    depth: Count | tuple[Count, ...]
+    template: str = option("alternate", "layers of a slot", choices=("alternate", "free"))
     mixers: tuple[str | Mapping[str, Any], ...] = ()
     channels: tuple[str | Mapping[str, Any], ...] = ()
     before: str | None = None
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    max_count: Mapping[str, int | str] = field(default_factory=dict)
-    budget: Mapping[str, int | str | None] = field(default_factory=dict)
+    max_count: Mapping[str, Count] = field(default_factory=dict)
+    budget: Mapping[str, Count | None] = field(default_factory=dict)
     start: tuple[str, ...] = ()
-    dim: int | str | None = None
-    position: str = POSITIONS[0]
-    suite: str | None = None
+    dim: int | None = option(None, "width; None is the suite's", low=1)
+    position: str = option("none", "positional embedding", choices=POSITIONS)
+    suite: str | None = option(None, "the suite of a search without one", choices=tuple(SUITES))
 
     def __post_init__(self) -> None:
-        """Check every key."""
-        _mapping("defaults", self.defaults, known())
-        _choice("template", self.template, TEMPLATES)
-        _choice("position", self.position, POSITIONS)
-        _choice("suite", self.suite, SUITES)
+        """Convert and check every key."""
+        if problems := convert_fields(self):
+            raise ConfigError("\n".join(problems))
+        _keys("defaults", self.defaults, known())
         kinds = {"mixer": self.mixers, "channel": self.channels}
         needed = ["mixer"]
         if self.template == "alternate" and self.depths[-1] > 1:
             needed.append("channel")
-        for kind, choices in kinds.items():
-            if kind in needed and not choices:
+        for kind in needed:
+            if not kinds[kind]:
                 raise ConfigError(f"space has no {kind}s; list some, such as {EXAMPLES[kind]}")
-        _mapping("max_count", self.max_count, [layer.name for layer in self.layers])
-        _mapping("budget", self.budget, BOUNDS)
-        _ = self.width, self.counts, self.bounds, self.starts
-
-    @cached_property
-    def width(self) -> int | None:
-        """Width d; None is the suite's."""
-        return None if self.dim is None else _count("dim", self.dim)
+        _keys("max_count", self.max_count, [layer.name for layer in self.layers])
+        _keys("budget", self.budget, BOUNDS)
+        _ = self.counts, self.bounds, self.starts
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -176,7 +171,7 @@ def read_space(path: str | Path) -> dict[str, Any]:
                 "the file is one architecture, not a space; score it with "
                 f"mlxhog mad bench --config {path}"
             )
-        top = _mapping("the file", data, ("space", "version"))
+        top = _keys("the file", data, ("space", "version"))
         if top.get("version", 1) != 1:
             raise ConfigError(f"version is {top['version']!r}; this program reads version 1")
         to_space(top.get("space"))
@@ -191,7 +186,7 @@ def to_space(data: object) -> Space:
     Raises:
         ConfigError: a key is unknown or missing, or a value is not possible.
     """
-    keys = _mapping("space", data, [one.name for one in fields(Space)])
+    keys = _keys("space", data, [one.name for one in fields(Space)])
     try:
         return typed.read(Space, {name: v for name, v in keys.items() if v is not None})
     except ConfigError:
@@ -200,7 +195,7 @@ def to_space(data: object) -> Space:
         raise ConfigError(f"space: {error}") from None
 
 
-def _mapping(name: str, data: object, known_keys: Iterable[str]) -> Mapping[str, Any]:
+def _keys(name: str, data: object, known_keys: Iterable[str]) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         got = "missing" if data is None else f"{data!r}"
         raise ConfigError(f"{name} is {got}; write keys below it, such as 'space:' or 'depth: 4'")
@@ -211,19 +206,13 @@ def _mapping(name: str, data: object, known_keys: Iterable[str]) -> Mapping[str,
     return data
 
 
-def _choice(name: str, value: str | None, words: Iterable[str]) -> None:
-    if value is not None and value not in words:
-        hint = did_you_mean(value, words)
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(words)}{hint}")
-
-
-def _count(name: str, value: int | str, most: int | None = None) -> int:
+def _count(name: str, value: Count, most: float = math.inf) -> int:
     try:
         number = parse_count(value)
     except ValueError:
         number = 0
-    if number < 1 or (most is not None and number > most):
-        up_to = "" if most is None else f", {most} at most"
+    if not 1 <= number <= most:
+        up_to = "" if most == math.inf else f", {most} at most"
         raise ConfigError(f"{name} is {value!r}; give a whole number above 0{up_to}")
     return number
 
@@ -258,11 +247,8 @@ def _spread(
     numbers = {**defaults.get(name, {}), **item}
     del numbers["type"]
     values = [value if isinstance(value, list) else [value] for value in numbers.values()]
-    if [] in values:
-        key = list(numbers)[values.index([])]
-        raise ConfigError(f"{name}.{key} is an empty list; give the numbers to choose from")
-    if (count := math.prod(map(len, values))) > MOST_CHOICES:
-        raise ConfigError(f"{name} has {count} combinations of its numbers; {MOST_CHOICES} at most")
+    if not 1 <= (count := math.prod(map(len, values))) <= MOST_CHOICES:
+        raise ConfigError(f"{item!r} stands for {count} layers; list 1 to {MOST_CHOICES}")
     return [
         make(name, dict(zip(numbers, chosen, strict=True))) for chosen in itertools.product(*values)
     ]

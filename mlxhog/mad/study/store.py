@@ -17,7 +17,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,15 +55,13 @@ class Store:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory, self.name = directory, directory.name
         self._runs, self._proposals = directory / "runs.jsonl", directory / "candidates.jsonl"
 
     @property
-    def name(self) -> str:
-        """The directory's name."""
-        return self.directory.name
-
-    # -- the lock --------------------------------------------------------------------------------
+    def exists(self) -> bool:
+        """Whether the directory is a study."""
+        return (self.directory / DEFINITION).is_file()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -95,25 +93,19 @@ class Store:
         path = self.directory / DEFINITION
         try:
             definition = plain_yaml.loads(reading.read_text(path))
-        except (OSError, ValueError) as error:
-            raise StudyError(f"{path} cannot be read: {error}") from error
-        if not isinstance(definition, dict):
-            raise StudyError(f"{path} does not define a study; give another --study")
-        ours = Study().to_dict()
-        for name, what in _STAMP.items():
-            if (theirs := definition.pop(name, "unknown")) != ours[name]:
-                raise StudyError(
-                    f"{self.directory} was made by {what} {_short(theirs)}, this is {ours[name]}: "
-                    "its runs would not compare; continue with the version that made it, or give "
-                    "another --study"
-                )
-        try:
+            if not isinstance(definition, dict):
+                raise ValueError("it has no keys")
+            ours = Study().to_dict()
+            for name, what in _STAMP.items():
+                if (theirs := definition.get(name, "unknown")) != ours[name]:
+                    raise StudyError(
+                        f"{self.directory} was made by {what} {_short(theirs)}, this is "
+                        f"{ours[name]}: its runs would not compare; continue with the version that "
+                        "made it, or give another --study"
+                    )
             study = typed.read(Study, definition)
-            names = {one.name for one in fields(Study)}
-            if foreign := sorted(map(str, definition.keys() - names)):
-                raise ValueError(f"{foreign[0]!r} is unknown{did_you_mean(foreign[0], names)}")
             Protocol(**study.protocol)
-        except (ConfigError, TypeError, ValueError) as error:
+        except (ConfigError, OSError, TypeError, ValueError) as error:
             raise StudyError(
                 f"{path}: {error}; mlxhog writes this file, which is not to be edited: give "
                 "another --study"
@@ -208,11 +200,6 @@ def _read(cls: type[Line], path: Path) -> list[Line]:
 # -- studies by their names ------------------------------------------------------------------------
 
 
-def is_study(directory: Path) -> bool:
-    """Whether a directory is a study."""
-    return (directory / DEFINITION).is_file()
-
-
 def find(spec: str, root: Path = ROOT) -> Store:
     """Return a study by its name below `root`, or by its path.
 
@@ -220,9 +207,9 @@ def find(spec: str, root: Path = ROOT) -> Store:
         StudyError: it does not exist; the message suggests the nearest name.
     """
     for path in (root / spec, expanded(spec)):
-        if is_study(path):
-            return Store(path.absolute())
-    names = [path.name for path in root.iterdir() if is_study(path)] if root.is_dir() else []
+        if (store := Store(path.absolute())).exists:
+            return store
+    names = [path.name for path in root.iterdir() if Store(path).exists] if root.is_dir() else []
     hint = did_you_mean(spec, names) or (
         f"; {root} holds {', '.join(sorted(names))}"
         if names
@@ -231,8 +218,8 @@ def find(spec: str, root: Path = ROOT) -> Store:
     raise StudyError(f"no study {spec!r}{hint}")
 
 
-def find_same(study: Study, root: str | Path, name: str) -> Store | None:
-    """Return the store of a study; None if it does not exist.
+def store_of(study: Study, root: str | Path, name: str) -> Store:
+    """Return the store of a study, which may not exist yet.
 
     Raises:
         StudyError: another study has that name (every difference is named, and the ways out), or
@@ -243,8 +230,8 @@ def find_same(study: Study, root: str | Path, name: str) -> Store | None:
             f"study name {name!r}: use letters, digits, '.', '_' and '-' only, 100 at most"
         )
     store = Store(Path(root).absolute() / name)
-    if not is_study(store.directory):
-        return None
+    if not store.exists:
+        return store
     store.refuse_other_files(study)
     stored = asdict(replace(store.study(), plugin=study.plugin))  # wherever the files lie
     differences = [
@@ -265,20 +252,21 @@ def open_store(study: Study, root: str | Path, name: str) -> Store:
     """Return the store of a study, created if it does not exist.
 
     Raises:
-        StudyError: as `find_same`, or the directory cannot be created.
+        StudyError: as `store_of`, or the directory cannot be created.
     """
-    if (store := find_same(study, root, name)) is not None:
-        return store
-    directory = Path(root).absolute() / name
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"cannot create {directory}: {error.strerror}; choose --out") from error
-    plain = json.loads(plain_json.dumps(study.to_dict()))
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    with disk_errors(f"writing {directory / DEFINITION}"):
-        replace_file(directory / DEFINITION, text.encode())
-    return Store(directory)
+    store = store_of(study, root, name)
+    if not store.exists:
+        try:
+            store.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(
+                f"cannot create {store.directory}: {error.strerror}; choose --out"
+            ) from error
+        plain = json.loads(plain_json.dumps(study.to_dict()))
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        with disk_errors(f"writing {store.directory / DEFINITION}"):
+            replace_file(store.directory / DEFINITION, text.encode())
+    return store
 
 
 def _short(value: object) -> str:

@@ -13,14 +13,16 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-from mlxhog.config.plugins import KEY, remembered
+from mlxhog.config.plugins import KEY, files_of, remembered
+from mlxhog.errors import ConfigError
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunRecord
 from mlxhog.mad.scores import Select, scores
 from mlxhog.mad.search.candidates import CandidateSet, Listed
 from mlxhog.mad.search.pruning import Halving, Pruner
 from mlxhog.mad.search.samplers import SAMPLERS, Sampler
 from mlxhog.mad.search.space import to_space
-from mlxhog.mad.suites import Suite, at_dim, expand, fixed, only, suite, with_rates
+from mlxhog.mad.suites import Setting, Suite, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION, find, resolve
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
@@ -49,7 +51,9 @@ class Study:
     # canonical strings of architectures; empty for a search of `space`
     candidates: tuple[str, ...] = ()
     suite: str = "smoke"  # name of the suite
-    tasks: tuple[str, ...] = ()  # full names of the counting tasks of the suite; empty for all
+    # full names of the counting tasks of the suite; empty for all. One that the suite lacks, such
+    # as the user's own, has the defaults of its settings
+    tasks: tuple[str, ...] = ()
     # fields of `Protocol` that differ from the suite's
     protocol: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)  # every run is repeated with each
@@ -83,11 +87,38 @@ class Study:
 
     @cached_property
     def measured(self) -> Suite:
-        """The suite with the study's tasks, fixed values, step sizes and width."""
-        chosen = fixed(suite(self.suite), self.protocol)
-        chosen = with_rates(chosen, self.rates) if self.rates else chosen
-        chosen = only(chosen, self.tasks) if self.tasks else chosen
-        return chosen if self.dim is None else at_dim(chosen, self.dim)
+        """The suite with the study's tasks, fixed values, step sizes and width.
+
+        Its points are those of its optimizer: another one has its own step size and decay, unless
+        the protocol fixes them.
+        """
+        whole = suite(self.suite)
+        points = ({"lr": None},) if "optimizer" in self.protocol else whole.points
+        rates = [{"lr": lr} for lr in self.rates] or [{}]
+        fixed = [{n: self.protocol.get(n, v) for n, v in point.items()} for point in points]
+        points = tuple({**point, **rate} for rate in rates for point in fixed)
+        present = dict.fromkeys(one.task for one in whole.settings)
+        named = {task.name: task for task in map(find, self.tasks or present)}
+        settings = [one for one in whole.settings if one.task in named]
+        settings += [
+            Setting(name, asdict(task()), "baseline")
+            for name, task in named.items()
+            if name not in present
+        ]
+        widths = {one.dim: one.task for one in settings if one.dim is not None}
+        if widths and self.dim not in (None, whole.dim):
+            raise ConfigError(
+                f"the width is {self.dim}, but suite {whole.name} compares widths on "
+                f"{', '.join({*widths.values()})}: {whole.dim} and {', '.join(map(str, widths))}; "
+                "leave the width out of the command and of the space, give layers instead of an "
+                "architecture, or choose other --tasks"
+            )
+        return replace(
+            whole,
+            settings=tuple(settings),
+            points=tuple(one for n, one in enumerate(points) if one not in points[:n]),
+            dim=self.dim or whole.dim,
+        )
 
     @property
     def cores(self) -> int:
@@ -117,24 +148,38 @@ class Study:
         return canonical(self.choices.first)
 
     def runs(self, candidate: str) -> list[RunConfig]:
-        """Return the runs of a candidate, setting after setting.
+        """Return the runs of a candidate, setting after setting, then seed after seed.
+
+        The fields of the study's protocol replace those of the suite and of its settings; `select`
+        "val" draws validation rows, and `fuzzy_compat` is also set in the task.
 
         Raises:
-            ConfigError: it cannot be built at this width.
+            ConfigError: it cannot be built at this width, or a field of the protocol is wrong.
         """
-        runs = list(
-            expand(
-                self.measured,
-                parse(candidate),
-                self.seeds,
+        layers, measured, runs = parse(candidate), self.measured, list[RunConfig]()
+        for one, seed, point in itertools.product(measured.settings, self.seeds, measured.points):
+            how = Protocol(**{**point, **measured.protocol, **one.protocol, **self.protocol})
+            settings = dict(one.settings)
+            if how.select == "val":
+                settings["val_rows"] = settings["val_rows"] or settings["test_rows"]
+            if how.fuzzy_compat and "fuzzy_compat" in settings:
+                settings["fuzzy_compat"] = True
+            run = RunConfig(
+                task=one.task,
+                settings=settings,
+                layers=layers,
+                dim=measured.dim if one.dim is None else one.dim,
+                protocol=how,
+                seed=seed,
                 position=self.position,
                 workers=self.workers,
                 threads=self.threads,
-                protocol=self.protocol,
+                plugins=files_of((*layers, find(one.task))),
+                candidate=canonical(layers),
+                label=one.label,
             )
-        )
-        for run in runs:
             run.model()  # refuses one that cannot be built
+            runs.append(run)
         return runs
 
     def check(self) -> None:

@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import tempfile
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,16 +80,16 @@ def train(
     plan = make_run_plan(config, worker_options, parallel=parallel)
     for note in plan.notes:
         tell(note)
-    kind = OneWorker if len(plan.workers) == 1 else SeveralWorkers
+    kind = CandidateRun if len(plan.workers) == 1 else SeveralWorkers
     with ExitStack() as stack:
         run = kind(plan, stack, callbacks or Callbacks(), rungs, prepare, tell)
         return run.execute(on_end)
 
 
-class TrainingRun(Session):
-    """A run in progress: steps, evaluations between them, and one at the end.
+class CandidateRun(Session):
+    """A run in progress, whose one worker is this process: steps, and evaluations between them.
 
-    A subclass starts the workers and `backend`, which scores, and lets them train for a moment.
+    `prepare` is called before the first step.
     """
 
     backend: Backend
@@ -113,11 +112,7 @@ class TrainingRun(Session):
         plan.fill(self.arena)
         self.begin(plan.limit)
         self.evaluations = Evaluations(
-            plan.asked,
-            limit=plan.limit,
-            per_epoch=plan.per_epoch,
-            callbacks=callbacks,
-            rungs=rungs,
+            plan.asked, callbacks, rungs, limit=plan.limit, per_epoch=plan.per_epoch
         )
         self.losses: list[float] = []  # finite ones since the last evaluation
         self.began_ns = self.ended_ns = 0
@@ -164,6 +159,10 @@ class TrainingRun(Session):
     def _steps_so_far(self) -> int:
         return self.arena.counters.load("steps")
 
+    def steps_done(self) -> int:
+        """Return the steps so far: no other worker can die within one."""
+        return self._steps_so_far()
+
     def _seconds(self) -> float:
         return max(0, self.ended_ns - self.began_ns) / 1e9
 
@@ -182,45 +181,23 @@ class TrainingRun(Session):
     def _start_backend(self) -> None:
         """Load the framework of the first worker in this process."""
         job = self._job(1)
-        self.backend = worker.start_backend(job, self.arena, job.kernels)
+        with contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
+            self.backend = worker.start_backend(job, self.arena, job.kernels)
         self._stack.callback(self.backend.close)
 
-    @abstractmethod
     def _start(self) -> None:
-        """Make the workers and the backend ready for the first step."""
-
-    @abstractmethod
-    def _advance(self) -> None:
-        """Let the workers train for a moment."""
-
-    @abstractmethod
-    def _beat(self) -> None:
-        """Give a sign of life while the rows are scored."""
-
-    @abstractmethod
-    def _rest(self) -> None:
-        """Wait until every step in progress has ended."""
-
-
-class OneWorker(TrainingRun):
-    """A run whose one worker is this process; `prepare` is called before its first step."""
-
-    def _start(self) -> None:
+        """Make the workers and the backend, which scores, ready for the first step."""
         pid, job = os.getpid(), self._job(1)
         self._entry = self.arena.workers.acquire_slot(1, pid, process_start_time(pid))
-        with contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
-            self._start_backend()
-            context = worker.make_context(job, self.arena, self._entry, self.backend)
+        self._start_backend()
+        context = worker.make_context(job, self.arena, self._entry, self.backend)
         self._prepare(context)
         self._entry.state = State.RUNNING
         gradients = Gradients(job, self.arena, self._entry, self.backend)
         self._steps = Steps(job, context, Ring(self.arena.segment("ring.1")), gradients)
 
-    def steps_done(self) -> int:
-        """Return the steps so far: no other worker can die within one."""
-        return self._steps_so_far()
-
     def _advance(self) -> None:
+        """Let the workers train for a moment."""
         self._steps.step()
         if math.isfinite(self._entry.loss):
             self.losses.append(self._entry.loss)
@@ -229,16 +206,17 @@ class OneWorker(TrainingRun):
         self._beat()
 
     def _beat(self) -> None:
+        """Give a sign of life."""
         self.callbacks.beat()
 
     def _rest(self) -> None:
-        pass
+        """Wait until every step in progress has ended."""
 
     def drain(self) -> None:
         """Do nothing: each step reads the worker itself."""
 
 
-class SeveralWorkers(TrainingRun):
+class SeveralWorkers(CandidateRun):
     """A run of several worker processes; `tell` gets messages about them."""
 
     poll_s = 0.02
@@ -247,9 +225,12 @@ class SeveralWorkers(TrainingRun):
         slots = range(1, len(self.plan.workers) + 1)
         self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
         self.spawn()
-        with contextlib.redirect_stdout(sys.stderr):
-            self._start_backend()
+        self._start_backend()
         self.until(self.ready, Doing(Activity.STARTING))
+
+    def steps_done(self) -> int:
+        """Return the finished steps, exact even after deaths of workers."""
+        return Session.steps_done(self)
 
     def _rest(self) -> None:
         self.command(Command.REST)
@@ -277,15 +258,15 @@ class SeveralWorkers(TrainingRun):
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
     """A folder for the logs of workers; it is kept if one of them died too often."""
-    folder = Path(tempfile.mkdtemp(prefix="mlxhog-mad-"))
+    folder, failed = Path(tempfile.mkdtemp(prefix="mlxhog-mad-")), False
     try:
         yield folder
     except WorkerFailed:
+        failed = True
         raise
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
+    finally:
+        if not failed:
+            shutil.rmtree(folder)
 
 
 def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:

@@ -55,11 +55,11 @@ class Evaluations:
     def __init__(
         self,
         config: RunConfig,
+        callbacks: Callbacks,
+        rungs: Iterable[int],
         *,
         limit: int,
         per_epoch: int,
-        callbacks: Callbacks,
-        rungs: Iterable[int] = (),
     ) -> None:
         self.curve: list[Point] = []
         self.last_step = -1

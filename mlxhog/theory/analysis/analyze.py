@@ -288,7 +288,7 @@ def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:
             f"gradients are those of a loss over each batch's own words and {config.sampled_head} "
             "drawn ones"
         )
-    if isinstance(config.strategy, Hogwild) and config.strategy.disjoint:
+    if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
         yield (
             "with blocks=disjoint no two workers hold the same block: simultaneous updates never "
             "meet, even if these batches do"

@@ -10,6 +10,7 @@ import pytest
 from mlxhog.data.stream import StreamWriter
 from mlxhog.data.tokenizers import ByteTokenizer
 from tests.live.serving.servers import MLX, serving
+from tests.pairs import each_of
 
 ONE = {"prompt": "2 and 2 is", "answer": " 4"}
 
@@ -47,7 +48,7 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed):
     assert [json.loads(line) for line in fed.kept()[len(before) :]] == [ONE, *two]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("body", "message"),
     [
         ({"prompt": "a"}, "example 1 is {'prompt': 'a'}; expected prompt and answer"),
@@ -61,8 +62,7 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed):
     ],
 )
 def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, body, message):
-    before = fed.kept()
-    reply = fed.post(body)
+    before, reply = fed.kept(), fed.post(body)
     assert reply.status_code == 400
     assert message in reply.json()["error"]["message"]
     assert fed.kept() == before

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from tests.live.serving.servers import answered, connected, head, post
+from tests.pairs import each_of
 from tests.threads import wait_until
 
 COMPLETIONS = "/v1/completions"
@@ -42,25 +43,38 @@ def sent(server, *parts):
     return status, error["message"]
 
 
-@pytest.mark.parametrize(
-    "body",
+def body(text):
+    return [head(COMPLETIONS, CLOSE, f"Content-Length: {len(text)}") + text]
+
+
+NOT_JSON = (
+    b"{", b"", b"\xff\xfe\x00", b"[" * 100_000, b'{"prompt": NaN}',
+    b'{"prompt": "a", "prompt": "b"}', b'{"prompt": "\\ud800"}',
+    b'{"max_tokens": ' + b"9" * 5000 + b"}",
+)  # fmt: skip
+
+
+@each_of(
+    ("parts", "status", "says"),
     [
-        b"{",
-        b"",
-        b"[1]",
-        b"\xff\xfe\x00",
-        b"[" * 100_000,
-        b'{"prompt": NaN}',
-        b'{"prompt": "a", "prompt": "b"}',
-        b'{"prompt": "\\ud800"}',
-        b'{"max_tokens": ' + b"9" * 5000 + b"}",
+        *((body(text), 400, "the body is not JSON") for text in NOT_JSON),
+        (body(b"[1]"), 400, "wanted a JSON object"),
+        ([head(COMPLETIONS, *(f"X-{k}: {k}" for k in range(10_000)), CLOSE)], 400, ""),
+        ([head(COMPLETIONS, "X: " + "y" * 200_000, CLOSE)], 400, ""),
+        *(
+            ([head(path, CLOSE, "Content-Length: 0", method=method)], status, "server has /, /v1/c")
+            for method, path, status in (
+                ("GET", COMPLETIONS, 405), ("POST", "/v1/nothing", 404),
+                ("GET", "/../etc/passwd", 404),
+            )
+        ),
     ],
-    ids=lambda body: body[:12],
-)
-def test_a_body_that_is_no_json_object_is_refused(server, body):
-    status, message = sent(server, head(COMPLETIONS, CLOSE, f"Content-Length: {len(body)}") + body)
-    assert status == 400
-    assert ("wanted a JSON object" if body == b"[1]" else "the body is not JSON") in message
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_what_is_no_request_of_this_server_is_refused(server, parts, status, says):
+    answer = sent(server, *parts)
+    assert answer[0] == status
+    assert says in answer[1]
 
 
 def test_a_huge_body_is_refused_by_its_length_or_where_the_limit_is(server):
@@ -76,23 +90,6 @@ def test_a_huge_body_is_refused_by_its_length_or_where_the_limit_is(server):
         assert status == 413
         assert "more than 1,000,000 bytes" in message
     assert rss_bytes() - before < 40 << 20
-
-
-@pytest.mark.parametrize(
-    "lines", [[f"X-{k}: {k}" for k in range(10_000)], ["X: " + "y" * 200_000]], ids=["many", "long"]
-)
-def test_ten_thousand_headers_are_refused(server, lines):
-    assert sent(server, head(COMPLETIONS, *lines, CLOSE))[0] == 400
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [("GET", COMPLETIONS, 405), ("POST", "/v1/nothing", 404), ("GET", "/../etc/passwd", 404)],
-)
-def test_paths_that_are_not_there_name_those_that_are(server, method, path, status):
-    answer = sent(server, head(path, CLOSE, "Content-Length: 0", method=method))
-    assert answer[0] == status
-    assert "this server has /, /v1/completions" in answer[1]
 
 
 def long_answer(server, **how):

@@ -38,15 +38,29 @@ def test_a_completion_is_what_generate_writes_with_the_same_seed(client, server,
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 40)
 
 
-def test_a_stream_brings_the_same_text(client, server):
-    whole = ask(client, server, max_tokens=60)
-    chunks = list(
-        ask(client, server, max_tokens=60, stream=True, stream_options={"include_usage": True})
-    )
-    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
-    assert chunks[-2].choices[0].finish_reason == "length"
+def test_a_stream_brings_the_same_texts_usage_and_weights(client, server):
+    """Of several prompts and answers, in their order."""
+    how = {"prompt": ["ab", "hi"], "n": 2, "max_tokens": 12, "echo": True}
+    whole = ask(client, server, **how)
+    texts = [choice.text for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    assert [text[:2] for text in texts] == ["ab", "ab", "hi", "hi"]
+    assert texts[0] != texts[1]
+    assert whole.usage.prompt_tokens == 4
+    chunks = list(ask(client, server, **how, stream=True, stream_options={"include_usage": True}))
+    streamed = ["", "", "", ""]
+    for chunk in chunks[:-1]:
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == texts
     assert chunks[-1].usage == whole.usage
     assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[-2].choices[0].finish_reason == "length"
+    for last in (whole, chunks[-2]):
+        weights = last.model_extra["mlxhog"]
+        assert last.system_fingerprint == "v7"
+        assert (weights["version_first"], weights["version_last"]) == (7, 7)
+        assert weights["age_s"] >= 0
+        assert weights["consistent"] is True
 
 
 def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(client, server):
@@ -60,31 +74,6 @@ def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(client, server):
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == message.content
     assert chunks[-1].choices[0].finish_reason == answer.choices[0].finish_reason
-
-
-def test_every_answer_says_which_weights_wrote_it(client, server):
-    answer = ask(client, server)
-    assert answer.system_fingerprint == "v7"
-    weights = answer.model_extra["mlxhog"]
-    assert (weights["version_first"], weights["version_last"]) == (7, 7)
-    assert weights["age_s"] >= 0
-    assert weights["consistent"] is True
-    *_, last = ask(client, server, stream=True)
-    assert last.model_extra["mlxhog"]["version_last"] == 7
-    assert last.system_fingerprint == "v7"
-
-
-def test_several_prompts_and_answers_come_in_their_order(client, server):
-    answer = ask(client, server, ["ab", "hi"], n=2, max_tokens=12, echo=True)
-    texts = [choice.text for choice in answer.choices]
-    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
-    assert [text[:2] for text in texts] == ["ab", "ab", "hi", "hi"]
-    assert texts[0] != texts[1]
-    assert answer.usage.prompt_tokens == 4
-    streamed = ["", "", "", ""]
-    for chunk in ask(client, server, ["ab", "hi"], n=2, max_tokens=12, echo=True, stream=True):
-        streamed[chunk.choices[0].index] += chunk.choices[0].text
-    assert streamed == texts
 
 
 def test_a_harness_scores_a_text_with_echo_and_logprobs(client, server, folder):

@@ -84,7 +84,7 @@ def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
         ("n", 0), ("stream", "yes"), ("stream_options", []),
         ("stream_options", {"include_usage": 1}), ("stop", 5), ("session", "a"),
         ("prompt", None), ("prompt", 5), ("prompt", [True]), ("prompt", ["a", 1]),
-        ("prompt", [2**40]), ("model", None), ("modle", "m"),
+        ("model", None), ("modle", "m"),
     ],
 )  # fmt: skip
 def test_every_wrong_field_is_named(name, value):

@@ -2,7 +2,6 @@
 
 import signal
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 
 import pytest
 
@@ -30,54 +29,36 @@ def trained_and_served(folder):
         yield training, stack.enter_context(serving("latest", MLX, "--wait", "60", cwd=folder))
 
 
-@pytest.fixture(scope="module")
-def life(tmp_path_factory):
-    """A run that was ended by Ctrl-C, resumed, killed and resumed again, and its one server.
-
-    `saved` has the step of the checkpoint after each end, `ended` the first and last version of an
-    answer then, `resumed` what the server's health said while each of the later two trained.
-    """
-    folder = tmp_path_factory.mktemp("life")
-    with trained_and_served(folder) as (training, server), ExitStack() as stack:
+@pytest.mark.slow
+def test_a_server_follows_a_run_that_ends_is_resumed_killed_and_resumed_again(tmp_path):
+    """Each end leaves the last weights: those of a checkpoint, unless the run was killed."""
+    with trained_and_served(tmp_path) as (training, server), ExitStack() as stack:
         wait_until(lambda: server.health()["newest"] > 0)
-        (run,) = runs.list_runs(folder / "runs")
-        life = SimpleNamespace(saved=[], ended=[], resumed=[], run=run.name)
+        (run,) = runs.list_runs(tmp_path / "runs")
+        saved = None
         for ending in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
-            if life.saved:
-                training = trainer(folder, "--resume", run.name, "--steps=1000000")
+            resumed = None
+            if saved is not None:
+                training = trainer(tmp_path, "--resume", run.name, "--steps=1000000")
                 stack.callback(training.kill)
                 wait_until(lambda: server.health()["training"] is True)
-                wait_until(lambda: server.health()["newest"] > life.saved[-1])
-                life.resumed.append(server.health())
+                wait_until(lambda: server.health()["newest"] > saved)  # noqa: B023
+                resumed = server.health()
+                assert resumed["weights"] == f"run {run.name}"
             training.send_signal(ending)
             training.communicate(timeout=END_S)
             wait_until(lambda: server.health()["training"] is False)
-            newest = (run.checkpoints / "latest").read_text().strip()
-            life.saved.append(int(newest.rpartition("-")[2]))
+            before, newest = saved, (run.checkpoints / "latest").read_text().strip()
+            saved = int(newest.rpartition("-")[2])
             fields = {"model": server.model, "prompt": "The ", "max_tokens": 5}
             weights = server.openai().completions.create(**fields).model_extra["mlxhog"]
             assert weights["age_s"] >= 0
-            life.ended.append((weights["version_first"], weights["version_last"]))
-    return life
-
-
-@pytest.mark.slow
-def test_when_the_run_ends_its_last_weights_stay(life):
-    for end in (0, 2):
-        assert life.ended[end] == (life.saved[end], life.saved[end])
-
-
-@pytest.mark.slow
-def test_a_server_follows_a_run_that_is_resumed(life):
-    assert [health["weights"] for health in life.resumed] == [f"run {life.run}"] * 2
-    for end in (1, 2):
-        assert life.ended[end][1] > life.saved[end - 1]
-
-
-@pytest.mark.slow
-def test_a_killed_run_leaves_weights_and_a_server_that_answers(life):
-    first, last = life.ended[1]
-    assert life.resumed[0]["newest"] <= first == last
+            first, last = weights["version_first"], weights["version_last"]
+            if ending == signal.SIGINT:
+                assert first == last == saved
+            else:
+                assert resumed["newest"] <= first == last
+            assert before is None or last > before
 
 
 @pytest.mark.slow
@@ -87,14 +68,12 @@ def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
     connect = Arena.connect
     monkeypatch.setattr(Arena, "connect", lambda path, patience_s: connect(path, 0.5))
     monkeypatch.chdir(tmp_path)
-    training = trainer(
-        tmp_path, *flags(small_config(tmp_path, steps=10**6, save_every=5, batch_size=1))
-    )
-    words = ["generate", "latest", MLX, "--prompt=a", "--max-new-tokens=2"]
+    config = small_config(tmp_path, steps=10**6, save_every=5, batch_size=1)
+    training = trainer(tmp_path, *flags(config))
     try:
         wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/latest")))
         training.send_signal(signal.SIGSTOP)
-        assert main(words) == 0
+        assert main(["generate", "latest", MLX, "--prompt=a", "--max-new-tokens=2"]) == 0
     finally:
         training.kill()
         training.communicate(timeout=END_S)

@@ -1,42 +1,128 @@
-"""A YAML file of a candidate becomes the flat list; errors name the place of a mistake."""
+"""A line of layers or a YAML file becomes the flat list, which is a model's identity.
+
+Mistakes are answered in words, with their place.
+"""
+
+from dataclasses import fields
+from typing import get_type_hints
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.mad.layers import known, make
+from mlxhog.models.mad.sequence import MOST_LAYERS, canonical, parse
 from mlxhog.models.registry import architectures, load_architecture, load_candidate, to_yaml
 from tests.pairs import each_of
 
 
 def read(text):
-    cfg = families.read(yaml.safe_load(text), strict=True)
-    assert isinstance(cfg, MADConfig)
-    return cfg
+    return families.read(yaml.safe_load(text), strict=True)
 
 
-def flat(layers):
-    return canonical(read(f"version: 1\nmodel: {{{layers}}}").layers)
+# -- lines -----------------------------------------------------------------------------------------
+
+VALUES = {
+    int: st.integers(0, 1000),
+    float: st.floats(-1e30, 1e30),
+    bool: st.booleans(),
+    str: st.sampled_from(["none", "true", "mad", "top-k", "8"]),
+    int | None: st.none() | st.integers(1, 1000),
+    float | None: st.none() | st.floats(-1e30, 1e30),
+}
 
 
-def test_items_lines_and_repetitions_mean_the_same_list():
-    expected = "gated-conv(kernel=4) swiglu gated-conv(kernel=4) swiglu"
-    for layers in (
-        "layers: [{repeat: 2, layers: [{type: gated-conv, kernel: 4}, swiglu]}]",
-        "layers: '(gated-conv(kernel=4) swiglu)*2'",
-        "defaults: {gated-conv: {kernel: 4}}, layers: [gated-conv, swiglu, gated-conv, swiglu]",
-        "defaults: {gated-conv: {kernel: 4}}, layers: ['(gated-conv swiglu)*2']",
-    ):
-        assert flat(layers) == expected
+@st.composite
+def layers(draw):
+    """Any layer with any numbers, possible at a width or not."""
+    layer = draw(st.sampled_from(sorted(known().values(), key=lambda layer: layer.name)))
+    types, names = get_type_hints(layer), [field.name for field in fields(layer)]
+    chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
+    specs = options(layer)
+    words = {name: st.sampled_from(specs[name].choices) for name in chosen if specs[name].choices}
+    return layer(**{name: draw(words.get(name, VALUES[types[name]])) for name in chosen})
 
 
-def test_a_number_of_the_item_wins_over_the_defaults():
-    result = flat("defaults: {gated-conv: {kernel: 4}}, layers: [{type: gated-conv, kernel: 2}]")
-    assert result == "gated-conv(kernel=2)"
+@given(st.lists(layers(), min_size=1, max_size=8).map(tuple))
+def test_the_canonical_text_of_any_list_reads_back_as_the_list(made):
+    assert parse(canonical(made)) == made
+
+
+@given(st.text("()*,= h4mlstm swiglu2.-\tinner=none", max_size=40))
+def test_any_line_is_a_sequence_or_a_mistake_in_words(line):
+    try:
+        sequence = parse(line)
+    except ConfigError:
+        return
+    assert parse(canonical(sequence)) == sequence
+
+
+CONV, MAP, FOUR = make("gated-conv"), make("swiglu"), make("gated-conv", {"kernel": 4})
+
+
+@each_of(
+    ("line", "expected"),
+    [
+        ("(gated-conv swiglu)*2 swiglu", (CONV, MAP, CONV, MAP, MAP)),
+        ("((gated-conv)*2 swiglu * 2)*2", 2 * (CONV, CONV, MAP, MAP)),
+        ("gated-conv( kernel = 4 ) swiglu(inner=none)", (FOUR, MAP)),
+    ],
+)
+def test_groups_repeat_and_nest_and_numbers_have_the_types_of_the_layer(line, expected):
+    assert parse(line) == expected
+
+
+def test_defaults_hold_where_a_layer_says_nothing_else():
+    sequence = parse("gated-conv gated-conv(kernel=2)", {"gated-conv": {"kernel": 4}})
+    assert sequence == (FOUR, make("gated-conv", {"kernel": 2}))
+
+
+@each_of(
+    ("text", "message"),
+    [
+        ("gated-con swiglu", "no layer 'gated-con'; did you mean 'gated-conv'"),
+        ("gated-conv(kernal=3)", "'gated-conv.kernal'; did you mean 'gated-conv.kernel'"),
+        ("gated-conv(h4)", "unknown .* 'gated-conv.heads'; did you mean 'gated-conv.kernel'"),
+        ("gated-conv(kernel=wide)", "gated-conv.kernel is 'wide'; wanted a whole number"),
+        ("gated-conv(3)", "'3' is not a number of a layer; write name=value, or h4"),
+        ("gated-conv(kernel=3,kernel=4)", "has kernel twice"),
+        ("(gated-conv", "a parenthesis .* is not closed"),
+        ("gated-conv)", r"'\)' .* closes nothing"),
+        ("()", r"'\(\)' .* holds no layers"),
+        ("", "the sequence has no layers"),
+        ("*2", r"\*2 .* repeats nothing"),
+        ("swiglu*2*2", r"\*2 .* repeats nothing"),
+        ("swiglu*0", r"\*0 .* leaves no layer"),
+        ("swiglu, swiglu", "',' at character 7"),
+        (f"swiglu*{10**12}", f"{10**12} layers; write {MOST_LAYERS} at most"),
+    ],
+)
+def test_what_is_no_sequence_is_refused_with_its_place(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(text)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+@each_of(
+    ("model", "layers"),
+    [
+        ("layers: [{repeat: 2, layers: [{type: gated-conv, kernel: 4}, swiglu]}]", (FOUR, MAP) * 2),
+        ("layers: '(gated-conv(kernel=4) swiglu)*2'", (FOUR, MAP) * 2),
+        ("defaults: {gated-conv: {kernel: 4}}, layers: [gated-conv, swiglu]", (FOUR, MAP)),
+        ("defaults: {gated-conv: {kernel: 4}}, layers: ['(gated-conv swiglu)*2']", (FOUR, MAP) * 2),
+        ("defaults: {gated-conv: {kernel: 4}}, layers: [{type: gated-conv, kernel: 2}]",
+         (make("gated-conv", {"kernel": 2}),)),
+    ],
+)  # fmt: skip
+def test_items_lines_and_repetitions_mean_the_same_list(model, layers):
+    assert read(f"version: 1\nmodel: {{{model}}}").layers == layers
 
 
 def test_sizes_of_the_file_are_those_of_the_model():
@@ -45,22 +131,16 @@ def test_sizes_of_the_file_are_those_of_the_model():
         "backbone: autoencoder, norm: rmsnorm, norm_eps: 1e-5, layers: swiglu}"
     )
     assert cfg == MADConfig(
-        vocab_size=50,
-        hidden_size=64,
-        layers=parse("swiglu"),
-        max_length=40,
-        norm_eps=1e-5,
-        position="sincos",
-        backbone="autoencoder",
-    )
+        vocab_size=50, hidden_size=64, layers=(MAP,), max_length=40, norm_eps=1e-5,
+        position="sincos", backbone="autoencoder",
+    )  # fmt: skip
 
 
 def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path):
     cfg = read("model: {dim: 64, layers: '(gated-conv swiglu(inner=48))*2'}")
     file = tmp_path / "winner.yaml"
     file.write_text(to_yaml(cfg))
-    assert load_architecture(file) == cfg
-    assert load_candidate(file) == cfg
+    assert load_architecture(file) == load_candidate(file) == cfg
     assert families.read(cfg.to_dict()) == cfg
 
 
@@ -81,21 +161,16 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path):
         ("model: {layers: [swiglu, 3]}", r"model.layers\[1\]: 3 is not a layer"),
         ("model: {layers: [{typ: swiglu}]}", r"model.layers\[0\]: .* is not a layer"),
         ("model: {layers: [swiglu, swigl]}", r"model.layers\[1\]: no layer 'swigl'.*'swiglu'"),
-        (
-            "model: {layers: [{repeat: 2, layers: [{type: swiglu, iner: 3}]}]}",
-            r"model.layers\[0\].layers\[0\]: unknown .* 'swiglu.iner'; did you mean",
-        ),
+        ("model: {layers: [{repeat: 2, layers: [{type: swiglu, iner: 3}]}]}",
+         r"model.layers\[0\].layers\[0\]: unknown .* 'swiglu.iner'; did you mean"),
         ("model: {layers: [{repeat: 0, layers: [swiglu]}]}", r"\[0\].repeat is 0"),
         ("model: {layers: [{repeat: 2, layer: [swiglu]}]}", "no 'layer'; did you mean 'layers'"),
         ("model: {layers: [{repeat: 9999, layers: [swiglu]}]}", "9999 layers; write 4096 at most"),
-        (
-            "model: {defaults: {swiglu: {iner: 3}}, layers: swiglu}",
-            "model.layers: unknown .*iner",
-        ),
+        ("model: {defaults: {swiglu: {iner: 3}}, layers: swiglu}", "model.layers: unknown .*iner"),
         ("model: {defaults: 3, layers: swiglu}", "model.defaults is 3"),
         ("model: {layers: 'gated-conv(kernel=0)'}", r"layer 0 \(gated-conv\): kernel is 0"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_told_with_its_place(text, message):
     with pytest.raises(ConfigError, match=message):
         read(text)
@@ -113,35 +188,34 @@ MODELS = st.fixed_dictionaries(
     optional={"layers": TREES, "defaults": TREES}
     | dict.fromkeys("dim vocab_size norm norm_eps position backbone max_length".split(), LEAVES),
 )
+CONFIGS = st.lists(TREES, max_size=4).map(
+    lambda layers: {"model_type": "mad", "vocab_size": 9, "hidden_size": 8, "layers": layers}
+)
 
 
-@given(MODELS | TREES)
-def test_whatever_a_file_holds_is_a_model_or_a_mistake_in_words(model):
+@given((MODELS | TREES).map(lambda model: {"version": 1, "model": model}) | CONFIGS)
+def test_whatever_a_file_holds_is_a_model_or_a_mistake_in_words(data):
     try:
-        cfg = families.read({"version": 1, "model": model}, strict=True)
+        cfg = families.read(data, strict="model" in data)
     except ConfigError:
         return
     assert families.read(yaml.safe_load(to_yaml(cfg)), strict=True) == cfg
 
 
-@given(st.lists(TREES, max_size=4))
-def test_whatever_layers_a_config_holds_are_read_or_refused_in_words(layers):
-    try:
-        families.read({"model_type": "mad", "vocab_size": 9, "hidden_size": 8, "layers": layers})
-    except ConfigError:
-        return
-    assert layers
-
-
 def test_candidates_of_the_package_are_architectures_and_spaces_are_not():
-    for name, layers in (
+    for name, line in (
         ("mad-7to1", "(mlstm swiglu)*7 slstm swiglu"),
         ("mad-7to1-v1", "mlstm-v1*7 slstm-v1 geglu"),
         ("mad-striped", "(gla swiglu)*3 mh-attention swiglu"),
+        ("gated-conv swiglu", "gated-conv swiglu"),
     ):
-        assert load_candidate(name).layers == parse(layers)
+        assert load_candidate(name).layers == parse(line)
+    bytes_ = load_candidate("gated-conv swiglu")  # a line is an architecture for bytes
+    assert (bytes_.hidden_size, bytes_.vocab_size) == (128, 320)
     attention = load_candidate("lfm2-tiny").layers[4]
     assert canonical([attention]) == (
         "mh-attention(h16,kv_heads=8,base=1000000.0,qk_norm=true,bias=false)"
     )
     assert not [name for name in architectures() if name.startswith("space")]
+    with pytest.raises(ConfigError, match="tiny is a model of the family 'xlstm'"):
+        load_candidate("tiny")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from mlxhog.models import lm_float64
 from mlxhog.models.families import init_params, param_spec
-from mlxhog.models.mad.config import MADConfig, sincos
+from mlxhog.models.mad.config import POSITIONS, MADConfig, sincos
 from mlxhog.models.mad.layers import BUILT_IN, make
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
@@ -18,22 +18,23 @@ from tests.pairs import each_of
 from tests.tolerances import FLOAT64, LOGITS_F32, assert_close
 
 twins = each_of("name", TWINS)
-positions = each_of("position", ["none", "learned", "sincos"])
+positions = each_of("position", POSITIONS)
 backbones = each_of("backbone", ["language-model", "autoencoder"])
 
 
-def config(**changes):
-    return MADConfig(
+def example(S=12, **changes):
+    """A model, its parameters, tokens and labels."""
+    cfg = MADConfig(
         vocab_size=23, hidden_size=16, layers=parse("mlstm(h2) swiglu"), max_length=12, **changes
     )
+    return cfg, perturbed_params(cfg, 1), *batch(cfg, 2, S, 2)
 
 
 @twins
 @positions
 @backbones
 def test_a_twin_computes_what_the_reference_does(name, position, backbone):
-    cfg = config(position=position, backbone=backbone)
-    params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
+    cfg, params, tokens, _ = example(position=position, backbone=backbone)
     expected, _ = lm_float64.logits(cfg, params, tokens)
     assert_close(TWINS[name].logits(cfg, params, tokens)[0], expected, LOGITS_F32)
 
@@ -41,16 +42,13 @@ def test_a_twin_computes_what_the_reference_does(name, position, backbone):
 @positions
 @backbones
 def test_all_twins_agree_on_every_gradient(position, backbone):
-    cfg = config(position=position, backbone=backbone)
-    params, (tokens, labels) = perturbed_params(cfg, 1), batch(cfg, 2, 9, 2)
-    assert_agreement(cfg, params, tokens, labels)
+    assert_agreement(*example(9, position=position, backbone=backbone))
 
 
 @twins
 @positions
 def test_positions_go_on_where_the_state_ends(name, position):
-    cfg, side = config(position=position), TWINS[name]
-    params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
+    (cfg, params, tokens, _), side = example(position=position), TWINS[name]
     expected, _ = side.logits(cfg, params, tokens)
     results, state = [], side.zero_state(cfg, 2)
     for piece in np.split(tokens, [5, 6], axis=1):
@@ -60,8 +58,7 @@ def test_positions_go_on_where_the_state_ends(name, position):
 
 
 def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place():
-    cfg = config(backbone="autoencoder")
-    params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
+    cfg, params, tokens, _ = example(backbone="autoencoder")
     p = {name: torch.from_numpy(value).double() for name, value in params.items()}
     for last in ("layers.0.out_proj.weight", "layers.1.w3.weight"):
         params[last][...] = 0.0  # the encoder is the embedding
@@ -87,7 +84,7 @@ def model_of(*layers, **changes):
     return MADConfig(vocab_size=512, hidden_size=64, layers=items, max_length=256, **changes)
 
 
-@each_of("backbone", ["language-model", "autoencoder"])
+@backbones
 def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as_a_linear_map(
     backbone,
 ):
@@ -121,8 +118,6 @@ def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name):
 @each_of("position", ["none", "learned"])
 def test_of_the_wrapper_the_maps_decay_and_no_embedding_norm_or_bias(position):
     spec = param_spec(model_of("swiglu", backbone="autoencoder", position=position))
-    assert {name for name in spec if spec[name].decay and not name.startswith("layers.")} == {
-        "decoder.0.linear.weight",
-        "decoder.1.linear.weight",
-        "head.weight",
-    }
+    maps = {"decoder.0.linear.weight", "decoder.1.linear.weight", "head.weight"}
+    decayed = {name for name in spec if spec[name].decay and not name.startswith("layers.")}
+    assert decayed == maps

@@ -2,19 +2,16 @@
 
 import functools
 from dataclasses import replace
-from unittest.mock import patch
 
 from mlxhog.mad.run import Point, RunRecord
 from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import expand, suite
-from mlxhog.models.mad.layers import make
 
 CONV, CHANNELS, MIXED = "gated-conv swiglu", "swiglu swiglu", "swiglu gated-conv"
 CANDIDATES = (CONV, CHANNELS, MIXED)
 SEEDS = (0, 1, 2)
-SUITE = suite("smoke")
-TASKS = tuple(dict.fromkeys(setting.task for setting in SUITE.settings))
+STUDY = Study(candidates=CANDIDATES, seeds=SEEDS)  # of suite smoke
+TASKS = tuple(dict.fromkeys(setting.task for setting in STUDY.measured.settings))
 STATE = {CONV: 256, CHANNELS: 0, MIXED: 128}
 WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}
 
@@ -32,9 +29,7 @@ def accuracy(candidate, seed):
 def runs():
     """Every run of the study, all with status done."""
     return tuple(
-        _record(candidate, config)
-        for candidate in CANDIDATES
-        for config in expand(SUITE, tuple(map(make, candidate.split())), SEEDS)
+        _record(candidate, config) for candidate in CANDIDATES for config in STUDY.runs(candidate)
     )
 
 
@@ -76,11 +71,9 @@ def _record(candidate, config):
 
 def study(root, name="first", change=unchanged, **definition):
     """Write a study directory; `change` may change a record, or leave it out with None."""
-    described = Study(candidates=CANDIDATES, suite="smoke", seeds=SEEDS)
-    with patch("os.fsync"):  # these tests do not concern a crash of the machine
-        store = open_store(replace(described, **definition), root, name)
-        for record in filter(None, map(change, runs())):
-            store.append(replace(record, curve=curve(record)))
+    store = open_store(replace(STUDY, **definition), root, name)
+    for record in filter(None, map(change, runs())):
+        store.append(replace(record, curve=curve(record)))
     return store
 
 

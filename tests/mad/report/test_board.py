@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from mlxhog.mad.report.board import folded, shown, state_line
 from mlxhog.mad.study.scheduler import StudyProgress
 from mlxhog.mad.study.study import Best
-from tests.mad.report.sample import RECORD
-from tests.mad.study.small import config
+from tests.mad.report.sample import runs
 
 SEQUENCES = st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12)
 
@@ -29,14 +28,10 @@ def test_repeats_are_counted_and_a_folded_sequence_unfolds_to_itself(layers):
     assert unfolded(folded(layers)) == layers
 
 
-LONG = "mlstm(heads=4) swiglu " * 7 + "slstm(heads=4) swiglu"
-
-
-def trouble(candidate, status, reason):
-    run = config().to_dict()
-    return replace(RECORD, candidate=candidate, config=run, status=status, reason=reason)
-
-
+FAILED = replace(
+    runs()[0], status="failed", reason="killed: \x1b[2J [9]",
+    candidate="mlstm(heads=4) swiglu " * 7 + "slstm(heads=4) swiglu",
+)  # fmt: skip
 PROGRESS = StudyProgress(
     study="first",
     done=17,
@@ -45,10 +40,7 @@ PROGRESS = StudyProgress(
     eta_s=370.0,
     statuses={"done": 15, "diverged": 1, "failed": 1},
     best=Best(candidate="gated-conv swiglu", score=0.8312, interval=0.0214, missing=2),
-    troubles=(
-        trouble("gla swiglu", "diverged", ""),
-        trouble(LONG, "failed", "killed: \x1b[2J [9]"),
-    ),
+    troubles=(replace(runs()[1], status="diverged"), FAILED),
 )
 
 
@@ -68,9 +60,8 @@ def test_a_pipe_gets_every_message_and_failure_once_and_the_state_now_and_then()
             for k in range(6):
                 message = "worker 2 restarted" if k == 3 else None
                 show(replace(PROGRESS, done=17 + k, message=message))
-        text, n = stream.getvalue(), 0 if quiet else 1
-        assert text.count("worker 2 restarted") == n
-        assert text.count("study first") == text.count("17 of 24 runs") == n
-        assert text.count("failed  in-context-recall") == text.count("[9]") == n
-        assert ("(mlstm(heads=4) swiglu)*7" in " ".join(text.split())) != quiet
+        text, n = " ".join(stream.getvalue().split()), 0 if quiet else 1
+        for once in ("worker 2 restarted", "study first", "17 of 24 runs", "[9]",
+                     "failed in-context-recall", "(mlstm(heads=4) swiglu)*7"):  # fmt: skip
+            assert text.count(once) == n, once
         assert "\x1b" not in text

@@ -1,14 +1,23 @@
-"""The leaderboard of a study in its three forms, from studies with known numbers."""
+"""The leaderboard of a study as text, JSON and page, from studies with known numbers."""
 
+import base64
+import importlib.util
 import json
+import re
+import shutil
 from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mlxhog.cli import main
 from mlxhog.mad.report.board import folded
-from mlxhog.mad.report.leaderboard import section, to_json
-from mlxhog.mad.report.ranking import read_ranking
-from mlxhog.report import table
+from mlxhog.mad.report.leaderboard import columns, read_ranking, section, to_json
+from mlxhog.mad.report.page import COSTS, front, page, plots
+from mlxhog.report import charts, table
 from tests.mad.report.sample import (
     CANDIDATES,
     CHANNELS,
@@ -22,6 +31,11 @@ from tests.mad.report.sample import (
 )
 
 INTERVAL = 4.302652729911275 * 0.01 / 3**0.5  # t(0.975, 2), deviation and number of the seeds
+N = len(TASKS) * len(SEEDS)  # runs of a candidate
+
+
+def lines(ranking, width=1000):
+    return list(table.lines(section(ranking), width))
 
 
 def shown(root, change=lambda record: record, **definition):
@@ -30,9 +44,32 @@ def shown(root, change=lambda record: record, **definition):
     return ranking, json.loads(json.dumps(to_json(ranking), allow_nan=False)), lines(ranking)
 
 
-def lines(ranking, width=1000):
-    pieces = table.lines(section(ranking), width)
-    return ["".join(text for text, _ in line).rstrip() for line in pieces]
+def test_candidates_are_ordered_by_score_and_every_number_is_there(tmp_path):
+    _, result, text = shown(
+        tmp_path, lambda one: replace(one, state=130 if one.candidate == MIXED else 128)
+    )
+    assert [row["layers"] for row in result["candidates"]] == [CONV, MIXED, CHANNELS]
+    for row in result["candidates"]:
+        worth = WORTH[row["layers"]]
+        for name, value in {
+            "score": worth,
+            "interval": INTERVAL,
+            "tasks": dict.fromkeys(TASKS, worth),
+            "intervals": dict.fromkeys(TASKS, INTERVAL),
+            "acc_token": dict.fromkeys(TASKS, worth - 0.05),
+            "seeds": {str(s): worth + 0.01 * (s - 1) for s in SEEDS},
+            "seconds": 10.0 * N,
+        }.items():
+            assert row[name] == pytest.approx(value), name
+        assert (row["status"], row["missing"], row["n_runs"]) == ("done", [], N)
+    for name, values in {
+        "state_bytes": [512, 520, 512], "rank_equal_state": [1, 2, 3],
+        "rank_equal_params": [1, 2, None],
+    }.items():  # fmt: skip
+        assert [row[name] for row in result["candidates"]] == values
+    assert not result["partial"]
+    assert result["runs_done"] == result["runs_planned"] == 3 * N
+    assert "at equal parameters (within 5%): #1, before #2" in text
 
 
 @pytest.fixture(scope="module")
@@ -44,28 +81,6 @@ def partial(tmp_path_factory):
     )
 
 
-def test_candidates_are_ordered_by_score_and_every_number_is_there(tmp_path):
-    _, result, _ = shown(
-        tmp_path, lambda one: replace(one, state=130 if one.candidate == MIXED else 128)
-    )
-    assert [row["layers"] for row in result["candidates"]] == [CONV, MIXED, CHANNELS]
-    for row in result["candidates"]:
-        worth = WORTH[row["layers"]]
-        assert row["score"] == pytest.approx(worth)
-        assert row["interval"] == pytest.approx(INTERVAL)
-        assert row["tasks"] == pytest.approx(dict.fromkeys(TASKS, worth))
-        assert row["intervals"] == pytest.approx(dict.fromkeys(TASKS, INTERVAL))
-        assert row["acc_token"] == pytest.approx(dict.fromkeys(TASKS, worth - 0.05))
-        assert row["seeds"] == pytest.approx({str(s): worth + 0.01 * (s - 1) for s in SEEDS})
-        assert row["seconds"] == pytest.approx(10.0 * len(TASKS) * len(SEEDS))
-        assert (row["status"], row["missing"]) == ("done", [])
-    assert [row["state_bytes"] for row in result["candidates"]] == [512, 520, 512]
-    assert [row["rank_equal_state"] for row in result["candidates"]] == [1, 2, 3]
-    assert [row["rank_equal_params"] for row in result["candidates"]] == [1, 2, None]
-    assert not result["partial"]
-    assert result["runs_done"] == result["runs_planned"] == 3 * len(TASKS) * len(SEEDS)
-
-
 def test_a_partial_study_says_so_and_which_runs_are_missing(partial):
     ranking, result, text = partial
     assert result["partial"]
@@ -75,16 +90,10 @@ def test_a_partial_study_says_so_and_which_runs_are_missing(partial):
     assert all("seed 2" in run for run in row["missing"])
     assert "this study is partial" in text[-1]
     head, *rows = text[1:5]
-    assert head.split()[:3] == ["#", "layers", "score"]
-    assert head.split()[3:] == [*"CR FR NR SC C M params state bytes time status".split()]
+    assert head.split() == "# layers score CR FR NR SC C M params state bytes time status".split()
     assert all(folded(row.layers) in line for row, line in zip(ranking.rows, rows, strict=True))
-    assert "at equal parameters (within 5%): #1 alone" in "\n".join(text)
-
-
-def test_a_narrow_terminal_has_every_column(partial):
-    text = lines(partial[0], 60)
-    for word in ("score", "0.900 ± 0.025", "params", "time", "partial"):
-        assert word in "\n".join(text)
+    narrow = "\n".join(lines(ranking, 60))
+    assert all(word in narrow for word in ("score", "0.900 ± 0.025", "params", "time", "partial"))
 
 
 def pruned_in_its_first_run(record):
@@ -97,7 +106,7 @@ def pruned_in_its_first_run(record):
 def test_a_pruned_candidate_does_not_owe_the_runs_that_it_was_spared(tmp_path):
     _, result, text = shown(tmp_path, pruned_in_its_first_run)
     assert not result["partial"]
-    assert result["runs_done"] == result["runs_planned"] == 2 * len(TASKS) * len(SEEDS) + 1
+    assert result["runs_done"] == result["runs_planned"] == 2 * N + 1
     assert result["candidates"][-1]["status"] == "pruned"
     assert "pruned, 17 missing" in text[4]
 
@@ -107,7 +116,7 @@ def test_a_sampler_without_an_end_owes_what_it_has_proposed(tmp_path):
     store = study(tmp_path, candidates=(), space=space, sampler="random")
     for candidate in CANDIDATES:
         store.add_proposal(candidate)
-    assert to_json(read_ranking(store))["runs_planned"] == 3 * len(TASKS) * len(SEEDS)
+    assert to_json(read_ranking(store))["runs_planned"] == 3 * N
 
 
 def test_lost_runs_score_zero_and_are_told_with_their_reason(tmp_path):
@@ -120,12 +129,11 @@ def test_lost_runs_score_zero_and_are_told_with_their_reason(tmp_path):
     _, result, text = shown(tmp_path, lost)
     last = result["candidates"][-1]
     assert (last["layers"], last["score"], last["status"]) == (CHANNELS, 0.0, "diverged")
-    assert last["n_diverged"] == len(TASKS) * len(SEEDS)
-    assert f"{last['n_diverged']} diverged" in text[0]
-    assert result["candidates"][0]["n_failed"] == 1
+    assert (last["n_diverged"], result["candidates"][0]["n_failed"]) == (N, 1)
+    assert f"{N} diverged" in text[0]
     failed = [one for one in result["troubles"] if one["status"] == "failed"]
     assert [(one["layers"], one["reason"]) for one in failed] == [(CONV, "killed: no memory")]
-    assert f"... {last['n_diverged'] + 1 - 5} more, see --json" in "\n".join(text)
+    assert f"... {N + 1 - 5} more, see --json" in text
 
 
 def test_validation_rows_that_select_have_their_score_beside(tmp_path):
@@ -140,7 +148,179 @@ def test_validation_rows_that_select_have_their_score_beside(tmp_path):
 
 def test_the_facts_are_the_definition_and_an_open_step_size_is_auto(tmp_path):
     ranking, _, text = shown(tmp_path, lambda one: None, protocol={"optimizer": "muon"})
-    assert ranking.facts["points"] == "lr auto"
-    assert ranking.facts["seeds"] == "0; 1; 2"
+    assert (ranking.facts["points"], ranking.facts["seeds"]) == ("lr auto", "0; 1; 2")
     assert ranking.facts["protocol"].startswith("optimizer muon")
     assert "0 of 54 runs have ended" in text[-1]
+
+
+# -- the page and its plots ------------------------------------------------------------------------
+
+SOME = TASKS[:2]  # a picture is slow
+FIGURES = {f"score-{cost}" for cost in COSTS} | {f"curves-{task}" for task in SOME}
+
+
+class Page(HTMLParser):
+    """Tags, text, and the cells of tables."""
+
+    VOID = ("meta", "img", "source", "br")
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.text, self.table = [], [], "", []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("td", "th"):
+            self.table[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.table[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory):
+    """A ranking of which one run failed, and one candidate lacks a seed."""
+
+    def change(record):
+        if (record.candidate, record.seed) == (MIXED, 2):
+            return None
+        if (record.candidate, record.seed, record.task) == (CHANNELS, 1, TASKS[0]):
+            return replace(record, status="failed", reason="<killed> & gone")
+        return record
+
+    root = tmp_path_factory.mktemp("studies")
+    return read_ranking(study(root, change=change, tasks=SOME), curves=True)
+
+
+@pytest.mark.slow
+def test_the_page_has_every_number_and_figure_and_refers_to_nothing_outside_itself(troubled):
+    html = page(troubled, plots(troubled), version="0.0")
+    parsed = Page(html)
+    assert parsed.open == []
+    for tag, attributes in parsed.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base")
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "srcset", "href", "poster", "data", "action", "background"):
+            assert attributes.get(name, "data:image/png;base64,").startswith("data:image/png;")
+    assert not re.search(r"//|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", html))
+    assert "default-src 'none'" in html
+    assert {own["id"] for tag, own in parsed.tags if tag == "figure"} == FIGURES
+    light = [own["src"] for tag, own in parsed.tags if tag == "img"]
+    dark = [own["srcset"] for tag, own in parsed.tags if tag == "source"]
+    assert len(light) == len(dark) == len(FIGURES)
+    assert not {*light} & {*dark}
+    for picture in (*light, *dark):
+        assert base64.b64decode(picture.partition(",")[2]).startswith(b"\x89PNG\r\n\x1a\n")
+    shown = [column for column in columns(troubled) if column.head]
+    head, *rows = parsed.table[: 1 + len(troubled.rows)]
+    assert head == ["#", *(column.head for column in shown)]
+    for cells, row in zip(rows, troubled.rows, strict=True):
+        assert cells[1:] == [column.text(row) for column in shown]
+    for what in (
+        "this study is partial", "Protocol", "lr 0.002", "Runs that count as 0", "<killed> & gone",
+        "partial, 2 missing",
+    ):  # fmt: skip
+        assert what in parsed.text
+
+
+@pytest.mark.slow
+def test_a_figure_has_data_a_title_in_a_file_of_its_own_and_the_name_of_its_rows(troubled):
+    for plot in plots(troubled):
+        figure = plot.figure(charts.LIGHT)
+        assert all(axes.has_data() for axes in figure.axes), plot.name
+        if plot.name.startswith("score-"):
+            low, high = figure.axes[0].get_ylim()
+            assert -0.02 <= low < high <= 1.02
+        else:
+            assert figure.axes[0].get_ylabel().endswith("test rows")
+        (legend,) = figure.legends
+        names = [text.get_text() for text in legend.get_texts()]
+        assert len(names) == len({*names})
+        replace(plot, figure=lambda theme, figure=figure: figure).png(charts.LIGHT)
+        assert figure.get_suptitle() == f"{troubled.study}: {plot.title}"
+
+
+def dominates(a, b):
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+@given(values=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_the_front_is_exactly_what_nothing_dominates_and_no_candidate_that_lacks_runs(
+    values, troubled
+):
+    done, lacks = (
+        next(row for row in troubled.rows if row.status == status) for status in ("done", "partial")
+    )
+    rows = [replace(done, params=cost, score=score) for cost, score in values]
+    ranking = replace(troubled, rows=(*rows, replace(lacks, params=0, score=9)))
+    expected = {k for k, b in enumerate(values) if not any(dominates(a, b) for a in values)}
+    assert set(front(ranking, "params")) == expected
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return study(tmp_path_factory.mktemp("studies"), tasks=TASKS[-1:])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, whole):
+    """A folder with a study."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole.directory, Path("studies", "first"))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_study_is_named_or_given_as_a_path_and_json_is_one_line(capsys):
+    for spec in ("first", "studies/first"):
+        assert main(["mad", "board", spec]) == 0
+        assert CONV in capsys.readouterr().out
+        assert main(["mad", "board", spec, "--json"]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert json.loads(line)["candidates"][0]["layers"] == CONV
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_plot_writes_every_figure_and_the_page_and_names_them(capsys):
+    assert main(["mad", "plot", "first", "--out", "figures", "--json"]) == 0
+    output = json.loads(capsys.readouterr().out)
+    written = [*map(Path, output["plots"].values()), Path(output["page"])]
+    assert written[-1] == Path("figures/index.html")
+    assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
+    assert written[-1].read_text().count("<figure") == len(written) - 1
+
+
+@pytest.mark.usefixtures("here")
+def test_plots_lie_in_the_study_unless_told_otherwise_and_a_page_may_have_no_figure(capsys):
+    empty = study(Path("studies"), "empty", change=lambda record: None)
+    assert main(["mad", "plot", "empty", "--json"]) == 0
+    output = json.loads(capsys.readouterr().out)
+    assert (Path(output["page"]).parent, output["plots"]) == (empty.directory / "plots", {})
+    parsed = Page(Path(output["page"]).read_text())
+    assert "0 of 54 runs have ended" in parsed.text
+    assert not [tag for tag, _ in parsed.tags if tag == "figure"]
+
+
+@pytest.mark.usefixtures("here")
+def test_without_matplotlib_plot_says_which_package_has_it(capsys, monkeypatch):
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *of: None if name == "matplotlib" else known(name)
+    )
+    assert main(["mad", "plot", "first"]) == 3
+    assert "pip install matplotlib" in capsys.readouterr().err
+    assert not Path("studies/first/plots").exists()

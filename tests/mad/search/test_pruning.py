@@ -1,3 +1,5 @@
+"""Asynchronous halving: what it compares at a rung, and that records alone decide."""
+
 import itertools
 from dataclasses import replace
 
@@ -7,15 +9,12 @@ from mlxhog.config.plugins import Plugin
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.pruning import Halving
-from mlxhog.mad.study import study as definition
-from mlxhog.mad.suites import expand, suite
-from tests.mad.report.sample import CONV, RECORD, runs
-from tests.mad.search.recorded import layers
+from mlxhog.mad.study.study import Study
+from mlxhog.models.mad.sequence import parse
+from tests.mad.report.sample import CONV, RECORD, STUDY, runs
 from tests.pairs import each_of
 
 COPY, COMPRESS, RECALL = "selective-copying", "compression", "in-context-recall"
-TWO = (COPY, COMPRESS)
-A, B, C, D, E = (f"gated-conv(kernel={k})" for k in (2, 3, 4, 5, 6))
 VAL = {"select": "val"}
 
 
@@ -23,7 +22,7 @@ def planned(candidate, task, *, lr=1e-3, steps=3000, select="test"):
     return RunConfig(
         task=task,
         settings={"train_rows": 640},
-        layers=layers("gated-conv"),
+        layers=parse("gated-conv"),
         plugins=(Plugin("", candidate),),  # so that each candidate has keys of its own
         dim=8,
         protocol=Protocol(lr=lr, steps=steps, batch_size=64, select=select),
@@ -37,12 +36,15 @@ def point(step, accuracy):
     return Point(step=step, seconds=1.0, loss=1.0, acc_token=0.0, acc_macro=accuracy)
 
 
-class Study:
+class Course:
     """Runs that end, and a pruner that takes their results."""
 
-    def __init__(self):
+    def __init__(self, *ends):
         self.curves, self.records = {}, []
         self.pruner = Halving(self.curves.__getitem__)
+        for names, tasks, curve, how in ends:
+            for name, task in itertools.product(names, tasks):
+                self.end(name, task, curve, **how)
 
     def rebuilt(self):
         """The state of a resumed study."""
@@ -51,7 +53,7 @@ class Study:
             pruner.ended(run, record)
         return pruner
 
-    def end(self, candidate, task, curve, status="done", *, test=None, **protocol):
+    def end(self, candidate, task, curve, *, status="done", test=None, **protocol):
         run, (steps, last) = planned(candidate, task, **protocol), curve[-1]
         self.curves[run.key()] = [point(*one) for one in curve]
         accuracies = {"acc_macro": last} if test is None else {"acc_macro": test, "val_macro": last}
@@ -61,19 +63,22 @@ class Study:
         self.pruner.ended(run, record)
 
 
-def whole(names, tasks, at_300, end):
-    """Ends of runs of candidates with two evaluations."""
-    return [((name, task, [(300, at_300), (3000, end)]), {}) for name in names for task in tasks]
+BOTH = (COPY, COMPRESS)
 
 
-def ended(names, tasks, step, accuracy, *status, **how):
-    """Ends of runs of candidates with one evaluation."""
-    return [((name, task, [(step, accuracy)], *status), how) for name in names for task in tasks]
+def ends(names, at_300, end, tasks=BOTH):
+    """Runs of candidates with two evaluations."""
+    return names, tasks, [(300, at_300), (3000, end)], {}
+
+
+def stop(names, step, accuracy, tasks=BOTH, **how):
+    """Runs of candidates that end with their one evaluation."""
+    return names, tasks, [(step, accuracy)], how
 
 
 @pytest.mark.parametrize("name", ["smoke", "lite", "full", "knowledge"])
 def test_recall_is_never_asked_before_1000_steps(name):
-    for config in expand(suite(name), layers("gated-conv swiglu"), [0]):
+    for config in Study(candidates=(CONV,), suite=name).runs(CONV):
         rungs = Halving(list).rungs(config)
         assert list(rungs) == sorted(set(rungs))
         if "recall" in config.task or config.task == "depo":
@@ -91,98 +96,86 @@ def test_recall_is_never_asked_before_1000_steps(name):
     ],
 )
 def test_rungs_are_three_and_each_three_times_the_one_before(task, steps, rungs):
-    assert Halving(list).rungs(planned(A, task, steps=steps)) == rungs
+    assert Halving(list).rungs(planned("A", task, steps=steps)) == rungs
 
 
 def test_the_best_third_goes_on_and_the_others_are_given_up():
-    study = Study()
-    for arguments, how in whole([A], TWO, 0.5, 1.0) + whole([B], TWO, 0.6, 1.0):
-        study.end(*arguments, **how)
+    course = Course(ends("A", 0.5, 1.0), ends("B", 0.6, 1.0))
     for candidate, accuracy, goes_on in (
-        (C, 0.4, False),  # the worst of three, of which one continues
-        (D, 0.55, True),  # the second of four, of which two continue
-        (E, 0.54, False),  # the third of five
+        ("C", 0.4, False),  # the worst of three, of which one continues
+        ("D", 0.55, True),  # the second of four, of which two continue
+        ("E", 0.54, False),  # the third of five
     ):
-        study.end(candidate, COPY, [(300, accuracy), (3000, 1.0)])
+        course.end(candidate, COPY, [(300, accuracy), (3000, 1.0)])
         run = planned(candidate, COMPRESS)
-        assert study.pruner.should_prune(run, point(300, accuracy)) is not goes_on
-        assert study.pruner.is_pruned(candidate) is not goes_on
+        assert course.pruner.should_prune(run, point(300, accuracy)) is not goes_on
+        assert course.pruner.is_pruned(candidate) is not goes_on
+
+
+BETTER = ends("ABC", 0.9, 0.9)
+SOON, LATE = ends("ABC", 0.2, 1.0), ends("D", 0.3, 0.3, [COPY])
+WORSE = ends("D", 0.1, 0.1, [COPY])
 
 
 @each_of(
-    ("ends", "task", "at", "how", "prunes"),
+    ("before", "task", "at", "how", "prunes"),
     [
         # fewer than three candidates have come as far, or one task alone is known
-        (whole([A], TWO, 0.9, 0.9) + whole([B], [COPY], 0.1, 0.1), COMPRESS, (300, 0.1), {}, False),
-        (whole([A, B, C], [COPY], 0.9, 0.9), COPY, (300, 0.0), {}, False),
+        ([ends("A", 0.9, 0.9), WORSE], COMPRESS, (300, 0.1), {}, False),
+        ([ends("ABC", 0.9, 0.9, [COPY])], COPY, (300, 0.0), {}, False),
         # the mean over tasks decides: 0.55 here
-        (whole([A, B, C], TWO, 0.5, 0.5) + whole([D], [COPY], 1.0, 1.0), COMPRESS, (300, 0.1), {},
-         False),
+        ([ends("ABC", 0.5, 0.5), ends("D", 1.0, 1.0, [COPY])], COMPRESS, (300, 0.1), {}, False),
         # all are compared at the same step, not by what others reached later
-        (whole([A, B, C], TWO, 0.2, 1.0) + whole([D], [COPY], 0.3, 0.3), COMPRESS, (300, 0.3), {},
-         False),
-        (whole([A, B, C], TWO, 0.2, 1.0) + whole([D], [COPY], 0.3, 0.3), COMPRESS, (2700, 0.3), {},
-         True),
+        ([SOON, LATE], COMPRESS, (300, 0.3), {}, False),
+        ([SOON, LATE], COMPRESS, (2700, 0.3), {}, True),
         # only candidates with the same runs are compared
-        (whole([A, B, C], [COPY], 0.9, 0.9) + whole([D], [COPY], 0.1, 0.1), COMPRESS, (300, 0.1),
-         {}, False),
+        ([ends("ABC", 0.9, 0.9, [COPY]), WORSE], COMPRESS, (300, 0.1), {}, False),
         # of several optimiser points the best counts
-        (ended([A, B, C], TWO, 300, 0.5) + ended([A, B, C], TWO, 300, 0.5, lr=1e-4)
-         + ended([D], TWO, 300, 0.9), COPY, (300, 0.0), {"lr": 1e-4}, False),
+        ([stop("ABC", 300, 0.5), stop("ABC", 300, 0.5, lr=1e-4), stop("D", 300, 0.9)], COPY,
+         (300, 0.0), {"lr": 1e-4}, False),
         # a run that ended early stands at later rungs with what it reached, on the deciding rows
-        (ended([A, B, C], TWO, 200, 1.0) + ended([D], [COPY], 200, 1.0), COMPRESS, (900, 0.9), {},
-         True),
-        (ended([A, B, C], TWO, 200, 0.2, test=0.9, **VAL)
-         + ended([D], [COPY], 200, 0.3, test=0.3, **VAL), COMPRESS, (300, 0.3), VAL, False),
+        ([stop("ABC", 200, 1.0), stop("D", 200, 1.0, [COPY])], COMPRESS, (900, 0.9), {}, True),
+        ([stop("ABC", 200, 0.2, test=0.9, **VAL), stop("D", 200, 0.3, [COPY], test=0.3, **VAL)],
+         COMPRESS, (300, 0.3), VAL, False),
         # a lost run counts as 0 at every rung
-        *((ended([A, B, C], TWO, 2900, 0.9, lost) + whole([D], [COPY], 0.1, 0.1), COMPRESS,
-           (2700, 0.1), {}, False) for lost in ("diverged", "failed")),
+        *(([stop("ABC", 2900, 0.9, status=lost), WORSE], COMPRESS, (2700, 0.1), {}, False)
+          for lost in ("diverged", "failed")),
+        # other runs of a candidate that was given up end at their next rung
+        ([BETTER, WORSE], COMPRESS, (300, 0.1), {}, True),
     ],
 )  # fmt: skip
-def test_a_run_is_ended_if_its_candidate_is_not_among_the_best_third(ends, task, at, how, prunes):
-    study = Study()
-    for arguments, protocol in ends:
-        study.end(*arguments, **protocol)
-    candidate = ends[-1][0][0] if ends[-1][0][0] != C else D
-    assert study.pruner.should_prune(planned(candidate, task, **how), point(*at)) == prunes
-
-
-def test_other_runs_of_a_candidate_that_was_given_up_end_at_their_next_rung():
-    study = Study()
-    for arguments, how in whole([A, B, C], TWO, 0.9, 0.9) + whole([D], [COPY], 0.1, 0.1):
-        study.end(*arguments, **how)
-    assert study.pruner.should_prune(planned(D, COMPRESS), point(300, 0.1))
-    assert study.pruner.should_prune(planned(D, RECALL), point(1000, 1.0))
+def test_a_run_is_ended_if_its_candidate_is_not_among_the_best_third(before, task, at, how, prunes):
+    pruner = Course(*before).pruner
+    assert pruner.should_prune(planned("D", task, **how), point(*at)) == prunes
+    assert not prunes or pruner.should_prune(planned("D", RECALL), point(1000, 1.0))
 
 
 def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
-    study = Study()
+    course = Course()
     accuracies = itertools.cycle((0.5, 0.7, 0.2, 0.6, 0.9))
-    for candidate, status in ((A, "done"), (B, "done"), (C, "pruned"), (D, "diverged")):
-        study.end(candidate, COPY, [(300, next(accuracies)), (3000, next(accuracies))])
+    for candidate, status in (("A", "done"), ("B", "done"), ("C", "pruned"), ("D", "diverged")):
+        course.end(candidate, COPY, [(300, next(accuracies)), (3000, next(accuracies))])
         last = 900 if status == "pruned" else 3000
         curve = [(300, next(accuracies)), (last, next(accuracies))]
-        study.end(candidate, COMPRESS, curve, status)
+        course.end(candidate, COMPRESS, curve, status=status)
 
     def answers(pruner):
-        results = []
-        for accuracy, step in itertools.product((0.1, 0.4, 0.5, 0.6, 0.8), (300, 900, 2700)):
-            new = f"{E} {accuracy} {step}"
-            for task in TWO:
-                results.append(not pruner.should_prune(planned(new, task), point(step, accuracy)))
-        return results
+        return [
+            pruner.should_prune(planned(f"E {accuracy} {step}", task), point(step, accuracy))
+            for accuracy, step in itertools.product((0.1, 0.4, 0.5, 0.6, 0.8), (300, 900, 2700))
+            for task in BOTH
+        ]
 
-    assert set(answers(study.rebuilt())) == {True, False}
-    assert answers(study.rebuilt()) == answers(study.pruner)
-    assert study.rebuilt().is_pruned(C)
-    assert not study.rebuilt().is_pruned(A)
+    assert set(answers(course.rebuilt())) == {True, False}
+    assert answers(course.rebuilt()) == answers(course.pruner)
+    assert course.rebuilt().is_pruned("C")
+    assert not course.rebuilt().is_pruned("A")
 
 
 def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_through_the_rest():
-    study = definition.Study(candidates=(CONV,), suite="smoke", seeds=(0,))
+    study = replace(STUDY, candidates=(CONV,), seeds=(0,))
     complete = [each for each in runs() if each.candidate == CONV and each.seed == 0]
-    assert study.judge(complete).score == pytest.approx(0.89)
     easy = [*complete[:2], replace(complete[2], status="pruned")]  # the others are spared
-    assert study.judge(easy).score == pytest.approx(0.89 / 2)
     half = complete[:3]  # without its missing runs, the score is that of the others
-    assert study.judge(half).score == pytest.approx(0.89)
+    for records, score in ((complete, 0.89), (easy, 0.89 / 2), (half, 0.89)):
+        assert study.judge(records).score == pytest.approx(score)

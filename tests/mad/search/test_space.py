@@ -1,17 +1,23 @@
+"""The candidates of a space file are those of its rules, and a mistake is answered in words."""
+
+import itertools
+
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
+from mlxhog.mad.run import params, state
 from mlxhog.mad.search import space as space_file
-from mlxhog.mad.search.space import read_space, to_space
-from mlxhog.mad.suites import suite
+from mlxhog.mad.search.candidates import LISTED, CandidateSet
+from mlxhog.mad.search.samplers import SAMPLERS
+from mlxhog.mad.search.space import DEEPEST, read_space, to_space
 from mlxhog.models.mad.sequence import canonical
-from tests.mad.search.spaces import candidates_of
-from tests.pairs import each_of
+from tests.mad.search.spaces import LENGTH, SMALL, D, candidates, every
+from tests.pairs import each_of, max_examples
 
 BASE = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
-
-
 MIXERS, ALL, CANON = "mlstm(h4) slstm(h4)", "mlstm(h4) slstm(h4) swiglu", "canon(kernel=2)"
 SPREAD = [{"type": "mlstm", "heads": [1, 4], "conv": [0, 4]}, "slstm(h2)"]
 DEFAULTS = {"defaults": {"mlstm": {"heads": 2}}, "mixers": ["mlstm", {"type": "mlstm", "heads": 8}]}
@@ -38,6 +44,73 @@ def test_a_space_has_depths_and_the_choices_of_the_part_that_repeats(keys, depth
     assert [canonical(choices) for choices in space.block] == block
 
 
+# -- candidates ------------------------------------------------------------------------------------
+
+
+def enumerated(space):
+    """Every candidate, found by trying every sequence of the space."""
+    block, bounds = space.block_at(D), space.bounds
+    for depth in space.depths:
+        for layers in itertools.product(*itertools.islice(itertools.cycle(block), depth)):
+            names = [layer.name for layer in layers]
+            if (
+                all(names.count(name) <= most for name, most in space.counts.items())
+                and params(layers, D) <= bounds.get("params", 1e9)
+                and state(layers, D, LENGTH) <= bounds.get("state", 1e9)
+            ):
+                yield layers
+
+
+@given(
+    template=st.sampled_from(["alternate", "free"]),
+    depth=st.sampled_from([1, 3, 4, [1, 4]]),
+    most=st.dictionaries(st.sampled_from(["gated-conv", "mlp"]), st.integers(1, 3)),
+    budget=st.fixed_dictionaries(
+        {}, optional={"params": st.integers(4000, 40_000), "state": st.integers(1, 300)}
+    ),
+)
+@max_examples(25)
+def test_candidates_are_counted_and_numbered_as_if_all_were_tried(template, depth, most, budget):
+    keys = {"template": template, "depth": depth, "max_count": most, "budget": budget}
+    space = to_space(SMALL | keys)
+    expected = [*enumerated(space)]
+    if not expected:
+        with pytest.raises(ConfigError, match=r"no candidate"):
+            CandidateSet(space, D, LENGTH)
+        return
+    choices = CandidateSet(space, D, LENGTH)
+    assert choices.count == len(expected)
+    assert every(choices) == expected
+    assert all(layers in choices for layers in expected)
+
+
+def test_a_space_without_bounds_is_counted_however_large():
+    choices = candidates(depth=40)
+    assert choices.count == 8**20
+    assert choices.candidate(8**20 - 1) in choices
+    assert candidates(depth=DEEPEST).count == 8 ** (DEEPEST // 2)
+
+
+@each_of("name", SAMPLERS)
+def test_a_large_space_with_bounds_is_not_counted_and_a_search_finds_what_is_within(name):
+    assert candidates(depth=12).count > LISTED
+    choices = candidates(depth=12, budget={"params": 85_000})
+    assert choices.count is None
+    sampler = SAMPLERS[name](choices, 0)
+    proposed = [sampler.ask() for _ in range(20)]
+    assert len(set(proposed)) == 20
+    assert all(params(layers, D) <= 85_000 for layers in proposed)
+
+
+def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
+    keys = {"mixers": ["gated-conv", "mh-attention(h4)"], "channels": ["mlp"]}
+    assert candidates(**keys, budget={"state": 1000}).count == 1
+    assert candidates(**keys, budget={"state": 1000, "length": 4}).count == 4
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
 @each_of(
     ("keys", "message"),
     [
@@ -46,7 +119,7 @@ def test_a_space_has_depths_and_the_choices_of_the_part_that_repeats(keys, depth
         ({"mixers": [{"type": "mlstm", "head": 2}]}, "'mlstm.head'; did you mean 'mlstm.heads'"),
         ({"mixers": ["swiglu"]}, "swiglu is a channel; list it under channels"),
         ({"mixers": ["mlstm", "mlstm(h4)"]}, r"'mlstm\(h4\)' twice"),
-        ({"mixers": [{"type": "mlstm", "heads": []}]}, "mlstm.heads is an empty list"),
+        ({"mixers": [{"type": "mlstm", "heads": []}]}, "stands for 0 layers"),
         ({"mixers": [{"heads": 2}]}, "is not a layer; write a name"),
         ({"mixers": "mlstm"}, "mixers is 'mlstm'; wanted a list"),
         ({"mixers": []}, "space has no mixers"),
@@ -63,14 +136,19 @@ def test_a_space_has_depths_and_the_choices_of_the_part_that_repeats(keys, depth
         ({"budget": {"param": 7}}, "budget has no 'param'; did you mean 'params'"),
         ({"budget": {"params": "many"}}, "budget.params is 'many'"),
         ({"defaults": {"mlstn": {}}}, "defaults has no 'mlstn'; did you mean 'mlstm'"),
-        ({"position": "rope"}, "position is 'rope'; choose one of none, learned, sincos"),
+        ({"position": "rope"}, "position is 'rope'; wanted one of none, learned, sincos"),
         ({"suite": "light"}, "did you mean 'lite'"),
         ({"dim": -1}, "dim is -1"),
+        # a space without a candidate
+        ({"depth": 8, "max_count": {"mlstm": 1, "slstm": 1}}, "no candidate is within max_count"),
+        ({"depth": 40, "budget": {"params": 2_000}}, "budget in 10,000 draws; raise a bound"),
+        ({"mixers": ["mlstm(h5)"]}, "mlstm at width 32"),
+        ({"start": ["mlp swiglu mlp swiglu"]}, "'mlp swiglu mlp swiglu', which is not in the spac"),
     ],
 )
 def test_a_mistake_is_answered_with_what_was_meant(keys, message):
     with pytest.raises(ConfigError, match=message):
-        to_space(BASE | keys)
+        CandidateSet(to_space(BASE | keys), D, LENGTH)
 
 
 @each_of(
@@ -93,16 +171,16 @@ def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path, text, message)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no space 'nowhere.yaml'"):
-        read_space("nowhere.yaml")
-    with pytest.raises(ConfigError, match="did you mean 'space-small'"):
-        read_space("space-smal")
-    with pytest.raises(ConfigError, match="cannot read the space .*directory"):
-        read_space(tmp_path)
+    for path, message in (
+        ("nowhere.yaml", "no space 'nowhere.yaml'"),
+        ("space-smal", "did you mean 'space-small'"),
+        (tmp_path, "cannot read the space .*directory"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_space(path)
 
 
 def test_the_example_in_the_documentation_is_a_space():
     lines = (space_file.__doc__ or "").splitlines()
     text = "\n".join(line for line in lines if line.startswith("    "))
-    choices = candidates_of(to_space(yaml.safe_load(text)["space"]), suite("lite"))
-    assert choices.count > 0
+    assert CandidateSet(to_space(yaml.safe_load(text)["space"]), 128, 256).count > 0

@@ -1,28 +1,20 @@
 """Small studies: candidates of one layer, runs without training, and runs that fail."""
 
-import contextlib
 import ctypes
 import os
-import queue
 import signal
 import sys
-import threading
 import time
-from statistics import fmean
-from types import SimpleNamespace
+from functools import cache
 
 import yaml
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import PUBLISHED, Protocol
-from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.candidates import Listed
-from mlxhog.mad.search.pruning import Pruner
-from mlxhog.mad.search.samplers import Grid
+from mlxhog.mad.run import Point
 from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Best, Study
-from mlxhog.mad.study.workers import AtRungs, Executor, Pool
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.workers import Pool
 from mlxhog.models.mad.sequence import canonical, parse
 
 
@@ -31,26 +23,18 @@ def texts(n):
     return [canonical(parse(f"gated-conv(kernel={k + 2})")) for k in range(n)]
 
 
-def config(candidate="gated-conv", *, n=0, dim=8, **settings):
-    return RunConfig(
-        task="in-context-recall",
-        settings=settings,
-        layers=parse(candidate),
-        dim=dim,
-        protocol=Protocol(optimizer=PUBLISHED, lr=5e-4, steps=2),
-        seed=n,
-        candidate=candidate,
-        label=f"n={n}",
-    )
+def definition(candidates=2, runs=4):
+    """A study whose candidates have runs that differ in their seeds, from 0 on."""
+    return Study(
+        candidates=tuple(texts(candidates)), tasks=("in-context-recall",), dim=8,
+        seeds=tuple(range(runs)), protocol={"steps": 2},
+    )  # fmt: skip
 
 
-def plan(candidate, *, runs=4):
-    """Runs of a candidate that differ in their seed `n`."""
-    return [config(candidate, n=n) for n in range(runs)]
-
-
-def judge(records):
-    return Best(candidate=records[0].candidate, score=fmean(record.acc_macro for record in records))
+@cache
+def config(n=0):
+    """Run n of a candidate."""
+    return definition(1).runs(texts(1)[0])[n]
 
 
 def result(of, *, status="done", curve=()):
@@ -92,8 +76,6 @@ def raises(config, **_):
 def goes_wrong(config, *, callbacks, rungs, wrong):
     """Run n ends in the n-th way, from 1 on, of those that `wrong` lists."""
     ways = ["", *wrong.split()][config.seed :]
-    if ways[:1] == ["curve"]:
-        return with_curve(config, callbacks=callbacks, rungs=rungs)
     WRONG.get(ways[0] if ways else "", lambda: None)()
     return result(config)
 
@@ -110,77 +92,39 @@ WRONG = {
 # -- whole studies ---------------------------------------------------------------------------------
 
 
-class Threads(Executor):
-    """An executor whose workers are threads, for tests that do not need processes."""
-
-    def __init__(self, run, parallel):
-        super().__init__(parallel)
-        self._run, self._said, self._answers = run, queue.Queue(), {}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        assert kind or not self.runs
-
-    def answer(self, key, prune):
-        self._answers[key].put(prune)
-
-    def _begin(self, run, rungs):
-        self._answers[run.key()] = queue.Queue()
-        threading.Thread(target=self._execute, args=(run, rungs)).start()
-
-    def _messages(self, timeout_s):
-        with contextlib.suppress(queue.Empty):
-            yield self._said.get(timeout=timeout_s)
-
-    def _execute(self, run, rungs):
-        key = run.key()
-        callbacks = AtRungs(
-            lambda *message: self._said.put((key, *message)), self._answers[key].get
-        )
-        self._said.put((key, "end", self._run(run, callbacks=callbacks, rungs=rungs)))
-
-
-def study(root, name="s", candidates=2):
+def study(root, name="s", candidates=2, runs=4):
     """The store of a study of some candidates, created if it does not exist."""
-    return open_store(Study(candidates=tuple(texts(candidates))), root, name)
+    return open_store(definition(candidates, runs), root, name)
 
 
-def processes(store, run, *, parallel=1):
+def processes(store, run=quick, *, parallel=1):
     """The executor of the command: workers in processes of their own."""
     return Pool(run, parallel=parallel, threads=1, logs=store.directory / "logs")
 
 
-def go(store, run=quick, *, candidates=2, parallel=1, runs=4, executor=None, **how):
+def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, **how):
     """Execute a session of a study and return its result."""
-    sampler = how.pop("sampler", None) or Grid(Listed([parse(text) for text in texts(candidates)]))
-    pruner = how.pop("pruner", None) or Pruner()
-    definition = SimpleNamespace(
-        total=how.pop("total", None),
-        new_sampler=lambda: sampler,
-        new_pruner=lambda curve: pruner,
-        runs=lambda candidate: plan(candidate, runs=runs),
-        judge=judge,
-    )
-    with store.lock(), executor or Threads(run, parallel) as execute:
-        return Scheduler(store, definition, execute, **how).run()
+    plan = store.study()
+    if sampler is not None:
+        vars(plan).update(new_sampler=lambda: sampler)
+    if pruner is not None:
+        vars(plan).update(new_pruner=lambda curve: pruner)
+    with store.lock(), processes(store, run, parallel=parallel) as executor:
+        return Scheduler(store, plan, executor, **how).run()
 
 
 def table(store):
     """The results of a study, without time and order."""
     return {
-        record.key: (record.candidate, record.label, record.status, record.acc_macro)
+        record.key: (record.candidate, record.seed, record.status, record.acc_macro)
         for record in store.records()
     }
 
 
-def assert_same_studies(one, other):
-    """Assert that the same runs have the same evaluations."""
-    assert table(one) == table(other)
-    for record in one.records():
-        points = [store.curve(record.key) for store in (one, other)]
-        assert [point.loss for point in points[0]] == [point.loss for point in points[1]]
+def lines(directory):
+    """Records of a study so far."""
+    path = directory / "runs.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 # -- arguments of commands: two candidates, two tasks, runs of a few steps -------------------------

@@ -10,7 +10,6 @@ import pytest
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.study import ray as ours
 from mlxhog.mad.study import scheduler
 from mlxhog.mad.study.session import execute
@@ -18,6 +17,7 @@ from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.training.candidate import train
 from tests.mad.study import small
+from tests.mad.study.test_scheduler import Second
 from tests.processes import alive, below
 
 needs_ray = pytest.mark.skipif(
@@ -31,28 +31,12 @@ def _search_path(monkeypatch):
     monkeypatch.setenv("PYTHONSAFEPATH", "")
 
 
-def trains_or_crashes(config, *, callbacks, rungs):
+def trains_or_crashes(config, **how):
     """Seed 2 crashes."""
-    how = {"callbacks": callbacks, "rungs": rungs}
-    return (
-        train(config, **how)
-        if config.seed < 2
-        else small.goes_wrong(config, **how, wrong="- crash")
-    )
+    return train(config, **how) if config.seed < 2 else small.goes_wrong(config, **how, wrong=CRASH)
 
 
-def by_seed(store):
-    return sorted(store.records(), key=lambda record: record.seed)
-
-
-class PrunesSeed1(Pruner):
-    """Asks every run at step 2."""
-
-    def rungs(self, run):
-        return (2,)
-
-    def should_prune(self, run, point):
-        return run.seed == 1
+CRASH = "- crash"
 
 
 @pytest.mark.slow
@@ -62,7 +46,7 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(scheduler, "MOST_LOSSES", 1)
-    monkeypatch.setattr(Study, "new_pruner", lambda study, curve: PrunesSeed1())
+    monkeypatch.setattr(Study, "new_pruner", lambda study, curve: Second())
     study = Study(
         candidates=("gated-conv",), tasks=("in-context-recall",), dim=16, seeds=(0, 1, 2),
         protocol={"steps": 4, "eval_every": 2, "batch_size": 8}, workers="mlx:cpu",
@@ -82,10 +66,10 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
         outcome = session(ray, executor="ray")
     assert not [pid for pid in below(os.getpid()) if pid not in before and alive(pid)]
     assert outcome.statuses == {"done": 1, "pruned": 1, "failed": 1}
-    *others, crashed = by_seed(ray)
-    assert crashed.reason.startswith("its process is lost with its machine: WorkerCrashedError")
-    assert [one.acc_macro for one in others] == [one.acc_macro for one in by_seed(local)]
-    for one in others:
+    by_seed = {one.seed: one for one in ray.records()}
+    assert by_seed[2].reason.startswith("its process is lost with its machine: WorkerCrashedError")
+    for one in local.records():
+        assert by_seed[one.seed].acc_macro == one.acc_macro
         curves = [store.curve(one.key) for store in (local, ray)]
         assert [point.loss for point in curves[0]] == [point.loss for point in curves[1]]
 

@@ -1,11 +1,15 @@
+"""A session of a study: every run once, whatever dies; samplers and pruners are told of each."""
+
 import errno
 import functools
-import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -14,91 +18,76 @@ from mlxhog.mad.options import ExecutionConfig, Limit
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.models.mad.sequence import canonical, parse
+from tests.mad.report.sample import RECORD
 from tests.mad.study import small
-from tests.mad.study.small import go, processes, study, table, texts
-from tests.mad.study.test_store import ended
+from tests.mad.study.small import config, go, lines, processes, study, table, texts
 from tests.processes import alive, workers_of
 from tests.threads import wait_until
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left():
-    yield
-    assert multiprocessing.active_children() == []
-
-
 def test_every_run_is_recorded_once_with_its_curve_and_not_run_again(tmp_path):
-    store = study(tmp_path, candidates=3)
-    reports, how = [], {"candidates": 3, "parallel": 2, "total": 12}
-    outcome = go(store, small.with_curve, **how, observer=reports.append)
+    store, reports = study(tmp_path, candidates=3), []
+    outcome = go(store, small.with_curve, parallel=2, observer=reports.append)
     assert (outcome.status, outcome.statuses) == ("done", {"done": 12})
     assert {record.candidate for record in store.records()} == set(texts(3))
     assert lines(store.directory) == 12
     assert (reports[-1].done, reports[-1].total, reports[-1].eta_s) == (12, 12, 0.0)
-    scores = {one: small.judge([r for r in store.records() if r.candidate == one]).score
-              for one in texts(3)}  # fmt: skip
+    scores = {
+        one: fmean(record.acc_macro for record in store.records() if record.candidate == one)
+        for one in texts(3)
+    }
     assert outcome.best == reports[-1].best
     assert outcome.best.candidate == max(scores, key=scores.get)
     for record in store.records():
         assert [point.step for point in store.curve(record.key)] == [1, 2, 3]
     before = (store.directory / "runs.jsonl").read_bytes()
-    again = go(store, **how)
+    again = go(store)
     assert (store.directory / "runs.jsonl").read_bytes() == before
     assert (again.statuses, again.best) == ({"done": 12}, outcome.best)
 
 
-class Halves(Pruner):
-    """Ends at step 2 the runs below the best score so far."""
+class Second(Pruner):
+    """Ends the run of seed 1 at step 2, and skips runs after it if it `gives_up`."""
 
-    def __init__(self):
-        self.seen = []
+    def __init__(self, *, gives_up=False):
+        self.seen, self.gives_up = [], gives_up
 
     def rungs(self, run):
         return (2,)
 
     def should_prune(self, run, point):
-        return run.label == "n=1"
+        return run.seed == 1
 
     def ended(self, run, record):
-        self.seen.append((run.label, record.status))
+        self.seen.append((run.seed, record.status))
+
+    def is_pruned(self, candidate):
+        return self.gives_up and any(status == "pruned" for _, status in self.seen)
 
 
 def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume(tmp_path):
     store = study(tmp_path, candidates=1)
-    first = Halves()
-    go(store, small.with_curve, candidates=1, pruner=first, limit=Limit(runs=2))
-    assert first.seen == [("n=0", "done"), ("n=1", "pruned")]
-    again = Halves()
-    go(store, small.with_curve, candidates=1, pruner=again)
-    assert again.seen == [*first.seen, ("n=2", "done"), ("n=3", "done")]
-
-
-class GivesUp(Halves):
-    """Skips the runs of a candidate that have not begun after one was ended."""
-
-    def is_pruned(self, candidate):
-        return any(status == "pruned" for _, status in self.seen)
+    first, again = Second(), Second()
+    go(store, small.with_curve, pruner=first, limit=Limit(runs=2))
+    assert first.seen == [(0, "done"), (1, "pruned")]
+    go(store, small.with_curve, pruner=again)
+    assert again.seen == [*first.seen, (2, "done"), (3, "done")]
 
 
 @pytest.mark.parametrize("cut", [(), (1,), (2,)])
 def test_what_a_candidate_that_was_given_up_lacks_is_never_run_and_it_is_told_once(tmp_path, cut):
     store, reports = study(tmp_path, candidates=1), []
     for runs in (*cut, None):
-        go(
-            store, small.with_curve, candidates=1, pruner=GivesUp(), total=4,
-            limit=Limit(runs=runs), observer=reports.append,
-        )  # fmt: skip
+        how = {"pruner": Second(gives_up=True), "limit": Limit(runs=runs)}
+        go(store, small.with_curve, **how, observer=reports.append)
     assert [record.status for record in store.records()] == ["done", "pruned"]
     assert [one.score is not None for one in store.proposals()] == [False, True]
     assert (reports[-1].done, reports[-1].total) == (2, 2)
-    again = go(store, small.with_curve, candidates=1, pruner=GivesUp(), total=4)
+    again = go(store, small.with_curve, pruner=Second(gives_up=True))
     assert (again.status, again.statuses) == ("done", {"done": 1, "pruned": 1})
     assert len(store.proposals()) == 2
-
-
-# -- samplers --------------------------------------------------------------------------------------
 
 
 class Climber:
@@ -121,17 +110,11 @@ class Climber:
         self.proposed += 1
 
 
-def test_a_sampler_is_asked_as_results_arrive_until_it_has_no_more(tmp_path):
-    store, sampler = study(tmp_path), Climber()
-    outcome = go(store, sampler=sampler, parallel=2)
-    assert outcome.status == "done"
-    assert [candidate for candidate, _ in sampler.told] == texts(5)
-    assert all(0 < score < 1 for _, score in sampler.told)
-
-
-def test_a_resumed_sampler_has_the_history_of_the_one_before(tmp_path):
-    whole, cut = study(tmp_path, "whole"), study(tmp_path, "cut")
-    go(whole, sampler=(uninterrupted := Climber()))
+def test_a_sampler_is_asked_as_results_arrive_and_a_resumed_one_has_the_history(tmp_path):
+    whole, cut = (study(tmp_path, name, candidates=5) for name in ("whole", "cut"))
+    assert go(whole, sampler=(uninterrupted := Climber()), parallel=2).status == "done"
+    assert [candidate for candidate, _ in uninterrupted.told] == texts(5)
+    assert all(0 < score < 1 for _, score in uninterrupted.told)
     for runs in (3, 9, 10, None):
         go(cut, sampler=(resumed := Climber()), limit=Limit(runs=runs))
     assert resumed.told == uninterrupted.told
@@ -144,19 +127,22 @@ def test_a_resumed_sampler_has_the_history_of_the_one_before(tmp_path):
 
 def test_budgets_count_runs_and_time_of_earlier_sessions(tmp_path):
     store = study(tmp_path)
-    assert go(store, limit=Limit(3), total=8).status == "budget"
-    assert go(store, limit=Limit(seconds=1e-6), total=8).statuses == {"done": 3}
-    assert go(store, limit=Limit(5), parallel=2, total=8).statuses == {"done": 5}
-    assert go(store, limit=Limit(8), total=8).status == "done"
+    assert go(store, limit=Limit(3)).status == "budget"
+    assert go(store, limit=Limit(seconds=1e-6)).statuses == {"done": 3}
+    assert go(store, limit=Limit(5), parallel=2).statuses == {"done": 5}
+    assert go(store, limit=Limit(8)).status == "done"
 
 
 def test_time_used_counts_runs_beside_each_other_once():
-    def at(second, seconds):
-        return ended(second, at=f"2026-01-01T00:00:{second:02}+00:00", seconds=seconds)
+    def used(*ends):
+        return seconds_used(
+            replace(RECORD, at=f"2026-01-01T00:00:{second:02}+00:00", seconds=seconds)
+            for second, seconds in ends
+        )
 
-    assert seconds_used([]) == 0
-    assert seconds_used([at(10, 5), at(11, 5)]) == pytest.approx(6)
-    assert seconds_used([at(11, 5), at(10, 5), at(40, 5), at(39, 1)]) == pytest.approx(11)
+    assert used() == 0
+    assert used((10, 5), (11, 5)) == pytest.approx(6)
+    assert used((11, 5), (10, 5), (40, 5), (39, 1)) == pytest.approx(11)
 
 
 def test_budgets_are_runs_or_times():
@@ -168,17 +154,76 @@ def test_budgets_are_runs_or_times():
             ExecutionConfig(budget=text)
 
 
-# -- failures --------------------------------------------------------------------------------------
+# -- a worker --------------------------------------------------------------------------------------
 
 
-def test_failed_runs_are_run_again_only_when_asked_for(tmp_path):
-    store = study(tmp_path, candidates=1)
-    raises = functools.partial(small.goes_wrong, wrong="raise")
-    go(store, candidates=1, executor=processes(store, raises))
-    assert go(store, small.quick, candidates=1).statuses["failed"] == 1
-    outcome = go(store, small.quick, candidates=1, retry_failed=True)
-    assert outcome.statuses == {"done": 4}
-    assert outcome.best.score == pytest.approx(small.judge(store.records()).score)  # of all four
+def of(executor):
+    """The next event of any run."""
+    while not (events := executor.events(10.0)):
+        pass
+    return events[0]
+
+
+def where(config, *, callbacks, rungs):
+    os.environ.setdefault("FIRST", str(config.seed))
+    threads = [os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
+    return config.record(
+        "done", steps=os.getpid(), reason=" ".join([*threads, os.environ["FIRST"]])
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("spawned_workers")
+def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
+    with processes(study(tmp_path), where) as executor:
+        records = []
+        for n in range(3):
+            executor.submit(config(n), ())
+            assert executor.free() == 0
+            records.append(of(executor)[2])
+        assert workers_of(os.getpid()) == [records[0].steps]
+    assert [record.reason for record in records] == ["1 1 0"] * 3
+    assert len({record.steps for record in records}) == 1
+    assert not alive(records[0].steps)
+
+
+def test_runs_that_go_wrong_have_failed_with_their_reasons_and_are_run_again_when_asked_for(
+    tmp_path,
+):
+    store, messages = study(tmp_path, candidates=1, runs=7), []
+    ways = {
+        "crash": r"^its process crashed \(SIGSEGV\): Fatal Python error: Segmentation fault",
+        "exit": r"^its process left \(exit code 7\): it left no message",
+        "leave": "^left with exit code no more",
+        "raise": "^kernel is -3; a convolution has at least 1 tap",
+        "kill": r"^its process was killed \(SIGKILL\), .*, 4 times",
+    }
+    run = functools.partial(small.goes_wrong, wrong=" ".join(ways))
+    outcome = go(store, run, observer=lambda progress: messages.append(progress.message))
+    assert outcome.statuses == {"done": 2, "failed": 5}
+    failed = {record.seed: record for record in store.records() if record.status == "failed"}
+    for n, words in enumerate(ways.values(), start=1):
+        assert re.search(words, failed[n].reason), failed[n].reason
+        assert "\n" not in failed[n].reason
+    assert len([text for text in messages if text and "it is run again" in text]) == 3
+    assert go(store).statuses["failed"] == 5
+    outcome = go(store, retry_failed=True)
+    assert outcome.statuses == {"done": 7}
+    assert outcome.best.score == pytest.approx(fmean(one.acc_macro for one in store.records()))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("spawned_workers")
+def test_a_run_whose_worker_is_killed_from_outside_is_lost_and_not_failed(tmp_path):
+    with processes(study(tmp_path), small.slow) as executor:
+        executor.submit(config(), ())
+        os.kill(wait_until(lambda: workers_of(os.getpid()))[0], signal.SIGKILL)
+        assert of(executor)[1] == "lost"
+        executor.submit(config(), ())
+        assert of(executor)[2].status == "done"
+
+
+# -- ends of a session -----------------------------------------------------------------------------
 
 
 def test_a_full_disk_ends_the_session_and_the_study_can_be_resumed(tmp_path, monkeypatch):
@@ -207,8 +252,7 @@ from pathlib import Path
 from tests.mad.study import small
 if __name__ == "__main__":
     store = small.study(Path(sys.argv[1]), "s", candidates=4)
-    workers = small.processes(store, small.slow, parallel=2)
-    outcome = small.go(store, candidates=4, executor=workers)
+    outcome = small.go(store, small.slow, parallel=2)
     print(outcome.status, outcome.statuses)
 """
 
@@ -216,17 +260,15 @@ if __name__ == "__main__":
 @pytest.fixture
 def session(tmp_path):
     """Starts a scheduler of a 16-run study in a new process."""
-    script = tmp_path / "session.py"
+    script, begun = tmp_path / "session.py", []
     script.write_text(SESSION)
-    begun = []
 
     def start():
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         begun.append(
             subprocess.Popen(
                 [sys.executable, str(script), str(tmp_path)],
-                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, start_new_session=True,
             )
         )  # fmt: skip
         return begun[-1]
@@ -238,17 +280,12 @@ def session(tmp_path):
         process.stdout.close()
 
 
-def lines(store):
-    path = store / "runs.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 @pytest.mark.slow
 def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_table(
     tmp_path, session
 ):
     whole = study(tmp_path, "whole", candidates=4)
-    go(whole, candidates=4)
+    go(whole)
     process = session()
     for n, victim in ((0, "scheduler"), (4, "worker"), (9, "scheduler")):
         wait_until(lambda n=n: lines(tmp_path / "s") >= n)
@@ -283,4 +320,4 @@ def test_ctrl_c_lets_runs_end_and_a_second_one_drops_them(tmp_path, session):
     output, _ = process.communicate(timeout=60)
     assert output.startswith("interrupted"), output
     assert not any(map(alive, workers))
-    assert go(study(tmp_path, "s", candidates=4), candidates=4).statuses == {"done": 16}
+    assert go(study(tmp_path, "s", candidates=4)).statuses == {"done": 16}

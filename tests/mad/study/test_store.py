@@ -11,10 +11,9 @@ from mlxhog.config.plugins import Plugin
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
-from mlxhog.mad.study.store import Store, find, find_same, open_store
+from mlxhog.mad.study.store import Store, find, open_store, store_of
 from mlxhog.mad.study.study import Study
-from tests.mad.report.sample import RECORD
-from tests.mad.study.small import config
+from tests.mad.study.small import config, result
 from tests.pairs import each_of
 
 DEFINITION = Study(
@@ -26,10 +25,9 @@ DEFINITION = Study(
 )
 
 
-def ended(n=0, **changes):
-    of_run = config(n=n)
-    values = replace(RECORD, key=of_run.key(), candidate="gated-conv", config=of_run.to_dict())
-    return replace(values, label=f"n={n}", steps=10, **changes)
+def ended(n=0, **how):
+    """The record of run n; made once, as it says when."""
+    return result(config(n), **how)
 
 
 @pytest.fixture
@@ -41,12 +39,13 @@ def test_records_and_curves_read_back_in_order_and_a_repeated_run_counts_once(st
     points = tuple(
         Point(step=n, seconds=0.1, loss=float("nan"), acc_token=0.1, acc_macro=0.2) for n in (1, 2)
     )
-    for one in (ended(2), ended(0, status="failed"), ended(1), ended(0, curve=points)):
+    some = [ended(2), ended(0, status="failed"), ended(1), ended(0, curve=points)]
+    for one in some:
         store.append(one)
-    assert Store(store.directory).records() == [ended(2), ended(1), ended(0)]
-    curve = store.curve(ended(0).key)
+    assert Store(store.directory).records() == [some[0], some[2], replace(some[3], curve=())]
+    curve = store.curve(some[3].key)
     assert [(point.step, point.loss) for point in curve] == [(1, None), (2, None)]
-    assert store.curve(ended(1).key) == []
+    assert store.curve(some[2].key) == []
 
 
 def test_a_torn_last_line_is_ignored_by_readers_and_removed_by_the_next_writer(store):
@@ -54,21 +53,15 @@ def test_a_torn_last_line_is_ignored_by_readers_and_removed_by_the_next_writer(s
     path = store.directory / "runs.jsonl"
     with path.open("ab") as file:
         file.write(b'{"key": "abc", "candidate": "gated-c')
-    assert [one.label for one in store.records()] == ["n=0"]
+    assert [one.seed for one in store.records()] == [0]
     Store(store.directory).append(ended(1))
-    assert [one.label for one in store.records()] == ["n=0", "n=1"]
+    assert [one.seed for one in store.records()] == [0, 1]
     assert path.read_bytes().count(b"\n") == 2
 
 
 def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):
-    flushed = []
-    fsync = os.fsync
-
-    def watched(descriptor):
-        flushed.append(os.fstat(descriptor).st_size)
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", watched)
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.fstat(fd).st_size) or fsync(fd))
     for n in range(3):
         store.append(ended(n))
         assert (store.directory / "runs.jsonl").stat().st_size in flushed
@@ -102,10 +95,10 @@ def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tm
 def test_a_study_reads_back_and_another_one_is_refused_with_every_difference(store):
     root = store.directory.parent
     assert store.study() == DEFINITION
-    assert find_same(DEFINITION, root, "s").directory == store.directory
+    assert store_of(DEFINITION, root, "s").directory == store.directory
     other = replace(DEFINITION, suite="lite", protocol={"steps": 5}, seeds=(1, 2), dim=None)
     with pytest.raises(StudyError, match=r"holds another study:(.|\n)*mad resume s") as refusal:
-        find_same(other, root, "s")
+        store_of(other, root, "s")
     for difference in (
         "suite: it has smoke, the command lite",
         "protocol: it has {'lr': 0.001, 'steps': 10}, the command {'steps': 5}",
@@ -121,14 +114,15 @@ def test_a_study_reads_back_and_another_one_is_refused_with_every_difference(sto
         ({"mlxhog": 0}, "was made by mlxhog 0, this is .*continue with the version"),
         ({"generator": 0}, "made by the tasks' generators 0, this is .*give another"),
         ({"format": 0}, "made by a format 0, this is 1"),
-        ({"sampelr": "grid"}, "'sampelr' is unknown; did you mean 'sampler'"),
         ({"seeds": "many"}, "seeds is 'many'; .*not to be edited"),
+        (["a list"], "it has no keys; .*not to be edited"),
     ],
 )
 def test_a_study_of_another_version_or_an_edited_one_is_refused(change, words, tmp_path):
     store = open_store(DEFINITION, tmp_path, "s")
     path = store.directory / "study.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    before = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(before | change if isinstance(change, dict) else change))
     with pytest.raises(StudyError, match=words):
         store.study()
 
@@ -137,7 +131,7 @@ def test_a_study_of_another_version_or_an_edited_one_is_refused(change, words, t
     ("name", "change", "reason"),
     [
         ("runs", lambda line: "{torn", "line 1 is damaged"),
-        ("runs", lambda line: line.replace('"steps": 10', '"steps": "x"'), "steps is 'x'"),
+        ("runs", lambda line: line.replace('"steps": 2', '"steps": "x"', 1), "steps is 'x'"),
         ("runs", lambda line: line.replace('"status"', '"stat"'), "status.* missing"),
         ("candidates", lambda line: '{"candidate": 3}', "candidate is 3"),
     ],

@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import DataError, ShapeError
 from mlxhog.mad.tasks import IGNORED, Dataset, make_task
-from mlxhog.mad.tasks.dataset import (
-    acc_by_length,
-    acc_macro,
-    acc_token,
-    ceiling,
-    held_length,
-)
+from mlxhog.mad.tasks.dataset import acc_by_length, acc_macro, acc_token, ceiling, held_length
 from tests.pairs import max_examples
 
 
@@ -47,8 +41,8 @@ def test_both_accuracies_equal_those_of_torchmetrics(seed, classes, n):
     predictions = rng.integers(0, classes, (2, n))
     for average, ours in (("macro", acc_macro), ("micro", acc_token)):
         theirs = MulticlassAccuracy(classes, average=average, ignore_index=IGNORED)
-        expected = theirs(torch.from_numpy(predictions), torch.from_numpy(targets)).item()
-        assert ours(targets, predictions) == pytest.approx(expected, abs=1e-6)
+        value = theirs(torch.from_numpy(predictions), torch.from_numpy(targets)).item()
+        assert ours(targets, predictions) == pytest.approx(value, abs=1e-6)
 
 
 def test_arrays_of_other_shapes_and_targets_that_are_all_ignored_are_refused():
@@ -66,6 +60,5 @@ def test_the_ceiling_of_memorization_is_the_share_of_keys_that_training_shows(vo
     assert ceiling(data) == pytest.approx(share, abs=0.02)
     known = dict(zip(data.train_x[:, ::2].ravel(), data.train_y[:, 1::2].ravel(), strict=True))
     best = np.full_like(data.test_y, IGNORED)
-    for place, key in np.ndenumerate(data.test_x[:, ::2]):
-        best[place[0], 2 * place[1] + 1] = known.get(key, 0)
+    best[:, 1::2] = np.vectorize(lambda key: known.get(key, 0))(data.test_x[:, ::2])
     assert acc_token(data.test_y, best) == ceiling(data)

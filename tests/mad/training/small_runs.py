@@ -7,6 +7,7 @@ from mlxhog.mad.run import RunConfig
 from mlxhog.models.mad.layers import make
 
 SETTINGS = {"vocab": 8, "seq_len": 16, "train_rows": 96, "test_rows": 32}
+PROTOCOL = {"optimizer": PUBLISHED, "lr": 2e-3, "batch_size": 16, "steps": 12, "eval_every": 6}
 
 
 def small_run(
@@ -20,20 +21,12 @@ def small_run(
     **protocol,
 ):
     """A run of six steps an epoch; `protocol` replaces fields of the protocol."""
-    chosen = {
-        "optimizer": PUBLISHED,
-        "lr": 2e-3,
-        "batch_size": 16,
-        "steps": 12,
-        "eval_every": 6,
-        **protocol,
-    }
     return RunConfig(
         task=task,
         settings=SETTINGS | (settings or {}),
         layers=tuple(map(make, layers.split())),
         dim=dim,
-        protocol=Protocol(**chosen),
+        protocol=Protocol(**PROTOCOL | protocol),
         seed=seed,
         workers=workers,
     )
@@ -49,9 +42,7 @@ class Recorder:
     """Callbacks that keep their arguments, and give fixed answers."""
 
     def __init__(self, *, prune=False, interrupt_at=None):
-        self.beats = 0
-        self.points = []
-        self.asked = []
+        self.beats, self.points, self.asked = 0, [], []
         self._prune, self._interrupt_at = prune, interrupt_at
 
     def beat(self):

@@ -6,16 +6,19 @@ from mlxhog.mad.training.evaluation import Evaluations
 from tests.mad.training.small_runs import Recorder, small_run
 from tests.pairs import each_of
 
+KINDS = ("acc_token", "acc_macro", "val_token", "val_macro")
+
+
+def full(accuracy):
+    """Accuracies of rows of every kind, each half the one before."""
+    halves = {name: accuracy / 2**k for k, name in enumerate(KINDS)}
+    return {**halves, "by_length": ((40, 1.0), (64, accuracy))}
+
 
 def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
     """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
-    evaluator = Evaluations(
-        small_run(**{"eval_every": 10, **protocol}),
-        limit=100,
-        per_epoch=10,
-        callbacks=callbacks or Recorder(),
-        rungs=rungs,
-    )
+    config = small_run(**{"eval_every": 10, **protocol})
+    evaluator = Evaluations(config, callbacks or Recorder(), rungs, limit=100, per_epoch=10)
     step = 0
     for accuracy in accuracies:
         step = evaluator.next_evaluation(step)
@@ -23,20 +26,11 @@ def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
     return evaluator
 
 
-def full(accuracy):
-    """Accuracies of rows of every kind."""
-    names = ("acc_token", "acc_macro", "val_token", "val_macro")
-    accuracies = {name: accuracy / 2**k for k, name in enumerate(names)}
-    return {**accuracies, "by_length": ((40, 1.0), (64, accuracy))}
-
-
 def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end():
-    evaluator = evaluations(rungs=(15, 30))
-    due, step = [], 0
-    while step < 40:
-        step = evaluator.next_evaluation(step)
-        due.append(step)
-    assert due == [10, 15, 20, 30, 40]
+    evaluator, due = evaluations(rungs=(15, 30)), [0]
+    while due[-1] < 40:
+        due.append(evaluator.next_evaluation(due[-1]))
+    assert due == [0, 10, 15, 20, 30, 40]
     assert evaluator.next_evaluation(95) == 100
     assert evaluations(eval_every=64).next_evaluation(64) == 100
 
@@ -58,25 +52,19 @@ def test_a_run_ends_at_its_accuracy_or_after_evaluations_without_a_better_one(
     assert evaluations(*accuracies, **protocol).status == status
 
 
-def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes():
+def test_only_rungs_ask_whether_to_go_on_also_one_that_workers_ran_past_and_a_no_prunes():
     callbacks = Recorder(prune=True)
     assert evaluations(0.1, callbacks=callbacks, rungs=(20,)).status is None
     assert callbacks.asked == []
     assert evaluations(0.1, 0.1, callbacks=callbacks, rungs=(20,)).status == "pruned"
-    assert callbacks.asked == [20]
-
-
-def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once():
-    callbacks = Recorder(prune=True)
-    evaluator = evaluations(callbacks=callbacks, rungs=(20,))
-    evaluator.take(23, 1.0, 2.0, full(0.1))
-    assert evaluator.status == "pruned"
-    assert callbacks.asked == [23]
+    late = evaluations(callbacks=callbacks, rungs=(20,))
+    late.take(23, 1.0, 2.0, full(0.1))
+    assert (late.status, callbacks.asked) == ("pruned", [20, 23])
 
 
 def test_a_diverged_run_scores_0_whatever_it_had_reached():
     run = evaluations(0.7).record("diverged", 14, 1.0)
-    assert (run.acc_token, run.acc_macro, run.val_token, run.val_macro) == (0, 0, 0, 0)
+    assert [getattr(run, kind) for kind in KINDS] == [0, 0, 0, 0]
     assert run.by_length == ((40, 0), (64, 0))
     assert run.curve[0].acc_token == 0.7
 
@@ -85,16 +73,12 @@ def test_a_diverged_run_scores_0_whatever_it_had_reached():
 def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop, step):
     run = evaluations(0.95, 0.99, 0.5, stop_accuracy=stop)
     assert run.record("done", 30, 1.0).solved == step
-    run = evaluations(0.9, stop_accuracy=stop)
-    assert run.record("done", 10, 1.0).solved is None
+    assert evaluations(0.9, stop_accuracy=stop).record("done", 10, 1.0).solved is None
 
 
-@pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
+@pytest.mark.parametrize(("select", "decides"), [("test", 0.8), ("val", 0.2)])
 def test_the_rows_that_decide_make_the_curve(select, decides):
-    evaluator = evaluations(select=select)
-    evaluator.take(
-        10, 1.0, 2.0, {"acc_token": 0.2, "acc_macro": 0.1, "val_token": 0.6, "val_macro": 0.5}
-    )
+    evaluator = evaluations(0.8, select=select)
     assert evaluator.curve[0].acc_token == decides
     result = evaluator.record("done", 10, 1.0)
-    assert (result.acc_token, result.val_token) == (0.2, 0.6)
+    assert (result.acc_token, result.val_token) == (0.8, 0.2)

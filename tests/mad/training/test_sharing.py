@@ -48,15 +48,10 @@ def test_a_later_candidate_goes_on_with_the_table_and_begins_with_its_own_moment
     assert numbers(train(second, prepare=start_there)) == numbers(result)
 
 
-SEARCH = (
-    "mad", "search", "--suite", "smoke", "--tasks", "CR", "--steps", "2", "--share-embedding",
-    "--no-prune", "--json",
-)  # fmt: skip
-
-
 @pytest.mark.slow
 def test_two_processes_of_a_search_add_to_one_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main([*SEARCH, "--parallel", "2", "--budget", "2", "--study", "together"]) == 0
+    words = "mad search --tasks CR --steps 2 --share-embedding --no-prune --json --parallel 2"
+    assert main([*words.split(), "--budget", "2", "--study", "together"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])
     assert "share_embedding: true" in (tmp_path / "studies/together/study.yaml").read_text()

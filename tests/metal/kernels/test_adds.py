@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import mlx.core as mx
 import numpy as np
 import pytest
-import torch
 
 from mlxhog import _native
 from mlxhog.errors import ShapeError
@@ -135,16 +133,6 @@ def test_a_hundred_thousand_adds_under_chaos_all_arrive(host_engine, name):
 # -- what is refused -------------------------------------------------------------------------------
 
 
-@each_of("array", [mx.array, torch.from_numpy, np.asarray])
-def test_launches_are_made_of_arrays_of_every_framework(array):
-    arena, g = array(normal(64)), array(normal(12).reshape(3, 4))
-    dense = adds.dense_axpy(arena, g, scale=1.0, offset=2)
-    assert (dense.grid, dense.inputs["n"]) == ((12, 1, 1), 12)
-    assert dense.inputs["arena"] is arena
-    with pytest.raises(ShapeError, match="60 to 72"):
-        adds.dense_axpy(arena, g, scale=1.0, offset=60)
-
-
 @each_of("other", ["arena", "prev", "g"])
 def test_an_array_that_a_kernel_writes_is_no_other_argument_too(shim, other):
     x = {name: normal(64) for name in ("arena", "last", "prev", "g")}
@@ -168,15 +156,12 @@ def step(rows=None, *, offset=0, n_flags=1, hp=HP, **record):
 
 BAD = {
     "-1 to 7": lambda: adds.dense_axpy(ARENA, ONES, scale=1, offset=-1),
-    "9 to 17 of the arena, which has 16": lambda: adds.dense_axpy(ARENA, ONES, scale=1, offset=9),
-    "4294967296": lambda: adds.dense_axpy(ARENA, ONES, scale=1, offset=2**32),
     r"arena has shape \(4, 4\)": lambda: adds.dense_axpy(
         ARENA.reshape(4, 4), ONES[:4], scale=1, offset=0
     ),
     r"g has shape \(2, 4\), .* require \(1, 4\)": lambda: step([0]),
     "9 to 17": lambda: step(offset=9),
     "decays has 0 flags, for 0 floats; .* float 8 of": lambda: step(n_flags=0),
-    r"hp has shape \(4,\), .* require \(8,\)": lambda: step(hp=HP[:4]),
     r"last has shape \(8,\), .* require \(16,\)": lambda: step(last=ONES, prev=ARENA.copy()),
     "4 to 20 of the arena": lambda: step([0, 1], offset=4),
 }

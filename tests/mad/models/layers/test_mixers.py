@@ -18,56 +18,62 @@ from tests.models.twins import TWINS, float64
 from tests.pairs import each_of
 from tests.tolerances import SEQUENCE_F32, STATE_F32, assert_close
 
-RECORDED = Path(__file__).parent / "golden" / "mixers.npz"
+RECORDED = dict(np.load(Path(__file__).parent / "golden" / "mixers.npz"))
 D = 16
 twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
-def recorded(twin, layer, *names):
-    with np.load(RECORDED) as arrays:
-        return [twin.array(arrays[f"{layer}.{name}"]) for name in names]
+def recorded(twin, layer, names):
+    return [twin.array(RECORDED[f"{layer}.{name}"]) for name in names.split()]
 
 
-def assert_recorded(twin, actual, layer, name="h"):
-    with np.load(RECORDED) as arrays:
-        assert_close(twin.numpy(actual), arrays[f"{layer}.{name}"], SEQUENCE_F32)
-
-
-@twins
-def test_mesa_solves_what_the_exact_code_of_fla_does(twin):
-    names = ("q", "k", "v", "log_decay", "beta", "ridge")
-    q, k, v, log_decay, beta, ridge = recorded(twin, "mesa", *names)
+def mesa(twin):
+    q, k, v, log_decay, beta, ridge = recorded(twin, "mesa", "q k v log_decay beta ridge")
     log_decay, root = log_decay[..., None], beta[..., None] ** 0.5
     x, _ = twin.ops.regression_cell(q, root * k, log_decay, ridge, steps=8, chunk_size=8)
-    h, _ = twin.ops.recurrence(x, root * k, root * v, log_decay, chunk_size=4)
-    assert_recorded(twin, h, "mesa")
+    return twin.ops.recurrence(x, root * k, root * v, log_decay, chunk_size=4)[0]
 
 
-@twins
-def test_gated_slot_attention_is_that_of_fla(twin):
-    q, k, v, log_alpha = recorded(twin, "gsa", "q", "k", "v", "log_alpha")
-    h, _ = linear.slot_attention(twin.ops, q, k, v, -log_alpha, (None, None))
-    assert_recorded(twin, h, "gsa")
+def gsa(twin):
+    q, k, v, log_alpha = recorded(twin, "gsa", "q k v log_alpha")
+    return linear.slot_attention(twin.ops, q, k, v, -log_alpha, (None, None))[0]
 
 
-@each_of(("gate", "name"), [(False, "h"), (True, "h_forget")])
-@twins
-def test_path_attention_is_that_of_fla(twin, gate, name):
-    q, k, v, w, beta, log_forget = recorded(twin, "path", "q", "k", "v", "w", "beta", "log_forget")
-    cache = (q[:, :0], q[:, :0], *((beta[:, :0],) if gate else ()))
-    gates = log_forget if gate else None
-    h, _ = attention.reflected_attention(twin.ops, q, k, v, w, beta, gates, cache, beta[:, 0, 0])
-    assert_recorded(twin, h, "path", name)
+def path(twin, forgets=False, reflects=1):
+    q, k, v, w, beta, log_forget = recorded(twin, "path", "q k v w beta log_forget")
+    cache = (q[:, :0], q[:, :0], *((beta[:, :0],) if forgets else ()))
+    gates, start = log_forget if forgets else None, beta[:, 0, 0]
+    return attention.reflected_attention(
+        twin.ops, q, k, v, w, reflects * beta, gates, cache, start
+    )[0]
 
 
-@twins
-def test_the_cell_of_mamba3_is_that_of_its_authors(twin):
-    names = ("q", "k", "v", "log_decay", "dt", "own", "w")
-    q, k, v, log_decay, dt, own, w = recorded(twin, "mamba3", *names)
+def mamba3(twin):
+    q, k, v, log_decay, dt, own, w = recorded(twin, "mamba3", "q k v log_decay dt own w")
     angle = math.pi * twin.ops.xp.tanh(w) * dt[..., None]
     own = twin.ops.xp.sigmoid(own)
-    h, _ = state_space.turning_cell(twin.ops, q, k, v, log_decay, dt, own, angle, (None,) * 4)
-    assert_recorded(twin, h, "mamba3")
+    return state_space.turning_cell(twin.ops, q, k, v, log_decay, dt, own, angle, (None,) * 4)[0]
+
+
+@each_of(
+    ("name", "cell"),
+    [
+        ("mesa.h", mesa),
+        ("gsa.h", gsa),
+        ("path.h", path),
+        ("path.h_forget", lambda twin: path(twin, forgets=True)),
+        ("mamba3.h", mamba3),
+    ],
+)
+@twins
+def test_a_cell_is_that_of_its_authors(twin, name, cell):
+    assert_close(twin.numpy(cell(twin)), RECORDED[name], SEQUENCE_F32)
+
+
+@twins
+def test_path_whose_reflections_are_closed_is_attention_without_positions(twin):
+    expected = twin.ops.attention(*recorded(twin, "path", "q k v"))
+    assert_close(twin.numpy(path(twin, reflects=0)), twin.numpy(expected), SEQUENCE_F32)
 
 
 def layer(text, twin, gates=None, S=41):
@@ -100,15 +106,6 @@ def test_gates_at_their_ends_overflow_nowhere(twin, text, gates):
 
 
 @twins
-def test_path_whose_reflections_are_closed_is_attention_without_positions(twin):
-    with np.load(RECORDED) as arrays:
-        q, k, v, w, beta = (twin.array(arrays[f"path.{name}"]) for name in "q k v w beta".split())
-    cache = (q[:, :0], q[:, :0])
-    h, _ = attention.reflected_attention(twin.ops, q, k, v, w, 0 * beta, None, cache, beta[:, 0, 0])
-    assert_close(twin.numpy(h), twin.numpy(twin.ops.attention(q, k, v)), SEQUENCE_F32)
-
-
-@twins
 def test_the_angle_that_mamba3_keeps_is_within_a_turn(twin):
     _, _, (_, theta, *_) = layer("mamba3(h2)", twin, {"dt_bias": 20.0}, S=120)
     kept = twin.numpy(theta)
@@ -118,6 +115,5 @@ def test_the_angle_that_mamba3_keeps_is_within_a_turn(twin):
 
 
 def test_fewer_steps_of_conjugate_gradients_are_another_layer():
-    twin = TWINS["torch-reference"]
-    few, exact, _ = layer("mesa(h1,steps=2)", twin)
+    few, exact, _ = layer("mesa(h1,steps=2)", TWINS["torch-reference"])
     assert np.abs(few - exact).max() > 1e-2

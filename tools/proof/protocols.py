@@ -3,9 +3,8 @@
     python -m tools.proof.protocols           every scenario, and the needed orders weakened
 
 `search.h` says what is searched and on which model of memory, `scenarios.cpp` what the processes
-do, `main.cpp` which orders are weakened. The sources are `arena/ledger.cpp` and
-`updates/locks.cpp` themselves: `sources` only puts a name on each of the ledger's atomic calls and
-makes two of the locks' limits small.
+do. The sources are `arena/ledger.cpp` and `updates/locks.cpp` themselves: `sources` only puts a
+name on each of the ledger's atomic calls and makes two of the locks' limits small.
 
 Each acquire and release of `NEEDED` is weakened in turn, and the scenario beside it has to break.
 An order that is not there costs nothing on x86-64 and next to nothing on ARM: all control words
@@ -14,9 +13,13 @@ share one `load`, `cas` and `add` (`arena/control.h`).
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -24,7 +27,7 @@ from shutil import which
 from mlxhog.errors import EnvironmentLacks, MetalError
 
 _HERE = Path(__file__).parent
-_NATIVE = _HERE.parents[2] / "metal" / "native"
+_NATIVE = _HERE.parents[1] / "metal" / "native"
 _CALL = re.compile(r"\b(load|store|add|cas|raise)\(")
 _FUNCTION = re.compile(r"\S.*TicketLedger::(\w+)\(")
 _LIMITS = {
@@ -65,6 +68,7 @@ NEEDED = {
     "ledger.cpp position load2 load: acquire": "checkpoint",
     "ledger.cpp position load3 load: acquire": "checkpoint",
 }
+"""File, name and kind of a step, and the half of its order that a scenario misses."""
 
 _SITES = {  # the steps of the locks and the fence, by their code
     "__atomic_compare_exchange_n(&words_[i], &expected, me_": "exchange",
@@ -80,75 +84,65 @@ _SITES = {  # the steps of the locks and the fence, by their code
 
 @dataclass(frozen=True)
 class Searched:
-    """A scenario, and what is wrong with it: "" where its claim holds in every run.
+    """All runs of a scenario, with the sources as they are or with one order weakened.
 
     Attributes:
         name: as `NEEDED` calls it.
         claim: what should hold.
         states: visited.
-        wrong: the first broken claim.
-        run: the steps that lead to it.
+        met: whether a run has the weakened step.
+        wrong: the first broken claim and the steps that lead to it; "" where the claim holds.
+        order: that was weakened, of `NEEDED`; "" for none.
     """
 
     name: str
     claim: str
     states: int
+    met: bool
     wrong: str
-    run: tuple[str, ...] = ()
+    order: str = ""
+
+    @property
+    def problem(self) -> str:
+        """What is not as `NEEDED` says; "" where all is well."""
+        if not self.order:
+            return self.wrong and f"{self.name}: {self.wrong}"
+        if not self.met:
+            return f"{self.order}: no such step is left"
+        return "" if self.wrong else f"{self.order} may be weaker: {self.name} does not miss it"
 
 
-@dataclass(frozen=True)
-class Weakened:
-    """One order made weaker, and the scenario that breaks: "" where none does.
-
-    Attributes:
-        order: the file, the step and what was taken from it.
-        by: the scenario's name.
-        wrong: the claim that it breaks.
-    """
-
-    order: str
-    by: str
-    wrong: str
-
-
-def sources(folder: Path) -> dict[tuple[str, int], str]:
-    """Write the sources to be checked to `folder`; returns the name of each step by its line.
+def sources(folder: Path) -> dict[str, int]:
+    """Write the sources to be checked to `folder`; returns the line of each step of `_SITES`.
 
     Raises:
         MetalError: a source no longer has what is named here.
     """
-    function, named, counts = "", [], dict[str, int]()
+    function, counts, named = "", Counter[str](), list[str]()
 
     def name(call: re.Match[str]) -> str:
-        counts[call[1]] = counts.get(call[1], 0) + 1
-        return (
-            f'PROOF_CALL("ledger.cpp", {number}, "{function} {call[1]}{counts[call[1]]}", '
-            f"{call[1]})("
-        )
+        counts[what := call[1]] += 1
+        site = f'"ledger.cpp", {len(named) + 1}, "{function} {what}{counts[what]}"'
+        return f"PROOF_CALL({site}, {what})("
 
     ledger = (_NATIVE / "arena" / "ledger.cpp").read_text()
-    number = 0
     for line in ledger.splitlines():
-        number += 1
         if begins := _FUNCTION.match(line):
-            function, counts = begins[1], {}
+            function = begins[1]
+            counts.clear()
         code, comment, rest = line.partition("//")
         named.append(_CALL.sub(name, code) + comment + rest)
-    locks = (_NATIVE / "updates" / "locks.cpp").read_text()
-    for real, small in _LIMITS.items():
+    small = locks = (_NATIVE / "updates" / "locks.cpp").read_text()
+    for real, limit in _LIMITS.items():
         if locks.count(real) != 1:
             raise MetalError(f"locks.cpp has {real!r} {locks.count(real)} times, wanted once")
-        locks = locks.replace(real, small)
+        small = small.replace(real, limit)
     (folder / "ledger.cpp").write_text("\n".join(named) + "\n")
-    (folder / "locks.cpp").write_text(locks)
-    texts = {
-        "ledger.cpp": ledger,
-        "locks.cpp": locks,
-        "locks.h": (_NATIVE / "updates" / "locks.h").read_text(),
-    }
+    (folder / "locks.cpp").write_text(small)
+    header = (_NATIVE / "updates" / "locks.h").read_text()
+    texts = {"ledger.cpp": ledger, "locks.cpp": locks, "locks.h": header}
     steps = {
-        (file, number): site
+        f"{file} {site}": number
         for file, text in texts.items()
         for number, line in enumerate(text.splitlines(), 1)
         for code, site in _SITES.items()
@@ -160,7 +154,7 @@ def sources(folder: Path) -> dict[tuple[str, int], str]:
 
 
 def build(folder: Path) -> Path:
-    """Compile the search; returns the program.
+    """Compile the search of the sources in `folder`; returns the program.
 
     Raises:
         EnvironmentLacks: there is no C++ compiler.
@@ -169,44 +163,21 @@ def build(folder: Path) -> Path:
     compiler = which("g++") or which("clang++")
     if compiler is None:
         raise EnvironmentLacks("no g++ or clang++, which the search of the protocols needs")
-    files = [
-        folder / "ledger.cpp",
-        folder / "locks.cpp",
-        _HERE / "search.cpp",
-        _HERE / "scenarios.cpp",
-        _HERE / "main.cpp",
-    ]
-    include = [_NATIVE, _NATIVE / "arena", _NATIVE / "updates", _HERE]
-    options = [
-        "-std=c++20",
-        "-O1",
-        "-include",
-        str(_HERE / "hooks.h"),
-        *(f"-I{p}" for p in include),
-    ]
-    started = [
-        subprocess.Popen(
-            [compiler, *options, "-c", str(file), "-o", str(folder / f"{file.stem}.o")],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for file in files
-    ]
-    messages = [process.communicate()[1] for process in started]
+    files = [*sorted(folder.glob("*.cpp")), *sorted(_HERE.glob("*.cpp"))]
+    folders = (_NATIVE, _NATIVE / "arena", _NATIVE / "updates", _HERE)
+    options = ["-std=c++20", "-O1", "-include", str(_HERE / "hooks.h")]
     program = folder / "search"
-    if not any(process.returncode for process in started):
-        objects = [str(folder / f"{file.stem}.o") for file in files]
-        linked = subprocess.run(
-            [compiler, *objects, "-o", str(program)], capture_output=True, text=True, check=False
-        )
-        if linked.returncode == 0:
-            return program
-        messages.append(linked.stderr)
-    raise MetalError("the search of the protocols does not compile:\n" + "".join(messages))
+    command = [compiler, *options, *(f"-I{path}" for path in folders), *map(str, files)]
+    done = subprocess.run(
+        [*command, "-o", str(program)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise MetalError(f"the search of the protocols does not compile:\n{done.stderr}")
+    return program
 
 
-def search(program: Path, steps: dict[tuple[str, int], str]) -> Iterator[Searched | Weakened]:
-    """Run the scenarios, then each with one order weakened; results as they come.
+def search(program: Path, steps: Mapping[str, int]) -> Iterator[Searched]:
+    """Run the scenarios, then those of `NEEDED` with an order weakened; results as they come.
 
     Args:
         program: from `build`.
@@ -215,44 +186,47 @@ def search(program: Path, steps: dict[tuple[str, int], str]) -> Iterator[Searche
     Raises:
         MetalError: the program failed.
     """
-    lines = {f"{file} {site}": f"{file}\t{number}" for (file, number), site in steps.items()}
-    hints = ""
-    for order, by in NEEDED.items():
+    asked = ""
+    for order, scenario in NEEDED.items():
         place, half = order.rsplit(": ", 1)
         site, kind = place.rsplit(" ", 1)
-        file, text = site.split(" ", 1)
-        hints += f"{lines.get(site, f'{file}{chr(9)}{text}')} {kind}\t{half}\t{by}\n"
+        file, name = site.split(" ", 1)
+        asked += "\t".join((scenario, file, str(steps.get(site, name)), kind, half)) + "\n"
     process = subprocess.Popen(
-        [str(program), "table"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    orders = iter(NEEDED)
     with process:
-        process.stdin.write(hints)
+        process.stdin.write(asked)
         process.stdin.close()
         for line in process.stdout:
-            what, *fields = line.rstrip("\n").split("\t")
-            if what == "scenario":
-                yield Searched(fields[0], fields[1], int(fields[2]), fields[3])
-            elif what == "weakened":
-                file, step, half, by, wrong = fields
-                site, kind = step.rsplit(" ", 1)
-                if site.isdigit():
-                    site = steps[file, int(site)]
-                yield Weakened(f"{file} {site} {kind}: {half}", by, wrong)
+            weakened, name, claim, states, met, wrong = line.rstrip("\n").split("\t")
+            order = next(orders) if weakened == "1" else ""
+            yield Searched(name, claim, int(states), met == "1", wrong, order)
     if process.returncode:
         raise MetalError(f"the search of the protocols ended with {process.returncode}")
 
 
-def problems(results: list[Searched | Weakened]) -> list[str]:
-    """What is not as `NEEDED` says, in words; empty where all is well."""
-    lines = [
-        f"{one.name}: {one.wrong}" for one in results if isinstance(one, Searched) and one.wrong
-    ]
-    weakened = {one.order: one.by for one in results if isinstance(one, Weakened)}
-    for order, by in NEEDED.items():
-        if order not in weakened:
-            lines.append(f"{order}: no such step is left")
-        elif not weakened[order]:
-            lines.append(f"{order} may be weaker: {by} does not miss it")
-    return lines
+def main() -> int:
+    """Print a line per scenario and per weakened order; 1 if one is not as promised."""
+    argparse.ArgumentParser(
+        prog="python -m tools.proof.protocols",
+        description="Search every run of the locks and the ticket ledger on weak memory.",
+    ).parse_args()
+    problems = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        steps = sources(folder)
+        for one in search(build(folder), steps):
+            said = f"without {one.order}" if one.order else one.claim
+            print(f"{one.states:>10,} states  {one.name}: {said}: {one.wrong or 'holds'}")
+            sys.stdout.flush()
+            problems += [one.problem] if one.problem else []
+    print("\n".join(problems))
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

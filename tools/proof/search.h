@@ -11,11 +11,14 @@
 // holds) go on in the same ways, and only the first is followed.
 #pragma once
 
+#include <span>
+
 #include "hooks.h"
 
 namespace proof {
 
 inline constexpr int kThreads = 4, kPlaces = 16, kMessages = 12, kNotes = 12;
+inline constexpr std::size_t kMostStates = 3'000'000;
 
 // The newest message of each location that is known.
 using View = std::array<std::uint8_t, kPlaces>;
@@ -40,40 +43,42 @@ struct State {
   std::array<Place, kPlaces> memory;
   View fenced{};  // what the threads that passed a fence knew
   std::array<std::uint8_t, kNotes> notes{};
-  int deaths = 0;
 };
 
-// One order made weaker than the source has it.
+// One order made weaker than the source has it: of a step by its file, its name or line, and its kind.
 struct Weakening {
-  Site site{};
-  Kind kind = Kind::load;
-  enum Half { none, acquire, release, failure, all } half = none;
+  std::string file, step, kind, half;  // acquire, release or all; "" is no weakening
+};
+
+struct Thread {
+  std::function<void()> body;
+  bool mortal = false;                     // may die; of one thread
+  bool starts = true;                      // runs from the beginning
+  std::uint64_t pid = 0, start_time = 0;  // of its process, for `gone`
+};
+
+struct Word {
+  const void* at;
+  std::size_t bytes;
 };
 
 struct Scenario {
   std::string name, claim;
-  std::vector<std::function<void()>> threads;
-  std::vector<bool> mortal, starts;                 // may die; runs from the beginning
-  std::vector<const void*> places;                  // shared words; accesses to others order nothing
-  std::vector<int> widths;                          // bytes of each place
+  std::vector<Thread> threads;
+  std::vector<Word> places;                         // shared words; accesses to others order nothing
   std::function<std::string(const State&)> finish;  // of a state in which all are over: "" or what is wrong
-  int deaths = 0;                                   // at most
-  std::vector<std::uint64_t> pids{};                // of each thread's process, for `gone`
-  std::vector<std::uint64_t> start_times{};
 };
 
 struct Result {
-  std::string wrong;  // "" where the claim holds
+  std::string wrong;  // and the steps to it; "" where the claim holds
   std::size_t states = 0;
-  std::vector<std::string> run;  // the steps to what is wrong
+  bool met = false;  // the weakened step
 };
 
 class Search {
  public:
-  explicit Search(Scenario scenario);
-  Result run(const Weakening& weakening, std::size_t most_states);
-  // Every step with an order, met in any run so far.
-  const std::vector<Step>& ordered_steps() const { return ordered_; }
+  Search(Scenario scenario, Weakening weakening);
+  Result run();
 
  private:
   struct Node {
@@ -86,31 +91,33 @@ class Search {
     int place = -1;
     std::unordered_map<std::uint64_t, int> children;
   };
-  struct Known {
-    int parent;
-    int thread;
-    std::string step;
-  };
 
   int child(int thread, int node, std::uint64_t value);
   int make_node(int thread, int parent, std::uint64_t value, int head);
-  void find_next(int thread, int node);
+  void find_next(int thread, Node& node);
+  void weaken(Step& step);
   std::string settle(State& state, int thread);  // carries out steps that nobody sees
-  std::string finish(const State& state);
+  std::string finish(const State& state) const;
   void prune(State& state) const;
   template <class Visit>
-  void successors(const State& state, const Weakening& weakening, Visit visit);
+  void successors(const State& state, Visit visit);
+  template <class Go>
+  void access(const State& state, int thread, const Step& step, int place, Go go) const;
 
   Scenario scenario_;
+  Weakening weakening_;
+  bool met_ = false;
   std::array<std::vector<Node>, kThreads> nodes_;
-  std::vector<Step> ordered_;
 };
+
+// The scenarios, by the functions that make them; making one also sets the memory before its run.
+using Make = Scenario (*)();
+std::span<const Make> scenarios();
 
 // For scenarios.
 inline void start_thread(int thread) { perform({Kind::start, nullptr, 0, 0, static_cast<std::uint64_t>(thread), 0, {}}); }
 inline void wait_for(int thread) { perform({Kind::join, nullptr, 0, 0, static_cast<std::uint64_t>(thread), 0, {}}); }
 inline void note(int which) { perform({Kind::note, nullptr, 0, 0, static_cast<std::uint64_t>(which), 0, {}}); }
 void require(bool holds, const char* claim);
-bool same_site(const Site& a, const Site& b);
 
 }  // namespace proof

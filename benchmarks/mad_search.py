@@ -1,8 +1,8 @@
 """`mlxhog mad` itself: what candidates learn, how alike rungs rank, how fast a search is.
 
-    python benchmarks/mad_bench.py                    all parts, most of an hour
-    python benchmarks/mad_bench.py --quick            minutes
-    python benchmarks/mad_bench.py --only oracles     some of the parts below
+    python benchmarks/mad_search.py                    all parts, most of an hour
+    python benchmarks/mad_search.py --quick            minutes
+    python benchmarks/mad_search.py --only oracles     some of the parts below
 
 oracles    mLSTM on seven settings of suites smoke, recall and knowledge, both backends: the median
            seed answers .99 of the scored test positions within a number of steps
@@ -13,6 +13,8 @@ sharing    the order with an embedding of its own and with one table for all
 step       a step of the benchmark's Transformer beside plain torch
 rows       rows per second of one generating process, of tasks at their baselines
 scheduler  a thousand trivial runs: overhead, memory, and a reader of the store all the while
+search     ten architectures one after the other and one on each core, in pairs of turns; also
+           `architecture_search.py`
 
 Scores of xLSTM's layers beside others are `mlxhog mad bench`, or `mad_record.py`.
 """
@@ -20,10 +22,10 @@ Scores of xLSTM's layers beside others are `mlxhog mad bench`, or `mad_record.py
 import itertools
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 
+from architecture_search import measure as search
 from harness.claims import Claim, Sample
 from harness.estimates import Mean
 from harness.frame import flags, measured_parts, say
@@ -35,13 +37,12 @@ from mad.throughput import execute, rank_correlation, trivial
 from mlxhog.mad.run import Callbacks
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import at_dim, expand, fixed, only, suite
 from mlxhog.mad.tasks import make_task
 from mlxhog.mad.tasks.dataset import unigram
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.mad.training.sharing import shared_tables
-from mlxhog.models.mad.sequence import parse
+from mlxhog.models.mad.sequence import canonical, parse
 
 # -- oracles --------------------------------------------------------------------------------------
 
@@ -63,15 +64,13 @@ ORACLES = (
 def learnt(job):
     """Steps until a seed passes (infinite if not), its accuracy, and the best constant answer's."""
     (task, within, name, label), backend, seed = job
-    chosen = only(suite(name), [task])
-    settings = tuple(one for one in chosen.settings if one.label == label)
     protocol = {
         "steps": smallest(2, 2 * within),  # one seed may take longer than the median has to
         "eval_every": smallest(2, 10),
         "stop_accuracy": SOLVED,
     }
-    one = replace(chosen, settings=settings)
-    (config,) = expand(one, parse(LAYERS), [seed], workers=backend, protocol=protocol)
+    how = {"suite": name, "tasks": (task,), "protocol": protocol}
+    (config,) = (one for one in runs_of(LAYERS, seed, backend, **how) if one.label == label)
     ended = train(config)
     steps = ended.steps if ended.acc_token >= SOLVED else float("inf")
     return steps, ended.acc_token, unigram(make_run_plan(config).task_rows.dataset())
@@ -79,7 +78,7 @@ def learnt(job):
 
 def oracles(findings, chosen):
     """Small candidates learn the tasks that they should."""
-    seeds, every = range(smallest(1, chosen.seeds)), smallest(ORACLES[:2], ORACLES)
+    seeds, every = chosen.seeds, smallest(ORACLES[:2], ORACLES)
     jobs = list(itertools.product(every, BACKENDS, seeds))
     ends, rows = dict(zip(jobs, on_cores(learnt, jobs), strict=True)), []
     for oracle, backend in itertools.product(every, BACKENDS):
@@ -109,12 +108,20 @@ def some_pairs(chosen):
     return smallest(PAIRS[:3], PAIRS[::2] if chosen.quick else PAIRS)
 
 
-def runs_of(layers, steps, dim, *, seed=0, **how):
-    """The runs of a candidate on two tasks of suite smoke, which end at a step."""
-    protocol = {"steps": steps, "eval_every": steps}
-    tasks = ("in-context-recall", "selective-copying")
-    one = at_dim(only(fixed(suite("smoke"), protocol), tasks), dim)
-    return list(expand(one, parse(layers), [seed], protocol=protocol, **how))
+def runs_of(layers, seed=0, backend="torch:cpu", **definition):
+    """The runs of a candidate in a study."""
+    study = Study(
+        candidates=(canonical(parse(layers)),), seeds=(seed,), workers=backend, **definition
+    )
+    return study.runs(study.first)
+
+
+def two_tasks(steps, dim):
+    """Two tasks of suite smoke, whose runs end at a step."""
+    return {
+        "protocol": {"steps": steps, "eval_every": steps},
+        "tasks": ("in-context-recall", "selective-copying"), "dim": dim,
+    }  # fmt: skip
 
 
 def rungs(findings, chosen):
@@ -123,7 +130,7 @@ def rungs(findings, chosen):
     values = {side: [] for side in SIDES}
     for layers in some_pairs(chosen):
         for side, (backend, kernels, seed) in SIDES.items():
-            runs = runs_of(layers, steps, dim, seed=seed, workers=backend)
+            runs = runs_of(layers, seed, backend, **two_tasks(steps, dim))
             ends = [train(run, worker_options={"kernels": kernels}).acc_macro for run in runs]
             values[side].append(fmean(ends))
         say("  ".join([f"  {layers:40}", *(f"{k} {own[-1]:.3f}" for k, own in values.items())]))
@@ -141,7 +148,8 @@ def claim_rank(findings, name, a, b):
 def sharing(findings, chosen):
     """A shared embedding keeps the order of the scores; else sharing does not pay."""
     steps, dim = smallest((2, 32), (40, 32) if chosen.quick else (600, 64))
-    runs = {layers: runs_of(layers, steps, dim) for layers in some_pairs(chosen)}
+    how = two_tasks(steps, dim)
+    runs = {layers: runs_of(layers, **how) for layers in some_pairs(chosen)}
     values = {"own": [], "shared": []}
     with shared_tables(next(iter(runs.values()))) as shared:
         for layers, configs in runs.items():
@@ -252,16 +260,16 @@ def _read(directory, pipe):
 
 
 PARTS = {f"mad_{one.__name__}": one for one in (oracles, rungs, sharing, step, rows, scheduler)}
+PARTS["architecture_search"] = search
 
 
 def main():
     """Run the parts, a result each; returns the worst of their exit codes."""
-    names = [name.removeprefix("mad_") for name in PARTS]
+    names = {name.removeprefix("mad_").removeprefix("architecture_"): name for name in PARTS}
     parser = flags(__doc__, parts=names, quick="fewer candidates, steps and turns")
-    parser.add_argument("--seeds", type=int, default=3, help="oracles: runs of each")
     chosen = parser.parse_args()
-    chosen.only = [f"mad_{name}" for name in chosen.only or names]
-    return measured_parts(PARTS, chosen, packages=("torch", "mlx"))
+    chosen.only = [names[name] for name in chosen.only or names]
+    return measured_parts(PARTS, chosen, packages=("torch", "mlx"), seeds=(3, 3))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,373 @@
+"""Computations on small inputs, by which faults of a device, a compiler or a kernel show.
+
+`PROBES` are the precision of a backend's float32, next to float64. Each kind shows a fault that a
+device, its compiler or a framework has had:
+
+    products   of 1, 7, 9 and 32 rows, for which libraries have kernels of their own. TF32 cuts the
+               operands to 10 bits (mlx issue 3860); more than 8 rows were once wrong (3585). A long
+               one adds more terms than torch adds right on an M1 or M2 (`LONGEST_SUM`): it reads
+               behind the operands, where NaN lies here before.
+    gates      at -inf, -1e4, -88, 0 and 88. Fast mathematics makes NaN of exp(-inf) (3592).
+    chain      operators that depend on each other in one graph, which a lazy framework sends to
+               the device together (3347).
+    tiny       products below 1.2e-38. A device may flush them to zero; that is no fault.
+
+`CHECKS` are the operators with Metal kernels: outputs, states and gradients, next to those of the
+framework's plain operators on its CPU, whose float32 no setting of a GPU changes. Their inputs have
+several chunks, documents, a state before the first position, and sizes below and above a group of
+threads, but no multiple of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.backends.autodiff import MLXArrays, TorchArrays
+from mlxhog.errors import MlxhogError, message_of
+from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.operators import Ops
+
+Array = NDArray[Any]
+Arrays = TorchArrays | MLXArrays
+Inputs = Mapping[str, Any]
+Named = Iterator[tuple[str, Array]]
+
+PRODUCTS, GATES, CHAIN, TINY = "products", "gates", "chain", "tiny"
+LONG = f"{PRODUCTS}/long"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Allowed difference between two computations of one array, one of them in float32.
+
+    Attributes:
+        atol: in any case.
+        of_largest: share of the array's largest entry.
+        of_all: share of the largest entry of all arrays of this kind.
+    """
+
+    atol: float = 0.0
+    of_largest: float = 0.0
+    of_all: float = 0.0
+
+
+ALLOWED = {
+    PRODUCTS: Allowed(of_largest=4e-6),  # TF32 products have 7e-4
+    GATES: Allowed(of_largest=1e-4),
+    CHAIN: Allowed(of_largest=2e-5),
+    TINY: Allowed(atol=2.0**-126),  # the smallest number that no device flushes to zero
+    "y": Allowed(atol=1e-6, of_largest=3e-6),  # the output of the convolution
+    "h": Allowed(atol=1e-6, of_largest=2e-5),  # that of a cell
+    "state": Allowed(atol=1e-5, of_largest=1e-4),
+    "grad": Allowed(of_largest=2e-3, of_all=1e-7),
+}
+"""By kind. `parity` takes its tolerances from here; `mlxhog/parity/tolerances.py` has reasons."""
+
+B, K, DEPTH = 2, 4, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """S positions, in chunks of `chunk`; NH heads of widths DK, DV and DH; CH channels."""
+
+    S: int
+    chunk: int
+    NH: int
+    DK: int
+    DV: int
+    DH: int
+    CH: int
+
+    def starts(self) -> Array:
+        """Where documents start, (B, S); the first row continues the one before."""
+        starts = np.zeros((B, self.S), bool)
+        starts[0, self.S // 2] = starts[1, 0] = starts[1, 2 * self.S // 3] = True
+        return starts
+
+
+OF_PROBES = Sizes(S=16, chunk=8, NH=2, DK=8, DV=8, DH=8, CH=16)
+SIZES = (
+    Sizes(S=21, chunk=8, NH=4, DK=6, DV=10, DH=12, CH=14),  # narrower than a group of threads
+    Sizes(S=70, chunk=64, NH=4, DK=72, DV=40, DH=80, CH=300),  # several groups, the longest chunk
+)
+"""Of the checks."""
+
+
+@dataclass(frozen=True)
+class Small:
+    """A computation with operators.
+
+    Attributes:
+        draw: draws its inputs, float32.
+        call: from operators, inputs, where documents start and sizes to the output and states.
+        results: their names, of a check.
+    """
+
+    draw: Callable[[np.random.Generator, Sizes], dict[str, Array]]
+    call: Callable[[Any, Inputs, Any, Sizes], Sequence[Any]]
+    results: tuple[str, ...] = ()
+
+    def kind(self, name: str) -> str:
+        """The kind of a result of a check, as in `ALLOWED`."""
+        return name if name == self.results[0] else "state" if name in self.results else "grad"
+
+
+# -- inputs ----------------------------------------------------------------------------------------
+
+
+def _normal(r: np.random.Generator, *shape: int) -> Array:
+    return r.standard_normal(shape, dtype=np.float32)
+
+
+def _positive(r: np.random.Generator, *shape: int) -> Array:
+    """Numbers whose products cancel nowhere, as the mLSTM's denominator could."""
+    return r.uniform(0.5, 2.0, shape).astype(np.float32)
+
+
+def _conv(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
+    x, state = _normal(r, B, s.S, s.CH), _normal(r, B, K - 1, s.CH)
+    return {"x": x, "w": _normal(r, s.CH, 1, K), "b": _normal(r, s.CH), "state": state}
+
+
+def _mlstm(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
+    gates, state = (B, s.S, s.NH), (B, s.NH)
+    return {
+        "q": _positive(r, *gates, s.DK),
+        "k": _positive(r, *gates, s.DK),
+        "v": _normal(r, *gates, s.DV),
+        "i": _normal(r, *gates),
+        "f": 2.0 + _normal(r, *gates),
+        "C": _normal(r, *state, s.DK, s.DV),
+        "n": _positive(r, *state, s.DK),
+        "m": _normal(r, *state),
+    }
+
+
+def _slstm(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
+    gates = {name: _normal(r, B, s.S, s.NH, s.DH) for name in "ifzo"}
+    gates["R"] = np.float32(s.DH**-0.5) * _normal(r, s.NH, 4 * s.DH, s.DH)
+    gates["b"] = 0.3 * _normal(r, 4 * s.NH * s.DH)
+    draws = {"h": _normal, "c": _normal, "n": _positive, "m": _normal}
+    return gates | {name: draw(r, B, s.NH, s.DH) for name, draw in draws.items()}
+
+
+EXTREMES = {
+    "i": (0.0, -math.inf, -1e4, -88.0, 88.0, 0.0, -math.inf, 0.0),
+    "f": (0.0, 88.0, 0.0, 88.0, 0.0, 88.0, -88.0, -1e4),  # sums of their logarithms cancel little
+    "o": (0.0, -math.inf, -1e4, -88.0, 88.0, 0.0, -math.inf, 0.0),
+}
+"""Gates along the positions."""
+
+
+def _extreme(draw: Callable[..., dict[str, Array]]) -> Callable[..., dict[str, Array]]:
+    """The same inputs with extreme gates."""
+
+    def drawn(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
+        inputs = draw(r, s)
+        for name in EXTREMES.keys() & inputs.keys():
+            shape = inputs[name].shape
+            column = np.resize(np.array(EXTREMES[name], np.float32), shape[1])
+            inputs[name] = np.broadcast_to(column.reshape(-1, *[1] * len(shape[2:])), shape).copy()
+        return inputs
+
+    return drawn
+
+
+def _output_gate(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
+    h, o = _positive(r, B, s.S, s.NH, s.DH), _positive(r, B, s.S, s.NH * s.DH)
+    return {"h": h, "o": o, "w": _positive(r, s.NH * s.DH)}
+
+
+def _chained(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
+    gates, D = {name: _positive(r, B, s.S, s.NH) for name in "if"}, s.NH * s.DH
+    return {"x": _positive(r, B, s.S, D), "w": _positive(r, D, D), "norm": _positive(r, D)} | gates
+
+
+# -- computations ----------------------------------------------------------------------------------
+
+
+def _call_conv(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+    how: dict[str, Any] = {"state": t["state"], "starts": starts, "silu": True}
+    return ops.causal_conv(t["x"], t["w"], t["b"], **how)
+
+
+def _call_mlstm(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+    how: dict[str, Any] = {"chunk_size": s.chunk, "eps": 1e-6, "state": [t[name] for name in "Cnm"]}
+    h, last = ops.mlstm_cell(*(t[name] for name in "qkvif"), **how)
+    return h, *last
+
+
+def _call_slstm(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+    state = [t[name] for name in "hcnm"]
+    h, last = ops.slstm_cell(*(t[name] for name in "ifzoRb"), state=state, starts=starts)
+    return h, *last
+
+
+def _call_linear(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+    return ops.linears(t["x"], [t["w"]])
+
+
+def _call_chain(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+    x = t["x"]
+    for _ in range(DEPTH):
+        q = ops.linears(x, [t["w"]])[0].reshape(B, s.S, s.NH, s.DH)
+        h, _ = ops.mlstm_cell(q, q, q, t["i"], t["f"], chunk_size=s.chunk, eps=1e-6)
+        x = ops.swiglu(ops.soft_cap(h.reshape(x.shape), 15.0), x)
+        x = ops.rms_norm(x, t["norm"], 1e-6)
+    return (x,)
+
+
+CHECKS = {
+    "causal_conv": Small(_conv, _call_conv, ("y", "last inputs")),
+    "mlstm_cell": Small(_mlstm, _call_mlstm, ("h", "last C", "last n", "last m")),
+    "slstm_cell": Small(_slstm, _call_slstm, ("h", "last h", "last c", "last n", "last m")),
+}
+"""By operator: every one with Metal kernels."""
+
+PROBES = {
+    **{
+        f"{PRODUCTS}/{rows} rows": Small(
+            lambda r, s, rows=rows: {"x": _positive(r, rows, 32), "w": _positive(r, 40, 32)},  # type: ignore[misc]
+            _call_linear,
+        )
+        for rows in (1, 7, 9, 32)
+    },
+    LONG: Small(  # small integers, whose sums are exact in any order
+        lambda r, s: {n: r.integers(1, 4, (24, 40_000)).astype(np.float32) for n in "xw"},
+        _call_linear,
+    ),
+    f"{GATES}/output gate": Small(
+        _extreme(_output_gate),
+        lambda ops, t, *_: (ops.head_norm_gate(t["h"], t["o"], t["w"], 1e-6),),
+    ),
+    f"{GATES}/mlstm_cell": Small(_extreme(_mlstm), _call_mlstm),
+    f"{GATES}/slstm_cell": Small(_extreme(_slstm), _call_slstm),
+    f"{CHAIN}/{DEPTH} layers": Small(_chained, _call_chain),
+    f"{TINY}/products": Small(
+        lambda r, s: {
+            "x": np.float32(2.0) ** -np.arange(120, 140, dtype=np.float32),
+            "y": _positive(r, 20),
+        },
+        lambda ops, t, *_: (t["x"] * t["y"],),
+    ),
+}
+"""By kind and name."""
+
+
+def _uploaded(arrays: Arrays, inputs: Inputs) -> dict[str, Any]:
+    """Copy inputs to memory around which NaN lies, if the device takes freed memory again."""
+    sizes = [x.shape for x in inputs.values() for _ in range(3)]
+    spoilt = [arrays.array(np.full(size, math.nan, np.float32)) for size in sizes]
+    arrays.evaluate(*spoilt)
+    del spoilt
+    return {key: arrays.array(x) for key, x in inputs.items()}
+
+
+# -- the precision of float32 ----------------------------------------------------------------------
+
+
+def probed(arrays: Arrays, ops: Ops, names: Iterable[str] = PROBES) -> Named:
+    """Yield the result of every probe on a device."""
+    for name in names:
+        probe = PROBES[name]
+        inputs = _uploaded(arrays, probe.draw(np.random.default_rng(0), OF_PROBES))
+        yield name, arrays.host(probe.call(ops, inputs, None, OF_PROBES)[0])
+
+
+@cache
+def _exact(name: str) -> Array:
+    from mlxhog.models.ops.reference.ops_float64 import OPS, tensor
+
+    inputs = PROBES[name].draw(np.random.default_rng(0), OF_PROBES)
+    wide = {key: tensor(x) for key, x in inputs.items()}
+    exact: Array = PROBES[name].call(OPS, wide, None, OF_PROBES)[0].numpy()
+    return exact
+
+
+def exact() -> Named:
+    """Yield the result of every probe in float64; imports torch."""
+    for name in PROBES:
+        yield name, _exact(name)
+
+
+def computes_long_products(arrays: Arrays, ops: Ops) -> bool:
+    """Whether the long product is right; takes milliseconds."""
+    return all(np.array_equal(y, _exact(name)) for name, y in probed(arrays, ops, [LONG]))
+
+
+# -- operators with Metal kernels ------------------------------------------------------------------
+
+
+def faults(
+    framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
+) -> dict[str, str]:
+    """Compare the operators with Metal kernels with the plain ones on the CPU.
+
+    Leaves `device` as MLX's default device, and this number of threads.
+
+    Args:
+        framework: "torch" or "mlx", which is imported here.
+        device: of `ops`: "cpu", "gpu" or "mps".
+        ops: with Metal kernels.
+        threads: of the framework on the CPU.
+        names: operators; all by default.
+
+    Returns:
+        By operator the fault that was found first; operators without one are missing.
+    """
+    kind = TorchArrays if framework == "torch" else MLXArrays
+    arrays, plain = kind("cpu", threads), choose(framework, "reference", "cpu")
+    cases = list(product(names or CHECKS, SIZES))
+    expected = [dict(_results(arrays, plain, *case)) for case in cases]
+    arrays, found = kind(device, threads), dict[str, str]()
+    for (name, sizes), exact in zip(cases, expected, strict=True):
+        try:
+            results = dict(_results(arrays, ops, name, sizes))
+        except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
+            found.setdefault(name, message_of(error))
+            continue
+        fault = next(_differences(CHECKS[name], results, exact), None)
+        if fault is not None:
+            found.setdefault(name, fault)
+    return found
+
+
+def _results(arrays: Arrays, ops: Ops, name: str, sizes: Sizes) -> Named:
+    """Yield output, states and gradients of one operator, the same inputs in every process."""
+    check, rng = CHECKS[name], np.random.default_rng([*name.encode(), sizes.S])
+    inputs, starts = _uploaded(arrays, check.draw(rng, sizes)), arrays.array(sizes.starts())
+    results = [arrays.host(x) for x in check.call(ops, inputs, starts, sizes)]
+    yield from zip(check.results, results, strict=True)
+    weights = [arrays.array(_normal(rng, *x.shape)) for x in results]
+
+    def total(t: Inputs) -> Any:
+        outputs = check.call(ops, t, starts, sizes)
+        return sum((x * w).sum() for x, w in zip(outputs, weights, strict=True))
+
+    _, grads = arrays.value_and_grad(total, inputs)
+    for key, grad in grads.items():
+        yield f"gradient of {key}", arrays.host(grad)
+
+
+def _differences(
+    check: Small, results: Mapping[str, Array], expected: Mapping[str, Array]
+) -> Iterator[str]:
+    """Yield a sentence for each array that is too far from the expected one."""
+    largest = {name: float(np.abs(x).max()) for name, x in expected.items()}
+    for name, exact in expected.items():
+        kind = check.kind(name)
+        allowed = ALLOWED[kind]
+        most = allowed.atol + allowed.of_largest * largest[name]
+        most += allowed.of_all * max(n for other, n in largest.items() if check.kind(other) == kind)
+        off = float(np.abs(results[name] - exact).max())
+        if not off <= most:  # or not a number
+            share, limit = off / largest[name], most / largest[name]
+            yield f"{name} is off by {share:.1e} of its largest entry, expected {limit:.1e} at most"

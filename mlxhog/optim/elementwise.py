@@ -1,0 +1,151 @@
+"""Rules whose direction is a formula of an element: SGD, momentum, Lion, AdamW, Adan.
+
+Native code computes it in the pass that writes it. So a rule is a kernel with its moments, and the
+form of its step. Rows that a gradient does not touch keep their moments, as in
+torch.optim.SparseAdam; a dense gradient decays all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import ClassVar
+
+from mlxhog.config.options import option
+from mlxhog.optim.choice import Adaptive, Averaging, Decayed, OptimizerChoice, Sharing, like
+from mlxhog.optim.rule import GRADIENT, Form, Kernel, Pairs, Step, Target, Write
+
+
+class Elementwise(OptimizerChoice):
+    """A rule of a native kernel."""
+
+    kernel: ClassVar[Kernel] = GRADIENT
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        return self.kernel.state
+
+    def form(self, step: Step, decays: bool) -> Form:
+        """The step of an element in an update; `decays` says whether weight decay applies to it."""
+        raise NotImplementedError
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        target.step(self.kernel, pairs, partial(self.form, step), step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Elementwise, Decayed):
+    """`w -= lr * (g + weight_decay * w)`; no state."""
+
+    name: ClassVar[str] = "sgd"
+    title: ClassVar[str] = "plain SGD"
+    about: ClassVar[str] = "plain gradient descent"
+
+    def form(self, step: Step, decays: bool) -> Form:
+        return Form(Write(step.lr, step.grad_scale, self.weight_decay * decays))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Momentum(Elementwise, Decayed):
+    """`m = momentum * m + g + weight_decay * w; w -= lr * m`, with `m` private.
+
+    Source: torch.optim.SGD (dampening 0); its first step, m = g, is ours from m = 0.
+    """
+
+    name: ClassVar[str] = "momentum"
+    title: ClassVar[str] = "SGD with momentum"
+    about: ClassVar[str] = "gradient descent with momentum, as torch.optim.SGD"
+    kernel: ClassVar[Kernel] = Kernel("momentum", ("m",))
+
+    momentum: float = option(0.9, "share of the last step that is added again", low=0, below=1)
+
+    def form(self, step: Step, decays: bool) -> Form:
+        nesterov, decay = False, self.weight_decay * decays
+        return Form(Write(step.lr), (step.grad_scale, self.momentum, nesterov, decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lion(Elementwise, Averaging):
+    """The sign of a momentum (Chen et al. 2023, arXiv:2302.06675), with `m` private.
+
+    `w -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * w)`, where m is the exponential
+    mean of g with decay beta2. Any gradient moves every element by lr, so P workers move it by up
+    to P * lr while one computes. The steps of other rules shrink where gradients of different
+    workers disagree.
+    """
+
+    name: ClassVar[str] = "lion"
+    title: ClassVar[str] = "Lion"
+    about: ClassVar[str] = "the sign of a momentum: every element moves by lr"
+    lr_workers: ClassVar[str] = "sqrt"
+    kernel: ClassVar[Kernel] = Kernel("lion", ("m",))
+
+    def form(self, step: Step, decays: bool) -> Form:
+        write = Write(step.lr, coupled=self.weight_decay * decays)
+        return Form(write, (step.grad_scale, *self.decays))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Sharing):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101).
+
+    Bias correction counts the updates of the moments, private or shared.
+    """
+
+    name: ClassVar[str] = "adamw"
+    title: ClassVar[str] = "AdamW"
+    about: ClassVar[str] = "Adam with decoupled weight decay"
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        count = step.shared_count if self.use.shared else step.count
+        bias1, bias2 = 1.0 - self.decay1**count, 1.0 - self.beta2**count
+        rates = (step.grad_scale, *self.decays, 1.0 / math.sqrt(bias2), self.eps)
+
+        def form(decays: bool) -> Form:
+            decay = step.lr * self.weight_decay * decays
+            return Form(Write(step.lr / bias1, decoupled=decay), rates)
+
+        target.step(Kernel("adam", ("m", "v"), self.use.shared), pairs, form, step)
+
+
+class BesideAdamW(Adaptive):
+    """A rule for hidden matrices, beside AdamW for all other parameters."""
+
+    beside: ClassVar[str] = "adamw"
+
+    @cached_property
+    def adamw(self) -> AdamW:
+        """The rule of other parameters; its moments are shared if those of hidden matrices are."""
+        return like(AdamW, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adan(Elementwise, Adaptive):
+    """Adan (Xie et al. 2022, arXiv:2208.06677): private `m`, `diff`, `v`, and last gradient `prev`.
+
+    Differences of successive gradients replace the gradient at a point ahead of Nesterov's
+    momentum. With d = g - prev, m, diff and v are the exponential means of g, d and
+    (g + beta3 * d)^2, and u = (m / bias1 + beta3 * diff / bias3) / (sqrt(v / bias2) + eps). A
+    parameter with weight decay becomes (w - lr * u) / (1 + lr * weight_decay).
+
+    Bias corrections and the proximal weight decay are those of the authors' code,
+    https://github.com/sail-sg/Adan; its betas (0.98, 0.92, 0.99) are beta1, beta3, beta2 here, so
+    that beta2 is the decay of the second moment in every rule.
+    """
+
+    name: ClassVar[str] = "adan"
+    title: ClassVar[str] = "Adan"
+    about: ClassVar[str] = "means of gradients and of their differences"
+    kernel: ClassVar[Kernel] = Kernel("adan", ("m", "diff", "v", "prev"))
+
+    beta3: float = option(0.92, "decay of the mean of gradients' differences", low=0, below=1)
+
+    def form(self, step: Step, decays: bool) -> Form:
+        betas = (self.decay1, self.beta2, self.beta3)
+        bias1, bias2, bias3 = (1.0 - beta**step.count for beta in betas)
+        means = (*self.decays, self.beta3, 1.0 - self.beta3)
+        steps = (1.0 / bias1, self.beta3 / bias3, 1.0 / math.sqrt(bias2))
+        decay = self.weight_decay * decays
+        write = Write(step.lr / (1.0 + step.lr * decay), coupled=decay)
+        return Form(write, (step.grad_scale, *means, *steps, self.eps, step.count == 1))
