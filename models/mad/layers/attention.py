@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Self, cast
 
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, taps
 from mlxhog.models.ops.arrays import Array
@@ -140,9 +141,8 @@ class MHSlidingAttention(MHAttention):
     """
 
     name = "mh-sliding-attention"
-    may_be_0 = ("window",)
 
-    window: int = 32
+    window: int = option(32, "earlier positions that a query sees", low=0)
 
 
 CHUNK_SIZE = 32
