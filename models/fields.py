@@ -34,8 +34,9 @@ def custom(help: str, default: object, read: Callable[[Any], object] | None = No
     The default may be a class, which makes one.
     """
     how: dict[str, Any] = {"metadata": {_HELP: help, _READ: read}}
-    name = "default_factory" if isinstance(default, type) else "default"
-    return dataclasses.field(**how, **{name: default})
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, **how)
+    return dataclasses.field(default=default, **how)
 
 
 def described(kind: type[Any]) -> dict[str, str]:

@@ -40,13 +40,10 @@ def logits(
         hidden: receives the residual stream, as of `lm.logits`.
     """
     leaves, before, blocks = _inputs(cfg, params, tokens, state)
-    how: dict[str, Any] = {
-        "ops": OPS,
-        "rows": leaves.pop(ngrams.ROWS, None),
-        "hidden": (trace := []),
-    }
+    trace: list[Tensor] = []
+    how: dict[str, Any] = {"rows": leaves.pop(ngrams.ROWS, None), "hidden": trace}
     with torch.inference_mode():
-        y, after = lm.logits(cfg, leaves, tensor(tokens), blocks, **how)
+        y, after = lm.logits(cfg, leaves, tensor(tokens), blocks, ops=OPS, **how)
     if hidden is not None:
         hidden += [x.numpy() for x in trace]
     inner = [tuple(part.numpy() for part in block) for block in after]
@@ -80,7 +77,7 @@ def differentiate(
     leaves, _, blocks = _inputs(cfg, params, tokens, state)
     leaves = {name: x.to(dtype).requires_grad_() for name, x in leaves.items()}
     how: dict[str, Any] = {"rows": leaves.get(ngrams.ROWS), "state": blocks}
-    how["masks"] = masks and {site: tensor(x).to(dtype) for site, x in masks.items()}
+    how["masks"] = {site: tensor(x).to(dtype) for site, x in (masks or {}).items()} or None
     ids = tensor(tokens), tensor(labels).long()
     loss = lm.mean_loss(cfg, leaves, *ids, ops=OPS, **how)
     grads = torch.autograd.grad(

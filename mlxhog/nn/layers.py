@@ -173,7 +173,7 @@ def _config(
             raise ConfigError(f"dropout is {dropout}, but xLSTM Large has none; use variant v1")
         own = {"model_type": "xlstm", "num_heads": 4, **own}
     elif variant == "v1" and cell in ("mlstm", "slstm"):
-        outer = {key: own.pop(key) for key in ("bias", "chunk_size") if key in own}
+        outer: dict[str, Any] = {k: own.pop(k) for k in ("bias", "chunk_size") if k in own}
         ffn = own.pop("feedforward", {}) if cell == "slstm" else None
         block: dict[str, Any] = {cell: own}
         if cell == "slstm":

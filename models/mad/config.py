@@ -106,7 +106,7 @@ class MADConfig(ModelConfig):
         return len(self.layers)
 
     @property
-    def own_layers(self) -> tuple[Layer, ...]:
+    def own_layers(self) -> tuple[Layer, ...]:  # type: ignore[override]  # of others a constant
         """Layers that may be of a user's file."""
         return self.layers
 
@@ -236,7 +236,7 @@ class Decoder(Layer):
         """Declare its linear maps and norms."""
         for n in range(self.count):
             yield ParamSpec(f"{n}.norm.weight", (d,), "ones")
-            yield from maps(d, init="normal:0.02", bias=True, **{f"{n}.linear": d})
+            yield from maps(d, init="normal:0.02", bias=True, outs={f"{n}.linear": d})
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         """Return x (B, S, d) of its last position."""

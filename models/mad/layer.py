@@ -228,15 +228,21 @@ def check_heads(heads: int, d: int, width: str = "width") -> None:
 
 
 def maps(
-    inputs: int, *, bias: bool = False, init: str = "", product: bool = True, **outs: int
+    inputs: int,
+    *,
+    bias: bool = False,
+    init: str = "",
+    product: bool = True,
+    outs: Mapping[str, int] | None = None,
+    **more: int,
 ) -> Iterable[ParamSpec]:
     """Declare linear maps of one input: `q=d` is `q.weight` (d, inputs) and any `q.bias` (d,).
 
     They begin as torch.nn.Linear; or with `init`, and their biases at 0. `product` is that of
-    `ParamSpec`.
+    `ParamSpec`; `outs` has names that are no words of Python.
     """
     start = init or bound(inputs)
-    for name, out in outs.items():
+    for name, out in {**(outs or {}), **more}.items():
         yield ParamSpec(f"{name}.weight", (out, inputs), start, decay=True, product=product)
         if bias:
             yield ParamSpec(f"{name}.bias", (out,), "zeros" if init else start)

@@ -190,7 +190,7 @@ class PaTH(_Heads):
         yield from maps(self.rank, w_up=d)
         yield from taps("conv", d, self.conv)
         gates = dict.fromkeys(("b_proj", "f_proj")[: 1 + self.forget], self.heads_at(d))
-        yield from maps(d, product=False, bias=True, **gates)
+        yield from maps(d, product=False, bias=True, outs=gates)
         yield from maps(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:

@@ -123,7 +123,7 @@ class _LongConvolution(Layer):
         sizes = (FEATURES, *[self.filter_width] * (LAYERS - 1), filters)
         for number, (inputs, out) in enumerate(zip(sizes, sizes[1:], strict=False)):
             own = {f"filter.{number}": out}
-            yield from maps(inputs, product=False, bias=number < LAYERS - 1, **own)
+            yield from maps(inputs, product=False, bias=number < LAYERS - 1, outs=own)
         yield ParamSpec("skip", (filters,), "normal:1.0")
         yield from maps(inner, bias=True, out_proj=d)
 

@@ -75,7 +75,8 @@ class GEGLU(SwiGLU):
         return 64 * math.ceil(1.3 * d / 64) if self.inner is None else self.inner
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        return run.linear(run.ops.glu(*run.linears(x, p, "w1", "w2"), "gelu"), p, "w3"), ()
+        gate, up = run.linears(x, p, "w1", "w2")
+        return run.linear(run.ops.glu(gate, up, "gelu"), p, "w3"), ()
 
 
 class LargeFeedForward(Layer):
@@ -89,8 +90,8 @@ class LargeFeedForward(Layer):
     residual: str  # initialiser of Wdown
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        ups = {"proj_up_gate": self.inner, "proj_up": self.inner}
-        yield from maps(d, init=small(d), bias=self.bias, **ups)
+        inner, init = self.inner, small(d)
+        yield from maps(d, init=init, bias=self.bias, proj_up_gate=inner, proj_up=inner)
         yield from maps(self.inner, init=self.residual, bias=self.bias, proj_down=d)
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
@@ -114,7 +115,8 @@ class FeedForwardV1(Layer):
         yield from maps(self.inner, init=self.residual, bias=self.bias, proj_down=d)
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        y = run.ops.glu(*run.halves(x, p, "proj_up"), self.act_fn)
+        gate, up = run.halves(x, p, "proj_up")
+        y = run.ops.glu(gate, up, self.act_fn)
         return run.drop(run.linear(y, p, "proj_down")), ()
 
 

@@ -46,7 +46,8 @@ class LinearAttention(Layer):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         dh = d // self.heads
         yield from maps(d, q_proj=d, k_proj=d, v_proj=d)
-        yield from maps(dh, **dict.fromkeys(("q_map.w1", "q_map.w2", "k_map.w1", "k_map.w2"), dh))
+        for name in ("q_map", "k_map"):
+            yield from maps(dh, outs={f"{name}.w1": dh, f"{name}.w2": dh})
         yield from maps(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:

@@ -272,9 +272,9 @@ class MLSTMV1(_V1Cell):
         (v,) = self.diagonals(p, a, run, "v_proj")
         gates = ("mlstm_cell.igate", "mlstm_cell.fgate")
         i, f = run.linears(ops.xp.concatenate([q, k, v], -1), p, *gates)
-        qkv = (y.reshape(heads) for y in (q, k, v))
+        q, k, v = (y.reshape(heads) for y in (q, k, v))
         how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": CELL_EPS}
-        h, cell = ops.mlstm_cell(*qkv, i, run.forget(f), state=state[1:], **how)
+        h, cell = ops.mlstm_cell(q, k, v, i, run.forget(f), state=state[1:], **how)
         w, skip = 1.0 + p["mlstm_cell.outnorm.weight"], p["learnable_skip"]
         y = ops.head_norm_skip_gate(h, c, z, w, skip, V1_NORM_EPS)
         return run.drop(run.linear(y, p, "proj_down")), (*inputs, *cell)
@@ -315,9 +315,9 @@ class SLSTMV1(_V1Cell):
         c, inputs = self.convolved(p, x, state, run)
         gates = self.diagonals(p, c, run, "fgate", "igate")  # swapped names, see above
         gates += self.diagonals(p, x, run, "zgate", "ogate")
+        i, f, z, o = (y.reshape(heads) for y in gates)
         R, b = (p[f"slstm_cell._{name}_"] for name in ("recurrent_kernel", "bias"))
-        ifzo = (y.reshape(heads) for y in gates)
-        h, cell = run.ops.slstm_cell(*ifzo, R, b, state=state[-4:], starts=run.starts)
+        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
         w = p.get("group_norm.weight")
         scale = xp.ones_like(x[0, 0]) if w is None else 1.0 + w
         y = run.ops.head_norm(run.drop(xp.astype(h, x)), scale, V1_NORM_EPS)
@@ -366,11 +366,11 @@ class LargeMLSTM(Layer):
         ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
         gates = ("ogate_preact", "igate_preact", "fgate_preact")
         q, k, v, o, i, f = run.linears(x, p, "q", "k", "v", *gates)
-        qkv = (y.reshape(heads) for y in (q, k, v))
+        q, k, v = (y.reshape(heads) for y in (q, k, v))
         i = ops.soft_cap(i, self.gate_cap)
         f = run.forget(ops.soft_cap(f, self.gate_cap))
         how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": self.eps}
-        h, state = ops.mlstm_cell(*qkv, i, f, state=state, **how)
+        h, state = ops.mlstm_cell(q, k, v, i, f, state=state, **how)
         y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], run.norm_eps)
         if self.bias:
             y = y + ops.xp.sigmoid(o) * p["multihead_norm.bias"]
