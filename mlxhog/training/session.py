@@ -76,7 +76,7 @@ class Session(Processes):
         self._limit(min(limits, default=None))
 
     def _limit(self, steps: int | None, done: int = 0) -> None:
-        self._steps = steps
+        self._steps_allowed = steps
         self.strategy.limit_steps(self.arena, self.ledger, steps, done)
 
     def begin_training(self) -> int:
