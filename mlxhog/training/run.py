@@ -34,7 +34,7 @@ from mlxhog.errors import (
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
-from mlxhog.training.change_strategy import Changes, rounds_before
+from mlxhog.training.choose_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.publishing import Publisher
