@@ -125,10 +125,6 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
 
     Each worker has a process, which computes nothing but gradients.
 
-    Args:
-        plan: of the run.
-        progress: whether a line of a terminal shows what is measured.
-
     Raises:
         EnvironmentLacks: no batch fits, or a worker fails.
     """

@@ -123,11 +123,7 @@ class StepTime(NamedTuple):
 
 
 def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
-    """Share of the gradients that rounds lost to waiting.
-
-    Args:
-        steps: of each worker in the same rounds, at least one.
-    """
+    """Share of the gradients that rounds lost to waiting."""
     tokens = [sum(one.tokens for one in own) for own in steps]
     computed_s = [sum(one.compute_s for one in own) for own in steps]
     lasted_s = fmean(sum(one.lasted_s() for one in own) for own in steps)
@@ -146,12 +142,7 @@ def lost_by_last_rounds(steps: Sequence[Sequence[StepTime]]) -> float | None:
 
 
 def rounds_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> float:
-    """The share that rounds would lose, by lock-free steps of each worker.
-
-    Args:
-        steps: of each worker, at least one.
-        sequences: of a gradient.
-    """
+    """The share that rounds would lose, by lock-free steps of each worker."""
     return 1 - 1 / gain([[one.compute_s for one in own] for own in steps], sequences)
 
 

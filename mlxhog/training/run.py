@@ -62,12 +62,7 @@ def train(
     observer: Observer[Progress] | None = None,
     run: Run | None = None,
 ) -> Result:
-    """Train, as `mlxhog.train` says.
-
-    Args:
-        config: the resolved configuration.
-        observer: shows the progress.
-        run: the new run, created and locked by the caller; by default one is created.
+    """Train, as `mlxhog.train` says; by default in a new run, else in one that the caller locks.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.

@@ -184,11 +184,7 @@ class Session(Processes):
         return True
 
     def poll(self, doing: Doing | None = None) -> None:
-        """Watch the workers for a moment, and read their records; raises as `watch`.
-
-        Args:
-            doing: activity that is shown to the user; None is training.
-        """
+        """Watch the workers for a moment, and read their records; raises as `watch`."""
         self.watch(self._wait_s)
         self._wait_s = min(self.poll_s, LONGER * self._wait_s)
         self.drain()
