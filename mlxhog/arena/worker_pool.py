@@ -80,7 +80,7 @@ class WorkerProcess:
             target: an importable function.
             arguments: picklable; nothing in them is defined in the caller's `__main__`.
             name: name of the process.
-            threads: see `processes.thread_limits`; None sets no limits.
+            threads: see `processes.limits_of_threads`; None sets no limits.
             daemon: as in `multiprocessing`; None for a process that has children of its own.
             pipe: whether `target` gets one end of a pipe, before its other arguments.
             arena: the arena in which it has a slot.

@@ -191,18 +191,8 @@ def make_run_plan(
         ConfigError: a setting, a size or a mix of backends is impossible.
         EnvironmentLacks: a backend is missing.
     """
-    task = tasks.find(config.task)
-    protocol, values = config.protocol, dict(config.settings)
-    if protocol.fuzzy_compat and "fuzzy_compat" in options(task):
-        values["fuzzy_compat"] = True
-    settings = tasks.resolve(config.task, values)
-    model = config.model()
-    if protocol.select == "val" and not settings.val_rows:
-        raise ConfigError(
-            "select is val, but no validation rows are drawn; set val_rows of the task, such as "
-            f"--set val_rows={settings.test_rows}, or select test"
-        )
-    worker_options = worker_options or {}
+    protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
+    model, worker_options = config.model(), worker_options or {}
     chosen = resolve_workers(
         config.workers,
         config.threads,
