@@ -231,7 +231,7 @@ def _after_a_kill() -> Check:
     observed: object
     try:
         for value in (1.0, 2.0):  # the second child gets the slot of the first
-            with Child(arena, (1,)) as child:
+            with Child(arena, 1) as child:
                 child.call(START_S, write, value)
         last = float(values_of(arena, "dense").max())
         observed = f"the last value is {last:g} of 2"

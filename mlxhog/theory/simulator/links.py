@@ -74,12 +74,6 @@ class Link:
         """Least time between rounds, in whole seconds, with which they use `LINK_SHARE` of it."""
         return max(1.0, math.ceil(self.round_s(n_bytes, machines) / LINK_SHARE - 1e-9))
 
-    def __str__(self) -> str:
-        """As `parse` reads it."""
-        mbit = 8 * self.bytes_per_s / 1e6
-        rate = f"{mbit / 1e3:g}Gbit" if mbit >= 1e3 else f"{mbit:g}Mbit"
-        return rate + (f":{1e3 * self.latency_s:g}ms" if self.latency_s else "")
-
 
 def sent_bytes(n_bytes: float, machines: int) -> float:
     """Bytes that each machine sends in an all-reduce of n bytes."""
@@ -120,14 +114,21 @@ class ClusterRounds(Scheme):
     def use(self, seconds: float) -> dict[str, float]:
         """Return what rounds did with the links from the start on.
 
-        `rounds` that ended, `bytes_per_s` that each machine sends on average, and the `share` of
-        the time in which a round is under way.
+        `rounds` that ended, `bytes_per_s` that each machine sends on average, the `share` of the
+        time in which a round is under way, and the advised time between rounds, `tenth_every_s`.
         """
         ended, round_s = self.ended(seconds), self.round_s
         sent = ended * sent_bytes(self.float_bytes * self.n_params, self.machines)
         begun_s = self.round_every_s + ended * max(self.round_every_s, round_s)
         busy_s = ended * round_s + min(round_s, max(0.0, seconds - begun_s))
-        return {"rounds": ended, "bytes_per_s": sent / seconds, "share": busy_s / seconds}
+        return {
+            "rounds": ended,
+            "bytes_per_s": sent / seconds,
+            "share": busy_s / seconds,
+            "tenth_every_s": self.link.round_every_s(
+                self.float_bytes * self.n_params, self.machines
+            ),
+        }
 
     def shared(self, sim: Simulation) -> list[int]:
         """Return the number of rounds that have been merged."""

@@ -10,15 +10,13 @@ import pytest
 
 from mlxhog.arena import Slot
 from mlxhog.arena.child import Lane
-from mlxhog.models.families import hidden_matrices, param_spec
 from mlxhog.optim.tables import Tables
-from mlxhog.theory.analysis.sampling import LAGS, compare_stale_gradients, curvature, source
+from mlxhog.theory.analysis.sampling import LAGS, compare_stale_gradients
 from mlxhog.theory.analysis.written import WrittenSteps
 from mlxhog.training.run import train
-from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched, touched_rows
+from tests.theory.analysis.measured import MAD_MODEL, sampled, subject, touched, touched_rows
 from tests.tolerances import (
     AGED_F32,
-    POWER_ITERATION,
     assert_close,
 )
 from tests.training.small import MIXED_MODEL, small_config
@@ -29,49 +27,27 @@ TICKETS = [(0, 0), (0, 3), (1, 5)]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("architecture", [None, MIXED_MODEL], ids=["xlstm", "xlstm_v1"])
-def test_a_support_is_where_the_backends_own_gradient_is_not_zero(tmp_path, backend, architecture):
-    small = subject(tmp_path, architecture=architecture, backend=backend)
-    lane = Lane(None, 0)
-    sampling = sampled(small, TICKETS, lane)
-    ours = source(lane, small)
-    for number, ticket in enumerate(TICKETS):
-        loss, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
-        assert loss == sampling.losses[number]
-        for block in small.blocks:
-            expected = flat(small, block.name, grads)
-            assert (touched(sampling, small, block.name)[number] == (expected != 0)).all()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batch(
-    tmp_path, backend
+def test_an_update_touches_the_rows_of_its_tokens_and_nearly_all_of_dense_blocks(
+    tmp_path, backend, architecture
 ):
-    small = subject(tmp_path, backend=backend)
+    small = subject(tmp_path, architecture=architecture, backend=backend)
     sampling = sampled(small, TICKETS)
     rows = touched_rows(sampling, small, "embedding")
     for number, ticket in enumerate(TICKETS):
         tokens = small.batches().at(*ticket).x
         assert np.flatnonzero(rows[number]).tolist() == np.unique(tokens).tolist()
+    for block in small.blocks[1:]:
+        assert touched(sampling, small, block.name).mean() > 0.95
 
 
-@pytest.mark.parametrize("sparsify", ["topk:0.02", "threshold:3"])
-def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(tmp_path, sparsify):
-    small = subject(tmp_path, sparsify=sparsify, sampled_head=40)
-    lane = Lane(None, 0)
-    sampling = sampled(small, TICKETS, lane)
-    ours = source(lane, small)
-    assert small.sparsified
-    decay = frozenset(name for name, one in param_spec(small.plan.model).items() if one.decay)
-    hidden = hidden_matrices(small.plan.model)
-    slots, params = small.plan.layout.slots, ours.backend.inbox
-    worker = WrittenSteps(small.steps, slots, params, decay, hidden)
-    for number, ticket in enumerate(TICKETS):
-        _, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
-        masks = worker.masks(grads)
-        for block in small.blocks:
-            mask = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
-            elements = touched(sampling, small, block.name)[number]
-            assert (elements == mask).all()
+@pytest.mark.parametrize(("sparsify", "share"), [("topk:0.02", 0.02), ("threshold:3", 0.01)])
+def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
+    tmp_path, sparsify, share
+):
+    small = subject(tmp_path, sparsify=sparsify)
+    sampling = sampled(small, TICKETS)
+    elements = np.concatenate([touched(sampling, small, one.name).T for one in small.blocks])
+    assert 0 < elements.mean() < 2 * share
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -107,7 +83,6 @@ def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path):
 def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(tmp_path, optimizer):
     small, lane = subject(tmp_path, optimizer=optimizer), Lane(None, 0)
     before = sampled(small, TICKETS, lane)
-    assert curvature(lane, small, TICKETS[:1], 3) > 0
     others = [(0, k) for k in range(LAGS[-1])]
     ages = compare_stale_gradients(lane, small, TICKETS[:1], others, others[:2])
     assert [one.lag for one in ages] == list(LAGS)
@@ -147,12 +122,6 @@ def lane_over(problem):
     lane = Lane(None, 0)
     lane.store["source"] = problem
     return lane
-
-
-def test_curvature_of_a_quadratic_is_its_largest_eigenvalue(tmp_path):
-    problem = Quadratic([1.0, -3.0, 7.0, 0.0], small_config(tmp_path))
-    steepest = curvature(lane_over(problem), problem.subject, [(0, 0)], 12)
-    assert_close(steepest, 7.0, POWER_ITERATION)
 
 
 def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path):
