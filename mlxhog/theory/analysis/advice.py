@@ -167,15 +167,6 @@ def _workers(f: Analysis) -> tuple[str, str]:
 RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
     Rule(
         "write",
-        lambda f: f.allowed >= f.lag.largest,
-        lambda f: (
-            "plain adds (racy) can lose little here; the theorems assume lossless ones",
-            "" if f.write == "racy" else "--write racy",
-        ),
-        lambda f: f"{_lag_rule(f)}; {_lost(f)}",
-    ),
-    Rule(
-        "write",
         lambda f: True,
         lambda f: (
             "add steps losslessly (stripe locks), as write=auto does on CPUs",
