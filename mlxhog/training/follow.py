@@ -31,7 +31,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
 from mlxhog.base.paths import expanded, printable
-from mlxhog.data import records, textfiles
+from mlxhog.data import textfiles
 from mlxhog.data.examples import Example
 from mlxhog.data.stream import (
     EXAMPLES,
@@ -246,21 +246,12 @@ class Follower:
                     self._say(f"{name} is left out: its suffix is not that of a text, as .txt is")
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        if textfiles.record_kind(path):
-            texts = (
-                (where, text)
-                for where, record in textfiles.records(path)
-                for text in textfiles.short_documents([records.record_text(record, None, where)])
-            )
-        else:
-            texts = ((str(path), document) for document in textfiles.documents(path, None))
         n_bytes = 0
-        for where, document in texts:
+        for where, document in textfiles.placed_documents(path, None):
             n_bytes += len(document)
             if n_bytes > MOST_BYTES:
                 raise DataError(f"it has more than {MOST_BYTES:,} bytes of text; split it")
-            if document.strip():
-                yield from self._rows_of(document, where)
+            yield from self._rows_of(document, where)
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
