@@ -253,8 +253,8 @@ def _made(spec: Option, choice: str | type[Choice] | None, numbers: Layer) -> Ch
     choice = kind.find(choice) if isinstance(choice, str) else choice
     if choice is None:
         return None
-    values, origins = ({flat: one[k] for flat, one in numbers.items()} for k in (0, 1))
-    return kind.make(choice, values, origins)
+    origins = {flat: where for flat, (_, where) in numbers.items()}
+    return kind.make(choice, {flat: value for flat, (value, _) in numbers.items()}, origins)
 
 
 def _owner(kind: Kind, numbers: Layer) -> type[Choice] | None:

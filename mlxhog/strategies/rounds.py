@@ -32,8 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.strategies.strategy import Strategy
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker
+from mlxhog.strategies.strategy import Idle, Lease, Strategy, StrategyWorker
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -90,7 +89,6 @@ class Numbered(Strategy):
     kept_words: ClassVar[tuple[str, ...]] = ("steps",)
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
-        """Its own words, and those of the table above."""
         worker = " ".join(("steps stages", *JOURNAL, self.worker_words))
         run = f"first steps_before {self.run_words}"
         return {"run": (1, run), "worker": (self.workers, worker)}
@@ -141,7 +139,6 @@ class Numbered(Strategy):
         return own if self.kept_segments() else None
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Steps of this call, of all workers."""
         words = self.words(arena)
         return sum(self.each(words, "steps")) - words["steps_before"]
 

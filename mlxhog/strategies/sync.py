@@ -29,7 +29,7 @@ one that evaluates, starts again or comes late, and the run may change its strat
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters
     grads.mean         float32  their mean
-    tables.*                    those of tables, see `averaged_rows.py`
+    tables.*                    those of tables, see `division.py`
     sync.norm          float64  sum of squares of the mean, per parameter
 
     word         meaning
@@ -59,11 +59,17 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim import tables
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.optim.rule import parameter
-from mlxhog.strategies import averaged_rows, division
+from mlxhog.strategies import division
 from mlxhog.strategies.division import InRounds
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Segments, all_reduce_bytes, parameter_copies
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.strategy import (
+    Idle,
+    Lease,
+    Segments,
+    WriteResult,
+    all_reduce_bytes,
+    parameter_copies,
+)
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -89,7 +95,7 @@ class SyncWorker(NumberedWorker):
         self._shares = cache(partial(division.parameters, costs))
         self._rows = None
         if context.tables is not None:
-            self._rows = averaged_rows.AveragedRows(arena, workers)
+            self._rows = division.AveragedRows(arena, workers)
         self._speeds: division.SharesBySpeed | None = None
         if self.strategy.shares == "speed":
             each = config.sequences_per_ticket
@@ -102,7 +108,6 @@ class SyncWorker(NumberedWorker):
         return self._members[:1] == [self.context.rank]
 
     def claim(self) -> Lease | Idle:
-        """Lease ticket R P + rank of round R."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         if strategy.missed(words, rank):
             # While a checkpoint is saved, `settle` does it. No round lacks this worker: the members
@@ -340,7 +345,7 @@ class Sync(InRounds, Numbered):
             **super().segments(n_params),
             **parameter_copies(copies),
             "sync.norm": ("float64", n_params),
-            **averaged_rows.segments(self.workers, self.tables, tokens),
+            **division.row_segments(self.workers, self.tables, tokens),
         }
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:

@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlxhog.arena.control import EVAL_ROUND, Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
-from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import heldout, subset
@@ -30,8 +29,11 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import param_count
-from mlxhog.strategies.context import Context
 from mlxhog.training.job import Job
+
+if TYPE_CHECKING:  # only workers load them
+    from mlxhog.backends.backend import Backend
+    from mlxhog.strategies.context import Context
 
 PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
 """Most work to score the part and the larger text: 10 s and 20 s of two CPU cores."""

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mlxhog.strategies.staleness import SimulatedStaleness
+from mlxhog.strategies.in_order import SimulatedStaleness
 from tests.pairs import each_of
 
 STEPS = 4000

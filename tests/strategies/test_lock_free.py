@@ -9,7 +9,7 @@ import pytest
 import mlxhog.optim
 from mlxhog._native import STRIPE
 from mlxhog.arena.control import Command
-from mlxhog.arena.ledger import Ledger, Position, TicketState
+from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
 from mlxhog.models.spec import ParamSpec
@@ -32,32 +32,6 @@ from tests.strategies.runs import (
     worker,
 )
 from tests.threads import begin, join, wait_until
-
-
-def take_steps(one):
-    """Steps until none is left; the numbers of their tickets."""
-    tickets = []
-    while isinstance(lease := one.claim(), Lease):
-        one.read()
-        end_step(one, lease)
-        tickets.append(lease.epoch * one.context.ledger.n + lease.ticket)
-    assert lease is Idle.DONE
-    return tickets
-
-
-# -- the budget ------------------------------------------------------------------------------------
-
-
-@each_of(("steps", "expected"), [(1, [10]), (2, [10, 12]), (4, [10, 12, 13, 15])])
-def test_a_resumed_budget_passes_over_tickets_that_are_done(steps, expected):
-    of = strategy()
-    with new_arena(of) as arena:
-        ledger = Ledger(arena)
-        ledger.restore(Position(epoch=1, watermark=2, done=[3, 6], torn=0, n=8))
-        of.limit_steps(arena, ledger, steps)
-        assert take_steps(worker(arena, 1, of)) == expected
-        assert of.steps_done(arena, ledger) == steps
-
 
 # -- one step --------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.views import StatusLine
 from mlxhog.training import batch_size, memory
-from mlxhog.training.batch_size import BatchSpeed, choose, limit_of, speed_of
+from mlxhog.training.batch_size import BatchSpeed, choose, limit_of
 from mlxhog.training.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan import make_plan
 from tests.training.small import Messages, small_config
@@ -35,12 +35,12 @@ from tests.training.small import Messages, small_config
 def test_a_batch_grows_until_tokens_per_second_stop_to_rise(tokens_per_s, most, sequences, asked):
     measured = []
 
-    def measure(n, before):
-        assert [one.sequences for one in before] == measured
+    def measure(n, rest_s):
+        assert rest_s == 100.0 - 3 * len(measured)
         measured.append(n)
-        return BatchSpeed(n, tokens_per_s[len(measured) - 1], 1.0)
+        return [(tokens_per_s[len(measured) - 1], [1.0, 1.0])]
 
-    choice = choose(most, "the text ends", measure)
+    choice = choose(most, "the text ends", 100.0, measure)
     assert (choice.sequences, measured) == (sequences, asked)
     assert (choice.why == "the text ends") == (2 * asked[-1] > most)
     if len(asked) == 4:
@@ -50,9 +50,13 @@ def test_a_batch_grows_until_tokens_per_second_stop_to_rise(tokens_per_s, most, 
         )
 
 
-def test_workers_add_up_and_what_delays_a_few_gradients_does_not_count():
-    speed = speed_of(2, [(512, [0.5, 0.5, 9.0, 0.5]), (512, [1.0, 1.0])])
-    assert speed == BatchSpeed(2, 512 / 0.5 + 512, 10.5 / 4)
+def test_workers_add_up_what_delays_a_few_gradients_does_not_count_and_time_is_limited():
+    def measure(n, rest_s):
+        return [(512 * n, [0.5, 0.5, 9.0, 0.5]), (512 * n, [1.0, 1.0])]
+
+    choice = choose(1024, "", 20.0, measure)
+    assert choice.speeds == (BatchSpeed(1, 512 / 0.5 + 512, 10.5 / 4),)
+    assert choice.why == "gradients of 2 sequences would take the measurement over 20 s"
 
 
 # -- the measurement -------------------------------------------------------------------------------

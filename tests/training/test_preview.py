@@ -12,8 +12,8 @@ from mlxhog.base.verdicts import Verdicts
 from mlxhog.checkpoint import creation
 from mlxhog.cli import main
 from mlxhog.config.budget import Budget
-from mlxhog.training import plan as plans
 from mlxhog.training import preview
+from mlxhog.training import strategy_plan as plans
 from mlxhog.training.plan import make_plan
 from tests.training.small import Messages, end_the_time_when, small_config
 from tests.words import changed
