@@ -182,11 +182,11 @@ void weigh_two_scores(const ChunkGates& g, Index L, float scale, const float* e,
                                  P + t * L, column_sums);
 }
 
-// out[r, :] = factor[r] * scale * rows[r, :]; out is packed, rows are `ld` apart.
+// out[r, :] = factor[r] * scale * rows[r, :] (factor may be null: 1); out is packed, rows are `ld` apart.
 MLXHOG_CLONES void scaled_rows(const float* rows, Index ld, Index count, Index width, const float* factor,
                                float scale, float* out) {
   for (Index r = 0; r < count; ++r) {
-    const float total = factor[r] * scale;
+    const float total = factor ? factor[r] * scale : scale;
 #pragma omp simd
     for (Index j = 0; j < width; ++j) out[r * width + j] = total * rows[r * ld + j];
   }
@@ -196,13 +196,18 @@ MLXHOG_CLONES void scaled_rows(const float* rows, Index ld, Index count, Index w
 void next_matrix(const ChunkGates& g, const float* k, Index k_ld, const float* v, Index v_ld, Index L, Index DK,
                  Index DV, const float* C, float* C_next, float* keys) {
   scaled_rows(k, k_ld, L, DK, g.y.data(), 1.0f, keys);
-  copy_rows(DK, DV, C, DV, C_next, DV, 0, g.decay);
+  scaled_rows(C, DV, DK, DV, nullptr, g.decay, C_next);
   gemm(DK, DV, L, keys, 1, DK, v, v_ld, C_next, DV, true);
 }
 
 // out[r] = sum_j a[r, j] * b[r, j]
-void row_dots(const float* a, const float* b, Index ld, Index count, Index width, float* out) {
-  for (Index r = 0; r < count; ++r) out[r] = dot(width, a + r * ld, b + r * ld);
+MLXHOG_CLONES void row_dots(const float* a, const float* b, Index ld, Index count, Index width, float* out) {
+  for (Index r = 0; r < count; ++r) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (Index j = 0; j < width; ++j) sum += a[r * ld + j] * b[r * ld + j];
+    out[r] = sum;
+  }
 }
 
 // -- forward
