@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "rows.h"
+#include "pool.h"
 #include "shapes.h"
 
 namespace mlxhog {
