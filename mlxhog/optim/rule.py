@@ -371,12 +371,12 @@ class Optimizer(ABC):
         Args:
             target: the parameters, their locks, and the state.
             grads: per parameter a float32 gradient of its shape, or `Rows`; names may be missing.
-            lr: as in `Step`, also the next ones.
+            lr: of `Step`.
             step: its `count`.
-            seed: likewise.
-            grad_scale: likewise.
+            seed: of `Step`.
+            grad_scale: of `Step`.
             shared_step: its `shared_count`; None is `step`.
-            feedback: likewise.
+            feedback: of `Step`.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter; nothing has been written.
