@@ -92,21 +92,12 @@ class OptimizerChoice(Choice, Optimizer, ABC):
         return self
 
     def workers_factor(self, rule: str, workers: int) -> float:
-        """Return the factor of lr for workers that add their own steps.
-
-        Args:
-            rule: none, sqrt, linear, or auto.
-            workers: number of these workers.
-        """
+        """Return the factor of lr for workers that add their own steps, by a `lr_workers`."""
         rule = self.lr_workers if rule == "auto" else rule
         return {"sqrt": 1.0 / math.sqrt(workers), "linear": 1.0 / workers}.get(rule, 1.0)
 
     def shares_moments(self, *, lock_free: bool) -> bool:
-        """Whether all workers have one pair of moments.
-
-        Args:
-            lock_free: whether workers add whole steps without waiting for each other.
-        """
+        """Whether all workers have one pair of moments; `lock_free`: none waits to add a step."""
         return False
 
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:

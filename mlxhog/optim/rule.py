@@ -233,12 +233,9 @@ class Target:
         )  # fmt: skip
 
     def probe(self, offset: int, count: int, *, scattered: bool) -> None:
-        """Add 1.0 to elements of the arena's lost-update probe, as steps are added.
+        """Add 1.0 to `count` elements of the arena's lost-update probe, as steps are added.
 
-        Args:
-            offset: first of them in `flat`.
-            count: number of them.
-            scattered: whether the run adds to single elements of parameters.
+        `scattered` says whether the run adds to single elements of parameters.
         """
         ones = np.ones(count, np.float32)
         if self.metal is not None:
@@ -261,10 +258,8 @@ def new_state(
 ) -> tuple[dict[str, Float32], dict[str, Mapping[str, Slot]]]:
     """Private state of a worker without an arena, all zero, and the places of a `Target`.
 
-    Args:
-        names: an optimizer's `state_segments`.
-        shapes: its `state_shapes`.
-        floats: length of the parameter segment.
+    They follow from an optimizer's `state_segments` and `state_shapes`, and the length of the
+    parameter segment.
     """
     from mlxhog.arena.layout import place_state
 
@@ -421,14 +416,8 @@ def write(
 ) -> None:
     """Write directions as plain SGD writes a gradient: `w -= lr * (u + weight_decay * w)`.
 
-    One by one; Metal kernels write all at once, in few launches.
-
-    Args:
-        target: of the writes.
-        directions: of some parameters.
-        step: the step that they belong to.
-        lr: step size of this write.
-        weight_decay: of the parameters that decay.
+    One by one; Metal kernels write all at once, in few launches. `weight_decay` is of the
+    parameters that decay.
     """
 
     def form(decays: bool) -> Form:

@@ -186,10 +186,7 @@ class Strategy(Choice, ABC):
     def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
         """The text of each worker's clients; None if all workers have one text.
 
-        Args:
-            data: of the run.
-            train: its training text.
-            stored: folder of the run that is resumed.
+        `stored` is the folder of the run that is resumed.
         """
         return None
 
@@ -228,9 +225,7 @@ class Strategy(Choice, ABC):
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Fill the segments when the parameters are in place and no worker has started.
 
-        Args:
-            arena: to fill.
-            position: of a checkpoint whose `kept_segments` are in place, see `resume`.
+        With a `position`, see `resume`, the `kept_segments` of its checkpoint are in place.
         """
 
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
