@@ -256,7 +256,7 @@ def judge(scenario, seeds):
         known = {kind: arm for kind, arm in known.items() if arm.repeats}
     truth = {arm.name: seconds_to_target(scenario, arm, seeds) for arm in known.values()}
     advice = recommend(scenario.profile, STRATEGIES)
-    pair = [one.arm for one in (advice.first, advice.second) if one is not None]
+    pair = [one for one in (advice.first, advice.second) if one is not None]
     other_seeds = [1000 + seed for seed in seeds]
     tried = {arm.name: seconds_to_target(scenario, arm, other_seeds) for arm in pair}
     answer = min(tried, key=lambda name: tried[name] * (1.0 if name == pair[0].name else 1.02))
@@ -265,7 +265,7 @@ def judge(scenario, seeds):
         "scenario": scenario.name,
         "planted": sorted(scenario.planted),
         "rule": advice.rule,
-        "advised": advice.first.arm.name,
+        "advised": advice.first.name,
         "tried": {name: round(value, 2) for name, value in tried.items()},
         "answer": answer,
         "best": best,

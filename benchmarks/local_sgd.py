@@ -27,7 +27,7 @@ from harness.tuning import around, tuned
 from training.digits import digits, divided, train
 from training.recording import SIZES, TINY, Bench, workers
 
-from mlxhog.strategies.averaging import CONTROL, Scaffold
+from mlxhog.strategies.averaging import CONTROL, LocalSGD, Scaffold
 
 TUNED_ON = (101, 102)
 
@@ -242,39 +242,29 @@ def corrections(*, rounds):
     return largest
 
 
-def note(strategy, arena, rank):
-    """Last stage: begin the next round as ours does, and note this client's correction."""
-    strategy.begin_round(arena, rank)
-    SEEN[rank] = arena.segment(CONTROL) - arena.segment(f"{CONTROL}.{rank + 1}")
-
-
-def next_by_document(strategy, arena, rank):
-    """The document's rule: c_i moves by as much as c did; no gradient has a part in it."""
-    strategy.average_share(arena, rank)
-    controls = [arena.segment(f"{CONTROL}.{k + 1}") for k in range(CLIENTS)]
-    moved = sum(controls) / np.float32(CLIENTS) - arena.segment(CONTROL)
-    np.copyto(arena.segment(f"{CONTROL}.next.{rank + 1}"), controls[rank] + moved)
-
-
-def take_by_document(strategy, arena, rank):
-    """The next control variates become the present ones, of a client and its share of c."""
-    after = [arena.segment(f"{CONTROL}.next.{k + 1}") for k in range(CLIENTS)]
-    span = strategy.share(arena, rank)
-    np.copyto(arena.segment(CONTROL)[span], sum(each[span] for each in after) / CLIENTS)
-    np.copyto(arena.segment(f"{CONTROL}.{rank + 1}"), after[rank])
-    strategy.keep_anchor(arena, rank)
-
-
 class Watched(Scaffold):
-    """Ours."""
+    """Ours, which notes each client's correction at the end of a round."""
 
-    stages = (*Scaffold.stages[:-1], note)
+    def take(self, arena, rank):
+        super().take(arena, rank)
+        SEEN[rank] = arena.segment(CONTROL) - arena.segment(f"{CONTROL}.{rank + 1}")
 
 
-class ByDocument(Scaffold):
-    """With the document's rule for the control variates."""
+class ByDocument(Watched):
+    """With the document's rule: c_i moves by as much as c did; no gradient has a part in it."""
 
-    stages = (next_by_document, take_by_document, note)
+    def mix(self, arena, rank):
+        LocalSGD.mix(self, arena, rank)
+        controls = [arena.segment(f"{CONTROL}.{k + 1}") for k in range(CLIENTS)]
+        moved = sum(controls) / np.float32(CLIENTS) - arena.segment(CONTROL)
+        np.copyto(arena.segment(f"{CONTROL}.next.{rank + 1}"), controls[rank] + moved)
+
+    def keep(self, arena, rank):
+        LocalSGD.keep(self, arena, rank)
+        after = [arena.segment(f"{CONTROL}.next.{k + 1}") for k in range(CLIENTS)]
+        span = self.share(arena, rank)
+        np.copyto(arena.segment(CONTROL)[span], sum(each[span] for each in after) / CLIENTS)
+        np.copyto(arena.segment(f"{CONTROL}.{rank + 1}"), after[rank])
 
 
 def compare_clients(findings, runs, correction):

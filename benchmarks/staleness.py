@@ -28,7 +28,7 @@ from harness.interleaved import on_cores
 from harness.tuning import around, settings, tune
 from training.recording import MINI, SIZES, TINY, Bench, count_parameters, model_file, workers
 
-from mlxhog.theory.bounds import Facts, apply
+from mlxhog.theory.bounds import apply
 
 MUON, ADAMW = {"optimizer": "muon"}, {"optimizer": "adamw"}
 CURED = {"moments": "shared", "predict": "last"}
@@ -306,11 +306,8 @@ class Measured:
 
 def proposition(tau, n_params):
     """Gradients by Proposition 4.1 as multiples of serial's, if it applied: rho = Delta = 1."""
-    facts = Facts(
-        strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, sparse=False
-    )
-    bound = apply("penalty", facts, tau=tau, omega=n_params, rho=1.0, delta=1.0)
-    return float(bound.values["penalty"])
+    bound = apply("proposition 4.1", {}, tau=tau, omega=n_params, rho=1.0, delta=1.0)
+    return float(bound["values"]["penalty"])
 
 
 def times_serial(curve, n, bits):

@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from harness.frame import flags, measured
 from harness.machine import cores, smallest
 
-from mlxhog.base.processes import thread_limits
+from mlxhog.base.processes import environment, limits_of_threads
 from mlxhog.mad.run import RunRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks.state_tracking import ORDERS
@@ -65,7 +65,7 @@ def measure(findings, chosen):
     """Train, print, claim."""
     seeds = range(chosen.seed, chosen.seed + (1 if chosen.quick else 3))
     with (
-        thread_limits(1),
+        environment(limits_of_threads(1)),
         ProcessPoolExecutor(len(cores()), mp_context=get_context("spawn")) as pool,
     ):
         waiting = {

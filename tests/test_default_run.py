@@ -22,34 +22,8 @@ def test_slow():
     pass
 
 def test_examples():
-    assert max_examples(300).max_examples == {n_examples}
+    print("examples", max_examples(300).max_examples)
 """
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "checks").mkdir()  # `tests` is where our helpers are
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    shutil.copy(ROOT / "tests" / "conftest.py", folder / "checks")
-    return folder
-
-
-def ran(project, *words, n_examples=10):
-    """Names of the tests that passed, and whether several processes ran them."""
-    (project / "checks" / "test_it.py").write_text(TESTS.format(n_examples=n_examples))
-    inherited = {k: v for k, v in os.environ.items() if k not in ("CI", "PYTEST_ADDOPTS")}
-    environment = {**inherited, "PYTHONPATH": str(ROOT)}
-    output = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rA", "-o", "testpaths=checks", *words],
-        cwd=project, env=environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False,
-    ).stdout  # fmt: skip
-    assert "failed" not in output, output
-    passed = {line.split("::")[1] for line in output.splitlines() if line.startswith("PASSED")}
-    return passed, "2 workers" in output
-
-
 QUICK = {"test_quick", "test_examples"}
 WHOLE = {*QUICK, "test_slow"}
 
@@ -61,11 +35,24 @@ WHOLE = {*QUICK, "test_slow"}
         ("", QUICK, True, 10),
         *((words, QUICK, False, 10) for words in ("-n 0", "-p no:xdist", "--pdb")),
         ("checks/test_it.py", WHOLE, False, 10),
-        ("-k slow", {"test_slow"}, False, 10),
+        ("-k slow", {"test_slow"}, False, None),
         ("--whole", WHOLE, False, 300),
         ("--whole -n 2", WHOLE, True, 300),
         ("--hypothesis-profile=random", QUICK, True, 300),
     ],
 )
-def test_a_choice_of_tests_and_of_processes_counts(project, words, tests, in_two, n_examples):
-    assert ran(project, *words.split(), n_examples=n_examples) == (tests, in_two)
+def test_a_choice_of_tests_and_of_processes_counts(tmp_path, words, tests, in_two, n_examples):
+    (tmp_path / "checks").mkdir()  # `tests` is where our helpers are
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "checks")
+    (tmp_path / "checks" / "test_it.py").write_text(TESTS)
+    inherited = {k: v for k, v in os.environ.items() if k not in ("CI", "PYTEST_ADDOPTS")}
+    output = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", "-o", "testpaths=checks", *words.split()],
+        cwd=tmp_path, env={**inherited, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    assert "failed" not in output, output
+    passed = {line.split("::")[1] for line in output.splitlines() if line.startswith("PASSED")}
+    assert (passed, "2 workers" in output) == (tests, in_two)
+    assert n_examples is None or f"examples {n_examples}" in output

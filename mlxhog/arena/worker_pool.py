@@ -72,7 +72,7 @@ class WorkerProcess:
         daemon: bool | None = True,
         pipe: bool = False,
         arena: Arena | None = None,
-        slots: tuple[int, ...] = (),
+        slot: int = 0,
     ) -> None:
         """Spawn it.
 
@@ -80,21 +80,21 @@ class WorkerProcess:
             target: an importable function.
             arguments: picklable; nothing in them is defined in the caller's `__main__`.
             name: name of the process.
-            threads: see `processes.thread_limits`; None sets no limits.
+            threads: see `processes.limits_of_threads`; None sets no limits.
             daemon: as in `multiprocessing`; None for a process that has children of its own.
             pipe: whether `target` gets one end of a pipe, before its other arguments.
-            arena: the arena whose slots it takes.
-            slots: worker slots of the arena that it has until it is reaped.
+            arena: the arena in which it has a slot.
+            slot: its worker slot there until it is reaped.
 
         Raises:
             ConfigError: an argument cannot be sent to a process; the message names it.
             EnvironmentLacks: this process may not open enough files.
         """
-        self._entries = [] if arena is None else [(arena.workers, slot) for slot in slots]
+        self._table, self._slot = None if arena is None else arena.workers, slot
         self._death: Death | None = None
         self._pipe: Connection | None = None
-        for table, slot in self._entries:
-            table.acquire_slot(slot=slot)
+        if self._table is not None:
+            self._table.acquire_slot(slot)
         far_end: Connection | None = None
         try:
             with spawning(threads):
@@ -111,18 +111,21 @@ class WorkerProcess:
         finally:
             if far_end is not None:
                 far_end.close()
-        for table, slot in self._entries:
-            table.seated(slot, self.pid)
+        if self._table is not None:
+            self._table.seated(slot, self.pid)
 
     def _undo(self) -> None:
-        """Free slots and pipe of a process that was not spawned, or is no longer needed."""
+        """Free slot and pipe of a process that was not spawned, or is no longer needed."""
         process = getattr(self, "process", None)
         if process is not None and process.pid is not None:
             self.kill()
-        for table, slot in self._entries:
-            table.mark_dead(slot)
+        self._free_slot()
         if self._pipe is not None:
             self._pipe.close()
+
+    def _free_slot(self) -> None:
+        if self._table is not None:
+            self._table.mark_dead(self._slot)
 
     @property
     def pid(self) -> int:
@@ -166,7 +169,7 @@ class WorkerProcess:
             self.kill()
 
     def reap(self, timeout_s: float | None = 0.0) -> Death:
-        """Wait until it ends, kill it after `timeout_s`, and free its slots.
+        """Wait until it ends, kill it after `timeout_s`, and free its slot.
 
         Returns:
             How it ended; a second call returns the same.
@@ -175,8 +178,7 @@ class WorkerProcess:
             self.end(timeout_s)
             self._death = Death(self._exit_code())
             self.process.close()
-            for table, slot in self._entries:
-                table.mark_dead(slot)
+            self._free_slot()
         return self._death
 
     def close(self) -> None:
@@ -195,8 +197,11 @@ class WorkerPool(dict[int, WorkerProcess]):
         return [slot for slot, one in self.items() if not one.is_alive()]
 
     def reap(self, slot: int, timeout_s: float = 0.0) -> Death:
-        """Reap a process and remove it from the pool; see `WorkerProcess.reap`."""
-        return self.pop(slot).reap(timeout_s)
+        """Reap a process, remove it from the pool and close its pipe; see `WorkerProcess.reap`."""
+        process = self.pop(slot)
+        death = process.reap(timeout_s)
+        process.close()
+        return death
 
 
 def last_lines(output: IO[bytes], since: int = 0) -> list[str]:

@@ -4,10 +4,9 @@ Slots are numbered 1 .. max_workers, entry k lies at byte 512 (k - 1) of the seg
 more entry belongs to the arena's creator. `Entry` has the fields; the same table in C++ is
 `metal/native/arena/worker_table.h`.
 
-`state`, `dead`, `generation`, `incarnation`, `pid`, `heartbeat_ns` and `changes` are read and
-written with acquire and release order (a waiter that reads a pid also sees its start time, and no
-lock word from before that process); the rest by plain aligned accesses, which never tear but
-promise no order.
+`state`, `dead`, `generation`, `incarnation`, `pid` and `heartbeat_ns` are read and written with
+acquire and release order (a waiter that reads a pid also sees its start time, and no lock word from
+before that process); the rest by plain aligned accesses, which never tear but promise no order.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class State(IntEnum):
     """State of a slot, as the supervisor knows it."""
 
     FREE = 0
-    STARTING = 1
+    STARTING = 1  # or building another strategy
     RUNNING = 2
     FINISHED = 3
     DEAD = 4
@@ -135,7 +134,6 @@ class Entry:
     forward_ns: int = _field("Q", 280)  # of compute_ns: forward passes
     optimizer_ns: int = _field("Q", 288)  # of apply_ns: gradients into steps
     other_ns: int = _field("Q", 296)  # ... for tickets, batches and records
-    changes: int = _field("Q", 304, atomic=True)  # of the strategy, before the one that it has
 
     @property
     def step_s(self) -> float:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from mlxhog.backends.backend import NAMES, WEIGHTS, Backend
+from typing import TYPE_CHECKING
+
 from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
 from mlxhog.base import darwin, machine
 from mlxhog.base.workers import GPU_BACKENDS, one_backend, resolve_workers
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import resolve
+
+if TYPE_CHECKING:
+    from mlxhog.backends.backend import Backend
 
 __all__ = ["create", "create_alone"]
 
@@ -39,6 +43,8 @@ def create(
         ConfigError: unknown name or type, or kernels that do not compute in this type.
         EnvironmentLacks: the framework or the device is missing, or has too little memory.
     """
+    from mlxhog.backends.backend import NAMES, WEIGHTS  # only processes that compute load it
+
     darwin.ask_for_performance_cores()
     share = GPUShare() if share is None else share
     if compute_dtype not in WEIGHTS:

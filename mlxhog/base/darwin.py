@@ -28,20 +28,14 @@ def sysctl(name: str) -> bytes | None:
     if sys.platform != "darwin":
         return None
     call = _system().sysctlbyname
-    call.argtypes = (
-        ctypes.c_char_p,
-        ctypes.c_void_p,
-        ctypes.POINTER(ctypes.c_size_t),
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-    )
-    size = ctypes.c_size_t(0)
-    if call(name.encode(), None, ctypes.byref(size), None, 0) != 0:
-        return None
-    value = ctypes.create_string_buffer(size.value)
-    if call(name.encode(), value, ctypes.byref(size), None, 0) != 0:
-        return None
-    return value.raw[: size.value]
+    text, pointer, size = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t
+    call.argtypes = (text, pointer, ctypes.POINTER(size), pointer, size)
+    n_bytes, value = size(0), None
+    for _ in range(2):  # its size, then the value
+        if call(name.encode(), value, ctypes.byref(n_bytes), None, 0) != 0:
+            return None
+        value = value or ctypes.create_string_buffer(n_bytes.value)
+    return value.raw[: n_bytes.value] if value else None
 
 
 def sysctl_int(name: str) -> int | None:
@@ -108,8 +102,7 @@ def awake() -> Iterator[str]:
     if sys.platform != "darwin":
         yield ""
         return
-    command = ["caffeinate", "-i", "-w", str(os.getpid())]
-    nothing = subprocess.DEVNULL
+    command, nothing = ["caffeinate", "-i", "-w", str(os.getpid())], subprocess.DEVNULL
     try:
         # A session of its own: Ctrl-C in the terminal lets a run finish its step, still awake.
         keeper = subprocess.Popen(

@@ -8,7 +8,7 @@ switches it off where it promises numbers (doctor, parity, recorded runs and the
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from mlxhog.base.machine import Machine
 
@@ -26,14 +26,14 @@ def promise() -> None:
     os.environ.setdefault(VARIABLE, "0")
 
 
-def user_note() -> str:
+def user_note(environ: Mapping[str, str] = os.environ) -> str:
     """Say what a user's value means for the precision of products; "" if it allows no TF32."""
-    number = _NUMBER.match(os.environ.get(VARIABLE, "0"))
+    number = _NUMBER.match(environ.get(VARIABLE, "0"))
     if number is None or int(number[0]) == 0:
         return ""
     return (
-        f"{VARIABLE}={os.environ[VARIABLE]} is set, so an M5's GPU multiplies float32 of MLX as "
-        f"TF32: the error of a product is 8e-4, not 3e-7; unset {VARIABLE}"
+        f"{VARIABLE}={environ[VARIABLE]} is set, so an M5's GPU multiplies float32 of MLX as TF32: "
+        f"the error of a product is 8e-4, not 3e-7; unset {VARIABLE}"
     )
 
 

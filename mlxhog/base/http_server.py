@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,21 +63,15 @@ def check_names(
         names: accepted names of the server; "" accepts a request without Host; None accepts any.
         origins: accepted origins besides the server's own.
     """
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    if names is not None and _hostname(host) not in names:
+    host, name = headers.get(b"host", b"").decode("latin-1").lower(), None
+    with suppress(ValueError):  # of an incomplete IPv6 address
+        name = urlsplit(f"//{host}").hostname or host
+    if names is not None and name not in names:
         # The site of a web page may let its own name resolve to this machine (DNS rebinding).
         raise ForeignRequest(f"this server is not {host[:100]}; use its own address", 421)
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
     if origin and origin not in (f"http://{host}", f"https://{host}", *origins):
         raise ForeignRequest(f"web pages of {origin[:100]} may not use this server", 403)
-
-
-def _hostname(host: str) -> str | None:
-    """The name in a Host header, without port and brackets; None if it is not a name."""
-    try:
-        return urlsplit(f"//{host}").hostname or host
-    except ValueError:  # such as an incomplete IPv6 address
-        return None
 
 
 def is_own(host: str) -> bool:

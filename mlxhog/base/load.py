@@ -37,11 +37,7 @@ class Load:
         return self.others > BUSY_PART * self.processors
 
     def __str__(self) -> str:
-        """Say that a result cannot be told, and the reason.
-
-        >>> str(Load(others=1.5, processors=2, average=7.93))
-        'cannot be told: busy machine (load average 7.9 on 2 processors)'
-        """
+        """Say that a result cannot be told, and the reason."""
         return (
             f"cannot be told: busy machine (load average {self.average:.1f} on {self.processors} "
             f"processor{'s' * (self.processors > 1)})"

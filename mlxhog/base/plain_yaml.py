@@ -30,6 +30,7 @@ _FORMS = {
 }
 """Types of a word without quotes; every other word is text, also `1e-3`, as PyYAML has it."""
 ASSIGNMENT = "NAME=VALUE, such as hidden_size=256"
+_COMMA = re.compile(r",(?=\s*(?:[\w.]+\s*=|$))")  # before the next name, or at the end
 
 
 class NotYaml(ValueError):
@@ -89,7 +90,7 @@ def assignments(text: str | None) -> dict[str, Any]:
     {'hidden_size': 256, 'slstm_at': [1, 5], 'bias': True}
     """
     values: dict[str, Any] = {}
-    for part in _parts(text or ""):
+    for part in filter(str.strip, _COMMA.split(text or "")):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals and value):
             raise ValueError(f"{shown(part.strip())} is not {ASSIGNMENT}")
@@ -117,18 +118,6 @@ def as_assignments(value: object) -> str:
     if isinstance(value, Sequence) and all(isinstance(one, str) for one in value):
         return ", ".join(value)
     raise ValueError(f"wanted {ASSIGNMENT}")
-
-
-def _parts(text: str) -> Iterator[str]:
-    """Yield the parts of a text between commas outside of brackets."""
-    depth, start = 0, 0
-    for at, character in enumerate(text):
-        depth += (character in "[{") - (character in "]}")
-        if character == "," and depth == 0:
-            yield text[start:at]
-            start = at + 1
-    if text[start:].strip():
-        yield text[start:]
 
 
 @contextmanager
@@ -184,5 +173,4 @@ class _Loader(yaml.SafeLoader):
 
 
 def _problem(problem: str, at: Any) -> yaml.MarkedYAMLError:
-    """Return the error for a fault at an event or a node."""
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)

@@ -19,10 +19,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import (
-    AbstractContextManager,
     ExitStack,
     contextmanager,
-    nullcontext,
     redirect_stderr,
     redirect_stdout,
 )
@@ -55,7 +53,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
     """Give a safe environment to the processes that are spawned in this block.
 
     Args:
-        threads: see `thread_limits`; None sets no limits.
+        threads: see `limits_of_threads`; None sets no limits.
 
     Raises:
         ConfigError: an argument cannot be sent to a process; the message names it.
@@ -64,13 +62,12 @@ def spawning(threads: int | None = None) -> Iterator[None]:
     Concurrency: changes the environment and `sys.modules` of this process during the block; other
     threads that spawn wait until it has ended.
     """
-    limits = nullcontext() if threads is None else thread_limits(threads)
     # Python looks for modules beside the program first: for `-c`, in the current directory.
-    safe = environment({"PYTHONSAFEPATH": "1"})
-    with _process_wide, limits, safe, _without_main(), _without_broken_output():
-        with _blocked_signals(
-            (signal.SIGHUP,)
-        ):  # the tracker ignores the other signals, not this one
+    safe = environment(
+        {"PYTHONSAFEPATH": "1"} | ({} if threads is None else limits_of_threads(threads))
+    )
+    with _process_wide, safe, _without_main(), _without_broken_output():
+        with _blocked_signals((signal.SIGHUP,)):  # the tracker ignores the others, not this one
             resource_tracker.ensure_running()  # it unblocks the other signals itself
         try:
             with _blocked_signals(SIGNALS):
@@ -145,13 +142,8 @@ def follow_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def thread_limits(threads: int) -> AbstractContextManager[None]:
-    """Environment in which the libraries of a child start at most `threads` threads."""
-    return environment(limits_of_threads(threads))
-
-
 def limits_of_threads(threads: int) -> dict[str, str]:
-    """Return the variables of that environment."""
+    """Return the variables with which the libraries of a child start at most `threads` threads."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),

@@ -24,19 +24,11 @@ from mlxhog.base.durable import flush
 from mlxhog.errors import CheckpointError, message_of, shown
 
 DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
     "BF16": mapped.BFLOAT16,
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"),
-    "U16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
+    **{f"F{8 * n}": np.dtype(f"<f{n}") for n in (8, 4, 2)},
+    **{f"I{8 * n}": np.dtype(f"<i{n}") for n in (8, 4, 2, 1)},
+    **{f"U{8 * n}": np.dtype(f"<u{n}") for n in (8, 4, 2, 1)},
 }
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ALIGNMENT = 64

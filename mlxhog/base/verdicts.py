@@ -17,7 +17,7 @@ from functools import wraps
 from importlib import metadata
 from itertools import combinations_with_replacement, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlxhog.base import machine, plain_json
 from mlxhog.base.cache import user_cache_directory
@@ -53,7 +53,8 @@ class Identity:
         return "-".join(["doctor", *(part.strip("_").lower() for part in parts)]) + ".json"
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True)
+class Verdict:
     """Whether a feature may be used on this machine, and the reason."""
 
     ok: bool

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlxhog.base.machine import Machine
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
@@ -48,8 +48,7 @@ class WorkerSpec:
     threads: int
 
 
-@dataclass(frozen=True)
-class WorkerChoice:
+class WorkerChoice(NamedTuple):
     """The workers of a run, and notes for the user about the choice."""
 
     workers: tuple[WorkerSpec, ...]
@@ -90,13 +89,12 @@ def resolve_workers(
             "pages of another size; install an arm64 Python (check: `file $(which python3)`) and "
             "mlxhog in it"
         )
-    text = workers.strip()
     notes: list[str] = []
-    if text == "auto":
+    if workers.strip() == "auto":
         backends = _auto(machine, 1 if serial else None, notes, None if serial else pair)
         backends = _worth_running(backends, tokens_per_s or {}, notes)
     else:
-        backends = _listed(text, machine, notes)
+        backends = _listed(workers.strip(), machine, notes)
     count = len(backends)
     if serial and count > 1:
         raise ConfigError(
@@ -150,31 +148,28 @@ def joining_workers(
 def _listed(text: str, machine: Machine, notes: list[str]) -> list[str]:
     """Return the backends of a number, or of a list such as `mlx:gpu,torch:cpu*3`."""
     is_number = re.fullmatch(r"[+-]?\d{1,9}", text) is not None
-    counts = [("", int(text))] if is_number else list(map(_counted, text.split(",")))
-    if (total := sum(count for _, count in counts)) > MOST_WORKERS:
+    counts = [("", int(text))] if is_number else []
+    for part in () if is_number else text.split(","):
+        name, star, times = (piece.strip() for piece in part.partition("*"))
+        if name not in BACKENDS:
+            raise ConfigError(
+                f"workers: no backend {name!r}; wanted auto, a number, or some of "
+                f"{', '.join(BACKENDS)} (as in mlx:gpu,torch:cpu*3){did_you_mean(name, BACKENDS)}"
+            )
+        if star and not (times.isdecimal() and int(times) > 0):
+            raise ConfigError(f"workers: {part.strip()!r} needs a number of workers after the star")
+        counts.append((name, int(times) if star else 1))
+    total = sum(count for _, count in counts)
+    if not 1 <= total <= MOST_WORKERS:
         raise ConfigError(
-            f"workers asks for {total}; an arena has at most {MOST_WORKERS} slots, so ask for fewer"
+            f"workers asks for {total}; wanted at least 1, and an arena has at most {MOST_WORKERS} "
+            "slots"
         )
     if is_number:
-        if total < 1:
-            raise ConfigError(f"workers is {text}; wanted at least 1")
         return _auto(machine, total, notes)
     if lacks := [no for no in (missing(name, machine) for name in dict(counts)) if no]:
         raise EnvironmentLacks("; ".join(lacks))
     return [name for name, count in counts for _ in range(count)]
-
-
-def _counted(part: str) -> tuple[str, int]:
-    """Return a backend and a number of workers, from `torch:cpu*3`."""
-    name, star, times = (piece.strip() for piece in part.partition("*"))
-    if name not in BACKENDS:
-        raise ConfigError(
-            f"workers: no backend {name!r}; wanted auto, a number, or some of "
-            f"{', '.join(BACKENDS)} (as in mlx:gpu,torch:cpu*3){did_you_mean(name, BACKENDS)}"
-        )
-    if star and not (times.isdecimal() and int(times) > 0):
-        raise ConfigError(f"workers: {part.strip()!r} needs a number of workers after the star")
-    return name, int(times) if star else 1
 
 
 def backend_here(name: str, machine: Machine) -> str:
@@ -241,15 +236,13 @@ def _worth_running(
 ) -> list[str]:
     """Leave out CPU workers far slower than the fastest kind of the run; unmeasured ones stay."""
     fastest = max((tokens_per_s.get(name, 0.0) for name in backends), default=0.0)
-    slow = [
-        name
-        for name in dict.fromkeys(backends)
-        if name not in GPU_BACKENDS and tokens_per_s.get(name, fastest) < WORTH_RUNNING * fastest
-    ]
+    shares = {name: tokens_per_s.get(name, fastest) / (fastest or 1.0) for name in backends}
+    slow = {name for name in backends if fastest and shares[name] < WORTH_RUNNING} - {*GPU_BACKENDS}
     notes += [
-        f"{name} left out: {tokens_per_s[name] / fastest:.1%} of the fastest worker's speed when "
-        "`mlxhog doctor` measured it"
-        for name in slow
+        f"{name} left out: {shares[name]:.1%} of the fastest worker's speed when `mlxhog doctor` "
+        "measured it"
+        for name in dict.fromkeys(backends)
+        if name in slow
     ]
     return [name for name in backends if name not in slow]
 

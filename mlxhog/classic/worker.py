@@ -187,7 +187,7 @@ class Workers:
             job, slot = (self._arena.handle(), rank, core, *self._job), rank + 1
             self._pool[slot] = WorkerProcess(
                 main, job, name=f"mlxhog-classic-{rank}", threads=1, pipe=True, arena=self._arena,
-                slots=(slot,),
+                slot=slot,
             )  # fmt: skip
         self._answers(range(self._count))
         return (monotonic_ns() - began_ns) / 1e9

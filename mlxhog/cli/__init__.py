@@ -219,11 +219,11 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
         case OSError():
             return _of_system(error)
         case ModuleNotFoundError():
-            package = _package(str(error.name))
-            return package and (
-                f"mlxhog {command} needs {error.name}, which is not installed; install it: "
-                f"python -m pip install {package}", LACKS
-            )  # fmt: skip
+            if package := _package(str(error.name)):
+                return (
+                    f"mlxhog {command} needs {error.name}, which is not installed; install it: "
+                    f"python -m pip install {package}"
+                ), LACKS
         case ImportError() if (error.path or "").endswith((".so", ".dylib")):
             return (
                 f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,18 +149,18 @@ def _theorems(facts: Mapping[str, Any], lag: str) -> Section:
     by: dict[str, dict[str, Any]] = {}
     for one in facts["bounds"]:
         by.setdefault(one["block"], {})[one["name"]] = one
-    whole, rows = by.pop("model"), []
-    missing: dict[str, list[str]] = {}
+    rows, missing = [], defaultdict[str, list[str]](list)
     for block, rules in by.items():
-        assumed = rules["penalty"]["assumptions"]
+        theorem = rules["proposition 4.1"]
+        assumed = theorem["assumptions"]
         for each in assumed:
             if each["holds"] is not True:
                 fails = "is unknown" if each["holds"] is None else f"does not hold, {each['why']}"
-                missing.setdefault(f"{each['needs']}: {fails}", []).append(block)
+                missing[f"{each['needs']}: {fails}"].append(block)
         rows.append(
             {
                 "block": block,
-                f"penalty at {lag}": rules["penalty"]["values"]["penalty"],
+                f"penalty at {lag}": theorem["values"]["penalty"],
                 "n^(1/4)": rules["n^(1/4)"]["values"]["largest_tau"],
                 "n/(2 Dbar)": rules["perturbed iterate"]["values"]["largest_tau"],
                 "assumptions that hold": f"{sum(one['holds'] is True for one in assumed)} of "
@@ -167,15 +168,12 @@ def _theorems(facts: Mapping[str, Any], lag: str) -> Section:
             }
         )
     notes = [
-        next(iter(by.values()))["proposition 4.1"]["words"],
+        "penalty: updates over those of serial SGD, by Proposition 4.1; it orders problems. The "
+        "loss of a neural network is not strongly convex, so there is no bound",
         *(
             text + ("" if len(blocks) == len(by) else f" (in {', '.join(blocks)})")
             for text, blocks in missing.items()
         ),
-        f"M {facts['gradients']['largest_gradient']:.3g} (longest gradient) and L "
-        f"{facts['gradients']['smoothness']:.3g} (its fastest change) are those of the sample; "
-        "true values may be larger",
-        *(f"{bound['name']}, with that L: {bound['words']}" for bound in whole.values()),
     ]
     return table("bounds of the theorems", rows, notes)
 
@@ -270,6 +268,5 @@ def _advised(advice: Mapping[str, Any]) -> Iterator[str | Section]:
             f"{len(profile['workers'])} workers compute {profile['scaling']:.2f} times as much as "
             f"one; p_conf {profile['p_conf']:.2g}, {profile['density']:.0%} of the elements in an "
             "update",
-            *filter(None, [profile["cluster"]]),
         ],
     )

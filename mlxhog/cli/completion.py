@@ -41,11 +41,7 @@ complete -o default -F _mlxhog mlxhog""",
 _mlxhog() {
     local -a found
     found=("${(@f)$("${words[1]}" completion zsh -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    if [[ -n "${found[1]}" ]]; then
-        compadd -- "${found[@]}"
-    else
-        _files
-    fi
+    [[ -n "${found[1]}" ]] && compadd -- "${found[@]}" || _files
 }
 compdef _mlxhog mlxhog""",
     "fish": """\
@@ -58,8 +54,8 @@ complete -c mlxhog -a '(__mlxhog_words)'""",
 BREAKS = (":", "=")
 """Characters at which bash splits words."""
 
-RUNS = ("run", "run_or_checkpoint", "config_or_run", "checkpoint", "resume")
-MODELS = ("model", "config_or_run", "config", "subject", "name_or_file")
+RUNS = {"run", "run_or_checkpoint", "config_or_run", "checkpoint", "resume"}
+MODELS = {"model", "config_or_run", "config", "subject", "name_or_file"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +73,11 @@ def run(config: CompletionConfig) -> Report:
         script = SCRIPTS[config.shell]
         return Report({"script": script}, text=lambda: script)
     words = list(candidates(config.words, config.shell))
-
-    def text() -> str:
+    if not config.json:
         out = verbatim(sys.stdout)  # it keeps tabs between a word and its help
         for line in words:
             out.write("\t".join(map(printable, line.split("\t", 1))) + "\n")
-        return ""
-
-    return Report(words, text=text)
+    return Report(words, text=str)
 
 
 def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
@@ -133,13 +126,16 @@ def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str
 def _values(spec: Option) -> Iterator[str]:
     yield from words_of(spec)
     names = {spec.argument.strip("[].").lower() or spec.name, spec.metavar.lower()}
-    if not names.isdisjoint(RUNS):
+    if names & RUNS:
         yield "latest"
         yield from sorted(path.parent.name for path in Path("runs").glob("*/run.json"))
-    if not names.isdisjoint(MODELS):
-        files = sorted(resources.files("mlxhog.models").iterdir(), key=lambda file: file.name)
-        names_of = (file.name.removesuffix(".yaml") for file in files if ".yaml" in file.name)
-        yield from (name for name in names_of if not name.startswith("space-"))
+    if names & MODELS:
+        files = sorted(file.name for file in resources.files("mlxhog.models").iterdir())
+        yield from (
+            name.removesuffix(".yaml")
+            for name in files
+            if name.endswith(".yaml") and not name.startswith("space-")
+        )
     if spec.name == "problem":
         from mlxhog.classic.problems import PROBLEMS
 

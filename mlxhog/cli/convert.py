@@ -100,9 +100,7 @@ def run(config: ConvertConfig) -> Report:
     }
     head = (
         f"{source.config.title}, {format_count(count)} parameters, {TITLES[source.format]} -> "
-        f"{TITLES[config.to]}: {target}  {format_bytes(n_bytes)} in {len(files)} file"
-        + "s"
-        * (len(files) > 1)
+        f"{TITLES[config.to]}: {target}  {format_bytes(n_bytes)}, files: {len(files)}"
     )
     remarks = []
     if config.check:

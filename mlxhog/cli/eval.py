@@ -85,7 +85,9 @@ def run(config: EvalConfig) -> Report:
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
-        corpus = corpora.readable(config.data, config.text_key, strict=config.strict_data)
+        corpus, _ = corpora.readable(
+            corpora.find(config.data, config.text_key), strict=config.strict_data
+        )
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
     elif options is None:

@@ -241,10 +241,10 @@ def _normalised(content: bytes, what: str) -> str:
     Raises:
         ConfigError: it is not UTF-8, or has a zero byte.
     """
-    from mlxhog.data import textfiles
+    from mlxhog.data import records
 
     try:
-        text = textfiles.plain(content).decode()
+        text = records.plain(content).decode()
         if "\0" not in text:
             return text
     except UnicodeError:

@@ -98,13 +98,10 @@ def _facts(run: Run) -> dict[str, Any]:
 def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a run as a row of the table; its run.json may have been edited, so of any types."""
 
-    def number_of(name: str) -> float | None:
-        value: Any = facts.get(name)
-        return float(value) if type(value) in (int, float) and abs(value) < 1e15 else None
-
     def spelt(name: str, spell: Callable[[float], str]) -> str:
-        value = number_of(name)
-        return "-" if value is None else spell(value)
+        value: Any = facts.get(name)
+        is_number = type(value) in (int, float) and abs(value) < 1e15
+        return spell(float(value)) if is_number else "-"
 
     status, data = str(facts.get("status"))[:40], facts.get("data")
     if status == "interrupted" and not facts["resumable"]:
@@ -114,7 +111,8 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
         from mlxhog.checkpoint.creation import default_name
 
         data = default_name(data)
-    early = scored_at(facts["val_step"], number_of("steps"))
+    steps = facts["steps"] if type(facts["steps"]) is int else None
+    early = scored_at(facts["val_step"], steps)
     return (
         facts["name"],
         f"{status}, {metal}" if metal else status,

@@ -146,8 +146,10 @@ def _sections(
         if config.machines > 1:
             cells["sent/s"] = format_bytes(row["sent_bytes_per_s"])
         if (used := row["rounds"]) is not None:
-            notes.append(f"cluster: {used['rounds']} rounds, {used['share']:.0%} of the time on "
-                         f"the link ({config.link})")  # fmt: skip
+            notes.append(
+                f"cluster: {used['rounds']} rounds, {used['share']:.0%} of the time on the link "
+                f"({config.link}); a tenth with --round-every {used['tenth_every_s']:g}s"
+            )
         lines.append(cells)
     if config.objective != "none":
         notes.append(f"target: time to {TARGET:.0%} of the first excess, {config.objective}")

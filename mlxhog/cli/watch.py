@@ -105,10 +105,8 @@ def follow(
         shown.update(messages)
         n_new, n_shown = record.n_events - n_shown, record.n_events
         for event in record.events[-n_new:] if n_new else []:
-            if event.kind == "checkpoint":
-                messages.append(f"saved {event.text}")
-            elif event.kind in ("message", "strategy") and event.text:
-                messages.append(event.text)
+            if event.kind in ("checkpoint", "message", "strategy") and event.text:
+                messages.append("saved " * (event.kind == "checkpoint") + event.text)
         for message in messages[-MOST_MESSAGES:]:
             view(replace(record.progress, message=message))
         view(record.progress)
@@ -129,8 +127,9 @@ def ending(record: "RunRecord") -> str:
         lines.append(facts["error"])
     if record.state == "interrupted" and not record.result:
         lines.append("its process ended without a final status: it was killed")
-    again = "" if record.state == "done" else f"\n      mlxhog train --resume {run}"
-    return "\n".join([*lines, f"next: mlxhog report {run}{again}"])
+    lines.append(f"next: mlxhog report {run}")
+    lines += [f"      mlxhog train --resume {run}"] * (record.state != "done")
+    return "\n".join(lines)
 
 
 class JsonLines(RunView):

@@ -197,7 +197,7 @@ class Anchor:
         were read before it are one update older.
         """
         arena, words = self.arena, self.words
-        how = {"locks": arena.locks(self._slot), "mode": updates.WRITE_MODES[arena.write]}
+        locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
         marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)
         with self._writing():
             words["changing"] = 1
@@ -211,7 +211,7 @@ class Anchor:
             marks.begin_update()
             for slot in arena.layout.slots.values():
                 part = step[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-                updates.add(arena.params, slot, part, **how)
+                updates.add(arena.params, slot, part, locks=locks, mode=mode)
             arena.counters.add("version")
             marks.end_update()
             words["sent"] = words["changing"] = 0

@@ -270,7 +270,7 @@ class Link:
         self._started_ns = monotonic_ns()
         job = replace(self._job, slot=self.slot, handle=self.arena.handle())
         self._process = WorkerProcess(
-            main, (job,), name="mlxhog-link", threads=1, arena=self.arena, slots=(self.slot,)
+            main, (job,), name="mlxhog-link", threads=1, arena=self.arena, slot=self.slot
         )
 
     @property

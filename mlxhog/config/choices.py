@@ -275,7 +275,8 @@ class Kind(Registry[type[Choice]]):
         Raises:
             ConfigError: every number that the choice lacks, or that has a wrong value.
         """
-        specs = {spec.flat: spec for spec in options(choice).values()} | options(choice)
+        specs = {spec.flat: spec for spec in options(choice).values()}
+        specs.update(options(choice))
         values, wrong = dict[str, object](), list[str]()
         for number, value in numbers.items():
             try:

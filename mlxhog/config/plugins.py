@@ -93,30 +93,9 @@ def remembered(things: Iterable[object]) -> list[str]:
     return [plugin.text for plugin in files_of(things)]
 
 
-# -- files that the user names ---------------------------------------------------------------------
-
-
-def load(path: str | Path) -> ModuleType:
-    """Execute a file that the user names, note that it was named, and register its choices.
-
-    A loaded file is not executed again.
-
-    Args:
-        path: of the file, or its text in a configuration.
-
-    Raises:
-        ConfigError: the file cannot be read, has another digest than the text, is not Python,
-            raises an error (given with its line), or adds nothing.
-    """
-    place, digest = _parsed(str(path))
-    plugin, source = read(place)
-    if digest not in (None, plugin.digest):
-        raise ConfigError(f"{place} has changed since it was remembered; give its path alone")
-    module = execute(plugin, source)
-    with suppress(OSError, EnvironmentLacks):  # then commands ask for it again
-        (private_directory(_named_files()) / plugin.digest).touch(0o600)
-    register(plugin)
-    return module
+def same_files(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists remember the same bytes, at any paths."""
+    return {_parsed(text)[1] for text in one} == {_parsed(text)[1] for text in other}
 
 
 _COMMA = re.compile(r"(?:(?<=\.py)|(?<= sha256:[0-9a-f]{64})),\s*")
@@ -153,12 +132,33 @@ def _parsed(text: str) -> tuple[str, str | None]:
     return str(expanded(path).absolute()), digest or None
 
 
-def read(path: str) -> tuple[Plugin, bytes]:
-    """Read a file by its absolute path; executes nothing.
+# -- files that the user names, and files that something remembers ---------------------------------
+
+
+def load(path: str | Path) -> ModuleType:
+    """Execute a file that the user names, note that it was named, and register its choices.
+
+    A loaded file is not executed again.
+
+    Args:
+        path: of the file, or its text in a configuration.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read, has another digest than the text, is not Python,
+            raises an error (given with its line), or adds nothing.
     """
+    place, digest = _parsed(str(path))
+    plugin, source = _read(place)
+    if digest not in (None, plugin.digest):
+        raise ConfigError(f"{place} has changed since it was remembered; give its path alone")
+    module = _execute(plugin, source)
+    with suppress(OSError, EnvironmentLacks):  # then commands ask for it again
+        (private_directory(_named_files()) / plugin.digest).touch(0o600)
+    _register(plugin)
+    return module
+
+
+def _read(path: str) -> tuple[Plugin, bytes]:
     try:
         source = reading.read_bytes(Path(path), reading.MOST_CONFIG_BYTES)
     except (OSError, ValueError) as error:
@@ -169,9 +169,6 @@ def read(path: str) -> tuple[Plugin, bytes]:
 
 def _named_files() -> Path:
     return user_cache_directory() / "named-files"
-
-
-# -- files that something remembers ----------------------------------------------------------------
 
 
 def recalled(
@@ -196,13 +193,11 @@ def recalled(
             unknown = unknown.__cause__
         if unknown is None or not files:
             raise
-        for file in files:
-            try:
+        try:
+            for file in files:
                 _recall(file)
-            except ConfigError as reason:
-                raise ConfigError(
-                    f"{unknown.title} {unknown.name!r} is not known: {reason}"
-                ) from error
+        except ConfigError as reason:
+            raise ConfigError(f"{unknown.title} {unknown.name!r} is not known: {reason}") from error
         result = read()
     digests, used = {_parsed(text)[1] for text in files}, files_of(chosen(result))
     if None not in digests and not digests <= {file.digest for file in used}:
@@ -213,16 +208,12 @@ def recalled(
 
 
 def _recall(text: str) -> None:
-    """Load a remembered file, and report it.
-
-    Raises:
-        ConfigError: it may not or cannot be loaded; the message has the reason and the way out.
-    """
+    """Load a remembered file and report it, or raise a ConfigError with the way out."""
     path, digest = _parsed(text)
     name_it = f"--plugin {shlex.quote(path)}"
     if not Path(path).is_file():
         raise ConfigError(f"{path} is gone; give its new place: --plugin FILE")
-    plugin, source = read(path)
+    plugin, source = _read(path)
     if digest not in (None, plugin.digest):
         raise ConfigError(
             f"{path} has changed since it was remembered; restore it, or take it as it is now: "
@@ -235,8 +226,8 @@ def _recall(text: str) -> None:
             f"mlxhog on this machine; read it and, if you trust it, name it: {name_it}"
         )
     _tell(f"plugin {path}")
-    execute(plugin, source)
-    register(plugin, skips_taken=True)
+    _execute(plugin, source)
+    _register(plugin, skips_taken=True)
 
 
 _said: set[str] = set()
@@ -249,20 +240,11 @@ def _tell(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def same_files(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists remember the same bytes, at any paths."""
-    return {_parsed(text)[1] for text in one} == {_parsed(text)[1] for text in other}
-
-
 # -- execution, here and in other processes --------------------------------------------------------
 
 
-def execute(plugin: Plugin, source: bytes) -> ModuleType:
-    """Return a file's module; a loaded one is not executed again.
-
-    Raises:
-        ConfigError: it is not Python, or raises an error, which is given with its line.
-    """
+def _execute(plugin: Plugin, source: bytes) -> ModuleType:
+    """Return a file's module; a loaded one is not executed again."""
     if plugin in _loaded:
         return _loaded[plugin][0]
     spec = spec_from_file_location(plugin.module, plugin.path)
@@ -276,25 +258,17 @@ def execute(plugin: Plugin, source: bytes) -> ModuleType:
         del sys.modules[module.__name__]
         if not isinstance(error, Exception):
             raise
-        raise ConfigError(_explained(plugin.path, error)) from error
+        line = getattr(error, "lineno", None)  # of a SyntaxError
+        for frame in traceback.extract_tb(error.__traceback__):
+            line = frame.lineno if frame.filename == plugin.path else line
+        where = plugin.path if line is None else f"{plugin.path}, line {line}"
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{where}: {kind}{getattr(error, 'msg', error)}") from error
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
             copyreg.pickle(value, _reducer(plugin))
     _loaded[plugin] = (module, source)
     return module
-
-
-def _explained(path: str, error: Exception) -> str:
-    """Return an error of the file with the line it comes from."""
-    if isinstance(error, SyntaxError):
-        line, what = error.lineno, error.msg
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((f.lineno for f in reversed(frames) if f.filename == path), None)
-        what = str(error)
-    where = path if line is None else f"{path}, line {line}"
-    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-    return f"{where}: {kind}{what}"
 
 
 def _reducer(plugin: Plugin) -> Callable[[Any], tuple[Any, ...]]:
@@ -313,34 +287,26 @@ def _made(plugin: Plugin, function: Callable[..., Any], arguments: tuple[Any, ..
 
 
 def _received(path: str, digest: str, source: bytes) -> Plugin:
-    """Execute bytes from another process, and register their choices.
-
-    Raises:
-        ConfigError: they have another digest, or cannot be executed.
-    """
+    """Execute bytes from another process, and register their choices."""
     plugin = Plugin(path, digest)
     if hashlib.sha256(source).hexdigest() != digest:
         raise ConfigError(f"{path} was damaged on the way here: its SHA-256 is not {digest}")
     if plugin not in _loaded:
-        execute(plugin, source)
-        register(plugin, skips_taken=True)
+        _execute(plugin, source)
+        _register(plugin, skips_taken=True)
     return plugin
 
 
-def register(plugin: Plugin, *, skips_taken: bool = False) -> None:
-    """Register the choices of an executed file; a second time does nothing.
+def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
+    """Register the choices of an executed file, which has one at least; again does nothing.
 
     Args:
         plugin: the file.
         skips_taken: leave out a choice whose name is taken, in place of refusing it.
-
-    Raises:
-        ConfigError: the file has no choice of any kind, or a kind refuses one of them.
     """
-    module = _loaded[plugin][0]
     own = [
         (registry, value)
-        for value in vars(module).values()
+        for value in vars(_loaded[plugin][0]).values()
         if (registry := _registry_of(value)) and value.__module__ == plugin.module
     ]
     for registry, value in own:
@@ -350,8 +316,7 @@ def register(plugin: Plugin, *, skips_taken: bool = False) -> None:
         try:
             registry.register(value)
         except ConfigError as error:
-            what = f"class {value.__name__}: " if isinstance(value, type) else ""
-            raise ConfigError(f"{plugin.path}: {what}{error}") from error
+            raise ConfigError(f"{plugin.path}: class {value.__name__}: {error}") from error
     if not own and not any(registry.defined_in(plugin.module) for registry in REGISTRIES):
         forms = "; ".join(f"{registry.title}: {registry.form}" for registry in REGISTRIES)
         raise ConfigError(f"{plugin.path} adds nothing that can be chosen. It may add: {forms}")

@@ -42,8 +42,6 @@ class Order:
 
     def __init__(self, n: int, corpus_sha: str, seed: int) -> None:
         """See the class."""
-        if n <= 0:
-            raise ValueError(f"an order needs at least one sequence, got n={n}")
         self.n = n
         self.corpus_sha = corpus_sha
         self.seed = seed
@@ -51,13 +49,7 @@ class Order:
         self._table: NDArray[np.int64] = np.empty(0, np.int64)
 
     def at(self, epoch: int, start: int, count: int) -> NDArray[np.int64]:
-        """Return the sequences at positions [start, start + count) of an epoch, (count,) int64.
-
-        Raises:
-            ValueError: the range leaves [0, n).
-        """
-        if not 0 <= start <= start + count <= self.n:
-            raise ValueError(f"positions {start}..{start + count} leave the epoch of {self.n}")
+        """Return the sequences at positions [start, start + count) of an epoch, (count,) int64."""
         if self.n > TABLE_LIMIT:
             positions = np.arange(start, start + count, dtype=np.uint64)
             return _feistel(positions, self.n, self._keys(epoch))
@@ -143,13 +135,7 @@ class Batches:
         return self.at(0, 0)
 
     def at(self, epoch: int, ticket: int) -> Batch:
-        """Return the batch of one ticket.
-
-        Raises:
-            ValueError: the ticket is not one of the epoch's.
-        """
-        if not 0 <= ticket < self.n_tickets:
-            raise ValueError(f"ticket {ticket} is not one of the epoch's {self.n_tickets}")
+        """Return the batch of one ticket, from 0 to `n_tickets` - 1."""
         start = ticket * self._batch_size
         count = min(self._batch_size, self._order.n - start)
         batch = self._file.batch(self._order.at(epoch, start, count), self._seq_len)

@@ -18,21 +18,21 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json, reading
+from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import replace_file
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches, Order
 from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError, DataError, message_of
+from mlxhog.errors import ConfigError, DataError
 
 PARTS = 10
 FILE = "split.json"
@@ -153,24 +153,20 @@ def divided(
     path = None if stored is None else stored / FILE
     if path is None or not path.exists():
         return divide(classes(source, rule, len(tokens)), tokens, **how)
-    try:
-        lists = plain_json.read(path, strict=False, most=reading.MOST_BYTES)["documents"]
-        documents = tuple(tuple(map(int, own)) for own in lists)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} cannot be read ({message_of(error)}); begin a new run") from error
-    same_text = sorted(k for own in documents for k in own) == list(range(len(tokens)))
-    if not same_text or len(documents) != clients:
+    record = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
+    division = typed.read(Division, record)
+    n, same_text = len(division.tokens), sum(division.tokens) == sum(tokens)
+    if not same_text or n != clients:
         raise DataError(
-            f"{path} divides {'this' if same_text else 'another'} text among {len(documents)} "
-            f"clients, but clients is {clients}; resume with that text and --clients "
-            f"{len(documents)}"
+            f"{path} divides {'this' if same_text else 'another'} text among {n} clients, but "
+            f"clients is {clients}; resume with that text and --clients {n}"
         )
-    return Division(documents, tuple(sum(tokens[k] for k in own) for own in documents))
+    return division
 
 
 def write(division: Division, directory: Path) -> None:
     """Store the lists in a run's folder: another version of NumPy may draw other shares."""
-    replace_file(directory / FILE, json.dumps({"documents": division.documents}).encode())
+    replace_file(directory / FILE, json.dumps(asdict(division)).encode())
 
 
 class ClientBatches(Batches):
@@ -225,13 +221,7 @@ class ClientBatches(Batches):
         return int(self._firsts[-1])
 
     def at(self, epoch: int, ticket: int) -> Batch:
-        """Return the batch of one ticket; `epoch` counts the epochs of its client.
-
-        Raises:
-            ValueError: there is no such ticket.
-        """
-        if not 0 <= ticket < self.n_tickets:
-            raise ValueError(f"ticket {ticket} is not one of the {self.n_tickets} of all clients")
+        """Return the batch of one ticket; `epoch` counts the epochs of its client."""
         client = bisect_right(self._firsts, ticket) - 1
         order, begin = self._orders[client], (ticket - self._firsts[client]) * self._batch_size
         sequences = order.at(epoch, begin, min(self._batch_size, order.n - begin))

@@ -15,9 +15,10 @@ Of a folder these files are read, those of its subfolders too:
     markup, archives    skipped, with the command that makes text of them (`textfiles.NOT_TEXT`)
     .json and others    text or records if the content is
 
-Links are followed, and nothing is read twice. Hidden files and folders are skipped: they may hold
-settings and passwords. A file that looks like text and cannot be read is a bad file. It is skipped
-like the others, and messages name it. A file that `--data` itself names is read as it is.
+Hidden files and folders are skipped, for they may hold settings and passwords, and so are links to
+folders. A file that looks like text and cannot be read is a bad file. It is skipped like the
+others, and messages name it. A file that `--data` itself names is read as it is. Of equal files the
+first is read, so no copy of a training file is held out.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import glob
 import hashlib
 import os
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -36,6 +37,7 @@ from typing import Any
 
 from mlxhog.base.paths import expanded, printable
 from mlxhog.data import heldout, records, sotu, textfiles
+from mlxhog.data.examples import Example
 from mlxhog.data.sotu import SOTU
 from mlxhog.errors import DataError, EnvironmentLacks, nearest, visible
 
@@ -47,6 +49,7 @@ NO_TEXT = "no text in it"
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
 _MOST = 5  # most files of a reason that a note names
 _MOST_BAD = 50  # most files of a reason that an error names
+_SAMPLE_BYTES = 65_536
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,12 @@ class Corpus:
         parts: its texts. If none of them is held-out text, some documents will be held out.
         skipped: other files of its folders, each with the reason.
         folder: the folder that selected its files; None for several or none.
-        keys: for a data set, the columns of its first row that hold the text.
     """
 
     source: str
     parts: tuple[Part, ...]
     skipped: tuple[Skipped, ...] = ()
     folder: Path | None = None
-    keys: tuple[str, ...] = ()
 
     @property
     def has_held_out(self) -> bool:
@@ -152,27 +153,47 @@ class Corpus:
 
     def skipped_files(self, most: int = _MOST_BAD) -> str:
         """The skipped files by their reasons, at most so many for each; bad ones first."""
-        names: dict[str, list[Path]] = {}
+        names = defaultdict[str, list[Path]](list)
         for one in sorted(self.skipped, key=lambda one: not one.is_bad):
             # The way out of a bad file names the file.
-            reason = one.reason.partition("; ")[0] if one.is_bad else one.reason
-            names.setdefault(reason, []).append(one.path)
+            names[one.reason.partition("; ")[0] if one.is_bad else one.reason].append(one.path)
         reasons = (f"{self._names(paths, most)}: {reason}" for reason, paths in names.items())
         n_files = sum(one.path is not None for one in self.parts) + len(self.skipped)
-        return f"{sum(map(len, names.values()))} of {n_files} files skipped: {'; '.join(reasons)}"
+        return f"{len(self.skipped)} of {n_files} files skipped: {'; '.join(reasons)}"
 
     def in_brackets(self) -> str:
         """The notes in brackets, for an error about missing text; empty without notes."""
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
 
     def _names(self, paths: Sequence[Path], most: int) -> str:
-        folder = self.folder
+        folder = self.folder or Path()
         inside = (
-            one.relative_to(folder) if folder is not None and one.is_relative_to(folder) else one
-            for one in paths[:most]
+            one.relative_to(folder) if one.is_relative_to(folder) else one for one in paths[:most]
         )
         rest = f" and {len(paths) - most} more" if len(paths) > most else ""
         return ", ".join(map(printable, inside)) + rest
+
+    def inventory(self, held_out_bytes: Mapping[str, int]) -> dict[str, Any]:
+        """Describe its files in JSON types.
+
+        It has `source`; `files` with `path`, `n_bytes` on the disk and `held_out_bytes`; and
+        `skipped`, files with `path` and `reason`.
+
+        Args:
+            held_out_bytes: bytes of held-out text by file.
+        """
+        return {
+            "source": self.source,
+            "files": [
+                {
+                    "path": str(path),
+                    "n_bytes": path.stat().st_size,
+                    "held_out_bytes": held_out_bytes.get(str(path), 0),
+                }
+                for path in (*self.files(), *self.files(held_out=True))
+            ],
+            "skipped": [one.to_json() for one in self.skipped],
+        }
 
 
 # -- from a name to a corpus -----------------------------------------------------------------------
@@ -187,15 +208,19 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
             `textfiles.documents`.
 
     Raises:
-        DataError: no corpus or path of that name, a folder without text, not a regular file, or
-            two of several names have the same file.
+        DataError: no corpus or path of that name, a folder without text, not a regular file.
         ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: a data set needs a package that is not installed.
     """
     if not spec.removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
-        return _together([find(one, text_key) for one in specs])
+        members = [find(one, text_key) for one in specs]
+        return Corpus(
+            ", ".join(one.source for one in members),
+            tuple(chain.from_iterable(one.parts for one in members)),
+            tuple(chain.from_iterable(one.skipped for one in members)),
+        )
     if spec == SOTU:
         return Corpus(SOTU, (Part(SOTU, sotu.documents, SOTU),))
     if spec.startswith("hf:"):
@@ -214,12 +239,11 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
             "a file that is named is read as it is"
         )
     if path.exists() or path.is_symlink():  # reading a broken link says so
-        read = partial(textfiles.documents, path, text_key, split=True)
-        return Corpus(source, (Part(str(path), read, source, path),))
+        return Corpus(source, (_part(path, source, text_key),))
     if glob.has_magic(str(path)):
-        matches = glob.glob(str(path), recursive=True)
-        if files := _once(Path(one) for one in matches if not os.path.isdir(one)):
-            return _selected(source, files, text_key, ())
+        matches = (Path(one) for one in glob.glob(str(path), recursive=True))
+        if files := sorted(one for one in matches if not one.is_dir()):
+            return _selected(source, files, text_key)
         raise DataError(
             f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
         )
@@ -233,28 +257,16 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     )
 
 
-def _together(members: Sequence[Corpus]) -> Corpus:
-    """The corpus of several; two with the same file are refused."""
-    parts = tuple(chain.from_iterable(one.parts for one in members))
-    real = Counter(os.path.realpath(one.path) for one in parts if one.path)
-    if twice := [path for path, n in real.items() if n > 1]:
-        raise DataError(
-            f"--data names {printable(Path(twice[0]))} more than once, so that it could be "
-            "trained on and held out; name every file and folder once"
-        )
-    return Corpus(
-        ", ".join(one.source for one in members),
-        parts,
-        tuple(chain.from_iterable(one.skipped for one in members)),
-        keys=next((one.keys for one in members if one.keys), ()),
-    )
+def _part(path: Path, source: str, text_key: str | None, **how: bool) -> Part:
+    read = partial(textfiles.documents, path, text_key, split=True)
+    return Part(str(path), read, source, path, **how)
 
 
 def _selected(
     source: str,
     files: Sequence[Path],
     text_key: str | None,
-    skipped: Iterable[Skipped],
+    skipped: Iterable[Skipped] = (),
     folder: Path | None = None,
 ) -> Corpus:
     """The corpus of the files that a folder or a glob selected; their names divide them."""
@@ -265,19 +277,12 @@ def _selected(
         test, "test text, by its name, never trained on; mlxhog eval RUN --data FILE scores it"
     )
     parts = list[Part]()
-    for path in (*train, *held_out):
-        del reasons[path]
-        read = partial(textfiles.documents, path, text_key, split=True)
-        parts.append(Part(str(path), read, source, path, path in held_out, selected=True))
+    for own, is_held_out in ((train, False), (held_out, True)):
+        for path in own:
+            del reasons[path]
+            parts.append(_part(path, source, text_key, held_out=is_held_out, selected=True))
     others = (Skipped(path, reason) for path, reason in reasons.items())
     return Corpus(source, tuple(parts), (*skipped, *others), folder)
-
-
-def parts(corpus: Corpus) -> list[Corpus]:
-    """Return each text of a corpus as a corpus of its own, named after its file."""
-    if len(corpus.parts) == 1:
-        return [corpus]
-    return [Corpus(one.name, (replace(one, held_out=False),)) for one in corpus.parts]
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
@@ -292,13 +297,10 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
             text = records.record_text(record, text_key, f"{source}, {split} row {row}")
             yield from (one for one in textfiles.short_documents([text]) if one.strip())
 
-    held_out = next((one for one in HELD_OUT_SPLITS if one in splits), None)
     texts = [Part(source, partial(read, train), source)]
-    if held_out is not None:
-        name = f"{source}, held-out"
-        texts.append(Part(name, partial(read, held_out), source, held_out=True))
-    first = dict.fromkeys(splits[train].column_names)
-    return Corpus(source, tuple(texts), keys=records.text_keys(first, text_key))
+    for split in [one for one in HELD_OUT_SPLITS if one in splits][:1]:
+        texts.append(Part(f"{source}, held-out", partial(read, split), source, held_out=True))
+    return Corpus(source, tuple(texts))
 
 
 def _names_path(spec: str) -> bool:
@@ -318,9 +320,6 @@ def is_missing(spec: str) -> bool:
     return not all(os.path.lexists(path) or glob.glob(str(path), recursive=True) for path in paths)
 
 
-# -- the files of a folder -------------------------------------------------------------------------
-
-
 def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]]:
     """Return the files of a folder and its subfolders that are text, and the others, by path."""
     files, skipped = list[Path](), list[Skipped]()
@@ -329,105 +328,107 @@ def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]
         reason = f"a folder that cannot be opened: {error.strerror}"
         skipped.append(Skipped(Path(error.filename), reason, is_bad=True))
 
-    root, entered = Path(os.path.realpath(folder)), set[str]()
-    for name, folders, names in os.walk(folder, onerror=closed, followlinks=True):
-        here, real = Path(name), os.path.realpath(name)
-        if real in entered or (here != folder and root.is_relative_to(real)):
-            folders.clear()  # a link to a folder that is read already, or to one above
-            continue
-        entered.add(real)
+    for name, folders, names in os.walk(folder, onerror=closed):
+        here = Path(name)
         hidden = {one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"}
         skipped += [Skipped(here / one, "hidden") for one in hidden]
-        folders[:] = sorted({*folders} - hidden, key=lambda one: ((here / one).is_symlink(), one))
-        files += [here / one for one in names if one not in hidden]
-    files = _once(files)
-    others = {path: one for path in files if (one := _why_skipped(path, text_key))}
-    skipped = sorted([*skipped, *others.values()], key=lambda one: one.path)
-    return [path for path in files if path not in others], skipped
-
-
-def _once(files: Iterable[Path]) -> list[Path]:
-    """Return files in the order of paths, without links to others of them and paths over links."""
-    by_file = dict[str, Path]()
-    for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
-        by_file.setdefault(os.path.realpath(path), path)
-    return sorted(by_file.values())
-
-
-def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
-    """Return a file of a folder with the reason why it is not read; None if it is read."""
-    kind, reason = textfiles.kind(path), ""
-    if kind in textfiles.CSV_SUFFIXES:
-        reason = "" if text_key else "a table; --text-key names the column of its text"
-    elif kind in textfiles.NOT_TEXT:
-        reason = f"not plain text{textfiles.NOT_TEXT[kind].format('FILE')}"
-    elif kind not in textfiles.TEXT_SUFFIXES:  # reading those reports their errors
-        try:
-            reason = textfiles.why_no_text(path, text_key)
-        except (DataError, EnvironmentLacks) as error:
-            return Skipped.bad(path, error)
-    return Skipped(path, reason) if reason else None
+        folders[:] = {*folders} - hidden
+        links = (here / one for one in folders if (here / one).is_symlink())
+        skipped += [Skipped(one, "a link to a folder; --data may name it, too") for one in links]
+        for path in (here / one for one in names if one not in hidden):
+            try:
+                reason = textfiles.why_skipped(path, text_key)
+            except (DataError, EnvironmentLacks) as error:
+                skipped.append(Skipped.bad(path, error))
+                continue
+            if reason:
+                skipped.append(Skipped(path, reason))
+            else:
+                files.append(path)
+    return sorted(files), sorted(skipped, key=lambda one: one.path)
 
 
 # -- reading a corpus ------------------------------------------------------------------------------
 
 
-def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
-    """Return a corpus without its bad files; arguments and errors as of `find` and `checked`."""
-    corpus = find(spec, text_key)
-    return checked(corpus, lambda documents, _: sum(1 for _ in documents), strict=strict)
+@dataclass
+class Scan(heldout.Sizes):
+    """Counts of the documents of a corpus, in their order.
+
+    Attributes:
+        n_examples: documents that are examples.
+        n_given: documents of the corpus's own held-out text.
+        given_bytes: their bytes.
+        sample: the begin of the text.
+    """
+
+    n_examples: int = 0
+    n_given: int = 0
+    given_bytes: int = 0
+    sample: bytes = b""
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, document: bytes, *, held_out: bool = False) -> None:
+        """Count one more document."""
+        if isinstance(document, Example):
+            self.n_examples += 1
+            lengths = " ".join(map(str, document.lengths[:-1]))
+            self._digest.update(f"\0prompt {lengths}\0".encode())
+        self._digest.update(b"\0" * (self.n_documents > 0))
+        self._digest.update(document)
+        super().add(document)
+        self.n_given += held_out
+        self.given_bytes += held_out * len(document)
+        if len(self.sample) < _SAMPLE_BYTES:
+            self.sample += document[:_SAMPLE_BYTES]
+
+    def copy(self) -> Scan:
+        """Return a scan to count more documents with."""
+        return replace(self, _digest=self._digest.copy())
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the documents, joined by a zero byte; those of examples have their lengths."""
+        return str(self._digest.hexdigest())
 
 
-class _EqualFile(Exception):
-    """A file has the same text as an earlier one, whose path is the message."""
-
-
-def checked(
-    corpus: Corpus, take: Callable[[Iterator[bytes], Part], int], *, strict: bool = False
-) -> Corpus:
-    """Read a corpus once, and return it without its bad files and those equal to earlier ones.
+def readable(corpus: Corpus, *, strict: bool = False) -> tuple[Corpus, Scan]:
+    """Read a corpus once; return it without bad files and those equal to earlier ones.
 
     Args:
         corpus: the corpus.
-        take: reads the documents of a part, and returns their number. If it raises an error, it
-            must have kept nothing of that part.
         strict: whether bad files are refused.
 
     Raises:
         DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
         EnvironmentLacks: needed text requires a package that is not installed.
     """
-    texts, skipped, known = list[Part](), list(corpus.skipped), dict[bytes, Path]()
-
-    def unequal(documents: Iterable[bytes], path: Path) -> Iterator[bytes]:
-        digest, is_empty = hashlib.sha256(), True
-        for document in documents:
-            digest.update(document)
-            is_empty = False
-            yield document
-        if not is_empty and (first := known.setdefault(digest.digest(), path)) != path:
-            raise _EqualFile(first)
-
-    for one in sorted(corpus.parts, key=lambda one: one.held_out):  # as `prepare` writes them
-        path = one.path
-        if not one.selected or path is None:
-            take(one.read(), one)
-            texts.append(one)
-            continue
+    scan, texts, skipped = Scan(), list[Part](), list(corpus.skipped)
+    known, sources = dict[bytes, Part](), set[str]()
+    for one in sorted(corpus.parts, key=lambda one: one.held_out):
+        after, own = scan.copy(), hashlib.sha256()
         try:
-            if take(unequal(one.read(), path), one):
-                texts.append(one)
-            else:
-                skipped.append(Skipped(path, NO_TEXT, is_bad=True))
-        except _EqualFile as equal:
-            skipped.append(Skipped(path, f"equal to {printable(str(equal))}"))
+            for document in one.read():
+                after.add(document, held_out=one.held_out)
+                own.update(document)
         except (DataError, EnvironmentLacks) as error:
-            if one.held_out:
+            if one.path is None or one.held_out or not one.selected:
                 raise
-            skipped.append(Skipped.bad(path, error))
+            skipped.append(Skipped.bad(one.path, error))
+            continue
+        is_empty = after.n_documents == scan.n_documents
+        first = one if is_empty else known.setdefault(own.digest(), one)
+        if is_empty and one.selected and one.path:
+            skipped.append(Skipped(one.path, NO_TEXT, is_bad=True))
+            continue
+        sources |= set() if one.held_out else {one.source}
+        if first is not one and one.path:
+            skipped.append(Skipped(one.path, f"equal to {printable(first.name)}"))
+        else:
+            texts.append(one)
+            scan = after
     ordered = tuple(sorted(skipped, key=lambda one: one.path))
     result = replace(corpus, parts=tuple(texts), skipped=ordered)
-    sources = {one.source for one in texts if not one.held_out}
     for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):
         why = replace(result, parts=()).skipped_files()
         raise DataError(f"{source} has no readable text: {why}; choose other files")
@@ -437,37 +438,6 @@ def checked(
             f"{result.skipped_files()}; repair or remove them, or leave --strict-data "
             "out to skip them"
         )
-    return result
-
-
-def inventory(
-    corpus: Corpus, text_key: str | None, held_out_bytes: Mapping[str, int]
-) -> dict[str, Any]:
-    """Describe the files of a corpus in JSON types.
-
-    It has `source`; `field`, for a data set the column with the text; `files` with `path`,
-    `n_bytes` on the disk, `field` (the keys of the text in the first record; null for text itself)
-    and `held_out_bytes`; and `skipped`, files with `path` and `reason`.
-
-    Args:
-        corpus: as `checked` returned it.
-        text_key: as for `find`.
-        held_out_bytes: bytes of held-out text by file.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    return {
-        "source": corpus.source,
-        "field": " + ".join(corpus.keys) or None,
-        "files": [
-            {
-                "path": str(path),
-                "n_bytes": path.stat().st_size,
-                "field": " + ".join(textfiles.first_keys(path, text_key)) or None,
-                "held_out_bytes": held_out_bytes.get(str(path), 0),
-            }
-            for path in (*corpus.files(), *corpus.files(held_out=True))
-        ],
-        "skipped": [one.to_json() for one in corpus.skipped],
-    }
+    if not scan.n_documents:
+        raise DataError(f"the corpus {corpus.source!r} has no text; choose other files")
+    return result, scan

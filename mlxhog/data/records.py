@@ -18,7 +18,7 @@ from __future__ import annotations
 import codecs
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.data import conversations
@@ -67,12 +67,20 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
         DataError: the record has no text, or a conversation is malformed.
     """
     if not isinstance(record, dict):
-        raise DataError(f"{where}: {_json_type(record)}, expected an object with a key 'text'")
-    *context, key = text_keys(record, text_key) or _unknown(record, text_key, where)
+        raise DataError(f"{where}: {shown(record)} is not an object with a key 'text'")
+    keys = text_keys(record, text_key)
+    if not keys:
+        missing = next(one for one in (text_key or "text").split(",") if one not in record)
+        known = ", ".join(shown(key) for key in list(record)[:20]) or "none"
+        raise DataError(
+            f"{where}: no key {missing!r}; keys are {known}; --text-key names the key of the text, "
+            "or those of a prompt and its completion with a comma between them"
+        )
+    *context, key = keys
     if context:
         texts = [one for one in context if record[one] or one not in MORE_OF_PROMPT]
-        parts = [_normalise(_string(record, one, where)) for one in texts]
-        completion = _normalise(_string(record, key, where))
+        parts = [_string(record, one, where) for one in texts]
+        completion = _string(record, key, where)
         if not completion.strip():
             raise DataError(
                 f"{where}: the completion is empty, so there is nothing to learn; remove this line"
@@ -84,46 +92,24 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         return Example(*map(_to_bytes, turns))
-    return _normalise(_string(record, key, where))
-
-
-def _unknown(record: dict[str, Any], text_key: str | None, where: str) -> NoReturn:
-    """Refuse a record whose text is under unknown keys.
-
-    Raises:
-        DataError: always; it lists the keys, and says how to name those of the text.
-    """
-    missing = next(one for one in (text_key or "text").split(",") if one not in record)
-    known = ", ".join(shown(key) for key in list(record)[:20])
-    raise DataError(
-        f"{where}: no key {missing!r}; "
-        + (f"keys are {known}; " if known else "")
-        + "--text-key names the key of the text, or those of a prompt and its completion with a "
-        "comma between them"
-    )
+    return _string(record, key, where)
 
 
 def _string(record: dict[str, Any], key: str, where: str) -> bytes:
     value = record[key]
     if not isinstance(value, str):
         raise DataError(
-            f"{where}: {key!r} is {_json_type(value)}, expected text; repair or remove this record"
+            f"{where}: {key!r} is {shown(value)}, expected text; repair or remove this record"
         )
-    return _to_bytes(value)
-
-
-def _json_type(value: object) -> str:
-    """Name the type of a value in the words of JSON."""
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
-    names |= {list: "a list", dict: "an object", type(None): "empty (null)"}
-    return names.get(type(value), f"a {type(value).__name__}")
+    return plain(_to_bytes(value))
 
 
 def _to_bytes(text: str) -> bytes:
     return text.encode(errors="replace")  # JSON may have half a character, "\ud800"
 
 
-def _normalise(text: bytes) -> bytes:
+def plain(text: bytes) -> bytes:
+    """Return a text as training reads it: without a byte-order mark, CRLF as LF."""
     return text.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 

@@ -2,14 +2,14 @@
 
     stream/rows.jsonl        a line for each row: [number of its first labels that are not trained,
                              id, id, ...]; then, for some rows together, an object: a `Part`
-    stream/stream.json       format, seq_len: the requirements for examples
+    stream/stream.json       seq_len: the requirement for examples
     stream/examples.jsonl    examples of `append_examples`; only grows
 
-The line of a part publishes the rows before it. Lines behind the last part are of a killed process;
-the next holder of the run's lock removes them. Tickets are numbered through all parts. Each has the
-rows of one batch; the last ticket of a part may have fewer. A published part never changes, so a
-ticket means the same rows in every process and after every kill. Parts name their files, so that
-each file is read once.
+The line of a part publishes the rows before it, of which it has the number; rows that no part
+counts are of a killed process. Tickets are numbered through all parts. Each has the rows of one
+batch; the last ticket of a part may have fewer. A published part never changes, so a ticket means
+the same rows in every process and after every kill. Parts name their files, so that each file is
+read once.
 
 The inputs of a row are all its tokens except the last, its labels all except the first. A document
 is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token. An answer
@@ -19,9 +19,6 @@ is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the las
 from __future__ import annotations
 
 import bisect
-import fcntl
-import os
-import tempfile
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
@@ -33,15 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, typed
-from mlxhog.base.durable import (
-    append_all,
-    append_lines,
-    disk_errors,
-    flush,
-    read_lines,
-    replace_file,
-    sync,
-)
+from mlxhog.base.durable import append_lines, disk_errors, read_lines, replace_file
 from mlxhog.data import records
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.examples import Example
@@ -50,7 +39,6 @@ from mlxhog.errors import CheckpointError, DataError, RunError, shown
 
 FOLDER = "stream"
 ROWS, EXAMPLES, ABOUT = "rows.jsonl", "examples.jsonl", "stream.json"
-FORMAT = 3
 WAY_OUT = "the stream of this run is damaged; follow the files again in a new run"
 TICKETS = 1024
 """Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
@@ -113,6 +101,8 @@ class Stream:
             DataError: a part is damaged, or the file cannot be read.
         """
         at, begins = self.end, array("q")
+        if not at and not self._path.exists():  # nothing is published yet
+            return self
         try:
             while lines := read_lines(self._path, at, _BLOCK):
                 for line in lines.splitlines(keepends=True):
@@ -121,14 +111,10 @@ class Stream:
                     if line.startswith(b"["):
                         continue
                     part = typed.read(Part, dict(plain_json.loads(line)))
-                    if part.rows != self.parts[-1].rows + len(begins) - 1 or part.batch_size < 1:
-                        raise ValueError(f"{shown(part.rows)} rows, and others are in the file")
-                    self._begins.extend(begins[:-1])
+                    own = begins[:-1][len(begins) - 1 - (part.rows - self.parts[-1].rows) :]
+                    self._begins.extend(own)
                     self.parts.append(part)
                     self.end, begins = at, array("q")
-        except FileNotFoundError:
-            if self.end:
-                raise DataError(f"{self._path} is missing; {WAY_OUT}") from None
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{self._path} cannot be read: {error}; {WAY_OUT}") from error
         return self
@@ -146,51 +132,11 @@ class Stream:
             with self._path.open("rb") as file:
                 for at in self._begins[begin:end]:
                     file.seek(at)
-                    values = np.array(plain_json.loads(file.readline(), strict=False), np.int64)
-                    masked, ids = int(values[0]), values[1:].astype(np.int32)
-                    if not 0 <= masked < len(ids) - 1 or (ids != values[1:]).any() or min(ids) < 0:
-                        raise ValueError("a row is not a sequence")
-                    rows.append(TrainingRow(ids, masked))
-        except (OSError, ValueError, TypeError, IndexError, OverflowError) as error:
+                    masked, *ids = plain_json.loads(file.readline(), strict=False)
+                    rows.append(TrainingRow(np.array(ids, np.int32), masked))
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             raise DataError(f"{self._path} cannot be read: {error}; {WAY_OUT}") from error
         return rows
-
-
-class Draft:
-    """Rows for the next part, in a file without a name, so that a kill leaves nothing.
-
-    Attributes:
-        n_rows, n_tokens: of its rows so far.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Begin a draft on the disk of a folder."""
-        self.n_rows = self.n_tokens = 0
-        self.file = tempfile.TemporaryFile(dir=folder)
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the disk space back."""
-        self.file.close()
-
-    def add(self, row: TrainingRow) -> None:
-        """Append a row."""
-        self.file.write(plain_json.dumps([row.masked, *row.ids.tolist()]) + b"\n")
-        self.n_rows += 1
-        self.n_tokens += len(row.ids)
-
-    def mark(self) -> tuple[int, int, int]:
-        """Return the current position, to which `undo` returns."""
-        return self.file.tell(), self.n_rows, self.n_tokens
-
-    def undo(self, mark: tuple[int, int, int]) -> None:
-        """Remove the rows behind a mark."""
-        place, self.n_rows, self.n_tokens = mark
-        self.file.seek(place)
-        self.file.truncate()
 
 
 class Closed(Exception):
@@ -206,12 +152,11 @@ class StreamWriter:
     """
 
     def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
-        """Open the stream of a run, or create it; parts that a kill has cut short are removed.
+        """Open the stream of a run, or create it.
 
         Raises:
             CheckpointError: the run has accepted examples that may be longer than `seq_len`.
             DataError: a part is damaged.
-            RunError: the description of the stream is damaged.
             EnvironmentLacks: the disk is full.
         """
         self.folder, self.tokenizer, self.seq_len = run / FOLDER, tokenizer, seq_len
@@ -226,56 +171,38 @@ class StreamWriter:
             )
         with disk_errors(f"making {self.folder}"):
             self.folder.mkdir(exist_ok=True)
-        stream = Stream(self.folder).update()
-        self.last, self._end = stream.parts[-1], stream.end
-        self.sources = {source.name: source for one in stream.parts for source in one.sources}
-        examples = self.folder / EXAMPLES
-        size = examples.stat().st_size if examples.exists() else 0
-        if size < self.last.examples_end:
-            raise DataError(
-                f"{examples} has {size} bytes, but {self.last.examples_end} of them are in "
-                f"parts; {WAY_OUT}"
-            )
-        with disk_errors(f"writing {self.folder}"):
-            if self._rows.exists():
-                os.truncate(self._rows, self._end)
-                sync(self.folder)
+        parts = Stream(self.folder).update().parts
+        self.last = parts[-1]
+        self.sources = {source.name: source for one in parts for source in one.sources}
 
     def accept_examples(self) -> None:
         """Let `append_examples` store examples; from now on the run can be resumed after a kill."""
         path = self.folder / ABOUT
         with disk_errors(f"writing {path}"):
-            replace_file(path, plain_json.dumps({"format": FORMAT, "seq_len": self.seq_len}))
+            replace_file(path, plain_json.dumps({"seq_len": self.seq_len}))
 
-    def draft(self) -> Draft:
-        """Begin the next part; its rows become visible with `publish`."""
-        return Draft(self.folder)
-
-    def publish(self, draft: Draft, sources: Sequence[SourceFile], examples_end: int) -> None:
+    def publish(
+        self, rows: Sequence[TrainingRow], sources: Sequence[SourceFile], examples_end: int
+    ) -> None:
         """Append a part; workers may train on it when this returns.
 
         Raises:
             Closed: `close` has been called; nothing is published.
             EnvironmentLacks: the disk is full; nothing is published.
         """
-        end_ticket = self.last.end_ticket - (-draft.n_rows // self._batch_size)
-        rows = self.last.rows + draft.n_rows
-        part = Part(rows, end_ticket, self._batch_size, examples_end, tuple(sources))
-        doing = f"writing {self._rows}"
-        with self._publishing, disk_errors(doing), self._rows.open("ab", 0) as file:
+        part = Part(
+            self.last.rows + len(rows),
+            self.last.end_ticket - (-len(rows) // self._batch_size),
+            self._batch_size,
+            examples_end,
+            tuple(sources),
+        )
+        lines = (plain_json.dumps([masked, *ids.tolist()]) for ids, masked in rows)
+        with self._publishing:
             if self._closed:
                 raise Closed
-            fcntl.flock(file, fcntl.LOCK_EX)  # readers wait
-            try:
-                draft.file.seek(0)
-                while block := draft.file.read(_BLOCK):
-                    append_all(file.fileno(), block)
-                flush(file.fileno())
-                append_all(file.fileno(), plain_json.dumps(asdict(part)) + b"\n", synced=True)
-            except BaseException:
-                os.ftruncate(file.fileno(), self._end)
-                raise
-            self._end = os.fstat(file.fileno()).st_size
+            content = b"\n".join([*lines, plain_json.dumps(asdict(part)), b""])
+            append_lines(self._rows, content, synced=True)
             self.last = part
             self.sources.update((source.name, source) for source in sources)
 
@@ -316,8 +243,6 @@ class StreamBatches:
         rows = self._stream.rows(begin, min(begin + parts[k].batch_size, parts[k].rows))
         x, y = empty_rows(len(rows), max(len(row.ids) for row in rows) - 1)
         for k, (ids, masked) in enumerate(rows):
-            if ids.max() >= len(self._byte_lengths):
-                raise DataError(f"the stream has ids outside the vocabulary; {WAY_OUT}")
             n = len(ids) - 1
             x[k, :n], y[k, masked:n] = ids[:-1], ids[masked + 1 :]
         return Batch(x, y, int(self._byte_lengths[y[y != IGNORED]].sum()), seed=g)
@@ -412,19 +337,6 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
 
 
 def seq_len_of(run: Path) -> int | None:
-    """Return the longest examples that a run accepts; None if it does not follow a folder.
-
-    Raises:
-        RunError: the description of its stream is damaged.
-    """
+    """Return the longest examples that a run accepts; None if it does not follow a folder."""
     path = run / FOLDER / ABOUT
-    try:
-        about = plain_json.read(path)
-        seq_len = about["seq_len"]
-        if about["format"] != FORMAT or type(seq_len) is not int or seq_len < 1:
-            raise ValueError(f"{shown(about)} is not of format {FORMAT} with a length")
-        return seq_len
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be read: {error}; {WAY_OUT}") from error
+    return int(plain_json.read(path)["seq_len"]) if path.exists() else None

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from mlxhog.data.batches import Order
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import DataError
 
 BYTES = 65_536
 DOCUMENTS = 16  # fewest documents of a part, if the text has as many
@@ -40,17 +39,10 @@ def of(file: TokenFile, n_bytes: int) -> TokenFile:
     Args:
         file: the whole held-out text.
         n_bytes: bytes of text, including prompts, at least 1.
-
-    Raises:
-        DataError: the file is damaged.
     """
     n_bytes = DOCUMENTS * -(-n_bytes // DOCUMENTS)  # a multiple, so that parts are nested
     if n_bytes >= file.header["bytes"]:
         return file
-    if (file.starts[1:] < file.starts[:-1]).any():
-        raise DataError(
-            f"{file.path.with_suffix('.idx')} is out of order; prepare the corpus again"
-        )
     n = file.header["documents"]
     heads = np.arange(n) if file.prompts is None else np.flatnonzero(~file.continues())
     order = heads[Order(len(heads), "held-out", 0).at(0, 0, len(heads))]

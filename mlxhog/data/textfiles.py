@@ -40,7 +40,7 @@ except ImportError as error:  # as of Pythons that were compiled on a Mac withou
 
 _MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 PACKED_SUFFIXES = frozenset(_MAGIC.values())
-"""Suffixes of compressed files, in small letters or capitals."""
+"""Suffixes of compressed files, in small letters or capitals; the first bytes say how to unpack."""
 
 LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
 """Suffixes of files with a record in every line."""
@@ -79,9 +79,6 @@ HEAD_BYTES = 1 << 16
 """Number of first bytes that decide whether a file of no known suffix is text."""
 
 _READ_BYTES = 1 << 18
-_CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
-"""Control characters that text does not need; man pages have backspaces, logs have escapes."""
-_MOST_CONTROLS = 0.01  # share of control characters in text; compressed data has 0.1
 _ROWS = 64  # rows of a Parquet file that are in memory at once
 
 
@@ -113,7 +110,14 @@ def record_kind(path: Path) -> str:
 
 
 def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
-    """Yield the documents of a file, without those that have only white space.
+    """Yield the documents of a file; arguments and errors as of `placed_documents`."""
+    return (document for _, document in placed_documents(path, text_key, split=split))
+
+
+def placed_documents(
+    path: Path, text_key: str | None, *, split: bool = False
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (place for errors, document) of a file, without those that have only white space.
 
     A record with a prompt and a completion, or with a conversation, becomes an `Example`.
 
@@ -130,14 +134,17 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
             a line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
+    texts: Iterable[tuple[str, Iterable[bytes]]]
     if record_kind(path):
-        texts = (record_text(one, text_key, where) for where, one in records(path, text_key))
-        pieces = short_documents(texts)
+        texts = (
+            (where, short_documents([record_text(record, text_key, where)]))
+            for where, record in records(path, text_key)
+        )
     else:
-        pieces = _cut(_plain(path), prose=split and kind(path) in SPLIT_SUFFIXES)
-    for document in pieces:
-        if document.strip():
-            yield document
+        prose = split and kind(path) in SPLIT_SUFFIXES
+        texts = [(str(path), _cut(_plain(path), prose=prose))]
+    for where, pieces in texts:
+        yield from ((where, document) for document in pieces if document.strip())
 
 
 def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
@@ -145,11 +152,6 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
     for document in documents:
         is_short = isinstance(document, Example) or len(document) <= DOCUMENT_BYTES
         yield from [document] if is_short else _cut([document], prose=False)
-
-
-def plain(content: bytes) -> bytes:
-    """Return a text as training reads it: without a byte-order mark, CRLF as LF."""
-    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 
 def _plain(path: Path) -> Iterator[bytes]:
@@ -315,27 +317,22 @@ _READERS: dict[str, Callable[[Path, BinaryIO, str | None], Records]] = {
 """Suffix -> reader of the records of an open file."""
 
 
-def first_keys(path: Path, text_key: str | None) -> tuple[str, ...]:
-    """Return the keys of the text in a file's first record; () for text itself.
-
-    Raises:
-        DataError, EnvironmentLacks: as `records`.
-    """
-    if not record_kind(path):
-        return ()
-    _, record = next(records(path, text_key), ("", None))
-    return text_keys(record, text_key)
-
-
 # -- what is not text ------------------------------------------------------------------------------
 
 
-def why_no_text(path: Path, text_key: str | None) -> str:
-    """Say why the content of a file of no known kind is not text; empty if it is text.
+def why_skipped(path: Path, text_key: str | None) -> str:
+    """Say why a folder skips a file, by its suffix, else by its content; empty if it is read.
 
     Raises:
-        DataError, EnvironmentLacks: it cannot be read.
+        DataError, EnvironmentLacks: its content decides, and cannot be read.
     """
+    suffix = kind(path)
+    if suffix in CSV_SUFFIXES:
+        return "" if text_key else "a table; --text-key names the column of its text"
+    if suffix in NOT_TEXT:
+        return f"not plain text{NOT_TEXT[suffix].format('FILE')}"
+    if suffix in TEXT_SUFFIXES:
+        return ""  # reading it reports its errors
     if record_kind(path):
         _, record = next(records(path, text_key), ("", None))
         if not isinstance(record, dict) or text_keys(record, text_key):
@@ -346,26 +343,20 @@ def why_no_text(path: Path, text_key: str | None) -> str:
         start = file.read(HEAD_BYTES)
     if re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", start):
         return "a private key"
-    n_controls = len(start) - len(start.translate(None, _CONTROLS))
-    if 0 in start or n_controls > _MOST_CONTROLS * len(start):
-        return f"not text: {n_controls} of its first {len(start):,} bytes are control characters"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(start)  # may end within a character
     except UnicodeDecodeError:
-        return "not UTF-8; if it is text, iconv converts it"
-    return ""
-
-
-_MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
-}  # fmt: skip
+        return "not UTF-8 text; if it is text, iconv converts it"
+    return "not text: it has zero bytes" if 0 in start else ""
 
 
 def _not_utf8(path: Path, where: str, content: bytes, offset: int | None = None) -> DataError:
     """The error about content that is not UTF-8, with the command that converts it."""
-    guess = "UTF-16LE" if 0 in content[:64] else "LATIN1"
-    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), guess)
+    encoding = "UTF-16LE" if 0 in content[:64] else "LATIN1"
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "UTF-32"
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "UTF-16"
     convert = f", or convert it: iconv -f {encoding} -t UTF-8 {{}} > NEW"
     way_out = (NOT_TEXT.get(kind(path)) or convert).format(quoted(path))
     at = "" if offset is None else f": a byte that no text has at offset {offset:,}"
@@ -416,7 +407,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         ) from error
     with packed:
         try:
-            with _unpacked(path, packed) as file:
+            with _unpacked(packed) as file:
                 if cast(Any, file).peek(3).startswith(codecs.BOM_UTF8):
                     file.read(len(codecs.BOM_UTF8))
                 yield file
@@ -426,12 +417,10 @@ def _open(path: Path) -> Iterator[BinaryIO]:
             ) from error
 
 
-def _unpacked(path: Path, packed: io.BufferedReader) -> BinaryIO:
-    """The content of a file: its suffix, else its first bytes, say how it is compressed."""
-    suffix = path.suffix.lower()
-    if suffix not in PACKED_SUFFIXES:
-        start = packed.peek(5)
-        suffix = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), "")
+def _unpacked(packed: io.BufferedReader) -> BinaryIO:
+    """The content of a file, whose first bytes say how it is compressed."""
+    start = packed.peek(6)
+    suffix = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), "")
     if suffix == ".gz":
         return cast(BinaryIO, gzip.open(packed))
     if suffix == ".xz":

@@ -1,116 +1,109 @@
-"""Tokenizers: single bytes, byte-level BPE, or an existing `tokenizer.json`."""
+"""Tokenizers: single bytes, byte-level BPE of the package `tokenizers`, or a `tokenizer.json`.
+
+`--tokenizer auto` fits text and model (`choose`):
+
+    sotu       the text in the package, from whose training documents it was learnt
+    bytes      less than `LEAST` KiB of training text, or a narrow model
+    bpe:N      any other text
+
+N is a power of two. The text limits it, since a row of the embedding learns from the gradients of
+its own id only: with an id for each KiB of text, of about four bytes a token, the mean id comes 250
+times, and the rarest, by Zipf's law, about 30 times. The model limits it, since embedding and head
+have 2 N d numbers: `IDS_PER_WIDTH` is the ratio that was best in a minute of the width 128
+(`python benchmarks/defaults.py --only minute`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import reading
+from mlxhog.base import plain_json, reading
 from mlxhog.base.paths import expanded
-from mlxhog.data.bpe import (
-    BOS_TOKEN,
-    BYTE_TO_CHAR,
-    BpeTokenizer,
-    bos_first,
-    load_bpe,
-    train_bpe,
-)
-from mlxhog.data.bpe import Tokenizer as Tokenizer
-from mlxhog.errors import DataError
+from mlxhog.base.quantities import format_bytes
+from mlxhog.data import conversations
+from mlxhog.data.sotu import SOTU, SOTU_SHA256
+from mlxhog.errors import DataError, message_of, shown
+
+BOS_TOKEN = "<|bos|>"
+
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTE_TO_CHAR = {byte: chr(byte) for byte in _PRINTABLE}
+BYTE_TO_CHAR |= {byte: chr(256 + i) for i, byte in enumerate(_MOVED)}
+"""GPT-2's table byte -> character: printable Latin-1 as it is, others above 255."""
+_CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 
-def identity(spec: str) -> str:
-    """Return a text that identifies the specified tokenizer, without training it.
+class Tokenizer:
+    """Text to ids and back.
 
-    Raises:
-        DataError, ConfigError: as `build`.
+    Attributes:
+        name: the kind, `bytes` or `bpe`.
+        n_ids: number of ids that are used, 0 .. n_ids - 1.
+        vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
+        bos: the id that starts every document.
+        bos_token: its name.
+        description: the file `tokenizer.json`.
     """
-    if spec == "bytes":
-        return f"bytes|{ByteTokenizer().sha256}"
-    if spec == SHIPPED:
-        return f"file|{SHIPPED_SHA256}"
-    if spec.startswith("bpe:"):
-        return f"bpe|{size_of(spec)}"
-    tokenizer = load(expanded(spec))
-    return f"file|{tokenizer.sha256}|{tokenizer.bos}"
 
+    name: str
+    n_ids: int
+    vocab_size: int
+    bos: int
+    bos_token = BOS_TOKEN
+    description: Any
 
-def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = False) -> Tokenizer:
-    """Return the tokenizer that `spec` names.
+    @property
+    def sha256(self) -> str:
+        """Digest of `tokenizer.json`."""
+        return hashlib.sha256(self.description).hexdigest()
 
-    Args:
-        spec: `bytes`, `bpe:N`, `sotu` (that of the text in the package), the path of a
-            `tokenizer.json`, or of a directory with one.
-        texts: yields the training documents, for `bpe:N`.
-        progress: see `train_bpe`.
+    def encode(self, text: bytes) -> NDArray[np.int32]:
+        """Return the ids of a text, (n,) int32."""
+        raise NotImplementedError
 
-    Raises:
-        DataError: the name is unknown, the size is wrong, or the file is missing or damaged.
-        ConfigError: the path begins with the home of a user whom the system does not know.
-        EnvironmentLacks: the package `tokenizers` is needed and not installed.
-    """
-    if spec == "bytes":
-        return ByteTokenizer()
-    if spec == SHIPPED:
-        return shipped()
-    if spec.startswith("bpe:"):
-        return train_bpe(texts(), size_of(spec), progress=progress)
-    return load(expanded(spec))
+    def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
+        """Return the ids of each text."""
+        return [self.encode(text) for text in texts]
 
+    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
+        """Return the bytes of the ids; special tokens and unused ids have none."""
+        raise NotImplementedError
 
-def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
-    """Return the tokenizer of a `tokenizer.json`, or of a directory with one.
+    def byte_lengths(self) -> NDArray[np.uint16]:
+        """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
+        raise NotImplementedError
 
-    Args:
-        path: the file or the directory.
-        bos_token_id: the start token, used if no file of the tokenizer names one; it may come from
-            a model's config.
+    def changes_text(self, text: bytes, ids: NDArray[np.int32]) -> bool:
+        """Whether the ids of a text decode to another one."""
+        return False
 
-    Raises:
-        DataError: the file is missing, damaged, too large, or a link out of its directory.
-        EnvironmentLacks: it is a BPE tokenizer and the package `tokenizers` is not installed.
-    """
-    named = not path.is_dir()
-    file = path if named else path / "tokenizer.json"
-    if not file.is_file():
-        raise DataError(
-            f"no tokenizer {str(path)!r}, and no such file; say bytes, bpe:N (such as bpe:4096), "
-            f"{SHIPPED}, or a tokenizer.json"
-        )
-    byte_tokenizer = ByteTokenizer()
-    try:
-        description = reading.read_small(file, named=named, refusal=DataError)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error}; choose another tokenizer") from error
-    if hashlib.sha256(description).hexdigest() == byte_tokenizer.sha256:
-        return byte_tokenizer
-    return load_bpe(file, description, bos_token_id)
-
-
-def size_of(spec: str) -> int:
-    """Return N of `bpe:N`.
-
-    Raises:
-        DataError: it is not a number.
-    """
-    size = spec.removeprefix("bpe:")
-    if not size.isascii() or not size.isdigit():
-        raise DataError(f"tokenizer {spec!r}: expected bpe: and a number, such as bpe:4096")
-    return int(size[:12])  # 12 digits are already too many, so the rest does not matter
+    def files(self) -> dict[str, bytes]:
+        """Return the files, by name, that describe this tokenizer to others."""
+        special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), self.bos_token)
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "padding_side": "left"}
+        return {
+            "tokenizer.json": self.description,
+            "tokenizer_config.json": json.dumps(config, indent=1).encode(),
+            "chat_template.jinja": conversations.TEMPLATE.encode(),
+        }
 
 
 class ByteTokenizer(Tokenizer):
     """One token per byte, ids 0-255, and id 256, which starts a document.
 
-    It needs no package and no training, decodes exactly, and makes bits per byte comparable between
-    runs. Its `description` has GPT-2's printable characters for the 256 bytes (`BYTE_TO_CHAR`), so
-    that transformers reads the tokenizer of our checkpoints.
+    It needs no training, decodes exactly, and makes bits per byte comparable between runs. Its
+    `description` has GPT-2's printable characters for the 256 bytes (`BYTE_TO_CHAR`), so that
+    transformers reads the tokenizer of our checkpoints.
     """
 
     name = "bytes"
@@ -149,7 +142,7 @@ class ByteTokenizer(Tokenizer):
             "added_tokens": [separator | dict.fromkeys(flags, False) | {"special": True}],
             "normalizer": None,
             "pre_tokenizer": byte_level,
-            "post_processor": bos_first(self.bos),
+            "post_processor": _bos_first(self.bos),
             "decoder": byte_level,
             "model": {
                 "type": "BPE",
@@ -167,28 +160,339 @@ class ByteTokenizer(Tokenizer):
         return json.dumps(description, ensure_ascii=False, indent=1).encode()
 
 
-SHIPPED = "sotu"
+def _bos_first(bos: int) -> dict[str, object]:
+    """Return the post-processor that puts the separator before a text, as in training."""
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    separator = {"SpecialToken": {"id": BOS_TOKEN, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [separator, text],
+        "pair": [separator, text, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {BOS_TOKEN: {"id": BOS_TOKEN, "ids": [bos], "tokens": [BOS_TOKEN]}},
+    }
+
+
+# -- byte-level BPE --------------------------------------------------------------------------------
+
+BPE_SMALLEST = 257
+"""256 bytes and the document separator."""
+_MOST_UNUSED = 1 << 20  # most ids without a token; each costs a row of the embedding
+
+
+class BpeTokenizer(Tokenizer):
+    """A byte-level `tokenizer.json`.
+
+    Only byte-level vocabularies are accepted: only their tokens have a known number of bytes, which
+    bits per byte need.
+
+    Args:
+        description: the bytes of `tokenizer.json`.
+        bos_token: the token that starts a document.
+        origin: path or name of the description, for messages.
+
+    Raises:
+        DataError: the description is damaged or not byte-level, or lacks `bos_token`.
+    """
+
+    name = "bpe"
+
+    def __init__(self, description: bytes, bos_token: str, origin: str) -> None:
+        """See the class."""
+        self._tokenizer, fields = _read(description, origin)
+        # The file may ask for truncation and padding; our texts keep their length.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # The name of a special token within a text is text.
+        self._tokenizer.encode_special_tokens = True
+        bos = self._tokenizer.token_to_id(bos_token)
+        if bos is None:
+            raise DataError(
+                f"{origin}: the start token {shown(bos_token)} is not in the vocabulary"
+            )
+        self.bos, self.bos_token, self.description = int(bos), bos_token, description
+        self._pieces = _pieces(self._tokenizer, fields, origin)
+        self.n_ids = len(self._pieces)
+        self.vocab_size = -(-self.n_ids // 64) * 64
+        splitter = fields.get("pre_tokenizer")
+        self._keeps_text = (
+            fields.get("normalizer") is None
+            and isinstance(splitter, dict)
+            and (splitter.get("type"), splitter.get("add_prefix_space", True))
+            == ("ByteLevel", False)
+            and all(token["special"] for token in fields.get("added_tokens") or ())
+            and len({piece for piece in self._pieces if len(piece) == 1}) == 256
+        )
+
+    def encode(self, text: bytes) -> NDArray[np.int32]:
+        """Return the ids of a text, (n,) int32; bytes that are not UTF-8 become U+FFFD."""
+        encoding = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False)
+        return np.asarray(encoding.ids, dtype=np.int32)
+
+    def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
+        """Return the ids of each text as `encode`; several texts are encoded in parallel."""
+        if len(texts) < 2:
+            return [self.encode(text) for text in texts]
+        words = [text.decode(errors="replace") for text in texts]
+        batch = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in batch]
+
+    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
+        """Return the bytes of the ids; special tokens and unused ids have none."""
+        return b"".join(self._pieces[i] for i in np.asarray(ids).tolist() if 0 <= i < self.n_ids)
+
+    def byte_lengths(self) -> NDArray[np.uint16]:
+        """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
+        lengths = np.zeros(self.vocab_size, np.uint16)
+        lengths[: self.n_ids] = [len(piece) for piece in self._pieces]
+        return lengths
+
+    def changes_text(self, text: bytes, ids: NDArray[np.int32]) -> bool:
+        """Whether the ids of a text decode to another one."""
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return True
+        return not self._keeps_text and self.decode(ids) != text
+
+
+def _read(description: bytes, origin: str) -> tuple[Any, dict[str, Any]]:
+    """Return the tokenizer of a description, and the fields of the description."""
+    import tokenizers
+
+    fields = _parse(description, origin)
+    try:
+        return tokenizers.Tokenizer.from_str(description.decode()), fields
+    except BaseException as error:
+        # The package raises plain Exception for every kind of damage, except for panics of Rust.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise DataError(f"{origin} is not a tokenizer.json: {message_of(error)}") from error
+        raise
+
+
+def _parse(text: bytes, origin: str) -> dict[str, Any]:
+    try:
+        fields = plain_json.loads(text, strict=False)
+    except ValueError as error:
+        raise DataError(f"{origin} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"{origin} has a {type(fields).__name__}, expected a JSON object")
+    return fields
+
+
+def _pieces(tokenizer: Any, description: dict[str, Any], origin: str) -> list[bytes]:
+    """Return the bytes of each id."""
+    try:
+        special = {t["id"]: bool(t["special"]) for t in description.get("added_tokens") or ()}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{origin}: added_tokens need a content, an id and special") from error
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    largest = max(vocabulary.values(), default=-1)
+    if not 0 <= largest < _MOST_UNUSED + 8 * len(vocabulary):
+        raise DataError(
+            f"{origin}: the largest id is {largest}, and there are {len(vocabulary)} tokens; "
+            "number them from 0"
+        )
+    pieces = [b""] * (largest + 1)
+    for token, i in vocabulary.items():
+        if i in special:
+            pieces[i] = b"" if special[i] else token.encode()
+            continue
+        try:
+            pieces[i] = bytes(_CHAR_TO_BYTE[char] for char in token)
+        except KeyError as error:
+            raise DataError(
+                f"{origin}: token {shown(token)} is not byte-level; use a GPT-2 type "
+                "tokenizer.json, or bpe:N"
+            ) from error
+    return pieces
+
+
+def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False) -> BpeTokenizer:
+    """Return a BPE vocabulary learnt from texts by several threads.
+
+    Args:
+        texts: that it learns from.
+        vocab_size: number of ids; a short text may give fewer.
+        progress: whether bars show the progress, if stderr is a terminal.
+
+    Raises:
+        DataError: `vocab_size` is below `BPE_SMALLEST` or above 2^31 - 1.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    if not BPE_SMALLEST <= vocab_size < 2**31:
+        raise DataError(
+            f"bpe:{vocab_size} needs at least {BPE_SMALLEST} ids: 256 bytes and {BOS_TOKEN}"
+        )
+    tokenizer: Any = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS_TOKEN],
+        initial_alphabet=sorted(_CHAR_TO_BYTE),
+        show_progress=progress and sys.stderr.isatty(),
+    )
+    tokenizer.train_from_iterator((text.decode(errors="replace") for text in texts), trainer)
+    description = json.loads(tokenizer.to_str())
+    description["post_processor"] = _bos_first(tokenizer.token_to_id(BOS_TOKEN))
+    text = json.dumps(description, ensure_ascii=False, indent=1)
+    return BpeTokenizer(text.encode(), BOS_TOKEN, f"bpe:{vocab_size}")
+
+
+# -- by name ---------------------------------------------------------------------------------------
+
+SHIPPED = SOTU
 """The tokenizer of the text in the package, learnt from its training documents."""
 SHIPPED_FILE = "sotu.tokenizer.json"
 SHIPPED_SHA256 = "e3f71fb1e34c23cd983bb8fc70531108e09fc9a3fafda009bd083308ab44686c"
 
 
-def shipped() -> BpeTokenizer:
-    """Return the tokenizer of the text in the package; tools/sotu_tokenizer.py made its file.
+def identity(spec: str) -> str:
+    """Return a text that identifies the specified tokenizer, without training it.
 
     Raises:
-        DataError: the file is missing or damaged; reinstalling the package repairs it.
-        EnvironmentLacks: the package `tokenizers` is not installed.
+        DataError, ConfigError: as `build`.
     """
+    if spec == "bytes":
+        return f"bytes|{ByteTokenizer().sha256}"
+    if spec == SHIPPED:
+        return f"file|{SHIPPED_SHA256}"
+    if spec.startswith("bpe:"):
+        return f"bpe|{size_of(spec)}"
+    tokenizer = load(expanded(spec))
+    return f"file|{tokenizer.sha256}|{tokenizer.bos}"
+
+
+def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = False) -> Tokenizer:
+    """Return the tokenizer that `spec` names.
+
+    Args:
+        spec: `bytes`, `bpe:N`, `sotu` (that of the text in the package), the path of a
+            `tokenizer.json`, or of a directory with one.
+        texts: yields the training documents, for `bpe:N`.
+        progress: see `train_bpe`.
+
+    Raises:
+        DataError: the name is unknown, the size is wrong, or the file is missing or damaged.
+        ConfigError: the path begins with the home of a user whom the system does not know.
+    """
+    if spec == "bytes":
+        return ByteTokenizer()
+    if spec == SHIPPED:
+        return shipped()
+    if spec.startswith("bpe:"):
+        return train_bpe(texts(), size_of(spec), progress=progress)
+    return load(expanded(spec))
+
+
+def shipped() -> BpeTokenizer:
+    """Return the tokenizer of the text in the package; tools/sotu_tokenizer.py made its file."""
     file = importlib.resources.files("mlxhog") / "data" / "texts" / SHIPPED_FILE
+    return BpeTokenizer(file.read_bytes(), BOS_TOKEN, SHIPPED_FILE)
+
+
+def size_of(spec: str) -> int:
+    """Return N of `bpe:N`.
+
+    Raises:
+        DataError: it is not a number.
+    """
     try:
-        description = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{SHIPPED_FILE} cannot be read: {error}; reinstall mlxhog") from error
-    digest = hashlib.sha256(description).hexdigest()
-    if digest != SHIPPED_SHA256:
+        return int(spec.removeprefix("bpe:"))
+    except ValueError:
         raise DataError(
-            f"{SHIPPED_FILE} has digest {digest[:12]}, expected {SHIPPED_SHA256[:12]}; "
-            "reinstall mlxhog"
+            f"tokenizer {shown(spec)}: expected bpe: and a number, such as bpe:4096"
+        ) from None
+
+
+def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
+    """Return the tokenizer of a `tokenizer.json`, or of a directory with one.
+
+    Args:
+        path: the file or the directory; a file beside `tokenizer.json` names the start token.
+        bos_token_id: the start token, used if no file of the tokenizer names one; it may come from
+            a model's config.
+
+    Raises:
+        DataError: a file is missing, damaged, too large, or a link out of its directory; or none
+            names a start token.
+    """
+    named = not path.is_dir()
+    file = path if named else path / "tokenizer.json"
+    if not file.is_file():
+        raise DataError(
+            f"no tokenizer {str(path)!r}, and no such file; say bytes, bpe:N (such as bpe:4096), "
+            f"{SHIPPED}, or a tokenizer.json"
         )
-    return BpeTokenizer(description, BOS_TOKEN, SHIPPED_FILE)
+    description = _content(file, named=named)
+    byte_tokenizer = ByteTokenizer()
+    if hashlib.sha256(description).hexdigest() == byte_tokenizer.sha256:
+        return byte_tokenizer
+    bos_token = _named_bos(file)
+    if bos_token is None and bos_token_id is not None and 0 <= bos_token_id < 2**31:
+        bos_token = _read(description, str(file))[0].id_to_token(bos_token_id)
+    if bos_token is None:
+        raise DataError(
+            f"{file}: neither special_tokens_map.json nor tokenizer_config.json beside it names a "
+            'bos_token; write {"bos_token": "..."} into tokenizer_config.json'
+        )
+    return BpeTokenizer(description, bos_token, str(file))
+
+
+def _named_bos(path: Path) -> str | None:
+    """The start token that a file beside a `tokenizer.json` names."""
+    for neighbour in ("special_tokens_map.json", "tokenizer_config.json"):
+        beside = path.with_name(neighbour)
+        if not beside.is_file():
+            continue
+        bos = _parse(_content(beside), str(beside)).get("bos_token")
+        bos_token = bos.get("content") if isinstance(bos, dict) else bos
+        if isinstance(bos_token, str):
+            return bos_token.encode(errors="backslashreplace").decode()  # of half a character
+    return None
+
+
+def _content(path: Path, *, named: bool = False) -> bytes:
+    try:
+        return reading.read_small(path, named=named, refusal=DataError)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}; choose another tokenizer") from error
+
+
+AUTO: Final = "auto"
+BYTES_PER_ID: Final = 1024
+IDS_PER_WIDTH: Final = 32
+LEAST: Final = 1024
+MOST: Final = 32_768
+
+
+def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, str | None]:
+    """Return the tokenizer for a text and a model, and a line for the user that says why.
+
+    Args:
+        n_bytes: of training text.
+        width: of the model.
+        sha256: digest of the text.
+        rule: of its held-out part.
+    """
+    if (sha256, rule) == (SOTU_SHA256, "every-12th"):
+        return SHIPPED, None
+    of_text, of_model = _power_of_two(n_bytes // BYTES_PER_ID), _power_of_two(IDS_PER_WIDTH * width)
+    ids = min(of_text, of_model, MOST)
+    if ids >= LEAST:
+        return f"bpe:{ids}", (
+            f"tokenizer bpe:{ids}, learnt from {format_bytes(n_bytes)} of training text for width "
+            f"{width}; --tokenizer bytes learns none"
+        )
+    if of_text < LEAST:
+        why = f"{format_bytes(n_bytes)} of training text are few for pieces of words"
+    else:
+        why = f"a model of width {width} is narrow for pieces of words"
+    return "bytes", f"tokenizer bytes: {why} (--tokenizer bpe:N learns them nevertheless)"
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two up to a number; 0 below 1."""
+    return 1 << (number.bit_length() - 1) if number > 0 else 0

@@ -30,7 +30,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json, typed
+from mlxhog.base import plain_json
 from mlxhog.base.durable import flush, write_synced
 from mlxhog.data.batch import Batch, empty_rows
 from mlxhog.data.examples import Example, ExampleRows
@@ -40,24 +40,6 @@ from mlxhog.errors import DataError, message_of, shown
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20
 _COUNTED, _RUN = 1 << 24, 1 << 14  # most tokens that `frequencies` counts, and tokens per run
-
-
-@dataclass(frozen=True)
-class _Header:
-    format: int
-    dtype: str
-    tokens: int
-    documents: int
-    bos: int
-    vocab: int
-    bytes: int
-    tokenizer_sha256: str
-    sha256: str
-    split: str
-    source: str
-    examples: int = 0
-    changed: int = 0
-    decoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,19 +72,23 @@ class TokenFile:
         Raises:
             DataError: a file is missing, its length or its ids do not fit the header.
         """
-        header = _header(path.with_suffix(".json"))
-        n, vocab = header["tokens"], header["vocab"]
-        tokens = _map(path, np.dtype(header["dtype"]).newbyteorder("<"), n)
-        starts = _map(path.with_suffix(".idx"), np.dtype("<u8"), header["documents"] + 1)
-        lengths = _map(path.with_suffix(".len"), np.dtype("<u2"), vocab)
-        if int(starts[0]) != 0 or int(starts[-1]) != n:
+        try:
+            header = plain_json.read(path.with_suffix(".json"))
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {shown(header['format'])}")
+            n, documents, vocab = (header[name] for name in ("tokens", "documents", "vocab"))
+            dtype = np.dtype(header["dtype"]).newbyteorder("<")
+        except (OSError, ValueError, TypeError, LookupError) as error:
             raise DataError(
-                f"{path.with_suffix('.idx')} spans tokens {starts[0]}..{starts[-1]}, expected "
-                f"0..{n}; {_WAY_OUT}"
-            )
+                f"{path.with_suffix('.json')} is not the header of a token file of format {FORMAT}:"
+                f" {message_of(error)}; {_WAY_OUT}"
+            ) from error
+        tokens = _map(path, dtype, n)
+        starts = _map(path.with_suffix(".idx"), np.dtype("<u8"), documents + 1)
+        lengths = _map(path.with_suffix(".len"), np.dtype("<u2"), vocab)
         prompts = None
         if header.get("examples"):
-            prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), header["documents"])
+            prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), documents)
         file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts)
         edge = _CHECKED_BYTES // tokens.itemsize
         file.check_known(tokens[:edge])
@@ -125,30 +111,15 @@ class TokenFile:
         return str(self.header["sha256"])
 
     def n_sequences(self, seq_len: int) -> int:
-        """Return the number of whole sequences of `seq_len` inputs, or of rows with examples.
-
-        Raises:
-            DataError: `seq_len` is below 1.
-        """
-        if seq_len < 1:
-            raise DataError(f"seq_len is {seq_len}, expected at least 1")
+        """Return the number of whole sequences of `seq_len` inputs, or of rows with examples."""
         rows = self.rows(seq_len)
         return (self.n_tokens - 1) // seq_len if rows is None else len(rows)
 
     def rows(self, seq_len: int) -> ExampleRows | None:
-        """Return the rows of a file with examples; None for a file without.
-
-        Raises:
-            DataError: a prompt is longer than its document, or the documents are out of order.
-        """
+        """Return the rows of a file with examples; None for a file without."""
         if self.prompts is None:
             return None
         if seq_len not in self._rows:
-            if (self.starts[1:] < self.starts[:-1]).any():
-                raise DataError(f"{self.path.with_suffix('.idx')} is out of order; {_WAY_OUT}")
-            if (self.prompts >= self.starts[1:] - self.starts[:-1]).any():
-                path = self.path.with_suffix(".prompts")
-                raise DataError(f"{path}: a prompt is longer than its document; {_WAY_OUT}")
             self._rows[seq_len] = ExampleRows.of(
                 self.starts, self.prompts, self.continues(), seq_len
             )
@@ -165,19 +136,13 @@ class TokenFile:
         Rows of examples are padded to the longest of them.
 
         Raises:
-            DataError: an index is not a sequence of this file, or an id not in the vocabulary.
+            DataError: an id is not in the vocabulary.
 
         Concurrency: any number of threads and processes may read at once.
         """
-        n, numbers = self.n_sequences(seq_len), np.asarray(indices)
-        outside = numbers[(numbers < 0) | (numbers >= n)]
-        if outside.size:
-            raise DataError(
-                f"{self.path} has sequences 0..{n - 1} of {seq_len}, asked for {outside[0]}"
-            )
         if (table := self.rows(seq_len)) is not None:
-            return self._examples(numbers, table, seq_len)
-        return self.batch_at(numbers[:, None] * seq_len + np.arange(seq_len + 1))
+            return self._examples(indices, table, seq_len)
+        return self.batch_at(indices[:, None] * seq_len + np.arange(seq_len + 1))
 
     def batch_at(self, places: NDArray[np.int64]) -> Batch:
         """Return the tokens at some places, (B, T + 1), as one batch of B rows.
@@ -249,20 +214,6 @@ class TokenFile:
 
 
 _WAY_OUT = "prepare the corpus again"
-
-
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        header: dict[str, Any] = plain_json.read(path)
-        of = typed.read(_Header, header)
-        if of.format != FORMAT or of.dtype not in ("uint16", "uint32"):
-            raise ValueError(f"format {of.format} of {shown(of.dtype)}")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} is not the header of a token file of format {FORMAT}: {message_of(error)}; "
-            f"{_WAY_OUT}"
-        ) from error
-    return header
 
 
 def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:

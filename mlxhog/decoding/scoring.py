@@ -66,19 +66,19 @@ def token_files(
 
     Args:
         model: the model with the tokenizer.
-        corpus: a corpus from `corpora.checked`.
+        corpus: a corpus from `corpora.readable`.
         folder: folder for the files of tokens.
 
     Raises:
         DataError: the corpus is malformed.
     """
-    for number, part in enumerate(corpora.parts(corpus)):
+    for number, part in enumerate(corpus.parts):
         path, empty = folder / f"{number}.bin", True
         with TokenWriter(path, model.tokenizer, split="val", source=path.name) as writer:
-            for document in part.documents():
+            for document in part.read():
                 writer.add(document)
                 empty = False
-        yield part.source, None if empty else TokenFile.open(path)
+        yield part.name, None if empty else TokenFile.open(path)
 
 
 def held_out_tokens(model: Model, data: str, **options: Any) -> TokenFile:

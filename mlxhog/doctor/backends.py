@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +21,7 @@ from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.models.families import init_params
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity.engines import FrameworkEngine, ModelEngine, NumPyEngine
+from mlxhog.training.batch_size import faster_half, times_of
 
 Gradient = dict[str, NDArray[Any]]
 
@@ -140,15 +139,12 @@ def compute_gradient(lane: Lane, name: str, form: str) -> Gradient:
 
 
 def measure_speed(lane: Lane, name: str, form: str, gradients: int) -> float:
-    """In a child: return tokens/s of the faster half; other programs may delay the rest."""
+    """In a child: return tokens/s of the faster half of some gradients."""
     engine = FrameworkEngine(name, form, 1)
     _gradient(engine)
-    times = []
-    for _ in range(gradients):
-        begin = time.perf_counter()
-        engine.backend.loss_and_grads(Batch(*_tokens(), BATCH * LENGTH))
-        times.append(time.perf_counter() - begin)
-    return BATCH * LENGTH / fmean(sorted(times)[: -(-gradients // 2)])
+    batch = Batch(*_tokens(), BATCH * LENGTH)
+    times = times_of(engine.backend, batch, lambda times: len(times) >= gradients)
+    return BATCH * LENGTH / faster_half(times)
 
 
 def _gradient(engine: ModelEngine) -> Gradient:

@@ -141,13 +141,11 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
     }
 
 
-def check_facts(
-    machine: Machine, facts: Mapping[str, Any], environ: Mapping[str, str] = os.environ
-) -> Iterator[Check]:
+def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
     """Check the system and the versions."""
     page, versions, macos = facts["page_bytes"], facts["versions"], platform.mac_ver()[0]
     old_gpu = re.match(r"Apple M[12]\b", machine.chip) is not None
-    spin, tf32 = environ.get("MLX_METAL_FAST_SYNCH"), float32.user_note(environ)
+    spin, tf32 = os.environ.get("MLX_METAL_FAST_SYNCH"), float32.user_note()
     # (name, whether it applies, ok, observed, expected, consequence)
     rows: list[tuple[str, bool, bool, str, str, str]] = [
         ("Rosetta", machine.system == "macos", not machine.translated,
@@ -172,7 +170,7 @@ def check_facts(
          "your own code may not: python -m pip install -U torch"),
         ("MLX_METAL_FAST_SYNCH", True, not spin, spin or "unset", "unset",
          "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it"),
-        (float32.VARIABLE, True, not tf32, environ.get(float32.VARIABLE, "unset"),
+        (float32.VARIABLE, True, not tf32, os.environ.get(float32.VARIABLE, "unset"),
          "unset or 0", tf32),
     ]  # fmt: skip
     for name, applies, ok, observed, expected, consequence in rows:
@@ -233,7 +231,7 @@ def _after_a_kill() -> Check:
     observed: object
     try:
         for value in (1.0, 2.0):  # the second child gets the slot of the first
-            with Child(arena, (1,)) as child:
+            with Child(arena, 1) as child:
                 child.call(START_S, write, value)
         last = float(values_of(arena, "dense").max())
         observed = f"the last value is {last:g} of 2"

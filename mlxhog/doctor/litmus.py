@@ -289,7 +289,7 @@ class Litmus:
     def children(self) -> list[Child]:
         """The two processes, spawned when first needed and after a failure."""
         if not self._children:
-            self._children = [Child(self.arena, (slot,)) for slot in (1, 2)]
+            self._children = [Child(self.arena, slot) for slot in (1, 2)]
         return self._children
 
     def _give_up(self) -> None:

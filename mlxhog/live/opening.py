@@ -186,33 +186,31 @@ class _RunReader:
             NoWeights: the run does not answer, is starting or has just ended, or has no copies.
             ArenaError: the run cannot be read at all.
         """
-        run = self._run
-        silent = f"the process that trains run {run.name} does not answer (is it stopped?)"
+        run, path = self._run, socket_path(self._run.directory)
         try:
-            arena = Arena.connect(socket_path(run.directory), patience_s)
+            arena = Arena.connect(path, patience_s)
+            try:
+                config, tokenizer = checkpoint.read_model(run.architecture)
+                self._model = self._model or config
+                source = RunWeights(
+                    arena,
+                    self._model,
+                    name=run.name,
+                    mode=self._mode,
+                    weights=self._weights,
+                    patience_s=2 * patience_s,
+                )
+            except BaseException:
+                arena.close()  # else the run would keep publishing for this process
+                raise
+        except NoAnswer as error:
+            silent = f"the process that trains run {run.name} does not answer (is it stopped?)"
+            raise NoWeights(silent) from error
         except ArenaError as error:
-            if isinstance(error, NoAnswer):
-                raise NoWeights(silent) from error
             if not run.is_locked():
                 raise NoWeights(f"run {run.name} has just ended") from error
-            if not socket_path(run.directory).is_socket():
+            if not path.is_socket():
                 raise NoWeights(f"run {run.name} is starting and cannot be read yet") from error
-            raise
-        try:
-            config, tokenizer = checkpoint.read_model(run.architecture)
-            self._model = self._model or config
-            source = RunWeights(
-                arena,
-                self._model,
-                name=run.name,
-                mode=self._mode,
-                weights=self._weights,
-                patience_s=2 * patience_s,
-            )
-        except BaseException as error:
-            arena.close()  # else the run would keep publishing for this process
-            if isinstance(error, NoAnswer):
-                raise NoWeights(silent) from error
             raise
         source.successor = self._after
         return source, config, tokenizer, run.directory

@@ -45,7 +45,8 @@ class RunConfig:
     """A candidate on one setting of one task, at one optimiser point, with one seed."""
 
     task: str  # full name, such as "in-context-recall"
-    settings: Mapping[str, Any]  # every setting of the task
+    # every setting of the task; `select` val draws validation rows, `fuzzy_compat` sets its own
+    settings: Mapping[str, Any]
     layers: tuple[Layer, ...]  # the flat list
     dim: int  # width d
     protocol: Protocol  # of training and scoring
@@ -61,7 +62,13 @@ class RunConfig:
     label: str = ""  # the setting's name in its suite, such as "baseline" or "vocab=32"
 
     def __post_init__(self) -> None:
-        """Set the numbers of layers that follow from the width."""
+        """Set the numbers of layers that follow from the width, and settings from the protocol."""
+        settings = dict(self.settings)
+        if self.protocol.select == "val" and not settings.get("val_rows"):
+            settings["val_rows"] = settings.get("test_rows", tasks.Task.test_rows)
+        if self.protocol.fuzzy_compat and "fuzzy_compat" in settings:
+            settings["fuzzy_compat"] = True
+        object.__setattr__(self, "settings", settings)
         object.__setattr__(self, "layers", at_width(self.layers, self.dim))
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,9 +140,6 @@ class RunConfig:
         )
 
 
-STATUSES = ("done", "diverged", "pruned", "failed", "interrupted")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One evaluation of a run; its loss is None if none was finite."""
@@ -151,7 +155,8 @@ class Point:
 class RunRecord:
     """A run that ended: its result, and its plan as plain values; a line of `runs.jsonl`."""
 
-    status: str  # one of `STATUSES`; a diverged run scores 0
+    # "done", "diverged" (it scores 0), "pruned", "failed" or "interrupted"
+    status: str
     steps: int = 0  # taken
     seconds: float = 0.0  # from the first step to the last evaluation
     # mean training loss in nats since the evaluation before the last; None if none was finite

@@ -18,8 +18,8 @@ of the scores is ours.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -98,31 +98,21 @@ Scored = tuple[tuple[str, ...], float]
 """Layers of a candidate as texts, and its score."""
 
 
-@dataclass(frozen=True)
-class Vote:
-    """The result of a vote."""
+def vote(
+    scored: Sequence[Scored], top: int | None = None
+) -> tuple[list[dict[str, int]], list[Scored]]:
+    """Let the best candidates vote: the `top` ones, or the upper part of the scores.
 
-    slots: tuple[Mapping[str, int], ...]  # layer -> votes in each slot, the winner first
-    voters: tuple[Scored, ...]  # the candidates that voted, the best first
-    cluster: tuple[Scored, ...]  # the considered candidates; those of another depth did not vote
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The winning sequence."""
-        return tuple(next(iter(votes)) for votes in self.slots)
-
-
-def vote(scored: Sequence[Scored], top: int | None = None) -> Vote:
-    """Let the best candidates vote: the `top` ones, or the upper part of the scores."""
+    Returns:
+        Layer -> votes in each slot, the winner first; and the candidates that voted, the best
+        first. Those of another depth than most do not vote.
+    """
     ranked = sorted(scored, key=lambda one: -one[1])
-    if top is None:
-        top = upper_part([score for _, score in ranked])
-    cluster = ranked[:top]
-    depths = Counter(len(layers) for layers, _ in cluster)
+    best = ranked[: upper_part([score for _, score in ranked]) if top is None else top]
+    depths = Counter(len(layers) for layers, _ in best)
     depth, _ = depths.most_common(1)[0]  # of equally frequent ones that of the better candidate
-    voters = [one for one in cluster if len(one[0]) == depth]
-    slots = [_slot(voters, number) for number in range(depth)]
-    return Vote(tuple(slots), tuple(voters), tuple(cluster))
+    voters = [one for one in best if len(one[0]) == depth]
+    return [_slot(voters, number) for number in range(depth)], voters
 
 
 def upper_part(falling: Sequence[float]) -> int:

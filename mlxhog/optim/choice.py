@@ -175,7 +175,6 @@ class Averaging(Decayed):
         return self if self.beta1 is not None else replace(self, beta1=BETA1)
 
     def per_step(self, tokens: int) -> Self:
-        """Return it with `beta2` for its half-life."""
         if self.beta2_half_life is None:
             return self
         beta2 = 2.0 ** (-tokens / self.beta2_half_life)

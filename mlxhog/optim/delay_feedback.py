@@ -26,7 +26,7 @@ parameters, with Muon of hidden matrices.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from mlxhog.base.late import np
 from mlxhog.config.choices import Choice, Rules
@@ -91,7 +91,7 @@ class DelayFeedback(Around):
             self._before = np.zeros_like(target.flat)
         own = StepTrace(last=target.private[FEEDBACK], prev=self._before)
         self.rule.update(replace(target, record=own), pairs, step)
-        how = {"locks": target.locks, "mode": target.mode, "seed": step.seed}
+        how: dict[str, Any] = {"locks": target.locks, "mode": target.mode, "seed": step.seed}
         for slot, grad in pairs:
             if isinstance(grad, Rows) or slot.kind == "rows":
                 continue

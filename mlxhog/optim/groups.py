@@ -47,7 +47,6 @@ class Grouped(Around):
         self._factors = factors
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update, group by group."""
         groups: dict[float, list[int]] = {}
         for k, (slot, _) in enumerate(pairs):
             groups.setdefault(self._factors.get(slot.name, 1.0), []).append(k)

@@ -106,7 +106,6 @@ class Soap(BesideAdamW):
     state_segments = ("m", "v", "left", "right", "left_basis", "right_basis")
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Shapes of L, R and their bases, segment -> parameter -> shape."""
         own: dict[str, dict[str, tuple[int, ...]]] = {}
         for second, basis, axis in BASES:
             sides = {name: shapes[name][axis] for name in self.use.hidden}

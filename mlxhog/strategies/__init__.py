@@ -12,9 +12,15 @@ from mlxhog.strategies.averaging import AvgRuns, DiLoCo, FedProx, LocalSGD, Scaf
 from mlxhog.strategies.hogwild import Hogwild, Serial
 from mlxhog.strategies.in_order import RoundRobin, Sim
 from mlxhog.strategies.locked import SSP, Aig, AsyncPS, Locked
-from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.strategy import (
+    Idle,
+    Lease,
+    Strategy,
+    StrategyWorker,
+    TicketPart,
+    WriteResult,
+)
 from mlxhog.strategies.sync import Sync
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, TicketPart, WriteResult
 
 for _strategy in (
     Sync, Hogwild, Serial, RoundRobin, LocalSGD, AvgRuns, FedProx, Scaffold, DiLoCo, AsyncPS, SSP,

@@ -6,8 +6,8 @@
     scaffold   the same; local steps are corrected by control variates
     diloco     every H steps the mean movement of the copies is an outer step of the parameters
 
-`local.py` has the steps, and the meetings in which all workers do the stages of a method: first a
-share of the new parameters, last the worker's own copy and its next round.
+`local.py` has the steps, and the meetings of all workers: each mixes a share of the new parameters,
+keeps what the method needs, and takes them as its copy.
 
     segment                           dtype    meaning
     anchor                            float32  the last average, or theta_s of diloco
@@ -30,7 +30,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, dense
 from mlxhog.optim.rule import parameter
-from mlxhog.strategies.local import Local, LocalWorker, Stage, mean_of
+from mlxhog.strategies.local import Local, LocalWorker, mean_of
 from mlxhog.strategies.rounds import StepRecord
 from mlxhog.strategies.strategy import Segments, parameter_copies
 
@@ -58,6 +58,7 @@ class AvgRuns(Local):
 
     name: ClassVar[str] = "avg_runs"
     about: ClassVar[str] = "independent runs, averaged once at the end"
+    meets: ClassVar[bool] = False
 
     def own_copies(self) -> tuple[str, ...]:
         return () if self.workers == 1 else self.replica_segments()
@@ -75,7 +76,13 @@ class AvgRuns(Local):
 
 @dataclass(frozen=True, kw_only=True)
 class Averaged(Local):
-    """Local methods that average during the run."""
+    """Local methods that average during the run.
+
+    Attributes:
+        anchored: whether the last average is kept; the first one is the parameters at the start.
+    """
+
+    anchored: ClassVar[bool] = False
 
     average_every: int | None = option(
         None,
@@ -108,19 +115,18 @@ class Averaged(Local):
     def round_steps(self, done: int) -> int:
         return self.local_steps
 
-    def average_share(self, arena: Arena, rank: int) -> None:
-        """First stage: a worker's share of the average becomes the parameters."""
-        span = self.share(arena, rank)
-        arena.params[span] = mean_of(self.replicas_in(arena, span))
+    def kept_segments(self) -> tuple[str, ...]:
+        return (*super().kept_segments(), *[ANCHOR] * self.anchored)
 
-    def take_average(self, arena: Arena, rank: int) -> None:
-        """Last stage: the parameters become the worker's copy, and its next round begins."""
-        words, replica = self.words(arena), self.replica_segments()[self.replica_of(rank)]
-        updates.snapshot(arena.segment(replica), arena.params)
-        words["start", rank] = words["steps", rank]
-        words["updates_before", rank] = words["updates", rank]
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        super().begin(arena, position)
+        if self.anchored and position is None:
+            updates.snapshot(arena.segment(ANCHOR), arena.params)
 
-    stages: ClassVar[tuple[Stage, ...]] = (average_share, take_average)
+    def keep(self, arena: Arena, rank: int) -> None:
+        if self.anchored:
+            span = self.share(arena, rank)
+            np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,32 +154,6 @@ class LocalSGD(Averaged):
         return 1 if done < self.local_after else self.local_steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class Anchored(Averaged):
-    """Local methods that keep the last average."""
-
-    def kept_segments(self) -> tuple[str, ...]:
-        """The copies and the anchor."""
-        return (*super().kept_segments(), ANCHOR)
-
-    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Start at the parameters, which are the first anchor."""
-        super().begin(arena, position)
-        if position is None:
-            updates.snapshot(arena.segment(ANCHOR), arena.params)
-
-    def keep_anchor(self, arena: Arena, rank: int) -> None:
-        """Stage in which the parameters are whole: a share of them becomes the anchor."""
-        span = self.share(arena, rank)
-        np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
-
-    stages: ClassVar[tuple[Stage, ...]] = (
-        Averaged.average_share,
-        keep_anchor,
-        Averaged.take_average,
-    )
-
-
 # -- FedProx ---------------------------------------------------------------------------------------
 
 
@@ -199,7 +179,7 @@ class FedProxWorker(LocalWorker):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedProx(Anchored):
+class FedProx(Averaged):
     """Local SGD whose steps are pulled towards the last average.
 
     With `w` a worker's parameters, `a` the last average and g a gradient, `--prox` chooses where
@@ -215,6 +195,7 @@ class FedProx(Anchored):
     Worker: ClassVar[type[Any]] = FedProxWorker
     name: ClassVar[str] = "fedprox"
     about: ClassVar[str] = "local_sgd whose steps are pulled towards the last average"
+    anchored: ClassVar[bool] = True
 
     mu: float = option(
         0.01, "pull of the last average on local steps; 0 is local_sgd", low=0, flat="prox_mu"
@@ -248,7 +229,7 @@ class ScaffoldWorker(LocalWorker):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scaffold(Anchored):
+class Scaffold(Averaged):
     """Local SGD with control variates (Karimireddy et al. 2020, arXiv:1910.06378).
 
     Where workers train on different text, each one's steps drift towards its own optimum. Here
@@ -267,6 +248,7 @@ class Scaffold(Anchored):
     Worker: ClassVar[type[Any]] = ScaffoldWorker
     name: ClassVar[str] = "scaffold"
     about: ClassVar[str] = "local_sgd corrected by control variates, for texts that differ"
+    anchored: ClassVar[bool] = True
     models_per_meeting: ClassVar[int] = 2
 
     def kept_segments(self) -> tuple[str, ...]:
@@ -283,25 +265,23 @@ class Scaffold(Anchored):
         total: Float32 = arena.segment(f"{SUM}.{rank + 1}")[span]
         return total * np.float32(1.0 / steps)
 
-    def average_controls(self, arena: Arena, rank: int) -> None:
-        """First stage: a worker's share of the average, and of the mean control variate."""
-        self.average_share(arena, rank)
+    def mix(self, arena: Arena, rank: int) -> None:
+        """A worker's share of the average, and of the mean control variate."""
+        super().mix(arena, rank)
         span = self.share(arena, rank)
         every = (self.next_control(arena, other, span) for other in range(self.workers))
         np.copyto(arena.segment(CONTROL)[span], mean_of(every))
 
-    def take_control(self, arena: Arena, rank: int) -> None:
-        """Second stage: a worker's control variate, and its share of the anchor."""
+    def keep(self, arena: Arena, rank: int) -> None:
+        """A worker's control variate, and its share of the anchor."""
+        super().keep(arena, rank)
         span, own = slice(arena.layout.probe.offset), arena.segment(f"{CONTROL}.{rank + 1}")
         np.copyto(own[span], self.next_control(arena, rank, span))
-        self.keep_anchor(arena, rank)
 
-    def begin_round(self, arena: Arena, rank: int) -> None:
-        """Last stage: a worker's copy, and no gradient in its sum."""
+    def take(self, arena: Arena, rank: int) -> None:
+        """A worker's copy, and no gradient in its sum."""
         arena.segment(f"{SUM}.{rank + 1}").fill(0.0)
-        self.take_average(arena, rank)
-
-    stages: ClassVar[tuple[Stage, ...]] = (average_controls, take_control, begin_round)
+        super().take(arena, rank)
 
 
 # -- DiLoCo ----------------------------------------------------------------------------------------
@@ -329,7 +309,7 @@ def nesterov(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiLoCo(Anchored):
+class DiLoCo(Averaged):
     """Local steps, and an outer step along their mean (Douillard et al. 2023, arXiv:2311.08105).
 
     Each worker takes H steps (`--average-every`) with the optimizer of `--optimizer` on one of M
@@ -349,6 +329,7 @@ class DiLoCo(Anchored):
 
     name: ClassVar[str] = "diloco"
     about: ClassVar[str] = "some steps of each worker, then an outer step along their mean"
+    anchored: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = False  # the workers of a replica write it side by side
 
     replicas: int | None = option(
@@ -387,27 +368,21 @@ class DiLoCo(Anchored):
         return {**super().segments(n_params), **parameter_copies([NEXT])}
 
     def kept_segments(self) -> tuple[str, ...]:
-        """The replicas, theta_s and v."""
         return (*super().kept_segments(), VELOCITY)
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Start without momentum."""
         super().begin(arena, position)
         if position is None:
             arena.segment(VELOCITY).fill(0.0)
 
-    def outer_step(self, arena: Arena, rank: int) -> None:
-        """First stage: a worker's share of theta_s and v after the outer step."""
+    def mix(self, arena: Arena, rank: int) -> None:
         span = self.share(arena, rank)
         anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
         mean = mean_of(anchor - replica for replica in self.replicas_in(arena, span))
         rates = {"lr": self.outer_lr, "momentum": self.outer_momentum}
         arena.params[span], arena.segment(NEXT)[span] = nesterov(anchor, velocity, mean, **rates)
 
-    def keep_outer(self, arena: Arena, rank: int) -> None:
-        """Second stage: a worker's share of theta_s and v for the beginning of the next round."""
+    def keep(self, arena: Arena, rank: int) -> None:
+        super().keep(arena, rank)
         span = self.share(arena, rank)
-        self.keep_anchor(arena, rank)
         np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])
-
-    stages: ClassVar[tuple[Stage, ...]] = (outer_step, keep_outer, Averaged.take_average)

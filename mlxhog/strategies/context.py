@@ -18,7 +18,6 @@ from mlxhog.arena.published import Marks
 from mlxhog.arena.workers import Entry, Phase
 from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
-from mlxhog.config.config import TrainConfig
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.gradients import Grads
@@ -26,7 +25,7 @@ from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import Polar, StepWatch
 from mlxhog.optim.tables import Tables
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.worker import Lease
+from mlxhog.strategies.strategy import Lease
 
 if TYPE_CHECKING:
     from mlxhog.strategies.strategy import Strategy
@@ -39,6 +38,9 @@ class Context:
     Attributes:
         threads: for norm, step and read of this worker.
         settle: adds the step that waits for the next read, if any (`--overlap`).
+        config: the resolved configuration of the run.
+        workers: number of workers at the start of the run.
+        rank: this worker's place among them, from 0.
     """
 
     arena: Arena
@@ -60,6 +62,11 @@ class Context:
     threads: int = 1
     settle: Callable[[], None] = lambda: None
 
+    def __post_init__(self) -> None:
+        """Look up what the strategy knows of the run."""
+        self.config, self.workers = self.strategy.config, self.strategy.workers
+        self.rank = self.slot - 1
+
     @cached_property
     def marks(self) -> Marks:
         """The mark of this worker's updates, for readers."""
@@ -70,44 +77,23 @@ class Context:
         """The model's tables of n-grams, as this worker writes them; None if it has none."""
         return Tables.of(self.arena, self.slot)
 
-    def table_lr(self, lr: float) -> float:
-        """Step size of tables in an update with this `lr`."""
-        assert self.config.lr is not None
-        return self.config.ngram_lr * lr / self.config.lr
-
-    @property
-    def config(self) -> TrainConfig:
-        """The resolved configuration of the run."""
-        return self.strategy.config
-
-    @property
-    def workers(self) -> int:
-        """Number of workers at the start of the run."""
-        return self.strategy.workers
-
     @property
     def live_workers(self) -> int:
         """Number of workers in the run now, which joining and leaving changes."""
         return self.arena.counters.load("workers") or self.workers
 
-    @property
-    def rank(self) -> int:
-        """This worker's place among the run's workers, from 0."""
-        return self.slot - 1
-
     def target(self, state_slot: int) -> Target:
         """Where optimizer steps go: the parameters, and the moments kept by one slot."""
-        arena = self.arena
+        arena, optimizer = self.arena, self.optimizer
         return Target(
             flat=arena.params,
             slots=arena.layout.slots,
             locks=arena.locks(self.slot),
             mode=updates.WRITE_MODES[arena.write],
             private={
-                name: arena.segment(f"{name}.{state_slot}")
-                for name in self.optimizer.state_segments
+                name: arena.segment(f"{name}.{state_slot}") for name in optimizer.state_segments
             },
-            shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
+            shared={name: arena.segment(name) for name in optimizer.shared_segments},
             decay=self.decay,
             metal=self.metal,
             record=look_ahead.record(arena, self.config, self.live_workers),
@@ -117,10 +103,29 @@ class Context:
             threads=self.threads,
         )
 
+    # -- the course of the run -------------------------------------------------------------------
+
+    def training(self) -> bool:
+        """Whether the training phase is on."""
+        return self.arena.counters.load("command") == Command.TRAIN
+
+    def stopping(self) -> bool:
+        """Whether the supervisor has ended the training phase."""
+        return not self.training()
+
+    def paused(self) -> bool:
+        """Whether workers must hold still, for a checkpoint."""
+        return bool(self.arena.counters.load("pause"))
+
     def seconds(self) -> float:
         """Time since training started, or 0 before."""
         start = self.arena.counters.load("start_ns")
         return (monotonic_ns() - start) / 1e9 if start else 0.0
+
+    def _tokens(self) -> int:
+        """Tokens since this call began, those of other machines of the cluster included."""
+        counters = self.arena.counters
+        return counters.load("tokens") + counters.load("tokens_elsewhere")
 
     def used_up(self, step_s: float | None = None) -> bool:
         """Whether the budget in tokens is used up, or that in time before a step would end.
@@ -128,13 +133,23 @@ class Context:
         A budget in steps is a limit of `claim`.
 
         Args:
-            step_s: expected seconds of the step; None is those of this worker's steps so far.
+            step_s: expected seconds of a step; by default those of this worker's steps.
         """
         seconds, tokens = self.budget.seconds, self.budget.tokens
         step_s = self.entry.step_s if step_s is None else step_s
         if seconds is not None and self.seconds() + step_s >= seconds:
             return True
         return tokens is not None and self._tokens() >= tokens
+
+    def progress(self) -> float:
+        """Share of the whole run that is done, in [0, 1]."""
+        counters, ahead_s = self.arena.counters, self.arena.counters.load("ms_elsewhere") / 1e3
+        budget = replace(self.budget, seconds_before=self.budget.seconds_before + ahead_s)
+        return budget.progress(
+            steps=counters.load("steps"), tokens=self._tokens(), seconds=self.seconds()
+        )
+
+    # -- tickets ---------------------------------------------------------------------------------
 
     @cached_property
     def end_ticket(self) -> int:
@@ -154,30 +169,19 @@ class Context:
         """End the step of a lease."""
         self.ledger.finish(lease.epoch, lease.ticket, self.owner)
 
-    def training(self) -> bool:
-        """Whether the training phase is on."""
-        return self.arena.counters.load("command") == Command.TRAIN
+    def wait_until(self, condition: Callable[[], bool], *, longest_s: float = 1e-3) -> None:
+        """Wait for other workers, with growing naps; the supervisor replaces a dead one.
 
-    def stopping(self) -> bool:
-        """Whether the supervisor has ended the training phase."""
-        return not self.training()
+        The phase is kept: a worker that waits amid a round does not count as holding still.
+        """
+        began_ns, nap_s = monotonic_ns(), 0.0
+        while not condition():
+            self.entry.beat()
+            time.sleep(nap_s)
+            nap_s = min(longest_s, nap_s + 2e-5)
+        self.entry.wait_ns += monotonic_ns() - began_ns
 
-    def paused(self) -> bool:
-        """Whether workers must hold still, for a checkpoint."""
-        return bool(self.arena.counters.load("pause"))
-
-    def progress(self) -> float:
-        """Share of the whole run that is done, in [0, 1]."""
-        counters, ahead_s = self.arena.counters, self.arena.counters.load("ms_elsewhere") / 1e3
-        budget = replace(self.budget, seconds_before=self.budget.seconds_before + ahead_s)
-        return budget.progress(
-            steps=counters.load("steps"), tokens=self._tokens(), seconds=self.seconds()
-        )
-
-    def _tokens(self) -> int:
-        """Tokens since this call began, those of other machines of the cluster included."""
-        counters = self.arena.counters
-        return counters.load("tokens") + counters.load("tokens_elsewhere")
+    # -- numbers of a step -----------------------------------------------------------------------
 
     def shared_steps(self) -> int:
         """Updates of the moments that all workers share."""
@@ -200,17 +204,9 @@ class Context:
         progress = self.budget.progress(steps=steps, tokens=tokens, seconds=self.seconds())
         return self.schedule(progress, version)
 
-    def wait_until(self, condition: Callable[[], bool], *, longest_s: float = 1e-3) -> None:
-        """Wait for other workers, with growing naps; the supervisor replaces a dead one.
-
-        The phase is kept: a worker that waits amid a round does not count as holding still.
-        """
-        began_ns, nap_s = monotonic_ns(), 0.0
-        while not condition():
-            self.entry.beat()
-            time.sleep(nap_s)
-            nap_s = min(longest_s, nap_s + 2e-5)
-        self.entry.wait_ns += monotonic_ns() - began_ns
+    def table_lr(self, lr: float) -> float:
+        """Step size of tables in an update with this `lr`."""
+        return self.config.ngram_lr * lr / self.config.top_lr
 
     def norm(self, grads: Grads) -> float:
         """Euclidean norm of a gradient; finite exactly if every element is."""

@@ -167,11 +167,13 @@ class Delays:
                 run when a gradient lands.
         """
         chosen = context.strategy
-        late = isinstance(chosen, LateSteps)
         self._context, self._simulated = context, workers
-        self._rule = StalenessRule.parse(chosen.staleness_lr if late else "none")
-        self._compensation = Compensation.parse(chosen.delay_compensation if late else "none")
-        self._adapts = late and chosen.is_adapted
+        self._rule, self._adapts = StalenessRule("none"), False
+        self._compensation: Compensation | None = None
+        if isinstance(chosen, LateSteps):
+            self._rule = StalenessRule.parse(chosen.staleness_lr)
+            self._compensation = Compensation.parse(chosen.delay_compensation)
+            self._adapts = chosen.is_adapted
         self._by_speed = isinstance(chosen, Paced) and chosen.rescale_by_speed
         self._feeds_back = isinstance(chosen, FedBack) and chosen.delay_feedback
         self._now: Float32 | None = None

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.worker import Idle, Lease
+from mlxhog.strategies.strategy import Idle, Lease
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -115,7 +115,6 @@ class Disjoint(Hogwild):
     probes: ClassVar[bool] = False  # no two updates meet, so none is lost
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse a model with too few blocks for the workers."""
         block_groups(model, self.workers)
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
@@ -135,7 +134,6 @@ class Disjoint(Hogwild):
         return {name: words["steps", k] for k, name in enumerate(arena.layout.slots)}
 
     def state(self, arena: Arena) -> dict[str, Any]:
-        """Add the updates that each parameter has had."""
         return {**super().state(arena), "block_steps": self.steps_taken(arena)}
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:

@@ -31,9 +31,8 @@ from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, Paced
 from mlxhog.strategies.division import InRounds
 from mlxhog.strategies.look_ahead import LookAhead
-from mlxhog.strategies.strategy import Segments, Strategy
+from mlxhog.strategies.strategy import Idle, Lease, Segments, Strategy, StrategyWorker, WriteResult
 from mlxhog.strategies.sync import Sync
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
@@ -61,7 +60,6 @@ class HogwildWorker(StrategyWorker):
         self._target = context.target(context.slot)
 
     def claim(self) -> Lease | Idle:
-        """Take any free ticket."""
         context = self.context
         if context.stopping() or context.used_up():
             return Idle.DONE
@@ -154,7 +152,6 @@ class OverlappedWorker(HogwildWorker):
         self._reads.append(self._version_read)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step of the oldest gradient."""
         entry, self._version_read = self.context.entry, self._reads.popleft()
         held = entry.ticket
         outcome = super().write(grads, lease, samples)

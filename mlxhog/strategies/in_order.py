@@ -4,9 +4,9 @@
                  the parameters for its next gradient, and computes that while the others have
                  their turns (Langford, Smola, Zinkevich 2009, Slow Learners are Fast,
                  arXiv:0911.0491)
-    sim          one process simulates the workers; `--sim-staleness` is the rule of tau
-                 (`staleness.py`). Each simulated worker has its own optimizer state. With tau = 0
-                 it is `serial`, with `fixed:N` round_robin of N + 1 workers, bit for bit
+    sim          one process simulates the workers; `--sim-staleness` is the rule of tau. Each
+                 simulated worker has its own optimizer state. With tau = 0 it is `serial`, with
+                 `fixed:N` round_robin of N + 1 workers, bit for bit
 
 No two workers write at once, and a run is a function of its configuration: with a budget of steps
 or tokens, reruns are equal bit for bit, and one worker is the serial run. With `predict=last` the
@@ -23,18 +23,35 @@ the copies stay unchanged. A checkpoint keeps them, so a pause or a resume chang
 
 The words (see also `rounds.py`): every turn below `open_below` is open; the tokens of this call;
 the version of each copy.
+
+The rules of tau:
+
+    fixed:N             every gradient is N steps old, as in `round_robin` with N + 1 workers
+    uniform:LOW:HIGH    drawn from LOW to HIGH
+    geometric:MEAN      drawn with probability p (1 - p)^tau, p = 1 / (1 + MEAN), and cut where one
+                        in a thousand would be older
+    histogram:0=10,2=5  drawn with weights, such as the numbers of steps that a run's result shows
+    speed:1,1,4         ages of lock-free workers that take these times for a gradient
+
+Each draw has a generator of its own, keyed by seed and step, so a step's age depends only on the
+two. A gradient is never older than the run: step t is at most t steps late.
 """
 
 from __future__ import annotations
 
+import bisect
+import heapq
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
+from mlxhog.config.rules import Forms, positive
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FedBack
@@ -43,9 +60,7 @@ from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, LateSteps
 from mlxhog.strategies.look_ahead import LookAhead
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.staleness import Course, SimulatedStaleness
-from mlxhog.strategies.strategy import Apart
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.strategy import Apart, Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -53,6 +68,123 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 LONGEST_NAP_S = 2e-4
+_MOST_AGE = 4095
+_CUT = 1e-3
+
+
+def _age(text: str) -> int:
+    age = int(text)
+    if not 0 <= age <= _MOST_AGE:
+        raise ValueError
+    return age
+
+
+def _weights(text: str) -> list[float]:
+    pairs = [part.split("=") for part in text.split(",")]
+    by_age = {_age(age): positive(weight) for age, weight in pairs}
+    return [by_age.get(age, 0.0) for age in range(max(by_age) + 1)]
+
+
+_SIMULATED_FORMS = Forms(
+    "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or speed:SECONDS,... with "
+    f"whole ages from 0 to {_MOST_AGE}, and weights and seconds above 0",
+    {},
+    fixed=(_age,),
+    uniform=(_age, _age),
+    geometric=(positive,),
+    histogram=(_weights,),
+    speed=(lambda text: list(map(positive, text.split(","))),),
+)
+
+
+class SimulatedStep(NamedTuple):
+    """The worker of a step, from 0, and the age of its parameters in steps."""
+
+    worker: int
+    staleness: int
+
+
+@dataclass(frozen=True)
+class SimulatedStaleness:
+    """A rule of `sim(staleness=)`; the module has their table.
+
+    Attributes:
+        kind: its name.
+        numbers: N; LOW and HIGH; MEAN; the weights of ages 0, 1, ...; the seconds.
+        workers: number of simulated workers; in all rules but speed, step t is worker t mod P's.
+    """
+
+    kind: str
+    numbers: tuple[float, ...]
+    workers: int
+
+    @classmethod
+    def parse(cls, text: str) -> SimulatedStaleness:
+        """Read a rule; a ValueError if it cannot be read."""
+        kind, numbers = _SIMULATED_FORMS.read(text)
+        if kind in ("histogram", "speed"):
+            (numbers,) = numbers
+        workers = {"fixed": int(numbers[0]) + 1, "speed": len(numbers)}.get(kind, 1)
+        rule = cls(kind, tuple(numbers), workers)
+        if rule.most > _MOST_AGE or (kind == "uniform" and numbers[0] > numbers[1]):
+            raise ValueError(f"wanted {_SIMULATED_FORMS.expected}; got {text!r}")
+        return rule
+
+    @cached_property
+    def most(self) -> int:
+        """The largest possible age."""
+        if self.kind == "geometric":
+            return math.ceil(math.log(_CUT) / math.log(1.0 - 1.0 / (1.0 + self.numbers[0])))
+        if self.kind == "histogram":
+            return len(self.numbers) - 1
+        if self.kind == "speed":  # while one computes, each other one ends at most this number
+            return max(
+                sum(math.floor(own / other) + 1 for q, other in enumerate(self.numbers) if q != p)
+                for p, own in enumerate(self.numbers)
+            )
+        return int(self.numbers[-1])
+
+
+class Course:
+    """The steps of one run; those of speed are computed one after another, and kept."""
+
+    def __init__(self, rule: SimulatedStaleness, seed: int) -> None:
+        """Begin before step 0."""
+        self._rule, self._seed = rule, seed
+        self._steps: list[SimulatedStep] = []
+        self._ends = [(own, worker) for worker, own in enumerate(rule.numbers)]
+        self._read_at = [0] * len(rule.numbers)
+        heapq.heapify(self._ends)
+
+    def at(self, step: int) -> SimulatedStep:
+        """The step of a number, from 0."""
+        rule = self._rule
+        if rule.kind != "speed":
+            return SimulatedStep(step % rule.workers, min(step, self._draw(step)))
+        while len(self._steps) <= step:  # the first worker to end its gradient begins another
+            now = len(self._steps)
+            end, worker = self._ends[0]
+            heapq.heapreplace(self._ends, (end + rule.numbers[worker], worker))
+            self._steps.append(SimulatedStep(worker, min(now - self._read_at[worker], rule.most)))
+            self._read_at[worker] = now + 1
+        return self._steps[step]
+
+    def _draw(self, step: int) -> int:
+        kind, numbers = self._rule.kind, self._rule.numbers
+        if kind == "fixed":
+            return int(numbers[0])
+        drawn = Random(f"mlxhog-sim-1|{self._seed}|{step}").random()
+        if kind == "uniform":
+            low, high = map(int, numbers)
+            return low + int(drawn * (high - low + 1))
+        if kind == "geometric":
+            own = math.log(1.0 - drawn) / math.log(1.0 - 1.0 / (1.0 + numbers[0]))
+            return min(self._rule.most, int(own))
+        total = list(itertools.accumulate(numbers))
+        return bisect.bisect_right(total, drawn * total[-1])
+
+
+# -- steps -------------------------------------------------------------------------------------
 
 
 class InOrderWorker(NumberedWorker):
@@ -70,7 +202,6 @@ class InOrderWorker(NumberedWorker):
         self._turn = 0
 
     def claim(self) -> Lease | Idle:
-        """Lease the ticket of this worker's next turn, if it is open."""
         context, words, strategy = self.context, self._words, self.strategy
         own = self._turn = words["steps", context.rank] * context.workers + context.rank
         if own >= (end := words["open_below"]):
@@ -92,7 +223,6 @@ class InOrderWorker(NumberedWorker):
         words["open_below"] = end if limit is None else min(end, words["first"] + limit)
 
     def read(self) -> None:
-        """Load the parameters of the age of this step."""
         context, strategy = self.context, self.strategy
         k = (self._turn - strategy.course.at(self._turn).staleness) % strategy.in_flight
         context.entry.version_read = self._words["version", k]
@@ -148,18 +278,22 @@ class InOrder(Numbered):
     run_words: ClassVar[str] = "open_below tokens"
 
     @property
+    def ages(self) -> str:
+        """The rule of the age of each step's gradient: here of workers that take turns."""
+        return f"fixed:{self.workers - 1}"
+
+    @cached_property
     def rule(self) -> SimulatedStaleness:
-        """The worker and the staleness of each step: here of workers that take turns."""
-        return SimulatedStaleness.parse(f"fixed:{self.workers - 1}")
+        """The same, read."""
+        return SimulatedStaleness.parse(self.ages)
 
     @cached_property
     def course(self) -> Course:
         """The worker and the staleness of each step, by its number."""
-        return self.rule.course(self.config.seed)
+        return Course(self.rule, self.config.seed)
 
     @property
     def slots(self) -> int:
-        """One for each worker, for its optimizer state, even if it is simulated."""
         return self.rule.workers
 
     @property
@@ -175,15 +309,12 @@ class InOrder(Numbered):
         return tuple(f"turns.after.{k}" for k in range(self.in_flight))
 
     def kept_segments(self) -> tuple[str, ...]:
-        """The parameters after each of the last steps, and what looking ahead needs."""
         return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Those of the workers."""
         return tuple(range(1, self.slots + 1))
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Begin with the arena's parameters, or where it was left off."""
         super().begin(arena, position)
         words, version = self.words(arena), arena.counters.load("version")
         versions = [version] * self.in_flight if position is None else position["versions"]
@@ -198,7 +329,6 @@ class InOrder(Numbered):
         return {**super().same(), "in_flight": self.in_flight}
 
     def position(self, arena: Arena) -> dict[str, Any]:
-        """The counts, and the versions of all copies."""
         words = self.words(arena)
         versions = [words["version", k] for k in range(self.in_flight)]
         return {**(super().position(arena) or {}), "versions": versions}
@@ -208,7 +338,6 @@ class InOrder(Numbered):
         return sum(self.each(words, "steps"))
 
     def between_steps(self, arena: Arena) -> bool:
-        """Whether no turn is open."""
         words = self.words(arena)
         return self.turn(words) == words["open_below"]
 
@@ -265,16 +394,13 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
     )  # fmt: skip
 
     @property
-    def rule(self) -> SimulatedStaleness:
-        """The worker and the age of each step's gradient."""
-        return SimulatedStaleness.parse(self.staleness)
+    def ages(self) -> str:
+        return self.staleness
 
     def steppers(self, workers: int) -> int:
-        """The simulated workers."""
         return self.rule.workers
 
     def check_workers(self) -> None:
-        """Refuse a second process."""
         if self.workers > 1:
             raise ConfigError(
                 f"strategy sim simulates its workers in one process, and workers asks for "

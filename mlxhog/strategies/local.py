@@ -4,9 +4,14 @@ A replica is a copy that one worker trains, or several lock-free (`diloco`). In 
 takes K steps. So with a budget of steps or tokens reruns are equal bit for bit where each worker
 has a replica of its own.
 
-A meeting begins when rank 0 has seen every worker at the end of its round. It has the stages of the
-method (`averaging.py`), of which the last begins the next round. `settle` holds a meeting for which
-all are ready when a run ends; a run that ends within a round ends with the average of the replicas.
+A meeting begins when rank 0 has seen every worker at the end of its round. Its stages are
+
+    mix   each worker computes its share of the new parameters, as the method has it
+    keep  each keeps its share of what the method needs in the next round
+    take  each takes the parameters as its copy, and begins its next round
+
+`settle` holds a meeting for which all are ready when a run ends; a run that ends within a round
+ends with the average of the replicas.
 
     segment               dtype    meaning
     copies.1 .. copies.M  float32  the replicas
@@ -35,8 +40,7 @@ from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import all_reduce_bytes
-from mlxhog.strategies.worker import Idle, Lease, TicketPart, WriteResult
+from mlxhog.strategies.strategy import Idle, Lease, TicketPart, WriteResult, all_reduce_bytes
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -50,9 +54,6 @@ if TYPE_CHECKING:
 
 NEVER: Final = 1 << 62
 """Steps of a round that has no end."""
-
-Stage = Callable[[Any, Any, int], None]
-"""A part of a meeting: a method that takes the arena and a rank."""
 
 
 class LocalWorker(NumberedWorker):
@@ -97,10 +98,11 @@ class LocalWorker(NumberedWorker):
         copying the average over a replica that it trains, too.
         """
         context, strategy, rank = self.context, self.strategy, self.context.rank
-        last = len(strategy.stages) * self._words["decided"]
-        if self._words["stages", rank] < last:
+        parts = strategy.parts(context.arena, rank)
+        first = strategy.first_stage(self._words["decided"])
+        if self._words["stages", rank] < first + len(parts):
             context.marks.begin_update()
-        self.meet(last - len(strategy.stages), strategy.parts(context.arena, rank))
+        self.meet(first, parts)
         context.marks.end_update()
 
     def _parts(self) -> tuple[TicketPart, ...] | None:
@@ -109,14 +111,14 @@ class LocalWorker(NumberedWorker):
         if not tickets:
             return None
         own = range(self.context.rank, len(tickets), self.context.workers)
-        client = own[words["steps", self.context.rank] % len(own)]
-        number = words["batches", client] + self.strategy.client_batches(words, client)
+        passes, place = divmod(words["steps", self.context.rank], len(own))
+        client = own[place]
+        number = words["batches", client] + passes
         epoch, ticket = divmod(number, tickets[client])
         whole = self.context.config.sequences_per_ticket
         return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
     def read(self) -> None:
-        """Load the worker's replica."""
         context = self.context
         self._version_read = self._replica_version()
         context.entry.version_read = context.arena.counters.load("version")
@@ -127,7 +129,6 @@ class LocalWorker(NumberedWorker):
         return sum(self.strategy.each(self._words, "updates", self._mates))
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step to the worker's replica."""
         context, words, rank = self.context, self._words, self.context.rank
         direction = self.corrected(grads)
         norm = context.norm(direction)
@@ -187,8 +188,8 @@ class Local(Numbered):
 
     Attributes:
         client_tickets: batches in an epoch of each client's text; empty if all have one text.
-        stages: of a meeting.
-        models_per_meeting: arrays of the model's size that are averaged in it.
+        meets: whether workers meet.
+        models_per_meeting: arrays of the model's size that are averaged in a meeting.
     """
 
     Worker: ClassVar[type[Any]] = LocalWorker
@@ -196,7 +197,7 @@ class Local(Numbered):
     copies: ClassVar[bool] = True
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
-    stages: ClassVar[tuple[Stage, ...]] = ()
+    meets: ClassVar[bool] = True
     models_per_meeting: ClassVar[int] = 1
     run_words: ClassVar[str] = "decided version_base tokens_before decided_before"
     worker_words: ClassVar[str] = "tokens updates start updates_before"
@@ -315,7 +316,6 @@ class Local(Numbered):
     # -- beginning and resuming ------------------------------------------------------------------
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Start every replica from the arena's parameters, or where it left off."""
         super().begin(arena, position)
         words, meetings = self.words(arena), 0 if position is None else position["meetings"]
         if position is None:
@@ -326,7 +326,7 @@ class Local(Numbered):
         words["version_base"] = arena.counters.load("version") - updates_before
         words["decided"] = words["decided_before"] = meetings
         for rank in range(self.workers):
-            words["stages", rank] = len(self.stages) * meetings
+            words["stages", rank] = self.first_stage(meetings + 1)
 
     def position(self, arena: Arena) -> dict[str, Any]:
         return {"meetings": self.words(arena)["decided"], **(super().position(arena) or {})}
@@ -350,15 +350,34 @@ class Local(Numbered):
 
     # -- meetings --------------------------------------------------------------------------------
 
-    def parts(self, arena: Arena, rank: int) -> list[Callable[[], None]]:
-        """Return a rank's part of each stage of a meeting."""
-        return [partial(stage, self, arena, rank) for stage in self.stages]
+    def mix(self, arena: Arena, rank: int) -> None:
+        """A worker's share of the new parameters: of the average."""
+        span = self.share(arena, rank)
+        arena.params[span] = mean_of(self.replicas_in(arena, span))
 
-    def _hold(self, arena: Arena, meetings: int) -> None:
+    def keep(self, arena: Arena, rank: int) -> None:
+        """A worker's share of what the next round needs; the parameters are whole."""
+
+    def take(self, arena: Arena, rank: int) -> None:
+        """The parameters become a worker's copy, and its next round begins."""
+        words, replica = self.words(arena), self.replica_segments()[self.replica_of(rank)]
+        updates.snapshot(arena.segment(replica), arena.params)
+        words["start", rank] = words["steps", rank]
+        words["updates_before", rank] = words["updates", rank]
+
+    def parts(self, arena: Arena, rank: int) -> list[Callable[[], None]]:
+        """A worker's part of each stage of a meeting."""
+        stages = (self.mix, self.keep, self.take) if self.meets else ()
+        return [partial(stage, arena, rank) for stage in stages]
+
+    def first_stage(self, meeting: int) -> int:
+        """Number of the first stage of a meeting, from 1."""
+        return 3 * (meeting - 1) if self.meets else 0
+
+    def _hold(self, arena: Arena, meeting: int) -> None:
         """Do what is left of a meeting for all workers, none of which runs."""
-        words, first = self.words(arena), len(self.stages) * (meetings - 1)
-        parts = [self.parts(arena, rank) for rank in range(self.workers)]
-        for stage, of_all in enumerate(zip(*parts, strict=True), start=first):
+        words, parts = self.words(arena), [self.parts(arena, r) for r in range(self.workers)]
+        for stage, of_all in enumerate(zip(*parts, strict=True), self.first_stage(meeting)):
             for rank, part in enumerate(of_all):
                 self.take_part(words, rank, stage, part)
 
@@ -388,7 +407,7 @@ class Local(Numbered):
     def between_steps(self, arena: Arena) -> bool:
         """Whether no meeting is under way, or about to begin."""
         words = self.words(arena)
-        return set(self.each(words, "stages")) == {len(self.stages) * words["decided"]}
+        return set(self.each(words, "stages")) == {self.first_stage(words["decided"] + 1)}
 
     def load(self, arena: Arena, out: Float32, *, training: bool, threads: int = 1) -> None:
         """Average the replicas while they are trained; the parameters are outdated then."""

@@ -49,8 +49,7 @@ from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.updates import STRIPE
 from mlxhog.strategies.delays import Paced
 from mlxhog.strategies.hogwild import HogwildWorker, LockFree
-from mlxhog.strategies.strategy import Segments
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -90,12 +89,10 @@ class LockedWorker(OneLockWorker):
     """Hogwild under one lock."""
 
     def read(self) -> None:
-        """Take a snapshot, under the lock."""
         self._lock.acquire(0)
         super().read()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step, alone."""
         outcome = super().write(grads, lease, samples)
         self._lock.release(0)
         return outcome
@@ -226,7 +223,6 @@ class AsyncPS(OneLock):
     )  # fmt: skip
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """The server's."""
         return (STATE_SLOT,)
 
 
@@ -267,8 +263,8 @@ class SSPWorker(AsyncPSWorker):
 
     def _may_begin(self) -> bool:
         slowest: int = min(self.strategy.clocks(self.context.arena).values())
-        ahead: int = self._words["clock", self.context.rank] - slowest
-        return ahead <= self.strategy.slack
+        ahead = self._words["clock", self.context.rank] - slowest
+        return bool(ahead <= self.strategy.slack)
 
     def _landed(self) -> None:
         """Advance its clock, under the server's lock."""

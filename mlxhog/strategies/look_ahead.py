@@ -63,7 +63,6 @@ class LookAhead(Strategy):
     )
 
     def prediction(self, config: TrainConfig) -> str:
-        """Where a run's gradients are taken; auto looks ahead where the strategy does."""
         if self.predict in ("none", "last"):
             return self.predict
         feeds_back = isinstance(self, FedBack) and self.delay_feedback

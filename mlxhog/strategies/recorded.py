@@ -34,8 +34,7 @@ from mlxhog.optim.gradients import Float32, Grads
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Segments
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
 
 NEXT = "turns.next"
 SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)
@@ -55,7 +54,6 @@ class Recorded(Hogwild):
     probes: ClassVar[bool] = False  # no update is lost under locks
 
     def segments(self, n_params: int) -> Segments:
-        """Add the counts of accesses and the books."""
         # A quarter of the parameters' bytes is room for a step.
         names = (NEXT, *(f"turns.{slot}" for slot in range(1, self.slots + 1)))
         return {**super().segments(n_params), **dict.fromkeys(names, ("uint8", PARAMETER_COPY))}

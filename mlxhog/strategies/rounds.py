@@ -10,12 +10,12 @@ In a meeting workers do the same stages, each its own part. A stage begins when 
 ended the one before, by a count of its own. Doing a part again is harmless, so the replacement of a
 dead worker continues at the count that it finds; no ticket is lost, and none is counted twice.
 
-    strategy              a worker's step                    stages of a meeting
-    sync                  puts its gradient into a segment   average, apply; after each step
-    local_sgd, fedprox    an optimizer step on its copy      average, take the average
-    scaffold, diloco      the same                           control variates; an outer step, too
-    avg_runs              the same                           none
-    round_robin, sim      adds its step in its turn          none
+    strategy         a worker's step                    stages of a meeting
+    sync             puts its gradient into a segment   average, apply; after each step
+    local methods    an optimizer step on its copy      mix, keep, take; after some steps
+    avg_runs         the same                           none
+    round_robin,     adds its step in its turn          none
+    sim
 
 The words of such a strategy, beside those of its own file:
 
@@ -32,8 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.strategies.strategy import Strategy
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker
+from mlxhog.strategies.strategy import Idle, Lease, Strategy, StrategyWorker
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -90,7 +89,6 @@ class Numbered(Strategy):
     kept_words: ClassVar[tuple[str, ...]] = ("steps",)
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
-        """Its own words, and those of the table above."""
         worker = " ".join(("steps stages", *JOURNAL, self.worker_words))
         run = f"first steps_before {self.run_words}"
         return {"run": (1, run), "worker": (self.workers, worker)}
@@ -141,7 +139,6 @@ class Numbered(Strategy):
         return own if self.kept_segments() else None
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Steps of this call, of all workers."""
         words = self.words(arena)
         return sum(self.each(words, "steps")) - words["steps_before"]
 

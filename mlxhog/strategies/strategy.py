@@ -2,8 +2,9 @@
 
 A strategy is one class in one file: a frozen dataclass of its numbers, with facts that options and
 reports ask for. `build` gives it a run. Then it answers that run: the arena segments it needs, the
-steps that are done, the content of a checkpoint. Its worker (`worker.py`) serves one worker
-process. All strategies run in the same processes on the same arena, so they can be compared.
+steps that are done, the content of a checkpoint. Its worker serves one worker process: it takes a
+lease (of a batch), fills the backend's inbox, and writes the gradient's step, on a `Context`
+(`context.py`). All strategies run in the same processes on the same arena, so they can be compared.
 
 Files of strategies import NumPy and the arena where they use them, and `mlxhog --help` does not.
 """
@@ -11,9 +12,10 @@ Files of strategies import NumPy and the arena where they use them, and `mlxhog 
 from __future__ import annotations
 
 import contextlib
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
@@ -33,9 +35,8 @@ if TYPE_CHECKING:
     from mlxhog.data.tokens import TokenFile
     from mlxhog.models.families import ModelConfig
     from mlxhog.models.ngrams import NgramTables
-    from mlxhog.optim.gradients import Float32
+    from mlxhog.optim.gradients import Float32, Grads
     from mlxhog.strategies.context import Context
-    from mlxhog.strategies.worker import StrategyWorker
 
 Segments = dict[str, tuple[str, int]]
 """Segments of the arena, as `arena.plan` takes them: name -> (dtype, number of elements)."""
@@ -398,3 +399,89 @@ class Apart(Strategy):
     def steppers(self, workers: int) -> int:
         """All of them."""
         return workers
+
+
+# -- one worker ----------------------------------------------------------------------------------
+
+
+class Idle(Enum):
+    """Why there is no lease."""
+
+    WAIT = "nothing to do now, ask again"
+    DONE = "the budget is used up, or the run is stopping"
+
+
+@dataclass(frozen=True)
+class TicketPart:
+    """Sequences `begin` to `end - 1` of a ticket's batch, as far as the batch has them."""
+
+    epoch: int
+    ticket: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A batch this worker holds until it is applied or given back.
+
+    Attributes:
+        epoch: of the ticket.
+        ticket: held in the ledger.
+        parts: the sequences to compute, perhaps of other tickets, perhaps none; None is the
+            ticket's own batch.
+    """
+
+    epoch: int
+    ticket: int
+    parts: tuple[TicketPart, ...] | None = None
+
+
+@dataclass(frozen=True)
+class WriteResult:
+    """Result of writing one gradient.
+
+    Attributes:
+        applied: whether it has changed the parameters.
+        staleness: updates between its read and its write.
+        version: updates of the run, this one included.
+        too_late: whether it was finite and left out for its staleness.
+    """
+
+    applied: bool
+    staleness: int = 0
+    version: int = 0
+    too_late: bool = False
+
+
+class StrategyWorker(ABC):
+    """One worker's part of a strategy.
+
+    Attributes:
+        context: the worker's view of the run.
+        strategy: of the run, with its numbers.
+    """
+
+    def __init__(self, context: Context) -> None:
+        """Prepare it, in its process."""
+        self.context = context
+        self.strategy: Any = context.strategy
+
+    @abstractmethod
+    def claim(self) -> Lease | Idle:
+        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
+
+    @abstractmethod
+    def read(self) -> None:
+        """Make the parameters this gradient is evaluated at visible to the backend."""
+
+    @abstractmethod
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """Apply the mean gradient of `samples` sequences, or drop it if it is not finite.
+
+        Without a sequence `grads` is empty. Ends the lease.
+        """
+
+    def counts_step(self) -> bool:
+        """Whether the batch just written counts as a step: one of P averaged ones does."""
+        return True

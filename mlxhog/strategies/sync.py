@@ -8,28 +8,26 @@ One round is one update of P batches, in three stages (`rounds.py` has meetings)
     stage 3R+2   add the squares up in parameter order (so the norm does not depend on P), apply the
                  optimizer to this worker's share
 
-An apply that was under way at a death counts as torn, and is not repeated. One rank decides at the
-start of each round whether it is run, and publishes its step size: so all stop after the same one.
+An apply that was under way at a death counts as torn, and is not repeated. A round begins when
+P - b workers are there: so without backup workers none waits within a round for one that evaluates
+or starts again. One rank decides on it, and publishes its step size: so all stop after the same.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
-all are done at about the same time (`division.py`). The one that decides publishes the division, so
-the replacement of a dead worker computes the same sequences. A worker still holds ticket R P +
-rank. It may get no sequence at all, and then has no gradient: the mean is that of the others.
+all are done at about the same time (`division.py`). The division is published, too, so the
+replacement of a dead worker computes the same sequences. A worker may get no sequence at all, and
+then has no gradient: the mean is that of the others.
 
 When P - b workers have written their gradients, the first that sees it closes the round: these are
-its members. b is 0, or `backup_workers`: then a round does not wait for the slowest (Chen et al.
-2016, arXiv:1604.00981), and later gradients are dropped. The text of those is skipped, so text that
-takes long to compute counts less: the result is biased if such text differs from the rest. A worker
-that was too late marks its tickets of all missed rounds as done, and continues with the newest
-round. The lowest rank of the last round's members decides on the next one.
-
-A round begins when P - b workers are there. So without backup workers none waits within a round for
-one that evaluates, starts again or comes late, and the run may change its strategy meanwhile.
+its members, and the lowest of them decides on the next one. b is 0, or `backup_workers`: then a
+round does not wait for the slowest (Chen et al. 2016, arXiv:1604.00981), and later gradients are
+dropped. The text of those is skipped, so text that takes long to compute counts less: the result is
+biased if such text differs from the rest. A worker that was too late marks its tickets of all
+missed rounds as done, and continues with the newest round.
 
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters
     grads.mean         float32  their mean
-    tables.*                    those of tables, see `averaged_rows.py`
+    tables.*                    those of tables, see `division.py`
     sync.norm          float64  sum of squares of the mean, per parameter
 
     word         meaning
@@ -59,11 +57,17 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim import tables
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.optim.rule import parameter
-from mlxhog.strategies import averaged_rows, division
+from mlxhog.strategies import division
 from mlxhog.strategies.division import InRounds
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Segments, all_reduce_bytes, parameter_copies
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.strategy import (
+    Idle,
+    Lease,
+    Segments,
+    WriteResult,
+    all_reduce_bytes,
+    parameter_copies,
+)
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -89,7 +93,7 @@ class SyncWorker(NumberedWorker):
         self._shares = cache(partial(division.parameters, costs))
         self._rows = None
         if context.tables is not None:
-            self._rows = averaged_rows.AveragedRows(arena, workers)
+            self._rows = division.AveragedRows(arena, workers)
         self._speeds: division.SharesBySpeed | None = None
         if self.strategy.shares == "speed":
             each = config.sequences_per_ticket
@@ -102,7 +106,6 @@ class SyncWorker(NumberedWorker):
         return self._members[:1] == [self.context.rank]
 
     def claim(self) -> Lease | Idle:
-        """Lease ticket R P + rank of round R."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         if strategy.missed(words, rank):
             # While a checkpoint is saved, `settle` does it. No round lacks this worker: the members
@@ -340,7 +343,7 @@ class Sync(InRounds, Numbered):
             **super().segments(n_params),
             **parameter_copies(copies),
             "sync.norm": ("float64", n_params),
-            **averaged_rows.segments(self.workers, self.tables, tokens),
+            **division.row_segments(self.workers, self.tables, tokens),
         }
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:

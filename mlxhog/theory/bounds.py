@@ -1,51 +1,21 @@
-"""The theorems on lock-free SGD as rows: numbers, assumptions, and words for people.
+"""The theorems on lock-free SGD as rows: numbers and assumptions.
 
 No bound limits the number of workers: Proposition 4.1 orders problems, and is wrong by orders of
 magnitude as a prediction. For the Netflix problem its penalty at a lag of 9 is 467, but ten cores
-were measured to be about five times as fast as one.
+were measured to be about five times as fast as one. Where the objective is not strongly convex, as
+the loss of a neural network, it sets no bound at all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-# -- facts, and the theorems' assumptions ----------------------------------------------------------
+Facts = Mapping[str, bool | None]
+"""Name of an assumption -> whether it holds; None, or no entry, if that is unknown."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """Properties of a problem and of its training; None for unknown ones.
-
-    Attributes:
-        strongly_convex: the objective curves upwards everywhere, so it has one minimum.
-        smooth: its gradient is Lipschitz continuous.
-        bounded_gradients: no gradient of an example is larger than some M.
-        lossless: no increment is lost when two workers write at once.
-        sgd: updates are the gradient times a step size (no momentum, no Adam).
-        sparse: no coordinate is touched by every example.
-    """
-
-    strongly_convex: bool | None = None
-    smooth: bool | None = None
-    bounded_gradients: bool | None = None
-    lossless: bool | None = None
-    sgd: bool | None = None
-    sparse: bool | None = None
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """One assumption of a theorem, whether it holds here (None if unknown), and why."""
-
-    needs: str
-    holds: bool | None
-    why: str
-
-
-_ASSUMPTIONS = {
+ASSUMPTIONS = {
     "strongly_convex": (
         "a strongly convex objective",
         "the objective is strongly convex",
@@ -78,18 +48,7 @@ _ASSUMPTIONS = {
         "1",
     ),
 }
-"""Field of `Facts` -> the assumption, why it holds, why it fails."""
-
-EVERY = tuple(_ASSUMPTIONS)
-
-
-def _assume(facts: Facts, name: str) -> Assumption:
-    needs, true, false = _ASSUMPTIONS[name]
-    holds: bool | None = getattr(facts, name)
-    return Assumption(needs, holds, "not known" if holds is None else true if holds else false)
-
-
-# -- the rows --------------------------------------------------------------------------------------
+"""By name: the assumption, why it holds, why it fails."""
 
 K_LAG_SQUARED, LAG = 6, 6
 """Factors of tau^2 Omega sqrt(Delta) and of rho tau in the updates of Proposition 4.1."""
@@ -99,25 +58,18 @@ ORDER_ONE = 100
 
 HOGWILD = "Niu, Recht, Re, Wright 2011, arXiv:1106.5730, Proposition 4.1"
 PERTURBED = "Mania et al. 2015, arXiv:1507.06970, Theorem 3.4"
-KOLOSKOVA = "Koloskova, Stich, Jaggi 2022, arXiv:2206.08307"
 
 Values = dict[str, float]
+Bound = dict[str, Any]
+"""Of `apply`."""
 
 
 class Theorem(NamedTuple):
-    """One rule.
-
-    Attributes:
-        source: paper and number.
-        needs: its assumptions, some of `EVERY`.
-        values: its numbers, from those of the problem; infinite if it sets no limit.
-        words: the meaning of both, in a sentence.
-    """
+    """One rule: paper and number, names of its assumptions, and its numbers from the problem's."""
 
     source: str
     needs: tuple[str, ...]
     values: Callable[..., Values]
-    words: Callable[..., str]
 
 
 def _penalty(tau: float, omega: float, rho: float, delta: float) -> Values:
@@ -140,110 +92,46 @@ def _perturbed_iterate(tau: float, n_examples: float, mean_degree: float) -> Val
     return {"largest_tau": largest, "met": float(tau <= largest)}
 
 
-def _step_for_dense(
-    tau_concurrency: float, tau_max: float, smoothness: float | None = None
-) -> Values:
-    """Step sizes for dense, non-convex problems, which need small steps and no sparsity.
-
-    A constant step must be of the order of 1 / (L sqrt(tau_max tau_C)); 1 / (L tau_C) is enough if
-    gradients older than 2 tau_C are left out or scaled down. These are orders: the constant factors
-    of the proofs are left out. If L is unknown, the values are in multiples of 1/L, the largest
-    step of serial SGD; lags below 1 count as 1.
-    """
-    concurrency, largest = max(1.0, tau_concurrency), max(1.0, tau_max)
-    unit = 1.0 if smoothness is None else 1.0 / smoothness
-    return {
-        "constant_step": unit / math.sqrt(largest * concurrency),
-        "step_without_old_gradients": unit / concurrency,
-        "drop_above": 2 * concurrency,
-    }
-
-
 THEOREMS = {
-    "proposition 4.1": Theorem(
-        HOGWILD, EVERY, lambda **_: {},  # it divides by c^2, and c of a network is 0
-        lambda v, **_: "no bound: the loss of a neural network is not strongly convex (c = 0), the "
-        "step size would be 0 and the number of updates infinite",
-    ),
-    "penalty": Theorem(
-        HOGWILD, EVERY, _penalty,
-        lambda v, tau, **_: f"the theorem asks for {v['penalty']:.3g} times the updates of serial "
-        f"SGD at a lag of {tau:g}; it orders problems and predicts no speed",
-    ),
+    "proposition 4.1": Theorem(HOGWILD, tuple(ASSUMPTIONS), _penalty),
     "n^(1/4)": Theorem(
-        HOGWILD, EVERY,
+        HOGWILD,
+        tuple(ASSUMPTIONS),
         lambda tau, n, rho, delta: {"largest_tau": n**0.25, "met": float(tau <= n**0.25)},
-        lambda v, n, **_: f"the rule keeps lags well below {v['largest_tau']:.3g} for {n:,} "
-        "coordinates",
     ),
     "perturbed iterate": Theorem(
-        PERTURBED, ("strongly_convex", "bounded_gradients", "lossless", "sgd", "sparse"),
+        PERTURBED,
+        ("strongly_convex", "bounded_gradients", "lossless", "sgd", "sparse"),
         _perturbed_iterate,
-        lambda v, tau, n_examples, mean_degree: f"an update meets {mean_degree / n_examples:.3g} "
-        f"of the others, so lags up to {v['largest_tau']:.3g} cost nothing; a lag of {tau:g} is "
-        f"{'within' if v['met'] else 'beyond'} that",
     ),
-    "step for dense problems": Theorem(
-        KOLOSKOVA, ("smooth", "lossless", "sgd"), _step_for_dense,
-        lambda v, **known: f"a constant step of the order of {v['constant_step']:.3g}"
-        + " of serial SGD's largest step" * ("smoothness" not in known)
-        + f" converges at any density; {v['step_without_old_gradients']:.3g} if gradients older "
-        f"than {v['drop_above']:g} updates are left out",
-    ),
-}  # fmt: skip
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """One theorem, applied.
+def apply(name: str, facts: Facts, block: str = "model", /, **inputs: float) -> Bound:
+    """Return a theorem of `THEOREMS` at the numbers of a problem, none of which is negative.
 
-    Attributes:
-        block: of the model, to which it is applied; "model" for all of it.
-        name: of the theorem.
-        source: paper and number.
-        inputs: the numbers of the problem.
-        values: the resulting numbers; infinite if the rule sets no limit.
-        assumptions: of the theorem.
-        words: the meaning of the numbers, in a sentence.
+    Returns:
+        `block`, `name`, `source` and `inputs`; the `values`, infinite if the rule sets no limit;
+        the `assumptions`: what each `needs`, whether it `holds` (None if unknown) and `why`; and
+        whether the theorem `applies`: None if some assumptions are unknown and the others hold.
     """
-
-    block: str
-    name: str
-    source: str
-    inputs: Mapping[str, float]
-    values: Mapping[str, float]
-    assumptions: tuple[Assumption, ...]
-    words: str
-
-    @property
-    def applies(self) -> bool | None:
-        """Whether every assumption holds; None if some are unknown and the others hold."""
-        holds = [one.holds for one in self.assumptions]
-        return False if False in holds else None if None in holds else True
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {**asdict(self), "applies": self.applies}
-
-
-WHOLE = "model"
-
-
-def apply(name: str, facts: Facts, block: str = WHOLE, /, **inputs: float) -> Bound:
-    """Return a theorem of `THEOREMS` at the numbers of a problem, none of which is negative."""
-    theorem = THEOREMS[name]
-    values = theorem.values(**inputs)
-    assumptions = tuple(_assume(facts, one) for one in theorem.needs)
+    theorem, assumptions = THEOREMS[name], []
+    for one in theorem.needs:
+        (needs, true, false), holds = ASSUMPTIONS[one], facts.get(one)
+        why = "not known" if holds is None else true if holds else false
+        assumptions.append({"needs": needs, "holds": holds, "why": why})
     if name == "n^(1/4)":
         order = inputs["n"] * max(inputs["rho"], inputs["delta"])
         why = f"n times the larger of them is {order:.3g}, a constant up to {ORDER_ONE}"
-        assumptions += (Assumption("rho and Delta of order 1/n", order <= ORDER_ONE, why),)
-    return Bound(
-        block=block,
-        name=name,
-        source=theorem.source,
-        inputs=inputs,
-        values=values,
-        assumptions=assumptions,
-        words=theorem.words(values, **inputs),
-    )
+        needs, holds = "rho and Delta of order 1/n", order <= ORDER_ONE
+        assumptions.append({"needs": needs, "holds": holds, "why": why})
+    hold = [one["holds"] for one in assumptions]
+    return {
+        "block": block,
+        "name": name,
+        "source": theorem.source,
+        "inputs": inputs,
+        "values": theorem.values(**inputs),
+        "assumptions": assumptions,
+        "applies": False if False in hold else None if None in hold else True,
+    }

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +32,6 @@ class Hypergraph:
         indptr: (|E| + 1,) int64; edge e holds `indices[indptr[e] : indptr[e + 1]]`.
         indices: coordinates, int32, in [0, n), ascending and distinct within an edge.
         n: number of coordinates.
-
-    Raises:
-        DataError: no edges, or indices out of range, unsorted or repeated; the message names the
-            edge.
     """
 
     indptr: NDArray[np.int64]
@@ -44,9 +39,8 @@ class Hypergraph:
     n: int
 
     def __post_init__(self) -> None:
-        """Check the edges."""
+        """Convert the arrays."""
         indptr, indices = (np.ascontiguousarray(x, np.int64) for x in (self.indptr, self.indices))
-        _check(indptr, indices, self.n)
         object.__setattr__(self, "indptr", indptr)
         object.__setattr__(self, "indices", np.ascontiguousarray(indices, np.int32))
 
@@ -102,17 +96,8 @@ class Hypergraph:
     @property
     def p_conf(self) -> float:
         """Probability that two distinct edges, drawn uniformly, meet; 0 for a single edge."""
-        return self._meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
-
-    @property
-    def mean_conflict_degree(self) -> float:
-        """Mean number of other edges that an edge meets."""
-        return self._meetings / len(self)
-
-    @property
-    def _meetings(self) -> int:
-        """Ordered pairs of distinct edges that meet."""
-        return int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
+        meetings = int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
+        return meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
 
     def _pair_degrees(self) -> NDArray[np.int64]:
         """Return edge degrees of edges of two coordinates at most: deg u + deg v - parallel."""
@@ -126,22 +111,3 @@ class Hypergraph:
         )
         met[pair] = self.degrees[u] + self.degrees[v] - parallel[which]
         return met
-
-
-def _check(indptr: NDArray[np.int64], indices: NDArray[np.int64], n: int) -> None:
-    whole = len(indptr) > 1 and indptr[0] == 0 and indptr[-1] == len(indices)
-    if not (0 < n < 2**31 and whole and (np.diff(indptr) >= 0).all()):
-        raise DataError(
-            f"indptr of a hypergraph of {len(indptr) - 1} edges over {n} coordinates runs from "
-            f"{indptr[0]} to {indptr[-1]} over {len(indices)} indices; wanted 0 to {len(indices)}, "
-            f"never falling, an edge or more, and fewer than {2**31} coordinates"
-        )
-    falls = np.diff(indices, prepend=-1) <= 0
-    falls[indptr[indptr < len(indices)]] = False  # where an edge begins
-    wrong = np.flatnonzero(falls | (indices < 0) | (indices >= n))
-    if len(wrong):
-        edge = int(np.searchsorted(indptr, wrong[0], side="right")) - 1
-        raise DataError(
-            f"edge {edge} has coordinate {indices[wrong[0]]}; wanted those of an edge ascending, "
-            f"distinct and from 0 to {n - 1}, or use Hypergraph.from_lists"
-        )

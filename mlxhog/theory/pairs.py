@@ -246,7 +246,7 @@ class Comparison:
             }
             for letter, side in self.sides.items()
         }
-        names = ("time", "tokens", "seed", "eval_tokens", *(["steps"] if self.terms.steps else []))
+        names = ("time", "tokens", "steps", "pairs", "seed", "eval_tokens")
         terms = {name: getattr(self.terms, name) for name in names}
         return {**sides, **terms, "held_out_sha256": self.held_out[0].digest,
                 "mlxhog": version("mlxhog")}  # fmt: skip
@@ -265,7 +265,6 @@ class Comparison:
 
         Raises:
             RunError: another process holds it, it is another comparison's, or it is damaged.
-            ConfigError: it was begun with another number of pairs.
             EnvironmentLacks: it cannot be written.
         """
         with disk_errors(f"making {self.folder}"):
@@ -275,56 +274,38 @@ class Comparison:
             return RunError(f"the comparison in {self.folder} {why}, or name another --folder")
 
         with durable.lock(self.folder, refusal):
-            self._check_identity()
-            self._read()
+            try:
+                self._read()
+            except (OSError, ValueError) as error:
+                raise RunError(
+                    f"{self.folder} is damaged after {len(self.pairs)} pairs ({error}); remove it "
+                    "to begin anew"
+                ) from error
             whole = {one.run for pair in self.pairs for one in (pair.a, pair.b)}
             for run in runs.list_runs(self.folder / "runs"):
                 if run.name not in whole:  # of a pair that is not
                     durable.remove(run.directory)
             yield
 
-    def _check_identity(self) -> None:
-        path, pairs = self.folder / "comparison.json", self.terms.pairs
-        identity = plain_json.loads(plain_json.dumps(self._identity()))
-        if not path.exists():
-            if runs.list_runs(self.folder / "runs"):
-                raise RunError(
-                    f"{self.folder} has runs that no comparison made, and a comparison removes "
-                    "unfinished runs from its folder; name an empty one with --folder"
-                )
-            content = plain_json.dumps({**identity, "pairs": pairs}, indent=1) + b"\n"
-            with disk_errors(f"writing {path}"):
-                durable.replace_file(path, content)
-            return
-        try:
-            known = dict(plain_json.read(path))
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(
-                f"{path} is damaged ({error}); remove {self.folder} to begin anew"
-            ) from error
-        planned = known.pop("pairs", None)
-        if known != identity:
-            raise RunError(
-                f"{self.folder} holds another comparison; name another folder with --folder"
-            )
-        if planned != pairs:
-            raise ConfigError(
-                f"this comparison was begun with --pairs {planned}, and its error rate holds for "
-                f"that number; leave --pairs at {planned}, or begin another with another --seed"
-            )
-
     def _read(self) -> None:
-        path = self.folder / "pairs.jsonl"
-        try:
-            for entry in plain_json.objects(path):
-                self.pairs.append(typed.read(Pair, entry))
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
+        path = self.folder / "comparison.json"
+        identity = plain_json.loads(plain_json.dumps(self._identity()))
+        if path.exists():
+            if plain_json.read(path) != identity:
+                raise RunError(
+                    f"{self.folder} holds another comparison; name another folder with --folder"
+                )
+        elif runs.list_runs(self.folder / "runs"):
             raise RunError(
-                f"{path} is damaged after {len(self.pairs)} pairs ({error}); remove {self.folder} "
-                "to begin anew"
-            ) from error
+                f"{self.folder} has runs that no comparison made, and a comparison removes "
+                "unfinished runs from its folder; name an empty one with --folder"
+            )
+        else:
+            with disk_errors(f"writing {path}"):
+                durable.replace_file(path, plain_json.dumps(identity, indent=1) + b"\n")
+        with contextlib.suppress(FileNotFoundError):
+            for entry in plain_json.objects(self.folder / "pairs.jsonl"):
+                self.pairs.append(typed.read(Pair, entry))
 
     # -- the pairs -------------------------------------------------------------------------------
 
@@ -395,7 +376,7 @@ class Comparison:
         tell(part, "starting")
         result = train(
             self.settings(letter, number),
-            observer=lambda now: tell(part, how_far(now, runs_after)),
+            observer=lambda now: tell(part, _how_far(now, runs_after)),
         )
         if result.status == "interrupted":
             raise KeyboardInterrupt
@@ -429,13 +410,8 @@ class Comparison:
         return bits if math.isfinite(bits) else WORST_BITS
 
 
-def how_far(now: Progress, runs_after: int) -> str:
-    """Return a run's progress, and the most time that it and all runs after it take.
-
-    Args:
-        now: progress of the run.
-        runs_after: most runs that follow, each taken to be as long.
-    """
+def _how_far(now: Progress, runs_after: int) -> str:
+    """A run's progress, and the most time that it and all runs after it take, each as long."""
     share = format_share(now.budget_fraction)
     if now.eta_s is None:
         return share

@@ -1,4 +1,4 @@
-"""The one engine of rules: a table of rows, of which the first that holds decides a topic.
+"""A row of the tables of rules that advise: the first row of a topic that holds is its advice.
 
 `advisor.rules` has the table for a training that is planned, `analysis.advice` the one for a model
 that was measured.
@@ -6,7 +6,7 @@ that was measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -31,8 +31,3 @@ class Rule(Generic[Facts, Answer]):
     answer: Callable[[Facts], Answer]
     because: Callable[[Facts], str]
     otherwise: str = ""
-
-
-def holding(rules: Iterable[Rule[Facts, Answer]], facts: Facts) -> Iterator[Rule[Facts, Answer]]:
-    """Yield the rows that hold, in their order."""
-    return (rule for rule in rules if rule.holds(facts))

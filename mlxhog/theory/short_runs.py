@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from mlxhog import backends
 from mlxhog.arena.child import Lane
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
+from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import settled
 from mlxhog.config.options import options
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import WorkerFailed
 from mlxhog.report.metrics import Result
 from mlxhog.report.views import Tell
 from mlxhog.training import run as runs
@@ -66,6 +69,46 @@ def train(settings: TrainConfig, tell: Tell) -> Result:
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result
+
+
+LONGER, TRIES = 4.0, 3
+"""Factor of the time of a repeated short run, and most runs."""
+
+
+def run_shortly(
+    config: TrainConfig, tell: Tell, *, seconds: float, fewest: int, flag: str, **chosen: Any
+) -> tuple[Result, list[dict[str, Any]]]:
+    """Train for some seconds in a temporary folder; return the result and the workers' times.
+
+    The start-up does not count. If a worker takes too few steps, as with a large model or on a busy
+    machine, the run is repeated for longer.
+
+    Args:
+        config: the options of the user.
+        tell: called with the progress.
+        seconds: of training.
+        fewest: steps of every worker.
+        flag: that gives runs longer.
+        chosen: other options.
+
+    Raises:
+        MlxhogError: as `mlxhog.training.run.train`.
+        WorkerFailed: a worker finished no step.
+    """
+    for _ in range(TRIES):
+        with tempfile.TemporaryDirectory(prefix="mlxhog-short-") as folder:
+            result = train(settings_for(config, folder, "short", **chosen, time=seconds), tell)
+            times = Run(Path(result.run)).read_times()
+        least = min((one["steps"] for one in times), default=0)
+        if len(times) == len(result.workers) and least >= fewest:
+            break
+        seconds *= LONGER
+    if len(times) < len(result.workers) or not result.steps:
+        raise WorkerFailed(
+            f"not every worker finished a step within {seconds / LONGER:g} s; give them longer, "
+            f"as in {flag} 30"
+        )
+    return result, times
 
 
 ROWS = 16

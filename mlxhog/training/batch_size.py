@@ -81,10 +81,6 @@ class BatchChoice:
         return {"sequences": self.sequences, "why": self.why, "tokens_per_s": speeds}
 
 
-Measure = Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]
-"""Returns the speed of a batch behind those of smaller ones, or why it cannot measure it."""
-
-
 def _sequences(n: int) -> str:
     return f"{n} sequence{'s' * (n != 1)}"
 
@@ -127,37 +123,77 @@ def limit_of(plan: TextPlan) -> tuple[int, str]:
 def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
     """Choose the batch of a run, planned with one sequence.
 
-    Args:
-        plan: of the run.
-        progress: whether a line of a terminal shows what is measured.
+    Each worker has a process, which computes nothing but gradients.
 
     Raises:
         EnvironmentLacks: no batch fits, or a worker fails.
     """
+    budget_s, promises = plan.config.time, plan.config.determinism != "none"
+    limit_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
     with ExitStack() as stack:
         line = stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
-        return choose(*limit_of(plan), _measure(plan, stack, line.show))
+        children = [stack.enter_context(Child(promises=promises)) for _ in plan.workers]
+
+        def together(function: Callable[..., Any], *args: float) -> list[Any]:
+            """What a function returns in each process; they begin at the same time."""
+            for rank, child in enumerate(children):
+                child.start(function, plan, rank, *args)
+            return [child.take(START_S + PATIENCE_S) for child in children]
+
+        def measure(sequences: int, rest_s: float) -> list[tuple[int, list[float]]]:
+            line.show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
+            together(warm_up, sequences)
+            return together(gradient_times, sequences, rest_s)
+
+        return choose(*limit_of(plan), limit_s, measure)
 
 
-def choose(most: int, limit: str, measure: Measure) -> BatchChoice:
+def choose(
+    most: int,
+    limit: str,
+    limit_s: float,
+    measure: Callable[[int, float], Sequence[tuple[int, list[float]]]],
+) -> BatchChoice:
     """Choose a batch by the speeds of growing ones.
 
     Args:
         most: the largest batch that is possible.
         limit: the reason.
-        measure: a batch.
+        limit_s: time of gradients.
+        measure: a batch, in the rest of the time: returns the tokens of each worker's gradient, and
+            the times of several; it raises `Failed` where a worker fails.
+
+    Raises:
+        EnvironmentLacks: a worker fails with the smallest batch.
     """
-    speeds, sequences = list[BatchSpeed](), 1
+    speeds, sequences, rest_s = list[BatchSpeed](), 1, limit_s
     while sequences <= most:
-        speed = measure(sequences, speeds)
-        if isinstance(speed, str):
-            limit = speed
+        batch = _sequences(sequences)
+        if speeds and (1 + LEAST) * 2 * speeds[-1].gradient_s > rest_s:
+            limit = f"gradients of {batch} would take the measurement over {limit_s:.3g} s"
             break
-        speeds.append(speed)
-        rise = 1.0 if len(speeds) == 1 else speed.tokens_per_s / speeds[-2].tokens_per_s - 1.0
+        try:
+            of_workers = measure(sequences, rest_s)
+        except Failed as failure:
+            if speeds:
+                limit = f"a worker fails with {batch} ({failure})"
+                break
+            raise EnvironmentLacks(
+                f"batch_size=auto: a worker cannot compute {batch}: {failure}; give --batch-size a "
+                "number, or see mlxhog doctor"
+            ) from failure
+        rest_s -= max(sum(times) + fmean(times) for _, times in of_workers)
+        speeds.append(
+            BatchSpeed(
+                sequences=sequences,
+                tokens_per_s=sum(tokens / faster_half(times) for tokens, times in of_workers),
+                gradient_s=max(fmean(times) for _, times in of_workers),
+            )
+        )
+        rise = 1.0 if len(speeds) == 1 else speeds[-1].tokens_per_s / speeds[-2].tokens_per_s - 1.0
         if rise < LEAST_RISE:
             limit = (
-                f"with {_sequences(sequences)} tokens/s change by {format_share(rise)}, less than "
+                f"with {batch} tokens/s change by {format_share(rise)}, less than "
                 f"{format_share(LEAST_RISE)}"
             )
             return BatchChoice(sequences // 2, limit, tuple(speeds))
@@ -165,61 +201,26 @@ def choose(most: int, limit: str, measure: Measure) -> BatchChoice:
     return BatchChoice(speeds[-1].sequences, limit, tuple(speeds))
 
 
-# -- the measurement -------------------------------------------------------------------------------
+# -- gradients, in a child -------------------------------------------------------------------------
 
 
-def _measure(plan: TextPlan, stack: ExitStack, show: Callable[[str], None]) -> Measure:
-    """Measures with one process for each worker, which computes nothing but gradients.
-
-    The processes end with `stack`; `show` gets what is measured.
-    """
-    budget_s, promises = plan.config.time, plan.config.determinism != "none"
-    limit_s = rest_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
-    children = [stack.enter_context(Child(promises=promises)) for _ in plan.workers]
-
-    def together(function: Callable[..., Any], *args: Any) -> list[Any]:
-        """What a function returns in each process; they begin at the same time."""
-        for rank, child in enumerate(children):
-            child.start(function, plan, rank, *args)
-        return [child.take(START_S + PATIENCE_S) for child in children]
-
-    def measure(sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
-        nonlocal rest_s
-        batch = _sequences(sequences)
-        if before and (1 + LEAST) * 2 * before[-1].gradient_s > rest_s:
-            return f"gradients of {batch} would take the measurement over {limit_s:.3g} s"
-        show(f"measuring tokens/s with {batch} in a batch")
-        try:
-            together(warm_up, sequences)
-            times_of = together(gradient_times, sequences, rest_s)
-        except Failed as failure:
-            if before:
-                return f"a worker fails with {batch} ({failure})"
-            raise EnvironmentLacks(
-                f"batch_size=auto: a worker cannot compute {batch}: {failure}; give --batch-size a "
-                "number, or see mlxhog doctor"
-            ) from failure
-        rest_s -= max(sum(times) + fmean(times) for _, times in times_of)
-        return speed_of(sequences, times_of)
-
-    return measure
+def times_of(backend: Backend, batch: Batch, enough: Callable[[list[float]], bool]) -> list[float]:
+    """Seconds of gradients of a batch, until there are enough; the backend is warm."""
+    times = list[float]()
+    while not enough(times):
+        began_s = time.perf_counter()
+        backend.loss_and_grads(batch)
+        times.append(time.perf_counter() - began_s)
+    return times
 
 
-def speed_of(sequences: int, measured: Sequence[tuple[int, list[float]]]) -> BatchSpeed:
-    """The speed of all workers from each one's tokens per gradient and times.
-
-    Other programs may delay some gradients: the faster half counts.
-    """
-    faster_half = [(tokens, sorted(times)[: -(-len(times) // 2)]) for tokens, times in measured]
-    return BatchSpeed(
-        sequences=sequences,
-        tokens_per_s=sum(tokens / fmean(times) for tokens, times in faster_half),
-        gradient_s=max(fmean(times) for _, times in measured),
-    )
+def faster_half(times: Sequence[float]) -> float:
+    """The mean of the faster half: other programs may delay some gradients."""
+    return fmean(sorted(times)[: -(-len(times) // 2)])
 
 
 def warm_up(lane: Lane, plan: Plan, rank: int, sequences: int) -> None:
-    """In a child: start a worker's backend, and let it compute one gradient of this shape."""
+    """Start a worker's backend, and let it compute one gradient of this shape."""
     backend = lane.keep("backend", partial(_backend, plan, rank))
     backend.loss_and_grads(_batch(plan, sequences))
 
@@ -227,16 +228,14 @@ def warm_up(lane: Lane, plan: Plan, rank: int, sequences: int) -> None:
 def gradient_times(
     lane: Lane, plan: Plan, rank: int, sequences: int, limit_s: float
 ) -> tuple[int, list[float]]:
-    """In a child, after `warm_up`: tokens of a gradient of one worker, and the times of several."""
-    backend: Backend = lane.store["backend"]
-    batch, times = _batch(plan, sequences), list[float]()
-    while True:
+    """After `warm_up`: tokens of a gradient of one worker, and the times of several."""
+
+    def enough(times: list[float]) -> bool:
         needed_s = ENOUGH_S if len(times) >= ENOUGH else 4 * ENOUGH_S
-        if sum(times) >= (min(limit_s, needed_s) if len(times) >= LEAST else limit_s):
-            return batch.n_tokens, times
-        began_s = time.perf_counter()
-        backend.loss_and_grads(batch)
-        times.append(time.perf_counter() - began_s)
+        return sum(times) >= (min(limit_s, needed_s) if len(times) >= LEAST else limit_s)
+
+    batch = _batch(plan, sequences)
+    return batch.n_tokens, times_of(lane.store["backend"], batch, enough)
 
 
 def _backend(plan: Plan, rank: int) -> Backend:

@@ -1,4 +1,4 @@
-"""The plan of a run, as its supervisor and all its workers have it, and the job of one worker.
+"""The plan of a run, the job of one worker, and what the worker reports.
 
 Kinds of training differ by functions that the worker calls. So each process maps the token file, or
 draws the rows of a task, for itself.
@@ -6,8 +6,8 @@ draws the rows of a task, for itself.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,26 +15,24 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
-from mlxhog.arena.control import Ring
-from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.words import Words
 from mlxhog.backends.gpu_share import GPUShare, most_sequences
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
 from mlxhog.data.batch import Batch
+from mlxhog.errors import LostGPU
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.optim.tables import segments as means_of_tables
 from mlxhog.strategies import Strategy
-from mlxhog.strategies.context import Context
 from mlxhog.training.kernel_choice import Writers
 
-if TYPE_CHECKING:  # only runs of a cluster load it
+if TYPE_CHECKING:  # only workers and runs of a cluster load them
     from mlxhog.cluster.link import LinkJob
+    from mlxhog.strategies.context import Context
 
 
 class BatchSource(Protocol):
@@ -85,8 +83,6 @@ class Plan:
         side_jobs: opens the side jobs.
         sampled: words of the training loss; None for the whole vocabulary.
         link: of the run's cluster, which the supervisor starts; None without a cluster.
-        other: the plan with the strategy that the run may change to, of the same layout; None if
-            the strategy is named.
     """
 
     config: TrainConfig
@@ -102,19 +98,13 @@ class Plan:
     gpu_share: GPUShare
     batches: Callable[[], BatchSource]
     schedule: Callable[[float], Rate]
-    side_jobs: Callable[[Job, Context, Ring], SideJobs]
+    side_jobs: Callable[[Job, Context, control.Ring], SideJobs]
     sampled: SampledHead | None = None
     link: LinkJob | None = None
-    other: Self | None = None
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """Pickle what workers need: no corpus, no open checkpoint."""
         return partial(Plan, **{one.name: getattr(self, one.name) for one in fields(Plan)}), ()
-
-    def changed(self) -> Self:
-        """The plan with the other strategy."""
-        assert self.other is not None
-        return replace(self.other, other=replace(self, other=None))
 
     def with_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> Self:
         """This with another worker in a slot: an existing slot or the next one."""
@@ -123,61 +113,47 @@ class Plan:
             self,
             workers=(*self.workers[before], spec, *self.workers[after]),
             kernels=(*self.kernels[before], kernels, *self.kernels[after]),
-            other=None if self.other is None else self.other.with_worker(slot, spec, kernels),
         )
 
 
 def plan_layout(
     spec: Mapping[str, ParamSpec],
-    ways: Sequence[tuple[Strategy, Optimizer]],
+    strategy: Strategy,
+    optimizer: Optimizer,
     n_tickets: int,
-    tables: Mapping[str, tuple[str, int]],
     *,
+    max_workers: int | None = None,
+    tables: Mapping[str, tuple[str, int]] | None = None,
     live: bool = False,
 ) -> Layout:
     """Lay out the arena of a run.
 
-    If the run may change its strategy, segments that only one of them needs (copies of gradients,
-    private or shared moments) overlap those of the other. So the arena is as large as the largest
-    strategy needs.
-
     Args:
         spec: the model's parameters.
-        ways: the strategies of the run, each with its optimizer.
+        strategy: of the run.
+        optimizer: of the run.
         n_tickets: batches per epoch.
+        max_workers: worker slots; by default those of the strategy, which may be fewer.
         tables: further segments, such as a cluster's, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
     """
-    (strategy, optimizer), *_ = ways
-    max_workers = max(one.slots for one, _ in ways)
-    private = [m for m in optimizer.state_segments if all(m in r.state_segments for _, r in ways)]
-    shared = [m for m in optimizer.shared_segments if all(m in r.shared_segments for _, r in ways)]
-    needs = []
-    for one, rule in ways:
-        own = [f"{m}.{k}" for m in rule.state_segments for k in range(1, one.slots + 1)
-               if m not in private]  # fmt: skip
-        own += [m for m in rule.shared_segments if m not in shared]
-        needs.append(dict.fromkeys(own, ("float32", PARAMETER_COPY)) | one.segments(len(spec)))
-    common = {name: place for name, place in needs[0].items() if all(name in n for n in needs)}
-    ngrams = strategy.tables
+    ngrams, most = strategy.tables, max_workers or strategy.slots
     return arena.plan(
         spec,
         tables=None if ngrams is None else ngrams.specs,
-        max_workers=max_workers,
-        private=private,
+        max_workers=most,
+        slots=strategy.slots,
+        private=optimizer.state_segments,
         state=optimizer.state_shapes({name: one.shape for name, one in spec.items()}),
-        shared=shared,
+        shared=optimizer.shared_segments,
         n_tickets=n_tickets,
-        extra={
-            **{f"ring.{k}": ("uint8", control.RING_BYTES) for k in range(1, max_workers + 1)},
-            **common,
-            **tables,
+        kept={
+            **{f"ring.{k}": ("uint8", control.RING_BYTES) for k in range(1, most + 1)},
+            **(tables or {}),
             **means_of_tables(0 if ngrams is None else len(ngrams.orders)),
-            **(published.segments(max_workers) if live else {}),
+            **(published.segments(most) if live else {}),
         },
-        alternatives=[
-            {name: place for name, place in own.items() if name not in common} for own in needs
-        ],
+        extra=strategy.segments(len(spec)),
     )
 
 
@@ -186,24 +162,22 @@ class Job:
     """The plan of a run, and what one of its workers needs beside it; picklable for `spawn`.
 
     Attributes:
-        plan: of the run, with its strategy when the job was made.
-        handle: of the arena.
+        plan: of the run, with its present strategy.
+        handle: of the arena; None in a job for a worker that has it.
         slot: the worker's slot in the worker table, from 1.
         run_dir: folder for logs.
-        changes: of the strategy before the job was made.
-        halvings: how often its micro-batch has been halved, see `worker.py`.
+        budget: of this call, in steps of the present strategy.
+        step_limit: steps that the present strategy may take; None for no limit.
+        halvings: how often its micro-batch has been halved, see `LOST_GPU_EXIT_CODE`.
     """
 
     plan: Plan
-    handle: ArenaHandle
+    handle: ArenaHandle | None
     slot: int
     run_dir: Path
-    changes: int = 0
+    budget: Budget
+    step_limit: int | None = None
     halvings: int = 0
-
-    def after(self, changes: int) -> Job:
-        """The job with the strategy after a number of changes."""
-        return replace(self, plan=self.plan.changed()) if (changes - self.changes) % 2 else self
 
     @property
     def config(self) -> TrainConfig:
@@ -252,21 +226,50 @@ class Job:
         return replace(share, piece_tokens=max(1, share.piece_tokens >> self.halvings))
 
 
-# -- limits, which change with the strategy ------------------------------------------------------
+# -- what a worker reports -------------------------------------------------------------------------
+#
+# Besides its records, a worker reports by notices in its log, its last line and its exit code.
+# Notices are lines for the user; they appear among a run's first lines.
+#
+# macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
+# at the next wait for the GPU; older versions abort the process on a thread of Metal, where no
+# error can be caught. torch does not look, so its backend does (`TorchBackend`). A process does not
+# recover from either. The remedy is less work at a time, so the worker restarts with half the
+# micro-batch; the sequences of its ticket, and so the gradient, stay the same.
+# Sources: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where
+# users report that the hints help; pytorch issue 193571.
+
+LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
+MOST_HALVINGS = 3
+HINTS = (
+    "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
+    "off may help"
+)
+_NOTICE = "notice: "
+_METAL_SAYS = "Command buffer execution failed"
 
 
-def store_limits(counters: Words, budget: Budget, steps: int | None) -> None:
-    """Store the budget of the present strategy, and the steps that it may take, for workers."""
-    for name, value in (("limit_steps", steps), ("budget_steps", budget.steps)):
-        counters.set_real(name, math.inf if value is None else value)
-    counters.set_real("steps_before", budget.progress_before)
+def leave_notice(text: str) -> None:
+    """Write a notice to the worker's log."""
+    with suppress(OSError):  # the disk of the log may be full
+        print(f"{_NOTICE}{text}", flush=True)
 
 
-def limits(counters: Words, budget: Budget) -> tuple[Budget, int | None]:
-    """The stored budget, with the tokens and seconds of the plan's, and the stored steps."""
-    limit, steps, before = (
-        counters.real(name) for name in ("limit_steps", "budget_steps", "steps_before")
-    )
-    if steps != math.inf:
-        budget = replace(budget, steps=int(steps), equal_steps_before=before)
-    return budget, None if limit == math.inf else int(limit)
+def read_notices(log: Path, since: int) -> list[str]:
+    """The notices in a worker's log from byte `since` on."""
+    if not log.exists():
+        return []
+    with log.open("rb") as stream:
+        stream.seek(since)
+        lines = stream.read().decode(errors="replace").splitlines()
+    return [line.removeprefix(_NOTICE) for line in lines if line.startswith(_NOTICE)]
+
+
+def is_lost_gpu(error: BaseException) -> bool:
+    """Whether an error or its cause is Metal's error of unfinished work."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LostGPU) or _METAL_SAYS in str(cause):
+            return True
+        cause = cause.__cause__
+    return False

@@ -139,20 +139,18 @@ class Memory:
 
     def with_free_slots(
         self, strategy: Strategy, max_workers: int | None, lay_out: Callable[[Strategy], Layout]
-    ) -> tuple[Strategy, Layout]:
-        """Give an arena free slots: up to `max_workers`, or as many as there is room."""
-        layout = lay_out(strategy)
+    ) -> Strategy:
+        """Give a strategy free slots: up to `max_workers`, or as many as there is room."""
         if strategy.fixed:
-            return strategy, layout
+            return strategy
         if max_workers is not None:
-            larger = replace(strategy, max_workers=max_workers)
-            return larger, lay_out(larger)
-        most_bytes = layout.occupied_bytes + FREE_SLOTS_SHARE * self.limit_bytes
+            return replace(strategy, max_workers=max_workers)
+        most_bytes = lay_out(strategy).occupied_bytes + FREE_SLOTS_SHARE * self.limit_bytes
         for free in range(FREE_SLOTS, 0, -1):
             larger = replace(strategy, max_workers=strategy.workers + free)
-            if (its_layout := lay_out(larger)).occupied_bytes <= most_bytes:
-                return larger, its_layout
-        return strategy, layout
+            if lay_out(larger).occupied_bytes <= most_bytes:
+                return larger
+        return strategy
 
 
 def gpu_share(

@@ -16,13 +16,13 @@ from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
-from mlxhog.data.corpora import inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import state
-from mlxhog.training.plan import TextPlan, passes
+from mlxhog.training.plan import TextPlan
+from mlxhog.training.strategy_plan import passes
 
 MOST_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""
@@ -31,12 +31,7 @@ MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 
 
 def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
-    """Return the facts of a run as JSON types.
-
-    Args:
-        plan: of the run.
-        asked: the options as given, before open ones were resolved.
-    """
+    """Return the facts of a run as JSON types."""
     config = plan.stored
     values, asked_values, defaults = map(spelt_values_of, (config, asked, TrainConfig()))
     specs = specs_of(TrainConfig, asked_values)
@@ -75,7 +70,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
             "blocks": plan.model.num_hidden_layers,
             "vocab_size": plan.model.vocab_size,
         },
-        "data": inventory(plan.data.corpus, config.text_key, plan.data.held_out_bytes())
+        "data": plan.data.corpus.inventory(plan.data.held_out_bytes())
         | {
             "documents": train.header["documents"],
             "tokens": train.n_tokens,

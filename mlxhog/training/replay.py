@@ -49,7 +49,7 @@ from mlxhog.report.views import Tell
 from mlxhog.strategies import Lease, recorded
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import state, worker
-from mlxhog.training.job import Job, store_limits
+from mlxhog.training.job import Job
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.steps import Steps
 
@@ -141,6 +141,7 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
     with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    assert job.handle is not None, "it is of a spawned process"
     arena = Arena.from_handle(job.handle)
     entry = arena.workers.entry(job.slot)
     gradients = worker.start_gradients(job, arena, entry)
@@ -265,7 +266,6 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
         output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
         state.load(plan, arena, Ledger(arena))
-        store_limits(arena.counters, plan.budget, None)
         if differ := differing(arena, header.initial_sha256):
             raise CheckpointError(
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "
@@ -378,7 +378,7 @@ def _spawn(
     while len(plan.workers) < slot - 1:  # slots that others have joined in
         plan = plan.with_worker(len(plan.workers) + 1, spec, kernels)
     plan = plan.with_worker(slot, spec, kernels)
-    job = Job(plan=plan, handle=arena.handle(), slot=slot, run_dir=output)
+    job = Job(plan=plan, handle=arena.handle(), slot=slot, run_dir=output, budget=plan.budget)
     return WorkerProcess(
         main,
         (job, directory, process),
@@ -386,7 +386,7 @@ def _spawn(
         threads=spec.threads,
         pipe=True,
         arena=arena,
-        slots=(slot,),
+        slot=slot,
     )
 
 

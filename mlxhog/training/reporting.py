@@ -35,8 +35,9 @@ from mlxhog.report.metrics import (
 )
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Observer
-from mlxhog.training.plan import MANY_PASSES, TextPlan, repetition
+from mlxhog.training.plan import TextPlan
 from mlxhog.training.session import Session
+from mlxhog.training.strategy_plan import MANY_PASSES, repetition
 
 if TYPE_CHECKING:
     from mlxhog.report.tensorboard import TensorBoard

@@ -21,17 +21,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.arena import Arena
 from mlxhog.arena.requests import Refused, Request, RunServer
-from mlxhog.arena.workers import State
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
-from mlxhog.optim import updates
-from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.training import kernel_choice
+from mlxhog.training import kernel_choice, state
 
 if TYPE_CHECKING:
     from mlxhog.training.plan import TextPlan
@@ -56,11 +52,7 @@ class Requests:
         self._waiting: deque[Request] = deque()
 
     def serve(self, doing: Doing | None) -> None:
-        """Answer the requests that have arrived.
-
-        Args:
-            doing: activity of the run other than training; None while it trains.
-        """
+        """Answer the requests that have arrived; `doing` is None while the run trains."""
         for request in self._server.take():
             if request.name == "status":
                 self._answer(request, doing=str(doing or "training"))
@@ -126,7 +118,7 @@ class Requests:
         return {"message": "the run finishes its step, saves a checkpoint and ends"}
 
     def _checkpoint(self) -> _Answer:
-        return {"path": str(self._run.save_while_training())}
+        return {"path": str(self._run.checkpoints.save_while_training())}
 
     def _sample(self) -> _Answer:
         self._run.ask("sample")
@@ -155,7 +147,7 @@ class Requests:
             if not still:
                 raise Refused("the workers did not pause, so none can join now")
             for slot in free[: len(specs)]:
-                inherit(run.arena, slot, tuple(plan.optimizer.state_segments))
+                state.inherit(run.arena, slot, tuple(plan.optimizer.state_segments))
         names = []
         for slot, spec, form in zip(free, specs, forms, strict=False):
             run.join(slot, spec, form)
@@ -225,19 +217,3 @@ class Requests:
         forms = kernel_choice.choose_kernels(plan.config, backends, record, lambda note: None)
         kernel_choice.check_recorded(plan.config, backends, forms, record)
         return forms
-
-
-def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
-    """Give a free slot the optimizer state of the worker with the most steps; all hold still.
-
-    Updates that a worker still has to write, or wrote in advance (error feedback), stay its own.
-    """
-    workers = [one for one in arena.workers if one.state != State.FREE and one.slot != slot]
-    source = max(workers, key=lambda one: one.opt_step)
-    for kind in private:
-        state = arena.segment(f"{kind}.{slot}")
-        if kind in (RESIDUAL, FEEDBACK):
-            state.fill(0.0)
-        else:
-            updates.snapshot(state, arena.segment(f"{kind}.{source.slot}"))
-    arena.workers.entry(slot).opt_step = source.opt_step

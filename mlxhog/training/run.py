@@ -7,12 +7,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import WORDS
-from mlxhog.arena.requests import Refused, socket_path
+from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
@@ -33,14 +34,14 @@ from mlxhog.errors import (
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
-from mlxhog.training.change_strategy import Changes, rounds_before
-from mlxhog.training.choose_strategy import title
+from mlxhog.training.choose_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
+from mlxhog.training.state import Checkpoints
 
 if TYPE_CHECKING:
     from mlxhog.training.follow import Follower
@@ -61,12 +62,7 @@ def train(
     observer: Observer[Progress] | None = None,
     run: Run | None = None,
 ) -> Result:
-    """Train, as `mlxhog.train` says.
-
-    Args:
-        config: the resolved configuration.
-        observer: shows the progress.
-        run: the new run, created and locked by the caller; by default one is created.
+    """Train, as `mlxhog.train` says; by default in a new run, else in one that the caller locks.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.
@@ -86,7 +82,11 @@ def train(
         require_descriptors(DESCRIPTORS, "a run")
         plan = make_plan(config, progress=observer is not None)
         with ExitStack() as parts:
-            return Training(plan, observer, parts, began_ns, run).execute()
+            with Training(plan, observer, parts, began_ns, run) as training:
+                training.start()
+                training.train()
+                training.end()
+            return training.result
 
 
 class _StopNow(Exception):
@@ -96,13 +96,18 @@ class _StopNow(Exception):
 class Training(Session):
     """One call of `train`: a run that a user watches, interrupts and sends requests to.
 
+    In a `with` block it starts, trains and ends. The end of the block, also by an error, stops the
+    workers and reports the result.
+
     Attributes:
         run: its folder, locked by this process.
-        newest: the last checkpoint; None before the first.
+        checkpoints: those that it saves.
         changes: of the strategy; None for one that stays, and before the training.
+        result: of the run, after the block.
     """
 
     plan: TextPlan
+    result: Result
 
     def __init__(
         self,
@@ -123,11 +128,10 @@ class Training(Session):
             plan = replace(plan, batches=self._follower.batches(plan.batches))
         super().__init__(plan, folder, stack=stack, fallback=folder)
         self.run, self.signals = run, Interrupts()
-        self.newest: Path | None = None
         self.changes: Changes | None = None
         self._notes = [*plan.notes, *plan.data.notes, self.arena.note]
         state.load(plan, self.arena, self.ledger, self._notes.append)
-        self._sent = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
+        self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
         self.reporter = Reporter(plan, run, self.arena, observer)
         self.monitor = self.reporter.monitor
         # Steps on text that arrives may have fewer tokens than others.
@@ -152,6 +156,7 @@ class Training(Session):
             )
             stack.callback(self._publisher.end)
         self._watch = HeldOutWatch(plan.config, earlier, plan.held_out.text)
+        self.checkpoints = Checkpoints(self, self._watch, self._publisher)
         self._stack, self._began_ns = stack, began_ns
         self._status = RUNNING
         self._unsaved: EnvironmentLacks | None = None
@@ -162,84 +167,21 @@ class Training(Session):
 
     # -- the run from its start to its end -------------------------------------------------------
 
-    def execute(self) -> Result:
-        """Run, and return the result; see `train`."""
-        plan, reporter = self.plan, self.reporter
-        self._write_config()
+    def __enter__(self) -> Self:
+        """Show how the run begins; from now on signals are counted."""
+        self.write_config()
         self._write_status()
-        for message in (summary(plan, self.run), *filter(None, self._notes)):
-            reporter.report_once(message)
-        reporter.drop_lost_metrics()
-        with self.signals:
-            error = self._phases()
-            if not self.signals.count:
-                self.monitor.await_counts(COUNTING_S)
-            if plan.config.determinism == "record":
-                from mlxhog.training import replay
+        for message in (summary(self.plan, self.run), *filter(None, self._notes)):
+            self.reporter.report_once(message)
+        self.reporter.drop_lost_metrics()
+        self._stack.enter_context(self.signals)
+        return self
 
-                replay.end_record(self.run.directory, self.arena, self.report)
-            self.monitor.drain()
-            if self.arena.counters.load("start_ns"):
-                reporter.append_metrics()  # the last line counts the whole run
-                reporter.write_times()
-            elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
-                self.run.write_status({"status": STARTING})  # `creation` removes the run
-                raise error
-            result = reporter.result(
-                self,
-                status=self._status,
-                checkpoint=None if self.newest is None else str(self.newest),
-                error=None if error is None else str(error),
-                copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
-                network_bytes=self._network_bytes(),
-            )
-            reporter.record("ended", text=": ".join(filter(None, [self._status, result.error])))
-            try:
-                self._write_status(result=result.to_json(), error=result.error)
-                from mlxhog.report import card
-
-                card.write(self.run, plan.model)
-            except MlxhogError as lacking:  # the result still reaches the caller
-                self.report(f"run.json or the model card is not up to date: {lacking}")
-            if error is not None and self._status == "failed":
-                raise error
-            if isinstance(error, Diverged):
-                self.report(str(error))
-            return result
-
-    def _phases(self) -> MlxhogError | None:
-        """Start, train, save and evaluate, sample; returns the error that ended the run, if any."""
-        try:
-            self._start()
-            if not self.signals.count:
-                self._train()
-                self._rest()
-                self._save_and_evaluate()
-            if self.plan.config.sample_every.on and not self.signals.count:
-                write_sample(self)
-            self._status = "interrupted" if self.signals.count else "done"
-            if self._unsaved is not None:
-                self._status = "unsaved"
-            return self._unsaved
-        except _StopNow:
-            self._status, self.newest = "interrupted", None
-            return None
-        except Diverged as failure:
-            self._status = "diverged"
-            return failure
-        except MlxhogError as failure:
-            self._status = "failed"
-            return self._rescued(failure) if isinstance(failure, WorkerFailed) else failure
-        finally:
-            self.stop(0.0 if self.signals.count > 1 else LEAVING_S)
-            self._requests.close()
-            if self._publisher is not None:
-                self._publisher.end()
-
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the workers, and wait until all are ready."""
         if self._follower is not None:
             if self.plan.resumption is None:
-                self.save()  # so that text taken in from now on survives a kill
+                self.checkpoints.save()  # so that text taken in from now on survives a kill
             self._follower.give(self.arena, self.ledger, training=False)
             self._stack.enter_context(self._follower)
         if self.plan.config.determinism == "record":
@@ -249,20 +191,23 @@ class Training(Session):
         self.spawn()
         self.until(self.ready, Doing(Activity.STARTING))
 
-    def _train(self) -> None:
+    def train(self) -> None:
+        """Train until the budget is used up, the user interrupts, or patience ends."""
         config, counters, monitor = self.plan.config, self.arena.counters, self.monitor
+        if self.signals.count:
+            return
         if self.budget.is_used_up:
             counters.store("start_ns", monotonic_ns())
             monitor.ended_ns, monitor.over = counters.load("start_ns"), True
             return
         self.changes = Changes.of(self)
-        monitor.start_s = (self.train() - self._began_ns) / 1e9
+        monitor.start_s = (self.begin_training() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
         regular: list[tuple[Interval, Callable[[], object]]] = [
             (config.eval_every, self._evaluations.ask_for_next),
             (config.sample_every, partial(self.ask, "sample")),
-            (config.save_every, self._save_now_and_then),
+            (config.save_every, self.checkpoints.save_now_and_then),
         ]
         last = [(0, 0.0)] * len(regular)
         while not self.signals.count:
@@ -271,7 +216,7 @@ class Training(Session):
             self.poll()
             if self.changes is not None:
                 self.changes.look()
-            if self._watch.look(monitor, self._save_best, self.report):
+            if self._watch.look(monitor, self.checkpoints.save_best, self.report):
                 break
             steps, seconds = counters.load("steps"), monitor.seconds()
             for k, (interval, act) in enumerate(regular):
@@ -283,6 +228,90 @@ class Training(Session):
         else:
             return
         monitor.over = True
+
+    def end(self) -> None:
+        """Let workers finish their step, save, evaluate and sample; a run that trained not ends."""
+        if not self.arena.counters.load("start_ns"):
+            return
+        self._rest()
+        self._save_and_evaluate()
+        if self.plan.config.sample_every.on and not self.signals.count:
+            write_sample(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        """Stop the workers, and report the result; returns whether that says what the error was."""
+        try:
+            failure = self._judge(error)
+        finally:
+            self.stop(0.0 if self.signals.count > 1 else LEAVING_S)
+            self._requests.close()
+            if self._publisher is not None:
+                self._publisher.end()
+        if not (error is None or isinstance(error, _StopNow | MlxhogError)):
+            return False
+        plan, reporter = self.plan, self.reporter
+        if not self.signals.count:
+            self.monitor.await_counts(COUNTING_S)
+        if plan.config.determinism == "record":
+            from mlxhog.training import replay
+
+            replay.end_record(self.run.directory, self.arena, self.report)
+        self.monitor.drain()
+        if self.arena.counters.load("start_ns"):
+            reporter.append_metrics()  # the last line counts the whole run
+            reporter.write_times()
+        elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
+            self.run.write_status({"status": STARTING})  # `creation` removes the run
+            return False
+        self.result = reporter.result(
+            self,
+            status=self._status,
+            checkpoint=None if (path := self.checkpoints.newest) is None else str(path),
+            error=None if failure is None else str(failure),
+            copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
+            network_bytes=self.network_bytes(),
+        )
+        self._report_end()
+        if failure is not None and self._status == "failed":
+            raise failure
+        if isinstance(failure, Diverged):
+            self.report(str(failure))
+        return True
+
+    def _judge(self, error: BaseException | None) -> MlxhogError | None:
+        """Set the status by the error that ended the block; returns that of the run, if any."""
+        self._status = "interrupted" if self.signals.count else "done"
+        match error:
+            case None if self._unsaved is not None:
+                self._status = "unsaved"
+                return self._unsaved
+            case _StopNow():
+                self._status, self.checkpoints.newest = "interrupted", None
+            case Diverged():
+                self._status = "diverged"
+                return error
+            case MlxhogError():
+                self._status = "failed"
+                return self._rescued(error) if isinstance(error, WorkerFailed) else error
+        return None
+
+    def _report_end(self) -> None:
+        """Write the result to the run's files; a full disk does not keep it from the caller."""
+        result = self.result
+        text = ": ".join(filter(None, [result.status, result.error]))
+        self.reporter.record("ended", text=text)
+        try:
+            self._write_status(result=result.to_json(), error=result.error)
+            from mlxhog.report import card
+
+            card.write(self.run, self.plan.model)
+        except MlxhogError as lacking:
+            self.report(f"run.json or the model card is not up to date: {lacking}")
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in finished steps (`Strategy.steps_done`)."""
@@ -347,9 +376,9 @@ class Training(Session):
             self._evaluations.begin_last()
         try:
             if self.budget.is_used_up and self.plan.resumption is not None:
-                self.newest = self.plan.resumption.checkpoint.path
+                self.checkpoints.newest = self.plan.resumption.checkpoint.path
             else:
-                path = self.save()
+                path = self.checkpoints.save()
                 if self.signals.count:
                     self.report(f"saved {path.name}")
         except EnvironmentLacks as error:
@@ -357,7 +386,7 @@ class Training(Session):
             self.report(f"no checkpoint: {error}")
         except CheckpointError as error:
             raise Diverged(f"{error}; {ADVICE}") from error
-        self._watch.close(self.run, self.newest, self.report)
+        self._watch.close(self.run, self.checkpoints.newest, self.report)
         if evaluates:
             optional = GAVE_UP_WORKER if self.signals.count else ()
             with suppress(_StopNow, *optional):  # the final state is saved
@@ -370,118 +399,19 @@ class Training(Session):
             return failure
         try:
             self.settle()
-            path = self.save()
+            path = self.checkpoints.save()
         except (EnvironmentLacks, CheckpointError) as error:
             return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
         resume = f"mlxhog train --resume {self.run.directory}"
         return WorkerFailed(f"{failure}; saved {path}, resume with {resume}")
 
-    # -- checkpoints, and a change of the strategy -----------------------------------------------
+    # -- what others see -------------------------------------------------------------------------
 
-    def save(self) -> Path:
-        """Save a checkpoint, after the strategy has settled the arena.
-
-        No process may write parameters meanwhile; workers may read them.
-
-        Raises:
-            EnvironmentLacks: the disk is full; the previous checkpoint is whole.
-        """
-        plan, arena, watch = self.plan, self.arena, self._watch
-        optimizer, values = state.dump(plan, arena, self.ledger, self.budget, self.monitor)
-        self.newest = checkpoint.save(
-            self.run,
-            step=values["version"],
-            params={
-                name: arena.param(name) for name in (*arena.layout.slots, *arena.layout.tables)
-            },
-            model_config=plan.model.to_dict(),
-            optimizer=optimizer,
-            state={
-                **values,
-                "network_bytes": self._network_bytes(),
-                "best": watch.to_json(),
-                "ended": watch.ended,
-            },
-            tokenizer=plan.data.tokenizer,
-            keep_last=plan.keep_last,
-        )
-        self.reporter.record("checkpoint", path=self.newest)
-        return self.newest
-
-    def save_while_training(self) -> Path:
-        """Pause every worker after its step, save, and continue; returns the checkpoint.
-
-        Raises:
-            Refused: the workers did not pause, or the checkpoint cannot be written (training
-                continues); or the run is ending.
-        """
-        with self.paused() as still:
-            if not still and self.interrupts():
-                raise Refused("the run is ending and saves a checkpoint then")
-            if not still:
-                limit_s = self.pause_limit_s()
-                raise Refused(f"workers did not finish their step and pause within {limit_s:.0f} s")
-            self.settle()
-            if self._publisher is not None:  # readers get the checkpoint's weights
-                self._publisher.publish_at_rest()
-            try:
-                return self.save()
-            except (EnvironmentLacks, CheckpointError) as error:
-                raise Refused(str(error), error.exit_code) from error
-
-    def _save_now_and_then(self, what: str = "checkpoint") -> Path | None:
-        """Save while training; a refusal is reported, and training continues."""
-        try:
-            return self.save_while_training()
-        except Refused as error:
-            if not self.interrupts():
-                self.report(f"no {what}: {error}; training continues")
-            return None
-
-    def _save_best(self) -> bool:
-        """Save while training, and let checkpoints/best name the checkpoint; whether it does."""
-        if (path := self._save_now_and_then("best checkpoint")) is None:
-            return False
-        try:
-            checkpoint.mark_best(self.run, path)
-        except EnvironmentLacks as error:
-            self.report(f"no best checkpoint: {error}; training continues")
-            return False
-        return True
-
-    def change_strategy(self, why: str, lost: float | None) -> bool:
-        """Continue with the other strategy if all workers hold still; whether they do.
-
-        Args:
-            why: the reason, for the user.
-            lost: the share of gradients that rounds lose, if that is the reason.
-        """
-        old, new, arena = self.plan, self.plan.changed(), self.arena
-        with self.paused(Activity.CHANGING) as still:
-            # Rounds take tickets by number: one that a dead worker left below others comes first.
-            if not still or (new.strategy.numbered and self.ledger.position()["done"]):
-                return False
-            self.settle()
-            done, tokens = self.steps_done(), arena.counters.load("tokens")
-            self._sent = done, self._network_bytes()
-            state.change(old, new, arena)
-            self.change(new.budget.continuing(self.budget, done), done, tokens)
-            self.reporter.plan, self.monitor.budget = self.plan, self.budget
-            self.monitor.strategy = name = new.strategy.name
-            with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
-                self._write_config()
-            line = f"strategy {title(name)}: {why}"
-            self.reporter.report(line, kind="strategy", strategy=name, lost=lost)
-            self.until(self.all_built, Doing(Activity.CHANGING), even_if_interrupted=True)
-        return True
-
-    def _network_bytes(self) -> int:
+    def network_bytes(self) -> int:
         """Bytes that the run would have sent; see `Strategy.network_bytes`."""
-        steps_before, bytes_before = self._sent
+        steps_before, bytes_before = self.sent_before
         steps = self.arena.counters.load("steps") - steps_before
         return bytes_before + self.strategy.network_bytes(self.arena, steps)
-
-    # -- what others see -------------------------------------------------------------------------
 
     def report(self, message: str) -> None:
         """Show the user a message."""
@@ -516,7 +446,8 @@ class Training(Session):
             self.reporter.sample = self.run.last_sample()
             self.reporter.record("sample", text=self.reporter.sample)
 
-    def _write_config(self) -> None:
+    def write_config(self) -> None:
+        """Replace the options in the run's folder."""
         with disk_errors(f"writing {self.run.config_path}"):
             replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
 
@@ -525,7 +456,7 @@ class Training(Session):
         self.reporter.write_status(
             batch_size=None if self.plan.batch is None else self.plan.batch.to_json(),
             status=self._status,
-            checkpoint=self.newest,
+            checkpoint=self.checkpoints.newest,
             notices=list(self.notices),
             **({} if link is None else {"cluster": link.report()}),
             **more,

@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlxhog.arena.control import EVAL_ROUND, Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
-from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import heldout, subset
@@ -30,8 +29,11 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import param_count
-from mlxhog.strategies.context import Context
 from mlxhog.training.job import Job
+
+if TYPE_CHECKING:  # only workers load them
+    from mlxhog.backends.backend import Backend
+    from mlxhog.strategies.context import Context
 
 PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
 """Most work to score the part and the larger text: 10 s and 20 s of two CPU cores."""
@@ -103,11 +105,6 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
 
     `eval_tokens` sets another size. For a large model it is halved until scoring takes at most
     `PART_FLOPS`, or to `LEAST_BYTES`.
-
-    Args:
-        config: of the run.
-        parameters: numbers in the model.
-        file: all of the held-out text.
     """
     if config.eval_tokens is not None:
         labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
@@ -167,12 +164,7 @@ class HeldOutTexts:
 
 
 def takes_on(context: Context, what: str) -> bool:
-    """Take on a request of the supervisor; False if none is open. At most one worker gets each.
-
-    Args:
-        context: of this worker.
-        what: the request, "eval" or "sample".
-    """
+    """Take on an open "eval" or "sample" of the supervisor. At most one worker gets each."""
     counters, taken = context.arena.counters, f"{what}_taken"
     n = counters.load(taken)
     if not (counters.load(f"{what}_asked") > n and counters.compare_exchange(taken, n, n + 1)):

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,17 @@ from numpy.typing import NDArray
 from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
+from mlxhog.arena.requests import Refused
+from mlxhog.arena.workers import State
 from mlxhog.base import mapped
+from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.config.budget import Budget
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import CheckpointError
+from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
+from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.optim.tables import MEANS
@@ -33,6 +38,11 @@ from mlxhog.strategies import look_ahead
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.origin import text_kind
 from mlxhog.training.plan import TextPlan
+
+if TYPE_CHECKING:
+    from mlxhog.training.evaluation import HeldOutWatch
+    from mlxhog.training.publishing import Publisher
+    from mlxhog.training.run import Training
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """By "segment/parameter"."""
@@ -154,19 +164,15 @@ def _moments_of(plan: TextPlan, arena: Arena) -> _Moments:
 
 
 def change(old: TextPlan, new: TextPlan, arena: Arena) -> None:
-    """Give a run at rest the moments and the segments of its other strategy.
+    """Divide the arena of a run at rest anew, for another strategy, which takes the moments over.
 
-    Segments that only one of them has overlap, so moments are copied out of the arena first.
+    Both plans have the same kept segments; all others are cleared.
     """
     moments = _moments_of(old, arena)
     moments = moments._replace(arrays={name: one.copy() for name, one in moments.arrays.items()})
-    slots = range(1, new.strategy.slots + 1)
-    for segment in (
-        *new.strategy.segments(len(new.layout.slots)),
-        *new.optimizer.shared_segments,
-        *(f"{kind}.{slot}" for kind in new.optimizer.state_segments for slot in slots),
-    ):
-        arena.segment(segment).fill(0)
+    arena.lay_out(new.layout)
+    for name in list(new.layout.segments)[new.layout.n_kept :]:
+        arena.segment(name).fill(0)
     _load_moments(new, arena, moments, lambda message: None)
 
 
@@ -302,3 +308,111 @@ def n_bytes(plan: TextPlan) -> int:
     return 4 * tables + 4 * sum(
         slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
     )
+
+
+# -- checkpoints, and joining ----------------------------------------------------------------------
+
+
+class Checkpoints:
+    """The checkpoints of a run, while it trains and at its end.
+
+    Attributes:
+        newest: the last one; None before the first.
+    """
+
+    def __init__(self, run: Training, watch: HeldOutWatch, publisher: Publisher | None) -> None:
+        """Prepare; this saves nothing."""
+        self._run, self._watch, self._publisher = run, watch, publisher
+        self.newest: Path | None = None
+
+    def save(self) -> Path:
+        """Save a checkpoint, after the strategy has settled the arena.
+
+        No process may write parameters meanwhile; workers may read them.
+
+        Raises:
+            EnvironmentLacks: the disk is full; the previous checkpoint is whole.
+        """
+        run, plan, arena = self._run, self._run.plan, self._run.arena
+        optimizer, values = dump(plan, arena, run.ledger, run.budget, run.monitor)
+        self.newest = checkpoint.save(
+            run.run,
+            step=values["version"],
+            params={
+                name: arena.param(name) for name in (*arena.layout.slots, *arena.layout.tables)
+            },
+            model_config=plan.model.to_dict(),
+            optimizer=optimizer,
+            state={
+                **values,
+                "network_bytes": run.network_bytes(),
+                "best": self._watch.to_json(),
+                "ended": self._watch.ended,
+            },
+            tokenizer=plan.data.tokenizer,
+            keep_last=plan.keep_last,
+        )
+        run.reporter.record("checkpoint", path=self.newest)
+        return self.newest
+
+    def save_while_training(self) -> Path:
+        """Pause every worker after its step, save, and continue; returns the checkpoint.
+
+        Raises:
+            Refused: the workers did not pause, or the checkpoint cannot be written (training
+                continues); or the run is ending.
+        """
+        run = self._run
+        with run.paused() as still:
+            if not still and run.interrupts():
+                raise Refused("the run is ending and saves a checkpoint then")
+            if not still:
+                limit_s = run.pause_limit_s()
+                raise Refused(f"workers did not finish their step and pause within {limit_s:.0f} s")
+            run.settle()
+            if self._publisher is not None:  # readers get the checkpoint's weights
+                self._publisher.publish_at_rest()
+            try:
+                return self.save()
+            except (EnvironmentLacks, CheckpointError) as error:
+                raise Refused(str(error), error.exit_code) from error
+
+    def change(self, old: TextPlan, new: TextPlan) -> None:
+        """See `change`, of the run's arena."""
+        change(old, new, self._run.arena)
+
+    def save_now_and_then(self, what: str = "checkpoint") -> Path | None:
+        """Save while training; a refusal is reported, and training continues."""
+        try:
+            return self.save_while_training()
+        except Refused as error:
+            if not self._run.interrupts():
+                self._run.report(f"no {what}: {error}; training continues")
+            return None
+
+    def save_best(self) -> bool:
+        """Save while training, and let checkpoints/best name the checkpoint; whether it does."""
+        if (path := self.save_now_and_then("best checkpoint")) is None:
+            return False
+        try:
+            checkpoint.mark_best(self._run.run, path)
+        except EnvironmentLacks as error:
+            self._run.report(f"no best checkpoint: {error}; training continues")
+            return False
+        return True
+
+
+def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
+    """Give a free slot the optimizer state of the worker with the most steps; all hold still.
+
+    Updates that a worker still has to write, or wrote in advance (error feedback), stay its own.
+    """
+    workers = [one for one in arena.workers if one.state != State.FREE and one.slot != slot]
+    source = max(workers, key=lambda one: one.opt_step)
+    for kind in private:
+        state = arena.segment(f"{kind}.{slot}")
+        if kind in (RESIDUAL, FEEDBACK):
+            state.fill(0.0)
+        else:
+            updates.snapshot(state, arena.segment(f"{kind}.{source.slot}"))
+    arena.workers.entry(slot).opt_step = source.opt_step

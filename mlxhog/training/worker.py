@@ -1,17 +1,11 @@
-"""One worker process, which follows the supervisor's commands from the first to the last.
-
-Besides its records, it reports to the supervisor by notices in its log, the log's last line and its
-exit code. Notices are lines for the user; they appear among a run's first lines.
-"""
+"""A worker: it follows the supervisor's commands from the first to the last, step by step."""
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
+from multiprocessing.connection import Connection
 
 from mlxhog import backends, optim
 from mlxhog.arena import Arena, control
@@ -20,9 +14,8 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend
 from mlxhog.base import float32
-from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.errors import EnvironmentLacks, LostGPU, MetalError, MlxhogError, ShapeError, message_of
+from mlxhog.errors import EnvironmentLacks, MetalError, ShapeError, message_of
 from mlxhog.models import families
 from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.gradients import Float32
@@ -30,58 +23,27 @@ from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
-from mlxhog.training.job import Job, SideJobs, limits
+from mlxhog.training.job import Job, SideJobs, is_lost_gpu, leave_notice
 from mlxhog.training.steps import Gradients, OverlappedSteps, Steps
 
-LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
-MOST_HALVINGS = 3
-HINTS = (
-    "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
-    "off may help"
-)
-_NOTICE = "notice: "
-_METAL_SAYS = "Command buffer execution failed"
 
-
-def main(job: Job) -> None:
-    """Entry point of the spawned process; ends it with the error's exit code."""
-    sys.stdout.flush()
-    try:  # `TorchBackend` reads it; if its folder is gone, output to it is dropped
-        log = job.log.open("a+", buffering=1)
-    except OSError:
-        log = open(os.devnull, "w")
-    with log as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-        try:
-            _run(job)
-        except FAULTS as fault:
-            end_by(fault)
-        except (MlxhogError, RuntimeError) as error:
-            if is_lost_gpu(error):
-                code = LOST_GPU_EXIT_CODE
-            elif isinstance(error, MlxhogError):
-                code = error.exit_code
-            else:
-                raise
-            with suppress(OSError):  # the disk of the log may be full
-                print(f"error: {error}", file=sys.stderr, flush=True)
-            os._exit(code)
-
-
-def _run(job: Job) -> None:
+def run(pipe: Connection, job: Job) -> None:
+    """Work until the supervisor says EXIT; each further job in the pipe has another strategy."""
+    assert job.handle is not None, "it is of a spawned process"
     arena = Arena.from_handle(job.handle)
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
     gradients = start_gradients(job, arena, entry)
-    steps, side_jobs = _strategy(job, arena, entry, gradients)
-    entry.state = State.RUNNING
+    steps, side_jobs = _built(job, arena, entry, gradients)
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
         if entry.state == State.LEAVING:
             break
+        if entry.state == State.STARTING:  # recalled, since the run changes its strategy
+            entry.beat(Phase.STARTING)
+            job = pipe.recv()
+            arena.lay_out(job.plan.layout)
+            steps, side_jobs = _built(job, arena, entry, gradients)
         entry.rss_bytes = resident_bytes()
-        if entry.changes != arena.counters.load("strategy"):
-            steps, side_jobs = _strategy(job, arena, entry, gradients)
         if follow(command, steps, side_jobs):
             continue
         entry.beat(Phase.IDLE)
@@ -89,6 +51,16 @@ def _run(job: Job) -> None:
     steps.context.settle()
     entry.state = State.FINISHED
     gradients.backend.close()
+
+
+def _built(job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> tuple[Steps, SideJobs]:
+    """The steps of the job's strategy, and the side jobs; the worker is up then."""
+    context = make_context(job, arena, entry, gradients.backend)
+    ring = control.Ring(arena.segment(f"ring.{job.slot}"))
+    steps = (OverlappedSteps if job.config.overlap else Steps)(job, context, ring, gradients)
+    side_jobs = job.plan.side_jobs(job, context, ring)
+    entry.state = State.RUNNING
+    return steps, side_jobs
 
 
 def follow(command: Command, steps: Steps, side_jobs: SideJobs) -> bool:
@@ -103,17 +75,6 @@ def follow(command: Command, steps: Steps, side_jobs: SideJobs) -> bool:
     elif command == Command.EVALUATE:
         side_jobs.evaluate_rest()
     return trains
-
-
-def _strategy(job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> tuple[Steps, SideJobs]:
-    changes = arena.counters.load("strategy")  # before the limits of the change
-    job = job.after(changes)
-    context = make_context(job, arena, entry, gradients.backend)
-    ring = control.Ring(arena.segment(f"ring.{job.slot}"))
-    steps = (OverlappedSteps if job.config.overlap else Steps)(job, context, ring, gradients)
-    side_jobs = job.plan.side_jobs(job, context, ring)
-    entry.changes = changes
-    return steps, side_jobs
 
 
 def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
@@ -187,7 +148,6 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         EnvironmentLacks: of `gpu_steps` and `polar_of_device`.
     """
     plan, strategy = job.plan, job.plan.strategy
-    budget, step_limit = limits(arena.counters, plan.budget)
     optimizer = optim.build(
         plan.config,
         families.hidden_matrices(plan.model),
@@ -205,9 +165,9 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         backend=backend,
         optimizer=optimizer,
         metal=gpu_steps(job, arena),
-        schedule=plan.schedule(budget.step_share(strategy.tokens_per_step)),
-        budget=budget,
-        step_limit=step_limit,
+        schedule=plan.schedule(job.budget.step_share(strategy.tokens_per_step)),
+        budget=job.budget,
+        step_limit=job.step_limit,
         decay=plan.decay,
         model=plan.model,
         run_dir=job.run_dir,
@@ -291,40 +251,3 @@ def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
             f"worker {job.slot} ({job.spec.backend}) lets the CPU add its steps, not the GPU: {why}"
         )
         return None
-
-
-# -- reports to the supervisor -------------------------------------------------------------------
-#
-# macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
-# at the next wait for the GPU; older versions abort the process on a thread of Metal, where no
-# error can be caught. torch does not look, so its backend does (`TorchBackend`). A process does not
-# recover from either. The remedy is less work at a time, so the worker restarts with half the
-# micro-batch; the sequences of its ticket, and so the gradient, stay the same.
-# Sources: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where
-# users report that the hints help; pytorch issue 193571.
-
-
-def leave_notice(text: str) -> None:
-    """Write a notice to the worker's log."""
-    with suppress(OSError):  # the disk of the log may be full
-        print(f"{_NOTICE}{text}", flush=True)
-
-
-def read_notices(log: Path, since: int) -> list[str]:
-    """The notices in a worker's log from byte `since` on."""
-    if not log.exists():
-        return []
-    with log.open("rb") as stream:
-        stream.seek(since)
-        lines = stream.read().decode(errors="replace").splitlines()
-    return [line.removeprefix(_NOTICE) for line in lines if line.startswith(_NOTICE)]
-
-
-def is_lost_gpu(error: BaseException) -> bool:
-    """Whether an error or its cause is Metal's error of unfinished work."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, LostGPU) or _METAL_SAYS in str(cause):
-            return True
-        cause = cause.__cause__
-    return False

@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import cast
 
 from mlxhog.errors import ConfigError
-from mlxhog.metal import engines
 from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.operators import Ops
 
@@ -93,6 +92,8 @@ def resolve(
 
 @lru_cache
 def _metal(framework: str, engine_name: str, plain: frozenset[str]) -> Ops:
+    from mlxhog.metal import engines  # only processes that compute load it
+
     module = importlib.import_module(f"mlxhog.models.ops.metal.ops_{framework}")
     ops: Ops = module.MetalOps(engines.create(engine_name), plain)
     return ops

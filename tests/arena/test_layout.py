@@ -30,7 +30,8 @@ layouts = st.builds(
     private=st.lists(st.sampled_from("mv"), unique=True),
     shared=st.lists(st.sampled_from("st"), unique=True),
     n_tickets=st.integers(1, 1 << 30),
-    extra=st.just({"grads": ("float32", -1), "ring": ("uint8", 5)}),
+    kept=st.just({"ring": ("uint8", 5)}),
+    extra=st.just({"grads": ("float32", -1)}),
 )
 
 
@@ -67,18 +68,18 @@ def test_every_stripe_and_row_has_a_lock_word_and_the_ring_of_tickets_covers_two
     assert ring >= 2 * layout.max_workers
 
 
-def test_alternatives_lie_in_the_same_bytes_which_count_once():
-    def one(**alternatives):
-        return plan({"w": Spec((9000,))}, max_workers=2, n_tickets=1, **alternatives)
+def test_layouts_that_differ_behind_their_kept_segments_begin_alike():
+    def one(**state):
+        specs, kept = {"w": Spec((9000,))}, {"ring": ("uint8", 5), "copy": ("float32", -1)}
+        return plan(specs, max_workers=3, n_tickets=1, kept=kept, **state)
 
-    for few, many in ((1, 5), (5, 1)):
-        groups = [{"a": ("float32", -1), "b": ("uint8", few * PAGE)}, {"c": ("uint8", many * PAGE)}]
-        layout, before = one(alternatives=groups), one()
-        a, b, c = (layout.segments[name] for name in "abc")
-        assert a.offset == c.offset == before.total_bytes
-        assert b.offset == a.offset + a.nbytes
-        largest = max(a.nbytes + b.nbytes, c.nbytes)
-        assert layout.occupied_bytes == layout.total_bytes == before.total_bytes + largest
+    few, many = one(private=("m",), slots=2), one(shared=("s",), extra={"grads": ("float32", -1)})
+    first, second = ([*layout.segments.values()] for layout in (few, many))
+    assert few.n_kept == many.n_kept == 8
+    assert first[:8] == second[:8]
+    assert [[one.name for one in each[8:]] for each in (first, second)] == [
+        ["m.1", "m.2"], ["s", "grads"]
+    ]  # fmt: skip
 
 
 ANON_MAX_SIZE = 0xFFFFF000  # of XNU: what it asks for at most when it makes a shared object

@@ -77,9 +77,8 @@ def hits_after(n, epochs, workers, kills, seed, pause_ns):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
-    hits, torn = hits_after(n=400, epochs=4, workers=4, kills=8, seed=seed, pause_ns=200_000)
+def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket():
+    hits, torn = hits_after(n=400, epochs=4, workers=4, kills=8, seed=0, pause_ns=200_000)
     assert hits.max() == 1
     assert (hits == 0).sum() <= torn
 

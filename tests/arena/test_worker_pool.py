@@ -65,7 +65,7 @@ def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once():
 
 def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_it(arena):
     pool, entry = WorkerPool(), arena.workers.entry(2)
-    pool[2] = spawn(children.stay, pipe=True, arena=arena, slots=(2,))
+    pool[2] = spawn(children.stay, pipe=True, arena=arena, slot=2)
     pool[3] = spawn(children.echo, pipe=True)
     assert pool[2].pipe.recv() == entry.pid
     assert (entry.state, entry.dead) == (State.STARTING, 0)
@@ -163,7 +163,7 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
             while True:
                 descriptors.append(os.dup(2))
         with pytest.raises(EnvironmentLacks, match="256 .ulimit -n.; raise it with: ulimit"):
-            spawn(children.stay, pipe=True, arena=arena, slots=(1,))
+            spawn(children.stay, pipe=True, arena=arena, slot=1)
         with pytest.raises(EnvironmentLacks, match="a run needs 8 open files, and 0 more"):
             require_descriptors(8, "a run")
     finally:
@@ -171,5 +171,5 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert arena.workers.entry(1).state == State.DEAD
-    spawn(children.leave, 0, arena=arena, slots=(1,)).close()  # the slot is free
+    spawn(children.leave, 0, arena=arena, slot=1).close()  # the slot is free
     require_descriptors(8, "a run")

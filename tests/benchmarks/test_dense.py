@@ -9,7 +9,7 @@ import pytest
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.run import train
 from mlxhog.theory.hypergraph import Hypergraph
-from tests.classic.test_linear_problems import sequential
+from tests.classic.test_problems import sequential
 from tests.tolerances import RECORDED_F32, SGD_TRACE_F32, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden/hogwild/classic_reference.json"

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from mlxhog.checkpoint import checkpoint
-from mlxhog.data import bpe
+from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError
 from mlxhog.models.families import init_params
@@ -30,7 +30,7 @@ def test_a_checkpoint_gives_back_what_was_saved(run):
 
 
 def test_a_tokenizer_travels_with_the_checkpoint(run):
-    tokenizer = bpe.train_bpe([b"the state of the union " * 9], 270)
+    tokenizer = tokenizers.train_bpe([b"the state of the union " * 9], 270)
     loaded = checkpoint.load(save(run, tokenizer=tokenizer))
     checkpoint.check_tokenizer(loaded, tokenizer)
     with pytest.raises(CheckpointError, match=rf"{tokenizer.sha256}.*{ByteTokenizer().sha256}"):

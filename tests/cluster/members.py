@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from time import monotonic
 
 import numpy as np
 
@@ -84,21 +83,6 @@ def together(members, *words):
     for member in members:
         member.send(*words)
     return [member.answer() for member in members]
-
-
-def admit(old, new):
-    """Play rounds until one has the new members, too; return all answers to that one.
-
-    A round of all members of the one before does not wait for others that have not asked yet.
-    """
-    for member in new:
-        member.send("round")
-    until_s = monotonic() + ANSWER_S
-    while True:
-        answers = together(old, "round")
-        if answers[0].membership.members == len(old) + len(new):
-            return answers + [member.answer() for member in new]
-        assert monotonic() < until_s, "the new members are not admitted"
 
 
 @contextmanager

@@ -93,13 +93,6 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine
 
 
 @pytest.mark.slow
-def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start):
-    link = start(groups.refusing)
-    with pytest.raises(ConfigError, match="the token is wrong; take that of the line"):
-        poll_until(link, lambda: False)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "why"),
     [(groups.refusing, "the token is wrong"), (groups.out_of_reach, "no lighthouse answers")],
@@ -162,19 +155,6 @@ def test_a_link_changes_no_parameter_during_a_pause(machine, start):
     machine.arena.counters.store("pause", 0)
     machine.train(1.0)
     poll_until(link, lambda: machine.own.words["tokens"] == 200)
-
-
-@pytest.mark.slow
-def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(machine, start):
-    link = start(groups.alone)
-    poll_until(link, lambda: machine.own.words["rounds"] > 0)
-    machine.arena.counters.store("command", Command.REST)
-    machine.train(1.0)
-    link.ask_for_last_round()
-    poll_until(link, lambda: link.pid is None)
-    assert link.has_sent_all
-    assert machine.own.words["tokens"] == machine.own.trained()
-    assert link.messages == []
 
 
 @pytest.mark.slow

@@ -33,19 +33,6 @@ def given(text="", folder=None, **flags):
         ("backoff(backoff_beta=0.5)", Backoff(beta=0.5)),
         ({"name": "backoff", "epochs": "off"}, Backoff()),
         (Constant(warmup=0.0), Constant(warmup=0.0)),
-    ],
-)
-def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_read_back(
-    spelt, choice
-):
-    for form in (spelt, str(choice), choice.to_dict()):
-        assert SCHEDULES.read(form) == choice
-    assert pickle.loads(pickle.dumps(choice)) == choice
-
-
-@each_of(
-    ("spelt", "message"),
-    [
         ("bakoff", "no schedule 'bakoff'; did you mean 'backoff'\\?"),
         ("wsd(beta=1)", "wsd has no beta; backoff has"),
         ("backoff(bta=1)", "backoff has no bta; did you mean 'beta'"),
@@ -58,12 +45,20 @@ def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_
         (3, "wanted a name"),
     ],
 )
-def test_what_is_no_choice_is_refused_in_words(spelt, message):
-    with pytest.raises(ConfigError, match=message):
-        SCHEDULES.read(spelt)
+def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_read_back(
+    spelt, choice
+):
+    if isinstance(choice, str):
+        with pytest.raises(ConfigError, match=choice):
+            SCHEDULES.read(spelt)
+        return
+    for form in (spelt, str(choice), choice.to_dict()):
+        assert SCHEDULES.read(form) == choice
+    assert pickle.loads(pickle.dumps(choice)) == choice
 
 
 WEAK = "schedule: {name: backoff, steps: 7}\n"
+FLAT = "schedule: backoff\nbackoff_steps: 7\n"
 
 
 @each_of(
@@ -76,40 +71,35 @@ WEAK = "schedule: {name: backoff, steps: 7}\n"
         (WEAK, {"schedule": "backoff(beta=0.5)"}, Backoff(steps=7, beta=0.5)),
         (WEAK, {"schedule": "backoff(steps=8)"}, Backoff(steps=8)),
         (WEAK, {"schedule": "wsd"}, WSD()),
-        ("schedule: backoff\nbackoff_steps: 7\n", {"schedule": "wsd"}, WSD()),
-        ("schedule: backoff\nbackoff_steps: 7\n", {"backoff_steps": 8}, Backoff(steps=8)),
+        (FLAT, {"schedule": "wsd"}, WSD()),
+        (FLAT, {"backoff_steps": 8}, Backoff(steps=8)),
+        ("", {"backoff_beta": 0.5}, "^--backoff-beta: cosine has no backoff_beta; backoff"),
+        ("", {"schedule": "backoff", "backoff_beta": 2},
+         "^--backoff-beta is 2; wanted a number above 0"),
+        ("warmup: 0.5\n", {"schedule": "backoff"},
+         r"0.yaml:1: warmup: backoff has no warmup; cosine,"),
+        ("", {"schedule": "bakoff"}, "^--schedule: no schedule 'bakoff'"),
     ],
-)
+)  # fmt: skip
 def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another_anew(
     tmp_path, text, flags, choice
 ):
-    assert given(text, tmp_path, **flags).schedule == choice
-
-
-def test_every_source_is_named_where_its_number_is_wrong(tmp_path):
-    with pytest.raises(ConfigError, match="^--backoff-beta: cosine has no backoff_beta; backoff"):
-        given(backoff_beta=0.5)
-    with pytest.raises(ConfigError, match="^--backoff-beta is 2; wanted a number above 0"):
-        given(schedule="backoff", backoff_beta=2)
-    with pytest.raises(ConfigError, match=r"0.yaml:1: warmup: backoff has no warmup; cosine,"):
-        given("warmup: 0.5\n", tmp_path, schedule="backoff")
-    with pytest.raises(ConfigError, match="^--schedule: no schedule 'bakoff'") as caught:
-        given(schedule="bakoff")
+    if not isinstance(choice, str):
+        assert given(text, tmp_path, **flags).schedule == choice
+        return
+    with pytest.raises(ConfigError, match=choice) as caught:
+        given(text, tmp_path, **flags)
     cause = caught.value.__cause__  # a file of the user's own may mend it
-    assert isinstance(cause, UnknownChoice)
-    assert cause.name == "bakoff"
+    assert (getattr(cause, "name", None) == "bakoff") == (flags.get("schedule") == "bakoff")
+    assert cause is None or isinstance(cause, UnknownChoice)
 
 
-def test_a_stored_choice_is_its_name_with_its_numbers_by_flat_names():
+def test_a_stored_choice_is_its_name_with_its_numbers_by_flat_names_which_programs_change_too():
     spelt = {"name": "backoff", "steps": 7, "beta": 0.3}
-    flat = by_flat_names({"schedule": (spelt, "a:1"), "lr": (0.1, "a:2")})
-    assert flat == {
+    assert by_flat_names({"schedule": (spelt, "a:1"), "lr": (0.1, "a:2")}) == {
         "schedule": ("backoff", "a:1"), "backoff_steps": (7, "a:1"), "backoff_beta": (0.3, "a:1"),
         "lr": (0.1, "a:2"),
     }  # fmt: skip
-
-
-def test_programs_may_change_flat_numbers_too_and_another_choice_begins_with_its_defaults():
     config = TrainConfig(strategy="ssp", slack=2, staleness_lr="exp")
     slack = {"slack": 5}
     assert replace(config, **slack).strategy == SSP(slack=5, staleness_lr="exp")
@@ -140,9 +130,8 @@ def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_a
         assert choice.about
         assert all(spec.help for spec in options(choice).values())
         for flat, number in kind.numbers().items():
-            if choice in number.owners:
-                continue
-            owners = ", ".join(owner.name for owner in number.owners)
-            message = f"{choice.name} has no {flat}; {owners} ha(s|ve)$"
-            with pytest.raises(ConfigError, match=message):
-                TrainConfig(**{kind.title: choice.name, flat: legal(number.option)})
+            if choice not in number.owners:
+                owners = ", ".join(owner.name for owner in number.owners)
+                message = f"{choice.name} has no {flat}; {owners} ha(s|ve)$"
+                with pytest.raises(ConfigError, match=message):
+                    TrainConfig(**{kind.title: choice.name, flat: legal(number.option)})

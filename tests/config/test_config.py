@@ -142,7 +142,7 @@ def test_workers_are_slowed_by_rank():
 @each_of(
     ("option", "forms", "texts"),
     [
-        ("set", "", "hidden_size =3 a= a=[1 a=1,b"),
+        ("set", "", "hidden_size =3 a= a=[1"),
         ("slow", "RANK=FACTOR, RANK=random", "2 1= one=2 1=0.5 1=2:3 1=random:2 1=late:soon 0=2,"),
         ("sparsify", "none, topk:F", "topk topk:0 topk:1.1 topk:x threshold:-1 some:1"),
         ("staleness_lr", "none, linear:C", "linear:-1 exp:2 drop:x linear:1:2"),

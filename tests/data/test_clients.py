@@ -32,23 +32,6 @@ def test_every_document_goes_to_exactly_one_client_as_recorded():
     assert hashlib.sha256(lists).hexdigest()[:16] == "93b777f3fba1a1b6"
 
 
-def test_a_smaller_alpha_makes_texts_differ_more():
-    def unevenness(alpha):
-        """Mean share of a client's largest class."""
-        shares = [
-            max(sum(LABELS[k] == f"class {c}" for k in own) for c in range(5)) / max(1, len(own))
-            for seed in range(5)
-            for own in divide(alpha, seed=seed).documents
-        ]
-        return np.mean(shares)
-
-    shares = [unevenness(alpha) for alpha in (math.inf, 100.0, 1.0, 0.1)]
-    assert shares == sorted(shares)
-    assert shares[0] < 0.22
-    assert shares[-1] > 0.5
-    assert divide(alpha=0.1, seed=1) != divide(alpha=0.1)
-
-
 def test_shares_are_drawn_again_until_every_client_has_enough():
     assert min(divide(0.3, least=100).tokens) >= 100
     with pytest.raises(DataError, match="use fewer --clients, or a larger --split-alpha"):

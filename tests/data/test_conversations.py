@@ -7,10 +7,9 @@ import pytest
 
 from mlxhog.data import conversations, records
 from mlxhog.data.batch import IGNORED
-from mlxhog.data.bpe import train_bpe
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.data.tokenizers import ByteTokenizer, train_bpe
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.data.token_files import token_file
@@ -155,16 +154,12 @@ def test_loss_on_all_learns_users_and_prompts_too(tmp_path):
     [
         ("hello", "messages is 'hello'; expected a list such as"),
         ([], r"messages is \[\]; expected a list"),
-        ([5], "message 1 is 5; expected a role"),
-        ([said("robot", "a")], r"expected a role \(system, developer, user, assist"),
+        ([said("robot", "a")], r"message 1 is .*; expected a role \(system, developer, user"),
         ([{"role": "user"}], "message 1 has no content; expected a text, or parts of type text"),
-        ([said("user", 5)], "the content of message 1 has 5; only text is supported"),
         ([said("user", [{"type": "image_url"}])], "has .*image_url.*; only text is supported"),
-        ([said("assistant", None, tool_calls=[{"function": "f"}])],
-         "the tool_calls of message 1 are .*; expected a list of functions with name and arg"),
-        ([said("assistant", None, tool_calls=3)], "the tool_calls of message 1"),
+        ([said("assistant", None, tool_calls=3)], "the tool_calls of message 1 are 3; expected"),
     ],
-)  # fmt: skip
+)
 def test_messages_that_make_no_sense_are_named(messages, message):
     with pytest.raises(DataError, match=message):
         conversations.prompt(messages)
@@ -176,21 +171,18 @@ P_A, P_I_A = (b"p\n", b"a"), (b"p\ni\n", b"a")
 @each_of(
     ("record", "text_key", "pair"),
     [
-        ({"prompt": "p", "answer": "a"}, None, P_A),
-        ({"prompt": "p", "response": "a", "id": "7"}, None, P_A),
-        ({"instruction": "p", "input": "", "output": "a"}, None, P_A),
+        *(({prompt: "p", answer: "a", "id": "7"}, None, P_A) for prompt, answer in (
+            ("prompt", "answer"), ("query", "response"), ("problem", "solution"),
+            ("question", "chosen"), ("input", "output"),
+        )),
         ({"instruction": "p", "input": None, "output": "a"}, None, P_A),
-        ({"problem": "p", "solution": "a"}, None, P_A),
-        ({"question": "p", "chosen": "a", "rejected": "b"}, None, P_A),
-        ({"input": "p", "output": "a"}, None, P_A),
         ({"instruction": "p", "input": "i", "output": "a"}, None, P_I_A),
-        ({"instruction": "p", "context": "i", "response": "a"}, None, P_I_A),
         ({"q": "p", "r": "a", "text": "t"}, "q,r", P_A),
         ({"q": "p", "more": "i", "r": "a"}, "q,more,r", P_I_A),
         ({"question": "p", "answer": "b", "response": "a"}, "question,response", P_A),
         ({"talk": TALKS[0]}, "talk", (b"User: say one\nAssistant:", b" one")),
     ],
-)
+)  # fmt: skip
 def test_a_record_has_a_prompt_and_a_completion_by_usual_names_or_text_key(record, text_key, pair):
     assert list(records.record_text(record, text_key, "it").turns()) == [pair]
 
@@ -200,7 +192,7 @@ def test_a_record_has_a_prompt_and_a_completion_by_usual_names_or_text_key(recor
     [
         ({"question": "q", "answer": "a", "response": "b"}, None, "--text-key names the key of"),
         ({"question": "q", "label": 1}, None, "no key 'text'; keys are 'question', 'label'"),
-        ({"question": "q", "answer": 1}, None, "'answer' is a number, expected text"),
+        ({"question": "q", "answer": 1}, None, "'answer' is 1, expected text"),
         ({"question": "q", "reply": "a"}, "question,answer", "no key 'answer'; keys are"),
     ],
 )

@@ -13,7 +13,6 @@ from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches
 from mlxhog.data.examples import Example, ExampleRows
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.data.token_files import token_file
 from tests.pairs import each_of, max_examples
@@ -74,9 +73,7 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(docume
     assert rows.cut == sum(p > 0 for p, c in documents if 1 + p + c > seq_len)
 
 
-def test_the_same_tokens_with_another_prompt_are_another_text_and_damaged_prompts_are_named(
-    tmp_path,
-):
+def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
     files = []
     for k, example in enumerate((Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")):
         folder = tmp_path / str(k)
@@ -85,14 +82,6 @@ def test_the_same_tokens_with_another_prompt_are_another_text_and_damaged_prompt
     assert files[0].tokens.tolist() == files[2].tokens.tolist()
     assert len({file.digest for file in files}) == 3
     assert files[2].prompts is None
-    path = files[0].path
-    for content, message in (
-        (b"\0" * 3, "3 bytes, expected 1 items of 4"),
-        (b"\xff" * 4, "longer than its document"),
-    ):
-        path.with_suffix(".prompts").write_bytes(content)
-        with pytest.raises(DataError, match=rf"text.prompts.*{message}.*prepare the corpus again"):
-            TokenFile.open(path).n_sequences(8)
 
 
 def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_bytes(tmp_path):

@@ -1,25 +1,31 @@
-"""Tokenizers lose no byte, count them, and describe themselves to other programs."""
+"""Tokenizers lose no byte, count them, describe themselves to other programs, and fit the text."""
 
+import hashlib
 import json
-import sys
 
+import numpy as np
 import pytest
 import tokenizers as package
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.data import bpe, tokenizers
-from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.data import heldout, subset, tokenizers
+from mlxhog.data.prepare import prepare
+from mlxhog.data.sotu import SOTU_SHA256, read_sotu, sotu_digest
+from mlxhog.data.tokenizers import BpeTokenizer, ByteTokenizer, choose, train_bpe
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import DataError
+from tests.data.token_files import token_file
 from tests.pairs import each_of, max_examples
+from tools import sotu_tokenizer
 
 TEXT = "The state of the Union is “strong”, 1790\n and naïve. <|bos|> Ünïon\n".encode()
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return bpe.train_bpe([TEXT * 3, b"plain words of the state"], 300)
+    return train_bpe([TEXT * 3, b"plain words of the state"], 300)
 
 
 def save(tokenizer, directory):
@@ -63,7 +69,7 @@ def test_a_saved_tokenizer_is_the_same_here_and_in_transformers(kind, trained, t
 
 
 def test_bpe_training_is_repeatable_and_learns_from_the_given_text():
-    first, second = (bpe.train_bpe([TEXT * 20], 270) for _ in range(2))
+    first, second = (train_bpe([TEXT * 20], 270) for _ in range(2))
     assert first.sha256 == second.sha256
     assert (first.n_ids, first.vocab_size, first.bos) == (270, 320, 0)
     assert len(first.encode(TEXT)) < len(TEXT)
@@ -74,9 +80,10 @@ def test_the_start_token_is_read_from_the_files_and_never_guessed(trained, tmp_p
     config.write_text(json.dumps({"bos_token": {"content": "the"}}))
     vocabulary = json.loads(trained.description)["model"]["vocab"]
     assert tokenizers.load(tmp_path).bos == vocabulary["the"]
-    config.write_text('{"bos_token": "<nowhere>"}')
-    with pytest.raises(DataError, match="'<nowhere>' is not in the vocabulary"):
-        tokenizers.load(tmp_path)
+    for name in ("<nowhere>", "\\ud800"):
+        config.write_text(f'{{"bos_token": "{name}"}}')
+        with pytest.raises(DataError, match="is not in the vocabulary"):
+            tokenizers.load(tmp_path)
     config.unlink()
     with pytest.raises(DataError, match="beside it names a bos_token"):
         tokenizers.load(tmp_path / "tokenizer.json")
@@ -94,6 +101,9 @@ def test_a_text_is_never_cut_or_padded_whatever_the_file_says(trained, tmp_path)
 
 
 WORDS = package.Tokenizer(package.models.WordLevel({"a b": 0, "<s>": 1}, unk_token="<s>"))
+PANIC = json.loads(ByteTokenizer().description)  # a prefix that is longer than any token
+PANIC["model"]["continuing_subword_prefix"] = "x" * 100
+PANIC["model"]["merges"] = [["a", "b"]]
 
 
 @each_of(
@@ -103,6 +113,7 @@ WORDS = package.Tokenizer(package.models.WordLevel({"a b": 0, "<s>": 1}, unk_tok
         ("[]", "expected a JSON object"),
         ("{}", "not a tokenizer.json"),
         (WORDS.to_str(), "token 'a b' is not byte-level"),
+        (json.dumps(PANIC), "not a tokenizer.json: range end"),  # a panic in Rust
     ],
 )
 def test_a_tokenizer_file_that_is_damaged_or_not_byte_level_is_named(tmp_path, content, message):
@@ -110,16 +121,6 @@ def test_a_tokenizer_file_that_is_damaged_or_not_byte_level_is_named(tmp_path, c
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
     with pytest.raises(DataError, match=rf"tokenizer.json.*{message}"):
         tokenizers.load(tmp_path)
-
-
-def test_a_tokenizer_file_on_which_the_package_panics_is_named(trained, tmp_path, capfd):
-    path = save(trained, tmp_path) / "tokenizer.json"
-    description = json.loads(path.read_bytes())
-    description["model"]["continuing_subword_prefix"] = "x" * 100  # longer than any token
-    path.write_text(json.dumps(description))
-    with pytest.raises(DataError, match=r"tokenizer\.json is not a tokenizer\.json: range end"):
-        tokenizers.load(tmp_path)
-    assert "panicked" in capfd.readouterr().err  # what Rust says goes to the terminal
 
 
 @each_of(
@@ -135,7 +136,119 @@ def test_an_unknown_tokenizer_says_what_is_known(spec, message):
         tokenizers.build(spec, list)
 
 
-def test_bpe_without_its_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(EnvironmentLacks, match="tokenizers: python -m pip install tokenizers"):
-        tokenizers.build("bpe:300", list)
+# -- steps of a tokenizer that change a text -------------------------------------------------------
+
+ODD = "The naïve cafe\u0301: ﬁne, 한국어 İstanbul, and a tab\t.\n\n"
+
+
+def changing(*, white_space=False, add_prefix_space=False, **fields):
+    """A tokenizer of bytes and some pairs of them, with further steps."""
+    plain = train_bpe([ODD.encode() * 3, ODD.lower().encode() * 3], 300)
+    description = json.loads(plain.files()["tokenizer.json"])
+    description["pre_tokenizer"]["add_prefix_space"] = add_prefix_space
+    if white_space:
+        both = [{"type": "WhitespaceSplit"}, description["pre_tokenizer"]]
+        description["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": both}
+    return BpeTokenizer(json.dumps(description | fields).encode(), plain.bos_token, "test")
+
+
+@each_of(
+    "step",
+    [
+        {},
+        {"normalizer": {"type": "Lowercase"}},
+        {"normalizer": {"type": "NFC"}},
+        {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+        {"add_prefix_space": True},
+        {"white_space": True},
+    ],
+)
+def test_that_a_text_is_changed_is_seen(step):
+    one = changing(**step)
+    for text in (ODD.encode(), b"caf\xe9 au lait"):
+        ids = one.encode(text)
+        assert one.changes_text(text, ids) == (one.decode(ids) != text)
+
+
+@pytest.mark.parametrize("fields", [{"normalizer": {"type": "NFD"}}, {}], ids=["NFD", "plain"])
+def test_every_count_of_bytes_is_of_the_original_text(tmp_path, fields):
+    documents = [b"plain text", *["é한 ".encode() * (5 + i) for i in range(20)], b"caf\xe9 again"]
+    file = token_file(tmp_path, documents, changing(**fields))
+    n_bytes = sum(map(len, documents))
+    assert (file.header["bytes"], file.header["changed"]) == (n_bytes, 21 if fields else 1)
+    batches = list(heldout.batches(file, seq_len=16, batch_size=4))
+    assert sum(batch.n_bytes for batch in batches) == pytest.approx(n_bytes, abs=len(batches))
+    n = file.n_sequences(16)
+    share = file.bytes_at(slice(1, 16 * n + 1)).sum() / file.bytes_at(slice(None)).sum()
+    assert file.batch(np.arange(n), 16).n_bytes == round(share * n_bytes)
+    part = subset.of(file, 160)
+    assert part.n_bytes(slice(None)) == part.header["bytes"] < 200
+
+
+def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
+    (tmp_path / "text").mkdir()
+    for i in range(12):
+        word = "The" if i % 2 else "the"
+        (tmp_path / "text" / f"{i:02}.txt").write_text(f"{word} text {i}\n" * 9)
+    save(changing(normalizer={"type": "Lowercase"}), tmp_path)
+    spec = str(tmp_path / "tokenizer.json")
+    prepared = prepare(str(tmp_path / "text"), spec, cache_dir=tmp_path / "cache")
+    assert "the tokenizer changes the text of 6 of 12 documents" in prepared.notes[0]
+    assert TokenFile.open(prepared.train).header["changed"] == 5  # and document 5 is held out
+
+
+# -- the tokenizer that fits a text and a model ----------------------------------------------------
+
+MIB = 1 << 20
+
+
+@each_of(
+    ("text", "spec", "reason"),
+    [
+        ({}, "bpe:4096", "learnt from 4.2 MB of training text for width 128"),
+        ({"n_bytes": 4 * MIB - 1}, "bpe:2048", "learnt from"),
+        ({"n_bytes": 100 * MIB, "width": 512}, "bpe:16384", "for width 512"),
+        ({"n_bytes": 10_000 * MIB, "width": 4096}, "bpe:32768", "for width 4096"),
+        ({"n_bytes": MIB}, "bpe:1024", "1.0 MB"),
+        ({"n_bytes": MIB - 1}, "bytes", "1.0 MB of training text are few"),
+        ({"width": 16}, "bytes", "width 16 is narrow"),
+        ({"sha256": SOTU_SHA256}, "sotu", ""),
+        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
+    ],
+)
+def test_the_choice_is_a_function_of_text_and_width_with_its_reason(text, spec, reason):
+    like = {"n_bytes": 4 * MIB, "width": 128, "sha256": "", "rule": "every-12th"}
+    chosen, note = choose(**like | text)
+    assert chosen == spec
+    assert reason in (note or "")
+    assert spec == "sotu" or (note or "").startswith(f"tokenizer {spec}")
+
+
+@pytest.mark.slow
+def test_the_shipped_tokenizer_is_learnt_from_the_shipped_training_documents_alone():
+    assert sotu_digest(read_sotu()) == SOTU_SHA256
+    tokenizer = tokenizers.shipped()
+    assert tokenizer.sha256 == tokenizers.SHIPPED_SHA256
+    assert (tokenizer.n_ids, tokenizer.vocab_size, tokenizer.bos) == (4096, 4096, 0)
+    texts = list(sotu_tokenizer.training_texts())
+    assert (len(texts), sum(map(len, texts))) == (214, 9_897_244)
+    assert hashlib.sha256(sotu_tokenizer.learn()).hexdigest() == tokenizers.SHIPPED_SHA256
+
+
+@pytest.mark.slow
+def test_a_learnt_vocabulary_is_encoded_in_parallel_as_text_by_text_and_learnt_once(tmp_path):
+    prose, random = tmp_path / "prose", np.random.default_rng(0)
+    prose.mkdir()
+    words = ["".join(map(chr, random.integers(97, 123, 4))) for _ in range(2000)]
+    for k in range(24):  # 1.2 MiB
+        (prose / f"{k:02}.txt").write_text(" ".join(random.choice(words, 10_500)))
+    first = prepare(str(prose), "auto", cache_dir=tmp_path / "cache")
+    assert first.spec == "bpe:1024"
+    assert first.notes[-1].startswith("tokenizer bpe:1024, learnt from 1.3 MB")
+    held_out = [(prose / f"{k:02}.txt").read_bytes() for k in (5, 17)]
+    expected = [[0, *first.tokenizer.encode(text).tolist()] for text in held_out]
+    assert TokenFile.open(first.val).tokens.tolist() == [i for ids in expected for i in ids]
+    before = first.train.stat().st_mtime_ns
+    assert prepare(str(prose), "auto", cache_dir=tmp_path / "cache").notes == first.notes
+    again = prepare(str(prose), "bpe:1024", cache_dir=tmp_path / "cache")
+    assert again.train.stat().st_mtime_ns == before

@@ -43,9 +43,6 @@ def test_sequences_overlap_by_one_token_and_the_tail_is_left_out(tmp_path):
     assert batch.x.flags.c_contiguous
     assert batch.y.flags.c_contiguous
     assert batch.n_bytes == 8
-    for index in (-1, 2):
-        with pytest.raises(DataError, match=rf"has sequences 0..1 of 4, asked for {index}"):
-            file.batch(np.array([index]), 4)
 
 
 def test_large_vocabularies_take_four_bytes_a_token(tmp_path):
@@ -64,11 +61,10 @@ def test_large_vocabularies_take_four_bytes_a_token(tmp_path):
         (".bin", b"\xff" * 22, r"token 65535 is outside the vocabulary of 320"),
         (".bin", b"\0" * 20 + b"\xff\xff", r"token 65535 is outside the vocabulary of 320"),
         (".idx", b"\0" * 8, r"8 bytes, expected 2 items of 8"),
-        (".idx", b"\0" * 16, r"train.idx spans tokens 0..0, expected 0..11"),
         (".len", b"", r"train.len cannot be read: 0 bytes"),
         (".json", b"{", r"train.json is not the header"),
         (".json", b"[]", r"not the header of a token file of format 1"),
-        (".json", b'{"format": 1}', r"'dtype', .* is missing"),
+        (".json", b'{"format": 1}', r"not the header .*: 'tokens'"),
         *(
             (suffix, None, rf"train{suffix} (cannot be read|is not the header)")
             for suffix in (".bin", ".idx", ".json")

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlxhog import load
 from mlxhog.cli import main
-from mlxhog.data.bpe import train_bpe
+from mlxhog.data.tokenizers import train_bpe
 from mlxhog.decoding.options import Sampling
 from tests import saved
 from tests.checkpoint.formats import peers

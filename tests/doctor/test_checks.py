@@ -41,8 +41,12 @@ def test_what_is_known_to_be_wrong_is_found_with_its_consequence(
 ):
     monkeypatch.setattr(platform, "mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
     good = {"page_bytes": 16_384, "versions": NEW}
-    assert {check.result for check in checks.check_facts(MAC, good, {})} == {CheckResult.PASS}
-    found = {one.name: one for one in checks.check_facts(here, {**good, **facts}, environ)}
+    for variable in ("MLX_METAL_FAST_SYNCH", "MLX_ENABLE_TF32"):
+        monkeypatch.delenv(variable, raising=False)
+    assert {check.result for check in checks.check_facts(MAC, good)} == {CheckResult.PASS}
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    found = {one.name: one for one in checks.check_facts(here, {**good, **facts})}
     check = found[name]
     assert check.result == result
     assert words in f"{check.found} {check.consequence}"

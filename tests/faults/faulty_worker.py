@@ -1,6 +1,6 @@
 """Workers that meet an error in their first or fourth gradient or share; children import it."""
 
-from mlxhog.training import worker
+from mlxhog.training import worker_process
 from mlxhog.training.steps import Gradients
 
 FAULT, EARLY, PASSING = 1, 2, 3
@@ -12,7 +12,7 @@ def fault():
     return TypeError("rms_norm(): incompatible function arguments.\n\nInvoked with: mlx.core.array")
 
 
-def main(job):
+def main(pipe, job):
     """A worker as always, but for the error."""
     gradient, seed, calls = Gradients.of, job.config.seed, 0
     marker = job.run_dir / "passed"
@@ -31,7 +31,7 @@ def main(job):
     Gradients.of = failing
     if seed == EARLY:
         Gradients.warm_up = failing_at_once
-    worker.main(job)
+    worker_process.main(pipe, job)
 
 
 def classic_kernel(memory):

@@ -21,7 +21,7 @@ from mlxhog.classic.loaders import load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
-from mlxhog.data import bpe, corpora, tokenizers
+from mlxhog.data import corpora, tokenizers
 from mlxhog.mad.search.space import read_space
 from mlxhog.models import families, registry
 
@@ -122,7 +122,7 @@ def _write_hf(folder):
     tensors.write(folder / "model.safetensors", params)
     config = contents.our_config_json(model, dtype=np.dtype(np.float32)) | {"bos_token_id": 256}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    tokenizer = bpe.train_bpe(TEXTS_BYTES, 270)
+    tokenizer = tokenizers.train_bpe(TEXTS_BYTES, 270)
     for name, content in tokenizer.files().items():
         (folder / name).write_bytes(content)
     return [folder / name for name in ("model.safetensors", "config.json", "tokenizer.json")]
@@ -181,7 +181,7 @@ def _read_corpus(name):
 
 
 def _write_tokenizer(folder):
-    for name, content in bpe.train_bpe(TEXTS_BYTES, 270).files().items():
+    for name, content in tokenizers.train_bpe(TEXTS_BYTES, 270).files().items():
         (folder / name).write_bytes(content)
     return [folder / "tokenizer.json", folder / "tokenizer_config.json"]
 

@@ -9,7 +9,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.run import train as classic_train
 from mlxhog.errors import WorkerFailed
-from mlxhog.training import worker
+from mlxhog.training import worker_process
 from tests.classic import small
 from tests.faults import faulty_worker
 from tests.training.small import small_config
@@ -22,7 +22,7 @@ TEXT = (
 
 @pytest.fixture(autouse=True)
 def faulty(monkeypatch):
-    monkeypatch.setattr(worker, "main", faulty_worker.main)
+    monkeypatch.setattr(worker_process, "main", faulty_worker.main)
 
 
 @pytest.mark.parametrize("when", ["while it trains", "while it starts"])

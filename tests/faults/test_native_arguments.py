@@ -5,7 +5,6 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.errors import ArenaError
-from tests.arena.test_ledger import ledger_on
 from tests.pairs import each_of
 
 HUGE = (1 << 64) - 1
@@ -15,15 +14,6 @@ def board():
     """Aligned zeros for a board, the ledger's words or a worker table."""
     raw = np.zeros(4096 + 128, np.uint8)
     return raw[-raw.ctypes.data % 128 :][:4096]
-
-
-def words_of(**values):
-    """A ledger's memory: its words by name, and 8 free slots."""
-    words = board()[:640]
-    for name, value in values.items():
-        at = ("next", "watermark", "returns", "noticed", "torn").index(name) * 128
-        _native.store_u64(words, at, value)
-    return words, np.zeros(8, np.uint64)
 
 
 @each_of("word0", [5, HUGE, HUGE - 1])
@@ -40,26 +30,22 @@ def test_lock_words_beyond_the_locks_are_refused_and_nothing_is_written(word0):
     ("call", "arguments"),
     [("claim", (1,)), ("claim_exact", (3, 1)), ("reap", (1,)), ("orphans", ()), ("position", ())],
 )
-@each_of(("upper", "lower"), [(HUGE, 0), (9, 0), (4, 5)])
-def test_a_corrupt_ledger_is_an_error_of_every_call(call, arguments, upper, lower):
-    ledger = _native.TicketLedger(*words_of(next=upper, watermark=lower, returns=1))
-    with pytest.raises(ArenaError, match=f"next is {upper} and the watermark {lower}, with a ring"):
-        getattr(ledger, call)(*arguments)
-
-
-def test_a_slot_in_no_state_is_an_error():
-    words, slots = words_of(next=3)
+def test_a_corrupt_ledger_is_an_error_of_every_call(call, arguments):
+    words, slots = board()[:640], np.zeros(8, np.uint64)
+    _native.store_u64(words, 0, 4)  # next
+    _native.store_u64(words, 128, 5)  # watermark
+    _native.store_u64(words, 256, 1)  # returns
+    with pytest.raises(ArenaError, match="next is 4 and the watermark 5, with a ring"):
+        getattr(_native.TicketLedger(words, slots), call)(*arguments)
+    _native.store_u64(words, 128, 0)
     slots[1] = 1 << 40 | 6
-    ledger = ledger_on(words, slots, 4)
     with pytest.raises(ArenaError, match="ticket 1 is in state 6"):
-        ledger.sweep_orphans()
-    with pytest.raises(ArenaError, match="ticket 1 is in state 6"):
-        ledger.state(0, 1)
+        _native.TicketLedger(words, slots).orphans()
 
 
 def test_no_slot_ever_holds_a_word_that_it_held_in_an_earlier_lap():
-    words, slots = words_of()
-    ledger = _native.TicketLedger(words, slots)
+    slots = np.zeros(8, np.uint64)
+    ledger = _native.TicketLedger(board()[:640], slots)
     held = [set() for _ in range(8)]
     for ticket in range(8 * 70):  # a worker stopped for 32 or 64 laps would meet its word again
         assert ledger.claim(7) == ticket
@@ -68,12 +54,3 @@ def test_no_slot_ever_holds_a_word_that_it_held_in_an_earlier_lap():
         held[ticket % 8].add(word)
         assert ledger.begin_apply(ticket, 7)
         assert ledger.finish(ticket, 7)
-
-
-def test_numbers_that_no_word_can_hold_are_refused():
-    words, slots = words_of()
-    with pytest.raises(ValueError, match="wanted a number of tickets below"):
-        _native.TicketLedger(words, slots).restore(HUGE - 8, [HUGE - 7], 0)
-    table = np.zeros(70_000 * 512, np.uint8)
-    with pytest.raises(ValueError, match="wanted 1 to 65535"):
-        _native.Locks(np.zeros(1, np.uint32), table, 65_536, 1)

@@ -228,13 +228,7 @@ void* mmap(void* address, std::size_t size, int protection, int flags, int fd, o
   return mapped;
 }
 
-void* mmap64(void* address, std::size_t size, int protection, int flags, int fd, off64_t offset) noexcept {
-  return mmap(address, size, protection, flags, fd, offset);
-}
-
-int posix_fallocate(int, off_t, off_t) { std::abort(); }
-int posix_fallocate64(int, off64_t, off64_t) { std::abort(); }
-int memfd_create(const char*, unsigned) noexcept { return fail(ENOSYS); }
+void* mmap64(void*, std::size_t, int, int, int, off64_t) noexcept __attribute__((alias("mmap")));
 
 int bind(int fd, const sockaddr* address, socklen_t size) noexcept {
   const auto* unix_address = reinterpret_cast<const sockaddr_un*>(address);
@@ -256,14 +250,6 @@ int getsockopt(int fd, int level, int option, void* value, socklen_t* size) noex
   return 0;
 }
 
-int setrlimit(__rlimit_resource_t resource, const struct rlimit* limit) noexcept {
-  return resource == RLIMIT_AS ? fail(EINVAL) : NEXT(setrlimit)(resource, limit);
-}
-
-int setrlimit64(__rlimit_resource_t resource, const struct rlimit64* limit) noexcept {
-  return resource == RLIMIT_AS ? fail(EINVAL) : NEXT(setrlimit64)(resource, limit);
-}
-
 int getrusage(__rusage_who_t who, struct rusage* usage) noexcept {
   const int ended = NEXT(getrusage)(who, usage);
   usage->ru_maxrss *= 1024;  // bytes, where Linux has KiB
@@ -280,13 +266,7 @@ int open(const char* path, int flags, ...) {
   return hidden(path) ? fail(ENOENT) : static_cast<int>(syscall(SYS_openat, AT_FDCWD, path, flags, mode));
 }
 
-int open64(const char* path, int flags, ...) {
-  va_list rest;
-  va_start(rest, flags);
-  const mode_t mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(rest, mode_t) : 0;
-  va_end(rest);
-  return open(path, flags, mode);
-}
+int open64(const char*, int, ...) __attribute__((alias("open")));
 
 std::FILE* fopen(const char* path, const char* mode) {
   if (hidden(path)) return fail(ENOENT), nullptr;

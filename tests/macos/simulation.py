@@ -3,8 +3,8 @@
 `libsystem.cpp` is preloaded and changes what the C library answers: shared memory with short names
 and one size for ever, no /proc, Apple's system calls beside the others. `site/sitecustomize.py`
 changes what Python says of itself and where MLX's arrays lie; FAKE_METAL=1 adds Apple silicon with
-a GPU that the CPU stands in for, in MLX and (without FAKE_NO_MPS) in PyTorch. What it cannot show:
-real scheduling, memory pressure, Metal.
+a GPU that the CPU stands in for, in MLX and in PyTorch. What it cannot show: real scheduling,
+memory pressure, Metal.
 """
 
 import os
@@ -51,7 +51,7 @@ def environment(**facts):
     A test of this process that made a GPU backend may have set `WATCHDOG`, as a user's does not.
 
     Args:
-        facts: FAKE_* settings of `libsystem.cpp`, FAKE_METAL and FAKE_NO_MPS.
+        facts: FAKE_* settings of `libsystem.cpp`, and FAKE_METAL.
     """
     return {
         **{name: value for name, value in os.environ.items() if name != WATCHDOG},

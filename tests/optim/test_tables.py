@@ -10,7 +10,6 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.tables import MEANS, Tables, segments
 from mlxhog.optim.updates import WRITE_MODES
-from tests.threads import in_threads
 
 SPECS = {name: ParamSpec(name, (9, 4), "zeros", "rows") for name in ("ngrams.table_2", "other")}
 ONE, OTHER = SPECS
@@ -76,20 +75,3 @@ def test_in_an_arena_tables_are_apart_from_all_that_is_laid_out_like_the_paramet
         assert made.segment(MEANS).all()
         assert not made.params.any()
         del ours
-
-
-def test_two_writers_of_the_same_rows_lose_no_increment():
-    spec, adds = {"w": ParamSpec("w", (3,), "zeros")}, 3000
-    layout = arena.plan(spec, tables=SPECS, n_tickets=1, max_workers=2, extra=segments(2))
-    ones = Rows(np.arange(9, dtype=np.int32), np.ones((9, 4), np.float32))
-    with arena.Arena.create(layout) as made:
-
-        def add(slot):
-            made.workers.acquire_slot(slot=slot)
-            ours = Tables.of(made, slot)
-            for seed in range(adds):
-                for name in SPECS:
-                    ours._add(ours.slots[name], ones, -1.0, seed)
-
-        in_threads(add, (1, 2))
-        assert all((made.param(name) == 2 * adds).all() for name in SPECS)

@@ -11,7 +11,6 @@ from mlxhog.optim import SGD, AdamW, DelayFeedback, Momentum, Muon, Sparsified, 
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL, Selection, take
 from tests.optim.small import (
-    BIAS,
     EMBEDDING,
     HIDDEN,
     MATRIX,
@@ -144,15 +143,3 @@ def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameter
         share = 0.0 if name == "embedding" else 0.75  # which is written by rows
         np.testing.assert_allclose(parameter(flat, slot), plain + share * last, atol=1e-6)
         np.testing.assert_allclose(parameter(ahead, slot), share * last, atol=1e-6)
-
-
-def test_with_muon_only_hidden_matrices_count_on_what_is_to_come():
-    own, _ = fed(RULES["muon"], *[0.0] * 6)
-    ours, ahead = fed(DelayFeedback(RULES["muon"]), *[0.5] * 6)
-    for slot in (BIAS, EMBEDDING):
-        np.testing.assert_array_equal(parameter(ours, slot), parameter(own, slot))
-        assert not parameter(ahead, slot).any()
-    difference = parameter(ours, MATRIX) - parameter(own, MATRIX)
-    assert np.abs(difference).max() > 0.5 * LR * 0.1
-    # Weight decay shrinks by what is there, the advance included.
-    np.testing.assert_allclose(difference, parameter(ahead, MATRIX), atol=0.1 * LR * 0.1 * 6)

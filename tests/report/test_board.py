@@ -2,51 +2,28 @@
 
 import json
 import re
-import signal
-import urllib.error
-import urllib.request
+from contextlib import ExitStack
 
 import pytest
 
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import report
-from tests.another_process import Program
+from tests.live.serving.servers import serving
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.threads import wait_until
-
-
-class Server:
-    """`mlxhog board` of one run, in a process of its own."""
-
-    def __init__(self, run):
-        self.process = Program("board", str(run.directory), "--port", "0", "--json")
-        output = json.loads(self.process.stdout.readline())
-        self.url, self.token = output["url"], output["token"]
-
-    def open(self, path, *, method="GET", **headers):
-        """Ask it for something; returns status, tag and content, of errors too."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(self.url + path, method=method, headers=named)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.headers["ETag"], answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.headers["ETag"], error.read()
 
 
 @pytest.fixture
 def serve():
     """Starts boards; they are ended with the test."""
-    started = []
+    with ExitStack() as stack:
+        yield lambda run: stack.enter_context(serving(run.directory, command="board"))
 
-    def start(run):
-        started.append(Server(run))
-        return started[-1]
 
-    yield start
-    for each in started:
-        each.process.kill()
-        each.process.communicate()
+def asked(server, path, *, method="GET", **headers):
+    """What it answers."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return server.http.request(method, server.url + path, headers=named)
 
 
 def run_in(page):
@@ -69,10 +46,15 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     server = serve(run)
 
     def news(tag):
-        return wait_until(lambda: (got := server.open("", If_None_Match=tag))[0] == 200 and got[1:])
+        def fresh():
+            answer = asked(server, "", If_None_Match=tag)
+            return answer.status_code == 200 and (answer.headers["etag"], answer.content)
+
+        return wait_until(fresh)
 
     tag, _ = news("")
-    assert server.open("", If_None_Match=tag) == (304, tag, b"")
+    again = asked(server, "", If_None_Match=tag)
+    assert (again.status_code, again.headers["etag"], again.content) == (304, tag, b"")
     append(run, list(lines(5))[3:])
     tag, page = news(tag)
     assert run_in(page)["axes"]["updates"] == [20, 40, 60, 80, 100]
@@ -89,7 +71,7 @@ def test_a_request_without_the_token_for_another_site_or_of_an_ended_run_is_refu
     tmp_path, serve
 ):
     server = serve(write_run(tmp_path, metrics=lines(3)))
-    token = {"X_Mlxhog_Token": server.token}
+    token = {"X_Mlxhog_Token": server.told["token"]}
     for path, headers, status, says in (
         ("ask/stop", {}, 403, "token"),
         ("ask/stop", {"X_Mlxhog_Token": "guess"}, 403, "token"),
@@ -98,10 +80,10 @@ def test_a_request_without_the_token_for_another_site_or_of_an_ended_run_is_refu
         ("ask/stop", token, 409, "not running"),
         ("ask/dance", token, 404, "expected one of"),
     ):
-        code, _, text = server.open(path, method="POST", **headers)
-        assert (code, list(answer := json.loads(text))) == (status, ["error"])
-        assert says in answer["error"]
-    assert server.open("ask/stop", **token)[0] == 405
+        answer = asked(server, path, method="POST", **headers)
+        assert (answer.status_code, list(answer.json())) == (status, ["error"])
+        assert says in answer.json()["error"]
+    assert asked(server, "ask/stop", **token).status_code == 405
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -113,7 +95,7 @@ def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path
     with run.lock():  # by a process that answers nothing
         server, window = serve(run), visit()
         assert visit().open(server.url).locator("#token-field").is_visible()
-        page = window.open(f"{server.url}#{server.token}")
+        page = window.open(f"{server.url}#{server.told['token']}")
         assert page.url == server.url
         assert page.locator("#token-field").is_hidden()
         page.locator('button[data-ask="sample"]').press("Enter")
@@ -123,8 +105,7 @@ def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path
         gone.wait_for()
         page.unroute(server.url)
         answer.wait_for()
-    server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(30) == 0
+    assert server.end()[0] == 0
     gone.wait_for()
 
 
@@ -133,7 +114,7 @@ def test_a_real_run_is_followed_without_a_reload_and_controlled_by_keyboard(goin
     from playwright.sync_api import expect
 
     run, server, window = going_on.run, serve(going_on.run), visit()
-    page = window.open(f"{server.url}#{server.token}")
+    page = window.open(f"{server.url}#{server.told['token']}")
     page.on("dialog", lambda dialog: dialog.accept())
     notice, facts = page.locator("#told"), page.locator("#facts")
     newest = page.locator("#loss .chart").get_attribute("aria-label")

@@ -10,26 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog import _native
-from mlxhog.errors import DataError
 from mlxhog.theory.hypergraph import Hypergraph
 from tests.pairs import each_of, max_examples
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
 EDGES = {"A": [[0, 1], [1, 2], [3, 4], [4, 5, 6]], "B": [[0, 1, 2], [2, 3], [3, 4], [5]]}
 
-coordinates = st.integers(0, 29)
-any_hypergraph = st.lists(st.sets(coordinates, max_size=6), min_size=1, max_size=40).map(
-    lambda edges: Hypergraph.from_lists([sorted(edge) for edge in edges], 30)
-)
 
-
-def counted(graph):
-    """Edge degrees by comparing every pair."""
-    edges = [
-        set(graph.indices[start:stop].tolist())
-        for start, stop in zip(graph.indptr[:-1], graph.indptr[1:], strict=True)
-    ]
-    return [sum(bool(a & b) for b in edges) for a in edges]
+def hypergraphs(n, most):
+    """Hypergraphs of up to 40 edges with some of n coordinates, of which an edge has the most."""
+    edges = st.lists(st.sets(st.integers(0, n - 1), max_size=most), min_size=1, max_size=40)
+    return edges.map(lambda sets: Hypergraph.from_lists([sorted(one) for one in sets], n))
 
 
 @pytest.mark.parametrize("name", ["A", "B"])
@@ -43,24 +34,17 @@ def test_the_worked_examples_are_exact(name):
     assert graph.edge_degrees.tolist() == recorded["edge_degree"]
     assert graph.rho == recorded["rho"]
     assert graph.p_conf == recorded["p_conf"]
-    assert graph.mean_conflict_degree == recorded["avg_conflict_degree"]
 
 
-@given(any_hypergraph)
-@max_examples(200)
+@given(st.one_of(hypergraphs(30, 6), hypergraphs(6, 2)))  # graphs of parallel edges, too
+@max_examples(300)
 def test_edge_degrees_equal_those_of_comparing_every_pair_and_rho_is_bounded(graph):
-    assert graph.edge_degrees.tolist() == counted(graph)
+    spans = zip(graph.indptr[:-1], graph.indptr[1:], strict=True)
+    edges = [set(graph.indices[start:stop].tolist()) for start, stop in spans]
+    assert graph.edge_degrees.tolist() == [sum(bool(a & b) for b in edges) for a in edges]
     busiest = int(graph.degrees.max())  # counts: rho <= Omega Delta is an equality now and then
     assert graph.delta <= graph.rho <= 1
     assert graph.edge_degrees.max() <= graph.omega * busiest
-
-
-@pytest.mark.slow
-@given(st.lists(st.sets(st.integers(0, 5), max_size=2), min_size=1, max_size=40))
-@max_examples(200)
-def test_a_graph_with_parallel_edges_is_counted_like_any_other(edges):
-    graph = Hypergraph.from_lists([sorted(edge) for edge in edges], 6)
-    assert graph.edge_degrees.tolist() == counted(graph)
 
 
 def test_edges_are_met_across_the_blocks_of_the_native_count():
@@ -81,24 +65,6 @@ def test_pairs_of_examples_are_counted_once_each(edges, rho, delta, p_conf):
     graph = Hypergraph.from_lists(edges, 3)
     assert (graph.rho, graph.delta) == (rho, delta)
     assert graph.p_conf == pytest.approx(p_conf)
-
-
-@each_of(
-    ("indptr", "indices", "message"),
-    [
-        ([0], [], "of 0 edges.* an edge or more"),
-        ([0, 2], [0], "runs from 0 to 2 over 1"),
-        ([0, 2, 1, 3], [0, 1, 2], "never falling"),
-        ([0, 1, 2], [0, 9], "edge 1 has coordinate 9; wanted .* and from 0 to 4"),
-        ([0, 1, 2], [0, -1], "edge 1 has coordinate -1"),
-        ([0, 1, 3], [4, 2, 2], "edge 1 has coordinate 2"),
-        ([0, 0, 2], [3, 1], "edge 1 has coordinate 1"),
-        ([0, 1], [2**32 + 1], "edge 0 has coordinate 4294967297"),
-    ],
-)
-def test_bad_edges_are_refused_by_number(indptr, indices, message):
-    with pytest.raises(DataError, match=message):
-        Hypergraph(np.array(indptr), np.array(indices, np.int64), 5)
 
 
 class Interrupted(Exception):

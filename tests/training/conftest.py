@@ -36,12 +36,15 @@ class Deadly(runs.Training):
         self._kill_at("pause")
         return super().holding_still()
 
-    def all_built(self):
+    def change(self, *args):
+        super().change(*args)
         self._kill_at("choice")
-        built = super().all_built()
-        if built:
+
+    def ready(self):
+        is_ready = super().ready()
+        if is_ready and self.arena.counters.load("start_ns"):
             self._kill_at("end")
-        return built
+        return is_ready
 
     def _kill_at(self, moment):
         begins, kills = self.arena.counters.load("steps") >= self.begins, self.kills

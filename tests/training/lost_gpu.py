@@ -1,7 +1,7 @@
 """A worker whose framework raises MLX's error of ended GPU work; children import it."""
 
 from mlxhog.errors import MetalError
-from mlxhog.training import worker
+from mlxhog.training import worker_process
 from mlxhog.training.steps import Gradients
 
 MLX_SAYS = (
@@ -11,7 +11,7 @@ MLX_SAYS = (
 AFTER = 3  # gradients
 
 
-def main(job):
+def main(pipe, job):
     """A usual worker that fails with more than one sequence at a time."""
     gradient = Gradients.of
     calls = 0
@@ -26,4 +26,4 @@ def main(job):
         return gradient(self, batches)
 
     Gradients.of = ended
-    worker.main(job)
+    worker_process.main(pipe, job)

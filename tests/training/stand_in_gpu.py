@@ -8,12 +8,12 @@ import os
 
 import pytest
 
-from mlxhog.training import worker
+from mlxhog.training import worker_process
 
 FAULTY = "FAULTY_ENGINE"
 
 
-def main(job):
+def main(pipe, job):
     """A usual worker on the stand-in."""
     import mlx.core as mx
 
@@ -30,4 +30,4 @@ def main(job):
     mx.disable_compile()  # the stand-in evaluates
     engine = FaultyEngine(**json.loads(os.environ[FAULTY]))
     FakeMLX(dict(KERNELS), engine=engine).install(pytest.MonkeyPatch())
-    worker.main(job)
+    worker_process.main(pipe, job)

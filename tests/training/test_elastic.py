@@ -14,7 +14,7 @@ from mlxhog.arena.requests import Refused, ask
 from mlxhog.arena.workers import Phase, State
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
-from mlxhog.training import requests
+from mlxhog.training import state
 from tests.processes import alive
 from tests.training.asking import Client, endless, trained, until
 from tests.training.small import Messages, checkpoint_of, small_config
@@ -142,7 +142,7 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
             for kind in kinds:
                 arena.segment(f"{kind}.{slot}")[...] = steps
         arena.segment("residual.3")[...] = 5.0  # of a worker that left
-        requests.inherit(arena, 3, kinds)
+        state.inherit(arena, 3, kinds)
         assert arena.workers.entry(3).opt_step == 9
         assert [arena.segment(f"{kind}.3").tolist() for kind in kinds] == [
             [value] * arena.layout.n_floats for value in (9.0, 0.0, 0.0)

@@ -24,7 +24,7 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import COUNTS, Activity, Evaluation
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
-from mlxhog.training import evaluation, side_jobs, worker
+from mlxhog.training import evaluation, side_jobs, worker_process
 from mlxhog.training.evaluation import HeldOutWatch
 from mlxhog.training.origin import score_of
 from mlxhog.training.plan import make_plan
@@ -234,7 +234,7 @@ def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_s
     assert f"held-out text: {bits:.3f} bits per byte\n" in summary(whole)
 
 
-def that_is_killed(job, where, often):
+def that_is_killed(pipe, job, where, often):
     """A worker that is killed when it scores the part, or the larger text. Children import it."""
     score, mark = HeldOutTexts.score, job.run_dir / "killed"
 
@@ -247,12 +247,12 @@ def that_is_killed(job, where, often):
         return score(texts, backend, place)
 
     HeldOutTexts.score = killed
-    worker.main(job)
+    worker_process.main(pipe, job)
 
 
 @pytest.mark.slow
 def test_batches_of_a_dead_worker_are_scored_by_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "main", partial(that_is_killed, where="part", often=False))
+    monkeypatch.setattr(worker_process, "main", partial(that_is_killed, where="part", often=False))
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
     assert (result.status, result.restarts, result.val_tokens) == ("done", 1, 1024)
     assert result.final_share == 1.0
@@ -263,7 +263,7 @@ def test_batches_of_a_dead_worker_are_scored_by_another(tmp_path, monkeypatch):
 def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_without_it(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(worker, "main", partial(that_is_killed, where="larger", often=True))
+    monkeypatch.setattr(worker_process, "main", partial(that_is_killed, where="larger", often=True))
     messages = Messages()
     config = small_config(tmp_path, steps=4, eval_every="1h", restarts=1)
     result = train(config, observer=messages)

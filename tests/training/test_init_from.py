@@ -13,7 +13,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import formats
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
-from mlxhog.data import bpe
+from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, DataError, MlxhogError
 from mlxhog.models import families
 from mlxhog.models.families import init_params
@@ -96,7 +96,7 @@ def test_rows_of_tokens_with_the_same_text_are_kept_and_others_begin_anew(before
     config = tuned(before, tokenizer="bpe:300", resize_vocab=True)
     plan = make_plan(config)
     tokenizer, model = plan.data.tokenizer, plan.model
-    assert isinstance(tokenizer, bpe.BpeTokenizer)
+    assert isinstance(tokenizer, tokenizers.BpeTokenizer)
     assert model.vocab_size == tokenizer.vocab_size
     begin, saved = first_parameters(plan), weights(first.checkpoint)
     fresh = init_params(model, config.seed)

@@ -15,7 +15,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdict, Verdicts
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.training import kernel_choice, worker
+from mlxhog.training import kernel_choice, worker_process
 from mlxhog.training.plan import make_plan
 from tests.base.test_verdicts import kernel
 from tests.pairs import each_of
@@ -210,7 +210,7 @@ def stand_in_gpu(monkeypatch):
     here = replace(machine.here(), chip="Apple M4 Pro")
     monkeypatch.setattr(Machine, "apple_gpu", True)
     monkeypatch.setattr(machine, "here", lambda: here)
-    monkeypatch.setattr(worker, "main", stand_in_gpu_worker.main)
+    monkeypatch.setattr(worker_process, "main", stand_in_gpu_worker.main)
 
     def plant(**fault):
         fault = {"kernel": "mlstm_out", **fault}

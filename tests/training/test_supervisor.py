@@ -10,7 +10,8 @@ from mlxhog.arena.workers import Phase, State
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.errors import WorkerFailed
 from mlxhog.training.plan import make_plan
-from mlxhog.training.session import LEAVE_S, RESTART_WINDOW_S, Session
+from mlxhog.training.processes import LEAVE_S, RESTART_WINDOW_S
+from mlxhog.training.session import Session
 from tests.training.small import small_config
 
 TIMEOUT_S = 60.0
@@ -48,7 +49,7 @@ class Clock:
         self.ns = 10**12
         monkeypatch.setattr(process, "monotonic_ns", lambda: self.ns)
         monkeypatch.setattr("mlxhog.arena.workers.monotonic_ns", lambda: self.ns)
-        monkeypatch.setattr("mlxhog.training.session.monotonic_ns", lambda: self.ns)
+        monkeypatch.setattr("mlxhog.training.processes.monotonic_ns", lambda: self.ns)
 
     def wait(self, seconds):
         self.ns += round(seconds * 1e9)
@@ -72,7 +73,7 @@ class Watched(Session):
 @pytest.fixture
 def session(clock, tmp_path, monkeypatch):
     """The session of two spawned workers, with slots for two others."""
-    monkeypatch.setattr("mlxhog.training.session.MAX_NONFINITE", 3)
+    monkeypatch.setattr("mlxhog.training.processes.MAX_NONFINITE", 3)
     context = SimpleNamespace(Process=lambda **_: Process())
     monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
     monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))

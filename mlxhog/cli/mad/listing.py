@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from mlxhog.cli.flags import Json, Plugins
@@ -23,22 +22,18 @@ class OwnListConfig(Plugins, Json):
     """Options of a list that a user's file may add to."""
 
 
-def _list(facts: list[dict[str, Any]], kind: str, details: Sequence[str], after: str) -> Report:
+def _list(rows: Iterable[tuple[str, dict[str, Any], Sequence[str]]], after: str) -> Report:
     """Return entries, each as a line with its details below, and the next command.
 
     Args:
-        facts: the entries; each has a name, and the field `about`.
-        kind: field that stands in parentheses after the name; "" for none.
-        details: a text below each entry.
+        rows: of each entry the words after its name, its facts, and its details.
         after: the next command.
     """
-    notes = list[str]()
-    for one, detail in zip(facts, details, strict=True):
-        of = f" ({one[kind]})" if kind else ""
-        notes += [f"{one['name']}{of}  {one['about']}".rstrip()]
-        notes += [
-            line for text in filter(None, detail.split("\n")) for line in wrapped("    " + text)
-        ]
+    facts, notes = list[dict[str, Any]](), list[str]()
+    for words, one, details in rows:
+        facts.append(one)
+        notes.append(f"{one['name']}{words}  {one['about']}".rstrip())
+        notes += [line for text in filter(None, details) for line in wrapped("    " + text)]
     return Report(facts, words={}, notes=[*notes, f"next: {after}"])
 
 
@@ -53,20 +48,18 @@ def tasks(config: OwnListConfig) -> Report:
     """List the tasks, those of the benchmark first."""
     from mlxhog.mad.tasks import BENCHMARK, known
 
-    facts, settings = list[dict[str, Any]](), list[str]()
+    rows = []
     for task in sorted(known().values(), key=lambda task: task.name not in BENCHMARK):
         values, specs = vars(task()), options(task)
-        facts.append(
-            {
-                "name": task.name,
-                "short": task.short,
-                "about": task.about or _first_line(task),
-                "settings": {n: {"value": values[n], "help": specs[n].help} for n in specs},
-            }
-        )
-        settings.append(_assignments({name: values[name] for name in specs}))
+        facts = {
+            "name": task.name,
+            "short": task.short,
+            "about": task.about or _first_line(task),
+            "settings": {n: {"value": values[n], "help": specs[n].help} for n in specs},
+        }
+        rows.append((f" ({task.short})", facts, [_assignments({n: values[n] for n in specs})]))
     small = '--task CR --set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
-    return _list(facts, "short", settings, f"mlxhog mad train {small}")
+    return _list(rows, f"mlxhog mad train {small}")
 
 
 @command(
@@ -80,16 +73,16 @@ def suites(config: Json) -> Report:
     """List the suites."""
     from mlxhog.mad.suites import SUITES
 
-    facts, details = list[dict[str, Any]](), list[str]()
+    rows = []
     for make in SUITES.values():
         suite, about = make(), (inspect.getdoc(make) or "").partition("\n")[0]
         runs = Counter(setting.task for setting in suite.settings for _ in suite.points)
-        row = {"name": suite.name, "about": about, "dim": suite.dim, "runs": suite.runs}
-        facts.append({**row, "tasks": runs})
+        facts = {"name": suite.name, "about": about, "dim": suite.dim, "runs": suite.runs}
         each = ", ".join(f"{task} {n}" for task, n in runs.items())
-        details.append(f"{suite.runs} runs, width {suite.dim}: {each}")
+        detail = f"{suite.runs} runs, width {suite.dim}: {each}"
+        rows.append(("", {**facts, "tasks": runs}, [detail]))
     words = '--layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run'
-    return _list(facts, "", details, f"mlxhog mad bench {words}")
+    return _list(rows, f"mlxhog mad bench {words}")
 
 
 @command(
@@ -104,27 +97,24 @@ def layers(config: OwnListConfig) -> Report:
     """List the layers."""
     from mlxhog.models.mad.layers import known
 
-    facts, details = list[dict[str, Any]](), list[str]()
+    rows = []
     for layer in known().values():
-        fields = dataclasses.fields(layer)
-        types = {
-            name: getattr(hint, "__name__", str(hint))
-            for name, hint in get_type_hints(layer).items()
+        hints, defaults = get_type_hints(layer), {n.name: n.default for n in fields(layer)}
+        facts = {
+            "name": layer.name,
+            "kind": layer.kind,
+            "about": getattr(layer, "about", "") or _first_line(layer),
+            "numbers": {
+                name: {
+                    "default": default,
+                    "type": getattr(hints[name], "__name__", str(hints[name])),
+                }
+                for name, default in defaults.items()
+            },
+            "source": _source(layer),
         }
-        facts.append(
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "about": getattr(layer, "about", "") or _first_line(layer),
-                "numbers": {
-                    one.name: {"default": one.default, "type": types[one.name]} for one in fields
-                },
-                "source": _source(layer),
-            }
-        )
-        numbers = _assignments({one.name: one.default for one in fields})
-        details.append(f"{numbers}\n{facts[-1]['source']}")
-    return _list(facts, "kind", details, 'mlxhog mad show "mlstm(heads=2) swiglu"')
+        rows.append((f" ({layer.kind})", facts, [_assignments(defaults), facts["source"]]))
+    return _list(rows, 'mlxhog mad show "mlstm(heads=2) swiglu"')
 
 
 def _assignments(values: Mapping[str, Any]) -> str:

@@ -165,7 +165,7 @@ def search(config: SearchConfig, typed: Written, how: ExecutionConfig) -> Report
 
     keys = read_space(config.space)
     space = to_space(keys)
-    fields = {
+    fields: dict[str, Any] = {
         "space": keys,
         "suite": config.suite or space.suite or "smoke",
         "dim": config.dim or space.dim,
@@ -241,7 +241,7 @@ def bench(config: BenchConfig, typed: Written, how: ExecutionConfig) -> Report:
         )
     texts = [canonical(parse(text)) for text in config.layers]
     texts += [canonical(architecture.layers) for architecture in files.values()]
-    fields = {
+    fields: dict[str, Any] = {
         "candidates": tuple(dict.fromkeys(texts)),
         "suite": config.suite or "smoke",
         "dim": widths.pop() if widths else config.dim,

@@ -231,8 +231,6 @@ def _run_config(
 
     here, task = machine.here(), tasks.find(candidate.task)
     chosen = tasks.resolve(task.name, settings, origin=SET_FLAG)
-    if protocol.select == "val" and not chosen.val_rows:
-        chosen = tasks.resolve(task.name, {**settings, "val_rows": chosen.test_rows})
     if candidate.arch is None:
         words = " ".join((candidate.layers or "").split("\n"))
         layers, dim, position = parse(words), 128, candidate.position or "none"

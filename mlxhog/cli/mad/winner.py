@@ -49,34 +49,36 @@ def vote(config: VoteConfig) -> Report:
     path = None if config.out is None else _target(config.out)
     store = find(config.study)
     rows = winner.finished(store)
-    result = winner.vote([(row.layers, row.worth) for row in rows], config.top)
-    layers, of = " ".join(result.layers), f"{len(rows)} candidates"
+    slots, voters = winner.vote([(row.layers, row.worth) for row in rows], config.top)
+    winners = tuple(next(iter(votes)) for votes in slots)
+    layers = " ".join(winners)
     if path is not None:
         winner.write(path, winner.model(store, parse(layers)))
     places = {row.layers: (place, row.score) for place, row in enumerate(rows, start=1)}
-    place, score = places.get(result.layers, (None, None))
-    slots = zip(result.layers, result.slots, strict=True)
+    place, score = places.get(winners, (None, None))
     facts = {
         "layers": layers,
-        "slots": [{"slot": n, "layer": one, "votes": own} for n, (one, own) in enumerate(slots, 1)],
-        "voters": [{"layers": " ".join(own), "score": worth} for own, worth in result.voters],
-        "cluster": len(result.cluster),
+        "slots": [
+            {"slot": n, "layer": one, "votes": votes}
+            for n, (one, votes) in enumerate(zip(winners, slots, strict=True), start=1)
+        ],
+        "voters": [{"layers": " ".join(own), "score": worth} for own, worth in voters],
         "candidates": len(rows),
         "score": score,
         "file": config.out,
     }
-    scores = [one for _, one in result.cluster]
-    part = f"the best {len(scores)}" if config.top else "the upper part"
-    head = f"{len(scores)} of {of} vote, scores {scores[0]:.3f} to {scores[-1]:.3f}: {part}"
-    if others := len(result.cluster) - len(result.voters):
-        head += f"; {others} of them have another depth than {len(result.slots)} and do not"
+    part = f"the best {config.top}" if config.top else "the upper part"
+    head = (
+        f"{len(voters)} of {len(rows)} candidates vote, scores {voters[0][1]:.3f} to "
+        f"{voters[-1][1]:.3f}: {part}, those of {len(slots)} layers"
+    )
     measured = "no candidate of the study has these layers: their score is unknown"
     if place is not None:
         measured = f"place {place} of {len(rows)} in the study, score {score:.3f}"
     top = "" if config.top is None else f" --top {config.top}"
     after = [f"next: mlxhog mad vote {shlex.quote(config.study)}{top} --out winner.yaml"]
     if config.out is not None:
-        out, depth = shlex.quote(config.out), 2 * len(result.layers)
+        out, depth = shlex.quote(config.out), 2 * len(slots)
         after = [
             f"next: mlxhog train --model {out}",
             f"      mlxhog mad scale {out} --depth {depth} --out deeper.yaml",

@@ -178,21 +178,23 @@ def columns(ranking: Ranking) -> list[Column]:
         _number("seconds", "time", lambda row: format_duration(row.seconds)),
         _number("status", "status", _status),
     ]
-    ranks = {
-        "rank_equal_params": equal_cost(ranking.rows, "params"),
-        "rank_equal_state": equal_cost(ranking.rows, "state_bytes"),
-    }
+    ranks = (
+        _rank("rank_equal_params", equal_cost(ranking.rows, "params")),
+        _rank("rank_equal_state", equal_cost(ranking.rows, "state_bytes")),
+    )
     others = (
         "interval", "state", "n_runs", "n_diverged", "n_failed", "settings", "tasks", "intervals",
         "acc_token", "ceiling", "seeds", "missing",
     )  # fmt: skip
-    shown += [Column(name, lambda row, own=own: own.get(row.candidate))
-              for name, own in ranks.items()]  # fmt: skip
-    return shown + list(map(_number, others))
+    return [*shown, *ranks, *map(_number, others)]
 
 
 def _number(name: str, head: str = "", text: Callable[[CandidateScore], str] = str) -> Column:
     return Column(name, attrgetter(name), head, text)
+
+
+def _rank(name: str, ranks: Mapping[str, int]) -> Column:
+    return Column(name, lambda row: ranks.get(row.candidate))
 
 
 def _of_task(task: str) -> Column:

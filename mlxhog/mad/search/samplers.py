@@ -108,18 +108,18 @@ class RandomSampler(Grid):
         self._order = shuffled(candidates.numbers, random.Random(f"{seed}"))
 
 
+START = 10
+"""Candidates of a sampler that learns before its first learnt one."""
+
+
 class Learner(Sampler):
-    """A sampler of a space that learns from the scores; it begins with `start` random candidates.
+    """A sampler of a space that learns from the scores; it begins with some random candidates.
 
     `learnt` may draw candidates that leave the space or repeat one; after some such draws any new
     candidate is taken.
     """
 
     candidates: CandidateSet
-
-    def __init__(self, candidates: CandidateSet, seed: int, *, start: int = 10) -> None:
-        super().__init__(candidates, seed)
-        self.start = start
 
     def choose(self) -> Layers | None:
         """Return a learnt candidate, or any one."""
@@ -133,41 +133,30 @@ class Learner(Sampler):
         """Return a candidate chosen by the scores; None while they say too little."""
 
 
+POPULATION, SAMPLE = 16, 8
 MOST_CHANGES = 64
 
 
 class Evolution(Learner):
     """Proposes changes to good recent candidates.
 
-    Parents are among the last `population` candidates that ended; the best of `sample` random ones
-    becomes the parent. Candidates of the space's `start` are proposed first. With few candidates a
-    large sample finds more: see `benchmarks/samplers.py`.
+    Parents are among the last 16 candidates that ended; the best of 8 random ones becomes the
+    parent. Candidates of the space's `start` are proposed first. With few candidates a large sample
+    finds more: see `benchmarks/samplers.py`.
 
     Source: Real et al. 2019, Regularized Evolution, arXiv:1802.01548.
     """
-
-    def __init__(
-        self,
-        candidates: CandidateSet,
-        seed: int,
-        *,
-        population: int = 16,
-        sample: int = 8,
-        start: int = 10,
-    ) -> None:
-        super().__init__(candidates, seed, start=start)
-        self._population, self._sample = population, sample
 
     def learnt(self) -> Layers | None:
         """Return a candidate of the space's `start`, or a changed good one."""
         for layers in filter(self.is_new, self.candidates.starts):
             return layers
         stream, scores = self.stream(), self.scores
-        parents = list(scores)[-self._population :]
-        if not parents or len(self.proposed) < self.start:
+        parents = list(scores)[-POPULATION:]
+        if not parents or len(self.proposed) < START:
             return None
         for _ in range(MOST_CHANGES):
-            drawn = stream.sample(parents, min(self._sample, len(parents)))
+            drawn = stream.sample(parents, min(SAMPLE, len(parents)))
             parent = max(drawn, key=scores.__getitem__)
             child = stream.choice(MUTATIONS)(parent, self.candidates, stream)
             if child in self.candidates and self.is_new(child):
@@ -203,34 +192,33 @@ def swapped(parent: Layers, space: CandidateSet, stream: random.Random) -> Layer
 
 def inserted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     """Insert layers; delete others if the depth is not possible."""
-    longer = _insert(parent, space, stream)
-    return longer if len(longer) in space.space.depths else _delete(longer, space, stream)
+    longer = _with_unit(parent, space, stream)
+    return longer if len(longer) in space.space.depths else _without_unit(longer, space, stream)
 
 
 def deleted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     """Delete layers; insert others if the depth is not possible."""
-    shorter = _delete(parent, space, stream)
-    return shorter if len(shorter) in space.space.depths else _insert(shorter, space, stream)
+    shorter = _without_unit(parent, space, stream)
+    return shorter if len(shorter) in space.space.depths else _with_unit(shorter, space, stream)
 
 
-MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
-
-
-def _insert(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def _with_unit(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     slots = space.block
-    unit = len(slots)
     if not all(slots):
         return parent  # one layer deep: there are no channel maps to insert
-    at = unit * stream.randrange(len(parent) // unit + 1)
-    return (*parent[:at], *(stream.choice(slot) for slot in slots), *parent[at:])
+    at = len(slots) * stream.randrange(len(parent) // len(slots) + 1)
+    return (*parent[:at], *map(stream.choice, slots), *parent[at:])
 
 
-def _delete(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def _without_unit(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     unit = len(space.block)
     if len(parent) < unit:
         return parent
     at = unit * stream.randrange(len(parent) // unit)
     return (*parent[:at], *parent[at + unit :])
+
+
+MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
 
 
 GOOD = 0.2
@@ -246,14 +234,14 @@ class TPE(Learner):
     25 at most; candidates in training count among the others, so that their neighbours are not
     crowded. A frequency counts one observation more, spread evenly over all choices. Of 24 new
     candidates drawn from the frequencies of the good ones, the one with the largest product of
-    ratios, good to others, is proposed. Candidates are random until `start` of them have ended.
+    ratios, good to others, is proposed. Candidates are random until `START` of them have ended.
 
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS.
     """
 
     def learnt(self) -> Layers | None:
         """Return the best of some draws; None if they only repeat candidates or leave the space."""
-        if len(self.scores) < self.start:
+        if len(self.scores) < START:
             return None
         stream = self.stream()
         ranked = sorted(self.scores, key=self.scores.__getitem__, reverse=True)

@@ -150,26 +150,20 @@ class Study:
     def runs(self, candidate: str) -> list[RunConfig]:
         """Return the runs of a candidate, setting after setting, then seed after seed.
 
-        The fields of the study's protocol replace those of the suite and of its settings; `select`
-        "val" draws validation rows, and `fuzzy_compat` is also set in the task.
+        The fields of the study's protocol replace those of the suite and of its settings.
 
         Raises:
             ConfigError: it cannot be built at this width, or a field of the protocol is wrong.
         """
         layers, measured, runs = parse(candidate), self.measured, list[RunConfig]()
         for one, seed, point in itertools.product(measured.settings, self.seeds, measured.points):
-            how = Protocol(**{**point, **measured.protocol, **one.protocol, **self.protocol})
-            settings = dict(one.settings)
-            if how.select == "val":
-                settings["val_rows"] = settings["val_rows"] or settings["test_rows"]
-            if how.fuzzy_compat and "fuzzy_compat" in settings:
-                settings["fuzzy_compat"] = True
+            how = {**point, **measured.protocol, **one.protocol, **self.protocol}
             run = RunConfig(
                 task=one.task,
-                settings=settings,
+                settings=one.settings,
                 layers=layers,
                 dim=measured.dim if one.dim is None else one.dim,
-                protocol=how,
+                protocol=Protocol(**how),
                 seed=seed,
                 position=self.position,
                 workers=self.workers,

@@ -47,16 +47,16 @@ BENCHMARK: Mapping[str, type[Task]] = {
 }  # fmt: skip
 """The tasks of the benchmark by their full names, in the order of the paper."""
 
-OTHERS = (
-    MultiQueryAssociativeRecall, SelectiveGrammar, StateTracking, Dyck, Depo, Mano,
-)  # fmt: skip
-TASKS_BESIDE: Mapping[str, type[Task]] = {task.name: task for task in OTHERS}
+TASKS_BESIDE: Mapping[str, type[Task]] = {
+    task.name: task
+    for task in (MultiQueryAssociativeRecall, SelectiveGrammar, StateTracking, Dyck, Depo, Mano)
+}
 """The tasks of the package that are not part of the benchmark."""
 
 register = choices.TASKS.register
 known = choices.TASKS.known
 
-for _task in (*BENCHMARK.values(), *OTHERS):
+for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
     register(_task)
 
 
@@ -69,11 +69,11 @@ def _check_task(task: type[Task]) -> None:
                 f"setting {field.name} of task {task.name!r} needs a default and one of the types "
                 "int, float, bool, str, or one of these with None"
             )
-    others = [other for other in known().values() if other is not task]
-    if _by_key(others).keys() & _by_key([task]).keys():
+    taken = _by_name(other for other in known().values() if other is not task)
+    if taken.keys() & _by_name([task]).keys():
         raise ConfigError(
             f"task {task.name!r} ({task.short}) has a name that is taken; choose others than "
-            f"{_listed(others)}"
+            f"{_listed(taken.values())}"
         )
 
 
@@ -83,14 +83,13 @@ def find(name: str) -> type[Task]:
     Raises:
         UnknownChoice: no such task; the message suggests the nearest name.
     """
-    tasks = known().values()
-    by_key = _by_key(tasks)
-    if _key(name) not in by_key:
-        raise choices.TASKS.unknown(name, by_key, _listed(tasks))
-    return by_key[_key(name)]
+    tasks, key = _by_name(known().values()), _key(name)
+    if key not in tasks:
+        raise choices.TASKS.unknown(name, tasks, _listed(tasks.values()))
+    return tasks[key]
 
 
-def _by_key(tasks: Iterable[type[Task]]) -> dict[str, type[Task]]:
+def _by_name(tasks: Iterable[type[Task]]) -> dict[str, type[Task]]:
     return {_key(name): task for task in tasks for name in (task.name, task.short)}
 
 
@@ -99,7 +98,7 @@ def _key(name: str) -> str:
 
 
 def _listed(tasks: Iterable[type[Task]]) -> str:
-    return ", ".join(f"{task.name} ({task.short})" for task in tasks)
+    return ", ".join(dict.fromkeys(f"{task.name} ({task.short})" for task in tasks))
 
 
 def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Task:
@@ -142,15 +141,14 @@ def make_task(
     task = resolve(name, settings)
     if seed < 0:
         raise ConfigError(f"seed is {seed}; a seed is at least 0")
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Any] = {
+        name: values.astype(np.int32) for name, values in _draw_fixed(task, seed).items()
+    }
     for split in SPLITS:
         if n := getattr(task, f"{split}_rows"):
             dense = labels == "dense" and split == "train"
-            arrays[f"{split}_x"], arrays[f"{split}_y"] = draw_rows(
-                task, seed, split, n, dense=dense
-            )
-    for part, values in _draw_fixed(task, seed).items():
-        arrays[part] = values.astype(np.int32)
+            x, y = draw_rows(task, seed, split, n, dense=dense)
+            arrays |= {f"{split}_x": x, f"{split}_y": y}
     return Dataset(**arrays, meta=meta(task, seed))
 
 
@@ -160,12 +158,8 @@ def meta(settings: Task, seed: int) -> dict[str, object]:
         next(iter(one.aliases), name): getattr(settings, name)
         for name, one in options(type(settings)).items()
     }
-    return {
-        "task": settings.name,
-        "seed": seed,
-        **named,
-        "generator": f"mlxhog {GENERATOR_VERSION}",
-    }
+    generator = f"mlxhog {GENERATOR_VERSION}"
+    return {"task": settings.name, "seed": seed, **named, "generator": generator}
 
 
 def stream(seed: int, *branch: int) -> Rng:

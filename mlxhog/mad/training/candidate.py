@@ -137,7 +137,7 @@ class CandidateRun(Session):
         """Return the status of a run that has not diverged."""
         try:
             self._start()
-            self.began_ns = self.train()
+            self.began_ns = self.begin_training()
             due = self.evaluations.next_evaluation(0)
             while self.evaluations.status is None and self.steps_done() < self.plan.limit:
                 self._advance()

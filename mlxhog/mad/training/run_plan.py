@@ -191,18 +191,8 @@ def make_run_plan(
         ConfigError: a setting, a size or a mix of backends is impossible.
         EnvironmentLacks: a backend is missing.
     """
-    task = tasks.find(config.task)
-    protocol, values = config.protocol, dict(config.settings)
-    if protocol.fuzzy_compat and "fuzzy_compat" in options(task):
-        values["fuzzy_compat"] = True
-    settings = tasks.resolve(config.task, values)
-    model = config.model()
-    if protocol.select == "val" and not settings.val_rows:
-        raise ConfigError(
-            "select is val, but no validation rows are drawn; set val_rows of the task, such as "
-            f"--set val_rows={settings.test_rows}, or select test"
-        )
-    worker_options = worker_options or {}
+    protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
+    model, worker_options = config.model(), worker_options or {}
     chosen = resolve_workers(
         config.workers,
         config.threads,
@@ -242,7 +232,7 @@ def make_run_plan(
         writers=writers,
         kernels=kernels,
         notes=tuple(notes),
-        layout=plan_layout(spec, [(strategy, rule)], task_rows.n_tickets, {}),
+        layout=plan_layout(spec, strategy, rule, task_rows.n_tickets),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,

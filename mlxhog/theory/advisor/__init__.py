@@ -3,8 +3,7 @@
 profile     the workload: times, a round's cost, conflict, noise, heterogeneity
 rules       strategies and their schemes in the simulator; the table of rules that chooses one, with
             reasons; a prediction of every strategy
-measuring   trainings: a profile in half a minute, and the two best in pairs
-advise      the command: a profile, a choice, a trial
+advise      the command: a profile in half a minute, a choice, a trial in pairs
 """
 
 from dataclasses import dataclass
@@ -38,7 +37,3 @@ class AdviseConfig:
         "batch's gradient",
         low=0,
     )
-    link: str | None = option(
-        None, "between machines, if workers are on several: as --link of simulate, or Gbit/s"
-    )
-    machines: int = option(2, "with --link: their number", low=2)

@@ -1,21 +1,250 @@
-"""Advice on a strategy: a profile, predictions, a trial, and reasons."""
+"""`mlxhog advise`: a profile by three short runs, a choice by rules, a trial of the two best.
+
+Numbers of steps decide whether they count: a short run is repeated for longer until every worker
+takes enough steps, and a trial on a busy machine counts if an arm's runs have similar numbers.
+"""
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
+
+from mlxhog import optim
+from mlxhog.arena.child import Child, Lane
 from mlxhog.base import machine
-from mlxhog.base.load import LoadWatch
-from mlxhog.errors import ConfigError
+from mlxhog.base.load import Load, LoadWatch
+from mlxhog.errors import ConfigError, Diverged
 from mlxhog.report.views import TellStep, numbered
-from mlxhog.strategies import Hogwild
+from mlxhog.strategies import Hogwild, Serial, Sync
+from mlxhog.theory import CompareConfig
 from mlxhog.theory.advisor import AdviseConfig
-from mlxhog.theory.advisor.measuring import PAIRS, measured_profile, try_both
-from mlxhog.theory.advisor.rules import recommend
-from mlxhog.theory.simulator.links import Link
+from mlxhog.theory.advisor.profile import Profile
+from mlxhog.theory.advisor.rules import Arm, recommend
+from mlxhog.theory.analysis import AnalyzeConfig
+from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
+from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
+from mlxhog.theory.analysis.sampling import Subject, Ticket, source
+from mlxhog.theory.paired_test import single_look
+from mlxhog.theory.pairs import Comparison, Pair, Side
+from mlxhog.theory.short_runs import PLAIN, run_shortly, settings_for
+from mlxhog.theory.simulator.machine import Worker, worker_of
 from mlxhog.theory.target import Target
+
+# -- a profile -------------------------------------------------------------------------------------
+
+
+FEWEST_STEPS = 8
+"""Steps of every worker that a short run needs for its times."""
+
+
+def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profile:
+    """Measure times, a round's cost, conflict and noise.
+
+    Args:
+        target: the model and its training.
+        how: options of the command.
+        tell: called with (part, step) before each step.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input, before any run starts.
+        EnvironmentLacks: a backend or memory is missing.
+        WorkerFailed, Diverged: a measurement failed.
+    """
+    workers = workers_of(target)
+    if len(workers) < 2:
+        raise ConfigError(
+            f"--workers {target.config.workers} is one worker, which every strategy trains alike; "
+            "advise on two or more, as in --workers 2"
+        )
+    plan = plan_of(target, AnalyzeConfig())
+    subject = subject_of(target, plan)
+
+    def short(part: str, **chosen: Any) -> tuple[list[Worker], float]:
+        tell(part, "starting")
+        result, times = run_shortly(
+            target.config,
+            lambda step: tell(part, step),
+            seconds=how.measure,
+            fewest=FEWEST_STEPS,
+            flag="--measure",
+            **{**PLAIN, **chosen},
+        )
+        return [worker_of(one) for one in times], result.steps / result.seconds
+
+    together, _ = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
+    one = workers[0].backend
+    (alone,), _ = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
+    sync_s = _round_s(*short(f"{len(workers)} workers, in rounds", strategy=Sync()))
+    p_conf, density, noise = _gradients(target, subject, how, tell)
+    return Profile(
+        workers=together,
+        alone=alone,
+        sync_s=sync_s,
+        p_conf=p_conf,
+        density=density,
+        noise_scale=noise,
+        batch=subject.sequences,
+        backend=one,
+        adaptive=optim.chosen(target.config).is_adaptive,
+        reproducible=how.reproducible,
+        heterogeneity=how.heterogeneity or 0.0,
+        seed=target.config.seed,
+    )
+
+
+def _round_s(workers: Sequence[Worker], rounds_per_s: float) -> float:
+    """Return T_s, the time of a round beyond its slowest gradient."""
+    rng = np.random.default_rng(0)
+    times = [worker.compute.successive(rng) for worker in workers]
+    slowest = fmean(max(next(one) for one in times) for _ in range(2000))
+    return max(0.0, 1 / rounds_per_s - slowest)
+
+
+def _gradients(
+    target: Target, subject: Subject, how: AdviseConfig, tell: TellStep
+) -> tuple[float, float, float | None]:
+    """Return conflict and density, weighted by parameters, and the noise scale."""
+    batches = subject.batches()
+    count = min(how.samples, most_samples(subject))
+    drawn = tickets(batches.n_tickets, count, target.config.seed)
+    with Child() as child:
+        tell("gradients", f"starting {subject.plan.workers[0].backend}")
+        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
+        tell("gradients", "their noise")
+        noise: float | None = call_child(child, noise_scale, subject, drawn)
+    return (*weighted(measured.blocks), noise)
+
+
+def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
+    """Return probability of conflict and share of touched elements, weighted by parameters."""
+    total = sum(one.parameters for one in blocks)
+    p_conf = sum(one.parameters * one.p_conf for one in blocks) / total
+    touched = sum(one.mean for one in blocks) / total
+    return min(1.0, p_conf), min(1.0, touched)
+
+
+def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float | None:
+    """Return the sequences in a batch at which noise and gradient are equal: tr(Sigma) / |G|^2.
+
+    For n gradients of B sequences each, the mean of their squares is |G|^2 + tr(Sigma) / B, and the
+    square of their mean |G|^2 + tr(Sigma) / (n B). None if the estimate of |G|^2 is not positive.
+
+    Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A.1.
+    """
+    ours, n = source(lane, subject), len(drawn)
+    total, squares = np.zeros(ours.flat.size, np.float64), 0.0
+    for ticket in drawn:
+        ours.gradient(ticket)
+        grad = ours.flat.astype(np.float64)
+        total += grad
+        squares += float(grad @ grad) / n
+    of_mean = float(total @ total) / n**2
+    noise = (squares - of_mean) / (1 - 1 / n)  # tr(Sigma) / B
+    signal = squares - noise
+    return subject.sequences * noise / signal if signal > 0 else None
+
+
+# -- a trial ---------------------------------------------------------------------------------------
+
+PAIRS = 4
+TIE_BITS = 0.02
+"""Bits per byte within which two losses are a tie, whatever the interval."""
+
+UNEVEN = 1.3
+"""Largest ratio of steps between runs of an arm at which a trial on a busy machine counts: beyond
+it the load of other programs, and not the arms, decided about steps."""
+
+HELD_OUT_TOKENS = 65_536
+
+
+def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str, Any]:
+    """Return the result of some pairs of runs, the first arm being A.
+
+    Returns:
+        Of each arm `names`, `seconds` and `steps` of training, and mean held-out `bits_per_byte`;
+        the `difference` of the second's bits to the first's with its interval of 95 %, `low` to
+        `high`; whether it is a `tie`; the `winner`, of a tie the first arm that repeats; and why
+        the trial does not count, `untold`: the load of a busy machine, with the first arm as the
+        winner.
+
+    Raises:
+        Diverged: every run of both arms diverged.
+    """
+    runs = [[pair.a for pair in pairs], [pair.b for pair in pairs]]
+    if all(run.status == "diverged" for side in runs for run in side):
+        raise Diverged(
+            f"{arms[0].name} and {arms[1].name} both diverged; give a smaller --lr, or leave the "
+            "trial out with --no-try"
+        )
+    result = single_look([pair.difference for pair in pairs])
+    tie = result.sign == 0 or abs(result.mean) < TIE_BITS
+    repeating = next((arm for arm in arms if arm.repeats), arms[0])
+    winner = repeating if tie else arms[int(result.mean < 0)]
+    untold = None
+    steps = [[run.steps for run in side] for side in runs]
+    if load.busy and any(max(each) > UNEVEN * min(each) for each in steps):
+        untold, winner, tie = str(load), arms[0], True
+    return {
+        "names": [arm.name for arm in arms],
+        "seconds": [sum(run.seconds for run in side) for side in runs],
+        "steps": [sum(each) for each in steps],
+        "bits_per_byte": [fmean(run.bits_per_byte for run in side) for side in runs],
+        "difference": result.mean,
+        "low": result.low,
+        "high": result.high,
+        "winner": winner.name,
+        "tie": tie,
+        "untold": untold,
+    }
+
+
+def try_both(
+    target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellStep
+) -> dict[str, Any]:
+    """Train both in pairs of runs, as `mlxhog compare` does, with a constant step size; `decide`.
+
+    Args:
+        target: the model and its training.
+        arms: the recommended one first.
+        seconds: that each trains in all.
+        tell: called with (part, step).
+
+    Raises:
+        MlxhogError: as `mlxhog.theory.pairs.Comparison.run_pair`.
+        Diverged: every run of both arms diverged.
+    """
+    watch, config = LoadWatch(), target.config
+    with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
+        a, b = (
+            Side(
+                arm.name,
+                settings_for(
+                    config,
+                    folder,
+                    "advise",
+                    **PLAIN | {"strategy": arm.strategy},
+                    workers=arm.workers or config.workers,
+                    schedule="constant",
+                ),
+            )
+            for arm in arms
+        )
+        terms = CompareConfig(
+            pairs=PAIRS, time=seconds / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=config.seed
+        )
+        comparison = Comparison(a, b, terms, Path(folder) / "pairs")
+        pairs = [comparison.run_pair(number, tell) for number in range(1, PAIRS + 1)]
+    return decide(arms, pairs, watch.look())
+
+
+# -- the answer ------------------------------------------------------------------------------------
 
 PROFILE_PARTS, TRIAL_PARTS = 4, 3 * PAIRS
 """Three short runs and the gradients; of each pair both runs, and their scores."""
@@ -40,12 +269,6 @@ def advise_on(
         MlxhogError: bad input, or a failed measurement; see `measured_profile`.
     """
     began = time.monotonic()
-    if options.link is not None:
-        Link.parse(options.link)  # a wrong one is refused before anything is measured
-        if tries:
-            raise ConfigError(
-                "--link describes several machines, and a trial runs on this one; add --no-try"
-            )
     if target.config.strategy is None:
         target = replace(target, config=replace(target.config, strategy=Hogwild()))
     tell = numbered(tell, PROFILE_PARTS + (TRIAL_PARTS if tries else 0))
@@ -53,10 +276,10 @@ def advise_on(
     profile = measured_profile(target, options, tell)
     load = watch.look()
     choice = recommend(profile)
-    arm, trial = choice.first.arm, None
+    arm, trial = choice.first, None
     untold = str(load) if load.busy else None
     if tries and choice.second is not None:
-        both = arm, choice.second.arm
+        both = arm, choice.second
         trial = try_both(target, both, options.try_time, tell)
         arm = next(one for one in both if one.name == trial["winner"])
         untold = trial["untold"]
@@ -69,11 +292,11 @@ def advise_on(
         "answer": answer,
         "chosen": arm.name,
         "flags": arm.flags,
-        "advised": choice.first.arm.name,
+        "advised": choice.first.name,
         "rule": choice.rule,
         "because": choice.because,
         "otherwise": choice.otherwise,
-        "expected": [one.to_json() for one in choice.expected],
+        "expected": choice.expected,
         "profile": profile.to_json(),
         "trial": trial,
         "untold": untold,

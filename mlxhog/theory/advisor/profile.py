@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.base.quantities import format_bytes
-from mlxhog.theory.simulator.links import FLOAT_BYTES, Link, sent_bytes
 from mlxhog.theory.simulator.machine import Worker
 from mlxhog.training import choose_strategy
 
@@ -38,9 +36,6 @@ class Profile:
         reproducible: whether the strategy has to repeat bit for bit.
         heterogeneity: zeta^2 / sigma^2, variance of the workers' mean gradients over that of a
             batch's gradient; 0 if all draw from the same data.
-        link: between the machines; None on one machine.
-        machines: their number, if there is a link.
-        n_params: parameters of the model, which a link carries.
         backend: of a worker that trains alone; "" without a training.
     """
 
@@ -54,9 +49,6 @@ class Profile:
     adaptive: bool = False
     reproducible: bool = False
     heterogeneity: float = 0.0
-    link: Link | None = None
-    machines: int = 2
-    n_params: int = 0
     backend: str = ""
     seed: int = field(default=0, repr=False)
 
@@ -120,26 +112,6 @@ class Profile:
         rank = int(np.argmax(means))
         return rank if means[rank] > LASTING * float(np.median(means)) else None
 
-    @property
-    def round_every_s(self) -> float | None:
-        """Advised time between rounds of a cluster; None on one machine."""
-        if self.link is None:
-            return None
-        return self.link.round_every_s(FLOAT_BYTES * self.n_params, self.machines)
-
-    @property
-    def cluster(self) -> str | None:
-        """What to run on several machines, and what its rounds cost; None on one machine."""
-        if self.link is None:
-            return None
-        once = FLOAT_BYTES * self.n_params
-        return (
-            f"predicted for {self.machines} machines ({self.link}): mlxhog train --cluster "
-            f"HOST:PORT --round-every {self.round_every_s:g}s; a round takes "
-            f"{self.link.round_s(once, self.machines):.2g} s, each machine sends "
-            f"{format_bytes(sent_bytes(once, self.machines))}, and no worker waits for it"
-        )
-
     def period(self) -> int:
         """H: local steps after which a merge takes no more than a tenth of the time."""
         share = 0.1
@@ -149,7 +121,7 @@ class Profile:
         """Return the numbers, for --json."""
         same = (
             "mean_s", "slowest_s", "sync_s", "gain", "scaling", "p_conf", "density", "noise_scale",
-            "heterogeneity", "round_every_s", "cluster",
+            "heterogeneity",
         )  # fmt: skip
         return {name: getattr(self, name) for name in same} | {
             "workers": [
@@ -165,6 +137,4 @@ class Profile:
                 for worker, time in zip(self.workers, self._rounds.T, strict=True)
             ],
             "alone_step_s": self.alone.step_s,
-            "link": None if self.link is None else str(self.link),
-            "machines": 1 if self.link is None else self.machines,
         }

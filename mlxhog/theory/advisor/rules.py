@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import (
@@ -24,8 +24,8 @@ from mlxhog.strategies import (
 from mlxhog.strategies.averaging import Averaged
 from mlxhog.strategies.sync import BY_SPEED
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.rules import Rule, holding
-from mlxhog.theory.simulator import Prediction, schemes, simulate
+from mlxhog.theory.rules import Rule
+from mlxhog.theory.simulator import schemes, simulate
 from mlxhog.theory.simulator.machine import Scheme
 from mlxhog.training.choose_strategy import MARGIN
 
@@ -171,7 +171,7 @@ RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
     ),
     Rule(
         "updates seldom meet",
-        lambda p: (p.count - 1) * p.p_conf <= 0.5 and p.link is None,
+        lambda p: (p.count - 1) * p.p_conf <= 0.5,
         lambda p: (Hogwild(),),
         lambda p: (
             f"(P - 1) p_conf = {(p.count - 1) * p.p_conf:.2g} is at most 1/2, so asynchrony adds "
@@ -214,8 +214,8 @@ RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
         "shards that are alike, or a cheaper merge",
     ),
     Rule(
-        "merging dominates within a machine",
-        lambda p: p.link is None and p.period() < LARGE_PERIOD,
+        "merging dominates",
+        lambda p: p.period() < LARGE_PERIOD,
         lambda p: (
             (DiLoCo(), LocalSGD(), Hogwild()) if p.adaptive else (LocalSGD(), Hogwild())
         ),
@@ -232,49 +232,14 @@ RULES: tuple[Rule[Profile, Sequence[Strategy]], ...] = (
         lambda p: (
             f"barrier and average take {p.overhead:.3g} gradients, so {p.period()} local steps lie "
             "between two merges"
-            + (
-                f" (a link of {p.link}: meet by the clock, so that no worker waits)"
-                if p.link is not None
-                else ""
-            )
         ),
-        "a faster link",
+        "a faster merge",
     ),
 )  # fmt: skip
 """The first row that holds and has an arm decides."""
 
 
-@dataclass(frozen=True)
-class PredictedArm:
-    """The prediction of one arm.
-
-    Attributes:
-        arm: the way to train.
-        prediction: of its speed.
-        samples: that it needs, over those of one worker alone; a guess before a trial.
-        time: to a loss, over that of sync; smaller is sooner.
-    """
-
-    arm: Arm
-    prediction: Prediction
-    samples: float
-    time: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "name": self.arm.name,
-            "flags": self.arm.flags,
-            "gradients_per_s": self.prediction.gradients_per_s,
-            "staleness": self.prediction.staleness.mean,
-            "idle": self.prediction.waiting_share,
-            "samples": self.samples,
-            "time": self.time,
-        }
-
-
-@dataclass(frozen=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """The choice of the rules, and the predictions.
 
     Attributes:
@@ -283,15 +248,15 @@ class Recommendation:
         rule: name of the rule that decided.
         because: its reason.
         otherwise: a change that leads to another answer.
-        expected: every arm, soonest first.
+        expected: predictions of every arm, soonest first, as of `predict`.
     """
 
-    first: PredictedArm
-    second: PredictedArm | None
+    first: Arm
+    second: Arm | None
     rule: str
     because: str
     otherwise: str
-    expected: tuple[PredictedArm, ...]
+    expected: list[dict[str, Any]]
 
 
 def recommend(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -> Recommendation:
@@ -307,35 +272,46 @@ def recommend(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -
     known = arms(profile, strategies)
     if profile.reproducible:
         known = {kind: arm for kind, arm in known.items() if arm.repeats}
-    predicted = dict(zip(known, predict(profile, list(known.values())), strict=True))
-    expected = sorted(predicted.values(), key=lambda one: one.time)
-    for rule in holding(RULES, profile):
-        first = next((predicted[one] for one in rule.answer(profile) if one in predicted), None)
-        if first is not None:
-            others = (one for one in expected if one.arm.family != first.arm.family)
-            because = rule.because(profile)
-            return Recommendation(
-                first, next(others, None), rule.topic, because, rule.otherwise, tuple(expected)
-            )
+    expected = predict(profile, known.values())
+    for rule in (one for one in RULES if one.holds(profile)):
+        for first in (known[one] for one in rule.answer(profile) if one in known):
+            second = next((arm for arm in expected if arm.family != first.family), None)
+            because, rows = rule.because(profile), [*expected.values()]
+            return Recommendation(first, second, rule.topic, because, rule.otherwise, rows)
     raise ConfigError(
         f"no rule fits with the strategies {', '.join(map(str, strategies))}; wanted serial, sync "
         "or hogwild among them"
     )
 
 
-def predict(profile: Profile, known: Sequence[Arm]) -> Iterator[PredictedArm]:
-    """Predict speed, samples and time of arms."""
-    seconds = {}
+def predict(profile: Profile, known: Iterable[Arm]) -> dict[Arm, dict[str, Any]]:
+    """Predict arms; returns what is expected of each, the soonest first.
+
+    It has `name` and `flags`; `gradients_per_s`, mean `staleness`, and the share of time in which
+    workers are `idle`; `samples` to a loss, over those of one worker alone, a guess before a trial;
+    and `time` to that loss, over that of sync.
+    """
+    expected: dict[Arm, dict[str, Any]] = {}
     for arm in known:
         workers = [profile.alone] if arm.strategy.one_process else profile.workers
         updates = max(100, SIMULATED // (len(workers) if arm.strategy.averages else 1))
         prediction = simulate(workers, arm.scheme, updates=updates, seed=profile.seed)
         samples = samples_needed(profile, arm)
-        seconds[arm] = prediction, samples, samples / prediction.gradients_per_s
-    sync = next((of[-1] for arm, of in seconds.items() if arm.strategy == Sync()), None)
-    for arm, (prediction, samples, time) in seconds.items():
-        unit = sync or next(iter(seconds.values()))[-1]
-        yield PredictedArm(arm, prediction, samples, time / unit)
+        expected[arm] = {
+            "name": arm.name,
+            "flags": arm.flags,
+            "gradients_per_s": prediction.gradients_per_s,
+            "staleness": prediction.staleness.mean,
+            "idle": prediction.waiting_share,
+            "samples": samples,
+            "time": samples / prediction.gradients_per_s,
+        }
+    rows = [*expected.values()]
+    sync = next((row["time"] for arm, row in expected.items() if arm.strategy == Sync()), None)
+    unit = sync or rows[0]["time"]
+    for row in rows:
+        row["time"] /= unit
+    return dict(sorted(expected.items(), key=lambda one: one[1]["time"]))
 
 
 def samples_needed(profile: Profile, arm: Arm) -> float:

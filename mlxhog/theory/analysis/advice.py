@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from mlxhog import optim
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
-from mlxhog.optim import Momentum, OptimizerChoice
 from mlxhog.strategies import Hogwild
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.bounds import Bound
-from mlxhog.theory.rules import Rule, holding
+from mlxhog.theory.rules import Rule
 
 OFTEN = 0.5
 """Share of parameters, or of pairs of updates, above which conflict is common."""
@@ -26,16 +24,6 @@ TURNED = 0.5
 
 FRESH = 0.9
 """Cosine above which an old gradient is nearly as good as a fresh one."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One recommendation, its numbers, and flags of `mlxhog train`; "" for no change."""
-
-    topic: str
-    recommend: str
-    because: str
-    flags: str = ""
 
 
 class Lag(NamedTuple):
@@ -84,13 +72,13 @@ class Analysis:
     @cached_property
     def strictest(self) -> Bound:
         """Of all blocks the least lag for which conflicts cost nothing: tau <= n / (2 Dbar)."""
-        each = (one for one in self.bounds if one.name == "perturbed iterate")
-        return min(each, key=lambda one: one.values["largest_tau"])
+        each = (one for one in self.bounds if one["name"] == "perturbed iterate")
+        return min(each, key=lambda one: float(one["values"]["largest_tau"]))
 
     @property
     def allowed(self) -> float:
         """That lag."""
-        return self.strictest.values["largest_tau"]
+        return float(self.strictest["values"]["largest_tau"])
 
     @property
     def lock_free(self) -> Hogwild | None:
@@ -109,22 +97,6 @@ class Analysis:
         """The cosine of such a gradient with a fresh one; None where no sync start could help."""
         begun = self.lock_free is not None and self.lock_free.rounds_share > 0
         return None if self.stale is None or self.lag.mean == 0 or begun else self.stale.cosine
-
-    @property
-    def optimizer(self) -> OptimizerChoice:
-        """The optimizer of the training."""
-        return optim.chosen(self.config)
-
-    @cached_property
-    def step_rule(self) -> Bound:
-        """The rule for dense problems."""
-        return next(one for one in self.bounds if one.name == "step for dense problems")
-
-    @property
-    def most_lr(self) -> float:
-        """The step size of that rule; momentum adds up to steps 1 / (1 - momentum) as long."""
-        shorter = 1 - self.optimizer.momentum if isinstance(self.optimizer, Momentum) else 1.0
-        return self.step_rule.values["constant_step"] * shorter
 
 
 def verdict(facts: Analysis) -> str:
@@ -159,20 +131,9 @@ def _lost(f: Analysis) -> str:
 
 def _lag_rule(f: Analysis) -> str:
     return (
-        f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest.block}, and "
+        f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest['block']}, and "
         f"{f.lag.largest:g} is the largest"
     )
-
-
-def _curved(f: Analysis) -> str:
-    return (
-        f"gradients changed by up to {f.step_rule.inputs['smoothness']:.3g} per unit of distance, "
-        f"at a staleness of up to {f.lag.largest:g}"
-    )
-
-
-def _late(f: Analysis) -> str:
-    return f"a step is {f.lag.mean:.2g} updates old on average when it is added"
 
 
 def _ageing(f: Analysis) -> str:
@@ -202,22 +163,12 @@ def _workers(f: Analysis) -> tuple[str, str]:
 RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
     Rule(
         "write",
-        lambda f: f.allowed >= f.lag.largest,
-        lambda f: (
-            "plain adds (racy) can lose little here; the theorems assume lossless ones",
-            "" if f.write == "racy" else "--write racy",
-        ),
-        lambda f: f"{_lag_rule(f)}; {_lost(f)}",
-    ),
-    Rule(
-        "write",
         lambda f: True,
         lambda f: (
             "add steps losslessly (stripe locks), as write=auto does on CPUs",
             "--write lossless" if f.write == "racy" else "",
         ),
-        lambda f: f"most pairs of updates meet in {f.dense_share:.0%} of the parameters; "
-        f"{_lost(f)}, and no theorem here covers that",
+        lambda f: f"{_lost(f)}, and no theorem here covers lost ones",
     ),
     Rule(
         "workers",
@@ -230,23 +181,6 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
     ),
     Rule("workers", lambda f: True, _workers, _lag_rule),
     Rule(
-        "step size",
-        lambda f: "smoothness" in f.step_rule.inputs and f.optimizer.is_adaptive,
-        lambda f: (f"keep lr {f.config.top_lr:g}, and lower it first if several do worse", ""),
-        lambda f: f"the rule for dense problems (plain SGD: lr <= {f.most_lr:.2g}) does not cover "
-        f"{f.optimizer.title or f.optimizer.name}; {_curved(f)}",
-    ),
-    Rule(
-        "step size",
-        lambda f: "smoothness" in f.step_rule.inputs,
-        lambda f: (
-            (f"lower lr from {f.config.top_lr:g} to {f.most_lr:.2g}", f"--lr {f.most_lr:.2g}")
-            if f.config.top_lr > f.most_lr
-            else (f"keep lr {f.config.top_lr:g}", "")
-        ),
-        lambda f: f"lr <= 1 / (L sqrt(tau_max tau_C)) = {f.most_lr:.2g}: {_curved(f)}",
-    ),
-    Rule(
         "predicted reads",
         lambda f: f.lock_free is not None,
         lambda f: (
@@ -256,7 +190,8 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
             if f.config.shares_moments
             else ("use predict=own", "--predict own")
         ),
-        lambda f: f"{_late(f)}, for a part of which predicted parameters make up",
+        lambda f: f"a step is {f.lag.mean:.2g} updates old on average when it is added, for a part "
+        "of which predicted parameters make up",
     ),
     Rule(
         "synchronous start",
@@ -273,7 +208,7 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
     Rule("synchronous start", lambda f: f.ages is not None and not f.trained, _start, _ageing),
     Rule(
         "disjoint blocks",
-        lambda f: f.dense_share > OFTEN and not getattr(f.config.strategy, "disjoint", False),
+        lambda f: f.dense_share > OFTEN and getattr(f.config.strategy, "blocks", "") != "disjoint",
         lambda f: (
             "worth a try against conflicts, but not against old gradients", "--blocks disjoint"
         ),
@@ -284,16 +219,19 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
 """The first row of a topic that holds is its advice; the most consequential topics come first."""
 
 
-def advise(facts: Analysis) -> Iterator[Advice]:
-    """Yield the recommendation of each topic; flags only where the options take them."""
-    decided = set[str]()
-    for rule in holding(RULES, facts):
-        if rule.topic in decided:
-            continue
-        decided.add(rule.topic)
-        recommend, flags = rule.answer(facts)
-        because = rule.because(facts)
-        yield Advice(rule.topic, recommend, because, flags if _fits(facts.config, flags) else "")
+def advise(facts: Analysis) -> Iterator[dict[str, str]]:
+    """Yield `topic`, `recommend`, `because` and `flags` of `mlxhog train` of each topic.
+
+    The flags are "" for no change, and where the other options do not take them.
+    """
+    decided = dict[str, Rule[Analysis, tuple[str, str]]]()
+    for rule in RULES:
+        if rule.topic not in decided and rule.holds(facts):
+            decided[rule.topic] = rule
+    for topic, rule in decided.items():
+        (recommend, flags), because = rule.answer(facts), rule.because(facts)
+        flags = flags if _fits(facts.config, flags) else ""
+        yield {"topic": topic, "recommend": recommend, "because": because, "flags": flags}
 
 
 def _fits(config: TrainConfig, flags: str) -> bool:

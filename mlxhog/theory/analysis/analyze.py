@@ -32,7 +32,6 @@ from mlxhog.theory.bounds import Bound, Facts
 from mlxhog.theory.target import Target
 from mlxhog.training.plan import TextPlan, make_plan
 
-CURVED, ROUNDS = 2, 8  # batches for the curvature, and gradients of each
 WATCHED = 4  # batches whose gradients are taken again after others' updates
 REMEMBERED = 20  # batches in a trained model's optimizer state: 1 / (1 - beta2) of AdamW
 
@@ -60,7 +59,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
     subject = subject_of(target, plan)
     samples = min(options.samples, most_samples(subject))
     batches = subject.batches()
-    notes = [*plan.data.notes, *_notes(config, frozen=batches.example().frozen)]
+    notes = [*plan.data.notes, *_notes(config)]
     if samples < options.samples:
         notes.append(f"{samples} samples instead of {options.samples}: bitmaps of more do not fit")
     if batches.n_tickets < 2:
@@ -73,8 +72,6 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         tell("gradients", f"starting {plan.workers[0].backend}")
         drawn = tickets(batches.n_tickets, samples, config.seed)
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
-        tell("gradients", "how fast they change")
-        smoothness: float = call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS)
         tell("gradients", "how they age")
         order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
         shuffled, lags = [drawn[k] for k in order], LAGS[-1]
@@ -95,7 +92,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         ngrams.of(plan.model),
         lambda step: tell("rows of the embedding", step),
     )
-    lag, largest = _lag(observed, target), float(measured.norms.max())
+    lag = _lag(observed, target)
     analysis = Analysis(
         config=config,
         write=write,
@@ -110,8 +107,6 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
                 measured.blocks,
                 updates=batches.n_tickets,
                 lag=lag,
-                largest_gradient=largest,
-                smoothness=smoothness,
                 facts=facts(config, write),
             )
         ),
@@ -132,14 +127,13 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         "gradients": {
             "mean_loss": float(measured.losses.mean()),
             "mean_norm": float(measured.norms.mean()),
-            "largest_gradient": largest,
-            "smoothness": smoothness,
+            "largest_gradient": float(measured.norms.max()),
             "ageing": [one._asdict() for one in stale_gradients],
         },
         "staleness": None if observed is None else asdict(observed),
         "lag": lag._asdict(),
-        "bounds": [one.to_json() for one in analysis.bounds],
-        "advice": [asdict(one) for one in advise(analysis)],
+        "bounds": [*analysis.bounds],
+        "advice": [*advise(analysis)],
         "notes": notes,
         "seconds": time.monotonic() - began,
     }
@@ -150,13 +144,12 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
 
 def facts(config: TrainConfig, write: str) -> Facts:
     """Return the facts on a language model and its training; `write` as the option of that name."""
-    return Facts(
-        strongly_convex=False,
-        smooth=None,  # measured near the parameters, unknown far from them
-        bounded_gradients=True if config.clip > 0 else None,
-        lossless=write != "racy",
-        sgd=config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
-    )
+    return {
+        "strongly_convex": False,
+        "bounded_gradients": True if config.clip > 0 else None,
+        "lossless": write != "racy",
+        "sgd": config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
+    }
 
 
 def bounds_of(
@@ -164,37 +157,28 @@ def bounds_of(
     *,
     updates: int,
     lag: Lag,
-    largest_gradient: float,
-    smoothness: float,
     facts: Facts,
 ) -> Iterator[Bound]:
-    """Yield the theorems of every block, then those of the whole model.
+    """Yield the theorems of every block.
 
     Args:
         blocks: measured conflicts.
         updates: of an epoch, |E|: an example of the theory is one update.
         lag: staleness.
-        largest_gradient: M, the length of the longest gradient in the sample; a lower bound.
-        smoothness: L, the fastest change of a sampled gradient; a lower bound near the parameters.
         facts: on the model and its training.
     """
-    tau, constants = lag.largest, {"c": 0.0, "L": smoothness, "M": largest_gradient}
     for one in blocks:
         # Every update touches something, so neither share is 0, even if it is in the sample.
         rho, delta = max(one.rho, 1 / updates), max(one.delta, 1 / updates)
-        here, sizes = replace(facts, sparse=one.delta < 1), {"rho": rho, "delta": delta}
+        here, sizes = {**facts, "sparse": one.delta < 1}, {"rho": rho, "delta": delta}
         for name, more in {
-            "proposition 4.1": {"omega": one.omega, **sizes, **constants},
-            "penalty": {"omega": one.omega, **sizes},
+            "proposition 4.1": {"omega": one.omega, **sizes},
             "n^(1/4)": {"n": one.parameters, **sizes},
             "perturbed iterate": {
                 "n_examples": updates, "mean_degree": one.p_conf * (updates - 1),
             },
         }.items():  # fmt: skip
-            yield bounds.apply(name, here, one.name, tau=tau, **more)
-    known = {"smoothness": smoothness} if smoothness else {}
-    lags = {"tau_concurrency": lag.mean, "tau_max": lag.largest}
-    yield bounds.apply("step for dense problems", facts, **lags, **known)
+            yield bounds.apply(name, here, one.name, tau=lag.largest, **more)
 
 
 def _lag(observed: ObservedStaleness | None, target: Target) -> Lag:
@@ -276,27 +260,17 @@ def subject_of(target: Target, plan: TextPlan) -> Subject:
     return Subject(plan, steps, blocks, target.checkpoint, plan.data.train)
 
 
-def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:
+def _notes(config: TrainConfig) -> Iterator[str]:
     """Yield notes on options that change the gradients' supports."""
     if (part := sparsify(config)) != "none":
         yield (
             f"supports are those of the steps that sparsify={part} writes, not of gradients; "
             "residuals of error feedback begin at zero"
         )
-    if config.sampled_head is not None:
-        yield (
-            f"gradients are those of a loss over each batch's own words and {config.sampled_head} "
-            "drawn ones"
-        )
     if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
         yield (
             "with blocks=disjoint no two workers hold the same block: simultaneous updates never "
             "meet, even if these batches do"
-        )
-    if frozen:
-        yield (
-            "gradients stop at the start of a completion, as in training; --context trained lets "
-            "them flow through the prompts"
         )
 
 

@@ -89,9 +89,6 @@ Float64 = NDArray[np.float64]
 Ticket = tuple[int, int]
 """Epoch and number of a batch."""
 
-SHIFT = 1e-2
-"""Euclidean length of the steps over which curvature is measured."""
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -259,38 +256,6 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
         for rows, mask in zip(packed, ours.touched(), strict=True):
             rows.append(np.packbits(mask, bitorder="little"))
     return Sampled([np.stack(rows) for rows in packed], np.array(losses), np.array(norms))
-
-
-def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: int) -> float:
-    """Return the largest |grad(x + d) - grad(x)| / |d| of some directions d.
-
-    The directions come from power iteration on the Hessian of each batch, by finite differences.
-    The result is a lower bound of the Lipschitz constant L of the gradient, near the parameters.
-
-    Args:
-        lane: of the child.
-        subject: which gradients.
-        tickets: batches, each with an iteration of its own.
-        rounds: gradients in one iteration.
-    """
-    ours, steepest = source(lane, subject), 0.0
-    before = ours.backend.inbox.copy()
-    for number, ticket in enumerate(tickets):
-        ours.gradient(ticket)
-        at = ours.flat.copy()
-        rng = np.random.default_rng([subject.steps.seed, number])
-        direction = rng.standard_normal(at.size, np.float32)
-        for _ in range(rounds):
-            ours.move(np.float32(SHIFT / np.linalg.norm(direction)) * direction)
-            ours.gradient(ticket)
-            ours.backend.inbox[:] = before
-            ours.backend.refresh()
-            direction = ours.flat - at
-            length = float(np.linalg.norm(direction))
-            steepest = max(steepest, length / SHIFT)
-            if length == 0.0:
-                break
-    return steepest
 
 
 # -- the worth of a late gradient ------------------------------------------------------------------

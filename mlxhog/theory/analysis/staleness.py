@@ -7,19 +7,16 @@ no such limit. The theory's tau is a lag in updates: a property of a run, not of
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.errors import RunError, WorkerFailed, message_of
 from mlxhog.report.views import Tell
 from mlxhog.strategies import Hogwild
-from mlxhog.theory import short_runs
+from mlxhog.theory.short_runs import run_shortly
 from mlxhog.theory.simulator import Staleness
 
 
@@ -66,87 +63,52 @@ def probe_run(
     lock_free = Hogwild()
     if isinstance(config.strategy, Hogwild):
         lock_free = config.strategy.lock_free()
-    with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
-        settings = short_runs.settings_for(
-            config,
-            folder,
-            "probe",
-            strategy=lock_free,
-            workers=workers,
-            read="snapshot",
-            max_workers=None if config.max_workers is None else max(2, config.max_workers),
-            write="racy",
-            gpu_write="cpu",
-            time=seconds,
-        )
-        result = short_runs.train(settings, tell)
-    if not result.staleness:
-        raise WorkerFailed(
-            f"the probe run finished no step within {seconds:g} s of training; give it longer, as "
-            "in --seconds 30, or none with --seconds 0"
-        )
-    return _summarize("probe", [asdict(result)], "racy")
+    result, _ = run_shortly(
+        config,
+        tell,
+        seconds=seconds,
+        fewest=1,
+        flag="--seconds",
+        strategy=lock_free,
+        workers=workers,
+        read="snapshot",
+        max_workers=None if config.max_workers is None else max(2, config.max_workers),
+        write="racy",
+        gpu_write="cpu",
+    )
+    return _summarize("probe", asdict(result), "racy")
 
 
 def of_run(run: Run, write: str) -> ObservedStaleness | None:
-    """Read the staleness of all commands that trained a run; None if it took no step.
+    """Read the staleness of the newest command that trained a run; None if it took no step.
 
     Args:
         run: the run.
         write: as the option of that name.
-
-    Raises:
-        RunError: its metrics are damaged.
     """
-    last: list[dict[str, Any]] = []  # line of each command; workers count anew with each
-    try:
-        for line in run.read_metrics():
-            if not line.get("step"):
-                continue
-            if last and line.get("supervisor_pid") == last[-1].get("supervisor_pid"):
-                if all(
-                    line.get(name, 0) >= last[-1].get(name, 0) for name in ("step", "elapsed_s")
-                ):
-                    last.pop()
-            last.append(line)
-        return _summarize("run", last, write) if last else None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{run.metrics_path} holds a line that is not the progress of a training run "
-            f"({message_of(error)})"
-        ) from error
+    lines = [line for line in run.read_metrics() if line.get("step")]
+    return _summarize("run", lines[-1], write) if lines else None
 
 
-def _summarize(source: str, lines: Sequence[Mapping[str, Any]], write: str) -> ObservedStaleness:
-    """Summarise the totals of one command or more."""
-    total: Counter[int] = Counter()
-    by_worker: dict[tuple[int, str], Counter[int]] = {}
-    lost, weight, largest = 0.0, 0, 0
-    for line in lines:
-        total.update(_histogram(line))
-        for worker in line["workers"]:
-            own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
-            own.update(_histogram(worker))
-            largest = max(largest, worker["max_staleness"])
-        steps = sum(worker["steps"] for worker in line["workers"])
-        if line["lost_update_rate"] is not None:
-            lost, weight = lost + steps * line["lost_update_rate"], weight + steps
-    overall = Staleness.of("all", total)
+def _summarize(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:
+    """Summarise the totals of a command."""
+    histogram, workers = _histogram(line), line["workers"]
+    overall = Staleness.of("all", histogram)
     return ObservedStaleness(
         source=source,
-        workers=len(lines[-1]["workers"]),
+        workers=len(workers),
         write=write,
-        all=replace(overall, max=max(overall.max, largest)),
-        histogram=dict(sorted(total.items())),
-        lost_update_rate=lost / weight if weight else None,
+        all=replace(overall, max=max(overall.max, *(one["max_staleness"] for one in workers))),
+        histogram=histogram,
+        lost_update_rate=line["lost_update_rate"],
         increments=overall.steps * PROBE_FLOATS,
         by_worker=tuple(
-            Staleness.of(f"{slot} {backend}", own)
-            for (slot, backend), own in sorted(by_worker.items())
-            if own
+            Staleness.of(f"{one['slot']} {one['backend']}", own)
+            for one in workers
+            if (own := _histogram(one))
         ),
     )
 
 
 def _histogram(of: Mapping[str, Any]) -> dict[int, int]:
-    return {int(lag): int(steps) for lag, steps in of["staleness"].items()}
+    return {int(lag): int(steps) for lag, steps in sorted(of["staleness"].items())}

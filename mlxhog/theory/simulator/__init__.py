@@ -105,7 +105,6 @@ def simulate(
     Raises:
         DataError: events that are impossible or come too late, or all workers die too early.
         ConfigError: the scheme does not fit the workers.
-        Deadlock: every worker waits for another.
     """
     sim = Simulation(workers, scheme, cores=cores, seed=seed, events=events)
     sim.run_until(updates // 10 if warm_up is None else warm_up)

@@ -40,7 +40,7 @@ class Link:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `FORM`; a plain number is a rate in Gbit/s.
+        """Read `FORM`.
 
         Raises:
             ConfigError: another form.
@@ -48,10 +48,10 @@ class Link:
         rate, _, latency = text.strip().partition(":")
         match = _RATE.fullmatch(rate.strip())
         try:
-            bits = float(match[1]) * _BITS[match[2].lower()] if match else 1e9 * float(rate)
-            link = cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
-            if not (0 < link.bytes_per_s < math.inf and 0 <= link.latency_s < math.inf):
+            if match is None or not float(match[1]):
                 raise ValueError
+            bits = float(match[1]) * _BITS[match[2].lower()]
+            link = cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
         except ValueError:
             raise ConfigError(
                 f"the link {text!r} cannot be read; wanted {FORM}, a rate above 0"
@@ -74,12 +74,6 @@ class Link:
         """Least time between rounds, in whole seconds, with which they use `LINK_SHARE` of it."""
         return max(1.0, math.ceil(self.round_s(n_bytes, machines) / LINK_SHARE - 1e-9))
 
-    def __str__(self) -> str:
-        """As `parse` reads it."""
-        mbit = 8 * self.bytes_per_s / 1e6
-        rate = f"{mbit / 1e3:g}Gbit" if mbit >= 1e3 else f"{mbit:g}Mbit"
-        return rate + (f":{1e3 * self.latency_s:g}ms" if self.latency_s else "")
-
 
 def sent_bytes(n_bytes: float, machines: int) -> float:
     """Bytes that each machine sends in an all-reduce of n bytes."""
@@ -98,19 +92,17 @@ class ClusterRounds(Scheme):
         link: of each machine.
         n_params: parameters of the model.
         round_every_s: seconds between the beginnings of two rounds.
-        float_bytes: bytes of a parameter in a round: 4, or 2 for bfloat16.
     """
 
     machines: int
     link: Link
     n_params: float
     round_every_s: float = 10.0
-    float_bytes: int = FLOAT_BYTES
 
     @property
     def round_s(self) -> float:
         """Seconds of a round."""
-        return self.link.round_s(self.float_bytes * self.n_params, self.machines)
+        return self.link.round_s(FLOAT_BYTES * self.n_params, self.machines)
 
     def ended(self, seconds: float) -> int:
         """Rounds that have ended by then."""
@@ -120,14 +112,19 @@ class ClusterRounds(Scheme):
     def use(self, seconds: float) -> dict[str, float]:
         """Return what rounds did with the links from the start on.
 
-        `rounds` that ended, `bytes_per_s` that each machine sends on average, and the `share` of
-        the time in which a round is under way.
+        `rounds` that ended, `bytes_per_s` that each machine sends on average, the `share` of the
+        time in which a round is under way, and the advised time between rounds, `tenth_every_s`.
         """
         ended, round_s = self.ended(seconds), self.round_s
-        sent = ended * sent_bytes(self.float_bytes * self.n_params, self.machines)
+        sent = ended * sent_bytes(FLOAT_BYTES * self.n_params, self.machines)
         begun_s = self.round_every_s + ended * max(self.round_every_s, round_s)
         busy_s = ended * round_s + min(round_s, max(0.0, seconds - begun_s))
-        return {"rounds": ended, "bytes_per_s": sent / seconds, "share": busy_s / seconds}
+        return {
+            "rounds": ended,
+            "bytes_per_s": sent / seconds,
+            "share": busy_s / seconds,
+            "tenth_every_s": self.link.round_every_s(FLOAT_BYTES * self.n_params, self.machines),
+        }
 
     def shared(self, sim: Simulation) -> list[int]:
         """Return the number of rounds that have been merged."""

@@ -168,10 +168,6 @@ class WorkerContext:
 # -- the clock -------------------------------------------------------------------------------------
 
 
-class Deadlock(Exception):
-    """Every worker alive waits for another; the message has the number of updates so far."""
-
-
 @dataclass(frozen=True, order=True)
 class Event:
     """A worker dies or joins.
@@ -281,9 +277,6 @@ class Simulation:
         """Advance to a number of updates, to a time, or until all workers are dead.
 
         All updates that end together are included.
-
-        Raises:
-            Deadlock: every worker alive waits for another.
         """
         learner = self.learner
         while self.version < version and self.now < seconds and (self.alive or self._events):
@@ -295,10 +288,7 @@ class Simulation:
                 self.now = event.at_s
                 (self._join if event.joins else self._leave)(event.rank)
             elif end == math.inf:
-                waiting = ", ".join(map(str, sorted(self.alive)))
-                raise Deadlock(
-                    f"after {self.version} updates every worker waits for another (ranks {waiting})"
-                )
+                raise RuntimeError(f"after {self.version} updates all workers wait for others")
             else:
                 self.now = end
                 for rank in [rank for rank, at_s in enumerate(self._ends) if at_s <= end]:

@@ -14,8 +14,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import DataError
-
 Float64 = NDArray[np.float64]
 
 
@@ -85,8 +83,6 @@ class Learner:
         every: int = 1,
     ) -> None:
         """Begin with the objective's initial parameters."""
-        if not lr > 0:
-            raise DataError(f"a step size of {lr}: wanted more than 0")
         self.objective, self.lr, self.target, self.every = objective, lr, target, every
         self.params = {SHARED: objective.start()}
         self.reached: tuple[float, int] | None = None

@@ -189,7 +189,8 @@ class Sync(Scheme):
     all gradients, and makes the step there.
 
     Attributes:
-        backups: workers that a round does not wait for; their gradients are thrown away.
+        backups: workers that a round does not wait for, fewer than all; their gradients are thrown
+            away.
         round_s: seconds for the barriers of a round, beyond the work of each worker.
         by_speed: whether the samples of a round are divided so that all workers end together.
 
@@ -202,11 +203,6 @@ class Sync(Scheme):
 
     def shared(self, sim: Simulation) -> tuple[Barrier, dict[int, list[int]]]:
         """Return the barrier of rounds, and the ranks that have computed, by round."""
-        if not 0 <= self.backups < len(sim.workers):
-            raise ConfigError(
-                f"{self.backups} backup workers of {len(sim.workers)}: wanted 0 to "
-                f"{len(sim.workers) - 1}, so that a round waits for one worker at least"
-            )
         return Barrier(sim), {}
 
     def steps(

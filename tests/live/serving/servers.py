@@ -23,7 +23,7 @@ END_S = 30
 
 @dataclass
 class Server:
-    """A running `mlxhog serve`: its process, the object that it printed, and a client."""
+    """A running `mlxhog serve` or `board`: its process, the object that it printed, a client."""
 
     process: Program
     told: dict[str, Any]
@@ -63,9 +63,10 @@ class Server:
 
 
 @contextmanager
-def serving(model, *words, cwd, **environment):
+def serving(model, *words, command="serve", cwd=None, **environment):
     """A server on a free port, until the block ends."""
-    process = Program("serve", str(model), "--port", "0", "--json", *words, cwd=cwd, **environment)
+    given = [command, str(model), "--port", "0", "--json", *words]
+    process = Program(*given, cwd=cwd, **environment)
     http = httpx.Client(verify=False, timeout=START_S)  # which takes no certificates
     try:
         ready, _, _ = select.select([process.stdout], [], [], START_S)

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import sysconfig
-import time
 from collections import namedtuple
 from contextlib import contextmanager
 from functools import wraps
@@ -67,9 +66,8 @@ class Process:
 
 
 def cpu_times():
-    """Seconds of all processors: FAKE_FOREIGN_CPUS are busy, and this process with its children."""
-    foreign = float(os.environ.get("FAKE_FOREIGN_CPUS", "0"))
-    return all_times(sum(os.times()[:4]) + foreign * time.monotonic(), 0.0, 0.0, 0.0)
+    """Seconds of all processors, of which this process with its children is all that is busy."""
+    return all_times(sum(os.times()[:4]), 0.0, 0.0, 0.0)
 
 
 times = namedtuple("pcputimes", "user system children_user children_system")
@@ -163,14 +161,14 @@ CREATORS = "zeros ones empty full arange eye tensor"
 
 
 def change_torch(torch):
-    """With FAKE_METAL a device "mps"; FAKE_NO_MPS leaves torch without, as virtual machines may.
+    """With FAKE_METAL a device "mps".
 
     A tensor on it is a copy of one of the host, and so are its results. NumPy does not read it, and
     no operation but a copy joins it with a tensor of the host that has a dimension. These rules are
     not checked inside `torch.autograd.grad`. Source: torch 2.13, errors of `numpy` and
     `TensorIterator`.
     """
-    if "FAKE_METAL" not in os.environ or "FAKE_NO_MPS" in os.environ:
+    if "FAKE_METAL" not in os.environ:
         return
     mps, tensor_to = torch.device("mps"), torch.Tensor.to
     plain = torch._C.DisableTorchFunctionSubclass
@@ -242,20 +240,6 @@ def change_torch(torch):
 sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
 sys.platform = "darwin"
 mmap.PAGESIZE = mmap.ALLOCATIONGRANULARITY = 16_384
-
-
-class Mapping(mmap.mmap):
-    """Python's mapping: before it maps a file, it has the drive flush its cache (F_FULLFSYNC)."""
-
-    flushes = 0
-
-    def __new__(cls, fileno, *arguments, **keywords):
-        """Map a file, or anonymous memory, which has no drive."""
-        Mapping.flushes += fileno != -1
-        return super().__new__(cls, fileno, *arguments, **keywords)
-
-
-mmap.mmap = Mapping
 fcntl.F_FULLFSYNC, _fcntl = 51, fcntl.fcntl
 fcntl.fcntl = lambda fd, command, *more: 0 if command == 51 else _fcntl(fd, command, *more)
 for module, names in {

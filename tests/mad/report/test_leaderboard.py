@@ -1,7 +1,6 @@
 """The leaderboard of a study as text, JSON and page, from studies with known numbers."""
 
 import base64
-import importlib.util
 import json
 import re
 import shutil
@@ -313,14 +312,3 @@ def test_plots_lie_in_the_study_unless_told_otherwise_and_a_page_may_have_no_fig
     parsed = Page(Path(output["page"]).read_text())
     assert "0 of 54 runs have ended" in parsed.text
     assert not [tag for tag, _ in parsed.tags if tag == "figure"]
-
-
-@pytest.mark.usefixtures("here")
-def test_without_matplotlib_plot_says_which_package_has_it(capsys, monkeypatch):
-    known = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *of: None if name == "matplotlib" else known(name)
-    )
-    assert main(["mad", "plot", "first"]) == 3
-    assert "pip install matplotlib" in capsys.readouterr().err
-    assert not Path("studies/first/plots").exists()

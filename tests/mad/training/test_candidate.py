@@ -185,8 +185,7 @@ def test_validation_rows_decide_where_asked_for_and_both_are_told():
     assert by_test.val_token == by_val.val_token is not None
     assert by_test.curve[-1].acc_token == by_test.acc_token
     assert by_val.curve[-1].acc_token == by_val.val_token
-    with pytest.raises(ConfigError, match="val_rows"):
-        train(small_run(select="val"))
+    assert small_run(select="val").settings["val_rows"] == 32  # as many as test rows
 
 
 def test_what_training_rows_never_show_is_the_ceiling_of_a_result():

@@ -1,15 +1,10 @@
 """Host memory and the GPU's are one: imports, donation, DLPack, tensors inside a storage."""
 
-import os
-import subprocess
-import sys
-
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
 
-from mlxhog.metal import engines
 from mlxhog.metal.engine_mlx import adopt
 from mlxhog.metal.kernel import whole_text
 from mlxhog.metal.kernels.adds import DENSE_AXPY, dense_axpy
@@ -52,29 +47,6 @@ def test_no_operation_of_mlx_writes_into_imported_memory(pages, operation):
     assert (host == 1.0).all()
 
 
-INSIDE_A_PAGE = """
-import mmap
-import numpy as np
-from mlxhog.metal.engine_mlx import adopt
-adopt(np.frombuffer(mmap.mmap(-1, 2 * mmap.PAGESIZE), np.float32)[1024:])
-"""
-
-
-def test_memory_that_begins_inside_a_page_is_refused(metal_device):
-    """In a process without Metal's own checks, which would end it over this."""
-    environ = {
-        name: value for name, value in os.environ.items() if not name.startswith(("METAL_", "MTL_"))
-    }
-    process = subprocess.run(
-        [sys.executable, "-c", INSIDE_A_PAGE],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "EnvironmentLacks: MLX cannot import" in process.stderr
-
-
 def test_dlpack_shares_memory_between_mlx_and_mps(metal_device):
     lent = mx.zeros(4096)
     mx.eval(lent)
@@ -100,13 +72,3 @@ def test_a_shader_of_pytorch_honours_the_offset_of_a_tensor_in_its_storage(metal
     assert (result[107:407] == 0.5).all()
     assert np.count_nonzero(result) == 300
     assert status.cpu().item() == 1
-
-
-def test_results_of_the_two_engines_meet_in_one_arena(pages):
-    host = pages(1)
-    for name in ("mlx", "mps"):
-        engine = engines.create(name)
-        ones = engine.array(np.ones(512, np.float32))
-        engine.run(dense_axpy(engine.adopt(host), ones, scale=1.0, offset=0))
-    assert (host[:512] == 2.0).all()
-    assert not host[512:].any()

@@ -49,17 +49,3 @@ def touched_rows(sampling, small, block):
     (slot,) = next(one.slots for one in small.blocks if one.name == block)
     elements = touched(sampling, small, block)
     return elements.reshape(len(elements), slot.shape[0], -1).any(axis=2)
-
-
-def flat(small, block, grads):
-    """A block's gradient as one vector, in the order of its elements."""
-    (one,) = [each for each in small.blocks if each.name == block]
-    parts = []
-    for slot in one.slots:
-        grad = grads[slot.name]
-        if not isinstance(grad, np.ndarray):
-            dense = np.zeros(slot.shape, np.float32)
-            np.add.at(dense, grad.index, grad.values)
-            grad = dense
-        parts.append(grad.reshape(-1))
-    return np.concatenate(parts)

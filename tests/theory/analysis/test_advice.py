@@ -41,8 +41,6 @@ def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options
         blocks,
         updates=UPDATES,
         lag=lag,
-        largest_gradient=2.0,
-        smoothness=10.0,
         facts=facts(config, write),
     )
     topics = advise(
@@ -58,7 +56,7 @@ def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options
             bounds=tuple(bounds),
         )
     )
-    return {one.topic: one for one in topics}
+    return {one["topic"]: one for one in topics}
 
 
 @each_of(
@@ -67,14 +65,8 @@ def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options
         ("write", {}, "", "losslessly"),
         ("write", {}, "", "0.12 of all increments were lost in the probe"),
         ("write", {"write": "racy"}, "--write lossless", ""),
-        ("write", {"blocks": (SPARSE,)}, "--write racy", "the theorems assume lossless ones"),
         ("workers", {"blocks": (SPARSE, DENSE)}, "", "allows a lag of 0.501 in dense"),
         ("workers", {"blocks": (SPARSE,)}, "--workers 8", ""),
-        # 1 / (L sqrt(tau_max tau_C)) = 1 / (10 sqrt(2 * 1)) = 0.0707
-        ("step size", {"optimizer": "sgd", "lr": 0.5}, "--lr 0.071", ""),
-        ("step size", {"optimizer": "sgd", "lr": 0.05}, "", "keep lr 0.05"),
-        ("step size", {"optimizer": "momentum", "momentum": 0.9, "lr": 0.05}, "--lr 0.0071", ""),
-        ("step size", {"lr": 0.5}, "", "does not cover AdamW"),
         ("predicted reads", {"predict": "none"}, "--predict own", ""),
         ("predicted reads", {"predict": "own"}, "", "keep predict"),
         ("predicted reads", {"lag": Lag(0.0, 0.0, seen=True)}, None, ""),
@@ -88,8 +80,8 @@ def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options
 )
 def test_advice_turns_where_its_number_does(topic, how, flags, words):
     one = advice(**how).get(topic)
-    assert (one and one.flags) == flags
-    assert one is None or words in f"{one.recommend} {one.because}"
+    assert (one and one["flags"]) == flags
+    assert one is None or words in f"{one['recommend']} {one['because']}"
 
 
 @pytest.mark.slow
@@ -111,5 +103,5 @@ def test_advice_turns_where_its_number_does(topic, how, flags, words):
 )
 def test_every_flag_that_is_advised_goes_with_the_options_there_are(blocks, chosen):
     for one in advice(blocks, cosine=0.2, **chosen).values():
-        words = one.flags.replace("--", "").replace("-", "_").split()
+        words = one["flags"].replace("--", "").replace("-", "_").split()
         TrainConfig(**chosen | dict(zip(words[::2], words[1::2], strict=True)))

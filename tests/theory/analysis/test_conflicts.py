@@ -1,16 +1,30 @@
-"""From the bits of sampled gradients to Omega, rho, Delta and p_conf of each block."""
+"""Blocks of a model, and Omega, rho, Delta and p_conf of them and of rows of the embedding."""
+
+from itertools import combinations
 
 import numpy as np
 import pytest
 
+from mlxhog import arena
 from mlxhog.arena.child import Child
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.models import families
+from mlxhog.models.registry import architectures, load_architecture
 from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
-from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
-from mlxhog.theory.analysis.sampling import Block, Sampled
+from mlxhog.theory.analysis.conflicts import (
+    HOTTEST,
+    BlockConflicts,
+    call_child,
+    count_rows,
+    measure,
+    most_samples,
+)
+from mlxhog.theory.analysis.sampling import Block, Sampled, blocks_of
 from tests.theory.analysis.measured import subject
 from tests.theory.bitmaps import of_lists
+from tests.tolerances import TWO_DIVISIONS, assert_close
 
 
 @pytest.mark.slow
@@ -74,3 +88,53 @@ def test_a_gradient_that_is_not_finite_names_its_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(conflicts, "call_child", lambda *how: broken)
     with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
         measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)
+
+
+# -- blocks of a model -----------------------------------------------------------------------------
+
+
+def test_every_parameter_of_every_architecture_is_in_exactly_one_block():
+    for name in architectures():
+        model = load_architecture(name)
+        if families.param_count(model) > 2_000_000:
+            continue
+        spec = families.param_spec(model)
+        slots = arena.plan(spec, max_workers=1, n_tickets=8).slots
+        names = [one.name for block in blocks_of(model, slots) for one in block.slots]
+        assert sorted(names) == sorted(spec), name
+
+
+def test_blocks_are_the_embedding_the_layers_the_last_norm_and_the_head():
+    model = load_architecture("tiny")
+    slots = arena.plan(families.param_spec(model), max_workers=1, n_tickets=8).slots
+    blocks = blocks_of(model, slots)
+    assert [block.name for block in blocks] == [
+        "embedding", "layer 0", "layer 1", "layer 2", "layer 3", "out_norm", "head",
+    ]  # fmt: skip
+    assert sum(block.parameters for block in blocks) == families.param_count(model)
+
+
+# -- rows of the embedding -------------------------------------------------------------------------
+
+
+def test_every_number_is_that_of_a_count_by_hand(tmp_path):
+    batches = subject(tmp_path, seq_len=4, batch_size=1).batches()
+    tickets = [(0, k) for k in range(60)]
+    (rows,) = count_rows(batches, tickets, 320, ByteTokenizer(), None, lambda step: None)
+    edges = [set(batches.at(0, k).x.reshape(-1).tolist()) for k in range(60)]
+    touches = {token: sum(token in edge for edge in edges) for token in set().union(*edges)}
+    meets = [sum(bool(edge & other) for other in edges) for edge in edges]
+    pairs = [bool(a & b) for a, b in combinations(edges, 2)]
+    assert rows["omega"] == max(map(len, edges))
+    assert rows["delta"] == max(touches.values()) / 60
+    assert rows["rho"] == max(meets) / 60
+    assert_close(rows["p_conf"], sum(pairs) / len(pairs), TWO_DIVISIONS)
+    assert rows["never"] == 320 - len(touches)
+    hottest = sorted(touches, key=lambda token: (-touches[token], token))[:HOTTEST]
+    assert [token["id"] for token in rows["hottest"]] == hottest
+    assert [token["share"] for token in rows["hottest"]] == [touches[t] / 60 for t in hottest]
+    assert rows["hottest"][0]["text"] in ("'e'", "' '")
+    rest = [edge - set(hottest) for edge in edges]
+    pairs = [bool(a & b) for a, b in combinations(rest, 2)]
+    assert_close(rows["without_hottest"], sum(pairs) / len(pairs), TWO_DIVISIONS)
+    assert 0 < rows["without_hottest"] < rows["p_conf"] < 1

@@ -3,24 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mlxhog.arena import Slot
 from mlxhog.arena.child import Lane
-from mlxhog.models.families import hidden_matrices, param_spec
-from mlxhog.optim.tables import Tables
-from mlxhog.theory.analysis.sampling import LAGS, compare_stale_gradients, curvature, source
-from mlxhog.theory.analysis.written import WrittenSteps
+from mlxhog.theory.analysis.sampling import LAGS, compare_stale_gradients
 from mlxhog.training.run import train
-from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched, touched_rows
-from tests.tolerances import (
-    AGED_F32,
-    POWER_ITERATION,
-    assert_close,
-)
+from tests.theory.analysis.measured import MAD_MODEL, sampled, subject, touched, touched_rows
 from tests.training.small import MIXED_MODEL, small_config
 
 BACKENDS = ("torch:cpu", "mlx:cpu")
@@ -29,49 +19,27 @@ TICKETS = [(0, 0), (0, 3), (1, 5)]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("architecture", [None, MIXED_MODEL], ids=["xlstm", "xlstm_v1"])
-def test_a_support_is_where_the_backends_own_gradient_is_not_zero(tmp_path, backend, architecture):
-    small = subject(tmp_path, architecture=architecture, backend=backend)
-    lane = Lane(None, 0)
-    sampling = sampled(small, TICKETS, lane)
-    ours = source(lane, small)
-    for number, ticket in enumerate(TICKETS):
-        loss, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
-        assert loss == sampling.losses[number]
-        for block in small.blocks:
-            expected = flat(small, block.name, grads)
-            assert (touched(sampling, small, block.name)[number] == (expected != 0)).all()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batch(
-    tmp_path, backend
+def test_an_update_touches_the_rows_of_its_tokens_and_nearly_all_of_dense_blocks(
+    tmp_path, backend, architecture
 ):
-    small = subject(tmp_path, backend=backend)
+    small = subject(tmp_path, architecture=architecture, backend=backend)
     sampling = sampled(small, TICKETS)
     rows = touched_rows(sampling, small, "embedding")
     for number, ticket in enumerate(TICKETS):
         tokens = small.batches().at(*ticket).x
         assert np.flatnonzero(rows[number]).tolist() == np.unique(tokens).tolist()
+    for block in small.blocks[1:]:
+        assert touched(sampling, small, block.name).mean() > 0.95
 
 
-@pytest.mark.parametrize("sparsify", ["topk:0.02", "threshold:3"])
-def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(tmp_path, sparsify):
-    small = subject(tmp_path, sparsify=sparsify, sampled_head=40)
-    lane = Lane(None, 0)
-    sampling = sampled(small, TICKETS, lane)
-    ours = source(lane, small)
-    assert small.sparsified
-    decay = frozenset(name for name, one in param_spec(small.plan.model).items() if one.decay)
-    hidden = hidden_matrices(small.plan.model)
-    slots, params = small.plan.layout.slots, ours.backend.inbox
-    worker = WrittenSteps(small.steps, slots, params, decay, hidden)
-    for number, ticket in enumerate(TICKETS):
-        _, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
-        masks = worker.masks(grads)
-        for block in small.blocks:
-            mask = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
-            elements = touched(sampling, small, block.name)[number]
-            assert (elements == mask).all()
+@pytest.mark.parametrize(("sparsify", "share"), [("topk:0.02", 0.02), ("threshold:3", 0.01)])
+def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
+    tmp_path, sparsify, share
+):
+    small = subject(tmp_path, sparsify=sparsify)
+    sampling = sampled(small, TICKETS)
+    elements = np.concatenate([touched(sampling, small, one.name).T for one in small.blocks])
+    assert 0 < elements.mean() < 2 * share
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -104,69 +72,21 @@ def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon(moments=shared, embedding_lr=2.0)"])
-def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(tmp_path, optimizer):
-    small, lane = subject(tmp_path, optimizer=optimizer), Lane(None, 0)
-    before = sampled(small, TICKETS, lane)
-    assert curvature(lane, small, TICKETS[:1], 3) > 0
-    others = [(0, k) for k in range(LAGS[-1])]
-    ages = compare_stale_gradients(lane, small, TICKETS[:1], others, others[:2])
-    assert [one.lag for one in ages] == list(LAGS)
-    assert all(one.cosine < 1 for one in ages)
-    after = sampled(small, TICKETS, lane)
-    assert (before.losses == after.losses).all()
-    assert (before.norms == after.norms).all()
-
-
-SLOT = Slot(name="x", shape=(4,), offset=0, size=4, kind="dense")
-
-
-class Quadratic:
-    """f(x) = x' H x / 2 for a diagonal H, the same for every batch."""
-
-    def __init__(self, diagonal, config):
-        self.diagonal = np.array(diagonal, np.float32)
-        self.backend = SimpleNamespace(inbox=np.ones(len(diagonal), np.float32), refresh=int)
-        self.flat = np.zeros(len(diagonal), np.float32)
-        self.grads, self.table_rows = {"x": self.flat}, {}
-        self.subject = SimpleNamespace(steps=config)
-        none = np.empty(0, np.float32)
-        self.tables = Tables(flat=none, slots={}, means=np.empty(0), locks=None, mode=0)
-
-    def optimizer(self):
-        return WrittenSteps(self.subject.steps, {"x": SLOT}, self.backend.inbox, frozenset())
-
-    def gradient(self, ticket):
-        self.flat[:] = self.diagonal * self.backend.inbox
-        return float(self.flat @ self.backend.inbox) / 2
-
-    def move(self, step):
-        self.backend.inbox += step
-
-
-def lane_over(problem):
-    lane = Lane(None, 0)
-    lane.store["source"] = problem
-    return lane
-
-
-def test_curvature_of_a_quadratic_is_its_largest_eigenvalue(tmp_path):
-    problem = Quadratic([1.0, -3.0, 7.0, 0.0], small_config(tmp_path))
-    steepest = curvature(lane_over(problem), problem.subject, [(0, 0)], 12)
-    assert_close(steepest, 7.0, POWER_ITERATION)
-
-
-def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path):
-    lr = 0.1
-    config = small_config(tmp_path, optimizer="sgd(weight_decay=0.0)", clip=0.0, lr=lr)
-    problem = Quadratic([1.0, 1.0, 2.0, 0.5], config)
-    others = [(0, k) for k in range(LAGS[-1])]
-    lane = lane_over(problem)
-    ages = compare_stale_gradients(lane, problem.subject, [(0, 0)], others, [])
-    for one in ages:
-        old = np.array([1.0, 1.0, 2.0, 0.5])
-        fresh = old * (1 - lr * old) ** one.lag
-        expected = old @ fresh / np.linalg.norm(old) / np.linalg.norm(fresh)
-        assert_close(one.cosine, expected, AGED_F32)
+def test_gradients_age_by_the_steps_of_others_which_leave_the_parameters_as_they_were(
+    tmp_path, optimizer
+):
+    others, cosines = [(0, k) for k in range(LAGS[-1])], []
+    for lr in (1e-7, 1e-2):
+        small, lane = subject(tmp_path, optimizer=optimizer, lr=lr), Lane(None, 0)
+        before = sampled(small, TICKETS, lane)
+        ages = compare_stale_gradients(lane, small, TICKETS[:1], others, others[:2])
+        assert [one.lag for one in ages] == list(LAGS)
+        cosines.append([one.cosine for one in ages])
+        after = sampled(small, TICKETS, lane)
+        assert (before.losses == after.losses).all()
+        assert (before.norms == after.norms).all()
+    still, moved = cosines
+    assert min(still) > 0.999 > max(moved)
 
 
 def test_frozen_prompts_leave_the_embedding_sparse_and_every_other_block_dense(tmp_path):

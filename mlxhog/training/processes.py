@@ -1,0 +1,497 @@
+"""The worker processes of a run and their arena: spawned, watched, replaced, ended.
+
+Only this process reaps: it returns a worker's tickets and frees its locks only after `waitpid` has
+reported its end. A worker keeps its slot through restarts and so inherits its predecessor's
+optimizer state. Workers may join and leave while others train. If a worker that has joined cannot
+start, or dies too often, the run continues without it.
+"""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
+from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
+from mlxhog.arena.published import Marks
+from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
+from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
+from mlxhog.base.durable import disk_errors
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.training import worker_process
+from mlxhog.training.job import (
+    HINTS,
+    LOST_GPU_EXIT_CODE,
+    MOST_HALVINGS,
+    Job,
+    Plan,
+    read_notices,
+)
+
+if TYPE_CHECKING:  # only runs of a cluster load it
+    from mlxhog.cluster.link import Link
+
+RESTART_WINDOW_S = 600.0
+LINK_LEAVES_S = 1.0
+LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
+START_S = 120.0  # a framework that is being imported gives no sign of life
+STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
+EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
+WATCHDOG = (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
+"""Exit codes of a GPU worker that macOS has ended."""
+
+
+@dataclass
+class Seat:
+    """A worker slot, and the state of the process in it."""
+
+    slot: int
+    spec: WorkerSpec
+    deaths_s: deque[float] = field(default_factory=deque)
+    halvings: int = 0
+    joined: bool = False  # during the run
+    up: bool = False  # the joined worker has started
+    leaving_s: float | None = None  # start of its leaving, in watched time
+    recalled: bool = False  # it is to wait for its next job
+    log_begin: int = 0  # of its newest process, in bytes
+    notices_read: bool = False  # its notices were reported
+    beat_ns: int = 0  # last observed heartbeat
+    beat_seen_s: float = 0.0  # time of that observation, in watched time
+
+    def __str__(self) -> str:
+        """Its name in messages."""
+        return f"worker {self.slot} ({self.spec.backend})"
+
+
+class Processes(ABC):
+    """An arena and its workers; used by one thread of one process.
+
+    Attributes:
+        plan: of the run, with its present strategy and workers.
+        budget: of this call, in steps of the present strategy.
+        seats: of the workers; those of the start have slots 1, 2, ...
+        link: of the run's cluster; None without one.
+        restarts, removed, torn: number of replaced workers, of workers that have left or were
+            given up, and of batches that died half applied.
+        notices: of workers, each once, in order.
+    """
+
+    plan: Plan
+
+    def __init__(
+        self, plan: Plan, run_dir: Path, *, stack: ExitStack, fallback: Path | None = None
+    ) -> None:
+        """Create the arena, which the caller fills; this spawns no process.
+
+        Args:
+            plan: of the run.
+            run_dir: worker logs go to its `logs` folder.
+            stack: on close, kills the workers and closes the arena.
+            fallback: folder for the arena if shared memory is too small.
+        """
+        self.plan, self.run_dir, self.budget = plan, run_dir, plan.budget
+        self._steps_allowed: int | None = None  # that the present strategy may take
+        self.arena = stack.enter_context(
+            Arena.create(plan.layout, write=plan.writers.write, fallback=fallback)
+        )
+        self.ledger = Ledger(self.arena)
+        self.seats = [Seat(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
+        self.pool = WorkerPool()
+        self.link: Link | None = None
+        if plan.link is not None:
+            from mlxhog.cluster.link import Link
+
+            log = run_dir / "logs" / "link.log"
+            self.link = Link(self.arena, replace(plan.link, log=log))
+        self.restarts = self.removed = self.torn = 0
+        self.notices: dict[str, None] = {}
+        self._watched = WatchedTime()
+        stack.callback(self.stop, 0.0)
+
+    @abstractmethod
+    def report(self, message: str) -> None:
+        """Show the user a message."""
+
+    # -- the state of workers --------------------------------------------------------------------
+
+    def entry(self, seat: Seat) -> Entry:
+        """The worker table entry of a seat."""
+        return self.arena.workers.entry(seat.slot)
+
+    def ready(self) -> bool:
+        """Whether every worker is up, and the link of a cluster has data for them."""
+        return (self.link is None or self.link.is_ready) and all(
+            self.entry(seat).state == State.RUNNING for seat in self.seats
+        )
+
+    def ends(self) -> int:
+        """Number of ended workers, which may have left accepted jobs undone."""
+        return self.restarts + self.removed
+
+    def resting(self) -> bool:
+        """Whether every worker is up and none is inside a step or an evaluation.
+
+        A dead or starting worker does not rest: it may have left work half done that others wait
+        for.
+        """
+        return self._twice(lambda: [self._rests(seat) for seat in self.seats])
+
+    def holding_still(self) -> bool:
+        """Whether no worker changes the state of a checkpoint while `pause` is set.
+
+        All others may be waiting for a starting worker, but not in a step that they do together. A
+        worker that evaluates or samples holds no ticket and writes nothing of a checkpoint. It
+        claims next, and every `claim` checks `pause` before a change, except for its part in a
+        joint step (`between_steps`).
+        """
+
+        def look() -> list[bool]:
+            still = [self.entry(seat).phase in STILL for seat in self.seats]
+            return [*still, self.plan.strategy.between_steps(self.arena)]
+
+        return self._twice(look)
+
+    def has_side_job(self) -> bool:
+        """Whether a worker evaluates or samples; this ends by itself."""
+        side_jobs = (Phase.EVALUATE, Phase.SAMPLE)
+        return any(self.entry(seat).phase in side_jobs for seat in self.seats)
+
+    def _rests(self, seat: Seat) -> bool:
+        entry = self.entry(seat)
+        return entry.state == State.RUNNING and entry.phase == Phase.IDLE
+
+    def _twice(self, look: Callable[[], list[bool]]) -> bool:
+        """Whether all are true twice, with no step in between, and the link holds still."""
+
+        def steps() -> list[tuple[int, int]]:
+            return [(self.entry(seat).steps, self.entry(seat).state) for seat in self.seats]
+
+        def all_true() -> bool:
+            return all(look()) and (self.link is None or self.link.still())
+
+        before = steps()
+        if not all_true():
+            return False
+        time.sleep(0.02)
+        return all_true() and before == steps()
+
+    # -- their start, and the next job -----------------------------------------------------------
+
+    def spawn(self) -> None:
+        """Start every worker, and the link of a cluster."""
+        with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
+            (self.run_dir / "logs").mkdir(exist_ok=True)
+        if self.link is not None:
+            if not (slots := self.free_slots()):
+                raise ConfigError("the arena has no slot for the cluster's link; set --max-workers")
+            self.link.start(slots[-1])
+        for seat in self.seats:
+            self._spawn(seat)
+        self._count()
+
+    def _spawn(self, seat: Seat) -> None:
+        log, seat.recalled = self._log(seat.slot), False
+        seat.log_begin, seat.notices_read = log.stat().st_size if log.exists() else 0, False
+        job = self._job(seat.slot, seat.halvings)
+        if self.plan.config.determinism == "record":
+            from mlxhog.arena import event_log
+
+            begin = event_log.Begin(job.spec.backend, job.spec.threads, job.kernels)
+            event_log.append(event_log.worker_path(self.run_dir, seat.slot), begin)
+        self.pool[seat.slot] = WorkerProcess(
+            worker_process.main,
+            (job,),
+            name=f"mlxhog-worker-{seat.slot}",
+            threads=seat.spec.threads,
+            pipe=True,
+            arena=self.arena,
+            slot=seat.slot,
+        )
+
+    def _log(self, slot: int) -> Path:
+        return self.run_dir / "logs" / f"worker-{slot}.log"
+
+    def _job(self, slot: int, halvings: int = 0) -> Job:
+        return Job(
+            plan=self.plan,
+            handle=self.arena.handle(),
+            slot=slot,
+            run_dir=self.run_dir,
+            budget=self.budget,
+            step_limit=self._steps_allowed,
+            halvings=halvings,
+        )
+
+    def are_recalled(self) -> bool:
+        """Let workers leave their strategy, while they hold still; whether all wait for a job.
+
+        One that is still starting, or has died meanwhile, has no job from now on.
+        """
+        if any(seat.leaving_s is not None for seat in self.seats):
+            return False
+        for seat in self.seats:
+            entry = self.entry(seat)
+            if entry.state == State.RUNNING:
+                entry.state, seat.recalled = State.STARTING, True
+        recalled = [seat for seat in self.seats if seat.recalled]
+        if any(self.entry(seat).phase != Phase.STARTING for seat in recalled):
+            return False
+        for seat in self.seats:
+            if not seat.recalled and seat.slot in self.pool:
+                self._reap(seat)  # it holds no ticket
+        return True
+
+    def reassign(self) -> None:
+        """Give all workers, which are recalled, jobs by the present plan.
+
+        Threads fill the pipes, since a worker that is stopped would hold up this one.
+        """
+
+        def send(pipe: Connection, job: bytes) -> None:
+            with suppress(OSError):  # the worker is dead, and its successor has the job
+                pipe.send_bytes(job)
+
+        for seat in self.seats:
+            if not seat.recalled:
+                self._spawn(seat)
+                continue
+            seat.recalled = False
+            job = replace(self._job(seat.slot, seat.halvings), handle=None)
+            message = self.pool[seat.slot].pipe, bytes(ForkingPickler.dumps(job))
+            threading.Thread(target=send, args=message, daemon=True).start()
+
+    def _count(self) -> None:
+        """Store the number of workers, on which step sizes and predictions depend."""
+        n = sum(seat.up or not seat.joined for seat in self.seats)
+        self.arena.counters.store("workers", n)
+
+    # -- watching --------------------------------------------------------------------------------
+
+    def watch(self, wait_s: float) -> None:
+        """Wait, or until a worker dies; reap and replace the dead.
+
+        Raises:
+            WorkerFailed: a worker met an error that a restart cannot cure, or died more often than
+                `config.restarts` in ten minutes.
+            Diverged: `MAX_NONFINITE` gradients in a row were not finite.
+            ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
+        """
+        self._kill_stale()
+        dead = self.pool.wait(wait_s)
+        if self.link is not None:
+            self.link.poll()
+            while self.link.messages:
+                self.report(self.link.messages.pop(0))
+        for seat in list(self.seats):
+            if seat.slot in dead:
+                self._replace_or_remove(seat)
+                continue
+            entry = self.entry(seat)
+            if not seat.notices_read and entry.state == State.RUNNING:
+                self._welcome(seat)
+            if entry.nonfinite_in_row >= MAX_NONFINITE:
+                raise Diverged(
+                    f"{seat} computed {entry.nonfinite_in_row} non-finite gradients in a row; "
+                    "lower --lr or --clip, then --resume from the last checkpoint"
+                )
+        self.ledger.sweep_orphans()
+
+    def _welcome(self, seat: Seat) -> None:
+        seat.notices_read = True
+        notices = read_notices(self._log(seat.slot), seat.log_begin)
+        self.notices |= dict.fromkeys(notices)
+        if seat.joined and not seat.up:
+            seat.up = True
+            self._count()
+            notices.append(f"{seat} has joined")
+        for notice in notices:
+            self.report(notice)
+
+    def _kill_stale(self) -> None:
+        """Kill workers without a heartbeat for too long; `watch` then reaps them."""
+        steps_s = [
+            (entry.read_ns + entry.compute_ns + entry.apply_ns) / entry.steps / 1e9
+            for entry in map(self.entry, self.seats)
+            if entry.steps
+        ]
+        limit_s = self.plan.config.heartbeat_timeout_s
+        if steps_s:
+            limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
+        now_s = self._watched.look()
+        for seat in self.seats:
+            entry = self.entry(seat)
+            if entry.heartbeat_ns != seat.beat_ns:
+                seat.beat_ns, seat.beat_seen_s = entry.heartbeat_ns, now_s
+            silent_s = now_s - seat.beat_seen_s
+            starts = entry.state == State.STARTING and not seat.recalled
+            allowed_s = max(limit_s, START_S) if starts else limit_s
+            is_late = seat.leaving_s is not None and now_s - seat.leaving_s > LEAVE_S
+            if not (is_late or silent_s > allowed_s):
+                continue
+            if seat.slot in self.pool and self.pool[seat.slot].is_alive():
+                self.pool[seat.slot].kill()
+                if not is_late:
+                    self.report(
+                        f"{seat} gave no sign of life for {silent_s:.0f} s in phase "
+                        f"{Phase(entry.phase).name.lower()}; killed"
+                    )
+
+    # -- death -----------------------------------------------------------------------------------
+
+    def _reap(self, seat: Seat, timeout_s: float = 0.0) -> Death:
+        """Free the tickets and locks of a dead worker; kill it first after `timeout_s`."""
+        entry = self.entry(seat)
+        if self.plan.config.determinism == "record":
+            from mlxhog.strategies import recorded
+
+            self.pool[seat.slot].end(timeout_s)
+            died = entry.state not in (State.FINISHED, State.LEAVING)
+            recorded.settle(self.arena, self.run_dir, seat.slot, died=died)
+        death = self.pool.reap(seat.slot, timeout_s)
+        report = self.ledger.reap(entry.incarnation)
+        entry.torn += report.torn
+        self.torn += report.torn
+        # If all write an update together, the replacement finishes it.
+        if self.plan.strategy.between_steps(self.arena):
+            Marks(self.arena, seat.slot).end_update()
+        return death
+
+    def _replace_or_remove(self, seat: Seat) -> None:
+        """Replace a worker that has ended; remove one that was leaving, or joined and fails."""
+        if seat.leaving_s is not None:
+            self._remove(seat)
+            return
+        try:
+            self._replace(seat)
+        except (ConfigError, EnvironmentLacks, WorkerFailed) as error:
+            is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
+            if is_last or not seat.joined:
+                raise
+            self._remove(seat, f"{error}; the run continues without it")
+
+    def _replace(self, seat: Seat) -> None:
+        state = self.entry(seat).state
+        death = self._reap(seat)
+        if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
+            return
+        log = self._log(seat.slot)
+        with log.open("rb") if log.exists() else BytesIO() as output:
+            last = last_lines(output)[-1]
+        if state == State.STARTING and death.code in EXIT_ERRORS:
+            raise EXIT_ERRORS[death.code](f"{seat} cannot start: {last}")
+        if death.is_fault:
+            raise WorkerFailed(
+                f"{seat} met an error that a restart cannot cure: {last}; see {log}, and please "
+                "report it"
+            )
+        now = monotonic_ns() / 1e9
+        seat.deaths_s.append(now)
+        # A worker that never starts is given up, however long each attempt takes.
+        while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
+            seat.deaths_s.popleft()
+        if seat.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
+            lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
+            self._halve(seat, f"{seat} {lost}", last)
+        if len(seat.deaths_s) > self.plan.config.restarts:
+            raise WorkerFailed(
+                f"{seat} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
+                f"(last: {death}; {last}){limit_in_words()}; see {log}, or allow more with "
+                "--restarts"
+            )
+        self.restarts += 1
+        self._spawn(seat)
+        self.report(f"{seat} died ({death}) and is being replaced")
+
+    def _halve(self, seat: Seat, cause: str, last: str) -> None:
+        """Halve the micro-batch of a worker that the GPU watchdog ended."""
+        if seat.halvings == MOST_HALVINGS:
+            raise WorkerFailed(
+                f"{cause} with ever smaller micro-batches, last line {last!r}; {HINTS}"
+            )
+        seat.halvings += 1
+        n = self._job(seat.slot, seat.halvings).micro_batch
+        self.report(
+            f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts "
+            f"again with micro-batches of {n} sequence{'s' * (n > 1)}. If this happens again, "
+            f"{HINTS}"
+        )
+
+    def abandon(self) -> None:
+        """End every worker that does not rest, at once and without a replacement.
+
+        Its ticket is returned; the others continue.
+        """
+        for seat in self.seats:
+            if seat.slot in self.pool and not self._rests(seat):
+                phase = Phase(self.entry(seat).phase).name.lower()
+                self._reap(seat)
+                self.report(f"{seat} was still in phase {phase}; ended")
+        if self.link is not None and not self.link.still():
+            self.link.stop(0.0)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ask all workers to leave, kill those that do not, and reap all."""
+        self.arena.counters.store("command", Command.EXIT)
+        deadline = monotonic_ns() + int(timeout_s * 1e9)
+        for seat in self.seats:
+            if seat.slot in self.pool:
+                # A starting worker holds no ticket and would react late.
+                starting = self.entry(seat).state == State.STARTING
+                rest_s = (deadline - monotonic_ns()) / 1e9
+                self._reap(seat, 0.0 if starting else max(0.0, rest_s))
+        if self.link is not None:
+            self.link.stop(min(timeout_s, LINK_LEAVES_S))
+
+    # -- joining and leaving ---------------------------------------------------------------------
+
+    def free_slots(self) -> list[int]:
+        """Slots in which workers could join, unused ones first."""
+        used = {seat.slot for seat in self.seats} | {self.link.slot if self.link else None}
+        free = [entry for entry in self.arena.workers if entry.slot not in used]
+        return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
+
+    def join(self, slot: int, spec: WorkerSpec, kernels: str) -> None:
+        """Start one more worker, in a free slot whose optimizer state is in place."""
+        self.plan = self.plan.with_worker(slot, spec, kernels)
+        seat = Seat(slot, spec, joined=True)
+        self.seats.append(seat)
+        self._spawn(seat)
+
+    def leave(self, slot: int) -> None:
+        """Let a worker finish its step and leave; `watch` reports its end."""
+        (seat,) = [seat for seat in self.seats if seat.slot == slot]
+        entry = self.entry(seat)
+        if entry.state == State.RUNNING:
+            seat.leaving_s = self._watched.look()
+            entry.state = State.LEAVING
+        else:  # it holds no ticket
+            self._remove(seat)
+
+    def dismiss_starting(self) -> None:
+        """End joining workers that have not started yet."""
+        for seat in [seat for seat in self.seats if seat.joined and not seat.up]:
+            self._remove(seat)
+
+    def _remove(self, seat: Seat, why: str = "") -> None:
+        if seat.slot in self.pool:
+            self._reap(seat)
+        self.seats.remove(seat)
+        self.removed += 1
+        self.arena.workers.release(seat.slot)
+        self._count()
+        self.report(why or f"{seat} has left after {self.entry(seat).steps} steps")

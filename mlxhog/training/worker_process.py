@@ -1,0 +1,43 @@
+"""The process of a worker, from its spawn to its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from mlxhog.base.processes import FAULTS, end_by
+from mlxhog.errors import MlxhogError
+from mlxhog.training.job import LOST_GPU_EXIT_CODE, Job, is_lost_gpu
+
+
+def main(pipe: Connection, job: Job) -> None:
+    """Entry point of the spawned process; ends it with the error's exit code.
+
+    If the run changes its strategy, `pipe` brings another job.
+    """
+    sys.stdout.flush()
+    try:  # `TorchBackend` reads it; if its folder is gone, output to it is dropped
+        log = job.log.open("a+", buffering=1)
+    except OSError:
+        log = open(os.devnull, "w")
+    with log as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        try:
+            from mlxhog.training.worker import run  # which the supervisor does not load
+
+            run(pipe, job)
+        except FAULTS as fault:
+            end_by(fault)
+        except (MlxhogError, RuntimeError) as error:
+            if is_lost_gpu(error):
+                code = LOST_GPU_EXIT_CODE
+            elif isinstance(error, MlxhogError):
+                code = error.exit_code
+            else:
+                raise
+            with suppress(OSError):  # the disk of the log may be full
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(code)

@@ -1,0 +1,214 @@
+"""What a machine joins a cluster with: an identity, an address, a token; and its refusals."""
+
+import importlib.util
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from mlxhog import TrainConfig
+from mlxhog.cli import main
+from mlxhog.cluster.group import WAYS_OUT, ClusterError, check_identity
+from mlxhog.cluster.lighthouse import (
+    TOKEN_VARIABLE,
+    check_token,
+    is_sealed,
+    new_token,
+    own_ip,
+    parse_address,
+    seal,
+    token_of,
+)
+from mlxhog.cluster.link import slowness
+from mlxhog.cluster.round import Outcome
+from mlxhog.config.config import train_config
+from mlxhog.config.sources import by_flat_names, of_keywords
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.training import run as runs
+from tests.cluster.machines import Machine, Table, choice
+from tests.cluster.members import IDENTITY
+from tests.pairs import each_of
+from tests.training.small import small_config
+
+HERE = parse_address("127.0.0.1:8600")
+needs_torchft = pytest.mark.skipif(not importlib.util.find_spec("torchft"), reason="needs torchft")
+
+
+def unresolvable(*words, **more):
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+# -- identities and options ------------------------------------------------------------------------
+
+
+def test_equal_machines_pass_and_every_difference_is_named_with_both_values_and_a_way_out():
+    check_identity(IDENTITY, json.dumps(IDENTITY))
+    others = {name: f"other {name}" for name in IDENTITY}
+    with pytest.raises(ConfigError) as raised:
+        check_identity(IDENTITY, json.dumps(others))
+    lines = str(raised.value).splitlines()
+    assert len(lines) == len(WAYS_OUT)
+    for name, line in zip(IDENTITY, lines, strict=True):
+        assert line.startswith(f"cluster: {name} is ")
+        assert str(IDENTITY[name]) in line
+        assert f"'other {name}' on the other machines; {WAYS_OUT[name]}" in line
+    assert lines[-1].endswith("; if all of them have left, restart mlxhog cluster start")
+
+
+@each_of("text", ["", "[]", '{"version": "9"}', "[" * 100_000, '{"seed": 1, "seed": 2}'])
+def test_the_identity_of_another_version_is_refused_in_words(text):
+    with pytest.raises(ConfigError, match="install the same version.*; if all of them have left"):
+        check_identity(IDENTITY, text)
+
+
+@each_of(
+    ("options", "problem"),
+    [
+        ({"cluster": "here:99999"}, "wanted HOST:PORT"),
+        ({"cluster": "[::1]:8600"}, "a name or an IPv4 address"),
+        ({"cluster": "here:1", "strategy": "sync"}, "set strategy=hogwild"),
+        ({"cluster": "here:1", "follow": "notes"}, "leave follow or cluster out"),
+        ({"cluster": "here:1", "determinism": "record"}, "leave determinism out"),
+        ({"cluster": "here:1", "cluster_timeout_s": 5}, "not above round_every"),
+        ({"round_every": 3}, "needs cluster; set that, or leave round_every out"),
+    ],
+)
+def test_a_wrong_choice_of_a_cluster_is_refused(options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        TrainConfig(**options)
+
+
+def test_an_address_alone_makes_the_run_lock_free_and_its_token_is_not_stored():
+    config = TrainConfig(cluster="mac.lan:8600", round_every="1m", cluster_token="a secret")
+    assert (config.cluster, config.round_every) == ("mac.lan:8600", 60.0)
+    assert config.strategy.name == "hogwild"
+    assert "a secret" not in config.to_yaml()
+    for one in (config, TrainConfig()):
+        layer = of_keywords("config.yaml:1", yaml.safe_load(one.to_yaml()))
+        assert train_config([by_flat_names(layer)]).cluster == one.cluster
+
+
+# -- addresses and tokens --------------------------------------------------------------------------
+
+
+@each_of(
+    ("text", "message"),
+    [
+        *((text, "not HOST:PORT; an example is 192.168.1.20:8600")
+          for text in ("", "8600", "host:", ":8600", "host:port", "host:65536", "h:²")),
+        *((text, "has no IPv4 address here; .*`ip addr.*ifconfig.*IPv6, .*mDNS")
+          for text in ("mac.local:8600", "[::1]:8600", "fe80::1:8600")),
+        ("0.0.0.0:8600", "'0.0.0.0' is every address .*ifconfig"),
+    ],
+)  # fmt: skip
+def test_what_is_no_address_of_a_machine_is_refused_with_the_way_out(text, message):
+    with pytest.MonkeyPatch.context() as patch:
+        if not text.startswith("0"):
+            patch.setattr(socket, "getaddrinfo", unresolvable)
+        with pytest.raises(ConfigError, match=message):
+            parse_address(text)
+
+
+def test_a_machine_finds_its_address_by_the_way_to_the_cluster_or_learns_how_to_start_it():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = parse_address(f"127.0.0.1:{server.getsockname()[1]}")
+        assert own_ip(address, 10.0) == "127.0.0.1"
+    with pytest.raises(ClusterError, match=f"mlxhog cluster start --address {address}"):
+        own_ip(address, 10.0)
+
+
+def test_a_cluster_that_others_reach_has_a_token_unless_the_user_names_one(monkeypatch):
+    lan = parse_address("192.0.2.1:8600")
+    assert new_token("", HERE) == ""
+    assert "" != new_token("", lan) != new_token("", lan)
+    monkeypatch.setenv(TOKEN_VARIABLE, "word")
+    assert token_of("") == new_token("", lan) == "word"
+    assert token_of("own") == new_token("own", lan) == "own"
+
+
+@each_of(("token", "shown"), [("", "secret"), ("other", "secret"), ("own", None)])
+def test_a_wrong_token_is_refused_and_not_shown_and_only_the_right_one_seals_a_text(token, shown):
+    check_token("secret", seal("secret"), HERE)
+    sealed = seal(shown) if shown else "no seal \u00e4\U0001f600"
+    with pytest.raises(ConfigError, match=f"has another token.*{TOKEN_VARIABLE}") as refusal:
+        check_token(token, sealed, HERE)
+    assert "secret" not in str(refusal.value)
+    assert is_sealed("right", "text", seal("right", "text"))
+    for wrong in (seal("wrong", "text"), seal("right", "other"), "\u00e4", "", None, 3):
+        assert not is_sealed("right", "text", wrong)
+
+
+# -- commands and runs -----------------------------------------------------------------------------
+
+
+def test_a_command_that_cannot_start_a_cluster_ends_with_a_code_and_a_reason(monkeypatch, capsys):
+    def error_of(*words):
+        code = main(["cluster", "start", *words])
+        return code, capsys.readouterr().err
+
+    code, error = error_of("--join-timeout", "2", "--heartbeat", "2")
+    assert (code, "--join-timeout 2 s is not above --heartbeat 2 s" in error) == (2, True)
+    if importlib.util.find_spec("torchft"):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            code, error = error_of("--address", f"127.0.0.1:{other.getsockname()[1]}")
+        assert (code, "is in use by another program" in error) == (2, True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, error = error_of()
+    assert (code, "'.[cluster]'" in error, "brew install rust protobuf" in error) == (3, True, True)
+
+
+@pytest.mark.slow
+@needs_torchft
+def test_the_command_says_where_it_listens_and_ends_with_a_signal():
+    words = ["cluster", "start", "--address", "127.0.0.1:0", "--json"]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-m", "mlxhog", *words], text=True, **pipes) as process:
+        host, port = json.loads(process.stdout.readline())["address"].split(":")
+        socket.create_connection((host, int(port)), 10.0).close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == "ended; the machines train on alone\n"
+
+
+@pytest.mark.parametrize(
+    ("torchft", "address", "error", "words"),
+    [
+        (True, "mac.local:8600", ConfigError, "'mac.local' has no IPv4 address here; .*mDNS"),
+        (False, "127.0.0.1:8600", EnvironmentLacks, r"\[cluster\].*brew install rust protobuf"),
+    ],
+)
+def test_an_address_without_a_machine_or_a_lack_of_torchft_ends_a_run_before_its_workers_start(
+    tmp_path, monkeypatch, torchft, address, error, words
+):
+    find = importlib.util.find_spec
+
+    def find_spec(name):
+        return (name if torchft else None) if name == "torchft" else find(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
+    with pytest.raises(error, match=words):
+        runs.train(small_config(tmp_path, steps=3, cluster=address))
+
+
+@each_of(
+    ("outcome", "cluster", "note"),
+    [
+        (Outcome.COMMITTED, choice(round_every=10.0), "a round took 14 s, longer than the 10 s"),
+        (Outcome.COMMITTED, choice(round_every=60.0), None),
+        (Outcome.REFUSED, choice(round_every=1.0, cluster_timeout_s=8.0),
+         "a round was given up after 14 s: a machine was stopped or unplugged"),
+        (Outcome.REFUSED, choice(), None),
+    ],
+)  # fmt: skip
+def test_a_machine_that_is_too_slow_for_its_rounds_is_reported(outcome, cluster, note):
+    machine = Machine(Table(1))
+    machine.own.words["joined_ns"] = time.monotonic_ns() - 14 * 10**9
+    notes = list(slowness(machine.own, outcome, cluster).values())
+    machine.close()
+    assert [text[: len(note or "")] for text in notes] == ([note] if note else [])
