@@ -91,7 +91,7 @@ def stop_strings(value: object, name: str = "stop") -> tuple[str, ...]:
     ):
         written = shown([*value] if isinstance(value, tuple) else value)
         raise ConfigError(
-            f"{name} is {written}; wanted a text, or a list of texts: at most {MOST_STOPS}, each of "
-            f"1 to {MOST_STOP_CHARACTERS} characters"
+            f"{name} is {written}; wanted a text, or a list of texts: at most {MOST_STOPS}, each "
+            f"of 1 to {MOST_STOP_CHARACTERS} characters"
         )
     return tuple(texts)
