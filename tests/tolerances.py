@@ -190,9 +190,6 @@ COVERAGE_OF_200 = Tolerance(
     "acceptance is 93 %",
     atol=0.02,
 )
-AGED_F32 = Tolerance(
-    "eight steps of float32 on numbers of order 1 end within 1e-6 of their formula", atol=1e-5
-)
 SAME_GRADIENT_F32 = Tolerance(
     "one float32 gradient as the mean of two halves: norms were apart by 1e-6 of themselves",
     of_largest=1e-4,

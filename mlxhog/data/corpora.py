@@ -352,33 +352,31 @@ def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]
 
 
 @dataclass
-class Scan:
+class Scan(heldout.Sizes):
     """Counts of the documents of a corpus, in their order.
 
     Attributes:
-        sizes: of the documents.
         n_examples: documents that are examples.
         n_given: documents of the corpus's own held-out text.
         given_bytes: their bytes.
         sample: the begin of the text.
     """
 
-    sizes: heldout.Sizes = heldout.Sizes()
     n_examples: int = 0
     n_given: int = 0
     given_bytes: int = 0
     sample: bytes = b""
     _digest: Any = field(default_factory=hashlib.sha256)
 
-    def add(self, document: bytes, *, held_out: bool) -> None:
+    def add(self, document: bytes, *, held_out: bool = False) -> None:
         """Count one more document."""
         if isinstance(document, Example):
             self.n_examples += 1
             lengths = " ".join(map(str, document.lengths[:-1]))
             self._digest.update(f"\0prompt {lengths}\0".encode())
-        self._digest.update(b"\0" * (self.sizes.n_documents > 0))
+        self._digest.update(b"\0" * (self.n_documents > 0))
         self._digest.update(document)
-        self.sizes = self.sizes.plus(document)
+        super().add(document)
         self.n_given += held_out
         self.given_bytes += held_out * len(document)
         if len(self.sample) < _SAMPLE_BYTES:
@@ -418,7 +416,7 @@ def readable(corpus: Corpus, *, strict: bool = False) -> tuple[Corpus, Scan]:
                 raise
             skipped.append(Skipped.bad(one.path, error))
             continue
-        is_empty = after.sizes == scan.sizes
+        is_empty = after.n_documents == scan.n_documents
         first = one if is_empty else known.setdefault(own.digest(), one)
         if is_empty and one.selected and one.path:
             skipped.append(Skipped(one.path, NO_TEXT, is_bad=True))
@@ -440,6 +438,6 @@ def readable(corpus: Corpus, *, strict: bool = False) -> tuple[Corpus, Scan]:
             f"{result.skipped_files()}; repair or remove them, or leave --strict-data "
             "out to skip them"
         )
-    if not scan.sizes.n_documents:
+    if not scan.n_documents:
         raise DataError(f"the corpus {corpus.source!r} has no text; choose other files")
     return result, scan

@@ -25,8 +25,8 @@ import gzip
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,8 @@ _EVERY, _OFFSET = 12, 5
 _TAIL = 0.08
 
 
-class Sizes(NamedTuple):
+@dataclass
+class Sizes:
     """Sizes of a text.
 
     Attributes:
@@ -62,15 +63,13 @@ class Sizes(NamedTuple):
     longest: int = 0
     twelfths: int = 0
 
-    def plus(self, document: bytes) -> Sizes:
-        """The sizes with one more document."""
+    def add(self, document: bytes, *, held_out: bool = False) -> None:
+        """Count one more document; `held_out` says whether it is the corpus's own held-out text."""
         size = len(document)
-        return Sizes(
-            self.n_documents + 1,
-            self.n_bytes + size,
-            max(self.longest, size),
-            self.twelfths + (self.n_documents % _EVERY == _OFFSET) * size,
-        )
+        self.twelfths += (self.n_documents % _EVERY == _OFFSET) * size
+        self.n_documents += 1
+        self.n_bytes += size
+        self.longest = max(self.longest, size)
 
 
 def rule_for(val: str, sizes: Sizes) -> str:

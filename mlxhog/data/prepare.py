@@ -133,11 +133,11 @@ def prepare(
     machine.is_measured = True
     rule, spec, notes = _rule(val, corpus, scan), tokenizer, list[str]()
     if spec == tokenizers.AUTO:
-        n_bytes = scan.sizes.n_bytes - scan.given_bytes
+        n_bytes = scan.n_bytes - scan.given_bytes
         spec, note = tokenizers.choose(n_bytes=n_bytes, width=width, sha256=scan.sha256, rule=rule)
         notes += [note] if note else []
     unread = {str(one.path) for one in corpus.skipped if one.reason != corpora.NO_TEXT}
-    notes += machine.notes(scan.sizes.n_bytes, unread)
+    notes += machine.notes(scan.n_bytes, unread)
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     key = hashlib.sha256("|".join(parts).encode()).hexdigest()
     target = (cache / key[:32]).absolute()
@@ -160,14 +160,14 @@ def prepare(
         # Not stored: the same text may come from another folder, with other files, next time.
         notes=(*corpus.notes(), *_notes(scan, rule, changed), *notes),
         corpus=corpus,
-        n_bytes=scan.sizes.n_bytes,
+        n_bytes=scan.n_bytes,
         marks=marks,
     )
 
 
 def _rule(val: str, corpus: Corpus, scan: Scan) -> str:
     """The held-out rule of a text; examples are never cut."""
-    rule = heldout.rule_for(val, scan.sizes)
+    rule = heldout.rule_for(val, scan)
     if corpus.has_held_out:
         return "given"
     if rule != "tail" or not scan.n_examples:
@@ -175,7 +175,7 @@ def _rule(val: str, corpus: Corpus, scan: Scan) -> str:
     if val == "tail":
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
-            f"{scan.sizes.n_documents} documents, and val is tail, which cuts each in two; use "
+            f"{scan.n_documents} documents, and val is tail, which cuts each in two; use "
             "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
             "train.jsonl and valid.jsonl"
         )
@@ -183,7 +183,7 @@ def _rule(val: str, corpus: Corpus, scan: Scan) -> str:
 
 
 def _notes(scan: Scan, rule: str, changed: int) -> list[str]:
-    n = scan.sizes.n_documents
+    n = scan.n_documents
     notes = (
         (changed,
          f"the tokenizer changes the text of {changed} of {n} documents: the model learns and "
@@ -263,7 +263,7 @@ def _write(
     target: Path, key: str, corpus: Corpus, scan: Scan, rule: str, spec: str, progress: bool
 ) -> None:
     """Write a prepared directory; it appears when it is whole."""
-    doing, n_bytes = f"preparing {corpus.source}", scan.sizes.n_bytes
+    doing, n_bytes = f"preparing {corpus.source}", scan.n_bytes
 
     def training_text() -> Iterator[bytes]:
         pieces = _pieces(corpus, rule, n_bytes, Scan())
@@ -283,7 +283,7 @@ def _write(
             "key": key,
             "source": corpus.source,
             "corpus_sha256": scan.sha256,
-            "documents": scan.sizes.n_documents,
+            "documents": scan.n_documents,
             "bytes": n_bytes,
             "rule": rule,
             "tokenizer": spec,
@@ -310,7 +310,7 @@ def _write_tokens(part: Path, corpus: Corpus, scan: Scan, rule: str, tokenizer: 
 
     with train, val:
         n_bytes = 0
-        for _, held_out, text in _pieces(corpus, rule, scan.sizes.n_bytes, again):
+        for _, held_out, text in _pieces(corpus, rule, scan.n_bytes, again):
             group[held_out].append(text)
             n_bytes += len(text)
             if n_bytes >= _TOGETHER:  # little enough for memory

@@ -5,11 +5,11 @@
     stream/stream.json       seq_len: the requirement for examples
     stream/examples.jsonl    examples of `append_examples`; only grows
 
-The line of a part publishes the rows before it. Lines behind the last part are of a killed process;
-the next holder of the run's lock removes them. Tickets are numbered through all parts. Each has the
-rows of one batch; the last ticket of a part may have fewer. A published part never changes, so a
-ticket means the same rows in every process and after every kill. Parts name their files, so that
-each file is read once.
+The line of a part publishes the rows before it, of which it has the number; rows that no part
+counts are of a killed process. Tickets are numbered through all parts. Each has the rows of one
+batch; the last ticket of a part may have fewer. A published part never changes, so a ticket means
+the same rows in every process and after every kill. Parts name their files, so that each file is
+read once.
 
 The inputs of a row are all its tokens except the last, its labels all except the first. A document
 is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token. An answer
@@ -19,9 +19,6 @@ is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the las
 from __future__ import annotations
 
 import bisect
-import fcntl
-import os
-import tempfile
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
@@ -33,15 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, typed
-from mlxhog.base.durable import (
-    append_all,
-    append_lines,
-    disk_errors,
-    flush,
-    read_lines,
-    replace_file,
-    sync,
-)
+from mlxhog.base.durable import append_lines, disk_errors, read_lines, replace_file
 from mlxhog.data import records
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.examples import Example
@@ -121,8 +110,10 @@ class Stream:
                     at += len(line)
                     if line.startswith(b"["):
                         continue
-                    self.parts.append(typed.read(Part, dict(plain_json.loads(line))))
-                    self._begins.extend(begins[:-1])
+                    part = typed.read(Part, dict(plain_json.loads(line)))
+                    own = begins[:-1][len(begins) - 1 - (part.rows - self.parts[-1].rows) :]
+                    self._begins.extend(own)
+                    self.parts.append(part)
                     self.end, begins = at, array("q")
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{self._path} cannot be read: {error}; {WAY_OUT}") from error
@@ -148,43 +139,6 @@ class Stream:
         return rows
 
 
-class Draft:
-    """Rows for the next part, in a file without a name, so that a kill leaves nothing.
-
-    Attributes:
-        n_rows, n_tokens: of its rows so far.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Begin a draft on the disk of a folder."""
-        self.n_rows = self.n_tokens = 0
-        self.file = tempfile.TemporaryFile(dir=folder)
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the disk space back."""
-        self.file.close()
-
-    def add(self, row: TrainingRow) -> None:
-        """Append a row."""
-        self.file.write(plain_json.dumps([row.masked, *row.ids.tolist()]) + b"\n")
-        self.n_rows += 1
-        self.n_tokens += len(row.ids)
-
-    def mark(self) -> tuple[int, int, int]:
-        """Return the current position, to which `undo` returns."""
-        return self.file.tell(), self.n_rows, self.n_tokens
-
-    def undo(self, mark: tuple[int, int, int]) -> None:
-        """Remove the rows behind a mark."""
-        place, self.n_rows, self.n_tokens = mark
-        self.file.seek(place)
-        self.file.truncate()
-
-
 class Closed(Exception):
     """The stream of a run takes no more parts: the run has ended."""
 
@@ -198,7 +152,7 @@ class StreamWriter:
     """
 
     def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
-        """Open the stream of a run, or create it; parts that a kill has cut short are removed.
+        """Open the stream of a run, or create it.
 
         Raises:
             CheckpointError: the run has accepted examples that may be longer than `seq_len`.
@@ -217,13 +171,9 @@ class StreamWriter:
             )
         with disk_errors(f"making {self.folder}"):
             self.folder.mkdir(exist_ok=True)
-        stream = Stream(self.folder).update()
-        self.last, self._end = stream.parts[-1], stream.end
-        self.sources = {source.name: source for one in stream.parts for source in one.sources}
-        with disk_errors(f"writing {self.folder}"):
-            if self._rows.exists():
-                os.truncate(self._rows, self._end)
-                sync(self.folder)
+        parts = Stream(self.folder).update().parts
+        self.last = parts[-1]
+        self.sources = {source.name: source for one in parts for source in one.sources}
 
     def accept_examples(self) -> None:
         """Let `append_examples` store examples; from now on the run can be resumed after a kill."""
@@ -231,35 +181,28 @@ class StreamWriter:
         with disk_errors(f"writing {path}"):
             replace_file(path, plain_json.dumps({"seq_len": self.seq_len}))
 
-    def draft(self) -> Draft:
-        """Begin the next part; its rows become visible with `publish`."""
-        return Draft(self.folder)
-
-    def publish(self, draft: Draft, sources: Sequence[SourceFile], examples_end: int) -> None:
+    def publish(
+        self, rows: Sequence[TrainingRow], sources: Sequence[SourceFile], examples_end: int
+    ) -> None:
         """Append a part; workers may train on it when this returns.
 
         Raises:
             Closed: `close` has been called; nothing is published.
             EnvironmentLacks: the disk is full; nothing is published.
         """
-        end_ticket = self.last.end_ticket - (-draft.n_rows // self._batch_size)
-        rows = self.last.rows + draft.n_rows
-        part = Part(rows, end_ticket, self._batch_size, examples_end, tuple(sources))
-        doing = f"writing {self._rows}"
-        with self._publishing, disk_errors(doing), self._rows.open("ab", 0) as file:
+        part = Part(
+            self.last.rows + len(rows),
+            self.last.end_ticket - (-len(rows) // self._batch_size),
+            self._batch_size,
+            examples_end,
+            tuple(sources),
+        )
+        lines = (plain_json.dumps([masked, *ids.tolist()]) for ids, masked in rows)
+        with self._publishing:
             if self._closed:
                 raise Closed
-            fcntl.flock(file, fcntl.LOCK_EX)  # readers wait
-            try:
-                draft.file.seek(0)
-                while block := draft.file.read(_BLOCK):
-                    append_all(file.fileno(), block)
-                flush(file.fileno())
-                append_all(file.fileno(), plain_json.dumps(asdict(part)) + b"\n", synced=True)
-            except BaseException:
-                os.ftruncate(file.fileno(), self._end)
-                raise
-            self._end = os.fstat(file.fileno()).st_size
+            content = b"\n".join([*lines, plain_json.dumps(asdict(part)), b""])
+            append_lines(self._rows, content, synced=True)
             self.last = part
             self.sources.update((source.name, source) for source in sources)
 

@@ -110,7 +110,14 @@ def record_kind(path: Path) -> str:
 
 
 def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
-    """Yield the documents of a file, without those that have only white space.
+    """Yield the documents of a file; arguments and errors as of `placed_documents`."""
+    return (document for _, document in placed_documents(path, text_key, split=split))
+
+
+def placed_documents(
+    path: Path, text_key: str | None, *, split: bool = False
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (place for errors, document) of a file, without those that have only white space.
 
     A record with a prompt and a completion, or with a conversation, becomes an `Example`.
 
@@ -127,14 +134,17 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
             a line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
+    texts: Iterable[tuple[str, Iterable[bytes]]]
     if record_kind(path):
-        texts = (record_text(one, text_key, where) for where, one in records(path, text_key))
-        pieces = short_documents(texts)
+        texts = (
+            (where, short_documents([record_text(record, text_key, where)]))
+            for where, record in records(path, text_key)
+        )
     else:
-        pieces = _cut(_plain(path), prose=split and kind(path) in SPLIT_SUFFIXES)
-    for document in pieces:
-        if document.strip():
-            yield document
+        prose = split and kind(path) in SPLIT_SUFFIXES
+        texts = [(str(path), _cut(_plain(path), prose=prose))]
+    for where, pieces in texts:
+        yield from ((where, document) for document in pieces if document.strip())
 
 
 def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:

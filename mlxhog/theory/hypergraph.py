@@ -96,17 +96,8 @@ class Hypergraph:
     @property
     def p_conf(self) -> float:
         """Probability that two distinct edges, drawn uniformly, meet; 0 for a single edge."""
-        return self._meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
-
-    @property
-    def mean_conflict_degree(self) -> float:
-        """Mean number of other edges that an edge meets."""
-        return self._meetings / len(self)
-
-    @property
-    def _meetings(self) -> int:
-        """Ordered pairs of distinct edges that meet."""
-        return int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
+        meetings = int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
+        return meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
 
     def _pair_degrees(self) -> NDArray[np.int64]:
         """Return edge degrees of edges of two coordinates at most: deg u + deg v - parallel."""

@@ -100,12 +100,7 @@ def boundary(pairs: int, planned: int) -> float:
 
 def look(differences: Sequence[float], planned: int) -> PairedResult:
     """Return the result of a look after all these differences."""
-    k = len(differences)
-    mean, limit = fmean(differences), boundary(k, planned)
-    if math.isinf(limit):
-        return PairedResult(k, planned, mean, -math.inf, math.inf)
-    half = limit * stdev(differences) / math.sqrt(k)
-    return PairedResult(k, planned, mean, mean - half, mean + half)
+    return _interval(differences, planned, boundary(len(differences), planned))
 
 
 def single_look(differences: Sequence[float], error: float = 0.05) -> PairedResult:
@@ -114,8 +109,11 @@ def single_look(differences: Sequence[float], error: float = 0.05) -> PairedResu
     The interval excludes zero if and only if the t-test has a p-value below `error`. One pair has
     no interval.
     """
+    k = len(differences)
+    return _interval(differences, k, student_limit(error, k) if k > 1 else math.inf)
+
+
+def _interval(differences: Sequence[float], planned: int, limit: float) -> PairedResult:
     k, mean = len(differences), fmean(differences)
-    if k < 2:
-        return PairedResult(k, k, mean, -math.inf, math.inf)
-    half = student_limit(error, k) * stdev(differences) / math.sqrt(k)
-    return PairedResult(k, k, mean, mean - half, mean + half)
+    half = limit if math.isinf(limit) else limit * stdev(differences) / math.sqrt(k)
+    return PairedResult(k, planned, mean, mean - half, mean + half)

@@ -6,8 +6,7 @@ workers the number of tickets (the counter `stream_end`) and reports when they a
 
 A file is read whole and once, after a second without change; a run remembers the names of the files
 that it has read. A file that cannot be read is reported once and skipped. If a package or memory is
-missing, the file is tried again when the run is resumed. Text goes to the disk as it is read, so
-little of it is in memory.
+missing, the file is tried again when the run is resumed.
 
 When the run ends, a file that is being read is left for the resume. An error of the thread itself
 ends the run after a checkpoint.
@@ -32,12 +31,11 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
 from mlxhog.base.paths import expanded, printable
-from mlxhog.data import records, textfiles
+from mlxhog.data import textfiles
 from mlxhog.data.examples import Example
 from mlxhog.data.stream import (
     EXAMPLES,
     Closed,
-    Draft,
     SourceFile,
     StreamBatches,
     StreamWriter,
@@ -56,7 +54,7 @@ SETTLED_S = 1.0  # a file that has not changed for this time is complete
 LEAVE_S = 5.0  # limit for a piece of a file that is being read when the run ends
 PART_TOKENS = 4 << 20  # per part, unless one file has more
 EXAMPLES_BYTES = 1 << 20  # examples that are read at once
-MOST_BYTES = 256 << 20  # of one file, unpacked
+MOST_BYTES = 64 << 20  # of one file, unpacked, whose rows are in memory until they are published
 UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
@@ -166,48 +164,46 @@ class Follower:
         Raises:
             EnvironmentLacks: the disk is full; the next look tries again.
         """
-        sources: list[SourceFile] = []
-        with disk_errors(f"writing {self._writer.folder}"), self._writer.draft() as draft:
-            for name, size, changed_ns in self._settled():
-                try:
-                    refused = self._take(name, draft)
-                except (EnvironmentLacks, MemoryError) as error:
-                    self._postponed.add(name)
-                    reason = message_of(error)
-                    self._say(f"{name} is left out until the run is resumed: {reason}")
-                    continue
-                if refused:
-                    self._say(f"{name} is left out: {refused}")
-                sources.append(SourceFile(name, size, changed_ns, refused))
-                if draft.n_tokens >= PART_TOKENS:
-                    break
-            examples_end = self._take_examples(draft)
-            if not sources and examples_end == self._writer.last.examples_end:
-                return False
-            self._writer.publish(draft, sources, examples_end)
+        rows, sources = list[TrainingRow](), list[SourceFile]()
+        for name, size, changed_ns in self._settled():
+            try:
+                refused = self._take(name, rows)
+            except (EnvironmentLacks, MemoryError) as error:
+                self._postponed.add(name)
+                reason = message_of(error)
+                self._say(f"{name} is left out until the run is resumed: {reason}")
+                continue
+            if refused:
+                self._say(f"{name} is left out: {refused}")
+            sources.append(SourceFile(name, size, changed_ns, refused))
+            if sum(len(row.ids) for row in rows) >= PART_TOKENS:
+                break
+        with disk_errors(f"reading {self._writer.folder}"):
+            examples_end = self._take_examples(rows)
+        if not sources and examples_end == self._writer.last.examples_end:
+            return False
+        self._writer.publish(rows, sources, examples_end)
         self.end = self._writer.last.end_ticket
         return True
 
-    def _take(self, name: str, draft: Draft) -> str | None:
-        """Add all rows of a file to a draft, or none; then returns the reason.
+    def _take(self, name: str, rows: list[TrainingRow]) -> str | None:
+        """Add all rows of a file, or none; then returns the reason.
 
         A reader's or a tokenizer's own error concerns this file only.
         """
-        mark = draft.mark()
+        own = list[TrainingRow]()
         try:
             for row in self._rows(self.folder / name):
                 if self._over.is_set():
                     raise _Over
-                draft.add(row)
-            return None
-        except (OSError, _Over):
+                own.append(row)
+        except (EnvironmentLacks, MemoryError, _Over):
             raise
         except Exception as error:
-            draft.undo(mark)
-            if isinstance(error, EnvironmentLacks | MemoryError):
-                raise
             kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
             return f"{kind}{message_of(error)}"
+        rows += own
+        return None
 
     def _settled(self) -> list[tuple[str, int, int]]:
         """Name, size and change of the files that are new and complete, the oldest first."""
@@ -250,21 +246,12 @@ class Follower:
                     self._say(f"{name} is left out: its suffix is not that of a text, as .txt is")
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        if textfiles.record_kind(path):
-            texts = (
-                (where, text)
-                for where, record in textfiles.records(path)
-                for text in textfiles.short_documents([records.record_text(record, None, where)])
-            )
-        else:
-            texts = ((str(path), document) for document in textfiles.documents(path, None))
         n_bytes = 0
-        for where, document in texts:
+        for where, document in textfiles.placed_documents(path, None):
             n_bytes += len(document)
             if n_bytes > MOST_BYTES:
                 raise DataError(f"it has more than {MOST_BYTES:,} bytes of text; split it")
-            if document.strip():
-                yield from self._rows_of(document, where)
+            yield from self._rows_of(document, where)
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
@@ -272,8 +259,8 @@ class Follower:
             return example_rows(document, tokenizer, seq_len, where)
         return document_rows(document, tokenizer, seq_len)
 
-    def _take_examples(self, draft: Draft) -> int:
-        """Add the newly appended examples to a draft; returns where they end."""
+    def _take_examples(self, rows: list[TrainingRow]) -> int:
+        """Add the rows of newly appended examples; returns where these end."""
         path, begin = self._writer.folder / EXAMPLES, self._writer.last.examples_end
         try:
             lines = read_lines(path, begin, EXAMPLES_BYTES)
@@ -284,12 +271,9 @@ class Follower:
                 raise _Over
             try:
                 example = read_example(plain_json.loads(line), "an example")
-                rows = list(self._rows_of(example, "an example"))
+                rows += list(self._rows_of(example, "an example"))
             except (ValueError, DataError) as error:
                 self._say(f"an example of {path} is left out: {message_of(error)}")
-                continue
-            for row in rows:
-                draft.add(row)
         return begin + len(lines)
 
     def _say(self, message: str) -> None:

@@ -275,28 +275,6 @@ def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
                 read([*choice, *(needed | {spec.flag: f"{spec.flag}={wrong}"}).values()])
 
 
-@pytest.mark.slow
-def test_a_framework_that_is_not_installed_is_named_with_the_command_that_installs_it(
-    here, monkeypatch, capsys
-):
-    def only(framework):
-        one = machine.here().__class__("linux", "x86_64", 2, 8 << 30, "", frozenset({framework}))
-        monkeypatch.setattr(machine, "here", lambda: one)
-
-    words = TRAIN.split()
-    only("torch")
-    assert main(changed(words, "--workers", "mlx:cpu")) == 3
-    assert "python -m pip install 'mlx[cpu]'" in capsys.readouterr().err
-    only("mlx")
-    assert main(changed(words, "--workers", "torch:cpu")) == 3
-    assert "python -m pip install torch" in capsys.readouterr().err
-    words.remove("--quiet")
-    assert main(changed(words, "--workers", "2", "--json")) == 0  # auto goes on with the other one
-    out, err = capsys.readouterr()
-    assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["mlx:cpu"] * 2
-    assert "python -m pip install torch" in err
-
-
 def test_a_path_that_the_system_refuses_is_named(here, monkeypatch, capsys):
     is_dir = Path.is_dir
 

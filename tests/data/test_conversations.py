@@ -154,16 +154,12 @@ def test_loss_on_all_learns_users_and_prompts_too(tmp_path):
     [
         ("hello", "messages is 'hello'; expected a list such as"),
         ([], r"messages is \[\]; expected a list"),
-        ([5], "message 1 is 5; expected a role"),
-        ([said("robot", "a")], r"expected a role \(system, developer, user, assist"),
+        ([said("robot", "a")], r"message 1 is .*; expected a role \(system, developer, user"),
         ([{"role": "user"}], "message 1 has no content; expected a text, or parts of type text"),
-        ([said("user", 5)], "the content of message 1 has 5; only text is supported"),
         ([said("user", [{"type": "image_url"}])], "has .*image_url.*; only text is supported"),
-        ([said("assistant", None, tool_calls=[{"function": "f"}])],
-         "the tool_calls of message 1 are .*; expected a list of functions with name and arg"),
-        ([said("assistant", None, tool_calls=3)], "the tool_calls of message 1"),
+        ([said("assistant", None, tool_calls=3)], "the tool_calls of message 1 are 3; expected"),
     ],
-)  # fmt: skip
+)
 def test_messages_that_make_no_sense_are_named(messages, message):
     with pytest.raises(DataError, match=message):
         conversations.prompt(messages)

@@ -21,7 +21,7 @@ from tests.pairs import each_of, max_examples
 def sizes_of(documents):
     sizes = heldout.Sizes()
     for document in documents:
-        sizes = sizes.plus(document)
+        sizes.add(document)
     return sizes
 
 

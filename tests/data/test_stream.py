@@ -37,10 +37,7 @@ def opened(run, batch_size=2, seq_len=8):
 
 
 def publish(writer, rows, sources=(), examples_end=0):
-    with writer.draft() as draft:
-        for row in rows:
-            draft.add(row)
-        writer.publish(draft, sources, examples_end)
+    writer.publish([*rows], sources, examples_end)
 
 
 def batches(run):
@@ -98,6 +95,8 @@ def test_tickets_count_through_parts_and_never_change_their_rows(tmp_path):
     before = [labels(reader.at(0, k)) for k in range(2)]
     publish(writer, [], [SourceFile("bad.txt", 1, 2, "it is binary")])
     publish(writer, rows_of("four"), [], 7)
+    with (tmp_path / "stream" / "rows.jsonl").open("ab") as file:  # as a kill leaves it
+        file.write(b"[0, 256, 120, 256]\n[0, 256, 1")
     again = opened(tmp_path, batch_size=5)  # of another batch size from now on
     publish(again, rows_of(*"abcdef"), [], 7)
     last = again.last
@@ -165,7 +164,7 @@ def test_a_part_whose_publishing_ends_at_any_call_is_whole_or_absent(tmp_path, e
         )
         if not ended:
             break
-    assert moment > 3
+    assert moment > 1
 
 
 def fails_at_the_end(calls, end, real, *words):

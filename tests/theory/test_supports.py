@@ -37,8 +37,6 @@ def rows(probabilities, count):
 # Every example is drawn with replacement, so a "population" is a distribution known exactly.
 POPULATIONS = {
     "Zipf words": rows(1 / np.arange(2, 302) ** 1.1, 1500),
-    "equally busy coordinates": rows(np.full(40, 0.1), 1500),
-    "one coordinate in all": rows(np.append(np.full(30, 0.01), 1.0), 1500),
     "some examples meet many": np.concatenate(
         [rows(np.full(300, 0.003), 1450), rows(np.full(300, 0.3), 50)]
     ),

@@ -136,10 +136,6 @@ def _lag_rule(f: Analysis) -> str:
     )
 
 
-def _late(f: Analysis) -> str:
-    return f"a step is {f.lag.mean:.2g} updates old on average when it is added"
-
-
 def _ageing(f: Analysis) -> str:
     assert f.stale is not None, "rows on ageing hold only where it was measured"
     where = "at this checkpoint" if f.trained else "at the initial values"
@@ -167,22 +163,12 @@ def _workers(f: Analysis) -> tuple[str, str]:
 RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
     Rule(
         "write",
-        lambda f: f.allowed >= f.lag.largest,
-        lambda f: (
-            "plain adds (racy) can lose little here; the theorems assume lossless ones",
-            "" if f.write == "racy" else "--write racy",
-        ),
-        lambda f: f"{_lag_rule(f)}; {_lost(f)}",
-    ),
-    Rule(
-        "write",
         lambda f: True,
         lambda f: (
             "add steps losslessly (stripe locks), as write=auto does on CPUs",
             "--write lossless" if f.write == "racy" else "",
         ),
-        lambda f: f"most pairs of updates meet in {f.dense_share:.0%} of the parameters; "
-        f"{_lost(f)}, and no theorem here covers that",
+        lambda f: f"{_lost(f)}, and no theorem here covers lost ones",
     ),
     Rule(
         "workers",
@@ -204,7 +190,8 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
             if f.config.shares_moments
             else ("use predict=own", "--predict own")
         ),
-        lambda f: f"{_late(f)}, for a part of which predicted parameters make up",
+        lambda f: f"a step is {f.lag.mean:.2g} updates old on average when it is added, for a part "
+        "of which predicted parameters make up",
     ),
     Rule(
         "synchronous start",
@@ -221,7 +208,7 @@ RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
     Rule("synchronous start", lambda f: f.ages is not None and not f.trained, _start, _ageing),
     Rule(
         "disjoint blocks",
-        lambda f: f.dense_share > OFTEN and not getattr(f.config.strategy, "disjoint", False),
+        lambda f: f.dense_share > OFTEN and getattr(f.config.strategy, "blocks", "") != "disjoint",
         lambda f: (
             "worth a try against conflicts, but not against old gradients", "--blocks disjoint"
         ),

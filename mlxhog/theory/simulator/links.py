@@ -40,7 +40,7 @@ class Link:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `FORM`; a plain number is a rate in Gbit/s.
+        """Read `FORM`.
 
         Raises:
             ConfigError: another form.
@@ -48,10 +48,10 @@ class Link:
         rate, _, latency = text.strip().partition(":")
         match = _RATE.fullmatch(rate.strip())
         try:
-            bits = float(match[1]) * _BITS[match[2].lower()] if match else 1e9 * float(rate)
-            link = cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
-            if not (0 < link.bytes_per_s < math.inf and 0 <= link.latency_s < math.inf):
+            if match is None or not float(match[1]):
                 raise ValueError
+            bits = float(match[1]) * _BITS[match[2].lower()]
+            link = cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
         except ValueError:
             raise ConfigError(
                 f"the link {text!r} cannot be read; wanted {FORM}, a rate above 0"
@@ -92,19 +92,17 @@ class ClusterRounds(Scheme):
         link: of each machine.
         n_params: parameters of the model.
         round_every_s: seconds between the beginnings of two rounds.
-        float_bytes: bytes of a parameter in a round: 4, or 2 for bfloat16.
     """
 
     machines: int
     link: Link
     n_params: float
     round_every_s: float = 10.0
-    float_bytes: int = FLOAT_BYTES
 
     @property
     def round_s(self) -> float:
         """Seconds of a round."""
-        return self.link.round_s(self.float_bytes * self.n_params, self.machines)
+        return self.link.round_s(FLOAT_BYTES * self.n_params, self.machines)
 
     def ended(self, seconds: float) -> int:
         """Rounds that have ended by then."""
@@ -118,16 +116,14 @@ class ClusterRounds(Scheme):
         time in which a round is under way, and the advised time between rounds, `tenth_every_s`.
         """
         ended, round_s = self.ended(seconds), self.round_s
-        sent = ended * sent_bytes(self.float_bytes * self.n_params, self.machines)
+        sent = ended * sent_bytes(FLOAT_BYTES * self.n_params, self.machines)
         begun_s = self.round_every_s + ended * max(self.round_every_s, round_s)
         busy_s = ended * round_s + min(round_s, max(0.0, seconds - begun_s))
         return {
             "rounds": ended,
             "bytes_per_s": sent / seconds,
             "share": busy_s / seconds,
-            "tenth_every_s": self.link.round_every_s(
-                self.float_bytes * self.n_params, self.machines
-            ),
+            "tenth_every_s": self.link.round_every_s(FLOAT_BYTES * self.n_params, self.machines),
         }
 
     def shared(self, sim: Simulation) -> list[int]:

@@ -59,9 +59,6 @@ class SimulateConfig:
     link: str | None = option(None, f"between machines: {FORM}")
     params: int = option(1_000_000, "parameters of the model, which links carry", low=1)
     round_every: float = option(10.0, "time between two rounds of cluster", unit="s", above=0)
-    round_dtype: str = option(
-        "float32", "of the parameters in a round of cluster", choices=("float32", "bfloat16")
-    )
     period: int = option(16, "steps between two merges of local_sgd and diloco", low=1)
     replicas: int | None = option(
         None, "of diloco; auto is half the workers, one at least", low=1, none="auto"
@@ -123,7 +120,6 @@ def _cluster(config: SimulateConfig) -> ClusterRounds:
         link=Link.parse(config.link),
         n_params=config.params,
         round_every_s=config.round_every,
-        float_bytes=FLOAT_BYTES if config.round_dtype == "float32" else 2,
     )
 
 

@@ -65,7 +65,6 @@ def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options
         ("write", {}, "", "losslessly"),
         ("write", {}, "", "0.12 of all increments were lost in the probe"),
         ("write", {"write": "racy"}, "--write lossless", ""),
-        ("write", {"blocks": (SPARSE,)}, "--write racy", "the theorems assume lossless ones"),
         ("workers", {"blocks": (SPARSE, DENSE)}, "", "allows a lag of 0.501 in dense"),
         ("workers", {"blocks": (SPARSE,)}, "--workers 8", ""),
         ("predicted reads", {"predict": "none"}, "--predict own", ""),
