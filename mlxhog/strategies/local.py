@@ -234,7 +234,7 @@ class Local(Numbered):
 
         return clients.divided(
             train,
-            data.source,
+            data.corpus.source,
             data.rule,
             clients=self.clients or self.workers,
             workers=self.workers,
