@@ -84,7 +84,7 @@ def computed(subject):
 def side_results(subject, side, fault=None):
     """Compute one side, in this process."""
     with every_engine(fault):
-        return dict(compute.side_results(side, subject))
+        return compute.side_results(side, subject)
 
 
 def is_found(subject, right, side, fault, what):
@@ -97,7 +97,7 @@ def is_found(subject, right, side, fault, what):
 
 def sign_fault(right, r, *, any_entry):
     """Draw one entry of one gradient of the reference, see above; or any that is not 0."""
-    results, conditions = tolerances.split(right)
+    results, conditions = right
     grads = {name: np.abs(x) for name, x in results.items() if name.startswith("grad/")}
     sizes = {name: float(grad.max()) for name, grad in grads.items()}
 

@@ -7,8 +7,7 @@ states its model as a list of layers (`layout`). This module imports no framewor
 import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,10 @@ from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
 __all__ = ["ModelConfig", "Params", "State"]
 
+FAMILIES: Mapping[str, type[ModelConfig]] = {
+    family.model_type: family for family in (XLSTMLargeConfig, XLSTMV1Config, MADConfig)
+}
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
-
-FAMILIES: tuple[type[ModelConfig], ...] = (XLSTMLargeConfig, XLSTMV1Config, MADConfig)
 
 
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
@@ -51,14 +51,15 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     layers, blocks = {"model", "version"}, {"mlstm_block", "slstm_block"}
     default = "mad" if layers & data.keys() else "xlstm_v1" if blocks & data.keys() else "xlstm"
     name = data.get("model_type", default)
-    family = next((one for one in FAMILIES if one.model_type == name), None)
-    if family is None:
-        known = [one.model_type for one in FAMILIES]
-        near = did_you_mean(name, known) or f"; known are {', '.join(known)}"
+    if not isinstance(name, str) or name not in FAMILIES:
+        near = did_you_mean(name, FAMILIES) or f"; known are {', '.join(FAMILIES)}"
         raise ConfigError(
             f"model_type is {shown(name)}, which is not a family of this package{near}"
         )
-    return family.from_dict(data, strict=strict)
+    return FAMILIES[name].from_dict(data, strict=strict)
+
+
+# -- parameters ------------------------------------------------------------------------------------
 
 
 def param_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
@@ -79,7 +80,7 @@ def param_count(cfg: ModelConfig) -> int:
 
 def init_params(cfg: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
     """Draw fresh initial values of every parameter; the same seed gives the same bits."""
-    return {name: initial_value(spec, seed) for name, spec in param_spec(cfg).items()}
+    return {name: initial_value(spec, seed) for name, spec in cfg.layout.spec.items()}
 
 
 def embedding(cfg: ModelConfig) -> str:
@@ -99,8 +100,7 @@ def head_bias(cfg: ModelConfig) -> str | None:
 
 def products(cfg: ModelConfig) -> frozenset[str]:
     """Return the names of the matrices that only multiply activations, a tied head included."""
-    spec = param_spec(cfg)
-    return frozenset(name for name, parameter in spec.items() if parameter.product) | {head(cfg)}
+    return frozenset(name for name, one in cfg.layout.spec.items() if one.product) | {head(cfg)}
 
 
 def narrowable(cfg: ModelConfig) -> frozenset[str]:
@@ -117,7 +117,7 @@ def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
     outside, least = {embedding(cfg), head(cfg)}, cfg.hidden_size
     return frozenset(
         name
-        for name, one in param_spec(cfg).items()
+        for name, one in cfg.layout.spec.items()
         if one.product and name not in outside
         if len(one.shape) == 2 and 2 * min(one.shape) >= least
     )
@@ -130,8 +130,51 @@ def rate_groups(cfg: ModelConfig) -> dict[str, frozenset[str]]:
     norms and all others.
     """
     first, last = frozenset({embedding(cfg)}), frozenset({head(cfg)})
-    others = param_spec(cfg).keys() - hidden_matrices(cfg) - first - last
+    others = cfg.layout.spec.keys() - hidden_matrices(cfg) - first - last
     return {"embedding": first, "head": last - first, "scalar": frozenset(others)}
+
+
+class ParameterBlock(NamedTuple):
+    """Parameters that belong together: the embedding, a layer, or the final norm with the head.
+
+    Attributes:
+        name: "embedding", "layer 0" and so on, or "head".
+        cell: "mlstm" or "slstm" for a layer with that cell. A layer without a cell, such as a
+            feed-forward layer of a MAD model, has the cell of the layers before it. Else None.
+        params: names of the parameters, in the order of use.
+        size: number of their elements.
+    """
+
+    name: str
+    cell: str | None
+    params: tuple[str, ...]
+    size: int
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is neither the embedding nor the head."""
+        return self.name.startswith("layer")
+
+
+def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
+    """Every parameter of a model, each in one block; a tied head is the embedding's block."""
+    spec, names_of = cfg.layout.spec, dict[str, list[str]]()
+    for name in spec:
+        match = _LAYER.search(name)
+        outside = "embedding" if name in (embedding(cfg), ngrams.WEIGHT) else "head"
+        names_of.setdefault(f"layer {match[1]}" if match else outside, []).append(name)
+    cells, cell = dict[str, str | None](), None
+    for number, block in enumerate(cfg.layout.blocks):
+        layer = block[0].layer
+        own = next((kind for kind in ("mlstm", "slstm") if layer.name.startswith(kind)), None)
+        cells[f"layer {number}"] = cell = own or (cell if layer.kind == "channel" else None)
+    return [
+        ParameterBlock(block, cells.get(block), tuple(names), sum(spec[n].size for n in names))
+        for block, names in names_of.items()
+    ]
+
+
+# -- tokens ----------------------------------------------------------------------------------------
 
 
 def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
@@ -139,15 +182,12 @@ def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
 
     Ids of a config.json that are not in the vocabulary, such as `pad_token_id`, are dropped.
     """
-
-    def is_outside(name: str, value: object) -> bool:
-        is_id = isinstance(value, int) and 0 <= value < vocab_size
-        return name.endswith("_token_id") and not is_id
-
     changes: dict[str, Any] = {"bos_token_id": bos, "vocab_size": vocab_size}
     if vocab_size < cfg.vocab_size:
-        extra = {k: None if is_outside(k, value) else value for k, value in cfg.extra.items()}
-        changes["extra"] = extra
+        changes["extra"] = extra = dict(cfg.extra)
+        for name, value in extra.items():
+            is_id = isinstance(value, int) and 0 <= value < vocab_size
+            extra[name] = None if name.endswith("_token_id") and not is_id else value
     return dataclasses.replace(cfg, **changes)
 
 
@@ -187,46 +227,3 @@ def check_length(cfg: ModelConfig, length: int) -> None:
             "(max_length); use fewer tokens, or train a model with a larger max_length or without "
             "positions"
         )
-
-
-@dataclass(frozen=True)
-class ParameterBlock:
-    """Parameters that belong together: the embedding, a layer, or the final norm with the head.
-
-    Attributes:
-        name: "embedding", "layer 0" and so on, or "head".
-        cell: "mlstm" or "slstm" for a layer with that cell. A layer without a cell, such as a
-            feed-forward layer of a MAD model, has the cell of the layers before it. Else None.
-        params: names of the parameters, in the order of use.
-        size: number of their elements.
-    """
-
-    name: str
-    cell: str | None
-    params: tuple[str, ...]
-    size: int
-
-    @property
-    def is_layer(self) -> bool:
-        """Whether it is neither the embedding nor the head."""
-        return self.name.startswith("layer")
-
-
-def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
-    """Every parameter of a model, each in one block; a tied head is the embedding's block."""
-    spec = param_spec(cfg)
-    names_of: dict[str, list[str]] = {}
-    for name in spec:
-        match = _LAYER.search(name)
-        outside = "embedding" if name in (embedding(cfg), ngrams.WEIGHT) else "head"
-        names_of.setdefault(f"layer {match[1]}" if match else outside, []).append(name)
-    cells: dict[str, str | None] = {}
-    cell: str | None = None
-    for number, block in enumerate(cfg.layout.blocks):
-        layer = block[0].layer
-        own = next((kind for kind in ("mlstm", "slstm") if layer.name.startswith(kind)), None)
-        cells[f"layer {number}"] = cell = own or (cell if layer.kind == "channel" else None)
-    return [
-        ParameterBlock(block, cells.get(block), tuple(names), sum(spec[n].size for n in names))
-        for block, names in names_of.items()
-    ]

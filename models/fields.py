@@ -136,8 +136,9 @@ def read(
                 raise ConfigError(f"unknown architecture field {shown(where + key)}; {hint}")
             extra[key] = value
         else:
-            inner = _nested(types[name])
-            if value is None and not (inner and type(None) in get_args(types[name])):
+            kinds = (types[name], *get_args(types[name]))
+            inner: Any = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
+            if value is None and not (inner and type(None) in kinds):
                 continue
             if inner and value is not None:
                 parts, unread = read(inner, value, strict=strict, where=f"{where}{name}.")
@@ -158,8 +159,3 @@ def read(
     if missing := [name for name in required if name not in values]:
         raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
     return values, extra
-
-
-def _nested(kind: object) -> type[Any] | None:
-    """The dataclass that a field of this type has, or may have; None for another type."""
-    return next((one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)), None)  # type: ignore[return-value]

@@ -28,17 +28,15 @@ def stack_states(states: Sequence[State], xp: Arrays) -> State:
     in front. A layer with a cache either counts the positions of each row, or zeros do not change
     its result.
     """
-    return [
-        tuple(_rows_of(parts, xp) for parts in zip(*blocks, strict=True))
-        for blocks in zip(*states, strict=True)
-    ]
 
+    def rows_of(parts: Sequence[Array]) -> Array:
+        if parts[0].ndim == 1:
+            return xp.concatenate(parts)
+        longest, others = max(x.shape[1] for x in parts), [(0, 0)] * (parts[0].ndim - 2)
+        front = ((x, [(0, 0), (longest - x.shape[1], 0), *others]) for x in parts)
+        return xp.concatenate([xp.pad(x, widths) for x, widths in front])
 
-def _rows_of(parts: Sequence[Array], xp: Arrays) -> Array:
-    if parts[0].ndim == 1:
-        return xp.concatenate(parts)
-    longest, others = max(part.shape[1] for part in parts), [(0, 0)] * (parts[0].ndim - 2)
-    return xp.concatenate([xp.pad(x, [(0, 0), (longest - x.shape[1], 0), *others]) for x in parts])
+    return [tuple(map(rows_of, zip(*blocks, strict=True))) for blocks in zip(*states, strict=True)]
 
 
 def take_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
@@ -52,10 +50,8 @@ def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays) -> Params:
     For `loss`: products are then computed in bfloat16, and everything between them in float32, as
     the parameters' gradients are. Only the reference and Metal ops take them.
     """
-    products = families.products(cfg)
-    return {
-        name: xp.bfloat16(value) if name in products else value for name, value in params.items()
-    }
+    narrow = families.products(cfg)
+    return {name: xp.bfloat16(x) if name in narrow else x for name, x in params.items()}
 
 
 def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays) -> Array:
@@ -113,8 +109,8 @@ def logits(
     Returns:
         Capped logits (B, S, V), or (B, 1, V) where `last`, and the state after the last position.
     """
-    x, state, run = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
-    y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, run), cfg.output_logit_soft_cap
+    x, state = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
+    y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, ops), cfg.output_logit_soft_cap
     return y if cap is None else ops.soft_cap(y, cap), state
 
 
@@ -148,12 +144,12 @@ def loss(
         state: state before the tokens; None is the start state.
     """
     how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x}
-    x, _, run = _behind_blocks(cfg, params, tokens, state, ops, **how)
+    x, _ = _behind_blocks(cfg, params, tokens, state, ops, **how)
     cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
     if log_inclusion is None and families.head_bias(cfg) is None:
         inputs, head = x.reshape(-1, x.shape[-1]), params[families.head(cfg)]
         return ops.linear_cross_entropy(inputs, head, labels, cap)
-    logits = _raw_logits(cfg, params, x, run)
+    logits = _raw_logits(cfg, params, x, ops)
     if log_inclusion is not None:  # subtracted after the cap
         logits = logits if cap is None else ops.soft_cap(logits, cap)
         logits, cap = logits - log_inclusion, None
@@ -176,20 +172,19 @@ def _behind_blocks(
     rows: Array | None,
     embedded: Array | None = None,
     **run: Any,
-) -> tuple[Array, State, Run]:
-    """Return x behind the final norm, the new state, and how the pass is run."""
+) -> tuple[Array, State]:
+    """Return x behind the final norm, and the new state."""
     x = embed(cfg, params, tokens, ops.xp) if embedded is None else embedded
     if rows is not None:  # of the n-grams
-        (added,) = ops.linears(rows, [params[ngrams.WEIGHT]])
-        x = x + added
+        x = x + ops.linears(rows, [params[ngrams.WEIGHT]])[0]
     token = families.reset_token(cfg)
     starts = None if token is None else tokens == token
     how = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, **run)
-    return *model.blocks(cfg, params, x, state, how), how
+    return model.blocks(cfg, params, x, state, how)
 
 
-def _raw_logits(cfg: ModelConfig, params: Params, x: Array, run: Run) -> Array:
+def _raw_logits(cfg: ModelConfig, params: Params, x: Array, ops: Ops) -> Array:
     """Return the logits before the cap."""
     bias = families.head_bias(cfg)
     biases = [None if bias is None else params[bias]]
-    return run.ops.linears(x, [params[families.head(cfg)]], biases)[0]
+    return ops.linears(x, [params[families.head(cfg)]], biases)[0]

@@ -39,12 +39,11 @@ def logits(
         state: of an earlier call; None is the start.
         hidden: receives the residual stream, as of `lm.logits`.
     """
-    before, inner = ngrams.parted(state)
+    leaves, before, blocks = _inputs(cfg, params, tokens, state)
     trace: list[Tensor] = []
+    how: dict[str, Any] = {"rows": leaves.pop(ngrams.ROWS, None), "hidden": trace}
     with torch.inference_mode():
-        rows = _rows(cfg, params, tokens, before)
-        how: dict[str, Any] = {"ops": OPS, "rows": rows, "hidden": trace}
-        y, after = lm.logits(cfg, _tensors(params), tensor(tokens), _state(inner), **how)
+        y, after = lm.logits(cfg, leaves, tensor(tokens), blocks, ops=OPS, **how)
     if hidden is not None:
         hidden += [x.numpy() for x in trace]
     inner = [tuple(part.numpy() for part in block) for block in after]
@@ -75,30 +74,25 @@ def differentiate(
         rounded: every result is rounded to float32, which shows how much that changes.
     """
     dtype = torch.float32 if rounded else torch.float64
-    before, inner = ngrams.parted(state)
-    leaves, rows = _tensors(params), _rows(cfg, params, tokens, before)
-    leaves |= {} if rows is None else {ngrams.ROWS: rows}
+    leaves, _, blocks = _inputs(cfg, params, tokens, state)
     leaves = {name: x.to(dtype).requires_grad_() for name, x in leaves.items()}
-    how: dict[str, Any] = {"rows": leaves.get(ngrams.ROWS), "state": _state(inner)}
-    how["masks"] = {site: x.to(dtype) for site, x in _tensors(masks or {}).items()} or None
+    how: dict[str, Any] = {"rows": leaves.get(ngrams.ROWS), "state": blocks}
+    how["masks"] = {site: tensor(x).to(dtype) for site, x in (masks or {}).items()} or None
     ids = tensor(tokens), tensor(labels).long()
     loss = lm.mean_loss(cfg, leaves, *ids, ops=OPS, **how)
-    every = torch.autograd.grad(
+    grads = torch.autograd.grad(
         loss, list(leaves.values()), allow_unused=True, materialize_grads=True
     )
-    return loss.item(), {k: x.double().numpy() for k, x in zip(leaves, every, strict=True)}
+    return loss.item(), {k: x.double().numpy() for k, x in zip(leaves, grads, strict=True)}
 
 
-def _rows(cfg: ModelConfig, params: Params, tokens: Int, before: Int | None) -> Tensor | None:
-    if (tables := ngrams.of(cfg)) is None:
-        return None
-    return tensor(tables.gather(params, tables.rows_of(tokens.astype(np.int32), before)))  # type: ignore[arg-type]
-
-
-def _tensors(params: Params) -> dict[str, Tensor]:
-    """The parameters in float64, without tables, of which only the rows are read."""
-    return {name: tensor(x) for name, x in params.items() if not ngrams.is_table(name)}
-
-
-def _state(state: Any) -> list[tuple[Tensor, ...]] | None:
-    return None if state is None else [tuple(map(tensor, block)) for block in state]
+def _inputs(
+    cfg: ModelConfig, params: Params, tokens: Int, state: Any
+) -> tuple[dict[str, Tensor], Any, Any]:
+    """Return the parameters, with the rows of tables in their place, and the parts of the state."""
+    before, blocks = ngrams.parted(state)
+    leaves = {name: tensor(x) for name, x in params.items() if not ngrams.is_table(name)}
+    if (tables := ngrams.of(cfg)) is not None:
+        rows: Any = tables.gather(params, tables.rows_of(tokens.astype(np.int32), before))
+        leaves[ngrams.ROWS] = tensor(rows)
+    return leaves, before, blocks and [tuple(map(tensor, block)) for block in blocks]

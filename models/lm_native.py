@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad.layers.xlstm import CELL_EPS, FeedForwardV1, LargeMLSTM
+from mlxhog.models.mad.layers.feed_forward import FeedForwardV1
+from mlxhog.models.mad.layers.xlstm import CELL_EPS, LargeMLSTM
 from mlxhog.models.model import Block
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.ops.operators import activation_name

@@ -26,7 +26,7 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_WIDTH, Fields, custom, positive, read
-from mlxhog.models.mad.layer import Layer, Run, normal, small_std
+from mlxhog.models.mad.layer import Layer, Run, small
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
 
@@ -60,13 +60,19 @@ class Part:
         own = self.layer.param_spec(self.d)
         return [replace(spec, name=f"{self.name}.{spec.name}") for spec in own]
 
+    @cached_property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parts of its state before the first position, for one sequence."""
+        every = self.layer.state_shapes(self.d, 0).values()
+        return tuple(tuple(shape) for shapes in every for shape in shapes)
+
     def forward(
         self, params: Params, x: Array, state: tuple[Array, ...] | None, run: Run
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the layer's y (B, S, d) of x, and its state after x; None is the start."""
         start = len(self.name) + 1
         own = {spec.name[start:]: params[spec.name] for spec in self.spec}
-        state = self.layer.start(self.d) if state is None else state
+        state = (None,) * len(self.state_shapes) if state is None else state
         try:
             return self.layer.forward(own, x, state, run.at(self.name))
         except KeyError as error:
@@ -151,6 +157,7 @@ class ModelConfig(Fields, ABC):
         hf: "class" if transformers has a class for the architecture, "code" if it loads ours.
         hf_cache: whether transformers' class can generate with its cache.
         in_xlstm: whether the xlstm package has the architecture.
+        own_layers: layers that may be of a user's file.
 
     Raises:
         ConfigError: a size does not divide, a number is out of range, fields contradict, or this
@@ -169,6 +176,7 @@ class ModelConfig(Fields, ABC):
     tie_word_embeddings = False
     output_logit_soft_cap = cast(float | None, None)
     reset_at_document_boundaries = False
+    own_layers = cast(tuple[Layer, ...], ())
 
     vocab_size: int = positive("rows of the embedding; a run takes its tokenizer's")
     hidden_size: int = positive("width of the residual stream", high=MOST_WIDTH)
@@ -182,11 +190,6 @@ class ModelConfig(Fields, ABC):
     def to_package(self) -> dict[str, Any] | None:
         """Return the nested mappings of the xlstm package's config; None if it is flat."""
         return None
-
-    @property
-    def own_layers(self) -> tuple[Layer, ...]:
-        """Layers that may be of a user's file."""
-        return ()
 
     @property
     @abstractmethod
@@ -211,8 +214,10 @@ class ModelConfig(Fields, ABC):
     def values(self) -> dict[str, Any]:
         """Return every field but `extra`, in the order of files."""
         own = [one.name for one in fields(self) if one.name != "extra"]
-        order = {name: place for place, name in enumerate(LAST, 1)}
-        return {name: getattr(self, name) for name in sorted(own, key=lambda n: order.get(n, 0))}
+        return {
+            name: getattr(self, name)
+            for name in sorted(own, key=lambda n: n in LAST and 1 + LAST.index(n))
+        }
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -249,11 +254,11 @@ class XLSTMConfig(ModelConfig):
     def ends(self, embedding: str, *, decay: bool = False) -> dict[str, Any]:
         """Return the layout's embedding of that name, its tables of n-grams and its head."""
         tied, shape = self.tie_word_embeddings, (self.vocab_size, self.hidden_size)
-        small = normal(small_std(self.hidden_size))
-        head = ParamSpec(self.untied_head, shape, small, decay=True, product=True)
+        init = small(self.hidden_size)
+        head = ParamSpec(self.untied_head, shape, init, decay=True, product=True)
         # A tied embedding has a dense gradient: every row is also a row of the head.
         return {
-            "embedding": ParamSpec(embedding, shape, small, "dense" if tied else "rows", decay),
+            "embedding": ParamSpec(embedding, shape, init, "dense" if tied else "rows", decay),
             "ngrams": tuple(ngrams.weight_specs(self)),
             "head": () if tied else (head,),
         }
@@ -266,15 +271,7 @@ class XLSTMConfig(ModelConfig):
 
 def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
     """Shapes of the parts of every block's state before the first position, for one sequence."""
-    return [
-        tuple(
-            tuple(shape)
-            for part in block
-            for shapes in part.layer.state_shapes(part.d, 0).values()
-            for shape in shapes
-        )
-        for block in cfg.layout.blocks
-    ]
+    return [sum((part.state_shapes for part in block), ()) for block in cfg.layout.blocks]
 
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
@@ -294,14 +291,12 @@ def blocks(
 
     A state of None is the start.
     """
-    layout = cfg.layout
+    layout, ends, after = cfg.layout, list[tuple[Array, ...]](), list[tuple[Array, ...]]()
     run.note(x)
     x = run.at(layout.embedding.name).drop(x)
-    ends: list[tuple[Array, ...]] = []
     if (part := layout.positions) is not None:
         x, end = part.forward(params, x, None if state is None else state[-1], run)
         ends.append(end)
-    after: list[tuple[Array, ...]] = []
     for number, block in enumerate(layout.blocks):
         x, end = run_block(cfg, block, params, x, None if state is None else state[number], run)
         after.append(end)

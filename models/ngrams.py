@@ -33,13 +33,10 @@ from mlxhog.models.spec import ParamSpec
 
 WEIGHT = "ngrams.weight"
 """Name of W, (d, orders * k)."""
-
 TABLE = "ngrams.table_"
 """Beginning of a table's name; its order follows."""
-
 ROWS = "ngrams.rows"
 """Name of r, the rows of a batch, where its gradient is compared."""
-
 FIELDS = ("ngram_orders", "ngram_dim", "ngram_rows")
 """Fields of a model's config."""
 
@@ -90,10 +87,8 @@ class NgramTables:
     @cached_property
     def specs(self) -> dict[str, ParamSpec]:
         """Name -> spec of every table, ascending in n."""
-        return {
-            (name := f"{TABLE}{n}"): ParamSpec(name, (self._rows(n), self.dim), "zeros", "rows")
-            for n in self.orders
-        }
+        rows = {f"{TABLE}{n}": min(self._numbers(n), self.most_rows) for n in self.orders}
+        return {name: ParamSpec(name, (R, self.dim), "zeros", "rows") for name, R in rows.items()}
 
     @property
     def floats(self) -> int:
@@ -127,6 +122,7 @@ class NgramTables:
         if self.reset_token is not None:
             begins = np.maximum.accumulate(np.where(ids == self.reset_token, place, 0), axis=1)
         number, key = np.zeros((B, S), np.int64), np.zeros((B, S), np.uint64)
+        shift = np.uint64(64 - (self.most_rows.bit_length() - 1))
         rows: dict[str, Int32] = {}
         for j in range(context + 1):
             at = slice(context - j, context - j + S)
@@ -135,9 +131,7 @@ class NgramTables:
             if (counted := self._numbers(j)) <= self.most_rows:
                 number += symbol - 1 if j == 0 else counted * symbol
             if j + 1 in self.orders:
-                exact = self._numbers(j + 1) <= self.most_rows
-                shift = np.uint64(64 - (self.most_rows.bit_length() - 1))
-                row = number if exact else key >> shift
+                row = number if self._numbers(j + 1) <= self.most_rows else key >> shift
                 rows[f"{TABLE}{j + 1}"] = row.astype(np.int32)
         return rows
 
@@ -161,9 +155,6 @@ class NgramTables:
         """Number of sequences of n ids, of which the last is never absent."""
         return self.vocab_size * (self.vocab_size + 1) ** (n - 1) if n else 0
 
-    def _rows(self, n: int) -> int:
-        return min(self._numbers(n), self.most_rows)
-
 
 def last_of(tokens: Int32, before: Int32) -> Int32:
     """The ids before the sequences that continue tokens (B, S), of the shape of `before`."""
@@ -184,43 +175,37 @@ def carried(cfg: Any, tokens: Int32, before: Int32 | None, state: Any) -> Any:
     return Carried(last_of(tokens, before), state)
 
 
-def _split_mix(count: int) -> list[np.uint64]:
+def _multipliers() -> Iterator[np.uint64]:
     """The first numbers of SplitMix64 from 0, made odd.
 
     Source: Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195.
     """
-    mask, numbers = (1 << 64) - 1, []
-    for j in range(1, count + 1):
+    mask = (1 << 64) - 1
+    for j in range(1, MOST_ORDER + 1):
         z = j * 0x9E3779B97F4A7C15 & mask
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
         z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
-        numbers.append(np.uint64((z ^ z >> 31) | 1))
-    return numbers
+        yield np.uint64((z ^ z >> 31) | 1)
 
 
-_MULTIPLIERS = _split_mix(MOST_ORDER)
+_MULTIPLIERS = tuple(_multipliers())
 
 
 def weight_specs(cfg: Any) -> list[ParamSpec]:
     """Declare W for a model with tables; nothing for another."""
     if (tables := of(cfg)) is None:
         return []
-    shape = (cfg.hidden_size, tables.width)
-    return [ParamSpec(WEIGHT, shape, f"normal:{tables.dim**-0.5!r}", decay=True)]
+    init = f"normal:{tables.dim**-0.5!r}"
+    return [ParamSpec(WEIGHT, (cfg.hidden_size, tables.width), init, decay=True)]
 
 
 def of(cfg: Any) -> NgramTables | None:
     """Return the tables of a model; None if it has none."""
-    orders: tuple[int, ...] = getattr(cfg, "ngram_orders", ())
-    if not orders:
+    if not (orders := getattr(cfg, "ngram_orders", ())):
         return None
-    return NgramTables(
-        orders=orders,
-        dim=cfg.ngram_dim,
-        most_rows=cfg.ngram_rows,
-        vocab_size=cfg.vocab_size,
-        reset_token=cfg.bos_token_id if cfg.reset_at_document_boundaries else None,
-    )
+    reset = cfg.bos_token_id if cfg.reset_at_document_boundaries else None
+    sizes = {"dim": cfg.ngram_dim, "most_rows": cfg.ngram_rows, "vocab_size": cfg.vocab_size}
+    return NgramTables(orders=orders, reset_token=reset, **sizes)
 
 
 def check_rows(rows: int) -> None:

@@ -17,8 +17,10 @@ Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py` and `blocks/slstm/cell.py`; t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.families import ModelConfig
@@ -28,19 +30,15 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 FUSED = {
     "mlstm_layer.qkv_opreact": (
-        "mlstm_layer.q",
-        "mlstm_layer.k",
-        "mlstm_layer.v",
-        "mlstm_layer.ogate_preact",
+        "mlstm_layer.q", "mlstm_layer.k", "mlstm_layer.v", "mlstm_layer.ogate_preact",
     ),
     "mlstm_layer.ifgate_preact": ("mlstm_layer.igate_preact", "mlstm_layer.fgate_preact"),
     "ffn.proj_up_gate_z": ("ffn.proj_up_gate", "ffn.proj_up"),
-}
+}  # fmt: skip
 """Fused name -> the single names whose rows it stacks, in order; also for biases."""
 
 _PACKAGE_EMBEDDING = "embedding.weight"
-_RECURRENT = "slstm_cell._recurrent_kernel_"
-_BIAS = "slstm_cell._bias_"
+_RECURRENT, _BIAS = "slstm_cell._recurrent_kernel_", "slstm_cell._bias_"
 _GATES = 4
 
 
@@ -56,22 +54,19 @@ def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
     """
     if not isinstance(model, XLSTMLargeConfig):
         return _slstm_cells(arrays, to_cuda=False) if model.in_xlstm else dict(arrays)
-    widths = dict.fromkeys(("q", "k"), model.qk_dim) | dict.fromkeys(("v", "ogate"), model.v_dim)
+    spec = model.layout.spec
+    rows = {part: spec[f"backbone.blocks.0.{part}.weight"].shape[0]
+            for parts in FUSED.values() for part in parts}  # fmt: skip
     translated: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
         stem, _, suffix = name.rpartition(".")
-        ending = next((fused for fused in FUSED if stem.endswith(f".{fused}")), None)
-        parts = FUSED[ending] if ending else ()
-        rows = [
-            model.ffn_dim if part.startswith("ffn.")
-            else widths.get(part.removeprefix("mlstm_layer.").partition("_")[0], model.num_heads)
-            for part in parts
-        ]  # fmt: skip
-        if ending and array.ndim and array.shape[0] == sum(rows):
-            block, first = stem.removesuffix(ending), 0
-            for part, count in zip(parts, rows, strict=True):
-                translated[f"{block}{part}.{suffix}"] = array[first : first + count]
-                first += count
+        fused = next((one for one in FUSED if stem.endswith(f".{one}")), "")
+        ends = [*accumulate(rows[part] for part in FUSED.get(fused, ()))]
+        if fused and array.ndim and array.shape[0] == ends[-1]:
+            block = stem.removesuffix(fused)
+            singles = np.split(array, ends[:-1])
+            names = (f"{block}{part}.{suffix}" for part in FUSED[fused])
+            translated |= zip(names, singles, strict=True)
         else:
             translated[EMBEDDING if name == _PACKAGE_EMBEDDING else name] = array
     return translated
@@ -100,15 +95,11 @@ def stacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     stacked: dict[str, tuple[str, ...]] = {}
     for name in names:
         stem, _, suffix = name.rpartition(".")
-        own = [(f, p) for f, ps in FUSED.items() for p in ps if stem.endswith(f".{p}")]
-        if not own:
-            stacked[name] = (name,)
-        for fused, part in own:
-            if part == FUSED[fused][0]:  # the others are stacked with it
-                block = stem.removesuffix(part)
-                stacked[f"{block}{fused}.{suffix}"] = tuple(
-                    f"{block}{one}.{suffix}" for one in FUSED[fused]
-                )
+        own = ((f, part) for f, parts in FUSED.items() for part in parts)
+        fused, part = next((one for one in own if stem.endswith(f".{one[1]}")), ("", ""))
+        block, parts = stem.removesuffix(part), FUSED.get(fused, ())
+        whole = f"{block}{fused}.{suffix}" if fused else name
+        stacked[whole] = tuple(f"{block}{one}.{suffix}" for one in parts) or (name,)
     return stacked
 
 

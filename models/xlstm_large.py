@@ -16,7 +16,9 @@ from typing import Any, ClassVar, Literal, Self
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MOST_LAYERS, MOST_WIDTH, check_most, positive
-from mlxhog.models.mad.layers.xlstm import LargeFeedForward, LargeMLSTM
+from mlxhog.models.mad.layer import normal
+from mlxhog.models.mad.layers.feed_forward import LargeFeedForward
+from mlxhog.models.mad.layers.xlstm import LargeMLSTM
 from mlxhog.models.model import Layout, Part, XLSTMConfig
 from mlxhog.models.spec import ParamSpec
 
@@ -84,12 +86,12 @@ class XLSTMLargeConfig(XLSTMConfig):
     def layout(self) -> Layout:
         """The model as a list of layers."""
         d, bias = self.hidden_size, self.use_bias
-        wang = 2 / (self.num_hidden_layers * math.sqrt(d))
+        residual = normal(2 / (self.num_hidden_layers * math.sqrt(d)))
         mlstm = LargeMLSTM(
-            heads=self.num_heads, qk=self.qk_dim, v=self.v_dim, bias=bias, wang=wang,
+            heads=self.num_heads, qk=self.qk_dim, v=self.v_dim, bias=bias, residual=residual,
             chunk_size=self.chunk_size, eps=self.eps, gate_cap=self.gate_soft_cap,
         )  # fmt: skip
-        ffn = LargeFeedForward(inner=self.ffn_dim, bias=bias, wang=wang)
+        ffn = LargeFeedForward(inner=self.ffn_dim, bias=bias, residual=residual)
         names = [f"backbone.blocks.{number}" for number in range(self.num_hidden_layers)]
         out_norm = [ParamSpec(f"{OUT_NORM}.weight", (d,), "ones")] * self.add_out_norm
         out_norm += [ParamSpec(f"{OUT_NORM}.bias", (d,), "zeros")] * self.out_norm_bias

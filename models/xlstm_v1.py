@@ -20,8 +20,9 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_LAYERS, Fields, check_most, custom, positive
-from mlxhog.models.mad.layer import Layer, bound
-from mlxhog.models.mad.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS, FeedForwardV1
+from mlxhog.models.mad.layer import Layer, bound, normal
+from mlxhog.models.mad.layers.feed_forward import FeedForwardV1
+from mlxhog.models.mad.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS
 from mlxhog.models.model import Layout, Part, XLSTMConfig
 from mlxhog.models.spec import ParamSpec
 
@@ -209,7 +210,7 @@ class XLSTMV1Config(XLSTMConfig):
 
     def _block(self, number: int) -> tuple[Part, ...]:
         d, n, name = self.hidden_size, self.num_hidden_layers, f"xlstm_block_stack.blocks.{number}"
-        residual_std = 2 / n / math.sqrt(d)
+        residual = normal(2 / n / math.sqrt(d))
 
         def part(word: str, layer: Layer, dropout: float) -> Part:
             own = f"{name}.{word}"
@@ -224,7 +225,7 @@ class XLSTMV1Config(XLSTMConfig):
                 qkv_block=own.qkv_proj_blocksize,
                 inner=_rounded_width("mlstm_block.mlstm", d, own),
                 bias=self.bias,
-                residual_std=residual_std,
+                residual=residual,
                 chunk_size=self.chunk_size,
             )
             return (part("xlstm", mlstm, self.dropout),)
@@ -242,9 +243,7 @@ class XLSTMV1Config(XLSTMConfig):
         if ffn is None:
             return (part("xlstm", slstm, self.dropout),)
         width = _rounded_width("slstm_block.feedforward", d, ffn)
-        layer = FeedForwardV1(
-            inner=width, act_fn=ffn.act_fn, bias=ffn.bias, residual_std=residual_std
-        )
+        layer = FeedForwardV1(inner=width, act_fn=ffn.act_fn, bias=ffn.bias, residual=residual)
         return part("xlstm", slstm, self.dropout), part("ffn", layer, ffn.dropout)
 
     def to_dict(self) -> dict[str, Any]:
@@ -292,7 +291,7 @@ class _MLSTM(MLSTMV1):
 
     inner: int | None = None
     bias: bool = False
-    residual_std: float | None = None
+    residual: str = ""
     chunk_size: int = 64
 
 

@@ -29,26 +29,15 @@ OURS = {"mlxhog": "-m mlxhog", "python": ""}
 """What this Python is given to be a program of the page."""
 
 
-def tasks():
-    """The commands of each task."""
-    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    return [block.splitlines() for block in blocks]
-
-
-def shortened(command):
-    """The same with less work."""
-    for pattern, words in SHORTER:
-        command = re.sub(pattern, words, command)
-    return command
-
-
 def run_command(command):
-    """Run a command here, or in a shell where it is more than one of ours with its options.
+    """Run a command with less work: here, or in a shell if it is more than one of ours.
 
     Returns:
         Its exit code, and what it has written.
     """
-    program, *words = shlex.split(shortened(command))
+    for pattern, words in SHORTER:
+        command = re.sub(pattern, words, command)
+    program, *words = shlex.split(command)
     if program == "mlxhog" and ">" not in words:
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
@@ -56,19 +45,18 @@ def run_command(command):
         return code, out.getvalue(), err.getvalue()
     here = f'{program}() {{ {shlex.quote(sys.executable)} {OURS[program]} "$@"; }}'
     process = subprocess.run(
-        ["bash", "-c", f"{here}\n{shortened(command)}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        ["bash", "-c", f"{here}\n{command}"], capture_output=True, text=True, timeout=120,
         check=False,
-    )
+    )  # fmt: skip
     return process.returncode, process.stdout, process.stderr
 
 
 @pytest.mark.slow
 def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(tmp_path, monkeypatch):
-    assert len(tasks()) == 12
-    assert all(1 <= len(commands) <= 2 for commands in tasks())
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    tasks = [block.splitlines() for block in blocks]
+    assert len(tasks) == 12
+    assert all(1 <= len(commands) <= 2 for commands in tasks)
     notes = tmp_path / "notes"
     notes.mkdir()
     words = "the river runs to the sea and the sea returns it as rain".split()
@@ -83,7 +71,7 @@ def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     output = ""
-    for command in (one for commands in tasks() for one in commands):
+    for command in (one for commands in tasks for one in commands):
         code, out, err = run_command(command)
         assert code == 0, f"{command}\n{out}\n{err}"
         output += out

@@ -75,28 +75,15 @@ def checkout(folder):
     return folder
 
 
-def installed(folder):
-    """What `pip install .` puts into a folder of packages."""
-    package = folder / "mlxhog"
-    shutil.copytree(ROOT / "mlxhog", package)  # with what Python has compiled of it
-    shutil.copytree(ROOT / "models", package / "models")
-    shutil.copytree(ROOT / "metal", package / "metal")
-    shutil.copy(import_module("mlxhog._native").__spec__.origin, package)
-    return folder
-
-
 def python(*arguments, cwd, packages=None):
     """Run Python where mlxhog is installed in `packages`, and nowhere else."""
     others = [path for path in sys.path if "packages" in Path(path).name]  # site-, dist-
     path = os.pathsep.join([str(packages), *others] if packages else [])
     return subprocess.run(
         [sys.executable, "-S", *arguments],  # -S: without the hooks of an editable installation
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
+        cwd=cwd, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
         check=False,
-    )
+    )  # fmt: skip
 
 
 def test_sources_that_are_not_installed_say_what_they_are_and_the_way_out(tmp_path):
@@ -110,7 +97,11 @@ def test_sources_that_are_not_installed_say_what_they_are_and_the_way_out(tmp_pa
 
 @pytest.mark.slow
 def test_in_the_checkout_every_way_to_start_python_takes_the_whole_installed_package(tmp_path):
-    here, packages = checkout(tmp_path / "checkout"), installed(tmp_path / "site-packages")
+    here, packages = checkout(tmp_path / "checkout"), tmp_path / "site-packages"
+    shutil.copytree(ROOT / "mlxhog", packages / "mlxhog")  # with what Python has compiled of it
+    for name in ("models", "metal"):
+        shutil.copytree(ROOT / name, packages / "mlxhog" / name)
+    shutil.copy(import_module("mlxhog._native").__spec__.origin, packages / "mlxhog")
     (here / "text.txt").write_text("Never wait, add without a lock. " * 1000)
     script = here / "script.py"
     script.write_text(
@@ -119,13 +110,12 @@ def test_in_the_checkout_every_way_to_start_python_takes_the_whole_installed_pac
         "                      data='text.txt', batch_size=1, seq_len=32, observer=None)\n"
         "print(result.status, result.steps, mlxhog.__file__)\n"
     )
-    for arguments in (["script.py"], ["-c", script.read_text()]):
+    for arguments in (["script.py"], ["-c", script.read_text()], ["-m", "mlxhog", "models"]):
         process = python(*arguments, cwd=here, packages=packages)
         assert process.returncode == 0, process.stderr
-        file = packages / "mlxhog" / "__init__.py"
-        assert process.stdout.splitlines()[-1] == f"done 2 {file}"
-    process = python("-m", "mlxhog", "models", cwd=here, packages=packages)
-    assert process.returncode == 0, process.stderr
+        if arguments[0] != "-m":
+            file = packages / "mlxhog" / "__init__.py"
+            assert process.stdout.splitlines()[-1] == f"done 2 {file}"
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin"])

@@ -59,8 +59,7 @@ def modules() -> dict[str, Path]:
     for name, folder in PACKAGES.items():
         for file in sorted((ROOT / folder).rglob("*.py")):
             parts = file.relative_to(ROOT / folder).with_suffix("").parts
-            parts = parts[:-1] if parts[-1] == "__init__" else parts
-            files[".".join([name, *parts])] = file
+            files[".".join([name, *parts]).removesuffix(".__init__")] = file
     return files
 
 
@@ -104,60 +103,45 @@ def circles() -> list[list[str]]:
     for edge in imports():
         if edge.inside:
             graph[edge.module].add(edge.target)
-    reached = {module: _reachable(graph, module) for module in graph}
+    reached: dict[str, set[str]] = {}
+    for module in graph:
+        seen, waiting = set[str](), [module]
+        while waiting:
+            new = graph[waiting.pop()] - seen
+            seen |= new
+            waiting += new
+        reached[module] = seen
     groups = {
-        tuple(sorted(other for other in reached[module] if module in reached[other]))
-        for module in graph
-        if module in reached[module]
+        tuple(sorted(other for other in seen if module in reached[other]))
+        for module, seen in reached.items()
+        if module in seen
     }
     return sorted(map(list, groups))
 
 
-def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    seen: set[str] = set()
-    waiting = [start]
-    while waiting:
-        new = graph[waiting.pop()] - seen
-        seen |= new
-        waiting += new
-    return seen
-
-
 def main() -> int:
     """Print the numbers; exit code 1 where an edge points up or a circle exists."""
+    kinds = {".py", ".pyi", ".h", ".cpp"}
+    every = (file for folder in PACKAGES.values() for file in (ROOT / folder).rglob("*"))
     lines = {
-        module: len(file.read_text(encoding="utf-8").splitlines())
-        for module, file in modules().items()
+        file: len(file.read_text(encoding="utf-8").splitlines())
+        for file in every
+        if file.suffix in kinds and file.is_file()
     }
-    sources = [
-        file
-        for folder in PACKAGES.values()
-        for file in (ROOT / folder).rglob("*")
-        if file.suffix in {".py", ".pyi", ".h", ".cpp"} and file.is_file()
-    ]
-    n_lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in sources)
-    importers: Counter[str] = Counter()
-    for module, target in {(edge.module, edge.target) for edge in imports() if edge.inside}:
-        importers[target] += module != target
-    edges = {(part(edge.module), part(edge.target)) for edge in imports() if edge.inside}
-    entries = [
-        entry
-        for entry in (ROOT / "mlxhog").iterdir()
-        if entry.name != "__pycache__" and entry.suffix != ".so"
-    ]
+    own = [lines[file] for file in modules().values()]
+    edges = {(edge.module, edge.target) for edge in imports() if edge.inside}
+    importers = Counter(target for module, target in edges if module != target)
+    between = {(part(a), part(b)) for a, b in edges if part(a) != part(b)}
     upward = [edge for edge in imports() if edge.points_up]
-    print(f"{len(lines)} Python files, median {statistics.median(lines.values()):.0f} lines")
-    print(f"{n_lines:,} lines of Python, C++ and Metal in {len(sources)} files")
-    print(f"{sum(n > 500 for n in lines.values())} Python files of more than 500 lines")
-    print(f"{sum(importers[module] == 1 for module in lines)} modules with one importer")
-    print(f"{len(entries)} files and folders directly in mlxhog/")
-    print(f"{sum(a != b for a, b in edges)} import edges between them")
+    print(f"{len(own)} Python files, median {statistics.median(own):.0f} lines")
+    print(f"{sum(lines.values()):,} lines of Python, C++ and Metal in {len(lines)} files")
+    print(f"{sum(n > 500 for n in own)} Python files of more than 500 lines")
+    print(f"{sum(n == 1 for n in importers.values())} modules with one importer")
+    print(f"{len(between)} import edges between folders and files of mlxhog/")
     print(f"{len(upward)} imports that point up")
     print(f"{len(circles())} circles")
-    for edge in upward:
-        print(f"  up: {edge}")
-    for circle in circles():
-        print(f"  circle: {', '.join(circle)}")
+    print(*(f"  up: {edge}\n" for edge in upward), sep="", end="")
+    print(*(f"  circle: {', '.join(circle)}\n" for circle in circles()), sep="", end="")
     return int(bool(upward or circles()))
 
 

@@ -50,12 +50,7 @@ def process_start_time(pid: int) -> int:
 
 
 def process_is_gone(pid: int, start_time: int) -> bool:
-    """Whether the process of this pid and start time has ended; a zombie has ended.
-
-    Args:
-        pid: id of the process.
-        start_time: from `process_start_time`; 0 if it is not known.
-    """
+    """Whether the process of this pid and start time has ended; a zombie has ended."""
     return _native.process_is_gone(pid, start_time)
 
 

@@ -146,20 +146,10 @@ class Backend(Reader):
     def polar(
         self, xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients
     ) -> list[Float32]:
-        """Return `scale` times each x (r, c) with its singular values brought near 1, in float32.
-
-        Computed on this device, all matrices of one shape at once. `mlxhog.optim.muon` has the
-        steps; `coefficients` are those of its quintics.
-        """
+        """Orthogonalise matrices on this device; see `mlxhog.backends.polar`."""
+        how: dict[str, Any] = {"from_host": self._from_host, "on_host": self._on_host}
         with self._without_gradient():
-            return orthogonalisation.polar(
-                xs,
-                scales,
-                coefficients,
-                xp=self._ops().xp,
-                from_host=self._from_host,
-                on_host=self._on_host,
-            )
+            return orthogonalisation.polar(xs, scales, coefficients, xp=self._ops().xp, **how)
 
     # -- the gradient -----------------------------------------------------------------------------
 

@@ -288,13 +288,9 @@ class Reader(ABC):
         """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""
         if self.on_gpu or any("float32" not in str(x.dtype) for x in self.params.values()):
             return None
-        return lm_native.decoder(
-            self.model,
-            {name: self._on_host(value) for name, value in self.params.items()},
-            framework=self._framework,
-            kernels=self.kernels,
-            threads=self._threads,
-        )
+        params = {name: self._on_host(value) for name, value in self.params.items()}
+        how: dict[str, Any] = {"framework": self._framework, "kernels": self.kernels}
+        return lm_native.decoder(self.model, params, threads=self._threads, **how)
 
     # A state is that of `lm`, a tuple of arrays per block, or one NumPy array of the decoder. It is
     # converted when the other one computes the next step.

@@ -112,26 +112,15 @@ class ComponentSummary:
         )
 
 
+@dataclass
 class ConflictFree:
     """Runs the epochs of one run, batch by batch."""
 
-    def __init__(
-        self,
-        supports: tuple[Int64, Int32, int],
-        workers: int,
-        batch: int | None,
-        tell: Tell,
-    ) -> None:
-        """Prepare a run.
-
-        Args:
-            supports: the problem's hypergraph.
-            workers: workers that share each batch.
-            batch: examples per conflict search; None tries several sizes in the first epoch.
-            tell: receives a description of the components.
-        """
-        self._supports, self._workers = supports, workers
-        self._batch, self._tell, self._described = batch, tell, False
+    supports: tuple[Int64, Int32, int]  # the problem's hypergraph
+    workers: int  # that share each batch
+    batch: int | None  # examples per conflict search; None tries several sizes in the first epoch
+    tell: Tell  # gets a description of the components after the first epoch
+    _described: bool = field(default=False, init=False)
 
     def epoch(self, order: Int32, workers: Workers, gamma: float) -> Totals:
         """Have all examples of the order done; the order is rearranged within each batch.
@@ -146,8 +135,8 @@ class ConflictFree:
         rounds, searched_s, summary = list[Totals](), 0.0, ComponentSummary()
         for start in range(0, len(order), batch):
             examples = order[start : start + batch].copy()
-            labels = components(self._supports, examples)
-            shares = divide(labels, self._workers)
+            labels = components(self.supports, examples)
+            shares = divide(labels, self.workers)
             summary.add(labels, shares)
             at, parts = start, []
             for places in shares:
@@ -158,23 +147,23 @@ class ConflictFree:
             rounds.append(workers.do(parts, gamma))
             began_ns = monotonic_ns()
         if not self._described:
-            self._tell(summary.text(batch, self._workers))
+            self.tell(summary.text(batch, self.workers))
             self._described = True
         seconds, native_s, done = map(sum, zip(*rounds, strict=True))
         return Totals(searched_s + seconds, native_s, int(done))
 
     def _choose_batch(self, order: Int32) -> int:
         """The largest batch size with nearly the best predicted speed-up for the first examples."""
-        if self._batch is not None:
-            return self._batch
+        if self.batch is not None:
+            return self.batch
         best, speedup = BATCHES[0], 0.0
         for batch in BATCHES:
             summary, examples = ComponentSummary(), order[:batch]
-            labels = components(self._supports, examples)
-            summary.add(labels, divide(labels, self._workers))
+            labels = components(self.supports, examples)
+            summary.add(labels, divide(labels, self.workers))
             if summary.speedup * GAIN >= speedup:
                 best, speedup = batch, max(speedup, summary.speedup)
             if batch >= len(order):
                 break
-        self._batch = min(best, len(order))
-        return self._batch
+        self.batch = min(best, len(order))
+        return self.batch

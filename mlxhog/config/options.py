@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import ge, gt, le, lt
 from typing import Any
 
 from mlxhog.base import plain_yaml
@@ -182,14 +183,9 @@ class Option:
         return str(value)  # `name: 2024` in YAML is a name
 
     def _in_range(self, x: Any) -> bool:
-        if not isinstance(x, int | float):
-            return True
-        return (
-            (self.low is None or x >= self.low)
-            and (self.high is None or x <= self.high)
-            and (self.above is None or x > self.above)
-            and (self.below is None or x < self.below)
-        )
+        limits = (ge, self.low), (le, self.high), (gt, self.above), (lt, self.below)
+        is_number = isinstance(x, int | float)
+        return not is_number or all(limit is None or holds(x, limit) for holds, limit in limits)
 
     def spell(self, value: object) -> object:
         """Return `value` as YAML and people write it; `convert` reads it back."""

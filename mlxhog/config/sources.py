@@ -16,8 +16,9 @@ choice does not have is an error.
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from mlxhog.base import plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
@@ -78,16 +79,14 @@ def read_stored(path: Path) -> Layer:
 def by_flat_names(layer: Layer) -> Layer:
     """Return a layer with each choice as its name, followed by its numbers."""
     flat: Layer = {}
+    kinds = {kind.title: kind for kind in KINDS}
     for name, (value, origin) in layer.items():
         flat[name] = (value, origin)
-        try:
-            kind = next(kind for kind in KINDS if kind.title == name)
-            choice, numbers = kind.parts(value)
-            own = {one.name: one.flat for one in options(kind.find(choice)).values()}
-            inside = {own[number]: (one, origin) for number, one in numbers.items()}
-        except (StopIteration, KeyError, ConfigError):  # not a choice, or merging reports it
-            continue
-        flat |= {name: (choice, origin), **inside}
+        with suppress(ConfigError, KeyError):  # merging reports it; or it is not a choice
+            choice, numbers = _parts(kinds[name], value, origin)
+            if not isinstance(choice, str):
+                flat |= {name: (choice.name, origin)}
+                flat |= {number: (one, origin) for number, (one, _) in numbers.items()}
     return flat
 
 
@@ -184,31 +183,41 @@ def merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> 
     kinds = {name: spec.kind for name, spec in specs.items() if isinstance(spec.kind, Kind)}
     owners = {flat: name for name, kind in kinds.items() for flat in kind.numbers()}
     names = _names(cls, kinds.values())
-    written = Layer()  # with the beginning of an error in place of the origin
-    chosen: dict[str, _Choosing] = {}
+    # Values with the beginning of an error in place of the origin; choices, and their numbers.
+    written, chosen = Layer(), dict[str, tuple[str | type[Choice] | None, str]]()
+    numbers: dict[str, Layer] = {name: {} for name in kinds}
     for layer in layers:
         known = _known(cls, layer, names, wrong)
-        for name, (value, origin) in sorted(known.items(), key=lambda one: one[0] not in kinds):
-            where = label(name, origin)
-            if name in kinds:  # before the numbers of the same layer
+        for name in [name for name in kinds if name in known]:  # before its numbers
+            value, origin = known.pop(name)
+            where, is_open = label(name, origin), value in (None, specs[name].none)
+            choice, own = None, Layer()
+            if not (specs[name].optional and is_open):
                 try:
-                    chosen[name] = _chosen(specs[name], value, where, chosen.get(name))
+                    choice, own = _parts(kinds[name], value, where)
                 except ConfigError as error:
                     wrong.append(f"{where} {error}")
-            elif name not in specs:
-                choice = chosen.setdefault(owners[name], _Choosing(None, "", {}))
-                choice.numbers[name] = (value, where)
+                    continue
+            before, _ = chosen.get(name, (None, ""))
+            is_same = choice is not None and before in (None, choice)
+            numbers[name] = {**(numbers[name] if is_same else {}), **own}
+            chosen[name] = (choice, where)
+        for name, (value, origin) in known.items():
+            where = label(name, origin)
+            if name not in specs:
+                numbers[owners[name]][name] = (value, where)
             else:
                 both = specs[name].repeats and name in written
                 written[name] = (_added(written[name][0], value) if both else value, where)
     values, unknown = dict[str, Any](), None
-    for name, choice in chosen.items():
-        try:
-            values[name] = _made(specs[name], choice.choice, choice.numbers)
-        except ConfigError as error:
-            unknown = error if isinstance(error, UnknownChoice) else unknown
-            begin = f"{choice.where}: " if error is unknown else ""
-            wrong.append(f"{begin}{error}")
+    for name in kinds:
+        if name in chosen or numbers[name]:
+            choice, where = chosen.get(name, (None, ""))
+            try:
+                values[name] = _made(specs[name], choice, numbers[name])
+            except ConfigError as error:
+                unknown = error if isinstance(error, UnknownChoice) else unknown
+                wrong.append(f"{where}: {error}" if error is unknown else str(error))
     for name, (value, where) in written.items():
         try:
             values[name] = specs[name].convert(value)
@@ -219,24 +228,13 @@ def merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> 
     return values
 
 
-class _Choosing(NamedTuple):
-    """What layers say of one choice: its name or class, and numbers by their flat names."""
-
-    choice: str | type[Choice] | None
-    where: str  # the beginning of an error
-    numbers: Layer
-
-
-def _chosen(spec: Option, value: object, where: str, before: _Choosing | None) -> _Choosing:
-    """The choice after a layer that is stronger than all before."""
-    if spec.optional and value in (None, spec.none):
-        return _Choosing(None, where, {})
-    name, numbers = spec.kind.parts(value)
-    choice = type(value) if isinstance(value, Choice) else spec.kind.known().get(name)
+def _parts(kind: Kind, value: object, where: str) -> tuple[str | type[Choice], Layer]:
+    """Return a choice, by its name if it is unknown, and its numbers by their flat names."""
+    name, numbers = kind.parts(value)
+    choice = type(value) if isinstance(value, Choice) else kind.known().get(name)
     flat = {} if choice is None else {one.name: one.flat for one in options(choice).values()}
-    known = {} if before is None or before.choice not in (None, name, choice) else before.numbers
     own = {flat.get(n, n): (one, f"{where}: {name}: {n}") for n, one in numbers.items()}
-    return _Choosing(choice or name, where, known | own)
+    return choice or name, own
 
 
 def _made(spec: Option, choice: str | type[Choice] | None, numbers: Layer) -> Choice | None:

@@ -348,26 +348,18 @@ def _scored(token: int, logits: NDArray[np.float32], top: int) -> TokenScore:
     return TokenScore(token, spelled(token), {one: spelled(one) for one in likeliest.tolist()})
 
 
-def checked_ids(
-    prompt: Sequence[int] | Int32, tokenizer: Tokenizer, number: int | None = None
-) -> Int32:
+def checked_ids(prompt: Sequence[int] | Int32, tokenizer: Tokenizer) -> Int32:
     """Return the ids of a prompt as (S,) int32.
 
-    Args:
-        prompt: ids.
-        tokenizer: tokenizer of the checkpoint.
-        number: number of the prompt among several, from 1, for the message.
-
     Raises:
-        DataError: an id is outside the vocabulary.
+        DataError: an id is outside the vocabulary of the tokenizer, that of the checkpoint.
     """
     ids = np.asarray(prompt, dtype=np.int64).reshape(-1)
     outside = np.flatnonzero((ids < 0) | (ids >= tokenizer.n_ids))
     if outside.size:
         at = int(outside[0])
-        of = "" if number is None else f" of prompt {number}"
         raise DataError(
-            f"prompt token {ids[at]} at position {at}{of} is outside the vocabulary of "
+            f"prompt token {ids[at]} at position {at} is outside the vocabulary of "
             f"{tokenizer.n_ids} ids; encode the prompt with the checkpoint's own tokenizer"
         )
     return ids.astype(np.int32)

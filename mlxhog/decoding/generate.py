@@ -18,7 +18,6 @@ from mlxhog.decoding.engine import (
     Piece,
     RecurrentModel,
     Request,
-    checked_ids,
 )
 from mlxhog.decoding.options import Sampling
 
@@ -60,14 +59,13 @@ def answer(
     engine = Engine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
     ends = {*end_tokens, tokenizer.bos} if stop_at_document_end else set()
     for index, prompt in enumerate(prompts):
-        ids = checked_ids(prompt, tokenizer, index + 1 if len(prompts) > 1 else None)
-        engine.submit(Request(prompt=ids, sampling=sampling, row=index, ends=ends))
-    return _pieces(engine)
+        engine.submit(Request(prompt=prompt, sampling=sampling, row=index, ends=ends))
 
+    def pieces() -> Iterator[Piece]:
+        while engine.is_busy:
+            yield from engine.step()
 
-def _pieces(engine: Engine) -> Iterator[Piece]:
-    while engine.is_busy:
-        yield from engine.step()
+    return pieces()
 
 
 @dataclass
@@ -76,20 +74,15 @@ class Answer:
 
     Attributes:
         ids: its tokens, without the one that ends a document.
-        pieces: pieces of its text, without a stop string.
+        text: its text so far, without a stop string.
         finish_reason: why it ended; None while it is in progress.
         ttft_s: seconds from the start of all answers to its first token; None before.
     """
 
     ids: list[int] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
+    text: str = ""
     finish_reason: FinishReason | None = None
     ttft_s: float | None = None
-
-    @property
-    def text(self) -> str:
-        """Its text so far."""
-        return "".join(self.pieces)
 
 
 class Answers:
@@ -114,7 +107,7 @@ class Answers:
                 row.ttft_s = self._last - self._start
             if piece.token is not None:
                 row.ids.append(piece.token)
-            row.pieces.append(piece.text)
+            row.text += piece.text
             row.finish_reason = piece.finish_reason
             yield piece
 

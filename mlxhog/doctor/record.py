@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from mlxhog.base.machine import Machine
@@ -50,7 +51,7 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
     for name in (name for name in here if name in GPU_BACKENDS):
         no = doctors_refusal([name], verdicts)
         metal[name] = {"ok": no is None, "reason": no or verdicts.gpu_write([name]).reason}
-        record[name] = verdicts.repeats(name, forms[name]["auto"])._asdict()
+        record[name] = asdict(verdicts.repeats(name, forms[name]["auto"]))
     no = why_not_metal(backends, verdicts)
     return {
         "workers": workers,
@@ -61,7 +62,7 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
         },
         "gpu_write_metal": metal,
         "record": record,
-        "read_live": {name: verdicts.live_read(name)._asdict() for name in here if name in LIVE},
+        "read_live": {name: asdict(verdicts.live_read(name)) for name in here if name in LIVE},
     }
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -33,8 +32,7 @@ from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad.layer import Run
-from mlxhog.models.model import Block
+from mlxhog.models.mad.layer import Run, maps
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
@@ -45,11 +43,10 @@ from mlxhog.nn.padding import SkippingOps, take
 State = Sequence[Sequence[Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Stack:
     """Layers of one kind, each the input of the next.
 
-    Attributes:
+    Args:
         cfg: the language model that has these layers.
         blocks: numbers of the model's blocks.
         input_size: width of the input.
@@ -57,38 +54,29 @@ class Stack:
             in it.
     """
 
-    cfg: ModelConfig
-    blocks: Sequence[int]
-    input_size: int
-    whole_blocks: bool = False
-
-    @property
-    def _parts(self) -> list[Block]:
-        """Of every layer: all parts of its block, or the cell's layer alone."""
-        blocks = (self.cfg.layout.blocks[block] for block in self.blocks)
-        return [block if self.whole_blocks else block[:1] for block in blocks]
-
-    @cached_property
-    def names(self) -> dict[str, str]:
-        """Prefix of a layer's parameters here -> prefix in the model."""
-        names = [block[0].name for block in self._parts]
-        if self.whole_blocks:
-            names = [name.rpartition(".")[0] for name in names]
-        one = len(names) == 1
-        return {"" if one else f"layers.{k}.": f"{name}." for k, name in enumerate(names)}
+    def __init__(
+        self, cfg: ModelConfig, blocks: Sequence[int], input_size: int, whole_blocks: bool = False
+    ) -> None:
+        if input_size < 1:
+            raise ConfigError(f"input_size is {input_size}; set it to the width of the input")
+        self.cfg, self.input_size, self._whole = cfg, input_size, whole_blocks
+        self._blocks = [
+            cfg.layout.blocks[n] if whole_blocks else cfg.layout.blocks[n][:1] for n in blocks
+        ]
+        names = [block[0].name for block in self._blocks]
+        names = [name.rpartition(".")[0] for name in names] if whole_blocks else names
+        here = ["" if len(names) == 1 else f"layers.{k}." for k in range(len(names))]
+        self._names = dict(zip(here, (f"{name}." for name in names), strict=True))
+        self.state_shapes = [model.state_shapes(cfg)[n] for n in blocks]
 
     @cached_property
     def parameters(self) -> dict[str, ParamSpec]:
         """Parameters by their names here; a `ParamSpec` has the name in the model."""
-        parameters, width = dict[str, ParamSpec](), self.cfg.hidden_size
-        if self.input_size < 1:
-            raise ConfigError(f"input_size is {self.input_size}; set it to the width of the input")
+        width, parameters = self.cfg.hidden_size, dict[str, ParamSpec]()
         if self.input_size != width:
-            bound = f"uniform:{self.input_size**-0.5!r}"
-            for name, shape in (("weight", (width, self.input_size)), ("bias", (width,))):
-                name = f"input_proj.{name}"
-                parameters[name] = ParamSpec(name, shape, bound)
-        for here, there in self.names.items():
+            specs = maps(self.input_size, bias=True, input_proj=width)
+            parameters = {spec.name: spec for spec in specs}
+        for here, there in self._names.items():
             for spec in self.cfg.layout.spec.values():
                 if spec.name.startswith(there):
                     parameters[here + spec.name.removeprefix(there)] = spec
@@ -100,8 +88,8 @@ class Stack:
         Its CUDA sLSTM has transposed weights, and weight_mode "fused" stacks matrices; see
         `models/translation.py`. Unknown names stay as they are.
         """
-        there = {_renamed(name, self.names): array for name, array in arrays.items()}
-        back = {prefix: here for here, prefix in self.names.items()}
+        there = {_renamed(name, self._names): array for name, array in arrays.items()}
+        back = {prefix: here for here, prefix in self._names.items()}
         return {_renamed(k, back): v for k, v in to_ours(there, self.cfg).items()}
 
     def forward(
@@ -132,13 +120,13 @@ class Stack:
         Raises:
             ConfigError: an array is not float32.
         """
-        given = [("the state", part) for layer in state or () for part in layer]
-        for name, array in [("the input", x), *params.items(), *given]:
+        states = [("the state", part) for layer in state or () for part in layer]
+        for name, array in [("the input", x), *params.items(), *states]:
             if not str(array.dtype).endswith("float32"):
                 raise ConfigError(
                     f"{name} is {array.dtype}, but these layers compute in float32; convert it"
                 )
-        parts = [part for block in self._parts for part in block if drop and part.dropout]
+        parts = [part for block in self._blocks for part in block if drop and part.dropout]
         masks = {part.name: drop((*x.shape[:2], part.d), part.dropout) for part in parts if drop}
         xp, order, padded = ops.xp, None, None
         if counts is not None:
@@ -150,15 +138,14 @@ class Stack:
         # A product of chunks would carry NaN back to positions before it: 0 times NaN is NaN.
         faults = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
         spoilt = (xp.cumsum(faults, 1) > 0)[..., None]
-        x = xp.where(spoilt, 0.0, x)
+        x, run = xp.where(spoilt, 0.0, x), Run(ops, self.cfg.norm_eps, masks=masks or None)
         if "input_proj.weight" in params:
-            (x,) = ops.linears(x, [params["input_proj.weight"]], [params["input_proj.bias"]])
-        run = Run(ops, self.cfg.norm_eps, masks=masks or None)
+            x = run.linear(x, params, "input_proj")
         of_model = {spec.name: params[name] for name, spec in self.parameters.items()}
         after = []
-        for k, block in enumerate(self._parts):
+        for k, block in enumerate(self._blocks):
             before = None if state is None else tuple(state[k])
-            if self.whole_blocks:
+            if self._whole:
                 x, end = model.run_block(self.cfg, block, of_model, x, before, run)
             else:
                 x, end = block[0].forward(of_model, x, before, run)
@@ -180,30 +167,26 @@ def _config(
     cell: str, variant: str, width: int, n: int, dropout: float, options: Mapping[str, Any]
 ) -> ModelConfig:
     """Return the language model of n blocks that has the layers; its errors name its fields."""
-    sizes: dict[str, Any] = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n}
+    own = dict(options)
     if (variant, cell) == ("large", "mlstm"):
         if dropout:
             raise ConfigError(f"dropout is {dropout}, but xLSTM Large has none; use variant v1")
-        own = {"model_type": "xlstm", "num_heads": 4, **options}
+        own = {"model_type": "xlstm", "num_heads": 4, **own}
     elif variant == "v1" and cell in ("mlstm", "slstm"):
-        layer = dict(options)
-        own = {key: layer.pop(key) for key in ("bias", "chunk_size") if key in layer}
-        block: dict[str, Any] = {cell: layer}
+        outer: dict[str, Any] = {k: own.pop(k) for k in ("bias", "chunk_size") if k in own}
+        ffn = own.pop("feedforward", {}) if cell == "slstm" else None
+        block: dict[str, Any] = {cell: own}
         if cell == "slstm":
-            ffn = layer.pop("feedforward", {})
             block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
         at = [*range(n)] if cell == "slstm" else []
-        own |= {
-            "model_type": "xlstm_v1",
-            "dropout": dropout,
-            "slstm_at": at,
-            f"{cell}_block": block,
-        }
+        own = {"model_type": "xlstm_v1", "dropout": dropout, "slstm_at": at, f"{cell}_block": block}
+        own |= outer
     else:
         raise ConfigError(
             f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "
             "the first paper's, or mlstm of large, that of xLSTM-7B"
         )
+    sizes = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n}
     cfg = families.read(sizes | own, strict=True)
     if cfg.extra:
         raise ConfigError(f"options without an effect here: {cfg.extra}; leave them out")
@@ -277,11 +260,11 @@ class Module:
         x = x.swapaxes(0, 1) if swapped else x if batched else x[None]
         B, S, _ = x.shape
         if state is not None:
-            rows, shapes = (B,) if batched else (), model.state_shapes(self.stack.cfg)
-            expected = [[(*rows, *one) for one in shapes[block]] for block in self.stack.blocks]
-            if (found := _shapes(state)) != expected:
+            rows = (B,) if batched else ()
+            expected = [[(*rows, *one) for one in layer] for layer in self.stack.state_shapes]
+            if (shapes := _shapes(state)) != expected:
                 raise ShapeError(
-                    f"the state has shapes {found}, but this module needs {expected}; give the "
+                    f"the state has shapes {shapes}, but this module needs {expected}; give the "
                     "state that it returned for the same rows, or None"
                 )
             if not batched:
@@ -304,7 +287,7 @@ class Module:
     @property
     def num_layers(self) -> int:
         """Number of layers, each the input of the next."""
-        return len(self.stack.blocks)
+        return len(self.stack.state_shapes)
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -333,7 +316,7 @@ class Recurrent(Module):
         if self.cell == "slstm":
             options["feedforward"] = None
         cfg = _config(self.cell, variant, hidden_size, num_layers, dropout, options)
-        stack = Stack(cfg=cfg, blocks=range(num_layers), input_size=input_size)
+        stack = Stack(cfg, range(num_layers), input_size)
         super().__init__(stack, batch_first=batch_first, kernels=kernels)
 
 
@@ -389,7 +372,7 @@ class XLSTMBlock(Module):
         if not 0 <= index < of:
             raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
         cfg = _config(cell, variant, hidden_size, of, dropout, options)
-        stack = Stack(cfg=cfg, blocks=(index,), input_size=hidden_size, whole_blocks=True)
+        stack = Stack(cfg, (index,), hidden_size, whole_blocks=True)
         super().__init__(stack, batch_first=batch_first, kernels=kernels)
 
 

@@ -43,6 +43,7 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
     """A language model: tokens (B, S) in, logits (B, S, V) float32 out."""
 
     config_class = MlxhogConfig
+    _input_embed_layer = "embedding"
 
     def __init__(self, config: MlxhogConfig) -> None:
         """Make the parameters, with their initial values."""
@@ -56,14 +57,6 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
 
     def _init_weights(self, module: Any) -> None:
         """Keep the values: `add_parameters` has set them."""
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the embedding, with its `weight` (V, d)."""
-        return self.embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embedding."""
-        self.embedding = value
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the head, with its `weight` (V, d) and `bias` (V,)."""

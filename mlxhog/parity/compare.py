@@ -151,7 +151,7 @@ def tensor_rows(
         theirs: arrays that they are compared with.
         pairs: names in `mine` and in `theirs`.
         sides: of both.
-        conditions: of results, from `tolerances.split`.
+        conditions: of results, from `tolerances.measure`.
         start: parameters before the steps of an optimizer; parameters after them are measured by
             their movement.
         steps: of each optimizer; 0 for the comparison of a side with itself.

@@ -31,13 +31,16 @@ from mlxhog.report.views import TellStep
 
 PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
 
+Computed = tuple[Results, Mapping[str, float]]
+"""The results of a side, and those of the reference's conditions, see `tolerances.py`."""
+
 
 def computed_results(
     subject: ParitySubject,
     sides: Sequence[ParitySide],
     changed: Mapping[str, Results],
     tell: TellStep,
-) -> dict[str, Results]:
+) -> dict[str, Computed]:
     """Compute the results of every side, in the order of the computation.
 
     Args:
@@ -50,7 +53,7 @@ def computed_results(
         ConfigError: the model cannot be computed, for example a layer of a plugin.
         WorkerFailed: a backend could not compute it, or its process died; has its last words.
     """
-    results: dict[str, Results] = {}
+    results: dict[str, Computed] = {}
     with ExitStack() as stack:
         groups = {key: [*group] for key, group in groupby(sides, lambda side: side.backend)}
         children = {backend: stack.enter_context(Child()) for backend in groups}
@@ -74,25 +77,21 @@ def compute_sides(
     sides: Sequence[ParitySide],
     subject: ParitySubject,
     changed: Mapping[str, Results],
-) -> dict[str, Results]:
+) -> dict[str, Computed]:
     """In a child: compute the results of some sides."""
-    results: dict[str, Results] = {}
+    results: dict[str, Computed] = {}
     for side in sides:
         inputs = {**subject.inputs, **changed.get(side.name, {})}
-        results[side.name] = dict(side_results(side, replace(subject, inputs=inputs)))
+        results[side.name] = side_results(side, replace(subject, inputs=inputs))
     return results
 
 
-def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
-    """Compute a side's results in this process, those of NumPy with their conditions."""
+def side_results(side: ParitySide, subject: ParitySubject) -> Computed:
+    """Compute a side's results in this process."""
     if side.backend == NUMPY:
-        yield from probes.exact()
-        yield from _reference(subject)
-        return
-    engine = engine_of(side)
-    yield from engine.probes()
-    steps = partial(optimizers.ours, plugins=subject.plugins)
-    yield from engines.results(engine, subject, subject.inputs, steps)
+        return _reference(subject)
+    engine, steps = engine_of(side), partial(optimizers.ours, plugins=subject.plugins)
+    return dict([*engine.probes(), *engines.results(engine, subject, subject.inputs, steps)]), {}
 
 
 def engine_of(side: ParitySide) -> FrameworkEngine:
@@ -100,24 +99,22 @@ def engine_of(side: ParitySide) -> FrameworkEngine:
     return FrameworkEngine(side.backend, side.kernels)
 
 
-def _reference(subject: ParitySubject) -> NamedArrays:
+def _reference(subject: ParitySubject) -> Computed:
     """Compute the results in float64, and how far they move when the inputs are rounded."""
 
-    def exact(moved: Results, tokenwise: bool = False) -> NamedArrays:
+    def compute(moved: Results, tokenwise: bool = False) -> NamedArrays:
         steps = optimizers.reference
         return engines.results(NumPyEngine(), subject, moved, steps, tokenwise=tokenwise)
 
-    def gradients(moved: Results, *, rounded: bool) -> Results:
-        engine = NumPyEngine(rounded=rounded)
+    def rounding(moved: Results) -> Results:
+        engine = NumPyEngine(rounded=True)
         engine.load(subject.cfg, moved)
         return engine.differentiate(subject.fixed["tokens"], subject.fixed["targets"])[1]
 
-    right = dict(exact(subject.inputs, tokenwise=True))
-    yield from right.items()
-    yield from tolerances.measure(right, subject.inputs, exact)
-    if "targets" in subject.fixed:
-        both = (partial(gradients, rounded=rounded) for rounded in (False, True))
-        yield from tolerances.measure_noise(subject.inputs, *both)
+    exact = dict(compute(subject.inputs, tokenwise=True))
+    noise = rounding if "targets" in subject.fixed else None
+    conditions = tolerances.measure(exact, subject.inputs, compute, noise)
+    return dict(probes.exact()) | exact, conditions
 
 
 # -- the comparison --------------------------------------------------------------------------------
@@ -221,21 +218,9 @@ def _save(path: Path, computed: Mapping[str, Results]) -> None:
 
 
 def compare_all(
-    subject: ParitySubject, sides: Sequence[ParitySide], by_side: Mapping[str, Results]
+    subject: ParitySubject, sides: Sequence[ParitySide], by_side: Mapping[str, Computed]
 ) -> tuple[list[ComparedTensor], dict[str, Results]]:
-    """Compare all that can be compared.
-
-    Args:
-        subject: of the computation.
-        sides: that computed it, the reference first.
-        by_side: results of every side by its name, those of NumPy with their conditions.
-
-    Returns:
-        The compared tensors, and the results without the conditions among them.
-    """
-    computed: dict[str, Results] = {}
-    conditions: dict[str, float] = {}
-    for name, mine in by_side.items():
-        computed[name], known = tolerances.split(mine)
-        conditions |= known
+    """Compare all that can be compared; return the tensors, and the results without conditions."""
+    computed = {name: results for name, (results, _) in by_side.items()}
+    conditions = {name: x for _, own in by_side.values() for name, x in own.items()}
     return list(compare.rows(subject, sides, computed, conditions)), computed

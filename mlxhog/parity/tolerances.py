@@ -35,7 +35,7 @@ times the error of any backend.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -152,7 +152,6 @@ def allowed(
     return most, row.reason
 
 
-PREFIX = "condition/"
 ROUNDING = 2.0**-24
 AMOUNTS = (1, 16, -16, 32, -32)
 NOISE_AMOUNTS = (0, 1, 16)
@@ -177,70 +176,40 @@ def rounded(inputs: Mapping[str, Array], amount: int) -> dict[str, Array]:
 
 
 def measure(
-    exact: Mapping[str, Array],
-    inputs: Mapping[str, Array],
-    compute: Callable[[Mapping[str, Array]], Iterable[tuple[str, Array]]],
-) -> Iterator[tuple[str, Array]]:
-    """Yield the movement of each result per half unit, as a share of its largest entry.
-
-    For a parameter after some steps: how far its change moves, as a share of the largest change.
+    exact: Results,
+    inputs: Results,
+    compute: Callable[[Results], Iterable[tuple[str, Array]]],
+    rounding: Callable[[Results], Results] | None = None,
+) -> dict[str, float]:
+    """Return the condition of each result, and the noise of each gradient under `NOISE_PREFIX`.
 
     Args:
         exact: results by name.
         inputs: their inputs.
         compute: computes all or some of the results from other inputs.
+        rounding: computes the gradients of parameters with each result rounded to float32; None for
+            no noise.
     """
-    shares: dict[str, float] = {}
-    for amount in AMOUNTS:
-        moved = rounded(inputs, amount)
-        for name, value in compute(moved):
-            parameter = parameter_after(name)
-            if parameter is None:
-                size, difference = exact[name], value - exact[name]
-            else:
+    known: dict[str, float] = {}
+    for amount in (0, *AMOUNTS):
+        moved, grads = rounded(inputs, amount), dict[str, Array]()
+        for name, value in compute(moved) if amount else exact.items():
+            if name.startswith("grad/"):
+                grads[name] = value
+            size, difference = exact[name], value - exact[name]
+            if (parameter := parameter_after(name)) is not None:
                 size = exact[name] - inputs[parameter]
                 difference = (value - moved[parameter]) - size
-            largest = float(np.abs(size).max(initial=0.0))
-            way = float(np.abs(difference).max(initial=0.0)) / abs(amount)
-            shares[name] = max(shares.get(name, 0.0), way / largest if largest > 0 else 0.0)
-    for name, share in shares.items():
-        yield PREFIX + name, np.asarray(share)
-
-
-def measure_noise(
-    inputs: Mapping[str, Array],
-    exact: Callable[[Mapping[str, Array]], Mapping[str, Array]],
-    rounding: Callable[[Mapping[str, Array]], Mapping[str, Array]],
-) -> Iterator[tuple[str, Array]]:
-    """Yield how far any entry of a gradient moves if every intermediate result is rounded.
-
-    Args:
-        inputs: of the gradients; other inputs near these are measured too, since the movement at
-            one of them may be small by chance.
-        exact: computes the gradients.
-        rounding: computes them with each result rounded to float32.
-    """
-    noise: dict[str, float] = {}
-    for amount in NOISE_AMOUNTS:
-        moved = rounded(inputs, amount) if amount else inputs
-        near = rounding(moved)
-        for name, grad in exact(moved).items():
-            off = float(np.abs(near[name] - grad).max(initial=0.0))
-            known = np.isfinite(off)  # not if a result is beyond float32
-            noise[name] = max(noise.get(name, 0.0), off if known else math.inf)
-    for name, off in noise.items():
-        yield f"{PREFIX}{NOISE_PREFIX}grad/{name}", np.asarray(off)
-
-
-def split(results: Results) -> tuple[dict[str, Array], dict[str, float]]:
-    """Return the results of a side, and the conditions among them by the name of their result."""
-    others = {name: value for name, value in results.items() if not name.startswith(PREFIX)}
-    conditions = {
-        name.removeprefix(PREFIX): float(value)
-        for name, value in results.items()
-        if name.startswith(PREFIX)
-    }
-    return others, conditions
+            largest, off = (float(np.abs(x).max(initial=0.0)) for x in (size, difference))
+            if amount:
+                share = off / abs(amount) / largest if largest > 0 else 0.0
+                known[name] = max(known.get(name, 0.0), share)
+        near = rounding(moved) if rounding and amount in NOISE_AMOUNTS else {}
+        for name, grad in grads.items() if near else ():
+            off = float(np.abs(near[name.removeprefix("grad/")] - grad).max(initial=0.0))
+            off = off if np.isfinite(off) else math.inf  # a result is beyond float32
+            known[NOISE_PREFIX + name] = max(known.get(NOISE_PREFIX + name, 0.0), off)
+    return known
 
 
 def condition_of(name: str, conditions: Mapping[str, float]) -> float | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.quantities import format_bytes, format_count, format_duration
@@ -13,7 +11,7 @@ from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.errors import CheckpointError, RunError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.report.metrics import number, share_text
+from mlxhog.report.metrics import Result, number, share_text
 from mlxhog.report.record import RunRecord
 from mlxhog.report.streams import printable
 
@@ -95,17 +93,17 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
     ]
 
 
-def _score(result: Mapping[str, Any], checkpoint: Path) -> str:
+def _score(result: Result | None, checkpoint: Path) -> str:
     """The final score in words, with the size of the text; only if it is this checkpoint's."""
-    bits = result.get("final_bits_per_byte") or result.get("val_bits_per_byte")
-    is_own = Path(str(result.get("checkpoint"))).name == checkpoint.name
-    if bits is None or not is_own or not result.get("val_at_end"):
+    is_own = result is not None and Path(str(result.checkpoint)).name == checkpoint.name
+    if result is None or not is_own or not result.val_at_end or result.val_bits_per_byte is None:
         return "not evaluated at this step; `mlxhog eval` scores the held-out text"
-    if result.get("final_bits_per_byte") is None:
-        size, share = format_bytes(result["val_bytes"]), result["val_share"]
-    else:
-        size, share = f"{format_count(result['final_tokens'])} tokens", result["final_share"]
-    what = "held-out answers" if result.get("val_of_completions") else "held-out text"
+    bits, share = result.val_bits_per_byte, result.val_share or 0.0
+    size = format_bytes(result.val_bytes or 0)
+    if result.final_bits_per_byte is not None:
+        bits, share = result.final_bits_per_byte, result.final_share or 0.0
+        size = f"{format_count(result.final_tokens or 0)} tokens"
+    what = "held-out answers" if result.val_of_completions else "held-out text"
     return (
         f"{number(bits)} bits per byte of {size} of {what} ({share_text(share)}); one run and one "
         "evaluation, so there is no interval"

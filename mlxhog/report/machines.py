@@ -12,6 +12,7 @@ no network:
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -59,18 +60,14 @@ class Roster:
             notes: what its user should know, by subject.
         """
         before, now_ns = self._read(), monotonic_ns()
-        passed_s = (now_ns - before.get("at_ns", now_ns)) / 1e9
-        known = {
-            one["id"]: {**one, "seen_s": one["seen_s"] + passed_s}
-            for one in before.get("machines", [])
-        }
-        known |= {one["id"]: dict(one) for one in machines}
+        known = {one["id"]: one for one in before.get("machines", [])}
+        for one in machines:
+            known[one["id"]] = {**one, "seen_ns": now_ns - round(1e9 * one["seen_s"])}
         view: dict[str, Any] = {
-            "at_ns": now_ns,
             "own": own,
             "members": list(members),
             "notes": {**before.get("notes", {}), **notes},
-            "machines": sorted(known.values(), key=lambda one: one["seen_s"]),
+            "machines": sorted(known.values(), key=lambda one: -one["seen_ns"]),
         }
         while len(text := json.dumps(view).encode()) > VIEW_BYTES - 8:
             view["machines"].pop()  # away for longest
@@ -106,25 +103,23 @@ class Roster:
 
     def reports(self) -> tuple[MachineReport, ...]:
         """One report per machine, this one first, then by name."""
-        view = self._read()
-        passed_s = (monotonic_ns() - view.get("at_ns", 0)) / 1e9
+        view, now_ns = self._read(), monotonic_ns()
         machines = sorted(
             view.get("machines", []),
             key=lambda one: (one["id"] != view["own"], one["name"], one["id"]),
         )
-        reports, names = list[MachineReport](), list[str]()
+        reports, names = list[MachineReport](), Counter[str]()
         for one in machines:
             is_own, name = one["id"] == view["own"], printable(one["name"])
             is_in = one["id"] in view["members"] and not self.is_alone
-            state = IN_QUORUM if is_in else ALONE if is_own else AWAY
-            names.append(name)
+            names[name] += 1
             reports.append(
                 MachineReport(
-                    name=name if names.count(name) == 1 else f"{name} ({names.count(name)})",
-                    state=state,
+                    name=name if names[name] == 1 else f"{name} ({names[name]})",
+                    state=IN_QUORUM if is_in else ALONE if is_own else AWAY,
                     tokens=one["tokens"],
                     rounds=one["rounds"],
-                    seen_s=one["seen_s"] + passed_s,
+                    seen_s=(now_ns - one["seen_ns"]) / 1e9,
                     is_own=is_own,
                 )
             )

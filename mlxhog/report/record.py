@@ -19,7 +19,7 @@ from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.report.history import GrowingFile, History
 from mlxhog.report.metrics import (
     COUNTS,
-    MachineReport,
+    Result,
     beside_counts,
     label,
     number,
@@ -65,16 +65,6 @@ class _Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ended:
-    """What the result of the newest command says of its workers; nothing before it ends."""
-
-    restarts: int | None = None
-    dropped_steps: int | None = None
-    torn: int | None = None
-    machines: tuple[MachineReport, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class _About:
     """What run.json says of the run and its machine."""
 
@@ -89,7 +79,7 @@ class _About:
     gpu_write: str | None = None
     parameters: float | None = None
     held_out: _Part = _Part()
-    result: _Ended = _Ended()
+    result: Result | None = None
 
 
 class RunRecord:
@@ -199,18 +189,15 @@ class RunRecord:
         return printable(self._about.status)[:20]
 
     @property
-    def result(self) -> Mapping[str, Any]:
-        """The result of the newest command; {} before it ends, and if it was killed."""
-        return self._object("result")
+    def result(self) -> Result | None:
+        """The result of the newest command; None before it ends, and if it was killed."""
+        return self._about.result
 
     @property
     def part(self) -> Mapping[str, Any]:
         """The part of the held-out text for evaluations; {} if unknown."""
-        return self._object("held_out")
-
-    def _object(self, name: str) -> Mapping[str, Any]:
-        value = self.status.get(name)
-        return value if isinstance(value, dict) else {}
+        part = self.status.get("held_out")
+        return part if isinstance(part, dict) else {}
 
     @property
     def seq_len(self) -> int:
@@ -271,10 +258,13 @@ class RunRecord:
         result, workers = about.result, [one for _, one in sorted(history.workers.items())]
         tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
         counts, larger = now.marks.get(COUNTS), self.larger_score
-        dropped, restarts = result.dropped_steps, result.restarts
-        if len(history):
-            dropped = sum(one.dropped for one in now.workers) if dropped is None else dropped
-            restarts = sum(one.restarts for one in workers) if restarts is None else restarts
+        dropped = restarts = torn = None
+        if result is not None:
+            dropped, restarts, torn = result.dropped_steps, result.restarts, result.torn
+        elif len(history):
+            dropped = sum(one.dropped for one in now.workers)
+            restarts = sum(one.restarts for one in workers)
+        machines = now.machines if result is None else result.machines
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
         speed = tokens / seconds if tokens is not None and seconds else None
 
@@ -299,10 +289,10 @@ class RunRecord:
             "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(one.backend for one in workers) or "-",
-            **{f"machine {one.name}": str(one) for one in result.machines or now.machines},
+            **{f"machine {one.name}": str(one) for one in machines},
             "workers restarted": spelled(restarts),
             "steps dropped": spelled(dropped),
-            "batches torn": spelled(result.torn),
+            "batches torn": spelled(torn),
             "largest memory of all workers": spelled(memory or None, format_bytes),
             "parameters": spelled(about.parameters, format_count),
             "machine": spelled(about.machine),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ STYLES = {"PASS": "32", "WARN": YELLOW, "FAIL": RED, "unclear": YELLOW, "absent"
 """Text of a cell -> its style, as a code of terminals."""
 _WRAPPED = ("what", "found", "writers", "why", "at")
 """Columns that may take several lines."""
+_NUMBER = re.compile(r"-|[-+]?[\d.,]+").fullmatch
 _LEAST = 16  # least width of such a column in a table that is too wide
 GAP = "  "
 
@@ -56,6 +58,7 @@ def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
 def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
     """Yield the lines of a section, no wider than `width` unless one word is.
 
+    Columns of numbers are aligned to the right, others to the left.
     In a table that is too wide, cells of the columns in `_WRAPPED` take several lines. If it is
     still too wide, the last columns come below the others, with the names of the rows repeated.
     """
@@ -63,17 +66,20 @@ def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
     def painted(text: str, style: str) -> str:
         return f"\x1b[{style}m{text}\x1b[0m" if colored and style and text else text
 
-    def row(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Iterator[str]:
-        pieces = [
-            textwrap.wrap(cell, size, break_on_hyphens=False) if len(cell) > size else [cell]
-            for cell, size in zip(cells, widths, strict=True)
-        ]
-        for number in range(max(map(len, pieces))):
+    def row(cells: Sequence[str], block: Sequence[int], style: str = "") -> Iterator[str]:
+        pieces = {
+            k: textwrap.wrap(cells[k], widths[k], break_on_hyphens=False) or [""]
+            if len(cells[k]) > widths[k]
+            else [cells[k]]
+            for k in block
+        }
+        for number in range(max(map(len, pieces.values()))):
             line = ""
-            for cell, size, parts in zip(cells, widths, pieces, strict=True):
+            for k, parts in pieces.items():
                 text = parts[number] if number < len(parts) else ""
-                line += painted(text, style or STYLES.get(cell, "")) + " " * (size - len(text))
-                line += GAP
+                room = " " * (widths[k] - len(text))
+                text = painted(text, style or STYLES.get(cells[k], ""))
+                line += (room + text if k in of_numbers else text + room) + GAP
             yield line.rstrip()
 
     text_width = min(width, WIDTH)
@@ -81,12 +87,13 @@ def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
         yield from (painted(line, BOLD) for line in wrapped(part.title, text_width))
     if part.rows:
         rows = [[printable(cell) for cell in one] for one in part.rows]  # line ends become spaces
-        widths = _widths(list(zip(part.header, *rows, strict=True)), width)
+        columns = list(zip(part.header, *rows, strict=True))
+        widths = _widths(columns, width)
+        of_numbers = {k for k, (_, *cells) in enumerate(columns) if all(map(_NUMBER, cells))}
         for block in _blocks(part.header, widths, width):
-            of = [widths[k] for k in block]
-            yield from row([part.header[k] for k in block], of, DIM)
+            yield from row(part.header, block, DIM)
             for one in rows:
-                yield from row([one[k] for k in block], of)
+                yield from row(one, block)
     for note in part.notes:
         style = RED if isinstance(note, FailureNote) else BOLD * isinstance(note, AnswerNote)
         yield from (painted(line, style) for line in wrapped(note, text_width))

@@ -144,10 +144,6 @@ class SimulatedStaleness:
             )
         return int(self.numbers[-1])
 
-    def course(self, seed: int) -> Course:
-        """The steps of a run with this seed."""
-        return Course(self, seed)
-
 
 class Course:
     """The steps of one run; those of speed are computed one after another, and kept."""
@@ -282,14 +278,19 @@ class InOrder(Numbered):
     run_words: ClassVar[str] = "open_below tokens"
 
     @property
+    def ages(self) -> str:
+        """The rule of the age of each step's gradient: here of workers that take turns."""
+        return f"fixed:{self.workers - 1}"
+
+    @cached_property
     def rule(self) -> SimulatedStaleness:
-        """The worker and the staleness of each step: here of workers that take turns."""
-        return SimulatedStaleness.parse(f"fixed:{self.workers - 1}")
+        """The same, read."""
+        return SimulatedStaleness.parse(self.ages)
 
     @cached_property
     def course(self) -> Course:
         """The worker and the staleness of each step, by its number."""
-        return self.rule.course(self.config.seed)
+        return Course(self.rule, self.config.seed)
 
     @property
     def slots(self) -> int:
@@ -393,9 +394,8 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
     )  # fmt: skip
 
     @property
-    def rule(self) -> SimulatedStaleness:
-        """The worker and the age of each step's gradient."""
-        return SimulatedStaleness.parse(self.staleness)
+    def ages(self) -> str:
+        return self.staleness
 
     def steppers(self, workers: int) -> int:
         return self.rule.workers

@@ -98,8 +98,9 @@ class LocalWorker(NumberedWorker):
         copying the average over a replica that it trains, too.
         """
         context, strategy, rank = self.context, self.strategy, self.context.rank
+        parts = strategy.parts(context.arena, rank)
         first = strategy.first_stage(self._words["decided"])
-        if self._words["stages", rank] < first + len(parts := strategy.parts(context.arena, rank)):
+        if self._words["stages", rank] < first + len(parts):
             context.marks.begin_update()
         self.meet(first, parts)
         context.marks.end_update()
@@ -110,8 +111,9 @@ class LocalWorker(NumberedWorker):
         if not tickets:
             return None
         own = range(self.context.rank, len(tickets), self.context.workers)
-        client = own[words["steps", self.context.rank] % len(own)]
-        number = words["batches", client] + self.strategy.client_batches(words, client)
+        passes, place = divmod(words["steps", self.context.rank], len(own))
+        client = own[place]
+        number = words["batches", client] + passes
         epoch, ticket = divmod(number, tickets[client])
         whole = self.context.config.sequences_per_ticket
         return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)

@@ -10,12 +10,12 @@ In a meeting workers do the same stages, each its own part. A stage begins when 
 ended the one before, by a count of its own. Doing a part again is harmless, so the replacement of a
 dead worker continues at the count that it finds; no ticket is lost, and none is counted twice.
 
-    strategy              a worker's step                    stages of a meeting
-    sync                  puts its gradient into a segment   average, apply; after each step
-    local_sgd, fedprox    an optimizer step on its copy      average, take the average
-    scaffold, diloco      the same                           control variates; an outer step, too
-    avg_runs              the same                           none
-    round_robin, sim      adds its step in its turn          none
+    strategy         a worker's step                    stages of a meeting
+    sync             puts its gradient into a segment   average, apply; after each step
+    local methods    an optimizer step on its copy      mix, keep, take; after some steps
+    avg_runs         the same                           none
+    round_robin,     adds its step in its turn          none
+    sim
 
 The words of such a strategy, beside those of its own file:
 

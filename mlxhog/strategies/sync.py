@@ -8,23 +8,21 @@ One round is one update of P batches, in three stages (`rounds.py` has meetings)
     stage 3R+2   add the squares up in parameter order (so the norm does not depend on P), apply the
                  optimizer to this worker's share
 
-An apply that was under way at a death counts as torn, and is not repeated. One rank decides at the
-start of each round whether it is run, and publishes its step size: so all stop after the same one.
+An apply that was under way at a death counts as torn, and is not repeated. A round begins when
+P - b workers are there: so without backup workers none waits within a round for one that evaluates
+or starts again. One rank decides on it, and publishes its step size: so all stop after the same.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
-all are done at about the same time (`division.py`). The one that decides publishes the division, so
-the replacement of a dead worker computes the same sequences. A worker still holds ticket R P +
-rank. It may get no sequence at all, and then has no gradient: the mean is that of the others.
+all are done at about the same time (`division.py`). The division is published, too, so the
+replacement of a dead worker computes the same sequences. A worker may get no sequence at all, and
+then has no gradient: the mean is that of the others.
 
 When P - b workers have written their gradients, the first that sees it closes the round: these are
-its members. b is 0, or `backup_workers`: then a round does not wait for the slowest (Chen et al.
-2016, arXiv:1604.00981), and later gradients are dropped. The text of those is skipped, so text that
-takes long to compute counts less: the result is biased if such text differs from the rest. A worker
-that was too late marks its tickets of all missed rounds as done, and continues with the newest
-round. The lowest rank of the last round's members decides on the next one.
-
-A round begins when P - b workers are there. So without backup workers none waits within a round for
-one that evaluates, starts again or comes late, and the run may change its strategy meanwhile.
+its members, and the lowest of them decides on the next one. b is 0, or `backup_workers`: then a
+round does not wait for the slowest (Chen et al. 2016, arXiv:1604.00981), and later gradients are
+dropped. The text of those is skipped, so text that takes long to compute counts less: the result is
+biased if such text differs from the rest. A worker that was too late marks its tickets of all
+missed rounds as done, and continues with the newest round.
 
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters

@@ -125,10 +125,6 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
 
     Each worker has a process, which computes nothing but gradients.
 
-    Args:
-        plan: of the run.
-        progress: whether a line of a terminal shows what is measured.
-
     Raises:
         EnvironmentLacks: no batch fits, or a worker fails.
     """
@@ -138,13 +134,16 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
         line = stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
         children = [stack.enter_context(Child(promises=promises)) for _ in plan.workers]
 
+        def together(function: Callable[..., Any], *args: float) -> list[Any]:
+            """What a function returns in each process; they begin at the same time."""
+            for rank, child in enumerate(children):
+                child.start(function, plan, rank, *args)
+            return [child.take(START_S + PATIENCE_S) for child in children]
+
         def measure(sequences: int, rest_s: float) -> list[tuple[int, list[float]]]:
             line.show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
-            for function, *more in ((warm_up,), (gradient_times, rest_s)):
-                for rank, child in enumerate(children):  # all begin at the same time
-                    child.start(function, plan, rank, sequences, *more)
-                results = [child.take(START_S + PATIENCE_S) for child in children]
-            return results
+            together(warm_up, sequences)
+            return together(gradient_times, sequences, rest_s)
 
         return choose(*limit_of(plan), limit_s, measure)
 

@@ -54,11 +54,7 @@ class Writers:
     write: str
 
     def engine(self, backend: str) -> str | None:
-        """The Metal engine through which a worker adds its steps, or None: native code adds them.
-
-        Args:
-            backend: the worker's, such as "mlx:gpu".
-        """
+        """The Metal engine through which a worker adds its steps; None for native code."""
         if self.gpu_write == EMULATED:  # a test of the source, never of a GPU
             return "emulated"
         return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None

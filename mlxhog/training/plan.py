@@ -132,10 +132,6 @@ class TextPlan(Plan):
 def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
     """Check a configuration against this machine and its data; starts nothing.
 
-    Args:
-        config: of the call.
-        progress: whether lines of a terminal show what is prepared and measured.
-
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend, a package or memory is missing.

@@ -31,12 +31,7 @@ MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 
 
 def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
-    """Return the facts of a run as JSON types.
-
-    Args:
-        plan: of the run.
-        asked: the options as given, before open ones were resolved.
-    """
+    """Return the facts of a run as JSON types."""
     config = plan.stored
     values, asked_values, defaults = map(spelt_values_of, (config, asked, TrainConfig()))
     specs = specs_of(TrainConfig, asked_values)

@@ -105,7 +105,7 @@ class Processes(ABC):
             fallback: folder for the arena if shared memory is too small.
         """
         self.plan, self.run_dir, self.budget = plan, run_dir, plan.budget
-        self._steps: int | None = None  # that the present strategy may take
+        self._steps_allowed: int | None = None  # that the present strategy may take
         self.arena = stack.enter_context(
             Arena.create(plan.layout, write=plan.writers.write, fallback=fallback)
         )
@@ -233,7 +233,7 @@ class Processes(ABC):
             slot=slot,
             run_dir=self.run_dir,
             budget=self.budget,
-            step_limit=self._steps,
+            step_limit=self._steps_allowed,
             halvings=halvings,
         )
 

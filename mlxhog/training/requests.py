@@ -52,11 +52,7 @@ class Requests:
         self._waiting: deque[Request] = deque()
 
     def serve(self, doing: Doing | None) -> None:
-        """Answer the requests that have arrived.
-
-        Args:
-            doing: activity of the run other than training; None while it trains.
-        """
+        """Answer the requests that have arrived; `doing` is None while the run trains."""
         for request in self._server.take():
             if request.name == "status":
                 self._answer(request, doing=str(doing or "training"))

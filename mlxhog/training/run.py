@@ -34,7 +34,7 @@ from mlxhog.errors import (
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
-from mlxhog.training.change_strategy import Changes, rounds_before
+from mlxhog.training.choose_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.publishing import Publisher
@@ -62,12 +62,7 @@ def train(
     observer: Observer[Progress] | None = None,
     run: Run | None = None,
 ) -> Result:
-    """Train, as `mlxhog.train` says.
-
-    Args:
-        config: the resolved configuration.
-        observer: shows the progress.
-        run: the new run, created and locked by the caller; by default one is created.
+    """Train, as `mlxhog.train` says; by default in a new run, else in one that the caller locks.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.

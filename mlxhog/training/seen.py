@@ -29,10 +29,6 @@ SEARCHED_TOGETHER = 1 << 22
 def seen_before(origin: str, data: Prepared) -> tuple[str, str]:
     """Search the held-out text of a run in the training text of the runs before it.
 
-    Args:
-        origin: checkpoint of the initial weights.
-        data: text of the run.
-
     Returns:
         A note on a score that is too good, and one if this could not be checked; "" for none.
     """

@@ -76,7 +76,7 @@ class Session(Processes):
         self._limit(min(limits, default=None))
 
     def _limit(self, steps: int | None, done: int = 0) -> None:
-        self._steps = steps
+        self._steps_allowed = steps
         self.strategy.limit_steps(self.arena, self.ledger, steps, done)
 
     def begin_training(self) -> int:
@@ -184,11 +184,7 @@ class Session(Processes):
         return True
 
     def poll(self, doing: Doing | None = None) -> None:
-        """Watch the workers for a moment, and read their records; raises as `watch`.
-
-        Args:
-            doing: activity that is shown to the user; None is training.
-        """
+        """Watch the workers for a moment, and read their records; raises as `watch`."""
         self.watch(self._wait_s)
         self._wait_s = min(self.poll_s, LONGER * self._wait_s)
         self.drain()

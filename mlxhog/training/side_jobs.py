@@ -105,11 +105,6 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
 
     `eval_tokens` sets another size. For a large model it is halved until scoring takes at most
     `PART_FLOPS`, or to `LEAST_BYTES`.
-
-    Args:
-        config: of the run.
-        parameters: numbers in the model.
-        file: all of the held-out text.
     """
     if config.eval_tokens is not None:
         labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
@@ -169,12 +164,7 @@ class HeldOutTexts:
 
 
 def takes_on(context: Context, what: str) -> bool:
-    """Take on a request of the supervisor; False if none is open. At most one worker gets each.
-
-    Args:
-        context: of this worker.
-        what: the request, "eval" or "sample".
-    """
+    """Take on an open "eval" or "sample" of the supervisor. At most one worker gets each."""
     counters, taken = context.arena.counters, f"{what}_taken"
     n = counters.load(taken)
     if not (counters.load(f"{what}_asked") > n and counters.compare_exchange(taken, n, n + 1)):

@@ -377,6 +377,10 @@ class Checkpoints:
             except (EnvironmentLacks, CheckpointError) as error:
                 raise Refused(str(error), error.exit_code) from error
 
+    def change(self, old: TextPlan, new: TextPlan) -> None:
+        """See `change`, of the run's arena."""
+        change(old, new, self._run.arena)
+
     def save_now_and_then(self, what: str = "checkpoint") -> Path | None:
         """Save while training; a refusal is reported, and training continues."""
         try:

@@ -91,13 +91,7 @@ class Gradients:
         return loss, mean.grads()
 
     def slow_down(self, spent_ns: int, step: int, continues: Callable[[], bool]) -> None:
-        """Sleep so that a gradient takes longer by the factor of `slow`, or until the run ends.
-
-        Args:
-            spent_ns: time that the gradient took.
-            step: its number among this worker's.
-            continues: whether the run continues.
-        """
+        """Sleep so that a gradient takes longer by the factor of `slow`, or until the run ends."""
         factor = self.slowdown.factor_of(self._job.config.seed, self._rank, step)
         end_ns = monotonic_ns() + (factor - 1) * spent_ns
         while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and continues():

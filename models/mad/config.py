@@ -44,7 +44,7 @@ from mlxhog.config import plugins
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_names, custom, positive, read
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bound, linear_map
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bound, maps
 from mlxhog.models.mad.sequence import check_count, read_layers
 from mlxhog.models.model import Layout, ModelConfig, Part
 from mlxhog.models.ops.arrays import Array
@@ -106,7 +106,7 @@ class MADConfig(ModelConfig):
         return len(self.layers)
 
     @property
-    def own_layers(self) -> tuple[Layer, ...]:
+    def own_layers(self) -> tuple[Layer, ...]:  # type: ignore[override]  # of others a constant
         """Layers that may be of a user's file."""
         return self.layers
 
@@ -236,7 +236,7 @@ class Decoder(Layer):
         """Declare its linear maps and norms."""
         for n in range(self.count):
             yield ParamSpec(f"{n}.norm.weight", (d,), "ones")
-            yield from linear_map(f"{n}.linear", d, d, "normal:0.02", True)
+            yield from maps(d, init="normal:0.02", bias=True, outs={f"{n}.linear": d})
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         """Return x (B, S, d) of its last position."""

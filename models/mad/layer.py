@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias, dataclass_transform
 
+from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
@@ -36,7 +37,7 @@ Source: NX-AI/xlstm-jax, reset_at_document_boundaries.
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of one forward pass, in arrays of one framework.
+    """The settings of one forward pass, in arrays of one framework, and parts of many layers.
 
     Attributes:
         ops: the operators.
@@ -57,27 +58,47 @@ class Run:
     hidden: list[Array] | None = None
     site: str = ""
 
-    def linears(
-        self, x: Array, params: Mapping[str, Array], *names: str, heads: int = 0
-    ) -> tuple[Array, ...]:
+    def linears(self, x: Array, p: Params, *names: str, heads: int = 0) -> tuple[Array, ...]:
         """Return x W^T + b of linear maps by their names: of "q", `q.weight` and any `q.bias`.
 
         With `heads` each is cut into heads, (B, S, heads, width).
         """
-        weights = [params[f"{name}.weight"] for name in names]
-        ys = self.ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])
+        weights = [p[f"{name}.weight"] for name in names]
+        ys = self.ops.linears(x, weights, [p.get(f"{name}.bias") for name in names])
         return tuple(y.reshape(*x.shape[:2], heads, -1) if heads else y for y in ys)
 
-    def linear(self, x: Array, params: Mapping[str, Array], name: str) -> Array:
+    def linear(self, x: Array, p: Params, name: str) -> Array:
         """Return x W^T + b of one linear map."""
-        (y,) = self.linears(x, params, name)
+        (y,) = self.linears(x, p, name)
         return y
 
-    def halves(self, x: Array, params: Mapping[str, Array], name: str) -> tuple[Array, ...]:
+    def halves(self, x: Array, p: Params, name: str) -> tuple[Array, ...]:
         """Return the first and the second half of the linear map `name`, as two arrays."""
-        w, b = params[f"{name}.weight"], params.get(f"{name}.bias")
+        w, b = p[f"{name}.weight"], p.get(f"{name}.bias")
         halves = self.ops.xp.halves
         return tuple(self.ops.linears(x, halves(w), None if b is None else halves(b)))
+
+    def conv(
+        self, x: Array, p: Params, state: Array, name: str = "conv", *, silu: bool = True
+    ) -> tuple[Array, Array]:
+        """Return the causal convolution of x (B, S, C), through SiLU or not, and its last inputs.
+
+        `state` has the last inputs before x; none is seen across the start of a document.
+        """
+        w, b = p[f"{name}.weight"], p.get(f"{name}.bias")
+        return self.ops.causal_conv(x, w, b, state=state, starts=self.starts, silu=silu)
+
+    def norm(self, x: Array, p: Params, name: str) -> Array:
+        """Return the RMSNorm `name` over the last axis of x."""
+        return self.ops.rms_norm(x, p[f"{name}.weight"], self.norm_eps)
+
+    def close(self, h: Array, p: Params, gate: Array = None, activation: str = "silu") -> Array:
+        """Return W_out( act(gate) * RMSNorm_head(h) ) of heads h (B, S, NH, DH); no gate is 1."""
+        y = self.norm(h, p, "head_norm").flatten(-2)
+        if gate is not None:
+            is_silu = activation == "silu"
+            y = self.ops.swiglu(gate, y) if is_silu else self.ops.glu(gate, y, activation)
+        return self.linear(y, p, "out_proj")
 
     def forget(self, f: Array) -> Array:
         """Return forget pre-activations f (B, S, NH), closed where documents start."""
@@ -104,13 +125,14 @@ class Run:
 class Layer:
     """One layer; a subclass is a frozen dataclass by itself, whose fields are its numbers.
 
+    A number is a plain field, such as `heads: int = 4`, or an `option` with its limits or choices.
+
     Attributes:
         name: its name in a line of layers and in YAML: letters, digits, `-` and `_`.
         about: what it is; the first line of its docstring.
         kind: "mixer" if it mixes positions, else "channel".
         bounded: whether it is made for sequences of `Run.max_length`; candidates with such a layer
             are refused on tasks with longer rows.
-        may_be_0: whole numbers that may be 0.
         inside: prefix of its parameters within its place in a candidate.
         takes_plain_fields: its fields are options, see `config.options`.
     """
@@ -119,7 +141,6 @@ class Layer:
     about: ClassVar[str] = ""
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
     bounded: ClassVar[bool] = False
-    may_be_0: ClassVar[tuple[str, ...]] = ()
     inside: ClassVar[str] = ""
     takes_plain_fields: ClassVar[bool] = True
 
@@ -147,20 +168,22 @@ class Layer:
         Raises:
             ConfigError: the message names the number and the possible values.
         """
-        for name, value in self.at_width(d).numbers().items():
-            if isinstance(value, bool) or not isinstance(value, int):
-                continue
+        layer, specs = self.at_width(d), options(type(self))
+        for name, value in layer.numbers().items():
             if name == "heads":
                 width = self.heads_width(d)
                 check_heads(value, width, "width" if width == d else "inner width")
-            elif value < (least := int(name not in self.may_be_0)):
-                raise ConfigError(f"{name} is {value}; set it to at least {least}")
+            elif (spec := specs.get(name)) is not None:
+                least = 1 if spec.low is None else spec.low
+                if spec.type is int and value is not None and value < least:
+                    raise ConfigError(f"{name} is {value}; set it to at least {least:g}")
+                try:
+                    spec.convert(value)
+                except ValueError as error:
+                    raise ConfigError(f"{name} {error}") from error
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters under the layer's own names, in the order of use.
-
-        Those of `linear`, `maps`, `bias` and `taps` begin as those of torch.
-        """
+        """Declare the parameters under the layer's own names, in the order of use."""
         raise NotImplementedError
 
     def state_shapes(self, d: int, length: int) -> Shapes:
@@ -204,21 +227,37 @@ def check_heads(heads: int, d: int, width: str = "width") -> None:
         raise ConfigError(f"heads is {heads}, and the {width} is {d}; choose one of {possible}")
 
 
-def linear(name: str, out: int, inputs: int, *, product: bool = True) -> ParamSpec:
-    """Declare the matrix (out, inputs) of a linear map, initialised as in torch.nn.Linear."""
-    return ParamSpec(name, (out, inputs), bound(inputs), decay=True, product=product)
+def maps(
+    inputs: int,
+    *,
+    bias: bool = False,
+    init: str = "",
+    product: bool = True,
+    outs: Mapping[str, int] | None = None,
+    **more: int,
+) -> Iterable[ParamSpec]:
+    """Declare linear maps of one input: `q=d` is `q.weight` (d, inputs) and any `q.bias` (d,).
+
+    They begin as torch.nn.Linear; or with `init`, and their biases at 0. `product` is that of
+    `ParamSpec`; `outs` has names that are no words of Python.
+    """
+    start = init or bound(inputs)
+    for name, out in {**(outs or {}), **more}.items():
+        yield ParamSpec(f"{name}.weight", (out, inputs), start, decay=True, product=product)
+        if bias:
+            yield ParamSpec(f"{name}.bias", (out,), "zeros" if init else start)
 
 
-def maps(inputs: int, *, product: bool = True, **outs: int) -> Iterable[ParamSpec]:
-    """Declare the matrices of linear maps of one input: `q_proj=d` is `q_proj.weight`."""
-    return [linear(f"{name}.weight", out, inputs, product=product) for name, out in outs.items()]
-
-
-def linear_map(name: str, out: int, inputs: int, init: str, bias: bool) -> Iterable[ParamSpec]:
-    """Declare a linear map with these initial values, and a bias of zeros if it has one."""
-    yield ParamSpec(f"{name}.weight", (out, inputs), init, decay=True, product=True)
+def taps(name: str, channels: int, kernel: int, *, bias: bool = False) -> Iterable[ParamSpec]:
+    """Declare a depthwise convolution, (channels, 1, kernel) and any bias, as torch's Conv1d."""
+    yield ParamSpec(f"{name}.weight", (channels, 1, kernel), bound(kernel), decay=True)
     if bias:
-        yield ParamSpec(f"{name}.bias", (out,), "zeros")
+        yield ParamSpec(f"{name}.bias", (channels,), bound(kernel))
+
+
+def bound(inputs: int) -> str:
+    """Return the initialiser of a map of `inputs` inputs: uniform, up to 1 / sqrt(inputs)."""
+    return f"uniform:{1 / math.sqrt(inputs)!r}"
 
 
 def normal(std: float) -> str:
@@ -226,21 +265,6 @@ def normal(std: float) -> str:
     return f"normal:{std!r}"
 
 
-def small_std(d: int) -> float:
-    """Return the standard deviation of xLSTM's maps that do not end in the residual stream."""
-    return math.sqrt(2 / (5 * d))
-
-
-def bias(name: str, out: int, inputs: int) -> ParamSpec:
-    """Declare the bias (out,) of a linear map of `inputs` inputs."""
-    return ParamSpec(name, (out,), bound(inputs))
-
-
-def taps(name: str, channels: int, kernel: int) -> ParamSpec:
-    """Declare the taps (channels, 1, kernel) of a depthwise convolution, as torch's Conv1d."""
-    return ParamSpec(name, (channels, 1, kernel), bound(kernel), decay=True)
-
-
-def bound(inputs: int) -> str:
-    """Return the initialiser of a map of `inputs` inputs: uniform, up to 1 / sqrt(inputs)."""
-    return f"uniform:{1 / math.sqrt(inputs)!r}"
+def small(d: int) -> str:
+    """Return the initialiser of xLSTM's maps that do not end in the residual stream."""
+    return normal(math.sqrt(2 / (5 * d)))

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import maximum_flow
 
 from mlxhog.classic.generators import abdomen_like, netflix_like, rcv1_like
 from mlxhog.classic.problem import pair_supports
@@ -84,25 +82,8 @@ def test_the_grid_of_the_recorded_cut_is_drawn_as_recorded():
     assert_close(rho, expected["rho"], RECORDED_F32)
 
 
-def maximum_flow_of(graph, scale):
-    """The largest flow from label 1 to label 0, capacities in whole parts of 1 / scale."""
-    source, sink = graph.n_vertices, graph.n_vertices + 1
-    known = np.array(list(graph.terminals.items()))
-    ones, zeros = known[known[:, 1] == 1, 0], known[known[:, 1] == 0, 0]
-    capacity = np.round(graph.weights.astype(np.float64) * scale).astype(np.int32)
-    unlimited = np.full(len(known), np.iinfo(np.int32).max // len(known), dtype=np.int32)
-    heads = [graph.heads, graph.tails, np.full(len(ones), source), zeros]
-    tails = [graph.tails, graph.heads, ones, np.full(len(zeros), sink)]
-    values = np.concatenate([capacity, capacity, unlimited])
-    places = np.concatenate(heads), np.concatenate(tails)
-    network = coo_array((values, places), shape=(sink + 1, sink + 1)).tocsr()
-    return maximum_flow(network, source, sink).flow_value / scale
-
-
 @pytest.mark.parametrize("side", sorted(map(int, ABDOMEN["sides"])))
 def test_abdomen_like_is_the_recorded_volume(side):
     graph, expected = abdomen_like(side), ABDOMEN["sides"][str(side)]
     assert graph.n_edges == expected["edges"] == 3 * side**2 * (side - 1)
     assert_close(graph.weights.sum(dtype=float), expected["weight"], RECORDED_F32)
-    flow = maximum_flow_of(graph, ABDOMEN["capacity_scale"])
-    assert_close(flow, expected["maximum_flow"], RECORDED_F32)

@@ -197,34 +197,15 @@ def test_a_problem_says_what_each_example_touches(name, size):
     assert graph.n <= sum(block.size for block in problem.initial(0).values())
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """Real images of digits as svmlight text, labels 0 (odd) and 2 (even): train and test files."""
-    from sklearn.datasets import dump_svmlight_file, load_digits
-
-    data = load_digits()
-    folder, labels = tmp_path_factory.mktemp("digits"), np.where(data.target % 2 == 0, 2, 0)
-    for name, rows in (("train.svm", slice(0, 1400)), ("test.svm", slice(1400, None))):
-        x, y = data.data[rows] / 16, labels[rows]
-        dump_svmlight_file(x, y, str(folder / name), zero_based=False)
-    return {"data": str(folder / "train.svm"), "labels": "0=-1,2=+1"}
-
-
 @pytest.mark.parametrize("name", ["svm", "logistic", "least-squares"])
-def test_real_rows_are_learned_from_a_file(digits, name):
-    test = digits["data"].replace("train", "test")
-    config = ClassicConfig(**digits, test_data=test, lr=0.02, workers=2)
-    problem = create(name, config)
-    assert (problem.n_examples, problem.test.n_rows) == (1400, 397)
+def test_real_rows_are_learned_from_a_file_with_a_fifth_held_out_and_labels_as_told(digits, name):
+    config = ClassicConfig(data=str(digits[2]), labels="0=-1,2=+1", lr=0.02, workers=2)
+    problem, again = create(name, config), create(name, config)
+    assert (problem.train.n_rows, problem.test.n_rows) == (1438, 359)
+    assert problem.test.values.tolist() == again.test.values.tolist()
     measures = train(problem, config).measures
     assert measures["train_error"] < 0.15
     assert measures["test_error"] < 0.2
-
-
-def test_a_fifth_is_held_out_of_a_file_without_test_data(digits):
-    problem, again = (create("svm", ClassicConfig(**digits)) for _ in range(2))
-    assert (problem.train.n_rows, problem.test.n_rows) == (1120, 280)
-    assert problem.test.values.tolist() == again.test.values.tolist()
 
 
 def test_numbers_as_labels_are_for_least_squares_only(tmp_path):

@@ -139,8 +139,6 @@ tiny --seq-len 90M --tokenizer bytes          use more text or a smaller seq_len
 """,
     f"advise small.yaml --data good.txt {SMALL}": """
 --workers mlx:cpu                 advise on two or more, as in --workers 2
---workers 2 --link 1              add --no-try
---workers 2 --link quick --no-try             the link 'quick' cannot be read
 --workers 2 --try 0               wanted seconds
 """,
     COMPARE: """
@@ -273,28 +271,6 @@ def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
             message = rf"(?m)^{spec.flag}(:.*| is) '{wrong}'; wanted "
             with pytest.raises(ConfigError, match=message):
                 read([*choice, *(needed | {spec.flag: f"{spec.flag}={wrong}"}).values()])
-
-
-@pytest.mark.slow
-def test_a_framework_that_is_not_installed_is_named_with_the_command_that_installs_it(
-    here, monkeypatch, capsys
-):
-    def only(framework):
-        one = machine.here().__class__("linux", "x86_64", 2, 8 << 30, "", frozenset({framework}))
-        monkeypatch.setattr(machine, "here", lambda: one)
-
-    words = TRAIN.split()
-    only("torch")
-    assert main(changed(words, "--workers", "mlx:cpu")) == 3
-    assert "python -m pip install 'mlx[cpu]'" in capsys.readouterr().err
-    only("mlx")
-    assert main(changed(words, "--workers", "torch:cpu")) == 3
-    assert "python -m pip install torch" in capsys.readouterr().err
-    words.remove("--quiet")
-    assert main(changed(words, "--workers", "2", "--json")) == 0  # auto goes on with the other one
-    out, err = capsys.readouterr()
-    assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["mlx:cpu"] * 2
-    assert "python -m pip install torch" in err
 
 
 def test_a_path_that_the_system_refuses_is_named(here, monkeypatch, capsys):

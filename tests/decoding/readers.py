@@ -49,8 +49,7 @@ class MarkovModel(Reader):
 
     def says(self, history):
         before = history[-2] if len(history) > 1 else 0
-        said = 3 * (self.first[history[-1]] + self.second[before])
-        return said
+        return 3 * (self.first[history[-1]] + self.second[before])
 
 
 class Countdown(Reader):

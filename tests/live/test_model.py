@@ -29,25 +29,20 @@ def model(saved):
         yield result
 
 
-def test_generate_returns_what_the_command_writes(model, saved, capsys):
-    options = {"max_new_tokens": 30, "temperature": 0.9, "top_k": 20, "seed": 4}
+def test_generate_returns_what_the_command_writes_and_a_stream_its_pieces(model, saved, capsys):
+    options = {"max_new_tokens": 60, "temperature": 0.9, "top_k": 20, "seed": 4}
     text = model.generate("The ", **options)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     words = ["generate", str(saved.directory), "--prompt=The ", "--backend=mlx", "--json"]
-    assert main([*words, *flags]) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == text
+    for more, expected in ((flags, text), ([], model.generate("The "))):
+        assert main([*words, *more]) == 0
+        assert json.loads(capsys.readouterr().out)["text"] == expected
     assert model.generate("The ", **options | {"seed": 5}) != text
-    assert main(words) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == model.generate("The ")
-
-
-def test_the_pieces_of_a_stream_are_the_answer_and_end_before_a_stop_string(model):
-    pieces = list(model.stream("The ", max_new_tokens=60))
-    text = "".join(pieces)
-    assert text == model.generate("The ", max_new_tokens=60)
+    pieces = list(model.stream("The ", **options))
     assert len(pieces) > 1
+    assert "".join(pieces) == text
     stop = text[7:9]
-    assert model.generate("The ", max_new_tokens=60, stop=stop) == text[: text.index(stop)]
+    assert model.generate("The ", **options, stop=stop) == text[: text.index(stop)]
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])

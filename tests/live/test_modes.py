@@ -48,19 +48,17 @@ def test_nothing_is_copied_while_nobody_reads(tmp_path):
     with pattern_run(tmp_path, every="5ms") as run:
         copies = Copies(run.arena)
         assert copies.number() == 0
-        source = run.reader("double_buffer")
-        assert copies.number() >= 1
-        source.close()
+        run.reader("double_buffer").close()
         run.publisher.publish_at_rest()  # waits for one that is being taken, and takes none
         before = copies.number()
+        assert before >= 1
         run.reader("racy").close()
         assert copies.number() == before
 
 
 def test_weights_of_a_sequence_stay_until_it_ends(tmp_path):
     with pattern_run(tmp_path, every="5ms") as run:
-        backend = Inbox()
-        source = run.reader("pinned_per_sequence")
+        backend, source = Inbox(), run.reader("pinned_per_sequence")
         follower = WeightFollower(source, backend)
         first = follower.refresh(in_sequence=True)
         while not source.has_newer():
@@ -68,8 +66,7 @@ def test_weights_of_a_sequence_stay_until_it_ends(tmp_path):
         assert follower.refresh(in_sequence=True) == first
         assert numbers(backend.inbox, run.arena)["lm_head.weight"].tolist() == [first.version]
         aged = follower.loaded()
-        assert aged.age_updates > 0
-        assert aged.age_s > 0
+        assert min(aged.age_updates, aged.age_s) > 0
         while follower.refresh(in_sequence=False) == first:
             pass
         source.close()

@@ -8,7 +8,6 @@ import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from threading import Lock
 
 import pytest
 
@@ -87,29 +86,13 @@ def test_the_native_code_compiles_for_apple_silicon(tmp_path):
     folders = [f"-isystem{nanobind.include_dir()}", f"-isystem{python}"]
     command = [*zig(), *flags, *folders]
 
-    most = ["nanobind/nanobind.h", "nanobind/ndarray.h"]
-    most += [f"nanobind/stl/{name}.h" for name in ("optional", "pair", "string", "tuple", "vector")]
-    most += ["algorithm", "array", "atomic", "bit", "cmath", "condition_variable", "functional"]
-    most += ["limits", "memory", "mutex", "optional", "random", "string", "thread", "vector"]
-    parsing = Lock()
-
-    def parsed():
-        """The headers, parsed, and what they instantiate instantiated, once for all files."""
-        headers, result = tmp_path / "headers.h", tmp_path / "headers.pch"
-        with parsing:
-            if not result.exists():
-                headers.write_text("".join(f"#include <{name}>\n" for name in most))
-                once = ["-fpch-instantiate-templates", "-x", "c++-header", headers, "-o", result]
-                run([*command, *once])
-        return result
-
     versions = [sys.version, *map(metadata.version, ("ziglang", "nanobind"))]
     own_headers = [path for path in NATIVE if path.suffix == ".h"]
 
     def compiled(source):
         return kept.made(
             f"macos-{source.stem}.o",
-            lambda result: run([*command, "-include-pch", parsed(), "-c", source, "-o", result]),
+            lambda result: run([*command, "-c", source, "-o", result]),
             *versions, *flags, *own_headers, source,
         )  # fmt: skip
 

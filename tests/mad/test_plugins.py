@@ -6,8 +6,6 @@ Files of ours that hold such a layer remember its file, which runs only as the u
 import hashlib
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -299,24 +297,3 @@ def test_a_study_and_a_run_remember_their_files_for_every_later_command(tmp_path
     ok(folder, "mad board s --plugin own.py")
     refused(folder, resume)
     refused(folder, f"{resume} --plugin own.py", OTHER, code=0)
-
-
-PROGRAM = """
-import mlxhog
-options = dict(
-    data="text", workers="mlx:cpu", seq_len=32, batch_size=1, eval_tokens=512, steps=2
-)
-run = mlxhog.train(model="arch.yaml", plugin="my_layer.py", observer=None, **options).run
-print(mlxhog.load(run, backend="mlx:cpu").config.layers[0].name)
-"""
-
-
-@pytest.mark.slow
-def test_python_takes_the_file_as_an_argument(tmp_path):
-    small_config(tmp_path)  # writes a text
-    edited(tmp_path / "my_layer.py", LAYER)
-    (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert process.stdout.strip() == "my_layer", process.stderr

@@ -40,7 +40,6 @@ class FakeMLX:
 
     kernels: dict[str, Kernel]
     engine: Engine = field(default_factory=HostEngine)
-    built: list[dict[str, Any]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     launched: list[Kernel] = field(default_factory=list)  # of `calls`
     lent: dict[int, mx.array] = field(default_factory=dict)
@@ -68,7 +67,6 @@ class FakeMLX:
         return self.lent[host.ctypes.data]
 
     def metal_kernel(self, **built):
-        self.built.append(built)
         kernel, instance = entry(self.kernels, built["name"].removeprefix("mlxhog_"))
         assert built["header"] == read_source(kernel.header)
         assert built["source"] == kernel.body(instance)
@@ -90,19 +88,9 @@ class FakeMLX:
                 mx.eval(value)
                 host = np.array(value, copy=False)  # ensure_row_contiguous copies what is not
                 arrays.append(value.item() if argument.scalar else np.ascontiguousarray(host))
-            outputs = _run(
-                self.engine,
-                kernel,
-                arrays,
-                given["output_shapes"],
-                grid=given["grid"],
-                group=given["threadgroup"],
-                instance=instance,
-            )
-            return [
-                mx.array(output, dtype)
-                for output, dtype in zip(outputs, given["output_dtypes"], strict=True)
-            ]
+            how = {"grid": given["grid"], "group": given["threadgroup"], "instance": instance}
+            outputs = _run(self.engine, kernel, arrays, given["output_shapes"], **how)
+            return list(map(mx.array, outputs, given["output_dtypes"]))
 
         return call
 
@@ -113,26 +101,20 @@ class FakeMPS:
 
     kernels: dict[str, Kernel]
     engine: Engine = field(default_factory=HostEngine)
-    compiled: list[str] = field(default_factory=list)
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
-    synchronized: int = 0
     breaks: str = ""
     most_threads: int = 1024
 
     def install(self, monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
         monkeypatch.setattr(torch.mps, "compile_shader", self.compile_shader)
-        monkeypatch.setattr(torch.mps, "synchronize", self._synchronize)
+        monkeypatch.setattr(torch.mps, "synchronize", lambda: None)
         return self
-
-    def _synchronize(self):
-        self.synchronized += 1
 
     def compile_shader(self, text):
         """Raise what torch raises: c10::SyntaxError, in Python SyntaxError."""
         if self.breaks:
             raise SyntaxError(self.breaks)
-        self.compiled.append(text)
         return _Library(self)
 
     def call(self, name, arguments, how):
@@ -150,15 +132,9 @@ class FakeMPS:
                 assert isinstance(value, float if argument.dtype == "float32" else int)
         arrays = [x.numpy() if isinstance(x, torch.Tensor) else x for x in arguments]
         inputs, outputs = arrays[: len(kernel.inputs)], arrays[len(kernel.inputs) :]
-        result = _run(
-            self.engine,
-            kernel,
-            inputs,
-            [output.shape for output in outputs],
-            grid=tuple(how["threads"]),
-            group=tuple(how["group_size"]),
-            instance=instance,
-        )
+        sizes = {"grid": tuple(how["threads"]), "group": tuple(how["group_size"])}
+        shapes = [output.shape for output in outputs]
+        result = _run(self.engine, kernel, inputs, shapes, **sizes, instance=instance)
         for output, value in zip(outputs, result, strict=True):
             output[...] = value
 

@@ -21,17 +21,23 @@ V1 = {
     "vocab_size": 512, "embedding_dim": D, "num_blocks": BLOCKS, "slstm_at": [1], "bias": True,
     "mlstm_block": {}, "slstm_block": {"slstm": {"recurrent_weight_init": "standard"}},
 }  # fmt: skip
-STD = {"small": math.sqrt(2 / (5 * D)), "wang": 2 / (BLOCKS * math.sqrt(D))}
 MLSTM, SLSTM = (f"xlstm_block_stack.blocks.{layer}" for layer in (0, 1))
 LAYER = "backbone.blocks.1"
+SMALL, WANG = math.sqrt(2 / (5 * D)), 2 / (BLOCKS * math.sqrt(D))
 DRAWN = {
-    "small": f"backbone.embeddings lm_head {LAYER}.mlstm_layer.q {LAYER}.mlstm_layer.k "
+    SMALL: f"backbone.embeddings lm_head {LAYER}.mlstm_layer.q {LAYER}.mlstm_layer.k "
     f"{LAYER}.mlstm_layer.v {LAYER}.ffn.proj_up_gate {LAYER}.ffn.proj_up token_embedding "
     f"{MLSTM}.xlstm.proj_up {MLSTM}.xlstm.q_proj {MLSTM}.xlstm.k_proj {MLSTM}.xlstm.v_proj "
     f"{SLSTM}.xlstm.igate {SLSTM}.xlstm.fgate {SLSTM}.xlstm.zgate {SLSTM}.xlstm.ogate "
     f"{SLSTM}.ffn.proj_up",
-    "wang": f"{LAYER}.mlstm_layer.out_proj {LAYER}.ffn.proj_down {MLSTM}.xlstm.proj_down "
+    WANG: f"{LAYER}.mlstm_layer.out_proj {LAYER}.ffn.proj_down {MLSTM}.xlstm.proj_down "
     f"{SLSTM}.ffn.proj_down",
+}
+"""Standard deviation -> the matrices that are normal with it."""
+UNIFORM = {
+    f"{MLSTM}.xlstm.conv1d.conv.weight": 0.5,
+    f"{SLSTM}.xlstm.conv1d.conv.weight": 0.5,
+    f"{SLSTM}.xlstm.slstm_cell._recurrent_kernel_": D**-0.5,
 }
 CONSTANT = {
     0: f"{MLSTM}.xlstm_norm.weight {MLSTM}.xlstm.proj_up.bias {MLSTM}.xlstm.q_proj.bias "
@@ -46,25 +52,18 @@ CONSTANT = {
 VALUES = init_params(XLSTMV1Config.from_dict(V1, strict=True), 0) | init_params(LARGE, seed=0)
 
 
-@each_of("kind", DRAWN)
-def test_matrices_are_normal_with_the_standard_deviation_of_the_papers(kind):
-    for name in DRAWN[kind].split():
-        value, std = VALUES[f"{name}.weight"], STD[kind]
-        error = 4 / math.sqrt(value.size)  # four standard errors of a mean
-        assert abs(value.mean()) < error * std, name
-        assert abs(value.std() / std - 1) < error, name
-        assert 3.0 < np.abs(value).max() / std < 6.5, name
-
-
-def test_convolutions_and_the_standard_recurrent_matrix_are_uniform():
-    bounds = {f"{layer}.xlstm.conv1d.conv.weight": 0.5 for layer in (MLSTM, SLSTM)}
-    for name, bound in (bounds | {f"{SLSTM}.xlstm.slstm_cell._recurrent_kernel_": D**-0.5}).items():
+def test_values_have_the_distributions_of_the_papers():
+    for std, names in DRAWN.items():
+        for name in names.split():
+            value = VALUES[f"{name}.weight"]
+            error = 4 / math.sqrt(value.size)  # four standard errors of a mean
+            assert abs(value.mean()) < error * std, name
+            assert abs(value.std() / std - 1) < error, name
+            assert 3.0 < np.abs(value).max() / std < 6.5, name
+    for name, bound in UNIFORM.items():
         value = VALUES[name]
         assert abs(value.std() * math.sqrt(3) / bound - 1) < 4 / math.sqrt(value.size)
         assert 0.98 * bound < np.abs(value).max() <= bound
-
-
-def test_norms_gates_and_biases_begin_with_constants_and_forget_gates_open():
     for constant, names in CONSTANT.items():
         for name in names.split():
             assert (VALUES[name] == constant).all(), name
@@ -105,9 +104,6 @@ def test_a_value_is_float32_and_depends_on_seed_and_name_alone():
     np.testing.assert_array_equal(value, same)
     assert not np.array_equal(value, initial_value(spec, 8))
     assert not np.array_equal(value, initial_value(replace(spec, name="other"), 7))
-
-
-@each_of("init", ["triangle:1", "normal", "zeros:1", "slstm_powerlaw:4"])
-def test_an_unknown_initialiser_is_refused_by_name(init):
-    with pytest.raises(ConfigError, match=f"parameter w has the initialiser '{init}'"):
-        initial_value(ParamSpec("w", (2, 2), init), seed=0)
+    for init in ("triangle:1", "normal", "zeros:1", "slstm_powerlaw:4"):
+        with pytest.raises(ConfigError, match=f"parameter w has the initialiser '{init}'"):
+            initial_value(ParamSpec("w", (2, 2), init), seed=0)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlxhog.backends import probes
 from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
 from mlxhog.backends.probes import computes_long_products
@@ -20,8 +19,8 @@ from mlxhog.models.ops import operators
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.reference import ops_torch
 from mlxhog.models.ops.reference.ops_torch import TorchOps, product_on_mps, sum_on_mps
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.backends.untrained import lay
+from tests.models.sample import config
 from tests.pairs import each_of
 
 LIMIT = operators.LONGEST_SUM
@@ -62,6 +61,10 @@ def integers(*shape):
     return values.requires_grad_()
 
 
+def plain_backend():
+    return TorchBackend("torch:cpu", threads=1, kernels="reference", share=GPUShare())
+
+
 @each_of(
     ("x", "w"),
     [
@@ -94,14 +97,10 @@ def test_no_product_of_operands_has_more_bytes_than_mps_multiplies_right(monkeyp
 @pytest.mark.usefixtures("on_mps")
 def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
     monkeypatch.setattr(ops_torch, "LONGEST_SUM", longest := 64)
-    model = XLSTMLargeConfig(
-        vocab_size=200, hidden_size=16, num_heads=2, num_hidden_layers=1, chunk_size=16
-    )
+    model = config(vocab_size=200, num_hidden_layers=1, chunk_size=16)
     tokens = np.random.default_rng(0).integers(1, 200, (2, 33), dtype=np.int32)
     batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
-    backend = lay(
-        TorchBackend("torch:cpu", threads=1, kernels="reference", share=GPUShare()), model
-    )
+    backend = lay(plain_backend(), model)
     with OnFaultyMPS(longest) as mps:
         loss, grads = backend.loss_and_grads(batch)
     assert np.isfinite(loss)
@@ -110,19 +109,14 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
     assert any(N == 16 and K == longest for _, K, N in mps.sizes), "the head's gradient is a sum"
 
 
-def test_the_probe_notices_a_device_that_adds_long_sums_wrong():
+@each_of(("split", "longest", "right"), [(False, LIMIT, False), (True, LIMIT, True),
+                                         (True, 20_000, False)])  # fmt: skip
+def test_the_probe_notices_a_device_that_adds_long_sums_wrong(split, longest, right):
     arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
     assert computes_long_products(arrays, ops)
-    dict(probes.exact())  # by the CPU
-    with OnFaultyMPS():
-        assert not computes_long_products(arrays, ops)
-
-
-@pytest.mark.usefixtures("on_mps")
-@each_of(("longest", "right"), [(LIMIT, True), (20_000, False)])
-def test_the_probe_passes_where_products_are_split(longest, right):
-    with OnFaultyMPS(longest):
-        arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
+    with pytest.MonkeyPatch.context() as patch, OnFaultyMPS(longest):
+        if split:
+            patch.setattr(TorchOps, "product", lambda _, x, w: product_on_mps(x, w))
         assert computes_long_products(arrays, ops) is right
 
 

@@ -46,7 +46,7 @@ def test_linears_of_any_size_are_right_in_every_block(rows, width, out, threads)
         assert_close(actual, expected, PRODUCT_F32)
 
 
-@pytest.mark.parametrize("chunk_size", [4, 64])
+@each_of("chunk_size", [4, 64])
 def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chunk_size):
     def kept(S):
         """Numbers kept between the forward and the backward pass; heads wider than the chunk."""
@@ -108,13 +108,6 @@ def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive():
     np.testing.assert_array_equal(view, np.arange(1000.0) * 2)
 
 
-def test_other_types_than_float32_are_refused():
-    with pytest.raises(TypeError):
-        NATIVE_TORCH.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0)
-    with pytest.raises(TypeError, match=r"take float32, got mlx\.core\.bfloat16"):
-        NATIVE_MLX.soft_cap(mx.zeros(3, mx.bfloat16), 1.0)
-
-
 # -- along the sequence ----------------------------------------------------------------------------
 
 
@@ -172,15 +165,19 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(run):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_regression_of_a_tiny_query_is_finite_and_of_an_infinite_one_is_not():
+def test_numbers_at_the_ends_of_float32_are_finite_and_nan_stays_in_its_row():
     q, k = draw(1, 4, 1, 3), draw(1, 4, 1, 3, seed=1)
     q[0, :3] *= np.array([1e-25, np.nan, 1e30], np.float32)[:, None, None]
     inputs = (q, k, -np.abs(draw(1, 4, 1, 1)), np.ones((1, 3), np.float32), None)
     (x, _), _ = REGRESSION.forward(*inputs, steps=20, keep=False, threads=1)
     assert np.isfinite(x).all(-1).ravel().tolist() == [True, False, False, True]
+    q = 1e3 * np.ones((1, 40, 1, 4), np.float32)  # scores too large to exponentiate
+    q[0, ::2] *= -1
+    (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, keep=False, threads=1)
+    np.testing.assert_allclose(out, q, rtol=1e-6)  # each sees only keys of its own sign
 
 
-@pytest.mark.parametrize("keep", [False, True])
+@each_of("keep", [False, True])
 def test_a_sequence_without_positions_leaves_the_state_as_it_is(keep):
     q, gate = draw(2, 0, 3, 4), draw(2, 0, 3)
     state = draw(2, 3, 4, 4), draw(2, 3, 4), draw(2, 3)
@@ -191,24 +188,24 @@ def test_a_sequence_without_positions_leaves_the_state_as_it_is(keep):
         np.testing.assert_array_equal(after, before)
 
 
-@each_of(
-    ("lengths", "window", "L", "expected"),
-    [
-        ([2], None, 9, "lengths has 2 at 0, expected 3 to 9"),
-        ([10], None, 9, "lengths has 10 at 0, expected 3 to 9"),
-        (None, -1, 9, "window must be 0 or more"),
-        (None, None, 2, "k has 2 positions, q 3"),
-    ],
-)
-def test_attention_refuses_what_it_would_read_past(lengths, window, L, expected):
+def attend(L=9, lengths=None, window=None):
     q, k = draw(1, 3, 2, 4), draw(1, L, 2, 4)
     counts = None if lengths is None else np.array(lengths, np.int32)
-    with pytest.raises(ValueError, match=expected):
-        ATTENTION.forward(q, k, k, lengths=counts, window=window, keep=False, threads=1)
+    ATTENTION.forward(q, k, k, lengths=counts, window=window, keep=False, threads=1)
 
 
-def test_attention_over_scores_too_large_to_exponentiate_is_finite():
-    q = 1e3 * np.ones((1, 40, 1, 4), np.float32)
-    q[0, ::2] *= -1
-    (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, keep=False, threads=1)
-    np.testing.assert_allclose(out, q, rtol=1e-6)  # each sees only keys of its own sign
+@each_of(
+    ("call", "error", "expected"),
+    [
+        (lambda: attend(lengths=[2]), ValueError, "lengths has 2 at 0, expected 3 to 9"),
+        (lambda: attend(lengths=[10]), ValueError, "lengths has 10 at 0, expected 3 to 9"),
+        (lambda: attend(window=-1), ValueError, "window must be 0 or more"),
+        (lambda: attend(L=2), ValueError, "k has 2 positions, q 3"),
+        (lambda: NATIVE_TORCH.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0), TypeError, None),
+        (lambda: NATIVE_MLX.soft_cap(mx.zeros(3, mx.bfloat16), 1.0), TypeError,
+         r"take float32, got mlx\.core\.bfloat16"),
+    ],
+)  # fmt: skip
+def test_what_an_operator_would_read_past_and_other_types_are_refused(call, error, expected):
+    with pytest.raises(error, match=expected):
+        call()

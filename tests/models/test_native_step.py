@@ -27,10 +27,9 @@ def model(name):
     return cfg, perturbed_params(cfg, seed=1)
 
 
-def native(cfg, params, *, threads):
-    result = lm_native.decoder(cfg, params, framework="torch", kernels="native", threads=threads)
-    assert result is not None
-    return result
+def native(cfg, params, *, threads=1, kernels="native"):
+    how = {"framework": "torch", "kernels": kernels, "threads": threads}
+    return lm_native.decoder(cfg, params, **how)
 
 
 def decode(decoder, tokens, state=None):
@@ -56,6 +55,10 @@ def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name):
     for layer, blocks in enumerate(zip(decoder.unpack(state), expected_state, strict=True)):
         for part, (result, recorded) in enumerate(zip(*blocks, strict=True)):
             assert_close(result, recorded, STATE_F32, label=f"part {part} of block {layer}")
+    _, half = PLAIN.logits(cfg, params, tokens[:, :5])  # to and from a state of the twin
+    logits, state = decode(decoder, tokens[:, 5:7], decoder.pack(half))
+    last, _ = PLAIN.logits(cfg, params, tokens[:, 7:], decoder.unpack(state))
+    assert_close(np.concatenate([logits, last], axis=1), expected[:, 5:], LOGITS_F32)
 
 
 @pytest.mark.slow
@@ -65,23 +68,11 @@ def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name, rows):
     cfg, params = model(name)
     tokens = np.random.default_rng(3).integers(0, cfg.vocab_size, (rows, 5)).astype(np.int32)
     logits, state = decode(native(cfg, params, threads=3), tokens)
-    one_by_one = native(cfg, params, threads=1)
+    one_by_one = native(cfg, params)
     for row in (*range(min(rows, 7)), rows - 1):
         alone, state_alone = decode(one_by_one, tokens[row : row + 1])
         np.testing.assert_array_equal(alone[0], logits[row])
         np.testing.assert_array_equal(state_alone[0], state[row])
-
-
-@each_of("name", ["plain", "v1, mixed"])
-def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name):
-    cfg, params = model(name)
-    tokens = np.random.default_rng(4).integers(0, 23, (2, 8)).astype(np.int32)
-    decoder = native(cfg, params, threads=1)
-    _, half = PLAIN.logits(cfg, params, tokens[:, :5])
-    logits, state = decode(decoder, tokens[:, 5:7], decoder.pack(half))
-    last, _ = PLAIN.logits(cfg, params, tokens[:, 7:], decoder.unpack(state))
-    expected, _ = PLAIN.logits(cfg, params, tokens)
-    assert_close(np.concatenate([logits, last], axis=1), expected[:, 5:], LOGITS_F32)
 
 
 @each_of(
@@ -92,30 +83,20 @@ def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name):
         ("v1, mixed", "xlstm_block_stack.blocks.1.xlstm.slstm_cell._bias_"),
     ],
 )
-def test_a_parameter_that_is_not_finite_shows_in_the_logits(name, parameter):
+def test_a_parameter_that_is_not_finite_shows_in_the_logits_and_a_wrong_token_is_named(
+    name, parameter
+):
     cfg, params = model(name)
     params[parameter][1] = np.nan
-    logits, _ = native(cfg, params, threads=1).step(
-        np.array([1], np.int32), native(cfg, params, threads=1).init_state(1)
-    )
+    decoder = native(cfg, params)
+    logits, _ = decoder.step(np.array([1], np.int32), decoder.init_state(1))
     assert np.isnan(logits).any()
-
-
-@each_of("name", ["plain", "v1, mixed"])
-def test_a_token_outside_the_vocabulary_is_named(name):
-    cfg, params = model(name)
-    decoder = native(cfg, params, threads=1)
     with pytest.raises(ValueError, match=r"token 23 in row 1 is outside \[0, 23\)"):
         decoder.step(np.array([0, 23], np.int32), decoder.init_state(2))
 
 
 def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32():
     cfg, params = model("plain")
-
-    def result(params, chosen):
-        chosen_step = lm_native.decoder(cfg, params, framework="torch", kernels=chosen, threads=1)
-        return chosen_step is not None
-
-    assert result(params, "native")
-    assert not result(params, "reference")
-    assert not result({name: value.astype(np.float16) for name, value in params.items()}, "native")
+    assert native(cfg, params) is not None
+    assert native(cfg, params, kernels="reference") is None
+    assert native(cfg, {name: x.astype(np.float16) for name, x in params.items()}) is None

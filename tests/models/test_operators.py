@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops as native
-from mlxhog.models.ops.mlstm import MOST_CHUNKS
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
+from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
 from tests.models.operators import (
     DIAGONALS,
@@ -37,13 +37,10 @@ from tests.models.operators import (
     scan,
     slstm,
 )
-from tests.models.sample import cell_inputs, slstm_inputs, slstm_state
-from tests.models.twins import EXACT, TWINS, Twin
+from tests.models.sample import slstm_inputs, slstm_state
+from tests.models.twins import EXACT, TWINS
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
-    CELL_EXTREME_F32,
-    CELL_F32,
-    CELL_GRADIENT_F32,
     FINITE_DIFFERENCE,
     GRADIENT_ANY_F32,
     ROUNDED_F16,
@@ -126,6 +123,7 @@ LAYERS = {
     "swiglu": Case("swiglu", {"gate": 4 * draw(3, 77), "up": draw(3, 77, seed=1)}),
     **{f"cross entropy of {V} words": cross_entropy(V, None) for V in (1, 5, 300)},
     "cross entropy below a cap": cross_entropy(9, 15.0),
+    "cross entropy of factors": cross_entropy(9, 15.0, factors=True),
     "a norm of small numbers": Case(
         "layer_norm", {"x": 1e-3 * draw(3, 4, 16), "w": draw(16)}, {"eps": 1e-5}
     ),
@@ -184,6 +182,12 @@ def test_an_operator_and_its_gradients_are_those_of_float64(twin, case):
     case.check(twin)
 
 
+def test_every_native_operator_is_compared():
+    operators = {name for name in vars(NativeOps) if not name.startswith("_")}
+    cases = (every | METAL_CASES | SPEEDS).values()
+    assert operators - {"apply", "constant", "multiplies"} == {case.op for case in cases}
+
+
 @pytest.mark.slow
 @all_twins
 @each_of("case", METAL_CASES.values(), ids=METAL_CASES)
@@ -199,14 +203,6 @@ def test_forgetting_at_any_speed_is_computed_exactly(twin, case):
     for result, exact in zip(results, expected, strict=True):
         assert_close(result, exact, SEQUENCE_F32)
     assert all(np.isfinite(grad).all() for grad in grads.values())
-
-
-@pytest.mark.parametrize("framework", ["torch", "mlx"])
-def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework):
-    case = mlstm(2 * MOST_CHUNKS + 3, chunk=1)
-    replace(case, result=CELL_EXTREME_F32, gradient=GRADIENT_ANY_F32).check(
-        Twin(framework, "reference")
-    )
 
 
 @each_of("case", [mlstm(5), slstm(2, 4, 2, 3, packed=True), conv(2, 5, 2, 3, packed=True),
@@ -230,43 +226,7 @@ def test_the_float64_gradients_are_the_change_of_the_results(case):
         assert_close((grads[name] * way).sum(), slope, FINITE_DIFFERENCE, label=name)
 
 
-# -- documents, pieces, rows -----------------------------------------------------------------------
-
-
-def cut(case, start, stop):
-    """The positions of a case from start to stop, without a state."""
-    long = {name for name in case.inputs if name not in {*"RbwA", "ridge", "C0", "n0", "m0", "h0",
-                                                         "c0", "state"}}  # fmt: skip
-    inputs = {
-        name: np.ascontiguousarray(x[:, start:stop]) if name in long else x
-        for name, x in case.inputs.items()
-        if name in long or name in {*"Rbw"}
-    }
-    return replace(case, inputs=inputs, fixed={k: v for k, v in case.fixed.items()})
-
-
-@all_twins
-@each_of("case", [mlstm(24, state=False), slstm(1, 24, 2, 4), conv(1, 24, 8, 4)],
-         ids=lambda case: case.op)  # fmt: skip
-def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin, case):
-    edges = (0, 9, 10, 12, 24)
-    starts = np.zeros((len(next(iter(case.inputs.values()))), 24), bool)
-    starts[:, edges[:-1]] = True
-    whole = cut(case, 0, 24)
-    if case.op == "mlstm_cell":  # the reset of a model at the first position of a document
-        whole.inputs["f"][:, edges[:-1]] = -25.0
-    else:
-        whole = replace(whole, fixed=case.fixed | {"starts": starts})
-    (h, *last), grads = twin.run(whole, whole.inputs, whole.fixed)
-    for start, stop in zip(edges, edges[1:], strict=False):
-        part = cut(whole, start, stop)
-        part.fixed.pop("starts", None)
-        results = twin.results(part, part.inputs, part.fixed)
-        assert_close(h[:, start:stop], results[0], case.result, label=f"from {start}")
-    if case.op != "mlstm_cell":  # whose m remembers
-        for one, alone in zip(last, results[1:], strict=True):
-            assert_close(one, alone, case.result)
-    assert all(np.isfinite(grad).all() for grad in grads.values())
+# -- documents and gates ---------------------------------------------------------------------------
 
 
 @all_twins
@@ -281,33 +241,6 @@ def test_the_memory_of_an_earlier_document_is_not_even_multiplied(twin):
     fresh, _ = twin.op("slstm_cell", *inputs.values())
     h, _ = twin.op("slstm_cell", *inputs.values(), state=slstm_state(2, 1, 3), starts=starts)
     np.testing.assert_array_equal(h, fresh)
-
-
-@all_twins
-def test_pieces_of_a_sequence_give_its_results_and_gradients(twin):
-    inputs = {
-        "mlstm_cell": cell_inputs(2, 12, 2, 4, 6, seed=0),
-        "slstm_cell": slstm_inputs(2, 12, 2, 5),
-    }
-    for op, x in inputs.items():
-        how = HOW if op == "mlstm_cell" else {}
-        own = [name for name in x if name not in "Rb"]
-
-        def call(ops, p, edges, op=op, own=own, how=how):
-            others = [value for name, value in p.items() if name not in own]
-            state, hs = None, []
-            for start, stop in zip(edges, edges[1:], strict=False):
-                part = [p[name][:, start:stop] for name in own]
-                h, state = getattr(ops, op)(*part, *others, state=state, **how)
-                hs.append(h)
-            return [ops.xp.concatenate(hs, 1), state[0], state[1]]
-
-        expected, wanted = twin.run(partial(call, edges=(0, 12)), x)
-        results, grads = twin.run(partial(call, edges=(0, 7, 8, 12)), x)
-        for one, exact in zip(results, expected, strict=True):
-            assert_close(one, exact, CELL_F32)
-        for name, exact in wanted.items():
-            assert_close(grads[name], exact, CELL_GRADIENT_F32, label=name)
 
 
 @all_twins

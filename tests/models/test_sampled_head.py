@@ -12,8 +12,12 @@ COUNTS = np.array([100, 0, 7, 2000, 1, 30, 30, 500, 3, 12])
 LABELS = np.array([[3, 7, IGNORED], [3, 0, 7]], np.int32)
 
 
-@given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=40), st.integers(0, 50))
-def test_probabilities_are_at_most_one_add_up_and_follow_the_weights(weights, n):
+@given(
+    st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=40),
+    st.integers(0, 50),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_probabilities_follow_the_weights_and_as_many_different_words_are_drawn(weights, n, start):
     w = np.array(weights)
     share = inclusion(w, n)
     assert ((share >= 0) & (share <= 1)).all()
@@ -22,17 +26,8 @@ def test_probabilities_are_at_most_one_add_up_and_follow_the_weights(weights, n)
     if below.any() and n:
         np.testing.assert_allclose(share[below] / w[below], (share[below] / w[below])[0])
         assert (w[~below] >= w[below].max()).all()
-
-
-@given(
-    st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=40),
-    st.integers(0, 50),
-    st.floats(0, 1, exclude_max=True),
-)
-def test_as_many_different_words_are_drawn_as_were_asked_for(weights, n, start):
-    chosen = systematic(inclusion(np.array(weights), n), start)
-    assert len(chosen) == min(n, len(weights))
-    assert len(np.unique(chosen)) == len(chosen)
+    chosen = systematic(share, start)
+    assert len(chosen) == len(np.unique(chosen)) == min(n, len(weights))
 
 
 @pytest.mark.slow
@@ -56,16 +51,10 @@ def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them():
     np.testing.assert_array_equal(result.ids[result.labels[counted]], LABELS[counted])
     np.testing.assert_array_equal(result.labels[~counted], LABELS[~counted])
     assert (result.log_inclusion[np.isin(result.ids, LABELS)] == 0).all()
-
-
-@pytest.mark.parametrize("n", [7, 50])
-def test_enough_draws_take_every_word_as_it_is(n):
-    result = SampledHead.of_counts(n, COUNTS).draw(LABELS, seed=0)
-    assert result.ids.tolist() == list(range(10))
-    assert not result.log_inclusion.any()
-
-
-def test_a_batch_without_targets_has_candidates_and_no_labels():
+    for n in (7, 50):  # enough draws take every word as it is
+        result = SampledHead.of_counts(n, COUNTS).draw(LABELS, seed=0)
+        assert result.ids.tolist() == list(range(10))
+        assert not result.log_inclusion.any()
     result = SampledHead.of_counts(4, COUNTS).draw(np.full((1, 3), IGNORED, np.int32), seed=0)
     assert result.count == 4
     assert (result.labels == IGNORED).all()

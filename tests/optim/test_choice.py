@@ -144,11 +144,6 @@ def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(name, numbe
 # -- step sizes by group, and which matrices are hidden --------------------------------------------
 
 
-def test_factors_of_one_change_nothing_and_none_is_built():
-    config = TrainConfig(strategy="serial", optimizer="muon", embedding_lr=1, head_lr="auto")
-    assert isinstance(optim.build(config, HIDDEN, groups=GROUPS), Muon)
-
-
 @each_of(
     ("vocabulary", "workers", "strategy", "lr", "factors"),
     [

@@ -1,28 +1,26 @@
 """The laws of every optimizer: its formula, ways to write, rows, state, decay, refusals."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.errors import ShapeError
 from mlxhog.optim import (
     SGD,
     AdamW,
     Adan,
-    Apollo,
-    ApolloMini,
     DelayFeedback,
     Grouped,
-    Lion,
     Momentum,
-    Muon,
-    Soap,
     Sparsified,
     Use,
     gradients,
 )
+from mlxhog.optim.choice import Sharing
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.sparsified import Selection
@@ -46,18 +44,14 @@ from tests.pairs import each_of
 LR, DECAY, SCALE = 0.05, 0.2, 0.5
 USE = Use(hidden=HIDDEN)
 SHARED = Use(hidden=HIDDEN, shared=True)
+OWN = {"apollo": {"rank": 3, "every": 3}, "soap": {"every": 3}}
 PLAIN = {
-    "sgd": SGD,
-    "momentum": Momentum,
-    "adamw": AdamW,
-    "adamw-shared": lambda **how: AdamW(use=SHARED, **how),
-    "lion": Lion,
-    "adan": Adan,
-    "apollo": lambda **how: Apollo(use=USE, rank=3, every=3, **how),
-    "apollo-mini": lambda **how: ApolloMini(use=USE, **how),
-    "muon": lambda **how: Muon(use=USE, **how),
-    "muon-shared": lambda **how: Muon(use=SHARED, **how),
-    "soap": lambda **how: Soap(use=USE, every=3, **how),
+    name: partial(kind, use=USE, **OWN.get(name, {})) for name, kind in OPTIMIZERS.known().items()
+}
+PLAIN |= {
+    f"{name}-shared": partial(kind.func, use=SHARED)
+    for name, kind in PLAIN.items()
+    if issubclass(kind.func, Sharing)
 }
 TENTH = Selection("topk", 0.1)
 FACTORS = {"embedding": 12.0, "bias": 1.5}

@@ -11,12 +11,7 @@ from mlxhog.parity.compute import engine_of
 
 @dataclass(frozen=True)
 class SignFault:
-    """One entry of a parameter's gradient has the wrong sign.
-
-    Attributes:
-        parameter: its name.
-        place: index into the flat gradient.
-    """
+    """One entry of a parameter's gradient has the wrong sign; `place` is its flat index."""
 
     parameter: str
     place: int

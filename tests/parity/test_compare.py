@@ -8,7 +8,7 @@ from mlxhog.parity.subject import ParitySide, ParitySubject
 from tests.models.sample import config
 from tests.pairs import each_of
 
-EXACT, SINGLE = ParitySide("numpy", "numpy"), ParitySide("torch:mps", "torch:mps")
+EXACT, SINGLE, CPU = (ParitySide(name, name) for name in ("numpy", "torch:mps", "torch:cpu"))
 
 
 def one(name, actual, expected, *, pairs=None, sides=(SINGLE, EXACT), conditions=None, **more):
@@ -25,8 +25,7 @@ def test_a_row_says_how_far_apart_relative_to_what_and_where():
     actual = expected.copy()
     actual[3, 8] -= 1.0
     row = one("hidden/1", actual, expected)
-    assert (row.max_abs, row.where, row.ok) == (1.0, (3, 8), False)
-    assert (row.got, row.wanted) == (43.0, 44.0)
+    assert (row.max_abs, row.where, row.got, row.wanted, row.ok) == (1, (3, 8), 43, 44, False)
     assert row.max_rel == pytest.approx(1 / 59)
     row = one("state/0/C", np.zeros((2, 3)), np.zeros((3, 2)))
     assert (row.ok, row.reason) == (False, "the shapes are (2, 3) and (3, 2)")
@@ -35,12 +34,9 @@ def test_a_row_says_how_far_apart_relative_to_what_and_where():
         assert (row.ok, row.where, row.max_abs, row.reason) == (False, (1,), None, "not finite")
 
 
-SMALL = np.array([1e-5, 3e-7, 0.0])
-LINE = np.linspace(-4, 4, 50)
-MOVED = 7.0 + np.array([0.0, 0.1, 0.2])
-START = {"w": np.full(3, 7.0)}
-SIGN = np.array([1.0, 1e-3, -0.5])
-TINY = np.array([0.0, 1e-4, 2e-4])
+SMALL, LINE = np.array([1e-5, 3e-7, 0.0]), np.linspace(-4, 4, 50)
+MOVED, START = 7.0 + np.array([0.0, 0.1, 0.2]), {"w": np.full(3, 7.0)}
+SIGN, TINY = np.array([1.0, 1e-3, -0.5]), np.array([0.0, 1e-4, 2e-4])
 
 
 def last_places(value, units):
@@ -75,27 +71,28 @@ def test_a_difference_is_allowed_by_the_scale_and_the_condition_of_its_tensor(
     assert one(name, actual, expected, conditions=conditions, start=start, steps=3).ok is ok
 
 
-CPU = ParitySide("torch:cpu", "torch:cpu")
-
-
-@each_of(("off", "side", "ok"), [(1e-6, SINGLE, True), (1e-6, CPU, False), (1e-7, CPU, True)])
-def test_a_small_gradient_is_measured_by_its_own_noise_between_backends_that_have_it(off, side, ok):
-    expected = {"grad/large": np.array([1.0]), "grad/small": np.array([1e-4])}
-    conditions = {name: 1e-8 for name in expected} | {f"noise/{name}": 1e-8 for name in expected}
-    actual = expected | {"grad/small": np.array([1e-4 + off])}
+@each_of(
+    ("off", "largest", "side", "noise", "ok"),
+    [
+        (1e-7, 2.0, SINGLE, None, True),  # by the other gradients, if it should vanish
+        (1e-6, 2.0, SINGLE, None, False),
+        (1e-6, 1.0, SINGLE, 1e-8, True),
+        (1e-6, 1.0, CPU, 1e-8, False),  # by its own noise, between backends that have it
+        (1e-7, 1.0, CPU, 1e-8, True),
+    ],
+)
+def test_a_small_gradient_is_measured_by_the_others_or_by_its_noise(off, largest, side, noise, ok):
+    expected = {"grad/large": np.array([largest]), "grad/small": np.array([noise and 1e-4 or 0.0])}
+    conditions = {}
+    for name in expected if noise else ():
+        conditions |= {name: 1e-8, f"noise/{name}": noise}
+    actual = expected | {"grad/small": expected["grad/small"] + off}
     assert one("", actual, expected, conditions=conditions, sides=(side, EXACT)).ok is ok
-
-
-@each_of(("error", "ok"), [(1e-7, True), (1e-6, False)])
-def test_a_gradient_that_should_vanish_is_measured_by_the_others(error, ok):
-    expected = {"grad/w": np.array([2.0]), "grad/closed": np.array([0.0])}
-    assert one("", expected | {"grad/closed": np.array([error])}, expected).ok is ok
 
 
 def test_every_side_meets_the_reference_and_itself_and_the_first_disagreement_is_named():
     sides = [ParitySide(name, name) for name in ("numpy", "torch:cpu", "mlx:cpu")]
-    exact = {"hidden/0": np.ones(1), "hidden/1": np.ones(1), "logits": np.ones(1)}
-    exact |= {"stepwise/logits": np.ones(1)}
+    exact = {n: np.ones(1) for n in ("hidden/0", "hidden/1", "logits", "stepwise/logits")}
     wrong = exact | {"hidden/1": np.full(1, 1.1), "logits": np.full(1, 9.0)}
     computed = {"numpy": exact, "torch:cpu": exact, "mlx:cpu": wrong}
     subject = ParitySubject(title="made up", cfg=config())
@@ -109,17 +106,6 @@ def test_every_side_meets_the_reference_and_itself_and_the_first_disagreement_is
     assert compare.first_bad(list(reversed(rows)), computed).what == "hidden/1"
 
 
-# -- conditions ------------------------------------------------------------------------------------
-
-
-def conditions_of(results, inputs):
-    others, conditions = tolerances.split(
-        dict(tolerances.measure(dict(results(inputs)), inputs, results))
-    )
-    assert not others
-    return conditions
-
-
 def test_a_condition_is_how_far_a_result_moves_when_its_inputs_are_rounded():
     def results(x):
         a, b = x["a"].astype(np.float64), x["b"].astype(np.float64)
@@ -129,7 +115,7 @@ def test_a_condition_is_how_far_a_result_moves_when_its_inputs_are_rounded():
         yield "after/sgd/a", a + 0.25  # its way counts, not where it began
 
     inputs = {"a": np.full(50, 1.0, np.float32), "b": np.full(50, 0.9999, np.float32)}
-    conditions = conditions_of(results, inputs)
+    conditions = tolerances.measure(dict(results(inputs)), inputs, results)
     assert conditions["grad/adds"] < 1e-7
     assert 1e-4 < conditions["grad/cancels"] < 1e-2
     assert conditions["grad/kink"] == 1.0 / 16.0

@@ -44,14 +44,16 @@ def small(B=2, S=9, steps=2, seed=1, **changes):
     return ParitySubject(title="small", cfg=cfg, steps=steps, inputs=params, fixed=fixed)
 
 
-# -- subjects and sides ----------------------------------------------------------------------------
-
-
-def test_the_published_model_is_refused_before_anything_is_drawn():
-    source = open_subject("config", "7b", Path("runs"))
+def test_sides_are_chosen_by_name_and_a_model_that_is_too_large_before_anything_is_drawn():
+    names = [side.name for side in choose("mlx:cpu,numpy,torch:cpu", "all")[0]]
+    assert names == ["numpy", "torch:cpu", TORCH_PLAIN.name, "mlx:cpu", MLX_PLAIN.name]
+    (only,), _ = choose("mlx:cpu", "reference")
+    assert (only.name, only.kernels) == (MLX_PLAIN.name, "reference")
+    with pytest.raises(ConfigError, match="no backend 'numpi'.*did you mean 'numpy'"):
+        choose("numpi", "all")
     chosen, _ = choose("numpy,torch:cpu", "auto")
     with pytest.raises(EnvironmentLacks, match=r"7b needs about \d+ GB in 2 processes"):
-        check_memory(source, chosen)
+        check_memory(open_subject("config", "7b", Path("runs")), chosen)
 
 
 def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size():
@@ -61,15 +63,6 @@ def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size():
     assert perturbed(inputs, "zero", 0).all()
     with pytest.raises(ConfigError, match="no parameter 'zer'; did you mean 'zero'"):
         perturbed(inputs, "zer", 0)
-
-
-def test_who_computes_is_chosen_by_name():
-    names = [side.name for side in choose("mlx:cpu,numpy,torch:cpu", "all")[0]]
-    assert names == ["numpy", "torch:cpu", TORCH_PLAIN.name, "mlx:cpu", MLX_PLAIN.name]
-    (only,), _ = choose("mlx:cpu", "reference")
-    assert (only.name, only.kernels) == (MLX_PLAIN.name, "reference")
-    with pytest.raises(ConfigError, match="no backend 'numpi'.*did you mean 'numpy'"):
-        choose("numpi", "all")
 
 
 # -- what is right agrees, and what is wrong is found ----------------------------------------------
@@ -121,9 +114,21 @@ def test_a_fault_in_the_precision_of_float32_disagrees(monkeypatch, fault):
     engine, (operator, kind) = compute.engine_of(MLX_PLAIN), FAULTS[fault]
     wrong = fault(getattr(engine.ops, operator), MLXArrays("cpu", 1))
     monkeypatch.setattr(engine.ops, operator, wrong)
-    results = {NUMPY.name: dict(probes.exact()), MLX_PLAIN.name: dict(engine.probes())}
-    rows, _ = compare_all(small(), [NUMPY, MLX_PLAIN], results)
+    by_side = {
+        NUMPY.name: (dict(probes.exact()), {}),
+        MLX_PLAIN.name: (dict(engine.probes()), {}),
+    }
+    rows, _ = compare_all(small(), [NUMPY, MLX_PLAIN], by_side)
     assert kind in {row.kind for row in rows if not row.ok}
+
+
+@pytest.mark.slow
+def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure():
+    subject = small(steps=0)
+    unused = replace(subject, inputs=subject.inputs | {"unused": np.ones(3, np.float32)})
+    comparison = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
+    assert comparison.missed
+    assert not comparison.ok
 
 
 # -- optimizers ------------------------------------------------------------------------------------
@@ -141,15 +146,14 @@ def worst_steps():
     return {rule: max(float(off[0]) for off in apart.values()) for rule, _, apart in steps}
 
 
-def test_our_steps_are_what_the_formula_makes_of_the_same_gradients():
-    assert max(worst_steps().values()) < tolerances.STEP
-
-
 @pytest.mark.parametrize(
     ("name", "wrong", "rule"),
     [("MOMENTUM", 0.9001, "momentum"), ("EPS", 1.01e-2, "adamw"), ("BETA2", 0.9501, "adamw")],
 )
-def test_a_slightly_wrong_constant_of_an_optimizer_is_found(name, wrong, rule, monkeypatch):
+def test_steps_are_the_formulas_and_a_slightly_wrong_constant_is_found(
+    name, wrong, rule, monkeypatch
+):
+    assert max(worst_steps().values()) < tolerances.STEP
     right = optimizers.Formula.step
 
     def step(formula, grads):
@@ -170,15 +174,6 @@ class Deadly:
 
     def __reduce__(self):
         return os.abort, ()
-
-
-@pytest.mark.slow
-def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure():
-    subject = small(steps=0)
-    unused = replace(subject, inputs=subject.inputs | {"unused": np.ones(3, np.float32)})
-    comparison = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
-    assert comparison.missed
-    assert not comparison.ok
 
 
 def test_a_child_that_dies_or_fails_is_named_with_its_last_words():

@@ -5,14 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mlxhog.strategies.in_order import SimulatedStaleness
+from mlxhog.strategies.in_order import Course, SimulatedStaleness
 from tests.pairs import each_of
 
 STEPS = 4000
 
 
 def steps(text, seed=0, n=STEPS):
-    course = SimulatedStaleness.parse(text).course(seed)
+    course = Course(SimulatedStaleness.parse(text), seed)
     return [course.at(step) for step in range(n)]
 
 
@@ -30,7 +30,7 @@ def test_drawn_ages_have_the_requested_mean_and_depend_on_seed_and_step_alone(te
     drawn, rule = [step.staleness for step in steps(text)], SimulatedStaleness.parse(text)
     assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
     assert max(drawn) <= rule.most == most
-    assert rule.course(0).at(49).staleness == drawn[49]
+    assert Course(rule, 0).at(49).staleness == drawn[49]
     assert [step.staleness for step in steps(text, seed=1)] != drawn
 
 

@@ -34,30 +34,25 @@ def launch(name, values=1.0, *, lockstep=False):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "value", "lockstep", "message"),
-    [
+def test_a_planted_fault_is_found_at_its_line_and_a_kernel_that_fails_by_itself_is_none(
+    shim_cache, compiler
+):
+    for name, value, lockstep, message in (
         ("past_the_end", 1.0, False, "heap-buffer-overflow"),
         ("past_the_tile", 1.0, True, "heap-buffer-overflow"),
         ("signed_overflow", 40000.0, False, "signed integer overflow"),
         ("long_shift", 32.0, False, "shift exponent 32 is too large"),
-    ],
-)
-def test_a_planted_fault_is_found_at_its_line(shim_cache, name, value, lockstep, message):
-    report = sanitize.report(
-        launch(name, value, lockstep=lockstep), "address", directory=shim_cache
-    )
-    assert message in report
-    assert "planted.h:" in report
-
-
-@pytest.mark.slow
-def test_a_planted_race_between_launches_is_found(shim_cache, compiler):
-    report = sanitize.report(
-        launch("one_word"), "thread", directory=shim_cache, compiler=compiler, launches=2
-    )
+    ):
+        planted = launch(name, value, lockstep=lockstep)
+        report = sanitize.report(planted, "address", directory=shim_cache)
+        assert message in report
+        assert "planted.h:" in report
+    race = {"compiler": compiler, "launches": 2}  # between launches
+    report = sanitize.report(launch("one_word"), "thread", directory=shim_cache, **race)
     assert "data race" in report
     assert "planted.h:" in report
+    with pytest.raises(MetalError, match="lockstep=True"):
+        sanitize.report(launch("past_the_tile"), "address", directory=shim_cache)
 
 
 def test_a_planted_missing_barrier_gives_wrong_values_under_chaos(host_engine):
@@ -94,22 +89,9 @@ def reports(shim_cache):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
-def test_kernels_read_and_write_inside_their_buffers(reports, name):
-    """Also with fibers that switch at random, and nothing that C++ leaves undefined."""
-    assert reports[name, "address"].result() == ""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SAMPLES)
-def test_launches_at_once_on_shared_parameters_do_not_race(reports, name):
-    """Two launches with four threads in all."""
-    assert reports[name, "thread"].result() == ""
-
-
-@pytest.mark.slow
-def test_a_kernel_that_fails_by_itself_is_no_finding(shim_cache):
-    with pytest.raises(MetalError, match="lockstep=True"):
-        sanitize.report(launch("past_the_tile"), "address", directory=shim_cache)
+def test_kernels_stay_inside_their_buffers_and_launches_at_once_do_not_race(reports, name):
+    """Also with fibers that switch at random, and two launches with four threads in all."""
+    assert [reports[name, kind].result() for kind in ("address", "thread")] == ["", ""]
 
 
 @pytest.mark.slow

@@ -12,9 +12,8 @@ from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report.views import StatusLine
 from mlxhog.training import batch_size, memory
-from mlxhog.training.batch_size import BatchSpeed, choose, limit_of
+from mlxhog.training.batch_size import BatchChoice, BatchSpeed, choose, limit_of
 from mlxhog.training.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan import make_plan
 from tests.training.small import Messages, small_config
@@ -59,71 +58,42 @@ def test_workers_add_up_what_delays_a_few_gradients_does_not_count_and_time_is_l
     assert choice.why == "gradients of 2 sequences would take the measurement over 20 s"
 
 
-# -- the measurement -------------------------------------------------------------------------------
-
-
-class FakeChild:
-    """One of two workers whose gradients take a second per sequence, and fail from some batch on.
-
-    Neither is waited for before both have begun.
-    """
+def test_a_worker_that_fails_bounds_the_batch_and_one_sequence_at_least_is_needed():
+    def measure(n, rest_s):
+        if n >= fails_from:
+            raise Failed("MemoryError: out of memory")
+        return [(n * 32, [float(n)] * 2)] * 2
 
     fails_from = 4
-    begun = 0
+    choice = choose(1024, "", 60.0, lambda n, rest_s: [(n * 32, [1.0])] if n < 4 else measure(n, 0))
+    assert (choice.sequences, len(choice.speeds)) == (2, 2)
+    assert choice.why == "a worker fails with 4 sequences (MemoryError: out of memory)"
+    fails_from = 1
+    with pytest.raises(EnvironmentLacks, match="cannot compute 1 sequence: .*give --batch-size a"):
+        choose(1024, "", 60.0, measure)
 
-    def __init__(self, *, promises):
-        self.result = None
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def start(self, function, plan, rank, sequences, *limit_s):
-        assert (function is batch_size.gradient_times) == bool(limit_s)
-        FakeChild.begun += 1
-        self.result = (sequences * 32, [float(sequences)] * 2) if limit_s else None
-        self.failed = sequences >= self.fails_from
-
-    def take(self, timeout_s):
-        assert FakeChild.begun % 2 == 0
-        if self.failed:
-            raise Failed("MemoryError: out of memory")
-        return self.result
-
+# -- the measurement -------------------------------------------------------------------------------
 
 TWO = {"workers": "mlx:cpu*2"}
 
 
-def test_a_worker_that_fails_bounds_the_batch_and_a_resume_keeps_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_size, "Child", FakeChild)
-    monkeypatch.setattr(batch_size, "LEAST_RISE", -1.0)
-    monkeypatch.setattr(batch_size, "MEASURE_S", 60.0)
-    shown, messages = [], Messages()
-    monkeypatch.setattr(StatusLine, "show", lambda _, text: shown.append(text))
-    config = small_config(tmp_path, batch_size="auto", steps=3, **TWO)
+def test_the_chosen_batch_is_that_of_the_run_and_of_a_resume(tmp_path, monkeypatch):
+    choice = BatchChoice(2, "so it is", (BatchSpeed(1, 32.0, 1.0), BatchSpeed(2, 64.0, 1.0)))
+    monkeypatch.setattr(batch_size, "measured", lambda plan, *, progress: choice)
+    messages, config = Messages(), small_config(tmp_path, batch_size="auto", steps=3, **TWO)
     first = train(config, observer=messages)
-    assert shown == [
-        f"measuring tokens/s with {n} in a batch"
-        for n in ("1 sequence", "2 sequences", "4 sequences")
-    ]
-    (line,) = (text for text in messages if text.startswith("batch_size auto: "))
-    assert "2 sequences, because a worker fails with 4 sequences (MemoryError: out of" in line
+    assert any("batch_size auto: 2 sequences, because so it is" in text for text in messages)
     assert first.tokens == 3 * 2 * 32
     directory = Path(first.run)
     assert yaml.safe_load((directory / "config.yaml").read_text())["batch_size"] == 2
     kept = Run(directory).read_status()["batch_size"]
-    assert (kept["sequences"], [one["tokens_per_s"] for one in kept["tokens_per_s"]]) == (
-        2,
-        [64] * 2,
-    )
-    monkeypatch.setattr(FakeChild, "fails_from", 1)
+    assert kept["sequences"] == 2
+    assert [one["tokens_per_s"] for one in kept["tokens_per_s"]] == [32.0, 64.0]
+    monkeypatch.delattr(batch_size, "measured")
     again = train(replace(config, resume=first.run), observer=messages)
     assert (again.steps, again.tokens) == (6, 6 * 2 * 32)
     assert any("2 sequences, because the run began with it" in text for text in messages)
-    with pytest.raises(EnvironmentLacks, match="cannot compute 1 sequence: .*give --batch-size a"):
-        make_plan(config)
 
 
 @pytest.mark.slow

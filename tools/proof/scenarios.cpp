@@ -97,36 +97,33 @@ std::string all_adds_are_there(const State& state) {
   return read_data(0) == state.notes[kAdds] ? "" : "an add under the lock is lost";
 }
 
-Scenario lock_scenario(const char* name, const char* claim) {
+template <class... Words>
+Scenario lock_scenario(const char* name, const char* claim, std::vector<proof::Thread> threads, const Words&... words) {
   shared = {};
   for (auto& entry : shared.workers) entry.generation = kFirst;
-  Scenario s{name, claim, {}, {}, all_adds_are_there};
-  add_places(s, shared.locks[0], shared.data[0]);
+  shared.workers[0].pid = static_cast<std::int64_t>(threads[0].pid), shared.workers[0].start_time = threads[0].start_time;
+  Scenario s{name, claim, std::move(threads), {}, all_adds_are_there};
+  add_places(s, shared.locks[0], shared.data[0], words...);
   return s;
 }
 
+WorkerEntry& first_entry = shared.workers[0];
+
 Scenario exclusion() {
-  Scenario s = lock_scenario("exclusion", "three workers and one lock: every add is kept");
-  s.threads = {{adds(1, kFirst, 2)}, {adds(2)}, {adds(3)}};
-  return s;
+  return lock_scenario("exclusion", "three workers and one lock: every add is kept",
+                       {{adds(1, kFirst, 2)}, {adds(2)}, {adds(3)}});
 }
 
 Scenario takeover() {
-  Scenario s = lock_scenario("takeover", "a worker dies anywhere and is reaped: the others go on and lose no add");
-  add_places(s, shared.workers[0].dead);
   const Body reap = [] {
     wait_for(0);
     mark_dead(1);
   };
-  s.threads = {{adds(1), kMortal}, {adds(2)}, {adds(3)}, {reap}};
-  return s;
+  return lock_scenario("takeover", "a worker dies anywhere and is reaped: the others go on and lose no add",
+                       {{adds(1), kMortal}, {adds(2)}, {adds(3)}, {reap}}, first_entry.dead);
 }
 
 Scenario replacement() {
-  Scenario s = lock_scenario("replacement", "the dead worker's slot goes to a new one: nobody mistakes it for the dead");
-  WorkerEntry& entry = shared.workers[0];
-  add_places(s, entry.dead, entry.generation, entry.pid, entry.start_time);
-  entry.pid = 101, entry.start_time = 7;
   const Body replace = [] {
     wait_for(0);
     mark_dead(1);
@@ -134,27 +131,24 @@ Scenario replacement() {
     start_thread(3);
     seated(1, 104, 9);
   };
-  s.threads = {{adds(1), kMortal, true, 101, 7}, {adds(2)}, {replace}, {adds(1, kSecond), false, false, 104, 9}};
-  return s;
+  return lock_scenario("replacement", "the dead worker's slot goes to a new one: nobody mistakes it for the dead",
+                       {{adds(1), kMortal, true, 101, 7}, {adds(2)}, {replace}, {adds(1, kSecond), false, false, 104, 9}},
+                       first_entry.dead, first_entry.generation, first_entry.pid, first_entry.start_time);
 }
 
 Scenario orphaned() {
-  Scenario s = lock_scenario("no supervisor", "nobody reaps the dead worker: the kernel's word is enough");
-  WorkerEntry& entry = shared.workers[0];
-  add_places(s, entry.dead, entry.pid, entry.start_time);
-  entry.pid = 101, entry.start_time = 7;
-  s.threads = {{adds(1), kMortal, true, 101, 7}, {adds(2)}, {adds(3)}};
-  return s;
+  return lock_scenario("no supervisor", "nobody reaps the dead worker: the kernel's word is enough",
+                       {{adds(1), kMortal, true, 101, 7}, {adds(2)}, {adds(3)}}, first_entry.dead, first_entry.pid,
+                       first_entry.start_time);
 }
 
 Scenario swept() {
-  Scenario s = lock_scenario("sweep", "the supervisor frees a dead worker's locks while another waits for one");
   const Body sweep = [] {
     wait_for(0);
     sweep_locks(shared.locks, 1, 1, -1);
   };
-  s.threads = {{adds(1), kMortal}, {adds(2)}, {sweep}};
-  return s;
+  return lock_scenario("sweep", "the supervisor frees a dead worker's locks while another waits for one",
+                       {{adds(1), kMortal}, {adds(2)}, {sweep}});
 }
 
 // ---- the ticket ledger ----------------------------------------------------------------------------
@@ -236,9 +230,10 @@ std::string all_tickets_once(const State& state, std::uint64_t ring) {
 }
 
 // `updates` is of a scenario that reads the first two updates.
-Scenario ledger_scenario(const char* name, const char* claim, std::uint64_t ring = 2, bool updates = false) {
+Scenario ledger_scenario(const char* name, const char* claim, std::vector<proof::Thread> threads,
+                         std::uint64_t ring = 2, bool updates = false) {
   shared = {};
-  Scenario s{name, claim, {}, {}, [=](const State& state) { return all_tickets_once(state, ring); }};
+  Scenario s{name, claim, std::move(threads), {}, [=](const State& state) { return all_tickets_once(state, ring); }};
   LedgerWords& words = shared.ledger;
   add_places(s, words.next.value, words.watermark.value, words.returns.value, words.noticed.value, words.torn.value);
   for (std::uint64_t i = 0; i < ring; ++i) add_places(s, shared.slots[i]);
@@ -247,41 +242,36 @@ Scenario ledger_scenario(const char* name, const char* claim, std::uint64_t ring
 }
 
 Scenario laps() {
-  Scenario s = ledger_scenario("laps", "two workers go round a ring of two: every ticket once");
-  s.threads = {{works(2, 1, 2)}, {works(2, 2)}};
-  return s;
+  return ledger_scenario("laps", "two workers go round a ring of two: every ticket once",
+                         {{works(2, 1, 2)}, {works(2, 2)}});
 }
 
 Scenario slow_claimer() {
-  Scenario s = ledger_scenario("slow claimer", "a claimer is taken for dead and others go round the ring: every ticket once", 1);
   const Body sweeps_and_works = [] {
     sweep(1);
     works(1, 2, 2)();
   };
-  s.threads = {{works(1, 1)}, {sweeps_and_works}};
-  return s;
+  return ledger_scenario("slow claimer", "a claimer is taken for dead and others go round the ring: every ticket once",
+                         {{works(1, 1)}, {sweeps_and_works}}, 1);
 }
 
 Scenario death() {
-  Scenario s = ledger_scenario("death", "a worker dies anywhere, is reaped and swept after: every ticket once or torn", 1);
-  s.threads = {{works(1, 1), kMortal}, {works(1, 2)}, {reaps(1)}};
-  return s;
+  return ledger_scenario("death", "a worker dies anywhere, is reaped and swept after: every ticket once or torn",
+                         {{works(1, 1), kMortal}, {works(1, 2)}, {reaps(1)}}, 1);
 }
 
 Scenario checkpoint() {
-  Scenario s = ledger_scenario("checkpoint", "whoever learns that a ticket is done sees its update", 2, true);
   const Body observe = [] {
     const char* const claim = "position() counts a ticket whose update is not visible";
     const auto [watermark, done, torn] = ledger(2).position();
     require_updates(0, watermark, claim);
     for (const std::uint64_t ticket : done) require_updates(ticket, ticket + 1, claim);
   };
-  s.threads = {{works(2, 1)}, {works(2, 2)}, {observe}};
-  return s;
+  return ledger_scenario("checkpoint", "whoever learns that a ticket is done sees its update",
+                         {{works(2, 1)}, {works(2, 2)}, {observe}}, 2, true);
 }
 
 Scenario watcher() {
-  Scenario s = ledger_scenario("watcher", "state() and watermark() call a ticket done only with its update", 2, true);
   const Body states = [] {
     for (const std::uint64_t ticket : {0, 1})
       if (ledger(2).state(ticket) == TicketState::kDone)
@@ -290,26 +280,23 @@ Scenario watcher() {
   const Body watermark = [] {
     require_updates(0, ledger(2).watermark(), "watermark() passed an update that is not visible");
   };
-  s.threads = {{works(2, 1, 2)}, {states}, {watermark}};
-  return s;
+  return ledger_scenario("watcher", "state() and watermark() call a ticket done only with its update",
+                         {{works(2, 1, 2)}, {states}, {watermark}}, 2, true);
 }
 
 Scenario given_back() {
-  Scenario s = ledger_scenario("give back", "a returned ticket is found again without a sweep");
-  s.threads = {{returns(1)}, {works(2, 2, 2)}};
-  return s;
+  return ledger_scenario("give back", "a returned ticket is found again without a sweep",
+                         {{returns(1)}, {works(2, 2, 2)}});
 }
 
 Scenario returns_race() {
-  Scenario s = ledger_scenario("two returns", "returned tickets are found while others search for them");
-  s.threads = {{returns(1)}, {returns(2)}};
-  return s;
+  return ledger_scenario("two returns", "returned tickets are found while others search for them",
+                         {{returns(1)}, {returns(2)}});
 }
 
 Scenario unannounced() {
-  Scenario s = ledger_scenario("unannounced", "a worker dies between returning a ticket and saying so: it is found");
-  s.threads = {{returns(1), kMortal}, {works(2, 2)}, {reaps(2)}};
-  return s;
+  return ledger_scenario("unannounced", "a worker dies between returning a ticket and saying so: it is found",
+                         {{returns(1), kMortal}, {works(2, 2)}, {reaps(2)}});
 }
 
 // Takes a certain ticket.
@@ -319,36 +306,35 @@ void deal(std::uint64_t ticket, std::uint32_t owner) {
 }
 
 Scenario dealt() {
-  Scenario s = ledger_scenario("dealt tickets", "tickets dealt to workers, one of which dies: every ticket once or torn");
   const Body supervise = [] {
     deal(1, 2);
     wait_for(0);
     ledger(2).reap(1);
     deal(0, 3);
   };
-  s.threads = {{[] { deal(0, 1); }, kMortal}, {supervise}};
-  return s;
+  return ledger_scenario("dealt tickets", "tickets dealt to workers, one of which dies: every ticket once or torn",
+                         {{[] { deal(0, 1); }, kMortal}, {supervise}});
 }
 
 Scenario round_robin() {
-  Scenario s = ledger_scenario("round robin", "turns by state(): the next worker sees the update of the one before", 2, true);
   const Body second = [] {
     TicketLedger tickets = ledger(2);
     if (!tickets.claim_exact(1, 2)) return;
     if (tickets.state(0) == TicketState::kDone) require_updates(0, 1, "the turn came before the update of the turn before");
     apply(tickets, 1, 2);
   };
-  s.threads = {{[] { deal(0, 1); }}, {second}};
-  return s;
+  return ledger_scenario("round robin", "turns by state(): the next worker sees the update of the one before",
+                         {{[] { deal(0, 1); }}, {second}}, 2, true);
 }
 
 // The budget of a run in steps is an end among its tickets.
 constexpr std::uint64_t kBudget = 1;
 
 Scenario budget() {
-  Scenario s = ledger_scenario("budget", "a worker dies, others go on: no ticket behind the budget's end, the one before it once or torn");
   const auto spends = [](std::uint32_t owner) { return works(2, owner, 1, kBudget); };
-  s.threads = {{spends(1), kMortal}, {spends(2)}, {reaps(2, spends(3))}};
+  Scenario s = ledger_scenario(
+      "budget", "a worker dies, others go on: no ticket behind the budget's end, the one before it once or torn",
+      {{spends(1), kMortal}, {spends(2)}, {reaps(2, spends(3))}});
   s.finish = [once = s.finish](const State& state) -> std::string {
     if (load(&shared.ledger.next.value) > kBudget) return "a ticket behind the end of the budget was handed out";
     return once(state);

@@ -6,13 +6,6 @@ const Site* calling = nullptr;
 
 namespace {
 
-struct Pending {
-  Step step;
-};
-struct Broken {
-  std::string claim;
-};
-
 constexpr const char* kKinds[] = {"load", "store", "add", "swap", "fence", "", "", "start", "join", "gone", "note"};
 
 // The values to run a thread with; null while `finish` works on memory itself.
@@ -125,11 +118,11 @@ std::uint64_t perform(const Step& step) {
     return old;
   }
   if (used < given->size()) return (*given)[used++];
-  throw Pending{step};
+  throw step;
 }
 
 void require(bool holds, const char* claim) {
-  if (!holds) throw Broken{claim};
+  if (!holds) throw std::runtime_error(claim);
 }
 
 Search::Search(Scenario scenario, Weakening weakening)
@@ -154,11 +147,9 @@ void Search::find_next(int thread, Node& node) {
   try {
     scenario_.threads[thread].body();
     node.over = true;
-  } catch (const Pending& pending) {
-    node.next = pending.step;
+  } catch (const Step& step) {
+    node.next = step;
     weaken(node.next);
-  } catch (const Broken& broken) {
-    node.wrong = broken.claim;
   } catch (const std::exception& error) {
     node.wrong = error.what();
   }
@@ -330,8 +321,6 @@ std::string Search::finish(const State& state) const {
     last[scenario_.places[p].at] = state.memory[p].messages[state.memory[p].count - 1].value;
   try {
     return scenario_.finish(state);
-  } catch (const Broken& broken) {
-    return broken.claim;
   } catch (const std::exception& error) {
     return error.what();
   }

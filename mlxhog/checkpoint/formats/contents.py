@@ -50,13 +50,7 @@ def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict
 def our_config_json(
     model: ModelConfig, *, dtype: np.dtype[Any], portable: bool = False
 ) -> dict[str, Any]:
-    """Return config.json, from which `families.read` makes the model again.
-
-    Args:
-        model: the model.
-        dtype: type of the weights.
-        portable: replace kernels of another package by `PORTABLE`.
-    """
+    """Return config.json, from which `families.read` makes the model again."""
     if model.hf != "class":
         fields = model.to_dict() | {"dtype": dtype.name}
         names = _OF_AN_EXPORT if model.hf == "code" else ()
@@ -86,10 +80,6 @@ def generation_json(config: Mapping[str, Any], tokens: Iterable[int]) -> dict[st
     """Return generation_config.json, by which `generate` of transformers draws tokens only.
 
     The embedding has more rows than there are tokens: their number is rounded up.
-
-    Args:
-        config: the fields of config.json.
-        tokens: the ids that have a token.
     """
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
     without = sorted(set(range(config["vocab_size"])).difference(tokens))

@@ -113,10 +113,6 @@ def _find_config(folder: Path) -> dict[str, Any]:
 def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
     """Return the fields of one config file; in a training config they are under `model`.
 
-    Args:
-        path: the file.
-        named: the user gave its path; see `reading.read_small`.
-
     Raises:
         ConfigError: it is missing, cannot be parsed, is too large, leads out of its directory, or
             has no fields.

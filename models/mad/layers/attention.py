@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Self, cast
 
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, linear, maps, taps
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, taps
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
@@ -90,13 +91,10 @@ class MHAttention(_Heads):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         kv, dh = d // self.shared(d), d // self.heads_at(d)
-        norms = [ParamSpec(f"{name}_norm.weight", (dh,), "ones") for name in "qk"]
-        for name, out in (("q_proj", d), ("k_proj", kv), ("v_proj", kv), ("out_proj", d)):
-            if self.qk_norm and name == "out_proj":
-                yield from norms
-            yield linear(f"{name}.weight", out, d)
-            if self.bias:
-                yield bias(f"{name}.bias", out, d)
+        yield from maps(d, bias=self.bias, q_proj=d, k_proj=kv, v_proj=kv)
+        if self.qk_norm:
+            yield from (ParamSpec(f"{name}_norm.weight", (dh,), "ones") for name in "qk")
+        yield from maps(d, bias=self.bias, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         """Return the shapes of the keys, after rope, and values of every position that is seen.
@@ -115,8 +113,7 @@ class MHAttention(_Heads):
             y.reshape(B, S, -1, width) for y in run.linears(x, p, "q_proj", "k_proj", "v_proj")
         )
         if self.qk_norm:
-            q = ops.rms_norm(q, p["q_norm.weight"], run.norm_eps)
-            k = ops.rms_norm(k, p["k_norm.weight"], run.norm_eps)
+            q, k = run.norm(q, p, "q_norm"), run.norm(k, p, "k_norm")
         *cache, count = state
         if self.rope:
             q, k = ops.rope(q, self.base, count), ops.rope(k, self.base, count)
@@ -144,9 +141,8 @@ class MHSlidingAttention(MHAttention):
     """
 
     name = "mh-sliding-attention"
-    may_be_0 = ("window",)
 
-    window: int = 32
+    window: int = option(32, "earlier positions that a query sees", low=0)
 
 
 CHUNK_SIZE = 32
@@ -192,10 +188,9 @@ class PaTH(_Heads):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         yield from maps(d, q_proj=d, k_proj=d, v_proj=d, w_down=self.rank)
         yield from maps(self.rank, w_up=d)
-        yield taps("conv.weight", d, self.conv)
-        for name in ("b_proj", "f_proj")[: 1 + self.forget]:
-            yield linear(f"{name}.weight", self.heads_at(d), d, product=False)
-            yield bias(f"{name}.bias", self.heads_at(d), d)
+        yield from taps("conv", d, self.conv)
+        gates = dict.fromkeys(("b_proj", "f_proj")[: 1 + self.forget], self.heads_at(d))
+        yield from maps(d, product=False, bias=True, outs=gates)
         yield from maps(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
@@ -214,8 +209,7 @@ class PaTH(_Heads):
         *cache, conv, count = state
         names = ["q_proj", "k_proj", "v_proj", "w_down", "b_proj", "f_proj"][: 5 + self.forget]
         q, k, v, low, *gates = run.linears(x, p, *names)
-        w = run.linear(low, p, "w_up")
-        w, conv = ops.causal_conv(w, p["conv.weight"], None, state=conv, silu=True)
+        w, conv = run.conv(run.linear(low, p, "w_up"), p, conv)
         q, k, v, w = (y.reshape(B, S, heads, d // heads) for y in (q, k, v, w))
         w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), run.norm_eps)
         beta, *logs = (xp.float32(gate) for gate in gates)

@@ -11,12 +11,19 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, linear, maps, taps
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, taps
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
 
 
-class GatedConv(Layer):
+class _ShortConvolution(Layer):
+    kernel: int = 4  # k
+
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        return {"conv": [(self.kernel - 1, d)]}
+
+
+class GatedConv(_ShortConvolution):
     """A short convolution between two gates, as in LFM2.
 
         b, c, v = W_in u                             each (B, S, d)
@@ -31,20 +38,17 @@ class GatedConv(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         yield from maps(d, in_proj=3 * d)
-        yield taps("conv.weight", d, self.kernel)
+        yield from taps("conv", d, self.kernel)
         yield from maps(d, out_proj=d)
-
-    def state_shapes(self, d: int, length: int) -> Shapes:
-        return {"conv": [(self.kernel - 1, d)]}
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         ops, d, w = run.ops, x.shape[-1], p["in_proj.weight"]
         b, c, v = ops.linears(x, [w[:d], w[d : 2 * d], w[2 * d :]])
-        y, last = ops.causal_conv(b * v, p["conv.weight"], None, state=state[0], silu=False)
+        y, last = run.conv(b * v, p, state[0], silu=False)
         return run.linear(c * y, p, "out_proj"), (last,)
 
 
-class Canon(Layer):
+class Canon(_ShortConvolution):
     """A short convolution before any other layer.
 
         y = conv_k( u )                              no bias, no activation
@@ -59,16 +63,11 @@ class Canon(Layer):
 
     name = "canon"
 
-    kernel: int = 4  # k
-
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield taps("conv.weight", d, self.kernel)
-
-    def state_shapes(self, d: int, length: int) -> Shapes:
-        return {"conv": [(self.kernel - 1, d)]}
+        yield from taps("conv", d, self.kernel)
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        y, last = run.ops.causal_conv(x, p["conv.weight"], None, state=state[0], silu=False)
+        y, last = run.conv(x, p, state[0], silu=False)
         return y, (last,)
 
 
@@ -119,27 +118,21 @@ class _LongConvolution(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner, filters = self.inner(d), self.filters(d)
-        rows = 3 * inner // self.groups
-        yield from maps(d, in_proj=rows)
-        yield bias("in_proj.bias", rows, d)
-        yield taps("conv.weight", 3 * inner, self.kernel)
-        yield bias("conv.bias", 3 * inner, self.kernel)
+        yield from maps(d, bias=True, in_proj=3 * inner // self.groups)
+        yield from taps("conv", 3 * inner, self.kernel, bias=True)
         sizes = (FEATURES, *[self.filter_width] * (LAYERS - 1), filters)
         for number, (inputs, out) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            yield linear(f"filter.{number}.weight", out, inputs, product=False)
-            if number < LAYERS - 1:
-                yield bias(f"filter.{number}.bias", out, inputs)
+            own = {f"filter.{number}": out}
+            yield from maps(inputs, product=False, bias=number < LAYERS - 1, outs=own)
         yield ParamSpec("skip", (filters,), "normal:1.0")
-        yield from maps(inner, out_proj=d)
-        yield bias("out_proj.bias", d, inner)
+        yield from maps(inner, bias=True, out_proj=d)
 
     def projected(
         self, p: Params, x: Array, state: State, run: Run
     ) -> tuple[Sequence[Array], Array]:
         """Return the three parts, (B, S, I) each, and the convolution's last inputs."""
         u = run.ops.xp.tile(run.linear(x, p, "in_proj"), (1, 1, self.groups))
-        w, b = p["conv.weight"], p["conv.bias"]
-        u, last = run.ops.causal_conv(u, w, b, state=state[0], silu=False)
+        u, last = run.conv(u, p, state[0], silu=False)
         return run.ops.xp.split(u, 3, -1), last
 
 

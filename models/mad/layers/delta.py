@@ -33,7 +33,7 @@ class DeltaRule(Layer):
 
     def query_key_value(self, p: Params, u: Array, conv: Array, run: Run) -> tuple[Array, ...]:
         """Return q (B, S, heads, dh), k and v (B, S n, heads, dh), and the convolution's state."""
-        u, conv = run.ops.causal_conv(u, p["conv.weight"], None, state=conv, silu=True)
+        u, conv = run.conv(u, p, conv)
         B, _, channels = u.shape
         d = channels // (1 + 2 * self.householders)
         parts = run.ops.xp.split(u, [d, d + self.householders * d], -1)
@@ -63,7 +63,7 @@ class _Delta(DeltaRule):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         yield from maps(d, qkv_proj=self.channels(d))
-        yield taps("conv.weight", self.channels(d), self.conv)
+        yield from taps("conv", self.channels(d), self.conv)
         yield from maps(d, product=False, b_proj=self.householders * self.heads)
         if self.decay:
             yield from maps(d, product=False, a_proj=self.heads)
@@ -98,9 +98,7 @@ class _Delta(DeltaRule):
         )
         if n > 1:
             h = h.reshape(B, S, n, NH, d // NH)[:, :, -1]
-        h = ops.rms_norm(h, p["head_norm.weight"], run.norm_eps).reshape(B, S, d)
-        h = ops.swiglu(g[0], h) if g else h
-        return run.linear(h, p, "out_proj"), (cell, conv)
+        return run.close(h, p, *g), (cell, conv)
 
 
 class DeltaNet(_Delta):
@@ -181,7 +179,7 @@ class KDA(DeltaRule):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         rank = d // self.heads if self.rank is None else self.rank
         yield from maps(d, qkv_proj=3 * d)
-        yield taps("conv.weight", 3 * d, self.conv)
+        yield from taps("conv", 3 * d, self.conv)
         yield from maps(d, product=False, b_proj=self.heads, decay_down=rank)
         yield from maps(rank, product=False, decay_up=d)
         yield ParamSpec("dt_bias", (d,), "inverse_softplus:0.001:0.1")
@@ -202,8 +200,7 @@ class KDA(DeltaRule):
         dt = ops.activate(xp.float32(a) + p["dt_bias"], "softplus").reshape(q.shape)
         log_decay = -xp.exp(p["A_log"])[:, None] * dt
         h, cell = ops.recurrence(q, k, v, log_decay, beta=beta, chunk_size=CHUNK_SIZE, state=cell)
-        h = ops.rms_norm(h, p["head_norm.weight"], run.norm_eps).reshape(x.shape)
-        return run.linear(ops.glu(g, h, "sigmoid"), p, "out_proj"), (cell, conv)
+        return run.close(h, p, g, "sigmoid"), (cell, conv)
 
 
 FASTEST = -math.exp(-0.5)

@@ -1,4 +1,4 @@
-"""The feed-forward layers: a plain one, two gated ones, and a mixture of experts.
+"""The feed-forward layers: a plain one, gated ones, and a mixture of experts.
 
 At d = 128 the inner widths of the first three are 512, 352 and 192.
 """
@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, State, bias, bound, linear, maps
+from mlxhog.models.mad.layer import Layer, Params, Run, State, bound, maps, small
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
 
@@ -27,15 +28,12 @@ class MLP(Layer):
     inner: int | None = None  # width between the maps, None the one above
 
     def width(self, d: int) -> int:
-        """Inner width at width d."""
+        """Return the inner width at width d."""
         return 4 * d if self.inner is None else self.inner
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        U = self.width(d)
-        yield linear("w1.weight", U, d)
-        yield bias("w1.bias", U, d)
-        yield linear("w2.weight", d, U)
-        yield bias("w2.bias", d, U)
+        yield from maps(d, bias=True, w1=self.width(d))
+        yield from maps(self.width(d), bias=True, w2=d)
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         u = run.ops.activate(run.linear(x, p, "w1"), "gelu_tanh")
@@ -56,17 +54,11 @@ class SwiGLU(MLP):
         return 16 * math.ceil(8 * d // 3 / 16) if self.inner is None else self.inner
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        U = self.width(d)
-        yield from maps(d, w1=U, w2=U)
-        yield from maps(U, w3=d)
+        yield from maps(d, w1=self.width(d), w2=self.width(d))
+        yield from maps(self.width(d), w3=d)
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        gate, up = run.linears(x, p, "w1", "w2")
-        return run.linear(self.gated(gate, up, run), p, "w3"), ()
-
-    def gated(self, gate: Array, up: Array, run: Run) -> Array:
-        """Return what goes into the last map."""
-        return run.ops.swiglu(gate, up)
+        return run.linear(run.ops.swiglu(*run.linears(x, p, "w1", "w2")), p, "w3"), ()
 
 
 class GEGLU(SwiGLU):
@@ -82,11 +74,50 @@ class GEGLU(SwiGLU):
     def width(self, d: int) -> int:
         return 64 * math.ceil(1.3 * d / 64) if self.inner is None else self.inner
 
-    def gated(self, gate: Array, up: Array, run: Run) -> Array:
-        return run.ops.glu(gate, up, "gelu")
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        gate, up = run.linears(x, p, "w1", "w2")
+        return run.linear(run.ops.glu(gate, up, "gelu"), p, "w3"), ()
 
 
-ROUTERS = ("top-k", "mad")
+class LargeFeedForward(Layer):
+    """Feed-forward layer of xLSTM Large: y = Wdown( silu(Wgate u) * (Wup u) ), of width `inner`."""
+
+    name = "swiglu-large"
+    kind = "channel"
+
+    inner: int
+    bias: bool
+    residual: str  # initialiser of Wdown
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        inner, init = self.inner, small(d)
+        yield from maps(d, init=init, bias=self.bias, proj_up_gate=inner, proj_up=inner)
+        yield from maps(self.inner, init=self.residual, bias=self.bias, proj_down=d)
+
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        y = run.ops.swiglu(*run.linears(x, p, "proj_up_gate", "proj_up"))
+        return run.linear(y, p, "proj_down"), ()
+
+
+class FeedForwardV1(Layer):
+    """Gated feed-forward layer of the first paper: [g; p] = Wup u, y = Wdown( act(g) * p )."""
+
+    name = "ffn-v1"
+    kind = "channel"
+
+    inner: int
+    act_fn: str
+    bias: bool
+    residual: str
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        yield from maps(d, init=small(d), bias=self.bias, proj_up=2 * self.inner)
+        yield from maps(self.inner, init=self.residual, bias=self.bias, proj_down=d)
+
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        gate, up = run.halves(x, p, "proj_up")
+        y = run.ops.glu(gate, up, self.act_fn)
+        return run.drop(run.linear(y, p, "proj_down")), ()
 
 
 class MoESwiGLU(Layer):
@@ -110,7 +141,7 @@ class MoESwiGLU(Layer):
     experts: int = 8
     active: int = 2  # experts per position
     inner: int = 16  # each expert's width
-    router: str = "top-k"
+    router: str = option("top-k", "or mad", choices=("top-k", "mad"))
 
     def check(self, d: int) -> None:
         super().check(d)
@@ -118,24 +149,20 @@ class MoESwiGLU(Layer):
             raise ConfigError(
                 f"active is {self.active} of {self.experts} experts; take 1 to {self.experts}"
             )
-        if self.router not in ROUTERS:
-            raise ConfigError(f"router is {self.router!r}; choose one of {', '.join(ROUTERS)}")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         E, U = self.experts, self.experts * self.inner
-        yield linear("router.weight", E, d, product=False)
-        yield bias("router.bias", E, d)
+        yield from maps(d, product=False, bias=True, router=E)
         yield from maps(d, w1=U, w2=U)
         if self.router == "mad":
-            yield linear("w3.weight", E * d, U)
+            yield from maps(U, w3=E * d)
         else:  # an output of one expert has its own inner units alone as inputs
-            yield replace(linear("w3.weight", d, U), init=bound(self.inner))
+            yield from (replace(one, init=bound(self.inner)) for one in maps(U, w3=d))
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         xp, E = run.ops.xp, self.experts
         scores = run.linear(x, p, "router")
-        gate, up = run.linears(x, p, "w1", "w2")
-        h = run.ops.swiglu(gate, up)
+        h = run.ops.swiglu(*run.linears(x, p, "w1", "w2"))
         is_active = scores >= xp.sort(xp.stop_gradient(scores), -1)[..., E - self.active, None]
         if self.router == "top-k":
             share = xp.softmax(xp.where(is_active, scores, -math.inf), -1)

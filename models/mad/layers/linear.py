@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, linear, maps, taps
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bound, maps, taps
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
@@ -47,8 +47,7 @@ class LinearAttention(Layer):
         dh = d // self.heads
         yield from maps(d, q_proj=d, k_proj=d, v_proj=d)
         for name in ("q_map", "k_map"):
-            yield linear(f"{name}.w1.weight", dh, dh)
-            yield linear(f"{name}.w2.weight", dh, dh)
+            yield from maps(dh, outs={f"{name}.w1": dh, f"{name}.w2": dh})
         yield from maps(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
@@ -93,16 +92,16 @@ class GLA(Layer):
     rank: int = 16
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        def glorot(name: str, out: int, inputs: int, product: bool = True) -> ParamSpec:
-            init = f"uniform:{2**-2.5 * math.sqrt(6 / (out + inputs))!r}"
-            return ParamSpec(f"{name}.weight", (out, inputs), init, decay=True, product=product)
+        def glorot(sizes: int) -> str:
+            return f"uniform:{2**-2.5 * math.sqrt(6 / sizes)!r}"
 
-        yield from (glorot(f"{name}_proj", d, d) for name in "qkvg")
-        yield glorot("decay_down", self.rank, d, product=False)
-        yield glorot("decay_up", d, self.rank, product=False)
-        yield bias("decay_up.bias", d, self.rank)
+        yield from maps(d, init=glorot(2 * d), q_proj=d, k_proj=d, v_proj=d, g_proj=d)
+        rank, init = self.rank, glorot(d + self.rank)
+        yield from maps(d, init=init, product=False, decay_down=rank)
+        yield from maps(rank, init=init, product=False, decay_up=d)
+        yield ParamSpec("decay_up.bias", (d,), bound(rank))
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
-        yield glorot("out_proj", d, d)
+        yield from maps(d, init=glorot(2 * d), out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         dh = d // self.heads
@@ -116,8 +115,7 @@ class GLA(Layer):
         q, k, v, log_alpha = (y.reshape(heads) for y in (q, k, v, log_alpha))
         how: dict[str, Any] = {"scale": heads[-1] ** -0.5, "chunk_size": CHUNK_SIZE}
         h, last = ops.recurrence(q, k, v, log_alpha, state=state[0], **how)
-        h = ops.rms_norm(h, p["head_norm.weight"], run.norm_eps)
-        return run.linear(ops.swiglu(g, h.reshape(x.shape)), p, "out_proj"), (last,)
+        return run.close(h, p, g), (last,)
 
 
 class GSA(Layer):
@@ -157,8 +155,7 @@ class GSA(Layer):
         q, k, v = (qkv[:, :, i] for i in range(3))
         h, last = slot_attention(ops, q, k, v, dt.reshape(B, S, self.heads, -1), state)
         h = ops.activate(h.reshape(B, S, d), "silu")
-        h = ops.rms_norm(h, p["out_norm.weight"], run.norm_eps)
-        return run.linear(h, p, "out_proj"), last
+        return run.linear(run.norm(h, p, "out_norm"), p, "out_proj"), last
 
 
 def slot_attention(
@@ -214,10 +211,8 @@ class Mesa(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         yield from maps(d, qk_proj=2 * d, v_proj=d)
-        yield taps("conv.weight", 2 * d, self.conv)
-        for name in ("a_proj", "b_proj"):
-            yield linear(f"{name}.weight", self.heads, d, product=False)
-            yield bias(f"{name}.bias", self.heads, d)
+        yield from taps("conv", 2 * d, self.conv)
+        yield from maps(d, product=False, bias=True, a_proj=self.heads, b_proj=self.heads)
         start = 1 - LEAST_LAMBDA
         yield ParamSpec("lambda", (d,), f"inverse_softplus:{start}:{start}")
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
@@ -232,7 +227,7 @@ class Mesa(Layer):
         B, S, d = x.shape
         heads = (B, S, self.heads, d // self.heads)
         qk, v, a, b = run.linears(x, p, "qk_proj", "v_proj", "a_proj", "b_proj")
-        qk, conv = ops.causal_conv(qk, p["conv.weight"], None, state=conv, silu=True)
+        qk, conv = run.conv(qk, p, conv)
         # An RMSNorm makes heads of length 1 wherever they are longer than its eps.
         unit = xp.full_like(p["head_norm.weight"], heads[-1] ** -0.5)
         q, k = (

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, maps, taps
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, taps
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
@@ -45,8 +45,7 @@ class Mamba(Layer):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner, rank = self.expand * d, self.dt_rank(d)
         yield from maps(d, in_proj=2 * inner)
-        yield taps("conv.weight", inner, self.conv)
-        yield bias("conv.bias", inner, self.conv)
+        yield from taps("conv", inner, self.conv, bias=True)
         yield from maps(inner, product=False, x_proj=rank + 2 * self.states)
         yield from maps(rank, product=False, dt_proj=inner)
         yield ParamSpec("dt_proj.bias", (inner,), "inverse_softplus:0.001:0.1")
@@ -64,7 +63,7 @@ class Mamba(Layer):
         inner, N, rank = self.expand * d, self.states, self.dt_rank(d)
         w, w_x = p["in_proj.weight"], p["x_proj.weight"]
         u, z = ops.linears(x, [w[:inner], w[inner:]])
-        u, conv = ops.causal_conv(u, p["conv.weight"], p["conv.bias"], state=conv, silu=True)
+        u, conv = run.conv(u, p, conv)
         low, Bt, Ct = ops.linears(u, [w_x[:rank], w_x[rank : rank + N], w_x[rank + N :]])
         dt = run.linear(low, p, "dt_proj")
         dt = ops.activate(xp.float32(dt), "softplus")
@@ -104,8 +103,7 @@ class SSD(Layer):
         yield from maps(d, z_proj=inner, xbc_proj=xbc)
         yield from maps(d, product=False, dt_proj=self.heads)
         yield ParamSpec("dt_bias", (self.heads,), "inverse_softplus:0.001:0.1")
-        yield taps("conv.weight", xbc, self.conv)
-        yield bias("conv.bias", xbc, self.conv)
+        yield from taps("conv", xbc, self.conv, bias=True)
         yield ParamSpec("A_log", (self.heads,), "log_of_uniform:1:16")
         yield ParamSpec("D", (self.heads,), "ones")
         yield ParamSpec("out_norm.weight", (inner,), "ones")
@@ -122,7 +120,7 @@ class SSD(Layer):
         inner, N, heads = self.expand * d, self.states, self.heads
         weights = [p[f"{name}_proj.weight"] for name in ("z", "xbc", "dt")]
         z, xbc, dt = ops.linears(x, weights, [None, None, p["dt_bias"]])
-        xbc, conv = ops.causal_conv(xbc, p["conv.weight"], p["conv.bias"], state=conv, silu=True)
+        xbc, conv = run.conv(xbc, p, conv)
         u = xbc[..., :inner].reshape(B, S, heads, inner // heads)
         Bt, Ct = (
             xp.broadcast_to(y[:, :, None], (B, S, heads, N))
@@ -133,7 +131,7 @@ class SSD(Layer):
             Ct, Bt, dt * u, -xp.exp(p["A_log"])[:, None] * dt, chunk_size=CHUNK_SIZE, state=cell
         )
         h = (h + p["D"][:, None] * u).reshape(B, S, inner)
-        h = ops.rms_norm(ops.swiglu(z, h), p["out_norm.weight"], run.norm_eps)
+        h = run.norm(ops.swiglu(z, h), p, "out_norm")
         return run.linear(h, p, "out_proj"), (cell, conv)
 
 
@@ -210,8 +208,7 @@ class Mamba3(Layer):
         z, u, bc, gates = run.linears(x, p, "z_proj", "x_proj", "bc_proj", "gates_proj")
         u, gates = u.reshape(B, S, heads, -1), xp.float32(gates)
         Bt, Ct = (
-            ops.rms_norm(part, p[f"{name}_norm.weight"], run.norm_eps)[:, :, None]
-            + p[f"{name}_bias"]
+            run.norm(part, p, f"{name}_norm")[:, :, None] + p[f"{name}_bias"]
             for name, part in (("B", bc[..., :N]), ("C", bc[..., N:]))
         )
         dt = ops.activate(gates[..., :heads] + p["dt_bias"], "softplus")

@@ -28,20 +28,9 @@ through negative eigenvalues, arXiv:2411.12537, for signs.
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Layer,
-    Params,
-    Run,
-    Shapes,
-    State,
-    bound,
-    linear_map,
-    maps,
-    normal,
-    small_std,
-    taps,
-)
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, normal, small, taps
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
 
@@ -53,7 +42,26 @@ SMALLEST = 1e-6
 
 BIAS_INIT = {"small": "3.0:6.0", "powerlaw": "5.0:-7.0"}
 """First and last forget bias of a head."""
-RECURRENT_INIT = ("zeros", "uniform")
+
+
+class _Cell(Layer):
+    """A cell behind a convolution: c = SiLU(conv(u)), or u itself where conv is 0."""
+
+    taps_name = "conv"
+
+    heads: int = 4  # NH
+    conv: int = option(4, "taps of the convolution; 0 is none", low=0)
+
+    def convolved(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        """Return c (B, S, width), and the convolution's part of the state."""
+        if not self.conv:
+            return x, ()
+        c, last = run.conv(x, p, state[0], self.taps_name)
+        return c, (last,)
+
+    def with_conv(self, width: int, cell: Sequence[tuple[int, ...]]) -> Shapes:
+        """Return the shapes of the state: those of the convolution of that width, and a cell's."""
+        return {**({"conv": [(self.conv - 1, width)]} if self.conv else {}), "cell": cell}
 
 
 def mlstm_shapes(heads: int, qk: int, v: int) -> Sequence[tuple[int, ...]]:
@@ -61,50 +69,32 @@ def mlstm_shapes(heads: int, qk: int, v: int) -> Sequence[tuple[int, ...]]:
     return [(heads, qk // heads, v // heads), (heads, qk // heads), (heads,)]
 
 
-# -- of a candidate --------------------------------------------------------------------------------
+def mlstm_gates(
+    heads: int, inputs: int, names: Sequence[str], biases: Sequence[str]
+) -> Iterable[ParamSpec]:
+    """Declare the gates of an mLSTM cell, whose weights begin at 0."""
+    for name, bias in zip(names, biases, strict=True):
+        yield ParamSpec(f"{name}.weight", (heads, inputs), "zeros", decay=True)
+        yield ParamSpec(f"{name}.bias", (heads,), bias)
 
 
-class _CellLayer(Layer):
-    """A cell behind a convolution: c = SiLU(conv(u)), or u itself where conv is 0.
+# -- of a candidate, whose depth is not known: no initial value depends on it ----------------------
 
-    In a candidate, whose depth is not known, no initial value depends on it.
-    """
 
-    may_be_0 = ("conv",)
-
-    heads: int = 4  # NH
-    conv: int = 4  # k, taps of the convolution, 0 for none
-
-    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+class _CandidateCell(_Cell):
+    def conv_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare the convolution, if there is one."""
         if self.conv:
-            yield taps("conv.weight", d, self.conv)
+            yield from taps("conv", d, self.conv)
             yield ParamSpec("conv.bias", (d,), "zeros")
-        yield from self.cell_spec(d)
+
+    def end_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare what is behind the cell."""
         yield ParamSpec("head_norm.weight", (d,), "ones")
         yield from maps(d, out_proj=d)
 
-    def cell_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters of the projections and the cell."""
-        raise NotImplementedError
 
-    def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
-        """Return the shapes of the cell's state of one sequence."""
-        raise NotImplementedError
-
-    def state_shapes(self, d: int, length: int) -> Shapes:
-        inputs = {"conv": [(self.conv - 1, d)]} if self.conv else {}
-        return {**inputs, "cell": self.cell_shapes(d)}
-
-    def convolved(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        """Return c (B, S, d), and the convolution's part of the state."""
-        if not self.conv:
-            return x, ()
-        w, b = p["conv.weight"], p["conv.bias"]
-        c, last = run.ops.causal_conv(x, w, b, state=state[0], silu=True)
-        return c, (last,)
-
-
-class MLSTM(_CellLayer):
+class MLSTM(_CandidateCell):
     """mLSTM: a matrix memory with exponential gates.
 
         q = Wq c,  k = Wk c,  v = Wv u,  o = Wo u    each (B, S, d), heads of DH = d / NH
@@ -123,15 +113,15 @@ class MLSTM(_CellLayer):
 
     signed: bool = False  # whether the forget gate may be negative
 
-    def cell_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, q_proj=d, k_proj=d, v_proj=d, ogate=d)
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
         forget = "linspace:-3.0:3.0" if self.signed else "linspace:3.0:6.0"
-        for name, bias in (("igate", "zeros"), ("fgate", forget)):
-            yield ParamSpec(f"{name}.weight", (self.heads, d), "zeros", decay=True)
-            yield ParamSpec(f"{name}.bias", (self.heads,), bias)
+        yield from self.conv_spec(d)
+        yield from maps(d, q_proj=d, k_proj=d, v_proj=d, ogate=d)
+        yield from mlstm_gates(self.heads, d, ("igate", "fgate"), ("zeros", forget))
+        yield from self.end_spec(d)
 
-    def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
-        return mlstm_shapes(self.heads, d, d)
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        return self.with_conv(d, mlstm_shapes(self.heads, d, d))
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         ops, xp, heads = run.ops, run.ops.xp, (*x.shape[:2], self.heads, -1)
@@ -152,7 +142,7 @@ class MLSTM(_CellLayer):
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
 
 
-class SLSTM(_CellLayer):
+class SLSTM(_CandidateCell):
     """sLSTM: a scalar memory whose gates see its last output.
 
         y = Wout LN_head(sLSTM(Wi c, Wf c, Wz u, Wo u))
@@ -164,28 +154,22 @@ class SLSTM(_CellLayer):
 
     name = "slstm"
 
-    conv: int = 0
-    bias_init: str = "small"
-    recurrent_init: str = "zeros"
+    conv: int = option(0, "taps of the convolution; 0 is none", low=0)
+    bias_init: str = option("small", "or powerlaw", choices=tuple(BIAS_INIT))
+    recurrent_init: str = option("zeros", "or uniform", choices=("zeros", "uniform"))
 
-    def check(self, d: int) -> None:
-        super().check(d)
-        for name, choices in (("bias_init", BIAS_INIT), ("recurrent_init", RECURRENT_INIT)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
-                )
-
-    def cell_spec(self, d: int) -> Iterable[ParamSpec]:
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
         NH, DH = self.heads, d // self.heads
-        yield from maps(d, product=False, igate=d, fgate=d, zgate=d, ogate=d)
         recurrent = f"uniform:{DH**-0.5!r}" if self.recurrent_init == "uniform" else "zeros"
         forget = f"slstm_linspace:{NH}:{BIAS_INIT[self.bias_init]}"
+        yield from self.conv_spec(d)
+        yield from maps(d, product=False, igate=d, fgate=d, zgate=d, ogate=d)
         yield ParamSpec("recurrent.weight", (NH, 4 * DH, DH), recurrent, decay=True)
         yield ParamSpec("recurrent.bias", (4 * d,), forget)
+        yield from self.end_spec(d)
 
-    def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
-        return [(self.heads, d // self.heads)] * 4
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        return self.with_conv(d, [(self.heads, d // self.heads)] * 4)
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         c, inputs = self.convolved(p, x, state, run)
@@ -193,16 +177,15 @@ class SLSTM(_CellLayer):
         z, o = run.linears(x, p, "zgate", "ogate", heads=self.heads)
         R, b = p["recurrent.weight"], p["recurrent.bias"]
         h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:])
-        h = run.ops.xp.astype(h, x)
-        y = run.ops.head_norm(h, p["head_norm.weight"], run.norm_eps)
+        y = run.ops.head_norm(run.ops.xp.astype(h, x), p["head_norm.weight"], run.norm_eps)
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
 
 
 # -- of the first paper ----------------------------------------------------------------------------
 
 
-class _V1Layer(Layer):
-    """Heads of the cell and taps of the convolution of both mixers.
+class _V1Cell(_Cell):
+    """What both mixers of the first paper have.
 
     Names and layouts of parameters are those of the xlstm package on the CPU; the scale of LN_head
     is 1 + weight. Block-diagonal maps BD have one small matrix per group of neighbouring channels:
@@ -211,25 +194,18 @@ class _V1Layer(Layer):
     """
 
     inside = "xlstm"
-    chunk_size = CHUNK_SIZE
+    taps_name = "conv1d.conv"
 
-    heads: int = 4
-    conv: int = 4
-
-    def conv_spec(self, channels: int) -> Iterable[ParamSpec]:
-        """Declare the convolution."""
-        yield taps("conv1d.conv.weight", channels, self.conv)
-        yield ParamSpec("conv1d.conv.bias", (channels,), bound(self.conv))
-
-    def convolved(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, Array]:
-        """Return the convolution of x (B, S, C) through silu, and the inputs the next one needs."""
-        w, b = p["conv1d.conv.weight"], p["conv1d.conv.bias"]
-        return run.ops.causal_conv(x, w, b, state=state[0], starts=run.starts, silu=True)
+    def check(self, d: int) -> None:
+        super().check(d)
+        if self.conv == 1:
+            raise ConfigError("conv is 1; set it to 2 or more")
 
     def diagonals(self, p: Params, x: Array, run: Run, *names: str) -> tuple[Array, ...]:
         """Return the block-diagonal maps `names` of one x."""
-        biases = [p.get(f"{name}.bias") for name in names]
-        return tuple(run.ops.block_diagonal(x, [p[f"{name}.weight"] for name in names], biases))
+        weights = [p[f"{name}.weight"] for name in names]
+        ys = run.ops.block_diagonal(x, weights, [p.get(f"{name}.bias") for name in names])
+        return tuple(ys)
 
 
 def diagonal(name: str, width: int, groups: int, init: str, *, product: bool) -> ParamSpec:
@@ -238,7 +214,7 @@ def diagonal(name: str, width: int, groups: int, init: str, *, product: bool) ->
     return ParamSpec(f"{name}.weight", shape, init, decay=True, product=product)
 
 
-class MLSTMV1(_V1Layer):
+class MLSTMV1(_V1Cell):
     """mLSTM of the first xLSTM paper, inside an up-projection.
 
     [a; z] = Wup u                               (B, S, I) each, NH heads of DK = DV = I / NH
@@ -249,10 +225,12 @@ class MLSTMV1(_V1Layer):
     """
 
     name = "mlstm-v1"
+    chunk_size = CHUNK_SIZE
     inner = cast(int | None, None)  # I; None is twice the width, in whole 64s
     bias = False
-    residual_std = cast(float | None, None)  # None is the small one
+    residual = ""  # initialiser of Wdown; "" is the small one
 
+    conv: int = 4
     qkv_block: int = 4  # channels of a group that q, k and v mix within
 
     def heads_width(self, d: int) -> int:
@@ -261,55 +239,48 @@ class MLSTMV1(_V1Layer):
 
     def check(self, d: int) -> None:
         super().check(d)
-        I = self.heads_width(d)  # noqa: E741  the paper's letter
-        groups = I // self.qkv_block
-        if self.conv < 2:
-            raise ConfigError(f"conv is {self.conv}; set it to 2 or more")
-        if not groups or I % groups:
+        groups = (width := self.heads_width(d)) // self.qkv_block
+        if not groups or width % groups:
             raise ConfigError(
-                f"the inner width {I} does not divide into blocks of qkv_block {self.qkv_block}; "
-                "set that to a divisor, such as 4"
+                f"the inner width {width} does not divide into blocks of qkv_block "
+                f"{self.qkv_block}; set that to a divisor, such as 4"
             )
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        I, NH, small = self.heads_width(d), self.heads, normal(small_std(d))  # noqa: E741
-        yield from linear_map("proj_up", 2 * I, d, small, self.bias)
-        yield from self.conv_spec(I)
+        I, begin = self.heads_width(d), small(d)  # noqa: E741  the paper's letter
+        yield from maps(d, init=begin, bias=self.bias, proj_up=2 * I)
+        yield from taps("conv1d.conv", I, self.conv, bias=True)
         for name in ("q_proj", "k_proj", "v_proj"):
-            yield diagonal(name, I, I // self.qkv_block, small, product=True)
+            yield diagonal(name, I, I // self.qkv_block, begin, product=True)
             if self.bias:
                 yield ParamSpec(f"{name}.bias", (I,), "zeros")
-        for name, bias in (("igate", normal(0.1)), ("fgate", "linspace:3.0:6.0")):
-            yield ParamSpec(f"mlstm_cell.{name}.weight", (NH, 3 * I), "zeros", decay=True)
-            yield ParamSpec(f"mlstm_cell.{name}.bias", (NH,), bias)
+        gates, biases = ("mlstm_cell.igate", "mlstm_cell.fgate"), (normal(0.1), "linspace:3.0:6.0")
+        yield from mlstm_gates(self.heads, 3 * I, gates, biases)
         yield ParamSpec("mlstm_cell.outnorm.weight", (I,), "zeros")
         yield ParamSpec("learnable_skip", (I,), "ones")
-        std = small if self.residual_std is None else normal(self.residual_std)
-        yield from linear_map("proj_down", d, I, std, self.bias)
+        yield from maps(I, init=self.residual or begin, bias=self.bias, proj_down=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         width = self.heads_width(d)
-        return {"conv": [(self.conv - 1, width)], "cell": mlstm_shapes(self.heads, width, width)}
+        return self.with_conv(width, mlstm_shapes(self.heads, width, width))
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        heads = (*x.shape[:2], self.heads, -1)
+        ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
         a, z = run.halves(x, p, "proj_up")
         c, inputs = self.convolved(p, a, state, run)
         q, k = self.diagonals(p, c, run, "q_proj", "k_proj")
         (v,) = self.diagonals(p, a, run, "v_proj")
         gates = ("mlstm_cell.igate", "mlstm_cell.fgate")
-        i, f = run.linears(run.ops.xp.concatenate([q, k, v], -1), p, *gates)
-        f = run.forget(f)
-        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
-        h, cell = run.ops.mlstm_cell(
-            q, k, v, i, f, chunk_size=self.chunk_size, eps=CELL_EPS, state=state[1:]
-        )
+        i, f = run.linears(ops.xp.concatenate([q, k, v], -1), p, *gates)
+        q, k, v = (y.reshape(heads) for y in (q, k, v))
+        how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": CELL_EPS}
+        h, cell = ops.mlstm_cell(q, k, v, i, run.forget(f), state=state[1:], **how)
         w, skip = 1.0 + p["mlstm_cell.outnorm.weight"], p["learnable_skip"]
-        y = run.ops.head_norm_skip_gate(h, c, z, w, skip, V1_NORM_EPS)
-        return run.drop(run.linear(y, p, "proj_down")), (inputs, *cell)
+        y = ops.head_norm_skip_gate(h, c, z, w, skip, V1_NORM_EPS)
+        return run.drop(run.linear(y, p, "proj_down")), (*inputs, *cell)
 
 
-class SLSTMV1(_V1Layer):
+class SLSTMV1(_V1Cell):
     """sLSTM of the first xLSTM paper; `conv` is 0 for no convolution.
 
         c = silu(conv(u))                            u itself where conv is 0
@@ -321,67 +292,36 @@ class SLSTMV1(_V1Layer):
     """
 
     name = "slstm-v1"
-    may_be_0 = ("conv",)
     forget = "slstm_linspace:{heads}:3.0:6.0"  # initialiser of the cell's biases
     recurrent = "zeros"
     norm_weight = True
 
-    def check(self, d: int) -> None:
-        super().check(d)
-        if self.conv == 1:
-            raise ConfigError("conv is 1; give 2 taps or more, or 0 for none")
-
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         NH, DH = self.heads, d // self.heads
         if self.conv:
-            yield from self.conv_spec(d)
+            yield from taps("conv1d.conv", d, self.conv, bias=True)
         for name in ("fgate", "igate", "zgate", "ogate"):
-            yield diagonal(name, d, NH, normal(small_std(d)), product=False)
+            yield diagonal(name, d, NH, small(d), product=False)
         yield ParamSpec("slstm_cell._recurrent_kernel_", (NH, 4 * DH, DH), self.recurrent)
         yield ParamSpec("slstm_cell._bias_", (4 * d,), self.forget.format(heads=NH))
         if self.norm_weight:
             yield ParamSpec("group_norm.weight", (d,), "zeros")
 
     def state_shapes(self, d: int, length: int) -> Shapes:
-        inputs = {"conv": [(self.conv - 1, d)]} if self.conv else {}
-        return {**inputs, "cell": [(self.heads, d // self.heads)] * 4}
+        return self.with_conv(d, [(self.heads, d // self.heads)] * 4)
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        heads = (*x.shape[:2], self.heads, -1)
-        c, inputs = x, list[Array]()
-        if self.conv:
-            c, last = self.convolved(p, x, state, run)
-            inputs.append(last)
-        i, f = self.diagonals(p, c, run, "fgate", "igate")  # swapped names, see above
-        z, o = self.diagonals(p, x, run, "zgate", "ogate")
-        i, f, z, o = i.reshape(heads), f.reshape(heads), z.reshape(heads), o.reshape(heads)
+        xp, heads = run.ops.xp, (*x.shape[:2], self.heads, -1)
+        c, inputs = self.convolved(p, x, state, run)
+        gates = self.diagonals(p, c, run, "fgate", "igate")  # swapped names, see above
+        gates += self.diagonals(p, x, run, "zgate", "ogate")
+        i, f, z, o = (y.reshape(heads) for y in gates)
         R, b = (p[f"slstm_cell._{name}_"] for name in ("recurrent_kernel", "bias"))
         h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
         w = p.get("group_norm.weight")
-        scale = run.ops.xp.ones_like(x[0, 0]) if w is None else 1.0 + w
-        y = run.ops.head_norm(run.drop(run.ops.xp.astype(h, x)), scale, V1_NORM_EPS)
+        scale = xp.ones_like(x[0, 0]) if w is None else 1.0 + w
+        y = run.ops.head_norm(run.drop(xp.astype(h, x)), scale, V1_NORM_EPS)
         return y, (*inputs, *cell)
-
-
-class FeedForwardV1(Layer):
-    """Gated feed-forward layer of the first paper: [g; p] = Wup u, y = Wdown( act(g) * p )."""
-
-    name = "ffn-v1"
-    kind = "channel"
-
-    inner: int
-    act_fn: str
-    bias: bool
-    residual_std: float
-
-    def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from linear_map("proj_up", 2 * self.inner, d, normal(small_std(d)), self.bias)
-        yield from linear_map("proj_down", d, self.inner, normal(self.residual_std), self.bias)
-
-    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        gate, up = run.halves(x, p, "proj_up")
-        y = run.ops.glu(gate, up, self.act_fn)
-        return run.drop(run.linear(y, p, "proj_down")), ()
 
 
 # -- of xLSTM Large --------------------------------------------------------------------------------
@@ -395,7 +335,7 @@ class LargeMLSTM(Layer):
         y = Wout( sigmoid(o) * (LN_head(mLSTM(q, k, v, i, f)) * w) )
 
     Initial values are those of the training code of the papers (NX-AI/xlstm-jax): gate matrices
-    zero, input-gate bias -10, forget-gate biases from 3 to 6; `wang` is the std of Wout.
+    zero, input-gate bias -10, forget-gate biases from 3 to 6; `residual` is that of Wout.
     """
 
     name = "mlstm-large"
@@ -407,20 +347,17 @@ class LargeMLSTM(Layer):
     chunk_size: int
     eps: float
     gate_cap: float
-    wang: float
+    residual: str
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        small = normal(small_std(d))
-        for name, out in (("q", self.qk), ("k", self.qk), ("v", self.v)):
-            yield from linear_map(name, out, d, small, self.bias)
-        yield from linear_map("ogate_preact", self.v, d, "zeros", self.bias)
-        for gate, start in (("igate", "constant:-10.0"), ("fgate", "linspace:3.0:6.0")):
-            yield ParamSpec(f"{gate}_preact.weight", (self.heads, d), "zeros", decay=True)
-            yield ParamSpec(f"{gate}_preact.bias", (self.heads,), start)
+        yield from maps(d, init=small(d), bias=self.bias, q=self.qk, k=self.qk, v=self.v)
+        yield from maps(d, init="zeros", bias=self.bias, ogate_preact=self.v)
+        gates, biases = ("igate_preact", "fgate_preact"), ("constant:-10.0", "linspace:3.0:6.0")
+        yield from mlstm_gates(self.heads, d, gates, biases)
         yield ParamSpec("multihead_norm.weight", (self.v,), "ones")
         if self.bias:
             yield ParamSpec("multihead_norm.bias", (self.v,), "zeros")
-        yield from linear_map("out_proj", d, self.v, normal(self.wang), self.bias)
+        yield from maps(self.v, init=self.residual, bias=self.bias, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": mlstm_shapes(self.heads, self.qk, self.v)}
@@ -429,7 +366,7 @@ class LargeMLSTM(Layer):
         ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
         gates = ("ogate_preact", "igate_preact", "fgate_preact")
         q, k, v, o, i, f = run.linears(x, p, "q", "k", "v", *gates)
-        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
+        q, k, v = (y.reshape(heads) for y in (q, k, v))
         i = ops.soft_cap(i, self.gate_cap)
         f = run.forget(ops.soft_cap(f, self.gate_cap))
         how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": self.eps}
@@ -438,24 +375,3 @@ class LargeMLSTM(Layer):
         if self.bias:
             y = y + ops.xp.sigmoid(o) * p["multihead_norm.bias"]
         return run.linear(y, p, "out_proj"), state
-
-
-class LargeFeedForward(Layer):
-    """Feed-forward layer of xLSTM Large: y = Wdown( silu(Wgate u) * (Wup u) ), of width `inner`."""
-
-    name = "swiglu-large"
-    kind = "channel"
-
-    inner: int
-    bias: bool
-    wang: float
-
-    def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        small = normal(small_std(d))
-        yield from linear_map("proj_up_gate", self.inner, d, small, self.bias)
-        yield from linear_map("proj_up", self.inner, d, small, self.bias)
-        yield from linear_map("proj_down", d, self.inner, normal(self.wang), self.bias)
-
-    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
-        gate, up = run.linears(x, p, "proj_up_gate", "proj_up")
-        return run.linear(run.ops.swiglu(gate, up), p, "proj_down"), ()

@@ -58,11 +58,8 @@ class NativeMLXOps(NativeOps, MLXOps):
         this one call, so the saved arrays do not pass through MLX, which would copy them.
         """
         settings["threads"] = _threads
-        arrays: Sequence[Any] = inputs
-        needs = [True] * len(inputs)
-        if pair.optional:
-            needs = [x is not None for x in inputs]
-            arrays = [x for x in inputs if x is not None]
+        needs = [x is not None for x in inputs]
+        arrays: Sequence[Any] = [x for x in inputs if x is not None]
         if not arrays_mlx.differentiable.get():
             results, _ = pair.forward(*_at(needs, views(*arrays)), keep=False, **settings)
             return [_copied(x) for x in results]
@@ -71,9 +68,7 @@ class NativeMLXOps(NativeOps, MLXOps):
 
         def forward(*present: array) -> list[array]:
             nonlocal saved, saved_outputs
-            inputs: Views = views(*present)
-            if pair.optional:
-                inputs = _at(needs, inputs)
+            inputs = _at(needs, views(*present))
             results, saved = pair.forward(*inputs, keep=True, **settings)
             outputs = [_copied(x) for x in results]
             if pair.saved_results:  # the copies, so that the results themselves are freed

@@ -50,7 +50,7 @@ class NativeOps(Ops):
         return self.apply(pairs.LAYER_NORM, x, w, eps=eps)[0]
 
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
-        return self.apply(pairs.HEAD_NORM, h, w, eps=eps)[0]
+        return self.apply(pairs.LAYER_NORM, h, w, eps=eps)[0].flatten(-2)
 
     def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
         return self.apply(pairs.HEAD_NORM_GATE, h, o, w, eps=eps)[0]

@@ -29,19 +29,17 @@ class Pair:
 
     Attributes:
         forward: (*inputs, keep, threads) -> the results, and the arrays that `backward` needs. An
-            optional input may be None. Without `keep` no gradient follows, and nothing has to be
-            saved.
+            input may be None where an operator says so. Without `keep` no gradient follows, and
+            nothing has to be saved.
         backward: (saved, d_results, needs, threads) -> a gradient per input. An entry of d_results
             is None for a result that was not used; at least one is an array. `needs` marks the
             inputs whose gradients are used; the others need not be computed.
-        optional: whether an input may be None.
         saved_results: positions of the results that `backward` needs; in `saved` they follow the
             arrays of `forward`.
     """
 
     forward: Callable[..., tuple[Views, Views]]
     backward: Callable[..., Views]
-    optional: bool = False
     saved_results: tuple[int, ...] = ()
 
 
@@ -96,7 +94,7 @@ def pair(
         call_grad(*saved, zeros_if_none(first, shape), *others, *grads, threads=threads, **how)
         return grads
 
-    return Pair(forward, backward, optional=state)
+    return Pair(forward, backward)
 
 
 def _like(position: int) -> Callable[..., Any]:
@@ -125,15 +123,6 @@ ACTIVATE = pair(
     _at(0, "activation", ops.activate), _at(0, "activation", ops.activate_grad), _like(0)
 )
 GLU = pair(_at(0, "activation", ops.glu), _at(0, "activation", ops.glu_grad), _like(0))
-
-
-def _head_norm(h: View, w: View, **how: Any) -> tuple[Views, Views]:
-    (out,), saved = LAYER_NORM.forward(h, w, **how)
-    return (out.reshape(*h.shape[:-2], -1),), saved
-
-
-HEAD_NORM = Pair(_head_norm, LAYER_NORM.backward)
-"""As `LAYER_NORM`, the heads of the result joined."""
 
 
 def _soft_cap(x: View, *, c: float, keep: bool, threads: int) -> tuple[Views, Views]:
@@ -187,7 +176,7 @@ def _maps(
         call_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=threads)
         return dx, *d_weights, *d_biases
 
-    return Pair(forward, backward, optional=True)
+    return Pair(forward, backward)
 
 
 LINEARS = _maps(ops.linears, ops.linears_grad, lambda w: w.shape[0])
@@ -208,22 +197,16 @@ CAUSAL_CONV = pair(
 LONG_CONV = pair(ops.long_conv, ops.long_conv_grad, _like(0))
 
 
-def _rope(x: View, *, offset: View | None, keep: bool, **how: Any) -> tuple[Views, Views]:
+def _turned(x: View, *, offset: View | None, **how: Any) -> Views:
     out = ops.empty(x.shape)
-    ops.rope(x, offset, out, back=False, **how)
-    return (out,), ()
+    ops.rope(x, offset, out, **how)
+    return (out,)
 
 
-def _rope_grad(
-    _: Views, d_results: Views, __: Sequence[bool], *, offset: View | None, **how: Any
-) -> Views:
-    (d_out,) = d_results
-    dx = ops.empty(d_out.shape)
-    ops.rope(d_out, offset, dx, back=True, **how)
-    return (dx,)
-
-
-ROPE = Pair(_rope, _rope_grad)
+ROPE = Pair(
+    lambda x, *, keep, **how: (_turned(x, back=False, **how), ()),
+    lambda _, d_results, __, **how: _turned(d_results[0], back=True, **how),
+)
 
 
 def _attend(q: View, k: View, v: View, out: View, lse: View | None, **how: Any) -> None:
@@ -286,7 +269,7 @@ def _regression_grad(
     return dq, dk + dv, d_log, -(dq * x).sum((0, 1)), d_state
 
 
-REGRESSION = Pair(_regression, _regression_grad, optional=True, saved_results=(0,))
+REGRESSION = Pair(_regression, _regression_grad, saved_results=(0,))
 """(q, k, log_decay, ridge, state or None) -> x, last.
 
 The gradient of q solves the same systems; the others are those of S_t x_t, a `RECURRENCE` of k
@@ -329,7 +312,7 @@ def _mlstm_grad(
     return *grads, *d_state
 
 
-MLSTM = Pair(_mlstm, _mlstm_grad, optional=True, saved_results=(0,))
+MLSTM = Pair(_mlstm, _mlstm_grad, saved_results=(0,))
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 
 
@@ -355,7 +338,7 @@ def _slstm_grad(
     return *grads, *d_state
 
 
-SLSTM = Pair(_slstm, _slstm_grad, optional=True, saved_results=(0,))
+SLSTM = Pair(_slstm, _slstm_grad, saved_results=(0,))
 """(i, f, z, o, R, b, then h, c, n, m or None) -> h and the last h, c, n, m."""
 
 
@@ -364,9 +347,7 @@ def _slstm_again(saved: Views, d_results: Views, needs: Sequence[bool], **how: A
     return _slstm_grad((*taped, h), d_results, needs, **how)
 
 
-SLSTM_UNTAPED = Pair(
-    lambda *x, keep, **how: (_slstm(*x, keep=False, **how)[0], x), _slstm_again, optional=True
-)
+SLSTM_UNTAPED = Pair(lambda *x, keep, **how: (_slstm(*x, keep=False, **how)[0], x), _slstm_again)
 """As `SLSTM`; the backward pass runs the cell again instead of keeping seven arrays of its steps.
 
 For a framework whose forward pass does not know whether a gradient will follow.
@@ -375,27 +356,16 @@ For a framework whose forward pass does not know whether a gradient will follow.
 # -- the loss --------------------------------------------------------------------------------------
 
 
-def _cross_entropy(logits: View, *, labels: View, keep: bool, **how: Any) -> tuple[Views, Views]:
-    """The gradient is computed with the loss, in one pass, and only scaled by the backward pass."""
-    gradient = ops.empty(logits.shape) if keep else None
-    return _nats(*ops.cross_entropy(logits, labels, gradient, **how)), (gradient, _unused())
+def _loss(call: Callable[..., tuple[float, int]]) -> Pair:
+    """The gradients are computed with the loss, in one pass, and scaled by the backward pass."""
 
+    def forward(*inputs: View, labels: View, keep: bool, **how: Any) -> tuple[Views, Views]:
+        grads = empty_like(*inputs) if keep else [None] * len(inputs)
+        nats, count = call(*inputs, labels, *grads, **how)
+        unused = np.ones((), np.bool_)  # `_scaled` clears it
+        return (np.array(nats, np.float32), np.array(count, np.int32)), (*grads, unused)
 
-def _linear_cross_entropy(
-    x: View, w: View, *, labels: View, keep: bool, **how: Any
-) -> tuple[Views, Views]:
-    """Likewise, with the gradients of both factors of the logits."""
-    grads = empty_like(x, w) if keep else (None, None)
-    return _nats(*ops.linear_cross_entropy(x, w, labels, *grads, **how)), (*grads, _unused())
-
-
-def _nats(nats: float, count: int) -> Views:
-    return np.array(nats, np.float32), np.array(count, np.int32)
-
-
-def _unused() -> View:
-    """A mark that `_scaled` clears."""
-    return np.ones((), np.bool_)
+    return Pair(forward, _scaled)
 
 
 def _scaled(saved: Views, d_results: Views, _: Sequence[bool], *, threads: int, **__: Any) -> Views:
@@ -410,8 +380,8 @@ def _scaled(saved: Views, d_results: Views, _: Sequence[bool], *, threads: int, 
     return grads
 
 
-CROSS_ENTROPY = Pair(_cross_entropy, _scaled)
+CROSS_ENTROPY = _loss(ops.cross_entropy)
 """logits -> nats, how many labels count."""
 
-LINEAR_CROSS_ENTROPY = Pair(_linear_cross_entropy, _scaled)
+LINEAR_CROSS_ENTROPY = _loss(ops.linear_cross_entropy)
 """(x, w), the factors of the logits x w^T -> likewise."""

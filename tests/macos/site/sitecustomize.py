@@ -240,20 +240,6 @@ def change_torch(torch):
 sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
 sys.platform = "darwin"
 mmap.PAGESIZE = mmap.ALLOCATIONGRANULARITY = 16_384
-
-
-class Mapping(mmap.mmap):
-    """Python's mapping: before it maps a file, it has the drive flush its cache (F_FULLFSYNC)."""
-
-    flushes = 0
-
-    def __new__(cls, fileno, *arguments, **keywords):
-        """Map a file, or anonymous memory, which has no drive."""
-        Mapping.flushes += fileno != -1
-        return super().__new__(cls, fileno, *arguments, **keywords)
-
-
-mmap.mmap = Mapping
 fcntl.F_FULLFSYNC, _fcntl = 51, fcntl.fcntl
 fcntl.fcntl = lambda fd, command, *more: 0 if command == 51 else _fcntl(fd, command, *more)
 for module, names in {

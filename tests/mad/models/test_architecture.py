@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.mad.config import MADConfig
@@ -42,7 +43,9 @@ def layers(draw):
     layer = draw(st.sampled_from(sorted(known().values(), key=lambda layer: layer.name)))
     types, names = get_type_hints(layer), [field.name for field in fields(layer)]
     chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
-    return layer(**{name: draw(VALUES[types[name]]) for name in chosen})
+    specs = options(layer)
+    words = {name: st.sampled_from(specs[name].choices) for name in chosen if specs[name].choices}
+    return layer(**{name: draw(words.get(name, VALUES[types[name]])) for name in chosen})
 
 
 @given(st.lists(layers(), min_size=1, max_size=8).map(tuple))

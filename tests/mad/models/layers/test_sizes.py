@@ -49,12 +49,12 @@ def start(text):
         ("ssd(h5)", "heads is 5, and the inner width is 64"),
         ("delta-net(h3)", "heads is 3, and the width is 32; choose one of 1, 2"),
         ("canon(kernel=0)", "kernel is 0; set it to at least 1"),
-        ("slstm(bias_init=open)", "bias_init is 'open'; choose one of small, powerlaw"),
-        ("slstm(recurrent_init=x)", "recurrent_init is 'x'; choose one of zeros, uniform"),
+        ("slstm(bias_init=open)", "bias_init is 'open'; wanted one of small, powerlaw"),
+        ("slstm(recurrent_init=x)", "recurrent_init is 'x'; wanted one of zeros, uniform"),
         ("mlstm-v1(qkv_block=3)", "inner.*does not divide into blocks|qkv_proj_blocksize 3"),
         ("hyena(groups=7)", "groups is 7, and the projections have 384 channels"),
         ("moe-swiglu(active=9)", "active is 9 of 8 experts; take 1 to 8"),
-        ("moe-swiglu(router=hash)", "router is 'hash'; choose one of top-k, mad"),
+        ("moe-swiglu(router=hash)", "router is 'hash'; wanted one of top-k, mad"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_the_way_out(text, message):
