@@ -277,7 +277,9 @@ class Training(Session):
             network_bytes=self.network_bytes(),
         )
         self._report_end()
-        if failure is not None and self._status == "failed":
+        if self._status == "failed" and failure is error:
+            return False
+        if self._status == "failed" and failure is not None:  # with where it was saved
             raise failure
         if isinstance(failure, Diverged):
             self.report(str(failure))

@@ -139,8 +139,6 @@ tiny --seq-len 90M --tokenizer bytes          use more text or a smaller seq_len
 """,
     f"advise small.yaml --data good.txt {SMALL}": """
 --workers mlx:cpu                 advise on two or more, as in --workers 2
---workers 2 --link 1              add --no-try
---workers 2 --link quick --no-try             the link 'quick' cannot be read
 --workers 2 --try 0               wanted seconds
 """,
     COMPARE: """

@@ -14,7 +14,7 @@ import pytest
 from mlxhog.arena import Arena, plan, segment
 from mlxhog.arena.requests import socket_path
 from tests.arena import children
-from tests.arena.test_arena import received, small_layout, spawn
+from tests.arena.test_arena import small_layout, spawn
 from tests.macos.simulation import ROOT, environment, linux_only
 
 # The extension module asks /proc, as built for Linux; `test_process_life.py` has its macOS branch.
@@ -47,9 +47,11 @@ def test_any_way_of_refusing_shared_memory_leads_to_a_file(number, tmp_path, mon
     monkeypatch.setattr(segment._posixshmem, "shm_open", mock.Mock(side_effect=refusal))
     with Arena.create(small_layout(), fallback=tmp_path) as arena:
         assert f"({os.strerror(number)}" in arena.note
-        process, pipe = spawn(children.add_one_to_everything, arena.handle())
-        received(process, pipe)
-        assert (arena.param("w") == 1).all()
+        process, pipe = spawn(children.write_and_wait_to_be_killed, arena.handle())
+        assert pipe.poll(children.WAIT_S)
+        process.kill()
+        process.join()
+        assert (arena.param("w") == 7).all()
     assert not list(tmp_path.iterdir())
     full = OSError(errno.EMFILE, "too many open files")  # no refusal, so no file hides it
     monkeypatch.setattr(segment._posixshmem, "shm_open", mock.Mock(side_effect=full))
