@@ -6,7 +6,7 @@ of `to_yaml`.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def load_architecture(
 def _load(name_or_path: str | Path) -> ModelConfig:
     text, path = str(name_or_path), Path(name_or_path)
     if text in architectures():
-        return families.read(_parse(source(text), text), strict=True)
+        return families.read(plain_yaml.loads(source(text)) or {}, strict=True)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         near = nearest(text, architectures())
@@ -89,25 +89,20 @@ def _load(name_or_path: str | Path) -> ModelConfig:
         raise ConfigError(
             f"cannot read the architecture {path}: {error}; choose another"
         ) from error
-    data = _parse(content, str(path))
+    is_json = path.suffix == ".json"
     try:
-        return families.read(data, strict=path.suffix != ".json")
+        data = plain_json.loads(content) if is_json else plain_yaml.loads(content)
+    except ValueError as error:
+        raise ConfigError(f"the architecture {path} cannot be parsed: {error}; mend it") from error
+    if not isinstance(data, dict):
+        holds = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"
+        raise ConfigError(
+            f"the architecture {path} {holds}; write lines such as 'hidden_size: 128'"
+        )
+    try:
+        return families.read(data, strict=not is_json)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def _parse(text: str, name: str) -> dict[str, Any]:
-    """Parse YAML or JSON text that has to be a mapping."""
-    try:
-        data = plain_json.loads(text) if name.endswith(".json") else plain_yaml.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"the architecture {name} cannot be parsed: {error}; mend it") from error
-    if not isinstance(data, dict):
-        content = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"
-        raise ConfigError(
-            f"the architecture {name} {content}; write lines such as 'hidden_size: 128'"
-        )
-    return data
 
 
 def load_candidate(name_path_or_text: str | Path) -> MADConfig:
@@ -137,24 +132,35 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, object, str]]:
-    """Yield name, value and description of every field that people may set, in order.
+    """Yield name, value in YAML and description of every field that people may set, in order.
 
     A nested field has a name with dots. The value of a field with nested fields, which follow it,
-    is their configuration.
+    is {}.
     """
     helps = described(type(config))
     for name in sorted(helps, key=lambda name: name in LAST):
         value = getattr(config, name)
-        yield prefix + name, _plain(value), helps[name]
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, tuple):
+            value = [to_dict(one) if isinstance(one, Layer) else one for one in value]
+        is_section = dataclasses.is_dataclass(value)
+        yield prefix + name, {} if is_section else value, helps[name]
+        if is_section:
             yield from fields(value, f"{prefix}{name}.")
 
 
 def as_mapping(cfg: ModelConfig) -> dict[str, Any]:
     """Return a model as a mapping for YAML, from which `families.read` makes the model again."""
-    values = {name: _deep(value) for name, value, _ in fields(cfg) if "." not in name}
-    files = plugins.remembered(cfg.own_layers)
-    return {"model_type": cfg.model_type, **values, **({plugins.KEY: files} if files else {})}
+    data: dict[str, Any] = {"model_type": cfg.model_type}
+    for name, value, _ in fields(cfg):
+        _put(data, name, value)
+    return data | ({plugins.KEY: files} if (files := plugins.remembered(cfg.own_layers)) else {})
+
+
+def _put(data: dict[str, Any], name: str, value: object) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        data = data[section]
+    data[last] = value
 
 
 def to_yaml(cfg: ModelConfig) -> str:
@@ -165,8 +171,7 @@ def to_yaml(cfg: ModelConfig) -> str:
         if name == "layers" and isinstance(value, list):
             lines += [(start, doc), *((f"  - {_flow(layer)}", "") for layer in value)]
         else:
-            own = "" if dataclasses.is_dataclass(value) else f" {_flow(value)}"
-            lines.append((start + own, doc))
+            lines.append((start if value == {} else f"{start} {_flow(value)}", doc))
     if files := plugins.remembered(cfg.own_layers):
         lines += [(f"{plugins.KEY}:", "of layers of your own")]
         lines += [(f"  - {_flow(file)}", "") for file in files]
@@ -194,37 +199,15 @@ def with_changes(cfg: ModelConfig, model: str | Path, changes: str | None) -> Mo
         for key, value in values.items():
             name = cfg.spellings.get(key, key)
             if name not in known:
-                raise ConfigError(_lacks(name, known, cfg.spellings))
-            *sections, last = name.split(".")
-            holder = data
-            for section in sections:
-                holder = holder[section]
-            holder[last] = value
+                near = nearest(name, [*known, *cfg.spellings])
+                inner = [one for one in known if one.endswith("." + name)]
+                words = " or ".join(map(repr, inner or ([near] if near else [])))
+                hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"
+                raise ConfigError(f"the model has no field {name!r}; {hint}")
+            _put(data, name, value)
         return dataclasses.replace(families.read(data, strict=True), extra=cfg.extra)
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"model {model} with --set {changes}: {error}") from error
-
-
-def _lacks(name: str, known: Sequence[str], spellings: Iterable[str]) -> str:
-    """The error for a field that a model lacks: a field inside of that name, or the nearest one."""
-    near = nearest(name, [*known, *spellings])
-    inner = [one for one in known if one.endswith("." + name)] or ([near] if near else [])
-    words = " or ".join(map(repr, inner))
-    hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"
-    return f"the model has no field {name!r}; {hint}"
-
-
-def _plain(value: object) -> object:
-    """Return the YAML value of a field; nested fields stay a configuration."""
-    if isinstance(value, tuple):
-        return [to_dict(one) if isinstance(one, Layer) else one for one in value]
-    return value
-
-
-def _deep(value: object) -> object:
-    if not dataclasses.is_dataclass(value):
-        return value
-    return {one.name: _deep(_plain(getattr(value, one.name))) for one in dataclasses.fields(value)}
 
 
 def _flow(value: object) -> str:

@@ -108,9 +108,7 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
         has_output: whether standard output was open when this process began.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    only_tells = words in ([], ["classic"], ["mad"]) or not {
-        *words, " ".join(words[:2]), words[0] * (words[:2] != ["runs", "rm"])
-    }.isdisjoint((*READ_ONLY, "-h", "--help-all", "--dry-run"))  # fmt: skip
+    only_tells = _only_tells(words)
     ends = only_tells or words[0] == "generate"
     if ends and not has_output:
         print("the output cannot be written: standard output is closed", file=sys.stderr)
@@ -130,6 +128,16 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
             return code
         print(f"the output cannot be written: {out.failure.strerror}", file=sys.stderr)
         return code or LACKS
+
+
+def _only_tells(words: Sequence[str]) -> bool:
+    first, both = " ".join(words[:1]), " ".join(words[:2])
+    return (
+        words in ([], ["classic"], ["mad"])
+        or (first in READ_ONLY and both != "runs rm")
+        or both in READ_ONLY
+        or not {"-h", "--help", "--help-all", "--dry-run"}.isdisjoint(words)
+    )
 
 
 def _answer(words: list[str]) -> int:

@@ -49,9 +49,7 @@ MAIN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(Plugins, Quiet):
-    """Flags beside the options of the analysis."""
-
+class _Words(Plugins, Quiet):
     subject: str = argument("CONFIG_OR_RUN", "see above")
     all: bool = switch("all tables, not only answer and advice")
 
@@ -60,13 +58,13 @@ class Words(Plugins, Quiet):
     "analyze",
     ABOUT,
     EXAMPLES,
-    Words,
+    _Words,
     AnalyzeConfig,
     Part(TrainConfig, TRAINING, "training", merged=True),
     main=MAIN,
     otherwise="; other options of train are read from a YAML file or a run",
 )
-def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
+def run(words: _Words, config: AnalyzeConfig, training: Written) -> Report:
     """Measure conflicts and staleness, and judge them by the theorems."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.theory.analysis.analyze import analyze
@@ -80,7 +78,6 @@ def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
 
 
 def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | Section]:
-    """Arrange an analysis for people: the answer and the advice, or all tables and reasons."""
     yield facts["answer"]
     yield table(
         f"{facts['subject']}: {format_count(facts['parameters'])} parameters, {facts['backend']}, "
@@ -106,7 +103,6 @@ def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | S
 
 
 def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
-    """Yield the measurements and the theorems' bounds."""
     names = ("omega", "delta", "rho", "p_conf", "interval", "untouched")
     yield table(
         "do two updates meet? elements that updates touch",
@@ -207,9 +203,7 @@ ADVISE_MAIN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdviseWords(Plugins, Quiet):
-    """Flags beside the options of the advice."""
-
+class _AdviseWords(Plugins, Quiet):
     subject: str = argument("CONFIG_OR_RUN", "see above")
     no_try: bool = switch("predict only")
 
@@ -218,13 +212,13 @@ class AdviseWords(Plugins, Quiet):
     "advise",
     ADVISE_ABOUT,
     ADVISE_EXAMPLES,
-    AdviseWords,
+    _AdviseWords,
     AdviseConfig,
     Part(TrainConfig, ADVISE_TRAINING, "training", merged=True),
     main=ADVISE_MAIN,
     otherwise="; other options of train are read from a YAML file or a run",
 )
-def advise(words: AdviseWords, config: AdviseConfig, training: Written) -> Report:
+def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Report:
     """Measure, predict and try."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.theory.advisor.advise import advise_on
@@ -238,7 +232,6 @@ def advise(words: AdviseWords, config: AdviseConfig, training: Written) -> Repor
 
 
 def _advised(advice: Mapping[str, Any]) -> Iterator[str | Section]:
-    """Arrange advice for people."""
     profile, trial = advice["profile"], advice["trial"]
     yield advice["answer"]
     why = [f"{advice['rule']}: {advice['because']}", f"what would change it: {advice['otherwise']}"]

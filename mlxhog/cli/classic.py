@@ -54,17 +54,15 @@ OFTEN = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(Quiet):
-    """Flags beside the options of the problem."""
-
+class _Words(Quiet):
     problem: str | None = argument("[PROBLEM]", "see the list: mlxhog classic")
     no_serial: bool = switch("leave out the serial reference")
     stats: bool = switch("measure the problem's sparsity instead of solving it")
     all: bool = switch("all numbers, not only the main ones")
 
 
-@command("classic", ABOUT, EXAMPLES, Words, ClassicConfig, main=MAIN)
-def run(words: Words, config: ClassicConfig) -> Report:
+@command("classic", ABOUT, EXAMPLES, _Words, ClassicConfig, main=MAIN)
+def run(words: _Words, config: ClassicConfig) -> Report:
     """Solve a problem."""
     from mlxhog.classic import problems
 
@@ -119,7 +117,6 @@ def run(words: Words, config: ClassicConfig) -> Report:
 
 
 def _stats(problem: Problem) -> Report:
-    """Report the sparsity of the problem, as in the paper."""
     from mlxhog.theory.hypergraph import Hypergraph
 
     graph = Hypergraph(*problem.supports())

@@ -29,14 +29,12 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(Json):
-    """What `mlxhog cluster` does."""
-
+class _Words(Json):
     action: str = argument("start", "begin", choices=("start",))
 
 
-@command("cluster", ABOUT, EXAMPLES, Words, Lighthouse)
-def run(words: Words, options: Lighthouse) -> int:
+@command("cluster", ABOUT, EXAMPLES, _Words, Lighthouse)
+def run(words: _Words, options: Lighthouse) -> int:
     """Be the authority until a signal."""
     options.check()
     address = parse_address(options.address)

@@ -58,9 +58,7 @@ MAIN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(Plugins, Quiet):
-    """Flags beside the options of the comparison."""
-
+class _Words(Plugins, Quiet):
     subjects: tuple[str, ...] = argument("[A [B]]", "see above", metavar="A B", many=True)
     a: str = option("", "flags of train for A alone, in quotes", metavar='"FLAGS"')
     b: str = option("", "flags of train for B alone, in quotes", metavar='"FLAGS"')
@@ -70,13 +68,13 @@ class Words(Plugins, Quiet):
     "compare",
     ABOUT,
     EXAMPLES,
-    Words,
+    _Words,
     CompareConfig,
     Part(TrainConfig, BOTH, "of both sides", merged=True),
     main=MAIN,
     otherwise='; other options of train go to one side, as in --b "--clip 1", or into YAML',
 )
-def run(words: Words, config: CompareConfig, both: Written) -> Report | int:
+def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
     """Train both sides in pairs until one is better."""
     if both.problems:
         raise ConfigError("\n".join(both.problems))
@@ -204,7 +202,6 @@ def _with_budget(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
 
 
 def _answer(outcome: PairedResult) -> str:
-    """Return the verdict in one line."""
     low, high, sign = outcome.low, outcome.high, outcome.sign
     after = f"after {outcome.pairs} of {outcome.planned} pairs"
     if sign:
@@ -218,7 +215,6 @@ def _answer(outcome: PairedResult) -> str:
 
 
 def _report(comparison: Comparison) -> Report:
-    """Return the answer and its reasons."""
     from mlxhog.theory import paired_test
 
     outcome, terms = comparison.outcome, comparison.terms

@@ -59,15 +59,13 @@ MODELS = {"model", "config_or_run", "config", "subject", "name_or_file"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionConfig(Json):
-    """Options of `mlxhog completion`."""
-
+class _CompletionConfig(Json):
     shell: str = argument("SHELL", "bash, zsh or fish", choices=tuple(SCRIPTS))
     words: tuple[str, ...] = argument("[-- WORDS]", "a command line", many=True)
 
 
-@command("completion", ABOUT, EXAMPLES, CompletionConfig)
-def run(config: CompletionConfig) -> Report:
+@command("completion", ABOUT, EXAMPLES, _CompletionConfig)
+def run(config: _CompletionConfig) -> Report:
     """Print the script, or complete a command line."""
     if not config.words:
         script = SCRIPTS[config.shell]
@@ -100,7 +98,6 @@ def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
 
 
 def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
-    """Yield the possible next words, and their help."""
     from mlxhog.cli import COMMANDS, find
     from mlxhog.cli.mad import COMMANDS as MAD
 

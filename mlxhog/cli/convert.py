@@ -31,9 +31,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(RunFolder, Plugins, Quiet):
-    """Options of `mlxhog convert`."""
-
+class _ConvertConfig(RunFolder, Plugins, Quiet):
     source: str = argument("SRC", "a run, latest, or a checkpoint's path")
     target: str = argument("DST", "the directory to create")
     check: bool = switch("compute with both, and compare the logits")
@@ -55,8 +53,8 @@ class ConvertConfig(RunFolder, Plugins, Quiet):
     force: bool = option(False, "replace an existing checkpoint at DST")
 
 
-@command("convert", ABOUT, EXAMPLES, ConvertConfig)
-def run(config: ConvertConfig) -> Report:
+@command("convert", ABOUT, EXAMPLES, _ConvertConfig)
+def run(config: _ConvertConfig) -> Report:
     """Write a checkpoint in another format."""
     try:
         shard_bytes = parse_bytes(config.shard_size)
@@ -147,7 +145,7 @@ def _compare_logits(a: Opened, b: Opened) -> tuple[float, float]:
     return float(np.abs(logits[0]).max()), float(np.abs(logits[0] - logits[1]).max())
 
 
-def _card(source: Opened, config: ConvertConfig) -> bytes:
+def _card(source: Opened, config: _ConvertConfig) -> bytes:
     """The model card: that of the source, or one from the record of its run."""
     from mlxhog.base import reading
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK

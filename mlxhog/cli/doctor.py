@@ -27,17 +27,15 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig(Quiet):
-    """Options of `mlxhog doctor`."""
-
+class _DoctorConfig(Quiet):
     quick: bool = switch("a little of everything; the result is not stored")
     seconds: float = option(
         0.15, "time for which each pair of writers adds", unit="s", above=0, high=60
     )
 
 
-@command("doctor", ABOUT, EXAMPLES, DoctorConfig)
-def run(config: DoctorConfig) -> Report:
+@command("doctor", ABOUT, EXAMPLES, _DoctorConfig)
+def run(config: _DoctorConfig) -> Report:
     """Test this machine, and store the result."""
     # These import NumPy and the native module; wrong input is refused before.
     from mlxhog.doctor.examine import examine

@@ -224,14 +224,15 @@ class Flags:
             if word[:2] in self.by_flag and word[1] != "-":  # -c FILE, -cFILE or -c=FILE
                 flag, equals, text = word[:2], word[2:], word[2:].removeprefix("=")
             if is_ended or not _is_flag(word):
+                is_name = not places and f"--{word}" in self.by_flag
                 if places:
                     spec = places[0] if places[0].many else places.popleft()
                     self._add(values, spec, [word], _metavar(spec), problems)
-                elif f"--{word}" in self.by_flag:
+                elif is_name:
                     problems.append(f"unexpected argument {word!r}; did you mean '--{word}'?")
                 elif not follows_wrong:
                     problems.append(f"unexpected argument {word!r}{self._place_of(word)}")
-                follows_wrong = f"--{word}" in self.by_flag
+                follows_wrong = is_name
             elif word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
                 print(self._help(everything=word == "--help-all" or not self._main), end="")
                 raise SystemExit(0)
@@ -263,7 +264,6 @@ class Flags:
         return values, unknown, problems
 
     def _value(self, spec: Option, words: deque[str]) -> list[str]:
-        """Take the value of a flag from the words after it."""
         if spec.type is bool:
             may = not spec.switch and words and words[0].lower() in ("true", "false")
             return [words.popleft() if may else "true"]
@@ -298,7 +298,6 @@ class Flags:
     # -- help ---------------------------------------------------------------------------------
 
     def _help(self, *, everything: bool) -> str:
-        """Return the help of all options, or of the main ones without groups."""
         prog = f"mlxhog {self._command}"
         helps = {"-h --help": "show this, and stop"}
         if self._main:

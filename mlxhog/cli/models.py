@@ -26,9 +26,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsConfig(Plugins, Json):
-    """Options of `mlxhog models`."""
-
+class _ModelsConfig(Plugins, Json):
     name: str | None = argument(
         "[NAME]", "a name, a YAML file, or a checkpoint; without it all names"
     )
@@ -40,8 +38,8 @@ class ModelsConfig(Plugins, Json):
     )
 
 
-@command("models", ABOUT, EXAMPLES, ModelsConfig)
-def run(config: ModelsConfig) -> Report:
+@command("models", ABOUT, EXAMPLES, _ModelsConfig)
+def run(config: _ModelsConfig) -> Report:
     """List the architectures, or print one."""
     changes = ", ".join(config.set)
     if changes and config.name is None:

@@ -24,9 +24,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptionsConfig(Json):
-    """Options of `mlxhog options`."""
-
+class _OptionsConfig(Json):
     name: tuple[str, ...] = argument(
         "[NAME]", "an option, a choice or a command; all options without", many=True
     )
@@ -36,10 +34,10 @@ class OptionsConfig(Json):
     "options",
     ABOUT,
     EXAMPLES,
-    OptionsConfig,
+    _OptionsConfig,
     otherwise="; options are named without dashes: mlxhog options slack",
 )
-def run(config: OptionsConfig) -> Report:
+def run(config: _OptionsConfig) -> Report:
     """List the options."""
     name = " ".join(config.name)
     plain = name.replace("-", "_")
@@ -70,7 +68,6 @@ def run(config: OptionsConfig) -> Report:
 
 
 def _rows() -> list[Row]:
-    """Return every option with the commands that have it, in the order of the commands."""
     from mlxhog.cli import find, names
 
     known: dict[str, Row] = {}

@@ -44,9 +44,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParityConfig(RunFolder, Plugins, Quiet):
-    """Options of `mlxhog parity`."""
-
+class _ParityConfig(RunFolder, Plugins, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
     config: str | None = option(None, "an architecture", metavar="NAME_OR_FILE")
     checkpoint: str | None = option(None, "a checkpoint, or a run", metavar="DIR")
@@ -72,8 +70,8 @@ class ParityConfig(RunFolder, Plugins, Quiet):
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
 
 
-@command("parity", ABOUT, EXAMPLES, ParityConfig)
-def run(config: ParityConfig) -> Report:
+@command("parity", ABOUT, EXAMPLES, _ParityConfig)
+def run(config: _ParityConfig) -> Report:
     """Compare the numbers of all backends."""
     classes: Any = OPTIMIZERS.known().values()
     own = tuple(choice() for choice in classes if plugins.files_of([choice]))
@@ -115,7 +113,7 @@ def run(config: ParityConfig) -> Report:
     )
 
 
-def _subject(config: ParityConfig, otherwise: str | None) -> tuple[str, str]:
+def _subject(config: _ParityConfig, otherwise: str | None) -> tuple[str, str]:
     """Return the kind of the subject that the command line names, and its name.
 
     Raises:
@@ -171,7 +169,6 @@ def _text(result: ParityReport, notes: Sequence[str], *, everything: bool) -> li
 
 
 def _describe(row: ComparedTensor) -> str:
-    """Return a line that names a disagreement."""
     where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
     against = "itself over the whole sequence" if row.b == row.a else row.b
     if row.max_abs is None:

@@ -21,17 +21,15 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayConfig(RunFolder, Plugins, Json):
-    """Options of `mlxhog replay`."""
-
+class _ReplayConfig(RunFolder, Plugins, Json):
     run: str = run_argument()
     anyway: bool = option(
         False, "continue although versions or the processor differ from those of the run"
     )
 
 
-@command("replay", ABOUT, EXAMPLES, ReplayConfig)
-def run(config: ReplayConfig) -> Report:
+@command("replay", ABOUT, EXAMPLES, _ReplayConfig)
+def run(config: _ReplayConfig) -> Report:
     """Repeat a run."""
     from mlxhog.training.replay import replay
 

@@ -39,9 +39,7 @@ NAMES_WIDTH, NUMBERS_WIDTH = 26, 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(RunFolder, Json):
-    """Options of both commands."""
-
+class _ReportConfig(RunFolder, Json):
     runs: tuple[str, ...] = run_argument("RUN...")
     to: str | None = option(
         None, "file to write; in the run's folder, or here for several", none="auto"
@@ -66,14 +64,12 @@ class ReportConfig(RunFolder, Json):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig(ReportConfig):
-    """Options of `mlxhog plot`."""
-
+class _PlotConfig(_ReportConfig):
     over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
 
 
-@command("report", ABOUT, EXAMPLES, ReportConfig)
-def run(config: ReportConfig) -> Report:
+@command("report", ABOUT, EXAMPLES, _ReportConfig)
+def run(config: _ReportConfig) -> Report:
     """Write a page about runs."""
     from mlxhog.report.run_page import report
 
@@ -84,8 +80,8 @@ def run(config: ReportConfig) -> Report:
     return Report({"report": path, "bytes": len(page), "notes": notes})
 
 
-@command("plot", PLOT_ABOUT, PLOT_EXAMPLES, PlotConfig)
-def plot(config: PlotConfig) -> Report:
+@command("plot", PLOT_ABOUT, PLOT_EXAMPLES, _PlotConfig)
+def plot(config: _PlotConfig) -> Report:
     """Draw runs."""
     from mlxhog.report.figures import losses
     from mlxhog.report.record import different_texts

@@ -10,16 +10,12 @@ from mlxhog.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestConfig(RunFolder, Json):
-    """Options of every request."""
-
+class _RequestConfig(RunFolder, Json):
     run: str = run_argument()
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinConfig(RequestConfig):
-    """Options of `mlxhog join`."""
-
+class _JoinConfig(_RequestConfig):
     workers: str = option("1", "a number, or backends such as torch:cpu*2")
     threads: int | None = option(
         None, "threads of each; auto is the run's, or shares the cores", low=1, none="auto"
@@ -27,9 +23,7 @@ class JoinConfig(RequestConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeaveConfig(RequestConfig):
-    """Options of `mlxhog leave`."""
-
+class _LeaveConfig(_RequestConfig):
     worker: int | None = argument("[WORKER]", "its number in the table of workers", low=1)
 
 
@@ -38,9 +32,9 @@ class LeaveConfig(RequestConfig):
     "Add workers to a run while it trains. They begin with the optimizer state of one of its\n"
     "workers. The run needs free slots (mlxhog train --max-workers) and strategy hogwild.",
     ("join latest --workers torch:cpu", "join latest --workers mlx:cpu,torch:cpu --threads 1"),
-    JoinConfig,
+    _JoinConfig,
 )
-def join(config: JoinConfig) -> Report:
+def join(config: _JoinConfig) -> Report:
     """Add workers to a run."""
     return _ask(config, "join", workers=config.workers, threads=config.threads)
 
@@ -49,9 +43,9 @@ def join(config: JoinConfig) -> Report:
     "leave",
     "Let a worker of a run finish its step and leave, by default the last that joined.",
     ("leave latest", "leave latest 3"),
-    LeaveConfig,
+    _LeaveConfig,
 )
-def leave(config: LeaveConfig) -> Report:
+def leave(config: _LeaveConfig) -> Report:
     """Let a worker leave a run."""
     return _ask(config, "leave", **{} if config.worker is None else {"worker": config.worker})
 
@@ -60,15 +54,14 @@ def leave(config: LeaveConfig) -> Report:
     "stop",
     "End a run as Ctrl-C does: it finishes its step and saves a checkpoint.",
     ("stop latest", "stop 20260102-101500-sotu --json"),
-    RequestConfig,
+    _RequestConfig,
 )
-def stop(config: RequestConfig) -> Report:
+def stop(config: _RequestConfig) -> Report:
     """End a run."""
     return _ask(config, "stop")
 
 
-def _ask(config: RequestConfig, request: str, **fields: Any) -> Report:
-    """Send a request to a run, and report its answer."""
+def _ask(config: _RequestConfig, request: str, **fields: Any) -> Report:
     from mlxhog.arena.requests import ask
 
     run = config.find(config.run)

@@ -130,9 +130,7 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveConfig(RunFolder, Json):
-    """Options of `mlxhog runs rm`."""
-
+class _RemoveConfig(RunFolder, Json):
     runs: tuple[str, ...] = argument(
         "RUN...", "a path, or a run's whole name, with date and time or without"
     )
@@ -144,9 +142,9 @@ class RemoveConfig(RunFolder, Json):
     "Remove runs with all their files. A run that trains is refused. If a name is wrong, no run is"
     "\nremoved; no run is removed in part.",
     ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes"),
-    RemoveConfig,
+    _RemoveConfig,
 )
-def remove(config: RemoveConfig) -> Report | int:
+def remove(config: _RemoveConfig) -> Report | int:
     """Remove runs."""
     from mlxhog.checkpoint.run import find, remove
 
@@ -186,9 +184,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowConfig(RunFolder, Json):
-    """Options of `mlxhog show`."""
-
+class _ShowConfig(RunFolder, Json):
     run: str = run_argument()
 
 
@@ -203,9 +199,9 @@ _LAST = (
     "Show a run: model, data, options that differ from the defaults, workers, steps at which it "
     "was\nresumed, its checkpoints, how to load them, and its last numbers.",
     ("show latest", "show sotu --json"),
-    ShowConfig,
+    _ShowConfig,
 )
-def show(config: ShowConfig) -> Report:
+def show(config: _ShowConfig) -> Report:
     """Show a run."""
     from mlxhog.checkpoint import manifest
     from mlxhog.checkpoint.formats.opening import read_config

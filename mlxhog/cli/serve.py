@@ -24,14 +24,12 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(Plugins, Json):
-    """What is served."""
-
+class _Words(Plugins, Json):
     model: str = run_argument("RUN_OR_CHECKPOINT")
 
 
-@command("serve", ABOUT, EXAMPLES, Words, Part(ServeConfig))
-def run(words: Words, config: ServeConfig) -> int:
+@command("serve", ABOUT, EXAMPLES, _Words, Part(ServeConfig))
+def run(words: _Words, config: ServeConfig) -> int:
     """Serve until a signal."""
     from mlxhog.live.serving.server import serve
 

@@ -45,16 +45,14 @@ RECORDED = ("workers", "times", "read", "apply")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(RunFolder, Json):
-    """Flags beside the options of the simulation."""
-
+class _Words(RunFolder, Json):
     run: str | None = option(
         None, "take times and number of workers from a run", metavar="RUN", excludes=RECORDED
     )
 
 
-@command("simulate", ABOUT, EXAMPLES, Words, Part(SimulateConfig, merged=True), main=MAIN)
-def run(words: Words, written: Written) -> Report:
+@command("simulate", ABOUT, EXAMPLES, _Words, Part(SimulateConfig, merged=True), main=MAIN)
+def run(words: _Words, written: Written) -> Report:
     """Simulate the strategies."""
     values, recorded = dict(written.values), None
     if words.run is not None:
@@ -94,7 +92,6 @@ def _workers_of_run(run: Run) -> list[Worker]:
 
 
 def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the comparison in one sentence."""
     timed = sorted(
         (row["target_s"], row["strategy"]) for row in rows if row["target_s"] is not None
     )
@@ -119,7 +116,6 @@ def _sections(
     source: str,
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[str | Section]:
-    """Arrange the comparison for people."""
     yield answer
     best = sum(1 / worker.step_s for worker in workers)
     steps_ms = [1e3 * worker.step_s for worker in workers]

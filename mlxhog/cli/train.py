@@ -45,17 +45,15 @@ EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": 130}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(Plugins, Quiet):
-    """Flags beside the options of a run."""
-
+class _Words(Plugins, Quiet):
     config: str | None = option(
         None, "YAML file with the names below as keys", metavar="FILE", short="c"
     )
     dry_run: bool = switch("say what would run, and stop")
 
 
-@command("train", ABOUT, EXAMPLES, Words, Part(TrainConfig, merged=True), main=MAIN)
-def run(words: Words, written: Written) -> Report:
+@command("train", ABOUT, EXAMPLES, _Words, Part(TrainConfig, merged=True), main=MAIN)
+def run(words: _Words, written: Written) -> Report:
     """Train a model."""
     config = configuration(words, written)
     if words.dry_run:
@@ -73,7 +71,7 @@ def run(words: Words, written: Written) -> Report:
     return Report(result.to_json(), text=lambda: summary(result), code=code, remarks=remarks)
 
 
-def configuration(words: Words, written: Written) -> TrainConfig:
+def configuration(words: _Words, written: Written) -> TrainConfig:
     """Merge defaults, the resumed run, the YAML file and the flags.
 
     Raises:

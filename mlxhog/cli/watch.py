@@ -46,14 +46,12 @@ MOST_MESSAGES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchConfig(RunFolder, Quiet):
-    """Options of `mlxhog watch`."""
-
+class _WatchConfig(RunFolder, Quiet):
     run: str = run_argument()
 
 
-@command("watch", ABOUT, EXAMPLES, WatchConfig)
-def run(config: WatchConfig) -> int:
+@command("watch", ABOUT, EXAMPLES, _WatchConfig)
+def run(config: _WatchConfig) -> int:
     """Show a run until it ends."""
     from mlxhog.checkpoint.run import is_run
     from mlxhog.report.record import RunRecord
@@ -146,15 +144,13 @@ class JsonLines(RunView):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardConfig(RunFolder, Json):
-    """Options of `mlxhog board`."""
-
+class _BoardConfig(RunFolder, Json):
     run: str = run_argument("[RUN]", "latest")
     port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
 
 
-@command("board", BOARD_ABOUT, BOARD_EXAMPLES, BoardConfig)
-def board(config: BoardConfig) -> int:
+@command("board", BOARD_ABOUT, BOARD_EXAMPLES, _BoardConfig)
+def board(config: _BoardConfig) -> int:
     """Serve the page until a signal."""
     followed = config.find(config.run)
     with listen("127.0.0.1", config.port) as listener, suppress(KeyboardInterrupt):

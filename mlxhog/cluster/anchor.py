@@ -90,12 +90,9 @@ class Anchor:
         slot: int | None = None,
         writing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """Wrap the segments.
+        """Wrap the segments for the link in a worker slot, or for the arena's creator.
 
-        Args:
-            arena: with the segments of this module.
-            slot: worker slot of the link, for its locks; None is that of the arena's creator.
-            writing: entered while the difference is added to the parameters.
+        `writing` is entered while the difference is added to the parameters.
         """
         self.arena, self._slot, self._writing = arena, slot, writing
         self.words = TABLE.open(arena.segment(NUMBERS))
@@ -249,13 +246,8 @@ class Anchor:
 
         Tokens that waited count as none; the movement that they made is sent with the next ones.
         If it was sent, or training continued after the checkpoint, other members may have it: it is
-        given up if they are ahead.
-
-        Args:
-            arrays: of `saved`.
-            numbers: likewise.
-            seconds: of training of this run until then.
-            is_last: whether nothing was trained after it.
+        given up if they are ahead. The run had trained for `seconds`, and nothing after the
+        checkpoint if that `is_last`.
 
         Raises:
             CheckpointError: a part of it is missing, or has another shape than in this run.

@@ -96,38 +96,23 @@ def check_identity(own: Identity, others: str) -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine of a cluster, as it describes itself at each join.
+    """A machine of a cluster, as it describes itself at each join."""
 
-    Attributes:
-        id: no other machine has it, 0 < id < 2^63.
-        name: for people; several machines may have it.
-        tokens: in theta_s.
-        rounds: that it has committed.
-        seen_s: seconds since its last join, by the clock of the lighthouse.
-    """
-
-    id: int
-    name: str
-    tokens: int = 0
-    rounds: int = 0
-    seen_s: float = 0.0
+    id: int  # no other machine has it, 0 < id < 2^63
+    name: str  # for people; several machines may have it
+    tokens: int = 0  # in theta_s
+    rounds: int = 0  # that it has committed
+    seen_s: float = 0.0  # seconds since its last join, by the clock of the lighthouse
 
 
 @dataclass(frozen=True)
 class Membership:
-    """The members of one round.
+    """The members of one round."""
 
-    Attributes:
-        round: number of the round, from 0; the committed rounds before it.
-        rank: of this member.
-        ids: of the members, by rank.
-        machines: members, and others that the lighthouse has seen.
-    """
-
-    round: int
-    rank: int
-    ids: tuple[int, ...]
-    machines: tuple[Machine, ...] = ()
+    round: int  # number of the round, from 0; the committed rounds before it
+    rank: int  # of this member
+    ids: tuple[int, ...]  # of the members, by rank
+    machines: tuple[Machine, ...] = ()  # members, and others that the lighthouse has seen
 
     @property
     def members(self) -> int:
@@ -137,21 +122,13 @@ class Membership:
 
 @dataclass(frozen=True)
 class State:
-    """What all members have after the same rounds, and a joiner loads.
+    """What all members have after the same rounds, and a joiner loads."""
 
-    Attributes:
-        round: committed rounds.
-        tokens: tokens in them, of all members; the position of the schedule.
-        anchor: theta_s, (n,) float32.
-        velocity: v of the outer optimizer, (n,) float32.
-        seconds: of training since the cluster began.
-    """
-
-    round: int
-    tokens: int
-    anchor: Float32
-    velocity: Float32
-    seconds: float = 0.0
+    round: int  # committed rounds
+    tokens: int  # tokens in them, of all members; the position of the schedule
+    anchor: Float32  # theta_s, (n,) float32
+    velocity: Float32  # v of the outer optimizer, (n,) float32
+    seconds: float = 0.0  # of training since the cluster began
 
     @property
     def digest(self) -> bytes:

@@ -83,23 +83,14 @@ def open_torchft(cluster: TrainConfig, offer: Offer, describe: Describe) -> Torc
 
 @dataclass(frozen=True, kw_only=True)
 class LinkJob:
-    """The start data of a link; picklable for `spawn`.
+    """The start data of a link; picklable for `spawn`."""
 
-    Attributes:
-        cluster: the choice of the run.
-        identity: of the run.
-        log: file for its output.
-        open_group: opens its group.
-        slot: its worker slot, for its locks.
-        handle: of the arena.
-    """
-
-    cluster: TrainConfig
-    identity: Identity
-    log: Path
-    open_group: OpenGroup = open_torchft
-    slot: int = 0
-    handle: ArenaHandle | None = None
+    cluster: TrainConfig  # the choice of the run
+    identity: Identity  # of the run
+    log: Path  # file for its output
+    open_group: OpenGroup = open_torchft  # opens its group
+    slot: int = 0  # its worker slot, for its locks
+    handle: ArenaHandle | None = None  # of the arena
 
 
 # -- the process -----------------------------------------------------------------------------------

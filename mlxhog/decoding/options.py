@@ -84,16 +84,14 @@ def stop_strings(value: object, name: str = "stop") -> tuple[str, ...]:
         ConfigError: the value is not of texts, a text is empty, or texts are too many or too long.
     """
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{name} is {shown(value)}; wanted a text, or a list of texts")
-    if "" in texts:
+    if not (
+        isinstance(texts, Sequence)
+        and len(texts) <= MOST_STOPS
+        and all(isinstance(one, str) and 0 < len(one) <= MOST_STOP_CHARACTERS for one in texts)
+    ):
+        written = shown([*value] if isinstance(value, tuple) else value)
         raise ConfigError(
-            f"{name} has an empty text, which would end every answer at once; leave it out"
-        )
-    longest = max(map(len, texts), default=0)
-    if len(texts) > MOST_STOPS or longest > MOST_STOP_CHARACTERS:
-        raise ConfigError(
-            f"{name} has {len(texts)} texts, the longest of {longest} characters; wanted at most "
-            f"{MOST_STOPS} of at most {MOST_STOP_CHARACTERS} characters"
+            f"{name} is {written}; wanted a text, or a list of texts: at most {MOST_STOPS}, each "
+            f"of 1 to {MOST_STOP_CHARACTERS} characters"
         )
     return tuple(texts)

@@ -42,42 +42,26 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """Values of a run that an optimizer needs beside its numbers.
+    """Values of a run that an optimizer needs beside its numbers."""
 
-    Attributes:
-        hidden: names of the model's hidden matrices.
-        threads: number of threads that the optimizer may use.
-        seed: of the run.
-        shared: whether all workers have one pair of moments.
-    """
-
-    hidden: frozenset[str] = frozenset()
-    threads: int = 1
-    seed: int = 0
-    shared: bool = False
+    hidden: frozenset[str] = frozenset()  # names of the model's hidden matrices
+    threads: int = 1  # number of threads that the optimizer may use
+    seed: int = 0  # of the run
+    shared: bool = False  # whether all workers have one pair of moments
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerChoice(Choice, Optimizer, ABC):
-    """An optimizer: its numbers, its facts, and the steps that it takes (`update`).
-
-    Attributes:
-        use: values of the run; set by `mlxhog.optim.build`.
-        title: its name as texts spell it.
-        is_adaptive: its steps do not scale with the gradient.
-        has_own_bases: its state has another basis in each worker, so that it has no average.
-        beside: the rule of parameters other than hidden matrices; "" if one rule moves all.
-        lr_workers: the value of `lr_workers=auto`.
-    """
+    """An optimizer: its numbers, its facts, and the steps that it takes (`update`)."""
 
     kind: ClassVar[Kind] = OPTIMIZERS
-    title: ClassVar[str] = ""
-    is_adaptive: ClassVar[bool] = False
-    has_own_bases: ClassVar[bool] = False
-    beside: ClassVar[str] = ""
-    lr_workers: ClassVar[str] = "none"
+    title: ClassVar[str] = ""  # its name as texts spell it
+    is_adaptive: ClassVar[bool] = False  # its steps do not scale with the gradient
+    has_own_bases: ClassVar[bool] = False  # its state has no average over workers
+    beside: ClassVar[str] = ""  # the rule of parameters other than hidden matrices
+    lr_workers: ClassVar[str] = "none"  # the value of `lr_workers=auto`
 
-    use: Use = Use()
+    use: Use = Use()  # values of the run; set by `mlxhog.optim.build`
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers, or the optimizer that replaces it.
@@ -108,21 +92,12 @@ class OptimizerChoice(Choice, Optimizer, ABC):
         return self
 
     def workers_factor(self, rule: str, workers: int) -> float:
-        """Return the factor of lr for workers that add their own steps.
-
-        Args:
-            rule: none, sqrt, linear, or auto.
-            workers: number of these workers.
-        """
+        """Return the factor of lr for workers that add their own steps, by a `lr_workers`."""
         rule = self.lr_workers if rule == "auto" else rule
         return {"sqrt": 1.0 / math.sqrt(workers), "linear": 1.0 / workers}.get(rule, 1.0)
 
     def shares_moments(self, *, lock_free: bool) -> bool:
-        """Whether all workers have one pair of moments.
-
-        Args:
-            lock_free: whether workers add whole steps without waiting for each other.
-        """
+        """Whether all workers have one pair of moments; `lock_free`: none waits to add a step."""
         return False
 
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
@@ -227,13 +202,9 @@ class Adaptive(Averaging):
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing(Adaptive):
-    """Moments "m" and "v" of each worker, or one pair for all.
+    """Moments "m" and "v" of each worker, or one pair for all."""
 
-    Attributes:
-        shares_by_itself: moments=auto is one pair if workers are lock-free.
-    """
-
-    shares_by_itself: ClassVar[bool] = False
+    shares_by_itself: ClassVar[bool] = False  # moments=auto is one pair if workers are lock-free
 
     moments: str = option(
         "auto",

@@ -32,11 +32,7 @@ class NotShared(EnvironmentLacks):
 
 
 def check_live_reads(arena: Arena, slot: int) -> None:
-    """Test that MLX on the GPU sees changes of the arena's parameters.
-
-    Args:
-        arena: of the run.
-        slot: of the worker that will read them.
+    """Test that MLX on the GPU sees changes of the arena's parameters, as the worker of a slot.
 
     Raises:
         NotShared: it does not see them.
@@ -63,13 +59,8 @@ def steps_of_worker(
 ) -> MetalSteps:
     """Return the writer of a worker's steps, with imported memory and built kernels.
 
-    Args:
-        arena: of the run.
-        decay: names of the parameters that weight decay applies to.
-        engine: one of `mlxhog.metal.engines.NAMES`.
-        threads: OS threads of an emulated engine.
-        slot: of the worker.
-        recorded: segments that take the last steps, see `Target.record`.
+    `engine` is one of `mlxhog.metal.engines.NAMES`, emulated by some threads; `recorded` are the
+    segments that take the last steps, see `Target.record`.
 
     Raises:
         NotShared: the engine cannot import the memory, and is not emulated.
@@ -116,13 +107,7 @@ class MetalSteps:
     def __init__(
         self, engine: Engine, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
     ) -> None:
-        """Adopt the parameters.
-
-        Args:
-            engine: runs the kernels.
-            flat: (n,) float32, the whole parameter segment, shared.
-            slots: every parameter by name.
-            decay: names of the parameters that weight decay applies to.
+        """Adopt the parameters: `flat`, (n,) float32, the whole segment, shared.
 
         Raises:
             EnvironmentLacks: the engine cannot import this memory.

@@ -255,12 +255,9 @@ def distance(polar: Polar) -> float:
 
 
 def operations(shape: Sequence[int], steps: int, *, whole: bool = False) -> int:
-    """Count multiplications and additions of the orthogonalisation of a matrix.
+    """Count multiplications and additions of the orthogonalisation of a matrix, by some quintics.
 
-    Args:
-        shape: of the matrix.
-        steps: number of quintics.
-        whole: compute symmetric products whole, as a worker's device does, not one triangle.
+    A worker's device computes symmetric products whole, native code one triangle.
     """
     n, longer = sorted(shape)
     symmetric = 4 * steps - 3  # products of n x n

@@ -71,17 +71,11 @@ class Form(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A direction that native code computes, `metal/native/updates/moments.h`.
+    """A direction that native code computes, `metal/native/updates/moments.h`."""
 
-    Attributes:
-        name: "gradient" is the gradient itself.
-        state: names of the segments of its moments.
-        shared: whether all workers have one set of them.
-    """
-
-    name: str
-    state: tuple[str, ...] = ()
-    shared: bool = False
+    name: str  # "gradient" is the gradient itself
+    state: tuple[str, ...] = ()  # names of the segments of its moments
+    shared: bool = False  # whether all workers have one set of them
 
 
 GRADIENT = Kernel("gradient")
@@ -89,23 +83,14 @@ GRADIENT = Kernel("gradient")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The numbers of one update.
+    """The numbers of one update."""
 
-    Attributes:
-        lr: step size, > 0.
-        count: number of updates of the private state, this one included, from 1.
-        shared_count: the same count for the shared state.
-        seed: chooses the start of the pass; differs between workers and steps.
-        grad_scale: factor of every gradient, from clipping.
-        feedback: share of a late step that is added in advance, see `mlxhog.optim.delay_feedback`.
-    """
-
-    lr: float
-    count: int
-    shared_count: int
-    seed: int
-    grad_scale: float
-    feedback: float = 0.0
+    lr: float  # step size, > 0
+    count: int  # number of updates of the private state, this one included, from 1
+    shared_count: int  # the same count for the shared state
+    seed: int  # chooses the start of the pass; differs between workers and steps
+    grad_scale: float  # factor of every gradient, from clipping
+    feedback: float = 0.0  # share of a late step that is added in advance (`delay_feedback.py`)
 
 
 class StepWatch:
@@ -143,39 +128,24 @@ class StepWatch:
 class Target:
     """The part of the arena that one optimizer step uses.
 
-    Attributes:
-        flat: (n,) float32, the whole parameter segment, shared.
-        slots: every parameter by name.
-        locks: this worker's locks; may be None unless `mode` is lossless.
-        mode: a value of `updates.WRITE_MODES`, the arena's.
-        private: this worker's state by segment name, each (n,) float32, laid out as `flat`, or by
-            `places`.
-        shared: state of all workers by segment name, with the same layout.
-        decay: names of the parameters that weight decay applies to.
-        metal: writes directions by Metal kernels; None does so by native code.
-        pending: (n,) float32 of this worker, laid out as `flat`: steps are added to it, and the
-            parameters are only read, without a lock. None adds steps to the parameters.
-        record: takes the steps that are added to dense parameters, under the same locks.
-        places: private segments that are not laid out as `flat`, name -> parameter -> place.
-        watch: counts the time of steps; None counts nothing.
-        polar: orthogonalises on the worker's own device; None does so on the CPU.
-        threads: of one pass over a dense parameter; the result does not depend on their number.
+    State is laid out as `flat`, or by `places`. With `pending` the parameters are only read,
+    without a lock. Steps are recorded under the locks of the parameters.
     """
 
-    flat: Float32
-    slots: Mapping[str, Slot]
-    locks: _native.Locks | None
-    mode: int
-    private: Mapping[str, Float32]
-    shared: Mapping[str, Float32]
-    decay: frozenset[str]
-    metal: MetalSteps | None = None
-    pending: Float32 | None = None
-    record: StepTrace | None = None
-    places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
-    watch: StepWatch | None = None
-    polar: Polar | None = None
-    threads: int = 1
+    flat: Float32  # (n,) float32, the whole parameter segment, shared
+    slots: Mapping[str, Slot]  # every parameter by name
+    locks: _native.Locks | None  # this worker's; may be None unless `mode` is lossless
+    mode: int  # a value of `updates.WRITE_MODES`, the arena's
+    private: Mapping[str, Float32]  # this worker's state by segment, (n,) float32 each
+    shared: Mapping[str, Float32]  # that of all workers, likewise
+    decay: frozenset[str]  # names of the parameters that weight decay applies to
+    metal: MetalSteps | None = None  # writes by Metal kernels; None by native code
+    pending: Float32 | None = None  # (n,) float32 of this worker: takes the steps
+    record: StepTrace | None = None  # takes those of dense parameters, too
+    places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)  # of state, by parameter
+    watch: StepWatch | None = None  # counts the time of steps; None counts nothing
+    polar: Polar | None = None  # orthogonalises on the worker's device; None on the CPU
+    threads: int = 1  # of one pass over a dense parameter, whose result is the same
 
     def state(self, name: str, slot: Slot) -> Float32:
         """One parameter's part of a private segment, in its shape there."""
@@ -263,12 +233,9 @@ class Target:
         )  # fmt: skip
 
     def probe(self, offset: int, count: int, *, scattered: bool) -> None:
-        """Add 1.0 to elements of the arena's lost-update probe, as steps are added.
+        """Add 1.0 to `count` elements of the arena's lost-update probe, as steps are added.
 
-        Args:
-            offset: first of them in `flat`.
-            count: number of them.
-            scattered: whether the run adds to single elements of parameters.
+        `scattered` says whether the run adds to single elements of parameters.
         """
         ones = np.ones(count, np.float32)
         if self.metal is not None:
@@ -291,10 +258,8 @@ def new_state(
 ) -> tuple[dict[str, Float32], dict[str, Mapping[str, Slot]]]:
     """Private state of a worker without an arena, all zero, and the places of a `Target`.
 
-    Args:
-        names: an optimizer's `state_segments`.
-        shapes: its `state_shapes`.
-        floats: length of the parameter segment.
+    They follow from an optimizer's `state_segments` and `state_shapes`, and the length of the
+    parameter segment.
     """
     from mlxhog.arena.layout import place_state
 
@@ -371,12 +336,12 @@ class Optimizer(ABC):
         Args:
             target: the parameters, their locks, and the state.
             grads: per parameter a float32 gradient of its shape, or `Rows`; names may be missing.
-            lr: as in `Step`, also the next ones.
+            lr: of `Step`.
             step: its `count`.
-            seed: likewise.
-            grad_scale: likewise.
+            seed: of `Step`.
+            grad_scale: of `Step`.
             shared_step: its `shared_count`; None is `step`.
-            feedback: likewise.
+            feedback: of `Step`.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter; nothing has been written.
@@ -451,14 +416,8 @@ def write(
 ) -> None:
     """Write directions as plain SGD writes a gradient: `w -= lr * (u + weight_decay * w)`.
 
-    One by one; Metal kernels write all at once, in few launches.
-
-    Args:
-        target: of the writes.
-        directions: of some parameters.
-        step: the step that they belong to.
-        lr: step size of this write.
-        weight_decay: of the parameters that decay.
+    One by one; Metal kernels write all at once, in few launches. `weight_decay` is of the
+    parameters that decay.
     """
 
     def form(decays: bool) -> Form:

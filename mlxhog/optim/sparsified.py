@@ -169,12 +169,9 @@ class Sparsified(Around):
     """
 
     def __init__(self, rule: Optimizer, selection: Selection, error_feedback: bool = True) -> None:
-        """Wrap an optimizer.
+        """Wrap an optimizer without shared state, which would be written whole.
 
-        Args:
-            rule: takes the steps; it has no shared state, which would be written whole.
-            selection: of the elements to write.
-            error_feedback: keep other elements for later steps.
+        With `error_feedback` the elements that are not selected are kept for later steps.
         """
         assert not rule.shared_segments
         super().__init__(rule)

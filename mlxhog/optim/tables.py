@@ -40,21 +40,13 @@ def segments(n_tables: int) -> dict[str, tuple[str, int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The tables of a model, as one worker writes them.
+    """The tables of a model, as one worker writes them."""
 
-    Attributes:
-        flat: (n,) float32, all tables, shared.
-        slots: every table by name.
-        means: (tables,) float64, v of each, shared.
-        locks: this worker's locks; may be None unless `mode` is lossless.
-        mode: a value of `updates.WRITE_MODES`, the arena's.
-    """
-
-    flat: Float32
-    slots: Mapping[str, Slot]
-    means: NDArray[np.float64]
-    locks: _native.Locks | None
-    mode: int
+    flat: Float32  # (n,) float32, all tables, shared
+    slots: Mapping[str, Slot]  # every table by name
+    means: NDArray[np.float64]  # (tables,) float64, v of each, shared
+    locks: _native.Locks | None  # this worker's locks; may be None unless `mode` is lossless
+    mode: int  # a value of `updates.WRITE_MODES`, the arena's
 
     @classmethod
     def of(cls, arena: Arena, slot: int) -> Tables | None:

@@ -107,16 +107,16 @@ def add_at(
     mode: int,
     seed: int = 0,
 ) -> None:
-    """Add `values` to some elements of one shared parameter, in place; the rest as `add`.
+    """Add `values` to some elements of one shared parameter, in place.
 
     Args:
-        flat: see `add`, as of the next one, `locks`, `mode` and `seed`.
+        flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
         slot: of the parameter.
         index: (k,) int32 elements of the row-major parameter, ascending, each once.
         values: (k,) float32.
-        locks: of this worker.
-        mode: of the arena.
-        seed: of the pass.
+        locks: as in `add`.
+        mode: as in `add`.
+        seed: as in `add`.
 
     Raises:
         ValueError: elements outside the parameter or not ascending; nothing has been written.

@@ -30,12 +30,9 @@ for _strategy in (
 
 
 def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
-    """The strategy of a configuration, for a run.
+    """The strategy that a configuration has chosen, for a run.
 
-    Args:
-        config: of the run, with a chosen strategy.
-        workers: number at the start.
-        max_workers: largest number at a time; by default that of the start.
+    It has `workers` at the start, and by default so many at most.
 
     Raises:
         ConfigError: its runs do not repeat although they have to, or it cannot have this number of

@@ -76,13 +76,9 @@ class AvgRuns(Local):
 
 @dataclass(frozen=True, kw_only=True)
 class Averaged(Local):
-    """Local methods that average during the run.
+    """Local methods that average during the run."""
 
-    Attributes:
-        anchored: whether the last average is kept; the first one is the parameters at the start.
-    """
-
-    anchored: ClassVar[bool] = False
+    anchored: ClassVar[bool] = False  # whether the last average is kept
 
     average_every: int | None = option(
         None,

@@ -76,12 +76,7 @@ class StalenessRule(NamedTuple):
         return cls(kind, *numbers)
 
     def factor(self, staleness: int, workers: int) -> float:
-        """Factor of lr, in [0, 1]; 0 leaves the gradient out.
-
-        Args:
-            staleness: updates by others between the read and the write, >= 0.
-            workers: P, >= 1.
-        """
+        """Factor of lr, in [0, 1], for tau >= 0 and P >= 1; 0 leaves the gradient out."""
         number = self.number or 0.0
         if self.kind == "linear":
             return 1.0 / (1.0 + number * staleness)
@@ -159,13 +154,7 @@ class Delays:
     """One worker's late gradients."""
 
     def __init__(self, context: Context, *, workers: int | None = None) -> None:
-        """Read the options.
-
-        Args:
-            context: this worker's view of the run.
-            workers: P of `staleness_lr`, if one process simulates them; None is the number in the
-                run when a gradient lands.
-        """
+        """Read the options; P is the run's when a gradient lands, or that of simulated workers."""
         chosen = context.strategy
         self._context, self._simulated = context, workers
         self._rule, self._adapts = StalenessRule("none"), False
@@ -267,12 +256,8 @@ def _step_times(context: Context) -> list[float]:
 def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
     """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are measured.
 
-    factor / seconds is the same for every worker, and its sum over workers is that of 1 / seconds,
-    so all together move the parameters as far as without the factor.
-
-    Args:
-        own_s: its time.
-        all_s: that of each worker, its own included.
+    `all_s` has its own, too. factor / seconds is the same for every worker, and its sum over
+    workers is that of 1 / seconds, so all together move the parameters as far as without it.
     """
     if own_s <= 0.0 or not all_s or min(all_s) <= 0.0:
         return 1.0

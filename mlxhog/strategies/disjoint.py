@@ -39,12 +39,9 @@ class Groups:
     """The holder of each group. One object per worker; any number of processes at once."""
 
     def __init__(self, words: Words, n: int, slot: int) -> None:
-        """Take over the group of a predecessor in this slot, or a free one.
+        """Take over the group of a predecessor in this slot, or a free one of n.
 
-        Args:
-            words: of the run.
-            n: number of groups, at least one more than workers, or 1 for one worker.
-            slot: this worker's.
+        There is at least one more than workers, or 1 for one worker.
         """
         self._words, self._n, self._slot = words, n, slot
         own_groups = [g for g in range(n) if words["holder", g] & 0xFFFF == slot]

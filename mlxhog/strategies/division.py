@@ -133,13 +133,7 @@ def parameters(costs: Sequence[float], workers: int) -> list[list[int]]:
 
 
 def row_segments(workers: int, tables: NgramTables | None, tokens: int) -> Segments:
-    """Arena segments of the rows.
-
-    Args:
-        workers: of the run.
-        tables: of the model.
-        tokens: most that one worker computes in a round.
-    """
+    """Arena segments of the rows; a worker computes at most `tokens` in a round."""
     if tables is None:
         return {}
     n = len(tables.orders)

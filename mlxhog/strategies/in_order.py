@@ -106,17 +106,11 @@ class SimulatedStep(NamedTuple):
 
 @dataclass(frozen=True)
 class SimulatedStaleness:
-    """A rule of `sim(staleness=)`; the module has their table.
+    """A rule of `sim(staleness=)`; the module has their table."""
 
-    Attributes:
-        kind: its name.
-        numbers: N; LOW and HIGH; MEAN; the weights of ages 0, 1, ...; the seconds.
-        workers: number of simulated workers; in all rules but speed, step t is worker t mod P's.
-    """
-
-    kind: str
-    numbers: tuple[float, ...]
-    workers: int
+    kind: str  # its name
+    numbers: tuple[float, ...]  # N; LOW and HIGH; MEAN; the weights of ages 0, 1, ...; the seconds
+    workers: int  # number of simulated workers; in all rules but speed, step t is worker t mod P's
 
     @classmethod
     def parse(cls, text: str) -> SimulatedStaleness:

@@ -185,11 +185,6 @@ class Local(Numbered):
     """The common part of all local methods; by itself, runs that never meet.
 
     Workers may have texts of their own.
-
-    Attributes:
-        client_tickets: batches in an epoch of each client's text; empty if all have one text.
-        meets: whether workers meet.
-        models_per_meeting: arrays of the model's size that are averaged in a meeting.
     """
 
     Worker: ClassVar[type[Any]] = LocalWorker
@@ -197,8 +192,8 @@ class Local(Numbered):
     copies: ClassVar[bool] = True
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
-    meets: ClassVar[bool] = True
-    models_per_meeting: ClassVar[int] = 1
+    meets: ClassVar[bool] = True  # whether workers meet
+    models_per_meeting: ClassVar[int] = 1  # arrays of its size that are averaged
     run_words: ClassVar[str] = "decided version_base tokens_before decided_before"
     worker_words: ClassVar[str] = "tokens updates start updates_before"
     kept_words = ("steps", *worker_words.split())
@@ -228,6 +223,7 @@ class Local(Numbered):
     )  # fmt: skip
 
     client_tickets: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """Batches in an epoch of each client's text; empty if all have one text."""
 
     def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
         if self.split == "none":

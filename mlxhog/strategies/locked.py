@@ -111,12 +111,7 @@ class Locked(OneLock):
 
 
 def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
-    """The locks that a gradient of a parameter touches, ascending, each once.
-
-    Args:
-        slot: of the parameter.
-        grad: of its shape, or of some of its rows.
-    """
+    """The locks that a gradient of a parameter touches, ascending, each once."""
     if slot.row_word0 is not None:
         touched = grad.index if isinstance(grad, Rows) else np.arange(slot.shape[0])
         return (slot.row_word0 + np.unique(touched)).astype(np.int32)

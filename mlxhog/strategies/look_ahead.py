@@ -138,13 +138,7 @@ class OwnMovement(AsTheyAre):
     """
 
     def __init__(self, arena: Arena, workers: int, *, overlap: bool = False) -> None:
-        """Begin without movement.
-
-        Args:
-            arena: of the run.
-            workers: of the run.
-            overlap: whether a step of this worker is pending, too, when it reads.
-        """
+        """Begin without movement; with `overlap` a step of its own is pending when it reads."""
         super().__init__(arena.params, workers + overlap)
         self._workers, self._usual, self._counters = workers, self.others, arena.counters
         self._version = self._counters.load("version")
@@ -158,8 +152,7 @@ class OwnMovement(AsTheyAre):
     def horizon(self, version: int) -> float:
         """Number of steps that a read looks ahead, if the movement since the last read counts as P.
 
-        Args:
-            version: updates before this read.
+        `version` is that of this read.
         """
         usual, steps = self._usual, version - self._version
         self._version = version

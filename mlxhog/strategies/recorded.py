@@ -381,13 +381,8 @@ def put(arrays: list[Float32], content: bytes) -> None:
 def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
     """Log the unfinished step of a worker that has ended, and free its locks.
 
-    Its process is gone, and is not declared dead yet: until then no worker takes over its locks.
-
-    Args:
-        arena: of the run.
-        run_dir: of the run.
-        slot: of the worker.
-        died: whether it ended without being asked to.
+    Its process is gone, and is not declared dead yet: until then no worker takes over its locks. It
+    `died` if it ended without being asked to.
     """
     book, path = Book(arena, slot), event_log.worker_path(run_dir, slot)
     phase = book.words["phase"]

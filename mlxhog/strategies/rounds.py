@@ -42,21 +42,13 @@ if TYPE_CHECKING:
 
 
 class StepRecord(NamedTuple):
-    """Counts after a step of a worker.
+    """Counts after a step of a worker."""
 
-    Attributes:
-        opt_step: steps that its optimizer has taken.
-        version: updates of the run, or those of a worker on its copy.
-        tokens: of this call, or of this worker.
-        applied: whether the step is applied; else its gradient was not finite, or too late.
-        steps: of this worker; 0 before the first record.
-    """
-
-    opt_step: int
-    version: int
-    tokens: int
-    applied: bool
-    steps: int
+    opt_step: int  # steps that its optimizer has taken
+    version: int  # updates of the run, or those of a worker on its copy
+    tokens: int  # of this call, or of this worker
+    applied: bool  # whether the step is applied; else its gradient was not finite, or too late
+    steps: int  # of this worker; 0 before the first record
 
 
 JOURNAL: Final = tuple(f"{name}_after" for name in StepRecord._fields)
@@ -75,18 +67,12 @@ def _is_done(ledger: Ledger, ticket: int) -> bool:
 
 
 class Numbered(Strategy):
-    """A strategy whose steps have numbered tickets.
-
-    Attributes:
-        run_words: its own words of the run.
-        worker_words: of each worker.
-        kept_words: those of each worker that a checkpoint keeps.
-    """
+    """A strategy whose steps have numbered tickets."""
 
     numbered: ClassVar[bool] = True
-    run_words: ClassVar[str] = ""
-    worker_words: ClassVar[str] = ""
-    kept_words: ClassVar[tuple[str, ...]] = ("steps",)
+    run_words: ClassVar[str] = ""  # its own words of the run
+    worker_words: ClassVar[str] = ""  # of each worker
+    kept_words: ClassVar[tuple[str, ...]] = ("steps",)  # of these, in a checkpoint
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
         worker = " ".join(("steps stages", *JOURNAL, self.worker_words))

@@ -53,19 +53,12 @@ class Strategy(Choice, ABC):
     """A strategy and its numbers; the methods here are those of lock-free workers.
 
     In a run it holds no state: that is in the arena, so every process may have its own.
-
-    Attributes:
-        config: of the run; see `build` for this and the next ones.
-        workers: number of workers at the start of the run; 0 without a run.
-        max_workers: worker slots of the arena, if more than that; see `slots`.
-        tables: of n-grams in the model, set by `with_tables`; None if it has none.
-        Worker: prepares one worker's part, in its process.
     """
 
-    config: TrainConfig = _of_run(None)
-    workers: int = _of_run(0)
-    max_workers: int = _of_run(0)
-    tables: Any = _of_run(None)
+    config: TrainConfig = _of_run(None)  # of the run; see `build` for this and the next ones
+    workers: int = _of_run(0)  # number of workers at the start of the run; 0 without a run
+    max_workers: int = _of_run(0)  # worker slots of the arena, if more than that; see `slots`
+    tables: Any = _of_run(None)  # of n-grams in the model, or None
 
     # -- facts that options and reports ask for --------------------------------------------------
 
@@ -93,7 +86,7 @@ class Strategy(Choice, ABC):
          "strategy=hogwild, or leave overlap out"),
     )  # fmt: skip
 
-    Worker: ClassVar[type[Any]]
+    Worker: ClassVar[type[Any]]  # prepares one worker's part, in its process
 
     def steppers(self, workers: int) -> int:
         """Number of the run's workers that add their own steps to shared parameters."""
@@ -193,10 +186,7 @@ class Strategy(Choice, ABC):
     def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
         """The text of each worker's clients; None if all workers have one text.
 
-        Args:
-            data: of the run.
-            train: its training text.
-            stored: folder of the run that is resumed.
+        `stored` is the folder of the run that is resumed.
         """
         return None
 
@@ -235,9 +225,7 @@ class Strategy(Choice, ABC):
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Fill the segments when the parameters are in place and no worker has started.
 
-        Args:
-            arena: to fill.
-            position: of a checkpoint whose `kept_segments` are in place, see `resume`.
+        With a `position`, see `resume`, the `kept_segments` of its checkpoint are in place.
         """
 
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
@@ -423,35 +411,22 @@ class TicketPart:
 
 @dataclass(frozen=True)
 class Lease:
-    """A batch this worker holds until it is applied or given back.
+    """A batch this worker holds until it is applied or given back."""
 
-    Attributes:
-        epoch: of the ticket.
-        ticket: held in the ledger.
-        parts: the sequences to compute, perhaps of other tickets, perhaps none; None is the
-            ticket's own batch.
-    """
-
-    epoch: int
-    ticket: int
+    epoch: int  # of the ticket
+    ticket: int  # held in the ledger
     parts: tuple[TicketPart, ...] | None = None
+    """The sequences to compute, perhaps of other tickets, or none; None is the ticket's batch."""
 
 
 @dataclass(frozen=True)
 class WriteResult:
-    """Result of writing one gradient.
+    """Result of writing one gradient."""
 
-    Attributes:
-        applied: whether it has changed the parameters.
-        staleness: updates between its read and its write.
-        version: updates of the run, this one included.
-        too_late: whether it was finite and left out for its staleness.
-    """
-
-    applied: bool
-    staleness: int = 0
-    version: int = 0
-    too_late: bool = False
+    applied: bool  # whether it has changed the parameters
+    staleness: int = 0  # updates between its read and its write
+    version: int = 0  # updates of the run, this one included
+    too_late: bool = False  # whether it was finite and left out for its staleness
 
 
 class StrategyWorker(ABC):

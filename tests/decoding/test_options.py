@@ -34,9 +34,13 @@ def sampling_of(**fields):
         ("top_p", -0.1, "is -0.1; wanted a number at least 0 and at most 1"),
         ("repetition_penalty", 1e-39, "is 1e-39; wanted a number at least 0.01 and at most 1000"),
         ("seed", 2**63, f"is {2**63}; wanted a whole number at least 0 and at most {2**63 - 1}"),
-        ("stop", ["a", ""], "has an empty text, which would end every answer at once; leave it"),
-        ("stop", ["a"] * 9, "has 9 texts, the longest of 1 characters; wanted at most 8 of at mos"),
-        ("stop", ["a" * 101], "has 1 texts, the longest of 101 characters; wanted at most 8 of at"),
+        (
+            "stop",
+            ["a", ""],
+            "is ['a', '']; wanted a text, or a list of texts: at most 8, each of 1 ",
+        ),
+        ("stop", ["a"] * 9, "is ['a', 'a', "),
+        ("stop", ["a" * 101], "is ['aaa"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_it_as_the_user_wrote_it(

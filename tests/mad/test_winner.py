@@ -3,9 +3,7 @@
 A vote takes the most frequent layers of the best candidates; scaling keeps the proportions.
 """
 
-import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,13 +186,8 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks(
-    capsys, monkeypatch
-):
-    transformers = pytest.importorskip("transformers", reason="the extra [peers]")
-    dynamic = importlib.import_module("transformers.dynamic_module_utils")
-    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(Path("modules").absolute()))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks(capsys):
+    pytest.importorskip("transformers", reason="the extra [peers]")
     space = "space: {depth: 2, mixers: [mlstm(h2), gated-conv], channels: [swiglu(inner=16)]}"
     Path("space.yaml").write_text(space)
     Path("text.txt").write_text("lock free adds never wait " * 1000)
@@ -204,24 +197,16 @@ def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both
         "mad scale winner.yaml --depth 4 --out deep.yaml",
         "train --model deep.yaml --data text.txt --workers mlx:cpu --seq-len 16 --steps 2 "
         "--batch-size 2 --eval-tokens 512 --quiet",
-        "convert latest exported --to hf --check --quiet",
+        "convert latest exported --to hf --check --quiet",  # compares the logits
     ):
         assert main(line.split()) == 0
-
-    tokens = np.random.default_rng(0).integers(0, 256, (2, 12))
-    theirs = transformers.AutoModelForCausalLM.from_pretrained("exported", trust_remote_code=True)
-    ours = TorchModel("exported")
+    tokens, ours = np.random.default_rng(0).integers(0, 256, (2, 12)), TorchModel("exported")
     with torch.no_grad():
-        answer = theirs(torch.tensor(tokens), labels=torch.tensor(tokens))
         whole, _ = ours(torch.tensor(tokens))
         first, state = ours(torch.tensor(tokens[:, :7]))
         rest, _ = ours(torch.tensor(tokens[:, 7:]), state)
-        written = theirs.generate(torch.tensor(tokens[:1]), max_new_tokens=3, do_sample=False)
-    for logits in (answer.logits, torch.cat([first, rest], 1),
-                   np.array(MLXModel("exported")(mx.array(tokens))[0])):  # fmt: skip
+    for logits in (torch.cat([first, rest], 1), MLXModel("exported")(mx.array(tokens))[0]):
         assert_close(np.asarray(logits), whole.numpy(), LOGITS_F32)
-    assert torch.isfinite(answer.loss)
-    assert written.shape == (1, 15)
     capsys.readouterr()
 
 

@@ -18,7 +18,6 @@ from mlxhog.optim import GROUPS as FACTORS
 from mlxhog.optim import (
     AdamW,
     Muon,
-    Sparsified,
     Use,
 )
 from mlxhog.optim.muon import on_cpu
@@ -42,14 +41,6 @@ def test_a_run_gives_its_optimizer_what_it_needs_beside_its_numbers():
         use = Use(hidden=HIDDEN, threads=2, seed=7, shared=shared)
         assert built == Muon(use=use, moments=moments, **MOMENTS)
         assert built.shared_segments == (("m", "v") if shared else ())
-
-
-def test_options_choose_what_is_written():
-    optimizer = optim.build(replace(chosen(), sparsify="topk:0.1", error_feedback=False))
-    assert isinstance(optimizer, Sparsified)
-    assert (optimizer.selection.kind, optimizer.state_segments) == ("topk", ("m", "v"))
-    with_residual = optim.build(replace(chosen("sgd"), sparsify="threshold:2"))
-    assert with_residual.state_segments == ("residual",)
 
 
 SHARED = {"strategy": "hogwild"}

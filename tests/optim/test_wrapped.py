@@ -17,7 +17,6 @@ from tests.optim.small import (
     SLOTS,
     N,
     dense_gradients,
-    gradients,
     initial,
     parameter,
     target,
@@ -59,25 +58,6 @@ def test_what_was_written_and_what_waits_is_every_step_that_was_taken():
         waiting = parameter(place.private[RESIDUAL], MATRIX)
         np.testing.assert_array_equal(parameter(flat, MATRIX) + waiting, total)
     assert np.count_nonzero(waiting) > 0
-
-
-@each_of("name", ["sgd", "momentum", "adamw", "muon"])
-@each_of("grads", [gradients, dense_gradients])
-def test_exactly_the_elements_that_it_says_are_written(name, grads):
-    optimizer, flat = Sparsified(RULES[name], TENTH), initial()
-    place = target(optimizer, flat)
-    for step in range(1, 5):
-        before, given = flat.copy(), grads(step)
-        optimizer.step(place, given, lr=LR, step=step)
-        for parameter_name, index in optimizer.written.items():
-            slot = SLOTS[parameter_name]
-            changed = parameter(flat, slot) != parameter(before, slot)
-            np.testing.assert_array_equal(np.flatnonzero(changed), index)
-        assert len(optimizer.written["matrix"]) == 6  # of 54
-        rows = getattr(given["embedding"], "index", range(11))
-        share = {11: 6, 4: 2}[len(rows)]  # of 55, and of 15 in three rows
-        assert len(optimizer.written["embedding"]) == share
-        assert {*optimizer.written["embedding"] // 5} <= {*rows}
 
 
 # -- what a selection takes ------------------------------------------------------------------------

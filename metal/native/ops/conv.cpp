@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "pool.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -127,7 +127,7 @@ void gradients_of_positions(const Conv& conv, const Reach& reach, Index b, Index
     }
     if (t >= end) continue;
     add_products(K_padded, C, d_row, rows.data(), part);
-    add_to(C, d_row, part + K_padded * C);
+    add_rows(1, C, d_row, C, part + K_padded * C);
   }
   const bool of_state = first == 0 && grad.state;
   for (Index p = of_state ? 1 - K : first; p < end; ++p) {
@@ -139,7 +139,7 @@ void gradients_of_positions(const Conv& conv, const Reach& reach, Index b, Index
     float* dx = p >= 0 ? grad.x + (b * S + p) * C : grad.state + (b * (K - 1) + p + K - 1) * C;
     weighted_rows(K_padded, C, reach.ahead(), rows.data(), reach.zeros(), dx);
     const Index entry = p - S + K - 1;  // of the state after the last position
-    if (d_last && entry >= 0 && reach.kept(b, p)) add_to(C, d_last + (b * (K - 1) + entry) * C, dx);
+    if (d_last && entry >= 0 && reach.kept(b, p)) add_rows(1, C, d_last + (b * (K - 1) + entry) * C, C, dx);
   }
 }
 

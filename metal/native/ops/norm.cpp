@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "pool.h"
+#include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {

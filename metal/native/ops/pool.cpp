@@ -122,9 +122,4 @@ void parallel_for(Index count, int threads, const std::function<void(Index)>& ta
   Owner::owner().pool->run(count, std::min(threads, kMostThreads), task);
 }
 
-MLXHOG_CLONES void add_to(Index count, const float* x, float* sum) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) sum[j] += x[j];
-}
-
 }  // namespace mlxhog

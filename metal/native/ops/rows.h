@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "memory.h"
 #include "pool.h"
@@ -23,6 +24,29 @@ void scale(Index count, float factor, float* x);
 void exponentials(Index count, float* x);
 
 float dot(Index count, const float* a, const float* b);
+
+// Rows in tasks of a fixed size: sums over rows are taken per task, then in task order, so that the bits do not depend
+// on the number of threads.
+constexpr Index kRowsPerTask = 128;
+
+// Calls work(task, part of `width` zeros) for every task and returns the sum of the parts.
+template <class Work>
+std::vector<float> summed_over_tasks(Index tasks, Index width, int threads, const Work& work) {
+  std::vector<float> parts(tasks * width);
+  parallel_for(tasks, threads, [&](Index task) { work(task, parts.data() + task * width); });
+  std::vector<float> sum(width);
+  for (Index task = 0; task < tasks; ++task) add_rows(1, width, parts.data() + task * width, width, sum.data());
+  return sum;
+}
+
+// Calls work(first row, row count, part of `width` zeros) and returns the sum of the parts.
+template <class Work>
+std::vector<float> summed_over_rows(Index rows, Index width, int threads, const Work& work) {
+  return summed_over_tasks((rows + kRowsPerTask - 1) / kRowsPerTask, width, threads, [&](Index task, float* part) {
+    const Index first = task * kRowsPerTask;
+    work(first, std::min(kRowsPerTask, rows - first), part);
+  });
+}
 
 // Calls work(b, head, scratch) for every head of every sequence, with a `Scratch` of each task's own, made by make();
 // one after another in memory where several threads would share a cache line: `width` is the narrowest head.

@@ -126,7 +126,6 @@ def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
         ({"channels": []}, "space has no channels"),
         ({"before": "canon", "depth": 3}, "depth is 3; with a layer before each other, .* even"),
         ({"before": "canon mlstm"}, "before is 'canon mlstm'; give one layer"),
-        ({"template": "alternating"}, "did you mean 'alternate'"),
         ({"depth": None}, "'depth' is missing"),
         ({"depth": [8, 4]}, "rising numbers"),
         ({"depth": 1000}, "depth is 1000; give a whole number above 0, 256 at most"),
@@ -137,8 +136,6 @@ def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
         ({"budget": {"params": "many"}}, "budget.params is 'many'"),
         ({"defaults": {"mlstn": {}}}, "defaults has no 'mlstn'; did you mean 'mlstm'"),
         ({"position": "rope"}, "position is 'rope'; wanted one of none, learned, sincos"),
-        ({"suite": "light"}, "did you mean 'lite'"),
-        ({"dim": -1}, "dim is -1"),
         # a space without a candidate
         ({"depth": 8, "max_count": {"mlstm": 1, "slstm": 1}}, "no candidate is within max_count"),
         ({"depth": 40, "budget": {"params": 2_000}}, "budget in 10,000 draws; raise a bound"),

@@ -293,20 +293,11 @@ def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_t
 
 
 @pytest.mark.slow
-def test_ctrl_c_lets_runs_end_and_a_second_one_drops_them(tmp_path, session):
+def test_ctrl_c_lets_runs_end_and_the_study_goes_on(tmp_path, session):
     process = session()
     wait_until(lambda: lines(tmp_path / "s") >= 2)
     os.killpg(process.pid, signal.SIGINT)  # as in a terminal: the workers also get it
     output, _ = process.communicate(timeout=60)
     assert output.startswith("interrupted"), output
-    ended = lines(tmp_path / "s")
-    assert 2 <= ended < 16
-    process = session()
-    wait_until(lambda: lines(tmp_path / "s") > ended)
-    workers = workers_of(process.pid)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert output.startswith("interrupted"), output
-    assert not any(map(alive, workers))
+    assert 2 <= lines(tmp_path / "s") < 16
     assert go(study(tmp_path, "s", candidates=4)).statuses == {"done": 16}
