@@ -88,7 +88,7 @@ def title(strategy: str) -> str:
 
 
 def first_note(strategy: str, before: str | None) -> str:
-    """A note on the strategy with which a run begins; a resumed one was saved in that of before."""
+    """A note on the strategy with which a run begins; `before` is that of the resumed run."""
     why = "workers are on one kind of device" if strategy == ROUNDS.name else "workers differ"
     why = "as when it was saved" if before == strategy else f"since {why}"
     return f"strategy {title(strategy)} to begin with, {why}; it changes by measured times"

@@ -230,7 +230,7 @@ class Training(Session):
         monitor.over = True
 
     def end(self) -> None:
-        """Let workers finish their step, save, evaluate and sample; a run that trained not ends."""
+        """Let workers finish their step, then save, evaluate and sample, if the run has trained."""
         if not self.arena.counters.load("start_ns"):
             return
         self._rest()
@@ -244,7 +244,7 @@ class Training(Session):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        """Stop the workers, and report the result; returns whether that says what the error was."""
+        """Stop the workers and report the result; returns whether the result tells of the error."""
         try:
             failure = self._judge(error)
         finally:
