@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlxhog import train
@@ -58,6 +59,28 @@ def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_full_disk_during_training_is_reported_and_training_continues(tmp_path, monkeypatch):
+    saved, real = [], checkpoint.save
+
+    def save(*arguments, **fields):
+        if saved:
+            raise EnvironmentLacks("checkpoint needs 9 bytes, 1 is free; free some space")
+        saved.append(real(*arguments, **fields))
+        return saved[0]
+
+    def full(*_):
+        raise EnvironmentLacks("the disk became full")
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(run.Run, "append_metrics", full)
+    messages = Messages()
+    result = train(small_config(tmp_path, steps=100, save_every=20), observer=messages)
+    assert (result.status, result.steps) == ("unsaved", 100)
+    assert any(m.endswith("training continues") for m in messages)
+    checkpoint_of(result)
+
+
+@pytest.mark.slow
 def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path):
     def kill(progress):
         for worker in progress.workers:
@@ -79,6 +102,16 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(tmp_path, monkey
     result = train(small_config(tmp_path, steps=2))
     assert result.status == "diverged"
     assert "lower --lr" in str(result.error)
+
+
+@pytest.mark.slow
+def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path):
+    first = train(small_config(tmp_path, steps=3))
+    second = train(small_config(tmp_path, steps=3, resume=first.run))
+    again = train(small_config(tmp_path, steps=3, resume=str(first.checkpoint)))
+    assert (again.run, again.checkpoint) == (second.run, second.checkpoint)
+    one, other = (checkpoint_of(r).params for r in (second, again))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.slow

@@ -16,12 +16,14 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, control, plan
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import BACKENDS, WorkerSpec
+from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
-from mlxhog.strategies import build
+from mlxhog.strategies import Lease, build
 from mlxhog.training import processes, worker, worker_process
 from mlxhog.training.job import Job
+from mlxhog.training.steps import Gradients
 from tests.training import lost_gpu
 from tests.training.small import Messages, small_config
 from tests.training.test_deaths import Killer
@@ -211,3 +213,26 @@ def test_every_abort_halves_micro_batches_and_pieces_down_to_one():
     of_mps = [replace(job, slot=2).micro_batch for job in jobs]
     assert of_mps == [3, 3, 1, 1], "no gradient has more tokens than MPS adds right"
     assert [job.gpu_share.piece_tokens for job in jobs] == [4096, 2048, 1024, 512]
+
+
+@pytest.mark.parametrize(("micro_batch", "sizes"), [(8, [8]), (4, [4, 4]), (3, [3, 3, 2])])
+def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(micro_batch, sizes):
+    x, seen = np.arange(32, dtype=np.int32).reshape(8, 4), []
+
+    def loss_and_grads(batch):
+        """The mean of a batch as its gradient."""
+        seen.append(len(batch.x))
+        mean = batch.x.mean(dtype=np.float32)
+        return float(mean), {"w": np.array([mean], np.float32)}
+
+    data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
+    one = SimpleNamespace(
+        micro_batch=micro_batch, slot=1, config=SimpleNamespace(slow=None),
+        plan=SimpleNamespace(batches=lambda: data, link=None),
+    )  # fmt: skip
+    entry = SimpleNamespace(beat=lambda: None)
+    gradients = Gradients(one, None, entry, SimpleNamespace(loss_and_grads=loss_and_grads))
+    loss, grads = gradients.of(gradients.micro_batches(Lease(0, 0)))
+    assert seen == sizes
+    assert loss == pytest.approx(15.5)
+    assert grads["w"] == pytest.approx(15.5)
