@@ -14,7 +14,7 @@ fields is among the scenarios, and beside each stands what its decision tree ans
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
@@ -65,49 +65,11 @@ class Scenario:
     document: str = ""
 
 
-def profile_of(
-    times, *, sync_s, exchange_s=0.0, alone=0.0,
-    **known):  # fmt: skip
-    """A profile of workers with these times."""
+def profile_of(times, *, sync_s, exchange_s=0.0, alone=None, **known):
+    """A profile of workers with these times; one by itself has the last of them, or its own."""
     workers = [Worker(name="w", compute=time, exchange_s=exchange_s) for time in times]
-    one = (
-        Worker(name="w", compute=times_of("constant", alone))
-        if alone
-        else replace(workers[-1], exchange_s=0)
-    )
+    one = Worker(name="w", compute=alone or times[-1])
     return Profile(workers=workers, alone=one, sync_s=sync_s, **known)
-
-
-def document_profile(
-    *,
-    compute_time_ms,
-    communication_time_ms,
-    compute_variance,
-    gradient_sparsity,
-    data_heterogeneity,
-    workers,
-):
-    """Read the five fields of document 003's WorkloadProfile; three of them have no unit.
-
-    Variance is read as the coefficient of variation of a least time with an exponential delay, up
-    to 1; communication as the cost of a barrier, and of the exchange of each step; sparsity as the
-    share of elements that are not zero, as in the document; heterogeneity as zeta^2 / sigma^2,
-    since gradients do not show a KL divergence.
-    """
-    mean_s, share = compute_time_ms / 1e3, gradient_sparsity
-    delay_s = mean_s * min(1.0, compute_variance)
-    time = times_of("exponential", mean_s - delay_s, delay_s) if delay_s else times_of(
-        "constant", mean_s
-    )  # fmt: skip
-    worker = Worker(name="document", compute=time, exchange_s=communication_time_ms / 1e3)
-    return Profile(
-        workers=[worker] * workers,
-        alone=worker,
-        sync_s=communication_time_ms / 1e3,
-        p_conf=1 - math.exp(-(share**2) * 10_000) if share < 1 else 1.0,
-        density=share,
-        heterogeneity=data_heterogeneity,
-    )
 
 
 # -- what is trained -------------------------------------------------------------------------------
@@ -189,13 +151,11 @@ def scenarios():
     tail = times_of("exponential", 0.05, 0.05)
     crowded, heavy = times_of("constant", 0.4), times_of("pareto", 0.05, 1.5)
     spells = times_of("markov", 0.05, 0.5, 0.02, 0.2)
-    document = document_profile(
-        compute_time_ms=100,
-        communication_time_ms=80,
-        compute_variance=0.0,
-        gradient_sparsity=1.0,
-        data_heterogeneity=0.0,
-        workers=8,
+    # Document 003's five fields: 100 ms of computing without variance, 80 ms of communication, read
+    # as the cost of a barrier and of the exchange of each step, dense gradients, equal data, eight.
+    remote = Worker(name="document", compute=even, exchange_s=0.08)
+    document = Profile(
+        workers=[remote] * 8, alone=remote, sync_s=0.08, p_conf=1.0, density=1.0, heterogeneity=0.0
     )
     sparse = Touched((1.0,) * 100, noise=0.2, touched=2)
     apart = Apart(SMOOTH, noise=0.3, drift=1.5)
@@ -203,7 +163,7 @@ def scenarios():
     local = frozenset({"local_sgd", "diloco"})
     return [
         Scenario("four workers share one core", profile_of([crowded] * 4, sync_s=0.004,
-                 alone=0.1), noisy, frozenset({"serial"})),
+                 alone=even), noisy, frozenset({"serial"})),
         Scenario("equal workers, cheap barrier", profile_of([even] * 4, sync_s=0.002), noisy,
                  frozenset({"sync"}), "fully_synchronous"),
         Scenario("a little jitter, must repeat", profile_of([tail] * 4, sync_s=0.01,

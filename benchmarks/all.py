@@ -46,9 +46,8 @@ class Script(NamedTuple):
 
 
 TABLE = (
-    Script("schemes", 1910),
+    Script("schemes", 3410),
     Script("speedup", 470, "--only loss", None),
-    Script("auto", 1500, ""),
     Script("scaling", 770),
     Script("staleness", 1430),
     Script("mixed_backends", 460),
@@ -56,7 +55,6 @@ TABLE = (
     Script("defaults", 600),
     Script("backoff", 730),
     Script("late_gradients", 480),
-    Script("stragglers", 90),
     Script("local_sgd", 360),
     Script("paper_tables", 260),
     Script("course_project", 1060),

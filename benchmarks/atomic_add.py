@@ -4,7 +4,7 @@
     python benchmarks/atomic_add.py --quick    one to two
 
 One and two spawned workers, one per core, add a dense delta to one arena again and again. Kernels
-take turns, so that drift hits all alike; a turn that other programs disturbed is repeated. Moments
+take turns, so that drift hits all alike. Moments
 that both workers write are counted as well: where gradients are zero and both betas 1/2, a step of
 AdamW or Muon halves them, so their exponents say how many steps they have seen.
 """
@@ -19,8 +19,8 @@ import numpy as np
 from harness.claims import Sample
 from harness.estimates import Ratio
 from harness.frame import flags, measured
-from harness.interleaved import answer, quiet_turns, spawned
-from harness.machine import LoadWatch, cores, pin, smallest
+from harness.interleaved import answer, spawned, with_twin
+from harness.machine import cores, pin, smallest
 
 from mlxhog import _native
 from mlxhog.arena import Arena, plan
@@ -35,8 +35,6 @@ TOTAL_ADDS = 10**8
 HALVINGS = 96  # by each worker of a turn; with two of them a float's exponents allow for 254
 COLUMNS = 64  # of the matrix whose mean Muon moves
 START_DELAY_S = 0.02
-AGAIN = " again"
-"""The A/A arm: a kernel that runs twice in each turn."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,6 @@ class Done:
 
     floats: int
     wall_s: float
-    cpu_s: float
-    late_s: float
-
-    @property
-    def disturbed(self):
-        """Whether the worker began late or had to leave its core."""
-        return self.late_s > 0.002 or self.cpu_s < 0.98 * self.wall_s
 
 
 # -- the worker -----------------------------------------------------------------------------------
@@ -86,7 +77,7 @@ def take(turn, flat, locks, delta, slot):
     mode = 0 if width else WRITE_MODES[name]
     while time.monotonic() < turn.start_s:
         pass
-    cpu, began = time.process_time(), time.monotonic()
+    began = time.monotonic()
     end = turn.start_s + turn.seconds
     while rounds == 0 or rounds < turn.rounds or time.monotonic() < end:
         if rule:
@@ -96,8 +87,7 @@ def take(turn, flat, locks, delta, slot):
         else:
             _native.add(locks, mode, flat, 0, delta, seed=seed + rounds)
         rounds += 1
-    wall = time.monotonic() - began
-    return Done(rounds * len(delta), wall, time.process_time() - cpu, began - turn.start_s)
+    return Done(rounds * len(delta), time.monotonic() - began)
 
 
 def halve_adamw(locks, mode, flat, floats, seed):
@@ -131,15 +121,12 @@ class WorkerPool:
             answer(pipe, "a worker")
 
     def play(self, kernel, workers, floats, **amount):
-        """One turn of the first `workers`; also how many cores others used meanwhile."""
-        watch, pipes = LoadWatch(), self._pipes[:workers]
+        """One turn of the first `workers`."""
+        pipes = self._pipes[:workers]
         turn = Turn(kernel, floats, time.monotonic() + START_DELAY_S, **amount)
         for pipe in pipes:
             pipe.send(turn)
-        parts = [answer(pipe, "a worker") for pipe in pipes]
-        # From `send` to `start_s` a worker spins, which is not in its own count.
-        spun = START_DELAY_S * workers
-        return parts, watch.stop(sum(part.cpu_s for part in parts) + spun)
+        return [answer(pipe, "a worker") for pipe in pipes]
 
     def lost(self, kernel, floats):
         """Add 1.0 TOTAL_ADDS times by two workers; adds lost, and adds made."""
@@ -180,7 +167,7 @@ def measure(findings, chosen):
     repeats, widest = chosen.repeats or (5 if chosen.quick else 11), f"cas{_native.WIDEST_CAS}"
     keys = [*product(("lossless", "racy"), SIZES, (1, 2))]
     keys += [(kernel, size, 2) for size in ("64 KiB", "4 MiB") for kernel in ("cas1", widest)]
-    pair, twin, small = ("lossless", "4 MiB", 2), ("lossless" + AGAIN, "4 MiB", 2), 64 * KIB // 4
+    pair, small = ("lossless", "4 MiB", 2), 64 * KIB // 4
     with worker_pool() as pool:
         for kernel in dict.fromkeys(("lossless", "cas1", "cas2", widest)):
             missing, added = pool.lost(kernel, small)
@@ -191,15 +178,14 @@ def measure(findings, chosen):
             findings.exact(name, missing, 0)
         racy = {size: pool.lost("racy", n // 4) for size, n in SIZES.items()}
 
-        def turn(key):
+        def turn(key, _):
             kernel, size, workers = key
-            mode, seconds = kernel.removesuffix(AGAIN), smallest(0.0, 0.4)
-            parts, others = pool.play(mode, workers, SIZES[size] // 4, seconds=seconds)
-            ns = fmean(1e9 * part.wall_s / part.floats for part in parts)
-            return ns, max(others, 1.0) if any(part.disturbed for part in parts) else others
+            parts = pool.play(kernel, workers, SIZES[size] // 4, seconds=smallest(0.0, 0.4))
+            return fmean(1e9 * part.wall_s / part.floats for part in parts)
 
-        times, load = quiet_turns(repeats, [*keys, twin], turn)
-    findings.others_load = load if len(cores()) >= WORKERS else max(load, 1.0)  # no pair timed
+        times, again = with_twin(range(repeats), keys, turn, twin=pair)
+    if len(cores()) < WORKERS:
+        findings.others_load = 1.0  # no pair was timed
     findings.table(
         {"kernel": kernel, "workers": n, "size": size,
          "ns per element and worker": Sample.of(times[kernel, size, n]).spelt(".3f")}
@@ -207,10 +193,9 @@ def measure(findings, chosen):
     )  # fmt: skip
 
     def ratio(slow, fast, factor=1.0):
-        turns = list(zip(times[slow], times[fast], strict=False))  # others may spoil one's turn
-        return Ratio.of([factor * a for a, _ in turns], [b for _, b in turns])
+        return Ratio.of([factor * ns for ns in times[slow]], times[fast])
 
-    findings.same("lossless, 2 workers, 4 MiB, ns", times[pair], times[twin])
+    findings.same("lossless, 2 workers, 4 MiB, ns", times[pair], again)
     for size, workers, limit in (
         ("4 MiB", 1, 1.15), ("4 MiB", 2, 1.25), ("64 MiB", 1, 1.15), ("64 MiB", 2, 1.25),
         ("64 KiB", 2, 1.5),

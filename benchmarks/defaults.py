@@ -3,32 +3,25 @@
     python benchmarks/defaults.py --full --only minute     the default beside that of 0.2
     python benchmarks/defaults.py --full --only widths     one step size for every width
     python benchmarks/defaults.py --only ngram_tables      staleness of sparse parameters
-    python benchmarks/defaults.py --full --only lock_free_schedules
-    python benchmarks/defaults.py --tune                   the settings of the schedules
 
-minute               the default of version 0.2 (bytes, four blocks of width 128), and the tokenizer
-                     of the text, depth and step sizes of today's default, one after another, with
-                     a quarter of a minute's text; arms have the same budget in compute
-widths               xLSTMs at three widths, each at the step size that `--lr auto` takes for it, at
-                     half of it and at twice as much (Yang et al. 2022, mu-P, arXiv:2203.03466)
-ngram_tables         `tiny` with tables of n-grams and without, by one worker and by lock-free ones,
-                     on as much text: tables are read and written row by row
-lock_free_schedules  two lock-free workers under back-off, 1/k, constant steps, half a cosine and
-                     wsd, without a warm-up, each at its own step size and K (`backoff.py`)
-
+minute        the default of version 0.2 (bytes, four blocks of width 128), and the tokenizer of the
+              text, depth and step sizes of today's default, one after another, with a quarter of a
+              minute's text; arms have the same budget in compute
+widths        xLSTMs at three widths, each at the step size that `--lr auto` takes for it, at half
+              of it and at twice as much (Yang et al. 2022, mu-P, arXiv:2203.03466)
+ngram_tables  `tiny` with tables of n-grams and without, by one worker and by lock-free ones, on as
+              much text: tables are read and written row by row
 Tokens and gradients are counted, not seconds, so a busy machine changes no loss.
 """
 
 from itertools import product
 from statistics import fmean, median
 
-from backoff import BACKOFF, CONSTANT, FALLING, INVERSE, Rule, schedule_axes
-from harness.claims import Sample, Twin, counted
+from harness.claims import Sample, counted
 from harness.estimates import Mean, Ratio
 from harness.frame import MODES, flags, measured_parts, other_seed
-from harness.interleaved import on_cores, take_turns, with_twin
-from harness.tuning import settings, tune
-from training.recording import MINI, TINY, Bench, end_bits, model_file, workers
+from harness.interleaved import on_cores, with_twin
+from training.recording import end_bits, model_file, workers
 
 from mlxhog import TrainConfig, optim
 
@@ -58,7 +51,7 @@ MINUTE_ARMS = {
 
 def minute(findings, chosen):
     """Train every arm with every seed, and today's default with others (A/A)."""
-    seeds = findings.seeds = chosen.seeds[:3]
+    seeds = chosen.seeds
     tokens = chosen.pick(tiny=4096, quick=MINUTE_TOKENS / 32, full=MINUTE_TOKENS / 4)
     held_out = chosen.pick(tiny=4096, quick=HELD_OUT / 32, full=HELD_OUT / 8)
 
@@ -96,7 +89,7 @@ FACTORS, NEAR = (0.5, 1.0, 2.0), 0.02
 
 def widths(findings, chosen):
     """Train at every width, and compare each bracket's middle with its best."""
-    seeds = findings.seeds = chosen.seeds[:3]
+    seeds = chosen.seeds
     wide = chosen.pick(tiny=(32,), quick=(64, 128), full=(64, 128, 256))
     rules = ("muon",) if chosen.quick else ("muon", "adamw")
     blocks, length, steps, held_out = (1, 32, 4, 1024) if chosen.tiny else (2, 128, 200, 16_384)
@@ -142,7 +135,7 @@ SERIAL, LOCK_FREE = "serial", "hogwild"
 
 def ngram_tables(findings, chosen):
     """Train with and without tables, by one worker and by each number of lock-free ones."""
-    seeds = findings.seeds = chosen.seeds[:3]
+    seeds = chosen.seeds
     orders = chosen.pick(tiny="2-3", quick="2-4", full="2-8")
     tokens = chosen.pick(tiny=4_000, quick=40_000, full=150_000)
     counts = chosen.pick(tiny=(2,), quick=(2,), full=(2, 4))
@@ -184,99 +177,13 @@ def ngram_tables(findings, chosen):
     findings.results["bits_per_byte"] = {", ".join(map(str, arm)): own for arm, own in bits.items()}
 
 
-# -- schedules of lock-free workers ---------------------------------------------------------------
-
-RIVALS = (INVERSE, CONSTANT, "cosine", "wsd")
-SCHEDULES, AGAIN = (BACKOFF, *RIVALS), "back-off again"
-FIRST = {"muon": 4e-3, "adamw": 2e-3}
-"""The middle of the axis of step sizes."""
-
-
-def scheduled(bench, optimizer, rule, gradients, seed):
-    """Held-out bits per byte after all gradients; no schedule has a warm-up."""
-    warmup = {} if rule.schedule in FALLING else {"warmup": 0.0}
-    return bench.train(
-        f"{optimizer}, {rule.schedule}, lr {rule.lr:.2g}, K {rule.share:g}", seed=seed,
-        tokens=gradients * bench.per_step, optimizer=optimizer, workers=workers(2), **warmup,
-        **rule.options(gradients, "cosine"),
-    ).end  # fmt: skip
-
-
-def lock_free_schedules(findings, chosen):
-    """Train under every schedule with every seed."""
-    rules = ("muon",) if chosen.quick else tuple(FIRST)
-    gradients = chosen.pick(tiny=40, quick=600, full=600)
-    bench = Bench(chosen.pick(tiny=TINY, quick=MINI, full=MINI), looks=2)
-    names = [f"{rule}, {schedule}" for rule in rules for schedule in SCHEDULES]
-    arbitrary = {"lr": 3e-3, "share": 0.5}
-    known = (
-        dict.fromkeys(names, arbitrary) if chosen.tiny else settings("lock_free_schedules", names)
-    )
-
-    def train(arm, seed):
-        schedule = BACKOFF if arm[1] == AGAIN else arm[1]
-        rule = Rule(schedule, **known[f"{arm[0]}, {schedule}"])
-        return scheduled(bench, arm[0], rule, gradients, seed)
-
-    schedules = chosen.pick(tiny=SCHEDULES[:2], quick=SCHEDULES, full=SCHEDULES)
-    arms = [(o, s) for o in rules for s in (*schedules, *[AGAIN] * (o == "muon"))]
-    bits = take_turns(chosen.seeds, arms, train)
-    compare_schedules(findings, bits, known)
-    findings.results |= {"settings": {**bench.settings, "gradients": gradients}}
-
-
-def compare_schedules(findings, bits, known):
-    """Back-off beside the others: (optimizer, schedule) -> bits per byte of each seed.
-
-    Where the search chose K beyond the end of the training, back-off is a constant step size, and
-    no rival is compared with back-off.
-    """
-
-    def more(arm):
-        return Mean.of_differences(bits[arm], bits[arm[0], BACKOFF])
-
-    def ahead(*rivals):
-        return [
-            counted(f"{o}: {rival} less back-off, bits per byte", more((o, rival)), ">=", 0.0)
-            for o, rival in bits
-            if rival in rivals and known[f"{o}, {BACKOFF}"]["share"] < 1.0
-        ]
-
-    findings.table(
-        {"optimizer": arm[0], "schedule": arm[1], "bits per byte": Mean.of(own).spelt(".3f"),
-         "more than back-off": "" if arm[1] == BACKOFF else more(arm).spelt(".3f")}
-        for arm, own in bits.items()
-    )  # fmt: skip
-    findings.compare("Faster in practice than 1/k (larger steps early on).", *ahead(INVERSE))
-    words = "For xLSTM: use constant stepsize with exponential backoff."
-    findings.compare(words, *ahead(*RIVALS[1:]))
-    findings.twins.append(Twin.of("back-off, muon", bits["muon", BACKOFF], bits["muon", AGAIN]))
-    findings.results["bits"] = [
-        {"optimizer": o, "schedule": s, "bits": own} for (o, s), own in bits.items()
-    ]
-
-
-def tune_schedules():
-    """Search step size and K of every schedule."""
-    bench = Bench(MINI, looks=2)
-    arms = {f"{o}, {s}": (o, s) for o in FIRST for s in SCHEDULES}
-    tune(
-        "lock_free_schedules", {name: schedule_axes(FIRST[o]) for name, (o, _) in arms.items()},
-        lambda name, point: scheduled(
-            bench, arms[name][0], Rule(arms[name][1], **point), 600, seed=101
-        ),
-    )  # fmt: skip
-
-
-PARTS = {one.__name__: one for one in (minute, widths, ngram_tables, lock_free_schedules)}
+PARTS = {one.__name__: one for one in (minute, widths, ngram_tables)}
 
 
 def main():
     """Run the parts that the flags name."""
-    chosen = flags(__doc__, parts=PARTS, **MODES, tune="search the schedules").parse_args()
-    if chosen.tune:
-        return tune_schedules()
-    return measured_parts(PARTS, chosen, packages=("torch",), seeds=(4, 8))
+    chosen = flags(__doc__, parts=PARTS, **MODES).parse_args()
+    return measured_parts(PARTS, chosen, packages=("torch",), seeds=(3, 3))
 
 
 if __name__ == "__main__":

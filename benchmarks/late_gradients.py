@@ -9,7 +9,7 @@ updates late (simulated, one process). Such a rule makes steps smaller, so each 
 step size by a run of another seed, and so has plain lr.
 """
 
-from harness.claims import Claim, counted
+from harness.claims import counted
 from harness.estimates import Mean
 from harness.frame import MODES, flags, measured, other_seed
 from harness.interleaved import take_turns
@@ -50,8 +50,7 @@ def measure(findings, chosen):
     count, near = cells(chosen)[-1][1], QUICK_NEAR if chosen.quick else NEAR
     findings.table(
         {"workers": n, "strategy": strategy, "slow": slow,
-         "mean": Mean.of(one.staleness for one in own).spelt(),
-         "most": max(one.max_staleness for one in own)}
+         "mean": Mean.of(one.staleness for one in own).spelt()}
         for (strategy, n, slow), own in late.items()
     )  # fmt: skip
     for (strategy, n, slow), own in late.items():
@@ -64,17 +63,6 @@ def measure(findings, chosen):
         counted("mean staleness / ((P - 1)/2)", Mean.of(one.staleness / half for one in equal),
                 "within", 1 + near, least=1 - near),
     )  # fmt: skip
-    largest = max(one.max_staleness for one in late["hogwild", count, SLOW])
-    name = f"largest staleness, {count} workers, one four times slower"
-    findings.compare(
-        f"The largest staleness is P - 1 = {count - 1}",
-        Claim(name, largest, "<=", count - 1, timing=False),
-    )
-    findings.describe(
-        "A server bounds staleness by letting a push wait while version - worker version > s",
-        "The version only grows, and what the worker has read does not, so the first worker that "
-        "is too late waits for ever. The gate of ssp is where workers pull (`soak.py`).",
-    )
     by_rule(findings, chosen, bench, count - 1)
     findings.results["staleness"] = {
         f"{strategy}, {n}{', one slow' if slow else ''}": [one.staleness for one in own]

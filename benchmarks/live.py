@@ -7,7 +7,6 @@
 promises    reads against writers that add 1 to every element at every update, mode by mode
 training    tokens/s of a training on one core with a reader busy on another, and the reader's own
             beside those of a generator of a checkpoint while nothing trains
-publishing  what taking one copy costs, for models of several sizes
 streams     tokens/s of 32 answers at once on two threads, beside those of one answer, of the engine
             alone: `tiny`, and a model whose weights do not fit into the caches
 requests    OpenAI's client, 16 at a time, asks a server of a run that trains; what failed or hung,
@@ -18,14 +17,12 @@ first       seconds to the first token of a stream, asked one after another whil
 import contextlib
 import json
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +33,14 @@ from harness.interleaved import answer, mlxhog, spawned, with_twin
 from harness.machine import cores, pin, resident, smallest, unpin
 from language_models.ours import Ids, Size, large, load_backend
 
-from mlxhog.arena import Arena, plan, published
-from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import run as runs
-from mlxhog.config.config import TrainConfig
 from mlxhog.decoding.engine import Engine, Request
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import WeightFollower
-from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.strategies import build
-from mlxhog.training.publishing import Publisher
 from tests.live.patterns import Inbox, check, pattern_run
 
 BYTES = ("--model=tiny", "--tokenizer=bytes")
@@ -68,7 +59,6 @@ class Scale:
         reads: of each mode.
         seconds: of each training run that is timed.
         turns: pairs of such runs, and of streams.
-        copies: that are taken of each model.
         requests, firsts: asked of a server.
         tokens: of each stream.
     """
@@ -76,15 +66,14 @@ class Scale:
     reads: int
     seconds: float
     turns: int
-    copies: int
     requests: int
     firsts: int
     tokens: int
 
 
-FULL = Scale(100_000, 30.0, 5, 50, 1000, 200, 400)
-QUICK = Scale(2_000, 12.0, 2, 10, 200, 50, 100)
-TINY = Scale(20, 1.0, 1, 1, 10, 1, 4)
+FULL = Scale(100_000, 30.0, 5, 1000, 200, 400)
+QUICK = Scale(2_000, 12.0, 2, 200, 50, 100)
+TINY = Scale(20, 1.0, 1, 10, 1, 4)
 
 
 # -- promises --------------------------------------------------------------------------------------
@@ -205,35 +194,6 @@ def training(scale, findings):
     name = "training beside a reader on another core, of that without"
     findings.at_least(name, Ratio.of(beside, alone), 0.9)
     findings.at_least("the reader, of a generator of a checkpoint", Ratio.of(live, offline), 0.9)
-
-
-# -- publishing ------------------------------------------------------------------------------------
-
-
-def publishing(scale, findings):
-    """Seconds of one copy while no worker writes, and the memory of two."""
-    for name in smallest(("tiny",), ("tiny", "125m")):
-        spec = families.param_spec(load_architecture(name))
-        layout = plan(spec, n_tickets=1, extra=published.segments(16))
-        strategy, seconds = build(TrainConfig(steps=1, strategy="hogwild"), 1), []
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            Arena.create(layout) as arena,
-            arena.serve(Path(folder) / "s") as server,
-        ):
-            load = partial(strategy.load, training=True)
-            publisher = Publisher(arena, server, load, Interval(steps=10**9))
-            for _ in range(scale.copies):
-                arena.counters.add("version")
-                began = time.perf_counter()
-                publisher._publish(at_rest=False)
-                seconds.append(time.perf_counter() - began)
-            publisher.end()
-        n_bytes = 4 * layout.n_floats
-        findings.table([
-            {"a copy of": name, "ms": 1e3 * statistics.median(seconds), "two, bytes": 2 * n_bytes,
-             "GB per second": n_bytes / statistics.median(seconds) / 1e9}
-        ])  # fmt: skip
 
 
 # -- many streams ----------------------------------------------------------------------------------
@@ -385,7 +345,7 @@ def first(scale, findings):
     findings.at_most("seconds to the first token while training", Mean.of(seconds), FIRST_S)
 
 
-PARTS = {one.__name__: one for one in (promises, training, publishing, streams, requests, first)}
+PARTS = {one.__name__: one for one in (promises, training, streams, requests, first)}
 
 
 def measure(findings, chosen):

@@ -5,31 +5,26 @@
 
 Lock-free workers on the same parameters, Muon with its defaults: all of PyTorch, all of MLX, half
 of each. Where they are more than the cores, this shows whether they work and converge, and no
-speed. Beside it, both backends compute loss and gradient of the same batches at the same
-parameters.
+speed. Beside it, both backends compute the model's outputs and gradients, as `mlxhog parity` does.
 """
 
 from dataclasses import asdict
 from statistics import median
 
-import numpy as np
 from harness.claims import Claim, Twin, counted
 from harness.estimates import Mean
 from harness.frame import MODES, flags, measured
 from harness.interleaved import take_turns
-from language_models.ours import load_backend
+from harness.machine import smallest
+from parity_false_failures import SIDES, compare_all, computed
 from training.recording import SIZES, TINY, Bench, enough_cores, workers
 
-from mlxhog.data.batches import Batches
-from mlxhog.data.prepare import prepare
-from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
-from mlxhog.optim.updates import Rows
+from mlxhog.parity.subject import perturbed_subject
 
 TORCH, MLX, BOTH, AGAIN = "torch", "mlx", "mlx+torch", "mlx+torch again"
 """The last is the A/A arm."""
 TIE = 0.05  # bits per byte: what two runs of one mix differ by
-PARITY = 1e-3  # of losses and gradients, relative: float32 sums in another order
 
 
 def mix(kind, count):
@@ -62,7 +57,7 @@ def measure(findings, chosen):
         for n in counts
         for alone in (TORCH, MLX)
     ))  # fmt: skip
-    claims = same_numbers(bench, 2 if chosen.quick else 8, trainings)
+    claims = same_numbers(bench.model, trainings)
     findings.claims += claims
     findings.compare("outputs match within epsilon", *claims)
     findings.twins.append(Twin.of("mlx+torch, 2 processes", ends[BOTH, 2], ends[AGAIN, 2]))
@@ -84,51 +79,19 @@ def _row(arm, own):
     }
 
 
-def same_numbers(bench, batches, trainings):
-    """Largest relative difference of losses and gradients, MLX against PyTorch, and lost updates.
-
-    Both with native and with plain operators.
-    """
-    text = Batches.open(
-        prepare("sotu").train, seq_len=bench.options["seq_len"],
-        batch_size=bench.options["batch_size"], seed=0,
-    )  # fmt: skip
-    some, apart = [text.at(0, k) for k in range(batches)], {"losses": 0.0, "gradients": 0.0}
-    for kernels in ("auto", "reference"):
-        sides = (computed(one, kernels, bench.model, some) for one in ("torch:cpu", "mlx:cpu"))
-        for (loss, grad), (other_loss, other_grad) in zip(*sides, strict=True):
-            off = abs(loss - other_loss) / abs(loss)
-            apart["losses"] = max(apart["losses"], off)
-            off = float(np.linalg.norm(grad - other_grad) / np.linalg.norm(grad))
-            apart["gradients"] = max(apart["gradients"], off)
+def same_numbers(model, trainings):
+    """Outputs and gradients of both backends and forms of operators, and lost updates."""
+    subject = perturbed_subject(
+        "the model", load_architecture(model), seed=0, shape=(1, smallest(2, 64)), steps=0
+    ).made()
+    rows, _ = compare_all(subject, SIDES, computed(subject))
     lost = max(one.lost_update_rate for own in trainings.values() for one in own)
-    name = "lost updates (stripe locks; no framework adds atomically)"
     return [
-        *(Claim(f"relative difference of {what}", off, "<=", PARITY, timing=False)
-          for what, off in apart.items()),
-        Claim(name, lost, "==", 0, timing=False),
+        Claim("largest difference of a number, of what float32 rounding allows (mlxhog parity)",
+              max(row.pressure for row in rows), "<=", 1.0, timing=False),
+        Claim("lost updates (stripe locks; no framework adds atomically)", lost, "==", 0,
+              timing=False),
     ]  # fmt: skip
-
-
-def computed(backend, kernels, model_name, batches):
-    """Loss and whole gradient of each batch at the initial parameters."""
-    model = load_architecture(model_name)
-    worker = load_backend(backend, model, threads=2, kernels=kernels)
-    shapes = {name: spec.shape for name, spec in sorted(param_spec(model).items())}
-    results = []
-    for batch in batches:
-        loss, grads = worker.loss_and_grads(batch)
-        parts = []
-        for name, shape in shapes.items():
-            grad = grads[name]
-            if isinstance(grad, Rows):
-                dense = np.zeros(shape, np.float32)
-                np.add.at(dense, grad.index, grad.values)
-                grad = dense
-            parts.append(np.asarray(grad).ravel().copy())
-        results.append((loss, np.concatenate(parts)))
-    worker.close()
-    return results
 
 
 def main():

@@ -1,8 +1,8 @@
-"""Speed of one worker, its cells and layers beside the xlstm package, transformers and `nn.LSTM`.
+"""Speed of one worker and its layers beside the xlstm package, transformers and `nn.LSTM`.
 
     python benchmarks/model_speed.py                     every row, both thread counts
     python benchmarks/model_speed.py --quick             fewer turns
-    python benchmarks/model_speed.py --only v1 cells   some of: train v1 cells layers decode memory
+    python benchmarks/model_speed.py --only v1 layers   some of: train v1 layers decode
 
 Ours and the peers take turns, each in a process of its own with the same threads; a ratio is the
 geometric mean of the turns' own ratios, so that a slow spell of the machine hits both sides. Ours
@@ -11,11 +11,11 @@ does all that a run does in a step (`language_models/ours.py`), a peer only what
 """
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from harness.claims import Sample
 from harness.frame import flags, measured
-from harness.interleaved import Program, arm, in_turns
+from harness.interleaved import Program, in_turns
 from harness.machine import smallest
 from language_models import peers
 from language_models.ours import SMALL, TOKENS, Size
@@ -24,9 +24,7 @@ OURS, PEERS = "language_models.ours", "language_models.peers"
 TORCH, MLX, PACKAGE, TRANSFORMERS = "ours, torch", "ours, mlx", "xlstm", "transformers"
 WIDE = Size(d=512, blocks=6, batch=2)
 VOCABULARY = replace(WIDE, vocab=50_304)
-LONG = Size(batch=4, seq=2048)
 SEVEN_TO_ONE = Size(blocks=8, slstm_at=(1,))
-LIBRARIES = ("torch", "xlstm.xlstm_large.model", "transformers")
 
 
 def compare(findings, chosen, row, programs, tokens, threads, limits):
@@ -57,8 +55,8 @@ def programs_of(size, names):
     """Training steps of a size, by the names of the programs."""
     every = {
         TORCH: Program(OURS, "training_step", {"size": size, "backend": "torch:cpu"}),
-        MLX: Program(OURS, "training_step", {"size": size, "backend": "mlx:cpu"}, ("mlx.core",)),
-        **{peer: Program(PEERS, "training_step", {"size": size, "peer": peer}, LIBRARIES)
+        MLX: Program(OURS, "training_step", {"size": size, "backend": "mlx:cpu"}),
+        **{peer: Program(PEERS, "training_step", {"size": size, "peer": peer})
            for peer in (PACKAGE, TRANSFORMERS)},
     }  # fmt: skip
     return {name: every[name] for name in names}
@@ -82,20 +80,6 @@ def v1(findings, chosen):
         compare(findings, chosen, size.name, programs, size.tokens, threads, limits)
 
 
-def cells(findings, chosen):
-    """One cell of each kind beside the peer's; mLSTM with keys of 64 and values of 128."""
-    sizes = {"mlstm": (Size(d=512, batch=4, seq=512), 1.5), "slstm": (Size(d=256), 10.0)}
-    for kind, (size, least) in sizes.items():
-        options, peer = {"size": size}, f"{PACKAGE}'s"
-        programs = {
-            TORCH: Program(OURS, f"{kind}_cell", options),
-            peer: Program(PEERS, f"{kind}_cell", options),
-        }
-        row, limits = f"{kind} cell, d {size.d}, S {size.seq}", {(peer, TORCH): least}
-        for threads in chosen.threads:
-            compare(findings, chosen, row, programs, size.tokens, threads, limits)
-
-
 def layers(findings, chosen):
     """Layers of `mlxhog.nn.torch` beside the package's and `nn.LSTM`: forward and backward."""
     sizes = {"slstm": (Size(), 20.0), "mlstm": (Size(batch=4, seq=512), 2.0)}
@@ -113,7 +97,7 @@ def layers(findings, chosen):
 
 STREAMS = {
     TORCH: Program(OURS, "stream", {"backend": "torch:cpu"}),
-    MLX: Program(OURS, "stream", {"backend": "mlx:cpu"}, ("mlx.core",)),
+    MLX: Program(OURS, "stream", {"backend": "mlx:cpu"}),
     PACKAGE: Program(PEERS, "stream", {"peer": PACKAGE}),
     TRANSFORMERS: Program(PEERS, "stream", {"peer": TRANSFORMERS}),
 }
@@ -127,21 +111,7 @@ def decode(findings, chosen):
     compare(findings, chosen, row, STREAMS, TOKENS, 1, limits)
 
 
-def memory(findings, chosen):
-    """Peak memory of a training step of long sequences."""
-    if chosen.tiny:
-        return  # its processes would be those of the suite
-    row, peaks = f"memory of a training step, {LONG.name}", {}
-    for name, program in programs_of(LONG, (TORCH, MLX, PACKAGE, TRANSFORMERS)).items():
-        with arm(program, threads=chosen.threads[-1]) as one:
-            one.run()
-            peaks[name] = one.end()
-    findings.results[row] = {name: asdict(peak) for name, peak in peaks.items()}
-    share = peaks[TORCH].added / peaks[PACKAGE].added
-    findings.at_most(f"{row}: {TORCH} / {PACKAGE}", share, 0.7, timing=False)
-
-
-PARTS = {one.__name__: one for one in (train, v1, cells, layers, decode, memory)}
+PARTS = {one.__name__: one for one in (train, v1, layers, decode)}
 
 
 def measure(findings, chosen):

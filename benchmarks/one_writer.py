@@ -1,7 +1,7 @@
-"""Document 000's own case: one writer learns decision segments with APOLLO, one reader answers.
+"""Document 000's own case, one writer that learns decision segments with APOLLO: what it writes.
 
-    python benchmarks/one_writer.py             about ten minutes
-    python benchmarks/one_writer.py --quick     about three
+    python benchmarks/one_writer.py             some minutes
+    python benchmarks/one_writer.py --quick     fewer steps and segments
 
 A segment is 50 to 256 bytes of text that the model has not seen, of which the last third is
 trained. For APOLLO, APOLLO-Mini and AdamW, from a checkpoint that the same rule has trained:
@@ -9,34 +9,23 @@ trained. For APOLLO, APOLLO-Mini and AdamW, from a checkpoint that the same rule
 gradient   the share of elements that are zero, of the embedding and of dense layers
 step       its size beside the spacing of floats: the share of dense elements that a step leaves
            where they were, in float32 and if the weights were bfloat16
-answers    what a reader saw that answered while segments were trained (`--follow`): updates during
-           one answer of 100 tokens, tokens written by other weights than its first, weights' age
+
+What a reader sees meanwhile is in `live.py`.
 """
 
-import json
-import statistics
 import tempfile
-import time
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from harness.claims import Sample
 from harness.frame import flags, measured
-from harness.interleaved import mlxhog
 from harness.machine import smallest
+from training.recording import BYTES
 
-from mlxhog import arena, backends, optim
-from mlxhog.arena.requests import ask
-from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.checkpoint import run as runs
-from mlxhog.config.config import TrainConfig
+from mlxhog import TrainConfig, arena, backends, optim, train
+from mlxhog.checkpoint import formats
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.sotu import read_sotu
-from mlxhog.decoding.options import Sampling
-from mlxhog.errors import MlxhogError
-from mlxhog.live.opening import open_source
-from mlxhog.live.source import WeightFollower
 from mlxhog.models import families
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import parameter
@@ -46,23 +35,12 @@ OPTIMIZERS = ("apollo", "apollo-mini", "adamw")
 LENGTHS = (50, 128, 256)
 ROWS = 4
 WARM = 20  # steps on segments before one is looked at: moments and limiter have settled
-ANSWER = 100
-WAIT_S = 120.0
 DENSE_ZEROS = 0.01
 """Share of zero elements from which on a dense layer's gradient would count as sparse here."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Steps of the checkpoint, segments that are looked at, seconds of answering."""
-
-    steps: int
-    segments: int
-    seconds: float
-
-
-FULL, QUICK = Scale(600, 30, 60.0), Scale(150, 8, 15.0)
-TINY = Scale(4, 1, 1.0)
+SHARES = (
+    "zeros of the embedding", "zeros of dense layers", "step in float32 spacings, median",
+    "unmoved in float32", "unmoved in bfloat16",
+)  # fmt: skip
 
 
 def segments(length):
@@ -86,165 +64,67 @@ class Writer:
         opened = formats.open(path)
         model, spec = opened.config, families.param_spec(opened.config)
         layout = arena.plan(spec, max_workers=1, n_tickets=1)
-        self.slots, self._dense = layout.slots, np.zeros(layout.n_floats, np.bool_)
-        for slot in self.slots.values():
+        self._slots, self._dense = layout.slots, np.zeros(layout.n_floats, np.bool_)
+        for slot in layout.slots.values():
             self._dense[slot.offset : slot.offset + slot.size] = slot.kind != "rows"
         self.backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
-        self.backend.bind(model, self.slots, layout.n_floats, None)
+        self.backend.bind(model, layout.slots, layout.n_floats, None)
         inbox, hidden = self.backend.inbox, families.hidden_matrices(model)
-        opened.copy_into({name: parameter(inbox, slot) for name, slot in self.slots.items()})
+        opened.copy_into({name: parameter(inbox, slot) for name, slot in layout.slots.items()})
         decay = frozenset(name for name, one in spec.items() if one.decay)
         config = optim.for_model(config, model.hidden_size, hidden, 1)
-        self._written = WrittenSteps(config, self.slots, inbox, decay, hidden)
+        self._written = WrittenSteps(config, layout.slots, inbox, decay, hidden)
 
-    def gradient(self, batch):
-        """The mean gradient at the weights as they are."""
+    def learn(self, batch):
+        """Take one step at the full step size; returns `SHARES` of it."""
+        inbox = self.backend.inbox
         self.backend.refresh()
-        return self.backend.loss_and_grads(batch)[1]
+        grads, before = self.backend.loss_and_grads(batch)[1], inbox[self._dense]
+        zeros = [self._zeros(grads, tables=tables) for tables in (True, False)]
+        inbox += self._written.step(grads)
+        size = np.abs(inbox[self._dense].astype(np.float64) - before)
+        spacings = np.median(size / np.maximum(np.spacing(np.abs(before)), 1e-45))
+        return [*zeros, spacings, unmoved(before, size, 23), unmoved(before, size, 7)]
 
-    def step(self, grads):
-        """Take one step at the full step size."""
-        self.backend.inbox += self._written.step(grads)
-
-    def dense(self):
-        """The parameters that are no rows of a table, (n,), copied."""
-        return self.backend.inbox[self._dense]
-
-
-def zeros(grads, slots, *, tables):
-    """Share of elements that are exactly zero, of tables of rows or of everything else."""
-    n = nonzero = 0
-    for name, grad in grads.items():
-        if (slots[name].kind == "rows") == tables:
-            values = grad.coalesced().values if isinstance(grad, Rows) else grad
-            n, nonzero = n + slots[name].size, nonzero + int(np.count_nonzero(values))
-    return 1 - nonzero / n
+    def _zeros(self, grads, *, tables):
+        """Share of elements that are exactly zero, of tables of rows or of everything else."""
+        n = nonzero = 0
+        for name, grad in grads.items():
+            if (self._slots[name].kind == "rows") == tables:
+                values = grad.coalesced().values if isinstance(grad, Rows) else grad
+                n, nonzero = n + self._slots[name].size, nonzero + int(np.count_nonzero(values))
+        return 1 - nonzero / n
 
 
-def unmoved(before, after, bits):
-    """Share of elements whose step is below half the spacing of floats with `bits` of mantissa."""
-    _, exponents = np.frexp(before)
-    spacing = np.ldexp(np.float64(1.0), exponents - 1 - bits)
-    return float((np.abs(after.astype(np.float64) - before) < spacing / 2).mean())
-
-
-def steps(optimizer, path, scale):
-    """Gradients and steps on segments of each length."""
-    rows = []
-    for length in LENGTHS:
-        writer = Writer(path, TrainConfig(optimizer=optimizer, strategy="serial"))
-        of_length = []
-        for k, batch in enumerate(segments(length)):
-            if k == smallest(0, WARM) + scale.segments:
-                break
-            grads, before = writer.gradient(batch), writer.dense()
-            share = [zeros(grads, writer.slots, tables=tables) for tables in (True, False)]
-            writer.step(grads)
-            after = writer.dense()
-            if k >= smallest(0, WARM):
-                size = np.abs(after - before)
-                spacings = float(np.median(size / np.maximum(np.spacing(np.abs(before)), 1e-45)))
-                still = (unmoved(before, after, 23), unmoved(before, after, 7))
-                of_length.append((*share, spacings, *still))
-        writer.backend.close()
-        names = (
-            "zeros of the embedding", "zeros of dense layers", "step in float32 spacings, median",
-            "unmoved in float32", "unmoved in bfloat16",
-        )  # fmt: skip
-        medians = map(statistics.median, zip(*of_length, strict=True))
-        rows.append({"bytes": length, **dict(zip(names, medians, strict=True))})
-        print(optimizer, {k: round(v, 4) for k, v in rows[-1].items()}, flush=True)
-    return rows
-
-
-BYTES = ("--model=tiny", "--tokenizer=bytes")
-
-
-def train(folder, *words):
-    """Start a training in a folder."""
-    return mlxhog(folder, "train", "--json", "--workers=torch:cpu", *BYTES, *words)
-
-
-def answers(folder, run, scale):
-    """Answer while the run goes on with segments that it finds in a folder."""
-    (folder / "new").mkdir()
-    lines = []
-    for k, batch in zip(range(4000), segments(128), strict=False):
-        for x in batch.x:
-            text = bytes(x.astype(np.uint8)).decode("utf-8", "replace")
-            lines.append(json.dumps({"prompt": text[:85], "answer": text[85:]}))
-        if k % 400 == 399:
-            (folder / "new" / f"{k}.jsonl").write_text("\n".join(lines))
-            lines = []
-    training = train(folder, "--resume", str(run.directory), "--follow", "new")
-    try:
-        source, model = opened(folder)
-        follower = WeightFollower(source, model.backend)
-        sampling = Sampling(max_new_tokens=ANSWER)
-        updates_in, tokens_after, ages, tokens = [], [], [], 0
-        began = time.monotonic()
-        while time.monotonic() - began < scale.seconds:
-            follower.refresh(in_sequence=False)
-            versions = []
-            for _ in model.answer(["The "], sampling, by=follower):
-                loaded = follower.loaded()
-                versions.append(loaded.version)
-                ages.append(loaded.age_updates)
-            updates_in.append(versions[-1] - versions[0])
-            tokens_after.append(sum(version != versions[0] for version in versions))
-            tokens += len(versions)
-        seconds = time.monotonic() - began
-        status = ask(run.directory, "status", timeout_s=10.0)
-        source.close()
-        return {
-            "answers": len(updates_in),
-            "answers of several versions": sum(map(bool, tokens_after)) / len(tokens_after),
-            "tokens of other weights than the first": sum(tokens_after) / tokens,
-            "updates in an answer": Sample.of([float(n) for n in updates_in]),
-            "age in updates": Sample.of([float(n) for n in ages]),
-            "reader_tokens_per_s": tokens / seconds,
-            "writer_step": status["step"],
-        }
-    finally:
-        training.kill()
-        training.communicate()
-
-
-def opened(folder):
-    """The run's shared weights, once it trains."""
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        try:
-            source, model = open_source("latest", root=folder / "runs", backend="torch:cpu")
-        except MlxhogError:
-            time.sleep(0.2)
-            continue
-        if not source.ended():
-            return source, model
-        time.sleep(0.2)
-    raise RuntimeError("the run does not go on")
+def unmoved(values, size, bits):
+    """Share of steps below half the spacing of floats with `bits` of mantissa."""
+    _, exponents = np.frexp(values)
+    return (size < np.ldexp(0.5, exponents - 1 - bits)).mean()
 
 
 def measure(findings, chosen):
     """Measure each optimizer."""
-    scale = smallest(TINY, QUICK if chosen.quick else FULL)
-    findings.results["scale"] = vars(scale)
+    steps, count = smallest((4, 1), (150, 8) if chosen.quick else (600, 30))
+    warm = smallest(0, WARM)
     for optimizer in smallest(OPTIMIZERS[1:2], OPTIMIZERS):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            words = ("--optimizer", optimizer, "--steps", str(scale.steps), "--eval-every", "off")
-            training = train(folder, *words)
-            training.communicate()
-            (run,) = runs.list_runs(folder / "runs")
-            rows = steps(optimizer, checkpoint.latest(run), scale)
-            live = answers(folder, run, scale)
-        print(optimizer, live, flush=True)
-        findings.results[optimizer] = {"steps": rows, "answers": live}
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(
+                optimizer=optimizer, steps=steps, workers="torch:cpu", eval_every="off", out=folder,
+                **BYTES,
+            )  # fmt: skip
+            rows = []
+            for length in LENGTHS:
+                config = TrainConfig(optimizer=optimizer, strategy="serial")
+                writer = Writer(Path(result.checkpoint), config)
+                seen = [writer.learn(batch) for batch in islice(segments(length), warm + count)]
+                writer.backend.close()
+                medians = map(float, np.median(seen[warm:], axis=0))
+                rows.append({"optimizer": optimizer, "bytes": length,
+                             **dict(zip(SHARES, medians, strict=True))})  # fmt: skip
+        findings.table(rows)
         dense = max(row["zeros of dense layers"] for row in rows)
-        findings.at_most(
-            f"{optimizer}: zeros among the gradients of dense layers", dense, DENSE_ZEROS,
-            timing=False,
-        )  # fmt: skip
+        name = f"{optimizer}: zeros among the gradients of dense layers"
+        findings.at_most(name, dense, DENSE_ZEROS, timing=False)
 
 
 def main():

@@ -5,8 +5,7 @@
 
 xLSTM Large of width 128 and 512, four blocks, bytes, one thread: the share of a step of each
 optimizer in gradient and step together (of SOAP the mean, since every tenth step refreshes the
-bases), and its state in the arena. Muon stands beside what bounds it: its operations over the speed
-of our own matrix product. What a GPU worker dispatches is `python -m tools.counts graphs`.
+bases), and its state in the arena. What a GPU worker dispatches is `python -m tools.counts graphs`.
 """
 
 import time
@@ -21,13 +20,12 @@ from harness.interleaved import Program, once
 from harness.machine import cores, pin, smallest
 from language_models.ours import Size, large, load_backend, target
 
-from mlxhog import _native, arena, optim
+from mlxhog import arena, optim
 from mlxhog.arena import Arena
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.models import families
-from mlxhog.optim import Muon, gradients, updates
-from mlxhog.optim.muon import ORTHOGONALIZATIONS, operations
+from mlxhog.optim import gradients, updates
 from mlxhog.optim.rule import new_state
 
 SEQ = 256
@@ -105,22 +103,8 @@ class Bench:
         return sum(n for _, n in sizes), sum(n for name, n in sizes if name in self.hidden)
 
 
-def product_speed(n):
-    """Operations per second of our own float32 product of n x n matrices, one thread."""
-    rng = np.random.default_rng(0)
-    x, w = (rng.standard_normal((n, n), dtype=np.float32) for _ in range(2))
-    y, calls = np.empty((n, n), np.float32), max(1, int(2e8 / n**3))
-
-    def work():
-        for _ in range(calls):
-            _native.ops.linears(x, [w], [None], [y], threads=1)
-
-    work()
-    return 2.0 * n**3 * calls / min(timed(work) for _ in range(7))
-
-
 def shares(threads, width, rounds):
-    """Seconds of gradients and steps of a width turn by turn, bounds of Muon, floats of states."""
+    """Seconds of gradients and steps of a width turn by turn, and floats of states."""
     pin(cores()[-1])
     bench, times = Bench(width), {}
     for turn in range(rounds + 1):
@@ -129,15 +113,7 @@ def shares(threads, width, rounds):
             spent |= {kind: timed(partial(bench.step, kind)) for kind in KINDS}
             for name, seconds in spent.items():
                 times.setdefault(name, []).extend([seconds] * bool(turn))
-    shapes = [bench.layout.slots[name].shape for name in bench.hidden]
-    speed = product_speed(2 * min(map(min, shapes)))
-    bounds = {
-        kind: sum(operations(s, len(ORTHOGONALIZATIONS[rule.orthogonalization])) for s in shapes)
-        / speed
-        for kind, rule in bench.rules.items()
-        if isinstance(rule, Muon)
-    }
-    return times, bounds, {kind: bench.state_floats(kind) for kind in KINDS}
+    return times, {kind: bench.state_floats(kind) for kind in KINDS}
 
 
 def measure(findings, chosen):
@@ -145,7 +121,7 @@ def measure(findings, chosen):
     for width in smallest([128], chosen.width):
         rounds = smallest(1, ROUNDS[width][chosen.quick])
         program = Program("optimizer_step", "shares", {"width": width, "rounds": rounds})
-        times, bounds, state = once(program, threads=1)
+        times, state = once(program, threads=1)
         rows = []
         for kind in KINDS:
             step = float(np.mean(times[kind])) if kind == "soap" else Sample.of(times[kind]).median
@@ -154,7 +130,6 @@ def measure(findings, chosen):
                 "width": width, "optimizer": kind, "ms": 1e3 * step,
                 **{f"share at {n} tokens": share for n, share in part.items()},
                 "state / AdamW's": state[kind][0] / state["adamw"][0],
-                "products alone, ms": 1e3 * bounds[kind] if kind in bounds else None,
             })  # fmt: skip
         findings.table(rows)
         mini = state["apollo-mini"][1] / state["adamw"][1]

@@ -12,6 +12,9 @@ schemes        `tiny` on bytes with Muon, to 2.1 bits per byte: one process with
                those that no other worker writes), in turn, and each on its own with one average at
                the end. Workers are equal, or disturbed (`training/disturbances.py`). Four workers
                share the two cores of this machine.
+auto           trainings of forty seconds by the strategies and by `--strategy auto`, with an MLX
+               and a PyTorch worker, whatever disturbs them: does it come near the best of the
+               others in held-out bits per byte? Each has the numbers of its strategy by default
 default_loss   what `mlxhog train` trains without options, to 1.6 bits per byte
 lower_loss     `tiny` to 1.8 bits per byte, with Muon and with AdamW
 
@@ -21,16 +24,18 @@ arm says racy, share Muon's moments and look ahead.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from harness.claims import Claim, Twin
+from harness.claims import Claim, Sample, Twin
 from harness.estimates import Ratio
-from harness.frame import MODES, flags, measured_parts
-from harness.interleaved import remembered, take_turns
+from harness.frame import MODES, flags, measured_parts, say
+from harness.interleaved import remembered, take_turns, with_twin
+from harness.machine import smallest
 from training.disturbances import DISTURBANCES, EQUAL, QUARTER, SLEEPS, Disturber
 from training.race import Course, Target, reached_json, reached_of
-from training.recording import TINY, model_file
+from training.recording import BYTES, TINY, model_file, record
 
 RULE = "muon"
 ALONE = ("serial 1 thread", "serial 2 threads")
@@ -251,7 +256,59 @@ def lower_loss(findings, chosen):
     )  # fmt: skip
 
 
-PARTS = {one.__name__: one for one in (schemes, default_loss, lower_loss)}
+# -- the strategy that chooses --------------------------------------------------------------------
+
+AUTO, WITHIN = "auto", 1.03
+"""WITHIN: largest ratio of bits per byte, `auto` over the best of the others."""
+STRATEGIES = {
+    "sync": {"strategy": "sync"},
+    "sync by speed": {"strategy": "sync", "sync_shares": "speed"},
+    "hogwild": {"strategy": "hogwild"},
+    AUTO: {"strategy": "auto"},
+}
+MINUTE = {
+    "model": "minute", "tokenizer": "auto", "workers": "mlx:cpu,torch:cpu", "threads": 1,
+    "eval_every": "1h",
+}  # fmt: skip
+
+
+def auto_claim(name, bits):
+    """The claim that `auto` is near the best of the arms that stay, seed by seed."""
+    others = zip(*(bits[arm] for arm in STRATEGIES if arm != AUTO), strict=True)
+    ratio = Ratio.of(bits[AUTO], list(map(min, others)))
+    return Claim.of(f"{name}: auto / best of the others", ratio, "<=", WITHIN)
+
+
+def auto(findings, chosen):
+    """Train as long by every strategy under every disturbance, seed by seed, and `sync` twice."""
+    if chosen.tune:
+        return
+    seeds = findings.seeds = chosen.seeds[:3]
+    seconds = chosen.pick(tiny=1.0, quick=30.0, full=40.0)
+
+    def run(name, arm, seed):
+        disturber = Disturber(DISTURBANCES[name].disturb, seconds)
+        options = {**MINUTE, **smallest(BYTES, {}), **STRATEGIES[arm], "time": seconds}
+        slow = DISTURBANCES[name].option(seconds, 2)
+        one = record(disturb=disturber, slow=slow, seed=seed, **options)
+        bits = one.result.val_bits_per_byte
+        say(f"  {name}, seed {seed}  {arm:14} {bits:.3f}  {one.changes}")
+        return bits
+
+    table = {}
+    for name in list(DISTURBANCES)[smallest(-1, 0) :]:
+        table[name], again = with_twin(seeds, STRATEGIES, partial(run, name), twin="sync")
+        findings.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
+        findings.claims.append(auto_claim(name, table[name]))
+    findings.table(
+        {"condition": name, "arm": arm, "bits per byte": Sample.of(values).spelt(".3f")}
+        for name, bits in table.items()
+        for arm, values in bits.items()
+    )
+    findings.results["bits_per_byte"] = table
+
+
+PARTS = {one.__name__: one for one in (schemes, auto, default_loss, lower_loss)}
 
 
 def main():
@@ -261,8 +318,10 @@ def main():
         "--keep", type=Path, metavar="FILE", help="of finished trainings; again it continues"
     )
     chosen = parser.parse_args()
-    chosen.only = chosen.only or (list(PARTS)[:1] if chosen.quick else None)
-    return measured_parts(PARTS, chosen, packages=("torch",), quiet=True, seeds=(3, 5))
+    if chosen.tune:
+        chosen.mode, chosen.quick = "full", False
+    chosen.only = chosen.only or list(PARTS)[: chosen.pick(tiny=2, quick=1, full=None)]
+    return measured_parts(PARTS, chosen, packages=("torch", "mlx"), quiet=True, seeds=(3, 5))
 
 
 if __name__ == "__main__":

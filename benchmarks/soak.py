@@ -5,7 +5,7 @@
 
     gate             real runs of ssp whose workers are killed: clocks stay together, none waits
     replays          recorded lock-free runs, of killed workers too, replay to their hashes
-    repeatability    trainings and computations of both frameworks repeat bit for bit
+    repeatability    trainings of the strategies that promise it repeat bit for bit
     recording_cost   what recording costs: throughput, in pairs, and bytes of its log
     faults           damaged files are refused, interrupted runs end as they should
     damaged_records  replays of damaged records end soon, in words
@@ -17,7 +17,6 @@ machine. Each part ends with a JSON line of its own name.
 import hashlib
 import json
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,11 +25,10 @@ import threading
 from itertools import cycle, islice
 from pathlib import Path
 
-import numpy as np
 from harness.claims import Sample
 from harness.estimates import Mean, Ratio, Share
-from harness.frame import flags, measured_parts
-from harness.interleaved import Program, once, with_twin
+from harness.frame import flags, measured_parts, say
+from harness.interleaved import with_twin
 from harness.machine import ROOT, smallest
 from training.faults import Killer
 from training.recording import BYTES, QUIET_OPTIONS, model_file, record
@@ -38,7 +36,7 @@ from training.recording import BYTES, QUIET_OPTIONS, model_file, record
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, event_log
 from mlxhog.arena.requests import socket_path
-from mlxhog.errors import ArenaError, MlxhogError
+from mlxhog.errors import ArenaError
 from mlxhog.strategies import SSP
 
 # -- gate -----------------------------------------------------------------------------------------
@@ -93,8 +91,10 @@ def gate(findings, chosen):
         most = max(worker.max_staleness for worker in result.workers)
         late += most > (WORKERS - 1) * (2 * slack + 1)
         worst = max(worst, clocks.spread - slack)
-        print(f"run {seed}: slack {slack}, {result.status} after {result.steps} steps, clocks "
-              f"differ by {clocks.spread} at most, staleness up to {most}", flush=True)  # fmt: skip
+        say(
+            f"run {seed}: slack {slack}, {result.status} after {result.steps} steps, clocks "
+            f"differ by {clocks.spread} at most, staleness up to {most}"
+        )
     findings.exact("runs that reached their last step", reached, runs, n=runs)
     findings.exact("runs whose clocks were within slack + 1 whenever read", within, runs, n=runs)
     findings.exact("runs with a gradient later than (P - 1)(2 s + 1)", late, 0, n=runs)
@@ -137,8 +137,10 @@ def replays(findings, chosen):
             logs = sorted((run / event_log.FOLDER).glob("worker-*.log"))
             torn += sum(isinstance(e, event_log.Torn) for log in logs for e in event_log.read(log))
             outcomes.append({"workers": workers, "optimizer": optimizer, **replay(run)})
-            print(f"{k + 1:3}  {workers:22} {optimizer:9} {outcomes[-1]['deaths']} deaths: "
-                  f"{outcomes[-1]['difference'] or 'equal'}", flush=True)  # fmt: skip
+            say(
+                f"{k + 1:3}  {workers:22} {optimizer:9} {outcomes[-1]['deaths']} deaths: "
+                f"{outcomes[-1]['difference'] or 'equal'}"
+            )
         again = [recorded(folder, MIXES[0], "muon", 0, 1) for _ in range(2)]
         ends = {event_log.load(event_log.End, run).sha256["params"] for run in again}
     equal, deaths = (sum(int(one[name]) for one in outcomes) for name in ("equal", "deaths"))
@@ -150,55 +152,7 @@ def replays(findings, chosen):
 
 # -- repeatability --------------------------------------------------------------------------------
 
-MODELS = ("tiny", "7to1-tiny", "lfm2-tiny", "mad-7to1-v1", "mad-attention", "mad-striped")
-KERNELS = ("native", "reference")
 STRATEGIES, OPTIMIZERS = ("serial", "sync", "round_robin", "avg_runs"), ("muon", "adamw")
-
-
-def digest(model, backend, kernels, threads):
-    """SHA-256 of the losses and gradients of three steps of SGD, in this process."""
-    from mlxhog import backends
-    from mlxhog.models import families
-    from mlxhog.optim.updates import Rows
-    from mlxhog.training.plan import make_plan
-
-    plan = make_plan(TrainConfig(
-        model=model, workers=backend, kernels=kernels, threads=threads, steps=1, batch_size=4,
-        seq_len=128, tokenizer="bytes",
-    ))  # fmt: skip
-    worker = backends.create(backend, threads=threads, kernels=plan.kernels[0], cpu_blas="auto")
-    worker.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
-    views = {
-        name: worker.inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-        for name, slot in plan.layout.slots.items()
-    }
-    for name, value in families.init_params(plan.model, 0).items():
-        views[name][...] = value
-    batches, sha256 = plan.batches(), hashlib.sha256()
-    for step in range(3):
-        worker.refresh()
-        loss, grads = worker.loss_and_grads(batches.at(0, step))
-        sha256.update(np.float64(loss).tobytes())
-        for name, grad in sorted(grads.items()):
-            rows = isinstance(grad, Rows)
-            sha256.update((grad.values if rows else grad).tobytes())
-            whole = grad.coalesced() if rows else None
-            at, values = (whole.index, whole.values) if rows else (..., grad)
-            views[name][at] -= np.float32(0.1) * values
-    worker.close()
-    return sha256.hexdigest()
-
-
-def digests(threads, backend, models):
-    """Of every model and kind of operators, in this process; why not, where there are none."""
-    results = {}
-    for model in models:
-        for kernels in KERNELS:
-            try:
-                results[f"{model} {kernels}"] = digest(model, backend, kernels, threads)
-            except MlxhogError as error:
-                results[f"{model} {kernels}"] = f"not here: {error}"
-    return results
 
 
 def trained(strategy, optimizer, seed):
@@ -212,36 +166,16 @@ def trained(strategy, optimizer, seed):
 
 
 def repeatability(findings, chosen):
-    """Two trainings of each strategy that promises it; both frameworks in two processes each."""
+    """Two trainings of each strategy that promises it, and one of another seed."""
     arms = [(strategy, optimizer) for strategy in STRATEGIES for optimizer in OPTIMIZERS]
     arms = smallest(arms[2:3], arms)
     equal = other = 0
     for arm in arms:
         first, second, third = (trained(*arm, seed) for seed in (1, 1, 2))
         equal, other = equal + (first == second), other + (first != third)
-        print(
-            f"trained by {', '.join(arm)}: {'equal' * (first == second) or 'DIFFERS'}", flush=True
-        )
+        say(f"trained by {', '.join(arm)}: {'equal' * (first == second) or 'DIFFERS'}")
     findings.exact("trainings that a second run repeats bit for bit", equal, len(arms), n=len(arms))
     findings.exact("trainings with other bits by another seed", other, len(arms), n=len(arms))
-    compared, equal, others = 0, 0, set()
-    for backend in ("mlx:cpu", "torch:cpu"):
-        before = {}
-        for threads in smallest([1], chosen.threads):
-            options = {"backend": backend, "models": smallest(MODELS[:1], MODELS)}
-            program = Program("soak", "digests", options, ())
-            first, second = (once(program, threads=threads) for _ in range(2))
-            for what, sha256 in first.items():
-                same = sha256 == second[what]
-                word = sha256 if sha256.startswith("not here") else "equal" * same or "DIFFERS"
-                print(f"{backend:9} {threads} threads, {what}: {word}", flush=True)
-                if not sha256.startswith("not here"):
-                    compared, equal = compared + 1, equal + same
-                    if before.setdefault(what, sha256) != sha256:
-                        others.add(f"{backend} {what}")
-    name = "computations that a second process repeats bit for bit"
-    findings.exact(name, equal, compared, n=compared)
-    findings.results["other_bits_with_other_threads"] = sorted(others)
 
 
 # -- recording_cost -------------------------------------------------------------------------------
@@ -263,8 +197,7 @@ def recording_cost(findings, chosen):
             logs = (Path(result.run) / event_log.FOLDER).glob("worker-*.log")
             speed, log = result.tokens / result.seconds, sum(one.stat().st_size for one in logs)
             rate = log / result.seconds / 1e6
-            print(f"{pair + 1:3}  {determinism:6} {speed:.0f} tok/s, {rate:.3f} MB/s of log",
-                  flush=True)  # fmt: skip
+            say(f"{pair + 1:3}  {determinism:6} {speed:.0f} tok/s, {rate:.3f} MB/s of log")
             return speed, rate
 
         runs, again = with_twin(range(chosen.pairs), ("none", "record"), turn, twin="none")
@@ -291,7 +224,7 @@ def damaged_files(mutations):
     words = ["--mutations", f"{mutations}", *smallest(["--only", "train.yaml"], [])]
     command = [sys.executable, "-m", "tests.faults.fuzz_loaders", *words]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(ended.stdout, end="", flush=True)
+    print(ended.stdout, end="")
     if ended.returncode not in (0, 1) or not ended.stdout:
         raise SystemExit(f"it ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
     counts = json.loads(ended.stdout.splitlines()[-1])
@@ -312,7 +245,7 @@ def interrupted_runs(repeat):
                 how = interrupted(Path(folder), cause, MOMENTS[moment], delay_s=delay_s)
             except (AssertionError, subprocess.TimeoutExpired) as error:
                 how, wrong = f"WRONG: {error}", wrong + 1
-        print(f"{cause:4}  {moment:13}  {delay_s:.2f} s  {how}", flush=True)
+        say(f"{cause:4}  {moment:13}  {delay_s:.2f} s  {how}")
     return wrong, len(cases)
 
 
@@ -338,30 +271,25 @@ LIMIT_S = 120.0
 def damaged_records(findings, chosen):
     """Replay mutations of one record: each ends with an exit code of ours, without a traceback."""
     from tests.faults.mutations import mutate
-    from tests.training.small import small_config
 
-    count, wrong = smallest(1, chosen.runs or 60), []
+    count, wrong = smallest(1, chosen.runs or 60), 0
     with tempfile.TemporaryDirectory(prefix="mlxhog-damaged-") as folder:
-        options = {"workers": "mlx:cpu,torch:cpu", "determinism": "record", "optimizer": "muon"}
-        config = small_config(Path(folder), **options, steps=30)
-        run = Path(train(config, observer=None).run)
-        kept = Path(folder) / "kept"
-        shutil.copytree(run / event_log.FOLDER, kept)
-        names = sorted(path.name for path in kept.iterdir())
+        run = recorded(folder, MIXES[0], "muon", 0, 1)
+        intact = {path: path.read_bytes() for path in sorted((run / event_log.FOLDER).iterdir())}
         for number in range(count):
             rng = random.Random(f"0/{number}")
-            name = rng.choice(names)
-            (run / event_log.FOLDER / name).write_bytes(mutate((kept / name).read_bytes(), rng))
+            path = rng.choice(list(intact))
+            path.write_bytes(mutate(intact[path], rng))
             words = [sys.executable, "-m", "mlxhog", "replay", str(run)]
             done = subprocess.run(
                 words, capture_output=True, text=True, timeout=LIMIT_S, check=False
             )
             if done.returncode not in (0, 1, 2, 3) or "Traceback" in done.stdout + done.stderr:
-                wrong.append(f"mutation {number} of {name}: {done.returncode} {done.stderr[-300:]}")
-                print(wrong[-1], flush=True)
-            shutil.copy(kept / name, run / event_log.FOLDER / name)
+                wrong += 1
+                say(f"mutation {number} of {path.name}: {done.returncode} {done.stderr[-300:]}")
+            path.write_bytes(intact[path])
     name = "replays of damaged records that ended otherwise than in words"
-    findings.exact(name, len(wrong), 0, n=count)
+    findings.exact(name, wrong, 0, n=count)
 
 
 PARTS = {
@@ -375,7 +303,6 @@ def main():
     words = "a tenth of the damaged files, a third of the interruptions"
     parser = flags(__doc__, parts=PARTS, quick=words)
     parser.add_argument("--runs", type=int, help="gate (100), replays (20), damaged_records (60)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="repeatability")
     parser.add_argument("--pairs", type=int, default=10, help="recording_cost")
     parser.add_argument("--time", type=float, default=20.0, help="recording_cost: of a run, s")
     return measured_parts(PARTS, parser.parse_args(), packages=("mlx", "torch"))

@@ -1,8 +1,8 @@
-"""Training speed of small worker mixes: tokens per second, a step's parts, memory, a minute.
+"""Training speed of small worker mixes: tokens per second, a step's parts, a minute.
 
     python benchmarks/speedup.py                      half an hour
-    python benchmarks/speedup.py --quick              throughput, steps and memory, nine minutes
-    python benchmarks/speedup.py --only command       some of: throughput steps memory command
+    python benchmarks/speedup.py --quick              throughput and steps, minutes
+    python benchmarks/speedup.py --only command       some of: throughput steps command
 
 Model: xLSTM d 128, 4 blocks, 4 heads, bytes of the corpus sotu, S 256. Throughput is at B 8 beside
 the xlstm package (its xLSTMLarge with native kernels and AdamW): one process with one and two
@@ -19,12 +19,12 @@ from harness.frame import flags, measured
 from harness.interleaved import Program, once, with_twin
 from harness.machine import one_of_a_kind, smallest
 from language_models.peers import package_shared
-from training.recording import count_parameters, model_file, record
+from training.recording import model_file, record
 
 from mlxhog.report.shares import in_words, shares
 
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
-SEEDS, PSS_REPEATS = (1, 2, 3, 4, 5), 5
+SEEDS = (1, 2, 3, 4, 5)
 FREE = {"strategy": "hogwild", "optimizer": "adamw"}
 
 
@@ -93,38 +93,6 @@ def steps(findings, chosen):
         findings.at_most(f"read, optimizer and write, {name}", spent, limit)
 
 
-def memory(findings, chosen):
-    """Proportional set size of worker processes, and what each way of reading costs."""
-    model = model_file(hidden_size=smallest(64, 512), num_hidden_layers=smallest(1, 6))
-    common = {"model": model, "batch_size": 1, "seq_len": 32, "threads": 1, "steps": 40}
-    common |= {**FREE, "optimizer": "sgd"}
-    parameters, repeats = 4 * count_parameters(model), range(smallest(1, PSS_REPEATS))
-    ways = {
-        "live": {"read": "live", "predict": "none"},
-        "snapshot": {"predict": "none"},
-        "predicted": {"predict": "own"},
-    }
-
-    def sizes(workers, way):
-        return [record(workers=workers, **common, **ways[way]).pss_bytes for _ in repeats]
-
-    pss = {f"2 workers, {way}": sizes(TORCH, way) for way in ways}
-    pss |= {f"{n} workers, live": sizes(f"torch:cpu*{n}", "live")
-            for n in ((1, 4) if chosen.quick else (1, 4, 8))}  # fmt: skip
-    findings.table({"workers": name, "MB": round(median(own) / 1e6)} for name, own in pss.items())
-    findings.results |= {"pss_bytes": pss, "parameter_bytes": parameters}
-    live = pss["2 workers, live"]
-    for way, copies in (("snapshot", 1), ("predicted", 2)):
-        pairs = zip(pss[f"2 workers, {way}"], live, strict=True)
-        extra = Mean.of((own - least) / 2 / parameters for own, least in pairs)
-        findings.at_most(f"{way}: parameter copies per worker", extra, copies + 0.3, timing=False)
-    triples = zip(pss["4 workers, live"], live, pss["1 workers, live"], strict=True)
-    unseen = smallest(1, 0)  # a tiny run may end before it is seen
-    further = Mean.of((four - two) / 2 / max(one, unseen) for four, two, one in triples)
-    name = "a further live worker / the first one's memory"
-    findings.at_most(name, further, 1.0, timing=False)
-
-
 def command(findings, chosen):
     """`mlxhog train` with no arguments, on the whole held-out text."""
     watched = {"eval_every": "10s", "sample_every": "30s", "model": "minute", "tokenizer": "auto"}
@@ -140,16 +108,16 @@ def command(findings, chosen):
     findings.at_most("mlxhog train, first step after, s", Mean.of(first_s), 4.0)
 
 
-PARTS = {one.__name__: one for one in (throughput, steps, memory, command)}
+PARTS = {one.__name__: one for one in (throughput, steps, command)}
 
 
 def main():
     """Measure what the flags ask for."""
-    chosen = flags(__doc__, parts=PARTS, quick="throughput, steps and memory").parse_args()
+    chosen = flags(__doc__, parts=PARTS, quick="throughput and steps").parse_args()
 
     def measure(findings, _):
         quick = chosen.quick and not chosen.tiny
-        for name in chosen.only or list(PARTS)[: 3 if quick else None]:
+        for name in chosen.only or list(PARTS)[: 2 if quick else None]:
             PARTS[name](findings, chosen)
 
     packages = ("mlx", "torch", "xlstm")

@@ -14,15 +14,13 @@ the better one counts. The accuracies are those of the test rows, which decide n
 a process of its own with one thread; as many run at once as there are cores.
 """
 
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from multiprocessing import get_context
+from dataclasses import dataclass
 
-from harness.frame import flags, measured
-from harness.machine import cores, smallest
+from harness.frame import flags, measured, say
+from harness.interleaved import on_cores
+from harness.machine import smallest
 
 from mlxhog.base.processes import environment, limits_of_threads
-from mlxhog.mad.run import RunRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks.state_tracking import ORDERS
 from mlxhog.mad.training.candidate import train
@@ -49,8 +47,61 @@ RATES = (8e-3, 4e-3)
 NEAR_CHANCE = 0.25
 """Highest scaled accuracy of the mLSTM at 1,025 to 2,048, of 0 at chance and 1 without an error."""
 
-Trained = tuple[float, RunRecord]
-"""The step size, and the result."""
+
+def measure(findings, chosen):
+    """Train, print, claim."""
+    seeds = range(chosen.seed, chosen.seed + (1 if chosen.quick else 3))
+    jobs = [(*case, seed, chosen.backend) for case in CASES for seed in seeds]
+    with environment(limits_of_threads(1)):
+        runs = dict(zip(jobs, on_cores(trained, jobs), strict=True))
+    for group, stack in CASES:
+        own = [run for job, run in runs.items() if job[:2] == (group, stack)]
+        lowest = [min(at) for at in zip(*(run.by_length for run in own), strict=True)]
+        findings.table([
+            {"group": group, "stack": stack, "lr": [run.lr for run in own],
+             "solved at": [run.solved for run in own],
+             "lowest accuracy by length": [f"{end} {accuracy:.3f}" for end, accuracy in lowest]}
+        ])  # fmt: skip
+        what = f"{group}, {stack}"
+        if stack in EXACT:
+            name = f"{what}: lowest accuracy of all lengths and seeds"
+            findings.exact(name, min(accuracy for _, accuracy in lowest), 1.0)
+        elif stack == MLSTM:
+            best, chance = max(run.by_length[-1][1] for run in own), 1 / ORDERS[group]
+            name = f"{what}: highest scaled accuracy of the seeds at the last length"
+            findings.at_most(name, (best - chance) / (1 - chance), NEAR_CHANCE, timing=False)
+    findings.seeds = tuple(seeds)
+    findings.results |= {"backend": chosen.backend, "stacks": STACKS}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The better run of a stack, its step size, and when it was solved."""
+
+    lr: float
+    validated: float
+    solved: int | None
+    by_length: tuple[tuple[int, float], ...]
+
+
+def trained(job):
+    """Train one stack on one group as suite `state` does, at the better of the step sizes."""
+    group, stack, seed, backend = job
+    layers, best = canonical(parse(STACKS[stack])), None
+    whole = {"select": "val", "stop_accuracy": 2.0, **smallest({"steps": 2, "eval_every": 2}, {})}
+    for lr in RATES:
+        study = Study(
+            candidates=(layers,), suite="state", seeds=(seed,), rates=(lr,), workers=backend,
+            protocol=whole,
+        )  # fmt: skip
+        (config,) = (run for run in study.runs(layers) if run.settings.get("group") == group)
+        run = train(config)
+        if best is None or run.val_token > best.validated:
+            best = Best(lr, run.val_token, run.solved, tuple(map(tuple, run.by_length)))
+        if run.val_token == 1.0:
+            break
+    say(f"{group:7} {stack:23} seed {seed}: lr {best.lr:g}, solved at {best.solved}")
+    return best
 
 
 def main():
@@ -59,97 +110,6 @@ def main():
     parser.add_argument("--backend", default="torch:cpu", choices=("torch:cpu", "mlx:cpu"))
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     return measured("state_tracking", parser.parse_args(), measure, packages=("torch", "mlx"))
-
-
-def measure(findings, chosen):
-    """Train, print, claim."""
-    seeds = range(chosen.seed, chosen.seed + (1 if chosen.quick else 3))
-    with (
-        environment(limits_of_threads(1)),
-        ProcessPoolExecutor(len(cores()), mp_context=get_context("spawn")) as pool,
-    ):
-        waiting = {
-            case: [pool.submit(trained, *case, seed, chosen.backend) for seed in seeds]
-            for case in CASES
-        }
-        outcomes = {at: [one.result() for one in futures] for at, futures in waiting.items()}
-    show(outcomes)
-    claim(findings, outcomes)
-    findings.results |= {
-        "seeds": list(seeds),
-        "backend": chosen.backend,
-        "stacks": STACKS,
-        "runs": [
-            {
-                "group": group,
-                "stack": stack,
-                "lr": [lr for lr, _ in seeds_of],
-                "solved": [result.solved for _, result in seeds_of],
-                "seconds": [round(result.seconds, 1) for _, result in seeds_of],
-                "by_length": [result.by_length for _, result in seeds_of],
-            }
-            for (group, stack), seeds_of in outcomes.items()
-        ],
-    }
-
-
-def trained(group, stack, seed, backend):
-    """Train one stack on one group as suite `state` does, at the better of the step sizes."""
-    layers = canonical(parse(STACKS[stack]))
-    whole = {"select": "val", "stop_accuracy": 2.0, **smallest({"steps": 2, "eval_every": 2}, {})}
-    best = None
-    for lr in RATES:
-        study = Study(
-            candidates=(layers,), suite="state", seeds=(seed,), rates=(lr,), workers=backend,
-            protocol=whole,
-        )  # fmt: skip
-        (config,) = (run for run in study.runs(layers) if run.settings.get("group") == group)
-        result = replace(train(config), curve=())
-        if best is None or validated(result) > validated(best[1]):
-            best = lr, result
-        if validated(result) == 1.0:
-            break
-    assert best is not None
-    solved = f"solved at step {best[1].solved}" if best[1].solved else "not solved"
-    print(f"{group:7} {stack:23} seed {seed}: lr {best[0]:g}, {solved}", flush=True)
-    return best
-
-
-def validated(result):
-    """Accuracy of the validation rows."""
-    assert result.val_token is not None
-    return result.val_token
-
-
-def show(outcomes):
-    """Print the lowest accuracy of the seeds by length, and when each seed was solved."""
-    lengths = [end for end, _ in next(iter(outcomes.values()))[0][1].by_length]
-    print("\nlowest accuracy of the seeds, by length; step at which each seed was solved")
-    print(" " * 32 + "".join(f"{end:>7}" for end in lengths))
-    for (group, stack), seeds in outcomes.items():
-        lowest = "".join(f"{accuracy:7.3f}" for accuracy in by_length(seeds).values())
-        solved = ", ".join(f"{result.solved or '-'} at {lr:g}" for lr, result in seeds)
-        print(f"{group:7} {stack:24}{lowest}   {solved}")
-
-
-def by_length(seeds):
-    """Return the lowest accuracy of some runs at each length."""
-    parts = zip(*(result.by_length for _, result in seeds), strict=True)
-    return {part[0][0]: min(accuracy for _, accuracy in part) for part in parts}
-
-
-def claim(findings, outcomes):
-    """Claim that one block and a mixed stack make no error at any length, and that mLSTM fails."""
-    for (group, stack), seeds in outcomes.items():
-        lowest = by_length(seeds)
-        if stack in EXACT:
-            what = f"{group}, {stack}: lowest accuracy of all lengths and seeds"
-            findings.exact(what, min(lowest.values()), 1.0)
-        elif stack == MLSTM:
-            best = max(result.by_length[-1][1] for _, result in seeds)
-            chance = 1 / ORDERS[group]
-            what = f"{group}, {stack}: highest scaled accuracy of the seeds at the last length"
-            findings.at_most(what, (best - chance) / (1 - chance), NEAR_CHANCE, timing=False)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from harness.claims import Sample
+from harness.claims import Claim, Sample
 from harness.estimates import Ratio
 from harness.frame import say
 from harness.interleaved import with_twin
@@ -73,6 +73,24 @@ def summary(results, *measures):
     """Median and range of the seconds of all epochs, and the median of each measure at the end."""
     medians = {name: Sample.of(ends(results, name)).median for name in measures}
     return {"seconds": Sample.of(seconds(results)).spelt(".3g"), **medians}
+
+
+def beside_one(findings, runs, *measures):
+    """Add a table of arms called `KIND N`, each beside its kind with one worker."""
+    findings.table(
+        {
+            "arm": name,
+            **summary(own, *measures),
+            "speedup": speedup(runs[f"{name.rpartition(' ')[0]} 1"], own).spelt(),
+        }
+        for name, own in runs.items()
+    )
+
+
+def faster(runs, kind, workers, relation, limit=1.0):
+    """The claim of how many times as fast some workers of a kind are as one."""
+    ratio = speedup(runs[f"{kind} 1"], runs[f"{kind} {workers}"])
+    return Claim.of(f"{kind}, seconds of 1 / of {workers} workers", ratio, relation, limit)
 
 
 def with_a_core(counts):

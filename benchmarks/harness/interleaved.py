@@ -1,10 +1,9 @@
 """What is measured in turns, so that a slow spell of the machine hits all alike.
 
-`take_turns` runs any arms one after the other, again and again; `quiet_turns` runs those again that
-others disturbed. `in_turns` gives each program a process of its own: neither ours nor a peer's
-inherits the other's thread pool, allocator or imports, and each one's memory can be measured. An
-`Arm` builds its step once and then waits until it is asked to run. With `--tiny` programs take one
-step in the process of the script.
+`take_turns` runs any arms one after the other, again and again. `in_turns` gives each program a
+process of its own: neither ours nor a peer's inherits the other's thread pool, allocator or
+imports. An `Arm` builds its step once and then waits until it is asked to run. With `--tiny`
+programs take one step in the process of the script.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.estimates import Ratio
-from harness.machine import BUSY_SHARE, cores, resident, smallest
+from harness.machine import cores, smallest
 
 from mlxhog.base.processes import environment, follow_parent, limits_of_threads
 
@@ -84,37 +82,6 @@ def on_cores(function, jobs):
         return list(pool.map(function, jobs))
 
 
-def quiet_turns(count, arms, run):
-    """Run every arm in turns until so many of its turns were quiet.
-
-    Args:
-        count: of quiet turns of every arm.
-        arms: what takes turns.
-        run: an arm's result, and cores' worth of CPU that others used meanwhile.
-
-    Returns:
-        the results of quiet turns, and 0; where others leave too few of them, those of all turns,
-        and the load that spoilt them.
-    """
-    turns = {arm: [] for arm in arms}
-
-    def quiet(arm):
-        return [result for result, load in turns[arm] if load <= BUSY_SHARE]
-
-    count = smallest(1, count)
-    for turn in range(smallest(1, 3 * count)):
-        if turn >= count and not any(map(quiet, turns)):
-            break  # a machine that is never quiet will not become so
-        for arm, own in turns.items():
-            if len(quiet(arm)) < count:
-                own.append(run(arm))
-    if all(2 * len(quiet(arm)) > count for arm in turns):
-        return {arm: quiet(arm) for arm in turns}, 0.0
-    load = statistics.median(load for own in turns.values() for _, load in own)
-    every = {arm: [result for result, _ in own] for arm, own in turns.items()}
-    return every, max(1.01 * BUSY_SHARE, load)
-
-
 @dataclass(frozen=True)
 class Program:
     """What an arm runs: `module.function(threads=..., **options)`.
@@ -126,13 +93,11 @@ class Program:
         module: below `benchmarks/`, such as "language_models.ours".
         function: in it.
         options: arguments.
-        libraries: imported first, so that their memory is told from the program's own.
     """
 
     module: str
     function: str
     options: Mapping[str, Any]
-    libraries: Sequence[str] = ("torch",)
 
     def build(self, threads):
         """Call the function; with `--tiny` a size of long sequences gets short ones."""
@@ -157,8 +122,8 @@ class Arm:
         return float(self._ask(seconds))
 
     def end(self):
-        """End the process; returns what it needed."""
-        return self._ask("end")
+        """End the process."""
+        self._ask("end")
 
     def _ask(self, what):
         with suppress(BrokenPipeError):  # it has ended, which `answer` says
@@ -166,28 +131,7 @@ class Arm:
         return answer(self._pipe, self._program)
 
 
-@dataclass(frozen=True)
-class Peak:
-    """Memory of one arm, in bytes.
-
-    Attributes:
-        imported: resident when its module had been imported, before anything was built.
-        most: largest resident size until the end.
-    """
-
-    imported: int
-    most: int
-
-    @property
-    def added(self):
-        """What the program itself needed beyond its libraries."""
-        return self.most - self.imported
-
-
 def _serve(program, threads, pipe):
-    for library in program.libraries:
-        importlib.import_module(library)
-    imported = resident()[1]
     step = program.build(threads)
     while (least := pipe.recv()) != "end":
         spent, steps = 0.0, 0
@@ -197,7 +141,7 @@ def _serve(program, threads, pipe):
             spent += time.perf_counter() - began if counted is None else counted
             steps += 1
         pipe.send(spent / steps)
-    pipe.send(Peak(imported, resident()[1]))
+    pipe.send(None)
 
 
 @contextmanager
@@ -213,21 +157,15 @@ class Turns:
 
     Attributes:
         seconds: per program, one value per turn; the same turn has the same place everywhere.
-        peaks: memory per program.
         again: seconds of the first program's second process (A/A).
     """
 
     seconds: dict[str, list[float]]
-    peaks: dict[str, Peak]
     again: list[float]
 
     def ratio(self, slow, fast):
         """How many times faster `fast` is, turn by turn."""
         return Ratio.of(self.seconds[slow], self.seconds[fast])
-
-    def median(self, name):
-        """Median seconds per step."""
-        return statistics.median(self.seconds[name])
 
 
 def in_turns(programs, *, threads, turns, seconds):
@@ -241,8 +179,7 @@ def in_turns(programs, *, threads, turns, seconds):
     """
     if smallest(True, False):
         once_s = {name: [_one_step(one, threads)] for name, one in programs.items()}
-        peaks = dict.fromkeys(programs, Peak(1, 2))
-        return Turns(once_s, peaks, next(iter(once_s.values())))
+        return Turns(once_s, next(iter(once_s.values())))
     twice = next(iter(programs.values()))
     with ExitStack() as stack:
         started = [arm(one, threads=threads) for one in (*programs.values(), twice)]
@@ -251,12 +188,9 @@ def in_turns(programs, *, threads, turns, seconds):
         for one in own:
             one.run()  # builds it, and warms up
         values = take_turns(range(turns), own, lambda one, _: one.run(seconds))
-        peaks = [one.end() for one in own]
-    return Turns(
-        {name: values[one] for name, one in arms.items()},
-        dict(zip(arms, peaks, strict=False)),
-        values[own[-1]],
-    )
+        for one in own:
+            one.end()
+    return Turns({name: values[one] for name, one in arms.items()}, values[own[-1]])
 
 
 def _one_step(program, threads):

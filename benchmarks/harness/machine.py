@@ -212,13 +212,9 @@ class LoadWatch:
         self.load_average = os.getloadavg()[0]
         self._began, self._busy, self._own = time.monotonic(), _busy_seconds(), own_cpu_s()
 
-    def stop(self, living_cpu_s=0.0):
-        """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core.
-
-        Args:
-            living_cpu_s: what children used meanwhile that still live.
-        """
-        busy, own = _busy_seconds(), own_cpu_s() - self._own + living_cpu_s
+    def stop(self):
+        """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core."""
+        busy, own = _busy_seconds(), own_cpu_s() - self._own
         if busy is None or self._busy is None:
             return self.load_average if self.load_average > 0.3 * len(cores()) else 0.0
         # Both counts advance in ticks of 10 ms, so a short window may be off by a few.

@@ -138,43 +138,6 @@ def draw(*shape, seed=0, mean=0.0):
     return torch.from_numpy(values.astype(np.float32)).requires_grad_()
 
 
-def mlstm_cell(size, threads):
-    """The mLSTM cell as models call it in torch, forward and backward; DK d/8, DV d/4."""
-    import torch
-
-    from mlxhog.models.ops.kernels import choose
-
-    torch.set_num_threads(threads)
-    ops, shape = choose("torch", "auto", "cpu"), (size.batch, size.seq, size.heads)
-    widths = (size.d // 8, size.d // 8, size.d // 4)
-    inputs = [draw(*shape, width, seed=seed) for seed, width in enumerate(widths)]
-    inputs += [draw(*shape, seed=3), draw(*shape, seed=4, mean=3.0)]
-
-    def step():
-        h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
-        torch.autograd.grad(h.sum(), inputs)
-
-    return step
-
-
-def slstm_cell(size, threads):
-    """The sLSTM cell as models call it in torch, forward and backward."""
-    import torch
-
-    from mlxhog.models.ops.kernels import choose
-
-    torch.set_num_threads(threads)
-    ops, NH, DH = choose("torch", "auto", "cpu"), size.heads, size.d // size.heads
-    inputs = [draw(size.batch, size.seq, NH, DH, seed=seed) for seed in range(4)]
-    inputs += [draw(NH, 4 * DH, DH, seed=4), draw(4 * size.d, seed=5)]
-
-    def step():
-        h, _ = ops.slstm_cell(*inputs)
-        torch.autograd.grad(h.sum(), inputs)
-
-    return step
-
-
 def layer_step(module, forward, size, threads):
     """Gradients of a layer's input and of every parameter."""
     import torch

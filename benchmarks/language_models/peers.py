@@ -17,7 +17,6 @@ from language_models.ours import (
     PROMPT,
     SMALL,
     TOKENS,
-    draw,
     layer_step,
     prompt,
     tokens_and_labels,
@@ -127,45 +126,7 @@ def training_step(peer, size, threads):
     return step
 
 
-# -- cells and layers -----------------------------------------------------------------------------
-
-
-def slstm_cell(size, threads):
-    """The package's vanilla sLSTM cell, forward and backward."""
-    import torch
-    from xlstm.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
-
-    torch.set_num_threads(threads)
-    cell = sLSTMCell(
-        sLSTMCellConfig(
-            hidden_size=size.d, num_heads=size.heads, recurrent_weight_init="standard", **VANILLA
-        )
-    )
-    cell.reset_parameters()
-    gates = torch.randn(size.batch, size.seq, 4 * size.d, requires_grad=True)
-    leaves = [gates, *cell.parameters()]
-
-    def step():
-        torch.autograd.grad(cell(gates)[0].sum(), leaves)
-
-    return step
-
-
-def mlstm_cell(size, threads):
-    """mlstm_kernels' native chunkwise cell, forward and backward."""
-    import torch
-    from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd
-
-    torch.set_num_threads(threads)
-    shape, widths = (size.batch, size.heads, size.seq), (size.d // 8, size.d // 8, size.d // 4)
-    inputs = [draw(*shape, width, seed=seed) for seed, width in enumerate(widths)]
-    inputs += [draw(*shape, seed=3), draw(*shape, seed=4, mean=3.0)]
-
-    def step():
-        h = mlstm_chunkwise__native_autograd(*inputs, chunk_size=size.chunk)
-        torch.autograd.grad(h.sum(), inputs)
-
-    return step
+# -- layers ---------------------------------------------------------------------------------------
 
 
 def layer(kind, size, threads):

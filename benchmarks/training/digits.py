@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan
@@ -24,7 +25,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import STRATEGIES
-from mlxhog.config.options import options as options_of
+from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD
 from mlxhog.strategies import Idle, Lease, build
 from mlxhog.strategies.averaging import Averaged
@@ -100,13 +101,19 @@ def initial(seed):
     return drawn
 
 
+def activations(params, pixels):
+    """What every layer gets, and the scores of the last one."""
+    hidden = [pixels]
+    for k in range(len(WIDTHS) - 1):
+        scores = hidden[-1] @ params[f"w{k}"] + params[f"b{k}"]
+        hidden.append(np.maximum(scores, 0) if k < len(WIDTHS) - 2 else scores)
+    return hidden
+
+
 def gradient(params, batch):
     """Of the mean cross-entropy of a batch."""
-    hidden = [batch.pixels]
-    for k in range(len(WIDTHS) - 1):
-        made = hidden[-1] @ params[f"w{k}"] + params[f"b{k}"]
-        hidden.append(np.maximum(made, 0) if k < len(WIDTHS) - 2 else made)
-    back = probabilities(hidden[-1])
+    *hidden, scores = activations(params, batch.pixels)
+    back = softmax(scores, axis=1)
     back[np.arange(len(batch.digits)), batch.digits] -= 1
     back /= np.float32(len(batch.digits))
     grads = {}
@@ -117,19 +124,10 @@ def gradient(params, batch):
     return grads
 
 
-def probabilities(scores):
-    """Softmax of each row."""
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
 def accuracy(params, images):
     """Share of the images whose digit gets the highest score."""
-    found = images.pixels
-    for k in range(len(WIDTHS) - 1):
-        found = found @ params[f"w{k}"] + params[f"b{k}"]
-        found = np.maximum(found, 0) if k < len(WIDTHS) - 2 else found
-    return float((found.argmax(axis=1) == images.digits).mean())
+    scores = activations(params, images.pixels)[-1]
+    return float((scores.argmax(axis=1) == images.digits).mean())
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -154,7 +152,7 @@ class Course:
         return next((k + 1 for k, got in enumerate(self.accuracy) if got >= wanted), None)
 
 
-def train(clients, *, rounds, seed, until=None, kind=None, **options):
+def train(clients, *, rounds, seed, until=None, **options):
     """Train by a strategy; a round is `average_every` steps of each client, or one.
 
     Args:
@@ -162,7 +160,6 @@ def train(clients, *, rounds, seed, until=None, kind=None, **options):
         rounds: at most so many.
         seed: of parameters and batches.
         until: an accuracy at which to end.
-        kind: a strategy in place of the one of that name.
         options: of `TrainConfig`, `strategy` among them.
     """
     name, _ = STRATEGIES.parts(options["strategy"])
@@ -173,9 +170,6 @@ def train(clients, *, rounds, seed, until=None, kind=None, **options):
     }
     plain = {option: value for option, value in PLAIN.items() if option not in foreign}
     config = TrainConfig(**{**plain, **options})
-    if kind is not None:
-        own = {name: getattr(config.strategy, name) for name in options_of(kind)}
-        config = config.having(strategy=kind(**own))
     chosen = config.strategy
     held_out, course = digits()[1], Course()
     per_round = len(clients) * (chosen.local_steps if isinstance(chosen, Averaged) else 1)
@@ -217,10 +211,7 @@ def _batches(images, seed, rank):
 @contextmanager
 def _opened(strategy, seed, steps):
     """An arena with the network and workers for it."""
-    parameters = {
-        name: SimpleNamespace(shape=shape, init="zeros", kind="dense")
-        for name, shape in shapes().items()
-    }
+    parameters = {name: ParamSpec(name, shape, "zeros") for name, shape in shapes().items()}
     layout = plan(
         parameters, max_workers=strategy.workers, private=(), n_tickets=steps,
         extra=strategy.segments(sum(int(np.prod(shape)) for shape in shapes().values())),

@@ -11,14 +11,13 @@ their times, its 95 % interval by Student's t, and the two-sided p-value of a ra
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from harness import tuning
 from harness.frame import say
-from harness.interleaved import with_twin
 from training.recording import BYTES, HeldOut, mean_staleness, record
 
 SETTINGS = "time_to_loss"
@@ -184,36 +183,6 @@ class Course:
         options["tokens"] = tokens or self.target.tokens[optimizer]
         run = record(keep_params=True, seed=0, **{**arm_options(arm, optimizer), **options})
         return round(self._held_out.bits_per_byte(run.points[-1].params), 4)
-
-
-@dataclass(frozen=True)
-class Race:
-    """Arms under conditions, all arms of a seed before the next seed.
-
-    Attributes:
-        arms: what is compared.
-        conditions: under which each arm runs, by name -> the arms that have a meaning there.
-        seeds: of the trainings.
-        quantity: (condition, arm, seed) -> what a training is worth.
-    """
-
-    arms: Sequence[Any]
-    conditions: Mapping[str, Sequence[Any]]
-    seeds: Sequence[int]
-    quantity: Callable[[str, Any, int], Any]
-
-    def run(self, *, twin):
-        """Run; returns condition -> arm -> values by seed, and condition -> those of the twin.
-
-        Args:
-            twin: the arm that runs a second time in each turn (A/A).
-        """
-        table, again = {}, {}
-        for name, own in self.conditions.items():
-            say(name)
-            arms, run = [arm for arm in self.arms if arm in own], partial(self.quantity, name)
-            table[name], again[name] = with_twin(self.seeds, arms, run, twin=twin)
-        return table, again
 
 
 def enough(tokens, limit, trial):

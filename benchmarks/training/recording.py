@@ -59,7 +59,6 @@ class Recorded:
 
     result: Result
     points: list[Point]
-    pss_bytes: int
     cluster: dict[str, Any]
     changes: str
 
@@ -70,7 +69,6 @@ class _Recorder:
     keep_params: bool
     arena: Arena | None = None
     points: list[Point] = field(default_factory=list)
-    pss_bytes: int = 0
     _gap_s: float = 0.0
     _next_s: float = 0.0
 
@@ -93,8 +91,6 @@ class _Recorder:
             self._next_s = seconds + self._gap_s
             if len(self.points) * self.arena.params.nbytes > MOST_BYTES:
                 self._thin(seconds)
-        pids = [worker.pid for worker in progress.workers if worker.state == "running"]
-        self.pss_bytes = max(self.pss_bytes, sum(map(pss_bytes, pids)))
 
 
 @one_of_a_kind
@@ -129,7 +125,7 @@ def record(*, keep_params=False, disturb=None, **options):
         status = json.loads((Path(result.run) / "run.json").read_text())
         part = status.get("cluster", {})
         changes = changes_of(Run(Path(result.run)))
-        return Recorded(result, points, recorder.pss_bytes, part, changes)
+        return Recorded(result, points, part, changes)
     finally:
         shutil.rmtree(out)
 
@@ -184,16 +180,6 @@ def count_parameters(model):
     from mlxhog.models.registry import load_architecture
 
     return param_count(load_architecture(model))
-
-
-def pss_bytes(pid):
-    """Proportional set size of a process: shared pages are divided among those who map them."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    line = next(line for line in text.splitlines() if line.startswith("Pss:"))
-    return int(line.split()[1]) * 1024
 
 
 ALONE = {"strategy": "serial", "workers": "torch:cpu", "threads": 1, "tokenizer": "bytes"}
@@ -284,9 +270,7 @@ class Training:
         bits: held-out bits per byte then.
         tokens_per_s: over the whole training.
         staleness: mean over all workers.
-        max_staleness: largest seen.
         lost_update_rate: of the probe.
-        costs_s: seconds of a step that a worker spends reading, computing and applying.
     """
 
     seconds: list[float]
@@ -294,9 +278,7 @@ class Training:
     bits: list[float]
     tokens_per_s: float
     staleness: float
-    max_staleness: int
     lost_update_rate: float
-    costs_s: dict[str, float]
 
     @property
     def end(self):
@@ -352,19 +334,13 @@ class Bench:
         """
         run = record(keep_params=True, **{**self.options, "seed": seed, **options})
         points, reports = _spread(run.points, self.looks), run.result.workers
-        gradients = max(1, sum(report.steps for report in reports))
         training = Training(
             seconds=[round(point.seconds, 2) for point in points],
             steps=[point.tokens / self.per_step for point in points],
             bits=[round(self.held_out.bits_per_byte(point.params), 4) for point in points],
             tokens_per_s=run.result.tokens_per_s,
             staleness=mean_staleness(reports),
-            max_staleness=max(report.max_staleness for report in reports),
             lost_update_rate=run.result.lost_update_rate or 0.0,
-            costs_s={
-                part: sum(getattr(report, f"{part}_s") for report in reports) / gradients
-                for part in ("read", "compute", "apply")
-            },
         )
         say(
             f"  {name:32} seed {seed}  {training.end:6.3f} bits per byte  "

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 GROUPS = {
     "training": (
-        "schemes auto scaling speedup mixed_backends defaults sparsified staleness late_gradients "
-        "stragglers local_sgd backoff"
+        "schemes scaling speedup mixed_backends defaults sparsified staleness late_gradients "
+        "local_sgd backoff"
     ),
     "runs": "soak predicted_speed compare_power one_writer live",
     "processes": "chaos feeding cluster_chaos across_machines",

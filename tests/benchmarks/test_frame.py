@@ -145,23 +145,6 @@ def test_a_result_has_one_row_a_line(frame, tmp_path):
     assert [json.loads(line.rstrip(",")) for line in lines[4:7]] == [row] * 3
 
 
-@each_of(
-    ("loads", "values", "others_load"),
-    [([0.0, 0.5, 0.0, 0.0], [0.0] * 3, 0.0), ([0.5] * 9, [0.5] * 3, 0.5)],
-)
-def test_disturbed_turns_are_repeated_and_count_only_where_none_is_quiet(
-    load, loads, values, others_load
-):
-    loads = iter(loads)
-
-    def turn(arm):
-        load = next(loads)
-        return load, load
-
-    turns, spoilt = load("harness.interleaved").quiet_turns(3, ["ours"], turn)
-    assert (turns, spoilt) == ({"ours": values}, others_load)
-
-
 def test_finished_runs_are_lines_of_a_file_that_a_later_run_reads(load, tmp_path):
     remembered, count = load("harness.interleaved").remembered, []
 

@@ -35,7 +35,7 @@ def test_an_amount_of_text_lies_between_two_that_were_tried(races, tokens):
 
 def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load):
     bits = {"sync": [2.0, 2.0], "sync by speed": [3.0, 3.0], "hogwild": [1.0, 4.0]}
-    claim = load("auto").claim("equal", {**bits, "auto": [1.01, 2.06]})
+    claim = load("schemes").auto_claim("equal", {**bits, "auto": [1.01, 2.06]})
     assert claim.value == pytest.approx(math.sqrt(1.01 * 1.03))
     assert claim.interval[0] < 1.01 < 1.03 < claim.interval[1]
 
@@ -46,7 +46,10 @@ def test_every_recorded_setting_of_a_mode_exists(load, name):
     for mode in ("--quick", "--full"):
         chosen = frame.flags("", **frame.MODES).parse_args([mode])
         chosen.seeds = (1,)
-        assert module.jobs_of(chosen, 1200) if name == "staleness" else module.rules_of(chosen)
+        if name == "staleness":
+            assert module.jobs_of(chosen, 1200)
+        else:
+            assert all(module.rules_of(part, chosen) for part in module.PARTS)
 
 
 @pytest.mark.parametrize(("gap", "expected"), [(0.05, "holds"), (-0.05, "does not hold")])
@@ -60,6 +63,6 @@ def test_a_claim_of_a_document_can_come_out_either_way(load, gap, expected):
     by = {alpha: {"local_sgd": runs(0.7), "fedprox": runs(0.75), "scaffold": runs(0.75 + gap)}
           for alpha in (1.0, 0.01)}  # fmt: skip
     findings = load("harness.claims").Findings()
-    local.compare_clients(findings, by, {"document": 0.0, "ours": 0.3})
+    local.compare_clients(findings, by)
     verdicts = {one.claim: one.verdict for one in findings.judged(0.0).compared}
     assert verdicts["SCAFFOLD is better than FedProx at every division"] == expected

@@ -1,31 +1,14 @@
 """What single benchmarks count, on a fraction of their work."""
 
-import json
 import multiprocessing
-import sys
 
 import numpy as np
 import pytest
 
 from mlxhog.classic.problem import pair_supports
-from mlxhog.live import READ_MODES
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.paired_test import LEVELS
-from tests import forked
-from tests.live import patterns
 from tests.tolerances import FITTED_STATISTIC, assert_close
-
-
-def test_reads_of_every_mode_are_counted_and_checked(load, monkeypatch, capsys):
-    if sys.platform == "linux":
-        monkeypatch.setattr(patterns, "SPAWN", forked.CONTEXT)
-    words = ["live.py", "--quick", "--only=promises", "--reads=100"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert load("live").main() in (0, 3)
-    line = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(line["promises"]) == set(READ_MODES)
-    assert [claim["value"] for claim in line["claims"]] == [0] * len(READ_MODES)
-    assert all(row["reads"] == 100 for row in line["promises"].values())
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +34,10 @@ def test_a_small_simulation_agrees_with_the_table(power, monkeypatch):
     assert power.simulated_rate("normal", 4.0) > 0.99
 
 
-def test_every_stream_of_model_speed_decodes(load, monkeypatch):
-    for module in ("language_models.ours", "language_models.peers"):
-        monkeypatch.setattr(load(module), "TOKENS", 3)
-    for stream in load("model_speed").STREAMS.values():
-        assert isinstance(stream.build(threads=1)(), float)
-
-
 def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load):
     interleaved = load("harness.interleaved")
-    good = interleaved.Program("statistics", "mean", {}, libraries=())  # misses an argument
-    waiting = interleaved.Program("tests.benchmarks.test_scripts", "waiting", {}, libraries=())
+    good = interleaved.Program("statistics", "mean", {})  # misses an argument
+    waiting = interleaved.Program("tests.benchmarks.test_scripts", "waiting", {})
     before = set(multiprocessing.active_children())
     with pytest.raises(RuntimeError, match="its own output says why"):
         interleaved.in_turns({"waits": waiting, "ends": good}, threads=1, turns=1, seconds=0.0)
@@ -97,5 +73,4 @@ def test_random_models_never_fail_and_their_faults_are_found(parity):
     for number in MODELS:
         parity.examine(number, tally)
     assert tally.failed == []
-    assert "sign" not in tally.missed
-    assert tally.planted == {"sign": 2, "sign of any": 2}
+    assert tally.missed == []
