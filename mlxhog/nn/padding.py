@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.recurrences import stored
+from mlxhog.models.ops.mlstm import stored
 
 SHUT, OPEN = -1e4, 1e4
 """Pre-activations of a closed input gate and of an open forget gate."""

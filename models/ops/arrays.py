@@ -22,7 +22,7 @@ class Arrays(Protocol):
         tile repeat broadcast_to permute moveaxis diagonal tril take_along_axis
 
     and so are, by the names of the frameworks, `sigmoid`, `log_sigmoid` (without overflow),
-    `logsumexp`, `softmax`, `int32`, `bfloat16`, and `rfft` and `irfft` (x, n, axis).
+    `logsumexp`, `softmax`, `int32`, `bfloat16`, `cummax`, and `rfft` and `irfft` (x, n, axis).
     Others have more to say; a new array is on the device of `like`, or on the default one:
 
         zeros(shape, dtype="float32", like=x), full(shape, value, dtype="float32", like=x)
@@ -32,6 +32,7 @@ class Arrays(Protocol):
         astype(x, y)                  x in the type of y
         maximum(x, bound)             x, or the bound (an array, or a number) where x is below it
         minimum(x, bound)             likewise, of a number
+        amax(x, axis)                 the largest; equal ones share the gradient
         cumsum(x, axis, reverse=)     sums up to each position, or from each on; so cummin
         stop_gradient(x)              x as a constant
         with_gradient(x, g, *c)       x, through which dy becomes g(dy, *c): g is linear in dy, uses

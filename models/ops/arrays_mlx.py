@@ -130,6 +130,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "astype": lambda x, like: x.astype(like.dtype),
     "log_sigmoid": _log_sigmoid,
     "softmax": lambda x, axis=-1: mx.softmax(x, axis),
+    "amax": mx.max,
     "with_gradient": _with_gradient,
     "linear": _linear,
     "concatenate": lambda parts, axis=0: mx.concatenate(list(parts), axis),

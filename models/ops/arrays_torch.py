@@ -90,6 +90,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "cummin": lambda x, axis, *, reverse=False: _along(
         lambda x, axis: x.cummin(axis).values, x, axis, reverse
     ),
+    "cummax": lambda x, axis: x.cummax(axis).values,
     "sort": lambda x, axis=-1: x.sort(axis).values,
     "stop_gradient": lambda x: x.detach(),
     "with_gradient": _WithGradient.apply,

@@ -2,7 +2,8 @@
 
 A layer calls the methods of `Ops`. A form of the operators overrides some of them: a framework's
 own functions (`reference/ops_torch.py`, `reference/ops_mlx.py`), native kernels (`native/`), Metal
-kernels (`metal/`), float64 (`reference/ops_float64.py`). Cells are in `recurrences.py`.
+kernels (`metal/`), float64 (`reference/ops_float64.py`). Cells are in `mlstm.py` and
+`recurrences.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.mlstm import MLSTMCell
 from mlxhog.models.ops.recurrences import Recurrences
 
 LONGEST_SUM = 32_766
@@ -27,7 +29,7 @@ approximation with tanh. `softplus` is log(1 + e^x).
 """
 
 
-class Ops(Recurrences, ABC):
+class Ops(MLSTMCell, Recurrences, ABC):
     """The differentiable operators in which models are written, for arrays of one framework.
 
     Gates, norms, states and sums are float32 for every type of the other inputs.

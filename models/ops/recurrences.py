@@ -1,15 +1,8 @@
-"""The cells: what each promises, and its plain text over any framework.
+"""The cells beside mLSTM: what each promises, and its plain text over any framework.
 
-All compute in float32 at least. The equations of `mlstm_cell` and `slstm_cell` are those of
-`models/mad/layers/xlstm.py`; the latter runs position by position. The others are linear
-recurrences. All their exponents are at most 0, so nothing overflows for any decay.
-
-`mlstm_cell` is a recurrence, too: its stabilisers M_t = max(logsig(f_t) + M_{t-1}, i_t) follow from
-the gates alone, by log2(S) rounds that combine two positions to one, (a + a', max(M + a', M')).
-With them the memory decays by logsig(f_t) + M_{t-1} - M_t <= 0, and a key is written with the
-weight exp(i_t - M_t) <= 1. A column of ones beside the values sums the keys, n. h depends on the
-memory, not on its scale, so M is a constant wherever it cancels, which avoids rounding errors. The
-terms that depend on it, eps and the scale of the first and the last state, get its gradient.
+All compute in float32 at least. `slstm_cell` runs position by position; its equations are those of
+`models/mad/layers/xlstm.py`. The others are linear recurrences. All their exponents are at most
+0, so nothing overflows for any decay.
 
 `recurrence` runs chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
 state before it and g = b_L, it is, where nothing is removed:
@@ -48,103 +41,28 @@ constant inverse, the same conjugate gradients on the way back.
 (a' a, a' x + x'), which halves the sequence. The states after every second position come from the
 halved sequence, the others from the states before them. There is no division by a decay.
 
-Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Beck et al. 2025, Tiled Flash Linear Attention,
-arXiv:2503.14376, for the chunks of an mLSTM; Yang et al. 2024, Gated Linear Attention,
+Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Yang et al. 2024, Gated Linear Attention,
 arXiv:2312.06635; Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060; Yang et al. 2024,
 Parallelizing Linear Transformers with the Delta Rule, arXiv:2406.06484; Yang et al. 2024, Gated
 Delta Networks, arXiv:2412.06464; Gu and Dao 2023, Mamba, arXiv:2312.00752; Blelloch 1990, Prefix
 Sums and Their Applications.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
-
 from mlxhog.models.ops.arrays import Array, Arrays
-
-State = tuple[Array, Array, Array]
-
-MASKED = -1e30
-"""Replaces -inf in masked exponents: its gradient is 0; that of -inf would be NaN."""
-
-LARGEST = 80.0
-"""Largest exponent of a floor: an overflow would also give h = 0, but a NaN gradient."""
+from mlxhog.models.ops.mlstm import from_chunks, stored, sums_after, to_chunks
 
 
-class Recurrences:
+class Recurrences(ABC):
     """The cells over a framework's array functions."""
 
     xp: Arrays
 
-    def mlstm_cell(
-        self, q: Array, k: Array, v: Array, i: Array, f: Array, *, chunk_size: int, eps: float,
-        state: Sequence[Array] | None = None,
-    ) -> tuple[Array, State]:  # fmt: skip
-        """Run the mLSTM cell over a sequence of any length; one step if S = 1.
-
-        q and k (B, S, NH, DK), v (B, S, NH, DV); i and f (B, S, NH), pre-activations of the input
-        and forget gates after any cap; `chunk_size` positions are computed in parallel; eps is
-        added to the denominator; state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), None is zeros.
-
-        Returns:
-            h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
-            including those through m.
-        """
-        xp, DV = self.xp, v.shape[-1]
-        q, k, v, i, f = (xp.float32(x) for x in (q, k, v, i, f))
-        C, n, m = stored(state) or self.zero_state(q, v)
-        lf = xp.log_sigmoid(f)
-        M = self._stabilisers(lf, i, m)
-        held = xp.stop_gradient(M)
-        decay = lf + xp.concatenate([m[:, None], held[:, :-1]], 1) - held
-        # Where M follows from the one before, nothing is lost, whatever the digits of both.
-        decay = decay - xp.stop_gradient(xp.where(i < held, decay, 0.0))
-        both, last = self.recurrence(
-            q,
-            xp.exp(i - held)[..., None] * k,
-            xp.pad(v, [(0, 0)] * 3 + [(0, 1)], 1.0),
-            decay[..., None],
-            scale=q.shape[-1] ** -0.5,
-            chunk_size=chunk_size,
-            state=xp.concatenate([C, n[..., None]], -1),
-        )
-        num, den = xp.split(both, [DV], -1)
-        C, n = xp.split(last, [DV], -1)
-        h = self.of_memory(num, den[..., 0], held, M - held, eps)
-        return h, self.rescaled(C, n[..., 0], M[:, -1])
-
-    def _stabilisers(self, lf: Array, i: Array, m: Array) -> Array:
-        """Return M (B, S, NH), with its gradients; lf and i so, m (B, NH)."""
-        xp, S, step = self.xp, i.shape[1], 1
-        first = xp.maximum(i[:, :1], lf[:, :1] + m[:, None])
-        M = xp.concatenate([first, i[:, 1:]], 1)
-        while step < S:
-            M_before, lf_before = (xp.split(x, [S - step], 1)[0] for x in (M, lf))
-            front = [(0, 0), (step, 0), (0, 0)]
-            M = xp.maximum(M, xp.pad(M_before, front, MASKED) + lf)
-            lf, step = lf + xp.pad(lf_before, front), 2 * step
-        return M
-
-    def of_memory(self, num: Array, den: Array, M: Array, moved: Array, eps: float) -> Array:
-        """Return h for the stabiliser M; `moved` is 0 with the gradient of M.
-
-        Only eps depends on it: num, den and the floor have the same scale.
-        """
-        xp = self.xp
-        floor = xp.exp(xp.minimum(-M, LARGEST))
-        return num / (xp.maximum(xp.abs(den), floor) + eps * (1.0 + moved))[..., None]
-
-    def rescaled(self, C: Array, n: Array, m: Array) -> State:
-        """Return a state that was computed with a constant m, as a function of m."""
-        scale = self.xp.exp(self.xp.stop_gradient(m) - m)
-        return scale[..., None, None] * C, scale[..., None] * n, m
-
-    def zero_state(self, q: Array, v: Array) -> State:
-        """Return C, n and m before the first position."""
-        B, _, NH, DK = q.shape
-        shapes = ((B, NH, DK, v.shape[-1]), (B, NH, DK), (B, NH))
-        C, n, m = (self.xp.zeros(shape, like=q) for shape in shapes)
-        return C, n, m
+    @abstractmethod
+    def sum_after(self, a: Array) -> Array:
+        """Return the sum of a (..., L, D) over the positions after each."""
 
     def slstm_cell(
         self, i: Array, f: Array, z: Array, o: Array, R: Array, b: Array, *,
@@ -211,8 +129,7 @@ class Recurrences:
             scale: of h.
             by_value: h_t = scale S_t q_t instead, the key that belongs to a value; nothing may be
                 removed.
-            chunk_size: positions computed in parallel; a power of 2, unless nothing is removed and
-                a head has one decay.
+            chunk_size: positions computed in parallel, a power of 2.
             state: S before the first position, (B, NH, DK, DV); None is zeros.
 
         Returns:
@@ -239,7 +156,7 @@ class Recurrences:
         L = min(chunk_size, 1 << (S - 1).bit_length())
         q, k, v, *reads, a = (to_chunks(x, L, xp) for x in (q, k, v, *reads, a))
         b = xp.cumsum(a, -2)
-        to_end, decay = xp.exp(sum_after(a, xp)), xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
+        to_end, decay = xp.exp(self.sum_after(a)), xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
         states = [state]
         if reads:
             h = self._with_removal(q, k, v, a, b, to_end, decay, reads, states)
@@ -291,14 +208,14 @@ class Recurrences:
         """Return A (..., L, L), 0 above the diagonal; q and k (..., L, DK), a so or (..., L, 1)."""
         xp = self.xp
         if a.shape[-1] == 1:
-            return (q @ k.swapaxes(-1, -2)) * xp.exp(sums_between(a[..., 0], xp))
+            return (q @ k.swapaxes(-1, -2)) * xp.exp(sums_after(a[..., 0], xp))
         A = (q * k).sum(-1)[..., None, None]  # (..., blocks, m, m)
         m = 1
         while m < q.shape[-2]:
             a_early, a_late = self._halves(a, m)
             k_early, q_late = self._halves(k, m)[0], self._halves(q, m)[1]
             from_late = q_late * xp.exp(xp.cumsum(a_late, -2))
-            across = from_late @ (k_early * xp.exp(sum_after(a_early, xp))).swapaxes(-1, -2)
+            across = from_late @ (k_early * xp.exp(self.sum_after(a_early))).swapaxes(-1, -2)
             A = self._joined(A, across)
             m *= 2
         return A.squeeze(-3)
@@ -314,7 +231,7 @@ class Recurrences:
             a_early, a_late = self._halves(a, m)
             k_early, v_early, q_late = (self._halves(x, m)[x is q] for x in (k, v, q))
             own = q_late @ v_early.swapaxes(-1, -2)
-            across = own @ (k_early * xp.exp(sum_after(a_early, xp)))
+            across = own @ (k_early * xp.exp(self.sum_after(a_early)))
             across = across * xp.exp(xp.cumsum(a_late, -2))
             h = h + xp.stack([xp.zeros_like(across), across], -3).reshape(*h.shape)
             m *= 2
@@ -419,38 +336,3 @@ class Recurrences:
         second = self._scan(a_second * a_first, a_second * x_first + x_second)
         before = xp.pad(second[:, :-1], [(0, 0), (1, 0), (0, 0), (0, 0)])
         return xp.stack([x_first + a_first * before, second], 2).flatten(1, 2)
-
-
-def stored(state: Sequence[Array] | None) -> Sequence[Array] | None:
-    """Return a state, None for that of the start, whose parts are left out."""
-    return None if state is None or state[0] is None else state
-
-
-def to_chunks(x: Array, L: int, xp: Arrays) -> Array:
-    """(B, NH, S, D) -> (B, NH, NC, L, D), filled up on the right to whole chunks."""
-    B, NH, S, D = x.shape
-    x = xp.pad(x, [(0, 0), (0, 0), (0, -S % L), (0, 0)]) if S % L else x
-    return x.reshape(B, NH, -1, L, D)
-
-
-def from_chunks(h: Array, S: int) -> Array:
-    """(B, NH, NC, L, D) -> (B, S, NH, D), without the padding of the last chunk."""
-    return h.flatten(2, 3)[:, :, :S].swapaxes(1, 2)
-
-
-def sum_after(a: Array, xp: Arrays) -> Array:
-    """Return the sum of a (..., L, D) over the positions after each."""
-    end = [(0, 0)] * (a.ndim - 2) + [(0, 1), (0, 0)]
-    return xp.cumsum(xp.pad(a[..., 1:, :], end), -2, reverse=True)
-
-
-def sums_between(a: Array, xp: Arrays) -> Array:
-    """Return the sum of a (..., L) after j up to t, (..., L, L); about `MASKED` where j > t.
-
-    Each is a sum of its own: the difference of two longer sums would have their rounding error.
-    """
-    L = a.shape[-1]
-    is_after = xp.from_numpy(np.tri(L, k=-1, dtype=bool), like=a)
-    is_later = np.triu(np.ones((L, L), bool), 1)
-    later = xp.from_numpy(np.where(is_later, np.float32(MASKED), np.float32(0)), like=a)
-    return xp.cumsum(xp.where(is_after, a[..., None], 0.0), -2) + later

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops as native
+from mlxhog.models.ops.mlstm import MOST_CHUNKS
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
@@ -38,9 +39,10 @@ from tests.models.operators import (
     slstm,
 )
 from tests.models.sample import slstm_inputs, slstm_state
-from tests.models.twins import EXACT, TWINS
+from tests.models.twins import EXACT, TWINS, Twin
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
+    CELL_EXTREME_F32,
     FINITE_DIFFERENCE,
     GRADIENT_ANY_F32,
     ROUNDED_F16,
@@ -203,6 +205,14 @@ def test_forgetting_at_any_speed_is_computed_exactly(twin, case):
     for result, exact in zip(results, expected, strict=True):
         assert_close(result, exact, SEQUENCE_F32)
     assert all(np.isfinite(grad).all() for grad in grads.values())
+
+
+@pytest.mark.parametrize("framework", ["torch", "mlx"])
+def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework):
+    case = mlstm(2 * MOST_CHUNKS + 3, chunk=1)
+    replace(case, result=CELL_EXTREME_F32, gradient=GRADIENT_ANY_F32).check(
+        Twin(framework, "reference")
+    )
 
 
 @each_of("case", [mlstm(5), slstm(2, 4, 2, 3, packed=True), conv(2, 5, 2, 3, packed=True),

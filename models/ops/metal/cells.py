@@ -14,8 +14,8 @@ from mlxhog.metal.engine import Engine
 from mlxhog.metal.kernel import Kernel
 from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.mlstm import stored
 from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.recurrences import stored
 
 Arrays = Sequence[Array]
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, einsum
 
-from mlxhog.models.ops.recurrences import State, stored
+from mlxhog.models.ops.mlstm import State, stored
 from mlxhog.models.ops.reference.ops_torch import TorchOps
 
 
@@ -20,22 +20,9 @@ class Float64Ops(TorchOps):
     """The operators, with cells that take the arguments of those of `Ops`."""
 
     def mlstm_cell(
-        self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, *, eps: float,
-        state: Sequence[Tensor] | None = None, **_: Any,
-    ) -> tuple[Tensor, State]:  # fmt: skip
-        C, n, m = stored(state) or self.zero_state(q, v)
-        q, lf, before, hs = q * q.shape[-1] ** -0.5, self.xp.log_sigmoid(f), m, []
-        for t in range(q.shape[1]):
-            m = torch.maximum(lf[:, t] + m, i[:, t])
-            M = m.detach()  # a constant where it cancels, as in `Recurrences`
-            keep, write = (lf[:, t] + before - M).exp(), (i[:, t] - M).exp()
-            key = write[..., None] * k[:, t]
-            C = keep[..., None, None] * C + key[..., None] * v[:, t, :, None]
-            n = keep[..., None] * n + key
-            num, den = einsum("bhkv,bhk->bhv", C, q[:, t]), (n * q[:, t]).sum(-1)
-            hs.append(self.of_memory(num, den, M, m - M, eps))
-            before = M
-        return torch.stack(hs, 1), self.rescaled(C, n, m)
+        self, *x: Tensor, eps: float, state: Sequence[Tensor] | None = None, **_: Any
+    ) -> tuple[Tensor, State]:
+        return self.mlstm_recurrent(*x, eps=eps, state=stored(state))
 
     def recurrence(
         self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, **how: Any

@@ -86,6 +86,9 @@ class MLXOps(Ops):
         "softplus": lambda x: mx.logaddexp(x, 0),
     }
 
+    def sum_after(self, a: array) -> array:
+        return mx.cumsum(a, -2, reverse=True, inclusive=False)
+
     def normalised(self, x: array, eps: float, w: array | None = None) -> array:
         return mx.fast.layer_norm(x.astype(mx.float32), w, None, eps)
 

@@ -32,6 +32,9 @@ class TorchOps(Ops):
         "softplus": F.softplus,
     }
 
+    def sum_after(self, a: Tensor) -> Tensor:
+        return F.pad(a[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
+
     def normalised(self, x: Tensor, eps: float, w: Tensor | None = None) -> Tensor:
         return F.layer_norm(self.xp.float32(x), x.shape[-1:], w, eps=eps)
 

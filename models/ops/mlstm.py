@@ -1,0 +1,238 @@
+"""The mLSTM cell: its promise, and its chunkwise and recurrent form over any framework, in float32.
+
+The equations are those of `models/mad/layers/xlstm.py`.
+
+The gradient is exact. h depends on the state, not on its scale, so a stabiliser is a constant
+wherever it cancels, which avoids rounding errors. The terms that depend on it get its gradient
+separately (`_moved`): eps, and the scale of the first and the last state.
+
+Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517 (recurrent and parallel forms);
+Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlxhog.models.ops.arrays import Array, Arrays
+
+State = tuple[Array, Array, Array]
+
+MASKED = -1e30
+"""Replaces -inf in masked exponents: its gradient is 0; that of -inf would be NaN."""
+
+MOST_CHUNKS = 128
+"""Chunks whose states are computed by one product, whose work grows with their square."""
+
+LARGEST = 80.0
+"""Largest exponent of a floor: an overflow would also give h = 0, but a NaN gradient."""
+
+
+class MLSTMCell:
+    """The forms of the cell over a framework's array functions."""
+
+    xp: Arrays
+
+    def mlstm_cell(
+        self, q: Array, k: Array, v: Array, i: Array, f: Array, *, chunk_size: int, eps: float,
+        state: Sequence[Array] | None = None,
+    ) -> tuple[Array, State]:  # fmt: skip
+        """Run the mLSTM cell over a sequence of any length; one step if S = 1.
+
+        q and k (B, S, NH, DK), v (B, S, NH, DV); i and f (B, S, NH), pre-activations of the input
+        and forget gates after any cap; `chunk_size` positions are computed in parallel; eps is
+        added to the denominator; state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), None is zeros.
+
+        Returns:
+            h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
+            including those through m.
+        """
+        x, state = (q, k, v, i, f), stored(state)
+        S, length = q.shape[1], chunk_size * MOST_CHUNKS
+        if S == 1:
+            return self.mlstm_recurrent(*x, eps=eps, state=state)
+        hs = []
+        for start in range(0, S, length):
+            part = x if S <= length else tuple(y[:, start : start + length] for y in x)
+            h, state = self.mlstm_chunkwise(*part, chunk_size=chunk_size, eps=eps, state=state)
+            hs.append(h)
+        assert state is not None, "there is a chunk"
+        C, n, m = state
+        return hs[0] if len(hs) == 1 else self.xp.concatenate(hs, 1), (C, n, m)
+
+    def mlstm_chunkwise(
+        self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
+    ) -> tuple[Array, State]:
+        """Return h and the last state: chunks in parallel, joined by the states between them.
+
+        With b the sum of logsig(f) from the start of a chunk to t, g = b_L, u = i - b and
+        M = b + r: r_t = max(m, max_{j<=t} u_j), so that D_tj - M_t = u_j - r_t.
+        """
+        xp, S, DV = self.xp, x[0].shape[1], x[2].shape[-1]
+        L = min(chunk_size, S)
+        q, k, v, i, f = self._heads_first(*x)
+        lf = xp.log_sigmoid(f)
+        # A position past the end keeps the state and adds nothing.
+        q, k, v = (to_chunks(x, L, xp) for x in (q, k, v))  # (B, NH, NC, L, DK or DV)
+        i, lf = to_chunks(i, L, xp, MASKED), to_chunks(lf, L, xp)
+        b = xp.cumsum(lf, -1)
+        g = b[..., -1]
+        u = i - b
+        u_max = xp.cummax(xp.stop_gradient(u), -1)
+        top = u_max[..., -1]
+
+        # A column of ones after v makes n the last column of C, and the denominator that of h.
+        v = xp.pad(v, [(0, 0)] * 4 + [(0, 1)], 1.0)
+        C = m = None
+        if state is not None:
+            C, m = xp.concatenate([state[0], state[1][..., None]], -1), state[2]
+        written = xp.exp(u - top[..., None])[..., None] * k
+        states, last, ms = self._between_chunks(C, written.swapaxes(-1, -2) @ v, g, top, m)
+
+        # Every output: positions of its own chunk, and the state before the chunk.
+        m_before = ms[..., :-1, None]
+        r = xp.maximum(m_before, u_max)
+        w = (q.shape[-1] ** -0.5 * xp.exp(m_before - r))[..., None]
+        both = self._weights(q, k, u, r) @ v + w * (q @ states)
+        num, den = xp.split(both, [DV], -1)
+        moved = self._moved(i, lf, u, r, m)
+        of_r = moved - (b - xp.stop_gradient(b))
+        h = self._normalise(num, den[..., 0], b + r, of_r, eps)
+        C, n = xp.split(last, [DV], -1)
+        state = self._rescaled(C, n[..., 0], ms[..., -1] + moved[..., -1, -1])
+        return from_chunks(h, S), state
+
+    def _between_chunks(
+        self, C: Array | None, entries: Array, g: Array, top: Array, m: Array | None
+    ) -> tuple[Array, Array, Array]:
+        """Return the states before each of NC chunks, the last, and m of all; by one product.
+
+        Entry j (B, NH, NC, DK, DV + 1) is what chunk j writes, at the scale s_j = g_j + top_j;
+        the first state C is the entry before, at the scale m. With E_cj = s_j + sum of g after j up
+        to c, the state after chunk c has m_c = max_{j<=c} E_cj, and entry j in it the weight
+        exp(E_cj - m_c). These m are constants; the first one is not, it scales C.
+        """
+        xp = self.xp
+        g = behind(None, g, xp)
+        E = sums_after(g, xp) + g[..., None, :] + behind(m, top, xp)[..., None, :]
+        ms = xp.amax(xp.stop_gradient(E), -1)
+        weights = xp.exp(E - ms[..., None])
+        if C is not None:
+            entries = behind(C, entries, xp)
+        B, NH, count, *sizes = entries.shape
+        flat, first = entries.flatten(-2), g.shape[-1] - count
+        states = (weights[:, :, :-1, first:] @ flat).reshape(B, NH, -1, *sizes)
+        return states, (weights[:, :, -1:, first:] @ flat).reshape(B, NH, *sizes), ms
+
+    def _moved(self, i: Array, lf: Array, u: Array, r: Array, m: Array | None) -> Array:
+        """Return zeros with the gradient of the stabilisers M_t = max(lf_t + M_{t-1}, i_t).
+
+        M_t is the input gate of the last position where u reached r, or else the first m, plus all
+        logsig(f) after it. All are (B, NH, S) or (B, NH, NC, L), m (B, NH); None is 0.
+        """
+        xp = self.xp
+        i, lf, u, r, shape = (*(x.flatten(2) for x in (i, lf, u, r)), r.shape)
+        total = xp.cumsum(lf, -1)
+        number = xp.from_numpy(np.arange(1, 1 + i.shape[-1], dtype=np.int32), like=i)
+        last = xp.stop_gradient(xp.cummax(xp.where(u >= r, number, 0), -1))
+        origin = xp.take_along_axis(behind(m, i - total, xp), last, -1)
+        origin, total = origin.reshape(shape), total.reshape(shape)
+        return (origin + total) - (xp.stop_gradient(origin) + xp.stop_gradient(total))
+
+    def mlstm_recurrent(
+        self, *x: Array, eps: float, state: Sequence[Array] | None
+    ) -> tuple[Array, State]:
+        """Return h and the last state, position by position."""
+        xp, (q, _, v, *_) = self.xp, x
+        C, n, m = self.zero_state(q, v) if state is None else state
+        q, k, v, i, f = self._heads_first(*x)
+        q, lf = q * q.shape[-1] ** -0.5, xp.log_sigmoid(f)
+        m_before = m  # not held, it scales the first state
+        hs = []
+        positions = zip(*(xp.unstack(y, 2) for y in (q, k, v, i, lf)), strict=True)
+        for q_t, k_t, v_t, i_t, lf_t in positions:
+            m = xp.maximum(lf_t + m, i_t)
+            m_after = xp.stop_gradient(m)
+            decay = xp.exp(lf_t + m_before - m_after)
+            write = xp.exp(i_t - m_after)
+            C = decay[..., None, None] * C + (write[..., None] * k_t)[..., None] * v_t[..., None, :]
+            n = decay[..., None] * n + write[..., None] * k_t
+            num = (q_t[..., None, :] @ C)[..., 0, :]
+            den = (q_t * n).sum(-1)
+            hs.append(self._normalise(num, den, m_after, m - m_after, eps))
+            m_before = m_after
+        return xp.stack(hs, 1), self._rescaled(C, n, m)
+
+    def _weights(self, q: Array, k: Array, u: Array, r: Array) -> Array:
+        """Weights of the values up to each position, (..., L, L)."""
+        xp, log_scale = self.xp, -0.5 * math.log(q.shape[-1])
+        after = later(u.shape[-1], xp, u, log_scale)
+        return (q @ k.swapaxes(-1, -2)) * xp.exp(u[..., None, :] - r[..., None] + after)
+
+    def _normalise(self, num: Array, den: Array, M: Array, moved: Array, eps: float) -> Array:
+        """Return h for the stabiliser M; `moved` has the gradient of what num is relative to.
+
+        Only eps depends on it: num, den and the floor have the same scale.
+        """
+        xp = self.xp
+        floor = xp.exp(xp.minimum(-M, LARGEST))
+        N = xp.maximum(xp.abs(den), floor) + eps * (1.0 + moved)
+        return num / N[..., None]
+
+    def _rescaled(self, C: Array, n: Array, m: Array) -> State:
+        """Return a state that was computed with a constant m, as a function of m."""
+        scale = self.xp.exp(self.xp.stop_gradient(m) - m)
+        return scale[..., None, None] * C, scale[..., None] * n, m
+
+    def zero_state(self, q: Array, v: Array) -> State:
+        """Return C, n and m before the first position."""
+        B, _, NH, DK = q.shape
+        shapes = ((B, NH, DK, v.shape[-1]), (B, NH, DK), (B, NH))
+        C, n, m = (self.xp.zeros(shape, like=q) for shape in shapes)
+        return C, n, m
+
+    def _heads_first(self, *x: Array) -> tuple[Array, ...]:
+        """(B, S, NH, ...) -> (B, NH, S, ...) in float32."""
+        return tuple(self.xp.float32(y).swapaxes(1, 2) for y in x)
+
+
+def stored(state: Sequence[Array] | None) -> Sequence[Array] | None:
+    """Return a state, None for that of the start, whose parts are left out."""
+    return None if state is None or state[0] is None else state
+
+
+def to_chunks(x: Array, L: int, xp: Arrays, value: float = 0.0) -> Array:
+    """(B, NH, S, ...) -> (B, NH, NC, L, ...), filled up on the right to whole chunks."""
+    B, NH, S, *D = x.shape
+    if S % L:
+        x = xp.pad(x, [(0, 0), (0, 0), (0, -S % L), *[(0, 0)] * len(D)], value)
+    return x.reshape(B, NH, -1, L, *D)
+
+
+def behind(first: Array | None, x: Array, xp: Arrays) -> Array:
+    """Return x (B, NH, NC, ...) behind an entry (B, NH, ...), zeros if it is None."""
+    if first is None:
+        return xp.pad(x, [(0, 0), (0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 3))
+    return xp.concatenate([first[:, :, None], x], 2)
+
+
+def from_chunks(h: Array, S: int) -> Array:
+    """(B, NH, NC, L, D) -> (B, S, NH, D), without the padding of the last chunk."""
+    return h.flatten(2, 3)[:, :, :S].swapaxes(1, 2)
+
+
+def sums_after(a: Array, xp: Arrays) -> Array:
+    """Return the sum of a (..., L) after j up to t, (..., L, L); about `MASKED` where j > t.
+
+    Each is a sum of its own: the difference of two longer sums would have their rounding error.
+    """
+    L = a.shape[-1]
+    is_after = xp.from_numpy(np.tri(L, k=-1, dtype=bool), like=a)
+    return xp.cumsum(xp.where(is_after, a[..., None], 0.0), -2) + later(L, xp, a)
+
+
+def later(L: int, xp: Arrays, like: Array, value: float = 0.0) -> Array:
+    """Return `MASKED` above the diagonal of (L, L), where a key is later than a query, or value."""
+    is_later = np.triu(np.ones((L, L), bool), 1)
+    return xp.from_numpy(np.where(is_later, np.float32(MASKED), np.float32(value)), like=like)
