@@ -65,6 +65,9 @@ class XLSTMLargeConfig(XLSTMConfig):
     ffn_round_up_to_multiple_of: int = positive("the SwiGLU's width is a multiple of it", 64)
     gate_soft_cap: float = positive("bound of the gates' preactivations", 15.0)
     output_logit_soft_cap: float = positive("bound of the logits", 30.0)
+    zero_init_residual: bool = option(
+        False, "the last matrices of mLSTM and SwiGLU begin at zero, so each block adds nothing"
+    )
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
@@ -86,7 +89,8 @@ class XLSTMLargeConfig(XLSTMConfig):
     def layout(self) -> Layout:
         """The model as a list of layers."""
         d, bias = self.hidden_size, self.use_bias
-        residual = normal(2 / (self.num_hidden_layers * math.sqrt(d)))
+        wang = normal(2 / (self.num_hidden_layers * math.sqrt(d)))
+        residual = "zeros" if self.zero_init_residual else wang
         mlstm = LargeMLSTM(
             heads=self.num_heads, qk=self.qk_dim, v=self.v_dim, bias=bias, residual=residual,
             chunk_size=self.chunk_size, eps=self.eps, gate_cap=self.gate_soft_cap,
@@ -162,6 +166,7 @@ class XLSTMLargeConfig(XLSTMConfig):
         kernels = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
         both = {other: getattr(self, name) for other, name in SPELLINGS.items()}
         fields = self.values()
-        if not self.out_norm_bias:  # transformers does not know the field
-            del fields["out_norm_bias"]
+        for ours in ("out_norm_bias", "zero_init_residual"):  # unknown to transformers
+            if not fields[ours]:
+                del fields[ours]
         return names | kernels | dict(self.extra) | fields | {"weight_mode": "single"} | both
