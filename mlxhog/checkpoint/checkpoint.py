@@ -58,9 +58,11 @@ CONFIG = "config.json"
 BEST = "best"
 _LATEST = "latest"
 
-NOT_ARCHITECTURE = XLSTMLargeConfig.no_effect | {"chunk_size", "bos_token_id", plugins.KEY}
-"""Fields of config.json that change no parameter and no equation. Files of layers are among them:
-their digests are compared when the files are loaded."""
+NOT_ARCHITECTURE = XLSTMLargeConfig.no_effect | {
+    "chunk_size", "bos_token_id", "zero_init_residual", plugins.KEY,
+}  # fmt: skip
+"""Fields of config.json that change no equation of trained parameters. Files of layers are among
+them: their digests are compared when the files are loaded."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_tak
 
 def test_resuming_with_another_architecture_names_what_differs(run):
     loaded = checkpoint.load(save(run))
-    checkpoint.check_architecture(loaded, CONFIG | {"chunk_size": 128, "use_cache": True})
+    others = {"chunk_size": 128, "use_cache": True, "zero_init_residual": True}
+    checkpoint.check_architecture(loaded, CONFIG | others)
     words = "norm_eps is 1e-06 there and 1e-05 here; num_heads is 2 there and 4 here"
     with pytest.raises(CheckpointError, match=words):
         checkpoint.check_architecture(loaded, CONFIG | {"num_heads": 4, "norm_eps": 1e-5})
