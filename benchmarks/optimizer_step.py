@@ -25,8 +25,7 @@ from mlxhog.arena import Arena
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.models import families
-from mlxhog.optim import gradients, updates
-from mlxhog.optim.rule import new_state
+from mlxhog.optim import Target, gradients, updates
 
 SEQ = 256
 TOKENS = {512: 0.15, 2048: 0.05}
@@ -67,12 +66,11 @@ class Bench:
             for name, options in KINDS.items()
         }
         decay = frozenset(name for name, one in spec.items() if one.decay)
-        base, shapes = target(self.arena, decay=decay), {k: one.shape for k, one in spec.items()}
+        base = target(self.arena, decay=decay)
         self.targets = {}
         for name, rule in self.rules.items():
-            own = rule.state_shapes(shapes)
-            private, places = new_state(rule.state_segments, own, self.layout.n_floats)
-            self.targets[name] = replace(base, private=private, places=places)
+            own = Target.alone(rule, self.arena.params, self.layout.slots, decay)
+            self.targets[name] = replace(base, private=own.private, places=own.places)
         rng = np.random.default_rng(0)
         self.steps, self.batches = dict.fromkeys(KINDS, 0), {}
         for tokens in TOKENS:

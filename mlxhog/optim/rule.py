@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic_ns
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from mlxhog import _native
 from mlxhog.base.late import np
@@ -147,6 +147,29 @@ class Target:
     polar: Polar | None = None  # orthogonalises on the worker's device; None on the CPU
     threads: int = 1  # of one pass over a dense parameter, whose result is the same
 
+    @classmethod
+    def alone(
+        cls, rule: Optimizer, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
+    ) -> Self:
+        """That of one process without an arena: state of zeros of the type of `flat`, no locks."""
+        from mlxhog.arena.layout import place_state
+
+        shapes = rule.state_shapes({name: slot.shape for name, slot in slots.items()})
+        placed = {name: place_state(shapes[name]) for name in rule.state_segments if name in shapes}
+        sizes = dict.fromkeys((*rule.state_segments, *rule.shared_segments), flat.size)
+        sizes |= {name: size for name, (_, size) in placed.items()}
+        state = {name: np.zeros(size, flat.dtype) for name, size in sizes.items()}
+        return cls(
+            flat=flat,
+            slots=slots,
+            locks=None,
+            mode=WRITE_MODES["racy"],
+            private={name: state[name] for name in rule.state_segments},
+            shared={name: state[name] for name in rule.shared_segments},
+            decay=decay,
+            places={name: places for name, (places, _) in placed.items()},
+        )
+
     def state(self, name: str, slot: Slot) -> Float32:
         """One parameter's part of a private segment, in its shape there."""
         return parameter(self.private[name], self.places.get(name, self.slots)[slot.name])
@@ -251,22 +274,6 @@ class Target:
         if self.watch is None or self.pending is not None:
             return nullcontext()
         return self.watch.writing()
-
-
-def new_state(
-    names: Sequence[str], shapes: Mapping[str, Shapes], floats: int
-) -> tuple[dict[str, Float32], dict[str, Mapping[str, Slot]]]:
-    """Private state of a worker without an arena, all zero, and the places of a `Target`.
-
-    They follow from an optimizer's `state_segments` and `state_shapes`, and the length of the
-    parameter segment.
-    """
-    from mlxhog.arena.layout import place_state
-
-    placed = {name: place_state(shapes[name]) for name in names if name in shapes}
-    sizes = {name: placed[name][1] if name in placed else floats for name in names}
-    private = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
-    return private, {name: slots for name, (slots, _) in placed.items()}
 
 
 def parameter(flat: Float32, slot: Slot) -> Float32:

@@ -23,8 +23,7 @@ from mlxhog.errors import ConfigError, message_of
 from mlxhog.models.families import ModelConfig, param_spec, rate_groups
 from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
 from mlxhog.optim.groups import factors
-from mlxhog.optim.rule import new_state, parameter
-from mlxhog.optim.updates import WRITE_MODES
+from mlxhog.optim.rule import parameter
 from mlxhog.parity.subject import RULES, Array
 
 LR = dict(zip(RULES, (2e-3, 1e-3, 1e-3), strict=True))
@@ -187,18 +186,13 @@ def _new_target(
     """Return a target without an arena, and its view of each parameter."""
     spec = {name: one for name, one in param_spec(cfg).items() if name in params}
     layout = arena.plan(spec, max_workers=1, n_tickets=1)
-    n, slots = layout.n_floats, layout.slots
-    shapes = optimizer.state_shapes({name: slot.shape for name, slot in slots.items()})
-    state, places = new_state(optimizer.state_segments, shapes, n)
-    private = {name: segment.astype(dtype) for name, segment in state.items()}
-    shared = {name: np.zeros(n, dtype) for name in optimizer.shared_segments}
-    flat = np.zeros(n, dtype)
-    views = {name: parameter(flat, slot) for name, slot in slots.items()}
+    flat = np.zeros(layout.n_floats, dtype)
+    views = {name: parameter(flat, slot) for name, slot in layout.slots.items()}
     for name, view in views.items():
         view[...] = params[name]
     decay = frozenset(name for name, one in spec.items() if one.decay)
-    racy, kind = WRITE_MODES["racy"], _Float64Target if dtype is np.float64 else optim.Target
-    return kind(flat, slots, None, racy, private, shared, decay, places=places), views
+    kind = _Float64Target if dtype is np.float64 else optim.Target
+    return kind.alone(optimizer, flat, layout.slots, decay), views
 
 
 def ours(

@@ -10,7 +10,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.optim import Target
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import new_state
 from mlxhog.optim.updates import WRITE_MODES
 
 RACY = WRITE_MODES["racy"]  # needs no locks; with one worker all modes are the same
@@ -61,18 +60,7 @@ def dense_gradients(step):
 
 def target(optimizer, flat, *decay, slots=SLOTS):
     """A target over `flat` with fresh state, where weight decay applies to the names given."""
-    shapes = optimizer.state_shapes({slot.name: slot.shape for slot in slots.values()})
-    private, places = new_state(optimizer.state_segments, shapes, flat.size)
-    return Target(
-        flat=flat,
-        slots=slots,
-        locks=None,
-        mode=RACY,
-        private=private,
-        places=places,
-        shared={name: np.zeros(flat.size, np.float32) for name in optimizer.shared_segments},
-        decay=frozenset(decay),
-    )
+    return Target.alone(optimizer, flat, slots, frozenset(decay))
 
 
 def trained(rule, steps=6, *, lr=0.1, grads=gradients, **how):

@@ -15,7 +15,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, Target, Use, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.rule import StepTrace, new_state
+from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.rule import parameter as view
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
@@ -63,17 +63,10 @@ def gradients(step):
 
 def target(arena, rule, engine, *, recorded=False):
     slots = arena.layout.slots
-    shapes = rule.state_shapes(SHAPES)
-    private, places = new_state(rule.state_segments, shapes, arena.params.size)
-    return Target(
-        flat=arena.params,
-        slots=slots,
-        locks=None,
+    return replace(
+        Target.alone(rule, arena.params, slots, DECAY),
         mode=WRITE_MODES["cas"],
-        private=private,
-        places=places,
         shared={name: arena.segment(name) for name in rule.shared_segments},
-        decay=DECAY,
         metal=None if engine is None else MetalSteps(engine, arena.params, slots, DECAY),
         record=StepTrace(arena.segment("last"), arena.segment("prev")) if recorded else None,
     )

@@ -23,10 +23,9 @@ from mlxhog.optim import (
     Sparsified,
     Target,
     gradients,
-    updates,
 )
 from mlxhog.optim.choice import Sharing
-from mlxhog.optim.rule import new_state, parameter
+from mlxhog.optim.rule import parameter
 from mlxhog.optim.updates import Float32, Grads
 
 
@@ -68,20 +67,7 @@ class WrittenSteps:
         config = replace(config, optimizer=with_own_moments(optim.chosen(config)))
         self._config, self._params, self._step = config, params, 0
         self._optimizer: Optimizer = optim.build(config, hidden, groups=groups)
-        shapes = {name: slot.shape for name, slot in slots.items()}
-        private, places = new_state(
-            self._optimizer.state_segments, self._optimizer.state_shapes(shapes), params.size
-        )
-        self._target = Target(
-            flat=params.copy(),
-            slots=slots,
-            locks=None,
-            mode=updates.WRITE_MODES["racy"],  # no other process writes them
-            private=private,
-            places=places,
-            shared={},
-            decay=decay,
-        )
+        self._target = Target.alone(self._optimizer, params.copy(), slots, decay)
 
     def masks(self, grads: Grads) -> dict[str, NDArray[np.bool_]]:
         """Return the elements that the next step writes for this gradient.
