@@ -88,7 +88,7 @@ def test_parity_checks_a_layer_from_a_file(tmp_path):
     assert any(row["what"].startswith("grad/layers.0.z_proj") for row in result["rows"])
 
 
-PLAIN = ("seq_len: int = seq_len(17)\n", "seq_len: int = seq_len(17)\n    depth: int | None = 3\n")
+PLAIN = ("seq_len: int = 17\n", "seq_len: int = 17\n    depth: int | None = 3\n")
 
 
 def test_the_rows_of_a_task_from_a_file_are_drawn_by_it_and_a_plain_field_is_a_setting(tmp_path):

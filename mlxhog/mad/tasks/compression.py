@@ -6,15 +6,13 @@ reference masks them in a copy that it does not return.
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows, seq_len
+from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,7 @@ class Compression(NoisyTask):
     about: ClassVar[str] = "random tokens reconstructed from the vector of the last position"
     backbone: ClassVar[str] = "autoencoder"
 
-    seq_len: int = seq_len(32)
+    seq_len: int = 32
 
     @property
     def ordinary(self) -> int:

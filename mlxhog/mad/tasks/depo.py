@@ -14,8 +14,6 @@ Source: Allen-Zhu 2025, Physics of Language Models 4.1, arXiv:2512.17351, and it
 which is the model of the statistics.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task, seq_len, vocab
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task
 
 FEWEST = 3
 """Nodes of the smallest cycle."""
@@ -44,8 +42,8 @@ class Depo(Task):
     )
     sudden: ClassVar[bool] = True
 
-    vocab: int = vocab(32)
-    seq_len: int = seq_len(56)
+    vocab: int = 32
+    seq_len: int = 56
     nodes: int = option(8, "N, nodes of the largest cycle", low=FEWEST)
     hops: int = option(2, "K, most edges from the start of a query to its answer", low=1)
     queries: int = option(8, "M, queries of a row, one for a node", low=1)
@@ -61,12 +59,6 @@ class Depo(Task):
         """Tokens of an edge."""
         return 3 if self.marked else 2
 
-    @property
-    def tested_hops(self) -> list[int]:
-        """Hops of test rows: the powers of 2 up to K, and K."""
-        powers = [1 << exponent for exponent in range(self.hops.bit_length())]
-        return powers if powers[-1] == self.hops else [*powers, self.hops]
-
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
         why = f"{self.nodes} names beside {self.hops} hops and three markers"
@@ -76,7 +68,7 @@ class Depo(Task):
         yield from self.at_least("seq_len", self.edge * self.nodes + QUERY * self.queries, why)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; test rows have the largest cycle, and hops of `tested_hops`."""
+        """Draw n rows; test rows have the largest cycle, and hops of the powers of 2, and K."""
         sizes = np.arange(FEWEST, self.nodes + 1)
         weights = 1 / (sizes + math.sqrt(self.nodes))
         share = weights / weights.sum()
@@ -93,7 +85,9 @@ class Depo(Task):
             edges[shown, place] = cycle[row, part][shown]
         text[:, 1 : 1 + self.edge * self.nodes] = edges.reshape(n, -1)
         start, asked = start[:, : self.queries], shown[:, : self.queries]
-        k = rng.choice(np.arange(1, self.hops + 1) if train else self.tested_hops, start.shape)
+        hops = np.arange(1, self.hops + 1)
+        tested = (hops & (hops - 1) == 0) | (hops == self.hops)
+        k = rng.choice(hops if train else hops[tested], start.shape)
         answer = cycle[row, (start + k) % size]
         at = 1 + self.edge * size + QUERY * np.arange(self.queries)
         parts = (self.names - 1 + k, cycle[row, start], np.full_like(k, self.vocab - 2), answer)

@@ -15,8 +15,6 @@ arXiv:2010.07515, for k and m; Suzgun et al. 2019, arXiv:1911.03329, for the pre
 possible next brackets at every position.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -9,8 +9,6 @@ Source: Poli et al. 2024, arXiv:2403.17844. Tokens of a motif are drawn without 
 after the other; the reference lists every permutation, 250,000 of them per sequence at V 128.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,8 +20,8 @@ from mlxhog.config.options import option
 from mlxhog.mad.tasks.in_context_recall import first_shown
 from mlxhog.mad.tasks.task import IGNORED, QUERY_HELP, Bools, Fixed, Ints, NoisyTask, Rng, Rows
 
-Pairs = tuple[Ints, Ints, Ints, Ints]
-"""Sizes (n, P) and tokens (largest size, n, P) of keys, then of values; `size` tokens count."""
+Pairs = tuple[Ints, Bools]
+"""Tokens of pairs (k_motif + v_motif, n, P), and those among them that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +41,19 @@ class FuzzyInContextRecall(NoisyTask):
     )
 
     @property
+    def pad(self) -> int:
+        """The token on the left; the copy marker, if there is one, is the next token."""
+        return self.vocab - (1 if self.multi_query else 2)
+
+    @property
     def ordinary(self) -> int:
         """R, the number of tokens of keys and values."""
-        return self.vocab - (1 if self.multi_query else 2) - self.noise_vocab
+        return self.pad - self.noise_vocab
 
     @property
     def keys(self) -> int:
         """K."""
         return self.ordinary // 2
-
-    @property
-    def pad(self) -> int:
-        """The token on the left; the copy marker, if there is one, is the next token."""
-        return self.vocab - (1 if self.multi_query else 2)
 
     @property
     def longest(self) -> int:
@@ -80,51 +78,48 @@ class FuzzyInContextRecall(NoisyTask):
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; targets are dense, or only the predictable ones."""
+        T, row = self.seq_len, np.arange(n)[:, None]
         shortest = 2 if train else self.k_motif + 1
-        count = -(-(self.seq_len - shortest - self.longest) // shortest)  # the most pairs of a row
+        count = -(-(T - shortest - self.longest) // shortest)  # the most pairs of a row
         asked, pairs = (self._pairs(rng, (n, size), train) for size in (1, count))
         noisy = np.zeros((n, count), bool)
         if self.frac_noise:
             noisy = rng.random((n, count)) < self.frac_noise
         code = np.where(noisy, -1 - np.arange(count), self._codes(pairs))  # noise is shown once
         first, is_asked = first_shown(code), code == self._codes(asked)
-        row, (k_size, k, v_size, v) = np.arange(n)[:, None], pairs
-        v_size = np.where(is_asked, asked[2], v_size[row, first])
-        v = np.where(is_asked, asked[3], v[:, row, first])
+        for part, own in zip(pairs, asked, strict=True):  # equal keys have equal values
+            value = part[self.k_motif :]
+            value[...] = np.where(is_asked, own[self.k_motif :], value[:, row, first])
 
-        length, asked_length = k_size + v_size, asked[0] + asked[2]
+        length, asked_length = pairs[1].sum(0), asked[1].sum(0)
         start = np.cumsum(length, axis=1) - length
-        limit = self.seq_len - asked_length - self.longest  # pairs begin before it
+        limit = T - asked_length - self.longest  # pairs begin before it
         at, put_in = self._place_of_asked(rng, start, limit, asked_length, is_asked)
         after = put_in & (np.arange(count) >= at)
         start = start + after * asked_length
         fits = start < limit
         total = (length * fits).sum(1, keepdims=True) + put_in * asked_length
 
-        text = np.full((n, self.seq_len + 1), self.pad, np.int32)
+        text = np.full((n, T + 1), self.pad, np.int32)
         scored = np.zeros(text.shape, bool)
 
         def write(pairs: Pairs, start: Ints, fits: Bools, noisy: Bools, marked: Bools) -> None:
             """Write the pairs that fit at their starts, and mark the scored values."""
-            k_size, k, v_size, v = pairs
-            for size, tokens, offset, mark in (
-                (k_size, k, 0 * k_size, np.zeros_like(marked)), (v_size, v, k_size, marked)
-            ):  # fmt: skip
-                for number in range(len(tokens)):
-                    row, pair = np.nonzero(fits & (number < size))
-                    token = tokens[number, row, pair]
-                    if self.frac_noise:
-                        noise = self.ordinary, self.ordinary + self.noise_vocab
-                        other = rng.integers(*noise, len(row))
-                        token = np.where(noisy[row, pair], other, token)
-                    to = start[row, pair] + offset[row, pair] + number
-                    text[row, to], scored[row, to] = token, mark[row, pair]
+            tokens, shown = pairs
+            places = start + shown.cumsum(0) - shown
+            for number, place in enumerate(places):
+                row, pair = np.nonzero(fits & shown[number])
+                token, to = tokens[number, row, pair], place[row, pair]
+                if self.frac_noise:
+                    other = rng.integers(self.ordinary, self.ordinary + self.noise_vocab, len(row))
+                    token = np.where(noisy[row, pair], other, token)
+                text[row, to] = token
+                scored[row, to] = marked[row, pair] & (number >= self.k_motif)
 
-        end = self.seq_len + 1 - asked_length
+        end = T + 1 - asked_length
         begin = end - (not self.multi_query) - total
         shown_before = (first < np.arange(count)) | (is_asked & after)
-        marked = shown_before & self.multi_query
-        write((k_size, k, v_size, v), begin + start, fits, noisy, marked)
+        write(pairs, begin + start, fits, noisy, shown_before & self.multi_query)
         there, nothing = np.ones((n, 1), bool), np.zeros((n, 1), bool)
         place = begin + np.take_along_axis(start, np.minimum(at, count - 1), 1) - asked_length
         write(asked, place, put_in, nothing, nothing)
@@ -135,18 +130,19 @@ class FuzzyInContextRecall(NoisyTask):
         return (x, y) if dense else (x, np.where(scored[:, 1:], y, IGNORED))
 
     def _pairs(self, rng: Rng, shape: tuple[int, int], train: bool) -> Pairs:
-        k_size = rng.integers(1 if train else self.k_motif, self.k_motif + 1, shape, dtype=np.int32)
+        least = 1 if train else self.k_motif
+        k_size = rng.integers(least, self.k_motif + 1, shape, dtype=np.int32)
         v_size = rng.integers(1, self.v_motif + 1, shape, dtype=np.int32)
         k = _distinct(rng, shape, self.k_motif, self.keys)
         v = _distinct(rng, shape, self.v_motif, self.ordinary - self.keys) + self.keys
-        return k_size, k, v_size, v
+        shown = [np.arange(len(t))[:, None, None] < size for t, size in ((k, k_size), (v, v_size))]
+        return np.concatenate([k, v]), np.concatenate(shown)
 
     def _codes(self, pairs: Pairs) -> NDArray[np.int64]:
         """Number the keys: equal keys, equal numbers from 0."""
-        k_size, k, *_ = pairs
-        code = np.zeros(k_size.shape, np.int64)
-        for number in range(self.k_motif):
-            code = code * (self.keys + 1) + np.where(number < k_size, k[number] + 1, 0)
+        code = np.zeros(pairs[0].shape[1:], np.int64)
+        for token, is_shown, _ in zip(*pairs, range(self.k_motif), strict=False):
+            code = code * (self.keys + 1) + np.where(is_shown, token + 1, 0)
         return code
 
     def _place_of_asked(
@@ -167,12 +163,10 @@ class FuzzyInContextRecall(NoisyTask):
 def _distinct(rng: Rng, shape: tuple[int, int], size: int, alphabet: int) -> NDArray[np.int32]:
     """Draw `size` different numbers below `alphabet`, in order, for every place of `shape`."""
     drawn = np.empty((size, *shape), np.int32)
-    smaller_first: list[NDArray[np.int32]] = []
     for number in range(size):
         token = rng.integers(0, alphabet - number, shape, dtype=np.int32)
         # The token-th of the remaining numbers: skip the others, from the smallest up.
-        for other in smaller_first:
+        for other in np.sort(drawn[:number], axis=0):
             token += token >= other
         drawn[number] = token
-        smaller_first = list(np.sort([*smaller_first, token], axis=0))
     return drawn

@@ -6,8 +6,6 @@ it. With pairs of noise the task is noisy in-context recall.
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,19 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    QUERY_HELP,
-    Fixed,
-    Ints,
-    NoisyTask,
-    Rng,
-    Rows,
-    Task,
-    frac_noise,
-    noise_vocab,
-    vocab,
-)  # fmt: skip
+from mlxhog.mad.tasks.task import IGNORED, QUERY_HELP, Fixed, Ints, NoisyTask, Rng, Rows, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +44,6 @@ class InContextRecall(Task):
         return self.ordinary // 2
 
     @property
-    def pairs(self) -> int:
-        """Pairs before the last one."""
-        return self.seq_len // 2 - 1
-
-    @property
     def length(self) -> int:
         """Tokens of a row: a whole sequence without its last token."""
         return self.seq_len - 1 if self.multi_query else self.seq_len
@@ -77,7 +58,7 @@ class InContextRecall(Task):
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; targets are dense, or only the predictable ones."""
-        K, R, pairs = self.keys, self.ordinary, self.pairs
+        K, R, pairs = self.keys, self.ordinary, self.seq_len // 2 - 1
         row = np.arange(n)[:, None]
         key = rng.integers(0, K, (n, pairs), dtype=np.int32)
         # A map of all K keys has the same distribution as a draw for each new key.
@@ -94,7 +75,7 @@ class InContextRecall(Task):
                 tokens = rng.integers(R, R + N, (n, pairs), dtype=np.int32)
                 part = whole[:, at : 2 * pairs : 2]
                 part[...] = np.where(noisy, tokens, part)
-        probe = _asked(rng, key, K)
+        probe = _one_of(rng, key, K)
         if not self.multi_query:
             whole[:, -3] = self.vocab - 1
         whole[:, -2] = probe
@@ -116,11 +97,10 @@ class NoisyInContextRecall(InContextRecall, NoisyTask):
     name: ClassVar[str] = "noisy-in-context-recall"
     short: ClassVar[str] = "NR"
     about: ClassVar[str] = "in-context recall among noise tokens"
-    sudden: ClassVar[bool] = True
 
-    vocab: int = vocab(32)
-    noise_vocab: int = noise_vocab(16)
-    frac_noise: float = frac_noise(0.2)
+    vocab: int = 32
+    noise_vocab: int = 16
+    frac_noise: float = 0.2
 
     @property
     def noise(self) -> tuple[int, float]:
@@ -133,7 +113,7 @@ class NoisyInContextRecall(InContextRecall, NoisyTask):
         yield from NoisyTask.broken_rules(self)
 
 
-def _asked(rng: Rng, key: Ints, K: int) -> Ints:
+def _one_of(rng: Rng, key: Ints, K: int) -> Ints:
     """Choose one of a row's keys uniformly; `key` is (n, pairs), where K is no key."""
     n = len(key)
     shown = np.zeros((n, K + 1), bool)

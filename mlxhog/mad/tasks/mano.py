@@ -15,8 +15,6 @@ Source: Allen-Zhu 2025, Physics of Language Models 4.1, arXiv:2512.17351, and it
 which is the model of the statistics.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task, seq_len, vocab
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task
 
 OPERATIONS = 3
 FRAME = 4
@@ -44,8 +42,7 @@ class Mano(Task):
         "arithmetic modulo p on random expressions, whose tables only the parameters hold"
     )
 
-    vocab: int = vocab(16)
-    seq_len: int = seq_len(64)
+    seq_len: int = 64
     modulus: int = option(7, "p, numbers are taken modulo p", low=2)
     operations: int = option(2, "L, most operations of an expression", low=1, high=256)
 

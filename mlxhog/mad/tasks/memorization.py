@@ -7,15 +7,13 @@ does not.
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows, rows, seq_len, vocab
+from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +26,9 @@ class Memorization(NoisyTask):
         "one map from keys to values for all sequences, learnt from the training rows"
     )
 
-    vocab: int = vocab(256)
-    seq_len: int = seq_len(32)
-    train_rows: int = rows(256, "training", "num_train")
+    vocab: int = 256
+    seq_len: int = 32
+    train_rows: int = 256
 
     @property
     def ordinary(self) -> int:

@@ -12,8 +12,6 @@ the same. Differences: the default has 64 tokens instead of 8,192, so that small
 in minutes; the vocabulary need not be larger than T; pairs are shown once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task, seq_len, vocab
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +32,8 @@ class MultiQueryAssociativeRecall(Task):
     about: ClassVar[str] = "the values of several keys from the beginning of the sequence"
     sudden: ClassVar[bool] = True
 
-    vocab: int = vocab(64)
-    seq_len: int = seq_len(64)
+    vocab: int = 64
+    seq_len: int = 64
     n_pairs: int = option(
         4, "P, pairs of key and value, and queries", low=1, aliases=("num_kv_pairs", "pairs")
     )
@@ -51,18 +49,6 @@ class MultiQueryAssociativeRecall(Task):
         """K."""
         return self.vocab // 2 - 1
 
-    @property
-    def context(self) -> int:
-        """Tokens of the pairs."""
-        return 2 * self.n_pairs
-
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """Probability of each place for the first key."""
-        places = np.arange(1, (self.seq_len - self.context) // 2 + 1)
-        weights = places ** (self.power_a - 1)
-        return np.asarray(weights / weights.sum())
-
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
         P = self.n_pairs
@@ -73,15 +59,16 @@ class MultiQueryAssociativeRecall(Task):
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
         """Draw n rows; training and test rows are of one kind, with targets at the queries only."""
-        shape = (n, self.seq_len)
+        P, shape = self.n_pairs, (n, self.seq_len)
         x = np.zeros(shape, np.int32)
         if self.random_fill:
             x = rng.integers(0, self.vocab, shape, np.int32)
         y = np.full(shape, IGNORED, np.int32)
-        key = _different(rng, n, self.n_pairs, 1, self.keys + 1)
-        value = _different(rng, n, self.n_pairs, self.keys + 1, self.vocab)
-        x[:, 0 : self.context : 2], x[:, 1 : self.context : 2] = key, value
-        row, at = np.arange(n)[:, None], self.context + 2 * _places(self, rng, n)
+        key = _different(rng, n, P, 1, self.keys + 1)
+        value = _different(rng, n, P, self.keys + 1, self.vocab)
+        x[:, 0 : 2 * P : 2], x[:, 1 : 2 * P : 2] = key, value
+        weights = np.arange(1, (self.seq_len - 2 * P) // 2 + 1) ** (self.power_a - 1)
+        row, at = np.arange(n)[:, None], 2 * P + 2 * _places(rng, n, P, weights / weights.sum())
         x[row, at], y[row, at] = key, value
         return x, y
 
@@ -99,17 +86,16 @@ def _different(rng: Rng, n: int, count: int, low: int, high: int) -> Ints:
     return rng.permuted(chosen, axis=1)
 
 
-def _places(s: MultiQueryAssociativeRecall, rng: Rng, n: int) -> Ints:
+def _places(rng: Rng, n: int, P: int, weights: NDArray[np.float64]) -> Ints:
     """Draw a place for each key (n, P), from 0, one after the other among the free ones.
 
     The first of exponential clocks with the weights as rates to ring is a draw by weight, and the
     next ones are draws among the others (Efraimidis and Spirakis 2006).
     """
-    rings = rng.standard_exponential((n, len(s.weights)), np.float32) / s.weights.astype(np.float32)
-    if s.n_pairs < len(s.weights):
-        first = np.argpartition(rings, s.n_pairs - 1, axis=1)[:, : s.n_pairs]
-    else:
-        first = np.tile(np.arange(s.n_pairs), (n, 1))
+    rings = rng.standard_exponential((n, len(weights)), np.float32) / weights.astype(np.float32)
+    first = np.tile(np.arange(P), (n, 1))
+    if P < len(weights):
+        first = np.argpartition(rings, P - 1, axis=1)[:, :P]
     order = np.argsort(np.take_along_axis(rings, first, 1), axis=1)
     places: Ints = np.take_along_axis(first, order, 1)
     return places

@@ -9,8 +9,6 @@ stream.
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task, seq_len
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +27,10 @@ class SelectiveCopying(Task):
     short: ClassVar[str] = "SC"
     about: ClassVar[str] = "the first tokens in order, without the blanks between them"
 
-    seq_len: int = seq_len(256)
+    seq_len: int = 256
     tokens_to_copy: int = option(
         16, "C, tokens to copy", low=1, aliases=("num_tokens_to_copy", "copy")
     )
-
-    @property
-    def blanks(self) -> int:
-        """B."""
-        return self.seq_len - 2 * self.tokens_to_copy - 1
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
@@ -49,7 +42,7 @@ class SelectiveCopying(Task):
         """Draw n rows; training and test rows are of one kind."""
         T, C = self.seq_len, self.tokens_to_copy
         content = rng.integers(0, self.vocab - 2, (n, C), dtype=np.int32)
-        before = rng.multinomial(self.blanks, np.full(C, 1 / C), size=n)
+        before = rng.multinomial(T - 2 * C - 1, np.full(C, 1 / C), size=n)
         x = np.full((n, T), self.vocab - 2, np.int32)
         x[np.arange(n)[:, None], np.cumsum(before, axis=1) + np.arange(C)] = content
         x[:, T - C - 1] = self.vocab - 1

@@ -14,8 +14,6 @@ so that the letters always determine the state; a row has T tokens with its dist
 of any length; every position is scored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks.task import Bools, Fixed, Ints, Rng, Rows, Task, seq_len, vocab
+from mlxhog.mad.tasks.task import Bools, Fixed, Ints, Rng, Rows, Task
 
 TRIES = 1000
 """Most draws for a grammar whose states all reach the end."""
@@ -43,8 +41,8 @@ class SelectiveGrammar(Task):
     short: ClassVar[str] = "SG"
     about: ClassVar[str] = "the state of a random grammar, through tokens that it does not allow"
 
-    vocab: int = vocab(33)
-    seq_len: int = seq_len(64)
+    vocab: int = 33
+    seq_len: int = 64
     depth: int = option(4, "D, states of each letter", low=1, aliases=("ambiguity_depth",))
     density: float = option(0.4, "probability that a letter is allowed", above=0, below=1)
     starts: int = option(4, "states in which a string may begin", low=1)

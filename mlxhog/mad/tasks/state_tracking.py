@@ -16,8 +16,6 @@ arXiv:2404.08819; Grazzi et al. 2024, arXiv:2411.12537, for lengths beyond those
 Siems et al. 2025, DeltaProduct, arXiv:2502.10297.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
