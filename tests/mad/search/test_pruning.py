@@ -8,7 +8,7 @@ import pytest
 from mlxhog.config.plugins import Plugin
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.pruning import Halving
+from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.sequence import parse
 from tests.mad.report.sample import CONV, RECORD, STUDY, runs
@@ -41,14 +41,14 @@ class Course:
 
     def __init__(self, *ends):
         self.curves, self.records = {}, []
-        self.pruner = Halving(self.curves.__getitem__)
+        self.pruner = Pruner(self.curves.__getitem__)
         for names, tasks, curve, how in ends:
             for name, task in itertools.product(names, tasks):
                 self.end(name, task, curve, **how)
 
     def rebuilt(self):
         """The state of a resumed study."""
-        pruner = Halving(self.curves.__getitem__)
+        pruner = Pruner(self.curves.__getitem__)
         for run, record in self.records:
             pruner.ended(run, record)
         return pruner
@@ -79,7 +79,7 @@ def stop(names, step, accuracy, tasks=BOTH, **how):
 @pytest.mark.parametrize("name", ["smoke", "lite", "full", "knowledge"])
 def test_recall_is_never_asked_before_1000_steps(name):
     for config in Study(candidates=(CONV,), suite=name).runs(CONV):
-        rungs = Halving(list).rungs(config)
+        rungs = Pruner(list).rungs(config)
         assert list(rungs) == sorted(set(rungs))
         if "recall" in config.task or config.task == "depo":
             assert not [step for step in rungs if step < 1000]
@@ -96,7 +96,7 @@ def test_recall_is_never_asked_before_1000_steps(name):
     ],
 )
 def test_rungs_are_three_and_each_three_times_the_one_before(task, steps, rungs):
-    assert Halving(list).rungs(planned("A", task, steps=steps)) == rungs
+    assert Pruner(list).rungs(planned("A", task, steps=steps)) == rungs
 
 
 def test_the_best_third_goes_on_and_the_others_are_given_up():

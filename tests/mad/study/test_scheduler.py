@@ -157,13 +157,6 @@ def test_budgets_are_runs_or_times():
 # -- a worker --------------------------------------------------------------------------------------
 
 
-def of(executor):
-    """The next event of any run."""
-    while not (events := executor.events(10.0)):
-        pass
-    return events[0]
-
-
 def where(config, *, callbacks, rungs):
     os.environ.setdefault("FIRST", str(config.seed))
     threads = [os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
@@ -176,11 +169,7 @@ def where(config, *, callbacks, rungs):
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
     with processes(study(tmp_path), where) as executor:
-        records = []
-        for n in range(3):
-            executor.submit(config(n), ())
-            assert executor.free() == 0
-            records.append(of(executor)[2])
+        records = [executor.execute(config(n), (), bool) for n in range(3)]
         assert workers_of(os.getpid()) == [records[0].steps]
     assert [record.reason for record in records] == ["1 1 0"] * 3
     assert len({record.steps for record in records}) == 1
