@@ -13,7 +13,7 @@ from typing import Any
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import PUBLISHED
 from mlxhog.mad.tasks import BENCHMARK, find, resolve
-from mlxhog.mad.tasks.state_tracking import ORDERS
+from mlxhog.mad.tasks.automata import ORDERS
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,16 @@ import numpy as np
 from mlxhog.config import choices, sources
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks.compression import Compression
+from mlxhog.mad.tasks.automata import Dyck, SelectiveGrammar, StateTracking
+from mlxhog.mad.tasks.copying import Compression, Memorization, SelectiveCopying
 from mlxhog.mad.tasks.dataset import Dataset, Int32
-from mlxhog.mad.tasks.depo import Depo
-from mlxhog.mad.tasks.dyck import Dyck
-from mlxhog.mad.tasks.fuzzy_in_context_recall import FuzzyInContextRecall
-from mlxhog.mad.tasks.in_context_recall import InContextRecall, NoisyInContextRecall
-from mlxhog.mad.tasks.mano import Mano
-from mlxhog.mad.tasks.memorization import Memorization
-from mlxhog.mad.tasks.multi_query_associative_recall import MultiQueryAssociativeRecall
-from mlxhog.mad.tasks.selective_copying import SelectiveCopying
-from mlxhog.mad.tasks.selective_grammar import SelectiveGrammar
-from mlxhog.mad.tasks.state_tracking import StateTracking
+from mlxhog.mad.tasks.knowledge import Depo, Mano
+from mlxhog.mad.tasks.recall import (
+    FuzzyInContextRecall,
+    InContextRecall,
+    MultiQueryAssociativeRecall,
+    NoisyInContextRecall,
+)
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Rng, Task
 
 BLOCK_ROWS = 256
