@@ -4,8 +4,6 @@ Sources: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid of the s
 the modules of the other tasks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any

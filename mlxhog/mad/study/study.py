@@ -5,7 +5,7 @@ from session to session.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from mlxhog.mad.run import Point, RunConfig, RunRecord
 from mlxhog.mad.scores import Select, scores
 from mlxhog.mad.search.pruning import RUNGS, Pruner
 from mlxhog.mad.search.samplers import SAMPLERS, Sampler
-from mlxhog.mad.search.space import CandidateSet, Listed, to_space
+from mlxhog.mad.search.space import CandidateSet, Layers, Listed, to_space
 from mlxhog.mad.suites import Setting, Suite, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION, find, resolve
 from mlxhog.models.mad.layers import at_width
@@ -74,7 +74,7 @@ class Study:
     @property
     def parts(self) -> tuple[object, ...]:
         """Every possible layer of a candidate, and the settings of the named tasks."""
-        lists = map(parse, self.candidates)
+        lists: Iterable[Layers] = map(parse, self.candidates)
         if self.space:
             space = to_space(self.space)
             lists = itertools.chain(space.block(), space.starts())

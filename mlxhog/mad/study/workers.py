@@ -167,7 +167,8 @@ def _main(pipe: Connection, log: str, run: RunFunction) -> None:
 
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(attempt(run, *pipe.recv(), ask))
+            config, rungs = pipe.recv()
+            pipe.send(attempt(run, config, rungs, ask))
     os._exit(0)  # without waiting for threads of a framework
 
 
