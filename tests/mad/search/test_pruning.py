@@ -46,13 +46,6 @@ class Course:
             for name, task in itertools.product(names, tasks):
                 self.end(name, task, curve, **how)
 
-    def rebuilt(self):
-        """The state of a resumed study."""
-        pruner = Pruner(self.curves.__getitem__)
-        for run, record in self.records:
-            pruner.ended(run, record)
-        return pruner
-
     def end(self, candidate, task, curve, *, status="done", test=None, **protocol):
         run, (steps, last) = planned(candidate, task, **protocol), curve[-1]
         self.curves[run.key()] = [point(*one) for one in curve]
@@ -151,8 +144,7 @@ def test_a_run_is_ended_if_its_candidate_is_not_among_the_best_third(before, tas
 
 
 def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
-    course = Course()
-    accuracies = itertools.cycle((0.5, 0.7, 0.2, 0.6, 0.9))
+    course, accuracies = Course(), itertools.cycle((0.5, 0.7, 0.2, 0.6, 0.9))
     for candidate, status in (("A", "done"), ("B", "done"), ("C", "pruned"), ("D", "diverged")):
         course.end(candidate, COPY, [(300, next(accuracies)), (3000, next(accuracies))])
         last = 900 if status == "pruned" else 3000
@@ -166,10 +158,12 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
             for task in BOTH
         ]
 
-    assert set(answers(course.rebuilt())) == {True, False}
-    assert answers(course.rebuilt()) == answers(course.pruner)
-    assert course.rebuilt().is_pruned("C")
-    assert not course.rebuilt().is_pruned("A")
+    rebuilt = Pruner(course.curves.__getitem__)
+    for run, record in course.records:
+        rebuilt.ended(run, record)
+    assert [rebuilt.is_pruned(name) for name in "AC"] == [False, True]
+    assert set(expected := answers(course.pruner)) == {True, False}
+    assert answers(rebuilt) == expected
 
 
 def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_through_the_rest():

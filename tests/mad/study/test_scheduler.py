@@ -1,7 +1,6 @@
 """A session of a study: every run once, whatever dies; samplers and pruners are told of each."""
 
 import errno
-import functools
 import os
 import re
 import signal
@@ -146,9 +145,8 @@ def test_time_used_counts_runs_beside_each_other_once():
 
 
 def test_budgets_are_runs_or_times():
-    assert ExecutionConfig(budget="2h").limit == Limit(seconds=7200)
-    assert ExecutionConfig(budget="40").limit == Limit(runs=40)
-    assert ExecutionConfig().limit == Limit()
+    for text, limit in (("2h", Limit(seconds=7200)), ("40", Limit(runs=40)), (None, Limit())):
+        assert ExecutionConfig(budget=text).limit == limit
     for text in ("0", "h", "-3", "1.5", "nan"):
         with pytest.raises(ConfigError, match="a number of runs such as 40, or a time such as 2h"):
             ExecutionConfig(budget=text)
@@ -187,8 +185,9 @@ def test_runs_that_go_wrong_have_failed_with_their_reasons_and_are_run_again_whe
         "raise": "^kernel is -3; a convolution has at least 1 tap",
         "kill": r"^its process was killed \(SIGKILL\), .*, 4 times",
     }
-    run = functools.partial(small.goes_wrong, wrong=" ".join(ways))
-    outcome = go(store, run, observer=lambda progress: messages.append(progress.message))
+    outcome = go(
+        store, small.goes_wrong, observer=lambda progress: messages.append(progress.message)
+    )
     assert outcome.statuses == {"done": 2, "failed": 5}
     failed = {record.seed: record for record in store.records() if record.status == "failed"}
     for n, words in enumerate(ways.values(), start=1):
@@ -229,8 +228,7 @@ import sys
 from pathlib import Path
 from tests.mad.study import small
 if __name__ == "__main__":
-    store = small.study(Path(sys.argv[1]), "s", candidates=4)
-    outcome = small.go(store, small.slow, parallel=2)
+    outcome = small.go(small.study(Path(sys.argv[1]), candidates=4), small.slow, parallel=2)
     print(outcome.status, outcome.statuses)
 """
 
@@ -254,8 +252,7 @@ def session(tmp_path):
     yield start
     for process in begun:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate()
 
 
 @pytest.mark.slow
