@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -223,44 +222,34 @@ def test_the_front_is_exactly_what_nothing_dominates_and_no_candidate_that_lacks
 # -- the commands ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return study(tmp_path_factory.mktemp("studies"), tasks=TASKS[-1:])
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch, whole):
-    """A folder with a study."""
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(whole.directory, Path("studies", "first"))
+    return study(Path("studies"), "first", tasks=TASKS[-1:])
+
+
+def output_of(capsys, *words):
+    assert main(["mad", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.usefixtures("here")
 def test_the_board_of_a_study_is_a_table_or_one_line_of_json(capsys):
     assert main(["mad", "board", "first"]) == 0
     assert CONV in capsys.readouterr().out
-    assert main(["mad", "board", "studies/first", "--json"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["candidates"][0]["layers"] == CONV
+    assert output_of(capsys, "board", "studies/first")["candidates"][0]["layers"] == CONV
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("here")
-def test_plot_writes_every_figure_and_the_page_and_names_them(capsys):
-    assert main(["mad", "plot", "first", "--out", "figures", "--json"]) == 0
-    output = json.loads(capsys.readouterr().out)
+def test_plot_writes_every_figure_and_the_page_by_default_in_the_study_and_names_them(capsys, here):
+    output = output_of(capsys, "plot", "first", "--out", "figures")
     written = [*map(Path, output["plots"].values()), Path(output["page"])]
     assert written[-1] == Path("figures/index.html")
     assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
     assert written[-1].read_text().count("<figure") == len(written) - 1
-
-
-@pytest.mark.usefixtures("here")
-def test_plots_lie_in_the_study_unless_told_otherwise_and_a_page_may_have_no_figure(capsys):
-    empty = study(Path("studies"), "empty", change=lambda record: None)
-    assert main(["mad", "plot", "empty", "--json"]) == 0
-    output = json.loads(capsys.readouterr().out)
+    empty = study(here.directory.parent, "empty", change=lambda record: None)
+    output = output_of(capsys, "plot", "empty")
     assert (Path(output["page"]).parent, output["plots"]) == (empty.directory / "plots", {})
     html = Path(output["page"]).read_text()
     assert "0 of 54 runs have ended" in html
