@@ -95,7 +95,7 @@ OTHERS = "gated-conv(3)|gated-conv(kernel=3,kernel=4)|()|gated-conv)||*2|swiglu*
         ("(gated-conv", "a parenthesis .* is not closed"),
         ("swiglu, swiglu", "',' at character 7"),
         (f"swiglu*{10**12}", f"{10**12} layers; write {MOST_LAYERS} at most"),
-        *((text, "") for text in OTHERS.split("|")),
+        *((text, ".") for text in OTHERS.split("|")),
     ],
 )
 def test_what_is_no_sequence_is_refused_with_its_place(text, message):
