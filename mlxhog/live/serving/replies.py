@@ -1,4 +1,4 @@
-"""The server's replies: JSON of answers and errors, and event streams."""
+"""The server's replies: JSON of answers, and event streams."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 from mlxhog.decoding.engine import TokenScore
 from mlxhog.decoding.model import Model
-from mlxhog.errors import Diverged, MlxhogError
-from mlxhog.live.serving.engine_thread import OF_WEIGHTS, AnswerJob, AnswerPart, Busy, ServerFailed
-from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
+from mlxhog.live.serving.engine_thread import AnswerJob, AnswerPart
+from mlxhog.live.serving.requests import ClientRequest
 
 
 class _Choice:
@@ -71,13 +70,15 @@ class Reply:
 
     def begin(self) -> bytes:
         """Return the first events of a stream: roles, or prompts."""
+        starts: dict[int, dict[str, Any]] = {
+            k: {"text": choice.texts[0]}
+            for k, choice in enumerate(self._choices)
+            if choice.texts[0]
+        }
         if self._request.is_chat:
-            role = {"role": "assistant", "content": ""}
-            return b"".join(
-                self._event([self._object_of(k, delta=role)]) for k in range(len(self._choices))
-            )
-        texts = {k: text for k, choice in enumerate(self._choices) if (text := choice.texts[0])}
-        return b"".join(self._event([self._object_of(k, text=one)]) for k, one in texts.items())
+            role = {"delta": {"role": "assistant", "content": ""}}
+            starts = dict.fromkeys(range(len(self._choices)), role)
+        return b"".join(self._event([self._object_of(k, **body)]) for k, body in starts.items())
 
     def events(self, parts: Sequence[AnswerPart]) -> bytes:
         """Return parts as events of a stream: one for each choice with news."""
@@ -177,15 +178,3 @@ class Reply:
 def event(value: object) -> bytes:
     """Return a server-sent event with a JSON value."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
-
-
-def for_client(error: MlxhogError) -> RefusedRequest:
-    """Return an error of the engine as a reply, with the status of its cause."""
-    if isinstance(error, Busy):
-        return RefusedRequest(str(error), status=429, headers={"Retry-After": "1"})
-    if isinstance(error, ServerFailed):
-        return RefusedRequest(str(error), status=500)
-    if isinstance(error, OF_WEIGHTS):
-        code = "not_finite" if isinstance(error, Diverged) else "no_weights"
-        return RefusedRequest(str(error), status=503, code=code)
-    return RefusedRequest(str(error), code="invalid_value")

@@ -14,7 +14,8 @@ from mlxhog.decoding.options import Sampling
 from mlxhog.live.serving import engine_thread
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import AnswerJob, EngineThread, ServerFailed
+from mlxhog.live.serving.engine_thread import AnswerJob, EngineThread
+from mlxhog.live.serving.requests import RefusedRequest
 from mlxhog.live.source import Loaded, WeightSource
 from tests.decoding.readers import Reader
 from tests.saved import SMALL
@@ -207,7 +208,7 @@ def test_an_error_of_the_program_is_told_as_such_and_printed(bench, capfd):
     async def work():
         b.say(100)
         b.backend.error = ZeroDivisionError("of a kernel")
-        with pytest.raises(ServerFailed, match="its terminal shows the error"):
+        with pytest.raises(RefusedRequest, match="its terminal shows the error"):
             await rest(b.begin())
         assert b.thread.trouble == ""  # the weights are well
         b.backend.error = None
