@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Write one HTML file about one run, or about several beside each other: result, machine, curves over
-time, samples and updates, staleness, workers over time, samples of text, what failed and recovered,
+time, samples and steps, staleness, workers over time, samples of text, what failed and recovered,
 configuration, and the commands that repeat it. The file needs no network. A run in progress is
 reported up to its last number."""
 EXAMPLES = (

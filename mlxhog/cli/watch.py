@@ -17,8 +17,8 @@ from mlxhog.cli.frame import command, print_json
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress, number
-from mlxhog.report.plain import observer
-from mlxhog.report.views import Observer, RunView
+from mlxhog.report.plain import RunView
+from mlxhog.report.views import Observer, observer
 
 if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
@@ -33,7 +33,7 @@ EXAMPLES = (
     "watch latest --json | jq .loss",
 )
 BOARD_ABOUT = """\
-Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
+Serve a page that follows a run: curves over time, samples and steps, staleness, workers, samples
 of text, messages. All its parts come from this machine, and only this machine can open it; from
 another one: ssh -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons:
 save a checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run."""

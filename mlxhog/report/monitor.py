@@ -220,10 +220,6 @@ class Monitor:
         every = sum((slot.staleness for slot in self._slots.values()), Counter[int]())
         return dict(sorted(every.items()))
 
-    def dropped_steps(self) -> int:
-        """Steps dropped because their gradient was not finite, and gradients that were too late."""
-        return sum(entry.dropped for entry in self.arena.workers)
-
     def worker_reports(self) -> tuple[WorkerReport, ...]:
         """One report per worker slot that has been in use."""
         total_rate = sum(entry.rate_sum for entry in self.arena.workers)

@@ -41,19 +41,12 @@ _ASIDE = ("out", "name")
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvent:
-    """A line of events.jsonl.
+    """A line of events.jsonl."""
 
-    Attributes:
-        elapsed_s: seconds of training of the whole run.
-        step: step of the whole run.
-        kind: "message", "strategy" (of a change), "sample", "checkpoint" or "ended".
-        text: the message, the sample, or the path of the checkpoint.
-    """
-
-    elapsed_s: float
-    step: int
-    kind: str
-    text: str = ""
+    elapsed_s: float  # seconds of training of the whole run
+    step: int  # of the whole run
+    kind: str  # "message", "strategy" (of a change), "sample", "checkpoint" or "ended"
+    text: str = ""  # the message, the sample, or the path of the checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +97,9 @@ class RunRecord:
         """
         self.run = run
         self.history = History(run.metrics_path)
-        self.status: dict[str, Any] = {}
         self.config: dict[str, object] = {}
         self.events: list[RunEvent] = []
-        self.n_events = 0
-        self.notes: list[str] = []
-        self._event_file = GrowingFile(run.events_path)
-        self._damaged_events = 0
+        self._event_file, self.n_events, self._damaged_events = GrowingFile(run.events_path), 0, 0
         self.refresh()
 
     def refresh(self) -> None:
@@ -119,7 +108,7 @@ class RunRecord:
         Raises:
             RunError: the metrics cannot be read.
         """
-        self.status = self.run.read_status()
+        self.status: dict[str, Any] = self.run.read_status()
         self._about = fill(_About, self.status)
         try:
             self.history.update()
@@ -200,12 +189,6 @@ class RunRecord:
         return part if isinstance(part, dict) else {}
 
     @property
-    def seq_len(self) -> int:
-        """Tokens of a training sequence; 1 if unknown."""
-        value = self.config.get("seq_len")
-        return value if type(value) is int and value > 0 else 1
-
-    @property
     def evaluated_text(self) -> str:
         """Size and share of the held-out text for evaluations; "" if unknown."""
         part = self._about.held_out
@@ -258,15 +241,16 @@ class RunRecord:
         result, workers = about.result, [one for _, one in sorted(history.workers.items())]
         tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
         counts, larger = now.marks.get(COUNTS), self.larger_score
-        dropped = restarts = torn = None
+        dropped = restarts = torn = beside = None
         if result is not None:
             dropped, restarts, torn = result.dropped_steps, result.restarts, result.torn
         elif len(history):
             dropped = sum(one.dropped for one in now.workers)
             restarts = sum(one.restarts for one in workers)
+        if bits is not None and counts is not None and not self.scored_at:
+            beside = beside_counts(bits, counts)
         machines = now.machines if result is None else result.machines
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
-        speed = tokens / seconds if tokens is not None and seconds else None
 
         def spelled(value: Any, spell: Callable[[Any], str] = str) -> str:
             return "-" if value is None else spell(value)
@@ -278,14 +262,12 @@ class RunRecord:
             "first step after": spelled(now.first_step_s, format_duration),
             "steps": spelled(last("step"), lambda n: f"{n:,.0f}"),
             "tokens": spelled(tokens, format_count),
-            "tokens/s": spelled(speed, format_count),
+            "tokens/s": spelled(tokens and seconds and tokens / seconds, format_count),
             "train bits per byte": number(last("train_bits_per_byte")),
             "held-out bits per byte": number(bits) + self.scored_at,
             "of held-out text": self.evaluated_text or None,
             "larger held-out score": larger and f"{number(larger[0])} of {larger[1]}",
-            "beside counts": None
-            if bits is None or counts is None or self.scored_at
-            else beside_counts(bits, counts),
+            "beside counts": beside,
             "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(one.backend for one in workers) or "-",

@@ -14,18 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mlxhog.report.machines import IN_QUORUM
-from mlxhog.report.metrics import (
-    REFERENCE_BITS_PER_BYTE,
-    WORKER_COLUMNS,
-    Progress,
-    heading,
-    losses,
-)
+from mlxhog.report.metrics import REFERENCE_BITS_PER_BYTE, WORKER_COLUMNS, Progress
+from mlxhog.report.plain import RunView, heading, losses
 from mlxhog.report.streams import printable
-from mlxhog.report.views import RunView
 
 SAMPLE_WIDTH = 400
-GAP = 2  # columns between those of the table
 WIDTH = 64  # columns of the bar and the scale, unless the terminal has fewer
 BEST = 1.5  # largest value at the right end of the scale; a better model is at the end
 BELOW = 0.82  # the right end is at most this multiple of the best reference
@@ -131,21 +124,18 @@ def _scale(progress: Progress, width: int) -> Iterator[Text]:
 
 _WORDS = ("worker", "backend", "state")
 """Columns that are aligned to the left."""
-_DROPPED_FIRST = ("dropped", "memory", "staleness mean / max", "state", "backend")
-"""Columns that a narrow window drops, in this order."""
+_NARROW, _FEW = 80, ("worker", "backend", "steps", "tok/s")
+"""Below this width only these columns are shown."""
 
 
 def _workers(progress: Progress, width: int) -> Table:
-    columns = {name: [cell(one) for one in progress.workers] for name, cell in WORKER_COLUMNS}
-    widths = {name: max(map(len, [name, *cells])) + GAP for name, cells in columns.items()}
-    for name in _DROPPED_FIRST:
-        if sum(widths[one] for one in columns) - GAP > width:
-            del columns[name]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in columns:
+    columns = [one for one in WORKER_COLUMNS if width >= _NARROW or one[0] in _FEW]
+    for name, _ in columns:
         table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in row))
+    for worker in progress.workers:
+        cells = (cell(worker) for _, cell in columns)
+        table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in cells))
     return table
 
 

@@ -23,7 +23,6 @@ from mlxhog.config.config import EMULATED
 from mlxhog.data import corpora
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, RunError
-from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import (
     EVALUATED,
     REFERENCE_BITS_PER_BYTE,
@@ -215,32 +214,17 @@ class Reporter:
 
     def result(self, session: Session, **more: Any) -> Result:
         """The result of the run, with the fields that only the caller knows."""
-        steps, tokens, seconds = self.monitor.totals()
-        plan, monitor = self.plan, self.monitor
-        return Result(
+        plan = self.plan
+        return Result.of(
+            self.monitor.progress(sample=self.sample),
             run=str(self.run.directory),
-            steps=steps,
-            tokens=tokens,
-            seconds=seconds,
-            start_s=monitor.start_s,
-            first_step_s=monitor.first_step_s(),
-            machines=machines_of(monitor.arena),
-            tokens_per_s=tokens / seconds if seconds else 0.0,
-            **vars(monitor.evaluation),
+            start_s=self.monitor.start_s,
             val_text=plan.held_out.text,
             val_seen=plan.held_out.seen or None,
             val_of_completions=TokenFile.open(plan.data.val).prompts is not None,
             restarts=session.restarts,
-            dropped_steps=monitor.dropped_steps(),
             torn=session.torn,
-            lost_update_rate=monitor.arena.lost_update_rate(),
-            workers=monitor.worker_reports(),
-            gpu_write=plan.writers.gpu_write,
-            kernels=plan.kernels_used,
             emulated_before=plan.emulated_before,
-            staleness=monitor.staleness(),
-            sample=self.sample,
-            counts_bits_per_byte=monitor.counts_bits_per_byte,
             **more,
         )
 

@@ -63,7 +63,7 @@ def test_workers_of_a_resumed_run_add_up_and_one_in_the_place_of_another_is_a_re
         line["elapsed_s"] += first[-1]["elapsed_s"]
     second[-1]["workers"][1]["pid"] = 999
     read = history(write_run(tmp_path, metrics=[*first, *second]))
-    assert read.last("updates") == 20 * 7
+    assert read.last("step") == 20 * 7
     assert [read.workers[slot].restarts for slot in (1, 2)] == [0, 1]
 
 

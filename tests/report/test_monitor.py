@@ -12,8 +12,8 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.report import monitor
-from mlxhog.report.metrics import heading
 from mlxhog.report.monitor import Monitor
+from mlxhog.report.plain import heading
 
 
 @contextlib.contextmanager

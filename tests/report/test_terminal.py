@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.report.plain import PlainLines, observer
+from mlxhog.report.plain import PlainLines
 from mlxhog.report.terminal import LiveTable, scale
-from mlxhog.report.views import StatusLine
+from mlxhog.report.views import StatusLine, observer
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
 
