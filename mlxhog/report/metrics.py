@@ -43,47 +43,28 @@ def label(gpu_write: str, kernels: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """One worker: totals of this call to `train`, and recent rates.
+    """One worker: totals of this call to `train`, and recent rates."""
 
-    Attributes:
-        slot: its number in the worker table, from 1.
-        backend: such as "torch:cpu".
-        pid: process id of the newest process in its slot.
-        state: free, starting, running, leaving, left, finished or dead.
-        steps: batches that it has finished, including dropped ones.
-        tokens: tokens in them.
-        tokens_per_s: recent rate.
-        mean_staleness: mean number of updates by others between its reads and writes.
-        max_staleness: the largest such number.
-        dropped: steps dropped because the gradient was not finite, or too late.
-        memory_bytes: largest resident memory of its process so far.
-        staleness: its steps by their staleness, see `Totals`.
-        read_s, compute_s, apply_s, wait_s, other_s: seconds of its processes, see `shares`.
-        forward_s: seconds of `compute_s` in forward passes; 0 where these cannot be told apart.
-        optimizer_s: seconds of `apply_s` in which gradients became steps.
-        rate_share: its share of the sum of all step sizes, if these depend on staleness or speed.
-    """
-
-    slot: int = 0
-    backend: str = "?"
-    pid: int = 0
-    state: str = "?"
-    steps: int = 0
-    tokens: int = 0
-    tokens_per_s: float = 0.0
-    mean_staleness: float = 0.0
+    slot: int = 0  # its number in the worker table, from 1
+    backend: str = "?"  # such as "torch:cpu"
+    pid: int = 0  # of the newest process in its slot
+    state: str = "?"  # free, starting, running, leaving, left, finished or dead
+    steps: int = 0  # batches that it has finished, including dropped ones
+    tokens: int = 0  # in them
+    tokens_per_s: float = 0.0  # recent rate
+    mean_staleness: float = 0.0  # of the updates by others between its reads and writes
     max_staleness: int = 0
-    dropped: int = 0
-    memory_bytes: int = 0
-    staleness: Mapping[int, int] = field(default_factory=dict)
-    read_s: float = 0.0
+    dropped: int = 0  # steps dropped because the gradient was not finite, or too late
+    memory_bytes: int = 0  # largest resident memory of its process so far
+    staleness: Mapping[int, int] = field(default_factory=dict)  # its steps by their staleness
+    read_s: float = 0.0  # seconds of its processes by activity; see `shares`
     compute_s: float = 0.0
     apply_s: float = 0.0
     wait_s: float = 0.0
-    forward_s: float = 0.0
-    optimizer_s: float = 0.0
+    forward_s: float = 0.0  # of `compute_s`; 0 where passes cannot be told apart
+    optimizer_s: float = 0.0  # of `apply_s`, in which gradients became steps
     other_s: float = 0.0
-    rate_share: float | None = None
+    rate_share: float | None = None  # of the sum of all step sizes, if these depend on the worker
 
 
 WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -144,7 +144,7 @@ class Monitor:
 
     def drain(self) -> None:
         """Read the records that workers have written since the last call."""
-        since_ns = monotonic_ns() - WINDOW_S * 1e9
+        since_ns, steps = monotonic_ns() - WINDOW_S * 1e9, list[np.void]()
         for number, slot in self._slots.items():
             for record in slot.ring.drain():
                 if record["kind"] == RecordKind.STEP:
@@ -157,14 +157,10 @@ class Monitor:
                     self.samples += 1
                 elif self.on_score is not None:
                     self.on_score(record)
-            while len(slot.recent) > 2 and slot.recent[0]["t_ns"] < since_ns:
-                slot.recent.popleft()
-        steps = [
-            step
-            for slot in self._slots.values()
-            for step in slot.recent
-            if step["t_ns"] >= since_ns and math.isfinite(step["loss"])
-        ]
+            recent = slot.recent
+            while len(recent) > 2 and recent[0]["t_ns"] < since_ns:
+                recent.popleft()
+            steps += [one for one in recent if one["t_ns"] >= since_ns and isfinite(one["loss"])]
         if steps:
             self.loss = float(np.mean([float(step["loss"]) for step in steps]))
         if n_bytes := sum(int(step["n_bytes"]) for step in steps):

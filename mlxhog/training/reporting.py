@@ -74,7 +74,7 @@ class Reporter:
             earlier = run.read_status().get("resumed")
             known = [step for step in earlier if type(step) is int] if type(earlier) is list else []
             self._resumed = sorted({*known, plan.budget.steps_before})
-        self._last_report = self._last_metrics = self._last_times = 0.0
+        self._next_s = dict[str, float]()  # by report
 
     def report(
         self,
@@ -104,9 +104,7 @@ class Reporter:
 
     def report_now_and_then(self, doing: Doing | None) -> None:
         """Show the progress twice a second, and record it every two seconds."""
-        now = monotonic_ns() / 1e9
-        if now - self._last_report >= REPORT_S:
-            self._last_report = now
+        if self._is_due("progress", REPORT_S):
             self.report(None, doing)
         if not self.monitor.arena.counters.load("start_ns"):
             return
@@ -116,12 +114,17 @@ class Reporter:
             tokens = self.monitor.totals()[1] - budget.tokens_before
             if tokens >= MANY_PASSES * plan.epoch_tokens:
                 self.report_once(repetition(plan.epoch_tokens, f"was read {MANY_PASSES:g} times"))
-        if now - self._last_metrics >= METRICS_S:
-            self._last_metrics = now
+        if self._is_due("metrics", METRICS_S):
             self.append_metrics()
-        if now - self._last_times >= TIMES_S:
-            self._last_times = now
+        if self._is_due("times", TIMES_S):
             self.write_times()
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now_s = monotonic_ns() / 1e9
+        is_due = now_s >= self._next_s.get(what, 0.0)
+        if is_due:
+            self._next_s[what] = now_s + every_s
+        return is_due
 
     def record(self, kind: str, **fields: object) -> None:
         """Append a line to events.jsonl: a message, a sample, a checkpoint."""
