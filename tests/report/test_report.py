@@ -10,7 +10,7 @@ from mlxhog import cli
 from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.report.page import page as page_of_study
 from mlxhog.mad.report.page import plots
-from mlxhog.report import charts, figures
+from mlxhog.report import figures
 from mlxhog.report.record import RunRecord
 from tests.browser import Visit
 from tests.mad.report.sample import TASKS, study
@@ -47,32 +47,25 @@ def test_the_page_says_what_is_known_of_a_run_and_fetches_nothing(tmp_path, caps
     assert not re.search(r"(?:src|href|srcset)\s*=|url\(|@import", outside_scripts)
 
 
-def test_a_title_in_another_script_is_drawn_without_a_word_of_matplotlib(caplog):
-    """A warning is an error here."""
-    figure, axes = charts.panel(charts.LIGHT)
-    charts.title(axes, charts.LIGHT, "\u6587 \u0e01")
-    logging.getLogger("matplotlib.font_manager").warning("a cache is built")
-    assert charts.png(figure).startswith(b"\x89PNG")
-    assert caplog.records == []
-
-
 @pytest.mark.slow
-def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch):
+def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch, caplog):
+    """Names of any script, without a word of matplotlib: a warning is an error here."""
+    other = write_run(tmp_path, "\u6587 \u0e01", metrics=lines(3))
+    assert figures.losses([RunRecord(other)], "steps").startswith(b"\x89PNG")
+    logging.getLogger("matplotlib.font_manager").warning("a cache is built")
+    assert caplog.records == []
     monkeypatch.setattr(figures, "png", lambda figure: figure)
     scored = [{**line, "final_bits_per_byte": 2.0, "final_share": 0.2} for line in lines(9)]
     runs = [
         write_run(tmp_path, "a", metrics=lines(30, every_s=20.0)),
         write_run(tmp_path, "b", metrics=scored),
     ]
-    one, both = (
-        figures.losses([RunRecord(run) for run in some], "time").axes[0]
-        for some in (runs[:1], runs)
-    )
-    for axes, keys in (
-        (one, ["training", "held-out"]),
-        (both, ["a", "b", "training", "held-out", "held-out, 20%"]),
+    for some, subject, keys in (
+        (runs[:1], "a", ["training", "held-out"]),
+        (runs, "2 runs", ["a", "b", "training", "held-out", "held-out, 20%"]),
     ):
-        assert ("a" if axes is one else "2 runs") in axes.get_title("left")
+        (axes,) = figures.losses([RunRecord(run) for run in some], "time").axes
+        assert subject in axes.get_title("left")
         assert axes.get_xlabel() == "training time, min"
         legend = axes.get_legend()
         assert [text.get_text() for text in legend.get_texts()] == keys

@@ -90,9 +90,8 @@ class Bench:
         assert self.thread.wait().name == self.thread.weights["weights"] == "letters"
 
     def begin(self, n=4):
-        job = AnswerJob(
-            [Request(prompt=[1, 2], sampling=Sampling(max_new_tokens=n, temperature=0))]
-        )
+        sampling = Sampling(max_new_tokens=n, temperature=0)
+        job = AnswerJob([Request(prompt=[1, 2], sampling=sampling)])
         self.thread.start(job)
         return job
 
