@@ -22,7 +22,6 @@ from mlxhog.base.workers import missing
 from mlxhog.doctor.checks import Check, CheckResult, check, check_child
 from mlxhog.metal import engines
 from mlxhog.metal.kernel import FUSED_RTOL
-from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.models.ops.kernels import choose
 from mlxhog.optim import SGD, Target
 from mlxhog.optim.gradients import Rows
@@ -42,7 +41,7 @@ def engines_of(machine: Machine) -> list[str]:
 
 
 def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[dict[str, Any]]]:
-    """Start an engine, let it write imported memory, and run the kernels on it.
+    """Start an engine, and run the kernels on it; the steps write memory that it imports.
 
     Args:
         name: argument of `mlxhog.metal.engines.create`.
@@ -66,7 +65,7 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
             return failure
 
     try:
-        problem = tried(write_imported)
+        problem = tried(start)
         for each in (STEPS, *probes.CHECKS) if not problem else ():
             tell(f"{each} on {name}")
             row: dict[str, Any] = {"name": each, "instance": "", "engine": name, "ok": False}
@@ -83,24 +82,17 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
         f"Metal engine {name}",
         not problem,
         str(problem or "as expected"),
-        "starts, imports memory without a copy, adds in place",
+        "starts",
         "no --gpu-write metal and no Metal kernels of ours here; MLX and torch work without",
         CheckResult.WARN,
     )
     return started, rows
 
 
-def write_imported(lane: Lane, name: str) -> str:
-    """In a child: return an error of the engine, or ""."""
-    engine = lane.keep(name, lambda: engines.create(name))
-    host = np.frombuffer(mmap.mmap(-1, _PAGE), np.float32)
-    arena = engine.adopt(host)
-    host[:] = 1.0
-    engine.run(dense_axpy(arena, engine.array(np.ones(64, np.float32)), scale=2.0, offset=32))
-    expected = np.ones_like(host)
-    expected[32:96] = 3.0
-    wrong = int((host != expected).sum())
-    return f"imported memory has {wrong} wrong values" if wrong else ""
+def start(lane: Lane, name: str) -> str:
+    """In a child: start an engine; returns ""."""
+    lane.keep(name, lambda: engines.create(name))
+    return ""
 
 
 def operator_fault(lane: Lane, name: str, operator: str) -> str:

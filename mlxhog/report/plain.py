@@ -18,8 +18,6 @@ MOST_WORKERS = 4  # a line lists up to this many workers one by one
 class RunView:
     """A view of a run that shows nothing; others `show` a message and `draw` the state."""
 
-    _message: str | None = None
-
     def __enter__(self) -> Self:
         """Take over the output, if necessary."""
         return self
@@ -28,10 +26,9 @@ class RunView:
         """Give the output back."""
 
     def __call__(self, progress: Progress) -> None:
-        """Show a new message, then the state."""
-        if progress.message is not None and progress.message != self._message:
+        """Show the message, if there is one, then the state."""
+        if progress.message is not None:
             self.show(printable_lines(progress.message))
-        self._message = progress.message
         self.draw(progress)
 
     def show(self, message: str) -> None:

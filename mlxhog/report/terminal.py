@@ -41,7 +41,6 @@ class LiveTable(RunView):
 
     def __init__(self, screen: Console) -> None:
         self._live = Live(console=screen, auto_refresh=False)
-        self._sample: str | None = None
         self._is_drawn = False
 
     def __enter__(self) -> Self:
@@ -58,18 +57,18 @@ class LiveTable(RunView):
         self._live.console.print(Text(message, style="yellow"))
 
     def draw(self, progress: Progress) -> None:
-        """Redraw the picture; without a new sample it shows the last one."""
+        """Redraw the picture."""
         if not self._is_drawn:
             self._live.console.print(LEGEND)
-        self._is_drawn, self._sample = True, progress.sample or self._sample
-        self._live.update(Picture(progress, self._sample), refresh=True)
+        self._is_drawn = True
+        self._live.update(Picture(progress), refresh=True)
 
 
 class Cell(RunView):
     """The same as the one output of a notebook's cell; rich's `Live` would need `ipywidgets`."""
 
     def __init__(self) -> None:
-        self._above, self._sample = [LEGEND], ""
+        self._above = [LEGEND]
         self._output: Any = None  # IPython's handle
 
     def show(self, message: str) -> None:
@@ -78,8 +77,7 @@ class Cell(RunView):
 
     def draw(self, progress: Progress) -> None:
         """Replace the output."""
-        self._sample = progress.sample or self._sample
-        picture = Picture(progress, self._sample, self._above)
+        picture = Picture(progress, self._above)
         if self._output is None:
             display = importlib.import_module("IPython.display").display
             self._output = display(picture, display_id=True)
@@ -90,10 +88,8 @@ class Cell(RunView):
 class Picture(JupyterMixin):
     """The picture of a run: budget, losses, scale, workers, sample; no wider than the terminal."""
 
-    def __init__(
-        self, progress: Progress, sample: str | None = None, above: Sequence[Text] = ()
-    ) -> None:
-        self._progress, self._sample, self._above = progress, sample, above
+    def __init__(self, progress: Progress, above: Sequence[Text] = ()) -> None:
+        self._progress, self._above = progress, above
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts."""
@@ -108,8 +104,8 @@ class Picture(JupyterMixin):
         for one in progress.machines:
             style = "green" if one.state == IN_QUORUM else "yellow"
             yield Text(f"{one.name}{' (this one)' * one.is_own}  {one}", style=style)
-        if self._sample:
-            text = f"sample> {printable(self._sample)[:SAMPLE_WIDTH]}"
+        if progress.sample:
+            text = f"sample> {printable(progress.sample)[:SAMPLE_WIDTH]}"
             yield Text(text, style="italic")
 
 

@@ -35,10 +35,10 @@ def drawn(width, *reports):
     return console.export_text()
 
 
-def test_the_table_shows_the_run_its_last_sample_and_a_message_once_and_no_control_codes():
-    said = replace(PROGRESS, message="worker 2 \x07restarted")
+def test_the_table_shows_the_run_its_sample_and_a_message_once_and_no_control_codes():
     sample = "The \x1b[2J Congress [bold]of[/bold]\nthe States"
-    text = drawn(100, replace(said, sample=sample), said)
+    shown = replace(PROGRESS, sample=sample)
+    text = drawn(100, replace(shown, message="worker 2 \x07restarted"), shown)
     assert [one for one in SHOWN if one not in text] == []
     assert text.count("worker 2  restarted") == 1
     assert not {"\x1b", "\x07"} & set(text)
@@ -65,7 +65,8 @@ def test_plain_lines_come_at_most_every_interval_and_messages_and_activities_onc
     stream = io.StringIO()
     with PlainLines(stream, every_s=10.0, clock=lambda: next(seconds)) as lines:
         for k in range(6):
-            lines(replace(PROGRESS, step=640 + k, message="starting", sample="The people"))
+            message = None if k else "starting"
+            lines(replace(PROGRESS, step=640 + k, message=message, sample="The people"))
         for percent in range(101):
             lines(replace(PROGRESS, doing=Doing(Activity.EVALUATING, percent)))
         lines(replace(PROGRESS, doing=Doing(Activity.SAMPLING)))
@@ -104,8 +105,8 @@ def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
     stream = io.StringIO()
     with observer(stream, environ={}) as table:
         for step, sample in ((640, None), (641, None), (642, "of the\x1b[2J States")):
-            said = replace(PROGRESS, message="worker 2 <restarted>")
-            table(replace(said, step=step, sample=sample))
+            message = "worker 2 <restarted>" if step == 640 else None
+            table(replace(PROGRESS, step=step, sample=sample, message=message))
     (output,) = cell
     text, html = output._repr_mimebundle_([], []).values()
     assert text.count("worker 2 <restarted>") == 1
