@@ -101,8 +101,8 @@ def follow(
         record.refresh()
         messages = [note for note in record.notes if note not in shown]
         shown.update(messages)
-        n_new, n_shown = record.n_events - n_shown, record.n_events
-        for event in record.events[-n_new:] if n_new else []:
+        new, n_shown = record.events[n_shown:], len(record.events)
+        for event in new:
             if event.kind in ("checkpoint", "message", "strategy") and event.text:
                 messages.append("saved " * (event.kind == "checkpoint") + event.text)
         for message in messages[-MOST_MESSAGES:]:

@@ -76,7 +76,7 @@ class Board:
             return
         record.refresh()
         self._looked_s = monotonic()
-        state = (history.starts, len(history), record.n_events, record.status, record.notes)
+        state = (history.starts, len(history), len(record.events), record.status, record.notes)
         tag = f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
         if tag != self._tag:
             self._tag, self._text = tag, report([record], buttons=BUTTONS)

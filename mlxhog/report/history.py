@@ -1,7 +1,6 @@
 """A run's metrics.jsonl as columns, read while the file grows.
 
-A file may grow at this moment, or be damaged. A line that is not a progress is skipped and counted;
-a missing field has its default.
+A line that is not a progress is skipped; a missing field has its default.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import math
 import os
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from mlxhog.base import reading
 from mlxhog.base.typed import fill
 from mlxhog.report.metrics import EVALUATED, Progress, WorkerReport
-from mlxhog.report.streams import printable
 
 AXES = ("elapsed_s", "tokens", "step")
 DRAWN = (
@@ -103,7 +102,6 @@ class History:
 
     Attributes:
         workers: histories of the workers, by slot.
-        damaged: number of skipped lines.
         newest: the last line; None before the first one.
         starts: number of times that the file was read from its begin; a change means that the
             file was replaced, as a resume does.
@@ -118,7 +116,7 @@ class History:
     def _begin(self) -> None:
         self.starts += 1
         self.workers: dict[int, WorkerHistory] = {}
-        self.damaged = self._length = 0
+        self._length = 0
         self.newest: _Line | None = None
         self._columns: dict[tuple[int, str], array[float]] = {}  # by slot, 0 for the run
         self._evaluation: dict[str, Any] = {}
@@ -150,10 +148,8 @@ class History:
             OSError: the file cannot be read; a missing file has no lines.
         """
         for record in self._file.read():
-            try:
+            with suppress(ValueError):
                 self._take(fill(_Line, record))
-            except ValueError:
-                self.damaged += 1
 
     def _put(self, slot: int, name: str, value: float | None) -> None:
         """Set a number of the last line; no number leaves a gap, which ends with the next one."""
@@ -198,7 +194,7 @@ class History:
         if since_s > 0 and last.slot:
             share = (worker.wait_s - last.wait_s) / since_s
             self._put(slot, "waiting", min(max(share, 0.0), 1.0))
-        known.backend = printable(worker.backend)[:40]
+        known.backend = worker.backend
         known.restarts += last.pid != worker.pid and last.state not in ENDED
         known.newest = worker
 

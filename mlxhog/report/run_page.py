@@ -82,18 +82,16 @@ def _data(records: Sequence[RunRecord]) -> dict[str, object]:
     """The data of the page's scripts."""
     curves = sum(9 + 4 * len(record.history.workers) for record in records)
     points = min(max(MOST_NUMBERS // max(curves, 1), FEWEST_POINTS), MOST_POINTS)
-    runs = []
-    for record in records:
-        seq_len = record.config.get("seq_len")
-        runs.append(
-            {
-                "name": record.run.name,
-                "seq_len": seq_len if type(seq_len) is int and seq_len > 0 else 1,
-                "workers": {k: one.backend for k, one in sorted(record.history.workers.items())},
-                "marks": _without_network(record),
-                **record.history.drawn(points),
-            }
-        )
+    runs = [
+        {
+            "name": record.run.name,
+            "seq_len": record.config.get("seq_len") or 1,
+            "workers": {k: one.backend for k, one in sorted(record.history.workers.items())},
+            "marks": _without_network(record),
+            **record.history.drawn(points),
+        }
+        for record in records
+    ]
     return {"runs": runs, "n_inks": len(LIGHT.inks)}
 
 

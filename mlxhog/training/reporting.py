@@ -71,9 +71,8 @@ class Reporter:
         self._reported: set[str] = set()
         self._resumed: list[int] = []
         if plan.resumption is not None:
-            earlier = run.read_status().get("resumed")
-            known = [step for step in earlier if type(step) is int] if type(earlier) is list else []
-            self._resumed = sorted({*known, plan.budget.steps_before})
+            earlier = run.read_status().get("resumed", [])
+            self._resumed = sorted({*earlier, plan.budget.steps_before})
         self._next_s = dict[str, float]()  # by report
 
     def report(
