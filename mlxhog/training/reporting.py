@@ -27,7 +27,6 @@ from mlxhog.report.metrics import (
     EVALUATED,
     REFERENCE_BITS_PER_BYTE,
     Doing,
-    Evaluation,
     Progress,
     Result,
     label,
@@ -54,17 +53,14 @@ class Reporter:
     ) -> None:
         """Prepare; this writes nothing."""
         self.plan, self.run, self.observer = plan, run, observer
-        self.monitor = monitor = Monitor(
-            arena,
-            plan.workers,
-            plan.budget,
+        state = Progress(
+            strategy=plan.strategy.name,
             gpu_write=plan.writers.gpu_write,
             kernels=plan.kernels_used,
+            marks=plan.data.marks or REFERENCE_BITS_PER_BYTE,
+            val_share=plan.held_out.share if plan.config.eval_every.on else None,
         )
-        if plan.config.eval_every.on:
-            monitor.evaluation = Evaluation(val_share=plan.held_out.share)
-        monitor.strategy = plan.strategy.name
-        monitor.marks = plan.data.marks or REFERENCE_BITS_PER_BYTE
+        self.monitor = Monitor(arena, plan.workers, plan.budget, state)
         self.sample: str | None = None
         self._board: TensorBoard | None = None  # with the first events
         self._evaluation: dict[str, Any] = {}
