@@ -228,12 +228,12 @@ class Api:
         return JSONResponse({"object": "examples", "kept": len(examples)})
 
     def _keep(self, examples: Sequence[object]) -> None:
-        model = self._served
-        run = Run(model.checkpoint) if is_run(model.checkpoint) else run_of(model.checkpoint)
+        path = self._served.checkpoint
+        run = Run(path) if is_run(path) else run_of(path)
         try:
             if run is None:
-                raise RunError(f"{model.checkpoint.name} is not a checkpoint of a run; serve a run")
-            append_examples(run.directory, examples, model.tokenizer)
+                raise RunError(f"{path.name} is not a checkpoint of a run; serve a run")
+            append_examples(run.directory, examples, self._served.tokenizer)
         except RunError as error:
             raise RefusedRequest(str(error), status=409, code="not_following") from error
         except DataError as error:
@@ -252,11 +252,8 @@ class Api:
 
     async def _model(self, http: HTTPRequest) -> Response:
         if http.path_params["name"] != self._served.name:
-            raise RefusedRequest(
-                f"no such model; this server has {self._served.name!r}",
-                status=404,
-                code="model_not_found",
-            )
+            problem = f"no such model; this server has {self._served.name!r}"
+            raise RefusedRequest(problem, status=404, code="model_not_found")
         return JSONResponse(self._description)
 
     async def _health(self, http: HTTPRequest) -> Response:

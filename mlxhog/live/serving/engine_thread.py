@@ -57,12 +57,10 @@ class AnswerJob:
     Attributes:
         requests: at least one request.
         n_open: number of unfinished answers.
-        numbers: of the requests in the engine; for the engine's thread.
     """
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests, self.n_open = tuple(requests), len(requests)
-        self.numbers: list[int] = []
         self._news: asyncio.Queue[News] = asyncio.Queue()
 
     async def parts(self) -> list[AnswerPart]:
@@ -275,17 +273,15 @@ class EngineThread:
     def _submit(self, job: AnswerJob) -> None:
         try:
             for choice, request in enumerate(job.requests):
-                number = self._engine.submit(request)
-                self._rows[number] = (job, choice)
-                job.numbers.append(number)
+                self._rows[self._engine.submit(request)] = (job, choice)
         except Exception as error:
             self._drop(job)
             self._send({job: _refusal(error)})
 
     def _drop(self, job: AnswerJob) -> None:
-        for number in job.numbers:
+        for number in [row for row, (one, _) in self._rows.items() if one is job]:
             self._engine.cancel(number)
-            self._rows.pop(number, None)
+            del self._rows[number]
 
     def _send(self, news: Mapping[AnswerJob, News]) -> None:
         """Hand news to the event loop's thread."""

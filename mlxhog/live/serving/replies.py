@@ -70,15 +70,13 @@ class Reply:
 
     def begin(self) -> bytes:
         """Return the first events of a stream: roles, or prompts."""
-        starts: dict[int, dict[str, Any]] = {
-            k: {"text": choice.texts[0]}
-            for k, choice in enumerate(self._choices)
-            if choice.texts[0]
-        }
-        if self._request.is_chat:
-            role = {"delta": {"role": "assistant", "content": ""}}
-            starts = dict.fromkeys(range(len(self._choices)), role)
-        return b"".join(self._event([self._object_of(k, **body)]) for k, body in starts.items())
+        events, role = b"", {"delta": {"role": "assistant", "content": ""}}
+        for k, choice in enumerate(self._choices):
+            if self._request.is_chat:
+                events += self._event([self._choice(k, "") | role])
+            elif choice.texts[0]:
+                events += self._event([self._choice(k, choice.texts[0])])
+        return events
 
     def events(self, parts: Sequence[AnswerPart]) -> bytes:
         """Return parts as events of a stream: one for each choice with news."""
@@ -89,11 +87,8 @@ class Reply:
         for k, text in texts.items():
             finish = self._choices[k].finish
             if text or finish or self._choices[k].scores:
-                body: dict[str, Any] = {"text": text}
-                if self._request.is_chat:
-                    body = {"delta": {"content": text} if text else {}}
                 more = {"mlxhog": self._weights()} if finish else {}
-                events += self._event([self._object_of(k, **body)], **more)
+                events += self._event([self._choice(k, text)], **more)
         return events
 
     def end(self) -> bytes:
@@ -103,17 +98,19 @@ class Reply:
 
     def whole(self) -> dict[str, Any]:
         """Return the answer as one object."""
-        choices = []
-        for k, choice in enumerate(self._choices):
-            text = "".join(choice.texts)
-            body: dict[str, Any] = {"text": text}
-            if self._request.is_chat:
-                body = {"message": {"role": "assistant", "content": text, "refusal": None}}
-            choices.append(self._object_of(k, **body))
+        choices = [
+            self._choice(k, "".join(one.texts), whole=True) for k, one in enumerate(self._choices)
+        ]
         kind = "chat.completion" if self._request.is_chat else "text_completion"
         return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
 
-    def _object_of(self, index: int, **body: Any) -> dict[str, Any]:
+    def _choice(self, index: int, text: str, *, whole: bool = False) -> dict[str, Any]:
+        """A choice with a piece of its text, or all of it, and its new scores."""
+        body: dict[str, Any] = {"text": text}
+        if self._request.is_chat and whole:
+            body = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        elif self._request.is_chat:
+            body = {"delta": {"content": text} if text else {}}
         choice = self._choices[index]
         logprobs = self._logprobs(choice)
         return {"index": index, **body, "logprobs": logprobs, "finish_reason": choice.finish}
