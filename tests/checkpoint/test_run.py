@@ -136,17 +136,6 @@ def test_metrics_may_have_any_number_of_lines_but_no_endless_one(run, monkeypatc
         run.read_metrics()
 
 
-def test_a_full_disk_leaves_status_and_metrics_as_they_were(run, monkeypatch):
-    run.append_metrics({"step": 1})
-    before = (run.directory / "run.json").read_bytes()
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EnvironmentLacks, match=r"disk became full while writing .*run.json"):
-        run.write_status({"status": "new"})
-    assert (run.directory / "run.json").read_bytes() == before
-    assert not list(run.directory.glob("*.part"))
-    assert run.read_metrics() == [{"step": 1}]
-
-
 # -- found and removed -----------------------------------------------------------------------------
 
 

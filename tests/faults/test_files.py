@@ -4,8 +4,6 @@ import contextlib
 import errno
 import os
 import resource
-import subprocess
-import sys
 
 import pytest
 
@@ -20,7 +18,7 @@ from mlxhog.training import reporting
 from mlxhog.training import run as training
 from tests.checkpoint.conftest import names, save
 from tests.pairs import each_of
-from tests.training.small import flags, small_config
+from tests.training.small import small_config
 
 BYTES = ByteTokenizer()
 REFUSALS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.ENOENT, errno.EACCES, errno.EFBIG)
@@ -78,10 +76,7 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path, name):
         "metrics": (run.metrics_path, lambda text: run.append_metrics({"text": text})),
         "events": (run.events_path, lambda text: run.append_event({"text": text})),
         "samples": (run.samples_path, run.append_sample),
-        "study": (
-            tmp_path / "candidates.jsonl",
-            store.add_proposal,
-        ),
+        "study": (tmp_path / "candidates.jsonl", store.add_proposal),
         "examples": (
             tmp_path / "stream" / "examples.jsonl",
             lambda text: append_examples(
@@ -121,20 +116,3 @@ def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(tmp_path, monkey
     assert "was it moved or deleted?" in str(result.error)
     assert sum("no metrics: " in message for message in messages) == 1
     assert any("no checkpoint: " in message for message in messages)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "mad data"])
-def test_a_limit_on_the_size_of_files_is_named(tmp_path, command):
-    words = {
-        "train": flags(small_config(tmp_path)),
-        "mad data": ["--task=M", "--set=train_rows=30000", f"--out={tmp_path / 'rows.npz'}"],
-    }
-    process = subprocess.run(
-        [sys.executable, "-m", "mlxhog", *command.split(), *words[command]],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
-        stderr=subprocess.PIPE, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert process.returncode == 3, process.stderr
-    assert "ulimit -f" in process.stderr
-    assert "Traceback" not in process.stderr

@@ -4,7 +4,6 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,9 +13,10 @@ from mlxhog.arena.requests import Refused, ask
 from mlxhog.arena.workers import Phase, State
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
+from mlxhog.models.spec import ParamSpec
 from mlxhog.training import state
 from tests.processes import alive
-from tests.training.asking import Client, endless, trained, until
+from tests.training.asking import endless, trained, until
 from tests.training.small import Messages, checkpoint_of, small_config
 
 
@@ -77,9 +77,7 @@ def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_p
         until(directory, has_left(1))
         assert not alive(joined[1]["pid"])
 
-    client = Client(config, disturb)
-    result = train(config, observer=client)
-    client.finish()
+    result = trained(config, disturb, stops=False)
     tickets_done, state = tickets(result)
     assert (result.status, result.steps, tickets_done) == ("done", 600, 600)
     assert state["joined"] == 1  # two have, and one has left
@@ -134,8 +132,8 @@ def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
 
 
 def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
-    kinds, shape = ("m", "residual", "feedback"), SimpleNamespace(shape=(8,), kind="dense")
-    with Arena.create(plan({"w": shape}, max_workers=3, private=kinds, n_tickets=1)) as arena:
+    kinds, params = ("m", "residual", "feedback"), {"w": ParamSpec("w", (8,), "zeros")}
+    with Arena.create(plan(params, max_workers=3, private=kinds, n_tickets=1)) as arena:
         for slot, steps in ((1, 7), (2, 9)):
             entry = arena.workers.acquire_slot(slot=slot)
             entry.state, entry.opt_step, entry.phase = State.RUNNING, steps, Phase.COMPUTE

@@ -44,19 +44,6 @@ def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(tmp_p
 
 
 @pytest.mark.slow
-def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_path):
-    """The regression of Lightning-AI/litgpt#1712."""
-    options = {"batch_size": 8}  # so that an epoch has few steps
-    tickets = make_plan(small_config(tmp_path, **options)).layout.n_tickets
-    late = int(tickets * 0.9)
-    first = train(small_config(tmp_path, steps=late, **TWO, **options))
-    rest = 2 * tickets - late
-    second = train(small_config(tmp_path, steps=rest, resume=first.run, **TWO, **options))
-    at = checkpoint_of(second).state["ledger"]
-    assert [at[name] for name in ("epoch", "watermark", "done", "torn")] == [2, 0, [], 0]
-
-
-@pytest.mark.slow
 def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(tmp_path, capsys):
     common = {"model": mixed_model(tmp_path), "eval_every": "1h", "steps": 40, **TWO}
     first = train(small_config(tmp_path, strategy="sync", **common))
@@ -107,10 +94,8 @@ def test_a_run_is_reported_beside_counts_of_the_same_text(tmp_path, capsys):
 @pytest.mark.slow
 def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(tmp_path):
     messages = Messages()
-    config = small_config(
-        tmp_path, strategy="avg_runs", steps=60, lr=1e-2, eval_every="1h", **TWO
-    )  # fmt: skip
-    result = train(config, observer=messages)
+    options = {"strategy": "avg_runs", "steps": 60, "lr": 1e-2, "eval_every": "1h", **TWO}
+    result = train(small_config(tmp_path, **options), observer=messages)
     assert len(result.copies_bits_per_byte) == 2
     worse = result.val_bits_per_byte > min(result.copies_bits_per_byte)
     assert worse == any("averaging did not help" in message for message in messages)
@@ -139,21 +124,6 @@ def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(t
         small_config(tmp_path, steps=12, resume=second.run, workers="mlx:cpu*3", **common)
     )
     assert checkpoint_of(third).state["clients"] == [count + 4 for count in batches]
-
-
-@pytest.mark.slow
-def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path):
-    config = small_config(
-        tmp_path, workers="mlx:cpu,torch:cpu", strategy="hogwild", steps=120, lr=1e-2,
-        eval_every="1h", slow="0=2,1=2",  # they sleep, so that neither takes all steps
-    )  # fmt: skip
-    result = train(config)
-    assert (result.status, result.steps) == ("done", 120)
-    assert sum(worker.steps for worker in result.workers) == 120
-    assert all(worker.steps > 0 for worker in result.workers)
-    assert result.lost_update_rate == 0.0  # lossless is the default
-    # words of five letters and spaces: far below the 8 bits of a uniform guess
-    assert result.val_bits_per_byte < 3.0
 
 
 @pytest.mark.slow

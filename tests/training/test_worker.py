@@ -17,14 +17,13 @@ from mlxhog.arena import Arena, control, plan
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import BACKENDS, WorkerSpec
 from mlxhog.data.batch import Batch
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import Lease, build
 from mlxhog.training import processes, worker, worker_process
 from mlxhog.training.job import Job
 from mlxhog.training.steps import Gradients
-from tests.training import lost_gpu
 from tests.training.small import Messages, small_config
 from tests.training.test_deaths import Killer
 
@@ -188,10 +187,35 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
     assert sizes == [f"micro-batch {n}" for n in (4, 2, 1)]
 
 
+MLX_SAYS = (
+    "[METAL] Command buffer execution failed: Impacting Interactivity "
+    "(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)."
+)
+AFTER = 3  # gradients
+
+
+def that_loses_its_gpu(pipe, job):
+    """A worker that fails with more than one sequence at a time; children import it."""
+    gradient = Gradients.of
+    calls = 0
+
+    def ended(self, batches):
+        nonlocal calls
+        calls += 1
+        if job.micro_batch > 2 and calls > AFTER:
+            raise RuntimeError(MLX_SAYS)
+        if job.micro_batch > 1 and calls > AFTER:
+            raise MetalError("kernel mlstm_out failed") from RuntimeError(MLX_SAYS)
+        return gradient(self, batches)
+
+    Gradients.of = ended
+    worker_process.main(pipe, job)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_process, "main", lost_gpu.main)
+    monkeypatch.setattr(worker_process, "main", that_loses_its_gpu)
     messages = Messages()
     result = train(small_config(tmp_path, batch_size=4, steps=40), observer=messages)
     assert (result.status, result.restarts) == ("done", 2)

@@ -47,14 +47,6 @@ def test_a_directory_of_transformers_opens_whole_or_in_shards(tmp_path, dtype, s
     same(opened, peers.state(model))
 
 
-def test_either_spelling_of_a_size_is_enough(hf):
-    whole = (hf / "config.json").read_text()
-    for names in (("hidden_size", "num_hidden_layers"), ("embedding_dim", "num_blocks")):
-        (hf / "config.json").write_text(whole)
-        edit(hf / "config.json", **dict.fromkeys(names))
-        assert formats.open(hf).config.hidden_size == 128
-
-
 @each_of("weight_mode", ["single", "fused"])
 @each_of("use_bias", [False, True])
 def test_a_state_dict_of_xlstm_large_opens(tmp_path, weight_mode, use_bias):
