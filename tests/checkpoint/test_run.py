@@ -65,15 +65,6 @@ def test_a_start_that_fails_or_finds_no_room_leaves_nothing(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-@each_of("name", ["", "a/b", "a b", "ü"])
-def test_a_name_or_a_root_that_is_no_directory_is_refused(tmp_path, name):
-    with pytest.raises(RunError, match="use letters, digits"):
-        creation.create(tmp_path, name)
-    (tmp_path / "runs").write_text("x")
-    with pytest.raises(RunError, match="expected a directory of runs"):
-        creation.create(tmp_path / "runs", "x")
-
-
 # -- held ------------------------------------------------------------------------------------------
 
 

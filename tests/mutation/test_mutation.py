@@ -2,13 +2,12 @@
 
 import ast
 import json
-from pathlib import Path
 
 import pytest
 
 from tests.mutation import __main__ as mutation
-from tests.mutation.__main__ import ROOT, SOURCES, listed, main, ranked
-from tests.mutation.mutants import Mutant, mutants, sample
+from tests.mutation.__main__ import ROOT, SOURCES, listed, main
+from tests.mutation.mutants import mutants, sample
 
 TEXT = '''\
 """Grüße."""
@@ -54,21 +53,6 @@ def test_every_mutant_parses_and_differs_and_fewer_are_the_first_of_more(product
     folders = [mutant.folder for mutant in chosen]
     assert set(folders) >= {"mlxhog/arena", "mlxhog/training", "models", "metal"}
     assert folders.count("mlxhog/mad") <= folders.count("mlxhog/nn") + 1
-
-
-FAULT = Mutant("mlxhog/optim/lion.py", 12, "constant", 0, 1, "1", "2")
-TEXTS = {
-    "tests/nn/test_other.py": "",
-    "tests/cli/test_far.py": "from mlxhog.optim import adan, lion\n",
-    "tests/optim/test_long.py": "import mlxhog.optim.lion_cub",
-    "tests/optim/test_near.py": "",
-    "tests/optim/test_lion.py": "from mlxhog.optim.lion import Lion" * 9,
-}
-
-
-def test_the_tests_of_the_file_its_folder_and_its_module_run():
-    names = [Path(name).stem for name in ranked(FAULT, TEXTS)]
-    assert names == ["test_lion", "test_near", "test_long", "test_far"]
 
 
 @pytest.mark.slow

@@ -1,21 +1,10 @@
 """README's pictures and output come from one run, and load nothing from a network."""
 
 import re
-from xml.etree import ElementTree
 
 import pytest
 
-from mlxhog.report.metrics import Progress, WorkerReport
-from tools.readme_pictures import MARK, PICTURES, README, picture, with_output
-
-
-def test_the_picture_of_the_live_table_has_its_numbers_and_loads_nothing():
-    workers = (WorkerReport(slot=1, backend="mlx:cpu"),)
-    drawn = picture(Progress(step=948, sample="The end", workers=workers))
-    words = " ".join("".join(ElementTree.fromstring(drawn).itertext()).split())
-    for expected in ("step 948", "mlx:cpu", "sample> The end"):
-        assert expected in words.replace("\xa0", " ")
-    assert "url(http" not in drawn
+from tools.readme_pictures import MARK, PICTURES, README, with_output
 
 
 def test_the_output_of_the_command_takes_the_place_of_the_block_after_the_mark():

@@ -19,7 +19,7 @@ from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.data.stream import Stream, StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
 from tests.pairs import each_of
@@ -190,20 +190,6 @@ def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
     published = [row.decode() for row in rows(directory)]
     assert sorted(published) == sorted([*sent, *files])  # each once
     assert done(directory) == stream(directory).parts[-1].end_ticket
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("looking_often")
-def test_a_run_that_has_promised_longer_examples_is_not_resumed_with_a_shorter_seq_len(tmp_path):
-    config = following(tmp_path, workers="mlx:cpu")
-    result, _ = followed(config, lambda directory: None)
-    append_examples(Path(result.run), [{"prompt": "", "answer": "x" * 31}], TOKENIZER)
-    shorter = replace(config, resume=result.run, seq_len=16)
-    with pytest.raises(CheckpointError, match="seq_len 32.*for seq_len 16.*--seq-len 32"):
-        train(shorter)
-    wait = trained_all(Path(result.run), 1)
-    followed(replace(config, resume=result.run), lambda run: wait_for(wait, "the example"))
-    assert rows(Path(result.run)) == [b"x" * 31]
 
 
 # -- files -----------------------------------------------------------------------------------------

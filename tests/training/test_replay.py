@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+from mlxhog import train
 from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Step
 from mlxhog.arena.requests import Refused, ask
@@ -19,6 +20,7 @@ from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from mlxhog.training import replay
 from tests.training.asking import endless, trained, until
+from tests.training.small import small_config
 
 
 def kill_the_first_worker(directory):
@@ -38,10 +40,10 @@ def kill_the_first_worker(directory):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A worker of each framework, with shared moments; one was killed."""
+    """Two workers with shared moments; one was killed."""
     config = endless(
-        tmp_path_factory.mktemp("recorded"), workers="mlx:cpu,torch:cpu", determinism="record",
-        optimizer="muon", strategy="auto", orthogonalization_device="worker", head_lr=2,
+        tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
+        optimizer="muon", strategy="auto", embedding_lr=4, head_lr=2,
     )  # fmt: skip
     result = trained(config, kill_the_first_worker)
     assert result.restarts == 1
@@ -65,6 +67,18 @@ def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(recorded, cap
 
 
 @pytest.mark.slow
+def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path):
+    muon = {"optimizer": "muon", "moments": "private", "orthogonalization_device": "worker"}
+    config = small_config(
+        tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=40, **muon
+    )
+    outcome = replay.replay(Run(Path(train(config).run)))
+    assert outcome.difference is None
+    assert outcome.workers == ("mlx:cpu", "torch:cpu")
+    assert outcome.steps == 40
+
+
+@pytest.mark.slow
 def test_the_first_difference_is_named_by_worker_step_and_stripe(copy, capsys):
     path = event_log.worker_path(copy, 2)
     records = list(event_log.read(path))
@@ -73,7 +87,7 @@ def test_the_first_difference_is_named_by_worker_step_and_stripe(copy, capsys):
     path.write_bytes(b"".join(map(event_log.encode, records)))
     assert main(["replay", str(copy)]) == 1
     shown = capsys.readouterr().out
-    assert "differs first at worker 2 (torch:cpu), its step 11" in shown
+    assert "differs first at worker 2 (mlx:cpu), its step 11" in shown
     assert "other weights in stripe 1 (" in shown
 
 

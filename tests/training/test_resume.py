@@ -11,20 +11,16 @@ import numpy as np
 import pytest
 import yaml
 
-from mlxhog import train
+from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.training.evaluation import Evaluations
 from mlxhog.training.plan import make_plan
+from tests.pairs import each_of
 from tests.training.small import checkpoint_of, filled, small_config
 
 MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
-
-
-def state_of(stored):
-    """The state in the last checkpoint of a run."""
-    return checkpoint.load(checkpoint.latest(stored)).state
 
 
 def run_interrupted_after(steps, config):
@@ -39,9 +35,41 @@ def run_interrupted_after(steps, config):
     return train(config, observer=press)
 
 
-def state(result):
-    """The state in the last checkpoint of a result's run."""
-    return checkpoint_of(result).state
+def state_of(directory):
+    """The state in the last checkpoint of a run."""
+    return checkpoint.load(checkpoint.latest(run.Run(Path(directory)))).state
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The configuration of a small run that is done, and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "other.txt").write_text("another text altogether. " * 2000)
+    options = {"optimizer": "apollo", "projection_rank": 4, "strategy": "serial"}
+    config = small_config(folder, steps=2, **options)
+    return config, Path(train(config).run)
+
+
+@each_of(
+    ("options", "words"),
+    [
+        ({"steps": None}, r"done: it has used up its budget, steps 2;.*--resume .* --steps 2"),
+        ({"tokenizer": "bpe:300"}, "was trained with tokenizer bytes .*use the same"),
+        ({"data": "other.txt"}, "restore the text and the tokenizer"),
+        ({"set": "hidden_size=64"}, "hidden_size.*32.*64"),
+        ({"set": "vocab_size=640"}, "vocab_size.*320.*640"),
+        ({"optimizer": "apollo(projection_rank=2)"}, "state m.1/.* has shape .* this run keeps"),
+        ({"optimizer": "adamw"}, "optimizer apollo, this is adamw.*--reset-optimizer"),
+    ],
+)
+def test_a_resume_that_does_not_fit_is_refused_with_the_way_out(finished, options, words):
+    config, directory = finished
+    if "data" in options:
+        options = {"data": str(directory.parents[1] / options["data"])}
+    before = (directory / "run.json").read_bytes()
+    with pytest.raises((CheckpointError, ConfigError), match=words):
+        train(TrainConfig(**{**vars(config), "resume": str(directory), **options}))
+    assert (directory / "run.json").read_bytes() == before or "optimizer" in options
 
 
 @pytest.mark.slow
@@ -93,7 +121,7 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path):
     first = train(config)
     plan = make_plan(replace(config, workers="mlx:cpu", strategy="serial", resume=first.run))
     n, schedule = plan.layout.n_tickets, plan.schedule(0.0)
-    assert state(first)["version"] == 2  # of two batches each
+    assert state_of(first.run)["version"] == 2  # of two batches each
     assert schedule(0.0, 2 + n - 4 - 1) == 2 * schedule(0.0, 2 + n - 4)
 
 
@@ -140,9 +168,8 @@ def test_steps_tokens_time_and_metrics_count_on_over_resumes(tmp_path, monkeypat
         last = stored.read_metrics()[-1]
         assert (last["step"], last["tokens"]) == (results[-1]["steps"], results[-1]["tokens"])
         assert round(last["elapsed_s"], 3) == results[-1]["seconds"]
-        assert state_of(stored)["used"] == {
-            "steps": last["step"], "tokens": last["tokens"], "seconds": last["elapsed_s"]
-        }  # fmt: skip
+        used = {"steps": last["step"], "tokens": last["tokens"], "seconds": last["elapsed_s"]}
+        assert state_of(first.run)["used"] == used
     assert [result["steps"] for result in results] == [10, 14, 20]
     assert [result["tokens"] for result in results] == [640, 896, 1280]
     assert results[0]["seconds"] < results[1]["seconds"] < results[2]["seconds"]
@@ -151,18 +178,6 @@ def test_steps_tokens_time_and_metrics_count_on_over_resumes(tmp_path, monkeypat
         assert values == sorted(values)
     assert main(["runs"]) == 0
     assert " 20 " in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_run_that_is_done_asks_for_a_budget(tmp_path, capsys):
-    first = train(small_config(tmp_path, steps=10))
-    assert resume(first.run) == 2
-    output = capsys.readouterr().err
-    assert "is done: it has used up its budget, steps 10;" in output
-    assert f"mlxhog train --resume {first.run} --steps 10" in output
-    assert run.Run(Path(first.run)).read_status()["steps"] == 10  # nothing was touched
-    with pytest.raises(ConfigError, match="is done"):
-        make_plan(replace(small_config(tmp_path), resume=first.run, steps=None))
 
 
 @pytest.mark.slow
@@ -193,15 +208,8 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path):
-    first = train(small_config(tmp_path, steps=2))
-    with pytest.raises(CheckpointError, match="was trained with tokenizer bytes .*use the same"):
-        train(small_config(tmp_path, steps=2, resume=first.run, tokenizer="bpe:300"))
-    other = tmp_path / "other.txt"
-    other.write_text("another text altogether. " * 2000)
-    with pytest.raises(CheckpointError, match="restore the text and the tokenizer"):
-        train(small_config(tmp_path, steps=2, resume=first.run, data=str(other)))
-    text = tmp_path / "text"
+def test_a_run_resumes_with_its_own_text_beside_which_skipped_files_may_change(tmp_path):
+    first, text = train(small_config(tmp_path, steps=2)), tmp_path / "text"
     held_out = (text / "05.txt").read_text()
     (text / "05.txt").write_text(f"{held_out} and more")
     with pytest.raises(CheckpointError, match="trained with another held-out text"):
@@ -229,10 +237,11 @@ def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_copied_run_keeps_the_folder_in_the_place_of_its_link_to_the_model(tmp_path, capsys):
-    first = train(small_config(tmp_path, steps=2))
+def test_a_copied_run_keeps_the_folder_in_the_place_of_its_link_to_the_model(
+    finished, tmp_path, capsys
+):
     copy = tmp_path / "copied-run"
-    shutil.copytree(first.run, copy)  # which follows links, as `cp -rL` does
+    shutil.copytree(finished[1], copy)  # which follows links, as `cp -rL` does
     (copy / "model" / "mine.txt").write_text("mine")
     assert main(["train", "--resume", str(copy), "--steps", "1"]) == 0
     assert "is a folder of its own" in " ".join(capsys.readouterr().err.split())
@@ -283,14 +292,6 @@ def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(t
                     span = flat[part.offset : part.offset + part.size]
                     assert np.array_equal(span, value.ravel())
                 assert arena.workers.entry(slot).opt_step == steps[source]
-
-
-def test_state_of_another_shape_is_refused_by_name(tmp_path):
-    common = {**COMMON, "strategy": "serial", "optimizer": "apollo"}
-    first = train(small_config(tmp_path, steps=4, projection_rank=4, **common))
-    again = small_config(tmp_path, steps=4, projection_rank=2, resume=first.run, **common)
-    with pytest.raises(CheckpointError, match="optimizer state m.1/.* has shape .* this run keeps"):
-        train(again)
 
 
 @pytest.mark.slow
