@@ -100,8 +100,7 @@ def test_a_checkpoint_is_found_by_its_path_or_by_its_run_and_with_its_run(run):
 
 
 def test_one_of_a_runs_checkpoints_is_chosen_by_its_name_where_none_is_named(run):
-    first, root = save(run, 1), run.directory.parent
-    path = save(run, 2)
+    first, path, root = save(run, 1), save(run, 2), run.directory.parent
     checkpoint.mark_best(run, path)
     assert checkpoint.locate("latest", root, "step-00000001") == first
     assert checkpoint.locate(run.name, root, "best").resolve() == path.resolve()

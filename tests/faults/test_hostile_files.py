@@ -23,8 +23,6 @@ from mlxhog.errors import (
     DataError,
     shown,
 )
-from mlxhog.models import families
-from tests.faults.loaders import LARGE, MAD, V1
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of, max_examples
 
@@ -41,9 +39,6 @@ from tests.pairs import each_of, max_examples
         ("lr:\n" + "".join(f"{' ' * k}a:\n" for k in range(1, 300)), "nested more than 64 deep"),
         ("lr: {a: 1, a: 2}", "'a' is already in line 1"),
         ('lr: "\\UFFFFFFFF"', "not YAML"),
-        ("lr: .nan", "lr is nan; wanted a number"),
-        ("steps: 1.0e+300", "steps is 1e+300; wanted a whole number"),
-        ("time: 1e300", "time is '1e300'; wanted seconds"),
         ("lr: " + "x" * 100_000, "lr is 'xxx"),
     ],
 )
@@ -160,35 +155,6 @@ def test_options_take_any_value_or_refuse_it(chosen):
         assert resolve(TrainConfig, [{k: (v, "") for k, v, _ in again}]) == (
             dataclasses.replace(config, resume=None)
         )
-
-
-def read_with(fields, name, value):
-    """A model of which one value was changed."""
-    spoilt = {**fields.get("model", fields), name: value}
-    return families.read({**fields, "model": spoilt} if "model" in fields else spoilt)
-
-
-SIZES = ("num_heads", "hidden_size", "num_hidden_layers")
-NUMBERS = ("norm_eps", "qk_dim_factor", "gate_soft_cap", "ffn_proj_factor")
-BEYOND = [
-    *((LARGE, n, x) for n in SIZES for x in (9e15, 10**300, 2**40, "9e15", -1, 0, True)),
-    *((LARGE, n, x) for n in NUMBERS for x in (float("nan"), float("inf"), 1e300, -1.0, "1e999")),
-    (V1, "slstm_at", ["x"]), (V1, "slstm_at", [1e300]), (V1, "num_blocks", 9e15),
-    (V1, "mlstm_block", {"mlstm": {"proj_factor": 1e308}}),
-    (V1, "mlstm_block", {"mlstm": {"num_heads": 2**31 - 1}}),
-    (V1, "slstm_block", {"slstm": {}, "feedforward": {"proj_factor": 1e29}}),
-    *((MAD, "layers", x) for x in (
-        f"mlstm*{'9' * 5000}", f"mlstm(h{'9' * 5000})", "(" * 3000, "mlstm(heads=9e15)",
-        [{"type": "moe-swiglu", "experts": 2**31 - 1}], [{"type": "mlstm", 1: 2}],
-        [{"repeat": 9e15, "layers": ["mlstm"]}], [[["mlstm"]]],
-    )),
-]  # fmt: skip
-
-
-@each_of(("fields", "name", "value"), BEYOND)
-def test_a_size_beyond_reason_and_a_number_that_is_none_are_refused_at_once(fields, name, value):
-    with pytest.raises(ConfigError, match=name if fields is LARGE else None):
-        read_with(fields, name, value)
 
 
 @same_every_time

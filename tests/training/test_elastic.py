@@ -88,10 +88,16 @@ FIELDS = r"join has \(workers: str, threads: int\)"
 
 
 @pytest.mark.slow
-def test_requests_that_a_run_cannot_do_are_refused_and_training_continues(tmp_path, capsys):
-    config = endless(tmp_path, workers="mlx:cpu*2")
+def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_do(tmp_path, capsys):
+    config, answers = endless(tmp_path, workers="mlx:cpu*2", sample_every="1h"), []
 
-    def refused(directory):
+    def ask_all(directory):
+        answers.append(ask(directory, "status"))
+        path = Path(ask(directory, "checkpoint")["path"])
+        answers.append(checkpoint.load(path).state["used"]["steps"])
+        ask(directory, "sample")
+        while not run.Run(directory).last_sample():
+            ask(directory, "status")
         for words, code, message in [
             ("join latest --workers torch:cqu", 2, "did you mean 'torch:cpu'?"),
             ("join latest --workers torch:mps", 3, "needs macOS on Apple silicon"),
@@ -112,8 +118,12 @@ def test_requests_that_a_run_cannot_do_are_refused_and_training_continues(tmp_pa
             with pytest.raises(Refused, match=message):
                 ask(directory, request, **fields)
 
-    result = trained(config, refused)
+    result = trained(config, ask_all)
     assert (len(result.workers), result.status) == (2, "interrupted")
+    status, saved_at = answers
+    assert (status["doing"], status["step"] >= 3) == ("training", True)
+    assert [one["slot"] for one in status["workers"]] == [1, 2]
+    assert 3 <= saved_at <= result.steps
     assert main(["stop", "latest", "--out", config.out]) == 2
     assert "is not running" in capsys.readouterr().err
 
@@ -145,22 +155,3 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
         assert [arena.segment(f"{kind}.3").tolist() for kind in kinds] == [
             [value] * arena.layout.n_floats for value in (9.0, 0.0, 0.0)
         ]  # the other writes what waits, and has written the correction
-
-
-@pytest.mark.slow
-def test_a_run_answers_status_and_saves_and_samples_on_request(tmp_path):
-    answers = []
-
-    def ask_all(directory):
-        answers.append(ask(directory, "status"))
-        answers.append(ask(directory, "checkpoint"))
-        answers.append(checkpoint.load(Path(answers[1]["path"])).state["used"]["steps"])
-        ask(directory, "sample")
-        while not run.Run(directory).last_sample():
-            ask(directory, "status")
-
-    result = trained(endless(tmp_path, workers="mlx:cpu*2", sample_every="1h"), ask_all)
-    status, _, saved_at = answers
-    assert (status["doing"], status["step"] >= 3) == ("training", True)
-    assert [one["slot"] for one in status["workers"]] == [1, 2]
-    assert 3 <= saved_at <= result.steps

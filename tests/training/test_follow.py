@@ -41,11 +41,11 @@ def stream(directory):
     return Stream(directory / "stream").update()
 
 
-def rows(directory):
-    """The text of every published row, in order; BOS has no text."""
+def rows(directory, *, trained=False):
+    """The text of every published row, or its trained part, in order; BOS has no text."""
     published = stream(directory)
     every = published.rows(0, published.parts[-1].rows)
-    return [bytes(TOKENIZER.decode(row.ids)) for row in every]
+    return [bytes(TOKENIZER.decode(row.ids[trained * (row.masked + 1) :])) for row in every]
 
 
 def done(directory):
@@ -210,7 +210,13 @@ def follower(tmp_path, monkeypatch):
     return new_follower(folder, tmp_path)
 
 
-def test_a_file_that_is_not_text_is_named_once_and_the_others_are_trained(follower, tmp_path):
+def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_path):
+    os.mkfifo(follower.folder / "w-pipe.txt")
+    os.symlink("/dev/zero", follower.folder / "x-device.txt")
+    os.symlink(follower.folder / "w-pipe.txt", follower.folder / "y-link.txt")
+    (follower.folder / "folder.txt").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(follower.folder / "z-socket.txt"))
     for name, content in [
         ("a.txt", b"good"),
         ("b.txt", b"\0binary"),
@@ -224,28 +230,24 @@ def test_a_file_that_is_not_text_is_named_once_and_the_others_are_trained(follow
         (follower.folder / name).write_bytes(content)
     assert follower.look()
     assert rows(tmp_path) == [b"good"]
-    messages = list(follower.messages)
-    names = [text.partition(" ")[0] for text in messages]
-    assert names == ["h.png", "b.txt", "c.jsonl", "d.jsonl"]
-    assert "its suffix is not that of a text" in messages[0]
-    assert "not UTF-8 text" in messages[1]
-    assert "a row of the run has at most 16" in messages[2]
+    messages = {text.partition(" ")[0]: text for text in follower.messages}
+    reasons = {
+        "h.png": "its suffix is not that of a text", "b.txt": "not UTF-8 text",
+        "c.jsonl": "a row of the run has at most 16", "d.jsonl": "not JSON",
+        **dict.fromkeys(("w-pipe.txt", "x-device.txt", "y-link.txt", "z-socket.txt"),
+                        "is no regular file"),
+    }  # fmt: skip
+    assert messages.keys() == reasons.keys()
+    assert all(reasons[name] in text for name, text in messages.items())
     assert not follower.look()
     again = new_follower(follower.folder, tmp_path)
     assert not again.look()
     (follower.folder / "a.txt").write_bytes(b"changed")
     assert not follower.look()
     assert not follower.look()
-    assert list(follower.messages)[4:] == [
-        "a.txt has changed since it was read; only new files are trained"
-    ]
-
-
-def trained_text(directory):
-    """The trained text of every published row."""
-    stream = Stream(directory / "stream").update()
-    rows = stream.rows(0, stream.parts[-1].rows)
-    return [bytes(TOKENIZER.decode(row.ids[row.masked + 1 :])) for row in rows]
+    _, *_, last = follower.messages
+    assert last == "a.txt has changed since it was read; only new files are trained"
+    assert len(follower.messages) == len(reasons) + 1
 
 
 @each_of(
@@ -273,23 +275,7 @@ def test_conversations_and_pairs_of_every_kind_of_file_are_trained_on_their_answ
     follower = Follower(folder, writer, loss_on)
     assert follower.look()
     assert list(follower.messages) == []
-    assert trained_text(tmp_path) == expected
-
-
-def test_a_file_that_is_not_regular_is_never_opened_and_named_once(follower, tmp_path):
-    os.mkfifo(follower.folder / "a-pipe.txt")
-    os.symlink("/dev/zero", follower.folder / "b-device.txt")
-    os.symlink(follower.folder / "a-pipe.txt", follower.folder / "c-link.txt")
-    (follower.folder / "d-folder.txt").mkdir()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(follower.folder / "e-socket.txt"))
-    (follower.folder / "f.txt").write_text("good")
-    assert follower.look()
-    assert not follower.look()
-    assert rows(tmp_path) == [b"good"]
-    messages = sorted(follower.messages)
-    assert [text[0] for text in messages] == ["a", "b", "c", "e"]
-    assert all("is no regular file" in text for text in messages)
+    assert rows(tmp_path, trained=True) == expected
 
 
 @pytest.mark.parametrize(

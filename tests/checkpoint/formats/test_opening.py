@@ -92,20 +92,6 @@ def test_a_config_that_lies_elsewhere_is_named(tmp_path):
     same(formats.open(tmp_path / "a", config), peers.state(model))
 
 
-def test_copying_converts_and_names_what_is_not_finite(hf):
-    opened = formats.open(hf)
-    out = {name: np.empty(tensor.shape, np.float32) for name, tensor in opened.tensors.items()}
-    opened.copy_into(out)
-    same(opened, out)
-    file = next(hf.glob("model-00002*"))
-    arrays = {name: array.copy() for name, array in load_file(file).items()}
-    bad = sorted(arrays)[0]
-    arrays[bad].reshape(-1)[7] = np.nan
-    save_file(arrays, file)
-    with pytest.raises(CheckpointError, match=f"{bad} has numbers that are not finite"):
-        formats.open(hf).copy_into(out)
-
-
 # -- what is wrong ---------------------------------------------------------------------------------
 
 
@@ -144,10 +130,7 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
     [
         ({"embedding_dim": 64}, "keep the one that the tensors fit"),
         ({"num_blocks": 3}, "keep the one that the tensors fit"),
-        ({"num_heads": 3}, "does not divide into num_heads 3"),
         ({"tie_word_embeddings": True}, "ties the embedding and the head"),
-        ({"hidden_size": "wide", "embedding_dim": None}, "hidden_size is 'wide'"),
-        ({"num_heads": None}, "lacks num_heads"),
         ({"add_out_norm": False}, "add_out_norm is false, but the file has"),
     ],
 )
