@@ -33,8 +33,7 @@ import pytest
 
 from mlxhog.arena import worker_pool
 from mlxhog.checkpoint import checkpoint
-from mlxhog.cli import COMMANDS, main
-from mlxhog.cli.mad import COMMANDS as MAD_COMMANDS
+from mlxhog.cli import COMMANDS, MAD, main
 from mlxhog.mad import tasks
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
@@ -155,7 +154,7 @@ def export(name):
 
 
 COMMANDS_WITH_HELP = [
-    *COMMANDS, "runs rm", "cluster start", *(f"mad {c}" for c in MAD_COMMANDS),
+    *COMMANDS, "runs rm", "cluster start", *(f"mad {c}" for c in MAD),
 ]  # fmt: skip
 SECTIONS = {
     "mad": rows, "help": help_of, "dry run": unlike_the_default, "export": export, "bits": bits,
