@@ -15,8 +15,7 @@ from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, switch
 from mlxhog.report.views import StatusLine
-from mlxhog.theory.advisor import AdviseConfig
-from mlxhog.theory.analysis import AnalyzeConfig
+from mlxhog.theory import AdviseConfig, AnalyzeConfig
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -221,7 +220,7 @@ class _AdviseWords(Plugins, Quiet):
 def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Report:
     """Measure, predict and try."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.advisor.advise import advise_on
+    from mlxhog.theory.advise import advise_on
     from mlxhog.theory.target import find_target
 
     root = Path(training.read(TrainConfig).out)

@@ -1,6 +1,6 @@
 """Simulated workers, links and toy problems against closed forms; no worker waits for the dead."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.theory.simulator import simulate
 from mlxhog.theory.simulator.links import ClusterRounds, Link, sent_bytes
-from mlxhog.theory.simulator.machine import Event, Scheme, Simulation, Worker
+from mlxhog.theory.simulator.machine import Event, Simulation, Worker
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.schemes import (
     SSP,
@@ -145,28 +145,6 @@ def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker():
     assert min(slow.waiting[1:]) > 0.8
     even = [simulate(straggling(8, 1.0), SSP(k), updates=ROUNDS).gradients_per_s for k in (3, 0)]
     assert even[0] > even[1]
-
-
-@dataclass(frozen=True)
-class PushGate(Scheme):
-    """Document 003's BoundedStalenessServer: wait at the write while the gradient is too old.
-
-    The version grows and the version that was read stays, so a worker that waits never continues.
-    """
-
-    most: int
-
-    def steps(self, worker, shared):
-        while True:
-            read = yield from worker.gradient()
-            yield lambda read=read: worker.sim.version - read <= self.most
-            worker.apply(read)
-
-
-def test_a_bound_at_the_push_waits_for_ever():
-    machine = Simulation(straggling(4, slow=10.0), PushGate(1))
-    machine.run_until(1000)
-    assert 0 not in machine.clocks
 
 
 # -- workers that die, come back and join ----------------------------------------------------------
