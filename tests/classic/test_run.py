@@ -40,15 +40,6 @@ def test_one_worker_of_any_scheme_is_serial_bit_for_bit(options):
     assert same(train(PROBLEM, ClassicConfig(workers=1, **options)), train(PROBLEM, SERIAL))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
-def test_three_workers_repeat_themselves_bit_for_bit(scheme):
-    config = ClassicConfig(workers=3, scheme=scheme, epochs=2, batch_size=TURN)
-    first, again = train(PROBLEM, config), train(PROBLEM, config)
-    assert same(first, again)
-    assert first.objective == again.objective
-
-
 @pytest.mark.parametrize(
     "options",
     [HOGWILD[0], HOGWILD[2], {"scheme": "aig"}, {"scheme": "round_robin", "batch_size": TURN}],
