@@ -84,5 +84,5 @@ def test_an_error_that_may_have_passed_costs_a_restart(tmp_path):
 
 def test_a_fault_in_a_classic_worker_ends_the_run_at_once_with_its_text(monkeypatch):
     monkeypatch.setattr(SparseLinear, "kernel", staticmethod(classic_kernel))
-    with pytest.raises(WorkerFailed, match=rf"worker \d ended with an error .*: {TEXT}"):
+    with pytest.raises(WorkerFailed, match=rf"worker \d failed, .*: {TEXT}"):
         classic_train(small.hinge(), ClassicConfig(workers=2, epochs=1))
