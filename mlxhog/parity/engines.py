@@ -13,7 +13,6 @@ import numpy as np
 
 from mlxhog import arena, backends
 from mlxhog.backends import probes
-from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
@@ -47,8 +46,8 @@ class FrameworkEngine:
         framework, _, device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
         self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
-        arrays = TorchArrays if framework == "torch" else MLXArrays
-        self._arrays, self.ops = arrays(device, threads), choose(framework, kernels, device)
+        self._device = probes.Device(framework, device, threads)
+        self.ops = choose(framework, kernels, device)
         self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
@@ -97,7 +96,7 @@ class FrameworkEngine:
 
     def probes(self) -> NamedArrays:
         """Compute the probes of `mlxhog.backends.probes`."""
-        return probes.probed(self._arrays, self.ops)
+        return probes.probed(self._device, self.ops)
 
 
 class NumPyEngine:

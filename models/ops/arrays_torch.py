@@ -1,6 +1,6 @@
 """The array functions of `arrays.py` in PyTorch; those that are not defined here are its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,17 @@ class _WithGradient(torch.autograd.Function):
         return ctx.gradient(dy, *ctx.saved_tensors), None, *[None] * len(ctx.saved_tensors)
 
 
+def _value_and_grad(
+    function: Callable[[Mapping[str, Tensor]], Tensor], arrays: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    leaves = {name: x.detach() for name, x in arrays.items()}
+    floats = {name: x.requires_grad_() for name, x in leaves.items() if x.is_floating_point()}
+    value = function(leaves)
+    how: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+    grads = torch.autograd.grad(value, list(floats.values()), **how)
+    return value, dict(zip(floats, grads, strict=True))
+
+
 def _split(x: Tensor, parts: int | Sequence[int], axis: int = 0) -> Sequence[Tensor]:
     return x.tensor_split(parts if isinstance(parts, int) else tuple(parts), axis)
 
@@ -94,6 +105,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "sort": lambda x, axis=-1: x.sort(axis).values,
     "stop_gradient": lambda x: x.detach(),
     "with_gradient": _WithGradient.apply,
+    "value_and_grad": _value_and_grad,
     "linear": _linear,
     "concatenate": lambda parts, axis=0: torch.cat(list(parts), axis),
     "unstack": lambda x, axis=0: x.unbind(axis),

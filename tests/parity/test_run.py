@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mlxhog.backends import probes
-from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_spec
 from mlxhog.parity import compute, optimizers, tolerances
@@ -112,7 +111,7 @@ def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others():
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_in_the_precision_of_float32_disagrees(monkeypatch, fault):
     engine, (operator, kind) = compute.engine_of(MLX_PLAIN), FAULTS[fault]
-    wrong = fault(getattr(engine.ops, operator), MLXArrays("cpu", 1))
+    wrong = fault(getattr(engine.ops, operator), probes.Device("mlx", "cpu", 1))
     monkeypatch.setattr(engine.ops, operator, wrong)
     by_side = {
         NUMPY.name: (dict(probes.exact()), {}),
