@@ -70,7 +70,7 @@ class NativeOps(Ops):
         return self.apply(pairs.SWIGLU, gate, up)[0]
 
     def soft_cap(self, x: Array, c: float) -> Array:
-        return self.apply(pairs.SOFT_CAP, x, c=c)[0]
+        return self.apply(pairs.SOFT_CAP, x, cap=c)[0]
 
     def linears(
         self, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None = None
