@@ -212,20 +212,22 @@ class Module:
         options         fields of the package's configuration of the layer
 
     A size that does not divide, or an option that is unknown or out of range, is a `ConfigError`.
+
+    Attributes:
+        start: makes the parameters, by a framework's class.
+        compute: `Stack.forward` of (x, state, counts) with these parameters, likewise.
     """
 
-    stack: Stack
+    start: Callable[[], None]
+    compute: Callable[..., tuple[Any, Any]]
     batch_first: bool
 
-    def __init__(self, stack: Stack, *, batch_first: bool | None, kernels: str) -> None:
-        """Make the parameters; a framework's class does it."""
-        raise NotImplementedError
-
-    def compute(
-        self, x: Any, state: State | None, counts: NDArray[np.bool_] | None
-    ) -> tuple[Any, Any]:
-        """Return `Stack.forward` with the module's parameters; a framework's class does it."""
-        raise NotImplementedError
+    def _set(self, stack: Stack, batch_first: bool | None, kernels: str) -> None:
+        self.stack, self.kernels, self.num_layers = stack, kernels, len(stack.state_shapes)
+        self.input_size, self.hidden_size = stack.input_size, stack.cfg.hidden_size
+        if batch_first is not None:
+            self.batch_first = batch_first
+        self.start()
 
     def forward(
         self, x: Any, state: State | None = None, *, lengths: Any = None, mask: Any = None
@@ -274,21 +276,6 @@ class Module:
             return y[0], tuple(tuple(part[0] for part in layer) for layer in last)
         return y.swapaxes(0, 1) if swapped else y, last
 
-    @property
-    def input_size(self) -> int:
-        """Width of the input."""
-        return self.stack.input_size
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the output."""
-        return self.stack.cfg.hidden_size
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers, each the input of the next."""
-        return len(self.stack.state_shapes)
-
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
         sizes = f"{self.input_size}, {self.hidden_size}, layers={self.num_layers}"
@@ -316,8 +303,7 @@ class Recurrent(Module):
         if self.cell == "slstm":
             options["feedforward"] = None
         cfg = _config(self.cell, variant, hidden_size, num_layers, dropout, options)
-        stack = Stack(cfg, range(num_layers), input_size)
-        super().__init__(stack, batch_first=batch_first, kernels=kernels)
+        self._set(Stack(cfg, range(num_layers), input_size), batch_first, kernels)
 
 
 class SLSTM(Recurrent):
@@ -373,7 +359,7 @@ class XLSTMBlock(Module):
             raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
         cfg = _config(cell, variant, hidden_size, of, dropout, options)
         stack = Stack(cfg, (index,), hidden_size, whole_blocks=True)
-        super().__init__(stack, batch_first=batch_first, kernels=kernels)
+        self._set(stack, batch_first, kernels)
 
 
 def _shapes(state: Any) -> object:
