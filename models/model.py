@@ -275,11 +275,16 @@ def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
 
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
-    """Return the state before the first token of B sequences."""
+    """Return the state before the first token of B sequences: zeros."""
     positions = cfg.layout.positions
     every = [*cfg.layout.blocks, *([] if positions is None else [(positions,)])]
     return [
-        tuple(array for part in block for array in part.layer.init_state(part.d, B, xp))
+        tuple(
+            xp.zeros((B, *shape), "int32" if name == "count" else "float32")
+            for part in block
+            for name, shapes in part.layer.state_shapes(part.d, 0).items()
+            for shape in shapes
+        )
         for block in every
     ]
 
