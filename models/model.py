@@ -38,13 +38,13 @@ The first axis is the batch."""
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A layer in its place: x + layer(norm(x)).
+    """A layer in its place: x + layer(norm(x)), or layer(x).
 
     Attributes:
         name: prefix of the layer's parameters, and the site of its dropout.
         layer: the layer.
         d: width of x.
-        norm: name of the norm before it; "" where the layer is neither normed nor added.
+        norm: name of the norm before it; "" where x is layer(x).
         dropout: share of units that the layer drops in training.
     """
 
@@ -299,15 +299,16 @@ def blocks(
     layout, ends, after = cfg.layout, list[tuple[Array, ...]](), list[tuple[Array, ...]]()
     run.note(x)
     x = run.at(layout.embedding.name).drop(x)
-    if (part := layout.positions) is not None:
-        x, end = part.forward(params, x, None if state is None else state[-1], run)
+    if layout.positions is not None:
+        before = None if state is None else state[-1]
+        x, end = run_block(cfg, (layout.positions,), params, x, before, run)
         ends.append(end)
     for number, block in enumerate(layout.blocks):
         x, end = run_block(cfg, block, params, x, None if state is None else state[number], run)
         after.append(end)
         run.note(x)
-    if (part := layout.decoder) is not None:
-        x, _ = part.forward(params, x, None, run)
+    if layout.decoder is not None:
+        x, _ = run_block(cfg, (layout.decoder,), params, x, None, run)
     if layout.out_norm:
         x = norm(cfg, params, layout.out_norm[0].name.removesuffix(".weight"), x, run)
         run.note(x)
@@ -325,9 +326,9 @@ def run_block(
     """Return x behind the parts of one block, and the block's state after the last position."""
     after: tuple[Array, ...] = ()
     for part in block:
-        u = norm(cfg, params, part.norm, x, run)
+        u = norm(cfg, params, part.norm, x, run) if part.norm else x
         y, end = part.forward(params, u, state, run)
-        x, state, after = x + y, None, (*after, *end)
+        x, state, after = x + y if part.norm else y, None, (*after, *end)
     return x, after
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -59,10 +60,10 @@ class Stack:
     ) -> None:
         if input_size < 1:
             raise ConfigError(f"input_size is {input_size}; set it to the width of the input")
-        self.cfg, self.input_size, self._whole = cfg, input_size, whole_blocks
-        self._blocks = [
-            cfg.layout.blocks[n] if whole_blocks else cfg.layout.blocks[n][:1] for n in blocks
-        ]
+        self.cfg, self.input_size = cfg, input_size
+        self._blocks = [cfg.layout.blocks[n] for n in blocks]
+        if not whole_blocks:
+            self._blocks = [(replace(cell, norm=""),) for cell, *_ in self._blocks]
         names = [block[0].name for block in self._blocks]
         names = [name.rpartition(".")[0] for name in names] if whole_blocks else names
         here = ["" if len(names) == 1 else f"layers.{k}." for k in range(len(names))]
@@ -145,10 +146,7 @@ class Stack:
         after = []
         for k, block in enumerate(self._blocks):
             before = None if state is None else tuple(state[k])
-            if self._whole:
-                x, end = model.run_block(self.cfg, block, of_model, x, before, run)
-            else:
-                x, end = block[0].forward(of_model, x, before, run)
+            x, end = model.run_block(self.cfg, block, of_model, x, before, run)
             after.append(end)
         x = xp.where(spoilt, math.nan, x)
         if order is not None:
