@@ -338,19 +338,17 @@ def computes_long_products(device: Device, ops: Ops) -> bool:
 def faults(
     framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Compare the operators with Metal kernels with the plain ones on the CPU.
-
-    Leaves `device` as MLX's default device, and this number of threads.
+    """Compare operators with Metal kernels with the plain ones on the CPU.
 
     Args:
-        framework: "torch" or "mlx", which is imported here.
-        device: of `ops`: "cpu", "gpu" or "mps".
+        framework: as of `Device`.
+        device: as of `Device`, of `ops`.
         ops: with Metal kernels.
-        threads: of the framework on the CPU.
+        threads: as of `Device`.
         names: operators; all by default.
 
     Returns:
-        By operator the fault that was found first; operators without one are missing.
+        The first fault of each operator that has one.
     """
     host, plain = Device(framework, "cpu", threads), kernels.choose(framework, "reference", "cpu")
     cases = list(product(names or CHECKS, SIZES))
