@@ -122,7 +122,7 @@ LAYERS = {
     for biased in (False, True)
 } | {
     "linears": maps("linears", draw(2, 3, 8), [(5, 8), (4, 8), (40, 8)], True),
-    "soft_cap": Case("soft_cap", {"x": 8 * draw(3, 5)}, {"c": 2.0}),
+    "soft_cap": Case("soft_cap", {"x": 8 * draw(3, 5)}, {"cap": 2.0}),
     "swiglu": Case("swiglu", {"gate": 4 * draw(3, 77), "up": draw(3, 77, seed=1)}),
     **{f"cross entropy of {V} words": cross_entropy(V, None) for V in (1, 5, 300)},
     "cross entropy below a cap": cross_entropy(9, 15.0),
