@@ -3,7 +3,6 @@
 Mistakes are answered in words, with their place.
 """
 
-from dataclasses import fields
 from typing import get_type_hints
 
 import pytest
@@ -41,7 +40,7 @@ VALUES = {
 def layers(draw):
     """Any layer with any numbers, possible at a width or not."""
     layer = draw(st.sampled_from(sorted(known().values(), key=lambda layer: layer.name)))
-    types, names = get_type_hints(layer), [field.name for field in fields(layer)]
+    types, names = get_type_hints(layer), [*layer().numbers()]
     chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
     specs = options(layer)
     words = {name: st.sampled_from(specs[name].choices) for name in chosen if specs[name].choices}
