@@ -44,7 +44,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     facts = collect_facts(machine)
     checks = list(check_facts(machine, facts))
     tell("shared memory", "")
-    checks += check_shared_memory()
+    checks.append(check_shared_memory())
     tell("Metal kernels", "")
     compared: list[dict[str, Any]] = []
     usable = []
