@@ -53,8 +53,6 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         checks.append(started)
         compared += rows
         usable += [engine] if rows else []
-    if "mlx" in usable:
-        checks.append(kernels.check_imports())
     wrong = [row for row in compared if not row["ok"]]
     tell("backends", "")
     agreed = set(usable) - {row["engine"] for row in wrong}
