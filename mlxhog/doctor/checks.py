@@ -101,8 +101,7 @@ def broken(row: Mapping[str, Any]) -> bool:
 
 # -- the machine and the versions ------------------------------------------------------------------
 
-OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
-OLDEST_MACOS: Final = 14
+SPIN: Final = "MLX_METAL_FAST_SYNCH"
 APPLE_PAGE: Final = 16_384
 COMPILERS: Final = ("c++", "g++", "clang++")
 
@@ -129,52 +128,43 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
 
 
 def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
-    """Check the system and the versions."""
-    page, versions, macos = facts["page_bytes"], facts["versions"], platform.mac_ver()[0]
-    is_mac, torch = machine.system == "macos", versions["torch"]
-    old_gpu = re.match(r"Apple M[12]\b", machine.chip) is not None
-    spin, tf32 = os.environ.get("MLX_METAL_FAST_SYNCH"), float32.user_note()
-    # (name, ok, observed, expected, consequence)
-    rows: list[tuple[str, bool, str, str, str]] = [
-        ("page size", page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
-         f"{page} bytes", f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere",
-         "arena segments are not aligned to pages here, so that no framework can import them"),
-        ("MLX_METAL_FAST_SYNCH", not spin, spin or "unset", "unset",
-         "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it"),
-    ]  # fmt: skip
-    if is_mac:
-        rows += [
-            ("Rosetta", not machine.translated, "translated" if machine.translated else "native",
-             "not translated",
-             "this Python is for Intel: no GPU and no MLX; install one for Apple silicon"),
-            ("macOS", _numbers(macos) >= (OLDEST_MACOS,), macos, f"{OLDEST_MACOS} or newer",
-             "MLX has no Metal kernels for it: update the system"),
-        ]  # fmt: skip
-    for package, oldest in OLDEST.items():
-        version, expected = versions[package], ".".join(map(str, oldest)) + " or newer"
-        if version == verdicts.NONE:
-            yield Check(package, CheckResult.ABSENT, version, expected)
-        else:
-            old = f"mlxhog relies on newer behaviour: python -m pip install -U {package}"
-            rows.append((package, _numbers(version) >= oldest, version, expected, old))
-    yield from (check(*row) for row in rows)
+    """Check what the machine, its environment and its versions are known to do wrong."""
+    page, torch, spin = facts["page_bytes"], facts["versions"]["torch"], os.environ.get(SPIN)
+    yield check(
+        "page size",
+        page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
+        f"{page} bytes",
+        f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere",
+        "arena segments are not aligned to pages here, so that no framework can import them",
+    )
+    if machine.system == "macos":
+        yield check(
+            "Rosetta",
+            not machine.translated,
+            "translated" if machine.translated else "native",
+            "not translated",
+            "this Python is for Intel: no GPU and no MLX; install one for Apple silicon",
+        )
+    yield check(
+        SPIN,
+        not spin,
+        spin or "unset",
+        "unset",
+        "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it",
+    )
     if machine.apple_gpu and torch != verdicts.NONE:
+        version = tuple(map(int, re.findall(r"\d+", torch)[:2]))
         yield check(
             "torch's long sums",
-            not old_gpu or _numbers(torch) >= (2, 14),
+            re.match(r"Apple M[12]\b", machine.chip) is None or version >= (2, 14),
             f"torch {torch} on an {machine.chip}",
             "torch 2.14 or newer on an M1 or M2",
             f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
             "your own code may not: python -m pip install -U torch",
             CheckResult.WARN,
         )
-    observed = os.environ.get(float32.VARIABLE, "unset")
+    tf32, observed = float32.user_note(), os.environ.get(float32.VARIABLE, "unset")
     yield check(float32.VARIABLE, not tf32, observed, "unset or 0", tf32, CheckResult.WARN)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: "2.13.0+cpu" gives (2, 13, 0)."""
-    return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]
 
 
 LARGE_BYTES: Final = 1 << 30
