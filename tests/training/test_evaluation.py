@@ -144,13 +144,6 @@ def looked(watch, scores):
     return saves, ends
 
 
-def test_patience_counts_evaluations_without_a_new_best():
-    watch = HeldOutWatch(TrainConfig(eval_every=5, patience=2), None, "")
-    saves, ends = looked(watch, [(3.0, True), (2.5, True), (2.5, True), (2.6, True)])
-    assert (saves, ends) == ([3.0, 2.5], [False, False, False, True])
-    assert watch.best == (2.5, 1)
-
-
 def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
     watch = HeldOutWatch(TrainConfig(eval_every=5, keep_best=True), None, "")
     saves, _ = looked(watch, [(3.0, True), (1.0, False), (2.0, True), (2.5, True)])
