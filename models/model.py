@@ -93,7 +93,7 @@ class Layout:
 
     Attributes:
         embedding: E.
-        ngrams: W of the tables of n-grams, if there are any.
+        ngrams: W and the tables of n-grams, if there are any.
         blocks: of the model.
         positions: adds position vectors to the embedded tokens.
         decoder: maps x behind the last block, in place of x.
@@ -154,8 +154,8 @@ class ModelConfig(Fields, ABC):
         tie_word_embeddings: whether the head is the embedding.
         output_logit_soft_cap: bound of the logits; None if they have none.
         reset_at_document_boundaries: whether the memory is reset at every `bos_token_id`.
-        hf: "class" if transformers has a class for the architecture, "code" if it loads ours.
-        hf_cache: whether transformers' class can generate with its cache.
+        in_transformers: whether transformers has a class for the model; else an export has ours.
+        hf_cache: whether that class can generate with its cache.
         in_xlstm: whether the xlstm package has the architecture.
         own_layers: layers that may be of a user's file.
 
@@ -167,8 +167,8 @@ class ModelConfig(Fields, ABC):
     model_type: ClassVar[str]
     title: ClassVar[str]
     untied_head: ClassVar[str] = "lm_head.weight"
-    hf: ClassVar[Literal["class", "code", ""]] = ""
     in_xlstm: ClassVar[bool] = True
+    in_transformers = False
     hf_cache = True
     num_hidden_layers = 0
     max_length = 0
@@ -182,10 +182,6 @@ class ModelConfig(Fields, ABC):
     hidden_size: int = positive("width of the residual stream", high=MOST_WIDTH)
     bos_token_id: int | None = option(None, "begins a document; a run takes its tokenizer's")
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    def unlike_transformers(self, tensors: Mapping[str, Any]) -> str:
-        """Return why transformers' class would compute something else; "" if it does not."""
-        return ""
 
     def to_package(self) -> dict[str, Any] | None:
         """Return the nested mappings of the xlstm package's config; None if it is flat."""
@@ -259,7 +255,7 @@ class XLSTMConfig(ModelConfig):
         # A tied embedding has a dense gradient: every row is also a row of the head.
         return {
             "embedding": ParamSpec(embedding, shape, init, "dense" if tied else "rows", decay),
-            "ngrams": tuple(ngrams.weight_specs(self)),
+            "ngrams": ngrams.param_spec(self),
             "head": () if tied else (head,),
         }
 

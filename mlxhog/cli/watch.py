@@ -16,9 +16,9 @@ from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress, number
-from mlxhog.report.plain import observer
+from mlxhog.report.plain import RunView
 from mlxhog.report.streams import wrapped
-from mlxhog.report.views import Observer, RunView
+from mlxhog.report.views import Observer, observer
 
 if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
@@ -87,8 +87,8 @@ def follow(
         record.refresh()
         messages = [note for note in record.notes if note not in shown]
         shown.update(messages)
-        n_new, n_shown = record.n_events - n_shown, record.n_events
-        for event in record.events[-n_new:] if n_new else []:
+        new, n_shown = record.events[n_shown:], len(record.events)
+        for event in new:
             if event.kind in ("checkpoint", "message", "strategy") and event.text:
                 messages.append("saved " * (event.kind == "checkpoint") + event.text)
         for message in messages[-MOST_MESSAGES:]:
@@ -156,7 +156,7 @@ class _Report(RunFolder, Json):
 def report(config: _Report) -> Report:
     """Write one HTML file about one run, or about several beside each other.
 
-    It has result, machine, curves over time, samples and updates, staleness, workers over time,
+    It has result, machine, curves over time, samples and steps, staleness, workers over time,
     samples of text, what failed and recovered, configuration, and the commands that repeat it. The
     file needs no network. A run in progress is reported up to its last number.
 

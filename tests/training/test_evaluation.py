@@ -21,7 +21,7 @@ from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.report.metrics import COUNTS, Activity, Evaluation
+from mlxhog.report.metrics import COUNTS, Activity, Progress
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
 from mlxhog.training import evaluation, side_jobs, worker_process
@@ -134,7 +134,7 @@ def looked(watch, scores):
     monitor, saves, ends = SimpleNamespace(evaluations=0), [], []
     for step, (bits, fits) in enumerate(scores):
         monitor.evaluations += 1
-        monitor.evaluation = Evaluation(val_bits_per_byte=bits, val_step=step)
+        monitor.state = Progress(val_bits_per_byte=bits, val_step=step)
 
         def save(bits=bits, fits=fits):
             saves.append(bits)

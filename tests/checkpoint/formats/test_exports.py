@@ -15,7 +15,7 @@ from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats.converting import Conversion, convert, token_ids
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.models import families
+from mlxhog.models import families, lm_float64
 from mlxhog.nn.torch import LanguageModel
 from tests.saved import SMALL, saved_run
 
@@ -152,6 +152,36 @@ def test_half_precision_loads_computes_and_learns(transformers, tmp_path, dtype)
     answer.loss.backward()
     assert torch.isfinite(answer.logits).all()
     assert model.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+V1 = {
+    "model_type": "xlstm_v1", "embedding_dim": 32, "num_blocks": 2, "slstm_at": [1],
+    "mlstm_block": {"mlstm": {"num_heads": 2}}, "slstm_block": {"slstm": {"num_heads": 2}},
+    "context_length": 64, "vocab_size": ByteTokenizer.vocab_size,
+}  # fmt: skip
+OURS = {
+    "tables": replace(SMALL, ngram_orders=(2, 3), ngram_dim=4, ngram_rows=64),
+    "tied": replace(SMALL, ngram_orders=(2,), ngram_rows=64, tie_word_embeddings=True),
+    "no final norm": replace(SMALL, add_out_norm=False),
+    "v1": families.read(V1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OURS)
+def test_an_xlstm_that_transformers_lacks_is_exported_with_our_class(transformers, tmp_path, name):
+    folder = exported(tmp_path, OURS[name])
+    model, tokenizer = loaded(transformers, folder)
+    tokens = np.arange(5, 25, dtype=np.int32)[None]
+    expected, _ = lm_float64.logits(OURS[name], formats.open(folder).tensors, tokens)
+    logits = model(torch.from_numpy(tokens).long()).logits
+    np.testing.assert_allclose(logits.detach(), expected, atol=2e-5)
+    model.save_pretrained(tmp_path / "again")
+    again = formats.open(tmp_path / "again")
+    assert again.config == formats.open(folder).config
+    assert again.tensors.keys() == families.param_spec(OURS[name]).keys()
+    text = model.generate(**tokenizer("ab", return_tensors="pt"), max_new_tokens=3)
+    assert text.shape[1] >= 4
 
 
 @pytest.mark.slow
