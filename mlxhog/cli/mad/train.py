@@ -133,11 +133,9 @@ class _Candidate(Settings, Quiet):
 
 
 @command(
-    "mad train",
-    Part(Protocol, " ".join(PROTOCOL)),
-    Part(TrainConfig, worker_options),
+    "mad train", Part(Protocol, " ".join(PROTOCOL)), Part(TrainConfig, worker_options),
     otherwise=OTHERWISE,
-)
+)  # fmt: skip
 def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report:
     """Train one candidate on one task and score it on held-out rows.
 
