@@ -73,15 +73,18 @@ def differentiate(
     """
     dtype = torch.float32 if rounded else torch.float64
     leaves, before, blocks = _inputs(params, state)
-    leaves = {name: x.to(dtype).requires_grad_() for name, x in leaves.items()}
-    how: dict[str, Any] = {"rows": rows_of_tables(cfg, leaves, tokens, before), "state": blocks}
+    how: dict[str, Any] = {"ops": OPS, "state": blocks}
     how["masks"] = {site: tensor(x).to(dtype) for site, x in (masks or {}).items()} or None
     ids = tensor(tokens), tensor(labels).long()
-    loss = lm.mean_loss(cfg, leaves, *ids, ops=OPS, **how)
-    grads = torch.autograd.grad(
-        loss, list(leaves.values()), allow_unused=True, materialize_grads=True
-    )
-    return loss.item(), {k: x.double().numpy() for k, x in zip(leaves, grads, strict=True)}
+
+    def mean_loss(leaves: Mapping[str, Tensor]) -> Tensor:
+        rows = rows_of_tables(cfg, leaves, tokens, before)
+        loss: Tensor = lm.mean_loss(cfg, leaves, *ids, rows=rows, **how)
+        return loss
+
+    leaves = {name: x.to(dtype) for name, x in leaves.items()}
+    loss, grads = OPS.xp.value_and_grad(mean_loss, leaves)
+    return loss.item(), {name: x.double().numpy() for name, x in grads.items()}
 
 
 def _inputs(params: Params, state: Any) -> tuple[dict[str, Tensor], Any, Any]:

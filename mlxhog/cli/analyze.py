@@ -12,8 +12,7 @@ from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, switch
 from mlxhog.report.table import Section
-from mlxhog.theory.advisor import AdviseConfig
-from mlxhog.theory.analysis import AnalyzeConfig
+from mlxhog.theory import AdviseConfig, AnalyzeConfig
 
 if TYPE_CHECKING:
     from mlxhog.theory.target import Target
@@ -192,7 +191,7 @@ def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Repo
         slow json quiet
     """
     target = words.target(training)
-    from mlxhog.theory.advisor.advise import advise_on
+    from mlxhog.theory.advise import advise_on
 
     with words.status() as tell:
         advice = advise_on(target, config, tries=not words.no_try, tell=tell)

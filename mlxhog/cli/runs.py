@@ -197,7 +197,7 @@ def show(config: OneRun) -> Report:
         "family": None if model is None else model.title,
         "parameters": status.get("parameters"),
         "options": record.changed(),
-        "workers": [worker.backend for _, worker in sorted(record.history.workers.items())],
+        "workers": [one for _, one in sorted(record.history.backends.items())],
         "resumed": resumed if isinstance(resumed := status.get("resumed"), list) else [],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,

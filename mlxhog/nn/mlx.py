@@ -32,7 +32,7 @@ from mlxhog.models.ops.native.adapter_mlx import set_threads
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import layers
-from mlxhog.nn.layers import Stack, opened
+from mlxhog.nn.layers import opened
 
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "set_threads"]
 
@@ -41,13 +41,14 @@ class Layers(layers.Module, Module):
     """Parameters and computation of all modules."""
 
     __call__ = layers.Module.forward
+    batch_first = True
 
-    def __init__(self, stack: Stack, *, batch_first: bool | None, kernels: str) -> None:
+    def start(self) -> None:
         """Create the parameters of some layers; their values depend on `mx.random.seed`."""
         Module.__init__(self)  # type: ignore[no-untyped-call]
-        self.stack, self.kernels, self.batch_first = stack, kernels, batch_first is not False
         seed = int(cast(int, mx.random.randint(0, 2**31 - 1).item()))
-        _add_parameters(self, {n: initial_value(s, seed) for n, s in stack.parameters.items()})
+        specs = self.stack.parameters
+        _add_parameters(self, {name: initial_value(spec, seed) for name, spec in specs.items()})
 
     def compute(
         self, x: array, state: layers.State | None, counts: NDArray[np.bool_] | None

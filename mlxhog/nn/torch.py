@@ -30,7 +30,7 @@ from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import layers
-from mlxhog.nn.layers import Stack, opened
+from mlxhog.nn.layers import opened
 
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "detach"]
 
@@ -38,13 +38,13 @@ __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "detach"]
 class Layers(layers.Module, nn.Module):
     """Parameters and computation of all modules."""
 
-    def __init__(self, stack: Stack, *, batch_first: bool | None, kernels: str) -> None:
+    batch_first = False
+
+    def start(self) -> None:
         """Create the parameters of some layers; their values depend on `torch.manual_seed`."""
         nn.Module.__init__(self)
-        self.stack, self.kernels, self.batch_first = stack, kernels, bool(batch_first)
-        add_parameters(
-            self, {name: np.empty(s.shape, np.float32) for name, s in stack.parameters.items()}
-        )
+        specs = self.stack.parameters
+        add_parameters(self, {name: np.empty(s.shape, np.float32) for name, s in specs.items()})
         self.register_load_state_dict_pre_hook(_translate)  # type: ignore[no-untyped-call]
         self.reset_parameters()
 
