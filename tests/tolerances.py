@@ -185,11 +185,6 @@ def assert_close(actual, expected, tolerance, *, label=""):
     assert worst <= allowed, f"{label}: differs by {worst:.3g}, allowed {allowed:.3g}"
 
 
-COVERAGE_OF_200 = Tolerance(
-    "of 200 intervals that hold with probability 0.95, 186 or more do in 9 of 10 seeds; the "
-    "acceptance is 93 %",
-    atol=0.02,
-)
 SAME_GRADIENT_F32 = Tolerance(
     "one float32 gradient as the mean of two halves: norms were apart by 1e-6 of themselves",
     of_largest=1e-4,
