@@ -41,7 +41,7 @@ def logits(
     """
     leaves, before, blocks = _inputs(params, state)
     trace: list[Tensor] = []
-    how: dict[str, Any] = {"rows": _rows(cfg, leaves, tokens, before), "hidden": trace}
+    how: dict[str, Any] = {"rows": rows_of_tables(cfg, leaves, tokens, before), "hidden": trace}
     with torch.inference_mode():
         y, after = lm.logits(cfg, leaves, tensor(tokens), blocks, ops=OPS, **how)
     if hidden is not None:
@@ -73,15 +73,18 @@ def differentiate(
     """
     dtype = torch.float32 if rounded else torch.float64
     leaves, before, blocks = _inputs(params, state)
-    leaves = {name: x.to(dtype).requires_grad_() for name, x in leaves.items()}
-    how: dict[str, Any] = {"rows": _rows(cfg, leaves, tokens, before), "state": blocks}
+    how: dict[str, Any] = {"ops": OPS, "state": blocks}
     how["masks"] = {site: tensor(x).to(dtype) for site, x in (masks or {}).items()} or None
     ids = tensor(tokens), tensor(labels).long()
-    loss = lm.mean_loss(cfg, leaves, *ids, ops=OPS, **how)
-    grads = torch.autograd.grad(
-        loss, list(leaves.values()), allow_unused=True, materialize_grads=True
-    )
-    return loss.item(), {k: x.double().numpy() for k, x in zip(leaves, grads, strict=True)}
+
+    def mean_loss(leaves: Mapping[str, Tensor]) -> Tensor:
+        rows = rows_of_tables(cfg, leaves, tokens, before)
+        loss: Tensor = lm.mean_loss(cfg, leaves, *ids, rows=rows, **how)
+        return loss
+
+    leaves = {name: x.to(dtype) for name, x in leaves.items()}
+    loss, grads = OPS.xp.value_and_grad(mean_loss, leaves)
+    return loss.item(), {name: x.double().numpy() for name, x in grads.items()}
 
 
 def _inputs(params: Params, state: Any) -> tuple[dict[str, Tensor], Any, Any]:
@@ -91,9 +94,11 @@ def _inputs(params: Params, state: Any) -> tuple[dict[str, Tensor], Any, Any]:
     return leaves, before, blocks and [tuple(map(tensor, block)) for block in blocks]
 
 
-def _rows(cfg: ModelConfig, params: dict[str, Tensor], tokens: Int, before: Any) -> Tensor | None:
-    """Return the rows of the tokens' n-grams; None for a model without tables."""
+def rows_of_tables(
+    cfg: ModelConfig, params: Mapping[str, Tensor], tokens: Int, before: Any
+) -> Tensor | None:
+    """Return the rows of the tokens' n-grams, (B, S, width); None for a model without tables."""
     if (tables := ngrams.of(cfg)) is None:
         return None
     index = tables.rows_of(tokens.astype(np.int32), before)
-    return torch.cat([params[name][tensor(rows).long()] for name, rows in index.items()], -1)
+    return torch.cat([params[name][torch.tensor(rows).long()] for name, rows in index.items()], -1)

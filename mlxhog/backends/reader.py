@@ -59,15 +59,9 @@ class Reader(ABC):
         share: GPUShare,
         narrow: bool = False,
     ) -> None:
-        """Choose how to compute.
+        """Choose how to compute; on a device "cpu", "mps" or "gpu".
 
-        Args:
-            framework: "torch" or "mlx".
-            device: "cpu", "mps" or "gpu".
-            kernels: operators of the model.
-            threads: threads of the native operators.
-            share: this worker's share of the GPU, if the device is a GPU.
-            narrow: compute the matrix products of gradients in bfloat16.
+        `threads` are those of native operators; `narrow` gradients have products in bfloat16.
         """
         self.name = f"{framework}:{device}"
         self.on_gpu = device != "cpu"

@@ -49,7 +49,7 @@ class _Words(RunFolder, Json):
 def run(config: _Words) -> Report:
     """Write one HTML file about one run, or about several beside each other.
 
-    It has result, machine, curves over time, samples and updates, staleness, workers over time,
+    It has result, machine, curves over time, samples and steps, staleness, workers over time,
     samples of text, what failed and recovered, configuration, and the commands that repeat it. The
     file needs no network. A run in progress is reported up to its last number.
 

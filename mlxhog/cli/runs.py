@@ -257,11 +257,10 @@ def _load(run: Run, model: ModelConfig | None) -> str | None:
     """Return the Python call that loads its newest checkpoint; None without one."""
     if model is None or not (run.model / "model.safetensors").exists():
         return None
-    if model.hf == "class" and len(model.layout.out_norm) == 1:
+    if model.in_transformers and len(model.layout.out_norm) == 1:
         return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
     word = run_word(run.directory)
-    xlstm = f", mlxhog convert {shlex.quote(word)} DIR --to xlstm" * model.in_xlstm
-    return f"mlxhog.load({word!r}){xlstm} (transformers has no such model)"
+    return f"mlxhog.load({word!r}), mlxhog convert {shlex.quote(word)} DIR --to hf"
 
 
 # -- requests -----------------------------------------------------------------------------------

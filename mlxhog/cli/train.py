@@ -16,8 +16,8 @@ from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
-from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped
+from mlxhog.report.views import observer
 from mlxhog.training.api import configured, execute
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from mlxhog.cli.frame import INTERRUPTED, command, print_json
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress, number
-from mlxhog.report.plain import observer
-from mlxhog.report.views import Observer, RunView
+from mlxhog.report.plain import RunView
+from mlxhog.report.views import Observer, observer
 
 if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
@@ -94,8 +94,8 @@ def follow(
         record.refresh()
         messages = [note for note in record.notes if note not in shown]
         shown.update(messages)
-        n_new, n_shown = record.n_events - n_shown, record.n_events
-        for event in record.events[-n_new:] if n_new else []:
+        new, n_shown = record.events[n_shown:], len(record.events)
+        for event in new:
             if event.kind in ("checkpoint", "message", "strategy") and event.text:
                 messages.append("saved " * (event.kind == "checkpoint") + event.text)
         for message in messages[-MOST_MESSAGES:]:
@@ -146,7 +146,7 @@ class _Board(OneRun):
 def board(config: _Board) -> int:
     """Serve a page that follows a run.
 
-    It shows curves over time, samples and updates, staleness, workers, samples of text, messages.
+    It shows curves over time, samples and steps, staleness, workers, samples of text, messages.
     All its parts come from this machine, and only this machine can open it; from another one: ssh
     -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons: save a
     checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run.

@@ -13,7 +13,6 @@ import numpy as np
 
 from mlxhog import arena, backends
 from mlxhog.backends import probes
-from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
@@ -22,11 +21,7 @@ from mlxhog.optim.gradients import dense
 from mlxhog.parity.subject import Array, ParitySubject
 
 State = Any
-"""Of the engine; callers pass it to the next call, or to `parts`."""
-
-Forward = tuple[Array, list[Array], State]
-"""Logits (B, S, V) after the cap, x (B, S, d) after the embedding, every block and the final norm,
-and the state after the last position."""
+"""Of the backend; callers pass it to the next call, or to `state_arrays`."""
 
 NamedArrays = Iterator[tuple[str, Array]]
 
@@ -47,8 +42,8 @@ class FrameworkEngine:
         framework, _, device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
         self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
-        arrays = TorchArrays if framework == "torch" else MLXArrays
-        self._arrays, self.ops = arrays(device, threads), choose(framework, kernels, device)
+        self._device = probes.Device(framework, device, threads)
+        self.ops = choose(framework, kernels, device)
         self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
@@ -62,16 +57,6 @@ class FrameworkEngine:
             flat[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
         self.backend.take(flat)
 
-    def forward(self, tokens: Array) -> Forward:
-        """Compute tokens (B, S) int32 from the start."""
-        hidden: list[Array] = []
-        logits, state = self.backend.every_logits(tokens, None, hidden)
-        return logits, hidden, state
-
-    def step(self, tokens: Array, state: State | None) -> tuple[Array, State]:
-        """Compute a token of each row as generation does; return its logits (B, V)."""
-        return self.backend.logits(tokens, state)
-
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter, each in its full shape."""
         assert self._cfg is not None, "load a model first"
@@ -80,38 +65,34 @@ class FrameworkEngine:
         slots = self._layout.slots
         return loss, {name: dense(grad, slots[name].shape) for name, grad in grads.items()}
 
-    def parts(self, state: State) -> list[list[Array]]:
-        """Return a state as arrays, a list per block."""
-        return self.backend.state_arrays(state)
-
     def probes(self) -> NamedArrays:
         """Compute the probes of `mlxhog.backends.probes`."""
-        return probes.probed(self._arrays, self.ops)
+        return probes.probed(self._device, self.ops)
 
 
 class NumPyEngine:
-    """The references of models in float64; methods as of `FrameworkEngine`.
+    """The reference of models in float64, with the methods of `FrameworkEngine` and its backend.
 
     Args:
         rounded: every result of a gradient is rounded to float32.
     """
 
     def __init__(self, *, rounded: bool = False) -> None:
-        self._rounded = rounded
+        self._rounded, self.backend = rounded, self
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Take a model's parameters; they are neither copied nor written."""
         self._cfg, self._params = cfg, params
 
-    def forward(self, tokens: Array) -> Forward:
-        """Compute tokens from the start."""
-        hidden: list[Any] = []
-        logits, state = lm_float64.logits(self._cfg, self._params, tokens, hidden=hidden)
-        return logits, hidden, state
+    def every_logits(
+        self, tokens: Array, state: State, hidden: list[Array] | None = None
+    ) -> tuple[Array, State]:
+        """Compute tokens; see `Reader`."""
+        return lm_float64.logits(self._cfg, self._params, tokens, state, hidden=hidden)
 
-    def step(self, tokens: Array, state: State | None) -> tuple[Array, State]:
+    def logits(self, tokens: Array, state: State) -> tuple[Array, State]:
         """Compute a token of each row."""
-        logits, state = lm_float64.logits(self._cfg, self._params, tokens, state)
+        logits, state = self.every_logits(tokens, state)
         return logits[:, -1], state
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
@@ -121,7 +102,7 @@ class NumPyEngine:
         )
         return loss, grads
 
-    def parts(self, state: State) -> list[list[Array]]:
+    def state_arrays(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
         return [list(block) for block in ngrams.parted(state)[1]]
 
@@ -149,13 +130,14 @@ def results(
     """
     cfg, tokens, targets = subject.cfg, subject.fixed["tokens"], subject.fixed.get("targets")
     engine.load(cfg, params)
-    logits, hidden, state = engine.forward(tokens)
+    reader, hidden = engine.backend, list[Array]()
+    logits, state = reader.every_logits(tokens, None, hidden)
     blocks, last = cfg.num_hidden_layers, len(hidden) - 1
     for number, x in enumerate(hidden):
         beyond = "out_norm" if number == last else f"decoder.{number - blocks - 1}"
         yield f"hidden/{beyond if number > blocks else number}", x
     yield "logits", logits
-    yield from _state(cfg, "state", engine.parts(state))
+    yield from _state(cfg, "state", reader.state_arrays(state))
     grads: dict[str, Array] = {}
     if targets is not None:
         loss, grads = engine.differentiate(tokens, targets)
@@ -166,10 +148,10 @@ def results(
     if tokenwise and families.is_language_model(cfg):
         state, parts = None, []
         for t in range(tokens.shape[1]):
-            one, state = engine.step(tokens[:, t : t + 1], state)
+            one, state = reader.logits(tokens[:, t : t + 1], state)
             parts.append(one)
         yield "stepwise/logits", np.stack(parts, 1)
-        yield from _state(cfg, "stepwise/state", engine.parts(state))
+        yield from _state(cfg, "stepwise/state", reader.state_arrays(state))
     if targets is None or not subject.steps:
         return
 

@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 from mlxhog.cli.flags import Json, Plugins
@@ -101,7 +101,7 @@ def layers(config: _List) -> Report:
 
     rows = []
     for layer in known().values():
-        hints, defaults = get_type_hints(layer), {n.name: n.default for n in fields(layer)}
+        hints, defaults = get_type_hints(layer), layer().numbers()
         types = {name: getattr(hints[name], "__name__", str(hints[name])) for name in defaults}
         facts = {
             "name": layer.name,

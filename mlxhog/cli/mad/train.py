@@ -137,20 +137,16 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
 
     text = f"step 0/{limit}"
 
-    class Shown(Callbacks):
-        def beat(self) -> None:
-            tick(lambda: text)
+    def show(point: "Point") -> None:
+        nonlocal text
+        rate = point.step / max(point.seconds, 1e-9)
+        loss = "-" if point.loss is None else f"{point.loss:.3f}"
+        text = (
+            f"step {point.step}/{limit}  loss {loss}  accuracy {point.acc_token:.3f}  "
+            f"at most {format_duration((limit - point.step) / rate)} to go"
+        )
 
-        def point(self, point: "Point") -> None:
-            nonlocal text
-            rate = point.step / max(point.seconds, 1e-9)
-            loss = "-" if point.loss is None else f"{point.loss:.3f}"
-            text = (
-                f"step {point.step}/{limit}  loss {loss}  accuracy {point.acc_token:.3f}  "
-                f"at most {format_duration((limit - point.step) / rate)} to go"
-            )
-
-    return Shown()
+    return Callbacks(beat=lambda: tick(lambda: text), point=show)
 
 
 def _facts(plan: "RunPlan") -> dict[str, Any]:
