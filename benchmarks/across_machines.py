@@ -30,7 +30,7 @@ from typing import Any
 
 from cluster.races import FAULTS, LINK, Fault, Outcome, all_reduce, train
 from harness.estimates import Mean, Ratio
-from harness.frame import flags, measured, say
+from harness.frame import run, say
 from harness.interleaved import remembered
 from harness.machine import smallest
 from training.race import BATCH_SIZES, Target
@@ -195,15 +195,12 @@ def compare_bytes(findings, bits, optimizer, raced):
     }  # fmt: skip
 
 
-def main():
-    """Measure what the flags ask for."""
-    parser = flags(__doc__, parts=PAIRS, quick="one seed, half a minute each, a higher loss")
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="of outcomes; again it continues")
-    parser.add_argument("--inner", choices=FULL.optimizers, help="one inner optimizer only")
-    packages = ("torch", "torchft")
-    chosen = parser.parse_args()
-    return measured("across_machines", chosen, measure, packages=packages, quiet=True)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, only=PAIRS, modes={"quick": "one seed, half a minute each"},
+        options={
+            "--keep": {"type": Path, "metavar": "FILE", "help": "of outcomes; again it continues"},
+            "--inner": {"choices": FULL.optimizers, "help": "one inner optimizer only"},
+        },
+        packages=("torch", "torchft"), quiet=True,
+    )  # fmt: skip

@@ -47,7 +47,8 @@ class Script(NamedTuple):
 
 TABLE = (
     Script("schemes", 3410),
-    Script("speedup", 470, "--only loss", None),
+    Script("peers", 1100, "", "--quick"),
+    Script("speedup", 240, ""),
     Script("scaling", 770),
     Script("staleness", 1430),
     Script("mixed_backends", 460),
@@ -58,7 +59,7 @@ TABLE = (
     Script("local_sgd", 360),
     Script("paper_tables", 260),
     Script("course_project", 1060),
-    Script("architecture_search", 100),
+    Script("mad_search", 100, "--only architecture_search", "--quick --only architecture_search"),
     Script("chaos", 950, "--minutes 6 --tokens 150000", None),
     Script("soak", 1040, "--runs 30", "--quick --only gate"),
     Script("feeding", 20, "--examples 2000", None),

@@ -18,7 +18,7 @@ from statistics import fmean
 import numpy as np
 from harness.claims import Sample
 from harness.estimates import Ratio
-from harness.frame import flags, measured
+from harness.frame import run
 from harness.interleaved import answer, spawned, with_twin
 from harness.machine import cores, pin, smallest
 
@@ -212,12 +212,6 @@ def measure(findings, chosen):
     }
 
 
-def main():
-    """Read the flags, and measure."""
-    parser = flags(__doc__, quick="fewer repeats; one to two minutes")
-    parser.add_argument("--repeats", type=int, help="turns per kernel, size and number of workers")
-    return measured("atomic_add", parser.parse_args(), measure, quiet=True)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    options = {"--repeats": {"type": int, "help": "turns per kernel, size and number of workers"}}
+    run(__doc__, measure, modes={"quick": "fewer repeats"}, options=options, quiet=True)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from harness.claims import counted
 from harness.estimates import Mean
-from harness.frame import MODES, flags, measured_parts, other_seed
+from harness.frame import other_seed, run
 from harness.interleaved import on_cores
 from harness.tuning import around, settings, tune
 from training.recording import end_bits, model_file, workers
@@ -350,8 +350,7 @@ PARTS = {one.__name__: one for one in (backoff, lock_free_schedules)}
 
 
 def tuning(chosen):
-    """Find step size and K of every schedule on every problem; K of those without is tried, too."""
-    chosen.mode, chosen.quick = "full", False
+    """Search step size and K of every schedule, K of those without it, too."""
     for part in chosen.only or PARTS:
         arms = {
             f"{name}, {schedule}": (one, schedule)
@@ -370,13 +369,5 @@ def tuning(chosen):
         tune(part, axes, loss)
 
 
-def main():
-    """Measure, or search."""
-    chosen = flags(__doc__, parts=PARTS, **MODES, tune="search step size and K").parse_args()
-    if chosen.tune:
-        return tuning(chosen)
-    return measured_parts(PARTS, chosen, packages=("torch",), seeds=(3, 8))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, PARTS, actions={"tune": tuning}, packages=("torch",), seeds=(3, 8))

@@ -23,7 +23,7 @@ from classic import dense
 from classic.arms import Arm, beside_one, ends, faster, interleaved, seconds, speedup, with_a_core
 from harness.claims import Claim, counted
 from harness.estimates import Mean, Ratio
-from harness.frame import MODES, flags, measured_parts
+from harness.frame import run
 from harness.tuning import around, settings, tune
 
 from mlxhog.classic.config import ClassicConfig
@@ -110,8 +110,8 @@ def image_svm(findings, chosen):
     )
 
 
-def tune_images():
-    """Find the step size of each batch size with the lowest loss on images of another seed."""
+def tune_images(_):
+    """Search the step size of each batch size of image_svm."""
     problem = dense.image_svm(seed=TUNED_ON)
     base = ClassicConfig(beta=0.95, epochs=20, scheme="serial", seed=TUNED_ON)
 
@@ -147,13 +147,5 @@ def linear_regression(findings, chosen):
 PARTS = {one.__name__: one for one in (synthetic_svm, image_svm, linear_regression)}
 
 
-def main():
-    """Run the parts that the flags name."""
-    chosen = flags(__doc__, parts=PARTS, **MODES, tune="search step sizes").parse_args()
-    if chosen.tune:
-        return tune_images()
-    return measured_parts(PARTS, chosen, quiet=True, seeds=(5, 6))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, PARTS, actions={"tune": tune_images}, quiet=True, seeds=(5, 6))

@@ -19,7 +19,7 @@ from statistics import fmean, median
 
 from harness.claims import Sample, counted
 from harness.estimates import Mean, Ratio
-from harness.frame import MODES, flags, measured_parts, other_seed
+from harness.frame import other_seed, run
 from harness.interleaved import on_cores, with_twin
 from training.recording import end_bits, model_file, workers
 
@@ -180,11 +180,5 @@ def ngram_tables(findings, chosen):
 PARTS = {one.__name__: one for one in (minute, widths, ngram_tables)}
 
 
-def main():
-    """Run the parts that the flags name."""
-    chosen = flags(__doc__, parts=PARTS, **MODES).parse_args()
-    return measured_parts(PARTS, chosen, packages=("torch",), seeds=(3, 3))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, PARTS, packages=("torch",), seeds=(3, 3))

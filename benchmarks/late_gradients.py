@@ -11,7 +11,7 @@ step size by a run of another seed, and so has plain lr.
 
 from harness.claims import counted
 from harness.estimates import Mean
-from harness.frame import MODES, flags, measured, other_seed
+from harness.frame import other_seed, run
 from harness.interleaved import take_turns
 from harness.tuning import around, tuned
 from training.recording import MINI, SIZES, TINY, Bench, workers
@@ -116,11 +116,5 @@ def by_rule(findings, chosen, bench, late):
     findings.results["bits by rule"] = bits
 
 
-def main():
-    """Read the flags, and measure."""
-    chosen = flags(__doc__, **MODES).parse_args()
-    return measured("late_gradients", chosen, measure, packages=("mlx",), seeds=(3, 3))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, measure, packages=("mlx",), seeds=(3, 3))

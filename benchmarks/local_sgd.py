@@ -20,7 +20,7 @@ from statistics import fmean, median
 
 from harness.claims import counted
 from harness.estimates import Mean, Ratio
-from harness.frame import MODES, flags, measured_parts, other_seed, say
+from harness.frame import other_seed, run, say
 from harness.interleaved import take_turns
 from harness.tuning import around, tuned
 from training.digits import digits, divided, train
@@ -230,11 +230,5 @@ def outer_steps(findings, chosen):
 PARTS = {one.__name__: one for one in (local_steps, clients, outer_steps)}
 
 
-def main():
-    """Run the parts that the flags name."""
-    chosen = flags(__doc__, parts=PARTS, **MODES).parse_args()
-    return measured_parts(PARTS, chosen, packages=("torch", "scikit-learn"))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, PARTS, packages=("torch", "scikit-learn"))

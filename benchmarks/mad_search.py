@@ -10,11 +10,10 @@ rungs      the order of twelve candidates at a rung, on PyTorch (native) and MLX
            drift apart by rounding, as those of a CPU and a GPU; Spearman's rho with a bootstrap
            interval over candidates, beside another seed
 sharing    the order with an embedding of its own and with one table for all
-step       a step of the benchmark's Transformer beside plain torch
-rows       rows per second of one generating process, of tasks at their baselines
-scheduler  a thousand trivial runs: overhead, memory, and a reader of the store all the while
-search     ten architectures one after the other and one on each core, in pairs of turns; also
-           `architecture_search.py`
+architecture_search
+           ten architectures, five epochs each, one after the other and one on each core, in turns;
+           the parallel way twice (A/A). Nothing stops early, so both do the same work, and no
+           worker writes another's parameters
 
 Scores of xLSTM's layers beside others are `mlxhog mad bench`, or `mad_record.py`.
 """
@@ -22,22 +21,20 @@ Scores of xLSTM's layers beside others are `mlxhog mad bench`, or `mad_record.py
 import itertools
 import tempfile
 import time
-from pathlib import Path
+from contextlib import nullcontext
 from statistics import fmean, median
 
-from architecture_search import measure as search
 from harness.claims import Claim, Sample
-from harness.estimates import Mean
-from harness.frame import flags, measured_parts, say
-from harness.interleaved import Program, answer, in_turns, on_cores, spawned
-from harness.machine import resident, smallest
-from mad.reference import MADSize
-from mad.throughput import execute, rank_correlation, trivial
+from harness.estimates import Mean, Rank, Ratio
+from harness.frame import run, say
+from harness.interleaved import on_cores, with_twin
+from harness.machine import cores, smallest
 
+from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks
-from mlxhog.mad.study.store import Store
+from mlxhog.mad.study import session
+from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.tasks import make_task
 from mlxhog.mad.tasks.dataset import unigram
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
@@ -78,7 +75,7 @@ def learnt(job):
 
 def oracles(findings, chosen):
     """Small candidates learn the tasks that they should."""
-    seeds, every = chosen.seeds, smallest(ORACLES[:2], ORACLES)
+    seeds, every = chosen.seeds[:3], smallest(ORACLES[:2], ORACLES)
     jobs = list(itertools.product(every, BACKENDS, seeds))
     ends, rows = dict(zip(jobs, on_cores(learnt, jobs), strict=True)), []
     for oracle, backend in itertools.product(every, BACKENDS):
@@ -93,7 +90,7 @@ def oracles(findings, chosen):
 # -- rungs and sharing ----------------------------------------------------------------------------
 
 SOME = ("mlstm", "slstm", "mh-attention", "gated-conv")
-PAIRS = [f"{a} swiglu {b} swiglu" for a, b in itertools.product(SOME, SOME) if a != b]
+PAIRS = [f"{a} swiglu {b} swiglu" for a, b in itertools.permutations(SOME, 2)]
 LEAST = 0.9
 """Rho; a rung that ranks otherwise would drop other candidates."""
 SIDES = {
@@ -133,144 +130,90 @@ def rungs(findings, chosen):
             runs = runs_of(layers, seed, backend, **two_tasks(steps, dim))
             ends = [train(run, worker_options={"kernels": kernels}).acc_macro for run in runs]
             values[side].append(fmean(ends))
-        say("  ".join([f"  {layers:40}", *(f"{k} {own[-1]:.3f}" for k, own in values.items())]))
-    claim_rank(findings, "a rung on torch and on mlx", values["torch"], values["mlx"])
-    findings.results["values"] = values
-
-
-def claim_rank(findings, name, a, b):
-    """Claim that two lists rank their members alike."""
-    rho, low, high = rank_correlation(a, b)
-    name = f"Spearman's rho of {name}"
-    findings.claims.append(Claim(name, rho, ">=", LEAST, False, (low, high), len(a)))
+    claim_rank(findings, "a rung on torch and on mlx", values, "torch", "mlx")
 
 
 def sharing(findings, chosen):
     """A shared embedding keeps the order of the scores; else sharing does not pay."""
     steps, dim = smallest((2, 32), (40, 32) if chosen.quick else (600, 64))
-    how = two_tasks(steps, dim)
-    runs = {layers: runs_of(layers, **how) for layers in some_pairs(chosen)}
+    runs = {layers: runs_of(layers, **two_tasks(steps, dim)) for layers in some_pairs(chosen)}
     values = {"own": [], "shared": []}
     with shared_tables(next(iter(runs.values()))) as shared:
-        for layers, configs in runs.items():
+        for configs in runs.values():
             values["own"].append(fmean(train(config).acc_macro for config in configs))
             together = (shared(one, callbacks=Callbacks(), rungs=()) for one in configs)
             values["shared"].append(fmean(one.acc_macro for one in together))
-            say("  ".join([f"  {layers:40}", *(f"{k} {own[-1]:.3f}" for k, own in values.items())]))
-    claim_rank(findings, "an embedding of its own and a shared one", *values.values())
+    claim_rank(findings, "an embedding of its own and a shared one", values, "own", "shared")
+
+
+def claim_rank(findings, name, values, own, other):
+    """Claim that two lists of scores rank their candidates alike."""
+    rho = Rank.of(values[own], values[other])
+    findings.at_least(f"Spearman's rho of {name}", rho, LEAST, timing=False)
     findings.results["values"] = values
 
 
-# -- speed ----------------------------------------------------------------------------------------
+# -- a search of ten architectures ----------------------------------------------------------------
 
-STEP = 1.4
-ROWS = {
-    "in-context-recall": ({}, 20 * 3500),
-    "multi-query-associative-recall": ({}, 200_000),
-    "selective-grammar": ({}, 20 * 113),
-    "state-tracking": ({"group": "S5", "test_length": 40}, 200_000),
-    "dyck": ({"test_length": 40}, 200_000),
-    "depo": ({}, 200_000),
-    "mano": ({}, 200_000),
-}
-"""Task -> its settings, and the least rows per second: 200k, or 20 times those of the reference's
-generator on one core."""
-
-
-def step(findings, chosen):
-    """Steps per second of both, with one thread and with two."""
-    size, (turns, seconds) = MADSize(seq=127), (3, 1.0) if chosen.quick else (5, 3.0)
-    programs = {
-        "ours": Program("mad.reference", "our_step", {"size": size}),
-        "plain torch": Program("mad.reference", "training_step", {"size": size}),
-    }
-    for threads in smallest((1,), (1, 2)):
-        timed = in_turns(programs, threads=threads, turns=turns, seconds=seconds)
-        row = f"{threads} thread{'s' * (threads > 1)}"
-        findings.same(f"ours, {row}, seconds of a step", timed.seconds["ours"], timed.again)
-        ratio = timed.ratio("plain torch", "ours")
-        findings.at_least(f"attention + swiglu, {row}: ours / plain torch", ratio, STEP)
+SEQUENCES = (
+    "ssd swiglu ssd swiglu",
+    "gla swiglu gla swiglu",
+    "gla swiglu mlstm swiglu",
+    "mlstm swiglu mlstm swiglu",
+    "slstm swiglu mlstm swiglu",
+    "mlstm swiglu slstm swiglu",
+    "mh-attention(h16) swiglu mlstm swiglu",
+    "mh-attention(h16) swiglu mh-attention(h16) swiglu",
+    "slstm swiglu slstm swiglu",
+    "gated-conv swiglu gated-conv swiglu",
+)
+"""The slowest first, so that no long run is left alone at the end."""
+EPOCHS = 5
+SERIAL, PARALLEL = "serial", "one on each core"
+EFFICIENCY = 0.95
+"""Least share of the cores that a search of our own should use."""
 
 
-def rows(findings, chosen):
-    """Rows per second of one generating process."""
-    n, turns = smallest(100, 50_000), smallest(1, 3 if chosen.quick else 5)
-    for task, (settings, least) in ROWS.items():
-        rates = []
-        for seed in range(turns):
-            began = time.perf_counter()
-            make_task(task, seed=seed, train_rows=n, test_rows=1, **settings)
-            rates.append(n / (time.perf_counter() - began))
-        findings.at_least(f"{task}: rows per second, one process", Mean.of(rates), least)
-
-
-RUNS, SEEDS, PARALLEL = 1000, 10, 2
-OVERHEAD_S, GROWTH = 0.020, 0.05
-READ_EVERY_S, FAILED = 0.2, -1
-WARM = 200
-"""Runs after which memory is looked at first: until then pools and caches fill."""
-
-
-def scheduler(findings, chosen):
-    """Run them, and read the store from another process meanwhile."""
-    n_runs, warm = smallest((10 * SEEDS, 5 * SEEDS), (RUNS, WARM))
+def search(findings, chosen):
+    """Search in both ways, in turns, and compare in pairs: memorization of 256 rows."""
+    ends = {"epochs": smallest(1, EPOCHS), "steps": None, "eval_every": None}
     study = Study(
-        candidates=tuple(f"gated-conv(kernel={k + 2})" for k in range(n_runs // SEEDS)),
-        tasks=("in-context-recall",),
-        seeds=tuple(range(SEEDS)),
-    )
-    memory = {}
+        candidates=tuple(canonical(parse(one)) for one in smallest(SEQUENCES[-2:], SEQUENCES)),
+        suite="smoke", tasks=("memorization",), seeds=(0,),
+        protocol={**ends, "stop_accuracy": 2.0, "lr": 2e-3},
+    )  # fmt: skip
+    n, accuracies = len(cores()), []
 
-    def watch(progress):
-        memory[progress.done] = resident()[0]
+    def searched(way, _):
+        parallel = {SERIAL: 1, PARALLEL: n}[way]
+        with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
+            store, how = open_store(study, folder, "search"), ExecutionConfig(parallel=parallel)
+            began = time.monotonic()
+            session.execute(store, study, how, parallel, nullcontext(lambda progress: None))
+            spent, records = time.monotonic() - began, store.records()
+        if any(one.status != "done" for one in records):
+            raise SystemExit("a run of the search did not end; see above")
+        accuracies.append({one.candidate: one.acc_token for one in records})
+        say(f"  {way:20} {spent:7.1f} s")
+        return spent
 
-    with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as name:
-        folder = Path(name)
-        with spawned(_read, folder / "trivial") as (pipe, _):
-            answer(pipe, "the reader")  # it is ready
-            how = {"parallel": PARALLEL, "observer": watch}
-            store, seconds = execute(folder, "trivial", study, trivial, **how)
-            pipe.send("end")
-            reads = answer(pipe, "the reader")
-        ended = len(store.records())
-    later = [memory[done] for done in sorted(memory) if done >= warm]  # looks may skip a count
-    growth = max(memory.values()) / median(later[:warm]) - 1
-    backwards = sum(b < a for a, b in itertools.pairwise(reads))
-    findings.exact("trivial runs with a record", ended, n_runs)
-    findings.exact("reads of the store while it was written that failed", reads.count(FAILED), 0)
-    findings.exact("reads that saw fewer runs than the one before", backwards, 0)
-    findings.at_most("scheduler: seconds per trivial run", seconds / n_runs, OVERHEAD_S)
-    findings.at_most("scheduler: growth of its memory", growth, GROWTH, timing=False)
-
-
-def _read(directory, pipe):
-    """Read the whole store again and again; sends how many runs each read saw, or `FAILED`."""
-    pipe.send("ready")
-    reads = []
-    while not pipe.poll(READ_EVERY_S):
-        try:
-            records = Store(directory).records()
-            for record in records[-5:]:
-                assert len(Store(directory).curve(record.key)) == 10
-            reads.append(len(records))
-        except Exception as error:  # whatever it is, it counts
-            say(f"  the store could not be read: {error!r}")
-            reads.append(FAILED)
-    pipe.send(reads)
+    seconds, again = with_twin(chosen.seeds, (SERIAL, PARALLEL), searched, twin=PARALLEL)
+    findings.same(PARALLEL, seconds[PARALLEL], again)
+    findings.table({"way": way, "seconds": Mean.of(s).spelt(".1f")} for way, s in seconds.items())
+    sooner, name = Ratio.of(seconds[SERIAL], seconds[PARALLEL]), f"{SERIAL} / {PARALLEL}, seconds"
+    findings.compare(
+        "10x speedup for full search", *([Claim.of(name, sooner, ">=", 10.0)] if n >= 10 else []),
+        measured=f"{sooner} times sooner with {n} at once on {n} cores; candidates that train side "
+        "by side share the machine",
+    )  # fmt: skip
+    findings.at_least(name, sooner, EFFICIENCY * n)
+    apart = max(abs(own[key] - accuracies[0][key]) for own in accuracies for key in own)
+    findings.exact("largest difference of an accuracy from serial", apart, 0.0)
+    findings.results |= {"seconds of": seconds, "acc_token": accuracies[0]}
 
 
-PARTS = {f"mad_{one.__name__}": one for one in (oracles, rungs, sharing, step, rows, scheduler)}
-PARTS["architecture_search"] = search
-
-
-def main():
-    """Run the parts, a result each; returns the worst of their exit codes."""
-    names = {name.removeprefix("mad_").removeprefix("architecture_"): name for name in PARTS}
-    parser = flags(__doc__, parts=names, quick="fewer candidates, steps and turns")
-    chosen = parser.parse_args()
-    chosen.only = [names[name] for name in chosen.only or names]
-    return measured_parts(PARTS, chosen, packages=("torch", "mlx"), seeds=(3, 3))
-
+PARTS = {"oracles": oracles, "rungs": rungs, "sharing": sharing, "architecture_search": search}
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    modes = {"quick": "fewer candidates, steps and turns"}
+    run(__doc__, PARTS, modes=modes, packages=("torch", "mlx"), seeds=(3, 6))

@@ -13,7 +13,7 @@ from statistics import median
 
 from harness.claims import Claim, Twin, counted
 from harness.estimates import Mean
-from harness.frame import MODES, flags, measured
+from harness.frame import run
 from harness.interleaved import take_turns
 from harness.machine import smallest
 from parity_false_failures import SIDES, compare_all, computed
@@ -94,11 +94,5 @@ def same_numbers(model, trainings):
     ]  # fmt: skip
 
 
-def main():
-    """Read the flags, and measure."""
-    chosen = flags(__doc__, **MODES).parse_args()
-    return measured("mixed_backends", chosen, measure, packages=("torch", "mlx"), seeds=(3, 3))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, measure, packages=("torch", "mlx"), seeds=(3, 3))

@@ -10,14 +10,12 @@ does all that a run does in a step (`language_models/ours.py`), a peer only what
 (`language_models/peers.py`).
 """
 
-import sys
 from dataclasses import replace
 
 from harness.claims import Sample
-from harness.frame import flags, measured
+from harness.frame import each, run
 from harness.interleaved import Program, in_turns
 from harness.machine import smallest
-from language_models import peers
 from language_models.ours import SMALL, TOKENS, Size
 
 OURS, PEERS = "language_models.ours", "language_models.peers"
@@ -66,7 +64,7 @@ def train(findings, chosen):
     """Training steps of xLSTM Large at three sizes."""
     sizes = (SMALL, 1.4), (WIDE, 1.05), (VOCABULARY, 1.5)
     for size, least in smallest(sizes[:1], sizes):
-        for threads in chosen.threads:
+        for threads in smallest(chosen.threads[:1], chosen.threads):
             programs = programs_of(size, (TORCH, MLX, PACKAGE, TRANSFORMERS))
             limits = {(PACKAGE, TORCH): least, (TRANSFORMERS, TORCH): least, (TORCH, MLX): 0.5}
             compare(findings, chosen, size.name, programs, size.tokens, threads, limits)
@@ -75,7 +73,7 @@ def train(findings, chosen):
 def v1(findings, chosen):
     """Training steps of seven mLSTM blocks and one sLSTM block."""
     size, limits = SEVEN_TO_ONE, {(PACKAGE, TORCH): 3.0, (TORCH, MLX): 0.5}
-    for threads in chosen.threads:
+    for threads in smallest(chosen.threads[:1], chosen.threads):
         programs = programs_of(size, (TORCH, MLX, PACKAGE))
         compare(findings, chosen, size.name, programs, size.tokens, threads, limits)
 
@@ -91,7 +89,7 @@ def layers(findings, chosen):
             "nn.LSTM": Program(PEERS, "lstm", {"size": size}),
         }
         row, limits = f"{kind} layer, {size.name}", {(PACKAGE, "mlxhog.nn.torch"): least}
-        for threads in chosen.threads:
+        for threads in smallest(chosen.threads[:1], chosen.threads):
             compare(findings, chosen, row, programs, size.tokens, threads, limits)
 
 
@@ -114,28 +112,13 @@ def decode(findings, chosen):
 PARTS = {one.__name__: one for one in (train, v1, layers, decode)}
 
 
-def measure(findings, chosen):
-    """Measure the parts."""
-    for name in chosen.only or PARTS:
-        PARTS[name](findings, chosen)
-
-
-def main():
-    """Measure what the flags ask for."""
-    parser = flags(__doc__, parts=PARTS, quick="fewer and shorter turns")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of training steps")
-    chosen = parser.parse_args()
-    chosen.threads = smallest(chosen.threads[:1], chosen.threads)
-    if lacking := peers.missing():
-        print(
-            f"not installed: {', '.join(lacking)}; this compares with other programs: "
-            "python -m pip install -c constraints.txt -e '.[test,peers]'",
-            file=sys.stderr,
-        )
-        return 3
-    packages = ("torch", "mlx", "xlstm", "mlstm_kernels", "transformers")
-    return measured("model_speed", chosen, measure, packages=packages, quiet=True)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, each(PARTS), only=PARTS, modes={"quick": "fewer and shorter turns"},
+        options={
+            "--threads": {
+                "type": int, "nargs": "+", "default": [1, 2], "help": "of training steps"
+            },
+        },
+        packages=("torch", "mlx", "xlstm", "mlstm_kernels", "transformers"), quiet=True,
+    )  # fmt: skip

@@ -22,7 +22,7 @@ import numpy as np
 from classic.arms import Arm, dblife_like, ends, interleaved, seconds, seconds_to, summary
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
-from harness.frame import MODES, flags, measured
+from harness.frame import run
 from harness.machine import cores
 from harness.tuning import around, settings, tune
 
@@ -116,8 +116,8 @@ def measure(findings, chosen):
     findings.compare("Hogwild outperforms a version with locks (AIG) everywhere.", *over_aig)
 
 
-def tuning():
-    """Find the step size that ends lowest, for each problem and scheme, on data of another seed."""
+def tuning(_):
+    """Search the step size of each problem and scheme, on data of another seed."""
     arms = {
         f"{name}, {scheme}": (problem, one)
         for name, problem in problems(tiny=False, seed=TUNED_ON).items()
@@ -136,13 +136,5 @@ def tuning():
     tune("paper_tables", axes, loss)
 
 
-def main():
-    """Measure, or search."""
-    chosen = flags(__doc__, **MODES, tune="search the step sizes").parse_args()
-    if chosen.tune:
-        return tuning()
-    return measured("paper_tables", chosen, measure, quiet=True, seeds=(5, 6))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, measure, actions={"tune": tuning}, quiet=True, seeds=(5, 6))

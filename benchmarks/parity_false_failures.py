@@ -19,7 +19,7 @@ the largest entry.)
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from harness.frame import flags, measured, say
+from harness.frame import run, say
 from harness.machine import smallest
 
 from mlxhog.models import families
@@ -112,15 +112,6 @@ def examine(number, tally):
     what = f"grad/{sign.parameter}"
     if not is_found(subject, right, victim, sign, what):
         tally.missed.append(f"{subject.title}: {what} at {sign.place} in {victim.name}")
-
-
-def main():
-    """Examine as many models as the flags say."""
-    parser = flags(__doc__, quick=f"{QUICK_RUNS} models")
-    parser.add_argument("--runs", type=int, help=f"number of models [{RUNS}]")
-    parser.add_argument("--seed", type=int, default=0, help="of the first model [0]")
-    packages = ("torch", "mlx")
-    return measured("parity_false_failures", parser.parse_args(), measure, packages=packages)
 
 
 def measure(findings, chosen):
@@ -233,4 +224,11 @@ def _with(r, share):
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, modes={"quick": f"{QUICK_RUNS} models"},
+        options={
+            "--runs": {"type": int, "help": f"number of models [{RUNS}]"},
+            "--seed": {"type": int, "default": 0, "help": "of the first model [0]"},
+        },
+        packages=("torch", "mlx"),
+    )  # fmt: skip

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from harness.claims import Twin, counted
 from harness.estimates import Mean
-from harness.frame import flags, measured
+from harness.frame import run
 from harness.machine import ROOT, cores, smallest
 from mad.optuna_tpe import OptunaTPE
 from mad.surface import load
@@ -122,7 +122,7 @@ def measure(findings, chosen):
 
 
 def record(chosen):
-    """Train every candidate of the space, at width 32 and with few steps."""
+    """Train the surface anew: every candidate, at width 32 and with few steps."""
     space = {"depth": 4, "mixers": list(MIXERS), "channels": ["swiglu", "mlp"]}
     study = Study(
         space=space, suite="smoke", tasks=TASKS, seeds=seeds("1"), dim=32,
@@ -139,17 +139,13 @@ def record(chosen):
     return 0
 
 
-def main():
-    """Replay, or record."""
-    parser = flags(__doc__, quick=f"{QUICK} repeats", record="train the surface anew")
-    parser.add_argument("--surface", type=Path, default=SURFACE)
-    parser.add_argument("--studies", default="studies", help="folder of the recorded study")
-    parser.add_argument("--tasks", nargs="+", default=[], help="of the score; all by default")
-    chosen = parser.parse_args()
-    if chosen.record:
-        return record(chosen)
-    return measured("samplers", chosen, measure, packages=("scipy", "optuna"))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, modes={"quick": f"{QUICK} repeats"}, actions={"record": record},
+        options={
+            "--surface": {"type": Path, "default": SURFACE},
+            "--studies": {"default": "studies", "help": "folder of the recorded study"},
+            "--tasks": {"nargs": "+", "default": [], "help": "of the score; all by default"},
+        },
+        packages=("scipy", "optuna"),
+    )  # fmt: skip

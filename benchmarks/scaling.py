@@ -17,7 +17,7 @@ from statistics import median
 
 from harness.claims import Twin, counted
 from harness.estimates import Mean, Ratio
-from harness.frame import MODES, flags, measured
+from harness.frame import run
 from harness.interleaved import take_turns
 from harness.machine import cores
 from training.recording import SIZES, TINY, Bench, enough_cores, workers
@@ -129,11 +129,5 @@ def compare(findings, cells):
     findings.compare("final loss identical to serial", *apart)
 
 
-def main():
-    """Read the flags, and measure."""
-    chosen = flags(__doc__, **MODES).parse_args()
-    return measured("scaling", chosen, measure, packages=("torch", "mlx"), quiet=True, seeds=(3, 3))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, measure, packages=("torch", "mlx"), quiet=True, seeds=(3, 3))

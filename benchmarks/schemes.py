@@ -30,7 +30,7 @@ from statistics import median
 
 from harness.claims import Claim, Sample, Twin
 from harness.estimates import Ratio
-from harness.frame import MODES, flags, measured_parts, say
+from harness.frame import run, say
 from harness.interleaved import remembered, take_turns, with_twin
 from harness.machine import smallest
 from training.disturbances import DISTURBANCES, EQUAL, QUARTER, SLEEPS, Disturber
@@ -311,18 +311,19 @@ def auto(findings, chosen):
 PARTS = {one.__name__: one for one in (schemes, auto, default_loss, lower_loss)}
 
 
-def main():
-    """Measure, or search, what the flags ask for."""
-    parser = flags(__doc__, parts=PARTS, **MODES, tune="search the settings and record them")
-    parser.add_argument(
-        "--keep", type=Path, metavar="FILE", help="of finished trainings; again it continues"
-    )
-    chosen = parser.parse_args()
-    if chosen.tune:
-        chosen.mode, chosen.quick = "full", False
-    chosen.only = chosen.only or list(PARTS)[: chosen.pick(tiny=2, quick=1, full=None)]
-    return measured_parts(PARTS, chosen, packages=("torch", "mlx"), quiet=True, seeds=(3, 5))
+def tuning(chosen):
+    """Search the settings and record them."""
+    for name in chosen.only or PARTS:
+        PARTS[name](None, chosen)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, PARTS, first={"tiny": 2, "quick": 1}, actions={"tune": tuning},
+        options={
+            "--keep": {
+                "type": Path, "metavar": "FILE", "help": "of finished trainings; again it continues"
+            },
+        },
+        packages=("torch", "mlx"), quiet=True, seeds=(3, 5),
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from harness.claims import counted
 from harness.estimates import Mean
-from harness.frame import MODES, flags, measured, say
+from harness.frame import run, say
 from harness.interleaved import with_twin
 from harness.tuning import around, settings, tune
 from training.recording import QUIET_OPTIONS
@@ -211,13 +211,5 @@ def tuning(chosen):
     tune("sparsified", dict.fromkeys(WAYS, {"lr": around(0.008, 2.0, 7)}), loss)
 
 
-def main():
-    """Measure, or search."""
-    chosen = flags(__doc__, **MODES, tune="search the step sizes").parse_args()
-    if chosen.tune:
-        return tuning(chosen)
-    return measured("sparsified", chosen, measure, packages=("torch",), seeds=(3, 5))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, measure, actions={"tune": tuning}, packages=("torch",), seeds=(3, 5))

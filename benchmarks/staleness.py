@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 from harness.claims import Twin, counted
 from harness.estimates import Mean, Ratio
-from harness.frame import MODES, flags, measured, other_seed
+from harness.frame import other_seed, run
 from harness.interleaved import on_cores
 from harness.tuning import around, settings, tune
 from training.recording import MINI, SIZES, TINY, Bench, count_parameters, model_file, workers
@@ -264,8 +264,7 @@ def times_serial(curve, n, bits):
 
 
 def tuning(chosen):
-    """Find every arm's step size: the lowest loss after the gradients of both modes."""
-    chosen.mode, chosen.quick = "full", False
+    """Search every arm's step size: the lowest loss after the gradients of both modes."""
     names = {
         f"{model}, {name}, {k}": ((name, k), model)
         for model in models(chosen)
@@ -275,13 +274,5 @@ def tuning(chosen):
     tune("staleness", axes, lambda at, point: train(Job(*names[at], 0, GRADIENTS, **point)))
 
 
-def main():
-    """Measure, or search."""
-    chosen = flags(__doc__, **MODES, tune="search the step sizes").parse_args()
-    if chosen.tune:
-        return tuning(chosen)
-    return measured("staleness", chosen, measure, packages=("mlx",), seeds=(3, 3))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, measure, actions={"tune": tuning}, packages=("mlx",), seeds=(3, 3))

@@ -304,6 +304,7 @@ class Findings:
     def table(self, rows):
         """Print rows, each by the names of its columns, and keep them."""
         print()
+        rows = list(rows)
         for row in rows:
             cells = (f"{name} {_cell(value)}" for name, value in row.items())
             print("  " + "  ".join(cells), flush=True)

@@ -1,10 +1,9 @@
 """The frame of every benchmark: its flags, its result, how it ends.
 
-A script says what it measures, and ends with `raise SystemExit(main())`:
+A script says what it measures, and ends with
 
-    def main():
-        chosen = flags(__doc__, quick="two turns").parse_args()
-        return measured("name", chosen, measure, packages=("torch",), quiet=True)
+    if __name__ == "__main__":
+        run(__doc__, measure, packages=("torch",), quiet=True)
 
 `measure(findings, chosen)` adds claims and numbers to the findings. The frame prints them, then one
 JSON line, and writes it to `--out FOLDER` as NAME.json. The exit code is 0 (met, or no limit of our
@@ -166,17 +165,46 @@ def measured(name, chosen, measure, *, packages=(), quiet=False, seeds=None):
     return EXIT_CODES[written["verdict"]]
 
 
-def measured_parts(parts, chosen, **how):
-    """Measure the parts of a script that its flag `--only` names, each with a result of its own.
+def run(about, measure, *, only=(), first=None, actions=None, options=None, modes=MODES, **how):
+    """Do what the flags of a script ask for, and end with its exit code.
 
     Args:
-        parts: name of a result -> what measures it.
-        chosen: the flags.
+        about: docstring of the script, which is its help.
+        measure: what measures the result of the script's name, or name of a result -> what
+            measures it.
+        only: names of parts that `measure` takes from `chosen.only`; of several results theirs.
+        first: mode -> how many results it has without `--only`; all by default.
+        actions: further flags -> what is done in place of measuring, with the flags; its docstring
+            is the help.
+        options: further flags -> keywords of `add_argument`.
+        modes: see `flags`.
         how: options of `measured`.
     """
-    names = chosen.only or parts
+    several, actions = isinstance(measure, Mapping), actions or {}
+    parts = measure if several else {Path(sys.argv[0]).stem: measure}
+    words = {name: act.__doc__.splitlines()[0] for name, act in actions.items()}
+    parser = flags(about, parts=parts if several else only, **modes, **words)
+    for flag, keywords in (options or {}).items():
+        parser.add_argument(flag, **keywords)
+    chosen = parser.parse_args()
+    for name, act in actions.items():
+        if getattr(chosen, name):
+            chosen.mode, chosen.quick = FULL, False
+            raise SystemExit(act(chosen))
+    names = list(parts)[: (first or {}).get(chosen.mode)]
+    names = chosen.only or names if several else names
     codes = [measured(name, chosen, parts[name], **how) for name in names]
-    return next((code for code in (1, 3) if code in codes), 0)
+    raise SystemExit(next((code for code in (1, 3) if code in codes), 0))
+
+
+def each(parts):
+    """Measure the parts that `--only` names, or all, for one result."""
+
+    def measure(findings, chosen):
+        for name in chosen.only or parts:
+            parts[name](findings, chosen)
+
+    return measure
 
 
 def _command():

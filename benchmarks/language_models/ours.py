@@ -79,15 +79,6 @@ def tokens_and_labels(size):
     return text[:, :-1].copy(), text[:, 1:].copy()
 
 
-def target(shared, *, private=None, decay=frozenset(), places=None):
-    """Where the steps of one worker in this process go: an arena."""
-    return Target(
-        flat=shared.params, slots=shared.layout.slots, locks=shared.locks(1),
-        mode=updates.WRITE_MODES[shared.write], private=private or {}, shared={}, decay=decay,
-        **({} if places is None else {"places": places}),
-    )  # fmt: skip
-
-
 def load_backend(name, cfg, *, threads=1, kernels="auto", layout=None):
     """One of our backends with fresh parameters."""
     layout = layout or arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
@@ -110,11 +101,12 @@ def training_step(size, threads, backend="torch:cpu"):
         load_backend(backend, model, threads=threads, layout=layout),
     )
     shared.params[:] = worker.inbox[: len(shared.params)]
-    own = target(
-        shared,
+    own = Target(
+        flat=shared.params, slots=layout.slots, locks=shared.locks(1), shared={},
+        mode=updates.WRITE_MODES[shared.write],
         private={name: shared.segment(f"{name}.1") for name in optimizer.state_segments},
         decay=frozenset(name for name, parameter in spec.items() if parameter.decay),
-    )
+    )  # fmt: skip
     batch, steps = Batch(*tokens_and_labels(size), n_bytes=0), 0
 
     def step():
