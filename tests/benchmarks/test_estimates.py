@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,22 +105,15 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims, estimates):
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
 
 
-class Taking:
-    """An arm whose steps take as long as its program says, in no process."""
-
-    def __init__(self, program):
-        self.seconds = float(program.options["seconds"])
-
-    def run(self, seconds=0.0):
-        return self.seconds
-
-    def end(self):
-        pass
-
-
 def test_the_first_of_several_programs_runs_twice_in_each_turn(load, monkeypatch):
     interleaved = load("harness.interleaved")
-    monkeypatch.setattr(interleaved, "arm", lambda one, threads: nullcontext(Taking(one)))
+
+    def in_no_process(serve, program, threads_of_step, threads):
+        answers = {"send": lambda seconds: None, "poll": lambda limit_s: True,
+                   "recv": lambda: program.options["seconds"]}  # fmt: skip
+        return nullcontext((SimpleNamespace(**answers), 0))
+
+    monkeypatch.setattr(interleaved, "spawned", in_no_process)
     programs = {
         name: interleaved.Program("module", "step", {"seconds": seconds})
         for name, seconds in (("ours", 0.5), ("theirs", 1.0))
