@@ -298,29 +298,18 @@ def trainings(part, findings, chosen):
 def backoff(findings, chosen):
     """The rates on least squares, and what an xLSTM ends with."""
     every, epochs = trainings("backoff", findings, chosen), squares_of(chosen).epochs
-    for factor, words in (
-        (1.0, "Constant stepsize + exponential backoff achieves a 1/k rate."),
-        (OVER, "No exponential slowdown if c is overestimated: still 1/k."),
-    ):
-        rates, beside = (
-            [every[name].exponent(schedule, factor, epochs) for name in ("serial", "hogwild")]
-            for schedule in (BACKOFF, INVERSE)
-        )
-        text = "; ".join(f"{one.name}: {one.measured}" for one in (*rates, *beside))
-        findings.compare(words, *rates, measured=text)
-    words = "For xLSTM: use constant stepsize with exponential backoff."
-    findings.compare(words, *every["xlstm"].ahead(CONSTANT, USUAL))
+    findings.document(*(
+        every[name].exponent(schedule, OVER, epochs)
+        for schedule in (BACKOFF, INVERSE)
+        for name in ("serial", "hogwild")
+    ))  # fmt: skip
+    findings.document(*every["xlstm"].ahead(CONSTANT, USUAL))
 
 
 def lock_free_schedules(findings, chosen):
     """What an xLSTM ends with by lock-free workers."""
-    every = trainings("lock_free_schedules", findings, chosen)
-    for words, rivals in (
-        ("Faster in practice than 1/k (larger steps early on).", (INVERSE,)),
-        ("For xLSTM: use constant stepsize with exponential backoff.", (CONSTANT, "cosine", "wsd")),
-    ):
-        claims = [claim for one in every.values() for claim in one.ahead(*rivals)]
-        findings.compare(words, *claims)
+    for one in trainings("lock_free_schedules", findings, chosen).values():
+        findings.document(*one.ahead(INVERSE, CONSTANT, "cosine", "wsd"))
 
 
 PARTS = {one.__name__: one for one in (backoff, lock_free_schedules)}

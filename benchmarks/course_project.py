@@ -59,24 +59,16 @@ def synthetic_svm(findings, chosen):
     for n in free:
         loss = Mean.of(ends(runs[f"hogwild {n}"], "train_loss"))
         findings.at_most(f"hinge after {epochs} epochs, {n} workers", loss, LIMIT, timing=False)
-    findings.compare(
-        "Hogwild reaches a speedup of 4 with 10 threads, round-robin remains the same. "
-        f"(Here: {here} workers, Hogwild faster than one and round-robin not.)",
-        faster(runs, "hogwild", here, ">="),
-        faster(runs, "round_robin", here, "<="),
-    )
+    # The document: 4 with 10 threads, and round-robin remains the same.
+    findings.document(
+        faster(runs, "hogwild", here, ">="), faster(runs, "round_robin", here, "<=")
+    )  # fmt: skip
     ratio = speedup(runs[f"hogwild {here}"], runs[f"sync {here}"])
     errors = [ends(runs[f"sync {n}"], "test_error") for n in (waiting[-1], 1)]
     name = f"sync, test error of {waiting[-1]} workers less that of one"
-    findings.compare(
-        "Synchronous SGD is faster still, but its test error grows with the threads.",
+    findings.document(
         Claim.of(f"{here} workers, seconds of hogwild / of sync", ratio, ">=", 1.0),
         counted(name, Mean.of_differences(*errors), ">=", 0.0),
-    )
-    name = f"speedup at {max(gains):,} rows / at {min(gains):,}"
-    findings.compare(
-        "Hogwild becomes more advantageous as the data set grows.",
-        Claim.of(name, Ratio.of(gains[max(gains)], gains[min(gains)]), ">=", 1.0),
     )
     findings.results["gains by rows"] = {str(size): own for size, own in gains.items()}
 
@@ -100,12 +92,8 @@ def image_svm(findings, chosen):
         loss = Ratio.of(*(ends(runs[f"batch {batch} {n}"], "train_loss") for n in (most, 1)))
         name = f"loss over one worker's, batch {batch}, {most} workers"
         findings.at_most(name, loss, 1.005, timing=False)
-    findings.compare(
-        "With a batch size of 2 Hogwild offers considerable speedup.",
+    findings.document(
         faster(runs, "batch 2, racy", here, ">=", SOME),
-    )
-    findings.compare(
-        "Hogwild offers little benefit with large batch sizes: more threads are slower at 125.",
         faster(runs, "batch 125, racy", here, "<=", SOME),
     )
 
@@ -135,10 +123,7 @@ def linear_regression(findings, chosen):
     ]
     runs = interleaved(findings, dense.linear_regression(5_000), arms, seeds)
     beside_one(findings, runs, "train_loss", "distance")
-    findings.compare(
-        "Hogwild offers a good speedup on the regression task as well.",
-        faster(runs, "racy", with_a_core(counts), ">=", GOOD),
-    )
+    findings.document(faster(runs, "racy", with_a_core(counts), ">=", GOOD))
     for name, own in runs.items():
         distance = Mean.of(ends(own, "distance"))
         findings.at_most(f"largest |w - lstsq|, {name} workers", distance, 0.02, timing=False)

@@ -85,7 +85,6 @@ def arms_of(name, problem, chosen):
 
 def measure(findings, chosen):
     """Measure all schemes on all problems."""
-    sooner, over_aig = [], []
     for name, problem in problems(tiny=chosen.tiny).items():
         runs = interleaved(
             findings, problem, arms_of(name, problem, chosen), chosen.seeds, name=name
@@ -109,11 +108,9 @@ def measure(findings, chosen):
         )  # fmt: skip
         text = f"{name}, {counts} of hogwild / serial's"
         findings.at_most(text, lower["hogwild"], NEAR, timing=False)
-        for claims, slow in ((sooner, "serial"), (over_aig, "aig")):
+        for slow in ("serial", "aig"):
             ratio = Ratio.of(times[slow], times["hogwild"])
-            claims.append(Claim.of(f"{name}, {slow} / hogwild, seconds", ratio, ">=", 1.0))
-    findings.compare("Hogwild is faster than serial SGD on all of these problems.", *sooner)
-    findings.compare("Hogwild outperforms a version with locks (AIG) everywhere.", *over_aig)
+            findings.document(Claim.of(f"{name}, {slow} / hogwild, seconds", ratio, ">=", 1.0))
 
 
 def tuning(_):

@@ -109,7 +109,7 @@ def measure(findings, chosen):
         for name, by in values.items()
     )
     for arm, other in [*((arm, "random") for arm in ARMS[:-1]), ("tpe", "optuna")]:
-        findings.compare(f"{arm} finds good candidates sooner than {other}", *(
+        findings.document(*(
             counted(f"{name}, {arm} less {other}", Mean.of_differences(by[arm], by[other]),
                     "<=", 0.0)
             for name, by in values.items()

@@ -227,13 +227,12 @@ def say(text):
 
 
 def verdict(claims):
-    """Missed if a judged claim is; else not measurable if others spoilt one; else the worst.
+    """Missed if a judged claim of ours is; else not measurable if one was spoilt; else the worst.
 
-    Without a claim, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
+    Without one, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
     """
-    if not claims or smallest(True, False):
-        return NO_LIMIT
-    return worst(claim.ended for claim in claims)
+    ours = [claim.ended for claim in claims if not claim.document]
+    return worst(ours) if ours and not smallest(True, False) else NO_LIMIT
 
 
 def document(findings, others_load, packages):
@@ -244,7 +243,6 @@ def document(findings, others_load, packages):
     return {
         "verdict": ended,
         "claims": [claim.to_json() for claim in findings.claims],
-        "compared": [one.to_json() for one in findings.compared],
         "twins": {
             "comparisons": [
                 {"name": twin.name, **twin.estimate.to_json(), "p": twin.p}
@@ -264,12 +262,11 @@ def document(findings, others_load, packages):
 
 def show(findings, others_load):
     """Print judged claims, the A/A arms, and whether others kept the machine busy."""
-    for one in findings.compared:
-        print(f"  claim     {one.claim}\n  measured  {one.measured}\n  {one.verdict}\n")
     for claim in findings.claims:
         ended = WORDS[claim.ended]
         ended = ended.upper() if claim.ended == MISSED else ended
-        print(f"  {ended:14}  {claim.name}: {claim.measured} (wanted {claim.wanted})")
+        who = "a document says" if claim.document else "wanted"
+        print(f"  {ended:14}  {claim.name}: {claim.measured} ({who} {claim.wanted})")
     if not findings.claims:
         print(f"  {WORDS[NO_LIMIT]}")
     if twins := findings.twins:

@@ -9,7 +9,7 @@ import math
 import tomllib
 
 import yaml
-from harness.claims import MET, NO_LIMIT, UNTOLD, WORDS, Claim, worst
+from harness.claims import MET, MISSED, NO_LIMIT, NOT_MEASURABLE, UNTOLD, WORDS, Claim, worst
 from harness.machine import ROOT
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
@@ -21,7 +21,8 @@ PAGES = (
 """Each page, its part of the table, and its columns."""
 MOST_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or the first not kept
 LACKS = "the result has no"
-"""Where a row names a claim or limit that its script no longer has."""
+"""Where a row names a limit that its script no longer has."""
+HERE = "cannot be told here"
 
 
 def pages(folder):
@@ -76,29 +77,19 @@ def measured_of(claim, results):
         return text, str(claim["verdict"])
     if (result := results.get(claim["result"])) is None:
         return "not measured yet", WORDS[UNTOLD]
-    compared = result.get("compared", [])
-    if "compared" in claim:
-        return next(
-            ((one["measured"], one["verdict"]) for one in compared
-             if one["claim"].startswith(claim["compared"])),
-            (f"{LACKS} {claim['compared']}", WORDS[UNTOLD]),
-        )  # fmt: skip
-    every = [*result["claims"], *(one for each in compared for one in each.get("rests_on", []))]
-    every = list({one["name"]: one for one in every}.values())
-    starts = claim.get("limit", [one["name"] for one in result["claims"]])
+    every = result["claims"]
+    starts = claim.get("limit", [one["name"] for one in every if not one.get("document")])
     found = [one for start in starts for one in every if one["name"].startswith(start)]
     chosen = list({one["name"]: one for one in found}.values())
     if lacking := [one for one in starts if not any(c["name"].startswith(one) for c in every)]:
         return f"{LACKS} {' and '.join(lacking)}", WORDS[UNTOLD]
-    is_bound = "above" in claim or "below" in claim
-    end = worst(one["ended"] for one in chosen)
-    shown = chosen
-    if len(chosen) > MOST_LIMITS:
-        kept = [one for one in chosen if one["ended"] == MET]
-        broken = [one for one in chosen if one["ended"] != MET] or kept[:1]
+    is_bound, ends = "above" in claim or "below" in claim, [one["ended"] for one in chosen]
+    shown, kept = chosen, ends.count(MET)
+    if len(chosen) > MOST_LIMITS and "claimed" not in claim:
+        first = [one for one in chosen if one["ended"] != MET] or chosen
         ordered = sorted(chosen, key=lambda one: one["value"])
-        shown = [ordered[0], ordered[-1]] if is_bound else broken[:1]
-    text = "; ".join(in_words(one, bare=is_bound) for one in shown)
+        shown = [ordered[0], ordered[-1]] if is_bound else first[:1]
+    text = "; ".join(in_words(one, bare=is_bound or "claimed" in claim) for one in shown)
     if "row" in claim:
         cells = next(one for one in result["table"] if claim["row"] in one.values())
         cells = (f"{name} {value}" for name, value in cells.items() if value != claim["row"])
@@ -106,10 +97,21 @@ def measured_of(claim, results):
     if is_bound:
         apart = _twins_apart(result)
         text += f"; A/A {apart:.3f}" * (apart > 1)
-        return text, _by_bound(claim, [(one["interval"], apart) for one in chosen])
-    if shown is not chosen:
-        text = f"{len(kept)} of {len(chosen)} limits kept; {text}"
-    return text, claim.get("means", {}).get(end, WORDS[end])
+        verdict = _by_bound(claim, [(one["interval"], apart) for one in chosen])
+    elif "claimed" in claim:
+        verdict = _as_claimed(claim, set(ends))
+    else:
+        if shown is not chosen:
+            text = f"{kept} of {len(chosen)} limits kept; {text}"
+        verdict = claim.get("means", {}).get(worst(ends), WORDS[worst(ends)])
+    return text, claim.get("verdict", verdict)
+
+
+def _as_claimed(claim, ends):
+    """What becomes of a sentence whose limits ended so; one missed limit may refute it whole."""
+    if MISSED not in ends or NOT_MEASURABLE in ends:
+        return "holds" if ends == {MET} else HERE
+    return "holds in part" if MET in ends and claim["claimed"] == "parts" else "does not hold"
 
 
 def _twins_apart(result):

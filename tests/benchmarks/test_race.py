@@ -52,7 +52,7 @@ def test_every_recorded_setting_of_a_mode_exists(load, name):
             assert all(module.rules_of(part, chosen) for part in module.PARTS)
 
 
-@pytest.mark.parametrize(("gap", "expected"), [(0.05, "holds"), (-0.05, "does not hold")])
+@pytest.mark.parametrize(("gap", "expected"), [(0.05, "met"), (-0.05, "missed")])
 def test_a_claim_of_a_document_can_come_out_either_way(load, gap, expected):
     local, course = load("local_sgd"), load("training.digits").Course
     noise = [0.001, -0.001, 0.0005, 0.0, -0.0005]
@@ -64,5 +64,5 @@ def test_a_claim_of_a_document_can_come_out_either_way(load, gap, expected):
           for alpha in (1.0, 0.01)}  # fmt: skip
     findings = load("harness.claims").Findings()
     local.compare_clients(findings, by)
-    verdicts = {one.claim: one.verdict for one in findings.judged(0.0).compared}
-    assert verdicts["SCAFFOLD is better than FedProx at every division"] == expected
+    ends = {one.ended for one in findings.judged(0.0).claims if "of scaffold less" in one.name}
+    assert ends == {expected}
