@@ -44,7 +44,7 @@ class Script(NamedTuple):
 
 
 TABLE = (
-    Script("schemes", 3410),
+    Script("schemes", 3590),
     Script("peers", 1100, "", "--quick"),
     Script("speedup", 240, ""),
     Script("scaling", 770),

@@ -16,8 +16,7 @@ from itertools import product
 from statistics import fmean
 
 import numpy as np
-from harness.claims import Sample
-from harness.estimates import Ratio
+from harness.estimates import Mean, Ratio
 from harness.frame import run
 from harness.interleaved import answer, spawned, with_twin
 from harness.machine import cores, pin, smallest
@@ -188,7 +187,7 @@ def measure(findings, chosen):
         findings.others_load = 1.0  # no pair was timed
     findings.table(
         {"kernel": kernel, "workers": n, "size": size,
-         "ns per element and worker": Sample.of(times[kernel, size, n]).spelt(".3f")}
+         "ns per element and worker": Mean.of(times[kernel, size, n]).spelt(".3f")}
         for kernel, size, n in keys
     )  # fmt: skip
 

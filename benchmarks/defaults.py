@@ -17,7 +17,7 @@ Tokens and gradients are counted, not seconds, so a busy machine changes no loss
 from itertools import product
 from statistics import fmean, median
 
-from harness.claims import Sample, counted
+from harness.claims import counted
 from harness.estimates import Mean, Ratio
 from harness.frame import other_seed, run
 from harness.interleaved import on_cores, with_twin
@@ -155,7 +155,7 @@ def ngram_tables(findings, chosen):
     }
     findings.table(
         {"model": arm[0], "strategy": arm[1], "workers": arm[2],
-         "bits per byte": Sample.of(own).spelt(".3f"),
+         "bits per byte": Mean.of(own).spelt(".3f"),
          "above one worker": round(median(costs[arm]), 3)}
         for arm, own in bits.items()
     )  # fmt: skip

@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from harness.claims import Sample
 from harness.estimates import Mean, Ratio
 from harness.frame import each, run, say
 from harness.interleaved import answer, mlxhog, spawned, with_twin
@@ -196,7 +195,7 @@ def training(findings, chosen):
             again.append(trained(out, scale.seconds, core)[0])
     rates = {"alone": alone, "beside": beside, "reader": live, "of a checkpoint": offline}
     findings.table(
-        {"tokens per second": k, "median": Sample.of(v).spelt(",.0f")} for k, v in rates.items()
+        {"tokens per second": k, "mean": Mean.of(v).spelt(",.0f")} for k, v in rates.items()
     )
     findings.same("training alone, tokens per second", alone, again)
     name = "training beside a reader on another core, of that without"
@@ -237,7 +236,7 @@ def streams(findings, chosen):
         findings.same(f"one stream, tokens per second, {name}", rates[1], again)
         gain = Ratio.of(rates[STREAMS], rates[1])
         findings.at_least(f"{STREAMS} streams over one, {THREADS} threads, {name}", gain, GAIN)
-        findings.results[f"streams {name}"] = {f"{n}": Sample.of(own) for n, own in rates.items()}
+        findings.results[f"streams {name}"] = {f"{n}": Mean.of(own) for n, own in rates.items()}
 
 
 # -- a server beside a training --------------------------------------------------------------------
@@ -316,7 +315,7 @@ def requests(findings, chosen):
         all_of(scale.requests)
         grown = resident(server.pid)[0] - before
     findings.results["requests"] = {
-        "seconds": Sample.of(seconds), "versions": len(versions), "failed": failed[:5],
+        "seconds": Mean.of(seconds), "versions": len(versions), "failed": failed[:5],
     }  # fmt: skip
     findings.exact("requests that failed or hung", len(failed), 0, n=scale.requests)
     findings.at_most("memory that the server took on, bytes", grown, MEMORY_BYTES, timing=False)
@@ -350,7 +349,7 @@ def first(findings, chosen):
             time.sleep(0.02)
     del seconds[:warm]
     findings.results["first"] = {
-        "seconds": Sample.of(seconds),
+        "seconds": Mean.of(seconds),
         "95 %": float(np.quantile(seconds, 0.95)),
     }
     findings.at_most("seconds to the first token while training", Mean.of(seconds), FIRST_S)

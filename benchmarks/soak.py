@@ -25,7 +25,6 @@ import threading
 from itertools import cycle, islice
 from pathlib import Path
 
-from harness.claims import Sample
 from harness.estimates import Mean, Ratio, Share
 from harness.frame import run, say
 from harness.interleaved import with_twin
@@ -207,7 +206,7 @@ def recording_cost(findings, chosen):
     findings.same("not recorded, tokens per second", speeds["none"], [speed for speed, _ in again])
     findings.at_least("throughput of recorded runs, as a share", share, LEAST_SHARE)
     findings.at_most("log, MB per second", Mean.of(rates), MOST_MB_PER_S)
-    findings.results |= {"tokens_per_s": speeds, "share": share, "mb_per_s": Sample.of(rates)}
+    findings.results |= {"tokens_per_s": speeds, "share": share, "mb_per_s": Mean.of(rates)}
 
 
 # -- faults ---------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ Muon; what a GPU worker dispatches is `python -m tools.counts graphs`. Who reach
 in `schemes.py`, what a minute gives in `peers.py`.
 """
 
-from harness.claims import Sample
 from harness.estimates import Mean, Ratio
 from harness.frame import each, run
 from harness.interleaved import with_twin
@@ -43,7 +42,7 @@ def throughput(findings, chosen):
     rates, again = with_twin(range(turns), mixes, rate, twin=twin)
     findings.same(f"{twin}, tokens per second", rates[twin], again)
     findings.table(
-        {"mix": name, "tokens per second": Sample.of(values).spelt(",.0f")}
+        {"mix": name, "tokens per second": Mean.of(values).spelt(",.0f")}
         for name, values in rates.items()
     )
     for pair in PAIRS:  # ratios within a turn, so that a slow spell of the machine hits both sides

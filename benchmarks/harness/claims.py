@@ -15,7 +15,6 @@ script that tells it from itself gives no verdict `met`:
 """
 
 import math
-import statistics
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -32,31 +31,6 @@ WORDS = {
     NO_LIMIT: "no limit of our own",
 }
 """How verdicts are printed."""
-
-
-# -- repeated measurements -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Median and range of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-    repeats: int
-
-    @classmethod
-    def of(cls, values):
-        """Summarise; NaN where there is nothing."""
-        if not values:
-            return cls(math.nan, math.nan, math.nan, 0)
-        values = list(values)
-        return cls(statistics.median(values), min(values), max(values), len(values))
-
-    def spelt(self, form):
-        """The median and, in brackets, the range."""
-        return f"{self.median:{form}} ({self.low:{form}} - {self.high:{form}})"
 
 
 # -- claims ----------------------------------------------------------------------------------------
@@ -207,7 +181,7 @@ class Findings:
 
     Attributes:
         claims: numbers with limits of our own, which decide the exit code, and of documents.
-        results: further numbers for the JSON line; `Sample`s and estimates become objects.
+        results: further numbers for the JSON line; estimates become objects.
         twins: A/A arms.
         seeds: of the measurements, where they have any.
         others_load: cores' worth of CPU that others used while it counted; None is all the time.

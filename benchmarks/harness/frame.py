@@ -24,7 +24,6 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from harness.claims import (
@@ -35,7 +34,6 @@ from harness.claims import (
     UNTOLD,
     WORDS,
     Findings,
-    Sample,
     false_verdicts,
     worst,
 )
@@ -299,9 +297,7 @@ def _rows(value, indent=""):
 
 
 def _as_objects(value):
-    """Samples and estimates as objects, at any depth."""
-    if isinstance(value, Sample):
-        return asdict(value)
+    """Estimates as objects, at any depth."""
     if isinstance(value, Estimate):
         return value.to_json()
     if isinstance(value, list | tuple):

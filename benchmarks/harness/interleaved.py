@@ -20,7 +20,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.estimates import Ratio
 from harness.machine import cores, smallest
 
 from mlxhog.base.processes import environment, follow_parent, limits_of_threads
@@ -112,23 +111,6 @@ class Program:
         return function(threads=threads, **options)
 
 
-@dataclass(frozen=True)
-class Turns:
-    """Seconds per step of several programs, turn by turn.
-
-    Attributes:
-        seconds: per program, one value per turn; the same turn has the same place everywhere.
-        again: seconds of the first program's second process (A/A).
-    """
-
-    seconds: dict[str, list[float]]
-    again: list[float]
-
-    def ratio(self, slow, fast):
-        """How many times faster `fast` is, turn by turn."""
-        return Ratio.of(self.seconds[slow], self.seconds[fast])
-
-
 def in_turns(programs, *, threads, turns, seconds):
     """Measure programs turn by turn; the first of them in two processes (A/A).
 
@@ -137,10 +119,13 @@ def in_turns(programs, *, threads, turns, seconds):
         threads: of every arm.
         turns: at least 1.
         seconds: least length of one arm's turn; one step where a step takes longer.
+
+    Returns:
+        Seconds per step of each program turn by turn, and those of the first one's second process.
     """
     if smallest(True, False):
         once_s = {name: [_one_step(one, threads)] for name, one in programs.items()}
-        return Turns(once_s, next(iter(once_s.values())))
+        return once_s, next(iter(once_s.values()))
     every = {**programs, AGAIN: next(iter(programs.values()))}
     with ExitStack() as stack:
         pipes = {
@@ -157,7 +142,7 @@ def in_turns(programs, *, threads, turns, seconds):
             run(name, 0.0)  # builds it, and warms up
         values = take_turns(range(turns), pipes, lambda name, _: run(name, seconds))
     again = values.pop(AGAIN)
-    return Turns(values, again)
+    return values, again
 
 
 def _serve(program, threads, pipe):

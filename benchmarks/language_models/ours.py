@@ -122,37 +122,6 @@ def training_step(size, threads, backend="torch:cpu"):
     return step
 
 
-def draw(*shape, seed=0, mean=0.0):
-    """A normal tensor that wants a gradient."""
-    import torch
-
-    values = mean + np.random.default_rng((seed, *shape)).standard_normal(shape)
-    return torch.from_numpy(values.astype(np.float32)).requires_grad_()
-
-
-def layer_step(module, forward, size, threads):
-    """Gradients of a layer's input and of every parameter."""
-    import torch
-
-    torch.set_num_threads(threads)
-    x = draw(size.batch, size.seq, size.d)
-    leaves = [x, *module.parameters()]
-
-    def step():
-        torch.autograd.grad(forward(x).square().sum(), leaves)
-
-    return step
-
-
-def layer(kind, size, threads):
-    """A step of the module that takes the place of `nn.LSTM`."""
-    from mlxhog.nn.torch import MLSTM, SLSTM
-
-    make = {"slstm": SLSTM, "mlstm": MLSTM}[kind]
-    module = make(size.d, size.d, num_heads=size.heads, batch_first=True)
-    return layer_step(module, lambda x: module(x)[0], size, threads)
-
-
 # -- decoding -------------------------------------------------------------------------------------
 
 

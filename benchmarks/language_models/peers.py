@@ -12,7 +12,6 @@ from language_models.ours import (
     PROMPT,
     SMALL,
     TOKENS,
-    layer_step,
     prompt,
     tokens_and_labels,
 )
@@ -113,32 +112,6 @@ def training_step(peer, size, threads):
         optimizer.step()
 
     return step
-
-
-# -- layers ---------------------------------------------------------------------------------------
-
-
-def layer(kind, size, threads):
-    """A step of the package's layer, the sLSTM with the backend that runs on a CPU."""
-    from xlstm import mLSTMLayerConfig, sLSTMLayerConfig
-    from xlstm.blocks.mlstm.layer import mLSTMLayer
-    from xlstm.blocks.slstm.layer import sLSTMLayer
-
-    common = {"embedding_dim": size.d, "num_heads": size.heads}
-    if kind == "slstm":
-        module = sLSTMLayer(sLSTMLayerConfig(**common, **VANILLA))
-    else:
-        module = mLSTMLayer(mLSTMLayerConfig(**common, context_length=size.seq))
-    module.reset_parameters()
-    return layer_step(module, module, size, threads)
-
-
-def lstm(size, threads):
-    """A step of `nn.LSTM`."""
-    import torch
-
-    module = torch.nn.LSTM(size.d, size.d, batch_first=True)
-    return layer_step(module, lambda x: module(x)[0], size, threads)
 
 
 # -- decoding -------------------------------------------------------------------------------------

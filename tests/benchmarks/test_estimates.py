@@ -103,6 +103,8 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims, estimates):
     # The rate itself is at most .05; two standard errors of it for as many pages.
     assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
+    others = [claims.corrected(simulated_page(claims, estimates, rng, 1.5)) for _ in range(50)]
+    assert sum(all(claim.ended == claims.MET for claim in page) for page in others) >= 45
 
 
 def test_the_first_of_several_programs_runs_twice_in_each_turn(load, monkeypatch):
@@ -118,10 +120,9 @@ def test_the_first_of_several_programs_runs_twice_in_each_turn(load, monkeypatch
         name: interleaved.Program("module", "step", {"seconds": seconds})
         for name, seconds in (("ours", 0.5), ("theirs", 1.0))
     }
-    turns = interleaved.in_turns(programs, threads=1, turns=2, seconds=0.0)
-    assert turns.seconds == {"ours": [0.5, 0.5], "theirs": [1.0, 1.0]}
-    assert turns.again == [0.5, 0.5]
-    assert turns.ratio("theirs", "ours").value == pytest.approx(2.0)
+    seconds, again = interleaved.in_turns(programs, threads=1, turns=2, seconds=0.0)
+    assert seconds == {"ours": [0.5, 0.5], "theirs": [1.0, 1.0]}
+    assert again == [0.5, 0.5]
 
 
 def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims):
@@ -136,13 +137,6 @@ def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims):
     wrong = sum(claims.false_verdicts(page) > 0 for page in pages)
     assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
     assert claims.false_verdicts([claims.Twin.of("not the same", [1.0, 1.1, 1.2], [2.0, 2.2, 2.5])])
-
-
-def test_pages_of_arms_that_do_differ_say_so(claims, estimates):
-    rng = np.random.default_rng(33)
-    pages = [simulated_page(claims, estimates, rng, 1.5) for _ in range(50)]
-    told = [all(c.ended == claims.MET for c in claims.corrected(page)) for page in pages]
-    assert sum(told) >= 45
 
 
 def test_an_arm_is_compared_with_itself_in_the_same_turns(load, claims):
