@@ -139,7 +139,7 @@ class Language(NamedTuple):
 
     def train(self, optimizer, count, rule, seed):
         """Held-out bits per byte, by one worker or by lock-free ones."""
-        how = {"schedule": "cosine" if rule.schedule == USUAL else rule.schedule}
+        how = {"schedule": "cosine" if rule.schedule == USUAL else rule.schedule, "warmup": 0.0}
         if rule.schedule in FALLING:
             steps = rule.first_steps(self.gradients)
             how = {"schedule": FALLING[rule.schedule], "backoff_steps": steps}
@@ -148,7 +148,7 @@ class Language(NamedTuple):
         model = model_file(hidden_size=self.width, num_hidden_layers=self.blocks)
         return [end_bits(
             self.held_out, model=model, batch_size=2, seq_len=self.seq_len, steps=self.gradients,
-            seed=seed, lr=rule.lr, warmup=0.0, optimizer=optimizer, **how,
+            seed=seed, lr=rule.lr, optimizer=optimizer, **how,
         )]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ entries from 0. In tensors of 1/40,000 of the largest gradient correct backends 
 the largest entry.)
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,7 @@ from mlxhog.models import families
 from mlxhog.parity import compute, tolerances
 from mlxhog.parity.compute import compare_all
 from mlxhog.parity.subject import ParitySide, perturbed_subject
-from tests.parity.planted import SignFault, every_engine
+from tests.parity.planted import wrong_sign
 
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
@@ -48,7 +49,7 @@ def computed(subject):
 
 def side_results(subject, side, fault=None):
     """Compute one side, in this process."""
-    with every_engine(fault):
+    with fault or nullcontext():
         return compute.side_results(side, subject)
 
 
@@ -76,7 +77,7 @@ def sign_fault(right, r):
     known = [name for name in sizes if conditions[name] < LARGEST_CONDITION]
     name = str(r.choice([name for name in known if sizes[name] > floors[name]]))
     place = int(r.choice(np.flatnonzero(grads[name].reshape(-1) > floors[name])))
-    return SignFault(name.removeprefix("grad/"), place)
+    return wrong_sign(name.removeprefix("grad/"), place)
 
 
 def examine(number):

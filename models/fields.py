@@ -109,9 +109,8 @@ def read(
         ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
     """
     rules: type[Fields] = kind if issubclass(kind, Fields) else Fields
-    own, specs = {one.name: one for one in dataclasses.fields(kind)}, options(kind)
-    if rules is kind:
-        own = {name: own[name] for name in described(kind)}
+    known, specs = described(kind), options(kind)
+    own = {one.name: one for one in dataclasses.fields(kind) if one.name in known}
     if not isinstance(data, Mapping):
         raise ConfigError(
             f"{where[:-1]} is {shown(data)}; give it fields such as {next(iter(own))}, or {{}} for "
@@ -130,9 +129,9 @@ def read(
             if key.startswith(rules.private):
                 continue
             if strict and name not in rules.no_effect:
-                known = sorted(where + n for n in (*own, *rules.spellings, *rules.no_effect))
-                near = nearest(where + key, known)
-                hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
+                names = sorted(where + n for n in (*own, *rules.spellings, *rules.no_effect))
+                near = nearest(where + key, names)
+                hint = f"did you mean {near!r}?" if near else f"known are {', '.join(names)}"
                 raise ConfigError(f"unknown architecture field {shown(where + key)}; {hint}")
             extra[key] = value
         else:

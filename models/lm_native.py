@@ -34,12 +34,8 @@ def decoder(
 ) -> "Decoder | None":
     """Return the native decoder of a model on the CPU; None if `lm` has to be used.
 
-    Args:
-        cfg: the model.
-        params: name -> NumPy view of its memory, which is read at every step.
-        framework: the framework whose operators it replaces.
-        kernels: operators of the model, one of `CHOICES` in `models/ops/kernels.py`.
-        threads: threads that a step may use.
+    It replaces operators `kernels` of a framework, and reads `params`, NumPy views of their memory,
+    at every step.
     """
     if resolve(framework, kernels, "cpu") != "native":
         return None
@@ -54,14 +50,8 @@ def decoder(
 class Decoder:
     """Decodes a model token by token, for a few sequences at a time.
 
-    Their states are one array (B, N): a row has the parts of one block after another.
-
-    Args:
-        native: the native step of the model.
-        vocab_size: V.
-        shapes: shapes of the parts of a state of `lm`.
-        threads: threads of the native kernel; used only for large models.
-        W: of a model with tables of n-grams, see `ngrams.py`; read at every step.
+    Their states are one array (B, N): a row has the parts of one block after another, whose shapes
+    in a state of `lm` are `shapes`. Only large models use several `threads`.
 
     Concurrency: several threads may step at a time.
     """

@@ -38,13 +38,13 @@ The first axis is the batch."""
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A layer in its place: x + layer(norm(x)).
+    """A layer in its place: x + layer(norm(x)), or layer(x).
 
     Attributes:
         name: prefix of the layer's parameters, and the site of its dropout.
         layer: the layer.
         d: width of x.
-        norm: name of the norm before it; "" where the layer is neither normed nor added.
+        norm: name of the norm before it; "" where x is layer(x).
         dropout: share of units that the layer drops in training.
     """
 
@@ -93,7 +93,7 @@ class Layout:
 
     Attributes:
         embedding: E.
-        ngrams: W of the tables of n-grams, if there are any.
+        ngrams: W and the tables of n-grams, if there are any.
         blocks: of the model.
         positions: adds position vectors to the embedded tokens.
         decoder: maps x behind the last block, in place of x.
@@ -154,8 +154,8 @@ class ModelConfig(Fields, ABC):
         tie_word_embeddings: whether the head is the embedding.
         output_logit_soft_cap: bound of the logits; None if they have none.
         reset_at_document_boundaries: whether the memory is reset at every `bos_token_id`.
-        hf: "class" if transformers has a class for the architecture, "code" if it loads ours.
-        hf_cache: whether transformers' class can generate with its cache.
+        in_transformers: whether transformers has a class for the model; else an export has ours.
+        hf_cache: whether that class can generate with its cache.
         in_xlstm: whether the xlstm package has the architecture.
         own_layers: layers that may be of a user's file.
 
@@ -167,8 +167,8 @@ class ModelConfig(Fields, ABC):
     model_type: ClassVar[str]
     title: ClassVar[str]
     untied_head: ClassVar[str] = "lm_head.weight"
-    hf: ClassVar[Literal["class", "code", ""]] = ""
     in_xlstm: ClassVar[bool] = True
+    in_transformers = False
     hf_cache = True
     num_hidden_layers = 0
     max_length = 0
@@ -182,10 +182,6 @@ class ModelConfig(Fields, ABC):
     hidden_size: int = positive("width of the residual stream", high=MOST_WIDTH)
     bos_token_id: int | None = option(None, "begins a document; a run takes its tokenizer's")
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    def unlike_transformers(self, tensors: Mapping[str, Any]) -> str:
-        """Return why transformers' class would compute something else; "" if it does not."""
-        return ""
 
     def to_package(self) -> dict[str, Any] | None:
         """Return the nested mappings of the xlstm package's config; None if it is flat."""
@@ -259,7 +255,7 @@ class XLSTMConfig(ModelConfig):
         # A tied embedding has a dense gradient: every row is also a row of the head.
         return {
             "embedding": ParamSpec(embedding, shape, init, "dense" if tied else "rows", decay),
-            "ngrams": tuple(ngrams.weight_specs(self)),
+            "ngrams": ngrams.param_spec(self),
             "head": () if tied else (head,),
         }
 
@@ -275,11 +271,16 @@ def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
 
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
-    """Return the state before the first token of B sequences."""
+    """Return the state before the first token of B sequences: zeros."""
     positions = cfg.layout.positions
     every = [*cfg.layout.blocks, *([] if positions is None else [(positions,)])]
     return [
-        tuple(array for part in block for array in part.layer.init_state(part.d, B, xp))
+        tuple(
+            xp.zeros((B, *shape), "int32" if name == "count" else "float32")
+            for part in block
+            for name, shapes in part.layer.state_shapes(part.d, 0).items()
+            for shape in shapes
+        )
         for block in every
     ]
 
@@ -294,15 +295,16 @@ def blocks(
     layout, ends, after = cfg.layout, list[tuple[Array, ...]](), list[tuple[Array, ...]]()
     run.note(x)
     x = run.at(layout.embedding.name).drop(x)
-    if (part := layout.positions) is not None:
-        x, end = part.forward(params, x, None if state is None else state[-1], run)
+    if layout.positions is not None:
+        before = None if state is None else state[-1]
+        x, end = run_block(cfg, (layout.positions,), params, x, before, run)
         ends.append(end)
     for number, block in enumerate(layout.blocks):
         x, end = run_block(cfg, block, params, x, None if state is None else state[number], run)
         after.append(end)
         run.note(x)
-    if (part := layout.decoder) is not None:
-        x, _ = part.forward(params, x, None, run)
+    if layout.decoder is not None:
+        x, _ = run_block(cfg, (layout.decoder,), params, x, None, run)
     if layout.out_norm:
         x = norm(cfg, params, layout.out_norm[0].name.removesuffix(".weight"), x, run)
         run.note(x)
@@ -320,9 +322,9 @@ def run_block(
     """Return x behind the parts of one block, and the block's state after the last position."""
     after: tuple[Array, ...] = ()
     for part in block:
-        u = norm(cfg, params, part.norm, x, run)
+        u = norm(cfg, params, part.norm, x, run) if part.norm else x
         y, end = part.forward(params, u, state, run)
-        x, state, after = x + y, None, (*after, *end)
+        x, state, after = x + y if part.norm else y, None, (*after, *end)
     return x, after
 
 

@@ -181,12 +181,7 @@ def to_yaml(cfg: ModelConfig) -> str:
 
 
 def with_changes(cfg: ModelConfig, model: str | Path, changes: str | None) -> ModelConfig:
-    """Return a model with other values of some fields, by their names or other spellings.
-
-    Args:
-        cfg: the model.
-        model: its name, for errors.
-        changes: as `--set` takes them.
+    """Return a model with the `changes` of `--set`; for errors `model` is its name.
 
     Raises:
         ConfigError: there is no such field, or the family refuses a value.

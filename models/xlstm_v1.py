@@ -219,7 +219,7 @@ class XLSTMV1Config(XLSTMConfig):
         if number not in self.slstm_at:
             assert self.mlstm_block is not None, "checked when the configuration was made"
             own = self.mlstm_block.mlstm
-            mlstm = _MLSTM(
+            mlstm = MLSTMV1(
                 heads=own.num_heads,
                 conv=own.conv1d_kernel_size,
                 qkv_block=own.qkv_proj_blocksize,
@@ -233,7 +233,7 @@ class XLSTMV1Config(XLSTMConfig):
         cell, ffn = self.slstm_block.slstm, self.slstm_block.feedforward
         depth = number / (n - 1) if n > 1 else 0.0
         values = {"NH": cell.num_heads, "exponent": 0.3 + 1.3 * depth, "bound": bound(d)}
-        slstm = _SLSTM(
+        slstm = SLSTMV1(
             heads=cell.num_heads,
             conv=cell.conv1d_kernel_size,
             forget=BIAS_INIT[cell.bias_init].format(**values),
@@ -284,20 +284,3 @@ def _rounded_width(name: str, d: int, part: MLSTMLayerConfig | FeedForwardConfig
     if not width:
         raise ConfigError(f"{origin} to {width}, is no width; set round_proj_up_dim_up to true")
     return width
-
-
-class _MLSTM(MLSTMV1):
-    """mLSTM layer in a model, whose configuration has these numbers, too."""
-
-    inner: int | None = None
-    bias: bool = False
-    residual: str = ""
-    chunk_size: int = 64
-
-
-class _SLSTM(SLSTMV1):
-    """sLSTM layer in a model, as `_MLSTM`."""
-
-    forget: str = "zeros"
-    recurrent: str = "zeros"
-    norm_weight: bool = True

@@ -61,11 +61,7 @@ class GPUShare:
 
 
 def recommended_bytes(backend: str) -> int:
-    """The memory that the GPU's driver recommends for programs; imports the framework.
-
-    Args:
-        backend: one on a GPU.
-    """
+    """The memory that the driver recommends on a backend's GPU; imports the framework."""
     if backend.startswith("mlx:"):
         import mlx.core as mx
 
@@ -131,13 +127,8 @@ def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> MLXCache:
     The memory limit includes imported memory, which MLX counts as active
     (`MetalAllocator::make_buffer`). Above it MLX waits for the GPU after every operation.
 
-    Args:
-        mx: `mlx.core`, on a machine with Metal.
-        share: this worker's share of the GPU; one on the CPU gets as much as one on the GPU.
-        on_gpu: whether this worker computes on the GPU, which then keeps its memory wired.
-
-    Returns:
-        The cache, which gradients may enlarge to the memory for arrays of this worker.
+    A worker on the CPU gets as much as one on the GPU, which also keeps its memory wired. Gradients
+    may enlarge the cache, which is returned, to the memory for arrays of this worker.
 
     Raises:
         EnvironmentLacks: the GPU's memory does not suffice for this many workers.
@@ -175,12 +166,7 @@ def most_sequences(backend: str, seq_len: int) -> int:
 
 
 def token_note(backends: Sequence[str], sequences: int, seq_len: int) -> str:
-    """Why a worker computes its batch in parts; "" if none does.
-
-    Args:
-        backends: of all workers.
-        sequences: of a gradient's batch.
-        seq_len: tokens of a sequence.
+    """Why one of these workers computes a batch of sequences in parts; "" if none does.
 
     Raises:
         ConfigError: a backend cannot sum the tokens of one sequence.

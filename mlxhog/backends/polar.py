@@ -26,11 +26,11 @@ def polar(
     from_host: Callable[[Float32], Array],
     on_host: Callable[[Array], Float32],
 ) -> list[Float32]:
-    """Return `scale` times each x with its singular values brought near 1.
+    """Return `scale` times each matrix x (r, c) with its singular values brought near 1.
 
     Args:
-        xs: matrices, (r, c) float32 each.
-        scales: factor of each result.
+        xs: float32.
+        scales: of the results.
         coefficients: of the quintics.
         xp: array functions of the framework.
         from_host: copies an array to the device.
@@ -42,7 +42,10 @@ def polar(
     us = list(xs)
     for members in by_shape.values():
         stack = from_host(np.stack([xs[k] for k in members]))
-        room = from_host(_column([_to_room(xs[k]) for k in members]))
+        norms = [global_norm({"x": xs[k]}) for k in members]
+        # Each becomes shorter than 1, and 0 without a direction.
+        rooms = [0.0 if norm < LEAST_NORM else 1.0 / (ROOM * norm) for norm in norms]
+        room = from_host(_column(rooms))
         scale = from_host(_column([scales[k] for k in members]))
         identity = from_host(np.eye(min(xs[members[0]].shape), dtype=np.float32))
         result = on_host(_orthogonalised(stack * room, scale, identity, coefficients, xp))
@@ -64,12 +67,6 @@ def _orthogonalised(
         if k + 1 < len(coefficients):
             gram = gram @ step @ step
     return factor @ x if wide else x @ factor
-
-
-def _to_room(x: Float32) -> float:
-    """The factor that makes a matrix shorter than 1; 0 for one without a direction."""
-    norm = global_norm({"x": x})
-    return 0.0 if norm < LEAST_NORM else 1.0 / (ROOM * norm)
 
 
 def _column(values: Sequence[float]) -> Float32:

@@ -25,23 +25,55 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.errors import MlxhogError, message_of
-from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops import kernels
 from mlxhog.models.ops.operators import Ops
 
 Array = NDArray[Any]
-Arrays = TorchArrays | MLXArrays
 Inputs = Mapping[str, Any]
 Named = Iterator[tuple[str, Array]]
 
 PRODUCTS, GATES, CHAIN, TINY = "products", "gates", "chain", "tiny"
 LONG = f"{PRODUCTS}/long"
+
+
+class Device:
+    """Arrays of a framework on a device, without a model; imports the framework.
+
+    Args:
+        framework: "torch" or "mlx".
+        device: "cpu", "gpu" or "mps"; it becomes MLX's default.
+        threads: of the framework on the CPU.
+    """
+
+    def __init__(self, framework: str, device: Any, threads: int) -> None:
+        self.xp = kernels.arrays(framework)
+        self._like: Any = None
+        if framework == "torch":
+            import torch
+
+            torch.set_num_threads(threads)
+            self._like = torch.empty(0, device=device)
+        else:
+            import mlx.core as mx
+
+            from mlxhog.models.ops.native import adapter_mlx
+
+            mx.set_default_device(mx.gpu if device == "gpu" else mx.cpu)
+            adapter_mlx.set_threads(threads)
+
+    def array(self, x: Array) -> Any:
+        """Return x as an array of the framework."""
+        return self.xp.from_numpy(x, like=self._like)
+
+    def host(self, x: Any) -> Array:
+        """Return a copy of an array as a contiguous one of NumPy."""
+        return np.array(x if self._like is None else x.detach().cpu().numpy(), order="C")
 
 
 @dataclass(frozen=True)
@@ -74,8 +106,7 @@ ALLOWED = {
 B, K, DEPTH = 2, 4, 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
+class Sizes(NamedTuple):
     """S positions, in chunks of `chunk`; NH heads of widths DK, DV and DH; CH channels."""
 
     S: int
@@ -101,8 +132,7 @@ SIZES = (
 """Of the checks."""
 
 
-@dataclass(frozen=True)
-class Small:
+class Small(NamedTuple):
     """A computation with operators.
 
     Attributes:
@@ -195,8 +225,7 @@ def _chained(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
 
 
 def _call_conv(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
-    how: dict[str, Any] = {"state": t["state"], "starts": starts, "silu": True}
-    return ops.causal_conv(t["x"], t["w"], t["b"], **how)
+    return ops.causal_conv(t["x"], t["w"], t["b"], state=t["state"], starts=starts, silu=True)
 
 
 def _call_mlstm(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
@@ -262,24 +291,24 @@ PROBES = {
 """By kind and name."""
 
 
-def _uploaded(arrays: Arrays, inputs: Inputs) -> dict[str, Any]:
+def _uploaded(device: Device, inputs: Inputs) -> dict[str, Any]:
     """Copy inputs to memory around which NaN lies, if the device takes freed memory again."""
     sizes = [x.shape for x in inputs.values() for _ in range(3)]
-    spoilt = [arrays.array(np.full(size, math.nan, np.float32)) for size in sizes]
-    arrays.evaluate(*spoilt)
+    spoilt = [device.array(np.full(size, math.nan, np.float32)) for size in sizes]
+    assert all(np.isnan(device.host(x)).all() for x in spoilt), "which evaluates a lazy array"
     del spoilt
-    return {key: arrays.array(x) for key, x in inputs.items()}
+    return {key: device.array(x) for key, x in inputs.items()}
 
 
 # -- the precision of float32 ----------------------------------------------------------------------
 
 
-def probed(arrays: Arrays, ops: Ops, names: Iterable[str] = PROBES) -> Named:
+def probed(device: Device, ops: Ops, names: Iterable[str] = PROBES) -> Named:
     """Yield the result of every probe on a device."""
     for name in names:
         probe = PROBES[name]
-        inputs = _uploaded(arrays, probe.draw(np.random.default_rng(0), OF_PROBES))
-        yield name, arrays.host(probe.call(ops, inputs, None, OF_PROBES)[0])
+        inputs = _uploaded(device, probe.draw(np.random.default_rng(0), OF_PROBES))
+        yield name, device.host(probe.call(ops, inputs, None, OF_PROBES)[0])
 
 
 @cache
@@ -298,9 +327,9 @@ def exact() -> Named:
         yield name, _exact(name)
 
 
-def computes_long_products(arrays: Arrays, ops: Ops) -> bool:
+def computes_long_products(device: Device, ops: Ops) -> bool:
     """Whether the long product is right; takes milliseconds."""
-    return all(np.array_equal(y, _exact(name)) for name, y in probed(arrays, ops, [LONG]))
+    return all(np.array_equal(y, _exact(name)) for name, y in probed(device, ops, [LONG]))
 
 
 # -- operators with Metal kernels ------------------------------------------------------------------
@@ -309,28 +338,25 @@ def computes_long_products(arrays: Arrays, ops: Ops) -> bool:
 def faults(
     framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Compare the operators with Metal kernels with the plain ones on the CPU.
-
-    Leaves `device` as MLX's default device, and this number of threads.
+    """Compare operators with Metal kernels with the plain ones on the CPU.
 
     Args:
-        framework: "torch" or "mlx", which is imported here.
-        device: of `ops`: "cpu", "gpu" or "mps".
+        framework: as of `Device`.
+        device: as of `Device`, of `ops`.
         ops: with Metal kernels.
-        threads: of the framework on the CPU.
+        threads: as of `Device`.
         names: operators; all by default.
 
     Returns:
-        By operator the fault that was found first; operators without one are missing.
+        The first fault of each operator that has one.
     """
-    kind = TorchArrays if framework == "torch" else MLXArrays
-    arrays, plain = kind("cpu", threads), choose(framework, "reference", "cpu")
+    host, plain = Device(framework, "cpu", threads), kernels.choose(framework, "reference", "cpu")
     cases = list(product(names or CHECKS, SIZES))
-    expected = [dict(_results(arrays, plain, *case)) for case in cases]
-    arrays, found = kind(device, threads), dict[str, str]()
+    expected = [dict(_results(host, plain, *case)) for case in cases]
+    tested, found = Device(framework, device, threads), dict[str, str]()
     for (name, sizes), exact in zip(cases, expected, strict=True):
         try:
-            results = dict(_results(arrays, ops, name, sizes))
+            results = dict(_results(tested, ops, name, sizes))
         except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
             found.setdefault(name, message_of(error))
             continue
@@ -340,21 +366,21 @@ def faults(
     return found
 
 
-def _results(arrays: Arrays, ops: Ops, name: str, sizes: Sizes) -> Named:
+def _results(device: Device, ops: Ops, name: str, sizes: Sizes) -> Named:
     """Yield output, states and gradients of one operator, the same inputs in every process."""
     check, rng = CHECKS[name], np.random.default_rng([*name.encode(), sizes.S])
-    inputs, starts = _uploaded(arrays, check.draw(rng, sizes)), arrays.array(sizes.starts())
-    results = [arrays.host(x) for x in check.call(ops, inputs, starts, sizes)]
+    inputs, starts = _uploaded(device, check.draw(rng, sizes)), device.array(sizes.starts())
+    results = [device.host(x) for x in check.call(ops, inputs, starts, sizes)]
     yield from zip(check.results, results, strict=True)
-    weights = [arrays.array(_normal(rng, *x.shape)) for x in results]
+    weights = [device.array(_normal(rng, *x.shape)) for x in results]
 
     def total(t: Inputs) -> Any:
         outputs = check.call(ops, t, starts, sizes)
         return sum((x * w).sum() for x, w in zip(outputs, weights, strict=True))
 
-    _, grads = arrays.value_and_grad(total, inputs)
+    _, grads = device.xp.value_and_grad(total, inputs)
     for key, grad in grads.items():
-        yield f"gradient of {key}", arrays.host(grad)
+        yield f"gradient of {key}", device.host(grad)
 
 
 def _differences(

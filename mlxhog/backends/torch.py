@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends import probes
-from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.backend import WEIGHTS, Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.reader import State, check_batch
@@ -91,9 +90,8 @@ class TorchBackend(Backend):
                 torch.zeros(n_floats) if live is None else torch.from_numpy(live)
             )
         else:
-            if not probes.computes_long_products(
-                TorchArrays(self.device, self._threads), self._ops()
-            ):
+            here = probes.Device("torch", self.device, self._threads)
+            if not probes.computes_long_products(here, self._ops()):
                 raise EnvironmentLacks(
                     f"{self.name} adds long sums wrong on this GPU with torch {torch.__version__}, "
                     "so its gradients would be wrong; update torch, or use --workers mlx:gpu"

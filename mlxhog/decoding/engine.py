@@ -43,19 +43,15 @@ class RecurrentModel(Protocol):
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[NDArray[np.float32], State]:
         """Read tokens (B, S), S >= 1; return the logits (B, V) after the last, and the state."""
-        ...
 
     def every_logits(self, tokens: Int32, state: State | None) -> tuple[NDArray[np.float32], State]:
         """As `logits`, but after each of the tokens: (B, S, V)."""
-        ...
 
     def stack_states(self, states: Sequence[State]) -> State:
         """Join the states of several batches into one with all their rows."""
-        ...
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """Return the state of some rows."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -193,14 +189,12 @@ class Engine:
 
     def cancel(self, index: int) -> None:
         """Stop an answer in any state; no effect on one that has ended or does not exist."""
-        rows = (*self._waiting, *self._reading, *self._writing)
-        row = next((row for row in rows if row.index == index), None)
-        if row is None:
-            return
-        if row in self._writing:
-            self._keep_only([j for j, one in enumerate(self._writing) if one is not row])
-        else:
-            (self._waiting if row in self._waiting else self._reading).remove(row)
+        for prompts in (self._waiting, self._reading):
+            for row in [row for row in prompts if row.index == index]:
+                prompts.remove(row)
+        others = [j for j, row in enumerate(self._writing) if row.index != index]
+        if len(others) < len(self._writing):
+            self._keep_only(others)
 
     def step(self) -> list[Piece]:
         """Read a piece of a prompt, or several short prompts, and write a token of every answer.

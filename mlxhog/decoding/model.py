@@ -11,7 +11,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import run_of
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
-from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentModel
+from mlxhog.decoding.engine import Piece, RecurrentModel
 from mlxhog.decoding.options import Sampling
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -51,13 +51,16 @@ class Model:
         prompts: Sequence[str],
         sampling: Sampling,
         *,
-        batch_size: int = BATCH_SIZE,
-        prefill_chunk: int = PREFILL_CHUNK,
         by: RecurrentModel | None = None,
+        **sizes: int,
     ) -> Iterator[Piece]:
-        """Answer prompts together, token by token; arguments of `mlxhog.decoding.generate.answer`.
+        """Answer prompts together, token by token.
 
-        `by`, if not None, computes instead of the backend.
+        Args:
+            prompts: texts.
+            sampling: options of each answer.
+            by: computes in place of the backend.
+            sizes: `batch_size` and `prefill_chunk` of `mlxhog.decoding.generate.answer`.
 
         Raises:
             ConfigError: a number is out of its range, or prompt and answer have more tokens than
@@ -73,6 +76,5 @@ class Model:
             tokenizer=self.tokenizer,
             sampling=sampling,
             end_tokens=self.end_tokens,
-            batch_size=batch_size,
-            prefill_chunk=prefill_chunk,
+            **sizes,
         )

@@ -22,17 +22,11 @@ class Sampling:
     (Holtzman et al. 2020, "The curious case of neural text degeneration"), min-p (Nguyen et al.
     2024, "Turning up the heat", arXiv:2407.01082).
 
-    Attributes:
-        max_new_tokens: largest number of tokens of the answer.
-        temperature: a number that rounds to 0 in float32 counts as 0.
-        top_p: probability mass; includes the token that crosses it, so 0 is the most likely one.
-        top_k: number of tokens; of equally likely ones the first.
-        min_p: least probability, relative to that of the most likely token.
-        repetition_penalty: logits of tokens that occurred are divided by this if positive, and
-            multiplied if negative (Keskar et al. 2019, "CTRL", arXiv:1909.05858). Beyond the limits
-            the logits may overflow float32.
-        seed: the same seed and logits give the same tokens.
-        stop: texts that end the answer and are not part of it, from `stop_strings`.
+    A temperature that rounds to 0 in float32 counts as 0. `top_p` includes the token that crosses
+    it; of equally likely tokens `top_k` takes the first. `repetition_penalty` divides logits of
+    tokens that occurred if they are positive, and multiplies negative ones (Keskar et al. 2019,
+    "CTRL", arXiv:1909.05858); beyond its limits they may overflow float32. `stop` has the texts of
+    `stop_strings`.
 
     Raises:
         ConfigError: a number is out of its range; the message lists all such numbers.

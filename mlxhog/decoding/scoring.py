@@ -65,9 +65,9 @@ def token_files(
     """Yield name and tokens of each file of a corpus; None for a file without text.
 
     Args:
-        model: the model with the tokenizer.
-        corpus: a corpus from `corpora.readable`.
-        folder: folder for the files of tokens.
+        model: its tokenizer reads the text.
+        corpus: from `corpora.readable`.
+        folder: of the files of tokens.
 
     Raises:
         DataError: the corpus is malformed.
@@ -82,12 +82,7 @@ def token_files(
 
 
 def held_out_tokens(model: Model, data: str, **options: Any) -> TokenFile:
-    """The held-out text of a run, prepared as for its training.
-
-    Args:
-        model: model of the run.
-        data: option of the run.
-        options: those of the run that `prepare` takes.
+    """The held-out text of a run, prepared as for its training by its options.
 
     Raises:
         DataError: the text is missing, or its tokenizer is another one than at training.
@@ -111,9 +106,9 @@ def score(
     """Score the tokens of a file.
 
     Args:
-        model: model with weights.
-        file: tokens from the model's tokenizer.
-        seq_len: length of a sequence in tokens; predictions do not see earlier sequences.
+        model: with weights.
+        file: from the model's tokenizer.
+        seq_len: tokens of a sequence; predictions do not see earlier sequences.
         progress: called after every batch with the share done, 0 to 1.
 
     Raises:
@@ -134,11 +129,7 @@ def score(
 
 
 def score_document(model: Model, text: str) -> Score:
-    """Score a text as one document.
-
-    Args:
-        model: model with weights.
-        text: the document, not empty.
+    """Score a text, which is not empty, as one document.
 
     Raises:
         ConfigError: the text has more tokens than the model has positions for.

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -17,12 +17,11 @@ from typing import Any, Final
 import numpy as np
 
 from mlxhog.arena import segment
-from mlxhog.arena.child import START_S, Child, Failed, Lane, Late
+from mlxhog.arena.child import START_S, Child, Lane
 from mlxhog.arena.process import available_bytes
 from mlxhog.base import darwin, float32, verdicts
-from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
-from mlxhog.doctor.litmus import PROMISED, create_arena, shared, values_of
+from mlxhog.doctor.litmus import PROMISED, Failure, create_arena, shared, tried, values_of
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 
@@ -46,15 +45,7 @@ AGAIN: Final = "run mlxhog doctor again when other programs are quiet"
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
-
-    Attributes:
-        name: the thing that is checked.
-        result: of the check.
-        found: the observation.
-        expected: the expected observation.
-        consequence: of a difference between the two; "" if there is none.
-    """
+    """One check: the thing that is checked, the observation, and what follows from a difference."""
 
     name: str
     result: CheckResult
@@ -66,34 +57,35 @@ class Check:
 def check(
     name: str,
     ok: bool,
-    observed: object,
+    observed: str,
     expected: str,
     consequence: str,
-    *,
     otherwise: CheckResult = CheckResult.FAIL,
-    load: Load | None = None,
 ) -> Check:
-    """Return PASS, or `otherwise` with its consequence.
+    """Return PASS, or `otherwise` with its consequence."""
+    if ok:
+        return Check(name, CheckResult.PASS, observed, expected)
+    return Check(name, otherwise, observed, expected, consequence)
 
-    Args:
-        name: the thing that is checked.
-        ok: whether it is as expected.
-        observed: the observation, or the failure of the child that should have made it.
-        expected: the expected observation.
-        consequence: of a difference between the two.
-        otherwise: result of a difference.
-        load: of the machine; if it is busy, a child without time for the check proves nothing.
+
+def check_child(
+    name: str,
+    measure: Callable[[], tuple[bool, str]],
+    expected: str,
+    consequence: str,
+    otherwise: CheckResult = CheckResult.FAIL,
+) -> Check:
+    """Check what `measure` observes by child processes: whether it is as expected, and the words.
+
+    A child without time on a busy machine proves nothing.
     """
-    if isinstance(observed, Late) and load is not None and load.busy:
-        return Check(name, CheckResult.UNCLEAR, f"{load}: {observed}", expected, AGAIN)
-    if ok and not isinstance(observed, Failed):
-        return Check(name, CheckResult.PASS, str(observed), expected)
-    return Check(name, otherwise, str(observed), expected, consequence)
-
-
-def absent(name: str, why: str, expected: str) -> Check:
-    """Return the check of a thing that this machine does not have."""
-    return Check(name, CheckResult.ABSENT, why, expected)
+    outcome = tried(measure)
+    if not isinstance(outcome, Failure):
+        return check(name, *outcome, expected, consequence, otherwise)
+    if outcome.untold:
+        text = f"{outcome.untold}: {outcome.error}"
+        return Check(name, CheckResult.UNCLEAR, text, expected, AGAIN)
+    return Check(name, otherwise, outcome.error, expected, consequence)
 
 
 def broken(row: Mapping[str, Any]) -> bool:
@@ -116,7 +108,6 @@ def broken(row: Mapping[str, Any]) -> bool:
 OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
 OLDEST_MACOS: Final = 14
 APPLE_PAGE: Final = 16_384
-SUMS: Final = "torch's long sums"
 COMPILERS: Final = ("c++", "g++", "clang++")
 
 
@@ -144,42 +135,45 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
 def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
     """Check the system and the versions."""
     page, versions, macos = facts["page_bytes"], facts["versions"], platform.mac_ver()[0]
+    is_mac, torch = machine.system == "macos", versions["torch"]
     old_gpu = re.match(r"Apple M[12]\b", machine.chip) is not None
     spin, tf32 = os.environ.get("MLX_METAL_FAST_SYNCH"), float32.user_note()
-    # (name, whether it applies, ok, observed, expected, consequence)
-    rows: list[tuple[str, bool, bool, str, str, str]] = [
-        ("Rosetta", machine.system == "macos", not machine.translated,
-         "translated" if machine.translated else "native", "not translated",
-         "this Python is for Intel: no GPU and no MLX; install one for Apple silicon"),
-        ("macOS", machine.system == "macos", _numbers(macos) >= (OLDEST_MACOS,), macos,
-         f"{OLDEST_MACOS} or newer", "MLX has no Metal kernels for it: update the system"),
-        ("page size", True, page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
+    # (name, ok, observed, expected, consequence)
+    rows: list[tuple[str, bool, str, str, str]] = [
+        ("page size", page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
          f"{page} bytes", f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere",
          "arena segments are not aligned to pages here, so that no framework can import them"),
-        *(
-            (package, True, _numbers(versions[package]) >= oldest, versions[package],
-             ".".join(map(str, oldest)) + " or newer",
-             f"mlxhog relies on newer behaviour: python -m pip install -U {package}")
-            for package, oldest in OLDEST.items()
-        ),
-        (SUMS, machine.apple_gpu and versions["torch"] != verdicts.NONE,
-         not old_gpu or _numbers(versions["torch"]) >= (2, 14),
-         f"torch {versions['torch']} on an {machine.chip}",
-         "torch 2.14 or newer on an M1 or M2",
-         f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
-         "your own code may not: python -m pip install -U torch"),
-        ("MLX_METAL_FAST_SYNCH", True, not spin, spin or "unset", "unset",
+        ("MLX_METAL_FAST_SYNCH", not spin, spin or "unset", "unset",
          "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it"),
-        (float32.VARIABLE, True, not tf32, os.environ.get(float32.VARIABLE, "unset"),
-         "unset or 0", tf32),
     ]  # fmt: skip
-    for name, applies, ok, observed, expected, consequence in rows:
-        if observed == verdicts.NONE:
-            yield absent(name, observed, expected)
-        elif applies:
-            mild = name in (SUMS, float32.VARIABLE)
-            otherwise = CheckResult.WARN if mild else CheckResult.FAIL
-            yield check(name, ok, observed, expected, consequence, otherwise=otherwise)
+    if is_mac:
+        rows += [
+            ("Rosetta", not machine.translated, "translated" if machine.translated else "native",
+             "not translated",
+             "this Python is for Intel: no GPU and no MLX; install one for Apple silicon"),
+            ("macOS", _numbers(macos) >= (OLDEST_MACOS,), macos, f"{OLDEST_MACOS} or newer",
+             "MLX has no Metal kernels for it: update the system"),
+        ]  # fmt: skip
+    for package, oldest in OLDEST.items():
+        version, expected = versions[package], ".".join(map(str, oldest)) + " or newer"
+        if version == verdicts.NONE:
+            yield Check(package, CheckResult.ABSENT, version, expected)
+        else:
+            old = f"mlxhog relies on newer behaviour: python -m pip install -U {package}"
+            rows.append((package, _numbers(version) >= oldest, version, expected, old))
+    yield from (check(*row) for row in rows)
+    if machine.apple_gpu and torch != verdicts.NONE:
+        yield check(
+            "torch's long sums",
+            not old_gpu or _numbers(torch) >= (2, 14),
+            f"torch {torch} on an {machine.chip}",
+            "torch 2.14 or newer on an M1 or M2",
+            f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
+            "your own code may not: python -m pip install -U torch",
+            CheckResult.WARN,
+        )
+    observed = os.environ.get(float32.VARIABLE, "unset")
+    yield check(float32.VARIABLE, not tf32, observed, "unset or 0", tf32, CheckResult.WARN)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -214,33 +208,25 @@ def _large() -> Check:
         os.close(backing.readonly_fd)
     mode = status.st_mode & 0o777
     named = sys.platform == "linux" and status.st_nlink > 0  # macOS does not count links of these
-    private, large = mode == 0o600 and not named, nbytes == LARGE_BYTES
-    return check(
-        name,
-        private and large,
-        f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}",
-        expected,
-        "large models may not fit" if private else "others may see or keep the parameters",
-        otherwise=CheckResult.WARN if private else CheckResult.FAIL,
-    )
+    how = "named" if named else "without a name"
+    observed = f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {how}"
+    if mode != 0o600 or named:
+        return check(name, False, observed, expected, "others may see or keep the parameters")
+    small = "large models may not fit"
+    return check(name, nbytes == LARGE_BYTES, observed, expected, small, CheckResult.WARN)
 
 
 def _after_a_kill() -> Check:
-    name, expected = "a killed worker", "its writes stay, its slot is free again"
-    arena, watch, last = create_arena(1), LoadWatch(), 0.0
-    observed: object
-    try:
-        for value in (1.0, 2.0):  # the second child gets the slot of the first
-            with Child(arena, 1) as child:
-                child.call(START_S, write, value)
-        last = float(values_of(arena, "dense").max())
-        observed = f"the last value is {last:g} of 2"
-    except Failed as failure:
-        observed = failure
-    finally:
-        arena.close()
-    lost = "workers cannot be replaced"
-    return check(name, last == 2.0, observed, expected, lost, load=watch.look())
+    def measure() -> tuple[bool, str]:
+        with create_arena(1) as arena:
+            for value in (1.0, 2.0):  # the second child gets the slot of the first
+                with Child(arena, 1) as child:
+                    child.call(START_S, write, value)
+            last = float(values_of(arena, "dense").max())
+        return last == 2.0, f"the last value is {last:g} of 2"
+
+    expected = "its writes stay, its slot is free again"
+    return check_child("a killed worker", measure, expected, "workers cannot be replaced")
 
 
 def write(lane: Lane, value: float) -> None:

@@ -4,8 +4,6 @@ Sources: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid of the s
 the modules of the other tasks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import PUBLISHED
 from mlxhog.mad.tasks import BENCHMARK, find, resolve
-from mlxhog.mad.tasks.state_tracking import ORDERS
+from mlxhog.mad.tasks.automata import ORDERS
 
 
 @dataclass(frozen=True)

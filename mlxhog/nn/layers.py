@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.models import families, model, ngrams
+from mlxhog.models import families, model
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.layer import Run, maps
 from mlxhog.models.ops.arrays import Array
@@ -59,10 +60,10 @@ class Stack:
     ) -> None:
         if input_size < 1:
             raise ConfigError(f"input_size is {input_size}; set it to the width of the input")
-        self.cfg, self.input_size, self._whole = cfg, input_size, whole_blocks
-        self._blocks = [
-            cfg.layout.blocks[n] if whole_blocks else cfg.layout.blocks[n][:1] for n in blocks
-        ]
+        self.cfg, self.input_size = cfg, input_size
+        self._blocks = [cfg.layout.blocks[n] for n in blocks]
+        if not whole_blocks:
+            self._blocks = [(replace(cell, norm=""),) for cell, *_ in self._blocks]
         names = [block[0].name for block in self._blocks]
         names = [name.rpartition(".")[0] for name in names] if whole_blocks else names
         here = ["" if len(names) == 1 else f"layers.{k}." for k in range(len(names))]
@@ -145,10 +146,7 @@ class Stack:
         after = []
         for k, block in enumerate(self._blocks):
             before = None if state is None else tuple(state[k])
-            if self._whole:
-                x, end = model.run_block(self.cfg, block, of_model, x, before, run)
-            else:
-                x, end = block[0].forward(of_model, x, before, run)
+            x, end = model.run_block(self.cfg, block, of_model, x, before, run)
             after.append(end)
         x = xp.where(spoilt, math.nan, x)
         if order is not None:
@@ -212,20 +210,22 @@ class Module:
         options         fields of the package's configuration of the layer
 
     A size that does not divide, or an option that is unknown or out of range, is a `ConfigError`.
+
+    Attributes:
+        start: makes the parameters, by a framework's class.
+        compute: `Stack.forward` of (x, state, counts) with these parameters, likewise.
     """
 
-    stack: Stack
+    start: Callable[[], None]
+    compute: Callable[..., tuple[Any, Any]]
     batch_first: bool
 
-    def __init__(self, stack: Stack, *, batch_first: bool | None, kernels: str) -> None:
-        """Make the parameters; a framework's class does it."""
-        raise NotImplementedError
-
-    def compute(
-        self, x: Any, state: State | None, counts: NDArray[np.bool_] | None
-    ) -> tuple[Any, Any]:
-        """Return `Stack.forward` with the module's parameters; a framework's class does it."""
-        raise NotImplementedError
+    def _set(self, stack: Stack, batch_first: bool | None, kernels: str) -> None:
+        self.stack, self.kernels, self.num_layers = stack, kernels, len(stack.state_shapes)
+        self.input_size, self.hidden_size = stack.input_size, stack.cfg.hidden_size
+        if batch_first is not None:
+            self.batch_first = batch_first
+        self.start()
 
     def forward(
         self, x: Any, state: State | None = None, *, lengths: Any = None, mask: Any = None
@@ -274,21 +274,6 @@ class Module:
             return y[0], tuple(tuple(part[0] for part in layer) for layer in last)
         return y.swapaxes(0, 1) if swapped else y, last
 
-    @property
-    def input_size(self) -> int:
-        """Width of the input."""
-        return self.stack.input_size
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the output."""
-        return self.stack.cfg.hidden_size
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers, each the input of the next."""
-        return len(self.stack.state_shapes)
-
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
         sizes = f"{self.input_size}, {self.hidden_size}, layers={self.num_layers}"
@@ -316,8 +301,7 @@ class Recurrent(Module):
         if self.cell == "slstm":
             options["feedforward"] = None
         cfg = _config(self.cell, variant, hidden_size, num_layers, dropout, options)
-        stack = Stack(cfg, range(num_layers), input_size)
-        super().__init__(stack, batch_first=batch_first, kernels=kernels)
+        self._set(Stack(cfg, range(num_layers), input_size), batch_first, kernels)
 
 
 class SLSTM(Recurrent):
@@ -373,7 +357,7 @@ class XLSTMBlock(Module):
             raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
         cfg = _config(cell, variant, hidden_size, of, dropout, options)
         stack = Stack(cfg, (index,), hidden_size, whole_blocks=True)
-        super().__init__(stack, batch_first=batch_first, kernels=kernels)
+        self._set(stack, batch_first, kernels)
 
 
 def _shapes(state: Any) -> object:
@@ -419,11 +403,6 @@ def opened(
         source = checkpoint.config
     cfg = load_architecture(source) if isinstance(source, str | Path) else source
     families.check_language_model(cfg)
-    if ngrams.of(cfg) is not None:
-        raise ConfigError(
-            "the model has tables of n-grams, which are no parameters of a module; leave out "
-            "ngram_orders"
-        )
     if checkpoint is None:
         return cfg, families.init_params(cfg, seed)
     shapes = families.param_spec(cfg)

@@ -25,14 +25,14 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
-from mlxhog.models import lm
+from mlxhog.models import lm, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native.adapter_mlx import set_threads
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import layers
-from mlxhog.nn.layers import Stack, opened
+from mlxhog.nn.layers import opened
 
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "set_threads"]
 
@@ -41,13 +41,14 @@ class Layers(layers.Module, Module):
     """Parameters and computation of all modules."""
 
     __call__ = layers.Module.forward
+    batch_first = True
 
-    def __init__(self, stack: Stack, *, batch_first: bool | None, kernels: str) -> None:
+    def start(self) -> None:
         """Create the parameters of some layers; their values depend on `mx.random.seed`."""
         Module.__init__(self)  # type: ignore[no-untyped-call]
-        self.stack, self.kernels, self.batch_first = stack, kernels, batch_first is not False
         seed = int(cast(int, mx.random.randint(0, 2**31 - 1).item()))
-        _add_parameters(self, {n: initial_value(s, seed) for n, s in stack.parameters.items()})
+        specs = self.stack.parameters
+        _add_parameters(self, {name: initial_value(spec, seed) for name, spec in specs.items()})
 
     def compute(
         self, x: array, state: layers.State | None, counts: NDArray[np.bool_] | None
@@ -111,8 +112,13 @@ class LanguageModel(Module):
         """
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         params, ops = {self._names[n]: value for n, value in own.items()}, _ops(self.kernels)
-        logits, after = lm.logits(self.architecture, params, tokens, state, ops=ops)
-        return cast(array, logits), after
+        (before, blocks), ids, rows = ngrams.parted(state), np.empty((0, 0), np.int32), None
+        if (tables := ngrams.of(self.architecture)) is not None:
+            ids = np.array(tokens, np.int32)
+            index = tables.rows_of(ids, before).items()
+            rows = mx.concatenate([params[name][mx.array(row)] for name, row in index], -1)
+        logits, after = lm.logits(self.architecture, params, tokens, blocks, ops=ops, rows=rows)
+        return cast(array, logits), ngrams.carried(self.architecture, ids, before, after)
 
 
 def _ops(kernels: str) -> Ops:

@@ -93,14 +93,7 @@ def rows(
     computed: Mapping[str, Results],
     conditions: Mapping[str, float],
 ) -> Iterator[ComparedTensor]:
-    """Compare all that can be compared.
-
-    Args:
-        subject: of the computation.
-        sides: that computed it, the reference first.
-        computed: results by the name of their side.
-        conditions: of the reference, see `tolerances.py`.
-    """
+    """Compare the results of all sides, by name; the reference is the first, and has conditions."""
     reference = sides[0]
     how: dict[str, Any] = {"start": subject.inputs, "steps": subject.steps}
     expected = computed[reference.name]
@@ -147,35 +140,38 @@ def tensor_rows(
     """Compare arrays of two sides.
 
     Args:
-        mine: arrays of the side that is compared.
-        theirs: arrays that they are compared with.
+        mine: arrays of the first side.
+        theirs: those that they are compared with.
         pairs: names in `mine` and in `theirs`.
-        sides: of both.
-        conditions: of results, from `tolerances.measure`.
-        start: parameters before the steps of an optimizer; parameters after them are measured by
-            their movement.
+        sides: both.
+        conditions: from `tolerances.measure`.
+        start: parameters before the steps of an optimizer: after them, their movement counts.
         steps: of each optimizer; 0 for the comparison of a side with itself.
     """
     a, b = sides
-    precision = "float64" if a.float64 and b.float64 else "float32"
     inexact = 1 if a.float64 or b.float64 else 2
-    noisy = a is not b and {a.backend, b.backend} <= OWN_CPU
+    is_noisy = a is not b and {a.backend, b.backend} <= OWN_CPU
     largest = {other: _size(other, theirs[other], start) for _, other in pairs}
     of_kind: dict[str, float] = {}
     for other, size in largest.items():
         of_kind[kind_of(other)] = max(of_kind.get(kind_of(other), 0.0), size)
     for name, other in pairs:
         kind, size, expected = kind_of(other), largest[other], theirs[other]
-        how: dict[str, Any] = {"largest": size, "of_all": of_kind[kind], "value": size}
-        if parameter_after(other) is not None:
-            grown = AMPLIFICATION[other.split("/")[1]] * steps
-            how |= {"value": _largest(expected), "steps": steps}
-            how["gradient"] = grown * of_kind.get("grad", 0.0)
-        if noisy:
-            how["noise"] = conditions.get(tolerances.NOISE_PREFIX + other)
-        condition = tolerances.condition_of(other, conditions)
-        tolerance, reason = tolerances.allowed(kind, precision, condition, **how)
-        row = ComparedTensor(a.name, b.name, name, other, kind, inexact * tolerance, reason)
+        if a.float64 and b.float64:
+            allowed = tolerances.FLOAT64_GRAD if kind == "grad" else tolerances.FLOAT64
+            most = allowed.of_largest * size + allowed.atol
+        else:
+            condition = tolerances.condition_of(other, conditions)
+            noise = conditions.get(tolerances.NOISE_PREFIX + other) if is_noisy else None
+            allowed, most = tolerances.allowed(kind, condition, noise, size, of_kind[kind])
+            places, value = tolerances.LAST_PLACES, size
+            if parameter_after(other) is not None:
+                places, value = places + steps, _largest(expected)
+                if condition is not None:
+                    grown = AMPLIFICATION[other.split("/")[1]] * steps * of_kind.get("grad", 0.0)
+                    most += tolerances.MEASURED["grad"].of_all * grown
+            most += places * float(np.spacing(np.float32(value)))
+        row = ComparedTensor(a.name, b.name, name, other, kind, inexact * most, allowed.reason)
         yield _measured(row, mine[name], expected, size)
 
 

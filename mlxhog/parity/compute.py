@@ -43,11 +43,7 @@ def computed_results(
 ) -> dict[str, Computed]:
     """Compute the results of every side, in the order of the computation.
 
-    Args:
-        subject: of the computation.
-        sides: that compute it; those of one backend follow each other.
-        changed: other values of inputs, by side.
-        tell: called with (side, "") when its backend begins.
+    Sides of one backend follow each other. `changed` has other values of inputs, by side.
 
     Raises:
         ConfigError: the model cannot be computed, for example a layer of a plugin.
@@ -90,13 +86,9 @@ def side_results(side: ParitySide, subject: ParitySubject) -> Computed:
     """Compute a side's results in this process."""
     if side.backend == NUMPY:
         return _reference(subject)
-    engine, steps = engine_of(side), partial(optimizers.ours, plugins=subject.plugins)
+    engine = FrameworkEngine(side.backend, side.kernels)
+    steps = partial(optimizers.ours, plugins=subject.plugins)
     return dict([*engine.probes(), *engines.results(engine, subject, subject.inputs, steps)]), {}
-
-
-def engine_of(side: ParitySide) -> FrameworkEngine:
-    """Import the side's framework and start it."""
-    return FrameworkEngine(side.backend, side.kernels)
 
 
 def _reference(subject: ParitySubject) -> Computed:
@@ -175,12 +167,12 @@ def compare_sides(
     seed: int = 0,
     save: Path | None = None,
 ) -> ParityReport:
-    """Compute a subject by every side and compare every number.
+    """Compute a subject by every side, the reference first, and compare every number.
 
     Args:
         subject: with its arrays.
-        sides: that compute it, the reference first.
-        tell: see `computed_results`.
+        sides: that compute it.
+        tell: called with (side, "") when its backend begins.
         perturb: an input whose value is changed for the first side after the reference.
         seed: of that value.
         save: .npz file for all arrays, as SIDE/NAME.

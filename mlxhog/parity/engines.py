@@ -13,20 +13,15 @@ import numpy as np
 
 from mlxhog import arena, backends
 from mlxhog.backends import probes
-from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.gradients import dense
 from mlxhog.parity.subject import Array, ParitySubject
 
 State = Any
-"""Of the engine; callers pass it to the next call, or to `parts`."""
-
-Forward = tuple[Array, list[Array], State]
-"""Logits (B, S, V) after the cap, x (B, S, d) after the embedding, every block and the final norm,
-and the state after the last position."""
+"""Of the backend; callers pass it to the next call, or to `state_arrays`."""
 
 NamedArrays = Iterator[tuple[str, Array]]
 
@@ -47,82 +42,57 @@ class FrameworkEngine:
         framework, _, device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
         self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
-        arrays = TorchArrays if framework == "torch" else MLXArrays
-        self._arrays, self.ops = arrays(device, threads), choose(framework, kernels, device)
+        self._device = probes.Device(framework, device, threads)
+        self.ops = choose(framework, kernels, device)
         self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Copy a model's parameters, float32 under our names; tables stay where they are."""
+        """Copy a model's parameters, float32 under our names."""
         if cfg != self._cfg:
-            layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-            tables = {name: params[name] for name in families.table_spec(cfg)}
-            self.backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
-            self._cfg, self._slots = cfg, layout.slots
-        for name, slot in self._slots.items():
-            self.backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
-        self.backend.refresh()
-
-    def forward(self, tokens: Array) -> Forward:
-        """Compute tokens (B, S) int32 from the start."""
-        hidden: list[Array] = []
-        logits, state = self.backend.every_logits(tokens, None, hidden)
-        return logits, hidden, state
-
-    def step(self, tokens: Array, state: State | None) -> tuple[Array, State]:
-        """Compute a token of each row as generation does; return its logits (B, V)."""
-        return self.backend.logits(tokens, state)
+            self._layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+            self.backend.bind(cfg, self._layout)
+            self._cfg = cfg
+        flat = np.zeros(self._layout.n_floats, np.float32)
+        for name, slot in self._layout.slots.items():
+            flat[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
+        self.backend.take(flat)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
-        """Return the mean loss in nats, and its gradient by parameter, each in its full shape.
-
-        That of a table is the gradient of each row that was read, ascending.
-        """
+        """Return the mean loss in nats, and its gradient by parameter, each in its full shape."""
         assert self._cfg is not None, "load a model first"
         batch = Batch(tokens.copy(), targets.copy(), targets.size)
         loss, grads = self.backend.loss_and_grads(batch)
-        spec, whole = families.param_spec(self._cfg), dict[str, Array]()
-        for name, grad in grads.items():
-            if not isinstance(grad, Rows):
-                whole[name] = grad
-            elif name in spec:
-                whole[name] = np.zeros(spec[name].shape, np.float32)
-                np.add.at(whole[name], grad.index, grad.values)
-            else:
-                whole[name] = grad.values
-        return loss, whole
-
-    def parts(self, state: State) -> list[list[Array]]:
-        """Return a state as arrays, a list per block."""
-        return self.backend.state_arrays(state)
+        slots = self._layout.slots
+        return loss, {name: dense(grad, slots[name].shape) for name, grad in grads.items()}
 
     def probes(self) -> NamedArrays:
         """Compute the probes of `mlxhog.backends.probes`."""
-        return probes.probed(self._arrays, self.ops)
+        return probes.probed(self._device, self.ops)
 
 
 class NumPyEngine:
-    """The references of models in float64; methods as of `FrameworkEngine`.
+    """The reference of models in float64, with the methods of `FrameworkEngine` and its backend.
 
     Args:
         rounded: every result of a gradient is rounded to float32.
     """
 
     def __init__(self, *, rounded: bool = False) -> None:
-        self._rounded = rounded
+        self._rounded, self.backend = rounded, self
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Take a model's parameters; they are neither copied nor written."""
         self._cfg, self._params = cfg, params
 
-    def forward(self, tokens: Array) -> Forward:
-        """Compute tokens from the start."""
-        hidden: list[Any] = []
-        logits, state = lm_float64.logits(self._cfg, self._params, tokens, hidden=hidden)
-        return logits, hidden, state
+    def every_logits(
+        self, tokens: Array, state: State, hidden: list[Array] | None = None
+    ) -> tuple[Array, State]:
+        """Compute tokens; see `Reader`."""
+        return lm_float64.logits(self._cfg, self._params, tokens, state, hidden=hidden)
 
-    def step(self, tokens: Array, state: State | None) -> tuple[Array, State]:
+    def logits(self, tokens: Array, state: State) -> tuple[Array, State]:
         """Compute a token of each row."""
-        logits, state = lm_float64.logits(self._cfg, self._params, tokens, state)
+        logits, state = self.every_logits(tokens, state)
         return logits[:, -1], state
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
@@ -130,15 +100,9 @@ class NumPyEngine:
         loss, grads = lm_float64.differentiate(
             self._cfg, self._params, tokens, targets, rounded=self._rounded
         )
-        if (tables := ngrams.of(self._cfg)) is not None:
-            read = np.asarray(grads.pop(ngrams.ROWS))
-            for name, index, values in tables.parts(tables.rows_of(tokens), read):
-                rows, where = np.unique(index, return_inverse=True)
-                grads[name] = np.zeros((len(rows), values.shape[1]))
-                np.add.at(grads[name], where, values)
         return loss, grads
 
-    def parts(self, state: State) -> list[list[Array]]:
+    def state_arrays(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
         return [list(block) for block in ngrams.parted(state)[1]]
 
@@ -166,27 +130,28 @@ def results(
     """
     cfg, tokens, targets = subject.cfg, subject.fixed["tokens"], subject.fixed.get("targets")
     engine.load(cfg, params)
-    logits, hidden, state = engine.forward(tokens)
+    reader, hidden = engine.backend, list[Array]()
+    logits, state = reader.every_logits(tokens, None, hidden)
     blocks, last = cfg.num_hidden_layers, len(hidden) - 1
     for number, x in enumerate(hidden):
         beyond = "out_norm" if number == last else f"decoder.{number - blocks - 1}"
         yield f"hidden/{beyond if number > blocks else number}", x
     yield "logits", logits
-    yield from _state(cfg, "state", engine.parts(state))
+    yield from _state(cfg, "state", reader.state_arrays(state))
     grads: dict[str, Array] = {}
     if targets is not None:
         loss, grads = engine.differentiate(tokens, targets)
         yield "loss", np.array(loss, logits.dtype)
-        for name in (*families.param_spec(cfg), *families.table_spec(cfg)):
+        for name in families.param_spec(cfg):
             if name in grads:
                 yield f"grad/{name}", grads[name]
     if tokenwise and families.is_language_model(cfg):
         state, parts = None, []
         for t in range(tokens.shape[1]):
-            one, state = engine.step(tokens[:, t : t + 1], state)
+            one, state = reader.logits(tokens[:, t : t + 1], state)
             parts.append(one)
         yield "stepwise/logits", np.stack(parts, 1)
-        yield from _state(cfg, "stepwise/state", engine.parts(state))
+        yield from _state(cfg, "stepwise/state", reader.state_arrays(state))
     if targets is None or not subject.steps:
         return
 
@@ -195,9 +160,10 @@ def results(
         if step > 1:
             engine.load(cfg, {**params, **now})
             every = engine.differentiate(tokens, targets)[1]
-        return {k: x for k, x in every.items() if k in params and not ngrams.is_table(k)}
+        spec = cfg.layout.spec  # tables stay
+        return {k: x for k, x in every.items() if k in params and spec[k].kind != "table"}
 
-    for rule, values, apart in steps(cfg, params, gradient, subject.steps):  # tables stay
+    for rule, values, apart in steps(cfg, params, gradient, subject.steps):
         yield from ((f"after/{rule}/{name}", value) for name, value in values.items())
         yield from ((f"step/{rule}/{name}", value) for name, value in apart.items())
 

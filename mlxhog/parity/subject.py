@@ -124,7 +124,7 @@ def open_subject(
         kind: "config" or "checkpoint".
         where: a name or a path.
         runs: the folder of runs.
-        changes: other values of some fields of an architecture, as `--set` takes them.
+        changes: as `--set` takes them.
         **sizes: `seed`, `shape` and `steps`.
 
     Raises:
@@ -177,9 +177,6 @@ def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
         if spec.init.startswith("constant:"):  # an input gate of -10 would stay closed
             value = np.maximum(value, np.float32(OPEN_GATE))
         values[name] = value + np.float32(std) * noise
-    for number, (name, spec) in enumerate(families.table_spec(cfg).items()):
-        rng = np.random.default_rng([seed, number, 1])
-        values[name] = np.float32(NOISE) * rng.standard_normal(spec.shape, np.float32)
     return values
 
 
@@ -253,9 +250,8 @@ class ParitySide:
 def choose(backends: str, forms: str) -> tuple[list[ParitySide], list[str]]:
     """Return the sides, the reference first, and notes on those that are left out.
 
-    Args:
-        backends: "auto" for all that are present, or names of `EVERYONE`, by commas.
-        forms: "all" of every backend, or one of `kernels.CHOICES`.
+    `backends` is "auto" for all that are present, or names of `EVERYONE` by commas; `forms` is
+    "all" of every backend, or one of `kernels.CHOICES`.
 
     Raises:
         ConfigError: an unknown name, or kernels that a backend cannot run.

@@ -121,35 +121,23 @@ with `half=1e-6` in examples/my_optimizer.py."""
 
 
 def allowed(
-    kind: str, precision: str, condition: float | None, *, largest: float, of_all: float,
-    value: float, steps: int = 0, gradient: float = 0.0, noise: float | None = None,
-) -> tuple[float, str]:  # fmt: skip
-    """Return the largest difference that is no disagreement, and the reason.
+    kind: str, condition: float | None, noise: float | None, largest: float, of_all: float
+) -> tuple[Tolerance, float]:
+    """Return the row of a kind, and terms 1, 2 and 5 of the allowed difference in float32.
 
     Args:
         kind: of tensor.
-        precision: "float32" if one of two sides is, else "float64".
         condition: its movement under one rounding of the inputs, as a share of its largest entry;
-            None if unknown. It means nothing between two float64 programs.
+            None if unknown.
+        noise: of a gradient; None if unknown.
         largest: its largest entry; for a parameter after some steps, its largest movement.
         of_all: the same over all tensors of this kind.
-        value: its largest entry in any case.
-        steps: steps of the optimizer before it; 0 for other tensors.
-        gradient: largest entry of all gradients, times the effect of a gradient error on all steps.
-        noise: noise of a gradient, see above; None if unknown.
     """
-    if precision == "float64":
-        row = FLOAT64_GRAD if kind == "grad" else FLOAT64
-        return row.of_largest * largest + row.atol, row.reason
     row = (FLOAT32 if condition is None else MEASURED)[kind]
     share, shared = max(row.of_largest, row.roundings * (condition or 0.0)), row.of_all * of_all
     if condition is not None and noise is not None:
         shared = min(shared, max(NOISE * noise, LEAST_OF_ALL * of_all))
-    most = share * largest + shared + row.atol
-    most += (LAST_PLACES + steps) * float(np.spacing(np.float32(value)))
-    if condition is not None:
-        most += MEASURED["grad"].of_all * gradient
-    return most, row.reason
+    return row, share * largest + shared + row.atol
 
 
 ROUNDING = 2.0**-24

@@ -8,12 +8,12 @@ framework.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias, dataclass_transform
 
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
 
@@ -160,7 +160,8 @@ class Layer:
 
     def numbers(self) -> dict[str, Any]:
         """Return every number by its name."""
-        return asdict(self)  # type: ignore[call-overload,no-any-return]
+        specs = options(type(self))
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name in specs}
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d: heads that do not divide, and below 1.
@@ -195,14 +196,6 @@ class Layer:
         shapes = sorted(self.state_shapes(d, length).items())
         return {part: sum(map(math.prod, own)) for part, own in shapes if part != "count"}
 
-    def init_state(self, d: int, B: int, xp: Arrays) -> State:
-        """Return the state before the first position of B sequences: zeros."""
-        return tuple(
-            xp.zeros((B, *shape), "int32" if part == "count" else "float32")
-            for part, shapes in self.state_shapes(d, 0).items()
-            for shape in shapes
-        )
-
     def start(self, d: int) -> State:
         """Return the state in which every part is left out, which is the same."""
         return (None,) * sum(map(len, self.state_shapes(d, 0).values()))
@@ -214,6 +207,11 @@ class Layer:
         input. A part of the state that is None is that of the start.
         """
         raise NotImplementedError
+
+
+def of_model(default: object) -> Any:
+    """Return a field that is no number of a candidate: a model that has the layer sets it."""
+    return field(default=default, compare=False)
 
 
 def check_heads(heads: int, d: int, width: str = "width") -> None:

@@ -33,14 +33,7 @@ _HEADS = re.compile(r"h(\d+)")
 
 
 def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[Layer, ...]:
-    """Read a sequence.
-
-    Args:
-        text: one line, or its words as on mad-lab's command line.
-        defaults: see `Defaults`.
-
-    Returns:
-        The flat list, every number resolved.
+    """Return the flat list of one line, or of its words as on mad-lab's command line.
 
     Raises:
         ConfigError: unknown layer or number, or not a sequence; the message names the place.
@@ -140,11 +133,8 @@ def _text(layer: Layer) -> str:
 def read_layers(where: str, value: object, defaults: Defaults | None = None) -> tuple[Layer, ...]:
     """Read a line of layers, or a list of items, as YAML and config.json have them.
 
-    Args:
-        where: name of the field, for messages.
-        value: a line as of `parse`, or a list of lines, `{type: mlstm, heads: 4}` and
-            `{repeat: 2, layers: [..]}`.
-        defaults: see `Defaults`.
+    A list has lines as of `parse`, `{type: mlstm, heads: 4}` and `{repeat: 2, layers: [..]}`;
+    `where` is the name of the field, for messages.
 
     Raises:
         ConfigError: it has another form, or a layer cannot be built.

@@ -37,6 +37,8 @@ class Arrays(Protocol):
         stop_gradient(x)              x as a constant
         with_gradient(x, g, *c)       x, through which dy becomes g(dy, *c): g is linear in dy, uses
                                       no other array of the computation, and has no gradient
+        value_and_grad(f, arrays)     f(arrays) of arrays by name, a scalar, and its gradient in
+                                      each array of floats
         linear(x, w, b)               x W^T + b by the framework itself, for small products; W (..,
                                       out, in) may be many, one for each of x (.., N, in)
         unstack(x, axis)              the entries without that axis; the gradient is one stack

@@ -132,6 +132,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "softmax": lambda x, axis=-1: mx.softmax(x, axis),
     "amax": mx.max,
     "with_gradient": _with_gradient,
+    "value_and_grad": lambda function, arrays: mx.value_and_grad(function)(dict(arrays)),
     "linear": _linear,
     "concatenate": lambda parts, axis=0: mx.concatenate(list(parts), axis),
     "unstack": lambda x, axis=0: [entry.squeeze(axis) for entry in _entries(x, axis)],

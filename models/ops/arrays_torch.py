@@ -1,12 +1,13 @@
 """The array functions of `arrays.py` in PyTorch; those that are not defined here are its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 framework = "torch"
 _DTYPES = {"float32": torch.float32, "int32": torch.int32}
@@ -45,18 +46,61 @@ def _linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     return y if b is None else y + b
 
 
-class _WithGradient(torch.autograd.Function):
-    """The identity with a gradient of one's own."""
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        results, saved = forward(*inputs)
+        ctx.save_for_backward(*saved)
+        ctx.set_materialize_grads(False)
+        ctx.gradient = backward
+        return tuple(results)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor) -> Tensor:
-        ctx.gradient = gradient
-        ctx.save_for_backward(*constants)
-        return x.view_as(x)
+    @once_differentiable
+    def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(x is None for x in d_results):  # autograd asks, although nothing depends on them
+            return (None,) * len(ctx.needs_input_grad)
+        grads = ctx.gradient(ctx.saved_tensors, d_results, ctx.needs_input_grad[2:])
+        return None, None, *grads
 
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.gradient(dy, *ctx.saved_tensors), None, *[None] * len(ctx.saved_tensors)
+
+def differentiable(
+    forward: Callable[..., Any], backward: Callable[..., Any], *inputs: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Return the results of a pair of functions of tensors, with their place in autograd's graph.
+
+    Args:
+        forward: from the inputs to the results, and the tensors that `backward` needs.
+        backward: from these tensors, the gradients of the results, each None if nothing used it,
+            and which inputs need a gradient, to a gradient or None for each input.
+        inputs: tensors, or None where `forward` says so.
+    """
+    results: tuple[Tensor, ...] = _Differentiable.apply(  # type: ignore[no-untyped-call]
+        forward, backward, *inputs
+    )
+    return results
+
+
+def _with_gradient(x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor) -> Tensor:
+    return differentiable(
+        lambda x, *constants: ((x.view_as(x),), constants),
+        lambda constants, dy, needs: (gradient(*dy, *constants), *[None] * len(constants)),
+        x,
+        *constants,
+    )[0]
+
+
+def _value_and_grad(
+    function: Callable[[Mapping[str, Tensor]], Tensor], arrays: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    leaves = {name: x.detach() for name, x in arrays.items()}
+    floats = {name: x.requires_grad_() for name, x in leaves.items() if x.is_floating_point()}
+    value = function(leaves)
+    how: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+    grads = torch.autograd.grad(value, list(floats.values()), **how)
+    return value, dict(zip(floats, grads, strict=True))
 
 
 def _split(x: Tensor, parts: int | Sequence[int], axis: int = 0) -> Sequence[Tensor]:
@@ -93,7 +137,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     "cummax": lambda x, axis: x.cummax(axis).values,
     "sort": lambda x, axis=-1: x.sort(axis).values,
     "stop_gradient": lambda x: x.detach(),
-    "with_gradient": _WithGradient.apply,
+    "with_gradient": _with_gradient,
+    "value_and_grad": _value_and_grad,
     "linear": _linear,
     "concatenate": lambda parts, axis=0: torch.cat(list(parts), axis),
     "unstack": lambda x, axis=0: x.unbind(axis),

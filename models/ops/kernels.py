@@ -32,13 +32,10 @@ def arrays(framework: str) -> Arrays:
 def choose(
     framework: str, kernels: str, device: str, *, plain: frozenset[str] = frozenset()
 ) -> Ops:
-    """Return the ops of a framework; arguments and errors as `resolve`.
+    """Return the operators that `resolve` chooses; those in `plain` without their Metal kernels.
 
-    Args:
-        framework: see `resolve`.
-        kernels: see `resolve`.
-        device: see `resolve`.
-        plain: names of operators whose Metal kernels are not used.
+    Raises:
+        ConfigError: as of `resolve`.
     """
     kernels = resolve(framework, kernels, device)
     if (framework, kernels) in ENGINES:

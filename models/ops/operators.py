@@ -122,9 +122,9 @@ class Ops(MLSTMCell, Recurrences, ABC):
         """Return silu(gate) * up; both of one shape."""
         return self.activations["silu"](gate) * up
 
-    def soft_cap(self, x: Array, c: float) -> Array:
-        """Return c * tanh(x / c)."""
-        return c * self.xp.tanh(x / c)
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        """Return cap * tanh(x / cap)."""
+        return cap * self.xp.tanh(x / cap)
 
     # -- linear maps ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ What only a Mac has is stood in for: the device, its memory, and the limits that
 """
 
 import os
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -26,30 +27,13 @@ class Recorder:
     gpu = "gpu"
 
     def __init__(self, recommended_bytes):
-        self.recommended_bytes = recommended_bytes
-        self.limits = {}
-
-    def device_info(self, device=None):
-        if device != self.gpu:
-            return {"device_name": "a CPU"}
-        return {"max_recommended_working_set_size": self.recommended_bytes}
-
-    def set_memory_limit(self, limit):
-        self.limits["memory"] = limit
-
-    def set_cache_limit(self, limit):
-        self.limits["cache"] = limit
-
-    def set_wired_limit(self, limit):
-        self.limits["wired"] = limit
-
-    active_bytes = peak_bytes = 0
-
-    def get_active_memory(self):
-        return self.active_bytes
-
-    def get_peak_memory(self):
-        return self.peak_bytes
+        self.limits, self.active_bytes, self.peak_bytes = {}, 0, 0
+        size = {"max_recommended_working_set_size": recommended_bytes}
+        self.device_info = lambda device=None: size if device == self.gpu else {"name": "a CPU"}
+        for kind in ("memory", "cache", "wired"):
+            setattr(self, f"set_{kind}_limit", partial(self.limits.__setitem__, kind))
+        self.get_active_memory = lambda: self.active_bytes
+        self.get_peak_memory = lambda: self.peak_bytes
 
     def reset_peak_memory(self):
         self.peak_bytes = 0

@@ -1,6 +1,8 @@
 """Losses and gradients of both backends, next to float64, for every kind of batch and head."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -11,8 +13,16 @@ from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, lm, lm_float64, ngrams
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
-from tests.backends.untrained import NAMES, bound, dense, lay
-from tests.models.sample import SMALLEST, config, perturbed_params, v1_config
+from tests.backends.untrained import NAMES, bound, dense, lay, values
+from tests.models.sample import (
+    DROPPING,
+    LARGE,
+    SMALLEST,
+    V1,
+    config,
+    perturbed_params,
+    v1_config,
+)
 from tests.models.sample import batch as drawn
 from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
@@ -20,14 +30,14 @@ from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
 on_both = pytest.mark.parametrize("name", NAMES)
 RESETS = {"reset_at_document_boundaries": True, "bos_token_id": 2}
 TABLES = {"ngram_orders": (2, 3, 5), "ngram_dim": 4, "ngram_rows": 1024, **RESETS}
-DROPOUT = v1_config(dropout=0.25, add_embedding_dropout=True, **RESETS)
+DROPOUT = v1_config(**DROPPING, **RESETS)
 
 
 def text(cfg, B=3, S=14, seed=5):
     """A batch in which documents end."""
     x, y = drawn(cfg, B, S, seed=seed)
-    if cfg.bos_token_id == 2:
-        x[1, 4] = x[2, 9] = 2
+    if cfg.reset_at_document_boundaries:
+        x[1, S // 3] = x[2, S // 2] = cfg.bos_token_id
     return Batch(x, y, n_bytes=0, seed=11)
 
 
@@ -44,15 +54,9 @@ def completions(cfg, *, frozen=True):
 
 
 def whole(cfg, params, batch):
-    """Loss and gradients in float64, those of tables in their shapes."""
+    """Loss and gradients in float64."""
     masks = lm.dropout_masks(cfg, batch.x.shape, batch.seed)
-    loss, grads = lm_float64.differentiate(cfg, params, batch.x, batch.y, masks=masks)
-    if (tables := ngrams.of(cfg)) is not None:
-        parts = np.split(grads.pop(ngrams.ROWS), len(tables.orders), axis=-1)
-        for (table, rows), part in zip(tables.rows_of(batch.x).items(), parts, strict=True):
-            grads[table] = np.zeros(params[table].shape)
-            np.add.at(grads[table], rows, part)
-    return loss, grads
+    return lm_float64.differentiate(cfg, params, batch.x, batch.y, masks=masks)
 
 
 def behind_contexts(cfg, params, batch):
@@ -77,8 +81,9 @@ def head_of(cfg, n):
 
 
 CASES = {
-    "xlstm": (config(), text, whole, None),
-    "xlstm, tied": (config(tie_word_embeddings=True), text, whole, None),
+    name: (make(), partial(text, S=S), whole, None)
+    for (name, make), S in zip((LARGE | V1).items(), cycle((1, 2, 4, 9, 16, 23)), strict=False)
+} | {
     "xlstm, documents, tied": (config(tie_word_embeddings=True, **RESETS), text, whole, None),
     "v1, dropped units": (DROPOUT, text, whole, None),
     "xlstm, n-grams": (config(**TABLES), text, whole, None),
@@ -87,11 +92,13 @@ CASES = {
     "v1, frozen contexts": (v1_config(), completions, behind_contexts, None),
     "xlstm, every id drawn": (config(), text, whole, head_of(config(), 23)),
 }
+KERNELS = [(case, kernels) for case in CASES for kernels in ("reference", "auto")]
+KERNELS += [("v1, mixed", "metal-emulated"), ("v1, documents", "metal-emulated")]
 
 
+@pytest.mark.slow
 @on_both
-@each_of("kernels", ["reference", "auto"])
-@each_of("case", CASES)
+@each_of("case, kernels", KERNELS)
 def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
     cfg, make, reference, head = CASES[case]
     params, batch = perturbed_params(cfg, seed=5), make(cfg)
@@ -99,7 +106,7 @@ def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
     backend = bound(name, cfg, params, kernels, head=head)
     loss, grads = backend.loss_and_grads(batch)
     assert_close(loss, expected_loss, LOSS_F32)
-    assert grads.keys() == families.param_spec(cfg).keys() | families.table_spec(cfg).keys()
+    assert grads.keys() == families.param_spec(cfg).keys()
     for parameter, grad in grads.items():
         actual = dense(grad, params[parameter])
         assert_close(actual, expected[parameter], GRADIENT_ANY_F32, label=parameter)
@@ -135,22 +142,26 @@ def test_a_batch_in_which_nothing_is_scored_has_no_loss_and_no_gradient(name):
     nothing = replace(batch, y=np.full_like(batch.y, IGNORED))
     loss, grads = bound(name, cfg, perturbed_params(cfg, seed=0)).loss_and_grads(nothing)
     assert loss == 0.0
-    assert not grads["lm_head.weight"].any()
+    assert not any(grad.any() for grad in values(grads).values())
 
 
 # -- dropped units, tables, contexts, candidates ---------------------------------------------------
 
 
-def test_a_mask_keeps_the_mean_and_drops_its_share():
-    masks, again = (lm.dropout_masks(DROPOUT, (64, 100), seed=seed) for seed in (0, 1))
-    assert {f"xlstm_block_stack.blocks.{n}.xlstm" for n in range(2)} <= masks.keys()
-    for site, mask in masks.items():
-        assert mask.shape == (64, 100, 16)
-        assert set(np.unique(mask)) == {np.float32(0), np.float32(4 / 3)}, site
-        assert abs((mask == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / mask.size)
-        assert (again[site] != mask).any()
-    first, second, *_ = masks.values()
-    assert (first != second).any()
+def test_units_are_dropped_where_the_package_has_it_and_a_mask_keeps_the_mean():
+    block = "xlstm_block_stack.blocks"
+    mixers = dict.fromkeys([f"{block}.{n}.xlstm" for n in range(3)], 0.2)
+    every = mixers | {"token_embedding.weight": 0.2, f"{block}.1.ffn": 0.4}
+    for cfg, rates in ((DROPOUT, every), (v1_config(dropout=0.2), mixers), (v1_config(), {})):
+        masks, again = (lm.dropout_masks(cfg, (64, 100), seed=seed) or {} for seed in (0, 1))
+        assert masks.keys() == rates.keys()
+        for site, rate in rates.items():
+            mask = masks[site]
+            assert mask.shape == (64, 100, 16)
+            assert set(np.unique(mask)) == {0, np.float32(1) / np.float32(1 - rate)}, site
+            assert abs((mask == 0).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / mask.size)
+            assert (again[site] != mask).any()
+        assert len({mask.tobytes() for mask in masks.values()}) == len(masks)
 
 
 @on_both
@@ -161,7 +172,7 @@ def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_its_own(name, cf
         backend.loss_and_grads(completions(cfg, frozen=frozen)) for frozen in (False, True)
     )
     assert_close(frozen, plain, LOSS_F32)
-    for table in (families.embedding(cfg), *families.table_spec(cfg)):
+    for table in (families.embedding(cfg), *ngrams.of(cfg).specs):
         moved, all_rows = (
             {*g[table].index[np.abs(g[table].values).max(1) > 1e-8].tolist()} for g in (some, every)
         )
@@ -192,32 +203,26 @@ def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidat
     assert actual.values.any(axis=1).all()
 
 
-def assert_same(params, found, expected):
-    assert_close(found[0], expected[0], LOSS_F32)
-    for parameter, grad in expected[1].items():
-        a, b = (dense(g, params[parameter]) for g in (found[1][parameter], grad))
-        assert_close(a, b, GRADIENT_ANY_F32, label=parameter)
-
-
 # -- compiled --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["sampled", pytest.param("frozen", marks=pytest.mark.slow)])
-def test_a_compiled_gradient_gives_the_same_for_every_batch(kind):
+def test_a_compiled_gradient_gives_the_same_for_every_batch():
     cfg = SMALLEST
     params = perturbed_params(cfg, seed=5)
-    head = head_of(cfg, 6) if kind == "sampled" else None
     how = {"threads": 1, "kernels": "reference", "cpu_blas": "reference", "share": GPUShare()}
     plain, compiled = (
-        lay(MLXBackend("mlx:cpu", **how, compiled=compiled), cfg, params, head)
+        lay(MLXBackend("mlx:cpu", **how, compiled=compiled), cfg, params, head_of(cfg, 6))
         for compiled in (False, True)
     )
-    if kind == "sampled":
-        batches = [replace(text(cfg, 2, 4, seed=seed), seed=seed) for seed in range(3)]
-    else:
-        batches = [completions(cfg)]
-    for batch in batches:
-        assert_same(params, compiled.loss_and_grads(batch), plain.loss_and_grads(batch))
+    for seed in range(3):
+        batch = replace(text(cfg, 2, 4, seed=seed), seed=seed)
+        (loss, grads), (expected_loss, expected) = (
+            backend.loss_and_grads(batch) for backend in (compiled, plain)
+        )
+        assert_close(loss, expected_loss, LOSS_F32)
+        for parameter, grad in expected.items():
+            a, b = (dense(one, params[parameter]) for one in (grads[parameter], grad))
+            assert_close(a, b, GRADIENT_ANY_F32, label=parameter)
 
 
 class Traced(Exception):

@@ -1,6 +1,7 @@
 """Logits, states and text of both backends, however tokens are read; refusals of batches."""
 
 import resource
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -12,14 +13,14 @@ from mlxhog.data.batch import Batch
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import DataError
-from mlxhog.models import lm_float64
+from mlxhog.models import lm_float64, ngrams
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
 from tests.backends.untrained import NAMES, Ids, bound
 from tests.models.golden import model_case
-from tests.models.sample import batch, config, perturbed_params, v1_config
+from tests.models.sample import LARGE, V1, batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
-from tests.tolerances import LOGITS_F32, LOSS_F32, assert_close
+from tests.tolerances import LOGITS_F32, LOSS_F32, STATE_F32, assert_close
 
 on_both = pytest.mark.parametrize("name", NAMES)
 BACKENDS = [(name, kernels) for name in NAMES for kernels in ("native", "reference")]
@@ -28,9 +29,9 @@ TABLES = {
     "ngram_orders": (2, 3, 5), "ngram_dim": 4, "ngram_rows": 1024,
     "reset_at_document_boundaries": True, "bos_token_id": 2,
 }  # fmt: skip
-SMALL = {
-    "large": config(), "v1": v1_config(), "n-grams": config(**TABLES), "v1, n-grams":
-    v1_config(**TABLES),
+SMALL = LARGE | V1 | {
+    "biases": partial(config, use_bias=True, out_norm_bias=True),
+    "n-grams": partial(config, **TABLES), "v1, n-grams": partial(v1_config, **TABLES),
 }  # fmt: skip
 V = 96
 SIZES = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2}
@@ -46,36 +47,55 @@ TEXTS = [np.random.default_rng(2).integers(1, V, n) for n in (5, 1, 70, 16)]
 
 def sample(cfg):
     x, y = batch(cfg, 3, 12, seed=5)
-    x[1, 4] = x[2, 9] = 2
+    if cfg.reset_at_document_boundaries:
+        x[1, 4] = x[2, 9] = cfg.bos_token_id
     return perturbed_params(cfg, seed=5), Batch(x, y, n_bytes=0, seed=1)
 
 
 @on_both
 @each_of("kernels", ["reference", "auto"])
 @each_of("model", SMALL)
-def test_logits_do_not_depend_on_how_tokens_are_read_nor_on_who_is_beside_them(
+def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoever_is_beside(
     name, kernels, model
 ):
-    cfg = SMALL[model]
+    cfg = SMALL[model]()
     params, given = sample(cfg)
     backend = bound(name, cfg, params, kernels)
-    expected, _ = lm_float64.logits(cfg, params, given.x)
+    expected, after = lm_float64.logits(cfg, params, given.x)
+    _, after = ngrams.parted(after)
     every, _ = backend.every_logits(given.x, None)
     assert_close(every, expected, LOGITS_F32)
     state = None
     for begin, end in ((0, 1), (1, 2), (2, 7), (7, 8), (8, 12)):
         last, state = backend.logits(given.x[:, begin:end], state)
         assert_close(last, expected[:, end - 1], LOGITS_F32)
+    for block, of_block in zip(backend.state_arrays(state), after, strict=True):
+        for part, exact in zip(block, of_block, strict=True):
+            assert_close(part, exact, STATE_F32)
     states = [backend.logits(given.x[k : k + 1, :6], None)[1] for k in range(3)]
     together = backend.stack_states([backend.stack_states(states[:2]), states[2]])
     last, _ = backend.logits(given.x[[2, 0], 6:7], backend.take_state(together, [2, 0]))
     assert_close(last, expected[[2, 0], 6], LOGITS_F32)
 
 
+@each_of("make", [config, partial(v1_config, slstm_at=[0, 2])])
+def test_documents_in_one_sequence_compute_what_they_compute_alone(make):
+    cfg = make(reset_at_document_boundaries=True, bos_token_id=0)
+    params = perturbed_params(cfg, seed=2)
+    tokens = np.maximum(batch(cfg, 2, 21, seed=1)[0], 1)
+    tokens[:, [0, 5, 6, 14]] = 0
+    packed, _ = lm_float64.logits(cfg, params, tokens)
+    parts = np.split(tokens, [5, 6, 14], axis=1)
+    alone = [lm_float64.logits(cfg, params, part)[0] for part in parts]
+    assert_close(packed, np.concatenate(alone, axis=1), LOGITS_F32)
+    run_on, _ = lm_float64.logits(make(), params, tokens)
+    assert np.abs(run_on - packed).max() > 0.01
+
+
 @on_both
 @each_of("model", SMALL)
 def test_a_loaded_checkpoint_computes_the_same(name, model):
-    cfg = SMALL[model]
+    cfg = SMALL[model]()
     params, given = sample(cfg)
     backend = backends.create(name, threads=1, kernels="auto", cpu_blas="auto")
     assert backend.load(cfg, params) == []

@@ -159,14 +159,3 @@ def test_a_gradient_is_refused_after_mps_has_written_of_lost_work(tmp_path, monk
         with pytest.raises(LostGPU, match="MPS says 'command buffer exited with error status'"):
             backend.loss_and_grads(batch(2, 16))
         backend.loss_and_grads(batch(2, 16))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-@pytest.mark.usefixtures("mps")
-def test_the_view_of_a_part_has_its_place_shape_and_type(dtype):
-    part = torch.arange(12, dtype=dtype).reshape(3, 4)[1:, ::2]
-    view = backend_torch._alias(part)
-    assert view.dtype == dtype
-    assert view.tolist() == part.tolist() == [[4, 6], [8, 10]]
-    part[0, 1] = 99
-    assert view[0, 1] == 99

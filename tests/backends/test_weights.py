@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -120,24 +119,6 @@ def test_gates_norms_and_matrices_of_odd_width_keep_their_type():
         assert all(suits(spec[name].shape) for name in packed)
     assert not suits((64, 33))
     assert not suits((64, 64, 64))
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_rows_and_products_are_those_of_the_expanded_matrix(bits):
-    random = np.random.default_rng(bits)
-    w = mx.array(random.standard_normal((48, 96)).astype(np.float32))
-    x = mx.array(random.standard_normal((3, 5, 96)).astype(np.float32))
-    matrix = Quantized.of(w, bits)
-    assert matrix.group_size == 32
-    whole = np.array(matrix[mx.arange(48)])
-    steps = np.ptp(np.array(w).reshape(48, -1, 32), axis=2, keepdims=True) / (2**bits - 1)
-    # MLX moves the steps so that one of them is 0: half a step of rounding becomes up to one.
-    assert (np.abs(whole - np.array(w)).reshape(48, -1, 32) <= 1.1 * steps).all()
-    index = mx.array([[4, 0], [47, 4]])
-    np.testing.assert_array_equal(np.array(matrix[index]), whole[np.array(index)])
-    np.testing.assert_allclose(np.array(matrix.product(x)), np.array(x) @ whole.T, atol=1e-4)
-    halves = [np.array(half.product(x)) for half in matrix.halves()]
-    np.testing.assert_array_equal(np.concatenate(halves, -1), np.array(matrix.product(x)))
 
 
 def test_bits_that_a_backend_or_kernel_lacks_are_refused_with_the_way_out():

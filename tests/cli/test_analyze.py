@@ -13,7 +13,7 @@ import pytest
 
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.cli import main
-from mlxhog.theory.advisor import advise
+from mlxhog.theory import advise
 from mlxhog.theory.analysis import analyze
 from tests.processes import alive, below
 from tests.training.small import small_config

@@ -191,14 +191,16 @@ def test_a_v1_stack_survives_the_way_to_ours_and_back(tmp_path, slstm_at, tie_we
         assert fields["slstm_block"]["slstm"]["backend"] == slstm
 
 
-def test_a_final_norm_with_a_bias_goes_to_ours_and_back_but_not_to_transformers(tmp_path, capsys):
+def test_a_final_norm_with_a_bias_goes_to_ours_and_back_and_with_our_class_to_transformers(
+    tmp_path,
+):
     model = peers.large(use_bias=True)
     source = peers.save_package(model, tmp_path / "a")
     assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
     assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
     assert_same(state_dict(tmp_path / "c"), dict(model.state_dict()))
-    assert convert(tmp_path / "b", tmp_path / "d", "--to", "hf") == 2
-    assert "backbone.out_norm.bias), and transformers' has none" in capsys.readouterr().err
+    assert convert(tmp_path / "b", tmp_path / "d", "--to", "hf", "--check") == 0
+    assert (tmp_path / "d" / "modeling_torch.py").exists()
 
 
 @each_of("dtype", ["float32", "bfloat16", "float16"])
@@ -278,21 +280,17 @@ def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path, hf):
 def test_what_cannot_be_converted_is_refused_before_anything_is_written(
     tmp_path, hf, monkeypatch, capsys
 ):
-    v1 = peers.save_package(peers.v1([1]), tmp_path / "v1")
-    bare = peers.save_package(peers.large(add_out_norm=False), tmp_path / "bare")
     for source, words, message in [
         (hf, "", "--to is missing"),
         (hf, "--to hf --shard-size many", "wanted a size such as 5GB"),
         (hf, "--to hf --fused", "--fused is for xLSTM Large with --to xlstm"),
         (hf, "--to xlstm --slstm cuda", "--slstm cuda is for v1"),
         (hf, "--to hf --config gone.json", "cannot read the config gone.json"),
-        (v1, "--to hf", "transformers has no model for"),
-        (bare, "--to hf", "add_out_norm false"),
     ]:
         refused(capsys, 2, message, source, tmp_path / "b", *words.split())
     monkeypatch.setattr(durable, "SPACE_MARGIN", 1e12)
     refused(capsys, 3, "checkpoint b needs", hf, tmp_path / "b", "--to", "hf")
-    assert entries(tmp_path) == ["bare", "hf", "v1"]
+    assert entries(tmp_path) == ["hf"]
 
 
 DAMAGED = "has numbers that are not finite; use another checkpoint of the same model"

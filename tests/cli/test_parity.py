@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from mlxhog.backends.autodiff import MLXArrays
+from mlxhog.backends.probes import Device
 from mlxhog.base import float32, tensors
 from mlxhog.cli import main
 from mlxhog.models.families import param_spec
@@ -88,7 +88,7 @@ def test_products_of_10_bits_disagree_and_a_users_tf32_is_kept_and_named(
     architecture, monkeypatch, capsys
 ):
     ops = choose("mlx", "native", "cpu")
-    cut = imprecise.operands_of_10_bits(ops.linears, MLXArrays("cpu", 1))
+    cut = imprecise.operands_of_10_bits(ops.linears, Device("mlx", "cpu", 1))
     monkeypatch.setattr(ops, "linears", cut)
     words = [architecture, *QUICK, "--seq-len", "1", "--quiet"]
     assert "TF32" not in parity(capsys, *words, code=1).err

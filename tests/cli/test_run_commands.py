@@ -71,7 +71,7 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, c
     config = small_config(tmp_path, model=mixed_model(tmp_path), steps=1)
     run = Path(train(config).run)
     record = told(capsys, "show", run.name, "--out", str(tmp_path / "runs"))
-    assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --to xlstm")
+    assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --to hf")
 
 
 def test_plot_draws_runs_in_the_terminal_and_in_one_picture_on_one_scale(

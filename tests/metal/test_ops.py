@@ -79,7 +79,7 @@ CASES = {
     "the cross entropy of one row": loss(1, 1, None),
     "the cross entropy without whole logits": loss(900, 1500, 30.0),
     "swiglu": Case("swiglu", {"gate": draw(40_001, scale=8), "up": draw(40_001, seed=1)}),
-    "soft_cap": Case("soft_cap", {"x": draw(40_001, scale=30)}, {"c": 15.0}),
+    "soft_cap": Case("soft_cap", {"x": draw(40_001, scale=30)}, {"cap": 15.0}),
 }
 
 

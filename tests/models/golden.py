@@ -90,8 +90,8 @@ def cell_case(name, folder=FOLDER):
         inputs |= {"C0": t["c_initial"], "n0": t["n_initial"], "m0": t["m_initial"][..., 0]}
     forms = {}
     for key, value in t.items():
-        form, dot, what = key.partition(".")
-        if dot:
+        form, _, what = key.partition(".")
+        if form.endswith("_f64"):  # those in float32 add nothing; some are of other equations
             forms.setdefault(form, {})[_ours(what)] = (
                 value[..., 0] if what == "m" else
                 value if what in "Cn" or what.endswith("_initial") else _positions_second(value)

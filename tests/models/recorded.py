@@ -136,8 +136,6 @@ def _mlstm(name, twin, folder):
         inputs = dict(case.inputs)
         tolerances = {"h": near.CELL_EXTREME_F32 if extreme else near.CELL_F32, **dict.fromkeys(
             "Cnm", near.STATE_F32)}  # fmt: skip
-        if not form.endswith("_f64"):
-            continue  # recorded in float32, which adds nothing; some by other equations
         if twin is EXACT:
             tolerances = dict.fromkeys("hCnm", near.FLOAT64_CELL)
             if form.startswith("parallel"):

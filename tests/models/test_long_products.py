@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
-from mlxhog.backends.probes import computes_long_products
+from mlxhog.backends.probes import Device, computes_long_products
 from mlxhog.backends.torch import TorchBackend
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -112,12 +111,12 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
 @each_of(("split", "longest", "right"), [(False, LIMIT, False), (True, LIMIT, True),
                                          (True, 20_000, False)])  # fmt: skip
 def test_the_probe_notices_a_device_that_adds_long_sums_wrong(split, longest, right):
-    arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
-    assert computes_long_products(arrays, ops)
+    device, ops = Device("torch", "cpu", 1), choose("torch", "reference", "cpu")
+    assert computes_long_products(device, ops)
     with pytest.MonkeyPatch.context() as patch, OnFaultyMPS(longest):
         if split:
             patch.setattr(TorchOps, "product", lambda _, x, w: product_on_mps(x, w))
-        assert computes_long_products(arrays, ops) is right
+        assert computes_long_products(device, ops) is right
 
 
 def test_a_worker_refuses_a_gpu_that_adds_long_sums_wrong(monkeypatch):

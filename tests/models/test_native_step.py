@@ -1,4 +1,4 @@
-"""The native step stands in for the twins one token at a time, whatever the model and the batch."""
+"""The native step computes a sequence to the same bits in any batch; tests/backends: which."""
 
 from functools import partial
 
@@ -7,11 +7,8 @@ import pytest
 
 from mlxhog.models import lm_native
 from tests.models.sample import LARGE, V1, config, perturbed_params
-from tests.models.twins import Twin
 from tests.pairs import each_of
-from tests.tolerances import LOGITS_F32, STATE_F32, assert_close
 
-PLAIN = Twin("torch", "reference")
 MODELS = (
     LARGE
     | V1
@@ -32,33 +29,13 @@ def native(cfg, params, *, threads=1, kernels="native"):
     return lm_native.decoder(cfg, params, **how)
 
 
-def decode(decoder, tokens, state=None):
+def decode(decoder, tokens):
     """Logits (B, S, V) of tokens read one at a time, and the last state."""
-    state = decoder.init_state(len(tokens)) if state is None else state
-    logits = []
+    logits, state = [], decoder.init_state(len(tokens))
     for t in range(tokens.shape[1]):
         result, state = decoder.step(tokens[:, t], state)
         logits.append(result)
     return np.stack(logits, axis=1), state
-
-
-@pytest.mark.slow
-@each_of("name", MODELS)
-def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name):
-    cfg, params = model(name)
-    tokens = np.random.default_rng(2).integers(0, cfg.vocab_size, (3, 9)).astype(np.int32)
-    tokens[1, [0, 4]] = 3  # where "documents" begins anew
-    decoder = native(cfg, params, threads=3)
-    logits, state = decode(decoder, tokens)
-    expected, expected_state = PLAIN.logits(cfg, params, tokens)
-    assert_close(logits, expected, LOGITS_F32)
-    for layer, blocks in enumerate(zip(decoder.unpack(state), expected_state, strict=True)):
-        for part, (result, recorded) in enumerate(zip(*blocks, strict=True)):
-            assert_close(result, recorded, STATE_F32, label=f"part {part} of block {layer}")
-    _, half = PLAIN.logits(cfg, params, tokens[:, :5])  # to and from a state of the twin
-    logits, state = decode(decoder, tokens[:, 5:7], decoder.pack(half))
-    last, _ = PLAIN.logits(cfg, params, tokens[:, 7:], decoder.unpack(state))
-    assert_close(np.concatenate([logits, last], axis=1), expected[:, 5:], LOGITS_F32)
 
 
 @pytest.mark.slow

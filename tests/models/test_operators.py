@@ -45,6 +45,7 @@ from tests.tolerances import (
     CELL_EXTREME_F32,
     FINITE_DIFFERENCE,
     GRADIENT_ANY_F32,
+    OP_F32,
     ROUNDED_F16,
     SEQUENCE_F32,
     STATE_F32,
@@ -121,7 +122,7 @@ LAYERS = {
     for biased in (False, True)
 } | {
     "linears": maps("linears", draw(2, 3, 8), [(5, 8), (4, 8), (40, 8)], True),
-    "soft_cap": Case("soft_cap", {"x": 8 * draw(3, 5)}, {"c": 2.0}),
+    "soft_cap": Case("soft_cap", {"x": 8 * draw(3, 5)}, {"cap": 2.0}),
     "swiglu": Case("swiglu", {"gate": 4 * draw(3, 77), "up": draw(3, 77, seed=1)}),
     **{f"cross entropy of {V} words": cross_entropy(V, None) for V in (1, 5, 300)},
     "cross entropy below a cap": cross_entropy(9, 15.0),
@@ -297,6 +298,20 @@ def test_inputs_of_16_bits_are_computed_in_float32(twin):
         for one, other in zip(results, EXACT.results(case, inputs, case.fixed), strict=True):
             assert one.dtype == np.float32
             assert_close(one, other, STATE_F32)
+
+
+@each_of("twin", HALF.values(), ids=HALF)
+def test_products_of_matrices_of_16_bits_have_16_bits_and_their_results_32(twin):
+    ops, xp = twin.ops, twin.ops.xp
+    x, w, blocks, b = map(twin.array, (draw(5, 8), draw(3, 8), draw(2, 3, 4), draw(3)))
+    narrow, narrow_x = xp.bfloat16(w), xp.bfloat16(x)
+    product, plain = xp.float32(xp.linear(narrow_x, narrow)), xp.linear(x, w)
+    weights, biases = [narrow, w, narrow, w], [b, b, None, None]
+    ys = ops.linears(x, weights, biases)
+    for y, expected in zip(ys, [product + b, plain + b, product, plain], strict=True):
+        assert_close(twin.numpy(y), twin.numpy(expected), OP_F32)
+    (y,) = ops.block_diagonal(x, [xp.bfloat16(blocks)])
+    assert {twin.numpy(one).dtype for one in (y, *ys)} == {np.dtype(np.float32)}
 
 
 @each_of("activation", ACTIVATIONS)

@@ -112,14 +112,7 @@ class Twin:
         return results, self.op_grads(total, inputs)
 
     def _value_and_grads(self, scalar, inputs):
-        arrays = self.array(inputs)
-        if self.framework == "mlx":
-            value, grads = mx.value_and_grad(scalar)(arrays)
-        else:
-            leaves = {name: x.requires_grad_() for name, x in arrays.items()}
-            value = scalar(leaves)
-            value.backward()
-            grads = {name: x.grad for name, x in leaves.items() if x.grad is not None}
+        value, grads = self.ops.xp.value_and_grad(scalar, self.array(inputs))
         return value.item(), {name: self.numpy(grad) for name, grad in grads.items()}
 
 

@@ -3,17 +3,13 @@
 import importlib
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import torch
 from mlx.utils import tree_flatten
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-
-mx.set_default_device(mx.cpu)
+from tests.models.twins import Twin
 
 V1 = {"num_heads": 2, "round_proj_up_to_multiple_of": 8, "chunk_size": 4}
 LARGE = {"variant": "large", "num_heads": 2, "chunk_size": 4}
@@ -33,11 +29,8 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Side:
+class Side(Twin):
     """One framework with one kind of kernels."""
-
-    framework: str
-    kernels: str
 
     def make(self, name, *sizes, **options):
         module = importlib.import_module(f"mlxhog.nn.{self.framework}")
@@ -55,18 +48,6 @@ class Side:
     def seed(self, seed):
         torch.manual_seed(seed)
         mx.random.seed(seed)
-
-    def array(self, x):
-        if isinstance(x, tuple):
-            return tuple(map(self.array, x))
-        if x is None:
-            return None
-        return torch.tensor(x) if self.framework == "torch" else mx.array(x)
-
-    def numpy(self, x):
-        if isinstance(x, tuple):
-            return tuple(map(self.numpy, x))
-        return x.detach().numpy() if self.framework == "torch" else np.array(x)
 
     def parameters(self, layer):
         if self.framework == "torch":

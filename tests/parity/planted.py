@@ -1,43 +1,23 @@
-"""A wrong sign in one gradient, which a side computes with: a comparison has to find it."""
+"""A wrong sign in one entry of a gradient: a comparison has to find it."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
 
-from mlxhog.parity import compute
-from mlxhog.parity.compute import engine_of
-
-
-@dataclass(frozen=True)
-class SignFault:
-    """One entry of a parameter's gradient has the wrong sign; `place` is its flat index."""
-
-    parameter: str
-    place: int
-
-    def differentiate(self, right):
-        """Return a method like an engine's, with the fault."""
-
-        def wrong(tokens, targets):
-            loss, grads = right(tokens, targets)
-            grad = grads[self.parameter].copy()
-            grad.reshape(-1)[self.place] *= -1.0
-            return loss, grads | {self.parameter: grad}
-
-        return wrong
+from mlxhog.parity.engines import FrameworkEngine
 
 
 @contextmanager
-def every_engine(fault):
-    """Let sides compute with a fault, if any, in this process until the block ends."""
+def wrong_sign(parameter, place):
+    """Let backends of this process compute a gradient with a wrong sign at a flat index."""
+    right = FrameworkEngine.differentiate
 
-    def faulty_engine(side):
-        engine = engine_of(side)
-        if fault is not None:
-            engine.differentiate = fault.differentiate(engine.differentiate)
-        return engine
+    def wrong(engine, tokens, targets):
+        loss, grads = right(engine, tokens, targets)
+        grad = grads[parameter].copy()
+        grad.reshape(-1)[place] *= -1.0
+        return loss, grads | {parameter: grad}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compute, "engine_of", faulty_engine)
+        patch.setattr(FrameworkEngine, "differentiate", wrong)
         yield

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from mlxhog.backends import probes
-from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_spec
-from mlxhog.parity import compute, optimizers, tolerances
+from mlxhog.parity import optimizers, tolerances
 from mlxhog.parity.compute import compare_all, compare_sides
-from mlxhog.parity.engines import NumPyEngine
+from mlxhog.parity.engines import FrameworkEngine, NumPyEngine
 from mlxhog.parity.subject import (
     ParitySide,
     ParitySubject,
@@ -24,7 +23,7 @@ from mlxhog.parity.subject import (
 )
 from tests.backends.imprecise import FAULTS
 from tests.models.sample import batch, config, perturbed_params
-from tests.parity.planted import SignFault, every_engine
+from tests.parity.planted import wrong_sign
 
 NUMPY, NUMPY_TWICE = ParitySide("numpy", "numpy"), ParitySide("numpy again", "numpy")
 MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
@@ -103,7 +102,7 @@ def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others():
     name = "backbone.blocks.0.mlstm_layer.k.weight"
     roundings = np.abs(grads[name]).reshape(-1) / (largest * tolerances.ROUNDING)
     place = int(np.flatnonzero((roundings > 20) & (roundings < 30))[0])
-    with every_engine(SignFault(name, place)):
+    with wrong_sign(name, place):
         row = compare_sides(subject, [NUMPY, TORCH_PLAIN], quiet).first_bad
     assert row.what == f"grad/{name}"
     assert row.wanted == pytest.approx(-row.got, rel=0.2)
@@ -111,8 +110,8 @@ def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others():
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_in_the_precision_of_float32_disagrees(monkeypatch, fault):
-    engine, (operator, kind) = compute.engine_of(MLX_PLAIN), FAULTS[fault]
-    wrong = fault(getattr(engine.ops, operator), MLXArrays("cpu", 1))
+    engine, (operator, kind) = FrameworkEngine("mlx:cpu", "reference"), FAULTS[fault]
+    wrong = fault(getattr(engine.ops, operator), probes.Device("mlx", "cpu", 1))
     monkeypatch.setattr(engine.ops, operator, wrong)
     by_side = {
         NUMPY.name: (dict(probes.exact()), {}),

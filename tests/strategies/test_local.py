@@ -75,12 +75,6 @@ def test_the_model_is_the_average_and_each_copy_can_be_evaluated_in_its_place():
         assert set(arena.probe.tolist()) == {7.0}  # no part of an average
 
 
-@each_of(("average", "copies", "warned"), [(2.0, [2.1, 2.2], False), (2.5, [2.6, 2.25], True)])
-def test_an_average_that_is_worse_than_a_copy_is_warned_of(average, copies, warned):
-    text = strategy("avg_runs").warning(average, copies)
-    assert ("worker 2 alone 2.250" in text) if warned else text is None
-
-
 @each_of(
     ("name", "models"),
     # once, at the end; at 4 and 8 of 9 steps, and at the end; the control variates, too

@@ -224,28 +224,15 @@ class PaTH(_Heads):
 
 
 def reflected_attention(
-    ops: Ops,
-    q: Array,
-    k: Array,
-    v: Array,
-    w: Array,
-    beta: Array,
-    log_forget: Array | None,
-    cache: State,
-    count: Array,
-) -> tuple[Array, State]:
+    ops: Ops, q: Array, k: Array, v: Array, w: Array, beta: Array, log_forget: Array | None,
+    cache: State, count: Array,
+) -> tuple[Array, State]:  # fmt: skip
     """Return h (B, S, heads, dh), and the cache with these positions.
 
-    Args:
-        ops: the operators.
-        q: (B, S, heads, dh).
-        k: as q.
-        v: as q.
-        w: as q, of length 1 at most.
-        beta: (B, S, heads), 0 to 2.
-        log_forget: as beta, at most 0; None without a forget gate.
-        cache: keys, values (B, L, heads, dh) and, with a gate, its sums (B, L, heads).
-        count: (B,), the number of positions before; the cache has the last ones.
+    q, k, v and w are (B, S, heads, dh), w of length 1 at most; beta (B, S, heads), 0 to 2;
+    log_forget as beta, at most 0, None without a forget gate. The cache has keys and values
+    (B, L, heads, dh) and, with a gate, its sums (B, L, heads), of the last of `count` (B,)
+    positions.
     """
     xp, (B, S, _, D) = ops.xp, q.shape
     C = min(CHUNK_SIZE, 1 << (S - 1).bit_length())

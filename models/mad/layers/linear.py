@@ -161,15 +161,9 @@ class GSA(Layer):
 def slot_attention(
     ops: Ops, q: Array, k: Array, v: Array, dt: Array, state: State
 ) -> tuple[Array, State]:
-    """Return h (B, S, heads, dh) and the last K and V, (B, heads, slots, dh) each.
+    """Return h, as q, k and v (B, S, heads, dh), and the last K and V, (B, heads, slots, dh) each.
 
-    Args:
-        ops: the operators.
-        q: (B, S, heads, dh).
-        k: as q.
-        v: as q.
-        dt: -log alpha, (B, S, heads, slots), at least 0.
-        state: K and V before the first position.
+    dt is -log alpha, (B, S, heads, slots), at least 0; the state K and V before.
     """
     xp, (K, V) = ops.xp, state
     write = xp.tanh(dt / 2) * (1 + xp.exp(-dt))  # 1 - exp(-dt) without its cancellation

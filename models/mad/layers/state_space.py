@@ -226,16 +226,9 @@ def turning_cell(
 ) -> tuple[Array, State]:  # fmt: skip
     """Return h (B, S, heads, P), and S, theta, B and x of the last position.
 
-    Args:
-        ops: the operators.
-        q: C before it turns, (B, S, heads, N).
-        k: as q, B.
-        v: x, (B, S, heads, P).
-        log_decay: log alpha, (B, S, heads), at most 0.
-        dt: as log_decay, at least 0.
-        own: as log_decay, the share l of a position's own input.
-        angle: by which each pair turns on, (B, S, heads, turns).
-        state: as the second result, before the first position.
+    q and k are C and B before they turn, (B, S, heads, N); v is x, (B, S, heads, P); log_decay (of
+    alpha, at most 0), dt (at least 0) and own, the share l of a position's own input, are
+    (B, S, heads); angle, by which each pair turns on, (B, S, heads, turns).
     """
     xp, turns, (cell, *before) = ops.xp, angle.shape[-1], state
     theta, k_before, v_before = (

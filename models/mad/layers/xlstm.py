@@ -26,11 +26,22 @@ through negative eigenvalues, arXiv:2411.12537, for signs.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, normal, small, taps
+from mlxhog.models.mad.layer import (
+    Layer,
+    Params,
+    Run,
+    Shapes,
+    State,
+    maps,
+    normal,
+    of_model,
+    small,
+    taps,
+)
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
 
@@ -225,13 +236,13 @@ class MLSTMV1(_V1Cell):
     """
 
     name = "mlstm-v1"
-    chunk_size = CHUNK_SIZE
-    inner = cast(int | None, None)  # I; None is twice the width, in whole 64s
-    bias = False
-    residual = ""  # initialiser of Wdown; "" is the small one
 
     conv: int = 4
     qkv_block: int = 4  # channels of a group that q, k and v mix within
+    chunk_size: int = of_model(CHUNK_SIZE)
+    inner: int | None = of_model(None)  # I; None is twice the width, in whole 64s
+    bias: bool = of_model(False)
+    residual: str = of_model("")  # initialiser of Wdown; "" is the small one
 
     def heads_width(self, d: int) -> int:
         """Return the width of the cell over all heads, I."""
@@ -292,9 +303,10 @@ class SLSTMV1(_V1Cell):
     """
 
     name = "slstm-v1"
-    forget = "slstm_linspace:{heads}:3.0:6.0"  # initialiser of the cell's biases
-    recurrent = "zeros"
-    norm_weight = True
+
+    forget: str = of_model("slstm_linspace:{heads}:3.0:6.0")  # initialiser of the cell's biases
+    recurrent: str = of_model("zeros")
+    norm_weight: bool = of_model(True)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         NH, DH = self.heads, d // self.heads

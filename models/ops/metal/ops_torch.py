@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from mlxhog.models.ops.arrays_torch import differentiable
 from mlxhog.models.ops.metal.cells import MetalCells
 from mlxhog.models.ops.reference.ops_torch import TorchOps
 
@@ -30,32 +29,20 @@ class MetalOps(MetalCells, TorchOps):
         self, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: Tensor, **how: Any
     ) -> Sequence[Tensor]:
         """Return the results, with their place in autograd's graph."""
-        results: tuple[Tensor, ...] = _Differentiable.apply(  # type: ignore[no-untyped-call]
-            forward, backward, how, *inputs
-        )
-        return results
+        shapes: list[torch.Size] = []
 
+        def both(*inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+            (first, *states), saved = forward(*inputs, **how)
+            results = first, *(x.clone() for x in states)  # which are views of what is saved
+            shapes.extend(x.shape for x in results)
+            return results, saved
 
-class _Differentiable(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, forward: Any, backward: Any, how: dict[str, Any], *inputs: Tensor
-    ) -> tuple[Tensor, ...]:
-        results, saved = forward(*inputs, **how)
-        ctx.save_for_backward(*saved)
-        ctx.set_materialize_grads(False)
-        results = (results[0], *(x.clone() for x in results[1:]))  # views of what is saved
-        ctx.settings = backward, how, len(inputs), [x.shape for x in results]
-        return results
+        def gradients(
+            saved: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: Sequence[bool]
+        ) -> Sequence[Tensor | None]:
+            pairs = zip(d_results, shapes, strict=True)
+            ready = [saved[0].new_zeros(shape) if dy is None else dy for dy, shape in pairs]
+            grads = backward(saved, ready, **how)
+            return *grads, *[None] * (len(needs) - len(grads))
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
-        backward, how, count, shapes = ctx.settings
-        saved = ctx.saved_tensors
-        d_results = tuple(
-            saved[0].new_zeros(shape) if dy is None else dy
-            for dy, shape in zip(d_results, shapes, strict=True)
-        )
-        grads = backward(saved, d_results, **how)
-        return None, None, None, *grads, *[None] * (count - len(grads))
+        return differentiable(both, gradients, *inputs)

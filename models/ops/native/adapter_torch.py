@@ -5,15 +5,13 @@ memory the tensors share.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
+from mlxhog.models.ops.arrays_torch import differentiable
 from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.native.pairs import SLSTM, Pair, View
 from mlxhog.models.ops.reference.ops_torch import TorchOps
@@ -29,17 +27,32 @@ class NativeTorchOps(NativeOps, TorchOps):
 
     def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
         """Call a pair; it saves nothing if no input requires a gradient."""
+        settings["threads"] = torch.get_num_threads()
         differentiated = torch.is_grad_enabled() and any(
             x is not None and x.requires_grad for x in inputs
         )
-        if differentiated:
-            return cast(
-                tuple[Tensor, ...],
-                _Differentiable.apply(pair, settings, *inputs),  # type: ignore[no-untyped-call]
-            )
-        arrays = [None if x is None else _array(x) for x in inputs]
-        results, _ = pair.forward(*arrays, keep=False, threads=torch.get_num_threads(), **settings)
-        return [torch.from_numpy(x) for x in results]
+        if not differentiated:
+            results, _ = pair.forward(*map(_array, inputs), keep=False, **settings)
+            return [torch.from_numpy(x) for x in results]
+
+        def forward(*inputs: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+            tensors = [None if x is None else x.contiguous() for x in inputs]
+            arrays = [_array(x) for x in tensors]
+            results, saved = pair.forward(*arrays, keep=True, **settings)
+            outputs = [torch.from_numpy(x) for x in results]
+            # Save the original tensors: autograd then notices a change of them before the gradient.
+            known = dict(zip(map(id, arrays), tensors, strict=True))
+            kept = [known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved]
+            return outputs, [*kept, *[outputs[position] for position in pair.saved_results]]
+
+        def backward(
+            saved: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: Sequence[bool]
+        ) -> Sequence[Tensor | None]:
+            arrays = [*map(_array, saved)], [*map(_array, d_results)]
+            grads = zip(pair.backward(*arrays, needs, **settings), needs, strict=True)
+            return [torch.from_numpy(x) if need else None for x, need in grads]
+
+        return differentiable(forward, backward, *inputs)
 
     def constant(self, x: Tensor | None, dtype: str) -> View | None:
         """View a tensor without its gradient; copies only where it has another type."""
@@ -50,45 +63,9 @@ class NativeTorchOps(NativeOps, TorchOps):
         return FAST_GEMM
 
 
-class _Differentiable(Function):
-    """(pair, settings, *inputs) -> the pair's results."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, pair: Pair, settings: dict[str, Any], *inputs: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        tensors = [None if x is None else x.contiguous() for x in inputs]
-        arrays = [None if x is None else x.detach().numpy() for x in tensors]
-        threads = torch.get_num_threads()
-        results, saved = pair.forward(*arrays, keep=True, threads=threads, **settings)
-        outputs = tuple([torch.from_numpy(x) for x in results])
-        # Save the original tensors: autograd then notices a change of them before the gradient.
-        known = dict(zip(map(id, arrays), tensors, strict=True))
-        ctx.save_for_backward(
-            *[known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved],
-            *[outputs[position] for position in pair.saved_results],
-        )
-        ctx.set_materialize_grads(False)
-        ctx.pair, ctx.settings = pair, settings
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
-        if all(x is None for x in d_results):  # autograd asks, although nothing depends on them
-            return (None,) * len(ctx.needs_input_grad)
-        saved = [None if x is None else x.detach().numpy() for x in ctx.saved_tensors]
-        d_arrays = [None if x is None else _array(x) for x in d_results]
-        needs, threads = ctx.needs_input_grad[2:], torch.get_num_threads()
-        grads = ctx.pair.backward(saved, d_arrays, needs, threads=threads, **ctx.settings)
-        needed = zip(grads, needs, strict=True)
-        return None, None, *(torch.from_numpy(x) if need else None for x, need in needed)
-
-
-def _array(x: Tensor) -> NDArray[Any]:
+def _array(x: Tensor | None) -> View | None:
     """View a tensor as a C-contiguous NumPy array; copies only where it is not contiguous."""
-    view: NDArray[Any] = x.detach().contiguous().numpy()
-    return view
+    return None if x is None else x.detach().contiguous().numpy()
 
 
 OPS = NativeTorchOps()

@@ -4,7 +4,7 @@ Each is a pair of `pairs.py`, which `adapter_torch.py` and `adapter_mlx.py` make
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlxhog._native import ops
@@ -14,6 +14,36 @@ from mlxhog.models.ops.native.pairs import Pair, View
 from mlxhog.models.ops.operators import Ops, activation_name
 
 ops.keep_freed_memory()
+
+READ: Mapping[str, Callable[["NativeOps", Any], Any]] = {
+    "activation": lambda _, name: activation_name(name),
+    "starts": lambda own, x: own.constant(x, "uint8"),
+    **dict.fromkeys(("offset", "lengths", "labels"), lambda own, x: own.constant(x, "int32")),
+}
+"""Settings of pairs that an operator gets in another form, or as an array without a gradient."""
+
+
+def native(pair: Pair, arrays: str, **settings: Any) -> Any:
+    """Return the operator, a method of `NativeOps`, that a pair computes.
+
+    Args:
+        pair: the pair.
+        arrays: names of its arrays, which are the operator's first arguments; one may be absent.
+        settings: its settings, which are the next ones, with their defaults. A chunk size changes
+            no result of the kernels.
+    """
+    names, known = arrays.split(), {*arrays.split(), *settings, "chunk_size"}
+
+    def operator(self: "NativeOps", *positional: Any, **named: Any) -> Any:
+        if unknown := named.keys() - known:
+            raise TypeError(f"the operator has no argument {', '.join(unknown)}")
+        given = settings | dict(zip((*names, *settings), positional, strict=False)) | named
+        how = {name: given[name] for name in settings}
+        how |= {name: READ[name](self, how[name]) for name in READ.keys() & settings}
+        results = self.apply(pair, *map(given.get, names), **how)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    return operator
 
 
 class NativeOps(Ops):
@@ -43,34 +73,25 @@ class NativeOps(Ops):
     def multiplies(self, weights: Sequence[Array]) -> bool:
         """Whether the native matrix product takes these weights and is the faster one."""
 
-    def rms_norm(self, x: Array, w: Array, eps: float) -> Array:
-        return self.apply(pairs.RMS_NORM, x, w, eps=eps)[0]
-
-    def layer_norm(self, x: Array, w: Array, eps: float) -> Array:
-        return self.apply(pairs.LAYER_NORM, x, w, eps=eps)[0]
+    rms_norm = native(pairs.RMS_NORM, "x w", eps=None)
+    layer_norm = native(pairs.LAYER_NORM, "x w", eps=None)
+    head_norm_gate = native(pairs.HEAD_NORM_GATE, "h o w", eps=None)
+    head_norm_skip_gate = native(pairs.HEAD_NORM_SKIP_GATE, "h c z w skip", eps=None)
+    activate = native(pairs.ACTIVATE, "x", activation=None)
+    glu = native(pairs.GLU, "gate up", activation=None)
+    swiglu = native(pairs.SWIGLU, "gate up")
+    soft_cap = native(pairs.SOFT_CAP, "x", cap=None)
+    rope = native(pairs.ROPE, "x", base=None, offset=None)
+    attention = native(pairs.ATTENTION, "q k v", window=None, lengths=None)
+    recurrence = native(
+        pairs.RECURRENCE, "q k v log_decay beta read removal state", scale=1.0, by_value=False
+    )
+    regression_cell = native(pairs.REGRESSION, "q k log_decay ridge state", steps=None)
+    selective_scan = native(pairs.SCAN, "u dt A Bt Ct state")
+    capped_cross_entropy = native(pairs.CROSS_ENTROPY, "raw_logits", labels=None, cap=None)
 
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
-        return self.apply(pairs.LAYER_NORM, h, w, eps=eps)[0].flatten(-2)
-
-    def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
-        return self.apply(pairs.HEAD_NORM_GATE, h, o, w, eps=eps)[0]
-
-    def head_norm_skip_gate(
-        self, h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
-    ) -> Array:
-        return self.apply(pairs.HEAD_NORM_SKIP_GATE, h, c, z, w, skip, eps=eps)[0]
-
-    def activate(self, x: Array, activation: str) -> Array:
-        return self.apply(pairs.ACTIVATE, x, activation=activation_name(activation))[0]
-
-    def glu(self, gate: Array, up: Array, activation: str) -> Array:
-        return self.apply(pairs.GLU, gate, up, activation=activation_name(activation))[0]
-
-    def swiglu(self, gate: Array, up: Array) -> Array:
-        return self.apply(pairs.SWIGLU, gate, up)[0]
-
-    def soft_cap(self, x: Array, c: float) -> Array:
-        return self.apply(pairs.SOFT_CAP, x, c=c)[0]
+        return self.layer_norm(h, w, eps).flatten(-2)
 
     def linears(
         self, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None = None
@@ -100,16 +121,6 @@ class NativeOps(Ops):
             return super().long_conv(x, f)  # by transforms
         return self.apply(pairs.LONG_CONV, x, f)[0]
 
-    def rope(self, x: Array, base: float, offset: Array | None = None) -> Array:
-        return self.apply(pairs.ROPE, x, base=base, offset=self.constant(offset, "int32"))[0]
-
-    def attention(
-        self, q: Array, k: Array, v: Array, *, window: int | None = None,
-        lengths: Array | None = None,
-    ) -> Array:  # fmt: skip
-        counts = self.constant(lengths, "int32")
-        return self.apply(pairs.ATTENTION, q, k, v, window=window, lengths=counts)[0]
-
     def mlstm_cell(
         self, *x: Array, state: Sequence[Any] | None = None, **how: Any
     ) -> tuple[Array, Any]:
@@ -122,36 +133,6 @@ class NativeOps(Ops):
         begins = self.constant(starts, "uint8")
         h, *last = self.apply(self.slstm, *x, *(state or [None] * 4), starts=begins)
         return h, tuple(last)
-
-    def recurrence(
-        self, q: Array, k: Array, v: Array, log_decay: Array, *, beta: Array | None = None,
-        read: Array | None = None, removal: Array | None = None, scale: float = 1.0,
-        by_value: bool = False, chunk_size: int, state: Array | None = None,
-    ) -> tuple[Array, Array]:  # fmt: skip
-        inputs = (q, k, v, log_decay, beta, read, removal, state)
-        h, last = self.apply(pairs.RECURRENCE, *inputs, scale=scale, by_value=by_value)
-        return h, last
-
-    def regression_cell(
-        self, q: Array, k: Array, log_decay: Array, ridge: Array, *, steps: int, chunk_size: int,
-        state: Array | None = None,
-    ) -> tuple[Array, Array]:  # fmt: skip
-        x = (q, k, log_decay, ridge, state)
-        solution, last = self.apply(pairs.REGRESSION, *x, steps=steps)
-        return solution, last
-
-    def selective_scan(
-        self, u: Array, dt: Array, A: Array, Bt: Array, Ct: Array, *, state: Array | None = None
-    ) -> tuple[Array, Array]:
-        y, last = self.apply(pairs.SCAN, u, dt, A, Bt, Ct, state)
-        return y, last
-
-    def capped_cross_entropy(
-        self, raw_logits: Array, labels: Array, cap: float | None
-    ) -> tuple[Array, Array]:
-        ids = self.constant(labels, "int32")
-        nats, count = self.apply(pairs.CROSS_ENTROPY, raw_logits, labels=ids, cap=cap)
-        return nats, count
 
     def linear_cross_entropy(
         self, x: Array, w: Array, labels: Array, cap: float | None

@@ -107,6 +107,13 @@ def _at(position: int, name: str, call: Callable[..., None]) -> Callable[..., No
     return lambda *x, **how: call(*x[:position], how.pop(name), *x[position:], **how)
 
 
+def _of_one(call: Callable[..., None], x: View, *others: View | None, **how: Any) -> Views:
+    """The only result of a kernel, shaped as its first array."""
+    out = ops.empty(x.shape)
+    call(x, *others, out, **how)
+    return (out,)
+
+
 def _without(position: int, call: Callable[..., None]) -> Callable[..., None]:
     """A kernel that does not take one of the arrays."""
     return lambda *x, **how: call(*x[:position], *x[position + 1 :], **how)
@@ -125,22 +132,11 @@ ACTIVATE = pair(
 GLU = pair(_at(0, "activation", ops.glu), _at(0, "activation", ops.glu_grad), _like(0))
 
 
-def _soft_cap(x: View, *, c: float, keep: bool, threads: int) -> tuple[Views, Views]:
-    out = ops.empty(x.shape)
-    ops.soft_cap(x, out, cap=c, threads=threads)
-    return (out,), ()
-
-
-def _soft_cap_grad(
-    saved: Views, d_results: Views, _: Sequence[bool], *, c: float, threads: int
-) -> Views:
-    (out,), (d_out,) = saved, d_results
-    dx = ops.empty(out.shape)
-    ops.soft_cap_grad(out, d_out, dx, cap=c, threads=threads)
-    return (dx,)
-
-
-SOFT_CAP = Pair(_soft_cap, _soft_cap_grad, saved_results=(0,))
+SOFT_CAP = Pair(
+    lambda x, *, keep, **how: (_of_one(ops.soft_cap, x, **how), ()),
+    lambda saved, d_results, _, **how: _of_one(ops.soft_cap_grad, *saved, *d_results, **how),
+    saved_results=(0,),
+)
 
 # -- linear maps -----------------------------------------------------------------------------------
 
@@ -197,15 +193,9 @@ CAUSAL_CONV = pair(
 LONG_CONV = pair(ops.long_conv, ops.long_conv_grad, _like(0))
 
 
-def _turned(x: View, *, offset: View | None, **how: Any) -> Views:
-    out = ops.empty(x.shape)
-    ops.rope(x, offset, out, **how)
-    return (out,)
-
-
 ROPE = Pair(
-    lambda x, *, keep, **how: (_turned(x, back=False, **how), ()),
-    lambda _, d_results, __, **how: _turned(d_results[0], back=True, **how),
+    lambda x, *, keep, offset, **how: (_of_one(ops.rope, x, offset, back=False, **how), ()),
+    lambda _, dy, __, *, offset, **how: _of_one(ops.rope, *dy, offset, back=True, **how),
 )
 
 

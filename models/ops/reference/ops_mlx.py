@@ -101,8 +101,8 @@ class MLXOps(Ops):
     def swiglu(self, gate: array, up: array) -> array:
         return _swiglu(gate, up)
 
-    def soft_cap(self, x: array, c: float) -> array:
-        return _soft_cap(c)(x)
+    def soft_cap(self, x: array, cap: float) -> array:
+        return _soft_cap(cap)(x)
 
     def log_total(self, logits: array, cap: float | None) -> array:
         """The gradient of exp is exp, that of logsumexp one exp more."""

@@ -135,5 +135,5 @@ def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
         template=template, depth=2 if before and depth == 1 else depth, before=before
     )
     child = mutation(choices.candidate(number % choices.count), choices, stream)
-    assert len(child) in choices.space.depths
+    assert len(child) in choices.depths
     assert all(one in slot for one, slot in zip(child, choices.slots(len(child)), strict=True))
