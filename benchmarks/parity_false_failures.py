@@ -77,7 +77,7 @@ def sign_fault(right, r):
     known = [name for name in sizes if conditions[name] < LARGEST_CONDITION]
     name = str(r.choice([name for name in known if sizes[name] > floors[name]]))
     place = int(r.choice(np.flatnonzero(grads[name].reshape(-1) > floors[name])))
-    return wrong_sign(name.removeprefix("grad/"), place)
+    return name.removeprefix("grad/"), place
 
 
 def examine(number):
@@ -95,10 +95,10 @@ def examine(number):
         for row in rows
         if not row.ok
     ]
-    victim, sign = OTHERS[number // 2 % len(OTHERS)], sign_fault(right[NUMPY.name], r)
-    what = f"grad/{sign.parameter}"
-    found = is_found(subject, right, victim, sign, what)
-    missed = [f"{subject.title}: {what} at {sign.place} in {victim.name}"] * (not found)
+    victim, (parameter, place) = OTHERS[number // 2 % len(OTHERS)], sign_fault(right[NUMPY.name], r)
+    what = f"grad/{parameter}"
+    found = is_found(subject, right, victim, wrong_sign(parameter, place), what)
+    missed = [f"{subject.title}: {what} at {place} in {victim.name}"] * (not found)
     return max(row.pressure for row in rows), failed, missed
 
 

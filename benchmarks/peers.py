@@ -7,7 +7,8 @@
 
 Ours is the command with its defaults. The others (`language_models/minute.py`) are the xlstm
 package's model and a small Llama of transformers, both by torch's AdamW, and nanochat where its
-checkout is given. litgpt cannot stand beside this transformers: it wants an older huggingface_hub.
+checkout is given, by its own recipe. litgpt cannot stand beside this transformers: it wants an
+older huggingface_hub.
 
 All train on the same text with the same tokenizer, on the same cores, until as many seconds after
 the start of their process, and are scored on all held-out documents afterwards; what each has
@@ -16,7 +17,8 @@ Arms take turns, ours twice (A/A).
 
 The settings of the others were found by one search (`harness/tuning.py`) with as many trials for
 each: step size, batch, width, depth and schedule. It counts text in place of seconds, as a busy
-machine changes no loss: a wider or deeper model gets less of it, for as many products.
+machine changes no loss. A wider or deeper model gets less of it, as if half of a step's time went
+by its products; of both peers that is so within a third, at widths from 64 to 256.
 """
 
 import json
@@ -42,10 +44,13 @@ OURS, NANOCHAT, PEERS = "mlxhog", "nanochat", ("xlstm", "llama")
 SEARCHED = 300_000  # tokens of a trial at the middle of the axes
 TUNED_ON = 101
 SCORED = 32_768  # held-out tokens of a trial
+VOCAB = 4096  # of the default tokenizer
 AHEAD, MOST, FIRST_S = 0.1, 1.25, 4.0
 """Bits per byte between ours and any other, ours after a minute, and seconds to our first step."""
 MIDDLES = {"xlstm": 4e-3, "llama": 4e-3, NANOCHAT: 4.0}
 """Of the axes of step sizes; that of nanochat is a multiple of its own."""
+RECIPE = {"lr": 1.0, "batch_size": 64, "d": 384, "blocks": 6, "schedule": "trapezoid"}
+"""Of nanochat's runs/runcpu.sh, by which it races unless a search was recorded."""
 ANY = {"lr": 1e-3, "batch_size": 2, "d": 32, "blocks": 1, "schedule": "linear"}
 
 
@@ -105,7 +110,11 @@ def measure(findings, chosen):
     seconds, tokens = chosen.pick(tiny=(0.5, 2_000), quick=(10.0, 50_000), full=(60.0, SEARCHED))
     least = chosen.pick(tiny=0.0, quick=0.0, full=AHEAD)
     others = [*PEERS, *([NANOCHAT] if chosen.nanochat else [])]
-    known = dict.fromkeys(others, ANY) if chosen.tiny else settings("peers", others)
+    known = (
+        dict.fromkeys(others, ANY)
+        if chosen.tiny
+        else {NANOCHAT: RECIPE, **settings("peers", PEERS)}
+    )
     checkout = {NANOCHAT: chosen.nanochat and str(chosen.nanochat.resolve())}
     start_s, files = ours(0, tokens=4 * SEQ)["start_s"], text()  # the first one fills caches
 
@@ -148,22 +157,21 @@ def measure(findings, chosen):
         findings.at_most(name, Mean.of(bits(timed[OURS])), MOST)
         first_s = Mean.of(one["first_step_s"] for one in (*timed[OURS], *again))
         findings.at_most(f"{OURS} train, first step after, s", first_s, FIRST_S)
-    findings.results |= {"settings": known, "seconds_of": seconds}
+    findings.results |= {"settings": {arm: known[arm] for arm in others}, "seconds_of": seconds}
 
 
 def tuning(chosen):
     """Search the settings of the others, with one thread each."""
     files, arms = text(), [*PEERS, *([NANOCHAT] if chosen.nanochat else [])]
     checkout = {NANOCHAT: chosen.nanochat and str(chosen.nanochat.resolve())}
-    vocab = 4096  # of the default tokenizer
 
     def loss(arm, point):
-        share = products(vocab, 128, 2) / products(vocab, point["d"], point["blocks"])
+        more = products(VOCAB, point["d"], point["blocks"]) / products(VOCAB, 128, 2)
         one = theirs(
             arm, files=files, seed=TUNED_ON, point=point, threads=1, path=checkout.get(arm),
-            tokens=round(SEARCHED * share), most=SCORED,
+            tokens=round(SEARCHED * 2 / (1 + more)), most=SCORED,
         )  # fmt: skip
-        say(f"  {arm} {point}: {one['bits_per_byte']:.4f}")
+        say(f"  {arm} {point}: {one['bits_per_byte']:.4f} after {one['tokens']:,} tokens")
         return round(one["bits_per_byte"], 4)
 
     tune("peers", {arm: axes(arm) for arm in arms}, loss)

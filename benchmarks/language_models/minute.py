@@ -162,13 +162,14 @@ def trained(arm, *, files, seed, point, threads, end_s=None, tokens=None, path=N
         labels = torch.from_numpy(y).long().reshape(-1)
         return torch.nn.functional.cross_entropy(scores, labels, reduction=reduction)
 
-    began_s, number, order, per_step = time.monotonic(), 0, [], point["batch_size"] * SEQ
+    number, order, per_step = 0, [], point["batch_size"] * SEQ
+    began_s = now_s = time.monotonic()
     while True:
-        now_s = time.monotonic()
+        last_s, now_s = time.monotonic() - now_s, time.monotonic()
         if tokens:
             progress = number * per_step / tokens
-        else:
-            progress = (now_s - began_s) / (end_s - began_s) if now_s < end_s else 1.0
+        else:  # a step that would end too late is not begun
+            progress = (now_s - began_s) / (end_s - began_s) if now_s + last_s < end_s else 1.0
         if progress >= 1:
             break
         if len(order) < point["batch_size"]:

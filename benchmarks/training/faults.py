@@ -19,6 +19,8 @@ from collections import deque
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
+
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import TicketState
@@ -238,8 +240,8 @@ class Observed:
 
     def _ledger(self):
         """The ledger of a copy of its memory; tickets handed out, done and torn."""
-        words = self.arena.segment("ledger").copy()
-        ledger = _native.TicketLedger(words, self.arena.segment("tickets").copy())
+        words, tickets = (aligned(self.arena.segment(name)) for name in ("ledger", "tickets"))
+        ledger = _native.TicketLedger(words, tickets)
         watermark, done, torn = ledger.position()
         return ledger, _native.load_u64(words, 0), watermark + len(done), torn
 
@@ -256,6 +258,15 @@ class Observed:
         self._stop_reading.set()
         self._stdout.close()
         self.arena.close()
+
+
+def aligned(values):
+    """A copy that begins where a native ledger may."""
+    room = np.empty(values.nbytes + 128, np.uint8)
+    begin = -room.ctypes.data % 128
+    copy = room[begin : begin + values.nbytes].view(values.dtype)
+    copy[...] = values
+    return copy
 
 
 class FaultSchedule:

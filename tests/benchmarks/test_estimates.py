@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-PAGES, COMPARISONS, PAIRS = 200, 6, 5
+PAGES, COMPARISONS, PAIRS = 100, 6, 5
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims, estimates):
     # The rate itself is at most .05; two standard errors of it for as many pages.
     assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
-    others = [claims.corrected(simulated_page(claims, estimates, rng, 1.5)) for _ in range(50)]
-    assert sum(all(claim.ended == claims.MET for claim in page) for page in others) >= 45
+    others = [claims.corrected(simulated_page(claims, estimates, rng, 1.5)) for _ in range(20)]
+    assert sum(all(claim.ended == claims.MET for claim in page) for page in others) >= 18
 
 
 def test_the_first_of_several_programs_runs_twice_in_each_turn(load, monkeypatch):
@@ -123,20 +123,6 @@ def test_the_first_of_several_programs_runs_twice_in_each_turn(load, monkeypatch
     seconds, again = interleaved.in_turns(programs, threads=1, turns=2, seconds=0.0)
     assert seconds == {"ours": [0.5, 0.5], "theirs": [1.0, 1.0]}
     assert again == [0.5, 0.5]
-
-
-def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims):
-    rng = np.random.default_rng(33)
-
-    def twin():
-        spell = rng.normal(0, 0.3, PAIRS)
-        own, again = (np.exp(spell + rng.normal(0, 0.05, PAIRS)).tolist() for _ in range(2))
-        return claims.Twin.of("an arm", own, again)
-
-    pages = [[twin() for _ in range(COMPARISONS)] for _ in range(PAGES)]
-    wrong = sum(claims.false_verdicts(page) > 0 for page in pages)
-    assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
-    assert claims.false_verdicts([claims.Twin.of("not the same", [1.0, 1.1, 1.2], [2.0, 2.2, 2.5])])
 
 
 def test_an_arm_is_compared_with_itself_in_the_same_turns(load, claims):

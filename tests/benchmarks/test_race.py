@@ -40,6 +40,15 @@ def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load):
     assert claim.interval[0] < 1.01 < 1.03 < claim.interval[1]
 
 
+def test_peers_are_searched_with_as_many_trials_each_and_have_settings(load):
+    peers, minute = load("peers"), load("language_models.minute")
+    axes = {arm: peers.axes(arm) for arm in (*peers.PEERS, peers.NANOCHAT)}
+    assert len({tuple(map(len, own.values())) for own in axes.values()}) == 1
+    assert axes.keys() == minute.ARMS.keys()
+    for arm, point in load("harness.tuning").settings("peers", peers.PEERS).items():
+        assert all(point[axis] in values for axis, values in axes[arm].items())
+
+
 @pytest.mark.parametrize("name", ["staleness", "backoff"])
 def test_every_recorded_setting_of_a_mode_exists(load, name):
     frame, module = load("harness.frame"), load(name)
