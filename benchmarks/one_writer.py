@@ -68,7 +68,7 @@ class Writer:
         for slot in layout.slots.values():
             self._dense[slot.offset : slot.offset + slot.size] = slot.kind != "rows"
         self.backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
-        self.backend.bind(model, layout.slots, layout.n_floats, None)
+        self.backend.bind(model, layout)
         inbox, hidden = self.backend.inbox, families.hidden_matrices(model)
         opened.copy_into({name: parameter(inbox, slot) for name, slot in layout.slots.items()})
         decay = frozenset(name for name, one in spec.items() if one.decay)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, did_you_mean, shown
-from mlxhog.models import ngrams
 from mlxhog.models.fields import check_names
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.model import ModelConfig, Params, State
@@ -67,15 +66,9 @@ def param_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
     return dict(cfg.layout.spec)
 
 
-def table_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
-    """Declare the model's tables of n-grams, which are no parameters of `param_spec`."""
-    tables = ngrams.of(cfg)
-    return {} if tables is None else tables.specs
-
-
 def param_count(cfg: ModelConfig) -> int:
     """Number of elements of all parameters, without tables of n-grams."""
-    return sum(spec.size for spec in cfg.layout.spec.values())
+    return sum(spec.size for spec in cfg.layout.spec.values() if spec.kind != "table")
 
 
 def init_params(cfg: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
@@ -126,12 +119,14 @@ def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
 def rate_groups(cfg: ModelConfig) -> dict[str, frozenset[str]]:
     """Return the names of the parameters beside the hidden matrices, by group.
 
-    They are the embedding, the head, which is empty if it is tied, and "scalar": gates, biases,
-    norms and all others.
+    They are the embedding, the head, which is empty if it is tied, tables, and "scalar": gates,
+    biases, norms and all others.
     """
     first, last = frozenset({embedding(cfg)}), frozenset({head(cfg)})
-    others = cfg.layout.spec.keys() - hidden_matrices(cfg) - first - last
-    return {"embedding": first, "head": last - first, "scalar": frozenset(others)}
+    tables = frozenset(name for name, one in cfg.layout.spec.items() if one.kind == "table")
+    others = cfg.layout.spec.keys() - hidden_matrices(cfg) - first - last - tables
+    groups = {"embedding": first, "head": last - first, "table": tables}
+    return {**groups, "scalar": frozenset(others)}
 
 
 class ParameterBlock(NamedTuple):
@@ -142,7 +137,7 @@ class ParameterBlock(NamedTuple):
         cell: "mlstm" or "slstm" for a layer with that cell. A layer without a cell, such as a
             feed-forward layer of a MAD model, has the cell of the layers before it. Else None.
         params: names of the parameters, in the order of use.
-        size: number of their elements.
+        size: number of their elements, without tables.
     """
 
     name: str
@@ -161,7 +156,8 @@ def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
     spec, names_of = cfg.layout.spec, dict[str, list[str]]()
     for name in spec:
         match = _LAYER.search(name)
-        outside = "embedding" if name in (embedding(cfg), ngrams.WEIGHT) else "head"
+        first = name == embedding(cfg) or name in {one.name for one in cfg.layout.ngrams}
+        outside = "embedding" if first else "head"
         names_of.setdefault(f"layer {match[1]}" if match else outside, []).append(name)
     cells, cell = dict[str, str | None](), None
     for number, block in enumerate(cfg.layout.blocks):
@@ -169,7 +165,12 @@ def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
         own = next((kind for kind in ("mlstm", "slstm") if layer.name.startswith(kind)), None)
         cells[f"layer {number}"] = cell = own or (cell if layer.kind == "channel" else None)
     return [
-        ParameterBlock(block, cells.get(block), tuple(names), sum(spec[n].size for n in names))
+        ParameterBlock(
+            block,
+            cells.get(block),
+            tuple(names),
+            sum(spec[name].size for name in names if spec[name].kind != "table"),
+        )
         for block, names in names_of.items()
     ]
 

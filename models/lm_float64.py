@@ -34,14 +34,14 @@ def logits(
 
     Args:
         cfg: the model.
-        params: its parameters and tables, of any float type.
+        params: its parameters, of any float type.
         tokens: integers in [0, V).
         state: of an earlier call; None is the start.
         hidden: receives the residual stream, as of `lm.logits`.
     """
-    leaves, before, blocks = _inputs(cfg, params, tokens, state)
+    leaves, before, blocks = _inputs(params, state)
     trace: list[Tensor] = []
-    how: dict[str, Any] = {"rows": leaves.pop(ngrams.ROWS, None), "hidden": trace}
+    how: dict[str, Any] = {"rows": _rows(cfg, leaves, tokens, before), "hidden": trace}
     with torch.inference_mode():
         y, after = lm.logits(cfg, leaves, tensor(tokens), blocks, ops=OPS, **how)
     if hidden is not None:
@@ -62,8 +62,6 @@ def differentiate(
 ) -> tuple[float, dict[str, Float]]:
     """Return the mean loss of tokens (B, S), and the gradient of every parameter in its own shape.
 
-    That of tables is the gradient of the rows that were read, under `ngrams.ROWS`.
-
     Args:
         cfg: the model.
         params: its parameters, of any float type.
@@ -74,13 +72,14 @@ def differentiate(
         rounded: every result is rounded to float32, which shows how much that changes.
     """
     dtype = torch.float32 if rounded else torch.float64
-    leaves, _, blocks = _inputs(cfg, params, tokens, state)
+    leaves, before, blocks = _inputs(params, state)
     how: dict[str, Any] = {"ops": OPS, "state": blocks}
     how["masks"] = {site: tensor(x).to(dtype) for site, x in (masks or {}).items()} or None
     ids = tensor(tokens), tensor(labels).long()
 
     def mean_loss(leaves: Mapping[str, Tensor]) -> Tensor:
-        loss: Tensor = lm.mean_loss(cfg, leaves, *ids, rows=leaves.get(ngrams.ROWS), **how)
+        rows = _rows(cfg, leaves, tokens, before)
+        loss: Tensor = lm.mean_loss(cfg, leaves, *ids, rows=rows, **how)
         return loss
 
     leaves = {name: x.to(dtype) for name, x in leaves.items()}
@@ -88,13 +87,18 @@ def differentiate(
     return loss.item(), {name: x.double().numpy() for name, x in grads.items()}
 
 
-def _inputs(
-    cfg: ModelConfig, params: Params, tokens: Int, state: Any
-) -> tuple[dict[str, Tensor], Any, Any]:
-    """Return the parameters, with the rows of tables in their place, and the parts of the state."""
+def _inputs(params: Params, state: Any) -> tuple[dict[str, Tensor], Any, Any]:
+    """Return the parameters, and the parts of the state."""
     before, blocks = ngrams.parted(state)
-    leaves = {name: tensor(x) for name, x in params.items() if not ngrams.is_table(name)}
-    if (tables := ngrams.of(cfg)) is not None:
-        rows: Any = tables.gather(params, tables.rows_of(tokens.astype(np.int32), before))
-        leaves[ngrams.ROWS] = tensor(rows)
+    leaves = {name: tensor(x) for name, x in params.items()}
     return leaves, before, blocks and [tuple(map(tensor, block)) for block in blocks]
+
+
+def _rows(
+    cfg: ModelConfig, params: Mapping[str, Tensor], tokens: Int, before: Any
+) -> Tensor | None:
+    """Return the rows of the tokens' n-grams; None for a model without tables."""
+    if (tables := ngrams.of(cfg)) is None:
+        return None
+    index = tables.rows_of(tokens.astype(np.int32), before)
+    return torch.cat([params[name][tensor(rows).long()] for name, rows in index.items()], -1)

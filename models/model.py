@@ -93,7 +93,7 @@ class Layout:
 
     Attributes:
         embedding: E.
-        ngrams: W of the tables of n-grams, if there are any.
+        ngrams: W and the tables of n-grams, if there are any.
         blocks: of the model.
         positions: adds position vectors to the embedded tokens.
         decoder: maps x behind the last block, in place of x.
@@ -259,7 +259,7 @@ class XLSTMConfig(ModelConfig):
         # A tied embedding has a dense gradient: every row is also a row of the head.
         return {
             "embedding": ParamSpec(embedding, shape, init, "dense" if tied else "rows", decay),
-            "ngrams": tuple(ngrams.weight_specs(self)),
+            "ngrams": ngrams.param_spec(self),
             "head": () if tied else (head,),
         }
 

@@ -11,10 +11,10 @@ multiply-shift with odd 64-bit a_j:
 
 An id before the sequence, or before the document if the memory is reset there, counts as -1.
 
-T is zero at the start, and W_n normal with std k^-1/2. A batch touches few rows, so T is no
-parameter of `param_spec`: it lies in its own part of the arena, is read and written row by row
-(`mlxhog/optim/tables.py`), and a framework sees only the rows of a batch, r (B, S, orders * k).
-The W_n stand side by side in one matrix, so that the sum is one product with r.
+T is zero at the start, and W_n normal with std k^-1/2. A batch touches few rows, so T is a
+parameter of kind "table": it is read and written row by row (`mlxhog/optim/tables.py`), and a
+framework sees only the rows of a batch, r (B, S, orders * k). The W_n stand side by side in one
+matrix, so that the sum is one product with r.
 
 Source: hashed n-grams: Joulin et al. 2016, arXiv:1607.01759; multiply-shift: Dietzfelbinger et al.
 1997, doi:10.1006/jagm.1997.0873, for sequences Dietzfelbinger 1996, doi:10.1007/3-540-60922-9_46.
@@ -36,7 +36,7 @@ WEIGHT = "ngrams.weight"
 TABLE = "ngrams.table_"
 """Beginning of a table's name; its order follows."""
 ROWS = "ngrams.rows"
-"""Name of r, the rows of a batch, where its gradient is compared."""
+"""Name of r among the arrays of a gradient."""
 FIELDS = ("ngram_orders", "ngram_dim", "ngram_rows")
 """Fields of a model's config."""
 
@@ -47,11 +47,6 @@ ABSENT = -1
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
-
-
-def is_table(name: str) -> bool:
-    """Whether a name is that of a table, as `NgramTables.specs` has them."""
-    return name.startswith(TABLE)
 
 
 class Carried(NamedTuple):
@@ -88,7 +83,7 @@ class NgramTables:
     def specs(self) -> dict[str, ParamSpec]:
         """Name -> spec of every table, ascending in n."""
         rows = {f"{TABLE}{n}": min(self._numbers(n), self.most_rows) for n in self.orders}
-        return {name: ParamSpec(name, (R, self.dim), "zeros", "rows") for name, R in rows.items()}
+        return {name: ParamSpec(name, (R, self.dim), "zeros", "table") for name, R in rows.items()}
 
     @property
     def floats(self) -> int:
@@ -135,8 +130,8 @@ class NgramTables:
                 rows[f"{TABLE}{j + 1}"] = row.astype(np.int32)
         return rows
 
-    def gather(self, tables: Mapping[str, Float32], rows: Mapping[str, Int32]) -> Float32:
-        """Copy the rows of a batch from the tables: r, (B, S, width).
+    def gather(self, tables: Mapping[str, Any], rows: Mapping[str, Int32]) -> Float32:
+        """Copy the rows of a batch from the tables, arrays or readers of rows: r, (B, S, width).
 
         Concurrency: other processes may write the tables meanwhile; each element is whole, elements
         of a row may be of different ages.
@@ -191,12 +186,13 @@ def _multipliers() -> Iterator[np.uint64]:
 _MULTIPLIERS = tuple(_multipliers())
 
 
-def weight_specs(cfg: Any) -> list[ParamSpec]:
-    """Declare W for a model with tables; nothing for another."""
+def param_spec(cfg: Any) -> tuple[ParamSpec, ...]:
+    """Declare W and the tables of a model; nothing for a model without tables."""
     if (tables := of(cfg)) is None:
-        return []
+        return ()
     init = f"normal:{tables.dim**-0.5!r}"
-    return [ParamSpec(WEIGHT, (cfg.hidden_size, tables.width), init, decay=True)]
+    W = ParamSpec(WEIGHT, (cfg.hidden_size, tables.width), init, decay=True)
+    return (W, *tables.specs.values())
 
 
 def of(cfg: Any) -> NgramTables | None:

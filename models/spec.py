@@ -28,7 +28,8 @@ class ParamSpec:
             is log-uniform, "log_of_uniform:LOW:HIGH", "log_of_count", the logarithms of 1, 2, ...
             along the last axis, or the bias of an sLSTM of NH heads, whose forget gates alone are
             not 0: "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
-        kind: "rows" if one step touches few rows (an embedding), else "dense".
+        kind: "rows" if one step touches few rows (an embedding), "table" if it is also so large
+            that no step should pass over it (n-grams), else "dense".
         decay: True if weight decay applies.
         product: True if it only multiplies activations, which may be computed in bfloat16; never
             for a parameter of a gate, a norm or a cell.
@@ -37,7 +38,7 @@ class ParamSpec:
     name: str
     shape: tuple[int, ...]
     init: str
-    kind: Literal["dense", "rows"] = "dense"
+    kind: Literal["dense", "rows", "table"] = "dense"
     decay: bool = False
     product: bool = False
 

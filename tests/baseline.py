@@ -30,8 +30,7 @@ import pytest
 
 from mlxhog.arena import worker_pool
 from mlxhog.checkpoint import checkpoint
-from mlxhog.cli import COMMANDS, main
-from mlxhog.cli.mad import COMMANDS as MAD_COMMANDS
+from mlxhog.cli import COMMANDS, MAD, main
 from mlxhog.mad import tasks
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
@@ -286,7 +285,7 @@ def export(preset, target):
 
 
 COMMANDS_WITH_HELP = [
-    *COMMANDS, "runs rm", "cluster start", *(f"mad {c}" for c in MAD_COMMANDS),
+    *COMMANDS, "runs rm", "cluster start", *(f"mad {c}" for c in MAD),
 ]  # fmt: skip
 SECTIONS = {
     "mad": {name: partial(rows, name) for name in (*tasks.BENCHMARK, *tasks.TASKS_BESIDE)},

@@ -222,7 +222,7 @@ class HeldOut:
         self._seq_len, self._tokens = plan.config.seq_len, smallest(2048, tokens)
         self._file = plan.data.open(self._seq_len)[1]
         self._backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
-        self._backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
+        self._backend.bind(plan.model, plan.layout)
 
     def bits_per_byte(self, params):
         """Evaluate one copy of the parameter segment; `WORST_BITS` at most."""

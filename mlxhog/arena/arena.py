@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import segment as segments
 from mlxhog.arena.control import COUNTERS
-from mlxhog.arena.layout import TABLES, Layout
+from mlxhog.arena.layout import Layout
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import CONNECT_S, COPIES, RunServer, attach
 from mlxhog.arena.workers import Phase, State, WorkerTable
@@ -174,6 +174,11 @@ class Arena:
         return self.segment("params")
 
     @property
+    def dense(self) -> NDArray[np.float32]:
+        """The parameter segment before its tables, (n_dense,) float32."""
+        return self.params[: self.layout.n_dense]
+
+    @property
     def probe(self) -> NDArray[np.float32]:
         """The lost-update probe, (64,): every step adds 1 to each element."""
         slot = self.layout.probe
@@ -185,18 +190,11 @@ class Arena:
         return lost_update_rate(self.probe, adds) if adds else None
 
     def param(self, name: str) -> NDArray[np.float32]:
-        """One parameter or table in its own shape, float32."""
-        if (table := self.layout.tables.get(name)) is not None:
-            flat = self.segment(TABLES)
-            return flat[table.offset : table.offset + table.size].reshape(table.shape)
+        """One parameter in its own shape, float32."""
         if name not in self.layout.slots:
             raise ArenaError(f"no parameter {name!r} in this arena of {len(self.layout.slots)}")
         slot = self.layout.slots[name]
         return self.params[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-
-    def tables(self) -> dict[str, NDArray[np.float32]]:
-        """Every table by name, in its own shape."""
-        return {name: self.param(name) for name in self.layout.tables}
 
     def segment(self, name: str) -> NDArray[Any]:
         """One segment, one-dimensional, of its dtype."""

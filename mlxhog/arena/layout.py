@@ -5,15 +5,18 @@
     tickets             uint64   the ticket ledger's slots, a ring
     workers             uint8    one entry per worker slot, one for the creator (`workers.py`)
     locks               uint32   lock words: one per stripe of `params`, then one per row of every
-                                 parameter of kind `rows` and of every table
-    params              float32  every parameter, sorted by name, then the lost-update probe, then a
-                                 float per worker slot for the import self-check (`metal_steps.py`)
-    tables              float32  tables that are read and written row by row, if there are any
+                                 parameter of kind `rows` or `table`
+    params              float32  every parameter, sorted by name, tables behind all others, then the
+                                 lost-update probe, then a float per worker slot for the import
+                                 self-check (`metal_steps.py`)
     <kept>              any      further segments that every layout of a run has
-    <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`, or as
-                                 `Layout.state` says where it has other shapes
-    <shared>            float32  optimizer state of all, laid out like `params`
+    <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params` before
+                                 its tables, or as `Layout.state` says where it has other shapes
+    <shared>            float32  optimizer state of all, laid out like `params` before its tables
     <extra>             any      segments that a strategy declares
+
+A table is a parameter of which a batch reads and writes a few rows, and which is much larger than
+the others: so what goes over all parameters at every step goes over `Layout.n_dense` floats only.
 
 A run that changes its strategy keeps its arena, and divides it anew from the first private segment
 on. Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every
@@ -34,6 +37,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -47,11 +51,12 @@ PAGE_FLOATS = PAGE // 4
 STRIPE_FLOATS = 1024  # 4 KiB, guarded by one lock word
 PROBE_FLOATS = 64
 PROBE_NAME = "__probe__"
-TABLES = "tables"
 PARAMETER_COPY = -1  # count of an extra segment that is laid out like `params`
+DENSE_COPY = -2  # the same without the tables
+LOCK_WORDS = -3  # one item per lock word
 MAX_SLOTS = 65_535  # lock words name a slot in 16 bits
 RING_LEAST, RING_MOST = 1 << 10, 1 << 20
-KINDS = ("dense", "rows")
+KINDS = ("dense", "rows", "table")
 PIECE_BEGINS, PIECE_ENDS = 0x1_0000_0000, 0xFFFF_C000  # multiples, the latest and the earliest
 
 
@@ -64,7 +69,7 @@ class Parameter(Protocol):
 
     @property
     def kind(self) -> str:
-        """Its exclusion unit: `dense` (stripes) or `rows` (one lock per row)."""
+        """Its exclusion unit: `dense` (stripes), or one lock per row: `rows`, and `table`."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Slot:
     """One parameter's place in the parameter segment, in floats.
 
     A `dense` parameter is guarded by lock word `offset // 1024` and the following; row r of a
-    parameter of kind `rows` by lock word `row_word0 + r`.
+    parameter of kind `rows` or `table` by lock word `row_word0 + r`.
     """
 
     name: str
@@ -103,22 +108,22 @@ class Layout:
     """A planned arena: a value that its processes get beside the descriptor.
 
     Attributes:
-        slots: parameters, sorted by name.
-        tables: tables, sorted by name; their offsets count in the segment `tables`.
+        slots: parameters, sorted by name, tables last.
         probe: the lost-update probe's floats, behind the last parameter.
-        n_floats: length of the parameter segment, a multiple of 4096.
+        n_dense: length of the parameter segment before the tables, a multiple of 4096.
+        n_floats: length of the parameter segment, a multiple of 4096; `n_dense` without tables.
         segments: by name, ordered by offset.
         n_kept: number of the first ones that the run's other layouts have, too.
         state: private state with a layout of its own, name -> parameter -> slot.
-        n_lock_words: stripes of the parameter segment plus rows of parameters and tables.
+        n_lock_words: stripes of the parameter segment plus rows.
         n_tickets: batches per epoch.
         max_workers: worker slots, numbered from 1.
         total_bytes: size of the arena, a multiple of 16 KiB.
     """
 
     slots: dict[str, Slot]
-    tables: dict[str, Slot]
     probe: Slot
+    n_dense: int
     n_floats: int
     segments: dict[str, Segment]
     n_kept: int
@@ -128,9 +133,25 @@ class Layout:
     max_workers: int
     total_bytes: int
 
+    @cached_property
+    def dense(self) -> dict[str, Slot]:
+        """The parameters that are no tables."""
+        return {name: slot for name, slot in self.slots.items() if slot.kind != "table"}
+
+    @property
+    def dense_end(self) -> int:
+        """Floats of the parameters that are no tables, as far as they stand for parameters."""
+        return min(self.n_dense, self.probe.offset)
+
+    @cached_property
+    def tables(self) -> dict[str, Slot]:
+        """The tables."""
+        return {name: slot for name, slot in self.slots.items() if slot.kind == "table"}
+
     def parts(self, segment: str) -> Mapping[str, Slot]:
         """The slot of each parameter in a segment of parameters or of state."""
-        return self.state.get(segment.rpartition(".")[0], self.slots)
+        whole = self.segments[segment].count >= self.n_floats
+        return self.state.get(segment.rpartition(".")[0], self.slots if whole else self.dense)
 
     @property
     def occupied_bytes(self) -> int:
@@ -150,7 +171,6 @@ class Layout:
 def plan(
     params: Mapping[str, Parameter],
     *,
-    tables: Mapping[str, Parameter] | None = None,
     max_workers: int = 16,
     slots: int | None = None,
     private: Sequence[str] = (),
@@ -165,7 +185,6 @@ def plan(
 
     Args:
         params: name -> shape and kind.
-        tables: the same of tables; nothing is laid out like them.
         max_workers: worker slots.
         slots: the first of them that have optimizer state; None is all.
         private: optimizer state per worker slot; `m` gives segments `m.1` .. `m.<slots>`.
@@ -174,7 +193,8 @@ def plan(
         shared: optimizer state that all workers share.
         n_tickets: batches per epoch, at least 1.
         kept: more segments, name -> (dtype, count), which lie before those of the optimizer; a
-            count of `PARAMETER_COPY` means one item per float of the parameter segment.
+            count of `PARAMETER_COPY` means one item per float of the parameter segment, one of
+            `DENSE_COPY` those before the tables, and one of `LOCK_WORDS` an item per lock word.
         extra: the same, behind them.
         pieces: keep each segment within one piece of a shared object of macOS if it fits.
 
@@ -192,24 +212,31 @@ def plan(
             not name
             or name == PROBE_NAME
             or kind not in KINDS
-            or (kind == "rows" and len(shape) != 2)
+            or (kind != "dense" and len(shape) != 2)
         ):
             raise ShapeError(
                 f"parameter {name!r} has kind {kind!r} and shape {shape}; it needs a name of its "
-                "own, and the kind 'dense', or 'rows' for a matrix"
+                "own, and the kind 'dense', or 'rows' or 'table' for a matrix"
             )
-    places, end = place_state({name: one.shape for name, one in params.items()})
+    shapes = {name: one.shape for name, one in params.items() if one.kind != "table"}
+    tables = {name: one.shape for name, one in params.items() if one.kind == "table"}
+    places, end = place_state(shapes)
+    if tables:
+        n_dense = _round_up(end, PAGE_FLOATS)
+        behind, end = place_state(tables, n_dense)
+        places |= behind
     probe = Slot(PROBE_NAME, (PROBE_FLOATS,), end, PROBE_FLOATS, "dense")
     n_floats = _round_up(end + PROBE_FLOATS + max_workers + 1, PAGE_FLOATS)
-    table_slots, table_floats = place_state({k: one.shape for k, one in (tables or {}).items()})
+    if not tables:
+        n_dense = n_floats
     n_lock_words = n_floats // STRIPE_FLOATS
-    with_rows = [(places, name) for name in places if params[name].kind == "rows"]
-    for of_kind, name in [*with_rows, *((table_slots, name) for name in table_slots)]:
-        of_kind[name] = replace(of_kind[name], kind="rows", row_word0=n_lock_words)
-        n_lock_words += of_kind[name].shape[0]
+    for name, slot in places.items():
+        if (kind := params[name].kind) != "dense":
+            places[name] = replace(slot, kind=kind, row_word0=n_lock_words)
+            n_lock_words += slot.shape[0]
 
     own = {name: place_state(shapes) for name, shapes in (state or {}).items()}
-    floats = {name: _pages(own[name][1]) if name in own else n_floats for name in private}
+    floats = {name: _pages(own[name][1]) if name in own else n_dense for name in private}
     first = {
         "counters": ("uint8", PAGE),
         "ledger": ("uint8", PAGE),
@@ -217,15 +244,15 @@ def plan(
         "workers": ("uint8", (max_workers + 1) * ENTRY_BYTES),
         "locks": ("uint32", n_lock_words),
         "params": ("float32", n_floats),
-        **({TABLES: ("float32", _pages(table_floats))} if table_slots else {}),
     }
     slots_with_state = range(1, 1 + (max_workers if slots is None else slots))
     of_optimizer = {f"{m}.{k}": ("float32", floats[m]) for m in private for k in slots_with_state}
-    of_optimizer |= dict.fromkeys(shared, ("float32", n_floats))
+    of_optimizer |= dict.fromkeys(shared, ("float32", n_dense))
     segments, offset = dict[str, Segment](), 0
+    lengths = {PARAMETER_COPY: n_floats, DENSE_COPY: n_dense, LOCK_WORDS: n_lock_words}
     groups = (first, kept or {}, of_optimizer, extra or {})
     for name, (dtype, count) in (one for group in groups for one in group.items()):
-        count = n_floats if count == PARAMETER_COPY else count
+        count = lengths.get(count, count)
         if name in segments:
             raise ArenaError(f"two segments are called {name!r}; give one of them another name")
         if count < 0:
@@ -238,8 +265,8 @@ def plan(
         offset = _round_up(offset + nbytes, PAGE)
     return Layout(
         slots=places,
-        tables=table_slots,
         probe=probe,
+        n_dense=n_dense,
         n_floats=n_floats,
         segments=segments,
         n_kept=len(first) + len(kept or {}),
@@ -251,13 +278,15 @@ def plan(
     )
 
 
-def place_state(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Slot], int]:
+def place_state(
+    shapes: Mapping[str, tuple[int, ...]], offset: int = 0
+) -> tuple[dict[str, Slot], int]:
     """Slots of these shapes in the order of names, aligned as parameters, and the next place.
 
     Raises:
         ShapeError: a size below 1.
     """
-    offset, slots = 0, {}
+    slots = {}
     for name in sorted(shapes):
         shape = tuple(shapes[name])
         if not all(n >= 1 for n in shape):

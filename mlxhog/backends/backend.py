@@ -3,7 +3,8 @@
 It owns the model's parameters as arrays of its framework. They are slices of one flat array with
 the arena's layout, the `inbox`. The strategy fills the inbox from the arena (a snapshot, or a
 predicted read), calls `refresh`, and requests a gradient. With live reads the inbox is the arena
-itself, so the strategy neither fills nor refreshes it.
+itself, so the strategy neither fills nor refreshes it. Tables are not copied: a gradient gathers
+the rows of its n-grams from memory that the strategy names.
 
 `Backend` is what both frameworks have in common.
 """
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlxhog.arena import Slot
+from mlxhog.arena import Layout, Slot
 from mlxhog.backends import polar as orthogonalisation
 from mlxhog.backends import probes
 from mlxhog.backends.reader import Reader, State
@@ -25,8 +26,9 @@ from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import Candidates, SampledHead
+from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Int32, Rows
-from mlxhog.optim.rule import Coefficients
+from mlxhog.optim.rule import Coefficients, parameter
 
 Grads = dict[str, "Float32 | Rows"]
 
@@ -64,7 +66,7 @@ class Backend(Reader):
 
     Attributes:
         params: arrays of the framework by name, which `bind` lays over the inbox.
-        inbox: the parameters, (n,) float32, as the arena has them.
+        inbox: the parameters before the tables, (n,) float32, as the arena has them.
         forward_share: share of its forward pass in the time of the newest gradient. None before
             the first one, and where both passes are one graph that is computed at once: on a GPU,
             and compiled. There a wait between them would slow every step.
@@ -74,6 +76,7 @@ class Backend(Reader):
     forward_share: float | None = None
     compiled = False  # the gradient, for every shape of its inputs
     _flat: Any = None  # the array whose slices the parameters are
+    _tables: Mapping[str, Slot] = {}  # places of the tables in the arena's layout
 
     # -- what a framework says --------------------------------------------------------------------
 
@@ -92,34 +95,42 @@ class Backend(Reader):
     def bind(
         self,
         model: ModelConfig,
-        slots: Mapping[str, Slot],
-        n_floats: int,
-        live: Float32 | None,
+        layout: Layout,
+        live: Float32 | None = None,
         sampled: SampledHead | None = None,
-        tables: Mapping[str, Float32] | None = None,
     ) -> None:
-        """Lay the model's parameters over one flat array.
+        """Lay the model's parameters over one flat array; `take` gives them values.
 
         Args:
             model: the architecture.
-            slots: position of each parameter, in floats from the start of the flat array.
-            n_floats: length of the flat array.
+            layout: position of each parameter.
             live: the arena's parameters, (n_floats,) float32, to alias instead of copying.
             sampled: draws the words over which `loss_and_grads` takes the loss, for a head that is
                 not tied; None is all words. Evaluation always uses all words.
-            tables: of n-grams, by name, which are read where they are.
 
         Raises:
             ConfigError: `live` is not None, and this framework cannot alias host memory here.
         """
-        self.params = self._bound(slots, n_floats, live)
+        self.params = self._bound(layout.dense, layout.n_dense, live)
         spec, self.model, self._sampled = families.param_spec(model), model, sampled
         self._trained = [name for name in self.params if spec[name].kind == "dense"]
         if sampled is not None:
             self._trained.remove(families.head(model))  # its gradient is one row per candidate
         self._embedded = families.embedding(model) in self._trained  # and not one row per token
-        self._take_tables(model, tables or {})
+        self._grams, self._tables = ngrams.of(model), layout.tables
+        if live is not None:
+            self.read_tables(live)
         self._decoder = self._native_decoder()
+
+    def take(self, flat: Float32, threads: int = 1) -> None:
+        """Copy parameters (n_floats,) float32, laid out as in the arena; tables are not copied."""
+        updates.snapshot(self.inbox, flat[: self.inbox.size], threads=threads)
+        self.read_tables(flat)
+        self.refresh()
+
+    def read_tables(self, flat: Float32) -> None:
+        """Gather rows from the tables in this array from now on, at every gradient."""
+        self.tables = {name: parameter(flat, slot) for name, slot in self._tables.items()}
 
     def refresh(self) -> None:  # noqa: B027
         """Copy the inbox to the device; does nothing if they share memory."""

@@ -48,7 +48,7 @@ class Reader(ABC):
 
     model: ModelConfig
     params: dict[str, Any]
-    tables: Mapping[str, Float32]
+    tables: Mapping[str, Any]
 
     def __init__(
         self,
@@ -125,7 +125,8 @@ class Reader(ABC):
         if weights == "bfloat16":
             self.kernels = resolve(self._framework, self.kernels, self._device, weights=weights)
         self.model, narrow, not_finite = model, families.narrowable(model), []
-        self._take_tables(model, tensors)
+        self._grams = ngrams.of(model)
+        self.tables = {} if self._grams is None else {k: tensors[k] for k in self._grams.specs}
         for name, tensor in tensors.items():
             if name in self.tables:
                 continue
@@ -142,14 +143,6 @@ class Reader(ABC):
 
     def _ops(self) -> Ops:
         return choose(self._framework, self.kernels, self._device, plain=self._plain)
-
-    # -- tables of n-grams, which stay in NumPy ---------------------------------------------------
-
-    def _take_tables(self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Read the tables of a model from these arrays from now on; nothing for another model."""
-        self._grams = ngrams.of(model)
-        specs = {} if self._grams is None else self._grams.specs
-        self.tables = {name: tensors[name] for name in specs}
 
     def _rows(self, tokens: Int32, before: Int32 | None) -> Float32 | None:
         """The rows of the n-grams that end in each of `tokens`; None without tables."""

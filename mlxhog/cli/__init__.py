@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
-from mlxhog.errors import MlxhogError, did_you_mean, message_of
+from mlxhog.errors import MlxhogError, did_you_mean, message_of, shown
 from mlxhog.report.streams import LastingStream, OutputLost, printable_output
 
 if TYPE_CHECKING:
@@ -64,6 +64,23 @@ GROUPS = {
 
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 
+MAD = {
+    "tasks": "the tasks: what each tests, its settings",
+    "suites": "the suites: their tasks, runs and width",
+    "layers": "the layers a candidate may have, and their numbers",
+    "data": "write the rows of a task to a file",
+    "show": "layers, shapes, parameters and state of an architecture",
+    "train": "train one candidate on one task, with one worker or several",
+    "bench": "the score of architectures over a suite of tasks",
+    "search": "search a space of architectures, several at once",
+    "resume": "continue a study after any stop",
+    "board": "the leaderboard of a study",
+    "plot": "the plots of a study, and one page with all of them",
+    "vote": "the architecture that the best candidates vote for, slot by slot",
+    "scale": "an architecture made deeper, for mlxhog train",
+}
+"""The commands of `mlxhog mad`, each with a line of help."""
+
 HELP = """\
 mlxhog: train a small xLSTM language model on your own text, and talk to it while it learns
 
@@ -83,11 +100,31 @@ examples:
 exit codes: 0 done, 1 a check failed or workers died too often, 2 wrong input, 3 a package or
 resource is missing or the last checkpoint was not saved, 4 diverged, 130 interrupted"""
 
-PLACES = {
-    **{name: f"requests.{name}" for name in ("join", "leave", "stop")},
-    "advise": "analyze.advise", "board": "watch.board", "plot": "report.plot", "show": "runs.show",
-    "runs rm": "runs.remove",
+MAD_HELP = """\
+mlxhog mad: Mechanistic Architecture Design, tasks that distinguish architectures
+
+usage: mlxhog mad COMMAND [options]
+
+{commands}
+
+examples:
+  mlxhog mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz
+  mlxhog mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"
+  mlxhog mad search --space space-small --suite smoke --parallel 2 --study first
+  mlxhog mad board first
+
+`mlxhog mad COMMAND --help` lists the options of a command."""
+
+_MODULES = {
+    "analyze": "advise", "report": "plot", "runs": "show join leave stop", "watch": "board",
+    "mad.data": "data", "mad.listing": "tasks suites layers show", "mad.train": "train",
+    "mad.results": "board plot vote scale", "mad.study": "search bench resume",
 }  # fmt: skip
+PLACES = {"runs rm": "runs.remove"} | {
+    f"{'mad ' * module.startswith('mad')}{name}": f"{module}.{name}"
+    for module, names in _MODULES.items()
+    for name in names.split()
+}
 """Words of a command -> its function, if that is not `run` in the module of its name."""
 
 READ_ONLY = (
@@ -108,7 +145,11 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
         has_output: whether standard output was open when this process began.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    only_tells = _only_tells(words)
+    only_tells = (
+        words in ([], ["classic"], ["mad"])
+        or _name(words) in READ_ONLY
+        or not {"-h", "--help", "--help-all", "--dry-run"}.isdisjoint(words)
+    )
     ends = only_tells or words[0] == "generate"
     if ends and not has_output:
         print("the output cannot be written: standard output is closed", file=sys.stderr)
@@ -130,37 +171,24 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
         return code or LACKS
 
 
-def _only_tells(words: Sequence[str]) -> bool:
-    first, both = " ".join(words[:1]), " ".join(words[:2])
-    return (
-        words in ([], ["classic"], ["mad"])
-        or (first in READ_ONLY and both != "runs rm")
-        or both in READ_ONLY
-        or not {"-h", "--help", "--help-all", "--dry-run"}.isdisjoint(words)
-    )
-
-
 def _answer(words: list[str]) -> int:
     """Run the command that the words name, and return its exit code."""
-    from mlxhog.cli import mad
-
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
-    if not words or words[0] in _HELP:
-        return _print_help(HELP, GROUPS)
-    of_mad = {name: about for name, (_, about) in mad.COMMANDS.items()}
-    if words[0] == "mad" and (not words[1:] or words[1] in _HELP):
-        return _print_help(mad.HELP, {"commands": of_mad})
+    of_mad = words[:1] == ["mad"]
+    rest = words[1:] if of_mad else words
+    if not rest or rest[0] in _HELP:
+        _print_help(*((MAD_HELP, {"commands": MAD}) if of_mad else (HELP, GROUPS)))
+        return 0
     if words[0] in ("-V", "--version"):
         from importlib.metadata import version  # 10 ms, for this command only
 
         print(f"mlxhog {version('mlxhog')}")
         return 0
-    known, depth = (of_mad, 2) if words[0] == "mad" else (COMMANDS, 1)
-    if words[depth - 1] not in known:
-        hint = did_you_mean(words[depth - 1], [*known, "--help", "--version"])
-        hint = hint or "; mlxhog help lists them"
-        print(f"no command {' '.join(words[:depth])!r}{hint}", file=sys.stderr)
+    if rest[0] not in (known := MAD if of_mad else COMMANDS):
+        hint = did_you_mean(rest[0], [*known, "--help", "--version"])
+        name = f"{'mad ' * of_mad}{rest[0]}"
+        print(f"no command {name!r}{hint or '; mlxhog help lists them'}", file=sys.stderr)
         return 2
     # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
     # operators: beside other programs, prompts take ten times longer.
@@ -177,42 +205,37 @@ def _answer(words: list[str]) -> int:
     return code
 
 
-def _print_help(text: str, groups: Mapping[str, Mapping[str, str]]) -> int:
+def _print_help(text: str, groups: Mapping[str, Mapping[str, str]]) -> None:
     width = max(len(name) for group in groups.values() for name in group)
     listed = (
         "\n".join([f"{title}:", *(f"  {name:{width}}  {about}" for name, about in group.items())])
         for title, group in groups.items()
     )
     print(text.format(commands="\n\n".join(listed)))
-    return 0
 
 
 def names() -> list[str]:
     """Return the words of every command."""
-    from mlxhog.cli.mad import COMMANDS as MAD
-
-    parts = [name for name in PLACES if " " in name]
-    return [*(name for name in COMMANDS if name != "mad"), *parts, *(f"mad {one}" for one in MAD)]
+    of_mad = [f"mad {name}" for name in MAD]
+    return [*(name for name in COMMANDS if name != "mad"), "runs rm", *of_mad]
 
 
-def find(words: Sequence[str]) -> "tuple[Command, Sequence[str]]":
+def _name(words: Sequence[str]) -> str:
+    """Return the words of the command that begins some words."""
+    name = " ".join(words[:2])
+    return name if name in PLACES else " ".join(words[:1])
+
+
+def find(words: Sequence[str]) -> "tuple[Command, list[str]]":
     """Return the command that begins some words, and the words after it.
 
     Args:
         words: such as "runs", "rm", "latest"; they begin with one of `names()`.
     """
-    name, length = " ".join(words[:2]), 2
-    if words[0] == "mad":
-        from mlxhog.cli.mad import COMMANDS as MAD
-
-        place = f"mad.{MAD[words[1]][0]}"
-    elif name in PLACES:
-        place = PLACES[name]
-    else:
-        place, length = PLACES.get(words[0], f"{words[0]}.run"), 1
-    module, _, function = place.rpartition(".")
+    name = _name(words)
+    module, _, function = PLACES.get(name, f"{name}.run").rpartition(".")
     command: Command = getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)
-    return command, words[length:]
+    return command, list(words[len(name.split()) :])
 
 
 def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
@@ -226,12 +249,11 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
             return f"the memory is used up: {error}; ask for smaller sizes", LACKS
         case OSError():
             return _of_system(error)
-        case ModuleNotFoundError():
-            if package := _package(str(error.name)):
-                return (
-                    f"mlxhog {command} needs {error.name}, which is not installed; install it: "
-                    f"python -m pip install {package}"
-                ), LACKS
+        case ModuleNotFoundError() if package := _package(str(error.name)):
+            return (
+                f"mlxhog {command} needs {error.name}, which is not installed; install it: "
+                f"python -m pip install {package}"
+            ), LACKS
         case ImportError() if (error.path or "").endswith((".so", ".dylib")):
             return (
                 f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "
@@ -241,16 +263,12 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
 
 
 def _package(module: str) -> str | None:
-    """Return the package of a module for pip, if pyproject.toml names it for this system."""
+    """Return the package of a module for pip, if pyproject.toml names it."""
     from importlib.metadata import requires
 
     name = {"yaml": "pyyaml"}.get(module, module).replace("_", "-")
-    for one in requires("mlxhog") or ():
-        package, system = re.split("[<>=;]", one)[0], re.findall(r'sys_platform == "(\w+)"', one)
-        is_it = package.partition("[")[0].replace("_", "-") == name
-        if is_it and sys.platform in [*system, sys.platform][:1]:
-            return f"'{package}'" if "[" in package else package
-    return None
+    packages = (re.split("[<>=;[]", one)[0].strip() for one in requires("mlxhog") or ())
+    return next((one for one in packages if one.replace("_", "-") == name), None)
 
 
 def _of_system(error: OSError) -> tuple[str, int] | None:
@@ -262,19 +280,18 @@ def _of_system(error: OSError) -> tuple[str, int] | None:
             f"the current folder cannot be used ({lost.strerror}); was it deleted or moved? change "
             "to another one: cd ~"
         ), 2
-    number = error.errno
-    if number in (errno.EACCES, errno.ENAMETOOLONG, errno.EPERM) and error.filename is not None:
-        name = str(error.filename)
-        shown = name if len(name) < 200 else f"{name[:40]}..."
-        return (
-            f"cannot use {shown!r}: {error.strerror}; name another path, or make it usable for you"
-        ), 2
-    if number in (errno.EMFILE, errno.ENFILE):
-        from mlxhog.base.processes import descriptors_text
+    match error.errno:
+        case errno.EACCES | errno.ENAMETOOLONG | errno.EPERM if error.filename is not None:
+            return (
+                f"cannot use {shown(str(error.filename))}: {error.strerror}; name another path, or "
+                "make it usable for you"
+            ), 2
+        case errno.EMFILE | errno.ENFILE:
+            from mlxhog.base.processes import descriptors_text
 
-        return f"no more files can be opened: {descriptors_text()}", LACKS
-    if number in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
-        from mlxhog.base.durable import explained
+            return f"no more files can be opened: {descriptors_text()}", LACKS
+        case errno.EDQUOT | errno.EFBIG | errno.EIO | errno.ENOSPC | errno.EROFS:
+            from mlxhog.base.durable import explained
 
-        return f"a file cannot be written: {explained(error)}", LACKS
+            return f"a file cannot be written: {explained(error)}", LACKS
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,67 +13,71 @@ from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, switch
-from mlxhog.report.views import StatusLine
+from mlxhog.report.table import Section
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.analysis import AnalyzeConfig
 
 if TYPE_CHECKING:
-    from mlxhog.report.table import Section
+    from mlxhog.theory.target import Target
 
-ABOUT = """\
-Is lock-free training sound for this model and this text? Samples gradients and measures, for every
-block of the model, the quantities of the Hogwild paper: the elements that an update touches
-(Omega), the probability that two updates meet (p_conf), the share of updates at the busiest element
-(Delta) and the share that one update meets (rho). It counts the embedding rows of real batches, and
-measures staleness and lost updates of a short lock-free run. Then it prints the bounds of the
-theorems, their assumptions, and advice; with --all every table.
-CONFIG_OR_RUN is an architecture (a name or a YAML file), a YAML file with options of train, a run
-(its path, its name, or latest), RUN/best or a checkpoint."""
-EXAMPLES = (
-    "analyze tiny",
-    "analyze models/7to1-tiny.yaml --json",
-    "analyze conf.yaml --batch-size 8 --samples 1000",
-    "analyze tiny --all",
-)
-TRAINING = (
-    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
-    "context", "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers",
-    "threads", "strategy", "predict", "async_after", "write", "sparsify", "error_feedback",
-    "sampled_head", "blocks", "optimizer", "lr", "clip", "ngram_lr", "weight_decay", "seed", "out",
-)  # fmt: skip
-MAIN = (
-    "samples", "seconds", "backend", "data", "workers", "batch_size", "seq_len",
-    "optimizer", "lr", "sparsify", "all", "json", "quiet",
-)  # fmt: skip
+TRAINING = """data tokenizer text_key strict_data skip_machine_data val loss_on context seq_len
+batch_size grad_accumulation kernels compute_dtype workers threads strategy predict async_after
+write sparsify error_feedback sampled_head blocks optimizer lr clip ngram_lr weight_decay seed
+out"""
+MAIN = """samples seconds backend data workers batch_size seq_len optimizer lr sparsify all json
+quiet"""
+ADVISE_TRAINING = """data tokenizer text_key strict_data skip_machine_data val loss_on seq_len
+batch_size grad_accumulation kernels compute_dtype workers threads write sampled_head optimizer lr
+clip weight_decay slow seed out"""
+ADVISE_MAIN = """try_time no_try measure reproducible data workers threads batch_size seq_len
+optimizer lr slow json quiet"""
+OTHERWISE = "; other options of train are read from a YAML file or a run"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(Plugins, Quiet):
+class _Subject(Plugins, Quiet):
     subject: str = argument("CONFIG_OR_RUN", "see above")
+
+    def target(self, training: Written) -> Target:
+        """Return the model and its training."""
+        root = Path(training.read(TrainConfig).out)
+        # It imports NumPy and the native module: wrong flags are reported before.
+        from mlxhog.theory.target import find_target
+
+        return find_target(self.subject, training.values, root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Words(_Subject):
     all: bool = switch("all tables, not only answer and advice")
 
 
-@command(
-    "analyze",
-    ABOUT,
-    EXAMPLES,
-    _Words,
-    AnalyzeConfig,
-    Part(TrainConfig, TRAINING, "training", merged=True),
-    main=MAIN,
-    otherwise="; other options of train are read from a YAML file or a run",
-)
+@command("analyze", Part(TrainConfig, TRAINING.split(), "training"), main=MAIN, otherwise=OTHERWISE)
 def run(words: _Words, config: AnalyzeConfig, training: Written) -> Report:
-    """Measure conflicts and staleness, and judge them by the theorems."""
-    # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.analysis.analyze import analyze
-    from mlxhog.theory.target import find_target
+    """Is lock-free training sound for this model and this text?
 
-    root = Path(training.read(TrainConfig).out)
-    target = find_target(words.subject, training.values, root)
-    with StatusLine(sys.stderr, quiet=words.quiet) as tell:
+    Samples gradients and measures, for every block of the model, the quantities of the Hogwild
+    paper: the elements that an update touches (Omega), the probability that two updates meet
+    (p_conf), the share of updates at the busiest element (Delta) and the share that one update
+    meets (rho). It counts the embedding rows of real batches, and measures staleness and lost
+    updates of a short lock-free run. Then it prints the bounds of the theorems, their assumptions,
+    and advice; with --all every table.
+
+    CONFIG_OR_RUN is an architecture (a name or a YAML file), a YAML file with options of train, a
+    run (its path, its name, or latest), RUN/best or a checkpoint.
+
+    Examples:
+        analyze tiny
+        analyze models/7to1-tiny.yaml --json
+        analyze conf.yaml --batch-size 8 --samples 1000
+        analyze tiny --all
+    """
+    target = words.target(training)
+    from mlxhog.theory.analysis.analyze import analyze
+
+    with words.status() as tell:
         facts = analyze(target, config, tell)
-    return Report(facts, text=lambda: _sections(facts, everything=words.all))
+    return Report(facts, _sections(facts, everything=words.all))
 
 
 def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | Section]:
@@ -104,20 +107,21 @@ def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | S
 
 def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
     names = ("omega", "delta", "rho", "p_conf", "interval", "untouched")
+    blocks = (
+        {"block": one["name"], "parameters": one["parameters"],
+         "touched": format_share(one["mean"] / one["parameters"]),
+         **{name: one[name] for name in names}}
+        for one in facts["blocks"]
+    )  # fmt: skip
     yield table(
         "do two updates meet? elements that updates touch",
-        (
-            {"block": one["name"], "parameters": one["parameters"],
-             "touched": format_share(one["mean"] / one["parameters"])}
-            | {name: one[name] for name in names}
-            for one in facts["blocks"]
-        ),
+        blocks,
         [
             "touched: of the elements, by an update on average; interval: 95 % of p_conf; "
             "untouched: by no sampled update",
             "Delta = rho = p_conf = 1: any two updates met, so nothing about the block is sparse",
         ],
-    )  # fmt: skip
+    )
     rows = [facts["embedding"], *facts["tables"]]
     hottest = (f"{one['text']} {one['share']:.0%}" for one in rows[0]["hottest"])
     yield table(
@@ -138,97 +142,73 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
     ageing = ", ".join(f"{one['lag']}: {one['cosine']:.2f}" for one in facts["gradients"]["ageing"])
     notes.append(f"cosine of a batch's gradient with its own some full steps later: {ageing}")
     yield table("how late are updates? counted in updates by others", workers, notes)
-    yield _theorems(facts, lag)
+    yield _theorems(facts["bounds"], lag)
 
 
-def _theorems(facts: Mapping[str, Any], lag: str) -> Section:
+def _theorems(bounds: list[dict[str, Any]], lag: str) -> Section:
     by: dict[str, dict[str, Any]] = {}
-    for one in facts["bounds"]:
+    for one in bounds:
         by.setdefault(one["block"], {})[one["name"]] = one
     rows, missing = [], defaultdict[str, list[str]](list)
     for block, rules in by.items():
-        theorem = rules["proposition 4.1"]
-        assumed = theorem["assumptions"]
+        assumed = rules["proposition 4.1"]["assumptions"]
         for each in assumed:
             if each["holds"] is not True:
                 fails = "is unknown" if each["holds"] is None else f"does not hold, {each['why']}"
                 missing[f"{each['needs']}: {fails}"].append(block)
+        n_hold = sum(one["holds"] is True for one in assumed)
         rows.append(
             {
                 "block": block,
-                f"penalty at {lag}": theorem["values"]["penalty"],
+                f"penalty at {lag}": rules["proposition 4.1"]["values"]["penalty"],
                 "n^(1/4)": rules["n^(1/4)"]["values"]["largest_tau"],
                 "n/(2 Dbar)": rules["perturbed iterate"]["values"]["largest_tau"],
-                "assumptions that hold": f"{sum(one['holds'] is True for one in assumed)} of "
-                f"{len(assumed)}",
+                "assumptions that hold": f"{n_hold} of {len(assumed)}",
             }
         )
     notes = [
         "penalty: updates over those of serial SGD, by Proposition 4.1; it orders problems. The "
-        "loss of a neural network is not strongly convex, so there is no bound",
-        *(
-            text + ("" if len(blocks) == len(by) else f" (in {', '.join(blocks)})")
-            for text, blocks in missing.items()
-        ),
+        "loss of a neural network is not strongly convex, so there is no bound"
     ]
+    for text, blocks in missing.items():
+        notes.append(text + f" (in {', '.join(blocks)})" * (len(blocks) < len(by)))
     return table("bounds of the theorems", rows, notes)
 
 
-# -- which strategy --------------------------------------------------------------------------------
-
-ADVISE_ABOUT = """\
-Which strategy for this model on this machine? Measures three short runs and some gradients (half
-a minute): the times of gradients and their variation, the cost of a round, the slowdown of workers
-by each other, the frequency of conflicting updates. Predicts every strategy but locked, aig, sim
-and avg_runs by simulation, applies a table of rules, trains the two best in pairs for --try seconds
-each, and decides by held-out loss at equal time. On a machine that is busy with other programs the
-answer is only a guess, and says so.
-CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint."""
-ADVISE_EXAMPLES = (
-    "advise 7to1-tiny",
-    "advise tiny --workers torch:cpu*2 --no-try",
-    "advise conf.yaml --try 5m --json",
-    "advise tiny --slow 1=4 --try 20",
-    "advise tiny --reproducible",
-)
-ADVISE_TRAINING = (
-    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
-    "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers", "threads",
-    "write", "sampled_head", "optimizer", "lr", "clip", "weight_decay", "slow", "seed", "out",
-)  # fmt: skip
-ADVISE_MAIN = (
-    "try_time", "no_try", "measure", "reproducible", "data", "workers", "threads",
-    "batch_size", "seq_len", "optimizer", "lr", "slow", "json", "quiet",
-)  # fmt: skip
-
-
 @dataclass(frozen=True, kw_only=True)
-class _AdviseWords(Plugins, Quiet):
-    subject: str = argument("CONFIG_OR_RUN", "see above")
+class _AdviseWords(_Subject):
     no_try: bool = switch("predict only")
 
 
 @command(
-    "advise",
-    ADVISE_ABOUT,
-    ADVISE_EXAMPLES,
-    _AdviseWords,
-    AdviseConfig,
-    Part(TrainConfig, ADVISE_TRAINING, "training", merged=True),
-    main=ADVISE_MAIN,
-    otherwise="; other options of train are read from a YAML file or a run",
-)
+    "advise", Part(TrainConfig, ADVISE_TRAINING.split(), "training"),
+    main=ADVISE_MAIN, otherwise=OTHERWISE,
+)  # fmt: skip
 def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Report:
-    """Measure, predict and try."""
-    # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.advisor.advise import advise_on
-    from mlxhog.theory.target import find_target
+    """Which strategy for this model on this machine?
 
-    root = Path(training.read(TrainConfig).out)
-    target = find_target(words.subject, training.values, root)
-    with StatusLine(sys.stderr, quiet=words.quiet) as tell:
+    Measures three short runs and some gradients (half a minute): the times of gradients and their
+    variation, the cost of a round, the slowdown of workers by each other, the frequency of
+    conflicting updates. Predicts every strategy but locked, aig, sim and avg_runs by simulation,
+    applies a table of rules, trains the two best in pairs for --try seconds each, and decides by
+    held-out loss at equal time. On a machine that is busy with other programs the answer is only a
+    guess, and says so.
+
+    CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint.
+
+    Examples:
+        advise 7to1-tiny
+        advise tiny --workers torch:cpu*2 --no-try
+        advise conf.yaml --try 5m --json
+        advise tiny --slow 1=4 --try 20
+        advise tiny --reproducible
+    """
+    target = words.target(training)
+    from mlxhog.theory.advisor.advise import advise_on
+
+    with words.status() as tell:
         advice = advise_on(target, config, tries=not words.no_try, tell=tell)
-    return Report(advice, text=lambda: _advised(advice))
+    return Report(advice, _advised(advice))
 
 
 def _advised(advice: Mapping[str, Any]) -> Iterator[str | Section]:

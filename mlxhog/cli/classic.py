@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,43 +11,18 @@ from typing import TYPE_CHECKING
 from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.cli.flags import Quiet
-from mlxhog.cli.frame import Report, command
-from mlxhog.cli.ticker import Ticker
+from mlxhog.cli.frame import EXIT_CODES, Report, command
+from mlxhog.cli.ticker import ticking
 from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.classic.problem import Problem
     from mlxhog.classic.result import ClassicProgress, ClassicResult
     from mlxhog.report.table import Section
 
-ABOUT = """\
-Solve one of the Hogwild paper's problems with several processes on one arena, beside plain serial
-SGD. Without --data the data are generated, with the statistics of the paper. Without PROBLEM it
-lists the problems. Every number but "start-up" is of the native loops only: measurement and
-shuffling are not timed.
-
-lost updates: after the last epoch the workers process the examples once more, and increment a
-counter with the writes of the scheme, once per touch of the busiest shared coordinate; the missing
-increments were lost. Other coordinates lose fewer.
-
---stats: omega is the number of coordinates of the largest example, delta the share of the examples
-that touch the busiest coordinate, rho the share that the busiest example meets, p_conf the
-probability that two examples meet."""
-EXAMPLES = (
-    "classic",
-    "classic svm --workers 2",
-    "classic svm --workers 2 --write racy --active-rows",
-    "classic matrix-completion --rank 32 --scheme round_robin",
-    "classic graph-cuts --json",
-    "classic svm --data rcv1_train.svm --stats",
-)
-MAIN = (
-    "data", "test_data", "labels", "size", "workers", "scheme", "write", "epochs", "lr",
-    "batch_size", "seed", "stats", "all", "json",
-)  # fmt: skip
-EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
+MAIN = """data test_data labels size workers scheme write epochs lr batch_size seed stats all
+json"""
 OFTEN = 0.5
 """Probability that two examples meet, above which a problem is called dense."""
 
@@ -61,9 +35,30 @@ class _Words(Quiet):
     all: bool = switch("all numbers, not only the main ones")
 
 
-@command("classic", ABOUT, EXAMPLES, _Words, ClassicConfig, main=MAIN)
+@command("classic", main=MAIN)
 def run(words: _Words, config: ClassicConfig) -> Report:
-    """Solve a problem."""
+    """Solve one of the Hogwild paper's problems with several processes on one arena.
+
+    Plain serial SGD runs beside it. Without --data the data are generated, with the statistics of
+    the paper. Without PROBLEM it lists the problems. Every number but "start-up" is of the native
+    loops only: measurement and shuffling are not timed.
+
+    lost updates: after the last epoch the workers process the examples once more, and increment a
+    counter with the writes of the scheme, once per touch of the busiest shared coordinate; the
+    missing increments were lost. Other coordinates lose fewer.
+
+    --stats: omega is the number of coordinates of the largest example, delta the share of the
+    examples that touch the busiest coordinate, rho the share that the busiest example meets, p_conf
+    the probability that two examples meet.
+
+    Examples:
+        classic
+        classic svm --workers 2
+        classic svm --workers 2 --write racy --active-rows
+        classic matrix-completion --rank 32 --scheme round_robin
+        classic graph-cuts --json
+        classic svm --data rcv1_train.svm --stats
+    """
     from mlxhog.classic import problems
 
     if words.problem is None:
@@ -72,48 +67,52 @@ def run(words: _Words, config: ClassicConfig) -> Report:
                 "name the problem, as in `mlxhog classic svm`; `mlxhog classic` lists them"
             )
         entries = [{"name": n, "about": about} for n, (about, _) in problems.PROBLEMS.items()]
-        return Report({"problems": entries}, words={one["name"]: one["about"] for one in entries})
+        return Report({"problems": entries}, [{one["name"]: one["about"] for one in entries}])
     # The rest imports NumPy and the native module.
-    from mlxhog.base import machine
-    from mlxhog.base.interrupts import Interrupts
-    from mlxhog.classic.result import sections, warnings
     from mlxhog.classic.run import compare, train
 
     load = os.getloadavg()[0]
-    with StatusLine(sys.stderr, quiet=words.quiet) as status:
-        status.show("generating the data" if config.data is None else f"reading {config.data}")
+    with words.status() as line:
+        line.show("generating the data" if config.data is None else f"reading {config.data}")
         problem = problems.create(words.problem, config)
         if words.stats:
-            status.show("counting which examples meet")
+            line.show("counting which examples meet")
             return _stats(problem)
     serial: ClassicResult | None = None
     began_s: dict[str, float] = {}
-    with Interrupts() as signals, Ticker(sys.stderr, quiet=words.quiet, signals=signals) as line:
+    line = words.status()
+    with ticking(line) as tick:
 
         def show(progress: ClassicProgress) -> None:
             if progress.message is not None:
                 line.tell(progress.message)
                 return
             began = began_s.setdefault(progress.scheme, time.monotonic())
-            line.tick(lambda: _progress_line(progress, time.monotonic() - began))
+            tick(lambda: _progress_line(progress, time.monotonic() - began))
 
         if words.no_serial:
             result = train(problem, config, show)
         else:
             result, serial = compare(problem, config, show)
-    diverged = result.status == "diverged"
     remarks = [result.advice] if result.advice else []
-    if result is serial and diverged and config.scheme != "serial":
+    if result is serial and result.status == "diverged" and config.scheme != "serial":
         remarks.insert(0, f"serial diverged, so {config.scheme} was not begun")
     if result.status == "interrupted" and not words.quiet:
         remarks.insert(0, f"interrupted after {len(result.epochs)} epochs of {result.scheme}")
+    text = _text(problem.about, result, serial, load, everything=words.all)
+    return Report(result.to_json(serial), text, EXIT_CODES[result.status], remarks)
 
-    def text() -> Iterable[Section]:
-        notes = [] if diverged else list(warnings(result, load, machine.here().cores))
-        return sections(problem.about, result, serial, notes, everything=words.all)
 
-    code = EXIT_CODES[result.status]
-    return Report(result.to_json(serial), text=text, code=code, remarks=remarks)
+def _text(
+    about: str, result: ClassicResult, serial: ClassicResult | None, load: float, *,
+    everything: bool,
+) -> Iterable[Section]:  # fmt: skip
+    from mlxhog.base import machine
+    from mlxhog.classic.result import sections, warnings
+
+    cores = machine.here().cores
+    notes = [] if result.status == "diverged" else [*warnings(result, load, cores)]
+    yield from sections(about, result, serial, notes, everything=everything)
 
 
 def _stats(problem: Problem) -> Report:
@@ -131,7 +130,7 @@ def _stats(problem: Problem) -> Report:
     }
     kind = "Dense" if graph.p_conf > OFTEN else "Sparse"
     head = f"{kind}: two examples meet with probability {graph.p_conf:.3g} ({problem.about})"
-    return Report(facts, head)
+    return Report(facts, [head, facts])
 
 
 def _progress_line(progress: ClassicProgress, seconds: float) -> str:

@@ -17,15 +17,6 @@ from mlxhog.cluster.lighthouse import (
 from mlxhog.config.options import argument
 
 LOOK_S = 0.5  # between two looks for a signal
-ABOUT = (
-    "Start a cluster on its first machine; the others join with mlxhog train --cluster. It may "
-    "be killed and started again: meanwhile machines train on alone."
-)
-EXAMPLES = (
-    "cluster start",
-    "cluster start --address 192.168.1.20:8600",
-    "cluster start --address 192.168.1.20:8600 --join-timeout 30s",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +24,17 @@ class _Words(Json):
     action: str = argument("start", "begin", choices=("start",))
 
 
-@command("cluster", ABOUT, EXAMPLES, _Words, Lighthouse)
+@command("cluster")
 def run(words: _Words, options: Lighthouse) -> int:
-    """Be the authority until a signal."""
+    """Start a cluster on its first machine; the others join with mlxhog train --cluster.
+
+    It may be killed and started again: meanwhile machines train on alone.
+
+    Examples:
+        cluster start
+        cluster start --address 192.168.1.20:8600
+        cluster start --address 192.168.1.20:8600 --join-timeout 30s
+    """
     options.check()
     address = parse_address(options.address)
     check_torchft()

@@ -4,46 +4,25 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import Report, command
+from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.report.views import StatusLine
 from mlxhog.theory import CompareConfig
 
 if TYPE_CHECKING:
     from mlxhog.theory.paired_test import PairedResult
     from mlxhog.theory.pairs import Comparison, Side
 
-ABOUT = """\
-Find out which of two ways to train is better. The command trains them in pairs with one seed and
-one order of the text, in turns, each with the same time, tokens or steps, and scores them on the
-same held-out text. It stops at a clear answer, by a sequential test that calls either side better
-by chance at most once in a hundred comparisons. Without one it answers: cannot be told.
-A and B are each an architecture (a name or a file), a YAML file of train's options, or a run, of
-which the options count and not the weights. --a and --b add train's flags to one side, the flags
-below to both. One subject, or none (train's defaults), stands for both. Finished pairs are kept:
-after Ctrl-C the same command continues, and once all are done it only prints the answer."""
-EXAMPLES = (
-    'compare tiny --a "--optimizer muon" --b "--optimizer adamw"',
-    "compare mine.yaml theirs.yaml --time 5m",
-    "compare latest 20260102-101500-sotu --tokens 1M",
-    'compare 7to1-tiny --b "--lr 2e-3 --warmup 0.1" --pairs 8 --json',
-    'compare --a "--workers 2 --strategy hogwild" --b "--strategy serial --threads 2"',
-)
-BOTH = (
-    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
-    "seq_len", "batch_size", "kernels", "workers", "threads", "strategy", "optimizer", "lr",
-    "schedule",
-)  # fmt: skip
+BOTH = """data tokenizer text_key strict_data skip_machine_data val loss_on seq_len batch_size
+kernels workers threads strategy optimizer lr schedule"""
 """Options of train that are flags for both sides; the others belong in --a and --b."""
 
 NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "plugin")
@@ -51,10 +30,8 @@ NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "
 
 UNTOLD = "cannot be told"
 MOST_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
-MAIN = (
-    "a", "b", "pairs", "time", "tokens", "steps", "eval_tokens", "data", "workers", "seed",
-    "folder", "out", "json", "quiet",
-)  # fmt: skip
+MAIN = "a b pairs time tokens steps eval_tokens data workers seed folder out json quiet"
+OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or into YAML'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +42,29 @@ class _Words(Plugins, Quiet):
 
 
 @command(
-    "compare",
-    ABOUT,
-    EXAMPLES,
-    _Words,
-    CompareConfig,
-    Part(TrainConfig, BOTH, "of both sides", merged=True),
-    main=MAIN,
-    otherwise='; other options of train go to one side, as in --b "--clip 1", or into YAML',
+    "compare", Part(TrainConfig, BOTH.split(), "of both sides"), main=MAIN, otherwise=OTHERWISE
 )
 def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
-    """Train both sides in pairs until one is better."""
+    """Find out which of two ways to train is better.
+
+    The command trains them in pairs with one seed and one order of the text, in turns, each with
+    the same time, tokens or steps, and scores them on the same held-out text. It stops at a clear
+    answer, by a sequential test that calls either side better by chance at most once in a hundred
+    comparisons. Without one it answers: cannot be told.
+
+    A and B are each an architecture (a name or a file), a YAML file of train's options, or a run,
+    of which the options count and not the weights. --a and --b add train's flags to one side, the
+    flags below to both. One subject, or none (train's defaults), stands for both. Finished pairs
+    are kept: after Ctrl-C the same command continues, and once all are done it only prints the
+    answer.
+
+    Examples:
+        compare tiny --a "--optimizer muon" --b "--optimizer adamw"
+        compare mine.yaml theirs.yaml --time 5m
+        compare latest 20260102-101500-sotu --tokens 1M
+        compare 7to1-tiny --b "--lr 2e-3 --warmup 0.1" --pairs 8 --json
+        compare --a "--workers 2 --strategy hogwild" --b "--strategy serial --threads 2"
+    """
     if both.problems:
         raise ConfigError("\n".join(both.problems))
     subjects = words.subjects
@@ -93,7 +82,7 @@ def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
     folder = None if config.folder is None else Path(config.folder)
     comparison = Comparison(a, b, _with_budget(config, (a, b)), folder)
     pairs, folder = comparison.pairs, comparison.folder
-    with StatusLine(sys.stderr, quiet=words.quiet) as tell, comparison.open():
+    with words.status() as tell, comparison.open():
         if pairs:
             tell.tell(f"{len(pairs)} pairs are done already, in {folder}")
         try:
@@ -108,7 +97,7 @@ def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
                 f"interrupted; {len(pairs)} of {comparison.terms.pairs} pairs are kept in "
                 f"{folder}: the same command continues"
             )
-            return 130
+            return INTERRUPTED
     return _report(comparison)
 
 
@@ -121,7 +110,7 @@ def _flags_of(letter: str, text: str) -> Layer:
     Raises:
         ConfigError: a flag is unknown, or belongs to the comparison.
     """
-    flags = Flags(f"compare --{letter}", "", (), [Part(TrainConfig, merged=True)])
+    flags = Flags(f"compare --{letter}", "", [Part(TrainConfig, merged=True)])
     try:
         (parsed,) = flags.parse(shlex.split(text))
     except ValueError as error:
@@ -206,9 +195,8 @@ def _answer(outcome: PairedResult) -> str:
     after = f"after {outcome.pairs} of {outcome.planned} pairs"
     if sign:
         low, high = sorted((sign * low, sign * high))
-        name = "A" if sign > 0 else "B"
         by = f"{abs(outcome.mean):.4f} bits per byte ({low:.4f} to {high:.4f})"
-        return f"{name} is better by {by}, {after}"
+        return f"{'A' if sign > 0 else 'B'} is better by {by}, {after}"
     if low == high == 0:
         return f"{UNTOLD}: A and B ended equal in every pair, {after}"
     return f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), {after}"
@@ -245,19 +233,21 @@ def _report(comparison: Comparison) -> Report:
         {
             "pair": number,
             "seed": pair.seed,
-            **{k: f"{v.bits_per_byte:.4f}" for k, v in (("A", pair.a), ("B", pair.b))},
+            **{name: f"{of.bits_per_byte:.4f}" for name, of in (("A", pair.a), ("B", pair.b))},
             "B - A": f"{pair.difference:+.4f}",
-            **{f"{k} tok/s": v.tokens / v.seconds for k, v in (("A", pair.a), ("B", pair.b))},
+            **{
+                f"{name} tok/s": of.tokens / of.seconds
+                for name, of in (("A", pair.a), ("B", pair.b))
+            },
         }
         for number, pair in enumerate(comparison.pairs[: outcome.pairs], start=1)
-    ]
-    differing = [
-        {"option": k, "A": str(a), "B": str(b)} for k, (a, b) in facts["differing"].items()
     ]
     sure = "few pairs, no interval" if high > MOST_UNSURE * low else f"{low:.3f} to {high:.3f}"
     words = {
         "pairs": pairs,
-        "what differs": differing,
+        "what differs": [
+            {"option": k, "A": str(a), "B": str(b)} for k, (a, b) in facts["differing"].items()
+        ],
         **{name.upper(): facts[name] for name in "ab"},
         "each run": terms.each,
         "speed": f"A trains {speed:.3f} times as fast as B ({sure})",
@@ -265,4 +255,4 @@ def _report(comparison: Comparison) -> Report:
         "kept in": facts["folder"],
         "notes": facts["notes"],
     }
-    return Report(facts, facts["answer"], words=words)
+    return Report(facts, [facts["answer"], words])

@@ -15,18 +15,6 @@ from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import Option, argument
 from mlxhog.report.streams import printable, verbatim
 
-ABOUT = """\
-Print a script for completion of commands, options, their values and the names of runs. Without a
-match, the shell completes files.
-
-bash: eval "$(mlxhog completion bash)" in ~/.bashrc
-zsh:  eval "$(mlxhog completion zsh)" in ~/.zshrc, after compinit
-fish: mlxhog completion fish > ~/.config/fish/completions/mlxhog.fish
-
-With -- and the words of a command line, it prints the possible completions of the last word, one
-per line."""
-EXAMPLES = ("completion bash", "completion zsh", "completion fish", "completion bash -- train --st")
-
 SCRIPTS = {
     "bash": """\
 _mlxhog() {
@@ -59,23 +47,38 @@ MODELS = {"model", "config_or_run", "config", "subject", "name_or_file"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CompletionConfig(Json):
+class _Words(Json):
     shell: str = argument("SHELL", "bash, zsh or fish", choices=tuple(SCRIPTS))
-    words: tuple[str, ...] = argument("[-- WORDS]", "a command line", many=True)
+    words: tuple[str, ...] = argument("[-- WORDS]", "a command line", metavar="WORDS", many=True)
 
 
-@command("completion", ABOUT, EXAMPLES, _CompletionConfig)
-def run(config: _CompletionConfig) -> Report:
-    """Print the script, or complete a command line."""
+@command("completion")
+def run(config: _Words) -> Report:
+    """Print a script for completion of commands, options, their values and the names of runs.
+
+    Without a match, the shell completes files.
+
+      bash: eval "$(mlxhog completion bash)" in ~/.bashrc
+      zsh:  eval "$(mlxhog completion zsh)" in ~/.zshrc, after compinit
+      fish: mlxhog completion fish > ~/.config/fish/completions/mlxhog.fish
+
+    With -- and the words of a command line, it prints the possible completions of the last word,
+    one per line.
+
+    Examples:
+        completion bash
+        completion zsh
+        completion fish
+        completion bash -- train --st
+    """
     if not config.words:
-        script = SCRIPTS[config.shell]
-        return Report({"script": script}, text=lambda: script)
+        return Report({"script": SCRIPTS[config.shell]}, SCRIPTS[config.shell])
     words = list(candidates(config.words, config.shell))
     if not config.json:
         out = verbatim(sys.stdout)  # it keeps tabs between a word and its help
         for line in words:
             out.write("\t".join(map(printable, line.split("\t", 1))) + "\n")
-    return Report(words, text=str)
+    return Report(words, [])
 
 
 def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
@@ -98,13 +101,12 @@ def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
 
 
 def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
-    from mlxhog.cli import COMMANDS, find
-    from mlxhog.cli.mad import COMMANDS as MAD
+    from mlxhog.cli import COMMANDS, MAD, find
 
     if not before:
         yield from {**COMMANDS, "--help": "the list of commands", "--version": ""}.items()
     elif before == ["mad"]:
-        yield from ((name, what) for name, (_, what) in MAD.items())
+        yield from MAD.items()
     elif before[0] in COMMANDS and (before[0] != "mad" or before[1] in MAD):
         command, rest = find(before)
         flags = command.flags()
@@ -127,12 +129,9 @@ def _values(spec: Option) -> Iterator[str]:
         yield "latest"
         yield from sorted(path.parent.name for path in Path("runs").glob("*/run.json"))
     if names & MODELS:
-        files = sorted(file.name for file in resources.files("mlxhog.models").iterdir())
-        yield from (
-            name.removesuffix(".yaml")
-            for name in files
-            if name.endswith(".yaml") and not name.startswith("space-")
-        )
+        files = sorted(Path(file.name) for file in resources.files("mlxhog.models").iterdir())
+        named = (file.stem for file in files if file.suffix == ".yaml")
+        yield from (name for name in named if not name.startswith("space-"))
     if spec.name == "problem":
         from mlxhog.classic.problems import PROBLEMS
 

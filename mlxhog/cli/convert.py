@@ -12,39 +12,29 @@ from mlxhog.base.quantities import format_bytes, format_count, parse_bytes
 from mlxhog.cli.flags import Plugins, Quiet, RunFolder
 from mlxhog.cli.frame import Report, command, written
 from mlxhog.config.options import argument, option, switch
-from mlxhog.errors import ConfigError
+from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.formats import Opened
 
-ABOUT = """\
-Write a checkpoint in another format. SRC may be a run, `latest`, a checkpoint of mlxhog, a
-directory of transformers (such as NX-AI/xLSTM-7b), or a state dict of the xlstm package, of
-xLSTMLarge or of xLSTMLMModel, as .safetensors or torch file; the format is detected. Only --dtype
-changes the numbers, and a model of any size needs little memory."""
-EXAMPLES = (
-    "convert latest exported --to hf",
-    "convert xLSTM-7b ours --to mlxhog --dtype bfloat16",
-    "convert model.pt for-transformers --config config.yaml --to hf",
-    "convert ours for-the-package --to xlstm --check",
-)
+TOKENS = 64  # random ones, of --check
+ROUNDING = 1e-4
+"""Of the largest logit: the possible effect of another order of the same sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ConvertConfig(RunFolder, Plugins, Quiet):
+class _Words(RunFolder, Plugins, Quiet):
     source: str = argument("SRC", "a run, latest, or a checkpoint's path")
     target: str = argument("DST", "the directory to create")
     check: bool = switch("compute with both, and compare the logits")
     to: str = option(
-        "",
-        "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
-        choices=("hf", "xlstm", "mlxhog"),
-        required=True,
-    )
+        "", "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
+        choices=("hf", "xlstm", "mlxhog"), required=True,
+    )  # fmt: skip
     dtype: str = option(
         "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")
     )
-    shard_size: str = option("5GB", "most bytes of tensors in one file")
+    shard_size: str = option("5GB", "most bytes of tensors in one file", reads=parse_bytes)
     config: str | None = option(None, "config of SRC, if it is in another place")
     fused: bool = option(False, "stack weights that share their input (--to xlstm, xLSTM Large)")
     slstm: str = option(
@@ -53,19 +43,26 @@ class _ConvertConfig(RunFolder, Plugins, Quiet):
     force: bool = option(False, "replace an existing checkpoint at DST")
 
 
-@command("convert", ABOUT, EXAMPLES, _ConvertConfig)
-def run(config: _ConvertConfig) -> Report:
-    """Write a checkpoint in another format."""
-    try:
-        shard_bytes = parse_bytes(config.shard_size)
-    except ValueError as error:
-        raise ConfigError(f"--shard-size is {config.shard_size!r}; {error}") from None
+@command("convert")
+def run(config: _Words) -> Report:
+    """Write a checkpoint in another format.
+
+    SRC may be a run, `latest`, a checkpoint of mlxhog, a directory of transformers (such as
+    NX-AI/xLSTM-7b), or a state dict of the xlstm package, of xLSTMLarge or of xLSTMLMModel, as
+    .safetensors or torch file; the format is detected. Only --dtype changes the numbers, and a
+    model of any size needs little memory.
+
+    Examples:
+        convert latest exported --to hf
+        convert xLSTM-7b ours --to mlxhog --dtype bfloat16
+        convert model.pt for-transformers --config config.yaml --to hf
+        convert ours for-the-package --to xlstm --check
+    """
     # These import NumPy: wrong input is reported before.
     from mlxhog.checkpoint import checkpoint, formats
     from mlxhog.checkpoint.formats.converting import Conversion, convert
     from mlxhog.checkpoint.formats.opening import TITLES
     from mlxhog.checkpoint.formats.saving import check_target
-    from mlxhog.report.views import StatusLine
 
     target = expanded(config.target)
     check_target(target, force=config.force)
@@ -73,7 +70,7 @@ def run(config: _ConvertConfig) -> Report:
     request = Conversion(
         to=config.to,
         dtype=None if config.dtype == "keep" else config.dtype,
-        shard_bytes=shard_bytes,
+        shard_bytes=parse_bytes(config.shard_size),
         fused=config.fused,
         slstm=config.slstm,
     )
@@ -100,22 +97,17 @@ def run(config: _ConvertConfig) -> Report:
         f"{source.config.title}, {format_count(count)} parameters, {TITLES[source.format]} -> "
         f"{TITLES[config.to]}: {target}  {format_bytes(n_bytes)}, files: {len(files)}"
     )
+    if not config.check:
+        return Report(facts, head)
+    largest, apart = _compare_logits(source, formats.open(target))
+    facts["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
     remarks = []
-    if config.check:
-        largest, apart = _compare_logits(source, formats.open(target))
-        facts["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
-        if config.dtype == "keep" and apart > ROUNDING * largest:
-            remarks = [
-                f"{target} computes other logits than {source.path}: after {TOKENS} tokens the "
-                f"largest logit is {largest:.3g} and the largest difference {apart:.2g}"
-            ]
-    words = {"logits": facts.get("logits")}
-    return Report(facts, head, words=words, code=len(remarks), remarks=remarks)
-
-
-TOKENS = 64  # random ones, of --check
-ROUNDING = 1e-4
-"""Of the largest logit: the possible effect of another order of the same sums."""
+    if config.dtype == "keep" and apart > ROUNDING * largest:
+        remarks = [
+            f"{target} computes other logits than {source.path}: after {TOKENS} tokens the "
+            f"largest logit is {largest:.3g} and the largest difference {apart:.2g}"
+        ]
+    return Report(facts, [head, {"logits": facts["logits"]}], len(remarks), remarks)
 
 
 def _compare_logits(a: Opened, b: Opened) -> tuple[float, float]:
@@ -145,7 +137,7 @@ def _compare_logits(a: Opened, b: Opened) -> tuple[float, float]:
     return float(np.abs(logits[0]).max()), float(np.abs(logits[0] - logits[1]).max())
 
 
-def _card(source: Opened, config: _ConvertConfig) -> bytes:
+def _card(source: Opened, config: _Words) -> bytes:
     """The model card: that of the source, or one from the record of its run."""
     from mlxhog.base import reading
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK

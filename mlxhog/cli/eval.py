@@ -15,25 +15,14 @@ from mlxhog.config.config import train_config
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import CHECKPOINT, backend_option
+from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
     from mlxhog.data.tokens import TokenFile
     from mlxhog.decoding.scoring import Score
 
-ABOUT = """\
-Score text with a trained model: bits per byte, which can be compared between tokenizers, and
-perplexity per token, which cannot. As in the evaluation of a run, the text is cut into sequences,
-each without the text before it. Without --data it is all held-out text of the run, and the part of
-it that the run's own evaluations score."""
-EXAMPLES = (
-    "eval latest",
-    "eval latest --data letter.txt",
-    "eval sotu --data notes/ --checkpoint best --json",
-    "eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu",
-)
 SEQ_LEN = 512
-HELD_OUT = "held-out text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +33,8 @@ class EvalConfig(RunFolder, Plugins, Json):
     data: str | None = option(
         None,
         "a corpus in the package, or a text file, folder or glob; a flag each for several",
-        none="held-out",
-        lines=True,
-    )
+        none="held-out", lines=True,
+    )  # fmt: skip
     text_key: str | None = option(None, "for .jsonl, the key that holds the text", none="auto")
     strict_data: bool = option(
         False,
@@ -54,23 +42,30 @@ class EvalConfig(RunFolder, Plugins, Json):
         "skipped",
     )
     checkpoint: str | None = option(
-        None,
-        "of the run: latest, best, or the name of a folder in its checkpoints",
-        none="latest",
+        None, "of the run: latest, best, or the name of a folder in its checkpoints", none="latest"
     )
     seq_len: int | None = option(
-        None,
-        f"length of a sequence; auto is that of the run's training, else {SEQ_LEN}",
-        unit="tokens",
-        low=2,
-        none="auto",
-    )
+        None, f"length of a sequence; auto is that of the run's training, else {SEQ_LEN}",
+        unit="tokens", low=2, none="auto",
+    )  # fmt: skip
     backend: str = backend_option()
 
 
-@command("eval", ABOUT, EXAMPLES, EvalConfig)
+@command("eval")
 def run(config: EvalConfig) -> Report:
-    """Score text."""
+    """Score text with a trained model.
+
+    It prints bits per byte, which can be compared between tokenizers, and perplexity per token,
+    which cannot. As in the evaluation of a run, the text is cut into sequences, each without the
+    text before it. Without --data it is all held-out text of the run, and the part of it that the
+    run's own evaluations score.
+
+    Examples:
+        eval latest
+        eval latest --data letter.txt
+        eval sotu --data notes/ --checkpoint best --json
+        eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu
+    """
     # These import a framework: a wrong name is reported before.
     from mlxhog.base.paths import words
     from mlxhog.checkpoint.checkpoint import locate
@@ -79,15 +74,13 @@ def run(config: EvalConfig) -> Report:
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
     from mlxhog.live.opening import open_source
     from mlxhog.models.families import check_length
-    from mlxhog.report.views import StatusLine
 
     path, corpus = locate(config.model, Path(config.out), config.checkpoint), None
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
-        corpus, _ = corpora.readable(
-            corpora.find(config.data, config.text_key), strict=config.strict_data
-        )
+        found = corpora.find(config.data, config.text_key)
+        corpus, _ = corpora.readable(found, strict=config.strict_data)
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
     elif options is None:
@@ -95,12 +88,12 @@ def run(config: EvalConfig) -> Report:
             f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
         )
     began = time.monotonic()
-    source, model = open_source(
-        str(path), root=Path(config.out), backend=config.backend, mode=CHECKPOINT
-    )
+    root = Path(config.out)
+    source, model = open_source(str(path), root=root, backend=config.backend, mode=CHECKPOINT)
     source.load(model.backend)
     seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
     check_length(model.config, seq_len)
+    own = None
     with (
         tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
         StatusLine(sys.stderr, quiet=False) as line,
@@ -108,16 +101,15 @@ def run(config: EvalConfig) -> Report:
 
         def scored(name: str, file: TokenFile | None) -> Score:
             def show(share: float) -> None:
-                line.show(f"{share:.0%}  {Path(name).name}")
+                line.show(f"{share:.0%}  {name}")
 
             return Score() if file is None else score(model, file, seq_len=seq_len, progress=show)
 
-        own = None
         if corpus is not None:
             files = token_files(model, corpus, Path(folder))
-            scores = {Path(name).name: scored(name, file) for name, file in files}
+            scores = {Path(name).name: scored(Path(name).name, file) for name, file in files}
         elif options is not None and trained is not None:
-            tokens = held_out_tokens(
+            held_out = held_out_tokens(
                 model,
                 options.data,
                 tokenizer=str(path) if options.tokenizer == "auto" else options.tokenizer,
@@ -126,27 +118,26 @@ def run(config: EvalConfig) -> Report:
                 loss_on=options.loss_on,
                 val=options.val,
             )
-            name = f"{words(options.data)} ({HELD_OUT})"
-            scores = {name: scored(name, tokens)}
-            if (part := _own_part(trained, tokens)) is not None:
+            name = f"{words(options.data)} (held-out text)"
+            scores = {name: scored(name, held_out)}
+            if (part := _own_part(trained, held_out)) is not None:
                 own = _numbers(scored(name, part))
     whole = sum(scores.values(), Score())
     if not whole.tokens:
         raise DataError(f"{words(config.data)} holds no text; choose other files")
+    how = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend.name}
+    rows = [{"file": name, **_numbers(score)} for name, score in scores.items()]
     facts: dict[str, Any] = {
-        "checkpoint": str(path),
-        "seq_len": seq_len,
-        "backend": model.backend.name,
-        "files": [{"file": name, **_numbers(score)} for name, score in scores.items()],
+        **how,
+        "files": rows,
         "skipped": [] if corpus is None else [one.to_json() for one in corpus.skipped],
         **_numbers(whole),
         **({} if own is None else {"part": own}),
         "seconds": round(time.monotonic() - began, 3),
     }
-    rows = [*facts["files"], {"file": "whole", **_numbers(whole)}]
-    rows += [] if own is None else [{"file": "its part of every evaluation", **own}]
-    how = {name: facts[name] for name in ("checkpoint", "seq_len", "backend")}
-    return Report(facts, words={"files": rows, **how})
+    shown = [*rows, {"file": "whole", **_numbers(whole)}]
+    shown += [] if own is None else [{"file": "its part of every evaluation", **own}]
+    return Report(facts, [shown, how])
 
 
 def _own_part(run: Run, file: TokenFile) -> TokenFile | None:
@@ -159,11 +150,6 @@ def _own_part(run: Run, file: TokenFile) -> TokenFile | None:
     return None if part is file else part
 
 
-def _numbers(score: Score) -> dict[str, float | int | None]:
-    return {
-        "bits_per_byte": score.bits_per_byte,
-        "perplexity": score.perplexity,
-        "nats": score.nats,
-        "bytes": score.n_bytes,
-        "tokens": score.tokens,
-    }
+def _numbers(score: Score) -> dict[str, Any]:
+    names = ("bits_per_byte", "perplexity", "nats", "n_bytes", "tokens")
+    return {name.removeprefix("n_"): getattr(score, name) for name in names}

@@ -1,8 +1,13 @@
-"""Flags from option dataclasses: `Flags` finds the words, `config.sources` reads their meaning."""
+"""The options of a command: `Flags` reads its words and prints its help.
 
-import argparse
+What the words mean is read by `config.sources`.
+"""
+
+import shutil
+import sys
+import textwrap
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -13,12 +18,45 @@ from mlxhog.config.choices import KINDS, Choice, Kind
 from mlxhog.config.options import Option, argument, option, options, switch, to_flag
 from mlxhog.config.sources import Layer, resolve, suggestion
 from mlxhog.errors import ConfigError
+from mlxhog.report.streams import WIDTH
+from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
 
 C = TypeVar("C")
 MOST_CHOICES = 6  # they fit beside the flag
+COLUMN = 24  # where the text beside a flag begins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Json:
+    """The option of every command."""
+
+    json: bool = switch("JSON in place of text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiet(Json):
+    """Options of a command that reports its work."""
+
+    quiet: bool = switch("only errors, and the JSON of --json")
+
+    def status(self) -> StatusLine:
+        """Return the line of the terminal that shows the work."""
+        return StatusLine(sys.stderr, quiet=self.quiet)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugins:
+    """The option with files of the user's own, loaded while the command line is read."""
+
+    plugin: tuple[str, ...] = option(
+        (),
+        "a Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
+        "examples/my_layer.py",
+        many=True, metavar="FILE",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +78,10 @@ def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a datacl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Json:
-    """The option of every command."""
+class OneRun(RunFolder, Json):
+    """Options of a command on one run."""
 
-    json: bool = switch("JSON in place of text")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quiet(Json):
-    """Options of a command that reports its work."""
-
-    quiet: bool = switch("only errors, and the JSON of --json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plugins:
-    """The option with files of the user's own, loaded while the command line is read."""
-
-    plugin: tuple[str, ...] = option(
-        (),
-        "a Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
-        "examples/my_layer.py",
-        many=True,
-        metavar="FILE",
-    )
+    run: str = run_argument()
 
 
 @dataclass(frozen=True)
@@ -72,23 +90,18 @@ class Part:
 
     Attributes:
         cls: a dataclass of `option` fields.
-        only: names of the options that it takes, numbers of choices by their flat names; None for
-            all.
+        only: names of the options that it takes, numbers of choices by their flat names, or a
+            function that returns them; None for all.
         group: heading for all of them; None for those that they name.
         default: shown in place of each default.
         merged: the command merges them with other sources, so it gets them as `Written`.
     """
 
     cls: type[Any]
-    only: Collection[str] | None = None
+    only: Iterable[str] | Callable[[], Iterable[str]] | None = None
     group: str | None = None
     default: str | None = None
     merged: bool = False
-
-    @property
-    def names(self) -> Collection[str]:
-        """Names of its options."""
-        return options(self.cls) if self.only is None else self.only
 
 
 @dataclass(frozen=True)
@@ -116,13 +129,25 @@ class Declared(NamedTuple):
     part: Part
 
     @property
-    def default(self) -> str:
-        """The default as the help shows it; "" where it shows none."""
-        if self.part.default is not None:
-            return self.part.default
-        spec = self.spec
+    def title(self) -> str:
+        """The heading above it."""
+        title = self.spec.group if self.part.group is None else self.part.group
+        return title or ("positional arguments" if self.spec.argument else "options")
+
+    @property
+    def about(self) -> str:
+        """Its help: the effect, and the default if it shows one."""
+        spec, default = self.spec, self.part.default
         bare = spec.switch or spec.argument or spec.many or spec.required
-        return "" if bare or (spec.metavar and spec.default is None) else spec.default_text
+        if default is None:
+            shows_none = bare or (spec.metavar and spec.default is None)
+            default = "" if shows_none else spec.default_text
+        if not default:
+            return spec.help
+        words = words_of(spec)
+        is_listed = len(words) > MOST_CHOICES or spec.kind is not None
+        listed = f"; one of {', '.join(words)}" * is_listed
+        return f"{spec.help}{listed} [{default}]"
 
 
 class Flags:
@@ -130,8 +155,7 @@ class Flags:
 
     Args:
         command: its name.
-        about: one or two sentences.
-        examples: command lines.
+        doc: the text of its help; below `Examples:` a command line in each line.
         parts: its options.
         main: names of the flags that `--help` shows; `--help-all` then shows all. All by default.
         otherwise: advice for an unknown flag without a similar known one.
@@ -144,20 +168,22 @@ class Flags:
     def __init__(
         self,
         command: str,
-        about: str,
-        examples: Sequence[str],
+        doc: str,
         parts: Sequence[Part],
         main: Sequence[str] = (),
         otherwise: str = "",
     ) -> None:
-        self._command, self._about, self._examples = command, about, examples
-        self.parts, self._main, self._otherwise = parts, main, otherwise
+        self._command, self.parts, self._main, self._otherwise = command, parts, main, otherwise
+        self._about, _, examples = doc.partition("\n\nExamples:\n")
+        self._examples = textwrap.dedent(examples).splitlines()
         self.declared: dict[str, Declared] = {}
         self.by_flag: dict[str, Option] = {}
         for part in parts:
+            only = part.only() if callable(part.only) else part.only
+            names = None if only is None else {*only}
             for spec, owners in _with_numbers(options(part.cls).values()):
                 place = spec.argument or spec.flag
-                if place not in self.by_flag and (part.only is None or spec.name in part.only):
+                if place not in self.by_flag and (names is None or spec.name in names):
                     self.declared[place] = Declared(spec, owners, part)
                     self.by_flag |= dict.fromkeys(spec.flags, spec)
         self._words = [spec for spec in self.specs() if spec.argument]
@@ -177,7 +203,7 @@ class Flags:
         Raises:
             ConfigError: every problem of the command line, unless a part takes them.
         """
-        values, unknown, problems = self._read(deque(arguments))
+        values, unknown, problems = self._read(arguments)
         files = values.get("plugin", ([],))[0]  # of train's own option a text, loaded with it
         for file in files if isinstance(files, list) else []:
             plugins.load(file)
@@ -192,12 +218,10 @@ class Flags:
             for other in spec.excludes
             if spec.name in values and other in values
         ]
-        own = {name for part in self.parts if not part.merged for name in part.names}
+        part_of = {one.spec.name: one.part for one in self.declared.values()}
         configs, wrong = list[Any](), list[str]()
         for part in self.parts:
-            names = values.keys() if part.merged and part.only is None else part.names
-            names = {*names} - own if part.merged else names
-            layer = {name: value for name, value in values.items() if name in names}
+            layer = {name: value for name, value in values.items() if part_of[name] is part}
             try:
                 configs.append(
                     Written(layer, problems) if part.merged else resolve(part.cls, [layer])
@@ -208,15 +232,14 @@ class Flags:
             raise ConfigError("\n".join([*problems, *wrong]))
         return configs
 
-    def _read(self, words: deque[str]) -> tuple[Layer, list[str], list[str]]:
+    def _read(self, arguments: Sequence[str]) -> tuple[Layer, list[str], list[str]]:
         """Return the values of a command line, its unknown flags, and its other problems.
 
         Raises:
             ConfigError: a word or a flag is missing that it must have.
         """
         values, unknown, problems = Layer(), list[str](), list[str]()
-        rest = [spec for spec in self._words if spec.argument.startswith("[--")]
-        places = deque(spec for spec in self._words if spec not in rest)
+        words, places = deque(arguments), deque(self._words)
         is_ended, follows_wrong = False, False
         while words:
             word = words.popleft()
@@ -234,13 +257,10 @@ class Flags:
                     problems.append(f"unexpected argument {word!r}{self._place_of(word)}")
                 follows_wrong = is_name
             elif word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
-                print(self._help(everything=word == "--help-all" or not self._main), end="")
+                print(self._help(everything=word == "--help-all" or not self._main))
                 raise SystemExit(0)
             elif word == "--":
-                is_ended = not rest
-                if rest and words:
-                    values[rest[0].name] = ([*words], "--")
-                    words.clear()
+                is_ended = True
             elif flag not in self.by_flag:
                 unknown.append(flag)
                 follows_wrong = not equals
@@ -268,10 +288,13 @@ class Flags:
             may = not spec.switch and words and words[0].lower() in ("true", "false")
             return [words.popleft() if may else "true"]
         texts = list[str]()
-        most = len(words) if spec.lines and not self._words else 1
+        most = len(words) if self._takes_several(spec) else 1
         while words and len(texts) < most and (spec.metavar[:1] == '"' or not _is_flag(words[0])):
             texts.append(words.popleft())
         return texts
+
+    def _takes_several(self, spec: Option) -> bool:
+        return spec.lines and not self._words
 
     def _add(
         self, values: Layer, spec: Option, texts: list[str], name: str, problems: list[str]
@@ -298,52 +321,48 @@ class Flags:
     # -- help ---------------------------------------------------------------------------------
 
     def _help(self, *, everything: bool) -> str:
-        prog = f"mlxhog {self._command}"
-        helps = {"-h --help": "show this, and stop"}
-        if self._main:
-            helps = {"-h --help": "show the main options, and stop"}
-            helps["--help-all"] = "show every option, and stop"
-        first = [
-            argparse.Action(flags.split(), "", 0, help=about) for flags, about in helps.items()
-        ]
-        groups = {"positional arguments": list[argparse.Action](), "options": first}
-        for one in self.declared.values():
-            title = one.spec.group if one.part.group is None else one.part.group
-            title = title or ("positional arguments" if one.spec.argument else "options")
-            if not one.spec.argument.startswith("[--"):
-                groups.setdefault(title, []).append(self._action(one))
-        every = [action for group in groups.values() for action in group]
+        width = min(shutil.get_terminal_size().columns, WIDTH) - 2
+        every, groups = [*self.declared.values()], dict[str, list[tuple[str, str]]]()
+        if everything:
+            shown = "the main options" if self._main else "this"
+            own = [("-h, --help", f"show {shown}, and stop")]
+            own += [("--help-all", "show every option, and stop")] * bool(self._main)
+            groups = {"positional arguments": [], "options": own}
+            for one in every:
+                groups.setdefault(one.title, []).append((self._left(one.spec), one.about))
+        else:
+            named = {one.spec.name: one for one in every}
+            words = [one for one in every if one.spec.argument]
+            main = [*words, *(named[name] for name in self._main)]
+            groups = {"main options": [(self._left(one.spec), one.about) for one in main]}
+        usage = ["usage: mlxhog", self._command, *(one.argument for one in self._words)]
+        blocks = [" ".join([*usage, "[options]"])]
+        for text in self._about.split("\n\n"):
+            is_laid_out = text.startswith(" ")
+            blocks.append(
+                text if is_laid_out else textwrap.fill(text, width, break_on_hyphens=False)
+            )
+        for title, rows in groups.items():
+            lines = (_row(left, right, width) for left, right in rows)
+            blocks += ["\n".join([f"{title}:", *lines])] * bool(rows)
         if not everything:
-            named = {action.dest: action for action in every}
-            positional = [action for action in every if not action.option_strings]
-            groups = {"main options": [*positional, *(named[name] for name in self._main)]}
-        layout = argparse.RawDescriptionHelpFormatter(prog)
-        words = [prog, *(spec.argument for spec in self._words), "[options]"]
-        layout.add_usage(" ".join(words), (), ())
-        layout.add_text(self._about)
-        for title, group in groups.items():
-            layout.start_section(title)
-            layout.add_arguments(group)
-            layout.end_section()
-        if not everything:
-            n_flags = sum(bool(action.option_strings) for action in every)
-            layout.add_text(f"--help-all lists all {n_flags} options.")
-        layout.add_text("\n".join(["examples:", *(f"  mlxhog {one}" for one in self._examples)]))
-        return layout.format_help()
+            n_flags = len(every) - len(self._words) + 2  # with --help and --help-all
+            blocks.append(f"--help-all lists all {n_flags} options.")
+        blocks.append("\n".join(["examples:", *(f"  mlxhog {one}" for one in self._examples)]))
+        return "\n\n".join(blocks)
 
-    def _action(self, declared: Declared) -> argparse.Action:
-        """Return an option as the layout of argparse takes it."""
-        spec = declared.spec
-        values: str | int | None = "+" if spec.lines and not self._words else None
-        if spec.type is bool:
-            values = 0 if spec.switch else "?"
-        words = ""
-        if len(words_of(spec)) > MOST_CHOICES or spec.kind is not None:
-            words = f"; one of {', '.join(words_of(spec))}"
-        shown = f"{spec.help}{words} [{declared.default}]" if declared.default else spec.help
-        return argparse.Action(
-            spec.flags, spec.name, values, metavar=_metavar(spec), help=shown.replace("%", "%%")
-        )
+    def _left(self, spec: Option) -> str:
+        """Return the flags of an option and the form of its value."""
+        value = "" if spec.switch else "[true|false]" if spec.type is bool else _metavar(spec)
+        value += f" [{value} ...]" * self._takes_several(spec)
+        return f"{', '.join(spec.flags)} {value}".strip()
+
+
+def _row(left: str, right: str, width: int) -> str:
+    lines = textwrap.wrap(right, max(width - COLUMN, COLUMN), break_on_hyphens=False)
+    beside = f"  {left}".ljust(COLUMN)
+    first = beside if beside.endswith("  ") else f"  {left}\n{' ' * COLUMN}"
+    return first + f"\n{' ' * COLUMN}".join(lines)
 
 
 def _is_flag(word: str) -> bool:
@@ -389,6 +408,5 @@ def _metavar(spec: Option) -> str:
         return "NAME=VALUE"
     if spec.choices:
         return "{" + ",".join(spec.choices) + "}"
-    of_type = {Interval: "STEPS|TIME|off", bool: "true|false", int: "N"}
-    of_type[float] = "TIME" if spec.unit == "s" else "X"
+    of_type = {Interval: "STEPS|TIME|off", int: "N", float: "TIME" if spec.unit == "s" else "X"}
     return of_type.get(spec.type, "TEXT")

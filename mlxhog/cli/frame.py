@@ -1,32 +1,38 @@
 """The frame of a command: it reads the words, calls the function, and prints what that reports.
 
-A command is a function from its options to a `Report`:
+A command is a function from its options to a `Report`, and its docstring is its help:
 
-    @command("doctor", ABOUT, EXAMPLES, DoctorConfig)
-    def run(config: DoctorConfig) -> Report: ...
+    @command("doctor")
+    def run(config: _DoctorConfig) -> Report: ...
 
 The report has facts: `--json` prints them, the frame makes the text for people from them, and
 `--quiet` prints neither. A command that prints by itself, such as a server, returns its exit code.
 """
 
+import inspect
 import json as plain
 import os
 import shlex
 import shutil
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_type_hints
 
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
-from mlxhog.cli.flags import Flags, Part, RunFolder
+from mlxhog.cli.flags import Flags, Part, RunFolder, Written
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
+from mlxhog.report.streams import WIDTH, in_columns
+from mlxhog.report.table import Section, lines, show
+from mlxhog.report.views import may_redraw
 
-if TYPE_CHECKING:
-    from mlxhog.report.table import Section
+INTERRUPTED = 130
+EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": INTERRUPTED}
+"""By the status of a training."""
 
 
 @dataclass(frozen=True)
@@ -35,56 +41,70 @@ class Report:
 
     Attributes:
         facts: a mapping, or a list of them.
-        head: a line above the facts for people, such as the answer.
-        words: the facts for people, if those differ.
-        notes: lines below the facts for people, such as the next command.
-        text: makes another text for people: lines, or sections.
+        text: the text for people, if it differs from the facts: a text, or its parts, which are
+            lines and facts, or sections and lines. Parts may be made when they are printed.
         code: exit code.
         remarks: lines for stderr, also with `--json` and `--quiet`.
         one_per_line: the facts are a list, of which each entry gets a line of JSON.
     """
 
     facts: Any
-    head: str = ""
-    words: Any = None
-    notes: Sequence[str] = ()
-    text: "Callable[[], str | Iterable[str | Section]] | None" = None
+    text: Iterable[Any] | None = None
     code: int = 0
     remarks: Sequence[str] = ()
     one_per_line: bool = False
 
     def show(self) -> None:
         """Print the text for people, with colors on a terminal that has them."""
-        facts = self.facts if self.words is None else self.words
-        lines = [*filter(None, [self.head]), *spelt(facts), *self.notes] if not self.text else []
-        parts = self.text() if self.text else "\n".join(lines)
-        if not isinstance(parts, str):
-            from mlxhog.report.table import Section, show
-            from mlxhog.report.views import may_redraw
-
-            every = [Section("", notes=[one]) if isinstance(one, str) else one for one in parts]
+        text = [self.facts] if self.text is None else self.text
+        parts = [text] if isinstance(text, str) else [*text]
+        if any(isinstance(part, Section) for part in parts):
+            every = [Section("", notes=[part]) if isinstance(part, str) else part for part in parts]
             show(every, sys.stdout, plain=not may_redraw(sys.stdout))
-        elif parts:
-            print(parts)
+            return
+        for part in parts:
+            for line in [part] if isinstance(part, str) else spelt(part):
+                print(line)
 
 
 class Command:
     """A command of the command line.
 
     Args:
-        flags: makes its parser.
-        function: called with the options of each part.
+        name: its words.
+        function: from its options to a `Report` or an exit code.
+        parts: for the parameters that are a `Written`, and others that take some options only.
+        main: names of the flags that `--help` shows.
+        otherwise: advice for an unknown flag without a similar known one.
     """
 
-    def __init__(self, flags: Callable[[], Flags], function: Callable[..., Any]) -> None:
-        self.flags, self._function = flags, function
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Report | int],
+        parts: Sequence[Part],
+        main: str,
+        otherwise: str,
+    ) -> None:
+        self._name, self._function, self._parts = name, function, parts
+        self._main, self._otherwise = main.split(), otherwise
+
+    def flags(self) -> Flags:
+        """Return its options, by the parameters of the function."""
+        hints, given, parts = get_type_hints(self._function), deque(self._parts), list[Part]()
+        for name in inspect.signature(self._function).parameters:
+            own = given and hints[name] in (Written, given[0].cls)
+            part = given.popleft() if own else Part(hints[name])
+            parts.append(replace(part, merged=hints[name] is Written))
+        doc = inspect.getdoc(self._function) or ""
+        return Flags(self._name, doc, parts, self._main, self._otherwise)
 
     def __call__(self, arguments: Sequence[str]) -> int:
         """Run the command with the words after its name; returns its exit code."""
         configs = self.flags().parse(arguments)
         result = self._function(*configs)
         if not isinstance(result, Report):
-            return int(result)
+            return result
         if any(getattr(one, "json", False) for one in configs):
             for facts in result.facts if result.one_per_line else [result.facts]:
                 print_json(facts)
@@ -96,32 +116,10 @@ class Command:
 
 
 def command(
-    name: str,
-    about: str,
-    examples: Sequence[str],
-    *parts: type[Any] | Part | Callable[[], Part],
-    main: Sequence[str] = (),
-    otherwise: str = "",
-) -> Callable[[Callable[..., Any]], Command]:
-    """Make a command of a function.
-
-    Args:
-        name: its words.
-        about: one or two sentences.
-        examples: command lines.
-        parts: dataclasses of its options, and parts of others; the function gets one of each.
-        main: names of the flags that `--help` shows.
-        otherwise: advice for an unknown flag without a similar known one.
-    """
-
-    def flags() -> Flags:
-        made = [
-            one if isinstance(one, Part) else Part(one) if isinstance(one, type) else one()
-            for one in parts
-        ]
-        return Flags(name, about, examples, made, main, otherwise)
-
-    return lambda function: Command(flags, function)
+    name: str, *parts: Part, main: str = "", otherwise: str = ""
+) -> Callable[[Callable[..., Report | int]], Command]:
+    """Make a command of a function; the arguments are those of `Command`."""
+    return lambda function: Command(name, function, parts, main, otherwise)
 
 
 def print_json(value: object) -> None:
@@ -143,9 +141,6 @@ def spelt(facts: Any) -> Iterator[str]:
 
     Facts without a value are left out; the name of a number says its unit, as in `step_s`.
     """
-    from mlxhog.report.streams import WIDTH, in_columns
-    from mlxhog.report.table import lines
-
     columns = shutil.get_terminal_size((WIDTH, 0)).columns
     if not isinstance(facts, Mapping):
         yield from lines(table("", facts), columns)
@@ -162,34 +157,24 @@ def spelt(facts: Any) -> Iterator[str]:
             yield from in_columns(title, [spelt_value(name, one) for one in texts], columns)
 
 
-def table(title: str, rows: Iterable[Mapping[str, Any]], notes: Sequence[str] = ()) -> "Section":
+def table(title: str, rows: Iterable[Mapping[str, Any]], notes: Sequence[str] = ()) -> Section:
     """Return facts as a table with a heading; the names of the first row are its columns."""
-    from mlxhog.report.table import Section
-
-    return Section(title, *_table(list(rows)), notes)
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the cells of facts."""
+    rows = list(rows)
     header = [name.replace("_", " ") for name in rows[0]] if rows else []
-    return header, [[spelt_value(*one) for one in row.items()] for row in rows]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return Section(
+        title, header, [[spelt_value(*one) for one in row.items()] for row in rows], notes
+    )
 
 
 def spelt_value(name: str, value: Any) -> str:
     """Return a fact as people write it."""
-    if value is None:
-        return "-"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {spelt_value(str(key), one)}" for key, one in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(spelt_value(name, one) for one in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not _is_number(value) or name in ("seed", "seeds"):
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if not isinstance(value, int | float) or name in ("seed", "seeds"):
         return str(value)
     if name == "seconds" or name.endswith("_s") and not name.endswith("per_s"):
         return format_duration(value)

@@ -22,15 +22,6 @@ from mlxhog.report.streams import verbatim
 if TYPE_CHECKING:
     from mlxhog.live.source import Loaded, WeightSource
 
-EXAMPLES = (
-    'generate latest --prompt "The"',
-    'generate latest --prompt "The" --mode pinned_per_sequence',
-    "generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9",
-    r"generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt",
-    "generate latest --prompt-file questions.jsonl --json",
-)
-
-ABOUT = "Write text with a trained model, the prompt first."
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
@@ -42,9 +33,8 @@ class GenerateConfig(Sampling, RunFolder, Plugins, Json):
     stop: tuple[str, ...] = option(
         (),
         r"end the answer before this text, in which \n is a newline; may be given repeatedly",
-        many=True,
-        metavar="TEXT",
-    )
+        many=True, metavar="TEXT",
+    )  # fmt: skip
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
     prompt_file: str = option(
         "",
@@ -56,10 +46,9 @@ class GenerateConfig(Sampling, RunFolder, Plugins, Json):
     prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
     backend: str = backend_option()
     weights: str = option(
-        "float32",
-        "format of the weights in memory; 8bit and 4bit are for mlx backends",
+        "float32", "format of the weights in memory; 8bit and 4bit are for mlx backends",
         choices=("float32", "bfloat16", "8bit", "4bit"),
-    )
+    )  # fmt: skip
     mode: str = option(
         "double_buffer",
         "weights of a run that trains: its last published copy, one such copy for the whole "
@@ -69,9 +58,17 @@ class GenerateConfig(Sampling, RunFolder, Plugins, Json):
     wait: float = wait_option()
 
 
-@command("generate", ABOUT, EXAMPLES, GenerateConfig)
+@command("generate")
 def run(config: GenerateConfig) -> Report:
-    """Write text, as it comes."""
+    r"""Write text with a trained model, the prompt first.
+
+    Examples:
+        generate latest --prompt "The"
+        generate latest --prompt "The" --mode pinned_per_sequence
+        generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
+        generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
+        generate latest --prompt-file questions.jsonl --json
+    """
     from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import load
 
@@ -93,7 +90,7 @@ def run(config: GenerateConfig) -> Report:
     source, trains = model.follower.source, not model.follower.source.ended()
     answers = Answers(len(prompts))
     used: dict[int, tuple[Loaded, Loaded]] = {}  # by the first and the last token of an answer
-    waiting, written = prompts[0], 0
+    waiting, n_written = prompts[0], 0
     with closing(model):
         for piece in answers.follow(model.answer(prompts, config, **sizes)):
             now = model.follower.loaded()
@@ -101,11 +98,11 @@ def run(config: GenerateConfig) -> Report:
             if not (config.json or many):
                 _write(waiting + piece.text)
                 waiting = ""
-            while many and written < len(prompts) and answers.rows[written].finish_reason:
-                text = prompts[written] + answers.rows[written].text
-                written += 1
+            while many and n_written < len(prompts) and answers.rows[n_written].finish_reason:
+                text = prompts[n_written] + answers.rows[n_written].text
+                n_written += 1
                 if not config.json:  # each as soon as it and those before it are complete
-                    _write(f"--- {written} of {len(prompts)}\n{text}\n")
+                    _write(f"--- {n_written} of {len(prompts)}\n{text}\n")
     if not (config.json or many):
         _write("\n")
     records: list[dict[str, Any]] = [
@@ -131,7 +128,7 @@ def run(config: GenerateConfig) -> Report:
     if len(set(lines)) > 1:
         lines = [f"answer {row}: {line}" for row, line in enumerate(lines, start=1)]
     remarks = [*filter(None, [source.note]), *dict.fromkeys(lines), end]
-    return Report(facts, words={}, remarks=remarks)
+    return Report(facts, [], remarks=remarks)
 
 
 def _weights(source: WeightSource, first: Loaded, last: Loaded) -> dict[str, Any]:
@@ -187,39 +184,42 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
         ConfigError: the file cannot be read, is not UTF-8 text, holds no prompt, a line is not such
             an object, or the objects are of both kinds.
     """
-    from mlxhog.base import plain_json
     from mlxhog.data import conversations, textfiles
 
-    where, expected = f"--prompt-file {spec}", 'wanted {"prompt": "..."} or {"messages": [...]}'
+    where = f"--prompt-file {spec}"
     lines = [(n, line) for n, line in enumerate(_read(spec, where).split("\n"), 1) if line.strip()]
     if not lines:
         raise ConfigError(f"{where}: holds no prompts; write one per line")
     if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
         return [line for _, line in lines], ()
-    prompts, chats = list[str](), 0
-    for number, line in lines:
-        place = f"{spec}:{number}"
-        try:
-            value = plain_json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{place}: not JSON ({error}); {expected}") from error
-        prompt = value.get("prompt") if isinstance(value, dict) else None
-        if isinstance(value, dict) and "messages" in value:
-            try:
-                prompts.append(conversations.prompt(value["messages"]))
-            except DataError as error:
-                raise ConfigError(f"{place}: {error}") from error
-            chats += 1
-        elif isinstance(prompt, str):
-            prompts.append(_normalised(prompt.encode(), place))
-        else:
-            raise ConfigError(f"{place}: {expected}, got {line.strip()[:60]}")
-    if chats not in (0, len(prompts)):
+    prompts, are_chats = zip(*(_of_line(line, f"{spec}:{n}") for n, line in lines), strict=True)
+    if len({*are_chats}) > 1:
         raise ConfigError(
             f"{where}: some lines have a prompt and others have messages, and their answers end "
             "differently; use a file for each"
         )
-    return prompts, conversations.STOPS if chats else ()
+    return list(prompts), conversations.STOPS if are_chats[0] else ()
+
+
+def _of_line(line: str, place: str) -> tuple[str, bool]:
+    """Return the prompt of a JSON line, and whether it is a conversation."""
+    from mlxhog.base import plain_json
+    from mlxhog.data import conversations
+
+    expected = 'wanted {"prompt": "..."} or {"messages": [...]}'
+    try:
+        value = plain_json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{place}: not JSON ({error}); {expected}") from error
+    value = value if isinstance(value, dict) else {}
+    if "messages" in value:
+        try:
+            return conversations.prompt(value["messages"]), True
+        except DataError as error:
+            raise ConfigError(f"{place}: {error}") from error
+    if isinstance(prompt := value.get("prompt"), str):
+        return _normalised(prompt.encode(), place), False
+    raise ConfigError(f"{place}: {expected}, got {line.strip()[:60]}")
 
 
 def _read(spec: str, what: str) -> str:

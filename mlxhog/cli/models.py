@@ -13,34 +13,30 @@ from mlxhog.errors import ConfigError
 if TYPE_CHECKING:
     from mlxhog.models.families import ModelConfig
 
-ABOUT = """\
-List the architectures of the package, or print one as YAML with a comment for every field, for
-`mlxhog train --model FILE`. The numbers of parameters are those with the shown vocabulary; a run
-takes that of its tokenizer."""
-EXAMPLES = (
-    "models",
-    "models 10m > my.yaml",
-    "models tiny --set hidden_size=256 --set num_hidden_layers=6",
-    "models --json",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
-class _ModelsConfig(Plugins, Json):
+class _Words(Plugins, Json):
     name: str | None = argument(
         "[NAME]", "a name, a YAML file, or a checkpoint; without it all names"
     )
     set: tuple[str, ...] = option(
-        (),
-        "another value for a field, as in mlxhog train --set",
-        many=True,
-        metavar="NAME=VALUE",
+        (), "another value for a field, as in mlxhog train --set", many=True, metavar="NAME=VALUE"
     )
 
 
-@command("models", ABOUT, EXAMPLES, _ModelsConfig)
-def run(config: _ModelsConfig) -> Report:
-    """List the architectures, or print one."""
+@command("models")
+def run(config: _Words) -> Report:
+    """List the architectures of the package, or print one as YAML with a comment for every field.
+
+    Such a file is for `mlxhog train --model FILE`. The numbers of parameters are those with the
+    shown vocabulary; a run takes that of its tokenizer.
+
+    Examples:
+        models
+        models 10m > my.yaml
+        models tiny --set hidden_size=256 --set num_hidden_layers=6
+        models --json
+    """
     changes = ", ".join(config.set)
     if changes and config.name is None:
         raise ConfigError(
@@ -51,20 +47,20 @@ def run(config: _ModelsConfig) -> Report:
     if config.name is None:
         rows = [_facts(name, registry.load_architecture(name)) for name in registry.architectures()]
         rows.sort(key=lambda row: (row["family"], row["parameters"]))
-        notes = ["", "next: mlxhog train --model 5m --time 10m", "      mlxhog models 5m > my.yaml"]
-        return Report(rows, notes=notes)
+        after = ["", "next: mlxhog train --model 5m --time 10m", "      mlxhog models 5m > my.yaml"]
+        return Report(rows, [rows, *after])
     model = registry.load_architecture(config.name, changes)
     facts = _facts(config.name, model)
     changed = f" with {changes}" if changes else ""
-    head = [
+    text = [
         f"# {config.name}{changed}: {facts['parameters']:,} parameters with this vocabulary.",
         "# Train it: mlxhog train --model FILE",
     ]
     if config.name in registry.architectures() and not changes:
         own = registry.source(config.name).splitlines()  # the comments of its file
-        head += [line for line in own if line.startswith("#")]
-    text = "\n".join([*head, registry.to_yaml(model).removesuffix("\n")])
-    return Report({**facts, "fields": registry.as_mapping(model)}, text=lambda: text)
+        text += [line for line in own if line.startswith("#")]
+    text.append(registry.to_yaml(model).removesuffix("\n"))
+    return Report({**facts, "fields": registry.as_mapping(model)}, text)
 
 
 def _facts(name: str, model: ModelConfig) -> dict[str, Any]:

@@ -12,33 +12,33 @@ from mlxhog.config.options import Option, argument, options, to_flag
 from mlxhog.config.sources import suggestion
 from mlxhog.errors import ConfigError
 
-ABOUT = """\
-List the options of all commands, one a line: name, default, meaning, and who has it. With a NAME:
-an option, in full; or all options of a choice (ssp, muon, cosine) or of a command. Names are those
-of YAML and Python (batch_size); flags have dashes (--batch-size). Defaults < YAML < flags. Counts
-may be written as 10k or 1e6, durations as 90s, 5 minutes or 1h30m."""
-EXAMPLES = ("options", "options slack", "options ssp", "options mad search", "options lr --json")
 MOST_COMMANDS = 3  # they fit into a line of the list
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OptionsConfig(Json):
+class _Words(Json):
     name: tuple[str, ...] = argument(
         "[NAME]", "an option, a choice or a command; all options without", many=True
     )
 
 
-@command(
-    "options",
-    ABOUT,
-    EXAMPLES,
-    _OptionsConfig,
-    otherwise="; options are named without dashes: mlxhog options slack",
-)
-def run(config: _OptionsConfig) -> Report:
-    """List the options."""
+@command("options", otherwise="; options are named without dashes: mlxhog options slack")
+def run(config: _Words) -> Report:
+    """List the options of all commands, one a line: name, default, meaning, and who has it.
+
+    With a NAME: an option, in full; or all options of a choice (ssp, muon, cosine) or of a command.
+    Names are those of YAML and Python (batch_size); flags have dashes (--batch-size). Defaults <
+    YAML < flags. Counts may be written as 10k or 1e6, durations as 90s, 5 minutes or 1h30m.
+
+    Examples:
+        options
+        options slack
+        options ssp
+        options mad search
+        options lr --json
+    """
     name = " ".join(config.name)
     plain = name.replace("-", "_")
     rows = _rows()
@@ -54,17 +54,12 @@ def run(config: _OptionsConfig) -> Report:
         hint = hint.replace("did you mean '--", "did you mean '") or "; mlxhog options lists all"
         raise ConfigError(f"no option {name!r}{hint}")
     listed = [row for row in listed if row not in exact]
-
-    def text() -> str:
-        full = [
-            "\n".join([f"{row['name']}: {row['help']}", *spelt(_details(row))]) for row in exact
-        ]
-        lines = [f"{choice.kind.title} {name}: {choice.about}" for choice in choices]
-        width = max((len(row["name"]) for row in listed), default=0)
-        lines += [f"{row['name']:{width}}  {_line(row)}" for row in listed]
-        return "\n\n".join(filter(None, [*full, "\n".join(lines)]))
-
-    return Report([*exact, *listed], text=text)
+    full = ["\n".join([f"{row['name']}: {row['help']}", *spelt(_details(row))]) for row in exact]
+    lines = [f"{choice.kind.title} {name}: {choice.about}" for choice in choices]
+    width = max((len(row["name"]) for row in listed), default=0)
+    lines += [f"{row['name']:{width}}  {_line(row)}" for row in listed]
+    text = "\n\n".join(filter(None, [*full, "\n".join(lines)]))
+    return Report([*exact, *listed], text)
 
 
 def _rows() -> list[Row]:

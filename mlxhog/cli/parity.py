@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
 from mlxhog.report.table import AnswerNote, FailureNote, Section
-from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.parity.compare import ComparedTensor
@@ -24,27 +22,11 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 30  # in the table; the JSON has all
-ABOUT = """\
-Compute one model with every backend here and compare every number: loss, logits, hidden states,
-gradients, states, parameters after some steps of SGD, momentum and AdamW, and one token at a time
-against the whole sequence. The steps of an optimizer that --plugin adds are compared with float64.
-SUBJECT is an architecture (a name, a YAML file or a line of layers) or a checkpoint's directory;
-with such a plugin, it may be left out.
-The answer comes first, then the worst disagreements; --all has a line for each tensor. Exit code 1
-if anything disagrees; stderr names the first tensor that does."""
-EXAMPLES = (
-    "parity --config tiny",
-    "parity --checkpoint latest",
-    "parity tiny --json",
-    'parity "my_layer swiglu" --plugin examples/my_layer.py',
-    "parity --plugin examples/my_optimizer.py",
-    "parity tiny --set hidden_size=96 --set num_heads=3",
-    "parity tiny --perturb lm_head.weight; test $? -eq 1",
-)
+KERNELS = ("all", "auto", "reference", "native", "metal", "metal-emulated")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ParityConfig(RunFolder, Plugins, Quiet):
+class _Words(RunFolder, Plugins, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
     config: str | None = option(None, "an architecture", metavar="NAME_OR_FILE")
     checkpoint: str | None = option(None, "a checkpoint, or a run", metavar="DIR")
@@ -53,9 +35,7 @@ class _ParityConfig(RunFolder, Plugins, Quiet):
         "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
     )
     kernels: str = option(
-        "all",
-        "forms of the operators: all of each backend, or one",
-        choices=("all", "auto", "reference", "native", "metal", "metal-emulated"),
+        "all", "forms of the operators: all of each backend, or one", choices=KERNELS
     )
     set: str | None = option(
         None,
@@ -70,9 +50,28 @@ class _ParityConfig(RunFolder, Plugins, Quiet):
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
 
 
-@command("parity", ABOUT, EXAMPLES, _ParityConfig)
-def run(config: _ParityConfig) -> Report:
-    """Compare the numbers of all backends."""
+@command("parity")
+def run(config: _Words) -> Report:
+    """Compute one model with every backend here and compare every number.
+
+    These are loss, logits, hidden states, gradients, states, parameters after some steps of SGD,
+    momentum and AdamW, and one token at a time against the whole sequence. The steps of an
+    optimizer that --plugin adds are compared with float64. SUBJECT is an architecture (a name, a
+    YAML file or a line of layers) or a checkpoint's directory; with such a plugin, it may be left
+    out.
+
+    The answer comes first, then the worst disagreements; --all has a line for each tensor. Exit
+    code 1 if anything disagrees; stderr names the first tensor that does.
+
+    Examples:
+        parity --config tiny
+        parity --checkpoint latest
+        parity tiny --json
+        parity "my_layer swiglu" --plugin examples/my_layer.py
+        parity --plugin examples/my_optimizer.py
+        parity tiny --set hidden_size=96 --set num_heads=3
+        parity tiny --perturb lm_head.weight; test $? -eq 1
+    """
     classes: Any = OPTIMIZERS.known().values()
     own = tuple(choice() for choice in classes if plugins.files_of([choice]))
     kind, where = _subject(config, "tiny" if own else None)
@@ -87,7 +86,7 @@ def run(config: _ParityConfig) -> Report:
     subject = open_subject(kind, where, Path(config.out), config.set, **sizes)
     chosen, lacks = choose(config.backends, config.kernels)
     check_memory(subject, chosen)
-    with StatusLine(sys.stderr, quiet=config.quiet) as tell:
+    with config.status() as tell:
         result = compare_sides(
             replace(subject.made(), plugins=own),
             chosen,
@@ -105,15 +104,11 @@ def run(config: _ParityConfig) -> Report:
     remarks = [f"{config.perturb} was perturbed, but no comparison failed"] * result.missed
     if result.first_bad is not None:
         remarks = [f"disagree: {_describe(result.first_bad)}", *tf32]
-    return Report(
-        result.to_json() | {"notes": notes},
-        text=lambda: _text(result, notes, everything=config.all),
-        code=int(not result.ok),
-        remarks=remarks,
-    )
+    text = _text(result, notes, everything=config.all)
+    return Report(result.to_json() | {"notes": notes}, text, int(not result.ok), remarks)
 
 
-def _subject(config: _ParityConfig, otherwise: str | None) -> tuple[str, str]:
+def _subject(config: _Words, otherwise: str | None) -> tuple[str, str]:
     """Return the kind of the subject that the command line names, and its name.
 
     Raises:
@@ -135,8 +130,8 @@ def _subject(config: _ParityConfig, otherwise: str | None) -> tuple[str, str]:
     return subjects[0]
 
 
-def _text(result: ParityReport, notes: Sequence[str], *, everything: bool) -> list[Section]:
-    """Return the answer, and the failures, the worst first and at most `MOST_FAILURES`; or all."""
+def _text(result: ParityReport, notes: Sequence[str], *, everything: bool) -> Iterator[Section]:
+    """Yield the answer, and the failures, the worst first and at most `MOST_FAILURES`; or all."""
     rows, sides = result.rows, ", ".join(side.name for side in result.sides)
     failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.pressure)
     sides = sides if len(sides) <= MOST_NAMES else f"{len(result.sides)} sides"
@@ -145,6 +140,7 @@ def _text(result: ParityReport, notes: Sequence[str], *, everything: bool) -> li
         answer = FailureNote(f"FAILED: {len(failed)} of {len(rows)} disagree")
     elif result.missed:
         answer = FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
+    yield Section("", notes=[answer])
     header = ("", "tensor", "side", "against", "max abs", "max rel", "allowed", "at")
     cells = [
         (
@@ -158,14 +154,13 @@ def _text(result: ParityReport, notes: Sequence[str], *, everything: bool) -> li
         for row in (rows if everything else failed[:MOST_FAILURES])
     ]
     good = [row for row in rows if row.ok and row.max_abs is not None]
-    for row in sorted(good, key=lambda row: -row.pressure)[:1]:
-        notes = [
-            *notes,
-            f"closest to its limit: {row.what} of {row.a} against {row.b}, at {row.pressure:.0%} "
-            "of the tolerance",
-        ]
-    notes = [*notes, *["--all has a line for every tensor"] * (not everything)]
-    return [Section("", notes=[answer]), Section(result.subject.title, header, cells, notes)]
+    closest = [
+        f"closest to its limit: {row.what} of {row.a} against {row.b}, at {row.pressure:.0%} of "
+        "the tolerance"
+        for row in sorted(good, key=lambda row: -row.pressure)[:1]
+    ]
+    more = ["--all has a line for every tensor"] * (not everything)
+    yield Section(result.subject.title, header, cells, [*notes, *closest, *more])
 
 
 def _describe(row: ComparedTensor) -> str:

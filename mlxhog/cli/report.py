@@ -17,29 +17,11 @@ from mlxhog.report.streams import wrapped
 if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
 
-ABOUT = """\
-Write one HTML file about one run, or about several beside each other: result, machine, curves over
-time, samples and updates, staleness, workers over time, samples of text, what failed and recovered,
-configuration, and the commands that repeat it. The file needs no network. A run in progress is
-reported up to its last number."""
-EXAMPLES = (
-    "report latest",
-    "report latest --to page.html",
-    "report runs/20260102-101500-sotu runs/20260102-111500-sotu --to compared.html",
-)
-PLOT_ABOUT = """\
-Draw the losses of runs in bits per byte: a line of the terminal for each, on one scale, and one
-picture as a PNG file. A run in progress is drawn up to its last number."""
-PLOT_EXAMPLES = (
-    "plot latest",
-    "plot sotu notes --to compared.png",
-    "plot latest --over tokens",
-)
 NAMES_WIDTH, NUMBERS_WIDTH = 26, 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ReportConfig(RunFolder, Json):
+class _Words(RunFolder, Json):
     runs: tuple[str, ...] = run_argument("RUN...")
     to: str | None = option(
         None, "file to write; in the run's folder, or here for several", none="auto"
@@ -63,14 +45,19 @@ class _ReportConfig(RunFolder, Json):
         return str(path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _PlotConfig(_ReportConfig):
-    over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
+@command("report")
+def run(config: _Words) -> Report:
+    """Write one HTML file about one run, or about several beside each other.
 
+    It has result, machine, curves over time, samples and updates, staleness, workers over time,
+    samples of text, what failed and recovered, configuration, and the commands that repeat it. The
+    file needs no network. A run in progress is reported up to its last number.
 
-@command("report", ABOUT, EXAMPLES, _ReportConfig)
-def run(config: _ReportConfig) -> Report:
-    """Write a page about runs."""
+    Examples:
+        report latest
+        report latest --to page.html
+        report runs/20260102-101500-sotu runs/20260102-111500-sotu --to compared.html
+    """
     from mlxhog.report.run_page import report
 
     records = config.records()
@@ -80,9 +67,23 @@ def run(config: _ReportConfig) -> Report:
     return Report({"report": path, "bytes": len(page), "notes": notes})
 
 
-@command("plot", PLOT_ABOUT, PLOT_EXAMPLES, _PlotConfig)
-def plot(config: _PlotConfig) -> Report:
-    """Draw runs."""
+@dataclass(frozen=True, kw_only=True)
+class _PlotWords(_Words):
+    over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
+
+
+@command("plot")
+def plot(config: _PlotWords) -> Report:
+    """Draw the losses of runs in bits per byte, in the terminal and as one PNG file.
+
+    The terminal has a line for each, on one scale. A run in progress is drawn up to its last
+    number.
+
+    Examples:
+        plot latest
+        plot sotu notes --to compared.png
+        plot latest --over tokens
+    """
     from mlxhog.report.figures import losses
     from mlxhog.report.record import different_texts
 
@@ -94,10 +95,6 @@ def plot(config: _PlotConfig) -> Report:
                 "training begins"
             )
     differ = different_texts(records)
-    if not config.json:
-        width = shutil.get_terminal_size().columns
-        print(*_curves(records, width), *(part for one in differ for part in wrapped(one, width)),
-              sep="\n")  # fmt: skip
     path = config.write(records, "losses.png", losses(records, config.over))
     columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
     runs = [
@@ -111,7 +108,9 @@ def plot(config: _PlotConfig) -> Report:
         for each in records
     ]
     notes = [*(note for each in records for note in each.notes), *differ]
-    return Report({"plot": path, "runs": runs, "notes": notes}, text=lambda: path)
+    width = shutil.get_terminal_size().columns
+    lines = [*_curves(records, width), *(part for one in differ for part in wrapped(one, width))]
+    return Report({"plot": path, "runs": runs, "notes": notes}, [*lines, path])
 
 
 def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:

@@ -1,10 +1,13 @@
-"""`mlxhog runs`: the list of runs; `runs rm` removes some, and `mlxhog show` describes one."""
+"""`mlxhog runs`, `runs rm` and `show`: what runs were; `join`, `leave` and `stop`: requests to one.
+
+A request comes from another terminal of the same user.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
-from mlxhog.cli.flags import Json, RunFolder, run_argument
+from mlxhog.cli.flags import Json, OneRun, RunFolder
 from mlxhog.cli.frame import Report, command, run_word
-from mlxhog.config.options import argument, switch
+from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.metrics import label, number, scored_at, share_text
 from mlxhog.report.table import Section
@@ -23,50 +26,42 @@ if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
     from mlxhog.models.families import ModelConfig
 
-ABOUT = """\
-List runs, the newest last: status, model, data, parameters, steps and time of training, held-out
-bits per byte, and the share of the held-out text that they are of. `mlxhog runs rm RUN...` removes
-runs."""
-EXAMPLES = ("runs", "runs --json", "runs rm 20260102-101500-sotu notes --yes")
 HEADER = ("run", "status", "model", "data", "params", "steps", "time", "bits/byte", "of text")
 ADVICE = {
     "interrupted": "mlxhog train --resume RUN continues it",
     "early": "ended before its first checkpoint: mlxhog show RUN says what to do",
-    "diverged": "mlxhog show RUN says why",
-    "failed": "mlxhog show RUN says why",
-    "unsaved": "mlxhog show RUN says why",
-    "damaged": "mlxhog show RUN says why",
+    **dict.fromkeys(("diverged", "failed", "unsaved", "damaged"), "mlxhog show RUN says why"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunsConfig(RunFolder, Json):
-    """Options of `mlxhog runs`."""
+class _Runs(RunFolder, Json):
+    pass
 
 
 @command(
     "runs",
-    ABOUT,
-    EXAMPLES,
-    RunsConfig,
     otherwise="; runs lists all runs: `mlxhog runs rm RUN` removes one, `mlxhog show RUN` "
     "describes one",
 )
-def run(config: RunsConfig) -> Report:
-    """List the runs."""
+def run(config: _Runs) -> Report:
+    """List runs, the newest last.
+
+    The columns are status, model, data, parameters, steps and time of training, held-out bits per
+    byte, and the share of the held-out text that they are of. `mlxhog runs rm RUN...` removes runs.
+
+    Examples:
+        runs
+        runs --json
+        runs rm 20260102-101500-sotu notes --yes
+    """
     from mlxhog.checkpoint.run import list_runs
 
     records = [_facts(each) for each in list_runs(Path(config.out))]
-
-    def text() -> str | list[Section]:
-        if not records:
-            return f"no runs in {config.out}; `mlxhog train` makes one"
-        rows = list(map(_row, records))
-        statuses = dict.fromkeys(row[1].partition(",")[0] for row in rows)
-        notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
-        return [Section("", HEADER, rows, notes)]
-
-    return Report(records, text=text, one_per_line=True)
+    if not records:
+        text = f"no runs in {config.out}; `mlxhog train` makes one"
+        return Report([], text, one_per_line=True)
+    return Report(records, _table(records), one_per_line=True)
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -95,6 +90,13 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
+def _table(records: list[dict[str, Any]]) -> Iterator[Section]:
+    rows = list(map(_row, records))
+    statuses = dict.fromkeys(row[1].partition(",")[0] for row in rows)
+    notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
+    yield Section("", HEADER, rows, notes)
+
+
 def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a run as a row of the table; its run.json may have been edited, so of any types."""
 
@@ -111,8 +113,7 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
         from mlxhog.checkpoint.creation import default_name
 
         data = default_name(data)
-    steps = facts["steps"] if type(facts["steps"]) is int else None
-    early = scored_at(facts["val_step"], steps)
+    early = scored_at(facts["val_step"], facts["steps"] if type(facts["steps"]) is int else None)
     return (
         facts["name"],
         f"{status}, {metal}" if metal else status,
@@ -130,22 +131,23 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RemoveConfig(RunFolder, Json):
+class _Remove(RunFolder, Json):
     runs: tuple[str, ...] = argument(
         "RUN...", "a path, or a run's whole name, with date and time or without"
     )
     yes: bool = switch("do not ask")
 
 
-@command(
-    "runs rm",
-    "Remove runs with all their files. A run that trains is refused. If a name is wrong, no run is"
-    "\nremoved; no run is removed in part.",
-    ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes"),
-    _RemoveConfig,
-)
-def remove(config: _RemoveConfig) -> Report | int:
-    """Remove runs."""
+@command("runs rm")
+def remove(config: _Remove) -> Report | int:
+    """Remove runs with all their files.
+
+    A run that trains is refused. If a name is wrong, no run is removed; no run is removed in part.
+
+    Examples:
+        runs rm 20260102-101500-sotu
+        runs rm sotu notes --yes
+    """
     from mlxhog.checkpoint.run import find, remove
 
     named = [find(name, Path(config.out), whole=True) for name in config.runs]
@@ -154,10 +156,8 @@ def remove(config: _RemoveConfig) -> Report | int:
         if each.is_locked():
             word = shlex.quote(run_word(each.directory))
             raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {word}")
-    sizes = [_bytes_in(folder) for folder in chosen]
-    names = [
-        f"{each.name} ({format_bytes(n)})" for each, n in zip(chosen.values(), sizes, strict=True)
-    ]
+    sizes = {each.name: _bytes_in(folder) for folder, each in chosen.items()}
+    names = [f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in sizes.items()]
     if not config.yes:
         if not sys.stdin.isatty():
             raise ConfigError(f"would remove {', '.join(names)}; add --yes")
@@ -167,8 +167,8 @@ def remove(config: _RemoveConfig) -> Report | int:
             return 1
     for each in chosen.values():
         remove(each)
-    facts = {"removed": list(map(str, chosen)), "bytes": sum(sizes)}
-    return Report(facts, text=lambda: "\n".join(f"removed {name}" for name in names))
+    facts = {"removed": list(map(str, chosen)), "bytes": sum(sizes.values())}
+    return Report(facts, [f"removed {name}" for name in names])
 
 
 def _bytes_in(folder: Path) -> int:
@@ -182,27 +182,22 @@ def _bytes_in(folder: Path) -> int:
 
 # -- one run ------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, kw_only=True)
-class _ShowConfig(RunFolder, Json):
-    run: str = run_argument()
-
-
 _LAST = (
     "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",
     "final_bits_per_byte",
 )  # fmt: skip
 
 
-@command(
-    "show",
-    "Show a run: model, data, options that differ from the defaults, workers, steps at which it "
-    "was\nresumed, its checkpoints, how to load them, and its last numbers.",
-    ("show latest", "show sotu --json"),
-    _ShowConfig,
-)
-def show(config: _ShowConfig) -> Report:
-    """Show a run."""
+@command("show")
+def show(config: OneRun) -> Report:
+    """Show a run: model, data, options that differ from the defaults, workers, last numbers.
+
+    Also the steps at which it was resumed, its checkpoints, and how to load them.
+
+    Examples:
+        show latest
+        show sotu --json
+    """
     from mlxhog.checkpoint import manifest
     from mlxhog.checkpoint.formats.opening import read_config
     from mlxhog.models import families
@@ -227,10 +222,8 @@ def show(config: _ShowConfig) -> Report:
         "resumed": resumed if isinstance(resumed := status.get("resumed"), list) else [],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,
-        "last": {
-            **{name: record.last(name) for name in _LAST},
-            "val_step": record.progress.val_step,
-        },
+        "last": {name: record.last(name) for name in _LAST}
+        | {"val_step": record.progress.val_step},
         "marks": dict(record.progress.marks),
         "first_step_s": record.progress.first_step_s,
         "shares": record.shares(),
@@ -257,7 +250,7 @@ def show(config: _ShowConfig) -> Report:
     after = [f"next: mlxhog plot {word}", f"      mlxhog train {train}"]
     if record.is_running:
         after = [f"next: mlxhog watch {word}"]
-    return Report(facts, f"{run.name}: {record.state}", words=words, notes=after)
+    return Report(facts, [f"{run.name}: {record.state}", words, *after])
 
 
 def _load(run: Run, model: ModelConfig | None) -> str | None:
@@ -269,3 +262,68 @@ def _load(run: Run, model: ModelConfig | None) -> str | None:
     word = run_word(run.directory)
     xlstm = f", mlxhog convert {shlex.quote(word)} DIR --to xlstm" * model.in_xlstm
     return f"mlxhog.load({word!r}){xlstm} (transformers has no such model)"
+
+
+# -- requests -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Join(OneRun):
+    workers: str = option("1", "a number, or backends such as torch:cpu*2")
+    threads: int | None = option(
+        None, "threads of each; auto is the run's, or shares the cores", low=1, none="auto"
+    )
+
+
+@command("join")
+def join(config: _Join) -> Report:
+    """Add workers to a run while it trains.
+
+    They begin with the optimizer state of one of its workers. The run needs free slots (mlxhog
+    train --max-workers) and strategy hogwild.
+
+    Examples:
+        join latest --workers torch:cpu
+        join latest --workers mlx:cpu,torch:cpu --threads 1
+    """
+    return _ask(config, "join", workers=config.workers, threads=config.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Leave(OneRun):
+    worker: int | None = argument("[WORKER]", "its number in the table of workers", low=1)
+
+
+@command("leave")
+def leave(config: _Leave) -> Report:
+    """Let a worker of a run finish its step and leave, by default the last that joined.
+
+    Examples:
+        leave latest
+        leave latest 3
+    """
+    return _ask(config, "leave", **{} if config.worker is None else {"worker": config.worker})
+
+
+@command("stop")
+def stop(config: OneRun) -> Report:
+    """End a run as Ctrl-C does: it finishes its step and saves a checkpoint.
+
+    Examples:
+        stop latest
+        stop 20260102-101500-sotu --json
+    """
+    return _ask(config, "stop")
+
+
+def _ask(config: OneRun, request: str, **fields: Any) -> Report:
+    from mlxhog.arena.requests import ask
+
+    run = config.find(config.run)
+    if run.is_starting():
+        raise RunError(
+            f"the run {run.name} is starting, and takes no request yet; try again when mlxhog runs "
+            "shows that it trains, or end it with Ctrl-C in its terminal"
+        )
+    answer = ask(run.directory, request, **fields)
+    return Report({"run": str(run.directory), **answer}, f"{run.name}: {answer['message']}")

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import Json, Part, Plugins, run_argument
+from mlxhog.cli.flags import Json, Plugins, run_argument
 from mlxhog.cli.frame import command, print_json
 from mlxhog.live.serving.config import ServeConfig
 
@@ -13,24 +13,23 @@ if TYPE_CHECKING:
     from mlxhog.decoding.model import Model
     from mlxhog.live.serving.engine_thread import EngineThread
 
-ABOUT = "Serve a model to clients of OpenAI's interface; a run in progress with its newest weights."
-EXAMPLES = (
-    "serve latest",
-    "serve latest --port 8400 --mode pinned_per_sequence",
-    "serve runs/20260102-101500-sotu --backend mlx:cpu --batch-size 8",
-    "serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment",
-    "serve latest --allow-origin https://chat.example",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Words(Plugins, Json):
     model: str = run_argument("RUN_OR_CHECKPOINT")
 
 
-@command("serve", ABOUT, EXAMPLES, _Words, Part(ServeConfig))
+@command("serve")
 def run(words: _Words, config: ServeConfig) -> int:
-    """Serve until a signal."""
+    """Serve a model to clients of OpenAI's interface; a run in progress with its newest weights.
+
+    Examples:
+        serve latest
+        serve latest --port 8400 --mode pinned_per_sequence
+        serve runs/20260102-101500-sotu --backend mlx:cpu --batch-size 8
+        serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment
+        serve latest --allow-origin https://chat.example
+    """
     from mlxhog.live.serving.server import serve
 
     def say(message: str) -> None:

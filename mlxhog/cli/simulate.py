@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,34 +11,15 @@ from mlxhog.cli.flags import Json, Part, RunFolder, Written
 from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.options import option
 from mlxhog.errors import DataError, RunError
+from mlxhog.report.table import Section
 from mlxhog.theory.simulator.what_if import TARGET, SimulateConfig, compare
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
-    from mlxhog.report.table import Section
     from mlxhog.theory.simulator.machine import Worker
 
-ABOUT = """\
-Simulate the strategies with given workers, event by event, without training: gradients per second,
-staleness, and the waiting times of workers. Times of gradients are constant, exponential,
-log-normal, Pareto, or alternate between slow and fast; some workers may be slower, die and return,
-or join later. With --run the times are those of a recorded run. With --objective a small problem
-with a known minimum is trained. With --machines and --link the workers are on several machines:
-rounds of cluster by the clock, beside strategies whose every step or merge waits for the link."""
-EXAMPLES = (
-    "simulate --workers 16 --slow 1=10",
-    "simulate --workers 8 --times exponential:1s:2s --sync-time 100ms",
-    "simulate --times pareto:50ms:1.5 --strategies hogwild,sync,sync_backup --backup-workers 2",
-    "simulate --workers 4 --kill 1=30s:10s --join 3=1m --json",
-    "simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic",
-    "simulate --run latest",
-    "simulate --machines 2 --link 100Mbit:50ms --params 4M",
-)
-
-MAIN = (
-    "run", "workers", "times", "slow", "kill", "join", "strategies", "sync_time", "cores",
-    "machines", "link", "params", "round_every", "objective", "updates", "seed", "json",
-)  # fmt: skip
+MAIN = """run workers times slow kill join strategies sync_time cores machines link params
+round_every objective updates seed json"""
 
 RECORDED = ("workers", "times", "read", "apply")
 """Options that --run sets."""
@@ -51,19 +32,35 @@ class _Words(RunFolder, Json):
     )
 
 
-@command("simulate", ABOUT, EXAMPLES, _Words, Part(SimulateConfig, merged=True), main=MAIN)
+@command("simulate", Part(SimulateConfig), main=MAIN)
 def run(words: _Words, written: Written) -> Report:
-    """Simulate the strategies."""
+    """Simulate the strategies with given workers, event by event, without training.
+
+    It predicts gradients per second, staleness, and the waiting times of workers. Times of
+    gradients are constant, exponential, log-normal, Pareto, or alternate between slow and fast;
+    some workers may be slower, die and return, or join later. With --run the times are those of a
+    recorded run. With --objective a small problem with a known minimum is trained. With --machines
+    and --link the workers are on several machines: rounds of cluster by the clock, beside
+    strategies whose every step or merge waits for the link.
+
+    Examples:
+        simulate --workers 16 --slow 1=10
+        simulate --workers 8 --times exponential:1s:2s --sync-time 100ms
+        simulate --times pareto:50ms:1.5 --strategies hogwild,sync,sync_backup --backup-workers 2
+        simulate --workers 4 --kill 1=30s:10s --join 3=1m --json
+        simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic
+        simulate --run latest
+        simulate --machines 2 --link 100Mbit:50ms --params 4M
+    """
     values, recorded = dict(written.values), None
     if words.run is not None:
         recorded = _workers_of_run(words.find(words.run))
         values["workers"] = (len(recorded), "--run")
     config = Written(values, problems=written.problems).read(SimulateConfig)
     workers, rows = compare(config, recorded)
-    answer = _answer(rows)
+    facts = {"answer": _answer(rows), "options": asdict(config), "strategies": rows}
     source = config.times if words.run is None else f"recorded by {words.run}"
-    facts = {"answer": answer, "options": asdict(config), "strategies": rows}
-    return Report(facts, text=lambda: _sections(answer, config, workers, source, rows))
+    return Report(facts, [facts["answer"], _table(config, workers, source, rows)])
 
 
 def _workers_of_run(run: Run) -> list[Worker]:
@@ -109,14 +106,9 @@ def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
-def _sections(
-    answer: str,
-    config: SimulateConfig,
-    workers: Sequence[Worker],
-    source: str,
-    rows: Sequence[Mapping[str, Any]],
-) -> Iterator[str | Section]:
-    yield answer
+def _table(
+    config: SimulateConfig, workers: Sequence[Worker], source: str, rows: Sequence[Any]
+) -> Section:
     best = sum(1 / worker.step_s for worker in workers)
     steps_ms = [1e3 * worker.step_s for worker in workers]
     took = " to ".join(dict.fromkeys(f"{ms:.4g}" for ms in (min(steps_ms), max(steps_ms))))
@@ -149,4 +141,4 @@ def _sections(
         lines.append(cells)
     if config.objective != "none":
         notes.append(f"target: time to {TARGET:.0%} of the first excess, {config.objective}")
-    yield table("", lines, notes)
+    return table("", lines, notes)

@@ -10,7 +10,7 @@ from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import Report, command
+from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer
@@ -23,25 +23,8 @@ from mlxhog.training.api import configured, execute
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Result
 
-EXAMPLES = (
-    "train",
-    "train --data notes/ --model 10m --time 10m",
-    "train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2",
-    "train --resume latest --steps 1000",
-    "train --init-from latest --data examples.jsonl --epochs 3 --patience 2",
-    "train --model tiny --set hidden_size=256 --set num_hidden_layers=6 --dry-run",
-)
-ABOUT = """\
-Train a model, by default for a minute on text that comes with the package.
-Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the run.
-With --resume the options are those of that run, unless a flag changes them. A budget counts from
-there (--steps 1000 is 1000 more); without one the rest of the run's own budget counts."""
-
-MAIN = (
-    "config", "data", "tokenizer", "model", "set", "seq_len", "batch_size", "workers", "lr",
-    "time", "steps", "epochs", "resume", "dry_run", "json",
-)  # fmt: skip
-EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": 130}
+MAIN = """config data tokenizer model set seq_len batch_size workers lr time steps epochs resume
+dry_run json"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +35,23 @@ class _Words(Plugins, Quiet):
     dry_run: bool = switch("say what would run, and stop")
 
 
-@command("train", ABOUT, EXAMPLES, _Words, Part(TrainConfig, merged=True), main=MAIN)
+@command("train", Part(TrainConfig), main=MAIN)
 def run(words: _Words, written: Written) -> Report:
-    """Train a model."""
+    """Train a model, by default for a minute on text that comes with the package.
+
+    Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the
+    run. With --resume the options are those of that run, unless a flag changes them. A budget
+    counts from there (--steps 1000 is 1000 more); without one the rest of the run's own budget
+    counts.
+
+    Examples:
+        train
+        train --data notes/ --model 10m --time 10m
+        train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2
+        train --resume latest --steps 1000
+        train --init-from latest --data examples.jsonl --epochs 3 --patience 2
+        train --model tiny --set hidden_size=256 --set num_hidden_layers=6 --dry-run
+    """
     config = configuration(words, written)
     if words.dry_run:
         from mlxhog.training.plan import make_plan
@@ -62,13 +59,12 @@ def run(words: _Words, written: Written) -> Report:
         plan = make_plan(config, progress=not words.quiet)
         from mlxhog.training import preview
 
-        return Report(preview.facts(plan, config), text=lambda: preview.text(plan, config))
+        return Report(preview.facts(plan, config), preview.text(plan, config))
     with observer(sys.stderr, quiet=words.quiet) as watch:
         interrupts.answer_in_loop_only()
         result = execute(config, watch)
     remarks = [result.error] if result.error and words.quiet and not words.json else []
-    code = EXIT_CODES[result.status]
-    return Report(result.to_json(), text=lambda: summary(result), code=code, remarks=remarks)
+    return Report(result.to_json(), summary(result), EXIT_CODES[result.status], remarks)
 
 
 def configuration(words: _Words, written: Written) -> TrainConfig:

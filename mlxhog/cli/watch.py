@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
-from mlxhog.cli.flags import Json, Quiet, RunFolder, run_argument
-from mlxhog.cli.frame import command, print_json
+from mlxhog.cli.flags import OneRun, Quiet, run_argument
+from mlxhog.cli.frame import INTERRUPTED, command, print_json
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress, number
@@ -23,22 +23,6 @@ from mlxhog.report.views import Observer, RunView
 if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
 
-ABOUT = """\
-Show the table of `mlxhog train` for a run in another terminal; in a pipe, its lines. The command
-reads the run's files, which are written every two seconds, so it disturbs no worker. It ends with
-the run and prints the result. Ctrl-C ends the command, not the run."""
-EXAMPLES = (
-    "watch latest",
-    "watch runs/20260102-101500-sotu",
-    "watch latest --json | jq .loss",
-)
-BOARD_ABOUT = """\
-Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
-of text, messages. All its parts come from this machine, and only this machine can open it; from
-another one: ssh -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons:
-save a checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run."""
-BOARD_EXAMPLES = ("board", "board latest --port 8400", "board runs/20260102-101500-sotu")
-INTERRUPTED = 130
 START_POLL_S = 0.1
 LOOK_S = 0.5
 MOST_MESSAGES = 20
@@ -46,13 +30,22 @@ MOST_MESSAGES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class _WatchConfig(RunFolder, Quiet):
-    run: str = run_argument()
+class _Watch(OneRun, Quiet):
+    pass
 
 
-@command("watch", ABOUT, EXAMPLES, _WatchConfig)
-def run(config: _WatchConfig) -> int:
-    """Show a run until it ends."""
+@command("watch")
+def run(config: _Watch) -> int:
+    """Show the table of `mlxhog train` for a run in another terminal; in a pipe, its lines.
+
+    The command reads the run's files, which are written every two seconds, so it disturbs no
+    worker. It ends with the run and prints the result. Ctrl-C ends the command, not the run.
+
+    Examples:
+        watch latest
+        watch runs/20260102-101500-sotu
+        watch latest --json | jq .loss
+    """
     from mlxhog.checkpoint.run import is_run
     from mlxhog.report.record import RunRecord
 
@@ -144,14 +137,25 @@ class JsonLines(RunView):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _BoardConfig(RunFolder, Json):
+class _Board(OneRun):
     run: str = run_argument("[RUN]", "latest")
     port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
 
 
-@command("board", BOARD_ABOUT, BOARD_EXAMPLES, _BoardConfig)
-def board(config: _BoardConfig) -> int:
-    """Serve the page until a signal."""
+@command("board")
+def board(config: _Board) -> int:
+    """Serve a page that follows a run.
+
+    It shows curves over time, samples and updates, staleness, workers, samples of text, messages.
+    All its parts come from this machine, and only this machine can open it; from another one: ssh
+    -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons: save a
+    checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run.
+
+    Examples:
+        board
+        board latest --port 8400
+        board runs/20260102-101500-sotu
+    """
     followed = config.find(config.run)
     with listen("127.0.0.1", config.port) as listener, suppress(KeyboardInterrupt):
         import uvicorn

@@ -261,11 +261,7 @@ class TrainConfig(Merged):
     save_every: Interval = _run(
         Interval(seconds=300), "steps or time between checkpoints; the end always saves one"
     )
-    keep_last: int | None = _run(
-        None,
-        "newest checkpoints that are kept; auto is 3, and 1 for a model with tables of n-grams",
-        low=1, none="auto",
-    )  # fmt: skip
+    keep_last: int = _run(3, "newest checkpoints that are kept", low=1)
     live: str = _run(
         "auto",
         "keep two more copies of the parameters in shared memory, for readers while the run "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from mlxhog.live import READ_MODES
 from mlxhog.live.source import Loaded, WeightSource
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.optim.rule import parameter
 
 
 class NoWeights(ArenaError):
@@ -61,8 +63,6 @@ class RunWeights(WeightSource):
         self.mode, self._patience_s = mode, patience_s
         self._arena, self._model, self._weights, self._name = arena, model, weights, name
         layout = arena.layout
-        if layout.tables and mode != "racy":
-            self.note = "rows of tables of n-grams are read while workers write them, in any mode"
         _check_model(arena, model, name)
         self._n = layout.probe.offset  # floats of the parameters
         self._shared, self.whose = arena.params, f"run {name}"
@@ -124,18 +124,18 @@ class RunWeights(WeightSource):
 
     def load(self, backend: Backend) -> Loaded:
         """Load the weights of the read mode; see `WeightSource.load`."""
-        out = self._inbox(backend)
-        loaded = self._racy(out) if self._copies is None else self._copy(self._copies, out)
+        layout = self._arena.layout
+        out = np.zeros(layout.n_floats, np.float32)
+        read = partial(self._copy, self._copies) if self._copies is not None else self._racy
+        loaded = read(out[: self._n])
         self._version = loaded.version
         if self._weights == "float32":
-            backend.refresh()
+            if self._bound is not backend:
+                backend.bind(self._model, layout)
+                self._bound = backend
+            backend.take(out)
             return self.aged(loaded)
-        slots = self._arena.layout.slots
-        tensors = {
-            name: out[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            for name, slot in slots.items()
-        }
-        tensors |= self._arena.tables()
+        tensors = {name: parameter(out, slot) for name, slot in layout.slots.items()}
         not_finite = backend.load(self._model, tensors, weights=self._weights)
         refuse_not_finite(not_finite, Path(self._name))
         return self.aged(loaded)
@@ -161,17 +161,6 @@ class RunWeights(WeightSource):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def _inbox(self, backend: Backend) -> Float32:
-        """The buffer for the parameters: the backend's own memory, if it can be used."""
-        if self._weights != "float32":
-            return np.empty(self._n, np.float32)
-        if self._bound is not backend:
-            layout = self._arena.layout
-            tables = self._arena.tables()  # their rows are read as they are, in every mode
-            backend.bind(self._model, layout.slots, layout.n_floats, None, tables=tables)
-            self._bound = backend
-        return backend.inbox[: self._n]
-
     def _racy(self, out: Float32) -> Loaded:
         """Read the parameters while workers write them."""
         self._taken_ns, oldest = monotonic_ns(), self._counted()
@@ -190,9 +179,8 @@ class RunWeights(WeightSource):
 
 def _check_model(arena: Arena, model: ModelConfig, name: str) -> None:
     """Compare the arena's parameters with the model's."""
-    specs, layout = families.param_spec(model) | families.table_spec(model), arena.layout
-    here = {parameter: spec.shape for parameter, spec in specs.items()}
-    there = {parameter: slot.shape for parameter, slot in (layout.slots | layout.tables).items()}
+    here = {parameter: spec.shape for parameter, spec in families.param_spec(model).items()}
+    there = {parameter: slot.shape for parameter, slot in arena.layout.slots.items()}
     if here != there:
         different = sorted(here.items() ^ there.items())[0][0]
         raise ArenaError(

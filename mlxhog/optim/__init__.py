@@ -29,6 +29,7 @@ from mlxhog.optim.muon import Muon
 from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, directions, write
 from mlxhog.optim.soap import Soap
 from mlxhog.optim.sparsified import Selection, Sparse, Sparsified
+from mlxhog.optim.tables import WithTables
 
 for _optimizer in (Muon, AdamW, Adan, Apollo, ApolloMini, Lion, Momentum, SGD, Soap):
     OPTIMIZERS.register(_optimizer)
@@ -111,7 +112,8 @@ def build(
     Args:
         config: its options.
         hidden: names of the model's hidden matrices, for rules that treat them differently.
-        groups: names of its other parameters by group; None moves all with the same lr.
+        groups: names of its other parameters by group, its tables included; None moves all with
+            the same lr.
         threads: number of threads that it may use.
         tokens_per_step: tokens whose mean gradient is one step, for `beta2_half_life`.
 
@@ -128,12 +130,15 @@ def build(
     strategy: Any = config.strategy
     if isinstance(strategy, FedBack):
         rule = strategy.fed_back(rule)
-    return strategy.sparsified(rule) if isinstance(strategy, Sparse) else rule
+    rule = strategy.sparsified(rule) if isinstance(strategy, Sparse) else rule
+    if groups is not None and (tables := groups.get("table")):
+        rule = WithTables(rule, tables, config.ngram_lr / config.top_lr)
+    return rule
 
 
 __all__ = [
     "DEFAULT", "GROUPS", "SGD", "AdamW", "Adan", "Adaptive", "Apollo", "ApolloMini", "Decayed",
     "DelayFeedback", "Float32", "Grouped", "Groups", "Lion", "Momentum", "Muon", "Optimizer",
     "OptimizerChoice", "Pairs", "Selection", "Soap", "Sparsified", "Step", "Target", "Use",
-    "build", "by_name", "chosen", "directions", "for_model", "open_numbers", "write",
+    "WithTables", "build", "by_name", "chosen", "directions", "for_model", "open_numbers", "write",
 ]  # fmt: skip

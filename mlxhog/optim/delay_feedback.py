@@ -93,7 +93,7 @@ class DelayFeedback(Around):
         self.rule.update(replace(target, record=own), pairs, step)
         how: dict[str, Any] = {"locks": target.locks, "mode": target.mode, "seed": step.seed}
         for slot, grad in pairs:
-            if isinstance(grad, Rows) or slot.kind == "rows":
+            if isinstance(grad, Rows) or slot.kind != "dense":
                 continue
             ahead, before = (parameter(flat, slot) for flat in own)
             ahead *= float32(step.feedback)

@@ -17,6 +17,8 @@ from mlxhog.errors import ShapeError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mlxhog.arena.layout import Slot
+
 Float32: TypeAlias = "NDArray[np.float32]"
 Int32: TypeAlias = "NDArray[np.int32]"
 
@@ -94,6 +96,13 @@ class GradientSum:
             values = np.concatenate([part.values for part in parts])
             total[name] = Rows(index, values).coalesced()
         return total
+
+
+def without_tables(grads: Grads, slots: Mapping[str, Slot]) -> Grads:
+    """The gradients of all parameters but tables, whose steps no norm changes (`tables.py`)."""
+    if all(slots[name].kind != "table" for name in grads):
+        return grads
+    return {name: grad for name, grad in grads.items() if slots[name].kind != "table"}
 
 
 def global_norm(grads: Grads, threads: int = 1) -> float:

@@ -14,7 +14,7 @@ from mlxhog.optim.choice import GROUPS, OptimizerChoice
 from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target
 
 Groups = Mapping[str, frozenset[str]]
-"""Names of the parameters of each of `GROUPS`, empty for a group that the model lacks."""
+"""Names of the parameters of each of `GROUPS`, and "table"; empty for what the model lacks."""
 
 _LACKS = {
     "embedding": "the model has no embedding; leave it out",

@@ -132,7 +132,7 @@ class Target:
     without a lock. Steps are recorded under the locks of the parameters.
     """
 
-    flat: Float32  # (n,) float32, the whole parameter segment, shared
+    flat: Float32  # (n,) float32, the parameter segment with its tables, shared
     slots: Mapping[str, Slot]  # every parameter by name
     locks: _native.Locks | None  # this worker's; may be None unless `mode` is lossless
     mode: int  # a value of `updates.WRITE_MODES`, the arena's
@@ -239,7 +239,7 @@ class Target:
         """Take a native step of a parameter, or leave its direction in `out`."""
         index, values = (grad.index, grad.values) if isinstance(grad, Rows) else (None, grad)
         rows, record = None, self.record or (None, None)
-        if index is not None or slot.kind == "rows":
+        if index is not None or slot.kind != "dense":
             rows, record = (index, row_width(slot), slot.row_word0, slot.size), (None, None)
         last, prev, pending = (
             None if flat is None else parameter(flat, slot).reshape(-1)

@@ -1,6 +1,6 @@
-"""Steps of tables: rows, and one running norm per table.
+"""Steps of tables of n-grams: rows, and one running norm per table.
 
-With g the gradient of the rows that a batch touches, and one number v per table for all workers:
+With g the gradient of the rows that a batch touches, and one number v per table and worker:
 
     v <- 0.95 v + 0.05 mean(g^2)          begun with the first mean(g^2) above 0
     T[rows] <- T[rows] - lr g / sqrt(v)
@@ -14,91 +14,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mlxhog import _native
-from mlxhog.optim.gradients import Float32, Grads, Rows
-from mlxhog.optim.updates import WRITE_MODES, check, row_width
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from mlxhog.arena import Arena
-    from mlxhog.arena.layout import Slot
+from mlxhog.optim.gradients import Rows
+from mlxhog.optim.rule import GRADIENT, Around, Form, Optimizer, Pairs, Shapes, Step, Target, Write
 
 KEEP: Final = 0.95
-MEANS: Final = "tables.means"
-"""Segment of the arena: v of every table, float64, in the order of the layout."""
+NORM: Final = "tables.norm"
+"""Segment of a worker's state: v of every table, float32."""
 
 
-def segments(n_tables: int) -> dict[str, tuple[str, int]]:
-    """The segment of the means; none for a model without tables."""
-    return {MEANS: ("float64", n_tables)} if n_tables else {}
+class WithTables(Around):
+    """An optimizer that steps tables by the rule above, and all other parameters by its own."""
 
+    def __init__(self, rule: Optimizer, tables: frozenset[str], factor: float) -> None:
+        """Wrap a rule, with the names of tables, and their lr as a multiple of the rule's."""
+        super().__init__(rule)
+        self._tables, self._factor = tables, factor
 
-@dataclass(frozen=True, kw_only=True)
-class Tables:
-    """The tables of a model, as one worker writes them."""
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        return (*self.rule.state_segments, NORM)
 
-    flat: Float32  # (n,) float32, all tables, shared
-    slots: Mapping[str, Slot]  # every table by name
-    means: NDArray[np.float64]  # (tables,) float64, v of each, shared
-    locks: _native.Locks | None  # this worker's locks; may be None unless `mode` is lossless
-    mode: int  # a value of `updates.WRITE_MODES`, the arena's
+    @property
+    def scratch_arrays(self) -> int:
+        return self.rule.scratch_arrays
 
-    @classmethod
-    def of(cls, arena: Arena, slot: int) -> Tables | None:
-        """Those of an arena for the worker in a slot; None if it has none."""
-        if not arena.layout.tables:
-            return None
-        from mlxhog.arena.layout import TABLES
+    def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
+        return {**self.rule.state_shapes(shapes), NORM: dict.fromkeys(sorted(self._tables), (1,))}
 
-        return cls(
-            flat=arena.segment(TABLES),
-            slots=arena.layout.tables,
-            means=arena.segment(MEANS),
-            locks=arena.locks(slot),
-            mode=WRITE_MODES[arena.write],
-        )
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Take one step; the gradient of a table that is not finite changes nothing.
 
-    def step(self, rows: Mapping[str, Rows], *, lr: float, seed: int = 0) -> None:
-        """Take one step of the tables, in place; a gradient that is not finite changes nothing.
-
-        Args:
-            rows: by table, each row once.
-            lr: step size, > 0.
-            seed: chooses the start of each pass; differs between workers and steps.
-
-        Raises:
-            ShapeError: a gradient does not belong to its table; no table has been written.
-
-        Concurrency: rows are added as the mode promises. The means are written without a lock: of
-        two at once one counts, as if its batch alone had come.
+        Concurrency: rows are added as the target's mode promises.
         """
-        for name, grad in rows.items():
-            check(self.slots[name], grad)
-        for k, (name, slot) in enumerate(self.slots.items()):
-            if name not in rows or not len(rows[name].index):
+        self.rule.update(target, [pair for pair in pairs if pair[0].name not in self._tables], step)
+        for slot, grad in pairs:
+            if slot.name not in self._tables:
                 continue
-            grad, before = rows[name], float(self.means[k])
-            mean = _native.sumsq(grad.values) / grad.values.size
+            assert isinstance(grad, Rows)
+            norm = target.state(NORM, slot)
+            before, count = float(norm[0]), grad.values.size
+            mean = _native.sumsq(grad.values) / count if count else 0.0
             after = KEEP * before + (1.0 - KEEP) * mean if before else mean
-            if math.isfinite(after) and after:
-                self.means[k] = after
-                self._add(slot, grad, lr / math.sqrt(after), seed)
-
-    def _add(self, slot: Slot, grad: Rows, lr: float, seed: int) -> None:
-        rows = (grad.index, row_width(slot), slot.row_word0, slot.size)
-        place = (self.locks, self.mode, self.flat, slot.offset, grad.values)
-        _native.step("gradient", (), (lr, 1.0, 0.0, 0.0), *place, rows=rows, seed=seed)
-
-
-def parted(
-    grads: Grads, tables: Tables | None
-) -> tuple[dict[str, Float32 | Rows], dict[str, Rows]]:
-    """Return the gradients of the parameters, and those of the tables."""
-    slots = {} if tables is None else tables.slots
-    rows = {k: grad for k, grad in grads.items() if k in slots and isinstance(grad, Rows)}
-    return {k: grad for k, grad in grads.items() if k not in rows}, rows
+            if count and after and math.isfinite(after):
+                norm[0] = after
+                form = Form(Write(self._factor * step.lr / math.sqrt(after)))
+                with target.writing():
+                    target.native(GRADIENT, slot, grad, form, step)

@@ -8,7 +8,8 @@ Fused optimizer steps (`mlxhog.optim`) go through the same native locks and kern
     cas        2       no increment is lost, also beside 32-bit atomics of a GPU; 20-100 x slower
 
 All writers of an arena use the mode in its header. Each parameter has one exclusion unit: `dense`
-(a lock per 1024 floats of the segment) or `rows` (a lock per row), whatever form a gradient has.
+(a lock per 1024 floats of the segment), or `rows` and `table` (a lock per row), whatever form a
+gradient has.
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730; the lossless mode is the one its theorem covers.
 """
 
@@ -92,7 +93,7 @@ def add(
     """
     check(slot, delta)
     index, values = (delta.index, delta.values) if isinstance(delta, Rows) else (None, delta)
-    by_rows = index is not None or slot.kind == "rows"
+    by_rows = index is not None or slot.kind != "dense"
     rows = (index, row_width(slot), slot.row_word0, slot.size) if by_rows else None
     _native.add(locks, mode, flat, slot.offset, values, rows, seed)
 

@@ -17,7 +17,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.gradients import dense
 from mlxhog.parity.subject import Array, ParitySubject
 
 State = Any
@@ -47,34 +47,23 @@ class FrameworkEngine:
         self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Copy a model's parameters, float32 under our names; tables stay where they are."""
+        """Copy a model's parameters, float32 under our names."""
         if cfg != self._cfg:
-            layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-            tables = {name: params[name] for name in families.table_spec(cfg)}
-            self.backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
-            self._cfg, self._slots = cfg, layout.slots
-        for name, slot in self._slots.items():
-            self.backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
-        self.backend.refresh()
+            self._layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+            self.backend.bind(cfg, self._layout)
+            self._cfg = cfg
+        flat = np.zeros(self._layout.n_floats, np.float32)
+        for name, slot in self._layout.slots.items():
+            flat[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
+        self.backend.take(flat)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
-        """Return the mean loss in nats, and its gradient by parameter, each in its full shape.
-
-        That of a table is the gradient of each row that was read, ascending.
-        """
+        """Return the mean loss in nats, and its gradient by parameter, each in its full shape."""
         assert self._cfg is not None, "load a model first"
         batch = Batch(tokens.copy(), targets.copy(), targets.size)
         loss, grads = self.backend.loss_and_grads(batch)
-        spec, whole = families.param_spec(self._cfg), dict[str, Array]()
-        for name, grad in grads.items():
-            if not isinstance(grad, Rows):
-                whole[name] = grad
-            elif name in spec:
-                whole[name] = np.zeros(spec[name].shape, np.float32)
-                np.add.at(whole[name], grad.index, grad.values)
-            else:
-                whole[name] = grad.values
-        return loss, whole
+        slots = self._layout.slots
+        return loss, {name: dense(grad, slots[name].shape) for name, grad in grads.items()}
 
     def probes(self) -> NamedArrays:
         """Compute the probes of `mlxhog.backends.probes`."""
@@ -111,12 +100,6 @@ class NumPyEngine:
         loss, grads = lm_float64.differentiate(
             self._cfg, self._params, tokens, targets, rounded=self._rounded
         )
-        if (tables := ngrams.of(self._cfg)) is not None:
-            read = np.asarray(grads.pop(ngrams.ROWS))
-            for name, index, values in tables.parts(tables.rows_of(tokens), read):
-                rows, where = np.unique(index, return_inverse=True)
-                grads[name] = np.zeros((len(rows), values.shape[1]))
-                np.add.at(grads[name], where, values)
         return loss, grads
 
     def state_arrays(self, state: State) -> list[list[Array]]:
@@ -159,7 +142,7 @@ def results(
     if targets is not None:
         loss, grads = engine.differentiate(tokens, targets)
         yield "loss", np.array(loss, logits.dtype)
-        for name in (*families.param_spec(cfg), *families.table_spec(cfg)):
+        for name in families.param_spec(cfg):
             if name in grads:
                 yield f"grad/{name}", grads[name]
     if tokenwise and families.is_language_model(cfg):
@@ -177,9 +160,10 @@ def results(
         if step > 1:
             engine.load(cfg, {**params, **now})
             every = engine.differentiate(tokens, targets)[1]
-        return {k: x for k, x in every.items() if k in params and not ngrams.is_table(k)}
+        spec = cfg.layout.spec  # tables stay
+        return {k: x for k, x in every.items() if k in params and spec[k].kind != "table"}
 
-    for rule, values, apart in steps(cfg, params, gradient, subject.steps):  # tables stay
+    for rule, values, apart in steps(cfg, params, gradient, subject.steps):
         yield from ((f"after/{rule}/{name}", value) for name, value in values.items())
         yield from ((f"step/{rule}/{name}", value) for name, value in apart.items())
 

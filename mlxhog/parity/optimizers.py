@@ -184,7 +184,8 @@ def _new_target(
     dtype: Any, cfg: ModelConfig, params: Mapping[str, Array], optimizer: optim.Optimizer
 ) -> tuple[optim.Target, dict[str, Array]]:
     """Return a target without an arena, and its view of each parameter."""
-    spec = {name: one for name, one in param_spec(cfg).items() if name in params}
+    every = {name: one for name, one in param_spec(cfg).items() if name in params}
+    spec = {name: one for name, one in every.items() if one.kind != "table"}
     layout = arena.plan(spec, max_workers=1, n_tickets=1)
     flat = np.zeros(layout.n_floats, dtype)
     views = {name: parameter(flat, slot) for name, slot in layout.slots.items()}

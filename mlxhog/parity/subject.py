@@ -177,9 +177,6 @@ def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
         if spec.init.startswith("constant:"):  # an input gate of -10 would stay closed
             value = np.maximum(value, np.float32(OPEN_GATE))
         values[name] = value + np.float32(std) * noise
-    for number, (name, spec) in enumerate(families.table_spec(cfg).items()):
-        rng = np.random.default_rng([seed, number, 1])
-        values[name] = np.float32(NOISE) * rng.standard_normal(spec.shape, np.float32)
     return values
 
 

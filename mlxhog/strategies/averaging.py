@@ -28,7 +28,7 @@ from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Float32, Grads, dense
+from mlxhog.optim.gradients import Float32, Grads, dense, without_tables
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.local import Local, LocalWorker, mean_of
 from mlxhog.strategies.rounds import StepRecord
@@ -36,7 +36,7 @@ from mlxhog.strategies.strategy import Segments, parameter_copies
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.arena.layout import Slot
+    from mlxhog.arena.layout import Parameter, Slot
 
 AVERAGE_EVERY = 16  # default of the steps of each worker between two averages
 ANCHOR: Final = "anchor"
@@ -168,7 +168,7 @@ class FedProxWorker(LocalWorker):
         """Pull first, if the pull is decoupled."""
         arena, own = self.context.arena, self.strategy
         if own.prox == "decoupled" and own.mu:
-            span = slice(arena.layout.probe.offset)
+            span = slice(arena.layout.dense_end)
             moved = self._copy[span] - arena.segment(ANCHOR)[span]
             self._copy[span] -= np.float32(self.lr() * own.mu) * moved
         super().apply(grads, direction, norm, record)
@@ -217,8 +217,9 @@ class ScaffoldWorker(LocalWorker):
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """Add up the gradient of the backend, and step along the corrected one."""
         total = self.context.arena.segment(f"{SUM}.{self.context.slot}")
-        for name, grad in grads.items():
-            slot = self.context.arena.layout.slots[name]
+        slots = self.context.arena.layout.slots
+        for name, grad in without_tables(grads, slots).items():
+            slot = slots[name]
             part = parameter(total, slot)
             part += dense(grad, slot.shape)
         super().apply(grads, direction, norm, record)
@@ -251,6 +252,11 @@ class Scaffold(Averaged):
         """Copies, anchor, and all control variates: a run may be resumed within a round."""
         of_workers = [f"{name}.{k + 1}" for name in (CONTROL, SUM) for k in range(self.workers)]
         return (*super().kept_segments(), CONTROL, *of_workers)
+
+    def segments(self, spec: Mapping[str, Parameter]) -> Segments:
+        """Control variates without those of tables, whose rows few workers share."""
+        controls = [name for name in self.kept_segments() if name.startswith(CONTROL)]
+        return {**super().segments(spec), **parameter_copies(controls, tables=False)}
 
     def next_control(self, arena: Arena, rank: int, span: slice) -> Float32:
         """A part of a worker's next c_i: the same through all stages but the last."""
@@ -360,8 +366,8 @@ class DiLoCo(Averaged):
                 "replica train it lock-free; leave replicas out, or determinism"
             )
 
-    def segments(self, n_params: int) -> Segments:
-        return {**super().segments(n_params), **parameter_copies([NEXT])}
+    def segments(self, spec: Mapping[str, Parameter]) -> Segments:
+        return {**super().segments(spec), **parameter_copies([NEXT])}
 
     def kept_segments(self) -> tuple[str, ...]:
         return (*super().kept_segments(), VELOCITY)

@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
@@ -23,7 +25,6 @@ from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import Polar, StepWatch
-from mlxhog.optim.tables import Tables
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.strategy import Lease
 
@@ -71,11 +72,6 @@ class Context:
     def marks(self) -> Marks:
         """The mark of this worker's updates, for readers."""
         return Marks(self.arena, self.slot)
-
-    @cached_property
-    def tables(self) -> Tables | None:
-        """The model's tables of n-grams, as this worker writes them; None if it has none."""
-        return Tables.of(self.arena, self.slot)
 
     @property
     def live_workers(self) -> int:
@@ -204,13 +200,10 @@ class Context:
         progress = self.budget.progress(steps=steps, tokens=tokens, seconds=self.seconds())
         return self.schedule(progress, version)
 
-    def table_lr(self, lr: float) -> float:
-        """Step size of tables in an update with this `lr`."""
-        return self.config.ngram_lr * lr / self.config.top_lr
-
     def norm(self, grads: Grads) -> float:
-        """Euclidean norm of a gradient; finite exactly if every element is."""
-        return gradients.global_norm(grads, self.threads)
+        """Euclidean norm of a gradient without tables; finite exactly if every element is."""
+        dense = gradients.without_tables(grads, self.arena.layout.slots)
+        return gradients.global_norm(dense, self.threads)
 
     def grad_scale(self, norm: float) -> float:
         """The factor that clips a gradient of this norm."""
@@ -223,7 +216,10 @@ class Context:
 
 def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int = 1) -> None:
     """Copy the current model to a backend, without any prediction."""
-    if backend.inbox.ctypes.data != arena.params.ctypes.data:  # else it computes with the arena's
-        training = arena.counters.load("command") == Command.TRAIN
-        strategy.load(arena, backend.inbox, training=training, threads=threads)
-        backend.refresh()
+    if backend.inbox.ctypes.data == arena.params.ctypes.data:
+        return  # it computes with the arena's
+    flat = arena.params
+    if strategy.copies and arena.counters.load("command") == Command.TRAIN:
+        flat = np.empty_like(flat)
+        strategy.load(arena, flat, training=True, threads=threads)
+    backend.take(flat, threads)

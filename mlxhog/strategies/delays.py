@@ -206,14 +206,14 @@ class Delays:
         unchanged: it will be dropped, and would stay in the mean square.
         """
         arena = self._context.arena
-        if self._compensation is None or not math.isfinite(gradients.global_norm(grads)):
+        if self._compensation is None or not math.isfinite(self._context.norm(grads)):
             return grads
         if self._now is None:
-            self._now = np.empty_like(arena.params)
-        updates.snapshot(self._now, arena.params)
+            self._now = np.empty_like(arena.dense)
+        updates.snapshot(self._now, arena.dense)
         moved = self._now - self._context.backend.inbox
-        corrected: dict[str, Float32 | Rows] = {}
-        for name, grad in grads.items():
+        corrected: dict[str, Float32 | Rows] = dict(grads)
+        for name, grad in gradients.without_tables(grads, arena.layout.slots).items():
             by = parameter(moved, arena.layout.slots[name])
             if isinstance(grad, Rows):
                 rows = grad.coalesced()

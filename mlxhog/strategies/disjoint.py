@@ -108,7 +108,6 @@ class Disjoint(Hogwild):
     """Lock-free workers of which each writes only the blocks it holds."""
 
     Worker = DisjointWorker
-    carries_tables: ClassVar[bool] = False  # it divides parameters, not tables
     probes: ClassVar[bool] = False  # no two updates meet, so none is lost
 
     def check(self, model: ModelConfig) -> None:

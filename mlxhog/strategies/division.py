@@ -1,10 +1,10 @@
 """How workers of a synchronous round divide its work: sequences by speed, parameters by cost.
 
-Gradients of tables of n-grams are the rows that each worker's batch touched:
+Gradients of tables are the rows that each worker's batch touched:
 
-    segment                dtype    meaning
-    tables.index.1 .. .P   int32    per table: the number of rows, then these rows, ascending
-    tables.grads.1 .. .P   float32  per table: the gradients of these rows, from the first place on
+    segment                  dtype    meaning
+    index.<table>.1 .. .P    int32    the number of rows, then these rows, ascending
+    grads.<table>.1 .. .P    float32  the gradients of these rows, from the first place on
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxhog.config.options import option
-from mlxhog.optim.gradients import Float32, GradientSum, Int32, Rows
+from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.strategies.strategy import Segments, Strategy, TicketPart
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
+    from mlxhog.arena.layout import Parameter
     from mlxhog.arena.words import Words
-    from mlxhog.models.ngrams import NgramTables
 
 MEMORY = 0.1
 """Weight of the newest gradient in the mean time of a sequence, from the tenth gradient on."""
@@ -132,50 +132,33 @@ def parameters(costs: Sequence[float], workers: int) -> list[list[int]]:
 # -- rows of tables ------------------------------------------------------------------------------
 
 
-def row_segments(workers: int, tables: NgramTables | None, tokens: int) -> Segments:
-    """Arena segments of the rows; a worker computes at most `tokens` in a round."""
-    if tables is None:
-        return {}
-    n = len(tables.orders)
-    most = min(tokens, max(spec.shape[0] for spec in tables.specs.values()))
-    return {
-        **{f"tables.index.{rank + 1}": ("int32", n * (1 + most)) for rank in range(workers)},
-        **{
-            f"tables.grads.{rank + 1}": ("float32", n * most * tables.dim)
-            for rank in range(workers)
-        },
-    }
+def row_segments(workers: int, spec: Mapping[str, Parameter], tokens: int) -> Segments:
+    """Arena segments of the rows of a model's tables; a worker computes at most `tokens`."""
+    segments: Segments = {}
+    for name, one in spec.items():
+        if one.kind == "table":
+            most, width = min(tokens, one.shape[0]), one.shape[1]
+            for rank in range(1, workers + 1):
+                segments[f"index.{name}.{rank}"] = ("int32", 1 + most)
+                segments[f"grads.{name}.{rank}"] = ("float32", most * width)
+    return segments
 
 
-class AveragedRows:
-    """The gradients of tables in the segments of one arena."""
+def put_rows(arena: Arena, rank: int, name: str, grad: Rows) -> None:
+    """Write a worker's gradient of a table, each row once."""
+    index, count = arena.segment(f"index.{name}.{rank + 1}"), len(grad.index)
+    index[0], index[1 : 1 + count] = count, grad.index
+    arena.segment(f"grads.{name}.{rank + 1}")[: grad.values.size] = grad.values.reshape(-1)
 
-    def __init__(self, arena: Arena, workers: int) -> None:
-        self.names = list(arena.layout.tables)
-        n, dim = len(self.names), arena.layout.tables[self.names[0]].shape[1]
-        parts = [f"{rank + 1}" for rank in range(workers)]
-        self._index: list[Int32] = [
-            arena.segment(f"tables.index.{part}").reshape(n, -1) for part in parts
-        ]
-        self._values: list[Float32] = [
-            arena.segment(f"tables.grads.{part}").reshape(n, -1, dim) for part in parts
-        ]
 
-    def put(self, rank: int, rows: Mapping[str, Rows]) -> None:
-        """Write a worker's gradients, each row once."""
-        for k, name in enumerate(self.names):
-            index, count = self._index[rank][k], len(rows[name].index)
-            index[0], index[1 : 1 + count] = count, rows[name].index
-            self._values[rank][k, :count] = rows[name].values
-
-    def mean(self, k: int, shares: Iterable[tuple[int, float]]) -> Rows:
-        """The sum of (rank, share of its gradient) for the k-th table, in this order."""
-        total, name = GradientSum(), self.names[k]
-        for rank, share in shares:
-            index = self._index[rank][k]
-            count = int(index[0])
-            rows = Rows(index[1 : 1 + count], self._values[rank][k, :count])
-            total.add({name: rows}, share)
-        mean = total.grads()[name]
-        assert isinstance(mean, Rows)
-        return mean
+def mean_rows(arena: Arena, name: str, shares: Iterable[tuple[int, float]]) -> Rows:
+    """The sum of (rank, share of its gradient of a table), in this order."""
+    total, width = GradientSum(), arena.layout.tables[name].shape[1]
+    for rank, share in shares:
+        index = arena.segment(f"index.{name}.{rank + 1}")
+        values = arena.segment(f"grads.{name}.{rank + 1}").reshape(-1, width)
+        count = int(index[0])
+        total.add({name: Rows(index[1 : 1 + count], values[:count])}, share)
+    mean = total.grads()[name]
+    assert isinstance(mean, Rows)
+    return mean

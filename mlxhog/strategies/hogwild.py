@@ -2,8 +2,8 @@
 
 With one worker nothing runs beside it, so this is serial SGD, bit for bit.
 
-Tables of n-grams are read and written row by row; neither looking ahead nor the options of late
-gradients apply to them, since updates rarely meet there.
+Rows of tables are read and written where they are, one by one; neither looking ahead nor the
+options of late gradients apply to them, since updates rarely meet there.
 
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
 `--predict` says (`look_ahead.py`); a worker looks up their number before every read.
@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
-from mlxhog.optim import tables
 from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.sparsified import Sparse
@@ -35,6 +35,7 @@ from mlxhog.strategies.strategy import Idle, Lease, Segments, Strategy, Strategy
 from mlxhog.strategies.sync import Sync
 
 if TYPE_CHECKING:
+    from mlxhog.arena.layout import Parameter
     from mlxhog.strategies.context import Context
 
 
@@ -84,6 +85,7 @@ class HogwildWorker(StrategyWorker):
         context.entry.version_read = self._version_read = context.arena.counters.load("version")
         if not self._live:
             self._reader.read(context.backend.inbox, context.threads)
+            context.backend.read_tables(context.arena.params)
             context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
@@ -92,7 +94,6 @@ class HogwildWorker(StrategyWorker):
         The staleness is read once, before the step: the reported one is that of the step size.
         """
         context, counters = self.context, self.context.arena.counters
-        grads, rows = tables.parted(grads, context.tables)
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
         context.begin_apply(lease)
@@ -102,9 +103,6 @@ class HogwildWorker(StrategyWorker):
         context.marks.begin_update()
         if applied:
             self._step(grads, norm, staleness)
-            if context.tables is not None:
-                seed = self._version_read * 65_537 + context.slot
-                context.tables.step(rows, lr=context.table_lr(context.lr()), seed=seed)
             self._state.opt_step += 1
         version = counters.add("version", int(applied)) + applied
         context.marks.end_update()
@@ -169,11 +167,10 @@ class LockFree(Strategy):
     """
 
     Worker: ClassVar[type[Any]] = HogwildWorker
-    carries_tables: ClassVar[bool] = True
 
-    def segments(self, n_params: int) -> Segments:
+    def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         """Those for looking ahead, too, even if it takes workers that join to need them."""
-        return {**super().segments(n_params), **look_ahead.segments(self.config, self.slots)}
+        return {**super().segments(spec), **look_ahead.segments(self.config, self.slots)}
 
     def kept_segments(self) -> tuple[str, ...]:
         return tuple(look_ahead.segments(self.config, self.workers))

@@ -60,10 +60,11 @@ from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, LateSteps
 from mlxhog.strategies.look_ahead import LookAhead
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Apart, Idle, Lease, WriteResult
+from mlxhog.strategies.strategy import Apart, Idle, Lease, Segments, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
+    from mlxhog.arena.layout import Parameter
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
 
@@ -220,9 +221,7 @@ class InOrderWorker(NumberedWorker):
         context, strategy = self.context, self.strategy
         k = (self._turn - strategy.course.at(self._turn).staleness) % strategy.in_flight
         context.entry.version_read = self._words["version", k]
-        copy = context.arena.segment(strategy.past()[k])
-        updates.snapshot(context.backend.inbox, copy, threads=context.threads)
-        context.backend.refresh()
+        context.backend.take(context.arena.segment(strategy.past()[k]), context.threads)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Wait for the turn, add the step, copy the parameters, pass the turn on."""
@@ -302,6 +301,9 @@ class InOrder(Numbered):
         """Segments of the parameters after each of the last steps."""
         return tuple(f"turns.after.{k}" for k in range(self.in_flight))
 
+    def segments(self, spec: Mapping[str, Parameter]) -> Segments:
+        return {**super().segments(spec), **look_ahead.segments(self.config, self.in_flight)}
+
     def kept_segments(self) -> tuple[str, ...]:
         return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
 
@@ -348,7 +350,9 @@ class InOrder(Numbered):
         words["tokens"] = record.tokens
         k = (step + 1) % self.in_flight
         reader = look_ahead.reader(arena, self.config, self.in_flight)
-        reader.read(arena.segment(self.past()[k]))
+        copy, n = arena.segment(self.past()[k]), arena.layout.n_dense
+        reader.read(copy[:n])
+        updates.snapshot(copy[n:], arena.params[n:])
         words["version", k] = record.version
         words["steps", rank] = record.steps
 

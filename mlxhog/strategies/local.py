@@ -38,7 +38,7 @@ from mlxhog.base.late import np
 from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Float32, Grads, Rows, dense
+from mlxhog.optim.gradients import Float32, Grads, Rows, dense, without_tables
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Idle, Lease, TicketPart, WriteResult, all_reduce_bytes
 
@@ -122,8 +122,7 @@ class LocalWorker(NumberedWorker):
         context = self.context
         self._version_read = self._replica_version()
         context.entry.version_read = context.arena.counters.load("version")
-        updates.snapshot(context.backend.inbox, self._copy, threads=context.threads)
-        context.backend.refresh()
+        context.backend.take(self._copy, context.threads)
 
     def _replica_version(self) -> int:
         return sum(self.strategy.each(self._words, "updates", self._mates))
@@ -143,14 +142,14 @@ class LocalWorker(NumberedWorker):
         return WriteResult(applied=record.applied, staleness=staleness, version=version)
 
     def pull(self, slot: Slot) -> Float32 | None:
-        """What a method adds to the gradient of a parameter; None adds nothing."""
+        """What a method adds to the gradient of a parameter, but a table's; None adds nothing."""
         return None
 
     def corrected(self, grads: Grads) -> Grads:
         """The direction of a step, derived from the gradient."""
         directions: dict[str, Float32 | Rows] = dict(grads)
         slots = self.context.arena.layout.slots
-        for name, grad in grads.items():
+        for name, grad in without_tables(grads, slots).items():
             if (pull := self.pull(slots[name])) is not None:
                 directions[name] = dense(grad, slots[name].shape) + pull
         return directions

@@ -37,6 +37,7 @@ The words of ssp are the clock of each rank, and its owner: its incarnation whil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,7 +54,7 @@ from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.arena.layout import Slot
+    from mlxhog.arena.layout import Parameter, Slot
     from mlxhog.strategies.context import Context
 
 LOCK = "step.lock"
@@ -80,9 +81,9 @@ class OneLock(Paced, LockFree):
 
     writes_alone: ClassVar[bool] = True
 
-    def segments(self, n_params: int) -> Segments:
+    def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         """Add the lock: one cache line of 128 bytes, of which the first word is used."""
-        return {**super().segments(n_params), LOCK: ("uint32", 32)}
+        return {**super().segments(spec), LOCK: ("uint32", 32)}
 
 
 class LockedWorker(OneLockWorker):
@@ -157,7 +158,6 @@ class Aig(Paced, LockFree):
     name: ClassVar[str] = "aig"
     about: ClassVar[str] = "locks on just the blocks that a step touches"
     writes_alone: ClassVar[bool] = True
-    carries_tables: ClassVar[bool] = False  # they lock parameters, not rows of tables
 
     rules: ClassVar[Rules] = tuple(
         (name, wrong,
@@ -182,12 +182,13 @@ class AsyncPSWorker(OneLockWorker):
         self._target = self.context.target(STATE_SLOT)
 
     def read(self) -> None:
-        """Pull: the parameters of one version."""
+        """Pull: the parameters of one version; rows of tables are read as they are later."""
         context = self.context
         self._lock.acquire(0)
         context.entry.version_read = self._version_read = context.arena.counters.load("version")
         self._reader.read(context.backend.inbox, context.threads)
         self._lock.release(0)
+        context.backend.read_tables(context.arena.params)
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
@@ -210,7 +211,6 @@ class AsyncPS(OneLock):
     name: ClassVar[str] = "async_ps"
     about: ClassVar[str] = "a parameter server: gradients are applied one by one, as they arrive"
     reads_copies: ClassVar[bool] = True
-    carries_tables: ClassVar[bool] = False
 
     rules: ClassVar[Rules] = (
         ("moments", "moments=shared",

@@ -18,7 +18,8 @@ moments of all workers that step is also the best guess of the next one, so it s
 `moments=shared`.
 
     segment               dtype    meaning
-    ahead.last            float32  the last step of any worker, laid out as the parameters
+    ahead.last            float32  the last step of any worker, laid out as the parameters before
+                                   the tables
     ahead.prev            float32  the one before
 
 The worker that adds a step writes both with it, under its lock (`mlxhog.optim.Target.record`).
@@ -88,7 +89,7 @@ class LookAhead(Strategy):
 def segments(config: TrainConfig, workers: int) -> Segments:
     """Arena segments of the table above; empty unless one of several workers records its steps."""
     records = config.prediction == "last" and workers > 1
-    return parameter_copies(SEGMENTS if records else ())
+    return parameter_copies(SEGMENTS if records else (), tables=False)
 
 
 def recorded(arena: Arena, config: TrainConfig) -> tuple[str, ...]:
@@ -121,6 +122,8 @@ class AsTheyAre:
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
 
+        These are the parameters before the tables.
+
         Concurrency: others may be writing; elements are whole, of any age.
         """
         updates.snapshot(dst, self._params, threads=threads)
@@ -139,11 +142,11 @@ class OwnMovement(AsTheyAre):
 
     def __init__(self, arena: Arena, workers: int, *, overlap: bool = False) -> None:
         """Begin without movement; with `overlap` a step of its own is pending when it reads."""
-        super().__init__(arena.params, workers + overlap)
+        super().__init__(arena.dense, workers + overlap)
         self._workers, self._usual, self._counters = workers, self.others, arena.counters
         self._version = self._counters.load("version")
-        self.previous = np.empty_like(arena.params)
-        updates.snapshot(self.previous, arena.params)
+        self.previous = np.empty_like(arena.dense)
+        updates.snapshot(self.previous, arena.dense)
 
     def read(self, dst: Float32, threads: int = 1) -> None:
         share = self.horizon(self._counters.load("version")) / self._workers
@@ -177,7 +180,7 @@ class LastSteps(AsTheyAre):
 def reader(arena: Arena, config: TrainConfig, workers: int) -> AsTheyAre:
     """The reader of one of `workers` lock-free workers."""
     if (steps := record(arena, config, workers)) is not None:
-        return LastSteps(arena.params, steps, workers + config.overlap)
+        return LastSteps(arena.dense, steps, workers + config.overlap)
     if config.prediction == "own" and workers > 1:
         return OwnMovement(arena, workers, overlap=config.overlap)
-    return AsTheyAre(arena.params)
+    return AsTheyAre(arena.dense)

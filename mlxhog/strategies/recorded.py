@@ -4,9 +4,10 @@ A worker reads and writes as in `hogwild.py`, with two differences. It reads eac
 under its lock, so that the stripe is of one moment; and it records the number of each access under
 that lock, which `metal/native/updates/turns.h` calls a turn. Batch, step size and look-ahead are
 recorded as well, so timing decides nothing else. A worker waits only for the holder of a stripe.
+Rows of tables are read amid the gradient, which looks them up.
 
     segment        dtype   meaning
-    turns.next     uint8   u32 per lock word: accesses so far, so the number of the next one
+    turns.next     uint32  per lock word: accesses so far, so the number of the next one
     turns.<slot>   uint8   book of that worker's current step, see `Book`
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +27,12 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena, Layout, event_log
 from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Died, Numbers, Step, Torn, UInt32
-from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.layout import LOCK_WORDS, PARAMETER_COPY, Parameter, Slot
 from mlxhog.arena.words import Table
 from mlxhog.base.durable import disk_errors
-from mlxhog.optim import gradients, updates
+from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads
+from mlxhog.optim.rule import parameter
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
@@ -50,13 +52,13 @@ Region = tuple[int, int, int, int | None]
 class Recorded(Hogwild):
     """Lock-free workers whose accesses are recorded, or repeated as recorded."""
 
-    carries_tables: ClassVar[bool] = False
     probes: ClassVar[bool] = False  # no update is lost under locks
 
-    def segments(self, n_params: int) -> Segments:
+    def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         # A quarter of the parameters' bytes is room for a step.
-        names = (NEXT, *(f"turns.{slot}" for slot in range(1, self.slots + 1)))
-        return {**super().segments(n_params), **dict.fromkeys(names, ("uint8", PARAMETER_COPY))}
+        books = [f"turns.{slot}" for slot in range(1, self.slots + 1)]
+        own = dict.fromkeys(books, ("uint8", PARAMETER_COPY))
+        return {**super().segments(spec), **own, NEXT: ("uint32", LOCK_WORDS)}
 
     def worker(self, context: Context) -> RecordedWorker | ReplayedWorker:
         replays = self.config.determinism == "replay"
@@ -68,7 +70,7 @@ class Recorded(Hogwild):
 
 def access_counts(arena: Arena) -> UInt32:
     """Number of accesses so far under each lock word, (lock words,) uint32, shared."""
-    return arena.segment(NEXT).view(np.uint32)[: arena.layout.n_lock_words]
+    return arena.segment(NEXT)
 
 
 class Book:
@@ -118,11 +120,11 @@ def stripe_sums(arena: Arena) -> UInt32:
     return _native.stripe_sums(arena.params[: arena.layout.probe.offset])
 
 
-def regions(layout: Layout) -> list[Region]:
-    """The parameters as runs with one kind of lock."""
+def regions(slots: Mapping[str, Slot]) -> list[Region]:
+    """Parameters as runs with one kind of lock."""
     runs: list[Region] = []
-    for slot in sorted(layout.slots.values(), key=lambda one: one.offset):
-        if slot.kind == "rows":
+    for slot in sorted(slots.values(), key=lambda one: one.offset):
+        if slot.kind != "dense":
             runs.append((slot.offset, slot.size, updates.row_width(slot), slot.row_word0))
         else:  # one run with a dense parameter before it
             begin = runs.pop()[0] if runs and runs[-1][3] is None else slot.offset
@@ -133,7 +135,7 @@ def regions(layout: Layout) -> list[Region]:
 def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
     """Runs of the parameter segment that a lock word guards, as (first float, end)."""
     runs = []
-    for first, floats, width, row_word0 in regions(layout):
+    for first, floats, width, row_word0 in regions(layout.slots):
         begin, size = word * updates.STRIPE, updates.STRIPE
         if row_word0 is not None:
             begin, size = first + (word - row_word0) * width, width
@@ -175,6 +177,24 @@ def private_floats(arena: Arena, slot: int) -> list[Float32]:
 # -- workers ---------------------------------------------------------------------------------------
 
 
+class OrderedTable:
+    """A table whose rows are read under their locks, each access numbered."""
+
+    def __init__(self, locks: _native.Locks, params: Float32, own: Float32, slot: Slot) -> None:
+        """Read from `params`, by way of `own`, which is laid out the same."""
+        self._locks, self._params, self._own, self._slot = locks, params, own, slot
+
+    def __getitem__(self, index: NDArray[np.int32]) -> Float32:
+        """Read rows, each once, in the order of their numbers."""
+        slot, width = self._slot, updates.row_width(self._slot)
+        assert slot.row_word0 is not None
+        rows = np.unique(index).tolist()
+        places = [(slot.offset + k * width, width, width, slot.row_word0 + k) for k in rows]
+        _native.read(self._own, self._params, locks=self._locks, regions=places)
+        read: Float32 = parameter(self._own, slot)[index]
+        return read
+
+
 class OrderedWorker(HogwildWorker):
     """A worker whose accesses to shared parameters are numbered."""
 
@@ -184,14 +204,19 @@ class OrderedWorker(HogwildWorker):
         self._order = _native.Turns(access_counts(arena), self.book.content)
         self._locks = arena.locks(context.slot)
         _native.follow_turns(self._locks, self._order)
-        self._regions = regions(arena.layout)
+        self._regions = regions(arena.layout.dense)
+        own = np.zeros_like(arena.params)  # of whose tables only rows that are read take memory
+        self._tables = {
+            name: OrderedTable(self._locks, arena.params, own, slot)
+            for name, slot in arena.layout.tables.items()
+        }
         self._previous: Float32 | None = None
         super().__init__(context)
 
     def _follow(self, workers: int) -> None:
         """Do it in the first step, since it reads."""
         self._workers = 0
-        self._reader = look_ahead.AsTheyAre(self.context.arena.params)
+        self._reader = look_ahead.AsTheyAre(self.context.arena.dense)
 
     def _seed(self, numbers: Numbers) -> int:
         """The seed of the place where accesses begin."""
@@ -199,7 +224,7 @@ class OrderedWorker(HogwildWorker):
 
     def _read_in_order(self, numbers: Numbers) -> None:
         context, arena, config = self.context, self.context.arena, self.context.config
-        inbox, params, workers = context.backend.inbox, arena.params, numbers.workers
+        inbox, params, workers = context.backend.inbox, arena.dense, numbers.workers
         seed = self._seed(numbers)
         turns: dict[str, Any] = {"locks": self._locks, "regions": self._regions, "seed": seed}
         if workers != self._workers:
@@ -223,6 +248,7 @@ class OrderedWorker(HogwildWorker):
         elif self._previous is not None:
             turns |= {"own_prev": self._previous, "a": numbers.horizon / workers}
         _native.read(inbox, params, **turns)
+        context.backend.tables = self._tables
 
     def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
         self.context.optimizer.step(
@@ -237,7 +263,7 @@ class OrderedWorker(HogwildWorker):
 
     def _weights_read(self) -> Float32:
         """The weights of this step that the backend has; parameters only."""
-        return self.context.backend.inbox[: self.context.arena.layout.probe.offset]
+        return self.context.backend.inbox[: self.context.arena.layout.dense_end]
 
 
 class RecordedWorker(OrderedWorker):
@@ -321,7 +347,7 @@ class ReplayedWorker(OrderedWorker):
     """Repeats the steps of a log in the recorded order of accesses."""
 
     def repeat_read(self, record: Step | Torn) -> bool:
-        """Repeat the read of a recorded step; returns whether its gradient was taken.
+        """Repeat the read of a recorded step; returns whether its gradient was begun.
 
         Raises:
             Mismatch: the weights are others.
@@ -340,7 +366,7 @@ class ReplayedWorker(OrderedWorker):
             if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
                 raise Mismatch("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
-        return isinstance(record, Step) or record.writing
+        return isinstance(record, Step) or record.writing or self._order.done < len(record.accesses)
 
     def repeat_write(self, record: Step | Torn, grads: Grads) -> None:
         """Repeat the write of a step as far as it was written, and check it against the record.
@@ -348,8 +374,9 @@ class ReplayedWorker(OrderedWorker):
         Raises:
             Mismatch: the gradient is another one.
         """
-        norm, numbers = gradients.global_norm(grads), record.numbers
-        if isinstance(record, Torn) or record.applied:  # not where it came too late
+        norm, numbers = self.context.norm(grads), record.numbers
+        # Not where it came too late, or its worker died amid it.
+        if record.writing if isinstance(record, Torn) else record.applied:
             if norm != numbers.norm:
                 raise Mismatch(f"its gradient has norm {norm!r}, recorded was {numbers.norm!r}")
             with _contradictions():
@@ -359,7 +386,7 @@ class ReplayedWorker(OrderedWorker):
                 f"it has {self._order.done} accesses to shared parameters, recorded were "
                 f"{len(record.accesses)}"
             )
-        if isinstance(record, Torn):  # leave memory as its worker left it
+        if isinstance(record, Torn) and record.writing:  # leave memory as its worker left it
             arena = self.context.arena
             if record.unfinished:
                 put(shared_floats(arena, self.book.last[0]), record.floats)

@@ -14,27 +14,26 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
-from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
+    from mlxhog.arena.layout import Parameter
     from mlxhog.arena.ledger import Ledger, Position
     from mlxhog.arena.words import Table, Words
     from mlxhog.data.clients import Division
     from mlxhog.data.prepare import Prepared
     from mlxhog.data.tokens import TokenFile
     from mlxhog.models.families import ModelConfig
-    from mlxhog.models.ngrams import NgramTables
     from mlxhog.optim.gradients import Float32, Grads
     from mlxhog.strategies.context import Context
 
@@ -58,7 +57,6 @@ class Strategy(Choice, ABC):
     config: TrainConfig = _of_run(None)  # of the run; see `build` for this and the next ones
     workers: int = _of_run(0)  # number of workers at the start of the run; 0 without a run
     max_workers: int = _of_run(0)  # worker slots of the arena, if more than that; see `slots`
-    tables: Any = _of_run(None)  # of n-grams in the model, or None
 
     # -- facts that options and reports ask for --------------------------------------------------
 
@@ -75,7 +73,6 @@ class Strategy(Choice, ABC):
     writes_alone: ClassVar[bool] = False  # no other process writes beside a worker
     numbered: ClassVar[bool] = False  # batches have numbers; a resumed run cannot skip single ones
     probes: ClassVar[bool] = True  # workers add to the lost-update probe with every step
-    carries_tables: ClassVar[bool] = False  # workers read and write tables of n-grams by rows
     rules: ClassVar[Rules] = (
         ("read", "reads_copies & read=live",
          "live, but {strategy} computes with copies; leave read out"),
@@ -147,17 +144,6 @@ class Strategy(Choice, ABC):
     def check(self, model: ModelConfig) -> None:
         """Refuse a model or a run that these workers cannot train, by a `ConfigError`."""
 
-    def with_tables(self, tables: NgramTables | None) -> Self:
-        """This for a model with these tables; a `ConfigError` if it handles whole arrays only."""
-        if tables is not None and not self.carries_tables:
-            raise ConfigError(
-                f"the model has tables of n-grams (ngram_orders), and strategy {self} as "
-                "this run uses it reads or writes whole parameters, not rows of tables; take "
-                "--strategy hogwild, locked, serial or sync without determinism=record, or train "
-                "it without tables: --set ngram_orders=[]"
-            )
-        return replace(self, tables=tables)
-
     @property
     def fixed(self) -> str | None:
         """Why no worker can join or leave while it runs; None where they can."""
@@ -192,9 +178,9 @@ class Strategy(Choice, ABC):
 
     # -- segments of the arena -------------------------------------------------------------------
 
-    def segments(self, n_params: int) -> Segments:
-        """Extra segments of the arena, as `arena.plan` takes them, for `n_params` parameters."""
-        words = self._table(n_params).n_bytes
+    def segments(self, spec: Mapping[str, Parameter]) -> Segments:
+        """Extra segments of the arena, as `arena.plan` takes them, for a model's parameters."""
+        words = self._table(len(spec)).n_bytes
         own: Segments = {WORDS: ("uint8", words)} if words else {}
         return {**parameter_copies(self.kept_segments()), **own}
 
@@ -349,8 +335,8 @@ class Strategy(Choice, ABC):
 
 
 def model_bytes(arena: Arena) -> int:
-    """Size of the model's parameters."""
-    return 4 * sum(slot.size for slot in arena.layout.slots.values())
+    """Size of the model's parameters without tables, of which a step moves few rows."""
+    return 4 * sum(slot.size for slot in arena.layout.dense.values())
 
 
 def all_reduce_bytes(arena: Arena, members: int) -> int:
@@ -362,11 +348,11 @@ def all_reduce_bytes(arena: Arena, members: int) -> int:
     return 2 * (members - 1) * model_bytes(arena)
 
 
-def parameter_copies(names: Iterable[str]) -> Segments:
-    """Segments that are laid out as the parameters."""
-    from mlxhog.arena.layout import PARAMETER_COPY
+def parameter_copies(names: Iterable[str], *, tables: bool = True) -> Segments:
+    """Segments that are laid out as the parameters, perhaps without `tables`."""
+    from mlxhog.arena.layout import DENSE_COPY, PARAMETER_COPY
 
-    return {name: ("float32", PARAMETER_COPY) for name in names}
+    return {name: ("float32", PARAMETER_COPY if tables else DENSE_COPY) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,9 @@ biased if such text differs from the rest. A worker that was too late marks its 
 missed rounds as done, and continues with the newest round.
 
     segment            dtype    meaning
-    grads.1 .. grads.P float32  gradients, laid out as the parameters
+    grads.1 .. grads.P float32  gradients, laid out as the parameters before the tables; those of
+                                tables are rows, see `division.py`
     grads.mean         float32  their mean
-    tables.*                    those of tables, see `division.py`
     sync.norm          float64  sum of squares of the mean, per parameter
 
     word         meaning
@@ -44,6 +44,7 @@ missed rounds as done, and continues with the newest round.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from time import monotonic_ns
@@ -54,7 +55,6 @@ from mlxhog.base.late import np
 from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.optim import tables
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies import division
@@ -71,6 +71,7 @@ from mlxhog.strategies.strategy import (
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
+    from mlxhog.arena.layout import Parameter
     from mlxhog.arena.ledger import Ledger
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
@@ -88,12 +89,9 @@ class SyncWorker(NumberedWorker):
         self._grads = [arena.segment(f"grads.{rank + 1}") for rank in range(workers)]
         self._mean, self._norms = arena.segment("grads.mean"), arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
-        self._slots = list(arena.layout.slots.values())
+        self._slots = list(arena.layout.dense.values())
         costs = [context.optimizer.cost(slot) for slot in self._slots]
         self._shares = cache(partial(division.parameters, costs))
-        self._rows = None
-        if context.tables is not None:
-            self._rows = division.AveragedRows(arena, workers)
         self._speeds: division.SharesBySpeed | None = None
         if self.strategy.shares == "speed":
             each = config.sequences_per_ticket
@@ -215,8 +213,9 @@ class SyncWorker(NumberedWorker):
         self._words["weight", rank] = samples
         if not samples:
             return
-        if self._rows is not None:
-            self._rows.put(rank, tables.parted(grads, self.context.tables)[1])
+        for name in self.context.arena.layout.tables:
+            if isinstance(grad := grads[name], Rows):
+                division.put_rows(self.context.arena, rank, name, grad)
         for slot in self._slots:
             np.copyto(parameter(self._grads[rank], slot), dense(grads[slot.name], slot.shape))
 
@@ -246,14 +245,12 @@ class SyncWorker(NumberedWorker):
             self.context.arena.counters.store("version", version)
 
     def _apply(self, norm: float, record: StepRecord) -> None:
-        context, lr, n = self.context, self._words.real("lr"), len(self._members)
-        if self._rows is not None and context.tables is not None:
-            weights = self._weights()
-            parts = [(rank, float(weight) / len(weights)) for rank, weight in weights]
-            own = range(self._members.index(context.rank), len(self._rows.names), n)
-            rows = {self._rows.names[k]: self._rows.mean(k, parts) for k in own}
-            context.tables.step(rows, lr=context.table_lr(lr), seed=context.slot)
+        context = self.context
         grads: dict[str, Float32 | Rows] = {}
+        weights, tables = self._weights(), list(context.arena.layout.tables)
+        shares = [(rank, float(weight) / len(weights)) for rank, weight in weights]
+        for name in tables[self._members.index(context.rank) :: len(self._members)]:
+            grads[name] = division.mean_rows(context.arena, name, shares)
         for index in self._share():
             slot = self._slots[index]
             grads[slot.name] = mean = parameter(self._mean, slot)
@@ -263,7 +260,7 @@ class SyncWorker(NumberedWorker):
         context.optimizer.step(
             self._target,
             grads,
-            lr=lr,
+            lr=self._words.real("lr"),
             step=record.opt_step,
             seed=context.slot,
             grad_scale=context.grad_scale(norm),
@@ -291,7 +288,6 @@ class Sync(InRounds, Numbered):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     Worker: ClassVar[type[Any]] = SyncWorker
-    carries_tables: ClassVar[bool] = True
     name: ClassVar[str] = "sync"
     about: ClassVar[str] = "rounds: a step is along the mean of all workers' gradients"
     repeats: ClassVar[bool] = True
@@ -336,14 +332,14 @@ class Sync(InRounds, Numbered):
     def tickets_per_step(self) -> int:
         return self.workers
 
-    def segments(self, n_params: int) -> Segments:
+    def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
         tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
         return {
-            **super().segments(n_params),
-            **parameter_copies(copies),
-            "sync.norm": ("float64", n_params),
-            **division.row_segments(self.workers, self.tables, tokens),
+            **super().segments(spec),
+            **parameter_copies(copies, tables=False),
+            "sync.norm": ("float64", len(spec)),
+            **division.row_segments(self.workers, spec, tokens),
         }
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:

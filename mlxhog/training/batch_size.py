@@ -251,11 +251,9 @@ def _backend(plan: Plan, rank: int) -> Backend:
     )
     if kernels == "metal" and config.kernels != "metal":
         backend.check_kernels()  # as the worker does
-    tables = {name: np.zeros(slot.shape, np.float32) for name, slot in layout.tables.items()}
-    backend.bind(plan.model, layout.slots, layout.n_floats, None, plan.sampled, tables)
+    backend.bind(plan.model, layout, sampled=plan.sampled)
     noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
-    backend.inbox[:] = np.resize(noise, backend.inbox.shape)
-    backend.refresh()
+    backend.take(np.resize(noise, layout.n_floats))
     return backend
 
 

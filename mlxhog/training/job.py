@@ -26,7 +26,6 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
-from mlxhog.optim.tables import segments as means_of_tables
 from mlxhog.strategies import Strategy
 from mlxhog.training.kernel_choice import Writers
 
@@ -123,7 +122,7 @@ def plan_layout(
     n_tickets: int,
     *,
     max_workers: int | None = None,
-    tables: Mapping[str, tuple[str, int]] | None = None,
+    kept: Mapping[str, tuple[str, int]] | None = None,
     live: bool = False,
 ) -> Layout:
     """Lay out the arena of a run.
@@ -134,13 +133,12 @@ def plan_layout(
         optimizer: of the run.
         n_tickets: batches per epoch.
         max_workers: worker slots; by default those of the strategy, which may be fewer.
-        tables: further segments, such as a cluster's, as `arena.plan` takes them.
+        kept: further segments, such as a cluster's, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
     """
-    ngrams, most = strategy.tables, max_workers or strategy.slots
+    most = max_workers or strategy.slots
     return arena.plan(
         spec,
-        tables=None if ngrams is None else ngrams.specs,
         max_workers=most,
         slots=strategy.slots,
         private=optimizer.state_segments,
@@ -149,11 +147,10 @@ def plan_layout(
         n_tickets=n_tickets,
         kept={
             **{f"ring.{k}": ("uint8", control.RING_BYTES) for k in range(1, most + 1)},
-            **(tables or {}),
-            **means_of_tables(0 if ngrams is None else len(ngrams.orders)),
+            **(kept or {}),
             **(published.segments(most) if live else {}),
         },
-        extra=strategy.segments(len(spec)),
+        extra=strategy.segments(spec),
     )
 
 

@@ -99,12 +99,6 @@ class TextPlan(Plan):
         return WORKER_BASE_BYTES + self.memory.of_batch(self.config.micro_batch)
 
     @property
-    def keep_last(self) -> int:
-        """Checkpoints that are kept; tables fill a disk soon, so of those one."""
-        auto = 3 if self.strategy.tables is None else 1
-        return auto if self.config.keep_last is None else self.config.keep_last
-
-    @property
     def free_slots(self) -> int:
         """Number of workers that can join."""
         return max(
@@ -245,7 +239,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
     def lay_out(strategy: Strategy, optimizer: Optimizer, most: int | None = None) -> Layout:
         return plan_layout(
-            spec, strategy, optimizer, n_tickets, max_workers=most, tables=segments, live=live
+            spec, strategy, optimizer, n_tickets, max_workers=most, kept=segments, live=live
         )
 
     elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
@@ -311,11 +305,6 @@ def _parameters(
         raise ConfigError(
             f"ngram_lr is {config.ngram_lr}, and model {config.model} has no tables of n-grams; "
             "add some, such as --set ngram_orders=2-8, or leave ngram_lr out"
-        )
-    if tables is not None and config.cluster is not None:
-        raise ConfigError(
-            f"cluster: model {config.model} has tables of n-grams, which machines do not average; "
-            "take a model without them, or leave cluster out"
         )
     if tables is not None:
         rows = sum(one.shape[0] for one in tables.specs.values())

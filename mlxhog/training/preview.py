@@ -90,7 +90,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         "memory_bytes": plan.arena_bytes + len(plan.workers) * plan.worker_bytes,
         "memory_limit_bytes": int(plan.memory.limit_bytes),
         "checkpoint_bytes": state.n_bytes(plan),
-        "checkpoints_kept": plan.keep_last,
+        "checkpoints_kept": plan.config.keep_last,
         "token_file_bytes": sum(
             path.stat().st_size for path in plan.data.train.parent.iterdir() if path.is_file()
         ),

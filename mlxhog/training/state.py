@@ -23,7 +23,6 @@ from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
 from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.config.budget import Budget
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, EnvironmentLacks
@@ -32,7 +31,6 @@ from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.optim.tables import MEANS
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
 from mlxhog.training.kernel_choice import Note
@@ -97,8 +95,6 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
         arena.counters.store("moments_since", arena.counters.load("version"))
         note("the optimizer restarts without moments")
     else:
-        if arena.layout.tables:
-            _load_means(arena, saved)
         steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
         moments = _Moments(steps, saved.state.get("moments_since"), saved.optimizer)
         _load_moments(plan, arena, moments, note)
@@ -118,16 +114,6 @@ def _initialise(plan: TextPlan, arena: Arena) -> None:
         list(pool.map(draw, param_spec(plan.model).values()))
     if plan.initial_weights is not None:
         plan.initial_weights.fill(arena, plan.model)
-
-
-def _load_means(arena: Arena, saved: Checkpoint) -> None:
-    means, ours = saved.optimizer.get(MEANS), arena.segment(MEANS)
-    if means is None or means.shape != ours.shape:
-        raise CheckpointError(
-            f"{saved.path} has no running means of {len(ours)} tables ({MEANS}); resume another "
-            "checkpoint, or add --reset-optimizer to begin without them"
-        )
-    ours[...] = means
 
 
 # -- moments -------------------------------------------------------------------------------------
@@ -249,7 +235,6 @@ def dump(
     """
     counters, config, stored = arena.counters, plan.config, plan.stored
     moments, position = _moments_of(plan, arena), ledger.position()
-    means = {MEANS: arena.segment(MEANS)} if arena.layout.tables else {}
     link: dict[str, NDArray[np.float32]] = {}
     cluster: dict[str, Any] = {}
     if plan.link is not None:
@@ -293,7 +278,7 @@ def dump(
         "tokens_sha256": TokenFile.open(plan.data.train).digest,
         "held_out_sha256": TokenFile.open(plan.data.val).digest,
     }
-    return {**moments.arrays, **means, **link}, state
+    return {**moments.arrays, **link}, state
 
 
 def n_bytes(plan: TextPlan) -> int:
@@ -304,8 +289,7 @@ def n_bytes(plan: TextPlan) -> int:
         *plan.optimizer.shared_segments,
         *plan.strategy.kept_segments(),
     ]
-    tables = sum(slot.size for slot in plan.layout.tables.values())
-    return 4 * tables + 4 * sum(
+    return 4 * sum(
         slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
     )
 
@@ -338,9 +322,7 @@ class Checkpoints:
         self.newest = checkpoint.save(
             run.run,
             step=values["version"],
-            params={
-                name: arena.param(name) for name in (*arena.layout.slots, *arena.layout.tables)
-            },
+            params={name: arena.param(name) for name in arena.layout.slots},
             model_config=plan.model.to_dict(),
             optimizer=optimizer,
             state={
@@ -350,7 +332,7 @@ class Checkpoints:
                 "ended": self._watch.ended,
             },
             tokenizer=plan.data.tokenizer,
-            keep_last=plan.keep_last,
+            keep_last=plan.config.keep_last,
         )
         run.reporter.record("checkpoint", path=self.newest)
         return self.newest

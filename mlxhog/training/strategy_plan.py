@@ -25,7 +25,7 @@ from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
-from mlxhog.models import families, ngrams
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.strategies import Serial, Strategy
 from mlxhog.strategies.local import Local
@@ -123,7 +123,6 @@ def fields_of(
     # The strategy and its batches.
     strategy = strategies.build(resolved, n_workers)
     strategy.check(model)
-    strategy = strategy.with_tables(ngrams.of(model))
     stored = None if resumption is None else resumption.run.directory
     division = strategy.division(data, train, stored)
     strategy, batches, n_tickets = _batches(strategy, division, data, train)

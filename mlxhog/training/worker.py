@@ -113,9 +113,7 @@ def start_backend(job: Job, arena: Arena, kernels: str) -> Backend:
     )
     if kernels == "metal":
         check_kernels(job, backend)
-    live, plan = live_params(job, arena), job.plan
-    slots, floats = arena.layout.slots, arena.params.size
-    backend.bind(plan.model, slots, floats, live, plan.sampled, arena.tables())
+    backend.bind(job.plan.model, arena.layout, live_params(job, arena), job.plan.sampled)
     return backend
 
 

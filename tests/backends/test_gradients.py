@@ -10,7 +10,7 @@ import pytest
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.models import families, lm, lm_float64, ngrams
+from mlxhog.models import families, lm, lm_float64
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
 from tests.backends.untrained import NAMES, bound, dense, lay, values
@@ -54,15 +54,9 @@ def completions(cfg, *, frozen=True):
 
 
 def whole(cfg, params, batch):
-    """Loss and gradients in float64, those of tables in their shapes."""
+    """Loss and gradients in float64."""
     masks = lm.dropout_masks(cfg, batch.x.shape, batch.seed)
-    loss, grads = lm_float64.differentiate(cfg, params, batch.x, batch.y, masks=masks)
-    if (tables := ngrams.of(cfg)) is not None:
-        parts = np.split(grads.pop(ngrams.ROWS), len(tables.orders), axis=-1)
-        for (table, rows), part in zip(tables.rows_of(batch.x).items(), parts, strict=True):
-            grads[table] = np.zeros(params[table].shape)
-            np.add.at(grads[table], rows, part)
-    return loss, grads
+    return lm_float64.differentiate(cfg, params, batch.x, batch.y, masks=masks)
 
 
 def behind_contexts(cfg, params, batch):
@@ -112,7 +106,7 @@ def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
     backend = bound(name, cfg, params, kernels, head=head)
     loss, grads = backend.loss_and_grads(batch)
     assert_close(loss, expected_loss, LOSS_F32)
-    assert grads.keys() == families.param_spec(cfg).keys() | families.table_spec(cfg).keys()
+    assert grads.keys() == families.param_spec(cfg).keys()
     for parameter, grad in grads.items():
         actual = dense(grad, params[parameter])
         assert_close(actual, expected[parameter], GRADIENT_ANY_F32, label=parameter)
@@ -178,7 +172,7 @@ def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_its_own(name, cf
         backend.loss_and_grads(completions(cfg, frozen=frozen)) for frozen in (False, True)
     )
     assert_close(frozen, plain, LOSS_F32)
-    for table in (families.embedding(cfg), *families.table_spec(cfg)):
+    for table in (name for name, grad in every.items() if isinstance(grad, Rows)):
         moved, all_rows = (
             {*g[table].index[np.abs(g[table].values).max(1) > 1e-8].tolist()} for g in (some, every)
         )

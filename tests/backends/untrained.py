@@ -8,6 +8,7 @@ from mlxhog import arena, backends
 from mlxhog.data.batch import Batch
 from mlxhog.models import families
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.rule import parameter
 from tests.models.sample import SMALLEST
 
 NAMES = ("torch:cpu", "mlx:cpu")
@@ -17,10 +18,11 @@ def lay(backend, cfg=SMALLEST, params=None, head=None):
     """The backend with these parameters, or with the model's first, and the tables among them."""
     params = families.init_params(cfg, 0) if params is None else params
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-    backend.bind(cfg, layout.slots, layout.n_floats, None, head, tables=params)
+    backend.bind(cfg, layout, sampled=head)
+    flat = np.zeros(layout.n_floats, np.float32)
     for name, slot in layout.slots.items():
-        backend.inbox[slot.offset : slot.offset + slot.size] = params[name].ravel()
-    backend.refresh()
+        parameter(flat, slot)[...] = params[name]
+    backend.take(flat)
     return backend
 
 

@@ -57,15 +57,15 @@ class Inbox:
 
     bound = 0
 
-    def bind(self, model, slots, n_floats, live, sampled=None, tables=()):
-        self.inbox = np.full(n_floats, -1, np.float32)
+    def bind(self, model, layout):
+        self.inbox = np.full(layout.n_floats, -1, np.float32)
         self.bound += 1
+
+    def take(self, flat):
+        self.inbox[:] = flat
 
     def load(self, model, tensors, *, weights="float32"):
         raise AssertionError(f"a reader of float32 has no {weights} to load")
-
-    def refresh(self):
-        pass
 
 
 class PatternRun:

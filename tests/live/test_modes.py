@@ -98,7 +98,7 @@ def test_the_last_weights_stay_when_the_run_has_ended(tmp_path):
 def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(mode, values, words, tmp_path):
     strategy = build(TrainConfig(steps=1, strategy="avg_runs"), 2)
     path = tmp_path / "socket"
-    with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
+    with Arena.create(layout(2, **strategy.segments(param_spec(MODEL)))) as arena:
         strategy.begin(arena)
         strategy.words(arena)["steps", 0] = 1  # amid a round: the replicas differ
         arena.segment("copies.1")[:], arena.segment("copies.2")[:] = 1, 3

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.families import init_params, table_spec
+from mlxhog.models.families import init_params
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -50,18 +50,13 @@ def v1_config(**changes):
 
 
 def perturbed_params(cfg, seed):
-    """Initial values with noise on top, so that no gate is closed and no gradient vanishes.
-
-    Tables of n-grams, if the model has any, are among them.
-    """
+    """Initial values with noise on top, so that no gate is closed and no gradient vanishes."""
     rng = np.random.default_rng(seed)
     params = init_params(cfg, seed)
     for name, value in params.items():
         params[name] = value + rng.normal(0, 0.1, value.shape).astype(np.float32)
         if name.endswith("igate_preact.bias"):
             params[name] += 9.0
-    for name, spec in table_spec(cfg).items():
-        params[name] = rng.normal(0, 0.3, spec.shape).astype(np.float32)
     return params
 
 

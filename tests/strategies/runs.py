@@ -11,6 +11,7 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
+from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.options import options
@@ -57,8 +58,20 @@ def new_arena(of, params=W, *, steps=None, **layout):
 
 def empty_arena(of, params, **layout):
     """An arena with the segments of a strategy."""
-    slots, extra = max(of.slots, of.workers), of.segments(len(params))
+    slots, extra = max(of.slots, of.workers), of.segments(params)
     return Arena.create(plan(params, max_workers=slots, extra=extra, **{"n_tickets": 8, **layout}))
+
+
+class Inbox:
+    """The memory of a backend, without a framework."""
+
+    take, read_tables, _tables = Backend.take, Backend.read_tables, Backend._tables
+
+    def __init__(self, arena):
+        self.inbox = np.zeros_like(arena.dense)
+
+    def refresh(self):
+        pass
 
 
 def context(arena, slot, of, *, steps=10, optimizer=None, **more):
@@ -66,11 +79,10 @@ def context(arena, slot, of, *, steps=10, optimizer=None, **more):
     opt_step = arena.workers.entry(slot).opt_step
     entry = arena.workers.acquire_slot(slot=slot)
     entry.opt_step = opt_step
-    inbox = np.zeros_like(arena.params)
     values = {
         "arena": arena, "ledger": Ledger(arena), "entry": entry, "slot": slot,
         "owner": entry.incarnation, "strategy": of, "optimizer": optimizer or SGD(),
-        "backend": SimpleNamespace(inbox=inbox, refresh=lambda: None), "metal": None,
+        "backend": Inbox(arena), "metal": None,
         "schedule": lambda progress, update: LR, "budget": Budget(steps=steps), "step_limit": steps,
         "decay": frozenset(), "model": SimpleNamespace(),
     }  # fmt: skip

@@ -14,10 +14,8 @@ from mlxhog.optim import GROUPS, AdamW, Muon
 from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL, small_config
-from tests.training.test_tables import SET
 
 TWO = {"workers": "mlx:cpu*2"}
-TABLES = {"set": SET, "steps": 200, **TWO}
 TIED = f"{SMALL_MODEL}tie_word_embeddings: true"
 FEW_LAYERS = "model_type: mad\nvocab_size: 320\nhidden_size: 32\nlayers: [slstm-v1]\n"
 """An architecture without a hidden matrix, both of whose sides are at least half its width."""
@@ -40,10 +38,6 @@ def small_config_with(config, options):
 @each_of(
     ("options", "words"),
     [
-        ({**TABLES, "strategy": "local_sgd"}, "local_sgd as this run uses it reads or writes"),
-        ({**TABLES, "strategy": "diloco"}, "take --strategy hogwild, locked, serial or sync"),
-        ({**TABLES, "strategy": "hogwild(blocks=disjoint, predict=none)"}, "writes whole param"),
-        ({**TABLES, "determinism": "record"}, "without determinism=record"),
         ({"ngram_lr": 0.05}, "ngram_lr is 0.05, and model .* has no tables"),
         ({"model": TIED, "sampled_head": 40}, "tied to the embedding; untie"),
         ({"sampled_head": 320}, "vocab_size 320; draw fewer"),

@@ -21,6 +21,7 @@ from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from mlxhog.training import replay
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config
+from tests.training.test_tables import SET
 
 
 def kill_the_first_worker(directory):
@@ -43,7 +44,7 @@ def recorded(tmp_path_factory):
     """Two workers with shared moments; one was killed."""
     config = endless(
         tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
-        optimizer="muon", strategy="auto", embedding_lr=4, head_lr=2,
+        optimizer="muon", strategy="auto", embedding_lr=4, head_lr=2, set=SET,
     )  # fmt: skip
     result = trained(config, kill_the_first_worker)
     assert result.restarts == 1
@@ -70,7 +71,7 @@ def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(recorded, cap
 def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path):
     muon = {"optimizer": "muon", "moments": "private", "orthogonalization_device": "worker"}
     config = small_config(
-        tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=40, **muon
+        tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=40, set=SET, **muon
     )
     outcome = replay.replay(Run(Path(train(config).run)))
     assert outcome.difference is None

@@ -1,6 +1,6 @@
 """Where the order of steps is fixed, a resume or a death changes no bit of a run.
 
-Each strategy is paired with another optimizer: neither knows the other.
+Each strategy is paired with another optimizer, and most with tables: none knows the other.
 """
 
 import pytest
@@ -15,7 +15,7 @@ FALLING = {"schedule": "backoff", "backoff_steps": 10}
 TWO, THREE = {"workers": "mlx:cpu*2"}, {"workers": "mlx:cpu*3"}
 RUNS = {
     "serial": {"optimizer": "soap", "precondition_every": 3},
-    "hogwild": {"optimizer": "adan", "set": SET},
+    "hogwild": {"optimizer": "adan"},
     "sparse": {
         "strategy": "hogwild", "sparsify": "topk:0.05", "sampled_head": 40, "blocks": "disjoint",
         "rotate_every": 3,
@@ -23,7 +23,7 @@ RUNS = {
     "locked": {"optimizer": "apollo", "projection_every": 7},
     "async_ps": {"optimizer": "adamw"},
     "sim": {"optimizer": "adamw", "sim_staleness": "speed:1,1,3", "delay_feedback": True},
-    "sync": {"optimizer": "muon", "set": SET, **TWO},
+    "sync": {"optimizer": "muon", **TWO},
     "round_robin": {
         "optimizer": "muon(device=worker)", "moments": "shared", "predict": "last",
         **TWO, **FALLING,
@@ -38,7 +38,9 @@ STEPS = 32
 
 def config_of(folder, strategy, **options):
     chosen = RUNS[strategy] if "schedule" in RUNS[strategy] else RUNS[strategy] | CONSTANT
-    return small_config(folder, **{"strategy": strategy, "steps": STEPS, **chosen, **options})
+    tables = {} if strategy == "sim" else {"set": SET}
+    own = {"strategy": strategy, "steps": STEPS, **tables, **chosen}
+    return small_config(folder, **{**own, **options})
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
         shares = bool(lock_free.optimizer.shared_segments)
         if shares:
             assert arena.counters.load("version") - arena.counters.load("moments_since") == 5
-        for segment in lock_free.strategy.segments(len(averaging.layout.slots)):
+        for segment in lock_free.strategy.segments(averaging.layout.slots):
             assert not arena.segment(segment).any()
         arena.counters.store("version", 9)  # two steps, one of each worker
         for slot in (1, 2):

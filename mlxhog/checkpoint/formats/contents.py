@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base.tensors import TensorSource
-from mlxhog.checkpoint.formats import table_rows
 from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 
@@ -36,12 +35,7 @@ _OF_AN_EXPORT = ("architectures", "auto_map", "torch_dtype", "use_cache")
 
 def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
     """Return the tensors of model.safetensors; a tied head of xLSTM Large becomes a copy."""
-    entries: dict[str, TensorSource] = {}
-    for name, array in tensors.items():
-        if ngrams.is_table(name):
-            entries |= table_rows.packed(name, array)
-        else:
-            entries[name] = TensorSource(array.shape, array.dtype, (array,))
+    entries = {name: TensorSource(one.shape, one.dtype, (one,)) for name, one in tensors.items()}
     if model.hf == "class" and model.tie_word_embeddings:
         entries[model.untied_head] = entries[families.embedding(model)]
     return entries

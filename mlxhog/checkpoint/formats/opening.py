@@ -16,7 +16,7 @@ from mlxhog.base.mapped import FLOATS
 from mlxhog.base.paths import expanded
 from mlxhog.base.reading import MOST_CONFIG_BYTES
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import table_rows, weights
+from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
@@ -29,10 +29,7 @@ from mlxhog.models.xlstm_large import OUT_NORM
 
 def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: Path) -> None:
     """Compare tensors with the parameters of a model, by name, shape and type."""
-    expected = {
-        name: tuple(spec.shape)
-        for name, spec in (families.param_spec(model) | families.table_spec(model)).items()
-    }
+    expected = {name: tuple(spec.shape) for name, spec in families.param_spec(model).items()}
     hint = {model.untied_head: "; if the embedding is the head, say so in the config"}
     faults = [f"{name} is missing{hint.get(name, '')}" for name in expected if name not in tensors]
     faults += [f"{name} is superfluous" for name in tensors if name not in expected]
@@ -265,7 +262,6 @@ def open_checkpoint(
     package = _package_of(arrays, fields.get("model_type"), path)
     model = _model_of(fields, package, path, elsewhere)
     tensors = _without_copies(to_ours(arrays, model), model, path)
-    tensors = table_rows.unpacked(tensors, model, path)
     if package == "hf":
         _check_final_norm(tensors, model, path)
     _check_fit(tensors, model, path)

@@ -1,7 +1,5 @@
 """`mlxhog mad tasks`, `suites` and `layers`: the possible choices; `mad show`: one architecture."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re
@@ -18,8 +16,8 @@ from mlxhog.report.streams import wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnListConfig(Plugins, Json):
-    """Options of a list that a user's file may add to."""
+class _List(Plugins, Json):
+    pass
 
 
 def _list(rows: Iterable[tuple[str, dict[str, Any], Sequence[str]]], after: str) -> Report:
@@ -29,23 +27,24 @@ def _list(rows: Iterable[tuple[str, dict[str, Any], Sequence[str]]], after: str)
         rows: of each entry the words after its name, its facts, and its details.
         after: the next command.
     """
-    facts, notes = list[dict[str, Any]](), list[str]()
+    facts, lines = list[dict[str, Any]](), list[str]()
     for words, one, details in rows:
         facts.append(one)
-        notes.append(f"{one['name']}{words}  {one['about']}".rstrip())
-        notes += [line for text in filter(None, details) for line in wrapped("    " + text)]
-    return Report(facts, words={}, notes=[*notes, f"next: {after}"])
+        lines.append(f"{one['name']}{words}  {one['about']}".rstrip())
+        lines += [line for text in filter(None, details) for line in wrapped("    " + text)]
+    return Report(facts, [*lines, f"next: {after}"])
 
 
-@command(
-    "mad tasks",
-    "List the tasks: the skill that each tests, and its settings with the values of its baseline,\n"
-    "which --set of mad train and mad data changes.",
-    ("mad tasks", "mad tasks --plugin examples/my_task.py --json"),
-    OwnListConfig,
-)
-def tasks(config: OwnListConfig) -> Report:
-    """List the tasks, those of the benchmark first."""
+@command("mad tasks")
+def tasks(config: _List) -> Report:
+    """List the tasks: the skill that each tests, and its settings with those of its baseline.
+
+    --set of mad train and mad data changes them.
+
+    Examples:
+        mad tasks
+        mad tasks --plugin examples/my_task.py --json
+    """
     from mlxhog.mad.tasks import BENCHMARK, known
 
     rows = []
@@ -62,15 +61,17 @@ def tasks(config: OwnListConfig) -> Report:
     return _list(rows, f"mlxhog mad train {small}")
 
 
-@command(
-    "mad suites",
-    "List the suites of mad bench and mad search: the runs of one candidate with one seed, its "
-    "width, and\nthe tasks. The score is the mean over the tasks.",
-    ("mad suites", "mad suites --json"),
-    Json,
-)
+@command("mad suites")
 def suites(config: Json) -> Report:
-    """List the suites."""
+    """List the suites of mad bench and mad search.
+
+    A suite has a number of runs of one candidate with one seed, a width, and tasks. The score is
+    the mean over the tasks.
+
+    Examples:
+        mad suites
+        mad suites --json
+    """
     from mlxhog.mad.suites import SUITES
 
     rows = []
@@ -85,32 +86,28 @@ def suites(config: Json) -> Report:
     return _list(rows, f"mlxhog mad bench {words}")
 
 
-@command(
-    "mad layers",
-    "List the possible layers of a candidate: mixers, which mix positions, and channel maps. Each "
-    'has its\nnumbers, as in "mlstm(heads=2) swiglu", their defaults, and its source. A number '
-    "with the default\nnone follows from the width or from another number.",
-    ("mad layers", "mad layers --plugin examples/my_layer.py --json"),
-    OwnListConfig,
-)
-def layers(config: OwnListConfig) -> Report:
-    """List the layers."""
+@command("mad layers")
+def layers(config: _List) -> Report:
+    """List the possible layers of a candidate: mixers, which mix positions, and channel maps.
+
+    Each has its numbers, as in "mlstm(heads=2) swiglu", their defaults, and its source. A number
+    with the default none follows from the width or from another number.
+
+    Examples:
+        mad layers
+        mad layers --plugin examples/my_layer.py --json
+    """
     from mlxhog.models.mad.layers import known
 
     rows = []
     for layer in known().values():
         hints, defaults = get_type_hints(layer), layer().numbers()
+        types = {name: getattr(hints[name], "__name__", str(hints[name])) for name in defaults}
         facts = {
             "name": layer.name,
             "kind": layer.kind,
             "about": getattr(layer, "about", "") or _first_line(layer),
-            "numbers": {
-                name: {
-                    "default": default,
-                    "type": getattr(hints[name], "__name__", str(hints[name])),
-                }
-                for name, default in defaults.items()
-            },
+            "numbers": {n: {"default": x, "type": types[n]} for n, x in defaults.items()},
             "source": _source(layer),
         }
         rows.append((f" ({layer.kind})", facts, [_assignments(defaults), facts["source"]]))
@@ -119,10 +116,7 @@ def layers(config: OwnListConfig) -> Report:
 
 def _assignments(values: Mapping[str, Any]) -> str:
     """Write values as --set and a line of layers take them."""
-    texts = {
-        name: f"{value:g}" if isinstance(value, float) else str(value)
-        for name, value in values.items()
-    }
+    texts = {n: f"{x:g}" if isinstance(x, float) else str(x) for n, x in values.items()}
     words = {"None": "none", "True": "true", "False": "false"}
     return " ".join(f"{name}={words.get(text, text)}" for name, text in texts.items())
 
@@ -134,32 +128,18 @@ def _first_line(cls: type[Any]) -> str:
 
 def _source(layer: type[Any]) -> str:
     """Return the papers in the docstring of a layer, a base or its file; or a user's file."""
-    from mlxhog.config.plugins import loaded
+    from mlxhog.config.plugins import files_of
 
-    module = layer.__module__
-    own = [file.path for file in loaded() if file.module == module]
-    texts = [inspect.cleandoc(one.__doc__ or "") for one in (*layer.__mro__, sys.modules[module])]
-    papers = re.search(r"\bSources?: (.*?)(?:\n\n|\Z)", "\n\n".join(texts), re.DOTALL)
-    return own[0] if own else " ".join(papers[1].split()) if papers else ""
-
-
-# -- one architecture ------------------------------------------------------------------------------
-
-ABOUT = """\
-Print the flat list of layers of an architecture, with their shapes, parameters and state: the
-numbers kept per sequence. ARCH is a YAML file, a checkpoint, the name of an architecture of the
-package, or a line of layers such as "(mlstm swiglu)*2"."""
-EXAMPLES = (
-    'mad show "mlstm(h4) swiglu slstm(h4) swiglu"',
-    "mad show mad-7to1 --json",
-    'mad show "mh-attention swiglu" --dim 64 --vocab 16 --seq-len 128',
-)
+    for file in files_of([layer]):
+        return file.path
+    docs = (one.__doc__ or "" for one in (*layer.__mro__, sys.modules[layer.__module__]))
+    text = "\n\n".join(map(inspect.cleandoc, docs))
+    papers = re.search(r"\bSources?: (.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    return " ".join(papers[1].split()) if papers else ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowConfig(Plugins, Json):
-    """Options of `mlxhog mad show`; None keeps the value of the architecture."""
-
+class _Show(Plugins, Json):
     architecture: tuple[str, ...] = argument("ARCH...", "the architecture")
     dim: int | None = option(None, "width", low=1, none="its own")
     vocab: int | None = option(None, "tokens of the vocabulary", low=1, none="its own")
@@ -168,9 +148,18 @@ class ShowConfig(Plugins, Json):
     )
 
 
-@command("mad show", ABOUT, EXAMPLES, ShowConfig)
-def show(config: ShowConfig) -> Report:
-    """Show an architecture, part by part: a layer with its norm, or such as its head."""
+@command("mad show")
+def show(config: _Show) -> Report:
+    """Print the flat list of layers of an architecture, with shapes, parameters and state.
+
+    The state is the numbers kept per sequence. ARCH is a YAML file, a checkpoint, the name of an
+    architecture of the package, or a line of layers such as "(mlstm swiglu)*2".
+
+    Examples:
+        mad show "mlstm(h4) swiglu slstm(h4) swiglu"
+        mad show mad-7to1 --json
+        mad show "mh-attention swiglu" --dim 64 --vocab 16 --seq-len 128
+    """
     from mlxhog.models.families import param_spec
     from mlxhog.models.mad.config import layer_name
     from mlxhog.models.mad.layers import at_width, to_dict
@@ -186,7 +175,7 @@ def show(config: ShowConfig) -> Report:
         max_length=length,
         layers=at_width(cfg.layers, dim),
     )
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}  # by part: a layer with its norm, or a head
     for name, spec in param_spec(cfg).items():
         path = name.split(".")
         depth = 2 if path[0] == "layers" else 1
@@ -194,21 +183,15 @@ def show(config: ShowConfig) -> Report:
     number_of = {layer_name(number): number for number in range(len(cfg.layers))}
     now, later = (cfg.state_sizes(n) for n in (length, length + 1))
     parts: list[dict[str, Any]] = []
-    for name, of_part in shapes.items():
+    for name, own in shapes.items():
         number = number_of.get(name)
         layer = None if number is None else cfg.layers[number]
-        parts.append(
-            {
-                "layer": number,
-                "text": name if layer is None else canonical([layer]),
-                "kind": "" if layer is None else layer.kind,
-                "numbers": {} if layer is None else to_dict(layer),
-                "shapes": of_part,
-                "params": sum(map(math.prod, of_part.values())),
-                "state": {} if number is None else now[number],
-                "grows": number is not None and now[number] != later[number],
-            }
-        )
+        part = {"layer": number, "text": name, "kind": "", "numbers": {}, "shapes": own}
+        part |= {"params": sum(map(math.prod, own.values())), "state": {}, "grows": False}
+        if number is not None and layer is not None:
+            part |= {"text": canonical([layer]), "kind": layer.kind, "numbers": to_dict(layer)}
+            part |= {"state": now[number], "grows": now[number] != later[number]}
+        parts.append(part)
     facts = {
         "layers": canonical(cfg.layers),
         "dim": dim,
@@ -228,4 +211,4 @@ def show(config: ShowConfig) -> Report:
             *(f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()),
             *(f"state {name} {count:,}" for name, count in part["state"].items()),
         ]
-    return Report(facts, words=words)
+    return Report(facts, [words])

@@ -1,7 +1,5 @@
 """`mlxhog mad search`, `mlxhog mad bench` and `mlxhog mad resume`: commands that run a study."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shlex
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_duration, parse_number
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import Report, command, written
+from mlxhog.cli.frame import INTERRUPTED, Report, command, written
 from mlxhog.config.options import argument, option, options, switch
 from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
@@ -27,123 +25,75 @@ if TYPE_CHECKING:
     from mlxhog.models.mad.config import MADConfig
 
 FIRST_SEED = 12345
-PROTOCOL_PART = Part(
-    Protocol,
-    PROTOCOL,
-    "training of every run; replaces the values of the suite",
-    "the suite's",
-    merged=True,
+_protocol_part = Part(
+    Protocol, PROTOCOL, "training of every run; replaces the values of the suite", "the suite's"
 )
 
 
 def seeds(text: str) -> tuple[int, ...]:
-    """Read `3`, a number of seeds from `FIRST_SEED` on, or the list `1,2,3`.
-
-    Raises:
-        ValueError: it is neither; the message says what it may be.
-    """
+    """Read `3`, a number of seeds from `FIRST_SEED` on, or the list `1,2,3`; else a ValueError."""
     try:
         numbers = [int(word) for word in text.removesuffix(",").split(",")]
     except ValueError:
         numbers = []
     if "," not in text and numbers:
         numbers = [*range(FIRST_SEED, FIRST_SEED + numbers[0])]
-    if (
-        not numbers
-        or len({*numbers}) < len(numbers)
-        or not 0 <= min(numbers) <= max(numbers) < 2**32
-    ):
+    is_legal = numbers and len({*numbers}) == len(numbers)
+    if not is_legal or not 0 <= min(numbers) <= max(numbers) < 2**32:
         raise ValueError("give a number, such as 3, or different ones such as 1,2,3")
     return tuple(numbers)
 
 
 def rates(text: str) -> tuple[float, ...]:
-    """Read step sizes such as `5e-4,1e-3,2e-3`.
-
-    Raises:
-        ValueError: one is no number above 0, or they do not ascend.
-    """
-    wanted = "give step sizes above 0, each larger than the one before, such as 5e-4,1e-3,2e-3"
+    """Read ascending step sizes such as `5e-4,1e-3,2e-3`; else a ValueError."""
     try:
-        values = [parse_number(word) for word in text.split(",")]
+        values = tuple(parse_number(word) for word in text.split(","))
     except ValueError:
-        raise ValueError(wanted) from None
-    if not all(one < after for one, after in pairwise([0.0, *values])):
-        raise ValueError(wanted)
-    return tuple(values)
+        values = (0.0,)
+    if not all(one < after for one, after in pairwise((0.0, *values))):
+        raise ValueError(
+            "give step sizes above 0, each larger than the one before, such as 5e-4,1e-3,2e-3"
+        )
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionConfig(Plugins, Quiet):
-    """Options of every session of a study."""
-
+class _Session(Plugins, Quiet):
     dry_run: bool = switch("say what would run, and stop")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig(SessionConfig):
-    """Options of a new study."""
-
+class _Study(_Session):
     study: str | None = option(None, "name of the study, new or to be continued", metavar="NAME")
     suite: str | None = option(
         None,
         "tasks and optimiser points, such as smoke, lite or full; mlxhog mad suites lists all",
         none="the space's, or smoke",
-    )
+    )  # fmt: skip
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
-        "1",
-        f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3",
-        reads=seeds,
+        "1", f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3", reads=seeds
     )
     rates: str | None = option(
-        None,
-        "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts",
-        none="the suite's",
-        excludes=("lr",),
-        reads=rates,
-    )
+        None, "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts",
+        none="the suite's", excludes=("lr",), reads=rates,
+    )  # fmt: skip
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
     backend: str | None = option(
         None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="torch:cpu"
     )
     workers: str | None = option(
-        None,
-        "several workers inside a candidate, such as mlx:cpu,torch:cpu",
-        none="one",
+        None, "several workers inside a candidate, such as mlx:cpu,torch:cpu", none="one",
         excludes=("backend",),
-    )
+    )  # fmt: skip
     threads: int = option(1, "threads of each worker", low=1)
     share_embedding: bool = option(
         False, "candidates train one embedding table together, lock-free"
     )
 
 
-SEARCH_ABOUT = """\
-Search a space of architectures: train candidates on every setting of a suite, several at once, and
-keep every result in studies/NAME. After a kill at any time, the same line or mad resume continues.
-After one Ctrl-C the runs in progress end, a second one drops them.
-
-The space is a YAML file, or space-small (the default) or space-xlstm of the package. A short one:
-
-  space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}"""
-SEARCH_EXAMPLES = (
-    "mad search --space space-small --suite smoke --parallel 2 --study first",
-    "mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3",
-    "mad search --space space.yaml --no-prune --executor ray --study first",
-    "mad search --plugin examples/my_task.py --tasks in-context-recall,my_task --steps 20",
-    "mad search --space space.yaml --suite full --dry-run",
-)
-SEARCH_MAIN = (
-    "space", "suite", "tasks", "sampler", "seeds", "rates", "dim", "steps", "backend",
-    "workers", "parallel", "budget", "study", "no_prune", "dry_run", "json",
-)  # fmt: skip
-
-
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(StudyConfig):
-    """Options of `mlxhog mad search`."""
-
+class _Search(_Study):
     no_prune: bool = switch("no run ends early", excludes=("prune",))
     space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str = option(
@@ -153,12 +103,30 @@ class SearchConfig(StudyConfig):
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
-@command(
-    "mad search", SEARCH_ABOUT, SEARCH_EXAMPLES, SearchConfig, PROTOCOL_PART, ExecutionConfig,
-    main=SEARCH_MAIN,
-)  # fmt: skip
-def search(config: SearchConfig, typed: Written, how: ExecutionConfig) -> Report:
-    """Search a space."""
+_SEARCH_MAIN = """space suite tasks sampler seeds rates dim steps backend workers parallel budget
+study no_prune dry_run json"""
+
+
+@command("mad search", _protocol_part, main=_SEARCH_MAIN)
+def search(config: _Search, typed: Written, how: ExecutionConfig) -> Report:
+    """Search a space of architectures.
+
+    It trains candidates on every setting of a suite, several at once, and keeps every result in
+    studies/NAME. After a kill at any time, the same line or mad resume continues. After one Ctrl-C
+    the runs in progress end, a second one drops them.
+
+    The space is a YAML file, or space-small (the default) or space-xlstm of the package. A short
+    one:
+
+      space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}
+
+    Examples:
+        mad search --space space-small --suite smoke --parallel 2 --study first
+        mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3
+        mad search --space space.yaml --no-prune --executor ray --study first
+        mad search --plugin examples/my_task.py --tasks in-context-recall,my_task --steps 20
+        mad search --space space.yaml --suite full --dry-run
+    """
     protocol = _protocol(typed)
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.search.space import read_space, to_space
@@ -177,54 +145,42 @@ def search(config: SearchConfig, typed: Written, how: ExecutionConfig) -> Report
     return _begin(config, how, Path(config.space).stem, protocol=protocol, **fields)
 
 
-BENCH_ABOUT = """\
-Score architectures over a suite of tasks: a study with a list of candidates, in which no run ends
-early. After a kill, the same line or mad resume continues."""
-BENCH_EXAMPLES = (
-    'mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke',
-    'mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3',
-    "mad bench --config arch.yaml --suite full --parallel 2 --study mine",
-    'mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3',
-)
-BENCH_MAIN = (
-    "layers", "config", "suite", "tasks", "seeds", "seed", "rates", "dim", "steps", "backend",
-    "workers", "parallel", "budget", "study", "dry_run", "json",
-)  # fmt: skip
-
-
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig(StudyConfig):
-    """Options of `mlxhog mad bench`."""
-
+class _Bench(_Study):
     layers: tuple[str, ...] = option((), "an architecture's layers", many=True, metavar="TEXT")
     config: tuple[str, ...] = option(
-        (),
-        "an architecture; both flags may be given several times",
-        many=True,
-        metavar="NAME_OR_FILE",
-        short="c",
-    )
+        (), "an architecture; both flags may be given several times",
+        many=True, metavar="NAME_OR_FILE", short="c",
+    )  # fmt: skip
     position: str | None = option(
         None, "positional embedding", choices=("none", "learned", "sincos"), none="its own"
     )
     seed: int | None = option(
-        None,
-        "the one seed of every run, instead of --seeds",
-        low=0,
-        high=2**32 - 1,
+        None, "the one seed of every run, instead of --seeds", low=0, high=2**32 - 1,
         excludes=("seeds",),
-    )
+    )  # fmt: skip
 
 
-@command(
-    "mad bench", BENCH_ABOUT, BENCH_EXAMPLES, BenchConfig, PROTOCOL_PART, ExecutionConfig,
-    main=BENCH_MAIN,
-)  # fmt: skip
-def bench(config: BenchConfig, typed: Written, how: ExecutionConfig) -> Report:
-    """Score architectures."""
+_BENCH_MAIN = """layers config suite tasks seeds seed rates dim steps backend workers parallel
+budget study dry_run json"""
+
+
+@command("mad bench", _protocol_part, main=_BENCH_MAIN)
+def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
+    """Score architectures over a suite of tasks.
+
+    It is a study with a list of candidates, in which no run ends early. After a kill, the same line
+    or mad resume continues.
+
+    Examples:
+        mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke
+        mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3
+        mad bench --config arch.yaml --suite full --parallel 2 --study mine
+        mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3
+    """
     protocol = _protocol(typed)
     if not config.layers and not config.config:
-        raise ConfigError(f"give an architecture, as in mlxhog {BENCH_EXAMPLES[0]}")
+        raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
     if config.seed is not None:
         config = replace(config, seeds=f"{config.seed},")
     # These import NumPy: wrong flags are reported before.
@@ -239,10 +195,9 @@ def bench(config: BenchConfig, typed: Written, how: ExecutionConfig) -> Report:
             f"the architectures have widths {sorted(widths)} and positions "
             f"{sorted(positions)}; bench them one by one, or give --dim and --position"
         )
-    texts = [canonical(parse(text)) for text in config.layers]
-    texts += [canonical(architecture.layers) for architecture in files.values()]
+    layers = [*map(parse, config.layers), *(each.layers for each in files.values())]
     fields: dict[str, Any] = {
-        "candidates": tuple(dict.fromkeys(texts)),
+        "candidates": tuple(dict.fromkeys(map(canonical, layers))),
         "suite": config.suite or "smoke",
         "dim": widths.pop() if widths else config.dim,
         "position": positions.pop() if positions else config.position or "none",
@@ -250,28 +205,24 @@ def bench(config: BenchConfig, typed: Written, how: ExecutionConfig) -> Report:
     return _begin(config, how, None, files, protocol=protocol, **fields)
 
 
-RESUME_ABOUT = """\
-Continue a study after any stop: results are kept, the other runs are started. The execution may
-change from session to session, the definition does not."""
-RESUME_EXAMPLES = (
-    "mad resume first",
-    "mad resume first --parallel 4 --budget 2h",
-    "mad resume first --executor ray --ray-address auto",
-    "mad resume first --retry-failed",
-)
-
-
 @dataclass(frozen=True, kw_only=True)
-class ResumeConfig(SessionConfig):
-    """Options of `mlxhog mad resume`."""
-
+class _Resume(_Session):
     study: str = argument("STUDY", "a name under studies/, or a path")
     retry_failed: bool = switch("also repeat failed runs")
 
 
-@command("mad resume", RESUME_ABOUT, RESUME_EXAMPLES, ResumeConfig, ExecutionConfig)
-def resume(config: ResumeConfig, how: ExecutionConfig) -> Report:
-    """Continue a study."""
+@command("mad resume")
+def resume(config: _Resume, how: ExecutionConfig) -> Report:
+    """Continue a study after any stop: results are kept, the other runs are started.
+
+    The execution may change from session to session, the definition does not.
+
+    Examples:
+        mad resume first
+        mad resume first --parallel 4 --budget 2h
+        mad resume first --executor ray --ray-address auto
+        mad resume first --retry-failed
+    """
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.study.store import find
 
@@ -281,16 +232,10 @@ def resume(config: ResumeConfig, how: ExecutionConfig) -> Report:
     return _session(store, study, how, config, retry_failed=config.retry_failed)
 
 
-# -- the definition of a study ---------------------------------------------------------------------
-
-
 def _protocol(typed: Written) -> dict[str, object]:
     """Return the written fields of the protocol as plain values; steps replace a suite's epochs.
 
     Numbers of an optimizer that is not named are those of the suite's.
-
-    Raises:
-        ConfigError: every problem of them, and of the command line.
     """
     chosen = typed.read(Protocol)
     if chosen.unused:
@@ -307,10 +252,10 @@ def _protocol(typed: Written) -> dict[str, object]:
 
 
 def _begin(
-    config: StudyConfig,
+    config: _Study,
     how: ExecutionConfig,
-    default_name: str | None,
-    files: Mapping[str, MADConfig] = MappingProxyType({}),
+    name: str | None,
+    files: "Mapping[str, MADConfig]" = MappingProxyType({}),
     **fields: Any,
 ) -> Report:
     """Begin a study, or continue the same one.
@@ -318,14 +263,9 @@ def _begin(
     Args:
         config: the options that all studies share.
         how: the execution.
-        default_name: name of the study without --study; None is made of its definition.
+        name: of the study without --study; None is made of its definition.
         files: architectures that must be made for rows as long as those of the suite.
         fields: the other fields of the study.
-
-    Raises:
-        ConfigError: the workers, the tasks or the execution are impossible.
-        EnvironmentLacks: a backend is missing here.
-        StudyError: the directory holds another study, or one of another version.
     """
     from mlxhog.base import machine
     from mlxhog.base.workers import backend_here, resolve_workers
@@ -352,18 +292,15 @@ def _begin(
     for file, architecture in files.items():
         check_reach(file, architecture, rows)
     digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
-    name = config.study or default_name or f"bench-{study.suite}-{digest[:8]}"
+    name = config.study or name or f"bench-{study.suite}-{digest[:8]}"
     return _session(store_of(study, how.out, name), study, how, config)
 
 
-# -- a session -------------------------------------------------------------------------------------
-
-
 def _session(
-    store: Store,
-    study: Study,
+    store: "Store",
+    study: "Study",
     how: ExecutionConfig,
-    config: SessionConfig,
+    config: _Session,
     *,
     retry_failed: bool = False,
 ) -> Report:
@@ -377,7 +314,7 @@ def _session(
     check_execution(how, study)
     parallel = how.resolve_parallel(study, here)
     if config.dry_run:
-        return _dry_run(store, study, how, parallel)
+        return Report(_plan(store, study, how, parallel))
     store = open_store(study, store.directory.parent, store.name)
     threads = parallel * study.cores
     if threads > here.cores and how.ray_address is None and not config.quiet:
@@ -389,39 +326,37 @@ def _session(
     view = shown(sys.stderr, quiet=config.quiet)
     outcome = execute(store, study, how, parallel, view, retry_failed=retry_failed)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
-    best = None if failed else outcome.best
-    statuses = ("done", "failed", "pruned", "diverged")
     facts = {
         "study": str(store.directory),
         "status": outcome.status,
-        "runs": {name: outcome.statuses.get(name, 0) for name in statuses},
+        "runs": {
+            name: outcome.statuses.get(name, 0) for name in ("done", "failed", "pruned", "diverged")
+        },
         "seconds": outcome.elapsed_s,
-        "best": None if best is None else asdict(best),
+        "best": None if failed or outcome.best is None else asdict(outcome.best),
     }
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
     state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
-    head = (
+    text: list[Any] = [
         f"{state}: {sum(outcome.statuses.values())} runs have ended ({counts or 'none'}) after "
-        f"{format_duration(outcome.elapsed_s)} of this session"
-    )
+        f"{format_duration(outcome.elapsed_s)} of this session",
+        {"best": facts["best"]},
+    ]
     default = options(type(how))["out"].default
     name = shlex.quote(store.name if how.out == default else str(store.directory))
-    notes = []
     if outcome.statuses.get("failed"):
-        notes.append(
+        text.append(
             f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
             f"again with mlxhog mad resume {name} --retry-failed"
         )
     if outcome.status != "done":  # its budget is used up
         flags = written(how, leave_out=("budget", "out"))
-        notes.append(f"continue: mlxhog mad resume {name}" + f" {flags}" * bool(flags))
-    notes += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
-    code = 1 if failed else {"interrupted": 130}.get(outcome.status, 0)
-    return Report(facts, head, words={"best": facts["best"]}, notes=notes, code=code)
+        text.append(f"continue: mlxhog mad resume {name}" + f" {flags}" * bool(flags))
+    text += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
+    return Report(facts, text, 1 if failed else INTERRUPTED * (outcome.status == "interrupted"))
 
 
-def _dry_run(store: Store, study: Study, how: ExecutionConfig, parallel: int) -> Report:
-    """Return the plan of a session."""
+def _plan(store: "Store", study: "Study", how: ExecutionConfig, parallel: int) -> dict[str, Any]:
     from mlxhog.mad.training.evaluation import most_steps
 
     records = store.records()
@@ -435,19 +370,17 @@ def _dry_run(store: Store, study: Study, how: ExecutionConfig, parallel: int) ->
             mean_s = sum(one.seconds for one in records) / len(records)
             seconds = mean_s * runs_left / parallel
             seconds = round(min(seconds, how.limit.seconds or seconds))
-    return Report(
-        {
-            "study": store.name,
-            "suite": study.suite,
-            "dim": study.measured.dim,
-            "workers": study.workers,
-            "candidates": study.choices.count,
-            "runs_each": study.runs_each,
-            "seeds": list(study.seeds),
-            "runs": runs,
-            "ended": len(records),
-            "steps": steps,
-            "parallel": parallel,
-            "estimated_seconds": seconds,
-        }
-    )
+    return {
+        "study": store.name,
+        "suite": study.suite,
+        "dim": study.measured.dim,
+        "workers": study.workers,
+        "candidates": study.choices.count,
+        "runs_each": study.runs_each,
+        "seeds": list(study.seeds),
+        "runs": runs,
+        "ended": len(records),
+        "steps": steps,
+        "parallel": parallel,
+        "estimated_seconds": seconds,
+    }

@@ -1,16 +1,14 @@
 """`mlxhog mad train`: one candidate on one task."""
 
-from __future__ import annotations
-
-import sys
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_duration
-from mlxhog.cli.flags import Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import Report, command
-from mlxhog.cli.mad.data import OTHERWISE, SET_FLAG, read_settings, set_flag
+from mlxhog.cli.flags import Part, Quiet, Written
+from mlxhog.cli.frame import EXIT_CODES, Report, command
+from mlxhog.cli.mad.data import OTHERWISE, Settings, read_settings
+from mlxhog.cli.ticker import Tick, ticking
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import numbers_of, option, switch
 from mlxhog.config.sources import Layer, resolve, values_of
@@ -19,37 +17,21 @@ from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.cli.ticker import Ticker
     from mlxhog.mad.run import Callbacks, Point, RunConfig
     from mlxhog.mad.training.run_plan import RunPlan
 
-ABOUT = """\
-Train one candidate on one task and score it on held-out rows. By default it is the task's baseline,
-for at most 2,000 steps; it ends as soon as 0.999 of the test positions are right.
-`mlxhog mad tasks` lists the tasks and their settings, `mlxhog mad layers` the layers."""
-EXAMPLES = (
-    'mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"',
-    'mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3',
-    "mad train --task M --arch arch.yaml --backend mlx --steps 500 --json",
-    'mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu',
-    'mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR',
-)
-MAIN = (
-    "task", "set", "layers", "arch", "dim", "backend", "workers", "batch_size", "optimizer", "lr",
-    "steps", "epochs", "seed", "save", "dry_run", "json",
-)  # fmt: skip
-LAYERS_HELP = 'the layers, as words or one text, such as "(mlstm swiglu)*2"'
+MAIN = """task set layers arch dim backend workers batch_size optimizer lr steps epochs seed save
+dry_run json"""
 OF_PLAN = ("key", "candidate", "config", "label", "host", "at")
 """Fields of a record that its plan has in other words."""
-EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CandidateConfig(Plugins, Quiet):
-    """Options of `mlxhog mad train` in addition to those of protocol and workers."""
-
-    set: tuple[str, ...] = set_flag()
-    layers: str | None = option(None, LAYERS_HELP, lines=True, metavar="LAYER")
+class _Candidate(Settings, Quiet):
+    layers: str | None = option(
+        None, 'the layers, as words or one text, such as "(mlstm swiglu)*2"', lines=True,
+        metavar="LAYER",
+    )  # fmt: skip
     dry_run: bool = switch("say what would run, and stop")
     task: str = option("in-context-recall", "the task, by its full or short name")
     arch: str | None = option(
@@ -57,20 +39,16 @@ class CandidateConfig(Plugins, Quiet):
     )
     dim: int | None = option(None, "width; 128, or the architecture's own", low=1, none="its own")
     position: str | None = option(
-        None,
-        "positions added to the embedding; none, or the architecture's own",
-        choices=("none", "learned", "sincos"),
-        none="its own",
-    )
+        None, "positions added to the embedding; none, or the architecture's own",
+        choices=("none", "learned", "sincos"), none="its own",
+    )  # fmt: skip
     backend: str | None = option(
         None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="auto"
     )
     workers: str | None = option(
-        None,
-        "several workers: a number, or backends such as mlx:cpu,torch:cpu*2",
-        none="one",
+        None, "several workers: a number, or backends such as mlx:cpu,torch:cpu*2", none="one",
         excludes=("backend",),
-    )
+    )  # fmt: skip
     threads: int | None = option(
         None, "threads of each worker; auto shares the cores", low=1, none="auto"
     )
@@ -79,23 +57,31 @@ class CandidateConfig(Plugins, Quiet):
 
 
 @command(
-    "mad train", ABOUT, EXAMPLES,
-    CandidateConfig, Part(Protocol, PROTOCOL),
-    lambda: Part(TrainConfig, worker_options(), merged=True),
+    "mad train", Part(Protocol, PROTOCOL), Part(TrainConfig, worker_options),
     main=MAIN, otherwise=OTHERWISE,
 )  # fmt: skip
-def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> Report:
-    """Train a candidate."""
-    problems = protocol.unused
+def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report:
+    """Train one candidate on one task and score it on held-out rows.
+
+    By default it is the task's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the
+    test positions are right. `mlxhog mad tasks` lists the tasks and their settings, `mlxhog mad
+    layers` the layers.
+
+    Examples:
+        mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"
+        mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3
+        mad train --task M --arch arch.yaml --backend mlx --steps 500 --json
+        mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu
+        mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
+    """
+    problems = [*written.problems, *protocol.unused]
     if candidate.layers is None and candidate.arch is None:
-        problems.append(f"give the candidate, as in mlxhog {EXAMPLES[0]}, or with --arch FILE")
-    together = resolve(TrainConfig, [written.values], [*written.problems, *problems])
+        problems.append('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
+    together = resolve(TrainConfig, [written.values], problems)
     of_workers = _worker_options(together, written.values)
     settings = read_settings(candidate.set)
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.base.interrupts import Interrupts
     from mlxhog.checkpoint.formats.saving import check_target
-    from mlxhog.cli.ticker import Ticker
     from mlxhog.mad.tasks.dataset import held_length
     from mlxhog.mad.training import candidate as training
     from mlxhog.mad.training.run_plan import make_run_plan
@@ -111,46 +97,41 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
         return Report(facts | {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes})
     errors = list[MlxhogError]()
 
-    def save(arena: Arena) -> None:
+    def save(arena: "Arena") -> None:
         try:
             if target is not None:
                 training.save_checkpoint(plan.asked, target, arena)
         except MlxhogError as error:  # the numbers are printed nevertheless
             errors.append(error)
 
-    with Interrupts() as signals, Ticker(sys.stderr, quiet=candidate.quiet, signals=signals) as on:
+    line = candidate.status()
+    with ticking(line) as tick:
         result = training.train(
             plan.asked,
-            callbacks=_progress(on, plan.limit),
+            callbacks=_shown(tick, plan.limit),
             worker_options=of_workers,
             on_end=save,
-            tell=on.tell,
+            tell=line.tell,
         )
-    first = {name: facts.pop(name) for name in ("task", "layers", "backend")}
     held = {"held_length": held_length(result.by_length)} if result.by_length else {}
     numbers = {name: value for name, value in asdict(result).items() if name not in OF_PLAN}
+    first = {name: facts[name] for name in ("task", "layers", "backend")}
     facts = {**first, **numbers, **held, **facts}
     head = (
         f"{result.status}: {result.steps} steps, {facts['task']}: accuracy {result.acc_token:.4f} "
         f"of tokens" + f", where {result.ceiling:.4f} is possible" * (result.ceiling < 1)
     )
-    notes = []
-    if result.status == "diverged":
-        notes = ["gradients were not finite; lower --lr, or clip them with --clip 1"]
-    elif target is not None and not errors:
-        notes = [f"saved: {candidate.save}; look at it with mlxhog mad show {candidate.save}"]
     hidden = ("curve", "settings", "protocol", "key")
-    return Report(
-        facts,
-        head,
-        words={name: value for name, value in facts.items() if name not in hidden},
-        notes=notes,
-        code=errors[0].exit_code if errors else EXIT_CODES[result.status],
-        remarks=list(map(str, errors)),
-    )
+    text = [head, {name: value for name, value in facts.items() if name not in hidden}]
+    if result.status == "diverged":
+        text.append("gradients were not finite; lower --lr, or clip them with --clip 1")
+    elif target is not None and not errors:
+        text.append(f"saved: {candidate.save}; look at it with mlxhog mad show {candidate.save}")
+    code = errors[0].exit_code if errors else EXIT_CODES[result.status]
+    return Report(facts, text, code, remarks=list(map(str, errors)))
 
 
-def _progress(line: Ticker, limit: int) -> Callbacks:
+def _shown(tick: Tick, limit: int) -> "Callbacks":
     """Return callbacks that show the newest evaluation on a line."""
     from mlxhog.mad.run import Callbacks
 
@@ -158,9 +139,9 @@ def _progress(line: Ticker, limit: int) -> Callbacks:
 
     class Shown(Callbacks):
         def beat(self) -> None:
-            line.tick(lambda: text)
+            tick(lambda: text)
 
-        def point(self, point: Point) -> None:
+        def point(self, point: "Point") -> None:
             nonlocal text
             rate = point.step / max(point.seconds, 1e-9)
             loss = "-" if point.loss is None else f"{point.loss:.3f}"
@@ -172,7 +153,7 @@ def _progress(line: Ticker, limit: int) -> Callbacks:
     return Shown()
 
 
-def _facts(plan: RunPlan) -> dict[str, Any]:
+def _facts(plan: "RunPlan") -> dict[str, Any]:
     """Return the definition of the run as plain values."""
     from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical
@@ -196,11 +177,7 @@ def _facts(plan: RunPlan) -> dict[str, Any]:
 
 
 def _worker_options(together: TrainConfig, named: Layer) -> dict[str, object]:
-    """Return the options of workers by flat names, as in a study.
-
-    Raises:
-        ConfigError: the strategy has a number that is not one of `worker_options`.
-    """
+    """Return the options of workers by flat names, as in a study."""
     values, strategy = values_of(together), together.strategy
     chosen = {name: values[name] for name in worker_options() if name in named}
     if strategy is not None:
@@ -215,9 +192,7 @@ def _worker_options(together: TrainConfig, named: Layer) -> dict[str, object]:
     return chosen
 
 
-def _run_config(
-    candidate: CandidateConfig, protocol: Protocol, settings: dict[str, str]
-) -> RunConfig:
+def _run_config(candidate: _Candidate, protocol: Protocol, settings: dict[str, str]) -> "RunConfig":
     """Return the configuration of the run, with everything that decides its numbers."""
     from mlxhog.base import machine
     from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
@@ -230,7 +205,7 @@ def _run_config(
     from mlxhog.models.registry import load_candidate
 
     here, task = machine.here(), tasks.find(candidate.task)
-    chosen = tasks.resolve(task.name, settings, origin=SET_FLAG)
+    chosen = tasks.resolve(task.name, settings, origin="--set")
     if candidate.arch is None:
         words = " ".join((candidate.layers or "").split("\n"))
         layers, dim, position = parse(words), 128, candidate.position or "none"

@@ -27,8 +27,6 @@ from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.rule import parameter as view_of
 from mlxhog.optim.sparsified import sparsify
-from mlxhog.optim.tables import Tables, parted
-from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.theory.analysis.written import WrittenSteps
 from mlxhog.training.job import Plan
 
@@ -64,6 +62,8 @@ def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...
     grouped: dict[tuple[str, str | None], list[Slot]] = {}
     for group in parameter_blocks(model):
         for parameter in group.params:
+            if slots[parameter].kind == "table":  # `conflicts` counts their rows
+                continue
             name = group.name if group.is_layer else _outside(model, parameter)
             grouped.setdefault((name, group.cell), []).append(slots[parameter])
     return tuple(
@@ -142,9 +142,9 @@ class GradientSource:
     """A backend with the model's parameters in it, and the batches.
 
     Attributes:
-        flat: the last gradient, (n,) float32, laid out as the backend's inbox of parameters.
+        params: (n,) float32, laid out as in an arena.
+        flat: the last gradient, likewise, without that of tables.
         grads: the same by parameter; valid until the next gradient.
-        table_rows: the rows of tables of n-grams that the last batch touched; likewise.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -158,27 +158,18 @@ class GradientSource:
             cpu_blas=plan.config.cpu_blas,
             compute_dtype=plan.config.compute_dtype,
         )
-        tables = np.zeros(sum(slot.size for slot in layout.tables.values()), np.float32)
-        self.tables = Tables(
-            flat=tables,
-            slots=layout.tables,
-            means=np.zeros(len(layout.tables)),
-            locks=None,
-            mode=WRITE_MODES["racy"],
-        )
-        of_tables = {name: view_of(tables, slot) for name, slot in layout.tables.items()}
-        self.backend.bind(plan.model, layout.slots, layout.n_floats, None, plan.sampled, of_tables)
-        views = {name: view_of(self.backend.inbox, slot) for name, slot in layout.slots.items()}
+        self.backend.bind(plan.model, layout, None, plan.sampled)
+        self.params = np.zeros(layout.n_floats, np.float32)
+        views = {name: view_of(self.params, slot) for name, slot in layout.slots.items()}
         if subject.checkpoint is None:
             for name, value in init_params(plan.model, plan.config.seed).items():
                 views[name][...] = value
         else:
-            formats.open(subject.checkpoint).copy_into(views | of_tables)
-        self.backend.refresh()
+            formats.open(subject.checkpoint).copy_into(views)
+        self.backend.take(self.params)
         self.batches = subject.batches()
-        self.flat = np.zeros(layout.n_floats, np.float32)
+        self.flat = np.zeros(layout.n_dense, np.float32)
         self.grads: Grads = {}
-        self.table_rows: dict[str, Rows] = {}
         self._written = self.optimizer() if subject.sparsified else None
 
     def optimizer(self) -> WrittenSteps:
@@ -187,7 +178,7 @@ class GradientSource:
         return WrittenSteps(
             self.subject.steps,
             plan.layout.slots,
-            self.backend.inbox,
+            self.params,
             plan.decay,
             families.hidden_matrices(plan.model),
             families.rate_groups(plan.model),
@@ -207,9 +198,9 @@ class GradientSource:
                 total.add(part_grads, share)
                 loss += share * nats
             grads = total.grads()
-        self.grads, self.table_rows = parted(grads, self.tables)
-        for name, slot in self.subject.plan.layout.slots.items():
-            grad, view = self.grads[name], view_of(self.flat, slot)
+        self.grads = grads
+        for name, slot in self.subject.plan.layout.dense.items():
+            grad, view = grads[name], view_of(self.flat, slot)
             if isinstance(grad, Rows):
                 view[...] = 0.0
                 one = grad.coalesced()
@@ -236,8 +227,8 @@ class GradientSource:
 
     def move(self, step: Float32) -> None:
         """Add a step, laid out as the parameters, to them."""
-        self.backend.inbox[:] += step
-        self.backend.refresh()
+        self.params += step
+        self.backend.take(self.params)
 
 
 def source(lane: Lane, subject: Subject) -> GradientSource:
@@ -290,7 +281,7 @@ def compare_stale_gradients(
         before: batches in the optimizer's state; none at the beginning of training.
     """
     ours = source(lane, subject)
-    params_before, tables_before = ours.backend.inbox.copy(), ours.tables.flat.copy()
+    params_before = ours.params.copy()
     optimizer = ours.optimizer()
     for ticket in before:
         ours.gradient(ticket)
@@ -302,7 +293,6 @@ def compare_stale_gradients(
     results = []
     for done, ticket in enumerate(others[: LAGS[-1]], start=1):
         ours.gradient(ticket)
-        ours.tables.step(ours.table_rows, lr=subject.steps.ngram_lr)
         ours.move(optimizer.step(ours.grads))
         if done in LAGS:
             cosines = []
@@ -310,8 +300,8 @@ def compare_stale_gradients(
                 ours.gradient(one)
                 cosines.append(_cosine(first, ours.flat))
             results.append(StaleGradient(done, float(np.mean(cosines))))
-    ours.backend.inbox[:], ours.tables.flat[:] = params_before, tables_before
-    ours.backend.refresh()
+    ours.params[:] = params_before
+    ours.backend.take(ours.params)
     return tuple(results)
 
 

@@ -22,6 +22,7 @@ from mlxhog.optim import (
     OptimizerChoice,
     Sparsified,
     Target,
+    WithTables,
     gradients,
 )
 from mlxhog.optim.choice import Sharing
@@ -67,7 +68,9 @@ class WrittenSteps:
         config = replace(config, optimizer=with_own_moments(optim.chosen(config)))
         self._config, self._params, self._step = config, params, 0
         self._optimizer: Optimizer = optim.build(config, hidden, groups=groups)
-        self._target = Target.alone(self._optimizer, params.copy(), slots, decay)
+        rule = self._optimizer
+        self._rule = rule.rule if isinstance(rule, WithTables) else rule
+        self._target = Target.alone(rule, params.copy(), slots, decay)
 
     def masks(self, grads: Grads) -> dict[str, NDArray[np.bool_]]:
         """Return the elements that the next step writes for this gradient.
@@ -76,10 +79,10 @@ class WrittenSteps:
             ShapeError: a gradient does not belong to its parameter.
         """
         step, slots = self.step(grads), self._target.slots
-        if not isinstance(self._optimizer, Sparsified):
+        if not isinstance(self._rule, Sparsified):
             return {name: parameter(step, slots[name]) != 0 for name in grads}
         masks = {}
-        for name, at in self._optimizer.written.items():
+        for name, at in self._rule.written.items():
             mask = np.zeros(slots[name].size, np.bool_)
             mask[at] = True
             masks[name] = mask.reshape(slots[name].shape)
@@ -90,9 +93,10 @@ class WrittenSteps:
         self._step += 1
         np.copyto(self._target.flat, self._params)
         target, step = self._target, np.zeros_like(self._params)
-        if not isinstance(self._optimizer, Sparsified):
+        if not isinstance(self._rule, Sparsified):
             target = replace(target, pending=step)
-        scale = gradients.clip_factor(gradients.global_norm(grads), self._config.clip)
+        norm = gradients.global_norm(gradients.without_tables(grads, target.slots))
+        scale = gradients.clip_factor(norm, self._config.clip)
         lr = self._config.top_lr
         self._optimizer.step(target, grads, lr=lr, step=self._step, grad_scale=scale)
         return step if target is not self._target else self._target.flat - self._params

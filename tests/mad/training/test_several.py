@@ -52,7 +52,7 @@ def train_two(config, **how):
     if last:
         plan = make_run_plan(config)
         backend = backends.create("torch:cpu", threads=1, kernels="native", cpu_blas="auto")
-        backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, last[0])
+        backend.bind(plan.model, plan.layout, last[0])
         scores = score(backend, plan.task_rows.dataset(), plan.model, beat=lambda: None)
         assert {name: getattr(result, name) for name in scores} == scores
         assert result.curve[-1].step == result.steps

@@ -1,0 +1,208 @@
+"""`mlxhog mad board` and `plot`: what a study found; `vote` and `scale`: from it to a model."""
+
+import shlex
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from mlxhog.base.durable import replace_file
+from mlxhog.base.paths import expanded
+from mlxhog.cli.flags import Json, Plugins
+from mlxhog.cli.frame import Report, command, writable
+from mlxhog.config.options import argument, option
+from mlxhog.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Study(Plugins, Json):
+    study: str = argument("STUDY", "a name under studies/, or a path")
+
+
+@command("mad board")
+def board(config: _Study) -> Report:
+    """Print the leaderboard of a study, from its directory only, during the study and after it.
+
+    Scores are in [0, 1]: the mean over the tasks, +- the 95 % interval over seeds. Incomplete
+    candidates are last; the last line counts them.
+
+    Examples:
+        mad board first
+        mad board studies/first --json
+    """
+    from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
+    from mlxhog.mad.study.store import find
+
+    ranking = read_ranking(find(config.study))
+    return Report(to_json(ranking), [section(ranking)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plot(_Study):
+    out: str | None = option(None, "folder for the files; none: plots/ in the study's")
+
+
+@command("mad plot")
+def plot(config: _Plot) -> Report:
+    """Write the plots of a study as PNG files, and one HTML page with them and the leaderboard.
+
+    The page needs no network, has a light and a dark theme, and can be printed. The plots are
+    learning curves per task; score with its interval against parameters, state and time, with the
+    Pareto front. The study may be running.
+
+    Examples:
+        mad plot first
+        mad plot first --out figures
+        mad plot first --json
+    """
+    from mlxhog.mad.report.leaderboard import read_ranking
+    from mlxhog.mad.report.page import page, plots
+    from mlxhog.mad.study.store import find
+    from mlxhog.report import charts
+
+    store = find(config.study)
+    ranking = read_ranking(store, curves=True)
+    folder = expanded(config.out) if config.out else store.directory / "plots"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create {folder}: {error.strerror}; choose another --out"
+        ) from error
+    drawn, target = list(plots(ranking)), folder / "index.html"
+    written = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
+    for plot in drawn:
+        replace_file(Path(written[plot.name]), plot.png(charts.LIGHT))
+    replace_file(target, page(ranking, drawn, version=version("mlxhog")).encode())
+    facts = {"page": str(target), "plots": written, "partial": ranking.lacking}
+    return Report(facts, [*written.values(), str(target), *filter(None, [ranking.lacking])])
+
+
+def _target(out: str) -> Path:
+    if Path(out).suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--out is {out}; name a YAML file, such as winner.yaml")
+    return writable("--out", out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Vote(_Study):
+    top: int | None = option(None, "number of voters, the best", low=1, none="auto")
+    out: str | None = option(None, "model file to write or replace")
+
+
+@command("mad vote")
+def vote(config: _Vote) -> Report:
+    """Let the best candidates of a study vote on every slot.
+
+    The result is written as a model file for `mlxhog train --model`. The scores are split in two
+    with the least variance within both parts, and the upper part votes; with --top the K best vote.
+
+    Examples:
+        mad vote first
+        mad vote first --top 5 --out winner.yaml
+        train --model winner.yaml --time 10m
+    """
+    from mlxhog.mad import winner
+    from mlxhog.mad.study.store import find
+    from mlxhog.models.mad.sequence import parse
+
+    path = None if config.out is None else _target(config.out)
+    store = find(config.study)
+    rows = winner.finished(store)
+    slots, voters = winner.vote([(row.layers, row.worth) for row in rows], config.top)
+    winners = tuple(next(iter(votes)) for votes in slots)
+    layers = " ".join(winners)
+    if path is not None:
+        winner.write(path, winner.model(store, parse(layers)))
+    places = {row.layers: (place, row.score) for place, row in enumerate(rows, start=1)}
+    place, score = places.get(winners, (None, None))
+    facts = {
+        "layers": layers,
+        "slots": [
+            {"slot": n, "layer": one, "votes": votes}
+            for n, (one, votes) in enumerate(zip(winners, slots, strict=True), start=1)
+        ],
+        "voters": [{"layers": " ".join(own), "score": worth} for own, worth in voters],
+        "candidates": len(rows),
+        "score": score,
+        "file": config.out,
+    }
+    part = f"the best {config.top}" if config.top else "the upper part"
+    head = (
+        f"{len(voters)} of {len(rows)} candidates vote, scores {voters[0][1]:.3f} to "
+        f"{voters[-1][1]:.3f}: {part}, those of {len(slots)} layers"
+    )
+    measured = "no candidate of the study has these layers: their score is unknown"
+    if place is not None:
+        measured = f"place {place} of {len(rows)} in the study, score {score:.3f}"
+    top = "" if config.top is None else f" --top {config.top}"
+    after = [f"next: mlxhog mad vote {shlex.quote(config.study)}{top} --out winner.yaml"]
+    if config.out is not None:
+        out, depth = shlex.quote(config.out), 2 * len(slots)
+        after = [
+            f"next: mlxhog train --model {out}",
+            f"      mlxhog mad scale {out} --depth {depth} --out deeper.yaml",
+        ]
+    words = {"slots": facts["slots"], "layers": layers, "score": measured}
+    return Report(facts, [head, words, *after])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scale(Plugins, Json):
+    what: tuple[str, ...] = argument("WHAT...", "a study or an architecture")
+    depth: int = option(0, "layers of the new model", low=1, required=True)
+    how: str = option(
+        "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
+    )
+    out: str = option("", "model file to write or replace", required=True)
+    unit: str = option(
+        "auto", "unit of repetition; auto: blocks if the layers are blocks",
+        choices=("auto", "layer", "block"),
+    )  # fmt: skip
+    dim: int | None = option(None, "width of the new model", low=1, none="its own")
+    vocab: int | None = option(None, "tokens of its vocabulary", low=1, none="its own")
+
+
+@command("mad scale")
+def scale(config: _Scale) -> Report:
+    """Make an architecture deeper, and write it as a model file for `mlxhog train --model`.
+
+    WHAT is a study (its best candidate), or an argument of `mlxhog mad show`: a YAML file, a name,
+    a line of layers. `stack` repeats the whole sequence, `stretch` every part in its place. Results
+    of a search with few layers are better stacked, those with 16 or more stretched (Composer,
+    arXiv:2510.00379). Blocks of a mixer and a channel map stay together.
+
+    Examples:
+        mad scale first --depth 16 --out deep.yaml
+        mad scale winner.yaml --depth 24 --how stretch --dim 256 --out deep.yaml
+        mad scale "mlstm swiglu slstm swiglu" --depth 16 --out deep.yaml
+        train --model deep.yaml --time 10m
+    """
+    from mlxhog.mad import winner
+    from mlxhog.models.families import param_count
+    from mlxhog.models.mad.sequence import canonical
+
+    path = _target(config.out)
+    source, cfg = winner.read_source(" ".join(config.what))
+    own, stack = winner.unit_of(cfg.layers), config.how == "stack"
+    unit = {"auto": own, "layer": 1, "block": max(2, own)}[config.unit]
+    deep = replace(
+        cfg,
+        layers=winner.scaled(cfg.layers, config.depth, unit, stack=stack),
+        hidden_size=config.dim or cfg.hidden_size,
+        vocab_size=config.vocab or cfg.vocab_size,
+    )
+    winner.write(path, deep)
+    rest = len(deep.layers) % len(cfg.layers) if stack else 0
+    facts = {
+        "from": source,
+        "layers": canonical(deep.layers),
+        "depth": len(deep.layers),
+        "how": config.how,
+        "unit": unit,
+        "cut": rest > 0,
+        "dim": deep.hidden_size,
+        "params": param_count(deep),
+        "file": config.out,
+    }
+    cut = [f"the last copy ends after {rest} of its {len(cfg.layers)} layers"] * bool(rest)
+    return Report(facts, [facts, *cut, f"next: mlxhog train --model {shlex.quote(config.out)}"])
