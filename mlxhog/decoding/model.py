@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import run_of
@@ -52,7 +53,7 @@ class Model:
         sampling: Sampling,
         *,
         by: RecurrentModel | None = None,
-        **sizes: int,
+        **sizes: Any,
     ) -> Iterator[Piece]:
         """Answer prompts together, token by token.
 
