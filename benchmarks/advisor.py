@@ -24,17 +24,11 @@ from harness.machine import ROOT, smallest
 from harness.page import read
 
 from mlxhog.strategies import SSP, Hogwild, LocalSGD, RoundRobin, Scaffold, Serial, Sync
-from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import (
-    BY_SPEED,
-    LOCAL_COST,
-    STALENESS_COST,
-    arms,
-    recommend,
-)
+from mlxhog.strategies.sync import BY_SPEED
 from mlxhog.theory.simulator.machine import Simulation, Worker
 from mlxhog.theory.simulator.objectives import SHARED, Learner, Quadratic
 from mlxhog.theory.simulator.times import times_of
+from mlxhog.theory.workload import LOCAL_COST, STALENESS_COST, Profile, arms, recommend
 
 STRATEGIES = (
     Serial(), Sync(), BY_SPEED, Hogwild(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
@@ -211,10 +205,8 @@ def seconds_to_target(scenario, arm, seeds):
 
 def judge(scenario, seeds):
     """What the advisor answers, and what is true."""
-    known = arms(scenario.profile, STRATEGIES)
-    if scenario.profile.reproducible:
-        known = {kind: arm for kind, arm in known.items() if arm.repeats}
-    truth = {arm.name: seconds_to_target(scenario, arm, seeds) for arm in known.values()}
+    known = arms(scenario.profile, STRATEGIES).values()
+    truth = {arm.name: seconds_to_target(scenario, arm, seeds) for arm in known}
     advice = recommend(scenario.profile, STRATEGIES)
     pair = [one for one in (advice.first, advice.second) if one is not None]
     other_seeds = [1000 + seed for seed in seeds]
@@ -224,7 +216,7 @@ def judge(scenario, seeds):
     return {
         "scenario": scenario.name,
         "planted": sorted(scenario.planted),
-        "rule": advice.rule,
+        "rule": advice.rule.topic,
         "advised": advice.first.name,
         "tried": {name: round(value, 2) for name, value in tried.items()},
         "answer": answer,

@@ -4,7 +4,7 @@
     python benchmarks/state_tracking.py --quick    one seed
 
 Blocks of a mixer and swiglu are trained by suite `state` on rows of 40 elements, and scored at
-every position of rows of 2,048 (`mlxhog/mad/tasks/state_tracking.py`). Units of an sLSTM see each
+every position of rows of 2,048 (`mlxhog/mad/tasks/automata.py`). Units of an sLSTM see each
 other's past, so it keeps a running product at any length; the gates of the mLSTM see the present
 token only, and are positive. Signed ones help with parity, whose products commute.
 
@@ -22,7 +22,7 @@ from harness.machine import smallest
 
 from mlxhog.base.processes import environment, limits_of_threads
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.tasks.state_tracking import ORDERS
+from mlxhog.mad.tasks.automata import ORDERS
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import canonical, parse
 

@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.mad.tasks import IGNORED
-from mlxhog.mad.tasks.task import Fixed, Rng, Rows, Task, seq_len, vocab
+from mlxhog.mad.tasks.task import Fixed, Rng, Rows, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,7 @@ class Reverse(Task):
     short: ClassVar[str] = "MY"
     about: ClassVar[str] = "the first half in reverse order"
 
-    vocab: int = vocab(16)
-    seq_len: int = seq_len(17)
+    seq_len: int = 17
 
     def broken_rules(self) -> Iterator[str]:
         """Yield what the settings must not be, with what they may be instead."""

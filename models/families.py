@@ -28,6 +28,19 @@ FAMILIES: Mapping[str, type[ModelConfig]] = {
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 
 
+EXPORTED = "mlxhog"
+"""The model_type of an export that transformers loads by a class of ours."""
+
+
+def without_export(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a model, as they were before an export with a class of ours."""
+    if data.get("model_type") != EXPORTED:
+        return dict(data)
+    family = data.get("family")
+    added = {"family", *["num_hidden_layers"] * (family == MADConfig.model_type)}
+    return {k: v for k, v in data.items() if k not in added} | {"model_type": family}
+
+
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     """Read a model's config; `model_type` chooses the family.
 
@@ -42,6 +55,7 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
         ConfigError: an unknown family, or fields that the family refuses.
     """
     check_names("the architecture", data)
+    data = without_export(data)
     if "space" in data:
         raise ConfigError(
             "this is a space of architectures, not an architecture; give it to "

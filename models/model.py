@@ -132,9 +132,9 @@ class ModelConfig(Fields, ABC):
     model_type: ClassVar[str]  # the family, a key of `families.FAMILIES`
     title: ClassVar[str]  # name of the family for people
     untied_head: ClassVar[str] = "lm_head.weight"  # H where it is not the embedding
-    hf: ClassVar[Literal["class", "code", ""]] = ""  # a class of transformers, or code of ours
     in_xlstm: ClassVar[bool] = True  # whether the xlstm package has the architecture
-    hf_cache = True  # whether transformers' class can generate with its cache
+    in_transformers = False  # whether transformers has a class for it; else an export has ours
+    hf_cache = True  # whether that class can generate with its cache
     num_hidden_layers = 0  # number of blocks
     max_length = 0  # longest sequence, if positions or layers are made for one
     norm_eps = 1e-6  # epsilon of every norm
@@ -147,10 +147,6 @@ class ModelConfig(Fields, ABC):
     hidden_size: int = positive("width of the residual stream", high=MOST_WIDTH)
     bos_token_id: int | None = option(None, "begins a document; a run takes its tokenizer's")
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    def unlike_transformers(self, tensors: Mapping[str, Any]) -> str:
-        """Return why transformers' class would compute something else; "" if it does not."""
-        return ""
 
     def to_package(self) -> dict[str, Any] | None:
         """Return the nested mappings of the xlstm package's config; None if it is flat."""

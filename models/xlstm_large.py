@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
@@ -39,7 +39,6 @@ class XLSTMLargeConfig(XLSTMConfig):
 
     model_type: ClassVar[str] = "xlstm"
     title: ClassVar[str] = "xLSTM Large"
-    hf: ClassVar[Literal["class", "code", ""]] = "class"
     spellings = SPELLINGS
     no_effect = frozenset(  # choose kernels or label files, never the mathematics
         "architectures transformers_version dtype torch_dtype chunkwise_kernel sequence_kernel "
@@ -117,16 +116,10 @@ class XLSTMLargeConfig(XLSTMConfig):
         """Whether transformers can cache the state, whose size it rounds up to a multiple of 64."""
         return all(width % 64 == 0 for width in (self.qk_dim, self.v_dim))
 
-    def unlike_transformers(self, tensors: Mapping[str, Any]) -> str:
-        """Return why transformers' class would compute something else; "" if it does not."""
-        if not self.add_out_norm:
-            return (
-                "the model has no final norm (add_out_norm false), but transformers always applies "
-                "one"
-            )
-        if self.out_norm_bias and tensors[f"{OUT_NORM}.bias"].any():
-            return f"the final norm has a bias ({OUT_NORM}.bias), and transformers' has none"
-        return ""
+    @property
+    def in_transformers(self) -> bool:  # type: ignore[override]  # of other families likewise
+        """Whether it has a final norm, as transformers' always, and no tables."""
+        return self.add_out_norm and not self.ngram_orders
 
     @property
     def qk_dim(self) -> int:

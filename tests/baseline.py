@@ -4,6 +4,9 @@
     python -m tests.baseline --write             record all of them anew, three minutes
     python -m tests.baseline --write --only lion record the entries whose name contains a text
 
+The names in the record are the table: they have the flags of trainings and dry runs. With `--only`
+a name that no entry contains is added, such as "dry run: --epochs 2".
+
 `bits` has the SHA-256 of the parameters at the end of a training, and how far they moved. The hash
 counts where instruction set, C library, BLAS, torch, MLX and NumPy are the recorded ones; else the
 distance counts, within BASELINE_DISTANCE. `help` is compared by digest with the recorded minor
@@ -20,7 +23,7 @@ import platform
 import sys
 import tempfile
 from contextlib import chdir, redirect_stdout
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
@@ -47,137 +50,9 @@ TINY = (
 )
 MINUTE = f"--model minute --steps 40 {QUIET}"
 
-TWO_WORKERS = """
-sync
-sync --grad-accumulation 2
-sync --optimizer muon
-round_robin
-round_robin --lr-workers sqrt
-round_robin --predict last --moments shared
-round_robin --delay-feedback
-avg_runs
-avg_runs --split dirichlet --split-alpha 0.5
-local_sgd --average-every 2
-local_sgd --average-every 2 --local-after 3
-fedprox --average-every 2
-fedprox --average-every 2 --prox-mu 0.5 --prox decoupled
-scaffold --average-every 2
-scaffold --average-every 3
-diloco --average-every 2
-diloco --average-every 2 --outer-lr 0.5 --outer-momentum 0.8
-"""
-"""Strategies that repeat whatever the timing."""
+TWO_WORKERS = "sync round_robin avg_runs local_sgd fedprox scaffold diloco".split()
+"""Strategies that repeat whatever the timing; others repeat with one worker only."""
 
-ONE_WORKER = """
-serial
-serial --predict own
-serial --sparsify topk:0.2
-serial --sparsify threshold:0.5 --error-feedback false
-sim
-sim --sim-staleness uniform:0:3
-sim --sim-staleness speed:1,1,4 --lr-workers linear
-sim --sim-staleness fixed:3 --staleness-lr linear:0.5
-sim --sim-staleness fixed:3 --staleness-lr delay_adaptive
-sim --sim-staleness fixed:3 --delay-compensation adaptive:0.1
-sim --sim-staleness fixed:3 --delay-feedback
-sim --sim-staleness fixed:3 --optimizer muon
-sim --sim-staleness fixed:3 --optimizer lion
-hogwild
-hogwild --predict own
-hogwild --moments shared
-hogwild --moments shared --predict last
-hogwild --blocks disjoint --rotate-every 2
-hogwild --async-after 0.5
-hogwild --optimizer muon
-async_ps
-async_ps --staleness-lr exp:0.9
-ssp
-ssp --slack 2
-locked
-locked --delay-compensation constant:0.1
-aig
-aig --rescale-by-speed
-"""
-"""Strategies whose order is decided by timing, so that they repeat with one worker only."""
-
-OPTIMIZERS = """
-adamw --beta1 0.8 --beta2 0.99 --eps 1e-6 --weight-decay 0.05
-adamw --beta2-half-life 1000
-adan
-adan --beta1 0.8 --beta2 0.9 --beta3 0.8 --eps 1e-6
-apollo
-apollo --projection-rank 2 --projection-scale 3 --projection-every 3
-apollo --projection-rank 3
-apollo-mini
-apollo-mini --projection-scale 3 --projection-every 3
-lion
-lion --beta1 0.85 --beta2 0.9
-momentum
-momentum --momentum 0.5 --weight-decay 0.2
-muon
-muon --nesterov 0.15 --beta1 0.8 --eps 1e-6
-muon --orthogonalization ns5
-muon --orthogonalization-rows 8 --orthogonalization-every 3
-sgd
-sgd --weight-decay 0.2 --clip 0
-soap
-soap --precondition-every 3 --beta2-half-life 1000
-"""
-
-SCHEDULES = """
-constant
-constant --warmup 0.5
-cosine --warmup 0.3 --lr-floor 0.3
-wsd
-wsd --warmup 0.3 --lr-floor 0.5
-inverse
-inverse --backoff-steps 3
-backoff
-backoff --backoff-steps 3 --backoff-beta 0.5
-backoff --backoff-epochs 1
-"""
-
-DRY_RUNS = """
---workers torch:cpu*2
---workers mlx:cpu
---workers mlx:cpu,torch:cpu
---model tiny
---model 5m
---model 10m --time 10m
---model 7to1-tiny
---model 5m-v1
---model mad-striped
---model lfm2-tiny
---model tiny --set hidden_size=64,num_heads=2
---model minute --set ngram_orders=2-3
---seq-len 64 --batch-size 8
---grad-accumulation 4
---steps 100
---tokens 1000000
---epochs 2
---val tail --tokenizer bytes
---eval-every 100 --eval-tokens 4096
---optimizer adamw
---optimizer adamw --lr 0.001 --clip 1
---optimizer adan
---optimizer apollo
---optimizer lion
---optimizer momentum
---optimizer sgd
---optimizer soap
---schedule constant
---schedule wsd --warmup 0.1
---schedule inverse
---strategy hogwild --moments shared
---strategy sync --determinism rounds --steps 100
---strategy local_sgd
---strategy diloco
---strategy scaffold
---strategy async_ps
---strategy ssp --slack 2
---strategy locked
---strategy sim --workers mlx:cpu
-"""
 OF_THE_MACHINE = (
     "worker_bytes memory_bytes memory_limit_bytes seconds tokens_per_s tokens_per_s_from "
     "token_files token_file_bytes notes config.keep_awake"
@@ -185,27 +60,19 @@ OF_THE_MACHINE = (
 """What a dry run says that another machine, or a later version's wording, would say otherwise."""
 
 
-def lines(text):
-    return text.strip().splitlines()
-
-
-def trainings():
-    """The flags of every training by its name."""
-    arms = {
-        f"--strategy {line}": "--determinism rounds --workers {}*2" for line in lines(TWO_WORKERS)
-    }
-    arms |= {f"--strategy {line}": "--workers {}" for line in lines(ONE_WORKER)}
-    arms |= {f"--optimizer {line}": "--strategy serial --workers {}" for line in lines(OPTIMIZERS)}
-    arms |= {f"--schedule {line}": "--strategy serial --workers {}" for line in lines(SCHEDULES)}
-    flags = {}
-    for k, (name, others) in enumerate(arms.items()):
-        backend = ("torch:cpu", "mlx:cpu")[k % 2]
-        optimizer = "" if "--optimizer" in name else "--optimizer adamw"
-        flags[f"{name} on {backend}"] = f"{name} {optimizer} {others.format(backend)} {TINY}"
-    for backend in ("torch:cpu", "mlx:cpu"):
-        flags[f"minute on {backend}"] = f"{MINUTE} --strategy serial --workers {backend}"
-    flags["minute of two on mlx:cpu"] = f"{MINUTE} --strategy sync --workers mlx:cpu*2"
-    return flags
+def flags_of(name):
+    """The flags of a training, such as "--strategy sync on torch:cpu"."""
+    line, _, backend = name.rpartition(" on ")
+    if line == "minute of two":
+        return f"{MINUTE} --strategy sync --workers {backend}*2"
+    if line == "minute":
+        return f"{MINUTE} --strategy serial --workers {backend}"
+    workers = f"--strategy serial --workers {backend}"
+    if line.startswith("--strategy"):
+        is_exact = line.split()[1] in TWO_WORKERS
+        workers = f"{'--determinism rounds ' * is_exact}--workers {backend}{'*2' * is_exact}"
+    optimizer = "" if "--optimizer" in line else "--optimizer adamw"
+    return f"{line} {optimizer} {workers} {TINY}"
 
 
 def printed(*words):
@@ -223,8 +90,8 @@ def digest(*parts):
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def bits(flags):
-    result = json.loads(printed("train", *flags.split()))
+def bits(name):
+    result = json.loads(printed("train", *flags_of(name).split()))
     saved = checkpoint.load(Path(result["checkpoint"]))
     model = families.read(saved.config)
     start = families.init_params(model, seed=0)
@@ -251,6 +118,7 @@ def dry_run(flags):
 
 
 def unlike_the_default(flags):
+    flags = flags.removeprefix("defaults")
     default, fields = dry_run(""), dry_run(flags)
     names = {**default, **fields}
     return {n: fields.get(n) for n in names if not flags or fields.get(n) != default.get(n)}
@@ -271,7 +139,8 @@ def rows(task):
     }
 
 
-def export(preset, target):
+def export(name):
+    preset, _, target = name.partition(" --to ")
     model = SMALL if preset == "small" else load_architecture(preset)
     params = {
         name: (np.arange(np.prod(spec.shape)) % 251 / np.float32(251)).reshape(spec.shape)
@@ -288,19 +157,26 @@ COMMANDS_WITH_HELP = [
     *COMMANDS, "runs rm", "cluster start", *(f"mad {c}" for c in MAD),
 ]  # fmt: skip
 SECTIONS = {
-    "mad": {name: partial(rows, name) for name in (*tasks.BENCHMARK, *tasks.TASKS_BESIDE)},
-    "help": {name: partial(help_of, name) for name in COMMANDS_WITH_HELP},
-    "dry run": {
-        flags or "defaults": partial(unlike_the_default, flags) for flags in ["", *lines(DRY_RUNS)]
-    },
-    "export": {
-        f"{preset} --to {target}": partial(export, preset, target)
-        for preset, target in (("small", "hf"), ("mad-attention", "hf"), ("7to1-tiny", "xlstm"))
-    },
-    "bits": {name: partial(bits, flags) for name, flags in trainings().items()},
-}
-ENTRIES = {f"{s}: {name}": value for s, names in SECTIONS.items() for name, value in names.items()}
+    "mad": rows, "help": help_of, "dry run": unlike_the_default, "export": export, "bits": bits,
+}  # fmt: skip
+FOUND = [
+    *(f"mad: {name}" for name in (*tasks.BENCHMARK, *tasks.TASKS_BESIDE)),
+    *(f"help: {name}" for name in COMMANDS_WITH_HELP),
+]
 SLOW = ("dry run", "export", "bits")
+
+
+def recorded():
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+ENTRIES = dict.fromkeys([*FOUND, *recorded()["entries"]])
+
+
+def value_of(name):
+    """The value of an entry here."""
+    section, _, rest = name.partition(": ")
+    return SECTIONS[section](rest)
 
 
 def made_with():
@@ -320,10 +196,6 @@ def made_with():
     }
 
 
-def recorded():
-    return json.loads(FILE.read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory):
     """One cache for all trainings, whose text is the same."""
@@ -341,7 +213,7 @@ def test_is_as_recorded(name, caches, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
     monkeypatch.chdir(tmp_path)
     record = recorded()
-    expected, value = record["entries"].get(name, {}), ENTRIES[name]()
+    expected, value = record["entries"].get(name, {}), value_of(name)
     here, there = made_with(), record["made with"]
     if name.startswith("help") and here["python"] != there["python"]:
         expected["sha256"] = value["sha256"]
@@ -356,8 +228,8 @@ def test_is_as_recorded(name, caches, tmp_path, monkeypatch):
     assert not changed, "\n".join([name, *changed])
 
 
-def test_every_recorded_entry_is_checked():
-    assert sorted(recorded()["entries"]) == sorted(ENTRIES)
+def test_every_task_and_command_of_the_record_exists():
+    assert {name for name in ENTRIES if name.startswith(("mad", "help"))} == {*FOUND}
 
 
 def write(only):
@@ -369,10 +241,13 @@ def write(only):
         )
     vars(worker_pool)["get_context"] = lambda method: CONTEXT
     entries = {}
-    for name, make in ENTRIES.items():
+    names = [name for name in ENTRIES if name in FOUND or not name.startswith(("mad", "help"))]
+    if only.partition(": ")[0] in SECTIONS and not any(only in name for name in names):
+        names.append(only)
+    for name in names:
         if only in name or name not in old["entries"]:
             with tempfile.TemporaryDirectory() as folder, chdir(folder):
-                entries[name] = make()
+                entries[name] = value_of(name)
             print(name, flush=True)
         else:
             entries[name] = old["entries"][name]

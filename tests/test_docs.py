@@ -54,7 +54,7 @@ def missing(command):
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 117
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
 
 
 def test_the_page_of_commands_has_every_command():
@@ -129,11 +129,3 @@ def test_the_ratios_of_readmes_promises_are_those_of_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     promises = readme.partition("## What it promises")[2].partition("\nThe last row")[0]
     assert set(re.findall(r"\d\.\d\d", promises)) <= measured
-
-
-def test_the_check_finds_what_it_looks_for():
-    block = "```sh\npython -m tools.nothing  # why\nmlxhog trian --time 5\n```\n"
-    text = block + "`python benchmarks/x.py`"
-    assert [missing(each) for each in commands(text)] == [
-        ["no module tools.nothing"], ["no command mlxhog trian"], ["no file benchmarks/x.py"],
-    ]  # fmt: skip

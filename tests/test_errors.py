@@ -1,11 +1,5 @@
 """Texts of errors: what a terminal shows of them, and packages that cannot be imported."""
 
-import builtins
-import importlib
-import sys
-
-import pytest
-
 from mlxhog.errors import CheckpointError, not_imported
 from tests.pairs import each_of
 
@@ -31,18 +25,3 @@ def test_a_package_that_is_installed_and_cannot_be_loaded_is_named_as_that(error
     assert "install torch" not in message
     absent = ModuleNotFoundError("No module named 'torch'", name="torch")
     assert str(not_imported("torch", absent, "install torch")) == "install torch"
-
-
-def test_little_memory_is_not_called_a_missing_torch(monkeypatch):
-    plain = builtins.__import__
-
-    def without_memory(name, *arguments):
-        if name == "torch":
-            raise OSError("libtorch_cpu.so: failed to map segment from shared object")
-        return plain(name, *arguments)
-
-    name = "mlxhog.checkpoint.formats.state_dict_torch"
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(builtins, "__import__", without_memory)
-    with pytest.raises(Exception, match="torch is installed and cannot be loaded: libtorch_cpu"):
-        importlib.import_module(name)

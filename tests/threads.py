@@ -29,10 +29,10 @@ def in_threads(work, items):
     join(begin(work, items))
 
 
-def wait_until(condition, limit_s=LIMIT_S, what="a condition"):
+def wait_until(condition, limit_s=LIMIT_S, what="a condition", every_s=0.01):
     """Return the first result of a condition that counts as true."""
     end = time.monotonic() + limit_s
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {limit_s:g} s for: {what}"
-        time.sleep(0.01)
+        time.sleep(every_s)
     return value

@@ -79,7 +79,7 @@ def bits_per_byte(output: str) -> float:
 def picture(progress: Progress) -> str:
     """Return the live table of a moment as an SVG file, which loads nothing from a network."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-    console.print(Picture(progress, progress.sample))
+    console.print(Picture(progress))
     svg = console.export_svg(title="mlxhog train", unique_id="mlxhog")
     return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
 

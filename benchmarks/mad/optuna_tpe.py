@@ -20,8 +20,8 @@ class OptunaTPE(Learner):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler(seed=seed)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        (depth,) = candidates.space.depths
-        self._slots = candidates.space.slots(depth)
+        (depth,) = candidates.depths
+        self._slots = candidates.slots(depth)
         self._trial = None
 
     def learnt(self):

@@ -3,8 +3,8 @@
 config        options, the schemes by name, and the settings of one run
 problem       the protocol of a problem; the problems are in `problems/`
 datasets      the data of the problems; `generators` draws them, `loaders` reads them from files
-run           one problem in its arena: runs the epochs, measures after each, counts lost updates
-worker        the processes: their arena, their rounds, one native call for each share of examples
+run           one problem in its arena: rounds of workers, measures after each, lost updates
+worker        the layout of the arena, and what workers call: one native call for each share
 cyclades      conflict-free parts of the order, for the scheme of this name
 result        the result of a run: JSON, a table, plain words
 """

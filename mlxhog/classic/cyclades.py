@@ -15,14 +15,15 @@ and one worker takes all of it.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.classic.problem import Int32, Int64
-from mlxhog.classic.worker import Totals, Workers
 from mlxhog.report.views import Tell
 
 BATCHES = (64, 256, 1024, 4096, 16384)
@@ -30,6 +31,18 @@ BATCHES = (64, 256, 1024, 4096, 16384)
 GAIN = 1.02
 """Predicted speed-up of a smaller batch over a larger one below which the larger one is chosen:
 smaller batches mean more waiting."""
+
+
+class Totals(NamedTuple):
+    """A round of workers, from the first worker's begin to the last one's end."""
+
+    seconds: float
+    native_s: float  # inside the native loops, summed over workers
+    examples: int  # that were done
+
+
+Round = Callable[[Sequence[tuple[int, int]], float], Totals]
+"""Has parts of the order, (start, count) of each worker, done at a step size."""
 
 
 def components(supports: tuple[Int64, Int32, int], examples: Int32) -> Int32:
@@ -122,12 +135,12 @@ class ConflictFree:
     tell: Tell  # gets a description of the components after the first epoch
     _described: bool = field(default=False, init=False)
 
-    def epoch(self, order: Int32, workers: Workers, gamma: float) -> Totals:
+    def epoch(self, order: Int32, do: Round, gamma: float) -> Totals:
         """Have all examples of the order done; the order is rearranged within each batch.
 
         Args:
             order: (n,) int32, the shared order.
-            workers: the workers of the run.
+            do: one round of the workers.
             gamma: step size.
         """
         began_ns = monotonic_ns()
@@ -144,7 +157,7 @@ class ConflictFree:
                 parts.append((at, len(places)))
                 at += len(places)
             searched_s += (monotonic_ns() - began_ns) / 1e9  # the search is part of the epoch
-            rounds.append(workers.do(parts, gamma))
+            rounds.append(do(parts, gamma))
             began_ns = monotonic_ns()
         if not self._described:
             self.tell(summary.text(batch, self.workers))

@@ -2,9 +2,12 @@
 
     step of an epoch                               done by  timed
     write the order of the epoch into the arena    host     no
-    give each worker a share of it, and gamma      host     no; `worker.py`
+    give each worker a share of it, and gamma      host     no
     all begin together; one native call per share  workers  yes: first begin to last end
     compute objective and errors in float64        host     no
+
+An epoch is one round of the workers; with cyclades a batch is. All begin a round at the same time,
+by a clock that all processes share. A worker that dies ends the run.
 
 The step size of epoch k is lr * beta^(k - 1), or follows another schedule: `step_size`.
 
@@ -21,28 +24,42 @@ is not timed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import wait
+from typing import Any
 
 import numpy as np
 
+from mlxhog import _native
 from mlxhog.arena import Arena
+from mlxhog.arena.child import Child, Failed
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.base import machine
 from mlxhog.classic.config import ClassicConfig, RunPlan, check
-from mlxhog.classic.cyclades import ConflictFree
+from mlxhog.classic.cyclades import ConflictFree, Totals
 from mlxhog.classic.problem import Int32, Int64, Problem, ProblemMemory
 from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
-from mlxhog.classic.worker import ORDER, Workers, plan_layout, problem_memory
+from mlxhog.classic.worker import (
+    ORDER,
+    WORDS,
+    do_share,
+    plan_layout,
+    prepare,
+    problem_memory,
+)
 from mlxhog.config import schedules
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.report.views import Observer
 
 DIVERGED = 10.0
 """A run has diverged if its objective exceeds this multiple of the initial one. With a step size
 that converges the initial objective is the largest, but for noise; 10 leaves room for noise."""
 
+BEGIN_NS = 200_000  # from the host's sending until the workers begin
+POLL_S = 0.01
 LEAST_PROBE_UPDATES = 1000
 MOST_PROBE_EXAMPLES = 1 << 22  # a float32 counts in steps of 1 up to 2^24
 
@@ -64,9 +81,7 @@ def train(
         EnvironmentLacks: not enough memory.
         WorkerFailed: a worker died.
     """
-    plan = plan_run(problem, config)
-    with _arena(problem, plan) as (arena, memory):
-        return _Run(problem, arena, memory, plan, observer).execute()
+    return _run(problem, config, observer, beside_serial=False)[-1]
 
 
 def compare(
@@ -79,13 +94,35 @@ def compare(
     If the serial reference diverges or is interrupted, the other run does not begin, and the serial
     result is returned twice.
     """
-    plan = plan_run(problem, config)
-    with _arena(problem, plan) as (arena, memory):
+    results = _run(problem, config, observer, beside_serial=True)
+    return results[-1], results[0]
+
+
+def _run(
+    problem: Problem,
+    config: ClassicConfig,
+    observer: Observer[ClassicProgress],
+    *,
+    beside_serial: bool,
+) -> list[ClassicResult]:
+    """Run a problem in one arena: serial SGD if it is asked for, then the plan."""
+    plan, data = plan_run(problem, config), problem.data()
+    plans = [plan]
+    if beside_serial and plan.scheme != "serial":
         alone = replace(plan, scheme="serial", kind="private", workers=1, probe_every=None)
-        serial = _Run(problem, arena, memory, alone, observer).execute()
-        if serial.status != "done" or plan.scheme == "serial":
-            return serial, serial
-        return _Run(problem, arena, memory, plan, observer).execute(), serial
+        plans.insert(0, alone)
+    layout = plan_layout(problem.initial(config.seed), data, problem.n_examples, plan.workers)
+    results = list[ClassicResult]()
+    with Arena.create(layout, write="racy" if plan.kind == "racy" else "lossless") as arena:
+        memory = problem_memory(arena, {name: values.shape for name, values in data.items()})
+        for name, view in memory.data.items():
+            np.copyto(view, data[name])
+        del data
+        for plan in plans:
+            results.append(_Run(problem, arena, memory, plan, observer).execute())
+            if results[-1].status != "done":
+                break
+    return results
 
 
 # -- before a run ----------------------------------------------------------------------------------
@@ -159,19 +196,6 @@ def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int 
     return max(1, round(examples / max(most, LEAST_PROBE_UPDATES))) if most else None
 
 
-@contextmanager
-def _arena(problem: Problem, plan: RunPlan) -> Iterator[tuple[Arena, ProblemMemory]]:
-    """An arena with the data of a problem."""
-    initial, data = problem.initial(plan.config.seed), problem.data()
-    layout = plan_layout(initial, data, problem.n_examples, plan.workers)
-    with Arena.create(layout, write="racy" if plan.kind == "racy" else "lossless") as arena:
-        memory = problem_memory(arena, {name: values.shape for name, values in data.items()})
-        for name, view in memory.data.items():
-            np.copyto(view, data[name])
-        del initial, data
-        yield arena, memory
-
-
 def epoch_order(n: int, seed: int, epoch: int, sampling: str) -> Int32:
     """The examples of one epoch, (n,) int32, the same for the same seed and epoch.
 
@@ -198,7 +222,7 @@ def split_range(count: int, parts: int) -> list[tuple[int, int]]:
 
 
 class _Run:
-    """One run on an arena that holds the data; used by one thread."""
+    """One run on an arena that holds the data, with its workers; used by one thread."""
 
     def __init__(
         self,
@@ -208,21 +232,19 @@ class _Run:
         plan: RunPlan,
         observer: Observer[ClassicProgress],
     ) -> None:
-        self.problem, self.plan, self.observer = problem, plan, observer
-        self.n, self.params = problem.n_examples, memory.params
-        self.order, self.probe = arena.segment(ORDER), arena.probe[:1]
+        self.problem, self.arena, self.memory, self.plan = problem, arena, memory, plan
+        self.observer, self.n, self.params = observer, problem.n_examples, memory.params
         self.progress = ClassicProgress(scheme=plan.scheme, epochs=plan.epochs, examples=self.n)
         for name, values in problem.initial(plan.config.seed).items():
             np.copyto(self.params[name], values)
-        self.initial = problem.measures(self.params)
-        self.epochs: list[Epoch] = []
+        self.initial, self.epochs = problem.measures(self.params), list[Epoch]()
         self.conflict_free: ConflictFree | None = None
         if plan.workers > 1 and plan.scheme == "cyclades":
             batch = plan.config.component_batch
             self.conflict_free = ConflictFree(problem.supports(), plan.workers, batch, self._tell)
-        self.lost_updates = self.probe_updates = 0
-        shapes = {name: values.shape for name, values in memory.data.items()}
-        self.workers = Workers(arena, problem.kernel, shapes, plan, self._show)
+        self.board = _native.ClassicBoard(arena.segment(WORDS), plan.workers)
+        self.children = list[Child]()
+        self.before = self._done()  # by an earlier run in this arena
 
     def execute(self) -> ClassicResult:
         """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
@@ -230,19 +252,23 @@ class _Run:
         Raises:
             WorkerFailed: a worker died.
         """
-        status, advice, start_s, plan = "done", "", 0.0, self.plan
+        status, advice, start_s, lost, plan = "done", "", 0.0, (0, 0), self.plan
         try:
             self.observer(self.progress)
-            start_s = self.workers.start()
-            advice = self._run_epochs()
-            if advice:
-                status = "diverged"
-            elif plan.probe_every is not None:
-                self._count_lost_updates(plan.probe_every)
+            start_s = self._start()
+            for number in range(1, plan.epochs + 1):
+                if advice := self._run_epoch(number):
+                    status = "diverged"
+                    break
+            else:
+                if plan.probe_every is not None:
+                    lost = self._lost_updates(plan.probe_every)
         except KeyboardInterrupt:
             status = "interrupted"
         finally:
-            self.workers.stop()
+            self.board.stop()  # also in the middle of a share
+            for child in self.children:
+                child.close()
         return ClassicResult(
             problem=self.problem.name,
             scheme=plan.scheme,
@@ -252,49 +278,100 @@ class _Run:
             start_s=start_s,
             initial=self.initial,
             epochs=tuple(self.epochs),
-            lost_updates=self.lost_updates,
-            probe_updates=self.probe_updates,
+            lost_updates=lost[0],
+            probe_updates=lost[1],
             advice=advice,
             params={name: values.copy() for name, values in self.params.items()},
         )
 
-    def _run_epochs(self) -> str:
-        """Run all epochs; returns advice if the run diverged, else ""."""
-        plan, parts = self.plan, split_range(self.n, self.plan.workers)
-        for number in range(1, plan.epochs + 1):
-            self.order[:] = epoch_order(self.n, plan.config.seed, number, plan.config.sampling)
-            gamma = plan.gamma(number)
-            if self.conflict_free is None:
-                totals = self.workers.do(parts, gamma)
-            else:
-                totals = self.conflict_free.epoch(self.order, self.workers, gamma)
-            epoch = Epoch(number, gamma, *totals, self.problem.measures(self.params))
-            self.epochs.append(epoch)
-            self.progress = replace(self.progress, epoch=epoch)
-            self.observer(self.progress)
-            most = DIVERGED * max(self.initial["objective"], 1e-30)
-            if not math.isfinite(epoch.objective) or epoch.objective > most:
-                lr, usual, end = plan.gamma(1), self.problem.defaults.lr, epoch.objective
-                change = f"rose to {end:.3g}" if math.isfinite(end) else f"is {end}"
-                return (
-                    f"diverged: the objective {change} in epoch {number} with --lr {lr:g}; "
-                    f"try --lr {usual if usual < lr else lr / 10:g}"
-                )
-        return ""
+    def _run_epoch(self, number: int) -> str:
+        """Run and measure an epoch; returns advice if the run diverged in it, else ""."""
+        plan, gamma, order = self.plan, self.plan.gamma(number), self.arena.segment(ORDER)
+        order[:] = epoch_order(self.n, plan.config.seed, number, plan.config.sampling)
+        if self.conflict_free is None:
+            totals = self._round(split_range(self.n, plan.workers), gamma)
+        else:
+            totals = self.conflict_free.epoch(order, self._round, gamma)
+        self.epochs.append(Epoch(number, gamma, *totals, self.problem.measures(self.params)))
+        self.progress = replace(self.progress, epoch=self.epochs[-1])
+        self.observer(self.progress)
+        end, most = self.epochs[-1].objective, DIVERGED * max(self.initial["objective"], 1e-30)
+        if math.isfinite(end) and end <= most:
+            return ""
+        lr, usual = plan.gamma(1), self.problem.defaults.lr
+        change = f"rose to {end:.3g}" if math.isfinite(end) else f"is {end}"
+        return (
+            f"diverged: the objective {change} in epoch {number} with --lr {lr:g}; "
+            f"try --lr {usual if usual < lr else lr / 10:g}"
+        )
 
-    def _count_lost_updates(self, every: int) -> None:
-        """Run the last round, which adds to the probe and does not change the parameters."""
+    def _lost_updates(self, every: int) -> tuple[int, int]:
+        """Run the last round; returns the additions to the probe that were lost, and all of them.
+
+        The round does not change the parameters.
+        """
         before = {name: values.copy() for name, values in self.params.items()}
-        self.probe[0] = np.float32(0.0)
+        probe = self.arena.probe[:1]
+        probe[0] = np.float32(0.0)
         parts = split_range(min(self.n, MOST_PROBE_EXAMPLES), self.plan.workers)
-        self.workers.do(parts, 0.0, probe=True)
-        self.probe_updates = sum(examples // every for _, examples in parts)
-        self.lost_updates = self.probe_updates - int(self.probe[0])
+        self._round(parts, 0.0, probe=True)
         for name, values in before.items():
             self.params[name][:] = values
+        additions = sum(examples // every for _, examples in parts)
+        return additions - int(probe[0]), additions
 
-    def _show(self, done: int) -> None:
-        self.observer(replace(self.progress, done=done - self.n * len(self.epochs)))
+    # -- workers ---------------------------------------------------------------------------------
+
+    def _start(self) -> float:
+        """Spawn the workers, each on a core of its own if there are enough.
+
+        Returns the seconds until all have mapped the arena.
+        """
+        began_ns, count = monotonic_ns(), self.plan.workers
+        shapes = {name: values.shape for name, values in self.memory.data.items()}
+        self.board.reset()
+        cores: list[int | None] = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
+        for rank, core in enumerate(cores[:count] if len(cores) >= count else [None] * count):
+            self.children.append(Child(self.arena, rank + 1))
+            self.children[rank].start(prepare, rank, core, self.problem.kernel, shapes, self.plan)
+        self._answers(range(count))
+        return (monotonic_ns() - began_ns) / 1e9
+
+    def _round(
+        self, parts: Sequence[tuple[int, int]], gamma: float, *, probe: bool = False
+    ) -> Totals:
+        """Have parts of the order done; with `probe` workers add to the probe."""
+        self.board.reset()
+        begin_ns = monotonic_ns() + BEGIN_NS
+        busy = [rank for rank, (_, count) in enumerate(parts) if count]
+        for rank in busy:
+            self.children[rank].start(do_share, *parts[rank], gamma, probe, begin_ns)
+        spans = self._answers(busy)
+        seconds = max(end for _, end in spans) - min(begin for begin, _ in spans)
+        native = sum(end - begin for begin, end in spans)
+        return Totals(seconds / 1e9, native / 1e9, sum(count for _, count in parts))
+
+    def _answers(self, ranks: Iterable[int]) -> list[Any]:
+        """Wait for an answer of each rank; shows the progress meanwhile."""
+        waiting, answers = set(ranks), []
+        rank_of: dict[Any, int] = {child.pipe: rank for rank, child in enumerate(self.children)}
+        while waiting:
+            for pipe in wait(list(rank_of), POLL_S):  # of all: a worker without a share may die
+                rank = rank_of[pipe]
+                try:
+                    answers.append(self.children[rank].take(0.0))
+                except Failed as failure:
+                    raise WorkerFailed(
+                        f"worker {rank + 1} failed, and the run with it: {failure}; run the "
+                        "command again (a machine that lacks memory kills processes)"
+                    ) from failure
+                waiting.discard(rank)
+            done = self._done() - self.before - self.n * len(self.epochs)
+            self.observer(replace(self.progress, done=done))
+        return answers
+
+    def _done(self) -> int:
+        return sum(map(self.board.examples, range(self.plan.workers)))
 
     def _tell(self, message: str) -> None:
         self.observer(replace(self.progress, message=message))

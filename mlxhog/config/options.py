@@ -201,7 +201,8 @@ def options(cls: type) -> Mapping[str, Option]:
 
     Words without a flag stand in the order of declaration, the inherited ones first.
     Of a class that `takes_plain_fields`, those such as `depth: int = 3` are options, too, unless
-    they do not count where two objects are compared.
+    they do not count where two objects are compared. One that a base has as an option differs from
+    it in the default only.
     """
     return _options(cls)
 
@@ -216,12 +217,18 @@ def _options(cls: type) -> Mapping[str, Option]:
         base, optional = _strip_none(hints[field.name])
         plain = base in PLAIN and field.compare and field.default is not dataclasses.MISSING
         if spec is None and plain and getattr(cls, "takes_plain_fields", False):
-            spec = Option(default=field.default, help="")
+            spec = _inherited(cls, field.name) or Option(default=field.default, help="")
         if spec is not None:
             known = {"name": field.name, "type": base, "optional": optional}
             flat = spec.flat or field.name
             specs[field.name] = dataclasses.replace(spec, default=field.default, flat=flat, **known)
     return types.MappingProxyType(specs)
+
+
+def _inherited(cls: type, name: str) -> Option | None:
+    """The option that a plain field of a class gives another default, if it does."""
+    fields = (vars(base).get("__dataclass_fields__", {}).get(name) for base in cls.__mro__[1:])
+    return next((one.metadata[_METADATA] for one in fields if one and one.metadata), None)
 
 
 @cache  # get_type_hints would evaluate those of every base again for every class

@@ -10,14 +10,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.arena.child import START_S, Child, Lane
 from mlxhog.base import float32
-from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.data.batch import Batch
-from mlxhog.doctor.checks import Check, CheckResult, absent, check
+from mlxhog.doctor.checks import Check, CheckResult, check, check_child
 from mlxhog.models.families import init_params
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity.engines import FrameworkEngine, ModelEngine, NumPyEngine
@@ -63,14 +62,13 @@ def check_backends(machine: Machine, gradients: int, agreed: Collection[str] = (
     """
     measured, expected = Measured(), reference()
     for name in BACKENDS:
-        lack = missing(name, machine)
-        if lack is not None:
-            measured.checks.append(absent(f"backend {name}", lack, _EXPECTED))
-        elif name not in GPU_ENGINES:
-            _measure(measured, name, "auto", gradients, expected)
-        else:
-            for form in ("reference", *(["metal"] if GPU_ENGINES[name] in agreed else [])):
-                _measure(measured, name, form, gradients, expected)
+        if (lack := missing(name, machine)) is not None:
+            absent = Check(f"backend {name}", CheckResult.ABSENT, lack, _EXPECTED)
+            measured.checks.append(absent)
+            continue
+        metal = ["metal"] if GPU_ENGINES.get(name) in agreed else []
+        for form in ["reference", *metal] if name in GPU_ENGINES else ["auto"]:
+            _measure(measured, name, form, gradients, expected)
     return measured
 
 
@@ -78,35 +76,29 @@ def _measure(measured: Measured, name: str, form: str, gradients: int, expected:
     """Add what one backend shows with one form of the operators."""
     title, speeds, otherwise = f"backend {name}", measured.tokens_per_s, CheckResult.FAIL
     consequence = float32.user_note() or (
-        f"--workers {name} cannot be trusted here; `mlxhog parity {MODEL}` names the operators"
+        f"--workers {name} cannot be trained here; `mlxhog parity {MODEL}` names the operators"
     )
     if form == "metal":
         title, speeds, otherwise = f"{title}, Metal kernels", measured.metal, CheckResult.WARN
         consequence = f"--kernels auto is reference on {name}, and metal fails"
-    watch, ok, results = LoadWatch(), False, list[Gradient]()
-    observed: object
-    try:
+    results = list[Gradient]()
+
+    def measure() -> tuple[bool, str]:
         with ExitStack() as stack:
             children = [stack.enter_context(Child()) for _ in range(1 + (name in GPU_ENGINES))]
             for child in children:
                 child.start(compute_gradient, name, form)
-            results = [child.take(LIMIT_S) for child in children]
+            results.extend([child.take(LIMIT_S) for child in children])
         with Child(promises=False) as child:  # as fast as in training
-            speed: float = child.call(LIMIT_S, measure_speed, name, form, gradients)
-    except Failed as failure:
-        observed, results = failure, []
-    else:
+            speed = child.call(LIMIT_S, measure_speed, name, form, gradients)
         errors = {key: _error(results[0][key], value) for key, value in expected.items()}
         where = max(errors, key=errors.__getitem__)
-        busy = ", or more when other programs are quiet" if watch.look().busy else ""
-        observed = f"error {errors[where]:.1g} ({where}), {speed:,.0f} tokens/s with one thread"
-        observed, ok = f"{observed}{busy}", errors[where] <= ALLOWED
-        if ok:
+        if ok := errors[where] <= ALLOWED:
             speeds[name] = speed
-    load = watch.look()
-    measured.checks.append(
-        check(title, ok, observed, _EXPECTED, consequence, otherwise=otherwise, load=load)
-    )
+        error = f"error {errors[where]:.1g} ({where})"
+        return ok, f"{error}, {speed:,.0f} tokens/s with one thread"
+
+    measured.checks.append(check_child(title, measure, _EXPECTED, consequence, otherwise))
     if len(results) == 2:
         same = all(results[0][key].tobytes() == results[1][key].tobytes() for key in expected)
         measured.repeats.setdefault(name, {})[form] = same
@@ -117,7 +109,7 @@ def _measure(measured: Measured, name: str, form: str, gradients: int, expected:
                 "the same bits" if same else "other bits in the second process",
                 "the same bits in two processes",
                 f"no --determinism record with {name}",
-                otherwise=CheckResult.WARN,
+                CheckResult.WARN,
             )
         )
 

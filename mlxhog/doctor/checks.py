@@ -7,22 +7,17 @@ import os
 import platform
 import re
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from typing import Any, Final
 
-import numpy as np
-
 from mlxhog.arena import segment
-from mlxhog.arena.child import START_S, Child, Failed, Lane, Late
 from mlxhog.arena.process import available_bytes
 from mlxhog.base import darwin, float32, verdicts
-from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
-from mlxhog.doctor.litmus import PROMISED, create_arena, shared, values_of
+from mlxhog.doctor.litmus import PROMISED, Failure, tried
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 
@@ -46,15 +41,7 @@ AGAIN: Final = "run mlxhog doctor again when other programs are quiet"
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
-
-    Attributes:
-        name: the thing that is checked.
-        result: of the check.
-        found: the observation.
-        expected: the expected observation.
-        consequence: of a difference between the two; "" if there is none.
-    """
+    """One check: the thing that is checked, the observation, and what follows from a difference."""
 
     name: str
     result: CheckResult
@@ -66,34 +53,35 @@ class Check:
 def check(
     name: str,
     ok: bool,
-    observed: object,
+    observed: str,
     expected: str,
     consequence: str,
-    *,
     otherwise: CheckResult = CheckResult.FAIL,
-    load: Load | None = None,
 ) -> Check:
-    """Return PASS, or `otherwise` with its consequence.
+    """Return PASS, or `otherwise` with its consequence."""
+    if ok:
+        return Check(name, CheckResult.PASS, observed, expected)
+    return Check(name, otherwise, observed, expected, consequence)
 
-    Args:
-        name: the thing that is checked.
-        ok: whether it is as expected.
-        observed: the observation, or the failure of the child that should have made it.
-        expected: the expected observation.
-        consequence: of a difference between the two.
-        otherwise: result of a difference.
-        load: of the machine; if it is busy, a child without time for the check proves nothing.
+
+def check_child(
+    name: str,
+    measure: Callable[[], tuple[bool, str]],
+    expected: str,
+    consequence: str,
+    otherwise: CheckResult = CheckResult.FAIL,
+) -> Check:
+    """Check what `measure` observes by child processes: whether it is as expected, and the words.
+
+    A child without time on a busy machine proves nothing.
     """
-    if isinstance(observed, Late) and load is not None and load.busy:
-        return Check(name, CheckResult.UNCLEAR, f"{load}: {observed}", expected, AGAIN)
-    if ok and not isinstance(observed, Failed):
-        return Check(name, CheckResult.PASS, str(observed), expected)
-    return Check(name, otherwise, str(observed), expected, consequence)
-
-
-def absent(name: str, why: str, expected: str) -> Check:
-    """Return the check of a thing that this machine does not have."""
-    return Check(name, CheckResult.ABSENT, why, expected)
+    outcome = tried(measure)
+    if not isinstance(outcome, Failure):
+        return check(name, *outcome, expected, consequence, otherwise)
+    if outcome.untold:
+        text = f"{outcome.untold}: {outcome.error}"
+        return Check(name, CheckResult.UNCLEAR, text, expected, AGAIN)
+    return Check(name, otherwise, outcome.error, expected, consequence)
 
 
 def broken(row: Mapping[str, Any]) -> bool:
@@ -113,10 +101,8 @@ def broken(row: Mapping[str, Any]) -> bool:
 
 # -- the machine and the versions ------------------------------------------------------------------
 
-OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
-OLDEST_MACOS: Final = 14
+SPIN: Final = "MLX_METAL_FAST_SYNCH"
 APPLE_PAGE: Final = 16_384
-SUMS: Final = "torch's long sums"
 COMPILERS: Final = ("c++", "g++", "clang++")
 
 
@@ -142,107 +128,59 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
 
 
 def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
-    """Check the system and the versions."""
-    page, versions, macos = facts["page_bytes"], facts["versions"], platform.mac_ver()[0]
-    old_gpu = re.match(r"Apple M[12]\b", machine.chip) is not None
-    spin, tf32 = os.environ.get("MLX_METAL_FAST_SYNCH"), float32.user_note()
-    # (name, whether it applies, ok, observed, expected, consequence)
-    rows: list[tuple[str, bool, bool, str, str, str]] = [
-        ("Rosetta", machine.system == "macos", not machine.translated,
-         "translated" if machine.translated else "native", "not translated",
-         "this Python is for Intel: no GPU and no MLX; install one for Apple silicon"),
-        ("macOS", machine.system == "macos", _numbers(macos) >= (OLDEST_MACOS,), macos,
-         f"{OLDEST_MACOS} or newer", "MLX has no Metal kernels for it: update the system"),
-        ("page size", True, page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
-         f"{page} bytes", f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere",
-         "arena segments are not aligned to pages here, so that no framework can import them"),
-        *(
-            (package, True, _numbers(versions[package]) >= oldest, versions[package],
-             ".".join(map(str, oldest)) + " or newer",
-             f"mlxhog relies on newer behaviour: python -m pip install -U {package}")
-            for package, oldest in OLDEST.items()
-        ),
-        (SUMS, machine.apple_gpu and versions["torch"] != verdicts.NONE,
-         not old_gpu or _numbers(versions["torch"]) >= (2, 14),
-         f"torch {versions['torch']} on an {machine.chip}",
-         "torch 2.14 or newer on an M1 or M2",
-         f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
-         "your own code may not: python -m pip install -U torch"),
-        ("MLX_METAL_FAST_SYNCH", True, not spin, spin or "unset", "unset",
-         "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it"),
-        (float32.VARIABLE, True, not tf32, os.environ.get(float32.VARIABLE, "unset"),
-         "unset or 0", tf32),
-    ]  # fmt: skip
-    for name, applies, ok, observed, expected, consequence in rows:
-        if observed == verdicts.NONE:
-            yield absent(name, observed, expected)
-        elif applies:
-            mild = name in (SUMS, float32.VARIABLE)
-            otherwise = CheckResult.WARN if mild else CheckResult.FAIL
-            yield check(name, ok, observed, expected, consequence, otherwise=otherwise)
+    """Check what the machine, its environment and its versions are known to do wrong."""
+    page, torch, spin = facts["page_bytes"], facts["versions"]["torch"], os.environ.get(SPIN)
+    yield check(
+        "page size",
+        page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
+        f"{page} bytes",
+        f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere",
+        "arena segments are not aligned to pages here, so that no framework can import them",
+    )
+    if machine.system == "macos":
+        yield check(
+            "Rosetta",
+            not machine.translated,
+            "translated" if machine.translated else "native",
+            "not translated",
+            "this Python is for Intel: no GPU and no MLX; install one for Apple silicon",
+        )
+    yield check(
+        SPIN,
+        not spin,
+        spin or "unset",
+        "unset",
+        "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it",
+    )
+    if machine.apple_gpu and torch != verdicts.NONE:
+        version = tuple(map(int, re.findall(r"\d+", torch)[:2]))
+        yield check(
+            "torch's long sums",
+            re.match(r"Apple M[12]\b", machine.chip) is None or version >= (2, 14),
+            f"torch {torch} on an {machine.chip}",
+            "torch 2.14 or newer on an M1 or M2",
+            f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
+            "your own code may not: python -m pip install -U torch",
+            CheckResult.WARN,
+        )
+    tf32, observed = float32.user_note(), os.environ.get(float32.VARIABLE, "unset")
+    yield check(float32.VARIABLE, not tf32, observed, "unset or 0", tf32, CheckResult.WARN)
 
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: "2.13.0+cpu" gives (2, 13, 0)."""
-    return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]
-
-
-# -- shared memory ---------------------------------------------------------------------------------
 
 LARGE_BYTES: Final = 1 << 30
 
 
-def check_shared_memory() -> list[Check]:
-    """Create a large segment, then one whose writing child is killed."""
-    return [_large(), _after_a_kill()]
-
-
-def _large() -> Check:
-    name, expected = "shared memory", "1 GiB without a name, mode 0600"
-    had = available_bytes()
+def check_shared_memory() -> Check:
+    """Create a large segment, as a run with a large model does."""
+    name, expected, had = "shared memory", "1 GiB", available_bytes()
     nbytes = min(LARGE_BYTES, had // 4) if had else LARGE_BYTES
     try:
         backing = segment.create(nbytes)
     except (EnvironmentLacks, OSError) as error:
         consequence = "no run can start: give this machine or container more shared memory"
         return Check(name, CheckResult.FAIL, str(error), expected, consequence)
-    try:
-        status = os.fstat(backing.fd)
-    finally:
-        backing.mapping.close()
-        os.close(backing.fd)
-        os.close(backing.readonly_fd)
-    mode = status.st_mode & 0o777
-    named = sys.platform == "linux" and status.st_nlink > 0  # macOS does not count links of these
-    private, large = mode == 0o600 and not named, nbytes == LARGE_BYTES
-    return check(
-        name,
-        private and large,
-        f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}",
-        expected,
-        "large models may not fit" if private else "others may see or keep the parameters",
-        otherwise=CheckResult.WARN if private else CheckResult.FAIL,
-    )
-
-
-def _after_a_kill() -> Check:
-    name, expected = "a killed worker", "its writes stay, its slot is free again"
-    arena, watch, last = create_arena(1), LoadWatch(), 0.0
-    observed: object
-    try:
-        for value in (1.0, 2.0):  # the second child gets the slot of the first
-            with Child(arena, 1) as child:
-                child.call(START_S, write, value)
-        last = float(values_of(arena, "dense").max())
-        observed = f"the last value is {last:g} of 2"
-    except Failed as failure:
-        observed = failure
-    finally:
-        arena.close()
-    lost = "workers cannot be replaced"
-    return check(name, last == 2.0, observed, expected, lost, load=watch.look())
-
-
-def write(lane: Lane, value: float) -> None:
-    """In a child that will be killed: set the parameters."""
-    shared(lane.arena, "dense")[:] = np.float32(value)
+    backing.mapping.close()
+    os.close(backing.fd)
+    os.close(backing.readonly_fd)
+    observed, small = f"{nbytes / 2**30:.2f} GiB", "large models may not fit"
+    return check(name, nbytes == LARGE_BYTES, observed, expected, small, CheckResult.WARN)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations_with_replacement
 from multiprocessing import connection
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,23 +55,41 @@ COUNTS: Final[Mapping[str, Float32]] = {
     "rows": np.repeat(np.bincount(INDEX).astype(np.float32), FLOATS // ROWS),
 }
 """Kernel -> number of adds to each element in one pass."""
-SHAPES: Final = {"dense": (FLOATS,), "rows": (len(INDEX), FLOATS // ROWS)}
-"""Kernel -> shape of the increments of one pass."""
 LIMITS: Final = {"dense": 1 << 23, "rows": 1 << 22}
 """Kernel -> passes of each of two writers that every element can count exactly."""
 PROMISED: Final = ("lossless", "cas")
+LIVE: Final = ("mlx:gpu", "torch:cpu")
+"""Backends that can compute with host memory itself."""
 PATIENCE_S: Final = 5.0  # until a reader sees a write
 _ARRIVAL_S: Final = 20.0
 _LOOK_S = 0.001
 _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
-_WARM_S: Final = START_S + _GRACE_S
 
+T = TypeVar("T")
 Row = dict[str, Any]
 Pass = Callable[[], object]
 Adder = Callable[[str, str], Pass]
 """(kernel, mode) -> one pass, which adds 1.0 to each element `COUNTS[kernel]` times."""
 Reader = Callable[[], Float32]
 """Returns a private copy of the dense values that its framework sees now, (1024,) float32."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The error of a trial, and why it proves nothing: "" unless this machine was too busy."""
+
+    error: str
+    untold: str = ""
+
+
+def tried(trial: Callable[[], T]) -> T | Failure:
+    """Return the result of a trial in child processes, or its failure."""
+    watch = LoadWatch()
+    try:
+        return trial()
+    except Failed as failure:
+        load = watch.look()
+        return Failure(str(failure), str(load) * (isinstance(failure, Late) and load.busy))
 
 
 # -- the arena, writers and readers ----------------------------------------------------------------
@@ -109,18 +127,21 @@ def torn(
 
 @dataclass(frozen=True)
 class Accessor:
-    """A writer or a reader, named as in the table; `make(arena, slot)` is its `Adder` or `Reader`.
-
-    `make` is called in the process that uses the result.
-    """
+    """A writer or a reader; `make(arena, slot)` is its `Adder` or `Reader`, made where it runs."""
 
     name: str
     make: Callable[[Arena, int], Any]
 
     def of(self, lane: Lane) -> Any:
         """In a child: return its writer or reader, made at its first use."""
-        key = self.name, getattr(self.make, "func", self.make)
-        return lane.keep(key, lambda: self.make(lane.arena, lane.slot))
+        return lane.keep(self.name, lambda: self.make(lane.arena, lane.slot))
+
+
+def increments(kernel: str) -> Float32 | Rows:
+    """Return what one pass adds to the parameter of a kernel."""
+    if kernel == "dense":
+        return np.ones(FLOATS, np.float32)
+    return Rows(INDEX, np.ones((len(INDEX), FLOATS // ROWS), np.float32))
 
 
 def native(mapped: Arena, slot: int) -> Adder:
@@ -128,12 +149,9 @@ def native(mapped: Arena, slot: int) -> Adder:
     locks = mapped.locks(slot)
 
     def adder(kernel: str, mode: str) -> Pass:
-        ones = np.ones(SHAPES[kernel], np.float32)
-        increments = ones if kernel == "dense" else Rows(INDEX, ones)
-        mode_number, place = updates.WRITE_MODES[mode], mapped.layout.slots[kernel]
-        return partial(
-            updates.add, mapped.params, place, increments, locks=locks, mode=mode_number, seed=slot
-        )
+        place, number = mapped.layout.slots[kernel], updates.WRITE_MODES[mode]
+        how: dict[str, Any] = {"locks": locks, "mode": number, "seed": slot}
+        return partial(updates.add, mapped.params, place, increments(kernel), **how)
 
     return adder
 
@@ -144,9 +162,9 @@ def metal(mapped: Arena, slot: int, *, name: str) -> Adder:
     steps = MetalSteps(engines.create(name), mapped.params, slots, frozenset())
 
     def adder(kernel: str, mode: str) -> Pass:
-        ones = np.ones(SHAPES[kernel], np.float32)
-        increments = ones if kernel == "dense" else Rows(INDEX, ones).coalesced()
-        return partial(steps.write, [(slots[kernel], increments)], add, add)
+        ones = increments(kernel)
+        ones = ones.coalesced() if isinstance(ones, Rows) else ones
+        return partial(steps.write, [(slots[kernel], ones)], add, add)
 
     return adder
 
@@ -158,8 +176,6 @@ def live(mapped: Arena, slot: int, *, framework: str) -> Reader:
 
 
 NATIVE: Final = Accessor("native", native)
-LIVE: Final = ("mlx:gpu", "torch:cpu")
-"""Backends that can compute with host memory itself."""
 
 
 def all_readers(machine: Machine) -> list[Accessor]:
@@ -186,32 +202,23 @@ def line_up(mapped: Arena, processes: int) -> None:
 
 
 def add_until(
-    lane: Lane,
-    kind: Accessor,
-    kernel: str,
-    mode: str,
-    *,
-    seconds: float,
-    limit: int = 1,
-    processes: int = 1,
+    lane: Lane, kind: Accessor, kernel: str, mode: str, *, seconds: float, processes: int = 1
 ) -> tuple[int, float]:
-    """Line up, then add until the time is over; returns passes (at most `limit`) and time."""
+    """Line up, then add until the time is over, at least once; returns passes and seconds."""
     add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.of(lane)(kernel, mode))
-    publish = partial(lane.arena.counters.store, "version")
     line_up(lane.arena, processes)
-    begin = now = time.perf_counter()
-    passes = 0
-    while passes < limit and now - begin < seconds:
+    begin, spent_s, passes = time.perf_counter(), 0.0, 0
+    while not passes or (passes < LIMITS[kernel] and spent_s < seconds):
         add()
         passes += 1
-        publish(passes)
-        now = time.perf_counter()
-    return passes, now - begin
+        lane.arena.counters.store("version", passes)
+        spent_s = time.perf_counter() - begin
+    return passes, spent_s
 
 
 def read_until(
-    lane: Lane, reader: Accessor, *, seconds: float, patience_s: float, processes: int = 1
-) -> dict[str, float]:
+    lane: Lane, reader: Accessor, patience_s: float, *, seconds: float, processes: int = 1
+) -> Row:
     """Line up, then read and count wrong values until the time is over, at least once.
 
     Raises:
@@ -283,88 +290,24 @@ class Litmus:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.arena: Arena = create_arena(2)
-        self._children: list[Child] = []
+        self._children: list[Child] = []  # spawned when first needed, and after a failure
 
-    @property
-    def children(self) -> list[Child]:
-        """The two processes, spawned when first needed and after a failure."""
-        if not self._children:
-            self._children = [Child(self.arena, slot) for slot in (1, 2)]
-        return self._children
-
-    def _give_up(self) -> None:
+    def _end_children(self) -> None:
         for child in self._children:
             child.close()
         self._children = []
 
     def close(self) -> None:
         """End the children and close the arena."""
-        self._give_up()
+        self._end_children()
         self.arena.close()
-
-    def _clear(self, kernel: str) -> None:
-        """Clear every element and the start line, while no process writes or waits."""
-        shared(self.arena, kernel)[:] = 0
-        for counter in ("steps", "version"):
-            self.arena.counters.store(counter, 0)
-
-    def _tried(self, row: Row, measure: Callable[[], Row]) -> Row:
-        """Return a row of the record with what `measure` returns.
-
-        `error` has a failure. `untold` is there if it proves nothing, because the machine was too
-        busy.
-        """
-        watch = LoadWatch()
-        try:
-            return {**row, **measure()}
-        except Failed as failure:
-            load = watch.look()
-            self._give_up()
-            untold = {"untold": str(load)} if isinstance(failure, Late) and load.busy else {}
-            return row | {"error": str(failure), **untold}
 
     def run(self, case: Case) -> Row:
         """Run one case of two writers; returns a row of the record."""
-        row = {
-            "writers": [kind.name for kind in case.writers],
-            "kernel": case.kernel,
-            "mode": case.mode,
-            **dict.fromkeys(("adds", "lost", "torn"), 0),
-            "adds_per_s": 0.0,
-        }
-        return self._tried(row, lambda: self._write(case))
-
-    def _write(self, case: Case) -> Row:
-        _, kernel, mode = case
-        writers, limit = list(zip(self.children, case.writers, strict=True)), LIMITS[kernel]
-        for child, kind in writers:  # import, compile
-            self._clear(kernel)
-            child.call(_WARM_S, add_until, kind, kernel, mode, seconds=1.0)
-        self._clear(kernel)
-        for child, kind in writers:
-            many: dict[str, Any] = {"seconds": self.seconds, "limit": limit, "processes": 2}
-            child.start(add_until, kind, kernel, mode, **many)
-        running: dict[Any, Child] = {child.pipe: child for child, _ in writers}
-        tallies: list[tuple[int, float]] = []
-        least, watched, n_torn = np.zeros(FLOATS, np.float32), WatchedTime(), 0
-        while running:
-            for ready in connection.wait(list(running), _LOOK_S):
-                tallies.append(running.pop(ready).take(0.0))
-            values = values_of(self.arena, kernel)
-            n_torn += int(torn(values, 2 * limit * COUNTS[kernel], least).sum())
-            least = values if mode in PROMISED else least
-            if running and watched.look() > self.seconds + _GRACE_S:
-                raise Late(f"no answer within {self.seconds + _GRACE_S:.0f} s")
-        passes = sum(each for each, _ in tallies)
-        # Of the final values: those that no lost add explains, and the lost adds of the others.
-        values, expected = values_of(self.arena, kernel), passes * COUNTS[kernel].astype(np.float64)
-        wrong, adds = torn(values, expected), passes * int(COUNTS[kernel].sum())
-        return {
-            "adds": adds,
-            "lost": int((expected - values)[~wrong].sum()),
-            "torn": n_torn + int(wrong.sum()),
-            "adds_per_s": adds / max(spent for _, spent in tallies),
-        }
+        names = [kind.name for kind in case.writers]
+        counts = {**dict.fromkeys(("adds", "lost", "torn"), 0), "adds_per_s": 0.0}
+        row = {"writers": names, "kernel": case.kernel, "mode": case.mode, **counts}
+        return self._row(row, lambda: self._write(case))
 
     def read(self, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S) -> Row:
         """Run one reader beside the native writer, each in a process of its own.
@@ -382,18 +325,78 @@ class Litmus:
         row = {"reader": reader.name, "kind": "live", "writer": NATIVE.name, "mode": mode, **counts}
 
         def measure() -> Row:
-            (reading, writing), dense = self.children, (NATIVE, "dense", mode)
-            both: dict[str, Any] = {"seconds": self.seconds, "processes": 2}
-            wait: dict[str, Any] = {"patience_s": patience_s}
-            self._clear("dense")
-            reading.call(_WARM_S, read_until, reader, seconds=0.0, **wait)
-            self._clear("dense")
-            writing.call(_WARM_S, add_until, *dense, seconds=1.0)
-            self._clear("dense")
-            writing.start(add_until, *dense, **both, limit=LIMITS["dense"])
-            limit_s = self.seconds + patience_s + _GRACE_S
-            seen = reading.call(limit_s, read_until, reader, **both, **wait)
-            writing.take(_GRACE_S)
+            both = (read_until, reader, patience_s), (add_until, NATIVE, "dense", mode)
+            seen: Row = self._at_once("dense", both, self.seconds + patience_s)[0]
             return seen
 
-        return self._tried(row, measure)
+        return self._row(row, measure)
+
+    def _row(self, row: Row, measure: Callable[[], Row]) -> Row:
+        """Fill in a row; `error` has a failure, `untold` why that proves nothing."""
+        outcome = tried(measure)
+        if not isinstance(outcome, Failure):
+            return row | outcome
+        self._end_children()
+        return row | {name: text for name, text in vars(outcome).items() if text}
+
+    def _at_once(
+        self,
+        kernel: str,
+        both: tuple[tuple[Any, ...], tuple[Any, ...]],
+        limit_s: float,
+        look: Callable[[], object] = lambda: None,
+    ) -> list[Any]:
+        """Run two functions of children at once, after one pass of each alone.
+
+        Args:
+            kernel: the parameter to clear before.
+            both: the functions, with their arguments.
+            limit_s: longest time for both.
+            look: called all the time meanwhile.
+        """
+
+        def clear() -> None:
+            shared(self.arena, kernel)[:] = 0
+            for counter in ("steps", "version"):
+                self.arena.counters.store(counter, 0)
+
+        self._children = self._children or [Child(self.arena, slot) for slot in (1, 2)]
+        pairs = list(zip(self._children, both, strict=True))
+        for child, (function, *words) in pairs:  # it imports and compiles
+            clear()
+            child.call(START_S + _GRACE_S, function, *words, seconds=0.0)
+        clear()
+        for child, (function, *words) in pairs:
+            child.start(function, *words, seconds=self.seconds, processes=2)
+        running: dict[Any, Child] = {child.pipe: child for child in self._children}
+        results, watched = dict[Any, Any](), WatchedTime()
+        while running:
+            for pipe in connection.wait(list(running), _LOOK_S):
+                results[pipe] = running.pop(pipe).take(0.0)
+            look()
+            if running and watched.look() > limit_s + _GRACE_S:
+                raise Late(f"no answer within {limit_s + _GRACE_S:.0f} s")
+        return [results[child.pipe] for child in self._children]
+
+    def _write(self, case: Case) -> Row:
+        _, kernel, mode = case
+        least, n_torn, most = np.zeros(FLOATS, np.float32), 0, 2 * LIMITS[kernel] * COUNTS[kernel]
+
+        def look() -> None:
+            nonlocal least, n_torn
+            values = values_of(self.arena, kernel)
+            n_torn += int(torn(values, most, least).sum())
+            least = values if mode in PROMISED else least
+
+        a, b = ((add_until, kind, kernel, mode) for kind in case.writers)
+        tallies = self._at_once(kernel, (a, b), self.seconds, look)
+        passes = sum(each for each, _ in tallies)
+        # Of the final values: those that no lost add explains, and the lost adds of the others.
+        values, expected = values_of(self.arena, kernel), passes * COUNTS[kernel].astype(np.float64)
+        wrong, adds = torn(values, expected), passes * int(COUNTS[kernel].sum())
+        return {
+            "adds": adds,
+            "lost": int((expected - values)[~wrong].sum()),
+            "torn": n_torn + int(wrong.sum()),
+            "adds_per_s": adds / max(spent for _, spent in tallies),
+        }

@@ -16,7 +16,7 @@ from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import GPU_BACKENDS, missing, resolve_workers
 from mlxhog.config.config import TrainConfig
-from mlxhog.doctor.checks import AGAIN, Check, CheckResult, absent
+from mlxhog.doctor.checks import AGAIN, Check, CheckResult
 from mlxhog.errors import MlxhogError
 from mlxhog.report.views import TellStep
 from mlxhog.theory import CompareConfig, paired_test
@@ -50,7 +50,7 @@ def check_pair(
     """
     for name in GPU_BACKENDS:
         if (lack := missing(name, machine)) is not None:
-            return absent(_NAME, lack, _EXPECTED), None
+            return Check(_NAME, CheckResult.ABSENT, lack, _EXPECTED), None
     usual = [worker.backend for worker in resolve_workers("auto", machine=machine).workers]
     alone = ",".join(name for name in usual if name in GPU_BACKENDS)
     together = f"{alone},torch:mps"
@@ -60,23 +60,19 @@ def check_pair(
         consequence = f"--workers {together} cannot train here"
         return Check(_NAME, CheckResult.FAIL, str(error), _EXPECTED, consequence), None
     gain, low, high = map(math.exp, (result.mean, result.low, result.high))
-    observed = (
-        f"{gain:.2f} times the tokens/s ({low:.2f} to {high:.2f}) in {result.pairs} pairs of runs "
-        f"of {MODEL}"
-    )
-    load = watch.look()
-    if load.busy:
-        return Check(_NAME, CheckResult.UNCLEAR, f"{load}: {observed}", _EXPECTED, AGAIN), None
     row = {"model": MODEL, "pairs": result.pairs, "gain": gain, "low": low, "high": high}
+    times = f"{gain:.2f} times the tokens/s ({low:.2f} to {high:.2f})"
+    observed = f"{times} in {result.pairs} pairs of runs of {MODEL}"
+    if (load := watch.look()).busy:
+        return Check(_NAME, CheckResult.UNCLEAR, f"{load}: {observed}", _EXPECTED, AGAIN), None
     return Check(_NAME, CheckResult.PASS, observed, _EXPECTED), row
 
 
 def compared(a: str, b: str, tell: TellStep) -> PairedResult:
     """Run pairs until they decide; returns the result for the logarithm of speed(a) / speed(b)."""
     with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as name:
-        folder = Path(name)
-        text = folder / "text.txt"
-        text.write_text(_TEXT)
+        folder, speeds = Path(name), list[float]()
+        (text := folder / "text.txt").write_text(_TEXT)
         options: dict[str, Any] = {
             "data": str(text), "model": MODEL, "tokenizer": "bytes", "strategy": "hogwild",
             "schedule": "constant", "live": "off",
@@ -84,11 +80,9 @@ def compared(a: str, b: str, tell: TellStep) -> PairedResult:
         one, other = (Side(mix, TrainConfig(workers=mix, **options)) for mix in (a, b))
         terms = CompareConfig(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, eval_tokens=1024)
         comparison = Comparison(one, other, terms, folder / "pairs")
-        speeds: list[float] = []
-        result = paired_test.judge(speeds, PAIRS)
-        while not result.ended:
-            number = len(speeds) + 1
-            pair = comparison.run_pair(number, lambda part, step: tell(PART, f"{part}: {step}"))
+        while not (result := paired_test.judge(speeds, PAIRS)).ended:
+            pair = comparison.run_pair(
+                len(speeds) + 1, lambda part, step: tell(PART, f"{part}: {step}")
+            )
             speeds.append(pair.log_speed)
-            result = paired_test.judge(speeds, PAIRS)
         return result

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -46,22 +46,20 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
         why = f"one thread of each: {measured}" if speeds else "not measured"
         workers = {"auto": ",".join(backends), "why": "; ".join([why, *team.notes])}
     here = [name for name in BACKENDS if missing(name, machine) is None]
+    on_gpu = [name for name in here if name in GPU_BACKENDS]
     forms = {name: _kernels(verdicts, name) for name in here}
-    metal, record = {}, {}
-    for name in (name for name in here if name in GPU_BACKENDS):
-        no = doctors_refusal([name], verdicts)
-        metal[name] = {"ok": no is None, "reason": no or verdicts.gpu_write([name]).reason}
-        record[name] = asdict(verdicts.repeats(name, forms[name]["auto"]))
-    no = why_not_metal(backends, verdicts)
+
+    def permitted(no: str | None, names: Sequence[str]) -> tuple[bool, str]:
+        return no is None, no or verdicts.gpu_write(names).reason
+
+    is_metal, why = permitted(why_not_metal(backends, verdicts), backends)
+    of_metal = {name: permitted(doctors_refusal([name], verdicts), [name]) for name in on_gpu}
     return {
         "workers": workers,
         "kernels": forms,
-        "gpu_write": {
-            "auto": "metal" if no is None else "cpu",
-            "why": no or verdicts.gpu_write(backends).reason,
-        },
-        "gpu_write_metal": metal,
-        "record": record,
+        "gpu_write": {"auto": "metal" if is_metal else "cpu", "why": why},
+        "gpu_write_metal": {n: {"ok": ok, "reason": why} for n, (ok, why) in of_metal.items()},
+        "record": {n: asdict(verdicts.repeats(n, forms[n]["auto"])) for n in on_gpu},
         "read_live": {name: asdict(verdicts.live_read(name)) for name in here if name in LIVE},
     }
 

@@ -99,14 +99,7 @@ class LanguageModel:
     ) -> Iterator[str]:
         """Return the text of `generate` piece by piece, each as soon as it is certain.
 
-        Args:
-            prompt: text to continue; an empty one begins a document.
-            stop: texts that end the answer and are not part of it.
-            options: as for `generate`.
-
-        Raises:
-            ConfigError, DataError: as for `generate`; raised by this call.
-            Diverged: the model's logits are not finite; raised by the iterator.
+        Arguments and errors are those of `generate`; the iterator raises `Diverged`.
         """
         sampling = resolve(Sampling, [of_keywords("generate()", options)])
         texts = tuple(_text("stop string", one) for one in stop_strings(stop, "generate(): stop"))
@@ -121,19 +114,10 @@ class LanguageModel:
         batch_size: int = BATCH_SIZE,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> Iterator[Piece]:
-        """Answer several prompts together, token by token; see `mlxhog.decoding.generate.answer`.
-
-        Raises:
-            ConfigError, Diverged: as for `generate`.
-        """
+        """Answer several prompts together; arguments and errors of `mlxhog.decoding.Model`'s."""
         self._take_newest()
-        return self._model.answer(
-            prompts,
-            sampling,
-            batch_size=batch_size,
-            prefill_chunk=prefill_chunk,
-            by=self.follower,
-        )
+        sizes = {"batch_size": batch_size, "prefill_chunk": prefill_chunk}
+        return self._model.answer(prompts, sampling, **sizes, by=self.follower)
 
     def logits(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the logits of the next token at each position.
@@ -260,13 +244,8 @@ def _text(name: str, value: str) -> str:
     Raises:
         DataError: the value is not a str, or contains half a character (a surrogate).
     """
-    if not isinstance(value, str):
-        raise DataError(f"the {name} is a {type(value).__name__}, expected a str")
     try:
         value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"the {name} has half a character at position {error.start}, so it is not a Unicode "
-            "text; decode its bytes with errors='replace'"
-        ) from error
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise DataError(f"the {name} is not a Unicode text ({error}); give a str") from error
     return value

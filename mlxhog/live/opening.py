@@ -64,19 +64,12 @@ def open_source(
         pause: waits for some seconds; it may raise an exception to end the wait.
 
     Returns:
-        The source, and a model whose weights are not loaded yet: `source.load` or a
-        `WeightFollower` loads them, and the follower reads a resumed run or a newer checkpoint
-        after the source has ended. The caller closes the source.
+        The source, which the caller closes, and a model whose weights are not loaded yet:
+        `source.load` or a `WeightFollower` loads them.
 
     Raises:
-        RunError: no run has this name, the run did not begin in this time, or ended before it
-            could be read.
-        CheckpointError: there is no checkpoint yet, or it is damaged or of an unknown family.
-        ConfigError: the mode does not exist, or the config contradicts itself or is of an
-            auto-encoder.
-        DataError: the model has no tokenizer, or one that does not fit.
-        EnvironmentLacks: the backend is not installed.
-        ArenaError: the run that trains cannot be read, for example because of another version.
+        RunError, CheckpointError, ConfigError, DataError, EnvironmentLacks, ArenaError: see `load`
+            in `mlxhog/live/model.py`.
     """
     if mode not in MODES:
         raise ConfigError(f"no read mode {mode!r}; choose from {', '.join(MODES)}")
@@ -101,31 +94,26 @@ def _begun(
     spec: str, root: Path, wait_s: float, say: Tell, pause: Callable[[float], object]
 ) -> Run | None:
     """The run that `spec` names, once it has begun; None if it names no run."""
-    began = time.monotonic()
-    starting: Run | None = None  # a run that was waited for is never replaced by an earlier one
-    while True:
-        run, spent_s = starting or _run(spec, root), time.monotonic() - began
-        if run is None:
-            is_early = spec == "latest" and spent_s < min(wait_s, FIRST_RUN_S)
-            if not is_early or runs.list_runs(root):
-                return None
-        elif run.is_starting():
-            if spent_s >= wait_s:
-                raise RunError(
-                    f"run {run.name} is still starting and has no weights yet; try again later, or "
-                    "wait longer (--wait 600)"
-                )
-            if starting is None:
-                reason = f"run {run.name} is starting: no weights yet"
-                say(f"{reason}; waiting up to {wait_s:g} s (--wait)")
-            starting = run
-        elif starting is not None and not runs.is_run(run.directory):
-            raise RunError(
-                f"run {run.name} ended before it had weights; its terminal shows the reason"
-            )
-        else:
-            return run
+    began_s, first_s = time.monotonic(), min(wait_s, FIRST_RUN_S)
+    while (run := _run(spec, root)) is None:
+        if spec != "latest" or runs.list_runs(root) or time.monotonic() - began_s >= first_s:
+            return None
         pause(POLL_S)
+    if not run.is_starting():
+        return run
+    if wait_s > 0:
+        reason = f"run {run.name} is starting: no weights yet"
+        say(f"{reason}; waiting up to {wait_s:g} s (--wait)")
+    while run.is_starting():
+        if time.monotonic() - began_s >= wait_s:
+            raise RunError(
+                f"run {run.name} is still starting and has no weights yet; try again later, or "
+                "wait longer (--wait 600)"
+            )
+        pause(POLL_S)
+    if not runs.is_run(run.directory):
+        raise RunError(f"run {run.name} ended before it had weights; its terminal shows the reason")
+    return run
 
 
 def _run(spec: str, root: Path) -> Run | None:
@@ -147,25 +135,30 @@ class _RunReader:
 
     def open(self) -> _Opened:
         note = ""
-        if self._mode != CHECKPOINT:
-            if self._run.is_locked():
-                try:
-                    return self._attached(CONNECT_S)
-                except NoWeights as reason:
-                    note = str(reason)
+        if self._reads_arena():
+            try:
+                return self._attached(CONNECT_S)
+            except NoWeights as reason:
+                note = str(reason)
         try:
             opened = formats.open(checkpoint.latest(self._run))
         except CheckpointError as error:
             raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
         self._model = opened.config
-        note = f"{note}, so its newest checkpoint is read" if note else ""
+        note = note and f"{note}, so its newest checkpoint is read"
+        return self._saved(opened, note), opened.config, opened.text_tokenizer(), opened.path
+
+    def _reads_arena(self) -> bool:
+        return self._mode != CHECKPOINT and self._run.is_locked()
+
+    def _saved(self, opened: formats.Opened, note: str = "") -> CheckpointWeights:
         source = CheckpointWeights(opened, self._mode, self._weights, note)
         source.successor = self._after
-        return source, opened.config, opened.text_tokenizer(), opened.path
+        return source
 
     def _after(self, version: int) -> WeightSource | None:
         """A source on the resumed run, or on a checkpoint after a version, or None."""
-        if self._mode != CHECKPOINT and self._run.is_locked():
+        if self._reads_arena():
             with suppress(MlxhogError):  # silent, starting, or another version
                 live, *_ = self._attached(SOON_S)
                 if not live.ended():
@@ -174,9 +167,7 @@ class _RunReader:
         with suppress(MlxhogError):  # its files are being written, or have another version
             path = checkpoint.latest(self._run)
             if manifest.read(path)["step"] > version:
-                source = CheckpointWeights(formats.open(path), self._mode, self._weights)
-                source.successor = self._after
-                return source
+                return self._saved(formats.open(path))
         return None
 
     def _attached(self, patience_s: float) -> _Opened:
@@ -192,14 +183,8 @@ class _RunReader:
             try:
                 config, tokenizer = checkpoint.read_model(run.architecture)
                 self._model = self._model or config
-                source = RunWeights(
-                    arena,
-                    self._model,
-                    name=run.name,
-                    mode=self._mode,
-                    weights=self._weights,
-                    patience_s=2 * patience_s,
-                )
+                how = {"name": run.name, "mode": self._mode, "weights": self._weights}
+                source = RunWeights(arena, self._model, **how, patience_s=2 * patience_s)
             except BaseException:
                 arena.close()  # else the run would keep publishing for this process
                 raise

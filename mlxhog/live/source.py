@@ -28,22 +28,13 @@ LOADING_PART = 0.1  # largest share of a generator's time for finding and loadin
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The version and the age of the weights that a backend holds.
+    """The version of the weights that a backend holds, and their age at the time of asking."""
 
-    Attributes:
-        version: number of the last update, since initialisation, that may be in the weights.
-        oldest: all updates up to this number are in them completely; smaller than `version` if
-            updates were in progress.
-        age_updates: updates that the run applied since then, at the time of asking.
-        age_s: seconds since these weights were the newest, at the time of asking.
-        racy: whether they were read while workers wrote them.
-    """
-
-    version: int
-    oldest: int
-    age_updates: int = 0
-    age_s: float = 0.0
-    racy: bool = False
+    version: int  # number of the last update, since initialisation, that may be in the weights
+    oldest: int  # all updates up to this one are in them completely; smaller if some were going on
+    age_updates: int = 0  # updates that the run applied since then
+    age_s: float = 0.0  # seconds since these weights were the newest
+    racy: bool = False  # whether they were read while workers wrote them
 
     @property
     def consistent(self) -> bool:
@@ -52,22 +43,15 @@ class Loaded:
 
 
 class WeightSource:
-    """Weights that may change, for the thread of the backend that it loads into.
+    """Weights that may change, for the thread of the backend that it loads into."""
 
-    Attributes:
-        mode: one of `READ_MODES`.
-        whose: name of the run, average or checkpoint of the weights, in words.
-        note: why the weights are not read as requested; empty if they are.
-        counts_updates: whether versions are known; foreign checkpoints have no number of updates.
-        successor: called with a version after this source has ended; returns the resumed run, a
-            checkpoint of a later version, or None.
-    """
-
-    mode: str
-    whose: str
-    note = ""
-    counts_updates = True
+    mode: str  # one of `READ_MODES`
+    whose: str  # name of the run, average or checkpoint of the weights, in words
+    note = ""  # why the weights are not read as requested
+    counts_updates = True  # whether versions are known; foreign checkpoints have none
     successor: Callable[[int], WeightSource | None] = staticmethod(lambda version: None)
+    """Called with a version after this source has ended; returns the resumed run, a checkpoint of a
+    later version, or None."""
 
     def newest(self) -> int:
         """Version (number of updates) of the newest readable weights; cheap, never blocks."""
@@ -109,8 +93,8 @@ class CheckpointWeights(WeightSource):
     """
 
     def __init__(self, opened: Opened, mode: str, weights: str, note: str = "") -> None:
-        self._path, self._model, self._tensors = opened.path, opened.config, opened.tensors
-        self._weights, self.note = weights, note
+        self._opened, self._weights, self.note = opened, weights, note
+        self._tensors = opened.tensors
         self.mode = READ_MODES[0] if mode == CHECKPOINT else mode
         path, run = opened.path, run_of(opened.path)
         self.whose = f"checkpoint {path.name}" + ("" if run is None else f" of run {run.name}")
@@ -123,8 +107,8 @@ class CheckpointWeights(WeightSource):
 
     def load(self, backend: Backend) -> Loaded:
         """Load the weights into the backend; see `WeightSource.load`."""
-        not_finite = backend.load(self._model, self._tensors, weights=self._weights)
-        refuse_not_finite(not_finite, self._path)
+        not_finite = backend.load(self._opened.config, self._tensors, weights=self._weights)
+        refuse_not_finite(not_finite, self._opened.path)
         return Loaded(version=self._version, oldest=self._version)
 
     def close(self) -> None:
@@ -137,7 +121,8 @@ class WeightFollower:
 
     It can replace the backend in text generation (`RecurrentModel`): then it loads newer weights
     before each token, except with `pinned_per_sequence`. After the source has ended, it looks for
-    the source's successor: the resumed run, or a newer checkpoint. For the thread of the backend.
+    the source's successor. Loads and looks take at most a tenth of the time, so a large model
+    changes less often than the run publishes copies. For the thread of the backend.
 
     Raises:
         CheckpointError: the weights are not finite.
@@ -171,14 +156,14 @@ class WeightFollower:
         return self._replaced or self.source.has_newer()
 
     def refresh(self, *, in_sequence: bool) -> Loaded:
-        """Load newer weights if there are any and they are due; returns those of the next token.
-
-        Call it between two tokens. Loading takes at most a tenth of the time, so a large model
-        changes less often than the run publishes copies. So does the look for a successor.
+        """Load newer weights if they are due; call it between two tokens.
 
         Args:
             in_sequence: whether an answer is in progress, which keeps its weights in mode
                 `pinned_per_sequence`.
+
+        Returns:
+            The weights of the next token.
         """
         is_pinned = in_sequence and self.source.mode == "pinned_per_sequence"
         if not is_pinned and monotonic() >= self._load_after and self.has_newer():

@@ -1,7 +1,5 @@
 """Options of `mlxhog mad`: training and scoring of a candidate, and execution of a study."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -9,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import parse_count, parse_duration_s
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, holds
+from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
+from mlxhog.config.contradictions import idle
 from mlxhog.config.options import convert_fields, is_set, option, options
 from mlxhog.config.schedules import BETA, FALLING
 from mlxhog.config.sources import Merged
@@ -56,24 +55,18 @@ class Protocol(Merged):
     backoff_steps: int = option(
         1000,
         "backoff: updates with the first step size; inverse: updates until it is half",
-        unit="steps",
-        low=1,
-        needs="schedule=backoff|inverse",
-    )
+        unit="steps", low=1, needs="schedule=backoff|inverse",
+    )  # fmt: skip
     backoff_beta: float = option(
         BETA,
         "backoff: factor of the step size after each stage",
-        above=0,
-        below=1,
-        needs="schedule=backoff",
-    )
+        above=0, below=1, needs="schedule=backoff",
+    )  # fmt: skip
     batch_size: int = option(128, "sequences in one step", low=1)
     steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
     epochs: int | None = option(None, "end after this many passes over the training rows", low=1)
     eval_every: int | None = option(
-        None,
-        "steps between evaluations; by default an epoch, but at least 25 steps",
-        low=1,
+        None, "steps between evaluations; by default an epoch, but at least 25 steps", low=1
     )
     stop_accuracy: float = option(
         0.999,
@@ -107,11 +100,11 @@ class Protocol(Merged):
 
         They are refused on the command line; a study keeps the protocol of its begin.
         """
-        values = {"schedule": self.schedule}
+        specs = options(Protocol)
         return [
-            f"{spec.flag} is for {spec.needs}, not {self.schedule}; leave it out"
-            for name, spec in options(Protocol).items()
-            if spec.needs and is_set(self, name) and not holds(spec.needs, values)
+            f"{specs[name].flag} is for {specs[name].needs}, not {self.schedule}; leave it out"
+            for name in idle(specs, {"schedule": self.schedule})
+            if is_set(self, name)
         ]
 
     @property
@@ -132,6 +125,10 @@ class Protocol(Merged):
             values["weight_decay"] = optimizer.weight_decay
             optimizer = replace(optimizer, weight_decay=PUBLISHED.weight_decay)
         return values | {"optimizer": str(optimizer)}
+
+
+PROTOCOL: Final = (*options(Protocol), "weight_decay", "beta2", "moments")
+"""Flags of the protocol: its options, and some numbers of the optimizer by their flat names."""
 
 
 def point_name(protocol: Mapping[str, Any]) -> str:
@@ -157,9 +154,7 @@ def worker_options() -> tuple[str, ...]:
     )
 
 
-PROTOCOL: Final = (*options(Protocol), "weight_decay", "beta2", "moments")
-"""Flags of the protocol: its options, and some numbers of the optimizer by their flat names."""
-
+# -- execution -------------------------------------------------------------------------------------
 
 _GROUP = "execution; it may change from session to session"
 GPU_CANDIDATES = 2
@@ -174,6 +169,18 @@ class Limit(NamedTuple):
 
     runs: int | None = None
     seconds: float | None = None
+
+
+def read_budget(text: str) -> Limit:
+    """Read "40" runs or "2h" of time; ValueError if it is neither."""
+    try:
+        is_count = text.strip()[-1:].isdigit()
+        limit = Limit(parse_count(text)) if is_count else Limit(None, parse_duration_s(text))
+    except ValueError:
+        limit = Limit(runs=0)
+    if 0 in limit or (limit.runs or 1) < 0:
+        raise ValueError("give a number of runs such as 40, or a time such as 2h")
+    return limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,17 +205,13 @@ class ExecutionConfig:
     )  # fmt: skip
     budget: str | None = option(
         None, "begin no run after this number of runs (40) or time (2h) of the whole study",
-        group=_GROUP,
+        group=_GROUP, reads=read_budget,
     )  # fmt: skip
     out: str = option("studies", "folder that holds the studies", group=_GROUP)
 
     def __post_init__(self) -> None:
         """Convert and check every value."""
         problems = convert_fields(self)
-        try:
-            _ = self.limit
-        except ConfigError as error:
-            problems.append(str(error))
         if self.ray_address is not None and self.executor != "ray":
             problems.append("--ray-address is given without --executor ray; add it")
         if problems:
@@ -216,22 +219,10 @@ class ExecutionConfig:
 
     @property
     def limit(self) -> Limit:
-        """The budget, by "40" runs or "2h" of time; ConfigError if it is neither."""
-        text = self.budget
-        if text is None:
-            return Limit()
-        try:
-            is_count = text.strip()[-1:].isdigit()
-            limit = Limit(parse_count(text)) if is_count else Limit(None, parse_duration_s(text))
-        except ValueError:
-            limit = Limit(runs=0)
-        if 0 in limit or (limit.runs or 1) < 0:
-            raise ConfigError(
-                f"--budget is {text!r}; give a number of runs such as 40, or a time such as 2h"
-            )
-        return limit
+        """The budget."""
+        return Limit() if self.budget is None else read_budget(self.budget)
 
-    def resolve_parallel(self, study: Study, machine: Machine) -> int:
+    def resolve_parallel(self, study: "Study", machine: Machine) -> int:
         """Return the number of candidates that run at once."""
         if self.parallel is not None:
             return self.parallel

@@ -1,11 +1,9 @@
 """One training run of one candidate: its plan, whose digest is its key, and its record."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -99,7 +97,7 @@ class RunConfig:
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def record(self, status: str, **numbers: Any) -> RunRecord:
+    def record(self, status: str, **numbers: Any) -> "RunRecord":
         """Return the record of this run, which ends now and here, with its numbers."""
         model = self.model()
         return RunRecord(
@@ -198,19 +196,13 @@ class RunRecord:
         return f"{self.task} {self.label}, {point_name(self.config['protocol'])}, seed {self.seed}"
 
 
+@dataclass(frozen=True)
 class Callbacks:
-    """Calls of the process that trains, between two steps; these do nothing."""
+    """Calls of the process that trains, between two steps; by default they do nothing."""
 
-    def beat(self) -> None:
-        """Note that the run goes on; called at least once per step.
-
-        It may raise KeyboardInterrupt: the first one ends the run after one more evaluation, the
-        second one at once.
-        """
-
-    def point(self, point: Point) -> None:
-        """Take an evaluation, in the order of steps."""
-
-    def should_prune(self, point: Point) -> bool:
-        """Whether to end the run early; called at rungs only, after `point`."""
-        return False
+    # at least once per step, as a sign of life. It may raise KeyboardInterrupt: the first one ends
+    # the run after one more evaluation, the second one at once
+    beat: Callable[[], None] = lambda: None
+    point: Callable[[Point], object] = lambda point: None  # takes evaluations in the order of steps
+    # whether to end the run early; at rungs only, after `point`
+    should_prune: Callable[[Point], bool] = lambda point: False

@@ -13,8 +13,6 @@ every setting on which an architecture always diverges.
 Source: Poli et al. 2024, arXiv:2403.17844; athms/mad-lab.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

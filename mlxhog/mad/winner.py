@@ -15,8 +15,6 @@ candidate, results of a search at 6 layers were stacked, those at 16 and more st
 of the scores is ours.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.models import families, model, ngrams
+from mlxhog.models import families, model
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.layer import Run, maps
 from mlxhog.models.ops.arrays import Array
@@ -399,11 +399,6 @@ def opened(
         source = checkpoint.config
     cfg = load_architecture(source) if isinstance(source, str | Path) else source
     families.check_language_model(cfg)
-    if ngrams.of(cfg) is not None:
-        raise ConfigError(
-            "the model has tables of n-grams, which are no parameters of a module; leave out "
-            "ngram_orders"
-        )
     if checkpoint is None:
         return cfg, families.init_params(cfg, seed)
     shapes = families.param_spec(cfg)

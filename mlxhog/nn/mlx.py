@@ -25,7 +25,7 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
-from mlxhog.models import lm
+from mlxhog.models import lm, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native.adapter_mlx import set_threads
@@ -112,8 +112,13 @@ class LanguageModel(Module):
         """
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         params, ops = {self._names[n]: value for n, value in own.items()}, _ops(self.kernels)
-        logits, after = lm.logits(self.architecture, params, tokens, state, ops=ops)
-        return cast(array, logits), after
+        (before, blocks), ids, rows = ngrams.parted(state), np.empty((0, 0), np.int32), None
+        if (tables := ngrams.of(self.architecture)) is not None:
+            ids = np.array(tokens, np.int32)
+            index = tables.rows_of(ids, before).items()
+            rows = mx.concatenate([params[name][mx.array(row)] for name, row in index], -1)
+        logits, after = lm.logits(self.architecture, params, tokens, blocks, ops=ops, rows=rows)
+        return cast(array, logits), ngrams.carried(self.architecture, ids, before, after)
 
 
 def _ops(kernels: str) -> Ops:

@@ -1,4 +1,4 @@
-"""A sequence of layers as a model of transformers; a checkpoint has a copy of this file.
+"""Any language model of mlxhog as a model of transformers; an export has a copy of this file.
 
 `mlxhog convert --to hf` writes it beside weights and config.json, and then
 
@@ -11,7 +11,7 @@ token is computed from the whole text before it: there is no cache.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, cat, nn
 from torch.nn.functional import cross_entropy
@@ -31,40 +31,55 @@ _WITHOUT_EFFECT = frozenset(
 class MlxhogConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is untyped
     """The fields of a model of mlxhog, and those of transformers."""
 
-    model_type = "mad"
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Number of residual layers."""
-        return len(self.layers)
+    model_type = "mlxhog"
 
 
 class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]  # likewise
     """A language model: tokens (B, S) in, logits (B, S, V) float32 out."""
 
     config_class = MlxhogConfig
-    _input_embed_layer = "embedding"
 
     def __init__(self, config: MlxhogConfig) -> None:
         """Make the parameters, with their initial values."""
         super().__init__(config)
         self.architecture = model = families.read(config.to_dict())
         # Modules of torch where transformers looks for them; `add_parameters` sets their weights.
-        self.embedding: nn.Module = nn.Embedding(model.vocab_size, model.hidden_size)
-        self.head: nn.Module = nn.Linear(model.hidden_size, model.vocab_size)
+        V, d, has_bias = model.vocab_size, model.hidden_size, families.head_bias(model) is not None
+        self._places = families.embedding(model), families.head(model)
+        self._set_module(self._places[0], nn.Embedding(V, d))
+        if self._places[0] != self._places[1]:
+            self._set_module(self._places[1], nn.Linear(d, V, bias=has_bias))
         add_parameters(self, families.init_params(model, seed=0))
         self.post_init()
+
+    def _set_module(self, parameter: str, module: nn.Module) -> None:
+        """Place the module of a parameter."""
+        *outer, leaf = parameter.removesuffix(".weight").split(".")
+        place: nn.Module = self
+        for part in outer:
+            if not hasattr(place, part):
+                place.add_module(part, nn.Module())
+            place = place.get_submodule(part)
+        place.add_module(leaf, module)
 
     def _init_weights(self, module: Any) -> None:
         """Keep the values: `add_parameters` has set them."""
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embedding, with its `weight` (V, d)."""
+        return cast(nn.Module, self.get_submodule(self._places[0].removesuffix(".weight")))
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding."""
+        self._set_module(self._places[0], value)
+
     def get_output_embeddings(self) -> nn.Module:
-        """Return the head, with its `weight` (V, d) and `bias` (V,)."""
-        return self.head
+        """Return the head, with `weight` (V, d) and `bias` (V,); the embedding if it is tied."""
+        return cast(nn.Module, self.get_submodule(self._places[1].removesuffix(".weight")))
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the head."""
-        self.head = new_embeddings
+        self._set_module(self._places[1], new_embeddings)
 
     def forward(
         self,

@@ -23,8 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlxhog.models import lm
+from mlxhog.models import lm, ngrams
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.lm_float64 import rows_of_tables
+from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import layers
@@ -148,13 +150,19 @@ def logits_and_state(
     """
     ops = choose("torch", kernels, tokens.device.type)
     params = {name: value.float() for name, value in module.named_parameters()}
+    (before, blocks), ids, rows = ngrams.parted(state), np.empty((0, 0), np.int32), None
+    if ngrams.of(architecture) is not None:
+        ids = tokens.cpu().numpy().astype(np.int32)
+        rows = rows_of_tables(architecture, params, ids, before)
     with torch.autocast(tokens.device.type, enabled=False):
-        logits, after = lm.logits(architecture, params, tokens, state, ops=ops)
-    return cast(Tensor, logits), after
+        logits, after = lm.logits(architecture, params, tokens, blocks, ops=ops, rows=rows)
+    return cast(Tensor, logits), ngrams.carried(architecture, ids, before, after)
 
 
 def detach(state: Any) -> Any:
     """Return a state as constants, through which no gradient flows."""
+    if isinstance(state, Carried):
+        return state._replace(state=detach(state.state))
     return state.detach() if isinstance(state, Tensor) else tuple(map(detach, state))
 
 

@@ -71,16 +71,15 @@ class Board:
 
     def _refresh(self) -> None:
         """Read the files again, and write the page again if they have changed."""
-        record = self.record
+        record, history = self.record, self.record.history
         if monotonic() - self._looked_s < LOOK_S:
             return
         record.refresh()
         self._looked_s = monotonic()
-        history = record.history
-        state = (history.starts, len(history), record.n_events, record.status, record.notes)
+        state = (history.starts, len(history), len(record.events), record.status, record.notes)
         tag = f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
         if tag != self._tag:
-            self._tag, self._text = tag, report([record], buttons=_buttons())
+            self._tag, self._text = tag, report([record], buttons=BUTTONS)
 
     async def _ask(self, request: Request) -> Response:
         """Pass the request of a button on to the run, if the token is right."""
@@ -104,15 +103,14 @@ def _error(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status_code=status)
 
 
-def _buttons() -> str:
-    """The buttons of the page, and the place of their answers."""
-    each = "".join(
-        f'<button type="button" data-ask="{what}" data-sure="{escape(sure)}">{escape(text)}'
-        "</button>"
+BUTTONS = f"""<div class="bar live" id="asks">{
+    "".join(
+        f'<button type="button" data-ask="{what}" data-sure="{escape(sure)}">{text}</button>'
         for what, (text, sure) in ASKS.items()
     )
-    return f"""<div class="bar live" id="asks">{each}
+}
 <label id="token-field">token <input id="token" autocomplete="off" spellcheck="false"
  aria-describedby="token-help"> <span class="when" id="token-help">from the link that
  mlxhog board printed</span></label></div>
 <p id="told" class="note" role="status" aria-live="polite"></p>"""
+"""The buttons of the page, and the place of their answers."""

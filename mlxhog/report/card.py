@@ -95,18 +95,19 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
 
 def _score(result: Result | None, checkpoint: Path) -> str:
     """The final score in words, with the size of the text; only if it is this checkpoint's."""
-    is_own = result is not None and Path(str(result.checkpoint)).name == checkpoint.name
-    if result is None or not is_own or not result.val_at_end or result.val_bits_per_byte is None:
+    bits = None
+    if result is not None and result.val_at_end:
+        bits = result.val_bits_per_byte
+    if result is None or bits is None or Path(str(result.checkpoint)).name != checkpoint.name:
         return "not evaluated at this step; `mlxhog eval` scores the held-out text"
-    bits, share = result.val_bits_per_byte, result.val_share or 0.0
-    size = format_bytes(result.val_bytes or 0)
+    size, share = format_bytes(result.val_bytes or 0), result.val_share
     if result.final_bits_per_byte is not None:
-        bits, share = result.final_bits_per_byte, result.final_share or 0.0
+        bits, share = result.final_bits_per_byte, result.final_share
         size = f"{format_count(result.final_tokens or 0)} tokens"
     what = "held-out answers" if result.val_of_completions else "held-out text"
     return (
-        f"{number(bits)} bits per byte of {size} of {what} ({share_text(share)}); one run and one "
-        "evaluation, so there is no interval"
+        f"{number(bits)} bits per byte of {size} of {what} ({share_text(share or 0.0)}); one run "
+        "and one evaluation, so there is no interval"
     )
 
 

@@ -19,19 +19,12 @@ OTHER = "candidates further down"
 
 @dataclass(frozen=True)
 class Theme:
-    """Colors of a figure.
+    """Colors of a figure."""
 
-    Attributes:
-        paper: background.
-        ink: text and axes.
-        faint: grid, and lines without a color of their own.
-        inks: colors of the first candidates; distinct with any kind of color vision.
-    """
-
-    paper: str
-    ink: str
-    faint: str
-    inks: tuple[str, ...]
+    paper: str  # background
+    ink: str  # text and axes
+    faint: str  # grid, and lines without a color of their own
+    inks: tuple[str, ...]  # of the first candidates; distinct with any kind of color vision
 
 
 # Okabe and Ito 2008, without yellow, which is hard to see on white; brighter ones on black.

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 
 from mlxhog.report.charts import LIGHT, panel, png, title
-from mlxhog.report.history import buckets, ends, thin
 from mlxhog.report.record import RunRecord
 
-POINTS = 2000
 TRAINING: dict[str, Any] = {"lw": 1.2}
 HELD_OUT: dict[str, Any] = {"lw": 1.0, "ls": "--", "marker": "o", "ms": 3.5}
 LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
@@ -36,27 +34,23 @@ def losses(records: Sequence[RunRecord], over: str) -> bytes:
     figure, axes = panel(LIGHT, 8.0, 4.6)
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)
     unit, size = ("s", 1) if end_s < 300 else ("min", 60) if end_s < 10800 else ("h", 3600)
-    column, label = AXES[over]
+    column, axis = AXES[over]
     labels = dict[str, tuple[str, dict[str, Any]]]()  # of the kinds of lines: color and style
     for k, record in enumerate(records):
         ink = LIGHT.inks[k % len(LIGHT.inks)]
         xs = record.history.column(column) / (size if over == "time" else 1)
-        train = record.history.column("train_bits_per_byte")
-        starts = buckets(len(xs), POINTS)
         larger = f"held-out, {record.larger_score[1]}" if record.larger_score else ""
-        for ys, name, style in (
-            (train, "training", TRAINING),
-            (record.history.column("val_bits_per_byte"), "held-out", HELD_OUT),
-            (record.history.column("final_bits_per_byte"), larger, LARGER),
+        for name, label, style in (
+            ("train_bits_per_byte", "training", TRAINING),
+            ("val_bits_per_byte", "held-out", HELD_OUT),
+            ("final_bits_per_byte", larger, LARGER),
         ):
-            at = xs
-            if ys is train and starts is not None:
-                at, ys = ends(xs, starts), thin(ys, starts)  # noqa: PLW2901
+            ys = record.history.column(name)
             known = ~np.isnan(ys)
             if known.any():
-                axes.plot(at[known], ys[known], color=ink, **style)
-                labels[name] = (ink if len(records) == 1 else LIGHT.ink, style)
-    axes.set_xlabel(label.format(unit=unit))
+                axes.plot(xs[known], ys[known], color=ink, **style)
+                labels[label] = (ink if len(records) == 1 else LIGHT.ink, style)
+    axes.set_xlabel(axis.format(unit=unit))
     axes.set_ylabel("bits per byte")
     subject = records[0].run.name if len(records) == 1 else f"{len(records)} runs"
     title(axes, LIGHT, f"bits per byte of {subject}")

@@ -1,7 +1,6 @@
 """A run's metrics.jsonl as columns, read while the file grows.
 
-A file may grow at this moment, or be damaged. A line that is not a progress is skipped and counted;
-a missing field has its default.
+A line that is not a progress is skipped; a missing field has its default.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import math
 import os
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,16 @@ from numpy.typing import NDArray
 from mlxhog.base import reading
 from mlxhog.base.typed import fill
 from mlxhog.report.metrics import EVALUATED, Progress, WorkerReport
-from mlxhog.report.streams import printable
 
-AXES = ("elapsed_s", "tokens", "updates")
+AXES = ("elapsed_s", "tokens", "step")
 DRAWN = (
     "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
     "lost_update_rate", "memory_bytes",
 )  # fmt: skip
-NEVER_FALL = (*AXES, "step")
-OF_RUN = (*NEVER_FALL, *DRAWN, "val_bytes")
+OF_RUN = (*AXES, *DRAWN, "val_bytes")
 """Columns of the run."""
 OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
 """Columns of each worker."""
-ENDED = ("?", "free", "finished", "left")
-"""States of a slot after which a new process in it is not a restart."""
 MOST_TAIL = 1 << 26
 """Bytes at the end of a file in which `newest_line` looks."""
 
@@ -90,30 +86,14 @@ class _Line(Progress):
     supervisor_pid: int | None = None
 
 
-@dataclass
-class WorkerHistory:
-    """What is known of one worker slot beside its columns.
-
-    Attributes:
-        backend: such as "torch:cpu".
-        newest: its last report in the newest command.
-        restarts: processes that replaced a dead one.
-    """
-
-    backend: str = "?"
-    newest: WorkerReport = WorkerReport()
-    restarts: int = 0
-
-
 class History:
     """The lines of one metrics.jsonl as columns.
 
     Attributes:
-        workers: histories of the workers, by slot.
-        damaged: number of skipped lines.
+        backends: such as "torch:cpu", by the slot of the worker.
         newest: the last line; None before the first one.
         starts: number of times that the file was read from its begin; a change means that the
-            file was replaced.
+            file was replaced, as a resume does.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,12 +104,12 @@ class History:
 
     def _begin(self) -> None:
         self.starts += 1
-        self.workers: dict[int, WorkerHistory] = {}
-        self.damaged = self._length = 0
+        self.backends: dict[int, str] = {}
+        self._workers: dict[int, WorkerReport] = {}  # last reports of the newest command
+        self._length = 0
         self.newest: _Line | None = None
-        self._columns: dict[tuple[int, str], array[float]] = {}  # by slot, 0 for the run; see _put
+        self._columns: dict[tuple[int, str], array[float]] = {}  # by slot, 0 for the run
         self._evaluation: dict[str, Any] = {}
-        self._dropped_before = 0
 
     def __len__(self) -> int:
         """Number of lines."""
@@ -144,8 +124,7 @@ class History:
 
     def last(self, name: str) -> float | None:
         """The newest number of a column of the run, or None."""
-        column = self._columns.get((0, name), array("d"))
-        return next((value for value in reversed(column) if not math.isnan(value)), None)
+        return next(reversed(self._columns.get((0, name), ())), None)
 
     @property
     def progress(self) -> Progress:
@@ -153,19 +132,17 @@ class History:
         return replace(self.newest or Progress(), **self._evaluation)
 
     def update(self) -> None:
-        """Append the new lines of the file, or read a replaced file, as a resume leaves, anew.
+        """Append the new lines of the file.
 
         Raises:
             OSError: the file cannot be read; a missing file has no lines.
         """
         for record in self._file.read():
-            try:
+            with suppress(ValueError):
                 self._take(fill(_Line, record))
-            except ValueError:
-                self.damaged += 1
 
     def _put(self, slot: int, name: str, value: float | None) -> None:
-        """Set a number of the last line; no number leaves a gap."""
+        """Set a number of the last line; no number leaves a gap, which ends with the next one."""
         if value is not None:
             column = self._columns.setdefault((slot, name), array("d"))
             column.extend([math.nan] * (self._length - 1 - len(column)))
@@ -173,18 +150,11 @@ class History:
 
     def _take(self, line: _Line) -> None:
         """Append one line to the columns."""
-        last = self.newest
-        if last is not None and line.supervisor_pid != last.supervisor_pid:
-            for worker in self.workers.values():  # a new command, whose workers count from 0
-                self._dropped_before += worker.newest.dropped
-                worker.newest = WorkerReport()
-        dropped = self._dropped_before + sum(one.dropped for one in line.workers)
-        values: dict[str, Any] = {**vars(line), "updates": line.step - dropped}
-        since_s = line.elapsed_s
+        values, last, since_s = dict[str, Any](vars(line)), self.newest, line.elapsed_s
         if last is not None:
-            before = {name: self._columns[0, name][-1] for name in NEVER_FALL}
-            values |= {name: max(values[name], before[name]) for name in NEVER_FALL}
-            since_s = values["elapsed_s"] - before["elapsed_s"]
+            if line.supervisor_pid != last.supervisor_pid:
+                self._workers.clear()  # those of a new command count from 0
+            since_s -= last.elapsed_s
             if since_s <= 0:  # no worker trains during the last evaluation
                 values |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
         if line.val_bits_per_byte is not None:
@@ -201,8 +171,7 @@ class History:
         self.newest = line
 
     def _take_worker(self, worker: WorkerReport, since_s: float) -> None:
-        known, slot = self.workers.setdefault(worker.slot, WorkerHistory()), worker.slot
-        last = known.newest
+        slot, last = worker.slot, self._workers.get(worker.slot, WorkerReport())
         applied, applied_before = worker.steps - worker.dropped, last.steps - last.dropped
         self._put(slot, "memory_bytes", worker.memory_bytes)
         if applied > applied_before:
@@ -213,17 +182,14 @@ class History:
         if since_s > 0 and last.slot:
             share = (worker.wait_s - last.wait_s) / since_s
             self._put(slot, "waiting", min(max(share, 0.0), 1.0))
-        known.backend = printable(worker.backend)[:40]
-        known.restarts += last.pid != worker.pid and last.state not in ENDED
-        known.newest = worker
+        self.backends[slot], self._workers[slot] = worker.backend, worker
 
     def drawn(self, points: int) -> dict[str, Any]:
         """Return the columns thinned to at most `points` points; see `thin`.
 
         Returns:
-            Lists of one length: "axes", non-decreasing values of each name in `AXES`; "of_run",
-            values of each name in `DRAWN`; "of_workers", those of `OF_WORKER` by slot. None is a
-            gap.
+            Lists of one length: "axes", the values of each name in `AXES`; "of_run", those of each
+            name in `DRAWN`; "of_workers", those of `OF_WORKER` by slot. None is a gap.
         """
         starts = buckets(len(self), points)
 
@@ -235,7 +201,7 @@ class History:
             }
 
         axes = {name: ends(self.column(name), starts).round(2).tolist() for name in AXES}
-        workers = {slot: thinned(OF_WORKER, slot) for slot in sorted(self.workers)}
+        workers = {slot: thinned(OF_WORKER, slot) for slot in sorted(self.backends)}
         return {"axes": axes, "of_run": thinned(DRAWN), "of_workers": workers}
 
 

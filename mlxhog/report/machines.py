@@ -51,7 +51,7 @@ class Roster:
         own: int,
         notes: Mapping[str, str],
     ) -> None:
-        """Replace the view; machines of earlier views stay in it.
+        """Replace the view; machines and notes of earlier views stay in it.
 
         Args:
             machines: id, name, tokens, rounds and seen_s of each.
@@ -63,14 +63,10 @@ class Roster:
         known = {one["id"]: one for one in before.get("machines", [])}
         for one in machines:
             known[one["id"]] = {**one, "seen_ns": now_ns - round(1e9 * one["seen_s"])}
-        view: dict[str, Any] = {
-            "own": own,
-            "members": list(members),
-            "notes": {**before.get("notes", {}), **notes},
-            "machines": sorted(known.values(), key=lambda one: -one["seen_ns"]),
-        }
-        while len(text := json.dumps(view).encode()) > VIEW_BYTES - 8:
-            view["machines"].pop()  # away for longest
+        newest = sorted(known.values(), key=lambda one: -one["seen_ns"])
+        view = {"own": own, "members": list(members), "notes": {**self.notes(), **notes}}
+        while len(text := json.dumps({**view, "machines": newest}).encode()) > VIEW_BYTES - 8:
+            newest.pop()  # away for longest
         n = self._words["views"] + 1
         start = _HEAD.n_bytes + n % 2 * VIEW_BYTES
         length = len(text).to_bytes(8, "little")
@@ -104,19 +100,16 @@ class Roster:
     def reports(self) -> tuple[MachineReport, ...]:
         """One report per machine, this one first, then by name."""
         view, now_ns = self._read(), monotonic_ns()
-        machines = sorted(
-            view.get("machines", []),
-            key=lambda one: (one["id"] != view["own"], one["name"], one["id"]),
-        )
+        own, members = view.get("own"), [] if self.is_alone else view.get("members", [])
+        every = view.get("machines", [])
         reports, names = list[MachineReport](), Counter[str]()
-        for one in machines:
-            is_own, name = one["id"] == view["own"], printable(one["name"])
-            is_in = one["id"] in view["members"] and not self.is_alone
+        for one in sorted(every, key=lambda one: (one["id"] != own, one["name"], one["id"])):
+            is_own, name = one["id"] == own, printable(one["name"])
             names[name] += 1
             reports.append(
                 MachineReport(
                     name=name if names[name] == 1 else f"{name} ({names[name]})",
-                    state=IN_QUORUM if is_in else ALONE if is_own else AWAY,
+                    state=IN_QUORUM if one["id"] in members else ALONE if is_own else AWAY,
                     tokens=one["tokens"],
                     rounds=one["rounds"],
                     seen_s=(now_ns - one["seen_ns"]) / 1e9,

@@ -1,18 +1,11 @@
 """Progress and result of a training run: its reports during training and at the end."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
-from mlxhog.base.quantities import (
-    format_bytes,
-    format_clock,
-    format_count,
-    format_duration,
-    format_share,
-)
+from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_share
 from mlxhog.config.config import EMULATED
 from mlxhog.report.shares import shares
 
@@ -50,47 +43,28 @@ def label(gpu_write: str, kernels: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """One worker: totals of this call to `train`, and recent rates.
+    """One worker: totals of this call to `train`, and recent rates."""
 
-    Attributes:
-        slot: its number in the worker table, from 1.
-        backend: such as "torch:cpu".
-        pid: process id of the newest process in its slot.
-        state: free, starting, running, leaving, left, finished or dead.
-        steps: batches that it has finished, including dropped ones.
-        tokens: tokens in them.
-        tokens_per_s: recent rate.
-        mean_staleness: mean number of updates by others between its reads and writes.
-        max_staleness: the largest such number.
-        dropped: steps dropped because the gradient was not finite, or too late.
-        memory_bytes: largest resident memory of its process so far.
-        staleness: its steps by their staleness, see `Totals`.
-        read_s, compute_s, apply_s, wait_s, other_s: seconds of its processes, see `shares`.
-        forward_s: seconds of `compute_s` in forward passes; 0 where these cannot be told apart.
-        optimizer_s: seconds of `apply_s` in which gradients became steps.
-        rate_share: its share of the sum of all step sizes, if these depend on staleness or speed.
-    """
-
-    slot: int = 0
-    backend: str = "?"
-    pid: int = 0
-    state: str = "?"
-    steps: int = 0
-    tokens: int = 0
-    tokens_per_s: float = 0.0
-    mean_staleness: float = 0.0
+    slot: int = 0  # its number in the worker table, from 1
+    backend: str = "?"  # such as "torch:cpu"
+    pid: int = 0  # of the newest process in its slot
+    state: str = "?"  # free, starting, running, leaving, left, finished or dead
+    steps: int = 0  # batches that it has finished, including dropped ones
+    tokens: int = 0  # in them
+    tokens_per_s: float = 0.0  # recent rate
+    mean_staleness: float = 0.0  # of the updates by others between its reads and writes
     max_staleness: int = 0
-    dropped: int = 0
-    memory_bytes: int = 0
-    staleness: Mapping[int, int] = field(default_factory=dict)
-    read_s: float = 0.0
+    dropped: int = 0  # steps dropped because the gradient was not finite, or too late
+    memory_bytes: int = 0  # largest resident memory of its process so far
+    staleness: Mapping[int, int] = field(default_factory=dict)  # its steps by their staleness
+    read_s: float = 0.0  # seconds of its processes by activity; see `shares`
     compute_s: float = 0.0
     apply_s: float = 0.0
     wait_s: float = 0.0
-    forward_s: float = 0.0
-    optimizer_s: float = 0.0
+    forward_s: float = 0.0  # of `compute_s`; 0 where passes cannot be told apart
+    optimizer_s: float = 0.0  # of `apply_s`, in which gradients became steps
     other_s: float = 0.0
-    rate_share: float | None = None
+    rate_share: float | None = None  # of the sum of all step sizes, if these depend on the worker
 
 
 WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
@@ -108,24 +82,14 @@ WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class MachineReport:
-    """One machine of a cluster.
+    """One machine of a cluster."""
 
-    Attributes:
-        name: of the machine; of equal names the later ones have a number.
-        state: "in the quorum" of the newest round, "alone" (this machine, without the others) or
-            "away".
-        tokens: of its committed rounds.
-        rounds: that it has committed.
-        seen_s: seconds since its last join.
-        is_own: whether it is the machine of this run.
-    """
-
-    name: str
-    state: str
-    tokens: int
-    rounds: int
-    seen_s: float
-    is_own: bool
+    name: str  # of equal names the later ones have a number
+    state: str  # "in the quorum" of the newest round, "alone" (this machine) or "away"
+    tokens: int  # of its committed rounds
+    rounds: int  # that it has committed
+    seen_s: float  # seconds since its last join
+    is_own: bool  # whether it is the machine of this run
 
     def __str__(self) -> str:
         """Spell it, such as "in the quorum, 1.20M tokens in 40 rounds, seen 3 s ago"."""
@@ -314,6 +278,21 @@ class Result(Totals):
     start_s: float | None = None
     counts_bits_per_byte: float | None = None
 
+    @classmethod
+    def of(cls, progress: Progress, **more: Any) -> Self:
+        """Return the result at the last progress, with what that does not say."""
+        shared = {one.name: getattr(progress, one.name) for one in fields(Totals)}
+        seconds = progress.elapsed_s
+        return cls(
+            **shared,
+            steps=progress.step,
+            seconds=seconds,
+            tokens_per_s=progress.tokens / seconds if seconds else 0.0,
+            dropped_steps=sum(worker.dropped for worker in progress.workers),
+            counts_bits_per_byte=progress.marks.get(COUNTS),
+            **more,
+        )
+
     @property
     def val_at_end(self) -> bool:
         """Whether the evaluation scored the model after the last step."""
@@ -376,28 +355,3 @@ def share_text(share: float) -> str:
 def rate(value: float | None) -> str:
     """Spell a share; - is not measured."""
     return "-" if value is None else format_share(value)
-
-
-def heading(progress: Progress) -> list[str]:
-    """Return how far a run is, how fast, and how much memory it takes."""
-    eta_s = progress.eta_s
-    return [
-        f"step {progress.step}",
-        f"{format_clock(progress.call_s)} ({progress.budget_fraction:.0%})",
-        f"ETA {'-' if eta_s is None else format_clock(math.ceil(eta_s - 1e-6))}",
-        f"{format_count(progress.tokens)} tokens",
-        f"{format_count(progress.tokens_per_s)} tok/s",
-        f"memory {format_bytes(progress.memory_bytes)}",
-    ]
-
-
-def losses(progress: Progress) -> list[str]:
-    """Return the losses of a run, its share of lost updates, and a label of Metal kernels."""
-    train, held_out = map(number, (progress.train_bits_per_byte, progress.val_bits_per_byte))
-    metal = label(progress.gpu_write, progress.kernels)
-    return [
-        f"loss {number(progress.loss)}",
-        f"bits/byte: train {train}, held-out {held_out}",
-        f"lost updates {rate(progress.lost_update_rate)}",
-        *([metal] if metal else []),
-    ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -24,7 +24,7 @@ from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
 from mlxhog.report.machines import machines_of
-from mlxhog.report.metrics import COUNTS, Doing, Evaluation, Progress, WorkerReport
+from mlxhog.report.metrics import COUNTS, Doing, Progress, WorkerReport
 from mlxhog.report.shares import TIMES
 
 WINDOW_S = 5.0  # throughput and loss are averages over this time
@@ -88,38 +88,39 @@ class Monitor:
         arena: Arena,
         workers: Sequence[WorkerSpec],
         budget: Budget,
-        *,
-        gpu_write: str = "cpu",
-        kernels: str = "reference",
+        state: Progress,
     ) -> None:
         """Attach to the rings of all slots.
 
-        `workers` are the workers of slot 1, 2, ...; workers that join later are added to
-        `self.workers`. `gpu_write` and `kernels` are copied into the progress.
+        Args:
+            arena: of the run.
+            workers: those of slot 1, 2, ...; ones that join later are added to `self.workers`.
+            budget: of the run.
+            state: what the arena does not tell: strategy, kernels, marks; evaluations and losses
+                are added to it.
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
-        self.gpu_write, self.kernels = gpu_write, kernels
-        self.marks: Mapping[str, float] = {}  # of `Progress`
-        self.counts_bits_per_byte: float | None = None
+        self.state = state
+        self._counts: float | None = None
         self._counting: threading.Thread | None = None
         self._slots = {
             slot: _Slot(Ring(arena.segment(f"ring.{slot}")))
             for slot in range(1, arena.layout.max_workers + 1)
         }
-        self.evaluation = Evaluation()
-        self.loss: float | None = None
-        self.train_bits_per_byte: float | None = None
         self.start_s: float | None = None  # from the start of the command to that of training
         self._first_step_ns: int | None = None  # end of the first step
         self.ended_ns: int | None = None
         self.over = False  # the budget is used up
         self._no_step_fits = False
         self.samples = 0
-        self.strategy: str | None = None  # of the run now
         self.on_step: Callable[[int, np.void], None] | None = None  # gets each record of a step
         self.on_score: Callable[[np.void], None] | None = None  # gets each scored batch
         self.evaluations = 0  # evaluations during training
         self.evaluating_s = 0.0  # seconds that workers spent on them
+
+    def note(self, **values: Any) -> None:
+        """Change fields of the state."""
+        self.state = replace(self.state, **values)
 
     def find_counts(self, data: Prepared, asked_bytes: int) -> None:
         """Score counted n-grams of the training text in a thread, beside the training.
@@ -131,7 +132,7 @@ class Monitor:
 
         def find() -> None:
             with suppress(MlxhogError, OSError, MemoryError):  # then the view has no such mark
-                self.counts_bits_per_byte = counts.score(data.train, data.val, asked_bytes)
+                self._counts = counts.score(data.train, data.val, asked_bytes)
 
         # No daemon: the interpreter may not end while native code is about to take its lock again.
         self._counting = threading.Thread(target=find, name="counts")
@@ -144,7 +145,7 @@ class Monitor:
 
     def drain(self) -> None:
         """Read the records that workers have written since the last call."""
-        since_ns = monotonic_ns() - WINDOW_S * 1e9
+        since_ns, steps = monotonic_ns() - WINDOW_S * 1e9, list[np.void]()
         for number, slot in self._slots.items():
             for record in slot.ring.drain():
                 if record["kind"] == RecordKind.STEP:
@@ -157,24 +158,19 @@ class Monitor:
                     self.samples += 1
                 elif self.on_score is not None:
                     self.on_score(record)
-            while len(slot.recent) > 2 and slot.recent[0]["t_ns"] < since_ns:
-                slot.recent.popleft()
-        steps = [
-            step
-            for slot in self._slots.values()
-            for step in slot.recent
-            if step["t_ns"] >= since_ns and math.isfinite(step["loss"])
-        ]
+            recent = slot.recent
+            while len(recent) > 2 and recent[0]["t_ns"] < since_ns:
+                recent.popleft()
+            steps += [one for one in recent if one["t_ns"] >= since_ns and isfinite(one["loss"])]
         if steps:
-            self.loss = float(np.mean([float(step["loss"]) for step in steps]))
+            self.note(loss=float(np.mean([float(step["loss"]) for step in steps])))
         if n_bytes := sum(int(step["n_bytes"]) for step in steps):
             nats = sum(float(step["nats"]) for step in steps)
-            self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
+            self.note(train_bits_per_byte=bits_per_byte(nats, n_bytes))
 
     def take_evaluation(self, nats: float, n_bytes: int, tokens: int, step: int) -> None:
         """Store an evaluation of held-out text: its nats, bytes and labels, and the run's step."""
-        self.evaluation = replace(
-            self.evaluation,
+        self.note(
             val_bits_per_byte=bits_per_byte(nats, n_bytes),
             val_step=step,
             val_loss=nats / tokens,
@@ -184,12 +180,7 @@ class Monitor:
 
     def take_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
         """Store the final score: its labels, and its share of the text."""
-        self.evaluation = replace(
-            self.evaluation,
-            final_bits_per_byte=bits_per_byte,
-            final_tokens=tokens,
-            final_share=share,
-        )
+        self.note(final_bits_per_byte=bits_per_byte, final_tokens=tokens, final_share=share)
 
     def seconds(self) -> float:
         """Training time of this call so far; it stops once `ended_ns` is set."""
@@ -219,10 +210,6 @@ class Monitor:
         """Steps by their staleness, ascending."""
         every = sum((slot.staleness for slot in self._slots.values()), Counter[int]())
         return dict(sorted(every.items()))
-
-    def dropped_steps(self) -> int:
-        """Steps dropped because their gradient was not finite, and gradients that were too late."""
-        return sum(entry.dropped for entry in self.arena.workers)
 
     def worker_reports(self) -> tuple[WorkerReport, ...]:
         """One report per worker slot that has been in use."""
@@ -285,29 +272,24 @@ class Monitor:
         done = count("steps"), count("tokens") + count("tokens_elsewhere")
         fraction = self.budget.fraction(steps=done[0], tokens=done[1], seconds=seconds)
         steps, tokens, elapsed_s = self.totals()
-        reports, bits = self.worker_reports(), self.counts_bits_per_byte
-        return Progress(
+        reports, marks = self.worker_reports(), self.state.marks
+        return replace(
+            self.state,
             step=steps,
             tokens=tokens,
             elapsed_s=elapsed_s,
             call_s=seconds,
             budget_fraction=fraction,
             eta_s=seconds * (1 - fraction) / fraction if fraction > 0 else None,
-            loss=self.loss,
-            train_bits_per_byte=self.train_bits_per_byte,
-            **vars(self.evaluation),
             tokens_per_s=sum(report.tokens_per_s for report in reports),
             lost_update_rate=self.arena.lost_update_rate(),
             memory_bytes=sum(report.memory_bytes for report in reports),
             workers=reports,
-            gpu_write=self.gpu_write,
-            kernels=self.kernels,
             staleness=self.staleness(),
-            strategy=self.strategy,
             sample=sample,
             message=message,
             doing=doing,
-            marks=self.marks if bits is None else {**self.marks, COUNTS: bits},
+            marks=marks if self._counts is None else {**marks, COUNTS: self._counts},
             first_step_s=self.first_step_s(),
             machines=machines_of(self.arena),
         )

@@ -1,42 +1,41 @@
-"""Progress of a training run as plain lines, and the choice between these and a live table."""
+"""Views of a training run: their common part, and plain lines."""
 
 from __future__ import annotations
 
-import os
-import sys
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import TextIO
+from collections.abc import Callable
+from typing import Self, TextIO
 
-from mlxhog.base.quantities import format_count
-from mlxhog.report.metrics import Doing, Progress, heading, losses
-from mlxhog.report.streams import console, printable, wrapped
-from mlxhog.report.views import RunView, may_redraw
+from mlxhog.base.quantities import format_bytes, format_clock, format_count
+from mlxhog.report.metrics import Doing, Progress, label, number, rate
+from mlxhog.report.streams import printable, printable_lines, wrapped
 
 MOST_WORKERS = 4  # a line lists up to this many workers one by one
 
 
-def observer(
-    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
-) -> RunView:
-    """Return a live table in a notebook and on a terminal that can redraw it, else plain lines.
+class RunView:
+    """A view of a run that shows nothing; others `show` a message and `draw` the state."""
 
-    Args:
-        stream: stream for the progress, usually stderr; see `may_redraw`.
-        quiet: whether to show nothing.
-        environ: environment of this process.
-    """
-    if quiet:
-        return RunView()
-    module = sys.modules.get("IPython")
-    shell = None if module is None else module.get_ipython()
-    in_notebook = getattr(shell, "kernel", None) is not None
-    if not in_notebook and not may_redraw(stream, environ):
-        return PlainLines(stream)
-    from mlxhog.report.terminal import Cell, LiveTable  # imports rich, which takes 50 ms
+    def __enter__(self) -> Self:
+        """Take over the output, if necessary."""
+        return self
 
-    return Cell() if in_notebook else LiveTable(console(stream))
+    def __exit__(self, *_: object) -> None:
+        """Give the output back."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Show the message, if there is one, then the state."""
+        if progress.message is not None:
+            self.show(printable_lines(progress.message))
+        self.draw(progress)
+
+    def show(self, message: str) -> None:
+        """Show a message."""
+
+    def draw(self, progress: Progress) -> None:
+        """Show the newest state."""
 
 
 class PlainLines(RunView):
@@ -62,32 +61,51 @@ class PlainLines(RunView):
         self._stream.flush()
 
     def draw(self, progress: Progress) -> None:
-        """Write a new sample, the state after new steps, and activities besides training."""
-        for text in self._news(progress):
-            self.show(text)
-
-    def _news(self, progress: Progress) -> Iterator[str]:
-        """Yield new lines: an activity at once, its percentage and the state every few seconds."""
+        """Write a new sample and activity at once, the state and percentages every few seconds."""
         doing, shown = progress.doing, self._doing
         is_new = doing is None or shown is None or doing.activity != shown.activity
-        if doing != shown and (is_new or self._due()):
+        if doing != shown and (is_new or self._is_due()):
             self._doing = doing
             if doing is not None:
-                yield str(doing)
+                self.show(str(doing))
         if progress.sample not in (None, self._sample):
             self._sample = progress.sample
-            yield f"sample: {printable(str(progress.sample))}"
-        if progress.step > self._step and self._due():
+            self.show(f"sample: {printable(str(progress.sample))}")
+        if progress.step > self._step and self._is_due():
             self._step = progress.step
-            yield line(progress)
+            self.show(line(progress))
 
-    def _due(self) -> bool:
+    def _is_due(self) -> bool:
         """Whether a line of the state is due; if so, the next one is due `every_s` later."""
         now = self._clock()
         is_due = now >= self._next_s
         if is_due:
             self._next_s = now + self._every_s
         return is_due
+
+
+def heading(progress: Progress) -> list[str]:
+    """Return how far a run is, how fast, and how much memory it takes."""
+    eta_s = progress.eta_s
+    return [
+        f"step {progress.step}",
+        f"{format_clock(progress.call_s)} ({progress.budget_fraction:.0%})",
+        f"ETA {'-' if eta_s is None else format_clock(math.ceil(eta_s - 1e-6))}",
+        f"{format_count(progress.tokens)} tokens",
+        f"{format_count(progress.tokens_per_s)} tok/s",
+        f"memory {format_bytes(progress.memory_bytes)}",
+    ]
+
+
+def losses(progress: Progress) -> list[str]:
+    """Return the losses of a run, its share of lost updates, and a label of Metal kernels."""
+    train, held_out = map(number, (progress.train_bits_per_byte, progress.val_bits_per_byte))
+    return [
+        f"loss {number(progress.loss)}",
+        f"bits/byte: train {train}, held-out {held_out}",
+        f"lost updates {rate(progress.lost_update_rate)}",
+        *filter(None, [label(progress.gpu_write, progress.kernels)]),
+    ]
 
 
 def line(progress: Progress) -> str:

@@ -1,9 +1,10 @@
-"""Read the folder of a run, during training and later; damage is reported, never fatal."""
+"""Read the folder of a run, during training and later."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +13,10 @@ import numpy as np
 from mlxhog.base.paths import words
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
-from mlxhog.checkpoint.run import DAMAGED, RUNNING, STARTING, Run
+from mlxhog.checkpoint.run import RUNNING, STARTING, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import by_flat_names, read_yaml, specs_of
-from mlxhog.errors import ConfigError, RunError, message_of
+from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.history import GrowingFile, History
 from mlxhog.report.metrics import (
     COUNTS,
@@ -28,12 +29,7 @@ from mlxhog.report.metrics import (
     share_text,
 )
 from mlxhog.report.shares import shares
-from mlxhog.report.streams import printable, printable_lines
 
-MOST_TEXT = 2000
-"""Largest number of characters of an event; the rest is cut off."""
-MOST_EVENTS = 2000
-"""Number of newest events and samples in memory."""
 ALL = "all workers"
 _ASIDE = ("out", "name")
 """Options that choose the folder of a run and do not change its training."""
@@ -41,19 +37,12 @@ _ASIDE = ("out", "name")
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvent:
-    """A line of events.jsonl.
+    """A line of events.jsonl."""
 
-    Attributes:
-        elapsed_s: seconds of training of the whole run.
-        step: step of the whole run.
-        kind: "message", "strategy" (of a change), "sample", "checkpoint" or "ended".
-        text: the message, the sample, or the path of the checkpoint.
-    """
-
-    elapsed_s: float
-    step: int
-    kind: str
-    text: str = ""
+    elapsed_s: float  # seconds of training of the whole run
+    step: int  # of the whole run
+    kind: str  # "message", "strategy" (of a change), "sample", "checkpoint" or "ended"
+    text: str = ""  # the message, the sample, or the path of the checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,92 +80,56 @@ class RunRecord:
         progress: their last line, with the newest evaluation and the newest sample.
         status: contents of its run.json.
         config: option -> value, in the spelling of config.yaml; numbers of choices by flat names.
-        events: the newest `MOST_EVENTS` events.
-        n_events: number of all events.
-        notes: sentences about missing or damaged files, for the reader of a report.
+        events: the lines of its events.jsonl.
+        notes: sentences about the numbers, for the reader of a report.
     """
 
     def __init__(self, run: Run) -> None:
         """Read all files.
 
         Raises:
-            RunError: the metrics cannot be read.
+            RunError: one cannot be read.
         """
         self.run = run
         self.history = History(run.metrics_path)
-        self.status: dict[str, Any] = {}
         self.config: dict[str, object] = {}
         self.events: list[RunEvent] = []
-        self.n_events = 0
-        self.notes: list[str] = []
         self._event_file = GrowingFile(run.events_path)
-        self._damaged_events = 0
         self.refresh()
 
     def refresh(self) -> None:
         """Read every file again; of growing files only the new part.
 
         Raises:
-            RunError: the metrics cannot be read.
+            RunError: one cannot be read.
         """
-        self.status = self.run.read_status()
+        self.status: dict[str, Any] = self.run.read_status()
         self._about = fill(_About, self.status)
         try:
             self.history.update()
+            for record in self._event_file.read():
+                with suppress(ValueError):
+                    self.events.append(read(RunEvent, {"text": record.get("path", ""), **record}))
         except OSError as error:
-            raise RunError(f"{self.run.metrics_path} cannot be read: {error.strerror}") from error
-        self.notes = [*self._read_config(), *self._read_events(), *self._lacks()]
+            raise RunError(f"{error.filename} cannot be read: {error.strerror}") from error
+        if not self.config:
+            with suppress(ConfigError):  # it is not written yet
+                options = by_flat_names(read_yaml(self.run.config_path))
+                self.config = {name: value for name, (value, _) in options.items()}
+        self.notes = list(self._notes())
         sample = self.samples[-1].text if self.samples else None
         self.progress = replace(self.history.progress, sample=sample)
 
-    def _read_config(self) -> list[str]:
-        """Read config.yaml, which never changes; returns a note if that is not possible."""
-        try:
-            layer = {} if self.config else by_flat_names(read_yaml(self.run.config_path))
-        except ConfigError as error:
-            return [f"the configuration of the run cannot be read: {error}"]
-        self.config |= {name: value for name, (value, _) in layer.items()}
-        return []
-
-    def _read_events(self) -> list[str]:
-        """Read new events; returns a note if that is not possible."""
-        try:
-            for record in self._event_file.read():
-                try:
-                    event = read(RunEvent, {"text": record.get("path", ""), **record})
-                except ValueError:
-                    self._damaged_events += 1
-                    continue
-                text = printable_lines(event.text)[:MOST_TEXT]
-                self.events.append(replace(event, kind=printable(event.kind)[:20], text=text))
-                self.n_events += 1
-        except OSError as error:
-            return [f"events.jsonl cannot be read: {message_of(error)}"]
-        del self.events[:-MOST_EVENTS]
-        return []
-
-    def _lacks(self) -> list[str]:
-        """What a reader should know of the files."""
-        history, sizes = self.history, self.history.column("val_bytes")
-        lacks = {
-            "run.json is missing or damaged: status and result are unknown": (
-                self.status.get("status") == DAMAGED or not self.status
-            ),
-            f"{history.damaged} damaged lines of metrics.jsonl are skipped": history.damaged,
-            f"{self._damaged_events} damaged lines of events.jsonl are skipped": (
-                self._damaged_events
-            ),
-            "evaluations before and after a resume used different parts of the held-out text: "
-            "their numbers cannot be compared": len({*sizes[~np.isnan(sizes)].tolist()}) > 1,
-            "no numbers yet: the first ones are written two seconds after training begins": (
-                not len(history) and self.is_running
-            ),
-            "no numbers: nothing was trained": not len(history) and not self.is_running,
-            "events.jsonl is missing: messages and samples are unknown": (
-                len(history) and not self.run.events_path.exists()
-            ),
-        }
-        return [note for note, applies in lacks.items() if applies]
+    def _notes(self) -> Iterator[str]:
+        sizes = self.history.column("val_bytes")
+        if len({*sizes[~np.isnan(sizes)].tolist()}) > 1:
+            yield (
+                "evaluations before and after a resume used different parts of the held-out text: "
+                "their numbers cannot be compared"
+            )
+        if not len(self.history):
+            yet = "yet: the first ones are written two seconds after training begins"
+            yield f"no numbers {yet}" if self.is_running else "no numbers: nothing was trained"
 
     @property
     def is_running(self) -> bool:
@@ -186,7 +139,7 @@ class RunRecord:
     @property
     def state(self) -> str:
         """The status of the run, in one word."""
-        return printable(self._about.status)[:20]
+        return self._about.status
 
     @property
     def result(self) -> Result | None:
@@ -198,12 +151,6 @@ class RunRecord:
         """The part of the held-out text for evaluations; {} if unknown."""
         part = self.status.get("held_out")
         return part if isinstance(part, dict) else {}
-
-    @property
-    def seq_len(self) -> int:
-        """Tokens of a training sequence; 1 if unknown."""
-        value = self.config.get("seq_len")
-        return value if type(value) is int and value > 0 else 1
 
     @property
     def evaluated_text(self) -> str:
@@ -244,7 +191,7 @@ class RunRecord:
         workers = [vars(worker) for worker in self.progress.workers]
         each = {f"{worker['slot']} {worker['backend']}": [worker] for worker in workers}
         named = {ALL: workers, **(each if len(each) > 1 else {})}
-        return {printable(name)[:40]: shares(some) for name, some in named.items()}
+        return {name: shares(some) for name, some in named.items()}
 
     # -- facts -----------------------------------------------------------------------------------
 
@@ -255,40 +202,38 @@ class RunRecord:
     def facts(self) -> dict[str, str]:
         """The rows of a table about the run and its machine: name -> value; - is unknown."""
         history, now, about, last = self.history, self.progress, self._about, self.last
-        result, workers = about.result, [one for _, one in sorted(history.workers.items())]
+        result, backends = about.result, [one for _, one in sorted(history.backends.items())]
         tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
         counts, larger = now.marks.get(COUNTS), self.larger_score
-        dropped = restarts = torn = None
+        dropped = restarts = torn = beside = None
         if result is not None:
             dropped, restarts, torn = result.dropped_steps, result.restarts, result.torn
         elif len(history):
             dropped = sum(one.dropped for one in now.workers)
-            restarts = sum(one.restarts for one in workers)
+        if bits is not None and counts is not None and not self.scored_at:
+            beside = beside_counts(bits, counts)
         machines = now.machines if result is None else result.machines
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
-        speed = tokens / seconds if tokens is not None and seconds else None
 
         def spelled(value: Any, spell: Callable[[Any], str] = str) -> str:
             return "-" if value is None else spell(value)
 
         rows = {
             "status": self.state,
-            "error": about.error and printable_lines(about.error)[:MOST_TEXT],
+            "error": about.error,
             "training time": spelled(seconds, format_duration),
             "first step after": spelled(now.first_step_s, format_duration),
             "steps": spelled(last("step"), lambda n: f"{n:,.0f}"),
             "tokens": spelled(tokens, format_count),
-            "tokens/s": spelled(speed, format_count),
+            "tokens/s": spelled(tokens and seconds and tokens / seconds, format_count),
             "train bits per byte": number(last("train_bits_per_byte")),
             "held-out bits per byte": number(bits) + self.scored_at,
             "of held-out text": self.evaluated_text or None,
             "larger held-out score": larger and f"{number(larger[0])} of {larger[1]}",
-            "beside counts": None
-            if bits is None or counts is None or self.scored_at
-            else beside_counts(bits, counts),
+            "beside counts": beside,
             "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
-            "workers": ", ".join(one.backend for one in workers) or "-",
+            "workers": ", ".join(backends) or "-",
             **{f"machine {one.name}": str(one) for one in machines},
             "workers restarted": spelled(restarts),
             "steps dropped": spelled(dropped),

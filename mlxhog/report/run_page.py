@@ -26,17 +26,15 @@ MOST_TEXT = 280
 """Characters of the newest sample."""
 NEWEST, MOST_SAMPLES, MOST_EVENTS = 5, 40, 300
 """Of samples and events the newest are shown, others are folded, and older ones left out."""
-NO_SCRIPTS = (
-    "<noscript><p class='partial'>A script in this file draws the curves, but this browser does "
-    "not run scripts.</p></noscript>"
-)
 CURVES = """\
+<noscript><p class='partial'>A script in this file draws the curves, but this browser does not run
+scripts.</p></noscript>
 <div id="curves" hidden>
 <h2>Curves</h2>
 <fieldset class="bar"><legend>over</legend>
 <label><input type="radio" name="axis" value="time" checked> time</label>
 <label><input type="radio" name="axis" value="samples"> samples</label>
-<label><input type="radio" name="axis" value="updates"> updates</label></fieldset>
+<label><input type="radio" name="axis" value="steps"> steps</label></fieldset>
 <div id="charts" class="charts"></div>
 <p class="note" id="flat"></p>
 <p class="when">Drag in a chart to zoom, double-click for the whole. On the keyboard: Tab to a
@@ -60,11 +58,9 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
         about = "This page follows the run while <code>mlxhog board</code> runs."
     notes = [f"{record.run.name}: {note}" for record in records for note in record.notes]
     notes += different_texts(records)
-    texts = "\n".join(f'<p class="partial">{escape(note)}</p>' for note in notes)
     parts = [
         "" if alone else f"<h1>{escape(title)}</h1>",
-        NO_SCRIPTS,
-        _live("notes", texts),
+        _live("notes", "\n".join(f'<p class="partial">{escape(note)}</p>' for note in notes)),
         *(_head(record, k) for k, record in enumerate(records)),
         buttons,
         CURVES,
@@ -84,13 +80,13 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
 
 def _data(records: Sequence[RunRecord]) -> dict[str, object]:
     """The data of the page's scripts."""
-    curves = sum(9 + 4 * len(record.history.workers) for record in records)
+    curves = sum(9 + 4 * len(record.history.backends) for record in records)
     points = min(max(MOST_NUMBERS // max(curves, 1), FEWEST_POINTS), MOST_POINTS)
     runs = [
         {
             "name": record.run.name,
-            "seq_len": record.seq_len,
-            "workers": {slot: one.backend for slot, one in sorted(record.history.workers.items())},
+            "seq_len": record.config.get("seq_len") or 1,
+            "workers": dict(sorted(record.history.backends.items())),
             "marks": _without_network(record),
             **record.history.drawn(points),
         }
@@ -125,15 +121,13 @@ def _head(record: RunRecord, k: int) -> str:
     subject = " on ".join(str(status[name]) for name in ("model", "data") if status.get(name))
     about = ", ".join(filter(None, [subject, "" if size == "-" else f"{size} parameters"]))
     state = _live(f"state-{k}", escape(record.state), "span", "state")
-    return (
-        f'<h1>{escape(record.run.name)}</h1>\n<p class="sum">{state} {escape(about)}</p>\n'
-        + _live(f"tiles-{k}", tiles(record), kind="tiles")
-    )
+    name, numbers = escape(record.run.name), _live(f"tiles-{k}", tiles(record), kind="tiles")
+    return f'<h1>{name}</h1>\n<p class="sum">{state} {escape(about)}</p>\n{numbers}'
 
 
 def tiles(record: RunRecord) -> str:
     """Return the numbers at the top of the page; one that is not known yet is left out."""
-    shown: list[str] = []
+    now, facts, shown = record.progress, record.facts(), list[str]()
 
     def tile(name: str, value: str, *details: str, bar: str = "", kind: str = "tile") -> None:
         detail = "; ".join(filter(None, details))
@@ -144,8 +138,7 @@ def tiles(record: RunRecord) -> str:
         )
 
     if len(record.history):
-        now, facts, n = record.progress, record.facts(), len(record.history.workers)
-        width = 100 * min(now.budget_fraction, 1)
+        n, width = len(record.history.backends), 100 * min(now.budget_fraction, 1)
         bar = f'<div class="share"><div style="width: {width:.1f}%"></div></div>'
         tile("step", facts["steps"], f"{facts['tokens']} tokens")
         tile("of the budget", format_share(now.budget_fraction), bar=bar)
@@ -168,10 +161,7 @@ def tiles(record: RunRecord) -> str:
 
 def _facts(records: Sequence[RunRecord]) -> str:
     """The facts of each run; of several, one column for each."""
-    columns = [
-        {name: value for name, value in record.facts().items() if value != "-"}
-        for record in records
-    ]
+    columns = [{k: v for k, v in record.facts().items() if v != "-"} for record in records]
     if len(records) == 1:
         return page.facts(columns[0].items())
     names = dict.fromkeys(name for column in columns for name in column)
@@ -185,17 +175,21 @@ def _facts(records: Sequence[RunRecord]) -> str:
 def _section(record: RunRecord, k: int, *, named: bool) -> str:
     """The section of one run, below the curves, `named` on a page of several."""
     workers = ([cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers)
-    header = [name for name, _ in WORKER_COLUMNS]
-    parts, *of_workers = rows(record.shares()) or [[]]
+    parts, *shares = rows(record.shares()) or [[]]
     samples = ((one, one.text) for one in record.samples[-MOST_SAMPLES:])
     lists = {
         "samples": ("Samples of text", _newest_first("samples", samples)),
         "shares": (
             "Where the time goes: shares of a step",
-            page.text_cards(parts, of_workers) if of_workers else "",
+            page.text_cards(parts, shares) if shares else "",
         ),
         "events": ("Events", _newest_first("events", _events(record))),
-        "now": ("Workers", page.text_cards(header, workers) if record.history.workers else ""),
+        "now": (
+            "Workers",
+            page.text_cards([name for name, _ in WORKER_COLUMNS], workers)
+            if record.history.backends
+            else "",
+        ),
     }
     body = [
         f"<h1>{escape(record.run.name)}</h1>" if named else "",

@@ -39,11 +39,11 @@ def shares(workers: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """
     totals = dict.fromkeys(PARTS, 0.0)
     for worker in workers:
-        seconds = {name: worker.get(f"{name}_s", 0.0) for name in TIMES}
-        compute_s, apply_s = seconds.pop("compute"), seconds.pop("apply")
-        seconds["backward" if seconds["forward"] else "gradient"] = compute_s - seconds["forward"]
-        seconds["write"] = apply_s - seconds["optimizer"]
-        for name, spent in seconds.items():
+        spent_s = {name: worker.get(f"{name}_s", 0.0) for name in TIMES}
+        compute_s, apply_s = spent_s.pop("compute"), spent_s.pop("apply")
+        spent_s["backward" if spent_s["forward"] else "gradient"] = compute_s - spent_s["forward"]
+        spent_s["write"] = apply_s - spent_s["optimizer"]
+        for name, spent in spent_s.items():
             totals[name] += max(0.0, spent)
     whole_s = sum(totals.values())
     return {

@@ -8,6 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TextIO
 
 from mlxhog.report.streams import WIDTH, printable, verbatim, wrapped
@@ -32,19 +33,12 @@ class AnswerNote(str):
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, columns, and lines below them.
+    """A heading, columns, and lines below them."""
 
-    Attributes:
-        title: heading, "" for none.
-        header: names of the columns.
-        rows: cells of each row; a cell whose text is in `STYLES` has that color.
-        notes: lines below the table.
-    """
-
-    title: str
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    notes: Sequence[str] = ()
+    title: str  # "" for none
+    header: Sequence[str] = ()  # names of the columns
+    rows: Sequence[Sequence[str]] = ()  # cells of each row; one in `STYLES` has that color
+    notes: Sequence[str] = ()  # lines below the table
 
 
 def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
@@ -58,28 +52,27 @@ def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
 def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
     """Yield the lines of a section, no wider than `width` unless one word is.
 
-    Columns of numbers are aligned to the right, others to the left.
-    In a table that is too wide, cells of the columns in `_WRAPPED` take several lines. If it is
-    still too wide, the last columns come below the others, with the names of the rows repeated.
+    Columns of numbers are aligned to the right, others to the left. In a table that is too wide,
+    cells of the columns in `_WRAPPED` take several lines. If it is still too wide, the last columns
+    come below the others, with the names of the rows repeated.
     """
 
     def painted(text: str, style: str) -> str:
         return f"\x1b[{style}m{text}\x1b[0m" if colored and style and text else text
 
     def row(cells: Sequence[str], block: Sequence[int], style: str = "") -> Iterator[str]:
-        pieces = {
-            k: textwrap.wrap(cells[k], widths[k], break_on_hyphens=False) or [""]
+        pieces = [
+            textwrap.wrap(cells[k], widths[k], break_on_hyphens=False)
             if len(cells[k]) > widths[k]
             else [cells[k]]
             for k in block
-        }
-        for number in range(max(map(len, pieces.values()))):
+        ]
+        for texts in zip_longest(*pieces, fillvalue=""):
             line = ""
-            for k, parts in pieces.items():
-                text = parts[number] if number < len(parts) else ""
+            for k, text in zip(block, texts, strict=True):
                 room = " " * (widths[k] - len(text))
-                text = painted(text, style or STYLES.get(cells[k], ""))
-                line += (room + text if k in of_numbers else text + room) + GAP
+                shown = painted(text, style or STYLES.get(cells[k], ""))
+                line += (room + shown if k in of_numbers else shown + room) + GAP
             yield line.rstrip()
 
     text_width = min(width, WIDTH)

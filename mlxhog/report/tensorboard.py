@@ -44,11 +44,7 @@ def require() -> None:
 
 
 class TensorBoard:
-    """Writes the events of one command that trains a run.
-
-    Attributes:
-        path: path of its file.
-    """
+    """Writes the events of one command that trains a run to the file `path`."""
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         """Begin a file.
@@ -77,23 +73,22 @@ class TensorBoard:
         """
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        scalars: list[tuple[int | None, str, float | None]] = [
+        trained = progress.step if progress.step > self._step else None
+        self._step = max(self._step, progress.step)
+        scalars = (
             (progress.val_step, "eval/loss", progress.val_loss),
             (progress.val_step, "eval/bits_per_byte", progress.val_bits_per_byte),
-        ]
-        if progress.step > self._step:
-            self._step = progress.step
-            scalars += [
-                (progress.step, "train/loss", progress.loss),
-                (progress.step, "train/bits_per_byte", progress.train_bits_per_byte),
-                (progress.step, "train/tokens_per_s", progress.tokens_per_s),
-            ]
-        values = [
-            {"step": step, "summary": Summary(value=[Summary.Value(tag=tag, simple_value=value)])}
-            for step, tag, value in scalars
-            if value is not None
-        ]
-        self._append(*values)
+            (trained, "train/loss", progress.loss),
+            (trained, "train/bits_per_byte", progress.train_bits_per_byte),
+            (trained, "train/tokens_per_s", progress.tokens_per_s),
+        )
+        self._append(
+            *(
+                {"step": step, "summary": Summary(value=[{"tag": tag, "simple_value": value}])}
+                for step, tag, value in scalars
+                if step is not None and value is not None
+            )
+        )
 
     def _append(self, *events: dict[str, Any]) -> None:
         """Append events with one write."""
@@ -101,8 +96,8 @@ class TensorBoard:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         records = io.BytesIO()
-        writer = RecordWriter(records)
         for event in events:
-            writer.write(Event(wall_time=time.time(), **event).SerializeToString())
+            whole = Event(wall_time=time.time(), **event)
+            RecordWriter(records).write(whole.SerializeToString())
         with disk_errors(f"writing {self.path}"), self.path.open("ab", buffering=0) as file:
             append_all(file.fileno(), records.getvalue())

@@ -14,18 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mlxhog.report.machines import IN_QUORUM
-from mlxhog.report.metrics import (
-    REFERENCE_BITS_PER_BYTE,
-    WORKER_COLUMNS,
-    Progress,
-    heading,
-    losses,
-)
+from mlxhog.report.metrics import REFERENCE_BITS_PER_BYTE, WORKER_COLUMNS, Progress
+from mlxhog.report.plain import RunView, heading, losses
 from mlxhog.report.streams import printable
-from mlxhog.report.views import RunView
 
 SAMPLE_WIDTH = 400
-GAP = 2  # columns between those of the table
 WIDTH = 64  # columns of the bar and the scale, unless the terminal has fewer
 BEST = 1.5  # largest value at the right end of the scale; a better model is at the end
 BELOW = 0.82  # the right end is at most this multiple of the best reference
@@ -48,7 +41,6 @@ class LiveTable(RunView):
 
     def __init__(self, screen: Console) -> None:
         self._live = Live(console=screen, auto_refresh=False)
-        self._sample: str | None = None
         self._is_drawn = False
 
     def __enter__(self) -> Self:
@@ -65,18 +57,18 @@ class LiveTable(RunView):
         self._live.console.print(Text(message, style="yellow"))
 
     def draw(self, progress: Progress) -> None:
-        """Redraw the picture; without a new sample it shows the last one."""
+        """Redraw the picture."""
         if not self._is_drawn:
             self._live.console.print(LEGEND)
-        self._is_drawn, self._sample = True, progress.sample or self._sample
-        self._live.update(Picture(progress, self._sample), refresh=True)
+        self._is_drawn = True
+        self._live.update(Picture(progress), refresh=True)
 
 
 class Cell(RunView):
     """The same as the one output of a notebook's cell; rich's `Live` would need `ipywidgets`."""
 
     def __init__(self) -> None:
-        self._above, self._sample = [LEGEND], ""
+        self._above = [LEGEND]
         self._output: Any = None  # IPython's handle
 
     def show(self, message: str) -> None:
@@ -85,8 +77,7 @@ class Cell(RunView):
 
     def draw(self, progress: Progress) -> None:
         """Replace the output."""
-        self._sample = progress.sample or self._sample
-        picture = Picture(progress, self._sample, self._above)
+        picture = Picture(progress, self._above)
         if self._output is None:
             display = importlib.import_module("IPython.display").display
             self._output = display(picture, display_id=True)
@@ -97,10 +88,8 @@ class Cell(RunView):
 class Picture(JupyterMixin):
     """The picture of a run: budget, losses, scale, workers, sample; no wider than the terminal."""
 
-    def __init__(
-        self, progress: Progress, sample: str | None = None, above: Sequence[Text] = ()
-    ) -> None:
-        self._progress, self._sample, self._above = progress, sample, above
+    def __init__(self, progress: Progress, above: Sequence[Text] = ()) -> None:
+        self._progress, self._above = progress, above
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts."""
@@ -115,8 +104,8 @@ class Picture(JupyterMixin):
         for one in progress.machines:
             style = "green" if one.state == IN_QUORUM else "yellow"
             yield Text(f"{one.name}{' (this one)' * one.is_own}  {one}", style=style)
-        if self._sample:
-            text = f"sample> {printable(self._sample)[:SAMPLE_WIDTH]}"
+        if progress.sample:
+            text = f"sample> {printable(progress.sample)[:SAMPLE_WIDTH]}"
             yield Text(text, style="italic")
 
 
@@ -131,21 +120,18 @@ def _scale(progress: Progress, width: int) -> Iterator[Text]:
 
 _WORDS = ("worker", "backend", "state")
 """Columns that are aligned to the left."""
-_DROPPED_FIRST = ("dropped", "memory", "staleness mean / max", "state", "backend")
-"""Columns that a narrow window drops, in this order."""
+_NARROW, _FEW = 80, ("worker", "backend", "steps", "tok/s")
+"""Below this width only these columns are shown."""
 
 
 def _workers(progress: Progress, width: int) -> Table:
-    columns = {name: [cell(one) for one in progress.workers] for name, cell in WORKER_COLUMNS}
-    widths = {name: max(map(len, [name, *cells])) + GAP for name, cells in columns.items()}
-    for name in _DROPPED_FIRST:
-        if sum(widths[one] for one in columns) - GAP > width:
-            del columns[name]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in columns:
+    columns = [one for one in WORKER_COLUMNS if width >= _NARROW or one[0] in _FEW]
+    for name, _ in columns:
         table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in row))
+    for worker in progress.workers:
+        cells = (cell(worker) for _, cell in columns)
+        table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in cells))
     return table
 
 

@@ -7,13 +7,12 @@ imported only to draw.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
+from typing import Any, Self, TextIO, TypeVar
 
-from mlxhog.report.streams import console, printable_lines, wrapped
-
-if TYPE_CHECKING:
-    from mlxhog.report.metrics import Progress
+from mlxhog.report.plain import PlainLines, RunView
+from mlxhog.report.streams import console, wrapped
 
 P = TypeVar("P")
 
@@ -35,30 +34,26 @@ def may_redraw(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
     return stream.isatty() and environ.get("TERM") != "dumb"
 
 
-class RunView:
-    """A view of a run that shows nothing; others `show` a message and `draw` the state."""
+def observer(
+    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
+) -> RunView:
+    """Return a live table in a notebook and on a terminal that can redraw it, else plain lines.
 
-    _message: str | None = None
+    Args:
+        stream: stream for the progress, usually stderr; see `may_redraw`.
+        quiet: whether to show nothing.
+        environ: environment of this process.
+    """
+    if quiet:
+        return RunView()
+    module = sys.modules.get("IPython")
+    shell = None if module is None else module.get_ipython()
+    in_notebook = getattr(shell, "kernel", None) is not None
+    if not in_notebook and not may_redraw(stream, environ):
+        return PlainLines(stream)
+    from mlxhog.report.terminal import Cell, LiveTable
 
-    def __enter__(self) -> Self:
-        """Take over the output, if necessary."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the output back."""
-
-    def __call__(self, progress: Progress) -> None:
-        """Show a new message, then the state."""
-        if progress.message is not None and progress.message != self._message:
-            self.show(printable_lines(progress.message))
-        self._message = progress.message
-        self.draw(progress)
-
-    def show(self, message: str) -> None:
-        """Show a message."""
-
-    def draw(self, progress: Progress) -> None:
-        """Show the newest state."""
+    return Cell() if in_notebook else LiveTable(console(stream))
 
 
 class StatusLine:
@@ -101,11 +96,11 @@ class StatusLine:
 
     def tell(self, message: str) -> None:
         """Write a line that stays, above the changing one; nothing if `quiet`."""
-        for line in wrapped(message):
+        for part in wrapped(message):
             if self.live:
-                self._screen.print(line, markup=False, highlight=False)
+                self._screen.print(part, markup=False, highlight=False)
             elif not self.quiet:
-                print(line, file=self._stream, flush=True)
+                print(part, file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         """Take over a line of the terminal."""

@@ -1,17 +1,16 @@
-"""Conditions of lock-free training: measured sparsity and conflict, and bounds.
+"""Lock-free training judged: its conditions for a model, its strategies, and pairs of trainings.
 
     hypergraph  Omega, Delta, rho and conflict of a whole data set, exactly
     supports    the same quantities from sampled gradients, with intervals
     bounds      the theorems' bounds, and whether they apply
-    rules       the one engine of rules, before and after a run
+    rules       the tables of rules that advise
     target      the model that a command-line argument names
     short_runs  trainings of some seconds that measure
-
-`analysis/` puts them together for a real model (`mlxhog analyze`). `simulator/` predicts speed and
-staleness of strategies (`mlxhog simulate`); `advisor/` recommends one (`mlxhog advise`).
-
-`mlxhog compare` finds the better of two trainings: `pairs` trains and keeps them, `paired_test`
-decides.
+    analysis/   `mlxhog analyze`: conflicts, staleness, bounds and advice for a real model
+    simulator/  `mlxhog simulate`: predicted speed and staleness of strategies
+    workload    what strategies depend on, and a prediction of each
+    advise      `mlxhog advise`: a profile, a choice by rules, a trial in pairs
+    pairs       `mlxhog compare`: trains pairs and keeps them; `paired_test` decides
 
 Source of the quantities: Niu, Recht, Re, Wright 2011, arXiv:1106.5730, section 2.
 """
@@ -20,6 +19,60 @@ from dataclasses import dataclass
 
 from mlxhog.base.quantities import format_duration
 from mlxhog.config.options import option
+
+FEWEST = 12
+"""Sampled gradients below which intervals are as wide as the range of their quantity."""
+
+PROBE_S = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeConfig:
+    """Options of `mlxhog analyze` beside those of training: amounts of measurement."""
+
+    samples: int = option(
+        256, "gradients to sample, each of one batch", unit="gradients", low=FEWEST
+    )
+    batches: int = option(
+        4096, "batches whose tokens are counted, without gradients", unit="batches", low=FEWEST
+    )
+    backend: str = option("auto", "computes the gradients; such as torch:cpu or mlx:cpu")
+    seconds: float | None = option(
+        None,
+        f"length of the short lock-free run that shows staleness; auto is {PROBE_S:g} s, and 0 (no "
+        "run) for a run of several workers, which has recorded its staleness",
+        unit="s",
+        low=0,
+        none="auto",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseConfig:
+    """Options of `mlxhog advise` beside those of training."""
+
+    measure: float = option(
+        4.0,
+        "training time of each of the three short runs that are measured; up to 16 times as long "
+        "if a worker takes fewer than eight steps in it",
+        unit="s",
+        above=0,
+    )
+    samples: int = option(24, "gradients whose conflicts and noise are measured", low=12)
+    try_time: float = option(
+        60.0,
+        "training time of each of the two best, in pairs of runs",
+        unit="s",
+        above=0,
+        aliases=("try",),
+    )
+    reproducible: bool = option(False, "only strategies that repeat bit for bit")
+    heterogeneity: float | None = option(
+        None,
+        "if workers have data of their own: variance of the workers' mean gradients over that of a "
+        "batch's gradient",
+        low=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 Facts = Mapping[str, bool | None]
 """Name of an assumption -> whether it holds; None, or no entry, if that is unknown."""
@@ -64,14 +64,6 @@ Bound = dict[str, Any]
 """Of `apply`."""
 
 
-class Theorem(NamedTuple):
-    """One rule: paper and number, names of its assumptions, and its numbers from the problem's."""
-
-    source: str
-    needs: tuple[str, ...]
-    values: Callable[..., Values]
-
-
 def _penalty(tau: float, omega: float, rho: float, delta: float) -> Values:
     """Updates of Proposition 4.1 at lag tau, over those of serial SGD.
 
@@ -83,6 +75,10 @@ def _penalty(tau: float, omega: float, rho: float, delta: float) -> Values:
     return {"penalty": 1 + LAG * rho * tau + K_LAG_SQUARED * tau * (tau * omega * math.sqrt(delta))}
 
 
+def _root(tau: float, n: float, rho: float, delta: float) -> Values:
+    return {"largest_tau": n**0.25, "met": float(tau <= n**0.25)}
+
+
 def _perturbed_iterate(tau: float, n_examples: float, mean_degree: float) -> Values:
     """Largest lag for which conflicts cost nothing, tau <= n / (2 Dbar).
 
@@ -92,19 +88,16 @@ def _perturbed_iterate(tau: float, n_examples: float, mean_degree: float) -> Val
     return {"largest_tau": largest, "met": float(tau <= largest)}
 
 
-THEOREMS = {
-    "proposition 4.1": Theorem(HOGWILD, tuple(ASSUMPTIONS), _penalty),
-    "n^(1/4)": Theorem(
-        HOGWILD,
-        tuple(ASSUMPTIONS),
-        lambda tau, n, rho, delta: {"largest_tau": n**0.25, "met": float(tau <= n**0.25)},
-    ),
-    "perturbed iterate": Theorem(
+THEOREMS: dict[str, tuple[str, tuple[str, ...], Callable[..., Values]]] = {
+    "proposition 4.1": (HOGWILD, tuple(ASSUMPTIONS), _penalty),
+    "n^(1/4)": (HOGWILD, tuple(ASSUMPTIONS), _root),
+    "perturbed iterate": (
         PERTURBED,
         ("strongly_convex", "bounded_gradients", "lossless", "sgd", "sparse"),
         _perturbed_iterate,
     ),
 }
+"""By name: paper and number, names of the assumptions, and the values from a problem's numbers."""
 
 
 def apply(name: str, facts: Facts, block: str = "model", /, **inputs: float) -> Bound:
@@ -115,8 +108,8 @@ def apply(name: str, facts: Facts, block: str = "model", /, **inputs: float) -> 
         the `assumptions`: what each `needs`, whether it `holds` (None if unknown) and `why`; and
         whether the theorem `applies`: None if some assumptions are unknown and the others hold.
     """
-    theorem, assumptions = THEOREMS[name], []
-    for one in theorem.needs:
+    (source, needed, values), assumptions = THEOREMS[name], []
+    for one in needed:
         (needs, true, false), holds = ASSUMPTIONS[one], facts.get(one)
         why = "not known" if holds is None else true if holds else false
         assumptions.append({"needs": needs, "holds": holds, "why": why})
@@ -129,9 +122,9 @@ def apply(name: str, facts: Facts, block: str = "model", /, **inputs: float) -> 
     return {
         "block": block,
         "name": name,
-        "source": theorem.source,
+        "source": source,
         "inputs": inputs,
-        "values": theorem.values(**inputs),
+        "values": values(**inputs),
         "assumptions": assumptions,
         "applies": False if False in hold else None if None in hold else True,
     }

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,29 +25,17 @@ from mlxhog import _native
 
 @dataclass(frozen=True, eq=False)
 class Hypergraph:
-    """The supports of all examples of a problem.
+    """The supports of all examples of a problem."""
 
-    Attributes:
-        indptr: (|E| + 1,) int64; edge e holds `indices[indptr[e] : indptr[e + 1]]`.
-        indices: coordinates, int32, in [0, n), ascending and distinct within an edge.
-        n: number of coordinates.
-    """
-
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int32]
-    n: int
-
-    def __post_init__(self) -> None:
-        """Convert the arrays."""
-        indptr, indices = (np.ascontiguousarray(x, np.int64) for x in (self.indptr, self.indices))
-        object.__setattr__(self, "indptr", indptr)
-        object.__setattr__(self, "indices", np.ascontiguousarray(indices, np.int32))
+    indptr: NDArray[np.int64]  # (|E| + 1,); edge e holds `indices[indptr[e] : indptr[e + 1]]`
+    indices: NDArray[np.int32]  # coordinates in [0, n), ascending and distinct within an edge
+    n: int  # number of coordinates
 
     @classmethod
     def from_lists(cls, edges: Iterable[Sequence[int] | NDArray[np.integer]], n: int) -> Hypergraph:
         """Return the hypergraph of edges with coordinates in any order; repetitions count once."""
-        rows: list[NDArray[Any]] = [np.unique(np.asarray(edge, np.int64)) for edge in edges]
-        indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+        rows = [np.unique(np.asarray(edge, np.int32)) for edge in edges]
+        indptr = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         return cls(indptr, np.concatenate([np.empty(0, np.int32), *rows]), n)
 
     def __len__(self) -> int:
@@ -82,10 +69,18 @@ class Hypergraph:
         Cost: for 10^5 edges of 79 Zipf coordinates a few seconds on one core; graphs (at most two
         coordinates per edge) are counted directly.
         """
-        if self.omega <= 2:
-            return self._pair_degrees()
         met = np.zeros(len(self), np.int64)
-        _native.edge_degrees(self.indptr, self.indices, self.n, met)
+        if self.omega > 2:
+            _native.edge_degrees(self.indptr, self.indices, self.n, met)
+            return met
+        sizes, start = self.sizes, self.indptr[:-1]
+        single, pair = sizes == 1, sizes == 2
+        met[single] = self.degrees[self.indices[start[single]]]
+        u, v = self.indices[start[pair]], self.indices[start[pair] + 1]
+        _, which, parallel = np.unique(
+            u.astype(np.int64) * self.n + v, return_inverse=True, return_counts=True
+        )
+        met[pair] = self.degrees[u] + self.degrees[v] - parallel[which]
         return met
 
     @property
@@ -98,16 +93,3 @@ class Hypergraph:
         """Probability that two distinct edges, drawn uniformly, meet; 0 for a single edge."""
         meetings = int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
         return meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
-
-    def _pair_degrees(self) -> NDArray[np.int64]:
-        """Return edge degrees of edges of two coordinates at most: deg u + deg v - parallel."""
-        sizes, start = self.sizes, self.indptr[:-1]
-        met = np.zeros(len(self), np.int64)
-        single, pair = sizes == 1, sizes == 2
-        met[single] = self.degrees[self.indices[start[single]]]
-        u, v = self.indices[start[pair]], self.indices[start[pair] + 1]
-        _, which, parallel = np.unique(
-            u.astype(np.int64) * self.n + v, return_inverse=True, return_counts=True
-        )
-        met[pair] = self.degrees[u] + self.degrees[v] - parallel[which]
-        return met

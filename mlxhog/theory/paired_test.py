@@ -42,21 +42,13 @@ LEVELS = dict(enumerate((
 
 @dataclass(frozen=True)
 class PairedResult:
-    """The mean of some differences, with its interval.
+    """The mean of some differences, with its interval."""
 
-    Attributes:
-        pairs: number of differences.
-        planned: most pairs of the comparison.
-        mean: of the differences.
-        low: lower end of the interval; minus infinity before the first look.
-        high: its upper end.
-    """
-
-    pairs: int
-    planned: int
-    mean: float
-    low: float
-    high: float
+    pairs: int  # number of differences
+    planned: int  # most pairs of the comparison
+    mean: float  # of the differences
+    low: float  # lower end of the interval; minus infinity before the first look
+    high: float  # its upper end
 
     @property
     def sign(self) -> int:

@@ -30,7 +30,6 @@ from mlxhog.base.quantities import format_duration, format_share
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.creation import default_name
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
 from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
@@ -40,9 +39,8 @@ from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.views import TellStep
 from mlxhog.theory import CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult
-from mlxhog.theory.short_runs import score, settings_for
+from mlxhog.theory.short_runs import score, settings_for, train
 from mlxhog.training.plan import TextPlan, make_plan
-from mlxhog.training.run import train
 
 SCORING_S = 3600.0
 UNEQUAL = 0.02  # part of the training time; a larger difference within a pair gives a warning
@@ -65,38 +63,22 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One run, and its result.
+    """One run, and its result."""
 
-    Attributes:
-        run: its name in the folder of runs.
-        status: as `Result.status`.
-        bits_per_byte: on the held-out text of the comparison.
-        steps: of training.
-        tokens: in these steps.
-        seconds: of training.
-    """
-
-    run: str
-    status: str
-    bits_per_byte: float
-    steps: int
-    tokens: int
-    seconds: float
+    run: str  # its name in the folder of runs
+    status: str  # as `Result.status`
+    bits_per_byte: float  # on the held-out text of the comparison
+    steps: int  # of training
+    tokens: int  # in these steps
+    seconds: float  # of training
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs that differ in their side only.
+    """Two runs that differ in their side only."""
 
-    Attributes:
-        seed: of both.
-        first: letter of the side that ran first.
-        a: the run of side A.
-        b: the run of side B.
-    """
-
-    seed: int
-    first: str
+    seed: int  # of both
+    first: str  # letter of the side that ran first
     a: TrainedRun
     b: TrainedRun
 
@@ -157,7 +139,9 @@ class Comparison:
         self.seq_len = max(plan.config.seq_len for plan in self.plans.values())
         for plan in self.plans.values():
             families.check_length(plan.model, self.seq_len)
-        self.folder = folder or Path("comparisons") / self._name()
+        digest = hashlib.sha256(plain_json.dumps(self._identity())).hexdigest()
+        titles = "-vs-".join(default_name(side.title) for side in self.sides.values())
+        self.folder = folder or Path("comparisons") / f"{titles[:60]}-{digest[:8]}"
 
     @property
     def _same_tokens(self) -> bool:
@@ -182,16 +166,13 @@ class Comparison:
 
     def differing(self) -> dict[str, tuple[object, object]]:
         """The options that differ, as people write them: name -> (of A, of B)."""
-        configs = [side.config for side in self.sides.values()]
-        a, b = (spelt_values_of(config) for config in configs)
-        known = {**specs_of(TrainConfig, b), **specs_of(TrainConfig, a)}
-        default = {name: spec.spell(spec.default) for name, spec in known.items()}
-        both = {name: (a.get(name, default[name]), b.get(name, default[name])) for name in known}
-        return {
-            name: (of_a, of_b)
-            for name, (of_a, of_b) in both.items()
-            if name not in SAME_FOR_BOTH and known[name].group not in ENDS and of_a != of_b
+        a, b = map(_options_of, self.sides.values())
+        both = {
+            name: (a.get(name, spec.spell(spec.default)), b.get(name, spec.spell(spec.default)))
+            for name, spec in {**specs_of(TrainConfig, b), **specs_of(TrainConfig, a)}.items()
+            if name in a or name in b
         }
+        return {name: (of_a, of_b) for name, (of_a, of_b) in both.items() if of_a != of_b}
 
     def notes(self) -> Iterator[str]:
         """Yield remarks for the user: on differences of the sides, and on the runs."""
@@ -232,15 +213,10 @@ class Comparison:
 
     def _identity(self) -> dict[str, Any]:
         """Return all that identifies a comparison; it has no pairs of another identity."""
-        of_ends = {name for name, one in options(TrainConfig).items() if one.group in ENDS}
         sides = {
             letter: {
                 "title": side.title,
-                "options": {
-                    name: value
-                    for name, value in spelt_values_of(side.config).items()
-                    if name not in (*SAME_FOR_BOTH, "model") and name not in of_ends
-                },
+                "options": {k: x for k, x in _options_of(side).items() if k != "model"},
                 "model": self.plans[letter].model.to_dict(),
                 "text_sha256": self.plans[letter].data.corpus_sha256,
             }
@@ -250,12 +226,6 @@ class Comparison:
         terms = {name: getattr(self.terms, name) for name in names}
         return {**sides, **terms, "held_out_sha256": self.held_out[0].digest,
                 "mlxhog": version("mlxhog")}  # fmt: skip
-
-    def _name(self) -> str:
-        """Return a name that the same comparison always has, and no other one."""
-        digest = hashlib.sha256(plain_json.dumps(self._identity())).hexdigest()
-        titles = "-vs-".join(default_name(side.title) for side in self.sides.values())
-        return f"{titles[:60]}-{digest[:8]}"
 
     # -- the folder ------------------------------------------------------------------------------
 
@@ -345,41 +315,24 @@ class Comparison:
             MlxhogError: as `mlxhog.training.run.train`.
             WorkerFailed: a run took no step, or cannot be scored.
         """
-        part = f"pair {number} of {self.terms.pairs}"
-        order = "ab" if number % 2 else "ba"
-        runs_after = 2 * (self.terms.pairs - number) + 1
+        part, order = f"pair {number} of {self.terms.pairs}", "ab" if number % 2 else "ba"
+        after = 2 * (self.terms.pairs - number)  # runs of later pairs
         results = {
-            letter: self._train(letter, number, part, runs_after - k, tell)
-            for k, letter in enumerate(order)
+            letter: self._train(letter, number, f"{part}, {letter.upper()}", after + later, tell)
+            for letter, later in zip(order, (1, 0), strict=True)
         }
         tell(part, "scoring both")
         with Child() as child:
-            trained = {
-                letter: TrainedRun(
-                    run=Path(result.run).name,
-                    status=result.status,
-                    bits_per_byte=self._score(child, letter, result),
-                    steps=result.steps,
-                    tokens=result.tokens,
-                    seconds=result.seconds,
-                )
-                for letter, result in results.items()
-            }
+            a, b = (self._scored(child, letter, results[letter]) for letter in "ab")
         for result in results.values():
             durable.remove(Path(result.run) / "checkpoints")
-        return Pair(self.settings("a", number).seed, order[0], trained["a"], trained["b"])
+        return Pair(self.settings("a", number).seed, order[0], a, b)
 
-    def _train(
-        self, letter: str, number: int, part: str, runs_after: int, tell: TellStep
-    ) -> Result:
-        part = f"{part}, {letter.upper()}"
+    def _train(self, letter: str, number: int, part: str, after: int, tell: TellStep) -> Result:
         tell(part, "starting")
         result = train(
-            self.settings(letter, number),
-            observer=lambda now: tell(part, _how_far(now, runs_after)),
+            self.settings(letter, number), observer=lambda now: tell(part, _how_far(now, after))
         )
-        if result.status == "interrupted":
-            raise KeyboardInterrupt
         if result.status == "unsaved":
             raise EnvironmentLacks(f"{part} cannot be scored: {result.error}")
         if result.status == "diverged" and result.tokens:
@@ -391,23 +344,38 @@ class Comparison:
             )
         return result
 
-    def _score(self, child: Child, letter: str, result: Result) -> float:
-        if result.status == "diverged":
-            return WORST_BITS
-        try:
-            nats, n_bytes = child.call(
-                SCORING_S,
-                score,
-                self.plans["a"].workers[0].backend,
-                Path(str(result.checkpoint)),
-                self.plans[letter].data.val,
-                self.seq_len,
-                self.eval_tokens,
-            )
-        except Failed as failure:
-            raise WorkerFailed(f"{result.run} cannot be scored: {failure}") from failure
-        bits = heldout.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
-        return bits if math.isfinite(bits) else WORST_BITS
+    def _scored(self, child: Child, letter: str, result: Result) -> TrainedRun:
+        bits = WORST_BITS
+        if result.status != "diverged":
+            try:
+                nats, n_bytes = child.call(
+                    SCORING_S,
+                    score,
+                    self.plans["a"].workers[0].backend,
+                    Path(str(result.checkpoint)),
+                    self.plans[letter].data.val,
+                    self.seq_len,
+                    self.eval_tokens,
+                )
+            except Failed as failure:
+                raise WorkerFailed(f"{result.run} cannot be scored: {failure}") from failure
+            bits = heldout.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
+        return TrainedRun(
+            run=Path(result.run).name,
+            bits_per_byte=bits if math.isfinite(bits) else WORST_BITS,
+            **{name: getattr(result, name) for name in ("status", "steps", "tokens", "seconds")},
+        )
+
+
+def _options_of(side: Side) -> dict[str, object]:
+    """A side's options as people write them, without those that the comparison sets."""
+    values = spelt_values_of(side.config)
+    specs = specs_of(TrainConfig, values)
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in SAME_FOR_BOTH and specs[name].group not in ENDS
+    }
 
 
 def _how_far(now: Progress, runs_after: int) -> str:

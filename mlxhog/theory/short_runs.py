@@ -21,8 +21,8 @@ from mlxhog.config.options import options
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import WorkerFailed
-from mlxhog.report.metrics import Result
-from mlxhog.report.views import Tell
+from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.views import Observer, Tell
 from mlxhog.training import run as runs
 
 PLAIN: dict[str, Any] = {
@@ -59,13 +59,13 @@ def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: A
     )
 
 
-def train(settings: TrainConfig, tell: Tell) -> Result:
-    """Train, and tell the steps; arguments and errors as `mlxhog.training.run.train`.
+def train(settings: TrainConfig, observer: Observer[Progress]) -> Result:
+    """Train; arguments and errors as of `mlxhog.training.run.train`.
 
     Raises:
         KeyboardInterrupt: a signal asked to end.
     """
-    result = runs.train(settings, observer=lambda now: tell(f"{now.step} steps"))
+    result = runs.train(settings, observer=observer)
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result
@@ -97,7 +97,8 @@ def run_shortly(
     """
     for _ in range(TRIES):
         with tempfile.TemporaryDirectory(prefix="mlxhog-short-") as folder:
-            result = train(settings_for(config, folder, "short", **chosen, time=seconds), tell)
+            settings = settings_for(config, folder, "short", **chosen, time=seconds)
+            result = train(settings, lambda now: tell(f"{now.step} steps"))
             times = Run(Path(result.run)).read_times()
         least = min((one["steps"] for one in times), default=0)
         if len(times) == len(result.workers) and least >= fewest:

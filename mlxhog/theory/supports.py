@@ -18,16 +18,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Supports:
-    """S subsets of n coordinates.
+    """S subsets of n coordinates."""
 
-    Attributes:
-        bits: (S, ceil(n / 8)) uint8, C-contiguous; coordinate v of sample s is bit `v % 8`, counted
-            from the lowest, of `bits[s, v // 8]`. Bits beyond n are 0.
-        n: number of coordinates, > 0.
-    """
-
+    # (S, ceil(n / 8)), C-contiguous; coordinate v of sample s is bit `v % 8`, counted from the
+    # lowest, of `bits[s, v // 8]`; bits beyond n are 0
     bits: NDArray[np.uint8]
-    n: int
+    n: int  # number of coordinates, > 0
 
     def __len__(self) -> int:
         """Number of samples S."""

@@ -23,23 +23,14 @@ from mlxhog.models.registry import architectures, load_architecture
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A model, its training, and the source of its parameters.
+    """A model, its training, and the source of its parameters."""
 
-    Attributes:
-        title: for people.
-        config: the training settings.
-        model: the architecture.
-        run: the run of the checkpoint.
-        checkpoint: the directory of its parameters; None for initial values.
-        saved: the checkpoint, if a run of mlxhog made it.
-    """
-
-    title: str
-    config: TrainConfig
-    model: ModelConfig
-    run: Run | None = None
-    checkpoint: Path | None = None
-    saved: checkpoints.Checkpoint | None = None
+    title: str  # for people
+    config: TrainConfig  # the training settings
+    model: ModelConfig  # the architecture
+    run: Run | None = None  # of the checkpoint
+    checkpoint: Path | None = None  # directory of its parameters; None for initial values
+    saved: checkpoints.Checkpoint | None = None  # the checkpoint, if a run of mlxhog made it
 
 
 def options_of(spec: str) -> tuple[str, Layer] | None:
@@ -77,7 +68,16 @@ def find_target(spec: str, overrides: Layer, root: Path) -> Target:
         kind = "model" if list(known[1]) == ["model"] else "settings"
         target = _from_options(f"{kind} {spec}", train_config([known[1], overrides]))
     elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
-        target = _from_checkpoint(path, overrides)
+        opened = formats.open(path)
+        layer: Layer = {"model": (str(path), "CONFIG_OR_RUN")}
+        if opened.tokenizer() is not None:
+            layer["tokenizer"] = (str(opened.folder), "CONFIG_OR_RUN")
+        target = Target(
+            title=f"checkpoint {path}",
+            config=train_config([layer, overrides]),
+            model=opened.config,
+            checkpoint=path.absolute(),
+        )
     else:
         try:
             run, at = checkpoints.resumable(spec, root)
@@ -136,18 +136,6 @@ def _from_run(run: Run, at: Path, overrides: Layer) -> Target:
         run=run,
         checkpoint=at,
         saved=saved,
-    )
-
-
-def _from_checkpoint(path: Path, overrides: Layer) -> Target:
-    """Return the target of a checkpoint that no run of mlxhog made."""
-    opened = formats.open(path)
-    layer: Layer = {"model": (str(path), "CONFIG_OR_RUN")}
-    if opened.tokenizer() is not None:
-        layer["tokenizer"] = (str(opened.folder), "CONFIG_OR_RUN")
-    config = train_config([layer, overrides])
-    return Target(
-        title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()
     )
 
 

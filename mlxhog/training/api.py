@@ -15,7 +15,7 @@ from mlxhog.config.config import ORIGINS, TrainConfig, train_config
 from mlxhog.config.options import Option, options
 from mlxhog.config.sources import Layer, of_keywords, specs_of
 from mlxhog.errors import ConfigError
-from mlxhog.report.plain import observer as shown_on
+from mlxhog.report.views import observer as shown_on
 
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Progress, Result

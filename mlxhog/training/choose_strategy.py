@@ -281,7 +281,8 @@ class Changes:
             run.checkpoints.change(old, new)
             run.change(new, new.budget.continuing(run.budget, done), done, tokens)
             run.reporter.plan, run.monitor.budget = new, run.budget
-            run.monitor.strategy = name = new.strategy.name
+            name = new.strategy.name
+            run.monitor.note(strategy=name)
             with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
                 run.write_config()
             line = f"strategy {title(name)}: {why}"

@@ -234,7 +234,7 @@ class HeldOutWatch:
         If the weights of a new best cannot be saved, the best before it stays the best, so the next
         better evaluation is saved.
         """
-        bits, step = monitor.evaluation.val_bits_per_byte, monitor.evaluation.val_step
+        bits, step = monitor.state.val_bits_per_byte, monitor.state.val_step
         if monitor.evaluations == self._evaluations or bits is None or step is None:
             return False
         self._evaluations, config = monitor.evaluations, self._config

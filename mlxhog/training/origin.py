@@ -413,11 +413,6 @@ class InitialWeights:
             )
         if same and model.vocab_size == there:
             return replace(self, rows=None), model
-        if ngrams.of(model) is not None:
-            raise CheckpointError(
-                f"{self.opened.path} has tables of n-grams of its own tokenizer's ids, so its "
-                "vocabulary cannot be resized; leave --tokenizer and --resize-vocab out"
-            )
         rows = np.arange(model.vocab_size)
         rows[rows >= there] = -1
         if before is not None and not same:
@@ -456,11 +451,12 @@ class InitialWeights:
         if self.rows is None:
             return (where,)
         rows, kept = len(self.rows), int((self.rows >= 0).sum())
+        tables = ", like the tables of n-grams" * (ngrams.of(self.opened.config) is not None)
         return (
             where,
             f"vocabulary resized from {self.opened.config.vocab_size:,} to {rows:,} rows: {kept:,} "
             f"are kept, of tokens with the same text, and {rows - kept:,} begin as at "
-            "initialisation",
+            f"initialisation{tables}",
         )
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:
@@ -473,6 +469,8 @@ class InitialWeights:
         damaged = []
         for name, tensor in self.opened.tensors.items():
             slot = arena.param(name)
+            if self.rows is not None and name in arena.layout.tables:
+                continue  # of n-grams of other ids
             if self.rows is None or name not in by_rows:
                 finite = mapped.copy(tensor, slot)
             else:

@@ -23,12 +23,10 @@ from mlxhog.config.config import EMULATED
 from mlxhog.data import corpora
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, RunError
-from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import (
     EVALUATED,
     REFERENCE_BITS_PER_BYTE,
     Doing,
-    Evaluation,
     Progress,
     Result,
     label,
@@ -55,27 +53,23 @@ class Reporter:
     ) -> None:
         """Prepare; this writes nothing."""
         self.plan, self.run, self.observer = plan, run, observer
-        self.monitor = monitor = Monitor(
-            arena,
-            plan.workers,
-            plan.budget,
+        state = Progress(
+            strategy=plan.strategy.name,
             gpu_write=plan.writers.gpu_write,
             kernels=plan.kernels_used,
+            marks=plan.data.marks or REFERENCE_BITS_PER_BYTE,
+            val_share=plan.held_out.share if plan.config.eval_every.on else None,
         )
-        if plan.config.eval_every.on:
-            monitor.evaluation = Evaluation(val_share=plan.held_out.share)
-        monitor.strategy = plan.strategy.name
-        monitor.marks = plan.data.marks or REFERENCE_BITS_PER_BYTE
+        self.monitor = Monitor(arena, plan.workers, plan.budget, state)
         self.sample: str | None = None
         self._board: TensorBoard | None = None  # with the first events
         self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
         self._resumed: list[int] = []
         if plan.resumption is not None:
-            earlier = run.read_status().get("resumed")
-            known = [step for step in earlier if type(step) is int] if type(earlier) is list else []
-            self._resumed = sorted({*known, plan.budget.steps_before})
-        self._last_report = self._last_metrics = self._last_times = 0.0
+            earlier = run.read_status().get("resumed", [])
+            self._resumed = sorted({*earlier, plan.budget.steps_before})
+        self._next_s = dict[str, float]()  # by report
 
     def report(
         self,
@@ -105,9 +99,7 @@ class Reporter:
 
     def report_now_and_then(self, doing: Doing | None) -> None:
         """Show the progress twice a second, and record it every two seconds."""
-        now = monotonic_ns() / 1e9
-        if now - self._last_report >= REPORT_S:
-            self._last_report = now
+        if self._is_due("progress", REPORT_S):
             self.report(None, doing)
         if not self.monitor.arena.counters.load("start_ns"):
             return
@@ -117,12 +109,17 @@ class Reporter:
             tokens = self.monitor.totals()[1] - budget.tokens_before
             if tokens >= MANY_PASSES * plan.epoch_tokens:
                 self.report_once(repetition(plan.epoch_tokens, f"was read {MANY_PASSES:g} times"))
-        if now - self._last_metrics >= METRICS_S:
-            self._last_metrics = now
+        if self._is_due("metrics", METRICS_S):
             self.append_metrics()
-        if now - self._last_times >= TIMES_S:
-            self._last_times = now
+        if self._is_due("times", TIMES_S):
             self.write_times()
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now_s = monotonic_ns() / 1e9
+        is_due = now_s >= self._next_s.get(what, 0.0)
+        if is_due:
+            self._next_s[what] = now_s + every_s
+        return is_due
 
     def record(self, kind: str, **fields: object) -> None:
         """Append a line to events.jsonl: a message, a sample, a checkpoint."""
@@ -215,32 +212,17 @@ class Reporter:
 
     def result(self, session: Session, **more: Any) -> Result:
         """The result of the run, with the fields that only the caller knows."""
-        steps, tokens, seconds = self.monitor.totals()
-        plan, monitor = self.plan, self.monitor
-        return Result(
+        plan = self.plan
+        return Result.of(
+            self.monitor.progress(sample=self.sample),
             run=str(self.run.directory),
-            steps=steps,
-            tokens=tokens,
-            seconds=seconds,
-            start_s=monitor.start_s,
-            first_step_s=monitor.first_step_s(),
-            machines=machines_of(monitor.arena),
-            tokens_per_s=tokens / seconds if seconds else 0.0,
-            **vars(monitor.evaluation),
+            start_s=self.monitor.start_s,
             val_text=plan.held_out.text,
             val_seen=plan.held_out.seen or None,
             val_of_completions=TokenFile.open(plan.data.val).prompts is not None,
             restarts=session.restarts,
-            dropped_steps=monitor.dropped_steps(),
             torn=session.torn,
-            lost_update_rate=monitor.arena.lost_update_rate(),
-            workers=monitor.worker_reports(),
-            gpu_write=plan.writers.gpu_write,
-            kernels=plan.kernels_used,
             emulated_before=plan.emulated_before,
-            staleness=monitor.staleness(),
-            sample=self.sample,
-            counts_bits_per_byte=monitor.counts_bits_per_byte,
             **more,
         )
 

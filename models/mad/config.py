@@ -34,7 +34,7 @@ In a YAML file:
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,6 @@ class MADConfig(ModelConfig):
     model_type: ClassVar[str] = "mad"
     title: ClassVar[str] = "MAD candidate"
     untied_head: ClassVar[str] = HEAD
-    hf: ClassVar[Literal["class", "code", ""]] = "code"
     in_xlstm: ClassVar[bool] = False
     spellings: ClassVar[Mapping[str, str]] = SPELLINGS | {"dim": "hidden_size"}
     only: ClassVar[Mapping[str, object]] = {"norm": "rmsnorm"}

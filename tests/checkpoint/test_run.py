@@ -65,15 +65,6 @@ def test_a_start_that_fails_or_finds_no_room_leaves_nothing(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-@each_of("name", ["", "a/b", "a b", "ü"])
-def test_a_name_or_a_root_that_is_no_directory_is_refused(tmp_path, name):
-    with pytest.raises(RunError, match="use letters, digits"):
-        creation.create(tmp_path, name)
-    (tmp_path / "runs").write_text("x")
-    with pytest.raises(RunError, match="expected a directory of runs"):
-        creation.create(tmp_path / "runs", "x")
-
-
 # -- held ------------------------------------------------------------------------------------------
 
 
@@ -134,17 +125,6 @@ def test_metrics_may_have_any_number_of_lines_but_no_endless_one(run, monkeypatc
         file.write(b" " * (reading.MOST_LINE_BYTES + 1))
     with pytest.raises(RunError, match=r"damaged after 5 lines: a line has more than \d+ bytes"):
         run.read_metrics()
-
-
-def test_a_full_disk_leaves_status_and_metrics_as_they_were(run, monkeypatch):
-    run.append_metrics({"step": 1})
-    before = (run.directory / "run.json").read_bytes()
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EnvironmentLacks, match=r"disk became full while writing .*run.json"):
-        run.write_status({"status": "new"})
-    assert (run.directory / "run.json").read_bytes() == before
-    assert not list(run.directory.glob("*.part"))
-    assert run.read_metrics() == [{"step": 1}]
 
 
 # -- found and removed -----------------------------------------------------------------------------

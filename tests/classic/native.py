@@ -1,15 +1,11 @@
 """One worker's native scheme over private or shared memory, and small data for linear problems."""
 
-from __future__ import annotations
-
 import functools
-from dataclasses import dataclass
+from collections import namedtuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.optim.gradients import Float32
 
 WIDTH = 16  # floats in a row of x
 BOARD_FLOATS = 1024  # a page at the start of a shared segment's floats
@@ -47,56 +43,32 @@ def scheme_of(segment, kind, rank, workers, generation=1, **options):
     return _native.ClassicScheme(kind, words, locks, 0, rank, workers, **options)
 
 
-@dataclass(frozen=True)
-class Sparse:
+class Sparse(namedtuple("Sparse", "indptr indices values labels shrink d")):
     """Random sparse rows, busiest coordinates first, as every loader makes them."""
-
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int32]
-    values: Float32
-    labels: Float32
-    shrink: Float32
-    d: int
 
     @classmethod
     @functools.cache
-    def random(cls, n=300, d=200, *, seed=0, targets=False, empty=True):
+    def random(cls, n=300, d=200, *, targets=False):
         """Row lengths 0 to 40, coordinate u with probability about 1 / (u + 8)."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         p = 1.0 / (np.arange(d) + 8.0)
-        rows = [
-            np.sort(rng.choice(d, int(rng.integers(0 if empty else 1, 40)), False, p / p.sum()))
-            for _ in range(n)
-        ]
-        indptr = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int64)
+        p /= p.sum()
+        rows = [np.sort(rng.choice(d, int(rng.integers(0, 40)), False, p)) for _ in range(n)]
+        indptr = np.cumsum([0, *map(len, rows)]).astype(np.int64)
         indices = np.concatenate(rows).astype(np.int32)
         degrees = np.maximum(1, np.bincount(indices, minlength=d))
         labels = rng.standard_normal(n) if targets else np.where(rng.random(n) < 0.5, -1, 1)
-        return cls(
-            indptr,
-            indices,
-            rng.standard_normal(len(indices), dtype=np.float32),
-            labels.astype(np.float32),
-            (2.0 / degrees).astype(np.float32),
-            d,
-        )
+        values = rng.standard_normal(len(indices), dtype=np.float32)
+        shrink = (2.0 / degrees).astype(np.float32)
+        return cls(indptr, indices, values, labels.astype(np.float32), shrink, d)
 
     def zeros(self):
         """An x of whole rows."""
         return np.zeros((-(-self.d // WIDTH), WIDTH), np.float32)
 
-    def problem(self, x, *, loss="hinge", shrink=True, active_rows=False):
+    def problem(self, x, *, loss="hinge"):
         """The native problem over x."""
-        return _native.LinearProblem(
-            x,
-            self.indptr,
-            self.indices,
-            self.values,
-            self.labels,
-            self.shrink if shrink else self.shrink[:0],
-            loss=loss,
-            active_rows=active_rows,
-        )
+        return _native.LinearProblem(x, *self[:5], loss=loss)
 
     def row(self, e):
         """Coordinates, values and label of a row."""

@@ -1,52 +1,37 @@
 """Small problems on pairs of rows, native and as the lists that the NumPy references read."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from collections import namedtuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import faces, grid_edges
 from mlxhog.classic.problem import pack_pairs
-from mlxhog.optim.gradients import Float32
-
-Pairs = list[tuple[int, int, float]]
 
 
 def table(pairs):
-    """The pairs as the native loop reads them."""
+    """The pairs, (first, second, value) each, as the native loop reads them."""
     first, second, values = zip(*pairs, strict=True)
     return pack_pairs(np.array(first, np.int32), np.array(second, np.int32), values)
 
 
-@dataclass(frozen=True)
-class Factors:
+class Factors(namedtuple("Factors", "left right ratings shrink_users shrink_items")):
     """Random ratings and small random factors."""
 
-    left: Float32
-    right: Float32
-    ratings: Pairs
-    shrink_users: Float32
-    shrink_items: Float32
-
     @classmethod
-    def random(cls, n=300, users=20, items=9, *, width=16, seed=0):
+    def random(cls, n=300, users=20, items=9, *, width=16):
         """Every row has a rating about n / users or n / items times; few rows, so they collide."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         ratings = [
             (int(rng.integers(users)), int(rng.integers(items)), float(np.float32(rng.normal())))
             for _ in range(n)
         ]
-        return cls(
-            0.3 * rng.standard_normal((users, width), dtype=np.float32),
-            0.3 * rng.standard_normal((items, width), dtype=np.float32),
-            ratings,
-            (0.1 * rng.random(users)).astype(np.float32),
-            (0.1 * rng.random(items)).astype(np.float32),
+        left, right = (
+            0.3 * rng.standard_normal((rows, width), dtype=np.float32) for rows in (users, items)
         )
+        shrink = [(0.1 * rng.random(rows)).astype(np.float32) for rows in (users, items)]
+        return cls(left, right, ratings, *shrink)
 
     def copies(self):
         """Both factors, to be changed."""
@@ -54,37 +39,26 @@ class Factors:
 
     def problem(self, left, right, **options):
         """The native problem over these factors; items have the lock words behind the users'."""
+        shrink = self.shrink_users, self.shrink_items
         return _native.CompletionProblem(
-            left,
-            right,
-            table(self.ratings),
-            self.shrink_users,
-            self.shrink_items,
-            item_word0=len(left),
-            **options,
+            left, right, table(self.ratings), *shrink, item_word0=len(left), **options
         )
 
 
-@dataclass(frozen=True)
-class Tangle:
+class Tangle(namedtuple("Tangle", "x edges fixed")):
     """A random graph whose vertices have random points of the simplex, a few of them terminals."""
 
-    x: Float32
-    edges: Pairs
-    fixed: NDArray[np.uint8]
-
     @classmethod
-    def random(cls, n=300, vertices=30, *, labels=2, seed=0):
+    def random(cls, n=300, vertices=30, *, labels=2):
         """Terminals are the first vertices, one per label; two labels are one float."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         edges = []
         for _ in range(n):
             u, v = rng.choice(vertices, 2, replace=False)
             edges.append((int(u), int(v), float(np.float32(rng.random()))))
         x = rng.dirichlet(np.ones(labels), vertices).astype(np.float32)
         x[:labels] = np.eye(labels)
-        fixed = np.zeros(vertices, np.uint8)
-        fixed[:labels] = 1
+        fixed = (np.arange(vertices) < labels).astype(np.uint8)
         return cls(x[:, 1:].copy() if labels == 2 else x, edges, fixed)
 
     def problem(self, x, **options):

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +68,11 @@ def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
 @pytest.mark.usefixtures("small")
 def test_stats_count_the_sparsity_as_the_paper_does(capsys):
     printed = answer(capsys, "--stats")
-    degrees = np.bincount(hinge().train.indices)
     assert (printed["examples"], printed["coordinates"], printed["omega"]) == (600, 100, 8)
-    assert printed["delta"] == degrees.max() / 600
+    assert printed["delta"] == np.bincount(hinge().train.indices).max() / 600
     assert printed["delta"] <= printed["rho"] <= 1
     assert main(["classic", "svm", "--stats"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "two examples meet with probability" in lines[0]
-    assert [line.split()[0] for line in lines[4:]] == ["omega", "delta", "rho", "p"]
+    assert "two examples meet with probability" in capsys.readouterr().out.splitlines()[0]
 
 
 @pytest.mark.usefixtures("small")
@@ -149,15 +145,14 @@ def test_the_first_line_is_the_answer(result, serial, answer):
 
 
 @each_of(
-    ("result", "load", "cores", "warning"),
+    ("result", "load", "words"),
     [
-        (run(20.0, 1.0), 0.1, 4, "The objective rose from 10: the step size is too large; try"),
-        (run(1.0, 4.0), 5.0, 2, "not meaningful: 2 workers, and a load of 5.0 before, on 2 cores."),
-        (replace(run(1.0, 4.0), workers=3), 0.0, 1, "3 workers, and a load of 0.0 before, on 1 co"),
-        (run(1.0, 1.0), 0.1, 4, None),
+        (run(20.0, 1.0), 0.1, ["The objective rose from 10: the step size is too large; try"]),
+        (run(1.0, 4.0), 5.0, ["2 workers, and a load of 5.0 before, on 4 cores"]),
+        (run(1.0, 4.0, workers=5), 0.0, ["5 workers, and a load of 0.0 before, on 4 cores"]),
+        (run(1.0, 1.0), 0.1, []),
     ],
 )
-def test_what_spoils_the_numbers_is_said(result, load, cores, warning):
-    given = [*warnings(result, load, cores)]
-    assert len(given) == (warning is not None)
-    assert (warning or "") in "".join(given)
+def test_what_spoils_the_numbers_is_said(result, load, words):
+    for warning, expected in zip(warnings(result, load, 4), words, strict=True):
+        assert expected in warning

@@ -16,27 +16,29 @@ from tests.classic.small import hinge
 from tests.processes import alive, workers_of
 from tests.threads import wait_until
 
-MANY = hinge(n=400_000, d=2000)  # an epoch takes some polls of the host, so that kills fall into it
+EXAMPLES = 400_000  # an epoch takes some polls of the host, so that kills fall into it
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module")
+def many():
+    return hinge(n=EXAMPLES, d=2000)
+
+
 def worker_pids():
-    return [
-        child.pid
-        for child in multiprocessing.active_children()
-        if child.name.startswith("mlxhog-classic") and child.pid is not None
-    ]
+    return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
 
 
-class Killer:
-    """Kills a worker in the midst of an epoch, once."""
+def killer(*, amid):
+    """Kill a worker once: in the midst of an epoch, or while it starts."""
+    victims = []
 
-    victim = 0
+    def watch(progress):
+        if not victims and worker_pids() and (0 < progress.done < EXAMPLES or not amid):
+            victims.append(worker_pids()[-1])
+            os.kill(victims[0], signal.SIGKILL)
 
-    def __call__(self, progress):
-        if not self.victim and 0 < progress.done < MANY.n_examples and worker_pids():
-            self.victim = worker_pids()[-1]
-            os.kill(self.victim, signal.SIGKILL)
+    return watch
 
 
 def run_of(scheme, **options):
@@ -44,23 +46,15 @@ def run_of(scheme, **options):
     return ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0, **options)
 
 
-@pytest.mark.parametrize("scheme", ["hogwild", "aig", "round_robin", "sync", "cyclades", "serial"])
-def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(scheme):
+@pytest.mark.parametrize(
+    ("scheme", "amid"),
+    [("hogwild", True), ("aig", True), ("round_robin", True), ("sync", True), ("cyclades", True),
+     ("serial", True), ("hogwild", False)],
+)  # fmt: skip
+def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(many, scheme, amid):
     options = {"component_batch": 50_000} if scheme == "cyclades" else {}
-    watch = Killer()
-    with pytest.raises(WorkerFailed, match=r"worker \d died \(signal SIGKILL\), so the run ended"):
-        train(MANY, run_of(scheme, **options), watch)
-    assert watch.victim
-    assert not worker_pids()
-
-
-def test_a_worker_that_is_killed_while_it_starts_ends_the_run():
-    def at_once(progress):
-        for pid in worker_pids():
-            os.kill(pid, signal.SIGKILL)
-
-    with pytest.raises(WorkerFailed, match=r"worker \d died \(signal SIGKILL\)"):
-        train(MANY, run_of("hogwild"), at_once)
+    with pytest.raises(WorkerFailed, match=r"worker \d failed, and the run .* \(signal SIGKILL\)"):
+        train(many, run_of(scheme, **options), killer(amid=amid))
     assert not worker_pids()
 
 
@@ -87,6 +81,6 @@ def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
         if progress.epoch is not None and progress.epoch.number == 3:
             raise KeyboardInterrupt
 
-    result = train(MANY, run_of("hogwild"), impatient)
+    result = train(hinge(), run_of("hogwild"), impatient)
     assert (result.status, len(result.epochs)) == ("interrupted", 3)
     assert not worker_pids()

@@ -119,9 +119,7 @@ LABELS = {"lr": 0.05, "beta": 0.9, "epochs": 20}
 def test_several_workers_come_near_to_serial(make, steps, workers, tolerance, others):
     problem = make()
     serial = train(problem, ClassicConfig(scheme="serial", **steps))
-    assert serial.objective < 0.8 * serial.epochs[0].objective or serial.objective < (
-        0.8 * serial.initial["objective"]
-    )
+    assert serial.objective < 0.9 * serial.initial["objective"]
     for how in others:
         run = train(problem, ClassicConfig(workers=workers, **how, **steps))
         assert_close(run.objective, serial.objective, tolerance)
@@ -217,15 +215,13 @@ def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
         create("svm", ClassicConfig(data=str(path)))
 
 
-@pytest.mark.slow
-def test_a_tenth_of_the_ratings_is_held_out_and_nothing_is_in_both(netflix):
-    training, testing = hold_out(netflix, seed=0)
-    assert testing.n_entries == netflix.n_entries // 10
-    pairs = [
-        data.users.astype(np.int64) * data.n_items + data.items for data in (training, testing)
-    ]
+def test_a_tenth_of_the_ratings_is_held_out_and_nothing_is_in_both():
+    data = netflix_like(20_000)
+    parts = hold_out(data, seed=0)
+    assert parts[1].n_entries == data.n_entries // 10
+    pairs = [part.users.astype(np.int64) * data.n_items + part.items for part in parts]
     assert (np.diff(np.sort(np.concatenate(pairs))) > 0).all()
-    assert training.n_users == testing.n_users == 48_019
+    assert parts[0].n_users == parts[1].n_users == data.n_users
 
 
 def test_ratings_from_files_are_completed(tmp_path):

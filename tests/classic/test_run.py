@@ -31,27 +31,13 @@ OTHERS = [{"scheme": "aig"}, {"scheme": "round_robin"}, {"scheme": "sync"}]
 TURN = 8  # examples; a turn for each would make these tests some of the system's scheduler
 
 
-@pytest.fixture(scope="module")
-def serial():
-    return train(PROBLEM, SERIAL)
-
-
 def same(a, b):
     return all(np.array_equal(a.params[name], b.params[name]) for name in a.params)
 
 
-@pytest.mark.parametrize("options", [*HOGWILD, *OTHERS], ids=str)
-def test_one_worker_of_any_scheme_is_serial_bit_for_bit(serial, options):
-    assert same(train(PROBLEM, ClassicConfig(workers=1, **options)), serial)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
-def test_three_workers_repeat_themselves_bit_for_bit(scheme):
-    config = ClassicConfig(workers=3, scheme=scheme, epochs=2, batch_size=TURN)
-    first, again = train(PROBLEM, config), train(PROBLEM, config)
-    assert same(first, again)
-    assert first.objective == again.objective
+@each_of("options", [HOGWILD[2], OTHERS[0]])  # tests/classic/test_native.py has all kinds
+def test_one_worker_of_any_scheme_is_serial_bit_for_bit(options):
+    assert same(train(PROBLEM, ClassicConfig(workers=1, **options)), train(PROBLEM, SERIAL))
 
 
 @pytest.mark.parametrize(
@@ -86,14 +72,11 @@ def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
 # -- orders and step sizes -------------------------------------------------------------------------
 
 
-def test_a_shuffle_has_every_example_once_and_differs_between_epochs():
+def test_an_order_is_a_shuffle_or_draws_that_leave_a_share_of_one_over_e_out():
     first, second = (epoch_order(1000, 0, epoch, "shuffle") for epoch in (1, 2))
     assert sorted(first) == sorted(second) == list(range(1000))
     assert not np.array_equal(first, second)
     assert np.array_equal(first, epoch_order(1000, 0, 1, "shuffle"))
-
-
-def test_draws_with_replacement_leave_a_share_of_one_over_e_out():
     drawn = epoch_order(10_000, 0, 1, "replacement")
     assert drawn.dtype == np.int32
     assert 0 <= drawn.min() <= drawn.max() < 10_000

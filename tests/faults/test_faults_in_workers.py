@@ -10,9 +10,45 @@ from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.run import train as classic_train
 from mlxhog.errors import WorkerFailed
 from mlxhog.training import worker_process
+from mlxhog.training.steps import Gradients
 from tests.classic import small
-from tests.faults import faulty_worker
 from tests.training.small import small_config
+
+FAULT, EARLY, PASSING = 1, 2, 3
+"""Seeds of runs whose worker meets an error in its fourth gradient, or in the first, which nobody
+uses; and of those whose first process alone meets one that may pass."""
+
+
+def fault():
+    return TypeError("rms_norm(): incompatible function arguments.\n\nInvoked with: mlx.core.array")
+
+
+def faulty(pipe, job):
+    """A worker as always, but for the error; children import it."""
+    gradient, seed, calls = Gradients.of, job.config.seed, 0
+    marker = job.run_dir / "passed"
+
+    def failing(self, batches):
+        nonlocal calls
+        calls += 1
+        if calls == 4 and not marker.exists():
+            marker.touch()
+            raise RuntimeError("short of memory") if seed == PASSING else fault()
+        return gradient(self, batches)
+
+    def failing_at_once(self):
+        raise fault()
+
+    Gradients.of = failing
+    if seed == EARLY:
+        Gradients.warm_up = failing_at_once
+    worker_process.main(pipe, job)
+
+
+def classic_kernel(memory):
+    """The kernel of a classic problem, with an error."""
+    raise fault()
+
 
 TEXT = (
     r"TypeError: rms_norm\(\): incompatible function arguments\. \.\.\. "
@@ -21,14 +57,14 @@ TEXT = (
 
 
 @pytest.fixture(autouse=True)
-def faulty(monkeypatch):
-    monkeypatch.setattr(worker_process, "main", faulty_worker.main)
+def _faulty(monkeypatch):
+    monkeypatch.setattr(worker_process, "main", faulty)
 
 
 @pytest.mark.parametrize("when", ["while it trains", "while it starts"])
 def test_a_fault_in_a_worker_ends_the_run_at_once_with_its_text_and_what_it_reached(tmp_path, when):
     trains = when == "while it trains"
-    seed = faulty_worker.FAULT if trains else faulty_worker.EARLY
+    seed = FAULT if trains else EARLY
     with pytest.raises(WorkerFailed, match=TEXT) as failure:
         train(small_config(tmp_path, seed=seed, workers="mlx:cpu"))
     (run,) = (tmp_path / "runs").iterdir()
@@ -41,12 +77,12 @@ def test_a_fault_in_a_worker_ends_the_run_at_once_with_its_text_and_what_it_reac
 
 
 def test_an_error_that_may_have_passed_costs_a_restart(tmp_path):
-    config = small_config(tmp_path, seed=faulty_worker.PASSING, workers="mlx:cpu")
+    config = small_config(tmp_path, seed=PASSING, workers="mlx:cpu")
     result = train(config)
     assert (result.status, result.restarts) == ("done", 1)
 
 
 def test_a_fault_in_a_classic_worker_ends_the_run_at_once_with_its_text(monkeypatch):
-    monkeypatch.setattr(SparseLinear, "kernel", staticmethod(faulty_worker.classic_kernel))
-    with pytest.raises(WorkerFailed, match=rf"worker \d ended with an error .*: {TEXT}"):
+    monkeypatch.setattr(SparseLinear, "kernel", staticmethod(classic_kernel))
+    with pytest.raises(WorkerFailed, match=rf"worker \d failed, .*: {TEXT}"):
         classic_train(small.hinge(), ClassicConfig(workers=2, epochs=1))

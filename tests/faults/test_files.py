@@ -1,21 +1,26 @@
-"""Files that cannot be written: said in words, nothing lost, and training goes on."""
+"""Files and streams that cannot be written: said in words, nothing lost, and work goes on."""
 
 import contextlib
 import errno
+import io
 import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mlxhog import train
 from mlxhog.arena import event_log
-from mlxhog.checkpoint import creation
+from mlxhog.checkpoint import checkpoint, creation
 from mlxhog.checkpoint import run as runs
+from mlxhog.cli import main
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.study.store import Store
+from mlxhog.report.streams import LastingStream, OutputLost
 from mlxhog.training import reporting
 from mlxhog.training import run as training
 from tests.checkpoint.conftest import names, save
@@ -78,10 +83,7 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path, name):
         "metrics": (run.metrics_path, lambda text: run.append_metrics({"text": text})),
         "events": (run.events_path, lambda text: run.append_event({"text": text})),
         "samples": (run.samples_path, run.append_sample),
-        "study": (
-            tmp_path / "candidates.jsonl",
-            store.add_proposal,
-        ),
+        "study": (tmp_path / "candidates.jsonl", store.add_proposal),
         "examples": (
             tmp_path / "stream" / "examples.jsonl",
             lambda text: append_examples(
@@ -123,18 +125,96 @@ def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(tmp_path, monkey
     assert any("no checkpoint: " in message for message in messages)
 
 
+# -- output ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def broken_pipe():
+    """The end of a pipe that is written to, after the other end was closed."""
+    read, write = os.pipe()
+    os.close(read)
+    stream = open(write, "w")  # noqa: SIM115  closed below, where it may fail
+    try:
+        yield stream
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+
+
+class Refusing(io.StringIO):
+    """A stream that takes some text, then none."""
+
+    def __init__(self, accepted, number):
+        super().__init__()
+        self.left, self.number = accepted, number
+
+    def write(self, text):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(self.number, "refused")
+        return super().write(text)
+
+
+@each_of("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_stream_that_refuses_text_falls_silent_or_ends_a_command_that_only_tells(number):
+    behind = Refusing(1, number)
+    stream = LastingStream(behind)
+    for text in ("one", "two", "three"):
+        assert stream.write(text) == len(text)
+    stream.flush()
+    assert (behind.getvalue(), stream.failure.errno) == ("one", number)
+    stream = LastingStream(Refusing(0, number), ends=True)
+    with pytest.raises(OutputLost):
+        stream.write("one")
+
+
+def test_an_observer_whose_pipe_is_closed_does_not_end_the_training(tmp_path):
+    calls = []
+
+    def observe(progress):
+        calls.append(progress)
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.warns(UserWarning, match="progress cannot be shown any more"):
+        result = train(small_config(tmp_path, steps=3), observer=observe)
+    assert (result.status, len(calls)) == ("done", 1)
+    assert result.checkpoint is not None
+
+
+def test_training_whose_result_nobody_reads_is_saved_and_says_so(tmp_path, monkeypatch, capsys):
+    config = small_config(tmp_path, steps=3)
+    with broken_pipe() as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["train", "--json", *flags(config)]) == 3
+    assert "the output cannot be written: Broken pipe\n" in capsys.readouterr().err
+    (listed,) = runs.list_runs(tmp_path / "runs")
+    assert listed.read_status()["status"] == "done"
+    assert checkpoint.load(checkpoint.latest(listed)).step == 3
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "mad data"])
-def test_a_limit_on_the_size_of_files_is_named(tmp_path, command):
-    words = {
-        "train": flags(small_config(tmp_path)),
-        "mad data": ["--task=M", "--set=train_rows=30000", f"--out={tmp_path / 'rows.npz'}"],
-    }
-    process = subprocess.run(
-        [sys.executable, "-m", "mlxhog", *command.split(), *words[command]],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
-        stderr=subprocess.PIPE, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert process.returncode == 3, process.stderr
-    assert "ulimit -f" in process.stderr
-    assert "Traceback" not in process.stderr
+def test_a_reader_that_leaves_ends_what_only_tells_and_a_list_without_an_error(
+    tmp_path, monkeypatch, capsys
+):
+    folder = train(small_config(tmp_path, steps=2)).run
+    for words, code, err in (
+        (["generate", folder, "--max-new-tokens", "1000000"], 3,
+         "the output cannot be written: Broken pipe\n"),
+        (["runs", "--out", str(Path(folder).parent)], 0, ""),  # it had what it wanted
+    ):  # fmt: skip
+        with broken_pipe() as pipe, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", pipe)
+            capsys.readouterr()
+            assert main(words) == code
+        assert capsys.readouterr().err == err
+
+
+@pytest.mark.slow
+def test_a_command_with_closed_standard_streams_trains(tmp_path):
+    """Files that it opens would else get the numbers of these streams, and workers write there."""
+    config = small_config(tmp_path, steps=3)
+    command = [sys.executable, "-m", "mlxhog", "train", *flags(config)]
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(closed, timeout=120, check=False).returncode == 0
+    (listed,) = runs.list_runs(tmp_path / "runs")
+    assert listed.read_status()["status"] == "done"

@@ -3,35 +3,28 @@
 import json
 import os
 import shutil
+from collections import OrderedDict
 
 import numpy as np
 import pytest
+import torch
 
-from mlxhog.checkpoint import checkpoint, creation, formats
+from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats.converting import Conversion, convert
+from mlxhog.checkpoint.formats.weights import read
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
-from mlxhog.models import families
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.pairs import each_of
+from tests.saved import SMALL, saved_run
 
-MODEL = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_heads=2)
 HUGE = 200 * 10**9
 
 
 @pytest.fixture
 def ours(tmp_path):
     """A checkpoint of ours."""
-    return checkpoint.save(
-        creation.create(tmp_path, "a"),
-        step=3,
-        params=families.init_params(MODEL, seed=0),
-        model_config=MODEL.to_dict(),
-        optimizer={"m.x": np.ones(3, np.float32)},
-        state={},
-        tokenizer=ByteTokenizer(),
-    )
+    return checkpoint.latest(saved_run(tmp_path, "a"))
 
 
 @pytest.fixture
@@ -73,7 +66,7 @@ def test_links_within_the_directory_and_to_tensors_elsewhere_are_followed(tmp_pa
     (foreign / "config.json").symlink_to("real.json")
     (foreign / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
     (foreign / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
-    assert formats.open(foreign).config.hidden_size == MODEL.hidden_size
+    assert formats.open(foreign).config.hidden_size == SMALL.hidden_size
 
 
 @each_of("name", ["config.json", "tokenizer.json", "vocab.json", "model.safetensors.index.json"])
@@ -110,3 +103,60 @@ def test_a_tokenizer_with_an_id_of_billions_takes_no_memory(tmp_path, largest):
     path.write_text(json.dumps(description))
     with pytest.raises(DataError, match="the largest id is"):
         tokenizers.load(path)
+
+
+# -- torch files -----------------------------------------------------------------------------------
+
+
+class Claim:
+    """Pickles as a tensor of any offset, sizes and strides over a storage of eight floats."""
+
+    def __init__(self, first, shape, strides):
+        self.claim = (first, shape, strides)
+
+    def __reduce__(self):
+        storage = torch.storage.TypedStorage(
+            wrap_storage=torch.arange(8, dtype=torch.float32).untyped_storage(),
+            dtype=torch.float32,
+            _internal=True,
+        )
+        return torch._utils._rebuild_tensor_v2, (storage, *self.claim, False, OrderedDict())
+
+
+BEYOND = {
+    "one stride too long": Claim(0, (2, 4), (5, 1)),
+    "offset that wraps": Claim(2**62, (4,), (1,)),
+    "strides that wrap to few bytes": Claim(0, (5,), (2**62,)),
+    "more elements than there are": Claim(0, (100,), (1,)),
+    "offset too far": Claim(5, (4,), (1,)),
+    "strides that wrap the address space": Claim(0, (5, 2), (2**62, 1)),
+    "one element shown everywhere": Claim(0, (2**40,), (0,)),
+}
+
+
+@each_of("claim", BEYOND.values(), ids=BEYOND)
+def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(tmp_path, claim):
+    torch.save({"a": claim}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt"):
+        read(tmp_path / "a.pt")
+
+
+def test_views_within_their_storage_are_read_exactly(tmp_path):
+    whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    views = {"t": whole.t(), "rows": whole[1::2, 1:3], "last": whole[3, 5], "none": whole[:0].t()}
+    torch.save(views, tmp_path / "a.pt")
+    for name, array in read(tmp_path / "a.pt").items():
+        np.testing.assert_array_equal(array, views[name].numpy())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_what_is_no_array_of_the_file_is_refused(tmp_path):
+    loop = {}
+    loop["model"] = loop
+    torch.save(loop, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="has no state dict"):
+        read(tmp_path / "a.pt")
+    for tensor in (torch.eye(3).to_sparse(), torch.empty(3, device="meta")):
+        torch.save({"a": tensor}, tmp_path / "a.pt")
+        with pytest.raises(CheckpointError, match="a has type"):
+            read(tmp_path / "a.pt")

@@ -88,7 +88,7 @@ def test_parity_checks_a_layer_from_a_file(tmp_path):
     assert any(row["what"].startswith("grad/layers.0.z_proj") for row in result["rows"])
 
 
-PLAIN = ("seq_len: int = seq_len(17)\n", "seq_len: int = seq_len(17)\n    depth: int | None = 3\n")
+PLAIN = ("seq_len: int = 17\n", "seq_len: int = 17\n    depth: int | None = 3\n")
 
 
 def test_the_rows_of_a_task_from_a_file_are_drawn_by_it_and_a_plain_field_is_a_setting(tmp_path):
@@ -118,14 +118,12 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):
     def keys():
         with own_plugins(forgets=True):
             plugins.load(file)
-            lines = ("keyed swiglu", "swiglu")
-            return [Study(candidates=(line,)).runs(line)[0].key() for line in lines]
+            return [Study(candidates=(k,)).runs(k)[0].key() for k in ("keyed swiglu", "swiglu")]
 
     keyed, swiglu = keys()
     assert keys() == [keyed, swiglu]
     file.write_text(file.read_text() + "\n# another text\n")
-    other_keyed, other_swiglu = keys()
-    assert (keyed != other_keyed, swiglu) == (True, other_swiglu)
+    assert [one == before for one, before in zip(keys(), (keyed, swiglu))] == [False, True]  # noqa: B905
 
 
 # -- files that are refused ------------------------------------------------------------------------
@@ -235,11 +233,10 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path, form)
     file.write_text(EVIL)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     layers = {"layers": ["my_layer", "swiglu"], "vocab_size": 8}
-    architecture = {"version": 1, "model": layers}
-    if form == "config.json":
-        architecture = {"model_type": "mad", "hidden_size": 16, **layers}
-    architecture["plugin"] = [f"{file} sha256:{digest}"]
-    (tmp_path / form).write_text(json.dumps(architecture))
+    named = {"plugin": [f"{file} sha256:{digest}"]}
+    config = {"model_type": "mad", "hidden_size": 16, **layers, **named}
+    whole = config if form == "config.json" else {"version": 1, "model": layers, **named}
+    (tmp_path / form).write_text(json.dumps(whole))
     refused(tmp_path, f"mad show {form}", NEVER)
     assert not (tmp_path / "ran").exists()
     ok(tmp_path, f"mad show {form} --plugin evil.py")

@@ -30,15 +30,10 @@ def scored(*lines):
 
 
 def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
-    slots, voters = vote(
-        scored(
-            ("a x b y", 0.91), ("a x c y", 0.90), ("b x b z", 0.89), ("c z c z", 0.20),
-            ("c z c z", 0.10),
-        )
-    )  # fmt: skip
+    upper = ("a x b y", 0.91), ("a x c y", 0.90), ("b x b z", 0.89)
+    slots, voters = vote(scored(*upper, ("c z c z", 0.20), ("c z c z", 0.10)))
     assert slots == [{"a": 2, "b": 1}, {"x": 3}, {"b": 2, "c": 1}, {"y": 2, "z": 1}]
-    assert [next(iter(votes)) for votes in slots] == ["a", "x", "b", "y"]
-    assert [score for _, score in voters] == [0.91, 0.90, 0.89]
+    assert voters == scored(*upper)
 
 
 @each_of(
@@ -112,10 +107,7 @@ def test_blocks_are_found_where_mixers_and_channel_maps_alternate(layers, unit):
 
 @each_of(
     ("depth", "unit", "message"),
-    [
-        (3, 1, "depth 3 is less than the 4 layers of the model"),
-        (7, 2, "give 6 or 8, or --unit layer"),
-    ],
+    [(3, 1, "depth 3 is less than the 4 layers"), (7, 2, "give 6 or 8, or --unit layer")],
 )
 def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, unit, message):
     with pytest.raises(ConfigError, match=message):
@@ -139,6 +131,11 @@ def layers_of(path):
     return canonical(load_architecture(path).layers)
 
 
+def output_of(capsys, *words):
+    assert run(*words, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
 def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     study(here)
     assert run("vote", "first", "--top", "2") == 0
@@ -146,21 +143,18 @@ def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     assert "2 of 3 candidates vote, scores 0.900 to 0.600: the best 2" in output
     assert "gated-conv 1, swiglu 1" in output
     assert "place 1 of 3 in the study, score 0.900" in output
-    assert run("vote", "first", "--json", "--out", "w.yaml") == 0
-    output = json.loads(capsys.readouterr().out)
-    assert output["layers"] == CONV
+    output = output_of(capsys, "vote", "first", "--out", "w.yaml")
+    assert output["layers"] == CONV == layers_of(output["file"])
     assert output["slots"][0] == {"slot": 1, "layer": "gated-conv", "votes": {"gated-conv": 1}}
     assert output["voters"] == [{"layers": CONV, "score": pytest.approx(0.9)}]
     assert (output["candidates"], output["score"]) == (3, pytest.approx(0.9))
-    assert layers_of(output["file"]) == CONV
 
 
 def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to_go_on(
     here, capsys
 ):
     study(here, change=lambda one: None if (one.candidate, one.seed) == (CONV, 1) else one)
-    assert run("vote", "first", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["candidates"] == 2
+    assert output_of(capsys, "vote", "first")["candidates"] == 2
     study(here, "second", change=lambda one: one if one.seed == 1 else None)
     assert run("vote", "second") == 2
     assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
@@ -168,8 +162,7 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
 
 def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, capsys):
     study(here, dim=48)
-    assert run("scale", "first", "--depth", "6", "--out", "deep.yaml", "--json") == 0
-    output = json.loads(capsys.readouterr().out)
+    output = output_of(capsys, "scale", "first", "--depth", "6", "--out", "deep.yaml")
     assert (output["depth"], output["dim"], output["layers"]) == (6, 48, " ".join([CONV] * 3))
     assert layers_of("deep.yaml") == output["layers"]
 

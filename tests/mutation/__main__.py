@@ -4,21 +4,15 @@
     python -m tests.mutation --n 6 --only optim        of files whose path contains a text
     python -m tests.mutation --n 500 --json A          each result is written to A as it comes;
                                                        the same command continues
-    python -m tests.mutation --map MAP                 which tests execute which line: hours
-    python -m tests.mutation --n 500 --map MAP --json A    tests chosen from a map that exists
     python -m tests.mutation --compare A B             exit code 1 if B is weaker than A;
                                                        A may be tests/mutation/baseline.json
 
-`--map MAP` without `--n` runs every file of tests that is not in MAP yet under coverage and adds
-it, one line of JSON each; `--only` takes those whose path contains a text.
-
 A mutant is written into a copy of the tree, where files of tests run until one fails: those that
-execute its line, or without a map those that are named after its file, those that name its module,
-and those of its folder in tests/; the nearest first, as many as pass in 12 s without it.
-It is killed if a test fails, times out after several times of what the tests take, and survives
-otherwise, also where no test executes its line; it is invalid if pytest cannot run. Timeouts count
-as killed. A folder is weaker if its share of killed mutants is more than 3 points lower, and so far
-that chance has less than 5 % of it (Fisher's exact test).
+are named after its file, those that name its module, and those of its folder in tests/; the nearest
+first, as many as pass in 12 s without it. It is killed if a test fails, times out after several
+times of what the tests take, and survives otherwise; it is invalid if pytest cannot run. Timeouts
+count as killed. A folder is weaker if its share of killed mutants is more than 3 points lower, and
+so far that chance has less than 5 % of it (Fisher's exact test).
 """
 
 import argparse
@@ -33,7 +27,6 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 
 from scipy import stats
@@ -68,20 +61,6 @@ class Copy:
 
 
 sys.meta_path.insert(0, Copy)
-"""
-COVERAGE = """\
-[run]
-source =
-    {root}/mlxhog
-    {root}/models
-    {root}/metal
-concurrency =
-    thread
-    multiprocessing
-patch = subprocess
-parallel = true
-data_file = {folder}/data
-disable_warnings = no-data-collected, module-not-measured, module-not-imported, no-ctracer
 """
 
 
@@ -130,10 +109,9 @@ def scratch_copy(files):
         yield copy, environment
 
 
-def fate_of(tests, cwd, environment, limit_s, program=()):
+def fate_of(tests, cwd, environment, limit_s):
     """What tests say of the tree as it is, with seconds of the clock and of processors."""
-    words = [*program, "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    command = [sys.executable, "-m", *words]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     began, cpu_s = time.monotonic(), sum(os.times()[2:4])  # of children that have ended
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -151,37 +129,23 @@ def fate_of(tests, cwd, environment, limit_s, program=()):
     return fate, took_s, round(sum(os.times()[2:4]) - cpu_s, 1)
 
 
-def ranked(mutant, texts, lines):
-    """The files of tests for a mutant, the nearest first.
-
-    Args:
-        mutant: the fault.
-        texts: of every file of tests.
-        lines: the entries of a map, if there is one.
-    """
+def ranked(mutant, texts):
+    """The files of tests for a mutant, of all by their texts: the nearest, and shortest, first."""
     package, _, name = module_of(mutant.file).rpartition(".")
     escaped = re.escape(package)
     names = re.compile(rf"\b{escaped}\.{name}\b|\b{escaped} import [^\n]*\b{name}\b")
     folder = f"tests/{Path(mutant.file).parent.as_posix().removeprefix('mlxhog/')}/"
     own = f"{folder}test_{Path(mutant.file).stem}.py"
-    covering = {test: len(text) for test, text in texts.items()}  # a shorter file takes less
-    if lines is not None:
-        covering = {
-            entry["test"]: entry["cpu_s"]
-            for entry in lines
-            if entry["test"] in texts
-            and any(a <= mutant.line <= b for a, b in entry["lines"].get(mutant.file, []))
-        }
 
     def distance(test):
         is_named = bool(names.search(texts[test]))
         return 0 if test == own else 3 - 2 * test.startswith(folder) - is_named
 
-    near = (test for test in covering if lines is not None or distance(test) < 3)
-    return sorted(near, key=lambda test: (distance(test), covering[test]))
+    near = (test for test in texts if distance(test) < 3)
+    return sorted(near, key=lambda test: (distance(test), len(texts[test])))
 
 
-def run(chosen, files, lines, record):
+def run(chosen, files, record):
     """Try the mutants that a record does not have yet; returns those chosen, by their labels.
 
     Raises:
@@ -199,7 +163,7 @@ def run(chosen, files, lines, record):
                 continue
             nearest = []
             budget_s, limit_s = float(BUDGET_S), 60.0
-            for test in ranked(mutant, texts, lines):
+            for test in ranked(mutant, texts):
                 if test not in clean:  # None: it fails without a mutant, so it says nothing
                     fate, *seconds = fate_of([test], copy, environment, 600)
                     clean[test] = seconds if fate == "survived" else None
@@ -226,38 +190,6 @@ def run(chosen, files, lines, record):
             if record:
                 record.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return {mutant.label: fates[mutant.label] for mutant in chosen}
-
-
-def add_to_map(path, files):
-    """Run files of tests under coverage, and add what each executes to a map."""
-    from coverage import Coverage
-
-    known = {json.loads(line)["test"] for line in path.open()} if path.exists() else set()
-    for test in (file for file in files if file not in known):
-        with tempfile.TemporaryDirectory() as folder:
-            settings = Path(folder, "settings")
-            settings.write_text(COVERAGE.format(root=ROOT, folder=folder))
-            program = ("coverage", "run", f"--rcfile={settings}", "-m")
-            fate, _, cpu_s = fate_of([test], ROOT, dict(os.environ), 60 * BUDGET_S, program)
-            measured = Coverage(config_file=str(settings))
-            measured.combine()  # of all its processes
-            data = measured.get_data()
-            lines = {
-                Path(file).relative_to(ROOT).as_posix(): rows(data.lines(file) or ())
-                for file in sorted(data.measured_files())
-                if data.lines(file)
-            }
-        entry = {"test": test, "cpu_s": cpu_s, "lines": lines}
-        with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(entry) + "\n")
-        print(f"{cpu_s:6.1f} s  {fate}  {test}", flush=True)
-
-
-def rows(lines):
-    """First and last of every unbroken row of line numbers."""
-    groups = groupby(enumerate(sorted(lines)), key=lambda pair: pair[1] - pair[0])
-    unbroken = ([line for _, line in group] for _, group in groups)
-    return [(row[0], row[-1]) for row in unbroken]
 
 
 def by_folder(fates):
@@ -299,23 +231,21 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", metavar="TEXT", help="files with this in their path")
     parser.add_argument("--json", type=Path, metavar="FILE", help="record of each mutant")
-    parser.add_argument("--map", type=Path, metavar="FILE", help="which tests execute which line")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two records")
     options = parser.parse_args()
     if options.compare:
         return compare(*(json.loads(file.read_text()) for file in options.compare))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end the tests that run
     files = listed(ROOT)
-    fitting = [file for file in files if options.only in file and file.endswith(".py")]
     if options.n is None:
-        if options.map is None:
-            parser.error("say --n N, --map FILE or --compare A B")
-        add_to_map(options.map, [file for file in fitting if "/test_" in file])
-        return 0
-    product = [file for file in fitting if file.split("/")[0] in SOURCES]
-    lines = options.map and [json.loads(line) for line in options.map.open()]
+        parser.error("say --n N or --compare A B")
+    product = [
+        file
+        for file in files
+        if options.only in file and file.endswith(".py") and file.split("/")[0] in SOURCES
+    ]
     chosen = sample(ROOT, product, seed=options.seed, n=options.n)
-    fates = run(chosen, files, lines, options.json)
+    fates = run(chosen, files, options.json)
     for folder, counts in by_folder(fates).items():
         print(f"{folder:20} {', '.join(f'{n} {fate}' for fate, n in sorted(counts.items()))}")
     return 0

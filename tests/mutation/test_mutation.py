@@ -2,13 +2,12 @@
 
 import ast
 import json
-from pathlib import Path
 
 import pytest
 
 from tests.mutation import __main__ as mutation
-from tests.mutation.__main__ import ROOT, SOURCES, listed, main, ranked, rows
-from tests.mutation.mutants import Mutant, mutants, sample
+from tests.mutation.__main__ import ROOT, SOURCES, listed, main
+from tests.mutation.mutants import mutants, sample
 
 TEXT = '''\
 """Grüße."""
@@ -54,43 +53,6 @@ def test_every_mutant_parses_and_differs_and_fewer_are_the_first_of_more(product
     folders = [mutant.folder for mutant in chosen]
     assert set(folders) >= {"mlxhog/arena", "mlxhog/training", "models", "metal"}
     assert folders.count("mlxhog/mad") <= folders.count("mlxhog/nn") + 1
-
-
-def test_a_line_that_moves_keeps_its_rank(tmp_path):
-    (tmp_path / "mlxhog").mkdir()
-    file = tmp_path / "mlxhog" / "half.py"
-    faults = []
-    for text in (TEXT, f"import log\n\n\n{TEXT}"):
-        file.write_text(text, encoding="utf-8")
-        chosen = sample(tmp_path, ["mlxhog/half.py"], seed=0, n=5)
-        faults.append([(mutant.old, mutant.new) for mutant in chosen])
-    assert faults[0] == faults[1]
-
-
-FAULT = Mutant("mlxhog/optim/lion.py", 12, "constant", 0, 1, "1", "2")
-TEXTS = {
-    "tests/nn/test_other.py": "",
-    "tests/cli/test_far.py": "from mlxhog.optim import adan, lion\n",
-    "tests/optim/test_long.py": "import mlxhog.optim.lion_cub",
-    "tests/optim/test_near.py": "",
-    "tests/optim/test_lion.py": "from mlxhog.optim.lion import Lion" * 9,
-}
-
-
-def test_without_a_map_the_tests_of_the_file_its_folder_and_its_module_run():
-    names = [Path(name).stem for name in ranked(FAULT, TEXTS, None)]
-    assert names == ["test_lion", "test_near", "test_long", "test_far"]
-
-
-def test_with_a_map_the_tests_that_execute_the_line_run():
-    lines = [
-        {"test": "tests/nn/test_other.py", "cpu_s": 2, "lines": {FAULT.file: [[1, 3], [9, 12]]}},
-        {"test": "tests/optim/test_near.py", "cpu_s": 9, "lines": {FAULT.file: [[12, 12]]}},
-        {"test": "tests/optim/test_lion.py", "cpu_s": 9, "lines": {FAULT.file: [[1, 11]]}},
-        {"test": "tests/gone/test_gone.py", "cpu_s": 1, "lines": {FAULT.file: [[1, 99]]}},
-    ]
-    assert ranked(FAULT, TEXTS, lines) == ["tests/optim/test_near.py", "tests/nn/test_other.py"]
-    assert rows([3, 1, 2, 7]) == [(1, 3), (7, 7)]
 
 
 @pytest.mark.slow

@@ -57,14 +57,14 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     assert (again.status_code, again.headers["etag"], again.content) == (304, tag, b"")
     append(run, list(lines(5))[3:])
     tag, page = news(tag)
-    assert run_in(page)["axes"]["updates"] == [20, 40, 60, 80, 100]
+    assert run_in(page)["axes"]["step"] == [20, 40, 60, 80, 100]
     with run.events_path.open("a") as file:
         file.write(json.dumps(event("sample", "fresh text")) + "\n")
     tag, page = news(tag)
     assert b"fresh text" in page
     run.drop_metrics_after(step=20, elapsed_s=2.0)  # as a resume does
     _, page = news(tag)
-    assert run_in(page)["axes"]["updates"] == [20]
+    assert run_in(page)["axes"]["step"] == [20]
 
 
 def test_a_request_without_the_token_for_another_site_or_of_an_ended_run_is_refused(

@@ -31,7 +31,7 @@ def test_a_file_that_grows_is_read_on_and_a_torn_line_waits_for_its_end(tmp_path
             file.flush()
             read.update()
             lengths.append(len(read))
-    assert (lengths, read.damaged) == ([4, 5, 5], 0)
+    assert lengths == [4, 5, 5]
 
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path):
@@ -48,23 +48,23 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path):
      '{"step": 1e999, "elapsed_s": 1}', "[" * 10**5],
     ids=lambda text: text[:12],
 )  # fmt: skip
-def test_a_damaged_line_is_left_out_and_counted(tmp_path, damage):
+def test_a_damaged_line_is_left_out(tmp_path, damage):
     good = [json.dumps(line) for line in lines(4)]
     run = write_run(tmp_path)
     run.metrics_path.write_text("\n".join([*good[:2], damage, *good[2:], ""]), errors="replace")
     read = history(run)
-    assert (len(read), read.damaged) == (4, 1)
+    assert len(read) == 4
 
 
-def test_workers_of_a_resumed_run_add_up_and_one_in_the_place_of_another_is_a_restart(tmp_path):
+def test_workers_of_a_resumed_run_count_from_0(tmp_path):
     first, second = list(lines(4)), list(lines(3, pid=500))
     for line in second:
         line["step"] += first[-1]["step"]
         line["elapsed_s"] += first[-1]["elapsed_s"]
-    second[-1]["workers"][1]["pid"] = 999
     read = history(write_run(tmp_path, metrics=[*first, *second]))
-    assert read.last("updates") == 20 * 7
-    assert [read.workers[slot].restarts for slot in (1, 2)] == [0, 1]
+    assert read.last("step") == 20 * 7
+    assert read.backends == {1: "torch:cpu", 2: "torch:cpu"}
+    assert read.column("staleness", 2).tolist() == [1.0] * 7
 
 
 @given(

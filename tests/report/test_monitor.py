@@ -12,8 +12,9 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.report import monitor
-from mlxhog.report.metrics import heading
+from mlxhog.report.metrics import Progress
 from mlxhog.report.monitor import Monitor
+from mlxhog.report.plain import heading
 
 
 @contextlib.contextmanager
@@ -26,7 +27,8 @@ def monitored(budget=Budget(steps=1), n_workers=1):  # noqa: B008  it is frozen
             ring = Ring(arena.segment(f"ring.{worker}"))
             ring.append(kind=RecordKind.STEP, worker=worker, **{"t_ns": monotonic_ns()} | numbers)
 
-        yield arena, Monitor(arena, [WorkerSpec("torch:cpu", 1)] * n_workers, budget), step
+        workers = [WorkerSpec("torch:cpu", 1)] * n_workers
+        yield arena, Monitor(arena, workers, budget, Progress()), step
 
 
 def test_training_bits_are_per_byte_of_text_however_long_a_token_is():

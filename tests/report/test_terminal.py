@@ -5,13 +5,12 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
 from rich.console import Console
 
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.report.plain import PlainLines, observer
+from mlxhog.report.plain import PlainLines
 from mlxhog.report.terminal import LiveTable, scale
-from mlxhog.report.views import StatusLine
+from mlxhog.report.views import StatusLine, observer
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
 
@@ -27,16 +26,26 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_table_shows_the_run_its_last_sample_and_a_message_once_and_no_control_codes():
-    console = Console(record=True, width=100, file=Terminal(), force_terminal=True)
-    sample = "The \x1b[2J Congress [bold]of[/bold]\nthe States"
+def drawn(width, *reports):
+    """The text of the live table on a terminal."""
+    console = Console(record=True, width=width, file=Terminal(), force_terminal=True)
     with LiveTable(console) as table:
-        table(replace(PROGRESS, sample=sample, message="worker 2 \x07restarted"))
-        table(replace(PROGRESS, message="worker 2 \x07restarted"))
-    text = console.export_text()
+        for report in reports:
+            table(report)
+    return console.export_text()
+
+
+def test_the_table_shows_the_run_its_sample_and_a_message_once_and_no_control_codes():
+    sample = "The \x1b[2J Congress [bold]of[/bold]\nthe States"
+    shown = replace(PROGRESS, sample=sample)
+    text = drawn(100, replace(shown, message="worker 2 \x07restarted"), shown)
     assert [one for one in SHOWN if one not in text] == []
     assert text.count("worker 2  restarted") == 1
     assert not {"\x1b", "\x07"} & set(text)
+    narrow = drawn(40, PROGRESS)
+    assert "backend" in narrow
+    assert "dropped" not in narrow
+    assert "…" not in narrow
 
 
 @each_of(
@@ -56,7 +65,8 @@ def test_plain_lines_come_at_most_every_interval_and_messages_and_activities_onc
     stream = io.StringIO()
     with PlainLines(stream, every_s=10.0, clock=lambda: next(seconds)) as lines:
         for k in range(6):
-            lines(replace(PROGRESS, step=640 + k, message="starting", sample="The people"))
+            message = None if k else "starting"
+            lines(replace(PROGRESS, step=640 + k, message=message, sample="The people"))
         for percent in range(101):
             lines(replace(PROGRESS, doing=Doing(Activity.EVALUATING, percent)))
         lines(replace(PROGRESS, doing=Doing(Activity.SAMPLING)))
@@ -86,7 +96,6 @@ def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
     cell = []  # what IPython shows
 
     def display(output, *, display_id):
-        assert display_id is True
         cell.append(output)
         return SimpleNamespace(update=lambda output: cell.__setitem__(-1, output))
 
@@ -95,9 +104,9 @@ def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
     stream = io.StringIO()
     with observer(stream, environ={}) as table:
-        table(replace(PROGRESS, message="worker 2 <restarted>"))
-        table(replace(PROGRESS, step=641, message="worker 2 <restarted>"))
-        table(replace(PROGRESS, step=642, sample="of the\x1b[2J States"))
+        for step, sample in ((640, None), (641, None), (642, "of the\x1b[2J States")):
+            message = "worker 2 <restarted>" if step == 640 else None
+            table(replace(PROGRESS, step=step, sample=sample, message=message))
     (output,) = cell
     text, html = output._repr_mimebundle_([], []).values()
     assert text.count("worker 2 <restarted>") == 1
@@ -109,11 +118,15 @@ def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
     assert stream.getvalue() == ""
 
 
-@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["pipe", "terminal"])
-def test_quiet_is_quiet(stream):
-    with observer(stream, quiet=True, environ={}) as view:
-        view(replace(PROGRESS, message="worker 2 restarted", sample="The people"))
-    assert stream.getvalue() == ""
+def test_a_terminal_has_a_table_a_pipe_lines_and_quiet_is_quiet():
+    for stream, term, view in (
+        (Terminal(), "xterm", LiveTable), (Terminal(), "dumb", PlainLines),
+        (io.StringIO(), "xterm", PlainLines),
+    ):  # fmt: skip
+        assert isinstance(observer(stream, environ={"TERM": term}), view)
+        with observer(stream, quiet=True, environ={}) as quiet:
+            quiet(replace(PROGRESS, message="worker 2 restarted", sample="The people"))
+        assert stream.getvalue() == ""
 
 
 def test_a_line_that_stays_is_printed_beside_the_one_that_changes():

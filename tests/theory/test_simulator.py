@@ -1,6 +1,6 @@
 """Simulated workers, links and toy problems against closed forms; no worker waits for the dead."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.theory.simulator import simulate
 from mlxhog.theory.simulator.links import ClusterRounds, Link, sent_bytes
-from mlxhog.theory.simulator.machine import Event, Scheme, Simulation, Worker
+from mlxhog.theory.simulator.machine import Event, Simulation, Worker
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.schemes import (
     SSP,
@@ -108,11 +108,8 @@ def test_workers_and_schemes_that_cannot_be_are_refused():
     for costs in ({"compute": times_of("constant", 0.0)}, {"apply_s": -1}):
         with pytest.raises(DataError, match="parts of 0 s or more, and a step that takes time"):
             workers_of(1, **costs)
-    for scheme, message in (
-        (OuterLoop(0), "a number of replicas that divides"),
-        (OuterLoop(1, 3), "a number of replicas that divides"),
-    ):
-        with pytest.raises(ConfigError, match=message):
+    for scheme in (OuterLoop(0), OuterLoop(1, 3)):
+        with pytest.raises(ConfigError, match="a number of replicas that divides"):
             simulate(workers_of(2), scheme)
 
 
@@ -137,36 +134,11 @@ def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack):
     assert max(tau for _, tau in machine.lateness) <= 7 * (2 * slack + 1)
 
 
-@pytest.mark.slow
 def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker():
     slow = simulate(straggling(8, slow=10.0), SSP(3), updates=ROUNDS)
     assert slow.gradients_per_s == pytest.approx(8 * 0.1, rel=0.05)
     assert slow.waiting[0] == 0
     assert min(slow.waiting[1:]) > 0.8
-    even = [simulate(straggling(8, 1.0), SSP(k), updates=ROUNDS).gradients_per_s for k in (3, 0)]
-    assert even[0] > even[1]
-
-
-@dataclass(frozen=True)
-class PushGate(Scheme):
-    """Document 003's BoundedStalenessServer: wait at the write while the gradient is too old.
-
-    The version grows and the version that was read stays, so a worker that waits never continues.
-    """
-
-    most: int
-
-    def steps(self, worker, shared):
-        while True:
-            read = yield from worker.gradient()
-            yield lambda read=read: worker.sim.version - read <= self.most
-            worker.apply(read)
-
-
-def test_a_bound_at_the_push_waits_for_ever():
-    machine = Simulation(straggling(4, slow=10.0), PushGate(1))
-    machine.run_until(1000)
-    assert 0 not in machine.clocks
 
 
 # -- workers that die, come back and join ----------------------------------------------------------
@@ -186,9 +158,7 @@ def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
     )
     steps = [one.steps for one in prediction.workers]
     if not isinstance(scheme, Sync):  # whose rounds are counted for the first who was done
-        assert steps[1] > 20
-        assert min(steps[0], steps[2], steps[3]) > steps[1]
-    assert prediction.gradients_per_s > 0
+        assert min(steps[0], steps[2], steps[3]) > steps[1] > 20
 
 
 @pytest.mark.slow
@@ -196,16 +166,14 @@ def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
 def test_random_schedules_with_deaths_never_come_to_a_stop(scheme):
     rng = np.random.default_rng(0)
     for seed in range(10):
-        workers = [
-            Worker(name="w", compute=times_of("lognormal", float(rng.uniform(0.1, 4)), 0.7))
-            for _ in range(4)
-        ]
+        times = [times_of("lognormal", float(rng.uniform(0.1, 4)), 0.7) for _ in range(4)]
         events = []
         for rank in (k for k in range(3) if rng.random() < 0.3):
             at_s = float(rng.uniform(1, 15))
-            events.append(Event(at_s, rank, joins=False))
+            events += [Event(at_s, rank, joins=False), Event(at_s + 3.0, rank, joins=True)]
             if rng.random() < 0.5:
-                events.append(Event(at_s + 3.0, rank, joins=True))
+                events.pop()
+        workers = [Worker(name="w", compute=time) for time in times]
         machine = Simulation(workers, scheme, seed=seed, events=events)
         machine.run_until(200)
         assert machine.version >= 200

@@ -8,7 +8,7 @@ import pytest
 from mlxhog.checkpoint import checkpoint as checkpoints
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import CheckpointError, MlxhogError
-from mlxhog.theory.analysis import AnalyzeConfig
+from mlxhog.theory import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of
 from mlxhog.theory.target import find_target
 from mlxhog.training.run import train

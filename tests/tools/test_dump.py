@@ -1,7 +1,6 @@
 """What MLX generates is as recorded, and each dumped text is whole."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -49,14 +48,3 @@ def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_
     assert actual[len(expected) :] == ours
     defined = words(dump.mlx_prelude(), "-dM")
     assert not [word for word in defined if word.startswith(("instantiate_", "MLX_", "MTL_"))]
-
-
-@pytest.mark.slow
-def test_the_command_leaves_only_what_it_wrote(tmp_path):
-    (tmp_path / "gone.metal").write_text("a kernel that no longer exists")
-    (tmp_path / "notes.txt").write_text("kept")
-    command = [sys.executable, "-m", "tools.dump", str(tmp_path)]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    written = {file.name for file in tmp_path.iterdir()}
-    assert written == {*dump.texts(), "notes.txt"}
-    assert process.stdout == f"{len(written) - 1} files in {tmp_path}\n"

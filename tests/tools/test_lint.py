@@ -1,11 +1,13 @@
-"""The lint finds one planted offence of each rule, and nothing in the project's kernels."""
+"""Lint and clang find one planted offence of each kind, and none in the project's kernels."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.pairs import each_of
-from tools import lint, sanitize
+from mlxhog.errors import MetalError
+from tools import address_spaces, dump, lint
+from tools.address_spaces import check
 
 # Each with the rule, the file name and the offending text.
 PLANTED = [
@@ -18,71 +20,15 @@ PLANTED = [
     )
 ]
 
-ALLOWED = """
-#ifndef A_H
-#define A_H
-#ifndef RACE_POINT
-#define RACE_POINT()
-#endif
-#include <metal_stdlib>
-using namespace metal;
-namespace mlxhog {
-// a double, goto and 1.0 in a comment; also /* new */
-constant constexpr uint TRIES = 64;
-struct Pair { float x; float y; };
-/* Adds, at most TRIES times. */
-template <typename T>
-inline bool add(device atomic_uint* word, uint bits, device atomic_uint* failures) {
-  uint old = atomic_load_explicit(word, memory_order_relaxed);
-  for (uint i = 0; i < TRIES; ++i) {
-    if (atomic_compare_exchange_weak_explicit(word, &old, old + bits, memory_order_relaxed,
-                                              memory_order_relaxed)) {
-      return true;
-    }
-  }
-  atomic_fetch_add_explicit(failures, 1u, memory_order_relaxed);
-  return false;
-}
-inline void axpy(const device float* arena, threadgroup float* tile, float x, uint3 i) {
-  const float twice = 2.0f * precise::exp(x) + metal::fast::log(x) + 1e-6f + float(0x1Eu);
-  tile[i.x] = tile[i.y + tile_index(i)] < x ? twice : 0.5h;
-  atomic_fetch_add_explicit((device atomic_float*)arena + i.x, x, memory_order_relaxed);
-}
-}
-#endif
-"""
-
 
 def found(name, text):
     return {finding.rule.name for finding in lint.check_text(name, text)}
 
 
-@each_of(("rule", "name", "text"), PLANTED)
-def test_a_planted_offence_is_found(rule, name, text):
-    assert found(name, text) == {rule}
-
-
-def test_every_rule_has_a_planted_offence():
+def test_every_rule_finds_its_planted_offences_alone():
+    for rule, name, text in PLANTED:
+        assert found(name, text) == {rule}
     assert {rule for rule, _, _ in PLANTED} == {rule.name for rule in lint.RULES}
-
-
-def test_what_the_kernels_need_is_allowed():
-    assert not found("a.h", ALLOWED)
-    kernel = (
-        "[[kernel]] void f(device float* a [[buffer(30)]], uint3 i [[thread_position_in_grid]])"
-    )
-    assert not found("a.metal", kernel + " { threadgroup float tile[8192]; g(tile, i); }")
-    sizes = "namespace m { enum : uint { kA = 64, kB = kA * 2 }; }\nconstexpr uint kC = kB / 2u;\n"
-    kernel = "[[kernel]] void f() {{ threadgroup float a[{}]; }}"
-    assert not found("a.metal", sizes + kernel.format("m::kA * m::kB"))
-    assert found("a.metal", sizes + kernel.format("kA * kB + kC"))
-
-
-def test_a_finding_names_file_line_reason_and_way_out():
-    (finding,) = lint.check_text("adds.h", "// one\ninline float f() {\n  return 1.0;\n}\n")
-    assert str(finding) == (
-        "adds.h:3: literal 1.0 is a double: Metal has no 64-bit floats; write the suffix f"
-    )
 
 
 def test_what_two_files_have_together_is_found(tmp_path):
@@ -105,18 +51,66 @@ def test_the_kernels_of_the_project_keep_every_rule():
     assert not list(map(str, lint.check_kernels()))
 
 
-@each_of(
-    ("main", "word", "code", "fragment"),
-    [
-        (lint.main, "none.h", 2, "no file none.h"),
-        (sanitize.main, "dens", 2, "no kernel 'dens'"),
-        (lint.main, "--help", 0, "usage: python -m tools."),
-        (sanitize.main, "--help", 0, "usage: python -m tools."),
-    ],
-)
-def test_help_is_an_answer_and_a_wrong_word_is_wrong_input(main, word, code, fragment, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([word])
-    captured = capsys.readouterr()
-    assert stop.value.code == code
-    assert fragment in (captured.err if code else captured.out)
+# -- address spaces --------------------------------------------------------------------------------
+
+
+CLANGS = [name for name in address_spaces._NAMES if shutil.which(name)]
+needs_clang = pytest.mark.skipif(not CLANGS, reason="no clang: apt-get install clang")
+
+KERNEL = """
+#include <metal_stdlib>
+using namespace metal;
+
+struct Shape {{
+  uint n;
+  float scale;
+}};
+inline float from_device(const device float* x) {{ return x[0]; }}
+inline float from_group(threadgroup float* x, Shape shape) {{ return x[0] * shape.scale; }}
+inline void to_thread(thread float& x) {{ x = 1.0f; }}
+{outside}
+[[kernel]] void f(constant float* small [[buffer(0)]], const device float* w [[buffer(1)]],
+                  constant Shape& shape [[buffer(2)]], device float* out [[buffer(3)]],
+                  uint3 at [[thread_position_in_grid]]) {{
+  threadgroup float tile[32];
+  float mine = 0.0f; Shape own = {{shape.n, shape.scale}};
+  {inside}
+}}
+"""
+REJECTED = {
+    "constant passed as device": ("", "out[0] = from_device(small);"),
+    "thread passed as device": ("", "out[0] = from_device(&mine);"),
+    "device passed as threadgroup": ("", "out[0] = from_group(out, own);"),
+    "device passed as thread": ("", "to_thread(out[0]);"),
+    "a write to constant": ("", "small[0] = 1.0f;"),
+    "a cast from device to threadgroup": ("", "threadgroup float* x = (threadgroup float*)w;"),
+    "an assignment across spaces": ("", "const device float* x = tile;"),
+    "an atomic in threadgroup memory": ("",
+        "atomic_fetch_add_explicit((threadgroup atomic_float*)tile, 1.0f, memory_order_relaxed);"),
+    "an order that is not relaxed": ("",
+        "atomic_load_explicit((device atomic_uint*)w, memory_order_seq_cst);"),
+    "a function pointer": ("inline float g(float (*f)(float)) { return f(1.0f); }", ""),
+    "a virtual function": ("struct B { virtual float f() { return 0.0f; } };", ""),
+    "an exception": ("", "throw 3;"),
+    "the standard library": ("", "out[0] = std::fabs(out[0]);"),
+    "a threadgroup array in a function": ("inline void g() { threadgroup float x[4]; }", ""),
+}  # fmt: skip
+
+
+@needs_clang
+@pytest.mark.parametrize("clang", CLANGS)
+def test_a_planted_error_is_rejected_with_its_line(clang, subtests):
+    for what, (outside, inside) in REJECTED.items():
+        line = 18 if inside else 12
+        with subtests.test(what), pytest.raises(MetalError, match=rf"a\.metal:{line}:\d+: error"):
+            check("a.metal", KERNEL.format(outside=outside, inside=inside), clang=clang)
+
+
+@pytest.mark.slow
+@needs_clang
+@pytest.mark.parametrize("clang", CLANGS)
+def test_every_text_of_mlx_and_of_pytorch_keeps_its_address_spaces(clang):
+    texts = dump.texts(address_spaces.PRELUDE)
+    assert texts
+    for name, text in texts.items():
+        check(name, text, clang=clang)

@@ -4,7 +4,7 @@ import pytest
 
 from mlxhog.errors import MetalError
 from tools.proof import protocols
-from tools.proof.protocols import Searched, build, search, sources
+from tools.proof.protocols import build, search, sources
 
 
 @pytest.mark.slow
@@ -13,17 +13,6 @@ def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(tmp_path
     searched = list(search(build(tmp_path), steps))
     assert [one.problem for one in searched if one.problem] == []
     assert len(searched) == 16 + len(protocols.NEEDED)
-
-
-def test_a_table_that_the_search_contradicts_is_told():
-    needed = next(iter(protocols.NEEDED))
-    for met, wrong, order, problem in (
-        (False, "a ticket is lost", "", "laps: a ticket is lost"),
-        (True, "", needed, f"{needed} may be weaker: laps does not miss it"),
-        (False, "", needed, f"{needed}: no such step is left"),
-        (True, "a ticket is lost", needed, ""),
-    ):
-        assert Searched("laps", "every ticket once", 7, met, wrong, order).problem == problem
 
 
 def test_a_source_that_lost_a_named_step_is_an_error(tmp_path, monkeypatch):

@@ -1,21 +1,10 @@
 """README's pictures and output come from one run, and load nothing from a network."""
 
 import re
-from xml.etree import ElementTree
 
 import pytest
 
-from mlxhog.report.metrics import Progress, WorkerReport
-from tools.readme_pictures import MARK, PICTURES, README, bits_per_byte, picture, with_output
-
-
-def test_the_picture_of_the_live_table_has_its_numbers_and_loads_nothing():
-    workers = (WorkerReport(slot=1, backend="mlx:cpu"),)
-    drawn = picture(Progress(step=948, sample="The end", workers=workers))
-    words = " ".join("".join(ElementTree.fromstring(drawn).itertext()).split())
-    for expected in ("step 948", "mlx:cpu", "sample> The end"):
-        assert expected in words.replace("\xa0", " ")
-    assert "url(http" not in drawn
+from tools.readme_pictures import MARK, PICTURES, README, with_output
 
 
 def test_the_output_of_the_command_takes_the_place_of_the_block_after_the_mark():
@@ -24,13 +13,6 @@ def test_the_output_of_the_command_takes_the_place_of_the_block_after_the_mark()
     for wrong in ("no mark", f"{MARK}\nno block", 2 * page):
         with pytest.raises(ValueError, match="one block"):
             with_output(wrong, "new")
-
-
-def test_the_score_of_a_run_is_that_of_all_held_out_text():
-    output = "1.303 bits per byte of the same 8% as in every evaluation; 1.315 of all of it"
-    assert bits_per_byte(output) == 1.315
-    with pytest.raises(ValueError, match="no score"):
-        bits_per_byte("done")
 
 
 def test_readme_shows_the_pictures_and_the_output_of_one_run():

@@ -1,58 +1,40 @@
-"""A thread that sends requests to a run of a test, as another terminal would."""
+"""Requests to a run of a test from a thread, as from another terminal."""
 
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mlxhog import train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import run
+from tests.threads import wait_until
 from tests.training.small import small_config
 
 LIMIT_S = 300.0
 
 
-class Client:
-    """Acts in its own thread once a run has n steps, as another terminal would."""
+def trained(config, act, steps=3, *, observer=None, stops=True):
+    """Train while a thread acts once, from n steps on, with the run's folder; then stop the run."""
 
-    def __init__(self, config, act, steps=3):
-        self._root, self._act, self._steps = Path(config.out), act, steps
-        self._thread = None
-        self._error = None
-
-    def __call__(self, progress):
-        """Observe the run."""
-        if self._thread is None and progress.step >= self._steps:
-            self._thread = threading.Thread(target=self._run)
-            self._thread.start()
-
-    def _run(self):
-        try:
-            self._act(run.find("latest", self._root).directory)
-        except BaseException as error:
-            self._error = error
-
-    def finish(self):
-        """Wait until it is done; its errors are raised here."""
-        assert self._thread is not None
-        self._thread.join(LIMIT_S)
-        assert not self._thread.is_alive()
-        if self._error is not None:
-            raise self._error
-
-
-def trained(config, act, steps=3):
-    """Train while another terminal acts once, then ends the run."""
-
-    def act_and_stop(directory):
+    def act_and_stop():
+        directory = run.find("latest", Path(config.out)).directory
         try:
             act(directory)
         finally:
-            ask(directory, "stop")
+            if stops:
+                ask(directory, "stop")
 
-    client = Client(config, act_and_stop, steps)
-    result = train(config, observer=client)
-    client.finish()
+    acts = []
+
+    def observe(progress):
+        if observer is not None:
+            observer(progress)
+        if not acts and progress.step >= steps:
+            acts.append(thread.submit(act_and_stop))
+
+    with ThreadPoolExecutor(1) as thread:
+        result = train(config, observer=observe)
+        (act_of_thread,) = acts
+        act_of_thread.result(LIMIT_S)
     return result
 
 
@@ -64,9 +46,9 @@ def endless(tmp_path, **options):
 
 def until(directory, condition):
     """Ask for the status of a run until its workers, by slot, meet a condition; returns them."""
-    end = time.monotonic() + LIMIT_S
-    while True:
-        workers = {one["slot"]: one for one in ask(directory, "status")["workers"]}
-        if condition(workers):
-            return workers
-        assert time.monotonic() < end, workers
+
+    def workers():
+        now = {one["slot"]: one for one in ask(directory, "status")["workers"]}
+        return now if condition(now) else None
+
+    return wait_until(workers, LIMIT_S, "the workers of a run")

@@ -4,7 +4,6 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,9 +13,10 @@ from mlxhog.arena.requests import Refused, ask
 from mlxhog.arena.workers import Phase, State
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
+from mlxhog.models.spec import ParamSpec
 from mlxhog.training import state
 from tests.processes import alive
-from tests.training.asking import Client, endless, trained, until
+from tests.training.asking import endless, trained, until
 from tests.training.small import Messages, checkpoint_of, small_config
 
 
@@ -77,9 +77,7 @@ def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_p
         until(directory, has_left(1))
         assert not alive(joined[1]["pid"])
 
-    client = Client(config, disturb)
-    result = train(config, observer=client)
-    client.finish()
+    result = trained(config, disturb, stops=False)
     tickets_done, state = tickets(result)
     assert (result.status, result.steps, tickets_done) == ("done", 600, 600)
     assert state["joined"] == 1  # two have, and one has left
@@ -90,10 +88,16 @@ FIELDS = r"join has \(workers: str, threads: int\)"
 
 
 @pytest.mark.slow
-def test_requests_that_a_run_cannot_do_are_refused_and_training_continues(tmp_path, capsys):
-    config = endless(tmp_path, workers="mlx:cpu*2")
+def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_do(tmp_path, capsys):
+    config, answers = endless(tmp_path, workers="mlx:cpu*2", sample_every="1h"), []
 
-    def refused(directory):
+    def ask_all(directory):
+        answers.append(ask(directory, "status"))
+        path = Path(ask(directory, "checkpoint")["path"])
+        answers.append(checkpoint.load(path).state["used"]["steps"])
+        ask(directory, "sample")
+        while not run.Run(directory).last_sample():
+            ask(directory, "status")
         for words, code, message in [
             ("join latest --workers torch:cqu", 2, "did you mean 'torch:cpu'?"),
             ("join latest --workers torch:mps", 3, "needs macOS on Apple silicon"),
@@ -114,8 +118,12 @@ def test_requests_that_a_run_cannot_do_are_refused_and_training_continues(tmp_pa
             with pytest.raises(Refused, match=message):
                 ask(directory, request, **fields)
 
-    result = trained(config, refused)
+    result = trained(config, ask_all)
     assert (len(result.workers), result.status) == (2, "interrupted")
+    status, saved_at = answers
+    assert (status["doing"], status["step"] >= 3) == ("training", True)
+    assert [one["slot"] for one in status["workers"]] == [1, 2]
+    assert 3 <= saved_at <= result.steps
     assert main(["stop", "latest", "--out", config.out]) == 2
     assert "is not running" in capsys.readouterr().err
 
@@ -134,8 +142,8 @@ def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
 
 
 def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
-    kinds, shape = ("m", "residual", "feedback"), SimpleNamespace(shape=(8,), kind="dense")
-    with Arena.create(plan({"w": shape}, max_workers=3, private=kinds, n_tickets=1)) as arena:
+    kinds, params = ("m", "residual", "feedback"), {"w": ParamSpec("w", (8,), "zeros")}
+    with Arena.create(plan(params, max_workers=3, private=kinds, n_tickets=1)) as arena:
         for slot, steps in ((1, 7), (2, 9)):
             entry = arena.workers.acquire_slot(slot=slot)
             entry.state, entry.opt_step, entry.phase = State.RUNNING, steps, Phase.COMPUTE
@@ -147,22 +155,3 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
         assert [arena.segment(f"{kind}.3").tolist() for kind in kinds] == [
             [value] * arena.layout.n_floats for value in (9.0, 0.0, 0.0)
         ]  # the other writes what waits, and has written the correction
-
-
-@pytest.mark.slow
-def test_a_run_answers_status_and_saves_and_samples_on_request(tmp_path):
-    answers = []
-
-    def ask_all(directory):
-        answers.append(ask(directory, "status"))
-        answers.append(ask(directory, "checkpoint"))
-        answers.append(checkpoint.load(Path(answers[1]["path"])).state["used"]["steps"])
-        ask(directory, "sample")
-        while not run.Run(directory).last_sample():
-            ask(directory, "status")
-
-    result = trained(endless(tmp_path, workers="mlx:cpu*2", sample_every="1h"), ask_all)
-    status, _, saved_at = answers
-    assert (status["doing"], status["step"] >= 3) == ("training", True)
-    assert [one["slot"] for one in status["workers"]] == [1, 2]
-    assert 3 <= saved_at <= result.steps

@@ -1,11 +1,14 @@
-"""A run follows a folder: it trains on new text once and in order, also after kills."""
+"""A run follows a folder: what it takes from its files, and that it trains on it once."""
 
+import gzip
 import json
+import lzma
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +17,15 @@ import pytest
 from mlxhog import train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.data.stream import Stream, append_examples
+from mlxhog.data.stream import Stream, StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import CheckpointError
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import follow
-from tests.training.asking import LIMIT_S, Client
-from tests.training.small import checkpoint_of, small_config
+from mlxhog.training.follow import Follower
+from tests.pairs import each_of
+from tests.threads import wait_until
+from tests.training.asking import LIMIT_S, trained
+from tests.training.small import Messages, checkpoint_of, small_config
 
 TOKENIZER = ByteTokenizer()
 ROOT = Path(__file__).parents[2]
@@ -35,11 +41,11 @@ def stream(directory):
     return Stream(directory / "stream").update()
 
 
-def rows(directory):
-    """The text of every published row, in order; BOS has no text."""
+def rows(directory, *, trained=False):
+    """The text of every published row, or its trained part, in order; BOS has no text."""
     published = stream(directory)
     every = published.rows(0, published.parts[-1].rows)
-    return [bytes(TOKENIZER.decode(row.ids)) for row in every]
+    return [bytes(TOKENIZER.decode(row.ids[trained * (row.masked + 1) :])) for row in every]
 
 
 def done(directory):
@@ -52,35 +58,13 @@ def done(directory):
 
 
 def wait_for(condition, what):
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, f"waited for: {what}"
-        time.sleep(0.3)  # each look may ask for a checkpoint
-
-
-class Following(Client):
-    """Acts on a run that follows, even before its first step; keeps its messages."""
-
-    def __init__(self, config, act):
-        super().__init__(config, act, steps=0)
-        self.messages = []
-
-    def __call__(self, progress):
-        self.messages += [progress.message] if progress.message else []
-        super().__call__(progress)
+    wait_until(condition, LIMIT_S, what, every_s=0.3)  # each look may ask for a checkpoint
 
 
 def followed(config, act):
-    def act_and_stop(directory):
-        try:
-            act(directory)
-        finally:
-            ask(directory, "stop")
-
-    client = Following(config, act_and_stop)
-    result = train(config, observer=client)
-    client.finish()
-    return result, client.messages
+    """The result and the messages of a run; the act comes before its first step, too."""
+    messages = Messages()
+    return trained(config, act, steps=0, observer=messages), messages
 
 
 def trained_all(directory, n):
@@ -208,15 +192,172 @@ def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
     assert done(directory) == stream(directory).parts[-1].end_ticket
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("looking_often")
-def test_a_run_that_has_promised_longer_examples_is_not_resumed_with_a_shorter_seq_len(tmp_path):
-    config = following(tmp_path, workers="mlx:cpu")
-    result, _ = followed(config, lambda directory: None)
-    append_examples(Path(result.run), [{"prompt": "", "answer": "x" * 31}], TOKENIZER)
-    shorter = replace(config, resume=result.run, seq_len=16)
-    with pytest.raises(CheckpointError, match="seq_len 32.*for seq_len 16.*--seq-len 32"):
-        train(shorter)
-    wait = trained_all(Path(result.run), 1)
-    followed(replace(config, resume=result.run), lambda run: wait_for(wait, "the example"))
-    assert rows(Path(result.run)) == [b"x" * 31]
+# -- files -----------------------------------------------------------------------------------------
+
+TALK = b"User: a\nAssistant: b"
+
+
+def new_follower(folder, run):
+    return Follower(folder, StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1))
+
+
+@pytest.fixture
+def follower(tmp_path, monkeypatch):
+    """A follower that takes a file at its first look."""
+    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    return new_follower(folder, tmp_path)
+
+
+def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_path):
+    os.mkfifo(follower.folder / "w-pipe.txt")
+    os.symlink("/dev/zero", follower.folder / "x-device.txt")
+    os.symlink(follower.folder / "w-pipe.txt", follower.folder / "y-link.txt")
+    (follower.folder / "folder.txt").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(follower.folder / "z-socket.txt"))
+    for name, content in [
+        ("a.txt", b"good"),
+        ("b.txt", b"\0binary"),
+        ("c.jsonl", b'{"prompt": "long ' + b"x" * 20 + b'", "answer": "a"}\n'),
+        ("d.jsonl", b"{not json\n"),
+        ("e.txt", b""),
+        ("f.part", b"unfinished"),
+        (".g.txt", b"hidden"),
+        ("h.png", b"a picture"),
+    ]:
+        (follower.folder / name).write_bytes(content)
+    assert follower.look()
+    assert rows(tmp_path) == [b"good"]
+    messages = {text.partition(" ")[0]: text for text in follower.messages}
+    reasons = {
+        "h.png": "its suffix is not that of a text", "b.txt": "not UTF-8 text",
+        "c.jsonl": "a row of the run has at most 16", "d.jsonl": "not JSON",
+        **dict.fromkeys(("w-pipe.txt", "x-device.txt", "y-link.txt", "z-socket.txt"),
+                        "is no regular file"),
+    }  # fmt: skip
+    assert messages.keys() == reasons.keys()
+    assert all(reasons[name] in text for name, text in messages.items())
+    assert not follower.look()
+    again = new_follower(follower.folder, tmp_path)
+    assert not again.look()
+    (follower.folder / "a.txt").write_bytes(b"changed")
+    assert not follower.look()
+    assert not follower.look()
+    _, *_, last = follower.messages
+    assert last == "a.txt has changed since it was read; only new files are trained"
+    assert len(follower.messages) == len(reasons) + 1
+
+
+@each_of(
+    ("loss_on", "expected"),
+    [
+        ("assistant", [b" b", b"a", b" b", b" b", b" b"]),
+        ("all", [TALK, b"q\na", TALK + b"\n" + TALK, TALK]),
+    ],
+)
+def test_conversations_and_pairs_of_every_kind_of_file_are_trained_on_their_answers(
+    loss_on, expected, tmp_path, monkeypatch
+):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    parquet.write_table(pyarrow.table({"messages": [talk]}), folder / "a.parquet")
+    lines = [{"question": "q", "answer": "a"}, {"messages": talk * 2}]
+    (folder / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    writer = StreamWriter(tmp_path, TOKENIZER, seq_len=60, batch_size=1)
+    writer.accept_examples()
+    append_examples(tmp_path, [{"messages": talk}], TOKENIZER)
+    follower = Follower(folder, writer, loss_on)
+    assert follower.look()
+    assert list(follower.messages) == []
+    assert rows(tmp_path, trained=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "packed"),
+    [(".txt", ".gz", gzip.compress), (".jsonl", ".xz", lzma.compress)],
+)
+def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
+    follower, tmp_path, monkeypatch, suffix, kind, packed
+):
+    monkeypatch.setattr(follow, "MOST_BYTES", 100_000)
+    line = b'{"text": "word word"}\n'
+    for name, size in (("bomb", 400_000), ("fits", 90_000)):
+        path = follower.folder / f"{name}{kind}{suffix}"
+        path.write_bytes(packed(line * (size // len(line))))
+        assert path.stat().st_size < 10_000
+    assert follower.look()
+    (message,) = follower.messages
+    assert message.startswith("bomb")
+    assert "more than 100,000 bytes of text" in message
+    expected = 90_000 // len(line) * (len(line) if kind == ".txt" else len(b"word word"))
+    bytes_trained = sum(map(len, rows(tmp_path)))
+    assert expected <= bytes_trained <= 1.1 * expected  # neighbouring rows overlap
+
+
+def test_a_file_that_is_being_read_when_the_run_ends_is_read_after_a_resume(follower, tmp_path):
+    for name in ("a", "b"):
+        (follower.folder / f"{name}.txt").write_text(name * 2000)
+    reading, ended = threading.Event(), threading.Event()
+    real = follower._rows
+
+    def slow(path):
+        for row in real(path):
+            yield row
+            reading.set()
+            assert ended.wait(LIMIT_S)
+
+    follower._rows = slow
+    with follower:
+        assert reading.wait(LIMIT_S)
+        follower._over.set()
+        ended.set()
+    assert not follower._thread.is_alive()
+    assert (follower.fault, rows(tmp_path)) == (None, [])
+    assert {path.name for path in (tmp_path / "stream").iterdir()} == {"stream.json"}
+    assert new_follower(follower.folder, tmp_path).look()
+    assert {row[:1] for row in rows(tmp_path)} == {b"a", b"b"}
+
+
+@pytest.mark.parametrize("lack", [EnvironmentLacks("reading it needs a package"), MemoryError()])
+def test_a_file_that_the_machine_cannot_read_now_is_read_when_the_run_is_resumed(
+    follower, tmp_path, lack
+):
+    (follower.folder / "a.txt").write_text("later")
+    (follower.folder / "b.txt").write_text("good")
+    real = follower._rows
+
+    def fails(path):
+        yield from real(path)
+        if path.name == "a.txt":
+            raise lack
+
+    follower._rows = fails
+    assert follower.look()
+    assert not follower.look()
+    assert rows(tmp_path) == [b"good"]
+    (message,) = follower.messages
+    assert message.startswith("a.txt is left out until the run is resumed: ")
+    again = new_follower(follower.folder, tmp_path)
+    assert again.look()
+    assert rows(tmp_path) == [b"good", b"later"]
+
+
+def test_a_file_is_read_when_it_has_stopped_growing(follower, tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "SETTLED_S", 1000.0)
+    clock = [0.0]
+    monkeypatch.setattr(follow.time, "monotonic", lambda: clock[0])
+    path = follower.folder / "a.txt"
+    for text in ("begin", "begin and end"):
+        path.write_text(text)
+        for _ in range(3):
+            assert not follower.look()
+            clock[0] += 400.0
+    clock[0] += 400.0
+    assert follower.look()
+    assert rows(tmp_path) == [b"begin and end"]

@@ -52,18 +52,23 @@ def weights(path):
     return {name: np.array(value) for name, value in formats.open(path).tensors.items()}
 
 
-@pytest.mark.parametrize("by", ["run", "checkpoint", "latest", "name"])
+@pytest.mark.parametrize("by", ["run", "checkpoint", "latest", "name", "transformers"])
 def test_a_run_begins_with_the_weights_alone(before, by):
     folder, first = before
-    spec = {"run": first.run, "checkpoint": first.checkpoint, "latest": "latest"}
-    plan = make_plan(tuned(before, init_from=spec.get(by, Path(first.run).name)))
+    spec = {
+        "run": first.run, "checkpoint": first.checkpoint, "latest": "latest",
+        "name": Path(first.run).name, "transformers": str(folder / "hf"),
+    }[by]  # fmt: skip
+    if by == "transformers":
+        assert main(["convert", first.checkpoint, spec, "--to", "hf"]) == 0
+    plan = make_plan(tuned(before, init_from=spec))
     begin, saved = first_parameters(plan), weights(first.checkpoint)
     assert all(np.array_equal(begin[name], saved[name]) for name in saved)
     assert plan.resumption is None
     assert plan.data.tokenizer.name == "bytes"
     assert plan.parameters == sum(value.size for value in saved.values())
     assert "begins with the weights of" in plan.notes[0]
-    assert "(step 10)" in plan.notes[0]
+    assert ("(step 10)" in plan.notes[0]) == (by != "transformers")
 
 
 @pytest.mark.slow
@@ -80,15 +85,6 @@ def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_askin
     again = TrainConfig(resume=result.run, out=str(before[0]), steps=2, workers="mlx:cpu",
                         data=tuned(before).data, seq_len=32)  # fmt: skip
     assert make_plan(again).model.hidden_size == 32
-
-
-def test_a_directory_of_transformers_gives_model_and_weights(before):
-    folder, first = before
-    target = folder / "hf"
-    assert main(["convert", str(first.checkpoint), str(target), "--to", "hf"]) == 0
-    begin = first_parameters(make_plan(tuned(before, init_from=str(target))))
-    saved = weights(first.checkpoint)
-    assert all(np.array_equal(begin[name], saved[name]) for name in saved)
 
 
 def test_rows_of_tokens_with_the_same_text_are_kept_and_others_begin_anew(before):

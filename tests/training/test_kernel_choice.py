@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog import TrainConfig, train
-from mlxhog.base import machine, verdicts
+from mlxhog.base import machine
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdict, Verdicts
 from mlxhog.cli.train import summary
@@ -19,7 +19,6 @@ from mlxhog.training import kernel_choice, worker_process
 from mlxhog.training.plan import make_plan
 from tests.base.test_verdicts import kernel
 from tests.pairs import each_of
-from tests.training import stand_in_gpu as stand_in_gpu_worker
 from tests.training.small import Messages, identical, parameters, small_config
 
 UNTESTED = Verdicts(Path("none"), "this machine has not been tested: run `mlxhog doctor`")
@@ -165,26 +164,18 @@ def status_of(result):
 
 @pytest.mark.slow
 def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
-    def run(**options):
-        return train(small_config(tmp_path, schedule="constant", warmup=0, **options))
+    reports = Messages()
 
-    whole, first = run(steps=20, **EMULATED), run(steps=10, **EMULATED)
+    def run(observer=None, **options):
+        config = small_config(tmp_path, schedule="constant", warmup=0, **options)
+        return train(config, observer=observer)
+
+    whole, first = run(steps=20, **EMULATED), run(reports, steps=10, **EMULATED)
     result = run(steps=10, resume=first.run)
     assert identical(parameters(result), parameters(whole))
     assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
     assert "earlier steps of this run came from Metal source on the CPU" in summary(result)
     assert status_of(result)["emulated"] is True
-
-
-@pytest.mark.slow
-def test_training_on_emulated_kernels_says_so_everywhere(tmp_path):
-    reports = []
-    config = small_config(tmp_path, steps=2, kernels="metal-emulated")
-    emulated = train(config, observer=reports.append)
-    assert emulated.to_json()["emulated"] is True
-    assert "kernels metal-emulated: Metal source ran on the CPU" in summary(emulated)
-    assert "kernels metal-emulated: Metal source on the CPU, a test" in str(reports[0].message)
-    assert status_of(emulated)["emulated"] is True
 
 
 @pytest.mark.slow
@@ -199,59 +190,45 @@ def test_a_run_in_bfloat16_says_that_its_cpus_use_the_plain_operations(tmp_path)
     ]  # fmt: skip
 
 
-# -- the check of Metal kernels when a worker starts -----------------------------------------------
-
-ON_GPU = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
+# -- kernels that cannot compute a model -----------------------------------------------------------
 
 
-@pytest.fixture
-def stand_in_gpu(monkeypatch):
-    """This machine has Apple's GPU, as its workers see it; plants a fault in a kernel."""
+def on_a_stand_in(pipe, job):
+    """A worker whose GPU is the CPU, with a kernel for small batches only; children import it."""
+    import mlx.core as mx
+
+    from mlxhog.backends import probes
+    from mlxhog.metal.registry import KERNELS
+    from tests.metal.fake_gpu import FakeMLX
+    from tests.metal.faulty import FaultyEngine
+
+    probes.SIZES = probes.SIZES[:1]  # the CPU computes all kernels; these have smaller batches
+    changed = mx
+    changed.gpu = mx.cpu
+    changed.device_info = lambda *_: {"max_recommended_working_set_size": 8 << 30}
+    changed.set_memory_limit = changed.set_cache_limit = changed.set_wired_limit = lambda _: None
+    mx.disable_compile()  # the stand-in evaluates
+    engine = FaultyEngine(kernel="mlstm_out", by=None, only={"B": 4})
+    FakeMLX(dict(KERNELS), engine=engine).install(pytest.MonkeyPatch())
+    worker_process.main(pipe, job)
+
+
+@pytest.mark.slow
+def test_a_worker_whose_kernels_cannot_compute_the_model_trains_by_plain_operators_and_says_so(
+    tmp_path, monkeypatch
+):
     here = replace(machine.here(), chip="Apple M4 Pro")
     monkeypatch.setattr(Machine, "apple_gpu", True)
     monkeypatch.setattr(machine, "here", lambda: here)
-    monkeypatch.setattr(worker_process, "main", stand_in_gpu_worker.main)
-
-    def plant(**fault):
-        fault = {"kernel": "mlstm_out", **fault}
-        monkeypatch.setenv(stand_in_gpu_worker.FAULTY, json.dumps(fault))
-
-    return plant
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "begins", "names"),
-    [
-        ({}, "uses the plain mlx operators mlstm_cell, whose Metal", "is off by "),
-        # A model that the kernels do not compute; the check has smaller batches.
-        ({"by": None, "only": {"B": 4}}, "uses plain operators only: its Metal kernels",
-         "mlstm_out does not compile"),
-    ],
-    ids=["a wrong kernel", "a model it cannot compute"],
-)  # fmt: skip
-def test_a_worker_whose_kernel_fails_trains_by_plain_operators_and_says_so(
-    stand_in_gpu, tmp_path, fault, begins, names
-):
-    stand_in_gpu(**fault)
+    monkeypatch.setattr(worker_process, "main", on_a_stand_in)
+    on_gpu = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
     messages = Messages()
-    faulty = train(small_config(tmp_path, **ON_GPU), observer=messages)
-    plain = train(small_config(tmp_path, **ON_GPU, kernels="reference"))
+    faulty = train(small_config(tmp_path, **on_gpu), observer=messages)
+    plain = train(small_config(tmp_path, **on_gpu, kernels="reference"))
     assert identical(parameters(faulty), parameters(plain))
     (said,) = status_of(faulty)["notices"]
-    assert said.startswith(f"worker 1 (mlx:gpu) {begins}")
-    assert names in said
+    assert said.startswith("worker 1 (mlx:gpu) uses plain operators only: its Metal kernels")
+    assert "mlstm_out does not compile" in said
     assert said in messages
     assert said in (Path(faulty.run) / "events.jsonl").read_text()
     assert status_of(plain)["notices"] == []
-
-
-@pytest.mark.slow
-def test_requested_kernels_that_are_wrong_end_the_run_with_the_way_out(
-    stand_in_gpu, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(verdicts, "load", lambda: FASTER)
-    stand_in_gpu()
-    with pytest.raises(EnvironmentLacks, match=r"mlstm_cell: .* is off by .*--kernels auto"):
-        train(small_config(tmp_path, **ON_GPU, kernels="metal"))
-    assert train(small_config(tmp_path, **ON_GPU, kernels="metal", force=True)).status == "done"

@@ -20,7 +20,7 @@ from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from mlxhog.training import replay
 from tests.training.asking import endless, trained, until
-from tests.training.small import identical, parameters, small_config
+from tests.training.small import small_config
 from tests.training.test_tables import SET
 
 
@@ -137,13 +137,6 @@ def test_a_recorded_run_resumes_only_without_a_record_which_stays(copy, capsys):
     assert "a record begins with its run; add --determinism none" in capsys.readouterr().err
     assert main([*more, "--determinism", "none"]) == 0
     assert replay.replay(Run(copy)).difference is None
-
-
-@pytest.mark.slow
-def test_a_run_in_rounds_ends_with_the_same_bits_again(tmp_path):
-    options = {"workers": "mlx:cpu*2", "determinism": "rounds", "strategy": "auto", "steps": 60}
-    first, second = (train(small_config(tmp_path, **options)) for _ in range(2))
-    assert identical(parameters(first), parameters(second))
 
 
 @pytest.mark.slow

@@ -11,18 +11,16 @@ import numpy as np
 import pytest
 import yaml
 
-from mlxhog import train
+from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.training.evaluation import Evaluations
 from mlxhog.training.plan import make_plan
+from tests.pairs import each_of
 from tests.training.small import checkpoint_of, filled, small_config
 
-
-def state_of(stored):
-    """The state in the last checkpoint of a run."""
-    return checkpoint.load(checkpoint.latest(stored)).state
+MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
 
 
 def run_interrupted_after(steps, config):
@@ -37,51 +35,63 @@ def run_interrupted_after(steps, config):
     return train(config, observer=press)
 
 
-def state(result):
-    """The state in the last checkpoint of a result's run."""
-    return checkpoint_of(result).state
+def state_of(directory):
+    """The state in the last checkpoint of a run."""
+    return checkpoint.load(checkpoint.latest(run.Run(Path(directory)))).state
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The configuration of a small run that is done, and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "other.txt").write_text("another text altogether. " * 2000)
+    options = {"optimizer": "apollo", "projection_rank": 4, "strategy": "serial"}
+    config = small_config(folder, steps=2, **options)
+    return config, Path(train(config).run)
+
+
+@each_of(
+    ("options", "words"),
+    [
+        ({"steps": None}, r"done: it has used up its budget, steps 2;.*--resume .* --steps 2"),
+        ({"tokenizer": "bpe:300"}, "was trained with tokenizer bytes .*use the same"),
+        ({"data": "other.txt"}, "restore the text and the tokenizer"),
+        ({"set": "hidden_size=64"}, "hidden_size.*32.*64"),
+        ({"set": "vocab_size=640"}, "vocab_size.*320.*640"),
+        ({"optimizer": "apollo(projection_rank=2)"}, "state m.1/.* has shape .* this run keeps"),
+        ({"optimizer": "adamw"}, "optimizer apollo, this is adamw.*--reset-optimizer"),
+    ],
+)
+def test_a_resume_that_does_not_fit_is_refused_with_the_way_out(finished, options, words):
+    config, directory = finished
+    if "data" in options:
+        options = {"data": str(directory.parents[1] / options["data"])}
+    before = (directory / "run.json").read_bytes()
+    with pytest.raises((CheckpointError, ConfigError), match=words):
+        train(TrainConfig(**{**vars(config), "resume": str(directory), **options}))
+    assert (directory / "run.json").read_bytes() == before or "optimizer" in options
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"async_after": 0.5},
-        {"optimizer": "muon", "lr": 3e-3},
-        {"optimizer": "muon", "lr": 3e-3, "moments": "private"},
-        {"sparsify": "topk:0.02"},
-        {"blocks": "disjoint", "rotate_every": 3},
-        {"strategy": "scaffold", "average_every": 4},
-        {"strategy": "diloco", "average_every": 4},
-    ],
-    ids=lambda options: " ".join(map(str, options.values())),
+    "option", [{"moments": "shared"}, {"moments": "private"}, {"async_after": 0.5}]
 )
-def test_a_resumed_run_has_every_number_of_its_state_or_none_of_its_optimizers(tmp_path, options):
-    options = {"workers": "mlx:cpu*2", "steps": 20, **options}
+def test_a_resumed_run_has_its_state_or_on_request_none_of_its_optimizer(tmp_path, option):
+    options = {**MUON, "workers": "mlx:cpu*2", "steps": 20, **option}
     first = train(small_config(tmp_path, **options))
     saved = checkpoint_of(first)
-    assert saved.optimizer
     for reset in (False, True):
         config = small_config(tmp_path, resume=first.run, reset_optimizer=reset, **options)
         with filled(config) as (plan, arena, _):
+            own = {} if reset else plan.strategy.state(arena)
+            assert own == {name: saved.state[name] for name in own}
             for key, value in saved.optimizer.items():
                 segment, _, name = key.partition("/")
                 part = arena.layout.parts(segment)[name]
                 now = arena.segment(segment)[part.offset : part.offset + part.size]
-                if not reset:
-                    assert np.array_equal(now, value.ravel()), key
-                elif segment.partition(".")[0] in (
-                    *plan.optimizer.state_segments,
-                    "m",
-                    "v",
-                    "ahead",
-                ):
-                    assert not now.any(), key
-            if not reset:
-                own = plan.strategy.state(arena)
-                assert own == {name: saved.state[name] for name in own}
-                for slot, steps in saved.state["opt_steps"].items():
-                    assert arena.workers.entry(int(slot)).opt_step == steps
+                assert not now.any() if reset else np.array_equal(now, value.ravel()), key
+            for slot, steps in saved.state["opt_steps"].items():
+                assert arena.workers.entry(int(slot)).opt_step == (0 if reset else steps)
 
 
 @pytest.mark.slow
@@ -111,7 +121,7 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path):
     first = train(config)
     plan = make_plan(replace(config, workers="mlx:cpu", strategy="serial", resume=first.run))
     n, schedule = plan.layout.n_tickets, plan.schedule(0.0)
-    assert state(first)["version"] == 2  # of two batches each
+    assert state_of(first.run)["version"] == 2  # of two batches each
     assert schedule(0.0, 2 + n - 4 - 1) == 2 * schedule(0.0, 2 + n - 4)
 
 
@@ -158,9 +168,8 @@ def test_steps_tokens_time_and_metrics_count_on_over_resumes(tmp_path, monkeypat
         last = stored.read_metrics()[-1]
         assert (last["step"], last["tokens"]) == (results[-1]["steps"], results[-1]["tokens"])
         assert round(last["elapsed_s"], 3) == results[-1]["seconds"]
-        assert state_of(stored)["used"] == {
-            "steps": last["step"], "tokens": last["tokens"], "seconds": last["elapsed_s"]
-        }  # fmt: skip
+        used = {"steps": last["step"], "tokens": last["tokens"], "seconds": last["elapsed_s"]}
+        assert state_of(first.run)["used"] == used
     assert [result["steps"] for result in results] == [10, 14, 20]
     assert [result["tokens"] for result in results] == [640, 896, 1280]
     assert results[0]["seconds"] < results[1]["seconds"] < results[2]["seconds"]
@@ -169,18 +178,6 @@ def test_steps_tokens_time_and_metrics_count_on_over_resumes(tmp_path, monkeypat
         assert values == sorted(values)
     assert main(["runs"]) == 0
     assert " 20 " in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_run_that_is_done_asks_for_a_budget(tmp_path, capsys):
-    first = train(small_config(tmp_path, steps=10))
-    assert resume(first.run) == 2
-    output = capsys.readouterr().err
-    assert "is done: it has used up its budget, steps 10;" in output
-    assert f"mlxhog train --resume {first.run} --steps 10" in output
-    assert run.Run(Path(first.run)).read_status()["steps"] == 10  # nothing was touched
-    with pytest.raises(ConfigError, match="is done"):
-        make_plan(replace(small_config(tmp_path), resume=first.run, steps=None))
 
 
 @pytest.mark.slow
@@ -211,15 +208,8 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path):
-    first = train(small_config(tmp_path, steps=2))
-    with pytest.raises(CheckpointError, match="was trained with tokenizer bytes .*use the same"):
-        train(small_config(tmp_path, steps=2, resume=first.run, tokenizer="bpe:300"))
-    other = tmp_path / "other.txt"
-    other.write_text("another text altogether. " * 2000)
-    with pytest.raises(CheckpointError, match="restore the text and the tokenizer"):
-        train(small_config(tmp_path, steps=2, resume=first.run, data=str(other)))
-    text = tmp_path / "text"
+def test_a_run_resumes_with_its_own_text_beside_which_skipped_files_may_change(tmp_path):
+    first, text = train(small_config(tmp_path, steps=2)), tmp_path / "text"
     held_out = (text / "05.txt").read_text()
     (text / "05.txt").write_text(f"{held_out} and more")
     with pytest.raises(CheckpointError, match="trained with another held-out text"):
@@ -247,10 +237,11 @@ def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_copied_run_keeps_the_folder_in_the_place_of_its_link_to_the_model(tmp_path, capsys):
-    first = train(small_config(tmp_path, steps=2))
+def test_a_copied_run_keeps_the_folder_in_the_place_of_its_link_to_the_model(
+    finished, tmp_path, capsys
+):
     copy = tmp_path / "copied-run"
-    shutil.copytree(first.run, copy)  # which follows links, as `cp -rL` does
+    shutil.copytree(finished[1], copy)  # which follows links, as `cp -rL` does
     (copy / "model" / "mine.txt").write_text("mine")
     assert main(["train", "--resume", str(copy), "--steps", "1"]) == 0
     assert "is a folder of its own" in " ".join(capsys.readouterr().err.split())
@@ -273,3 +264,45 @@ def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(tmp_path, mo
     stored.write_status({"status": "done"})
     with pytest.raises(DataError, match=f"is not at {tmp_path}/notes, .*--data PATH"):
         stored.options()
+
+
+# -- the state of optimizers -----------------------------------------------------------------------
+
+
+COMMON = {"lr": 1e-3, "schedule": "constant", "warmup": 0}
+REFRESHED = {"apollo": {"projection_every": 7}, "soap": {"precondition_every": 3}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["apollo", "soap"])
+def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(tmp_path, optimizer):
+    common = {**COMMON, **REFRESHED[optimizer], "strategy": "hogwild", "optimizer": optimizer}
+    first = train(small_config(tmp_path, workers="mlx:cpu*2", steps=12, **common))
+    saved = checkpoint_of(first)
+    steps = {int(slot): n for slot, n in saved.state["opt_steps"].items()}
+    source = max(steps, key=lambda slot: steps[slot])
+    config = small_config(tmp_path, workers="mlx:cpu*3", steps=12, resume=first.run, **common)
+    with filled(config) as (planned, arena, messages):
+        assert any(f"{optimizer} keeps them in a basis" in message for message in messages)
+        for kind in planned.optimizer.state_segments:
+            for slot in (1, 2, 3):
+                flat = arena.segment(f"{kind}.{slot}")
+                for name, part in arena.layout.parts(f"{kind}.{slot}").items():
+                    value = saved.optimizer[f"{kind}.{source}/{name}"]
+                    span = flat[part.offset : part.offset + part.size]
+                    assert np.array_equal(span, value.ravel())
+                assert arena.workers.entry(slot).opt_step == steps[source]
+
+
+@pytest.mark.slow
+def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path):
+    common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
+    private = train(small_config(tmp_path, moments="private", **common))
+    shared = train(small_config(tmp_path, moments="shared", resume=private.run, **common))
+    back = train(small_config(tmp_path, moments="private", resume=shared.run, **common))
+    assert (back.status, back.steps) == ("done", 60)
+    runs = [checkpoint_of(result) for result in (private, shared, back)]
+    assert [any(key.startswith("m.1/") for key in run.optimizer) for run in runs] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert 0 < runs[1].state["moments_since"] < 20  # of two workers each had taken some

@@ -9,11 +9,13 @@ import pytest
 import transformers
 import yaml
 
+import mlxhog
 from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
+from mlxhog.data import conversations
 from mlxhog.models import families
 from mlxhog.optim import Muon
 from mlxhog.report.record import RunRecord
@@ -23,6 +25,7 @@ from tests.training.small import (
     Messages,
     checkpoint_of,
     identical,
+    largest_difference,
     mixed_model,
     parameters,
     small_config,
@@ -41,19 +44,6 @@ def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(tmp_p
         assert sum(type(one) is Arena for one in gc.get_objects()) == before
     finally:
         gc.enable()
-
-
-@pytest.mark.slow
-def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_path):
-    """The regression of Lightning-AI/litgpt#1712."""
-    options = {"batch_size": 8}  # so that an epoch has few steps
-    tickets = make_plan(small_config(tmp_path, **options)).layout.n_tickets
-    late = int(tickets * 0.9)
-    first = train(small_config(tmp_path, steps=late, **TWO, **options))
-    rest = 2 * tickets - late
-    second = train(small_config(tmp_path, steps=rest, resume=first.run, **TWO, **options))
-    at = checkpoint_of(second).state["ledger"]
-    assert [at[name] for name in ("epoch", "watermark", "done", "torn")] == [2, 0, [], 0]
 
 
 @pytest.mark.slow
@@ -107,10 +97,8 @@ def test_a_run_is_reported_beside_counts_of_the_same_text(tmp_path, capsys):
 @pytest.mark.slow
 def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(tmp_path):
     messages = Messages()
-    config = small_config(
-        tmp_path, strategy="avg_runs", steps=60, lr=1e-2, eval_every="1h", **TWO
-    )  # fmt: skip
-    result = train(config, observer=messages)
+    options = {"strategy": "avg_runs", "steps": 60, "lr": 1e-2, "eval_every": "1h", **TWO}
+    result = train(small_config(tmp_path, **options), observer=messages)
     assert len(result.copies_bits_per_byte) == 2
     worse = result.val_bits_per_byte > min(result.copies_bits_per_byte)
     assert worse == any("averaging did not help" in message for message in messages)
@@ -142,21 +130,6 @@ def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(t
 
 
 @pytest.mark.slow
-def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path):
-    config = small_config(
-        tmp_path, workers="mlx:cpu,torch:cpu", strategy="hogwild", steps=120, lr=1e-2,
-        eval_every="1h", slow="0=2,1=2",  # they sleep, so that neither takes all steps
-    )  # fmt: skip
-    result = train(config)
-    assert (result.status, result.steps) == ("done", 120)
-    assert sum(worker.steps for worker in result.workers) == 120
-    assert all(worker.steps > 0 for worker in result.workers)
-    assert result.lost_update_rate == 0.0  # lossless is the default
-    # words of five letters and spaces: far below the 8 bits of a uniform guess
-    assert result.val_bits_per_byte < 3.0
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("budget", [{"steps": 40}, {"steps": None, "tokens": 6400}])
 def test_a_run_can_start_synchronous_and_continue_lock_free_within_its_budget(tmp_path, budget):
     result = train(small_config(tmp_path, async_after=0.5, **TWO, **budget))
@@ -166,3 +139,90 @@ def test_a_run_can_start_synchronous_and_continue_lock_free_within_its_budget(tm
         assert result.tokens == 40 * 1.5 * 64  # as many as `mean_batches_per_step` says
     else:
         assert 6400 <= result.tokens < 6400 + 2 * 64
+
+
+# -- examples and conversations --------------------------------------------------------------------
+
+
+COLOURS = ["red", "blue", "green", "black", "white", "gold"]
+
+
+def config_of(folder, **options):
+    """Options of a small run on pairs of colours; the completion is the second and the first."""
+    data = folder / "colours.jsonl"
+    pairs = [(a, b) for a in COLOURS for b in COLOURS]
+    records = [{"prompt": f"{'mix ' * (k % 4)}{a} {b}: ", "completion": f"{b}{a}."}
+               for k, (a, b) in enumerate(pairs * 3)]  # fmt: skip
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return small_config(folder, **{"data": str(data), **options})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "hogwild", "workers": "mlx:cpu*2", "grad_accumulation": 2},
+        {"strategy": "sync", "workers": "mlx:cpu*2", "context": "trained"},
+        {"strategy": "local_sgd", "workers": "mlx:cpu*2", "average_every": 5,
+         "split": "dirichlet", "split_alpha": 100.0},
+    ],
+    ids=["hogwild", "sync", "local_sgd"],
+)  # fmt: skip
+def test_every_strategy_learns_completions(tmp_path, options):
+    config = config_of(tmp_path, steps=60, lr=1e-2, eval_every=1000, **options)
+    result = train(config)
+    assert (result.status, result.steps) == ("done", 60)
+    assert result.val_of_completions
+    assert result.val_bits_per_byte is not None
+    assert result.val_bits_per_byte < 4.0  # of 8 at the start
+    assert "bits per byte of completions" in summary(result)
+
+
+@pytest.mark.slow
+def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path):
+    def run(batch_size, accumulation):
+        return train(
+            config_of(
+                tmp_path, steps=3, strategy="serial", optimizer="sgd", lr=0.1, clip=0.0,
+                batch_size=batch_size, grad_accumulation=accumulation,
+            )
+        )  # fmt: skip
+
+    assert largest_difference(parameters(run(4, 1)), parameters(run(2, 2))) < 1e-6
+
+
+@pytest.mark.slow
+def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path):
+    plan = make_plan(config_of(tmp_path, steps=None, tokens=5000))
+    train_file, _ = plan.data.open(32)
+    rows = train_file.rows(32)
+    assert rows is not None
+    assert plan.budget.tokens is None
+    assert plan.budget.steps == pytest.approx(5000 / (2 * rows.length.mean()), abs=1)
+    counted = train(config_of(tmp_path, steps=None, tokens=5000))
+    assert counted.tokens == pytest.approx(5000, rel=0.1)  # padding is none
+
+
+TALK = [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one"}]
+
+
+@pytest.mark.slow
+def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path):
+    data = tmp_path / "chat.jsonl"
+    data.write_text(json.dumps({"messages": TALK * 2}) + "\n")
+    notes = Messages()
+    config = small_config(tmp_path, data=str(data), steps=80, context="trained", lr=0.01)
+    result = train(config, observer=notes)
+    assert any("evaluations are of the training text" in note for note in notes)
+    assert "training examples" in (result.val_text or "")
+    with mlxhog.load(result.run) as model:
+        for messages in (TALK[:1], [*TALK, *TALK[:1]]):
+            text = model.generate(
+                conversations.prompt(messages),
+                stop=conversations.STOPS,
+                temperature=0.0,
+                max_new_tokens=50,
+            )
+            assert text == " one"
+    template = (tmp_path / result.run / "model" / "chat_template.jinja").read_text()
+    assert template == conversations.TEMPLATE

@@ -34,6 +34,7 @@ from mlxhog.training.choose_strategy import (
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import change, load
 from tests.pairs import each_of
+from tests.threads import wait_until
 from tests.training.asking import LIMIT_S, endless, trained, until
 from tests.training.small import Messages, checkpoint_of, identical, parameters, small_config
 from tests.training.test_elastic import has_left, works
@@ -225,11 +226,12 @@ def changes(directory):
 
 def wait_for(directory, strategy, act=lambda: None):
     """Wait until a run has changed to a strategy, acting meanwhile."""
-    end = time.monotonic() + LIMIT_S
-    while strategy not in [event["strategy"] for event in changes(directory)]:
-        assert time.monotonic() < end, (directory / "events.jsonl").read_text()
+
+    def has_changed():
         act()
-        time.sleep(0.02)
+        return strategy in [event["strategy"] for event in changes(directory)]
+
+    wait_until(has_changed, LIMIT_S, strategy, every_s=0.02)
 
 
 def check_tickets(result, first):

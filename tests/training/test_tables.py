@@ -76,6 +76,12 @@ def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(tm
     before, after = parameters(result), parameters(tuned)
     assert touched(tuned) == touched(result)
     assert all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
+    resized = {**begun, "tokenizer": "bpe:300", "resize_vocab": True, "steps": 1}
+    anew = train(small_config(tmp_path, **resized))
+    moved = sum(
+        np.count_nonzero(one.any(axis=1)) for n, one in parameters(anew).items() if "table" in n
+    )
+    assert 0 < moved <= 3 * 128  # rows of one batch: n-grams of other ids begin at zero
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ The tests cause the abort of a GPU worker by macOS: by SIGABRT, as on a Mac, or 
 MLX raises. CPU workers stand in for GPU workers.
 """
 
+import itertools
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +15,22 @@ import pytest
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, control, plan
+from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import TicketState
+from mlxhog.arena.workers import Phase
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import BACKENDS, WorkerSpec
-from mlxhog.data.batch import Batch
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.config.budget import Budget
+from mlxhog.config.rules import Slowdown
+from mlxhog.errors import ConfigError, EnvironmentLacks, MetalError
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
-from mlxhog.strategies import Lease, build
-from mlxhog.training import processes, worker, worker_process
+from mlxhog.strategies import build
+from mlxhog.training import processes, side_jobs, worker, worker_process
 from mlxhog.training.job import Job
-from mlxhog.training.steps import Gradients
-from tests.training import lost_gpu
+from mlxhog.training.steps import Gradients, OverlappedSteps
+from tests.strategies.runs import LR, context, new_arena, strategy
+from tests.threads import wait_until
 from tests.training.small import Messages, small_config
 from tests.training.test_deaths import Killer
 
@@ -188,10 +194,35 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
     assert sizes == [f"micro-batch {n}" for n in (4, 2, 1)]
 
 
+MLX_SAYS = (
+    "[METAL] Command buffer execution failed: Impacting Interactivity "
+    "(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)."
+)
+AFTER = 3  # gradients
+
+
+def that_loses_its_gpu(pipe, job):
+    """A worker that fails with more than one sequence at a time; children import it."""
+    gradient = Gradients.of
+    calls = 0
+
+    def ended(self, batches):
+        nonlocal calls
+        calls += 1
+        if job.micro_batch > 2 and calls > AFTER:
+            raise RuntimeError(MLX_SAYS)
+        if job.micro_batch > 1 and calls > AFTER:
+            raise MetalError("kernel mlstm_out failed") from RuntimeError(MLX_SAYS)
+        return gradient(self, batches)
+
+    Gradients.of = ended
+    worker_process.main(pipe, job)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_process, "main", lost_gpu.main)
+    monkeypatch.setattr(worker_process, "main", that_loses_its_gpu)
     messages = Messages()
     result = train(small_config(tmp_path, batch_size=4, steps=40), observer=messages)
     assert (result.status, result.restarts) == ("done", 2)
@@ -215,24 +246,93 @@ def test_every_abort_halves_micro_batches_and_pieces_down_to_one():
     assert [job.gpu_share.piece_tokens for job in jobs] == [4096, 2048, 1024, 512]
 
 
-@pytest.mark.parametrize(("micro_batch", "sizes"), [(8, [8]), (4, [4, 4]), (3, [3, 3, 2])])
-def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(micro_batch, sizes):
-    x, seen = np.arange(32, dtype=np.int32).reshape(8, 4), []
+# -- a step beside the next gradient ---------------------------------------------------------------
 
-    def loss_and_grads(batch):
-        """The mean of a batch as its gradient."""
-        seen.append(len(batch.x))
-        mean = batch.x.mean(dtype=np.float32)
-        return float(mean), {"w": np.array([mean], np.float32)}
 
-    data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
-    one = SimpleNamespace(
-        micro_batch=micro_batch, slot=1, config=SimpleNamespace(slow=None),
-        plan=SimpleNamespace(batches=lambda: data, link=None),
-    )  # fmt: skip
-    entry = SimpleNamespace(beat=lambda: None)
-    gradients = Gradients(one, None, entry, SimpleNamespace(loss_and_grads=loss_and_grads))
-    loss, grads = gradients.of(gradients.micro_batches(Lease(0, 0)))
-    assert seen == sizes
-    assert loss == pytest.approx(15.5)
-    assert grads["w"] == pytest.approx(15.5)
+TOKENS = 10
+
+
+def no_work():
+    """A gradient that takes no time."""
+
+
+def overlapped(arena, compute=no_work, budget=None, of=None):
+    """Steps of a worker whose gradients are 1, computed while `compute` runs."""
+    chosen = of or strategy(overlap=True)
+    one = context(arena, 1, chosen)
+    one.budget = budget or Budget(steps=9)
+
+    def gradient(batches):
+        compute()
+        return 1.0, {"w": np.ones(4, np.float32)}
+
+    batch = SimpleNamespace(x=np.zeros((1, TOKENS)), n_tokens=TOKENS, n_labels=TOKENS, n_bytes=40)
+    gradients = SimpleNamespace(
+        micro_batches=lambda lease: [batch],
+        of=gradient,
+        slow_down=lambda *_: None,
+        slowdown=Slowdown(),
+        backend=SimpleNamespace(forward_share=None),
+    )
+    its_plan = SimpleNamespace(strategy=chosen, config=TrainConfig(overlap=True))
+    ring = control.Ring(np.zeros(control.RING_BYTES, np.uint8))
+    return OverlappedSteps(job(slot=1, plan=its_plan), one, ring, gradients)
+
+
+@pytest.fixture
+def of_steps():
+    with new_arena(strategy(), steps=4) as result:
+        yield result
+
+
+def test_a_step_is_added_and_recorded_while_the_next_gradient_is_computed(of_steps):
+    def compute():
+        before = next(gradients)
+        wait_until(lambda: entry.steps == before)
+
+    gradients = itertools.count()
+    steps = overlapped(of_steps, compute)
+    entry = steps.context.entry
+    for _ in range(5):
+        steps.step()
+    assert (entry.steps, entry.opt_step, entry.phase) == (4, 4, Phase.IDLE)
+    assert (entry.staleness_sum, entry.staleness_max) == (3, 1)
+    assert steps.ring.drain()["staleness"].tolist() == [0, 1, 1, 1]
+    assert of_steps.param("w").tolist() == [-4 * LR] * 4
+    assert of_steps.counters.load("tokens") == 4 * TOKENS
+
+
+def test_the_arena_keeps_still_at_a_pause_and_before_any_request(of_steps):
+    steps = overlapped(of_steps)
+    steps.step()
+    assert (steps.context.entry.steps, of_steps.counters.load("version")) == (0, 0)
+    of_steps.counters.store("pause", 1)
+    steps.step()
+    assert (steps.context.entry.phase, steps.context.entry.steps) == (Phase.WAITING, 1)
+    of_steps.counters.store("pause", 0)
+    steps.step()
+    of_steps.counters.add("eval_asked", 1)
+    assert side_jobs.takes_on(steps.context, "eval")
+    assert steps.context.entry.steps == of_steps.counters.load("version") == 2
+    steps.step()
+    jobs = SimpleNamespace(evaluate_rest=no_work)
+    assert not worker.follow(Command.EVALUATE, steps, jobs)
+    assert steps.context.entry.steps == 3
+    assert steps.context.entry.staleness_max == 0  # each was read after the last one's write
+
+
+def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(of_steps):
+    def compute():
+        if computed:
+            raise ConfigError("the framework fails")
+        computed.append(1)
+
+    computed = []
+    steps = overlapped(of_steps, compute)
+    steps.step()
+    with pytest.raises(ConfigError, match="the framework fails"):
+        steps.step()
+    assert steps.context.entry.steps == of_steps.counters.load("version") == 1
+    ledger = steps.context.ledger
+    assert ledger.state(0, 0) == TicketState.DONE
+    assert ledger.state(0, 1) == TicketState.LEASED  # comes back when its worker is reaped

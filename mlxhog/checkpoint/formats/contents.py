@@ -1,8 +1,9 @@
 """The contents of our checkpoints and of exports: names, layouts and configs for a model of ours.
 
 For xLSTM Large they are the files that transformers loads, if it has the model. transformers 5.23
-has no v1 stack, always applies the final norm (also with `add_out_norm` false) and without a bias,
-and does not tie the head to the embedding; `converting` refuses what would compute something else.
+has no v1 stack and no tables, always applies the final norm (also with `add_out_norm` false) and
+without a bias, and does not tie the head to the embedding. An export of any other model has our
+class beside it (`converting`).
 `mlxhog.models.translation` has the names and layouts of arrays in other packages.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base.tensors import TensorSource
-from mlxhog.models import families, ngrams
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
 PORTABLE = {
@@ -29,6 +30,9 @@ PORTABLE = {
 
 GENERATION = "generation_config.json"
 
+THEIRS = "xlstm"
+"""The model_type by which transformers takes its own class."""
+
 _OF_AN_EXPORT = ("architectures", "auto_map", "torch_dtype", "use_cache")
 """Fields of an export that has code of ours, and an older name of dtype."""
 
@@ -36,7 +40,7 @@ _OF_AN_EXPORT = ("architectures", "auto_map", "torch_dtype", "use_cache")
 def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
     """Return the tensors of model.safetensors; a tied head of xLSTM Large becomes a copy."""
     entries = {name: TensorSource(one.shape, one.dtype, (one,)) for name, one in tensors.items()}
-    if model.hf == "class" and model.tie_word_embeddings:
+    if model.in_transformers and model.tie_word_embeddings:
         entries[model.untied_head] = entries[families.embedding(model)]
     return entries
 
@@ -45,13 +49,11 @@ def our_config_json(
     model: ModelConfig, *, dtype: np.dtype[Any], portable: bool = False
 ) -> dict[str, Any]:
     """Return config.json, from which `families.read` makes the model again."""
-    if model.hf != "class":
+    if not model.in_transformers:
         fields = model.to_dict() | {"dtype": dtype.name}
-        names = _OF_AN_EXPORT if model.hf == "code" else ()
+        names = [*_OF_AN_EXPORT, *["model_type"] * (model.model_type == THEIRS)]  # so it refuses
         return {key: value for key, value in fields.items() if key not in names}
     fields = hf_config_json(model, dtype=dtype, portable=portable)
-    if ngrams.of(model) is not None:  # so transformers refuses the model; else it ignores tables
-        fields = {k: v for k, v in fields.items() if k not in ("model_type", "architectures")}
     return fields | ({"out_norm_bias": True} if len(model.layout.out_norm) > 1 else {})
 
 
@@ -64,7 +66,7 @@ def hf_config_json(model: ModelConfig, *, dtype: np.dtype[Any], portable: bool) 
     fields = model.to_dict()
     for name in ("torch_dtype", "out_norm_bias"):  # an older name of dtype, and one of ours
         fields.pop(name, None)
-    fields |= {"architectures": ["xLSTMForCausalLM"], "model_type": "xlstm", "dtype": dtype.name}
+    fields |= {"architectures": ["xLSTMForCausalLM"], "model_type": THEIRS, "dtype": dtype.name}
     if portable:
         fields |= PORTABLE
     return fields | {"use_cache": bool(fields.get("use_cache", True)) and model.hf_cache}

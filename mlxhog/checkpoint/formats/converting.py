@@ -158,46 +158,38 @@ def planned(
     Raises:
         ConfigError: the format has no such model, or an option is for another one.
     """
-    large, to = model.hf == "class", conversion.to
+    large, to = model.model_type == contents.THEIRS, conversion.to
     if conversion.fused and not (to == "xlstm" and large):
         raise ConfigError("--fused is for xLSTM Large with --to xlstm; leave it out")
     if conversion.slstm != "vanilla" and (to != "xlstm" or large):
         raise ConfigError(
             f"--slstm {conversion.slstm} is for v1 models with --to xlstm; leave it out"
         )
-    if to != "mlxhog" and model.hf != "code" and (tables := ngrams.of(model)) is not None:
-        orders = ", ".join(map(str, tables.orders))
-        raise ConfigError(
-            f"the model has tables of n-grams (ngram_orders {orders}), which "
-            f"{'transformers' if to == 'hf' else 'the xlstm package'} does not have; use --to "
-            "mlxhog"
-        )
     # Our kernels have the same names in transformers; the package's may need another machine.
     portable = (source_format == "xlstm") != (to == "xlstm")
     if to == "xlstm":
-        if not model.in_xlstm:
-            raise ConfigError(f"the xlstm package has no model for {model.title}; use --to mlxhog")
+        tables = " with tables of n-grams" * (ngrams.of(model) is not None)
+        if tables or not model.in_xlstm:
+            raise ConfigError(
+                f"the xlstm package has no model for {model.title}{tables}; use --to hf or mlxhog"
+            )
         entries = _cast(_package_entries(model, tensors, conversion), conversion)
         inside, beside = _package_configs(model, conversion, portable=portable)
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
         return entries, {"config.yaml": text.encode(), **rest}
     entries, code = _cast(contents.our_entries(model, tensors), conversion), {}
+    bias = f"{OUT_NORM}.bias"  # which transformers does not have
     dtypes = {entry.dtype for entry in entries.values() if entry.dtype in mapped.FLOATS}
     dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
     if to == "mlxhog":
         fields = contents.our_config_json(model, dtype=dtype, portable=portable)
-    elif model.hf == "code":
+    elif model.in_transformers and not (bias in tensors and tensors[bias].any()):
+        entries.pop(bias, None)  # of zeros
+        fields = contents.hf_config_json(model, dtype=dtype, portable=portable)
+    else:
         fields = _hf_code_json(model, dtype)
         code = {MODELING.name: MODELING.read_bytes()}
-    else:
-        if not large:
-            title = model.title
-            raise ConfigError(f"transformers has no model for {title}; use --to xlstm or mlxhog")
-        if reason := model.unlike_transformers(tensors):
-            raise ConfigError(f"{reason}; use --to xlstm or mlxhog")
-        entries.pop(f"{OUT_NORM}.bias", None)
-        fields = contents.hf_config_json(model, dtype=dtype, portable=portable)
     return entries, {"config.json": plain_json.dumps(fields, indent=1), **code}
 
 
@@ -211,8 +203,12 @@ def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
             "carry; use --to mlxhog"
         )
     for theirs, name in MAD_SPELLINGS.items():
-        fields[theirs] = fields.pop(name)
+        if name in fields:
+            fields[theirs] = fields.pop(name)
     return fields | {
+        "model_type": families.EXPORTED,
+        "family": model.model_type,
+        "num_hidden_layers": model.num_hidden_layers,
         "architectures": ["MlxhogForCausalLM"],
         "auto_map": {
             "AutoConfig": f"{MODELING.stem}.MlxhogConfig",

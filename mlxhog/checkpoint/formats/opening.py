@@ -259,6 +259,7 @@ def open_checkpoint(
     elsewhere = None if config is None else Path(config)
     fields = _find_config(folder) if elsewhere is None else read_config(elsewhere)
     arrays = _unwrapped(weights.read(file))
+    fields = families.without_export(fields)
     package = _package_of(arrays, fields.get("model_type"), path)
     model = _model_of(fields, package, path, elsewhere)
     tensors = _without_copies(to_ours(arrays, model), model, path)
@@ -294,7 +295,7 @@ def _without_copies(
 def _check_final_norm(tensors: Mapping[str, Any], model: ModelConfig, path: Path) -> None:
     """Refuse a final norm if `add_out_norm` is false: transformers applies it nevertheless."""
     name = f"{OUT_NORM}.weight"
-    if model.hf == "class" and not model.layout.out_norm and name in tensors:
+    if not model.layout.out_norm and name in tensors:
         raise ConfigError(
             f"{path}: add_out_norm is false, but the file has {name}, which transformers applies "
             "nevertheless; set add_out_norm to true to compute the same, or remove the tensor"

@@ -29,9 +29,9 @@ from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import FAILED, AnswerJob, AnswerPart, EngineThread
-from mlxhog.live.serving.replies import Reply, event, for_client
-from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
+from mlxhog.live.serving.engine_thread import AnswerJob, AnswerPart, EngineThread
+from mlxhog.live.serving.replies import Reply, event
+from mlxhog.live.serving.requests import FAILED, ClientRequest, RefusedRequest
 from mlxhog.models import families
 
 MOST_BODY_BYTES = 1_000_000
@@ -148,8 +148,8 @@ class Api:
         try:
             self._engine.start(job)
             # An error before the first part has the same status in a stream.
-            wanted = job.parts() if request.stream else _whole(job, reply)
-            if (result := await unless_gone(http.receive, wanted)) is None:
+            first = job.parts() if request.stream else _whole(job, reply)
+            if (result := await unless_gone(http.receive, first)) is None:
                 return Response(status_code=499)  # the client has gone
             if isinstance(result, dict):
                 return JSONResponse(result)
@@ -160,8 +160,6 @@ class Api:
                 headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
                 background=BackgroundTask(self._engine.cancel, job),  # if the stream never began
             )
-        except MlxhogError as error:
-            raise for_client(error) from error
         finally:
             if not streams:
                 self._engine.cancel(job)
@@ -177,8 +175,8 @@ class Api:
                     yield events
                 parts = await job.parts()
             yield reply.end()
-        except MlxhogError as error:
-            yield event(for_client(error).body())
+        except RefusedRequest as error:
+            yield event(error.body())
         finally:
             self._engine.cancel(job)
 
@@ -190,17 +188,8 @@ class Api:
         """
         model, config = self._served, self._config
         n_new, count = request.sampling.max_new_tokens, len(request.prompts) * request.n
-        if n_new > config.max_new_tokens:
-            raise RefusedRequest(
-                f"{request.length} is {n_new}; the limit of this server is "
-                f"{config.max_new_tokens} (mlxhog serve --max-new-tokens)",
-                param=request.length,
-            )
-        if count > config.batch_size:
-            raise RefusedRequest(
-                f"{count} answers in one request; the limit is {config.batch_size} (--batch-size)",
-                param="n",
-            )
+        _limit(n_new, config.max_new_tokens, request.length, "--max-new-tokens")
+        _limit(count, config.batch_size, "n", "--batch-size")
         texts, asked = list[str](), list[Request]()
         for prompt in request.prompts:
             try:
@@ -213,13 +202,8 @@ class Api:
                 families.check_length(model.config, len(ids) + n_new)
             except (MlxhogError, OverflowError) as error:
                 raise RefusedRequest(str(error), param="prompt") from error
-            if len(ids) > config.max_prompt_tokens:
-                raise RefusedRequest(
-                    f"the prompt has {len(ids)} tokens; the limit of this server is "
-                    f"{config.max_prompt_tokens} (mlxhog serve --max-prompt-tokens)",
-                    param="prompt",
-                    code="context_length_exceeded",
-                )
+            code = "context_length_exceeded"
+            _limit(len(ids), config.max_prompt_tokens, "prompt", "--max-prompt-tokens", code)
             texts.append(text)
             asked += [
                 Request(
@@ -244,12 +228,12 @@ class Api:
         return JSONResponse({"object": "examples", "kept": len(examples)})
 
     def _keep(self, examples: Sequence[object]) -> None:
-        model = self._served
-        run = Run(model.checkpoint) if is_run(model.checkpoint) else run_of(model.checkpoint)
+        path = self._served.checkpoint
+        run = Run(path) if is_run(path) else run_of(path)
         try:
             if run is None:
-                raise RunError(f"{model.checkpoint.name} is not a checkpoint of a run; serve a run")
-            append_examples(run.directory, examples, model.tokenizer)
+                raise RunError(f"{path.name} is not a checkpoint of a run; serve a run")
+            append_examples(run.directory, examples, self._served.tokenizer)
         except RunError as error:
             raise RefusedRequest(str(error), status=409, code="not_following") from error
         except DataError as error:
@@ -268,11 +252,8 @@ class Api:
 
     async def _model(self, http: HTTPRequest) -> Response:
         if http.path_params["name"] != self._served.name:
-            raise RefusedRequest(
-                f"no such model; this server has {self._served.name!r}",
-                status=404,
-                code="model_not_found",
-            )
+            problem = f"no such model; this server has {self._served.name!r}"
+            raise RefusedRequest(problem, status=404, code="model_not_found")
         return JSONResponse(self._description)
 
     async def _health(self, http: HTTPRequest) -> Response:
@@ -288,6 +269,14 @@ class Api:
             message = f"{request}: {error.detail}; this server has {ways}"
             error = RefusedRequest(message, status=error.status_code)
         return _answer(error)
+
+
+def _limit(n: int, most: int, param: str, flag: str, code: str | None = None) -> None:
+    """Refuse a request with more tokens or answers than an option of the server allows."""
+    if n > most:
+        what = f"{n} {'answers' if param == 'n' else 'tokens'} for {param}"
+        message = f"{what}; the limit of this server is {most} (mlxhog serve {flag})"
+        raise RefusedRequest(message, param=param, code=code)
 
 
 async def _whole(job: AnswerJob, reply: Reply) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
 from mlxhog.live.opening import open_source
 from mlxhog.live.serving.config import ServeConfig
+from mlxhog.live.serving.requests import FAILED, RefusedRequest
 from mlxhog.live.source import Loaded, WeightFollower, WeightSource
 from mlxhog.report.views import Tell
 
@@ -33,18 +35,8 @@ POLL_S = 0.5
 PINNED_S = 10.0
 """After this time newer weights no longer wait for new answers: new answers wait instead."""
 
-FAILED = "the server failed; its terminal shows the error"
-
 OF_WEIGHTS = (Diverged, CheckpointError, ArenaError)
 """Errors of the weights, not of a request; they persist until newer weights are loaded."""
-
-
-class Busy(MlxhogError):
-    """There are more requested answers than may run and wait."""
-
-
-class ServerFailed(MlxhogError):
-    """An error of the server, not of a client; the traceback is on the terminal."""
 
 
 class AnswerPart(NamedTuple):
@@ -55,7 +47,7 @@ class AnswerPart(NamedTuple):
     loaded: Loaded
 
 
-News = list[AnswerPart] | MlxhogError
+News = list[AnswerPart] | RefusedRequest
 """New parts of the answers of a job, or why they end."""
 
 
@@ -65,31 +57,29 @@ class AnswerJob:
     Attributes:
         requests: at least one request.
         n_open: number of unfinished answers.
-        numbers: of the requests in the engine; for the engine's thread.
     """
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests, self.n_open = tuple(requests), len(requests)
-        self.numbers: list[int] = []
         self._news: asyncio.Queue[News] = asyncio.Queue()
 
     async def parts(self) -> list[AnswerPart]:
         """Wait for new parts and return them; an empty list is the end.
 
         Raises:
-            MlxhogError: the answers cannot be written, or cannot be completed.
+            RefusedRequest: the answers cannot be written, or cannot be completed.
         """
         if not self.n_open and self._news.empty():
             return []
         news = await self._news.get()
-        if isinstance(news, MlxhogError):
+        if isinstance(news, RefusedRequest):
             raise news
         return news
 
     def take(self, news: News) -> None:
         """Add parts, or end all answers with an error."""
         self._news.put_nowait(news)
-        if isinstance(news, MlxhogError):
+        if isinstance(news, RefusedRequest):
             self.n_open = 0
         else:
             self.n_open -= sum(part.piece.finish_reason is not None for part in news)
@@ -104,11 +94,8 @@ class EngineThread:
         say: called on this thread when the wait for a run begins.
 
     Attributes:
-        weights: what `/health` says of the weights of the last token, or of the next: whose they
-            are, why they are not read as requested, their version and that of the newest ones
-            (None is unknown), their age, and whether the run trains.
-        trouble: error of the weights; empty after a token without error, and when newer weights
-            arrive.
+        weights: what `/health` says of the weights of the last token, or of the next one.
+        trouble: error of the weights; "" after a token without error, and with newer weights.
         died: the error that ended the thread, or None.
         most_answers: largest number of running and waiting answers.
 
@@ -149,26 +136,28 @@ class EngineThread:
         }
 
     def start(self, job: AnswerJob) -> None:
-        """Begin to answer a job.
+        """Begin to answer a job, which is cancelled when its client has all or has left.
 
         Raises:
-            Busy: the queue is full.
+            RefusedRequest: more answers are requested than may run and wait.
         """
         n_answers = sum(one.n_open for one in self._jobs)
         if n_answers + len(job.requests) > self.most_answers:
-            raise Busy(
+            raise RefusedRequest(
                 f"{n_answers} answers are running or waiting, and the limit is "
-                f"{self.most_answers}; try again in a second"
+                f"{self.most_answers}; try again in a second",
+                status=429,
+                headers={"Retry-After": "1"},
             )
         self._loop = asyncio.get_running_loop()
         self._jobs.add(job)
-        self._commands.put(lambda: self._submit(job))
+        self._commands.put(partial(self._submit, job))
 
     def cancel(self, job: AnswerJob) -> None:
         """Stop answering a job; no effect on a job that has ended."""
         if job in self._jobs:
             self._jobs.discard(job)
-            self._commands.put(lambda: self._drop(job))
+            self._commands.put(partial(self._drop, job))
 
     def stop(self) -> None:
         """End the thread without completing the current answers."""
@@ -183,12 +172,8 @@ class EngineThread:
         try:
             source, model = self._open()
             self._follower = WeightFollower(source, model.backend)
-            self._engine = Engine(
-                model.backend,
-                model.tokenizer,
-                batch_size=config.batch_size,
-                prefill_chunk=config.prefill_chunk,
-            )
+            sizes = {"batch_size": config.batch_size, "prefill_chunk": config.prefill_chunk}
+            self._engine = Engine(model.backend, model.tokenizer, **sizes)
             self._looked, self._trains, self._behind_since = -POLL_S, True, 0.0
             self._look(self._follower.loaded())
         except BaseException as error:
@@ -200,7 +185,7 @@ class EngineThread:
                 if self._engine.is_busy:
                     self._advance()
                 else:
-                    if self._follower.has_newer() and self.trouble:
+                    if self._follower.has_newer():
                         self.trouble = ""  # the next answer shows whether these weights are usable
                     self._look(self._follower.loaded())
         except Exception as error:  # an error of the source, without a request to report it to
@@ -273,8 +258,7 @@ class EngineThread:
         except Exception as error:  # ends every answer; later requests are served
             if isinstance(error, OF_WEIGHTS):
                 self.trouble = f"{type(error).__name__}: {error}"
-            reported = _for_clients(error)
-            self._send({job: reported for job, _ in self._rows.values()})
+            self._send(dict.fromkeys((job for job, _ in self._rows.values()), _refusal(error)))
             engine.clear()
             self._rows.clear()
 
@@ -289,36 +273,34 @@ class EngineThread:
     def _submit(self, job: AnswerJob) -> None:
         try:
             for choice, request in enumerate(job.requests):
-                number = self._engine.submit(request)
-                self._rows[number] = (job, choice)
-                job.numbers.append(number)
+                self._rows[self._engine.submit(request)] = (job, choice)
         except Exception as error:
             self._drop(job)
-            self._send({job: _for_clients(error)})
+            self._send({job: _refusal(error)})
 
     def _drop(self, job: AnswerJob) -> None:
-        for number in job.numbers:
+        for number in [row for row, (one, _) in self._rows.items() if one is job]:
             self._engine.cancel(number)
-            self._rows.pop(number, None)
+            del self._rows[number]
 
     def _send(self, news: Mapping[AnswerJob, News]) -> None:
         """Hand news to the event loop's thread."""
+
+        def deliver() -> None:
+            for job, one in news.items():
+                job.take(one)
+
         with suppress(RuntimeError):  # the event loop has ended
             if news:
-                self._loop.call_soon_threadsafe(self._deliver, news)
-
-    def _deliver(self, news: Mapping[AnswerJob, News]) -> None:
-        """In the event loop's thread: give news to jobs whose clients have not gone."""
-        for job, one in news.items():
-            if job in self._jobs:
-                job.take(one)
-                if not job.n_open:
-                    self._jobs.discard(job)
+                self._loop.call_soon_threadsafe(deliver)
 
 
-def _for_clients(error: Exception) -> MlxhogError:
-    """Return the error to report to clients."""
+def _refusal(error: Exception) -> RefusedRequest:
+    """Return an error of the engine for clients, with the status of its cause."""
+    if isinstance(error, OF_WEIGHTS):
+        code = "not_finite" if isinstance(error, Diverged) else "no_weights"
+        return RefusedRequest(str(error), status=503, code=code)
     if isinstance(error, MlxhogError):
-        return error
+        return RefusedRequest(str(error), code="invalid_value")
     traceback.print_exception(error)
-    return ServerFailed(FAILED)
+    return RefusedRequest(FAILED, status=500)

@@ -1,4 +1,4 @@
-"""The server's replies: JSON of answers and errors, and event streams."""
+"""The server's replies: JSON of answers, and event streams."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 from mlxhog.decoding.engine import TokenScore
 from mlxhog.decoding.model import Model
-from mlxhog.errors import Diverged, MlxhogError
-from mlxhog.live.serving.engine_thread import OF_WEIGHTS, AnswerJob, AnswerPart, Busy, ServerFailed
-from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
+from mlxhog.live.serving.engine_thread import AnswerJob, AnswerPart
+from mlxhog.live.serving.requests import ClientRequest
 
 
 class _Choice:
@@ -71,13 +70,13 @@ class Reply:
 
     def begin(self) -> bytes:
         """Return the first events of a stream: roles, or prompts."""
-        if self._request.is_chat:
-            role = {"role": "assistant", "content": ""}
-            return b"".join(
-                self._event([self._object_of(k, delta=role)]) for k in range(len(self._choices))
-            )
-        texts = {k: text for k, choice in enumerate(self._choices) if (text := choice.texts[0])}
-        return b"".join(self._event([self._object_of(k, text=one)]) for k, one in texts.items())
+        events, role = b"", {"delta": {"role": "assistant", "content": ""}}
+        for k, choice in enumerate(self._choices):
+            if self._request.is_chat:
+                events += self._event([self._choice(k, "") | role])
+            elif choice.texts[0]:
+                events += self._event([self._choice(k, choice.texts[0])])
+        return events
 
     def events(self, parts: Sequence[AnswerPart]) -> bytes:
         """Return parts as events of a stream: one for each choice with news."""
@@ -88,11 +87,8 @@ class Reply:
         for k, text in texts.items():
             finish = self._choices[k].finish
             if text or finish or self._choices[k].scores:
-                body: dict[str, Any] = {"text": text}
-                if self._request.is_chat:
-                    body = {"delta": {"content": text} if text else {}}
                 more = {"mlxhog": self._weights()} if finish else {}
-                events += self._event([self._object_of(k, **body)], **more)
+                events += self._event([self._choice(k, text)], **more)
         return events
 
     def end(self) -> bytes:
@@ -102,17 +98,19 @@ class Reply:
 
     def whole(self) -> dict[str, Any]:
         """Return the answer as one object."""
-        choices = []
-        for k, choice in enumerate(self._choices):
-            text = "".join(choice.texts)
-            body: dict[str, Any] = {"text": text}
-            if self._request.is_chat:
-                body = {"message": {"role": "assistant", "content": text, "refusal": None}}
-            choices.append(self._object_of(k, **body))
+        choices = [
+            self._choice(k, "".join(one.texts), whole=True) for k, one in enumerate(self._choices)
+        ]
         kind = "chat.completion" if self._request.is_chat else "text_completion"
         return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
 
-    def _object_of(self, index: int, **body: Any) -> dict[str, Any]:
+    def _choice(self, index: int, text: str, *, whole: bool = False) -> dict[str, Any]:
+        """A choice with a piece of its text, or all of it, and its new scores."""
+        body: dict[str, Any] = {"text": text}
+        if self._request.is_chat and whole:
+            body = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        elif self._request.is_chat:
+            body = {"delta": {"content": text} if text else {}}
         choice = self._choices[index]
         logprobs = self._logprobs(choice)
         return {"index": index, **body, "logprobs": logprobs, "finish_reason": choice.finish}
@@ -177,15 +175,3 @@ class Reply:
 def event(value: object) -> bytes:
     """Return a server-sent event with a JSON value."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
-
-
-def for_client(error: MlxhogError) -> RefusedRequest:
-    """Return an error of the engine as a reply, with the status of its cause."""
-    if isinstance(error, Busy):
-        return RefusedRequest(str(error), status=429, headers={"Retry-After": "1"})
-    if isinstance(error, ServerFailed):
-        return RefusedRequest(str(error), status=500)
-    if isinstance(error, OF_WEIGHTS):
-        code = "not_finite" if isinstance(error, Diverged) else "no_weights"
-        return RefusedRequest(str(error), status=503, code=code)
-    return RefusedRequest(str(error), code="invalid_value")

@@ -56,12 +56,14 @@ HARMLESS: Mapping[str, Sequence[object]] = {
 }
 """Fields that are unknown here, with the values that change nothing; so does `_NOTHING` of any."""
 
+FAILED = "the server failed; its terminal shows the error"
+
 Prompt = str | tuple[int, ...]
 """A text, or ids of tokens."""
 
 
 class RefusedRequest(HTTPException):
-    """A request that the server refuses.
+    """A request that the server refuses, or cannot complete.
 
     Args:
         message: the value, the expected values, and the way out.
@@ -105,33 +107,20 @@ class _Words:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientRequest:
-    """A checked request.
-
-    Attributes:
-        prompts: texts, or ids of tokens.
-        sampling: sampling options of each answer; without a seed in the request, a new seed.
-        n: answers to each prompt.
-        logprobs: number of most likely tokens beside each token; None is no probabilities.
-        stream: whether the answer is sent while it is written.
-        counts: whether a stream ends with the number of tokens.
-        echo: whether the prompt comes before the answer.
-        length: name of the field with the largest length of an answer.
-        writes: whether there is an answer; `max_tokens` 0 asks for the prompt only.
-        is_chat: whether the answer is a message.
-    """
+    """A checked request."""
 
     prompts: Sequence[Prompt]
-    sampling: Sampling
+    sampling: Sampling  # of each answer; without a seed in the request, a new seed
     n: int = option(1, "answers to each prompt", low=1)
     logprobs: int | None = option(
         None, "probabilities of each token and of the most likely ones", low=0, high=MOST_LOGPROBS
     )
-    stream: bool = False
-    counts: bool = False
-    echo: bool = False
-    length: str = "max_tokens"
-    writes: bool = True
-    is_chat: bool = False
+    stream: bool = False  # whether the answer is sent while it is written
+    counts: bool = False  # whether a stream ends with the number of tokens
+    echo: bool = False  # whether the prompt comes before the answer
+    length: str = "max_tokens"  # name of the field with the largest length of an answer
+    writes: bool = True  # whether there is an answer; `max_tokens` 0 asks for the prompt only
+    is_chat: bool = False  # whether the answer is a message
 
 
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
@@ -148,8 +137,7 @@ def completion(body: bytes, *, model: str) -> ClientRequest:
     """
     fields = _object(body)
     _refuse(fields, ("messages",), "/v1/chat/completions")
-    most = fields.get("max_tokens")
-    writes = isinstance(most, bool) or most != 0
+    writes = fields.get("max_tokens") != 0 or fields["max_tokens"] is False
     if not writes:
         del fields["max_tokens"]
     return _request(fields, model, writes=writes)
@@ -183,8 +171,8 @@ def examples(body: bytes) -> list[object]:
             example are checked when it is stored.
     """
     fields = _object(body)
-    many = fields.get("examples", [fields])
-    if "examples" in fields and fields.keys() > {"examples"}:
+    many = fields.pop("examples") if "examples" in fields else [fields]
+    if many != [fields] and fields:
         problem = "the body has fields besides examples; leave them out"
         raise RefusedRequest(problem, param="examples")
     if not isinstance(many, list) or not 1 <= len(many) <= MOST_EXAMPLES:

@@ -1,7 +1,5 @@
 """The progress of a running study, and the texts that reports have in common."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +10,9 @@ from mlxhog.mad.run import RunRecord
 from mlxhog.mad.study.scheduler import StudyProgress
 from mlxhog.report.streams import printable
 from mlxhog.report.views import Observer, StatusLine
+
+EVERY_S = 10.0
+"""Seconds between lines of a pipe."""
 
 
 def folded(layers: Sequence[str]) -> str:
@@ -67,10 +68,6 @@ def trouble_line(trouble: RunRecord) -> str:
     """Return the line of a run that failed or diverged."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
     return f"{trouble.status}  {trouble.title}{reason}  {folded(trouble.candidate.split())}"
-
-
-EVERY_S = 10.0
-"""Seconds between lines of a pipe."""
 
 
 @contextmanager

@@ -3,13 +3,11 @@
 It is read from the study's directory only, also while a scheduler writes there.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlxhog.base.quantities import format_duration, format_value
 from mlxhog.mad.report.board import folded, score
@@ -19,6 +17,11 @@ from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import find
 from mlxhog.report.table import Section
+
+WITHIN = 0.05
+"""Largest difference of a cost from the first candidate's that counts as equal."""
+MOST_LISTED = 5
+"""Most failed and diverged runs of the text; --json has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,8 @@ class Ranking:
     rows: tuple[CandidateScore, ...]  # the best first, as `scores` orders them
     records: tuple[RunRecord, ...]  # runs that ended, in order
     # key of a run -> its evaluations; empty if not requested
-    curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
-    planned: int | None  # runs of all candidates so far; None if unknown
+    curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    planned: int  # runs of all candidates so far
     running: bool = False  # whether a scheduler works on it
     facts: Mapping[str, str] = field(default_factory=dict)  # the definition as texts, by name
 
@@ -53,9 +56,8 @@ class Ranking:
     @property
     def heading(self) -> str:
         """Study, suite, runs, time and statuses in one line."""
-        of = "" if self.planned is None else f" of {self.planned}"
         ends = [f"{n} {name}" for name, n in self.statuses.items() if name != "done"]
-        runs = f"{len(self.records)}{of} runs"
+        runs = f"{len(self.records)} of {self.planned} runs"
         time = f"{format_duration(self.seconds)} of training"
         return "  ".join([f"study {self.study}", f"suite {self.suite}", runs, time, *ends])
 
@@ -63,7 +65,7 @@ class Ranking:
     def lacking(self) -> str:
         """The missing part of the study, in one sentence; "" for a complete one."""
         parts, ended = [], len(self.records)
-        if self.planned is not None and ended < self.planned:
+        if ended < self.planned:
             parts.append(f"{ended} of {self.planned} runs have ended")
         if partial := sum(row.status == "partial" for row in self.rows):
             parts.append(f"{partial} of {len(self.rows)} candidates lack runs")
@@ -107,7 +109,7 @@ def read_ranking(store: Store, *, curves: bool = False) -> Ranking:
         suite=study.suite,
         rows=tuple(rows),
         records=records,
-        curves={run.key: tuple(store.curve(run.key)) for row in rows for run in row.best if curves},
+        curves={run.key: store.curve(run.key) for row in rows for run in row.best if curves},
         planned=planned - sum(len(row.missing) for row in rows if row.status == "pruned"),
         running=store.is_locked(),
         facts=_facts(study, records),
@@ -135,12 +137,6 @@ def _words(value: object) -> str:
     return "auto" if value is None else format_value(value)
 
 
-# -- the table -------------------------------------------------------------------------------------
-
-WITHIN = 0.05
-"""Largest difference of a cost from the first candidate's that counts as equal."""
-
-
 def equal_cost(rows: Sequence[CandidateScore], cost: str) -> dict[str, int]:
     """Return candidate -> rank among the finished ones that cost as much as the first.
 
@@ -155,64 +151,63 @@ def equal_cost(rows: Sequence[CandidateScore], cost: str) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(alike, start=1)}
 
 
-class Column(NamedTuple):
+# -- the table -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
     """A column of the table: a field of --json, one on the board and the page, or both."""
 
-    name: str  # of the field; "" for none
-    value: Callable[[CandidateScore], Any]
+    name: str  # of the field, by default that of a `CandidateScore`; "" for none
     head: str = ""  # above it on the board and the page; "" for none
     text: Callable[[CandidateScore], str] = str  # its cell there
+    other: Callable[[CandidateScore], Any] | None = None  # its value, if it is not the field
     is_heat: bool = False  # whether the value colors its cell on the page
+
+    def value(self, row: CandidateScore) -> Any:  # of many types
+        """Return the value of a candidate."""
+        return attrgetter(self.name)(row) if self.other is None else self.other(row)
 
 
 def columns(ranking: Ranking) -> list[Column]:
     """Return the columns of the table; every form of it has these."""
+
+    def accuracy(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    def of_task(task: str) -> Column:
+        def value(row: CandidateScore) -> float | None:
+            return row.tasks.get(task)
+
+        return Column("", find(task).short, lambda row: accuracy(value(row)), value, is_heat=True)
+
+    def rank(cost: str) -> Callable[[CandidateScore], int | None]:
+        ranks = equal_cost(ranking.rows, cost)
+        return lambda row: ranks.get(row.candidate)
+
     by_val = any(row.val_score is not None for row in ranking.rows)
-    shown = [
-        Column("layers", attrgetter("candidate"), "layers", lambda row: folded(row.layers)),
-        _number("score", "score", lambda row: score(row.score, row.interval)),
-        _number("val_score", "val" * by_val, lambda row: _accuracy(row.val_score)),
-        *map(_of_task, ranking.tasks),
-        _number("params", "params", lambda row: f"{row.params:,}"),
-        _number("state_bytes", "state bytes", lambda row: f"{row.state_bytes:,}"),
-        _number("seconds", "time", lambda row: format_duration(row.seconds)),
-        _number("status", "status", _status),
-    ]
-    ranks = (
-        _rank("rank_equal_params", equal_cost(ranking.rows, "params")),
-        _rank("rank_equal_state", equal_cost(ranking.rows, "state_bytes")),
-    )
     others = (
         "interval", "state", "n_runs", "n_diverged", "n_failed", "settings", "tasks", "intervals",
         "acc_token", "ceiling", "seeds", "missing",
     )  # fmt: skip
-    return [*shown, *ranks, *map(_number, others)]
-
-
-def _number(name: str, head: str = "", text: Callable[[CandidateScore], str] = str) -> Column:
-    return Column(name, attrgetter(name), head, text)
-
-
-def _rank(name: str, ranks: Mapping[str, int]) -> Column:
-    return Column(name, lambda row: ranks.get(row.candidate))
-
-
-def _of_task(task: str) -> Column:
-    def value(row: CandidateScore) -> float | None:
-        return row.tasks.get(task)
-
-    return Column("", value, find(task).short, lambda row: _accuracy(value(row)), is_heat=True)
-
-
-def _accuracy(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return [
+        Column("layers", "layers", lambda row: folded(row.layers), attrgetter("candidate")),
+        Column("score", "score", lambda row: score(row.score, row.interval)),
+        Column("val_score", "val" * by_val, lambda row: accuracy(row.val_score)),
+        *map(of_task, ranking.tasks),
+        Column("params", "params", lambda row: f"{row.params:,}"),
+        Column("state_bytes", "state bytes", lambda row: f"{row.state_bytes:,}"),
+        Column("seconds", "time", lambda row: format_duration(row.seconds)),
+        Column("status", "status", _status),
+        Column("rank_equal_params", other=rank("params")),
+        Column("rank_equal_state", other=rank("state_bytes")),
+        *map(Column, others),
+    ]
 
 
 def _status(row: CandidateScore) -> str:
     """The status of a candidate, with its missing and lost runs."""
-    counts = {
-        "missing": len(row.missing), "diverged": row.n_diverged, "failed": row.n_failed,
-    }  # fmt: skip
+    counts = {"missing": len(row.missing), "diverged": row.n_diverged, "failed": row.n_failed}
     parts = [f"{n} {name}" for name, n in counts.items() if n and name != row.status]
     return ", ".join([row.status, *parts])
 
@@ -233,10 +228,6 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
         "troubles": ranking.troubles,
         "facts": dict(ranking.facts),
     }
-
-
-MOST_LISTED = 5
-"""Most failed and diverged runs; --json has all."""
 
 
 def section(ranking: Ranking) -> Section:

@@ -1,9 +1,7 @@
 """One HTML page of a study, and its plots: no network, no script, light and dark, on paper too."""
 
-from __future__ import annotations
-
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +17,6 @@ from mlxhog.report.page import table as html_table
 from mlxhog.report.table import cut
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LEFT = ("layers", "status")
@@ -30,27 +27,24 @@ NOTE = (
 )
 
 
-def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
+def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:
     """Return the page; each plot is drawn twice, for light and for dark screens."""
     title = f"{ranking.study}: MAD, suite {ranking.suite}"
     figures, lost = "\n".join(map(_figure, plots)), ranking.troubles
+    cards = [[*one.values()] for one in lost]
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="sum">{escape(ranking.heading)}</p>',
         f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else "",
         _leaderboard(ranking) if ranking.rows else "",
         f'<div class="figures">\n{figures}\n</div>' if figures else "",
-        f"<h2>Runs that count as 0</h2>\n{_cards(lost)}" if lost else "",
+        f"<h2>Runs that count as 0</h2>\n{text_cards([*lost[0]], cards)}" if lost else "",
         f"<h2>Protocol</h2>\n{facts(ranking.facts.items())}",
         f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
         f"in this file; <code>mlxhog mad board {escape(ranking.study)} --json</code> has the "
         "numbers.</footer>",
     ]
     return document(title, "\n".join(filter(None, parts)))
-
-
-def _cards(rows: Sequence[Mapping[str, str]]) -> str:
-    return text_cards([*rows[0]], [[*row.values()] for row in rows])
 
 
 def _leaderboard(ranking: Ranking) -> str:
@@ -62,9 +56,8 @@ def _leaderboard(ranking: Ranking) -> str:
             heat = one.value(row) if one.is_heat else None
             look = ' class="t"' if one.head in LEFT else ""
             look = look if heat is None else f' class="h" style="--v:{heat:.3f}"'
-            tag = {"layers": "code", "score": "b"}.get(one.head)
-            text = escape(one.text(row))
-            text = f"<{tag}>{text}</{tag}>" if tag else text
+            tag = {"layers": "code", "score": "b"}.get(one.head, "span")
+            text = f"<{tag}>{escape(one.text(row))}</{tag}>"
             cells.append(f'<td{look} data-head="{escape(one.head)}">{text}</td>')
         rows.append("".join(cells))
     header = ["#", *(column.head for column in shown)]
@@ -72,7 +65,7 @@ def _leaderboard(ranking: Ranking) -> str:
     return "\n".join(["<h2>Leaderboard</h2>", html_table(header, rows, LEFT, cards=True), *notes])
 
 
-def _figure(plot: Plot) -> str:
+def _figure(plot: "Plot") -> str:
     light, dark = (
         f"data:image/png;base64,{base64.b64encode(plot.png(theme, titled=False)).decode()}"
         for theme in (LIGHT, DARK)
@@ -89,13 +82,20 @@ def _figure(plot: Plot) -> str:
 
 # -- plots -----------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT = 6.4, 3.9
+SIZE = (6.4, 3.9)
 """Inches of a figure, readable also on a phone."""
 LEGEND_WIDTH = 44
 """Characters of a candidate in a legend."""
 WIDE = 8.0
 """Ratio of the largest to the smallest cost above which the axis is logarithmic."""
 BASELINE = "baseline"
+
+COSTS: Mapping[str, tuple[str, Callable[[CandidateScore], float]]] = {
+    "params": ("parameters of the layers", lambda row: float(row.params)),
+    "state": ("state: numbers kept per sequence", lambda row: float(row.state)),
+    "seconds": ("seconds of training, all runs", lambda row: row.seconds),
+}
+"""Name of a cost of a candidate -> the label of its axis, and its value."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Plot:
     name: str  # of its file, without the ending
     title: str  # heading on the page, and in a file of its own
     caption: str  # its content, in a sentence or two
-    figure: Callable[[Theme], Figure]  # draws it in the colors of a theme
+    figure: "Callable[[Theme], Figure]"  # draws it in the colors of a theme
 
     def png(self, theme: Theme, *, titled: bool = True) -> bytes:
         """Return the plot as a PNG file, with a title or for a page that has its own."""
@@ -114,14 +114,6 @@ class Plot:
         if titled:
             figure.suptitle(f"{self.study}: {self.title}", color=theme.ink, fontsize=10)
         return png(figure)
-
-
-COSTS: Mapping[str, tuple[str, Callable[[CandidateScore], float]]] = {
-    "params": ("parameters of the layers", lambda row: float(row.params)),
-    "state": ("state: numbers kept per sequence", lambda row: float(row.state)),
-    "seconds": ("seconds of training, all runs", lambda row: row.seconds),
-}
-"""Name of a cost of a candidate -> the label of its axis, and its value."""
 
 
 def plots(ranking: Ranking) -> Iterator[Plot]:
@@ -158,15 +150,18 @@ def front(ranking: Ranking, cost: str) -> list[int]:
     They are those that no other one dominates: has a lower cost or a higher score, and the other of
     the two not worse.
     """
-    of = COSTS[cost][1]
-    at = {
-        k: (of(row), -row.score)
+    of, best = COSTS[cost][1], -1.0
+    complete = [
+        (of(row), -row.score, k)
         for k, row in enumerate(ranking.rows)
         if row.status not in UNFINISHED
-    }
-    dominated = {k for k, (x, y) in at.items() for a in at.values() if a[0] <= x and a[1] <= y
-                 and a != (x, y)}  # fmt: skip
-    return sorted(at.keys() - dominated, key=at.__getitem__)
+    ]
+    indices, at = list[int](), (0.0, 0.0)
+    for x, y, k in sorted(complete):
+        if -y > best or (x, y) == at:
+            best, at = -y, (x, y)
+            indices.append(k)
+    return indices
 
 
 def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
@@ -177,9 +172,9 @@ def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
     return True, theme.inks[rank], f"{rank + 1}  {layers}"
 
 
-def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> Figure:
+def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     """Draw every candidate with its interval; incomplete ones are hollow."""
-    figure, axes = panel(theme, WIDTH, HEIGHT)
+    figure, axes = panel(theme, *SIZE)
     label, of = COSTS[cost]
     rows, best = ranking.rows, front(ranking, cost)
     if len(best) > 1:
@@ -213,14 +208,14 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> Figure:
     if above and max(above) / min(above) > WIDE:
         axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.02), min(high, 1.02))  # an interval may be wider
-    _label(axes, theme, label, "score")
+    axes.set(xlabel=label, ylabel="score", ylim=(max(low, -0.02), min(high, 1.02)))
+    legend_below(axes, theme)
     return figure
 
 
-def draw_curves(ranking: Ranking, task: str, label: str, theme: Theme) -> Figure:
+def draw_curves(ranking: Ranking, task: str, label: str, theme: Theme) -> "Figure":
     """Draw accuracy over steps, a line for each seed; the best candidate is on top."""
-    figure, axes = panel(theme, WIDTH, HEIGHT)
+    figure, axes = panel(theme, *SIZE)
     for rank, row in reversed(list(enumerate(ranking.rows))):
         is_first, color, name = _look(ranking, rank, theme)
         for run in row.best:
@@ -241,15 +236,8 @@ def draw_curves(ranking: Ranking, task: str, label: str, theme: Theme) -> Figure
                 axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
     for ceiling in sorted({row.ceiling.get(task, 1.0) for row in ranking.rows} - {1.0}):
         axes.axhline(ceiling, color=theme.ink, linewidth=0.8, linestyle=":")
-    axes.set_ylim(0.0, 1.02)
+    of = "validation" if {row.select for row in ranking.rows} == {"val"} else "test"
+    axes.set(xlabel="step", ylabel=f"acc_token of the {of} rows", ylim=(0.0, 1.02))
     axes.set_xlim(left=0)
-    selects = {row.select for row in ranking.rows}
-    of = "validation" if selects == {"val"} else "test"
-    _label(axes, theme, "step", f"acc_token of the {of} rows")
-    return figure
-
-
-def _label(axes: Axes, theme: Theme, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
     legend_below(axes, theme)
+    return figure

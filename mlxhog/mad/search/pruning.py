@@ -12,8 +12,6 @@ tasks with `sudden`, recall, depo and state tracking, have no rung before step 1
 Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -34,39 +32,18 @@ FIRST_OF_SUDDEN = 1000
 TASKS = 2
 """The fewest tasks for a decision."""
 
-
-class Pruner:
-    """Ends runs of low rank early; this one ends none."""
-
-    def rungs(self, run: RunConfig) -> tuple[int, ...]:
-        """Return the steps at which a run may be pruned."""
-        return ()
-
-    def should_prune(self, run: RunConfig, point: Point) -> bool:
-        """Whether a run that has reached a rung is to be ended."""
-        return False
-
-    def is_pruned(self, candidate: str) -> bool:
-        """Whether the runs of a candidate that have not begun are to be skipped."""
-        return False
-
-    def ended(self, run: RunConfig, record: RunRecord) -> None:
-        """Take the result of a run, of this session or an earlier one."""
-
-
 Cell = tuple[Any, ...]
 """The run of a candidate on which it is compared with others: task, label, seed, and its point."""
 
 
-class Halving(Pruner):
+class Pruner:
     """Records the accuracies of every candidate at the rungs, and prunes the worse candidates.
 
-    `curve` returns the evaluations of a run that ended, by its key. `ended` also takes the runs of
-    earlier sessions.
+    `curve` returns the evaluations of a run that ended, by its key. Without `rungs` none is pruned.
     """
 
-    def __init__(self, curve: Callable[[str], Sequence[Point]]) -> None:
-        self._curve = curve
+    def __init__(self, curve: Callable[[str], Sequence[Point]], rungs: int = RUNGS) -> None:
+        self._curve, self._n = curve, rungs
         self._pruned: set[str] = set()
         # number of a rung -> candidate -> cell -> accuracy there
         self._reached: dict[int, dict[str, dict[Cell, float]]] = defaultdict(
@@ -74,11 +51,11 @@ class Halving(Pruner):
         )
 
     def rungs(self, run: RunConfig) -> tuple[int, ...]:
-        """Return the rungs before the end of the run, rising; () for a short run."""
+        """Return the steps before its end at which a run may be pruned; () for a short run."""
         limit = most_steps(run)
         earliest = FIRST_OF_SUDDEN if find(run.task).sudden else FIRST
         first = max(earliest, limit // ETA**RUNGS)
-        return tuple(step for k in range(RUNGS) if (step := first * ETA**k) < limit)
+        return tuple(step for k in range(self._n) if (step := first * ETA**k) < limit)
 
     def should_prune(self, run: RunConfig, point: Point) -> bool:
         """Compare the candidate with all others that have reached the rung on the same runs."""
@@ -90,18 +67,23 @@ class Halving(Pruner):
         return self.is_pruned(run.candidate)
 
     def is_pruned(self, candidate: str) -> bool:
-        """Whether a candidate was pruned."""
+        """Whether a candidate was pruned, so that its other runs are skipped."""
         return candidate in self._pruned
 
     def ended(self, run: RunConfig, record: RunRecord) -> None:
-        """Record the last accuracy of a run at every later rung, or 0 if it diverged or failed."""
+        """Record the last accuracy of a run at every later rung, or 0 if it diverged or failed.
+
+        Runs of earlier sessions count, too.
+        """
+        if not self._n:
+            return
         lost, pruned = record.status in LOST, record.status == "pruned"
         if pruned:
             self._pruned.add(run.candidate)
         by_val = run.protocol.select == "val" and record.val_macro is not None
         end = 0.0 if lost else record.val_macro if by_val else record.acc_macro
         rungs, curve = self.rungs(run), () if lost else self._curve(run.key())
-        for k in range(RUNGS):
+        for k in range(self._n):
             step = rungs[k] if k < len(rungs) else math.inf
             if pruned and step > record.steps:
                 return
@@ -111,14 +93,12 @@ class Halving(Pruner):
     def _is_worth_it(self, candidate: str, k: int) -> bool:
         reached = self._reached[k]
         cells = reached[candidate].keys()
-        if len({task for task, *_ in cells}) < TASKS:
-            return True
         scores = {
             name: _score({cell: values[cell] for cell in cells})
             for name, values in reached.items()
             if cells <= values.keys()
         }
-        if len(scores) < ETA:
+        if len({task for task, *_ in cells}) < TASKS or len(scores) < ETA:
             return True
         better = sum(score > scores[candidate] for score in scores.values())
         return better < math.ceil(len(scores) / ETA)

@@ -5,22 +5,22 @@ from a random stream of its own. So a resumed study rebuilds its sampler by `rec
 the records, in their order, and with one candidate at a time continues as if it had never stopped.
 """
 
-from __future__ import annotations
-
 import math
 import random
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from mlxhog.mad.search.candidates import TRIES, CandidateSet, Layers, Listed
+from mlxhog.mad.search.space import TRIES, CandidateSet, Layers, Listed
 
 T = TypeVar("T")
 
 
-class Sampler(ABC):
-    """Proposes candidates; one process uses it.
+class Sampler:
+    """Proposes every candidate in the order of the space; others choose by seed and scores.
+
+    One process uses it.
 
     Attributes:
         proposed: every proposal, of earlier sessions, too.
@@ -31,6 +31,7 @@ class Sampler(ABC):
         self.candidates, self._seed = candidates, seed
         self.proposed: dict[Layers, None] = {}
         self.scores: dict[Layers, float] = {}
+        self._order: Iterator[int] = iter(range(candidates.numbers))
 
     def ask(self) -> Layers | None:
         """Return a new candidate, and record it as proposed; None at the end of the space."""
@@ -39,9 +40,9 @@ class Sampler(ABC):
             self.recall(layers)
         return layers
 
-    @abstractmethod
     def choose(self) -> Layers | None:
         """Return a candidate that was not proposed; None at the end of the space."""
+        return self.unseen(self._order)
 
     def tell(self, layers: Layers, score: float) -> None:
         """Record a candidate's score when it ends; that of repeated runs takes its place."""
@@ -52,9 +53,9 @@ class Sampler(ABC):
         """Record a proposal, such as one of an earlier session."""
         self.proposed[layers] = None
 
-    def is_new(self, layers: Layers | None) -> bool:
+    def is_new(self, layers: Layers) -> bool:
         """Whether a candidate was not proposed."""
-        return layers is not None and layers not in self.proposed
+        return layers not in self.proposed
 
     def stream(self) -> random.Random:
         """Return the random stream of the next proposal."""
@@ -66,10 +67,19 @@ class Sampler(ABC):
         Where candidates are not counted, the search for one ends after some tries.
         """
         tries = islice(order, None if self.candidates.count is not None else TRIES)
-        return next((c for c in map(self.candidates.candidate, tries) if self.is_new(c)), None)
+        candidates = filter(None, map(self.candidates.candidate, tries))
+        return next(filter(self.is_new, candidates), None)
 
 
-LISTED = 10_000
+class RandomSampler(Sampler):
+    """Proposes every candidate in an order that depends on the seed alone."""
+
+    def __init__(self, candidates: CandidateSet | Listed, seed: int) -> None:
+        super().__init__(candidates, seed)
+        self._order = shuffled(candidates.numbers, random.Random(f"{seed}"))
+
+
+SHORT = 10_000
 
 
 def shuffled(count: int, stream: random.Random) -> Iterator[int]:
@@ -78,7 +88,7 @@ def shuffled(count: int, stream: random.Random) -> Iterator[int]:
     After half of a large count, few draws are new numbers, so the rest is listed and shuffled.
     """
     drawn: set[int] = set()
-    while len(drawn) < (count // 2 if count > LISTED else 0):
+    while len(drawn) < (count // 2 if count > SHORT else 0):
         number = stream.randrange(count)
         if number not in drawn:
             drawn.add(number)
@@ -86,26 +96,6 @@ def shuffled(count: int, stream: random.Random) -> Iterator[int]:
     rest = [number for number in range(count) if number not in drawn]
     stream.shuffle(rest)
     yield from rest
-
-
-class Grid(Sampler):
-    """Proposes every candidate in the order of the space; the seed has no effect."""
-
-    def __init__(self, candidates: CandidateSet | Listed, seed: int = 0) -> None:
-        super().__init__(candidates, seed)
-        self._order: Iterator[int] = iter(range(candidates.numbers))
-
-    def choose(self) -> Layers | None:
-        """Return the next candidate of the order."""
-        return self.unseen(self._order)
-
-
-class RandomSampler(Grid):
-    """Proposes every candidate in an order that depends on the seed alone."""
-
-    def __init__(self, candidates: CandidateSet | Listed, seed: int) -> None:
-        super().__init__(candidates, seed)
-        self._order = shuffled(candidates.numbers, random.Random(f"{seed}"))
 
 
 START = 10
@@ -132,6 +122,8 @@ class Learner(Sampler):
     def learnt(self) -> Layers | None:
         """Return a candidate chosen by the scores; None while they say too little."""
 
+
+# -- evolution -------------------------------------------------------------------------------------
 
 POPULATION, SAMPLE = 16, 8
 MOST_CHANGES = 64
@@ -192,17 +184,17 @@ def swapped(parent: Layers, space: CandidateSet, stream: random.Random) -> Layer
 
 def inserted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     """Insert layers; delete others if the depth is not possible."""
-    longer = _with_unit(parent, space, stream)
-    return longer if len(longer) in space.space.depths else _without_unit(longer, space, stream)
+    longer = _with_block(parent, space, stream)
+    return longer if len(longer) in space.depths else _without_block(longer, space, stream)
 
 
 def deleted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     """Delete layers; insert others if the depth is not possible."""
-    shorter = _without_unit(parent, space, stream)
-    return shorter if len(shorter) in space.space.depths else _with_unit(shorter, space, stream)
+    shorter = _without_block(parent, space, stream)
+    return shorter if len(shorter) in space.depths else _with_block(shorter, space, stream)
 
 
-def _with_unit(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def _with_block(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     slots = space.block
     if not all(slots):
         return parent  # one layer deep: there are no channel maps to insert
@@ -210,16 +202,18 @@ def _with_unit(parent: Layers, space: CandidateSet, stream: random.Random) -> La
     return (*parent[:at], *map(stream.choice, slots), *parent[at:])
 
 
-def _without_unit(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
-    unit = len(space.block)
-    if len(parent) < unit:
+def _without_block(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+    size = len(space.block)
+    if len(parent) < size:
         return parent
-    at = unit * stream.randrange(len(parent) // unit)
-    return (*parent[:at], *parent[at + unit :])
+    at = size * stream.randrange(len(parent) // size)
+    return (*parent[:at], *parent[at + size :])
 
 
 MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
 
+
+# -- TPE -------------------------------------------------------------------------------------------
 
 GOOD = 0.2
 MOST_GOOD = 25
@@ -258,18 +252,16 @@ class TPE(Learner):
 
     def _draw(self, good: list[Layers], stream: random.Random) -> Layers:
         """Draw a sequence by the frequencies in good candidates."""
-        space = self.candidates
-        depth = _pick([len(one) for one in good], space.space.depths, stream)
+        depth = _pick([len(one) for one in good], self.candidates.depths, stream)
         deep = [one for one in good if len(one) == depth]
         return tuple(
             _pick([one[slot] for one in deep], layers, stream)
-            for slot, layers in enumerate(space.slots(depth))
+            for slot, layers in enumerate(self.candidates.slots(depth))
         )
 
     def _log_ratio(self, one: Layers, good: list[Layers], others: list[Layers]) -> float:
         """Return the logarithm of the product of the ratios of a sequence."""
-        space = self.candidates
-        sizes = [len(space.space.depths), *map(len, space.slots(len(one)))]
+        sizes = [len(self.candidates.depths), *map(len, self.candidates.slots(len(one)))]
         return sum(
             math.log(_frequency(place, value, size, good))
             - math.log(_frequency(place, value, size, others))
@@ -289,7 +281,7 @@ def _frequency(place: int, value: object, size: int, among: list[Layers]) -> flo
 
 
 SAMPLERS: Mapping[str, Callable[[Any, int], Sampler]] = {
-    "grid": Grid,
+    "grid": Sampler,
     "random": RandomSampler,
     "evolution": Evolution,
     "tpe": TPE,

@@ -1,4 +1,4 @@
-"""A search space: the layers of each slot and the budget of a candidate; and its YAML form.
+"""A search space: the layers of each slot and the budget of a candidate, as YAML has them.
 
     space:
       depth: 4                        # flat layers, or [4, 8]
@@ -16,15 +16,18 @@
 If a number of a layer is a list, each of its values is a choice. In an alternating space, [4, 8]
 are the even depths from 4 to 8. `before: canon` puts that layer before each of the others; depth
 counts both, so [4, 12] are then 4, 8 and 12.
-"""
 
-from __future__ import annotations
+All sequences of a space have numbers: shallow ones first, then by the order of choices. Those above
+a bound (of a count, of parameters, of state) are rejected. A small space with bounds is listed; in
+a large one candidates are drawn until one is within the bounds, and their number is unknown.
+"""
 
 import itertools
 import math
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,11 +36,12 @@ from mlxhog.base import plain_yaml, reading, typed
 from mlxhog.base.quantities import parse_count
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError, did_you_mean
+from mlxhog.mad.run import params, state
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, known, make
-from mlxhog.models.mad.sequence import parse
+from mlxhog.models.mad.sequence import canonical, parse
 
 BOUNDS = ("params", "state", "length")
 """Keys of a budget: most parameters of a candidate's layers (`run.params`), most numbers kept per
@@ -45,24 +49,30 @@ sequence, and the tokens after which these are counted. Without a length it is t
 the suite; it matters for caches that grow, such as that of attention."""
 DEEPEST = 256
 MOST_CHOICES = 4096
-EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
+LISTED = 50_000
+"""Most sequences of a space with bounds that are all tried, in less than a second."""
+TRIES = 10_000
+"""Most draws for one candidate of a space that is not listed."""
 
+Layers = tuple[Layer, ...]
 Count = int | str
 """A count, or its text such as 700_000."""
+Item = str | Mapping[str, Any]
+"""Layers as a text, or one by its type, with choices of its numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The sequences of layers that are candidates: the keys below `space:`, by their types.
+    """The keys below `space:`, by their types; see the example above.
 
     Raises:
-        ConfigError: a value is not possible.
+        ConfigError: a value has another type, or is not one of the possible words.
     """
 
     depth: Count | tuple[Count, ...]
     template: str = option("alternate", "layers of a slot", choices=("alternate", "free"))
-    mixers: tuple[str | Mapping[str, Any], ...] = ()
-    channels: tuple[str | Mapping[str, Any], ...] = ()
+    mixers: tuple[Item, ...] = ()
+    channels: tuple[Item, ...] = ()
     before: str | None = None
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_count: Mapping[str, Count] = field(default_factory=dict)
@@ -73,40 +83,33 @@ class Space:
     suite: str | None = option(None, "the suite of a search without one", choices=tuple(SUITES))
 
     def __post_init__(self) -> None:
-        """Convert and check every key."""
+        """Convert and check the values."""
         if problems := convert_fields(self):
             raise ConfigError("\n".join(problems))
+
+    def block(self) -> list[Layers]:
+        """Return the choices of every layer of the part that repeats.
+
+        Raises:
+            ConfigError: a layer is unknown, of another kind, or there twice.
+        """
         _keys("defaults", self.defaults, known())
-        kinds = {"mixer": self.mixers, "channel": self.channels}
-        needed = ["mixer"]
-        if self.template == "alternate" and self.depths[-1] > 1:
-            needed.append("channel")
-        for kind in needed:
-            if not kinds[kind]:
-                raise ConfigError(f"space has no {kind}s; list some, such as {EXAMPLES[kind]}")
-        _keys("max_count", self.max_count, [layer.name for layer in self.layers])
-        _keys("budget", self.budget, BOUNDS)
-        _ = self.counts, self.bounds, self.starts
+        slots = [self._choices("mixer", self.mixers), self._choices("channel", self.channels)]
+        if self.template == "free":
+            slots = [slots[0] + slots[1]]
+        if self.before is None:
+            return slots
+        before = parse(self.before, self.defaults)
+        if len(before) != 1:
+            raise ConfigError(f"before is {self.before!r}; give one layer, such as canon")
+        return [choices for slot in slots for choices in (before, slot)]
 
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """Name of a layer -> its largest number in one candidate, with any numbers."""
-        return {name: _count(f"max_count of {name}", n) for name, n in self.max_count.items()}
-
-    @cached_property
-    def bounds(self) -> dict[str, int]:
-        """Bounds of one candidate, see `BOUNDS`."""
-        budget = {name: n for name, n in self.budget.items() if n is not None}
-        return {name: _count(f"budget.{name}", n) for name, n in budget.items()}
-
-    @cached_property
-    def starts(self) -> list[tuple[Layer, ...]]:
-        """The first candidates of an evolution."""
+    def starts(self) -> list[Layers]:
+        """Return the first candidates of an evolution."""
         return [parse(line, self.defaults) for line in self.start]
 
-    @cached_property
     def depths(self) -> tuple[int, ...]:
-        """Numbers of layers, rising."""
+        """Return the numbers of layers, rising; ConfigError if they are not possible."""
         step = (2 if self.template == "alternate" else 1) * (1 if self.before is None else 2)
         written = self.depth if isinstance(self.depth, tuple) else (self.depth,)
         numbers = [_count("depth", number, DEEPEST) for number in written]
@@ -120,27 +123,19 @@ class Space:
             )
         return tuple(numbers)
 
-    @cached_property
-    def block(self) -> list[tuple[Layer, ...]]:
-        """The choices of every layer of the part that repeats."""
-        mixers = _choices("mixer", self.mixers, self.defaults)
-        channels = _choices("channel", self.channels, self.defaults)
-        own = [mixers + channels] if self.template == "free" else [mixers, channels]
-        if self.before is None:
-            return own
-        before = parse(self.before, self.defaults)
-        if len(before) != 1:
-            raise ConfigError(f"before is {self.before!r}; give one layer, such as canon")
-        return [choices for slot in own for choices in (before, slot)]
-
-    def block_at(self, d: int) -> list[tuple[Layer, ...]]:
-        """Return the block with the numbers of its layers that follow from width d."""
-        return [tuple(dict.fromkeys(at_width(choices, d))) for choices in self.block]
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Every choice of some slot, once."""
-        return tuple(dict.fromkeys(itertools.chain(*self.block)))
+    def _choices(self, kind: str, items: Iterable[Item]) -> Layers:
+        """The layers of a list; each number of a list makes a layer."""
+        choices: list[Layer] = []
+        for item in items:
+            for layer in _spread(item, self.defaults):
+                if layer.kind != kind:
+                    raise ConfigError(
+                        f"{layer.name} is a {layer.kind}; list it under {layer.kind}s, not {kind}s"
+                    )
+                if layer in choices:
+                    raise ConfigError(f"{kind}s has {item!r} twice; keep one")
+                choices.append(layer)
+        return tuple(choices)
 
 
 def read_space(path: str | Path) -> dict[str, Any]:
@@ -174,7 +169,7 @@ def read_space(path: str | Path) -> dict[str, Any]:
         top = _keys("the file", data, ("space", "version"))
         if top.get("version", 1) != 1:
             raise ConfigError(f"version is {top['version']!r}; this program reads version 1")
-        to_space(top.get("space"))
+        to_space(top.get("space")).block()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return dict(top["space"])
@@ -184,7 +179,7 @@ def to_space(data: object) -> Space:
     """Read a space from the keys below `space:`.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value is not possible.
+        ConfigError: a key is unknown or missing, or a value has another type.
     """
     keys = _keys("space", data, [one.name for one in fields(Space)])
     try:
@@ -217,28 +212,7 @@ def _count(name: str, value: Count, most: float = math.inf) -> int:
     return number
 
 
-def _choices(
-    kind: str,
-    items: Iterable[str | Mapping[str, Any]],
-    defaults: Mapping[str, Mapping[str, Any]],
-) -> tuple[Layer, ...]:
-    """The layers of a list of names, texts and mappings; each number of a list makes a layer."""
-    choices: list[Layer] = []
-    for item in items:
-        for layer in _spread(item, defaults):
-            if layer.kind != kind:
-                raise ConfigError(
-                    f"{layer.name} is a {layer.kind}; list it under {layer.kind}s, not {kind}s"
-                )
-            if layer in choices:
-                raise ConfigError(f"{kind}s has {item!r} twice; keep one")
-            choices.append(layer)
-    return tuple(choices)
-
-
-def _spread(
-    item: str | Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]
-) -> Sequence[Layer]:
+def _spread(item: Item, defaults: Mapping[str, Mapping[str, Any]]) -> Sequence[Layer]:
     if isinstance(item, str):
         return parse(item, defaults)
     if "type" not in item:
@@ -252,3 +226,125 @@ def _spread(
     return [
         make(name, dict(zip(numbers, chosen, strict=True))) for chosen in itertools.product(*values)
     ]
+
+
+# -- candidates ------------------------------------------------------------------------------------
+
+
+class Listed:
+    """Architectures as candidates: their number `count`, and the `first` one."""
+
+    def __init__(self, architectures: Sequence[Layers]) -> None:
+        self.numbers = len(architectures)
+        self.count: int | None = self.numbers
+        self.candidate, self.first = architectures.__getitem__, architectures[0]
+
+
+class CandidateSet:
+    """The sequences of a space within its counts and its budget at width d, in a fixed order.
+
+    State is counted after `length` tokens if the budget has no length.
+
+    Attributes:
+        count: number of candidates; None for a large space with bounds.
+        numbers: `candidate` has these numbers from 0 on.
+        first: a candidate, the first one of a space that is listed.
+        depths: numbers of layers, rising.
+        block: the choices of every layer of the part that repeats, at this width.
+        starts: the first candidates of an evolution.
+
+    Raises:
+        ConfigError: a value of the space is not possible, a layer cannot be built at this width,
+            the space has no candidate, or a sequence of `start` is not in it.
+    """
+
+    def __init__(self, space: Space, d: int, length: int) -> None:
+        self.block = [tuple(dict.fromkeys(at_width(choices, d))) for choices in space.block()]
+        self.depths, self._d = space.depths(), d
+        self.starts = [at_width(layers, d) for layers in space.starts()]
+        if not all(self.slots(self.depths[-1])):
+            lacks = " and no ".join(n for n in ("mixers", "channels") if not getattr(space, n))
+            raise ConfigError(
+                f"space has no {lacks}; list some, such as mixers: [mlstm, mh-attention] and "
+                "channels: [swiglu, mlp]"
+            )
+        layers = dict.fromkeys(itertools.chain(*self.block))
+        for layer in layers:
+            try:
+                layer.check(d)
+            except ConfigError as error:
+                raise ConfigError(f"{layer.name} at width {d}: {error}") from error
+        most = _keys("max_count", space.max_count, [layer.name for layer in layers])
+        self._most = {name: _count(f"max_count of {name}", n) for name, n in most.items()}
+        budget = _keys("budget", space.budget, BOUNDS).items()
+        bounds = {name: _count(f"budget.{name}", n) for name, n in budget if n is not None}
+        self._length = bounds.pop("length", length)
+        self._bounds = [bounds.get(name, math.inf) for name in ("params", "state")]
+        sizes = {depth: math.prod(map(len, self.slots(depth))) for depth in self.depths}
+        self._sizes, total = sizes, sum(sizes.values())
+        self.numbers, self._listed = total, list[Layers]()
+        self.count: int | None = total
+        tries: Iterable[int] = range(total)
+        if self._most or bounds:
+            self.count = None
+            if total <= LISTED:
+                self._listed = [one for one in map(self.candidate, tries) if one is not None]
+                self.count = self.numbers = len(self._listed)
+                tries = range(self.numbers)
+            else:
+                stream = random.Random(0)
+                tries = (stream.randrange(total) for _ in range(TRIES))
+        first = next(filter(None, map(self.candidate, tries)), None)
+        if first is None:
+            of = "" if total <= LISTED else f" in {TRIES:,} draws"
+            raise ConfigError(
+                f"no candidate is within max_count and budget{of}; raise a bound, or list other "
+                "layers; mlxhog mad show prints the parameters and the state of a sequence"
+            )
+        self.first = first
+        for start in self.starts:
+            if start not in self:
+                raise ConfigError(f"start has {canonical(start)!r}, which is not in the space")
+
+    def slots(self, depth: int) -> list[Layers]:
+        """Return the choices of every layer of a candidate of that depth."""
+        return list(itertools.islice(itertools.cycle(self.block), depth))
+
+    def candidate(self, number: int) -> Layers | None:
+        """Return the candidate of a number; None if that sequence is above a bound."""
+        if self._listed:
+            return self._listed[number]
+        sizes = iter(self._sizes.items())
+        depth, size = next(sizes)
+        while number >= size:
+            number -= size
+            depth, size = next(sizes)
+        chosen = []
+        for slot in reversed(self.slots(depth)):
+            number, which = divmod(number, len(slot))
+            chosen.append(slot[which])
+        layers = tuple(reversed(chosen))
+        return layers if self._is_within(layers) else None
+
+    def __contains__(self, layers: Layers) -> bool:
+        """Whether a sequence is a candidate."""
+        return (
+            len(layers) in self.depths
+            and all(map(lambda one, slot: one in slot, layers, self.slots(len(layers))))
+            and self._is_within(layers)
+        )
+
+    def _is_within(self, layers: Layers) -> bool:
+        names = [layer.name for layer in layers]
+        if any(names.count(name) > most for name, most in self._most.items()):
+            return False
+        sizes = (_sizes(layer, self._d, self._length) for layer in layers)
+        return all(
+            sum(own) <= bound
+            for bound, own in zip(self._bounds, zip(*sizes, strict=True), strict=True)
+        )
+
+
+@lru_cache(maxsize=4096)  # a space has few layers, and a sampler draws each many times
+def _sizes(layer: Layer, d: int, length: int) -> tuple[int, int]:
+    return params([layer], d), state([layer], d, length)

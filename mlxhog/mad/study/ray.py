@@ -1,14 +1,12 @@
 """The runs of a study on a Ray cluster, or on one machine through Ray: a plain task for each.
 
-A task is never retried by Ray. Its messages go through one small actor, the mailbox, where the
-answers at rungs wait, too. A task whose process died is a lost run: Ray does not tell a crash from
-a kill. The command starts Ray and shuts it down, or joins a cluster. If it is killed, agents of
-Ray's own may try for a few minutes to reach their dead server before they end.
+A task is never retried by Ray. At a rung it asks through one small actor, the mailbox. A task whose
+process died is a lost run: Ray does not tell a crash from a kill. The command starts Ray and shuts
+it down, or joins a cluster. If it is killed, agents of Ray's own may try for a few minutes to reach
+their dead server before they end.
 
 Source: Ray 2.60, `ray.init`, tasks, asynchronous actors, fault tolerance.
 """
-
-from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -18,14 +16,14 @@ import secrets
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
-from mlxhog.mad.run import RunConfig
-from mlxhog.mad.study.workers import AtRungs, Executor, Message, RunFunction, attempt, explain
+from mlxhog.mad.run import Point, RunConfig, RunRecord
+from mlxhog.mad.study.workers import Executor, Lost, Prune, RunFunction, attempt, explain
 
 OBJECT_STORE_BYTES = 100 << 20
 """Results are kilobytes; by default Ray takes a third of the machine's memory."""
@@ -50,7 +48,7 @@ def cluster(
     threads: int,
     cores: int | None = None,
     address: str | None = None,
-) -> Iterator[RayPool]:
+) -> Iterator["RayPool"]:
     """Start or join Ray, and yield an executor of runs.
 
     Args:
@@ -72,7 +70,12 @@ def cluster(
             "address": "local", "num_cpus": parallel * cores, "num_gpus": 0,
             "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES,
         }  # fmt: skip
-        _keep_to_ourselves()
+        # Ray reads these at its import: it sends no statistics, and its token is not written below
+        # the home directory. Its processes, like ours, import nothing from the current directory.
+        os.environ["PYTHONSAFEPATH"] = "1"
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if "ray" not in sys.modules and not any(n.startswith("RAY_AUTH_") for n in os.environ):
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray  # half a second, for this command only
 
     try:
@@ -97,84 +100,66 @@ def cluster(
         ray.shutdown()
 
 
-def _keep_to_ourselves() -> None:
-    """Send no statistics, require a token, and write none below the home directory.
-
-    Ray reads these variables at its import; after that they have no effect. Its processes, like
-    ours, import nothing from the current directory.
-    """
-    os.environ["PYTHONSAFEPATH"] = "1"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if "ray" not in sys.modules and not any(name.startswith("RAY_AUTH_") for name in os.environ):
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
 class RayPool(Executor):
     """An executor whose runs are tasks of Ray."""
 
     def __init__(self, task: Any, mailbox: Any, run: RunFunction, parallel: int) -> None:
-        super().__init__(parallel)
+        self.parallel = parallel
         self._task, self._mailbox, self._run = task, mailbox, run
-        self._tasks: dict[str, Any] = {}  # by the keys of their runs
+        self._stopped = False
 
-    def _begin(self, run: RunConfig, rungs: tuple[int, ...]) -> None:
-        how = (rungs, self._run, self._mailbox, version("mlxhog"))
-        self._tasks[run.key()] = self._task.remote(run, *how)
+    def stop(self) -> None:
+        """Leave every run alone; the shutdown of Ray ends them."""
+        self._stopped = True
 
-    def answer(self, key: str, prune: bool) -> None:
-        """Tell a run that waits at a rung whether it is pruned."""
-        self._mailbox.answer.remote(key, prune)
-
-    def _messages(self, timeout_s: float) -> Iterable[Message]:
-        """Wait for messages, and for tasks that end without a result.
+    def execute(self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune) -> RunRecord:
+        """Execute a run as a task.
 
         Raises:
+            Lost: its process or machine died.
             WorkerFailed: a machine of the cluster has another mlxhog.
         """
         import ray
 
-        self._tasks = {key: task for key, task in self._tasks.items() if key in self.runs}
-        keys = {task: key for key, task in self._tasks.items()}
-        ended = ray.wait([*keys], num_returns=len(keys), timeout=LOOK_S)[0] if keys else []
-        yield from ray.get(self._mailbox.take.remote())
-        for task in ended:
-            how = "ended without a result"  # ignored if its result has arrived
-            try:
-                ray.get(task)
-            except ray.exceptions.RayTaskError as error:  # before the run began
-                raise WorkerFailed(
-                    f"a run cannot begin on the cluster: {explain(error.cause)}"
-                ) from None
-            except ray.exceptions.RayError as error:
-                how = f"is lost with its machine: {explain(error)}"
-            yield keys[task], "lost", how
+        key = config.key()
+        task = self._task.remote(config, rungs, self._run, self._mailbox, version("mlxhog"))
+        while not ray.wait([task], timeout=LOOK_S)[0]:
+            if self._stopped:
+                raise Lost("was stopped")
+            if (point := ray.get(self._mailbox.question.remote(key))) is not None:
+                self._mailbox.answer.remote(key, should_prune(point))
+        try:
+            record: RunRecord = ray.get(task)
+        except ray.exceptions.RayTaskError as error:  # before the run began
+            raise WorkerFailed(
+                f"a run cannot begin on the cluster: {explain(error.cause)}"
+            ) from None
+        except ray.exceptions.RayError as error:
+            raise Lost(f"is lost with its machine: {explain(error)}") from None
+        return record
 
 
 class _Mailbox:
-    """The messages of all runs, and the answers for those that wait at a rung."""
+    """For each run that waits at a rung its point, then the answer."""
 
     def __init__(self) -> None:
-        self._messages: list[Message] = []
+        self._points: dict[str, Point] = {}
         self._answers: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
 
-    async def put(self, *message: Any) -> None:
-        self._messages.append(message)
+    async def ask(self, key: str, point: Point) -> bool:
+        self._points[key] = point
+        return await self._answers[key].get()
 
-    async def take(self) -> list[Message]:
-        messages, self._messages = self._messages, []
-        return messages
+    async def question(self, key: str) -> Point | None:
+        return self._points.pop(key, None)
 
     async def answer(self, key: str, prune: bool) -> None:
         self._answers[key].put_nowait(prune)
 
-    async def wait(self, key: str) -> bool:
-        return await self._answers[key].get()
-
 
 def _execute(
-    plan: RunConfig, rungs: tuple[int, ...], run: RunFunction, mailbox: Any, expected: str
-) -> None:
+    config: RunConfig, rungs: tuple[int, ...], run: RunFunction, mailbox: Any, expected: str
+) -> RunRecord:
     """Execute a run in a process of Ray."""
     import ray
 
@@ -183,10 +168,5 @@ def _execute(
             f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
             f"{expected}; install the same everywhere"
         )
-    key = plan.key()
-
-    def send(word: str, value: object) -> None:
-        ray.get(mailbox.put.remote(key, word, value))  # in order, and before the task ends
-
-    callbacks = AtRungs(send, lambda: bool(ray.get(mailbox.wait.remote(key))))
-    send("end", attempt(run, plan, callbacks, rungs))
+    key = config.key()
+    return attempt(run, config, rungs, lambda point: bool(ray.get(mailbox.ask.remote(key, point))))

@@ -1,22 +1,22 @@
 """The scheduler: takes candidates from a sampler, starts their runs, and records the results."""
 
-from __future__ import annotations
-
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from statistics import fmean
-from typing import Any
 
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.mad.options import Limit
-from mlxhog.mad.run import RunConfig, RunRecord
+from mlxhog.mad.run import Point, RunConfig, RunRecord
 from mlxhog.mad.scores import LOST
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Best, Study
-from mlxhog.mad.study.workers import Executor
+from mlxhog.mad.study.workers import Executor, Lost
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
 
@@ -45,6 +45,9 @@ class StudyProgress:
 class Scheduler:
     """One session of a study; `run` executes it once.
 
+    Each run in progress has a thread, which waits for its end. All else is the caller's thread, but
+    for the decisions at rungs.
+
     Args:
         store: of the study, with the proposals and scores so far; the caller holds its lock.
         study: its definition.
@@ -65,10 +68,12 @@ class Scheduler:
         retry_failed: bool = False,
     ) -> None:
         self._store, self._study, self._executor = store, study, executor
-        self._limit, self._observer, self._total = limit, observer, study.total
+        self._limit, self._observer = limit, observer
         self._sampler, self._pruner = study.new_sampler(), study.new_pruner(store.curve)
+        self._pruning = threading.Lock()
         self._queue: deque[RunConfig] = deque()
-        self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that have not ended
+        self._running: dict[Future[RunRecord], RunConfig] = {}
+        self._open: dict[str, int] = {}  # candidate -> number of its runs that have not ended
         self._ended: dict[str, RunRecord] = {}  # the runs that ended, by their keys
         self._skipped = 0  # runs that pruned candidates did not begin
         self._losses: Counter[str] = Counter()
@@ -90,45 +95,57 @@ class Scheduler:
         """
         self._began_s = self._shown_s = time.monotonic()
         announced = 0
-        with Interrupts() as interrupts:
-            while interrupts.count < 2:
-                n = len(self._executor.runs)
-                if interrupts.count == 0:
-                    self._fill()
-                elif n and interrupts.count > announced:
-                    announced = interrupts.count
-                    runs, them = ("run", "it") if n == 1 else ("runs", "them")
-                    self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
-                if not self._executor.runs:
-                    break
-                for event in self._executor.events(POLL_S):
-                    self._handle(*event)
-                if time.monotonic() - self._shown_s >= SHOW_S:
-                    self._show()
+        with ThreadPoolExecutor(self._executor.parallel) as threads, Interrupts() as interrupts:
+            try:
+                while interrupts.count < 2:
+                    n = len(self._running)
+                    if interrupts.count == 0:
+                        self._fill(threads)
+                    elif n and interrupts.count > announced:
+                        announced = interrupts.count
+                        runs, them = ("run", "it") if n == 1 else ("runs", "them")
+                        self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
+                    if not self._running:
+                        break
+                    for future in wait(self._running, POLL_S, FIRST_COMPLETED).done:
+                        self._take(self._running.pop(future), future)
+                    if time.monotonic() - self._shown_s >= SHOW_S:
+                        self._show()
+            finally:
+                self._executor.stop()
             interrupted = interrupts.count > 0
         status = "interrupted" if interrupted else "budget" if self._limit_reached() else "done"
         return replace(self._show(), status=status)
 
+    def _fill(self, threads: ThreadPoolExecutor) -> None:
+        """Begin a run for every idle worker."""
+        while len(self._running) < self._executor.parallel and not self._limit_reached():
+            run = self._next()
+            if run is None:
+                return
+            rungs, ask = self._pruner.rungs(run), partial(self._should_prune, run)
+            self._running[threads.submit(self._executor.execute, run, rungs, ask)] = run
+
+    def _should_prune(self, run: RunConfig, point: Point) -> bool:
+        with self._pruning:
+            return self._pruner.should_prune(run, point)
+
     def _limit_reached(self) -> bool:
         """Whether the limit keeps runs from beginning that are left."""
-        runs = len(self._ended) + len(self._executor.runs)
+        runs = len(self._ended) + len(self._running)
         used = (self._limit.runs is not None and runs >= self._limit.runs) or (
             self._limit.seconds is not None and self._used_s() >= self._limit.seconds
         )
-        needed = None if self._total is None else self._total - self._skipped
+        needed = self._needed()
         return used and bool(self._queue or needed is None or len(self._ended) < needed)
+
+    def _needed(self) -> int | None:
+        """Runs of all candidates but the skipped ones; None if that is unknown."""
+        return None if (total := self._study.total) is None else total - self._skipped
 
     def _used_s(self) -> float:
         """Seconds of all sessions."""
         return self._seconds_before + time.monotonic() - self._began_s
-
-    def _fill(self) -> None:
-        """Begin a run for every idle worker."""
-        while self._executor.free() > 0 and not self._limit_reached():
-            run = self._next()
-            if run is None:
-                return
-            self._executor.submit(run, self._pruner.rungs(run))
 
     def _next(self) -> RunConfig | None:
         while True:
@@ -148,14 +165,13 @@ class Scheduler:
     def _enqueue(self, candidate: str, runs: Iterable[RunConfig]) -> None:
         """Queue the missing runs of a candidate; without any, score it at once."""
         runs = [run for run in runs if run.key() not in self._ended]
-        self._missing[candidate] = {run.key() for run in runs}
+        self._open[candidate] = len(runs)
         self._queue += runs
         if not runs:
             self._complete(candidate)
 
     def _complete(self, candidate: str) -> None:
         """Pass the score of a candidate, all of whose runs have ended, to the sampler."""
-        del self._missing[candidate]
         score = self._update_best(candidate)
         self._store.add_proposal(candidate, score)
         self._sampler.tell(parse(candidate), score)
@@ -168,33 +184,31 @@ class Scheduler:
             self._best = result
         return result.score
 
-    # -- events of runs --------------------------------------------------------------------------
-
-    def _handle(self, run: RunConfig, kind: str, value: Any) -> None:
+    def _take(self, run: RunConfig, future: Future[RunRecord]) -> None:
+        """Record a run that ended, or queue it again."""
         key = run.key()
-        if kind == "rung":
-            self._executor.answer(key, self._pruner.should_prune(run, value))
-            return
-        if kind == "lost":
+        try:
+            record = future.result()
+        except Lost as lost:
             self._losses[key] += 1
             if self._losses[key] < MOST_LOSSES:
                 self._queue.appendleft(run)
-                self._show(f"{run.task} {run.label}: its process {value}; it is run again")
+                self._show(f"{run.task} {run.label}: its process {lost}; it is run again")
                 return
-            value = run.record("failed", reason=f"its process {value}, {MOST_LOSSES} times")
-        if value.status == "interrupted":
+            record = run.record("failed", reason=f"its process {lost}, {MOST_LOSSES} times")
+        if record.status == "interrupted":
             self._queue.appendleft(run)
             return
-        self._store.append(value)
-        self._ended[key] = replace(value, curve=())
-        self._pruner.ended(run, value)
+        self._store.append(record)
+        self._ended[key] = replace(record, curve=())
+        with self._pruning:
+            self._pruner.ended(run, record)
         self._settle(run)
 
     def _settle(self, run: RunConfig) -> None:
-        """Remove a run from the missing ones; after the last one its candidate is complete."""
-        missing = self._missing[run.candidate]
-        missing.discard(run.key())
-        if not missing:
+        """Count a run that ended or is skipped; after the last one its candidate is complete."""
+        self._open[run.candidate] -= 1
+        if not self._open[run.candidate]:
             self._complete(run.candidate)
 
     # -- earlier sessions ------------------------------------------------------------------------
@@ -228,17 +242,16 @@ class Scheduler:
 
     def _show(self, message: str | None = None) -> StudyProgress:
         """Pass the present state on, and return it."""
-        now = self._shown_s = time.monotonic()
+        self._shown_s = time.monotonic()
         records = list(self._ended.values())
-        limits = [] if self._limit.runs is None else [self._limit.runs]
-        if self._total is not None:
-            limits.append(self._total - self._skipped)
-        planned = min(limits, default=None)
+        planned = min(
+            (n for n in (self._limit.runs, self._needed()) if n is not None), default=None
+        )
         progress = StudyProgress(
             study=self._store.name,
             done=len(records),
             total=planned,
-            elapsed_s=now - self._began_s,
+            elapsed_s=self._shown_s - self._began_s,
             eta_s=self._eta_s(planned),
             statuses=dict(Counter(one.status for one in records)),
             best=self._best,
@@ -254,7 +267,7 @@ class Scheduler:
         if planned is not None and self._ended:
             left = max(0, planned - len(self._ended))
             mean_s = fmean(one.seconds for one in self._ended.values())
-            estimates.append(mean_s * left / max(1, len(self._executor.runs)))
+            estimates.append(mean_s * left / max(1, len(self._running)))
         if self._limit.seconds is not None:
             estimates.append(max(0.0, self._limit.seconds - self._used_s()))
         return min(estimates, default=None)

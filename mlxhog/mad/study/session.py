@@ -1,7 +1,5 @@
 """A session of a study: its execution on this machine, or on a Ray cluster."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any

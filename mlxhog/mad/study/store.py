@@ -11,12 +11,10 @@ A kill loses at most the runs in progress: every line is flushed to the disk at 
 of a torn one is ignored. Any process may read at any time.
 """
 
-from __future__ import annotations
-
-import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,11 +28,10 @@ from mlxhog.config.plugins import recalled, same_files
 from mlxhog.errors import ConfigError, StudyError, did_you_mean
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunRecord
-from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.study import STAMP, Study
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
-_STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +60,14 @@ class Store:
         """Whether the directory is a study."""
         return (self.directory / DEFINITION).is_file()
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the lock of the study; the kernel frees it if the holder dies.
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the lock of the study in a block; the kernel frees it if the holder dies.
 
         Raises:
             StudyError: another process holds it; the message names its id.
         """
-
-        def refusal(why: str) -> StudyError:
-            return StudyError(f"the study {self.directory} {why}, or give another --study")
-
-        with durable.lock(self.directory, refusal):
-            yield
+        begin, end = f"the study {self.directory}", "or give another --study"
+        return durable.lock(self.directory, lambda why: StudyError(f"{begin} {why}, {end}"))
 
     def is_locked(self) -> bool:
         """Whether a scheduler works on the study."""
@@ -95,14 +87,13 @@ class Store:
             definition = plain_yaml.loads(reading.read_text(path))
             if not isinstance(definition, dict):
                 raise ValueError("it has no keys")
-            ours = Study().to_dict()
-            for name, what in _STAMP.items():
-                if (theirs := definition.get(name, "unknown")) != ours[name]:
-                    raise StudyError(
-                        f"{self.directory} was made by {what} {_short(theirs)}, this is "
-                        f"{ours[name]}: its runs would not compare; continue with the version that "
-                        "made it, or give another --study"
-                    )
+            theirs = {name: definition.get(name) for name in STAMP}
+            if theirs != STAMP:
+                made, ours = (", ".join(f"{n} {v}" for n, v in d.items()) for d in (theirs, STAMP))
+                raise StudyError(
+                    f"{self.directory} was made by {made}, this is {ours}: its runs would not "
+                    "compare; continue with the version that made it, or give another --study"
+                )
             study = typed.read(Study, definition)
             Protocol(**study.protocol)
         except (ConfigError, OSError, TypeError, ValueError) as error:
@@ -209,13 +200,10 @@ def find(spec: str, root: Path = ROOT) -> Store:
     for path in (root / spec, expanded(spec)):
         if (store := Store(path.absolute())).exists:
             return store
-    names = [path.name for path in root.iterdir() if Store(path).exists] if root.is_dir() else []
-    hint = did_you_mean(spec, names) or (
-        f"; {root} holds {', '.join(sorted(names))}"
-        if names
-        else f"; {root} holds none, begin one with: mlxhog mad search --study {spec}"
-    )
-    raise StudyError(f"no study {spec!r}{hint}")
+    names = sorted(path.name for path in root.glob("*") if Store(path).exists)
+    others = f"holds {', '.join(names)}" if names else "holds none"
+    begin = f"; {root} {others}, begin one with: mlxhog mad search --study {spec}"
+    raise StudyError(f"no study {spec!r}{did_you_mean(spec, names) or begin}")
 
 
 def store_of(study: Study, root: str | Path, name: str) -> Store:
@@ -252,19 +240,15 @@ def open_store(study: Study, root: str | Path, name: str) -> Store:
     """Return the store of a study, created if it does not exist.
 
     Raises:
-        StudyError: as `store_of`, or the directory cannot be created.
+        StudyError: as `store_of`.
+        EnvironmentLacks: the directory cannot be written.
     """
     store = store_of(study, root, name)
     if not store.exists:
-        try:
-            store.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StudyError(
-                f"cannot create {store.directory}: {error.strerror}; choose --out"
-            ) from error
         plain = json.loads(plain_json.dumps(study.to_dict()))
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         with disk_errors(f"writing {store.directory / DEFINITION}"):
+            store.directory.mkdir(parents=True, exist_ok=True)
             replace_file(store.directory / DEFINITION, text.encode())
     return store
 

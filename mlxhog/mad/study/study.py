@@ -4,30 +4,28 @@ The execution of a study (its place, the number at once, its end) is not part of
 from session to session.
 """
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final, Self
 
 from mlxhog.config.plugins import KEY, files_of, remembered
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunRecord
 from mlxhog.mad.scores import Select, scores
-from mlxhog.mad.search.candidates import CandidateSet, Listed
-from mlxhog.mad.search.pruning import Halving, Pruner
+from mlxhog.mad.search.pruning import RUNGS, Pruner
 from mlxhog.mad.search.samplers import SAMPLERS, Sampler
-from mlxhog.mad.search.space import to_space
+from mlxhog.mad.search.space import CandidateSet, Layers, Listed, to_space
 from mlxhog.mad.suites import Setting, Suite, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION, find, resolve
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
 
-FORMAT = 1
+STAMP: Final = {"format": 1, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
+"""Versions of the format, of the package and of the tasks' rows: others' runs do not compare."""
 _IF_SET = ("rates", "share_embedding", KEY)
 """Fields that `study.yaml` has only if they are not empty."""
 
@@ -70,18 +68,19 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `study.yaml`, versions first."""
-        stamp = {"format": FORMAT, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
         values = {n: [*v] if isinstance(v, tuple) else v for n, v in asdict(self).items()}
-        return {n: v for n, v in {**stamp, **values}.items() if v or n not in _IF_SET}
+        return {n: v for n, v in {**STAMP, **values}.items() if v or n not in _IF_SET}
 
     @property
     def parts(self) -> tuple[object, ...]:
         """Every possible layer of a candidate, and the settings of the named tasks."""
-        space = to_space(self.space) if self.space else None
-        lists = map(parse, self.candidates) if space is None else (space.layers, *space.starts)
-        return (*itertools.chain(*lists), *map(find, self.tasks))
+        lists: Iterable[Layers] = map(parse, self.candidates)
+        if self.space:
+            space = to_space(self.space)
+            lists = itertools.chain(space.block(), space.starts())
+        return (*dict.fromkeys(itertools.chain(*lists)), *map(find, self.tasks))
 
-    def remembering(self) -> Study:
+    def remembering(self) -> Self:
         """Return the study with the user's files of layers and tasks."""
         return replace(self, plugin=tuple(remembered(self.parts)))
 
@@ -197,7 +196,7 @@ class Study:
 
     def new_pruner(self, curve: Callable[[str], Sequence[Point]]) -> Pruner:
         """Return the pruner in its initial state; `curve` has the evaluations of ended runs."""
-        return Halving(curve) if self.prune else Pruner()
+        return Pruner(curve, RUNGS if self.prune else 0)
 
     def judge(self, records: Sequence[RunRecord]) -> Best:
         """Return a candidate's score from its records: of validation rows if these select.

@@ -1,25 +1,21 @@
-"""Workers that execute the runs of a study, one run at a time each, and the messages about runs.
+"""Executors of the runs of a study, and the worker processes of this machine.
 
-A worker sends any number of ("rung", point), each of which waits for an answer, and at last ("end",
-record). If it dies by its own fault (a crash, an exit), its run has failed. If it was killed from
-outside, the run is lost, and the scheduler repeats it.
+A run is a call that lasts until its end, in a thread of the scheduler. If its worker dies by its
+own fault (a crash, an exit), the run has failed. If it was killed from outside, the run is `Lost`,
+and the scheduler repeats it.
 """
-
-from __future__ import annotations
 
 import contextlib
 import faulthandler
-import itertools
 import os
 import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from multiprocessing import connection
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.base.durable import disk_errors
@@ -31,61 +27,36 @@ REASON_CHARACTERS = 500
 RunFunction = Callable[..., RunRecord]
 """Executes a run, as `candidate.train(config, callbacks=.., rungs=..)`; workers import it."""
 
-Event = tuple[RunConfig, str, Any]
-"""A run, and what it reports: "rung" and a `Point` (it waits for `answer`), "end" and its record,
-or "lost" and how its worker was killed."""
+Prune = Callable[[Point], bool]
+"""Whether to end a run that has reached a rung."""
 
-Message = tuple[str, str, Any]
-"""As an event, by the key of the run; also "died", by the fault of its worker, and how."""
+
+class Lost(Exception):
+    """The worker of a run was killed from outside; the message says how."""
 
 
 class Executor(ABC):
-    """Executes runs, a few at once; `Pool` does on this machine, `ray.RayPool` on a cluster.
+    """Executes runs: `Pool` on this machine, `ray.RayPool` on a cluster.
 
     Attributes:
         parallel: runs at once.
-        runs: those in progress and when they began, by their keys.
     """
 
-    def __init__(self, parallel: int) -> None:
-        self.parallel = parallel
-        self.runs: dict[str, tuple[RunConfig, float]] = {}
-
-    def free(self) -> int:
-        """Return the number of runs that can begin at once."""
-        return self.parallel - len(self.runs)
-
-    def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> None:
-        """Begin a run that may be pruned at some steps."""
-        self.runs[run.key()] = run, time.monotonic()
-        self._begin(run, rungs)
-
-    def events(self, timeout_s: float) -> list[Event]:
-        """Return the events of runs; waits for one, at most `timeout_s`."""
-        events = list[Event]()
-        for key, word, value in self._messages(timeout_s):
-            if key not in self.runs:
-                continue
-            run, began_s = self.runs[key]
-            if word != "rung":
-                del self.runs[key]
-            if word == "died":
-                seconds, reason = time.monotonic() - began_s, f"its process {value}"
-                word, value = "end", run.record("failed", seconds=seconds, reason=reason)
-            events.append((run, word, value))
-        return events
+    parallel: int
 
     @abstractmethod
-    def answer(self, key: str, prune: bool) -> None:
-        """Tell a run that waits at a rung whether it is pruned."""
+    def execute(self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune) -> RunRecord:
+        """Execute a run, which asks at rungs, and return its record.
+
+        Raises:
+            Lost: its worker was killed.
+
+        Concurrency: as many threads as runs at once may call it.
+        """
 
     @abstractmethod
-    def _begin(self, run: RunConfig, rungs: tuple[int, ...]) -> None:
-        """Begin a run."""
-
-    @abstractmethod
-    def _messages(self, timeout_s: float) -> Iterable[Message]:
-        """Wait for messages, at most `timeout_s` or a little."""
+    def stop(self) -> None:
+        """Let every run in progress be lost."""
 
 
 class Pool(Executor):
@@ -99,98 +70,87 @@ class Pool(Executor):
     """
 
     def __init__(self, run: RunFunction, *, parallel: int, threads: int, logs: Path) -> None:
-        super().__init__(parallel)
-        self._run, self._threads, self._logs = run, threads, logs
-        self._processes: dict[int, WorkerProcess] = {}  # by their numbers, from 1
-        self._busy: dict[int, str] = {}  # worker -> key of its run
-        self._log_begins: dict[int, int] = {}  # of its newest process, in bytes
+        self.parallel = parallel
+        paths = (logs / f"worker-{number}.log" for number in range(1, parallel + 1))
+        self._workers = [_Worker(run, threads, path) for path in paths]
+        self._idle, self._stopped = self._workers[::-1], False
 
-    def _begin(self, run: RunConfig, rungs: tuple[int, ...]) -> None:
-        worker = next(number for number in itertools.count(1) if number not in self._busy)
-        self._busy[worker] = run.key()
-        if worker not in self._processes:
-            log = self._log(worker)
-            with disk_errors(f"making {log.parent}"):
-                log.parent.mkdir(exist_ok=True)
-            self._log_begins[worker] = log.stat().st_size if log.exists() else 0
-            self._processes[worker] = WorkerProcess(
-                _main, (str(log), self._run), name="mlxhog-candidate", threads=self._threads,
-                daemon=None, pipe=True,
-            )  # fmt: skip
-        self._send(worker, (run, rungs))
-
-    def answer(self, key: str, prune: bool) -> None:
-        """Tell a run that waits at a rung whether it is pruned."""
-        for worker, of in self._busy.items():
-            if of == key:
-                self._send(worker, prune)
-
-    def _send(self, worker: int, value: object) -> None:
-        with contextlib.suppress(OSError):  # it is dead, as `events` will report
-            self._processes[worker].pipe.send(value)
-
-    def _log(self, worker: int) -> Path:
-        return self._logs / f"worker-{worker}.log"
-
-    def _messages(self, timeout_s: float) -> Iterable[Message]:
-        connection.wait([process.pipe for process in self._processes.values()], timeout_s)
-        for worker, process in [*self._processes.items()]:
-            key = self._busy.get(worker, "")
-            try:
-                while process.pipe.poll():
-                    word, value = process.pipe.recv()
-                    if word == "end":
-                        del self._busy[worker]
-                    yield key, word, value
-            except (EOFError, OSError):
-                self._busy.pop(worker, None)
-                yield key, *self._death(worker)
-
-    def _death(self, worker: int) -> tuple[str, str]:
-        """Return how a worker died: "lost" if it was killed, or "died" by its own fault."""
-        process = self._processes.pop(worker)
-        death = process.reap(None)
-        process.close()
-        if death.signal_name == "SIGKILL":
-            return "lost", "was killed (SIGKILL), by a user or for lack of memory"
-        verb = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
-        return "died", f"{verb}: {self._last_words(worker)}"
-
-    def _last_words(self, worker: int) -> str:
-        """The reason of a death in the log: the name of a fatal error, else the last line."""
+    def execute(self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune) -> RunRecord:
+        """Execute a run in an idle worker."""
+        worker = self._idle.pop()
         try:
-            with self._log(worker).open("rb") as file:
-                lines = last_lines(file, self._log_begins[worker])
-        except OSError:
-            return "it left no log"
-        fatal = [line for line in lines if line.startswith("Fatal Python error")]
-        return (fatal or lines)[-1][:REASON_CHARACTERS]
+            worker.start()
+            if self._stopped:
+                raise Lost("was stopped")
+            return worker.execute(config, rungs, should_prune)
+        finally:
+            self._idle.append(worker)
+
+    def stop(self) -> None:
+        """Kill the workers, those that are starting included."""
+        self._stopped = True
+        for process in [worker.process for worker in self._workers]:
+            with contextlib.suppress(ValueError):  # its thread has reaped it
+                if process is not None:
+                    process.process.kill()
 
     def __enter__(self) -> Self:
         """Return the pool; workers start with their first run."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End every worker."""
-        for process in self._processes.values():
+        """End every worker; no thread executes a run."""
+        for worker in self._workers:
+            if worker.process is not None:
+                worker.process.close()
+
+
+class _Worker:
+    """A process that executes runs one after the other; a new one follows a dead one."""
+
+    def __init__(self, run: RunFunction, threads: int, log: Path) -> None:
+        self._run, self._threads, self._log = run, threads, log
+        self.process: WorkerProcess | None = None
+
+    def start(self) -> None:
+        if self.process is not None:
+            return
+        with disk_errors(f"making {self._log.parent}"):
+            self._log.parent.mkdir(exist_ok=True)
+        self._log_begin = self._log.stat().st_size if self._log.exists() else 0
+        self.process = WorkerProcess(
+            _main, (str(self._log), self._run), name="mlxhog-candidate", threads=self._threads,
+            daemon=None, pipe=True,
+        )  # fmt: skip
+
+    def execute(self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune) -> RunRecord:
+        process, began_s = self.process, time.monotonic()
+        assert process is not None, "it is started"
+        try:
+            process.pipe.send((config, rungs))
+            while not isinstance(message := process.pipe.recv(), RunRecord):
+                process.pipe.send(should_prune(message))
+            return message
+        except (EOFError, OSError):
+            self.process = None
+            death = process.reap(None)
             process.close()
-        self._processes.clear()
-        self.runs.clear()
+        if death.signal_name == "SIGKILL":
+            raise Lost("was killed (SIGKILL), by a user or for lack of memory")
+        verb = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
+        reason = f"its process {verb}: {self._last_words()}"
+        return config.record("failed", seconds=time.monotonic() - began_s, reason=reason)
+
+    def _last_words(self) -> str:
+        """The reason of a death in the log: the name of a fatal error, else the last line."""
+        lines = ["it left no log"]
+        with contextlib.suppress(OSError), self._log.open("rb") as file:
+            lines = last_lines(file, self._log_begin)
+        fatal = [line for line in lines if line.startswith("Fatal Python error")]
+        return (fatal or lines)[-1][:REASON_CHARACTERS]
 
 
 # -- in the worker ---------------------------------------------------------------------------------
-
-
-class AtRungs(Callbacks):
-    """Callbacks that send a message at each rung, and wait for the answer."""
-
-    def __init__(self, send: Callable[[str, object], None], answer: Callable[[], bool]) -> None:
-        self._send, self._answer = send, answer
-
-    def should_prune(self, point: Point) -> bool:
-        """Ask the scheduler, and wait for the answer."""
-        self._send("rung", point)
-        return self._answer()
 
 
 def _main(pipe: Connection, log: str, run: RunFunction) -> None:
@@ -200,21 +160,23 @@ def _main(pipe: Connection, log: str, run: RunFunction) -> None:
     os.dup2(output, 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
-    callbacks = AtRungs(lambda *message: pipe.send(message), lambda: bool(pipe.recv()))
+
+    def ask(point: Point) -> bool:
+        pipe.send(point)
+        return bool(pipe.recv())
+
     with contextlib.suppress(EOFError, OSError):
         while True:
             config, rungs = pipe.recv()
-            pipe.send(("end", attempt(run, config, callbacks, rungs)))
+            pipe.send(attempt(run, config, rungs, ask))
     os._exit(0)  # without waiting for threads of a framework
 
 
-def attempt(
-    run: RunFunction, config: RunConfig, callbacks: Callbacks, rungs: tuple[int, ...]
-) -> RunRecord:
+def attempt(run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Prune) -> RunRecord:
     """Return the record of a run, also if it raises; the traceback is in the worker's log."""
     began_s = time.monotonic()
     try:
-        return run(config, callbacks=callbacks, rungs=rungs)
+        return run(config, callbacks=Callbacks(should_prune=ask), rungs=rungs)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         seconds = time.monotonic() - began_s

@@ -6,37 +6,31 @@ Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differ
 of its authors, and the sources of the tasks beside the benchmark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
 from mlxhog.config import choices, sources
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks.compression import Compression
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.depo import Depo
-from mlxhog.mad.tasks.dyck import Dyck
-from mlxhog.mad.tasks.fuzzy_in_context_recall import FuzzyInContextRecall
-from mlxhog.mad.tasks.in_context_recall import InContextRecall, NoisyInContextRecall
-from mlxhog.mad.tasks.mano import Mano
-from mlxhog.mad.tasks.memorization import Memorization
-from mlxhog.mad.tasks.multi_query_associative_recall import MultiQueryAssociativeRecall
-from mlxhog.mad.tasks.selective_copying import SelectiveCopying
-from mlxhog.mad.tasks.selective_grammar import SelectiveGrammar
-from mlxhog.mad.tasks.state_tracking import StateTracking
-from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rng, Rows, Task
+from mlxhog.mad.tasks.automata import Dyck, SelectiveGrammar, StateTracking
+from mlxhog.mad.tasks.copying import Compression, Memorization, SelectiveCopying
+from mlxhog.mad.tasks.dataset import Dataset, Int32
+from mlxhog.mad.tasks.knowledge import Depo, Mano
+from mlxhog.mad.tasks.recall import (
+    FuzzyInContextRecall,
+    InContextRecall,
+    MultiQueryAssociativeRecall,
+    NoisyInContextRecall,
+)
+from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Rng, Task
 
 BLOCK_ROWS = 256
 """Rows of one random stream; another number changes the rows."""
 
 DEFAULT_SEED = 12345
 SPLITS = ("train", "test", "val")
-_FIXED = len(SPLITS)
 
 BENCHMARK: Mapping[str, type[Task]] = {
     task.name: task
@@ -141,50 +135,37 @@ def make_task(
     task = resolve(name, settings)
     if seed < 0:
         raise ConfigError(f"seed is {seed}; a seed is at least 0")
-    arrays: dict[str, Any] = {
-        name: values.astype(np.int32) for name, values in _draw_fixed(task, seed).items()
-    }
-    for split in SPLITS:
-        if n := getattr(task, f"{split}_rows"):
-            dense = labels == "dense" and split == "train"
-            x, y = draw_rows(task, seed, split, n, dense=dense)
-            arrays |= {f"{split}_x": x, f"{split}_y": y}
-    return Dataset(**arrays, meta=meta(task, seed))
-
-
-def meta(settings: Task, seed: int) -> dict[str, object]:
-    """Return task, seed and every setting, under the names of the files."""
+    fixed = task.draw_fixed(_stream(seed, len(SPLITS)))  # depends on seed and settings only
+    arrays: dict[str, Int32] = {name: values.astype(np.int32) for name, values in fixed.items()}
+    for number, split in enumerate(SPLITS):
+        train, n = split == "train", getattr(task, f"{split}_rows")
+        dense = train and labels == "dense"
+        blocks = -(-n // BLOCK_ROWS)
+        shape = (blocks * BLOCK_ROWS, task.length if train else task.test_length)
+        x, y = np.empty(shape, np.int32), np.empty(shape, np.int32)
+        for block in range(blocks):
+            rows, rng = (
+                slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS),
+                _stream(seed, number, block),
+            )
+            x[rows], y[rows] = task.draw(rng, BLOCK_ROWS, train=train, dense=dense, fixed=fixed)
+        if n:
+            arrays |= {f"{split}_x": x[:n], f"{split}_y": y[:n]}
     named = {
-        next(iter(one.aliases), name): getattr(settings, name)
-        for name, one in options(type(settings)).items()
+        next(iter(one.aliases), name): getattr(task, name)
+        for name, one in options(type(task)).items()
     }
     generator = f"mlxhog {GENERATOR_VERSION}"
-    return {"task": settings.name, "seed": seed, **named, "generator": generator}
+    meta = {"task": task.name, "seed": seed, **named, "generator": generator}
+    return Dataset(**arrays, meta=meta)
 
 
-def stream(seed: int, *branch: int) -> Rng:
+def _stream(seed: int, *branch: int) -> Rng:
     """Return the generator at a branch of the tree of streams below a seed."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=branch))
 
 
-def _draw_fixed(task: Task, seed: int) -> Fixed:
-    """Draw the common part of all rows; it depends on the seed and the settings only."""
-    return task.draw_fixed(stream(seed, _FIXED))
-
-
-def draw_rows(task: Task, seed: int, split: str, n: int, *, dense: bool = False) -> Rows:
-    """Draw the first n rows of a split, int32; with `dense` every position has a target."""
-    train = split == "train"
-    fixed = _draw_fixed(task, seed)
-    shape = (-(-n // BLOCK_ROWS) * BLOCK_ROWS, task.length if train else task.test_length)
-    x, y = np.empty(shape, np.int32), np.empty(shape, np.int32)
-    for number, begin in enumerate(range(0, n, BLOCK_ROWS)):
-        block, rng = slice(begin, begin + BLOCK_ROWS), stream(seed, SPLITS.index(split), number)
-        x[block], y[block] = task.draw(rng, BLOCK_ROWS, train=train, dense=dense, fixed=fixed)
-    return x[:n], y[:n]
-
-
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "TASKS_BESIDE",
-    "Dataset", "Task", "find", "make_task", "meta", "register", "resolve",
+    "Dataset", "Task", "find", "make_task", "register", "resolve",
 ]  # fmt: skip

@@ -12,8 +12,6 @@ A file has the format of the golden data:
 mean over batches, which depends on their size.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping
@@ -36,6 +34,8 @@ ByLength = tuple[tuple[int, float], ...]
 
 FIXED_PARTS = ("kv_keys", "kv_values", "grammar")
 """Arrays that are common to all rows of some tasks."""
+
+HELD = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,18 @@ def acc_macro(targets: Ints, predictions: Ints) -> float:
     return float((right_of[occurs] / np.maximum(targets_of[occurs], 1)).mean())
 
 
+def _scored(targets: Ints, predictions: Ints) -> tuple[Ints, Ints]:
+    if targets.shape != predictions.shape:
+        raise ShapeError(
+            f"predictions have shape {predictions.shape}, targets {targets.shape}; "
+            "predict every position of every row"
+        )
+    scored = targets != IGNORED
+    if not scored.any():
+        raise DataError(f"all {targets.size} targets are {IGNORED}, so no position is scored")
+    return targets[scored], predictions[scored]
+
+
 def acc_by_length(data: Dataset, predictions: Ints) -> ByLength:
     """Return each end of `data.lengths` with the `acc_token` of the test positions up to it.
 
@@ -137,9 +149,6 @@ def acc_by_length(data: Dataset, predictions: Ints) -> ByLength:
     return tuple(
         (end, acc_token(y, predicted)) for end, y, predicted in parts if (y != IGNORED).any()
     )
-
-
-HELD = 0.99
 
 
 def held_length(by_length: ByLength) -> int:
@@ -164,15 +173,3 @@ def unigram(data: Dataset) -> float:
     """Return the `acc_token` of the best constant prediction."""
     scored = data.test_y[data.test_y != IGNORED]
     return float(np.bincount(scored).max() / len(scored))
-
-
-def _scored(targets: Ints, predictions: Ints) -> tuple[Ints, Ints]:
-    if targets.shape != predictions.shape:
-        raise ShapeError(
-            f"predictions have shape {predictions.shape}, targets {targets.shape}; "
-            "predict every position of every row"
-        )
-    scored = targets != IGNORED
-    if not scored.any():
-        raise DataError(f"all {targets.size} targets are {IGNORED}, so no position is scored")
-    return targets[scored], predictions[scored]

@@ -1,7 +1,5 @@
 """The interface of a task: its settings, and the drawing of its rows."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,36 +15,9 @@ from mlxhog.errors import ConfigError
 GENERATOR_VERSION = 1
 """Version of the package's generators; it changes with the rows of a seed."""
 
+LONGEST = 2**20
+"""Largest T, and largest V."""
 QUERY_HELP = "score every value with an earlier key, not only the last value"
-
-
-def vocab(default: int) -> Any:  # a dataclass field
-    """Declare V."""
-    return option(
-        default, "V, number of tokens; ids are 0 .. V-1", low=1, high=2**20, aliases=("vocab_size",)
-    )
-
-
-def seq_len(default: int) -> Any:  # a dataclass field
-    """Declare T."""
-    return option(default, "T, the sequence length of the benchmark", low=1, high=2**20)
-
-
-def noise_vocab(default: int) -> Any:  # a dataclass field
-    """Declare N."""
-    words = "N, the number of noise tokens among the V tokens"
-    return option(default, words, low=0, aliases=("noise_vocab_size",))
-
-
-def frac_noise(default: float) -> Any:  # a dataclass field
-    """Declare the share of noise."""
-    return option(default, "probability of noise in place of a token or a pair", low=0, below=1)
-
-
-def rows(default: int, of: str, alias: str, *, low: int = 1) -> Any:  # a dataclass field
-    """Declare the number of rows of a split."""
-    return option(default, f"rows for {of}", low=low, aliases=(alias,))
-
 
 IGNORED = -100
 """Target of a position without training and scoring."""
@@ -67,7 +38,8 @@ class Task:
     """A task with its settings; a task of the package or of a user's file is a class of this base.
 
     A field is a setting: an `option`, or a plain one such as `depth: int = 3`, without limits and
-    help. The defaults are the baseline. Values are converted and checked at the creation.
+    help; of a setting of a base, such as `vocab: int = 32`, it is another default. The defaults are
+    the baseline. Values are converted and checked at the creation.
 
     Raises:
         ConfigError: naming every broken rule, and the possible values.
@@ -82,16 +54,19 @@ class Task:
     # learned in a sudden jump, late in a run; early steps do not rank candidates
     sudden: ClassVar[bool] = False
 
-    vocab: int = vocab(16)
-    seq_len: int = seq_len(128)
-    train_rows: int = rows(12_800, "training", "num_train")
-    test_rows: int = rows(1_280, "scoring", "num_test")
-    val_rows: int = rows(0, "validation, drawn after the others", "num_val", low=0)
+    vocab: int = option(
+        16, "V, number of tokens; ids are 0 .. V-1", low=1, high=LONGEST, aliases=("vocab_size",)
+    )
+    seq_len: int = option(128, "T, the sequence length of the benchmark", low=1, high=LONGEST)
+    train_rows: int = option(12_800, "rows for training", low=1, aliases=("num_train",))
+    test_rows: int = option(1_280, "rows for scoring", low=1, aliases=("num_test",))
+    val_rows: int = option(
+        0, "rows for validation, drawn after the others", low=0, aliases=("num_val",)
+    )
 
     def __post_init__(self) -> None:
         """Convert every value, then check the rules of the task."""
-        problems = convert_fields(self)
-        problems = problems or list(self.broken_rules())
+        problems = convert_fields(self) or [*self.broken_rules()]
         if problems:
             raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
 
@@ -138,8 +113,15 @@ class Task:
 class NoisyTask(Task):
     """A task in which noise may replace a token or a pair."""
 
-    noise_vocab: int = noise_vocab(0)
-    frac_noise: float = frac_noise(0.0)
+    noise_vocab: int = option(
+        0,
+        "N, the number of noise tokens among the V tokens",
+        low=0,
+        aliases=("noise_vocab_size",),
+    )
+    frac_noise: float = option(
+        0.0, "probability of noise in place of a token or a pair", low=0, below=1
+    )
 
     def broken_rules(self) -> Iterator[str]:
         """Yield a message if there is noise without noise tokens."""
@@ -157,11 +139,11 @@ class LongerTest(Task):
     vocab: int = option(
         0, "V, which follows from the task: 0, or this number", low=0, aliases=("vocab_size",)
     )
-    seq_len: int = seq_len(40)
+    seq_len: int = 40
     test_length: int = option(
-        2048, "tokens of a scored row; by length, accuracy is reported", low=1, high=2**20
+        2048, "tokens of a scored row; by length, accuracy is reported", low=1, high=LONGEST
     )
-    test_rows: int = rows(64, "scoring", "num_test")
+    test_rows: int = 64
 
     def __post_init__(self) -> None:
         """Convert and check every value, and set V."""

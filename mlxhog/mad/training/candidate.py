@@ -5,15 +5,13 @@ at its end. Several workers are the processes of `mlxhog train`, and a dead one 
 process scores their parameters while they train. All else is the same in both cases.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -46,11 +44,11 @@ Prepare = Callable[[Context], None]
 def train(
     config: RunConfig,
     *,
-    callbacks: Callbacks | None = None,
+    callbacks: Callbacks = Callbacks(),  # noqa: B008  frozen
     rungs: tuple[int, ...] = (),
     worker_options: Mapping[str, object] | None = None,
     parallel: int = 1,
-    on_end: Callable[[Arena], None] = lambda arena: None,
+    on_end: Callable[[Arena], object] = lambda arena: None,
     tell: Tell = lambda message: None,
     prepare: Prepare = lambda context: None,
 ) -> RunRecord:
@@ -82,101 +80,94 @@ def train(
         tell(note)
     kind = CandidateRun if len(plan.workers) == 1 else SeveralWorkers
     with ExitStack() as stack:
-        run = kind(plan, stack, callbacks or Callbacks(), rungs, prepare, tell)
-        return run.execute(on_end)
+        run = kind(plan, stack, callbacks, tell)
+        evaluations = Evaluations(
+            config, callbacks, rungs, limit=plan.limit, per_epoch=plan.per_epoch
+        )
+        try:
+            status = run.execute(evaluations, prepare)
+        except Diverged:
+            status, run.ended_ns = "diverged", monotonic_ns()
+        run.stop()
+        if status != "diverged":
+            on_end(run.arena)
+        seconds, best = run.seconds(), ceiling(plan.task_rows.dataset())
+        return evaluations.record(status, run.steps_so_far(), seconds, best)
 
 
 class CandidateRun(Session):
-    """A run in progress, whose one worker is this process: steps, and evaluations between them.
-
-    `prepare` is called before the first step.
-    """
+    """A run in progress, whose one worker is this process: steps, and evaluations between them."""
 
     backend: Backend
     plan: RunPlan
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        stack: ExitStack,
-        callbacks: Callbacks,
-        rungs: tuple[int, ...],
-        prepare: Prepare,
-        tell: Tell,
-    ) -> None:
-        several = len(plan.workers) > 1
-        logs = stack.enter_context(_folder()) if several else Path(os.devnull)
-        super().__init__(plan, logs, stack=stack)
-        self.callbacks, self._stack = callbacks, stack
-        self._prepare, self._tell = prepare, tell
+    def __init__(self, plan: RunPlan, stack: ExitStack, callbacks: Callbacks, tell: Tell) -> None:
+        """Create the arena, and fill it; this starts no worker."""
+        super().__init__(plan, self._folder(stack), stack=stack)
+        self._callbacks, self._tell, self._stack = callbacks, tell, stack
         plan.fill(self.arena)
         self.begin(plan.limit)
-        self.evaluations = Evaluations(
-            plan.asked, callbacks, rungs, limit=plan.limit, per_epoch=plan.per_epoch
-        )
         self.losses: list[float] = []  # finite ones since the last evaluation
         self.began_ns = self.ended_ns = 0
 
-    def execute(self, on_end: Callable[[Arena], None]) -> RunRecord:
-        """Train until the evaluations or the budget end the run, or it diverges."""
-        try:
-            status = self._train_and_score()
-        except Diverged:
-            status, self.ended_ns = "diverged", monotonic_ns()
-        self.stop()
-        if status != "diverged":
-            on_end(self.arena)
-        best = ceiling(self.plan.task_rows.dataset())
-        return self.evaluations.record(status, self._steps_so_far(), self._seconds(), best)
+    def _folder(self, stack: ExitStack) -> Path:
+        """The folder for the logs of workers."""
+        return Path(os.devnull)
 
     def report(self, message: str) -> None:
         """Pass on a message about workers."""
         self._tell(message)
 
-    def _train_and_score(self) -> str:
-        """Return the status of a run that has not diverged."""
+    def execute(self, evaluations: Evaluations, prepare: Prepare) -> str:
+        """Train until the evaluations or the budget end the run; return its status.
+
+        Raises:
+            Diverged: gradients are not finite.
+        """
         try:
-            self._start()
+            self._start(prepare)
             self.began_ns = self.begin_training()
-            due = self.evaluations.next_evaluation(0)
-            while self.evaluations.status is None and self.steps_done() < self.plan.limit:
+            due = evaluations.next_evaluation(0)
+            while evaluations.status is None and self.steps_done() < self.plan.limit:
                 self._advance()
-                if due <= self._steps_so_far() < self.plan.limit:
-                    self._evaluate()
-                    due = self.evaluations.next_evaluation(self._steps_so_far())
-            self._score_the_end()
+                if due <= self.steps_so_far() < self.plan.limit:
+                    self._evaluate(evaluations)
+                    due = evaluations.next_evaluation(self.steps_so_far())
+            self._score_the_end(evaluations)
         except KeyboardInterrupt:
             if self.began_ns:
-                self._score_the_end()
+                self._score_the_end(evaluations)
             return "interrupted"
-        return self.evaluations.status or "done"
+        return evaluations.status or "done"
 
-    def _score_the_end(self) -> None:
+    def _score_the_end(self, evaluations: Evaluations) -> None:
         self._rest()
-        if self.evaluations.last_step < self._steps_so_far():
-            self._evaluate()
+        if evaluations.last_step < self.steps_so_far():
+            self._evaluate(evaluations)
 
-    def _steps_so_far(self) -> int:
+    def steps_so_far(self) -> int:
+        """Return the number of updates."""
         return self.arena.counters.load("steps")
 
     def steps_done(self) -> int:
         """Return the steps so far: no other worker can die within one."""
-        return self._steps_so_far()
+        return self.steps_so_far()
 
-    def _seconds(self) -> float:
+    def seconds(self) -> float:
+        """Return the time from the first step to the last evaluation."""
         return max(0, self.ended_ns - self.began_ns) / 1e9
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, evaluations: Evaluations) -> None:
         """Score the held-out rows at the present parameters, and record the evaluation."""
         self.drain()
-        step, losses = self._steps_so_far(), self.losses
+        step, losses = self.steps_so_far(), self.losses
         self.losses = []  # of steps that end while the rows are scored, and later
         show_model(self.strategy, self.arena, self.backend)
         rows = self.plan.task_rows.dataset()
         scores = score(self.backend, rows, self.plan.model, beat=self._beat)
         self.ended_ns = monotonic_ns()
         mean = math.fsum(losses) / len(losses) if losses else None
-        self.evaluations.take(step, self._seconds(), mean, scores)
+        evaluations.take(step, self.seconds(), mean, scores)
 
     def _start_backend(self) -> None:
         """Load the framework of the first worker in this process."""
@@ -185,13 +176,15 @@ class CandidateRun(Session):
             self.backend = worker.start_backend(job, self.arena, job.kernels)
         self._stack.callback(self.backend.close)
 
-    def _start(self) -> None:
+    # -- the worker of this process --------------------------------------------------------------
+
+    def _start(self, prepare: Prepare) -> None:
         """Make the workers and the backend, which scores, ready for the first step."""
         pid, job = os.getpid(), self._job(1)
         self._entry = self.arena.workers.acquire_slot(1, pid, process_start_time(pid))
         self._start_backend()
         context = worker.make_context(job, self.arena, self._entry, self.backend)
-        self._prepare(context)
+        prepare(context)
         self._entry.state = State.RUNNING
         gradients = Gradients(job, self.arena, self._entry, self.backend)
         self._steps = Steps(job, context, Ring(self.arena.segment("ring.1")), gradients)
@@ -207,7 +200,7 @@ class CandidateRun(Session):
 
     def _beat(self) -> None:
         """Give a sign of life."""
-        self.callbacks.beat()
+        self._callbacks.beat()
 
     def _rest(self) -> None:
         """Wait until every step in progress has ended."""
@@ -217,11 +210,21 @@ class CandidateRun(Session):
 
 
 class SeveralWorkers(CandidateRun):
-    """A run of several worker processes; `tell` gets messages about them."""
+    """A run of several worker processes."""
 
     poll_s = 0.02
 
-    def _start(self) -> None:
+    def _folder(self, stack: ExitStack) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="mlxhog-mad-"))
+
+        def remove(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not WorkerFailed:  # its message names a log
+                shutil.rmtree(folder)
+
+        stack.push(remove)
+        return folder
+
+    def _start(self, prepare: Prepare) -> None:
         slots = range(1, len(self.plan.workers) + 1)
         self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
         self.spawn()
@@ -246,27 +249,13 @@ class SeveralWorkers(CandidateRun):
     def poll(self, doing: Doing | None = None) -> None:
         """Watch the workers for a moment, and give a sign of life."""
         super().poll(doing)
-        self.callbacks.beat()
+        self._callbacks.beat()
 
     def drain(self) -> None:
         """Read the records of the workers."""
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == RecordKind.STEP and math.isfinite(record["loss"]):
                 self.losses.append(float(record["loss"]))
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder for the logs of workers; it is kept if one of them died too often."""
-    folder, failed = Path(tempfile.mkdtemp(prefix="mlxhog-mad-")), False
-    try:
-        yield folder
-    except WorkerFailed:
-        failed = True
-        raise
-    finally:
-        if not failed:
-            shutil.rmtree(folder)
 
 
 def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
@@ -276,10 +265,9 @@ def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
         CheckpointError: a parameter is not finite; no file is left.
         EnvironmentLacks: the disk is full, or the system refuses; no file is left.
     """
-    model = make_run_plan(config).model
+    model, step = config.model(), arena.counters.load("version")
     params = {name: arena.param(name) for name in arena.layout.slots}
     fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
-    step = arena.counters.load("version")
     saving.write(
         target,
         {"model.safetensors": contents.our_entries(model, params)},

@@ -1,7 +1,5 @@
 """The evaluations of a run: their steps, the accuracies of the held-out rows, and the end."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,9 +16,13 @@ from mlxhog.models.mad.config import MADConfig
 
 DEFAULT_STEPS = 2_000
 """Of a run without steps and epochs."""
-
 LEAST_STEPS = 25
 """Between two evaluations without an interval: epochs of memorization have two steps."""
+SOLVED = 0.99
+"""acc_token of the selecting rows at which a task is solved; a lower stop accuracy replaces it."""
+
+Scores = Mapping[str, Any]
+"""The accuracies of a `RunRecord` by their names; see `mad/tasks/dataset.py`."""
 
 
 def step_limit(protocol: Protocol, per_epoch: int) -> int:
@@ -34,13 +36,6 @@ def most_steps(config: RunConfig) -> int:
     """Return the most steps of a run of one worker."""
     per_epoch = math.ceil(config.settings["train_rows"] / config.protocol.batch_size)
     return step_limit(config.protocol, per_epoch)
-
-
-Scores = Mapping[str, Any]
-"""The accuracies of a `RunRecord` by their names; see `mad/tasks/dataset.py`."""
-
-SOLVED = 0.99
-"""acc_token of the selecting rows at which a task is solved; a lower stop accuracy replaces it."""
 
 
 class Evaluations:
@@ -95,10 +90,8 @@ class Evaluations:
             or (patience is not None and self._since_best >= patience)
         ):
             self.status = "done"
-        elif any(before < rung <= step for rung in self._rungs) and self._callbacks.should_prune(
-            point
-        ):
-            self.status = "pruned"
+        elif any(before < rung <= step for rung in self._rungs):
+            self.status = "pruned" if self._callbacks.should_prune(point) else None
 
     def record(self, status: str, steps: int, seconds: float, ceiling: float = 1.0) -> RunRecord:
         """Return the record of the run; accuracies of a diverged one are 0."""
@@ -122,7 +115,6 @@ class Evaluations:
 
 MOST_NUMBERS = 1 << 22
 """Of the widest array of one piece: large enough for speed, small beside a gradient."""
-
 WIDEST_LAYER = 8
 """Times the model's width: about the numbers of a position inside a layer."""
 
@@ -132,14 +124,13 @@ def score(
 ) -> Scores:
     """Score test and validation rows at the parameters in the backend's inbox."""
     scores: dict[str, Any] = {}
-    for split, kind in (("test", "acc"), ("val", "val")):
-        if split in rows.splits():
-            x, y = rows.splits()[split]
-            predictions = predict(backend, x, model, beat=beat)
+    for split, (x, y) in rows.splits().items():
+        if split != "train":
+            kind, predictions = "val", predict(backend, x, model, beat=beat)
+            if split == "test":
+                kind, scores["by_length"] = "acc", acc_by_length(rows, predictions)
             scores[f"{kind}_token"] = acc_token(y, predictions)
             scores[f"{kind}_macro"] = acc_macro(y, predictions)
-            if split == "test":
-                scores["by_length"] = acc_by_length(rows, predictions)
     return scores
 
 

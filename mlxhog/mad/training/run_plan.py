@@ -3,13 +3,11 @@
 It checks the whole configuration.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from typing import cast
+from typing import Self
 
 import numpy as np
 
@@ -65,7 +63,7 @@ class TaskRows:
         """Return the rows, drawn unless they are in the cache."""
         return _dataset(self.settings, self.seed, self.labels)
 
-    def batches(self) -> TaskRows:
+    def batches(self) -> Self:
         """Return this source of batches."""
         return self
 
@@ -79,13 +77,7 @@ class TaskRows:
         return self.at(0, 0)
 
     def at(self, epoch: int, ticket: int) -> Batch:
-        """Return the batch of one ticket.
-
-        Raises:
-            ValueError: the ticket is not one of the epoch's.
-        """
-        if not 0 <= ticket < self.n_tickets:
-            raise ValueError(f"ticket {ticket} is not one of the epoch's {self.n_tickets}")
+        """Return the batch of one ticket."""
         order, data = _order(self.settings, self.seed), self.dataset()
         start = ticket * self.batch_size
         chosen = order.at(epoch, start, min(self.batch_size, order.n - start))
@@ -113,8 +105,7 @@ class NoJobs:
     def serve(self) -> None:
         """Do nothing."""
 
-    def evaluate_rest(self) -> None:
-        """Do nothing."""
+    evaluate_rest = serve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,24 +124,6 @@ class RunPlan(Plan):
         for name, value in init_params(self.model, self.asked.seed).items():
             shared.param(name)[...] = value
         self.strategy.begin(shared)
-
-
-def _schedule(
-    protocol: Protocol, lr: float, limit: int, per_epoch: int
-) -> Callable[[float], schedules.Rate]:
-    """The step sizes of the protocol."""
-    by_name: dict[str, schedules.Schedule | schedules.CosineByEpoch] = {
-        "cosine": schedules.CosineByEpoch(protocol.lr_floor, limit, per_epoch),
-        "constant": schedules.Constant(warmup=0.0),
-    }
-    if protocol.schedule in schedules.FALLING:
-        chosen = SCHEDULES.find(protocol.schedule)
-        values = asdict(protocol)
-        own = {one.flat for one in options(chosen).values()} & values.keys()
-        numbers = {name: values[name] for name in own}
-        by_name[protocol.schedule] = cast("schedules.Schedule", SCHEDULES.make(chosen, numbers))
-    epochs = schedules.Epochs(per_epoch)
-    return partial(by_name[protocol.schedule].of_run, lr, epochs)
 
 
 def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Task]) -> None:
@@ -192,17 +165,14 @@ def make_run_plan(
         EnvironmentLacks: a backend is missing.
     """
     protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
-    model, worker_options = config.model(), worker_options or {}
+    model, options_of_workers = config.model(), worker_options or {}
+    is_serial = options_of_workers.get("strategy") == Serial.name
     chosen = resolve_workers(
-        config.workers,
-        config.threads,
-        machine=machine.here(),
-        serial=worker_options.get("strategy") == Serial.name,
+        config.workers, config.threads, machine=machine.here(), serial=is_serial
     )
-    workers = chosen.workers
-    training = _training(config, model, workers, worker_options)
+    workers, notes = chosen.workers, [*chosen.notes]
+    training = _training(config, model, workers, options_of_workers)
     backends, record = [worker.backend for worker in workers], verdicts.load()
-    notes = [*chosen.notes]
     writers = kernel_choice.choose_writers(training, backends, record, notes.append)
     kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
     task_rows = TaskRows(settings, config.seed, protocol.batch_size, protocol.labels)
@@ -214,13 +184,13 @@ def make_run_plan(
         tokens_per_step=strategy.tokens_per_step,
     )
     steppers = strategy.steppers(len(workers))
-    factor = optim.chosen(training).workers_factor(strategy.lr_rule, steppers)
-    lr = training.top_lr * factor
+    lr = training.top_lr * optim.chosen(training).workers_factor(strategy.lr_rule, steppers)
     per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
     limit = step_limit(protocol, per_epoch)
     spec = param_spec(model)
     scoring = backends[:1] if len(workers) > 1 else []  # the supervisor has a framework, too
     gpu_users = max(1, sum(name in GPU_BACKENDS for name in backends + scoring))
+    schedule = _schedule(protocol, limit, per_epoch)
     return RunPlan(
         asked=config,
         config=training,
@@ -236,7 +206,7 @@ def make_run_plan(
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,
-        schedule=_schedule(protocol, lr, limit, per_epoch),
+        schedule=partial(schedule.of_run, lr, schedules.Epochs(per_epoch)),
         side_jobs=NoJobs,
         limit=limit,
         per_epoch=per_epoch,
@@ -263,16 +233,11 @@ def _training(
         )
     if len(workers) == 1:  # without another worker, every strategy is this one
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
-        numbers = STRATEGIES.numbers()
-        how = {name: value for name, value in how.items() if name not in numbers}
+        how = {name: v for name, v in how.items() if name not in STRATEGIES.numbers()}
         how |= {"strategy": Serial(), "read": "live" if live else "snapshot"}
+    same = ("optimizer", "lr", "clip", "batch_size")
     training = TrainConfig(
-        optimizer=protocol.optimizer,
-        lr=protocol.lr,
-        clip=protocol.clip,
-        batch_size=protocol.batch_size,
-        seed=config.seed,
-        **how,
+        **{name: getattr(protocol, name) for name in same}, seed=config.seed, **how
     )
     if training.strategy is None:
         training = replace(training, strategy=choose_strategy.by_likelihood(workers)[0])
@@ -284,3 +249,18 @@ def _training(
         vocabulary=model.vocab_size,
         groups=families.rate_groups(model),
     )
+
+
+def _schedule(
+    protocol: Protocol, limit: int, per_epoch: int
+) -> schedules.Schedule | schedules.CosineByEpoch:
+    """The step sizes of the protocol; those of back-off and 1/k are the trainer's."""
+    if protocol.schedule == "cosine":
+        return schedules.CosineByEpoch(protocol.lr_floor, limit, per_epoch)
+    if protocol.schedule == "constant":
+        return schedules.Constant(warmup=0.0)
+    chosen, values = SCHEDULES.find(protocol.schedule), asdict(protocol)
+    names = {spec.flat for spec in options(chosen).values()} & values.keys()
+    made = SCHEDULES.make(chosen, {name: values[name] for name in names})
+    assert isinstance(made, schedules.Schedule)
+    return made

@@ -6,8 +6,6 @@ candidate begins with the table as the others left it. `python benchmarks/mad_se
 sharing` compares the order of the scores with that of tables of their own.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,9 +33,7 @@ WRITE = "racy"
 
 def common(config: RunConfig) -> str:
     """Return the common part of the runs that share a table: all but layers and their files."""
-    values = config.to_dict()
-    del values["layers"]
-    values.pop(KEY, None)
+    values = {n: v for n, v in config.to_dict().items() if n not in ("layers", KEY)}
     return json.dumps(values, sort_keys=True)
 
 
@@ -56,7 +52,7 @@ def check_sharing(protocol: Protocol, workers: str) -> None:
 
 
 @contextmanager
-def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
+def shared_tables(configs: Iterable[RunConfig]) -> "Iterator[SharedRun]":
     """Create a table for each run of a candidate; the end of the block removes them.
 
     Args:
@@ -69,20 +65,19 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
         ConfigError: a run has several workers, or an optimizer whose moments have other shapes.
         EnvironmentLacks: there is not enough memory.
     """
-    names: dict[str, str] = {}
-    specs, seeds = {}, {}
-    for config in configs:
+    tables = {f"table.{number:05}": config for number, config in enumerate(configs)}
+    specs: dict[str, ParamSpec] = {}
+    for name, config in tables.items():
         check_sharing(config.protocol, config.workers)
-        name = f"table.{len(names):05}"
-        names[common(config)] = name
         vocab = tasks.resolve(config.task, config.settings).vocab
         specs[name] = ParamSpec(name, (vocab, config.dim), INIT, kind="rows")
-        seeds[name] = config.seed
     layout = arena.plan(specs, max_workers=1, n_tickets=1)
     with Arena.create(layout, write=WRITE) as shared:
         for name, spec in specs.items():
             # Under the name that it has in a model: what unshared candidates begin with.
-            shared.param(name)[...] = initial_value(replace(spec, name=EMBEDDING), seeds[name])
+            spec = replace(spec, name=EMBEDDING)
+            shared.param(name)[...] = initial_value(spec, tables[name].seed)
+        names = {common(config): name for name, config in tables.items()}
         yield SharedRun(shared.handle(), names)
 
 
@@ -95,11 +90,7 @@ class SharedRun:
     _arena: Arena | None = field(default=None, init=False, repr=False)
 
     def __call__(
-        self,
-        config: RunConfig,
-        *,
-        callbacks: Callbacks,
-        rungs: tuple[int, ...],
+        self, config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]
     ) -> RunRecord:
         """Execute a run, as `candidate.train` does.
 

@@ -12,7 +12,7 @@ const drawn = (() => {
     time: { label: "training time, h:min:s", of: (run) => run.axes.elapsed_s },
     samples: { label: "samples (sequences)",
       of: (run) => run.axes.tokens.map((n) => n / run.seq_len) },
-    updates: { label: "updates", of: (run) => run.axes.updates },
+    steps: { label: "steps", of: (run) => run.axes.step },
   };
   const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600,
     43200, 86400, 172800, 604800];

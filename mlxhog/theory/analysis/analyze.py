@@ -21,14 +21,15 @@ from mlxhog.optim import SGD, OptimizerChoice
 from mlxhog.optim.sparsified import sparsify
 from mlxhog.report.views import TellStep
 from mlxhog.strategies import Hogwild, Serial
-from mlxhog.theory import bounds
-from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
-from mlxhog.theory.analysis.advice import Analysis, Lag, advise, verdict
+from mlxhog.theory import PROBE_S, AnalyzeConfig, bounds
+from mlxhog.theory.analysis import conflicts, sampling
+from mlxhog.theory.analysis.advice import Analysis, Lag, advise
 from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of
 from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run, probe_run
 from mlxhog.theory.analysis.written import with_own_moments
 from mlxhog.theory.bounds import Bound, Facts
+from mlxhog.theory.rules import verdict
 from mlxhog.theory.target import Target
 from mlxhog.training.plan import TextPlan, make_plan
 

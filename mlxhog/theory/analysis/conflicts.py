@@ -20,7 +20,8 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.models.ngrams import NgramTables
 from mlxhog.report.views import Tell
-from mlxhog.theory.analysis import FEWEST, sampling
+from mlxhog.theory import FEWEST
+from mlxhog.theory.analysis import sampling
 from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import Supports
@@ -34,33 +35,19 @@ PATIENCE_S = 600.0  # for one chunk, and the import of a framework before the fi
 
 @dataclass(frozen=True)
 class BlockConflicts:
-    """Conflicts between updates of a block, in its elements.
+    """Conflicts between updates of a block, in its elements."""
 
-    Attributes:
-        name: of the block.
-        cell: "mlstm" or "slstm" for a layer with that cell; else None.
-        row_sparse: whether its gradient is that of the rows a batch looks up.
-        parameters: number of its elements, n.
-        omega: most elements that an update touches.
-        rho: largest share of the batches that one batch shares an element with.
-        delta: share of the batches that touch the busiest element.
-        p_conf: probability that two batches share an element.
-        interval: of p_conf, with the confidence of `supports`.
-        mean: elements that an update touches, on average.
-        untouched: elements that no sampled update touched.
-    """
-
-    name: str
-    cell: str | None
-    row_sparse: bool
-    parameters: int
-    omega: int
-    rho: float
-    delta: float
-    p_conf: float
-    interval: tuple[float, float]
-    mean: float
-    untouched: int
+    name: str  # of the block
+    cell: str | None  # "mlstm" or "slstm" for a layer with that cell
+    row_sparse: bool  # whether its gradient is that of the rows a batch looks up
+    parameters: int  # number of its elements, n
+    omega: int  # most elements that an update touches
+    rho: float  # largest share of the batches that one batch shares an element with
+    delta: float  # share of the batches that touch the busiest element
+    p_conf: float  # probability that two batches share an element
+    interval: tuple[float, float]  # of p_conf, with the confidence of `supports`
+    mean: float  # elements that an update touches, on average
+    untouched: int  # elements that no sampled update touched
 
     @classmethod
     def of(cls, block: Block, supports: Supports) -> BlockConflicts:

@@ -22,26 +22,16 @@ from mlxhog.theory.simulator import Staleness
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedStaleness:
-    """Observed staleness: updates by others between a step's read and its write.
+    """Observed staleness: updates by others between a step's read and its write."""
 
-    Attributes:
-        source: "run" or "probe".
-        workers: number of workers.
-        write: as the option of that name.
-        all: over all steps.
-        histogram: staleness -> steps.
-        lost_update_rate: share of lost increments; None if not measured.
-        increments: that were counted: each step adds 1 to every probe.
-        by_worker: the distribution of each; slow workers are later than fast ones.
-    """
-
-    source: str
-    workers: int
-    write: str
-    all: Staleness
-    histogram: Mapping[int, int]
-    lost_update_rate: float | None
-    increments: int
+    source: str  # "run" or "probe"
+    workers: int  # number of workers
+    write: str  # as the option of that name
+    all: Staleness  # over all steps
+    histogram: Mapping[int, int]  # staleness -> steps
+    lost_update_rate: float | None  # share of lost increments; None if not measured
+    increments: int  # that were counted: each step adds 1 to every probe
+    # the distribution of each worker; slow workers are later than fast ones
     by_worker: tuple[Staleness, ...] = ()
 
 
@@ -76,7 +66,7 @@ def probe_run(
         write="racy",
         gpu_write="cpu",
     )
-    return _summarize("probe", asdict(result), "racy")
+    return _summary("probe", asdict(result), "racy")
 
 
 def of_run(run: Run, write: str) -> ObservedStaleness | None:
@@ -87,28 +77,27 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
         write: as the option of that name.
     """
     lines = [line for line in run.read_metrics() if line.get("step")]
-    return _summarize("run", lines[-1], write) if lines else None
+    return _summary("run", lines[-1], write) if lines else None
 
 
-def _summarize(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:
+def _summary(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:
     """Summarise the totals of a command."""
-    histogram, workers = _histogram(line), line["workers"]
-    overall = Staleness.of("all", histogram)
+
+    def histogram(of: Mapping[str, Any]) -> dict[int, int]:
+        return {int(lag): int(steps) for lag, steps in sorted(of["staleness"].items())}
+
+    workers, overall = line["workers"], Staleness.of("all", histogram(line))
     return ObservedStaleness(
         source=source,
         workers=len(workers),
         write=write,
         all=replace(overall, max=max(overall.max, *(one["max_staleness"] for one in workers))),
-        histogram=histogram,
+        histogram=histogram(line),
         lost_update_rate=line["lost_update_rate"],
         increments=overall.steps * PROBE_FLOATS,
         by_worker=tuple(
-            Staleness.of(f"{one['slot']} {one['backend']}", own)
+            Staleness.of(f"{one['slot']} {one['backend']}", histogram(one))
             for one in workers
-            if (own := _histogram(one))
+            if one["staleness"]
         ),
     )
-
-
-def _histogram(of: Mapping[str, Any]) -> dict[int, int]:
-    return {int(lag): int(steps) for lag, steps in sorted(of["staleness"].items())}

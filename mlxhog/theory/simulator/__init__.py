@@ -24,19 +24,10 @@ from mlxhog.theory.simulator.machine import Event, Scheme, Simulation, Worker
 
 @dataclass(frozen=True, kw_only=True)
 class Staleness:
-    """The distribution of one worker's staleness, or of a whole run's, in updates.
+    """The distribution of one worker's staleness, or of a whole run's, in updates."""
 
-    Attributes:
-        name: of the worker.
-        steps: number of updates.
-        mean: average.
-        p50: median.
-        p99: 99th percentile.
-        max: largest.
-    """
-
-    name: str
-    steps: int
+    name: str  # of the worker
+    steps: int  # number of updates
     mean: float
     p50: int
     p99: int
@@ -56,29 +47,17 @@ class Staleness:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Throughput and staleness of simulated workers.
+    """Throughput and staleness of simulated workers."""
 
-    Attributes:
-        seconds: simulated, after the warm-up.
-        updates_per_s: updates of the parameters.
-        gradients_per_s: gradients that went into them.
-        efficiency: gradients_per_s over those of the same workers, each alone on the machine.
-        waiting_share: part of the workers' time spent waiting for others.
-        waiting: the same of each worker, in their order; None for one that never joined.
-        wasted_share: part of the gradients that were thrown away.
-        staleness: over all updates.
-        workers: the same per worker, in their order.
-    """
-
-    seconds: float
-    updates_per_s: float
-    gradients_per_s: float
-    efficiency: float
-    waiting_share: float
-    waiting: tuple[float | None, ...]
-    wasted_share: float
-    staleness: Staleness
-    workers: tuple[Staleness, ...]
+    seconds: float  # simulated, after the warm-up
+    updates_per_s: float  # updates of the parameters
+    gradients_per_s: float  # gradients that went into them
+    efficiency: float  # gradients_per_s over those of the workers, each alone on the machine
+    waiting_share: float  # part of the workers' time spent waiting for others
+    waiting: tuple[float | None, ...]  # the same of each worker; None for one that never joined
+    wasted_share: float  # part of the gradients that were thrown away
+    staleness: Staleness  # over all updates
+    workers: tuple[Staleness, ...]  # the same per worker, in their order
 
 
 def simulate(
@@ -108,11 +87,11 @@ def simulate(
     """
     sim = Simulation(workers, scheme, cores=cores, seed=seed, events=events)
     sim.run_until(updates // 10 if warm_up is None else warm_up)
-    start, version, begun = sim.now, sim.version, sim.seconds_so_far()
+    start, version, before = sim.now, sim.version, sim.seconds.copy()
     gradients, wasted = -sim.gradients, -sim.wasted
     sim.run_until(version + updates)
     gradients, wasted = gradients + sim.gradients, wasted + sim.wasted
-    waited, there = (end - begin for begin, end in zip(begun, sim.seconds_so_far(), strict=True))
+    present, waited = sim.seconds - before
     last, seconds = max((event.at_s for event in events), default=0.0), sim.now - start
     if last > sim.now or not gradients:
         raise DataError(
@@ -125,8 +104,10 @@ def simulate(
         updates_per_s=(sim.version - version) / seconds,
         gradients_per_s=gradients / seconds,
         efficiency=gradients / seconds / sum(1.0 / worker.step_s for worker in workers),
-        waiting_share=float(waited.sum() / there.sum()),
-        waiting=tuple(float(w / t) if t > 0 else None for w, t in zip(waited, there, strict=True)),
+        waiting_share=float(waited.sum() / present.sum()),
+        waiting=tuple(
+            float(w / s) if s > 0 else None for w, s in zip(waited, present, strict=True)
+        ),
         wasted_share=wasted / (gradients + wasted),
         staleness=Staleness.of("all", Counter(tau for _, tau in late)),
         workers=tuple(

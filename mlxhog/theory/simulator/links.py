@@ -28,15 +28,10 @@ LINK_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Link:
-    """A full-duplex link of each machine to the others.
+    """A full-duplex link of each machine to the others."""
 
-    Attributes:
-        bytes_per_s: in each direction, above 0.
-        latency_s: of one way, 0 or more.
-    """
-
-    bytes_per_s: float
-    latency_s: float = 0.0
+    bytes_per_s: float  # in each direction, above 0
+    latency_s: float = 0.0  # of one way, 0 or more
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -51,12 +46,11 @@ class Link:
             if match is None or not float(match[1]):
                 raise ValueError
             bits = float(match[1]) * _BITS[match[2].lower()]
-            link = cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
+            return cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
         except ValueError:
             raise ConfigError(
                 f"the link {text!r} cannot be read; wanted {FORM}, a rate above 0"
             ) from None
-        return link
 
     def transfer_s(self, n_bytes: float) -> float:
         """Seconds until one machine has got n bytes of another."""
@@ -86,18 +80,12 @@ class ClusterRounds(Scheme):
 
     The workers are dealt to the machines in turn. Staleness counts updates of the same copy. A long
     round delays the next one. A toy problem takes the mean of the copies when a round ends.
-
-    Attributes:
-        machines: their number, which divides that of the workers.
-        link: of each machine.
-        n_params: parameters of the model.
-        round_every_s: seconds between the beginnings of two rounds.
     """
 
-    machines: int
-    link: Link
-    n_params: float
-    round_every_s: float = 10.0
+    machines: int  # their number, which divides that of the workers
+    link: Link  # of each machine
+    n_params: float  # parameters of the model
+    round_every_s: float = 10.0  # between the beginnings of two rounds
 
     @property
     def round_s(self) -> float:
@@ -115,15 +103,14 @@ class ClusterRounds(Scheme):
         `rounds` that ended, `bytes_per_s` that each machine sends on average, the `share` of the
         time in which a round is under way, and the advised time between rounds, `tenth_every_s`.
         """
-        ended, round_s = self.ended(seconds), self.round_s
-        sent = ended * sent_bytes(FLOAT_BYTES * self.n_params, self.machines)
+        ended, round_s, n_bytes = self.ended(seconds), self.round_s, FLOAT_BYTES * self.n_params
         begun_s = self.round_every_s + ended * max(self.round_every_s, round_s)
         busy_s = ended * round_s + min(round_s, max(0.0, seconds - begun_s))
         return {
             "rounds": ended,
-            "bytes_per_s": sent / seconds,
+            "bytes_per_s": ended * sent_bytes(n_bytes, self.machines) / seconds,
             "share": busy_s / seconds,
-            "tenth_every_s": self.link.round_every_s(FLOAT_BYTES * self.n_params, self.machines),
+            "tenth_every_s": self.link.round_every_s(n_bytes, self.machines),
         }
 
     def shared(self, sim: Simulation) -> list[int]:
@@ -140,6 +127,5 @@ class ClusterRounds(Scheme):
                 shared[0] = ended
                 if sim.learner is not None:
                     sim.learner.merge(range(1, 1 + self.machines))
-            read = yield from worker.gradient(own)
-            yield worker.add()
-            worker.apply(read, own)
+            yield from worker.gradient(own)
+            yield from worker.write()

@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.errors import DataError
@@ -30,27 +29,19 @@ from mlxhog.theory.simulator.times import ComputeTime, times_of
 class Worker:
     """One worker, and the costs of its step when it has the machine to itself.
 
-    Attributes:
-        name: of its kind, such as "torch:cpu".
-        compute: time of a gradient.
-        read_s: seconds to take a copy of the parameters.
-        apply_s: seconds to add a step to them.
-        other_s: seconds of a step beside these: its batch, its ticket, its record.
-        exchange_s: seconds to send and receive a step, if steps are shared with workers on other
-            machines; the scheme has those of a round or a merge.
-        on_core: whether it computes on a core of the CPU (a GPU worker does not).
-
     Raises:
         DataError: a time is negative, or a step takes no time at all.
     """
 
-    name: str
-    compute: ComputeTime
-    read_s: float = 0.0
-    apply_s: float = 0.0
-    other_s: float = 0.0
+    name: str  # of its kind, such as "torch:cpu"
+    compute: ComputeTime  # of a gradient
+    read_s: float = 0.0  # to take a copy of the parameters
+    apply_s: float = 0.0  # to add a step to them
+    other_s: float = 0.0  # of a step beside these: its batch, its ticket, its record
+    # to send and receive a step, if steps are shared with workers on other machines; the scheme has
+    # the seconds of a round or a merge
     exchange_s: float = 0.0
-    on_core: bool = True
+    on_core: bool = True  # whether it computes on a core of the CPU; a GPU worker does not
 
     def __post_init__(self) -> None:
         """Check the costs."""
@@ -76,10 +67,8 @@ def worker_of(times: Mapping[str, Any]) -> Worker:
     return Worker(
         name=f"{times['slot']} {times['backend']}",
         compute=times_of("recorded", *(us / 1e6 for us in times["compute_us"])),
-        read_s=float(times["read_s"]),
-        apply_s=float(times["apply_s"]),
-        other_s=float(times["other_s"]),
         on_core=times["backend"] not in GPU_BACKENDS,
+        **{name: float(times[name]) for name in ("read_s", "apply_s", "other_s")},
     )
 
 
@@ -90,17 +79,11 @@ Condition = Callable[[], bool]
 
 
 class Phase(NamedTuple):
-    """A phase of a worker's step.
+    """A phase of a worker's step."""
 
-    Attributes:
-        seconds: at full speed.
-        on_core: whether it needs a core of the CPU.
-        unless: the phase is abandoned as soon as this holds.
-    """
-
-    seconds: float
-    on_core: bool = True
-    unless: Condition | None = None
+    seconds: float  # at full speed
+    on_core: bool = True  # whether it needs a core of the CPU
+    unless: Condition | None = None  # the phase is abandoned as soon as this holds
 
 
 Behaviour = Iterator[Phase | Condition]
@@ -125,25 +108,25 @@ class Scheme(ABC):
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """One worker's side of a simulation: its costs, what workers share, its next compute time."""
+    """One worker's side of a simulation: the phases that a scheme makes its steps of."""
 
     rank: int
     worker: Worker
     sim: Simulation
     times: Iterator[float]
 
-    def gradient(self, of: int = SHARED) -> Generator[Phase, None, int]:
-        """Read one of the copies of the parameters, and compute; returns the version read."""
-        version = self.sim.look(self.rank, of)
+    def gradient(self, of: int = SHARED) -> Iterator[Phase]:
+        """Read one of the copies of the parameters, and compute."""
+        self.sim.look(self.rank, of)
         if of == SHARED:  # workers on other machines have it, too
             yield Phase(self.worker.exchange_s, on_core=False)
         yield self.read()
         yield self.compute()
-        return version
 
-    def apply(self, read: int, of: int = SHARED) -> None:
-        """Count an update of this worker's own gradient, at the version that it had read."""
-        self.sim.apply((self.rank,), read, of)
+    def write(self) -> Iterator[Phase]:
+        """Add a step to the copy that was read, and count the update."""
+        yield self.add()
+        self.sim.apply((self.rank,))
 
     def read(self) -> Phase:
         """Get a batch, and copy the parameters of this machine."""
@@ -170,17 +153,15 @@ class WorkerContext:
 
 @dataclass(frozen=True, order=True)
 class Event:
-    """A worker dies or joins.
-
-    Attributes:
-        at_s: simulated seconds.
-        rank: of the worker.
-        joins: whether it joins; else it dies. A worker whose first event is a join starts absent.
-    """
+    """A worker dies or joins; one whose first event is a join is absent at the start."""
 
     at_s: float
     rank: int
-    joins: bool
+    joins: bool  # else it dies
+
+
+PRESENT, WAITS = 0, 1
+"""Rows of `Simulation.seconds`."""
 
 
 class Simulation:
@@ -195,6 +176,7 @@ class Simulation:
         wasted: gradients that were thrown away.
         lateness: (rank, staleness) of every update, in order.
         clocks: steps that each rank has ended.
+        seconds: that each worker was present, and that it waited, (2, workers).
         learner: parameters that the updates move; None if only times are simulated.
     """
 
@@ -217,10 +199,11 @@ class Simulation:
         self.workers, self.learner, self.alive = workers, learner, set[int]()
         self.now, self.version, self.gradients, self.wasted = 0.0, 0, 0, 0
         self.lateness: list[tuple[int, int]] = []
-        self.clocks = Counter[int]()
+        self.clocks, n = Counter[int](), len(workers)
+        self.seconds, self._counts = np.zeros((2, n)), np.zeros((2, n))
         self._versions = Counter[int]()  # of each copy
-        self._events = sorted(events)
-        n, absent = len(workers), _absent(self._events, len(workers))
+        self._read: dict[int, tuple[int, int]] = {}  # by rank: a copy, and its version
+        self._events, absent = sorted(events), _absent(events, n)
         self._scheme, self._shared = scheme, scheme.shared(self)
         streams = np.random.SeedSequence(seed).spawn(n)
         self._contexts = [
@@ -229,12 +212,10 @@ class Simulation:
         ]
         self._cores = math.inf if cores is None else cores
         self._slow = 1.0  # of workers that share the cores now
-        self._behaviours: list[Behaviour | None] = [None] * n
+        self._behaviours: dict[int, Behaviour] = {}
         self._doing: list[Phase | Condition | None] = [None] * n
         self._ends = [math.inf] * n  # of the present phases, at the present speed
         self._watching: set[int] = set()  # ranks with a condition to look at
-        self._waiting_since, self._since = [math.inf] * n, [math.inf] * n
-        self._waited_s, self._there_s = np.zeros(n), np.zeros(n)
         for rank in range(n):
             if rank not in absent:
                 self._join(rank)
@@ -242,55 +223,44 @@ class Simulation:
 
     # -- updates ---------------------------------------------------------------------------------
 
-    def look(self, rank: int, of: int = SHARED) -> int:
-        """Take a copy of the parameters as it is for a worker; returns its version."""
+    def look(self, rank: int, of: int = SHARED) -> None:
+        """Take a copy of the parameters as it is for a worker."""
         if self.learner is not None:
             self.learner.read(rank, of)
-        return self._versions[of]
+        self._read[rank] = of, self._versions[of]
 
-    def apply(self, ranks: Sequence[int], read: int, of: int = SHARED) -> None:
-        """Count one update, by the first of some workers, of their mean gradient.
-
-        Args:
-            ranks: of the workers.
-            read: version of the parameters, as `look` returned it.
-            of: the copy of the parameters.
-        """
-        self.lateness.append((ranks[0], self._versions[of] - read))
+    def apply(self, ranks: Sequence[int]) -> None:
+        """Count one update, by the first of some workers, of their mean gradient."""
+        of, version = self._read[ranks[0]]
+        self.lateness.append((ranks[0], self._versions[of] - version))
         self._versions[of] += 1
         self.version += 1
         self.gradients += len(ranks)
         self.clocks.update(ranks)
         if self.learner is not None:
             self.learner.apply(ranks, of)
-            self.learner.note(self.now, self.gradients)
+            self.learner.look(self.now, self.gradients)
 
     # -- time ------------------------------------------------------------------------------------
-
-    def seconds_so_far(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return how long each worker has waited, and how long it has been there, (workers,)."""
-        waiting = np.maximum(0.0, self.now - np.array(self._waiting_since))  # 0 if it does not
-        there = np.maximum(0.0, self.now - np.array(self._since))
-        return self._waited_s + waiting, self._there_s + there
 
     def run_until(self, version: int, seconds: float = math.inf) -> None:
         """Advance to a number of updates, to a time, or until all workers are dead.
 
         All updates that end together are included.
         """
-        learner = self.learner
         while self.version < version and self.now < seconds and (self.alive or self._events):
-            if learner is not None and (learner.reached or learner.diverged):
+            if self.learner is not None and self.learner.ended:
                 return
             end = min(self._ends)
-            if self._events and self._events[0].at_s <= end:
-                event = self._events.pop(0)
-                self.now = event.at_s
-                (self._join if event.joins else self._leave)(event.rank)
-            elif end == math.inf:
+            event = self._events[0] if self._events and self._events[0].at_s <= end else None
+            if event is None and end == math.inf:
                 raise RuntimeError(f"after {self.version} updates all workers wait for others")
+            before, self.now = self.now, end if event is None else event.at_s
+            self.seconds += (self.now - before) * self._counts
+            if event is not None:
+                self._events.pop(0)
+                (self._join if event.joins else self._leave)(event.rank)
             else:
-                self.now = end
                 for rank in [rank for rank, at_s in enumerate(self._ends) if at_s <= end]:
                     self._next(rank)
             self._settle()
@@ -300,17 +270,15 @@ class Simulation:
             slowest = min(self.clocks[other] for other in self.alive)
             self.clocks[rank] = max(self.clocks[rank], slowest)
         self.alive.add(rank)
-        self._since[rank] = self.now
+        self._counts[PRESENT, rank] = 1
         self._behaviours[rank] = self._scheme.steps(self._contexts[rank], self._shared)
         self._next(rank)
 
     def _leave(self, rank: int) -> None:
-        self._stop_waiting(rank)
-        self._there_s[rank] += self.now - self._since[rank]
-        self._since[rank] = self._ends[rank] = math.inf
         self.alive.discard(rank)
-        self._behaviours[rank] = self._doing[rank] = None
         self._watching.discard(rank)
+        self._counts[:, rank] = 0
+        self._ends[rank], self._doing[rank] = math.inf, None
 
     def _settle(self) -> None:
         """Let workers continue whose condition holds, until no further condition holds."""
@@ -341,40 +309,30 @@ class Simulation:
 
     def _next(self, rank: int) -> None:
         """Begin a worker's next phase or wait; phases that take no time end at once."""
-        self._stop_waiting(rank)
-        self._watching.discard(rank)
-        behaviour = self._behaviours[rank]
-        assert behaviour is not None, "only workers alive have a behaviour"
-        doing = next(behaviour)
+        doing = next(self._behaviours[rank])
         while isinstance(doing, Phase) and doing.seconds == 0:
-            doing = next(behaviour)
-        self._doing[rank] = doing
+            doing = next(self._behaviours[rank])
+        self._doing[rank], self._ends[rank] = doing, math.inf
+        self._counts[WAITS, rank] = not isinstance(doing, Phase)
+        self._watching.add(rank)
         if isinstance(doing, Phase):
             self._ends[rank] = self.now + doing.seconds / (self._slow if doing.on_core else 1.0)
             if doing.unless is None:
-                return
-        else:
-            self._ends[rank] = math.inf
-            self._waiting_since[rank] = self.now
-        self._watching.add(rank)
-
-    def _stop_waiting(self, rank: int) -> None:
-        if self._waiting_since[rank] < math.inf:
-            self._waited_s[rank] += self.now - self._waiting_since[rank]
-            self._waiting_since[rank] = math.inf
+                self._watching.discard(rank)
 
 
 def _absent(events: Sequence[Event], workers: int) -> set[int]:
     """Refuse impossible events; return the ranks that are absent at the start."""
+    events = sorted(events)
     firsts = {event.rank: event.joins for event in reversed(events)}
     absent = {rank for rank, joins in firsts.items() if joins}
-    there = {rank: rank not in absent for rank in range(workers)}
+    present = {rank: rank not in absent for rank in range(workers)}
     for event in events:
-        if not event.at_s >= 0 or there.get(event.rank, event.joins) == event.joins:
+        if not event.at_s >= 0 or present.get(event.rank, event.joins) == event.joins:
             raise DataError(
                 f"worker {event.rank} cannot {'join' if event.joins else 'die'} at {event.at_s:g} "
                 f"s: wanted a rank from 0 to {workers - 1}, a time of 0 s or more, and deaths and "
                 "joins in turn"
             )
-        there[event.rank] = event.joins
+        present[event.rank] = event.joins
     return absent

@@ -19,15 +19,10 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Quadratic:
-    """f(x) = 1/2 sum_i h_i x_i^2, whose minimum is 0 at x = 0; training begins at x = 1.
+    """f(x) = 1/2 sum_i h_i x_i^2, whose minimum is 0 at x = 0; training begins at x = 1."""
 
-    Attributes:
-        curvatures: h, all above 0.
-        noise: standard deviation of each element of a gradient.
-    """
-
-    curvatures: tuple[float, ...]
-    noise: float = 0.0
+    curvatures: tuple[float, ...]  # h, all above 0
+    noise: float = 0.0  # standard deviation of each element of a gradient
 
     @cached_property
     def h(self) -> Float64:
@@ -70,7 +65,7 @@ class Learner:
 
     Attributes:
         reached: seconds and gradients at which the excess fell to the target; None until then.
-        diverged: whether the excess has grown a thousandfold, which ends training.
+        ended: whether the target is reached, or the excess has grown a thousandfold.
         params: by copy, `SHARED` among them.
     """
 
@@ -86,7 +81,7 @@ class Learner:
         self.objective, self.lr, self.target, self.every = objective, lr, target, every
         self.params = {SHARED: objective.start()}
         self.reached: tuple[float, int] | None = None
-        self.diverged = False
+        self.ended = False
         self._rng = np.random.default_rng([seed, 3])
         self._read: dict[int, Float64] = {}  # by rank of the worker
         self._updates, self._first = 0, 0.0
@@ -98,7 +93,7 @@ class Learner:
         copies = [x for key, x in self.params.items() if key != SHARED]
         return np.mean(copies, axis=0) if copies else self.params[SHARED]
 
-    def read(self, rank: int, of: int = SHARED) -> None:
+    def read(self, rank: int, of: int) -> None:
         """Copy the present parameters for a worker."""
         self._read[rank] = self.params[of].copy()
 
@@ -114,23 +109,22 @@ class Learner:
 
     def replicate(self, copies: int) -> None:
         """Make copies of the parameters, numbered from 1."""
-        for key in range(1, copies + 1):
-            self.params[key] = self.params[SHARED].copy()
+        self.params |= {key: self.params[SHARED].copy() for key in range(1, copies + 1)}
 
     def merge(self, keys: Sequence[int]) -> None:
         """Set all copies to the mean of some."""
         mean = np.mean([self.params[key] for key in keys], axis=0)
         self.params = {key: mean.copy() for key in self.params}
 
-    def note(self, seconds: float, gradients: int) -> None:
+    def look(self, seconds: float, gradients: int) -> None:
         """Count an update, and look at the excess after each `every`."""
         self._updates += 1
         if self._updates % self.every:
             return
         excess = self.objective.excess(self.model)
         self._first = self._first or excess
-        self.diverged = not excess <= DIVERGED * (1 + self._first)
         self._looks.append(excess)
-        if self.target is not None and self.reached is None and len(self._looks) == LOOKS:
+        if self.target is not None and len(self._looks) == LOOKS:
             if sum(self._looks) <= LOOKS * self.target:
                 self.reached = (seconds, gradients)
+        self.ended = self.reached is not None or not excess <= DIVERGED * (1 + self._first)

@@ -42,11 +42,10 @@ class Barrier:
         stage = self._ended[rank]
 
         def over() -> bool:
-            others = (self._ended[r] for r in self._sim.alive if r in self._ended)
-            if all(ended >= stage for ended in others):
-                self.passed = max(self.passed, stage)
-                return True
-            return False
+            if any(self._ended.get(other, stage) < stage for other in self._sim.alive):
+                return False
+            self.passed = max(self.passed, stage)
+            return True
 
         return over
 
@@ -65,9 +64,8 @@ class Hogwild(Scheme):
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
         """Yield the phases of a worker's steps."""
         while True:
-            read = yield from worker.gradient()
-            yield worker.add()
-            worker.apply(read)
+            yield from worker.gradient()
+            yield from worker.write()
 
 
 @dataclass(frozen=True)
@@ -75,26 +73,18 @@ class Locked(Scheme):
     """As Hogwild, but one lock lets a single worker at a time do a part of its step.
 
     Workers get the lock in the order of their arrival; a dead worker's lock is free.
-
-    Attributes:
-        scope: "apply" locks the addition of a step, "step" all of it.
     """
 
-    scope: str = "apply"
+    scope: str = "apply"  # "apply" locks the addition of a step, "step" all of it
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
         """Yield the phases of a worker's steps."""
-        take = partial(_is_first, shared, worker)
         while True:
-            if self.scope == "step":
-                shared.append(worker.rank)
-                yield take
-            read = yield from worker.gradient()
-            if self.scope == "apply":
-                shared.append(worker.rank)
-                yield take
-            yield worker.add()
-            worker.apply(read)
+            for part, phases in (("step", worker.gradient), ("apply", worker.write)):
+                if self.scope == part:
+                    shared.append(worker.rank)
+                    yield partial(_is_first, shared, worker)
+                yield from phases()
             shared.pop(0)
 
 
@@ -110,12 +100,11 @@ class ParameterServer(Scheme):
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
         """Yield the phases of a worker's steps."""
         while True:
-            read = yield from worker.gradient()
+            yield from worker.gradient()
             yield worker.copy()
             shared.append(worker.rank)
             yield partial(_is_first, shared, worker)
-            yield worker.add()
-            worker.apply(read)
+            yield from worker.write()
             shared.pop(0)
 
 
@@ -123,13 +112,10 @@ class ParameterServer(Scheme):
 class RoundRobin(Scheme):
     """Workers add in a fixed cyclic order; an early worker waits for its turn.
 
-    Attributes:
-        handover_s: seconds until the next worker notices its turn.
-
     Source: Langford, Smola, Zinkevich 2009, arXiv:0911.0491.
     """
 
-    handover_s: float = 0.0
+    handover_s: float = 0.0  # until the next worker notices its turn
 
     def shared(self, sim: Simulation) -> list[int]:
         """Return the rank of the worker that added last."""
@@ -144,11 +130,10 @@ class RoundRobin(Scheme):
             return min(following) == worker.rank
 
         while True:
-            read = yield from worker.gradient()
+            yield from worker.gradient()
             yield my_turn
             yield Phase(self.handover_s)
-            yield worker.add()
-            worker.apply(read)
+            yield from worker.write()
             shared[0] = worker.rank
 
 
@@ -159,13 +144,10 @@ class SSP(Scheme):
     Bounds clocks, not updates: staleness is at most (P - 1)(2 slack + 1). The slowest worker never
     waits, so no worker waits for ever.
 
-    Attributes:
-        slack: s, at least 0; 0 is a barrier every step.
-
     Source: Ho et al. 2013, More Effective Distributed ML via a Stale Synchronous Parallel Server.
     """
 
-    slack: int = 2
+    slack: int = 2  # s, at least 0; 0 is a barrier every step
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
         """Yield the phases of a worker's steps."""
@@ -176,9 +158,8 @@ class SSP(Scheme):
 
         while True:
             yield is_near
-            read = yield from worker.gradient()
-            yield worker.add()
-            worker.apply(read)
+            yield from worker.gradient()
+            yield from worker.write()
 
 
 @dataclass(frozen=True)
@@ -188,18 +169,13 @@ class Sync(Scheme):
     A worker copies its gradient to shared memory; then each averages a share of the parameters over
     all gradients, and makes the step there.
 
-    Attributes:
-        backups: workers that a round does not wait for, fewer than all; their gradients are thrown
-            away.
-        round_s: seconds for the barriers of a round, beyond the work of each worker.
-        by_speed: whether the samples of a round are divided so that all workers end together.
-
     Source of backups: Chen et al. 2016, arXiv:1604.00981.
     """
 
+    # workers that a round does not wait for, fewer than all; their gradients are thrown away
     backups: int = 0
-    round_s: float = 0.0
-    by_speed: bool = False
+    round_s: float = 0.0  # for the barriers of a round, beyond the work of each worker
+    by_speed: bool = False  # whether samples are divided so that all workers end together
 
     def shared(self, sim: Simulation) -> tuple[Barrier, dict[int, list[int]]]:
         """Return the barrier of rounds, and the ranks that have computed, by round."""
@@ -218,7 +194,7 @@ class Sync(Scheme):
             def gathered(done: list[int] = done) -> bool:
                 return len(done) >= max(1, len(sim.alive) - self.backups)
 
-            read = sim.look(rank)
+            sim.look(rank)
             yield worker.read()
             yield worker.compute(self._share(sim, rank), gathered)
             if not gathered():
@@ -233,7 +209,7 @@ class Sync(Scheme):
             if round_ in computed:  # the first worker to leave the round counts it
                 del computed[round_]
                 used = done[: max(1, n - self.backups)]
-                sim.apply(used, read)
+                sim.apply(used)
                 sim.wasted += n - len(used)
 
     def _share(self, sim: Simulation, rank: int) -> float:
@@ -251,17 +227,12 @@ class OuterLoop(Scheme):
     With one replica for each worker this is local SGD; with fewer, the workers of a replica train
     it lock-free. Every step counts as an update, and staleness counts updates of the same replica.
 
-    Attributes:
-        period: steps of each replica between two merges; None for no merge before the end.
-        replicas: their number; None for one per worker.
-        round_s: seconds for a merge, beyond the copies that each worker makes.
-
     Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
 
-    period: int | None
-    replicas: int | None = None
-    round_s: float = 0.0
+    period: int | None  # steps of each replica between two merges; None for no merge before the end
+    replicas: int | None = None  # their number; None for one per worker
+    round_s: float = 0.0  # for a merge, beyond the copies that each worker makes
 
     def shared(self, sim: Simulation) -> dict[str, Any]:
         """Return the barrier of merges, their number, and the steps that each replica has begun."""
@@ -285,9 +256,8 @@ class OuterLoop(Scheme):
             while self.period is not None and steps[own] >= self.period * (shared["merged"] + 1):
                 yield from self._merge(self.period, worker, shared)
             steps[own] += 1
-            read = yield from worker.gradient(1 + own)
-            yield worker.add()
-            worker.apply(read, 1 + own)
+            yield from worker.gradient(1 + own)
+            yield from worker.write()
 
     def _merge(self, period: int, worker: WorkerContext, shared: dict[str, Any]) -> Behaviour:
         count, sim, round_ = len(shared["steps"]), worker.sim, shared["merged"]

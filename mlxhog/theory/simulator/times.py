@@ -1,4 +1,4 @@
-"""Times of successive gradients of a simulated worker: rows of distributions, and recorded times.
+"""Times of successive gradients of a simulated worker: a row for each distribution.
 
 constant       always the same
 exponential    a least time and an exponential delay on top, the usual model of stragglers
@@ -27,24 +27,20 @@ _DRAWN_AT_ONCE = 256
 
 
 class Form(NamedTuple):
-    """A kind of times, by its numbers, of which the first `times` are times."""
+    """A kind of times, by its numbers."""
 
-    words: str
-    times: int
+    words: str  # names of its numbers; "" if it is not read from text
+    times: int  # how many of its numbers are times; they come first
     mean: Callable[..., float]
+    # (rng, *numbers) -> many independent times, or an iterator of successive ones
     draw: Callable[..., Any]
-    """(rng, *numbers) -> many independent times, or an iterator of successive ones."""
-    legal: Callable[..., bool] = lambda *others: True
-    wanted: str = ""
+    legal: Callable[..., bool] = lambda *others: True  # whether its other numbers are
+    wanted: str = ""  # of its other numbers
 
 
 def _lognormal(rng: np.random.Generator, mean: float, cv: float) -> NDArray[np.float64]:
     variance = math.log1p(cv**2)
     return mean * rng.lognormal(-variance / 2, math.sqrt(variance), _DRAWN_AT_ONCE)
-
-
-def _mean_of_spells(fast: float, slow: float, to_slow: float, to_fast: float) -> float:
-    return (to_fast * fast + to_slow * slow) / (to_slow + to_fast)
 
 
 def _spells(
@@ -80,64 +76,56 @@ FORMS = {
     ),
     "markov": Form(
         "FAST:SLOW:TO_SLOW:TO_FAST", 2,
-        _mean_of_spells, _spells,
+        lambda fast, slow, to_slow, to_fast: (to_fast * fast + to_slow * slow)
+        / (to_slow + to_fast),
+        _spells,
         lambda *chances: all(0 < one <= 1 for one in chances), "chances above 0, at most 1",
     ),
+    "recorded": Form("", 1 << 62, lambda *seconds: float(np.mean(seconds)), _recorded),
 }  # fmt: skip
-"""By kind, those that `parse` reads."""
-
-RECORDED = Form("SECONDS", 1 << 62, lambda *seconds: float(np.mean(seconds)), _recorded)
 
 
 @dataclass(frozen=True)
 class ComputeTime:
     """Times of successive gradients, in seconds.
 
-    Attributes:
-        kind: one of `FORMS`, or "recorded".
-        numbers: of its kind.
-        held_up: probability that a gradient, at random, takes longer, and by which factor: another
-            program runs now and then.
-
     Raises:
         DataError: a number is out of its range.
     """
 
-    kind: str
-    numbers: tuple[float, ...]
+    kind: str  # one of `FORMS`
+    numbers: tuple[float, ...]  # of its kind
+    # probability that a gradient, at random, takes longer, and by which factor: another program
+    # runs now and then
     held_up: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        form, numbers = self._form, self.numbers
-        times, others = numbers[: form.times], numbers[form.times :]
+        form = FORMS[self.kind]
+        times, others = self.numbers[: form.times], self.numbers[form.times :]
         if not times:
             raise DataError("no compute time was measured; run at least one step")
         if not all(0 <= one < math.inf for one in times) or not form.legal(*others):
             wanted = " and ".join(filter(None, ("times of 0 s or more", form.wanted)))
-            raise DataError(f"{self.kind} times of {numbers[:8]}: wanted {wanted}")
-
-    @property
-    def _form(self) -> Form:
-        return FORMS.get(self.kind, RECORDED)
+            raise DataError(f"{self.kind} times of {self.numbers[:8]}: wanted {wanted}")
 
     @property
     def mean_s(self) -> float:
         """Expected time."""
         probability, factor = self.held_up
-        return self._form.mean(*self.numbers) * (1 + probability * (factor - 1))
+        return FORMS[self.kind].mean(*self.numbers) * (1 + probability * (factor - 1))
 
     def successive(self, rng: np.random.Generator) -> Iterator[float]:
         """Yield one time after the other, without end."""
         probability, factor = self.held_up
         while True:
-            drawn = self._form.draw(rng, *self.numbers)
+            drawn = FORMS[self.kind].draw(rng, *self.numbers)
             for one in drawn.tolist() if isinstance(drawn, np.ndarray) else drawn:
                 yield one * (factor if probability and rng.random() < probability else 1.0)
 
     def scaled(self, factor: float) -> ComputeTime:
         """Every time multiplied by a factor: 2 for a worker half as fast."""
-        times = self._form.times
+        times = FORMS[self.kind].times
         scaled = (one * factor for one in self.numbers[:times])
         return replace(self, numbers=(*scaled, *self.numbers[times:]))
 
@@ -155,18 +143,19 @@ def parse(text: str) -> ComputeTime:
         DataError: a parameter is out of its range.
     """
     kind, *words = text.strip().split(":")
-    if kind not in FORMS:
+    form = FORMS.get(kind)
+    if form is None or not form.words:
         raise ValueError(f"wanted one of {forms()}; got {text!r}{did_you_mean(kind, FORMS)}")
-    form = FORMS[kind]
+    wanted = f"wanted {kind}:{form.words}"
     if len(words) != form.words.count(":") + 1:
-        raise ValueError(f"wanted {kind}:{form.words}; got {text!r}")
+        raise ValueError(f"{wanted}; got {text!r}")
     try:
         times = map(parse_duration_s, words[: form.times])
         return ComputeTime(kind, (*times, *map(parse_number, words[form.times :])))
     except ValueError as error:
-        raise ValueError(f"wanted {kind}:{form.words}; in {text!r}, {error}") from None
+        raise ValueError(f"{wanted}; in {text!r}, {error}") from None
 
 
 def forms() -> str:
     """List what `parse` reads, for people."""
-    return ", ".join(f"{kind}:{form.words}" for kind, form in FORMS.items())
+    return ", ".join(f"{kind}:{form.words}" for kind, form in FORMS.items() if form.words)

@@ -102,10 +102,8 @@ class SimulateConfig:
 
 
 def _replicas(config: SimulateConfig) -> int:
-    if config.replicas is not None:
-        return config.replicas
-    if config.machines > 1:
-        return config.machines
+    if config.replicas is not None or config.machines > 1:
+        return config.replicas or config.machines
     half = max(1, config.workers // 2)
     return next(n for n in range(half, 0, -1) if config.workers % n == 0)
 
@@ -168,22 +166,15 @@ def _workers(config: SimulateConfig, recorded: Sequence[Worker] | None) -> list[
     over_s = 0.0
     if config.link is not None:  # send a step, and receive the parameters
         over_s = 2 * Link.parse(config.link).transfer_s(FLOAT_BYTES * config.params)
-
-    def slowed(time: times.ComputeTime, how: rules.Slowdown) -> times.ComputeTime:
+    workers = []
+    for rank in range(config.workers):
+        one = Worker(name=f"worker {rank}", compute=time, read_s=config.read, apply_s=config.apply)
+        one, how = recorded[rank] if recorded else one, slow.get(rank, rules.Slowdown())
+        slowed = one.compute.scaled(how.factor)
         if how.probability < 1:
-            return replace(time, held_up=(how.probability, how.factor))
-        return time.scaled(how.factor)
-
-    ours = recorded or [
-        Worker(name=f"worker {rank}", compute=time, read_s=config.read, apply_s=config.apply)
-        for rank in range(config.workers)
-    ]
-    return [
-        replace(
-            one, exchange_s=over_s, compute=slowed(one.compute, slow.get(rank, rules.Slowdown()))
-        )
-        for rank, one in enumerate(ours)
-    ]
+            slowed = replace(one.compute, held_up=(how.probability, how.factor))
+        workers.append(replace(one, exchange_s=over_s, compute=slowed))
+    return workers
 
 
 _MOMENT = re.compile(r"(\d+)=([^:]+)(?::([^:]+))?")
@@ -210,7 +201,7 @@ def _events(config: SimulateConfig) -> list[Event]:
             events.append(Event(at_s, int(match[1]), joins=flag == "--join"))
             if down_s:
                 events.append(Event(at_s + down_s, int(match[1]), joins=True))
-    return sorted(events)
+    return events
 
 
 # -- the comparison --------------------------------------------------------------------------------
@@ -240,7 +231,8 @@ def compare(
 def _row(
     name: str, config: SimulateConfig, workers: Sequence[Worker], events: Sequence[Event]
 ) -> dict[str, Any]:
-    scheme = SCHEMES[name](config)
+    scheme, target_s = SCHEMES[name](config), math.inf
+    rounds = scheme.use if isinstance(scheme, ClusterRounds) else None
     if name == "serial":
         workers = [replace(min(workers, key=lambda worker: worker.step_s), exchange_s=0.0)]
         events = ()
@@ -249,10 +241,9 @@ def _row(
         workers,
         scheme,
         updates=max(1, config.updates // (len(workers) if isinstance(scheme, Sync) else 1)),
-        warm_up=0 if events or isinstance(scheme, ClusterRounds) else None,
+        warm_up=0 if events or rounds else None,
         **machine,
     )
-    target_s = math.inf
     if config.objective != "none":
         target_s = best_time(workers, scheme, BOWL, updates=config.updates, **machine)
     return {
@@ -260,7 +251,7 @@ def _row(
         "prediction": asdict(prediction),
         "target_s": None if target_s == math.inf else target_s,
         "sent_bytes_per_s": _sent_per_s(name, scheme, prediction, config),
-        "rounds": scheme.use(prediction.seconds) if isinstance(scheme, ClusterRounds) else None,
+        "rounds": None if rounds is None else rounds(prediction.seconds),
     }
 
 
@@ -270,7 +261,8 @@ def _sent_per_s(
     """Bytes that each machine sends in a second; None on one machine."""
     if config.link is None:
         return None
-    once = sent_bytes(FLOAT_BYTES * config.params, config.machines)
+    n_bytes = FLOAT_BYTES * config.params
+    once = sent_bytes(n_bytes, config.machines)
     match scheme:
         case _ if name == "serial":
             return 0.0
@@ -282,7 +274,7 @@ def _sent_per_s(
             replicas = scheme.replicas or config.workers
             per_merge = replicas * scheme.period if scheme.period else math.inf
             return prediction.gradients_per_s / per_merge * once
-    return prediction.gradients_per_s / config.machines * FLOAT_BYTES * config.params
+    return prediction.gradients_per_s / config.machines * n_bytes
 
 
 def best_time(

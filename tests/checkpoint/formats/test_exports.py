@@ -9,14 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_model, save_model
 
 from mlxhog.base import tensors
+from mlxhog.base.tensors import TensorSource
 from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.checkpoint.formats import saving
 from mlxhog.checkpoint.formats.converting import Conversion, convert, token_ids
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.models import families
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.models import families, lm_float64
 from mlxhog.nn.torch import LanguageModel
+from tests.pairs import each_of
 from tests.saved import SMALL, saved_run
 
 MAX_LENGTH = 77
@@ -154,6 +160,36 @@ def test_half_precision_loads_computes_and_learns(transformers, tmp_path, dtype)
     assert model.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
+V1 = {
+    "model_type": "xlstm_v1", "embedding_dim": 32, "num_blocks": 2, "slstm_at": [1],
+    "mlstm_block": {"mlstm": {"num_heads": 2}}, "slstm_block": {"slstm": {"num_heads": 2}},
+    "context_length": 64, "vocab_size": ByteTokenizer.vocab_size,
+}  # fmt: skip
+OURS = {
+    "tables": replace(SMALL, ngram_orders=(2, 3), ngram_dim=4, ngram_rows=64),
+    "tied": replace(SMALL, ngram_orders=(2,), ngram_rows=64, tie_word_embeddings=True),
+    "no final norm": replace(SMALL, add_out_norm=False),
+    "v1": families.read(V1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OURS)
+def test_an_xlstm_that_transformers_lacks_is_exported_with_our_class(transformers, tmp_path, name):
+    folder = exported(tmp_path, OURS[name])
+    model, tokenizer = loaded(transformers, folder)
+    tokens = np.arange(5, 25, dtype=np.int32)[None]
+    expected, _ = lm_float64.logits(OURS[name], formats.open(folder).tensors, tokens)
+    logits = model(torch.from_numpy(tokens).long()).logits
+    np.testing.assert_allclose(logits.detach(), expected, atol=2e-5)
+    model.save_pretrained(tmp_path / "again")
+    again = formats.open(tmp_path / "again")
+    assert again.config == formats.open(folder).config
+    assert again.tensors.keys() == families.param_spec(OURS[name]).keys()
+    text = model.generate(**tokenizer("ab", return_tensors="pt"), max_new_tokens=3)
+    assert text.shape[1] >= 4
+
+
 @pytest.mark.slow
 def test_the_model_has_what_tools_of_transformers_ask_for_and_survives_save_pretrained(
     transformers, tmp_path
@@ -168,3 +204,40 @@ def test_the_model_has_what_tools_of_transformers_ask_for_and_survives_save_pret
     )
     assert again.get_parameter("position.weight").shape[0] == MAX_LENGTH
     assert formats.open(tmp_path / "again").config == formats.open(tmp_path / "e").config
+
+
+# -- shards, and places that refuse them -----------------------------------------------------------
+
+
+def entry(n):
+    array = np.zeros(n, np.float16)
+    return TensorSource(array.shape, array.dtype, (array,))
+
+
+@given(sizes=st.lists(st.integers(0, 40), max_size=20), limit=st.integers(1, 100))
+def test_shards_hold_every_tensor_once_in_order_and_within_the_limit(sizes, limit):
+    entries = {f"t{k}": entry(n) for k, n in enumerate(sizes)}
+    shards = saving.shards(entries, limit)
+    assert [name for shard in shards for name in shard] == list(entries)
+    for shard in shards:
+        held = [e.nbytes for e in shard.values() if e.nbytes]
+        assert sum(held) <= limit or len(held) == 1
+
+
+@each_of("refused", ["made", "made/deeper", "made/deeper/model"])
+def test_a_place_that_the_system_refuses_is_named_and_nothing_is_left(tmp_path, refused):
+    mkdir = Path.mkdir
+
+    def refusing(self, *args, **kwargs):  # root may write anywhere
+        if str(self).startswith(str(tmp_path / refused)):
+            raise PermissionError(13, "Permission denied", str(self))
+        mkdir(self, *args, **kwargs)
+
+    target = tmp_path / "made" / "deeper" / "model"
+    message = f"cannot write {target}: Permission denied at {tmp_path / refused}.*another place"
+    files = {"model.safetensors": {"a": entry(3)}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", refusing)
+        with pytest.raises(EnvironmentLacks, match=message):
+            saving.write(target, files, {}, source=tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -30,18 +30,13 @@ def example(S=12, **changes):
     return cfg, perturbed_params(cfg, 1), *batch(cfg, 2, S, 2)
 
 
-@twins
 @positions
 @backbones
-def test_a_twin_computes_what_the_reference_does(name, position, backbone):
+def test_twins_compute_what_the_reference_does_and_agree_on_every_gradient(position, backbone):
     cfg, params, tokens, _ = example(position=position, backbone=backbone)
     expected, _ = lm_float64.logits(cfg, params, tokens)
-    assert_close(TWINS[name].logits(cfg, params, tokens)[0], expected, LOGITS_F32)
-
-
-@positions
-@backbones
-def test_all_twins_agree_on_every_gradient(position, backbone):
+    for side in TWINS.values():
+        assert_close(side.logits(cfg, params, tokens)[0], expected, LOGITS_F32)
     assert_agreement(*example(9, position=position, backbone=backbone))
 
 

@@ -1,7 +1,6 @@
 """The progress of a running study, and short names of architectures."""
 
 import io
-import re
 from dataclasses import replace
 
 from hypothesis import given
@@ -10,22 +9,14 @@ from hypothesis import strategies as st
 from mlxhog.mad.report.board import folded, shown, state_line
 from mlxhog.mad.study.scheduler import StudyProgress
 from mlxhog.mad.study.study import Best
+from mlxhog.models.mad.sequence import parse
 from tests.mad.report.sample import runs
 
-SEQUENCES = st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12)
 
-
-def unfolded(text):
-    results = []
-    for group, one, times in re.findall(r"(?:\(([^)]*)\)|(\S+?))(?:\*(\d+))?(?:\s|$)", text):
-        results += (group or one).split() * int(times or 1)
-    return results
-
-
-@given(SEQUENCES)
+@given(st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12))
 def test_repeats_are_counted_and_a_folded_sequence_unfolds_to_itself(layers):
     assert folded(["mlstm", "swiglu"] * 7 + ["slstm"] * 3) == "(mlstm swiglu)*7 slstm*3"
-    assert unfolded(folded(layers)) == layers
+    assert parse(folded(layers)) == parse(" ".join(layers))
 
 
 FAILED = replace(
@@ -33,15 +24,11 @@ FAILED = replace(
     candidate="mlstm(heads=4) swiglu " * 7 + "slstm(heads=4) swiglu",
 )  # fmt: skip
 PROGRESS = StudyProgress(
-    study="first",
-    done=17,
-    total=24,
-    elapsed_s=252.0,
-    eta_s=370.0,
+    study="first", done=17, total=24, elapsed_s=252.0, eta_s=370.0,
     statuses={"done": 15, "diverged": 1, "failed": 1},
     best=Best(candidate="gated-conv swiglu", score=0.8312, interval=0.0214, missing=2),
     troubles=(replace(runs()[1], status="diverged"), FAILED),
-)
+)  # fmt: skip
 
 
 def test_runs_time_and_best_are_a_line_and_what_is_not_known_yet_is_a_dash():

@@ -8,7 +8,7 @@ import pytest
 from mlxhog.config.plugins import Plugin
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.pruning import Halving
+from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.sequence import parse
 from tests.mad.report.sample import CONV, RECORD, STUDY, runs
@@ -41,17 +41,10 @@ class Course:
 
     def __init__(self, *ends):
         self.curves, self.records = {}, []
-        self.pruner = Halving(self.curves.__getitem__)
+        self.pruner = Pruner(self.curves.__getitem__)
         for names, tasks, curve, how in ends:
             for name, task in itertools.product(names, tasks):
                 self.end(name, task, curve, **how)
-
-    def rebuilt(self):
-        """The state of a resumed study."""
-        pruner = Halving(self.curves.__getitem__)
-        for run, record in self.records:
-            pruner.ended(run, record)
-        return pruner
 
     def end(self, candidate, task, curve, *, status="done", test=None, **protocol):
         run, (steps, last) = planned(candidate, task, **protocol), curve[-1]
@@ -79,7 +72,7 @@ def stop(names, step, accuracy, tasks=BOTH, **how):
 @pytest.mark.parametrize("name", ["smoke", "lite", "full", "knowledge"])
 def test_recall_is_never_asked_before_1000_steps(name):
     for config in Study(candidates=(CONV,), suite=name).runs(CONV):
-        rungs = Halving(list).rungs(config)
+        rungs = Pruner(list).rungs(config)
         assert list(rungs) == sorted(set(rungs))
         if "recall" in config.task or config.task == "depo":
             assert not [step for step in rungs if step < 1000]
@@ -96,7 +89,7 @@ def test_recall_is_never_asked_before_1000_steps(name):
     ],
 )
 def test_rungs_are_three_and_each_three_times_the_one_before(task, steps, rungs):
-    assert Halving(list).rungs(planned("A", task, steps=steps)) == rungs
+    assert Pruner(list).rungs(planned("A", task, steps=steps)) == rungs
 
 
 def test_the_best_third_goes_on_and_the_others_are_given_up():
@@ -151,8 +144,7 @@ def test_a_run_is_ended_if_its_candidate_is_not_among_the_best_third(before, tas
 
 
 def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
-    course = Course()
-    accuracies = itertools.cycle((0.5, 0.7, 0.2, 0.6, 0.9))
+    course, accuracies = Course(), itertools.cycle((0.5, 0.7, 0.2, 0.6, 0.9))
     for candidate, status in (("A", "done"), ("B", "done"), ("C", "pruned"), ("D", "diverged")):
         course.end(candidate, COPY, [(300, next(accuracies)), (3000, next(accuracies))])
         last = 900 if status == "pruned" else 3000
@@ -166,10 +158,12 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
             for task in BOTH
         ]
 
-    assert set(answers(course.rebuilt())) == {True, False}
-    assert answers(course.rebuilt()) == answers(course.pruner)
-    assert course.rebuilt().is_pruned("C")
-    assert not course.rebuilt().is_pruned("A")
+    rebuilt = Pruner(course.curves.__getitem__)
+    for run, record in course.records:
+        rebuilt.ended(run, record)
+    assert [rebuilt.is_pruned(name) for name in "AC"] == [False, True]
+    assert set(expected := answers(course.pruner)) == {True, False}
+    assert answers(rebuilt) == expected
 
 
 def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_through_the_rest():

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import params, state
 from mlxhog.mad.search import space as space_file
-from mlxhog.mad.search.candidates import LISTED, CandidateSet
 from mlxhog.mad.search.samplers import SAMPLERS
-from mlxhog.mad.search.space import DEEPEST, read_space, to_space
+from mlxhog.mad.search.space import DEEPEST, LISTED, CandidateSet, read_space, to_space
 from mlxhog.models.mad.sequence import canonical
-from tests.mad.search.spaces import LENGTH, SMALL, D, candidates, every
+from tests.mad.search.spaces import LENGTH, D, candidates, every
 from tests.pairs import each_of, max_examples
 
 BASE = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
@@ -39,26 +38,12 @@ DEFAULTS = {"defaults": {"mlstm": {"heads": 2}}, "mixers": ["mlstm", {"type": "m
     ],
 )  # fmt: skip
 def test_a_space_has_depths_and_the_choices_of_the_part_that_repeats(keys, depths, block):
-    space = to_space(BASE | keys)
-    assert space.depths == depths
-    assert [canonical(choices) for choices in space.block] == block
+    choices = candidates(BASE, **keys)
+    assert choices.depths == depths
+    assert [canonical(slot) for slot in choices.block] == block
 
 
 # -- candidates ------------------------------------------------------------------------------------
-
-
-def enumerated(space):
-    """Every candidate, found by trying every sequence of the space."""
-    block, bounds = space.block_at(D), space.bounds
-    for depth in space.depths:
-        for layers in itertools.product(*itertools.islice(itertools.cycle(block), depth)):
-            names = [layer.name for layer in layers]
-            if (
-                all(names.count(name) <= most for name, most in space.counts.items())
-                and params(layers, D) <= bounds.get("params", 1e9)
-                and state(layers, D, LENGTH) <= bounds.get("state", 1e9)
-            ):
-                yield layers
 
 
 @given(
@@ -71,14 +56,21 @@ def enumerated(space):
 )
 @max_examples(25)
 def test_candidates_are_counted_and_numbered_as_if_all_were_tried(template, depth, most, budget):
-    keys = {"template": template, "depth": depth, "max_count": most, "budget": budget}
-    space = to_space(SMALL | keys)
-    expected = [*enumerated(space)]
+    keys = {"template": template, "depth": depth}
+    whole, bounds = candidates(**keys), {"max_count": most, "budget": budget}
+    expected = [
+        layers
+        for depth in whole.depths
+        for layers in itertools.product(*whole.slots(depth))
+        if all([layer.name for layer in layers].count(name) <= n for name, n in most.items())
+        and params(layers, D) <= budget.get("params", 1e9)
+        and state(layers, D, LENGTH) <= budget.get("state", 1e9)
+    ]
     if not expected:
         with pytest.raises(ConfigError, match=r"no candidate"):
-            CandidateSet(space, D, LENGTH)
+            candidates(**keys, **bounds)
         return
-    choices = CandidateSet(space, D, LENGTH)
+    choices = candidates(**keys, **bounds)
     assert choices.count == len(expected)
     assert every(choices) == expected
     assert all(layers in choices for layers in expected)
@@ -145,7 +137,7 @@ def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
 )
 def test_a_mistake_is_answered_with_what_was_meant(keys, message):
     with pytest.raises(ConfigError, match=message):
-        CandidateSet(to_space(BASE | keys), D, LENGTH)
+        candidates(BASE, **keys)
 
 
 @each_of(

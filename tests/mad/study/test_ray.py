@@ -33,10 +33,7 @@ def _search_path(monkeypatch):
 
 def trains_or_crashes(config, **how):
     """Seed 2 crashes."""
-    return train(config, **how) if config.seed < 2 else small.goes_wrong(config, **how, wrong=CRASH)
-
-
-CRASH = "- crash"
+    return train(config, **how) if config.seed < 2 else small.WRONG["crash"]()
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """A session of a study: every run once, whatever dies; samplers and pruners are told of each."""
 
 import errno
-import functools
 import os
 import re
 import signal
@@ -146,22 +145,14 @@ def test_time_used_counts_runs_beside_each_other_once():
 
 
 def test_budgets_are_runs_or_times():
-    assert ExecutionConfig(budget="2h").limit == Limit(seconds=7200)
-    assert ExecutionConfig(budget="40").limit == Limit(runs=40)
-    assert ExecutionConfig().limit == Limit()
+    for text, limit in (("2h", Limit(seconds=7200)), ("40", Limit(runs=40)), (None, Limit())):
+        assert ExecutionConfig(budget=text).limit == limit
     for text in ("0", "h", "-3", "1.5", "nan"):
         with pytest.raises(ConfigError, match="a number of runs such as 40, or a time such as 2h"):
             ExecutionConfig(budget=text)
 
 
 # -- a worker --------------------------------------------------------------------------------------
-
-
-def of(executor):
-    """The next event of any run."""
-    while not (events := executor.events(10.0)):
-        pass
-    return events[0]
 
 
 def where(config, *, callbacks, rungs):
@@ -176,11 +167,7 @@ def where(config, *, callbacks, rungs):
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
     with processes(study(tmp_path), where) as executor:
-        records = []
-        for n in range(3):
-            executor.submit(config(n), ())
-            assert executor.free() == 0
-            records.append(of(executor)[2])
+        records = [executor.execute(config(n), (), bool) for n in range(3)]
         assert workers_of(os.getpid()) == [records[0].steps]
     assert [record.reason for record in records] == ["1 1 0"] * 3
     assert len({record.steps for record in records}) == 1
@@ -198,8 +185,9 @@ def test_runs_that_go_wrong_have_failed_with_their_reasons_and_are_run_again_whe
         "raise": "^kernel is -3; a convolution has at least 1 tap",
         "kill": r"^its process was killed \(SIGKILL\), .*, 4 times",
     }
-    run = functools.partial(small.goes_wrong, wrong=" ".join(ways))
-    outcome = go(store, run, observer=lambda progress: messages.append(progress.message))
+    outcome = go(
+        store, small.goes_wrong, observer=lambda progress: messages.append(progress.message)
+    )
     assert outcome.statuses == {"done": 2, "failed": 5}
     failed = {record.seed: record for record in store.records() if record.status == "failed"}
     for n, words in enumerate(ways.values(), start=1):
@@ -240,8 +228,7 @@ import sys
 from pathlib import Path
 from tests.mad.study import small
 if __name__ == "__main__":
-    store = small.study(Path(sys.argv[1]), "s", candidates=4)
-    outcome = small.go(store, small.slow, parallel=2)
+    outcome = small.go(small.study(Path(sys.argv[1]), candidates=4), small.slow, parallel=2)
     print(outcome.status, outcome.statuses)
 """
 
@@ -265,8 +252,7 @@ def session(tmp_path):
     yield start
     for process in begun:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate()
 
 
 @pytest.mark.slow

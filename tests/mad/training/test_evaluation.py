@@ -1,7 +1,5 @@
 """The steps of evaluations, and the end of a run."""
 
-import pytest
-
 from mlxhog.mad.training.evaluation import Evaluations
 from tests.mad.training.small_runs import Recorder, small_run
 from tests.pairs import each_of
@@ -69,14 +67,14 @@ def test_a_diverged_run_scores_0_whatever_it_had_reached():
     assert run.curve[0].acc_token == 0.7
 
 
-@pytest.mark.parametrize(("stop", "step"), [(0.999, 20), (0.95, 10), (2.0, 20)])
+@each_of(("stop", "step"), [(0.999, 20), (0.95, 10), (2.0, 20)])
 def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop, step):
     run = evaluations(0.95, 0.99, 0.5, stop_accuracy=stop)
     assert run.record("done", 30, 1.0).solved == step
     assert evaluations(0.9, stop_accuracy=stop).record("done", 10, 1.0).solved is None
 
 
-@pytest.mark.parametrize(("select", "decides"), [("test", 0.8), ("val", 0.2)])
+@each_of(("select", "decides"), [("test", 0.8), ("val", 0.2)])
 def test_the_rows_that_decide_make_the_curve(select, decides):
     evaluator = evaluations(0.8, select=select)
     assert evaluator.curve[0].acc_token == decides

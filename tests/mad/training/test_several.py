@@ -22,25 +22,22 @@ LONG = {"workers": TWO, "steps": 100_000, "eval_every": 20, "stop_accuracy": 2}
 
 
 class Killer(Recorder):
-    """Kills a worker of the run at its first evaluation."""
+    """Kills a worker of the run at its first evaluation, or interrupts the run."""
 
-    killed = False
+    killed = interrupts = False
 
     def beat(self):
         super().beat()
         children = [c for c in multiprocessing.active_children() if c.name == "mlxhog-worker-1"]
         if self.points and children and not self.killed:
             self.killed = True
+            if self.interrupts:
+                raise KeyboardInterrupt
             os.kill(children[0].pid, signal.SIGKILL)
 
 
-class Interrupter(Recorder):
-    """Interrupts a run at its first evaluation, once."""
-
-    def beat(self):
-        if self.points and not self.beats:
-            self.beats = 1
-            raise KeyboardInterrupt
+class Interrupter(Killer):
+    interrupts = True
 
 
 def train_two(config, **how):

@@ -6,7 +6,7 @@ import numpy as np
 
 from mlxhog.arena.child import Lane
 from mlxhog.config.sources import of_keywords
-from mlxhog.theory.analysis import AnalyzeConfig
+from mlxhog.theory import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of
 from mlxhog.theory.analysis.sampling import sample
 from mlxhog.theory.target import find_target

@@ -11,14 +11,13 @@ from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import Diverged
 from mlxhog.strategies import Hogwild, Serial, Sync
-from mlxhog.theory.advisor import rules
-from mlxhog.theory.advisor.advise import TIE_BITS, decide
-from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import arms, recommend
+from mlxhog.theory import workload
+from mlxhog.theory.advise import TIE_BITS, decide
 from mlxhog.theory.pairs import Pair, TrainedRun
 from mlxhog.theory.short_runs import PLAIN
 from mlxhog.theory.simulator.machine import Worker
 from mlxhog.theory.simulator.times import times_of
+from mlxhog.theory.workload import Profile, arms, recommend
 from tests.pairs import each_of
 
 QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
@@ -28,7 +27,7 @@ EVEN, TAIL = times_of("constant", 0.1), times_of("exponential", 0.05, 0.05)
 @pytest.fixture(autouse=True)
 def _fewer_updates(monkeypatch):
     """Rules decide by the profile; predictions, of which all but one are only shown, are rough."""
-    monkeypatch.setattr(rules, "SIMULATED", 1000)
+    monkeypatch.setattr(workload, "SIMULATED", 1000)
 
 
 def profile(times, sync_s=0.002, **known):
@@ -63,9 +62,9 @@ ALONE = Worker(name="w", compute=EVEN)
 def test_every_row_of_the_table_decides_where_its_number_says(times, known, name, rule):
     advice = recommend(profile(times, **known))
     assert advice.second is None or advice.second.family != advice.first.family
-    assert (advice.first.name, advice.rule) == (name, rule)
-    assert advice.because
-    assert advice.otherwise
+    assert (advice.first.name, advice.rule.topic) == (name, rule)
+    assert advice.rule.because(profile(times, **known))
+    assert advice.rule.otherwise
 
 
 def test_every_arm_of_the_tree_is_a_configuration_that_train_takes():
@@ -85,7 +84,7 @@ def test_rounds_cost_what_the_formula_says():
     slowest = 0.05 + 0.05 * (1 + 1 / 2 + 1 / 3 + 1 / 4)
     assert one.slowest_s == pytest.approx(slowest, rel=0.02)
     assert one.gain == pytest.approx((slowest + 0.02) / 0.1 - 1, rel=0.05)
-    assert profile([EVEN] * 4, 0.1).period() == 9  # 9 T_s / T_c at a tenth
+    assert profile([EVEN] * 4, 0.1).period == 9  # 9 T_s / T_c at a tenth
     assert one.slow_worker is None
 
 

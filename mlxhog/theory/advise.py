@@ -23,11 +23,7 @@ from mlxhog.base.load import Load, LoadWatch
 from mlxhog.errors import ConfigError, Diverged
 from mlxhog.report.views import TellStep, numbered
 from mlxhog.strategies import Hogwild, Serial, Sync
-from mlxhog.theory import CompareConfig
-from mlxhog.theory.advisor import AdviseConfig
-from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import Arm, recommend
-from mlxhog.theory.analysis import AnalyzeConfig
+from mlxhog.theory import AdviseConfig, AnalyzeConfig, CompareConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
@@ -36,6 +32,7 @@ from mlxhog.theory.pairs import Comparison, Pair, Side
 from mlxhog.theory.short_runs import PLAIN, run_shortly, settings_for
 from mlxhog.theory.simulator.machine import Worker, worker_of
 from mlxhog.theory.target import Target
+from mlxhog.theory.workload import Arm, Profile, recommend
 
 # -- a profile -------------------------------------------------------------------------------------
 
@@ -63,8 +60,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
             f"--workers {target.config.workers} is one worker, which every strategy trains alike; "
             "advise on two or more, as in --workers 2"
         )
-    plan = plan_of(target, AnalyzeConfig())
-    subject = subject_of(target, plan)
+    subject = subject_of(target, plan_of(target, AnalyzeConfig()))
 
     def short(part: str, **chosen: Any) -> tuple[list[Worker], float]:
         tell(part, "starting")
@@ -78,11 +74,20 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         )
         return [worker_of(one) for one in times], result.steps / result.seconds
 
-    together, _ = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
     one = workers[0].backend
+    together, _ = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
     (alone,), _ = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
     sync_s = _round_s(*short(f"{len(workers)} workers, in rounds", strategy=Sync()))
-    p_conf, density, noise = _gradients(target, subject, how, tell)
+
+    drawn = tickets(
+        subject.batches().n_tickets, min(how.samples, most_samples(subject)), target.config.seed
+    )
+    with Child() as child:
+        tell("gradients", f"starting {subject.plan.workers[0].backend}")
+        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
+        tell("gradients", "their noise")
+        noise: float | None = call_child(child, noise_scale, subject, drawn)
+    p_conf, density = weighted(measured.blocks)
     return Profile(
         workers=together,
         alone=alone,
@@ -105,21 +110,6 @@ def _round_s(workers: Sequence[Worker], rounds_per_s: float) -> float:
     times = [worker.compute.successive(rng) for worker in workers]
     slowest = fmean(max(next(one) for one in times) for _ in range(2000))
     return max(0.0, 1 / rounds_per_s - slowest)
-
-
-def _gradients(
-    target: Target, subject: Subject, how: AdviseConfig, tell: TellStep
-) -> tuple[float, float, float | None]:
-    """Return conflict and density, weighted by parameters, and the noise scale."""
-    batches = subject.batches()
-    count = min(how.samples, most_samples(subject))
-    drawn = tickets(batches.n_tickets, count, target.config.seed)
-    with Child() as child:
-        tell("gradients", f"starting {subject.plan.workers[0].backend}")
-        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
-        tell("gradients", "their noise")
-        noise: float | None = call_child(child, noise_scale, subject, drawn)
-    return (*weighted(measured.blocks), noise)
 
 
 def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
@@ -186,8 +176,7 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str
     result = single_look([pair.difference for pair in pairs])
     tie = result.sign == 0 or abs(result.mean) < TIE_BITS
     repeating = next((arm for arm in arms if arm.repeats), arms[0])
-    winner = repeating if tie else arms[int(result.mean < 0)]
-    untold = None
+    winner, untold = repeating if tie else arms[int(result.mean < 0)], None
     steps = [[run.steps for run in side] for side in runs]
     if load.busy and any(max(each) > UNEVEN * min(each) for each in steps):
         untold, winner, tie = str(load), arms[0], True
@@ -222,24 +211,17 @@ def try_both(
     """
     watch, config = LoadWatch(), target.config
     with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
-        a, b = (
-            Side(
-                arm.name,
-                settings_for(
-                    config,
-                    folder,
-                    "advise",
-                    **PLAIN | {"strategy": arm.strategy},
-                    workers=arm.workers or config.workers,
-                    schedule="constant",
-                ),
+
+        def side(arm: Arm) -> Side:
+            how = {**PLAIN, "strategy": arm.strategy, "workers": arm.workers or config.workers}
+            return Side(
+                arm.name, settings_for(config, folder, "advise", **how, schedule="constant")
             )
-            for arm in arms
-        )
+
         terms = CompareConfig(
             pairs=PAIRS, time=seconds / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=config.seed
         )
-        comparison = Comparison(a, b, terms, Path(folder) / "pairs")
+        comparison = Comparison(side(arms[0]), side(arms[1]), terms, Path(folder) / "pairs")
         pairs = [comparison.run_pair(number, tell) for number in range(1, PAIRS + 1)]
     return decide(arms, pairs, watch.look())
 
@@ -274,10 +256,8 @@ def advise_on(
     tell = numbered(tell, PROFILE_PARTS + (TRIAL_PARTS if tries else 0))
     watch = LoadWatch()
     profile = measured_profile(target, options, tell)
-    load = watch.look()
-    choice = recommend(profile)
-    arm, trial = choice.first, None
-    untold = str(load) if load.busy else None
+    load, choice = watch.look(), recommend(profile)
+    arm, trial, untold = choice.first, None, str(load) if load.busy else None
     if tries and choice.second is not None:
         both = arm, choice.second
         trial = try_both(target, both, options.try_time, tell)
@@ -293,9 +273,9 @@ def advise_on(
         "chosen": arm.name,
         "flags": arm.flags,
         "advised": choice.first.name,
-        "rule": choice.rule,
-        "because": choice.because,
-        "otherwise": choice.otherwise,
+        "rule": choice.rule.topic,
+        "because": choice.rule.because(profile),
+        "otherwise": choice.rule.otherwise,
         "expected": choice.expected,
         "profile": profile.to_json(),
         "trial": trial,
