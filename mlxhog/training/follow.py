@@ -31,7 +31,7 @@ from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
 from mlxhog.base.paths import expanded, printable
 from mlxhog.data import textfiles
-from mlxhog.data.examples import Example
+from mlxhog.data.records import Example
 from mlxhog.data.stream import (
     EXAMPLES,
     Closed,
