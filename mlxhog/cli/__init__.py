@@ -7,7 +7,6 @@ modules, and a mistyped one is reported before a framework is loaded.
 import errno
 import importlib
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -116,11 +115,13 @@ examples:
 `mlxhog mad COMMAND --help` lists the options of a command."""
 
 _MODULES = {
-    "analyze": "advise", "report": "plot", "runs": "show join leave stop", "watch": "board",
-    "mad.data": "data", "mad.listing": "tasks suites layers show", "mad.train": "train",
+    "analyze": "advise", "checks": "doctor parity replay", "generate": "generate",
+    "models": "convert", "options": "completion", "runs": "show join leave stop",
+    "servers": "board cluster serve", "watch": "plot report",
+    "mad.listing": "tasks suites layers show", "mad.train": "data train",
     "mad.results": "board plot vote scale", "mad.study": "search bench resume",
 }  # fmt: skip
-PLACES = {"runs rm": "runs.remove"} | {
+PLACES = {"eval": "generate.evaluate", "runs rm": "runs.remove"} | {
     f"{'mad ' * module.startswith('mad')}{name}": f"{module}.{name}"
     for module, names in _MODULES.items()
     for name in names.split()
@@ -247,51 +248,36 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
             return "interrupted", INTERRUPTED
         case MemoryError():
             return f"the memory is used up: {error}; ask for smaller sizes", LACKS
-        case OSError():
-            return _of_system(error)
-        case ModuleNotFoundError() if package := _package(str(error.name)):
+        case ImportError() if (error.name or "mlxhog").partition(".")[0] != "mlxhog":
             return (
-                f"mlxhog {command} needs {error.name}, which is not installed; install it: "
-                f"python -m pip install {package}"
+                f"mlxhog {command} cannot load the package {error.name}: {message_of(error)}; if "
+                "memory is short, end other programs or raise the limit (ulimit -v), else install "
+                "it again: python -m pip install --force-reinstall mlxhog"
             ), LACKS
-        case ImportError() if (error.path or "").endswith((".so", ".dylib")):
+        case OSError() if _is_folder_lost():
             return (
-                f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "
-                "short, end other programs or raise the limit (ulimit -v), else install it again"
-            ), LACKS
-    return None
-
-
-def _package(module: str) -> str | None:
-    """Return the package of a module for pip, if pyproject.toml names it."""
-    from importlib.metadata import requires
-
-    name = {"yaml": "pyyaml"}.get(module, module).replace("_", "-")
-    packages = (re.split("[<>=;[]", one)[0].strip() for one in requires("mlxhog") or ())
-    return next((one for one in packages if one.replace("_", "-") == name), None)
-
-
-def _of_system(error: OSError) -> tuple[str, int] | None:
-    """Return the message and the exit code of an error of the system; None if it is a fault."""
-    try:
-        os.getcwd()
-    except OSError as lost:
-        return (
-            f"the current folder cannot be used ({lost.strerror}); was it deleted or moved? change "
-            "to another one: cd ~"
-        ), 2
-    match error.errno:
-        case errno.EACCES | errno.ENAMETOOLONG | errno.EPERM if error.filename is not None:
-            return (
-                f"cannot use {shown(str(error.filename))}: {error.strerror}; name another path, or "
-                "make it usable for you"
+                "the current folder cannot be used; was it deleted or moved? change to another "
+                "one: cd ~"
             ), 2
-        case errno.EMFILE | errno.ENFILE:
+        case OSError(errno=errno.EACCES | errno.ENAMETOOLONG | errno.EPERM, filename=name) if name:
+            return (
+                f"cannot use {shown(str(name))}: {error.strerror}; name another path, or make it "
+                "usable for you"
+            ), 2
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
             from mlxhog.base.processes import descriptors_text
 
             return f"no more files can be opened: {descriptors_text()}", LACKS
-        case errno.EDQUOT | errno.EFBIG | errno.EIO | errno.ENOSPC | errno.EROFS:
+        case OSError(errno=errno.EDQUOT | errno.EFBIG | errno.EIO | errno.ENOSPC | errno.EROFS):
             from mlxhog.base.durable import explained
 
             return f"a file cannot be written: {explained(error)}", LACKS
     return None
+
+
+def _is_folder_lost() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False

@@ -1,9 +1,7 @@
 """`mlxhog analyze`: conflicts and staleness, and the theorems; `mlxhog advise`: which strategy."""
 
-from __future__ import annotations
-
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +21,9 @@ TRAINING = """data tokenizer text_key strict_data skip_machine_data val loss_on 
 batch_size grad_accumulation kernels compute_dtype workers threads strategy predict async_after
 write sparsify error_feedback sampled_head blocks optimizer lr clip ngram_lr weight_decay seed
 out"""
-MAIN = """samples seconds backend data workers batch_size seq_len optimizer lr sparsify all json
-quiet"""
 ADVISE_TRAINING = """data tokenizer text_key strict_data skip_machine_data val loss_on seq_len
 batch_size grad_accumulation kernels compute_dtype workers threads write sampled_head optimizer lr
 clip weight_decay slow seed out"""
-ADVISE_MAIN = """try_time no_try measure reproducible data workers threads batch_size seq_len
-optimizer lr slow json quiet"""
 OTHERWISE = "; other options of train are read from a YAML file or a run"
 
 
@@ -37,7 +31,7 @@ OTHERWISE = "; other options of train are read from a YAML file or a run"
 class _Subject(Plugins, Quiet):
     subject: str = argument("CONFIG_OR_RUN", "see above")
 
-    def target(self, training: Written) -> Target:
+    def target(self, training: Written) -> "Target":
         """Return the model and its training."""
         root = Path(training.read(TrainConfig).out)
         # It imports NumPy and the native module: wrong flags are reported before.
@@ -51,7 +45,7 @@ class _Words(_Subject):
     all: bool = switch("all tables, not only answer and advice")
 
 
-@command("analyze", Part(TrainConfig, TRAINING.split(), "training"), main=MAIN, otherwise=OTHERWISE)
+@command("analyze", Part(TrainConfig, TRAINING, "training"), otherwise=OTHERWISE)
 def run(words: _Words, config: AnalyzeConfig, training: Written) -> Report:
     """Is lock-free training sound for this model and this text?
 
@@ -68,8 +62,10 @@ def run(words: _Words, config: AnalyzeConfig, training: Written) -> Report:
     Examples:
         analyze tiny
         analyze models/7to1-tiny.yaml --json
-        analyze conf.yaml --batch-size 8 --samples 1000
-        analyze tiny --all
+        analyze conf.yaml --batch-size 8 --samples 1000 --all
+
+    Main options:
+        samples seconds backend data workers batch_size seq_len optimizer lr sparsify all json quiet
     """
     target = words.target(training)
     from mlxhog.theory.analysis.analyze import analyze
@@ -95,8 +91,7 @@ def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | S
     for one in facts["advice"]:
         flags = f"  [{one['flags']}]" if one["flags"] else ""
         advice.append(f"- {one['topic']}: {one['recommend']}{flags}")
-        if everything:
-            advice.append(f"    because {one['because']}")
+        advice += [f"    because {one['because']}"] * everything
     if everything:
         yield from _tables(facts)
     else:
@@ -144,34 +139,27 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
     yield _theorems(facts["bounds"], lag)
 
 
-def _theorems(bounds: list[dict[str, Any]], lag: str) -> Section:
-    by: dict[str, dict[str, Any]] = {}
+def _theorems(bounds: Iterable[Mapping[str, Any]], lag: str) -> Section:
+    rows, missing = defaultdict[str, dict[str, Any]](dict), defaultdict[str, list[str]](list)
     for one in bounds:
-        by.setdefault(one["block"], {})[one["name"]] = one
-    rows, missing = [], defaultdict[str, list[str]](list)
-    for block, rules in by.items():
-        assumed = rules["proposition 4.1"]["assumptions"]
-        for each in assumed:
+        block, values, row = one["block"], one["values"], rows[one["block"]]
+        row["block"] = block
+        if one["name"] != "proposition 4.1":
+            row[one["name"]] = values["largest_tau"]
+            continue
+        row[f"penalty at {lag}"] = values["penalty"]
+        for each in one["assumptions"]:
             if each["holds"] is not True:
                 fails = "is unknown" if each["holds"] is None else f"does not hold, {each['why']}"
                 missing[f"{each['needs']}: {fails}"].append(block)
-        n_hold = sum(one["holds"] is True for one in assumed)
-        rows.append(
-            {
-                "block": block,
-                f"penalty at {lag}": rules["proposition 4.1"]["values"]["penalty"],
-                "n^(1/4)": rules["n^(1/4)"]["values"]["largest_tau"],
-                "n/(2 Dbar)": rules["perturbed iterate"]["values"]["largest_tau"],
-                "assumptions that hold": f"{n_hold} of {len(assumed)}",
-            }
-        )
     notes = [
         "penalty: updates over those of serial SGD, by Proposition 4.1; it orders problems. The "
-        "loss of a neural network is not strongly convex, so there is no bound"
+        "loss of a neural network is not strongly convex, so there is no bound; other columns: the "
+        "largest lag of that theorem",
     ]
     for text, blocks in missing.items():
-        notes.append(text + f" (in {', '.join(blocks)})" * (len(blocks) < len(by)))
-    return table("bounds of the theorems", rows, notes)
+        notes.append(text + f" (in {', '.join(blocks)})" * (len(blocks) < len(rows)))
+    return table("bounds of the theorems", rows.values(), notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +168,7 @@ class _AdviseWords(_Subject):
 
 
 @command(
-    "advise", Part(TrainConfig, ADVISE_TRAINING.split(), "training"),
-    main=ADVISE_MAIN, otherwise=OTHERWISE,
+    "advise", Part(TrainConfig, ADVISE_TRAINING, "training"), otherwise=OTHERWISE,
 )  # fmt: skip
 def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Report:
     """Which strategy for this model on this machine?
@@ -200,7 +187,10 @@ def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Repo
         advise tiny --workers torch:cpu*2 --no-try
         advise conf.yaml --try 5m --json
         advise tiny --slow 1=4 --try 20
-        advise tiny --reproducible
+
+    Main options:
+        try_time no_try measure reproducible data workers threads batch_size seq_len optimizer lr
+        slow json quiet
     """
     target = words.target(training)
     from mlxhog.theory.advise import advise_on

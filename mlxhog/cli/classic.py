@@ -1,10 +1,7 @@
 """`mlxhog classic`: the Hogwild paper's own problems, scheme by scheme."""
 
-from __future__ import annotations
-
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,10 +16,7 @@ from mlxhog.errors import ConfigError
 if TYPE_CHECKING:
     from mlxhog.classic.problem import Problem
     from mlxhog.classic.result import ClassicProgress, ClassicResult
-    from mlxhog.report.table import Section
 
-MAIN = """data test_data labels size workers scheme write epochs lr batch_size seed stats all
-json"""
 OFTEN = 0.5
 """Probability that two examples meet, above which a problem is called dense."""
 
@@ -35,7 +29,7 @@ class _Words(Quiet):
     all: bool = switch("all numbers, not only the main ones")
 
 
-@command("classic", main=MAIN)
+@command("classic")
 def run(words: _Words, config: ClassicConfig) -> Report:
     """Solve one of the Hogwild paper's problems with several processes on one arena.
 
@@ -53,11 +47,13 @@ def run(words: _Words, config: ClassicConfig) -> Report:
 
     Examples:
         classic
-        classic svm --workers 2
         classic svm --workers 2 --write racy --active-rows
         classic matrix-completion --rank 32 --scheme round_robin
         classic graph-cuts --json
         classic svm --data rcv1_train.svm --stats
+
+    Main options:
+        data test_data labels size workers scheme write epochs lr batch_size seed stats all json
     """
     from mlxhog.classic import problems
 
@@ -69,6 +65,8 @@ def run(words: _Words, config: ClassicConfig) -> Report:
         entries = [{"name": n, "about": about} for n, (about, _) in problems.PROBLEMS.items()]
         return Report({"problems": entries}, [{one["name"]: one["about"] for one in entries}])
     # The rest imports NumPy and the native module.
+    from mlxhog.base import machine
+    from mlxhog.classic.result import sections, warnings
     from mlxhog.classic.run import compare, train
 
     load = os.getloadavg()[0]
@@ -83,7 +81,7 @@ def run(words: _Words, config: ClassicConfig) -> Report:
     line = words.status()
     with ticking(line) as tick:
 
-        def show(progress: ClassicProgress) -> None:
+        def show(progress: "ClassicProgress") -> None:
             if progress.message is not None:
                 line.tell(progress.message)
                 return
@@ -99,23 +97,12 @@ def run(words: _Words, config: ClassicConfig) -> Report:
         remarks.insert(0, f"serial diverged, so {config.scheme} was not begun")
     if result.status == "interrupted" and not words.quiet:
         remarks.insert(0, f"interrupted after {len(result.epochs)} epochs of {result.scheme}")
-    text = _text(problem.about, result, serial, load, everything=words.all)
+    notes = [] if result.status == "diverged" else [*warnings(result, load, machine.here().cores)]
+    text = sections(problem.about, result, serial, notes, everything=words.all)
     return Report(result.to_json(serial), text, EXIT_CODES[result.status], remarks)
 
 
-def _text(
-    about: str, result: ClassicResult, serial: ClassicResult | None, load: float, *,
-    everything: bool,
-) -> Iterable[Section]:  # fmt: skip
-    from mlxhog.base import machine
-    from mlxhog.classic.result import sections, warnings
-
-    cores = machine.here().cores
-    notes = [] if result.status == "diverged" else [*warnings(result, load, cores)]
-    yield from sections(about, result, serial, notes, everything=everything)
-
-
-def _stats(problem: Problem) -> Report:
+def _stats(problem: "Problem") -> Report:
     from mlxhog.theory.hypergraph import Hypergraph
 
     graph = Hypergraph(*problem.supports())
@@ -133,7 +120,7 @@ def _stats(problem: Problem) -> Report:
     return Report(facts, [head, facts])
 
 
-def _progress_line(progress: ClassicProgress, seconds: float) -> str:
+def _progress_line(progress: "ClassicProgress", seconds: float) -> str:
     """Return epoch, objective, pace and time to the end of a run."""
     epoch, epochs = progress.epoch, progress.epochs
     ended = 0 if epoch is None else epoch.number

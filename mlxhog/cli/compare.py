@@ -1,7 +1,5 @@
 """`mlxhog compare`: which of two ways to train is better, by a sequential test of pairs."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Sequence
@@ -30,7 +28,6 @@ NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "
 
 UNTOLD = "cannot be told"
 MOST_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
-MAIN = "a b pairs time tokens steps eval_tokens data workers seed folder out json quiet"
 OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or into YAML'
 
 
@@ -41,9 +38,7 @@ class _Words(Plugins, Quiet):
     b: str = option("", "flags of train for B alone, in quotes", metavar='"FLAGS"')
 
 
-@command(
-    "compare", Part(TrainConfig, BOTH.split(), "of both sides"), main=MAIN, otherwise=OTHERWISE
-)
+@command("compare", Part(TrainConfig, BOTH, "of both sides"), otherwise=OTHERWISE)
 def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
     """Find out which of two ways to train is better.
 
@@ -62,8 +57,10 @@ def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
         compare tiny --a "--optimizer muon" --b "--optimizer adamw"
         compare mine.yaml theirs.yaml --time 5m
         compare latest 20260102-101500-sotu --tokens 1M
-        compare 7to1-tiny --b "--lr 2e-3 --warmup 0.1" --pairs 8 --json
         compare --a "--workers 2 --strategy hogwild" --b "--strategy serial --threads 2"
+
+    Main options:
+        a b pairs time tokens steps eval_tokens data workers seed folder out json quiet
     """
     if both.problems:
         raise ConfigError("\n".join(both.problems))
@@ -101,15 +98,8 @@ def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
     return _report(comparison)
 
 
-# -- the sides -------------------------------------------------------------------------------------
-
-
 def _flags_of(letter: str, text: str) -> Layer:
-    """The options in the flags of one side.
-
-    Raises:
-        ConfigError: a flag is unknown, or belongs to the comparison.
-    """
+    """The options in the flags of one side; a ConfigError if the comparison sets one itself."""
     flags = Flags(f"compare --{letter}", "", [Part(TrainConfig, merged=True)])
     try:
         (parsed,) = flags.parse(shlex.split(text))
@@ -133,12 +123,8 @@ def _budgets() -> dict[str, object]:
     return {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
 
 
-def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> Side:
-    """Return a side: the options of a subject, with the overrides; of a run without its weights.
-
-    Raises:
-        ConfigError: it is not an architecture, file or run, or its options are wrong.
-    """
+def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "Side":
+    """Return a side: the options of a subject, with the overrides; of a run without its weights."""
     from mlxhog.checkpoint import run as runs
     from mlxhog.models.registry import architectures
     from mlxhog.theory.pairs import Side
@@ -156,21 +142,15 @@ def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> Si
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
     config = train_config([values, *overrides])
-    for name in ("resume", "follow"):
-        if getattr(config, name) is not None:
-            raise ConfigError(
-                f"{subject}: {name}: both sides begin anew, on the same text; take it out of the "
-                "file"
-            )
+    if name := next((one for one in ("resume", "follow") if getattr(config, one)), None):
+        raise ConfigError(
+            f"{subject}: {name}: both sides begin anew, on the same text; take it out of the file"
+        )
     return Side(title, config)
 
 
-def _with_budget(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
-    """Return the options with the budget of both sides.
-
-    Raises:
-        ConfigError: the sides have different budgets, several, or one in passes.
-    """
+def _with_budget(config: CompareConfig, sides: "Sequence[Side]") -> CompareConfig:
+    """Return the options with the budget of both sides, which have one, and the same."""
     units = ("time", "tokens", "steps")
     if any(getattr(config, one) is not None for one in units):
         return config
@@ -187,10 +167,7 @@ def _with_budget(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
     return replace(config, **a)
 
 
-# -- the answer ------------------------------------------------------------------------------------
-
-
-def _answer(outcome: PairedResult) -> str:
+def _answer(outcome: "PairedResult") -> str:
     low, high, sign = outcome.low, outcome.high, outcome.sign
     after = f"after {outcome.pairs} of {outcome.planned} pairs"
     if sign:
@@ -202,7 +179,7 @@ def _answer(outcome: PairedResult) -> str:
     return f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), {after}"
 
 
-def _report(comparison: Comparison) -> Report:
+def _report(comparison: "Comparison") -> Report:
     from mlxhog.theory import paired_test
 
     outcome, terms = comparison.outcome, comparison.terms

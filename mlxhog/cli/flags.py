@@ -90,15 +90,15 @@ class Part:
 
     Attributes:
         cls: a dataclass of `option` fields.
-        only: names of the options that it takes, numbers of choices by their flat names, or a
-            function that returns them; None for all.
+        only: names of the options that it takes, numbers of choices by their flat names; or a
+            function that returns them; "" for all.
         group: heading for all of them; None for those that they name.
         default: shown in place of each default.
         merged: the command merges them with other sources, so it gets them as `Written`.
     """
 
     cls: type[Any]
-    only: Iterable[str] | Callable[[], Iterable[str]] | None = None
+    only: str | Callable[[], Iterable[str]] = ""
     group: str | None = None
     default: str | None = None
     merged: bool = False
@@ -155,9 +155,9 @@ class Flags:
 
     Args:
         command: its name.
-        doc: the text of its help; below `Examples:` a command line in each line.
+        doc: the text of its help. Below `Examples:` is a command line in each line, and below
+            `Main options:` the names of the flags that `--help` shows; `--help-all` then shows all.
         parts: its options.
-        main: names of the flags that `--help` shows; `--help-all` then shows all. All by default.
         otherwise: advice for an unknown flag without a similar known one.
 
     Attributes:
@@ -165,25 +165,18 @@ class Flags:
         by_flag: every flag, aliases included, and its option.
     """
 
-    def __init__(
-        self,
-        command: str,
-        doc: str,
-        parts: Sequence[Part],
-        main: Sequence[str] = (),
-        otherwise: str = "",
-    ) -> None:
-        self._command, self.parts, self._main, self._otherwise = command, parts, main, otherwise
+    def __init__(self, command: str, doc: str, parts: Sequence[Part], otherwise: str = "") -> None:
+        self._command, self.parts, self._otherwise = command, parts, otherwise
+        doc, _, main = doc.partition("\n\nMain options:\n")
         self._about, _, examples = doc.partition("\n\nExamples:\n")
-        self._examples = textwrap.dedent(examples).splitlines()
+        self._main, self._examples = main.split(), textwrap.dedent(examples).splitlines()
         self.declared: dict[str, Declared] = {}
         self.by_flag: dict[str, Option] = {}
         for part in parts:
-            only = part.only() if callable(part.only) else part.only
-            names = None if only is None else {*only}
+            names = part.only.split() if isinstance(part.only, str) else part.only()
             for spec, owners in _with_numbers(options(part.cls).values()):
                 place = spec.argument or spec.flag
-                if place not in self.by_flag and (names is None or spec.name in names):
+                if place not in self.by_flag and (not names or spec.name in names):
                     self.declared[place] = Declared(spec, owners, part)
                     self.by_flag |= dict.fromkeys(spec.flags, spec)
         self._words = [spec for spec in self.specs() if spec.argument]
@@ -191,8 +184,6 @@ class Flags:
     def specs(self) -> list[Option]:
         """Return every option and number of the command."""
         return [one.spec for one in self.declared.values()]
-
-    # -- reading ------------------------------------------------------------------------------
 
     def parse(self, arguments: Sequence[str]) -> list[Any]:
         """Read a command line; return the options of each part, in the parts' order.
@@ -251,9 +242,7 @@ class Flags:
                 if places:
                     spec = places[0] if places[0].many else places.popleft()
                     self._add(values, spec, [word], _metavar(spec), problems)
-                elif is_name:
-                    problems.append(f"unexpected argument {word!r}; did you mean '--{word}'?")
-                elif not follows_wrong:
+                elif is_name or not follows_wrong:
                     problems.append(f"unexpected argument {word!r}{self._place_of(word)}")
                 follows_wrong = is_name
             elif word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
@@ -314,34 +303,35 @@ class Flags:
 
     def _place_of(self, word: str) -> str:
         """Return advice for a word that has no place."""
+        if f"--{word}" in self.by_flag:
+            return f"; did you mean '--{word}'?"
         if "--data" in self.by_flag and Path(word).exists():
             return f"; text is named by a flag: --data {word}"
         return "" if self._words else self._otherwise
 
-    # -- help ---------------------------------------------------------------------------------
-
     def _help(self, *, everything: bool) -> str:
         width = min(shutil.get_terminal_size().columns, WIDTH) - 2
         every, groups = [*self.declared.values()], dict[str, list[tuple[str, str]]]()
+        shown = every
         if everything:
-            shown = "the main options" if self._main else "this"
-            own = [("-h, --help", f"show {shown}, and stop")]
+            about = "the main options" if self._main else "this"
+            own = [("-h, --help", f"show {about}, and stop")]
             own += [("--help-all", "show every option, and stop")] * bool(self._main)
             groups = {"positional arguments": [], "options": own}
-            for one in every:
-                groups.setdefault(one.title, []).append((self._left(one.spec), one.about))
         else:
             named = {one.spec.name: one for one in every}
-            words = [one for one in every if one.spec.argument]
-            main = [*words, *(named[name] for name in self._main)]
-            groups = {"main options": [(self._left(one.spec), one.about) for one in main]}
-        usage = ["usage: mlxhog", self._command, *(one.argument for one in self._words)]
-        blocks = [" ".join([*usage, "[options]"])]
+            shown = [
+                *(one for one in every if one.spec.argument),
+                *(named[name] for name in self._main),
+            ]
+        for one in shown:
+            title = one.title if everything else "main options"
+            groups.setdefault(title, []).append((self._left(one.spec), one.about))
+        words = " ".join(spec.argument for spec in self._words)
+        blocks = [f"usage: mlxhog {self._command} {words} [options]".replace("  ", " ")]
         for text in self._about.split("\n\n"):
-            is_laid_out = text.startswith(" ")
-            blocks.append(
-                text if is_laid_out else textwrap.fill(text, width, break_on_hyphens=False)
-            )
+            filled = textwrap.fill(text, width, break_on_hyphens=False)
+            blocks.append(text if text.startswith(" ") else filled)
         for title, rows in groups.items():
             lines = (_row(left, right, width) for left, right in rows)
             blocks += ["\n".join([f"{title}:", *lines])] * bool(rows)

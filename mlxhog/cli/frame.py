@@ -67,6 +67,9 @@ class Report:
                 print(line)
 
 
+Function = Callable[..., Report | int]
+
+
 class Command:
     """A command of the command line.
 
@@ -74,20 +77,14 @@ class Command:
         name: its words.
         function: from its options to a `Report` or an exit code.
         parts: for the parameters that are a `Written`, and others that take some options only.
-        main: names of the flags that `--help` shows.
         otherwise: advice for an unknown flag without a similar known one.
     """
 
     def __init__(
-        self,
-        name: str,
-        function: Callable[..., Report | int],
-        parts: Sequence[Part],
-        main: str,
-        otherwise: str,
+        self, name: str, function: Function, parts: Sequence[Part], otherwise: str
     ) -> None:
         self._name, self._function, self._parts = name, function, parts
-        self._main, self._otherwise = main.split(), otherwise
+        self._otherwise = otherwise
 
     def flags(self) -> Flags:
         """Return its options, by the parameters of the function."""
@@ -97,7 +94,7 @@ class Command:
             part = given.popleft() if own else Part(hints[name])
             parts.append(replace(part, merged=hints[name] is Written))
         doc = inspect.getdoc(self._function) or ""
-        return Flags(self._name, doc, parts, self._main, self._otherwise)
+        return Flags(self._name, doc, parts, self._otherwise)
 
     def __call__(self, arguments: Sequence[str]) -> int:
         """Run the command with the words after its name; returns its exit code."""
@@ -115,11 +112,9 @@ class Command:
         return result.code
 
 
-def command(
-    name: str, *parts: Part, main: str = "", otherwise: str = ""
-) -> Callable[[Callable[..., Report | int]], Command]:
+def command(name: str, *parts: Part, otherwise: str = "") -> Callable[[Function], Command]:
     """Make a command of a function; the arguments are those of `Command`."""
-    return lambda function: Command(name, function, parts, main, otherwise)
+    return lambda function: Command(name, function, parts, otherwise)
 
 
 def print_json(value: object) -> None:
@@ -131,9 +126,6 @@ def print_json(value: object) -> None:
 
         text = plain_json.dumps(value).decode()
     print(text, flush=True)
-
-
-# -- facts for people ------------------------------------------------------------------------------
 
 
 def spelt(facts: Any) -> Iterator[str]:
@@ -181,15 +173,8 @@ def spelt_value(name: str, value: Any) -> str:
     return format_bytes(value) if name.endswith("bytes") else format_number(value)
 
 
-# -- words of a command line -----------------------------------------------------------------------
-
-
 def writable(flag: str, text: str) -> Path:
-    """Return the path of a file to write, before the work for it.
-
-    Raises:
-        ConfigError: it is a folder, or in none that can be written.
-    """
+    """Return the path of a file to write, before the work for it; else a ConfigError."""
     path = expanded(text)
     if path.is_dir() or not path.name or not os.access(path.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{flag} {text}: name a file in a directory that can be written")

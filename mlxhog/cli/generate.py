@@ -1,10 +1,10 @@
-"""`mlxhog generate`: text from a checkpoint, or from a run while it trains."""
-
-from __future__ import annotations
+"""`mlxhog generate` and `eval`: text from a trained model, and its scores of text."""
 
 import os
 import re
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Json, Plugins, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
+from mlxhog.config.config import train_config
 from mlxhog.config.options import option
 from mlxhog.decoding.options import Sampling, stop_strings
-from mlxhog.errors import ConfigError, DataError
-from mlxhog.live import MODES, backend_option, wait_option
+from mlxhog.errors import ConfigError, DataError, shown
+from mlxhog.live import CHECKPOINT, MODES, backend_option, wait_option
 from mlxhog.report.streams import verbatim
+from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
+    from mlxhog.data.tokens import TokenFile
+    from mlxhog.decoding.scoring import Score
     from mlxhog.live.source import Loaded, WeightSource
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
@@ -59,12 +64,11 @@ class GenerateConfig(Sampling, RunFolder, Plugins, Json):
 
 
 @command("generate")
-def run(config: GenerateConfig) -> Report:
+def generate(config: GenerateConfig) -> Report:
     r"""Write text with a trained model, the prompt first.
 
     Examples:
         generate latest --prompt "The"
-        generate latest --prompt "The" --mode pinned_per_sequence
         generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
         generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
         generate latest --prompt-file questions.jsonl --json
@@ -95,14 +99,17 @@ def run(config: GenerateConfig) -> Report:
         for piece in answers.follow(model.answer(prompts, config, **sizes)):
             now = model.follower.loaded()
             used[piece.row] = (used.get(piece.row, (now,))[0], now)
-            if not (config.json or many):
+            if config.json:
+                continue
+            if not many:
                 _write(waiting + piece.text)
                 waiting = ""
-            while many and n_written < len(prompts) and answers.rows[n_written].finish_reason:
-                text = prompts[n_written] + answers.rows[n_written].text
+                continue
+            for text, answer in list(zip(prompts, answers.rows, strict=True))[n_written:]:
+                if not answer.finish_reason:  # each as soon as it and those before it are complete
+                    break
                 n_written += 1
-                if not config.json:  # each as soon as it and those before it are complete
-                    _write(f"--- {n_written} of {len(prompts)}\n{text}\n")
+                _write(f"--- {n_written} of {len(prompts)}\n{text}{answer.text}\n")
     if not (config.json or many):
         _write("\n")
     records: list[dict[str, Any]] = [
@@ -131,7 +138,7 @@ def run(config: GenerateConfig) -> Report:
     return Report(facts, [], remarks=remarks)
 
 
-def _weights(source: WeightSource, first: Loaded, last: Loaded) -> dict[str, Any]:
+def _weights(source: "WeightSource", first: "Loaded", last: "Loaded") -> dict[str, Any]:
     """Return the facts of the weights of an answer: of its first token, and of its last."""
     counts = source.counts_updates
     return {
@@ -158,9 +165,6 @@ def _weights_line(facts: dict[str, Any], trains: bool) -> str:
     return f"{text}, {facts['age_updates']} updates and {facts['age_s'] or 0:.1f} s old at its end"
 
 
-# -- prompts ---------------------------------------------------------------------------------------
-
-
 def read_prompt(spec: str) -> str:
     """Return the text of `--prompt`: a text, - for standard input, or @FILE.
 
@@ -181,45 +185,41 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
             standard input. Blank lines are left out.
 
     Raises:
-        ConfigError: the file cannot be read, is not UTF-8 text, holds no prompt, a line is not such
-            an object, or the objects are of both kinds.
+        ConfigError, DataError: the file cannot be read, or it holds something else.
     """
     from mlxhog.data import conversations, textfiles
 
     where = f"--prompt-file {spec}"
-    lines = [(n, line) for n, line in enumerate(_read(spec, where).split("\n"), 1) if line.strip()]
-    if not lines:
+    if Path(spec).suffix.lower() in textfiles.LINES_SUFFIXES:
+        pairs = [_of_record(record, place) for place, record in textfiles.records(Path(spec))]
+    else:
+        pairs = [(line, False) for line in _read(spec, where).split("\n") if line.strip()]
+    kinds = {is_chat for _, is_chat in pairs}
+    if not kinds:
         raise ConfigError(f"{where}: holds no prompts; write one per line")
-    if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
-        return [line for _, line in lines], ()
-    prompts, are_chats = zip(*(_of_line(line, f"{spec}:{n}") for n, line in lines), strict=True)
-    if len({*are_chats}) > 1:
+    if len(kinds) > 1:
         raise ConfigError(
             f"{where}: some lines have a prompt and others have messages, and their answers end "
             "differently; use a file for each"
         )
-    return list(prompts), conversations.STOPS if are_chats[0] else ()
+    return [prompt for prompt, _ in pairs], conversations.STOPS if kinds == {True} else ()
 
 
-def _of_line(line: str, place: str) -> tuple[str, bool]:
-    """Return the prompt of a JSON line, and whether it is a conversation."""
-    from mlxhog.base import plain_json
+def _of_record(record: object, place: str) -> tuple[str, bool]:
+    """Return the prompt of a record, and whether it is a conversation."""
     from mlxhog.data import conversations
 
-    expected = 'wanted {"prompt": "..."} or {"messages": [...]}'
-    try:
-        value = plain_json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{place}: not JSON ({error}); {expected}") from error
-    value = value if isinstance(value, dict) else {}
-    if "messages" in value:
+    fields = record if isinstance(record, dict) else {}
+    if "messages" in fields:
         try:
-            return conversations.prompt(value["messages"]), True
+            return conversations.prompt(fields["messages"]), True
         except DataError as error:
             raise ConfigError(f"{place}: {error}") from error
-    if isinstance(prompt := value.get("prompt"), str):
-        return _normalised(prompt.encode(), place), False
-    raise ConfigError(f"{place}: {expected}, got {line.strip()[:60]}")
+    if isinstance(prompt := fields.get("prompt"), str):
+        return _normalised(prompt.encode(errors="surrogatepass"), place), False
+    raise ConfigError(
+        f'{place}: wanted {{"prompt": "..."}} or {{"messages": [...]}}, got {shown(record)}'
+    )
 
 
 def _read(spec: str, what: str) -> str:
@@ -236,11 +236,7 @@ def _read(spec: str, what: str) -> str:
 
 
 def _normalised(content: bytes, what: str) -> str:
-    """Return a text without a byte-order mark, CRLF as LF, as training reads it.
-
-    Raises:
-        ConfigError: it is not UTF-8, or has a zero byte.
-    """
+    """Return a text without a byte-order mark, CRLF as LF, as training reads it."""
     from mlxhog.data import records
 
     try:
@@ -253,11 +249,7 @@ def _normalised(content: bytes, what: str) -> str:
 
 
 def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
-    r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes.
-
-    Raises:
-        ConfigError: one is empty or not UTF-8 text, or there are too many or too long ones.
-    """
+    r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes."""
     texts = (_normalised(os.fsencode(word), f"--stop {ascii(word)}") for word in words)
     plain = [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts]
     return stop_strings(plain, "--stop")
@@ -273,3 +265,135 @@ def _write(text: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding))
     stream.flush()
+
+
+SEQ_LEN = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(RunFolder, Plugins, Json):
+    """Options of `mlxhog eval`."""
+
+    model: str = run_argument("RUN_OR_CHECKPOINT")
+    data: str | None = option(
+        None,
+        "a corpus in the package, or a text file, folder or glob; a flag each for several",
+        none="held-out", lines=True,
+    )  # fmt: skip
+    text_key: str | None = option(None, "for .jsonl, the key that holds the text", none="auto")
+    strict_data: bool = option(
+        False,
+        "refuse damaged, unreadable or empty files of a folder or glob; by default they are "
+        "skipped",
+    )
+    checkpoint: str | None = option(
+        None, "of the run: latest, best, or the name of a folder in its checkpoints", none="latest"
+    )
+    seq_len: int | None = option(
+        None, f"length of a sequence; auto is that of the run's training, else {SEQ_LEN}",
+        unit="tokens", low=2, none="auto",
+    )  # fmt: skip
+    backend: str = backend_option()
+
+
+@command("eval")
+def evaluate(config: EvalConfig) -> Report:
+    """Score text with a trained model.
+
+    It prints bits per byte, which can be compared between tokenizers, and perplexity per token,
+    which cannot. As in the evaluation of a run, the text is cut into sequences, each without the
+    text before it. Without --data it is all held-out text of the run, and the part of it that the
+    run's own evaluations score.
+
+    Examples:
+        eval latest
+        eval latest --data letter.txt
+        eval sotu --data notes/ --checkpoint best --json
+        eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu
+    """
+    # These import a framework: a wrong name is reported before.
+    from mlxhog.base.paths import words
+    from mlxhog.checkpoint.checkpoint import locate
+    from mlxhog.checkpoint.run import run_of
+    from mlxhog.data import corpora
+    from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
+    from mlxhog.live.opening import open_source
+    from mlxhog.models.families import check_length
+
+    path, corpus = locate(config.model, Path(config.out), config.checkpoint), None
+    trained = run_of(path.resolve())  # a run's `model` is a link to one
+    options = None if trained is None else train_config([trained.options(data=config.data)])
+    if config.data is not None:
+        found = corpora.find(config.data, config.text_key)
+        corpus, _ = corpora.readable(found, strict=config.strict_data)
+        for note in corpus.notes(listed_by="--json"):
+            print(f"note: {note}", file=sys.stderr)
+    elif options is None:
+        raise ConfigError(
+            f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
+        )
+    began = time.monotonic()
+    root = Path(config.out)
+    source, model = open_source(str(path), root=root, backend=config.backend, mode=CHECKPOINT)
+    source.load(model.backend)
+    seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
+    check_length(model.config, seq_len)
+    own = None
+    with (
+        tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
+        StatusLine(sys.stderr, quiet=False) as line,
+    ):
+
+        def scored(name: str, file: "TokenFile | None") -> "Score":
+            def show(share: float) -> None:
+                line.show(f"{share:.0%}  {name}")
+
+            return Score() if file is None else score(model, file, seq_len=seq_len, progress=show)
+
+        if corpus is not None:
+            files = token_files(model, corpus, Path(folder))
+            scores = {Path(name).name: scored(Path(name).name, file) for name, file in files}
+        elif options is not None and trained is not None:
+            held_out = held_out_tokens(
+                model,
+                options.data,
+                tokenizer=str(path) if options.tokenizer == "auto" else options.tokenizer,
+                text_key=options.text_key,
+                skip_machine_data=options.skip_machine_data,
+                loss_on=options.loss_on,
+                val=options.val,
+            )
+            name = f"{words(options.data)} (held-out text)"
+            scores = {name: scored(name, held_out)}
+            if (part := _own_part(trained, held_out)) is not None:
+                own = _numbers(scored(name, part))
+    whole = sum(scores.values(), Score())
+    if not whole.tokens:
+        raise DataError(f"{words(config.data)} holds no text; choose other files")
+    how = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend.name}
+    rows = [{"file": name, **_numbers(score)} for name, score in scores.items()]
+    facts: dict[str, Any] = {
+        **how,
+        "files": rows,
+        "skipped": [] if corpus is None else [one.to_json() for one in corpus.skipped],
+        **_numbers(whole),
+        **({} if own is None else {"part": own}),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    shown = [*rows, {"file": "whole", **_numbers(whole)}]
+    shown += [] if own is None else [{"file": "its part of every evaluation", **own}]
+    return Report(facts, [shown, how])
+
+
+def _own_part(run: "Run", file: "TokenFile") -> "TokenFile | None":
+    """Return the part of the held-out text that evaluations of a run score; None if it is all."""
+    from mlxhog.data import subset
+
+    n_bytes = (run.read_status().get("held_out") or {}).get("asked_bytes")
+    part = subset.of(file, n_bytes) if n_bytes else file
+    return None if part is file else part
+
+
+def _numbers(score: "Score") -> dict[str, Any]:
+    names = ("bits_per_byte", "perplexity", "nats", "n_bytes", "tokens")
+    return {name.removeprefix("n_"): getattr(score, name) for name in names}

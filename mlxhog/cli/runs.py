@@ -3,10 +3,7 @@
 A request comes from another terminal of the same user.
 """
 
-from __future__ import annotations
-
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,17 +31,12 @@ ADVICE = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Runs(RunFolder, Json):
-    pass
-
-
 @command(
     "runs",
     otherwise="; runs lists all runs: `mlxhog runs rm RUN` removes one, `mlxhog show RUN` "
     "describes one",
 )
-def run(config: _Runs) -> Report:
+def run(config: RunFolder, _: Json) -> Report:
     """List runs, the newest last.
 
     The columns are status, model, data, parameters, steps and time of training, held-out bits per
@@ -58,13 +50,11 @@ def run(config: _Runs) -> Report:
     from mlxhog.checkpoint.run import list_runs
 
     records = [_facts(each) for each in list_runs(Path(config.out))]
-    if not records:
-        text = f"no runs in {config.out}; `mlxhog train` makes one"
-        return Report([], text, one_per_line=True)
-    return Report(records, _table(records), one_per_line=True)
+    text: Any = f"no runs in {config.out}; `mlxhog train` makes one"
+    return Report(records, _table(records) if records else text, one_per_line=True)
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: "Run") -> dict[str, Any]:
     """Return the facts of a run.json, and of other files what it lacks before the run is done."""
     from mlxhog.config.sources import read_yaml
     from mlxhog.report.history import newest_line
@@ -127,26 +117,23 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-# -- removal ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Remove(RunFolder, Json):
     runs: tuple[str, ...] = argument(
         "RUN...", "a path, or a run's whole name, with date and time or without"
     )
-    yes: bool = switch("do not ask")
+    yes: bool = switch("remove them for good; without it they are only listed")
 
 
 @command("runs rm")
-def remove(config: _Remove) -> Report | int:
+def remove(config: _Remove) -> Report:
     """Remove runs with all their files.
 
     A run that trains is refused. If a name is wrong, no run is removed; no run is removed in part.
 
     Examples:
-        runs rm 20260102-101500-sotu
-        runs rm sotu notes --yes
+        runs rm sotu notes
+        runs rm 20260102-101500-sotu --yes
     """
     from mlxhog.checkpoint.run import find, remove
 
@@ -159,12 +146,7 @@ def remove(config: _Remove) -> Report | int:
     sizes = {each.name: _bytes_in(folder) for folder, each in chosen.items()}
     names = [f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in sizes.items()]
     if not config.yes:
-        if not sys.stdin.isatty():
-            raise ConfigError(f"would remove {', '.join(names)}; add --yes")
-        print(*names, "remove for good? [y/N] ", sep="\n", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            print("nothing was removed", file=sys.stderr)
-            return 1
+        raise ConfigError(f"would remove {', '.join(names)} for good; add --yes")
     for each in chosen.values():
         remove(each)
     facts = {"removed": list(map(str, chosen)), "bytes": sum(sizes.values())}
@@ -172,15 +154,12 @@ def remove(config: _Remove) -> Report | int:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the bytes of all files of a folder, without links."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):  # just removed
             total += 0 if path.is_dir() else path.lstat().st_size
     return total
 
-
-# -- one run ------------------------------------------------------------------------------------
 
 _LAST = (
     "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",
@@ -218,7 +197,7 @@ def show(config: OneRun) -> Report:
         "family": None if model is None else model.title,
         "parameters": status.get("parameters"),
         "options": record.changed(),
-        "workers": [worker.backend for _, worker in sorted(record.history.workers.items())],
+        "workers": [one for _, one in sorted(record.history.backends.items())],
         "resumed": resumed if isinstance(resumed := status.get("resumed"), list) else [],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,
@@ -253,17 +232,14 @@ def show(config: OneRun) -> Report:
     return Report(facts, [f"{run.name}: {record.state}", words, *after])
 
 
-def _load(run: Run, model: ModelConfig | None) -> str | None:
-    """Return the Python call that loads its newest checkpoint; None without one."""
+def _load(run: "Run", model: "ModelConfig | None") -> str | None:
+    """Return the Python call that loads its newest checkpoint."""
     if model is None or not (run.model / "model.safetensors").exists():
         return None
     if model.in_transformers and len(model.layout.out_norm) == 1:
         return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
     word = run_word(run.directory)
     return f"mlxhog.load({word!r}), mlxhog convert {shlex.quote(word)} DIR --to hf"
-
-
-# -- requests -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """`mlxhog simulate`: pace and staleness of each strategy with given workers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
     from mlxhog.theory.simulator.machine import Worker
 
-MAIN = """run workers times slow kill join strategies sync_time cores machines link params
-round_every objective updates seed json"""
-
 RECORDED = ("workers", "times", "read", "apply")
 """Options that --run sets."""
 
@@ -32,7 +27,7 @@ class _Words(RunFolder, Json):
     )
 
 
-@command("simulate", Part(SimulateConfig), main=MAIN)
+@command("simulate", Part(SimulateConfig))
 def run(words: _Words, written: Written) -> Report:
     """Simulate the strategies with given workers, event by event, without training.
 
@@ -47,10 +42,13 @@ def run(words: _Words, written: Written) -> Report:
         simulate --workers 16 --slow 1=10
         simulate --workers 8 --times exponential:1s:2s --sync-time 100ms
         simulate --times pareto:50ms:1.5 --strategies hogwild,sync,sync_backup --backup-workers 2
-        simulate --workers 4 --kill 1=30s:10s --join 3=1m --json
-        simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic
-        simulate --run latest
+        simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic --kill 1=30s:10s
+        simulate --run latest --json
         simulate --machines 2 --link 100Mbit:50ms --params 4M
+
+    Main options:
+        run workers times slow kill join strategies sync_time cores machines link params round_every
+        objective updates seed json
     """
     values, recorded = dict(written.values), None
     if words.run is not None:
@@ -63,14 +61,11 @@ def run(words: _Words, written: Written) -> Report:
     return Report(facts, [facts["answer"], _table(config, workers, source, rows)])
 
 
-def _workers_of_run(run: Run) -> list[Worker]:
+def _workers_of_run(run: "Run") -> "list[Worker]":
     """Return the workers of a run, each with the times of its newest steps.
 
     These times include the slowdown by the other workers of the run, so a simulation needs no limit
     of cores.
-
-    Raises:
-        RunError: it recorded no times.
     """
     from mlxhog.theory.simulator.machine import worker_of
 
@@ -107,7 +102,7 @@ def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(
-    config: SimulateConfig, workers: Sequence[Worker], source: str, rows: Sequence[Any]
+    config: SimulateConfig, workers: "Sequence[Worker]", source: str, rows: Sequence[Any]
 ) -> Section:
     best = sum(1 / worker.step_s for worker in workers)
     steps_ms = [1e3 * worker.step_s for worker in workers]

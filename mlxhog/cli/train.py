@@ -23,9 +23,6 @@ from mlxhog.training.api import configured, execute
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Result
 
-MAIN = """config data tokenizer model set seq_len batch_size workers lr time steps epochs resume
-dry_run json"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Words(Plugins, Quiet):
@@ -35,7 +32,7 @@ class _Words(Plugins, Quiet):
     dry_run: bool = switch("say what would run, and stop")
 
 
-@command("train", Part(TrainConfig), main=MAIN)
+@command("train", Part(TrainConfig))
 def run(words: _Words, written: Written) -> Report:
     """Train a model, by default for a minute on text that comes with the package.
 
@@ -51,6 +48,10 @@ def run(words: _Words, written: Written) -> Report:
         train --resume latest --steps 1000
         train --init-from latest --data examples.jsonl --epochs 3 --patience 2
         train --model tiny --set hidden_size=256 --set num_hidden_layers=6 --dry-run
+
+    Main options:
+        config data tokenizer model set seq_len batch_size workers lr time steps epochs resume
+        dry_run json
     """
     config = configuration(words, written)
     if words.dry_run:

@@ -1,23 +1,23 @@
-"""`mlxhog watch` and `mlxhog board`: follow a run, in another terminal or in a browser."""
+"""`mlxhog watch`, `report` and `plot`: looks at runs while they train, and after."""
 
-import asyncio
 import json
-import secrets
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
-from mlxhog.cli.flags import OneRun, Quiet, run_argument
-from mlxhog.cli.frame import INTERRUPTED, command, print_json
+from mlxhog.cli.flags import Json, OneRun, Quiet, RunFolder, run_argument
+from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress, number
 from mlxhog.report.plain import RunView
+from mlxhog.report.streams import wrapped
 from mlxhog.report.views import Observer, observer
 
 if TYPE_CHECKING:
@@ -28,14 +28,11 @@ LOOK_S = 0.5
 MOST_MESSAGES = 20
 """Messages shown at once; of a run that has trained for long, the newest."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Watch(OneRun, Quiet):
-    pass
+NAMES_WIDTH, NUMBERS_WIDTH = 26, 24  # of `plot` in the terminal
 
 
 @command("watch")
-def run(config: _Watch) -> int:
+def run(config: OneRun, how: Quiet) -> int:
     """Show the table of `mlxhog train` for a run in another terminal; in a pipe, its lines.
 
     The command reads the run's files, which are written every two seconds, so it disturbs no
@@ -43,14 +40,13 @@ def run(config: _Watch) -> int:
 
     Examples:
         watch latest
-        watch runs/20260102-101500-sotu
         watch latest --json | jq .loss
     """
     from mlxhog.checkpoint.run import is_run
     from mlxhog.report.record import RunRecord
 
     watched = config.find(config.run)
-    view = JsonLines() if config.json else observer(sys.stdout, quiet=config.quiet)
+    view = JsonLines() if config.json else observer(sys.stdout, quiet=how.quiet)
     try:
         if watched.is_starting():
             print(f"{watched.name} is starting", file=sys.stderr, flush=True)
@@ -61,7 +57,7 @@ def run(config: _Watch) -> int:
         record = RunRecord(watched)
         with view as shown:
             follow(record, shown)
-        if not (config.json or config.quiet):
+        if not (config.json or how.quiet):
             print(ending(record))
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"
@@ -76,15 +72,12 @@ def follow(
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show a run in a view until no process trains it any more.
+    """Show a run in a view until no process trains it; a RunError if its metrics cannot be read.
 
     Args:
         record: of the run; it is read again at every look.
         view: called about twice a second, and once for every message.
         pause: waits for a number of seconds.
-
-    Raises:
-        RunError: the metrics of the run cannot be read.
     """
     shown, n_shown, is_running = set[str](), 0, True
     while is_running:
@@ -137,50 +130,116 @@ class JsonLines(RunView):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Board(OneRun):
-    run: str = run_argument("[RUN]", "latest")
-    port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
+class _Report(RunFolder, Json):
+    runs: tuple[str, ...] = run_argument("RUN...")
+    to: str | None = option(
+        None, "file to write; in the run's folder, or here for several", none="auto"
+    )
 
-
-@command("board")
-def board(config: _Board) -> int:
-    """Serve a page that follows a run.
-
-    It shows curves over time, samples and steps, staleness, workers, samples of text, messages.
-    All its parts come from this machine, and only this machine can open it; from another one: ssh
-    -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons: save a
-    checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run.
-
-    Examples:
-        board
-        board latest --port 8400
-        board runs/20260102-101500-sotu
-    """
-    followed = config.find(config.run)
-    with listen("127.0.0.1", config.port) as listener, suppress(KeyboardInterrupt):
-        import uvicorn
-
-        from mlxhog.report.board import Board
+    def records(self) -> "list[RunRecord]":
         from mlxhog.report.record import RunRecord
 
-        token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
-        settings = uvicorn.Config(
-            Board(RunRecord(followed), token),
-            log_level="critical",
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=2,
-            h11_max_incomplete_event_size=1 << 16,
-        )
-        if config.json:
-            print_json({"url": address, "token": token, "run": str(followed.directory)})
-        else:
-            print(f"board of {followed.directory}\n  {address}#{token}", flush=True)
+        records = [RunRecord(self.find(name)) for name in self.runs]
+        return list({each.run.directory.resolve(): each for each in records}.values())
 
-        async def answer() -> None:
-            say_once_where_connections_wait()
-            await uvicorn.Server(settings).serve(sockets=[listener])
+    def write(self, records: "Sequence[RunRecord]", name: str, content: bytes) -> str:
+        from mlxhog.base.durable import disk_errors, replace_file
 
-        asyncio.run(answer())
-    print("the board has ended; it changed nothing in the run", file=sys.stderr)
-    return 0
+        default = Path(name) if len(records) > 1 else records[0].run.directory / name
+        path = Path(self.to) if self.to else default
+        with disk_errors(f"writing {path}"):
+            replace_file(path, content)
+        return str(path)
+
+
+@command("report")
+def report(config: _Report) -> Report:
+    """Write one HTML file about one run, or about several beside each other.
+
+    It has result, machine, curves over time, samples and steps, staleness, workers over time,
+    samples of text, what failed and recovered, configuration, and the commands that repeat it. The
+    file needs no network. A run in progress is reported up to its last number.
+
+    Examples:
+        report latest
+        report runs/20260102-101500-sotu runs/20260102-111500-sotu --to compared.html
+    """
+    from mlxhog.report.run_page import report
+
+    records = config.records()
+    page = report(records).encode()
+    path = config.write(records, "report.html", page)
+    notes = [note for each in records for note in each.notes]
+    return Report({"report": path, "bytes": len(page), "notes": notes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plot(_Report):
+    over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
+
+
+@command("plot")
+def plot(config: _Plot) -> Report:
+    """Draw the losses of runs in bits per byte, in the terminal and as one PNG file.
+
+    The terminal has a line for each, on one scale. A run in progress is drawn up to its last
+    number.
+
+    Examples:
+        plot latest
+        plot sotu notes --to compared.png
+        plot latest --over tokens
+    """
+    from mlxhog.report.figures import losses
+    from mlxhog.report.record import different_texts
+
+    records = config.records()
+    for each in records:
+        if each.last("train_bits_per_byte") is None:
+            raise RunError(
+                f"the run {each.run.name} has no numbers yet; the first come two seconds after "
+                "training begins"
+            )
+    differ = different_texts(records)
+    path = config.write(records, "losses.png", losses(records, config.over))
+    columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
+    runs = [
+        {
+            "name": each.run.name,
+            "lines": len(each.history),
+            **{name: each.last(name) for name in columns},
+            "val_step": each.progress.val_step,
+            "held_out": each.part or None,
+        }
+        for each in records
+    ]
+    notes = [*(note for each in records for note in each.notes), *differ]
+    width = shutil.get_terminal_size().columns
+    lines = [*_curves(records, width), *(part for one in differ for part in wrapped(one, width))]
+    return Report({"plot": path, "runs": runs, "notes": notes}, [*lines, path])
+
+
+def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:
+    """Return a line per run, all on one scale: a character for the mean of each part."""
+    import numpy as np
+
+    from mlxhog.report.table import cut
+
+    columns = (record.history.column("train_bits_per_byte") for record in records)
+    curves = [column[~np.isnan(column)] for column in columns]
+    low, high = (float(bound(np.concatenate(curves))) for bound in (np.min, np.max))
+    names = [cut(record.run.name, NAMES_WIDTH) for record in records]
+    wide = max(map(len, names))
+    room = max(width - wide - NUMBERS_WIDTH - 4, 8)
+    has_blocks = (sys.stdout.encoding or "").lower().startswith("utf")
+    signs = "▁▂▃▄▅▆▇█" if has_blocks else "_.-=+*#@"
+    lines = []
+    for name, curve, record in zip(names, curves, records, strict=True):
+        means = [part.mean() for part in np.array_split(curve, min(room, len(curve)))]
+        levels = (np.array(means) - low) / max(high - low, 1e-12) * (len(signs) - 1)
+        drawn = "".join(signs[round(level)] for level in levels.tolist())
+        held_out = record.last("val_bits_per_byte")
+        scored = "" if held_out is None else f", held-out {number(held_out)}{record.scored_at}"
+        end = number(record.last("train_bits_per_byte"))
+        lines.append(f"{name:{wide}}  {drawn:{room}}  {end}{scored}")
+    return [*lines, f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"]

@@ -44,7 +44,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     facts = collect_facts(machine)
     checks = list(check_facts(machine, facts))
     tell("shared memory", "")
-    checks += check_shared_memory()
+    checks.append(check_shared_memory())
     tell("Metal kernels", "")
     compared: list[dict[str, Any]] = []
     usable = []
@@ -53,8 +53,6 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         checks.append(started)
         compared += rows
         usable += [engine] if rows else []
-    if "mlx" in usable:
-        checks.append(kernels.check_imports())
     wrong = [row for row in compared if not row["ok"]]
     tell("backends", "")
     agreed = set(usable) - {row["engine"] for row in wrong}

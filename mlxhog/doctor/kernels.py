@@ -19,7 +19,7 @@ from mlxhog.backends import probes
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import missing
-from mlxhog.doctor.checks import Check, CheckResult, check, check_child
+from mlxhog.doctor.checks import Check, CheckResult, check
 from mlxhog.metal import engines
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops.kernels import choose
@@ -143,26 +143,3 @@ def step_error(lane: Lane, name: str) -> float:
     if not np.array_equal(np.isnan(actual), np.isnan(expected)):
         return float("inf")
     return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
-
-
-def check_imports() -> Check:
-    """Check that MLX never writes results into imported memory."""
-
-    def measure() -> tuple[bool, str]:
-        with Child() as child:
-            spared = child.call(START_S, spares_imports)
-        return spared, "unchanged" if spared else "overwritten"
-
-    return check_child(
-        "donation of imported memory",
-        measure,
-        "unchanged by `W += 1` and an optimizer step",
-        "MLX writes its results into the arena: use another version, and --read snapshot",
-    )
-
-
-def spares_imports(lane: Lane) -> bool:
-    """In a child, which may import MLX: see `probes_mlx.spares_imports`."""
-    from mlxhog.doctor import probes_mlx
-
-    return probes_mlx.spares_imports()

@@ -168,23 +168,21 @@ def recall() -> Suite:
     Copies over 256 tokens and more are the published ones; that of Mamba's paper
     (arXiv:2312.00752) has 4,096.
     """
-
-    def setting(task: str, label: str, dim: int | None = None, batch: int = 64, **own: Any) -> Any:
-        return _setting(task, {**_ROWS, **own}, label, {"batch_size": batch}, dim)
-
+    mqar = [
+        ("MQAR", {"n_pairs": n}, f"n_pairs={n}, dim={dim or 64}", 64, dim)
+        for dim in (None, 32, 16)
+        for n in (4, 16)
+    ]
+    copies = [
+        ("SC", {"seq_len": length, "tokens_to_copy": 8}, f"seq_len={length}", batch, None)
+        for length, batch in ((64, 64), (128, 64), (256, 32), (512, 16))
+    ]
+    grammars = [("SG", {"gap_prob": gap}, f"gap_prob={gap}", 64, None) for gap in (0.0, 0.1)]
     settings = (
-        *(
-            setting("MQAR", f"n_pairs={n}, dim={dim or 64}", dim, n_pairs=n)
-            for dim in (None, 32, 16)
-            for n in (4, 16)
-        ),
-        *(
-            setting("SC", f"seq_len={length}", None, batch, seq_len=length, tokens_to_copy=8)
-            for length, batch in ((64, 64), (128, 64), (256, 32), (512, 16))
-        ),
-        *(setting("SG", f"gap_prob={gap}", gap_prob=gap) for gap in (0.0, 0.1)),
+        _setting(task, {**_ROWS, **own}, label, {"batch_size": batch}, dim)
+        for task, own, label, batch, dim in (*mqar, *copies, *grammars)
     )
-    return Suite("recall", settings, _POINTS, _PROTOCOL, dim=64)
+    return Suite("recall", tuple(settings), _POINTS, _PROTOCOL, dim=64)
 
 
 def state() -> Suite:

@@ -31,8 +31,6 @@ OF_RUN = (*AXES, *DRAWN, "val_bytes")
 """Columns of the run."""
 OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
 """Columns of each worker."""
-ENDED = ("?", "free", "finished", "left")
-"""States of a slot after which a new process in it is not a restart."""
 MOST_TAIL = 1 << 26
 """Bytes at the end of a file in which `newest_line` looks."""
 
@@ -88,20 +86,11 @@ class _Line(Progress):
     supervisor_pid: int | None = None
 
 
-@dataclass
-class WorkerHistory:
-    """What is known of one worker slot beside its columns."""
-
-    backend: str = "?"  # such as "torch:cpu"
-    newest: WorkerReport = WorkerReport()  # its last report in the newest command
-    restarts: int = 0  # processes that replaced a dead one
-
-
 class History:
     """The lines of one metrics.jsonl as columns.
 
     Attributes:
-        workers: histories of the workers, by slot.
+        backends: such as "torch:cpu", by the slot of the worker.
         newest: the last line; None before the first one.
         starts: number of times that the file was read from its begin; a change means that the
             file was replaced, as a resume does.
@@ -115,7 +104,8 @@ class History:
 
     def _begin(self) -> None:
         self.starts += 1
-        self.workers: dict[int, WorkerHistory] = {}
+        self.backends: dict[int, str] = {}
+        self._workers: dict[int, WorkerReport] = {}  # last reports of the newest command
         self._length = 0
         self.newest: _Line | None = None
         self._columns: dict[tuple[int, str], array[float]] = {}  # by slot, 0 for the run
@@ -163,8 +153,7 @@ class History:
         values, last, since_s = dict[str, Any](vars(line)), self.newest, line.elapsed_s
         if last is not None:
             if line.supervisor_pid != last.supervisor_pid:
-                for worker in self.workers.values():  # a new command, whose workers count from 0
-                    worker.newest = WorkerReport()
+                self._workers.clear()  # those of a new command count from 0
             since_s -= last.elapsed_s
             if since_s <= 0:  # no worker trains during the last evaluation
                 values |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
@@ -182,8 +171,7 @@ class History:
         self.newest = line
 
     def _take_worker(self, worker: WorkerReport, since_s: float) -> None:
-        known, slot = self.workers.setdefault(worker.slot, WorkerHistory()), worker.slot
-        last = known.newest
+        slot, last = worker.slot, self._workers.get(worker.slot, WorkerReport())
         applied, applied_before = worker.steps - worker.dropped, last.steps - last.dropped
         self._put(slot, "memory_bytes", worker.memory_bytes)
         if applied > applied_before:
@@ -194,9 +182,7 @@ class History:
         if since_s > 0 and last.slot:
             share = (worker.wait_s - last.wait_s) / since_s
             self._put(slot, "waiting", min(max(share, 0.0), 1.0))
-        known.backend = worker.backend
-        known.restarts += last.pid != worker.pid and last.state not in ENDED
-        known.newest = worker
+        self.backends[slot], self._workers[slot] = worker.backend, worker
 
     def drawn(self, points: int) -> dict[str, Any]:
         """Return the columns thinned to at most `points` points; see `thin`.
@@ -215,7 +201,7 @@ class History:
             }
 
         axes = {name: ends(self.column(name), starts).round(2).tolist() for name in AXES}
-        workers = {slot: thinned(OF_WORKER, slot) for slot in sorted(self.workers)}
+        workers = {slot: thinned(OF_WORKER, slot) for slot in sorted(self.backends)}
         return {"axes": axes, "of_run": thinned(DRAWN), "of_workers": workers}
 
 

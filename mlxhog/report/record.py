@@ -202,7 +202,7 @@ class RunRecord:
     def facts(self) -> dict[str, str]:
         """The rows of a table about the run and its machine: name -> value; - is unknown."""
         history, now, about, last = self.history, self.progress, self._about, self.last
-        result, workers = about.result, [one for _, one in sorted(history.workers.items())]
+        result, backends = about.result, [one for _, one in sorted(history.backends.items())]
         tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
         counts, larger = now.marks.get(COUNTS), self.larger_score
         dropped = restarts = torn = beside = None
@@ -210,7 +210,6 @@ class RunRecord:
             dropped, restarts, torn = result.dropped_steps, result.restarts, result.torn
         elif len(history):
             dropped = sum(one.dropped for one in now.workers)
-            restarts = sum(one.restarts for one in workers)
         if bits is not None and counts is not None and not self.scored_at:
             beside = beside_counts(bits, counts)
         machines = now.machines if result is None else result.machines
@@ -234,7 +233,7 @@ class RunRecord:
             "beside counts": beside,
             "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
-            "workers": ", ".join(one.backend for one in workers) or "-",
+            "workers": ", ".join(backends) or "-",
             **{f"machine {one.name}": str(one) for one in machines},
             "workers restarted": spelled(restarts),
             "steps dropped": spelled(dropped),

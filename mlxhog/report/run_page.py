@@ -80,13 +80,13 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
 
 def _data(records: Sequence[RunRecord]) -> dict[str, object]:
     """The data of the page's scripts."""
-    curves = sum(9 + 4 * len(record.history.workers) for record in records)
+    curves = sum(9 + 4 * len(record.history.backends) for record in records)
     points = min(max(MOST_NUMBERS // max(curves, 1), FEWEST_POINTS), MOST_POINTS)
     runs = [
         {
             "name": record.run.name,
             "seq_len": record.config.get("seq_len") or 1,
-            "workers": {k: one.backend for k, one in sorted(record.history.workers.items())},
+            "workers": dict(sorted(record.history.backends.items())),
             "marks": _without_network(record),
             **record.history.drawn(points),
         }
@@ -138,7 +138,7 @@ def tiles(record: RunRecord) -> str:
         )
 
     if len(record.history):
-        n, width = len(record.history.workers), 100 * min(now.budget_fraction, 1)
+        n, width = len(record.history.backends), 100 * min(now.budget_fraction, 1)
         bar = f'<div class="share"><div style="width: {width:.1f}%"></div></div>'
         tile("step", facts["steps"], f"{facts['tokens']} tokens")
         tile("of the budget", format_share(now.budget_fraction), bar=bar)
@@ -187,7 +187,7 @@ def _section(record: RunRecord, k: int, *, named: bool) -> str:
         "now": (
             "Workers",
             page.text_cards([name for name, _ in WORKER_COLUMNS], workers)
-            if record.history.workers
+            if record.history.backends
             else "",
         ),
     }

@@ -150,3 +150,9 @@ def test_a_full_file_system_is_an_error_and_never_a_bus_error(monkeypatch):
     with pytest.raises(EnvironmentLacks, match="shared memory"):
         segment.create(free + (1 << 40))
     assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_segment_is_its_user_s_alone_and_has_no_name(arena):
+    status = os.fstat(arena.handle().fd)
+    assert status.st_mode & 0o777 == 0o600
+    assert not (SHM.is_dir() and status.st_nlink)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.cli import COMMANDS, main
+from mlxhog.cli.options import SCRIPTS
 
 
 def completed(capsys, line, shell="bash"):
@@ -41,6 +42,9 @@ def test_commands_options_and_values_are_those_of_the_parsers(capsys):
     assert completed(capsys, "train --strategy=hog", shell="zsh") == ["--strategy=hogwild"]
     (line,) = completed(capsys, "train --optimize", shell="fish")
     assert line.startswith("--optimizer\tupdate rule")
+    for words, facts in (([], {"script": SCRIPTS["zsh"]}), (["--", "trai"], ["train"])):
+        assert main(["completion", "zsh", "--json", *words]) == 0
+        assert json.loads(capsys.readouterr().out) == facts
 
 
 def test_runs_are_completed_by_name(capsys, tmp_path, monkeypatch):
@@ -50,13 +54,6 @@ def test_runs_are_completed_by_name(capsys, tmp_path, monkeypatch):
     (tmp_path / "runs" / "20260102-101500-sotu" / "run.json").write_text("{}")
     for line in ("generate ", "train --resume ", "watch ", "stop "):
         assert completed(capsys, line) == ["latest", "20260102-101500-sotu"]
-
-
-def test_json_is_one_line(capsys):
-    assert main(["completion", "zsh", "--json"]) == 0
-    assert "compdef" in json.loads(capsys.readouterr().out)["script"]
-    assert main(["completion", "zsh", "--json", "--", "trai"]) == 0
-    assert json.loads(capsys.readouterr().out) == ["train"]
 
 
 DRIVERS = {

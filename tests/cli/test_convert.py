@@ -149,8 +149,6 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(tmp_path,
 @pytest.mark.parametrize(
     ("between", "dtype"),
     [
-        (["mlxhog"], torch.bfloat16),
-        (["xlstm"], torch.float16),
         (["xlstm", "mlxhog"], torch.bfloat16),
         (["xlstm", "mlxhog"], torch.float32),
         (["hf"], torch.float16),
@@ -204,9 +202,16 @@ def test_a_final_norm_with_a_bias_goes_to_ours_and_back_and_with_our_class_to_tr
 
 
 @each_of("dtype", ["float32", "bfloat16", "float16"])
-def test_a_type_is_converted_as_torch_rounds(tmp_path, dtype):
+def test_a_type_is_converted_as_torch_rounds_and_a_line_says_what_was_converted(
+    tmp_path, dtype, capsys
+):
     hf = peers.save_transformers(tmp_path / "hf")
+    capsys.readouterr()
     assert convert(hf, tmp_path / "b", "--to", "hf", "--dtype", dtype) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("xLSTM Large, ")
+    assert f": {tmp_path / 'b'}  " in out
+    assert (err, out.count("\n")) == ("", 1)
     rounded = {name: t.to(getattr(torch, dtype)) for name, t in state_dict(hf).items()}
     assert_same(state_dict(tmp_path / "b"), rounded)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == dtype
@@ -218,7 +223,11 @@ def test_a_check_compares_the_logits_of_both_and_other_logits_end_with_code_1(
     for dtype in ("keep", "bfloat16"):
         words = [hf, tmp_path / dtype, "--to", "xlstm", "--dtype", dtype, "--check"]
         assert convert(*words, "--json") == 0
-        logits = json.loads(capsys.readouterr().out)["logits"]
+        record = json.loads(capsys.readouterr().out)
+        assert [record[name] for name in ("from", "to", "family")] == ["hf", "xlstm", "xlstm"]
+        assert list(record["files"]) == ["model.safetensors"]
+        assert record["parameters"] == sum(t.numel() for t in state_dict(hf).values())
+        logits = record["logits"]
         assert logits["tokens"] == 64
         assert (logits["largest_difference"] == 0) == (dtype == "keep")
         assert logits["largest_difference"] < 0.1 < logits["largest"]
@@ -234,24 +243,13 @@ def test_a_check_compares_the_logits_of_both_and_other_logits_end_with_code_1(
     assert "computes other logits than" in capsys.readouterr().err
 
 
-def test_a_line_or_one_object_says_what_was_converted(tmp_path, hf, capsys):
-    assert convert(hf, tmp_path / "b", "--to", "mlxhog") == 0
-    out, err = capsys.readouterr()
-    assert out.startswith("xLSTM Large, ")
-    assert f"transformers -> a checkpoint of mlxhog: {tmp_path / 'b'}  " in out
-    assert (err, out.count("\n")) == ("", 1)
-    assert convert(hf, tmp_path / "c", "--to", "xlstm", "--json", "--shard-size", "300kB") == 0
-    record = json.loads(capsys.readouterr().out)
-    assert (record["from"], record["to"], record["family"]) == ("hf", "xlstm", "xlstm")
-    assert list(record["files"]) == sorted(p.name for p in (tmp_path / "c").glob("*.safetensors"))
-    assert record["parameters"] == sum(t.numel() for t in state_dict(hf).values())
-
-
 # -- refusals --------------------------------------------------------------------------------------
 
 
-def test_a_target_is_replaced_only_on_request_and_nothing_but_a_checkpoint(tmp_path, hf, capsys):
-    target = Path(shutil.copytree(hf, tmp_path / "b"))
+def test_a_checkpoint_is_replaced_only_on_request_also_by_itself_and_nothing_else_is(
+    tmp_path, hf, capsys
+):
+    target, before = Path(shutil.copytree(hf, tmp_path / "b")), state_dict(hf)
     words = (hf, target, "--to", "xlstm")
     refused(capsys, 2, "or replace it with --force", *words)
     (target / "README.md").touch()
@@ -260,6 +258,8 @@ def test_a_target_is_replaced_only_on_request_and_nothing_but_a_checkpoint(tmp_p
     (target / ".DS_Store").touch()  # of macOS' Finder
     assert convert(*words, "--force") == 0
     assert formats.open(target).format == "xlstm"
+    assert convert(target, target, "--to", "hf", "--force") == 0  # by itself in another form
+    assert_same(state_dict(target), before)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").touch()
     home = (hf, tmp_path / "home", "--to", "hf", "--force")
@@ -267,14 +267,6 @@ def test_a_target_is_replaced_only_on_request_and_nothing_but_a_checkpoint(tmp_p
     (tmp_path / "a").touch()
     refused(capsys, 2, "a is not a directory", hf, tmp_path / "a" / "b" / "c", "--to", "hf")
     assert entries(tmp_path) == ["a", "b", "hf", "home"]
-
-
-def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path, hf):
-    before = state_dict(hf)
-    assert convert(hf, hf, "--to", "xlstm", "--force") == 0
-    assert convert(hf, hf, "--to", "hf", "--force") == 0
-    assert_same(state_dict(hf), before)
-    assert entries(tmp_path) == ["hf"]
 
 
 def test_what_cannot_be_converted_is_refused_before_anything_is_written(
@@ -350,12 +342,10 @@ from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats.converting import Conversion, convert
 
 def highest():
-    # ru_maxrss begins with that of the parent on Linux.
-    status = Path("/proc/self/status")
+    status = Path("/proc/self/status")  # ru_maxrss begins with that of the parent on Linux
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
+    return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
 
 source = formats.open(sys.argv[1])
 before = highest()

@@ -51,10 +51,7 @@ def test_one_command_trains_a_size_of_ones_own_on_text_of_ones_own(tmp_path, mon
     config = json.loads((Path(result["checkpoint"]) / "config.json").read_text())
     sizes = [config[name] for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
     assert sizes == [32, 1, 320]
-    last = json.loads(Path(result["run"], "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"unigram", "gzip", "xz"} <= last["marks"].keys()
     assert "learnt" in err  # a short text has fewer pairs
-
     assert main(["models", "5m", "--set", "hidden_size=32", "--set", "num_hidden_layers=1"]) == 0
     Path("my.yaml").write_text(capsys.readouterr().out)
     command = f"train --resume {result['run']} --model my.yaml --set none {REST}".split()

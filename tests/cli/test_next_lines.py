@@ -10,8 +10,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -20,6 +18,7 @@ import pytest
 
 import mlxhog
 from mlxhog.cli import main
+from tests.another_process import Program
 from tests.training.small import small_config
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
@@ -53,10 +52,7 @@ class Shell:
 
     def __init__(self, folder):
         self.folder, self.next = folder, []
-        self.environment = {
-            "XDG_CACHE_HOME": str(folder / "cache"),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        }
+        self.environment = {"XDG_CACHE_HOME": str(folder / "cache")}
         small_config(folder)  # writes a text and an architecture
 
     def run(self, line, until=None):
@@ -79,22 +75,14 @@ class Shell:
 
     @contextmanager
     def training(self, line):
-        """Run a line in a shell; it trains in the block, and gets Ctrl-C at the end."""
-        process = subprocess.Popen(
-            f"exec {line}", shell=True, cwd=self.folder, env={**os.environ, **self.environment},
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
-        )  # fmt: skip
-        with process:
-            try:
-                output = ""
-                while not TRAINS.search(output):
-                    output += (line := process.stdout.readline())
-                    assert line, output
-                yield
-                process.send_signal(signal.SIGINT)
-                output += process.communicate()[0]
-            finally:
-                process.kill()
+        """Run a line in another process; it trains in the block, and gets Ctrl-C at the end."""
+        words = shlex.split(line)[1:]
+        with Program(*words, cwd=self.folder, **self.environment) as process:
+            while not TRAINS.match(process.stderr.readline()):
+                assert process.poll() is None
+            yield
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=120)
         assert process.returncode == INTERRUPTED, f"$ {line}\n{output}"
         self._kept(output)
 

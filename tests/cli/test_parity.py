@@ -3,9 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -113,27 +110,9 @@ def test_a_checkpoint_is_compared_with_its_own_parameters_and_saved_as_compared(
     with np.load(file) as arrays:
         after = arrays["numpy/after/sgd/lm_head.weight"]
         assert 0 < np.abs(after - params["lm_head.weight"]).max() < 0.1
-        assert arrays["numpy/logits"].shape == arrays["mlx:cpu/logits"].shape == (1, 9, 23)
-        assert arrays["numpy/loss"].dtype == np.float64
         assert arrays["mlx:cpu/grad/lm_head.weight"].shape == (23, 16)
         rows = (row for row in record["rows"] if row["a"] != row["b"])
         (row,) = [row for row in rows if row["what"] == "logits"]
         apart = np.abs(arrays["mlx:cpu/logits"].astype(float) - arrays["numpy/logits"]).max()
         assert apart == row["max_abs"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "c", "small.yaml"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_and_leaves_nothing(number, tmp_path):
-    command = [sys.executable, "-m", "mlxhog", "parity", "7to1-tiny", "--steps", "200"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    ) as running:  # fmt: skip
-        assert "numpy" in running.stderr.readline()  # it began
-        os.kill(running.pid, number)
-        _, err = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "interrupted" in err
-    assert not list(tmp_path.iterdir())

@@ -37,13 +37,11 @@ def here(trained, monkeypatch):
 
 
 def said(capsys, *words):
-    """The output lines of a command."""
     assert main(list(words)) == 0
     return capsys.readouterr().out.splitlines()
 
 
 def told(capsys, *words):
-    """The JSON output of a command."""
     (line,) = said(capsys, *words, "--json")
     return json.loads(line)
 
@@ -74,12 +72,13 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, c
     assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --to hf")
 
 
-def test_plot_draws_runs_in_the_terminal_and_in_one_picture_on_one_scale(
+def test_plot_draws_runs_on_one_scale_and_says_that_they_have_no_numbers_or_different_text(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    write_run(tmp_path / "runs", "20260101-000000-one", metrics=lines(3000))
+    held_out = {"held_out": HELD_OUT}
+    write_run(tmp_path / "runs", "20260101-000000-one", metrics=lines(3000), status=held_out)
     write_run(tmp_path / "runs", "20260101-000001-two", metrics=lines(4))
     one, two, scale, path = said(capsys, "plot", "one", "two", "one", "--over", "tokens")
     assert ("▁" in one, "▁" in two) == (True, False)  # 7 to .13, and 7 to 3.5
@@ -92,19 +91,14 @@ def test_plot_draws_runs_in_the_terminal_and_in_one_picture_on_one_scale(
     record = told(capsys, "plot", "one", "two", "--to", "both.png", "--over", "steps")
     assert (record["plot"], record["notes"]) == ("both.png", [])
     assert [run["lines"] for run in record["runs"]] == [3000, 4]
-
-
-def test_plot_of_a_run_without_numbers_says_so_and_of_different_text_too(tmp_path, capsys):
-    runs = tmp_path / "runs"
-    for name, held_out in (("one", HELD_OUT), ("old", None)):
-        write_run(runs, name, metrics=lines(9), status={"held_out": held_out})
-    write_run(runs, "new")
-    to = ["--out", str(runs), "--to", str(tmp_path / "losses.png")]
-    shown = " ".join(said(capsys, "plot", "one", "old", *to))
-    assert "held-out numbers of different text cannot be compared: one (66 kB, 8%, data" in shown
-    (note,) = (n for n in told(capsys, "plot", "one", "old", *to)["notes"] if "different text" in n)
+    write_run(tmp_path / "runs", "old", metrics=lines(9), status={"held_out": None})
+    shown = " ".join(said(capsys, "plot", "one", "old"))
+    assert "held-out numbers of different text cannot be compared: 20260101-000000-one" in shown
+    (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
+    assert "-one (66 kB, 8%, data" in note
     assert "old (not recorded, data" in note
-    assert main(["plot", "new", *to]) == 2
+    write_run(tmp_path / "runs", "new")
+    assert main(["plot", "new"]) == 2
     assert "new has no numbers yet" in capsys.readouterr().err
 
 
@@ -154,9 +148,7 @@ def test_eval_scores_every_file_and_their_sum(here, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_eval_refuses_bad_input_and_of_a_checkpoint_without_a_run_wants_a_text(
-    here, capsys, tmp_path
-):
+def test_eval_refuses_bad_input(here, capsys, tmp_path):
     Path("bad").mkdir(exist_ok=True)
     Path("bad/a.txt").write_text("text")
     Path("bad/b.txt").write_bytes(b"\0")

@@ -1,6 +1,5 @@
 """`mlxhog runs`: a list that fits the terminal; `mlxhog runs rm`: whole runs or none."""
 
-import io
 import json
 import re
 import shlex
@@ -29,20 +28,17 @@ def root(tmp_path, monkeypatch):
 
 
 def said(capsys, *words):
-    """The output lines of a command."""
     assert main(list(words)) == 0
     return capsys.readouterr().out.splitlines()
 
 
 def listed(capsys):
-    """The lines of the list, each split into its cells."""
     shown = said(capsys, "runs")
     assert max(map(len, shown)) <= 100
     return [re.split(r" {2,}", line) for line in shown]
 
 
 def saved(run):
-    """Give it a directory that looks like a checkpoint."""
     (run.checkpoints / "step-00000010").mkdir()
     (run.checkpoints / "step-00000010" / "state.json").write_text("{}")
     return run
@@ -139,8 +135,7 @@ def test_runs_are_removed_by_whole_names_with_date_or_without_and_by_path(root, 
     assert left(root) == []
 
 
-def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO())
+def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys):
     for name in ("20260101-000000-same", "20260102-000000-same"):
         write_run(root, name)
     with write_run(root, "20260103-000000-trains").lock():
@@ -149,7 +144,7 @@ def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys, monkeyp
             ("a-one two --yes", r"'two' is not the whole .*; did you mean '.*-b-two'"),
             ("a-one b-t --yes", "part of the names of 2 runs"),
             ("latest --yes", r"'latest' is not the whole name .*; did you mean '.*-trains'"),
-            ("a-one", r"would remove .*one \(.* B\); add --yes"),
+            ("a-one", r"would remove .*one \(.* B\) for good; add --yes"),
             ("--yes", "RUN"),
             ("a-one same --yes", r"'same' is the name of 2 runs: .*2-000000-same, "),
             ("a-one trains --yes", "trains now; end it first: mlxhog stop 20260103-000000-trains"),
@@ -157,13 +152,3 @@ def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys, monkeyp
             assert main(["runs", "rm", *words.split()]) == 2
             assert len(left(root)) == 6
             assert re.search(message, capsys.readouterr().err)
-
-
-def test_on_a_terminal_it_asks(root, three, capsys, monkeypatch):
-    for answer, code, remain in (("\n", 1, 3), ("", 1, 3), ("y\n", 0, 2)):
-        typed = io.StringIO(answer)
-        monkeypatch.setattr(typed, "isatty", lambda: True)
-        monkeypatch.setattr("sys.stdin", typed)
-        assert main(["runs", "rm", "a-one"]) == code
-        assert "remove for good? [y/N]" in capsys.readouterr().err
-        assert len(left(root)) == remain

@@ -8,7 +8,7 @@ import pytest
 from mlxhog.config.choices import KINDS, SCHEDULES, UnknownChoice
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
+from mlxhog.config.schedules import WSD, Backoff, Constant
 from mlxhog.config.sources import by_flat_names, read_yaml, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import SSP, Hogwild
@@ -28,8 +28,7 @@ def given(text="", folder=None, **flags):
     ("spelt", "choice"),
     [
         ("wsd", WSD()),
-        (" backoff ( beta = 0.5 ) ", Backoff(beta=0.5)),
-        ("backoff(beta=0.5, steps=1k)", Backoff(beta=0.5, steps=1000)),
+        (" backoff ( beta = 0.5, steps=1k ) ", Backoff(beta=0.5, steps=1000)),
         ("backoff(backoff_beta=0.5)", Backoff(beta=0.5)),
         ({"name": "backoff", "epochs": "off"}, Backoff()),
         (Constant(warmup=0.0), Constant(warmup=0.0)),
@@ -38,11 +37,9 @@ def given(text="", folder=None, **flags):
         ("backoff(bta=1)", "backoff has no bta; did you mean 'beta'"),
         ("backoff(beta=2)", "backoff: beta is '2'; wanted a number above 0 and below 1"),
         ("backoff(0.5)", "'0.5' has no value; write number=value"),
-        ("backoff(beta=0.5, beta=0.6)", "has beta twice; keep one"),
         ("backoff(beta=0.5", "wanted a name, a name with numbers such as"),
         ("backoff(steps=5, epochs=2)", "takes the place of .*; keep one"),
         ({"beta": 0.5}, "give it a name"),
-        (3, "wanted a name"),
     ],
 )
 def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_read_back(
@@ -65,17 +62,13 @@ FLAT = "schedule: backoff\nbackoff_steps: 7\n"
     ("text", "flags", "choice"),
     [
         ("", {"schedule": "backoff", "backoff_beta": 0.5}, Backoff(beta=0.5)),
-        ("", {"warmup": 0.2}, Cosine(warmup=0.2)),
         ("backoff_beta: 0.5\n", {"schedule": "backoff"}, Backoff(beta=0.5)),
         (WEAK, {"backoff_beta": 0.5}, Backoff(steps=7, beta=0.5)),
         (WEAK, {"schedule": "backoff(beta=0.5)"}, Backoff(steps=7, beta=0.5)),
         (WEAK, {"schedule": "backoff(steps=8)"}, Backoff(steps=8)),
         (WEAK, {"schedule": "wsd"}, WSD()),
-        (FLAT, {"schedule": "wsd"}, WSD()),
         (FLAT, {"backoff_steps": 8}, Backoff(steps=8)),
         ("", {"backoff_beta": 0.5}, "^--backoff-beta: cosine has no backoff_beta; backoff"),
-        ("", {"schedule": "backoff", "backoff_beta": 2},
-         "^--backoff-beta is 2; wanted a number above 0"),
         ("warmup: 0.5\n", {"schedule": "backoff"},
          r"0.yaml:1: warmup: backoff has no warmup; cosine,"),
         ("", {"schedule": "bakoff"}, "^--schedule: no schedule 'bakoff'"),

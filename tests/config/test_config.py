@@ -74,10 +74,8 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
         "--iters is '1.5'; wanted a whole number at least 1, or none",
     ]
     for text, message in (
-        ("lr: [1\n", "conf.yaml:2: not YAML"),
         ("just words\n", "conf.yaml: wanted lines such as"),
         ("lr: !!python/object:os.system x\n", "conf.yaml:1: not YAML"),
-        ("lr: \x00\n", "conf.yaml: not YAML"),
     ):
         with pytest.raises(ConfigError, match=message):
             written(tmp_path, text)
@@ -100,20 +98,6 @@ def test_any_configuration_survives_yaml_and_does_not_say_which_run_it_resumed(
 # -- fields of the model, workers that are slowed down ---------------------------------------------
 
 
-@each_of(
-    ("text", "values"),
-    [
-        ("", {}),
-        ("a=1, b=[1, 5],c={x: 1, y: 2}", {"a": 1, "b": [1, 5], "c": {"x": 1, "y": 2}}),
-        ("a=1, b=2, a=3", {"b": 2, "a": 3}),
-        ("a = 1e-6 , b=null", {"a": "1e-6", "b": None}),
-    ],
-)
-def test_a_text_names_fields_and_values(text, values):
-    assert plain_yaml.assignments(text) == values
-    assert plain_yaml.assignments(plain_yaml.as_assignments(values)) == values
-
-
 def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, monkeypatch):
     def fields(words):
         return configuration(*train.flags().parse(words.split())).set
@@ -122,7 +106,13 @@ def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, 
     Path("a.yaml").write_text("set: {hidden_size: 64, slstm_at: [1]}\n")
     Path("b.yaml").write_text("set: 5\n")
     both = fields("-c a.yaml --set hidden_size=256 --set num_heads=6")
-    assert plain_yaml.assignments(both) == {"slstm_at": [1], "hidden_size": 256, "num_heads": 6}
+    values = {"slstm_at": [1], "hidden_size": 256, "num_heads": 6}
+    assert plain_yaml.assignments(both) == values
+    assert plain_yaml.assignments(plain_yaml.as_assignments(values)) == values
+    assert plain_yaml.assignments("a = 1e-6,b=null, a={x: 1, y: 2}") == {
+        "a": {"x": 1, "y": 2},
+        "b": None,
+    }
     assert fields("-c a.yaml --set none") is None
     with pytest.raises(ConfigError, match=r"b.yaml:1: set is 5; wanted NAME=VALUE"):
         fields("-c b.yaml")
@@ -147,13 +137,9 @@ def test_workers_are_slowed_by_rank():
         ("sparsify", "none, topk:F", "topk topk:0 topk:1.1 topk:x threshold:-1 some:1"),
         ("staleness_lr", "none, linear:C", "linear:-1 exp:2 drop:x linear:1:2"),
         ("delay_compensation", "none, constant:F", "constant:0 adaptive:-1"),
-        (
-            "sim_staleness", "fixed:N",
-            "fixed fixed:-1 fixed:5000 uniform:3 uniform:3:1 geometric:0 geometric:1e6 "
-            "histogram:1=0 histogram:x=1 speed:0,1 speed:1,1e9 normal:1",
-        ),
+        ("sim_staleness", "fixed:N", "fixed fixed:-1 uniform:3:1 histogram:1=0 speed:0,1 normal:1"),
     ],
-)  # fmt: skip
+)
 def test_a_rule_that_cannot_be_read_is_refused_with_the_legal_forms(option, forms, texts):
     for text in texts.split():
         with pytest.raises(ConfigError, match=rf"{option} is .*; .*{forms}"):
@@ -184,11 +170,7 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
         ("determinism=record steps=5", "hogwild"),
         ("determinism=rounds steps=5", "sync"),
         ("async_after=0.1", "hogwild"),
-        ("predict=last", "hogwild"),
         ("read=live", "hogwild"),
-        ("write=racy", "hogwild"),
-        ("sparsify=topk:0.1", "hogwild"),
-        ("lr_workers=sqrt", "hogwild"),
         ("sync_shares=speed", "sync"),
         ("strategy=round_robin predict=last moments=shared", "round_robin"),
     ],
@@ -203,10 +185,8 @@ def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
     [
         ("", True, "last"),
         ("optimizer=adamw", False, "own"),
-        ("predict=own", True, "own"),
         ("moments=private", False, "own"),
         ("strategy=sync", False, "none"),
-        ("blocks=disjoint", False, "own"),
         ("read=live", True, "none"),
         ("optimizer=adamw moments=shared", True, "last"),
         ("strategy=round_robin moments=shared", True, "none"),

@@ -13,40 +13,27 @@ CONTRADICTIONS = f"""
 read=live predict=own                                 predict=none
 async_after=0.1 strategy=sync                         async_after
 predict=last optimizer=adamw                          add moments=shared
-predict=last strategy=serial                          not for serial
 predict=own strategy=round_robin                      none and last only; set one of them
-optimizer=muon predict=last sparsify=topk:0.1         add moments=shared
 reset_optimizer=true                                  needs resume; set that
 overlap=true strategy=sync                            overlap: a worker of sync reads after its own
-overlap=true async_after=0.1                          overlap: a worker of hogwild(async_after=0.1)
-overlap=true blocks=disjoint                          set strategy=hogwild, or leave overlap out
 overlap=true {RECORD}                     record, but a record has the read, the
-overlap=true {ROUNDS}               overlap: a worker of sync
 overlap=true read=live                                overlap: live reads would see
 overlap=true gpu_write=metal-emulated                 overlap: gpu_write is metal-emul
-overlap=true delay_compensation=constant:1            overlap: delay_compensation
-overlap=true delay_feedback=true                      overlap: delay_feedback needs
 overlap=true orthogonalization_device=worker          set orthogonalization_device=cpu
 average_every=5 slack=1                               no strategy has both average_every and slack
 clients=3 strategy=local_sgd                          is for split=dirichlet, and split is none
 sync_shares=speed strategy=hogwild                    add that, or take sync
 strategy=round_robin read=live                        leave read out
-strategy=round_robin write=racy                       no other process writes beside
 strategy=avg_runs gpu_write=metal                     own copy
 determinism=rounds time=5                             give --steps or --tokens
 determinism=rounds                                    needs a budget in steps or tokens
 {ROUNDS} batch_size=auto            give --batch-size a number
 {ROUNDS} sync_shares=speed          times that are measured
 {ROUNDS} backup_workers=1           leave backup_workers out
-{RECORD} delay_compensation=constant:1    leave delay_compensation out
 {RECORD} strategy=sync                    strategy is sync; leave it out
 {RECORD} read=live                        set read=snapshot
-{RECORD} write=racy                       set write=lossless
-{RECORD} gpu_write=metal                  set gpu_write=cpu
 {RECORD} sparsify=topk:0.1                leave sparsify out
 {RECORD} blocks=disjoint                  disjoint has no record
-{RECORD} async_after=0.5                  leave async_after out
-{RECORD} follow=new                       leave follow out
 {RECORD} resume=latest                    add --determinism none
 rotate_every=5                                        rotate_every out
 live=off live_every=5s                                and live is off.*leave live_every out

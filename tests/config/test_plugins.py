@@ -89,21 +89,10 @@ def test_what_a_file_defines_travels_to_a_spawned_process_and_back_without_it(tm
     assert sys.executions == executed
 
 
-SUM = "0123456789abcdef" * 4
-
-
-@each_of(
-    ("value", "expected"),
-    [
-        ("a.py,b.py", ["a.py", "b.py"]),
-        ("/u/a, b/c.py", ["/u/a, b/c.py"]),
-        (f"/a, b/c.py sha256:{SUM}, d,e.py", [f"/a, b/c.py sha256:{SUM}", "d,e.py"]),
-        (Path("a.py,b.py"), ["a.py,b.py"]),
-        ("a.py, ", ["a.py"]),
-    ],
-)
-def test_a_comma_divides_files_only_behind_the_end_of_one(value, expected):
-    assert plugins.texts(value) == expected
+def test_a_comma_divides_files_only_behind_the_end_of_one():
+    pinned = f"/a, b/c.py sha256:{'0123456789abcdef' * 4}"
+    assert plugins.texts(f"{pinned}, d,e.py, ") == [pinned, "d,e.py"]
+    assert plugins.texts(Path("a.py,b.py")) == ["a.py,b.py"]
 
 
 DECORATOR = "@dataclass(frozen=True, kw_only=True)"
@@ -116,7 +105,6 @@ DECORATOR = "@dataclass(frozen=True, kw_only=True)"
         ("a.py", "x = 1\nx / 0\n", r"a\.py, line 2: ZeroDivisionError: division by zero"),
         ("a.py", "x = 1\n", "adds nothing that can be chosen"),
         ("a.py", PROGRAM.replace("halving", "a b"), "class Halving: its name is 'a b'; use a"),
-        ("a.py", PROGRAM.replace(DECORATOR, ""), "class Halving: put @dataclass.* above it"),
         ("a.py", PROGRAM.replace(DECORATOR, "@dataclass"), "class Halving: put @dataclass.*"),
         ("none.py", None, r"none\.py: cannot read it: No such file"),
         ("notes.txt", PROGRAM, r"notes\.txt: not a Python file"),

@@ -43,9 +43,8 @@ def test_a_step_is_the_share_of_the_run_that_steps_or_tokens_limit():
 @each_of(
     ("name", "progress", "update", "size"),
     [
-        ("constant", 1.0, 0, 2.0), ("cosine", 1.0, 0, 0.5), ("wsd", 1.5, 0, 0.5),
-        ("cosine", 0.55, 0, 1.25), ("wsd", 0.8, 0, 2.0), ("wsd", 0.9, 0, 1.25),
-        ("inverse", 0.0, 0, 2.0), ("inverse", 0.0, 100, 1.0), ("inverse", 0.0, 300, 0.5),
+        ("constant", 1.0, 0, 2.0), ("cosine", 1.0, 0, 0.5), ("cosine", 0.55, 0, 1.25),
+        ("wsd", 0.8, 0, 2.0), ("wsd", 0.9, 0, 1.25), ("inverse", 0.0, 300, 0.5),
     ],
 )  # fmt: skip
 def test_a_schedule_has_its_form_after_the_warm_up(name, progress, update, size):

@@ -12,8 +12,7 @@ BOTH_DEVICES = """
 import mlx.core as mx
 import numpy as np
 from mlxhog import backends
-from mlxhog.cli.eval import EvalConfig
-from mlxhog.cli.generate import GenerateConfig
+from mlxhog.cli.generate import EvalConfig, GenerateConfig
 from mlxhog.config.options import options
 from mlxhog.live.model import load
 from mlxhog.live.serving.config import ServeConfig

@@ -56,15 +56,15 @@ def test_a_damaged_line_is_left_out(tmp_path, damage):
     assert len(read) == 4
 
 
-def test_workers_of_a_resumed_run_add_up_and_one_in_the_place_of_another_is_a_restart(tmp_path):
+def test_workers_of_a_resumed_run_count_from_0(tmp_path):
     first, second = list(lines(4)), list(lines(3, pid=500))
     for line in second:
         line["step"] += first[-1]["step"]
         line["elapsed_s"] += first[-1]["elapsed_s"]
-    second[-1]["workers"][1]["pid"] = 999
     read = history(write_run(tmp_path, metrics=[*first, *second]))
     assert read.last("step") == 20 * 7
-    assert [read.workers[slot].restarts for slot in (1, 2)] == [0, 1]
+    assert read.backends == {1: "torch:cpu", 2: "torch:cpu"}
+    assert read.column("staleness", 2).tolist() == [1.0] * 7
 
 
 @given(

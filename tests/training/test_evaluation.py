@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -66,31 +66,22 @@ def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path
 
 
 class Asked:
-    """Evaluations of a session of two workers, which records of scored batches fill."""
+    """Evaluations of a run of two workers for 100 s, which records of scored batches fill."""
 
-    def __init__(self, batches=3, **options):
-        self.deaths, self.requests, words = 0, 0, {}
-        counters = SimpleNamespace(store=words.__setitem__)
-        self.words = words
-        self.monitor = SimpleNamespace(
-            evaluations=0, evaluating_s=0.0, seconds=lambda: 100.0, totals=lambda: (9, 0, 0.0),
-            budget=Budget(), take_evaluation=lambda *score: self.scores.append(score),
-        )  # fmt: skip
-        self.scores, part = [], SimpleNamespace(batches=batches)
-        session = SimpleNamespace(
-            ends=lambda: self.deaths, strategy=SimpleNamespace(workers=2), ask=self._ask,
-            plan=SimpleNamespace(config=TrainConfig(**options), held_out=part),
-            monitor=self.monitor, arena=SimpleNamespace(counters=counters),
-        )  # fmt: skip
-        self.evaluations = evaluation.Evaluations(session)
-
-    def _ask(self, what):
-        self.requests += 1
+    def __init__(self, **options):
+        self.run, self.words = mock.Mock(), {}
+        self.run.plan = mock.Mock(config=TrainConfig(**options), held_out=mock.Mock(batches=3))
+        self.run.strategy.workers, self.run.ends.return_value = 2, 0
+        self.run.arena.counters.store = self.words.__setitem__
+        self.monitor = self.run.monitor
+        self.monitor.evaluations, self.monitor.evaluating_s = 0, 0.0
+        self.monitor.seconds.return_value, self.monitor.budget = 100.0, Budget()
+        self.evaluations = evaluation.Evaluations(self.run)
 
     def asks(self):
-        before = self.requests
+        self.run.ask.reset_mock()
         self.evaluations.ask_for_next()
-        return self.requests > before
+        return self.run.ask.called
 
     def score(self, *places, step=5, seconds=1.0):
         """Let a worker score batches of the present round."""
@@ -105,12 +96,12 @@ def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score():
     assert asked.asks()
     asked.score(0, 1)
     assert not asked.asks()  # one at a time
-    asked.deaths += 1  # perhaps of the worker that evaluates
+    asked.run.ends.return_value += 1  # perhaps of the worker that evaluates
     assert asked.asks()
     asked.score(2)  # of the new one
-    assert asked.scores == []
+    assert not asked.monitor.take_evaluation.called
     asked.score(0, 1)
-    assert asked.scores == [(6.0, 12, 9, 5)]
+    asked.monitor.take_evaluation.assert_called_once_with(6.0, 12, 9, 5)
     assert asked.monitor.evaluations == 1
 
 
@@ -129,24 +120,12 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
     assert asked.asks() == (not ends)
 
 
-def looked(watch, scores):
-    """Let a watch look at evaluations; each is its bits, and whether a save of it works."""
-    monitor, saves, ends = SimpleNamespace(evaluations=0), [], []
-    for step, (bits, fits) in enumerate(scores):
-        monitor.evaluations += 1
-        monitor.state = Progress(val_bits_per_byte=bits, val_step=step)
-
-        def save(bits=bits, fits=fits):
-            saves.append(bits)
-            return fits
-
-        ends.append(watch.look(monitor, save, print))
-    return saves, ends
-
-
 def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
-    watch = HeldOutWatch(TrainConfig(eval_every=5, keep_best=True), None, "")
-    saves, _ = looked(watch, [(3.0, True), (1.0, False), (2.0, True), (2.5, True)])
+    watch, saves = HeldOutWatch(TrainConfig(eval_every=5, keep_best=True), None, ""), []
+    for step, (bits, fits) in enumerate([(3.0, True), (1.0, False), (2.0, True), (2.5, True)]):
+        state = Progress(val_bits_per_byte=bits, val_step=step)
+        monitor = mock.Mock(evaluations=step + 1, state=state)
+        watch.look(monitor, lambda bits=bits, fits=fits: saves.append(bits) or fits, print)
     assert saves == [3.0, 1.0, 2.0]
     assert (watch.best, watch.since) == ((2.0, 2), 1)
 

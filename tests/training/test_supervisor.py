@@ -1,7 +1,7 @@
 """The judgement of a run's workers: silent, at rest, or dead too often."""
 
 from contextlib import ExitStack
-from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -18,28 +18,12 @@ TIMEOUT_S = 60.0
 POLL_S = 0.05
 
 
-class Process:
+def a_process(**_):
     """A fake of a worker's process."""
-
-    sentinel = pid = 0
-
-    def __init__(self):
-        self.exitcode = None
-
-    def start(self):
-        pass
-
-    def is_alive(self):
-        return self.exitcode is None
-
-    def kill(self):
-        self.exitcode = -9
-
-    def join(self, timeout=None):
-        pass
-
-    def close(self):
-        pass
+    process = mock.Mock(sentinel=0, pid=0, exitcode=None)
+    process.is_alive = lambda: process.exitcode is None
+    process.kill = lambda: setattr(process, "exitcode", -9)
+    return process
 
 
 class Clock:
@@ -74,8 +58,7 @@ class Watched(Session):
 def session(clock, tmp_path, monkeypatch):
     """The session of two spawned workers, with slots for two others."""
     monkeypatch.setattr("mlxhog.training.processes.MAX_NONFINITE", 3)
-    context = SimpleNamespace(Process=lambda **_: Process())
-    monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
+    monkeypatch.setattr(worker_pool, "get_context", lambda _: mock.Mock(Process=a_process))
     monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))
     plan = make_plan(
         small_config(tmp_path, workers="mlx:cpu*2", heartbeat_timeout_s=TIMEOUT_S, max_workers=4)

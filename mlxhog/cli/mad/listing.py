@@ -15,18 +15,8 @@ from mlxhog.config.options import argument, option, options
 from mlxhog.report.streams import wrapped
 
 
-@dataclass(frozen=True, kw_only=True)
-class _List(Plugins, Json):
-    pass
-
-
 def _list(rows: Iterable[tuple[str, dict[str, Any], Sequence[str]]], after: str) -> Report:
-    """Return entries, each as a line with its details below, and the next command.
-
-    Args:
-        rows: of each entry the words after its name, its facts, and its details.
-        after: the next command.
-    """
+    """Return entries, each (words after its name, facts, details), and the next command."""
     facts, lines = list[dict[str, Any]](), list[str]()
     for words, one, details in rows:
         facts.append(one)
@@ -36,7 +26,7 @@ def _list(rows: Iterable[tuple[str, dict[str, Any], Sequence[str]]], after: str)
 
 
 @command("mad tasks")
-def tasks(config: _List) -> Report:
+def tasks(plugins: Plugins, config: Json) -> Report:
     """List the tasks: the skill that each tests, and its settings with those of its baseline.
 
     --set of mad train and mad data changes them.
@@ -87,7 +77,7 @@ def suites(config: Json) -> Report:
 
 
 @command("mad layers")
-def layers(config: _List) -> Report:
+def layers(plugins: Plugins, config: Json) -> Report:
     """List the possible layers of a candidate: mixers, which mix positions, and channel maps.
 
     Each has its numbers, as in "mlstm(heads=2) swiglu", their defaults, and its source. A number

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 FIRST_SEED = 12345
 _protocol_part = Part(
-    Protocol, PROTOCOL, "training of every run; replaces the values of the suite", "the suite's"
+    Protocol,
+    " ".join(PROTOCOL),
+    "training of every run; replaces the values of the suite",
+    "the suite's",
 )
 
 
@@ -103,11 +106,7 @@ class _Search(_Study):
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
-_SEARCH_MAIN = """space suite tasks sampler seeds rates dim steps backend workers parallel budget
-study no_prune dry_run json"""
-
-
-@command("mad search", _protocol_part, main=_SEARCH_MAIN)
+@command("mad search", _protocol_part)
 def search(config: _Search, typed: Written, how: ExecutionConfig) -> Report:
     """Search a space of architectures.
 
@@ -126,6 +125,10 @@ def search(config: _Search, typed: Written, how: ExecutionConfig) -> Report:
         mad search --space space.yaml --no-prune --executor ray --study first
         mad search --plugin examples/my_task.py --tasks in-context-recall,my_task --steps 20
         mad search --space space.yaml --suite full --dry-run
+
+    Main options:
+        space suite tasks sampler seeds rates dim steps backend workers parallel budget study
+        no_prune dry_run json
     """
     protocol = _protocol(typed)
     # It imports NumPy: wrong flags are reported before.
@@ -161,11 +164,7 @@ class _Bench(_Study):
     )  # fmt: skip
 
 
-_BENCH_MAIN = """layers config suite tasks seeds seed rates dim steps backend workers parallel
-budget study dry_run json"""
-
-
-@command("mad bench", _protocol_part, main=_BENCH_MAIN)
+@command("mad bench", _protocol_part)
 def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
     """Score architectures over a suite of tasks.
 
@@ -177,6 +176,10 @@ def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
         mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3
         mad bench --config arch.yaml --suite full --parallel 2 --study mine
         mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3
+
+    Main options:
+        layers config suite tasks seeds seed rates dim steps backend workers parallel budget study
+        dry_run json
     """
     protocol = _protocol(typed)
     if not config.layers and not config.config:
@@ -310,19 +313,11 @@ def _session(
     from mlxhog.mad.study.session import check_execution, execute
     from mlxhog.mad.study.store import open_store
 
-    here = machine.here()
     check_execution(how, study)
-    parallel = how.resolve_parallel(study, here)
+    parallel = how.resolve_parallel(study, machine.here())
     if config.dry_run:
         return Report(_plan(store, study, how, parallel))
     store = open_store(study, store.directory.parent, store.name)
-    threads = parallel * study.cores
-    if threads > here.cores and how.ray_address is None and not config.quiet:
-        print(
-            f"{parallel} candidates at once have {threads} threads, this machine {here.cores} "
-            "cores, so more candidates at once are not faster",
-            file=sys.stderr,
-        )
     view = shown(sys.stderr, quiet=config.quiet)
     outcome = execute(store, study, how, parallel, view, retry_failed=retry_failed)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}

@@ -69,11 +69,10 @@ def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again
     choices = candidates(**FEW, depth=[2, 4])
     resumed = SAMPLERS[name](choices, 5)
     known = [choices.candidate(number) for number in range(0, 42, 2)]
-    for n, layers in enumerate(known):
-        if n < 10:
-            resumed.tell(layers, score(layers))
-        else:
-            resumed.recall(layers)
+    for layers in known[:10]:
+        resumed.tell(layers, score(layers))
+    for layers in known[10:]:
+        resumed.recall(layers)
     rest = [resumed.ask() for _ in range(choices.count - len(known))]
     assert not set(rest) & set(known)
     assert resumed.ask() is None

@@ -34,24 +34,21 @@ def torch_losses(config):
         name: torch.tensor(value, requires_grad=True)
         for name, value in init_params(plan.model, config.seed).items()
     }
-    spec = param_spec(plan.model)
-    decayed = {name for name in params if protocol.wd_all or spec[name].decay}
-    groups = [
-        {"params": [params[name] for name in params if name in decayed]},
-        {"params": [params[n] for n in params if n not in decayed], "weight_decay": 0.0},
-    ]
+    spec, decay = param_spec(plan.model), protocol.weight_decay
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {"params": [one], "weight_decay": decay * (protocol.wd_all or spec[name].decay)}
+            for name, one in params.items()
+        ],
         lr=protocol.lr,
         betas=(0.9, protocol.optimizer.beta2),
-        weight_decay=protocol.weight_decay,
     )
     epochs = plan.limit // plan.per_epoch
     if protocol.schedule == "backoff":  # one epoch at lr, then .37 lr for 1 / .37 of them
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 if k < 1 else 0.37)
     else:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
-    batches, result, ops = plan.task_rows.batches(), [], choose("torch", "reference", "cpu")
+    batches, result, ops = plan.batches(), [], choose("torch", "reference", "cpu")
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
             batch = batches.at(epoch, ticket)
@@ -172,10 +169,13 @@ def test_an_interrupted_run_is_evaluated_where_it_stands(beat, steps, evaluation
     assert result.acc_token == result.curve[-1].acc_token
 
 
-def test_a_second_interrupt_leaves_at_once(monkeypatch):
-    monkeypatch.setattr(Recorder, "beat", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+def test_a_second_interrupt_leaves_at_once():
+    class Impatient(Recorder):
+        def beat(self):
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        train(small_run(), callbacks=Recorder())
+        train(small_run(), callbacks=Impatient())
 
 
 def test_validation_rows_decide_where_asked_for_and_both_are_told():

@@ -1,6 +1,4 @@
-"""`mlxhog parity`: do all backends compute the same?"""
-
-from __future__ import annotations
+"""`mlxhog doctor`, `parity` and `replay`: checks that end with exit code 1 if something differs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,17 +6,67 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
-from mlxhog.cli.flags import Plugins, Quiet, RunFolder
+from mlxhog.cli.flags import OneRun, Plugins, Quiet, RunFolder
 from mlxhog.cli.frame import Report, command, writable
 from mlxhog.config import plugins
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
     from mlxhog.parity.compare import ComparedTensor
     from mlxhog.parity.compute import ParityReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Doctor(Quiet):
+    quick: bool = switch("a little of everything; the result is not stored")
+    seconds: float = option(
+        0.15, "time for which each pair of writers adds", unit="s", above=0, high=60
+    )
+
+
+@command("doctor")
+def doctor(config: _Doctor) -> Report:
+    """Test what mlxhog relies on here.
+
+    That is shared memory, a gradient of every backend beside the reference, every pair of writers
+    at once, readers beside a writer; on a Mac every Metal kernel, and whether torch:mps beside
+    mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The answer comes
+    first; --json has every number. The result is stored for this machine and these versions;
+    --workers, --gpu-write, --read and --determinism of `mlxhog train` use it. A check that other
+    programs leave too little processor time is unclear, which is no failure. Exit code 1 if a
+    promise of mlxhog does not hold here.
+
+    Examples:
+        doctor
+        doctor --json > doctor.json
+        doctor --quick
+    """
+    # These import NumPy and the native module; wrong input is refused before.
+    from mlxhog.base import machine, verdicts
+    from mlxhog.doctor.examine import examine
+    from mlxhog.doctor.record import conclude, sections
+
+    with config.status() as tell:
+        record = examine(config.seconds, config.quick, tell)
+    record["stored"], record["not_stored"] = None, "--quick is not stored; run `mlxhog doctor`"
+    if not config.quick:
+        try:
+            path = verdicts.save(record, verdicts.Identity(**record["identity"]))
+            record["stored"], record["not_stored"] = str(path), None
+        except EnvironmentLacks as error:
+            record["not_stored"] = str(error)
+    known = verdicts.load()  # as a run would
+    if not known.usable:
+        known = verdicts.Verdicts(known.path, None, record)
+    record["verdict"] = conclude(known, machine.here())
+    failed = record["failed"]
+    short = config.quiet and failed and not config.json
+    remarks = [f"FAILED: {', '.join(failed)}"] if short else []
+    return Report(record, sections(record), int(bool(failed)), remarks)
+
 
 MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 30  # in the table; the JSON has all
@@ -26,7 +74,7 @@ KERNELS = ("all", "auto", "reference", "native", "metal", "metal-emulated")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(RunFolder, Plugins, Quiet):
+class _Parity(RunFolder, Plugins, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
     config: str | None = option(None, "an architecture", metavar="NAME_OR_FILE")
     checkpoint: str | None = option(None, "a checkpoint, or a run", metavar="DIR")
@@ -51,7 +99,7 @@ class _Words(RunFolder, Plugins, Quiet):
 
 
 @command("parity")
-def run(config: _Words) -> Report:
+def parity(config: _Parity) -> Report:
     """Compute one model with every backend here and compare every number.
 
     These are loss, logits, hidden states, gradients, states, parameters after some steps of SGD,
@@ -64,9 +112,8 @@ def run(config: _Words) -> Report:
     code 1 if anything disagrees; stderr names the first tensor that does.
 
     Examples:
-        parity --config tiny
+        parity tiny
         parity --checkpoint latest
-        parity tiny --json
         parity "my_layer swiglu" --plugin examples/my_layer.py
         parity --plugin examples/my_optimizer.py
         parity tiny --set hidden_size=96 --set num_heads=3
@@ -108,30 +155,23 @@ def run(config: _Words) -> Report:
     return Report(result.to_json() | {"notes": notes}, text, int(not result.ok), remarks)
 
 
-def _subject(config: _Words, otherwise: str | None) -> tuple[str, str]:
-    """Return the kind of the subject that the command line names, and its name.
-
-    Raises:
-        ConfigError: the command line names more than one; or none, and there is no other.
-    """
-    named = [("config", config.config), ("checkpoint", config.checkpoint)]
-    if config.subject is not None:
-        is_folder = Path(config.subject).is_dir()
-        named.append(("checkpoint" if is_folder else "config", config.subject))
+def _subject(config: _Parity, otherwise: str | None) -> tuple[str, str]:
+    """Return the kind of the subject that the command line names, and its name."""
+    kind = "checkpoint" if Path(config.subject or "").is_dir() and config.subject else "config"
+    named = [("config", config.config), ("checkpoint", config.checkpoint), (kind, config.subject)]
     subjects = [(kind, where) for kind, where in named if where is not None]
     if not subjects and otherwise is not None:
-        return "config", otherwise
+        subjects = [("config", otherwise)]
     if len(subjects) != 1:
         what = " and ".join(where for _, where in subjects) or "nothing"
         raise ConfigError(
-            f"parity wants one subject and got {what}; give an architecture or a "
-            "checkpoint's directory, for example `mlxhog parity --config tiny`"
+            f"parity wants one subject and got {what}; give an architecture or a checkpoint's "
+            "directory, for example `mlxhog parity tiny`"
         )
     return subjects[0]
 
 
-def _text(result: ParityReport, notes: Sequence[str], *, everything: bool) -> Iterator[Section]:
-    """Yield the answer, and the failures, the worst first and at most `MOST_FAILURES`; or all."""
+def _text(result: "ParityReport", notes: Sequence[str], *, everything: bool) -> Iterator[Section]:
     rows, sides = result.rows, ", ".join(side.name for side in result.sides)
     failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.pressure)
     sides = sides if len(sides) <= MOST_NAMES else f"{len(result.sides)} sides"
@@ -163,13 +203,45 @@ def _text(result: ParityReport, notes: Sequence[str], *, everything: bool) -> It
     yield Section(result.subject.title, header, cells, [*notes, *closest, *more])
 
 
-def _describe(row: ComparedTensor) -> str:
+def _describe(row: "ComparedTensor") -> str:
     where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
-    against = "itself over the whole sequence" if row.b == row.a else row.b
+    sides = f"{row.a} and {'itself over the whole sequence' if row.b == row.a else row.b}"
     if row.max_abs is None:
         values = f" ({row.got} and {row.wanted})" if row.where else ""
-        return f"{row.what}{where}: {row.a} and {against}: {row.reason}{values}"
+        return f"{row.what}{where}: {sides}: {row.reason}{values}"
+    unit = f" {row.unit}" if row.unit else ""
     return (
-        f"{row.what}{where}: {row.a} has {row.got:.9g} and {against} {row.wanted:.9g}, "
-        f"{row.max_abs:.2g}{f' {row.unit}' if row.unit else ''} apart, allowed {row.tolerance:.2g}"
+        f"{row.what}{where}: {sides} have {row.got:.9g} and {row.wanted:.9g}, "
+        f"{row.max_abs:.2g}{unit} apart, allowed {row.tolerance:.2g}"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Replay(OneRun, Plugins):
+    anyway: bool = option(
+        False, "continue although versions or the processor differ from those of the run"
+    )
+
+
+@command("replay")
+def replay(config: _Replay) -> Report:
+    """Repeat a recorded run and compare it bit for bit.
+
+    train --determinism record keeps a log of the order in which its lock-free workers read and
+    wrote every stripe of the parameters, of their batches and step sizes, and of deaths. The replay
+    starts the same workers, delays each access until its turn, and checks the weights of each step,
+    the norm of each gradient, and the SHA-256 of weights and optimizer state at the end. Exit code
+    1: they differ; the output names worker, step and stripe of the first difference.
+
+    Examples:
+        replay latest
+        replay runs/20260102-101500-sotu --json
+        train --determinism record --workers mlx:cpu,torch:cpu --steps 100
+    """
+    from mlxhog.training.replay import replay
+
+    outcome = replay(config.find(config.run), anyway=config.anyway)
+    facts, difference = outcome.to_json(), outcome.difference
+    if difference is None:
+        return Report(facts, [f"equal bit for bit: {outcome.hashes} hashes", facts])
+    return Report(facts, [f"differs first at {difference}", facts], code=1)

@@ -1,0 +1,164 @@
+"""`mlxhog serve`, `board` and `cluster`: servers until a signal."""
+
+import asyncio
+import os
+import secrets
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from time import sleep
+from typing import TYPE_CHECKING
+
+from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
+from mlxhog.cli.flags import Json, OneRun, Plugins, run_argument
+from mlxhog.cli.frame import command, print_json
+from mlxhog.cluster.lighthouse import (
+    TOKEN_VARIABLE,
+    Lighthouse,
+    check_torchft,
+    new_token,
+    parse_address,
+)
+from mlxhog.config.options import argument, option
+from mlxhog.live.serving.config import ServeConfig
+
+if TYPE_CHECKING:
+    from mlxhog.decoding.model import Model
+    from mlxhog.live.serving.engine_thread import EngineThread
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Serve(Plugins, Json):
+    model: str = run_argument("RUN_OR_CHECKPOINT")
+
+
+@command("serve")
+def serve(words: _Serve, config: ServeConfig) -> int:
+    """Serve a model to clients of OpenAI's interface; a run in progress with its newest weights.
+
+    Examples:
+        serve latest
+        serve latest --port 8400 --mode pinned_per_sequence --backend mlx:cpu
+        serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment
+        serve latest --allow-origin https://chat.example
+    """
+    from mlxhog.live.serving.server import serve
+
+    def say(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    def on_ready(url: str, served: "Model", engine: "EngineThread") -> None:
+        about = engine.weights
+        if about["note"]:
+            say(about["note"])
+        whose, version = about["weights"], about["version"]
+        facts = {"url": url, "model": served.name, "weights": whose, "version": version}
+        if words.json:
+            print_json({**facts, "pid": os.getpid()})
+            return
+        weights = whose if version is None else f"{whose}, version {version},"
+        page = url.removesuffix("v1")
+        print(
+            f"{weights} at {url}, model {served.name}; to chat open {page}; Ctrl-C ends", flush=True
+        )
+
+    serve(words.model, config, on_ready, say)
+    print("ended", file=sys.stderr)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Board(OneRun):
+    run: str = run_argument("[RUN]", "latest")
+    port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
+
+
+@command("board")
+def board(config: _Board) -> int:
+    """Serve a page that follows a run.
+
+    It shows curves over time, samples and steps, staleness, workers, samples of text, messages.
+    All its parts come from this machine, and only this machine can open it; from another one: ssh
+    -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons: save a
+    checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run.
+
+    Examples:
+        board
+        board latest --port 8400
+    """
+    followed = config.find(config.run)
+    with listen("127.0.0.1", config.port) as listener, suppress(KeyboardInterrupt):
+        import uvicorn
+
+        from mlxhog.report.board import Board
+        from mlxhog.report.record import RunRecord
+
+        token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
+        settings = uvicorn.Config(
+            Board(RunRecord(followed), token),
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            h11_max_incomplete_event_size=1 << 16,
+        )
+        if config.json:
+            print_json({"url": address, "token": token, "run": str(followed.directory)})
+        else:
+            print(f"board of {followed.directory}\n  {address}#{token}", flush=True)
+
+        async def answer() -> None:
+            say_once_where_connections_wait()
+            await uvicorn.Server(settings).serve(sockets=[listener])
+
+        asyncio.run(answer())
+    print("the board has ended; it changed nothing in the run", file=sys.stderr)
+    return 0
+
+
+NAMES_WIDTH, NUMBERS_WIDTH = 26, 24
+
+
+LOOK_S = 0.5  # between two looks for a signal
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cluster(Json):
+    action: str = argument("start", "begin", choices=("start",))
+
+
+@command("cluster")
+def cluster(words: _Cluster, options: Lighthouse) -> int:
+    """Start a cluster on its first machine; the others join with mlxhog train --cluster.
+
+    It may be killed and started again: meanwhile machines train on alone.
+
+    Examples:
+        cluster start
+        cluster start --address 192.168.1.20:8600
+        cluster start --address 192.168.1.20:8600 --join-timeout 30s
+    """
+    options.check()
+    address = parse_address(options.address)
+    check_torchft()
+    token = new_token(options.token, address)
+    from mlxhog.cluster.torchft_group import Authority
+
+    authority = Authority(address, token, options)
+    variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(authority.address)
+    try:
+        if words.json:
+            print_json({"address": where, "token": token, "pid": os.getpid()})
+        else:
+            print(f"on each machine, this one too:\n  {variable}mlxhog train --cluster {where}")
+            if token:
+                print(f"to start it again:\n  {variable}mlxhog cluster start --address {where}")
+            sys.stdout.flush()
+        while True:
+            authority.set_clock()
+            sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
+    except KeyboardInterrupt:
+        print("ended; the machines train on alone", file=sys.stderr)
+    finally:
+        authority.close()
+    return 0
