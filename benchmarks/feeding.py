@@ -205,9 +205,10 @@ def published(directory):
     stream = Stream(directory / "stream").update()
     rows = [
         bytes(ByteTokenizer().decode(row.ids)).decode()
-        for row in stream.rows(0, stream.parts[-1].rows)
+        for ticket in range(stream.last.end_ticket)
+        for row in stream.rows(ticket)
     ]
-    return rows, stream.parts[-1].end_ticket
+    return rows, stream.last.end_ticket
 
 
 def trained(directory):

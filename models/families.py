@@ -110,11 +110,6 @@ def products(cfg: ModelConfig) -> frozenset[str]:
     return frozenset(name for name, one in cfg.layout.spec.items() if one.product) | {head(cfg)}
 
 
-def narrowable(cfg: ModelConfig) -> frozenset[str]:
-    """Return the names of the parameters that may have fewer bits: `products`, the embedding."""
-    return products(cfg) | {embedding(cfg)}
-
-
 def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
     """Return the names of the matrices inside the blocks with two long sides.
 

@@ -69,19 +69,12 @@ def check_names(where: str, data: Mapping[Any, Any]) -> None:
 
 
 class Fields:
-    """Base of a configuration that is read from a file: a frozen dataclass with such fields.
+    """Base of a configuration that is read from a file: a frozen dataclass with such fields."""
 
-    Attributes:
-        spellings: other names of fields.
-        no_effect: names that a YAML file may have, too, and that are not read.
-        only: names with the one supported value.
-        private: the beginning of names that are left out.
-    """
-
-    spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    no_effect: ClassVar[frozenset[str]] = frozenset()
-    only: ClassVar[Mapping[str, object]] = MappingProxyType({})
-    private: ClassVar[str] = "\n"
+    spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})  # other names of fields
+    no_effect: ClassVar[frozenset[str]] = frozenset()  # that YAML may have; they are not read
+    only: ClassVar[Mapping[str, object]] = MappingProxyType({})  # with one supported value
+    private: ClassVar[str] = "\n"  # the beginning of names that are left out
 
     def __post_init__(self) -> None:
         """Convert every field, and refuse one out of range."""

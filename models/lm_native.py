@@ -25,8 +25,6 @@ from mlxhog.models.ops.operators import activation_name
 Float32 = NDArray[np.float32]
 Params = Mapping[str, Float32]
 Layer = tuple[Float32 | None, Float32 | None]
-Shapes = Sequence[Sequence[tuple[int, ...]]]
-"""Shape of every part of every block's state, without the batch axis."""
 
 
 def decoder(
@@ -43,29 +41,22 @@ def decoder(
         value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()
     ):
         return None
-    shapes, W = model.state_shapes(cfg), params.get(ngrams.WEIGHT)
-    return Decoder(_native_decoder(cfg, params), cfg.vocab_size, shapes, threads, W)
+    return Decoder(cfg, params, threads)
 
 
 class Decoder:
     """Decodes a model token by token, for a few sequences at a time.
 
-    Their states are one array (B, N): a row has the parts of one block after another, whose shapes
-    in a state of `lm` are `shapes`. Only large models use several `threads`.
+    Their states are one array (B, N): a row has the parts of one block after another. Only large
+    models use several `threads`.
 
     Concurrency: several threads may step at a time.
     """
 
-    def __init__(
-        self,
-        native: _native.Decoder,
-        vocab_size: int,
-        shapes: Shapes,
-        threads: int,
-        W: Float32 | None = None,
-    ) -> None:
-        self._native, self._vocab_size, self._W = native, vocab_size, W
-        self._shapes, self._threads = shapes, threads
+    def __init__(self, cfg: ModelConfig, params: Params, threads: int) -> None:
+        self._native, self._W = _native_decoder(cfg, params), params.get(ngrams.WEIGHT)
+        self._shapes, self._vocab_size = model.state_shapes(cfg), cfg.vocab_size
+        self._threads = threads
 
     def init_state(self, B: int) -> Float32:
         """Return the state before the first token of B sequences, (B, N)."""

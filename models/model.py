@@ -38,21 +38,13 @@ The first axis is the batch."""
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A layer in its place: x + layer(norm(x)), or layer(x).
+    """A layer in its place: x + layer(norm(x)), or layer(x)."""
 
-    Attributes:
-        name: prefix of the layer's parameters, and the site of its dropout.
-        layer: the layer.
-        d: width of x.
-        norm: name of the norm before it; "" where x is layer(x).
-        dropout: share of units that the layer drops in training.
-    """
-
-    name: str
-    layer: Layer
-    d: int
-    norm: str = ""
-    dropout: float = 0.0
+    name: str  # prefix of the layer's parameters, and the site of its dropout
+    layer: Layer  # the layer
+    d: int  # width of x
+    norm: str = ""  # name of the norm before it; "" where x is layer(x)
+    dropout: float = 0.0  # share of units that the layer drops in training
 
     @cached_property
     def spec(self) -> list[ParamSpec]:
@@ -89,29 +81,17 @@ Block = tuple[Part, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A model as a list.
+    """A model as a list."""
 
-    Attributes:
-        embedding: E.
-        ngrams: W and the tables of n-grams, if there are any.
-        blocks: of the model.
-        positions: adds position vectors to the embedded tokens.
-        decoder: maps x behind the last block, in place of x.
-        norms: the kind of all norms, their initial scale, and whether they have a bias.
-        out_norm: parameters of the final norm; none without one.
-        head: H, unless it is E, and b, if there is one.
-        dropout: share of units of the embedded tokens dropped in training.
-    """
-
-    embedding: ParamSpec
-    blocks: tuple[Block, ...]
-    out_norm: tuple[ParamSpec, ...]
-    head: tuple[ParamSpec, ...]
-    ngrams: tuple[ParamSpec, ...] = ()
-    positions: Part | None = None
-    decoder: Part | None = None
-    norms: tuple[Literal["rms", "layer"], str, bool] = ("rms", "ones", False)
-    dropout: float = 0.0
+    embedding: ParamSpec  # E
+    blocks: tuple[Block, ...]  # of the model
+    out_norm: tuple[ParamSpec, ...]  # parameters of the final norm; none without one
+    head: tuple[ParamSpec, ...]  # H, unless it is E, and b, if there is one
+    ngrams: tuple[ParamSpec, ...] = ()  # W and the tables of n-grams, if there are any
+    positions: Part | None = None  # adds position vectors to the embedded tokens
+    decoder: Part | None = None  # maps x behind the last block, in place of x
+    norms: tuple[Literal["rms", "layer"], str, bool] = ("rms", "ones", False)  # kind, scale, bias
+    dropout: float = 0.0  # share of units of the embedded tokens dropped in training
 
     @cached_property
     def spec(self) -> dict[str, ParamSpec]:
@@ -142,41 +122,26 @@ class ModelConfig(Fields, ABC):
     """Sizes and constants of one model; picklable, checked when it is made.
 
     `extra` has the fields of a config.json that are not read here; they are written back. A family
-    has more fields, and says in these attributes what it has not:
-
-    Attributes:
-        model_type: the family, a key of `families.FAMILIES`.
-        title: name of the family for people.
-        untied_head: name of H in a model in which it is not the embedding.
-        num_hidden_layers: number of blocks.
-        max_length: longest sequence, if positions or layers are made for one.
-        norm_eps: epsilon of every norm.
-        tie_word_embeddings: whether the head is the embedding.
-        output_logit_soft_cap: bound of the logits; None if they have none.
-        reset_at_document_boundaries: whether the memory is reset at every `bos_token_id`.
-        in_transformers: whether transformers has a class for the model; else an export has ours.
-        hf_cache: whether that class can generate with its cache.
-        in_xlstm: whether the xlstm package has the architecture.
-        own_layers: layers that may be of a user's file.
+    has more fields; what it has not is a plain attribute.
 
     Raises:
         ConfigError: a size does not divide, a number is out of range, fields contradict, or this
             package does not have a requested variant.
     """
 
-    model_type: ClassVar[str]
-    title: ClassVar[str]
-    untied_head: ClassVar[str] = "lm_head.weight"
-    in_xlstm: ClassVar[bool] = True
-    in_transformers = False
-    hf_cache = True
-    num_hidden_layers = 0
-    max_length = 0
-    norm_eps = 1e-6
-    tie_word_embeddings = False
-    output_logit_soft_cap = cast(float | None, None)
-    reset_at_document_boundaries = False
-    own_layers = cast(tuple[Layer, ...], ())
+    model_type: ClassVar[str]  # the family, a key of `families.FAMILIES`
+    title: ClassVar[str]  # name of the family for people
+    untied_head: ClassVar[str] = "lm_head.weight"  # H where it is not the embedding
+    in_xlstm: ClassVar[bool] = True  # whether the xlstm package has the architecture
+    in_transformers = False  # whether transformers has a class for it; else an export has ours
+    hf_cache = True  # whether that class can generate with its cache
+    num_hidden_layers = 0  # number of blocks
+    max_length = 0  # longest sequence, if positions or layers are made for one
+    norm_eps = 1e-6  # epsilon of every norm
+    tie_word_embeddings = False  # whether the head is the embedding
+    output_logit_soft_cap = cast(float | None, None)  # bound of the logits; None if they have none
+    reset_at_document_boundaries = False  # whether the memory is reset at every `bos_token_id`
+    own_layers = cast(tuple[Layer, ...], ())  # layers that may be of a user's file
 
     vocab_size: int = positive("rows of the embedding; a run takes its tokenizer's")
     hidden_size: int = positive("width of the residual stream", high=MOST_WIDTH)

@@ -50,34 +50,21 @@ Int32 = NDArray[np.int32]
 
 
 class Carried(NamedTuple):
-    """A state of a model with tables.
+    """A state of a model with tables."""
 
-    Attributes:
-        before: (B, largest order - 1) int32, the last ids; `ABSENT` where there is none.
-        state: of the blocks.
-    """
-
-    before: Int32
-    state: Any
+    before: Int32  # (B, largest order - 1) int32, the last ids; `ABSENT` where there is none
+    state: Any  # of the blocks
 
 
 @dataclass(frozen=True, kw_only=True)
 class NgramTables:
-    """The tables of one model.
+    """The tables of one model."""
 
-    Attributes:
-        orders: n of each table, ascending.
-        dim: k, floats of a row.
-        most_rows: rows of a table that hashes; fewer ids are numbered.
-        vocab_size: V, the ids.
-        reset_token: the id at which a document begins, for a model that is reset there.
-    """
-
-    orders: tuple[int, ...]
-    dim: int
-    most_rows: int
-    vocab_size: int
-    reset_token: int | None
+    orders: tuple[int, ...]  # n of each table, ascending
+    dim: int  # k, floats of a row
+    most_rows: int  # rows of a table that hashes; fewer ids are numbered
+    vocab_size: int  # V, the ids
+    reset_token: int | None  # the id at which a document begins, for a model that is reset there
 
     @cached_property
     def specs(self) -> dict[str, ParamSpec]:

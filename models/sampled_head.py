@@ -33,19 +33,12 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Candidates:
-    """The words of one loss.
+    """The words of one loss."""
 
-    Attributes:
-        ids: (C,) int32; ascending, each once, in front of any padding.
-        log_inclusion: (C,) float32, log pi; 0 for targets.
-        labels: (B, S) int32, indices into `ids`; negative labels are unchanged.
-        count: number of words without padding.
-    """
-
-    ids: Int32
-    log_inclusion: NDArray[np.float32]
-    labels: Int32
-    count: int
+    ids: Int32  # (C,) int32; ascending, each once, in front of any padding
+    log_inclusion: NDArray[np.float32]  # (C,) float32, log pi; 0 for targets
+    labels: Int32  # (B, S) int32, indices into `ids`; negative labels are unchanged
+    count: int  # number of words without padding
 
     def padded(self, length: int) -> "Candidates":
         """The same with `length` ids, so that every batch has the same shapes."""
@@ -60,15 +53,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class SampledHead:
-    """The distribution from which words are drawn.
+    """The distribution from which words are drawn."""
 
-    Attributes:
-        negatives: N, words drawn for each loss.
-        weights: (V,) float64 > 0, to which pi is proportional.
-    """
-
-    negatives: int
-    weights: Float64
+    negatives: int  # N, words drawn for each loss
+    weights: Float64  # (V,) float64 > 0, to which pi is proportional
 
     @classmethod
     def of_counts(cls, negatives: int, counts: NDArray[np.int64]) -> "SampledHead":

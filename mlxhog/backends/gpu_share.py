@@ -33,17 +33,11 @@ WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 
 @dataclass(frozen=True)
 class GPUShare:
-    """One worker's share of a GPU.
+    """One worker's share of a GPU."""
 
-    Attributes:
-        workers: number of processes that compute on the GPU, including this one.
-        adopted_bytes: memory of the arena that the framework imports and counts as its own.
-        piece_tokens: tokens of a piece, which is computed without a wait for the GPU.
-    """
-
-    workers: int = 1
-    adopted_bytes: int = 0
-    piece_tokens: int = PIECE_TOKENS
+    workers: int = 1  # number of processes that compute on the GPU, including this one
+    adopted_bytes: int = 0  # memory of the arena that the framework imports and counts as its own
+    piece_tokens: int = PIECE_TOKENS  # of a piece, which is computed without a wait for the GPU
 
     def own_bytes(self, recommended_bytes: int) -> int:
         """The memory for arrays of this worker, of what the device recommends for all programs."""

@@ -78,17 +78,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Allowed:
-    """Allowed difference between two computations of one array, one of them in float32.
+    """Allowed difference between two computations of one array, one of them in float32."""
 
-    Attributes:
-        atol: in any case.
-        of_largest: share of the array's largest entry.
-        of_all: share of the largest entry of all arrays of this kind.
-    """
-
-    atol: float = 0.0
-    of_largest: float = 0.0
-    of_all: float = 0.0
+    atol: float = 0.0  # in any case
+    of_largest: float = 0.0  # share of the array's largest entry
+    of_all: float = 0.0  # share of the largest entry of all arrays of this kind
 
 
 ALLOWED = {

@@ -124,7 +124,8 @@ class Reader(ABC):
         self.kernels = self._kernels_option
         if weights == "bfloat16":
             self.kernels = resolve(self._framework, self.kernels, self._device, weights=weights)
-        self.model, narrow, not_finite = model, families.narrowable(model), []
+        self.model, not_finite = model, list[str]()
+        narrow = families.products(model) | {families.embedding(model)}
         self._grams = ngrams.of(model)
         self.tables = {} if self._grams is None else {k: tensors[k] for k in self._grams.specs}
         for name, tensor in tensors.items():
@@ -159,17 +160,14 @@ class Reader(ABC):
             DataError: as `loss_and_grads`.
         """
         check_batch(batch, self.model.vocab_size)
-        parts = self._share.rows(batch) if self.on_gpu else (batch,)
-        nats = sum(self._nats(part) for part in parts)
+        nats = 0.0
+        for part in self._share.rows(batch) if self.on_gpu else (batch,):
+            with self._without_gradient():  # one piece
+                ids, labels = self._tokens(part.x), self._tokens(part.y)
+                rows = self._on_device(self._rows(part.x, None))
+                own, _ = lm.loss(self.model, self.params, ids, labels, ops=self._ops(), rows=rows)
+                nats += float(self._on_host(own).item())
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
-
-    def _nats(self, batch: Batch) -> float:
-        """Summed loss of a batch, computed as one piece."""
-        with self._without_gradient():
-            ids, labels = self._tokens(batch.x), self._tokens(batch.y)
-            rows = self._on_device(self._rows(batch.x, None))
-            nats, _ = lm.loss(self.model, self.params, ids, labels, ops=self._ops(), rows=rows)
-            return float(self._on_host(nats).item())
 
     def predictions(self, tokens: Int32) -> Int32:
         """The most likely next id at every position of `tokens`, (B, S), from the start state.

@@ -155,7 +155,6 @@ def cluster(words: _Cluster, options: Lighthouse) -> int:
                 print(f"to start it again:\n  {variable}mlxhog cluster start --address {where}")
             sys.stdout.flush()
         while True:
-            authority.set_clock()
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
     except KeyboardInterrupt:
         print("ended; the machines train on alone", file=sys.stderr)

@@ -56,60 +56,35 @@ class RecurrentModel(Protocol):
 
 @dataclass(frozen=True)
 class TokenScore:
-    """The model's probability of a token, before temperature and filters.
+    """The model's probability of a token, before temperature and filters."""
 
-    Attributes:
-        token: the token.
-        logprob: log of its probability; None for the first token that the model reads.
-        top: log of the probability of the most likely tokens, the likeliest first.
-    """
-
-    token: int
-    logprob: float | None
-    top: Mapping[int, float]
+    token: int  # the token
+    logprob: float | None  # log of its probability; None for the first token that the model reads
+    top: Mapping[int, float]  # the same of the most likely tokens, the likeliest first
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of one answer.
+    """One token of one answer."""
 
-    Attributes:
-        row: number of the request, from `Engine.submit`.
-        token: the token; None at the end of a document.
-        text: text that is now certain; the texts, joined, are the answer.
-        finish_reason: why the answer ends here: at a stop string, at the allowed length, or at the
-            end of the document; None if it continues.
-        scores: scores of the token, if the request asks for them; before it those of the prompt.
-    """
-
-    row: int
-    token: int | None
-    text: str
-    finish_reason: FinishReason | None = None
-    scores: tuple[TokenScore, ...] = ()
+    row: int  # number of the request, from `Engine.submit`
+    token: int | None  # the token; None at the end of a document
+    text: str  # text that is now certain; the texts, joined, are the answer
+    finish_reason: FinishReason | None = None  # why the answer ends here; None if it continues
+    scores: tuple[TokenScore, ...] = ()  # of the token, if requested; before it the prompt's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A request for an answer.
+    """A request for an answer."""
 
-    Attributes:
-        prompt: ids below the tokenizer's `n_ids`; may be empty.
-        sampling: options of the answer.
-        row: number among several answers with the same settings; see `Sampler`.
-        ends: tokens that end the document and the answer.
-        top: number of most likely tokens in the score of each token; None is no scores.
-        scores_prompt: whether tokens of the prompt get scores, too.
-        writes: whether there is an answer; if not, the prompt is read only.
-    """
-
-    prompt: Sequence[int] | Int32
-    sampling: Sampling
-    row: int = 0
-    ends: Collection[int] = ()
-    top: int | None = None
-    scores_prompt: bool = False
-    writes: bool = True
+    prompt: Sequence[int] | Int32  # ids below the tokenizer's `n_ids`; may be empty
+    sampling: Sampling  # options of the answer
+    row: int = 0  # number among several answers with the same settings; see `Sampler`
+    ends: Collection[int] = ()  # tokens that end the document and the answer
+    top: int | None = None  # most likely tokens in the score of each token; None is no scores
+    scores_prompt: bool = False  # whether tokens of the prompt get scores, too
+    writes: bool = True  # whether there is an answer; if not, the prompt is read only
 
 
 class Engine:

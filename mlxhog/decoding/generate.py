@@ -70,19 +70,12 @@ def answer(
 
 @dataclass
 class Answer:
-    """One answer, complete or in progress.
+    """One answer, complete or in progress."""
 
-    Attributes:
-        ids: its tokens, without the one that ends a document.
-        text: its text so far, without a stop string.
-        finish_reason: why it ended; None while it is in progress.
-        ttft_s: seconds from the start of all answers to its first token; None before.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: FinishReason | None = None
-    ttft_s: float | None = None
+    ids: list[int] = field(default_factory=list)  # its tokens, without the one that ends a document
+    text: str = ""  # its text so far, without a stop string
+    finish_reason: FinishReason | None = None  # why it ended; None while it is in progress
+    ttft_s: float | None = None  # seconds from the start of all answers to its first token
 
 
 class Answers:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import run_of
@@ -19,19 +20,12 @@ from mlxhog.models.families import ModelConfig
 
 @dataclass(frozen=True)
 class Model:
-    """A model that writes text.
+    """A model that writes text."""
 
-    Attributes:
-        backend: the backend that computes it.
-        config: its architecture.
-        tokenizer: the tokenizer of its training text.
-        checkpoint: path of its parameters.
-    """
-
-    backend: Backend
-    config: ModelConfig
-    tokenizer: Tokenizer
-    checkpoint: Path
+    backend: Backend  # the backend that computes it
+    config: ModelConfig  # its architecture
+    tokenizer: Tokenizer  # the tokenizer of its training text
+    checkpoint: Path  # path of its parameters
 
     @cached_property
     def name(self) -> str:
@@ -52,7 +46,7 @@ class Model:
         sampling: Sampling,
         *,
         by: RecurrentModel | None = None,
-        **sizes: int,
+        **sizes: Any,
     ) -> Iterator[Piece]:
         """Answer prompts together, token by token.
 

@@ -27,17 +27,11 @@ SCORED_LOGITS = 2**24  # largest number of values in these logits
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over a text; scores of several texts can be added.
+    """Sums over a text; scores of several texts can be added."""
 
-    Attributes:
-        nats: cross entropy of all tokens except the first of each document.
-        n_bytes: number of bytes of text.
-        tokens: number of predicted tokens.
-    """
-
-    nats: float = 0.0
-    n_bytes: int = 0
-    tokens: int = 0
+    nats: float = 0.0  # cross entropy of all tokens except the first of each document
+    n_bytes: int = 0  # number of bytes of text
+    tokens: int = 0  # number of predicted tokens
 
     def __add__(self, other: Score) -> Score:
         """The score of both texts together."""

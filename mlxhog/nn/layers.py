@@ -210,14 +210,10 @@ class Module:
         options         fields of the package's configuration of the layer
 
     A size that does not divide, or an option that is unknown or out of range, is a `ConfigError`.
-
-    Attributes:
-        start: makes the parameters, by a framework's class.
-        compute: `Stack.forward` of (x, state, counts) with these parameters, likewise.
     """
 
-    start: Callable[[], None]
-    compute: Callable[..., tuple[Any, Any]]
+    start: Callable[[], None]  # makes the parameters, by a framework's class
+    compute: Callable[..., tuple[Any, Any]]  # `Stack.forward` of these parameters, likewise
     batch_first: bool
 
     def _set(self, stack: Stack, batch_first: bool | None, kernels: str) -> None:

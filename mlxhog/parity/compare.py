@@ -35,40 +35,22 @@ ROUNDINGS = "roundings of the parameter per step"
 
 @dataclass(frozen=True)
 class ComparedTensor:
-    """One tensor of two sides.
+    """One tensor of two sides."""
 
-    Attributes:
-        a: the side that is compared.
-        b: the side that it is compared with.
-        what: name of a's tensor.
-        against: name of b's tensor.
-        kind: of the tensor, the word before its own name.
-        tolerance: largest allowed `max_abs`.
-        reason: of the tolerance; or why the two cannot be compared.
-        max_abs: largest difference; None if one of the two is not finite or has another shape.
-        max_rel: the same relative to the largest entry of b's tensor, or, for a parameter after
-            some steps, to its largest movement; None if that is 0.
-        ok: whether `max_abs` is within the tolerance.
-        where: index of the largest difference, or of an entry that is not finite.
-        got: a's value there.
-        wanted: b's value there.
-        unit: of `max_abs` and `tolerance`; "" for plain numbers.
-    """
-
-    a: str
-    b: str
-    what: str
-    against: str
-    kind: str
-    tolerance: float
-    reason: str
-    max_abs: float | None = None
-    max_rel: float | None = None
-    ok: bool = False
-    where: tuple[int, ...] = ()
-    got: float | None = None
-    wanted: float | None = None
-    unit: str = ""
+    a: str  # the side that is compared
+    b: str  # the side that it is compared with
+    what: str  # name of a's tensor
+    against: str  # name of b's tensor
+    kind: str  # of the tensor, the word before its own name
+    tolerance: float  # largest allowed `max_abs`
+    reason: str  # of the tolerance; or why the two cannot be compared
+    max_abs: float | None = None  # largest difference; None if not finite or of another shape
+    max_rel: float | None = None  # of b's largest entry; after steps, of its largest movement
+    ok: bool = False  # whether `max_abs` is within the tolerance
+    where: tuple[int, ...] = ()  # of the largest difference, or of an entry that is not finite
+    got: float | None = None  # a's value there
+    wanted: float | None = None  # b's value there
+    unit: str = ""  # of `max_abs` and `tolerance`; "" for plain numbers
 
     @property
     def pressure(self) -> float:

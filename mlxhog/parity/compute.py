@@ -114,23 +114,14 @@ def _reference(subject: ParitySubject) -> Computed:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The result of a comparison.
+    """The result of a comparison."""
 
-    Attributes:
-        subject: of the computation.
-        sides: that computed it, the reference first.
-        rows: all compared tensors.
-        first_bad: the first disagreement in the computation; None if all agree.
-        perturbed: name of an input that one side got another value of, and that side.
-        seconds: duration.
-    """
-
-    subject: ParitySubject
-    sides: Sequence[ParitySide]
-    rows: Sequence[ComparedTensor]
-    first_bad: ComparedTensor | None
-    perturbed: tuple[str, str] | None
-    seconds: float
+    subject: ParitySubject  # of the computation
+    sides: Sequence[ParitySide]  # that computed it, the reference first
+    rows: Sequence[ComparedTensor]  # all compared tensors
+    first_bad: ComparedTensor | None  # the first disagreement in the computation; None if all agree
+    perturbed: tuple[str, str] | None  # an input, and the side that got another value of it
+    seconds: float  # duration
 
     @property
     def missed(self) -> bool:

@@ -97,10 +97,8 @@ class NumPyEngine:
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
-        loss, grads = lm_float64.differentiate(
-            self._cfg, self._params, tokens, targets, rounded=self._rounded
-        )
-        return loss, grads
+        how: dict[str, Any] = {"rounded": self._rounded}
+        return lm_float64.differentiate(self._cfg, self._params, tokens, targets, **how)
 
     def state_arrays(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""

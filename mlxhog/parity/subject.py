@@ -68,31 +68,18 @@ formulas in float64, and three results."""
 
 @dataclass(frozen=True, kw_only=True)
 class ParitySubject:
-    """A computation, maybe before its arrays are made.
+    """A computation, maybe before its arrays are made."""
 
-    Attributes:
-        title: its name in the output.
-        cfg: the architecture.
-        seed: of tokens and noise.
-        shape: of its tokens, (B, S).
-        steps: updates with each optimizer; 0 for none.
-        plugins: optimizers of plugins, compared beside `RULES`.
-        draw: draws or reads the parameters.
-        inputs: parameters by name, float32; `--perturb` changes one of them.
-        fixed: the rest: `tokens` (B, S) and `targets` (B, S) int32, -100 if not scored.
-        notes: for the user: which results are not compared, and the origin of the values.
-    """
-
-    title: str
-    cfg: ModelConfig
-    seed: int = 0
-    shape: tuple[int, int] = (2, 67)
-    steps: int = 3
-    plugins: tuple[OptimizerChoice, ...] = ()
-    draw: Callable[[], dict[str, Array]] | None = None
-    inputs: Results = field(default_factory=dict)
-    fixed: Results = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    title: str  # its name in the output
+    cfg: ModelConfig  # the architecture
+    seed: int = 0  # of tokens and noise
+    shape: tuple[int, int] = (2, 67)  # of its tokens, (B, S)
+    steps: int = 3  # updates with each optimizer; 0 for none
+    plugins: tuple[OptimizerChoice, ...] = ()  # optimizers of plugins, compared beside `RULES`
+    draw: Callable[[], dict[str, Array]] | None = None  # draws or reads the parameters
+    inputs: Results = field(default_factory=dict)  # parameters by name; `--perturb` changes one
+    fixed: Results = field(default_factory=dict)  # `tokens` and `targets` (B, S), -100: not scored
+    notes: tuple[str, ...] = ()  # for the user: results not compared, origin of the values
 
     def made(self) -> ParitySubject:
         """Return it with its arrays, of random tokens."""
@@ -229,17 +216,11 @@ EVERYONE = (NUMPY, "torch:cpu", "mlx:cpu", "torch:mps", "mlx:gpu")
 
 @dataclass(frozen=True)
 class ParitySide:
-    """Computes a subject.
+    """Computes a subject."""
 
-    Attributes:
-        name: as above.
-        backend: one of `EVERYONE`; sides of one backend share a process.
-        kernels: form of the operators; "" if there is one form only.
-    """
-
-    name: str
-    backend: str
-    kernels: str = ""
+    name: str  # as above
+    backend: str  # one of `EVERYONE`; sides of one backend share a process
+    kernels: str = ""  # form of the operators; "" if there is one form only
 
     @property
     def float64(self) -> bool:

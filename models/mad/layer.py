@@ -160,8 +160,9 @@ class Layer:
 
     def numbers(self) -> dict[str, Any]:
         """Return every number by its name."""
-        specs = options(type(self))
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name in specs}
+        kind: Any = type(self)  # a dataclass, by `__init_subclass__`
+        names = (one.name for one in fields(kind) if one.name in options(kind))
+        return {name: getattr(self, name) for name in names}
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d: heads that do not divide, and below 1.

@@ -20,7 +20,6 @@ from mlxhog.models.ops import kernels
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
 from mlxhog.models.ops.metal import ops_torch as metal_torch
 from mlxhog.models.ops.operators import Ops
-from mlxhog.parity import tolerances
 from mlxhog.training import worker
 from tests.backends.test_gpu_worker import gpu
 from tests.backends.untrained import batch, lay, values
@@ -71,16 +70,11 @@ def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework):
     assert "off by nan" in found(framework, FaultyEngine("conv_forward", by=np.nan))["causal_conv"]
 
 
-def test_every_operator_with_a_kernel_is_checked_with_the_tolerances_of_parity():
+def test_every_operator_with_a_kernel_is_checked():
     metal, plain = FORMS["mlx"], kernels.choose("mlx", "reference", "cpu")
     names = [name for name, one in inspect.getmembers(Ops, callable) if not name.startswith("_")]
     own = {name for name in names if getattr(metal, name) is not getattr(type(plain), name)}
     assert own == set(CHECKS)
-    for kind in ("state", "grad"):
-        row, allowed = tolerances.FLOAT32[kind], ALLOWED[kind]
-        assert (row.atol, row.of_largest, row.of_all) == (
-            allowed.atol, allowed.of_largest, allowed.of_all,
-        )  # fmt: skip
 
 
 # -- a worker --------------------------------------------------------------------------------------

@@ -138,17 +138,6 @@ def test_without_mlstm_blocks_all_blocks_are_slstm_and_absent_parts_have_default
     assert v1(slstm_block={"slstm": {"num_heads": 5}}).slstm_at == ()  # blocks that are not used
 
 
-def test_transformers_reads_what_is_written():
-    import transformers
-
-    cfg = large(num_hidden_layers=2, chunk_size=32, output_logit_soft_cap=20.0)
-    theirs = transformers.xLSTMConfig(**cfg.to_dict())
-    assert theirs.hidden_size == theirs.embedding_dim == 768
-    assert theirs.num_hidden_layers == theirs.num_blocks == 2
-    assert (theirs.chunk_size, theirs.output_logit_soft_cap) == (32, 20.0)
-    assert theirs.autocast_kernel_dtype == "float32"
-
-
 @each_of(
     "changes",
     [

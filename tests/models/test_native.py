@@ -1,7 +1,5 @@
 """What holds of native operators alone; test_operators.py: what they compute."""
 
-from functools import partial
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -11,15 +9,7 @@ from mlxhog._native import ops
 from mlxhog.models.ops.native import adapter_mlx
 from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
 from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
-from mlxhog.models.ops.native.pairs import (
-    ATTENTION,
-    LONG_CONV,
-    MLSTM,
-    RECURRENCE,
-    REGRESSION,
-    ROPE,
-    SCAN,
-)
+from mlxhog.models.ops.native.pairs import ATTENTION, MLSTM, REGRESSION
 from tests.models.operators import draw
 from tests.pairs import each_of
 from tests.tolerances import PRODUCT_F32, assert_close
@@ -109,60 +99,6 @@ def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive():
 
 
 # -- along the sequence ----------------------------------------------------------------------------
-
-
-def of_pair(pair, *inputs, threads, **how):
-    """Results and gradients: more positions than a chunk, sizes that fill no vector."""
-    results, saved = pair.forward(*inputs, keep=True, threads=threads, **how)
-    saved = (*saved, *[results[k] for k in pair.saved_results])
-    needs = [x is not None for x in inputs]
-    grads = pair.backward(saved, results, needs, threads=threads, **how)
-    return [x for x in (*results, *grads) if x is not None]
-
-
-def recurrence(DK=18, DV=5, by_value=False, scalar=False, **removal):
-    B, S, NH = 2, 45, 3
-    q, v = draw(B, S, NH, DV if by_value else DK), draw(B, S, NH, DV)
-    k, state = draw(B, S, NH, DK, seed=1) / 5, draw(B, NH, DK, DV)
-    log_decay = -np.abs(draw(B, S, NH, 1 if scalar else DK))
-    own = (removal.get("beta"), removal.get("read"), removal.get("removal"))
-    return partial(of_pair, RECURRENCE, q, k, v, log_decay, *own, state, scale=0.5,
-                   by_value=by_value)  # fmt: skip
-
-
-def keys(*last):
-    return np.abs(draw(2, 45, 3, *last, seed=2)) / 5
-
-
-ROOT, LENGTHS = draw(2, 3, 18, 18), np.array([45, 70], np.int32)
-RUNS = {
-    "attention": partial(
-        of_pair, ATTENTION, draw(2, 45, 5, 6), draw(2, 70, 5, 6), draw(2, 70, 5, 6, seed=1),
-        lengths=LENGTHS, window=40,
-    ),
-    "rope": partial(of_pair, ROPE, draw(2, 45, 5, 6), offset=LENGTHS, base=1e4),
-    "a decay per head": recurrence(scalar=True),
-    "by value": recurrence(by_value=True),
-    "delta": recurrence(DK=17, scalar=True, beta=keys()),
-    "delta, per element": recurrence(DK=17, beta=keys()),
-    "rank 1": recurrence(DK=17, DV=21, read=keys(17), removal=keys(17)),
-    "regression": partial(
-        of_pair, REGRESSION, draw(2, 45, 3, 18), draw(2, 45, 3, 18, seed=1) / 4,
-        -np.abs(draw(2, 45, 3, 1)), 1 + np.abs(draw(3, 18)), ROOT @ ROOT.mT, steps=20,
-    ),
-    "scan": partial(
-        of_pair, SCAN, draw(5, 37, 21), np.abs(draw(5, 37, 21)), -np.abs(draw(21, 6)),
-        draw(5, 37, 6), draw(5, 37, 6, seed=1), draw(5, 21, 6),
-    ),
-    "long convolution": partial(of_pair, LONG_CONV, draw(3, 37, 21), draw(21, 50)),
-}  # fmt: skip
-
-
-@each_of("run", RUNS.values(), ids=RUNS)
-def test_the_bits_do_not_depend_on_the_number_of_threads(run):
-    for one, other in zip(run(threads=1), run(threads=3), strict=True):
-        assert np.isfinite(one).all()
-        np.testing.assert_array_equal(one, other)
 
 
 def test_numbers_at_the_ends_of_float32_are_finite_and_nan_stays_in_its_row():

@@ -185,6 +185,17 @@ def test_an_operator_and_its_gradients_are_those_of_float64(twin, case):
     case.check(twin)
 
 
+@each_of("case", SEQUENCES.values(), ids=SEQUENCES)
+def test_the_bits_of_a_native_sequence_do_not_depend_on_the_number_of_threads(case):
+    runs = []
+    for threads in (3, 1):  # which is the default
+        adapter_mlx.set_threads(threads)
+        results, grads = TWINS["mlx-native"].run(case, case.inputs, case.fixed)
+        runs.append([*results, *grads.values()])
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_every_native_operator_is_compared():
     operators = {name for name in vars(NativeOps) if not name.startswith("_")}
     cases = (every | METAL_CASES | SPEEDS).values()

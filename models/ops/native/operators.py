@@ -47,13 +47,9 @@ def native(pair: Pair, arrays: str, **settings: Any) -> Any:
 
 
 class NativeOps(Ops):
-    """The operators, over a framework's way to call a pair; the others are the framework's.
+    """The operators, over a framework's way to call a pair; the others are the framework's."""
 
-    Attributes:
-        slstm: the pair of the sLSTM cell, with or without a tape.
-    """
-
-    slstm: Pair
+    slstm: Pair  # the pair of the sLSTM cell, with or without a tape
 
     @abstractmethod
     def apply(self, pair: Pair, *inputs: Array | None, **settings: Any) -> Sequence[Array]:

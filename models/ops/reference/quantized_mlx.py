@@ -22,20 +22,13 @@ class Quantized:
     """A matrix (out, in), each element one of 2^bits steps between its group's bounds.
 
     It stands for a parameter in `embed` and in the op `linears`.
-
-    Attributes:
-        packed: (out, in * bits / 32) uint32.
-        scales: (out, in / group_size) float32.
-        offsets: as scales.
-        group_size: elements per scale.
-        bits: 4 or 8.
     """
 
-    packed: array
-    scales: array
-    offsets: array
-    group_size: int
-    bits: int
+    packed: array  # (out, in * bits / 32) uint32
+    scales: array  # (out, in / group_size) float32
+    offsets: array  # as scales
+    group_size: int  # elements per scale
+    bits: int  # 4 or 8
 
     @classmethod
     def of(cls, w: array, bits: int) -> Quantized:
