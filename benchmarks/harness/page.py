@@ -37,12 +37,14 @@ def read(folder):
 
 
 def page(table, results, columns):
-    """A table by situation or subject, a row a statement."""
+    """A table by situation or subject, a row a statement; one without a result yet is left out."""
     lines = [table["head"].strip(), ""]
     for group in table["groups"]:
         lines += [f"## {group['title']}", "", *([group["note"], ""] if "note" in group else [])]
         lines += [row(columns), "|" + "---|" * len(columns)]
         for claim in group["rows"]:
+            if claim.get("result", "") not in {"", *results}:
+                continue
             text, verdict = measured_of(claim, results)
             cells = {
                 **claim, "statement": f"{claim['claim']} {claim.get('note', '')}".strip(),
@@ -75,8 +77,7 @@ def measured_of(claim, results):
         once = "once" in claim
         text = f"measured once: {claim['once']}" if once else f"derived: {claim['derived']}"
         return text, str(claim["verdict"])
-    if (result := results.get(claim["result"])) is None:
-        return "not measured yet", WORDS[UNTOLD]
+    result = results[claim["result"]]
     every = result["claims"]
     starts = claim.get("limit", [one["name"] for one in every if not one.get("document")])
     found = [one for start in starts for one in every if one["name"].startswith(start)]
