@@ -16,7 +16,6 @@ entries from 0. In tensors of 1/40,000 of the largest gradient correct backends 
 the largest entry.)
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -60,26 +59,21 @@ class Tally:
 
 
 def computed(subject):
-    """Return the results of every side."""
-    return {side.name: side_results(subject, side) for side in SIDES}
+    """Return the results of every side, in this process."""
+    return {side.name: compute.side_results(side, subject) for side in SIDES}
 
 
-def side_results(subject, side, fault=None):
-    """Compute one side, in this process."""
-    with fault or nullcontext():
-        return compute.side_results(side, subject)
-
-
-def is_found(subject, right, side, fault, what):
-    """Whether a fault in one side makes a comparison named `what` fail; takes no steps."""
+def is_found(subject, right, side, name, place):
+    """Whether a wrong sign in one side's gradient makes its comparison fail; takes no steps."""
     still = replace(subject, steps=0)
-    results = {NUMPY.name: right[NUMPY.name], side.name: side_results(still, side, fault)}
-    rows, _ = compare_all(still, (NUMPY, side), results)
-    return any(row.what.startswith(what) for row in rows if not row.ok)
+    with wrong_sign(name.removeprefix("grad/"), place):
+        wrong = compute.side_results(side, still)
+    rows, _ = compare_all(still, (NUMPY, side), {NUMPY.name: right[NUMPY.name], side.name: wrong})
+    return any(row.what.startswith(name) for row in rows if not row.ok)
 
 
 def sign_fault(right, r):
-    """Draw one entry of one gradient of the reference, see above."""
+    """Draw a gradient of the reference and the place of one entry, see above."""
     results, conditions = right
     grads = {name: np.abs(x) for name, x in results.items() if name.startswith("grad/")}
     sizes = {name: float(grad.max()) for name, grad in grads.items()}
@@ -94,7 +88,7 @@ def sign_fault(right, r):
     known = [name for name in sizes if conditions[name] < LARGEST_CONDITION]
     name = str(r.choice([name for name in known if sizes[name] > floors[name]]))
     place = int(r.choice(np.flatnonzero(grads[name].reshape(-1) > floors[name])))
-    return wrong_sign(name.removeprefix("grad/"), place)
+    return name, place
 
 
 def examine(number, tally):
@@ -109,10 +103,9 @@ def examine(number, tally):
         for row in rows
         if not row.ok
     ]
-    victim, sign = OTHERS[number // 2 % len(OTHERS)], sign_fault(right[NUMPY.name], r)
-    what = f"grad/{sign.parameter}"
-    if not is_found(subject, right, victim, sign, what):
-        tally.missed.append(f"{subject.title}: {what} at {sign.place} in {victim.name}")
+    victim, (name, place) = OTHERS[number // 2 % len(OTHERS)], sign_fault(right[NUMPY.name], r)
+    if not is_found(subject, right, victim, name, place):
+        tally.missed.append(f"{subject.title}: {name} at {place} in {victim.name}")
 
 
 def main():
