@@ -24,13 +24,13 @@ What 2 to 8 Macs would do is a prediction of `mlxhog simulate`; no Mac was there
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.races import FAULTS, LINK, Fault, Outcome, all_reduce, train
 from harness.estimates import Mean, Ratio
-from harness.frame import flags, measured, say
+from harness.frame import run, say
 from harness.interleaved import remembered
 from harness.machine import smallest
 from training.race import BATCH_SIZES, Target
@@ -44,20 +44,9 @@ WIRE = {"round_dtype": "bfloat16"}
 """Options of the cluster in every race."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured.
-
-    Attributes:
-        seeds: of the trainings.
-        seconds: of each for `loss`.
-        target: held-out loss.
-        optimizers: inner ones.
-        short_s: likewise for the other parts.
-        sound_s: seconds of a training, and of its start, before the fault.
-        down_s: how long a machine is unplugged or stopped.
-        round_every: seconds between two rounds; several fit before the loss.
-    """
+class Scale(NamedTuple):
+    """How much is measured: seconds of a training for `loss`, and for the other parts (`short_s`),
+    of which a fault comes after `sound_s` and lasts for `down_s`."""
 
     seeds: tuple[int, ...]
     seconds: float
@@ -71,26 +60,18 @@ class Scale:
 
 QUICK = Scale((1,), 30.0, Target(2.1, eval_tokens=16_384), ("muon",), 30.0, 10.0, 5.0, 2.0)
 FULL = Scale((1, 2, 3), 600.0, Target(1.8), ("muon", "adamw"), 180.0, 30.0, 60.0, 3.0)
-TINY = replace(QUICK, seconds=2.0, short_s=2.0, sound_s=1.0, down_s=1.0, round_every=1.0)
+TINY = QUICK._replace(seconds=2.0, short_s=2.0, sound_s=1.0, down_s=1.0, round_every=1.0)
 
 
-@dataclass(frozen=True)
-class Arm:
-    """What trains.
-
-    Attributes:
-        machines: one with both workers, or two with one each.
-        fault: of machine 1.
-        tuned_as: the arm whose searched settings it has.
-        options: further ones of `TrainConfig`.
-        rounds: further options of the cluster.
-    """
+class Arm(NamedTuple):
+    """What trains: one machine with both workers, or two with one each; further options of
+    `TrainConfig` and of the cluster, and the arm whose searched settings it has."""
 
     machines: int = 1
     fault: Fault | None = None
     tuned_as: str = "hogwild"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    rounds: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
+    rounds: Mapping[str, Any] = {}
 
 
 ARMS = {
@@ -138,7 +119,7 @@ def measure(findings, chosen):
     for optimizer in (one for one in scale.optimizers if chosen.inner in (None, one)):
         for part in parts:
             seconds = scale.seconds if part == "loss" else scale.short_s
-            one = replace(scale, seconds=seconds)
+            one = scale._replace(seconds=seconds)
             once = remembered(
                 chosen.keep,
                 lambda _, rule, name, seed, one=one: asdict(trained(one, rule, name, seed)),
@@ -195,15 +176,12 @@ def compare_bytes(findings, bits, optimizer, raced):
     }  # fmt: skip
 
 
-def main():
-    """Measure what the flags ask for."""
-    parser = flags(__doc__, parts=PAIRS, quick="one seed, half a minute each, a higher loss")
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="of outcomes; again it continues")
-    parser.add_argument("--inner", choices=FULL.optimizers, help="one inner optimizer only")
-    packages = ("torch", "torchft")
-    chosen = parser.parse_args()
-    return measured("across_machines", chosen, measure, packages=packages, quiet=True)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, only=PAIRS, modes={"quick": "one seed, half a minute each"},
+        options={
+            "--keep": {"type": Path, "metavar": "FILE", "help": "of outcomes; again it continues"},
+            "--inner": {"choices": FULL.optimizers, "help": "one inner optimizer only"},
+        },
+        packages=("torch", "torchft"), quiet=True,
+    )  # fmt: skip

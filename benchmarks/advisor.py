@@ -19,7 +19,7 @@ from statistics import fmean
 
 import numpy as np
 from harness.estimates import Mean
-from harness.frame import flags, measured, say
+from harness.frame import run, say
 from harness.machine import ROOT, smallest
 from harness.page import read
 
@@ -292,16 +292,12 @@ def constants(folder):
     }
 
 
-def main():
-    """Read the flags, and judge."""
-    parser = flags(__doc__, quick="two seeds", constants="only the constants, from results")
-    chosen = parser.parse_args()
-    if chosen.constants:
-        for name, (value, estimate) in constants(ROOT / "benchmarks" / "results").items():
-            print(f"{name} is {value:g}; measured {estimate.spelt('.3f')}")
-        return 0
-    return measured("advisor", chosen, measure)
+def constants_by_results(_):
+    """Only the constants, from results."""
+    for name, (value, estimate) in constants(ROOT / "benchmarks" / "results").items():
+        print(f"{name} is {value:g}; measured {estimate.spelt('.3f')}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    actions = {"constants": constants_by_results}
+    run(__doc__, measure, modes={"quick": "two seeds"}, actions=actions)

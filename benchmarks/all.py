@@ -20,8 +20,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,8 +44,9 @@ class Script(NamedTuple):
 
 
 TABLE = (
-    Script("schemes", 3410),
-    Script("speedup", 470, "--only loss", None),
+    Script("schemes", 3590),
+    Script("peers", 1100, "", "--quick"),
+    Script("speedup", 240, ""),
     Script("scaling", 770),
     Script("staleness", 1430),
     Script("mixed_backends", 460),
@@ -58,7 +57,7 @@ TABLE = (
     Script("local_sgd", 360),
     Script("paper_tables", 260),
     Script("course_project", 1060),
-    Script("architecture_search", 100),
+    Script("mad_search", 100),
     Script("chaos", 950, "--minutes 6 --tokens 150000", None),
     Script("soak", 1040, "--runs 30", "--quick --only gate"),
     Script("feeding", 20, "--examples 2000", None),
@@ -73,29 +72,18 @@ TABLE = (
 def run(words, *, limit_s):
     """Run a script, pass its lines on, and return its exit code; 4 if it failed or hangs."""
     words = [sys.executable, str(RESULTS.parent / words[0]), *words[1:]]
+    code = None
     with subprocess.Popen(words, cwd=ROOT, start_new_session=True) as process:
-        alarm = threading.Timer(limit_s, _end, (process,))
-        alarm.start()
         try:
-            code = process.wait()
-        except BaseException:
-            _end(process)
-            raise
-        finally:
-            alarm.cancel()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(limit_s)
+        finally:  # end it and what is left of its session
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(END_S)
     return code if code in EXIT_CODES.values() else 4
-
-
-def _end(process):
-    """End a script and the processes of its session; those that do not end in time are killed."""
-    give_up = time.monotonic() + END_S
-    with contextlib.suppress(ProcessLookupError):  # none is left
-        os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < give_up:
-            process.poll()
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_all(scripts, *, full):

@@ -16,9 +16,8 @@ from itertools import product
 from statistics import fmean
 
 import numpy as np
-from harness.claims import Sample
-from harness.estimates import Ratio
-from harness.frame import flags, measured
+from harness.estimates import Mean, Ratio
+from harness.frame import run
 from harness.interleaved import answer, spawned, with_twin
 from harness.machine import cores, pin, smallest
 
@@ -188,7 +187,7 @@ def measure(findings, chosen):
         findings.others_load = 1.0  # no pair was timed
     findings.table(
         {"kernel": kernel, "workers": n, "size": size,
-         "ns per element and worker": Sample.of(times[kernel, size, n]).spelt(".3f")}
+         "ns per element and worker": Mean.of(times[kernel, size, n]).spelt(".3f")}
         for kernel, size, n in keys
     )  # fmt: skip
 
@@ -212,12 +211,6 @@ def measure(findings, chosen):
     }
 
 
-def main():
-    """Read the flags, and measure."""
-    parser = flags(__doc__, quick="fewer repeats; one to two minutes")
-    parser.add_argument("--repeats", type=int, help="turns per kernel, size and number of workers")
-    return measured("atomic_add", parser.parse_args(), measure, quiet=True)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    options = {"--repeats": {"type": int, "help": "turns per kernel, size and number of workers"}}
+    run(__doc__, measure, modes={"quick": "fewer repeats"}, options=options, quiet=True)

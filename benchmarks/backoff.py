@@ -16,16 +16,15 @@ seconds, so a busy machine changes no loss.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from statistics import fmean
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from harness.claims import counted
 from harness.estimates import Mean
-from harness.frame import MODES, flags, measured_parts, other_seed
+from harness.frame import other_seed, run
 from harness.interleaved import on_cores
 from harness.tuning import around, settings, tune
 from training.recording import end_bits, model_file, workers
@@ -50,8 +49,7 @@ RATE = 0.9
 """An excess that falls as k^-.9 or faster counts as falling as 1/k."""
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A schedule with its settings.
 
     Attributes:
@@ -70,30 +68,25 @@ class Rule:
         return max(1, round(self.share * gradients))
 
 
-@dataclass(frozen=True)
-class LeastSquares:
-    """Rows with few features set, whose variances fall from 1 to 1 / condition; noisy targets.
+class Squares(NamedTuple):
+    """Rows of which ten features are set, whose variances fall from 1 to 1/50; noisy targets.
 
     Attributes:
         rows: examples; an epoch draws as many, with replacement, as the theory has it.
-        features: coordinates of x, of which a row has `per_row`.
+        features: coordinates of x.
         epochs: times that the step size may change.
-        workers: 1 is serial SGD, more are lock-free (lossless writes).
     """
 
     rows: int
     features: int
     epochs: int
-    workers: int = 1
-    per_row: int = 10
-    condition: float = 50.0
 
-    def train(self, rule, seed):
+    def train(self, workers, rule, seed):
         """log10 of the excess f(x) - f* over that of x = 0, after each epoch."""
-        problem, least = _least_squares(replace(self, workers=1), seed)
+        problem, least = _least_squares(self.rows, self.features, seed)
         options = {"scheme": "serial"}
-        if self.workers > 1:
-            options = {"scheme": "hogwild", "workers": self.workers, "write": "lossless"}
+        if workers > 1:
+            options = {"scheme": "hogwild", "workers": workers, "write": "lossless"}
         if rule.schedule in FALLING:
             options["backoff_epochs"] = rule.first_steps(self.epochs)
         else:
@@ -103,23 +96,18 @@ class LeastSquares:
             sampling="replacement", seed=seed, **options,
         )  # fmt: skip
         result = solve(problem, config)
-        start = result.initial["objective"] - least
-        curve = [_log10((epoch.objective - least) / start) for epoch in result.epochs]
+        excess = np.array([epoch.objective for epoch in result.epochs]) - least
+        shares = np.nan_to_num(excess / (result.initial["objective"] - least), nan=math.inf)
+        curve = np.log10(np.clip(shares, 1e-12, 10**WORST)).tolist()
         return curve if result.status == "done" else [*curve, WORST]
 
 
-def _log10(excess):
-    """Logarithm of an excess; `WORST` where it diverged."""
-    return min(WORST, math.log10(max(excess, 1e-12))) if math.isfinite(excess) else WORST
-
-
 @lru_cache(maxsize=2)
-def _least_squares(size, seed):
+def _least_squares(n, d, seed, k=10, condition=50.0):
     """The problem and its least objective."""
     rng = np.random.default_rng((seed, 0xB0FF))
-    n, d, k = size.rows, size.features, size.per_row
     indices = np.sort(rng.random((n, d)).argpartition(k, axis=1)[:, :k], axis=1)
-    scales = np.geomspace(1.0, size.condition**-0.5, d)
+    scales = np.geomspace(1.0, condition**-0.5, d)
     values = rng.standard_normal((n, k)) * scales[indices]
     x = rng.standard_normal(d)
     labels = (values * x[indices]).sum(axis=1) + rng.standard_normal(n)
@@ -139,84 +127,75 @@ def _least_squares(size, seed):
     return problem, 0.5 * float(np.square(dense @ optimum - targets).sum())
 
 
-@dataclass(frozen=True)
-class Language:
-    """A model like `tiny` on the corpus sotu.
-
-    Attributes:
-        width, blocks: of the model.
-        gradients: of a training.
-        seq_len, held_out: tokens of a sequence, and of the evaluation.
-        options: of `TrainConfig`.
-        workers: 1, or so many lock-free ones.
-    """
+class Language(NamedTuple):
+    """A model like `tiny` on the corpus sotu: its sizes, gradients, and tokens of a sequence and
+    of the evaluation."""
 
     width: int
     blocks: int
     gradients: int
     seq_len: int
     held_out: int
-    options: Mapping[str, Any]
-    workers: int = 1
 
-    def train(self, rule, seed):
-        """Held-out bits per byte."""
+    def train(self, optimizer, count, rule, seed):
+        """Held-out bits per byte, by one worker or by lock-free ones."""
         how = {"schedule": "cosine" if rule.schedule == USUAL else rule.schedule, "warmup": 0.0}
         if rule.schedule in FALLING:
             steps = rule.first_steps(self.gradients)
             how = {"schedule": FALLING[rule.schedule], "backoff_steps": steps}
-        if self.workers > 1:
-            how |= {"strategy": "hogwild", "workers": workers(self.workers)}
+        if count > 1:
+            how |= {"strategy": "hogwild", "workers": workers(count)}
         model = model_file(hidden_size=self.width, num_hidden_layers=self.blocks)
         return [end_bits(
             self.held_out, model=model, batch_size=2, seq_len=self.seq_len, steps=self.gradients,
-            seed=seed, lr=rule.lr, **how, **self.options,
+            seed=seed, lr=rule.lr, optimizer=optimizer, **how,
         )]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """What is trained.
 
     Attributes:
         title: in tables and claims.
-        training: of a rule and a seed.
+        train: a rule and a seed -> what the loss was, at the end or on the way.
         schedules: that are compared.
         lr, share: the middles of the axes of a search.
+        alone: whether one worker trains, so that trainings may run side by side.
         factors: by which the curvature is overestimated.
     """
 
     title: str
-    training: LeastSquares | Language
+    train: Callable
     schedules: tuple[str, ...]
     lr: float
     share: float
+    alone: bool = True
     factors: tuple[float, ...] = (1.0,)
 
-    @property
-    def beside_others(self):
-        """Whether trainings may run side by side; lock-free workers need the cores themselves."""
-        return self.training.workers == 1
+
+def squares_of(chosen):
+    """The size of least squares in a mode."""
+    return chosen.pick(tiny=Squares(200, 20, 12), quick=Squares(5000, 500, 256),
+                       full=Squares(5000, 500, 256))  # fmt: skip
 
 
 def problems(part, chosen):
     """Name -> problem of a part in a mode."""
     if part == "backoff":
-        squares = LeastSquares(200, 20, 12) if chosen.tiny else LeastSquares(5000, 500, 256)
-        sizes = (32, 1, 8, 32, 1024) if chosen.tiny else (64, 2, 400, 128, 8192)
-        language = Language(*sizes, {"optimizer": "adamw"})
-        convex = (SCHEDULES, 0.03, 1 / 64, (1.0, OVER))
-        two = replace(squares, workers=2)
+        train, factors = squares_of(chosen).train, (1.0, OVER)
+        language = Language(*((32, 1, 8, 32, 1024) if chosen.tiny else (64, 2, 400, 128, 8192)))
         return {
-            "serial": Problem("least squares, serial", squares, *convex),
-            "hogwild": Problem("least squares, 2 lock-free workers", two, *convex),
-            "xlstm": Problem("xLSTM", language, SCHEDULES, 4e-3, 0.5),
-        }
-    sizes = (32, 1, 40, 32, 1024) if chosen.tiny else (64, 3, 600, 256, 16_384)
+            name: Problem(title, partial(train, n), SCHEDULES, 0.03, 1 / 64, n == 1, factors)
+            for name, title, n in (
+                ("serial", "least squares, serial", 1),
+                ("hogwild", "least squares, 2 lock-free workers", 2),
+            )
+        } | {"xlstm": Problem("xLSTM", partial(language.train, "adamw", 1), SCHEDULES, 4e-3, 0.5)}
+    language = Language(*((32, 1, 40, 32, 1024) if chosen.tiny else (64, 3, 600, 256, 16_384)))
     schedules = OF_LOCK_FREE[1:3] if chosen.tiny else OF_LOCK_FREE
     rates = {"muon": 4e-3} if chosen.quick else {"muon": 4e-3, "adamw": 2e-3}
     return {
-        rule: Problem(rule, Language(*sizes, {"optimizer": rule}, workers=2), schedules, lr, 0.25)
+        rule: Problem(rule, partial(language.train, rule, 2), schedules, lr, 0.25, alone=False)
         for rule, lr in rates.items()
     }
 
@@ -237,8 +216,8 @@ def rules_of(part, chosen):
 
 def trained(job):
     """One training, for a pool of processes."""
-    training, rule, seed = job
-    return training.train(rule, seed)
+    train, rule, seed = job
+    return train(rule, seed)
 
 
 class Curves:
@@ -246,16 +225,15 @@ class Curves:
 
     def __init__(self, problem, rules, seeds):
         self.title, self.seeds, self.rules = problem.title, seeds, rules
-        jobs = {
-            (schedule, factor, seed): (problem.training, replace(rule, lr=rule.lr / factor), seed)
-            for schedule, rule in rules.items()
-            for factor in problem.factors
-            for seed in seeds
-        }
-        others = map(other_seed, seeds)
-        jobs |= {(BACKOFF, 1.0, s): (problem.training, rules[BACKOFF], s) for s in others}
-        run = on_cores if problem.beside_others else lambda *how: list(map(*how))
-        self.curves = dict(zip(jobs, run(trained, jobs.values()), strict=True))
+        keys = [(schedule, factor, seed)
+                for schedule in rules for factor in problem.factors for seed in seeds]  # fmt: skip
+        keys += [(BACKOFF, 1.0, other_seed(seed)) for seed in seeds]
+        jobs = [
+            (problem.train, rules[schedule]._replace(lr=rules[schedule].lr / factor), seed)
+            for schedule, factor, seed in keys
+        ]
+        curves = on_cores(trained, jobs) if problem.alone else map(trained, jobs)
+        self.curves = dict(zip(keys, curves, strict=True))
 
     def ends(self, schedule, factor=1.0, seed_of=int):
         """What the trainings ended with, by seed."""
@@ -314,44 +292,31 @@ def trainings(part, findings, chosen):
         }
         for name, one in every.items()
     }
-    return own, every
+    return every
 
 
 def backoff(findings, chosen):
     """The rates on least squares, and what an xLSTM ends with."""
-    own, every = trainings("backoff", findings, chosen)
-    for factor, words in (
-        (1.0, "Constant stepsize + exponential backoff achieves a 1/k rate."),
-        (OVER, "No exponential slowdown if c is overestimated: still 1/k."),
-    ):
-        rates, beside = (
-            [every[name].exponent(schedule, factor, own[name].training.epochs)
-             for name in ("serial", "hogwild")]
-            for schedule in (BACKOFF, INVERSE)
-        )  # fmt: skip
-        text = "; ".join(f"{one.name}: {one.measured}" for one in (*rates, *beside))
-        findings.compare(words, *rates, measured=text)
-    words = "For xLSTM: use constant stepsize with exponential backoff."
-    findings.compare(words, *every["xlstm"].ahead(CONSTANT, USUAL))
+    every, epochs = trainings("backoff", findings, chosen), squares_of(chosen).epochs
+    findings.document(*(
+        every[name].exponent(schedule, OVER, epochs)
+        for schedule in (BACKOFF, INVERSE)
+        for name in ("serial", "hogwild")
+    ))  # fmt: skip
+    findings.document(*every["xlstm"].ahead(CONSTANT, USUAL))
 
 
 def lock_free_schedules(findings, chosen):
     """What an xLSTM ends with by lock-free workers."""
-    _, every = trainings("lock_free_schedules", findings, chosen)
-    for words, rivals in (
-        ("Faster in practice than 1/k (larger steps early on).", (INVERSE,)),
-        ("For xLSTM: use constant stepsize with exponential backoff.", (CONSTANT, "cosine", "wsd")),
-    ):
-        claims = [claim for one in every.values() for claim in one.ahead(*rivals)]
-        findings.compare(words, *claims)
+    for one in trainings("lock_free_schedules", findings, chosen).values():
+        findings.document(*one.ahead(INVERSE, CONSTANT, "cosine", "wsd"))
 
 
 PARTS = {one.__name__: one for one in (backoff, lock_free_schedules)}
 
 
 def tuning(chosen):
-    """Find step size and K of every schedule on every problem; K of those without is tried, too."""
-    chosen.mode, chosen.quick = "full", False
+    """Search step size and K of every schedule, K of those without it, too."""
     for part in chosen.only or PARTS:
         arms = {
             f"{name}, {schedule}": (one, schedule)
@@ -365,18 +330,10 @@ def tuning(chosen):
 
         def loss(arm, point, arms=arms):
             problem, schedule = arms[arm]
-            return problem.training.train(Rule(schedule, **point), TUNED_ON)[-1]
+            return problem.train(Rule(schedule, **point), TUNED_ON)[-1]
 
         tune(part, axes, loss)
 
 
-def main():
-    """Measure, or search."""
-    chosen = flags(__doc__, parts=PARTS, **MODES, tune="search step size and K").parse_args()
-    if chosen.tune:
-        return tuning(chosen)
-    return measured_parts(PARTS, chosen, packages=("torch",), seeds=(3, 8))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, PARTS, actions={"tune": tuning}, packages=("torch",), seeds=(3, 8))

@@ -22,7 +22,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harness.frame import flags, measured, say
+from harness.frame import run, say
 from harness.machine import smallest
 from training.faults import FaultSchedule, Observed
 
@@ -222,16 +222,17 @@ def measure(findings, options):
     findings.results["records"] = list(map(asdict, records))
 
 
-def main():
-    """Run the schedule, print the claims; returns the exit code."""
-    parser = flags(__doc__, quick="20 s of faults per strategy")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0])
-    parser.add_argument("--minutes", type=float, default=30.0, help="of faults, per seed")
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="of one run")
-    parser.add_argument("--strategy", nargs="+", choices=tuple(STRATEGIES), metavar="NAME",
-                        default=list(STRATEGIES), help=", ".join(STRATEGIES))  # fmt: skip
-    return measured("chaos", parser.parse_args(), measure, packages=("mlx", "torch"))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, modes={"quick": "20 s of faults per strategy"},
+        options={
+            "--seed": {"type": int, "nargs": "+", "default": [0]},
+            "--minutes": {"type": float, "default": 30.0, "help": "of faults, per seed"},
+            "--tokens": {"type": int, "default": 1_000_000, "help": "of one run"},
+            "--strategy": {
+                "nargs": "+", "choices": tuple(STRATEGIES), "metavar": "NAME",
+                "default": list(STRATEGIES), "help": ", ".join(STRATEGIES),
+            },
+        },
+        packages=("mlx", "torch"),
+    )  # fmt: skip

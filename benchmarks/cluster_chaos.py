@@ -25,7 +25,7 @@ from pathlib import Path
 from random import Random
 
 from cluster.cable import Cable
-from harness.frame import flags, measured
+from harness.frame import run
 from harness.machine import smallest
 
 from mlxhog.theory.simulator.links import Link
@@ -281,13 +281,12 @@ def measure(findings, chosen):
     }  # fmt: skip
 
 
-def main():
-    """Run the benchmark."""
-    parser = flags(__doc__, quick=f"{QUICK_FAULTS} faults")
-    parser.add_argument("--faults", type=int, default=FAULTS, help="how many")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults")
-    return measured("cluster_chaos", parser.parse_args(), measure, packages=("torch", "torchft"))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, modes={"quick": f"{QUICK_FAULTS} faults"},
+        options={
+            "--faults": {"type": int, "default": FAULTS, "help": "how many"},
+            "--seed": {"type": int, "default": 0, "help": "of the faults"},
+        },
+        packages=("torch", "torchft"),
+    )  # fmt: skip

@@ -22,7 +22,7 @@ from statistics import stdev
 
 import numpy as np
 from harness.estimates import Share
-from harness.frame import flags, measured, say
+from harness.frame import each, run, say
 from harness.machine import smallest
 from training.recording import model_file
 
@@ -146,25 +146,19 @@ def levels():
 PARTS = {"real": real, "simulated": simulated}
 
 
-def measure(findings, chosen):
-    """Test what real runs differ by, and what a generator draws."""
-    for name in chosen.only or PARTS:
-        PARTS[name](findings, chosen)
-
-
-def main():
-    """Measure, or make the table."""
-    parser = flags(__doc__, parts=PARTS, quick="12 pairs of 100k tokens, width 64")
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--pairs", type=int, help="pairs of real runs")
-    parser.add_argument("--folder", type=Path, help="keep the runs here, or go on with them")
-    chosen = parser.parse_args()
-    if chosen.table:
-        for planned, level in levels().items():
-            print(f"    {planned}: {level:.6f},")
-        return 0
-    return measured("compare_power", chosen, measure, packages=("mlx", "scipy"))
+def table(_):
+    """Print the levels of `mlxhog/theory/paired_test.py`."""
+    for planned, level in levels().items():
+        print(f"    {planned}: {level:.6f},")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, each(PARTS), only=PARTS, modes={"quick": "12 pairs of 100k tokens, width 64"},
+        actions={"table": table},
+        options={
+            "--pairs": {"type": int, "help": "pairs of real runs"},
+            "--folder": {"type": Path, "help": "keep the runs here, or go on with them"},
+        },
+        packages=("mlx", "scipy"),
+    )  # fmt: skip

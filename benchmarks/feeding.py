@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.frame import flags, measured
+from harness.frame import run
 from harness.interleaved import mlxhog
 from harness.machine import resident, smallest
 from training.faults import filled
@@ -205,9 +205,10 @@ def published(directory):
     stream = Stream(directory / "stream").update()
     rows = [
         bytes(ByteTokenizer().decode(row.ids)).decode()
-        for row in stream.rows(0, stream.parts[-1].rows)
+        for ticket in range(stream.last.end_ticket)
+        for row in stream.rows(ticket)
     ]
-    return rows, stream.parts[-1].end_ticket
+    return rows, stream.last.end_ticket
 
 
 def trained(directory):
@@ -217,8 +218,9 @@ def trained(directory):
     return int(position["epoch"] * position["n"] + position["watermark"] + len(position["done"]))
 
 
-def measure(findings, count):
+def measure(findings, chosen):
     """Post a number of examples through all that may happen, and count."""
+    count = smallest(40, chosen.examples)
     posted, files = Posted(), [f"file {k}" for k in range(len(PARTS))]
     with tempfile.TemporaryDirectory() as name, small_disk(_runs(Path(name)), DISK_BYTES) as disk:
         folder = Path(name)
@@ -293,17 +295,6 @@ def _runs(folder):
     return folder / "runs"
 
 
-def main():
-    """Measure, and print the claims."""
-    parser = flags(__doc__)
-    parser.add_argument("--examples", type=int, default=10_000)
-    return measured(
-        "feeding",
-        parser.parse_args(),
-        lambda findings, chosen: measure(findings, smallest(40, chosen.examples)),
-        packages=("torch", "starlette", "uvicorn"),
-    )
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    options = {"--examples": {"type": int, "default": 10_000}}
+    run(__doc__, measure, modes={}, options=options, packages=("torch", "starlette", "uvicorn"))

@@ -26,9 +26,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from harness.claims import Sample
 from harness.estimates import Mean, Ratio
-from harness.frame import flags, measured, say
+from harness.frame import each, run, say
 from harness.interleaved import answer, mlxhog, spawned, with_twin
 from harness.machine import cores, pin, resident, smallest, unpin
 from language_models.ours import Ids, Size, large, load_backend
@@ -76,11 +75,18 @@ QUICK = Scale(2_000, 12.0, 2, 200, 50, 100)
 TINY = Scale(20, 1.0, 1, 10, 1, 4)
 
 
+def scale_of(chosen):
+    """The scale of a mode; the number of reads may be given."""
+    scale = smallest(TINY, QUICK if chosen.quick else FULL)
+    return replace(scale, reads=chosen.reads) if chosen.reads else scale
+
+
 # -- promises --------------------------------------------------------------------------------------
 
 
-def promises(scale, findings):
+def promises(findings, chosen):
     """Reads of each mode against two writers; a read that breaks its promise is counted."""
+    scale = scale_of(chosen)
     rows = {}
     for mode in READ_MODES:
         with tempfile.TemporaryDirectory() as folder, pattern_run(Path(folder), writers=2) as run:
@@ -173,8 +179,9 @@ def trained(out, seconds, core, *, reader=None):
     return json.loads(output.splitlines()[-1])["tokens_per_s"], read
 
 
-def training(scale, findings):
+def training(findings, chosen):
     """The same training with and without a reader, in turns."""
+    scale = scale_of(chosen)
     core, other = cores()[0], cores()[-1]
     alone, beside, live, offline, again = [], [], [], [], []
     with tempfile.TemporaryDirectory() as out:
@@ -188,7 +195,7 @@ def training(scale, findings):
             again.append(trained(out, scale.seconds, core)[0])
     rates = {"alone": alone, "beside": beside, "reader": live, "of a checkpoint": offline}
     findings.table(
-        {"tokens per second": k, "median": Sample.of(v).spelt(",.0f")} for k, v in rates.items()
+        {"tokens per second": k, "mean": Mean.of(v).spelt(",.0f")} for k, v in rates.items()
     )
     findings.same("training alone, tokens per second", alone, again)
     name = "training beside a reader on another core, of that without"
@@ -212,8 +219,9 @@ def tokens_per_s(backend, vocab, count, tokens):
     return written / (time.perf_counter() - began)
 
 
-def streams(scale, findings):
+def streams(findings, chosen):
     """One answer and many at once, in turns, by two models."""
+    scale = scale_of(chosen)
     models = {
         "tiny": load_architecture("tiny"),
         "d 512 x 6": large(Size(d=512, blocks=6, vocab=8192)),
@@ -228,7 +236,7 @@ def streams(scale, findings):
         findings.same(f"one stream, tokens per second, {name}", rates[1], again)
         gain = Ratio.of(rates[STREAMS], rates[1])
         findings.at_least(f"{STREAMS} streams over one, {THREADS} threads, {name}", gain, GAIN)
-        findings.results[f"streams {name}"] = {f"{n}": Sample.of(own) for n, own in rates.items()}
+        findings.results[f"streams {name}"] = {f"{n}": Mean.of(own) for n, own in rates.items()}
 
 
 # -- a server beside a training --------------------------------------------------------------------
@@ -274,8 +282,9 @@ def serving(workers):
                 process.communicate()
 
 
-def requests(scale, findings):
+def requests(findings, chosen):
     """Have many clients ask at once while a run trains."""
+    scale = scale_of(chosen)
     failed, seconds, versions, lock = [], [], set(), threading.Lock()
     with serving("torch:cpu") as server:
 
@@ -306,7 +315,7 @@ def requests(scale, findings):
         all_of(scale.requests)
         grown = resident(server.pid)[0] - before
     findings.results["requests"] = {
-        "seconds": Sample.of(seconds), "versions": len(versions), "failed": failed[:5],
+        "seconds": Mean.of(seconds), "versions": len(versions), "failed": failed[:5],
     }  # fmt: skip
     findings.exact("requests that failed or hung", len(failed), 0, n=scale.requests)
     findings.at_most("memory that the server took on, bytes", grown, MEMORY_BYTES, timing=False)
@@ -323,8 +332,9 @@ def _asked(client, model, k):
     return {weights["version_first"], weights["version_last"]}
 
 
-def first(scale, findings):
+def first(findings, chosen):
     """Measure the time to the first token while a run trains on every core."""
+    scale = scale_of(chosen)
     seconds, warm = [], 5  # connections and caches begin
     with serving("auto") as server, server.client() as client:
         for _ in range(scale.firsts + warm):
@@ -339,7 +349,7 @@ def first(scale, findings):
             time.sleep(0.02)
     del seconds[:warm]
     findings.results["first"] = {
-        "seconds": Sample.of(seconds),
+        "seconds": Mean.of(seconds),
         "95 %": float(np.quantile(seconds, 0.95)),
     }
     findings.at_most("seconds to the first token while training", Mean.of(seconds), FIRST_S)
@@ -348,22 +358,10 @@ def first(scale, findings):
 PARTS = {one.__name__: one for one in (promises, training, streams, requests, first)}
 
 
-def measure(findings, chosen):
-    """Measure the parts."""
-    scale = smallest(TINY, QUICK if chosen.quick else FULL)
-    if chosen.reads:
-        scale = replace(scale, reads=chosen.reads)
-    for name in chosen.only or PARTS:
-        PARTS[name](scale, findings)
-
-
-def main():
-    """Measure the parts that were asked for."""
-    parser = flags(__doc__, quick="fewer reads and requests, shorter runs", parts=PARTS)
-    parser.add_argument("--reads", type=int, help="of each mode")
-    packages = ("torch", "starlette", "uvicorn", "openai")
-    return measured("live", parser.parse_args(), measure, packages=packages)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, each(PARTS), only=PARTS,
+        modes={"quick": "fewer reads and requests, shorter runs"},
+        options={"--reads": {"type": int, "help": "of each mode"}},
+        packages=("torch", "starlette", "uvicorn", "openai"),
+    )  # fmt: skip

@@ -24,10 +24,9 @@ import sys
 import tempfile
 from statistics import fmean
 
-from harness.claims import Claim
-from harness.frame import flags, measured
+from harness.estimates import Rank
+from harness.frame import run
 from harness.machine import cores, smallest
-from mad.throughput import rank_correlation
 
 from mlxhog.cli.mad.study import rates, seeds
 from mlxhog.mad.options import ExecutionConfig
@@ -81,7 +80,8 @@ def published(name, tasks):
 
 def measure(findings, chosen):
     """Run what is missing of the study, and compare with the published table."""
-    mode = "quick" if chosen.quick else "full" if chosen.full else "reduced"
+    quick = chosen.tiny or "--quick" in sys.argv  # without a flag it is neither
+    mode = "quick" if quick else "full" if chosen.full else "reduced"
     own, n = SUITES[mode]
     names = {canonical(parse(layers)): name for name, layers in LAYERS.items()}
     study = Study(
@@ -113,25 +113,21 @@ def measure(findings, chosen):
     if len(shared) > 2:
         theirs = [published(name, ranking.tasks) for name in shared]
         ours = [rows[name].score for name in shared]
-        rho, low, high = rank_correlation(ours, theirs)
         name = f"Spearman's rho of the {len(shared)} shared rows"
-        findings.claims.append(Claim(name, rho, ">=", GOAL, False, (low, high), len(shared)))
-
-
-def main():
-    """Run what is missing, and compare."""
-    modes = {"quick": "two tasks of suite smoke", "full": "the published grid: for a cluster"}
-    parser = flags(__doc__, **modes)
-    parser.add_argument("--parallel", type=int, help="runs at once; by default one per core")
-    parser.add_argument("--studies", default="studies", help="folder of the study")
-    parser.add_argument("--seeds", help="number of seeds, or a list")
-    parser.add_argument("--rates", help="step sizes; the best one of each setting counts")
-    parser.add_argument("--executor", default="local", choices=("local", "ray"))
-    parser.add_argument("--ray-address", help="the cluster, such as auto")
-    chosen = parser.parse_args()
-    chosen.quick = chosen.tiny or "--quick" in sys.argv  # without a flag it is neither
-    return measured("mad_record", chosen, measure, packages=("torch", "mlx"))
+        findings.at_least(name, Rank.of(ours, theirs), GOAL, timing=False)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure,
+        modes={"quick": "two tasks of suite smoke", "full": "the published grid: for a cluster"},
+        options={
+            "--parallel": {"type": int, "help": "runs at once; by default one per core"},
+            "--studies": {"default": "studies", "help": "folder of the study"},
+            "--seeds": {"help": "number of seeds, or a list"},
+            "--rates": {"help": "step sizes; the best one of each setting counts"},
+            "--executor": {"default": "local", "choices": ("local", "ray")},
+            "--ray-address": {"help": "the cluster, such as auto"},
+        },
+        packages=("torch", "mlx"),
+    )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Speed of one worker and its layers beside the xlstm package, transformers and `nn.LSTM`.
+"""Speed of one worker beside the xlstm package and transformers: training and decoding.
 
     python benchmarks/model_speed.py                     every row, both thread counts
     python benchmarks/model_speed.py --quick             fewer turns
-    python benchmarks/model_speed.py --only v1 layers   some of: train v1 layers decode
+    python benchmarks/model_speed.py --only v1 decode    some of: train v1 decode
 
 Ours and the peers take turns, each in a process of its own with the same threads; a ratio is the
 geometric mean of the turns' own ratios, so that a slow spell of the machine hits both sides. Ours
@@ -10,14 +10,12 @@ does all that a run does in a step (`language_models/ours.py`), a peer only what
 (`language_models/peers.py`).
 """
 
-import sys
 from dataclasses import replace
 
-from harness.claims import Sample
-from harness.frame import flags, measured
+from harness.estimates import Mean, Ratio
+from harness.frame import each, run
 from harness.interleaved import Program, in_turns
 from harness.machine import smallest
-from language_models import peers
 from language_models.ours import SMALL, TOKENS, Size
 
 OURS, PEERS = "language_models.ours", "language_models.peers"
@@ -40,15 +38,15 @@ def compare(findings, chosen, row, programs, tokens, threads, limits):
         limits: (slow, fast) -> how many times as fast the second is to be.
     """
     how = (5, 0.4) if chosen.quick else (9, 1.0)
-    turns = in_turns(programs, threads=threads, turns=how[0], seconds=how[1])
+    seconds, again = in_turns(programs, threads=threads, turns=how[0], seconds=how[1])
     first, row = next(iter(programs)), f"{row}, threads {threads}"
-    findings.same(f"{row}: {first}, seconds of a step", turns.seconds[first], turns.again)
+    findings.same(f"{row}: {first}, seconds of a step", seconds[first], again)
     findings.table([
-        {"row": row, **{name: Sample.of(tokens / s for s in seconds).spelt(",.0f")
-                        for name, seconds in turns.seconds.items()}}
+        {"row": row, **{name: Mean.of(tokens / s for s in own).spelt(",.0f")
+                        for name, own in seconds.items()}}
     ])  # fmt: skip
     for (slow, fast), least in limits.items():
-        findings.at_least(f"{row}: {fast} / {slow}", turns.ratio(slow, fast), least)
+        findings.at_least(f"{row}: {fast} / {slow}", Ratio.of(seconds[slow], seconds[fast]), least)
 
 
 def programs_of(size, names):
@@ -66,7 +64,7 @@ def train(findings, chosen):
     """Training steps of xLSTM Large at three sizes."""
     sizes = (SMALL, 1.4), (WIDE, 1.05), (VOCABULARY, 1.5)
     for size, least in smallest(sizes[:1], sizes):
-        for threads in chosen.threads:
+        for threads in smallest(chosen.threads[:1], chosen.threads):
             programs = programs_of(size, (TORCH, MLX, PACKAGE, TRANSFORMERS))
             limits = {(PACKAGE, TORCH): least, (TRANSFORMERS, TORCH): least, (TORCH, MLX): 0.5}
             compare(findings, chosen, size.name, programs, size.tokens, threads, limits)
@@ -75,24 +73,9 @@ def train(findings, chosen):
 def v1(findings, chosen):
     """Training steps of seven mLSTM blocks and one sLSTM block."""
     size, limits = SEVEN_TO_ONE, {(PACKAGE, TORCH): 3.0, (TORCH, MLX): 0.5}
-    for threads in chosen.threads:
+    for threads in smallest(chosen.threads[:1], chosen.threads):
         programs = programs_of(size, (TORCH, MLX, PACKAGE))
         compare(findings, chosen, size.name, programs, size.tokens, threads, limits)
-
-
-def layers(findings, chosen):
-    """Layers of `mlxhog.nn.torch` beside the package's and `nn.LSTM`: forward and backward."""
-    sizes = {"slstm": (Size(), 20.0), "mlstm": (Size(batch=4, seq=512), 2.0)}
-    for kind, (size, least) in sizes.items():
-        options = {"kind": kind, "size": size}
-        programs = {
-            "mlxhog.nn.torch": Program(OURS, "layer", options),
-            PACKAGE: Program(PEERS, "layer", options),
-            "nn.LSTM": Program(PEERS, "lstm", {"size": size}),
-        }
-        row, limits = f"{kind} layer, {size.name}", {(PACKAGE, "mlxhog.nn.torch"): least}
-        for threads in chosen.threads:
-            compare(findings, chosen, row, programs, size.tokens, threads, limits)
 
 
 STREAMS = {
@@ -111,31 +94,16 @@ def decode(findings, chosen):
     compare(findings, chosen, row, STREAMS, TOKENS, 1, limits)
 
 
-PARTS = {one.__name__: one for one in (train, v1, layers, decode)}
-
-
-def measure(findings, chosen):
-    """Measure the parts."""
-    for name in chosen.only or PARTS:
-        PARTS[name](findings, chosen)
-
-
-def main():
-    """Measure what the flags ask for."""
-    parser = flags(__doc__, parts=PARTS, quick="fewer and shorter turns")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of training steps")
-    chosen = parser.parse_args()
-    chosen.threads = smallest(chosen.threads[:1], chosen.threads)
-    if lacking := peers.missing():
-        print(
-            f"not installed: {', '.join(lacking)}; this compares with other programs: "
-            "python -m pip install -c constraints.txt -e '.[test,peers]'",
-            file=sys.stderr,
-        )
-        return 3
-    packages = ("torch", "mlx", "xlstm", "mlstm_kernels", "transformers")
-    return measured("model_speed", chosen, measure, packages=packages, quiet=True)
+PARTS = {one.__name__: one for one in (train, v1, decode)}
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, each(PARTS), only=PARTS, modes={"quick": "fewer and shorter turns"},
+        options={
+            "--threads": {
+                "type": int, "nargs": "+", "default": [1, 2], "help": "of training steps"
+            },
+        },
+        packages=("torch", "mlx", "xlstm", "mlstm_kernels", "transformers"), quiet=True,
+    )  # fmt: skip

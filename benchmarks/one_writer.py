@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from harness.frame import flags, measured
+from harness.frame import run
 from harness.machine import smallest
 from training.recording import BYTES
 
@@ -127,11 +127,5 @@ def measure(findings, chosen):
         findings.at_most(name, dense, DENSE_ZEROS, timing=False)
 
 
-def main():
-    """Read the flags, and measure."""
-    chosen = flags(__doc__, quick="fewer steps and segments").parse_args()
-    return measured("one_writer", chosen, measure, packages=("torch",))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, measure, modes={"quick": "fewer steps and segments"}, packages=("torch",))

@@ -16,10 +16,11 @@ entries from 0. In tensors of 1/40,000 of the largest gradient correct backends 
 the largest entry.)
 """
 
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
-from harness.frame import flags, measured, say
+from harness.frame import run, say
 from harness.machine import smallest
 
 from mlxhog.models import families
@@ -41,39 +42,27 @@ SMALLEST_ENTRY, SMALLEST_OF_ALL, SMALLEST_OF_NOISE = 1e-3, 16 * tolerances.ROUND
 LARGEST_CONDITION = 1e-5
 
 
-@dataclass
-class Tally:
-    """What has come out so far.
-
-    Attributes:
-        rows: comparisons of right models.
-        failed: a line for every one that failed.
-        nearest: the largest share of what is allowed.
-        missed: a line for every fault that was not detected.
-    """
-
-    rows: int = 0
-    failed: list[str] = field(default_factory=list)
-    nearest: float = 0.0
-    missed: list[str] = field(default_factory=list)
-
-
 def computed(subject):
-    """Return the results of every side, in this process."""
-    return {side.name: compute.side_results(side, subject) for side in SIDES}
+    """Return the results of every side."""
+    return {side.name: side_results(subject, side) for side in SIDES}
 
 
-def is_found(subject, right, side, name, place):
-    """Whether a wrong sign in one side's gradient makes its comparison fail; takes no steps."""
+def side_results(subject, side, fault=None):
+    """Compute one side, in this process."""
+    with fault or nullcontext():
+        return compute.side_results(side, subject)
+
+
+def is_found(subject, right, side, fault, what):
+    """Whether a fault in one side makes a comparison named `what` fail; takes no steps."""
     still = replace(subject, steps=0)
-    with wrong_sign(name.removeprefix("grad/"), place):
-        wrong = compute.side_results(side, still)
-    rows, _ = compare_all(still, (NUMPY, side), {NUMPY.name: right[NUMPY.name], side.name: wrong})
-    return any(row.what.startswith(name) for row in rows if not row.ok)
+    results = {NUMPY.name: right[NUMPY.name], side.name: side_results(still, side, fault)}
+    rows, _ = compare_all(still, (NUMPY, side), results)
+    return any(row.what.startswith(what) for row in rows if not row.ok)
 
 
 def sign_fault(right, r):
-    """Draw a gradient of the reference and the place of one entry, see above."""
+    """Draw one entry of one gradient of the reference, see above."""
     results, conditions = right
     grads = {name: np.abs(x) for name, x in results.items() if name.startswith("grad/")}
     sizes = {name: float(grad.max()) for name, grad in grads.items()}
@@ -88,53 +77,45 @@ def sign_fault(right, r):
     known = [name for name in sizes if conditions[name] < LARGEST_CONDITION]
     name = str(r.choice([name for name in known if sizes[name] > floors[name]]))
     place = int(r.choice(np.flatnonzero(grads[name].reshape(-1) > floors[name])))
-    return name, place
+    return name.removeprefix("grad/"), place
 
 
-def examine(number, tally):
-    """Judge one random model, without and with a fault."""
+def examine(number):
+    """Judge one random model, without and with a fault.
+
+    Returns:
+        The largest share of what is allowed, and a line for each comparison of a right model that
+        failed and for each fault that was not detected.
+    """
     subject, r = drawn(number), np.random.default_rng((number, 34))
     right = computed(subject)
     rows, _ = compare_all(subject, SIDES, right)
-    tally.rows += len(rows)
-    tally.nearest = max(tally.nearest, *(row.pressure for row in rows))
-    tally.failed += [
+    failed = [
         f"{subject.title}: {row.what}: {row.a} against {row.b}: {row.pressure:.2f}"
         for row in rows
         if not row.ok
     ]
-    victim, (name, place) = OTHERS[number // 2 % len(OTHERS)], sign_fault(right[NUMPY.name], r)
-    if not is_found(subject, right, victim, name, place):
-        tally.missed.append(f"{subject.title}: {name} at {place} in {victim.name}")
-
-
-def main():
-    """Examine as many models as the flags say."""
-    parser = flags(__doc__, quick=f"{QUICK_RUNS} models")
-    parser.add_argument("--runs", type=int, help=f"number of models [{RUNS}]")
-    parser.add_argument("--seed", type=int, default=0, help="of the first model [0]")
-    packages = ("torch", "mlx")
-    return measured("parity_false_failures", parser.parse_args(), measure, packages=packages)
+    victim, (parameter, place) = OTHERS[number // 2 % len(OTHERS)], sign_fault(right[NUMPY.name], r)
+    what = f"grad/{parameter}"
+    found = is_found(subject, right, victim, wrong_sign(parameter, place), what)
+    missed = [f"{subject.title}: {what} at {place} in {victim.name}"] * (not found)
+    return max(row.pressure for row in rows), failed, missed
 
 
 def measure(findings, chosen):
     """Examine the models, and count."""
     runs, seed = chosen.runs or smallest(1, QUICK_RUNS if chosen.quick else RUNS), chosen.seed
-    tally = Tally()
+    failed, missed, nearest = [], [], 0.0
     for number in range(seed, seed + runs):
-        examine(number, tally)
-        cfg = drawn(number).cfg
-        text = f"{cfg.model_type} {cfg.num_hidden_layers} blocks of {cfg.hidden_size}"
-        counts = f"{len(tally.failed)} failed, {len(tally.missed)} faults missed"
-        say(f"{number + 1 - seed}/{runs} {text}: {counts}")
-    findings.exact("false failures of correct models", len(tally.failed), 0, n=runs)
-    findings.exact("wrong signs in a gradient missed", len(tally.missed), 0, n=runs)
+        pressure, wrong, unseen = examine(number)
+        nearest, failed, missed = max(nearest, pressure), failed + wrong, missed + unseen
+        text = f"{len(failed)} failed, {len(missed)} faults missed"
+        say(f"{number + 1 - seed}/{runs} {drawn(number).title}: {text}")
+    findings.exact("false failures of correct models", len(failed), 0, n=runs)
+    findings.exact("wrong signs in a gradient missed", len(missed), 0, n=runs)
     findings.results |= {
-        "comparisons": tally.rows,
-        "failed": tally.failed,
-        "nearest_to_failing": round(tally.nearest, 3),
-        "missed": tally.missed,
-    }
+        "failed": failed, "nearest_to_failing": round(nearest, 3), "missed": missed,
+    }  # fmt: skip
 
 
 def drawn(number, *, steps=3):
@@ -227,4 +208,11 @@ def _with(r, share):
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, modes={"quick": f"{QUICK_RUNS} models"},
+        options={
+            "--runs": {"type": int, "help": f"number of models [{RUNS}]"},
+            "--seed": {"type": int, "default": 0, "help": "of the first model [0]"},
+        },
+        packages=("torch", "mlx"),
+    )  # fmt: skip

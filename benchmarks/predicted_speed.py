@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from harness.estimates import Mean
-from harness.frame import flags, measured
+from harness.frame import run
 from harness.machine import smallest
 from training.recording import QUIET_OPTIONS, model_file
 
@@ -91,11 +91,5 @@ def measure(findings, chosen):
         findings.at_most(f"{name}: relative error of the prediction", error, WITHIN)
 
 
-def main():
-    """Read the flags, and measure."""
-    chosen = flags(__doc__, quick="two turns").parse_args()
-    return measured("predicted_speed", chosen, measure, packages=("mlx",), quiet=True)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, measure, modes={"quick": "two turns"}, packages=("mlx",), quiet=True)

@@ -4,9 +4,8 @@
     python benchmarks/samplers.py --tasks noisy-in-context-recall compression
     python benchmarks/samplers.py --record             train the surface anew: an hour
 
-Every sampler proposes candidates one at a time and gets their recorded scores, with many seeds.
-Regret is the best score of the surface less the best score among the first 20, 40, 80 and 160
-proposals. Needed are the proposals until the first candidate of the best 5 % and of the best 1 %.
+Every sampler proposes candidates one at a time and gets their recorded scores, with many seeds,
+until the first candidate of the best 5 % and of the best 1 % of all.
 Each is compared with random draws, repeat by repeat; "random again" are random draws with other
 seeds (A/A); "optuna" is the TPE of that library, to which ours is compared, too.
 
@@ -19,24 +18,24 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 from harness.claims import Twin, counted
 from harness.estimates import Mean
-from harness.frame import flags, measured
+from harness.frame import run
 from harness.machine import ROOT, cores, smallest
-from mad.optuna_tpe import OptunaTPE
 from mad.surface import load
 from mad.surface import write as write_surface
 
 from mlxhog.cli.mad.study import seeds
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import shown
+from mlxhog.mad.search.samplers import Learner
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
 
 SURFACE = ROOT / "benchmarks" / "mad" / "surface.json.xz"
 ARMS = ("evolution", "tpe", "optuna", "random again")
-BUDGETS = (20, 40, 80, 160)
 SHARES = (0.05, 0.01)
 REPEATS, QUICK = 200, 20
 MIXERS = (
@@ -46,18 +45,57 @@ MIXERS = (
 TASKS = ("in-context-recall", "selective-copying", "noisy-in-context-recall", "compression")
 
 
-def play(surface, name, scores, repeats, *, first=0):
-    """Orders of the candidates that a sampler proposes, repeat by repeat.
+MOST_REPEATS = 256
+"""Proposals of Optuna that are no new candidate, before a random one is taken."""
 
-    Until the largest budget, and one of the best.
+
+class OptunaTPE(Learner):
+    """Proposes by `optuna.samplers.TPESampler` with its defaults, a categorical choice for a slot.
+
+    A candidate that Optuna repeats gets its score again, and counts as no proposal. For spaces of
+    one depth, without a budget.
     """
+
+    def __init__(self, candidates, seed):
+        super().__init__(candidates, seed)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        (depth,) = candidates.depths
+        self._slots = candidates.slots(depth)
+        self._trial = None
+
+    def learnt(self):
+        """Return a proposal of Optuna that is new; None if it repeats candidates."""
+        for _ in range(MOST_REPEATS):
+            trial = self._study.ask()
+            layers = tuple(
+                layers[trial.suggest_categorical(f"slot {slot}", range(len(layers)))]
+                for slot, layers in enumerate(self._slots)
+            )
+            if self.is_new(layers):
+                self._trial = trial
+                return layers
+            self._study.tell(trial, self.scores[layers])
+        self._trial = None
+        return None
+
+    def tell(self, layers, score):
+        """Record the score, also with Optuna unless the candidate was a random one."""
+        super().tell(layers, score)
+        if self._trial is not None:
+            self._study.tell(self._trial, score)
+
+
+def play(surface, name, scores, repeats, *, first=0):
+    """Orders of the candidates that a sampler proposes until one of the best, repeat by repeat."""
     numbers = {layers: number for number, layers in enumerate(surface.layers.values())}
     orders = []
     for repeat in range(repeats):
         seen, order, reached = scores[repeat % len(scores)], [], False
         sampler = surface.sampler("tpe" if name == "optuna" else name, first + repeat)
         proposals = OptunaTPE(sampler.candidates, first + repeat) if name == "optuna" else sampler
-        while len(order) < max(BUDGETS) or not reached:
+        while not reached:
             if (layers := proposals.ask()) is None:
                 break
             order.append(number := numbers[layers])
@@ -70,12 +108,6 @@ def play(surface, name, scores, repeats, *, first=0):
 def good(scores, share):
     """The least score of the best share of the candidates, at least one."""
     return float(np.sort(scores)[-math.ceil(share * len(scores))])
-
-
-def regret(orders, scores, budget):
-    """Best score of the surface less the best of the first proposals, per repeat."""
-    seen = [scores[k % len(scores)] for k in range(len(orders))]
-    return [own.max() - own[order[:budget]].max() for own, order in zip(seen, orders, strict=True)]
 
 
 def needed(orders, scores, share):
@@ -96,33 +128,29 @@ def measure(findings, chosen):
     for arm in smallest(ARMS[-1:], ARMS):
         name, first = ("random", repeats) if arm == "random again" else (arm, 0)
         orders[arm] = play(surface, name, scores, repeats, first=first)
-    budgets = [budget for budget in BUDGETS if budget < len(surface.runs)]
     values = {
-        f"regret at {n}": {arm: regret(own, scores, n) for arm, own in orders.items()}
-        for n in budgets
-    } | {
-        f"needed, best {s:.0%}": {arm: needed(own, scores, s) for arm, own in orders.items()}
-        for s in SHARES
+        f"candidates until one of the best {100 * share:g} %": {
+            arm: needed(own, scores, share) for arm, own in orders.items()
+        }
+        for share in SHARES
     }
     findings.table(
         {"quantity": name, **{arm: Mean.of(own).spelt(".4f") for arm, own in by.items()}}
         for name, by in values.items()
     )
-    for arm, other in [*((arm, "random") for arm in ARMS[:-1]), ("tpe", "optuna")]:
-        findings.compare(f"{arm} finds good candidates sooner than {other}", *(
-            counted(f"{name}, {arm} less {other}", Mean.of_differences(by[arm], by[other]),
-                    "<=", 0.0)
-            for name, by in values.items()
-            if arm in by
-        ))  # fmt: skip
+    pairs = [*((arm, "random") for arm in ARMS[:-1]), ("tpe", "optuna")]
     for name, by in values.items():
+        for arm, other in pairs:
+            if arm in by:
+                less = Mean.of_differences(by[arm], by[other])
+                findings.document(counted(f"{name}: {arm} less {other}", less, "<=", 0.0))
         same = Mean.of_differences(by["random again"], by["random"])
         findings.twins.append(Twin(name, same, same.p(0.0)))
     findings.results |= {"candidates": len(surface.runs), "repeats": repeats}
 
 
 def record(chosen):
-    """Train every candidate of the space, at width 32 and with few steps."""
+    """Train the surface anew: every candidate, at width 32 and with few steps."""
     space = {"depth": 4, "mixers": list(MIXERS), "channels": ["swiglu", "mlp"]}
     study = Study(
         space=space, suite="smoke", tasks=TASKS, seeds=seeds("1"), dim=32,
@@ -139,17 +167,13 @@ def record(chosen):
     return 0
 
 
-def main():
-    """Replay, or record."""
-    parser = flags(__doc__, quick=f"{QUICK} repeats", record="train the surface anew")
-    parser.add_argument("--surface", type=Path, default=SURFACE)
-    parser.add_argument("--studies", default="studies", help="folder of the recorded study")
-    parser.add_argument("--tasks", nargs="+", default=[], help="of the score; all by default")
-    chosen = parser.parse_args()
-    if chosen.record:
-        return record(chosen)
-    return measured("samplers", chosen, measure, packages=("scipy", "optuna"))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, modes={"quick": f"{QUICK} repeats"}, actions={"record": record},
+        options={
+            "--surface": {"type": Path, "default": SURFACE},
+            "--studies": {"default": "studies", "help": "folder of the recorded study"},
+            "--tasks": {"nargs": "+", "default": [], "help": "of the score; all by default"},
+        },
+        packages=("scipy", "optuna"),
+    )  # fmt: skip

@@ -28,9 +28,9 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from harness.claims import Claim, Sample, Twin
-from harness.estimates import Ratio
-from harness.frame import MODES, flags, measured_parts, say
+from harness.claims import Claim, Twin
+from harness.estimates import Mean, Ratio
+from harness.frame import run, say
 from harness.interleaved import remembered, take_turns, with_twin
 from harness.machine import smallest
 from training.disturbances import DISTURBANCES, EQUAL, QUARTER, SLEEPS, Disturber
@@ -68,6 +68,7 @@ def arms(chosen):
         *((SLEEPS, scheme, 2) for scheme in (*TOGETHER, *USUAL)),
         *((SLEEPS, scheme, 4) for scheme in (*ROUNDS, FREE)),
         *((condition, scheme, 2) for condition in OTHERS for scheme in (*ROUNDS, FREE)),
+        *((OTHERS[-1], scheme, 2) for scheme in USUAL),
     ]
 
 
@@ -127,12 +128,12 @@ class Times:
         free = (condition, FREE, max(2, workers))
         return Ratio.of(self.of((condition, rival, workers), number), self.of(free, number))
 
-    def claims(self, condition, rivals, least=1.0):
-        """Lock-free workers are so many times sooner than each rival that was run."""
+    def claims(self, condition, rivals):
+        """Lock-free workers are sooner than each rival that was run."""
         return [
             Claim.of(
                 f"{condition}, {crowd(workers)}: {rival} / {FREE}, seconds",
-                self.ratio(condition, rival, workers), ">=", least,
+                self.ratio(condition, rival, workers), ">=", 1.0,
             )
             for rival, workers in rivals
             if (condition, rival, workers) in self.trained
@@ -171,42 +172,24 @@ def compare(findings, trained):
     findings.claims += times.claims(SLEEPS, [(name, 2) for name in ROUNDS])
     rounds = [(name, workers) for workers in (2, 4) for name in ROUNDS]
     rivals = [*rounds, (TURNS, 2), ("serial 2 threads", 1)]
-    findings.compare(
-        "Round-Robin is 10x slower than Hogwild! for fast gradients, a bad fit for xLSTM",
-        *times.claims(EQUAL, [(TURNS, 2)], least=10.0),
-    )
-    averaged_once(findings, times)
-    findings.compare("Gradient averaging is slower", *times.claims(EQUAL, rounds), whole=True)
-    findings.compare(
-        "Hogwild! is optimal for xLSTM", *times.claims(EQUAL, rivals), whole=True
-    )  # fmt: skip
-    findings.compare(
-        "Natural load balancing: no barriers, adapts to varying gradient times",
-        *times.claims(QUARTER, rounds), *times.claims(SLEEPS, rounds),
-    )  # fmt: skip
+    findings.document(*averaged_once(times), *times.claims(EQUAL, rivals))
     for condition in (QUARTER, SLEEPS, *OTHERS):
         others = [(name, 2) for name in (*ROUNDS, *USUAL)]
-        if claims := times.claims(condition, others):
-            findings.compare(f"{condition}: lock-free workers are sooner", *claims)
+        findings.document(*times.claims(condition, [*rounds, *others]))
     own = (times.of((EQUAL, scheme, 2)) for scheme in (FREE, TWIN))
     findings.twins.append(Twin.of(f"{FREE}, 2 workers", *own))
 
 
-def averaged_once(findings, times):
+def averaged_once(times):
     """Runs that never reach the loss have no ratio: they had longer than serial training took."""
-    words = "MapReduce (independent runs, averaged): no improvement over serial"
     alone, once = (EQUAL, ALONE[0], 1), (EQUAL, ONCE, 2)
     if once not in times.trained:
-        findings.compare(words)
-    elif all(map(math.isfinite, times.of(once))):
-        sooner = Ratio.of(times.of(alone), times.of(once))
-        claim = Claim.of(f"{ALONE[0]} / {ONCE} (2 workers), seconds", sooner, "<=", 1.0)
-        findings.compare(words, claim)
-    else:
-        late_s = min(one.trained_s for one in times.trained[once])
-        longest_s = max(times.of(alone))
-        name = f"{ONCE}, 2 workers: {times.reached(once)}; seconds of {ALONE[0]} over theirs"
-        findings.compare(words, Claim(name, longest_s / late_s, "<=", 1.0))
+        return []
+    name = f"{ONCE}, 2 workers: {times.reached(once)}; seconds of {ALONE[0]} over theirs"
+    if all(map(math.isfinite, times.of(once))):
+        return [Claim.of(name, Ratio.of(times.of(alone), times.of(once)), "<=", 1.0)]
+    late_s = min(one.trained_s for one in times.trained[once])
+    return [Claim(name, max(times.of(alone)) / late_s, "<=", 1.0)]
 
 
 # -- other losses ---------------------------------------------------------------------------------
@@ -301,7 +284,7 @@ def auto(findings, chosen):
         findings.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
         findings.claims.append(auto_claim(name, table[name]))
     findings.table(
-        {"condition": name, "arm": arm, "bits per byte": Sample.of(values).spelt(".3f")}
+        {"condition": name, "arm": arm, "bits per byte": Mean.of(values).spelt(".3f")}
         for name, bits in table.items()
         for arm, values in bits.items()
     )
@@ -311,18 +294,19 @@ def auto(findings, chosen):
 PARTS = {one.__name__: one for one in (schemes, auto, default_loss, lower_loss)}
 
 
-def main():
-    """Measure, or search, what the flags ask for."""
-    parser = flags(__doc__, parts=PARTS, **MODES, tune="search the settings and record them")
-    parser.add_argument(
-        "--keep", type=Path, metavar="FILE", help="of finished trainings; again it continues"
-    )
-    chosen = parser.parse_args()
-    if chosen.tune:
-        chosen.mode, chosen.quick = "full", False
-    chosen.only = chosen.only or list(PARTS)[: chosen.pick(tiny=2, quick=1, full=None)]
-    return measured_parts(PARTS, chosen, packages=("torch", "mlx"), quiet=True, seeds=(3, 5))
+def tuning(chosen):
+    """Search the settings and record them."""
+    for name in chosen.only or PARTS:
+        PARTS[name](None, chosen)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, PARTS, first={"tiny": 2, "quick": 1}, actions={"tune": tuning},
+        options={
+            "--keep": {
+                "type": Path, "metavar": "FILE", "help": "of finished trainings; again it continues"
+            },
+        },
+        packages=("torch", "mlx"), quiet=True, seeds=(3, 5),
+    )  # fmt: skip

@@ -25,9 +25,8 @@ import threading
 from itertools import cycle, islice
 from pathlib import Path
 
-from harness.claims import Sample
 from harness.estimates import Mean, Ratio, Share
-from harness.frame import flags, measured_parts, say
+from harness.frame import run, say
 from harness.interleaved import with_twin
 from harness.machine import ROOT, smallest
 from training.faults import Killer
@@ -207,7 +206,7 @@ def recording_cost(findings, chosen):
     findings.same("not recorded, tokens per second", speeds["none"], [speed for speed, _ in again])
     findings.at_least("throughput of recorded runs, as a share", share, LEAST_SHARE)
     findings.at_most("log, MB per second", Mean.of(rates), MOST_MB_PER_S)
-    findings.results |= {"tokens_per_s": speeds, "share": share, "mb_per_s": Sample.of(rates)}
+    findings.results |= {"tokens_per_s": speeds, "share": share, "mb_per_s": Mean.of(rates)}
 
 
 # -- faults ---------------------------------------------------------------------------------------
@@ -298,15 +297,14 @@ PARTS = {
 }
 
 
-def main():
-    """Run the parts, a result each; returns the worst of their exit codes."""
-    words = "a tenth of the damaged files, a third of the interruptions"
-    parser = flags(__doc__, parts=PARTS, quick=words)
-    parser.add_argument("--runs", type=int, help="gate (100), replays (20), damaged_records (60)")
-    parser.add_argument("--pairs", type=int, default=10, help="recording_cost")
-    parser.add_argument("--time", type=float, default=20.0, help="recording_cost: of a run, s")
-    return measured_parts(PARTS, parser.parse_args(), packages=("mlx", "torch"))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, PARTS,
+        modes={"quick": "a tenth of the damaged files, a third of the interruptions"},
+        options={
+            "--runs": {"type": int, "help": "gate (100), replays (20), damaged_records (60)"},
+            "--pairs": {"type": int, "default": 10, "help": "recording_cost"},
+            "--time": {"type": float, "default": 20.0, "help": "recording_cost: of a run, s"},
+        },
+        packages=("mlx", "torch"),
+    )  # fmt: skip

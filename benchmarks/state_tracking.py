@@ -16,7 +16,7 @@ a process of its own with one thread; as many run at once as there are cores.
 
 from dataclasses import dataclass
 
-from harness.frame import flags, measured, say
+from harness.frame import run, say
 from harness.interleaved import on_cores
 from harness.machine import smallest
 
@@ -104,13 +104,12 @@ def trained(job):
     return best
 
 
-def main():
-    """Train the stacks, and say whether those with sLSTM make no error."""
-    parser = flags(__doc__, quick="one seed")
-    parser.add_argument("--backend", default="torch:cpu", choices=("torch:cpu", "mlx:cpu"))
-    parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    return measured("state_tracking", parser.parse_args(), measure, packages=("torch", "mlx"))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(
+        __doc__, measure, modes={"quick": "one seed"},
+        options={
+            "--backend": {"default": "torch:cpu", "choices": ("torch:cpu", "mlx:cpu")},
+            "--seed": {"type": int, "default": 0, "help": "the first of them"},
+        },
+        packages=("torch", "mlx"),
+    )  # fmt: skip

@@ -168,11 +168,6 @@ def assert_close(actual, expected, tolerance, *, label=""):
     assert worst <= allowed, f"{label}: differs by {worst:.3g}, allowed {allowed:.3g}"
 
 
-COVERAGE_OF_200 = Tolerance(
-    "of 200 intervals that hold with probability 0.95, 186 or more do in 9 of 10 seeds; the "
-    "acceptance is 93 %",
-    atol=0.02,
-)
 TWO_DIVISIONS = Tolerance("one ratio of counts by two orders of float64 divisions", atol=1e-12)
 SIMULATED_RATE = Tolerance(
     "of 8000 simulated rounds of straggling workers the mean time has a standard error of 0.7 % or "

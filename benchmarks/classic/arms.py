@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from harness.claims import Claim, Sample
-from harness.estimates import Ratio
+from harness.claims import Claim
+from harness.estimates import Mean, Ratio
 from harness.frame import say
 from harness.interleaved import with_twin
 from harness.machine import cores
@@ -70,9 +70,9 @@ def speedup(slow, fast):
 
 
 def summary(results, *measures):
-    """Median and range of the seconds of all epochs, and the median of each measure at the end."""
-    medians = {name: Sample.of(ends(results, name)).median for name in measures}
-    return {"seconds": Sample.of(seconds(results)).spelt(".3g"), **medians}
+    """The seconds of all epochs, and the median of each measure at the end."""
+    medians = {name: float(np.median(ends(results, name))) for name in measures}
+    return {"seconds": Mean.of(seconds(results)).spelt(".3g"), **medians}
 
 
 def beside_one(findings, runs, *measures):

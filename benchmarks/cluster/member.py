@@ -1,39 +1,54 @@
-"""One machine of a race: it trains with a recorder, and prints when its held-out loss fell so far.
+"""One machine of a race, or of a synchronous training's traffic; the last line is a JSON object.
 
     python -m cluster.member '{"bits": 1.8, "eval_tokens": 65536, "options": {"time": 60}}'
+    python -m cluster.member '{"address": "10.77.0.1", "rank": 0, "machines": 2, "floats": 1000,
+                               "times": 20}'
 
-`across_machines.py` starts it in a namespace of its own. The last line is a JSON object.
+The first trains with a recorder, and prints when its held-out loss fell so far. The second averages
+a buffer by all-reduces of Gloo, without any gradient, and prints the seconds of one.
+`cluster/races.py` starts both in a namespace of their own.
 """
 
 import json
 import math
+import os
 import sys
+import time
 
-from training.recording import BYTES, HeldOut, record
+
+def raced(bits, eval_tokens, options):
+    """The machine's part of an `Outcome`."""
+    from training.recording import BYTES, HeldOut, record
+
+    run = record(keep_params=True, **options)
+    held_out = HeldOut(BYTES, eval_tokens)
+    seconds, tokens = held_out.crossing(run.points, bits) or (math.inf, math.inf)
+    rounds, committed = run.cluster.get("rounds", 0), run.cluster.get("tokens_committed", 0)
+    return {
+        "seconds": seconds, "tokens": tokens, "trained_s": run.result.seconds,
+        "last_bits": held_out.bits_per_byte(run.points[-1].params),
+        "lost": run.cluster.get("tokens_lost", 0), "round_tokens": committed / max(1, rounds),
+    }  # fmt: skip
 
 
-def main():
-    """Train, evaluate and print."""
-    asked = json.loads(sys.argv[1])
-    run = record(keep_params=True, **asked["options"])
-    held_out = HeldOut(BYTES, asked["eval_tokens"])
-    crossing, last = held_out.crossing(run.points, asked["bits"]), run.points[-1].params
-    assert last is not None, "the parameters are kept"
-    reached_s, reached_tokens = crossing or (math.inf, math.inf)
-    answer = {
-        "reached": crossing is not None,
-        "seconds": reached_s if crossing else None,
-        "tokens": reached_tokens if crossing else None,
-        "last_bits": held_out.bits_per_byte(last),
-        "trained_s": run.result.seconds,
-        "trained_tokens": run.result.tokens,
-        "rounds": run.cluster.get("rounds", 0),
-        "committed": run.cluster.get("tokens_committed", 0),
-        "lost": run.cluster.get("tokens_lost", 0),
-    }
-    print(json.dumps(answer), flush=True)
-    return 0
+def reduced(address, rank, machines, floats, times):
+    """Seconds of an all-reduce."""
+    import torch
+    import torch.distributed as dist
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "cable"
+    store = f"tcp://{address}:8601"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=machines)
+    buffer = torch.ones(floats)
+    dist.all_reduce(buffer)  # connects
+    began = time.monotonic()
+    for _ in range(times):
+        dist.all_reduce(buffer)
+    seconds = (time.monotonic() - began) / times
+    dist.destroy_process_group()
+    return {"seconds": seconds}
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    asked = json.loads(sys.argv[1])
+    print(json.dumps((raced if "bits" in asked else reduced)(**asked)), flush=True)

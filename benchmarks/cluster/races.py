@@ -2,7 +2,6 @@
 compares them."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -85,20 +84,15 @@ class Members:
         self._cable, self._target, self._folder = cable, target, folder
         self._running = []
 
-    def start(self, machine, words):
-        """Start a program on a machine; its temporary files are in the folder."""
-        here = str(Path(__file__).resolve().parents[1])
+    def start(self, machine, *words):
+        """Start a module on a machine; its temporary files are in the folder."""
+        own = {
+            "TMPDIR": str(self._folder), "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            "MLXHOG_CLUSTER_TOKEN": "across-machines",
+        }  # fmt: skip
         process = self._cable.popen(
-            machine,
-            words,
-            stdout=subprocess.PIPE,
-            env={
-                **os.environ,
-                "TMPDIR": str(self._folder),
-                "PYTHONPATH": here,
-                "MLXHOG_CLUSTER_TOKEN": "across-machines",
-            },
-        )
+            machine, [sys.executable, "-m", *words], stdout=subprocess.PIPE, env=os.environ | own
+        )  # fmt: skip
         self._running.append(process)
         return process
 
@@ -108,8 +102,7 @@ class Members:
         Raises:
             SystemExit: it ended.
         """
-        words = ["-m", "mlxhog", "cluster", "start", "--address", address, "--json"]
-        process = self.start(0, [sys.executable, *words])
+        process = self.start(0, "mlxhog", "cluster", "start", "--address", address, "--json")
         if not process.stdout.readline():
             raise SystemExit(f"mlxhog cluster start ended with exit code {process.wait()}")
 
@@ -118,7 +111,7 @@ class Members:
         asked = {
             "bits": self._target.bits, "eval_tokens": self._target.eval_tokens, "options": options,
         }  # fmt: skip
-        return self.start(machine, [sys.executable, "-m", "cluster.member", json.dumps(asked)])
+        return self.start(machine, "cluster.member", json.dumps(asked))
 
     def answer(self, process, limit_s):
         """Wait for a program's last line.
@@ -183,16 +176,8 @@ def train(machines, target, options, fault, *, sound_s, down_s, rounds):
             answers = [members.answer(one, seconds + LATE_S) for one in alive]
         finally:
             members.end()
-        answer = answers[0]
-        return Outcome(
-            seconds=answer["seconds"] if answer["reached"] else math.inf,
-            tokens=answer["tokens"] if answer["reached"] else math.inf,
-            last_bits=answer["last_bits"],
-            sent=sum(cable.sent),
-            trained_s=answer["trained_s"],
-            lost=sum(one["lost"] for one in answers),
-            round_tokens=answer["committed"] / max(1, answer["rounds"]),
-        )
+        lost = sum(one["lost"] for one in answers)
+        return Outcome(**{**answers[0], "lost": lost, "sent": sum(cable.sent)})
 
 
 def joined(address, machine, rounds):
@@ -221,10 +206,10 @@ def all_reduce(machines, floats):
         Cable(LINK, machines) as cable,
     ):
         members = Members(cable, None, Path(folder))
-        words = [sys.executable, "-m", "cluster.all_reduce", cable.address(0)]
-        numbers = [str(machines), str(floats), str(times)]
+        job = {"address": cable.address(0), "machines": machines, "floats": floats, "times": times}
         try:
-            started = [members.start(m, [*words, str(m), *numbers]) for m in range(machines)]
+            jobs = [json.dumps({**job, "rank": rank}) for rank in range(machines)]
+            started = [members.start(m, "cluster.member", one) for m, one in enumerate(jobs)]
             seconds = max(members.answer(one, LATE_S)["seconds"] for one in started)
         finally:
             members.end()

@@ -6,15 +6,15 @@ p-value; the p-values of all claims of a script are corrected together (`correct
     times = take_turns(seeds, ("auto", "sync"), seconds)
     findings.at_least("sync / auto", Ratio.of(times["sync"], times["auto"]), 1.1)
 
-What a document claims is compared with the same estimates (`Findings.compare`). An A/A arm is an
-arm that runs twice; a script that tells it from itself gives no verdict `met`:
+Beside limits of our own stand those of documents (`Findings.document`), which decide no exit code;
+`claims.yaml` has the sentences whose verdicts they are. An A/A arm is an arm that runs twice; a
+script that tells it from itself gives no verdict `met`:
 
     times, again = with_twin(seeds, ("auto", "sync"), seconds, twin="sync")
     findings.same("sync", times["sync"], again)
 """
 
 import math
-import statistics
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -31,34 +31,6 @@ WORDS = {
     NO_LIMIT: "no limit of our own",
 }
 """How verdicts are printed."""
-HOLDS, PARTLY, FAILS, HERE = "holds", "holds in part", "does not hold", "cannot be told here"
-DESCRIBED = "follows from the definitions"
-"""Verdicts of a document's claim."""
-
-
-# -- repeated measurements -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Median and range of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-    repeats: int
-
-    @classmethod
-    def of(cls, values):
-        """Summarise; NaN where there is nothing."""
-        if not values:
-            return cls(math.nan, math.nan, math.nan, 0)
-        values = list(values)
-        return cls(statistics.median(values), min(values), max(values), len(values))
-
-    def spelt(self, form):
-        """The median and, in brackets, the range."""
-        return f"{self.median:{form}} ({self.low:{form}} - {self.high:{form}})"
 
 
 # -- claims ----------------------------------------------------------------------------------------
@@ -79,7 +51,8 @@ class Claim:
         p: two-sided p-value of the value being at its limit; None for a number without one.
         least: the lower limit of "within".
         p_of_page: `p`, corrected for the number of claims beside it (`corrected`).
-        disturbed: whether others spoilt it, so that it has no verdict (`judged`).
+        disturbed: whether others spoilt it, so that it has no verdict (`Findings.judged`).
+        document: whether the limit is that of a document, so that it decides no exit code.
     """
 
     name: str
@@ -93,6 +66,7 @@ class Claim:
     least: float | None = None
     p_of_page: float | None = None
     disturbed: bool = False
+    document: bool = False
 
     @classmethod
     def of(cls, name, estimate, relation, limit, *, least=None, timing=True):
@@ -172,19 +146,6 @@ def corrected(claims):
     ]
 
 
-def judged(claims, others_load):
-    """Correct a page's claims, and take their verdict from those that something has spoilt.
-
-    Others' load spoils times; `--tiny` spoils whatever is an estimate, and decides counts only.
-    """
-    busy, tiny = others_load > BUSY_SHARE, smallest(True, False)
-
-    def spoilt(claim):
-        return (busy and claim.timing) or (tiny and claim.interval is not None)
-
-    return [replace(claim, disturbed=spoilt(claim)) for claim in corrected(claims)]
-
-
 @dataclass(frozen=True)
 class Twin:
     """An arm that ran twice in pairs (A/A), and whether the harness told it from itself.
@@ -214,59 +175,19 @@ def false_verdicts(twins):
     return sum(p <= ERROR for p in holm([twin.p for twin in twins]))
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A document's claim beside what was measured.
-
-    Attributes:
-        claim: what the document says.
-        measured: in our words, with the numbers; names and values of those that decide by default.
-        verdict: `HOLDS`, `PARTLY`, `FAILS`, `HERE`, or `DESCRIBED` where no measurement could end
-            otherwise.
-        rests_on: the estimates beside their limits that decide it.
-        whole: whether one missed limit refutes it, as a single rival that is ahead refutes "best".
-    """
-
-    claim: str
-    measured: str
-    verdict: str
-    rests_on: tuple[Claim, ...] = ()
-    whole: bool = False
-
-    def decided(self, of_page, *, tiny):
-        """The same with the claims of a page that are corrected together."""
-        if not self.rests_on:
-            return self
-        rests_on = tuple(of_page[claim] for claim in self.rests_on)
-        measured = self.measured or "; ".join(f"{c.name}: {c.measured}" for c in rests_on)
-        ends = {claim.ended for claim in rests_on}
-        verdict = HOLDS if ends == {MET} else HERE
-        if MISSED in ends and not ends & {NOT_MEASURABLE}:
-            verdict = PARTLY if MET in ends and not self.whole else FAILS
-        verdict = HERE if tiny else verdict
-        return replace(self, measured=measured, rests_on=rests_on, verdict=verdict)
-
-    def to_json(self):
-        """As it stands in a result."""
-        own = {name: getattr(self, name) for name in ("claim", "measured", "verdict")}
-        return {**own, "rests_on": [one.to_json() for one in self.rests_on]}
-
-
 @dataclass
 class Findings:
     """What a script adds to.
 
     Attributes:
-        claims: numbers with limits of our own; they decide the exit code.
-        compared: claims of documents.
-        results: further numbers for the JSON line; `Sample`s and estimates become objects.
+        claims: numbers with limits of our own, which decide the exit code, and of documents.
+        results: further numbers for the JSON line; estimates become objects.
         twins: A/A arms.
         seeds: of the measurements, where they have any.
         others_load: cores' worth of CPU that others used while it counted; None is all the time.
     """
 
     claims: list[Claim] = field(default_factory=list)
-    compared: list[Compared] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
     twins: list[Twin] = field(default_factory=list)
     seeds: tuple[int, ...] = ()
@@ -288,14 +209,11 @@ class Findings:
         """Claim a count; n is the number of trials, `timing` whether other load can spoil it."""
         self.claims.append(Claim(name, value, "==", expected, timing=timing, n=n))
 
-    def compare(self, claim, *rests_on, measured="", whole=False):
-        """Compare what a document claims with estimates; without any it cannot be told here."""
-        text = measured or ("" if rests_on else "its arms were not run")
-        self.compared.append(Compared(claim, text, HERE, rests_on, whole))
-
-    def describe(self, claim, reason):
-        """State what follows from definitions: a measurement of it could not end otherwise."""
-        self.compared.append(Compared(claim, reason, DESCRIBED))
+    def document(self, *claims):
+        """Add claims with the limits of documents; one of a name that there is stands for it."""
+        known = {claim.name for claim in self.claims}
+        new = {claim.name: replace(claim, document=True) for claim in claims}
+        self.claims += [claim for name, claim in new.items() if name not in known]
 
     def same(self, name, own, again):
         """Add an A/A arm: what one arm measured, and what it measured again in the same pairs."""
@@ -304,6 +222,7 @@ class Findings:
     def table(self, rows):
         """Print rows, each by the names of its columns, and keep them."""
         print()
+        rows = list(rows)
         for row in rows:
             cells = (f"{name} {_cell(value)}" for name, value in row.items())
             print("  " + "  ".join(cells), flush=True)
@@ -316,16 +235,17 @@ class Findings:
             self.claims.append(Claim(name, value, relation, limit, timing))
 
     def judged(self, others_load):
-        """The same, its numbers corrected together and without verdict where others spoilt them."""
-        every = [*self.claims, *(one for each in self.compared for one in each.rests_on)]
-        every = list(dict.fromkeys(every))
-        of_page = dict(zip(every, judged(every, others_load), strict=True))
-        tiny = smallest(True, False)
-        return replace(
-            self,
-            claims=[of_page[claim] for claim in self.claims],
-            compared=[one.decided(of_page, tiny=tiny) for one in self.compared],
-        )
+        """The same, claims corrected for their number, and without a verdict where spoilt.
+
+        Others' load spoils times; `--tiny` spoils whatever is an estimate, and decides counts only.
+        """
+        busy, tiny = others_load > BUSY_SHARE, smallest(True, False)
+
+        def spoilt(claim):
+            return (busy and claim.timing) or (tiny and claim.interval is not None)
+
+        claims = [replace(one, disturbed=spoilt(one)) for one in corrected(self.claims)]
+        return replace(self, claims=claims)
 
 
 def _cell(value):

@@ -5,6 +5,7 @@
 | a number, or the difference of two arms with one seed each | `Mean.of(values)` |
 | the ratio of two arms, measured in pairs | `Ratio.of(dividends, divisors)` |
 | a yes or no | `Share.of(events, trials)` |
+| two scores of each member of a list | `Rank.of(scores, others)` |
 
 `p(limit)` is the two-sided p-value of the hypothesis that the true value is the limit. The interval
 excludes exactly the limits whose p-value is below `ERROR`. `holm` corrects the p-values of one
@@ -18,10 +19,14 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from scipy import stats
 
 ERROR = 0.05
 """Probability of a false verdict: of one comparison, and of a script after `holm`."""
+
+DRAWS = 4000
+"""Of a bootstrap."""
 
 ROUNDING = 1e-12
 """Relative difference up to which two values are equal."""
@@ -111,6 +116,25 @@ class Share(Estimate):
             return min(1.0, 2 * float(min(tails)))
 
         return cls(events / trials, float(interval.low), float(interval.high), trials, p)
+
+
+class Rank(Estimate):
+    """How alike two lists rank their members: Spearman's rho, by a bootstrap over the members."""
+
+    @classmethod
+    def of(cls, a, b):
+        """Of two lists in the order of their members."""
+        pairs, rng = np.array([a, b]), np.random.default_rng(0)
+        drawn = (pairs[:, rng.integers(0, len(a), len(a))] for _ in range(DRAWS))
+        values = [stats.spearmanr(*draw).statistic for draw in drawn if np.ptp(draw, axis=1).all()]
+        low, high = np.percentile(values, [2.5, 97.5]) if values else (math.nan, math.nan)
+
+        def p(limit):
+            shares = np.mean(np.less_equal(values, limit)), np.mean(np.greater_equal(values, limit))
+            return min(1.0, 2 * float(min(shares))) if values else math.nan
+
+        rho = float(stats.spearmanr(a, b).statistic)
+        return cls(rho, float(low), float(high), len(a), p)
 
 
 def holm(p_values):

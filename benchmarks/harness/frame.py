@@ -1,10 +1,9 @@
 """The frame of every benchmark: its flags, its result, how it ends.
 
-A script says what it measures, and ends with `raise SystemExit(main())`:
+A script says what it measures, and ends with
 
-    def main():
-        chosen = flags(__doc__, quick="two turns").parse_args()
-        return measured("name", chosen, measure, packages=("torch",), quiet=True)
+    if __name__ == "__main__":
+        run(__doc__, measure, packages=("torch",), quiet=True)
 
 `measure(findings, chosen)` adds claims and numbers to the findings. The frame prints them, then one
 JSON line, and writes it to `--out FOLDER` as NAME.json. The exit code is 0 (met, or no limit of our
@@ -25,7 +24,6 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from harness.claims import (
@@ -36,7 +34,6 @@ from harness.claims import (
     UNTOLD,
     WORDS,
     Findings,
-    Sample,
     false_verdicts,
     worst,
 )
@@ -166,17 +163,46 @@ def measured(name, chosen, measure, *, packages=(), quiet=False, seeds=None):
     return EXIT_CODES[written["verdict"]]
 
 
-def measured_parts(parts, chosen, **how):
-    """Measure the parts of a script that its flag `--only` names, each with a result of its own.
+def run(about, measure, *, only=(), first=None, actions=None, options=None, modes=MODES, **how):
+    """Do what the flags of a script ask for, and end with its exit code.
 
     Args:
-        parts: name of a result -> what measures it.
-        chosen: the flags.
+        about: docstring of the script, which is its help.
+        measure: what measures the result of the script's name, or name of a result -> what
+            measures it.
+        only: names of parts that `measure` takes from `chosen.only`; of several results theirs.
+        first: mode -> how many results it has without `--only`; all by default.
+        actions: further flags -> what is done in place of measuring, with the flags; its docstring
+            is the help.
+        options: further flags -> keywords of `add_argument`.
+        modes: see `flags`.
         how: options of `measured`.
     """
-    names = chosen.only or parts
+    several, actions = isinstance(measure, Mapping), actions or {}
+    parts = measure if several else {Path(sys.argv[0]).stem: measure}
+    words = {name: act.__doc__.splitlines()[0] for name, act in actions.items()}
+    parser = flags(about, parts=parts if several else only, **modes, **words)
+    for flag, keywords in (options or {}).items():
+        parser.add_argument(flag, **keywords)
+    chosen = parser.parse_args()
+    for name, act in actions.items():
+        if getattr(chosen, name):
+            chosen.mode, chosen.quick = FULL, False
+            raise SystemExit(act(chosen))
+    names = list(parts)[: (first or {}).get(chosen.mode)]
+    names = chosen.only or names if several else names
     codes = [measured(name, chosen, parts[name], **how) for name in names]
-    return next((code for code in (1, 3) if code in codes), 0)
+    raise SystemExit(next((code for code in (1, 3) if code in codes), 0))
+
+
+def each(parts):
+    """Measure the parts that `--only` names, or all, for one result."""
+
+    def measure(findings, chosen):
+        for name in chosen.only or parts:
+            parts[name](findings, chosen)
+
+    return measure
 
 
 def _command():
@@ -199,13 +225,12 @@ def say(text):
 
 
 def verdict(claims):
-    """Missed if a judged claim is; else not measurable if others spoilt one; else the worst.
+    """Missed if a judged claim of ours is; else not measurable if one was spoilt; else the worst.
 
-    Without a claim, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
+    Without one, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
     """
-    if not claims or smallest(True, False):
-        return NO_LIMIT
-    return worst(claim.ended for claim in claims)
+    ours = [claim.ended for claim in claims if not claim.document]
+    return worst(ours) if ours and not smallest(True, False) else NO_LIMIT
 
 
 def document(findings, others_load, packages):
@@ -216,7 +241,6 @@ def document(findings, others_load, packages):
     return {
         "verdict": ended,
         "claims": [claim.to_json() for claim in findings.claims],
-        "compared": [one.to_json() for one in findings.compared],
         "twins": {
             "comparisons": [
                 {"name": twin.name, **twin.estimate.to_json(), "p": twin.p}
@@ -236,12 +260,11 @@ def document(findings, others_load, packages):
 
 def show(findings, others_load):
     """Print judged claims, the A/A arms, and whether others kept the machine busy."""
-    for one in findings.compared:
-        print(f"  claim     {one.claim}\n  measured  {one.measured}\n  {one.verdict}\n")
     for claim in findings.claims:
         ended = WORDS[claim.ended]
         ended = ended.upper() if claim.ended == MISSED else ended
-        print(f"  {ended:14}  {claim.name}: {claim.measured} (wanted {claim.wanted})")
+        who = "a document says" if claim.document else "wanted"
+        print(f"  {ended:14}  {claim.name}: {claim.measured} ({who} {claim.wanted})")
     if not findings.claims:
         print(f"  {WORDS[NO_LIMIT]}")
     if twins := findings.twins:
@@ -274,9 +297,7 @@ def _rows(value, indent=""):
 
 
 def _as_objects(value):
-    """Samples and estimates as objects, at any depth."""
-    if isinstance(value, Sample):
-        return asdict(value)
+    """Estimates as objects, at any depth."""
     if isinstance(value, Estimate):
         return value.to_json()
     if isinstance(value, list | tuple):

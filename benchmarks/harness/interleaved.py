@@ -2,8 +2,8 @@
 
 `take_turns` runs any arms one after the other, again and again. `in_turns` gives each program a
 process of its own: neither ours nor a peer's inherits the other's thread pool, allocator or
-imports. An `Arm` builds its step once and then waits until it is asked to run. With `--tiny`
-programs take one step in the process of the script.
+imports. It builds its step once and then waits until it is asked to run. With `--tiny` programs
+take one step in the process of the script.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.estimates import Ratio
 from harness.machine import cores, smallest
 
 from mlxhog.base.processes import environment, follow_parent, limits_of_threads
 
 TINY_LENGTH = 64  # a chunk of the mLSTM
+AGAIN = "again"  # the A/A arm of `in_turns`
 START_S = 300.0
 """How long an arm may take to import its framework, to build its model or to end a turn."""
 
@@ -111,63 +111,6 @@ class Program:
         return function(threads=threads, **options)
 
 
-class Arm:
-    """One program in a process of its own, which works only when it is asked to; see `spawned`."""
-
-    def __init__(self, pipe, program):
-        self._pipe, self._program = pipe, program
-
-    def run(self, seconds=0.0):
-        """Step for at least so long, once at first; returns seconds per step."""
-        return float(self._ask(seconds))
-
-    def end(self):
-        """End the process."""
-        self._ask("end")
-
-    def _ask(self, what):
-        with suppress(BrokenPipeError):  # it has ended, which `answer` says
-            self._pipe.send(what)
-        return answer(self._pipe, self._program)
-
-
-def _serve(program, threads, pipe):
-    step = program.build(threads)
-    while (least := pipe.recv()) != "end":
-        spent, steps = 0.0, 0
-        while not steps or spent < least:
-            began = time.perf_counter()
-            counted = step()
-            spent += time.perf_counter() - began if counted is None else counted
-            steps += 1
-        pipe.send(spent / steps)
-    pipe.send(None)
-
-
-@contextmanager
-def arm(program, *, threads):
-    """Yield the arm of a program that was imported in its own process; its libraries' threads."""
-    with spawned(_serve, program, threads, threads=threads) as (pipe, _):
-        yield Arm(pipe, program)
-
-
-@dataclass(frozen=True)
-class Turns:
-    """Seconds per step of several programs, turn by turn.
-
-    Attributes:
-        seconds: per program, one value per turn; the same turn has the same place everywhere.
-        again: seconds of the first program's second process (A/A).
-    """
-
-    seconds: dict[str, list[float]]
-    again: list[float]
-
-    def ratio(self, slow, fast):
-        """How many times faster `fast` is, turn by turn."""
-        return Ratio.of(self.seconds[slow], self.seconds[fast])
-
-
 def in_turns(programs, *, threads, turns, seconds):
     """Measure programs turn by turn; the first of them in two processes (A/A).
 
@@ -176,21 +119,43 @@ def in_turns(programs, *, threads, turns, seconds):
         threads: of every arm.
         turns: at least 1.
         seconds: least length of one arm's turn; one step where a step takes longer.
+
+    Returns:
+        Seconds per step of each program turn by turn, and those of the first one's second process.
     """
     if smallest(True, False):
         once_s = {name: [_one_step(one, threads)] for name, one in programs.items()}
-        return Turns(once_s, next(iter(once_s.values())))
-    twice = next(iter(programs.values()))
+        return once_s, next(iter(once_s.values()))
+    every = {**programs, AGAIN: next(iter(programs.values()))}
     with ExitStack() as stack:
-        started = [arm(one, threads=threads) for one in (*programs.values(), twice)]
-        own = [stack.enter_context(one) for one in started]
-        arms = dict(zip(programs, own, strict=False))
-        for one in own:
-            one.run()  # builds it, and warms up
-        values = take_turns(range(turns), own, lambda one, _: one.run(seconds))
-        for one in own:
-            one.end()
-    return Turns({name: values[one] for name, one in arms.items()}, values[own[-1]])
+        pipes = {
+            name: stack.enter_context(spawned(_serve, one, threads, threads=threads))[0]
+            for name, one in every.items()
+        }
+
+        def run(name, least_s):
+            with suppress(BrokenPipeError):  # it has ended, which `answer` says
+                pipes[name].send(least_s)
+            return float(answer(pipes[name], every[name]))
+
+        for name in pipes:
+            run(name, 0.0)  # builds it, and warms up
+        values = take_turns(range(turns), pipes, lambda name, _: run(name, seconds))
+    again = values.pop(AGAIN)
+    return values, again
+
+
+def _serve(program, threads, pipe):
+    """Step for at least as many seconds as are asked for, once at first; send seconds per step."""
+    step = program.build(threads)
+    while True:
+        least, spent, steps = pipe.recv(), 0.0, 0
+        while not steps or spent < least:
+            began = time.perf_counter()
+            counted = step()
+            spent += time.perf_counter() - began if counted is None else counted
+            steps += 1
+        pipe.send(spent / steps)
 
 
 def _one_step(program, threads):
@@ -198,18 +163,6 @@ def _one_step(program, threads):
     step, began = program.build(threads), time.perf_counter()
     counted = step()
     return time.perf_counter() - began if counted is None else counted
-
-
-def once(program, *, threads):
-    """Return what a program's function returns, called in a process of its own (not `--tiny`)."""
-    if smallest(True, False):
-        return program.build(threads)
-    with spawned(_call, program, threads, threads=threads) as (pipe, _):
-        return answer(pipe, program)
-
-
-def _call(program, threads, pipe):
-    pipe.send(program.build(threads))
 
 
 def remembered(path, run, *, of=lambda value: value):

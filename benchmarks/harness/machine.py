@@ -10,7 +10,8 @@ import time
 from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+
+import psutil
 
 import mlxhog
 
@@ -20,8 +21,8 @@ if str(ROOT) not in sys.path:
 LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
 """Letters of machines in docs/results.md: N is a Zen 4, M a Zen 5."""
 WRITTEN = ("benchmarks/results", "benchmarks/documents.md", "docs/results.md")
+BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
-T = TypeVar("T")
 TINY_MODE = "MLXHOG_BENCHMARK_TINY"
 """Set in the environment, where the processes of a script find it as well."""
 
@@ -75,7 +76,7 @@ def machine():
         "letter": LETTERS.get(_cpu_family(), "unknown"),
         "cpu": _cpu_model(),
         "cores": len(cores()),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 
@@ -191,32 +192,24 @@ def resident(pid=None):
 
 
 def _busy_seconds():
-    """CPU seconds all cores worked or were robbed of by a hypervisor; None if unknown."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    except FileNotFoundError:
-        return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds all cores worked, or were robbed of by a hypervisor."""
+    times = psutil.cpu_times()._asdict()
+    return sum(times.get(kind, 0.0) for kind in BUSY)
 
 
 class LoadWatch:
     """How much CPU others used while we measured.
 
-    What this process used does not count, nor what children used that it has waited for. Without
-    /proc (macOS) the one-minute load average at the start has to do.
+    What this process used does not count, nor what children used that it has waited for.
     """
 
     def __init__(self):
         """Start watching."""
-        self.load_average = os.getloadavg()[0]
         self._began, self._busy, self._own = time.monotonic(), _busy_seconds(), own_cpu_s()
 
     def stop(self):
         """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core."""
         busy, own = _busy_seconds(), own_cpu_s() - self._own
-        if busy is None or self._busy is None:
-            return self.load_average if self.load_average > 0.3 * len(cores()) else 0.0
         # Both counts advance in ticks of 10 ms, so a short window may be off by a few.
         elapsed = time.monotonic() - self._began
         ticks = 0.01 * (1 + len(cores()))

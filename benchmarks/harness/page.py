@@ -5,26 +5,30 @@ and verdict come from `results/NAME.json`, so they change with it.
 """
 
 import json
+import math
 import tomllib
 
 import yaml
-from harness.claims import MET, NO_LIMIT, UNTOLD, WORDS, Claim, worst
+from harness.claims import MET, MISSED, NO_LIMIT, NOT_MEASURABLE, UNTOLD, WORDS, Claim, worst
 from harness.machine import ROOT
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
-RESULTS_PAGE, DOCUMENTS_PAGE = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "documents.md"
+PAGES = (
+    (ROOT / "docs" / "results.md", "results", ("statement", "measured", "verdict", "script")),
+    (ROOT / "benchmarks" / "documents.md", "documents",
+     ("document", "claim", "measured", "verdict", "correction", "script")),
+)  # fmt: skip
+"""Each page, its part of the table, and its columns."""
 MOST_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or the first not kept
 LACKS = "the result has no"
-"""Where a row names a claim or limit that its script no longer has."""
+"""Where a row names a limit that its script no longer has."""
+HERE = "cannot be told here"
 
 
 def pages(folder):
     """Path -> text of both pages."""
     table, results = yaml.safe_load(CLAIMS.read_text("utf-8")), read(folder)
-    return {
-        RESULTS_PAGE: results_page(table["results"], results),
-        DOCUMENTS_PAGE: documents_page(table["documents"], results),
-    }
+    return {path: page(table[name], results, columns) for path, name, columns in PAGES}
 
 
 def read(folder):
@@ -32,36 +36,26 @@ def read(folder):
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
-def results_page(table, results):
-    """The only page of numbers: by situation, a row a statement."""
+def page(table, results, columns):
+    """A table by situation or subject, a row a statement; one without a result yet is left out."""
     lines = [table["head"].strip(), ""]
     for group in table["groups"]:
         lines += [f"## {group['title']}", "", *([group["note"], ""] if "note" in group else [])]
-        lines += ["| statement | measured | verdict | script |", "|---|---|---|---|"]
+        lines += [row(columns), "|" + "---|" * len(columns)]
         for claim in group["rows"]:
+            if claim.get("result", "") not in {"", *results}:
+                continue
             text, verdict = measured_of(claim, results)
-            said = f"{claim['claim']} {claim.get('note', '')}".strip()
-            lines.append(row([said, text, f"**{verdict}**", origin(claim, results, "../")]))
+            cells = {
+                **claim, "statement": f"{claim['claim']} {claim.get('note', '')}".strip(),
+                "measured": text, "verdict": f"**{verdict}**", "script": origin(claim, results),
+            }  # fmt: skip
+            lines.append(row([cells[name] for name in columns]))
         lines.append("")
     return "\n".join(lines)
 
 
-def documents_page(table, results):
-    """Each claim of the source documents, in our words, beside a measurement."""
-    lines = [table["head"].strip(), ""]
-    for group in table["groups"]:
-        lines += [f"## {group['title']}", "", *([group["note"], ""] if "note" in group else [])]
-        lines += ["| document | claim | measured | verdict | correction | script |"]
-        lines += ["|---|---|---|---|---|---|"]
-        for claim in group["rows"]:
-            text, verdict = measured_of(claim, results)
-            cells = [claim["document"], claim["claim"], text, f"**{verdict}**"]
-            lines.append(row([*cells, claim["correction"], origin(claim, results, "../")]))
-        lines.append("")
-    return "\n".join(lines)
-
-
-def origin(claim, results, root):
+def origin(claim, results):
     """Which script measured a row, and when, on which machine, of another version than today's."""
     if (name := claim.get("result")) not in results:
         return claim.get("link", "")
@@ -69,7 +63,7 @@ def origin(claim, results, root):
     version, now = result.get("versions", {}).get("mlxhog"), today()
     old = f", version {version}" * (version not in (None, now))
     letter = result["machine"].get("letter", "unknown")
-    return f"[{name}]({root}benchmarks/results/{name}.json), {letter}, {result['date']}{old}"
+    return f"[{name}](../benchmarks/results/{name}.json), {letter}, {result['date']}{old}"
 
 
 def today():
@@ -83,40 +77,42 @@ def measured_of(claim, results):
         once = "once" in claim
         text = f"measured once: {claim['once']}" if once else f"derived: {claim['derived']}"
         return text, str(claim["verdict"])
-    if (result := results.get(claim["result"])) is None:
-        return "not measured yet", WORDS[UNTOLD]
-    compared = result.get("compared", [])
-    if "compared" in claim:
-        return next(
-            ((one["measured"], one["verdict"]) for one in compared
-             if one["claim"].startswith(claim["compared"])),
-            (f"{LACKS} {claim['compared']}", WORDS[UNTOLD]),
-        )  # fmt: skip
-    every = [*result["claims"], *(one for each in compared for one in each.get("rests_on", []))]
-    every = list({one["name"]: one for one in every}.values())
-    starts = claim.get("limit", [one["name"] for one in result["claims"]])
+    result = results[claim["result"]]
+    every = result["claims"]
+    starts = claim.get("limit", [one["name"] for one in every if not one.get("document")])
     found = [one for start in starts for one in every if one["name"].startswith(start)]
     chosen = list({one["name"]: one for one in found}.values())
     if lacking := [one for one in starts if not any(c["name"].startswith(one) for c in every)]:
         return f"{LACKS} {' and '.join(lacking)}", WORDS[UNTOLD]
-    is_bound = "above" in claim or "below" in claim
-    end = worst(one["ended"] for one in chosen)
-    shown = chosen
-    if len(chosen) > MOST_LIMITS:
-        kept = [one for one in chosen if one["ended"] == MET]
-        broken = [one for one in chosen if one["ended"] != MET] or kept[:1]
+    is_bound, ends = "above" in claim or "below" in claim, [one["ended"] for one in chosen]
+    shown, kept = chosen, ends.count(MET)
+    if len(chosen) > MOST_LIMITS and "claimed" not in claim:
+        first = [one for one in chosen if one["ended"] != MET] or chosen
         ordered = sorted(chosen, key=lambda one: one["value"])
-        shown = [ordered[0], ordered[-1]] if is_bound else broken[:1]
-    limits = ["" if is_bound else wanted(one) for one in shown]
-    parts = zip(shown, limits, strict=True)
-    text = "; ".join(f"{one['name']}: {measured(one)}{limit}" for one, limit in parts)
+        shown = [ordered[0], ordered[-1]] if is_bound else first[:1]
+    text = "; ".join(in_words(one, bare=is_bound or "claimed" in claim) for one in shown)
+    if "row" in claim:
+        cells = next(one for one in result["table"] if claim["row"] in one.values())
+        cells = (f"{name} {value}" for name, value in cells.items() if value != claim["row"])
+        text = "; ".join(["; ".join(cells), *([text] if text else [])])
     if is_bound:
         apart = _twins_apart(result)
         text += f"; A/A {apart:.3f}" * (apart > 1)
-        return text, _by_bound(claim, [(one["interval"], apart) for one in chosen])
-    if shown is not chosen:
-        text = f"{len(kept)} of {len(chosen)} limits kept; {text}"
-    return text, claim.get("means", {}).get(end, WORDS[end])
+        verdict = _by_bound(claim, [(one["interval"], apart) for one in chosen])
+    elif "claimed" in claim:
+        verdict = _as_claimed(claim, set(ends))
+    else:
+        if shown is not chosen:
+            text = f"{kept} of {len(chosen)} limits kept; {text}"
+        verdict = claim.get("means", {}).get(worst(ends), WORDS[worst(ends)])
+    return text, claim.get("verdict", verdict)
+
+
+def _as_claimed(claim, ends):
+    """What becomes of a sentence whose limits ended so; one missed limit may refute it whole."""
+    if MISSED not in ends or NOT_MEASURABLE in ends:
+        return "holds" if ends == {MET} else HERE
+    return "holds in part" if MET in ends and claim["claimed"] == "parts" else "does not hold"
 
 
 def _twins_apart(result):
@@ -139,24 +135,16 @@ def _by_bound(claim, intervals):
     return "does not hold" if any(broken) else WORDS[UNTOLD]
 
 
-def measured(claim):
-    """A recorded claim's value with interval and n."""
-    ends = claim.get("interval")
-    interval = tuple(float("nan") if end is None else end for end in ends) if ends else None
-    value = float("nan") if claim["value"] is None else claim["value"]
-    return Claim(
-        claim["name"], value, claim["relation"], claim["limit"], interval=interval, n=claim.get("n")
-    ).measured
-
-
-def wanted(claim):
-    """A recorded claim's limit, in words."""
-    if claim["ended"] == NO_LIMIT:
-        return ""
-    return (
-        ", limit "
-        + Claim("", 0.0, claim["relation"], claim["limit"], least=claim.get("least")).wanted
-    )
+def in_words(claim, *, bare):
+    """A recorded claim: its value with interval and n, and its limit unless it is bare."""
+    ends, value = claim.get("interval"), claim["value"]
+    one = Claim(
+        claim["name"], math.nan if value is None else value, claim["relation"], claim["limit"],
+        interval=ends and tuple(math.nan if end is None else end for end in ends),
+        n=claim.get("n"), least=claim.get("least"),
+    )  # fmt: skip
+    limit = "" if bare or claim["ended"] == NO_LIMIT else f", limit {one.wanted}"
+    return f"{one.name}: {one.measured}{limit}"
 
 
 def row(cells):

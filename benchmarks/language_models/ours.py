@@ -79,15 +79,6 @@ def tokens_and_labels(size):
     return text[:, :-1].copy(), text[:, 1:].copy()
 
 
-def target(shared, *, private=None, decay=frozenset(), places=None):
-    """Where the steps of one worker in this process go: an arena."""
-    return Target(
-        flat=shared.params, slots=shared.layout.slots, locks=shared.locks(1),
-        mode=updates.WRITE_MODES[shared.write], private=private or {}, shared={}, decay=decay,
-        **({} if places is None else {"places": places}),
-    )  # fmt: skip
-
-
 def load_backend(name, cfg, *, threads=1, kernels="auto", layout=None):
     """One of our backends with fresh parameters."""
     layout = layout or arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
@@ -110,11 +101,12 @@ def training_step(size, threads, backend="torch:cpu"):
         load_backend(backend, model, threads=threads, layout=layout),
     )
     shared.params[:] = worker.inbox[: len(shared.params)]
-    own = target(
-        shared,
+    own = Target(
+        flat=shared.params, slots=layout.slots, locks=shared.locks(1), shared={},
+        mode=updates.WRITE_MODES[shared.write],
         private={name: shared.segment(f"{name}.1") for name in optimizer.state_segments},
         decay=frozenset(name for name, parameter in spec.items() if parameter.decay),
-    )
+    )  # fmt: skip
     batch, steps = Batch(*tokens_and_labels(size), n_bytes=0), 0
 
     def step():
@@ -128,37 +120,6 @@ def training_step(size, threads, backend="torch:cpu"):
         optimizer.step(own, grads, lr=OPTIONS.top_lr, step=steps, seed=steps, grad_scale=scale)
 
     return step
-
-
-def draw(*shape, seed=0, mean=0.0):
-    """A normal tensor that wants a gradient."""
-    import torch
-
-    values = mean + np.random.default_rng((seed, *shape)).standard_normal(shape)
-    return torch.from_numpy(values.astype(np.float32)).requires_grad_()
-
-
-def layer_step(module, forward, size, threads):
-    """Gradients of a layer's input and of every parameter."""
-    import torch
-
-    torch.set_num_threads(threads)
-    x = draw(size.batch, size.seq, size.d)
-    leaves = [x, *module.parameters()]
-
-    def step():
-        torch.autograd.grad(forward(x).square().sum(), leaves)
-
-    return step
-
-
-def layer(kind, size, threads):
-    """A step of the module that takes the place of `nn.LSTM`."""
-    from mlxhog.nn.torch import MLSTM, SLSTM
-
-    make = {"slstm": SLSTM, "mlstm": MLSTM}[kind]
-    module = make(size.d, size.d, num_heads=size.heads, batch_first=True)
-    return layer_step(module, lambda x: module(x)[0], size, threads)
 
 
 # -- decoding -------------------------------------------------------------------------------------

@@ -5,24 +5,17 @@ kernels that run on a CPU; the optimizer is torch's fused one, its fastest. Noth
 counted or logged, which ours does.
 """
 
-import importlib.util
 import time
-from contextlib import ExitStack
-from dataclasses import replace
 
-import numpy as np
-from harness.interleaved import answer, spawned
 from harness.machine import smallest
 from language_models.ours import (
     PROMPT,
     SMALL,
     TOKENS,
-    layer_step,
     prompt,
     tokens_and_labels,
 )
 
-PACKAGES = ("torch", "xlstm", "mlstm_kernels", "transformers")
 VANILLA = {
     "backend": "vanilla",
     **dict.fromkeys(
@@ -30,11 +23,6 @@ VANILLA = {
     ),
 }
 """Options of the package's sLSTM that need no GPU, in float32."""
-
-
-def missing():
-    """Packages of the peers that are not installed here."""
-    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
 # -- models ---------------------------------------------------------------------------------------
@@ -126,32 +114,6 @@ def training_step(peer, size, threads):
     return step
 
 
-# -- layers ---------------------------------------------------------------------------------------
-
-
-def layer(kind, size, threads):
-    """A step of the package's layer, the sLSTM with the backend that runs on a CPU."""
-    from xlstm import mLSTMLayerConfig, sLSTMLayerConfig
-    from xlstm.blocks.mlstm.layer import mLSTMLayer
-    from xlstm.blocks.slstm.layer import sLSTMLayer
-
-    common = {"embedding_dim": size.d, "num_heads": size.heads}
-    if kind == "slstm":
-        module = sLSTMLayer(sLSTMLayerConfig(**common, **VANILLA))
-    else:
-        module = mLSTMLayer(mLSTMLayerConfig(**common, context_length=size.seq))
-    module.reset_parameters()
-    return layer_step(module, module, size, threads)
-
-
-def lstm(size, threads):
-    """A step of `nn.LSTM`."""
-    import torch
-
-    module = torch.nn.LSTM(size.d, size.d, batch_first=True)
-    return layer_step(module, lambda x: module(x)[0], size, threads)
-
-
 # -- decoding -------------------------------------------------------------------------------------
 
 
@@ -187,65 +149,3 @@ def stream(peer, threads):
         return (seconds(tokens) - first) * TOKENS / (tokens - 1)
 
     return step
-
-
-# -- the package in two processes -----------------------------------------------------------------
-
-VOCAB = 320
-
-
-def package_rate(model, seconds, seed, start=None):
-    """Train on random bytes; returns tokens per second after a warm-up of three steps."""
-    import torch
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    random, batch, length = np.random.default_rng(seed), SMALL.batch, smallest(64, SMALL.seq)
-    steps, begin = -3, 0.0
-    while steps <= 0 or time.perf_counter() - begin < seconds:
-        if steps == 0:
-            if start is not None:
-                start.wait(timeout=120)
-            begin = time.perf_counter()
-        ids = torch.from_numpy(random.integers(0, 256, (batch, length + 1)))
-        logits, _ = model(ids[:, :-1])
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
-        steps += 1
-    return steps * batch * length / (time.perf_counter() - begin)
-
-
-def package_alone(threads, seconds):
-    """Tokens per second of this process, which is its own."""
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    return package_rate(xlstm_large(replace(SMALL, vocab=VOCAB)), seconds, seed=0)
-
-
-def package_shared(seconds):
-    """Tokens per second of two one-thread processes on shared parameters, added up.
-
-    Each has an AdamW of its own whose plain in-place adds go to the shared tensors (pytorch's
-    example mnist_hogwild).
-    """
-    import torch
-
-    torch.manual_seed(0)
-    model = xlstm_large(replace(SMALL, vocab=VOCAB))
-    model.share_memory()
-    start = torch.multiprocessing.get_context("spawn").Barrier(2)  # torch's, to share the model
-    with ExitStack() as stack:
-        jobs = [(_shared, model, rank, seconds, start) for rank in range(2)]
-        pipes = [stack.enter_context(spawned(*job))[0] for job in jobs]
-        return sum(float(answer(pipe, "the package")) for pipe in pipes)
-
-
-def _shared(model, rank, seconds, start, pipe):
-    import torch
-
-    torch.set_num_threads(1)
-    pipe.send(package_rate(model, seconds, seed=rank, start=start))

@@ -214,7 +214,7 @@ def _opened(strategy, seed, steps):
     parameters = {name: ParamSpec(name, shape, "zeros") for name, shape in shapes().items()}
     layout = plan(
         parameters, max_workers=strategy.workers, private=(), n_tickets=steps,
-        extra=strategy.segments(sum(int(np.prod(shape)) for shape in shapes().values())),
+        extra=strategy.segments(parameters),
     )  # fmt: skip
     with Arena.create(layout) as arena:
         for name, drawn in initial(seed).items():
@@ -227,10 +227,14 @@ def _opened(strategy, seed, steps):
 def _worker(arena, slot, strategy):
     lr, entry = strategy.config.lr, arena.workers.acquire_slot(slot=slot)
     inbox = np.zeros_like(arena.params)
+
+    def take(flat, threads=1):
+        inbox[:] = flat[: inbox.size]
+
     return strategy.worker(
         Context(
             arena=arena, ledger=Ledger(arena), entry=entry, slot=slot, owner=entry.incarnation,
-            strategy=strategy, backend=SimpleNamespace(inbox=inbox, refresh=lambda: None),
+            strategy=strategy, backend=SimpleNamespace(inbox=inbox, take=take),
             optimizer=SGD(), metal=None, schedule=lambda progress, update: lr,
             budget=Budget(steps=1), step_limit=1, decay=frozenset(), model=SimpleNamespace(),
         )

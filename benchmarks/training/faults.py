@@ -17,20 +17,20 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import numpy as np
 
+from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import socket_path
 from mlxhog.arena.workers import State
 from mlxhog.errors import ArenaError
+from tests.processes import alive
 
 START_S = 120.0
-LAPS = (1 << 37) - 1
 SIGNS_OF_LIFE = "tokens", "eval_next", "eval_taken", "sample_taken"
 SETTLE_S = 0.5  # after a fault, before silence counts
 GAPS_S = 0.5, 4.0  # between the beginnings of two faults
@@ -108,8 +108,7 @@ class Observed:
         self.all_held = False  # and the supervisor
         self.quiet_since = time.monotonic()
         self.arena = self._connect(before)
-        self._first = int(self._word("next"))
-        self._done_before, self._torn_before = self._done(), int(self._word("torn"))
+        self._before = self._ledger()[1:]
         self._moved = (time.monotonic(), ())
 
     def _read(self):
@@ -210,10 +209,10 @@ class Observed:
         """Workers that still live some time after their supervisor has ended."""
         end = time.monotonic() + patience_s
         while True:
-            alive = [pid for pid, born in self.seen.items() if born == process_start_time(pid)]
-            alive = [pid for pid in alive if not _is_zombie(pid)]
-            if not alive or time.monotonic() > end:
-                return alive
+            known = [pid for pid, born in self.seen.items() if born == process_start_time(pid)]
+            left = list(filter(alive, known))
+            if not left or time.monotonic() > end:
+                return left
             time.sleep(0.05)
 
     def audit(self, *, ordered=False):
@@ -223,14 +222,14 @@ class Observed:
             ordered: whether workers take steps together or in turn (sync, round_robin), at least
                 at first.
         """
-        states = dict.fromkeys(TicketState, 0)
-        for ticket in range(int(self._word("watermark")), int(self._word("next"))):
-            states[self._state(ticket)] += 1
-        next_, done, returned = int(self._word("next")), self._done(), states[TicketState.RETURNED]
-        torn = int(self._word("torn")) - self._torn_before  # a checkpoint keeps those before it
+        ledger, next_, done, torn = self._ledger()
+        first, done_before, torn_before = self._before  # a checkpoint keeps those before it
+        above = range(ledger.watermark(), next_)
+        returned = sum(ledger.state(ticket) == TicketState.RETURNED for ticket in above)
+        torn -= torn_before
         return Audit(
-            handed_out=next_ - self._first,
-            done=done - self._done_before,
+            handed_out=next_ - first,
+            done=done - done_before,
             returned=returned,
             lost=next_ - done - returned,  # of all, also of those that a checkpoint had returned
             steps=sum(self.entry(slot).steps for slot in self._slots),
@@ -239,22 +238,12 @@ class Observed:
             kills=self.kills,
         )
 
-    def _done(self):
-        """Tickets that are done, counted from the beginning of training."""
-        watermark, handed_out = int(self._word("watermark")), int(self._word("next"))
-        above = sum(self._state(g) == TicketState.DONE for g in range(watermark, handed_out))
-        return watermark + above
-
-    def _word(self, name):
-        at = {"next": 0, "watermark": 16, "torn": 64}[name]
-        return np.uint64(self.arena.segment("ledger")[: 8 * 128].view(np.uint64)[at])
-
-    def _state(self, ticket):
-        """Where a ticket stands, by the table in `mlxhog/arena/ledger.py`."""
-        slots = self.arena.segment("tickets")
-        lap, index = divmod(ticket, len(slots))
-        slot = int(slots[index])
-        return TicketState(slot & 7) if slot >> 3 & LAPS == lap & LAPS else TicketState.FREE
+    def _ledger(self):
+        """The ledger of a copy of its memory; tickets handed out, done and torn."""
+        words, tickets = (aligned(self.arena.segment(name)) for name in ("ledger", "tickets"))
+        ledger = _native.TicketLedger(words, tickets)
+        watermark, done, torn = ledger.position()
+        return ledger, _native.load_u64(words, 0), watermark + len(done), torn
 
     def abandon(self):
         """Kill whatever is left of it."""
@@ -269,6 +258,15 @@ class Observed:
         self._stop_reading.set()
         self._stdout.close()
         self.arena.close()
+
+
+def aligned(values):
+    """A copy that begins where a native ledger may."""
+    room = np.empty(values.nbytes + 128, np.uint8)
+    begin = -room.ctypes.data % 128
+    copy = room[begin : begin + values.nbytes].view(values.dtype)
+    copy[...] = values
+    return copy
 
 
 class FaultSchedule:
@@ -391,13 +389,6 @@ class Killer:
             os.kill(pid, signal.SIGKILL)
             self._killed.add(pid)
             self.left -= 1
-
-
-def _is_zombie(pid):
-    """Whether a process is dead and only waits for its parent."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return False
 
 
 @contextlib.contextmanager

@@ -19,17 +19,11 @@ BUSY_PART = 0.25
 
 @dataclass(frozen=True)
 class Load:
-    """How many of this machine's processors other programs used.
+    """How many of this machine's processors other programs used."""
 
-    Attributes:
-        others: processors that other programs used, on average.
-        processors: processors of the machine.
-        average: the load average of the last minute, as `uptime` shows it.
-    """
-
-    others: float
-    processors: int
-    average: float
+    others: float  # processors that other programs used, on average
+    processors: int  # of the machine
+    average: float  # the load average of the last minute, as `uptime` shows it
 
     @property
     def busy(self) -> bool:
@@ -48,7 +42,6 @@ class LoadWatch:
     """Measures the processors that other programs use, from its creation on."""
 
     def __init__(self) -> None:
-        """Begin."""
         self._average, self._began_s = os.getloadavg()[0], time.monotonic()
         self._busy_s, self._own_s = _busy_s(), _own_s()
 

@@ -15,25 +15,15 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Machine:
-    """The properties of a machine that decide which workers can run on it.
+    """The properties of a machine that decide which workers can run on it."""
 
-    Attributes:
-        system: "linux", "macos", or another system's own name.
-        architecture: "x86_64", "arm64" or "aarch64".
-        cores: cores this process may use; on a Mac those that are not efficiency cores.
-        memory_bytes: memory this process may use.
-        chip: marketing name such as "Apple M4 Pro", or "".
-        frameworks: which of "mlx" and "torch" are installed.
-        translated: whether Rosetta translates this process, so that the real machine is hidden.
-    """
-
-    system: str
-    architecture: str
-    cores: int
-    memory_bytes: int
-    chip: str
-    frameworks: frozenset[str]
-    translated: bool = False
+    system: str  # "linux", "macos", or another system's own name
+    architecture: str  # "x86_64", "arm64" or "aarch64"
+    cores: int  # that this process may use; on a Mac those that are not efficiency cores
+    memory_bytes: int  # that this process may use
+    chip: str  # marketing name such as "Apple M4 Pro", or ""
+    frameworks: frozenset[str]  # which of "mlx" and "torch" are installed
+    translated: bool = False  # whether Rosetta translates this process and hides the real machine
 
     @property
     def apple_gpu(self) -> bool:

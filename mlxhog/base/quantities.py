@@ -172,20 +172,22 @@ def _all_digits(value: float) -> str:
 
 def format_count(value: float) -> str:
     """Spell a number in at most four characters and a suffix: 17.2k, 1.31M, 640."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            scaled = value / limit
-            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{suffix}"
-    return f"{value:.0f}"
+    scaled, prefix = _scaled(value)
+    digits = 0 if not prefix else 2 if scaled < 10 else 1 if scaled < 100 else 0
+    return f"{scaled:.{digits}f}{prefix}"
 
 
 def format_bytes(value: float) -> str:
     """Spell a number of bytes: 212 MB, 1.3 GB (decimal units)."""
-    for limit, suffix in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value) >= limit:
-            scaled = value / limit
-            return f"{scaled:.{1 if scaled < 10 else 0}f} {suffix}"
-    return f"{value:.0f} B"
+    scaled, prefix = _scaled(value)
+    return f"{scaled:.{1 if prefix and scaled < 10 else 0}f} {prefix}B"
+
+
+def _scaled(value: float) -> tuple[float, str]:
+    every = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+    return next(
+        ((value / limit, name) for limit, name in every if abs(value) >= limit), (value, "")
+    )
 
 
 def format_clock(seconds: float) -> str:

@@ -37,17 +37,11 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor to be written: its shape and type in the file, and the arrays with its elements.
-
-    Attributes:
-        shape: sizes of its axes.
-        dtype: its type in the file.
-        parts: arrays of any type; their elements in C order, concatenated, are the tensor's.
-    """
+    """A tensor to be written: its shape and type in the file, and the arrays with its elements."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    parts: tuple[NDArray[Any], ...]
+    parts: tuple[NDArray[Any], ...]  # of any type; their elements in C order, one after the other
 
     @property
     def nbytes(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import wraps
@@ -62,33 +63,22 @@ class Verdict:
 
 
 def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Verdict]:
-    """Make a verdict of a function of the record; without a sound record it is a refusal."""
+    """Make a verdict of a function of the record; without a record it is a refusal."""
 
     @wraps(judge)
     def verdict(self: Verdicts, *of: Any) -> Verdict:
-        if self.problem is not None:
-            return Verdict(False, self.problem)
-        try:
-            return Verdict(*judge(self, *of))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            return Verdict(False, _damaged(self.path, error))
+        return Verdict(*(judge(self, *of) if self.problem is None else (False, self.problem)))
 
     return verdict
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The record of this machine, or the reason why there is no valid record.
+    """The record of this machine, or the reason why there is no valid record."""
 
-    Attributes:
-        path: path of the record, whether it exists or not.
-        problem: why the record does not count; None if it counts.
-        record: its content; empty if there is a problem.
-    """
-
-    path: Path
-    problem: str | None = None
-    record: Row = field(default_factory=dict)
+    path: Path  # of the record, whether it exists or not
+    problem: str | None = None  # why the record does not count
+    record: Row = field(default_factory=dict)  # its content; empty if there is a problem
 
     @property
     def usable(self) -> bool:
@@ -101,9 +91,7 @@ class Verdicts:
 
         The speed of a GPU is measured with the framework's own operations.
         """
-        speeds = self.record.get("tokens_per_s")
-        speeds = speeds if isinstance(speeds, dict) else {}
-        return {name: speed for name, speed in speeds.items() if isinstance(speed, int | float)}
+        return dict(self.record.get("tokens_per_s", {}))
 
     @_judged
     def pair(self) -> tuple[bool, str]:
@@ -143,10 +131,11 @@ class Verdicts:
             return False, "no GPU worker in the mix"
         pairs = [pair for pair in combinations_with_replacement(writers, 2) if on_gpu & set(pair)]
         adds = 0
+        tests = defaultdict[tuple[object, ...], list[Row]](list)
+        for row in self.record["litmus"]:
+            tests[tuple(sorted(row["writers"])), row["kernel"]].append(row)
         for pair, kernel in product(pairs, PARAMETER_KERNELS):
-            case = f"{' and '.join(pair)} ({kernel})"
-            every = [row for row in self.record["litmus"] if sorted(row["writers"]) == [*pair]]
-            rows = [row for row in every if row["kernel"] == kernel]
+            case, rows = f"{' and '.join(pair)} ({kernel})", tests[pair, kernel]
             if not rows:
                 return False, f"doctor has no result for {case} on this machine"
             for row in rows:
@@ -246,7 +235,7 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
     except FileNotFoundError:
         return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Verdicts(path, _damaged(path, error))
+        return Verdicts(path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again")
     for name, value in asdict(here).items():
         if there[name] != value:
             other = str(there[name])[:MOST_SHOWN]
@@ -271,7 +260,3 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
             "set XDG_CACHE_HOME to a writable folder"
         ) from error
     return path
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again"

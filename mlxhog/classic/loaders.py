@@ -98,7 +98,7 @@ def _read(
         raise
 
 
-def _require(*rules: NDArray[np.bool_]) -> None:
+def _require(*rules: NDArray[np.bool_] | bool) -> None:
     if not all(map(np.all, rules)):
         raise ValueError
 
@@ -116,11 +116,12 @@ def _ids(column: Float64) -> Int64:
     return column.astype(np.int64)
 
 
-def _number(word: str) -> float | None:
-    try:
-        return float(word)
-    except ValueError:
-        return None
+def _map(text: str) -> dict[float, float]:
+    """Return what OLD=NEW,OLD=NEW spells; a ValueError for other texts and repeated numbers."""
+    pairs = [tuple(map(float, pair.split("="))) for pair in text.split(",")]
+    mapping = {old: new for old, new in pairs}
+    _require(len(mapping) == len(pairs))
+    return mapping
 
 
 # -- svmlight --------------------------------------------------------------------------------------
@@ -137,18 +138,13 @@ def parse_label_map(text: str | None) -> dict[float, float] | None:
     Raises:
         ConfigError: `text` is not a list of pairs OLD=NEW separated by commas.
     """
-    if text is None:
-        return None
-    mapping: dict[float, float] = {}
-    for pair in text.split(","):
-        old, new = (_number(word) for word in (pair + "=").split("=")[:2])
-        if old is None or new is None or pair.count("=") != 1 or old in mapping:
-            raise ConfigError(
-                f"--labels has {pair!r}; wanted OLD=NEW separated by commas, each label once, such "
-                "as 0=-1,1=+1"
-            )
-        mapping[old] = new
-    return mapping
+    try:
+        return None if text is None else _map(text)
+    except ValueError:
+        raise ConfigError(
+            f"--labels is {text!r}; wanted OLD=NEW separated by commas, each label once, such as "
+            "0=-1,1=+1"
+        ) from None
 
 
 def load_svmlight(
@@ -260,10 +256,11 @@ def load_ratings(
 
 def parse_rating_range(text: str) -> tuple[float, float]:
     """Return the lowest and the highest legal rating of "LOW,HIGH"; ConfigError otherwise."""
-    low, _, high = text.partition(",")
-    lowest, highest = _number(low), _number(high)
-    if lowest is None or highest is None or not lowest < highest:
-        raise ConfigError(f"--rating-range is {text!r}; wanted LOW,HIGH such as 1,5")
+    try:
+        lowest, highest = map(float, text.split(","))
+        _require(lowest < highest)
+    except ValueError:
+        raise ConfigError(f"--rating-range is {text!r}; wanted LOW,HIGH such as 1,5") from None
     return lowest, highest
 
 
@@ -322,16 +319,17 @@ def parse_terminals(terminals: str) -> dict[int, int]:
         vertices, labels = map(_ids, _columns(texts, 2))
         return dict(zip(vertices.tolist(), labels.tolist(), strict=True))
 
-    if Path(terminals).is_file():
-        known = _read(Path(terminals), "VERTEX LABEL, whole numbers", parse)
-    else:
-        pairs = [re.fullmatch(r"\s*(\d+)\s*=\s*(\d+)\s*", one) for one in terminals.split(",")]
-        known = {int(pair[1]): int(pair[2]) for pair in pairs if pair}
-        known = {} if None in pairs else known
-    if len(set(known.values())) < 2 or max(known.values()) >= MOST_LABELS:
+    try:
+        if Path(terminals).is_file():
+            known = _read(Path(terminals), "VERTEX LABEL, whole numbers", parse)
+        else:
+            known = parse([f"{k!r} {label!r}" for k, label in _map(terminals).items()], 2)
+        labels = set(known.values())
+        _require(len(labels) > 1, max(labels) < MOST_LABELS)
+    except ValueError:
         raise ConfigError(
             f"--terminals is {terminals!r}; wanted VERTEX=LABEL separated by commas, such as "
             "0=0,33=1, or a file of VERTEX LABEL lines, with two or more labels, numbered from 0, "
             f"{MOST_LABELS} at most"
-        )
+        ) from None
     return known

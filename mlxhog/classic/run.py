@@ -361,9 +361,10 @@ class _Run:
                 try:
                     answers.append(self.children[rank].take(0.0))
                 except Failed as failure:
+                    why = " ... ".join(filter(None, str(failure).splitlines()))
                     raise WorkerFailed(
-                        f"worker {rank + 1} failed, and the run with it: {failure}; run the "
-                        "command again (a machine that lacks memory kills processes)"
+                        f"worker {rank + 1} failed, and the run with it: {why}; run the command "
+                        "again (a machine that lacks memory kills processes)"
                     ) from failure
                 waiting.discard(rank)
             done = self._done() - self.before - self.n * len(self.epochs)

@@ -167,9 +167,7 @@ class _AdviseWords(_Subject):
     no_try: bool = switch("predict only")
 
 
-@command(
-    "advise", Part(TrainConfig, ADVISE_TRAINING, "training"), otherwise=OTHERWISE,
-)  # fmt: skip
+@command("advise", Part(TrainConfig, ADVISE_TRAINING, "training"), otherwise=OTHERWISE)
 def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Report:
     """Which strategy for this model on this machine?
 

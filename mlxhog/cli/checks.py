@@ -156,7 +156,6 @@ def parity(config: _Parity) -> Report:
 
 
 def _subject(config: _Parity, otherwise: str | None) -> tuple[str, str]:
-    """Return the kind of the subject that the command line names, and its name."""
     kind = "checkpoint" if Path(config.subject or "").is_dir() and config.subject else "config"
     named = [("config", config.config), ("checkpoint", config.checkpoint), (kind, config.subject)]
     subjects = [(kind, where) for kind, where in named if where is not None]

@@ -121,7 +121,6 @@ def _stats(problem: "Problem") -> Report:
 
 
 def _progress_line(progress: "ClassicProgress", seconds: float) -> str:
-    """Return epoch, objective, pace and time to the end of a run."""
     epoch, epochs = progress.epoch, progress.epochs
     ended = 0 if epoch is None else epoch.number
     part = ended + min(1.0, progress.done / progress.examples)

@@ -117,7 +117,6 @@ def _flags_of(letter: str, text: str) -> Layer:
 
 
 def _budgets() -> dict[str, object]:
-    """Return the options that end a run, and their defaults."""
     from mlxhog.theory.pairs import ENDS
 
     return {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}

@@ -342,7 +342,6 @@ class Flags:
         return "\n\n".join(blocks)
 
     def _left(self, spec: Option) -> str:
-        """Return the flags of an option and the form of its value."""
         value = "" if spec.switch else "[true|false]" if spec.type is bool else _metavar(spec)
         value += f" [{value} ...]" * self._takes_several(spec)
         return f"{', '.join(spec.flags)} {value}".strip()

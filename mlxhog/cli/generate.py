@@ -139,7 +139,6 @@ def generate(config: GenerateConfig) -> Report:
 
 
 def _weights(source: "WeightSource", first: "Loaded", last: "Loaded") -> dict[str, Any]:
-    """Return the facts of the weights of an answer: of its first token, and of its last."""
     counts = source.counts_updates
     return {
         "of": source.whose,
@@ -206,7 +205,6 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _of_record(record: object, place: str) -> tuple[str, bool]:
-    """Return the prompt of a record, and whether it is a conversation."""
     from mlxhog.data import conversations
 
     fields = record if isinstance(record, dict) else {}

@@ -233,7 +233,6 @@ def show(config: OneRun) -> Report:
 
 
 def _load(run: "Run", model: "ModelConfig | None") -> str | None:
-    """Return the Python call that loads its newest checkpoint."""
     if model is None or not (run.model / "model.safetensors").exists():
         return None
     if model.in_transformers and len(model.layout.out_norm) == 1:

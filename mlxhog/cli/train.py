@@ -123,7 +123,6 @@ def summary(result: "Result") -> str:
 
 
 def _held_out(result: "Result") -> str:
-    """Return the scores of the held-out text, and the share of it."""
     from mlxhog.data.heldout import SAME
 
     share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte

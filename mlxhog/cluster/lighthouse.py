@@ -8,9 +8,8 @@ quorums of both never mix.
 
     key of the store   value
     token              seal of the token that members need
-    clock              JSON: monotonic seconds of the lighthouse, set each second
     machines           ids of all machines that have joined
-    machine/ID         JSON: name, tokens, rounds, and the clock at the last join; null before
+    machine/ID         JSON: name, tokens, rounds, and the time of the last join; null before
     lighthouse         URL of torchft's lighthouse
     identity           JSON of the first member's identity
 
@@ -26,7 +25,6 @@ import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -118,9 +116,9 @@ def own_ip(lighthouse: Address, timeout_s: float) -> str:
         ) from error
 
 
-def token_of(token: str, environment: Mapping[str, str] = os.environ) -> str:
+def token_of(token: str) -> str:
     """Return the token of a machine: that of the option, else of the environment; "" for none."""
-    return token or environment.get(TOKEN_VARIABLE, "")
+    return token or os.environ.get(TOKEN_VARIABLE, "")
 
 
 def new_token(token: str, address: Address) -> str:

@@ -55,6 +55,7 @@ CONNECT_S = 10.0  # longest wait for the lighthouse's address to answer
 LOOK_S = 1.0  # between two joins of a machine without others, so that a new one waits no longer
 RETRY_S = 0.2  # before a last round that was not committed is tried again
 START_S = 120.0  # the import of torch gives no sign of life
+LAST_ROUND_S = 5.0  # limit of the last round, beyond the time until the others play one
 CALLS = 4  # of a group in a round; each has a limit
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
@@ -339,23 +340,23 @@ class Link:
         """Whether workers may start: this machine fits the others, or the first link has failed."""
         return self._roster.is_alone or bool(self._words["ready"])
 
-    def ask_for_last_round(self) -> None:
-        """Let the link send what is trained, now that workers rest."""
-        self._words["last"] = 1
+    def play_last_round(self, until: Callable[..., bool]) -> None:
+        """Let the link send what is trained, now that workers rest.
 
-    @property
-    def has_sent_all(self) -> bool:
-        """Whether no token waits for a round, or there is no link that could send it."""
-        return self._process is None or not self._words["last"]
+        A link that has not sent all in time is killed, so that a checkpoint knows what it has sent.
 
-    @property
-    def is_in_doubt(self) -> bool:
-        """Whether other machines may have committed what the link does not know of yet."""
-        return self._process is not None and bool(self._words["sent"])
-
-    def end_rounds(self) -> None:
-        """Kill a link that has not sent all yet, so that a checkpoint knows what it has sent."""
-        if not self.has_sent_all:
+        Args:
+            until: waits for a condition, at most `limit_s`, as `Session.until`.
+        """
+        words = self._words
+        words["last"] = 1
+        for word, limit_s in (
+            ("last", self._job.cluster.round_every + LAST_ROUND_S),
+            ("sent", LAST_ROUND_S),  # others may have committed what it does not know of yet
+        ):
+            if self._process is not None and words["last"]:
+                until(lambda word=word: self._process is None or not words[word], limit_s=limit_s)
+        if words["last"]:
             self.stop(0.0)
 
     def stop(self, timeout_s: float) -> None:

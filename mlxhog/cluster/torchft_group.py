@@ -5,8 +5,7 @@ member that is behind, and says whether a round is committed. What this file add
 
 - connections, store and transfers use the machine's address in the cluster, not its hostname;
 - a transferred state is loaded as data; torchft by itself would execute what a peer pickled;
-- each machine describes itself in the store at each join, with the time on the lighthouse's clock,
-  so what others read of it depends on no other clock;
+- each machine describes itself in the store at each join;
 - a member answers only those that know the token: it refuses a round with a member whose greeting
   is not sealed with it, and sends its state only for a sealed request (`lighthouse.seal`);
 - members exchange their ids whenever the membership changes.
@@ -86,12 +85,7 @@ class Authority:
         port = self._lighthouse.address().rpartition(":")[2]
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
         self._store.append("machines", " ")
-        self.set_clock()
         self._store.set("token", seal(token))  # last: members wait for it
-
-    def set_clock(self) -> None:
-        """Tell the machines the time; to be called each second."""
-        self._store.set("clock", json.dumps(time.monotonic()))
 
     def close(self) -> None:
         """End both servers."""
@@ -211,12 +205,10 @@ class TorchftGroup:
 
     def _meet_machines(self) -> list[Machine]:
         """Describe this machine in the store; returns all that describe themselves."""
-        clock, known = self._read("clock", "machines")
-        own = self._describe()
-        with _foreign("the clock of the lighthouse"):
-            now_s = float(plain_json.loads(clock))
+        own, now_s = self._describe(), time.time()
         words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
         self._store.set(f"machine/{own.id}", json.dumps(words))
+        (known,) = self._read("machines")
         ids = list(dict.fromkeys(id for id in known.split() if id.isascii() and id.isdigit()))
         machines = list[Machine]()
         for id, text in zip(ids, self._read(*(f"machine/{id}" for id in ids)), strict=True):

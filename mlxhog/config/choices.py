@@ -93,10 +93,6 @@ class Registry(Generic[T]):
             raise ConfigError(f"there is a {self.title} {name!r} already; give yours another name")
         return choice
 
-    def defined_in(self, module: str) -> list[T]:
-        """Return the registered choices that a module defines."""
-        return [choice for choice in self._by_name.values() if choice.__module__ == module]
-
     def known(self) -> Mapping[str, T]:
         """Every choice by its name, in the order of registration."""
         importlib.import_module(self._home)

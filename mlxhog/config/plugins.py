@@ -317,7 +317,7 @@ def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
             registry.register(value)
         except ConfigError as error:
             raise ConfigError(f"{plugin.path}: class {value.__name__}: {error}") from error
-    if not own and not any(registry.defined_in(plugin.module) for registry in REGISTRIES):
+    if not own:
         forms = "; ".join(f"{registry.title}: {registry.form}" for registry in REGISTRIES)
         raise ConfigError(f"{plugin.path} adds nothing that can be chosen. It may add: {forms}")
 

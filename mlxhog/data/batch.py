@@ -20,21 +20,15 @@ LENGTHS = 32
 class Batch:
     """B sequences of S tokens with the token that follows each position.
 
-    Attributes:
-        x: inputs, (B, S) int32, C-contiguous.
-        y: labels, (B, S) int32, C-contiguous; `y[:, t]` is the target of position t and equals
-            `x[:, t + 1]` where both exist; `IGNORED` where there is nothing to predict.
-        n_bytes: bytes of text that the counted labels stand for, before a tokenizer changed it;
-            document separators have none.
-        seed: seed of the random numbers of this batch, such as dropout.
-        frozen: whether no gradient flows through a row's context (its inputs before the first
-            counted label): the context's recurrent state is used, but gets no gradient.
+    `y[:, t]` is the target of position t and equals `x[:, t + 1]` where both exist; it is `IGNORED`
+    where there is nothing to predict. If `frozen`, no gradient flows through a row's context, its
+    inputs before the first counted label: their recurrent state is used, but gets no gradient.
     """
 
-    x: NDArray[np.int32]
-    y: NDArray[np.int32]
-    n_bytes: int
-    seed: int = 0
+    x: NDArray[np.int32]  # inputs, (B, S), C-contiguous
+    y: NDArray[np.int32]  # labels, (B, S), C-contiguous
+    n_bytes: int  # of the original text that the counted labels stand for; separators have none
+    seed: int = 0  # of the random numbers of this batch, such as dropout
     frozen: bool = False
 
     @property
@@ -73,12 +67,14 @@ class Batch:
         return Batch(x, self.y[start:stop], n_bytes, self.seed + start, self.frozen)
 
 
-def empty_rows(count: int, longest: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return inputs and labels to fill, for rows of unequal lengths; every label is `IGNORED`.
+def padded(longest: int) -> int:
+    """Return the width of rows of unequal lengths, so that a framework compiles for few shapes."""
+    return LENGTHS * -(-max(longest, 1) // LENGTHS)
 
-    Their width is a multiple of `LENGTHS`, so that a framework compiles for few shapes.
-    """
-    width = LENGTHS * -(-max(longest, 1) // LENGTHS)
+
+def empty_rows(count: int, longest: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return inputs and labels to fill, for rows of unequal lengths; every label is `IGNORED`."""
+    width = padded(longest)
     return np.zeros((count, width), np.int32), np.full((count, width), IGNORED, np.int32)
 
 

@@ -41,7 +41,6 @@ class Order:
     """
 
     def __init__(self, n: int, corpus_sha: str, seed: int) -> None:
-        """See the class."""
         self.n = n
         self.corpus_sha = corpus_sha
         self.seed = seed
@@ -112,7 +111,6 @@ class Batches:
     def __init__(
         self, file: TokenFile, *, seq_len: int, batch_size: int, seed: int, frozen: bool = False
     ) -> None:
-        """See the class."""
         self._file = file
         self._frozen = frozen and file.prompts is not None
         self._seq_len = seq_len

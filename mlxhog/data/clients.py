@@ -29,7 +29,7 @@ from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import replace_file
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
-from mlxhog.data.batches import Batches, Order
+from mlxhog.data.batches import Batches
 from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError
@@ -169,6 +169,37 @@ def write(division: Division, directory: Path) -> None:
     replace_file(directory / FILE, json.dumps(asdict(division)).encode())
 
 
+class _Joined:
+    """The tokens of some documents of a file, one document after the other, read by places."""
+
+    def __init__(self, file: TokenFile, documents: NDArray[np.int64]) -> None:
+        starts = file.starts.astype(np.int64)
+        self._tokens, self.ends = file.tokens, np.cumsum(starts[documents + 1] - starts[documents])
+        self._shifts = starts[documents + 1] - self.ends  # from a place here to that in the file
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
+        document = np.searchsorted(self.ends, places, side="right")
+        return np.asarray(self._tokens[places + self._shifts[document]])
+
+
+def _text_of(file: TokenFile, client: int, own: NDArray[np.int64], seq_len: int) -> TokenFile:
+    """A token file of the documents of a client, which copies none of their tokens."""
+    header = {**file.header, "sha256": f"{file.digest}|client {client}"}
+    if (rows := file.rows(seq_len)) is not None:  # a row may have text of the documents before
+        kept, part = np.isin(rows.document, own), replace(file, header=header)
+        names = ("begin", "length", "context", "ends", "document")
+        columns = {name: getattr(rows, name)[kept] for name in names}
+        part._rows[seq_len] = replace(rows, **columns)
+        return part
+    tokens: Any = _Joined(file, own)
+    return replace(
+        file, tokens=tokens, starts=np.array([0, *tokens.ends], np.uint64), header=header
+    )
+
+
 class ClientBatches(Batches):
     """The batches of all clients: first the tickets of client 0, then of client 1, and so on.
 
@@ -176,43 +207,24 @@ class ClientBatches(Batches):
 
     Args:
         file: the training token file.
-        documents: document numbers of every client.
+        documents: document numbers of every client, at least one each.
         seq_len: length of a sequence.
-        batch_size: sequences of a batch.
-        seed: seed of the order.
-        frozen: whether gradients stop at the prompts of examples, see `Batch`.
+        how: the other arguments of `Batches`.
 
     Attributes:
         tickets: number of tickets in an epoch of each client.
     """
 
     def __init__(
-        self,
-        file: TokenFile,
-        documents: Sequence[Sequence[int]],
-        *,
-        seq_len: int,
-        batch_size: int,
-        seed: int,
-        frozen: bool = False,
+        self, file: TokenFile, documents: Sequence[Sequence[int]], *, seq_len: int, **how: Any
     ) -> None:
-        super().__init__(file, seq_len=seq_len, batch_size=batch_size, seed=seed, frozen=frozen)
-        starts, table = file.starts.astype(np.int64), file.rows(seq_len)
-        clients = [np.array(own, np.int64) for own in documents]
-        self._ends = [np.cumsum(starts[own + 1] - starts[own]) for own in clients]
-        # From a place in the text of a client to the place in the file, for each document.
-        self._shifts = [
-            starts[own + 1] - ends for own, ends in zip(clients, self._ends, strict=True)
-        ]
-        if table is None:
-            sequences = [max(0, int(ends[-1]) - 1) // seq_len for ends in self._ends]
-        else:
-            self._rows = [np.flatnonzero(np.isin(table.document, own)) for own in clients]
-            sequences = [len(rows) for rows in self._rows]
-        self._orders = [
-            Order(n, f"{file.digest}|client {client}", seed) for client, n in enumerate(sequences)
-        ]
-        self.tickets = tuple(-(-n // batch_size) for n in sequences)
+        super().__init__(file, seq_len=seq_len, **how)
+        texts = (
+            _text_of(file, client, np.array(own, np.int64), seq_len)
+            for client, own in enumerate(documents)
+        )
+        self._clients = [Batches(text, seq_len=seq_len, **how) for text in texts]
+        self.tickets = tuple(one.n_tickets for one in self._clients)
         self._firsts = np.cumsum([0, *self.tickets]).tolist()
 
     @property
@@ -223,13 +235,6 @@ class ClientBatches(Batches):
     def at(self, epoch: int, ticket: int) -> Batch:
         """Return the batch of one ticket; `epoch` counts the epochs of its client."""
         client = bisect_right(self._firsts, ticket) - 1
-        order, begin = self._orders[client], (ticket - self._firsts[client]) * self._batch_size
-        sequences = order.at(epoch, begin, min(self._batch_size, order.n - begin))
-        if self._file.prompts is not None:
-            batch = self._file.batch(self._rows[client][sequences], self._seq_len)
-        else:
-            places = sequences[:, None] * self._seq_len + np.arange(self._seq_len + 1)
-            document = np.searchsorted(self._ends[client], places, side="right")
-            batch = self._file.batch_at(places + self._shifts[client][document])
         seed = (self._seed << 32 | epoch) * self.n_tickets + ticket
-        return replace(batch, seed=seed * self._batch_size, frozen=self._frozen)
+        batch = self._clients[client].at(epoch, ticket - self._firsts[client])
+        return replace(batch, seed=seed * self._batch_size)

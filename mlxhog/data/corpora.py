@@ -28,16 +28,14 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from mlxhog.base.paths import expanded, printable
 from mlxhog.data import heldout, records, sotu, textfiles
-from mlxhog.data.examples import Example
+from mlxhog.data.heldout import Scan
 from mlxhog.data.sotu import SOTU
 from mlxhog.errors import DataError, EnvironmentLacks, nearest, visible
 
@@ -49,22 +47,15 @@ NO_TEXT = "no text in it"
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
 _MOST = 5  # most files of a reason that a note names
 _MOST_BAD = 50  # most files of a reason that an error names
-_SAMPLE_BYTES = 65_536
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not read, or a hidden folder.
-
-    Attributes:
-        path: its path.
-        reason: why it is not read, and perhaps the way to its text, behind a semicolon.
-        is_bad: whether it should be text, but is damaged, unreadable or empty.
-    """
+    """A file that is not read, or a hidden folder."""
 
     path: Path
-    reason: str
-    is_bad: bool = False
+    reason: str  # perhaps with the way to its text, behind a semicolon
+    is_bad: bool = False  # whether it should be text, but is damaged, unreadable or empty
 
     @classmethod
     def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
@@ -81,40 +72,24 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Part:
-    """Text that is read as a whole: a file, a split of a data set, or the text in the package.
+    """Text that is read as a whole: a file, a split of a data set, or the text in the package."""
 
-    Attributes:
-        name: of the file or the text, for messages.
-        read: reads its documents.
-        source: the user's name for the corpus, folder or glob that it comes from.
-        path: its file; None if it is not one.
-        held_out: whether it is held-out text.
-        selected: whether a folder or a glob selected it, so that a bad file can be left out.
-    """
-
-    name: str
+    name: str  # of the file or the text, for messages
     read: Documents
-    source: str
-    path: Path | None = None
+    source: str  # the user's name for the corpus, folder or glob that it comes from
+    path: Path | None = None  # of its file
     held_out: bool = False
-    selected: bool = False
+    selected: bool = False  # by a folder or a glob, so that a bad file can be left out
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in a fixed order.
+    """Documents in a fixed order. If no part is held-out text, some documents will be held out."""
 
-    Attributes:
-        source: the user's name for it; a path is made absolute.
-        parts: its texts. If none of them is held-out text, some documents will be held out.
-        skipped: other files of its folders, each with the reason.
-        folder: the folder that selected its files; None for several or none.
-    """
-
-    source: str
+    source: str  # the user's name for it; a path is made absolute
     parts: tuple[Part, ...]
-    skipped: tuple[Skipped, ...] = ()
-    folder: Path | None = None
+    skipped: tuple[Skipped, ...] = ()  # other files of its folders
+    folder: Path | None = None  # that selected its files; None for several or none
 
     @property
     def has_held_out(self) -> bool:
@@ -124,10 +99,6 @@ class Corpus:
     def files(self, *, held_out: bool = False) -> list[Path]:
         """Return the files of training text, or those of held-out text, which their names say."""
         return [one.path for one in self.parts if one.path and one.held_out == held_out]
-
-    def documents(self, *, held_out: bool = False) -> Iterator[bytes]:
-        """Read its training documents, or its own held-out ones."""
-        return chain.from_iterable(one.read() for one in self.parts if one.held_out == held_out)
 
     def mapped(self, change: Callable[[Iterable[bytes], str], Iterator[bytes]]) -> Corpus:
         """Return a corpus whose documents `change` yields from those of a part and its name."""
@@ -166,34 +137,11 @@ class Corpus:
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
 
     def _names(self, paths: Sequence[Path], most: int) -> str:
-        folder = self.folder or Path()
+        folder, rest = self.folder or Path(), f" and {len(paths) - most} more"
         inside = (
             one.relative_to(folder) if one.is_relative_to(folder) else one for one in paths[:most]
         )
-        rest = f" and {len(paths) - most} more" if len(paths) > most else ""
-        return ", ".join(map(printable, inside)) + rest
-
-    def inventory(self, held_out_bytes: Mapping[str, int]) -> dict[str, Any]:
-        """Describe its files in JSON types.
-
-        It has `source`; `files` with `path`, `n_bytes` on the disk and `held_out_bytes`; and
-        `skipped`, files with `path` and `reason`.
-
-        Args:
-            held_out_bytes: bytes of held-out text by file.
-        """
-        return {
-            "source": self.source,
-            "files": [
-                {
-                    "path": str(path),
-                    "n_bytes": path.stat().st_size,
-                    "held_out_bytes": held_out_bytes.get(str(path), 0),
-                }
-                for path in (*self.files(), *self.files(held_out=True))
-            ],
-            "skipped": [one.to_json() for one in self.skipped],
-        }
+        return ", ".join(map(printable, inside)) + rest * (len(paths) > most)
 
 
 # -- from a name to a corpus -----------------------------------------------------------------------
@@ -218,8 +166,8 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         members = [find(one, text_key) for one in specs]
         return Corpus(
             ", ".join(one.source for one in members),
-            tuple(chain.from_iterable(one.parts for one in members)),
-            tuple(chain.from_iterable(one.skipped for one in members)),
+            tuple(part for one in members for part in one.parts),
+            tuple(file for one in members for file in one.skipped),
         )
     if spec == SOTU:
         return Corpus(SOTU, (Part(SOTU, sotu.documents, SOTU),))
@@ -228,16 +176,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     path = expanded(spec)
     source = os.path.abspath(path)
     if path.is_dir():
-        files, skipped = _look(path, text_key)
-        if files:
-            return _selected(source, files, text_key, skipped, path)
-        if not skipped:
-            raise DataError(f"the folder {path} holds no files; name a folder with text")
-        why = Corpus(source, (), tuple(skipped), path).skipped_files()
-        raise DataError(
-            f"the folder {path} holds no text: {why}; name another folder, or one of these files: "
-            "a file that is named is read as it is"
-        )
+        return _folder(source, path, text_key)
     if path.exists() or path.is_symlink():  # reading a broken link says so
         return Corpus(source, (_part(path, source, text_key),))
     if glob.has_magic(str(path)):
@@ -262,6 +201,41 @@ def _part(path: Path, source: str, text_key: str | None, **how: bool) -> Part:
     return Part(str(path), read, source, path, **how)
 
 
+def _folder(source: str, folder: Path, text_key: str | None) -> Corpus:
+    """The corpus of the text files of a folder and its subfolders."""
+    files, skipped = list[Path](), list[Skipped]()
+
+    def closed(error: OSError) -> None:
+        reason = f"a folder that cannot be opened: {error.strerror}"
+        skipped.append(Skipped(Path(error.filename), reason, is_bad=True))
+
+    for name, folders, names in os.walk(folder, onerror=closed):
+        here = Path(name)
+        hidden = {one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"}
+        skipped += [Skipped(here / one, "hidden") for one in hidden]
+        folders[:] = {*folders} - hidden
+        links = (here / one for one in folders if (here / one).is_symlink())
+        skipped += [Skipped(one, "a link to a folder; --data may name it, too") for one in links]
+        for path in (here / one for one in names if one not in hidden):
+            try:
+                if reason := textfiles.why_skipped(path, text_key):
+                    skipped.append(Skipped(path, reason))
+                else:
+                    files.append(path)
+            except (DataError, EnvironmentLacks) as error:
+                skipped.append(Skipped.bad(path, error))
+    skipped.sort(key=lambda one: one.path)
+    if files:
+        return _selected(source, sorted(files), text_key, skipped, folder)
+    if not skipped:
+        raise DataError(f"the folder {folder} holds no files; name a folder with text")
+    why = Corpus(source, (), tuple(skipped), folder).skipped_files()
+    raise DataError(
+        f"the folder {folder} holds no text: {why}; name another folder, or one of these files: "
+        "a file that is named is read as it is"
+    )
+
+
 def _selected(
     source: str,
     files: Sequence[Path],
@@ -276,13 +250,14 @@ def _selected(
     reasons |= dict.fromkeys(
         test, "test text, by its name, never trained on; mlxhog eval RUN --data FILE scores it"
     )
-    parts = list[Part]()
-    for own, is_held_out in ((train, False), (held_out, True)):
-        for path in own:
-            del reasons[path]
-            parts.append(_part(path, source, text_key, held_out=is_held_out, selected=True))
-    others = (Skipped(path, reason) for path, reason in reasons.items())
-    return Corpus(source, tuple(parts), (*skipped, *others), folder)
+    parts = tuple(
+        _part(path, source, text_key, held_out=is_held_out, selected=True)
+        for own, is_held_out in ((train, False), (held_out, True))
+        for path in own
+    )
+    read = {*train, *held_out}
+    others = (Skipped(path, reason) for path, reason in reasons.items() if path not in read)
+    return Corpus(source, parts, (*skipped, *others), folder)
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
@@ -320,76 +295,7 @@ def is_missing(spec: str) -> bool:
     return not all(os.path.lexists(path) or glob.glob(str(path), recursive=True) for path in paths)
 
 
-def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]]:
-    """Return the files of a folder and its subfolders that are text, and the others, by path."""
-    files, skipped = list[Path](), list[Skipped]()
-
-    def closed(error: OSError) -> None:
-        reason = f"a folder that cannot be opened: {error.strerror}"
-        skipped.append(Skipped(Path(error.filename), reason, is_bad=True))
-
-    for name, folders, names in os.walk(folder, onerror=closed):
-        here = Path(name)
-        hidden = {one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"}
-        skipped += [Skipped(here / one, "hidden") for one in hidden]
-        folders[:] = {*folders} - hidden
-        links = (here / one for one in folders if (here / one).is_symlink())
-        skipped += [Skipped(one, "a link to a folder; --data may name it, too") for one in links]
-        for path in (here / one for one in names if one not in hidden):
-            try:
-                reason = textfiles.why_skipped(path, text_key)
-            except (DataError, EnvironmentLacks) as error:
-                skipped.append(Skipped.bad(path, error))
-                continue
-            if reason:
-                skipped.append(Skipped(path, reason))
-            else:
-                files.append(path)
-    return sorted(files), sorted(skipped, key=lambda one: one.path)
-
-
 # -- reading a corpus ------------------------------------------------------------------------------
-
-
-@dataclass
-class Scan(heldout.Sizes):
-    """Counts of the documents of a corpus, in their order.
-
-    Attributes:
-        n_examples: documents that are examples.
-        n_given: documents of the corpus's own held-out text.
-        given_bytes: their bytes.
-        sample: the begin of the text.
-    """
-
-    n_examples: int = 0
-    n_given: int = 0
-    given_bytes: int = 0
-    sample: bytes = b""
-    _digest: Any = field(default_factory=hashlib.sha256)
-
-    def add(self, document: bytes, *, held_out: bool = False) -> None:
-        """Count one more document."""
-        if isinstance(document, Example):
-            self.n_examples += 1
-            lengths = " ".join(map(str, document.lengths[:-1]))
-            self._digest.update(f"\0prompt {lengths}\0".encode())
-        self._digest.update(b"\0" * (self.n_documents > 0))
-        self._digest.update(document)
-        super().add(document)
-        self.n_given += held_out
-        self.given_bytes += held_out * len(document)
-        if len(self.sample) < _SAMPLE_BYTES:
-            self.sample += document[:_SAMPLE_BYTES]
-
-    def copy(self) -> Scan:
-        """Return a scan to count more documents with."""
-        return replace(self, _digest=self._digest.copy())
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the documents, joined by a zero byte; those of examples have their lengths."""
-        return str(self._digest.hexdigest())
 
 
 def readable(corpus: Corpus, *, strict: bool = False) -> tuple[Corpus, Scan]:
@@ -411,18 +317,17 @@ def readable(corpus: Corpus, *, strict: bool = False) -> tuple[Corpus, Scan]:
             for document in one.read():
                 after.add(document, held_out=one.held_out)
                 own.update(document)
+            if after.n_documents == scan.n_documents and one.selected:
+                raise DataError(NO_TEXT)
         except (DataError, EnvironmentLacks) as error:
-            if one.path is None or one.held_out or not one.selected:
+            if one.path is None or (one.held_out and str(error) != NO_TEXT) or not one.selected:
                 raise
             skipped.append(Skipped.bad(one.path, error))
             continue
-        is_empty = after.n_documents == scan.n_documents
-        first = one if is_empty else known.setdefault(own.digest(), one)
-        if is_empty and one.selected and one.path:
-            skipped.append(Skipped(one.path, NO_TEXT, is_bad=True))
-            continue
-        sources |= set() if one.held_out else {one.source}
-        if first is not one and one.path:
+        if not one.held_out:
+            sources.add(one.source)
+        first = known.setdefault(own.digest(), one)
+        if first is not one and one.path and after.n_documents > scan.n_documents:
             skipped.append(Skipped(one.path, f"equal to {printable(first.name)}"))
         else:
             texts.append(one)

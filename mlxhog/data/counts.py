@@ -120,7 +120,7 @@ def score(train: Path, val: Path, asked_bytes: int) -> float | None:
     ids = np.asarray(part.tokens, np.int32)
     places = 1 + np.flatnonzero(ids[1:] != part.bos)
     nats = -np.log(probabilities(text, ids)[places]).sum()
-    bits = float(nats / (math.log(2) * part.n_bytes(places)))
+    bits = float(nats / (math.log(2) * part.text_bytes(ids[places])))
     with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
         replace_file(path, json.dumps({"of": of, "bits": bits}).encode())
     return bits

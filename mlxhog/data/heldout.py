@@ -22,18 +22,20 @@ each fitted to this text only:
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data import textfiles
-from mlxhog.data.batch import IGNORED, Batch, empty_rows
-from mlxhog.data.examples import Example
+from mlxhog.data.batch import IGNORED, Batch, padded
+from mlxhog.data.records import Example
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks, did_you_mean
 
@@ -44,35 +46,53 @@ ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
 MARKED_BYTES = 1 << 20
 _EVERY, _OFFSET = 12, 5
+_SAMPLE_BYTES = 65_536
 _TAIL = 0.08
 
 
 @dataclass
-class Sizes:
-    """Sizes of a text.
-
-    Attributes:
-        n_documents: number of its documents.
-        n_bytes: their bytes.
-        longest: bytes of the longest document.
-        twelfths: bytes of documents 5, 17, 29, ...
-    """
+class Scan:
+    """Counts of the documents of a text, in their order."""
 
     n_documents: int = 0
     n_bytes: int = 0
-    longest: int = 0
-    twelfths: int = 0
+    longest: int = 0  # bytes of the longest document
+    twelfths: int = 0  # bytes of documents 5, 17, 29, ...
+    n_examples: int = 0
+    n_given: int = 0  # documents of the corpus's own held-out text
+    given_bytes: int = 0
+    sample: bytes = b""  # the begin of the text
+    _digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, document: bytes, *, held_out: bool = False) -> None:
         """Count one more document; `held_out` says whether it is the corpus's own held-out text."""
         size = len(document)
+        if isinstance(document, Example):
+            self.n_examples += 1
+            lengths = " ".join(map(str, document.lengths[:-1]))
+            self._digest.update(f"\0prompt {lengths}\0".encode())
+        self._digest.update(b"\0" * (self.n_documents > 0))
+        self._digest.update(document)
         self.twelfths += (self.n_documents % _EVERY == _OFFSET) * size
         self.n_documents += 1
         self.n_bytes += size
         self.longest = max(self.longest, size)
+        self.n_given += held_out
+        self.given_bytes += held_out * size
+        if len(self.sample) < _SAMPLE_BYTES:
+            self.sample += document[:_SAMPLE_BYTES]
+
+    def copy(self) -> Scan:
+        """Return a scan to count more documents with."""
+        return replace(self, _digest=self._digest.copy())
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the documents, joined by a zero byte; those of examples have their lengths."""
+        return str(self._digest.hexdigest())
 
 
-def rule_for(val: str, sizes: Sizes) -> str:
+def rule_for(val: str, scan: Scan) -> str:
     """Return the rule for a text: the requested one, or another where it would hold out badly.
 
     Raises:
@@ -83,10 +103,10 @@ def rule_for(val: str, sizes: Sizes) -> str:
             f"no held-out rule {val!r}; expected one of {', '.join(RULES)}"
             + did_you_mean(val, RULES)
         )
-    if val == "tail" or sizes.n_documents <= _OFFSET:
+    if val == "tail" or scan.n_documents <= _OFFSET:
         return "tail"
-    n_bytes, twelfths = sizes.n_bytes, sizes.twelfths
-    is_even = 6 * sizes.longest <= n_bytes and 6 * twelfths <= n_bytes <= 24 * twelfths
+    n_bytes, twelfths = scan.n_bytes, scan.twelfths
+    is_even = 6 * scan.longest <= n_bytes and 6 * twelfths <= n_bytes <= 24 * twelfths
     return val if is_even else "volume"
 
 
@@ -133,10 +153,6 @@ _WORDS = "|".join((*_TRAIN, *_HELD_OUT, *_TEST))
 _SHARD = r"[-_. ]?\d+(?:[-_]of[-_]\d+)?"
 _WHOLE = re.compile(rf"({_WORDS})(?:(?:[-_ ]?(?:set|data|split))?(?:{_SHARD})?|[-_.].*-\d+-of-\d+)")
 _INSIDE = re.compile(rf"(?<![a-z0-9])({'|'.join((*_HELD_OUT, *_TEST))})(?![a-z])")
-_SOURCE_CODE = frozenset(
-    ".py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift .metal .sh .sql .css .toml .yaml "
-    ".yml".split()
-)
 
 
 def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
@@ -157,7 +173,7 @@ def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
     names = {
         path: tuple(re.sub(_SHARD, "", _unpacked(part)) for part in path.relative_to(folder).parts)
         for path in files
-        if textfiles.kind(path) not in _SOURCE_CODE
+        if textfiles.kind(path) not in textfiles.SOURCE_CODE
     }
     known = {own[:end] for own in names.values() for end in range(1, len(own) + 1)}
     words, counterparts = dict[Path, str](), set[tuple[str, ...]]()
@@ -244,20 +260,16 @@ def batches(
     indices = _chosen(file, seq_len, eval_tokens)
     stop = len(indices) if count is None else min(len(indices), (first + count) * batch_size)
     table = file.rows(seq_len)
-    width = seq_len if table is None else empty_rows(1, int(table.length.max()))[0].shape[1]
+    width = seq_len if table is None else padded(int(table.length.max()))
     for start in range(first * batch_size, stop, batch_size):
+        chosen = indices[start : start + batch_size]
         x = np.full((batch_size, width), file.bos, np.int32)
         y = np.full((batch_size, width), IGNORED, np.int32)
-        chosen = indices[start : start + batch_size].tolist()
-        for row, i in enumerate(chosen):
-            if table is not None:
-                table.fill(file.tokens, file.bos, i, x[row], y[row])
-                continue
-            tokens = file.tokens[i * seq_len : (i + 1) * seq_len + 1]
-            x[row, : len(tokens) - 1] = tokens[:-1]
-            y[row, : len(tokens) - 1] = tokens[1:]
+        x[: len(chosen)], y[: len(chosen)] = file.read(chosen, seq_len, width)
+        if table is None:
+            x[y == IGNORED] = file.bos  # behind the text
         y[y == file.bos] = IGNORED
-        yield Batch(x, y, sum(file.row_bytes(seq_len, i) for i in chosen))
+        yield Batch(x, y, file.text_bytes(y))
 
 
 def _chosen(file: TokenFile, seq_len: int, eval_tokens: int | None) -> NDArray[np.int64]:

@@ -15,7 +15,6 @@ protein 4.2 without small letters, and DNA 2.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
@@ -24,7 +23,7 @@ import numpy as np
 
 from mlxhog.base.paths import printable
 from mlxhog.base.quantities import format_bytes
-from mlxhog.data.examples import Example
+from mlxhog.data.records import Example
 
 _NAMED = 5  # most files that a note names
 _HEX_BITS, _BASE64_BITS = 3.5, 4.7
@@ -41,22 +40,19 @@ _EIGHT = np.uint64(0x0101010101010101)
 
 
 class MachineData:
-    """Measures such data in documents as they are read, and perhaps leaves it out.
+    """Measures such data in documents as they are first read, and perhaps leaves it out.
 
     Attributes:
         skip: whether it is left out.
-        is_measured: whether all documents have been read, so that nothing more is measured.
-        sizes: file or source -> bytes of such data.
+        sizes: file or source -> bytes of such data; only of those that were read to the end.
     """
 
     def __init__(self, *, skip: bool) -> None:
-        """Begin with nothing."""
-        self.skip, self.is_measured = skip, False
-        self.sizes: Counter[str] = Counter()
+        self.skip, self.sizes = skip, Counter[str]()
 
     def read(self, documents: Iterable[bytes], name: str) -> Iterator[bytes]:
         """Yield the documents of a file or a source."""
-        if self.is_measured and not self.skip:
+        if name in self.sizes and not self.skip:
             yield from documents
             return
         size = 0
@@ -101,8 +97,7 @@ def without(documents: Iterable[bytes]) -> Iterator[bytes]:
     """
     for document in documents:
         if isinstance(document, Example):
-            ends = [0, *itertools.accumulate(document.lengths)]
-            parts = [_rest(document[a:b]) for a, b in itertools.pairwise(ends)]
+            parts = list(map(_rest, document.pieces()))
             if all(answer.strip() for answer in parts[1::2]):
                 yield Example(*parts)
         elif (rest := _rest(document)).strip():

@@ -16,12 +16,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlxhog.base import plain_json
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import disk_errors, new_directory, remove, require_space, write_synced
 from mlxhog.data import corpora, heldout, textfiles, tokenizers
-from mlxhog.data.corpora import Corpus, Scan
+from mlxhog.data.corpora import Corpus
+from mlxhog.data.heldout import Scan
 from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
 from mlxhog.data.tokenizers import Tokenizer
@@ -30,37 +32,22 @@ from mlxhog.errors import DataError
 
 _VERSION = "mlxhog-prepared-3"
 _RECORD = "prepared.json"
-_TOGETHER = 1 << 22  # bytes of text that are encoded together
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared corpus.
+    """A prepared corpus."""
 
-    Attributes:
-        train: the training token file, a `.bin`.
-        val: the held-out token file, a `.bin`.
-        tokenizer: the tokenizer of both files.
-        spec: its name, see `tokenizers.build`.
-        corpus_sha256: digest over the documents, joined by one zero byte.
-        rule: the held-out rule; `given` if the corpus has its own held-out text, `heldout.SAME` if
-            its examples are too few to hold one out.
-        notes: notes for the user about the text, one sentence each.
-        corpus: the corpus, without the files that cannot be read.
-        n_bytes: of its text, with the held-out text.
-        marks: bits per byte of simple models on the held-out text, see `heldout.marks`.
-    """
-
-    train: Path
-    val: Path
-    tokenizer: Tokenizer
-    spec: str
-    corpus_sha256: str
-    rule: str
-    notes: tuple[str, ...]
-    corpus: Corpus
-    n_bytes: int
-    marks: Mapping[str, float]
+    train: Path  # the training token file, a `.bin`
+    val: Path  # the held-out one
+    tokenizer: Tokenizer  # of both files
+    spec: str  # its name, see `tokenizers.build`
+    corpus_sha256: str  # over the documents, joined by one zero byte
+    rule: str  # of `heldout`
+    notes: tuple[str, ...]  # for the user about the text, one sentence each
+    corpus: Corpus  # without the files that cannot be read
+    n_bytes: int  # of its text, with the held-out text
+    marks: Mapping[str, float]  # see `heldout.marks`
 
     def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
         """Return the open training and held-out files.
@@ -78,16 +65,27 @@ class Prepared:
                 )
         return files
 
-    def held_out_bytes(self) -> Counter[str]:
-        """Return the bytes of each file that are held-out text; this reads the files again.
+    def inventory(self) -> dict[str, Any]:
+        """Describe the files of the corpus in JSON types; this reads them again.
+
+        It has `source`; `files` with `path`, `n_bytes` on the disk and `held_out_bytes`; and
+        `skipped`, files with `path` and `reason`.
 
         Raises:
             DataError: a file has changed or is unreadable.
         """
-        held_out = Counter[str]()
-        for file, is_held_out, text in _pieces(self.corpus, self.rule, self.n_bytes, Scan()):
+        corpus, held_out = self.corpus, Counter[str]()
+        for file, is_held_out, text in _pieces(corpus, self.rule, self.n_bytes, Scan()):
             held_out[file] += is_held_out * len(text)
-        return held_out
+        return {
+            "source": corpus.source,
+            "files": [
+                {"path": str(path), "n_bytes": size, "held_out_bytes": held_out[str(path)]}
+                for path in (*corpus.files(), *corpus.files(held_out=True))
+                for size in [path.stat().st_size]
+            ],
+            "skipped": [one.to_json() for one in corpus.skipped],
+        }
 
 
 def prepare(
@@ -130,7 +128,6 @@ def prepare(
     if loss_on == "all":
         corpus = corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
     corpus, scan = corpora.readable(corpus, strict=strict)
-    machine.is_measured = True
     rule, spec, notes = _rule(val, corpus, scan), tokenizer, list[str]()
     if spec == tokenizers.AUTO:
         n_bytes = scan.n_bytes - scan.given_bytes
@@ -279,16 +276,8 @@ def _write(
         for name, content in tokenizer.files().items():
             write_synced(part / name, content)
         held_out = _write_tokens(part, corpus, scan, rule, tokenizer)
-        record = {
-            "key": key,
-            "source": corpus.source,
-            "corpus_sha256": scan.sha256,
-            "documents": scan.n_documents,
-            "bytes": n_bytes,
-            "rule": rule,
-            "tokenizer": spec,
-            "marks": {} if corpus.source == SOTU else heldout.marks(held_out),
-        }
+        marks = {} if corpus.source == SOTU else heldout.marks(held_out)
+        record = {"key": key, "source": corpus.source, "tokenizer": spec, "marks": marks}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
 
 
@@ -299,24 +288,11 @@ def _write_tokens(part: Path, corpus: Corpus, scan: Scan, rule: str, tokenizer: 
         for split in ("train", "val")
     )
     again, begin = Scan(), b""
-    group: dict[bool, list[bytes]] = {False: [], True: []}  # encoded in parallel
-
-    def add() -> None:
-        nonlocal begin
-        begin += b"".join(group[True]) if len(begin) < heldout.MARKED_BYTES else b""
-        for writer, texts in ((train, group[False]), (val, group[True])):
-            writer.add_all(texts)
-            texts.clear()
-
     with train, val:
-        n_bytes = 0
         for _, held_out, text in _pieces(corpus, rule, scan.n_bytes, again):
-            group[held_out].append(text)
-            n_bytes += len(text)
-            if n_bytes >= _TOGETHER:  # little enough for memory
-                add()
-                n_bytes = 0
-        add()
+            (val if held_out else train).add(text)
+            if held_out and len(begin) < heldout.MARKED_BYTES:
+                begin += text
     if again.sha256 != scan.sha256:
         raise DataError(f"{corpus.source} changed while it was read; try again")
     for split, name in (("train", "training"), ("val", "held-out")):

@@ -1,4 +1,4 @@
-"""The text of a record: the keys with the text, and its bytes.
+"""The text of a record: the keys that have it, and its bytes.
 
 A record is a mapping of names to values: a line of `.jsonl`, or a row of a table or a data set.
 Data sets come from the package `datasets`.
@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import codecs
 import importlib
+import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self, cast
 
 from mlxhog.base.paths import expanded
 from mlxhog.data import conversations
-from mlxhog.data.examples import Example
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
 _CONVERSATIONS = ("messages", "conversations")
@@ -32,6 +32,38 @@ PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 MORE_OF_PROMPT = ("input", "context")
 COMPLETIONS = ("completion", "answer", "response", "output", "solution", "chosen")
 """Names of the keys of an example: its prompt, texts behind the prompt, and its completion."""
+
+
+class Example(bytes):
+    """A document that is cut into contexts and answers, in turns; the model learns the answers.
+
+    If no white space separates a context from its answer, a line break is added to the context.
+
+    Attributes:
+        lengths: number of bytes of each context and answer, in turns.
+    """
+
+    lengths: tuple[int, ...]
+
+    def __new__(cls, *pieces: bytes) -> Self:
+        """Join contexts and answers, in turns; a last context without an answer is not learned."""
+        parts = list(pieces)
+        for k, (context, answer) in enumerate(zip(pieces[::2], pieces[1::2], strict=False)):
+            if context and not context[-1:].isspace() and not answer[:1].isspace():
+                parts[2 * k] += b"\n"
+        example = super().__new__(cls, b"".join(parts))
+        example.lengths = tuple(map(len, parts))
+        return example
+
+    def pieces(self) -> list[bytes]:
+        """Return the contexts and answers, in turns."""
+        ends = itertools.accumulate(self.lengths, initial=0)
+        return [self[begin:end] for begin, end in itertools.pairwise(ends)]
+
+    def turns(self) -> list[tuple[bytes, bytes]]:
+        """Return each context with its answer."""
+        pieces = self.pieces()
+        return list(zip(pieces[::2], pieces[1::2], strict=False))
 
 
 def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
@@ -47,9 +79,8 @@ def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
     for keys in TEXT_KEYS:
         if all(key in record for key in keys):
             return keys
-    prompts = [key for key in PROMPTS if key in record]
-    more = [key for key in MORE_OF_PROMPT if key in record]
-    completions = [key for key in COMPLETIONS if key in record]
+    names = (PROMPTS, MORE_OF_PROMPT, COMPLETIONS)
+    prompts, more, completions = ([key for key in keys if key in record] for keys in names)
     if len(prompts) > 1 or len(completions) != 1 or not (prompts or more):
         return ()
     return (*prompts, *more, *completions)
@@ -77,31 +108,26 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
             "or those of a prompt and its completion with a comma between them"
         )
     *context, key = keys
-    if context:
-        texts = [one for one in context if record[one] or one not in MORE_OF_PROMPT]
-        parts = [_string(record, one, where) for one in texts]
-        completion = _string(record, key, where)
-        if not completion.strip():
-            raise DataError(
-                f"{where}: the completion is empty, so there is nothing to learn; remove this line"
-            )
-        return Example(b"\n".join(parts), completion)
-    if key in _CONVERSATIONS or (isinstance(record[key], list) and key != "text"):
+    if not context and (key in _CONVERSATIONS or (isinstance(record[key], list) and key != "text")):
         try:
             turns = conversations.pieces(record[key])
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         return Example(*map(_to_bytes, turns))
-    return _string(record, key, where)
-
-
-def _string(record: dict[str, Any], key: str, where: str) -> bytes:
-    value = record[key]
-    if not isinstance(value, str):
+    texts = list[bytes]()
+    for one in (*(name for name in context if record[name] or name not in MORE_OF_PROMPT), key):
+        if not isinstance(value := record[one], str):
+            raise DataError(
+                f"{where}: {one!r} is {shown(value)}, expected text; repair or remove this record"
+            )
+        texts.append(plain(_to_bytes(value)))
+    if not context:
+        return texts[0]
+    if not texts[-1].strip():
         raise DataError(
-            f"{where}: {key!r} is {shown(value)}, expected text; repair or remove this record"
+            f"{where}: the completion is empty, so there is nothing to learn; remove this line"
         )
-    return plain(_to_bytes(value))
+    return Example(b"\n".join(texts[:-1]), texts[-1])
 
 
 def _to_bytes(text: str) -> bytes:
@@ -113,7 +139,7 @@ def plain(text: bytes) -> bytes:
     return text.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 
-# -- tables ----------------------------------------------------------------------------------------
+# -- tables and data sets --------------------------------------------------------------------------
 
 
 def columns(names: Iterable[str], text_key: str | None) -> list[str]:
@@ -163,9 +189,13 @@ def data_set(name: str) -> tuple[str, Mapping[str, Any]]:
             words = {"keep_default_na": False} if hasattr(config, "keep_default_na") else {}
             splits = datasets.load_dataset(where, subset or None, **words)
     except Exception as error:  # its readers and the network raise errors of any type
+        messages, cause = list[str](), cast(BaseException | None, error)
+        while cause is not None:  # the first cause says most
+            messages.append(message_of(cause))
+            cause = cause.__cause__ or cause.__context__
         raise DataError(
-            f"the data set {source} cannot be loaded: {_causes(error)}; name one on the hub "
-            "(hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
+            f"the data set {source} cannot be loaded: {': '.join(dict.fromkeys(messages))}; name "
+            "one on the hub (hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
         ) from error
     splits = splits if isinstance(splits, dict) else {"train": splits}
     if "train" not in splits and len(splits) > 1:
@@ -174,12 +204,3 @@ def data_set(name: str) -> tuple[str, Mapping[str, Any]]:
             f"{', '.join(map(shown, splits))}; save the one to train on as 'train'"
         )
     return source, splits
-
-
-def _causes(error: BaseException | None) -> str:
-    """The message of an error and of what caused it, the first cause last."""
-    messages = list[str]()
-    while error is not None:
-        messages.append(message_of(error))
-        error = error.__cause__ or error.__context__
-    return ": ".join(dict.fromkeys(messages))

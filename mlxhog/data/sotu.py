@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 SOTU = "sotu"
@@ -23,11 +22,6 @@ class Address:
     name: str
     party: str
     text: str
-
-
-def sotu_digest(addresses: Iterable[Address]) -> str:
-    """Return the hexadecimal digest of addresses, to compare with `SOTU_SHA256`."""
-    return hashlib.sha256(b"\0".join(a.text.encode() for a in addresses)).hexdigest()
 
 
 def read_sotu() -> list[Address]:

@@ -1,15 +1,14 @@
 """Text that arrives while a run trains: a file of lines in the run's folder that only grows.
 
-    stream/rows.jsonl        a line for each row: [number of its first labels that are not trained,
-                             id, id, ...]; then, for some rows together, an object: a `Part`
+    stream/rows.jsonl        a line for each ticket, a list of rows; a row is [number of its first
+                             labels that are not trained, id, id, ...]; then, for some tickets
+                             together, an object: a `Part`
     stream/stream.json       seq_len: the requirement for examples
     stream/examples.jsonl    examples of `append_examples`; only grows
 
-The line of a part publishes the rows before it, of which it has the number; rows that no part
-counts are of a killed process. Tickets are numbered through all parts. Each has the rows of one
-batch; the last ticket of a part may have fewer. A published part never changes, so a ticket means
-the same rows in every process and after every kill. Parts name their files, so that each file is
-read once.
+The line of a part publishes the tickets before it; those that no part counts are of a killed
+process. A published part never changes, so a ticket means the same rows in every process and after
+every kill. Parts name their files, so that each file is read once.
 
 The inputs of a row are all its tokens except the last, its labels all except the first. A document
 is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token. An answer
@@ -18,10 +17,10 @@ is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the las
 
 from __future__ import annotations
 
-import bisect
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -31,15 +30,13 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, typed
 from mlxhog.base.durable import append_lines, disk_errors, read_lines, replace_file
-from mlxhog.data import records
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
-from mlxhog.data.examples import Example
+from mlxhog.data.records import Example, record_text, text_keys
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, DataError, RunError, shown
 
 FOLDER = "stream"
 ROWS, EXAMPLES, ABOUT = "rows.jsonl", "examples.jsonl", "stream.json"
-WAY_OUT = "the stream of this run is damaged; follow the files again in a new run"
 TICKETS = 1024
 """Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
 _BLOCK = 1 << 20
@@ -64,92 +61,80 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that were published together.
+    """Tickets that were published together."""
 
-    Attributes:
-        rows: rows of this part and those before.
-        end_ticket: the ticket after its last.
-        batch_size: rows of a ticket.
-        examples_end: bytes of `examples.jsonl` that are in this part and those before.
-        sources: files whose text it has.
-    """
-
-    rows: int
-    end_ticket: int
-    batch_size: int
-    examples_end: int
-    sources: tuple[SourceFile, ...]
+    end_ticket: int  # the ticket after its last
+    examples_end: int  # bytes of `examples.jsonl` that are in this part and those before
+    sources: tuple[SourceFile, ...]  # files whose text it has
 
 
 class Stream:
-    """The published rows of a folder; `update` reads those that are new.
+    """The published tickets of a folder; `update` finds those that are new.
 
     Attributes:
-        parts: an empty one, then those that are published.
-        end: bytes of the file up to the end of the last part.
+        last: the last part; an empty one before the first.
+        sources: files that are in parts, by name.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Begin before the first part."""
-        self._path, self._begins = folder / ROWS, array("q")
-        self.end, self.parts = 0, [Part(0, 0, 1, 0, ())]
+        self.folder, self._path = folder, folder / ROWS
+        self._begins, self._end = array("q"), 0  # of tickets, and of the next part
+        self.last, self.sources = Part(0, 0, ()), dict[str, SourceFile]()
 
     def update(self) -> Self:
-        """Read the new parts.
+        """Find the new parts.
 
         Raises:
             DataError: a part is damaged, or the file cannot be read.
         """
-        at, begins = self.end, array("q")
+        at, begins = self._end, array("q")
         if not at and not self._path.exists():  # nothing is published yet
             return self
-        try:
+        with self._reading():
             while lines := read_lines(self._path, at, _BLOCK):
                 for line in lines.splitlines(keepends=True):
-                    begins.append(at)
-                    at += len(line)
                     if line.startswith(b"["):
+                        begins.append(at)
+                        at += len(line)
                         continue
+                    at += len(line)
                     part = typed.read(Part, dict(plain_json.loads(line)))
-                    own = begins[:-1][len(begins) - 1 - (part.rows - self.parts[-1].rows) :]
-                    self._begins.extend(own)
-                    self.parts.append(part)
-                    self.end, begins = at, array("q")
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{self._path} cannot be read: {error}; {WAY_OUT}") from error
+                    n = part.end_ticket - self.last.end_ticket
+                    self._begins.extend(begins[len(begins) - n :])
+                    self.sources.update((source.name, source) for source in part.sources)
+                    self.last, self._end, begins = part, at, array("q")
         return self
 
-    def rows(self, begin: int, end: int) -> list[TrainingRow]:
-        """Return rows begin .. end - 1.
+    def rows(self, ticket: int) -> list[TrainingRow]:
+        """Return the rows of a published ticket.
 
         Raises:
-            DataError: one is damaged.
+            DataError: it is damaged, or not published.
         """
-        rows = list[TrainingRow]()
-        if begin == end:
-            return rows
+        with self._reading(), self._path.open("rb") as file:
+            if ticket >= self.last.end_ticket:
+                raise ValueError(f"ticket {ticket} is not published")
+            file.seek(self._begins[ticket])
+            rows = plain_json.loads(file.readline(), strict=False)
+            return [TrainingRow(np.array(ids, np.int32), masked) for masked, *ids in rows]
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            with self._path.open("rb") as file:
-                for at in self._begins[begin:end]:
-                    file.seek(at)
-                    masked, *ids = plain_json.loads(file.readline(), strict=False)
-                    rows.append(TrainingRow(np.array(ids, np.int32), masked))
-        except (OSError, ValueError, TypeError, OverflowError) as error:
-            raise DataError(f"{self._path} cannot be read: {error}; {WAY_OUT}") from error
-        return rows
+            yield
+        except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
+            raise DataError(
+                f"{self._path} cannot be read: {error}; the stream of this run is damaged; follow "
+                "the files again in a new run"
+            ) from error
 
 
 class Closed(Exception):
     """The stream of a run takes no more parts: the run has ended."""
 
 
-class StreamWriter:
-    """Publishes rows, and lets a run take examples; only the holder of the run's lock has one.
-
-    Attributes:
-        last: the last part; an empty one before the first.
-        sources: files that are in parts, by name.
-    """
+class StreamWriter(Stream):
+    """Publishes rows, and lets a run take examples; only the holder of the run's lock has one."""
 
     def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
         """Open the stream of a run, or create it.
@@ -159,9 +144,9 @@ class StreamWriter:
             DataError: a part is damaged.
             EnvironmentLacks: the disk is full.
         """
-        self.folder, self.tokenizer, self.seq_len = run / FOLDER, tokenizer, seq_len
-        self._rows, self._batch_size = self.folder / ROWS, batch_size
-        self._closed, self._publishing = False, threading.Lock()
+        super().__init__(run / FOLDER)
+        self.tokenizer, self.seq_len = tokenizer, seq_len
+        self._batch_size, self._closed, self._publishing = batch_size, False, threading.Lock()
         longest = seq_len_of(run)
         if longest is not None and longest > seq_len:
             raise CheckpointError(
@@ -171,9 +156,7 @@ class StreamWriter:
             )
         with disk_errors(f"making {self.folder}"):
             self.folder.mkdir(exist_ok=True)
-        parts = Stream(self.folder).update().parts
-        self.last = parts[-1]
-        self.sources = {source.name: source for one in parts for source in one.sources}
+        self.update()
 
     def accept_examples(self) -> None:
         """Let `append_examples` store examples; from now on the run can be resumed after a kill."""
@@ -190,21 +173,18 @@ class StreamWriter:
             Closed: `close` has been called; nothing is published.
             EnvironmentLacks: the disk is full; nothing is published.
         """
-        part = Part(
-            self.last.rows + len(rows),
-            self.last.end_ticket - (-len(rows) // self._batch_size),
-            self._batch_size,
-            examples_end,
-            tuple(sources),
-        )
-        lines = (plain_json.dumps([masked, *ids.tolist()]) for ids, masked in rows)
+        tickets = [
+            plain_json.dumps([[masked, *ids.tolist()] for ids, masked in rows[begin:end]])
+            for begin in range(0, len(rows), self._batch_size)
+            for end in [begin + self._batch_size]
+        ]
+        part = Part(self.last.end_ticket + len(tickets), examples_end, tuple(sources))
+        content = b"\n".join([*tickets, plain_json.dumps(asdict(part)), b""])
         with self._publishing:
             if self._closed:
                 raise Closed
-            content = b"\n".join([*lines, plain_json.dumps(asdict(part)), b""])
-            append_lines(self._rows, content, synced=True)
-            self.last = part
-            self.sources.update((source.name, source) for source in sources)
+            append_lines(self._path, content, synced=True)
+            self.update()
 
     def close(self) -> None:
         """Let no more parts be published, also by other threads."""
@@ -224,7 +204,6 @@ class StreamBatches:
     n_tickets = TICKETS
 
     def __init__(self, folder: Path, byte_lengths: NDArray[np.int64], example: Batch) -> None:
-        """See the class."""
         self._stream, self._byte_lengths, self._example = Stream(folder), byte_lengths, example
 
     def at(self, epoch: int, ticket: int) -> Batch:
@@ -233,14 +212,10 @@ class StreamBatches:
         Raises:
             DataError: its part is not published, or damaged.
         """
-        g, parts = epoch * TICKETS + ticket, self._stream.parts
-        if g >= parts[-1].end_ticket:
+        g = epoch * TICKETS + ticket
+        if g >= self._stream.last.end_ticket:
             self._stream.update()
-        k = bisect.bisect_right(parts, g, key=lambda part: part.end_ticket)
-        if k == len(parts):
-            raise DataError(f"ticket {g} is not published; {WAY_OUT}")
-        begin = parts[k - 1].rows + (g - parts[k - 1].end_ticket) * parts[k].batch_size
-        rows = self._stream.rows(begin, min(begin + parts[k].batch_size, parts[k].rows))
+        rows = self._stream.rows(g)
         x, y = empty_rows(len(rows), max(len(row.ids) for row in rows) - 1)
         for k, (ids, masked) in enumerate(rows):
             n = len(ids) - 1
@@ -270,8 +245,8 @@ def read_example(record: object, where: str) -> Example:
         DataError: a part is missing or not text, an answer is empty, or there are other keys; the
             text begins with `where`.
     """
-    keys = records.text_keys(record, None)
-    example = records.record_text(record, None, where) if keys else None
+    keys = text_keys(record, None)
+    example = record_text(record, None, where) if keys else None
     if not isinstance(record, dict) or not isinstance(example, Example):
         raise DataError(f"{where} is {shown(record)}; expected prompt and answer, or messages")
     if unknown := record.keys() - {*keys}:

@@ -85,11 +85,11 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
     if file.prompts is not None:
         ids = file.tokens[begin:end]
         file.check_known(ids)
-        return end - begin, int(file.bytes_at(slice(begin + 1, end)).sum())
+        return end - begin, int(file.byte_lengths[ids[1:]].sum())
     stop = min(end, begin + 1 + n_bytes)
     ids = file.tokens[begin + 1 : stop]
     file.check_known(ids)
-    ends = np.cumsum(file.bytes_at(slice(begin + 1, stop)))
+    ends = np.cumsum(file.byte_lengths[ids])
     n = max(int(np.searchsorted(ends, n_bytes, side="right")), min(1, len(ids)))
     is_whole = 1 + n == end - begin
     return 1 + n, int(ends[-1] if n else 0) if is_whole else n_bytes
@@ -128,8 +128,8 @@ def _cut(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
         **file.header,
         "tokens": len(tokens),
         "documents": len(documents),
-        "bytes": file.n_bytes(places),
-        "decoded": int(file.bytes_at(places).sum()),
+        "bytes": file.text_bytes(tokens),
+        "decoded": int(file.byte_lengths[tokens].sum()),
         "examples": 0 if prompts is None else int((prompts > 0).sum()),
         "sha256": digest.hexdigest(),
     }

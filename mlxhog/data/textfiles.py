@@ -21,13 +21,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from mlxhog.base import plain_json, reading
 from mlxhog.base.paths import quoted
 from mlxhog.base.reading import MOST_LINE_BYTES
-from mlxhog.data.examples import Example
-from mlxhog.data.records import columns, package, record_text, text_keys
+from mlxhog.data.records import Example, columns, package, record_text, text_keys
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
 try:
@@ -38,8 +37,7 @@ except ImportError as error:  # as of Pythons that were compiled on a Mac withou
         "install xz, or apt-get install liblzma-dev) and build Python again, or take another one"
     ) from error
 
-_MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
-PACKED_SUFFIXES = frozenset(_MAGIC.values())
+PACKED_SUFFIXES = frozenset([".gz", ".xz", ".zst"])
 """Suffixes of compressed files, in small letters or capitals; the first bytes say how to unpack."""
 
 LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
@@ -47,10 +45,12 @@ LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
 
 CSV_SUFFIXES = frozenset([".csv", ".tsv"])
 
-TEXT_SUFFIXES = LINES_SUFFIXES | frozenset(
-    ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "
-    ".metal .sh .sql .css .toml .yaml .yml .parquet".split()
+SOURCE_CODE = frozenset(
+    ".py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift .metal .sh .sql .css .toml .yaml "
+    ".yml".split()
 )
+PROSE = frozenset(".txt .text .md .rst .tex .org".split())
+TEXT_SUFFIXES = LINES_SUFFIXES | SOURCE_CODE | PROSE | {".parquet"}
 """Suffixes of text; for a file with another suffix the content decides."""
 
 NOT_TEXT = {
@@ -407,8 +407,10 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         ) from error
     with packed:
         try:
-            with _unpacked(packed) as file:
-                if cast(Any, file).peek(3).startswith(codecs.BOM_UTF8):
+            start = packed.peek(6)
+            unpack = (one for magic, one in _UNPACK.items() if start.startswith(magic))
+            with next(unpack, lambda plain: plain)(packed) as file:
+                if file.peek(3).startswith(codecs.BOM_UTF8):
                     file.read(len(codecs.BOM_UTF8))
                 yield file
         except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
@@ -417,15 +419,14 @@ def _open(path: Path) -> Iterator[BinaryIO]:
             ) from error
 
 
-def _unpacked(packed: io.BufferedReader) -> BinaryIO:
-    """The content of a file, whose first bytes say how it is compressed."""
-    start = packed.peek(6)
-    suffix = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), "")
-    if suffix == ".gz":
-        return cast(BinaryIO, gzip.open(packed))
-    if suffix == ".xz":
-        return cast(BinaryIO, lzma.open(packed))
-    if suffix == ".zst":
-        arrow = package("pyarrow", "reading .zst")
-        return io.BufferedReader(arrow.CompressedInputStream(packed, "zstd"), _READ_BYTES)
-    return packed
+def _zstd(packed: io.BufferedReader) -> BinaryIO:
+    arrow = package("pyarrow", "reading .zst")
+    return io.BufferedReader(arrow.CompressedInputStream(packed, "zstd"), _READ_BYTES)
+
+
+_UNPACK: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x28\xb5\x2f\xfd": _zstd,
+}
+"""First bytes of a compressed file -> its reader."""

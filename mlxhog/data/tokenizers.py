@@ -44,23 +44,15 @@ _CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 
 class Tokenizer:
-    """Text to ids and back.
+    """Text to ids and back."""
 
-    Attributes:
-        name: the kind, `bytes` or `bpe`.
-        n_ids: number of ids that are used, 0 .. n_ids - 1.
-        vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
-        bos: the id that starts every document.
-        bos_token: its name.
-        description: the file `tokenizer.json`.
-    """
-
-    name: str
-    n_ids: int
-    vocab_size: int
-    bos: int
-    bos_token = BOS_TOKEN
-    description: Any
+    name: str  # the kind, `bytes` or `bpe`
+    n_ids: int  # number of ids that are used, 0 .. n_ids - 1
+    vocab_size: int  # rows of the embedding, `n_ids` rounded up to a multiple of 64
+    bos: int  # the id that starts every document
+    bos_token = BOS_TOKEN  # its name
+    description: bytes  # the file `tokenizer.json`
+    pieces: Sequence[bytes]  # the bytes of each id; special tokens and unused ids have none
 
     @property
     def sha256(self) -> str:
@@ -76,16 +68,16 @@ class Tokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
-        """Return the bytes of the ids; special tokens and unused ids have none."""
-        raise NotImplementedError
+        """Return the bytes of the ids."""
+        array = np.asarray(ids, np.int64)
+        known = array[(array >= 0) & (array < self.n_ids)]
+        return b"".join(map(self.pieces.__getitem__, known.tolist()))
 
     def byte_lengths(self) -> NDArray[np.uint16]:
         """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
-        raise NotImplementedError
-
-    def changes_text(self, text: bytes, ids: NDArray[np.int32]) -> bool:
-        """Whether the ids of a text decode to another one."""
-        return False
+        lengths = np.zeros(self.vocab_size, np.uint16)
+        lengths[: self.n_ids] = [len(piece) for piece in self.pieces]
+        return lengths
 
     def files(self) -> dict[str, bytes]:
         """Return the files, by name, that describe this tokenizer to others."""
@@ -98,78 +90,59 @@ class Tokenizer:
         }
 
 
+def _bos_first(bos: int) -> dict[str, object]:
+    """Return the post-processor that puts the separator before a text, as in training."""
+    text, second = ({"Sequence": {"id": id, "type_id": 0}} for id in "AB")
+    separator = {"SpecialToken": {"id": BOS_TOKEN, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [separator, text],
+        "pair": [separator, text, second],
+        "special_tokens": {BOS_TOKEN: {"id": BOS_TOKEN, "ids": [bos], "tokens": [BOS_TOKEN]}},
+    }
+
+
+def _json_of_bytes() -> bytes:
+    """The `tokenizer.json` of `ByteTokenizer`; it has a printable character for each byte."""
+    level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    nothing = dict.fromkeys(
+        ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    )
+    no = dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
+    vocab = {BYTE_TO_CHAR[byte]: byte for byte in range(256)}
+    description: dict[str, object] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": 256, "content": BOS_TOKEN, **off, "special": True}],
+        "normalizer": None,
+        "pre_tokenizer": level,
+        "post_processor": _bos_first(256),
+        "decoder": level,
+        "model": {"type": "BPE", **nothing, **no, "vocab": vocab, "merges": []},
+    }
+    return json.dumps(description, ensure_ascii=False, indent=1).encode()
+
+
 class ByteTokenizer(Tokenizer):
     """One token per byte, ids 0-255, and id 256, which starts a document.
 
-    It needs no training, decodes exactly, and makes bits per byte comparable between runs. Its
-    `description` has GPT-2's printable characters for the 256 bytes (`BYTE_TO_CHAR`), so that
-    transformers reads the tokenizer of our checkpoints.
+    It needs no training, decodes exactly, and makes bits per byte comparable between runs.
     """
 
-    name = "bytes"
-    n_ids = 257
-    vocab_size = 320
-    bos = 256
+    name, n_ids, vocab_size, bos = "bytes", 257, 320, 256
+    pieces = (*(bytes([byte]) for byte in range(256)), b"")
+    description = _json_of_bytes()
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
         """Return the bytes as ids, (len(text),) int32."""
         return np.frombuffer(text, np.uint8).astype(np.int32)
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
-        """Return the bytes of the ids; the separator and unused ids have none."""
+        """Return the bytes of the ids."""
         array = np.asarray(ids, dtype=np.int64)
         return array[(array >= 0) & (array < 256)].astype(np.uint8).tobytes()
-
-    def byte_lengths(self) -> NDArray[np.uint16]:
-        """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
-        return (np.arange(self.vocab_size) < 256).astype(np.uint16)
-
-    @property
-    def description(self) -> bytes:
-        """Its `tokenizer.json`."""
-        byte_level = {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": False,
-        }
-        separator = {"id": self.bos, "content": BOS_TOKEN}
-        flags = ("single_word", "lstrip", "rstrip", "normalized")
-        description: dict[str, object] = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [separator | dict.fromkeys(flags, False) | {"special": True}],
-            "normalizer": None,
-            "pre_tokenizer": byte_level,
-            "post_processor": _bos_first(self.bos),
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": False,
-                "vocab": {BYTE_TO_CHAR[byte]: byte for byte in range(256)},
-                "merges": [],
-            },
-        }
-        return json.dumps(description, ensure_ascii=False, indent=1).encode()
-
-
-def _bos_first(bos: int) -> dict[str, object]:
-    """Return the post-processor that puts the separator before a text, as in training."""
-    text = {"Sequence": {"id": "A", "type_id": 0}}
-    separator = {"SpecialToken": {"id": BOS_TOKEN, "type_id": 0}}
-    return {
-        "type": "TemplateProcessing",
-        "single": [separator, text],
-        "pair": [separator, text, {"Sequence": {"id": "B", "type_id": 0}}],
-        "special_tokens": {BOS_TOKEN: {"id": BOS_TOKEN, "ids": [bos], "tokens": [BOS_TOKEN]}},
-    }
 
 
 # -- byte-level BPE --------------------------------------------------------------------------------
@@ -187,7 +160,7 @@ class BpeTokenizer(Tokenizer):
 
     Args:
         description: the bytes of `tokenizer.json`.
-        bos_token: the token that starts a document.
+        bos_token: the token that starts a document, or its id.
         origin: path or name of the description, for messages.
 
     Raises:
@@ -196,32 +169,34 @@ class BpeTokenizer(Tokenizer):
 
     name = "bpe"
 
-    def __init__(self, description: bytes, bos_token: str, origin: str) -> None:
-        """See the class."""
-        self._tokenizer, fields = _read(description, origin)
+    def __init__(self, description: bytes, bos_token: str | int, origin: str) -> None:
+        import tokenizers
+
+        fields = _parse(description, origin)
+        try:
+            self._tokenizer: Any = tokenizers.Tokenizer.from_str(description.decode())
+        except BaseException as error:
+            # The package raises plain Exception for every kind of damage, except panics of Rust.
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise DataError(f"{origin} is not a tokenizer.json: {message_of(error)}") from error
+            raise
         # The file may ask for truncation and padding; our texts keep their length.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # The name of a special token within a text is text.
         self._tokenizer.encode_special_tokens = True
-        bos = self._tokenizer.token_to_id(bos_token)
+        name: Any = bos_token
+        if isinstance(name, int):
+            name = self._tokenizer.id_to_token(name)
+        bos = None if name is None else self._tokenizer.token_to_id(name)
         if bos is None:
             raise DataError(
                 f"{origin}: the start token {shown(bos_token)} is not in the vocabulary"
             )
-        self.bos, self.bos_token, self.description = int(bos), bos_token, description
-        self._pieces = _pieces(self._tokenizer, fields, origin)
-        self.n_ids = len(self._pieces)
+        self.bos, self.bos_token, self.description = int(bos), name, description
+        self.pieces = _pieces(self._tokenizer, fields, origin)
+        self.n_ids = len(self.pieces)
         self.vocab_size = -(-self.n_ids // 64) * 64
-        splitter = fields.get("pre_tokenizer")
-        self._keeps_text = (
-            fields.get("normalizer") is None
-            and isinstance(splitter, dict)
-            and (splitter.get("type"), splitter.get("add_prefix_space", True))
-            == ("ByteLevel", False)
-            and all(token["special"] for token in fields.get("added_tokens") or ())
-            and len({piece for piece in self._pieces if len(piece) == 1}) == 256
-        )
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
         """Return the ids of a text, (n,) int32; bytes that are not UTF-8 become U+FFFD."""
@@ -235,38 +210,6 @@ class BpeTokenizer(Tokenizer):
         words = [text.decode(errors="replace") for text in texts]
         batch = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in batch]
-
-    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
-        """Return the bytes of the ids; special tokens and unused ids have none."""
-        return b"".join(self._pieces[i] for i in np.asarray(ids).tolist() if 0 <= i < self.n_ids)
-
-    def byte_lengths(self) -> NDArray[np.uint16]:
-        """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
-        lengths = np.zeros(self.vocab_size, np.uint16)
-        lengths[: self.n_ids] = [len(piece) for piece in self._pieces]
-        return lengths
-
-    def changes_text(self, text: bytes, ids: NDArray[np.int32]) -> bool:
-        """Whether the ids of a text decode to another one."""
-        try:
-            text.decode()
-        except UnicodeDecodeError:
-            return True
-        return not self._keeps_text and self.decode(ids) != text
-
-
-def _read(description: bytes, origin: str) -> tuple[Any, dict[str, Any]]:
-    """Return the tokenizer of a description, and the fields of the description."""
-    import tokenizers
-
-    fields = _parse(description, origin)
-    try:
-        return tokenizers.Tokenizer.from_str(description.decode()), fields
-    except BaseException as error:
-        # The package raises plain Exception for every kind of damage, except for panics of Rust.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise DataError(f"{origin} is not a tokenizer.json: {message_of(error)}") from error
-        raise
 
 
 def _parse(text: bytes, origin: str) -> dict[str, Any]:
@@ -355,13 +298,9 @@ def identity(spec: str) -> str:
     Raises:
         DataError, ConfigError: as `build`.
     """
-    if spec == "bytes":
-        return f"bytes|{ByteTokenizer().sha256}"
-    if spec == SHIPPED:
-        return f"file|{SHIPPED_SHA256}"
     if spec.startswith("bpe:"):
-        return f"bpe|{size_of(spec)}"
-    tokenizer = load(expanded(spec))
+        return f"bpe|{_size_of(spec)}"
+    tokenizer = build(spec, list)
     return f"file|{tokenizer.sha256}|{tokenizer.bos}"
 
 
@@ -383,7 +322,7 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = F
     if spec == SHIPPED:
         return shipped()
     if spec.startswith("bpe:"):
-        return train_bpe(texts(), size_of(spec), progress=progress)
+        return train_bpe(texts(), _size_of(spec), progress=progress)
     return load(expanded(spec))
 
 
@@ -393,12 +332,7 @@ def shipped() -> BpeTokenizer:
     return BpeTokenizer(file.read_bytes(), BOS_TOKEN, SHIPPED_FILE)
 
 
-def size_of(spec: str) -> int:
-    """Return N of `bpe:N`.
-
-    Raises:
-        DataError: it is not a number.
-    """
+def _size_of(spec: str) -> int:
     try:
         return int(spec.removeprefix("bpe:"))
     except ValueError:
@@ -427,12 +361,11 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
             f"{SHIPPED}, or a tokenizer.json"
         )
     description = _content(file, named=named)
-    byte_tokenizer = ByteTokenizer()
-    if hashlib.sha256(description).hexdigest() == byte_tokenizer.sha256:
-        return byte_tokenizer
-    bos_token = _named_bos(file)
+    if description == ByteTokenizer.description:
+        return ByteTokenizer()
+    bos_token: str | int | None = _named_bos(file)
     if bos_token is None and bos_token_id is not None and 0 <= bos_token_id < 2**31:
-        bos_token = _read(description, str(file))[0].id_to_token(bos_token_id)
+        bos_token = bos_token_id
     if bos_token is None:
         raise DataError(
             f"{file}: neither special_tokens_map.json nor tokenizer_config.json beside it names a "

@@ -3,18 +3,20 @@
     NAME.bin    the tokens, little endian uint16, or uint32 if the vocabulary needs it
     NAME.idx    (documents + 1) uint64: where each document starts, then the number of tokens
     NAME.len    (vocab) uint16: bytes of text that each id stands for, 0 for special tokens
-    NAME.prompts  (documents) uint32: tokens of each document's prompt, if there are examples; see
-                  `mlxhog.data.examples`
+    NAME.prompts  (documents) uint32: tokens of each document's prompt, behind its first; only if
+                  there are examples
     NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
                 sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number),
                 changed (documents whose text the tokenizer has changed), decoded (bytes of the
                 changed text, which the tokens spell)
 
-Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, except for later
-answers of a conversation, and the next BOS ends it. Sequence i of length T is tokens
-[i T, i T + T + 1): inputs are all but the last, labels all but the first. Neighbouring sequences
-overlap by one token, and a tail shorter than T + 1 is not used. In a file with examples the
-sequences are its `ExampleRows`, of unequal lengths.
+Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, and the next BOS
+ends it. Each answer of a conversation is a document with the context before it, so a conversation
+is several documents; only the first begins with BOS.
+
+A model reads rows. Row i of length T is tokens [i T, i T + T + 1): inputs are all but the last,
+labels all but the first. Neighbouring rows overlap by one token, and a tail shorter than T + 1 is
+not used. In a file with examples the rows are its `ExampleRows`, of unequal lengths.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -32,36 +33,94 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json
 from mlxhog.base.durable import flush, write_synced
-from mlxhog.data.batch import Batch, empty_rows
-from mlxhog.data.examples import Example, ExampleRows
+from mlxhog.data.batch import IGNORED, Batch, padded
+from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, message_of, shown
 
+Int64 = NDArray[np.int64]
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20
 _COUNTED, _RUN = 1 << 24, 1 << 14  # most tokens that `frequencies` counts, and tokens per run
+_TOGETHER = 1 << 22  # bytes of text that are encoded together
+_WAY_OUT = "prepare the corpus again"
+
+
+@dataclass(frozen=True)
+class ExampleRows:
+    """The rows of a token file with examples: for each answer BOS, all before it, the answer, BOS.
+
+    The model reads all of it and learns the answer and its end. A text of n tokens has n labels:
+    the tokens behind its first, and BOS. If these are more than `seq_len`, the beginning of what is
+    not counted is left out, as few tokens as possible. A text that is still too long is cut into
+    several consecutive rows. Documents without a prompt may be mixed with examples.
+    """
+
+    begin: Int64  # position of each row's first token, (rows,)
+    length: Int64  # number of its inputs and of its labels, from 1 to `seq_len`, (rows,)
+    context: Int64  # number of its first labels that belong to the prompt, (rows,)
+    ends: NDArray[np.bool_]  # whether its last label is the BOS that ends its document, (rows,)
+    document: Int64  # number of its document, (rows,)
+    cut: int  # number of answers of which the text before has lost its beginning
+    longest: int  # number of labels of the longest text
+
+    @classmethod
+    def of(
+        cls,
+        starts: NDArray[np.unsignedinteger[Any]],
+        prompts: NDArray[Any],
+        continues: NDArray[np.bool_],
+        seq_len: int,
+    ) -> Self:
+        """Lay out the rows of a file.
+
+        Args:
+            starts: position of each document, then the number of tokens, (documents + 1,).
+            prompts: number of tokens of each document's context, behind its first, (documents,).
+            continues: whether a document belongs to the conversation before it, (documents,).
+            seq_len: most inputs of a row, at least 1.
+        """
+        bounds = starts.astype(np.int64)
+        first = np.maximum.accumulate(np.where(continues, 0, np.arange(len(continues))))
+        begins = bounds[:-1][first]
+        context = bounds[:-1] - begins + prompts.astype(np.int64)
+        lengths = bounds[1:] - begins
+        skipped = np.clip(lengths - seq_len, 0, context)
+        rest = lengths - skipped
+        counts = -(-rest // seq_len)
+        document = np.repeat(np.arange(len(lengths)), counts)
+        place = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return cls(
+            begin=(begins + skipped)[document] + place * seq_len,
+            length=np.minimum(rest[document] - place * seq_len, seq_len),
+            context=np.where(place == 0, (context - skipped)[document], 0),
+            ends=place == counts[document] - 1,
+            document=document,
+            cut=int((skipped > 0).sum()),
+            longest=int(lengths.max(initial=0)),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.begin)
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """An open token file; `TokenFile.open` makes one.
+    """An open token file; `TokenFile.open` makes one, which maps its arrays read-only.
 
-    Attributes:
-        path: the `.bin`.
-        tokens: all tokens, (n,) uint16 or uint32, a read-only mapping that processes share.
-        starts: position of each document, (documents + 1,) uint64, a read-only mapping.
-        byte_lengths: bytes of text of each id, (vocab,) int64.
-        header: the fields of `NAME.json`.
-        prompts: tokens of each document's prompt, (documents,) uint32; None without examples.
+    Concurrency: any number of threads and processes may read at once.
     """
 
-    path: Path
-    tokens: NDArray[np.unsignedinteger[Any]]
-    starts: NDArray[np.uint64]
-    byte_lengths: NDArray[np.int64]
-    header: dict[str, Any]
-    prompts: NDArray[np.uint32] | None = None
-    _rows: dict[int, ExampleRows] = field(default_factory=dict, repr=False, compare=False)
+    path: Path  # of the `.bin`
+    tokens: NDArray[np.unsignedinteger[Any]]  # all tokens, (n,) uint16 or uint32
+    starts: NDArray[np.uint64]  # position of each document, (documents + 1,)
+    byte_lengths: Int64  # bytes of text of each id, (vocab,)
+    header: dict[str, Any]  # the fields of `NAME.json`
+    prompts: NDArray[np.uint32] | None = None  # tokens of each document's prompt, (documents,)
+    _rows: dict[int, ExampleRows] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def open(cls, path: Path) -> TokenFile:
@@ -111,7 +170,7 @@ class TokenFile:
         return str(self.header["sha256"])
 
     def n_sequences(self, seq_len: int) -> int:
-        """Return the number of whole sequences of `seq_len` inputs, or of rows with examples."""
+        """Return the number of rows; of plain text only whole ones count."""
         rows = self.rows(seq_len)
         return (self.n_tokens - 1) // seq_len if rows is None else len(rows)
 
@@ -130,61 +189,56 @@ class TokenFile:
         firsts = self.tokens[self.starts[:-1].astype(np.int64).clip(max=self.n_tokens - 1)]
         return np.asarray((firsts != self.bos) & (np.arange(len(firsts)) > 0))
 
-    def batch(self, indices: NDArray[np.int64], seq_len: int) -> Batch:
-        """Return the sequences `indices`, (B,) int64, as one batch of B rows.
+    def read(
+        self, indices: Int64, seq_len: int, width: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return inputs and labels of some rows, (B, width) each; plain text may end in the last.
 
-        Rows of examples are padded to the longest of them.
-
-        Raises:
-            DataError: an id is not in the vocabulary.
-
-        Concurrency: any number of threads and processes may read at once.
-        """
-        if (table := self.rows(seq_len)) is not None:
-            return self._examples(indices, table, seq_len)
-        return self.batch_at(indices[:, None] * seq_len + np.arange(seq_len + 1))
-
-    def batch_at(self, places: NDArray[np.int64]) -> Batch:
-        """Return the tokens at some places, (B, T + 1), as one batch of B rows.
+        Labels of a prompt, and those behind a row's end, are `IGNORED`. Behind its end the inputs
+        repeat the last token, so no other row of the embedding is read.
 
         Raises:
             DataError: an id is not in the vocabulary.
         """
-        rows = self.tokens[places].astype(np.int32)
-        self.check_known(rows)
-        x, y = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
-        return Batch(x, y, self.n_bytes(places[:, 1:]))
+        table = self.rows(seq_len)
+        if table is None:
+            begin = indices * seq_len
+            length = np.minimum(seq_len, self.n_tokens - 1 - begin)
+            context, ends = np.zeros_like(begin), np.zeros(len(begin), bool)
+        else:
+            every = (table.begin, table.length, table.context)
+            begin, length, context = (part[indices] for part in every)
+            ends = table.ends[indices]
+        place, last = np.arange(width), length[:, None] - 1
+        at = begin[:, None] + np.minimum(place, last)
+        x = self.tokens[at].astype(np.int32)
+        y = self.tokens[np.minimum(at + 1, self.n_tokens - 1)].astype(np.int32)
+        self.check_known(x)
+        self.check_known(y)
+        y[np.flatnonzero(ends), length[ends] - 1] = self.bos
+        y[(place < context[:, None]) | (place > last)] = IGNORED
+        return x, y
 
-    def bytes_at(self, places: slice | NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many bytes each of the tokens at some places spells."""
-        return np.asarray(self.byte_lengths[self.tokens[places]])
+    def batch(self, indices: Int64, seq_len: int) -> Batch:
+        """Return the rows `indices`, (B,) int64, as one batch; examples are padded to the longest.
 
-    def n_bytes(self, places: slice | NDArray[np.int64]) -> int:
-        """Return how many bytes of the original text the tokens at some places stand for.
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
+        table, width = self.rows(seq_len), seq_len
+        if table is not None:
+            width = padded(int(table.length[indices].max(initial=1)))
+        x, y = self.read(indices, seq_len, width)
+        return Batch(x, y, self.text_bytes(y))
+
+    def text_bytes(self, ids: NDArray[np.integer[Any]]) -> int:
+        """Return how many bytes of the original text some tokens stand for, without `IGNORED`.
 
         In a file whose tokenizer has changed the text, their share of it.
         """
-        spelled = int(self.bytes_at(places).sum())
+        spelled = int(self.byte_lengths[ids[ids != IGNORED]].sum())
         decoded = self.header.get("decoded")
         return round(spelled * self.header["bytes"] / decoded) if decoded else spelled
-
-    def row_bytes(self, seq_len: int, i: int) -> int:
-        """Return how many bytes of text the counted labels of row i stand for."""
-        table = self.rows(seq_len)
-        begin, end, context = i * seq_len, (i + 1) * seq_len + 1, 0
-        if table is not None:
-            begin, context = int(table.begin[i]), int(table.context[i])
-            # The BOS that ends an answer is not in the file where the conversation continues.
-            end = begin + int(table.length[i]) + 1 - int(table.ends[i])
-        return self.n_bytes(slice(begin + context + 1, end))
-
-    def _examples(self, indices: NDArray[np.int64], table: ExampleRows, seq_len: int) -> Batch:
-        x, y = empty_rows(len(indices), int(table.length[indices].max(initial=1)))
-        for row, i in enumerate(indices.tolist()):
-            table.fill(self.tokens, self.bos, i, x[row], y[row])
-        self.check_known(x)
-        self.check_known(y)
-        return Batch(x, y, sum(self.row_bytes(seq_len, i) for i in indices.tolist()))
 
     def check_known(self, ids: NDArray[np.integer[Any]]) -> None:
         """Refuse ids outside of the vocabulary; `open` does not check every id.
@@ -205,15 +259,12 @@ class TokenFile:
         starts = np.linspace(0, self.n_tokens - run, most // run).astype(np.int64)
         return np.concatenate([self.tokens[start : start + run] for start in starts.tolist()])
 
-    def frequencies(self, vocab: int) -> NDArray[np.int64]:
+    def frequencies(self, vocab: int) -> Int64:
         """Number of occurrences of each id, (vocab,), in a sample of a long file.
 
         Deterministic: every process gets the same counts.
         """
         return np.bincount(self.sampled(_COUNTED, _RUN), minlength=vocab)
-
-
-_WAY_OUT = "prepare the corpus again"
 
 
 def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
@@ -234,8 +285,9 @@ def item_size(tokenizer: Tokenizer) -> int:
 class TokenWriter:
     """Appends documents to a new token file; leaving the `with` block completes it.
 
-    Each document is written at once, so memory does not grow. The files are flushed to the disk but
-    not renamed: the caller writes into a directory that it renames when all files are whole.
+    Some MiB of documents are encoded together, in parallel, and written at once, so memory does not
+    grow. The files are flushed to the disk but not renamed: the caller writes into a directory that
+    it renames when all files are whole.
 
     Args:
         path: the `.bin` to create.
@@ -246,16 +298,13 @@ class TokenWriter:
 
     def __init__(self, path: Path, tokenizer: Tokenizer, *, split: str, source: str) -> None:
         self._path, self._tokenizer = path, tokenizer
-        self._split, self._source = split, source
+        self._names = {"split": split, "source": source}
         self._dtype = np.dtype(f"<u{item_size(tokenizer)}")
         self._lengths = tokenizer.byte_lengths().astype("<u2")
         self._bos = np.array([tokenizer.bos], self._dtype).tobytes()
-        self._hash = hashlib.sha256()
-        self._starts = [0]
-        self._prompts = array("I")
-        self._examples = self._n_bytes = self._decoded = 0
-        self.changed = 0
-        """Number of documents whose text the tokenizer has changed."""
+        self._hash, self._starts, self._prompts = hashlib.sha256(), [0], array("I")
+        self._examples = self._changed = self._n_bytes = self._decoded = self._waiting_bytes = 0
+        self._waiting = list[bytes]()
         self._file = path.open("wb")
 
     def __enter__(self) -> Self:
@@ -264,27 +313,23 @@ class TokenWriter:
 
     def add(self, document: bytes) -> None:
         """Append BOS and the tokens of one document; contexts and answers are encoded apart."""
-        self.add_all([document])
+        self._waiting.append(document)
+        self._waiting_bytes += len(document)
+        if self._waiting_bytes >= _TOGETHER:
+            self._write()
 
-    def add_all(self, documents: Sequence[bytes]) -> None:
-        """Append several documents, which are encoded together."""
-        turns = [
-            list(one.turns()) if isinstance(one, Example) else [(b"", one)] for one in documents
-        ]
-        encoded = iter(
-            self._tokenizer.encode_all([part for one in turns for turn in one for part in turn])
-        )
-        for document, own in zip(documents, turns, strict=True):
+    def _write(self) -> None:
+        turns = [one.turns() if isinstance(one, Example) else [(b"", one)] for one in self._waiting]
+        texts = [text for one in turns for turn in one for text in turn]
+        encoded = zip(texts, self._tokenizer.encode_all(texts), strict=True)
+        for document, own in zip(self._waiting, turns, strict=True):
             self._examples += len(own) * isinstance(document, Example)
-            parts = [(next(encoded), next(encoded)) for _ in own]
-            self.changed += any(
-                self._tokenizer.changes_text(text, ids)
-                for texts, both in zip(own, parts, strict=True)
-                for text, ids in zip(texts, both, strict=True)
-            )
-            self._n_bytes += sum(len(text) for texts in own for text in texts)
-            for number, (context, answer) in enumerate(parts):
-                self._append(context, answer, continues=number > 0)
+            pieces = [next(encoded) for turn in own for _ in turn]
+            self._changed += any(self._tokenizer.decode(ids) != text for text, ids in pieces)
+            for k in range(0, len(pieces), 2):
+                self._append(pieces[k][1], pieces[k + 1][1], continues=k > 0)
+        self._n_bytes += sum(map(len, texts))
+        self._waiting, self._waiting_bytes = [], 0
 
     def _append(
         self, context: NDArray[np.int32], answer: NDArray[np.int32], *, continues: bool
@@ -304,6 +349,7 @@ class TokenWriter:
             self._file.close()
             return
         with self._file:
+            self._write()
             self._file.flush()
             flush(self._file.fileno())
         write_synced(self._path.with_suffix(".idx"), np.array(self._starts, "<u8").tobytes())
@@ -322,10 +368,9 @@ class TokenWriter:
             "bytes": self._n_bytes,
             "tokenizer_sha256": self._tokenizer.sha256,
             "sha256": self._hash.hexdigest(),
-            "split": self._split,
-            "source": self._source,
+            **self._names,
             "examples": self._examples,
-            "changed": self.changed,
+            "changed": self._changed,
             "decoded": self._decoded,
         }
         write_synced(self._path.with_suffix(".json"), json.dumps(header, indent=1).encode())

@@ -168,19 +168,21 @@ def recall() -> Suite:
     Copies over 256 tokens and more are the published ones; that of Mamba's paper
     (arXiv:2312.00752) has 4,096.
     """
-    mqar = [
-        ("MQAR", {"n_pairs": n}, f"n_pairs={n}, dim={dim or 64}", 64, dim)
-        for dim in (None, 32, 16)
-        for n in (4, 16)
+    rows: list[tuple[str, Mapping[str, Any], str, int, int | None]] = [
+        *(
+            ("MQAR", {"n_pairs": n}, f"n_pairs={n}, dim={dim or 64}", 64, dim)
+            for dim in (None, 32, 16)
+            for n in (4, 16)
+        ),
+        *(
+            ("SC", {"seq_len": length, "tokens_to_copy": 8}, f"seq_len={length}", batch, None)
+            for length, batch in ((64, 64), (128, 64), (256, 32), (512, 16))
+        ),
+        *(("SG", {"gap_prob": gap}, f"gap_prob={gap}", 64, None) for gap in (0.0, 0.1)),
     ]
-    copies = [
-        ("SC", {"seq_len": length, "tokens_to_copy": 8}, f"seq_len={length}", batch, None)
-        for length, batch in ((64, 64), (128, 64), (256, 32), (512, 16))
-    ]
-    grammars = [("SG", {"gap_prob": gap}, f"gap_prob={gap}", 64, None) for gap in (0.0, 0.1)]
     settings = (
         _setting(task, {**_ROWS, **own}, label, {"batch_size": batch}, dim)
-        for task, own, label, batch, dim in (*mqar, *copies, *grammars)
+        for task, own, label, batch, dim in rows
     )
     return Suite("recall", tuple(settings), _POINTS, _PROTOCOL, dim=64)
 

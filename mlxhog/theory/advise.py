@@ -32,7 +32,7 @@ from mlxhog.theory.pairs import Comparison, Pair, Side
 from mlxhog.theory.short_runs import PLAIN, run_shortly, settings_for
 from mlxhog.theory.simulator.machine import Worker, worker_of
 from mlxhog.theory.target import Target
-from mlxhog.theory.workload import Arm, Profile, recommend
+from mlxhog.theory.workload import Arm, Profile, recommend, rounds_of
 
 # -- a profile -------------------------------------------------------------------------------------
 
@@ -77,8 +77,8 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     one = workers[0].backend
     together, _ = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
     (alone,), _ = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
-    sync_s = _round_s(*short(f"{len(workers)} workers, in rounds", strategy=Sync()))
-
+    in_rounds, rounds_per_s = short(f"{len(workers)} workers, in rounds", strategy=Sync())
+    slowest_s = float(rounds_of(in_rounds, target.config.seed).max(axis=0).mean())
     drawn = tickets(
         subject.batches().n_tickets, min(how.samples, most_samples(subject)), target.config.seed
     )
@@ -91,7 +91,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     return Profile(
         workers=together,
         alone=alone,
-        sync_s=sync_s,
+        sync_s=max(0.0, 1 / rounds_per_s - slowest_s),
         p_conf=p_conf,
         density=density,
         noise_scale=noise,
@@ -102,14 +102,6 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         heterogeneity=how.heterogeneity or 0.0,
         seed=target.config.seed,
     )
-
-
-def _round_s(workers: Sequence[Worker], rounds_per_s: float) -> float:
-    """Return T_s, the time of a round beyond its slowest gradient."""
-    rng = np.random.default_rng(0)
-    times = [worker.compute.successive(rng) for worker in workers]
-    slowest = fmean(max(next(one) for one in times) for _ in range(2000))
-    return max(0.0, 1 / rounds_per_s - slowest)
 
 
 def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:

@@ -65,8 +65,16 @@ def find_target(spec: str, overrides: Layer, root: Path) -> Target:
     """
     path, known = expanded(spec), options_of(spec)
     if known is not None:
-        kind = "model" if list(known[1]) == ["model"] else "settings"
-        target = _from_options(f"{kind} {spec}", train_config([known[1], overrides]))
+        title = f"{'model' if list(known[1]) == ['model'] else 'settings'} {spec}"
+        config = train_config([known[1], overrides])
+        for name in ("resume", "init_from"):
+            if (origin := getattr(config, name)) is not None:
+                raise ConfigError(
+                    f"{title} begins with the weights of {origin} ({name}); analyze that run or "
+                    "checkpoint instead, with the other options as flags"
+                )
+        model = load_architecture(config.model, config.set, config.plugin)
+        target = Target(title=title, config=config, model=model)
     elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
         opened = formats.open(path)
         layer: Layer = {"model": (str(path), "CONFIG_OR_RUN")}
@@ -100,17 +108,6 @@ def _is_settings(path: Path) -> bool:
     known = {s for one in options(TrainConfig).values() for s in (one.name, *one.aliases)}
     words = [str(key).replace("-", "_") for key in keys]
     return sum(word in known for word in words) > len(words) / 2
-
-
-def _from_options(title: str, config: TrainConfig) -> Target:
-    for name in ("resume", "init_from"):
-        if (origin := getattr(config, name)) is not None:
-            raise ConfigError(
-                f"{title} begins with the weights of {origin} ({name}); analyze that run or "
-                "checkpoint instead, with the other options as flags"
-            )
-    model = load_architecture(config.model, config.set, config.plugin)
-    return Target(title=title, config=config, model=model)
 
 
 def _from_run(run: Run, at: Path, overrides: Layer) -> Target:

@@ -61,6 +61,15 @@ CANDIDATES: tuple[Strategy, ...] = (
 """Strategies to choose among; the profile gives local ones their number of local steps."""
 
 
+def rounds_of(workers: Sequence[Worker], seed: int) -> NDArray[np.float64]:
+    """Draw the compute times of each worker in many rounds, (P, ROUNDS)."""
+    rng, rows = np.random.default_rng(seed), []
+    for worker in workers:
+        times = worker.compute.successive(rng)
+        rows.append([next(times) for _ in range(ROUNDS)])
+    return np.array(rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """Properties of a workload on a machine that strategies depend on."""
@@ -88,12 +97,8 @@ class Profile:
 
     @cached_property
     def rounds(self) -> NDArray[np.float64]:
-        """Compute times of each worker in many rounds, (P, ROUNDS)."""
-        rng, rows = np.random.default_rng(self.seed), []
-        for worker in self.workers:
-            times = worker.compute.successive(rng)
-            rows.append([next(times) for _ in range(ROUNDS)])
-        return np.array(rows)
+        """As of `rounds_of`."""
+        return rounds_of(self.workers, self.seed)
 
     @property
     def mean_s(self) -> float:

@@ -15,7 +15,6 @@ ends the run after a checkpoint.
 from __future__ import annotations
 
 import os
-import stat
 import threading
 import time
 from collections import deque
@@ -32,7 +31,7 @@ from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
 from mlxhog.base.paths import expanded, printable
 from mlxhog.data import textfiles
-from mlxhog.data.examples import Example
+from mlxhog.data.records import Example
 from mlxhog.data.stream import (
     EXAMPLES,
     Closed,
@@ -209,19 +208,13 @@ class Follower:
         """Name, size and change of the files that are new and complete, the oldest first."""
         now, settled = time.monotonic(), list[tuple[str, int, int]]()
         looks: dict[str, tuple[int, int, float]] = {}
-        for path in self._files():
-            name = str(path.relative_to(self.folder))
+        for path, name in self._files():
             try:
                 status = path.stat()
             except OSError:
                 continue  # it was deleted meanwhile
             state = status.st_size, status.st_mtime_ns
-            if not stat.S_ISREG(status.st_mode):
-                not_regular = "it is no regular file, but a pipe, a socket or a device"
-                self._say(f"{printable(name)} is left out: {not_regular}")
-            elif printable(name) != name:
-                self._say(f"{printable(name)} is left out: its name is not UTF-8; rename it")
-            elif source := self._writer.sources.get(name):
+            if source := self._writer.sources.get(name):
                 if (source.n_bytes, source.changed_ns) != state:
                     self._say(f"{name} has changed since it was read; only new files are trained")
             elif name not in self._postponed:
@@ -232,18 +225,24 @@ class Follower:
         self._last_look = looks
         return sorted(settled, key=lambda one: (one[2], one[0]))
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        """The files of text with their names; others are reported."""
         for folder, folders, names in os.walk(self.folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                path = Path(folder, name)
-                if name.startswith(".") or path.suffix in UNFINISHED:
+            for path in (Path(folder, name) for name in names):
+                if path.name.startswith(".") or path.suffix in UNFINISHED:
                     continue
-                if textfiles.kind(path) in textfiles.TEXT_SUFFIXES:
-                    yield path
+                name, problem = str(path.relative_to(self.folder)), ""
+                if textfiles.kind(path) not in textfiles.TEXT_SUFFIXES:
+                    problem = "its suffix is not that of a text, as .txt is"
+                elif printable(name) != name:
+                    problem = "its name is not UTF-8; rename it"
+                elif path.exists() and not path.is_file():
+                    problem = "it is no regular file, but a pipe, a socket or a device"
+                if problem:
+                    self._say(f"{printable(name)} is left out: {problem}")
                 else:
-                    name = printable(str(path.relative_to(self.folder)))
-                    self._say(f"{name} is left out: its suffix is not that of a text, as .txt is")
+                    yield path, name
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
         n_bytes = 0

@@ -70,7 +70,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
             "blocks": plan.model.num_hidden_layers,
             "vocab_size": plan.model.vocab_size,
         },
-        "data": plan.data.corpus.inventory(plan.data.held_out_bytes())
+        "data": plan.data.inventory()
         | {
             "documents": train.header["documents"],
             "tokens": train.n_tokens,

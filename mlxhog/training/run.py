@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
-ROUND_S = 5.0  # limit of the last round, beyond the time until the other machines play one
 GRACE_S = 3.0  # limit of the current step when a budget of time is over
 FIRST_STEP_S = 20.0  # the same, if no step is finished
 LEAVING_S = 5.0  # limit for workers to leave
@@ -347,7 +346,8 @@ class Training(Session):
             self.abandon()
         self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
         self.settle()
-        self._end_rounds()
+        if self.link is not None and self.pool:  # else all ended within a step; what waits is saved
+            self.link.play_last_round(partial(self.until, doing=doing, even_if_interrupted=True))
         if self._publisher is not None:
             self._publisher.end()
         if not (self.signals.count or self._watch.ended or self._budget_is_used()):
@@ -359,17 +359,6 @@ class Training(Session):
                 "no step was finished in the time; give more with --time, or choose a smaller "
                 "--model, --batch-size or --seq-len"
             )
-
-    def _end_rounds(self) -> None:
-        """Let the cluster take what this machine has trained since the last round."""
-        if (link := self.link) is None or not self.pool:
-            return  # without workers all were ended within a step; what waits is in the checkpoint
-        limit_s = self.plan.config.round_every + ROUND_S
-        link.ask_for_last_round()
-        until = partial(self.until, doing=Doing(Activity.FINISHING), even_if_interrupted=True)
-        if not until(lambda: link.has_sent_all, limit_s=limit_s):
-            until(lambda: not link.is_in_doubt, limit_s=ROUND_S)
-        link.end_rounds()
 
     def _save_and_evaluate(self) -> None:
         """Save the final state while workers evaluate it."""

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from unittest.mock import ANY
 
 import pytest
 
@@ -36,75 +37,74 @@ def chosen(frame, *words):
     ],
 )
 def test_a_busy_machine_excuses_timings_and_never_counts(
-    frame, claims, capsys, time, lost, others_load, verdict, code
+    load, frame, capsys, time, lost, others_load, verdict, code
 ):
     def measure(findings, _):
         findings.at_most("time ratio", time, 1.15)
         findings.exact("adds lost", lost, 0)
-        findings.results["ns"] = {"add": claims.Sample.of([3.0, 1.0, 2.0])}
+        findings.results["ns"] = {"add": load("harness.estimates").Mean.of([3.0, 1.0, 2.0])}
         findings.others_load = others_load
 
     assert frame.measured("adds", chosen(frame), measure) == code
     printed = capsys.readouterr().out
     line = json.loads(printed.splitlines()[-1])
     assert line["verdict"] == verdict
-    assert line["ns"]["add"] == {"median": 2.0, "low": 1.0, "high": 3.0, "repeats": 3}
+    assert line["ns"]["add"] == {"value": 2.0, "low": ANY, "high": ANY, "n": 3}
     assert ("busy machine" in printed) == (others_load > 0.1)
 
 
-def document_claims(findings):
-    findings.compare("it falls", findings_claim(findings, "metres", 4.9, timing=False))
-    findings.compare("it is fast", findings_claim(findings, "seconds", 2.0, timing=True))
-    findings.compare("it was not run")
-    findings.describe("it has a name", "by definition")
-
-
-def findings_claim(findings, name, value, timing):
-    findings.at_most(name, value, 5.0 if name == "metres" else 1.0, timing=timing)
-    return findings.claims.pop()
-
-
 @pytest.mark.parametrize(
-    ("mode", "others_load", "fast", "falls"),
-    [
-        ("--quick", 0.0, "does not hold", "holds"),
-        ("--quick", 0.5, "cannot be told here", "holds"),
-        ("--tiny", 0.0, "cannot be told here", "cannot be told here"),
-    ],
+    ("mode", "others_load", "ended"),
+    [("--quick", 0.0, "missed"), ("--quick", 0.5, "not_measurable"), ("--tiny", 0.0, "missed")],
 )
-def test_a_result_is_written_whole_and_load_leaves_no_verdict_on_times(
-    frame, tmp_path, mode, others_load, fast, falls
+def test_a_result_is_written_whole_and_limits_of_documents_decide_no_exit_code(
+    frame, claims, tmp_path, mode, others_load, ended
 ):
     def measure(findings, options):
         findings.others_load = others_load
-        document_claims(findings)
+        seconds = claims.Claim("seconds", 2.0, "<=", 1.0)
+        findings.document(seconds, claims.Claim("metres", 4.9, "<=", 5.0, timing=False))
 
     words = [mode, "--out", str(tmp_path)]
-    frame.measured("falling", chosen(frame, *words), measure, seeds=(2, 3))
+    assert frame.measured("falling", chosen(frame, *words), measure, seeds=(2, 3)) == 0
     document = json.loads((tmp_path / "falling.json").read_text())
-    verdicts = {one["claim"]: one["verdict"] for one in document["compared"]}
-    assert verdicts == {
-        "it falls": falls, "it is fast": fast, "it was not run": "cannot be told here",
-        "it has a name": "follows from the definitions",
-    }  # fmt: skip
+    assert document["verdict"] == "no_limit"
+    ends = {one["name"]: one["ended"] for one in document["claims"]}
+    assert ends == {"seconds": ended, "metres": "met"}
     assert {"machine", "versions", "commit", "others_load", "seeds", "command"} <= document.keys()
     assert document["seeds"] == ([1] if mode == "--tiny" else [1, 2])
 
 
-def test_the_estimates_of_a_claim_decide_its_verdict_together_with_all_of_the_script(load, claims):
-    ratio = load("harness.estimates").Ratio
-    clear = ratio.of([2.0, 2.1, 2.2, 2.0, 2.1], [1.0] * 5)
-    weak = ratio.of([1.05, 1.3, 1.25, 1.04, 1.2], [1.0] * 5)
+def test_the_estimates_of_a_script_are_corrected_together_those_of_documents_too(load, claims):
+    weak = load("harness.estimates").Ratio.of([1.05, 1.3, 1.25, 1.04, 1.2], [1.0] * 5)
     assert weak.low > 1.0
     findings = claims.Findings()
-    findings.compare("it is faster", claims.Claim.of("weak", weak, ">=", 1.0))
-    assert findings.judged(0.0).compared[0].verdict == claims.HOLDS
-    findings.compare("it is slower", claims.Claim.of("clear", clear, "<=", 1.0))
+    findings.document(claims.Claim.of("weak", weak, ">=", 1.0))
+    assert [claim.ended for claim in findings.judged(0.0).claims] == ["met"]
     for k in range(9):
         findings.at_least(f"{k}", weak, 1.0)
-    page = findings.judged(0.0)
-    assert [one.verdict for one in page.compared] == [claims.HERE, claims.FAILS]
-    assert {claim.ended for claim in page.claims} == {"cannot_be_told"}
+    assert {claim.ended for claim in findings.judged(0.0).claims} == {"cannot_be_told"}
+
+
+def test_a_script_runs_its_parts_or_an_action(frame, monkeypatch, tmp_path):
+    done = []
+
+    def part(name):
+        return lambda findings, options: done.append((name, options.number))
+
+    def search(options):
+        """Search the settings."""
+        done.append(("search", options.mode))
+
+    parts = {name: part(name) for name in ("one", "two")}
+    how = {"first": {"quick": 1}, "actions": {"tune": search},
+           "options": {"--number": {"type": int, "default": 3}}}  # fmt: skip
+    for words in ("--full", "--quick", "--only two --number 4", "--tune"):
+        monkeypatch.setattr("sys.argv", ["script.py", *words.split()])
+        with pytest.raises(SystemExit) as end:
+            frame.run("What it measures.", parts, **how)
+        assert not end.value.code
+    assert done == [("one", 3), ("two", 3), ("one", 3), ("two", 4), ("search", "full")]
 
 
 def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(frame, claims):

@@ -40,6 +40,15 @@ def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load):
     assert claim.interval[0] < 1.01 < 1.03 < claim.interval[1]
 
 
+def test_peers_are_searched_with_as_many_trials_each_and_have_settings(load):
+    peers, minute = load("peers"), load("language_models.minute")
+    axes = {arm: peers.axes(arm) for arm in (*peers.PEERS, peers.NANOCHAT)}
+    assert len({tuple(map(len, own.values())) for own in axes.values()}) == 1
+    assert axes.keys() == minute.ARMS.keys()
+    for arm, point in load("harness.tuning").settings("peers", peers.PEERS).items():
+        assert all(point[axis] in values for axis, values in axes[arm].items())
+
+
 @pytest.mark.parametrize("name", ["staleness", "backoff"])
 def test_every_recorded_setting_of_a_mode_exists(load, name):
     frame, module = load("harness.frame"), load(name)
@@ -52,7 +61,7 @@ def test_every_recorded_setting_of_a_mode_exists(load, name):
             assert all(module.rules_of(part, chosen) for part in module.PARTS)
 
 
-@pytest.mark.parametrize(("gap", "expected"), [(0.05, "holds"), (-0.05, "does not hold")])
+@pytest.mark.parametrize(("gap", "expected"), [(0.05, "met"), (-0.05, "missed")])
 def test_a_claim_of_a_document_can_come_out_either_way(load, gap, expected):
     local, course = load("local_sgd"), load("training.digits").Course
     noise = [0.001, -0.001, 0.0005, 0.0, -0.0005]
@@ -64,5 +73,5 @@ def test_a_claim_of_a_document_can_come_out_either_way(load, gap, expected):
           for alpha in (1.0, 0.01)}  # fmt: skip
     findings = load("harness.claims").Findings()
     local.compare_clients(findings, by)
-    verdicts = {one.claim: one.verdict for one in findings.judged(0.0).compared}
-    assert verdicts["SCAFFOLD is better than FedProx at every division"] == expected
+    ends = {one.ended for one in findings.judged(0.0).claims if "of scaffold less" in one.name}
+    assert ends == {expected}

@@ -27,25 +27,21 @@ GAMMA = 0.2
 X_FLOATS = BOARD_FLOATS + -(-D // WIDTH) * WIDTH
 
 
-def train_share(segment, kind, rank, options, batch, epochs):
-    """One worker of a run on `Sparse.random(N, D)`; epochs without a reset between them."""
-    problem = Sparse.random(N, D).problem(x_of(segment))
-    scheme = scheme_of(segment, kind, rank, WORKERS, **options)
-    for epoch in range(epochs):
-        share = orders(N, WORKERS, seed=epoch)[rank]
-        assert problem.run(scheme, share, GAMMA, batch) == len(share)
+def train_share(segment, kind, rank):
+    """One worker of a run on `Sparse.random(N, D)`."""
+    problem, share = Sparse.random(N, D).problem(x_of(segment)), orders(N, WORKERS)[rank]
+    assert problem.run(scheme_of(segment, kind, rank, WORKERS), share, GAMMA) == len(share)
 
 
-def trained(kind, *, batch=1, epochs=1, **options):
+def trained(kind):
     """x after a run of three processes."""
     with shared(X_FLOATS, 64, WORKERS) as segment:
         for rank in range(WORKERS):
             segment.locks(rank + 1)
-        jobs = [(segment, kind, rank, options, batch, epochs) for rank in range(WORKERS)]
-        run(train_share, jobs)
+        run(train_share, [(segment, kind, rank) for rank in range(WORKERS)])
         assert not segment.words.any(), "a lock is still taken"
         examples = [board_of(segment, WORKERS).examples(rank) for rank in range(WORKERS)]
-        assert examples == [epochs * len(share) for share in orders(N, WORKERS)]
+        assert examples == [len(share) for share in orders(N, WORKERS)]
         return x_of(segment).copy().reshape(-1)
 
 
@@ -110,7 +106,7 @@ def cells_of(rank):
 def rows(segment, kind, rank):
     """Every example takes 1 from each of its cells, if the step is -1: no margin reaches 1."""
     problem = _native.LinearProblem(
-        x_of(segment),
+        floats_of(segment)[:64].reshape(-1, WIDTH),
         np.arange(0, 1001, 20),
         cells_of(rank).reshape(-1).astype(np.int32),
         np.ones(1000, np.float32),
@@ -166,9 +162,8 @@ def count(segment, make, kind, rank, options, together):
 
 def counted(make, kind, **options):
     """The shared floats after three workers have counted."""
-    n = 3 * (WORKERS * ADDS[kind] + 1) if make in (edges, edges_of_3) else 64
-    words = 64 if make is rows else WORKERS * ADDS[kind] + 1
-    with shared(BOARD_FLOATS + n, words, WORKERS) as segment:
+    n = WORKERS * ADDS[kind] + 1
+    with shared(BOARD_FLOATS + 3 * n, n, WORKERS) as segment:
         for rank in range(WORKERS):
             segment.locks(rank + 1)
         if make in (edges, edges_of_3):

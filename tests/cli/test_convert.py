@@ -25,7 +25,6 @@ from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
 from tests.pairs import each_of, in_pairs
-from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
 
@@ -110,18 +109,6 @@ def test_the_package_loads_what_came_from_transformers_and_computes_the_same(tmp
         theirs = loaded_large(to)
     expected = transformers_logits(transformers.AutoModelForCausalLM.from_pretrained(hf).eval())
     assert_close(package_logits(theirs), expected, LOGITS_F32)
-
-
-def test_a_run_becomes_a_directory_of_transformers(tmp_path):
-    model = XLSTMLargeConfig(vocab_size=320, hidden_size=128, num_hidden_layers=1, num_heads=2)
-    params = families.init_params(model, seed=1)
-    source_run = saved_run(tmp_path / "runs", "a", model, params, step=3)
-    for k, source in enumerate(("latest", source_run.name, source_run.directory)):
-        target = tmp_path / f"to-{k}"
-        assert convert(source, target, "--to", "hf", "--out", tmp_path / "runs") == 0
-        tensors = transformers.AutoModelForCausalLM.from_pretrained(target).state_dict()
-        assert_same(dict(tensors), {name: torch.from_numpy(v) for name, v in params.items()})
-        assert formats.open(target).tokenizer().bos == 256
 
 
 def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(tmp_path, hf):

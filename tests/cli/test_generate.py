@@ -92,16 +92,6 @@ def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(mode
         read_prompts("mixed.jsonl")
 
 
-def test_quantised_weights_are_for_mlx(model, capsys):
-    assert main(["generate", model, "--weights=4bit"]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "torch:cpu cannot compute with; use an mlx backend (--backend mlx:cpu" in err
-    for weights in ("bfloat16", "8bit", "4bit"):
-        words = (model, LONG, "--backend=mlx:cpu", f"--weights={weights}")
-        assert told(capsys, *words)["tokens"] == 40
-
-
 def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
     path, lines = tmp_path / "a", tmp_path / "a.ndjson"
     for content in (b"\xef\xbb\xbfone\r\ntwo\r\n", b"one\ntwo\n"):

@@ -4,26 +4,22 @@ Lines run in this process, split as in a shell. A long line is shortened, and en
 soon as it trains.
 """
 
-import ast
 import io
 import os
 import re
 import shlex
 import signal
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
 from unittest import mock
 
 import pytest
 
-import mlxhog
 from mlxhog.cli import main
 from tests.another_process import Program
 from tests.training.small import small_config
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
-PRODUCT = Path(next(iter(mlxhog.__path__)))
 INTERRUPTED = 130
 TRAINS = re.compile(r"^step \d", re.MULTILINE)
 LONG = "mlxhog train "
@@ -142,24 +138,3 @@ def test_every_next_line_can_be_pasted(kind, request):
     for line in list(shell.next):  # without the lines that these print
         is_long, is_new = line.startswith(LONG), line.startswith(f"{LONG}--model")
         shell.run(line + SMALLER * is_new, TRAINS if is_long else None)
-
-
-def test_every_printer_of_a_next_line_is_reached(runs, studies):
-    said = [*runs.next, *studies.next, "mlxhog watch "]  # `train` has run it
-    unreached = {
-        place: text for place, text in printers() if not any(one.startswith(text) for one in said)
-    }
-    assert not unreached, "let a command here print them, so that they are run"
-
-
-def printers():
-    """Yield place and begin of every `next:` text of the product."""
-    for file in sorted(PRODUCT.rglob("*.py")):
-        tree = ast.parse(file.read_text())
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-        docs = {ast.get_docstring(n, False) for n in ast.walk(tree) if isinstance(n, documented)}
-        for node in texts:
-            if isinstance(node.value, str) and node.value not in docs and "next: " in node.value:
-                text = node.value.partition("next: ")[2]
-                yield f"{file.relative_to(PRODUCT)}:{node.lineno}", text

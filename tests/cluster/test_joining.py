@@ -62,7 +62,7 @@ def test_equal_machines_pass_and_every_difference_is_named_with_both_values_and_
 
 @each_of("text", ["", "[]", '{"version": "9"}', "[" * 100_000, '{"seed": 1, "seed": 2}'])
 def test_the_identity_of_another_version_is_refused_in_words(text):
-    with pytest.raises(ConfigError, match="install the same version.*; if all of them have left"):
+    with pytest.raises(ConfigError, match="install the same version of mlxhog on all machines"):
         check_identity(IDENTITY, text)
 
 
@@ -196,19 +196,16 @@ def test_an_address_without_a_machine_or_a_lack_of_torchft_ends_a_run_before_its
         runs.train(small_config(tmp_path, steps=3, cluster=address))
 
 
-@each_of(
-    ("outcome", "cluster", "note"),
-    [
-        (Outcome.COMMITTED, choice(round_every=10.0), "a round took 14 s, longer than the 10 s"),
-        (Outcome.COMMITTED, choice(round_every=60.0), None),
-        (Outcome.REFUSED, choice(round_every=1.0, cluster_timeout_s=8.0),
-         "a round was given up after 14 s: a machine was stopped or unplugged"),
-        (Outcome.REFUSED, choice(), None),
-    ],
-)  # fmt: skip
-def test_a_machine_that_is_too_slow_for_its_rounds_is_reported(outcome, cluster, note):
+def test_a_machine_that_is_too_slow_for_its_rounds_is_reported():
     machine = Machine(Table(1))
     machine.own.words["joined_ns"] = time.monotonic_ns() - 14 * 10**9
-    notes = list(slowness(machine.own, outcome, cluster).values())
+    for outcome, cluster, note in (
+        (Outcome.COMMITTED, choice(round_every=10.0), "a round took 14 s, longer than the 10 s"),
+        (Outcome.COMMITTED, choice(round_every=60.0), ""),
+        (Outcome.REFUSED, choice(round_every=1.0, cluster_timeout_s=8.0), "given up after 14 s"),
+        (Outcome.REFUSED, choice(), ""),
+    ):
+        notes = "".join(slowness(machine.own, outcome, cluster).values())
+        assert note in notes
+        assert bool(note) == bool(notes)
     machine.close()
-    assert [text[: len(note or "")] for text in notes] == ([note] if note else [])

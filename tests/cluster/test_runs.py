@@ -93,17 +93,17 @@ def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(tmp_path
 @pytest.mark.slow
 def test_machines_that_join_die_and_come_again_have_one_model(tmp_path):
     pytest.importorskip("torchft")
-    with lighthouse() as (_, address):
-        first = Machine(tmp_path / "a", address)
-        second = Machine(tmp_path / "b", address)
+    with lighthouse() as light:
+        first = Machine(tmp_path / "a", light.address)
+        second = Machine(tmp_path / "b", light.address)
         machines = [first, second]
         try:
             first.await_round_of(2)
             second.kill()
             lines = second.rounds()
             first.await_round_of(1)
-            again = Machine(tmp_path / "b", address)
-            late = Machine(tmp_path / "c", address)
+            again = Machine(tmp_path / "b", light.address)
+            late = Machine(tmp_path / "c", light.address)
             machines += [again, late]
             first.await_round_of(3)
             for one in (first, again, late):
@@ -146,12 +146,12 @@ def call_of_two(address, roots, **options):
 def test_a_cluster_that_was_stopped_resumes_from_the_checkpoints_of_its_machines(tmp_path, copied):
     pytest.importorskip("torchft")
     roots = [tmp_path / name for name in "ab"]
-    with lighthouse() as (_, address):
-        before, stopped = call_of_two(address, roots)
+    with lighthouse() as light:
+        before, stopped = call_of_two(light.address, roots)
         if copied:  # both have the run of the first
             shutil.rmtree(roots[1] / "runs")
             shutil.copytree(roots[0] / "runs", roots[1] / "runs")
-        after, parts = call_of_two(address, roots, resume="latest")
+        after, parts = call_of_two(light.address, roots, resume="latest")
     assert all(is_balanced(part) for part in stopped + parts)
     for lines in (before, after):
         audit = Audit.of(lines)

@@ -11,7 +11,7 @@ import pytest
 
 from mlxhog.cluster.group import ClusterError, State
 from mlxhog.errors import ConfigError
-from tests.cluster.members import IDENTITY, Member, cluster, lighthouse, together
+from tests.cluster.members import IDENTITY, cluster, lighthouse, member, together
 
 pytest.importorskip("torchft")
 
@@ -22,8 +22,7 @@ def same(answers):
 
 def test_members_commit_the_mean_of_their_buffers_and_have_the_same_bits():
     with cluster(1.0, 2.0, 6.0) as (_, members):
-        first = together(members, "round")
-        second = together(members, "round")
+        first, second = together(members), together(members)
     assert [answer.commits for answer in first + second] == [True] * 6
     assert sorted(answer.membership.rank for answer in first) == [0, 1, 2]
     assert {(a.membership.round, a.membership.members) for a in second} == {(1, 3)}
@@ -33,17 +32,17 @@ def test_members_commit_the_mean_of_their_buffers_and_have_the_same_bits():
 
 def test_bfloat16_on_the_wire_rounds_the_movements_alike_on_all_members():
     with cluster(1.0, 3.0, dtype="bfloat16") as (_, members):
-        answers = together(members, "round")
+        answers = together(members)
     assert same(answers)
     assert np.array_equal(answers[0].state.anchor, np.full(4, 2.0, np.float32))
 
 
 def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once():
     with cluster(1.0, 3.0) as (address, members):
-        together(members, "round")
+        together(members)
         members[1].kill()
-        with Member(address, "m1", 5.0) as again, Member(address, "late", 7.0) as late:
-            answers = together([members[0], again, late], "round")
+        with member(address, "m1", 5.0) as again, member(address, "late", 7.0) as late:
+            answers = together([members[0], again, late])
     assert {one.name for one in answers[-1].membership.machines} == {"m0", "m1", "late"}
     assert [answer.has_loaded for answer in answers] == [False, True, True]
     assert [(a.commits, a.membership.members, a.state.round) for a in answers] == [(True, 3, 2)] * 3
@@ -52,30 +51,31 @@ def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once(
 
 def test_a_member_that_cannot_load_the_state_does_not_take_part_with_its_old_one():
     with cluster(1.0, timeout_s=5.0) as (address, (first,)):
-        first.call("round")
-        with Member(address, "late", 3.0, loses_transfers=True) as late:
-            late.send("join")
+        first.round()
+        with member(address, "late", 3.0, loses_transfers=True) as late:
+            late.begin_round()
             while not late.has_answered():
-                first.call("round")  # the late one is in one of these rounds
+                first.round()  # the late one is in one of these rounds
             with pytest.raises(ClusterError, match="joining a round failed: the connection was"):
                 late.answer()
-        first.call("round")  # one of these may still have the lost member
-        assert first.call("round").commits
+        first.round()  # one of these may still have the lost member
+        assert first.round().commits
 
 
 def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_join_again():
-    with lighthouse() as (first, address):
-        with Member(address, "m0", 1.0) as one, Member(address, "m1", 3.0) as other:
-            before = together([one, other], "round")
+    with lighthouse() as first:
+        with member(first.address, "m0", 1.0) as one, member(first.address, "m1", 3.0) as other:
+            before = together([one, other])
             first.kill()
-            for member in (one, other):
+            for own in (one, other):
                 with pytest.raises(ClusterError, match=" failed: "):
-                    member.call("round")
-        with lighthouse(address) as (_, same_address):
-            assert same_address == address
+                    own.round()
+        with lighthouse(first.address) as second:
+            assert second.address == first.address
             kept = {"round": 1, "anchor": 2.0}
-            with Member(address, "m0", **kept) as one, Member(address, "m1", **kept) as other:
-                after = together([one, other], "round")
+            with member(second.address, "m0", **kept) as one:
+                with member(second.address, "m1", **kept) as other:
+                    after = together([one, other])
     assert [answer.commits for answer in before + after] == [True] * 4
     assert not any(answer.has_loaded for answer in after)
     assert same(after)
@@ -83,12 +83,11 @@ def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_jo
 
 def test_members_that_give_up_a_round_meet_again_and_the_second_loads():
     """As after a mean that shows unequal theta_s."""
-    with lighthouse() as (_, address):
-        one = Member(address, "m0", 1.0, round=5, anchor=-1.0)
-        other = Member(address, "m1", 1.0, round=5, anchor=-2.0)
+    with lighthouse() as light:
+        one = member(light.address, "m0", 1.0, round=5, anchor=-1.0)
+        other = member(light.address, "m1", 1.0, round=5, anchor=-2.0)
         with one, other:
-            split = together([one, other], "round")
-            healed = together([one, other], "round")
+            split, healed = together([one, other]), together([one, other])
     assert [answer.commits for answer in split] == [False, False]
     assert sum(answer.has_loaded for answer in healed) == 1
     assert [(answer.commits, answer.state.round) for answer in healed] == [(True, 6)] * 2
@@ -98,29 +97,29 @@ def test_members_that_give_up_a_round_meet_again_and_the_second_loads():
 def test_another_identity_is_refused_by_name_with_both_values():
     foreign = {**IDENTITY, "tokenizer": "other"}
     with cluster(1.0) as (address, members):
-        members[0].call("round")
-        with Member(address, "m1", identity=foreign) as member:
+        members[0].round()
+        with member(address, "m1", identity=foreign) as other:
             with pytest.raises(ConfigError, match="tokenizer is 'other' here and 't'"):
-                member.call("round")
-        assert members[0].call("round").commits
+                other.round()
+        assert members[0].round().commits
 
 
 def test_a_member_that_does_not_know_the_token_takes_part_in_no_round():
     """Its own check is no protection, so the others check."""
-    with lighthouse(token="right") as (_, address):
-        with Member(address, "m0", token="right") as member:
-            assert member.call("round").commits
+    with lighthouse(token="right") as light:
+        with member(light.address, "m0", token="right") as one:
+            assert one.round().commits
             with pytest.raises(ConfigError, match="has another token"):
-                Member(address, "m1", token="wrong").__enter__()  # its process has ended
-            with Member(address, "m1", 100.0, token="wrong", is_stranger=True) as stranger:
-                stranger.send("round")
+                member(light.address, "m1", token="wrong").__enter__()  # its process has ended
+            with member(light.address, "m1", 100.0, token="wrong", is_stranger=True) as stranger:
+                stranger.begin_round()
                 with pytest.raises(ClusterError, match="does not know the cluster's token"):
-                    rounds_until_an_error(member)
+                    rounds_until_an_error(one)
 
 
-def rounds_until_an_error(member):
+def rounds_until_an_error(one):
     while True:
-        assert member.call("round").state.anchor.max() < 99.0
+        assert one.round().state.anchor.max() < 99.0
 
 
 def test_a_state_is_sent_only_for_a_request_with_the_token():

@@ -164,36 +164,28 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
 
 
 @each_of(
-    ("values", "strategy"),
+    ("values", "strategy", "shares", "prediction"),
     [
-        ("moments=private gpu_write=cpu", "auto"),
-        ("determinism=record steps=5", "hogwild"),
-        ("determinism=rounds steps=5", "sync"),
-        ("async_after=0.1", "hogwild"),
-        ("read=live", "hogwild"),
-        ("sync_shares=speed", "sync"),
-        ("strategy=round_robin predict=last moments=shared", "round_robin"),
+        ("moments=private gpu_write=cpu", "auto", False, "none"),
+        ("determinism=record steps=5", "hogwild", True, "last"),
+        ("determinism=rounds steps=5", "sync", False, "none"),
+        ("async_after=0.1", "hogwild", True, "last"),
+        ("read=live", "hogwild", True, "none"),
+        ("sync_shares=speed", "sync", False, "none"),
+        ("strategy=round_robin predict=last moments=shared", "round_robin", True, "last"),
+        ("strategy=hogwild", "hogwild", True, "last"),
+        ("strategy=hogwild optimizer=adamw", "hogwild", False, "own"),
+        ("strategy=hogwild moments=private", "hogwild", False, "own"),
+        ("strategy=sync", "sync", False, "none"),
+        ("strategy=hogwild read=live", "hogwild", True, "none"),
+        ("strategy=hogwild optimizer=adamw moments=shared", "hogwild", True, "last"),
+        ("strategy=round_robin moments=shared", "round_robin", True, "none"),
+        ("strategy=round_robin moments=shared predict=last", "round_robin", True, "last"),
     ],
 )
-def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
-    given = dict(word.split("=") for word in values.split())
-    assert TrainConfig(**given).strategy_name == strategy
-
-
-@each_of(
-    ("values", "shares", "prediction"),
-    [
-        ("", True, "last"),
-        ("optimizer=adamw", False, "own"),
-        ("moments=private", False, "own"),
-        ("strategy=sync", False, "none"),
-        ("read=live", True, "none"),
-        ("optimizer=adamw moments=shared", True, "last"),
-        ("strategy=round_robin moments=shared", True, "none"),
-        ("strategy=round_robin moments=shared predict=last", True, "last"),
-    ],
-)
-def test_who_shares_moments_and_where_gradients_are_taken(values, shares, prediction):
-    given = dict(word.split("=") for word in values.split())
-    config = TrainConfig(**{"strategy": "hogwild", **given})
-    assert (config.shares_moments, config.prediction) == (shares, prediction)
+def test_strategy_shared_moments_and_prediction_follow_from_other_options(
+    values, strategy, shares, prediction
+):
+    config = TrainConfig(**dict(word.split("=") for word in values.split()))
+    followed = (config.strategy_name, config.shares_moments, config.prediction)
+    assert followed == (strategy, shares, prediction)

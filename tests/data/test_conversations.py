@@ -7,8 +7,8 @@ import pytest
 
 from mlxhog.data import conversations, records
 from mlxhog.data.batch import IGNORED
-from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
+from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import ByteTokenizer, train_bpe
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError

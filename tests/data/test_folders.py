@@ -13,8 +13,8 @@ import pytest
 from mlxhog.cli import main
 from mlxhog.data import corpora, heldout, textfiles
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
+from tests.data.token_files import documents_of, text_of
 from tests.pairs import each_of
 
 
@@ -27,7 +27,7 @@ def written(folder, contents):
 
 
 def texts(spec, text_key=None):
-    return list(corpora.find(str(spec), text_key).documents())
+    return documents_of(corpora.find(str(spec), text_key))
 
 
 def readable(spec, text_key=None, **how):
@@ -43,10 +43,6 @@ def skipped(folder, text_key=None):
 
 def prepared(folder):
     return prepare(str(folder), cache_dir=folder.parent / "cache")
-
-
-def text_in(path):
-    return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
 
 
 # -- bad files -------------------------------------------------------------------------------------
@@ -220,8 +216,8 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path, m
     })  # fmt: skip
     monkeypatch.chdir(tmp_path)
     corpus = readable("notes\nletter.md\ntalks\nnotes/a.txt")
-    assert list(corpus.documents()) == [b"a", b"letter", b"t"]
-    assert list(corpus.documents(held_out=True)) == [b"v"]
+    assert documents_of(corpus) == [b"a", b"letter", b"t"]
+    assert documents_of(corpus, held_out=True) == [b"v"]
     assert {one.path.name: one.reason for one in corpus.skipped}["a.txt"] == "equal to notes/a.txt"
     assert corpora.full_path("notes\nsotu") == f"{tmp_path / 'notes'}\nsotu"
     assert corpora.full_path("sotu") is None
@@ -308,8 +304,8 @@ def test_what_names_decide_is_said_and_kept(tmp_path):
         "valid.txt": "held out " * 9, "test.txt": "never seen " * 9,
     })  # fmt: skip
     result = prepared(folder)
-    assert text_in(result.train) == "a text to train on"
-    assert text_in(result.val) == "held out " * 9
+    assert text_of(result.train) == b"a text to train on"
+    assert text_of(result.val) == b"held out " * 9
     assert result.rule == "given"
     assert "held-out text, by name: valid.txt" in result.notes
     (note,) = [note for note in result.notes if note.startswith("2 of 4 files skipped: ")]
@@ -331,8 +327,8 @@ def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
         "99.txt.gz": f"equal to {folder / '07.txt'}",
         "linked.txt": f"equal to {folder / '03.txt'}",
     }
-    both = text_in(result.train).split("\n") + text_in(result.val).split("\n")
-    assert (both.count("document 5"), both.count("document 7")) == (20, 20)
+    both = (text_of(result.train) + text_of(result.val)).split(b"\n")
+    assert (both.count(b"document 5"), both.count(b"document 7")) == (20, 20)
 
 
 def test_held_out_text_of_one_of_several_paths_is_that_of_all(tmp_path):
@@ -345,4 +341,5 @@ def test_held_out_text_of_one_of_several_paths_is_that_of_all(tmp_path):
     assert [path.name for path in result.corpus.files(held_out=True)] == ["valid.txt"]
     assert [path.name for path in result.corpus.files()] == ["train.txt", "c.txt"]
     assert [one.path.name for one in result.corpus.skipped] == ["copy.txt", "valid.md"]
-    assert dict(result.held_out_bytes())[str(tmp_path / "a" / "valid.txt")] == 400
+    held_out = {one["path"]: one["held_out_bytes"] for one in result.inventory()["files"]}
+    assert held_out[str(tmp_path / "a" / "valid.txt")] == 400

@@ -6,9 +6,9 @@ import json
 import random
 
 from mlxhog.data import machine_data, textfiles
-from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokens import TokenFile
+from mlxhog.data.records import Example
+from tests.data.token_files import text_of
 from tests.pairs import each_of
 
 RANDOM = random.Random(1)
@@ -99,12 +99,9 @@ def test_it_is_left_out_of_training_and_held_out_text(tmp_path):
         for skip in (False, True)
     )
     assert result.train != with_it.train
-    train, val = (
-        bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
-        for path in (result.train, result.val)
-    )
-    assert BASE64[:50] not in train + val
-    assert "note 5 about a day" in val
+    train, val = text_of(result.train), text_of(result.val)
+    assert BASE64[:50].encode() not in train + val
+    assert b"note 5 about a day" in val
     skipped, note = result.notes
     assert "picture.txt: no text in it" in skipped
     assert "of the text, is left out: " in note

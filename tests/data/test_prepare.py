@@ -12,6 +12,7 @@ from mlxhog.data import heldout, tokenizers, tokens
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
+from tests.data.token_files import text_of
 
 
 @pytest.fixture
@@ -26,11 +27,6 @@ def corpus(tmp_path):
     for i in range(24):
         (folder / f"{i:02d}.txt").write_text(f"document {i} " * 20)
     return folder
-
-
-def text_of(path):
-    tokens = TokenFile.open(path).tokens
-    return bytes(int(t) for t in tokens if t < 256)
 
 
 def made(prepared):
@@ -134,7 +130,7 @@ def test_a_text_that_changes_or_a_disk_that_fills_up_leaves_nothing_behind(
         with pytest.raises(DataError, match="corpus changed while it was read"):
             prepare(str(corpus), cache_dir=cache)
     with monkeypatch.context() as patch:
-        patch.setattr(tokens.TokenWriter, "add_all", full)
+        patch.setattr(tokens.TokenWriter, "add", full)
         with pytest.raises(EnvironmentLacks, match="the disk became full while preparing"):
             prepare(str(corpus), cache_dir=cache)
     assert not leftovers(cache)

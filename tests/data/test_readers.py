@@ -15,6 +15,7 @@ from pyarrow import parquet
 from mlxhog.data import corpora, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
+from tests.data.token_files import documents_of
 from tests.pairs import each_of
 
 
@@ -94,7 +95,7 @@ def test_a_file_is_read_as_what_it_is_alone_and_in_a_folder(tmp_path, name, cont
     assert pieces == documents
     if documents:
         corpus, _ = corpora.readable(corpora.find(str(tmp_path / "d"), key))
-        assert b"".join(corpus.documents()) == b"".join(documents)
+        assert b"".join(documents_of(corpus)) == b"".join(documents)
 
 
 HALF = gzip.compress(b'{"text": "one"}\n' * 100)[:-9]
@@ -174,7 +175,7 @@ def test_a_package_that_is_missing_is_named_with_its_command(tmp_path, monkeypat
         ("hf:someone/something", "datasets"),
     ):
         with pytest.raises(EnvironmentLacks, match=f"{package}, .*: python -m pip install"):
-            list(corpora.find(str(spec)).documents())
+            documents_of(corpora.find(str(spec)))
 
 
 def test_a_python_without_xz_is_one_sentence():
@@ -194,7 +195,7 @@ def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path)
     assert all(len(piece) >= textfiles.PIECE_BYTES for piece in pieces[:-1])
     assert all(piece.endswith(b"\n\n") and not piece.startswith(b"\n") for piece in pieces)
     assert len(pieces) > 50
-    assert list(corpora.find(str(tmp_path)).documents()) == pieces
+    assert documents_of(corpora.find(str(tmp_path))) == pieces
     assert len(read(path)) == 1
     for name, copies in (("small.txt", 100), ("code.py", 50_000)):
         assert len(read(written(tmp_path / name, "word\n\n" * copies), split=True)) == 1
@@ -228,16 +229,16 @@ def test_a_data_set_is_a_folder_of_data_files_or_a_saved_one_with_its_own_held_o
     written(hub / "data" / "train-0.parquet", table(text=["one", "", "two"], id=[1, 2, 3]))
     written(hub / "data" / "validation-0.parquet", table(text=["three"], id=[4]))
     corpus = corpora.find(f"hf:{hub}")
-    assert list(corpus.documents()) == ONE_TWO == list(corpus.documents())
-    assert list(corpus.documents(held_out=True)) == [b"three"]
+    assert documents_of(corpus) == ONE_TWO == documents_of(corpus)
+    assert documents_of(corpus, held_out=True) == [b"three"]
     assert prepare(f"hf:{hub}").rule == "given"
     words, saved = hub.parent / "words", str(hub.parent / "saved")
     written(words / "train.csv", "text,id\nnull,1\n,2\nNA,3\n")  # a word for nothing is a word
-    assert list(corpora.find(f"hf:{words}").documents()) == [b"null", b"NA"]
+    assert documents_of(corpora.find(f"hf:{words}")) == [b"null", b"NA"]
     Dataset.from_dict({"body": ["one", "two"], "n": [1, 2]}).save_to_disk(saved)
-    assert list(corpora.find(f"hf:{saved}", "body").documents()) == ONE_TWO
+    assert documents_of(corpora.find(f"hf:{saved}", "body")) == ONE_TWO
     with pytest.raises(DataError, match=r"train row 1: no key 'text'; keys are 'body', 'n'"):
-        list(corpora.find(f"hf:{saved}").documents())
+        documents_of(corpora.find(f"hf:{saved}"))
 
 
 def test_a_data_set_that_cannot_be_loaded_is_named_with_the_cause(hub):

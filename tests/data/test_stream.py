@@ -27,7 +27,7 @@ from tests.pairs import each_of
 TOKENIZER = ByteTokenizer()
 BOS = TOKENIZER.bos
 EXAMPLE = {"prompt": "a", "answer": "b"}
-PART = '{"rows": 1, "end_ticket": 1, "batch_size": 2, "examples_end": 0, "sources": []}'
+PART = '{"end_ticket": 1, "examples_end": 0, "sources": []}'
 
 
 def opened(run, batch_size=2, seq_len=8):
@@ -96,7 +96,7 @@ def test_tickets_count_through_parts_and_never_change_their_rows(tmp_path):
     publish(writer, [], [SourceFile("bad.txt", 1, 2, "it is binary")])
     publish(writer, rows_of("four"), [], 7)
     with (tmp_path / "stream" / "rows.jsonl").open("ab") as file:  # as a kill leaves it
-        file.write(b"[0, 256, 120, 256]\n[0, 256, 1")
+        file.write(b"[[0, 256, 120, 256]]\n[[0, 256, 1")
     again = opened(tmp_path, batch_size=5)  # of another batch size from now on
     publish(again, rows_of(*"abcdef"), [], 7)
     last = again.last
@@ -109,7 +109,7 @@ def test_tickets_count_through_parts_and_never_change_their_rows(tmp_path):
         reader.at(0, 5)
 
 
-@each_of("lines", ["x", "[0, 256, 97]\n{}", '[0, "a", 97]\n' + PART])
+@each_of("lines", ["x", "[[0, 256, 97]]\n{}", '[[0, "a", 97]]\n' + PART])
 def test_a_damaged_stream_is_refused_in_words(tmp_path_factory, lines):
     run = tmp_path_factory.mktemp("run")
     opened(run)
@@ -156,7 +156,7 @@ def test_a_part_whose_publishing_ends_at_any_call_is_whole_or_absent(tmp_path, e
         elif ended:
             assert writer.last.end_ticket == 1
         publish(writer, rows_of("next"))
-        n_tickets = Stream(run / "stream").update().parts[-1].end_ticket
+        n_tickets = Stream(run / "stream").update().last.end_ticket
         texts = [labels(batches(run).at(0, k)) for k in range(n_tickets)]
         assert texts in (
             [[b"one"], [b"next"]],

@@ -1,4 +1,6 @@
-"""Token files of documents, for tests."""
+"""Token files of documents, and what texts and token files hold, for tests."""
+
+import numpy as np
 
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
@@ -11,3 +13,13 @@ def token_file(folder, documents, tokenizer=None):
         for document in documents:
             writer.add(document)
     return TokenFile.open(path)
+
+
+def text_of(path):
+    """All text of a token file of bytes."""
+    return bytes(ByteTokenizer().decode(np.asarray(TokenFile.open(path).tokens)))
+
+
+def documents_of(corpus, *, held_out=False):
+    """The training documents of a corpus, or its own held-out ones."""
+    return [text for one in corpus.parts if one.held_out == held_out for text in one.read()]

@@ -24,6 +24,7 @@ from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import corpora, tokenizers
 from mlxhog.mad.search.space import read_space
 from mlxhog.models import families, registry
+from tests.data.token_files import documents_of
 
 LARGE = {
     "vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2,
@@ -174,8 +175,7 @@ def _architecture(name):
 
 def _read_corpus(name):
     def read(folder):
-        for _ in corpora.find(str(folder / name)).documents():
-            pass
+        documents_of(corpora.find(str(folder / name)))
 
     return read
 

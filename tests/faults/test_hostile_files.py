@@ -23,6 +23,7 @@ from mlxhog.errors import (
     DataError,
     shown,
 )
+from tests.data.token_files import documents_of
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of, max_examples
 
@@ -75,10 +76,10 @@ def test_json_that_nothing_can_handle_is_a_value_error(text, message):
 def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "hello", "score": NaN}\n')
-    assert list(corpora.find(str(path)).documents()) == [b"hello"]
+    assert documents_of(corpora.find(str(path))) == [b"hello"]
     path.write_text("[" * 100_000 + "\n")
     with pytest.raises(DataError, match=r"a.jsonl:1: not JSON \(lists or objects are nested"):
-        list(corpora.find(str(path)).documents())
+        documents_of(corpora.find(str(path)))
 
 
 # -- messages --------------------------------------------------------------------------------------

@@ -76,25 +76,21 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(tmp_path, capsys):
     def generate(progress):
         if progress.step < 1 or answers:
             return
-        capsys.readouterr()
-        assert main([*words, "--json"]) == 0
-        line = json.loads(capsys.readouterr().out)
-        assert main([*words, "--mode=racy"]) == 0
-        answers.append((line, capsys.readouterr().err))
+        for more in (["--json"], ["--mode=racy"]):
+            capsys.readouterr()
+            assert main([*words, *more]) == 0
+            answers.append(capsys.readouterr())
         signal.raise_signal(signal.SIGINT)
 
     train(config, observer=generate)
-    ((line, text),) = answers
-    weights = line["weights"]
-    assert 0 <= weights["version_first"] <= weights["version_last"]
-    assert weights["of"].startswith("run ")
-    assert {"mode", "age_updates", "age_s", "consistent"} <= weights.keys()
-    assert "weights of run " in text
-    assert "updates and" in text
     assert main([*words, "--json"]) == 0
-    weights = json.loads(capsys.readouterr().out)["weights"]
-    assert weights["of"].startswith("checkpoint step-")
-    assert weights["version_first"] == weights["version_last"] > 0
+    live, saved = (json.loads(one.out)["weights"] for one in (answers[0], capsys.readouterr()))
+    assert 0 <= live["version_first"] <= live["version_last"]
+    assert live["of"].startswith("run ")
+    assert {"mode", "age_updates", "age_s", "consistent"} <= live.keys()
+    assert all(text in answers[1].err for text in ("weights of run ", "updates and"))
+    assert saved["of"].startswith("checkpoint step-")
+    assert saved["version_first"] == saved["version_last"] > 0
 
 
 @pytest.mark.parametrize("why", ["another version", "no copies"])

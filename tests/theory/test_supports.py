@@ -1,4 +1,4 @@
-"""Supports as bitmaps; the interval of conflict holds as promised."""
+"""Supports as bitmaps: their quantities, and the interval of conflict."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from mlxhog.theory.hypergraph import Hypergraph
-from tests.theory.bitmaps import of_lists, of_masks
-from tests.tolerances import COVERAGE_OF_200
+from mlxhog.theory.supports import Supports
 
 N = 43
 sets = st.lists(st.sets(st.integers(0, N - 1)), max_size=12)
+
+
+def of_masks(masks):
+    """Supports of boolean rows, (samples, n)."""
+    return Supports(np.packbits(masks, axis=1, bitorder="little"), masks.shape[1])
+
+
+def of_lists(supports, n):
+    """Supports of coordinates in [0, n), in any order."""
+    masks = np.zeros((len(supports), n), bool)
+    for mask, support in zip(masks, supports, strict=True):
+        mask[list(support)] = True
+    return of_masks(masks)
 
 
 @given(sets, sets)
@@ -27,33 +38,6 @@ def test_meetings_are_counted_wherever_they_are():
     n = 100_003
     one = of_lists([[n - 1], [5_000]], n)
     assert one.meetings(of_lists([[0, n - 1], [n - 2]], n)).tolist() == [1, 0]
-
-
-def rows(probabilities, count):
-    """Examples that hold each coordinate independently with its probability."""
-    return np.random.default_rng(0).random((count, len(probabilities))) < probabilities
-
-
-# Every example is drawn with replacement, so a "population" is a distribution known exactly.
-POPULATIONS = {
-    "Zipf words": rows(1 / np.arange(2, 302) ** 1.1, 1500),
-    "some examples meet many": np.concatenate(
-        [rows(np.full(300, 0.003), 1450), rows(np.full(300, 0.3), 50)]
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", POPULATIONS)
-def test_the_interval_of_p_conf_holds_as_often_as_it_says(name):
-    masks = POPULATIONS[name]
-    graph = Hypergraph.from_lists([np.flatnonzero(row) for row in masks], masks.shape[1])
-    p_conf, covered = float((graph.edge_degrees / len(graph)).mean()), 0
-    for seed in range(200):
-        chosen = np.random.default_rng(seed).integers(0, len(masks), 150)
-        low, high = of_masks(masks[chosen]).p_conf_interval
-        covered += low <= p_conf <= high
-    assert covered / 200 >= 0.95 - COVERAGE_OF_200.atol
 
 
 def test_the_interval_is_clopper_and_pearsons_of_half_as_many_pairs():

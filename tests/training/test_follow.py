@@ -44,7 +44,7 @@ def stream(directory):
 def rows(directory, *, trained=False):
     """The text of every published row, or its trained part, in order; BOS has no text."""
     published = stream(directory)
-    every = published.rows(0, published.parts[-1].rows)
+    every = [row for k in range(published.last.end_ticket) for row in published.rows(k)]
     return [bytes(TOKENIZER.decode(row.ids[trained * (row.masked + 1) :])) for row in every]
 
 
@@ -74,7 +74,7 @@ def trained_all(directory, n):
         if len(rows(directory)) < n:
             return False
         ask(directory, "checkpoint")
-        return done(directory) == stream(directory).parts[-1].end_ticket
+        return done(directory) == stream(directory).last.end_ticket
 
     return condition
 
@@ -110,7 +110,7 @@ def test_new_files_and_examples_are_trained_once_in_order(tmp_path):
     assert trained_rows[2:4] == [b"two and two is four", b"a plain record"]
     assert sorted(trained_rows[4:]) == [b"# the last", b"say it"]
     assert result.status == "interrupted"
-    assert result.steps == stream(directory).parts[-1].end_ticket == done(directory)
+    assert result.steps == stream(directory).last.end_ticket == done(directory)
     assert any("until mlxhog stop or Ctrl-C" in message for message in messages)
     assert sum("waiting for new text" in message for message in messages) >= 2
     wait_again, _ = followed(replace(config, resume=result.run), lambda directory: None)
@@ -189,7 +189,7 @@ def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
         process.wait()
     published = [row.decode() for row in rows(directory)]
     assert sorted(published) == sorted([*sent, *files])  # each once
-    assert done(directory) == stream(directory).parts[-1].end_ticket
+    assert done(directory) == stream(directory).last.end_ticket
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ class MatrixCompletion:
     def data(self) -> dict[str, NDArray[Any]]:
         """Training ratings less their mean, and the weight of each row's L2 term per example."""
         return {
-            "ratings": self._packed(self.train),
+            "ratings": self._packed_sets[0],
             "shrink_users": _shrink(self.mu, self._user_degrees),
             "shrink_items": _shrink(self.mu, self._item_degrees),
         }
@@ -129,8 +129,8 @@ class MatrixCompletion:
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
         """The objective, and root mean squared errors of training and test ratings."""
         train = self._squared_error(params, self._packed_sets[0])
-        shrunk = _squared_norms(params["users"][self._user_degrees > 0])
-        shrunk += _squared_norms(params["items"][self._item_degrees > 0])
+        rated = params["users"][self._user_degrees > 0], params["items"][self._item_degrees > 0]
+        shrunk = sum(float(np.einsum("ij,ij->", x, x, dtype=np.float64)) for x in rated)
         measures = {
             "objective": train + 0.5 * self.mu * shrunk,
             "train_error": float(np.sqrt(train / self.train.n_entries)),
@@ -155,10 +155,11 @@ class MatrixCompletion:
 
     @cached_property
     def _packed_sets(self) -> list[Int32]:
-        return [self._packed(one) for one in (self.train, self.test) if one is not None]
-
-    def _packed(self, ratings: Ratings) -> Int32:
-        return pack_pairs(ratings.users, ratings.items, ratings.ratings - np.float64(self.mean))
+        return [
+            pack_pairs(one.users, one.items, one.ratings - np.float64(self.mean))
+            for one in (self.train, self.test)
+            if one is not None
+        ]
 
     def _squared_error(self, params: Mapping[str, Float32], ratings: Int32) -> float:
         users, items = params["users"], params["items"]
@@ -180,7 +181,3 @@ def _build(memory: ProblemMemory) -> _native.CompletionProblem:
 
 def _shrink(mu: float, degrees: Int64) -> Float32:
     return np.where(degrees > 0, mu / np.maximum(degrees, 1), 0.0).astype(np.float32)
-
-
-def _squared_norms(rows: Float32) -> float:
-    return float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))

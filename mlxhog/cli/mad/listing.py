@@ -176,13 +176,8 @@ def show(config: _Show) -> Report:
     for name, own in shapes.items():
         number = number_of.get(name)
         layer = None if number is None else cfg.layers[number]
-        part: dict[str, Any] = {
-            "layer": number,
-            "text": name,
-            "kind": "",
-            "numbers": {},
-            "shapes": own,
-        }
+        part: dict[str, Any] = {"layer": number, "text": name, "kind": "", "numbers": {}}
+        part["shapes"] = own
         part |= {"params": sum(map(math.prod, own.values())), "state": {}, "grows": False}
         if number is not None and layer is not None:
             part |= {"text": canonical([layer]), "kind": layer.kind, "numbers": to_dict(layer)}

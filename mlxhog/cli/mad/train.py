@@ -133,11 +133,9 @@ class _Candidate(Settings, Quiet):
 
 
 @command(
-    "mad train",
-    Part(Protocol, " ".join(PROTOCOL)),
-    Part(TrainConfig, worker_options),
+    "mad train", Part(Protocol, " ".join(PROTOCOL)), Part(TrainConfig, worker_options),
     otherwise=OTHERWISE,
-)
+)  # fmt: skip
 def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report:
     """Train one candidate on one task and score it on held-out rows.
 
@@ -214,7 +212,6 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
 
 
 def _shown(tick: Tick, limit: int) -> "Callbacks":
-    """Return callbacks that show the newest evaluation on a line."""
     from mlxhog.mad.run import Callbacks
 
     text = f"step 0/{limit}"
@@ -232,7 +229,6 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
 
 
 def _facts(plan: "RunPlan") -> dict[str, Any]:
-    """Return the definition of the run as plain values."""
     from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical
 
@@ -271,7 +267,6 @@ def _worker_options(together: TrainConfig, named: Layer) -> dict[str, object]:
 
 
 def _run_config(candidate: _Candidate, protocol: Protocol, settings: dict[str, str]) -> "RunConfig":
-    """Return the configuration of the run, with everything that decides its numbers."""
     from mlxhog.base import machine
     from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.config import plugins

@@ -2,8 +2,7 @@
 
 All candidates on one setting, with one seed and at one optimiser point, read and write one table
 (V, d) in one arena, in any process; each has its own optimizer state and other parameters. A later
-candidate begins with the table as the others left it. `python benchmarks/mad_search.py --only
-sharing` compares the order of the scores with that of tables of their own.
+candidate begins with the table as the others left it.
 """
 
 import json

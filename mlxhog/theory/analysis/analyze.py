@@ -93,7 +93,13 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         ngrams.of(plan.model),
         lambda step: tell("rows of the embedding", step),
     )
-    lag = _lag(observed, target)
+    others = max(1.0, len(workers_of(target)) - 1.0)
+    lag = Lag(others, others, seen=False)
+    if observed is not None and observed.workers > 1:
+        lag = Lag(observed.all.mean, float(observed.all.max), seen=True)
+    theorems = bounds_of(
+        measured.blocks, updates=batches.n_tickets, lag=lag, facts=facts(config, write)
+    )
     analysis = Analysis(
         config=config,
         write=write,
@@ -103,14 +109,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         lag=lag,
         observed=observed,
         stale_gradients=stale_gradients,
-        bounds=tuple(
-            bounds_of(
-                measured.blocks,
-                updates=batches.n_tickets,
-                lag=lag,
-                facts=facts(config, write),
-            )
-        ),
+        bounds=tuple(theorems),
     )
     return {
         "answer": verdict(analysis),
@@ -180,13 +179,6 @@ def bounds_of(
             },
         }.items():  # fmt: skip
             yield bounds.apply(name, here, one.name, tau=lag.largest, **more)
-
-
-def _lag(observed: ObservedStaleness | None, target: Target) -> Lag:
-    if observed is not None and observed.workers > 1:
-        return Lag(mean=observed.all.mean, largest=float(observed.all.max), seen=True)
-    others = max(1.0, len(workers_of(target)) - 1.0)
-    return Lag(mean=others, largest=others, seen=False)
 
 
 # -- what is measured ------------------------------------------------------------------------------

@@ -39,17 +39,11 @@ from mlxhog.training.job import Plan
 
 @dataclass(frozen=True)
 class Block:
-    """Some parameters of a model that are reported together.
+    """Some parameters of a model that are reported together."""
 
-    Attributes:
-        name: such as "embedding", "layer 0", "out_norm" or "head".
-        cell: "mlstm" or "slstm" for a layer with that cell; else None.
-        slots: of its parameters in the arena, ascending.
-    """
-
-    name: str
-    cell: str | None
-    slots: tuple[Slot, ...]
+    name: str  # such as "embedding", "layer 0", "out_norm" or "head"
+    cell: str | None  # "mlstm" or "slstm" for a layer with that cell
+    slots: tuple[Slot, ...]  # of its parameters in the arena, ascending
 
     @property
     def parameters(self) -> int:
@@ -92,21 +86,13 @@ Ticket = tuple[int, int]
 
 @dataclass(frozen=True)
 class Subject:
-    """The gradients to sample: a model at some parameters, and batches of its training text.
+    """The gradients to sample: a model at some parameters, and batches of its training text."""
 
-    Attributes:
-        plan: of a run of one worker.
-        steps: options of the optimizer that steps on these gradients.
-        blocks: parameters that are reported together.
-        checkpoint: of the parameters; None draws initial values.
-        tokens: the training token file.
-    """
-
-    plan: Plan
-    steps: TrainConfig
-    blocks: tuple[Block, ...]
-    checkpoint: Path | None
-    tokens: Path
+    plan: Plan  # of a run of one worker
+    steps: TrainConfig  # options of the optimizer that steps on these gradients
+    blocks: tuple[Block, ...]  # parameters that are reported together
+    checkpoint: Path | None  # of the parameters; None draws initial values
+    tokens: Path  # the training token file
 
     @property
     def sparsified(self) -> bool:
@@ -187,12 +173,11 @@ class GradientSource:
     def gradient(self, ticket: Ticket) -> float:
         """Compute one update's gradient; returns its loss."""
         batch, rows = self.batches.at(*ticket), self.subject.plan.config.micro_batch
-        parts = [batch.part(k, k + rows) for k in range(0, len(batch.x), rows)]
-        if len(parts) == 1:
+        if rows >= len(batch.x):
             loss, grads = self.backend.loss_and_grads(batch)
         else:
             loss, total = 0.0, GradientSum()
-            for part in parts:
+            for part in (batch.part(k, k + rows) for k in range(0, len(batch.x), rows)):
                 share = part.n_labels / max(batch.n_labels, 1)
                 nats, part_grads = self.backend.loss_and_grads(part)
                 total.add(part_grads, share)
@@ -218,9 +203,7 @@ class GradientSource:
         for block in self.subject.blocks:
             yield np.concatenate(
                 [
-                    view_of(self.flat, slot).reshape(-1) != 0
-                    if masks is None
-                    else masks[slot.name].reshape(-1)
+                    (masks[slot.name] if masks else view_of(self.flat, slot) != 0).reshape(-1)
                     for slot in block.slots
                 ]
             )
@@ -283,23 +266,22 @@ def compare_stale_gradients(
     ours = source(lane, subject)
     params_before = ours.params.copy()
     optimizer = ours.optimizer()
+
+    def flat(ticket: Ticket) -> Float32:
+        ours.gradient(ticket)
+        return ours.flat.copy()
+
     for ticket in before:
         ours.gradient(ticket)
         optimizer.step(ours.grads)
-    old = []
-    for ticket in watched:
-        ours.gradient(ticket)
-        old.append(ours.flat.copy())
-    results = []
+    old, results = [flat(ticket) for ticket in watched], []
     for done, ticket in enumerate(others[: LAGS[-1]], start=1):
         ours.gradient(ticket)
         ours.move(optimizer.step(ours.grads))
         if done in LAGS:
-            cosines = []
-            for one, first in zip(watched, old, strict=True):
-                ours.gradient(one)
-                cosines.append(_cosine(first, ours.flat))
-            results.append(StaleGradient(done, float(np.mean(cosines))))
+            pairs = zip(old, watched, strict=True)
+            cosine = np.mean([_cosine(first, flat(ticket)) for first, ticket in pairs])
+            results.append(StaleGradient(done, float(cosine)))
     ours.params[:] = params_before
     ours.backend.take(ours.params)
     return tuple(results)

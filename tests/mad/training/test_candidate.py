@@ -94,7 +94,6 @@ def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, protocol):
 
 @pytest.mark.parametrize("layers", ["mlstm swiglu", "slstm mh-attention", "gated-conv gla"])
 def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses(layers):
-    """So a rung ranks candidates alike: `python benchmarks/mad_search.py --only rungs`."""
     runs = [
         replace(
             small_run(workers=backend, layers=layers, dim=32),
@@ -231,7 +230,6 @@ EXACT = {"lr": 2e-2, "steps": 300, "eval_every": 50, "stop_accuracy": 1.0, "beta
 def test_small_candidates_learn_the_tasks_that_they_should(
     layers, backend, protocol, solves, task, settings
 ):
-    """The settings of the suites take longer: `python benchmarks/mad_search.py --only oracles`."""
     is_long = "test_length" in settings
     config = small_run(
         task=task, settings=settings, workers=backend, dim=16 if is_long else 32,

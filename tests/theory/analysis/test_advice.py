@@ -11,7 +11,7 @@ from mlxhog.theory.analysis.sampling import Block, StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.simulator import Staleness
 from tests.pairs import each_of
-from tests.theory.bitmaps import of_lists
+from tests.theory.test_supports import of_lists
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
 
