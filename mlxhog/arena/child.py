@@ -79,7 +79,7 @@ class Child:
         self._process = WorkerProcess(
             _main,
             (self._output.name, arena and arena.handle(), slot, promises),
-            name="mlxhog-doctor",
+            name="mlxhog-child",
             threads=1,
             pipe=True,
             arena=arena,

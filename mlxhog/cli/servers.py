@@ -1,15 +1,13 @@
 """`mlxhog serve`, `board` and `cluster`: servers until a signal."""
 
-import asyncio
 import os
 import secrets
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from time import sleep
 from typing import TYPE_CHECKING
 
-from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
+from mlxhog.base.http_server import listen, url_of
 from mlxhog.cli.flags import Json, OneRun, Plugins, run_argument
 from mlxhog.cli.frame import command, print_json
 from mlxhog.cluster.lighthouse import (
@@ -87,31 +85,18 @@ def board(config: _Board) -> int:
         board latest --port 8400
     """
     followed = config.find(config.run)
-    with listen("127.0.0.1", config.port) as listener, suppress(KeyboardInterrupt):
-        import uvicorn
-
+    with listen("127.0.0.1", config.port) as listener:
+        from mlxhog.base.app_server import AppServer
         from mlxhog.report.board import Board
         from mlxhog.report.record import RunRecord
 
         token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
-        settings = uvicorn.Config(
-            Board(RunRecord(followed), token),
-            log_level="critical",
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=2,
-            h11_max_incomplete_event_size=1 << 16,
-        )
+        server = AppServer(Board(RunRecord(followed), token))
         if config.json:
             print_json({"url": address, "token": token, "run": str(followed.directory)})
         else:
             print(f"board of {followed.directory}\n  {address}#{token}", flush=True)
-
-        async def answer() -> None:
-            say_once_where_connections_wait()
-            await uvicorn.Server(settings).serve(sockets=[listener])
-
-        asyncio.run(answer())
+        server.run(sockets=[listener])
     print("the board has ended; it changed nothing in the run", file=sys.stderr)
     return 0
 

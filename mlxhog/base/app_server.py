@@ -1,0 +1,84 @@
+"""Run an ASGI application, such as `mlxhog serve` and `mlxhog board`, until a signal ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+from mlxhog.base.http_server import say_once_where_connections_wait
+from mlxhog.base.interrupts import SIGNALS
+
+GRACE_S = 5
+"""Seconds for answers to complete after the request to end."""
+
+MOST_HEAD_BYTES = 65_536
+
+
+class AppServer(uvicorn.Server):
+    """A server that ends on a signal, or if it is over; a second signal ends it at once.
+
+    Args:
+        app: the application.
+        on_started: called when requests are answered.
+        is_over: asked ten times a second whether to end.
+        settings: further ones of `uvicorn.Config`.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        on_started: Callable[[], object] = lambda: None,
+        is_over: Callable[[], bool] = lambda: False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+                timeout_graceful_shutdown=GRACE_S,
+                **settings,
+            )
+        )
+        self._on_started, self._is_over = on_started, is_over
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and call `on_started`."""
+        say_once_where_connections_wait()
+        await super().startup(sockets)
+        self._on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to end; called ten times a second."""
+        return await super().on_tick(counter) or self._is_over()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals while the block runs."""
+        before = {
+            number: signal.signal(number, self._end)
+            for number in SIGNALS
+            if signal.getsignal(number) != signal.SIG_IGN  # ignored, for example, under nohup
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end(self, *_: Any) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
