@@ -362,3 +362,25 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(tmp_pa
     # A worker that was stopped amid its write counts as torn, as after a kill there.
     assert result.steps <= tickets <= result.steps + 1
     assert state["over"] is True
+
+
+@pytest.mark.slow
+def test_a_full_disk_during_training_is_reported_and_training_continues(tmp_path, monkeypatch):
+    saved, real = [], checkpoint.save
+
+    def save(*arguments, **fields):
+        if saved:
+            raise EnvironmentLacks("checkpoint needs 9 bytes, 1 is free; free some space")
+        saved.append(real(*arguments, **fields))
+        return saved[0]
+
+    def full(*_):
+        raise EnvironmentLacks("the disk became full")
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(run.Run, "append_metrics", full)
+    messages = Messages()
+    result = train(small_config(tmp_path, steps=100, save_every=20), observer=messages)
+    assert (result.status, result.steps) == ("unsaved", 100)
+    assert any(m.endswith("training continues") for m in messages)
+    checkpoint_of(result)

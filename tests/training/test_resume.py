@@ -306,3 +306,13 @@ def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path):
         True, False, True,
     ]  # fmt: skip
     assert 0 < runs[1].state["moments_since"] < 20  # of two workers each had taken some
+
+
+@pytest.mark.slow
+def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path):
+    first = train(small_config(tmp_path, steps=3))
+    second = train(small_config(tmp_path, steps=3, resume=first.run))
+    again = train(small_config(tmp_path, steps=3, resume=str(first.checkpoint)))
+    assert (again.run, again.checkpoint) == (second.run, second.checkpoint)
+    one, other = (checkpoint_of(r).params for r in (second, again))
+    assert all(np.array_equal(one[name], other[name]) for name in one)

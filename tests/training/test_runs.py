@@ -226,3 +226,18 @@ def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path)
             assert text == " one"
     template = (tmp_path / result.run / "model" / "chat_template.jinja").read_text()
     assert template == conversations.TEMPLATE
+
+
+@pytest.mark.slow
+def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path):
+    config = small_config(
+        tmp_path, workers="mlx:cpu,torch:cpu", strategy="hogwild", steps=120, lr=1e-2,
+        eval_every="1h", slow="0=2,1=2",  # they sleep, so that neither takes all steps
+    )  # fmt: skip
+    result = train(config)
+    assert (result.status, result.steps) == ("done", 120)
+    assert sum(worker.steps for worker in result.workers) == 120
+    assert all(worker.steps > 0 for worker in result.workers)
+    assert result.lost_update_rate == 0.0  # lossless is the default
+    # words of five letters and spaces: far below the 8 bits of a uniform guess
+    assert result.val_bits_per_byte < 3.0

@@ -22,10 +22,12 @@ from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
+from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks, MetalError
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
+from mlxhog.strategies.strategy import Lease
 from mlxhog.training import processes, side_jobs, worker, worker_process
 from mlxhog.training.job import Job
 from mlxhog.training.steps import Gradients, OverlappedSteps
@@ -336,3 +338,26 @@ def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(of_s
     ledger = steps.context.ledger
     assert ledger.state(0, 0) == TicketState.DONE
     assert ledger.state(0, 1) == TicketState.LEASED  # comes back when its worker is reaped
+
+
+@pytest.mark.parametrize(("micro_batch", "sizes"), [(8, [8]), (4, [4, 4]), (3, [3, 3, 2])])
+def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(micro_batch, sizes):
+    x, seen = np.arange(32, dtype=np.int32).reshape(8, 4), []
+
+    def loss_and_grads(batch):
+        """The mean of a batch as its gradient."""
+        seen.append(len(batch.x))
+        mean = batch.x.mean(dtype=np.float32)
+        return float(mean), {"w": np.array([mean], np.float32)}
+
+    data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
+    one = SimpleNamespace(
+        micro_batch=micro_batch, slot=1, config=SimpleNamespace(slow=None),
+        plan=SimpleNamespace(batches=lambda: data, link=None),
+    )  # fmt: skip
+    entry = SimpleNamespace(beat=lambda: None)
+    gradients = Gradients(one, None, entry, SimpleNamespace(loss_and_grads=loss_and_grads))
+    loss, grads = gradients.of(gradients.micro_batches(Lease(0, 0)))
+    assert seen == sizes
+    assert loss == pytest.approx(15.5)
+    assert grads["w"] == pytest.approx(15.5)
