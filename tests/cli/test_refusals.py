@@ -8,6 +8,8 @@ import io
 import json
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -254,3 +256,14 @@ def test_a_path_that_the_system_refuses_is_named(here, monkeypatch, capsys):
         assert main(changed(TRAIN.split(), option, "others/closed")) == 2
         message = "cannot use 'others/closed': Permission denied; name another path, or make it "
         assert capsys.readouterr() == ("", f"{message}usable for you\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_output_that_cannot_be_written_is_one_message():
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "mlxhog", "mad", "show", "swiglu"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert process.returncode == 3
+    assert process.stderr == "the output cannot be written: No space left on device\n"
