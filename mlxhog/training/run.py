@@ -225,6 +225,8 @@ class Training(Session):
                     last[k] = (steps, seconds)
                     act()
         else:
+            if self.signals.received:  # before anything that the end reports
+                self.reporter.report_once(INTERRUPTED)
             return
         monitor.over = True
 
