@@ -15,8 +15,9 @@ the start of their process, and are scored on all held-out documents afterwards;
 trained by then is its own affair. Then each trains on the same amount of text, whatever it takes.
 Arms take turns, ours twice (A/A).
 
-The settings of the others were found by one search (`harness/tuning.py`) with as many trials for
-each: step size, batch, width, depth and schedule. It counts text in place of seconds, as a busy
+The settings of the others were found by one search (`harness/tuning.py`) over the same axes: step
+size, batch, width, depth and schedule. The recorded one ran on a loaded machine: 12 trials of Llama
+and 11 of xlstm, whose schedule was not tried. It counts text in place of seconds, as a busy
 machine changes no loss. A wider or deeper model gets less of it, as if half of a step's time went
 by its products; of both peers that is so within a third, at widths from 64 to 256.
 """
