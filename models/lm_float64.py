@@ -41,7 +41,10 @@ def logits(
     """
     leaves, before, blocks = _inputs(params, state)
     trace: list[Tensor] = []
-    how: dict[str, Any] = {"rows": rows_of_tables(cfg, leaves, tokens, before), "hidden": trace}
+    how: dict[str, Any] = {
+        "rows": ngrams.look_up(cfg, leaves, tokens.astype(np.int32), before, OPS.xp),
+        "hidden": trace,
+    }
     with torch.inference_mode():
         y, after = lm.logits(cfg, leaves, tensor(tokens), blocks, ops=OPS, **how)
     if hidden is not None:
@@ -78,7 +81,7 @@ def differentiate(
     ids = tensor(tokens), tensor(labels).long()
 
     def mean_loss(leaves: Mapping[str, Tensor]) -> Tensor:
-        rows = rows_of_tables(cfg, leaves, tokens, before)
+        rows = ngrams.look_up(cfg, leaves, tokens.astype(np.int32), before, OPS.xp)
         loss: Tensor = lm.mean_loss(cfg, leaves, *ids, rows=rows, **how)
         return loss
 
@@ -92,13 +95,3 @@ def _inputs(params: Params, state: Any) -> tuple[dict[str, Tensor], Any, Any]:
     before, blocks = ngrams.parted(state)
     leaves = {name: tensor(x) for name, x in params.items()}
     return leaves, before, blocks and [tuple(map(tensor, block)) for block in blocks]
-
-
-def rows_of_tables(
-    cfg: ModelConfig, params: Mapping[str, Tensor], tokens: Int, before: Any
-) -> Tensor | None:
-    """Return the rows of the tokens' n-grams, (B, S, width); None for a model without tables."""
-    if (tables := ngrams.of(cfg)) is None:
-        return None
-    index = tables.rows_of(tokens.astype(np.int32), before)
-    return torch.cat([params[name][torch.tensor(rows).long()] for name, rows in index.items()], -1)

@@ -173,6 +173,22 @@ def _multipliers() -> Iterator[np.uint64]:
 _MULTIPLIERS = tuple(_multipliers())
 
 
+def look_up(
+    cfg: Any, params: Mapping[str, Any], tokens: Int32, before: Int32 | None, xp: Any
+) -> Any:
+    """Return the rows of the tokens' n-grams, r (B, S, width); None for a model without tables.
+
+    `params` are arrays of the framework of `xp`, through which the gradient goes.
+    """
+    if (tables := of(cfg)) is None:
+        return None
+    parts = [
+        xp.embedding(params[name], xp.from_numpy(rows, like=params[name]))
+        for name, rows in tables.rows_of(tokens, before).items()
+    ]
+    return xp.concatenate(parts, -1)
+
+
 def param_spec(cfg: Any) -> tuple[ParamSpec, ...]:
     """Declare W and the tables of a model; nothing for a model without tables."""
     if (tables := of(cfg)) is None:

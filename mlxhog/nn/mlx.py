@@ -113,10 +113,9 @@ class LanguageModel(Module):
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         params, ops = {self._names[n]: value for n, value in own.items()}, _ops(self.kernels)
         (before, blocks), ids, rows = ngrams.parted(state), np.empty((0, 0), np.int32), None
-        if (tables := ngrams.of(self.architecture)) is not None:
+        if ngrams.of(self.architecture) is not None:
             ids = np.array(tokens, np.int32)
-            index = tables.rows_of(ids, before).items()
-            rows = mx.concatenate([params[name][mx.array(row)] for name, row in index], -1)
+            rows = ngrams.look_up(self.architecture, params, ids, before, ops.xp)
         logits, after = lm.logits(self.architecture, params, tokens, blocks, ops=ops, rows=rows)
         return cast(array, logits), ngrams.carried(self.architecture, ids, before, after)
 

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from mlxhog.models import lm, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.lm_float64 import rows_of_tables
 from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
@@ -153,7 +152,7 @@ def logits_and_state(
     (before, blocks), ids, rows = ngrams.parted(state), np.empty((0, 0), np.int32), None
     if ngrams.of(architecture) is not None:
         ids = tokens.cpu().numpy().astype(np.int32)
-        rows = rows_of_tables(architecture, params, ids, before)
+        rows = ngrams.look_up(architecture, params, ids, before, ops.xp)
     with torch.autocast(tokens.device.type, enabled=False):
         logits, after = lm.logits(architecture, params, tokens, blocks, ops=ops, rows=rows)
     return cast(Tensor, logits), ngrams.carried(architecture, ids, before, after)
