@@ -88,7 +88,7 @@ class DelayFeedback(Around):
         assert target.metal is None
         assert target.record is None
         if self._before is None:
-            self._before = np.zeros_like(target.flat)
+            self._before = np.zeros(target.flat.size, np.float32)
         own = StepTrace(last=target.private[FEEDBACK], prev=self._before)
         self.rule.update(replace(target, record=own), pairs, step)
         how: dict[str, Any] = {"locks": target.locks, "mode": target.mode, "seed": step.seed}

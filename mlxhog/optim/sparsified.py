@@ -197,7 +197,7 @@ class Sparsified(Around):
         """
         assert target.metal is None
         if not self.error_feedback and self._scratch is None:
-            self._scratch = np.zeros_like(target.flat)
+            self._scratch = np.zeros(target.flat.size, np.float32)
         pending = target.private[RESIDUAL] if self._scratch is None else self._scratch
         self.rule.update(replace(target, pending=pending), pairs, step)
         how: dict[str, Any] = {"locks": target.locks, "mode": target.mode, "seed": step.seed}

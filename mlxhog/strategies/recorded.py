@@ -205,7 +205,7 @@ class OrderedWorker(HogwildWorker):
         self._locks = arena.locks(context.slot)
         _native.follow_turns(self._locks, self._order)
         self._regions = regions(arena.layout.dense)
-        own = np.zeros_like(arena.params)  # of whose tables only rows that are read take memory
+        own = np.zeros(arena.params.size, np.float32)  # takes memory only for rows that are read
         self._tables = {
             name: OrderedTable(self._locks, arena.params, own, slot)
             for name, slot in arena.layout.tables.items()
