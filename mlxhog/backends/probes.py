@@ -347,17 +347,17 @@ def faults(
     host, plain = Device(framework, "cpu", threads), kernels.choose(framework, "reference", "cpu")
     cases = list(product(names or CHECKS, SIZES))
     expected = [dict(_results(host, plain, *case)) for case in cases]
-    tested, found = Device(framework, device, threads), dict[str, str]()
+    tested, by_name = Device(framework, device, threads), dict[str, str]()
     for (name, sizes), exact in zip(cases, expected, strict=True):
         try:
             results = dict(_results(tested, ops, name, sizes))
         except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
-            found.setdefault(name, message_of(error))
+            by_name.setdefault(name, message_of(error))
             continue
         fault = next(_differences(CHECKS[name], results, exact), None)
         if fault is not None:
-            found.setdefault(name, fault)
-    return found
+            by_name.setdefault(name, fault)
+    return by_name
 
 
 def _results(device: Device, ops: Ops, name: str, sizes: Sizes) -> Named:

@@ -322,8 +322,8 @@ def evaluate(config: EvalConfig) -> Report:
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
-        found = corpora.find(config.data, config.text_key)
-        corpus, _ = corpora.readable(found, strict=config.strict_data)
+        every = corpora.find(config.data, config.text_key)
+        corpus, _ = corpora.readable(every, strict=config.strict_data)
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
     elif options is None:

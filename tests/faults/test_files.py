@@ -1,4 +1,4 @@
-"""Files and streams that cannot be written: said in words, nothing lost, and work goes on."""
+"""Files and streams that cannot be written: said in words, nothing lost, and work continues."""
 
 import contextlib
 import errno

@@ -49,7 +49,7 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
     reports, looks, lock = [], [], ExitStack()
 
     def live(seconds):
-        """Between two looks the run goes on, then it ends."""
+        """Between two looks the run continues, then it ends."""
         looks.append(seconds)
         if len(looks) == 2:
             lock.close()

@@ -200,7 +200,7 @@ def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path):
     assert plan.budget.tokens is None
     assert plan.budget.steps == pytest.approx(5000 / (2 * rows.length.mean()), abs=1)
     counted = train(config_of(tmp_path, steps=None, tokens=5000))
-    assert counted.tokens == pytest.approx(5000, rel=0.1)  # padding is none
+    assert counted.tokens == pytest.approx(5000, rel=0.1)  # padding is not counted
 
 
 TALK = [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one"}]

@@ -261,6 +261,6 @@ def _schedule(
         return schedules.Constant(warmup=0.0)
     chosen, values = SCHEDULES.find(protocol.schedule), asdict(protocol)
     names = {spec.flat for spec in options(chosen).values()} & values.keys()
-    made = SCHEDULES.make(chosen, {name: values[name] for name in names})
-    assert isinstance(made, schedules.Schedule)
-    return made
+    schedule = SCHEDULES.make(chosen, {name: values[name] for name in names})
+    assert isinstance(schedule, schedules.Schedule)
+    return schedule

@@ -146,14 +146,14 @@ def parse(text: str) -> ComputeTime:
     form = FORMS.get(kind)
     if form is None or not form.words:
         raise ValueError(f"wanted one of {forms()}; got {text!r}{did_you_mean(kind, FORMS)}")
-    wanted = f"wanted {kind}:{form.words}"
+    expected = f"wanted {kind}:{form.words}"
     if len(words) != form.words.count(":") + 1:
-        raise ValueError(f"{wanted}; got {text!r}")
+        raise ValueError(f"{expected}; got {text!r}")
     try:
         times = map(parse_duration_s, words[: form.times])
         return ComputeTime(kind, (*times, *map(parse_number, words[form.times :])))
     except ValueError as error:
-        raise ValueError(f"{wanted}; in {text!r}, {error}") from None
+        raise ValueError(f"{expected}; in {text!r}, {error}") from None
 
 
 def forms() -> str:

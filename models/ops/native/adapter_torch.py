@@ -42,8 +42,8 @@ class NativeTorchOps(NativeOps, TorchOps):
             outputs = [torch.from_numpy(x) for x in results]
             # Save the original tensors: autograd then notices a change of them before the gradient.
             known = dict(zip(map(id, arrays), tensors, strict=True))
-            kept = [known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved]
-            return outputs, [*kept, *[outputs[position] for position in pair.saved_results]]
+            of_gradient = [known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved]
+            return outputs, [*of_gradient, *[outputs[position] for position in pair.saved_results]]
 
         def backward(
             saved: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: Sequence[bool]

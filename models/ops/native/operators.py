@@ -37,10 +37,10 @@ def native(pair: Pair, arrays: str, **settings: Any) -> Any:
     def operator(self: "NativeOps", *positional: Any, **named: Any) -> Any:
         if unknown := named.keys() - known:
             raise TypeError(f"the operator has no argument {', '.join(unknown)}")
-        given = settings | dict(zip((*names, *settings), positional, strict=False)) | named
-        how = {name: given[name] for name in settings}
+        arguments = settings | dict(zip((*names, *settings), positional, strict=False)) | named
+        how = {name: arguments[name] for name in settings}
         how |= {name: READ[name](self, how[name]) for name in READ.keys() & settings}
-        results = self.apply(pair, *map(given.get, names), **how)
+        results = self.apply(pair, *map(arguments.get, names), **how)
         return results[0] if len(results) == 1 else tuple(results)
 
     return operator

@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_a_status_until_newer_ones_are_there(sta
             for wrong in (999, 2**40, 2**70):
                 assert (await ask(prompt=[wrong]))[1]["error"]["param"] == "prompt"
             letters.version = 3
-            while thread.trouble:  # nobody asks for anything
+            while thread.trouble:  # no client asks for anything
                 await asyncio.sleep(0.01)
             status, body = await ask(temperature=0)
             assert (status, body["choices"][0]["text"]) == (200, "dddd")
