@@ -234,25 +234,27 @@ def test_every_task_and_command_of_the_record_exists():
 
 def write(only):
     """Record the entries whose name contains a text; entries that are gone leave the file."""
-    old = recorded() if only else {"made with": made_with(), "entries": {}}
-    if old["made with"] != made_with():
-        raise SystemExit(
-            f"recorded with {old['made with']}, this is {made_with()}; leave --only out"
-        )
+    here = made_with()
+    old = recorded() if only else {"made with": here, "entries": {}}
     vars(worker_pool)["get_context"] = lambda method: CONTEXT
     entries = {}
     names = [name for name in ENTRIES if name in FOUND or not name.startswith(("mad", "help"))]
     if only.partition(": ")[0] in SECTIONS and not any(only in name for name in names):
         names.append(only)
+    chosen = {name for name in names if only in name or name not in old["entries"]}
+    there = old["made with"]
+    depends = ("bits", "help") if here["python"] != there["python"] else ("bits",)
+    if here != there and any(name.startswith(depends) for name in chosen):
+        raise SystemExit(f"recorded with {there}, this is {here}; leave --only out")
     for name in names:
-        if only in name or name not in old["entries"]:
+        if name in chosen:
             with tempfile.TemporaryDirectory() as folder, chdir(folder):
                 entries[name] = value_of(name)
             print(name, flush=True)
         else:
             entries[name] = old["entries"][name]
     text = ",\n".join(f"{json.dumps(n)}: {json.dumps(value)}" for n, value in entries.items())
-    head = json.dumps(made_with())
+    head = json.dumps(there)
     FILE.write_text(f'{{"made with": {head}, "entries": {{\n{text}\n}}}}\n', encoding="utf-8")
 
 
