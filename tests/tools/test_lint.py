@@ -54,7 +54,7 @@ def test_the_kernels_of_the_project_keep_every_rule():
 # -- address spaces --------------------------------------------------------------------------------
 
 
-CLANGS = [name for name in address_spaces._NAMES if shutil.which(name)]
+CLANGS = [name for name in address_spaces.NAMES if shutil.which(name)]
 needs_clang = pytest.mark.skipif(not CLANGS, reason="no clang: apt-get install clang")
 
 KERNEL = """
