@@ -6,7 +6,7 @@
 
 Model: xLSTM d 128, 4 blocks, 4 heads, bytes of the corpus sotu, S 256, B 8. Mixes take turns;
 numbers are medians over turns. Parts of a step are those that a run reports, with AdamW and with
-Muon; what a GPU worker dispatches is `python -m tools.counts graphs`. Who reaches a loss sooner is
+Muon; what a GPU worker dispatches is `python -m tools.counts`. Who reaches a loss sooner is
 in `schemes.py`, what a minute gives in `peers.py`.
 """
 

@@ -42,14 +42,10 @@ def without_export(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
-    """Read a model's config; `model_type` chooses the family.
+    """Read a model's config.json or YAML, whose unknown fields are refused where it is `strict`.
 
-    Without `model_type`, the family is "mad" if the config has a `model` of layers, "xlstm_v1" if
-    it has a block of that family, else "xlstm".
-
-    Args:
-        data: field -> value, from a config.json or from YAML.
-        strict: refuse unknown fields (YAML written by hand) instead of keeping them.
+    Without `model_type`, the family is "mad" if the config has `layers`, "xlstm_v1" if it has a
+    block of that family, else "xlstm".
 
     Raises:
         ConfigError: an unknown family, or fields that the family refuses.
@@ -61,8 +57,8 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
             "this is a space of architectures, not an architecture; give it to "
             "mlxhog mad search --space"
         )
-    layers, blocks = {"model", "version"}, {"mlstm_block", "slstm_block"}
-    default = "mad" if layers & data.keys() else "xlstm_v1" if blocks & data.keys() else "xlstm"
+    blocks = {"mlstm_block", "slstm_block"}
+    default = "mad" if "layers" in data else "xlstm_v1" if blocks & data.keys() else "xlstm"
     name = data.get("model_type", default)
     if not isinstance(name, str) or name not in FAMILIES:
         near = did_you_mean(name, FAMILIES) or f"; known are {', '.join(FAMILIES)}"
@@ -141,18 +137,14 @@ def rate_groups(cfg: ModelConfig) -> dict[str, frozenset[str]]:
 class ParameterBlock(NamedTuple):
     """Parameters that belong together: the embedding, a layer, or the final norm with the head.
 
-    Attributes:
-        name: "embedding", "layer 0" and so on, or "head".
-        cell: "mlstm" or "slstm" for a layer with that cell. A layer without a cell, such as a
-            feed-forward layer of a MAD model, has the cell of the layers before it. Else None.
-        params: names of the parameters, in the order of use.
-        size: number of their elements, without tables.
+    The cell of a layer is "mlstm" or "slstm"; a layer without one, such as a feed-forward layer of
+    a MAD model, has that of the layers before it, else None.
     """
 
-    name: str
+    name: str  # "embedding", "layer 0" and so on, or "head"
     cell: str | None
-    params: tuple[str, ...]
-    size: int
+    params: tuple[str, ...]  # in the order of use
+    size: int  # number of their elements, without tables
 
     @property
     def is_layer(self) -> bool:
@@ -169,10 +161,11 @@ def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
         outside = "embedding" if first else "head"
         names_of.setdefault(f"layer {match[1]}" if match else outside, []).append(name)
     cells, cell = dict[str, str | None](), None
-    for number, block in enumerate(cfg.layout.blocks):
-        layer = block[0].layer
-        own = next((kind for kind in ("mlstm", "slstm") if layer.name.startswith(kind)), None)
-        cells[f"layer {number}"] = cell = own or (cell if layer.kind == "channel" else None)
+    for part, *_ in cfg.layout.blocks:
+        own = next((kind for kind in ("mlstm", "slstm") if part.layer.name.startswith(kind)), None)
+        cell = own or (cell if part.layer.kind == "channel" else None)
+        if match := _LAYER.search(f"{part.name}."):
+            cells[f"layer {match[1]}"] = cell
     return [
         ParameterBlock(
             block,
@@ -208,7 +201,7 @@ def reset_token(cfg: ModelConfig) -> int | None:
 
 def is_language_model(cfg: ModelConfig) -> bool:
     """Whether the model predicts each token from the tokens before it."""
-    return cfg.layout.decoder is None
+    return cfg.backbone == "language-model"
 
 
 def check_language_model(cfg: ModelConfig) -> None:
@@ -231,7 +224,7 @@ def check_length(cfg: ModelConfig, length: int) -> None:
     Raises:
         ConfigError: they are.
     """
-    if cfg.layout.positions is not None and length > cfg.max_length:
+    if cfg.position != "none" and length > cfg.max_length:
         raise ConfigError(
             f"sequences have {length} tokens, but the model has {cfg.max_length} positions "
             "(max_length); use fewer tokens, or train a model with a larger max_length or without "

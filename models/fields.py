@@ -85,15 +85,12 @@ class Fields:
 def read(
     kind: type[Any], data: object, *, strict: bool, where: str = ""
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the fields of a configuration from a mapping; null is the default of a field.
+    """Read the fields of a configuration, of `Fields`, or of a layer from a mapping.
 
-    A field whose type is such a configuration is read in the same way, under its own names.
-
-    Args:
-        kind: the configuration, of `Fields`, or a layer.
-        data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string.
-        strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
-        where: prefix of the fields' names in messages, such as "mlstm_block.mlstm.".
+    Null is the default of a field, and numbers may be text, since PyYAML reads `1e-6` as a string.
+    A field whose type is such a configuration is read in the same way, under its own names. Unknown
+    fields are refused if `strict` (a YAML written by hand), else kept. `where` is the prefix of
+    names in messages, such as "mlstm_block.mlstm.".
 
     Returns:
         The values by field, and the fields that are not read.

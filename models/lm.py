@@ -62,12 +62,7 @@ def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays) -> Array:
 def dropout_masks(
     cfg: ModelConfig, shape: tuple[int, ...], seed: int
 ) -> dict[str, NDArray[np.float32]] | None:
-    """Draw the dropout masks of a training step in NumPy: all frameworks drop the same units.
-
-    Args:
-        cfg: the model.
-        shape: (B, S), sequences and positions.
-        seed: seed of the batch; the same seed and shape give the same masks.
+    """Draw the dropout masks of a batch (B, S) in NumPy: all frameworks drop the same units.
 
     Returns:
         Site -> (B, S, width) float32 of 0 and 1 / (1 - rate), so that the mean stays; None for a
@@ -94,24 +89,27 @@ def logits(
     last: bool = False,
     hidden: list[Array] | None = None,
 ) -> tuple[Array, State]:
-    """Return the logits of a sequence that begins at `state`, and the new state.
+    """Return the capped logits (B, S, V) of a sequence, and the state after the last position.
 
-    Args:
-        cfg: the model.
-        params: its parameters.
-        tokens: (B, S) integers in [0, vocab_size).
-        state: from `init_state` or an earlier call; None is the start.
-        ops: of the arrays' framework.
-        rows: those of the tokens' n-grams (B, S, width), for a model with tables.
-        last: only the logits of the last position.
-        hidden: receives x after the embedding, every block and the final norm.
-
-    Returns:
-        Capped logits (B, S, V), or (B, 1, V) where `last`, and the state after the last position.
+    The tokens (B, S) are integers in [0, V), a state of None is the start; a model with tables
+    needs the rows of the tokens' n-grams (B, S, width). With `last` only the last position has
+    logits, (B, 1, V). `hidden` receives x after the embedding, every block and the final norm.
     """
     x, state = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
     y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, ops), cfg.output_logit_soft_cap
     return y if cap is None else ops.soft_cap(y, cap), state
+
+
+def read(
+    cfg: ModelConfig, params: Params, tokens: Array, state: Any = None, *, ops: Ops, **how: Any
+) -> tuple[Array, Any]:
+    """As `logits`, with tables of n-grams among `params`, whose states are `ngrams.Carried`."""
+    if ngrams.of(cfg) is None:
+        return logits(cfg, params, tokens, state, ops=ops, **how)
+    ids, (before, blocks) = ops.xp.numpy(tokens).astype(np.int32), ngrams.parted(state)
+    rows = ngrams.look_up(cfg, params, ids, before, ops.xp)
+    y, after = logits(cfg, params, tokens, blocks, ops=ops, rows=rows, **how)
+    return y, ngrams.carried(cfg, ids, before, after)
 
 
 def loss(
@@ -129,19 +127,11 @@ def loss(
 ) -> tuple[Array, Array]:
     """Return the summed cross entropy in nats over the labels other than -100, and their number.
 
-    Args:
-        cfg: the model.
-        params: its parameters.
-        tokens: as of `logits`.
-        labels: (B, S) integer; labels[b, t] is the target of position t, already shifted.
-        ops: of the arrays' framework.
-        x: the embedded tokens (B, S, d), in place of those of `params`: the gradient of the
-            embedding is then one row per token, which the caller adds to the rows `tokens`.
-        rows: as of `logits`.
-        masks: from `dropout_masks`.
-        log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
-            bias in `params` are the rows of the C candidates, and labels are indices among them.
-        state: state before the tokens; None is the start state.
+    Tokens, rows and state are those of `logits`; labels (B, S) are the targets of each position. x
+    (B, S, d) has the embedded tokens in place of those of `params`: the gradient of the embedding
+    is then one row per token, which the caller adds to the rows `tokens`. With log_inclusion (C,)
+    of a sampled loss (`models/sampled_head.py`) the head and its bias in `params` are the rows of
+    the C candidates, and labels are indices among them.
     """
     how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x}
     x, _ = _behind_blocks(cfg, params, tokens, state, ops, **how)
@@ -163,16 +153,9 @@ def mean_loss(*inputs: Any, ops: Ops, **how: Any) -> Array:
 
 
 def _behind_blocks(
-    cfg: ModelConfig,
-    params: Params,
-    tokens: Array,
-    state: State | None,
-    ops: Ops,
-    *,
-    rows: Array | None,
-    embedded: Array | None = None,
-    **run: Any,
-) -> tuple[Array, State]:
+    cfg: ModelConfig, params: Params, tokens: Array, state: State | None, ops: Ops, *,
+    rows: Array | None, embedded: Array | None = None, **run: Any,
+) -> tuple[Array, State]:  # fmt: skip
     """Return x behind the final norm, and the new state."""
     x = embed(cfg, params, tokens, ops.xp) if embedded is None else embedded
     if rows is not None:  # of the n-grams

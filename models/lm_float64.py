@@ -30,27 +30,14 @@ def logits(
     *,
     hidden: list[Float] | None = None,
 ) -> tuple[Float, Any]:
-    """Return the logits (B, S, V) of tokens (B, S), and the state after the last position.
-
-    Args:
-        cfg: the model.
-        params: its parameters, of any float type.
-        tokens: integers in [0, V).
-        state: of an earlier call; None is the start.
-        hidden: receives the residual stream, as of `lm.logits`.
-    """
-    leaves, before, blocks = _inputs(params, state)
-    trace: list[Tensor] = []
-    how: dict[str, Any] = {
-        "rows": ngrams.look_up(cfg, leaves, tokens.astype(np.int32), before, OPS.xp),
-        "hidden": trace,
-    }
+    """Return the logits (B, S, V) of tokens (B, S), and the state, as `lm.read`."""
+    leaves, trace = {name: tensor(x) for name, x in params.items()}, list[Tensor]()
+    state = ngrams.mapped(state, tensor)
     with torch.inference_mode():
-        y, after = lm.logits(cfg, leaves, tensor(tokens), blocks, ops=OPS, **how)
+        y, after = lm.read(cfg, leaves, tensor(tokens), state, ops=OPS, hidden=trace)
     if hidden is not None:
         hidden += [x.numpy() for x in trace]
-    inner = [tuple(part.numpy() for part in block) for block in after]
-    return y.numpy(), ngrams.carried(cfg, tokens.astype(np.int32), before, inner)
+    return y.numpy(), ngrams.mapped(after, OPS.xp.numpy)
 
 
 def differentiate(
@@ -65,17 +52,11 @@ def differentiate(
 ) -> tuple[float, dict[str, Float]]:
     """Return the mean loss of tokens (B, S), and the gradient of every parameter in its own shape.
 
-    Args:
-        cfg: the model.
-        params: its parameters, of any float type.
-        tokens: (B, S) integer.
-        labels: (B, S) integer, the target of each position.
-        state: state before the tokens, a constant; None is the start state.
-        masks: from `lm.dropout_masks`.
-        rounded: every result is rounded to float32, which shows how much that changes.
+    The state before the tokens is a constant. With `rounded` every result is rounded to float32,
+    which shows how much that changes.
     """
     dtype = torch.float32 if rounded else torch.float64
-    leaves, before, blocks = _inputs(params, state)
+    before, blocks = ngrams.parted(ngrams.mapped(state, tensor))
     how: dict[str, Any] = {"ops": OPS, "state": blocks}
     how["masks"] = {site: tensor(x).to(dtype) for site, x in (masks or {}).items()} or None
     ids = tensor(tokens), tensor(labels).long()
@@ -85,13 +66,6 @@ def differentiate(
         loss: Tensor = lm.mean_loss(cfg, leaves, *ids, rows=rows, **how)
         return loss
 
-    leaves = {name: x.to(dtype) for name, x in leaves.items()}
+    leaves = {name: tensor(x).to(dtype) for name, x in params.items()}
     loss, grads = OPS.xp.value_and_grad(mean_loss, leaves)
     return loss.item(), {name: x.double().numpy() for name, x in grads.items()}
-
-
-def _inputs(params: Params, state: Any) -> tuple[dict[str, Tensor], Any, Any]:
-    """Return the parameters, and the parts of the state."""
-    before, blocks = ngrams.parted(state)
-    leaves = {name: tensor(x) for name, x in params.items()}
-    return leaves, before, blocks and [tuple(map(tensor, block)) for block in blocks]

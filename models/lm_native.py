@@ -8,6 +8,7 @@ and float32 parameters, for xLSTM Large and the original xLSTM stack. The arithm
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -65,15 +66,9 @@ class Decoder:
     def step(
         self, tokens: NDArray[np.int32], state: Float32, rows: Float32 | None = None
     ) -> tuple[Float32, Float32]:
-        """Read one token of each sequence.
+        """Read a token (B,) of each sequence; return capped logits (B, V), and the state after it.
 
-        Args:
-            tokens: (B,), in [0, V).
-            state: (B, N); not changed.
-            rows: (B, orders * k), those of the tokens' n-grams, for a model with tables.
-
-        Returns:
-            Capped logits (B, V), and the state after the token.
+        The old state (B, N) is not changed; rows (B, orders * k) are those of the tokens' n-grams.
 
         Raises:
             ValueError: a token is outside the vocabulary.
@@ -97,15 +92,12 @@ class Decoder:
 
     def unpack(self, state: Float32) -> list[tuple[Float32, ...]]:
         """Return a state (B, N) as a state of `lm`, as views."""
-        blocks, at = [], 0
-        for shapes in self._shapes:
-            parts = []
-            for shape in shapes:
-                size = math.prod(shape)
-                parts.append(state[:, at : at + size].reshape(len(state), *shape))
-                at += size
-            blocks.append(tuple(parts))
-        return blocks
+        sizes = [math.prod(shape) for shapes in self._shapes for shape in shapes]
+        parts = iter(np.split(state, list(accumulate(sizes))[:-1], axis=1))
+        return [
+            tuple(next(parts).reshape(len(state), *shape) for shape in shapes)
+            for shapes in self._shapes
+        ]
 
 
 _LAYERS = {

@@ -14,8 +14,6 @@ w, or LayerNorm with the scale 1 + w.
 they write no input. This module imports no framework.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -26,14 +24,13 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_WIDTH, Fields, custom, positive, read
-from mlxhog.models.mad.layer import Layer, Run, small
+from mlxhog.models.mad.layer import Layer, Run
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, small
 
 Params = Mapping[str, Array]
 State = Sequence[tuple[Array, ...]]
-"""A tuple of arrays per block, that of its layers; then that of the positions, if there are any.
-The first axis is the batch."""
+"""A tuple of arrays per block, that of its layers; the first axis is the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +78,13 @@ Block = tuple[Part, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A model as a list."""
+    """A model as a list; its first block may add positions, and its last one may be a decoder."""
 
     embedding: ParamSpec  # E
-    blocks: tuple[Block, ...]  # of the model
+    blocks: tuple[Block, ...]
     out_norm: tuple[ParamSpec, ...]  # parameters of the final norm; none without one
     head: tuple[ParamSpec, ...]  # H, unless it is E, and b, if there is one
     ngrams: tuple[ParamSpec, ...] = ()  # W and the tables of n-grams, if there are any
-    positions: Part | None = None  # adds position vectors to the embedded tokens
-    decoder: Part | None = None  # maps x behind the last block, in place of x
     norms: tuple[Literal["rms", "layer"], str, bool] = ("rms", "ones", False)  # kind, scale, bias
     dropout: float = 0.0  # share of units of the embedded tokens dropped in training
 
@@ -107,8 +102,7 @@ class Layout:
 
     def parts(self) -> Iterator[Part]:
         """Every part, in the order of use."""
-        inner = [part for block in self.blocks for part in block]
-        yield from (part for part in (self.positions, *inner, self.decoder) if part is not None)
+        return (part for block in self.blocks for part in block)
 
 
 LAST = (
@@ -135,8 +129,10 @@ class ModelConfig(Fields, ABC):
     in_xlstm: ClassVar[bool] = True  # whether the xlstm package has the architecture
     in_transformers = False  # whether transformers has a class for it; else an export has ours
     hf_cache = True  # whether that class can generate with its cache
-    num_hidden_layers = 0  # number of blocks
+    num_hidden_layers = 0  # blocks, without one of positions and a decoder
     max_length = 0  # longest sequence, if positions or layers are made for one
+    position = "none"  # what is added to the embedding
+    backbone = "language-model"  # what it computes, see `mad/config.py`
     norm_eps = 1e-6  # epsilon of every norm
     tie_word_embeddings = False  # whether the head is the embedding
     output_logit_soft_cap = cast(float | None, None)  # bound of the logits; None if they have none
@@ -161,12 +157,7 @@ class ModelConfig(Fields, ABC):
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
         """Read a config.json of this package or of others that have the family, or our YAML.
 
-        Args:
-            data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string.
-            strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
-
-        Raises:
-            ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
+        Arguments and errors are as of `fields.read`.
         """
         data = {key: value for key, value in data.items() if key != "model_type"}
         values, extra = read(cls, data, strict=strict)
@@ -237,8 +228,6 @@ def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
     """Return the state before the first token of B sequences: zeros."""
-    positions = cfg.layout.positions
-    every = [*cfg.layout.blocks, *([] if positions is None else [(positions,)])]
     return [
         tuple(
             xp.zeros((B, *shape), "int32" if name == "count" else "float32")
@@ -246,7 +235,7 @@ def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
             for name, shapes in part.layer.state_shapes(part.d, 0).items()
             for shape in shapes
         )
-        for block in every
+        for block in cfg.layout.blocks
     ]
 
 
@@ -257,33 +246,23 @@ def blocks(
 
     A state of None is the start.
     """
-    layout, ends, after = cfg.layout, list[tuple[Array, ...]](), list[tuple[Array, ...]]()
+    layout, after = cfg.layout, list[tuple[Array, ...]]()
     run.note(x)
     x = run.at(layout.embedding.name).drop(x)
-    if layout.positions is not None:
-        before = None if state is None else state[-1]
-        x, end = run_block(cfg, (layout.positions,), params, x, before, run)
-        ends.append(end)
     for number, block in enumerate(layout.blocks):
         x, end = run_block(cfg, block, params, x, None if state is None else state[number], run)
         after.append(end)
         run.note(x)
-    if layout.decoder is not None:
-        x, _ = run_block(cfg, (layout.decoder,), params, x, None, run)
     if layout.out_norm:
         x = norm(cfg, params, layout.out_norm[0].name.removesuffix(".weight"), x, run)
         run.note(x)
-    return x, [*after, *ends]
+    return x, after
 
 
 def run_block(
-    cfg: ModelConfig,
-    block: Block,
-    params: Params,
-    x: Array,
-    state: tuple[Array, ...] | None,
+    cfg: ModelConfig, block: Block, params: Params, x: Array, state: tuple[Array, ...] | None,
     run: Run,
-) -> tuple[Array, tuple[Array, ...]]:
+) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
     """Return x behind the parts of one block, and the block's state after the last position."""
     after: tuple[Array, ...] = ()
     for part in block:

@@ -20,7 +20,7 @@ Source: hashed n-grams: Joulin et al. 2016, arXiv:1607.01759; multiply-shift: Di
 1997, doi:10.1006/jagm.1997.0873, for sequences Dietzfelbinger 1996, doi:10.1007/3-540-60922-9_46.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -87,14 +87,9 @@ class NgramTables:
         return np.full((B, self.orders[-1] - 1), ABSENT, np.int32)
 
     def rows_of(self, tokens: Int32, before: Int32 | None = None) -> dict[str, Int32]:
-        """Return the row of every position in each table.
+        """Return the row of every position of tokens (B, S) in each table, by its name.
 
-        Args:
-            tokens: (B, S), ids in [0, V).
-            before: the ids before them, as `Carried` has them; None where sequences begin.
-
-        Returns:
-            Name of the table -> (B, S) int32.
+        `before` are the ids before them, as `Carried` has them; None where sequences begin.
         """
         (B, S), context = tokens.shape, self.orders[-1] - 1
         before = self.nothing_before(B) if before is None else before
@@ -147,6 +142,13 @@ def last_of(tokens: Int32, before: Int32) -> Int32:
 def parted(state: Any) -> tuple[Int32 | None, Any]:
     """Return the ids before, None without tables or at the start, and the state of the blocks."""
     return state if isinstance(state, Carried) else (None, state)
+
+
+def mapped(state: Any, convert: Callable[[Any], Any]) -> Any:
+    """Return a state with every array of its blocks converted; None stays."""
+    before, blocks = parted(state)
+    blocks = blocks and [tuple(map(convert, block)) for block in blocks]
+    return blocks if before is None else Carried(before, blocks)
 
 
 def carried(cfg: Any, tokens: Int32, before: Int32 | None, state: Any) -> Any:

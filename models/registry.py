@@ -18,7 +18,7 @@ from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
 from mlxhog.models.fields import described
-from mlxhog.models.mad.config import DIM, VOCABULARY, MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
 from mlxhog.models.mad.sequence import parse
@@ -51,17 +51,11 @@ def is_stored(name_or_path: str | Path) -> bool:
 def load_architecture(
     name_or_path: str | Path, changes: str | None = None, plugin: str | None = None
 ) -> ModelConfig:
-    """Read an architecture.
+    """Read the architecture of a name of `architectures()`, or of a path.
 
-    Args:
-        name_or_path: a name of `architectures()`, or the path of a YAML file, of a config.json, or
-            of a directory that holds one (a checkpoint). An unknown field is an error in YAML and
-            kept in a config.json.
-        changes: other values of some fields, as `--set` takes them.
-        plugin: remembered files of layers, as a run's configuration has them.
-
-    Returns:
-        The checked configuration.
+    The path is that of a YAML file, of a config.json, or of a directory that holds one (a
+    checkpoint). An unknown field is an error in YAML and kept in a config.json. `changes` are other
+    values of fields, as `--set` takes them; `plugin` has remembered files of layers.
 
     Raises:
         ConfigError: no such name or file, not a mapping, or refused by its family.
@@ -106,11 +100,7 @@ def _load(name_or_path: str | Path) -> ModelConfig:
 
 
 def load_candidate(name_path_or_text: str | Path) -> MADConfig:
-    """Return the MAD candidate of a name, a file or a line of layers.
-
-    Args:
-        name_path_or_text: a name or a path as for `load_architecture`, or a line as for `parse`,
-            which becomes a model of width 128 for bytes.
+    """Return the MAD candidate of a name, a file or a line of layers, of width 128 for bytes.
 
     Raises:
         ConfigError: it has another form, or is a model of another family.
@@ -122,10 +112,10 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
         if not isinstance(cfg, MADConfig):
             raise ConfigError(
                 f"{text} is a model of the family {cfg.model_type!r}, not a sequence of MAD "
-                "layers; give a YAML file with 'model:', or a line such as 'mlstm swiglu'"
+                "layers; give a YAML file with 'layers:', or a line such as 'mlstm swiglu'"
             )
         return cfg
-    return MADConfig(vocab_size=VOCABULARY, hidden_size=DIM, layers=parse(text))
+    return MADConfig(layers=parse(text))
 
 
 # -- a model as fields ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ Source: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312; Jean et al. 2015, 
 the estimate of a sum: Horvitz and Thompson 1952; the power: Mikolov et al. 2013, arXiv:1310.4546.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +42,9 @@ class Candidates:
 
     def padded(self, length: int) -> "Candidates":
         """The same with `length` ids, so that every batch has the same shapes."""
-        more = length - len(self.ids)
-        return Candidates(
-            np.concatenate([self.ids, np.zeros(more, np.int32)]),
-            np.concatenate([self.log_inclusion, np.full(more, IMPOSSIBLE, np.float32)]),
-            self.labels,
-            self.count,
-        )
+        more = (0, length - len(self.ids))
+        log_inclusion = np.pad(self.log_inclusion, more, constant_values=np.float32(IMPOSSIBLE))
+        return replace(self, ids=np.pad(self.ids, more), log_inclusion=log_inclusion)
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,7 @@ class SampledHead:
         return cls(negatives, np.maximum(counts, 1).astype(np.float64) ** POWER)
 
     def draw(self, labels: Int32, seed: int) -> Candidates:
-        """Choose the words of one loss.
-
-        Args:
-            labels: (B, S) targets; negative ones count in no loss.
-            seed: of the batch; the same seed and labels give the same words.
-        """
+        """Choose the words of a loss of labels (B, S), of which negative ones do not count."""
         targets = np.unique(labels[labels >= 0])
         others = np.delete(np.arange(len(self.weights), dtype=np.int32), targets)
         random = generator(f"{seed}:sampled head")

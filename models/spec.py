@@ -19,27 +19,23 @@ from mlxhog.errors import ConfigError
 class ParamSpec:
     """Name, shape, initial values and update rules of one float32 parameter.
 
-    Attributes:
-        name: dotted name, as in a transformers checkpoint.
-        shape: sizes, outermost first; a linear map is (out, in).
-        init: initial values as text, read by `initial_value`: "zeros", "ones", "constant:V",
-            "normal:STD", "uniform:BOUND", "linspace:FIRST:LAST", "powerlaw:FIRST:LAST:EXPONENT",
-            FIRST + (LAST - FIRST) (i / size)^EXPONENT, "inverse_softplus:LOW:HIGH", whose softplus
-            is log-uniform, "log_of_uniform:LOW:HIGH", "log_of_count", the logarithms of 1, 2, ...
-            along the last axis, or the bias of an sLSTM of NH heads, whose forget gates alone are
-            not 0: "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
-        kind: "rows" if one step touches few rows (an embedding), "table" if it is also so large
-            that no step should pass over it (n-grams), else "dense".
-        decay: True if weight decay applies.
-        product: True if it only multiplies activations, which may be computed in bfloat16; never
-            for a parameter of a gate, a norm or a cell.
+    `init` is read by `initial_value`: "zeros", "ones", "constant:V", "normal:STD", "uniform:BOUND",
+    "linspace:FIRST:LAST"; "powerlaw:FIRST:LAST:EXPONENT", FIRST + (LAST - FIRST) (i /
+    size)^EXPONENT; "inverse_softplus:LOW:HIGH", whose softplus is log-uniform;
+    "log_of_uniform:LOW:HIGH"; "log_of_count", the logarithms of 1, 2, ... along the last axis; or
+    the bias of an sLSTM of NH heads, whose forget gates alone are not 0:
+    "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
+
+    Of "rows" one step touches few (an embedding); a "table" is also so large that no step should
+    pass over it (n-grams). A `product` only multiplies activations, which may be computed in
+    bfloat16; a parameter of a gate, a norm or a cell is none.
     """
 
-    name: str
-    shape: tuple[int, ...]
+    name: str  # dotted, as in a transformers checkpoint
+    shape: tuple[int, ...]  # outermost first; a linear map is (out, in)
     init: str
     kind: Literal["dense", "rows", "table"] = "dense"
-    decay: bool = False
+    decay: bool = False  # whether weight decay applies
     product: bool = False
 
     @property
@@ -48,18 +44,26 @@ class ParamSpec:
         return math.prod(self.shape)
 
 
+def bound(inputs: int) -> str:
+    """Return the initialiser of a map of `inputs` inputs: uniform, up to 1 / sqrt(inputs)."""
+    return f"uniform:{1 / math.sqrt(inputs)!r}"
+
+
+def normal(std: float) -> str:
+    """Return the initialiser of that standard deviation."""
+    return f"normal:{std!r}"
+
+
+def small(d: int) -> str:
+    """Return the initialiser of xLSTM's maps that do not end in the residual stream."""
+    return normal(math.sqrt(2 / (5 * d)))
+
+
 def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
     """Draw the initial value of one parameter.
 
     The generator is Philox, keyed by a hash of (seed, name): the value depends on nothing else, not
     on the other parameters of the model and not on the order in which they are drawn.
-
-    Args:
-        spec: the parameter; `spec.init` is one of the forms listed in `ParamSpec`.
-        seed: seed of the run, any integer.
-
-    Returns:
-        A fresh array of `spec.shape`, float32.
 
     Raises:
         ConfigError: `spec.init` is not one of these forms.

@@ -14,8 +14,6 @@ parameters. Results are views where NumPy can make one; an unknown name passes t
 Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py` and `blocks/slstm/cell.py`; transformers 5.23.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Any, TypeAlias
@@ -43,15 +41,7 @@ _GATES = 4
 
 
 def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
-    """Translate arrays of any of the layouts above to ours.
-
-    Args:
-        arrays: name -> array, such as a state dict of transformers or of the xlstm package.
-        model: whose parameters they are.
-
-    Returns:
-        Name -> array under our names: views, except where the sLSTM bias has to be reordered.
-    """
+    """Translate arrays by name, such as a state dict, of any of the layouts above to ours."""
     if not isinstance(model, XLSTMLargeConfig):
         return _slstm_cells(arrays, to_cuda=False) if model.in_xlstm else dict(arrays)
     spec = model.layout.spec
@@ -75,13 +65,7 @@ def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
 def to_xlstm(
     arrays: Arrays, model: ModelConfig, *, slstm: str = "vanilla"
 ) -> dict[str, NDArray[Any]]:
-    """Translate our arrays to the xlstm package's, without changing any element.
-
-    Args:
-        arrays: name -> array under our names.
-        model: whose parameters they are.
-        slstm: layout of the sLSTM cell, "vanilla" or "cuda"; v1 only.
-    """
+    """Translate our arrays to the xlstm package's; the layout of the sLSTM cell may be "cuda"."""
     if isinstance(model, XLSTMLargeConfig):
         return {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
     return _slstm_cells(arrays, to_cuda=True) if slstm == "cuda" else dict(arrays)

@@ -16,11 +16,10 @@ from typing import Any, ClassVar, Self
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MOST_LAYERS, MOST_WIDTH, check_most, positive
-from mlxhog.models.mad.layer import normal
 from mlxhog.models.mad.layers.feed_forward import LargeFeedForward
 from mlxhog.models.mad.layers.xlstm import LargeMLSTM
 from mlxhog.models.model import Layout, Part, XLSTMConfig
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, normal
 
 EMBEDDING = "backbone.embeddings.weight"
 OUT_NORM = "backbone.out_norm"

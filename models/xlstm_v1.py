@@ -20,11 +20,11 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_LAYERS, Fields, check_most, custom, positive
-from mlxhog.models.mad.layer import Layer, bound, normal
+from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.feed_forward import FeedForwardV1
 from mlxhog.models.mad.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS
 from mlxhog.models.model import Layout, Part, XLSTMConfig
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, bound, normal
 
 EMBEDDING = "token_embedding.weight"
 OUT_NORM = "xlstm_block_stack.post_blocks_norm"

@@ -1,6 +1,6 @@
 """Asks clang whether every pointer stays in its address space: what C++ compilers cannot see.
 
-    python -m tools.address_spaces [FILE...]      every kernel by default
+    python -m tools.address_spaces      every text that MLX or PyTorch would compile
 
 clang compiles "C++ for OpenCL" too, whose address spaces are Metal's under other names: global is
 `device`, local is `threadgroup`, private is `thread`. It rejects a `constant` pointer passed as
@@ -9,24 +9,15 @@ cast that drops const. The stand-in for Metal's library is `opencl/`.
 Source: C++ for OpenCL 2021, section 2.2; Metal Shading Language Specification, section 4.
 """
 
-from __future__ import annotations
-
-import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from mlxhog.errors import EnvironmentLacks, MetalError
 from tools import dump
 
-PRELUDE = """\
-#include <metal_stdlib>
-using namespace metal;
-typedef half float16_t;
-typedef bfloat bfloat16_t;
-"""
+PRELUDE = "#include <metal_stdlib>\nusing namespace metal;\n"
 """Stands for MLX's prelude, which is no OpenCL; our kernels use no more of it than this."""
 
 _INCLUDE = Path(__file__).parent / "opencl"
@@ -37,7 +28,7 @@ _FLAGS = (
     *("-Dthreadgroup=__local", "-Dthread=__private"),
     *("-Wno-unknown-attributes", "-I", str(_INCLUDE)),
 )
-_NAMES = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
+NAMES = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
 
 
 def compiler() -> str:
@@ -46,7 +37,7 @@ def compiler() -> str:
     Raises:
         EnvironmentLacks: there is none.
     """
-    for name in _NAMES:
+    for name in NAMES:
         if shutil.which(name):
             return name
     raise EnvironmentLacks(
@@ -56,15 +47,10 @@ def compiler() -> str:
 
 
 def check(name: str, text: str, *, clang: str | None = None) -> None:
-    """Check a whole Metal text.
-
-    Args:
-        name: what messages call the text.
-        text: all own headers included.
-        clang: the compiler; by default the first that is found.
+    """Check a whole Metal text, all own headers included, by a clang, the first that is found.
 
     Raises:
-        MetalError: clang rejects the text; the message has the lines.
+        MetalError: clang rejects the text; the message has the lines, and `name` as the file.
         EnvironmentLacks: there is no clang.
     """
     text = text.replace("[[kernel]]", "__kernel")
@@ -79,34 +65,18 @@ def check(name: str, text: str, *, clang: str | None = None) -> None:
         raise MetalError(f"{name} breaks the rules of address spaces:\n{done.stderr.strip()}")
 
 
-def check_all(named: Mapping[str, str]) -> list[str]:
-    """Check texts by name and return the messages of those that are rejected."""
-    messages = []
-    for name, text in named.items():
+def main() -> int:
+    """Check every text; 1 if one is rejected."""
+    texts, rejected = dump.texts(PRELUDE), 0
+    for name, text in texts.items():
         try:
             check(name, text)
         except MetalError as error:
-            messages.append(str(error))
-    return messages
-
-
-def main(names: list[str]) -> int:
-    """Check the named files, by default every text that MLX or PyTorch would compile."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.address_spaces",
-        description="Ask clang whether pointers stay in their address spaces.",
-    )
-    parser.add_argument("file", nargs="*", help="default: all that MLX or PyTorch would compile")
-    files = parser.parse_args(names).file
-    try:
-        named = {name: Path(name).read_text(encoding="utf-8") for name in files}
-    except OSError as error:
-        parser.error(f"cannot read {error.filename}: {error.strerror}")
-    named = named or dump.texts(PRELUDE)
-    messages = check_all(named)
-    print("\n".join(messages) or f"{compiler()} accepts the address spaces of {len(named)} texts")
-    return int(bool(messages))
+            print(error)
+            rejected += 1
+    print(f"{compiler()} rejects {rejected} of {len(texts)} texts")
+    return int(bool(rejected))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

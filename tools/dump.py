@@ -3,23 +3,25 @@
     python -m tools.dump FOLDER     every text: MLX's of each kernel and instance, with its own
                                     prelude, and PyTorch's
 
-MLX itself says what it would compile; that works on machines without Metal, too.
+MLX itself says what it would compile, on machines without Metal, too: it shows a kernel's whole
+text (`verbose`) while a graph is only exported.
 """
 
-from __future__ import annotations
-
 import argparse
+import ctypes
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal.kernel import whole_text
-from tools import mlx_text
+from mlxhog.metal.kernel import Kernel, read_source, whole_text
+from mlxhog.metal.registry import instances
 
-_MLX_HEADERS = "include"
 _PRELUDE = "mlx/backend/metal/kernels/utils.h"
 """In the folder of MLX's headers: what it puts before the text of every custom kernel."""
 _INCLUDE = re.compile(r'^#include (<[\w./]+>|"([\w./]+)")\n?', re.MULTILINE)
@@ -27,25 +29,49 @@ _MACRO = re.compile(r"^#define (\w+)", re.MULTILINE)
 _CONDITION = re.compile(r"^#if\b.*?^#endif\b", re.MULTILINE | re.DOTALL)
 
 
-def mlx_texts() -> dict[str, str]:
-    """Return what MLX would compile, without its own header, by the name of the whole kernel.
+def mlx_text(kernel: Kernel, instance: str) -> str:
+    """Return what MLX would compile, without its own header."""
+    import mlx.core as mx
 
-    Raises:
-        EnvironmentLacks: MLX is not installed.
-        MetalError: MLX refuses a kernel.
-    """
-    if importlib.util.find_spec("mlx") is None:
-        raise EnvironmentLacks(
-            "MLX is not installed, and only MLX says what it would compile; "
-            "python -m pip install mlx, on Linux mlx[cpu]"
+    function = mx.fast.metal_kernel(
+        name=kernel.entry(instance),
+        input_names=[one.name for one in kernel.inputs],
+        output_names=[one.name for one in kernel.outputs],
+        source=kernel.body(instance),
+        header=read_source(kernel.header),
+    )
+
+    def launch(*inputs: mx.array) -> Any:
+        return function(  # type: ignore[operator]
+            inputs=list(inputs),
+            grid=(1, 1, 1),
+            threadgroup=(1, 1, 1),
+            output_shapes=[(1,) for _ in kernel.outputs],
+            output_dtypes=[getattr(mx, one.dtype) for one in kernel.outputs],
+            verbose=True,
         )
-    names = list(mlx_text.entries())
-    return dict(zip(names, mlx_text.texts(names), strict=True))
+
+    arrays = [mx.zeros(() if one.scalar else (8,), getattr(mx, one.dtype)) for one in kernel.inputs]
+    with tempfile.TemporaryDirectory() as folder:
+        printed = _printed(lambda: mx.export_function(f"{folder}/kernel.mlxfn", launch, *arrays))
+    return printed.split("```\n", 1)[1].rsplit("```", 1)[0]
 
 
-def own_texts() -> dict[str, str]:
-    """Return what PyTorch would compile, by the name of the whole kernel."""
-    return {name: whole_text(*each) for name, each in mlx_text.entries().items()}
+def _printed(action: Callable[[], object]) -> str:
+    """The text that an action writes to the C library's standard output."""
+    libc = ctypes.CDLL(None)
+    libc.fflush(None)
+    saved = os.dup(1)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            action()
+            libc.fflush(None)
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)
+        file.seek(0)
+        return file.read().decode()
 
 
 def mlx_prelude() -> str:
@@ -59,7 +85,7 @@ def mlx_prelude() -> str:
         EnvironmentLacks: MLX or its headers are not installed.
     """
     spec = importlib.util.find_spec("mlx.core") if importlib.util.find_spec("mlx") else None
-    folder = Path(spec.origin).parent / _MLX_HEADERS if spec and spec.origin else None
+    folder = Path(spec.origin).parent / "include" if spec and spec.origin else None
     if folder is None or not (folder / _PRELUDE).is_file():
         raise EnvironmentLacks(
             f"MLX's header {_PRELUDE} is not installed, and it is the beginning of what MLX "
@@ -107,40 +133,25 @@ def _header(folder: Path, name: str, seen: set[str], metal: list[str]) -> str:
 def texts(prelude: str | None = None) -> dict[str, str]:
     """Return every text, whole as it is compiled, by file name: `mlx-...` and `mps-...`.
 
-    Args:
-        prelude: what to begin MLX's texts with; default is `mlx_prelude`.
+    MLX's begin with `prelude`, by default its own.
     """
-    prelude = mlx_prelude() if prelude is None else prelude
-    return {
-        **{f"mlx-{name}.metal": prelude + text for name, text in mlx_texts().items()},
-        **{f"mps-{name}.metal": text for name, text in own_texts().items()},
-    }
-
-
-def write(folder: Path, named: Mapping[str, str]) -> None:
-    """Make `folder` hold these texts and no other .metal file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.metal"):
-        if old.name not in named:
-            old.unlink()
-    for name, text in named.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    prelude, named = mlx_prelude() if prelude is None else prelude, dict[str, str]()
+    for kernel, instance in instances():
+        name = kernel.entry(instance)
+        named[f"mlx-{name}.metal"] = prelude + mlx_text(kernel, instance)
+        named[f"mps-{name}.metal"] = whole_text(kernel, instance)
+    return named
 
 
 def main(arguments: list[str]) -> int:
     """Write the texts to the folder that the command names."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.dump",
-        description="Write each Metal kernel as a file that xcrun metal can compile on its own.",
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.dump", description=__doc__)
     parser.add_argument("folder", type=Path)
-    options = parser.parse_args(arguments)
-    named = texts()
-    try:
-        write(options.folder, named)
-    except OSError as error:
-        parser.error(f"cannot write to {options.folder}: {error.strerror}; name another folder")
-    print(f"{len(named)} files in {options.folder}")
+    folder, named = parser.parse_args(arguments).folder, texts()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in named.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    print(f"{len(named)} files in {folder}")
     return 0
 
 

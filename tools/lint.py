@@ -10,13 +10,10 @@ where a `{` at namespace or struct scope follows `name(...)`.
 
 Source: Metal Shading Language Specification, "C++14 restrictions", "Scalar data types", "Math
 functions" and "threadgroup address space"; Metal feature set tables (family Apple7, M1, is the
-least): 31 buffers, 32 KiB of threadgroup memory. For accuracy Apple's
+least): 32 KiB of threadgroup memory. For accuracy Apple's
 `MTLMathFloatingPointFunctions` (fast is the default from macOS 15 on, PyTorch sets it, MLX only
-sets `mathMode`) and mlx issue 3592; mlx issue 3492 for the endless loop of a compare-and-swap on
-floats that meets a NaN.
+sets `mathMode`) and mlx issue 3592; for the endless loop of a compare-and-swap mlx issue 3492.
 """
-
-from __future__ import annotations
 
 import argparse
 import re
@@ -216,13 +213,6 @@ def _ascii(source: Source) -> Iterator[Problem]:
 
 _KIND = re.compile(r"\batomic(?:_(?:float|u?int|bool|u?long)\b|\s*<\s*\w+\s*>)")
 _IN_DEVICE = re.compile(r"\bdevice\s+(?:(?:const|volatile|coherent)\s+)*(?:\w+\s*::\s*)?\Z")
-_OF_FLOAT = r"\batomic(?:_float\b|\s*<\s*float\s*>)"
-_FLOAT_NAME = re.compile(
-    rf"{_OF_FLOAT}[\s*&]*(?:(?:const|thread|device)\b[\s*&]*)*(\w+)"
-    rf"|\bauto\b[\s*&]*(\w+)\s*=[^;{{}}]*?{_OF_FLOAT}"
-)
-_EXCHANGE = re.compile(r"\batomic_compare_exchange_\w+\s*\(")
-_LOOP = re.compile(r"\b(?:(for|while)\s*\(|do\b)")
 
 
 def _elsewhere(source: Source) -> Iterator[Problem]:
@@ -231,70 +221,8 @@ def _elsewhere(source: Source) -> Iterator[Problem]:
             yield source.problem(kind.start(), f"{kind[0]} without device")
 
 
-def _float_exchange(source: Source) -> Iterator[Problem]:
-    for function in source.functions:
-        names = _FLOAT_NAME.finditer(f"{function.parameters};{function.body}")
-        floats = {name[1] or name[2] for name in names}
-        pairs = _pairs(function.body)
-        for call in _EXCHANGE.finditer(function.body):
-            first = _until_comma(function.body, call.end(), pairs)
-            if re.search(_OF_FLOAT, first) or floats & {*re.findall(r"\w+", first)}:
-                yield function.problem(call.start(), "compare-and-swap on atomic_float")
-
-
-def _until_comma(code: str, at: int, pairs: Mapping[int, int]) -> str:
-    """Return the argument that begins at a place."""
-    begin = at
-    while at < len(code) and code[at] not in ",)":
-        at = pairs.get(at, at) + 1
-    return code[begin:at]
-
-
-def _unbounded(source: Source) -> Iterator[Problem]:
-    exchanging, before = set[str](), -1
-    while len(exchanging) > before:  # themselves, or through others
-        before = len(exchanging)
-        exchanging |= {
-            function.name
-            for function in source.visible
-            if function.called & exchanging or _EXCHANGE.search(function.body)
-        }
-    for function in source.functions:
-        pairs = _pairs(function.body)
-        for loop in _LOOP.finditer(function.body):
-            end = pairs[loop.end() - 1] + 1 if loop[1] else loop.end()
-            header = function.body[loop.start() : end]
-            extent = function.body[loop.start() : _statement_end(function.body, end, pairs)]
-            tries = [
-                call
-                for call in _CALL.finditer(extent)
-                if call[1] in exchanging or _EXCHANGE.match(extent, call.start())
-            ]
-            if tries and not _counts(header):
-                what = f"loop around {tries[0][1]} without a bound"
-                yield function.problem(loop.start() + tries[0].start(), what)
-
-
-def _statement_end(code: str, at: int, pairs: Mapping[int, int]) -> int:
-    while at < len(code) and code[at] not in "{;}":
-        at = pairs.get(at, at) + 1
-    return pairs.get(at, at)
-
-
-def _counts(header: str) -> bool:
-    """Whether it is `for (...; i < bound; ++i)`, whatever else the condition asks for."""
-    parts = header.partition("(")[2].split(";")
-    if not header.startswith("for") or len(parts) != 3 or not re.search(r"\+\+|--|[+-]=", parts[2]):
-        return False
-    compared = re.findall(r"(\w+)\s*(?:<=?|!=|>=?)", parts[1])
-    return "||" not in parts[1] and not {*compared}.isdisjoint(
-        re.findall(r"[A-Za-z_]\w*", parts[2])
-    )
-
-
 # -- limits of a kernel ----------------------------------------------------------------------------
 
-BUFFERS = 31
 THREADGROUP_BYTES = 32 * 1024
 _BYTES = {
     **dict.fromkeys(("char", "uchar", "bool", "int8_t", "uint8_t"), 1),
@@ -345,22 +273,6 @@ def _memory(source: Source) -> Iterator[Problem]:
             yield function.line, f"{total} bytes of threadgroup memory in {function.name}"
 
 
-def _buffers(source: Source) -> Iterator[Problem]:
-    for function in source.functions:
-        slots = [int(one) for one in re.findall(r"\bbuffer\s*\(\s*(\d+)", function.parameters)]
-        if any(slot >= BUFFERS for slot in slots):
-            yield function.line, f"buffer {max(slots)} in {function.name}"
-        if len(slots) != len(set(slots)):
-            yield function.line, f"two arguments of one buffer in {function.name}"
-
-
-def _name(source: Source) -> Iterator[Problem]:
-    names = [function.name for function in source.functions if function.is_kernel]
-    for function in source.functions:
-        if function.is_kernel and names.count(function.name) > 1:
-            yield function.line, f"a second kernel {function.name}"
-
-
 # -- the rules -------------------------------------------------------------------------------------
 
 
@@ -408,15 +320,11 @@ RULES = (
          _elsewhere),
     Rule("atomic width", "M1 has no 64-bit atomics", "use two 32-bit words",
          _matches(r"\batomic(?:_|\s*<\s*)(?:u?long|u?int64_t)\b", "{0}")),
-    Rule("float exchange",
-         "floats are compared as floats, so a NaN never equals itself and the loop never ends",
-         "use atomic_fetch_add_explicit, or compare the bits in an atomic_uint", _float_exchange),
-    Rule("unbounded exchange", "a loop that does not end hangs the whole GPU",
-         "write for (uint i = 0; i < 64; ++i), and count a failure after it", _unbounded),
+    Rule("exchange",
+         "a NaN never equals itself, so a loop around it may not end and hang the GPU",
+         "use atomic_fetch_add_explicit", _matches(r"\batomic_compare_exchange_\w+", "{0}")),
     Rule("threadgroup memory", f"an Apple GPU has {THREADGROUP_BYTES} bytes for a group",
          "use smaller tiles, of sizes that are numbers or constexpr integers", _memory),
-    Rule("buffers", f"Metal has {BUFFERS} slots, each for one", "pack arguments", _buffers),
-    Rule("kernel name", "PyTorch calls kernels by name", "rename one", _name),
 )  # fmt: skip
 
 
@@ -443,16 +351,11 @@ def check_text(name: str, text: str, included: str = "") -> list[Finding]:
 
 
 def check_files(files: Iterable[Path]) -> list[Finding]:
-    """Check files with the headers that they include, and that no two kernels share a name."""
+    """Check files with the headers that they include."""
     findings: list[Finding] = []
-    kernels: dict[str, Path] = {}
     for file in files:
         text = file.read_text(encoding="utf-8")
         findings += check_text(str(file), text, _included(file, set()))
-        for function in functions(text):
-            if function.is_kernel and kernels.setdefault(function.name, file) != file:
-                what = f"a kernel {function.name}, as in {kernels[function.name].name}"
-                findings.append(Finding(str(file), function.line, what, RULES[-1]))
     return findings
 
 

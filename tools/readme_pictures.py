@@ -7,8 +7,6 @@ middle: docs/pictures/live.svg (the live table, late in the run), docs/pictures/
 plot`), and what the command prints at its end into README.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import subprocess
@@ -35,11 +33,8 @@ LATEST = 0.9
 """Share of the budget up to which a table is taken: workers train then, and nothing else."""
 
 
-def main(arguments: list[str]) -> int:
-    """Train, and write all of it; returns the exit code."""
-    if arguments:
-        print(__doc__)
-        return 2 * (arguments != ["--help"])
+def main() -> None:
+    """Train, and write all of it."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [_trained(Path(folder) / str(number)) for number in range(RUNS)]
         runs.sort(key=lambda run: bits_per_byte(run[2]))
@@ -50,7 +45,6 @@ def main(arguments: list[str]) -> int:
         plot = _mlxhog("plot", "latest", "--to", str(PICTURES / "losses.png"))
         subprocess.run(plot, cwd=here, check=True)
     README.write_text(with_output(README.read_text(encoding="utf-8"), output), encoding="utf-8")
-    return 0
 
 
 def _trained(here: Path) -> tuple[Path, Progress, str]:
@@ -71,8 +65,7 @@ def _trained(here: Path) -> tuple[Path, Progress, str]:
 def bits_per_byte(output: str) -> float:
     """The score of all held-out text that the command printed."""
     score = re.search(r"([\d.]+)(?: bits per byte)? of all of it", output)
-    if score is None:
-        raise ValueError(f"no score of all held-out text in {output!r}")
+    assert score is not None, f"no score of all held-out text in {output!r}"
     return float(score[1])
 
 
@@ -85,15 +78,10 @@ def picture(progress: Progress) -> str:
 
 
 def with_output(page: str, output: str) -> str:
-    """Return a page whose block after `MARK` is the output of the command.
-
-    Raises:
-        ValueError: the page has no such block, or several.
-    """
+    """Return a page whose block after `MARK` is the output of the command."""
     before, mark, after = page.partition(f"{MARK}\n\n```\n")
     _, end, rest = after.partition("\n```\n")
-    if not end or MARK in rest:
-        raise ValueError(f"the page needs one block between ``` after the line {MARK}")
+    assert end, f"the page needs a block between ``` after the line {MARK}"
     return f"{before}{mark}{output.rstrip()}{end}{rest}"
 
 
@@ -117,4 +105,4 @@ def _mlxhog(*words: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -18,8 +18,6 @@ A launch travels in a file, little-endian:
     then for each buffer      uint64 bytes, uint64 1 if each launch has its own, and the bytes
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -28,7 +26,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,8 +35,8 @@ import numpy as np
 from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import CHAOS_PERIOD, buffers
-from mlxhog.metal.kernel import Kernel, Launch
-from mlxhog.metal.registry import KERNELS
+from mlxhog.metal.kernel import Launch
+from mlxhog.metal.registry import KERNELS, instances
 
 _MAIN = Path(__file__).parent / "sanitizer" / "main.cpp"
 _FOUND = 66
@@ -93,48 +91,30 @@ def report(
     launches: int = 1,
     chaos: int | None = None,
 ) -> str:
-    """Run a launch under a sanitizer, and return what it found.
+    """Run a launch under a sanitizer, and return what it found, "" for nothing.
 
-    Args:
-        launch: with NumPy arrays; they are left as they are.
-        sanitizer: a key of `SANITIZERS`.
-        directory: where programs are kept.
-        compiler: a g++ or clang++ that knows `_Float16`.
-        threads: OS threads of each launch.
-        launches: that run at the same time, on the same inputs, each with its own outputs.
-        chaos: a seed, as for `HostEngine`.
-
-    Returns:
-        "" where the sanitizer found nothing.
+    Programs are kept in `directory`. Some launches run at the same time, on the same inputs, each
+    with its own outputs and OS threads; `chaos` is a seed, as for `HostEngine`.
 
     Raises:
         MetalError: the kernel does not compile, or fails by itself.
         EnvironmentLacks: the compiler or its sanitizer is missing.
     """
     kernel, checks = launch.kernel, SANITIZERS[sanitizer]
-    library = _library(kernel, launch.instance, checks, directory, compiler)
-    flags = (*checks.flags_of(compiler), "-x", "c++", "-", "-x", "none", "-ldl")
+    flags, name = checks.flags_of(compiler), kernel.entry(launch.instance)
+    program = _on_the_heap(translate.program(kernel, launch.instance))
+    library = build.library(
+        name, program, directory=directory, compiler=compiler, extra_flags=flags
+    )
+    flags = (*flags, "-x", "c++", "-", "-x", "none", "-ldl")
     main = build.compiled("main", _MAIN.read_text(), flags, build.make_cache(directory), compiler)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "launch"
         file.write_bytes(_packed(launch, threads, launches, chaos))
-        words = [str(main), str(library), kernel.entry(launch.instance), str(file)]
-        done = _finished(words, checks)
+        done = _finished([str(main), str(library), name, str(file)], checks)
     if done.returncode not in (0, _FOUND):
         raise MetalError(f"{kernel.name} failed (exit {done.returncode}): {done.stderr.strip()}")
     return done.stderr if done.returncode == _FOUND else ""
-
-
-def _library(
-    kernel: Kernel, instance: str, checks: Sanitizer, directory: Path, compiler: str
-) -> Path:
-    return build.library(
-        kernel.entry(instance),
-        _on_the_heap(translate.program(kernel, instance)),
-        directory=directory,
-        compiler=compiler,
-        extra_flags=checks.flags_of(compiler),
-    )
 
 
 _VARIABLE = re.compile(
@@ -200,13 +180,12 @@ def _finished(command: list[str], checks: Sanitizer) -> subprocess.CompletedProc
     return done
 
 
-def samples(names: Iterable[str] = (), n: int = 1000) -> list[Launch]:
+def samples(names: Container[str] = KERNELS, n: int = 1000) -> list[Launch]:
     """Return the sample launch of each kernel named, in each of its instances."""
-    chosen = [KERNELS[name] for name in names] or list(KERNELS.values())
     return [
         replace(kernel.sample(np.random.default_rng(0), n), instance=instance)
-        for kernel in chosen
-        for instance in kernel.instances or ("",)
+        for kernel, instance in instances()
+        if kernel.name in names
     ]
 
 
@@ -216,14 +195,10 @@ def main(names: list[str]) -> int:
         prog="python -m tools.sanitize",
         description="Run sample launches under thread, address and undefined-behaviour sanitizers.",
     )
-    parser.add_argument("kernels", nargs="*", metavar="kernel", help="all by default")
-    chosen = parser.parse_args(names).kernels
-    for name in chosen:
-        if name not in KERNELS:
-            parser.error(f"no kernel {name!r}; choose from {', '.join(KERNELS)}")
-    directory = build.kernel_cache()
-    wrong = 0
-    for launch in samples(chosen):
+    help = f"all by default: {', '.join(KERNELS)}"
+    parser.add_argument("kernels", nargs="*", metavar="kernel", help=help)
+    directory, wrong = build.kernel_cache(), 0
+    for launch in samples(parser.parse_args(names).kernels or KERNELS):
         for sanitizer in SANITIZERS:
             said = report(launch, sanitizer, directory=directory, launches=2)
             wrong += bool(said)

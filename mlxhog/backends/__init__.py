@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
 from mlxhog.base import darwin, machine
@@ -32,12 +32,11 @@ def create(
     Args:
         name: one of `NAMES`.
         threads: CPU threads this process may use, >= 1.
-        kernels: operators of the model, one of `CHOICES` in `models/ops/kernels.py`.
+        kernels: one of `CHOICES` in `models/ops/kernels.py`.
         cpu_blas: "auto" or "reference": matrix product of MLX on a Linux CPU.
-        share: a GPU worker's share of the GPU; None is the share of a single program.
-        compute_dtype: type of the matrix products of `loss_and_grads`, "float32" or "bfloat16".
-            Parameters, gates, norms, cells, losses and gradients are always float32, and so are
-            evaluation and generation.
+        share: of the GPU; None is that of a single program.
+        compute_dtype: of the matrix products of `loss_and_grads`, "float32" or "bfloat16"; all else
+            is float32, and so are evaluation and generation.
 
     Raises:
         ConfigError: unknown name or type, or kernels that do not compute in this type.
@@ -55,31 +54,22 @@ def create(
         kernels = resolve(framework, kernels, device, weights=compute_dtype)
     if name in GPU_BACKENDS:
         relax_watchdog()
+    how: dict[str, Any] = {"threads": threads, "kernels": kernels, "share": share, "narrow": narrow}
     if name.startswith("mlx:"):
         from mlxhog.backends.mlx import MLXBackend
 
-        return MLXBackend(
-            name, threads=threads, kernels=kernels, cpu_blas=cpu_blas, share=share, narrow=narrow
-        )
+        return MLXBackend(name, cpu_blas=cpu_blas, **how)
     if name.startswith("torch:"):
         if name == "torch:mps":
             limit_mps(share)
         from mlxhog.backends.torch import TorchBackend
 
-        return TorchBackend(name, threads=threads, kernels=kernels, share=share, narrow=narrow)
+        return TorchBackend(name, **how)
     raise ConfigError(f"no backend {name!r}; choose from {', '.join(NAMES)}")
 
 
 def create_alone(word: str) -> Backend:
-    """Start a backend that may use the whole machine, for evaluation or text generation.
-
-    Args:
-        word: one of `BACKEND_WORDS`.
-
-    Raises:
-        ConfigError: another word.
-        EnvironmentLacks: the framework or the device is missing.
-    """
+    """Start a backend, one of `BACKEND_WORDS`, that may use the whole machine; errors as above."""
     here = machine.here()
     (worker,) = resolve_workers(one_backend(word, here), machine=here).workers
     return create(worker.backend, threads=worker.threads, kernels="auto", cpu_blas="auto")

@@ -44,36 +44,28 @@ NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 class Inputs(NamedTuple):
     """The arguments of a loss, as arrays of the framework.
 
-    Attributes:
-        leaves: arrays of the gradient: dense parameters by name; by its name the embedded tokens,
-            for an embedding with a gradient by rows, and the candidates' rows of a sampled head;
-            and the rows of n-grams that were read, `ngrams.ROWS`.
-        fixed: the other arguments of `Backend._loss`, in their order.
-        tokens: (B, S) of the positions, without a frozen context.
-        index: rows of the tables of n-grams, as `NgramTables.rows_of` returns them.
-        candidates: of a sampled head.
+    The leaves of the gradient are dense parameters by name; by its name the embedded tokens, for an
+    embedding with a gradient by rows, and the candidates' rows of a sampled head; and the rows of
+    n-grams that were read, `ngrams.ROWS`.
     """
 
     leaves: dict[str, Any]
-    fixed: tuple[Any, ...]
-    tokens: Int32
-    index: Any
-    candidates: Candidates | None
+    fixed: tuple[Any, ...]  # the other arguments of `Backend._loss`, in their order
+    tokens: Int32  # (B, S) of the positions, without a frozen context
+    index: Any  # rows of the tables of n-grams, as `NgramTables.rows_of` returns them
+    candidates: Candidates | None  # of a sampled head
 
 
 class Backend(Reader):
     """One framework on one device. Not thread-safe: one worker process owns it.
 
-    Attributes:
-        params: arrays of the framework by name, which `bind` lays over the inbox.
-        inbox: the parameters before the tables, (n,) float32, as the arena has them.
-        forward_share: share of its forward pass in the time of the newest gradient. None before
-            the first one, and where both passes are one graph that is computed at once: on a GPU,
-            and compiled. There a wait between them would slow every step.
+    `bind` lays the parameters over the inbox.
     """
 
-    inbox: Float32
+    inbox: Float32  # the parameters before the tables, (n,) float32, as the arena has them
     forward_share: float | None = None
+    """Of the newest gradient's time; None where both passes are one graph, which a wait would slow:
+    on a GPU, and compiled."""
     compiled = False  # the gradient, for every shape of its inputs
     _flat: Any = None  # the array whose slices the parameters are
     _tables: Mapping[str, Slot] = {}  # places of the tables in the arena's layout
@@ -101,12 +93,8 @@ class Backend(Reader):
     ) -> None:
         """Lay the model's parameters over one flat array; `take` gives them values.
 
-        Args:
-            model: the architecture.
-            layout: position of each parameter.
-            live: the arena's parameters, (n_floats,) float32, to alias instead of copying.
-            sampled: draws the words over which `loss_and_grads` takes the loss, for a head that is
-                not tied; None is all words. Evaluation always uses all words.
+        Parameters of the arena, (n_floats,) float32, that are `live` are aliased instead of copied.
+        `sampled` draws the words of the loss of `loss_and_grads`; None is all words.
 
         Raises:
             ConfigError: `live` is not None, and this framework cannot alias host memory here.
@@ -142,12 +130,9 @@ class Backend(Reader):
         self.inbox, self._flat = np.empty(0, np.float32), None
 
     def check_kernels(self) -> dict[str, str]:
-        """Check each operator that has Metal kernels against the framework's plain operator.
+        """Return the fault of each operator with Metal kernels that has one, see `probes`.
 
-        The plain one is used from now on where there is a fault. Call it before `bind`.
-
-        Returns:
-            The fault by operator; see `mlxhog.backends.probes`.
+        The plain operator is used there from now on. Call it before `bind`.
         """
         ops = self._ops()
         faults = probes.faults(self._framework, self._device, ops, threads=self._threads)
@@ -203,15 +188,9 @@ class Backend(Reader):
         return Inputs(leaves, fixed, batch.x, index, candidates)
 
     def _loss(
-        self,
-        leaves: Mapping[str, Any],
-        tokens: Any,
-        labels: Any,
-        masks: Any,
-        ids: Any,
-        log_inclusion: Any,
-        state: Any,
-    ) -> Any:
+        self, leaves: Mapping[str, Any], tokens: Any, labels: Any, masks: Any, ids: Any,
+        log_inclusion: Any, state: Any,
+    ) -> Any:  # fmt: skip
         """The mean loss of `Inputs`."""
         model, ops, params = self.model, self._ops(), dict(leaves)
         if self._embedded:

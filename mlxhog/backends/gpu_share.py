@@ -8,8 +8,6 @@ A gradient is one piece. MLX keeps the arrays that it frees for the next gradien
 them is `MLXCache`.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -81,8 +79,8 @@ def relax_watchdog() -> None:
 
     Apple's driver ends work that keeps the display waiting. It does so later, though not never, if
     the variable is 1 when the process opens the GPU, so call this before a framework is imported.
-    The display may answer later meanwhile. Apple does not document the variable; MLX's authors
-    name it in mlx issue 3267, and llama.cpp sets it in the same way.
+    Apple does not document the variable; MLX's authors name it in mlx issue 3267, and llama.cpp
+    sets it in the same way.
     """
     os.environ.setdefault(WATCHDOG, "1")
 

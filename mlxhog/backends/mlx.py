@@ -27,8 +27,6 @@ from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_importe
 from mlxhog.metal.engines import adoptable
 from mlxhog.optim.gradients import Float32, Int32
 
-_MOST_FORMS = 16
-
 
 def preload_blas(threads: int) -> str:
     """Make MKL's matrix product available to MLX; call before the first `import mlx.core`.
@@ -36,14 +34,8 @@ def preload_blas(threads: int) -> str:
     The Linux build of MLX links the reference BLAS, about 8 GFLOP/s on one core. torch's library
     exports the same symbols from MKL, about 100 GFLOP/s. The dynamic linker uses the first
     definition of a symbol, so it is enough to load torch's library globally before MLX is imported.
-    This depends on the load order and may fail; the worker logs the result, and
-    `cpu_blas="reference"` switches it off.
-
-    Args:
-        threads: threads of MKL; an existing `MKL_NUM_THREADS` has priority.
-
-    Returns:
-        The library that MLX will use: "accelerate", "mkl", or "reference" with the reason.
+    It may fail; the worker logs the result, the library that MLX will use. MKL has `threads`, or
+    `MKL_NUM_THREADS`.
     """
     if sys.platform == "darwin":
         return "accelerate"
@@ -52,29 +44,13 @@ def preload_blas(threads: int) -> str:
     torch = find_spec("torch")
     if torch is None or torch.origin is None:
         return "reference (torch is not installed)"
-    library = Path(torch.origin).parent / "lib" / "libtorch_cpu.so"
-    if not library.exists():
-        return f"reference (no {library.name})"
     os.environ.setdefault("MKL_NUM_THREADS", str(threads))
     try:
+        library = Path(torch.origin).parent / "lib" / "libtorch_cpu.so"
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         return f"reference ({error})"
     return "mkl"
-
-
-def note_form(shape: tuple[int, ...], seen: set[tuple[int, ...]]) -> None:
-    """Say in the worker's log if a gradient of this shape has to be compiled."""
-    if shape in seen:
-        return
-    seen.add(shape)
-    print(f"gradient compiled for {shape[0]} x {shape[1]} tokens, form {len(seen)}", flush=True)
-    if len(seen) == _MOST_FORMS + 1:
-        print(
-            f"warning: more than {_MOST_FORMS} compiled forms; each holds GPU memory forever, "
-            "so keep seq_len and batch_size fixed in a run",
-            flush=True,
-        )
 
 
 class MLXBackend(Backend):
@@ -85,29 +61,17 @@ class MLXBackend(Backend):
 
     MLX binds its streams to threads, and a lazy array to its stream. Weights and states are never
     lazy, so one thread may load a model and others read it; `loss_and_grads` is for one thread.
-    Operations name the device: MLX's default is that of the process, which may have backends on
-    both.
+    Operations name the device, since a process may have backends on both.
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        threads: int,
-        kernels: str,
-        cpu_blas: str,
-        share: GPUShare,
-        compiled: bool | None = None,
-        narrow: bool = False,
-    ) -> None:
+        self, name: str, *, threads: int, kernels: str, cpu_blas: str, share: GPUShare,
+        compiled: bool | None = None, narrow: bool = False,
+    ) -> None:  # fmt: skip
         """Import MLX, with a fast BLAS if possible, and choose the device.
 
-        Arguments are as `create` takes them; `compiled` says whether `mx.compile` fuses the
+        Arguments and errors are those of `create`; `compiled` says whether `mx.compile` fuses the
         operations of a gradient, by default on a GPU. It cannot with native or emulated kernels.
-
-        Raises:
-            EnvironmentLacks: MLX is missing, has no such device or too little memory, or
-                `MLX_METAL_FAST_SYNCH` is set.
         """
         if os.environ.get("MLX_METAL_FAST_SYNCH"):
             raise EnvironmentLacks(
@@ -141,7 +105,6 @@ class MLXBackend(Backend):
             self._cache = limit_mlx(mx, share, on_gpu=self.on_gpu)
         lazy = self.on_gpu and kernels != "metal-emulated"  # the emulation computes eagerly
         self.compiled = lazy if compiled is None else compiled
-        self._forms = set[tuple[int, ...]]()  # shapes that were compiled
         self._mx = mx
         self._built_ns = 0  # when the newest forward pass was built
 
@@ -214,8 +177,6 @@ class MLXBackend(Backend):
         began_ns, mx = monotonic_ns(), self._mx
         with _stream(mx, self._device):
             inputs = self._inputs(batch)
-            if self.compiled:
-                note_form(inputs.tokens.shape, self._forms)
             with self._cache.of_gradient():
                 loss, found = self._value_and_grad(inputs.leaves, *inputs.fixed)
                 if self.on_gpu or self.compiled:

@@ -5,8 +5,6 @@ as one array (b, r, c). Symmetric products are computed whole: half of a triangl
 GPU than large products gain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,13 +26,7 @@ def polar(
 ) -> list[Float32]:
     """Return `scale` times each matrix x (r, c) with its singular values brought near 1.
 
-    Args:
-        xs: float32.
-        scales: of the results.
-        coefficients: of the quintics.
-        xp: array functions of the framework.
-        from_host: copies an array to the device.
-        on_host: copies one back.
+    `coefficients` are of the quintics; `from_host` copies an array to the device, `on_host` back.
     """
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for k, x in enumerate(xs):

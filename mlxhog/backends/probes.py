@@ -18,8 +18,6 @@ several chunks, documents, a state before the first position, and sizes below an
 threads, but no multiple of one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,12 +41,9 @@ LONG = f"{PRODUCTS}/long"
 
 
 class Device:
-    """Arrays of a framework on a device, without a model; imports the framework.
+    """Arrays of a framework on a "cpu", "gpu" or "mps", without a model; imports the framework.
 
-    Args:
-        framework: "torch" or "mlx".
-        device: "cpu", "gpu" or "mps"; it becomes MLX's default.
-        threads: of the framework on the CPU.
+    The device becomes MLX's default; on a CPU the framework has some threads.
     """
 
     def __init__(self, framework: str, device: Any, threads: int) -> None:
@@ -127,17 +122,11 @@ SIZES = (
 
 
 class Small(NamedTuple):
-    """A computation with operators.
+    """A computation with operators: from them, inputs, starts of documents and sizes to results."""
 
-    Attributes:
-        draw: draws its inputs, float32.
-        call: from operators, inputs, where documents start and sizes to the output and states.
-        results: their names, of a check.
-    """
-
-    draw: Callable[[np.random.Generator, Sizes], dict[str, Array]]
+    draw: Callable[[np.random.Generator, Sizes], dict[str, Array]]  # its inputs, float32
     call: Callable[[Any, Inputs, Any, Sizes], Sequence[Any]]
-    results: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()  # names of output and states, of a check
 
     def kind(self, name: str) -> str:
         """The kind of a result of a check, as in `ALLOWED`."""
@@ -205,21 +194,12 @@ def _extreme(draw: Callable[..., dict[str, Array]]) -> Callable[..., dict[str, A
     return drawn
 
 
-def _output_gate(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
-    h, o = _positive(r, B, s.S, s.NH, s.DH), _positive(r, B, s.S, s.NH * s.DH)
-    return {"h": h, "o": o, "w": _positive(r, s.NH * s.DH)}
-
-
 def _chained(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
     gates, D = {name: _positive(r, B, s.S, s.NH) for name in "if"}, s.NH * s.DH
     return {"x": _positive(r, B, s.S, D), "w": _positive(r, D, D), "norm": _positive(r, D)} | gates
 
 
 # -- computations ----------------------------------------------------------------------------------
-
-
-def _call_conv(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
-    return ops.causal_conv(t["x"], t["w"], t["b"], state=t["state"], starts=starts, silu=True)
 
 
 def _call_mlstm(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
@@ -249,7 +229,11 @@ def _call_chain(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
 
 
 CHECKS = {
-    "causal_conv": Small(_conv, _call_conv, ("y", "last inputs")),
+    "causal_conv": Small(
+        _conv,
+        lambda ops, t, starts, _: ops.causal_conv(**t, starts=starts, silu=True),
+        ("y", "last inputs"),
+    ),
     "mlstm_cell": Small(_mlstm, _call_mlstm, ("h", "last C", "last n", "last m")),
     "slstm_cell": Small(_slstm, _call_slstm, ("h", "last h", "last c", "last n", "last m")),
 }
@@ -268,7 +252,13 @@ PROBES = {
         _call_linear,
     ),
     f"{GATES}/output gate": Small(
-        _extreme(_output_gate),
+        _extreme(
+            lambda r, s: {
+                "h": _positive(r, B, s.S, s.NH, s.DH),
+                "o": _positive(r, B, s.S, s.NH * s.DH),
+                "w": _positive(r, s.NH * s.DH),
+            }
+        ),
         lambda ops, t, *_: (ops.head_norm_gate(t["h"], t["o"], t["w"], 1e-6),),
     ),
     f"{GATES}/mlstm_cell": Small(_extreme(_mlstm), _call_mlstm),
@@ -332,17 +322,9 @@ def computes_long_products(device: Device, ops: Ops) -> bool:
 def faults(
     framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Compare operators with Metal kernels with the plain ones on the CPU.
+    """Compare operators with Metal kernels, all or those of some names, with the plain ones.
 
-    Args:
-        framework: as of `Device`.
-        device: as of `Device`, of `ops`.
-        ops: with Metal kernels.
-        threads: as of `Device`.
-        names: operators; all by default.
-
-    Returns:
-        The first fault of each operator that has one.
+    The plain ones run on the CPU. Returns the first fault of each operator that has one.
     """
     host, plain = Device(framework, "cpu", threads), kernels.choose(framework, "reference", "cpu")
     cases = list(product(names or CHECKS, SIZES))

@@ -7,7 +7,7 @@ tokens without the framework.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -38,27 +38,17 @@ class Evaluation:
 
 
 class Reader(ABC):
-    """A model's parameters in one framework on one device; see `Backend`.
+    """A model's parameters in one framework on one device; see `Backend`."""
 
-    Attributes:
-        name: such as "torch:cpu".
-        params: arrays of the framework by name.
-        tables: of n-grams, by name, which stay in NumPy.
-    """
-
+    name: str  # such as "torch:cpu"
     model: ModelConfig
-    params: dict[str, Any]
-    tables: Mapping[str, Any]
+    params: dict[str, Any]  # arrays of the framework by name
+    tables: Mapping[str, Any]  # of n-grams, by name, which stay in NumPy
 
     def __init__(
-        self,
-        framework: str,
-        device: str,
-        kernels: str,
-        threads: int,
-        share: GPUShare,
+        self, framework: str, device: str, kernels: str, threads: int, share: GPUShare,
         narrow: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Choose how to compute; on a device "cpu", "mps" or "gpu".
 
         `threads` are those of native operators; `narrow` gradients have products in bfloat16.
@@ -104,15 +94,10 @@ class Reader(ABC):
     ) -> list[str]:
         """Load a model's parameters read-only.
 
-        If the framework computes in host memory and a tensor already has the right type, it is used
-        in place, so a mapped file is not copied; else it is copied piece by piece.
-
-        Args:
-            model: the architecture.
-            tensors: name -> array of any float type; the backend keeps a reference. Tables of
-                n-grams are read where they are, and stay float32.
-            weights: type of the weights in the backend, one of `backend.WEIGHTS` or
-                `backend.QUANTIZED_BITS`.
+        Tensors are of any float type. If the framework computes in host memory and one already has
+        the right type, it is used in place, so a mapped file is not copied; else it is copied piece
+        by piece. Tables of n-grams are read where they are, and stay float32. The type of the
+        `weights` is one of `backend.WEIGHTS` or `backend.QUANTIZED_BITS`.
 
         Returns:
             Names of the tensors with NaN or an infinity.
@@ -206,12 +191,19 @@ class Reader(ABC):
         check_tokens(tokens, self.model.vocab_size)
         if self._decoder is not None and tokens.shape[1] == 1:
             return self._decoded(self._decoder, tokens, state)
+        for logits, after in self._pieces(tokens, state, last=True):
+            result = logits[:, -1], after
+        return result
+
+    def _pieces(
+        self, tokens: Int32, state: State | None, **how: Any
+    ) -> Iterator[tuple[Float32, State]]:
+        """Yield the logits of each piece of tokens (B, S), and the state after it."""
         for span in self._spans(tokens.shape):
-            with self._without_gradient():  # one piece
-                logits, state = self._forward(tokens[:, span], state, last=True)
-                last = self._on_host(self._ops().xp.float32(logits[:, -1]))
-                state = self._computed(state)
-        return last, state
+            with self._without_gradient():
+                logits, state = self._forward(tokens[:, span], state, **how)
+                piece = self._on_host(self._ops().xp.float32(logits)), self._computed(state)
+            yield piece
 
     def _decoded(
         self, decoder: Decoder, tokens: Int32, state: State | None
@@ -232,17 +224,15 @@ class Reader(ABC):
         final norm.
         """
         check_tokens(tokens, self.model.vocab_size)
-        parts, traces = [], []
-        for span in self._spans(tokens.shape):
-            with self._without_gradient():
-                trace: list[Any] = []
-                how = {} if hidden is None else {"hidden": trace}
-                logits, state = self._forward(tokens[:, span], state, **how)
-                parts.append(self._on_host(self._ops().xp.float32(logits)))
-                traces.append([self._on_host(x) for x in trace])
+        parts, trace = list[Float32](), list[Any]()
+        how = {} if hidden is None else {"hidden": trace}
+        for logits, after in self._pieces(tokens, state, **how):
+            parts.append(logits)
+            last = after
         if hidden is not None:
-            hidden += [np.concatenate(xs, axis=1) for xs in zip(*traces, strict=True)]
-        return np.concatenate(parts, axis=1), self._computed(state)
+            xs, n = [self._on_host(x) for x in trace], len(trace) // len(parts)
+            hidden += [np.concatenate(xs[k::n], axis=1) for k in range(n)]
+        return np.concatenate(parts, axis=1), last
 
     def state_arrays(self, state: State) -> list[list[NDArray[Any]]]:
         """The arrays of a state, by block, without the ids before."""
@@ -294,12 +284,7 @@ class Reader(ABC):
 
 
 def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:
-    """Check tokens (B, S).
-
-    Raises:
-        DataError: there are no tokens, or a token is outside the vocabulary; the message names its
-            position.
-    """
+    """Raise a DataError unless there are tokens (B, S), in the vocabulary."""
     if tokens.ndim != 2 or not tokens.size:
         raise DataError(
             f"tokens have shape {tokens.shape}, expected (B, S) with at least one sequence and one "
@@ -309,11 +294,7 @@ def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:
 
 
 def check_batch(batch: Batch, vocab_size: int) -> None:
-    """Check the tokens and labels of a batch.
-
-    Raises:
-        DataError: see `check_tokens`; or the labels have another shape.
-    """
+    """Raise a DataError unless the tokens and labels of a batch fit each other and the model."""
     check_tokens(batch.x, vocab_size)
     if batch.y.shape != batch.x.shape:
         raise DataError(

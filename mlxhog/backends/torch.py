@@ -60,11 +60,7 @@ class TorchBackend(Backend):
     def __init__(
         self, name: str, *, threads: int, kernels: str, share: GPUShare, narrow: bool = False
     ) -> None:
-        """Choose the device and the thread count of this process; arguments as `create` takes them.
-
-        Raises:
-            EnvironmentLacks: the device is missing.
-        """
+        """Choose device and threads of this process; arguments and errors as of `create`."""
         device = name.partition(":")[2]
         if device == "mps" and not torch.backends.mps.is_available():
             raise EnvironmentLacks(
@@ -125,10 +121,7 @@ class TorchBackend(Backend):
         return host.to(self.device), finite
 
     def refresh(self) -> None:
-        """Let the device see the inbox: by a copy, unless they are the same memory.
-
-        torch asks for a wait between the CPU's writes and the GPU's next work; nothing is pending.
-        """
+        """Let the device see the inbox: by a copy, or the wait that torch asks for."""
         if self._aliased:
             torch.mps.synchronize()
         elif self.on_gpu:
@@ -156,11 +149,7 @@ class TorchBackend(Backend):
         return self._on_hosts([array])[0]
 
     def _on_hosts(self, tensors: Sequence[torch.Tensor]) -> list[NDArray[Any]]:
-        """Tensors as C-contiguous NumPy arrays, after one wait for the GPU if the CPU sees them.
-
-        Raises:
-            LostGPU: the GPU gave up work since the last call.
-        """
+        """Tensors as C-contiguous NumPy arrays; one wait for the GPU if the CPU sees them."""
         tensors = [tensor.detach().contiguous() for tensor in tensors]
         self._count()
         if self._counter is not None:

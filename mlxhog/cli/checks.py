@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
 from mlxhog.cli.flags import OneRun, Plugins, Quiet, RunFolder
-from mlxhog.cli.frame import Report, command, writable
+from mlxhog.cli.frame import Report, command
 from mlxhog.config import plugins
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
@@ -95,7 +95,6 @@ class _Parity(RunFolder, Plugins, Quiet):
     seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
     steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
     perturb: str | None = option(None, "change this parameter on one side; must end with 1")
-    save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
 
 
 @command("parity")
@@ -127,7 +126,6 @@ def parity(config: _Parity) -> Report:
     from mlxhog.parity.subject import check_memory, choose, open_subject
     from mlxhog.report.views import numbered
 
-    save = None if config.save is None else writable("--save", config.save)
     sizes: dict[str, Any] = {"seed": config.seed, "steps": config.steps}
     sizes["shape"] = config.batch_size, config.seq_len
     subject = open_subject(kind, where, Path(config.out), config.set, **sizes)
@@ -140,7 +138,6 @@ def parity(config: _Parity) -> Report:
             numbered(tell, len(chosen)),
             perturb=config.perturb,
             seed=config.seed,
-            save=save,
         )
     tf32 = list(filter(None, [float32.user_note()]))
     stepped = {row.what.split("/")[1] for row in result.rows if row.kind == "step"}

@@ -327,7 +327,7 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = F
 
 
 def shipped() -> BpeTokenizer:
-    """Return the tokenizer of the text in the package; tools/sotu_tokenizer.py made its file."""
+    """Return the tokenizer of the text in the package; tools/sotu.py made its file."""
     file = importlib.resources.files("mlxhog") / "data" / "texts" / SHIPPED_FILE
     return BpeTokenizer(file.read_bytes(), BOS_TOKEN, SHIPPED_FILE)
 

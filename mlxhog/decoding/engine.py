@@ -97,9 +97,6 @@ class Engine:
         prefill_chunk: tokens per piece of a prompt, >= 1. It changes memory, speed, and the wait of
             the other answers.
 
-    Attributes:
-        admits: whether waiting requests can start.
-
     Raises:
         ConfigError: a number is out of its range.
 
@@ -119,7 +116,7 @@ class Engine:
                 raise ConfigError(f"{name} is {value}, expected 1 or more")
         self._model, self._tokenizer = model, tokenizer
         self._batch_size, self._prefill_chunk = batch_size, prefill_chunk
-        self.admits = True
+        self.admits = True  # whether waiting requests can start
         self._n_requests = 0
         self.clear()
 

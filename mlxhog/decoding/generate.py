@@ -1,62 +1,38 @@
 """Answer several prompts together, and measure the speed; `engine.py` writes the answers."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.decoding.engine import (
-    BATCH_SIZE,
-    PREFILL_CHUNK,
-    Engine,
-    FinishReason,
-    Piece,
-    RecurrentModel,
-    Request,
-)
+from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, RecurrentModel, Request
 from mlxhog.decoding.options import Sampling
 
 
 def answer(
     model: RecurrentModel,
-    prompts: Sequence[Sequence[int] | NDArray[np.int32]],
+    prompts: Sequence[Sequence[int] | Int32],
     *,
     tokenizer: Tokenizer,
     sampling: Sampling,
     stop_at_document_end: bool = True,
     end_tokens: Collection[int] = (),
-    batch_size: int = BATCH_SIZE,
-    prefill_chunk: int = PREFILL_CHUNK,
+    **sizes: Any,
 ) -> Iterator[Piece]:
     """Answer prompts of any lengths together, token by token.
 
-    BOS is added before a prompt that does not begin with it, because models are trained with it.
-    Padding of the vocabulary is never drawn. A drawn BOS ends the document. Each answer has its own
-    random numbers and does not depend on the other answers, up to rounding in products of
-    different shapes.
+    Padding of the vocabulary is never drawn. Each answer has its own random numbers and does not
+    depend on the other answers, up to rounding in products of different shapes.
 
-    Args:
-        model: the model.
-        prompts: ids below `tokenizer.n_ids`; a prompt may be empty.
-        tokenizer: tokenizer of the checkpoint.
-        sampling: options of each answer.
-        stop_at_document_end: whether a drawn BOS ends the answer; else the text continues with
-            another document.
-        end_tokens: other tokens that end the document, such as the EOS of a checkpoint.
-        batch_size: number of answers that are written together, >= 1; each needs a state.
-        prefill_chunk: tokens per piece of a prompt, >= 1. It changes memory and speed.
+    An answer ends at a drawn BOS, where `stop_at_document_end`, else the text continues with
+    another document; and at one of `end_tokens`, such as the EOS of a checkpoint. Sizes are those
+    of `Engine`.
 
     Raises:
-        DataError: an id of a prompt is outside the vocabulary.
-        ConfigError: a number is out of its range.
-        Diverged: the model's logits are not finite.
+        DataError, ConfigError, Diverged: as of `Engine`.
     """
-    engine = Engine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
+    engine = Engine(model, tokenizer, **sizes)
     ends = {*end_tokens, tokenizer.bos} if stop_at_document_end else set()
     for index, prompt in enumerate(prompts):
         engine.submit(Request(prompt=prompt, sampling=sampling, row=index, ends=ends))
@@ -79,11 +55,7 @@ class Answer:
 
 
 class Answers:
-    """Collects `Piece`s and measures their speed. The clock starts at construction.
-
-    Args:
-        count: number of answers.
-    """
+    """Collects the `Piece`s of some answers and measures their speed, from its construction on."""
 
     def __init__(self, count: int) -> None:
         self.rows = [Answer() for _ in range(count)]

@@ -1,7 +1,5 @@
 """A model and its tokenizer on a backend; with weights it can write text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,13 +46,9 @@ class Model:
         by: RecurrentModel | None = None,
         **sizes: Any,
     ) -> Iterator[Piece]:
-        """Answer prompts together, token by token.
+        """Answer texts together, token by token; `by` computes in place of the backend.
 
-        Args:
-            prompts: texts.
-            sampling: options of each answer.
-            by: computes in place of the backend.
-            sizes: `batch_size` and `prefill_chunk` of `mlxhog.decoding.generate.answer`.
+        The sizes are those of `Engine`.
 
         Raises:
             ConfigError: a number is out of its range, or prompt and answer have more tokens than

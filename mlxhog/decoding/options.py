@@ -68,11 +68,7 @@ class Sampling:
 
 
 def stop_strings(value: object, name: str = "stop") -> tuple[str, ...]:
-    """Return the texts that end an answer, from one text or several.
-
-    Args:
-        value: the user's value.
-        name: the user's name for it, such as "--stop".
+    """Return the texts that end an answer, from one or several; `name` is the user's, for errors.
 
     Raises:
         ConfigError: the value is not of texts, a text is empty, or texts are too many or too long.

@@ -4,8 +4,6 @@ One uniform number per step chooses it by the inverse of the cumulative distribu
 gives the same text every time on one backend.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +12,7 @@ from mlxhog.errors import Diverged
 
 
 class Sampler:
-    """Draws the tokens of one answer reproducibly.
-
-    Args:
-        sampling: the settings.
-        row: number among several answers with the same settings; each has its own random numbers.
+    """Draws the tokens of one answer reproducibly; each `row` has its own random numbers.
 
     Concurrency: one object is for one thread.
     """
@@ -33,12 +27,9 @@ class Sampler:
     def __call__(
         self, logits: NDArray[np.float32], occurred: NDArray[np.bool_] | None = None
     ) -> int:
-        """Return a token: the one at a uniform number of the cumulative distribution.
+        """Return a token of logits (V,): the one at a uniform number of the distribution.
 
-        Args:
-            logits: (V,).
-            occurred: (V,), whether a token occurs in prompt or answer, for the repetition penalty;
-                None is no token.
+        `occurred` (V,) says whether a token occurs in prompt or answer; None is no token.
 
         Raises:
             Diverged: there is NaN, or only -inf.
@@ -69,10 +60,6 @@ class Sampler:
 
 
 def check_finite(best: NDArray[np.float32] | np.float32) -> None:
-    """Refuse logits whose largest is not finite.
-
-    Raises:
-        Diverged: there are such logits.
-    """
+    """Raise `Diverged` for logits whose largest is not finite."""
     if not np.isfinite(best).all():
         raise Diverged("the model's logits are not finite; generate from an earlier checkpoint")

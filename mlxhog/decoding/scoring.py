@@ -56,12 +56,7 @@ class Score:
 def token_files(
     model: Model, corpus: corpora.Corpus, folder: Path
 ) -> Iterator[tuple[str, TokenFile | None]]:
-    """Yield name and tokens of each file of a corpus; None for a file without text.
-
-    Args:
-        model: its tokenizer reads the text.
-        corpus: from `corpora.readable`.
-        folder: of the files of tokens.
+    """Yield name and tokens of each file of a corpus, None without text; they lie in `folder`.
 
     Raises:
         DataError: the corpus is malformed.
@@ -97,13 +92,9 @@ def score(
     seq_len: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Score:
-    """Score the tokens of a file.
+    """Score the tokens of a file, cut into sequences of `seq_len`.
 
-    Args:
-        model: with weights.
-        file: from the model's tokenizer.
-        seq_len: tokens of a sequence; predictions do not see earlier sequences.
-        progress: called after every batch with the share done, 0 to 1.
+    `progress` is called after every batch with the share done, 0 to 1.
 
     Raises:
         Diverged: the model's loss is not finite.

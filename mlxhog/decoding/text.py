@@ -1,7 +1,5 @@
 """Decode tokens to text one by one, up to a stop string."""
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Sequence
 
@@ -15,10 +13,6 @@ class TextStream:
     are not UTF-8 become U+FFFD. A possible begin of a stop string is held back until it is decided;
     a stop string and all text after it are dropped. The pieces, joined, are the decoded text up to
     the first stop string.
-
-    Args:
-        tokenizer: tokenizer of the model.
-        stop: non-empty texts that end the answer and are not part of it.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:

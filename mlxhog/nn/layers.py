@@ -17,8 +17,6 @@ A state is a tuple with one entry per layer, a tuple of float32 arrays with rows
     MLSTM, large     C, n, m
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,14 +43,9 @@ State = Sequence[Sequence[Any]]
 
 
 class Stack:
-    """Layers of one kind, each the input of the next.
+    """Layers of one kind, each the input of the next: some blocks of a language model.
 
-    Args:
-        cfg: the language model that has these layers.
-        blocks: numbers of the model's blocks.
-        input_size: width of the input.
-        whole_blocks: whether a layer is a block with its norms and residuals, or the cell's layer
-            in it.
+    Of `whole_blocks` a layer has norms and residuals, otherwise it is the cell's layer alone.
     """
 
     def __init__(
@@ -103,15 +96,10 @@ class Stack:
         ops: Ops,
         drop: Callable[[tuple[int, ...], float], Array] | None,
     ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
-        """Run the layers.
+        """Run the layers on x (B, S, input_size), by parameters under the names of `parameters`.
 
-        Args:
-            params: by the names of `parameters`.
-            x: (B, S, input_size).
-            state: before the first position; None is zeros.
-            counts: (B, S), which positions count; None is all.
-            ops: the operators.
-            drop: (shape, rate) -> an array of 0 and 1 / (1 - rate); None outside of training.
+        A state of None is zeros; `counts` (B, S) says which positions count, None is all; `drop` is
+        (shape, rate) -> an array of 0 and 1 / (1 - rate), None outside of training.
 
         Returns:
             y (B, S, width), 0 at padding, and the state after the last position that counts. From
@@ -270,11 +258,6 @@ class Module:
             return y[0], tuple(tuple(part[0] for part in layer) for layer in last)
         return y.swapaxes(0, 1) if swapped else y, last
 
-    def extra_repr(self) -> str:
-        """Return the sizes for `repr`."""
-        sizes = f"{self.input_size}, {self.hidden_size}, layers={self.num_layers}"
-        return f"{sizes}, batch_first={self.batch_first}"
-
 
 class Recurrent(Module):
     """Layers of one cell where `nn.LSTM` stands, `num_layers` times; arguments as of `Module`."""
@@ -383,25 +366,19 @@ def _counts(B: int, S: int, lengths: Any, mask: Any) -> NDArray[np.bool_] | None
 def opened(
     source: str | Path | ModelConfig, seed: int
 ) -> tuple[ModelConfig, dict[str, NDArray[np.float32]]]:
-    """Return a language model and its values: those of a checkpoint, else initial ones.
-
-    Args:
-        source: a configuration; or a name, a model file or a checkpoint's directory.
-        seed: of the initial values.
+    """Return a language model and its values: those of a checkpoint's directory, else initial ones.
 
     Raises:
         ConfigError: no such model; or it is no language model of tokens alone.
         CheckpointError: the weights of a checkpoint do not fit.
     """
-    checkpoint = None
     if isinstance(source, str | Path) and Path(source).is_dir():
         checkpoint = formats.open(Path(source))
-        source = checkpoint.config
-    cfg = load_architecture(source) if isinstance(source, str | Path) else source
+        cfg, spec = checkpoint.config, families.param_spec(checkpoint.config)
+        values = {name: np.empty(one.shape, np.float32) for name, one in spec.items()}
+        checkpoint.copy_into(values)
+    else:
+        cfg = load_architecture(source) if isinstance(source, str | Path) else source
+        values = families.init_params(cfg, seed)
     families.check_language_model(cfg)
-    if checkpoint is None:
-        return cfg, families.init_params(cfg, seed)
-    shapes = families.param_spec(cfg)
-    values = {name: np.empty(spec.shape, np.float32) for name, spec in shapes.items()}
-    checkpoint.copy_into(values)
     return cfg, values

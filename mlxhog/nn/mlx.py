@@ -13,8 +13,6 @@ MLX has no parameters whose names begin with an underscore: `_recurrent_kernel_`
 package's sLSTM cell are `recurrent_kernel` and `bias` here. `load_weights` reads both.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +23,7 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
-from mlxhog.models import lm, ngrams
+from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native.adapter_mlx import set_threads
@@ -62,10 +60,8 @@ class Layers(layers.Module, Module):
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> Module:
         """Load parameters by name, like `mlx.nn.Module.load_weights`.
 
-        Args:
-            file_or_weights: a file of MLX or safetensors, or pairs of name and array, of MLX or
-                NumPy; also a state dict of the xlstm package, in its layout.
-            strict: whether to refuse missing and unknown names.
+        They are in a file of MLX or safetensors, or pairs of name and array, of MLX or NumPy; also
+        a state dict of the xlstm package, in its layout.
         """
         if isinstance(file_or_weights, str | Path):
             file_or_weights = list(cast(Any, mx.load(str(file_or_weights))).items())
@@ -73,9 +69,6 @@ class Layers(layers.Module, Module):
         arrays = {package.get(k, k): np.asarray(x, np.float32) for k, x in file_or_weights}
         own = [(_own(name), mx.array(x)) for name, x in self.stack.translate(arrays).items()]
         return Module.load_weights(self, own, strict)
-
-    def _extra_repr(self) -> str:
-        return self.extra_repr()
 
 
 class SLSTM(layers.SLSTM, Layers):
@@ -104,20 +97,10 @@ class LanguageModel(Module):
         _add_parameters(self, values)
 
     def __call__(self, tokens: array, state: Any = None) -> tuple[array, Any]:
-        """Return the logits (B, S, V) of tokens (B, S), and the state after the last position.
-
-        Args:
-            tokens: (B, S) integers in [0, V).
-            state: result of an earlier call for the same rows; None is the start.
-        """
+        """As `forward` of `mlxhog.nn.torch.LanguageModel`."""
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
-        params, ops = {self._names[n]: value for n, value in own.items()}, _ops(self.kernels)
-        (before, blocks), ids, rows = ngrams.parted(state), np.empty((0, 0), np.int32), None
-        if ngrams.of(self.architecture) is not None:
-            ids = np.array(tokens, np.int32)
-            rows = ngrams.look_up(self.architecture, params, ids, before, ops.xp)
-        logits, after = lm.logits(self.architecture, params, tokens, blocks, ops=ops, rows=rows)
-        return cast(array, logits), ngrams.carried(self.architecture, ids, before, after)
+        params = {self._names[name]: value for name, value in own.items()}
+        return lm.read(self.architecture, params, tokens, state, ops=_ops(self.kernels))
 
 
 def _ops(kernels: str) -> Ops:

@@ -8,8 +8,6 @@ padding the input gate is shut and the forget gate open, so that the memory does
 in float32, exactly.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -34,20 +32,13 @@ def take(x: Array, index: Index, xp: Arrays) -> Array:
 class SkippingOps:
     """Operators that return the state after the last position of a row that counts.
 
-    Attributes:
-        padded: (B, S) bool, true at padding, which is at the end of each row.
+    They are for one batch x (B, S, ...), of which `lengths` (B,) positions of each row count.
     """
 
     def __init__(self, ops: Any, lengths: Index, x: Array) -> None:
-        """Take the operators for one batch.
-
-        Args:
-            ops: the operators.
-            lengths: (B,), number of positions of each row that count.
-            x: the batch (B, S, ...).
-        """
         self._ops, self._lengths = ops, lengths
         self.xp: Arrays = ops.xp
+        # (B, S), true at padding, which is at the end of each row
         self.padded = self.xp.from_numpy(np.arange(x.shape[1]) >= lengths[:, None], like=x)
         self._empty = self.xp.from_numpy(lengths == 0, like=x) if (lengths == 0).any() else None
 

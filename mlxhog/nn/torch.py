@@ -11,12 +11,10 @@ under `torch.autocast`, where inputs may be of 16 bits.
 Gradients of gradients and `torch.func` need `kernels="reference"`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +23,6 @@ from torch import Tensor, nn
 
 from mlxhog.models import lm, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import layers
@@ -94,12 +91,10 @@ class LanguageModel(nn.Module):
     def __init__(
         self, source: str | Path | ModelConfig, *, seed: int = 0, kernels: str = "auto"
     ) -> None:
-        """Make the model of a name, a model file, a checkpoint's config.json, or a configuration.
+        """Make the model of a configuration, or of what `mlxhog train --model` takes.
 
-        Args:
-            source: as `mlxhog train --model` takes it; a checkpoint gives its weights, too.
-            seed: of the initial values, those of `mlxhog train`.
-            kernels: "auto" for the fastest of the device, "reference" for PyTorch's own operations.
+        A checkpoint gives its weights, too, otherwise they are the initial ones of the seed. The
+        `kernels` are "auto" for the fastest of the device, or "reference".
 
         Raises:
             ConfigError: no such model, or no language model.
@@ -113,9 +108,7 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Return the logits (B, S, V) of tokens (B, S), and the state after the last position.
 
-        Args:
-            tokens: (B, S) integers in [0, V).
-            state: result of an earlier call for the same rows; None is the start.
+        The state is that of an earlier call for the same rows; None is the start.
         """
         return logits_and_state(self, self.architecture, tokens, state, kernels=self.kernels)
 
@@ -149,20 +142,13 @@ def logits_and_state(
     """
     ops = choose("torch", kernels, tokens.device.type)
     params = {name: value.float() for name, value in module.named_parameters()}
-    (before, blocks), ids, rows = ngrams.parted(state), np.empty((0, 0), np.int32), None
-    if ngrams.of(architecture) is not None:
-        ids = tokens.cpu().numpy().astype(np.int32)
-        rows = ngrams.look_up(architecture, params, ids, before, ops.xp)
     with torch.autocast(tokens.device.type, enabled=False):
-        logits, after = lm.logits(architecture, params, tokens, blocks, ops=ops, rows=rows)
-    return cast(Tensor, logits), ngrams.carried(architecture, ids, before, after)
+        return lm.read(architecture, params, tokens, state, ops=ops)
 
 
 def detach(state: Any) -> Any:
     """Return a state as constants, through which no gradient flows."""
-    if isinstance(state, Carried):
-        return state._replace(state=detach(state.state))
-    return state.detach() if isinstance(state, Tensor) else tuple(map(detach, state))
+    return ngrams.mapped(state, Tensor.detach)
 
 
 def _translate(module: Layers, entries: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -254,15 +254,13 @@ def distance(polar: Polar) -> float:
     return float(np.max([np.abs(u - v).max() / np.abs(v).max() for u, v in pairs]))
 
 
-def operations(shape: Sequence[int], steps: int, *, whole: bool = False) -> int:
+def operations(shape: Sequence[int], steps: int) -> int:
     """Count multiplications and additions of the orthogonalisation of a matrix, by some quintics.
 
-    A worker's device computes symmetric products whole, native code one triangle.
+    Symmetric products are of one triangle.
     """
     n, longer = sorted(shape)
-    symmetric = 4 * steps - 3  # products of n x n
-    triangle = n * n * longer + symmetric * n**3
-    return 2 * n * n * longer + (2 * triangle if whole else triangle)
+    return 3 * n * n * longer + (4 * steps - 3) * n**3
 
 
 def _batches(

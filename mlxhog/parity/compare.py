@@ -5,8 +5,6 @@ every side, step by step    with itself, over the whole sequence
 every side's optimizers     with their formulas, on that side's gradients
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -119,16 +117,10 @@ def tensor_rows(
     start: Results,
     steps: int = 0,
 ) -> Iterator[ComparedTensor]:
-    """Compare arrays of two sides.
+    """Compare arrays of two sides, by pairs of names.
 
-    Args:
-        mine: arrays of the first side.
-        theirs: those that they are compared with.
-        pairs: names in `mine` and in `theirs`.
-        sides: both.
-        conditions: from `tolerances.measure`.
-        start: parameters before the steps of an optimizer: after them, their movement counts.
-        steps: of each optimizer; 0 for the comparison of a side with itself.
+    The conditions are from `tolerances.measure`, `start` has the parameters before the steps of
+    each optimizer: after them, their movement counts. A side is compared with itself in 0 steps.
     """
     a, b = sides
     inexact = 1 if a.float64 or b.float64 else 2

@@ -1,7 +1,5 @@
 """Compute a subject by every side, each backend in a child process; compare all numbers."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -9,24 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from multiprocessing import connection
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import probes
-from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
+from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.parity import compare, engines, optimizers, tolerances
 from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.engines import FrameworkEngine, NamedArrays, NumPyEngine
-from mlxhog.parity.subject import (
-    NUMPY,
-    ParitySide,
-    ParitySubject,
-    Results,
-    perturbed,
-)
+from mlxhog.parity.subject import NUMPY, ParitySide, ParitySubject, Results, perturbed
 from mlxhog.report.views import TellStep
 
 PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
@@ -41,13 +30,9 @@ def computed_results(
     changed: Mapping[str, Results],
     tell: TellStep,
 ) -> dict[str, Computed]:
-    """Compute the results of every side, in the order of the computation.
+    """Compute the results of every side; sides of one backend follow each other in its process.
 
-    Sides of one backend follow each other. `changed` has other values of inputs, by side.
-
-    Raises:
-        ConfigError: the model cannot be computed, for example a layer of a plugin.
-        WorkerFailed: a backend could not compute it, or its process died; has its last words.
+    `changed` has other values of inputs, by side. Errors are those of `compare_sides`.
     """
     results: dict[str, Computed] = {}
     with ExitStack() as stack:
@@ -116,12 +101,12 @@ def _reference(subject: ParitySubject) -> Computed:
 class ParityReport:
     """The result of a comparison."""
 
-    subject: ParitySubject  # of the computation
-    sides: Sequence[ParitySide]  # that computed it, the reference first
-    rows: Sequence[ComparedTensor]  # all compared tensors
+    subject: ParitySubject
+    sides: Sequence[ParitySide]  # the reference first
+    rows: Sequence[ComparedTensor]
     first_bad: ComparedTensor | None  # the first disagreement in the computation; None if all agree
     perturbed: tuple[str, str] | None  # an input, and the side that got another value of it
-    seconds: float  # duration
+    seconds: float
 
     @property
     def missed(self) -> bool:
@@ -156,22 +141,16 @@ def compare_sides(
     *,
     perturb: str | None = None,
     seed: int = 0,
-    save: Path | None = None,
 ) -> ParityReport:
     """Compute a subject by every side, the reference first, and compare every number.
 
-    Args:
-        subject: with its arrays.
-        sides: that compute it.
-        tell: called with (side, "") when its backend begins.
-        perturb: an input whose value is changed for the first side after the reference.
-        seed: of that value.
-        save: .npz file for all arrays, as SIDE/NAME.
+    `tell` is called with (side, "") when its backend begins. The value of an input to `perturb` is
+    changed for the first side after the reference, by the seed.
 
     Raises:
-        ConfigError: there is nothing to compare, or no such input to perturb.
+        ConfigError: there is nothing to compare, no such input to perturb, or a model that cannot
+            be computed, for example a layer of a plugin.
         WorkerFailed: a backend could not compute it.
-        EnvironmentLacks: `save` cannot be written.
     """
     if len(sides) < 2:
         raise ConfigError(f"{sides[0].name} is the only side; give --backends two names")
@@ -180,24 +159,8 @@ def compare_sides(
         named = perturb, sides[1].name
         changed[sides[1].name] = {perturb: perturbed(subject.inputs, perturb, seed)}
     rows, computed = compare_all(subject, sides, computed_results(subject, sides, changed, tell))
-    if save is not None:
-        _save(save, computed)
     bad = compare.first_bad(rows, computed)
     return ParityReport(subject, sides, rows, bad, named, time.perf_counter() - begin)
-
-
-def _save(path: Path, computed: Mapping[str, Results]) -> None:
-    arrays: dict[str, Any] = {
-        f"{side}/{name}": x for side, mine in computed.items() for name, x in mine.items()
-    }
-    try:
-        with path.open("wb") as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise EnvironmentLacks(
-            f"--save {path}: {error.strerror or error}; choose another place"
-        ) from error
 
 
 def compare_all(

@@ -4,8 +4,6 @@
 has it, in its place in training and in generation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -30,13 +28,7 @@ LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
 
 
 class FrameworkEngine:
-    """A backend as a worker has it; holds one model at a time.
-
-    Args:
-        name: such as "torch:cpu"; imports its framework.
-        kernels: form of the operators.
-        threads: on the CPU.
-    """
+    """A backend as a worker has it, such as "torch:cpu"; holds one model at a time."""
 
     def __init__(self, name: str, kernels: str, threads: int = 1) -> None:
         framework, _, device = name.partition(":")
@@ -73,8 +65,7 @@ class FrameworkEngine:
 class NumPyEngine:
     """The reference of models in float64, with the methods of `FrameworkEngine` and its backend.
 
-    Args:
-        rounded: every result of a gradient is rounded to float32.
+    If it is `rounded`, every result of a gradient is rounded to float32.
     """
 
     def __init__(self, *, rounded: bool = False) -> None:
@@ -119,21 +110,14 @@ def results(
 ) -> NamedArrays:
     """Compute all results of a subject, in the order of the computation.
 
-    Args:
-        engine: that computes.
-        subject: of the computation.
-        params: parameters of the model, in place of the subject's.
-        steps: `optimizers.ours` or `optimizers.reference`.
-        tokenwise: whether to compute one token at a time, too.
+    The parameters stand in place of the subject's; `steps` is `optimizers.ours` or `.reference`.
     """
     cfg, tokens, targets = subject.cfg, subject.fixed["tokens"], subject.fixed.get("targets")
     engine.load(cfg, params)
     reader, hidden = engine.backend, list[Array]()
     logits, state = reader.every_logits(tokens, None, hidden)
-    blocks, last = cfg.num_hidden_layers, len(hidden) - 1
     for number, x in enumerate(hidden):
-        beyond = "out_norm" if number == last else f"decoder.{number - blocks - 1}"
-        yield f"hidden/{beyond if number > blocks else number}", x
+        yield f"hidden/{'out_norm' if number > len(cfg.layout.blocks) else number}", x
     yield "logits", logits
     yield from _state(cfg, "state", reader.state_arrays(state))
     grads: dict[str, Array] = {}
@@ -167,10 +151,8 @@ def results(
 
 
 def _state(cfg: ModelConfig, prefix: str, blocks: list[list[Array]]) -> NamedArrays:
-    """Name the parts of every block's state, and of the positions read, after the last block."""
-    layout = cfg.layout
-    every = [*layout.blocks, *([(layout.positions,)] if layout.positions else [])]
-    for number, (block, parts) in enumerate(zip(every, blocks, strict=True)):
+    """Name the parts of every block's state."""
+    for number, (block, parts) in enumerate(zip(cfg.layout.blocks, blocks, strict=True)):
         (layer, d), names = (block[0].layer, block[0].d), list[str]()
         for name, own in layer.state_shapes(d, 0).items():
             letters = LETTERS.get(layer.name.partition("-")[0], "") if name == "cell" else ""

@@ -9,8 +9,6 @@ An optimizer of a plugin is compared by the first alone. How far it may lead fro
 unknown, since that depends on how it enlarges errors of gradients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -12,7 +12,6 @@ Names of results, the same for every side:
     hidden/0, hidden/1 ..    the residual stream (B, S, d) after the embedding and after each block
     hidden/out_norm          and after the last norm
     logits, loss             (B, S, V) after the cap; mean nats of the targets other than -100
-    hidden/decoder.0 ..      between those of an auto-encoder
     state/L/PART             state of block L after the sequence: conv, then C n m, or h c n m of an
                              sLSTM; other layers have the names of `Shapes`, and numbers
     stepwise/logits, stepwise/state/L/PART    the same from one token at a time
@@ -105,14 +104,9 @@ class ParitySubject:
 def open_subject(
     kind: str, where: str, runs: Path, changes: str | None = None, **sizes: Any
 ) -> ParitySubject:
-    """Return the subject of a command, without its arrays.
+    """Return the subject of a command, a "config" or a "checkpoint", without its arrays.
 
-    Args:
-        kind: "config" or "checkpoint".
-        where: a name or a path.
-        runs: the folder of runs.
-        changes: as `--set` takes them.
-        **sizes: `seed`, `shape` and `steps`.
+    `changes` are as `--set` takes them; the sizes are `seed`, `shape` and `steps`.
 
     Raises:
         ConfigError: the architecture is unknown, or its fields contradict each other; or a

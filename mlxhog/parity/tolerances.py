@@ -32,8 +32,6 @@ one of 200 models: its entry was 1/40,000 of the largest gradient, and `of_all` 
 times the error of any backend.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -125,13 +123,9 @@ def allowed(
 ) -> tuple[Tolerance, float]:
     """Return the row of a kind, and terms 1, 2 and 5 of the allowed difference in float32.
 
-    Args:
-        kind: of tensor.
-        condition: its movement under one rounding of the inputs, as a share of its largest entry;
-            None if unknown.
-        noise: of a gradient; None if unknown.
-        largest: its largest entry; for a parameter after some steps, its largest movement.
-        of_all: the same over all tensors of this kind.
+    The condition of a tensor is its movement under one rounding of the inputs, as a share of its
+    `largest` entry (of a parameter after some steps, its largest movement), None if unknown, as the
+    noise of a gradient may be; `of_all` is the largest entry of all tensors of the kind.
     """
     row = (FLOAT32 if condition is None else MEASURED)[kind]
     share, shared = max(row.of_largest, row.roundings * (condition or 0.0)), row.of_all * of_all
@@ -171,12 +165,8 @@ def measure(
 ) -> dict[str, float]:
     """Return the condition of each result, and the noise of each gradient under `NOISE_PREFIX`.
 
-    Args:
-        exact: results by name.
-        inputs: their inputs.
-        compute: computes all or some of the results from other inputs.
-        rounding: computes the gradients of parameters with each result rounded to float32; None for
-            no noise.
+    `compute` computes all or some of the exact results from other inputs, `rounding` the gradients
+    of parameters with each result rounded to float32; None is no noise.
     """
     known: dict[str, float] = {}
     for amount in (0, *AMOUNTS):

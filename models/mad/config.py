@@ -12,23 +12,9 @@
 Sources: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architectures, arXiv:2403.17844;
 athms/mad-lab.
 
-In a YAML file:
-
-    version: 1
-    model:
-      dim: 128                       # width
-      vocab_size: 320                # of a language model; a task brings its own
-      position: none                 # none | learned | sincos
-      backbone: language-model       # language-model | autoencoder
-      max_length: 1024               # longest sequence, see `MADConfig`
-      defaults:                      # numbers by layer
-        mlstm: {heads: 4}
-      layers:                        # one item is one residual layer, or several
-        - mlstm
-        - {type: slstm, heads: 2}
-        - {repeat: 2, layers: [gated-conv, swiglu]}
-      # or a line, `layers: "(mlstm swiglu)*7 slstm swiglu"`, see `sequence.py`
-    plugin: [..]                     # files of layers of your own, see `config.plugins`
+In a YAML file `layers` is a line such as "(mlstm swiglu)*7 slstm swiglu", see `sequence.py`, or a
+list of lines and of layers with their numbers, `{type: slstm, heads: 2}`; `plugin` has files of
+layers of your own, see `config.plugins`. The other fields have defaults.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,16 +28,14 @@ from numpy.typing import NDArray
 import mlxhog.models.mad.layers as layers_
 from mlxhog.config import plugins
 from mlxhog.config.options import option
-from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.models.fields import check_names, custom, positive, read
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bound, maps
+from mlxhog.errors import ConfigError
+from mlxhog.models.fields import MOST_WIDTH, custom, positive
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps
 from mlxhog.models.mad.sequence import check_count, read_layers
-from mlxhog.models.model import Layout, ModelConfig, Part
+from mlxhog.models.model import Block, Layout, ModelConfig, Part
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, bound
 
-VERSION = 1
-DIM = 128
 VOCABULARY = 320  # bytes, BOS at 256, padded
 POSITIONS = ("none", "learned", "sincos")
 EMBEDDING, HEAD, HEAD_BIAS = "embedding.weight", "head.weight", "head.bias"
@@ -73,11 +57,10 @@ class MADConfig(ModelConfig):
     untied_head: ClassVar[str] = HEAD
     in_xlstm: ClassVar[bool] = False
     spellings: ClassVar[Mapping[str, str]] = SPELLINGS | {"dim": "hidden_size"}
-    only: ClassVar[Mapping[str, object]] = {"norm": "rmsnorm"}
 
-    layers: tuple[Layer, ...] = custom(
-        "one item is one residual layer", MISSING, lambda value: read_layers("layers", value)
-    )
+    vocab_size: int = positive("rows of the embedding; a task and a run bring theirs", VOCABULARY)
+    hidden_size: int = positive("width of the residual stream", 128, high=MOST_WIDTH)
+    layers: tuple[Layer, ...] = custom("one item is one residual layer", MISSING, read_layers)
     max_length: int = positive("longest sequence", 1024)
     norm_eps: float = positive("added to the mean square in norms", 1e-6)
     position: str = option("none", "or learned, sincos: added to the embedding", choices=POSITIONS)
@@ -116,17 +99,19 @@ class MADConfig(ModelConfig):
         # The auto-encoder draws its linear maps; another head begins as torch.nn.Linear.
         decodes = self.backbone == "autoencoder"
         weight, bias = ("normal:0.02", "zeros") if decodes else (bound(d), bound(d))
-        positions = Positions(learned=self.position == "learned", length=self.max_length)
-        has_positions, blocks = self.position != "none", []
+        blocks = list[Block]()
+        if self.position != "none":
+            positions = Positions(learned=self.position == "learned", length=self.max_length)
+            blocks.append((Part(name="position", layer=positions, d=d),))
         for number, layer in enumerate(self.layers):
             name = layer_name(number)
             inner = f"{name}.{layer.inside}" if layer.inside else name
             blocks.append((Part(name=inner, norm=f"{name}.norm", layer=layer, d=d),))
+        if decodes:
+            blocks.append((Part(name="decoder", layer=Decoder(), d=d),))
         return Layout(
             embedding=ParamSpec(EMBEDDING, (V, d), "normal:0.02", kind="rows"),
-            positions=Part(name="position", layer=positions, d=d) if has_positions else None,
             blocks=tuple(blocks),
-            decoder=Part(name="decoder", layer=Decoder(), d=d) if decodes else None,
             out_norm=(ParamSpec("out_norm.weight", (d,), "ones"),),
             head=(
                 ParamSpec(HEAD, (V, d), weight, decay=True, product=True),
@@ -147,37 +132,11 @@ class MADConfig(ModelConfig):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
-        """Read the form of a YAML file above, or the result of `to_dict`.
-
-        The user's own layers come from the files that it names, see `config.plugins`. Arguments and
-        errors are those of `ModelConfig`; or the file of a layer may not be loaded.
-        """
+        """As that of `ModelConfig`; or the file of a layer may not be loaded: `config.plugins`."""
         files = plugins.texts(data.get(plugins.KEY))
         own = {name: value for name, value in data.items() if name != plugins.KEY}
-        flat = super().from_dict
-        if {"model", "version"} & own.keys():
-            return plugins.recalled(files, lambda: cls._of_yaml(own), lambda cfg: cfg.layers)
-        return plugins.recalled(files, lambda: flat(own, strict=strict), lambda cfg: cfg.layers)
-
-    @classmethod
-    def _of_yaml(cls, data: Mapping[str, Any]) -> Self:
-        for key in data:
-            if key not in ("version", "model", "model_type"):
-                raise ConfigError(
-                    f"unknown field {key!r} beside 'version' and 'model'"
-                    f"{did_you_mean(key, ('version', 'model'))}"
-                )
-        if data.get("version", VERSION) != VERSION:
-            raise ConfigError(
-                f"version is {data['version']!r}, and this package reads version {VERSION}; update "
-                "mlxhog, or write the file in that version"
-            )
-        model = {"dim": DIM, "vocab_size": VOCABULARY, **_mapping("model", data.get("model"))}
-        every = _mapping("model.defaults", model.pop("defaults", {}))
-        defaults = {name: _mapping(f"model.defaults.{name}", own) for name, own in every.items()}
-        if "layers" in model:
-            model["layers"] = read_layers("model.layers", model["layers"], defaults)
-        return cls(**read(cls, model, strict=True, where="model.")[0])
+        read = super().from_dict
+        return plugins.recalled(files, lambda: read(own, strict=strict), lambda cfg: cfg.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a config.json."""
@@ -186,13 +145,6 @@ class MADConfig(ModelConfig):
         files = plugins.remembered(self.layers)
         remembered = {plugins.KEY: files} if files else {}
         return {**self.extra, "model_type": self.model_type, **values, **remembered}
-
-
-def _mapping(where: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is {value!r}; give fields, such as 'heads: 4'")
-    check_names(where, value)
-    return value
 
 
 def layer_name(number: int) -> str:
@@ -243,7 +195,6 @@ class Decoder(Layer):
         for n in range(self.count):
             u = run.ops.rms_norm(x, p[f"{n}.norm.weight"], run.norm_eps)
             x = run.ops.activate(run.linear(u, p, f"{n}.linear"), "gelu")
-            run.note(x)
         return x, ()
 
 

@@ -15,7 +15,7 @@ from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, bound
 
 Params: TypeAlias = Mapping[str, Array]
 """The parameters of one layer, by the names that the layer declares."""
@@ -37,26 +37,15 @@ Source: NX-AI/xlstm-jax, reset_at_document_boundaries.
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of one forward pass, in arrays of one framework, and parts of many layers.
-
-    Attributes:
-        ops: the operators.
-        norm_eps: epsilon of every RMSNorm.
-        max_length: longest sequence, if positions or layers are made for one.
-        starts: (B, S) bool, true at the first token of each document, where the memory is reset;
-            None for no resets.
-        masks: (B, S, width) by dropout site, 0 or 1 / (1 - rate); None outside of training.
-        hidden: receives x after the embedding, after every block, and after the final norm.
-        site: where dropout is now.
-    """
+    """The settings of one forward pass, in arrays of one framework, and parts of many layers."""
 
     ops: Ops
-    norm_eps: float = 1e-6
-    max_length: int = 0
-    starts: Array = None
-    masks: Mapping[str, Array] | None = None
-    hidden: list[Array] | None = None
-    site: str = ""
+    norm_eps: float = 1e-6  # epsilon of every RMSNorm
+    max_length: int = 0  # longest sequence, if positions or layers are made for one
+    starts: Array = None  # (B, S) bool, true where a document starts and the memory is reset
+    masks: Mapping[str, Array] | None = None  # (B, S, width) by site, 0 or 1 / (1 - rate)
+    hidden: list[Array] | None = None  # receives x after embedding, every block and final norm
+    site: str = ""  # where dropout is now
 
     def linears(self, x: Array, p: Params, *names: str, heads: int = 0) -> tuple[Array, ...]:
         """Return x W^T + b of linear maps by their names: of "q", `q.weight` and any `q.bias`.
@@ -126,23 +115,14 @@ class Layer:
     """One layer; a subclass is a frozen dataclass by itself, whose fields are its numbers.
 
     A number is a plain field, such as `heads: int = 4`, or an `option` with its limits or choices.
-
-    Attributes:
-        name: its name in a line of layers and in YAML: letters, digits, `-` and `_`.
-        about: what it is; the first line of its docstring.
-        kind: "mixer" if it mixes positions, else "channel".
-        bounded: whether it is made for sequences of `Run.max_length`; candidates with such a layer
-            are refused on tasks with longer rows.
-        inside: prefix of its parameters within its place in a candidate.
-        takes_plain_fields: its fields are options, see `config.options`.
     """
 
-    name: ClassVar[str]
-    about: ClassVar[str] = ""
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
-    bounded: ClassVar[bool] = False
-    inside: ClassVar[str] = ""
-    takes_plain_fields: ClassVar[bool] = True
+    name: ClassVar[str]  # in a line of layers and in YAML: letters, digits, `-` and `_`
+    about: ClassVar[str] = ""  # what it is; the first line of its docstring
+    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"  # mixes positions, or does not
+    bounded: ClassVar[bool] = False  # made for `Run.max_length`; refused on tasks of longer rows
+    inside: ClassVar[str] = ""  # prefix of its parameters within its place in a candidate
+    takes_plain_fields: ClassVar[bool] = True  # its fields are options, see `config.options`
 
     def __init_subclass__(cls) -> None:
         """Make the class a dataclass, and read `about`."""
@@ -252,18 +232,3 @@ def taps(name: str, channels: int, kernel: int, *, bias: bool = False) -> Iterab
     yield ParamSpec(f"{name}.weight", (channels, 1, kernel), bound(kernel), decay=True)
     if bias:
         yield ParamSpec(f"{name}.bias", (channels,), bound(kernel))
-
-
-def bound(inputs: int) -> str:
-    """Return the initialiser of a map of `inputs` inputs: uniform, up to 1 / sqrt(inputs)."""
-    return f"uniform:{1 / math.sqrt(inputs)!r}"
-
-
-def normal(std: float) -> str:
-    """Return the initialiser of that standard deviation."""
-    return f"normal:{std!r}"
-
-
-def small(d: int) -> str:
-    """Return the initialiser of xLSTM's maps that do not end in the residual stream."""
-    return normal(math.sqrt(2 / (5 * d)))

@@ -9,15 +9,12 @@ A number that is not written has its default. The canonical text of a flat list 
 the same for equal lists, different for different lists, and `parse` reads it back.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from mlxhog.base.quantities import parse_count
 from mlxhog.base.reading import MOST_DIGITS
 from mlxhog.config.options import options
-from mlxhog.errors import ConfigError, did_you_mean, shown
+from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MOST_LAYERS, check_names
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make
@@ -43,14 +40,17 @@ def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[
     groups: list[list[Layer]] = [[]]
     last = 0  # layers of the item before this place, which `*N` repeats
     at = 0
+
+    def mistake(what: str) -> ConfigError:
+        return ConfigError(
+            f"{what} at character {at + 1} of {short}; write names, parentheses around layers and "
+            "*N behind them, such as '(mlstm swiglu)*2 slstm(h4)'"
+        )
+
     while at < len(line):
-        token = _TOKEN.match(line, at)
+        token, group = _TOKEN.match(line, at), groups[-1]
         if token is None:
-            raise ConfigError(
-                f"{line[at]!r} at character {at + 1} of {short} begins no layer; write names, "
-                "parentheses and *N, such as '(mlstm swiglu)*2 slstm(h4)'"
-            )
-        at, group = token.end(), groups[-1]
+            raise mistake(f"{line[at]!r} begins no layer")
         if token["name"]:
             group.append(_layer(token["name"], token["numbers"], defaults or {}))
             last = 1
@@ -58,29 +58,24 @@ def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[
             groups.append([])
             last = 0
         elif token["close"]:
-            if len(groups) == 1:
-                raise ConfigError(f"')' of {short} closes nothing; take it out, or add '('")
-            if not group:
-                raise ConfigError(f"'()' of {short} holds no layers; write some, or take it out")
+            if len(groups) == 1 or not group:
+                raise mistake("')' closes no layers")
             groups.pop()
             groups[-1] += group
             last = len(group)
         else:
             times = int(token["times"][:MOST_DIGITS])  # too many, with or without the rest
-            if not last:
-                raise ConfigError(
-                    f"*{times} of {short} repeats nothing; write it after a layer or after ')'"
-                )
+            if not last or times < 1:
+                raise mistake(f"*{times} repeats no layers")
             check_count(len(group) + last * (times - 1))
-            if times < 1:
-                raise ConfigError(f"*{times} of {short} leaves no layer; repeat once or more")
             group += group[-last:] * (times - 1)
             last = 0
+        at = token.end()
         check_count(len(groups[-1]))
     if len(groups) > 1:
-        raise ConfigError(f"a parenthesis of {short} is not closed; add ')'")
+        raise mistake("a parenthesis is not closed")
     if not groups[0]:
-        raise ConfigError("the sequence has no layers; write some, such as 'mlstm swiglu'")
+        raise mistake("there is no layer")
     return tuple(groups[0])
 
 
@@ -130,11 +125,8 @@ def _text(layer: Layer) -> str:
     return f"{layer.name}({','.join(numbers)})" if numbers else layer.name
 
 
-def read_layers(where: str, value: object, defaults: Defaults | None = None) -> tuple[Layer, ...]:
-    """Read a line of layers, or a list of items, as YAML and config.json have them.
-
-    A list has lines as of `parse`, `{type: mlstm, heads: 4}` and `{repeat: 2, layers: [..]}`;
-    `where` is the name of the field, for messages.
+def read_layers(value: object) -> tuple[Layer, ...]:
+    """Read a line of layers, or a list of lines and of layers such as `{type: mlstm, heads: 4}`.
 
     Raises:
         ConfigError: it has another form, or a layer cannot be built.
@@ -142,42 +134,21 @@ def read_layers(where: str, value: object, defaults: Defaults | None = None) -> 
     if isinstance(value, tuple):
         return value
     if not isinstance(value, str | list):
-        raise ConfigError(f"{where} is {value!r}; give a list such as [mlstm, swiglu]")
+        raise ConfigError(f"layers is {value!r}; give a list such as [mlstm, swiglu]")
     layers: tuple[Layer, ...] = ()
     for number, item in enumerate([value] if isinstance(value, str) else value):
-        place = where if isinstance(value, str) else f"{where}[{number}]"
-        layers += _item(place, item, defaults or {})
-        check_count(len(layers))
+        try:
+            layers += parse(item) if isinstance(item, str) else (_layer_of(item),)
+            check_count(len(layers))
+        except ConfigError as error:
+            place = "layers" if isinstance(value, str) else f"layers[{number}]"
+            raise ConfigError(f"{place}: {error}") from error
     return layers
 
 
-def _item(where: str, item: object, defaults: Defaults) -> tuple[Layer, ...]:
-    if isinstance(item, dict) and "repeat" in item:
-        for key in item:
-            if key not in ("repeat", "layers"):
-                raise ConfigError(
-                    f"{where}: a repetition has no {key!r}"
-                    f"{did_you_mean(key, ('repeat', 'layers'))}; its fields are repeat and layers"
-                )
-        try:
-            if (times := parse_count(item["repeat"])) < 1:
-                raise ValueError("repeat once or more")
-        except ValueError as error:
-            raise ConfigError(f"{where}.repeat is {shown(item['repeat'])}; {error}") from error
-        inner = read_layers(f"{where}.layers", item.get("layers"), defaults)
-        check_count(times * len(inner))
-        return inner * times
-    try:
-        if isinstance(item, str):
-            return parse(item, defaults)
-        if not isinstance(item, dict) or "type" not in item:
-            raise ConfigError(
-                f"{item!r} is not a layer; write a name, {{type: mlstm, heads: 4}}, or "
-                "{repeat: 2, layers: [..]}"
-            )
-        check_names("it", item)
-        numbers = {key: value for key, value in item.items() if key != "type"}
-        name = str(item["type"])
-        return (make(name, {**defaults.get(name, {}), **numbers}),)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+def _layer_of(item: object) -> Layer:
+    if not isinstance(item, dict) or "type" not in item:
+        raise ConfigError(f"{item!r} is not a layer; write a name, or {{type: mlstm, heads: 4}}")
+    check_names("it", item)
+    numbers = {key: value for key, value in item.items() if key != "type"}
+    return make(str(item["type"]), numbers)

@@ -28,6 +28,7 @@ class Arrays(Protocol):
         zeros(shape, dtype="float32", like=x), full(shape, value, dtype="float32", like=x)
         arange(start, stop, like=x)   integers, below stop
         from_numpy(x, like=y)         maybe in the memory of x; float64 becomes float32
+        numpy(x)                      x in NumPy, without its gradient
         float32(x)                    PyTorch's float64, in which the reference computes, stays
         astype(x, y)                  x in the type of y
         maximum(x, bound)             x, or the bound (an array, or a number) where x is below it

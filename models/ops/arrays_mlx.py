@@ -124,6 +124,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "from_numpy": lambda x, *, like=None: mx.array(
         x.astype(np.float32) if x.dtype == np.float64 else x
     ),
+    "numpy": np.array,
     "float32": lambda x: x.astype(mx.float32),
     "int32": lambda x: x.astype(mx.int32),
     "bfloat16": lambda x: x.astype(mx.bfloat16),

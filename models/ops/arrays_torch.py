@@ -122,6 +122,7 @@ _OWN: dict[str, Callable[..., Any]] = {
         start, stop, device=None if like is None else like.device
     ),
     "from_numpy": _from_numpy,
+    "numpy": lambda x: x.detach().cpu().numpy(),
     "float32": lambda x: x if x.dtype == torch.float64 else x.float(),
     "int32": lambda x: x.int(),
     "bfloat16": lambda x: x.bfloat16(),

@@ -51,7 +51,7 @@ def resolve(
     metal_verified: bool = False,
     weights: str = "float32",
 ) -> str:
-    """Resolve "auto" for a device: return one of `CHOICES` other than "auto".
+    """Resolve "auto" for a "cpu", "gpu" or "mps": return one of `CHOICES` other than "auto".
 
     Args:
         framework: "torch" or "mlx".
@@ -59,10 +59,9 @@ def resolve(
             "native" for the C++ kernels, which run on the CPU; "metal" for the Metal kernels, on an
             Apple GPU; "metal-emulated" for their source run on the CPU by the host shim, for tests;
             "auto" for native on a CPU, for metal on a GPU where it may be used, else for reference.
-        device: device of the arrays: "cpu", "gpu" or "mps".
+        device: of the arrays.
         metal_verified: whether "auto" may use Metal kernels, see `Verdicts.model_kernels`.
-        weights: type of the matrices in products that are not quantised. The native kernels only
-            support float32, so with another type "auto" is reference on a CPU.
+        weights: type of the matrices in products that are not quantised; native is float32 only.
 
     Raises:
         ConfigError: `kernels` is another word, or does not support that device or these weights.

@@ -34,12 +34,10 @@ class Ops(MLSTMCell, Recurrences, ABC):
 
     Gates, norms, states and sums are float32 for every type of the other inputs.
 
-    Attributes:
-        xp: the framework's array functions, named as in the Python array API standard.
-        activations: name -> function, without the second name of `silu`.
+    `xp` has the framework's array functions, see `arrays.py`.
     """
 
-    activations: Mapping[str, Callable[[Array], Array]]
+    activations: Mapping[str, Callable[[Array], Array]]  # by name; `silu` has no second one
 
     # -- what a framework has a function for ------------------------------------------------------
 

@@ -173,17 +173,9 @@ class Recurrences(ABC):
         return from_chunks(h, S), states[-1]
 
     def _with_removal(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        a: Array,
-        b: Array,
-        to_end: Array,
-        decay: Array,
-        reads: Sequence[Array],
-        states: list[Array],
-    ) -> Array:
+        self, q: Array, k: Array, v: Array, a: Array, b: Array, to_end: Array, decay: Array,
+        reads: Sequence[Array], states: list[Array],
+    ) -> Array:  # fmt: skip
         """Append the state after each chunk; return h of what its own positions wrote."""
         xp, (r, *removal) = self.xp, reads
         below = [(0, 0)] * 3 + [(1, 0), (0, 0)]  # moves rows to the next position

@@ -12,7 +12,7 @@ import pytest
 
 from mlxhog import backends
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
-from mlxhog.backends.mlx import _MOST_FORMS, MLXBackend, note_form
+from mlxhog.backends.mlx import MLXBackend
 from mlxhog.errors import EnvironmentLacks
 from tests.backends.untrained import batch, lay, values
 from tests.pairs import each_of
@@ -136,25 +136,6 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
     tokens = batch(2, 40).x
     logits, _ = backend.logits(tokens, None)
     assert_close(logits, plain.logits(tokens, None)[0], LOGITS_F32)
-
-
-def test_a_gradient_is_compiled_once_for_every_shape(gpu, capsys, monkeypatch):
-    monkeypatch.setattr(mx, "compile", lambda call, **_: call)  # on a CPU by g++, which takes long
-    backend = mlx("mlx:gpu")
-    for B in (2, 2, 1, 2):
-        backend.loss_and_grads(batch(B, 8))
-    assert capsys.readouterr().out.splitlines() == [
-        "gradient compiled for 2 x 8 tokens, form 1",
-        "gradient compiled for 1 x 8 tokens, form 2",
-    ]
-
-
-def test_too_many_compiled_forms_are_warned_of_once(capsys):
-    seen = set()
-    for S in range(1, _MOST_FORMS + 5):
-        note_form((2, S), seen)
-    out = capsys.readouterr().out
-    assert out.count("warning: more than 16 compiled forms") == 1
 
 
 @pytest.mark.parametrize("name", ["mlx:gpu", "mlx:cpu"])

@@ -18,7 +18,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.data.token_files import token_file
 from tests.pairs import each_of, max_examples
-from tools import sotu_tokenizer
+from tools import sotu
 
 TEXT = "The state of the Union is “strong”, 1790\n and naïve. <|bos|> Ünïon\n".encode()
 
@@ -209,9 +209,9 @@ def test_the_shipped_tokenizer_is_learnt_from_the_shipped_training_documents_alo
     tokenizer = tokenizers.shipped()
     assert tokenizer.sha256 == tokenizers.SHIPPED_SHA256
     assert (tokenizer.n_ids, tokenizer.vocab_size, tokenizer.bos) == (4096, 4096, 0)
-    texts = list(sotu_tokenizer.training_texts())
+    texts = list(sotu.training_texts())
     assert (len(texts), sum(map(len, texts))) == (214, 9_897_244)
-    assert hashlib.sha256(sotu_tokenizer.learn()).hexdigest() == tokenizers.SHIPPED_SHA256
+    assert hashlib.sha256(sotu.learn()).hexdigest() == tokenizers.SHIPPED_SHA256
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_show_lists_layers_parameters_states_and_shapes(capsys):
 
 def test_show_takes_words_sizes_and_files(tmp_path, capsys):
     file = tmp_path / "a.yaml"
-    file.write_text("model: {dim: 32, layers: [mlstm, swiglu]}")
+    file.write_text("{dim: 32, layers: [mlstm, swiglu]}")
     sizes = ("--vocab", "16", "--seq-len", "20")
     results = [
         listed(capsys, "show", *words, *sizes)

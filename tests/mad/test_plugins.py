@@ -182,7 +182,7 @@ def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words
     small_config(tmp_path)  # writes a text
     wrong = ('ones_like(p["z_proj.bias"]', 'ones_like(p["z_proj.bia"]')
     edited(tmp_path / "undeclared.py", LAYER, ('"my_layer"', '"undeclared"'), wrong)
-    Path("model.yaml").write_text("model: {dim: 16, layers: [undeclared, swiglu]}")
+    Path("model.yaml").write_text("{dim: 16, layers: [undeclared, swiglu]}")
     with own_plugins(forgets=True):
         assert main([*shlex.split(command), "--plugin", "undeclared.py"]) == 2
     error = capsys.readouterr().err
@@ -235,7 +235,7 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path, form)
     layers = {"layers": ["my_layer", "swiglu"], "vocab_size": 8}
     named = {"plugin": [f"{file} sha256:{digest}"]}
     config = {"model_type": "mad", "hidden_size": 16, **layers, **named}
-    whole = config if form == "config.json" else {"version": 1, "model": layers, **named}
+    whole = config if form == "config.json" else layers | named
     (tmp_path / form).write_text(json.dumps(whole))
     refused(tmp_path, f"mad show {form}", NEVER)
     assert not (tmp_path / "ran").exists()
@@ -246,7 +246,7 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path, form)
 def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path):
     file = tmp_path / "my_layer.py"
     file.write_text(EVIL)
-    (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
+    (tmp_path / "arch.yaml").write_text("{dim: 16, layers: [my_layer, swiglu]}")
     small_config(tmp_path)  # writes a text
     (tmp_path / "conf.yaml").write_text("model: arch.yaml\ndata: text\nplugin: my_layer.py\n")
     words = "train --config conf.yaml --dry-run --workers mlx:cpu"

@@ -84,9 +84,9 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("refused")
     study(root / "studies", tasks=TASKS[:1])
     Path(small.space(root)).rename(root / "space-of-two.yaml")
-    learned = "model: {dim: 16, max_length: 64, position: learned, layers: mlstm swiglu}"
+    learned = "{dim: 16, max_length: 64, position: learned, layers: mlstm swiglu}"
     (root / "a.yaml").write_text(learned)
-    (root / "h.yaml").write_text("model: {dim: 16, max_length: 64, layers: hyena mh-hyena}")
+    (root / "h.yaml").write_text("{dim: 16, max_length: 64, layers: hyena mh-hyena}")
     (root / "empty.yaml").touch()
     return root
 

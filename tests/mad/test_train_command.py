@@ -73,7 +73,7 @@ def test_flags_reach_the_protocol_and_several_workers(capsys):
 
 def test_an_architecture_file_says_layers_width_and_position(tmp_path, capsys):
     file = tmp_path / "arch.yaml"
-    file.write_text("version: 1\nmodel: {dim: 24, position: learned, layers: [swiglu]}\n")
+    file.write_text("{dim: 24, position: learned, layers: [swiglu]}\n")
     output = trained(capsys, "--arch", str(file), "--steps", "2", first=SIZES)
     assert (output["layers"], output["dim"]) == ("swiglu", 24)
     assert output["params"] > 24 * 15  # of the positions only

@@ -205,7 +205,7 @@ def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both
 
 @pytest.mark.usefixtures("here")
 def test_a_module_of_a_model_file_has_the_initial_values_of_training_and_learns():
-    Path("m.yaml").write_text("model: {dim: 16, layers: 'mlstm(h2) swiglu(inner=16)'}")
+    Path("m.yaml").write_text("{dim: 16, layers: 'mlstm(h2) swiglu(inner=16)'}")
     model = TorchModel("m.yaml", seed=3)
     values = init_params(load_architecture("m.yaml"), 3)
     own = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}

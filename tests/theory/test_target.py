@@ -69,7 +69,7 @@ def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run, tmp_
         ("model: tiny\nbatch_sise: 4\nlr: 1\n", r"conf.yaml:2: no option 'batch_sise'"),
         ("model: tiny\nresume: latest\n", "analyze that run or checkpoint instead"),
         ("hidden_sise: 4\nnum_heads: 2\n", "hidden_sise"),
-        ("version: 1\nmodel: {dim: 16, backbone: autoencoder, layers: [swiglu]}\n", "autoencoder"),
+        ("{dim: 16, backbone: autoencoder, layers: [swiglu]}\n", "autoencoder"),
         ("\na: [1\n", "cannot be parsed"),
         ("\n", "is empty"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlxhog.metal.registry import instances
+from mlxhog.metal.registry import KERNELS, instances
 from tools import dump
 
 
@@ -44,7 +44,7 @@ def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_
     expected = words(prelude, "-DMLX_METAL_JIT", "-I", str(headers))
     assert len(expected) > 1000
     assert actual[: len(expected)] == expected
-    ours = words(dump.mlx_texts()["dense_axpy"])
+    ours = words(dump.mlx_text(KERNELS["dense_axpy"], ""))
     assert actual[len(expected) :] == ours
     defined = words(dump.mlx_prelude(), "-dM")
     assert not [word for word in defined if word.startswith(("instantiate_", "MLX_", "MTL_"))]

@@ -11,9 +11,6 @@ An order that is not there costs nothing on x86-64 and next to nothing on ARM: a
 share one `load`, `cas` and `add` (`arena/control.h`).
 """
 
-from __future__ import annotations
-
-import argparse
 import re
 import subprocess
 import sys
@@ -84,23 +81,14 @@ _SITES = {  # the steps of the locks and the fence, by their code
 
 @dataclass(frozen=True)
 class Searched:
-    """All runs of a scenario, with the sources as they are or with one order weakened.
+    """All runs of a scenario, with the sources as they are or with one order weakened."""
 
-    Attributes:
-        name: as `NEEDED` calls it.
-        claim: what should hold.
-        states: visited.
-        met: whether a run has the weakened step.
-        wrong: the first broken claim and the steps that lead to it; "" where the claim holds.
-        order: that was weakened, of `NEEDED`; "" for none.
-    """
-
-    name: str
-    claim: str
-    states: int
-    met: bool
-    wrong: str
-    order: str = ""
+    name: str  # as `NEEDED` calls it
+    claim: str  # what should hold
+    states: int  # visited
+    met: bool  # whether a run has the weakened step
+    wrong: str  # the first broken claim and the steps that lead to it; "" where the claim holds
+    order: str = ""  # that was weakened, of `NEEDED`; "" for none
 
     @property
     def problem(self) -> str:
@@ -113,11 +101,7 @@ class Searched:
 
 
 def sources(folder: Path) -> dict[str, int]:
-    """Write the sources to be checked to `folder`; returns the line of each step of `_SITES`.
-
-    Raises:
-        MetalError: a source no longer has what is named here.
-    """
+    """Write the sources to be checked to `folder`; returns the line of each step of `_SITES`."""
     function, counts, named = "", Counter[str](), list[str]()
 
     def name(call: re.Match[str]) -> str:
@@ -134,8 +118,7 @@ def sources(folder: Path) -> dict[str, int]:
         named.append(_CALL.sub(name, code) + comment + rest)
     small = locks = (_NATIVE / "updates" / "locks.cpp").read_text()
     for real, limit in _LIMITS.items():
-        if locks.count(real) != 1:
-            raise MetalError(f"locks.cpp has {real!r} {locks.count(real)} times, wanted once")
+        assert locks.count(real) == 1, f"locks.cpp has {real!r} {locks.count(real)} times"
         small = small.replace(real, limit)
     (folder / "ledger.cpp").write_text("\n".join(named) + "\n")
     (folder / "locks.cpp").write_text(small)
@@ -148,8 +131,7 @@ def sources(folder: Path) -> dict[str, int]:
         for code, site in _SITES.items()
         if code in line
     }
-    if len(steps) != len(_SITES):
-        raise MetalError(f"of the steps {sorted(_SITES.values())}, the sources have {steps}")
+    assert len(steps) == len(_SITES), f"of {sorted(_SITES.values())} the sources have {steps}"
     return steps
 
 
@@ -179,10 +161,6 @@ def build(folder: Path) -> Path:
 def search(program: Path, steps: Mapping[str, int]) -> Iterator[Searched]:
     """Run the scenarios, then those of `NEEDED` with an order weakened; results as they come.
 
-    Args:
-        program: from `build`.
-        steps: from `sources`.
-
     Raises:
         MetalError: the program failed.
     """
@@ -211,10 +189,6 @@ def search(program: Path, steps: Mapping[str, int]) -> Iterator[Searched]:
 
 def main() -> int:
     """Print a line per scenario and per weakened order; 1 if one is not as promised."""
-    argparse.ArgumentParser(
-        prog="python -m tools.proof.protocols",
-        description="Search every run of the locks and the ticket ledger on weak memory.",
-    ).parse_args()
     problems = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

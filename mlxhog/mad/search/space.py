@@ -161,7 +161,7 @@ def read_space(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     try:
-        if isinstance(data, Mapping) and "model" in data and "space" not in data:
+        if isinstance(data, Mapping) and "layers" in data and "space" not in data:
             raise ConfigError(
                 "the file is one architecture, not a space; score it with "
                 f"mlxhog mad bench --config {path}"

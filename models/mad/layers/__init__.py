@@ -52,11 +52,7 @@ def _check(layer: type[Any]) -> None:
 
 
 def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
-    """Make a layer from its name and its numbers, which may be text.
-
-    Args:
-        name: a key of `known()`.
-        numbers: field -> value; the others keep their defaults.
+    """Make a layer from its name, a key of `known()`, and some numbers, which may be text.
 
     Raises:
         UnknownChoice: no such layer; the nearest name is given.

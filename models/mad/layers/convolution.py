@@ -108,13 +108,12 @@ class _LongConvolution(Layer):
         return self.inner(d)
 
     def check(self, d: int) -> None:
-        channels = 3 * self.inner(d)
-        if channels and (self.groups < 1 or channels % self.groups):
+        super().check(d)
+        if (channels := 3 * self.inner(d)) % self.groups:
             raise ConfigError(
                 f"groups is {self.groups}, and the projections have {channels} channels; "
                 "choose a divisor"
             )
-        super().check(d)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner, filters = self.inner(d), self.filters(d)

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, State, bound, maps, small
+from mlxhog.models.mad.layer import Layer, Params, Run, State, maps
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, bound, small
 
 
 class MLP(Layer):

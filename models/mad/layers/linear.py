@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bound, maps, taps
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, taps
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, bound
 
 CHUNK_SIZE = 32
 

@@ -30,20 +30,9 @@ from typing import Any
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Layer,
-    Params,
-    Run,
-    Shapes,
-    State,
-    maps,
-    normal,
-    of_model,
-    small,
-    taps,
-)
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, of_model, taps
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, normal, small
 
 CHUNK_SIZE = 64
 CELL_EPS = 1e-6

@@ -21,12 +21,7 @@ Arrays = Sequence[Array]
 
 
 class MetalCells(Ops):
-    """The operators on one engine; those without a Metal kernel are the framework's plain ones.
-
-    Args:
-        engine: runs the kernels.
-        plain: names of operators that are the plain ones, too.
-    """
+    """The operators on one engine; those without a Metal kernel, and some by name, are plain."""
 
     def __init__(self, engine: Engine, plain: frozenset[str] = frozenset()) -> None:
         self.engine = engine

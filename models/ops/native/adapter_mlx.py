@@ -97,16 +97,9 @@ def views(*arrays: array) -> list[View]:
     """Evaluate arrays and return row-major views of them; row-major arrays are not copied.
 
     A view keeps its array alive. Views are for reading: MLX may share the memory among arrays.
-
-    Raises:
-        TypeError: an array has a type that NumPy does not have: bfloat16.
     """
     mx.eval(arrays)
-    try:
-        return [np.asarray(x, order="C") for x in arrays]
-    except ValueError as error:
-        bad = next(x.dtype for x in arrays if x.dtype == mx.bfloat16)
-        raise TypeError(f"native operators take float32, got {bad}: {error}") from error
+    return [np.asarray(x, order="C") for x in arrays]
 
 
 def _at(needs: Sequence[bool], arrays: Sequence[View]) -> Views:

@@ -10,7 +10,7 @@ from typing import Any
 from mlxhog._native import ops
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.native import pairs
-from mlxhog.models.ops.native.pairs import Pair, View
+from mlxhog.models.ops.native.pairs import Pair, View, simple
 from mlxhog.models.ops.operators import Ops, activation_name
 
 ops.keep_freed_memory()
@@ -26,11 +26,8 @@ READ: Mapping[str, Callable[["NativeOps", Any], Any]] = {
 def native(pair: Pair, arrays: str, **settings: Any) -> Any:
     """Return the operator, a method of `NativeOps`, that a pair computes.
 
-    Args:
-        pair: the pair.
-        arrays: names of its arrays, which are the operator's first arguments; one may be absent.
-        settings: its settings, which are the next ones, with their defaults. A chunk size changes
-            no result of the kernels.
+    Its first arguments are named arrays, of which one may be absent, the next ones the settings
+    with their defaults. A chunk size changes no result of the kernels.
     """
     names, known = arrays.split(), {*arrays.split(), *settings, "chunk_size"}
 
@@ -53,12 +50,9 @@ class NativeOps(Ops):
 
     @abstractmethod
     def apply(self, pair: Pair, *inputs: Array | None, **settings: Any) -> Sequence[Array]:
-        """Call a pair on arrays, so that the framework can differentiate it.
+        """Call a pair with its settings, so that the framework can differentiate it.
 
-        Args:
-            pair: the operator.
-            inputs: arrays that may get a gradient; None for an absent optional input.
-            settings: settings of the pair.
+        The inputs may get a gradient; an absent optional one is None.
         """
 
     @abstractmethod
@@ -69,13 +63,14 @@ class NativeOps(Ops):
     def multiplies(self, weights: Sequence[Array]) -> bool:
         """Whether the native matrix product takes these weights and is the faster one."""
 
-    rms_norm = native(pairs.RMS_NORM, "x w", eps=None)
-    layer_norm = native(pairs.LAYER_NORM, "x w", eps=None)
-    head_norm_gate = native(pairs.HEAD_NORM_GATE, "h o w", eps=None)
-    head_norm_skip_gate = native(pairs.HEAD_NORM_SKIP_GATE, "h c z w skip", eps=None)
-    activate = native(pairs.ACTIVATE, "x", activation=None)
-    glu = native(pairs.GLU, "gate up", activation=None)
-    swiglu = native(pairs.SWIGLU, "gate up")
+    rms_norm = native(simple("rms_norm"), "x w", eps=None)
+    layer_norm = native(simple("layer_norm"), "x w", eps=None)
+    head_norm_gate = native(simple("head_norm_gate", 1), "h o w", eps=None)
+    head_norm_skip_gate = native(simple("head_norm_skip_gate", 2), "h c z w skip", eps=None)
+    activate = native(simple("activate", setting="activation"), "x", activation=None)
+    glu = native(simple("glu", setting="activation"), "gate up", activation=None)
+    swiglu = native(simple("swiglu"), "gate up")
+    _direct_conv = native(simple("long_conv"), "x f")
     soft_cap = native(pairs.SOFT_CAP, "x", cap=None)
     rope = native(pairs.ROPE, "x", base=None, offset=None)
     attention = native(pairs.ATTENTION, "q k v", window=None, lengths=None)
@@ -115,7 +110,8 @@ class NativeOps(Ops):
     def long_conv(self, x: Array, f: Array) -> Array:
         if x.shape[1] > ops.LONG_CONV_DIRECT:
             return super().long_conv(x, f)  # by transforms
-        return self.apply(pairs.LONG_CONV, x, f)[0]
+        y: Array = self._direct_conv(x, f)
+        return y
 
     def mlstm_cell(
         self, *x: Array, state: Sequence[Any] | None = None, **how: Any

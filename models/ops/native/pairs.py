@@ -27,20 +27,16 @@ Views = Sequence[Any]
 class Pair:
     """An operator and its gradient; both also take the operator's settings by name.
 
-    Attributes:
-        forward: (*inputs, keep, threads) -> the results, and the arrays that `backward` needs. An
-            input may be None where an operator says so. Without `keep` no gradient follows, and
-            nothing has to be saved.
-        backward: (saved, d_results, needs, threads) -> a gradient per input. An entry of d_results
-            is None for a result that was not used; at least one is an array. `needs` marks the
-            inputs whose gradients are used; the others need not be computed.
-        saved_results: positions of the results that `backward` needs; in `saved` they follow the
-            arrays of `forward`.
+    `forward` (*inputs, keep, threads) returns the results, and the arrays that `backward` needs; an
+    input may be None where an operator says so. Without `keep` no gradient follows. `backward`
+    (saved, d_results, needs, threads) returns a gradient per input. An entry of d_results is None
+    for a result that was not used; at least one is an array. `needs` marks the inputs whose
+    gradients are used; the others need not be computed.
     """
 
     forward: Callable[..., tuple[Views, Views]]
     backward: Callable[..., Views]
-    saved_results: tuple[int, ...] = ()
+    saved_results: tuple[int, ...] = ()  # that `backward` needs, behind the arrays of `forward`
 
 
 def empty_like(*arrays: Any) -> list[Any]:
@@ -97,9 +93,14 @@ def pair(
     return Pair(forward, backward)
 
 
-def _like(position: int) -> Callable[..., Any]:
-    """The shapes of an operator with one result, shaped as an input."""
-    return lambda *inputs, **_: ((inputs[position].shape,), ())
+def simple(name: str, like: int = 0, setting: str = "") -> Pair:
+    """Return the pair of the kernels NAME and NAME_grad, with one result, shaped as an input.
+
+    A setting may be their first argument.
+    """
+    kernels = (getattr(ops, one) for one in (name, f"{name}_grad"))
+    call, call_grad = (_at(0, setting, one) if setting else one for one in kernels)
+    return pair(call, call_grad, lambda *inputs, **_: ((inputs[like].shape,), ()))
 
 
 def _at(position: int, name: str, call: Callable[..., None]) -> Callable[..., None]:
@@ -117,19 +118,6 @@ def _of_one(call: Callable[..., None], x: View, *others: View | None, **how: Any
 def _without(position: int, call: Callable[..., None]) -> Callable[..., None]:
     """A kernel that does not take one of the arrays."""
     return lambda *x, **how: call(*x[:position], *x[position + 1 :], **how)
-
-
-# -- norms and gates -------------------------------------------------------------------------------
-
-RMS_NORM = pair(ops.rms_norm, ops.rms_norm_grad, _like(0))
-LAYER_NORM = pair(ops.layer_norm, ops.layer_norm_grad, _like(0))
-HEAD_NORM_GATE = pair(ops.head_norm_gate, ops.head_norm_gate_grad, _like(1))
-HEAD_NORM_SKIP_GATE = pair(ops.head_norm_skip_gate, ops.head_norm_skip_gate_grad, _like(2))
-SWIGLU = pair(ops.swiglu, ops.swiglu_grad, _like(0))
-ACTIVATE = pair(
-    _at(0, "activation", ops.activate), _at(0, "activation", ops.activate_grad), _like(0)
-)
-GLU = pair(_at(0, "activation", ops.glu), _at(0, "activation", ops.glu_grad), _like(0))
 
 
 SOFT_CAP = Pair(
@@ -189,9 +177,6 @@ CAUSAL_CONV = pair(
     state=True,
 )
 """(x, w, b, state or None) -> y, last."""
-
-LONG_CONV = pair(ops.long_conv, ops.long_conv_grad, _like(0))
-
 
 ROPE = Pair(
     lambda x, *, keep, offset, **how: (_of_one(ops.rope, x, offset, back=False, **how), ()),

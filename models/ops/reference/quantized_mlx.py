@@ -5,7 +5,8 @@ Only reading is supported, for generation. MLX multiplies by such a matrix witho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 from mlx.core import array
@@ -24,68 +25,44 @@ class Quantized:
     It stands for a parameter in `embed` and in the op `linears`.
     """
 
-    packed: array  # (out, in * bits / 32) uint32
-    scales: array  # (out, in / group_size) float32
-    offsets: array  # as scales
-    group_size: int  # elements per scale
-    bits: int  # 4 or 8
+    parts: tuple[array, ...]
+    """Packed (out, in * bits / 32) uint32; scales and offsets (out, in / group_size) float32."""
+    how: dict[str, Any]  # elements per scale, and 4 or 8 bits
 
     @classmethod
     def of(cls, w: array, bits: int) -> Quantized:
         """Quantise a matrix, which has to be one that `suits`; the result is computed here."""
         group_size = next(size for size in GROUP_SIZES if w.shape[1] % size == 0)
-        packed, scales, offsets = mx.quantize(w, group_size=group_size, bits=bits)
-        mx.eval(packed, scales, offsets)
-        return cls(packed, scales, offsets, group_size, bits)
+        how: dict[str, Any] = {"group_size": group_size, "bits": bits}
+        parts = tuple(mx.quantize(w, **how))
+        mx.eval(parts)
+        return cls(parts, how)
 
     @property
     def dtype(self) -> mx.Dtype:
         """Type of the packed elements, by which it differs from every plain parameter."""
-        return self.packed.dtype
+        return self.parts[0].dtype
 
     @property
     def nbytes(self) -> int:
         """Bytes of all its parts."""
-        return self.packed.nbytes + self.scales.nbytes + self.offsets.nbytes
+        return sum(part.nbytes for part in self.parts)
 
     def __getitem__(self, rows: array) -> array:
         """Return rows of the matrix; index of any shape, result (*index.shape, in) float32."""
-        return mx.dequantize(
-            self.packed[rows],
-            self.scales[rows],
-            self.offsets[rows],
-            group_size=self.group_size,
-            bits=self.bits,
-        )
+        return mx.dequantize(*(part[rows] for part in self.parts), **self.how)
 
     def halves(self) -> tuple[Quantized, Quantized]:
         """Return the matrices of the first and of the second half of the rows."""
-        packed, scales, offsets = (
-            list(mx.split(part, 2)) for part in (self.packed, self.scales, self.offsets)
-        )
-        first, second = (
-            Quantized(packed[half], scales[half], offsets[half], self.group_size, self.bits)
-            for half in (0, 1)
-        )
-        return first, second
+        first, second = zip(*(mx.split(part, 2) for part in self.parts), strict=True)
+        return replace(self, parts=first), replace(self, parts=second)
 
     def product(self, x: array) -> array:
         """Return x W^T; x (..., in)."""
-        return mx.quantized_matmul(
-            x,
-            self.packed,
-            self.scales,
-            self.offsets,
-            transpose=True,
-            group_size=self.group_size,
-            bits=self.bits,
-        )
+        return mx.quantized_matmul(x, *self.parts, transpose=True, **self.how)
 
 
 def suits(shape: tuple[int, ...]) -> bool:
     """Whether a parameter of this shape is quantised: a matrix, not tiny, in whole groups."""
-    return (
-        len(shape) == 2
-        and shape[0] >= FEWEST_ROWS
-        and any(shape[1] % size == 0 for size in GROUP_SIZES)
-    )
+    is_large = len(shape) == 2 and shape[0] >= FEWEST_ROWS
+    return is_large and any(shape[1] % size == 0 for size in GROUP_SIZES)

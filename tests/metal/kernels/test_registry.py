@@ -5,9 +5,9 @@ import re
 import pytest
 
 from mlxhog.metal.kernel import read_source, whole_text
-from mlxhog.metal.registry import KERNELS
+from mlxhog.metal.registry import KERNELS, instances
 from tests.pairs import each_of
-from tools import mlx_text
+from tools import dump
 
 
 @each_of("name", KERNELS)
@@ -23,10 +23,10 @@ def function(name):
 @pytest.mark.slow
 def test_the_text_of_every_kernel_is_that_of_mlx_but_for_its_name():
     """MLX's name for a kernel has the types of its arguments."""
-    every = mlx_text.entries()
-    for (name, each), text in zip(every.items(), mlx_text.texts(list(every)), strict=True):
+    for kernel, instance in instances():
+        name, text = kernel.entry(instance), dump.mlx_text(kernel, instance)
         own = re.sub(rf"\bcustom_kernel_{name}\w*\(", f"{name}(", text)
-        assert own.split() == whole_text(*each).split(), name
+        assert own.split() == whole_text(kernel, instance).split(), name
 
 
 PROMISES_BITS = sorted(name for name, kernel in KERNELS.items() if kernel.rtol == 0)

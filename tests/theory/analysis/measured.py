@@ -13,8 +13,7 @@ from mlxhog.theory.target import find_target
 from tests.training.small import small_config
 
 MAD_MODEL = """
-version: 1
-model: {dim: 16, position: learned, max_length: 48, layers: [%s]}
+{dim: 16, position: learned, max_length: 48, layers: [%s]}
 """
 
 
