@@ -26,7 +26,6 @@ CASES = [
     ("train --layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
     ("train --layers mlp --schedule constant --lr-floor 1", "is for schedule=cosine, not con"),
     ("bench --layers mlp --schedule constant --lr-floor 1", "is for schedule=cosine, not con"),
-    ("train --layers mlp --schedule inverse --backoff-beta .5", "for schedule=backoff, not inv"),
     # -- data
     ("data --task CR --set vocab=many --out a", "--set vocab is 'many'"),
     ("data --task CR --set vocab=8 --set vocab=9 --out a", "--set vocab is given twice"),
@@ -57,7 +56,6 @@ CASES = [
     ("search --ray-address auto", "without --executor ray"),
     ("search --executor ray --ray-address auto", "needs --parallel"),
     ("search --workers torch:cpu,mlx:mps", "no backend 'mlx:mps'"),
-    ("search --prune --no-prune", "both given"),
     ("search --study a/b", "study name 'a/b'"),
     ("search --share-embedding --executor ray", "one table in this machine's memory"),
     ("search --share-embedding --workers mlx:cpu,torch:cpu", "for candidates of one worker"),

@@ -57,7 +57,6 @@ def plot(config: _Plot) -> Report:
     from mlxhog.mad.report.leaderboard import read_ranking
     from mlxhog.mad.report.page import page, plots
     from mlxhog.mad.study.store import find
-    from mlxhog.report import charts
 
     store = find(config.study)
     ranking = read_ranking(store, curves=True)
@@ -71,7 +70,7 @@ def plot(config: _Plot) -> Report:
     drawn, target = list(plots(ranking)), folder / "index.html"
     written = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:
-        replace_file(Path(written[plot.name]), plot.png(charts.LIGHT))
+        replace_file(Path(written[plot.name]), plot.file(ranking.study))
     replace_file(target, page(ranking, drawn, version=version("mlxhog")).encode())
     facts = {"page": str(target), "plots": written, "partial": ranking.lacking}
     return Report(facts, [*written.values(), str(target), *filter(None, [ranking.lacking])])

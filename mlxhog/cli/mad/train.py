@@ -154,7 +154,7 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
         task set layers arch dim backend workers batch_size optimizer lr steps epochs seed save
         dry_run json
     """
-    problems = [*written.problems, *protocol.unused]
+    problems = [*written.problems]
     if candidate.layers is None and candidate.arch is None:
         problems.append('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
     together = resolve(TrainConfig, [written.values], problems)

@@ -30,6 +30,7 @@ from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
 from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import Evaluations, score
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
+from mlxhog.models.families import init_params
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.views import Tell
 from mlxhog.strategies.context import Context, show_model
@@ -105,7 +106,9 @@ class CandidateRun(Session):
         """Create the arena, and fill it; this starts no worker."""
         super().__init__(plan, self._folder(stack), stack=stack)
         self._callbacks, self._tell, self._stack = callbacks, tell, stack
-        plan.fill(self.arena)
+        for name, value in init_params(plan.model, plan.asked.seed).items():
+            self.arena.param(name)[...] = value
+        plan.strategy.begin(self.arena)
         self.begin(plan.limit)
         self.losses: list[float] = []  # finite ones since the last evaluation
         self.began_ns = self.ended_ns = 0
@@ -243,8 +246,7 @@ class SeveralWorkers(CandidateRun):
     def _advance(self) -> None:
         self.poll()
 
-    def _beat(self) -> None:
-        self.poll()
+    _beat = _advance
 
     def poll(self, doing: Doing | None = None) -> None:
         """Watch the workers for a moment, and give a sign of life."""

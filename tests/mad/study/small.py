@@ -109,8 +109,8 @@ def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, **how):
         vars(plan).update(new_sampler=lambda: sampler)
     if pruner is not None:
         vars(plan).update(new_pruner=lambda curve: pruner)
-    with store.lock(), processes(store, run, parallel=parallel) as executor:
-        return Scheduler(store, plan, executor, **how).run()
+    with store.lock(), processes(store, run, parallel=parallel) as pool:
+        return Scheduler(store, plan, pool.execute, parallel, **how).run()
 
 
 def table(store):
