@@ -8,17 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    QUERY_HELP,
-    Bools,
-    Fixed,
-    Ints,
-    NoisyTask,
-    Rng,
-    Rows,
-    Task,
-)
+from mlxhog.mad.tasks.task import IGNORED, Bools, Fixed, Ints, NoisyTask, Rng, Rows, Task
+
+QUERY_HELP = "score every value with an earlier key, not only the last value"
 
 
 @dataclass(frozen=True, kw_only=True)
