@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.durable import replace_file
 from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command, writable, written
@@ -58,8 +58,10 @@ def plot(config: _Plot) -> Report:
     store = find(config.study)
     ranking = read_ranking(store, curves=True)
     folder = expanded(config.out) if config.out else store.directory / "plots"
-    with disk_errors(f"making {folder}"):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}; choose another folder") from error
     drawn, target = list(plots(ranking)), folder / "index.html"
     paths = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:
