@@ -136,6 +136,7 @@ ON_MLX = ("--backend", "mlx")
 def space(root):
     """A file of a space of two candidates."""
     path = root / "space.yaml"
-    choices = {"depth": 2, "mixers": [{"type": "gated-conv", "kernel": [2, 3]}]}
-    path.write_text(yaml.safe_dump({"space": {**choices, "channels": ["swiglu"]}}))
+    path.write_text(
+        yaml.safe_dump({"space": {"depth": 2, "mixers": texts(2), "channels": ["swiglu"]}})
+    )
     return str(path)
