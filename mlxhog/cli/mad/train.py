@@ -4,7 +4,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base.paths import expanded
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import format_duration
 from mlxhog.cli.flags import Json, Part, Plugins, Quiet, Written
@@ -13,11 +12,10 @@ from mlxhog.cli.ticker import Tick, ticking
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import numbers_of, option, switch
 from mlxhog.config.sources import Layer, resolve, values_of
-from mlxhog.errors import ConfigError, MlxhogError
+from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
 if TYPE_CHECKING:
-    from mlxhog.arena import Arena
     from mlxhog.mad.run import Callbacks, Point, RunConfig
     from mlxhog.mad.training.run_plan import RunPlan
 
@@ -114,7 +112,6 @@ class _Candidate(Settings, Quiet):
         None, "threads of each worker; auto shares the cores", low=1, none="auto"
     )
     seed: int = option(12345, "of rows, initial values and order of batches", low=0, high=2**32 - 1)
-    save: str | None = option(None, "directory for the trained model", none="nowhere")
 
 
 @command(
@@ -136,8 +133,8 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
         mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
 
     Main options:
-        task set layers arch dim backend workers batch_size optimizer lr steps epochs seed save
-        dry_run json
+        task set layers arch dim backend workers batch_size optimizer lr steps epochs seed dry_run
+        json
     """
     problems = [*written.problems]
     if candidate.layers is None and candidate.arch is None:
@@ -145,36 +142,20 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
     together = resolve(TrainConfig, [written.values], problems)
     of_workers = _worker_options(together, written.values)
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.checkpoint.formats.saving import check_target
     from mlxhog.mad.tasks.dataset import held_length
     from mlxhog.mad.training import candidate as training
     from mlxhog.mad.training.run_plan import make_run_plan
 
     plan = make_run_plan(_run_config(candidate, protocol), of_workers)
-    target = None if candidate.save is None else expanded(candidate.save)
-    if target is not None:
-        if target.exists():
-            raise ConfigError(f"--save {target} exists; choose another name, or remove it")
-        check_target(target, force=False)
     facts = _facts(plan)
     if candidate.dry_run:
         return Report(facts | {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes})
-    errors = list[MlxhogError]()
-
-    def save(arena: "Arena") -> None:
-        try:
-            if target is not None:
-                training.save_checkpoint(plan.asked, target, arena)
-        except MlxhogError as error:  # the numbers are printed nevertheless
-            errors.append(error)
-
     line = candidate.status()
     with ticking(line) as tick:
         result = training.train(
             plan.asked,
             callbacks=_shown(tick, plan.limit),
             worker_options=of_workers,
-            on_end=save,
             tell=line.tell,
         )
     held = {"held_length": held_length(result.by_length)} if result.by_length else {}
@@ -189,10 +170,7 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
     text = [head, {name: value for name, value in facts.items() if name not in hidden}]
     if result.status == "diverged":
         text.append("gradients were not finite; lower --lr, or clip them with --clip 1")
-    elif target is not None and not errors:
-        text.append(f"saved: {candidate.save}; look at it with mlxhog mad show {candidate.save}")
-    code = errors[0].exit_code if errors else EXIT_CODES[result.status]
-    return Report(facts, text, code, remarks=list(map(str, errors)))
+    return Report(facts, text, EXIT_CODES[result.status])
 
 
 def _shown(tick: Tick, limit: int) -> "Callbacks":

@@ -1,4 +1,4 @@
-"""Train one candidate on one task, score it, and save it as a checkpoint.
+"""Train one candidate on one task, and score it.
 
 One worker trains in this process: its framework is imported once, and the memory of a run is freed
 at its end. Several workers are the processes of `mlxhog train`, and a dead one is replaced; this
@@ -15,16 +15,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.arena.workers import MAX_NONFINITE, State
 from mlxhog.backends.backend import Backend
-from mlxhog.base import plain_json
-from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
 from mlxhog.mad.tasks.dataset import ceiling
@@ -258,22 +253,3 @@ class SeveralWorkers(CandidateRun):
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == RecordKind.STEP and math.isfinite(record["loss"]):
                 self.losses.append(float(record["loss"]))
-
-
-def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
-    """Write a candidate's parameters, architecture and run, after `saving.check_target`.
-
-    Raises:
-        CheckpointError: a parameter is not finite; no file is left.
-        EnvironmentLacks: the disk is full, or the system refuses; no file is left.
-    """
-    model, step = config.model(), arena.counters.load("version")
-    params = {name: arena.param(name) for name in arena.layout.slots}
-    fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
-    saving.write(
-        target,
-        {"model.safetensors": contents.our_entries(model, params)},
-        {"config.json": plain_json.dumps(fields, indent=1)},
-        source=target,
-        finish=lambda part: manifest.write(part, step, {"run": config.to_dict()}),
-    )
