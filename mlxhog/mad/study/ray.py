@@ -82,13 +82,13 @@ def cluster(
             f"{what}: {explain(error)}; --executor local continues the same study"
         ) from error
     try:
-        task = ray.remote(
+        task: Any = ray.remote(
             num_cpus=cores,
             max_retries=0,
             max_calls=1,  # a process of its own for each run, which ends with it
             runtime_env={"env_vars": limits_of_threads(threads)},
         )(_task)
-        mailbox = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
+        mailbox: Any = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
 
         def execute(
             config: RunConfig, rungs: tuple[int, ...], should_prune: Prune, ended: Event
