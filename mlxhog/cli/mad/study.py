@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base.quantities import format_duration, parse_number
+from mlxhog.base.quantities import parse_number
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import INTERRUPTED, Report, command, written
 from mlxhog.config.options import argument, option, options, switch
@@ -321,13 +321,8 @@ def _session(
         "seconds": outcome.elapsed_s,
         "best": best or None,
     }
-    counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
     state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
-    text: list[Any] = [
-        f"{state}: {sum(outcome.statuses.values())} runs have ended ({counts or 'none'}) after "
-        f"{format_duration(outcome.elapsed_s)} of this session",
-        {"best": facts["best"]},
-    ]
+    text: list[Any] = [facts | {"status": state}]
     default = options(type(how))["out"].default
     name = shlex.quote(store.name if how.out == default else str(store.directory))
     if outcome.statuses.get("failed"):

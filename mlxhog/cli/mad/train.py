@@ -162,12 +162,8 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
     numbers = {name: value for name, value in asdict(result).items() if name not in OF_PLAN}
     first = {name: facts[name] for name in ("task", "layers", "backend")}
     facts = {**first, **numbers, **held, **facts}
-    head = (
-        f"{result.status}: {result.steps} steps, {facts['task']}: accuracy {result.acc_token:.4f} "
-        f"of tokens" + f", where {result.ceiling:.4f} is possible" * (result.ceiling < 1)
-    )
     hidden = ("curve", "settings", "protocol", "key")
-    text = [head, {name: value for name, value in facts.items() if name not in hidden}]
+    text: list[Any] = [{name: value for name, value in facts.items() if name not in hidden}]
     if result.status == "diverged":
         text.append("gradients were not finite; lower --lr, or clip them with --clip 1")
     return Report(facts, text, EXIT_CODES[result.status])
