@@ -172,17 +172,15 @@ def scale(config: _Scale) -> Report:
         vocab_size=config.vocab or cfg.vocab_size,
     )
     winner.write(path, deep)
-    rest = len(deep.layers) % len(cfg.layers) if stack else 0
     facts = {
         "from": source,
         "layers": canonical(deep.layers),
         "depth": len(deep.layers),
         "how": config.how,
         "unit": winner.unit_of(cfg.layers),
-        "cut": rest > 0,
+        "cut": stack and len(deep.layers) % len(cfg.layers) > 0,  # the last copy
         "dim": deep.hidden_size,
         "params": param_count(deep),
         "file": config.out,
     }
-    cut = [f"the last copy ends after {rest} of its {len(cfg.layers)} layers"] * bool(rest)
-    return Report(facts, [facts, *cut, f"next: mlxhog train --model {shlex.quote(config.out)}"])
+    return Report(facts, [facts, f"next: mlxhog train --model {shlex.quote(config.out)}"])

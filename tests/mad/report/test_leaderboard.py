@@ -17,6 +17,7 @@ from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
 from mlxhog.mad.report.leaderboard import table as table_of
 from mlxhog.mad.report.page import COSTS, front, page, plots
 from mlxhog.report import charts, table
+from tests.mad.commands import said
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, STATE, TASKS, WORTH, study
 
 INTERVAL = 4.302652729911275 * 0.01 / 3**0.5  # t(0.975, 2), deviation and number of the seeds
@@ -227,28 +228,23 @@ def here(tmp_path, monkeypatch):
     return study(Path("studies"), "first", tasks=TASKS[-1:])
 
 
-def output_of(capsys, *words):
-    assert main(["mad", *words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 @pytest.mark.usefixtures("here")
 def test_the_board_of_a_study_is_a_table_or_one_line_of_json(capsys):
     assert main(["mad", "board", "first"]) == 0
     assert CONV in capsys.readouterr().out
-    assert output_of(capsys, "board", "studies/first")["candidates"][0]["layers"] == CONV
+    assert said(capsys, "mad", "board", "studies/first")["candidates"][0]["layers"] == CONV
 
 
 @pytest.mark.slow
 def test_plot_writes_every_figure_and_the_page_by_default_in_the_study_and_names_them(capsys, here):
-    output = output_of(capsys, "plot", "first", "--out", "figures")
+    output = said(capsys, "mad", "plot", "first", "--out", "figures")
     written = [*map(Path, output["plots"].values()), Path(output["page"])]
     assert written[-1] == Path("figures/index.html")
     assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
     assert written[-1].read_text().count("<figure") == len(written) - 1
     empty = study(here.directory.parent, "empty", change=lambda record: None)
-    output = output_of(capsys, "plot", "empty")
+    output = said(capsys, "mad", "plot", "empty")
     assert (Path(output["page"]).parent, output["plots"]) == (empty.directory / "plots", {})
     html = Path(output["page"]).read_text()
     assert "0 of 54 runs have ended" in html

@@ -1,7 +1,6 @@
 """`mlxhog mad search`, `bench` and `resume`, with runs of a few steps."""
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.mad.study.store import Store
+from tests.mad.commands import said
 from tests.mad.study import small
 from tests.mad.study.small import ON_MLX, TINY, lines, table
 from tests.mad.study.test_scheduler import ROOT
@@ -25,12 +25,6 @@ def space(tmp_path, monkeypatch):
 
 
 SEARCH = ("mad", "search", "--space", "space.yaml", *TINY, *ON_MLX)
-
-
-def said(capsys, *words, code=0):
-    """The JSON that a command prints last."""
-    assert main([*words, "--json"]) == code
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_a_search_ends_with_its_runs_and_the_best_whatever_the_parallelism_and_runs_nothing_again(
