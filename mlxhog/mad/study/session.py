@@ -2,7 +2,6 @@
 
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from typing import Any
 
 from mlxhog.base import machine
 from mlxhog.base.workers import resolve_workers
@@ -12,7 +11,7 @@ from mlxhog.mad.study import ray
 from mlxhog.mad.study.scheduler import Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.study.workers import Executor, Pool, RunFunction
+from mlxhog.mad.study.workers import Pool, RunFunction
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
 from mlxhog.report.views import Observer
@@ -65,24 +64,25 @@ def execute(
         run: executes one run; default: `candidate.train`.
 
     Raises:
-        ConfigError: the execution is impossible.
+        ConfigError, EnvironmentLacks: as of `check_execution`.
         StudyError: another process works on the study, or its store is damaged.
-        EnvironmentLacks: Ray is missing, or the disk is full; the results so far are in the store.
-        WorkerFailed: runs cannot begin on the cluster.
+        EnvironmentLacks, WorkerFailed: as of `Scheduler.run`.
     """
     check_execution(how, study)
-    run = run or partial(train, parallel=parallel)
-    sizes: dict[str, Any] = {"parallel": parallel, "threads": study.threads}
+    run, threads = run or partial(train, parallel=parallel), study.threads
     with store.lock(), ExitStack() as stack:
         if study.share_embedding:
             run = stack.enter_context(shared_tables(study.runs(study.first)))
-        workers: AbstractContextManager[Executor]
         if how.executor == "ray":
-            workers = ray.cluster(run, cores=study.cores, address=how.ray_address, **sizes)
+            cluster = ray.cluster(
+                run, parallel=parallel, threads=threads, cores=study.cores, address=how.ray_address
+            )
+            executor = stack.enter_context(cluster)
         else:
-            workers = Pool(run, logs=store.directory / "logs", **sizes)
-        executor, tell = stack.enter_context(workers), stack.enter_context(observer)
+            pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
+            executor = stack.enter_context(pool).execute
+        tell = stack.enter_context(observer)
         scheduler = Scheduler(
-            store, study, executor, limit=how.limit, observer=tell, retry_failed=retry_failed
+            store, study, executor, parallel, how.limit, observer=tell, retry_failed=retry_failed
         )
         return scheduler.run()

@@ -75,6 +75,6 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
 def test_a_cluster_that_does_not_answer_is_named():
     with (
         pytest.raises(EnvironmentLacks, match=r"the Ray cluster localhost:1 cannot be joined"),
-        ours.cluster(small.quick, parallel=1, threads=1, address="localhost:1"),
+        ours.cluster(small.quick, parallel=1, threads=1, cores=1, address="localhost:1"),
     ):
         pass
