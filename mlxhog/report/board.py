@@ -70,16 +70,12 @@ class Board:
         return HTMLResponse(self._text, headers=headers)
 
     def _refresh(self) -> None:
-        """Read the files again, and write the page again if they have changed."""
-        record, history = self.record, self.record.history
-        if monotonic() - self._looked_s < LOOK_S:
-            return
-        record.refresh()
-        self._looked_s = monotonic()
-        state = (history.starts, len(history), len(record.events), record.status, record.notes)
-        tag = f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
-        if tag != self._tag:
-            self._tag, self._text = tag, report([record], buttons=BUTTONS)
+        """Read the files and write the page again, unless that was just done."""
+        if monotonic() - self._looked_s >= LOOK_S:
+            self.record.refresh()
+            self._looked_s = monotonic()
+            self._text = report([self.record], buttons=BUTTONS)
+            self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
 
     async def _ask(self, request: Request) -> Response:
         """Pass the request of a button on to the run, if the token is right."""
@@ -103,14 +99,13 @@ def _error(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status_code=status)
 
 
-BUTTONS = f"""<div class="bar live" id="asks">{
+BUTTONS = f"""<div class="bar live" id="asks" hidden>{
     "".join(
         f'<button type="button" data-ask="{what}" data-sure="{escape(sure)}">{text}</button>'
         for what, (text, sure) in ASKS.items()
     )
-}
-<label id="token-field">token <input id="token" autocomplete="off" spellcheck="false"
- aria-describedby="token-help"> <span class="when" id="token-help">from the link that
- mlxhog board printed</span></label></div>
-<p id="told" class="note" role="status" aria-live="polite"></p>"""
-"""The buttons of the page, and the place of their answers."""
+}</div>
+<p id="told" class="note" role="status" aria-live="polite"></p>
+<p id="gone" class="partial" role="status" hidden>The server of this page (mlxhog board) does not
+answer; trying again.</p>"""
+"""The buttons, which a page shows that was opened by the link with the token; their answers."""

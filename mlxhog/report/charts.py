@@ -65,11 +65,6 @@ def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure
     return figure, axes
 
 
-def title(axes: Axes, theme: Theme, text: str) -> None:
-    """Write a title above the axes."""
-    axes.set_title(text, loc="left", color=theme.ink, fontsize=10)
-
-
 def legend_below(axes: Axes, theme: Theme) -> None:
     """Put the legend below the axes, each label once, and make the figure taller by its height."""
     of = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))

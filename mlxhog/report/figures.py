@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.report.charts import LIGHT, panel, png, title
+from mlxhog.report.charts import LIGHT, legend_below, panel, png
 from mlxhog.report.record import RunRecord
 
 TRAINING: dict[str, Any] = {"lw": 1.2}
@@ -35,28 +35,23 @@ def losses(records: Sequence[RunRecord], over: str) -> bytes:
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)
     unit, size = ("s", 1) if end_s < 300 else ("min", 60) if end_s < 10800 else ("h", 3600)
     column, axis = AXES[over]
-    labels = dict[str, tuple[str, dict[str, Any]]]()  # of the kinds of lines: color and style
-    for k, record in enumerate(records):
-        ink = LIGHT.inks[k % len(LIGHT.inks)]
+    alone = len(records) == 1
+    for k, record in reversed(list(enumerate(records))):  # the legend begins with the last line
         xs = record.history.column(column) / (size if over == "time" else 1)
         larger = f"held-out, {record.larger_score[1]}" if record.larger_score else ""
         for name, label, style in (
-            ("train_bits_per_byte", "training", TRAINING),
-            ("val_bits_per_byte", "held-out", HELD_OUT),
             ("final_bits_per_byte", larger, LARGER),
+            ("val_bits_per_byte", "held-out", HELD_OUT),
+            ("train_bits_per_byte", "training", TRAINING),
         ):
             ys = record.history.column(name)
             known = ~np.isnan(ys)
             if known.any():
-                axes.plot(xs[known], ys[known], color=ink, **style)
-                labels[label] = (ink if len(records) == 1 else LIGHT.ink, style)
-    axes.set_xlabel(axis.format(unit=unit))
-    axes.set_ylabel("bits per byte")
-    subject = records[0].run.name if len(records) == 1 else f"{len(records)} runs"
-    title(axes, LIGHT, f"bits per byte of {subject}")
-    for k, record in enumerate(records if len(records) > 1 else ()):
-        axes.plot([], [], color=LIGHT.inks[k % len(LIGHT.inks)], label=record.run.name, lw=3)
-    for name, (ink, style) in labels.items():
-        axes.plot([], [], color=ink, label=name, **style)
-    axes.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=LIGHT.ink)
+                ink = LIGHT.inks[k % len(LIGHT.inks)]
+                label = label if alone else f"{record.run.name}: {label}"
+                axes.plot(xs[known], ys[known], color=ink, label=label, **style)
+    axes.set(xlabel=axis.format(unit=unit), ylabel="bits per byte")
+    subject = records[0].run.name if alone else f"{len(records)} runs"
+    axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)
+    legend_below(axes, LIGHT)
     return png(figure)
