@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,7 @@ def answer(
     end_tokens: Collection[int] = (),
     batch_size: int = BATCH_SIZE,
     prefill_chunk: int = PREFILL_CHUNK,
+    before_step: Callable[[], object] = lambda: None,
 ) -> Iterator[Piece]:
     """Answer prompts of any lengths together, token by token.
 
@@ -50,6 +51,7 @@ def answer(
         end_tokens: other tokens that end the document, such as the EOS of a checkpoint.
         batch_size: number of answers that are written together, >= 1; each needs a state.
         prefill_chunk: tokens per piece of a prompt, >= 1. It changes memory and speed.
+        before_step: called before each token; it may change the parameters.
 
     Raises:
         DataError: an id of a prompt is outside the vocabulary.
@@ -63,6 +65,7 @@ def answer(
 
     def pieces() -> Iterator[Piece]:
         while engine.is_busy:
+            before_step()
             yield from engine.step()
 
     return pieces()

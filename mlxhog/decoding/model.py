@@ -12,7 +12,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import run_of
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
-from mlxhog.decoding.engine import Piece, RecurrentModel
+from mlxhog.decoding.engine import Piece
 from mlxhog.decoding.options import Sampling
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -44,17 +44,14 @@ class Model:
         self,
         prompts: Sequence[str],
         sampling: Sampling,
-        *,
-        by: RecurrentModel | None = None,
-        **sizes: Any,
+        **how: Any,
     ) -> Iterator[Piece]:
         """Answer prompts together, token by token.
 
         Args:
             prompts: texts.
             sampling: options of each answer.
-            by: computes in place of the backend.
-            sizes: `batch_size` and `prefill_chunk` of `mlxhog.decoding.generate.answer`.
+            how: `batch_size`, `prefill_chunk`, `before_step` of `mlxhog.decoding.generate.answer`.
 
         Raises:
             ConfigError: a number is out of its range, or prompt and answer have more tokens than
@@ -65,10 +62,10 @@ class Model:
         most = max((len(tokens) for tokens in ids), default=0)
         families.check_length(self.config, most + sampling.max_new_tokens)
         return generate.answer(
-            self.backend if by is None else by,
+            self.backend,
             ids,
             tokenizer=self.tokenizer,
             sampling=sampling,
             end_tokens=self.end_tokens,
-            **sizes,
+            **how,
         )

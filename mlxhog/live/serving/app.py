@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
 from mlxhog.checkpoint.run import Run, is_run, run_of
@@ -54,17 +54,10 @@ _POLICY = (
 
 
 class Api:
-    """The application that a server runs.
+    """The application that a server runs; its clients must send the key, if there is one.
 
     Without a key all programs on this machine may use the server, but only the web pages of
-    `origins`: a browser would send the requests of all of them.
-
-    Args:
-        engine: the thread that writes the answers.
-        served: the model of the server.
-        config: limits of requests, and the address that the server listens on.
-        key: key that clients must send, or None.
-        origins: origins of web pages that may use the server; ["*"] is all of them.
+    `origins` (["*"] is all of them): a browser would send the requests of every page.
 
     Concurrency: for one event loop.
     """
@@ -111,13 +104,12 @@ class Api:
         await self._app(scope, receive, send)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is not a browser's question for leave."""
+        app: ASGIApp = self._routes
         try:
             self._check(scope)
         except RefusedRequest as refused:
-            await _answer(refused)(scope, receive, send)
-        else:
-            await self._routes(scope, receive, send)
+            app = _answer(refused)
+        await app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         """Refuse a missing key and foreign web pages before the rest is read."""
@@ -186,7 +178,7 @@ class Api:
         Raises:
             RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
         """
-        model, config = self._served, self._config
+        model, config, code = self._served, self._config, "context_length_exceeded"
         n_new, count = request.sampling.max_new_tokens, len(request.prompts) * request.n
         _limit(n_new, config.max_new_tokens, request.length, "--max-new-tokens")
         _limit(count, config.batch_size, "n", "--batch-size")
@@ -202,7 +194,6 @@ class Api:
                 families.check_length(model.config, len(ids) + n_new)
             except (MlxhogError, OverflowError) as error:
                 raise RefusedRequest(str(error), param="prompt") from error
-            code = "context_length_exceeded"
             _limit(len(ids), config.max_prompt_tokens, "prompt", "--max-prompt-tokens", code)
             texts.append(text)
             asked += [

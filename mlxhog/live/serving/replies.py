@@ -30,12 +30,7 @@ class Reply:
 
     Every object has the version of the weights, the number of updates applied to them. The field
     `system_fingerprint` has that of its last token, `mlxhog` those of the answers' first and last.
-
-    Args:
-        request: request of the client.
-        job: job that answers it.
-        served: the model of the server.
-        prompts: the prompts as texts, for requests with `echo`.
+    The prompts are given as texts, for requests with `echo`.
     """
 
     def __init__(

@@ -29,12 +29,8 @@ def serve(
 ) -> None:
     """Serve a run or a checkpoint until a signal ends it.
 
-    Args:
-        model: a run (a path, a name below `config.out`, or `latest`), or a checkpoint.
-        config: options of the server.
-        on_ready: called when requests are answered, with the URL, the served model, and its
-            thread.
-        say: called with a message when the wait for a run begins.
+    `on_ready` is called when requests are answered, with the URL, the served model, and its thread;
+    `say` with a message if a run is waited for.
 
     Raises:
         ConfigError: the address cannot be used, or needs a key.
