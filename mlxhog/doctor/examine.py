@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -31,12 +32,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     """Examine this machine and return the record, without a verdict.
 
     Takes half a minute, and up to two more where both engines of a GPU train. Leaves no process
-    and no shared memory behind.
-
-    Args:
-        seconds: time for which each pair of writers adds.
-        quick: whether to test a little of everything; such a record is not kept.
-        tell: called with (part, step).
+    and no shared memory behind. Each pair of writers adds for some `seconds`.
     """
     tell = numbered(tell, STAGES - quick)
     machine, watch = machines.here(), LoadWatch()
@@ -46,8 +42,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     tell("shared memory", "")
     checks.append(check_shared_memory())
     tell("Metal kernels", "")
-    compared: list[dict[str, Any]] = []
-    usable = []
+    compared, usable = list[dict[str, Any]](), list[str]()
     for engine in kernels.engines_of(machine):
         started, rows = kernels.check_engine(engine, lambda step: tell("Metal kernels", step))
         checks.append(started)
@@ -59,8 +54,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     measured = backends.check_backends(machine, GRADIENTS[quick], agreed)
     checks += measured.checks
     writes, reads = [], []
-    litmus = Litmus(min(seconds, QUICK_S) if quick else seconds)
-    try:
+    with closing(Litmus(min(seconds, QUICK_S) if quick else seconds)) as litmus:
         pairs = list(cases(usable))
         for number, case in enumerate(pairs, start=1):
             tell("litmus", f"{number} of {len(pairs)}: {case}")
@@ -69,8 +63,6 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
             for mode in PROMISED:
                 tell("reads", f"{reader.name}, live, beside {mode} writes")
                 reads.append(litmus.read(reader, mode))
-    finally:
-        litmus.close()
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
@@ -98,6 +90,6 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
             if broken(row)
         ),
         *(f"live reads of {row['reader']}" for row in reads if broken(row)),
-        *(f"kernel {row['name']} {row['instance']} on {row['engine']}" for row in wrong),
+        *(f"kernel {row['name']} on {row['engine']}" for row in wrong),
     ]
     return record

@@ -24,16 +24,10 @@ TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
 
 
 def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
-    """Return the choices of options that depend on a record.
+    """Return the choices of options that depend on a record, each with its reason.
 
-    Args:
-        verdicts: the record, as a run would load it.
-        machine: this one.
-
-    Returns:
-        The choice and its reason for `--workers auto`, `--gpu-write auto` and, for each backend,
-        `--kernels auto`; whether each backend may use `--read live`, `--gpu-write metal` and
-        `--determinism record`, and why.
+    They are those of `--workers auto`, `--gpu-write auto` and, for each backend, `--kernels auto`;
+    and whether each backend may use `--read live`, `--gpu-write metal` and `--determinism record`.
     """
     speeds, backends = verdicts.tokens_per_s, list[str]()
     try:
@@ -79,11 +73,7 @@ Row = Mapping[str, Any]
 
 
 def sections(record: Row) -> list[Section]:
-    """Return the answer, what is not as expected, and the choices of `mlxhog train`, as tables.
-
-    Args:
-        record: with its verdict.
-    """
+    """Return the answer, what is not as expected, and the choices of `mlxhog train`, as tables."""
     troubles = list[tuple[str, str, str]]()
     for one in record["checks"]:
         if one["result"] in TROUBLE:
@@ -96,8 +86,7 @@ def sections(record: Row) -> list[Section]:
     for row in record["kernels"]:
         if not row["ok"]:
             why = row.get("error", f"error {row['max_error']}, allowed {row['tolerance']:.3g}")
-            name = f"{row['engine']}, {row['name']} {row['instance']}"
-            troubles.append(("FAIL", name.strip(), why))
+            troubles.append(("FAIL", f"{row['engine']}, {row['name']}", why))
     verdict, tried = record["verdict"], _tried(record)
     choices = [
         ("--workers auto", verdict["workers"]["auto"] or "none"),

@@ -53,7 +53,7 @@ def test_the_answer_comes_first_then_what_failed_and_the_choices(record):
     assert text.startswith("Every promise holds here; `mlxhog train` needs no options.\n")
     assert "--workers auto" in text
     assert "FAIL" not in text
-    wrong = {"name": "dense_axpy", "instance": "", "engine": "mlx", "ok": False}
+    wrong = {"name": "dense_axpy", "engine": "mlx", "ok": False}
     wrong |= {"max_error": 0.25, "tolerance": 0.0}
     bad = {"name": "a run", "result": "FAIL", "found": "loss fell by 0.0", "expected": "it falls",
            "consequence": "look at it"}  # fmt: skip
