@@ -71,7 +71,9 @@ const drawn = (() => {
     curves.hidden = false;  // else a chart has no width
     for (const [order, [id, title, ofRun, column]] of CHARTS.entries()) {
       const old = charts.get(id);
-      if (old && !anew && (old.isZoomed || old.figure.matches(":hover, :focus-within"))) continue;
+      if (old && !anew && (old.isZoomed || old.figure.matches(":hover, :has(:focus-visible)"))) {
+        continue;
+      }
       if (old) {
         old.plot.destroy();
         old.figure.remove();
