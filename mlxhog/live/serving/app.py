@@ -29,7 +29,7 @@ from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import AnswerJob, AnswerPart, EngineThread
+from mlxhog.live.serving.engine_thread import AnswerPart, EngineThread
 from mlxhog.live.serving.replies import Reply, event
 from mlxhog.live.serving.requests import FAILED, ClientRequest, RefusedRequest
 from mlxhog.models import families
@@ -135,42 +135,39 @@ class Api:
         body = await read_body(http)  # in threads, because a client can make the next two slow
         request = await asyncio.to_thread(parse, body, model=self._served.name)
         texts, asked = await asyncio.to_thread(self._requests, request)
-        job, streams = AnswerJob(asked), False
-        reply = Reply(request, job, self._served, prompts=texts)
+        reply, streams = Reply(request, asked, self._served, texts), False
         try:
-            self._engine.start(job)
+            self._engine.start(reply)
             # An error before the first part has the same status in a stream.
-            first = job.parts() if request.stream else _whole(job, reply)
+            first = reply.parts() if request.stream else reply.whole()
             if (result := await unless_gone(http.receive, first)) is None:
                 return Response(status_code=499)  # the client has gone
             if isinstance(result, dict):
                 return JSONResponse(result)
             streams = True
             return StreamingResponse(
-                self._events(job, reply, result),
+                self._events(reply, result),
                 media_type="text/event-stream",
                 headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-                background=BackgroundTask(self._engine.cancel, job),  # if the stream never began
+                background=BackgroundTask(self._engine.cancel, reply),  # if it never began
             )
         finally:
             if not streams:
-                self._engine.cancel(job)
+                self._engine.cancel(reply)
 
-    async def _events(
-        self, job: AnswerJob, reply: Reply, parts: list[AnswerPart]
-    ) -> AsyncIterator[bytes]:
+    async def _events(self, reply: Reply, parts: list[AnswerPart]) -> AsyncIterator[bytes]:
         """Yield an answer as server-sent events while it is written; a disconnect cancels it."""
         try:
             yield reply.begin()
             while parts:
                 if events := reply.events(parts):
                     yield events
-                parts = await job.parts()
+                parts = await reply.parts()
             yield reply.end()
         except RefusedRequest as error:
             yield event(error.body())
         finally:
-            self._engine.cancel(job)
+            self._engine.cancel(reply)
 
     def _requests(self, request: ClientRequest) -> tuple[list[str], list[Request]]:
         """Return the prompts as texts, and the requests to the engine.
@@ -268,13 +265,6 @@ def _limit(n: int, most: int, param: str, flag: str, code: str | None = None) ->
         what = f"{n} {'answers' if param == 'n' else 'tokens'} for {param}"
         message = f"{what}; the limit of this server is {most} (mlxhog serve {flag})"
         raise RefusedRequest(message, param=param, code=code)
-
-
-async def _whole(job: AnswerJob, reply: Reply) -> dict[str, Any]:
-    while parts := await job.parts():
-        for part in parts:
-            reply.take(part)
-    return reply.whole()
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:
