@@ -10,7 +10,7 @@ from mlxhog import cli
 from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.report.page import page as page_of_study
 from mlxhog.mad.report.page import plots
-from mlxhog.report import figures
+from mlxhog.report import charts
 from mlxhog.report.record import RunRecord
 from tests.browser import Visit
 from tests.mad.report.sample import TASKS, study
@@ -51,10 +51,10 @@ def test_the_page_says_what_is_known_of_a_run_and_fetches_nothing(tmp_path, caps
 def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch, caplog):
     """Names of any script, without a word of matplotlib: a warning is an error here."""
     other = write_run(tmp_path, "\u6587 \u0e01", metrics=lines(3))
-    assert figures.losses([RunRecord(other)], "steps").startswith(b"\x89PNG")
+    assert charts.losses([RunRecord(other)], "steps").startswith(b"\x89PNG")
     logging.getLogger("matplotlib.font_manager").warning("a cache is built")
     assert caplog.records == []
-    monkeypatch.setattr(figures, "png", lambda figure: figure)
+    monkeypatch.setattr(charts, "png", lambda figure: figure)
     scored = [{**line, "final_bits_per_byte": 2.0, "final_share": 0.2} for line in lines(9)]
     runs = [
         write_run(tmp_path, "a", metrics=lines(30, every_s=20.0)),
@@ -67,7 +67,7 @@ def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch
             ["a: training", "a: held-out", "b: training", "b: held-out", "b: held-out, 20%"],
         ),
     ):  # fmt: skip
-        figure = figures.losses([RunRecord(run) for run in some], "time")
+        figure = charts.losses([RunRecord(run) for run in some], "time")
         (axes,), (legend,) = figure.axes, figure.legends
         assert subject in axes.get_title("left")
         assert axes.get_xlabel() == "training time, min"

@@ -1,10 +1,12 @@
-"""The HTTP interface: admission of clients, routes, answers and streams, health."""
+"""The server: admission of clients, routes, answers and streams, health, until a signal ends it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,22 +23,37 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
+from mlxhog.base.app_server import AppServer
+from mlxhog.base.http_server import (
+    OWN_NAMES,
+    ForeignRequest,
+    check_names,
+    is_own,
+    listen,
+    url_of,
+)
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Request, checked_ids
 from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
-from mlxhog.live.serving.config import ServeConfig
+from mlxhog.live.serving.config import ServeConfig, key_of, origins_of
 from mlxhog.live.serving.engine_thread import AnswerPart, EngineThread
 from mlxhog.live.serving.replies import Reply, event
 from mlxhog.live.serving.requests import FAILED, ClientRequest, RefusedRequest
 from mlxhog.models import families
+from mlxhog.report.views import Tell
 
 MOST_BODY_BYTES = 1_000_000
 BODY_S = 30.0
 """Longest time for a client to send the body of a request, in seconds."""
+
+MOST_CONNECTIONS = 200
+"""The limit is this or twice `most_answers`, whichever is larger; above it uvicorn answers 503."""
+
+_SWITCH_S = 0.0005
+"""Switch interval of threads, so that the event loop waits less; a tenth of Python's default."""
 
 PARSERS = {"/v1/completions": requests.completion, "/v1/chat/completions": requests.chat}
 """Path of a request for answers -> what checks its body."""
@@ -312,3 +329,39 @@ def _answer(refused: RefusedRequest) -> Response:
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
     return _answer(RefusedRequest(FAILED, status=500))
+
+
+def serve(
+    model: str,
+    config: ServeConfig,
+    on_ready: Callable[[str, Model, EngineThread], None],
+    say: Tell = lambda message: None,
+) -> None:
+    """Serve a run or a checkpoint until a signal ends it.
+
+    `on_ready` is called when requests are answered, with the URL, the served model, and its thread;
+    `say` with a message if a run is waited for.
+
+    Raises:
+        ConfigError: the address cannot be used, or needs a key.
+        MlxhogError: the model cannot be opened; as for `mlxhog.live.opening.open_source`.
+    """
+    key = key_of(config)
+    origins = origins_of(config, key)
+    with contextlib.closing(listen(config.host, config.port)) as listener:
+        engine, before = EngineThread(model, config, say), sys.getswitchinterval()
+        try:
+            served = engine.wait()
+            sys.setswitchinterval(_SWITCH_S)
+            server = AppServer(
+                Api(engine, served, config, key, origins),
+                lambda: on_ready(f"{url_of(listener)}/v1", served, engine),
+                lambda: engine.died is not None,
+                limit_concurrency=max(MOST_CONNECTIONS, 2 * engine.most_answers),
+            )
+            server.run(sockets=[listener])
+            if engine.died is not None:
+                raise engine.died
+        finally:
+            sys.setswitchinterval(before)
+            engine.stop()
