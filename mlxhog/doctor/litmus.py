@@ -242,10 +242,7 @@ class Case(NamedTuple):
 def cases(usable: Sequence[str]) -> Iterator[Case]:
     """Yield every pair of writers, also of equal ones, in every mode that is possible.
 
-    A Metal writer is atomic, so a writer beside it must use `cas`.
-
-    Args:
-        usable: the Metal engines that could be started.
+    A Metal writer, on each of the usable engines, is atomic, so one beside it must use `cas`.
     """
     on_gpu = [Accessor(f"metal:{name}", partial(metal, name=name)) for name in usable]
     for pair in combinations_with_replacement([NATIVE, *on_gpu], 2):
@@ -309,12 +306,9 @@ class Litmus:
         return row | self._measured(measure)
 
     def read(self, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S) -> Row:
-        """Run one reader beside the native writer, each in a process of its own.
+        """Run one of `all_readers` beside the native writer, each in a process of its own.
 
-        Args:
-            reader: one of `all_readers`.
-            mode: of the writes.
-            patience_s: limit of the time until the reader sees a write.
+        It must see a write within `patience_s`.
 
         Returns:
             A row of the record: `samples` values read; `torn` of them never written; `backwards`

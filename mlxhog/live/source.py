@@ -97,13 +97,9 @@ class WeightSource:
 
 
 class CheckpointWeights(WeightSource):
-    """The weights of a checkpoint, which never change.
+    """The weights of a checkpoint, which never change, whatever the requested read mode.
 
-    Args:
-        opened: the checkpoint.
-        mode: the requested read mode; it makes no difference here.
-        weights: dtype of the backend's weights, for `Backend.load`.
-        note: why the checkpoint is read and not the run.
+    `weights` is the dtype of the backend's; `note` says why it is read and not the run.
     """
 
     def __init__(self, opened: Opened, mode: str, weights: str, note: str = "") -> None:
@@ -137,13 +133,8 @@ class NoWeights(ArenaError):
 class RunWeights(WeightSource):
     """The weights in the arena of a run that trains.
 
-    Args:
-        arena: connected arena; this object closes it, unless an error is raised here.
-        model: architecture of the run.
-        name: name of the run, for messages.
-        mode: one of `READ_MODES`.
-        weights: dtype of the backend's weights, for `Backend.load`.
-        patience_s: longest wait for the first copy.
+    This object closes the connected arena, unless an error is raised here. `weights` is the dtype
+    of the backend's, `patience_s` the longest wait for the first copy.
 
     Raises:
         NoWeights: the mode needs copies, and the run publishes none.

@@ -46,6 +46,7 @@ class Board:
         self.record, self._token = record, token.encode()
         self._lock = asyncio.Lock()
         self._looked_s, self._tag, self._text = -LOOK_S, "", ""
+        self._news: tuple[object, ...] = ()  # what the page shows
         self._routes = Starlette(
             routes=[Route("/", self._page), Route("/ask/{what}", self._ask, methods=["POST"])]
         )
@@ -70,11 +71,15 @@ class Board:
         return HTMLResponse(self._text, headers=headers)
 
     def _refresh(self) -> None:
-        """Read the files and write the page again, unless that was just done."""
-        if monotonic() - self._looked_s >= LOOK_S:
-            self.record.refresh()
-            self._looked_s = monotonic()
-            self._text = report([self.record], buttons=BUTTONS)
+        """Read the files again, and write the page again if they have changed."""
+        record, history = self.record, self.record.history
+        if monotonic() - self._looked_s < LOOK_S:
+            return
+        record.refresh()
+        self._looked_s = monotonic()
+        news = (len(history), history.newest, len(record.events), record.status, record.notes)
+        if news != self._news:
+            self._news, self._text = news, report([record], buttons=BUTTONS)
             self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
 
     async def _ask(self, request: Request) -> Response:

@@ -123,11 +123,8 @@ AXES = {
 def losses(records: Sequence[RunRecord], over: str) -> bytes:
     """Return a PNG file with the bits per byte of all runs; dots are held-out text.
 
-    A star is the final score, on more held-out text than the dots.
-
-    Args:
-        records: records of runs that have metrics.
-        over: one of `AXES`.
+    A star is the final score, on more held-out text than the dots. The horizontal axis is one of
+    `AXES`.
     """
     figure, axes = panel(LIGHT, 8.0, 4.6)
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)
