@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -123,13 +124,14 @@ def write_for_ever(spec, out, mode, core, pipe):
     pipe.send("is there")
     source, model = opened(spec, out, mode)
     follower = WeightFollower(source, model.backend)
+    refresh = partial(follower.refresh, in_sequence=True)
     pipe.send("reads")
     while True:
         seconds, tokens, answers, began = pipe.recv(), 0, 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             follower.refresh(in_sequence=False)
             sampling = Sampling(max_new_tokens=100, seed=answers)
-            tokens += sum(1 for _ in model.answer(["The "], sampling, by=follower))
+            tokens += sum(1 for _ in model.answer(["The "], sampling, before_step=refresh))
             answers += 1
         pipe.send(tokens / (time.perf_counter() - began))
 

@@ -32,7 +32,7 @@ MODULES = [
     "mlxhog.classic.worker",
     "mlxhog.cli.train",  # what commands in processes of their own take
     "mlxhog.training.run",
-    "mlxhog.live.serving.server",
+    "mlxhog.live.serving.app",
     "mlxhog.report.board",
     "mlxhog.backends.mlx",
     *(["mlxhog.backends.torch"] if find_spec("torch") else []),

@@ -22,11 +22,8 @@ MOST_HEAD_BYTES = 65_536
 class AppServer(uvicorn.Server):
     """A server that ends on a signal, or if it is over; a second signal ends it at once.
 
-    Args:
-        app: the application.
-        on_started: called when requests are answered.
-        is_over: asked ten times a second whether to end.
-        settings: further ones of `uvicorn.Config`.
+    `on_started` is called when requests are answered, `is_over` ten times a second; further
+    settings are those of `uvicorn.Config`.
     """
 
     def __init__(
@@ -68,8 +65,12 @@ class AppServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals while the block runs."""
+
+        def end(*_: Any) -> None:
+            self.force_exit, self.should_exit = self.should_exit, True
+
         before = {
-            number: signal.signal(number, self._end)
+            number: signal.signal(number, end)
             for number in SIGNALS
             if signal.getsignal(number) != signal.SIG_IGN  # ignored, for example, under nohup
         }
@@ -78,7 +79,3 @@ class AppServer(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _end(self, *_: Any) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True

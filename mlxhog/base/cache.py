@@ -47,10 +47,7 @@ def private_directory(directory: Path) -> Path:
 
 
 def is_kept(file: Path) -> bool:
-    """Whether a file exists; a file that exists has passed the checks and may be executed.
-
-    Args:
-        file: in a folder that `private_directory` returned.
+    """Whether a file of a `private_directory` exists, and so may be executed.
 
     Raises:
         EnvironmentLacks: the file exists, and another user could have created or changed it.

@@ -118,15 +118,22 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Concurrency: two processes that replace one file at once both succeed, one after the other.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with disk_errors(f"writing {path}", only_full=True):
-        try:
+        with _replacing(path) as part:
             write_synced(part, content)
-            os.replace(part, path)
-        except OSError:
-            remove(part)
-            raise
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A `.part` name to create in the block, which then takes the place of `path`."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError:
+        remove(part)
+        raise
 
 
 def replace_link(path: Path, target: Path) -> None:
@@ -140,19 +147,13 @@ def replace_link(path: Path, target: Path) -> None:
     """
     if os.path.lexists(path) and not path.is_symlink():
         return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    remove(part)
     try:
-        part.symlink_to(target)
+        with _replacing(path) as part:
+            remove(part)
+            part.symlink_to(target)
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            return
-        raise
-    try:
-        os.replace(part, path)
-    except OSError:
-        remove(part)
-        raise
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
@@ -169,11 +170,9 @@ def require_space(directory: Path, n_bytes: int, what: str) -> None:
 
 @contextlib.contextmanager
 def disk_errors(doing: str, *, only_full: bool = False) -> Iterator[None]:
-    """Turn every OSError into `EnvironmentLacks`, with the reason in words.
+    """Turn every OSError, or only that of a full disk or quota, into `EnvironmentLacks`.
 
-    Args:
-        doing: the work of the block, such as "writing notes.txt".
-        only_full: let errors other than a full disk and an exhausted quota pass.
+    The message names the work of the block, which is `doing`, such as "writing notes.txt".
     """
     try:
         yield
@@ -196,10 +195,7 @@ def explained(error: OSError) -> str:
 def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
     """Append whole lines to a file; an unfinished last line of a killed process is removed first.
 
-    Args:
-        path: the file; created if it does not exist.
-        lines: their bytes, including the last line end.
-        synced: flush them to the disk.
+    The file is created if it does not exist; `synced` lines are flushed to the disk.
 
     Raises:
         EnvironmentLacks: the system refuses; none of the lines is written.
@@ -262,10 +258,8 @@ PATIENCE_S = 0.2
 def lock(folder: Path, refusal: Callable[[str], MlxhogError]) -> Iterator[None]:
     """Hold the lock of a folder in the block, with this process's id in the file `lock`.
 
-    Args:
-        folder: it exists.
-        refusal: makes the error for a folder that another process holds, or that cannot be opened;
-            its argument is the end of a sentence, "is in use by process 7; wait for it, ...".
+    `refusal` makes the error for a folder that another process holds, or that cannot be opened, of
+    the end of a sentence, "is in use by process 7; wait for it, ...".
     """
     try:
         file = open(folder / "lock", "a+", opener=regular)

@@ -40,10 +40,7 @@ def user_note(environ: Mapping[str, str] = os.environ) -> str:
 def note(backends: Collection[str], machine: Machine, *, promised: bool) -> str:
     """Say that workers of these backends multiply float32 as TF32 on a machine; "" if they do not.
 
-    Args:
-        backends: of the workers.
-        machine: where they run.
-        promised: whether they call `promise`.
+    They do not if they have `promised`, unless the user set the variable.
     """
     chip = _M_CHIP.match(machine.chip)
     if "mlx:gpu" not in backends or chip is None or int(chip[1]) < FIRST_CHIP:

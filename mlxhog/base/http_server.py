@@ -20,11 +20,7 @@ OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class ForeignRequest(Exception):
-    """A browser sent this request for a web page of another site.
-
-    Attributes:
-        status: HTTP status code of the answer.
-    """
+    """A browser sent this request for a web page of another site; its answer has the `status`."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

@@ -32,12 +32,8 @@ class Interrupts:
     """Counts signals while its block runs; they do not end the process meanwhile.
 
     Outside the main thread Python cannot handle signals, so the count stays 0 there. If SIGHUP is
-    ignored, as under `nohup`, it stays ignored.
-
-    Attributes:
-        count: signals so far, also those before the block whose KeyboardInterrupt was caught and
-            dropped; at least 1 after `end`.
-        received: the same without the effect of `end`.
+    ignored, as under `nohup`, it stays ignored. Signals before the block whose KeyboardInterrupt
+    was caught and dropped count; `received` is the count without the effect of `end`.
     """
 
     def __init__(self) -> None:
@@ -58,7 +54,7 @@ class Interrupts:
         """Start counting."""
         self._thread = threading.current_thread()
         _open.add(self)
-        if threading.current_thread() is threading.main_thread():
+        if self._thread is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._add) for number in SIGNALS if _handled(number)
             }

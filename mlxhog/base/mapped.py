@@ -55,13 +55,9 @@ def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
 
 
 def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:
-    """Fill `out` with `source`, converted to its type; return whether every number is finite.
+    """Fill `out`, C-contiguous, with `source` of the same shape, converted to its type.
 
-    A finite number of `source` that is too large for the type of `out` counts as not finite.
-
-    Args:
-        source: a view of a mapped file, or any array.
-        out: C-contiguous array of the same shape.
+    Returns whether every number is finite; one that is too large for the type of `out` is not.
     """
     flat, finite, first = out.reshape(-1), True, 0
     for chunk in chunks(source):

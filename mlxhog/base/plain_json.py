@@ -29,13 +29,11 @@ def dumps(value: object, *, indent: int | None = None) -> bytes:
 
 
 def loads(text: str | bytes, *, strict: bool = True) -> Any:
-    """Return the value that a text spells.
+    """Return the value that a JSON text spells.
 
-    Args:
-        text: JSON; bytes are UTF-8, or the other encodings that Python knows by their first bytes.
-        strict: refuse what Python's `json.loads` accepts and other code cannot handle: NaN and
-            infinities, duplicate keys, numbers of hundreds of digits, deep nesting, lone
-            surrogates. False, for large files of other programs, is Python's `json.loads`.
+    Strict refuses what Python's `json.loads` accepts and other code cannot handle: NaN and
+    infinities, duplicate keys, numbers of hundreds of digits, deep nesting, lone surrogates. Not
+    strict, for large files of other programs, is Python's `json.loads`.
 
     Raises:
         ValueError: the text is not such JSON, or is strict and longer than

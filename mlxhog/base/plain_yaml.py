@@ -34,12 +34,7 @@ _COMMA = re.compile(r",(?=\s*(?:[\w.]+\s*=|$))")  # before the next name, or at 
 
 
 class NotYaml(ValueError):
-    """A text is not YAML of plain values.
-
-    Attributes:
-        problem: the fault, in words.
-        line: its line, from 1; None if the fault has no line.
-    """
+    """A text is not YAML of plain values: the problem in words, and its line if it has one."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem if line is None else f"line {line}: {problem}")

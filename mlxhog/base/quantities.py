@@ -239,12 +239,7 @@ def format_share(value: float) -> str:
 
 
 def format_value(value: object, unit: str = "") -> str:
-    """Spell the value of an option for people, as `Option.spell` returns it.
-
-    Args:
-        value: a number, a text or a boolean.
-        unit: unit of a number; a number with unit "s" is spelled by `format_duration`.
-    """
+    """Spell the value of an option for people: a text, a boolean, or a number with its unit."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if not isinstance(value, int | float):

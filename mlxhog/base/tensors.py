@@ -59,8 +59,7 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
 def write_entries(path: Path, entries: Mapping[str, TensorSource]) -> Iterable[tuple[str, bool]]:
     """Write tensors one after the other; yield the name of each and whether it is finite.
 
-    When the iterator has ended, the file is whole and on the disk. Memory stays below a few pieces
-    of `mapped.CHUNK_BYTES`.
+    At the end the file is whole and on the disk. It takes a few `mapped.CHUNK_BYTES` of memory.
 
     Raises:
         OSError: the file cannot be written; ENOSPC if the disk is full. The unfinished file is

@@ -87,18 +87,12 @@ class Verdicts:
 
     @property
     def tokens_per_s(self) -> dict[str, float]:
-        """Measured speed of one worker with one thread, by backend; empty without a record.
-
-        The speed of a GPU is measured with the framework's own operations.
-        """
+        """Speed of a worker with one thread, by backend; a GPU's without our Metal kernels."""
         return dict(self.record.get("tokens_per_s", {}))
 
     @_judged
     def pair(self) -> tuple[bool, str]:
-        """Whether a torch:mps worker beside an mlx:gpu worker trains more tokens/s than that alone.
-
-        Both share one GPU, so only an interval above 1 counts.
-        """
+        """Whether torch:mps beside mlx:gpu, on one GPU, certainly trains more tokens/s."""
         row = self.record.get("pair")
         if row is None:
             return False, "the two have not been measured together: run `mlxhog doctor`"
@@ -106,7 +100,7 @@ class Verdicts:
         return gains, (
             f"together they train {row['gain']:.2f} times the tokens/s of mlx:gpu alone "
             f"({row['low']:.2f} to {row['high']:.2f}, {row['pairs']} pairs of runs of "
-            f"{row['model']}){'' if gains else ', no certain gain'}"
+            f"{row['model']}){', no certain gain' * (not gains)}"
         )
 
     @_judged
@@ -171,7 +165,7 @@ class Verdicts:
         rows = [row for row in self.record["kernels"] if row["engine"] == engine]
         if not rows:
             return False, f"doctor ran no kernel on {engine} on this machine"
-        failed = [f"{row['name']} {row['instance']}".strip() for row in rows if not row["ok"]]
+        failed = [row["name"] for row in rows if not row["ok"]]
         if failed:
             return False, f"on {engine} these differ from reference: {', '.join(failed)}"
         return True, f"{len(rows)} kernels agree with their references on {engine}"
@@ -215,15 +209,10 @@ def identity() -> Identity:
 
 
 def load(directory: Path | None = None, here: Identity | None = None) -> Verdicts:
-    """Read the record of this machine and these versions.
+    """Read the record of this machine and these versions from the user's cache, by default.
 
-    Args:
-        directory: folder of the records; None is the user's cache directory.
-        here: the identity that the record must have; None is that of this process.
-
-    Returns:
-        Verdicts in every case. Without a valid record they permit nothing but Metal kernels of the
-        model, which every worker checks itself, and state the reason.
+    Returns verdicts in every case. Without a valid record they permit nothing but Metal kernels of
+    the model, which every worker checks itself, and state the reason.
     """
     here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name

@@ -114,19 +114,14 @@ def joining_workers(
 ) -> tuple[WorkerSpec, ...]:
     """Return the workers that join a run of `present` workers with `free` free slots.
 
-    Args:
-        workers: a number, or backends as in `resolve_workers`; `auto` is one worker.
-        threads: threads of each new worker; None shares the cores with the present workers.
-        machine: where they will run.
-        present: workers of the run now.
-        free: free slots of its arena.
+    As in `resolve_workers`; but `auto` is one worker, and `threads` None shares the cores with the
+    present workers.
 
     Raises:
         ConfigError: as `resolve_workers`, or more workers than there are free slots.
         EnvironmentLacks: a requested backend is not available.
     """
-    text = workers.strip()
-    backends = _listed("1" if text == "auto" else text, machine, [])
+    backends = _listed("1" if workers.strip() == "auto" else workers.strip(), machine, [])
     if (count := len(backends)) > free:
         slots = f"{free} free slot{'s' * (free != 1)} beside its {present} workers"
         raise ConfigError(

@@ -46,8 +46,7 @@ def doctor(config: _Doctor) -> Report:
     """
     # These import NumPy and the native module; wrong input is refused before.
     from mlxhog.base import machine, verdicts
-    from mlxhog.doctor.examine import examine
-    from mlxhog.doctor.record import conclude, sections
+    from mlxhog.doctor.record import conclude, examine, sections
 
     with config.status() as tell:
         record = examine(config.seconds, config.quick, tell)

@@ -40,7 +40,7 @@ def serve(words: _Serve, config: ServeConfig) -> int:
         serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment
         serve latest --allow-origin https://chat.example
     """
-    from mlxhog.live.serving.server import serve
+    from mlxhog.live.serving.app import serve
 
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)

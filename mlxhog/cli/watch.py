@@ -190,7 +190,7 @@ def plot(config: _Plot) -> Report:
         plot sotu notes --to compared.png
         plot latest --over tokens
     """
-    from mlxhog.report.figures import losses
+    from mlxhog.report.charts import losses
     from mlxhog.report.record import different_texts
 
     records = config.records()

@@ -1,12 +1,20 @@
 """Answer several prompts together, and measure the speed; `engine.py` writes the answers."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, RecurrentModel, Request
+from mlxhog.decoding.engine import (
+    BATCH_SIZE,
+    PREFILL_CHUNK,
+    Engine,
+    FinishReason,
+    Int32,
+    Piece,
+    RecurrentModel,
+    Request,
+)
 from mlxhog.decoding.options import Sampling
 
 
@@ -18,7 +26,9 @@ def answer(
     sampling: Sampling,
     stop_at_document_end: bool = True,
     end_tokens: Collection[int] = (),
-    **sizes: Any,
+    batch_size: int = BATCH_SIZE,
+    prefill_chunk: int = PREFILL_CHUNK,
+    before_step: Callable[[], object] = lambda: None,
 ) -> Iterator[Piece]:
     """Answer prompts of any lengths together, token by token.
 
@@ -27,18 +37,19 @@ def answer(
 
     An answer ends at a drawn BOS, where `stop_at_document_end`, else the text continues with
     another document; and at one of `end_tokens`, such as the EOS of a checkpoint. Sizes are those
-    of `Engine`.
+    of `Engine`. `before_step` is called before each token; it may change the parameters.
 
     Raises:
         DataError, ConfigError, Diverged: as of `Engine`.
     """
-    engine = Engine(model, tokenizer, **sizes)
+    engine = Engine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
     ends = {*end_tokens, tokenizer.bos} if stop_at_document_end else set()
     for index, prompt in enumerate(prompts):
         engine.submit(Request(prompt=prompt, sampling=sampling, row=index, ends=ends))
 
     def pieces() -> Iterator[Piece]:
         while engine.is_busy:
+            before_step()
             yield from engine.step()
 
     return pieces()

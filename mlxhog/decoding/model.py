@@ -10,7 +10,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import run_of
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
-from mlxhog.decoding.engine import Piece, RecurrentModel
+from mlxhog.decoding.engine import Piece
 from mlxhog.decoding.options import Sampling
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -38,17 +38,10 @@ class Model:
         tokens = eos if isinstance(eos, list) else [eos]
         return frozenset(token for token in tokens if token is not None)
 
-    def answer(
-        self,
-        prompts: Sequence[str],
-        sampling: Sampling,
-        *,
-        by: RecurrentModel | None = None,
-        **sizes: Any,
-    ) -> Iterator[Piece]:
-        """Answer texts together, token by token; `by` computes in place of the backend.
+    def answer(self, prompts: Sequence[str], sampling: Sampling, **how: Any) -> Iterator[Piece]:
+        """Answer texts together, token by token.
 
-        The sizes are those of `Engine`.
+        `how` is `batch_size`, `prefill_chunk` and `before_step` of `generate.answer`.
 
         Raises:
             ConfigError: a number is out of its range, or prompt and answer have more tokens than
@@ -59,10 +52,10 @@ class Model:
         most = max((len(tokens) for tokens in ids), default=0)
         families.check_length(self.config, most + sampling.max_new_tokens)
         return generate.answer(
-            self.backend if by is None else by,
+            self.backend,
             ids,
             tokenizer=self.tokenizer,
             sampling=sampling,
             end_tokens=self.end_tokens,
-            **sizes,
+            **how,
         )

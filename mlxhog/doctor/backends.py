@@ -35,30 +35,22 @@ _EXPECTED = f"the gradient of the model {MODEL} within {ALLOWED:g} of the refere
 
 @dataclass
 class Measured:
-    """What the gradients of this machine's backends showed.
-
-    Attributes:
-        checks: one per backend and form of the operators.
-        tokens_per_s: of one worker with one thread, by backend: native kernels on a CPU, the
-            framework's own operations on a GPU.
-        metal: the same of GPUs with our Metal kernels.
-        repeats: whether two processes computed the same bits, by GPU backend and form.
-    """
+    """What the gradients of this machine's backends showed."""
 
     checks: list[Check] = field(default_factory=list)
     tokens_per_s: dict[str, float] = field(default_factory=dict)
+    """Of one worker with one thread: native kernels on a CPU, the framework's own on a GPU."""
     metal: dict[str, float] = field(default_factory=dict)
+    """The same of GPUs with our Metal kernels."""
     repeats: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """Whether two processes computed the same bits, by GPU backend and form of the operators."""
 
 
 def check_backends(machine: Machine, gradients: int, agreed: Collection[str] = ()) -> Measured:
     """Compare a gradient of each backend with the reference, then measure its speed.
 
-    Args:
-        machine: this one.
-        gradients: number that each computes for its speed, with one thread.
-        agreed: Metal engines on which every kernel agreed with its reference; their GPU workers
-            are also measured with the Metal kernels.
+    Each computes some more `gradients` for that, with one thread; GPU workers on the Metal engines
+    `agreed`, where every kernel agreed with its reference, also with our Metal kernels.
     """
     measured, expected = Measured(), reference()
     for name in BACKENDS:
@@ -91,12 +83,10 @@ def _measure(measured: Measured, name: str, form: str, gradients: int, expected:
             results.extend([child.take(LIMIT_S) for child in children])
         with Child(promises=False) as child:  # as fast as in training
             speed = child.call(LIMIT_S, measure_speed, name, form, gradients)
-        errors = {key: _error(results[0][key], value) for key, value in expected.items()}
-        where = max(errors, key=errors.__getitem__)
-        if ok := errors[where] <= ALLOWED:
+        error, where = max((_error(results[0][key], expected[key]), key) for key in expected)
+        if ok := error <= ALLOWED:
             speeds[name] = speed
-        error = f"error {errors[where]:.1g} ({where})"
-        return ok, f"{error}, {speed:,.0f} tokens/s with one thread"
+        return ok, f"error {error:.1g} ({where}), {speed:,.0f} tokens/s with one thread"
 
     measured.checks.append(check_child(title, measure, _EXPECTED, consequence, otherwise))
     if len(results) == 2:
@@ -126,7 +116,7 @@ def reference() -> Gradient:
 
 
 def compute_gradient(lane: Lane, name: str, form: str) -> Gradient:
-    """In a child: return what `reference` does, as a worker of the backend computes it."""
+    """In a child: return the same as a worker of the backend computes it."""
     return _gradient(FrameworkEngine(name, form, 1))
 
 

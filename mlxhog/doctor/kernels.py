@@ -41,11 +41,7 @@ def engines_of(machine: Machine) -> list[str]:
 
 
 def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[dict[str, Any]]]:
-    """Start an engine, and run the kernels on it; the steps write memory that it imports.
-
-    Args:
-        name: argument of `mlxhog.metal.engines.create`.
-        tell: called with each of the rows to be.
+    """Start an engine of `mlxhog.metal.engines`, and run the kernels on it.
 
     Returns:
         The check of the engine, and a row of the record for the steps of parameters, and per
@@ -68,14 +64,13 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
         problem = tried(start)
         for each in (STEPS, *probes.CHECKS) if not problem else ():
             tell(f"{each} on {name}")
-            row: dict[str, Any] = {"name": each, "instance": "", "engine": name, "ok": False}
-            row |= {"max_error": None, "tolerance": FUSED_RTOL if each == STEPS else 0.0}
-            result = tried(step_error) if each == STEPS else tried(operator_fault, each)
-            if isinstance(result, float):
-                row |= {"max_error": result, "ok": result <= FUSED_RTOL}
-            else:
-                row |= {"error": str(result)} if result else {"ok": True}
-            rows.append(row)
+            error, limit = None, FUSED_RTOL if each == STEPS else 0.0
+            fault = tried(step_error) if each == STEPS else tried(operator_fault, each)
+            if isinstance(fault, float):
+                error, fault = fault, ""
+            ok = not fault and (error or 0.0) <= limit
+            row = {"name": each, "engine": name, "ok": ok, "max_error": error, "tolerance": limit}
+            rows.append(row | ({"error": str(fault)} if fault else {}))
     finally:
         child.close()
     started = check(
@@ -107,10 +102,10 @@ def operator_fault(lane: Lane, name: str, operator: str) -> str:
 
 
 def step_error(lane: Lane, name: str) -> float:
-    """In a child: return the largest error of an engine's steps against native ones.
+    """In a child: return the largest error of an engine's steps in memory that it imports.
 
-    Of a dense parameter, with a record of its steps, and of some rows of another one. It is
-    relative to the largest value, if that is above 1, and infinite if only one of the two is NaN.
+    Of a dense parameter, with a record of its steps, and of some rows of another one, against
+    native steps. It is relative to the largest value, if that is above 1; infinite for a NaN.
     """
     engine = lane.keep(name, lambda: engines.create(name))
     places = {"dense": ((SIZE,), 32), "rows": ((101, 33), 32 * (SIZE // 32 + 2))}

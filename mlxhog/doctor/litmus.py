@@ -68,8 +68,7 @@ _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
 T = TypeVar("T")
 Row = dict[str, Any]
 Pass = Callable[[], object]
-Adder = Callable[[str, str], Pass]
-"""(kernel, mode) -> one pass, which adds 1.0 to each element `COUNTS[kernel]` times."""
+"""Adds 1.0 to each element of a kernel `COUNTS[kernel]` times."""
 Reader = Callable[[], Float32]
 """Returns a private copy of the dense values that its framework sees now, (1024,) float32."""
 
@@ -95,15 +94,6 @@ def tried(trial: Callable[[], T]) -> T | Failure:
 # -- the arena, writers and readers ----------------------------------------------------------------
 
 
-def create_arena(slots: int) -> Arena:
-    """Create an arena for litmus tests with `slots` writer slots."""
-    parameters = {
-        "dense": ParamSpec("dense", (FLOATS,), "zeros"),
-        "rows": ParamSpec("rows", (ROWS, FLOATS // ROWS), "zeros", kind="rows"),
-    }
-    return Arena.create(arena.plan(parameters, max_workers=slots, n_tickets=1))
-
-
 def shared(mapped: Arena, kernel: str) -> Float32:
     """Return the shared floats that a kernel adds to, (1024,)."""
     slot = mapped.layout.slots[kernel]
@@ -127,14 +117,11 @@ def torn(
 
 @dataclass(frozen=True)
 class Accessor:
-    """A writer or a reader; `make(arena, slot)` is its `Adder` or `Reader`, made where it runs."""
+    """A writer or a reader, made in the process that uses it."""
 
     name: str
-    make: Callable[[Arena, int], Any]
-
-    def of(self, lane: Lane) -> Any:
-        """In a child: return its writer or reader, made at its first use."""
-        return lane.keep(self.name, lambda: self.make(lane.arena, lane.slot))
+    make: Callable[..., Any]
+    """A writer's: (arena, slot, kernel, mode) -> its `Pass`; a reader's: arena -> its `Reader`."""
 
 
 def increments(kernel: str) -> Float32 | Rows:
@@ -144,32 +131,23 @@ def increments(kernel: str) -> Float32 | Rows:
     return Rows(INDEX, np.ones((len(INDEX), FLOATS // ROWS), np.float32))
 
 
-def native(mapped: Arena, slot: int) -> Adder:
+def native(mapped: Arena, slot: int, kernel: str, mode: str) -> Pass:
     """Create the writer by native kernels."""
-    locks = mapped.locks(slot)
-
-    def adder(kernel: str, mode: str) -> Pass:
-        place, number = mapped.layout.slots[kernel], updates.WRITE_MODES[mode]
-        how: dict[str, Any] = {"locks": locks, "mode": number, "seed": slot}
-        return partial(updates.add, mapped.params, place, increments(kernel), **how)
-
-    return adder
+    place, number = mapped.layout.slots[kernel], updates.WRITE_MODES[mode]
+    how: dict[str, Any] = {"locks": mapped.locks(slot), "mode": number, "seed": slot}
+    return partial(updates.add, mapped.params, place, increments(kernel), **how)
 
 
-def metal(mapped: Arena, slot: int, *, name: str) -> Adder:
+def metal(mapped: Arena, slot: int, kernel: str, mode: str, *, name: str) -> Pass:
     """Create the writer that steps in place in the arena that a Metal engine imported."""
     slots, add = mapped.layout.slots, (-1.0, 1.0, 0.0, 0.0)  # rates of a step that is an add
     steps = MetalSteps(engines.create(name), mapped.params, slots, frozenset())
-
-    def adder(kernel: str, mode: str) -> Pass:
-        ones = increments(kernel)
-        ones = ones.coalesced() if isinstance(ones, Rows) else ones
-        return partial(steps.write, [(slots[kernel], ones)], add, add)
-
-    return adder
+    ones = increments(kernel)
+    ones = ones.coalesced() if isinstance(ones, Rows) else ones
+    return partial(steps.write, [(slots[kernel], ones)], add, add)
 
 
-def live(mapped: Arena, slot: int, *, framework: str) -> Reader:
+def live(mapped: Arena, *, framework: str) -> Reader:
     """Create the reader that computes with the shared bytes; imports its framework."""
     reader: Reader = importlib.import_module(f"mlxhog.doctor.probes_{framework}").live(mapped)
     return reader
@@ -188,11 +166,7 @@ def all_readers(machine: Machine) -> list[Accessor]:
 
 
 def line_up(mapped: Arena, processes: int) -> None:
-    """Wait at the start line for `processes` in all.
-
-    Raises:
-        TimeoutError: the others did not arrive.
-    """
+    """Wait at the start line for `processes` in all; TimeoutError if the others do not arrive."""
     mapped.counters.add("steps")
     watched = WatchedTime()
     while mapped.counters.load("steps") < processes:
@@ -205,7 +179,8 @@ def add_until(
     lane: Lane, kind: Accessor, kernel: str, mode: str, *, seconds: float, processes: int = 1
 ) -> tuple[int, float]:
     """Line up, then add until the time is over, at least once; returns passes and seconds."""
-    add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.of(lane)(kernel, mode))
+    words = (lane.arena, lane.slot, kernel, mode)
+    add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.make(*words))
     line_up(lane.arena, processes)
     begin, spent_s, passes = time.perf_counter(), 0.0, 0
     while not passes or (passes < LIMITS[kernel] and spent_s < seconds):
@@ -224,7 +199,7 @@ def read_until(
     Raises:
         TimeoutError: a published pass did not become visible.
     """
-    read: Reader = reader.of(lane)
+    read: Reader = lane.keep(reader.name, lambda: reader.make(lane.arena))
     counters = lane.arena.counters
     line_up(lane.arena, processes)
     samples = n_torn = backwards = 0
@@ -267,10 +242,7 @@ class Case(NamedTuple):
 def cases(usable: Sequence[str]) -> Iterator[Case]:
     """Yield every pair of writers, also of equal ones, in every mode that is possible.
 
-    A Metal writer is atomic, so a writer beside it must use `cas`.
-
-    Args:
-        usable: the Metal engines that could be started.
+    A Metal writer, on each of the usable engines, is atomic, so one beside it must use `cas`.
     """
     on_gpu = [Accessor(f"metal:{name}", partial(metal, name=name)) for name in usable]
     for pair in combinations_with_replacement([NATIVE, *on_gpu], 2):
@@ -279,17 +251,18 @@ def cases(usable: Sequence[str]) -> Iterator[Case]:
 
 
 class Litmus:
-    """The two children that write and read, and their arena.
-
-    Args:
-        seconds: time for which the writers of one case add.
+    """The two children that write and read, and their arena; `seconds` is the time of a case.
 
     Concurrency: used by one thread; without `close`, the children live as long as this process.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.arena: Arena = create_arena(2)
+        parameters = {
+            "dense": ParamSpec("dense", (FLOATS,), "zeros"),
+            "rows": ParamSpec("rows", (ROWS, FLOATS // ROWS), "zeros", kind="rows"),
+        }
+        self.arena = Arena.create(arena.plan(parameters, max_workers=2, n_tickets=1))
         self._children: list[Child] = []  # spawned when first needed, and after a failure
 
     def _end_children(self) -> None:
@@ -304,40 +277,60 @@ class Litmus:
 
     def run(self, case: Case) -> Row:
         """Run one case of two writers; returns a row of the record."""
-        names = [kind.name for kind in case.writers]
-        counts = {**dict.fromkeys(("adds", "lost", "torn"), 0), "adds_per_s": 0.0}
-        row = {"writers": names, "kernel": case.kernel, "mode": case.mode, **counts}
-        return self._row(row, lambda: self._write(case))
+        (a, b), kernel, mode = case
+        counts = COUNTS[kernel].astype(np.float64)
+        n_torn, least, most = 0, np.zeros(FLOATS, np.float32), 2 * LIMITS[kernel] * counts
+
+        def look() -> None:
+            nonlocal least, n_torn
+            values = values_of(self.arena, kernel)
+            n_torn += int(torn(values, most, least).sum())
+            least = values if mode in PROMISED else least
+
+        def measure() -> Row:
+            writers = (add_until, a, kernel, mode), (add_until, b, kernel, mode)
+            tallies = self._at_once(kernel, writers, self.seconds, look)
+            passes = sum(each for each, _ in tallies)
+            # Final values that no lost add explains, and the lost adds of the others.
+            values, expected = values_of(self.arena, kernel), passes * counts
+            wrong, adds = torn(values, expected), passes * int(counts.sum())
+            return {
+                "adds": adds,
+                "lost": int((expected - values)[~wrong].sum()),
+                "torn": n_torn + int(wrong.sum()),
+                "adds_per_s": adds / max(spent_s for _, spent_s in tallies),
+            }
+
+        row: Row = {"writers": [a.name, b.name], "kernel": kernel, "mode": mode}
+        row |= dict.fromkeys(("adds", "lost", "torn"), 0) | {"adds_per_s": 0.0}
+        return row | self._measured(measure)
 
     def read(self, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S) -> Row:
-        """Run one reader beside the native writer, each in a process of its own.
+        """Run one of `all_readers` beside the native writer, each in a process of its own.
 
-        Args:
-            reader: one of `all_readers`.
-            mode: of the writes.
-            patience_s: limit of the time until the reader sees a write.
+        It must see a write within `patience_s`.
 
         Returns:
             A row of the record: `samples` values read; `torn` of them never written; `backwards`
             that fell; `visible_s`, the longest time until a published pass was seen.
         """
-        counts = dict.fromkeys(("samples", "torn", "backwards"), 0) | {"visible_s": 0.0}
-        row = {"reader": reader.name, "kind": "live", "writer": NATIVE.name, "mode": mode, **counts}
 
         def measure() -> Row:
             both = (read_until, reader, patience_s), (add_until, NATIVE, "dense", mode)
             seen: Row = self._at_once("dense", both, self.seconds + patience_s)[0]
             return seen
 
-        return self._row(row, measure)
+        row: Row = {"reader": reader.name, "kind": "live", "writer": NATIVE.name, "mode": mode}
+        row |= dict.fromkeys(("samples", "torn", "backwards"), 0) | {"visible_s": 0.0}
+        return row | self._measured(measure)
 
-    def _row(self, row: Row, measure: Callable[[], Row]) -> Row:
-        """Fill in a row; `error` has a failure, `untold` why that proves nothing."""
+    def _measured(self, measure: Callable[[], Row]) -> Row:
+        """Return what was measured, or the `error`, with `untold` for why that proves nothing."""
         outcome = tried(measure)
         if not isinstance(outcome, Failure):
-            return row | outcome
+            return outcome
         self._end_children()
-        return row | {name: text for name, text in vars(outcome).items() if text}
+        return {name: text for name, text in vars(outcome).items() if text}
 
     def _at_once(
         self,
@@ -346,13 +339,10 @@ class Litmus:
         limit_s: float,
         look: Callable[[], object] = lambda: None,
     ) -> list[Any]:
-        """Run two functions of children at once, after one pass of each alone.
+        """Run two functions with their arguments in the children at once, for `limit_s` at most.
 
-        Args:
-            kernel: the parameter to clear before.
-            both: the functions, with their arguments.
-            limit_s: longest time for both.
-            look: called all the time meanwhile.
+        Each runs alone before, for one pass, since it imports and compiles. `look` is called all
+        the time while both run.
         """
 
         def clear() -> None:
@@ -361,12 +351,11 @@ class Litmus:
                 self.arena.counters.store(counter, 0)
 
         self._children = self._children or [Child(self.arena, slot) for slot in (1, 2)]
-        pairs = list(zip(self._children, both, strict=True))
-        for child, (function, *words) in pairs:  # it imports and compiles
+        for child, (function, *words) in zip(self._children, both, strict=True):
             clear()
             child.call(START_S + _GRACE_S, function, *words, seconds=0.0)
         clear()
-        for child, (function, *words) in pairs:
+        for child, (function, *words) in zip(self._children, both, strict=True):
             child.start(function, *words, seconds=self.seconds, processes=2)
         running: dict[Any, Child] = {child.pipe: child for child in self._children}
         results, watched = dict[Any, Any](), WatchedTime()
@@ -377,26 +366,3 @@ class Litmus:
             if running and watched.look() > limit_s + _GRACE_S:
                 raise Late(f"no answer within {limit_s + _GRACE_S:.0f} s")
         return [results[child.pipe] for child in self._children]
-
-    def _write(self, case: Case) -> Row:
-        _, kernel, mode = case
-        least, n_torn, most = np.zeros(FLOATS, np.float32), 0, 2 * LIMITS[kernel] * COUNTS[kernel]
-
-        def look() -> None:
-            nonlocal least, n_torn
-            values = values_of(self.arena, kernel)
-            n_torn += int(torn(values, most, least).sum())
-            least = values if mode in PROMISED else least
-
-        a, b = ((add_until, kind, kernel, mode) for kind in case.writers)
-        tallies = self._at_once(kernel, (a, b), self.seconds, look)
-        passes = sum(each for each, _ in tallies)
-        # Of the final values: those that no lost add explains, and the lost adds of the others.
-        values, expected = values_of(self.arena, kernel), passes * COUNTS[kernel].astype(np.float64)
-        wrong, adds = torn(values, expected), passes * int(COUNTS[kernel].sum())
-        return {
-            "adds": adds,
-            "lost": int((expected - values)[~wrong].sum()),
-            "torn": n_torn + int(wrong.sum()),
-            "adds_per_s": adds / max(spent for _, spent in tallies),
-        }

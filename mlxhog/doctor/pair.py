@@ -37,10 +37,7 @@ def check_pair(
 ) -> tuple[Check, dict[str, Any] | None]:
     """Compare runs with both engines of the GPU with runs of mlx:gpu alone.
 
-    Args:
-        machine: this one.
-        watch: begun before doctor's own load, which a Mac's load average counts for a minute.
-        tell: shows each run.
+    The watch began before doctor's own load, which a Mac's load average counts for a minute.
 
     Returns:
         The check, and the row `pair` of the record; None if nothing was measured.

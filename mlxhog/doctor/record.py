@@ -1,4 +1,4 @@
-"""The record of doctor: its consequences for runs, and its tables.
+"""The record of doctor: how it is made, its consequences for runs, and its tables.
 
 `mlxhog.base.verdicts` writes and reads the file.
 """
@@ -6,45 +6,126 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
+from mlxhog.base import machine as machines
+from mlxhog.base import verdicts as stored
+from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import format_count
 from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
-from mlxhog.doctor.checks import AGAIN, CheckResult
-from mlxhog.doctor.litmus import LIVE
+from mlxhog.doctor import backends
+from mlxhog.doctor import kernels as metal
+from mlxhog.doctor.checks import (
+    AGAIN,
+    CheckResult,
+    broken,
+    check_facts,
+    check_shared_memory,
+    collect_facts,
+)
+from mlxhog.doctor.litmus import LIVE, PROMISED, Litmus, all_readers, cases
+from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops import kernels
 from mlxhog.report.table import AnswerNote, FailureNote, Section
+from mlxhog.report.views import TellStep, numbered
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
+STAGES: Final = 7
+QUICK_S: Final = 0.01
+GRADIENTS: Final = {False: 30, True: 4}
+"""Gradients that each backend computes for its speed, by `quick`."""
+
+
+def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
+    """Examine this machine and return the record, without a verdict.
+
+    Takes half a minute, and up to two more where both engines of a GPU train. Leaves no process
+    and no shared memory behind. Each pair of writers adds for some `seconds`.
+    """
+    tell = numbered(tell, STAGES - quick)
+    machine, watch = machines.here(), LoadWatch()
+    tell("facts", "")
+    facts = collect_facts(machine)
+    checks = list(check_facts(machine, facts))
+    tell("shared memory", "")
+    checks.append(check_shared_memory())
+    tell("Metal kernels", "")
+    compared, usable = list[dict[str, Any]](), list[str]()
+    for engine in metal.engines_of(machine):
+        started, rows = metal.check_engine(engine, lambda step: tell("Metal kernels", step))
+        checks.append(started)
+        compared += rows
+        usable += [engine] if rows else []
+    wrong = [row for row in compared if not row["ok"]]
+    tell("backends", "")
+    agreed = set(usable) - {row["engine"] for row in wrong}
+    measured = backends.check_backends(machine, GRADIENTS[quick], agreed)
+    checks += measured.checks
+    writes, reads = [], []
+    with closing(Litmus(min(seconds, QUICK_S) if quick else seconds)) as litmus:
+        pairs = list(cases(usable))
+        for number, case in enumerate(pairs, start=1):
+            tell("litmus", f"{number} of {len(pairs)}: {case}")
+            writes.append(litmus.run(case))
+        for reader in all_readers(machine):
+            for mode in PROMISED:
+                tell("reads", f"{reader.name}, live, beside {mode} writes")
+                reads.append(litmus.read(reader, mode))
+    record: dict[str, Any] = {
+        "format": stored.FORMAT,
+        "identity": asdict(stored.identity()),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "effort": {"seconds": seconds, "quick": quick},
+        "facts": facts,
+        "litmus": writes,
+        "reads": reads,
+        "kernels": compared,
+        "tokens_per_s": measured.tokens_per_s,
+    }
+    if machine.apple_gpu:
+        record |= {"tokens_per_s_metal": measured.metal, "repeats": measured.repeats}
+    if not quick:
+        tell(PART, "")
+        both, pair = check_pair(machine, watch, tell)
+        checks.append(both)
+        record |= {"pair": pair} if pair is not None else {}
+    record["checks"] = [asdict(each) for each in checks]
+    record["failed"] = [
+        *(each.name for each in checks if each.result == CheckResult.FAIL),
+        *(
+            f"litmus {' + '.join(row['writers'])} {row['kernel']} {row['mode']}"
+            for row in writes
+            if broken(row)
+        ),
+        *(f"live reads of {row['reader']}" for row in reads if broken(row)),
+        *(f"kernel {row['name']} on {row['engine']}" for row in wrong),
+    ]
+    return record
 
 
 def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
-    """Return the choices of options that depend on a record.
+    """Return the choices of options that depend on a record, each with its reason.
 
-    Args:
-        verdicts: the record, as a run would load it.
-        machine: this one.
-
-    Returns:
-        The choice and its reason for `--workers auto`, `--gpu-write auto` and, for each backend,
-        `--kernels auto`; whether each backend may use `--read live`, `--gpu-write metal` and
-        `--determinism record`, and why.
+    They are those of `--workers auto`, `--gpu-write auto` and, for each backend, `--kernels auto`;
+    and whether each backend may use `--read live`, `--gpu-write metal` and `--determinism record`.
     """
-    speeds, backends = verdicts.tokens_per_s, list[str]()
+    speeds, team = verdicts.tokens_per_s, list[str]()
     try:
-        team = resolve_workers("auto", machine=machine, tokens_per_s=speeds, pair=verdicts.pair())
+        choice = resolve_workers("auto", machine=machine, tokens_per_s=speeds, pair=verdicts.pair())
     except EnvironmentLacks as error:
         workers = {"auto": "", "why": str(error)}
     else:
-        backends = [worker.backend for worker in team.workers]
+        team = [worker.backend for worker in choice.workers]
         measured = ", ".join(f"{name} {format_count(one)} tok/s" for name, one in speeds.items())
         why = f"one thread of each: {measured}" if speeds else "not measured"
-        workers = {"auto": ",".join(backends), "why": "; ".join([why, *team.notes])}
+        workers = {"auto": ",".join(team), "why": "; ".join([why, *choice.notes])}
     here = [name for name in BACKENDS if missing(name, machine) is None]
     on_gpu = [name for name in here if name in GPU_BACKENDS]
     forms = {name: _kernels(verdicts, name) for name in here}
@@ -52,7 +133,7 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
     def permitted(no: str | None, names: Sequence[str]) -> tuple[bool, str]:
         return no is None, no or verdicts.gpu_write(names).reason
 
-    is_metal, why = permitted(why_not_metal(backends, verdicts), backends)
+    is_metal, why = permitted(why_not_metal(team, verdicts), team)
     of_metal = {name: permitted(doctors_refusal([name], verdicts), [name]) for name in on_gpu}
     return {
         "workers": workers,
@@ -79,11 +160,7 @@ Row = Mapping[str, Any]
 
 
 def sections(record: Row) -> list[Section]:
-    """Return the answer, what is not as expected, and the choices of `mlxhog train`, as tables.
-
-    Args:
-        record: with its verdict.
-    """
+    """Return the answer, what is not as expected, and the choices of `mlxhog train`, as tables."""
     troubles = list[tuple[str, str, str]]()
     for one in record["checks"]:
         if one["result"] in TROUBLE:
@@ -96,8 +173,7 @@ def sections(record: Row) -> list[Section]:
     for row in record["kernels"]:
         if not row["ok"]:
             why = row.get("error", f"error {row['max_error']}, allowed {row['tolerance']:.3g}")
-            name = f"{row['engine']}, {row['name']} {row['instance']}"
-            troubles.append(("FAIL", name.strip(), why))
+            troubles.append(("FAIL", f"{row['engine']}, {row['name']}", why))
     verdict, tried = record["verdict"], _tried(record)
     choices = [
         ("--workers auto", verdict["workers"]["auto"] or "none"),

@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,8 +37,7 @@ class LanguageModel:
     Attributes:
         config: the architecture: `vocab_size`, `hidden_size`, ..., all of them in `to_dict()`.
         tokenizer: `encode(bytes)` gives ids, `decode(ids)` gives bytes; `bos` begins a document.
-        num_parameters: number of parameters.
-        backend: name of the backend, such as "torch:cpu".
+        backend: its name, such as "torch:cpu".
         follower: loads newer weights, and names the loaded ones.
 
     Concurrency: for one thread at a time.
@@ -117,7 +117,8 @@ class LanguageModel:
         """Answer several prompts together; arguments and errors of `mlxhog.decoding.Model`'s."""
         self._take_newest()
         sizes = {"batch_size": batch_size, "prefill_chunk": prefill_chunk}
-        return self._model.answer(prompts, sampling, **sizes, by=self.follower)
+        refresh = partial(self.follower.refresh, in_sequence=True)
+        return self._model.answer(prompts, sampling, **sizes, before_step=refresh)
 
     def logits(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the logits of the next token at each position.
@@ -222,15 +223,8 @@ def load(
     """
     for file in plugins.texts(plugin):
         plugins.load(file)
-    source, opened = open_source(
-        os.fspath(model),
-        root=Path(out),
-        backend=backend,
-        weights=weights,
-        mode=mode,
-        wait_s=wait,
-        say=say,
-    )
+    how: dict[str, Any] = {"backend": backend, "weights": weights, "mode": mode}
+    source, opened = open_source(os.fspath(model), root=Path(out), **how, wait_s=wait, say=say)
     try:
         return LanguageModel(source, opened)
     except BaseException:

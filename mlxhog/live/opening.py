@@ -1,7 +1,7 @@
 """Open a run or a checkpoint for a text generator: its model, and the source of its weights.
 
-A run that trains is read from its arena (`running.py`), a run that has ended from its newest
-checkpoint, and a resumed run from its arena again.
+A run that trains is read from its arena, a run that has ended from its newest checkpoint, and a
+resumed run from its arena again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, ConfigError, MlxhogError, RunError
 from mlxhog.live import CHECKPOINT, MODES, READ_MODES
-from mlxhog.live.running import NoWeights, RunWeights
-from mlxhog.live.source import CheckpointWeights, WeightSource
+from mlxhog.live.source import CheckpointWeights, NoWeights, RunWeights, WeightSource
 from mlxhog.models.families import ModelConfig
 from mlxhog.report.views import Tell
 
@@ -53,23 +52,12 @@ def open_source(
     If a run that trains does not publish copies, modes that need them read its newest checkpoint.
     If its process does not answer, all modes do. Then the source's `note` gives the reason.
 
-    Args:
-        spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
-        root: the folder of runs.
-        backend: one of `BACKEND_WORDS` in `mlxhog/base/workers.py`.
-        weights: dtype of its weights, of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
-        mode: one of `MODES` in `mlxhog/live`.
-        wait_s: longest wait for a run that is starting.
-        say: called with the reason of the wait.
-        pause: waits for some seconds; it may raise an exception to end the wait.
+    `load` in `mlxhog/live/model.py` describes the other arguments and the errors; `pause` waits for
+    some seconds, and may raise an exception to end the wait.
 
     Returns:
         The source, which the caller closes, and a model whose weights are not loaded yet:
         `source.load` or a `WeightFollower` loads them.
-
-    Raises:
-        RunError, CheckpointError, ConfigError, DataError, EnvironmentLacks, ArenaError: see `load`
-            in `mlxhog/live/model.py`.
     """
     if mode not in MODES:
         raise ConfigError(f"no read mode {mode!r}; choose from {', '.join(MODES)}")
@@ -131,7 +119,6 @@ class _RunReader:
 
     def __init__(self, run: Run, weights: str, mode: str) -> None:
         self._run, self._weights, self._mode = run, weights, mode
-        self._model: ModelConfig | None = None  # of the first one, whose backend stays
 
     def open(self) -> _Opened:
         note = ""
@@ -144,7 +131,6 @@ class _RunReader:
             opened = formats.open(checkpoint.latest(self._run))
         except CheckpointError as error:
             raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
-        self._model = opened.config
         note = note and f"{note}, so its newest checkpoint is read"
         return self._saved(opened, note), opened.config, opened.text_tokenizer(), opened.path
 
@@ -182,9 +168,8 @@ class _RunReader:
             arena = Arena.connect(path, patience_s)
             try:
                 config, tokenizer = checkpoint.read_model(run.architecture)
-                self._model = self._model or config
                 how = {"name": run.name, "mode": self._mode, "weights": self._weights}
-                source = RunWeights(arena, self._model, **how, patience_s=2 * patience_s)
+                source = RunWeights(arena, config, **how, patience_s=2 * patience_s)
             except BaseException:
                 arena.close()  # else the run would keep publishing for this process
                 raise

@@ -4,23 +4,37 @@
     follower = WeightFollower(source, model.backend)
     loaded = follower.refresh(in_sequence=False)                         # between two tokens
 
-A generator checks between two tokens for newer weights and loads them; no worker waits for it.
+A generator checks between two tokens for newer weights and loads them. A run that trains is read
+from its arena, which is mapped read-only: a reader never waits for a worker, and no worker waits
+for a reader. `mlxhog/live/__init__.py` lists the modes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from time import monotonic
 
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.process import monotonic_ns, process_is_gone
+from mlxhog.arena.published import MARKS, WORDS, Copies, MarksReader, copy_racily
+from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import Backend
-from mlxhog.backends.reader import State
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
+from mlxhog.errors import ArenaError
 from mlxhog.live import CHECKPOINT, READ_MODES
-from mlxhog.optim.gradients import Float32, Int32
+from mlxhog.models.families import ModelConfig
+from mlxhog.optim.gradients import Float32
+from mlxhog.optim.rule import parameter
 
 LOOK_S = 0.5  # seconds between two checks whether a run that has ended trains again
 LOADING_PART = 0.1  # largest share of a generator's time for finding and loading newer weights
@@ -83,13 +97,9 @@ class WeightSource:
 
 
 class CheckpointWeights(WeightSource):
-    """The weights of a checkpoint, which never change.
+    """The weights of a checkpoint, which never change, whatever the requested read mode.
 
-    Args:
-        opened: the checkpoint.
-        mode: the requested read mode; it makes no difference here.
-        weights: dtype of the backend's weights, for `Backend.load`.
-        note: why the checkpoint is read and not the run.
+    `weights` is the dtype of the backend's; `note` says why it is read and not the run.
     """
 
     def __init__(self, opened: Opened, mode: str, weights: str, note: str = "") -> None:
@@ -116,13 +126,147 @@ class CheckpointWeights(WeightSource):
         self._tensors = {}
 
 
+class NoWeights(ArenaError):
+    """Why a run that trains gives no weights now, so that its newest checkpoint is read."""
+
+
+class RunWeights(WeightSource):
+    """The weights in the arena of a run that trains.
+
+    This object closes the connected arena, unless an error is raised here. `weights` is the dtype
+    of the backend's, `patience_s` the longest wait for the first copy.
+
+    Raises:
+        NoWeights: the mode needs copies, and the run publishes none.
+        NoAnswer: no copy is published in this time.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        model: ModelConfig,
+        *,
+        name: str,
+        mode: str = READ_MODES[0],
+        weights: str = "float32",
+        patience_s: float = 2 * CONNECT_S,
+    ) -> None:
+        self.mode, self._patience_s = mode, patience_s
+        self._arena, self._model, self._weights, self._name = arena, model, weights, name
+        segments = arena.layout.segments
+        self._n = arena.layout.probe.offset  # floats of the parameters
+        self._shared, self.whose = arena.params, f"run {name}"
+        # Of averaged runs each worker has parameters of its own.
+        own = [one for one in segments if re.fullmatch(r"copies\.\d+", one)]
+        if own and mode == "racy":
+            self._shared = arena.segment(own[0])
+            self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
+        elif own:
+            self.whose = f"run {name}, the average of its workers' own parameters"
+        self._marks = MarksReader(arena) if MARKS in segments else None
+        self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
+        self._bound: Backend | None = None
+        self._copies: Copies | None = None
+        if mode == "racy":
+            return
+        if WORDS not in segments:
+            raise NoWeights(
+                f"run {name} does not publish copies for readers (start it with --live on, or "
+                "read its parameters while workers write them with --mode racy)"
+            )
+        self._copies = Copies(arena)
+        before = self._copies.number()
+        arena.ask_for_copies()
+        self._wait_for_copy(self._copies, since=before)
+
+    def _wait_for_copy(self, copies: Copies, since: int) -> None:
+        """Wait for a copy with a number above `since`, unless none will come."""
+        until = monotonic() + self._patience_s
+        while copies.number() <= since and not self.ended() and monotonic() < until:
+            newest = copies.newest()
+            if newest is not None and newest.version == self._counted() == newest.oldest:
+                return  # without new updates the run publishes no new copy
+            time.sleep(0.005)
+        if copies.number() == 0:
+            raise NoAnswer(
+                f"run {self._name} has published no copy of its weights within "
+                f"{self._patience_s:.0f} s; is its process stopped? --mode racy needs no copy"
+            )
+
+    def _counted(self) -> int:
+        """Number of updates applied so far."""
+        return self._arena.counters.load("version")
+
+    def newest(self) -> int:
+        """Version of the newest copy, or of the parameters themselves."""
+        if self._copies is None:
+            return self._counted()
+        newest = self._copies.newest()
+        return 0 if newest is None else newest.version
+
+    def has_newer(self) -> bool:
+        """Whether there are newer weights than the loaded ones."""
+        if self._copies is None:
+            return self._counted() != self._version
+        return self._copies.number() != self._number
+
+    def load(self, backend: Backend) -> Loaded:
+        """Load the weights of the read mode; see `WeightSource.load`."""
+        layout = self._arena.layout
+        out = np.zeros(layout.n_floats, np.float32)
+        loaded = self._read(out[: self._n])
+        self._version = loaded.version
+        if self._weights != "float32":
+            tensors = {name: parameter(out, slot) for name, slot in layout.slots.items()}
+            not_finite = backend.load(self._model, tensors, weights=self._weights)
+            refuse_not_finite(not_finite, Path(self._name))
+            return self.aged(loaded)
+        if self._bound is not backend:
+            backend.bind(self._model, layout)
+            self._bound = backend
+        backend.take(out)
+        return self.aged(loaded)
+
+    def _read(self, out: Float32) -> Loaded:
+        """Read the newest published copy, or the parameters while workers write them."""
+        copies = self._copies
+        if copies is not None:
+            while (copy := copies.take(out)) is None:
+                self._wait_for_copy(copies, since=0)
+            self._number, self._taken_ns = copy.number, copy.time_ns
+            return Loaded(version=copy.version, oldest=copy.oldest)
+        self._taken_ns, oldest = monotonic_ns(), self._counted()
+        copy_racily(out, self._shared[: self._n])
+        # Updates in progress are counted first, so that one that ends now is counted.
+        version = 0 if self._marks is None else self._marks.writers()
+        return Loaded(version=version + self._counted(), oldest=oldest, racy=True)
+
+    def aged(self, loaded: Loaded) -> Loaded:
+        """Return the same with its present age."""
+        behind = max(0, self._counted() - loaded.version)
+        age_s = (monotonic_ns() - self._taken_ns) / 1e9 if behind else 0.0
+        return replace(loaded, age_updates=behind, age_s=age_s)
+
+    def ended(self) -> bool:
+        """Whether the run has ended, or its process has died."""
+        if self._copies is not None and self._copies.closed:
+            return True
+        if self._arena.counters.load("command") == Command.EXIT:
+            return True
+        return process_is_gone(*self._arena.creator)
+
+    def close(self) -> None:
+        """Release the run."""
+        self._shared = np.empty(0, np.float32)
+        self._arena.close()
+
+
 class WeightFollower:
     """A backend whose weights follow a source, as the read mode allows.
 
-    It can replace the backend in text generation (`RecurrentModel`): then it loads newer weights
-    before each token, except with `pinned_per_sequence`. After the source has ended, it looks for
-    the source's successor. Loads and looks take at most a tenth of the time, so a large model
-    changes less often than the run publishes copies. For the thread of the backend.
+    After the source has ended, it looks for the source's successor. Loads and looks take at most a
+    tenth of the time, so a large model changes less often than the run publishes copies. For the
+    thread of the backend.
 
     Raises:
         CheckpointError: the weights are not finite.
@@ -156,14 +300,9 @@ class WeightFollower:
         return self._replaced or self.source.has_newer()
 
     def refresh(self, *, in_sequence: bool) -> Loaded:
-        """Load newer weights if they are due; call it between two tokens.
+        """Load newer weights if they are due, between two tokens; return those of the next one.
 
-        Args:
-            in_sequence: whether an answer is in progress, which keeps its weights in mode
-                `pinned_per_sequence`.
-
-        Returns:
-            The weights of the next token.
+        In a sequence, an answer in progress, mode `pinned_per_sequence` keeps its weights.
         """
         is_pinned = in_sequence and self.source.mode == "pinned_per_sequence"
         if not is_pinned and monotonic() >= self._load_after and self.has_newer():
@@ -173,21 +312,3 @@ class WeightFollower:
     def loaded(self) -> Loaded:
         """The weights in the backend, with their present age."""
         return self.source.aged(self._loaded)
-
-    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """As `Backend.logits`, with the newest weights; the state may come from older ones."""
-        self.refresh(in_sequence=True)
-        return self.backend.logits(tokens, state)
-
-    def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """As `Backend.every_logits`; otherwise as `logits`."""
-        self.refresh(in_sequence=True)
-        return self.backend.every_logits(tokens, state)
-
-    def stack_states(self, states: Sequence[State]) -> State:
-        """As `Backend.stack_states`."""
-        return self.backend.stack_states(states)
-
-    def take_state(self, state: State, rows: Sequence[int]) -> State:
-        """As `Backend.take_state`."""
-        return self.backend.take_state(state, rows)

@@ -46,6 +46,7 @@ class Board:
         self.record, self._token = record, token.encode()
         self._lock = asyncio.Lock()
         self._looked_s, self._tag, self._text = -LOOK_S, "", ""
+        self._news: tuple[object, ...] = ()  # what the page shows
         self._routes = Starlette(
             routes=[Route("/", self._page), Route("/ask/{what}", self._ask, methods=["POST"])]
         )
@@ -76,10 +77,10 @@ class Board:
             return
         record.refresh()
         self._looked_s = monotonic()
-        state = (history.starts, len(history), len(record.events), record.status, record.notes)
-        tag = f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
-        if tag != self._tag:
-            self._tag, self._text = tag, report([record], buttons=BUTTONS)
+        news = (len(history), history.newest, len(record.events), record.status, record.notes)
+        if news != self._news:
+            self._news, self._text = news, report([record], buttons=BUTTONS)
+            self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
 
     async def _ask(self, request: Request) -> Response:
         """Pass the request of a button on to the run, if the token is right."""
@@ -103,14 +104,13 @@ def _error(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status_code=status)
 
 
-BUTTONS = f"""<div class="bar live" id="asks">{
+BUTTONS = f"""<div class="bar live" id="asks" hidden>{
     "".join(
         f'<button type="button" data-ask="{what}" data-sure="{escape(sure)}">{text}</button>'
         for what, (text, sure) in ASKS.items()
     )
-}
-<label id="token-field">token <input id="token" autocomplete="off" spellcheck="false"
- aria-describedby="token-help"> <span class="when" id="token-help">from the link that
- mlxhog board printed</span></label></div>
-<p id="told" class="note" role="status" aria-live="polite"></p>"""
-"""The buttons of the page, and the place of their answers."""
+}</div>
+<p id="told" class="note" role="status" aria-live="polite"></p>
+<p id="gone" class="partial" role="status" hidden>The server of this page (mlxhog board) does not
+answer; trying again.</p>"""
+"""The buttons, which a page shows that was opened by the link with the token; their answers."""

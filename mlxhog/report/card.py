@@ -45,13 +45,9 @@ def write(run: Run, model: ModelConfig) -> None:
 
 
 def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: str = "") -> str:
-    """Return the card of a checkpoint.
+    """Return the card of a checkpoint, a folder or file; of a run, the record of the run is read.
 
-    Args:
-        model: its model.
-        checkpoint: its folder, or file; of a run, the record of the run is read.
-        to: format of the files beside the card, as for `mlxhog convert --to`.
-        command: the command that converted it.
+    `to` is the format of the files beside the card, `command` the one that converted them, if any.
     """
     run = run_of(checkpoint)
     size = format_count(families.param_count(model))

@@ -1,4 +1,4 @@
-"""Figures of matplotlib without its global state: two color themes, axes, legends, PNG files."""
+"""Figures of matplotlib without its global state: themes, axes, legends, losses of runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import io
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from mlxhog.report.record import RunRecord
 
 DPI = 150
 OTHER = "candidates further down"
@@ -65,11 +70,6 @@ def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure
     return figure, axes
 
 
-def title(axes: Axes, theme: Theme, text: str) -> None:
-    """Write a title above the axes."""
-    axes.set_title(text, loc="left", color=theme.ink, fontsize=10)
-
-
 def legend_below(axes: Axes, theme: Theme) -> None:
     """Put the legend below the axes, each label once, and make the figure taller by its height."""
     of = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
@@ -104,3 +104,49 @@ def png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # names of other scripts
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+# -- the picture of `mlxhog plot` ------------------------------------------------------------------
+
+TRAINING: dict[str, Any] = {"lw": 1.2}
+HELD_OUT: dict[str, Any] = {"lw": 1.0, "ls": "--", "marker": "o", "ms": 3.5}
+LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
+"""Styles of training, held-out text and the larger final score, in the color of the run."""
+AXES = {
+    "time": ("elapsed_s", "training time, {unit}"),
+    "steps": ("step", "steps"),
+    "tokens": ("tokens", "tokens"),
+}
+"""Quantity of the horizontal axis -> its column and its label."""
+
+
+def losses(records: Sequence[RunRecord], over: str) -> bytes:
+    """Return a PNG file with the bits per byte of all runs; dots are held-out text.
+
+    A star is the final score, on more held-out text than the dots. The horizontal axis is one of
+    `AXES`.
+    """
+    figure, axes = panel(LIGHT, 8.0, 4.6)
+    end_s = max(record.last("elapsed_s") or 0.0 for record in records)
+    unit, size = ("s", 1) if end_s < 300 else ("min", 60) if end_s < 10800 else ("h", 3600)
+    column, axis = AXES[over]
+    alone = len(records) == 1
+    for k, record in reversed(list(enumerate(records))):  # the legend begins with the last line
+        xs = record.history.column(column) / (size if over == "time" else 1)
+        larger = f"held-out, {record.larger_score[1]}" if record.larger_score else ""
+        for name, label, style in (
+            ("final_bits_per_byte", larger, LARGER),
+            ("val_bits_per_byte", "held-out", HELD_OUT),
+            ("train_bits_per_byte", "training", TRAINING),
+        ):
+            ys = record.history.column(name)
+            known = ~np.isnan(ys)
+            if known.any():
+                ink = LIGHT.inks[k % len(LIGHT.inks)]
+                label = label if alone else f"{record.run.name}: {label}"
+                axes.plot(xs[known], ys[known], color=ink, label=label, **style)
+    axes.set(xlabel=axis.format(unit=unit), ylabel="bits per byte")
+    subject = records[0].run.name if alone else f"{len(records)} runs"
+    axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)
+    legend_below(axes, LIGHT)
+    return png(figure)

@@ -36,11 +36,9 @@ MOST_TAIL = 1 << 26
 
 
 class GrowingFile:
-    """Reads a file of JSON lines while it grows.
+    """Reads a file of JSON lines while it grows; a missing file is empty.
 
-    Args:
-        path: path of the file; a missing file is empty.
-        on_replaced: called before a replaced file is read from its begin.
+    `on_replaced` is called before a replaced file is read from its begin.
     """
 
     def __init__(self, path: Path, on_replaced: Callable[[], object] = lambda: None) -> None:
@@ -87,24 +85,14 @@ class _Line(Progress):
 
 
 class History:
-    """The lines of one metrics.jsonl as columns.
-
-    Attributes:
-        backends: such as "torch:cpu", by the slot of the worker.
-        newest: the last line; None before the first one.
-        starts: number of times that the file was read from its begin; a change means that the
-            file was replaced, as a resume does.
-    """
+    """The lines of one metrics.jsonl as columns; `update` reads them."""
 
     def __init__(self, path: Path) -> None:
-        """Read nothing yet."""
-        self.starts = 0
-        self._file = GrowingFile(path, self._begin)
+        self._file = GrowingFile(path, self._begin)  # a resume replaces it
         self._begin()
 
     def _begin(self) -> None:
-        self.starts += 1
-        self.backends: dict[int, str] = {}
+        self.backends: dict[int, str] = {}  # by the slot of the worker
         self._workers: dict[int, WorkerReport] = {}  # last reports of the newest command
         self._length = 0
         self.newest: _Line | None = None
@@ -132,11 +120,7 @@ class History:
         return replace(self.newest or Progress(), **self._evaluation)
 
     def update(self) -> None:
-        """Append the new lines of the file.
-
-        Raises:
-            OSError: the file cannot be read; a missing file has no lines.
-        """
+        """Append the new lines of the file; OSError if it cannot be read."""
         for record in self._file.read():
             with suppress(ValueError):
                 self._take(fill(_Line, record))
@@ -185,11 +169,9 @@ class History:
         self.backends[slot], self._workers[slot] = worker.backend, worker
 
     def drawn(self, points: int) -> dict[str, Any]:
-        """Return the columns thinned to at most `points` points; see `thin`.
+        """Return the columns `AXES`, `DRAWN` and, by slot, `OF_WORKER`, as `thin` draws them.
 
-        Returns:
-            Lists of one length: "axes", the values of each name in `AXES`; "of_run", those of each
-            name in `DRAWN`; "of_workers", those of `OF_WORKER` by slot. None is a gap.
+        They are lists of one length, of at most `points` numbers; None is a gap.
         """
         starts = buckets(len(self), points)
 
@@ -236,10 +218,7 @@ def ends(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArr
 
 
 def newest_line(path: Path) -> dict[str, Any] | None:
-    """Return the last complete line of a metrics.jsonl, with the newest evaluation, or None.
-
-    Only the last `MOST_TAIL` bytes are read.
-    """
+    """Return the last line of a metrics.jsonl, with the newest evaluation, or None."""
     try:
         with reading.open_regular(path) as file:
             file.seek(max(file.seek(0, 2) - MOST_TAIL, 0))

@@ -5,8 +5,7 @@ no network:
 
     link.machines  uint8  line 0: views since the beginning, written by the link
                           line 1: whether this machine trains alone, written by its supervisor
-                          then two views of `VIEW_BYTES`, each JSON behind its length; view k is
-                          at place k mod 2
+                          then two views, each JSON of `VIEW_BYTES`; view k is at place k mod 2
 """
 
 from __future__ import annotations
@@ -60,29 +59,27 @@ class Roster:
             notes: what its user should know, by subject.
         """
         before, now_ns = self._read(), monotonic_ns()
-        known = {one["id"]: one for one in before.get("machines", [])}
+        known = {one["id"]: one for one in before["machines"]}
         for one in machines:
             known[one["id"]] = {**one, "seen_ns": now_ns - round(1e9 * one["seen_s"])}
         newest = sorted(known.values(), key=lambda one: -one["seen_ns"])
-        view = {"own": own, "members": list(members), "notes": {**self.notes(), **notes}}
-        while len(text := json.dumps({**view, "machines": newest}).encode()) > VIEW_BYTES - 8:
+        view = {"own": own, "members": list(members), "notes": {**before["notes"], **notes}}
+        while len(text := json.dumps({**view, "machines": newest}).encode()) > VIEW_BYTES:
             newest.pop()  # away for longest
         n = self._words["views"] + 1
         start = _HEAD.n_bytes + n % 2 * VIEW_BYTES
-        length = len(text).to_bytes(8, "little")
-        self._data[start : start + 8 + len(text)] = memoryview(length + text)
+        self._data[start : start + VIEW_BYTES] = memoryview(text.ljust(VIEW_BYTES))
         self._words["views"] = n
 
     def _read(self) -> dict[str, Any]:
-        """The newest view; {} before the first."""
+        """The newest view."""
         while n := self._words["views"]:
             start = _HEAD.n_bytes + n % 2 * VIEW_BYTES
-            view = self._data[start : start + VIEW_BYTES].tobytes()
+            text = self._data[start : start + VIEW_BYTES].tobytes()
             if self._words["views"] == n:  # else the next but one may be half written there
-                length = int.from_bytes(view[:8], "little")
-                loaded: dict[str, Any] = json.loads(view[8 : 8 + length])
-                return loaded
-        return {}
+                view: dict[str, Any] = json.loads(text)
+                return view
+        return {"own": None, "members": [], "notes": {}, "machines": []}
 
     @property
     def is_alone(self) -> bool:
@@ -95,15 +92,14 @@ class Roster:
 
     def notes(self) -> dict[str, str]:
         """What the user should know, by subject."""
-        return dict(self._read().get("notes", {}))
+        return dict(self._read()["notes"])
 
     def reports(self) -> tuple[MachineReport, ...]:
         """One report per machine, this one first, then by name."""
         view, now_ns = self._read(), monotonic_ns()
-        own, members = view.get("own"), [] if self.is_alone else view.get("members", [])
-        every = view.get("machines", [])
+        own, members = view["own"], [] if self.is_alone else view["members"]
         reports, names = list[MachineReport](), Counter[str]()
-        for one in sorted(every, key=lambda one: (one["id"] != own, one["name"], one["id"])):
+        for one in sorted(view["machines"], key=lambda x: (x["id"] != own, x["name"], x["id"])):
             is_own, name = one["id"] == own, printable(one["name"])
             names[name] += 1
             reports.append(

@@ -132,27 +132,17 @@ class Doing:
 class Evaluation:
     """Scores of held-out text; None before there is one.
 
-    Attributes:
-        val_bits_per_byte: newest evaluation; all evaluations use the same part of the text. In
-            metrics.jsonl this and the other numbers of an evaluation stand on one line.
-        val_step: step of the whole run that it scored.
-        val_loss: the same in nats per token.
-        val_tokens: number of its labels.
-        val_bytes: bytes of text of these labels.
-        val_share: share of this part in all held-out text, up to 1.
-        final_bits_per_byte: evaluation of more held-out text at the end of training, as much as
-            time allowed; None if evaluations use the whole text.
-        final_tokens: number of its labels.
-        final_share: share of that text in all held-out text, up to 1.
+    All evaluations during training score the same part of the text. In metrics.jsonl the numbers of
+    an evaluation stand on one line.
     """
 
     val_bits_per_byte: float | None = None
-    val_step: int | None = None
-    val_loss: float | None = None
-    val_tokens: int | None = None
-    val_bytes: int | None = None
-    val_share: float | None = None
-    final_bits_per_byte: float | None = None
+    val_step: int | None = None  # of the whole run, whose parameters were scored
+    val_loss: float | None = None  # nats per token
+    val_tokens: int | None = None  # number of labels
+    val_bytes: int | None = None  # of text, of these labels
+    val_share: float | None = None  # of the part in all held-out text, up to 1
+    final_bits_per_byte: float | None = None  # of more text, as much as time allowed at the end
     final_tokens: int | None = None
     final_share: float | None = None
 
@@ -163,65 +153,37 @@ EVALUATED = tuple(one.name for one in fields(Evaluation) if one.name != "val_sha
 
 @dataclass(frozen=True, kw_only=True)
 class Totals(Evaluation):
-    """What the progress and the result of a run have in common; None is not measured.
+    """What the progress and the result of a run have in common; None is not measured."""
 
-    Attributes:
-        tokens: tokens in all steps of the whole run.
-        workers: one report per worker.
-        lost_update_rate: share of the increments to the probe that were lost.
-        gpu_write: how steps of GPU workers are added: cpu, metal, or metal-emulated (Metal source
-            that runs on the CPU adds the steps of all workers).
-        kernels: implementations of the model's operations in use, such as "metal,native".
-        staleness: steps by their staleness, the updates by others between a step's read and write.
-        sample: newest text of the model.
-        first_step_s: seconds from the start of the command to the end of its first step.
-        machines: of the run's cluster; none without one.
-    """
-
-    tokens: int = 0
+    tokens: int = 0  # in all steps of the whole run
     workers: tuple[WorkerReport, ...] = ()
-    lost_update_rate: float | None = None
-    gpu_write: str = "cpu"
-    kernels: str = "reference"
-    staleness: Mapping[int, int] = field(default_factory=dict)
-    sample: str | None = None
-    first_step_s: float | None = None
-    machines: tuple[MachineReport, ...] = ()
+    lost_update_rate: float | None = None  # share of the increments to the probe that were lost
+    gpu_write: str = "cpu"  # or metal, or metal-emulated: its source adds all steps on the CPU
+    kernels: str = "reference"  # forms of the model's operators, such as "metal,native"
+    staleness: Mapping[int, int] = field(default_factory=dict)  # steps by their staleness
+    sample: str | None = None  # newest text of the model
+    first_step_s: float | None = None  # from the start of the command to the end of its first step
+    machines: tuple[MachineReport, ...] = ()  # of the run's cluster
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Totals):
-    """The state of a run, with its newest evaluation; a field is None until it is measured.
+    """The state of a run, with its newest evaluation; a field is None until it is measured."""
 
-    Attributes:
-        step: steps of the whole run, including dropped ones and those before a resume.
-        elapsed_s: seconds of training of the whole run.
-        call_s: seconds of training of this call.
-        budget_fraction: used share of this call's budget, 0 to 1.
-        eta_s: seconds to the end of the budget.
-        loss: recent mean training loss in nats per token.
-        train_bits_per_byte: the same per byte of text.
-        tokens_per_s: rate of all workers together.
-        memory_bytes: sum of the workers' largest resident memory; shared pages count in each.
-        strategy: in use now.
-        message: a message for the user.
-        doing: activity besides training.
-        marks: bits per byte of simple models of the text, by their names.
-    """
-
-    step: int = 0
-    elapsed_s: float = 0.0
-    budget_fraction: float = 0.0
-    eta_s: float | None = None
-    loss: float | None = None
+    step: int = 0  # of the whole run, including dropped ones and those before a resume
+    elapsed_s: float = 0.0  # of training of the whole run
+    budget_fraction: float = 0.0  # used share of this command's budget, 0 to 1
+    eta_s: float | None = None  # to the end of the budget
+    loss: float | None = None  # recent mean training loss in nats per token
     train_bits_per_byte: float | None = None
-    tokens_per_s: float = 0.0
-    memory_bytes: int = 0
-    strategy: str | None = None
-    message: str | None = None
+    tokens_per_s: float = 0.0  # of all workers together
+    memory_bytes: int = 0  # sum over workers, in each of which shared pages count
+    strategy: str | None = None  # in use now
+    message: str | None = None  # for the user
     doing: Doing | None = None
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
-    call_s: float = 0.0
+    """Bits per byte of simple models of the text, by their names."""
+    call_s: float = 0.0  # of training of this command
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; `doing` in the words that users see."""
@@ -230,53 +192,26 @@ class Progress(Totals):
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Totals):
-    """The result of a run, with its last evaluation.
+    """The result of a run, with its last evaluation."""
 
-    Attributes:
-        run: path of the run directory.
-        status: "done", "interrupted", "diverged", or "unsaved": the last checkpoint could not be
-            written.
-        steps: steps of the whole run, including dropped ones and those before a resume.
-        seconds: seconds of training of the whole run.
-        tokens_per_s: tokens over seconds.
-        val_text: name of the part; runs with the same name were evaluated on the same text.
-        val_seen: a note if an earlier run, whose weights this one began with, trained on some of
-            the held-out text; else None.
-        val_of_completions: whether the held-out text consists of examples, so that only their
-            completions count.
-        restarts: number of restarted workers.
-        dropped_steps: steps dropped because the gradient was not finite, or too late.
-        torn: batches whose worker died while adding its step.
-        emulated_before: whether steps of earlier commands of this run were emulated.
-        checkpoint: path of the last checkpoint, None without one.
-        error: reason of a failure, else None.
-        start_s: seconds from the start of the command until training began, including the
-            measurement of workers; None if it did not begin.
-        network_bytes: bytes that a network would have carried for the whole run, if each worker
-            were on a machine of its own.
-        copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
-        counts_bits_per_byte: of counted n-grams of the training text, without a network, on the
-            text of `val_bits_per_byte`; None if they were not scored.
-    """
-
-    run: str
-    status: str
-    steps: int
-    seconds: float
+    run: str  # path of its folder
+    status: str  # "done", "interrupted", "diverged", or "unsaved": without its last checkpoint
+    steps: int  # of the whole run, including dropped ones and those before a resume
+    seconds: float  # of training of the whole run
     tokens_per_s: float
-    restarts: int
-    dropped_steps: int
-    torn: int
-    checkpoint: str | None
-    emulated_before: bool = False
+    restarts: int  # of workers
+    dropped_steps: int  # whose gradient was not finite, or too late
+    torn: int  # batches whose worker died while adding its step
+    checkpoint: str | None  # path of the last one
+    emulated_before: bool = False  # whether steps of earlier commands were emulated
     error: str | None = None
-    copies_bits_per_byte: tuple[float, ...] = ()
-    network_bytes: int = 0
-    val_text: str | None = None
-    val_seen: str | None = None
-    val_of_completions: bool = False
-    start_s: float | None = None
-    counts_bits_per_byte: float | None = None
+    copies_bits_per_byte: tuple[float, ...] = ()  # avg_runs: of each worker's own parameters
+    network_bytes: int = 0  # that a network would carry, were each worker on its own machine
+    val_text: str | None = None  # name of the part, equal for runs of equal held-out text
+    val_seen: str | None = None  # a note if an earlier run trained on some of that text
+    val_of_completions: bool = False  # whether only completions of examples count in it
+    start_s: float | None = None  # from the start of the command until training began
+    counts_bits_per_byte: float | None = None  # of `COUNTS`, on the text of `val_bits_per_byte`
 
     @classmethod
     def of(cls, progress: Progress, **more: Any) -> Self:

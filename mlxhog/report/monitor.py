@@ -24,7 +24,7 @@ from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
 from mlxhog.report.machines import machines_of
-from mlxhog.report.metrics import COUNTS, Doing, Progress, WorkerReport
+from mlxhog.report.metrics import COUNTS, Progress, WorkerReport
 from mlxhog.report.shares import TIMES
 
 WINDOW_S = 5.0  # throughput and loss are averages over this time
@@ -54,10 +54,7 @@ class _Slot:
         self.steps, self._last_ns = self.steps + 1, t_ns
 
     def tokens_per_s(self) -> float:
-        """Recent rate.
-
-        0 if the last record is older than the window and than the time of two steps.
-        """
+        """Recent rate; 0 if the last record is older than `WINDOW_S` and than two steps take."""
         if len(self.recent) < 2:
             return 0.0
         first, last_ns = self.recent[0], int(self.recent[-1]["t_ns"])
@@ -92,21 +89,15 @@ class Monitor:
     ) -> None:
         """Attach to the rings of all slots.
 
-        Args:
-            arena: of the run.
-            workers: those of slot 1, 2, ...; ones that join later are added to `self.workers`.
-            budget: of the run.
-            state: what the arena does not tell: strategy, kernels, marks; evaluations and losses
-                are added to it.
+        Workers that join later are added to `self.workers`, by their slots. The state is what the
+        arena does not tell: strategy, kernels, marks; evaluations and losses are added to it.
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
         self.state = state
-        self._counts: float | None = None
         self._counting: threading.Thread | None = None
-        self._slots = {
-            slot: _Slot(Ring(arena.segment(f"ring.{slot}")))
-            for slot in range(1, arena.layout.max_workers + 1)
-        }
+        self._counts: float | None = None  # its score
+        slots = range(1, arena.layout.max_workers + 1)
+        self._slots = {slot: _Slot(Ring(arena.segment(f"ring.{slot}"))) for slot in slots}
         self.start_s: float | None = None  # from the start of the command to that of training
         self._first_step_ns: int | None = None  # end of the first step
         self.ended_ns: int | None = None
@@ -125,9 +116,7 @@ class Monitor:
     def find_counts(self, data: Prepared, asked_bytes: int) -> None:
         """Score counted n-grams of the training text in a thread, beside the training.
 
-        Args:
-            data: the text.
-            asked_bytes: size of the part of the held-out text that evaluations score.
+        They are scored on the part of the held-out text with `asked_bytes`, as in evaluations.
         """
 
         def find() -> None:
@@ -194,12 +183,9 @@ class Monitor:
         return self.start_s + (self._first_step_ns - self.arena.counters.load("start_ns")) / 1e9
 
     def no_step_fits(self, step_s: float) -> bool:
-        """Whether no worker begins another step, since the step would end after the time budget.
+        """Whether the next step, which takes `step_s`, would end after the time budget.
 
         Once true it stays true, although the last step may be faster than those before it.
-
-        Args:
-            step_s: duration of the next step, in seconds.
         """
         limit_s = self.budget.seconds
         if limit_s is not None and self.seconds() + step_s >= limit_s:
@@ -213,11 +199,8 @@ class Monitor:
 
     def worker_reports(self) -> tuple[WorkerReport, ...]:
         """One report per worker slot that has been in use."""
-        total_rate = sum(entry.rate_sum for entry in self.arena.workers)
-        return tuple(
-            self._worker_report(slot, spec, total_rate)
-            for slot, spec in sorted(self.workers.items())
-        )
+        rate = sum(entry.rate_sum for entry in self.arena.workers)
+        return tuple(self._worker_report(*one, rate) for one in sorted(self.workers.items()))
 
     def _worker_report(self, slot: int, spec: WorkerSpec, total_rate: float) -> WorkerReport:
         entry, records = self.arena.workers.entry(slot), self._slots[slot]
@@ -260,14 +243,8 @@ class Monitor:
             budget.seconds_before + self.seconds(),
         )
 
-    def progress(
-        self,
-        *,
-        sample: str | None = None,
-        message: str | None = None,
-        doing: Doing | None = None,
-    ) -> Progress:
-        """The state of the run, for the terminal and for metrics.jsonl."""
+    def progress(self, **now: Any) -> Progress:
+        """The state of the run, with fields that the caller knows: sample, message, doing."""
         count, seconds = self.arena.counters.load, self.seconds()
         done = count("steps"), count("tokens") + count("tokens_elsewhere")
         fraction = self.budget.fraction(steps=done[0], tokens=done[1], seconds=seconds)
@@ -286,10 +263,8 @@ class Monitor:
             memory_bytes=sum(report.memory_bytes for report in reports),
             workers=reports,
             staleness=self.staleness(),
-            sample=sample,
-            message=message,
-            doing=doing,
             marks=marks if self._counts is None else {**marks, COUNTS: self._counts},
             first_step_s=self.first_step_s(),
             machines=machines_of(self.arena),
+            **now,
         )

@@ -26,15 +26,10 @@ def document(
     data: object = None,
     talks: bool = False,
 ) -> str:
-    """Return a page.
+    """Return a page with a title, plain text, and a body of HTML.
 
-    Args:
-        title: title of the window, plain text.
-        body: HTML.
-        styles: styles in addition to those of every page.
-        scripts: scripts, run in this order at the end of the page.
-        data: data for the scripts, as JSON in the element `data`.
-        talks: whether the scripts may connect to the server of the page.
+    Scripts run at its end, with `data` as JSON in the element `data`; if the page `talks`, they may
+    connect to its server.
     """
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -90,14 +85,10 @@ def chart_styles() -> list[str]:
 def table(
     header: Sequence[str], rows: Iterable[str], left: Sequence[str] = (), *, cards: bool = False
 ) -> str:
-    """Return a table that scrolls sideways in a narrow window.
+    """Return a table whose rows are HTML; it scrolls sideways in a narrow window.
 
-    Args:
-        header: names of the columns, plain texts; empty for no header.
-        rows: cells of each row, as HTML.
-        left: names of the columns that are aligned to the left.
-        cards: whether rows become cards in a narrow window instead; `data-head` of a cell is the
-            name of its column.
+    With `cards` its rows become cards there; `data-head` of a cell is the name of its column. The
+    columns named in `left` are aligned to the left.
     """
     columns = "".join(
         f'<th{" class=t" * (head in left)} scope="col">{escape(head)}</th>' for head in header
@@ -109,15 +100,15 @@ def table(
 
 
 def text_cards(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of plain texts, whose rows become cards in a narrow window."""
-    cells = (
+    """Return a table of plain texts, whose rows become cards in a narrow window; "" for no rows."""
+    cells = [
         "".join(
             f'<td class="t" data-head="{escape(head)}">{escape(text)}</td>'
             for head, text in zip(header, row, strict=True)
         )
         for row in rows
-    )
-    return table(header, cells, left=header, cards=True)
+    ]
+    return table(header, cells, left=header, cards=True) if cells else ""
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

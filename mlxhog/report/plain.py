@@ -39,12 +39,9 @@ class RunView:
 
 
 class PlainLines(RunView):
-    """A view of a run as a line every few seconds, and each new message and sample once.
+    """A view of a run as a line every `every_s` seconds, and each new message and sample once.
 
-    Args:
-        stream: stream for the lines, which are wrapped at 100 characters.
-        every_s: seconds between lines.
-        clock: monotonic clock in seconds.
+    Lines are wrapped at 100 characters.
     """
 
     def __init__(
@@ -78,8 +75,7 @@ class PlainLines(RunView):
     def _is_due(self) -> bool:
         """Whether a line of the state is due; if so, the next one is due `every_s` later."""
         now = self._clock()
-        is_due = now >= self._next_s
-        if is_due:
+        if is_due := now >= self._next_s:
             self._next_s = now + self._every_s
         return is_due
 

@@ -75,12 +75,9 @@ class RunRecord:
     """The files of a run, read together; `refresh` reads them again.
 
     Attributes:
-        run: the run.
-        history: history of its metrics.
-        progress: their last line, with the newest evaluation and the newest sample.
-        status: contents of its run.json.
+        progress: the last line of the metrics, with the newest evaluation and the newest sample.
+        status: contents of run.json.
         config: option -> value, in the spelling of config.yaml; numbers of choices by flat names.
-        events: the lines of its events.jsonl.
         notes: sentences about the numbers, for the reader of a report.
     """
 
@@ -204,15 +201,10 @@ class RunRecord:
         history, now, about, last = self.history, self.progress, self._about, self.last
         result, backends = about.result, [one for _, one in sorted(history.backends.items())]
         tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
-        counts, larger = now.marks.get(COUNTS), self.larger_score
-        dropped = restarts = torn = beside = None
-        if result is not None:
-            dropped, restarts, torn = result.dropped_steps, result.restarts, result.torn
-        elif len(history):
-            dropped = sum(one.dropped for one in now.workers)
+        counts, larger, beside = now.marks.get(COUNTS), self.larger_score, None
         if bits is not None and counts is not None and not self.scored_at:
             beside = beside_counts(bits, counts)
-        machines = now.machines if result is None else result.machines
+        dropped = sum(one.dropped for one in now.workers) if len(history) else None
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
 
         def spelled(value: Any, spell: Callable[[Any], str] = str) -> str:
@@ -234,10 +226,10 @@ class RunRecord:
             "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(backends) or "-",
-            **{f"machine {one.name}": str(one) for one in machines},
-            "workers restarted": spelled(restarts),
-            "steps dropped": spelled(dropped),
-            "batches torn": spelled(torn),
+            **{f"machine {one.name}": str(one) for one in (result or now).machines},
+            "workers restarted": spelled(result and result.restarts),
+            "steps dropped": spelled(dropped if result is None else result.dropped_steps),
+            "batches torn": spelled(result and result.torn),
             "largest memory of all workers": spelled(memory or None, format_bytes),
             "parameters": spelled(about.parameters, format_count),
             "machine": spelled(about.machine),

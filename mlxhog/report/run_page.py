@@ -36,20 +36,13 @@ scripts.</p></noscript>
 <label><input type="radio" name="axis" value="samples"> samples</label>
 <label><input type="radio" name="axis" value="steps"> steps</label></fieldset>
 <div id="charts" class="charts"></div>
-<p class="note" id="flat"></p>
-<p class="when">Drag in a chart to zoom, double-click for the whole. On the keyboard: Tab to a
-chart, then arrow keys, +, - and 0.</p>
+<p class="when">Drag in a chart to zoom, double-click for the whole. Arrow keys read it.</p>
 </div>"""
 """The choice of the axis, and the place of the charts; hidden without charts."""
 
 
 def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
-    """Return the page.
-
-    Args:
-        records: records of one or more runs, in the order of the page.
-        buttons: HTML of a board, which follows its run; "" for a report.
-    """
+    """Return the page of one or more runs; that of a board, which follows its run, has buttons."""
     alone = len(records) == 1
     title = records[0].run.name if alone else f"{len(records)} runs"
     about = f"mlxhog {version('mlxhog')}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. "
@@ -174,26 +167,18 @@ def _facts(records: Sequence[RunRecord]) -> str:
 
 def _section(record: RunRecord, k: int, *, named: bool) -> str:
     """The section of one run, below the curves, `named` on a page of several."""
-    workers = ([cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers)
+    workers = [[cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers]
     parts, *shares = rows(record.shares()) or [[]]
     samples = ((one, one.text) for one in record.samples[-MOST_SAMPLES:])
-    lists = {
-        "samples": ("Samples of text", _newest_first("samples", samples)),
-        "shares": (
-            "Where the time goes: shares of a step",
-            page.text_cards(parts, shares) if shares else "",
-        ),
-        "events": ("Events", _newest_first("events", _events(record))),
-        "now": (
-            "Workers",
-            page.text_cards([name for name, _ in WORKER_COLUMNS], workers)
-            if record.history.backends
-            else "",
-        ),
-    }
+    live = (
+        ("samples", "Samples of text", _newest_first("samples", samples)),
+        ("shares", "Where the time goes: shares of a step", page.text_cards(parts, shares)),
+        ("events", "Events", _newest_first("events", _events(record))),
+        ("now", "Workers", page.text_cards([name for name, _ in WORKER_COLUMNS], workers)),
+    )
     body = [
         f"<h1>{escape(record.run.name)}</h1>" if named else "",
-        *(_live(f"{name}-{k}", _titled(*part)) for name, part in lists.items()),
+        *(_live(f"{name}-{k}", _titled(heading, part)) for name, heading, part in live),
         _titled("Configuration", _configuration(record)),
         _titled("Commands", _commands(record)),
     ]
@@ -214,7 +199,7 @@ def _newest_first(kind: str, events: Iterable[tuple[RunEvent, str]]) -> str:
         for event, text in events
     ][::-1]
     newest, older = (
-        f'<ul class="{kind}">{"".join(some)}</ul>' if some else ""
+        f'<ul class="{kind}">{"".join(some)}</ul>' * bool(some)
         for some in (items[:NEWEST], items[NEWEST:])
     )
     folded = f"<details><summary>{len(items) - NEWEST} older</summary>{older}</details>"

@@ -31,11 +31,8 @@ GRADIENT = PARTS[:3]
 def shares(workers: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Shares of the parts in all steps of some workers, in the order of `PARTS`; their sum is 1.
 
-    Args:
-        workers: fields of their reports, as in metrics.jsonl.
-
-    Returns:
-        Part -> share, without the parts of a gradient that no worker has; {} before the first step.
+    The workers are fields of their reports. Parts of a gradient that no worker has are left out;
+    before the first step there are none.
     """
     totals = dict.fromkeys(PARTS, 0.0)
     for worker in workers:
@@ -63,11 +60,7 @@ def in_words(parts: Mapping[str, float]) -> list[str]:
 
 
 def rows(by_worker: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """A table as texts, its header first: a row for each worker, a column for each part.
-
-    Args:
-        by_worker: name of the row -> shares; rows without shares are left out.
-    """
+    """A table as texts, its header first: a row for each worker with shares, a column a part."""
     filled = {name: parts for name, parts in by_worker.items() if parts}
     columns = [part for part in PARTS if any(part in parts for parts in filled.values())]
     header = [["", *columns]] if filled else []

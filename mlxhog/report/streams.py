@@ -1,10 +1,9 @@
 """Standard streams that are safe to write: without control characters, and lasting.
 
-Names from other people's files reach terminals. The name of a tensor, a file or a
-study may contain control characters that move the cursor of a terminal, change its title or type
-into it. So everything that the command line prints goes through a `PrintableStream`. Colored output
-of rich, whose colors are escape sequences too, goes through `console`, which cleans text before it
-is colored. JSON needs neither: it escapes such characters.
+Names from other people's files reach terminals. The name of a tensor, a file or a study may contain
+control characters that move the cursor of a terminal, change its title or type into it. So all that
+the command line prints goes through a `PrintableStream`, and colored output of rich through
+`console`, which cleans text before it is colored. JSON needs neither: it escapes such characters.
 
 A stream can also fail: the reader of a pipe exits, or a disk is full. A `LastingStream` then drops
 its text, because a failed message must not end the work.
@@ -42,9 +41,7 @@ def printable_lines(text: str) -> str:
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
     """Break lines at two spaces, else between words; further lines are indented by two columns.
 
-    Args:
-        text: lines; their indentation is kept.
-        width: largest width of a line, unless one word is wider.
+    Indentation is kept. No line is wider than `width`, unless one word is.
     """
     if "\n" in text:
         return [part for line in text.split("\n") for part in wrapped(line, width)]
@@ -60,11 +57,6 @@ def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
 
     >>> in_columns("made: ", ["lr 0.003", "time 1 h"], 16)
     ['made: lr 0.003,', '      time 1 h']
-
-    Args:
-        name: start of the first line; further lines are indented by its length.
-        parts: texts; a text longer than a line is broken between its words.
-        width: largest width of a line, unless one word is wider.
     """
     return _filled(name, map(printable, parts), ", ", " " * len(name), width)
 
@@ -137,17 +129,10 @@ class OutputLost(Exception):
 
 
 class LastingStream(_Over):
-    """A text stream that drops all further text once a write fails.
+    """A text stream that drops all further text once a write fails; `failure` is its error.
 
-    The reader of a pipe may exit, the disk of a log may be full, a terminal may be closed.
-
-    Args:
-        stream: the stream below.
-        ends: whether the first failure raises `OutputLost`, for a command whose only result is its
-            output.
-
-    Attributes:
-        failure: the error of the failed write, or None.
+    The reader of a pipe may exit, the disk of a log may be full, a terminal may be closed. If the
+    stream `ends`, for a command whose only result is its output, a failure raises `OutputLost`.
     """
 
     def __init__(self, stream: TextIO, *, ends: bool = False) -> None:

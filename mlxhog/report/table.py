@@ -114,8 +114,7 @@ def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
 
 def _blocks(header: Sequence[str], widths: Sequence[int], width: int) -> Iterator[list[int]]:
     """Yield the columns of each part of a table; each part begins with the names of the rows."""
-    first = next((k for k, name in enumerate(header) if name), 0) if not header[0] else 0
-    names = list(range(first + 1))
+    names = list(range(1 + next((k for k, name in enumerate(header) if name), 0)))
     block = list(names)
     for k in range(len(names), len(widths)):
         if sum(widths[j] + len(GAP) for j in block) + widths[k] > width and block != names:

@@ -8,8 +8,7 @@
 
 Every command that trains the run writes its own file, because a file whose last event is incomplete
 after a kill cannot be continued. A resumed run names the step from which earlier events are void.
-PyTorch's `SummaryWriter` would import a framework, which only workers do, and write from a thread,
-whose errors nothing reports.
+PyTorch's `SummaryWriter` would import a framework, and write in a thread without reporting errors.
 """
 
 from __future__ import annotations
@@ -47,12 +46,7 @@ class TensorBoard:
     """Writes the events of one command that trains a run to the file `path`."""
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        """Begin a file.
-
-        Args:
-            folder: folder of the run.
-            first_step: step of the whole run after which this command continues; events of later
-                steps from earlier commands become void.
+        """Begin a file; events after `first_step` of earlier commands become void.
 
         Raises:
             EnvironmentLacks: the file cannot be written.
@@ -75,20 +69,18 @@ class TensorBoard:
 
         trained = progress.step if progress.step > self._step else None
         self._step = max(self._step, progress.step)
-        scalars = (
-            (progress.val_step, "eval/loss", progress.val_loss),
-            (progress.val_step, "eval/bits_per_byte", progress.val_bits_per_byte),
-            (trained, "train/loss", progress.loss),
-            (trained, "train/bits_per_byte", progress.train_bits_per_byte),
-            (trained, "train/tokens_per_s", progress.tokens_per_s),
-        )
-        self._append(
-            *(
-                {"step": step, "summary": Summary(value=[{"tag": tag, "simple_value": value}])}
-                for step, tag, value in scalars
-                if step is not None and value is not None
+        events = (
+            {"step": step, "summary": Summary(value=[{"tag": tag, "simple_value": value}])}
+            for step, tag, value in (
+                (progress.val_step, "eval/loss", progress.val_loss),
+                (progress.val_step, "eval/bits_per_byte", progress.val_bits_per_byte),
+                (trained, "train/loss", progress.loss),
+                (trained, "train/bits_per_byte", progress.train_bits_per_byte),
+                (trained, "train/tokens_per_s", progress.tokens_per_s),
             )
+            if step is not None and value is not None
         )
+        self._append(*events)
 
     def _append(self, *events: dict[str, Any]) -> None:
         """Append events with one write."""

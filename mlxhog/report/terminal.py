@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -33,11 +33,7 @@ STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
 class LiveTable(RunView):
-    """The picture of a run, redrawn below the messages; terms are explained once, above it.
-
-    Args:
-        screen: a rich console on a terminal.
-    """
+    """The picture of a run, redrawn below the messages; terms are explained once, above it."""
 
     def __init__(self, screen: Console) -> None:
         self._live = Live(console=screen, auto_refresh=False)
@@ -99,7 +95,12 @@ class Picture(JupyterMixin):
         yield Text("   ".join([*heading(progress), *doing]), style="bold")
         yield Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=width), 0)
         yield Text("   ".join(losses(progress)))
-        yield from _scale(progress, width)
+        held_out = progress.val_bits_per_byte
+        value = progress.train_bits_per_byte if held_out is None else held_out
+        names, axis, numbers = scale(value, width=width, references=progress.marks)
+        marked = Text(axis, style="dim")
+        marked.highlight_regex("o", "bold not dim cyan")
+        yield from (Text(names, style="dim"), marked, Text(numbers, style="dim"))
         yield _workers(progress, options.max_width)
         for one in progress.machines:
             style = "green" if one.state == IN_QUORUM else "yellow"
@@ -107,15 +108,6 @@ class Picture(JupyterMixin):
         if progress.sample:
             text = f"sample> {printable(progress.sample)[:SAMPLE_WIDTH]}"
             yield Text(text, style="italic")
-
-
-def _scale(progress: Progress, width: int) -> Iterator[Text]:
-    held_out = progress.val_bits_per_byte
-    value = progress.train_bits_per_byte if held_out is None else held_out
-    names, axis, numbers = scale(value, width=width, references=progress.marks)
-    marked = Text(axis, style="dim")
-    marked.highlight_regex("o", "bold not dim cyan")
-    yield from (Text(names, style="dim"), marked, Text(numbers, style="dim"))
 
 
 _WORDS = ("worker", "backend", "state")
@@ -142,11 +134,6 @@ def scale(
     references: Mapping[str, float] = REFERENCE_BITS_PER_BYTE,
 ) -> tuple[str, str, str]:
     """Draw a logarithmic scale from the worst reference on the left to about `BEST` on the right.
-
-    Args:
-        value: bits per byte to mark, or None for the bare scale.
-        width: columns.
-        references: bits per byte of the marks, by their names.
 
     Returns:
         Three lines of at most `width` columns: names, axis with `o` at the value, numbers. A word

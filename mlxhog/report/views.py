@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TextIO, TypeVar
+from typing import Self, TextIO, TypeVar
 
 from mlxhog.report.plain import PlainLines, RunView
 from mlxhog.report.streams import console, wrapped
@@ -37,13 +37,7 @@ def may_redraw(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> RunView:
-    """Return a live table in a notebook and on a terminal that can redraw it, else plain lines.
-
-    Args:
-        stream: stream for the progress, usually stderr; see `may_redraw`.
-        quiet: whether to show nothing.
-        environ: environment of this process.
-    """
+    """Return a live table in a notebook and on a terminal that can redraw it, else plain lines."""
     if quiet:
         return RunView()
     module = sys.modules.get("IPython")
@@ -60,21 +54,13 @@ class StatusLine:
     """One line of a terminal that changes while a command works, and disappears at the end.
 
     A context manager over the line. Called with (part, step) it shows the next step of the work.
-    Without a terminal it writes a line for each part, and nothing of `show`.
-
-    Args:
-        stream: where to write.
-        quiet: write nothing.
-
-    Attributes:
-        quiet: as above.
-        live: whether the stream is a terminal that can redraw a line.
+    If the stream is no terminal, so that the line is not `live`, it writes a line for each part,
+    and nothing of `show`.
     """
 
     def __init__(self, stream: TextIO, *, quiet: bool) -> None:
         self.quiet, self.live, self._stream = quiet, not quiet and may_redraw(stream), stream
         self._part = ""
-        self._screen: Any = None
         if self.live:
             self._screen = console(stream)
             self._status = self._screen.status("")
@@ -115,12 +101,7 @@ class StatusLine:
 
 
 def numbered(tell: TellStep, count: int) -> TellStep:
-    """Number the `count` parts of a command's work: `2 of 9: backends`.
-
-    Args:
-        tell: called with (numbered part, step), such as a `StatusLine`.
-        count: number of parts; a new name of the part begins the next one.
-    """
+    """Number the `count` parts of a command's work, each with a name: `2 of 9: backends`."""
     parts = list[str]()
 
     def tell_numbered(part: str, step: str) -> None:

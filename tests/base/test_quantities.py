@@ -18,26 +18,18 @@ from tests.pairs import each_of
 
 
 @each_of(
-    ("read", "texts", "value"),
+    ("read", "values"),
     [
-        (parse_count, ["1e6", 1e6], 10**6),
-        (parse_count, ["10k"], 10**4),
-        (parse_count, ["2M"], 2 * 10**6),
-        (parse_count, ["1_000"], 1000),
-        (parse_count, ["1.5k"], 1500),
-        (parse_duration_s, [60, "60", "60s", "1min"], 60),
-        (parse_duration_s, ["10m"], 600),
-        (parse_duration_s, ["1h30m", "1.5h", "1 hour 30 min"], 5400),
-        (parse_duration_s, ["500ms"], 0.5),
-        (parse_duration_s, ["2 Days"], 172_800),
-        (parse_bytes, [5_000_000, "5 MB"], 5_000_000),
-        (parse_bytes, ["500", "500B"], 500),
-        (parse_bytes, ["5GB", "5gb"], 5 * 10**9),
-        (parse_bytes, ["2GiB", "2048 MiB"], 2 << 30),
+        (parse_count, {"1e6": 10**6, 1e6: 10**6, "10k": 10**4, "2M": 2 * 10**6, "1_000": 1000,
+                       "1.5k": 1500}),
+        (parse_duration_s, {60: 60, "60": 60, "60s": 60, "1min": 60, "10m": 600, "1h30m": 5400,
+                            "1.5h": 5400, "1 hour 30 min": 5400, "500ms": 0.5, "2 Days": 172_800}),
+        (parse_bytes, {5_000_000: 5_000_000, "5 MB": 5_000_000, "500": 500, "500B": 500,
+                       "5GB": 5 * 10**9, "5gb": 5 * 10**9, "2GiB": 2 << 30, "2048 MiB": 2 << 30}),
     ],
-)
-def test_every_spelling_of_a_quantity_is_read(read, texts, value):
-    assert {read(text) for text in texts} == {value}
+)  # fmt: skip
+def test_every_spelling_of_a_quantity_is_read(read, values):
+    assert {text: read(text) for text in values} == values
 
 
 @each_of(

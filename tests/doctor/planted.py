@@ -1,5 +1,6 @@
 """Writers, readers and functions that go wrong on purpose, for children to import."""
 
+import itertools
 import os
 import sys
 import time
@@ -11,45 +12,29 @@ from mlxhog.doctor.litmus import COUNTS, NATIVE, Accessor, shared, values_of
 EVERY = 4  # the dropper leaves out one of this number of passes
 
 
-def dropper(mapped, slot):
+def dropper(mapped, slot, kernel, mode):
     """Adds by native code, but leaves out every fourth pass."""
-    native = NATIVE.make(mapped, slot)
-
-    def adder(kernel, mode):
-        add, passes = native(kernel, mode), 0
-
-        def sometimes():
-            nonlocal passes
-            passes += 1
-            if passes % EVERY:
-                add()
-
-        return sometimes
-
-    return adder
+    add, passes = NATIVE.make(mapped, slot, kernel, mode), itertools.count(1)
+    return lambda: next(passes) % EVERY and add()
 
 
-def tearer(mapped, slot):
+def tearer(mapped, slot, kernel, mode):
     """Leaves half a value where a reader can see it."""
     values = shared(mapped, "dense")
-
-    def tear():
-        values[0] = np.float32(0.5)
-
-    return lambda kernel, mode: tear
+    return lambda: values.__setitem__(0, np.float32(0.5))
 
 
-def crasher(mapped, slot):
+def crasher(mapped, slot, kernel, mode):
     """Ends its process, as a GPU may."""
-    return lambda kernel, mode: lambda: crash(None)
+    return lambda: crash(None)
 
 
-def refuser(mapped, slot):
+def refuser(mapped, slot, kernel, mode):
     """Cannot be made here."""
     raise OSError("no such device")
 
 
-def torn_reader(mapped, slot):
+def torn_reader(mapped):
     """Sees a byte of another number in one value."""
 
     def read():
@@ -60,7 +45,7 @@ def torn_reader(mapped, slot):
     return read
 
 
-def old_reader(mapped, slot):
+def old_reader(mapped):
     """Sees every second time what was there at the last but one."""
     seen = [np.zeros_like(COUNTS["dense"])] * 2
 
@@ -71,7 +56,7 @@ def old_reader(mapped, slot):
     return read
 
 
-def blind_reader(mapped, slot):
+def blind_reader(mapped):
     """Never sees a write."""
     return lambda: np.zeros_like(COUNTS["dense"])
 

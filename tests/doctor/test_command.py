@@ -1,10 +1,13 @@
 """`mlxhog doctor` as a user meets it: one object, a table, and nothing left behind."""
 
 import io
+import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
@@ -19,6 +22,17 @@ from tests.processes import alive, below
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def record():
+    """What `mlxhog doctor --quick --json` prints, which is all it prints."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["doctor", "--quick", "--json"])
+    assert code == 0, err.getvalue() + out.getvalue()
+    assert re.findall(r"^(\d) of 6: .+ \.\.\.$", err.getvalue(), re.M) == list("123456")
+    return json.loads(out.getvalue())
 
 
 def test_the_object_says_that_every_promise_holds_here(record):
@@ -53,7 +67,7 @@ def test_the_answer_comes_first_then_what_failed_and_the_choices(record):
     assert text.startswith("Every promise holds here; `mlxhog train` needs no options.\n")
     assert "--workers auto" in text
     assert "FAIL" not in text
-    wrong = {"name": "dense_axpy", "instance": "", "engine": "mlx", "ok": False}
+    wrong = {"name": "dense_axpy", "engine": "mlx", "ok": False}
     wrong |= {"max_error": 0.25, "tolerance": 0.0}
     bad = {"name": "a run", "result": "FAIL", "found": "loss fell by 0.0", "expected": "it falls",
            "consequence": "look at it"}  # fmt: skip
@@ -74,7 +88,7 @@ def test_a_full_look_is_kept_if_it_can_be_and_its_exit_code_says_whether_all_hel
     record, failed, code, monkeypatch, tmp_path, capsys
 ):
     mine = {key: value for key, value in record.items() if key not in ("verdict", "stored")}
-    monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda *_: mine | {"failed": failed})
+    monkeypatch.setattr("mlxhog.doctor.record.examine", lambda *_: mine | {"failed": failed})
     assert main(["doctor"]) == code
     loaded = verdicts.load()
     assert loaded.usable
@@ -92,7 +106,7 @@ LITMUS_TESTS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from mlxhog.__main__ import main
-from mlxhog.doctor import backends, examine
+from mlxhog.doctor import backends
 backends.check_backends = lambda *_: backends.Measured()
 sys.argv[1:] = ["doctor", "--quick", "--seconds", "1"]
 sys.exit(main())

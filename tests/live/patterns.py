@@ -16,7 +16,7 @@ from mlxhog.arena.published import Marks
 from mlxhog.base.processes import follow_parent
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
-from mlxhog.live.running import RunWeights
+from mlxhog.live.source import RunWeights
 from mlxhog.models.families import param_spec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import updates

@@ -1,10 +1,12 @@
-"""The HTTP interface: admission of clients, routes, answers and streams, health."""
+"""The server: admission of clients, routes, answers and streams, health, until a signal ends it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,24 +21,39 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
+from mlxhog.base.app_server import AppServer
+from mlxhog.base.http_server import (
+    OWN_NAMES,
+    ForeignRequest,
+    check_names,
+    is_own,
+    listen,
+    url_of,
+)
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Request, checked_ids
 from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
-from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import AnswerJob, AnswerPart, EngineThread
+from mlxhog.live.serving.config import ServeConfig, key_of, origins_of
+from mlxhog.live.serving.engine_thread import AnswerPart, EngineThread
 from mlxhog.live.serving.replies import Reply, event
 from mlxhog.live.serving.requests import FAILED, ClientRequest, RefusedRequest
 from mlxhog.models import families
+from mlxhog.report.views import Tell
 
 MOST_BODY_BYTES = 1_000_000
 BODY_S = 30.0
 """Longest time for a client to send the body of a request, in seconds."""
+
+MOST_CONNECTIONS = 200
+"""The limit is this or twice `most_answers`, whichever is larger; above it uvicorn answers 503."""
+
+_SWITCH_S = 0.0005
+"""Switch interval of threads, so that the event loop waits less; a tenth of Python's default."""
 
 PARSERS = {"/v1/completions": requests.completion, "/v1/chat/completions": requests.chat}
 """Path of a request for answers -> what checks its body."""
@@ -54,17 +71,10 @@ _POLICY = (
 
 
 class Api:
-    """The application that a server runs.
+    """The application that a server runs; its clients must send the key, if there is one.
 
     Without a key all programs on this machine may use the server, but only the web pages of
-    `origins`: a browser would send the requests of all of them.
-
-    Args:
-        engine: the thread that writes the answers.
-        served: the model of the server.
-        config: limits of requests, and the address that the server listens on.
-        key: key that clients must send, or None.
-        origins: origins of web pages that may use the server; ["*"] is all of them.
+    `origins` (["*"] is all of them): a browser would send the requests of every page.
 
     Concurrency: for one event loop.
     """
@@ -111,13 +121,12 @@ class Api:
         await self._app(scope, receive, send)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is not a browser's question for leave."""
+        app: ASGIApp = self._routes
         try:
             self._check(scope)
         except RefusedRequest as refused:
-            await _answer(refused)(scope, receive, send)
-        else:
-            await self._routes(scope, receive, send)
+            app = _answer(refused)
+        await app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         """Refuse a missing key and foreign web pages before the rest is read."""
@@ -143,42 +152,39 @@ class Api:
         body = await read_body(http)  # in threads, because a client can make the next two slow
         request = await asyncio.to_thread(parse, body, model=self._served.name)
         texts, asked = await asyncio.to_thread(self._requests, request)
-        job, streams = AnswerJob(asked), False
-        reply = Reply(request, job, self._served, prompts=texts)
+        reply, streams = Reply(request, asked, self._served, texts), False
         try:
-            self._engine.start(job)
+            self._engine.start(reply)
             # An error before the first part has the same status in a stream.
-            first = job.parts() if request.stream else _whole(job, reply)
+            first = reply.parts() if request.stream else reply.whole()
             if (result := await unless_gone(http.receive, first)) is None:
                 return Response(status_code=499)  # the client has gone
             if isinstance(result, dict):
                 return JSONResponse(result)
             streams = True
             return StreamingResponse(
-                self._events(job, reply, result),
+                self._events(reply, result),
                 media_type="text/event-stream",
                 headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-                background=BackgroundTask(self._engine.cancel, job),  # if the stream never began
+                background=BackgroundTask(self._engine.cancel, reply),  # if it never began
             )
         finally:
             if not streams:
-                self._engine.cancel(job)
+                self._engine.cancel(reply)
 
-    async def _events(
-        self, job: AnswerJob, reply: Reply, parts: list[AnswerPart]
-    ) -> AsyncIterator[bytes]:
+    async def _events(self, reply: Reply, parts: list[AnswerPart]) -> AsyncIterator[bytes]:
         """Yield an answer as server-sent events while it is written; a disconnect cancels it."""
         try:
             yield reply.begin()
             while parts:
                 if events := reply.events(parts):
                     yield events
-                parts = await job.parts()
+                parts = await reply.parts()
             yield reply.end()
         except RefusedRequest as error:
             yield event(error.body())
         finally:
-            self._engine.cancel(job)
+            self._engine.cancel(reply)
 
     def _requests(self, request: ClientRequest) -> tuple[list[str], list[Request]]:
         """Return the prompts as texts, and the requests to the engine.
@@ -186,7 +192,7 @@ class Api:
         Raises:
             RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
         """
-        model, config = self._served, self._config
+        model, config, code = self._served, self._config, "context_length_exceeded"
         n_new, count = request.sampling.max_new_tokens, len(request.prompts) * request.n
         _limit(n_new, config.max_new_tokens, request.length, "--max-new-tokens")
         _limit(count, config.batch_size, "n", "--batch-size")
@@ -202,7 +208,6 @@ class Api:
                 families.check_length(model.config, len(ids) + n_new)
             except (MlxhogError, OverflowError) as error:
                 raise RefusedRequest(str(error), param="prompt") from error
-            code = "context_length_exceeded"
             _limit(len(ids), config.max_prompt_tokens, "prompt", "--max-prompt-tokens", code)
             texts.append(text)
             asked += [
@@ -279,13 +284,6 @@ def _limit(n: int, most: int, param: str, flag: str, code: str | None = None) ->
         raise RefusedRequest(message, param=param, code=code)
 
 
-async def _whole(job: AnswerJob, reply: Reply) -> dict[str, Any]:
-    while parts := await job.parts():
-        for part in parts:
-            reply.take(part)
-    return reply.whole()
-
-
 async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:
     """Return the result of `work` for a client; None if it disconnects before."""
 
@@ -331,3 +329,39 @@ def _answer(refused: RefusedRequest) -> Response:
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
     return _answer(RefusedRequest(FAILED, status=500))
+
+
+def serve(
+    model: str,
+    config: ServeConfig,
+    on_ready: Callable[[str, Model, EngineThread], None],
+    say: Tell = lambda message: None,
+) -> None:
+    """Serve a run or a checkpoint until a signal ends it.
+
+    `on_ready` is called when requests are answered, with the URL, the served model, and its thread;
+    `say` with a message if a run is waited for.
+
+    Raises:
+        ConfigError: the address cannot be used, or needs a key.
+        MlxhogError: the model cannot be opened; as for `mlxhog.live.opening.open_source`.
+    """
+    key = key_of(config)
+    origins = origins_of(config, key)
+    with contextlib.closing(listen(config.host, config.port)) as listener:
+        engine, before = EngineThread(model, config, say), sys.getswitchinterval()
+        try:
+            served = engine.wait()
+            sys.setswitchinterval(_SWITCH_S)
+            server = AppServer(
+                Api(engine, served, config, key, origins),
+                lambda: on_ready(f"{url_of(listener)}/v1", served, engine),
+                lambda: engine.died is not None,
+                limit_concurrency=max(MOST_CONNECTIONS, 2 * engine.most_answers),
+            )
+            server.run(sockets=[listener])
+            if engine.died is not None:
+                raise engine.died
+        finally:
+            sys.setswitchinterval(before)
+            engine.stop()

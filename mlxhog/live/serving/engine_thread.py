@@ -54,9 +54,7 @@ News = list[AnswerPart] | RefusedRequest
 class AnswerJob:
     """The requests of one client, and the queue of their answers; for the event loop's thread.
 
-    Attributes:
-        requests: at least one request.
-        n_open: number of unfinished answers.
+    Of at least one request; `n_open` answers are unfinished.
     """
 
     def __init__(self, requests: Sequence[Request]) -> None:
@@ -88,29 +86,20 @@ class AnswerJob:
 class EngineThread:
     """The thread that owns the source of the weights, the backend and the engine. Starts at once.
 
-    Args:
-        model: a run or a checkpoint.
-        config: options of the server.
-        say: called on this thread when the wait for a run begins.
-
-    Attributes:
-        weights: what `/health` says of the weights of the last token, or of the next one.
-        trouble: error of the weights; "" after a token without error, and with newer weights.
-        died: the error that ended the thread, or None.
-        most_answers: largest number of running and waiting answers.
-
     Concurrency: `start` and `cancel` are for the event loop's thread; the rest is for any thread.
     """
 
     def __init__(self, model: str, config: ServeConfig, say: Tell = lambda message: None) -> None:
+        """Open a run or a checkpoint; `say` is called on this thread if a run is waited for."""
         self._spec, self._config, self._say = model, config, say
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._opened: Future[Model] = Future()
         self._jobs: set[AnswerJob] = set()
         self._rows: dict[int, tuple[AnswerJob, int]] = {}  # of the engine's thread
-        self.weights: dict[str, Any] = {}
-        self.trouble, self.most_answers = "", config.batch_size + config.queue
-        self.died: Exception | None = None
+        self.weights: dict[str, Any] = {}  # of the last token, or of the next one, for `/health`
+        self.trouble = ""  # error of the weights, until a token has none or newer ones are there
+        self.most_answers = config.batch_size + config.queue  # that run or wait
+        self.died: Exception | None = None  # the error that ended the thread
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlxhog-engine", daemon=True)
         self._thread.start()

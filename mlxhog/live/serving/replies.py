@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from mlxhog.decoding.engine import TokenScore
+from mlxhog.decoding.engine import Request, TokenScore
 from mlxhog.decoding.model import Model
 from mlxhog.live.serving.engine_thread import AnswerJob, AnswerPart
 from mlxhog.live.serving.requests import ClientRequest
@@ -25,36 +25,31 @@ class _Choice:
         self.offset = 0  # of the next token in the text
 
 
-class Reply:
-    """The answers to one request in OpenAI's form, built part by part.
+class Reply(AnswerJob):
+    """The job of one request, whose answers it spells in OpenAI's form, part by part.
 
     Every object has the version of the weights, the number of updates applied to them. The field
     `system_fingerprint` has that of its last token, `mlxhog` those of the answers' first and last.
-
-    Args:
-        request: request of the client.
-        job: job that answers it.
-        served: the model of the server.
-        prompts: the prompts as texts, for requests with `echo`.
+    The prompts are given as texts, for requests with `echo`.
     """
 
     def __init__(
-        self, request: ClientRequest, job: AnswerJob, served: Model, *, prompts: Sequence[str]
+        self, request: ClientRequest, asked: Sequence[Request], served: Model, texts: Sequence[str]
     ) -> None:
-        self._request, self._job, self._tokenizer = request, job, served.tokenizer
+        super().__init__(asked)
+        self._request, self._tokenizer = request, served.tokenizer
         self._head = {
             "id": f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": served.name,
         }
         self._choices = [
-            _Choice(prompts[k // request.n] if request.echo else "")
-            for k in range(len(job.requests))
+            _Choice(texts[k // request.n] if request.echo else "") for k in range(len(asked))
         ]
         self._parts: list[AnswerPart] = []  # the first part and the last one
         self._consistent, self._n_tokens = True, 0
 
-    def take(self, part: AnswerPart) -> str:
+    def _add(self, part: AnswerPart) -> str:
         """Add a part; returns the text that it adds to its choice."""
         self._parts = [*self._parts[:1], part]
         self._consistent &= part.loaded.consistent
@@ -82,7 +77,7 @@ class Reply:
         """Return parts as events of a stream: one for each choice with news."""
         texts: dict[int, str] = {}
         for part in parts:
-            texts[part.choice] = texts.get(part.choice, "") + self.take(part)
+            texts[part.choice] = texts.get(part.choice, "") + self._add(part)
         events = b""
         for k, text in texts.items():
             finish = self._choices[k].finish
@@ -96,8 +91,11 @@ class Reply:
         usage = self._event([], usage=self._usage()) if self._request.counts else b""
         return usage + b"data: [DONE]\n\n"
 
-    def whole(self) -> dict[str, Any]:
-        """Return the answer as one object."""
+    async def whole(self) -> dict[str, Any]:
+        """Wait for all parts; return the answer as one object."""
+        while parts := await self.parts():
+            for part in parts:
+                self._add(part)
         choices = [
             self._choice(k, "".join(one.texts), whole=True) for k, one in enumerate(self._choices)
         ]
@@ -154,7 +152,7 @@ class Reply:
         return self._head | {"object": kind, "system_fingerprint": version, "choices": choices}
 
     def _usage(self) -> dict[str, int]:
-        n_prompt = sum(len(one.prompt) for one in self._job.requests[:: self._request.n])
+        n_prompt = sum(len(one.prompt) for one in self.requests[:: self._request.n])
         total = n_prompt + self._n_tokens
         return {
             "prompt_tokens": n_prompt, "completion_tokens": self._n_tokens, "total_tokens": total,

@@ -63,15 +63,7 @@ Prompt = str | tuple[int, ...]
 
 
 class RefusedRequest(HTTPException):
-    """A request that the server refuses, or cannot complete.
-
-    Args:
-        message: the value, the expected values, and the way out.
-        status: HTTP status.
-        param: the field of the request, if one is wrong.
-        code: error code for programs.
-        headers: of the answer.
-    """
+    """A request that the server refuses, or cannot complete; `param` is its wrong field."""
 
     def __init__(
         self,

@@ -4,10 +4,15 @@
 (() => {
   const EVERY_MS = 1000;
   const place = (id) => document.getElementById(id);
-  let tag = "", silent = false;
-  let status = "";  // the answer to the last request, or its progress
-  const write = (text) => { place("told").textContent = text; };
-  const tell = (text) => write(status = text);
+  const tell = (text) => { place("told").textContent = text; };
+  let tag = "";
+
+  // The token is in the link from the terminal, after #; browsers do not send that part.
+  if (location.hash.length > 1) {
+    sessionStorage.setItem("token", location.hash.slice(1));
+    history.replaceState(null, "", location.pathname);
+  }
+  const token = sessionStorage.getItem("token");
 
   function replace(page) {
     for (const fresh of page.querySelectorAll("[data-live]")) {
@@ -17,15 +22,15 @@
       old.replaceChildren(...fresh.childNodes);
       old.querySelectorAll("details").forEach((one, k) => { one.open = open[k] ?? one.open; });
     }
-    const [run] = JSON.parse(page.getElementById("data").textContent).runs;
-    Object.assign(drawn.runs[0], run);
+    Object.assign(drawn.runs[0], JSON.parse(page.getElementById("data").textContent).runs[0]);
     drawn.show();
+    name();
   }
 
   function name() {
     const state = place("state-0").textContent;
     document.title = state + ": " + drawn.runs[0].name;
-    place("asks").hidden = state !== "running";
+    place("asks").hidden = !token || state !== "running";
   }
 
   async function look() {
@@ -35,26 +40,14 @@
       if (answer.status === 200) {
         replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
         tag = answer.headers.get("ETag");
-        name();
       } else if (answer.status !== 304) {
         throw new Error(answer.status);
       }
-      if (silent) write(status);
-      silent = false;
+      place("gone").hidden = true;
     } catch {
-      silent = true;
-      write("The server of this page (mlxhog board) does not answer; trying again.");
+      place("gone").hidden = false;
     }
     setTimeout(look, EVERY_MS);
-  }
-
-  // The token is in the link from the terminal, after #; browsers do not send that part.
-  function token() {
-    if (location.hash.length > 1) {
-      sessionStorage.setItem("token", location.hash.slice(1));
-      history.replaceState(null, "", location.pathname);
-    }
-    return place("token").value || sessionStorage.getItem("token") || "";
   }
 
   async function ask(button) {
@@ -62,18 +55,16 @@
     button.disabled = true;
     tell(button.textContent + " ...");
     try {
-      const answer = await fetch("ask/" + button.dataset.ask, {
-        method: "POST", headers: { "X-Mlxhog-Token": token() } });
+      const answer = await fetch("ask/" + button.dataset.ask,
+        { method: "POST", headers: { "X-Mlxhog-Token": token } });
       const reply = await answer.json();
       tell(answer.ok ? reply.message : reply.error);
-      if (answer.status === 403) place("token").focus();
     } catch (error) {
       tell(String(error));
     }
     button.disabled = false;
   }
 
-  if (token()) place("token-field").hidden = true;
   for (const button of document.querySelectorAll("button[data-ask]")) {
     button.addEventListener("click", () => ask(button));
   }
