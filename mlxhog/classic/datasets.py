@@ -19,8 +19,7 @@ class SparseRows:
     """Examples whose features are mostly zero; row r is entries indptr[r] .. indptr[r + 1]."""
 
     indptr: NDArray[np.int64]  # (rows + 1,) int64, the first entry of each row; no row is empty
-    # (entries,) int32, features of each row in ascending order, each once
-    indices: NDArray[np.int32]
+    indices: NDArray[np.int32]  # (entries,) int32, features of each row, ascending, each once
     values: NDArray[np.float32]  # (entries,) float32
     labels: NDArray[np.float32]  # (rows,) float32, of the kind `label_kind`
     n_features: int  # number of features, at least the largest index + 1

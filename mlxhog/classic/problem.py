@@ -23,10 +23,8 @@ Int64 = NDArray[np.int64]
 class ProblemMemory:
     """The arena as a native problem sees it."""
 
-    # by name, float32 in the shape of their initial values; shared bytes
-    params: Mapping[str, Float32]
-    # by name, in the shape and dtype that `Problem.data` had; read-only
-    data: Mapping[str, NDArray[Any]]
+    params: Mapping[str, Float32]  # by name, in the shape of their initial values; shared bytes
+    data: Mapping[str, NDArray[Any]]  # by name, as `Problem.data` had them; read-only
     row_word0: Mapping[str, int]  # by name, the lock word of a parameter's row 0
 
 
@@ -46,9 +44,7 @@ class Defaults:
     beta: float  # factor on the step size after every epoch
     epochs: int  # passes over the examples
     batch_size: int = 1  # examples whose mean gradient is one step
-    # the values of `--write` that it supports, the recommended one first: "racy", "lossless", "hot-
-    # cold"
-    writes: tuple[str, ...] = ("lossless", "racy")
+    writes: tuple[str, ...] = ("lossless", "racy")  # values of `--write`, the recommended one first
 
 
 class Problem(Protocol):

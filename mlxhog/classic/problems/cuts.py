@@ -161,8 +161,5 @@ class GraphCuts:
 
 def _build(memory: ProblemMemory) -> _native.CutProblem:
     return _native.CutProblem(
-        memory.params["x"],
-        memory.data["edges"],
-        memory.data["fixed"],
-        word0=memory.row_word0["x"],
+        memory.params["x"], memory.data["edges"], memory.data["fixed"], word0=memory.row_word0["x"]
     )
