@@ -12,17 +12,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE = 0.95
-"""Least probability that the interval of p_conf holds the true value."""
+CONFIDENCE = 0.95  # least probability that the interval of p_conf holds the true value
 
 
 @dataclass(frozen=True, eq=False)
 class Supports:
     """S subsets of n coordinates."""
 
-    # (S, ceil(n / 8)), C-contiguous; coordinate v of sample s is bit `v % 8`, counted from the
-    # lowest, of `bits[s, v // 8]`; bits beyond n are 0
-    bits: NDArray[np.uint8]
+    bits: NDArray[np.uint8]  # (S, ceil(n / 8)), C-contiguous, little bit order; 0 beyond n
     n: int  # number of coordinates, > 0
 
     def __len__(self) -> int:
