@@ -1,7 +1,7 @@
 """Lock-free training judged: `mlxhog analyze`, `advise`, `simulate` and `compare`.
 
-Here are their options. `hypergraph` and `supports` have the quantities of the theory (Niu, Recht,
-Re, Wright 2011, arXiv:1106.5730, section 2), `bounds` its theorems, `rules` the advice.
+Here are their options. `hypergraph` has the quantities of the theory (Niu, Recht, Re, Wright 2011,
+arXiv:1106.5730, section 2), `bounds` its theorems, `rules` the advice.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Omega, rho, Delta and conflict: of each block of a model, and of rows of the embedding.
 
 A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
-bounded, and turns them into estimates with intervals (`supports.py`). Rows of the embedding are
-counted, exactly: a batch looks up those of its text and moves no other row.
+bounded, and turns them into estimates with intervals (`hypergraph.Supports`). Rows of the embedding
+are counted, exactly: a batch looks up those of its text and moves no other row.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from mlxhog.report.views import Tell
 from mlxhog.theory import FEWEST
 from mlxhog.theory.analysis import sampling
 from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
-from mlxhog.theory.hypergraph import Hypergraph
-from mlxhog.theory.supports import Supports
+from mlxhog.theory.hypergraph import Hypergraph, Supports
 
 BITMAP_BYTES = 1 << 30  # memory that bitmaps may take
 CHUNK = 8
@@ -42,7 +41,7 @@ class BlockConflicts:
     rho: float  # largest share of the batches that one batch shares an element with
     delta: float  # share of the batches that touch the busiest element
     p_conf: float  # probability that two batches share an element
-    interval: tuple[float, float]  # of p_conf, with the confidence of `supports`
+    interval: tuple[float, float]  # of p_conf, with the `CONFIDENCE` of `hypergraph`
     mean: float  # elements that an update touches, on average
     untouched: int  # elements that no sampled update touched
 

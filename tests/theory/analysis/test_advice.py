@@ -9,7 +9,7 @@ from mlxhog.theory.analysis.analyze import bounds_of, facts
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import Block, StaleGradient
 from tests.pairs import each_of
-from tests.theory.test_supports import of_lists
+from tests.theory.test_hypergraph import of_lists
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
 
