@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.classic.datasets import Graph, Ratings, SparseRows
+from mlxhog.classic.problem import Graph, Ratings, SparseRows
 
 # -- ratings ---------------------------------------------------------------------------------------
 #

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import reading
-from mlxhog.classic.datasets import Graph, LabelKind, Ratings, SparseRows
+from mlxhog.classic.problem import Graph, LabelKind, Ratings, SparseRows
 from mlxhog.errors import ConfigError, DataError
 
 HELD_OUT_SHARE = 0.2

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.datasets import Graph, Ratings
 from mlxhog.classic.generators import abdomen_like, netflix_like
-from mlxhog.classic.problem import ProblemMemory
+from mlxhog.classic.problem import Graph, ProblemMemory, Ratings
 from mlxhog.classic.problems import create, linear
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
 from mlxhog.classic.problems.cuts import GraphCuts

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.datasets import Ratings
 from mlxhog.classic.generators import DRAWS, netflix_like
 from mlxhog.classic.loaders import load_ratings
 from mlxhog.classic.problem import (
@@ -30,6 +29,7 @@ from mlxhog.classic.problem import (
     Int64,
     Kernel,
     ProblemMemory,
+    Ratings,
     pack_pairs,
     pair_supports,
 )

@@ -21,10 +21,17 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.generators import rcv1_like
 from mlxhog.classic.loaders import held_out, load_svmlight
-from mlxhog.classic.problem import Defaults, Float32, Int32, Int64, Kernel, ProblemMemory
+from mlxhog.classic.problem import (
+    Defaults,
+    Float32,
+    Int32,
+    Int64,
+    Kernel,
+    ProblemMemory,
+    SparseRows,
+)
 
 Float64 = NDArray[np.float64]
 Loss = Literal["hinge", "logistic", "squares"]
