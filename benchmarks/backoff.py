@@ -30,8 +30,7 @@ from harness.tuning import around, settings, tune
 from training.recording import end_bits, model_file, workers
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.datasets import SparseRows
-from mlxhog.classic.problem import Defaults
+from mlxhog.classic.problem import Defaults, SparseRows
 from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.run import train as solve
 from mlxhog.config.schedules import BETA, backoff_start

@@ -29,7 +29,7 @@ from mlxhog.data.sotu import read_sotu
 from mlxhog.models import families
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import parameter
-from mlxhog.theory.analysis.written import WrittenSteps
+from mlxhog.theory.analysis.sampling import WrittenSteps
 
 OPTIMIZERS = ("apollo", "apollo-mini", "adamw")
 LENGTHS = (50, 128, 256)

@@ -25,7 +25,7 @@ from training.recording import QUIET_OPTIONS
 
 from mlxhog import TrainConfig, train
 from mlxhog.theory.analysis.sampling import GradientSource, Subject
-from mlxhog.theory.supports import Supports
+from mlxhog.theory.hypergraph import Supports
 from mlxhog.training.plan import make_plan
 
 MODEL = """

@@ -11,7 +11,7 @@ from harness.interleaved import with_twin
 from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.datasets import Graph
+from mlxhog.classic.problem import Graph
 from mlxhog.classic.run import train
 
 

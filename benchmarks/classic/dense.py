@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.classic.datasets import SparseRows
-from mlxhog.classic.problem import Defaults
+from mlxhog.classic.problem import Defaults, SparseRows
 from mlxhog.classic.problems.linear import LANES, SparseLinear, build, loss_values
 
 STRIPE = 1024

@@ -49,19 +49,10 @@ class ClassicConfig:
         "file of test data in the same format; the default is to hold out a part of --data",
         needs=f"{_TEXT}|matrix-completion & {_FILE}",
     )
-    labels: str | None = _problem(
-        None,
-        "new label for each label in the files, such as 0=-1,1=+1",
-        needs=f"{_TEXT} & {_FILE}",
-        none="unchanged",
-    )
     terminals: str | None = _problem(
         None,
         "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",
         needs=f"problem=graph-cuts & {_FILE}",
-    )
-    rating_range: str = _problem(
-        "1,5", "lowest and highest legal rating", needs=f"{_COMPLETION} & {_FILE}"
     )
     size: int | None = _problem(
         None,
@@ -77,11 +68,7 @@ class ClassicConfig:
         None, "L2 weight mu of matrix completion", needs=_COMPLETION, low=0, none=_ITS_OWN
     )
     rank: int | None = _problem(
-        None,
-        "columns of the factors in matrix completion",
-        needs=_COMPLETION,
-        low=1,
-        none=_ITS_OWN,
+        None, "columns of the factors in matrix completion", needs=_COMPLETION, low=1, none=_ITS_OWN
     )
     active_rows: bool = _problem(
         False,
@@ -152,10 +139,8 @@ class ClassicConfig:
 def check(config: ClassicConfig, **facts: str) -> None:
     """Refuse options that have no effect in a run.
 
-    Args:
-        config: the options.
-        facts: properties of the run, such as `problem="svm"` or `write="racy"`; terms of an
-            option's `needs` about other properties are not checked.
+    Facts are properties of the run, such as `problem="svm"`; terms of an option's `needs` about
+    other properties are not checked.
 
     Raises:
         ConfigError: such an option is set; the message has the term that does not hold.
@@ -175,8 +160,7 @@ class RunPlan:
     """One run that has passed every check, as the host and its workers have it."""
 
     scheme: str  # one of `SCHEMES`
-    # the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or "sync"
-    kind: str
+    kind: str  # of the native loop: "private", a write ("racy", "hot_cold", ...) or a scheme
     workers: int  # worker processes
     batch: int  # examples in a step
     epochs: int  # passes over the examples

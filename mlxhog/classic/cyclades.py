@@ -4,12 +4,8 @@ Each batch is the next B examples of the order. Two examples conflict if they ha
 common. Examples that conflicts connect form a component; one worker takes the whole component, in
 the order of its examples. Components have no coordinate in common, so workers need no lock, and
 each reads the values that it would read if one worker took all examples in order. All workers wait
-for each other between two batches.
-
-The largest component comes first, and each goes to the worker with the fewest examples. The
-predicted speed-up is B over the length of the longest share; it excludes waiting and the search for
-components. If every example conflicts with every other, as dense ones do, there is one component,
-and one worker takes all of it.
+for each other between two batches. The predicted speed-up is B over the length of the longest
+share; it excludes waiting and the search for components.
 """
 
 from __future__ import annotations
@@ -26,8 +22,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.classic.problem import Int32, Int64
 from mlxhog.report.views import Tell
 
-BATCHES = (64, 256, 1024, 4096, 16384)
-"""Batch sizes to try if `--component-batch` is not given."""
+BATCHES = (64, 256, 1024, 4096, 16384)  # batch sizes to try if `--component-batch` is not given
 GAIN = 1.02
 """Predicted speed-up of a smaller batch over a larger one below which the larger one is chosen:
 smaller batches mean more waiting."""
@@ -48,9 +43,7 @@ Round = Callable[[Sequence[tuple[int, int]], float], Totals]
 def components(supports: tuple[Int64, Int32, int], examples: Int32) -> Int32:
     """Number the components of some examples, (k,) int32; equal numbers are one component.
 
-    Args:
-        supports: the hypergraph, from `Problem.supports`.
-        examples: (k,) int32; an example may occur twice, and then conflicts with itself.
+    An example may occur twice in `examples`, (k,) int32, and then conflicts with itself.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -90,8 +83,7 @@ class ComponentSummary:
 
     examples: int = 0  # examples in the batches
     longest: int = 0  # examples of the longest share, summed over batches
-    # examples in a component -> number of components of this size
-    sizes: dict[int, int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)  # of a component -> number of components
 
     def add(self, labels: Int32, shares: list[NDArray[np.intp]]) -> None:
         """Count a batch."""
@@ -136,13 +128,7 @@ class ConflictFree:
     _described: bool = field(default=False, init=False)
 
     def epoch(self, order: Int32, do: Round, gamma: float) -> Totals:
-        """Have all examples of the order done; the order is rearranged within each batch.
-
-        Args:
-            order: (n,) int32, the shared order.
-            do: one round of the workers.
-            gamma: step size.
-        """
+        """Have all examples of the order done; the order is rearranged within each batch."""
         began_ns = monotonic_ns()
         batch = self._choose_batch(order)
         rounds, searched_s, summary = list[Totals](), 0.0, ComponentSummary()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.classic.datasets import Graph, Ratings, SparseRows
+from mlxhog.classic.problem import Graph, Ratings, SparseRows
 
 # -- ratings ---------------------------------------------------------------------------------------
 #
@@ -27,11 +27,7 @@ GRADE_RANK = 10  # of the matrix behind the grades
 
 
 def netflix_like(
-    draws: int = DRAWS,
-    users: int | None = None,
-    items: int | None = None,
-    *,
-    seed: int = 0,
+    draws: int = DRAWS, users: int | None = None, items: int | None = None, *, seed: int = 0
 ) -> Ratings:
     """Draw ratings of `items` films by `users` people, each pair at most once.
 
@@ -100,10 +96,6 @@ def abdomen_like(side: int = 32, *, seed: int = 0) -> Graph:
     """Draw a cube of side^3 voxels; the seeds are its first and last face along axis 0.
 
     Weights are exp(-(I_u - I_v)^2 / 2 s^2), in (0, 1].
-
-    Args:
-        side: voxels along each axis, at least 3.
-        seed: equal seeds give equal volumes.
     """
     rng = np.random.default_rng(seed)
     at = np.arange(side) / side
@@ -144,10 +136,6 @@ def rcv1_like(n: int = 100_000, *, seed: int = 0) -> SparseRows:
 
     Values are (1 + ln count) ln((1 + n) / (1 + df)), divided by the row's norm. A label is +1 if
     the row's score in a random sparse plane is above the median, else -1; 2 % are flipped.
-
-    Args:
-        n: rows, at least 1.
-        seed: equal seeds give equal rows.
 
     Returns:
         Rows in which feature 0 is the most frequent one, so the busiest features share cache lines.

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import reading
-from mlxhog.classic.datasets import Graph, LabelKind, Ratings, SparseRows
+from mlxhog.classic.problem import Graph, LabelKind, Ratings, SparseRows
 from mlxhog.errors import ConfigError, DataError
 
 HELD_OUT_SHARE = 0.2
@@ -60,11 +60,8 @@ def _read(
 ) -> T:
     """Return what `parse` makes of the lines of a text file, and of the columns of the first one.
 
-    Args:
-        path: the file.
-        form: of its lines, for the error.
-        parse: raises a ValueError if one of the lines has another form.
-        is_table: whether columns may have other separators than spaces, and names above them.
+    The lines of a table may have other separators than spaces, and names above them. `parse` raises
+    a ValueError if a line has another form than `form`.
 
     Raises:
         DataError: the file is missing, truncated or binary, has no data, or a line is wrong.
@@ -116,127 +113,85 @@ def _ids(column: Float64) -> Int64:
     return column.astype(np.int64)
 
 
-def _map(text: str) -> dict[float, float]:
-    """Return what OLD=NEW,OLD=NEW spells; a ValueError for other texts and repeated numbers."""
-    pairs = [tuple(map(float, pair.split("="))) for pair in text.split(",")]
-    mapping = {old: new for old, new in pairs}
-    _require(len(mapping) == len(pairs))
-    return mapping
-
-
 # -- svmlight --------------------------------------------------------------------------------------
 
-FORM = "{} and FEATURE:VALUE, whole numbers below 2^28, each once in ascending order, and float32"
-SIGNS = "-1 or +1 (other labels: such as --labels 0=-1,1=+1)"
+FORM = (
+    "LABEL and FEATURE:VALUE, whole numbers below 2^28, each once in ascending order, and float32"
+)
 _ROW = re.compile(r"\s*[^\s:_]+(?:\s+[^\s:_]+:[^\s:_]+)+\s*")
 MOST_FEATURES = 1 << 28
 
 
-def parse_label_map(text: str | None) -> dict[float, float] | None:
-    """Return the map from old to new labels, such as "1=-1,2=+1"; None if they do not change.
-
-    Raises:
-        ConfigError: `text` is not a list of pairs OLD=NEW separated by commas.
-    """
-    try:
-        return None if text is None else _map(text)
-    except ValueError:
-        raise ConfigError(
-            f"--labels is {text!r}; wanted OLD=NEW separated by commas, each label once, such as "
-            "0=-1,1=+1"
-        ) from None
-
-
 def load_svmlight(
-    train: Path,
-    test: Path | None = None,
-    *,
-    labels: Mapping[float, float] | None = None,
-    label_kind: LabelKind = "signs",
+    train: Path, test: Path | None = None, *, label_kind: LabelKind = "signs"
 ) -> tuple[SparseRows, SparseRows | None]:
     """Read one file, or a training and a test file with the same numbers of features.
 
-    Features are numbered from 1, as in the format, unless one of the files has a feature 0.
-
-    Args:
-        train: svmlight text.
-        test: a file of test rows in the same form.
-        labels: new label for each label in the files; None keeps them.
-        label_kind: required kind of the labels after this map.
+    Features are numbered from 1, as in the format, unless one of the files has a feature 0. As
+    signs, the lower one of two labels is -1 and the other one +1.
 
     Raises:
-        DataError: a file or a line is malformed; the message names the line.
+        DataError: a line is malformed, which the message names; or the labels are no signs.
     """
-
-    def parse(texts: Sequence[str], _: int) -> tuple[Float64, Int64, Float64, Float64]:
-        """Labels and lengths of rows, then their features and values."""
-        if not all(map(_ROW.fullmatch, texts)):
-            raise ValueError
-        lengths = np.array([text.count(":") for text in texts], np.int64)
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            numbers = np.fromstring(" ".join(texts).replace(":", " "), sep=" ")
-        if len(numbers) != (1 + 2 * lengths).sum():  # a word is no number
-            raise ValueError
-        begins = np.cumsum(1 + 2 * lengths) - 1 - 2 * lengths
-        features, values = np.delete(numbers, begins).reshape(-1, 2).T
-        steps = np.diff(features, prepend=-1.0)
-        steps[np.cumsum(lengths) - lengths] = 1
-        _require(features >= 0, features == np.floor(features), features < MOST_FEATURES)
-        _require(steps > 0, np.abs(values) <= _LARGEST)
-        of = numbers[begins]
-        if labels is not None:
-            of = np.array([labels.get(one, np.nan) for one in of.tolist()])
-        _require(np.abs(of) == 1 if label_kind == "signs" else np.isfinite(of))
-        return of, lengths, features, values
-
-    form = FORM.format(SIGNS if label_kind == "signs" else "a number")
-    files = [_read(path, form, parse, is_table=False) for path in (train, test) if path]
+    files = [_read(path, FORM, _parse_rows, is_table=False) for path in (train, test) if path]
     base = min(1, *(int(features.min()) for _, _, features, _ in files))
     n_features = max(int(features.max()) for _, _, features, _ in files) + 1 - base
+    every = np.unique(np.concatenate([labels for labels, *_ in files]))
+    if label_kind == "signs" and not np.isin(every, (-1, 1)).all():
+        if len(every) != 2:
+            some = ", ".join(f"{label:g}" for label in every[:5])
+            raise DataError(f"{train} has {len(every)} labels ({some}); wanted two, such as -1, 1")
+        files = [(np.where(one[0] == every[1], 1.0, -1.0), *one[1:]) for one in files]
     rows = [
         SparseRows(
             indptr=np.concatenate([[0], np.cumsum(lengths)]),
             indices=(features - base).astype(np.int32),
             values=values.astype(np.float32),
-            labels=row_labels.astype(np.float32),
+            labels=labels.astype(np.float32),
             n_features=n_features,
             label_kind=label_kind,
         )
-        for row_labels, lengths, features, values in files
+        for labels, lengths, features, values in files
     ]
     return rows[0], rows[1] if test is not None else None
+
+
+def _parse_rows(texts: Sequence[str], _: int) -> tuple[Float64, Int64, Float64, Float64]:
+    """Labels and lengths of rows, then their features and values."""
+    if not all(map(_ROW.fullmatch, texts)):
+        raise ValueError
+    lengths = np.array([text.count(":") for text in texts], np.int64)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        numbers = np.fromstring(" ".join(texts).replace(":", " "), sep=" ")
+    if len(numbers) != (1 + 2 * lengths).sum():  # a word is no number
+        raise ValueError
+    begins = np.cumsum(1 + 2 * lengths) - 1 - 2 * lengths
+    features, values = np.delete(numbers, begins).reshape(-1, 2).T
+    steps = np.diff(features, prepend=-1.0)
+    steps[np.cumsum(lengths) - lengths] = 1
+    _require(features >= 0, features == np.floor(features), features < MOST_FEATURES)
+    _require(steps > 0, np.abs(values) <= _LARGEST, np.abs(numbers[begins]) <= _LARGEST)
+    return numbers[begins], lengths, features, values
 
 
 # -- tables: ratings and graphs --------------------------------------------------------------------
 
 
-def load_ratings(
-    train: Path, test: Path | None = None, *, lowest: float = 1.0, highest: float = 5.0
-) -> tuple[Ratings, Ratings | None]:
+def load_ratings(train: Path, test: Path | None = None) -> tuple[Ratings, Ratings | None]:
     """Read one file, or a training and a test file with the same identifiers.
 
     Users and items are numbered from 0 without gaps, in the order of their identifiers.
 
-    Args:
-        train: triplets.
-        test: a file of test ratings in the same form.
-        lowest: smallest legal rating.
-        highest: largest legal rating.
-
     Raises:
-        DataError: a file or a line is malformed, an identifier is not a whole number, or a rating
-            is outside its range; the message names the line.
+        DataError: a line is malformed; the message names it.
     """
 
     def parse(texts: Sequence[str], _: int) -> tuple[Int64, Int64, Float64]:
         user, item, ratings = _columns(texts, 3)
-        _require(ratings >= lowest, ratings <= highest)
+        _require(np.abs(ratings) <= _LARGEST)
         return _ids(user), _ids(item), ratings
 
-    form = (
-        f"USER ITEM RATING, two whole numbers and one in {lowest:g} .. {highest:g} (another scale: "
-        "--rating-range LOW,HIGH)"
-    )
+    form = "USER ITEM RATING, two whole numbers and a number"
     parts = [_read(path, form, parse) for path in (train, test) if path is not None]
     users, items, ratings = (np.concatenate(column) for column in zip(*parts, strict=True))
     user_ids, users = np.unique(users, return_inverse=True)
@@ -254,26 +209,14 @@ def load_ratings(
     return every.take(np.arange(n)), every.take(np.arange(n, every.n_entries))
 
 
-def parse_rating_range(text: str) -> tuple[float, float]:
-    """Return the lowest and the highest legal rating of "LOW,HIGH"; ConfigError otherwise."""
-    try:
-        lowest, highest = map(float, text.split(","))
-        _require(lowest < highest)
-    except ValueError:
-        raise ConfigError(f"--rating-range is {text!r}; wanted LOW,HIGH such as 1,5") from None
-    return lowest, highest
-
-
 MOST_LABELS = 4096  # every vertex stores one number per label
 
 
 def load_graph(path: Path, terminals: str) -> Graph:
     """Read a graph; vertices are numbered from 0 without gaps, in the order of their names.
 
-    Args:
-        path: lines VERTEX VERTEX [WEIGHT] with whole numbers as names; without a third column every
-            edge has weight 1.
-        terminals: known labels: VERTEX=LABEL separated by commas, or a file of VERTEX LABEL lines.
+    Lines are VERTEX VERTEX [WEIGHT], the weight 1 without a third column; `terminals`, the known
+    labels, VERTEX=LABEL with commas or a file of VERTEX LABEL lines.
 
     Raises:
         ConfigError: `terminals` is neither, names a vertex that is not in the graph, or has one
@@ -309,11 +252,7 @@ def load_graph(path: Path, terminals: str) -> Graph:
 
 
 def parse_terminals(terminals: str) -> dict[int, int]:
-    """Return the label of each terminal, by the vertex's name in the graph file.
-
-    Raises:
-        ConfigError: it is neither VERTEX=LABEL by commas nor a file, or has one label only.
-    """
+    """Return the label of each terminal, by the vertex's name; a ConfigError as of `load_graph`."""
 
     def parse(texts: Sequence[str], _: int) -> dict[int, int]:
         vertices, labels = map(_ids, _columns(texts, 2))
@@ -323,7 +262,7 @@ def parse_terminals(terminals: str) -> dict[int, int]:
         if Path(terminals).is_file():
             known = _read(Path(terminals), "VERTEX LABEL, whole numbers", parse)
         else:
-            known = parse([f"{k!r} {label!r}" for k, label in _map(terminals).items()], 2)
+            known = parse(terminals.replace("=", " ").split(","), 2)
         labels = set(known.values())
         _require(len(labels) > 1, max(labels) < MOST_LABELS)
     except ValueError:

@@ -15,13 +15,11 @@ from mlxhog.report.table import AnswerNote, FailureNote, Section
 class Epoch:
     """One pass over the examples."""
 
-    number: int  # its number, from 1
+    number: int  # from 1
     lr: float  # its step size gamma
-    # from the first worker's first example to the last worker's last one; with cyclades also the
-    # search for components
-    seconds: float
-    native_s: float  # seconds inside the native loops, summed over workers
-    examples: int  # examples done in the epoch
+    seconds: float  # from the first worker's begin to the last one's end, with cyclades' search
+    native_s: float  # inside the native loops, summed over workers
+    examples: int  # that were done
     measures: dict[str, float]  # "objective" and the problem's other measures, after the epoch
 
     @property
@@ -37,32 +35,30 @@ class ClassicProgress:
     An observer may raise KeyboardInterrupt to end the run; its current epoch is not measured.
     """
 
-    scheme: str  # scheme of the run, such as "serial"
-    epochs: int  # number of its epochs
-    examples: int  # number of examples in an epoch
+    scheme: str
+    epochs: int  # their number
+    examples: int  # in an epoch
     epoch: Epoch | None = None  # the last measured epoch; None before the first one
-    done: int = 0  # number of examples done in the current epoch
-    message: str | None = None  # a message for the user; shown once
+    done: int = 0  # examples of the current epoch
+    message: str | None = None  # for the user; shown once
 
 
 @dataclass(frozen=True)
 class ClassicResult:
     """One run."""
 
-    problem: str  # its name
-    scheme: str  # its name
+    problem: str
+    scheme: str
     write: str  # "racy", "lossless" or "hot-cold"; "" if the scheme has one way to write
-    workers: int  # worker processes
+    workers: int
     status: str  # "done", "diverged" or "interrupted"
-    # seconds from spawning the workers until all have mapped the arena; counted in no other number
-    start_s: float
+    start_s: float  # from spawning the workers until all have mapped the arena; in no other number
     initial: dict[str, float]  # measures before the first epoch
     epochs: tuple[Epoch, ...]  # in order
     lost_updates: int = 0  # increments of the probe that were lost; see `run.py`
     probe_updates: int = 0  # increments of the probe; 0 if lost updates were not counted
     advice: str = ""  # the step size to try if the run diverged, else ""
-    # copies of the parameters at the end, by name
-    params: Mapping[str, Float32] = field(default_factory=dict)
+    params: Mapping[str, Float32] = field(default_factory=dict)  # copies of those at the end
 
     @property
     def seconds(self) -> float:
@@ -119,12 +115,7 @@ def sections(
 ) -> list[Section]:
     """The answer, and the numbers of a run beside those of the serial reference, if any.
 
-    Args:
-        about: description of the data.
-        result: result of the run.
-        serial: result of the serial reference, or None.
-        notes: the sentences of `warnings`.
-        everything: whether to show all numbers; else objective, errors and speed.
+    `everything` shows all numbers; else objective, errors and speed.
     """
     runs = [result] if serial is None or serial is result else [serial, result]
     names = [name for name in result.measures if everything or not name.endswith("_loss")]
@@ -143,7 +134,6 @@ def sections(
 
 
 def _answer(result: ClassicResult, serial: ClassicResult | None) -> str:
-    """State the result of the run in one line."""
     who, n_epochs = _label(result), len(result.epochs)
     if result.status == "diverged":
         return FailureNote(f"{who}: diverged in epoch {n_epochs}")

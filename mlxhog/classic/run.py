@@ -9,16 +9,13 @@
 An epoch is one round of the workers; with cyclades a batch is. All begin a round at the same time,
 by a clock that all processes share. A worker that dies ends the run.
 
-The step size of epoch k is lr * beta^(k - 1), or follows another schedule: `step_size`.
-
 Lost updates are counted in a last round with a probe, a shared float. Workers add 1 to it in the
-way in which the scheme writes, as often as they update the busiest shared coordinate: with every
-n-th example, but a thousand times at least. (With hot-cold the most frequent coordinates are
-private between merges, so it is the busiest of the others.) The number of lost updates is the
-number of additions less the final value. Its share is at least the share that the busiest
-coordinate loses; other coordinates lose less. The workers run through the examples as in an epoch,
-at step size 0: the parameters do not change, and the memory traffic is that of training. This round
-is not timed.
+way in which the scheme writes, as often as they update the busiest coordinate (with hot-cold the
+busiest of those that are not private between merges): with every n-th example, but a thousand times
+at least. The number of lost updates is the number of additions less the final value. Its share is
+at least the share that the busiest coordinate loses; other coordinates lose less. The workers run
+through the examples as in an epoch, at step size 0: the parameters do not change, and the memory
+traffic is that of training. This round is not timed.
 """
 
 from __future__ import annotations
@@ -42,14 +39,7 @@ from mlxhog.classic.config import ClassicConfig, RunPlan, check
 from mlxhog.classic.cyclades import ConflictFree, Totals
 from mlxhog.classic.problem import Int32, Int64, Problem, ProblemMemory
 from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
-from mlxhog.classic.worker import (
-    ORDER,
-    WORDS,
-    do_share,
-    plan_layout,
-    prepare,
-    problem_memory,
-)
+from mlxhog.classic.worker import ORDER, WORDS, do_share, plan_layout, prepare, problem_memory
 from mlxhog.config import schedules
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.report.views import Observer
@@ -71,17 +61,12 @@ def train(
 ) -> ClassicResult:
     """Run a problem by the scheme that `config` names.
 
-    Args:
-        problem: from `problems.create`, or any other.
-        config: its options; None stands for the problem's default.
-        observer: receives the progress.
-
     Raises:
         ConfigError: the options contradict each other or the problem.
         EnvironmentLacks: not enough memory.
         WorkerFailed: a worker died.
     """
-    return _run(problem, config, observer, beside_serial=False)[-1]
+    return _run(problem, plan_run(problem, config), observer)[-1]
 
 
 def compare(
@@ -94,32 +79,29 @@ def compare(
     If the serial reference diverges or is interrupted, the other run does not begin, and the serial
     result is returned twice.
     """
-    results = _run(problem, config, observer, beside_serial=True)
+    plan = plan_run(problem, config)
+    alone = replace(plan, scheme="serial", kind="private", workers=1, probe_every=None)
+    results = _run(problem, plan, observer, [] if plan.scheme == "serial" else [alone])
     return results[-1], results[0]
 
 
 def _run(
     problem: Problem,
-    config: ClassicConfig,
+    plan: RunPlan,
     observer: Observer[ClassicProgress],
-    *,
-    beside_serial: bool,
+    before: Sequence[RunPlan] = (),
 ) -> list[ClassicResult]:
-    """Run a problem in one arena: serial SGD if it is asked for, then the plan."""
-    plan, data = plan_run(problem, config), problem.data()
-    plans = [plan]
-    if beside_serial and plan.scheme != "serial":
-        alone = replace(plan, scheme="serial", kind="private", workers=1, probe_every=None)
-        plans.insert(0, alone)
-    layout = plan_layout(problem.initial(config.seed), data, problem.n_examples, plan.workers)
+    """Run a problem in one arena, by the plans before this one first."""
+    data, initial = problem.data(), problem.initial(plan.config.seed)
+    layout = plan_layout(initial, data, problem.n_examples, plan.workers)
     results = list[ClassicResult]()
     with Arena.create(layout, write="racy" if plan.kind == "racy" else "lossless") as arena:
         memory = problem_memory(arena, {name: values.shape for name, values in data.items()})
         for name, view in memory.data.items():
             np.copyto(view, data[name])
         del data
-        for plan in plans:
-            results.append(_Run(problem, arena, memory, plan, observer).execute())
+        for one in (*before, plan):
+            results.append(_Run(problem, arena, memory, one, observer).execute())
             if results[-1].status != "done":
                 break
     return results
@@ -183,9 +165,7 @@ def step_size(config: ClassicConfig, lr: float, beta: float, epoch: int) -> floa
 def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
     """Examples of a worker between two additions to the probe.
 
-    Args:
-        supports: the problem's hypergraph.
-        private: n; the first n coordinates are not shared.
+    The first `private` coordinates are not shared.
 
     Returns:
         At least 1; None if no example touches a shared coordinate.
@@ -199,12 +179,7 @@ def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int 
 def epoch_order(n: int, seed: int, epoch: int, sampling: str) -> Int32:
     """The examples of one epoch, (n,) int32, the same for the same seed and epoch.
 
-    Args:
-        n: number of examples.
-        seed: seed of the run.
-        epoch: number of the epoch, from 1.
-        sampling: "shuffle", each example once; or "replacement", n independent draws, as the
-            theorem assumes.
+    A "shuffle" has each example once, "replacement" n independent draws, as the theorem assumes.
     """
     rng = np.random.default_rng([seed, epoch])
     if sampling == "replacement":
@@ -306,10 +281,7 @@ class _Run:
         )
 
     def _lost_updates(self, every: int) -> tuple[int, int]:
-        """Run the last round; returns the additions to the probe that were lost, and all of them.
-
-        The round does not change the parameters.
-        """
+        """Run the last round; returns the lost additions to the probe, and all of them."""
         before = {name: values.copy() for name, values in self.params.items()}
         probe = self.arena.probe[:1]
         probe[0] = np.float32(0.0)
@@ -323,10 +295,7 @@ class _Run:
     # -- workers ---------------------------------------------------------------------------------
 
     def _start(self) -> float:
-        """Spawn the workers, each on a core of its own if there are enough.
-
-        Returns the seconds until all have mapped the arena.
-        """
+        """Spawn the workers, each on a core of its own if there are enough; returns the seconds."""
         began_ns, count = monotonic_ns(), self.plan.workers
         shapes = {name: values.shape for name, values in self.memory.data.items()}
         self.board.reset()

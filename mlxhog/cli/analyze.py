@@ -116,11 +116,11 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
             "Delta = rho = p_conf = 1: any two updates met, so nothing about the block is sparse",
         ],
     )
-    rows = [facts["embedding"], *facts["tables"]]
-    hottest = (f"{one['text']} {one['share']:.0%}" for one in rows[0]["hottest"])
+    embedding = facts["embedding"]
+    hottest = (f"{one['text']} {one['share']:.0%}" for one in embedding["hottest"])
     yield table(
-        "do two updates meet? rows, of the embedding and of tables by the order of their n-grams",
-        ({name: x for name, x in one.items() if name != "hottest"} for one in rows),
+        "do two updates meet? rows of the embedding",
+        [{name: x for name, x in embedding.items() if name not in ("name", "hottest")}],
         [f"hottest rows of the embedding, and their share of the batches: {', '.join(hottest)}"],
     )
     staleness, lag = facts["staleness"], f"{facts['lag']['largest']:g}"

@@ -53,7 +53,7 @@ def run(words: _Words, config: ClassicConfig) -> Report:
         classic svm --data rcv1_train.svm --stats
 
     Main options:
-        data test_data labels size workers scheme write epochs lr batch_size seed stats all json
+        data test_data size workers scheme write epochs lr batch_size seed stats all json
     """
     from mlxhog.classic import problems
 

@@ -47,7 +47,7 @@ def run(words: _Words, written: Written) -> Report:
         simulate --machines 2 --link 100Mbit:50ms --params 4M
 
     Main options:
-        run workers times slow kill join strategies sync_time cores machines link params round_every
+        run workers times slow kill join strategies sync_time machines link params round_every
         objective updates seed json
     """
     values, recorded = dict(written.values), None
@@ -62,11 +62,7 @@ def run(words: _Words, written: Written) -> Report:
 
 
 def _workers_of_run(run: "Run") -> "list[Worker]":
-    """Return the workers of a run, each with the times of its newest steps.
-
-    These times include the slowdown by the other workers of the run, so a simulation needs no limit
-    of cores.
-    """
+    """Return the workers of a run, each with the times of its newest steps."""
     from mlxhog.theory.simulator.machine import worker_of
 
     try:

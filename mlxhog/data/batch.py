@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORED = -100
-"""A label that no loss counts, as in torch and transformers."""
-
-LENGTHS = 32
-"""Rows of unequal lengths are padded to a multiple of this length."""
+IGNORED = -100  # a label that no loss counts, as in torch and transformers
+LENGTHS = 32  # rows of unequal lengths are padded to a multiple of this length
 
 
 @dataclass(frozen=True)
@@ -86,18 +82,11 @@ def joined(parts: Sequence[Batch]) -> Batch:
     if len(parts) == 1:
         return parts[0]
     width = max(part.x.shape[1] for part in parts)
-    x = np.concatenate([_widened(part.x, width, mode="edge") for part in parts])
-    y = np.concatenate(
-        [_widened(part.y, width, mode="constant", constant_values=IGNORED) for part in parts]
-    )
-    n_bytes = sum(part.n_bytes for part in parts)
-    return Batch(x, y, n_bytes, parts[0].seed, parts[0].frozen)
-
-
-def _widened(rows: NDArray[np.int32], width: int, **how: Any) -> NDArray[np.int32]:
-    """Pad the ends of rows."""
-    more = width - rows.shape[1]
-    return np.pad(rows, ((0, 0), (0, more)), **how) if more else rows
+    more = [((0, 0), (0, width - part.x.shape[1])) for part in parts]
+    x = [np.pad(part.x, pad, mode="edge") for part, pad in zip(parts, more, strict=True)]
+    y = [np.pad(one.y, pad, constant_values=IGNORED) for one, pad in zip(parts, more, strict=True)]
+    n_bytes, first = sum(part.n_bytes for part in parts), parts[0]
+    return Batch(np.concatenate(x), np.concatenate(y), n_bytes, first.seed, first.frozen)
 
 
 def _ends(y: NDArray[np.int32]) -> NDArray[np.intp]:

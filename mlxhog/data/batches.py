@@ -24,28 +24,22 @@ from numpy.typing import NDArray
 from mlxhog.data.batch import Batch
 from mlxhog.data.tokens import TokenFile
 
-TABLE_LIMIT = 65_536
-"""Up to this many sequences an epoch's order is one sorted table."""
+TABLE_LIMIT = 65_536  # up to this many sequences an epoch's order is one sorted table
+_EPOCHS = 1 << 32
 
 
 class Order:
     """The order of the sequences in an epoch: position -> sequence.
 
-    Args:
-        n: number of sequences, > 0.
-        corpus_sha: hexadecimal digest of the training text or token file.
-        seed: the run's seed.
+    `corpus_sha` is a digest of the training text or the token file.
 
     Concurrency: plain functions of the arguments; every process that builds the same `Order`
     sees the same permutation. One object is not for several threads.
     """
 
     def __init__(self, n: int, corpus_sha: str, seed: int) -> None:
-        self.n = n
-        self.corpus_sha = corpus_sha
-        self.seed = seed
-        self._table_epoch = -1
-        self._table: NDArray[np.int64] = np.empty(0, np.int64)
+        self.n, self.corpus_sha, self.seed = n, corpus_sha, seed
+        self._table_epoch, self._table = -1, np.empty(0, np.int64)
 
     def at(self, epoch: int, start: int, count: int) -> NDArray[np.int64]:
         """Return the sequences at positions [start, start + count) of an epoch, (count,) int64."""
@@ -88,21 +82,11 @@ def _feistel(x: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray
     return result.astype(np.int64)
 
 
-_EPOCHS = 1 << 32
-
-
 class Batches:
     """The training batches of every epoch, by ticket.
 
-    Ticket b covers positions [b B, (b + 1) B) of the epoch's order, so an epoch's tickets hold
-    every sequence exactly once; the last is shorter where B does not divide their number.
-
-    Args:
-        file: the training token file.
-        seq_len: length of a sequence.
-        batch_size: sequences per ticket, B.
-        seed: the run's seed.
-        frozen: whether gradients stop at the prompts of examples, see `Batch`.
+    An epoch's tickets hold every sequence exactly once; the last is shorter where the batch size
+    does not divide their number. `frozen` stops gradients at the prompts of examples, see `Batch`.
 
     Concurrency: any process that builds the same object gets the same batches. One object is not
     for several threads.
@@ -111,11 +95,8 @@ class Batches:
     def __init__(
         self, file: TokenFile, *, seq_len: int, batch_size: int, seed: int, frozen: bool = False
     ) -> None:
-        self._file = file
-        self._frozen = frozen and file.prompts is not None
-        self._seq_len = seq_len
-        self._batch_size = batch_size
-        self._seed = seed
+        self._file, self._frozen = file, frozen and file.prompts is not None
+        self._seq_len, self._batch_size, self._seed = seq_len, batch_size, seed
         self._order = Order(file.n_sequences(seq_len), file.digest, seed)
 
     @classmethod

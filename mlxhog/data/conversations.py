@@ -7,12 +7,9 @@
     Assistant:
 
 A message is a turn: it begins a line with the label of its role. An answer ends with BOS, which
-training puts behind every answer and no text contains. It also ends where the model begins another
-turn (`STOPS`). A label at the start of a line within a message gets a blank before it, so that no
-message looks like several turns.
-
-`TEMPLATE` writes the same text for `apply_chat_template` of transformers, after the BOS that our
-readers add as a token.
+training puts behind every answer, and where the model begins another turn (`STOPS`). A label at the
+start of a line within a message gets a blank before it, so that no message looks like several.
+`TEMPLATE` writes the same text for `apply_chat_template` of transformers, after the BOS.
 """
 
 from __future__ import annotations
@@ -31,9 +28,7 @@ LABELS = {
 }
 """Role -> label of its turns."""
 
-JOINT = "\n"
-"""Text between two turns."""
-
+JOINT = "\n"  # text between two turns
 STOPS = tuple(f"\n{label}:" for label in dict.fromkeys(LABELS.values()))
 """Texts that end an answer, because another turn begins."""
 
@@ -41,8 +36,7 @@ _SPEAKERS = {"human": "user", "gpt": "assistant"}
 """Names of roles in the field `from`, beside which ShareGPT's files have the text as `value`."""
 
 _ANSWER = f"{LABELS['assistant']}:"
-_PARTS = ("text", "refusal")
-"""Types of the parts of a content that are text."""
+_PARTS = ("text", "refusal")  # types of the parts of a content that are text
 
 
 def prompt(messages: object) -> str:
@@ -188,5 +182,4 @@ _JINJA = """\
 {%- endif -%}
 """
 
-TEMPLATE = _template()
-"""The template as Jinja."""
+TEMPLATE = _template()  # the template as Jinja

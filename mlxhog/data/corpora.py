@@ -8,17 +8,10 @@
 
 Several names, one per line, are one corpus. If some of them bring held-out text, that is all of it.
 
-Of a folder these files are read, those of its subfolders too:
-
-    a known suffix      text: prose, source code, records (`textfiles.TEXT_SUFFIXES`)
-    .csv, .tsv          a table; read if `text_key` names a column
-    markup, archives    skipped, with the command that makes text of them (`textfiles.NOT_TEXT`)
-    .json and others    text or records if the content is
-
-Hidden files and folders are skipped, for they may hold settings and passwords, and so are links to
-folders. A file that looks like text and cannot be read is a bad file. It is skipped like the
-others, and messages name it. A file that `--data` itself names is read as it is. Of equal files the
-first is read, so no copy of a training file is held out.
+docs/own-text.md says which files of a folder are read, those of its subfolders too. A file that
+looks like text and cannot be read is a bad file. It is skipped like the others, and messages name
+it. A file that `--data` itself names is read as it is. Of equal files the first is read, so no copy
+of a training file is held out.
 """
 
 from __future__ import annotations
@@ -42,8 +35,7 @@ from mlxhog.errors import DataError, EnvironmentLacks, nearest, visible
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
 
-NO_TEXT = "no text in it"
-"""The reason why an empty file is skipped."""
+NO_TEXT = "no text in it"  # the reason why an empty file is skipped
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
 _MOST = 5  # most files of a reason that a note names
 _MOST_BAD = 50  # most files of a reason that an error names
@@ -109,11 +101,7 @@ class Corpus:
         return replace(self, parts=tuple(map(changed, self.parts)))
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say which files are held out by their names, and which are skipped and why.
-
-        Args:
-            listed_by: the option that lists all of them.
-        """
+        """Say which files are held out by their names, and which are skipped and why."""
         notes = list[str]()
         if held_out := self.files(held_out=True):
             notes.append(f"held-out text, by name: {self._names(held_out, _MOST)}")
@@ -150,10 +138,7 @@ class Corpus:
 def find(spec: str, text_key: str | None = None) -> Corpus:
     """Return the corpus that `spec` names, without reading its text yet.
 
-    Args:
-        spec: a name of the list above, a path, or a glob; or several, one per line.
-        text_key: the key of a record, or column of a table, with the text; see
-            `textfiles.documents`.
+    `text_key` is that of `textfiles.placed_documents`.
 
     Raises:
         DataError: no corpus or path of that name, a folder without text, not a regular file.
@@ -202,7 +187,6 @@ def _part(path: Path, source: str, text_key: str | None, **how: bool) -> Part:
 
 
 def _folder(source: str, folder: Path, text_key: str | None) -> Corpus:
-    """The corpus of the text files of a folder and its subfolders."""
     files, skipped = list[Path](), list[Skipped]()
 
     def closed(error: OSError) -> None:
@@ -261,7 +245,6 @@ def _selected(
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
-    """The split `train` of a data set, and its held-out one."""
     source, splits = records.data_set(name)
     train = "train" if "train" in splits else next(iter(splits))
 
@@ -300,10 +283,6 @@ def is_missing(spec: str) -> bool:
 
 def readable(corpus: Corpus, *, strict: bool = False) -> tuple[Corpus, Scan]:
     """Read a corpus once; return it without bad files and those equal to earlier ones.
-
-    Args:
-        corpus: the corpus.
-        strict: whether bad files are refused.
 
     Raises:
         DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.

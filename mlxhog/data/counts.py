@@ -12,10 +12,9 @@ context, and distinct the number of ids there. K is the number of ids that span 
 7 bytes, or 2 to 3 ids of a BPE.
 
 An occurrence is one key of 64 bits, exact and not hashed: K + 1 symbols, the newest of the context
-highest, the next id lowest. A symbol is the rank of an id among those that occur, so 8 bits suffice
-for UTF-8 (at most 243 bytes, and BOS). A key with room for fewer symbols shortens the context: 3
-ids up to a vocabulary of 65,536. Of a text with more than `SAMPLE` tokens, evenly spaced runs are
-counted.
+highest, the next id lowest. A symbol is the rank of an id among those that occur. A key with room
+for fewer symbols shortens the context: 3 ids up to a vocabulary of 65,536. Of a text with more than
+`SAMPLE` tokens, evenly spaced runs are counted.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ from mlxhog.data import subset
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 
-CONTEXT = 7
-"""Bytes of context of the mark."""
+CONTEXT = 7  # bytes of context of the mark
 DISCOUNT = 0.75
 SAMPLE, _RUN = 1 << 24, 1 << 16  # most tokens that are counted, and tokens in a run of a sample
 _MOST_ORDERS = 63  # a key of 64 bits has room for no more
@@ -48,10 +46,6 @@ Keys = NDArray[np.uint64]
 
 def probabilities(file: TokenFile, ids: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return the probability of each id of a text after the ids before it, (n,).
-
-    Args:
-        file: the text to count.
-        ids: another one, (n,).
 
     Raises:
         DataError: the counted text is shorter than a context, or the file is damaged.
@@ -95,15 +89,8 @@ def probabilities(file: TokenFile, ids: NDArray[np.int32]) -> NDArray[np.float64
 def score(train: Path, val: Path, asked_bytes: int) -> float | None:
     """Return the bits per byte of a training text's counts on a part of its held-out text.
 
-    The score is computed at the first call, and stored beside the held-out text.
-
-    Args:
-        train: token file of the training text.
-        val: token file of the held-out text.
-        asked_bytes: size of the part, as `subset.of` takes it.
-
-    Returns:
-        None for prompts and completions, which are not plain text.
+    The score is computed at the first call, and stored beside the held-out text. Prompts and
+    completions, which are not plain text, have none.
 
     Raises:
         DataError: a token file is damaged, or the training text is shorter than a context.
@@ -139,13 +126,12 @@ def _levels(
 ) -> Iterator[tuple[Keys, NDArray[np.int64]]]:
     """Yield keys and their counts of each order, from the longest contexts on."""
     whole = np.arange(len(symbols)) % run >= orders  # no context spans two runs
-    keys, times = np.unique(_keys(symbols, orders, bits)[whole], return_counts=True)
-    yield keys, times
-    width = np.uint64(bits)
-    for _ in range(orders):  # without the oldest symbol, which lies above the next id
-        keys = (keys >> width >> width << width) | (keys & np.uint64((1 << bits) - 1))
+    keys, width = _keys(symbols, orders, bits)[whole], np.uint64(bits)
+    for _ in range(orders + 1):
         keys, times = np.unique(keys, return_counts=True)
         yield keys, times
+        # Without the oldest symbol, which lies above the next id.
+        keys = (keys >> width >> width << width) | (keys & np.uint64((1 << bits) - 1))
 
 
 def _places(ascending: Keys, wanted: Keys) -> NDArray[np.intp]:

@@ -8,15 +8,9 @@ volume        in place of every-12th if a document has more than a sixth of the 
               whole ones, a twelfth of their volume
 given         files that are held out by their names (`by_name`), or a split of a data set
 
-Every evaluation uses the same sequences, in the same order, in batches of the same shape.
-
-Marks make bits per byte comparable: the scores of simple models on the first MiB of held-out text,
-each fitted to this text only:
-
-    uniform     8, for every text
-    unigram     the entropy of single bytes
-    gzip        `gzip -9`
-    xz          `xz -9e`
+Every evaluation uses the same sequences, in the same order, in batches of the same shape. Marks
+make bits per byte comparable: the scores of simple models (uniform, the entropy of single bytes,
+`gzip -9`, `xz -9e`) on the first MiB of held-out text, each fitted to this text only.
 """
 
 from __future__ import annotations
@@ -113,10 +107,7 @@ def rule_for(val: str, scan: Scan) -> str:
 def split(documents: Iterable[bytes], rule: str, n_bytes: int = 0) -> Iterator[tuple[bool, bytes]]:
     """Yield (held out, text) pieces of the documents, in their order, each byte in one piece.
 
-    Args:
-        documents: the whole text.
-        rule: as `rule_for` returned it.
-        n_bytes: of all documents, for the rule `volume`.
+    `n_bytes`, of all documents, is for the rule `volume`.
     """
     seen = held_out = 0  # bytes of documents that are held out whole or not at all
     for i, document in enumerate(documents):
@@ -165,10 +156,6 @@ def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
 
     The test text is the held-out text if there is no other. Other files beside records of training
     text are in none of the lists. If the names leave no training text, all files are.
-
-    Args:
-        files: files with text.
-        folder: the folder that the names are relative to.
     """
     names = {
         path: tuple(re.sub(_SHARD, "", _unpacked(part)) for part in path.relative_to(folder).parts)
@@ -204,7 +191,6 @@ def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
 
 
 def _unpacked(name: str) -> str:
-    """The name of a file in small letters, without the suffix of its packing."""
     path = Path(name.lower())
     return path.stem if path.suffix in textfiles.PACKED_SUFFIXES else path.name
 
@@ -246,16 +232,8 @@ def batches(
     Document separators have the label `IGNORED`, and so has the padding of the last sequence and
     the last batch. Over the whole file the sum of the batches' `n_bytes` is that of the text. In a
     file with examples only completions are counted, the rows are those of `ExampleRows`, and all
-    batches are as wide as the longest row.
-
-    Args:
-        file: the held-out token file.
-        seq_len: length of a sequence.
-        batch_size: rows of every batch.
-        eval_tokens: number of labels to use, rounded up to whole sequences, spread evenly over the
-            file; None is the whole file. Labels of prompts are included.
-        first: number of batches to skip.
-        count: number of batches to yield; None is all that follow.
+    batches are as wide as the longest row. `eval_tokens` labels, those of prompts included, rounded
+    up to whole sequences, are spread evenly over the file; None is the whole file.
     """
     indices = _chosen(file, seq_len, eval_tokens)
     stop = len(indices) if count is None else min(len(indices), (first + count) * batch_size)
@@ -287,9 +265,8 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 
     Unlike the loss per token, it can be compared between tokenizers.
 
-    Args:
-        nats: sum over the labels that `batches` counts, in nats.
-        n_bytes: sum of the batches' `n_bytes`, > 0: of the text before a tokenizer changed it.
+    `nats` is the sum over the labels that `batches` counts, `n_bytes` that of the batches, of the
+    text before a tokenizer changed it.
     """
     return nats / (math.log(2) * n_bytes)
 

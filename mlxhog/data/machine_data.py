@@ -42,9 +42,7 @@ _EIGHT = np.uint64(0x0101010101010101)
 class MachineData:
     """Measures such data in documents as they are first read, and perhaps leaves it out.
 
-    Attributes:
-        skip: whether it is left out.
-        sizes: file or source -> bytes of such data; only of those that were read to the end.
+    `sizes`, by file or source, has those that were read to the end.
     """
 
     def __init__(self, *, skip: bool) -> None:
@@ -52,22 +50,18 @@ class MachineData:
 
     def read(self, documents: Iterable[bytes], name: str) -> Iterator[bytes]:
         """Yield the documents of a file or a source."""
-        if name in self.sizes and not self.skip:
-            yield from documents
-            return
-        size = 0
+        size, is_known = 0, name in self.sizes and not self.skip
         for document in documents:
-            rest = list(without([document]))
+            rest = [document] if is_known else list(without([document]))
             size += len(document) - sum(map(len, rest))
             yield from rest if self.skip else [document]
-        self.sizes[name] = size
+        self.sizes.setdefault(name, size)
 
     def notes(self, n_bytes: int, unread: Container[str]) -> list[str]:
         """Return a line for the user if a hundredth of the text or more is such data.
 
-        Args:
-            n_bytes: of the text, without what is left out.
-            unread: files that are not a part of the text.
+        `n_bytes` is the size of the text without what is left out; `unread` files are no part of
+        it.
         """
         sizes = Counter({name: n for name, n in self.sizes.items() if n and name not in unread})
         total = n_bytes + self.skip * sizes.total()
@@ -105,7 +99,6 @@ def without(documents: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _rest(text: bytes) -> bytes:
-    """A text without such data."""
     pieces, start = [], 0
     for begin, end in spans(text):
         pieces.append(text[start:begin])

@@ -1,9 +1,8 @@
 """Preparing a corpus once: token files of training and held-out text, stored for later runs.
 
 The name of a prepared directory is a digest of its inputs: the text, the tokenizer and the held-out
-rule. A directory appears when it is whole, under a file lock.
-So processes that prepare the same corpus at once end with one good copy, and no later process
-trusts the incomplete directory of a killed one.
+rule. It appears when it is whole, under a file lock, so processes that prepare the same corpus at
+once end with one good copy, and no process trusts the incomplete directory of a killed one.
 """
 
 from __future__ import annotations
@@ -70,9 +69,6 @@ class Prepared:
 
         It has `source`; `files` with `path`, `n_bytes` on the disk and `held_out_bytes`; and
         `skipped`, files with `path` and `reason`.
-
-        Raises:
-            DataError: a file has changed or is unreadable.
         """
         corpus, held_out = self.corpus, Counter[str]()
         for file, is_held_out, text in _pieces(corpus, self.rule, self.n_bytes, Scan()):
@@ -103,17 +99,10 @@ def prepare(
 ) -> Prepared:
     """Make the token files of a corpus, or return those that an earlier call made.
 
-    Args:
-        source: a corpus; see `corpora.find`.
-        tokenizer: see `tokenizers.build`; or "auto", see `tokenizers.choose`.
-        cache_dir: folder of the prepared corpora; None is `user_cache_directory()`.
-        val: the held-out rule; see `heldout`.
-        text_key: for `.jsonl`, the key of the text.
-        loss_on: "all" also learns prompts and the messages of users.
-        strict: whether a bad file of a folder or a glob is an error; if not, it is skipped.
-        skip_machine_data: whether base64 and the like are left out, see `machine_data`.
-        width: of the model, for "auto".
-        progress: whether bars show on a terminal how far a tokenizer is learnt.
+    `source` and `text_key` are those of `corpora.find`; `tokenizer` is that of `tokenizers.build`,
+    or "auto" (`tokenizers.choose`, for a model of this width); `val` is the held-out rule.
+    `loss_on="all"` also learns prompts and the messages of users, `strict` refuses bad files of a
+    folder, and `skip_machine_data` leaves out base64 and the like.
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
@@ -226,7 +215,6 @@ def _pieces(
 
 @contextlib.contextmanager
 def _locked(cache: Path, name: str) -> Iterator[None]:
-    """Hold the lock of one target during the block; the kernel frees it if the holder dies."""
     locks = cache / "locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)
@@ -283,9 +271,9 @@ def _write(
 
 def _write_tokens(part: Path, corpus: Corpus, scan: Scan, rule: str, tokenizer: Tokenizer) -> bytes:
     """Write both token files; returns the begin of the held-out text."""
+    files = [part / f"{split}.bin" for split in ("train", "val")]
     train, val = (
-        TokenWriter(part / f"{split}.bin", tokenizer, split=split, source=corpus.source)
-        for split in ("train", "val")
+        TokenWriter(file, tokenizer, split=file.stem, source=corpus.source) for file in files
     )
     again, begin = Scan(), b""
     with train, val:
@@ -295,8 +283,8 @@ def _write_tokens(part: Path, corpus: Corpus, scan: Scan, rule: str, tokenizer: 
                 begin += text
     if again.sha256 != scan.sha256:
         raise DataError(f"{corpus.source} changed while it was read; try again")
-    for split, name in (("train", "training"), ("val", "held-out")):
-        if not (part / f"{split}.bin").stat().st_size:
+    for file, name in zip(files, ("training", "held-out"), strict=True):
+        if not file.stat().st_size:
             raise DataError(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
             )

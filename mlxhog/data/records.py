@@ -1,13 +1,11 @@
 """The text of a record: the keys that have it, and its bytes.
 
 A record is a mapping of names to values: a line of `.jsonl`, or a row of a table or a data set.
-Data sets come from the package `datasets`.
 
     text, or content      the text itself
-    prompt, completion    an example, of which the completion is learned; other names of the two
-                          are in `PROMPTS` and `COMPLETIONS`
-    messages              a conversation, of which the assistant's messages are learned, see
-                          `mlxhog.data.conversations`; or the name `conversations`
+    prompt, completion    an example, of which the completion is learned; `PROMPTS` and
+                          `COMPLETIONS` have other names of the two
+    messages              a conversation, of which the assistant's messages are learned
 
 A `text_key` names another key. Several keys with commas, `QUESTION,REPLY`, are the parts of an
 example, of which the last is learned.
@@ -19,7 +17,7 @@ import codecs
 import importlib
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from mlxhog.base.paths import expanded
 from mlxhog.data import conversations
@@ -39,8 +37,7 @@ class Example(bytes):
 
     If no white space separates a context from its answer, a line break is added to the context.
 
-    Attributes:
-        lengths: number of bytes of each context and answer, in turns.
+    `lengths` are the bytes of contexts and answers, in turns.
     """
 
     lengths: tuple[int, ...]
@@ -89,10 +86,7 @@ def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
 def record_text(record: object, text_key: str | None, where: str) -> bytes:
     """Return the text of a record; for a prompt and a completion or a conversation, an `Example`.
 
-    Args:
-        record: a JSON value, or a row of a table.
-        text_key: the key of the text, or keys with commas; None looks for the usual ones.
-        where: its file and line, for errors.
+    `where` is its file and line, for errors.
 
     Raises:
         DataError: the record has no text, or a conversation is malformed.
@@ -166,10 +160,6 @@ def package(module: str, what: str) -> Any:
 def data_set(name: str) -> tuple[str, Mapping[str, Any]]:
     """Return the name of a data set of the package `datasets`, and its splits.
 
-    Args:
-        name: a name on the hub, or a folder with data files or of `save_to_disk`; a comma and the
-            name of a subset may follow.
-
     Raises:
         DataError: there is no such data set, it cannot be loaded, or it has no split to train on.
         EnvironmentLacks: the package is not installed.
@@ -189,13 +179,13 @@ def data_set(name: str) -> tuple[str, Mapping[str, Any]]:
             words = {"keep_default_na": False} if hasattr(config, "keep_default_na") else {}
             splits = datasets.load_dataset(where, subset or None, **words)
     except Exception as error:  # its readers and the network raise errors of any type
-        messages, cause = list[str](), cast(BaseException | None, error)
-        while cause is not None:  # the first cause says most
-            messages.append(message_of(cause))
-            cause = cause.__cause__ or cause.__context__
+        causes: list[BaseException] = [error]
+        while cause := causes[-1].__cause__ or causes[-1].__context__:  # the first says most
+            causes.append(cause)
         raise DataError(
-            f"the data set {source} cannot be loaded: {': '.join(dict.fromkeys(messages))}; name "
-            "one on the hub (hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
+            f"the data set {source} cannot be loaded: "
+            f"{': '.join(dict.fromkeys(map(message_of, causes)))}; name one on the hub "
+            "(hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
         ) from error
     splits = splits if isinstance(splits, dict) else {"train": splits}
     if "train" not in splits and len(splits) > 1:

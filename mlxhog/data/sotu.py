@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SOTU = "sotu"
-"""Its name, as a corpus."""
+SOTU = "sotu"  # its name, as a corpus
 SOTU_FILE = "sotu.jsonl.xz"
 SOTU_SHA256 = "ab8e008677790ccf7f1d8db07098de8259e0500055fdd62d7e7632412854c2ac"
 """SHA-256 over the UTF-8 texts, in order, joined by one zero byte."""

@@ -10,9 +10,8 @@ The line of a part publishes the tickets before it; those that no part counts ar
 process. A published part never changes, so a ticket means the same rows in every process and after
 every kill. Parts name their files, so that each file is read once.
 
-The inputs of a row are all its tokens except the last, its labels all except the first. A document
-is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token. An answer
-is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the last BOS.
+A document is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token.
+An answer is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the last BOS.
 """
 
 from __future__ import annotations
@@ -71,9 +70,8 @@ class Part:
 class Stream:
     """The published tickets of a folder; `update` finds those that are new.
 
-    Attributes:
-        last: the last part; an empty one before the first.
-        sources: files that are in parts, by name.
+    `last` is the last part, an empty one before the first; `sources` are the files in parts, by
+    name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -134,16 +132,16 @@ class Closed(Exception):
 
 
 class StreamWriter(Stream):
-    """Publishes rows, and lets a run take examples; only the holder of the run's lock has one."""
+    """Publishes rows, and lets a run take examples; only the holder of the run's lock has one.
+
+    Raises:
+        CheckpointError: the run has accepted examples that may be longer than `seq_len`.
+        DataError: a part is damaged.
+        EnvironmentLacks: the disk is full.
+    """
 
     def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
-        """Open the stream of a run, or create it.
-
-        Raises:
-            CheckpointError: the run has accepted examples that may be longer than `seq_len`.
-            DataError: a part is damaged.
-            EnvironmentLacks: the disk is full.
-        """
+        """Open the stream of a run, or create it."""
         super().__init__(run / FOLDER)
         self.tokenizer, self.seq_len = tokenizer, seq_len
         self._batch_size, self._closed, self._publishing = batch_size, False, threading.Lock()
@@ -173,11 +171,8 @@ class StreamWriter(Stream):
             Closed: `close` has been called; nothing is published.
             EnvironmentLacks: the disk is full; nothing is published.
         """
-        tickets = [
-            plain_json.dumps([[masked, *ids.tolist()] for ids, masked in rows[begin:end]])
-            for begin in range(0, len(rows), self._batch_size)
-            for end in [begin + self._batch_size]
-        ]
+        values, size = [[masked, *ids.tolist()] for ids, masked in rows], self._batch_size
+        tickets = [plain_json.dumps(values[at : at + size]) for at in range(0, len(values), size)]
         part = Part(self.last.end_ticket + len(tickets), examples_end, tuple(sources))
         content = b"\n".join([*tickets, plain_json.dumps(asdict(part)), b""])
         with self._publishing:
@@ -195,10 +190,8 @@ class StreamWriter(Stream):
 class StreamBatches:
     """The batches of a stream, by ticket; the same in every process.
 
-    Args:
-        folder: folder of the stream; its parts are read when their tickets are requested.
-        byte_lengths: bytes of text of each id.
-        example: a batch of other text, for `example` before the first part.
+    A part is read when its tickets are requested. `byte_lengths` are of each id; `example` is a
+    batch of other text, for `example` before the first part.
     """
 
     n_tickets = TICKETS
@@ -223,7 +216,7 @@ class StreamBatches:
         return Batch(x, y, int(self._byte_lengths[y[y != IGNORED]].sum()), seed=g)
 
     def example(self) -> Batch:
-        """A batch of the usual shape, to try a model with."""
+        """Return a batch of the usual shape, to try a model with."""
         return self._example
 
 

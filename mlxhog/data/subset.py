@@ -1,19 +1,16 @@
 """The part of the held-out text on which a run is evaluated.
 
 Bits per byte of two texts cannot be compared: documents differ by more than a minute of training
-changes. So all evaluations of a run, during and after training, use the same text, and other runs
-on the same data use it, too:
+changes. So all evaluations of all runs on the same data use the same text:
 
-- The part depends only on the held-out documents and the size of the part. The run's seed, its
-  tokenizer, the length of its sequences, its speed and its workers do not matter.
+- The part depends only on the held-out documents and the size of the part.
 - The documents are in one random order. The part consists of their beginnings in that order, each
   at most a sixteenth of the size, so it is never a single long document. If this is too little
   text, the part has the beginnings of all documents, as long as the size requires.
 - Parts of two sizes are nested: the larger one contains the smaller one.
-- The size is 64 KiB (`BYTES`) for every budget, so a run of ten seconds and one of ten hours are
-  evaluated on the same text. `--eval-tokens` sets another size, and large models get less
-  (`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it). A smaller text is
-  used as a whole.
+- The size is 64 KiB (`BYTES`) for every budget. `--eval-tokens` sets another size, and large models
+  get less (`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it). A smaller
+  text is used as a whole.
 
 Examples and conversations are used whole: a completion without its end is another task. Two
 tokenizers cut the beginning of a document at the same byte, except for part of a token.
@@ -34,12 +31,7 @@ DOCUMENTS = 16  # fewest documents of a part, if the text has as many
 
 
 def of(file: TokenFile, n_bytes: int) -> TokenFile:
-    """Return about `n_bytes` bytes of a held-out token file; the file itself if it has no more.
-
-    Args:
-        file: the whole held-out text.
-        n_bytes: bytes of text, including prompts, at least 1.
-    """
+    """Return about `n_bytes` bytes of a held-out token file; the file itself if it has no more."""
     n_bytes = DOCUMENTS * -(-n_bytes // DOCUMENTS)  # a multiple, so that parts are nested
     if n_bytes >= file.header["bytes"]:
         return file
@@ -66,10 +58,7 @@ def of(file: TokenFile, n_bytes: int) -> TokenFile:
 def name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
     """Name a held-out text: two runs with the same name are evaluated on the same text.
 
-    Args:
-        corpus_sha256: digest of the documents.
-        rule: the held-out rule.
-        n_bytes: requested bytes; None is the whole text.
+    `n_bytes` None is the whole text.
     """
     size = "all" if n_bytes is None else str(n_bytes)
     return f"{corpus_sha256[:16]} {rule} {size}"

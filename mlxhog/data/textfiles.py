@@ -69,15 +69,11 @@ NOT_TEXT = {
 command that makes text of them."""
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
-SPLIT_BYTES = 65_536
-"""A single file of prose above this size is cut at blank lines ..."""
-PIECE_BYTES = 2_048
-"""... into documents of at least this size."""
+SPLIT_BYTES = 65_536  # a single file of prose above this size is cut at blank lines ...
+PIECE_BYTES = 2_048  # ... into documents of at least this size
 DOCUMENT_BYTES = 1 << 20
 """A longer document is cut at a line end: a tokenizer needs 200 bytes of memory per byte."""
-HEAD_BYTES = 1 << 16
-"""Number of first bytes that decide whether a file of no known suffix is text."""
-
+HEAD_BYTES = 1 << 16  # number of first bytes that decide whether a file of no known suffix is text
 _READ_BYTES = 1 << 18
 _ROWS = 64  # rows of a Parquet file that are in memory at once
 
@@ -119,15 +115,10 @@ def placed_documents(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of a file, without those that have only white space.
 
-    A record with a prompt and a completion, or with a conversation, becomes an `Example`.
-
-    Args:
-        path: the file. A file with a `record_kind` has records; other files are one document, or
-            several above `DOCUMENT_BYTES`.
-        text_key: the key, or column, of the text of a record, see `records.text_keys`; None looks
-            for the usual ones, except in CSV.
-        split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
-            file again.
+    A file with a `record_kind` has records, of which one with a prompt and a completion, or with a
+    conversation, becomes an `Example`; other files are one document, or several above
+    `DOCUMENT_BYTES`. `text_key` names the key or column of the text (`records.text_keys`); None
+    looks for the usual ones, except in CSV. `split` cuts a large file of prose at blank lines.
 
     Raises:
         DataError: the file is missing, unreadable, not a regular file, not UTF-8 or truncated, or
@@ -175,9 +166,7 @@ def _plain(path: Path) -> Iterator[bytes]:
 def _cut(pieces: Iterable[bytes], *, prose: bool) -> Iterator[bytes]:
     """Yield the documents of a text; joined, they are the text again.
 
-    Args:
-        pieces: the text.
-        prose: whether a text above `SPLIT_BYTES` is cut at blank lines.
+    A text of prose above `SPLIT_BYTES` is cut at blank lines.
     """
     text, is_long = b"", False
     for piece in pieces:
@@ -217,9 +206,7 @@ Records = Iterator[tuple[str, object]]
 def records(path: Path, text_key: str | None = None) -> Records:
     """Yield (place for errors, record) of a file that has a `record_kind`.
 
-    Args:
-        path: the file.
-        text_key: the column of a table; CSV needs one, Parquet reads the usual ones without.
+    CSV needs a `text_key`; Parquet reads the usual columns without.
 
     Raises:
         DataError: the file is unreadable, or a line is not JSON.
@@ -387,10 +374,7 @@ def _records_in(start: bytes) -> str:
 def _open(path: Path) -> Iterator[BinaryIO]:
     """Open a file to read its unpacked content forward, without a byte-order mark.
 
-    Raises:
-        DataError: it is not a readable regular file (a pipe or a device may have no end, so it is
-            refused without waiting); in the block: it is damaged.
-        EnvironmentLacks: unpacking it needs a package that is not installed.
+    A pipe or a device may have no end, so it is refused without waiting.
     """
     try:
         packed = reading.open_regular(path)

@@ -8,9 +8,8 @@
 
 N is a power of two. The text limits it, since a row of the embedding learns from the gradients of
 its own id only: with an id for each KiB of text, of about four bytes a token, the mean id comes 250
-times, and the rarest, by Zipf's law, about 30 times. The model limits it, since embedding and head
-have 2 N d numbers: `IDS_PER_WIDTH` is the ratio that was best in a minute of the width 128
-(`python benchmarks/defaults.py --only minute`).
+times. The model limits it, since embedding and head have 2 N d numbers: `IDS_PER_WIDTH` is the
+ratio that was best in a minute of width 128 (`python benchmarks/defaults.py --only minute`).
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from mlxhog.data.sotu import SOTU, SOTU_SHA256
 from mlxhog.errors import DataError, message_of, shown
 
 BOS_TOKEN = "<|bos|>"
-
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
 BYTE_TO_CHAR = {byte: chr(byte) for byte in _PRINTABLE}
@@ -147,8 +145,7 @@ class ByteTokenizer(Tokenizer):
 
 # -- byte-level BPE --------------------------------------------------------------------------------
 
-BPE_SMALLEST = 257
-"""256 bytes and the document separator."""
+BPE_SMALLEST = 257  # 256 bytes and the document separator
 _MOST_UNUSED = 1 << 20  # most ids without a token; each costs a row of the embedding
 
 
@@ -158,10 +155,7 @@ class BpeTokenizer(Tokenizer):
     Only byte-level vocabularies are accepted: only their tokens have a known number of bytes, which
     bits per byte need.
 
-    Args:
-        description: the bytes of `tokenizer.json`.
-        bos_token: the token that starts a document, or its id.
-        origin: path or name of the description, for messages.
+    `bos_token`, a token or its id, starts a document; `origin` is for messages.
 
     Raises:
         DataError: the description is damaged or not byte-level, or lacks `bos_token`.
@@ -172,7 +166,6 @@ class BpeTokenizer(Tokenizer):
     def __init__(self, description: bytes, bos_token: str | int, origin: str) -> None:
         import tokenizers
 
-        fields = _parse(description, origin)
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(description.decode())
         except BaseException as error:
@@ -194,7 +187,7 @@ class BpeTokenizer(Tokenizer):
                 f"{origin}: the start token {shown(bos_token)} is not in the vocabulary"
             )
         self.bos, self.bos_token, self.description = int(bos), name, description
-        self.pieces = _pieces(self._tokenizer, fields, origin)
+        self.pieces = _pieces(self._tokenizer, origin)
         self.n_ids = len(self.pieces)
         self.vocab_size = -(-self.n_ids // 64) * 64
 
@@ -212,22 +205,9 @@ class BpeTokenizer(Tokenizer):
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in batch]
 
 
-def _parse(text: bytes, origin: str) -> dict[str, Any]:
-    try:
-        fields = plain_json.loads(text, strict=False)
-    except ValueError as error:
-        raise DataError(f"{origin} is not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise DataError(f"{origin} has a {type(fields).__name__}, expected a JSON object")
-    return fields
-
-
-def _pieces(tokenizer: Any, description: dict[str, Any], origin: str) -> list[bytes]:
+def _pieces(tokenizer: Any, origin: str) -> list[bytes]:
     """Return the bytes of each id."""
-    try:
-        special = {t["id"]: bool(t["special"]) for t in description.get("added_tokens") or ()}
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{origin}: added_tokens need a content, an id and special") from error
+    added = tokenizer.get_added_tokens_decoder()
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     largest = max(vocabulary.values(), default=-1)
     if not 0 <= largest < _MOST_UNUSED + 8 * len(vocabulary):
@@ -237,8 +217,8 @@ def _pieces(tokenizer: Any, description: dict[str, Any], origin: str) -> list[by
         )
     pieces = [b""] * (largest + 1)
     for token, i in vocabulary.items():
-        if i in special:
-            pieces[i] = b"" if special[i] else token.encode()
+        if i in added:
+            pieces[i] = b"" if added[i].special else token.encode()
             continue
         try:
             pieces[i] = bytes(_CHAR_TO_BYTE[char] for char in token)
@@ -253,10 +233,7 @@ def _pieces(tokenizer: Any, description: dict[str, Any], origin: str) -> list[by
 def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False) -> BpeTokenizer:
     """Return a BPE vocabulary learnt from texts by several threads.
 
-    Args:
-        texts: that it learns from.
-        vocab_size: number of ids; a short text may give fewer.
-        progress: whether bars show the progress, if stderr is a terminal.
+    A short text may give fewer ids. With `progress` bars show it if stderr is a terminal.
 
     Raises:
         DataError: `vocab_size` is below `BPE_SMALLEST` or above 2^31 - 1.
@@ -286,8 +263,7 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False
 
 # -- by name ---------------------------------------------------------------------------------------
 
-SHIPPED = SOTU
-"""The tokenizer of the text in the package, learnt from its training documents."""
+SHIPPED = SOTU  # the tokenizer of the text in the package, learnt from its training documents
 SHIPPED_FILE = "sotu.tokenizer.json"
 SHIPPED_SHA256 = "e3f71fb1e34c23cd983bb8fc70531108e09fc9a3fafda009bd083308ab44686c"
 
@@ -307,11 +283,8 @@ def identity(spec: str) -> str:
 def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = False) -> Tokenizer:
     """Return the tokenizer that `spec` names.
 
-    Args:
-        spec: `bytes`, `bpe:N`, `sotu` (that of the text in the package), the path of a
-            `tokenizer.json`, or of a directory with one.
-        texts: yields the training documents, for `bpe:N`.
-        progress: see `train_bpe`.
+    `spec` is `bytes`, `bpe:N`, `sotu`, or the path of a `tokenizer.json` or of a directory with
+    one; `texts` yields the training documents, for `bpe:N`.
 
     Raises:
         DataError: the name is unknown, the size is wrong, or the file is missing or damaged.
@@ -344,10 +317,8 @@ def _size_of(spec: str) -> int:
 def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
     """Return the tokenizer of a `tokenizer.json`, or of a directory with one.
 
-    Args:
-        path: the file or the directory; a file beside `tokenizer.json` names the start token.
-        bos_token_id: the start token, used if no file of the tokenizer names one; it may come from
-            a model's config.
+    A file beside `tokenizer.json` names the start token; `bos_token_id`, perhaps of a model's
+    config, is used if none does.
 
     Raises:
         DataError: a file is missing, damaged, too large, or a link out of its directory; or none
@@ -375,12 +346,14 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
 
 
 def _named_bos(path: Path) -> str | None:
-    """The start token that a file beside a `tokenizer.json` names."""
     for neighbour in ("special_tokens_map.json", "tokenizer_config.json"):
         beside = path.with_name(neighbour)
         if not beside.is_file():
             continue
-        bos = _parse(_content(beside), str(beside)).get("bos_token")
+        try:
+            bos = dict(plain_json.loads(_content(beside), strict=False)).get("bos_token")
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{beside} is no JSON object: {error}") from error
         bos_token = bos.get("content") if isinstance(bos, dict) else bos
         if isinstance(bos_token, str):
             return bos_token.encode(errors="backslashreplace").decode()  # of half a character
@@ -402,14 +375,7 @@ MOST: Final = 32_768
 
 
 def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, str | None]:
-    """Return the tokenizer for a text and a model, and a line for the user that says why.
-
-    Args:
-        n_bytes: of training text.
-        width: of the model.
-        sha256: digest of the text.
-        rule: of its held-out part.
-    """
+    """Return the tokenizer for a text and a model, and a line for the user that says why."""
     if (sha256, rule) == (SOTU_SHA256, "every-12th"):
         return SHIPPED, None
     of_text, of_model = _power_of_two(n_bytes // BYTES_PER_ID), _power_of_two(IDS_PER_WIDTH * width)

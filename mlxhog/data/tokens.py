@@ -11,8 +11,8 @@
                 changed text, which the tokens spell)
 
 Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, and the next BOS
-ends it. Each answer of a conversation is a document with the context before it, so a conversation
-is several documents; only the first begins with BOS.
+ends it. Each answer of a conversation is a document with the context before it; only the first
+begins with BOS.
 
 A model reads rows. Row i of length T is tokens [i T, i T + T + 1): inputs are all but the last,
 labels all but the first. Neighbouring rows overlap by one token, and a tail shorter than T + 1 is
@@ -50,17 +50,17 @@ _WAY_OUT = "prepare the corpus again"
 class ExampleRows:
     """The rows of a token file with examples: for each answer BOS, all before it, the answer, BOS.
 
-    The model reads all of it and learns the answer and its end. A text of n tokens has n labels:
-    the tokens behind its first, and BOS. If these are more than `seq_len`, the beginning of what is
-    not counted is left out, as few tokens as possible. A text that is still too long is cut into
-    several consecutive rows. Documents without a prompt may be mixed with examples.
+    The model reads all of it and learns the answer and its end. If a text has more labels than
+    `seq_len`, the beginning of what is not counted is left out, as few tokens as possible. A text
+    that is still too long is cut into several consecutive rows. Documents without a prompt may be
+    mixed with examples. Arrays are (rows,).
     """
 
-    begin: Int64  # position of each row's first token, (rows,)
-    length: Int64  # number of its inputs and of its labels, from 1 to `seq_len`, (rows,)
-    context: Int64  # number of its first labels that belong to the prompt, (rows,)
-    ends: NDArray[np.bool_]  # whether its last label is the BOS that ends its document, (rows,)
-    document: Int64  # number of its document, (rows,)
+    begin: Int64  # position of each row's first token
+    length: Int64  # number of its inputs and of its labels, from 1 to `seq_len`
+    context: Int64  # number of its first labels that belong to the prompt
+    ends: NDArray[np.bool_]  # whether its last label is the BOS that ends its document
+    document: Int64  # number of its document
     cut: int  # number of answers of which the text before has lost its beginning
     longest: int  # number of labels of the longest text
 
@@ -72,13 +72,9 @@ class ExampleRows:
         continues: NDArray[np.bool_],
         seq_len: int,
     ) -> Self:
-        """Lay out the rows of a file.
+        """Lay out rows of at most `seq_len` inputs; the arrays are those of a `TokenFile`.
 
-        Args:
-            starts: position of each document, then the number of tokens, (documents + 1,).
-            prompts: number of tokens of each document's context, behind its first, (documents,).
-            continues: whether a document belongs to the conversation before it, (documents,).
-            seq_len: most inputs of a row, at least 1.
+        `continues` says whether a document belongs to the conversation before it, (documents,).
         """
         bounds = starts.astype(np.int64)
         first = np.maximum.accumulate(np.where(continues, 0, np.arange(len(continues))))
@@ -220,11 +216,7 @@ class TokenFile:
         return x, y
 
     def batch(self, indices: Int64, seq_len: int) -> Batch:
-        """Return the rows `indices`, (B,) int64, as one batch; examples are padded to the longest.
-
-        Raises:
-            DataError: an id is not in the vocabulary.
-        """
+        """Return the rows `indices`, (B,) int64, as one batch; padded to the longest."""
         table, width = self.rows(seq_len), seq_len
         if table is not None:
             width = padded(int(table.length[indices].max(initial=1)))
@@ -241,13 +233,9 @@ class TokenFile:
         return round(spelled * self.header["bytes"] / decoded) if decoded else spelled
 
     def check_known(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Refuse ids outside of the vocabulary; `open` does not check every id.
-
-        Raises:
-            DataError: an id is outside of the vocabulary.
-        """
+        """Refuse ids outside of the vocabulary by a DataError; `open` does not check every id."""
         vocab = self.header["vocab"]
-        if ids.size and int(ids.max()) >= vocab:
+        if ids.size and ids.max() >= vocab:
             raise DataError(
                 f"{self.path}: token {ids.max()} is outside the vocabulary of {vocab}; {_WAY_OUT}"
             )
@@ -289,11 +277,7 @@ class TokenWriter:
     grow. The files are flushed to the disk but not renamed: the caller writes into a directory that
     it renames when all files are whole.
 
-    Args:
-        path: the `.bin` to create.
-        tokenizer: the tokenizer.
-        split: `train` or `val`, for the header.
-        source: the name of the corpus, for the header.
+    `split` (`train` or `val`) and `source` are for the header.
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, *, split: str, source: str) -> None:

@@ -1,18 +1,7 @@
-"""Lock-free training judged: its conditions for a model, its strategies, and pairs of trainings.
+"""Lock-free training judged: `mlxhog analyze`, `advise`, `simulate` and `compare`.
 
-    hypergraph  Omega, Delta, rho and conflict of a whole data set, exactly
-    supports    the same quantities from sampled gradients, with intervals
-    bounds      the theorems' bounds, and whether they apply
-    rules       the tables of rules that advise
-    target      the model that a command-line argument names
-    short_runs  trainings of some seconds that measure
-    analysis/   `mlxhog analyze`: conflicts, staleness, bounds and advice for a real model
-    simulator/  `mlxhog simulate`: predicted speed and staleness of strategies
-    workload    what strategies depend on, and a prediction of each
-    advise      `mlxhog advise`: a profile, a choice by rules, a trial in pairs
-    pairs       `mlxhog compare`: trains pairs and keeps them; `paired_test` decides
-
-Source of the quantities: Niu, Recht, Re, Wright 2011, arXiv:1106.5730, section 2.
+Here are their options. `hypergraph` has the quantities of the theory (Niu, Recht, Re, Wright 2011,
+arXiv:1106.5730, section 2), `bounds` its theorems, `rules` the advice.
 """
 
 from dataclasses import dataclass
@@ -20,9 +9,7 @@ from dataclasses import dataclass
 from mlxhog.base.quantities import format_duration
 from mlxhog.config.options import option
 
-FEWEST = 12
-"""Sampled gradients below which intervals are as wide as the range of their quantity."""
-
+FEWEST = 12  # sampled gradients below which intervals are as wide as the range of their quantity
 PROBE_S = 3.0
 
 

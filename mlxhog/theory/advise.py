@@ -25,7 +25,7 @@ from mlxhog.report.views import TellStep, numbered
 from mlxhog.strategies import Hogwild, Serial, Sync
 from mlxhog.theory import AdviseConfig, AnalyzeConfig, CompareConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
-from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
+from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
 from mlxhog.theory.paired_test import single_look
 from mlxhog.theory.pairs import Comparison, Pair, Side
@@ -37,17 +37,11 @@ from mlxhog.theory.workload import Arm, Profile, recommend, rounds_of
 # -- a profile -------------------------------------------------------------------------------------
 
 
-FEWEST_STEPS = 8
-"""Steps of every worker that a short run needs for its times."""
+FEWEST_STEPS = 8  # steps of every worker that a short run needs for its times
 
 
 def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profile:
     """Measure times, a round's cost, conflict and noise.
-
-    Args:
-        target: the model and its training.
-        how: options of the command.
-        tell: called with (part, step) before each step.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input, before any run starts.
@@ -87,13 +81,14 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "their noise")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
-    p_conf, density = weighted(measured.blocks)
+    total = sum(one.parameters for one in measured.blocks)
+    p_conf = sum(one.parameters * one.p_conf for one in measured.blocks) / total
     return Profile(
         workers=together,
         alone=alone,
         sync_s=max(0.0, 1 / rounds_per_s - slowest_s),
-        p_conf=p_conf,
-        density=density,
+        p_conf=min(1.0, p_conf),
+        density=min(1.0, sum(one.mean for one in measured.blocks) / total),
         noise_scale=noise,
         batch=subject.sequences,
         backend=one,
@@ -102,14 +97,6 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         heterogeneity=how.heterogeneity or 0.0,
         seed=target.config.seed,
     )
-
-
-def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
-    """Return probability of conflict and share of touched elements, weighted by parameters."""
-    total = sum(one.parameters for one in blocks)
-    p_conf = sum(one.parameters * one.p_conf for one in blocks) / total
-    touched = sum(one.mean for one in blocks) / total
-    return min(1.0, p_conf), min(1.0, touched)
 
 
 def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float | None:
@@ -136,9 +123,7 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
 # -- a trial ---------------------------------------------------------------------------------------
 
 PAIRS = 4
-TIE_BITS = 0.02
-"""Bits per byte within which two losses are a tie, whatever the interval."""
-
+TIE_BITS = 0.02  # bits per byte within which two losses are a tie, whatever the interval
 UNEVEN = 1.3
 """Largest ratio of steps between runs of an arm at which a trial on a busy machine counts: beyond
 it the load of other programs, and not the arms, decided about steps."""
@@ -149,12 +134,10 @@ HELD_OUT_TOKENS = 65_536
 def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str, Any]:
     """Return the result of some pairs of runs, the first arm being A.
 
-    Returns:
-        Of each arm `names`, `seconds` and `steps` of training, and mean held-out `bits_per_byte`;
-        the `difference` of the second's bits to the first's with its interval of 95 %, `low` to
-        `high`; whether it is a `tie`; the `winner`, of a tie the first arm that repeats; and why
-        the trial does not count, `untold`: the load of a busy machine, with the first arm as the
-        winner.
+    It has of each arm `names`, `seconds` and `steps` of training, and mean held-out
+    `bits_per_byte`; the `difference` of the second's bits to the first's with its interval of 95 %,
+    `low` to `high`; whether it is a `tie`, and the `winner`, of a tie the first arm that repeats.
+    `untold` is the load of a busy machine, for which the trial does not count; the first arm wins.
 
     Raises:
         Diverged: every run of both arms diverged.
@@ -166,10 +149,10 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str
             "trial out with --no-try"
         )
     result = single_look([pair.difference for pair in pairs])
-    tie = result.sign == 0 or abs(result.mean) < TIE_BITS
-    repeating = next((arm for arm in arms if arm.repeats), arms[0])
-    winner, untold = repeating if tie else arms[int(result.mean < 0)], None
-    steps = [[run.steps for run in side] for side in runs]
+    tie, winner = result.sign == 0 or abs(result.mean) < TIE_BITS, arms[int(result.mean < 0)]
+    if tie:
+        winner = next((arm for arm in arms if arm.repeats), arms[0])
+    steps, untold = [[run.steps for run in side] for side in runs], None
     if load.busy and any(max(each) > UNEVEN * min(each) for each in steps):
         untold, winner, tie = str(load), arms[0], True
     return {
@@ -191,28 +174,23 @@ def try_both(
 ) -> dict[str, Any]:
     """Train both in pairs of runs, as `mlxhog compare` does, with a constant step size; `decide`.
 
-    Args:
-        target: the model and its training.
-        arms: the recommended one first.
-        seconds: that each trains in all.
-        tell: called with (part, step).
+    The first arm is the recommended one; each trains for `seconds` in all.
 
     Raises:
         MlxhogError: as `mlxhog.theory.pairs.Comparison.run_pair`.
         Diverged: every run of both arms diverged.
     """
     watch, config = LoadWatch(), target.config
+    terms = CompareConfig(
+        pairs=PAIRS, time=seconds / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=config.seed
+    )
     with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
 
         def side(arm: Arm) -> Side:
             how = {**PLAIN, "strategy": arm.strategy, "workers": arm.workers or config.workers}
-            return Side(
-                arm.name, settings_for(config, folder, "advise", **how, schedule="constant")
-            )
+            own = settings_for(config, folder, "advise", **how, schedule="constant")
+            return Side(arm.name, own)
 
-        terms = CompareConfig(
-            pairs=PAIRS, time=seconds / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=config.seed
-        )
         comparison = Comparison(side(arms[0]), side(arms[1]), terms, Path(folder) / "pairs")
         pairs = [comparison.run_pair(number, tell) for number in range(1, PAIRS + 1)]
     return decide(arms, pairs, watch.look())
@@ -233,11 +211,7 @@ def advise_on(
     choice of the rules, `advised`. `untold` says why it is a guess (the load of a busy machine), or
     is None.
 
-    Args:
-        target: the model and its training.
-        options: of the command.
-        tries: whether the two best are trained in pairs.
-        tell: called with (part, step) before each step.
+    `tell` is called with (part, step) before each step.
 
     Raises:
         MlxhogError: bad input, or a failed measurement; see `measured_profile`.

@@ -60,8 +60,7 @@ HOGWILD = "Niu, Recht, Re, Wright 2011, arXiv:1106.5730, Proposition 4.1"
 PERTURBED = "Mania et al. 2015, arXiv:1507.06970, Theorem 3.4"
 
 Values = dict[str, float]
-Bound = dict[str, Any]
-"""Of `apply`."""
+Bound = dict[str, Any]  # of `apply`
 
 
 def _penalty(tau: float, omega: float, rho: float, delta: float) -> Values:

@@ -1,10 +1,9 @@
 """Tests of paired differences: which of two is better, or no decision.
 
-`single_look` is the t-test of a fixed number of pairs; the rest of this file is sequential.
-
-After each pair, from the third on, Student's t of the differences (their mean over its standard
-error) is compared with a boundary. The first crossing decides, and ends the comparison. Without a
-crossing up to the planned number of pairs there is no decision.
+`single_look` is the t-test of a fixed number of pairs; the rest of this file is sequential. After
+each pair, from the third on, Student's t of the differences (their mean over its standard error) is
+compared with a boundary. The first crossing decides, and ends the comparison. Without a crossing up
+to the planned number of pairs there is no decision.
 
 The boundary is t's quantile at the level `c_N (k / N)^5` for pair k of N: little of the error is
 spent early, so that the last look is nearly as sharp as a test with a single look. `c_N` is in
@@ -28,9 +27,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 ERROR = 0.01
-FEWEST = 3
-"""Pairs before the first look: two show next to nothing of their variance."""
-
+FEWEST = 3  # pairs before the first look: two show next to nothing of their variance
 SHAPE = 5.0
 LEVELS = dict(enumerate((
     0.009930, 0.009844, 0.008374, 0.007721, 0.007424, 0.007236, 0.007092, 0.006908, 0.006792,
@@ -64,9 +61,7 @@ class PairedResult:
 def judge(differences: Sequence[float], planned: int) -> PairedResult:
     """Look after each pair, and stop at the first crossing of the boundary; ignore later pairs.
 
-    Args:
-        differences: of the pairs so far, in the order in which they were run.
-        planned: the number of pairs, one of `LEVELS`, fixed before the first.
+    Differences are in the order in which the pairs were run; `planned` is fixed before the first.
     """
     outcome = PairedResult(0, planned, 0.0, -math.inf, math.inf)
     for k in range(1, min(len(differences), planned) + 1):

@@ -1,9 +1,8 @@
 """Two trainings against each other, in pairs of runs that differ in nothing but their settings.
 
 The runs of a pair have one seed: the same initial values for the same model, and the same order of
-batches for the same text. They follow each other directly, A first in the first pair, B in the
-second, so that neither always has the warmer machine. Both get the same time or the same tokens,
-are not evaluated meanwhile, and are scored afterwards, by one process, on the same held-out text.
+batches for the same text. A runs first in the first pair, B in the second, so that neither always
+has the warmer machine. Both are scored afterwards, by one process, on the same held-out text.
 `paired_test` decides after each pair whether another follows. Finished pairs are kept in a folder:
 
 FOLDER/comparison.json   identity of the comparison; written before the first pair
@@ -44,9 +43,7 @@ from mlxhog.training.plan import TextPlan, make_plan
 
 SCORING_S = 3600.0
 UNEQUAL = 0.02  # part of the training time; a larger difference within a pair gives a warning
-WORST_BITS = 8.0
-"""Bits per byte of a uniform guess; the score of a diverged run."""
-
+WORST_BITS = 8.0  # bits per byte of a uniform guess; the score of a diverged run
 SAME_FOR_BOTH = ("seed", "out", "name")
 """Options that the comparison sets, so that they do not differ between its sides."""
 
@@ -97,11 +94,7 @@ class Pair:
 class Comparison:
     """Two sides, checked before any training, and the folder of their pairs.
 
-    Args:
-        a: one side.
-        b: the other one; seed, budget and output of each run are the comparison's.
-        terms: of both.
-        folder: of the pairs; None is one in comparisons/ that no other comparison has.
+    `folder` None is one in comparisons/ that no other comparison has.
 
     Attributes:
         sides: by letter, "a" and "b".
@@ -116,9 +109,8 @@ class Comparison:
     """
 
     def __init__(self, a: Side, b: Side, terms: CompareConfig, folder: Path | None = None) -> None:
-        self.sides, self.terms = {"a": a, "b": b}, terms
-        self.folder, self.pairs = Path(), list[Pair]()
-        self.plans: dict[str, TextPlan] = {}
+        self.sides, self.terms, self.pairs = {"a": a, "b": b}, terms, list[Pair]()
+        self.folder, self.plans = Path(), dict[str, TextPlan]()
         for letter, side in self.sides.items():
             try:
                 self.plans[letter] = make_plan(self.settings(letter, 1))
@@ -177,39 +169,33 @@ class Comparison:
     def notes(self) -> Iterator[str]:
         """Yield remarks for the user: on differences of the sides, and on the runs."""
         a, b = self.plans.values()
-        if not self.differing() and a.model == b.model:
-            yield "A and B are the same settings"
-        orders = {
+        of_a, of_b = (
             (plan.data.open(plan.config.seq_len)[0].digest, plan.config.seq_len,
-             plan.config.sequences_per_ticket)
+             plan.config.sequences_per_ticket, plan.mean_tokens_per_step)
             for plan in (a, b)
-        }  # fmt: skip
-        if len(orders) > 1:
-            yield "pairs share seeds, not batches: text, --seq-len or --batch-size differ"
-        if self.terms.steps is not None and a.mean_tokens_per_step != b.mean_tokens_per_step:
-            yield (
-                f"a step of A has {a.mean_tokens_per_step:,.0f} tokens, of B "
-                f"{b.mean_tokens_per_step:,.0f}"
-            )
-        if not self._same_tokens:
-            yield "tokenizers differ: runs are scored on all of the held-out text"
-        if a.config.seq_len != b.config.seq_len:
-            yield f"both are scored on sequences of {self.seq_len} tokens"
-        for letter in self.sides:
-            diverged = sum(getattr(pair, letter).status == "diverged" for pair in self.pairs)
-            if diverged:
-                yield (
-                    f"{letter.upper()} diverged in {diverged} of {len(self.pairs)} runs, each of "
-                    f"which counts as {WORST_BITS:g} bits per byte"
-                )
-        ratios = ((pair.a.seconds / pair.b.seconds, pair) for pair in self.pairs)
-        unequal = [pair for ratio, pair in ratios if abs(ratio - 1) > UNEQUAL]
-        if unequal and self.terms.time is not None:
-            yield (
-                f"in {len(unequal)} pairs the runs trained for unequal times "
-                f"({unequal[0].a.seconds:.1f} and {unequal[0].b.seconds:.1f} s): a step is long "
-                "beside them; give more --time"
-            )
+        )  # fmt: skip
+        diverged = {
+            side: sum(getattr(pair, side).status == "diverged" for pair in self.pairs)
+            for side in self.sides
+        }
+        unequal = sum(abs(pair.a.seconds / pair.b.seconds - 1) > UNEQUAL for pair in self.pairs)
+        for applies, note in (
+            (not self.differing() and a.model == b.model, "A and B are the same settings"),
+            (of_a[:3] != of_b[:3],
+             "pairs share seeds, not batches: text, --seq-len or --batch-size differ"),
+            (self.terms.steps is not None and of_a[3] != of_b[3],
+             f"a step of A has {of_a[3]:,.0f} tokens, of B {of_b[3]:,.0f}"),
+            (not self._same_tokens,
+             "tokenizers differ: runs are scored on all of the held-out text"),
+            (of_a[1] != of_b[1], f"both are scored on sequences of {self.seq_len} tokens"),
+            *((n, f"{side.upper()} diverged in {n} of {len(self.pairs)} runs, each of which counts "
+               f"as {WORST_BITS:g} bits per byte") for side, n in diverged.items()),
+            (unequal and self.terms.time is not None,
+             f"in {unequal} pairs the runs trained for unequal times: a step is long beside them; "
+             "give more --time"),
+        ):  # fmt: skip
+            if applies:
+                yield note
 
     def _identity(self) -> dict[str, Any]:
         """Return all that identifies a comparison; it has no pairs of another identity."""
@@ -260,17 +246,14 @@ class Comparison:
     def _read(self) -> None:
         path = self.folder / "comparison.json"
         identity = plain_json.loads(plain_json.dumps(self._identity()))
-        if path.exists():
-            if plain_json.read(path) != identity:
-                raise RunError(
-                    f"{self.folder} holds another comparison; name another folder with --folder"
-                )
-        elif runs.list_runs(self.folder / "runs"):
+        stored = plain_json.read(path) if path.exists() else None
+        # Unfinished runs are removed from the folder, so it has to be this comparison's.
+        if stored != identity and (stored or runs.list_runs(self.folder / "runs")):
             raise RunError(
-                f"{self.folder} has runs that no comparison made, and a comparison removes "
-                "unfinished runs from its folder; name an empty one with --folder"
+                f"{self.folder} holds another comparison, or runs that no comparison made; name "
+                "another folder with --folder"
             )
-        else:
+        if stored is None:
             with disk_errors(f"writing {path}"):
                 durable.replace_file(path, plain_json.dumps(identity, indent=1) + b"\n")
         with contextlib.suppress(FileNotFoundError):
@@ -305,10 +288,6 @@ class Comparison:
 
     def run_pair(self, number: int, tell: TellStep) -> Pair:
         """Train and score both sides once, as pair `number` from 1 on.
-
-        Args:
-            number: of the pair.
-            tell: called with (part, step).
 
         Raises:
             KeyboardInterrupt: a signal asked to end.

@@ -153,14 +153,9 @@ STRATEGIES = (
 
 # -- after a measurement: how to train -------------------------------------------------------------
 
-OFTEN = 0.5
-"""Share of parameters, or of pairs of updates, above which conflict is common."""
-
-TURNED = 0.5
-"""Cosine between an old gradient and a fresh one below which the old one mostly misleads."""
-
-FRESH = 0.9
-"""Cosine above which an old gradient is nearly as good as a fresh one."""
+OFTEN = 0.5  # share of parameters, or of pairs of updates, above which conflict is common
+TURNED = 0.5  # cosine of an old and a fresh gradient below which the old one mostly misleads
+FRESH = 0.9  # cosine above which an old gradient is nearly as good as a fresh one
 
 
 def verdict(f: Any) -> str:
@@ -183,11 +178,12 @@ def verdict(f: Any) -> str:
 
 
 def _lost(f: Any) -> str:
-    if f.observed is None or f.observed.lost_update_rate is None:
+    seen = f.observed or {"lost_update_rate": None}
+    if seen["lost_update_rate"] is None:
         return "the share of lost increments was not measured"
     return (
-        f"{f.observed.lost_update_rate:.2g} of all increments were lost in the "
-        f"{f.observed.source} with write {f.observed.write}"
+        f"{seen['lost_update_rate']:.2g} of all increments were lost in the {seen['source']} with "
+        f"write {seen['write']}"
     )
 
 

@@ -40,11 +40,7 @@ PLAIN: dict[str, Any] = {
 def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: Any) -> TrainConfig:
     """Return a configuration with other options, without evaluations, samples and checkpoints.
 
-    Args:
-        config: the options of the user.
-        folder: of the run.
-        name: of the run.
-        chosen: other options, the budget among them: time, tokens or steps.
+    `chosen` has the budget, too: time, tokens or steps.
     """
     never = Interval()
     ends = ("steps", "tokens", "time", "resume", "epochs", "patience", "stop_at_loss")
@@ -71,8 +67,7 @@ def train(settings: TrainConfig, observer: Observer[Progress]) -> Result:
     return result
 
 
-LONGER, TRIES = 4.0, 3
-"""Factor of the time of a repeated short run, and most runs."""
+LONGER, TRIES = 4.0, 3  # factor of the time of a repeated short run, and most runs
 
 
 def run_shortly(
@@ -83,13 +78,7 @@ def run_shortly(
     The start-up does not count. If a worker takes too few steps, as with a large model or on a busy
     machine, the run is repeated for longer.
 
-    Args:
-        config: the options of the user.
-        tell: called with the progress.
-        seconds: of training.
-        fewest: steps of every worker.
-        flag: that gives runs longer.
-        chosen: other options.
+    `fewest` are the steps of every worker; `flag` gives runs longer.
 
     Raises:
         MlxhogError: as `mlxhog.training.run.train`.
@@ -125,13 +114,7 @@ def score(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return nats and bytes of batches of held-out text at a checkpoint; runs in a child.
 
-    Args:
-        lane: of the child.
-        backend: such as "torch:cpu".
-        checkpoint: the model.
-        held_out: its token file.
-        seq_len: length of a sequence; each begins without a state.
-        eval_tokens: approximate number of labels, spread evenly; None is all of the text.
+    Each sequence begins without a state; `eval_tokens` None is all of the text.
     """
     opened = formats.open(checkpoint)
     scorer = backends.create_alone(backend)

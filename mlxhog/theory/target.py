@@ -53,11 +53,8 @@ def options_of(spec: str) -> tuple[str, Layer] | None:
 def find_target(spec: str, overrides: Layer, root: Path) -> Target:
     """Return the target of a command-line argument.
 
-    Args:
-        spec: an architecture's name or file, a file of training options, a run (path, name,
-            latest), a run and `/best`, or a checkpoint.
-        overrides: options that replace those of the target.
-        root: the folder of runs.
+    `spec` is an architecture's name or file, a file of training options, a run (path, name,
+    latest), a run and `/best`, or a checkpoint; `root` the folder of runs.
 
     Raises:
         ConfigError: it is not any of these, or its options are wrong.
@@ -67,12 +64,11 @@ def find_target(spec: str, overrides: Layer, root: Path) -> Target:
     if known is not None:
         title = f"{'model' if list(known[1]) == ['model'] else 'settings'} {spec}"
         config = train_config([known[1], overrides])
-        for name in ("resume", "init_from"):
-            if (origin := getattr(config, name)) is not None:
-                raise ConfigError(
-                    f"{title} begins with the weights of {origin} ({name}); analyze that run or "
-                    "checkpoint instead, with the other options as flags"
-                )
+        if (origin := config.resume or config.init_from) is not None:
+            raise ConfigError(
+                f"{title} begins with the weights of {origin}; analyze that run or checkpoint "
+                "instead, with the other options as flags"
+            )
         model = load_architecture(config.model, config.set, config.plugin)
         target = Target(title=title, config=config, model=model)
     elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):

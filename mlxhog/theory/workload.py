@@ -32,18 +32,12 @@ from mlxhog.theory.simulator import schemes, simulate
 from mlxhog.theory.simulator.machine import Scheme, Worker
 from mlxhog.training import choose_strategy
 
-ROUNDS = 4000
-"""Simulated rounds for the mean of the slowest gradient."""
-
+ROUNDS = 4000  # simulated rounds for the mean of the slowest gradient
 LASTING = 1.5
 """Mean time of the slowest worker over the median one's above which it is a slow worker."""
 
-SIMULATED = 3000
-"""Gradients of a prediction."""
-
-MERGE_SHARE = 0.1
-"""Largest share of the time that merges of local steps may take."""
-
+SIMULATED = 3000  # gradients of a prediction
+MERGE_SHARE = 0.1  # largest share of the time that merges of local steps may take
 LEAST_PERIOD, MOST_PERIOD = 4, 512
 LOCAL_COST = 0.05
 """Share of the steps that each local step beyond the first costs: of ten, each took 0.046 (0.027 to
@@ -51,8 +45,7 @@ LOCAL_COST = 0.05
 
 STALENESS_COST = 0.01
 """Share of the samples that a mean staleness of one costs if every update meets every other, beyond
-the cost of the larger batch: Muon in turn beside averaged gradients of as many workers, 0.00 (-0.04
-to 0.03, n 3) for each unit (the same command), so it cannot be told from 0."""
+the cost of the larger batch: 0.00 (-0.04 to 0.03, n 3) for each unit (the same command)."""
 
 CANDIDATES: tuple[Strategy, ...] = (
     Serial(), Sync(), BY_SPEED, Hogwild(), AsyncPS(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
@@ -79,14 +72,11 @@ class Profile:
     sync_s: float  # seconds of a barrier and an average, beyond the slowest gradient (T_s)
     p_conf: float = 1.0  # probability that two updates share an element, weighted by parameters
     density: float = 1.0  # share of the elements that an update touches
-    # sequences beyond which a larger batch hardly helps; None if not measured
-    noise_scale: float | None = None
+    noise_scale: float | None = None  # sequences beyond which a larger batch hardly helps
     batch: int = 1  # sequences in a gradient
     adaptive: bool = False  # whether the optimizer is an adaptive one
     reproducible: bool = False  # whether the strategy has to repeat bit for bit
-    # zeta^2 / sigma^2, variance of the workers' mean gradients over that of a batch's gradient; 0
-    # if all draw from the same data
-    heterogeneity: float = 0.0
+    heterogeneity: float = 0.0  # zeta^2 / sigma^2, as of the option; 0 if all have the same data
     backend: str = ""  # of a worker that trains alone; "" without a training
     seed: int = field(default=0, repr=False)
 
@@ -256,9 +246,7 @@ class Recommendation(NamedTuple):
 def recommend(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -> Recommendation:
     """Predict every arm, and apply the table.
 
-    Args:
-        profile: the workload.
-        strategies: to choose among: serial, sync and hogwild, and others of `CANDIDATES`.
+    Strategies are serial, sync and hogwild, and others of `CANDIDATES`.
     """
     known = arms(profile, strategies)
     expected = predict(profile, known.values())

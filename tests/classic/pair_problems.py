@@ -5,9 +5,8 @@ from collections import namedtuple
 import numpy as np
 
 from mlxhog import _native
-from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import faces, grid_edges
-from mlxhog.classic.problem import pack_pairs
+from mlxhog.classic.problem import Graph, pack_pairs
 
 
 def table(pairs):

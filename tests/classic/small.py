@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from mlxhog.classic.datasets import SparseRows
-from mlxhog.classic.problem import Defaults
+from mlxhog.classic.problem import Defaults, SparseRows
 from mlxhog.classic.problems.linear import SparseLinear
 
 STEPS = Defaults(lr=0.1, beta=0.9, epochs=3, writes=("racy", "lossless", "hot-cold"))

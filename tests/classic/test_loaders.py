@@ -6,14 +6,7 @@ import gzip
 import numpy as np
 import pytest
 
-from mlxhog.classic.loaders import (
-    load_graph,
-    load_ratings,
-    load_svmlight,
-    parse_label_map,
-    parse_rating_range,
-    parse_terminals,
-)
+from mlxhog.classic.loaders import load_graph, load_ratings, load_svmlight, parse_terminals
 from mlxhog.errors import ConfigError, DataError
 from tests.pairs import each_of
 
@@ -24,20 +17,12 @@ def written(folder, text, name="data"):
     return path
 
 
-def mapped(path):
-    return load_svmlight(path, labels=parse_label_map("1=-1,2=+1,3=-1"))[0]
-
-
 def rows(path):
     return load_svmlight(path)[0]
 
 
 def ratings(path):
     return load_ratings(path)[0]
-
-
-def wide(path):
-    return load_ratings(path, lowest=0, highest=100)[0]
 
 
 def graph(path):
@@ -64,13 +49,13 @@ LINE = {"heads": [0, 1], "tails": [1, 2], "terminals": {0: 0, 2: 2}, "labels": 3
          {"indptr": [0, 2, 3], "indices": [0, 6, 1], "values": [0.5, np.float32(-0.2), 1.0],
           "labels": [1, -1], "n_features": 7, "label_kind": "signs"}),
         (rows, "1 0:1 9:1\n", {"indices": [0, 9], "n_features": 10}),  # counted from 0
-        (mapped, "2 1:1\n1 1:2\n3 1:3\n", {"labels": [1, -1, -1]}),
+        (rows, "2 1:1\n1 1:2\n1 1:3\n", {"labels": [1, -1, -1]}),
         (ratings, MOVIELENS, RATED),
         (ratings, MOVIELENS.replace("\n", "\r\n"), RATED),
         (ratings, MOVIELENS.partition("\n")[2].replace(",", "::"), RATED),
         (ratings, "% KONECT\n1 31 2.5\n7 10 3\n\n1 10 4\n", RATED),
         (ratings, "1\t31\t2.5\tx\n7\t10\t3\ty\n1\t10\t4\tz\n", RATED),
-        (wide, "1 2 90\n1 3 0\n", {"ratings": [90, 0]}),
+        (ratings, "1 2 90\n1 3 0\n", {"ratings": [90, 0]}),
         (apart, "# u v w\n10 20 2.5\n20 30 1\n", {**LINE, "weights": [2.5, 1], "n_vertices": 3}),
         (by_file, "10,20\n20,30\n", {**LINE, "weights": [1, 1]}),
     ],
@@ -89,7 +74,7 @@ def test_what_scikit_learn_writes_is_read_back_packed_or_not_and_a_cut_file_is_r
     for suffix, pack in (("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress)):
         packed = tmp_path / f"digits.svm{suffix}"
         packed.write_bytes(pack(path.read_bytes()))
-        data, test = load_svmlight(packed, labels={0: -1, 2: 1})
+        data, test = load_svmlight(packed)
         assert test is None
         assert data.indptr.tolist() == matrix.indptr.tolist()
         assert data.indices.tolist() == matrix.indices.tolist()
@@ -115,9 +100,9 @@ def test_a_training_and_a_test_file_name_features_users_and_items_alike(tmp_path
 
 # -- what is refused -------------------------------------------------------------------------------
 
-SVM, RATING, EDGE = "wanted -1 or", "wanted USER ITEM RATING", "wanted VERTEX VERTEX"
+SVM, RATING, EDGE = "wanted LABEL", "wanted USER ITEM RATING", "wanted VERTEX VERTEX"
 ROWS = (
-    "-1", "0 1:1", "-1 3:1 2:1", "-1 3:1 3:1", "-1 3:nan", "-1 3:1e39", "-1 3:", "-1 inf:1",
+    "-1", "-1 3:1 2:1", "-1 3:1 3:1", "-1 3:nan", "-1 3:1e39", "-1 3:", "-1 inf:1",
     "-1 1.5:1", "-1 4294967296:1", "-1 1:2:3", "spam 1:2", "-1 1_0:2", "inf 1:2",
 )  # fmt: skip
 
@@ -127,11 +112,11 @@ ROWS = (
     [
         *((rows, f"1 1:1\n{line}\n", f":2: {line!r}; {SVM}") for line in ROWS),
         *((ratings, f"1 2 3\n{line}\n", f":2: {line!r}; {RATING}")
-          for line in ("1 3 6", "1 2.5 3", "-1 2 3", "1 2", "bob 2 3")),
+          for line in ("1 3 nan", "1 2.5 3", "-1 2 3", "1 2", "bob 2 3")),
         *((graph, f"0 1 1\n{line}\n", f":2: {line!r}; {EDGE}")
           for line in ("1 1 1", "1 2 -1", "1 2 inf", "1 2", "1 -2 1")),
-        (rows, "1 1:1\n\n# comment\n2 2:1\n", f":4: '2 2:1'; {SVM}.*--labels 0=-1"),
-        (ratings, "1 2 6\n", r"in 1 \.\. 5 \(another scale: --rating-range"),
+        (rows, "1 1:1\n\n# comment\n2 x\n", f":4: '2 x'; {SVM}"),
+        (rows, "1 1:1\n2 1:1\n3 1:1\n", r"has 3 labels \(1, 2, 3\); wanted two"),
         (rows, "# nothing\n\n", "has no data; wanted lines of"),
         (rows, "", "has no data"),
         (rows, "1 1:1\n\0\n", "is binary"),
@@ -145,17 +130,13 @@ def test_a_malformed_line_is_named_with_the_form_of_a_line(tmp_path, load, text,
 
 
 @each_of(
-    ("read", "text", "message"),
+    ("text", "message"),
     [
-        (parse_label_map, "0", "wanted OLD=NEW"),
-        (parse_label_map, "0=1,0=-1", "each label once"),
-        (parse_rating_range, "5,1", "wanted LOW,HIGH"),
-        (parse_rating_range, "1,5,9", "wanted LOW,HIGH"),
-        (parse_terminals, "0=0,1=0", "with two or more labels"),
-        (parse_terminals, "0=0,1", "--terminals is '0=0,1'; wanted VERTEX=LABEL"),
-        (parse_terminals, "missing.txt", "--terminals is 'missing.txt'"),
+        ("0=0,1=0", "with two or more labels"),
+        ("0=0,1", "--terminals is '0=0,1'; wanted VERTEX=LABEL"),
+        ("missing.txt", "--terminals is 'missing.txt'"),
     ],
 )
-def test_an_option_that_cannot_be_read_is_refused(read, text, message):
+def test_terminals_that_cannot_be_read_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):
-        read(text)
+        parse_terminals(text)

@@ -9,15 +9,7 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.classic.problem import pack_pairs
-from tests.classic.native import (
-    BOARD_FLOATS,
-    WIDTH,
-    Sparse,
-    board_of,
-    orders,
-    scheme_of,
-    x_of,
-)
+from tests.classic.native import BOARD_FLOATS, WIDTH, Sparse, board_of, orders, scheme_of, x_of
 from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared, spawned
 from tests.pairs import each_of
 from tests.tolerances import CLASSIC_STEP_F32, assert_close

@@ -22,11 +22,7 @@ from tests.tolerances import CLASSIC_NEAR_SERIAL
 
 PROBLEM = hinge()
 SERIAL = ClassicConfig(scheme="serial")
-HOGWILD = [
-    {"write": "racy"},
-    {"write": "lossless"},
-    {"write": "hot-cold", "hot": 32, "period": 16},
-]
+HOGWILD = [{"write": "racy"}, {"write": "lossless"}, {"write": "hot-cold", "hot": 32, "period": 16}]
 OTHERS = [{"scheme": "aig"}, {"scheme": "round_robin"}, {"scheme": "sync"}]
 TURN = 8  # examples; a turn for each would make these tests some of the system's scheduler
 
@@ -133,7 +129,7 @@ def test_options_that_contradict_each_other_are_refused_with_the_way_out(options
         ("svn", {}, "no problem 'svn'; did you mean 'svm'"),
         ("svm", {"rank": 5}, "--rank 5 is for problem=matrix-completion, and problem is svm"),
         ("graph-cuts", {"lam": 0.5}, "--lam 0.5 is for .*, and problem is graph-cuts; leave it"),
-        ("svm", {"labels": "0=-1"}, "--labels 0=-1 is for data=file, and data is generated"),
+        ("svm", {"test_data": "y"}, "--test-data y is for data=file, and data is generated"),
         ("graph-cuts", {"data": "x", "test_data": "y"}, "--test-data y is for problem=svm"),
         ("graph-cuts", {"data": "x"}, "x has no labels; give the known ones"),
         ("svm", {"data": "x.svm", "size": 10}, "--size 10 is for data=generated"),

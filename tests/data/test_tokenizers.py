@@ -109,8 +109,8 @@ PANIC["model"]["merges"] = [["a", "b"]]
 @each_of(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
-        ("[]", "expected a JSON object"),
+        ("{", "is not a tokenizer.json"),
+        ("[]", "is not a tokenizer.json"),
         ("{}", "not a tokenizer.json"),
         (WORDS.to_str(), "token 'a b' is not byte-level"),
         (json.dumps(PANIC), "not a tokenizer.json: range end"),  # a panic in Rust

@@ -5,13 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mlxhog.theory.paired_test import (
-    ERROR,
-    LEVELS,
-    boundary,
-    judge,
-    look,
-)
+from mlxhog.theory.paired_test import ERROR, LEVELS, boundary, judge, look
 
 SEQUENCES = 100_000
 TABLE_ERROR = 4 * math.sqrt(ERROR * (1 - ERROR) / SEQUENCES)

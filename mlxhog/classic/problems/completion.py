@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.datasets import Ratings
 from mlxhog.classic.generators import DRAWS, netflix_like
-from mlxhog.classic.loaders import load_ratings, parse_rating_range
+from mlxhog.classic.loaders import load_ratings
 from mlxhog.classic.problem import (
     Defaults,
     Float32,
@@ -30,6 +29,7 @@ from mlxhog.classic.problem import (
     Int64,
     Kernel,
     ProblemMemory,
+    Ratings,
     pack_pairs,
     pair_supports,
 )
@@ -44,9 +44,8 @@ def create(name: str, config: ClassicConfig) -> MatrixCompletion:
     if config.data is None:
         ratings, test = netflix_like(config.size or DRAWS, seed=config.seed), None
     else:
-        lowest, highest = parse_rating_range(config.rating_range)
         test_path = None if config.test_data is None else Path(config.test_data)
-        ratings, test = load_ratings(Path(config.data), test_path, lowest=lowest, highest=highest)
+        ratings, test = load_ratings(Path(config.data), test_path)
     if test is None:
         ratings, test = hold_out(ratings, config.seed)
     return MatrixCompletion(

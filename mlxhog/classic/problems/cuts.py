@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import abdomen_like
 from mlxhog.classic.loaders import load_graph
 from mlxhog.classic.problem import (
     Defaults,
     Float32,
+    Graph,
     Int32,
     Int64,
     Kernel,
@@ -161,8 +161,5 @@ class GraphCuts:
 
 def _build(memory: ProblemMemory) -> _native.CutProblem:
     return _native.CutProblem(
-        memory.params["x"],
-        memory.data["edges"],
-        memory.data["fixed"],
-        word0=memory.row_word0["x"],
+        memory.params["x"], memory.data["edges"], memory.data["fixed"], word0=memory.row_word0["x"]
     )

@@ -21,26 +21,29 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.generators import rcv1_like
-from mlxhog.classic.loaders import held_out, load_svmlight, parse_label_map
-from mlxhog.classic.problem import Defaults, Float32, Int32, Int64, Kernel, ProblemMemory
+from mlxhog.classic.loaders import held_out, load_svmlight
+from mlxhog.classic.problem import (
+    Defaults,
+    Float32,
+    Int32,
+    Int64,
+    Kernel,
+    ProblemMemory,
+    SparseRows,
+)
 
 Float64 = NDArray[np.float64]
 Loss = Literal["hinge", "logistic", "squares"]
 
-LANES = 16
-"""Floats per lock word: 64 bytes, one cache line of most processors."""
+LANES = 16  # floats per lock word: 64 bytes, one cache line of most processors
 SPARSE_WRITES = ("hot-cold", "racy", "lossless")
 
 
 def loss_values(loss: Loss, scores: Float64, labels: Float64) -> Float64:
     """The loss of each score; a score is the product of a row with x.
 
-    Args:
-        loss: "hinge" max(1 - y s, 0), "logistic" ln(1 + exp(-y s)) or "squares" (s - y)^2 / 2.
-        scores: any shape.
-        labels: same shape; -1 or +1, except for "squares".
+    "hinge" is max(1 - y s, 0), "logistic" ln(1 + exp(-y s)), and "squares" (s - y)^2 / 2.
     """
     if loss == "hinge":
         return np.maximum(1.0 - labels * scores, 0.0)
@@ -60,8 +63,7 @@ class SparseLinear:
     loss: Loss  # loss of a row
     lam: float  # weight of the L2 term
     defaults: Defaults  # default step sizes and epochs
-    # whether the L2 term acts only in rows whose loss has a slope, more strongly
-    active_rows: bool = False
+    active_rows: bool = False  # whether the L2 term acts, more strongly, where the loss has a slope
 
     @property
     def n_examples(self) -> int:
@@ -152,7 +154,6 @@ def _from_file(loss: Loss, path: Path, config: ClassicConfig) -> tuple[SparseRow
     train, test = load_svmlight(
         path,
         None if config.test_data is None else Path(config.test_data),
-        labels=parse_label_map(config.labels),
         label_kind="numbers" if loss == "squares" else "signs",
     )
     if test is None:

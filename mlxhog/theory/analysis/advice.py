@@ -1,20 +1,92 @@
-"""The facts of a model that was measured, and the advice that follows from them."""
+"""The staleness of a run, the facts of a model that was measured, and the advice that follows.
+
+With P workers that always have a gradient in flight the mean staleness over all updates is P - 1 at
+any speeds: each update falls between the read and the write of the P - 1 others. Its largest value
+has no such limit. The theory's tau is a lag in updates: a property of a run, not of a model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from mlxhog.arena.layout import PROBE_FLOATS
+from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
+from mlxhog.report.views import Tell
 from mlxhog.strategies import Hogwild
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
-from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.bounds import Bound
 from mlxhog.theory.rules import OFTEN, TRAINING, decide
+from mlxhog.theory.short_runs import run_shortly
+from mlxhog.theory.simulator import Staleness
+
+# -- staleness -----------------------------------------------------------------------------------
+
+ObservedStaleness = dict[str, Any]
+"""Of a run: its `source` ("run" or "probe"), `workers` (their number) and `write` option; the
+distribution over `all` steps and `by_worker`, as of `Staleness`; the `histogram`, staleness ->
+steps; and the `lost_update_rate` of the counted `increments`, None if it was not measured."""
+
+
+def probe_run(
+    config: TrainConfig, *, workers: str, seconds: float, tell: Tell
+) -> ObservedStaleness:
+    """Train for a few seconds without locks in a temporary folder, and return the staleness.
+
+    The run adds plainly (`write: racy`) and evaluates nothing.
+
+    Raises:
+        MlxhogError: as `mlxhog.training.run.train`.
+        WorkerFailed: no step was finished in that time.
+    """
+    own = config.strategy
+    result, _ = run_shortly(
+        config,
+        tell,
+        seconds=seconds,
+        fewest=1,
+        flag="--seconds",
+        strategy=own.lock_free() if isinstance(own, Hogwild) else Hogwild(),
+        workers=workers,
+        read="snapshot",
+        max_workers=None if config.max_workers is None else max(2, config.max_workers),
+        write="racy",
+        gpu_write="cpu",
+    )
+    return _summary("probe", asdict(result), "racy")
+
+
+def of_run(run: Run, write: str) -> ObservedStaleness | None:
+    """Read the staleness of the newest command that trained a run; None if it took no step."""
+    lines = [line for line in run.read_metrics() if line.get("step")]
+    return _summary("run", lines[-1], write) if lines else None
+
+
+def _summary(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:
+    def histogram(of: Mapping[str, Any]) -> dict[int, int]:
+        return {int(lag): int(steps) for lag, steps in sorted(of["staleness"].items())}
+
+    workers, overall = line["workers"], Staleness.of("all", histogram(line))
+    named = {f"{one['slot']} {one['backend']}": histogram(one) for one in workers}
+    most = max(overall.max, *(one["max_staleness"] for one in workers))
+    return {
+        "source": source,
+        "workers": len(workers),
+        "write": write,
+        "all": {**asdict(overall), "max": most},
+        "histogram": histogram(line),
+        "lost_update_rate": line["lost_update_rate"],
+        "increments": overall.steps * PROBE_FLOATS,  # a step adds 1 to each
+        "by_worker": [asdict(Staleness.of(name, of)) for name, of in named.items() if of],
+    }
+
+
+# -- advice --------------------------------------------------------------------------------------
 
 
 class Lag(NamedTuple):

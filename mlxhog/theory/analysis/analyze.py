@@ -16,18 +16,23 @@ from mlxhog.base.workers import BACKENDS, WorkerSpec, backend_here, resolve_work
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, DataError, did_you_mean
-from mlxhog.models import families, ngrams
+from mlxhog.models import families
 from mlxhog.optim import SGD, OptimizerChoice
 from mlxhog.optim.sparsified import sparsify
 from mlxhog.report.views import TellStep
 from mlxhog.strategies import Hogwild, Serial
 from mlxhog.theory import PROBE_S, AnalyzeConfig, bounds
 from mlxhog.theory.analysis import conflicts, sampling
-from mlxhog.theory.analysis.advice import Analysis, Lag, advise
+from mlxhog.theory.analysis.advice import (
+    Analysis,
+    Lag,
+    ObservedStaleness,
+    advise,
+    of_run,
+    probe_run,
+)
 from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
-from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of
-from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run, probe_run
-from mlxhog.theory.analysis.written import with_own_moments
+from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of, with_own_moments
 from mlxhog.theory.bounds import Bound, Facts
 from mlxhog.theory.rules import verdict
 from mlxhog.theory.target import Target
@@ -40,10 +45,7 @@ REMEMBERED = 20  # batches in a trained model's optimizer state: 1 / (1 - beta2)
 def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str, Any]:
     """Measure, and apply the theorems; returns what `analyze --json` prints.
 
-    Args:
-        target: the model, its training and its parameters.
-        options: amounts of measurement.
-        tell: called with (part, step) before each step.
+    `tell` is called with (part, step) before each step.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input, before any run starts.
@@ -85,18 +87,17 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
             shuffled[-REMEMBERED:] if trained else [],
         )
     counted = tickets(batches.n_tickets, min(options.batches, batches.n_tickets), config.seed)
-    embedding, *tables = conflicts.count_rows(
+    embedding = conflicts.count_rows(
         batches,
         counted,
         plan.model.vocab_size,
         plan.data.tokenizer,
-        ngrams.of(plan.model),
         lambda step: tell("rows of the embedding", step),
     )
     others = max(1.0, len(workers_of(target)) - 1.0)
     lag = Lag(others, others, seen=False)
-    if observed is not None and observed.workers > 1:
-        lag = Lag(observed.all.mean, float(observed.all.max), seen=True)
+    if observed is not None and observed["workers"] > 1:
+        lag = Lag(observed["all"]["mean"], float(observed["all"]["max"]), seen=True)
     theorems = bounds_of(
         measured.blocks, updates=batches.n_tickets, lag=lag, facts=facts(config, write)
     )
@@ -123,14 +124,13 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         "seq_len": plan.config.seq_len,
         "blocks": [asdict(one) for one in measured.blocks],
         "embedding": embedding,
-        "tables": tables,
         "gradients": {
             "mean_loss": float(measured.losses.mean()),
             "mean_norm": float(measured.norms.mean()),
             "largest_gradient": float(measured.norms.max()),
             "ageing": [one._asdict() for one in stale_gradients],
         },
-        "staleness": None if observed is None else asdict(observed),
+        "staleness": observed,
         "lag": lag._asdict(),
         "bounds": [*analysis.bounds],
         "advice": [*advise(analysis)],
@@ -153,19 +153,11 @@ def facts(config: TrainConfig, write: str) -> Facts:
 
 
 def bounds_of(
-    blocks: Sequence[conflicts.BlockConflicts],
-    *,
-    updates: int,
-    lag: Lag,
-    facts: Facts,
+    blocks: Sequence[conflicts.BlockConflicts], *, updates: int, lag: Lag, facts: Facts
 ) -> Iterator[Bound]:
     """Yield the theorems of every block.
 
-    Args:
-        blocks: measured conflicts.
-        updates: of an epoch, |E|: an example of the theory is one update.
-        lag: staleness.
-        facts: on the model and its training.
+    An example of the theory is one update; `updates` are those of an epoch, |E|.
     """
     for one in blocks:
         # Every update touches something, so neither share is 0, even if it is in the sample.
@@ -185,25 +177,14 @@ def bounds_of(
 
 
 def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
-    """Draw `count` different batches at random, from the fewest epochs that have them.
-
-    Args:
-        per_epoch: batches of an epoch.
-        count: of the batches.
-        seed: of the draw.
-    """
+    """Draw `count` different batches at random, from the fewest epochs that have them."""
     epochs = -(-count // per_epoch)
     drawn = np.random.default_rng([seed, 1]).choice(per_epoch * epochs, count, replace=False)
     return [(int(one) // per_epoch, int(one) % per_epoch) for one in np.sort(drawn)]
 
 
 def plan_of(target: Target, options: AnalyzeConfig) -> TextPlan:
-    """Check everything as a run of one worker would.
-
-    Raises:
-        ConfigError, DataError, CheckpointError, RunError: bad input.
-        EnvironmentLacks: a backend or memory is missing.
-    """
+    """Check everything as a run of one worker would; raises as `analyze`."""
     backend = backend_here(options.backend, machine.here())
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(
@@ -218,7 +199,6 @@ def plan_of(target: Target, options: AnalyzeConfig) -> TextPlan:
 
 
 def _alone(config: TrainConfig, backend: str, optimizer: OptimizerChoice) -> TrainConfig:
-    """Return the settings of one worker with an optimizer."""
     return replace(
         config,
         optimizer=optimizer,
@@ -277,7 +257,7 @@ def _observe(
     """Return the staleness that a run recorded, or that of a short run."""
     seconds = options.seconds
     if seconds is None:
-        seconds = PROBE_S if recorded is None or recorded.workers < 2 else 0.0
+        seconds = PROBE_S if recorded is None or recorded["workers"] < 2 else 0.0
     if seconds == 0:
         return recorded
     workers = target.config.workers

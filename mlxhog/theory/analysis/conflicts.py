@@ -1,13 +1,13 @@
-"""Omega, rho, Delta and conflict: of each block of a model, and of rows that batches look up.
+"""Omega, rho, Delta and conflict: of each block of a model, and of rows of the embedding.
 
 A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
-bounded, and turns them into estimates with intervals (`supports.py`). Rows of the embedding and of
-tables of n-grams are counted, exactly: a batch looks up those of its text and moves no other row.
+bounded, and turns them into estimates with intervals (`hypergraph.Supports`). Rows of the embedding
+are counted, exactly: a batch looks up those of its text and moves no other row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,17 +18,13 @@ from mlxhog.arena.child import Child, Failed
 from mlxhog.data.batches import Batches
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.models.ngrams import NgramTables
 from mlxhog.report.views import Tell
 from mlxhog.theory import FEWEST
 from mlxhog.theory.analysis import sampling
 from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
-from mlxhog.theory.hypergraph import Hypergraph
-from mlxhog.theory.supports import Supports
+from mlxhog.theory.hypergraph import Hypergraph, Supports
 
-BITMAP_BYTES = 1 << 30
-"""Memory that bitmaps may take."""
-
+BITMAP_BYTES = 1 << 30  # memory that bitmaps may take
 CHUNK = 8
 PATIENCE_S = 600.0  # for one chunk, and the import of a framework before the first
 
@@ -45,7 +41,7 @@ class BlockConflicts:
     rho: float  # largest share of the batches that one batch shares an element with
     delta: float  # share of the batches that touch the busiest element
     p_conf: float  # probability that two batches share an element
-    interval: tuple[float, float]  # of p_conf, with the confidence of `supports`
+    interval: tuple[float, float]  # of p_conf, with the `CONFIDENCE` of `hypergraph`
     mean: float  # elements that an update touches, on average
     untouched: int  # elements that no sampled update touched
 
@@ -95,11 +91,7 @@ def most_samples(subject: Subject) -> int:
 def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tell) -> Measured:
     """Sample the gradients of some batches, and estimate.
 
-    Args:
-        child: computes them.
-        subject: the model and its text.
-        tickets: the batches, at least `FEWEST`, drawn at random.
-        tell: called with the progress.
+    Tickets are drawn at random, `FEWEST` or more.
 
     Raises:
         Diverged: a gradient is not finite.
@@ -142,33 +134,36 @@ def call_child(child: Child, function: Callable[..., Any], *args: Any) -> Any:
 # -- rows that batches look up ---------------------------------------------------------------------
 
 HOTTEST = 8
-MOST_OF_TABLES = 512
-"""Batches to count for tables; the time grows with the square of the hottest row's batches."""
 _TELL_EVERY = 256
 
-RowConflicts = dict[str, Any]
-"""Of `row_conflicts`."""
 
-
-def row_conflicts(name: str, rows: int, edges: Sequence[NDArray[np.integer]]) -> RowConflicts:
-    """Count the conflicts of some batches in rows that they look up, exactly.
-
-    Args:
-        name: of the rows: "embedding", or the order of the n-grams.
-        rows: their number.
-        edges: rows of each batch, ascending and distinct; two batches or more.
+def count_rows(
+    batches: Batches, tickets: Sequence[Ticket], rows: int, tokenizer: Tokenizer, tell: Tell
+) -> dict[str, Any]:
+    """Count the conflicts of two or more batches in rows of the embedding, exactly.
 
     Returns:
         Omega, rho, Delta and p_conf as of `Hypergraph`; `never`, the rows that no batch touched;
-        and the `hottest` rows with the share of the batches that touch each, and p_conf without
-        them.
+        the `hottest` rows with the text of their token and the share of the batches that touch
+        each; and p_conf `without_hottest`.
     """
+    edges = []
+    for number, ticket in enumerate(tickets):
+        if number % _TELL_EVERY == 0:
+            tell(f"{number} of {len(tickets)} batches")
+        batch = batches.at(*ticket)
+        edges.append(np.unique((batch.behind_context()[0] if batch.frozen else batch).x))
     graph = Hypergraph.from_lists(edges, rows)
     order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
     hottest = [int(row) for row in order if graph.degrees[row]]
     rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
+
+    def text(row: int) -> str:
+        spelled = tokenizer.decode([row]).decode(errors="backslashreplace")
+        return "<bos>" if row == tokenizer.bos else repr(spelled)
+
     return {
-        "name": name,
+        "name": "embedding",
         "rows": rows,
         "batches": len(edges),
         "omega": graph.omega,
@@ -176,40 +171,9 @@ def row_conflicts(name: str, rows: int, edges: Sequence[NDArray[np.integer]]) ->
         "delta": graph.delta,
         "p_conf": graph.p_conf,
         "never": int(np.count_nonzero(graph.degrees == 0)),
-        "hottest": [{"id": r, "share": float(graph.degrees[r]) / len(edges)} for r in hottest],
+        "hottest": [
+            {"id": row, "share": float(graph.degrees[row]) / len(edges), "text": text(row)}
+            for row in hottest
+        ],
         "without_hottest": rest.p_conf,
     }
-
-
-def count_rows(
-    batches: Batches,
-    tickets: Sequence[Ticket],
-    rows: int,
-    tokenizer: Tokenizer,
-    tables: NgramTables | None,
-    tell: Tell,
-) -> Iterator[RowConflicts]:
-    """Count the rows of the embedding that batches look up, then those of every table.
-
-    The hottest rows of the embedding have the `text` of their token, too.
-    """
-    edges = []
-    for number, ticket in enumerate(tickets):
-        if number % _TELL_EVERY == 0:
-            tell(f"{number} of {len(tickets)} batches")
-        batch = batches.at(*ticket)
-        read = batch.behind_context()[0] if batch.frozen else batch
-        edges.append(np.unique(read.x))
-    of_embedding = row_conflicts("embedding", rows, edges)
-    for row in of_embedding["hottest"]:
-        text = tokenizer.decode([row["id"]]).decode(errors="backslashreplace")
-        row["text"] = "<bos>" if row["id"] == tokenizer.bos else repr(text)
-    yield of_embedding
-    if tables is None:
-        return
-    some = tickets[:: -(-len(tickets) // MOST_OF_TABLES)]
-    counted = [tables.rows_of(batches.at(*ticket).x) for ticket in some]
-    for order, (name, spec) in zip(tables.orders, tables.specs.items(), strict=True):
-        tell(name)
-        touched = [np.unique(one[name]) for one in counted]
-        yield row_conflicts(str(order), spec.shape[0], touched)

@@ -1,4 +1,4 @@
-"""Blocks of a model, and gradients of a real model on a real backend, as the theory needs them.
+"""Blocks of a model, and its gradients on a real backend.
 
 The functions that take a `Lane` run in a process of their own (`mlxhog/arena/child.py`), which
 imports the framework and keeps it. A gradient never leaves that process: it returns the set of
@@ -8,14 +8,14 @@ elements that are not zero, as bits, and norms.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import backends
+from mlxhog import backends, optim
 from mlxhog.arena import Slot
 from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
@@ -24,22 +24,23 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.data.batches import Batches
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
+from mlxhog.optim import Groups, OptimizerChoice, Sparsified, Target, WithTables, gradients
+from mlxhog.optim.choice import Sharing
 from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.rule import parameter as view_of
 from mlxhog.optim.sparsified import sparsify
-from mlxhog.theory.analysis.written import WrittenSteps
 from mlxhog.training.job import Plan
 
 # -- blocks of a model -----------------------------------------------------------------------------
 
-# The theory's numbers differ so much between an embedding and a dense layer that one number for the
-# whole model has no meaning. Blocks are those of `families.parameter_blocks`; here the last norm, a
-# table of positions and the head, which are outside the layers, are blocks of their own.
-
 
 @dataclass(frozen=True)
 class Block:
-    """Some parameters of a model that are reported together."""
+    """Parameters that are reported together: those of `families.parameter_blocks`.
+
+    The theory's numbers differ so much between an embedding and a dense layer that one number for
+    the whole model has no meaning. What is outside the layers is in blocks of its own.
+    """
 
     name: str  # such as "embedding", "layer 0", "out_norm" or "head"
     cell: str | None  # "mlstm" or "slstm" for a layer with that cell
@@ -67,7 +68,6 @@ def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...
 
 
 def _outside(model: ModelConfig, parameter: str) -> str:
-    """Name the block of a parameter that is in no layer."""
     if parameter == families.embedding(model):
         return "embedding"
     if parameter in (families.head(model), families.head_bias(model)):
@@ -80,8 +80,7 @@ def _outside(model: ModelConfig, parameter: str) -> str:
 Bits = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-Ticket = tuple[int, int]
-"""Epoch and number of a batch."""
+Ticket = tuple[int, int]  # epoch and number of a batch
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,6 @@ class GradientSource:
     """
 
     def __init__(self, subject: Subject) -> None:
-        """Import the framework and read the parameters."""
         self.subject, plan = subject, subject.plan
         (worker,), (kernels,), layout = plan.workers, plan.kernels, plan.layout
         self.backend: Backend = backends.create(
@@ -201,12 +199,10 @@ class GradientSource:
         """
         masks = None if self._written is None else self._written.masks(self.grads)
         for block in self.subject.blocks:
-            yield np.concatenate(
-                [
-                    (masks[slot.name] if masks else view_of(self.flat, slot) != 0).reshape(-1)
-                    for slot in block.slots
-                ]
+            touched = (
+                masks[slot.name] if masks else view_of(self.flat, slot) != 0 for slot in block.slots
             )
+            yield np.concatenate([one.reshape(-1) for one in touched])
 
     def move(self, step: Float32) -> None:
         """Add a step, laid out as the parameters, to them."""
@@ -230,6 +226,81 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
         for rows, mask in zip(packed, ours.touched(), strict=True):
             rows.append(np.packbits(mask, bitorder="little"))
     return Sampled([np.stack(rows) for rows in packed], np.array(losses), np.array(norms))
+
+
+# -- the steps that a worker's optimizer would write -----------------------------------------------
+
+# The theory's Omega, rho, Delta are about updates of the shared parameters: the step of the
+# optimizer, or a selection of it. With error feedback the selection depends on the rest of earlier
+# steps, so gradients come one after another, in the order of a worker.
+
+
+def with_own_moments(optimizer: OptimizerChoice) -> OptimizerChoice:
+    """Return an optimizer whose moments no other worker has."""
+    if isinstance(optimizer, Sharing):
+        return replace(optimizer, moments="private")
+    return optimizer
+
+
+class WrittenSteps:
+    """One worker's steps on parameters of its own; it writes no shared memory.
+
+        steps = WrittenSteps(config, layout.slots, params, decay)
+        masks = steps.masks(grads)      # parameter -> bool array of its shape
+        step = steps.step(grads)        # (n,) float32, in the layout of the slots
+
+    Every step is taken at `params`, which do not change by it. It begins without moments and
+    residuals.
+
+    `params`, (n,) float32, are in the layout of the slots and only read; `decay` names those that
+    weight decay applies to; `hidden` and `groups` are as `optim.build` takes them. Shared moments
+    count as private.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        slots: Mapping[str, Slot],
+        params: Float32,
+        decay: frozenset[str],
+        hidden: frozenset[str] = frozenset(),
+        groups: Groups | None = None,
+    ) -> None:
+        config = replace(config, optimizer=with_own_moments(optim.chosen(config)))
+        self._config, self._params, self._step = config, params, 0
+        self._optimizer = optim.build(config, hidden, groups=groups)
+        rule = self._optimizer
+        self._rule = rule.rule if isinstance(rule, WithTables) else rule
+        self._target = Target.alone(rule, params.copy(), slots, decay)
+
+    def masks(self, grads: Grads) -> dict[str, NDArray[np.bool_]]:
+        """Return the elements that the next step writes for this gradient.
+
+        Raises:
+            ShapeError: a gradient does not belong to its parameter.
+        """
+        step, slots = self.step(grads), self._target.slots
+        if not isinstance(self._rule, Sparsified):
+            return {name: view_of(step, slots[name]) != 0 for name in grads}
+        masks = {}
+        for name, at in self._rule.written.items():
+            mask = np.zeros(slots[name].size, np.bool_)
+            mask[at] = True
+            masks[name] = mask.reshape(slots[name].shape)
+        return masks
+
+    def step(self, grads: Grads) -> Float32:
+        """Return the next step for this gradient, to be added to the parameters."""
+        self._step += 1
+        np.copyto(self._target.flat, self._params)
+        target, step = self._target, np.zeros_like(self._params)
+        if not isinstance(self._rule, Sparsified):
+            target = replace(target, pending=step)
+        norm = gradients.global_norm(gradients.without_tables(grads, target.slots))
+        scale = gradients.clip_factor(norm, self._config.clip)
+        lr = self._config.top_lr
+        self._optimizer.step(target, grads, lr=lr, step=self._step, grad_scale=scale)
+        return step if target is not self._target else self._target.flat - self._params
 
 
 # -- the worth of a late gradient ------------------------------------------------------------------
@@ -256,12 +327,8 @@ def compare_stale_gradients(
     Theorems bound the worth of a late gradient by the curvature in the worst direction. Here it is
     measured: the gradient of a batch before and after k updates of other batches, with full steps.
 
-    Args:
-        lane: of the child.
-        subject: which gradients, and the optimizer.
-        watched: batches whose gradients are compared.
-        others: batches of the updates in between, at least the largest of `LAGS`.
-        before: batches in the optimizer's state; none at the beginning of training.
+    The optimizer has seen the batches `before`; `others`, at least the largest of `LAGS`, are those
+    of the updates in between.
     """
     ours = source(lane, subject)
     params_before = ours.params.copy()
@@ -288,7 +355,6 @@ def compare_stale_gradients(
 
 
 def _cosine(old: Float32, fresh: Float32) -> float:
-    """Return the cosine of two gradients; 1 if both are zero, 0 if one is."""
     lengths = float(np.linalg.norm(old)), float(np.linalg.norm(fresh))
     if not all(lengths):
         return float(lengths[0] == lengths[1])

@@ -1,13 +1,6 @@
 """An event-driven simulation of workers that train together: speed, staleness, and toy problems.
 
-Each worker reads, computes and adds; a scheme gives the order and the waits.
-
-    times       times of gradients
-    machine     workers, what they share, and the clock: shared cores, deaths and joins
-    schemes     when workers read, how they write and when they meet
-    objectives  a small problem that simulated updates solve
-    links       links between machines, and rounds of a cluster
-    what_if     `mlxhog simulate`: its options, and every strategy on one set of workers
+Each worker reads, computes and adds; a scheme (`schemes`, `links`) gives the order and the waits.
 """
 
 from __future__ import annotations
@@ -52,7 +45,7 @@ class Prediction:
     seconds: float  # simulated, after the warm-up
     updates_per_s: float  # updates of the parameters
     gradients_per_s: float  # gradients that went into them
-    efficiency: float  # gradients_per_s over those of the workers, each alone on the machine
+    efficiency: float  # gradients_per_s over those of workers that never wait
     waiting_share: float  # part of the workers' time spent waiting for others
     waiting: tuple[float | None, ...]  # the same of each worker; None for one that never joined
     wasted_share: float  # part of the gradients that were thrown away
@@ -66,26 +59,24 @@ def simulate(
     *,
     updates: int = 5000,
     warm_up: int | None = None,
-    cores: int | None = None,
     seed: int = 0,
     events: Sequence[Event] = (),
 ) -> Prediction:
-    """Simulate workers on a machine, and return the prediction.
+    """Simulate workers, at least one, and return the prediction; the same for the same seed.
 
     Args:
-        workers: at least one.
+        workers: their costs.
         scheme: one of `mlxhog.theory.simulator.schemes`.
         updates: to simulate after the warm-up, at least one.
         warm_up: updates left out at the start; None is a tenth of `updates`.
-        cores: of the CPU, shared by its workers; None for enough of them.
-        seed: of the compute times. The same seed gives the same prediction.
+        seed: of the compute times.
         events: deaths and joins.
 
     Raises:
         DataError: events that are impossible or come too late, or all workers die too early.
         ConfigError: the scheme does not fit the workers.
     """
-    sim = Simulation(workers, scheme, cores=cores, seed=seed, events=events)
+    sim = Simulation(workers, scheme, seed=seed, events=events)
     sim.run_until(updates // 10 if warm_up is None else warm_up)
     start, version, before = sim.now, sim.version, sim.seconds.copy()
     gradients, wasted = -sim.gradients, -sim.wasted

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,8 +23,7 @@ FORM = "RATE or RATE:LATENCY, such as 100Mbit:50ms or 1Gbit"
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G)bit(?:/s)?", re.IGNORECASE)
 _BITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 FLOAT_BYTES = 4
-LINK_SHARE = 0.1
-"""Largest share of the time in which rounds should use the link."""
+LINK_SHARE = 0.1  # largest share of the time in which rounds should use the link
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,14 @@ class Link:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `FORM`.
-
-        Raises:
-            ConfigError: another form.
-        """
+        """Read `FORM`; a ConfigError for another one."""
         rate, _, latency = text.strip().partition(":")
         match = _RATE.fullmatch(rate.strip())
-        try:
-            if match is None or not float(match[1]):
-                raise ValueError
-            bits = float(match[1]) * _BITS[match[2].lower()]
-            return cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
-        except ValueError:
-            raise ConfigError(
-                f"the link {text!r} cannot be read; wanted {FORM}, a rate above 0"
-            ) from None
+        with suppress(ValueError):
+            if match is not None and float(match[1]):
+                bits = float(match[1]) * _BITS[match[2].lower()]
+                return cls(bits / 8, parse_duration_s(latency) if latency else 0.0)
+        raise ConfigError(f"the link {text!r} cannot be read; wanted {FORM}, a rate above 0")
 
     def transfer_s(self, n_bytes: float) -> float:
         """Seconds until one machine has got n bytes of another."""
@@ -98,10 +90,10 @@ class ClusterRounds(Scheme):
         return max(0, 1 + math.floor(since_first_s / max(self.round_every_s, self.round_s)))
 
     def use(self, seconds: float) -> dict[str, float]:
-        """Return what rounds did with the links from the start on.
+        """Return what rounds did with the links: `rounds`, `bytes_per_s` that each machine sends.
 
-        `rounds` that ended, `bytes_per_s` that each machine sends on average, the `share` of the
-        time in which a round is under way, and the advised time between rounds, `tenth_every_s`.
+        `share` is that of the time in which a round is under way, `tenth_every_s` the advised time
+        between rounds.
         """
         ended, round_s, n_bytes = self.ended(seconds), self.round_s, FLOAT_BYTES * self.n_params
         begun_s = self.round_every_s + ended * max(self.round_every_s, round_s)

@@ -1,9 +1,8 @@
-"""Simulated workers on shared cores, advanced from one finished phase to the next.
+"""Simulated workers, advanced from one finished phase to the next.
 
 A worker is the costs of its step. A scheme (`schemes.py`) gives the phases of its steps, and the
-conditions that it waits for, one after another. The operating system divides the cores evenly among
-workers that are active at the same time. Workers may die and join at given times; a scheme waits
-for workers alive only.
+conditions that it waits for, one after another. Workers may die and join at given times; a scheme
+waits for workers alive only.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.errors import DataError
 from mlxhog.theory.simulator.objectives import SHARED, Learner
 from mlxhog.theory.simulator.times import ComputeTime, times_of
@@ -27,7 +25,7 @@ from mlxhog.theory.simulator.times import ComputeTime, times_of
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """One worker, and the costs of its step when it has the machine to itself.
+    """One worker, and the costs of its step.
 
     Raises:
         DataError: a time is negative, or a step takes no time at all.
@@ -38,10 +36,7 @@ class Worker:
     read_s: float = 0.0  # to take a copy of the parameters
     apply_s: float = 0.0  # to add a step to them
     other_s: float = 0.0  # of a step beside these: its batch, its ticket, its record
-    # to send and receive a step, if steps are shared with workers on other machines; the scheme has
-    # the seconds of a round or a merge
-    exchange_s: float = 0.0
-    on_core: bool = True  # whether it computes on a core of the CPU; a GPU worker does not
+    exchange_s: float = 0.0  # to send and receive a step, if other machines share it
 
     def __post_init__(self) -> None:
         """Check the costs."""
@@ -54,7 +49,7 @@ class Worker:
 
     @property
     def step_s(self) -> float:
-        """Expected time of a step, alone."""
+        """Expected time of a step that waits for no other worker."""
         return self.read_s + self.compute.mean_s + self.apply_s + self.other_s
 
 
@@ -67,22 +62,19 @@ def worker_of(times: Mapping[str, Any]) -> Worker:
     return Worker(
         name=f"{times['slot']} {times['backend']}",
         compute=times_of("recorded", *(us / 1e6 for us in times["compute_us"])),
-        on_core=times["backend"] not in GPU_BACKENDS,
         **{name: float(times[name]) for name in ("read_s", "apply_s", "other_s")},
     )
 
 
 # -- what a worker does ----------------------------------------------------------------------------
 
-Condition = Callable[[], bool]
-"""Whether other workers have got so far that this one may continue."""
+Condition = Callable[[], bool]  # whether other workers have got so far that this one may continue
 
 
 class Phase(NamedTuple):
     """A phase of a worker's step."""
 
-    seconds: float  # at full speed
-    on_core: bool = True  # whether it needs a core of the CPU
+    seconds: float
     unless: Condition | None = None  # the phase is abandoned as soon as this holds
 
 
@@ -119,7 +111,7 @@ class WorkerContext:
         """Read one of the copies of the parameters, and compute."""
         self.sim.look(self.rank, of)
         if of == SHARED:  # workers on other machines have it, too
-            yield Phase(self.worker.exchange_s, on_core=False)
+            yield Phase(self.worker.exchange_s)
         yield self.read()
         yield self.compute()
 
@@ -130,22 +122,19 @@ class WorkerContext:
 
     def read(self) -> Phase:
         """Get a batch, and copy the parameters of this machine."""
-        return self._work(self.worker.other_s + self.worker.read_s)
+        return Phase(self.worker.other_s + self.worker.read_s)
 
     def compute(self, share: float = 1.0, unless: Condition | None = None) -> Phase:
         """Compute a gradient, or one of a share of the samples."""
-        return self._work(share * next(self.times), unless)
+        return Phase(share * next(self.times), unless)
 
     def add(self, share: float = 1.0) -> Phase:
         """Add a step to a share of the parameters."""
-        return self._work(share * self.worker.apply_s)
+        return Phase(share * self.worker.apply_s)
 
     def copy(self, times: float = 1.0) -> Phase:
         """Move the bytes of a copy of the parameters, `times` times."""
-        return self._work(times * self.worker.read_s)
-
-    def _work(self, seconds: float, unless: Condition | None = None) -> Phase:
-        return Phase(seconds, self.worker.on_core, unless)
+        return Phase(times * self.worker.read_s)
 
 
 # -- the clock -------------------------------------------------------------------------------------
@@ -160,24 +149,25 @@ class Event:
     joins: bool  # else it dies
 
 
-PRESENT, WAITS = 0, 1
-"""Rows of `Simulation.seconds`."""
+PRESENT, WAITS = 0, 1  # rows of `Simulation.seconds`
 
 
 class Simulation:
-    """Simulated workers, advanced until a number of updates is reached.
+    """Simulated workers, advanced until a number of updates is reached; arguments as `simulate`.
 
     Attributes:
-        workers: their costs, by rank.
         alive: ranks of workers that have joined and have not died.
         now: simulated seconds.
         version: updates, of all copies of the parameters together.
-        gradients: gradients in these updates.
-        wasted: gradients that were thrown away.
+        gradients: gradients in these updates; `wasted` ones were thrown away.
         lateness: (rank, staleness) of every update, in order.
         clocks: steps that each rank has ended.
         seconds: that each worker was present, and that it waited, (2, workers).
         learner: parameters that the updates move; None if only times are simulated.
+
+    Raises:
+        DataError: an event names no worker, or an absent worker dies.
+        ConfigError: the scheme does not fit the workers.
     """
 
     def __init__(
@@ -185,17 +175,11 @@ class Simulation:
         workers: Sequence[Worker],
         scheme: Scheme,
         *,
-        cores: int | None = None,
         seed: int = 0,
         events: Sequence[Event] = (),
         learner: Learner | None = None,
     ) -> None:
-        """Start the first phase of every worker but later ones; arguments as in `simulate`.
-
-        Raises:
-            DataError: an event names no worker, or an absent worker dies.
-            ConfigError: the scheme does not fit the workers.
-        """
+        """Start the first phase of every worker but later ones."""
         self.workers, self.learner, self.alive = workers, learner, set[int]()
         self.now, self.version, self.gradients, self.wasted = 0.0, 0, 0, 0
         self.lateness: list[tuple[int, int]] = []
@@ -210,11 +194,9 @@ class Simulation:
             WorkerContext(rank, one, self, one.compute.successive(np.random.default_rng(stream)))
             for rank, (one, stream) in enumerate(zip(workers, streams, strict=True))
         ]
-        self._cores = math.inf if cores is None else cores
-        self._slow = 1.0  # of workers that share the cores now
         self._behaviours: dict[int, Behaviour] = {}
         self._doing: list[Phase | Condition | None] = [None] * n
-        self._ends = [math.inf] * n  # of the present phases, at the present speed
+        self._ends = [math.inf] * n  # of the present phases
         self._watching: set[int] = set()  # ranks with a condition to look at
         for rank in range(n):
             if rank not in absent:
@@ -291,34 +273,19 @@ class Simulation:
                 if condition is not None and condition():
                     self._next(rank)
                     moved = True
-        if self._cores < len(self._ends):
-            self._share_cores()
-
-    def _share_cores(self) -> None:
-        """Divide the cores evenly; phases end sooner or later than with the last division."""
-        on_core = [
-            rank
-            for rank, doing in enumerate(self._doing)
-            if isinstance(doing, Phase) and doing.on_core
-        ]
-        slow = min(1.0, self._cores / max(1, len(on_core)))
-        if slow != self._slow:
-            for rank in on_core:
-                self._ends[rank] = self.now + (self._ends[rank] - self.now) * self._slow / slow
-            self._slow = slow
 
     def _next(self, rank: int) -> None:
         """Begin a worker's next phase or wait; phases that take no time end at once."""
         doing = next(self._behaviours[rank])
         while isinstance(doing, Phase) and doing.seconds == 0:
             doing = next(self._behaviours[rank])
-        self._doing[rank], self._ends[rank] = doing, math.inf
-        self._counts[WAITS, rank] = not isinstance(doing, Phase)
-        self._watching.add(rank)
-        if isinstance(doing, Phase):
-            self._ends[rank] = self.now + doing.seconds / (self._slow if doing.on_core else 1.0)
-            if doing.unless is None:
-                self._watching.discard(rank)
+        phase = doing if isinstance(doing, Phase) else None
+        self._doing[rank], self._counts[WAITS, rank] = doing, phase is None
+        self._ends[rank] = math.inf if phase is None else self.now + phase.seconds
+        if phase is None or phase.unless is not None:
+            self._watching.add(rank)
+        else:
+            self._watching.discard(rank)
 
 
 def _absent(events: Sequence[Event], workers: int) -> set[int]:

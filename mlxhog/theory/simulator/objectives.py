@@ -1,7 +1,6 @@
-"""A small objective with a known minimum, and the parameters that simulated updates move.
+"""A small convex objective, and the parameters that simulated updates move.
 
-It shows the cost of a schedule in updates; times alone give only their number. It is convex, unlike
-the loss of a neural network.
+It shows the cost of a schedule in updates; times alone give only their number.
 """
 
 from __future__ import annotations
@@ -43,29 +42,20 @@ class Quadratic:
         return float(0.5 * (self.h * x) @ x)
 
 
-LOOKS = 10
-"""Looks whose mean excess has to be at the target: a single one may be there by chance."""
-
-DIVERGED = 1e3
-"""Multiple of the first excess above which a training has diverged."""
-
-SHARED = 0
-"""The parameters of all workers; copies of an outer loop count from 1."""
+LOOKS = 10  # looks whose mean excess has to be at the target: a single one may be there by chance
+DIVERGED = 1e3  # multiple of the first excess above which a training has diverged
+SHARED = 0  # the parameters of all workers; copies of an outer loop count from 1
 
 
 class Learner:
-    """Parameters, their copies in the hands of workers, and plain SGD.
+    """Parameters, their copies in the hands of workers, and plain SGD with step size `lr`.
 
-    Args:
-        objective: to minimise.
-        lr: step size of a gradient, above 0.
-        seed: of the samples.
-        target: excess at which training ends, as the mean of ten looks; None for no target.
-        every: updates between two looks at the excess.
+    Training ends at an excess of `target`, as the mean of ten looks (None for no target), one after
+    each `every` updates; or when the excess has grown a thousandfold.
 
     Attributes:
         reached: seconds and gradients at which the excess fell to the target; None until then.
-        ended: whether the target is reached, or the excess has grown a thousandfold.
+        ended: whether training has ended.
         params: by copy, `SHARED` among them.
     """
 

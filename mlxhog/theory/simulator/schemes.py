@@ -172,8 +172,7 @@ class Sync(Scheme):
     Source of backups: Chen et al. 2016, arXiv:1604.00981.
     """
 
-    # workers that a round does not wait for, fewer than all; their gradients are thrown away
-    backups: int = 0
+    backups: int = 0  # workers, fewer than all, whose gradients may be late and thrown away
     round_s: float = 0.0  # for the barriers of a round, beyond the work of each worker
     by_speed: bool = False  # whether samples are divided so that all workers end together
 

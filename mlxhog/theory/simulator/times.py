@@ -27,13 +27,12 @@ _DRAWN_AT_ONCE = 256
 
 
 class Form(NamedTuple):
-    """A kind of times, by its numbers."""
+    """A kind of times, by its numbers: first times, then others."""
 
     words: str  # names of its numbers; "" if it is not read from text
-    times: int  # how many of its numbers are times; they come first
+    times: int  # how many of its numbers are times
     mean: Callable[..., float]
-    # (rng, *numbers) -> many independent times, or an iterator of successive ones
-    draw: Callable[..., Any]
+    draw: Callable[..., Any]  # (rng, *numbers) -> many times, or an iterator of successive ones
     legal: Callable[..., bool] = lambda *others: True  # whether its other numbers are
     wanted: str = ""  # of its other numbers
 
@@ -46,8 +45,7 @@ def _lognormal(rng: np.random.Generator, mean: float, cv: float) -> NDArray[np.f
 def _spells(
     rng: np.random.Generator, fast: float, slow: float, to_slow: float, to_fast: float
 ) -> Iterator[float]:
-    """Yield spells; the first is as likely slow as any later one."""
-    is_slow = rng.random() < to_slow / (to_slow + to_fast)
+    is_slow = rng.random() < to_slow / (to_slow + to_fast)  # the first, as often as any later one
     while True:
         yield slow if is_slow else fast
         if rng.random() < (to_fast if is_slow else to_slow):
@@ -95,9 +93,7 @@ class ComputeTime:
 
     kind: str  # one of `FORMS`
     numbers: tuple[float, ...]  # of its kind
-    # probability that a gradient, at random, takes longer, and by which factor: another program
-    # runs now and then
-    held_up: tuple[float, float] = (0.0, 1.0)
+    held_up: tuple[float, float] = (0.0, 1.0)  # probability, and factor, of a longer gradient
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -136,11 +132,11 @@ def times_of(kind: str, *numbers: float) -> ComputeTime:
 
 
 def parse(text: str) -> ComputeTime:
-    """Read a time model such as "constant:20ms", "exponential:1s:2s" or "lognormal:1:0.2".
+    """Read times such as "constant:20ms", "exponential:1s:2s" or "lognormal:1:0.2".
 
     Raises:
-        ValueError: it is not a time model; the message lists all forms.
-        DataError: a parameter is out of its range.
+        ValueError: another form; the message lists all.
+        DataError: a number is out of its range.
     """
     kind, *words = text.strip().split(":")
     form = FORMS.get(kind)

@@ -26,9 +26,7 @@ from mlxhog.theory.simulator.schemes import (
     Sync,
 )
 
-TARGET = 0.01
-"""Share of the first excess at which a toy training ends."""
-
+TARGET = 0.01  # share of the first excess at which a toy training ends
 BOWL = Quadratic(tuple(0.1 * 10 ** (k / 19) for k in range(20)), noise=0.3)
 RATES = tuple(2.0**-k for k in range(9))
 """Step sizes that a toy training tries, as multiples of the problem's largest."""
@@ -43,12 +41,10 @@ class SimulateConfig:
     workers: int = option(4, "number of workers", low=1, high=1000)
     times: str = option("lognormal:100ms:0.2", f"time of a gradient: {times.forms()}")
     slow: str | None = option(
-        None,
-        "workers that are slower, as --slow of train: 1=10, 0=random:0.1:6, 2=late:30s",
+        None, "workers that are slower, as --slow of train: 1=10, 0=random:0.1:6, 2=late:30s"
     )
     kill: str | None = option(
-        None,
-        "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s",
+        None, "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s"
     )
     join: str | None = option(None, "workers that join later: RANK=TIME; such as 3=1m")
     strategies: str = option("all", "strategies to compare, such as hogwild,sync; or all")
@@ -65,9 +61,6 @@ class SimulateConfig:
     )
     slack: int = option(2, "steps that ssp lets a worker run ahead", low=0)
     backup_workers: int = option(1, "workers that rounds of sync_backup do not wait for", low=0)
-    cores: int | None = option(
-        None, "of the machine, shared by the workers; auto is one for each", low=1, none="auto"
-    )
     objective: str = option(
         "none",
         "also train a small problem to 1 % of its first excess, at the best of nine step sizes",
@@ -140,7 +133,6 @@ SCHEMES: Mapping[str, Callable[[SimulateConfig], Scheme]] = {
 
 
 def _strategies(config: SimulateConfig) -> list[str]:
-    """Return the names that `strategies` lists."""
     if config.strategies == "all":
         hidden = {"sync_speed"} if config.slow is None else set()
         hidden |= {"cluster"} if config.machines == 1 else {"avg_runs"}
@@ -210,11 +202,7 @@ def _events(config: SimulateConfig) -> list[Event]:
 def compare(
     config: SimulateConfig, recorded: Sequence[Worker] | None = None
 ) -> tuple[list[Worker], list[dict[str, Any]]]:
-    """Simulate every strategy of the options.
-
-    Args:
-        config: the options.
-        recorded: workers in place of those of the options; the same number.
+    """Simulate every strategy of the options; `recorded` workers are in place of theirs.
 
     Returns:
         The workers; and of each `strategy` its `prediction`; `target_s`, the seconds to the toy
@@ -236,16 +224,16 @@ def _row(
     if name == "serial":
         workers = [replace(min(workers, key=lambda worker: worker.step_s), exchange_s=0.0)]
         events = ()
-    machine: Any = {"cores": config.cores, "seed": config.seed, "events": events}
     prediction = simulate(
         workers,
         scheme,
         updates=max(1, config.updates // (len(workers) if isinstance(scheme, Sync) else 1)),
         warm_up=0 if events or rounds else None,
-        **machine,
+        seed=config.seed,
+        events=events,
     )
     if config.objective != "none":
-        target_s = best_time(workers, scheme, BOWL, updates=config.updates, **machine)
+        target_s = best_time(workers, scheme, BOWL, config.updates, config.seed, events)
     return {
         "strategy": name,
         "prediction": asdict(prediction),
@@ -258,7 +246,6 @@ def _row(
 def _sent_per_s(
     name: str, scheme: Scheme, prediction: Prediction, config: SimulateConfig
 ) -> float | None:
-    """Bytes that each machine sends in a second; None on one machine."""
     if config.link is None:
         return None
     n_bytes = FLOAT_BYTES * config.params
@@ -281,25 +268,18 @@ def best_time(
     workers: Sequence[Worker],
     scheme: Scheme,
     objective: Quadratic,
-    *,
     updates: int,
     seed: int,
-    **machine: Any,
+    events: Sequence[Event] = (),
 ) -> float:
     """Seconds until a toy problem is solved to `TARGET`, at the best step size of `RATES`.
 
-    Args:
-        workers: at least one.
-        scheme: how they train together.
-        objective: the problem.
-        updates: most updates.
-        seed: of times and samples.
-        machine: cores and events, as of `Simulation`.
+    Infinite if no step size solves it within so many updates.
     """
     target, seconds = TARGET * objective.excess(objective.start()), math.inf
     for rate in RATES:
         learner = Learner(objective, lr=rate, seed=seed, target=target)
-        simulation = Simulation(workers, scheme, learner=learner, seed=seed, **machine)
+        simulation = Simulation(workers, scheme, seed=seed, events=events, learner=learner)
         simulation.run_until(updates)
         if learner.reached is not None:
             seconds = min(seconds, learner.reached[0])

@@ -8,10 +8,8 @@ from mlxhog.theory.analysis.advice import Analysis, Lag, advise
 from mlxhog.theory.analysis.analyze import bounds_of, facts
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import Block, StaleGradient
-from mlxhog.theory.analysis.staleness import ObservedStaleness
-from mlxhog.theory.simulator import Staleness
 from tests.pairs import each_of
-from tests.theory.test_supports import of_lists
+from tests.theory.test_hypergraph import of_lists
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
 
@@ -23,26 +21,13 @@ def block(name, supports):
 
 DENSE = block("dense", [range(N)] * SAMPLES)
 SPARSE = block("sparse", [[k, 2000 + k] for k in range(SAMPLES)])
-SEEN = ObservedStaleness(
-    source="probe",
-    workers=2,
-    write="racy",
-    all=Staleness.of("all", {1: 99, 2: 1}),
-    histogram={1: 99, 2: 1},
-    lost_update_rate=0.125,
-    increments=1600,
-)
+SEEN = {"source": "probe", "write": "racy", "lost_update_rate": 0.125}
 LAG = Lag(mean=1.0, largest=2.0, seen=True)
 
 
 def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options):
     config = TrainConfig(**{"strategy": "hogwild", "optimizer": "adamw", "lr": 1e-3, **options})
-    bounds = bounds_of(
-        blocks,
-        updates=UPDATES,
-        lag=lag,
-        facts=facts(config, write),
-    )
+    bounds = bounds_of(blocks, updates=UPDATES, lag=lag, facts=facts(config, write))
     topics = advise(
         Analysis(
             config=config,
@@ -89,18 +74,13 @@ def test_advice_turns_where_its_number_does(topic, how, flags, words):
 @each_of(
     "chosen",
     [
-        {},
-        {"predict": "none"},
-        {"optimizer": "sgd", "lr": 0.5},
-        {"optimizer": "momentum", "async_after": 0.2},
-        {"strategy": "avg_runs"},
-        {"sparsify": "threshold:0.5"},
-        {"strategy": "sync"},
-        {"strategy": "round_robin"},
+        {}, {"predict": "none"}, {"optimizer": "sgd", "lr": 0.5}, {"strategy": "avg_runs"},
+        {"optimizer": "momentum", "async_after": 0.2}, {"sparsify": "threshold:0.5"},
+        {"strategy": "sync"}, {"strategy": "round_robin"},
         {"optimizer": "muon", "moments": "private"},
         {"optimizer": "muon", "sparsify": "threshold:0.5"},
     ],
-)
+)  # fmt: skip
 def test_every_flag_that_is_advised_goes_with_the_options_there_are(blocks, chosen):
     for one in advice(blocks, cosine=0.2, **chosen).values():
         words = one["flags"].replace("--", "").replace("-", "_").split()

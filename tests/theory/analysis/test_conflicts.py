@@ -13,13 +13,7 @@ from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
 from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
-from mlxhog.theory.analysis.conflicts import (
-    HOTTEST,
-    call_child,
-    count_rows,
-    measure,
-    most_samples,
-)
+from mlxhog.theory.analysis.conflicts import HOTTEST, call_child, count_rows, measure, most_samples
 from mlxhog.theory.analysis.sampling import Sampled, blocks_of
 from tests.theory.analysis.measured import subject
 from tests.tolerances import TWO_DIVISIONS, assert_close
@@ -102,7 +96,7 @@ def test_every_parameter_of_every_architecture_but_a_table_is_in_exactly_one_blo
 def test_rows_of_batches_are_counted_as_by_hand(tmp_path):
     batches = subject(tmp_path, seq_len=4, batch_size=1).batches()
     tickets = [(0, k) for k in range(60)]
-    (rows,) = count_rows(batches, tickets, 320, ByteTokenizer(), None, lambda step: None)
+    rows = count_rows(batches, tickets, 320, ByteTokenizer(), lambda step: None)
     edges = [set(batches.at(0, k).x.reshape(-1).tolist()) for k in range(60)]
     touches = {token: sum(token in edge for edge in edges) for token in set().union(*edges)}
     hottest = sorted(touches, key=lambda token: (-touches[token], token))[:HOTTEST]

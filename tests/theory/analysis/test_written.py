@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxhog import optim
-from mlxhog.theory.analysis.written import WrittenSteps
+from mlxhog.theory.analysis.sampling import WrittenSteps
 from tests.optim.small import SLOTS, chosen, gradients, initial, parameter, target
 
 DECAY = frozenset({"matrix"})
