@@ -1,7 +1,6 @@
 """`mlxhog watch`, `report` and `plot`: looks at runs while they train, and after."""
 
 import json
-import shlex
 import shutil
 import sys
 import time
@@ -15,7 +14,7 @@ from mlxhog.cli.flags import Json, OneRun, Quiet, RunFolder, run_argument
 from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
-from mlxhog.report.metrics import Progress, number
+from mlxhog.report.metrics import Progress, Result, number
 from mlxhog.report.plain import RunView
 from mlxhog.report.streams import wrapped
 from mlxhog.report.views import Observer, observer
@@ -58,7 +57,7 @@ def run(config: OneRun, how: Quiet) -> int:
         with view as shown:
             follow(record, shown)
         if not (config.json or how.quiet):
-            print(ending(record))
+            print(_ending(record))
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"
         print(f"no longer watched; {state}: mlxhog watch {watched.directory}", file=sys.stderr)
@@ -98,22 +97,18 @@ def follow(
             pause(LOOK_S)
 
 
-def ending(record: "RunRecord") -> str:
-    """State how a run ended, and suggest the next commands."""
+def _ending(record: "RunRecord") -> str:
+    """State how a run ended, as `mlxhog train` does, and suggest the next commands."""
+    from mlxhog.cli.train import summary
+
     record.refresh()
-    facts, run = record.facts(), shlex.quote(str(record.run.directory))
-    bits = number(record.last("val_bits_per_byte"))
-    lines = [
-        f"{record.state}: {facts['steps']} steps, {facts['tokens']} tokens in "
-        f"{facts['training time']}, held-out {bits} bits per byte{record.scored_at}"
-    ]
-    if "error" in facts:
-        lines.append(facts["error"])
-    if record.state == "interrupted" and not record.result:
-        lines.append("its process ended without a final status: it was killed")
-    lines.append(f"next: mlxhog report {run}")
-    lines += [f"      mlxhog train --resume {run}"] * (record.state != "done")
-    return "\n".join(lines)
+    run, killed = record.run, record.result is None and record.state == "interrupted"
+    saved = str(run.checkpoints) if run.has_checkpoint() else None
+    result = record.result or Result.of(
+        record.progress, run="", status=record.state, restarts=0, torn=0, checkpoint=saved
+    )
+    first = "its process ended without a final status: it was killed\n" * killed
+    return first + summary(replace(result, run=str(run.directory)))
 
 
 class JsonLines(RunView):
