@@ -10,7 +10,8 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from operator import ge, gt, le, lt
@@ -122,8 +123,7 @@ class Option:
             base = 'steps, a duration such as "10s", or off'
         elif self.type is float and self.unit == "s":
             base = 'seconds or a duration such as "10m"'
-        bounds = (("at least", self.low), ("above", self.above), ("at most", self.high))
-        limits = [f"{word} {x}" for word, x in (*bounds, ("below", self.below)) if x is not None]
+        limits = [f"{word} {x}" for word, _, x in self._limits if x is not None]
         text = " ".join([str(base), " and ".join(limits)]).strip()
         return f"{text}, or {self.none}" if self.optional else text
 
@@ -140,23 +140,20 @@ class Option:
             raise ValueError(f"is empty; wanted {self.expected}")
         if self.many:
             return tuple(value) if isinstance(value, list | tuple) else (str(value),)
-        got = f"is {shown(value)}"
-        if self.kind is not None:
-            try:
-                return self.kind.read(value)
-            except ConfigError as error:
-                raise ValueError(f"{got}: {error}") from error
+        got, converted = f"is {shown(value)}", None
+        if self.kind is None:
+            with suppress(KeyError, TypeError, ValueError):
+                converted = self._typed(value)
+            if converted is None or not self._is_legal(converted):
+                near = did_you_mean(value, self.choices)
+                raise ValueError(f"{got}; wanted {self.expected}{near}")
         try:
-            converted = self._typed(value)
-        except (KeyError, TypeError, ValueError):
-            converted = None
-        if converted is None or not self._is_legal(converted):
-            raise ValueError(f"{got}; wanted {self.expected}{did_you_mean(value, self.choices)}")
-        if self.reads is not None:
-            try:
+            if self.kind is not None:
+                return self.kind.read(value)
+            if self.reads is not None:
                 self.reads(converted)
-            except ValueError as error:
-                raise ValueError(f"{got}; {error}") from None
+        except (ConfigError, ValueError) as error:
+            raise ValueError(f"{got}; {error}") from error
         return converted
 
     def _typed(self, value: object) -> Any:  # known at run time only
@@ -176,10 +173,14 @@ class Option:
             raise ValueError("wanted text")
         return str(value)  # `name: 2024` in YAML is a name
 
+    @property
+    def _limits(self) -> Iterable[tuple[str, Callable[[Any, float], bool], float | None]]:
+        yield from (("at least", ge, self.low), ("above", gt, self.above))
+        yield from (("at most", le, self.high), ("below", lt, self.below))
+
     def _is_legal(self, x: Any) -> bool:
-        limits = (ge, self.low), (le, self.high), (gt, self.above), (lt, self.below)
         if isinstance(x, int | float):
-            return all(limit is None or holds(x, limit) for holds, limit in limits)
+            return all(limit is None or holds(x, limit) for _, holds, limit in self._limits)
         return not self.choices or x in self.choices
 
     def spell(self, value: object) -> object:

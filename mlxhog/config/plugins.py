@@ -159,7 +159,7 @@ def _read(text: str) -> tuple[Plugin, bytes]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"{path}: cannot read it: {reason}; give a Python file: --plugin FILE"
+            f"{path}: cannot read it: {reason}; give its place: --plugin FILE"
         ) from error
     plugin = Plugin(path, hashlib.sha256(source).hexdigest())
     if digest not in (None, plugin.digest):

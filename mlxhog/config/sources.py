@@ -172,7 +172,7 @@ class Merged:
         return other
 
 
-def _merged(cls: type, layers: Iterable[Layer], problems: Iterable[str]) -> dict[str, Any]:
+def _merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> dict[str, Any]:
     """Return the typed value of every option that a layer gives.
 
     Raises:
@@ -189,7 +189,7 @@ def _merged(cls: type, layers: Iterable[Layer], problems: Iterable[str]) -> dict
                 try:
                     choice, numbers = _parts(specs[name], value, where)
                 except ConfigError as error:
-                    wrong.append(f"{where} is {shown(value)}: {error}")
+                    wrong.append(f"{where} is {shown(value)}; {error}")
                     continue
                 earlier, _ = written.get(name, (None, ""))
                 if choice is None or earlier not in (None, choice):

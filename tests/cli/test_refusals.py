@@ -233,10 +233,10 @@ def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
             if part.merged:
                 resolve(part.cls, [values.values])
 
-    for spec, owners, _ in flags.declared.values():
+    for spec in flags.specs():
         if spec.argument or spec.switch or spec.many or (spec.type is str and not spec.choices):
             continue
-        choice = [f"--{owner.kind.title}={owner.name}" for owner in owners[:1]]
+        choice = [f"--{owner.kind.title}={owner.name}" for owner in spec.owners[:1]]
         for wrong in ["@"] if spec.low is None else ["@", str(spec.low - 1)]:
             message = rf"(?m)^{spec.flag}(:.*| is) '{wrong}'; wanted "
             with pytest.raises(ConfigError, match=message):
