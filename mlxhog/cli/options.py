@@ -145,8 +145,8 @@ complete -c mlxhog -a '(__mlxhog_words)'""",
 BREAKS = (":", "=")
 """Characters at which bash splits words."""
 
-RUNS = {"run", "run_or_checkpoint", "config_or_run", "checkpoint", "resume"}
-MODELS = {"model", "config_or_run", "config", "subject", "name_or_file"}
+RUNS = {"run", "run_or_checkpoint", "config_or_run", "subject", "resume"}
+MODELS = {"model", "config_or_run", "subject", "name_or_file"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -214,8 +214,8 @@ def plot(config: _Plot) -> Report:
     return Report({"plot": path, "runs": runs, "notes": notes}, [*lines, path])
 
 
-def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:
-    """Return a line per run, all on one scale: a character for the mean of each part."""
+def _curves(records: "Sequence[RunRecord]", width: int) -> Iterator[str]:
+    """Yield a line per run, all on one scale: a character for the mean of each part."""
     import numpy as np
 
     from mlxhog.report.table import cut
@@ -228,7 +228,6 @@ def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:
     room = max(width - wide - NUMBERS_WIDTH - 4, 8)
     has_blocks = (sys.stdout.encoding or "").lower().startswith("utf")
     signs = "▁▂▃▄▅▆▇█" if has_blocks else "_.-=+*#@"
-    lines = []
     for name, curve, record in zip(names, curves, records, strict=True):
         means = [part.mean() for part in np.array_split(curve, min(room, len(curve)))]
         levels = (np.array(means) - low) / max(high - low, 1e-12) * (len(signs) - 1)
@@ -236,5 +235,5 @@ def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:
         held_out = record.last("val_bits_per_byte")
         scored = "" if held_out is None else f", held-out {number(held_out)}{record.scored_at}"
         end = number(record.last("train_bits_per_byte"))
-        lines.append(f"{name:{wide}}  {drawn:{room}}  {end}{scored}")
-    return [*lines, f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"]
+        yield f"{name:{wide}}  {drawn:{room}}  {end}{scored}"
+    yield f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"

@@ -175,8 +175,10 @@ class Option:
 
     @property
     def _limits(self) -> Iterable[tuple[str, Callable[[Any, float], bool], float | None]]:
-        yield from (("at least", ge, self.low), ("above", gt, self.above))
-        yield from (("at most", le, self.high), ("below", lt, self.below))
+        return (
+            ("at least", ge, self.low), ("above", gt, self.above),
+            ("at most", le, self.high), ("below", lt, self.below),
+        )  # fmt: skip
 
     def _is_legal(self, x: Any) -> bool:
         if isinstance(x, int | float):

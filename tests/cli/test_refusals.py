@@ -102,13 +102,13 @@ xyzzyq                            no option 'xyzzyq'; mlxhog options lists all
 --slack                           options are named without dashes: mlxhog options slack
 """,
     "parity": """
-                                  wants one subject and got nothing
---checkpoint gone                 gone
+                                  needs a SUBJECT
+gone                              gone
 tiny --backends torhc:cpu         did you mean 'torch:cpu'?
 tiny --backends numpy             numpy is the only side
 3 7b                              use fewer --backends
 3 tiny --backends numpy,mlx:gpu   mlx:gpu needs macOS on Apple silicon
---checkpoint latest --set x=1     the checkpoint latest are fixed
+latest --set x=1                  the checkpoint latest are fixed
 tiny --save nowhere/arrays.npz    --save nowhere/arrays.npz: name a file in a directory
 small.yaml --perturb lm_hed.weight --seq-len 9 --steps 0 --backends numpy,mlx:cpu --quiet    \
 did you mean 'lm_head.weight'?
