@@ -138,16 +138,8 @@ class Declared(NamedTuple):
 class Flags:
     """The options of one command, and the reader of its command line.
 
-    Args:
-        command: its name.
-        doc: the text of its help. Below `Examples:` is a command line in each line, and below
-            `Main options:` the names of the flags that `--help` shows; `--help-all` then shows all.
-        parts: its options.
-        otherwise: advice for an unknown flag without a similar known one.
-
-    Attributes:
-        declared: every option, by its flag or its place in the usage line.
-        by_flag: every flag, aliases included, and its option.
+    Its `doc` is the text of its help. Below `Examples:` is a command line in each line, and below
+    `Main options:` the names of the flags that `--help` shows; `--help-all` then shows all.
     """
 
     def __init__(self, command: str, doc: str, parts: Sequence[Part], otherwise: str = "") -> None:
@@ -155,8 +147,8 @@ class Flags:
         doc, _, main = doc.partition("\n\nMain options:\n")
         self._about, _, examples = doc.partition("\n\nExamples:\n")
         self._main, self._examples = main.split(), textwrap.dedent(examples).splitlines()
-        self.declared: dict[str, Declared] = {}
-        self.by_flag: dict[str, Option] = {}
+        self.declared: dict[str, Declared] = {}  # by flag, or by place in the usage line
+        self.by_flag: dict[str, Option] = {}  # aliases included
         for part in parts:
             names = part.only.split() if isinstance(part.only, str) else part.only()
             for spec in _with_numbers(options(part.cls).values()):

@@ -163,20 +163,14 @@ def rules_of(cls: type) -> Iterator[tuple[str, str, str]]:
 class Choice:
     """The base of all choices of a run: a frozen dataclass whose `option` fields are its numbers.
 
-    A plain field such as `depth: int = 3` is a number, too, without limits and help.
-
-    Attributes:
-        name: the name in flags and files; only a class that defines it itself is a choice.
-        about: one line for help and documentation.
-        kind: the registry of choices that it belongs to.
-        rules: contradictions between its numbers, and with options of a run; see `Rules`. Those
-            of its bases hold, too.
+    A plain field such as `depth: int = 3` is a number, too, without limits and help. `rules` has
+    contradictions between its numbers, and with options of a run; those of its bases hold, too.
     """
 
     rules: ClassVar[Rules] = ()
-    name: ClassVar[str]
-    about: ClassVar[str]
-    kind: ClassVar[Kind]
+    name: ClassVar[str]  # in flags and files; only a class that defines it itself is a choice
+    about: ClassVar[str]  # one line for help and documentation
+    kind: ClassVar[Kind]  # the registry that it belongs to
     takes_plain_fields: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
