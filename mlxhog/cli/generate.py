@@ -165,10 +165,10 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
     from mlxhog.data import conversations, textfiles
 
     where = f"--prompt-file {spec}"
+    prompts, talks = list[str](), list[str]()
     if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
-        prompts, talks = [line for line in _read(spec, where).split("\n") if line.strip()], []
+        prompts += [line for line in _read(spec, where).split("\n") if line.strip()]
     else:
-        prompts, talks = [], []
         for place, record in textfiles.records(Path(spec)):
             values = record if isinstance(record, dict) else {}
             if "messages" in values:

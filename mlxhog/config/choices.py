@@ -273,14 +273,15 @@ class Kind(Registry[type[Choice]]):
         Raises:
             ConfigError: it has no form above, or the choice lacks a number.
         """
+        name: object = None
+        numbers: dict[str, object] = {}
         if isinstance(value, Choice):
             name, numbers = value.name, spelt(value)
         elif isinstance(value, Mapping):
             numbers = {str(key): one for key, one in value.items()}
             name = numbers.pop("name", None)
-        else:
-            match = _SPELT.fullmatch(value.strip()) if isinstance(value, str) else None
-            name, numbers = (match[1], _numbers_in(match[2] or "")) if match else (None, {})
+        elif isinstance(value, str) and (match := _SPELT.fullmatch(value.strip())):
+            name, numbers = match[1], _numbers_in(match[2] or "")
         if not isinstance(name, str):
             raise ConfigError(f"wanted {_FORMS}")
         choice = type(value) if isinstance(value, Choice) else self.known().get(name)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from operator import ge, gt, le, lt
-from typing import Any
+from typing import Any, cast
 
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, parse_count, parse_duration_s, parse_number
@@ -83,7 +83,7 @@ class Option:
     short: str = ""  # a second flag of one letter
     reads: Callable[[str], object] | None = None  # of a text: raises ValueError for a wrong one
     needs: str = ""  # a term of rules, such as "blocks=disjoint": else this has no effect
-    owners: tuple[type, ...] = ()  # of a number of choices: those that have it
+    owners: tuple[Any, ...] = ()  # of a number of choices: those that have it
     train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
     name: str = ""  # of the field
     type: type = str  # of a value, without None
@@ -140,7 +140,7 @@ class Option:
             raise ValueError(f"is empty; wanted {self.expected}")
         if self.many:
             return tuple(value) if isinstance(value, list | tuple) else (str(value),)
-        got, converted = f"is {shown(value)}", None
+        got, converted = f"is {shown(value)}", cast(Any, None)
         if self.kind is None:
             with suppress(KeyError, TypeError, ValueError):
                 converted = self._typed(value)
@@ -194,7 +194,6 @@ class Option:
         return str(value) if isinstance(value, Interval) or self.kind is not None else value
 
 
-@cache
 def options(cls: type) -> Mapping[str, Option]:
     """Return the options of a dataclass by name: its own in their order, then inherited ones.
 
@@ -203,6 +202,11 @@ def options(cls: type) -> Mapping[str, Option]:
     they do not count where two objects are compared. One that a base has as an option differs from
     it in the default only.
     """
+    return _options(cls)
+
+
+@cache  # a function of its own: mypy takes a class for unhashable
+def _options(cls: type) -> Mapping[str, Option]:
     hints = {name: hint for base in reversed(cls.__mro__) for name, hint in _hints(base).items()}
     own = vars(cls).get("__annotations__", {})
 
