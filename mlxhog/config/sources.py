@@ -336,12 +336,14 @@ _THEIRS = {
 """Our name -> names in transformers, nanoGPT and mlx-lm. One of these may stand twice: a command
 has only one of ours."""
 
-_FIELD = "it is a field of the model: give a YAML file as --model, or --set"
+_FIELDS = {
+    "hidden_size": "d_model dim embedding_dim hidden_size n_embd",
+    "num_heads": "n_head n_heads num_attention_heads num_heads",
+    "num_hidden_layers": "depth n_layer n_layers num_blocks num_hidden_layers num_layers",
+}
+"""Field of a model -> names of options for it elsewhere."""
+
 _ADVICE = {
-    "d_model dim embedding_dim hidden_size n_embd": f"{_FIELD} hidden_size=N",
-    "n_head n_heads num_attention_heads num_heads": f"{_FIELD} num_heads=N",
-    "depth n_layer n_layers num_blocks num_hidden_layers num_layers":
-        f"{_FIELD} num_hidden_layers=N",
     "compile torch_compile": "nothing is compiled; --kernels chooses the operators",
     "do_train train": "leave it out, the command trains",
     "do_eval test": "held-out text is evaluated while it trains, see --eval-every",
@@ -355,13 +357,14 @@ _ADVICE = {
     "ckpt model": "a model or run is named without a flag, as in `mlxhog generate latest`",
     "test_file val_data valid validation_file": "held-out text is a part of the data, see --val",
     "vocab_size": "the vocabulary is the tokenizer's: --tokenizer bpe:N",
-}  # fmt: skip
+}
 """Options elsewhere -> advice."""
 
 _OURS: dict[str, list[str]] = {}
 for _name, _others in _THEIRS.items():
     for _other in _others.split():
         _OURS.setdefault(_other, []).append(_name)
+_FIELD_OF = {other: field for field, others in _FIELDS.items() for other in others.split()}
 _ADVICE_ON = {name: advice for names, advice in _ADVICE.items() for name in names.split()}
 
 
@@ -377,6 +380,8 @@ def suggestion(name: str, known: Collection[str]) -> str:
     for ours in (plain, *_OURS.get(plain, ())):
         if ours in spelled:
             return f"; did you mean {spelled[ours]!r}?"
+    if plain in _FIELD_OF and {"model", "set"} <= spelled.keys():  # not of another command
+        return f"; it is a field of the model: {spelled['set']} {_FIELD_OF[plain]}=N"
     advice = _ADVICE_ON.get(plain)
     return f"; {advice}" if advice else did_you_mean(name, known)
 
