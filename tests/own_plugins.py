@@ -9,6 +9,7 @@ import io
 import sys
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from unittest import mock
 
 from mlxhog.cli import main
@@ -23,8 +24,10 @@ def own_plugins(*, forgets=False):
     with ExitStack() as stack:
         stack.callback(sys.modules.update, modules)  # a file may be executed again in the block
         stack.enter_context(mock.patch.dict(plugins._loaded, clear=forgets))
-        said = set() if forgets else set(plugins._said)
-        stack.enter_context(mock.patch.object(plugins, "_said", said))
+        if forgets:
+            stack.enter_context(
+                mock.patch.object(plugins, "_tell", cache(plugins._tell.__wrapped__))
+            )
         for registry in REGISTRIES:
             stack.callback(_restore, registry, dict(registry._by_name))
             for name, choice in list(registry._by_name.items()):

@@ -155,11 +155,8 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
     if ends and not has_output:
         print("the output cannot be written: standard output is closed", file=sys.stderr)
         return LACKS
-    out, code = LastingStream(sys.stdout, ends=ends), 0
-    with (
-        redirect_stdout(cast(TextIO, out)),
-        redirect_stderr(cast(TextIO, LastingStream(sys.stderr))),
-    ):
+    out, err, code = LastingStream(sys.stdout, ends=ends), LastingStream(sys.stderr), 0
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
         with suppress(OutputLost):  # `failure` says why
             try:
                 with printable_output():

@@ -100,16 +100,14 @@ def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | S
 
 
 def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
-    names = ("omega", "delta", "rho", "p_conf", "interval", "untouched")
-    blocks = (
-        {"block": one["name"], "parameters": one["parameters"],
-         "touched": format_share(one["mean"] / one["parameters"]),
-         **{name: one[name] for name in names}}
-        for one in facts["blocks"]
-    )  # fmt: skip
+    names = ("parameters", "omega", "delta", "rho", "p_conf", "interval", "untouched")
     yield table(
         "do two updates meet? elements that updates touch",
-        blocks,
+        (
+            {"block": one["name"], "touched": format_share(one["mean"] / one["parameters"])}
+            | {name: one[name] for name in names}
+            for one in facts["blocks"]
+        ),
         [
             "touched: of the elements, by an update on average; interval: 95 % of p_conf; "
             "untouched: by no sampled update",
@@ -124,6 +122,7 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
         [f"hottest rows of the embedding, and their share of the batches: {', '.join(hottest)}"],
     )
     staleness, lag = facts["staleness"], f"{facts['lag']['largest']:g}"
+    ageing = ", ".join(f"{one['lag']}: {one['cosine']:.2f}" for one in facts["gradients"]["ageing"])
     notes, workers = [f"bounds are for a lag of {lag}"], []
     if staleness is not None:
         workers = [staleness["all"], *staleness["by_worker"]]
@@ -133,7 +132,6 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
             f"{staleness['write']}); lost updates: "
             + ("not measured" if lost is None else f"{lost:.3g} of {of}")
         )
-    ageing = ", ".join(f"{one['lag']}: {one['cosine']:.2f}" for one in facts["gradients"]["ageing"])
     notes.append(f"cosine of a batch's gradient with its own some full steps later: {ageing}")
     yield table("how late are updates? counted in updates by others", workers, notes)
     yield _theorems(facts["bounds"], lag)

@@ -75,8 +75,6 @@ KERNELS = ("all", "auto", "reference", "native", "metal", "metal-emulated")
 @dataclass(frozen=True, kw_only=True)
 class _Parity(RunFolder, Plugins, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
-    config: str | None = option(None, "an architecture", metavar="NAME_OR_FILE")
-    checkpoint: str | None = option(None, "a checkpoint, or a run", metavar="DIR")
     all: bool = switch("every tensor")
     backends: str = option(
         "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
@@ -103,15 +101,15 @@ def parity(config: _Parity) -> Report:
     These are loss, logits, hidden states, gradients, states, parameters after some steps of SGD,
     momentum and AdamW, and one token at a time against the whole sequence. The steps of an
     optimizer that --plugin adds are compared with float64. SUBJECT is an architecture (a name, a
-    YAML file or a line of layers) or a checkpoint's directory; with such a plugin, it may be left
-    out.
+    YAML file or a line of layers), a checkpoint's directory, or a run (its whole name, or latest);
+    with such a plugin, it may be left out.
 
     The answer comes first, then the worst disagreements; --all has a line for each tensor. Exit
     code 1 if anything disagrees; stderr names the first tensor that does.
 
     Examples:
         parity tiny
-        parity --checkpoint latest
+        parity latest
         parity "my_layer swiglu" --plugin examples/my_layer.py
         parity --plugin examples/my_optimizer.py
         parity tiny --set hidden_size=96 --set num_heads=3
@@ -119,7 +117,14 @@ def parity(config: _Parity) -> Report:
     """
     classes: Any = OPTIMIZERS.known().values()
     own = tuple(choice() for choice in classes if plugins.files_of([choice]))
-    kind, where = _subject(config, "tiny" if own else None)
+    where = config.subject or ("tiny" if own else None)
+    if where is None:
+        raise ConfigError(
+            "parity needs a SUBJECT: an architecture, a checkpoint's directory or a run, for "
+            "example `mlxhog parity tiny`"
+        )
+    is_saved = where == "latest" or Path(where).is_dir() or (Path(config.out) / where).is_dir()
+    kind = "checkpoint" if is_saved else "config"
     # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.compute import compare_sides
     from mlxhog.parity.subject import check_memory, choose, open_subject
@@ -149,21 +154,6 @@ def parity(config: _Parity) -> Report:
         remarks = [f"disagree: {_describe(result.first_bad)}", *tf32]
     text = _text(result, notes, everything=config.all)
     return Report(result.to_json() | {"notes": notes}, text, int(not result.ok), remarks)
-
-
-def _subject(config: _Parity, otherwise: str | None) -> tuple[str, str]:
-    kind = "checkpoint" if Path(config.subject or "").is_dir() and config.subject else "config"
-    named = [("config", config.config), ("checkpoint", config.checkpoint), (kind, config.subject)]
-    subjects = [(kind, where) for kind, where in named if where is not None]
-    if not subjects and otherwise is not None:
-        subjects = [("config", otherwise)]
-    if len(subjects) != 1:
-        what = " and ".join(where for _, where in subjects) or "nothing"
-        raise ConfigError(
-            f"parity wants one subject and got {what}; give an architecture or a checkpoint's "
-            "directory, for example `mlxhog parity tiny`"
-        )
-    return subjects[0]
 
 
 def _text(result: "ParityReport", notes: Sequence[str], *, everything: bool) -> Iterator[Section]:

@@ -14,18 +14,13 @@ from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlxhog.classic.problem import Problem
     from mlxhog.classic.result import ClassicProgress, ClassicResult
-
-OFTEN = 0.5
-"""Probability that two examples meet, above which a problem is called dense."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Words(Quiet):
     problem: str | None = argument("[PROBLEM]", "see the list: mlxhog classic")
     no_serial: bool = switch("leave out the serial reference")
-    stats: bool = switch("measure the problem's sparsity instead of solving it")
     all: bool = switch("all numbers, not only the main ones")
 
 
@@ -41,24 +36,20 @@ def run(words: _Words, config: ClassicConfig) -> Report:
     counter with the writes of the scheme, once per touch of the busiest shared coordinate; the
     missing increments were lost. Other coordinates lose fewer.
 
-    --stats: omega is the number of coordinates of the largest example, delta the share of the
-    examples that touch the busiest coordinate, rho the share that the busiest example meets, p_conf
-    the probability that two examples meet.
-
     Examples:
         classic
         classic svm --workers 2 --write racy --active-rows
         classic matrix-completion --rank 32 --scheme round_robin
         classic graph-cuts --json
-        classic svm --data rcv1_train.svm --stats
+        classic svm --data rcv1_train.svm
 
     Main options:
-        data test_data size workers scheme write epochs lr batch_size seed stats all json
+        data test_data size workers scheme write epochs lr batch_size seed all json
     """
     from mlxhog.classic import problems
 
     if words.problem is None:
-        if config != ClassicConfig() or words.stats:
+        if config != ClassicConfig():
             raise ConfigError(
                 "name the problem, as in `mlxhog classic svm`; `mlxhog classic` lists them"
             )
@@ -73,9 +64,6 @@ def run(words: _Words, config: ClassicConfig) -> Report:
     with words.status() as line:
         line.show("generating the data" if config.data is None else f"reading {config.data}")
         problem = problems.create(words.problem, config)
-        if words.stats:
-            line.show("counting which examples meet")
-            return _stats(problem)
     serial: ClassicResult | None = None
     began_s: dict[str, float] = {}
     line = words.status()
@@ -100,24 +88,6 @@ def run(words: _Words, config: ClassicConfig) -> Report:
     notes = [] if result.status == "diverged" else [*warnings(result, load, machine.here().cores)]
     text = sections(problem.about, result, serial, notes, everything=words.all)
     return Report(result.to_json(serial), text, EXIT_CODES[result.status], remarks)
-
-
-def _stats(problem: "Problem") -> Report:
-    from mlxhog.theory.hypergraph import Hypergraph
-
-    graph = Hypergraph(*problem.supports())
-    facts = {
-        "problem": problem.name,
-        "examples": len(graph),
-        "coordinates": graph.n,
-        "omega": graph.omega,
-        "delta": graph.delta,
-        "rho": graph.rho,
-        "p_conf": graph.p_conf,
-    }
-    kind = "Dense" if graph.p_conf > OFTEN else "Sparse"
-    head = f"{kind}: two examples meet with probability {graph.p_conf:.3g} ({problem.about})"
-    return Report(facts, [head, facts])
 
 
 def _progress_line(progress: "ClassicProgress", seconds: float) -> str:

@@ -64,14 +64,14 @@ def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
     """
     if both.problems:
         raise ConfigError("\n".join(both.problems))
-    subjects = words.subjects
     flags = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
-    if len(subjects) > 2:
-        raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {[*subjects]}")
+    if len(words.subjects) > 2:
+        subjects = [*words.subjects]
+        raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.theory.pairs import Comparison
 
-    named = {"a": (*subjects, None)[0], "b": (None, *subjects)[-1]}
+    named = {"a": (*words.subjects, None)[0], "b": (None, *words.subjects)[-1]}
     a, b = (
         find_side(subject, [both.values, flags[letter]], Path(config.out))
         for letter, subject in named.items()
@@ -181,8 +181,7 @@ def _answer(outcome: "PairedResult") -> str:
 def _report(comparison: "Comparison") -> Report:
     from mlxhog.theory import paired_test
 
-    outcome, terms = comparison.outcome, comparison.terms
-    by_speed = comparison.speed
+    outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
     speed, low, high = map(math.exp, (by_speed.mean, by_speed.low, by_speed.high))
     facts: dict[str, Any] = {
         "answer": _answer(outcome),
@@ -209,12 +208,11 @@ def _report(comparison: "Comparison") -> Report:
         {
             "pair": number,
             "seed": pair.seed,
-            **{name: f"{of.bits_per_byte:.4f}" for name, of in (("A", pair.a), ("B", pair.b))},
+            "A": f"{pair.a.bits_per_byte:.4f}",
+            "B": f"{pair.b.bits_per_byte:.4f}",
             "B - A": f"{pair.difference:+.4f}",
-            **{
-                f"{name} tok/s": of.tokens / of.seconds
-                for name, of in (("A", pair.a), ("B", pair.b))
-            },
+            "A tok/s": pair.a.tokens / pair.a.seconds,
+            "B tok/s": pair.b.tokens / pair.b.seconds,
         }
         for number, pair in enumerate(comparison.pairs[: outcome.pairs], start=1)
     ]
@@ -224,7 +222,8 @@ def _report(comparison: "Comparison") -> Report:
         "what differs": [
             {"option": k, "A": str(a), "B": str(b)} for k, (a, b) in facts["differing"].items()
         ],
-        **{name.upper(): facts[name] for name in "ab"},
+        "A": facts["a"],
+        "B": facts["b"],
         "each run": terms.each,
         "speed": f"A trains {speed:.3f} times as fast as B ({sure})",
         "intervals": "99 % sure, whenever the comparison stops",

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
-from mlxhog.config.choices import KINDS, Choice, Kind
+from mlxhog.config.choices import KINDS, Kind
 from mlxhog.config.options import Option, argument, option, options, switch, to_flag
-from mlxhog.config.sources import Layer, resolve, suggestion
+from mlxhog.config.sources import Layer, added, resolve, suggestion
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import WIDTH
 from mlxhog.report.views import StatusLine
@@ -86,35 +86,21 @@ class OneRun(RunFolder, Json):
 
 @dataclass(frozen=True)
 class Part:
-    """Options of a command.
+    """Options of a command."""
 
-    Attributes:
-        cls: a dataclass of `option` fields.
-        only: names of the options that it takes, numbers of choices by their flat names; or a
-            function that returns them; "" for all.
-        group: heading for all of them; None for those that they name.
-        default: shown in place of each default.
-        merged: the command merges them with other sources, so it gets them as `Written`.
-    """
-
-    cls: type[Any]
-    only: str | Callable[[], Iterable[str]] = ""
-    group: str | None = None
-    default: str | None = None
-    merged: bool = False
+    cls: type[Any]  # a dataclass of `option` fields
+    only: str | Callable[[], Iterable[str]] = ""  # their flat names; "" for all
+    group: str | None = None  # heading for all of them; None for those that they name
+    default: str | None = None  # shown in place of each default
+    merged: bool = False  # the command merges them with other sources: it gets a `Written`
 
 
 @dataclass(frozen=True)
 class Written:
-    """Options of a command line that are to be merged with other sources.
-
-    Attributes:
-        values: of one part.
-        problems: of the command line; for the one error that names all problems.
-    """
+    """Options of a command line that are to be merged with other sources."""
 
     values: Layer
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # for the one error that names all problems
 
     def read(self, cls: type[C]) -> C:
         """Return them as the dataclass; a ConfigError has every problem."""
@@ -122,10 +108,9 @@ class Written:
 
 
 class Declared(NamedTuple):
-    """An option of a command, the choices whose number it is, and its part."""
+    """An option of a command, and its part."""
 
     spec: Option
-    owners: Sequence[type[Choice]]
     part: Part
 
     @property
@@ -153,16 +138,8 @@ class Declared(NamedTuple):
 class Flags:
     """The options of one command, and the reader of its command line.
 
-    Args:
-        command: its name.
-        doc: the text of its help. Below `Examples:` is a command line in each line, and below
-            `Main options:` the names of the flags that `--help` shows; `--help-all` then shows all.
-        parts: its options.
-        otherwise: advice for an unknown flag without a similar known one.
-
-    Attributes:
-        declared: every option, by its flag or its place in the usage line.
-        by_flag: every flag, aliases included, and its option.
+    Its `doc` is the text of its help. Below `Examples:` is a command line in each line, and below
+    `Main options:` the names of the flags that `--help` shows; `--help-all` then shows all.
     """
 
     def __init__(self, command: str, doc: str, parts: Sequence[Part], otherwise: str = "") -> None:
@@ -170,14 +147,14 @@ class Flags:
         doc, _, main = doc.partition("\n\nMain options:\n")
         self._about, _, examples = doc.partition("\n\nExamples:\n")
         self._main, self._examples = main.split(), textwrap.dedent(examples).splitlines()
-        self.declared: dict[str, Declared] = {}
-        self.by_flag: dict[str, Option] = {}
+        self.declared: dict[str, Declared] = {}  # by flag, or by place in the usage line
+        self.by_flag: dict[str, Option] = {}  # aliases included
         for part in parts:
             names = part.only.split() if isinstance(part.only, str) else part.only()
-            for spec, owners in _with_numbers(options(part.cls).values()):
+            for spec in _with_numbers(options(part.cls).values()):
                 place = spec.argument or spec.flag
                 if place not in self.by_flag and (not names or spec.name in names):
-                    self.declared[place] = Declared(spec, owners, part)
+                    self.declared[place] = Declared(spec, part)
                     self.by_flag |= dict.fromkeys(spec.flags, spec)
         self._words = [spec for spec in self.specs() if spec.argument]
 
@@ -203,16 +180,17 @@ class Flags:
             f"no flag {flag!r}{_of_own_choice(flag) or suggestion(flag, known) or self._otherwise}"
             for flag in unknown
         ]
-        problems += [
-            f"{values[spec.name][1]} and {values[other][1]} are both given; keep one"
-            for spec in self.specs()
-            for other in spec.excludes
-            if spec.name in values and other in values
-        ]
-        part_of = {one.spec.name: one.part for one in self.declared.values()}
+        layers: dict[Part, Layer] = {part: {} for part in self.parts}
+        for spec, part in self.declared.values():
+            if spec.name in values:
+                layers[part][spec.name] = value, flag = values[spec.name]
+                problems += [
+                    f"{flag} and {values[other][1]} are both given; keep one"
+                    for other in spec.excludes
+                    if other in values
+                ]
         configs, wrong = list[Any](), list[str]()
-        for part in self.parts:
-            layer = {name: value for name, value in values.items() if part_of[name] is part}
+        for part, layer in layers.items():
             try:
                 configs.append(
                     Written(layer, problems) if part.merged else resolve(part.cls, [layer])
@@ -232,6 +210,20 @@ class Flags:
         values, unknown, problems = Layer(), list[str](), list[str]()
         words, places = deque(arguments), deque(self._words)
         is_ended, follows_wrong = False, False
+
+        def add(spec: Option, texts: list[str], name: str) -> None:
+            earlier, first = values.get(spec.name, (None, name))
+            value: Any = texts if spec.many else "\n".join(texts)
+            if earlier is not None and spec.many:
+                value = [*earlier, *texts]  # type: ignore[misc]
+            elif earlier is not None and spec.lines:
+                value = f"{earlier}\n{value}"
+            elif earlier is not None and spec.repeats:
+                value = added(earlier, value)
+            elif earlier is not None:
+                problems.append(f"{first} and {name} are the same option; keep one")
+            values[spec.name] = (value, name)
+
         while words:
             word = words.popleft()
             flag, equals, text = word.partition("=")
@@ -241,7 +233,7 @@ class Flags:
                 is_name = not places and f"--{word}" in self.by_flag
                 if places:
                     spec = places[0] if places[0].many else places.popleft()
-                    self._add(values, spec, [word], _metavar(spec), problems)
+                    add(spec, [word], _metavar(spec))
                 elif is_name or not follows_wrong:
                     problems.append(f"unexpected argument {word!r}{self._place_of(word)}")
                 follows_wrong = is_name
@@ -254,12 +246,11 @@ class Flags:
                 unknown.append(flag)
                 follows_wrong = not equals
             else:
-                spec = self.by_flag[flag]
+                spec, follows_wrong = self.by_flag[flag], False
                 if texts := [text] if equals else self._value(spec, words):
-                    self._add(values, spec, texts, flag, problems)
+                    add(spec, texts, flag)
                 else:
                     problems.append(f"{flag}: expected one argument: {spec.help}")
-                follows_wrong = False
         missing = {
             _metavar(spec) if spec.argument else spec.flag: spec.help
             for spec in self.specs()
@@ -273,6 +264,7 @@ class Flags:
         return values, unknown, problems
 
     def _value(self, spec: Option, words: deque[str]) -> list[str]:
+        """Take the words of a flag's value; several of an option with lines."""
         if spec.type is bool:
             may = not spec.switch and words and words[0].lower() in ("true", "false")
             return [words.popleft() if may else "true"]
@@ -285,22 +277,6 @@ class Flags:
     def _takes_several(self, spec: Option) -> bool:
         return spec.lines and not self._words
 
-    def _add(
-        self, values: Layer, spec: Option, texts: list[str], name: str, problems: list[str]
-    ) -> None:
-        """Keep a value with its flag, or with its place in the usage line."""
-        earlier, first = values.get(spec.name, (None, name))
-        value: Any = texts if spec.many else "\n".join(texts)
-        if earlier is None:
-            pass
-        elif spec.many:
-            value = [*earlier, *texts]  # type: ignore[misc]
-        elif spec.lines or (spec.repeats and "none" not in (earlier, value)):
-            value = f"{earlier}{', ' if spec.repeats else chr(10)}{value}"
-        elif not spec.repeats:
-            problems.append(f"{first} and {name} are the same option; keep one")
-        values[spec.name] = (value, name)
-
     def _place_of(self, word: str) -> str:
         """Return advice for a word that has no place."""
         if f"--{word}" in self.by_flag:
@@ -311,19 +287,17 @@ class Flags:
 
     def _help(self, *, everything: bool) -> str:
         width = min(shutil.get_terminal_size().columns, WIDTH) - 2
-        every, groups = [*self.declared.values()], dict[str, list[tuple[str, str]]]()
-        shown = every
+        shown, groups = [*self.declared.values()], dict[str, list[tuple[str, str]]]()
+        n_flags = len(shown) - len(self._words) + 2  # with --help and --help-all
         if everything:
             about = "the main options" if self._main else "this"
             own = [("-h, --help", f"show {about}, and stop")]
             own += [("--help-all", "show every option, and stop")] * bool(self._main)
             groups = {"positional arguments": [], "options": own}
         else:
-            named = {one.spec.name: one for one in every}
-            shown = [
-                *(one for one in every if one.spec.argument),
-                *(named[name] for name in self._main),
-            ]
+            places = {name: place for place, name in enumerate(self._main)}
+            shown = [one for one in shown if one.spec.argument or one.spec.name in places]
+            shown.sort(key=lambda one: -1 if one.spec.argument else places[one.spec.name])
         for one in shown:
             title = one.title if everything else "main options"
             groups.setdefault(title, []).append((self._left(one.spec), one.about))
@@ -336,7 +310,6 @@ class Flags:
             lines = (_row(left, right, width) for left, right in rows)
             blocks += ["\n".join([f"{title}:", *lines])] * bool(rows)
         if not everything:
-            n_flags = len(every) - len(self._words) + 2  # with --help and --help-all
             blocks.append(f"--help-all lists all {n_flags} options.")
         blocks.append("\n".join(["examples:", *(f"  mlxhog {one}" for one in self._examples)]))
         return "\n\n".join(blocks)
@@ -365,20 +338,18 @@ def _of_own_choice(flag: str) -> str:
     for kind in KINDS:
         number = kind.numbers().get(flag.lstrip("-").replace("-", "_"))
         if number and not number.owners[0].__module__.startswith("mlxhog."):
-            name = f"{number.owners[0].name}({number.option.name}=VALUE)"
-            return f'; write {to_flag(kind.title)} "{name}"'
+            return f'; write {to_flag(kind.title)} "{number.owners[0].name}({number.name}=VALUE)"'
     return ""
 
 
-def _with_numbers(specs: Iterable[Option]) -> Iterator[tuple[Option, list[type[Choice]]]]:
-    """Yield options, and after each choice all numbers of its kind as flags, with their choices."""
+def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
+    """Yield options, and after each choice all numbers of its kind as flags."""
     for spec in specs:
-        yield spec, []
+        yield spec
         if isinstance(kind := spec.kind, Kind):
-            for flat, (number, owners) in kind.numbers().items():
-                of = ", ".join(owner.name for owner in owners)
-                group = f"numbers of {kind.plural}"
-                yield replace(number, name=flat, group=group, help=f"{of}: {number.help}"), owners
+            for flat, number in kind.numbers().items():
+                about = f"{', '.join(owner.name for owner in number.owners)}: {number.help}"
+                yield replace(number, name=flat, group=f"numbers of {kind.plural}", help=about)
 
 
 def words_of(spec: Option) -> Sequence[str]:

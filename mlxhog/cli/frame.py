@@ -39,22 +39,28 @@ EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": INTERRUPTED
 class Report:
     """The result of a command: facts, which `--json` prints, and people read as `spelt` has them.
 
-    Attributes:
-        facts: a mapping, or a list of them.
-        text: the text for people, if it differs from the facts: a text, or its parts, which are
-            lines and facts, or sections and lines. Parts may be made when they are printed.
-        code: exit code.
-        remarks: lines for stderr, also with `--json` and `--quiet`.
-        one_per_line: the facts are a list, of which each entry gets a line of JSON.
+    `text` is for people, if it differs from the facts: a text, or its parts, which are lines and
+    facts, or sections and lines. Parts may be made when they are printed.
     """
 
-    facts: Any
+    facts: Any  # a mapping, or a list of them
     text: Iterable[Any] | None = None
-    code: int = 0
-    remarks: Sequence[str] = ()
-    one_per_line: bool = False
+    code: int = 0  # exit code
+    remarks: Sequence[str] = ()  # lines for stderr, also with `--json` and `--quiet`
+    one_per_line: bool = False  # the facts are a list, of which each entry gets a line of JSON
 
-    def show(self) -> None:
+    def print(self, *, json: bool, quiet: bool = False) -> None:
+        """Print facts or text, and the remarks."""
+        if json:
+            for facts in self.facts if self.one_per_line else [self.facts]:
+                print_json(facts)
+        elif not quiet:
+            self._show()
+            sys.stdout.flush()
+        for line in self.remarks:
+            print(line, file=sys.stderr)
+
+    def _show(self) -> None:
         """Print the text for people, with colors on a terminal that has them."""
         text = [self.facts] if self.text is None else self.text
         parts = [text] if isinstance(text, str) else [*text]
@@ -70,45 +76,32 @@ class Report:
 Function = Callable[..., Report | int]
 
 
+@dataclass(frozen=True)
 class Command:
-    """A command of the command line.
+    """A command of the command line."""
 
-    Args:
-        name: its words.
-        function: from its options to a `Report` or an exit code.
-        parts: for the parameters that are a `Written`, and others that take some options only.
-        otherwise: advice for an unknown flag without a similar known one.
-    """
-
-    def __init__(
-        self, name: str, function: Function, parts: Sequence[Part], otherwise: str
-    ) -> None:
-        self._name, self._function, self._parts = name, function, parts
-        self._otherwise = otherwise
+    name: str  # its words
+    function: Function  # from its options to a `Report` or an exit code
+    parts: Sequence[Part]  # for the parameters that take some options only, or a `Written`
+    otherwise: str  # advice for an unknown flag without a similar known one
 
     def flags(self) -> Flags:
         """Return its options, by the parameters of the function."""
-        hints, given, parts = get_type_hints(self._function), deque(self._parts), list[Part]()
-        for name in inspect.signature(self._function).parameters:
+        hints, given, parts = get_type_hints(self.function), deque(self.parts), list[Part]()
+        for name in inspect.signature(self.function).parameters:
             own = given and hints[name] in (Written, given[0].cls)
             part = given.popleft() if own else Part(hints[name])
             parts.append(replace(part, merged=hints[name] is Written))
-        doc = inspect.getdoc(self._function) or ""
-        return Flags(self._name, doc, parts, self._otherwise)
+        return Flags(self.name, inspect.getdoc(self.function) or "", parts, self.otherwise)
 
     def __call__(self, arguments: Sequence[str]) -> int:
         """Run the command with the words after its name; returns its exit code."""
         configs = self.flags().parse(arguments)
-        result = self._function(*configs)
+        result = self.function(*configs)
         if not isinstance(result, Report):
             return result
-        if any(getattr(one, "json", False) for one in configs):
-            for facts in result.facts if result.one_per_line else [result.facts]:
-                print_json(facts)
-        elif not any(getattr(one, "quiet", False) for one in configs):
-            result.show()
-        for line in result.remarks:
-            print(line, file=sys.stderr)
+        asked = {name for one in configs for name in ("json", "quiet") if getattr(one, name, False)}
+        result.print(json="json" in asked, quiet="quiet" in asked)
         return result.code
 
 

@@ -1,13 +1,12 @@
 """`mlxhog generate` and `eval`: text from a trained model, and its scores of text."""
 
-import os
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,11 @@ from mlxhog.config.config import train_config
 from mlxhog.config.options import option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError, shown
-from mlxhog.live import CHECKPOINT, MODES, backend_option, wait_option
+from mlxhog.live import CHECKPOINT, Reading, backend_option
 from mlxhog.report.streams import verbatim
 from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
-    from mlxhog.checkpoint.run import Run
     from mlxhog.data.tokens import TokenFile
     from mlxhog.decoding.scoring import Score
     from mlxhog.live.source import Loaded, WeightSource
@@ -31,7 +29,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling, RunFolder, Plugins, Json):
+class GenerateConfig(Sampling, Reading, Plugins, Json):
     """Options of `mlxhog generate`."""
 
     model: str = run_argument("RUN_OR_CHECKPOINT")
@@ -49,18 +47,6 @@ class GenerateConfig(Sampling, RunFolder, Plugins, Json):
     )
     batch_size: int = option(16, "answers that are written at a time", low=1)
     prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
-    backend: str = backend_option()
-    weights: str = option(
-        "float32", "format of the weights in memory; 8bit and 4bit are for mlx backends",
-        choices=("float32", "bfloat16", "8bit", "4bit"),
-    )  # fmt: skip
-    mode: str = option(
-        "double_buffer",
-        "weights of a run that trains: its last published copy, one such copy for the whole "
-        "answer, unsynchronised reads, or its newest checkpoint",
-        choices=MODES,
-    )
-    wait: float = wait_option()
 
 
 @command("generate")
@@ -76,25 +62,18 @@ def generate(config: GenerateConfig) -> Report:
     from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import load
 
-    many = bool(config.prompt_file)
-    prompts, stops = (
-        read_prompts(config.prompt_file) if many else ([read_prompt(config.prompt)], ())
-    )
+    many, stops = bool(config.prompt_file), tuple[str, ...]()
+    prompts = [] if many else [read_prompt(config.prompt)]
+    if many:
+        prompts, stops = read_prompts(config.prompt_file)
     config = replace(config, stop=(*stops, *_stop_strings(config.stop)))
-    model = load(
-        config.model,
-        backend=config.backend,
-        weights=config.weights,
-        mode=config.mode,
-        out=config.out,
-        wait=config.wait,
-        say=lambda message: print(message, file=sys.stderr),
-    )
+    reading: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(Reading)}
+    model = load(config.model, **reading, say=lambda message: print(message, file=sys.stderr))
     sizes = {"batch_size": config.batch_size, "prefill_chunk": config.prefill_chunk}
     source, trains = model.follower.source, not model.follower.source.ended()
     answers = Answers(len(prompts))
     used: dict[int, tuple[Loaded, Loaded]] = {}  # by the first and the last token of an answer
-    waiting, n_written = prompts[0], 0
+    waiting, n_written = "" if many else prompts[0], 0
     with closing(model):
         for piece in answers.follow(model.answer(prompts, config, **sizes)):
             now = model.follower.loaded()
@@ -134,8 +113,7 @@ def generate(config: GenerateConfig) -> Report:
     lines = [_weights_line(one["weights"], trains) for one in records if "weights" in one]
     if len(set(lines)) > 1:
         lines = [f"answer {row}: {line}" for row, line in enumerate(lines, start=1)]
-    remarks = [*filter(None, [source.note]), *dict.fromkeys(lines), end]
-    return Report(facts, [], remarks=remarks)
+    return Report(facts, [], remarks=[*filter(None, [source.note]), *dict.fromkeys(lines), end])
 
 
 def _weights(source: "WeightSource", first: "Loaded", last: "Loaded") -> dict[str, Any]:
@@ -156,9 +134,7 @@ def _weights_line(facts: dict[str, Any], trains: bool) -> str:
     text, first, last = f"weights of {facts['of']}", facts["version_first"], facts["version_last"]
     if first is None:
         return text
-    text += f", version {first}"
-    text += f" to {last}" if first != last else ""
-    text += "" if last else " (no update yet)"
+    text += f", version {first}{f' to {last}' * (first != last)}{' (no update yet)' * (not last)}"
     if not trains:
         return text
     return f"{text}, {facts['age_updates']} updates and {facts['age_s'] or 0:.1f} s old at its end"
@@ -172,7 +148,7 @@ def read_prompt(spec: str) -> str:
     """
     if spec == "-" or spec.startswith("@"):
         return _read(spec.removeprefix("@"), f"--prompt {spec}")
-    return _normalised(os.fsencode(spec), f"--prompt {ascii(spec)}")  # a shell passes any bytes
+    return _plain(spec, f"--prompt {ascii(spec)}")
 
 
 def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
@@ -189,35 +165,32 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
     from mlxhog.data import conversations, textfiles
 
     where = f"--prompt-file {spec}"
-    if Path(spec).suffix.lower() in textfiles.LINES_SUFFIXES:
-        pairs = [_of_record(record, place) for place, record in textfiles.records(Path(spec))]
+    prompts, talks = list[str](), list[str]()
+    if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
+        prompts += [line for line in _read(spec, where).split("\n") if line.strip()]
     else:
-        pairs = [(line, False) for line in _read(spec, where).split("\n") if line.strip()]
-    kinds = {is_chat for _, is_chat in pairs}
-    if not kinds:
-        raise ConfigError(f"{where}: holds no prompts; write one per line")
-    if len(kinds) > 1:
+        for place, record in textfiles.records(Path(spec)):
+            values = record if isinstance(record, dict) else {}
+            if "messages" in values:
+                try:
+                    talks.append(conversations.prompt(values["messages"]))
+                except DataError as error:
+                    raise ConfigError(f"{place}: {error}") from error
+            elif isinstance(prompt := values.get("prompt"), str):
+                prompts.append(_plain(prompt, place))
+            else:
+                raise ConfigError(
+                    f'{place}: wanted {{"prompt": "..."}} or {{"messages": [...]}}, got '
+                    f"{shown(record)}"
+                )
+    if prompts and talks:
         raise ConfigError(
             f"{where}: some lines have a prompt and others have messages, and their answers end "
             "differently; use a file for each"
         )
-    return [prompt for prompt, _ in pairs], conversations.STOPS if kinds == {True} else ()
-
-
-def _of_record(record: object, place: str) -> tuple[str, bool]:
-    from mlxhog.data import conversations
-
-    fields = record if isinstance(record, dict) else {}
-    if "messages" in fields:
-        try:
-            return conversations.prompt(fields["messages"]), True
-        except DataError as error:
-            raise ConfigError(f"{place}: {error}") from error
-    if isinstance(prompt := fields.get("prompt"), str):
-        return _normalised(prompt.encode(errors="surrogatepass"), place), False
-    raise ConfigError(
-        f'{place}: wanted {{"prompt": "..."}} or {{"messages": [...]}}, got {shown(record)}'
-    )
+    if not prompts and not talks:
+        raise ConfigError(f"{where}: holds no prompts; write one per line")
+    return prompts or talks, conversations.STOPS if talks else ()
 
 
 def _read(spec: str, what: str) -> str:
@@ -231,6 +204,11 @@ def _read(spec: str, what: str) -> str:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{what}: {getattr(error, 'strerror', error)}") from error
     return _normalised(content, what)
+
+
+def _plain(text: str, what: str) -> str:
+    """Return a text as training reads it; one with a lone surrogate is refused."""
+    return _normalised(text.encode(errors="surrogatepass"), what)
 
 
 def _normalised(content: bytes, what: str) -> str:
@@ -248,7 +226,7 @@ def _normalised(content: bytes, what: str) -> str:
 
 def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
     r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes."""
-    texts = (_normalised(os.fsencode(word), f"--stop {ascii(word)}") for word in words)
+    texts = (_plain(word, f"--stop {ascii(word)}") for word in words)
     plain = [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts]
     return stop_strings(plain, "--stop")
 
@@ -313,7 +291,7 @@ def evaluate(config: EvalConfig) -> Report:
     from mlxhog.base.paths import words
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora
+    from mlxhog.data import corpora, subset
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
     from mlxhog.live.opening import open_source
     from mlxhog.models.families import check_length
@@ -336,60 +314,47 @@ def evaluate(config: EvalConfig) -> Report:
     source.load(model.backend)
     seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
     check_length(model.config, seq_len)
-    own = None
+
+    def scored(name: str, file: "TokenFile | None") -> Score:
+        def show(share: float) -> None:
+            line.show(f"{share:.0%}  {name}")
+
+        return Score() if file is None else score(model, file, seq_len=seq_len, progress=show)
+
+    own = None  # of the part of the held-out text that evaluations of the run score
     with (
         tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
         StatusLine(sys.stderr, quiet=False) as line,
     ):
-
-        def scored(name: str, file: "TokenFile | None") -> "Score":
-            def show(share: float) -> None:
-                line.show(f"{share:.0%}  {name}")
-
-            return Score() if file is None else score(model, file, seq_len=seq_len, progress=show)
-
         if corpus is not None:
             files = token_files(model, corpus, Path(folder))
             scores = {Path(name).name: scored(Path(name).name, file) for name, file in files}
         elif options is not None and trained is not None:
-            held_out = held_out_tokens(
-                model,
-                options.data,
-                tokenizer=str(path) if options.tokenizer == "auto" else options.tokenizer,
-                text_key=options.text_key,
-                skip_machine_data=options.skip_machine_data,
-                loss_on=options.loss_on,
-                val=options.val,
-            )
+            names = ("text_key", "skip_machine_data", "loss_on", "val")
+            how = {name: getattr(options, name) for name in names}
+            how["tokenizer"] = str(path) if options.tokenizer == "auto" else options.tokenizer
+            held_out = held_out_tokens(model, options.data, **how)
             name = f"{words(options.data)} (held-out text)"
             scores = {name: scored(name, held_out)}
-            if (part := _own_part(trained, held_out)) is not None:
-                own = _numbers(scored(name, part))
+            n_bytes = (trained.read_status().get("held_out") or {}).get("asked_bytes")
+            part = subset.of(held_out, n_bytes) if n_bytes else held_out
+            own = None if part is held_out else _numbers(scored(name, part))
     whole = sum(scores.values(), Score())
     if not whole.tokens:
         raise DataError(f"{words(config.data)} holds no text; choose other files")
-    how = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend.name}
-    rows = [{"file": name, **_numbers(score)} for name, score in scores.items()]
+    about = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend.name}
+    rows = [{"file": name, **_numbers(one)} for name, one in scores.items()]
     facts: dict[str, Any] = {
-        **how,
+        **about,
         "files": rows,
         "skipped": [] if corpus is None else [one.to_json() for one in corpus.skipped],
         **_numbers(whole),
         **({} if own is None else {"part": own}),
         "seconds": round(time.monotonic() - began, 3),
     }
-    shown = [*rows, {"file": "whole", **_numbers(whole)}]
-    shown += [] if own is None else [{"file": "its part of every evaluation", **own}]
-    return Report(facts, [shown, how])
-
-
-def _own_part(run: "Run", file: "TokenFile") -> "TokenFile | None":
-    """Return the part of the held-out text that evaluations of a run score; None if it is all."""
-    from mlxhog.data import subset
-
-    n_bytes = (run.read_status().get("held_out") or {}).get("asked_bytes")
-    part = subset.of(file, n_bytes) if n_bytes else file
-    return None if part is file else part
+    rows = [*rows, {"file": "whole", **_numbers(whole)}]
+    rows += [] if own is None else [{"file": "its part of every evaluation", **own}]
+    return Report(facts, [rows, about])
 
 
 def _numbers(score: "Score") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlxhog.cli.flags import Declared, Json, words_of
 from mlxhog.cli.frame import Report, command, spelt
-from mlxhog.config.choices import KINDS, Choice
+from mlxhog.config.choices import KINDS
 from mlxhog.config.options import Option, argument, options, to_flag
 from mlxhog.config.sources import suggestion
 from mlxhog.errors import ConfigError
@@ -84,12 +84,11 @@ def _rows() -> list[Row]:
 
 def _of_flag(declared: Declared) -> Iterator[Row]:
     """Yield the rows of a flag: one, or one for each default that choices give it."""
-    by_number: dict[tuple[str, str], tuple[Option, list[type[Choice]]]] = {}
-    spec = declared.spec
-    for owner in declared.owners:
+    spec, by_default = declared.spec, dict[tuple[str, str], tuple[Option, list[Any]]]()
+    for owner in spec.owners:
         own = next(each for each in options(owner).values() if each.flat == spec.name)
-        by_number.setdefault((own.default_text, own.help), (own, []))[1].append(owner)
-    for own, of in by_number.values() if by_number else [(spec, [])]:
+        by_default.setdefault((own.default_text, own.help), (own, []))[1].append(owner)
+    for own, of in by_default.values() or [(spec, [])]:
         usual = "off" if own.switch else "none" if own.many or own.required else own.default_text
         yield {
             "name": spec.name, "also": list(spec.aliases),
@@ -109,14 +108,12 @@ def _line(row: Row) -> str:
 
 
 def _details(row: Row) -> dict[str, object]:
-    written = [to_flag(name) for name in (row["name"], *row["also"])]
-    if row["of"]:
-        written.append(f'{to_flag(row["kind"])} "{row["of"][0]}({row["inside"]}=...)"')
+    inside = [f'{to_flag(row["kind"])} "{name}({row["inside"]}=...)"' for name in row["of"][:1]]
     return {
         "belongs to": f"{row['kind']} {', '.join(row['of'])}".strip(),
         "default": row["default"],
         "value": f"{row['value']} ({row['unit']})" if row["unit"] else row["value"],
-        "written": written,
+        "written": [*map(to_flag, (row["name"], *row["also"])), *inside],
         "commands": row["commands"],
     }
 
@@ -148,8 +145,8 @@ complete -c mlxhog -a '(__mlxhog_words)'""",
 BREAKS = (":", "=")
 """Characters at which bash splits words."""
 
-RUNS = {"run", "run_or_checkpoint", "config_or_run", "checkpoint", "resume"}
-MODELS = {"model", "config_or_run", "config", "subject", "name_or_file"}
+RUNS = {"run", "run_or_checkpoint", "config_or_run", "subject", "resume"}
+MODELS = {"model", "config_or_run", "subject", "name_or_file"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,31 +198,32 @@ def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
             joined.append(word)
     *before_it, current = joined[1:] or [""]
     begin = max(current.rfind(mark) for mark in BREAKS) + 1 if shell == "bash" else 0
-    for text, what in _completions(before_it, current):
+    for text, about in _completions(before_it, current).items():
         if text.startswith(current):
-            yield f"{text}\t{what}" if shell == "fish" and what else text[begin:]
+            yield f"{text}\t{about}" if shell == "fish" and about else text[begin:]
 
 
-def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
+def _completions(before: Sequence[str], current: str) -> dict[str, str]:
+    """Return the words that may follow some words, with a line of help or nothing."""
     from mlxhog.cli import COMMANDS, MAD, find
 
     if not before:
-        yield from {**COMMANDS, "--help": "the list of commands", "--version": ""}.items()
-    elif before == ["mad"]:
-        yield from MAD.items()
-    elif before[0] in COMMANDS and (before[0] != "mad" or before[1] in MAD):
-        command, rest = find(before)
-        flags = command.flags()
-        flag, equals, _ = current.partition("=")
-        spec = flags.by_flag.get(flag if equals else ["", *rest][-1])
-        if spec is not None and not spec.switch:
-            yield from ((f"{flag}={one}" if equals else one, "") for one in _values(spec))
-        elif current.startswith("-"):
-            yield "--help", "show this, and stop"
-            yield from ((flag, spec.help) for flag, spec in flags.by_flag.items())
-        else:
-            specs = (spec for spec in flags.specs() if spec.argument)
-            yield from ((one, "") for spec in specs for one in _values(spec))
+        return {**COMMANDS, "--help": "the list of commands", "--version": ""}
+    if before == ["mad"]:
+        return MAD
+    if before[0] not in COMMANDS or (before[0] == "mad" and before[1] not in MAD):
+        return {}
+    command, rest = find(before)
+    flags = command.flags()
+    flag, equals, _ = current.partition("=")
+    spec = flags.by_flag.get(flag if equals else ["", *rest][-1])
+    if spec is not None and not spec.switch:
+        return dict.fromkeys((f"{flag}={one}" if equals else one for one in _values(spec)), "")
+    if current.startswith("-"):
+        helps = {flag: spec.help for flag, spec in flags.by_flag.items()}
+        return {"--help": "show this, and stop", **helps}
+    places = (spec for spec in flags.specs() if spec.argument)
+    return dict.fromkeys((one for spec in places for one in _values(spec)), "")
 
 
 def _values(spec: Option) -> Iterator[str]:

@@ -4,7 +4,7 @@ A request comes from another terminal of the same user.
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,13 @@ def run(config: RunFolder, _: Json) -> Report:
     from mlxhog.checkpoint.run import list_runs
 
     records = [_facts(each) for each in list_runs(Path(config.out))]
-    text: Any = f"no runs in {config.out}; `mlxhog train` makes one"
-    return Report(records, _table(records) if records else text, one_per_line=True)
+    if not records:
+        text = f"no runs in {config.out}; `mlxhog train` makes one"
+        return Report(records, text, one_per_line=True)
+    rows = list(map(_row, records))
+    statuses = dict.fromkeys(row[1].partition(",")[0] for row in rows)
+    notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
+    return Report(records, [Section("", HEADER, rows, notes)], one_per_line=True)
 
 
 def _facts(run: "Run") -> dict[str, Any]:
@@ -78,13 +83,6 @@ def _facts(run: "Run") -> dict[str, Any]:
         "resumable": run.has_checkpoint(),
         "share": part.get("share") if isinstance(part, dict) else None,
     }
-
-
-def _table(records: list[dict[str, Any]]) -> Iterator[Section]:
-    rows = list(map(_row, records))
-    statuses = dict.fromkeys(row[1].partition(",")[0] for row in rows)
-    notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
-    yield Section("", HEADER, rows, notes)
 
 
 def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -143,7 +141,10 @@ def remove(config: _Remove) -> Report:
         if each.is_locked():
             word = shlex.quote(run_word(each.directory))
             raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {word}")
-    sizes = {each.name: _bytes_in(folder) for folder, each in chosen.items()}
+    sizes = {}
+    for each in chosen.values():
+        files = [path for path in each.directory.rglob("*") if not path.is_dir()]
+        sizes[each.name] = sum(path.lstat().st_size for path in files)
     names = [f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in sizes.items()]
     if not config.yes:
         raise ConfigError(f"would remove {', '.join(names)} for good; add --yes")
@@ -151,14 +152,6 @@ def remove(config: _Remove) -> Report:
         remove(each)
     facts = {"removed": list(map(str, chosen)), "bytes": sum(sizes.values())}
     return Report(facts, [f"removed {name}" for name in names])
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # just removed
-            total += 0 if path.is_dir() else path.lstat().st_size
-    return total
 
 
 _LAST = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.base.http_server import listen, url_of
 from mlxhog.cli.flags import Json, OneRun, Plugins, run_argument
-from mlxhog.cli.frame import command, print_json
+from mlxhog.cli.frame import Report, command
 from mlxhog.cluster.lighthouse import (
     TOKEN_VARIABLE,
     Lighthouse,
@@ -49,16 +49,14 @@ def serve(words: _Serve, config: ServeConfig) -> int:
         about = engine.weights
         if about["note"]:
             say(about["note"])
-        whose, version = about["weights"], about["version"]
-        facts = {"url": url, "model": served.name, "weights": whose, "version": version}
-        if words.json:
-            print_json({**facts, "pid": os.getpid()})
-            return
-        weights = whose if version is None else f"{whose}, version {version},"
-        page = url.removesuffix("v1")
-        print(
-            f"{weights} at {url}, model {served.name}; to chat open {page}; Ctrl-C ends", flush=True
-        )
+        facts = {"url": url, "model": served.name, "pid": os.getpid()}
+        facts |= {name: about[name] for name in ("weights", "version")}
+        version = "" if about["version"] is None else f", version {about['version']},"
+        Report(
+            facts,
+            f"{about['weights']}{version} at {url}, model {served.name}; to chat open "
+            f"{url.removesuffix('v1')}; Ctrl-C ends",
+        ).print(json=words.json)
 
     serve(words.model, config, on_ready, say)
     print("ended", file=sys.stderr)
@@ -92,16 +90,12 @@ def board(config: _Board) -> int:
 
         token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
         server = AppServer(Board(RunRecord(followed), token))
-        if config.json:
-            print_json({"url": address, "token": token, "run": str(followed.directory)})
-        else:
-            print(f"board of {followed.directory}\n  {address}#{token}", flush=True)
+        facts = {"url": address, "token": token, "run": str(followed.directory)}
+        text = f"board of {followed.directory}\n  {address}#{token}"
+        Report(facts, text).print(json=config.json)
         server.run(sockets=[listener])
     print("the board has ended; it changed nothing in the run", file=sys.stderr)
     return 0
-
-
-NAMES_WIDTH, NUMBERS_WIDTH = 26, 24
 
 
 LOOK_S = 0.5  # between two looks for a signal
@@ -131,14 +125,12 @@ def cluster(words: _Cluster, options: Lighthouse) -> int:
 
     authority = Authority(address, token, options)
     variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(authority.address)
+    text = [f"on each machine, this one too:\n  {variable}mlxhog train --cluster {where}"]
+    if token:
+        text += [f"to start it again:\n  {variable}mlxhog cluster start --address {where}"]
     try:
-        if words.json:
-            print_json({"address": where, "token": token, "pid": os.getpid()})
-        else:
-            print(f"on each machine, this one too:\n  {variable}mlxhog train --cluster {where}")
-            if token:
-                print(f"to start it again:\n  {variable}mlxhog cluster start --address {where}")
-            sys.stdout.flush()
+        facts = {"address": where, "token": token, "pid": os.getpid()}
+        Report(facts, text).print(json=words.json)
         while True:
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
     except KeyboardInterrupt:

@@ -13,7 +13,6 @@ from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
-from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
 from mlxhog.report.streams import printable, wrapped
@@ -69,27 +68,22 @@ def run(words: _Words, written: Written) -> Report:
 
 
 def configuration(words: _Words, written: Written) -> TrainConfig:
-    """Merge defaults, the resumed run, the YAML file and the flags.
-
-    Raises:
-        ConfigError: every problem of any of them.
-        RunError: there is no such run to resume.
-    """
-    problems = list(written.problems)
-    layers: list[Layer] = []
+    """Merge defaults, the resumed run, the YAML file and the flags; an error names all problems."""
+    problems, layers = list(written.problems), [written.values]
     if words.config is not None:
         from mlxhog.checkpoint.run import read_options
 
         try:
-            layers.append(read_options(Path(words.config)))
+            layers.insert(0, read_options(Path(words.config)))
         except ConfigError as error:
             problems.append(str(error))
-    return configured([*layers, written.values], problems)
+    return configured(layers, problems)
 
 
 def summary(result: "Result") -> str:
     """Return the end of a run, its folder, and the next commands."""
-    bits, run = result.val_bits_per_byte, shlex.quote(str(path_from_here(Path(result.run))))
+    bits, counts = result.val_bits_per_byte, result.counts_bits_per_byte
+    run = shlex.quote(str(path_from_here(Path(result.run))))
     lines = [
         f"{result.status}: {result.steps:,} steps, {format_count(result.tokens)} tokens in "
         f"{format_duration(result.seconds)} ({format_count(result.tokens_per_s)} tok/s)"
@@ -97,7 +91,6 @@ def summary(result: "Result") -> str:
     if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"held-out text: {_held_out(result)}")
         lines += wrapped(f"note: {result.val_seen}") if result.val_seen else []
-    counts = result.counts_bits_per_byte
     if bits is not None and counts is not None and result.val_at_end:
         lines.append(beside_counts(bits, counts))
     if result.restarts or result.dropped_steps or result.torn:
@@ -136,6 +129,6 @@ def _held_out(result: "Result") -> str:
         shown += f" of the same {share_text(share)} as in every evaluation"
     if not result.val_at_end and result.status in ("done", "unsaved"):
         return f"{shown}; the end was not evaluated"
-    if final is None or result.final_share is None:
-        return shown
-    return f"{shown}; {final:.3f} of {share_text(result.final_share)}"
+    if final is not None and result.final_share is not None:
+        shown += f"; {final:.3f} of {share_text(result.final_share)}"
+    return shown

@@ -1,11 +1,10 @@
 """`mlxhog watch`, `report` and `plot`: looks at runs while they train, and after."""
 
 import json
-import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from mlxhog.cli.flags import Json, OneRun, Quiet, RunFolder, run_argument
 from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
-from mlxhog.report.metrics import Progress, number
+from mlxhog.report.metrics import Progress, Result, number
 from mlxhog.report.plain import RunView
 from mlxhog.report.streams import wrapped
 from mlxhog.report.views import Observer, observer
@@ -58,7 +57,7 @@ def run(config: OneRun, how: Quiet) -> int:
         with view as shown:
             follow(record, shown)
         if not (config.json or how.quiet):
-            print(ending(record))
+            print(_ending(record))
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"
         print(f"no longer watched; {state}: mlxhog watch {watched.directory}", file=sys.stderr)
@@ -98,22 +97,18 @@ def follow(
             pause(LOOK_S)
 
 
-def ending(record: "RunRecord") -> str:
-    """State how a run ended, and suggest the next commands."""
+def _ending(record: "RunRecord") -> str:
+    """State how a run ended, as `mlxhog train` does, and suggest the next commands."""
+    from mlxhog.cli.train import summary
+
     record.refresh()
-    facts, run = record.facts(), shlex.quote(str(record.run.directory))
-    bits = number(record.last("val_bits_per_byte"))
-    lines = [
-        f"{record.state}: {facts['steps']} steps, {facts['tokens']} tokens in "
-        f"{facts['training time']}, held-out {bits} bits per byte{record.scored_at}"
-    ]
-    if "error" in facts:
-        lines.append(facts["error"])
-    if record.state == "interrupted" and not record.result:
-        lines.append("its process ended without a final status: it was killed")
-    lines.append(f"next: mlxhog report {run}")
-    lines += [f"      mlxhog train --resume {run}"] * (record.state != "done")
-    return "\n".join(lines)
+    run, killed = record.run, record.result is None and record.state == "interrupted"
+    saved = str(run.checkpoints) if run.has_checkpoint() else None
+    result = record.result or Result.of(
+        record.progress, run="", status=record.state, restarts=0, torn=0, checkpoint=saved
+    )
+    first = "its process ended without a final status: it was killed\n" * killed
+    return first + summary(replace(result, run=str(run.directory)))
 
 
 class JsonLines(RunView):
@@ -219,8 +214,8 @@ def plot(config: _Plot) -> Report:
     return Report({"plot": path, "runs": runs, "notes": notes}, [*lines, path])
 
 
-def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:
-    """Return a line per run, all on one scale: a character for the mean of each part."""
+def _curves(records: "Sequence[RunRecord]", width: int) -> Iterator[str]:
+    """Yield a line per run, all on one scale: a character for the mean of each part."""
     import numpy as np
 
     from mlxhog.report.table import cut
@@ -233,7 +228,6 @@ def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:
     room = max(width - wide - NUMBERS_WIDTH - 4, 8)
     has_blocks = (sys.stdout.encoding or "").lower().startswith("utf")
     signs = "▁▂▃▄▅▆▇█" if has_blocks else "_.-=+*#@"
-    lines = []
     for name, curve, record in zip(names, curves, records, strict=True):
         means = [part.mean() for part in np.array_split(curve, min(room, len(curve)))]
         levels = (np.array(means) - low) / max(high - low, 1e-12) * (len(signs) - 1)
@@ -241,5 +235,5 @@ def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:
         held_out = record.last("val_bits_per_byte")
         scored = "" if held_out is None else f", held-out {number(held_out)}{record.scored_at}"
         end = number(record.last("train_bits_per_byte"))
-        lines.append(f"{name:{wide}}  {drawn:{room}}  {end}{scored}")
-    return [*lines, f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"]
+        yield f"{name:{wide}}  {drawn:{room}}  {end}{scored}"
+    yield f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"

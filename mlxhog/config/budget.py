@@ -12,10 +12,6 @@ class Budget:
 
     Limits count from the start of this call. The schedule sees `progress`, which spans the whole
     run: the part before this call and its limits.
-
-    Attributes:
-        equal_steps_before: `steps_before` in steps of this call's number of batches, if theirs may
-            differ; None if the user's budget is in steps.
     """
 
     steps: int | None = None
@@ -24,6 +20,8 @@ class Budget:
     steps_before: int = 0
     tokens_before: int = 0
     seconds_before: float = 0.0
+    # `steps_before` in steps of this call's number of batches, if theirs may differ; None if the
+    # user's budget is in steps
     equal_steps_before: float | None = None
 
     @property

@@ -25,13 +25,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import Field
+from dataclasses import Field, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from mlxhog.config.options import Option, convert_fields, options, spelt
-from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, did_you_mean, nearest, shown
+from mlxhog.errors import ConfigError, did_you_mean, nearest, shown
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
 _SPELT = re.compile(rf"({NAME.pattern})\s*(?:\((.*)\))?", re.DOTALL)  # of a stripped text
@@ -43,12 +44,7 @@ T = TypeVar("T")
 
 
 class UnknownChoice(ConfigError):
-    """No choice has this name.
-
-    Attributes:
-        title: of the kind of choice, such as "layer".
-        name: the name.
-    """
+    """No choice of a kind, such as "layer", has this name."""
 
     def __init__(self, message: str, *, title: str = "", name: str = "") -> None:
         super().__init__(message)  # alone, as unpickling has it
@@ -56,16 +52,13 @@ class UnknownChoice(ConfigError):
 
 
 class Registry(Generic[T]):
-    """Things of one kind by their names: those of the package, and those of users' files.
-
-    Args:
-        title: name of the kind, such as "strategy".
-        home: the module that registers those of the package, and may add `checked_by`.
-        form: description of one in a user's file, for errors.
-        plural: of the title.
-    """
+    """Things of one kind by their names: those of the package, and those of users' files."""
 
     def __init__(self, title: str, home: str, form: str, *, plural: str = "") -> None:
+        """Name the kind, and the module that registers those of the package.
+
+        `form` describes one in a user's file, for errors.
+        """
         self.title, self.form, self.plural = title, form, plural or f"{title}s"
         self._home = home
         self._by_name: dict[str, T] = {}
@@ -170,20 +163,14 @@ def rules_of(cls: type) -> Iterator[tuple[str, str, str]]:
 class Choice:
     """The base of all choices of a run: a frozen dataclass whose `option` fields are its numbers.
 
-    A plain field such as `depth: int = 3` is a number, too, without limits and help.
-
-    Attributes:
-        name: the name in flags and files; only a class that defines it itself is a choice.
-        about: one line for help and documentation.
-        kind: the registry of choices that it belongs to.
-        rules: contradictions between its numbers, and with options of a run; see `Rules`. Those
-            of its bases hold, too.
+    A plain field such as `depth: int = 3` is a number, too, without limits and help. `rules` has
+    contradictions between its numbers, and with options of a run; those of its bases hold, too.
     """
 
     rules: ClassVar[Rules] = ()
-    name: ClassVar[str]
-    about: ClassVar[str]
-    kind: ClassVar[Kind]
+    name: ClassVar[str]  # in flags and files; only a class that defines it itself is a choice
+    about: ClassVar[str]  # one line for help and documentation
+    kind: ClassVar[Kind]  # the registry that it belongs to
     takes_plain_fields: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -216,13 +203,6 @@ class Choice:
     def to_dict(self) -> dict[str, object]:
         """Return its name and all numbers, as YAML and JSON have them."""
         return {"name": self.name, **spelt(self)}
-
-
-class Number(NamedTuple):
-    """A number of some choices of a kind: its option in the first of them, and these choices."""
-
-    option: Option
-    owners: list[type[Choice]]
 
 
 class Kind(Registry[type[Choice]]):
@@ -261,80 +241,76 @@ class Kind(Registry[type[Choice]]):
         numbers: Mapping[str, object],
         origins: Mapping[str, str] = MappingProxyType({}),
     ) -> Choice:
-        """Return a choice with numbers by their own or their flat names.
+        """Return a choice with numbers by their flat names.
 
         Args:
             choice: one of this kind.
-            numbers: name -> value.
-            origins: name -> the beginning of an error about it.
+            numbers: flat name -> value.
+            origins: flat name -> the beginning of an error about it.
 
         Raises:
             ConfigError: every number that the choice lacks, or that has a wrong value.
         """
         specs = {spec.flat: spec for spec in options(choice).values()}
-        specs.update(options(choice))
         values, wrong = dict[str, object](), list[str]()
-        for number, value in numbers.items():
+        for flat, value in numbers.items():
             try:
-                values[specs[number].name] = specs[number].convert(value)
+                values[specs[flat].name] = specs[flat].convert(value)
             except KeyError:
-                begin = f"{origins[number]}: " if number in origins else ""
-                wrong.append(f"{begin}{self.lacks(choice, number)}")
+                wrong.append(f"{origins.get(flat, self.title)}: {self.lacks(choice, flat)}")
             except ValueError as error:
-                wrong.append(f"{origins.get(number, f'{choice.name}: {number}')} {error}")
+                begin = origins.get(flat, f"{choice.name}: {specs[flat].name}")
+                wrong.append(f"{begin} {error}")
         if wrong:
-            raise ConfigError("\n".join(wrong[:MOST_SUGGESTIONS]))
+            raise ConfigError("\n".join(wrong))
         return choice(**values)
 
     def parts(self, value: object) -> tuple[str, dict[str, object]]:
-        """Return name and numbers of a value, whether or not the choice exists.
+        """Return the name and the numbers of a value, whether or not the choice exists.
+
+        If it exists, the numbers have their flat names.
 
         Raises:
-            ConfigError: it is neither text of the form above nor a mapping.
+            ConfigError: it has no form above, or the choice lacks a number.
         """
+        name: object = None
+        numbers: dict[str, object] = {}
         if isinstance(value, Choice):
-            return value.name, {k: v for k, v in value.to_dict().items() if k != "name"}
-        if isinstance(value, Mapping):
+            name, numbers = value.name, spelt(value)
+        elif isinstance(value, Mapping):
             numbers = {str(key): one for key, one in value.items()}
-            if isinstance(name := numbers.pop("name", None), str):
-                return name, numbers
-            raise ConfigError(f"is {shown(value)}; give it a name, as in {_FORMS}")
-        match = _SPELT.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is None:
-            raise ConfigError(f"is {shown(value)}; wanted {_FORMS}")
-        return match[1], self._numbers(match[1], match[2] or "")
+            name = numbers.pop("name", None)
+        elif isinstance(value, str) and (match := _SPELT.fullmatch(value.strip())):
+            name, numbers = match[1], _numbers_in(match[2] or "")
+        if not isinstance(name, str):
+            raise ConfigError(f"wanted {_FORMS}")
+        choice = type(value) if isinstance(value, Choice) else self.known().get(name)
+        if choice is None:
+            return name, numbers
+        specs = options(choice).values()
+        flat = {word: one.flat for one in specs for word in (one.flat, one.name)}
+        for number in numbers:
+            if number not in flat:
+                raise ConfigError(self.lacks(choice, number))
+        return name, {flat[number]: one for number, one in numbers.items()}
 
     @property
     def expected(self) -> str:
         """Description of a legal value."""
         return f"one of {', '.join(self.known())}"
 
-    def _numbers(self, name: str, text: str) -> dict[str, object]:
-        numbers: dict[str, object] = {}
-        for part in filter(str.strip, _COMMA.split(text)):
-            number, equals, value = (word.strip() for word in part.partition("="))
-            if not equals:
-                raise ConfigError(f"{name}({text}): {number!r} has no value; write number=value")
-            if number in numbers:
-                raise ConfigError(f"{name}({text}) has {number} twice; keep one")
-            numbers[number] = value
-        return numbers
-
-    def numbers(self) -> Mapping[str, Number]:
+    def numbers(self) -> Mapping[str, Option]:
         """Return every number of any choice by its flat name.
 
-        A number means the same in all choices of a kind; its default may differ.
+        A number means the same in all choices of a kind; its default, here that of the first one,
+        may differ.
         """
-        owners: dict[str, Number] = {}
-        for choice in self.known().values():
-            for spec in options(choice).values():
-                owners.setdefault(spec.flat, Number(spec, [])).owners.append(choice)
-        return owners
+        return _numbers_of(tuple(self.known().values()))
 
     def lacks(self, choice: type[Choice], number: str) -> str:
         """Return the error for a number that a choice lacks; it names the choices that have it."""
         flat = self.numbers()
-        by_name = {**{one.option.name: one for one in flat.values()}, **flat}
+        by_name = {**{one.name: one for one in flat.values()}, **flat}
         if number in by_name:
             owners = [owner.name for owner in by_name[number].owners]
             has = "has" if len(owners) == 1 else "have"
@@ -343,6 +319,29 @@ class Kind(Registry[type[Choice]]):
         near = did_you_mean(number, own)
         listed = f"; its numbers are {', '.join(own)}" if own else "; it has no numbers"
         return f"{choice.name} has no {number}{near or listed}"
+
+
+def _numbers_in(text: str) -> dict[str, object]:
+    numbers: dict[str, object] = {}
+    for part in filter(str.strip, _COMMA.split(text)):
+        number, equals, value = (word.strip() for word in part.partition("="))
+        if not equals:
+            raise ConfigError(f"{number!r} has no value; write number=value")
+        if number in numbers:
+            raise ConfigError(f"{number} stands twice; keep one")
+        numbers[number] = value
+    return numbers
+
+
+@cache
+def _numbers_of(choices: tuple[type[Choice], ...]) -> Mapping[str, Option]:
+    owners: dict[str, list[type[Choice]]] = {}
+    first: dict[str, Option] = {}
+    for choice in choices:
+        for spec in options(choice).values():
+            first.setdefault(spec.flat, spec)
+            owners.setdefault(spec.flat, []).append(choice)
+    return {flat: replace(spec, owners=tuple(owners[flat])) for flat, spec in first.items()}
 
 
 _OF_BASE = "a dataclass with a name and the base mlxhog."

@@ -58,25 +58,18 @@ class TrainConfig(Merged):
     """
 
     data: str = _data(
-        "sotu",
-        "corpus shipped with the package, or text files, folders or globs, one or several",
-        lines=True,
+        "sotu", "corpus in the package, or text files, folders or globs, one or several", lines=True
     )
     tokenizer: str = _data(
         "auto",
-        "bytes, bpe:N (N ids, learnt from the text), sotu (that of the text in the package), or a "
-        "tokenizer.json; auto is that of the checkpoint that init_from or resume names, else one "
-        "that fits text and model: docs/own-text.md",
+        "bytes, bpe:N (N ids, learnt from the text), sotu, or a tokenizer.json; auto is that of "
+        "init_from or resume, else one that fits text and model: docs/own-text.md",
     )
     text_key: str | None = _data(
-        None,
-        "field of a JSON line that holds the text, or the fields of prompt and completion with a "
-        "comma",
+        None, "field of a JSON line with the text; or those of prompt and completion, with a comma"
     )
     strict_data: bool = _data(
-        False,
-        "refuse files of a folder or glob that are damaged, unreadable or empty, in place of "
-        "skipping them",
+        False, "refuse damaged, unreadable or empty files of a folder, in place of skipping them"
     )
     skip_machine_data: bool = _data(
         False, "leave base64, hexadecimal digits, data: URIs and PEM blocks out of the text"
@@ -96,8 +89,7 @@ class TrainConfig(Merged):
     model: str = _model(
         "auto",
         "architecture: a name (mlxhog models lists them), or a YAML or JSON file; auto is that of "
-        "the checkpoint that init_from or resume names, else minute; the tokenizer gives the "
-        "vocabulary",
+        "init_from or resume, else minute; the tokenizer gives the vocabulary",
         aliases=("size",),
     )
     set: str | None = _model(
@@ -137,10 +129,8 @@ class TrainConfig(Merged):
 
     workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")
     threads: int | None = _workers(
-        None,
-        "threads of each worker, for gradient, norm, step and read; auto shares the cores",
-        low=1, none="auto",
-    )  # fmt: skip
+        None, "threads of each worker; auto shares the cores", low=1, none="auto"
+    )
     max_workers: int | None = _workers(
         None,
         "worker slots in the arena, each with room for its optimizer state; auto is two more than "
@@ -148,8 +138,7 @@ class TrainConfig(Merged):
         low=1, high=4096, none="auto",
     )  # fmt: skip
     cpu_blas: str = _workers(
-        "auto",
-        "kernels=reference: library for MLX's matrix products, the fastest here or MLX's own",
+        "auto", "kernels=reference: library of MLX's matrix products, the fastest here or its own",
         choices=("auto", "reference"), needs="kernels=auto|reference",
     )  # fmt: skip
     memory_limit: float = _workers(
@@ -211,20 +200,15 @@ class TrainConfig(Merged):
     )  # fmt: skip
 
     optimizer: OptimizerChoice | None = _optimizer(
-        "auto",
-        "update rule; auto is muon, or that of the run that is resumed",
+        "auto", "update rule; auto is muon, or that of the run that is resumed",
         kind=OPTIMIZERS, none="auto",
     )  # fmt: skip
     lr: float | None = _optimizer(
-        None,
-        "largest step size of the schedule; auto is the optimizer's own, by width, vocabulary and "
-        "strategy",
+        None, "largest step size; auto is the optimizer's, by width, vocabulary and strategy",
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
     ngram_lr: float = _optimizer(
-        0.03,
-        "step size of tables of n-grams, for any optimizer; it follows the schedule of lr",
-        above=0,
+        0.03, "step size of tables of n-grams; it follows the schedule of lr", above=0
     )
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
 
@@ -240,8 +224,7 @@ class TrainConfig(Merged):
     )
     tokens: int | None = _budget(None, "end after this many tokens", unit="tokens", low=1)
     time: float | None = _budget(
-        None,
-        "end training after this time; 60 s without a budget; the first one reached ends the run",
+        None, "end training after this time; 60 s without any budget; the first one ends the run",
         unit="s", above=0,
     )  # fmt: skip
 
@@ -252,9 +235,7 @@ class TrainConfig(Merged):
         aliases=("steps_per_eval",),
     )
     eval_tokens: int | None = _run(
-        None,
-        "held-out text in one evaluation; auto is 64 KiB of text, less for a model that is slow "
-        "for its budget",
+        None, "held-out text in one evaluation; auto is 64 KiB, less for a slow model",
         unit="tokens", low=1, none="auto", needs="eval_every",
     )  # fmt: skip
     sample_every: Interval = _run(Interval(seconds=30), "steps or time between samples of text")
@@ -269,32 +250,24 @@ class TrainConfig(Merged):
         choices=("auto", "on", "off"),
     )
     live_every: Interval = _run(
-        Interval(seconds=1),
-        "steps or time between copies for readers, while there are any",
+        Interval(seconds=1), "steps or time between copies, while there are readers",
         needs="live=auto|on",
-    )
+    )  # fmt: skip
     resume: str | None = _run(
         None, "continue a run: a path, its name, latest, NAME/best, or one of its checkpoints"
     )
     reset_optimizer: bool = _run(
-        False,
-        "resume: drop the moments, for example those of another optimizer",
-        needs="resume",
+        False, "drop the moments, for example those of another optimizer", needs="resume"
     )
     report_to: str = _run(
-        "none",
-        "tensorboard: also write losses and tokens/s as events that tensorboard --logdir shows",
+        "none", "tensorboard: also write curves that tensorboard --logdir shows",
         choices=("none", "tensorboard"),
-    )
-    keep_awake: bool = _run(
-        True, "on a Mac, keep it from falling asleep while the run trains (caffeinate -i)"
-    )
+    )  # fmt: skip
+    keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
     out: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(
-        None,
-        "name of the run, after the date; the corpus by default",
-        aliases=("run", "project_name"),
+        None, "name after the date; the corpus by default", aliases=("run", "project_name")
     )
 
     restarts: int = _safety(5, "restarts of one worker in ten minutes before the run ends", low=0)
@@ -308,21 +281,18 @@ class TrainConfig(Merged):
         "directory of transformers",
     )
     resize_vocab: bool = _tuning(
-        False,
-        "init_from: allow another vocabulary; rows of tokens with the same text are kept",
+        False, "allow another vocabulary; rows of tokens with the same text are kept",
         needs="init_from",
-    )
+    )  # fmt: skip
     loss_on: str = _tuning(
         "assistant",
-        "what is learnt of conversations, and of prompts with completions: the answers only, or "
-        "all of the text",
+        "what is learnt of conversations, and of prompts with completions: the answers, or all",
         choices=("assistant", "all"),
     )
     context: str = _tuning(
         "frozen",
         "conversations, prompts with completions: gradients stop where the completion begins, at "
-        "the state after the prompt, or flow through the prompt as well; it is learnt in neither "
-        "case",
+        "the state after the prompt, or flow through the prompt, which is learnt in neither case",
         choices=("frozen", "trained"),
     )
     epochs: int | None = _ends(
@@ -335,16 +305,13 @@ class TrainConfig(Merged):
         unit="evaluations", low=1, none="off", needs="eval_every",
     )  # fmt: skip
     stop_at_loss: float | None = _ends(
-        None,
-        "also end when a held-out evaluation reaches this number of bits per byte, or fewer",
+        None, "also end when a held-out evaluation has this number of bits per byte, or fewer",
         unit="bits per byte", above=0, none="off", needs="eval_every",
     )  # fmt: skip
     keep_best: bool = _ends(
-        False,
-        "save after every held-out evaluation that is the best so far, and keep that checkpoint: "
-        "checkpoints/best",
+        False, "keep the checkpoint of the best held-out evaluation: checkpoints/best",
         needs="eval_every",
-    )
+    )  # fmt: skip
 
     # Rounds between machines. DiLoCo's outer momentum of .9 keeps the movements of ten rounds, too
     # many for runs of minutes: runs of three end .07 bits per byte higher
@@ -356,20 +323,16 @@ class TrainConfig(Merged):
         none="off", reads=_check_address, needs="",
     )  # fmt: skip
     cluster_own_address: str | None = _cluster(
-        None,
-        "address of this machine by which the others reach it; auto is that of the route to the "
-        "lighthouse",
+        None, "address of this machine for the others; auto is that of the route to the lighthouse",
         none="auto",
-    )
+    )  # fmt: skip
     cluster_machine: str | None = _cluster(
         None, "name of this machine in reports; auto is its host name", none="auto"
     )
     cluster_token: str | None = _cluster(
-        None,
-        "the shared secret that mlxhog cluster start printed; auto is that of the environment, "
-        "MLXHOG_CLUSTER_TOKEN",
+        None, "the secret that mlxhog cluster start printed; auto is MLXHOG_CLUSTER_TOKEN's",
         none="auto",
-    )
+    )  # fmt: skip
     round_every: float = _cluster(10.0, "time between two rounds", unit="s", above=0)
     round_dtype: str = _cluster(
         "float32", "numbers on the wire; bfloat16 halves the bytes", choices=("float32", "bfloat16")

@@ -80,12 +80,14 @@ def of(config: Any) -> list[tuple[str, str]]:
         "waits_too_short": config.cluster_limit_s <= config.round_every,
     }
     own = () if config.strategy is None else rules_of(type(config.strategy))
-    specs = specs_of(type(config), values)
-    without_effect = (
-        (name, _reason(specs[name], values))
-        for name in idle(specs, values)
-        if values.get(name) not in (specs[name].spell(specs[name].default), "none", "off", None)
-    )
+    specs, without_effect = specs_of(type(config), values), list[tuple[str, str]]()
+    for name in idle(specs, values):
+        spec, value = specs[name], values.get(name)
+        if value not in (spec.spell(spec.default), "none", "off", None):
+            other, equals, _ = spec.needs.partition("=")
+            is_for = f"is for {spec.needs}, and {other} is {values[other]}"
+            lack = is_for if equals else f"needs {other}"
+            without_effect.append((name, f"{lack}; set that, or leave {name} out"))
     return [*without_effect, *broken((*RULES, *own), values, config.strategy)]
 
 
@@ -108,29 +110,16 @@ def needed(spec: Option) -> str:
     return spec.needs.partition("=")[0]
 
 
-def _reason(spec: Option, values: Mapping[str, object]) -> str:
-    other, equals, _ = spec.needs.partition("=")
-    lack = f"needs {other}"
-    if equals:
-        lack = f"is for {spec.needs}, and {other} is {values[other]}"
-    return f"{lack}; set that, or leave {spec.flat} out"
-
-
 def settled(config: type, **values: object) -> dict[str, Any]:
     """Return these values of a configuration, and the defaults of options without effect then."""
     specs = options(config)
     return {**{name: specs[name].default for name in idle(specs, values)}, **values}
 
 
-_IMPLIED: Rules = (
-    ("sync", "determinism=rounds", ""),
-    *(("hogwild", term, "") for term in (
-        "determinism=record|replay", "read=live", "write=racy", "follow", "max_workers", "cluster",
-        "overlap",
-    )),
-)  # fmt: skip
-
-
 def implied_strategy(config: Any) -> str | None:
     """The strategy that other options of the run require, if it is open."""
-    return next((name for name, _ in broken(_IMPLIED, spelt_values_of(config))), None)
+    values = spelt_values_of(config)
+    if holds("determinism=rounds", values):
+        return "sync"
+    lock_free = "determinism=record|replay read=live write=racy follow max_workers cluster overlap"
+    return "hogwild" if any(holds(term, values) for term in lock_free.split()) else None

@@ -10,19 +10,19 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from operator import ge, gt, le, lt
-from typing import Any
+from typing import Any, cast
 
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, parse_count, parse_duration_s, parse_number
 from mlxhog.errors import ConfigError, did_you_mean, shown
 
 _METADATA = "mlxhog.option"
-PLAIN = (int, float, bool, str)
-"""Types of a plain field that is an option; it may also be None."""
+_PLAIN = (int, float, bool, str)  # types of a plain field that is an option; it may also be None
 
 
 def option(default: object, help: str, **how: Any) -> Any:  # any annotation fits
@@ -83,6 +83,7 @@ class Option:
     short: str = ""  # a second flag of one letter
     reads: Callable[[str], object] | None = None  # of a text: raises ValueError for a wrong one
     needs: str = ""  # a term of rules, such as "blocks=disjoint": else this has no effect
+    owners: tuple[Any, ...] = ()  # of a number of choices: those that have it
     train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
     name: str = ""  # of the field
     type: type = str  # of a value, without None
@@ -122,8 +123,7 @@ class Option:
             base = 'steps, a duration such as "10s", or off'
         elif self.type is float and self.unit == "s":
             base = 'seconds or a duration such as "10m"'
-        bounds = (("at least", self.low), ("above", self.above), ("at most", self.high))
-        limits = [f"{word} {x}" for word, x in (*bounds, ("below", self.below)) if x is not None]
+        limits = [f"{word} {x}" for word, _, x in self._limits if x is not None]
         text = " ".join([str(base), " and ".join(limits)]).strip()
         return f"{text}, or {self.none}" if self.optional else text
 
@@ -140,34 +140,25 @@ class Option:
             raise ValueError(f"is empty; wanted {self.expected}")
         if self.many:
             return tuple(value) if isinstance(value, list | tuple) else (str(value),)
-        got = f"is {shown(value)}"
-        if self.kind is not None:
-            try:
-                return self.kind.read(value)
-            except ConfigError as error:
-                raise ValueError(f"{got}: {error}") from error
+        got, converted = f"is {shown(value)}", cast(Any, None)
+        if self.kind is None:
+            with suppress(KeyError, TypeError, ValueError):
+                converted = self._typed(value)
+            if converted is None or not self._is_legal(converted):
+                near = did_you_mean(value, self.choices)
+                raise ValueError(f"{got}; wanted {self.expected}{near}")
         try:
-            converted = self._typed(value)
-        except (ValueError, TypeError):
-            raise ValueError(f"{got}; wanted {self.expected}") from None
-        if self.choices and converted not in self.choices:
-            raise ValueError(
-                f"{got}; wanted {self.expected}{did_you_mean(converted, self.choices)}"
-            )
-        if not self._in_range(converted):
-            raise ValueError(f"{got}; wanted {self.expected}")
-        if self.reads is not None:
-            try:
+            if self.kind is not None:
+                return self.kind.read(value)
+            if self.reads is not None:
                 self.reads(converted)
-            except ValueError as error:
-                raise ValueError(f"{got}; {error}") from None
+        except (ConfigError, ValueError) as error:
+            raise ValueError(f"{got}; {error}") from error
         return converted
 
     def _typed(self, value: object) -> Any:  # known at run time only
         if self.type is bool:
-            if str(value).lower() in ("true", "false"):  # YAML's own, and as words
-                return str(value).lower() == "true"
-            raise ValueError("wanted true or false")
+            return {"true": True, "false": False}[str(value).lower()]  # YAML's own, and as words
         if self.type is int:
             return parse_count(value)
         if self.type is float:
@@ -182,10 +173,17 @@ class Option:
             raise ValueError("wanted text")
         return str(value)  # `name: 2024` in YAML is a name
 
-    def _in_range(self, x: Any) -> bool:
-        limits = (ge, self.low), (le, self.high), (gt, self.above), (lt, self.below)
-        is_number = isinstance(x, int | float)
-        return not is_number or all(limit is None or holds(x, limit) for holds, limit in limits)
+    @property
+    def _limits(self) -> Iterable[tuple[str, Callable[[Any, float], bool], float | None]]:
+        return (
+            ("at least", ge, self.low), ("above", gt, self.above),
+            ("at most", le, self.high), ("below", lt, self.below),
+        )  # fmt: skip
+
+    def _is_legal(self, x: Any) -> bool:
+        if isinstance(x, int | float):
+            return all(limit is None or holds(x, limit) for _, holds, limit in self._limits)
+        return not self.choices or x in self.choices
 
     def spell(self, value: object) -> object:
         """Return `value` as YAML and people write it; `convert` reads it back."""
@@ -207,15 +205,20 @@ def options(cls: type) -> Mapping[str, Option]:
     return _options(cls)
 
 
-@cache
+@cache  # a function of its own: mypy takes a class for unhashable
 def _options(cls: type) -> Mapping[str, Option]:
     hints = {name: hint for base in reversed(cls.__mro__) for name, hint in _hints(base).items()}
     own = vars(cls).get("__annotations__", {})
+
+    def is_late(field: dataclasses.Field[Any]) -> bool:
+        spec = field.metadata.get(_METADATA)
+        return field.name not in own and not (spec and spec.argument)
+
     specs = {}
-    for field in sorted(dataclasses.fields(cls), key=lambda field: _is_late(field, own)):
+    for field in sorted(dataclasses.fields(cls), key=is_late):
         spec = field.metadata.get(_METADATA)
         base, optional = _strip_none(hints[field.name])
-        plain = base in PLAIN and field.compare and field.default is not dataclasses.MISSING
+        plain = base in _PLAIN and field.compare and field.default is not dataclasses.MISSING
         if spec is None and plain and getattr(cls, "takes_plain_fields", False):
             spec = _inherited(cls, field.name) or Option(default=field.default, help="")
         if spec is not None:
@@ -234,11 +237,6 @@ def _inherited(cls: type, name: str) -> Option | None:
 @cache  # get_type_hints would evaluate those of every base again for every class
 def _hints(cls: type) -> Mapping[str, Any]:
     return inspect.get_annotations(cls, eval_str=True)
-
-
-def _is_late(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> bool:
-    spec = field.metadata.get(_METADATA)
-    return field.name not in own and not (spec and spec.argument)
 
 
 def is_set(config: object, name: str) -> bool:

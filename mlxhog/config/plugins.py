@@ -28,6 +28,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -47,15 +48,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plugin:
-    """A file; unpickling one executes its bytes, unless this process has.
+    """A file; unpickling one executes its bytes, unless this process has."""
 
-    Attributes:
-        path: of the file, absolute.
-        digest: SHA-256 of its bytes, in hexadecimal.
-    """
-
-    path: str
-    digest: str
+    path: str  # absolute
+    digest: str  # SHA-256 of its bytes, in hexadecimal
 
     @property
     def text(self) -> str:
@@ -147,10 +143,7 @@ def load(path: str | Path) -> ModuleType:
         ConfigError: the file cannot be read, has another digest than the text, is not Python,
             raises an error (given with its line), or adds nothing.
     """
-    place, digest = _parsed(str(path))
-    plugin, source = _read(place)
-    if digest not in (None, plugin.digest):
-        raise ConfigError(f"{place} has changed since it was remembered; give its path alone")
+    plugin, source = _read(str(path))
     module = _execute(plugin, source)
     with suppress(OSError, EnvironmentLacks):  # then commands ask for it again
         (private_directory(_named_files()) / plugin.digest).touch(0o600)
@@ -158,13 +151,23 @@ def load(path: str | Path) -> ModuleType:
     return module
 
 
-def _read(path: str) -> tuple[Plugin, bytes]:
+def _read(text: str) -> tuple[Plugin, bytes]:
+    """Read a remembered file, or one without a digest."""
+    path, digest = _parsed(text)
     try:
         source = reading.read_bytes(Path(path), reading.MOST_CONFIG_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot read it: {reason}; give a Python file") from error
-    return Plugin(path, hashlib.sha256(source).hexdigest()), source
+        raise ConfigError(
+            f"{path}: cannot read it: {reason}; give its place: --plugin FILE"
+        ) from error
+    plugin = Plugin(path, hashlib.sha256(source).hexdigest())
+    if digest not in (None, plugin.digest):
+        raise ConfigError(
+            f"{path} has changed since it was remembered; restore it, or take it as it is now: "
+            f"--plugin {shlex.quote(path)}"
+        )
+    return plugin, source
 
 
 def _named_files() -> Path:
@@ -209,35 +212,23 @@ def recalled(
 
 def _recall(text: str) -> None:
     """Load a remembered file and report it, or raise a ConfigError with the way out."""
-    path, digest = _parsed(text)
-    name_it = f"--plugin {shlex.quote(path)}"
-    if not Path(path).is_file():
-        raise ConfigError(f"{path} is gone; give its new place: --plugin FILE")
-    plugin, source = _read(path)
-    if digest not in (None, plugin.digest):
-        raise ConfigError(
-            f"{path} has changed since it was remembered; restore it, or take it as it is now: "
-            f"{name_it}"
-        )
+    plugin, source = _read(text)
     folder = _named_files()
     if not (folder.is_dir() and is_kept(private_directory(folder) / plugin.digest)):
         raise ConfigError(
-            f"{path} is remembered for it, and you have never named that file, as it is now, to "
-            f"mlxhog on this machine; read it and, if you trust it, name it: {name_it}"
+            f"{plugin.path} is remembered for it, and you have never named that file, as it is "
+            "now, to mlxhog on this machine; read it and, if you trust it, name it: --plugin "
+            f"{shlex.quote(plugin.path)}"
         )
-    _tell(f"plugin {path}")
+    _tell(f"plugin {plugin.path}")
     _execute(plugin, source)
     _register(plugin, skips_taken=True)
 
 
-_said: set[str] = set()
-
-
+@cache
 def _tell(line: str) -> None:
     """Print a line on stderr, once in a process."""
-    if line not in _said:
-        _said.add(line)
-        print(line, file=sys.stderr)
+    print(line, file=sys.stderr)
 
 
 # -- execution, here and in other processes --------------------------------------------------------
@@ -266,19 +257,15 @@ def _execute(plugin: Plugin, source: bytes) -> ModuleType:
         raise ConfigError(f"{where}: {kind}{getattr(error, 'msg', error)}") from error
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
-            copyreg.pickle(value, _reducer(plugin))
+            copyreg.pickle(value, partial(_reduced, plugin))
     _loaded[plugin] = (module, source)
     return module
 
 
-def _reducer(plugin: Plugin) -> Callable[[Any], tuple[Any, ...]]:
-    """Return the pickler of the file's classes, which sends the bytes to execute first."""
-
-    def reduce(value: Any) -> tuple[Any, ...]:
-        function, arguments, *state = value.__reduce_ex__(4)
-        return (_made, (plugin, function, arguments), *state)
-
-    return reduce
+def _reduced(plugin: Plugin, value: Any) -> tuple[Any, ...]:
+    """Pickle an object of a file's class so that the file is executed before it is made."""
+    function, arguments, *state = value.__reduce_ex__(4)
+    return (_made, (plugin, function, arguments), *state)
 
 
 def _made(plugin: Plugin, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -311,10 +298,9 @@ def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
     ]
     for registry, value in own:
         known = registry.known()  # those of the package have their names first
-        if skips_taken and value.name in known:
-            continue
         try:
-            registry.register(value)
+            if not (skips_taken and value.name in known):
+                registry.register(value)
         except ConfigError as error:
             raise ConfigError(f"{plugin.path}: class {value.__name__}: {error}") from error
     if not own:
@@ -324,9 +310,7 @@ def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
 
 def _registry_of(value: object) -> Registry[Any] | None:
     """Return the registry of a value of a file; None if it is not a choice."""
-    if not isinstance(value, type):
-        return None
-    kind = getattr(value, "kind", None)
+    kind = getattr(value, "kind", None) if isinstance(value, type) else None
     if isinstance(kind, Registry):
         return kind if "name" in vars(value) else None
     return LAYERS if hasattr(value, "name") and kind is not None else None

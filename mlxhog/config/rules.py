@@ -71,19 +71,16 @@ _SLOW_FORMS = Forms(
 )
 
 
+_SLOW_FIELDS = {"factor": ["factor"], "random": ["probability", "factor"], "late": ["late_s"]}
+
+
 @dataclass(frozen=True)
 class Slowdown:
-    """How one worker is slowed down on purpose, for experiments and tests.
+    """How one worker is slowed down on purpose, for experiments and tests."""
 
-    Attributes:
-        factor: of the time of a gradient, at least 1.
-        probability: that a gradient takes this time.
-        late_s: seconds of training before it takes its first batch.
-    """
-
-    factor: float = 1.0
-    probability: float = 1.0
-    late_s: float = 0.0
+    factor: float = 1.0  # of the time of a gradient, at least 1
+    probability: float = 1.0  # that a gradient takes this time
+    late_s: float = 0.0  # seconds of training before it takes its first batch
 
     def factor_of(self, seed: int, rank: int, step: int) -> float:
         """The factor of one gradient: a function of these numbers, the same on every machine."""
@@ -105,13 +102,10 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
         how = how if how.startswith(("random:", "late:")) else f"factor:{how}"
         if not (equals and rank.isdecimal()):
             raise ValueError(f"wanted {_SLOW_FORMS.expected}; got {part.strip()!r}")
-        kind, numbers = _SLOW_FORMS.read(how)
+        word, numbers = _SLOW_FORMS.read(how)
         if int(rank) in slowdowns:
             raise ValueError(f"worker {int(rank)} appears in {text!r} twice; keep one")
-        fields = {
-            "factor": ("factor",), "random": ("probability", "factor"), "late": ("late_s",)
-        }  # fmt: skip
-        slowdowns[int(rank)] = Slowdown(**dict(zip(fields[kind], numbers, strict=True)))
+        slowdowns[int(rank)] = Slowdown(**dict(zip(_SLOW_FIELDS[word], numbers, strict=True)))
     return slowdowns
 
 

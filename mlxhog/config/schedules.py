@@ -26,19 +26,12 @@ BETA: Final = 0.37  # of back-off, near the best for its bound
 
 @dataclass(frozen=True)
 class Epochs:
-    """The epoch of the text at an update, by the number of batches that workers have taken.
+    """The epoch of the text at an update, by the number of batches that workers have taken."""
 
-    Attributes:
-        n: batches of an epoch.
-        per_update: batches of an update, on average.
-        version: updates before this call.
-        batches: batches before it; then an update may have had another number of them.
-    """
-
-    n: int
-    per_update: float = 1.0
-    version: int = 0
-    batches: int = 0
+    n: int  # batches of an epoch
+    per_update: float = 1.0  # batches of an update, on average
+    version: int = 0  # updates before this call
+    batches: int = 0  # before it; then an update may have had another number of them
 
     def of(self, update: int) -> int:
         """The epoch, from 0, of an update of the run."""
@@ -213,17 +206,12 @@ FALLING: Final = (Backoff.name, Inverse.name)  # schedules that depend on the nu
 class CosineByEpoch:
     """Half a cosine down to `floor`, a step size, that moves once per epoch, as mad-lab has it.
 
-    Attributes:
-        floor: step size at the end; lr if that is smaller.
-        steps: of the whole run, which end at progress 1.
-        per_epoch: steps of an epoch.
-
     Source: torch.optim.lr_scheduler.CosineAnnealingLR with an epoch as its step.
     """
 
-    floor: float
-    steps: int
-    per_epoch: int
+    floor: float  # step size at the end; lr if that is smaller
+    steps: int  # of the whole run, which end at progress 1
+    per_epoch: int  # steps of an epoch
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
         """Return the schedule of a run with this largest step size."""

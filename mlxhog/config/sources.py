@@ -14,6 +14,7 @@ counts; if the default is open ("auto"), the first choice that has all numbers. 
 choice does not have is an error.
 """
 
+import copy
 import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -78,15 +79,14 @@ def read_stored(path: Path) -> Layer:
 
 def by_flat_names(layer: Layer) -> Layer:
     """Return a layer with each choice as its name, followed by its numbers."""
-    flat: Layer = {}
-    kinds = {kind.title: kind for kind in KINDS}
-    for name, (value, origin) in layer.items():
-        flat[name] = (value, origin)
-        with suppress(ConfigError, KeyError):  # merging reports it; or it is not a choice
-            choice, numbers = _parts(kinds[name], value, origin)
-            if not isinstance(choice, str):
-                flat |= {name: (choice.name, origin)}
-                flat |= {number: (one, origin) for number, (one, _) in numbers.items()}
+    flat = dict(layer)
+    for kind in KINDS:
+        with suppress(ConfigError, KeyError):  # merging reports it; or the layer has none
+            value, origin = layer[kind.title]
+            name, numbers = kind.parts(value)
+            if name in kind.known():
+                flat[kind.title] = name, origin
+                flat |= {number: (one, origin) for number, one in numbers.items()}
     return flat
 
 
@@ -98,12 +98,15 @@ def specs_of(cls: type, values: Mapping[str, object]) -> dict[str, Option]:
         values: of its options; a choice by its name, which gives the defaults of its numbers.
     """
     specs = dict(options(cls))
-    for name, spec in options(cls).items():
-        if isinstance(spec.kind, Kind):
-            choice = spec.kind.known().get(str(values.get(name)))
-            specs |= {flat: number.option for flat, number in spec.kind.numbers().items()}
-            specs |= {} if choice is None else {one.flat: one for one in options(choice).values()}
+    for name, kind in _kinds(cls).items():
+        chosen = kind.known().get(str(values.get(name)))
+        own = () if chosen is None else options(chosen).values()
+        specs |= {**kind.numbers(), **{one.flat: one for one in own}}
     return specs
+
+
+def _kinds(cls: type) -> dict[str, Kind]:
+    return {name: spec.kind for name, spec in options(cls).items() if spec.kind is not None}
 
 
 def values_of(config: object) -> dict[str, object]:
@@ -133,7 +136,7 @@ def resolve(cls: type[Config], layers: Iterable[Layer], problems: Iterable[str] 
     Raises:
         ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
     """
-    values = merged(cls, layers, problems)
+    values = _merged(cls, layers, problems)
     if not issubclass(cls, Merged):
         return cls(**values)
     config = cls.__new__(cls)
@@ -150,15 +153,13 @@ class Merged:
 
     def __init__(self, **values: Any) -> None:
         """Convert the values; an option without one has its default."""
-        self.take(merged(type(self), [of_keywords("", values)]))
+        self.take(_merged(type(self), [of_keywords("", values)]))
 
     def take(self, values: Mapping[str, object]) -> None:
         """Set every field, and check them together; the values are typed."""
         for name, spec in options(type(self)).items():
-            default = spec.default if spec.kind is None else None
-            if name not in values and spec.kind is not None:
-                default = spec.convert(spec.default)
-            object.__setattr__(self, name, values.get(name, default))
+            value = values[name] if name in values else spec.convert(spec.default)
+            object.__setattr__(self, name, value)
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -166,58 +167,49 @@ class Merged:
 
     def having(self: Config, **values: object) -> Config:
         """Return it with other values of options, which nothing contradicts; only they are read."""
-        other = object.__new__(type(self))
-        vars(other).update(vars(self))
-        specs = options(type(self))
+        other, specs = copy.copy(self), options(type(self))
         vars(other).update({name: specs[name].convert(value) for name, value in values.items()})
         return other
 
 
-def merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> dict[str, Any]:
+def _merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> dict[str, Any]:
     """Return the typed value of every option that a layer gives.
 
     Raises:
         ConfigError: every unknown name, wrong value and repetition, after `problems`.
     """
-    wrong, specs = list(problems), options(cls)
-    kinds = {name: spec.kind for name, spec in specs.items() if isinstance(spec.kind, Kind)}
-    owners = {flat: name for name, kind in kinds.items() for flat in kind.numbers()}
-    names = _names(cls, kinds.values())
-    # Values with the beginning of an error in place of the origin; choices, and their numbers.
-    written, chosen = Layer(), dict[str, tuple[str | type[Choice] | None, str]]()
-    numbers: dict[str, Layer] = {name: {} for name in kinds}
+    wrong, specs, kinds = list(problems), options(cls), _kinds(cls)
+    names = _names(specs_of(cls, {}))
+    written = Layer()  # choices by their classes; with the beginning of an error for the origin
     for layer in layers:
         known = _known(cls, layer, names, wrong)
-        for name in [name for name in kinds if name in known]:  # before its numbers
-            value, origin = known.pop(name)
-            where, is_open = label(name, origin), value in (None, specs[name].none)
-            choice, own = None, Layer()
-            if not (specs[name].optional and is_open):
+        for name, kind in kinds.items():
+            if name in known:
+                value, where = known.pop(name)
                 try:
-                    choice, own = _parts(kinds[name], value, where)
+                    choice, numbers = _parts(specs[name], value, where)
                 except ConfigError as error:
-                    wrong.append(f"{where} {error}")
+                    wrong.append(f"{where} is {shown(value)}; {error}")
                     continue
-            before, _ = chosen.get(name, (None, ""))
-            is_same = choice is not None and before in (None, choice)
-            numbers[name] = {**(numbers[name] if is_same else {}), **own}
-            chosen[name] = (choice, where)
-        for name, (value, origin) in known.items():
-            where = label(name, origin)
-            if name not in specs:
-                numbers[owners[name]][name] = (value, where)
-            else:
-                both = specs[name].repeats and name in written
-                written[name] = (_added(written[name][0], value) if both else value, where)
+                earlier, _ = written.get(name, (None, ""))
+                if choice is None or earlier not in (None, choice):
+                    written = {n: one for n, one in written.items() if n not in kind.numbers()}
+                known = {name: (choice, where), **numbers, **known}
+        for name, (value, where) in known.items():
+            both = name in written and name in specs and specs[name].repeats
+            written[name] = (added(written[name][0], value) if both else value, where)
     values, unknown = dict[str, Any](), None
-    for name in kinds:
-        if name in chosen or numbers[name]:
-            choice, where = chosen.get(name, (None, ""))
+    for name, kind in kinds.items():
+        numbers = {flat: written.pop(flat) for flat in kind.numbers() if flat in written}
+        if name in written or numbers:
+            chosen, where = written.pop(name, (None, ""))
             try:
-                values[name] = _made(specs[name], choice, numbers[name])
+                values[name] = _made(specs[name], chosen, numbers)
+            except UnknownChoice as error:
+                unknown = error
+                wrong.append(f"{where}: {error}")
             except ConfigError as error:
-                unknown = error if isinstance(error, UnknownChoice) else unknown
-                wrong.append(f"{where}: {error}" if error is unknown else str(error))
+                wrong.append(str(error))
     for name, (value, where) in written.items():
         try:
             values[name] = specs[name].convert(value)
@@ -228,80 +220,74 @@ def merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> 
     return values
 
 
-def _parts(kind: Kind, value: object, where: str) -> tuple[str | type[Choice], Layer]:
-    """Return a choice, by its name if it is unknown, and its numbers by their flat names."""
-    name, numbers = kind.parts(value)
-    choice = type(value) if isinstance(value, Choice) else kind.known().get(name)
-    flat = {} if choice is None else {one.name: one.flat for one in options(choice).values()}
-    own = {flat.get(n, n): (one, f"{where}: {name}: {n}") for n, one in numbers.items()}
-    return choice or name, own
+def _parts(spec: Option, value: object, where: str) -> tuple[type[Choice] | str | None, Layer]:
+    """Return a choice, its name if it is unknown, None if it is open; and its numbers."""
+    if spec.optional and value in (None, spec.none):
+        return None, {}
+    name, numbers = spec.kind.parts(value)
+    choice = type(value) if isinstance(value, Choice) else spec.kind.known().get(name)
+    if choice is None:
+        return name, {}
+    return choice, {flat: (one, f"{where}: {name}: {flat}") for flat, one in numbers.items()}
 
 
-def _made(spec: Option, choice: str | type[Choice] | None, numbers: Layer) -> Choice | None:
-    """Make a choice; None is open.
+def _made(spec: Option, choice: Any, numbers: Layer) -> Choice | None:
+    """Make the choice of `_parts` with all its numbers; None is open.
+
+    An open one is the default, or the first that has all numbers.
 
     Raises:
         UnknownChoice: no choice has that name.
         ConfigError: every number that the choice lacks, or that has a wrong value.
     """
     kind: Kind = spec.kind
-    if choice is None:
-        is_open = spec.default in (None, spec.none)
-        choice = _owner(kind, numbers) if is_open else str(spec.default)
+    if choice is None and spec.default not in (None, spec.none):
+        choice = spec.default
+    elif choice is None:
+        owners = {flat: kind.numbers()[flat].owners for flat in numbers}
+        (first, those), *others = owners.items() or [("", ())]
+        choice = next((one for one in those if all(one in own for _, own in others)), None)
+        if choice is None and those:
+            other = next(flat for flat, own in others if those[0] not in own)
+            raise ConfigError(
+                f"{numbers[other][1]}: {kind.lacks(those[0], other)}; no {kind.title} has both "
+                f"{first} and {other}, leave one out"
+            )
     choice = kind.find(choice) if isinstance(choice, str) else choice
     if choice is None:
         return None
-    origins = {flat: where for flat, (_, where) in numbers.items()}
-    return kind.make(choice, {flat: value for flat, (value, _) in numbers.items()}, origins)
+    values = {flat: value for flat, (value, _) in numbers.items()}
+    return kind.make(choice, values, {flat: where for flat, (_, where) in numbers.items()})
 
 
-def _owner(kind: Kind, numbers: Layer) -> type[Choice] | None:
-    """The first choice that has all numbers; None without numbers."""
-    owners = {flat: kind.numbers()[flat].owners for flat in numbers}
-    first, *others = [*owners] or [""]
-    fitting = [one for one in owners.get(first, ()) if all(one in owners[o] for o in others)]
-    if fitting or not owners:
-        return fitting[0] if fitting else None
-    other = next(flat for flat in others if owners[first][0] not in owners[flat])
-    raise ConfigError(
-        f"{numbers[other][1]}: {kind.lacks(owners[first][0], other)}; no {kind.title} has both "
-        f"{first} and {other}, leave one out"
-    )
-
-
-def _names(cls: type, kinds: Iterable[Kind]) -> dict[str, str]:
+def _names(specs: Mapping[str, Option]) -> dict[str, str]:
     """Every accepted spelling of an option, or of a number of a choice -> its name."""
-    names: dict[str, str] = {}
-    for kind in kinds:
-        for flat, number in kind.numbers().items():
-            names |= dict.fromkeys((flat, *number.option.aliases), flat)
-    for name, spec in options(cls).items():
-        names |= dict.fromkeys((name, *spec.aliases), name)
-    return names
+    return {word: name for name, spec in specs.items() for word in (name, *spec.aliases)}
 
 
 def _known(cls: type, layer: Layer, names: Mapping[str, str], wrong: list[str]) -> Layer:
-    """Return a layer by the options' own names; append unknown and repeated names."""
-    known: Layer = {}
-    first: dict[str, str] = {}
+    """Return a layer by the options' own names, each with the beginning of an error about it.
+
+    Unknown and repeated names are appended to `wrong`.
+    """
+    known, first = Layer(), dict[str, tuple[str, str]]()
     for written, (value, origin) in layer.items():
         name = names.get(written)
         if name is None:
             near = suggestion(written, names) if len(wrong) < MOST_SUGGESTIONS else ""
             wrong.append(f"{origin or f'{cls.__name__}()'}: no option {shown(written)}{near}")
         elif name in known:
+            other, place = first[name]
             wrong.append(
-                f"{origin}: {written!r} and {first[name]!r} ({known[name][1]}) are the same "
-                "option; keep one"
+                f"{origin}: {written!r} and {other!r} ({place}) are the same option; keep one"
             )
         else:
-            if name != written and origin.endswith("()"):  # an alias in a call
-                origin = f"{origin}: {written}"
-            known[name], first[name] = (value, origin), written
+            first[name] = written, origin
+            known[name] = value, label(written if origin.endswith("()") else name, origin)
     return known
 
 
-def _added(earlier: object, later: object) -> object:
+def added(earlier: object, later: object) -> object:
     """Both values of an option that repeats, the later one last; `none` drops the earlier."""
     if later in (None, "none") or earlier in (None, "none"):
         return later
@@ -394,9 +380,7 @@ def suggestion(name: str, known: Collection[str]) -> str:
     for ours in (plain, *_OURS.get(plain, ())):
         if ours in spelled:
             return f"; did you mean {spelled[ours]!r}?"
-    if plain in _FIELD_OF and "model" in spelled:
-        if "set" not in spelled:
-            return f"; it is a field of the model: give a YAML file as {spelled['model']}"
+    if plain in _FIELD_OF and {"model", "set"} <= spelled.keys():  # not of another command
         return f"; it is a field of the model: {spelled['set']} {_FIELD_OF[plain]}=N"
     advice = _ADVICE_ON.get(plain)
     return f"; {advice}" if advice else did_you_mean(name, known)

@@ -6,6 +6,7 @@ pinned_per_sequence  the same                                            between
 racy                 the shared parameters while workers write them      between tokens
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from mlxhog.base.workers import BACKEND_WORDS
@@ -34,6 +35,20 @@ def backend_option() -> Any:  # as `option`
     )
 
 
-def wait_option() -> Any:  # as `option`
-    """Declare the option --wait."""
-    return option(WAIT_S, "longest wait for a run that is starting", unit="s", low=0)
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the commands that write text read a model: the arguments of `mlxhog.load`."""
+
+    backend: str = backend_option()
+    weights: str = option(
+        "float32", "format of the weights in memory; 8bit and 4bit are for mlx backends",
+        choices=("float32", "bfloat16", "8bit", "4bit"),
+    )  # fmt: skip
+    mode: str = option(
+        READ_MODES[0],
+        "weights of a run that trains: its last published copy, one such copy for the whole "
+        "answer, unsynchronised reads, or its newest checkpoint",
+        choices=MODES,
+    )
+    wait: float = option(WAIT_S, "longest wait for a run that is starting", unit="s", low=0)
+    out: str = option("runs", "folder that holds the runs")

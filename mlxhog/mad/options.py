@@ -124,7 +124,7 @@ def worker_options() -> tuple[str, ...]:
     return (
         *("strategy", "read", "write", "gpu_write", "kernels", "force", "restarts"),
         "heartbeat_timeout_s",
-        *(name for name, number in numbers if not number.option.train_only),
+        *(name for name, number in numbers if not number.train_only),
     )
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mlxhog.classic import problems
@@ -63,16 +62,6 @@ def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
     assert "start-up" not in output
     for words in ("serial, 1 worker", "hogwild lossless, 2 workers", "0 of 600"):  # lost updates
         assert words in output
-
-
-@pytest.mark.usefixtures("small")
-def test_stats_count_the_sparsity_as_the_paper_does(capsys):
-    printed = answer(capsys, "--stats")
-    assert (printed["examples"], printed["coordinates"], printed["omega"]) == (600, 100, 8)
-    assert printed["delta"] == np.bincount(hinge().train.indices).max() / 600
-    assert printed["delta"] <= printed["rho"] <= 1
-    assert main(["classic", "svm", "--stats"]) == 0
-    assert "two examples meet with probability" in capsys.readouterr().out.splitlines()[0]
 
 
 @pytest.mark.usefixtures("small")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -12,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from mlxhog.cli import COMMANDS, main, names
+from mlxhog.cli import COMMANDS, MAD, find, main, names
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Result
@@ -148,8 +149,40 @@ SHORT = [*"train analyze advise classic compare simulate".split()]
 SHORT += ["mad train", "mad bench", "mad search"]
 
 
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("docs", "examples", "models", "tests")
+
+
+def examples(text):
+    """Yield the words of each example of a help, without the part for the shell."""
+    for line in text.partition("\nexamples:\n")[2].splitlines():
+        if line.startswith("  mlxhog "):
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            words = list(lexer)
+            ends = [at for at, word in enumerate(words) if set(word) <= set(";<>|&")]
+            yield words[1 : min(ends, default=len(words))]
+
+
+def check_examples(text):
+    """Every example of a help is a valid command line, and names files that exist."""
+    lines = list(examples(text))
+    assert lines
+    for words in lines:
+        command, rest = find(words)
+        for part in command.flags().parse(rest):
+            assert not getattr(part, "problems", []), words
+        for word in words:
+            assert not word.endswith("/latest"), f"{words}: latest is the name of a run by itself"
+            in_tree = word.split("/")[0] in FOLDERS and "/" in word
+            assert not in_tree or (ROOT / word).exists(), f"{words}: there is no {word}"
+
+
 @each_of("name", names())
-def test_every_command_has_help_with_an_example_and_a_short_one_names_a_longer(name, capsys):
+def test_every_command_has_help_with_examples_that_can_be_typed_and_a_short_one_names_a_longer(
+    name, capsys, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
     shown = []
     for words in (f"{name} --help", f"help {name}", f"{name} --help-all"):
         if words.endswith("--help-all") and name not in SHORT:
@@ -159,6 +192,7 @@ def test_every_command_has_help_with_an_example_and_a_short_one_names_a_longer(n
         assert stop.value.code == 0
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
+    check_examples(shown[0])
     for text in (f"mlxhog {name}", "examples:", "--json"):
         assert text in shown[0]
     assert ("--help-all lists all" in shown[0]) == (name in SHORT)
@@ -178,10 +212,12 @@ def test_help_lists_every_command_and_torch_will_not_spin_unless_told_to(
     monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
     if before is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert main(["--help"]) == main(["runs"]) == 0
+    assert main(["--help"]) == main(["runs"]) == main(["mad"]) == 0
     assert os.environ["OMP_WAIT_POLICY"] == (before or "PASSIVE")
     out = capsys.readouterr().out
-    assert all(f"  {name} " in out for name in COMMANDS)
+    assert all(f"  {name} " in out for name in [*COMMANDS, *MAD])
+    monkeypatch.chdir(ROOT)
+    check_examples(out)
     assert max(map(len, out.splitlines())) <= 100
 
 

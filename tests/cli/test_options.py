@@ -23,8 +23,8 @@ def test_the_list_has_every_option_and_number_of_train_and_options_of_all_comman
             assert (row["default"], row["help"]) == (spec.default_text, spec.help)
     numbers = {(row["kind"], row["name"], one) for row in rows for one in row["of"]}
     for kind in KINDS:
-        for name, (_, owners) in kind.numbers().items():
-            assert {(kind.title, name, owner.name) for owner in owners} <= numbers
+        for name, number in kind.numbers().items():
+            assert {(kind.title, name, owner.name) for owner in number.owners} <= numbers
     assert {command for row in rows for command in row["commands"]} == {*names()}
     assert main(["options"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(rows)

@@ -37,7 +37,7 @@ def parity(capsys, *words, code=0):
 
 @pytest.mark.slow
 def test_the_answer_comes_first_and_all_shows_every_tensor(architecture, capsys):
-    out, err = parity(capsys, "--config", architecture, *SMALL)
+    out, err = parity(capsys, architecture, *SMALL)
     answer = out.splitlines()[0]
     assert answer.startswith("Yes: all ")
     assert "agree (numpy, mlx:cpu)" in answer

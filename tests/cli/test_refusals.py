@@ -102,13 +102,13 @@ xyzzyq                            no option 'xyzzyq'; mlxhog options lists all
 --slack                           options are named without dashes: mlxhog options slack
 """,
     "parity": """
-                                  wants one subject and got nothing
---checkpoint gone                 gone
+                                  needs a SUBJECT
+gone                              gone
 tiny --backends torhc:cpu         did you mean 'torch:cpu'?
 tiny --backends numpy             numpy is the only side
 3 7b                              use fewer --backends
 3 tiny --backends numpy,mlx:gpu   mlx:gpu needs macOS on Apple silicon
---checkpoint latest --set x=1     the checkpoint latest are fixed
+latest --set x=1                  the checkpoint latest are fixed
 tiny --save nowhere/arrays.npz    --save nowhere/arrays.npz: name a file in a directory
 small.yaml --perturb lm_hed.weight --seq-len 9 --steps 0 --backends numpy,mlx:cpu --quiet    \
 did you mean 'lm_head.weight'?
@@ -233,10 +233,10 @@ def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
             if part.merged:
                 resolve(part.cls, [values.values])
 
-    for spec, owners, _ in flags.declared.values():
+    for spec in flags.specs():
         if spec.argument or spec.switch or spec.many or (spec.type is str and not spec.choices):
             continue
-        choice = [f"--{owner.kind.title}={owner.name}" for owner in owners[:1]]
+        choice = [f"--{owner.kind.title}={owner.name}" for owner in spec.owners[:1]]
         for wrong in ["@"] if spec.low is None else ["@", str(spec.low - 1)]:
             message = rf"(?m)^{spec.flag}(:.*| is) '{wrong}'; wanted "
             with pytest.raises(ConfigError, match=message):

@@ -39,7 +39,7 @@ def given(text="", folder=None, **flags):
         ("backoff(0.5)", "'0.5' has no value; write number=value"),
         ("backoff(beta=0.5", "wanted a name, a name with numbers such as"),
         ("backoff(steps=5, epochs=2)", "takes the place of .*; keep one"),
-        ({"beta": 0.5}, "give it a name"),
+        ({"beta": 0.5}, "wanted a name, a name with numbers"),
     ],
 )
 def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_read_back(
@@ -127,4 +127,4 @@ def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_a
                 owners = ", ".join(owner.name for owner in number.owners)
                 message = f"{choice.name} has no {flat}; {owners} ha(s|ve)$"
                 with pytest.raises(ConfigError, match=message):
-                    TrainConfig(**{kind.title: choice.name, flat: legal(number.option)})
+                    TrainConfig(**{kind.title: choice.name, flat: legal(number)})

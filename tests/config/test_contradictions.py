@@ -58,10 +58,7 @@ def test_options_that_contradict_each_other_are_refused(values, message):
     assert end in str(error.value)
 
 
-def test_what_every_run_without_copies_for_readers_has_is_no_contradiction():
+def test_what_a_run_without_copies_has_and_numbers_of_an_open_optimizer_are_no_contradiction():
     assert not TrainConfig(live="off", live_every="off").live_every.on
-
-
-def test_an_option_of_an_optimizer_may_stand_beside_that_of_a_run_which_is_not_open_yet():
     config = TrainConfig(resume="latest", nesterov=0.2, predict="last")
     assert config.optimizer == Muon(nesterov=0.2)

@@ -217,7 +217,11 @@ def test_a_file_is_remembered_by_its_digest_and_refused_when_it_changed_or_is_go
     assert json.loads(ended.out)["layers"] == "my_layer swiglu"
     assert ended.err == f"plugin {file}\n"
     moved = file.rename(winner / "moved.py")
-    refused(winner, show, f"{file} is gone; give its new place: --plugin FILE")
+    refused(
+        winner,
+        show,
+        f"{file}: cannot read it: No such file or directory; give its place: --plugin FILE",
+    )
     refused(winner, f"{show} --plugin moved.py", code=0)
     file.write_text(moved.read_text() + "# edited\n")
     refused(winner, show, f"{file} has changed since it was remembered", f"--plugin {file}")

@@ -27,7 +27,7 @@ def test_a_run_that_has_ended_is_shown_once_with_how_it_ended_and_goes_on(tmp_pa
     run = write_run(tmp_path, metrics=lines(20))
     out = watched(capsys, run)
     for words in (
-        "step 400", "done: 400 steps", f"mlxhog report {run.directory}",
+        "step 400", "done: 400 steps", f"run: {run.directory}",
         "worker 2 (torch:cpu) died (SIGKILL) and is being replaced",
         "sample: The year of the union",
     ):  # fmt: skip
@@ -38,10 +38,10 @@ def test_a_run_that_has_ended_is_shown_once_with_how_it_ended_and_goes_on(tmp_pa
     run.write_status(run.read_status() | {"status": "running"})  # it was killed
     out = watched(capsys, run)
     assert "interrupted: 400 steps" in out
-    assert f"mlxhog train --resume {run.directory}" in out
+    assert "it was killed" in out
     for text in ('{"step": "many", "workers": 3}', '{"step": 3, "workers": ["x", {"pid": "x"}]}'):
         run.metrics_path.write_text(text + "\n")  # of any content
-        assert "held-out - bits per byte" in watched(capsys, run)
+        assert "interrupted: " in watched(capsys, run)
 
 
 def test_new_lines_events_and_the_end_are_followed(tmp_path):

@@ -174,7 +174,7 @@ def value_of(config, name):
         return open_numbers(config)[name]
     if name not in STRATEGIES.numbers():
         return getattr(config, name)
-    return getattr(config.strategy, name, STRATEGIES.numbers()[name].option.default)
+    return getattr(config.strategy, name, STRATEGIES.numbers()[name].default)
 
 
 def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that_fails(

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from mlxhog.base.http_server import is_own
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.live import MODES, READ_MODES, backend_option, wait_option
+from mlxhog.live import Reading
 
 KEY_VARIABLE = "MLXHOG_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeConfig(Reading):
     """Options of `mlxhog serve`."""
 
     host: str = option(
@@ -33,18 +33,6 @@ class ServeConfig:
         "sites whose pages may use the server, such as https://chat.example, with commas between "
         "them; * is every site, and needs an API key",
     )
-    mode: str = option(
-        READ_MODES[0],
-        "how a run that trains is read (docs/live.md); checkpoint is its newest checkpoint",
-        choices=MODES,
-    )
-    backend: str = backend_option()
-    weights: str = option(
-        "float32",
-        "dtype of the backend's weights; all but float32 convert at every load; 8bit and 4bit are "
-        "for mlx backends",
-        choices=("float32", "bfloat16", "8bit", "4bit"),
-    )
     batch_size: int = option(32, "answers that are written together", low=1, high=1024)
     queue: int = option(64, "answers that may wait; further clients are asked to retry", low=0)
     max_new_tokens: int = option(
@@ -54,8 +42,6 @@ class ServeConfig:
     prefill_chunk: int = option(
         256, "tokens of a prompt to read between two tokens of the other answers", low=1
     )
-    wait: float = wait_option()
-    out: str = option("runs", "folder of the runs")
 
 
 def origins_of(config: ServeConfig, key: str | None) -> list[str]:
