@@ -48,7 +48,7 @@ MAD = {
 }  # fmt: skip
 SPACE = """space:
   depth: [2, 4]
-  mixers: [{type: mh-attention, heads: [2, 4]}, mlstm]
+  mixers: [mh-attention(h2), {type: mh-attention, heads: 4}, mlstm]
   channels: [swiglu, mlp]
   defaults: {mlstm: {heads: 2}}
   max_count: {mh-attention: 1}

@@ -21,16 +21,12 @@ class Sampler:
     """Proposes every candidate in the order of the space; others choose by seed and scores.
 
     One process uses it.
-
-    Attributes:
-        proposed: every proposal, of earlier sessions, too.
-        scores: of the candidates that ended, in the order of their first `tell`.
     """
 
     def __init__(self, candidates: CandidateSet | Listed, seed: int = 0) -> None:
         self.candidates, self._seed = candidates, seed
-        self.proposed: dict[Layers, None] = {}
-        self.scores: dict[Layers, float] = {}
+        self.proposed: dict[Layers, None] = {}  # every proposal, of earlier sessions, too
+        self.scores: dict[Layers, float] = {}  # of ended candidates, in the order of their `tell`
         self._order: Iterator[int] = iter(range(candidates.numbers))
 
     def ask(self) -> Layers | None:
@@ -215,8 +211,7 @@ MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
 
 # -- TPE -------------------------------------------------------------------------------------------
 
-GOOD = 0.2
-MOST_GOOD = 25
+GOOD, MOST_GOOD = 0.2, 25
 DRAWS = 24
 MOST_DRAWS = 20 * DRAWS
 

@@ -3,7 +3,7 @@
     space:
       depth: 4                        # flat layers, or [4, 8]
       template: alternate             # mixer, channel, mixer, channel | free: any layer anywhere
-      mixers: [mh-attention, mlstm, {type: gla, heads: [4, 8]}]
+      mixers: [mh-attention, mlstm, gla(h4), {type: gla, heads: 8}]
       channels: [swiglu, mlp]
       defaults: {mlstm: {heads: 4}}   # numbers of a type; those of an item have priority
       max_count: {mh-attention: 1}    # of a type in one candidate
@@ -13,9 +13,8 @@
       position: none                  # none | learned | sincos
       suite: lite
 
-If a number of a layer is a list, each of its values is a choice. In an alternating space, [4, 8]
-are the even depths from 4 to 8. `before: canon` puts that layer before each of the others; depth
-counts both, so [4, 12] are then 4, 8 and 12.
+In an alternating space, [4, 8] are the even depths from 4 to 8. `before: canon` puts that layer
+before each of the others; depth counts both, so [4, 12] are then 4, 8 and 12.
 
 All sequences of a space have numbers: shallow ones first, then by the order of choices. Those above
 a bound (of a count, of parameters, of state) are rejected. A small space with bounds is listed; in
@@ -40,15 +39,14 @@ from mlxhog.mad.run import params, state
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import at_width, known, make
-from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.mad.layers import at_width, known
+from mlxhog.models.mad.sequence import canonical, parse, read_layers
 
 BOUNDS = ("params", "state", "length")
 """Keys of a budget: most parameters of a candidate's layers (`run.params`), most numbers kept per
 sequence, and the tokens after which these are counted. Without a length it is the longest row of
 the suite; it matters for caches that grow, such as that of attention."""
 DEEPEST = 256
-MOST_CHOICES = 4096
 LISTED = 50_000
 """Most sequences of a space with bounds that are all tried, in less than a second."""
 TRIES = 10_000
@@ -57,8 +55,8 @@ TRIES = 10_000
 Layers = tuple[Layer, ...]
 Count = int | str
 """A count, or its text such as 700_000."""
-Item = str | Mapping[str, Any]
-"""Layers as a text, or one by its type, with choices of its numbers."""
+Items = tuple[str | Mapping[str, Any], ...]
+"""Layers as lines, or one by its type and numbers, as an architecture's file has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +69,8 @@ class Space:
 
     depth: Count | tuple[Count, ...]
     template: str = option("alternate", "layers of a slot", choices=("alternate", "free"))
-    mixers: tuple[Item, ...] = ()
-    channels: tuple[Item, ...] = ()
+    mixers: Items = ()
+    channels: Items = ()
     before: str | None = None
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_count: Mapping[str, Count] = field(default_factory=dict)
@@ -123,19 +121,16 @@ class Space:
             )
         return tuple(numbers)
 
-    def _choices(self, kind: str, items: Iterable[Item]) -> Layers:
-        """The layers of a list; each number of a list makes a layer."""
-        choices: list[Layer] = []
-        for item in items:
-            for layer in _spread(item, self.defaults):
-                if layer.kind != kind:
-                    raise ConfigError(
-                        f"{layer.name} is a {layer.kind}; list it under {layer.kind}s, not {kind}s"
-                    )
-                if layer in choices:
-                    raise ConfigError(f"{kind}s has {item!r} twice; keep one")
-                choices.append(layer)
-        return tuple(choices)
+    def _choices(self, kind: str, items: Items) -> Layers:
+        layers = read_layers(f"{kind}s", [*items], self.defaults)
+        for number, layer in enumerate(layers):
+            if layer.kind != kind:
+                raise ConfigError(
+                    f"{layer.name} is a {layer.kind}; list it under {layer.kind}s, not {kind}s"
+                )
+            if layer in layers[:number]:
+                raise ConfigError(f"{kind}s has {canonical([layer])} twice; keep one")
+        return layers
 
 
 def read_space(path: str | Path) -> dict[str, Any]:
@@ -212,22 +207,6 @@ def _count(name: str, value: Count, most: float = math.inf) -> int:
     return number
 
 
-def _spread(item: Item, defaults: Mapping[str, Mapping[str, Any]]) -> Sequence[Layer]:
-    if isinstance(item, str):
-        return parse(item, defaults)
-    if "type" not in item:
-        raise ConfigError(f"{item!r} is not a layer; write a name, or {{type: mlstm, heads: 4}}")
-    name = str(item["type"])
-    numbers = {**defaults.get(name, {}), **item}
-    del numbers["type"]
-    values = [value if isinstance(value, list) else [value] for value in numbers.values()]
-    if not 1 <= (count := math.prod(map(len, values))) <= MOST_CHOICES:
-        raise ConfigError(f"{item!r} stands for {count} layers; list 1 to {MOST_CHOICES}")
-    return [
-        make(name, dict(zip(numbers, chosen, strict=True))) for chosen in itertools.product(*values)
-    ]
-
-
 # -- candidates ------------------------------------------------------------------------------------
 
 
@@ -245,22 +224,16 @@ class CandidateSet:
 
     State is counted after `length` tokens if the budget has no length.
 
-    Attributes:
-        count: number of candidates; None for a large space with bounds.
-        numbers: `candidate` has these numbers from 0 on.
-        first: a candidate, the first one of a space that is listed.
-        depths: numbers of layers, rising.
-        block: the choices of every layer of the part that repeats, at this width.
-        starts: the first candidates of an evolution.
-
     Raises:
         ConfigError: a value of the space is not possible, a layer cannot be built at this width,
             the space has no candidate, or a sequence of `start` is not in it.
     """
 
     def __init__(self, space: Space, d: int, length: int) -> None:
+        # the choices of every layer of the part that repeats, at this width
         self.block = [tuple(dict.fromkeys(at_width(choices, d))) for choices in space.block()]
-        self.depths, self._d = space.depths(), d
+        self.depths, self._d = space.depths(), d  # numbers of layers, rising
+        # the first candidates of an evolution
         self.starts = [at_width(layers, d) for layers in space.starts()]
         if not all(self.slots(self.depths[-1])):
             lacks = " and no ".join(n for n in ("mixers", "channels") if not getattr(space, n))
@@ -280,15 +253,15 @@ class CandidateSet:
         bounds = {name: _count(f"budget.{name}", n) for name, n in budget if n is not None}
         self._length = bounds.pop("length", length)
         self._bounds = [bounds.get(name, math.inf) for name in ("params", "state")]
-        sizes = {depth: math.prod(map(len, self.slots(depth))) for depth in self.depths}
-        self._sizes, total = sizes, sum(sizes.values())
-        self.numbers, self._listed = total, list[Layers]()
-        self.count: int | None = total
+        self._sizes = {depth: math.prod(map(len, self.slots(depth))) for depth in self.depths}
+        total, self._listed = sum(self._sizes.values()), list[Layers]()
+        self.numbers = total  # `candidate` has the numbers from 0 on
+        self.count: int | None = total  # of candidates; None for a large space with bounds
         tries: Iterable[int] = range(total)
         if self._most or bounds:
             self.count = None
             if total <= LISTED:
-                self._listed = [one for one in map(self.candidate, tries) if one is not None]
+                self._listed = [*filter(None, map(self.candidate, tries))]
                 self.count = self.numbers = len(self._listed)
                 tries = range(self.numbers)
             else:
@@ -301,7 +274,7 @@ class CandidateSet:
                 f"no candidate is within max_count and budget{of}; raise a bound, or list other "
                 "layers; mlxhog mad show prints the parameters and the state of a sequence"
             )
-        self.first = first
+        self.first = first  # a candidate, the first one of a space that is listed
         for start in self.starts:
             if start not in self:
                 raise ConfigError(f"start has {canonical(start)!r}, which is not in the space")

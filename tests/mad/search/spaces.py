@@ -3,8 +3,14 @@
 from mlxhog.mad.search.space import CandidateSet, to_space
 
 D, LENGTH = 32, 16
-KERNELS = {"type": "gated-conv", "kernel": [1, 2, 3, 4]}
-SMALL = {"depth": 4, "mixers": [KERNELS], "channels": ["swiglu", "mlp"]}
+
+
+def convolutions(n):
+    """Gated convolutions of 1 to n taps, as a space has them."""
+    return [f"gated-conv(kernel={k + 1})" for k in range(n)]
+
+
+SMALL = {"depth": 4, "mixers": convolutions(4), "channels": ["swiglu", "mlp"]}
 
 
 def candidates(base=SMALL, **keys):

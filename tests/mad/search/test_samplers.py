@@ -8,16 +8,12 @@ from hypothesis import strategies as st
 
 from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS
 from mlxhog.models.mad.sequence import canonical
-from tests.mad.search.spaces import candidates, every
+from tests.mad.search.spaces import candidates, convolutions, every
 
 samplers = pytest.mark.parametrize("name", SAMPLERS)
-DEEP = {
-    "depth": 8,
-    "mixers": [{"type": "gated-conv", "kernel": [1, 2, 3, 4, 5, 6]}],
-    "channels": ["swiglu", "mlp", "geglu"],
-}
+DEEP = {"depth": 8, "mixers": convolutions(6), "channels": ["swiglu", "mlp", "geglu"]}
 """104,976 candidates."""
-FEW = {"mixers": [{"type": "gated-conv", "kernel": [1, 2, 3]}]}
+FEW = {"mixers": convolutions(3)}
 """36 candidates of depth 4 and 6 of depth 2: more than any sampler draws at random first."""
 
 

@@ -109,8 +109,8 @@ def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, **how):
         vars(plan).update(new_sampler=lambda: sampler)
     if pruner is not None:
         vars(plan).update(new_pruner=lambda curve: pruner)
-    with store.lock(), processes(store, run, parallel=parallel) as executor:
-        return Scheduler(store, plan, executor, **how).run()
+    with store.lock(), processes(store, run, parallel=parallel) as pool:
+        return Scheduler(store, plan, pool.execute, parallel, **how).run()
 
 
 def table(store):
@@ -136,6 +136,7 @@ ON_MLX = ("--backend", "mlx")
 def space(root):
     """A file of a space of two candidates."""
     path = root / "space.yaml"
-    choices = {"depth": 2, "mixers": [{"type": "gated-conv", "kernel": [2, 3]}]}
-    path.write_text(yaml.safe_dump({"space": {**choices, "channels": ["swiglu"]}}))
+    path.write_text(
+        yaml.safe_dump({"space": {"depth": 2, "mixers": texts(2), "channels": ["swiglu"]}})
+    )
     return str(path)
