@@ -47,11 +47,10 @@ TASKS_BESIDE: Mapping[str, type[Task]] = {
 }
 """The tasks of the package that are not part of the benchmark."""
 
-register = choices.TASKS.register
 known = choices.TASKS.known
 
 for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
-    register(_task)
+    choices.TASKS.register(_task)
 
 
 @choices.TASKS.checked_by
@@ -108,18 +107,12 @@ def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Tas
             type or breaks a rule of the task (the message has the rule).
     """
     task = find(name)
-    layer = {
-        key: (value, f"{origin} {key}" if origin else task.name) for key, value in values.items()
-    }
-    return sources.resolve(task, [layer])
+    where = {key: f"{origin} {key}" if origin else task.name for key in values}
+    return sources.resolve(task, [{key: (value, where[key]) for key, value in values.items()}])
 
 
 def make_task(
-    name: str,
-    *,
-    seed: int = DEFAULT_SEED,
-    labels: str = "dense",
-    **settings: object,
+    name: str, *, seed: int = DEFAULT_SEED, labels: str = "dense", **settings: object
 ) -> Dataset:
     """Draw the rows of a task.
 
@@ -140,23 +133,17 @@ def make_task(
     for number, split in enumerate(SPLITS):
         train, n = split == "train", getattr(task, f"{split}_rows")
         dense = train and labels == "dense"
-        blocks = -(-n // BLOCK_ROWS)
-        shape = (blocks * BLOCK_ROWS, task.length if train else task.test_length)
+        shape = (-(-n // BLOCK_ROWS), BLOCK_ROWS, task.length if train else task.test_length)
         x, y = np.empty(shape, np.int32), np.empty(shape, np.int32)
-        for block in range(blocks):
-            rows, rng = (
-                slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS),
-                _stream(seed, number, block),
-            )
-            x[rows], y[rows] = task.draw(rng, BLOCK_ROWS, train=train, dense=dense, fixed=fixed)
+        for block in range(len(x)):
+            rng = _stream(seed, number, block)
+            x[block], y[block] = task.draw(rng, BLOCK_ROWS, train=train, dense=dense, fixed=fixed)
         if n:
-            arrays |= {f"{split}_x": x[:n], f"{split}_y": y[:n]}
-    named = {
-        next(iter(one.aliases), name): getattr(task, name)
-        for name, one in options(type(task)).items()
-    }
-    generator = f"mlxhog {GENERATOR_VERSION}"
-    meta = {"task": task.name, "seed": seed, **named, "generator": generator}
+            x, y = (array.reshape(-1, shape[-1])[:n] for array in (x, y))
+            arrays |= {f"{split}_x": x, f"{split}_y": y}
+    specs = options(type(task)).items()
+    named = {next(iter(one.aliases), name): getattr(task, name) for name, one in specs}
+    meta = {"task": task.name, "seed": seed, **named, "generator": f"mlxhog {GENERATOR_VERSION}"}
     return Dataset(**arrays, meta=meta)
 
 
@@ -167,5 +154,5 @@ def _stream(seed: int, *branch: int) -> Rng:
 
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "TASKS_BESIDE",
-    "Dataset", "Task", "find", "make_task", "register", "resolve",
+    "Dataset", "Task", "find", "known", "make_task", "resolve",
 ]  # fmt: skip

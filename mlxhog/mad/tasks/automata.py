@@ -25,8 +25,8 @@ def product_table(group: str) -> NDArray[np.int32]:
         table = np.add.outer(np.arange(n), np.arange(n)) % n
     else:
         every = np.array(list(permutations(range(int(group[1])))))
-        if group == "A5":
-            every = every[[_is_even(one) for one in every]]
+        if group == "A5":  # an even number of inversions
+            every = every[[np.triu(one[:, None] > one).sum() % 2 == 0 for one in every]]
         digits = every.shape[1] ** np.arange(every.shape[1])
         number_of = np.zeros(every.shape[1] ** every.shape[1], np.int64)
         number_of[every @ digits] = np.arange(n)
@@ -34,11 +34,6 @@ def product_table(group: str) -> NDArray[np.int32]:
     table = table.astype(np.int32)
     table.flags.writeable = False
     return table
-
-
-def _is_even(permutation: Ints) -> bool:
-    """Whether a permutation has an even number of inversions."""
-    return int(np.triu(permutation[:, None] > permutation).sum()) % 2 == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,23 +131,13 @@ class Dyck(LongerTest):
         depth = states(walk, rng.integers(0, 2, (n, length), dtype=np.int8))
         opens = np.diff(depth, axis=1, prepend=0) > 0
         kind = rng.integers(0, self.kinds, (n, length), dtype=np.int32)
-        y = _closing(opens, depth, kind, self)
-        before = np.concatenate([np.full((n, 1), 2 * self.kinds, np.int32), y[:, :-1]], axis=1)
-        return np.where(opens, kind, before), y
-
-
-def _closing(opens: Bools, depth: Ints, kind: Ints, s: Dyck) -> Ints:
-    """Return the bracket that closes the last open one after each position, or the end.
-
-    It is the top of the row's stack, whose bottom is the end.
-    """
-    n, length = opens.shape
-    stacks = np.full((s.depth + 1) * n, 2 * s.kinds, np.int32)
-    tops = depth.T * n + np.arange(n)
-    y = np.empty((length, n), np.int32)
-    for at, top in enumerate(tops):
-        stacks[top] = y[at] = np.where(opens[:, at], s.kinds + kind[:, at], stacks[top])
-    return y.T
+        # The target is the top of the row's stack, whose bottom is the end.
+        stacks = np.full((m + 1) * n, 2 * self.kinds, np.int32)
+        y = np.full((length + 1, n), 2 * self.kinds, np.int32)
+        for at, top in enumerate(depth.T * n + np.arange(n)):
+            closing = np.where(opens[:, at], self.kinds + kind[:, at], stacks[top])
+            stacks[top] = y[at + 1] = closing
+        return np.where(opens, kind, y[:-1].T), y[1:].T
 
 
 TRIES = 1000

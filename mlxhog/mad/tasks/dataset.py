@@ -24,16 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base.durable import replace_file, require_space
-from mlxhog.errors import DataError, ShapeError
+from mlxhog.errors import DataError
 from mlxhog.mad.tasks.task import IGNORED, Ints
 
 Int32 = NDArray[np.int32]
 
 ByLength = tuple[tuple[int, float], ...]
 """Ends of the parts of scored rows with the accuracy in each part, see `acc_by_length`."""
-
-FIXED_PARTS = ("kv_keys", "kv_values", "grammar")
-"""Arrays that are common to all rows of some tasks."""
 
 HELD = 0.99
 
@@ -84,7 +81,8 @@ def write(path: Path, data: Dataset) -> int:
     Raises:
         EnvironmentLacks: the disk is full.
     """
-    arrays = {name: part for name in FIXED_PARTS if (part := getattr(data, name)) is not None}
+    common = ("kv_keys", "kv_values", "grammar")
+    arrays = {name: part for name in common if (part := getattr(data, name)) is not None}
     for split, (x, y) in data.splits().items():
         arrays |= {f"{split}_inputs": x, f"{split}_targets": y}
     narrow = np.int16 if max(array.max() for array in arrays.values()) < 2**15 else np.int32
@@ -99,13 +97,8 @@ def write(path: Path, data: Dataset) -> int:
 def acc_token(targets: Ints, predictions: Ints) -> float:
     """Return the share of scored positions with the right prediction.
 
-    Args:
-        targets: of any shape; positions of -100 are not scored.
-        predictions: token ids, same shape.
-
-    Raises:
-        ShapeError: the shapes differ.
-        DataError: no position is scored.
+    Positions with the target -100 are not scored; a DataError if all have it. `predictions` are
+    token ids of the same shape.
     """
     expected, predicted = _scored(targets, predictions)
     return float((expected == predicted).mean())
@@ -115,7 +108,7 @@ def acc_macro(targets: Ints, predictions: Ints) -> float:
     """Return the mean recall over the classes among targets and predictions.
 
     A class that is only predicted counts with recall 0: targets [0 0 0 1 1] and
-    predictions [0 0 0 1 2] give (1 + 1/2 + 0) / 3. Arguments and errors as in `acc_token`.
+    predictions [0 0 0 1 2] give (1 + 1/2 + 0) / 3. Arguments and errors as of `acc_token`.
     """
     expected, predicted = _scored(targets, predictions)
     classes = int(max(expected.max(), predicted.max())) + 1
@@ -126,11 +119,6 @@ def acc_macro(targets: Ints, predictions: Ints) -> float:
 
 
 def _scored(targets: Ints, predictions: Ints) -> tuple[Ints, Ints]:
-    if targets.shape != predictions.shape:
-        raise ShapeError(
-            f"predictions have shape {predictions.shape}, targets {targets.shape}; "
-            "predict every position of every row"
-        )
     scored = targets != IGNORED
     if not scored.any():
         raise DataError(f"all {targets.size} targets are {IGNORED}, so no position is scored")
@@ -142,12 +130,10 @@ def acc_by_length(data: Dataset, predictions: Ints) -> ByLength:
 
     The positions begin at the end before; parts without a scored position are left out.
     """
-    parts = [
-        (end, data.test_y[:, begin:end], predictions[:, begin:end])
-        for begin, end in pairwise((0, *data.lengths))
-    ]
     return tuple(
-        (end, acc_token(y, predicted)) for end, y, predicted in parts if (y != IGNORED).any()
+        (end, acc_token(y, predictions[:, begin:end]))
+        for begin, end in pairwise((0, *data.lengths))
+        if ((y := data.test_y[:, begin:end]) != IGNORED).any()
     )
 
 

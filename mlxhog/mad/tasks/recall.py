@@ -8,17 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    QUERY_HELP,
-    Bools,
-    Fixed,
-    Ints,
-    NoisyTask,
-    Rng,
-    Rows,
-    Task,
-)
+from mlxhog.mad.tasks.task import IGNORED, Bools, Fixed, Ints, NoisyTask, Rng, Rows, Task
+
+QUERY_HELP = "score every value with an earlier key, not only the last value"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +79,12 @@ class InContextRecall(Task):
                 tokens = rng.integers(R, R + N, (n, pairs), dtype=np.int32)
                 part = whole[:, at : 2 * pairs : 2]
                 part[...] = np.where(noisy, tokens, part)
-        probe = _one_of(rng, key, K)
+        # One of the keys of the row, uniformly.
+        shown = np.zeros((n, K + 1), bool)
+        shown[row, key] = True
+        rank = np.cumsum(shown[:, :K], axis=1, dtype=np.int32)
+        chosen = rng.integers(1, rank[:, -1] + 1)
+        probe = np.argmax(rank == chosen[:, None], axis=1)
         if not self.multi_query:
             whole[:, -3] = self.vocab - 1
         whole[:, -2] = probe
@@ -123,17 +120,6 @@ class NoisyInContextRecall(InContextRecall, NoisyTask):
         """Yield the rules that sizes and noise break."""
         yield from super().broken_rules()
         yield from NoisyTask.broken_rules(self)
-
-
-def _one_of(rng: Rng, key: Ints, K: int) -> Ints:
-    """Choose one of a row's keys uniformly; `key` is (n, pairs), where K is no key."""
-    n = len(key)
-    shown = np.zeros((n, K + 1), bool)
-    shown[np.arange(n)[:, None], key] = True
-    rank = np.cumsum(shown[:, :K], axis=1, dtype=np.int32)
-    chosen = rng.integers(1, rank[:, -1] + 1)
-    probe: Ints = np.argmax(rank == chosen[:, None], axis=1)
-    return probe
 
 
 def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ GENERATOR_VERSION = 1
 
 LONGEST = 2**20
 """Largest T, and largest V."""
-QUERY_HELP = "score every value with an earlier key, not only the last value"
 
 IGNORED = -100
 """Target of a position without training and scoring."""
@@ -114,10 +113,7 @@ class NoisyTask(Task):
     """A task in which noise may replace a token or a pair."""
 
     noise_vocab: int = option(
-        0,
-        "N, the number of noise tokens among the V tokens",
-        low=0,
-        aliases=("noise_vocab_size",),
+        0, "N, the number of noise tokens among the V tokens", low=0, aliases=("noise_vocab_size",)
     )
     frac_noise: float = option(
         0.0, "probability of noise in place of a token or a pair", low=0, below=1
