@@ -56,7 +56,7 @@ class Surface:
         for seed in self.study.seeds:
             judge = replace(self.study, seeds=(seed,)).judge
             own = ([run for run in runs if run.seed == seed] for runs in self.runs.values())
-            rows.append([judge(records).score for records in own])
+            rows.append([judge(records).worth for records in own])
         return np.array(rows)
 
 

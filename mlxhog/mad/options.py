@@ -2,22 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import parse_count, parse_duration_s
-from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
-from mlxhog.config.contradictions import idle
 from mlxhog.config.options import convert_fields, is_set, option, options
-from mlxhog.config.schedules import BETA, FALLING
 from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError
 from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
-
-if TYPE_CHECKING:
-    from mlxhog.mad.study.study import Study
-
 
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, at one of its points; suites `lite` and `full` have it."""
@@ -47,21 +39,11 @@ class Protocol(Merged):
     clip: float = option(0.0, "largest gradient norm; 0 switches clipping off", low=0)
     schedule: str = option(
         "cosine",
-        "step size over the run: falling to lr-floor, stepped every epoch; constant, as in the "
-        "reference's code; the 1/k rule of Hogwild, in stages; or 1/k itself",
-        choices=("cosine", "constant", *FALLING),
+        "step size over the run: falling to lr-floor, stepped every epoch; or constant, as in the "
+        "reference's code",
+        choices=("cosine", "constant"),
     )
-    lr_floor: float = option(1e-6, "cosine: step size at the end", low=0, needs="schedule=cosine")
-    backoff_steps: int = option(
-        1000,
-        "backoff: updates with the first step size; inverse: updates until it is half",
-        unit="steps", low=1, needs="schedule=backoff|inverse",
-    )  # fmt: skip
-    backoff_beta: float = option(
-        BETA,
-        "backoff: factor of the step size after each stage",
-        above=0, below=1, needs="schedule=backoff",
-    )  # fmt: skip
+    lr_floor: float = option(1e-6, "cosine: step size at the end", low=0)
     batch_size: int = option(128, "sequences in one step", low=1)
     steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
     epochs: int | None = option(None, "end after this many passes over the training rows", low=1)
@@ -93,19 +75,10 @@ class Protocol(Merged):
         """Check the values together."""
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("steps and epochs are both given; leave one out")
-
-    @property
-    def unused(self) -> list[str]:
-        """Options without effect, each with the way out.
-
-        They are refused on the command line; a study keeps the protocol of its begin.
-        """
-        specs = options(Protocol)
-        return [
-            f"{specs[name].flag} is for {specs[name].needs}, not {self.schedule}; leave it out"
-            for name in idle(specs, {"schedule": self.schedule})
-            if is_set(self, name)
-        ]
+        if self.schedule != "cosine" and is_set(self, "lr_floor"):
+            raise ConfigError(
+                f"--lr-floor is for schedule=cosine, not {self.schedule}; leave it out"
+            )
 
     @property
     def weight_decay(self) -> float:
@@ -113,13 +86,8 @@ class Protocol(Merged):
         return float(getattr(self.optimizer, "weight_decay", 0.0))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; those of back-off only if the schedule has them.
-
-        The weight decay of the optimizer stands apart from its other numbers.
-        """
+        """Return plain values; the optimizer's weight decay stands apart from its other numbers."""
         values = {name: getattr(self, name) for name in options(type(self))}
-        if self.schedule not in FALLING:
-            values = {name: v for name, v in values.items() if not name.startswith("backoff_")}
         optimizer = values["optimizer"]
         if isinstance(optimizer, Decayed):
             values["weight_decay"] = optimizer.weight_decay
@@ -157,8 +125,6 @@ def worker_options() -> tuple[str, ...]:
 # -- execution -------------------------------------------------------------------------------------
 
 _GROUP = "execution; it may change from session to session"
-GPU_CANDIDATES = 2
-"""Default number at once on one GPU: one computes while the other prepares."""
 
 
 class Limit(NamedTuple):
@@ -221,11 +187,3 @@ class ExecutionConfig:
     def limit(self) -> Limit:
         """The budget."""
         return Limit() if self.budget is None else read_budget(self.budget)
-
-    def resolve_parallel(self, study: "Study", machine: Machine) -> int:
-        """Return the number of candidates that run at once."""
-        if self.parallel is not None:
-            return self.parallel
-        if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
-            return GPU_CANDIDATES
-        return max(1, (machine.cores - 1) // study.cores)

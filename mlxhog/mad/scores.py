@@ -34,20 +34,20 @@ STATE_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateScore:
-    """The score of one candidate."""
+    """The score of one candidate.
+
+    Scores are in [0, 1], of the test rows: the mean over the complete seeds, or over all runs while
+    no seed is complete. An interval is half the width of the 95 % interval over the complete seeds
+    (Student's t); None with fewer than two.
+    """
 
     candidate: str  # canonical string
-    # in [0, 1], of the test rows: mean over the complete seeds, or over all runs while no seed is
-    # complete
     score: float
-    # half width of the 95 % interval of the score (Student's t over the seeds); None with fewer
-    # than two complete seeds
-    interval: float | None
+    interval: float | None  # of the score
     val_score: float | None  # as score, of the validation rows, of the same runs; None without them
     seeds: Mapping[int, float]  # seed -> score, of the seeds in the score
-    # task -> score, in the suite's order; a task without a run is absent
-    tasks: Mapping[str, float]
-    intervals: Mapping[str, float | None]  # task -> as interval, of its score
+    tasks: Mapping[str, float]  # task -> score, in the suite's order; absent without a run
+    intervals: Mapping[str, float | None]  # task -> interval of its score
     acc_token: Mapping[str, float]  # task -> mean share of right positions, of the same runs
     ceiling: Mapping[str, float]  # task -> the best possible score
     best: tuple[RunRecord, ...]  # the runs in the score, with 0 for lost ones
@@ -61,7 +61,7 @@ class CandidateScore:
     n_diverged: int  # runs that score 0 because they diverged
     n_failed: int  # runs that score 0 because they failed
     missing: tuple[str, ...]  # the runs without a result, in words
-    select: Select = "test"  # rows that select between optimiser points, "test" or "val"
+    select: Select = "test"  # rows that select between optimiser points
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -75,8 +75,15 @@ class CandidateScore:
 
     @property
     def worth(self) -> float:
-        """The score of the rows that select."""
-        return self.val_score if self.select == "val" and self.val_score is not None else self.score
+        """The score of the rows that select; skipped runs of a pruned candidate count as 0.
+
+        They may be harder than the others, and a sampler must not rank it above candidates that had
+        them.
+        """
+        by_val = self.select == "val" and self.val_score is not None
+        score = self.val_score if by_val else self.score
+        planned = self.n_runs + len(self.missing)
+        return (score or 0.0) * (self.n_runs / planned if self.status == "pruned" else 1.0)
 
     @property
     def settings(self) -> dict[str, dict[str, dict[str, float]]]:

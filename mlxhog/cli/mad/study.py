@@ -4,14 +4,13 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base.quantities import format_duration, parse_number
+from mlxhog.base.quantities import parse_number
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import INTERRUPTED, Report, command, written
 from mlxhog.config.options import argument, option, options, switch
@@ -97,12 +96,11 @@ class _Study(_Session):
 
 @dataclass(frozen=True, kw_only=True)
 class _Search(_Study):
-    no_prune: bool = switch("no run ends early", excludes=("prune",))
+    no_prune: bool = switch("no run ends early")
     space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str = option(
         "grid", "sampler of candidates", choices=("grid", "random", "evolution", "tpe")
     )
-    prune: bool = option(True, "end runs early if their candidate has a low rank at a rung")
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
@@ -111,8 +109,9 @@ def search(config: _Search, typed: Written, how: ExecutionConfig) -> Report:
     """Search a space of architectures.
 
     It trains candidates on every setting of a suite, several at once, and keeps every result in
-    studies/NAME. After a kill at any time, the same line or mad resume continues. After one Ctrl-C
-    the runs in progress end, a second one drops them.
+    studies/NAME. Runs end early if their candidate has a low rank at a rung. After a kill at any
+    time, the same line or mad resume continues. After one Ctrl-C the runs in progress end, a second
+    one drops them.
 
     The space is a YAML file, or space-small (the default) or space-xlstm of the package. A short
     one:
@@ -136,16 +135,12 @@ def search(config: _Search, typed: Written, how: ExecutionConfig) -> Report:
 
     keys = read_space(config.space)
     space = to_space(keys)
-    fields: dict[str, Any] = {
-        "space": keys,
-        "suite": config.suite or space.suite or "smoke",
-        "dim": config.dim or space.dim,
-        "position": space.position,
-        "sampler": config.sampler,
-        "sampler_seed": config.seed,
-        "prune": config.prune and not config.no_prune,
-    }
-    return _begin(config, how, Path(config.space).stem, protocol=protocol, **fields)
+    return _begin(
+        config, how, Path(config.space).stem, space=keys, position=space.position,
+        suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
+        protocol=protocol, sampler=config.sampler, sampler_seed=config.seed,
+        prune=not config.no_prune,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,13 +194,11 @@ def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
             f"{sorted(positions)}; bench them one by one, or give --dim and --position"
         )
     layers = [*map(parse, config.layers), *(each.layers for each in files.values())]
-    fields: dict[str, Any] = {
-        "candidates": tuple(dict.fromkeys(map(canonical, layers))),
-        "suite": config.suite or "smoke",
-        "dim": widths.pop() if widths else config.dim,
-        "position": positions.pop() if positions else config.position or "none",
-    }
-    return _begin(config, how, None, files, protocol=protocol, **fields)
+    return _begin(
+        config, how, None, files.items(), candidates=tuple(dict.fromkeys(map(canonical, layers))),
+        suite=config.suite or "smoke", dim=widths.pop() if widths else config.dim,
+        position=positions.pop() if positions else config.position or "none", protocol=protocol,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,10 +233,7 @@ def _protocol(typed: Written) -> dict[str, object]:
 
     Numbers of an optimizer that is not named are those of the suite's.
     """
-    chosen = typed.read(Protocol)
-    if chosen.unused:
-        raise ConfigError("\n".join(chosen.unused))
-    named = set(typed.values)
+    chosen, named = typed.read(Protocol), set(typed.values)
     values = {**values_of(chosen), "optimizer": str(chosen.optimizer)}
     if "optimizer" in named:
         named -= set(PROTOCOL) - set(options(Protocol))
@@ -258,17 +248,13 @@ def _begin(
     config: _Study,
     how: ExecutionConfig,
     name: str | None,
-    files: "Mapping[str, MADConfig]" = MappingProxyType({}),
+    files: "Iterable[tuple[str, MADConfig]]" = (),
     **fields: Any,
 ) -> Report:
-    """Begin a study, or continue the same one.
+    """Begin a study with some fields, or continue the same one.
 
-    Args:
-        config: the options that all studies share.
-        how: the execution.
-        name: of the study without --study; None is made of its definition.
-        files: architectures that must be made for rows as long as those of the suite.
-        fields: the other fields of the study.
+    Its name is --study, `name`, or made of its definition. The architectures of `files` must be
+    made for rows as long as those of the suite.
     """
     from mlxhog.base import machine
     from mlxhog.base.workers import backend_here, resolve_workers
@@ -292,7 +278,7 @@ def _begin(
         share_embedding=config.share_embedding,
     ).remembering()
     rows = [tasks.resolve(one.task, one.settings) for one in study.measured.settings]
-    for file, architecture in files.items():
+    for file, architecture in files:
         check_reach(file, architecture, rows)
     digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
     name = config.study or name or f"bench-{study.suite}-{digest[:8]}"
@@ -307,20 +293,22 @@ def _session(
     *,
     retry_failed: bool = False,
 ) -> Report:
-    """Execute a session of a study, whose store may not exist yet, or say what it would do."""
-    from mlxhog.base import machine
+    """Execute a session of a study, whose store may not exist yet, or report its plan."""
     from mlxhog.mad.report.board import shown
     from mlxhog.mad.study.session import check_execution, execute
     from mlxhog.mad.study.store import open_store
 
-    check_execution(how, study)
-    parallel = how.resolve_parallel(study, machine.here())
+    parallel = check_execution(how, study)
     if config.dry_run:
         return Report(_plan(store, study, how, parallel))
     store = open_store(study, store.directory.parent, store.name)
     view = shown(sys.stderr, quiet=config.quiet)
-    outcome = execute(store, study, how, parallel, view, retry_failed=retry_failed)
+    outcome = execute(store, study, how, view, retry_failed=retry_failed)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
+    best = {} if outcome.best is None or failed else {
+        "candidate": outcome.best.candidate, "score": outcome.best.worth,
+        "interval": outcome.best.interval, "missing": len(outcome.best.missing),
+    }  # fmt: skip
     facts = {
         "study": str(store.directory),
         "status": outcome.status,
@@ -328,15 +316,10 @@ def _session(
             name: outcome.statuses.get(name, 0) for name in ("done", "failed", "pruned", "diverged")
         },
         "seconds": outcome.elapsed_s,
-        "best": None if failed or outcome.best is None else asdict(outcome.best),
+        "best": best or None,
     }
-    counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
     state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
-    text: list[Any] = [
-        f"{state}: {sum(outcome.statuses.values())} runs have ended ({counts or 'none'}) after "
-        f"{format_duration(outcome.elapsed_s)} of this session",
-        {"best": facts["best"]},
-    ]
+    text: list[Any] = [facts | {"status": state}]
     default = options(type(how))["out"].default
     name = shlex.quote(store.name if how.out == default else str(store.directory))
     if outcome.statuses.get("failed"):

@@ -58,9 +58,8 @@ def state_line(progress: StudyProgress) -> str:
         *(f"{n} {status}" for status, n in progress.statuses.items() if status != "done"),
     ]
     if best is not None:
-        lacks = f" ({best.missing} runs missing)" if best.missing else ""
-        layers = folded(best.candidate.split())
-        parts.append(f"best {score(best.score, best.interval)}{lacks} {layers}")
+        lacks = f" ({len(best.missing)} runs missing)" if best.missing else ""
+        parts.append(f"best {score(best.worth, best.interval)}{lacks} {folded(best.layers)}")
     return "  ".join(parts)
 
 

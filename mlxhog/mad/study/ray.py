@@ -18,17 +18,17 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import version
+from threading import Event
 from typing import Any
 
 from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
 from mlxhog.mad.run import Point, RunConfig, RunRecord
-from mlxhog.mad.study.workers import Executor, Lost, Prune, RunFunction, attempt, explain
+from mlxhog.mad.study.workers import LOOK_S, Execute, Lost, Prune, RunFunction, attempt, explain
 
 OBJECT_STORE_BYTES = 100 << 20
 """Results are kilobytes; by default Ray takes a third of the machine's memory."""
 CONNECT_S = 10.0
-LOOK_S = 0.1
 
 
 def check() -> None:
@@ -42,28 +42,21 @@ def check() -> None:
 
 @contextlib.contextmanager
 def cluster(
-    run: RunFunction,
-    *,
-    parallel: int,
-    threads: int,
-    cores: int | None = None,
-    address: str | None = None,
-) -> Iterator["RayPool"]:
-    """Start or join Ray, and yield an executor of runs.
+    run: RunFunction, *, parallel: int, threads: int, cores: int, address: str | None = None
+) -> Iterator[Execute]:
+    """Start or join Ray, after `check`, and yield the function that executes a run as a task.
 
     Args:
         run: executes one run; pickled, so an importable function.
         parallel: runs at once.
         threads: of a worker's libraries.
-        cores: CPU cores that Ray reserves for a run; None is `threads`.
+        cores: CPU cores that Ray reserves for a run.
         address: of a running cluster; None starts Ray here and shuts it down afterwards.
 
     Raises:
-        EnvironmentLacks: Ray is missing, or does not start, or the address does not answer.
+        EnvironmentLacks: Ray does not start, or the address does not answer.
     """
-    check()
-    cores, what = cores or threads, f"the Ray cluster {address} cannot be joined"
-    how: dict[str, Any] = {"address": address}
+    what, how = f"the Ray cluster {address} cannot be joined", dict[str, Any](address=address)
     if address is None:
         what = "Ray does not start"
         how = {
@@ -88,55 +81,36 @@ def cluster(
             f"{what}: {explain(error)}; --executor local continues the same study"
         ) from error
     try:
-        task = ray.remote(
+        task: Any = ray.remote(
             num_cpus=cores,
             max_retries=0,
             max_calls=1,  # a process of its own for each run, which ends with it
             runtime_env={"env_vars": limits_of_threads(threads)},
-        )(_execute)
-        mailbox = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
-        yield RayPool(task, mailbox, run, parallel)
+        )(_task)
+        mailbox: Any = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
+
+        def execute(
+            config: RunConfig, rungs: tuple[int, ...], should_prune: Prune, ended: Event
+        ) -> RunRecord:
+            """Execute a run as a task; a WorkerFailed if a machine has another mlxhog."""
+            key, one = config.key(), task.remote(config, rungs, run, mailbox, version("mlxhog"))
+            while not ray.wait([one], timeout=LOOK_S)[0]:
+                if ended.is_set():  # the shutdown of Ray ends the task
+                    raise Lost("was stopped")
+                if (point := ray.get(mailbox.question.remote(key))) is not None:
+                    mailbox.answer.remote(key, should_prune(point))
+            try:
+                record: RunRecord = ray.get(one)
+            except ray.exceptions.RayTaskError as error:  # before the run began
+                why = f"a run cannot begin on the cluster: {explain(error.cause)}"
+                raise WorkerFailed(why) from None
+            except ray.exceptions.RayError as error:
+                raise Lost(f"is lost with its machine: {explain(error)}") from None
+            return record
+
+        yield execute
     finally:
         ray.shutdown()
-
-
-class RayPool(Executor):
-    """An executor whose runs are tasks of Ray."""
-
-    def __init__(self, task: Any, mailbox: Any, run: RunFunction, parallel: int) -> None:
-        self.parallel = parallel
-        self._task, self._mailbox, self._run = task, mailbox, run
-        self._stopped = False
-
-    def stop(self) -> None:
-        """Leave every run alone; the shutdown of Ray ends them."""
-        self._stopped = True
-
-    def execute(self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune) -> RunRecord:
-        """Execute a run as a task.
-
-        Raises:
-            Lost: its process or machine died.
-            WorkerFailed: a machine of the cluster has another mlxhog.
-        """
-        import ray
-
-        key = config.key()
-        task = self._task.remote(config, rungs, self._run, self._mailbox, version("mlxhog"))
-        while not ray.wait([task], timeout=LOOK_S)[0]:
-            if self._stopped:
-                raise Lost("was stopped")
-            if (point := ray.get(self._mailbox.question.remote(key))) is not None:
-                self._mailbox.answer.remote(key, should_prune(point))
-        try:
-            record: RunRecord = ray.get(task)
-        except ray.exceptions.RayTaskError as error:  # before the run began
-            raise WorkerFailed(
-                f"a run cannot begin on the cluster: {explain(error.cause)}"
-            ) from None
-        except ray.exceptions.RayError as error:
-            raise Lost(f"is lost with its machine: {explain(error)}") from None
-        return record
 
 
 class _Mailbox:
@@ -157,7 +131,7 @@ class _Mailbox:
         self._answers[key].put_nowait(prune)
 
 
-def _execute(
+def _task(
     config: RunConfig, rungs: tuple[int, ...], run: RunFunction, mailbox: Any, expected: str
 ) -> RunRecord:
     """Execute a run in a process of Ray."""

@@ -13,10 +13,10 @@ from statistics import fmean
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunConfig, RunRecord
-from mlxhog.mad.scores import LOST
+from mlxhog.mad.scores import LOST, CandidateScore
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Best, Study
-from mlxhog.mad.study.workers import Executor, Lost
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.workers import Execute, Lost
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
 
@@ -36,7 +36,7 @@ class StudyProgress:
     elapsed_s: float = 0.0  # seconds of this session
     eta_s: float | None = None  # estimated seconds to the end; None before the first run has ended
     statuses: Mapping[str, int] = field(default_factory=dict)  # status -> number of ended runs
-    best: Best | None = None  # None before any candidate has a score
+    best: CandidateScore | None = None  # None before any candidate has a score
     troubles: tuple[RunRecord, ...] = ()  # runs that failed or diverged, the latest last
     message: str | None = None  # text to print once, or None
     status: str = ""  # at the end "done" (no run is left), "budget" or "interrupted"; before it ""
@@ -51,7 +51,8 @@ class Scheduler:
     Args:
         store: of the study, with the proposals and scores so far; the caller holds its lock.
         study: its definition.
-        executor: entered by the caller.
+        execute: executes a run.
+        parallel: runs at once.
         limit: after which no run begins.
         observer: gets the progress.
         retry_failed: repeat the failed runs of earlier sessions.
@@ -61,23 +62,24 @@ class Scheduler:
         self,
         store: Store,
         study: Study,
-        executor: Executor,
-        *,
+        execute: Execute,
+        parallel: int,
         limit: Limit = Limit(),  # noqa: B008  frozen
+        *,
         observer: Observer[StudyProgress] = lambda progress: None,
         retry_failed: bool = False,
     ) -> None:
-        self._store, self._study, self._executor = store, study, executor
-        self._limit, self._observer = limit, observer
+        self._store, self._study, self._execute = store, study, execute
+        self._parallel, self._limit, self._observer = parallel, limit, observer
         self._sampler, self._pruner = study.new_sampler(), study.new_pruner(store.curve)
-        self._pruning = threading.Lock()
+        self._pruning, self._over = threading.Lock(), threading.Event()
         self._queue: deque[RunConfig] = deque()
         self._running: dict[Future[RunRecord], RunConfig] = {}
         self._open: dict[str, int] = {}  # candidate -> number of its runs that have not ended
         self._ended: dict[str, RunRecord] = {}  # the runs that ended, by their keys
         self._skipped = 0  # runs that pruned candidates did not begin
         self._losses: Counter[str] = Counter()
-        self._best: Best | None = None
+        self._best: CandidateScore | None = None
         self._restore(retry_failed)
         self._n_before = len(self._ended)
 
@@ -94,15 +96,14 @@ class Scheduler:
             WorkerFailed: runs cannot begin on the cluster.
         """
         self._began_s = self._shown_s = time.monotonic()
-        announced = 0
-        with ThreadPoolExecutor(self._executor.parallel) as threads, Interrupts() as interrupts:
+        is_announced = False
+        with ThreadPoolExecutor(self._parallel) as threads, Interrupts() as interrupts:
             try:
                 while interrupts.count < 2:
-                    n = len(self._running)
                     if interrupts.count == 0:
                         self._fill(threads)
-                    elif n and interrupts.count > announced:
-                        announced = interrupts.count
+                    elif self._running and not is_announced:
+                        n, is_announced = len(self._running), True
                         runs, them = ("run", "it") if n == 1 else ("runs", "them")
                         self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
                     if not self._running:
@@ -112,19 +113,19 @@ class Scheduler:
                     if time.monotonic() - self._shown_s >= SHOW_S:
                         self._show()
             finally:
-                self._executor.stop()
+                self._over.set()
             interrupted = interrupts.count > 0
         status = "interrupted" if interrupted else "budget" if self._limit_reached() else "done"
         return replace(self._show(), status=status)
 
     def _fill(self, threads: ThreadPoolExecutor) -> None:
         """Begin a run for every idle worker."""
-        while len(self._running) < self._executor.parallel and not self._limit_reached():
+        while len(self._running) < self._parallel and not self._limit_reached():
             run = self._next()
             if run is None:
                 return
             rungs, ask = self._pruner.rungs(run), partial(self._should_prune, run)
-            self._running[threads.submit(self._executor.execute, run, rungs, ask)] = run
+            self._running[threads.submit(self._execute, run, rungs, ask, self._over)] = run
 
     def _should_prune(self, run: RunConfig, point: Point) -> bool:
         with self._pruning:
@@ -132,9 +133,9 @@ class Scheduler:
 
     def _limit_reached(self) -> bool:
         """Whether the limit keeps runs from beginning that are left."""
-        runs = len(self._ended) + len(self._running)
-        used = (self._limit.runs is not None and runs >= self._limit.runs) or (
-            self._limit.seconds is not None and self._used_s() >= self._limit.seconds
+        runs, most = len(self._ended) + len(self._running), self._limit
+        used = (most.runs is not None and runs >= most.runs) or (
+            most.seconds is not None and self._used_s() >= most.seconds
         )
         needed = self._needed()
         return used and bool(self._queue or needed is None or len(self._ended) < needed)
@@ -180,9 +181,9 @@ class Scheduler:
         """Return a candidate's score, and keep the best."""
         own = [one for one in self._ended.values() if one.candidate == candidate]
         result = self._study.judge(own)
-        if self._best is None or result.score > self._best.score:
+        if self._best is None or result.worth > self._best.worth:
             self._best = result
-        return result.score
+        return result.worth
 
     def _take(self, run: RunConfig, future: Future[RunRecord]) -> None:
         """Record a run that ended, or queue it again."""
@@ -210,8 +211,6 @@ class Scheduler:
         self._open[run.candidate] -= 1
         if not self._open[run.candidate]:
             self._complete(run.candidate)
-
-    # -- earlier sessions ------------------------------------------------------------------------
 
     def _restore(self, retry_failed: bool) -> None:
         """Restore the state at the end of earlier sessions, also of killed ones."""
@@ -244,15 +243,13 @@ class Scheduler:
         """Pass the present state on, and return it."""
         self._shown_s = time.monotonic()
         records = list(self._ended.values())
-        planned = min(
-            (n for n in (self._limit.runs, self._needed()) if n is not None), default=None
-        )
+        known = [n for n in (self._limit.runs, self._needed()) if n is not None]
         progress = StudyProgress(
             study=self._store.name,
             done=len(records),
-            total=planned,
+            total=min(known, default=None),
             elapsed_s=self._shown_s - self._began_s,
-            eta_s=self._eta_s(planned),
+            eta_s=self._eta_s(min(known, default=None)),
             statuses=dict(Counter(one.status for one in records)),
             best=self._best,
             troubles=tuple(one for one in records[self._n_before :] if one.status in LOST),

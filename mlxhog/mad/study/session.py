@@ -2,24 +2,26 @@
 
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from typing import Any
 
 from mlxhog.base import machine
-from mlxhog.base.workers import resolve_workers
+from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.mad.study import ray
 from mlxhog.mad.study.scheduler import Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.study.workers import Executor, Pool, RunFunction
+from mlxhog.mad.study.workers import Pool, RunFunction
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
 from mlxhog.report.views import Observer
 
+GPU_CANDIDATES = 2
+"""Default number at once on one GPU: one computes while the other prepares."""
 
-def check_execution(how: ExecutionConfig, study: Study) -> None:
-    """Refuse an execution that is impossible here, before a study is created.
+
+def check_execution(how: ExecutionConfig, study: Study) -> int:
+    """Return the candidates at once, if the execution is possible here; it creates no study.
 
     Raises:
         ConfigError: a candidate is impossible, candidates cannot share an embedding, or the number
@@ -27,8 +29,9 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
         EnvironmentLacks: a backend, or Ray, is not installed.
     """
     study.check()
+    here = machine.here()
     if how.ray_address is None:
-        resolve_workers(study.workers, study.threads, machine=machine.here())
+        resolve_workers(study.workers, study.threads, machine=here)
     elif how.parallel is None:
         raise ConfigError(
             "--ray-address needs --parallel, the candidates at once on the cluster; add it"
@@ -41,13 +44,17 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
         check_sharing(Protocol(**{**study.measured.protocol, **study.protocol}), study.workers)
     if how.executor == "ray":
         ray.check()
+    if how.parallel is not None:
+        return how.parallel
+    if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
+        return GPU_CANDIDATES
+    return max(1, (here.cores - 1) // study.cores)
 
 
 def execute(
     store: Store,
     study: Study,
     how: ExecutionConfig,
-    parallel: int,
     observer: AbstractContextManager[Observer[StudyProgress]],
     *,
     retry_failed: bool = False,
@@ -59,30 +66,30 @@ def execute(
         store: of the study; locked until the session ends.
         study: its definition.
         how: its execution.
-        parallel: candidates at once.
         observer: gets the progress.
         retry_failed: repeat the failed runs of earlier sessions.
         run: executes one run; default: `candidate.train`.
 
     Raises:
-        ConfigError: the execution is impossible.
+        ConfigError, EnvironmentLacks: as of `check_execution`.
         StudyError: another process works on the study, or its store is damaged.
-        EnvironmentLacks: Ray is missing, or the disk is full; the results so far are in the store.
-        WorkerFailed: runs cannot begin on the cluster.
+        EnvironmentLacks, WorkerFailed: as of `Scheduler.run`.
     """
-    check_execution(how, study)
+    parallel, threads = check_execution(how, study), study.threads
     run = run or partial(train, parallel=parallel)
-    sizes: dict[str, Any] = {"parallel": parallel, "threads": study.threads}
     with store.lock(), ExitStack() as stack:
         if study.share_embedding:
             run = stack.enter_context(shared_tables(study.runs(study.first)))
-        workers: AbstractContextManager[Executor]
         if how.executor == "ray":
-            workers = ray.cluster(run, cores=study.cores, address=how.ray_address, **sizes)
+            cluster = ray.cluster(
+                run, parallel=parallel, threads=threads, cores=study.cores, address=how.ray_address
+            )
+            executor = stack.enter_context(cluster)
         else:
-            workers = Pool(run, logs=store.directory / "logs", **sizes)
-        executor, tell = stack.enter_context(workers), stack.enter_context(observer)
+            pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
+            executor = stack.enter_context(pool).execute
+        tell = stack.enter_context(observer)
         scheduler = Scheduler(
-            store, study, executor, limit=how.limit, observer=tell, retry_failed=retry_failed
+            store, study, executor, parallel, how.limit, observer=tell, retry_failed=retry_failed
         )
         return scheduler.run()

@@ -31,7 +31,6 @@ from mlxhog.mad.run import Point, RunRecord
 from mlxhog.mad.study.study import STAMP, Study
 
 ROOT = Path("studies")
-DEFINITION = "study.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +47,21 @@ Line = TypeVar("Line", RunRecord, Point, Proposal)
 class Store:
     """One study directory; see `open_store` and `find`.
 
+    Readers raise a StudyError for a damaged file, writers EnvironmentLacks if the disk is full or
+    the system refuses; earlier lines are intact.
+
     Concurrency: the holder of `lock` writes, any number of processes read.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.name = directory, directory.name
+        self._definition = directory / "study.yaml"
         self._runs, self._proposals = directory / "runs.jsonl", directory / "candidates.jsonl"
 
     @property
     def exists(self) -> bool:
         """Whether the directory is a study."""
-        return (self.directory / DEFINITION).is_file()
+        return self._definition.is_file()
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the lock of the study in a block; the kernel frees it if the holder dies.
@@ -75,6 +78,14 @@ class Store:
 
     # -- the definition --------------------------------------------------------------------------
 
+    def write_study(self, study: Study) -> None:
+        """Write the definition."""
+        plain = json.loads(plain_json.dumps(study.to_dict()))
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        with disk_errors(f"writing {self._definition}"):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            replace_file(self._definition, text.encode())
+
     def study(self) -> Study:
         """Return the definition; the user's layers and tasks are loaded from their files.
 
@@ -82,9 +93,8 @@ class Store:
             StudyError: it cannot be read, another version made it, it was changed, or the file of a
                 layer or task may not be loaded.
         """
-        path = self.directory / DEFINITION
         try:
-            definition = plain_yaml.loads(reading.read_text(path))
+            definition = plain_yaml.loads(reading.read_text(self._definition))
             if not isinstance(definition, dict):
                 raise ValueError("it has no keys")
             theirs = {name: definition.get(name) for name in STAMP}
@@ -98,14 +108,13 @@ class Store:
             Protocol(**study.protocol)
         except (ConfigError, OSError, TypeError, ValueError) as error:
             raise StudyError(
-                f"{path}: {error}; mlxhog writes this file, which is not to be edited: give "
-                "another --study"
+                f"{self._definition}: {error}; mlxhog writes this file, which is not to be "
+                "edited: give another --study"
             ) from error
-        if study.plugin:
-            try:
-                recalled(study.plugin, lambda: study.parts, lambda parts: parts)
-            except ConfigError as error:
-                raise StudyError(f"study {self.name}: {error}") from error
+        try:
+            recalled(study.plugin, lambda: study.parts, lambda parts: parts)
+        except ConfigError as error:
+            raise StudyError(f"study {self.name}: {error}") from error
         return study
 
     def refuse_other_files(self, study: Study) -> None:
@@ -121,11 +130,7 @@ class Store:
     # -- lines -----------------------------------------------------------------------------------
 
     def records(self) -> list[RunRecord]:
-        """Return the runs that ended, in order; of a repeated run the last record.
-
-        Raises:
-            StudyError: a line is damaged.
-        """
+        """Return the runs that ended, in order; of a repeated run the last record."""
         records: dict[str, RunRecord] = {}
         for record in _read(RunRecord, self._runs):
             records.pop(record.key, None)
@@ -133,11 +138,7 @@ class Store:
         return list(records.values())
 
     def append(self, record: RunRecord) -> None:
-        """Append a run that ended, after its curve.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; earlier lines are intact.
-        """
+        """Append a run that ended, after its curve."""
         if record.curve:
             path = self._curve_path(record.key)
             with disk_errors(f"writing {path}"):
@@ -148,22 +149,18 @@ class Store:
         append_lines(self._runs, _line(values), synced=True)
 
     def curve(self, key: str) -> list[Point]:
-        """Return the evaluations of a run that ended; StudyError if a line is damaged."""
+        """Return the evaluations of a run that ended."""
         return _read(Point, self._curve_path(key))
 
     def _curve_path(self, key: str) -> Path:
         return self.directory / "curves" / f"{Path(key).name}.jsonl"
 
     def proposals(self) -> list[Proposal]:
-        """Return the lines of `add_proposal` in order; StudyError if one is damaged."""
+        """Return the lines of `add_proposal` in order."""
         return _read(Proposal, self._proposals)
 
     def add_proposal(self, candidate: str, score: float | None = None) -> None:
-        """Append a proposal of the sampler, or its score.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses.
-        """
+        """Append a proposal of the sampler, or its score."""
         scored = {} if score is None else {"score": score}
         append_lines(self._proposals, _line({"candidate": candidate, **scored}), synced=True)
 
@@ -237,19 +234,10 @@ def store_of(study: Study, root: str | Path, name: str) -> Store:
 
 
 def open_store(study: Study, root: str | Path, name: str) -> Store:
-    """Return the store of a study, created if it does not exist.
-
-    Raises:
-        StudyError: as `store_of`.
-        EnvironmentLacks: the directory cannot be written.
-    """
+    """Return the store of a study, created if it does not exist; raises as `store_of`."""
     store = store_of(study, root, name)
     if not store.exists:
-        plain = json.loads(plain_json.dumps(study.to_dict()))
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        with disk_errors(f"writing {store.directory / DEFINITION}"):
-            store.directory.mkdir(parents=True, exist_ok=True)
-            replace_file(store.directory / DEFINITION, text.encode())
+        store.write_study(study)
     return store
 
 

@@ -15,7 +15,7 @@ from mlxhog.config.plugins import KEY, files_of, remembered
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunRecord
-from mlxhog.mad.scores import Select, scores
+from mlxhog.mad.scores import CandidateScore, Select, scores
 from mlxhog.mad.search.pruning import RUNGS, Pruner
 from mlxhog.mad.search.samplers import SAMPLERS, Sampler
 from mlxhog.mad.search.space import CandidateSet, Layers, Listed, to_space
@@ -26,18 +26,6 @@ from mlxhog.models.mad.sequence import canonical, parse
 
 STAMP: Final = {"format": 1, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
 """Versions of the format, of the package and of the tasks' rows: others' runs do not compare."""
-_IF_SET = ("rates", "share_embedding", KEY)
-"""Fields that `study.yaml` has only if they are not empty."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The score of a candidate; of the best one in the progress of a study."""
-
-    candidate: str  # canonical string of its layers
-    score: float  # mean over tasks, in [0, 1]
-    interval: float | None = None  # half width of the interval over seeds; None with one seed
-    missing: int = 0  # its runs without a result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +57,8 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `study.yaml`, versions first."""
         values = {n: [*v] if isinstance(v, tuple) else v for n, v in asdict(self).items()}
-        return {n: v for n, v in {**STAMP, **values}.items() if v or n not in _IF_SET}
+        if_set = ("rates", "share_embedding", KEY)  # which it has only if they are not empty
+        return {n: v for n, v in {**STAMP, **values}.items() if v or n not in if_set}
 
     @property
     def parts(self) -> tuple[object, ...]:
@@ -198,14 +187,7 @@ class Study:
         """Return the pruner in its initial state; `curve` has the evaluations of ended runs."""
         return Pruner(curve, RUNGS if self.prune else 0)
 
-    def judge(self, records: Sequence[RunRecord]) -> Best:
-        """Return a candidate's score from its records: of validation rows if these select.
-
-        A pruned candidate scores 0 on its skipped runs. They may be harder than the others, and a
-        sampler must not rank it above candidates that had them.
-        """
+    def judge(self, records: Sequence[RunRecord]) -> CandidateScore:
+        """Return the score of a candidate from its records; a sampler learns its `worth`."""
         (row,) = scores(records, self.measured, self.seeds, self.select)
-        lacks = len(row.missing)
-        share = row.n_runs / (row.n_runs + lacks) if row.status == "pruned" else 1.0
-        score = share * row.worth
-        return Best(candidate=row.candidate, score=score, interval=row.interval, missing=lacks)
+        return row

@@ -1,4 +1,4 @@
-"""Executors of the runs of a study, and the worker processes of this machine.
+"""The execution of a study's runs in worker processes of this machine.
 
 A run is a call that lasts until its end, in a thread of the scheduler. If its worker dies by its
 own fault (a crash, an exit), the run has failed. If it was killed from outside, the run is `Lost`,
@@ -11,11 +11,11 @@ import os
 import sys
 import time
 import traceback
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self
+from threading import Event
+from typing import Any, NamedTuple, Self
 
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.base.durable import disk_errors
@@ -23,6 +23,8 @@ from mlxhog.errors import MlxhogError
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
 
 REASON_CHARACTERS = 500
+LOOK_S = 0.1
+"""Between two looks whether the session has ended."""
 
 RunFunction = Callable[..., RunRecord]
 """Executes a run, as `candidate.train(config, callbacks=.., rungs=..)`; workers import it."""
@@ -30,36 +32,21 @@ RunFunction = Callable[..., RunRecord]
 Prune = Callable[[Point], bool]
 """Whether to end a run that has reached a rung."""
 
+Execute = Callable[[RunConfig, tuple[int, ...], Prune, Event], RunRecord]
+"""Executes a run, which asks at rungs, as `Pool.execute` does."""
+
 
 class Lost(Exception):
-    """The worker of a run was killed from outside; the message says how."""
+    """The worker of a run was killed from outside, or the session has ended; says which."""
 
 
-class Executor(ABC):
-    """Executes runs: `Pool` on this machine, `ray.RayPool` on a cluster.
-
-    Attributes:
-        parallel: runs at once.
-    """
-
-    parallel: int
-
-    @abstractmethod
-    def execute(self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune) -> RunRecord:
-        """Execute a run, which asks at rungs, and return its record.
-
-        Raises:
-            Lost: its worker was killed.
-
-        Concurrency: as many threads as runs at once may call it.
-        """
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Let every run in progress be lost."""
+class _Worker(NamedTuple):
+    process: WorkerProcess
+    log: Path
+    log_begin: int  # of this process, in bytes
 
 
-class Pool(Executor):
+class Pool:
     """Processes of this machine; none outlives the `with` block.
 
     Args:
@@ -70,29 +57,48 @@ class Pool(Executor):
     """
 
     def __init__(self, run: RunFunction, *, parallel: int, threads: int, logs: Path) -> None:
-        self.parallel = parallel
-        paths = (logs / f"worker-{number}.log" for number in range(1, parallel + 1))
-        self._workers = [_Worker(run, threads, path) for path in paths]
-        self._idle, self._stopped = self._workers[::-1], False
+        self._run, self._threads, self._logs = run, threads, logs
+        self._idle = [*range(parallel, 0, -1)]  # numbers of workers
+        self._workers: dict[int, _Worker] = {}  # that have started, by their numbers
 
-    def execute(self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune) -> RunRecord:
-        """Execute a run in an idle worker."""
-        worker = self._idle.pop()
+    def execute(
+        self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune, ended: Event
+    ) -> RunRecord:
+        """Execute a run in an idle worker, and return its record.
+
+        Raises:
+            Lost: the worker was killed, or `ended` is set; the end of the block kills it.
+
+        Concurrency: as many threads as there are workers may call it.
+        """
+        number, began_s = self._idle.pop(), time.monotonic()
         try:
-            worker.start()
-            if self._stopped:
-                raise Lost("was stopped")
-            return worker.execute(config, rungs, should_prune)
+            worker = self._workers.get(number) or self._start(number)
+            pipe = worker.process.pipe
+            try:
+                pipe.send((config, rungs))
+                while not isinstance(message := _received(pipe, ended), RunRecord):
+                    pipe.send(should_prune(message))
+                return message
+            except (EOFError, OSError):
+                del self._workers[number]
+                reason = _reason(worker)
+                seconds = time.monotonic() - began_s
+                return config.record("failed", seconds=seconds, reason=reason)
         finally:
-            self._idle.append(worker)
+            self._idle.append(number)
 
-    def stop(self) -> None:
-        """Kill the workers, those that are starting included."""
-        self._stopped = True
-        for process in [worker.process for worker in self._workers]:
-            with contextlib.suppress(ValueError):  # its thread has reaped it
-                if process is not None:
-                    process.process.kill()
+    def _start(self, number: int) -> _Worker:
+        with disk_errors(f"making {self._logs}"):
+            self._logs.mkdir(exist_ok=True)
+        log = self._logs / f"worker-{number}.log"
+        begin = log.stat().st_size if log.exists() else 0
+        process = WorkerProcess(
+            _main, (str(log), self._run), name="mlxhog-candidate", threads=self._threads,
+            daemon=None, pipe=True,
+        )  # fmt: skip
+        self._workers[number] = _Worker(process, log, begin)
+        return self._workers[number]
 
     def __enter__(self) -> Self:
         """Return the pool; workers start with their first run."""
@@ -100,54 +106,32 @@ class Pool(Executor):
 
     def __exit__(self, *_: object) -> None:
         """End every worker; no thread executes a run."""
-        for worker in self._workers:
-            if worker.process is not None:
-                worker.process.close()
+        for worker in self._workers.values():
+            worker.process.close()
 
 
-class _Worker:
-    """A process that executes runs one after the other; a new one follows a dead one."""
+def _received(pipe: Connection, ended: Event) -> Any:
+    while not pipe.poll(LOOK_S):
+        if ended.is_set():
+            raise Lost("was stopped")
+    return pipe.recv()
 
-    def __init__(self, run: RunFunction, threads: int, log: Path) -> None:
-        self._run, self._threads, self._log = run, threads, log
-        self.process: WorkerProcess | None = None
 
-    def start(self) -> None:
-        if self.process is not None:
-            return
-        with disk_errors(f"making {self._log.parent}"):
-            self._log.parent.mkdir(exist_ok=True)
-        self._log_begin = self._log.stat().st_size if self._log.exists() else 0
-        self.process = WorkerProcess(
-            _main, (str(self._log), self._run), name="mlxhog-candidate", threads=self._threads,
-            daemon=None, pipe=True,
-        )  # fmt: skip
+def _reason(worker: _Worker) -> str:
+    """Wait for the death of a worker, and say why it died; `Lost` if it was killed.
 
-    def execute(self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune) -> RunRecord:
-        process, began_s = self.process, time.monotonic()
-        assert process is not None, "it is started"
-        try:
-            process.pipe.send((config, rungs))
-            while not isinstance(message := process.pipe.recv(), RunRecord):
-                process.pipe.send(should_prune(message))
-            return message
-        except (EOFError, OSError):
-            self.process = None
-            death = process.reap(None)
-            process.close()
-        if death.signal_name == "SIGKILL":
-            raise Lost("was killed (SIGKILL), by a user or for lack of memory")
-        verb = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
-        reason = f"its process {verb}: {self._last_words()}"
-        return config.record("failed", seconds=time.monotonic() - began_s, reason=reason)
-
-    def _last_words(self) -> str:
-        """The reason of a death in the log: the name of a fatal error, else the last line."""
-        lines = ["it left no log"]
-        with contextlib.suppress(OSError), self._log.open("rb") as file:
-            lines = last_lines(file, self._log_begin)
-        fatal = [line for line in lines if line.startswith("Fatal Python error")]
-        return (fatal or lines)[-1][:REASON_CHARACTERS]
+    The log has the name of a fatal error, else its last line says it.
+    """
+    death = worker.process.reap(None)
+    worker.process.close()
+    if death.signal_name == "SIGKILL":
+        raise Lost("was killed (SIGKILL), by a user or for lack of memory") from None
+    verb = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
+    lines = ["it left no log"]
+    with contextlib.suppress(OSError), worker.log.open("rb") as file:
+        lines = last_lines(file, worker.log_begin)
+    fatal = [line for line in lines if line.startswith("Fatal Python error")]
+    return f"its process {verb}: {(fatal or lines)[-1][:REASON_CHARACTERS]}"
 
 
 # -- in the worker ---------------------------------------------------------------------------------

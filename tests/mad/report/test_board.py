@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from mlxhog.mad.report.board import folded, shown, state_line
 from mlxhog.mad.study.scheduler import StudyProgress
-from mlxhog.mad.study.study import Best
 from mlxhog.models.mad.sequence import parse
-from tests.mad.report.sample import runs
+from tests.mad.report.sample import STUDY, runs
 
 
 @given(st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12))
@@ -26,7 +25,7 @@ FAILED = replace(
 PROGRESS = StudyProgress(
     study="first", done=17, total=24, elapsed_s=252.0, eta_s=370.0,
     statuses={"done": 15, "diverged": 1, "failed": 1},
-    best=Best(candidate="gated-conv swiglu", score=0.8312, interval=0.0214, missing=2),
+    best=replace(STUDY.judge(runs()[:18]), score=0.8312, interval=0.0214, missing=("one", "two")),
     troubles=(replace(runs()[1], status="diverged"), FAILED),
 )  # fmt: skip
 

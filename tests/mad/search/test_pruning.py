@@ -172,4 +172,4 @@ def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_throu
     easy = [*complete[:2], replace(complete[2], status="pruned")]  # the others are spared
     half = complete[:3]  # without its missing runs, the score is that of the others
     for records, score in ((complete, 0.89), (easy, 0.89 / 2), (half, 0.89)):
-        assert study.judge(records).score == pytest.approx(score)
+        assert study.judge(records).worth == pytest.approx(score)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from threading import Event
 
 import pytest
 
@@ -167,7 +168,7 @@ def where(config, *, callbacks, rungs):
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
     with processes(study(tmp_path), where) as executor:
-        records = [executor.execute(config(n), (), bool) for n in range(3)]
+        records = [executor.execute(config(n), (), bool, Event()) for n in range(3)]
         assert workers_of(os.getpid()) == [records[0].steps]
     assert [record.reason for record in records] == ["1 1 0"] * 3
     assert len({record.steps for record in records}) == 1
@@ -197,7 +198,7 @@ def test_runs_that_go_wrong_have_failed_with_their_reasons_and_are_run_again_whe
     assert go(store).statuses["failed"] == 5
     outcome = go(store, retry_failed=True)
     assert outcome.statuses == {"done": 7}
-    assert outcome.best.score == pytest.approx(fmean(one.acc_macro for one in store.records()))
+    assert outcome.best.worth == pytest.approx(fmean(one.acc_macro for one in store.records()))
 
 
 # -- ends of a session -----------------------------------------------------------------------------
