@@ -57,12 +57,7 @@ def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:
 def read_source(what: str) -> tuple[str, MADConfig]:
     """Return the best candidate of a study, or an architecture: its description and model.
 
-    Args:
-        what: name or path of a study, or an argument of `load_candidate`.
-
-    Raises:
-        ConfigError: it is neither.
-        StudyError: the study has no candidate with all its runs.
+    `what` is the name or path of a study, or an argument of `load_candidate`; else a ConfigError.
     """
     if Store(ROOT / what).exists or Store(Path(what)).exists:
         store = find(what)
@@ -83,7 +78,6 @@ def write(path: Path, cfg: MADConfig) -> None:
 
     Raises:
         ConfigError: the file cannot be written.
-        EnvironmentLacks: the disk is full.
     """
     whole = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
     try:
@@ -150,22 +144,23 @@ def unit_of(layers: tuple[Layer, ...]) -> int:
     return 1
 
 
-def scaled(layers: tuple[Layer, ...], depth: int, unit: int, *, stack: bool) -> tuple[Layer, ...]:
-    """Return a sequence of `depth` layers in units of `unit` layers, stacked or stretched.
+def scaled(layers: tuple[Layer, ...], depth: int, *, stack: bool) -> tuple[Layer, ...]:
+    """Return a sequence of `depth` layers in units of `unit_of` it, stacked or stretched.
 
     Raises:
         ConfigError: the depth is not possible; it names possible ones.
     """
+    unit = unit_of(layers)
     if depth < len(layers):
         raise ConfigError(
             f"depth {depth} is less than the {len(layers)} layers of the model; give {len(layers)} "
             "or more"
         )
-    if depth % unit or len(layers) % unit:
+    if depth % unit:
         below = depth - depth % unit
         raise ConfigError(
             f"depth {depth} is not a whole number of blocks of {unit} layers; give {below} or "
-            f"{below + unit}, or --unit layer"
+            f"{below + unit}"
         )
     units = [layers[k : k + unit] for k in range(0, len(layers), unit)]
     m, M = len(units), depth // unit

@@ -1,7 +1,5 @@
 """`mlxhog mad tasks`, `suites`, `layers` list all of them; `show` prints one architecture."""
 
-import json
-
 from mlxhog.cli import main
 from mlxhog.mad.suites import SUITES, suite
 from mlxhog.mad.tasks import BENCHMARK
@@ -9,20 +7,16 @@ from mlxhog.models import families
 from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.registry import load_candidate
-
-
-def listed(capsys, *words):
-    assert main(["mad", *words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+from tests.mad.commands import said
 
 
 def test_every_task_layer_and_suite_is_listed_with_what_it_is_and_its_numbers(capsys):
-    facts = {one["name"]: one for one in listed(capsys, "tasks")}
+    facts = {one["name"]: one for one in said(capsys, "mad", "tasks")}
     for name, task in BENCHMARK.items():
         assert facts[name]["about"] == task.about != ""
         values = {key: one["value"] for key, one in facts[name]["settings"].items()}
         assert task(**values) == task()
-    facts = {one["name"]: one for one in listed(capsys, "layers")}
+    facts = {one["name"]: one for one in said(capsys, "mad", "layers")}
     for layer in BUILT_IN:
         one = facts[layer.name]
         assert (one["kind"], one["about"]) == (layer.kind, layer.about)
@@ -30,7 +24,7 @@ def test_every_task_layer_and_suite_is_listed_with_what_it_is_and_its_numbers(ca
         for name, number in one["numbers"].items():
             value = str(number["default"]).lower()
             assert parse(f"{layer.name}({name}={value})") == parse(layer.name)
-    facts = {one["name"]: one for one in listed(capsys, "suites")}
+    facts = {one["name"]: one for one in said(capsys, "mad", "suites")}
     assert list(facts) == list(SUITES)
     for name, one in facts.items():
         assert (one["runs"], one["dim"]) == (suite(name).runs, suite(name).dim)
@@ -49,7 +43,7 @@ def test_show_lists_layers_parameters_states_and_shapes(capsys):
     assert ["2", "slstm(h4)", "mixer", "99,072", "512", "no"] in lines
     assert "state cell 4,228, state conv 384" in " ".join(out.split())
     assert "recurrent.weight 4x128x32" in out
-    output = listed(capsys, "show", "mad-7to1")
+    output = said(capsys, "mad", "show", "mad-7to1")
     assert output["params"] == families.param_count(load_candidate("mad-7to1"))
     assert output["params"] == sum(part["params"] for part in output["parts"])
     assert output["state"] == 7 * (4228 + 384) + 512
@@ -61,7 +55,7 @@ def test_show_takes_words_sizes_and_files(tmp_path, capsys):
     file.write_text("model: {dim: 32, layers: [mlstm, swiglu]}")
     sizes = ("--vocab", "16", "--seq-len", "20")
     results = [
-        listed(capsys, "show", *words, *sizes)
+        said(capsys, "mad", "show", *words, *sizes)
         for words in (["mlstm", "swiglu", "--dim", "32"], [str(file)])
     ]
     assert results[0] == results[1]

@@ -3,7 +3,6 @@
 A vote takes the most frequent layers of the best candidates; scaling keeps the proportions.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
 from mlxhog.nn.mlx import LanguageModel as MLXModel
 from mlxhog.nn.torch import LanguageModel as TorchModel
+from tests.mad.commands import said
 from tests.mad.report.sample import CONV, study
 from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, assert_close
@@ -75,21 +75,20 @@ ONCE, HALF = "mlstm swiglu slstm mlp", "mlstm swiglu"
 
 
 @each_of(
-    ("layers", "depth", "how", "unit", "expected"),
+    ("layers", "depth", "how", "expected"),
     [
-        (BLOCKS, 8, "stack", 2, f"{ONCE} {ONCE}"),
-        (BLOCKS, 6, "stack", 2, f"{ONCE} {HALF}"),
-        (FREE, 7, "stack", 1, "mlstm slstm swiglu mlstm slstm swiglu mlstm"),
-        (BLOCKS, 8, "stretch", 2, f"{HALF} {HALF} slstm mlp slstm mlp"),
-        (BLOCKS, 6, "stretch", 2, f"{HALF} {HALF} slstm mlp"),
-        (BLOCKS, 8, "stretch", 1, "mlstm mlstm swiglu swiglu slstm slstm mlp mlp"),
-        (FREE, 7, "stretch", 1, "mlstm mlstm mlstm slstm slstm swiglu swiglu"),
+        (BLOCKS, 8, "stack", f"{ONCE} {ONCE}"),
+        (BLOCKS, 6, "stack", f"{ONCE} {HALF}"),
+        (FREE, 7, "stack", "mlstm slstm swiglu mlstm slstm swiglu mlstm"),
+        (BLOCKS, 8, "stretch", f"{HALF} {HALF} slstm mlp slstm mlp"),
+        (BLOCKS, 6, "stretch", f"{HALF} {HALF} slstm mlp"),
+        (FREE, 7, "stretch", "mlstm mlstm mlstm slstm slstm swiglu swiglu"),
     ],
 )
 def test_stacking_puts_copies_on_top_and_stretching_repeats_units_in_place(
-    layers, depth, how, unit, expected
+    layers, depth, how, expected
 ):
-    result = canonical(scaled(layers, depth, unit, stack=how == "stack"))
+    result = canonical(scaled(layers, depth, stack=how == "stack"))
     assert result.replace("(h4)", "") == expected
 
 
@@ -105,13 +104,10 @@ def test_blocks_are_found_where_mixers_and_channel_maps_alternate(layers, unit):
     assert unit_of(parse(layers)) == unit
 
 
-@each_of(
-    ("depth", "unit", "message"),
-    [(3, 1, "depth 3 is less than the 4 layers"), (7, 2, "give 6 or 8, or --unit layer")],
-)
-def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, unit, message):
+@each_of(("depth", "message"), [(3, "depth 3 is less than the 4 layers"), (7, "give 6 or 8")])
+def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, message):
     with pytest.raises(ConfigError, match=message):
-        scaled(BLOCKS, depth, unit, stack=True)
+        scaled(BLOCKS, depth, stack=True)
 
 
 # -- the commands ----------------------------------------------------------------------------------
@@ -131,19 +127,14 @@ def layers_of(path):
     return canonical(load_architecture(path).layers)
 
 
-def output_of(capsys, *words):
-    assert run(*words, "--json") == 0
-    return json.loads(capsys.readouterr().out)
-
-
 def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     study(here)
     assert run("vote", "first", "--top", "2") == 0
     output = capsys.readouterr().out
-    assert "2 of 3 candidates vote, scores 0.900 to 0.600: the best 2" in output
+    assert "2 of 3 candidates vote, those with 2 layers of the best 2" in output
     assert "gated-conv 1, swiglu 1" in output
-    assert "place 1 of 3 in the study, score 0.900" in output
-    output = output_of(capsys, "vote", "first", "--out", "w.yaml")
+    assert "next: mlxhog mad vote first --top 2 --out winner.yaml" in output
+    output = said(capsys, "mad", "vote", "first", "--out", "w.yaml")
     assert output["layers"] == CONV == layers_of(output["file"])
     assert output["slots"][0] == {"slot": 1, "layer": "gated-conv", "votes": {"gated-conv": 1}}
     assert output["voters"] == [{"layers": CONV, "score": pytest.approx(0.9)}]
@@ -154,7 +145,7 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
     here, capsys
 ):
     study(here, change=lambda one: None if (one.candidate, one.seed) == (CONV, 1) else one)
-    assert output_of(capsys, "vote", "first")["candidates"] == 2
+    assert said(capsys, "mad", "vote", "first")["candidates"] == 2
     study(here, "second", change=lambda one: one if one.seed == 1 else None)
     assert run("vote", "second") == 2
     assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
@@ -162,7 +153,7 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
 
 def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, capsys):
     study(here, dim=48)
-    output = output_of(capsys, "scale", "first", "--depth", "6", "--out", "deep.yaml")
+    output = said(capsys, "mad", "scale", "first", "--depth", "6", "--out", "deep.yaml")
     assert (output["depth"], output["dim"], output["layers"]) == (6, 48, " ".join([CONV] * 3))
     assert layers_of("deep.yaml") == output["layers"]
 

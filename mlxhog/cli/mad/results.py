@@ -8,7 +8,7 @@ from pathlib import Path
 from mlxhog.base.durable import replace_file
 from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Json, Plugins
-from mlxhog.cli.frame import Report, command, writable
+from mlxhog.cli.frame import Report, command, writable, written
 from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError
 
@@ -27,7 +27,6 @@ def board(config: _Study) -> Report:
 
     Examples:
         mad board first
-        mad board studies/first --json
     """
     from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
     from mlxhog.mad.study.store import find
@@ -50,14 +49,11 @@ def plot(config: _Plot) -> Report:
     Pareto front. The study may be running.
 
     Examples:
-        mad plot first
         mad plot first --out figures
-        mad plot first --json
     """
     from mlxhog.mad.report.leaderboard import read_ranking
     from mlxhog.mad.report.page import page, plots
     from mlxhog.mad.study.store import find
-    from mlxhog.report import charts
 
     store = find(config.study)
     ranking = read_ranking(store, curves=True)
@@ -65,16 +61,14 @@ def plot(config: _Plot) -> Report:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"cannot create {folder}: {error.strerror}; choose another --out"
-        ) from error
+        raise ConfigError(f"--out {folder}: {error.strerror}; choose another folder") from error
     drawn, target = list(plots(ranking)), folder / "index.html"
-    written = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
+    paths = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:
-        replace_file(Path(written[plot.name]), plot.png(charts.LIGHT))
+        replace_file(Path(paths[plot.name]), plot.file(ranking.study))
     replace_file(target, page(ranking, drawn, version=version("mlxhog")).encode())
-    facts = {"page": str(target), "plots": written, "partial": ranking.lacking}
-    return Report(facts, [*written.values(), str(target), *filter(None, [ranking.lacking])])
+    facts = {"page": str(target), "plots": paths, "partial": ranking.lacking}
+    return Report(facts, [*paths.values(), str(target), *filter(None, [ranking.lacking])])
 
 
 def _target(out: str) -> Path:
@@ -97,7 +91,6 @@ def vote(config: _Vote) -> Report:
     with the least variance within both parts, and the upper part votes; with --top the K best vote.
 
     Examples:
-        mad vote first
         mad vote first --top 5 --out winner.yaml
         train --model winner.yaml --time 10m
     """
@@ -113,8 +106,7 @@ def vote(config: _Vote) -> Report:
     layers = " ".join(winners)
     if path is not None:
         winner.write(path, winner.model(store, parse(layers)))
-    places = {row.layers: (place, row.score) for place, row in enumerate(rows, start=1)}
-    place, score = places.get(winners, (None, None))
+    measured = next((row.score for row in rows if row.layers == winners), None)
     facts = {
         "layers": layers,
         "slots": [
@@ -123,27 +115,20 @@ def vote(config: _Vote) -> Report:
         ],
         "voters": [{"layers": " ".join(own), "score": worth} for own, worth in voters],
         "candidates": len(rows),
-        "score": score,
+        "score": measured,  # None if no candidate of the study has these layers
         "file": config.out,
     }
-    part = f"the best {config.top}" if config.top else "the upper part"
-    head = (
-        f"{len(voters)} of {len(rows)} candidates vote, scores {voters[0][1]:.3f} to "
-        f"{voters[-1][1]:.3f}: {part}, those of {len(slots)} layers"
-    )
-    measured = "no candidate of the study has these layers: their score is unknown"
-    if place is not None:
-        measured = f"place {place} of {len(rows)} in the study, score {score:.3f}"
-    top = "" if config.top is None else f" --top {config.top}"
-    after = [f"next: mlxhog mad vote {shlex.quote(config.study)}{top} --out winner.yaml"]
-    if config.out is not None:
+    head = f"{len(voters)} of {len(rows)} candidates vote, those with {len(slots)} layers of the "
+    head += "upper part" if config.top is None else f"best {config.top}"
+    if config.out is None:
+        after = [f"next: mlxhog mad vote {written(config)} --out winner.yaml"]
+    else:
         out, depth = shlex.quote(config.out), 2 * len(slots)
         after = [
             f"next: mlxhog train --model {out}",
             f"      mlxhog mad scale {out} --depth {depth} --out deeper.yaml",
         ]
-    words = {"slots": facts["slots"], "layers": layers, "score": measured}
-    return Report(facts, [head, words, *after])
+    return Report(facts, [head, facts, *after])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +139,6 @@ class _Scale(Plugins, Json):
         "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
     )
     out: str = option("", "model file to write or replace", required=True)
-    unit: str = option(
-        "auto", "unit of repetition; auto: blocks if the layers are blocks",
-        choices=("auto", "layer", "block"),
-    )  # fmt: skip
     dim: int | None = option(None, "width of the new model", low=1, none="its own")
     vocab: int | None = option(None, "tokens of its vocabulary", low=1, none="its own")
 
@@ -183,26 +164,23 @@ def scale(config: _Scale) -> Report:
 
     path = _target(config.out)
     source, cfg = winner.read_source(" ".join(config.what))
-    own, stack = winner.unit_of(cfg.layers), config.how == "stack"
-    unit = {"auto": own, "layer": 1, "block": max(2, own)}[config.unit]
+    stack = config.how == "stack"
     deep = replace(
         cfg,
-        layers=winner.scaled(cfg.layers, config.depth, unit, stack=stack),
+        layers=winner.scaled(cfg.layers, config.depth, stack=stack),
         hidden_size=config.dim or cfg.hidden_size,
         vocab_size=config.vocab or cfg.vocab_size,
     )
     winner.write(path, deep)
-    rest = len(deep.layers) % len(cfg.layers) if stack else 0
     facts = {
         "from": source,
         "layers": canonical(deep.layers),
         "depth": len(deep.layers),
         "how": config.how,
-        "unit": unit,
-        "cut": rest > 0,
+        "unit": winner.unit_of(cfg.layers),
+        "cut": stack and len(deep.layers) % len(cfg.layers) > 0,  # the last copy
         "dim": deep.hidden_size,
         "params": param_count(deep),
         "file": config.out,
     }
-    cut = [f"the last copy ends after {rest} of its {len(cfg.layers)} layers"] * bool(rest)
-    return Report(facts, [facts, *cut, f"next: mlxhog train --model {shlex.quote(config.out)}"])
+    return Report(facts, [facts, f"next: mlxhog train --model {shlex.quote(config.out)}"])

@@ -4,9 +4,8 @@ It is read from the study's directory only, also while a scheduler writes there.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 from mlxhog.base.quantities import format_duration, format_value
@@ -22,6 +21,12 @@ WITHIN = 0.05
 """Largest difference of a cost from the first candidate's that counts as equal."""
 MOST_LISTED = 5
 """Most failed and diverged runs of the text; --json has all."""
+NUMBERS = (
+    "score", "interval", "val_score", "params", "state", "state_bytes", "seconds", "status",
+    "n_runs", "n_diverged", "n_failed", "settings", "tasks", "intervals", "acc_token", "ceiling",
+    "seeds", "missing",
+)  # fmt: skip
+"""The fields of a `CandidateScore` in --json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,17 @@ class Ranking:
             if one.status in LOST
         ]  # fmt: skip
 
+    def equal_cost(self, cost: str) -> dict[str, int]:
+        """Return candidate -> rank among the finished ones that cost as much as the first.
+
+        `cost` is "params" or "state_bytes".
+        """
+        finished = [row for row in self.rows if row.status not in UNFINISHED]
+        costs = {row.candidate: getattr(row, cost) for row in finished}
+        first = next(iter(costs.values()), 0)
+        alike = [name for name, own in costs.items() if abs(own - first) <= WITHIN * first]
+        return {name: rank for rank, name in enumerate(alike, start=1)}
+
 
 def read_ranking(store: Store, *, curves: bool = False) -> Ranking:
     """Return the present ranking of a study; `curves` reads the learning curves, too.
@@ -137,84 +153,37 @@ def _words(value: object) -> str:
     return "auto" if value is None else format_value(value)
 
 
-def equal_cost(rows: Sequence[CandidateScore], cost: str) -> dict[str, int]:
-    """Return candidate -> rank among the finished ones that cost as much as the first.
+# -- the forms of the table ------------------------------------------------------------------------
 
-    Args:
-        rows: the best first.
-        cost: "params" or "state_bytes".
+
+def table(ranking: Ranking) -> list[dict[str, str]]:
+    """Return the rows of the board and the page: the head of each column, and its text.
+
+    Layers are folded, as `--layers` takes them.
     """
-    finished = [row for row in rows if row.status not in UNFINISHED]
-    costs = {row.candidate: getattr(row, cost) for row in finished}
-    first = next(iter(costs.values()), 0)
-    alike = [name for name, own in costs.items() if abs(own - first) <= WITHIN * first]
-    return {name: rank for rank, name in enumerate(alike, start=1)}
-
-
-# -- the table -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: a field of --json, one on the board and the page, or both."""
-
-    name: str  # of the field, by default that of a `CandidateScore`; "" for none
-    head: str = ""  # above it on the board and the page; "" for none
-    text: Callable[[CandidateScore], str] = str  # its cell there
-    other: Callable[[CandidateScore], Any] | None = None  # its value, if it is not the field
-    is_heat: bool = False  # whether the value colors its cell on the page
-
-    def value(self, row: CandidateScore) -> Any:  # of many types
-        """Return the value of a candidate."""
-        return attrgetter(self.name)(row) if self.other is None else self.other(row)
-
-
-def columns(ranking: Ranking) -> list[Column]:
-    """Return the columns of the table; every form of it has these."""
-
-    def accuracy(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    def of_task(task: str) -> Column:
-        def value(row: CandidateScore) -> float | None:
-            return row.tasks.get(task)
-
-        return Column("", find(task).short, lambda row: accuracy(value(row)), value, is_heat=True)
-
-    def rank(cost: str) -> Callable[[CandidateScore], int | None]:
-        ranks = equal_cost(ranking.rows, cost)
-        return lambda row: ranks.get(row.candidate)
-
     by_val = any(row.val_score is not None for row in ranking.rows)
-    others = (
-        "interval", "state", "n_runs", "n_diverged", "n_failed", "settings", "tasks", "intervals",
-        "acc_token", "ceiling", "seeds", "missing",
-    )  # fmt: skip
-    return [
-        Column("layers", "layers", lambda row: folded(row.layers), attrgetter("candidate")),
-        Column("score", "score", lambda row: score(row.score, row.interval)),
-        Column("val_score", "val" * by_val, lambda row: accuracy(row.val_score)),
-        *map(of_task, ranking.tasks),
-        Column("params", "params", lambda row: f"{row.params:,}"),
-        Column("state_bytes", "state bytes", lambda row: f"{row.state_bytes:,}"),
-        Column("seconds", "time", lambda row: format_duration(row.seconds)),
-        Column("status", "status", _status),
-        Column("rank_equal_params", other=rank("params")),
-        Column("rank_equal_state", other=rank("state_bytes")),
-        *map(Column, others),
-    ]
 
+    def cells(row: CandidateScore) -> dict[str, str]:
+        counts = {"missing": len(row.missing), "diverged": row.n_diverged, "failed": row.n_failed}
+        ends = [f"{n} {name}" for name, n in counts.items() if n and name != row.status]
+        accuracies = {"val": row.val_score} if by_val else {}
+        accuracies |= {find(task).short: row.tasks.get(task) for task in ranking.tasks}
+        return {
+            "layers": folded(row.layers),
+            "score": score(row.score, row.interval),
+            **{head: "-" if v is None else f"{v:.3f}" for head, v in accuracies.items()},
+            "params": f"{row.params:,}",
+            "state bytes": f"{row.state_bytes:,}",
+            "time": format_duration(row.seconds),
+            "status": ", ".join([row.status, *ends]),
+        }
 
-def _status(row: CandidateScore) -> str:
-    """The status of a candidate, with its missing and lost runs."""
-    counts = {"missing": len(row.missing), "diverged": row.n_diverged, "failed": row.n_failed}
-    parts = [f"{n} {name}" for name, n in counts.items() if n and name != row.status]
-    return ", ".join([row.status, *parts])
+    return [{"#": str(rank), **cells(row)} for rank, row in enumerate(ranking.rows, start=1)]
 
 
 def to_json(ranking: Ranking) -> dict[str, Any]:
     """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
-    fields = [column for column in columns(ranking) if column.name]
+    by_params, by_state = map(ranking.equal_cost, ("params", "state_bytes"))
     return {
         "study": ranking.study,
         "suite": ranking.suite,
@@ -224,22 +193,26 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
         "runs_planned": ranking.planned,
         "statuses": ranking.statuses,
         "seconds": ranking.seconds,
-        "candidates": [{one.name: one.value(row) for one in fields} for row in ranking.rows],
+        "candidates": [
+            {
+                "layers": row.candidate,
+                **{name: getattr(row, name) for name in NUMBERS},
+                "rank_equal_params": by_params.get(row.candidate),
+                "rank_equal_state": by_state.get(row.candidate),
+            }
+            for row in ranking.rows
+        ],
         "troubles": ranking.troubles,
         "facts": dict(ranking.facts),
     }
 
 
 def section(ranking: Ranking) -> Section:
-    """Return heading, table and notes; layers are folded, as `--layers` takes them."""
-    shown = [column for column in columns(ranking) if column.head]
-    rows = [
-        [str(rank), *(column.text(row) for column in shown)]
-        for rank, row in enumerate(ranking.rows, start=1)
-    ]
-    notes, places = [], {row.candidate: f"#{n}" for n, row in enumerate(ranking.rows, start=1)}
+    """Return heading, table and notes."""
+    rows, notes = table(ranking), list[str]()
+    places = {row.candidate: f"#{n}" for n, row in enumerate(ranking.rows, start=1)}
     for cost, name in (("params", "parameters"), ("state_bytes", "state bytes")):
-        alike = [places[candidate] for candidate in equal_cost(ranking.rows, cost)]
+        alike = [places[candidate] for candidate in ranking.equal_cost(cost)]
         if len(rows) > 1 and alike:
             others = f", before {', '.join(alike[1:])}" if alike[1:] else " alone"
             notes.append(f"at equal {name} (within {WITHIN:.0%}): {alike[0]}{others}")
@@ -250,6 +223,6 @@ def section(ranking: Ranking) -> Section:
         + f": {one['reason']}" * bool(one["reason"])
         for one in lost[-MOST_LISTED:]
     ]
-    header = ["#", *(column.head for column in shown)]
     notes = [*filter(None, [*notes, ranking.ceilings, ranking.lacking])]
-    return Section(ranking.heading, header, rows, notes)
+    return Section(ranking.heading, [*rows[0]] if rows else (), [[*row.values()] for row in rows],
+                   notes)  # fmt: skip

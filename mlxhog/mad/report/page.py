@@ -1,16 +1,17 @@
 """One HTML page of a study, and its plots: no network, no script, light and dark, on paper too."""
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlxhog.mad.report.board import folded
-from mlxhog.mad.report.leaderboard import Ranking, columns
-from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.mad.report.leaderboard import Ranking, table
+from mlxhog.mad.scores import UNFINISHED
+from mlxhog.mad.tasks import find
 from mlxhog.report.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_below, panel, png
 from mlxhog.report.page import document, facts, text_cards
 from mlxhog.report.page import table as html_table
@@ -49,25 +50,26 @@ def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:
 
 def _leaderboard(ranking: Ranking) -> str:
     """The table of the board; cells of tasks have a color by accuracy."""
-    shown, rows = [column for column in columns(ranking) if column.head], list[str]()
-    for rank, row in enumerate(ranking.rows, start=1):
-        cells = [f'<td data-head="#">{rank}</td>']
-        for one in shown:
-            heat = one.value(row) if one.is_heat else None
-            look = ' class="t"' if one.head in LEFT else ""
-            look = look if heat is None else f' class="h" style="--v:{heat:.3f}"'
-            tag = {"layers": "code", "score": "b"}.get(one.head, "span")
-            text = f"<{tag}>{escape(one.text(row))}</{tag}>"
-            cells.append(f'<td{look} data-head="{escape(one.head)}">{text}</td>')
-        rows.append("".join(cells))
-    header = ["#", *(column.head for column in shown)]
+    rows, tasks = table(ranking), {find(task).short for task in ranking.tasks}
+    tags = {"layers": "code", "score": "b"}
+
+    def cell(head: str, text: str) -> str:
+        look = ' class="t"' if head in LEFT else ""
+        if head in tasks and text != "-":
+            look = f' class="h" style="--v:{text}"'
+        tag = tags.get(head, "span")
+        return f'<td{look} data-head="{escape(head)}"><{tag}>{escape(text)}</{tag}></td>'
+
+    body = ("".join(map(cell, row.keys(), row.values())) for row in rows)
     notes = (f'<p class="note">{escape(one)}</p>' for one in (NOTE, ranking.ceilings) if one)
-    return "\n".join(["<h2>Leaderboard</h2>", html_table(header, rows, LEFT, cards=True), *notes])
+    return "\n".join(
+        ["<h2>Leaderboard</h2>", html_table([*rows[0]], body, LEFT, cards=True), *notes]
+    )
 
 
 def _figure(plot: "Plot") -> str:
     light, dark = (
-        f"data:image/png;base64,{base64.b64encode(plot.png(theme, titled=False)).decode()}"
+        f"data:image/png;base64,{base64.b64encode(png(plot.draw(theme))).decode()}"
         for theme in (LIGHT, DARK)
     )
     return f"""<figure id="{escape(plot.name)}">
@@ -90,44 +92,39 @@ WIDE = 8.0
 """Ratio of the largest to the smallest cost above which the axis is logarithmic."""
 BASELINE = "baseline"
 
-COSTS: Mapping[str, tuple[str, Callable[[CandidateScore], float]]] = {
-    "params": ("parameters of the layers", lambda row: float(row.params)),
-    "state": ("state: numbers kept per sequence", lambda row: float(row.state)),
-    "seconds": ("seconds of training, all runs", lambda row: row.seconds),
+COSTS = {
+    "params": "parameters of the layers",
+    "state": "state: numbers kept per sequence",
+    "seconds": "seconds of training, all runs",
 }
-"""Name of a cost of a candidate -> the label of its axis, and its value."""
+"""Field of a `CandidateScore` -> the label of its axis."""
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """One plot."""
 
-    study: str  # name of the study
     name: str  # of its file, without the ending
     title: str  # heading on the page, and in a file of its own
     caption: str  # its content, in a sentence or two
-    figure: "Callable[[Theme], Figure]"  # draws it in the colors of a theme
+    draw: "Callable[[Theme], Figure]"  # in the colors of a theme
 
-    def png(self, theme: Theme, *, titled: bool = True) -> bytes:
-        """Return the plot as a PNG file, with a title or for a page that has its own."""
-        figure = self.figure(theme)
-        if titled:
-            figure.suptitle(f"{self.study}: {self.title}", color=theme.ink, fontsize=10)
+    def file(self, study: str) -> bytes:
+        """Return a PNG file of its own, with a title."""
+        figure = self.draw(LIGHT)
+        figure.suptitle(f"{study}: {self.title}", color=LIGHT.ink, fontsize=10)
         return png(figure)
 
 
 def plots(ranking: Ranking) -> Iterator[Plot]:
     """Yield the plots for which a study has numbers."""
-    for name, (label, _) in COSTS.items():
-        if ranking.rows:
-            yield Plot(
-                ranking.study,
-                f"score-{name}",
-                f"Score against {label}",
-                "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
-                "front; hollow candidates lack runs and are not on it.",
-                partial(draw_costs, ranking, name),
-            )
+    for name, label in COSTS.items() if ranking.rows else ():
+        yield Plot(
+            f"score-{name}",
+            f"Score against {label}",
+            "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
+            "front; hollow candidates lack runs and are not on it.",
+            partial(draw_costs, ranking, name),
+        )
     for task in ranking.tasks:
         # The baseline if it was run, else the first setting.
         labels = [record.label for record in ranking.records if record.task == task]
@@ -135,7 +132,6 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
         own = [run.key for run in ranking.records if (run.task, run.label) == (task, label)]
         if any(map(ranking.curves.get, own)):
             yield Plot(
-                ranking.study,
                 f"curves-{task}",
                 f"Learning curves: {task}, {label}",
                 "A line per seed, of its best optimiser point. x marks where a run diverged, a "
@@ -150,13 +146,12 @@ def front(ranking: Ranking, cost: str) -> list[int]:
     They are those that no other one dominates: has a lower cost or a higher score, and the other of
     the two not worse.
     """
-    of, best = COSTS[cost][1], -1.0
     complete = [
-        (of(row), -row.score, k)
+        (getattr(row, cost), -row.score, k)
         for k, row in enumerate(ranking.rows)
         if row.status not in UNFINISHED
     ]
-    indices, at = list[int](), (0.0, 0.0)
+    indices, best, at = list[int](), -1.0, (0.0, 0.0)
     for x, y, k in sorted(complete):
         if -y > best or (x, y) == at:
             best, at = -y, (x, y)
@@ -175,8 +170,7 @@ def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
 def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     """Draw every candidate with its interval; incomplete ones are hollow."""
     figure, axes = panel(theme, *SIZE)
-    label, of = COSTS[cost]
-    rows, best = ranking.rows, front(ranking, cost)
+    rows, best, of = ranking.rows, front(ranking, cost), attrgetter(cost)
     if len(best) > 1:
         axes.plot(
             [of(rows[k]) for k in best], [rows[k].score for k in best], drawstyle="steps-post",
@@ -186,20 +180,12 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
         is_first, color, name = _look(ranking, rank, theme)
         at = (of(row), row.score)
         axes.errorbar(
-            *at,
-            yerr=row.interval,
-            color=color,
-            marker=MARKERS[rank] if is_first else ".",
-            markersize=7 if is_first else 6,
+            *at, yerr=row.interval, color=color, linestyle="none", elinewidth=1.0, capsize=2,
+            marker=MARKERS[rank] if is_first else ".", markersize=7 if is_first else 6,
             markerfacecolor=theme.paper if row.status in UNFINISHED else color,
-            markeredgecolor=theme.ink if rank in best else color,
-            markeredgewidth=1.3,
-            linestyle="none",
-            elinewidth=1.0,
-            capsize=2,
-            label=name,
-            zorder=3 if rank in best else 2,
-        )
+            markeredgecolor=theme.ink if rank in best else color, markeredgewidth=1.3,
+            label=name, zorder=3 if rank in best else 2,
+        )  # fmt: skip
         if rank in best or is_first:
             axes.annotate(
                 str(rank + 1), at, (5, 4), textcoords="offset points", color=theme.ink, fontsize=7
@@ -208,7 +194,7 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     if above and max(above) / min(above) > WIDE:
         axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
     low, high = axes.get_ylim()
-    axes.set(xlabel=label, ylabel="score", ylim=(max(low, -0.02), min(high, 1.02)))
+    axes.set(xlabel=COSTS[cost], ylabel="score", ylim=(max(low, -0.02), min(high, 1.02)))
     legend_below(axes, theme)
     return figure
 
@@ -223,15 +209,11 @@ def draw_curves(ranking: Ranking, task: str, label: str, theme: Theme) -> "Figur
             if (run.task, run.label) != (task, label) or not points:
                 continue
             axes.plot(
-                [point.step for point in points],
-                [point.acc_token for point in points],
-                color=color,
-                linewidth=1.4 if is_first else 0.7,
-                marker=MARKERS[rank] if is_first else None,
-                markersize=3,
+                [point.step for point in points], [point.acc_token for point in points],
+                color=color, linewidth=1.4 if is_first else 0.7, label=name,
+                marker=MARKERS[rank] if is_first else None, markersize=3,
                 markevery=max(1, len(points) // 8),
-                label=name,
-            )
+            )  # fmt: skip
             if run.status == "diverged":
                 axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
     for ceiling in sorted({row.ceiling.get(task, 1.0) for row in ranking.rows} - {1.0}):

@@ -1,7 +1,5 @@
 """A candidate in a YAML file is a language model for every command."""
 
-import json
-
 import pytest
 
 from mlxhog import train
@@ -9,6 +7,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.registry import load_candidate
+from tests.mad.commands import said
 from tests.pairs import each_of
 from tests.saved import saved_run
 from tests.training.small import small_config
@@ -21,11 +20,6 @@ def candidate(folder, fields=f"dim: 32, layers: '{LAYERS}'"):
     path = folder / "winner.yaml"
     path.write_text(f"version: 1\nmodel: {{{fields}}}\n")
     return str(path)
-
-
-def told(capsys, *words):
-    assert main([*words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])  # MLX's backend says its BLAS
 
 
 @each_of(
@@ -47,7 +41,7 @@ def test_another_candidate_does_not_go_on_from_a_run(tmp_path, layers, message):
 @pytest.mark.usefixtures("sides_here")
 def test_parity_compares_everything_with_the_reference_too(tmp_path, capsys):
     small = "--seq-len 9 --batch-size 1 --steps 1"
-    result = told(capsys, "parity", candidate(tmp_path), *small.split())
+    result = said(capsys, "parity", candidate(tmp_path), *small.split())
     assert result["ok"]
     compared = {row["what"].split("/")[0] for row in result["rows"] if row["b"] == "numpy"}
     precision = {"products", "chain", "gates", "tiny"}
@@ -58,7 +52,7 @@ def test_parity_compares_everything_with_the_reference_too(tmp_path, capsys):
 @pytest.mark.usefixtures("sides_here")
 def test_an_autoencoder_agrees_on_every_backend_and_is_no_language_model(tmp_path, capsys):
     small = "--seq-len 9 --batch-size 1 --steps 0 --kernels auto"
-    result = told(capsys, "parity", candidate(tmp_path, AUTOENCODER), *small.split())
+    result = said(capsys, "parity", candidate(tmp_path, AUTOENCODER), *small.split())
     assert result["ok"]
     assert {"hidden/decoder.0", "hidden/decoder.1"} <= {row["what"] for row in result["rows"]}
     assert not any(row["what"].startswith("stepwise") for row in result["rows"])

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from mlxhog.cli import main
 from mlxhog.mad.report.board import folded
-from mlxhog.mad.report.leaderboard import columns, read_ranking, section, to_json
+from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
+from mlxhog.mad.report.leaderboard import table as table_of
 from mlxhog.mad.report.page import COSTS, front, page, plots
 from mlxhog.report import charts, table
+from tests.mad.commands import said
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, STATE, TASKS, WORTH, study
 
 INTERVAL = 4.302652729911275 * 0.01 / 3**0.5  # t(0.975, 2), deviation and number of the seeds
@@ -173,11 +175,9 @@ def test_the_page_has_every_number_and_figure_and_refers_to_nothing_outside_itse
     assert not {*light} & {*dark}
     for picture in (*light, *dark):
         assert base64.b64decode(picture).startswith(b"\x89PNG\r\n\x1a\n")
-    shown = [column for column in columns(troubled) if column.head]
-    head, *rows = cells_of(html)[: 1 + len(troubled.rows)]
-    assert head == ["#", *(column.head for column in shown)]
-    for cells, row in zip(rows, troubled.rows, strict=True):
-        assert cells[1:] == [column.text(row) for column in shown]
+    rows = table_of(troubled)
+    expected = [[*rows[0]], *([*row.values()] for row in rows)]
+    assert cells_of(html)[: 1 + len(troubled.rows)] == expected
     for what in (
         "this study is partial", "Protocol", "lr 0.002", "Runs that count as 0", "<killed> & gone",
         "partial, 2 missing",
@@ -188,7 +188,7 @@ def test_the_page_has_every_number_and_figure_and_refers_to_nothing_outside_itse
 @pytest.mark.slow
 def test_a_figure_has_data_a_title_in_a_file_of_its_own_and_the_name_of_its_rows(troubled):
     for plot in plots(troubled):
-        figure = plot.figure(charts.LIGHT)
+        figure = plot.draw(charts.LIGHT)
         assert all(axes.has_data() for axes in figure.axes), plot.name
         if plot.name.startswith("score-"):
             low, high = figure.axes[0].get_ylim()
@@ -198,7 +198,7 @@ def test_a_figure_has_data_a_title_in_a_file_of_its_own_and_the_name_of_its_rows
         (legend,) = figure.legends
         names = [text.get_text() for text in legend.get_texts()]
         assert len(names) == len({*names})
-        replace(plot, figure=lambda theme, figure=figure: figure).png(charts.LIGHT)
+        plot._replace(draw=lambda theme, figure=figure: figure).file(troubled.study)
         assert figure.get_suptitle() == f"{troubled.study}: {plot.title}"
 
 
@@ -228,28 +228,23 @@ def here(tmp_path, monkeypatch):
     return study(Path("studies"), "first", tasks=TASKS[-1:])
 
 
-def output_of(capsys, *words):
-    assert main(["mad", *words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 @pytest.mark.usefixtures("here")
 def test_the_board_of_a_study_is_a_table_or_one_line_of_json(capsys):
     assert main(["mad", "board", "first"]) == 0
     assert CONV in capsys.readouterr().out
-    assert output_of(capsys, "board", "studies/first")["candidates"][0]["layers"] == CONV
+    assert said(capsys, "mad", "board", "studies/first")["candidates"][0]["layers"] == CONV
 
 
 @pytest.mark.slow
 def test_plot_writes_every_figure_and_the_page_by_default_in_the_study_and_names_them(capsys, here):
-    output = output_of(capsys, "plot", "first", "--out", "figures")
+    output = said(capsys, "mad", "plot", "first", "--out", "figures")
     written = [*map(Path, output["plots"].values()), Path(output["page"])]
     assert written[-1] == Path("figures/index.html")
     assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
     assert written[-1].read_text().count("<figure") == len(written) - 1
     empty = study(here.directory.parent, "empty", change=lambda record: None)
-    output = output_of(capsys, "plot", "empty")
+    output = said(capsys, "mad", "plot", "empty")
     assert (Path(output["page"]).parent, output["plots"]) == (empty.directory / "plots", {})
     html = Path(output["page"]).read_text()
     assert "0 of 54 runs have ended" in html
