@@ -39,14 +39,15 @@ def tasks(plugins: Plugins, config: Json) -> Report:
 
     rows = []
     for task in sorted(known().values(), key=lambda task: task.name not in BENCHMARK):
-        values, specs = vars(task()), options(task)
+        specs, baseline = options(task), task()
+        values = {name: getattr(baseline, name) for name in specs}
         facts = {
             "name": task.name,
             "short": task.short,
             "about": task.about or _first_line(task),
-            "settings": {n: {"value": values[n], "help": specs[n].help} for n in specs},
+            "settings": {n: {"value": v, "help": specs[n].help} for n, v in values.items()},
         }
-        rows.append((f" ({task.short})", facts, [_assignments({n: values[n] for n in specs})]))
+        rows.append((f" ({task.short})", facts, [_assignments(values)]))
     small = '--task CR --set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
     return _list(rows, f"mlxhog mad train {small}")
 
@@ -170,19 +171,17 @@ def show(config: _Show) -> Report:
         path = name.split(".")
         depth = 2 if path[0] == "layers" else 1
         shapes.setdefault(".".join(path[:depth]), {})[".".join(path[depth:])] = spec.shape
-    number_of = {layer_name(number): number for number in range(len(cfg.layers))}
-    now, later = (cfg.state_sizes(n) for n in (length, length + 1))
-    parts: list[dict[str, Any]] = []
-    for name, own in shapes.items():
-        number = number_of.get(name)
-        layer = None if number is None else cfg.layers[number]
-        part: dict[str, Any] = {"layer": number, "text": name, "kind": "", "numbers": {}}
-        part["shapes"] = own
-        part |= {"params": sum(map(math.prod, own.values())), "state": {}, "grows": False}
-        if number is not None and layer is not None:
-            part |= {"text": canonical([layer]), "kind": layer.kind, "numbers": to_dict(layer)}
-            part |= {"state": now[number], "grows": now[number] != later[number]}
-        parts.append(part)
+    parts: dict[str, dict[str, Any]] = {
+        name: {"layer": None, "text": name, "kind": "", "numbers": {}, "shapes": own,
+               "params": sum(map(math.prod, own.values())), "state": {}, "grows": False}
+        for name, own in shapes.items()
+    }  # fmt: skip
+    sizes = zip(*(cfg.state_sizes(n) for n in (length, length + 1)), strict=True)
+    for number, (layer, (now, later)) in enumerate(zip(cfg.layers, sizes, strict=True)):
+        parts[layer_name(number)] |= {
+            "layer": number, "text": canonical([layer]), "kind": layer.kind,
+            "numbers": to_dict(layer), "state": now, "grows": now != later,
+        }  # fmt: skip
     facts = {
         "layers": canonical(cfg.layers),
         "dim": dim,
@@ -190,14 +189,14 @@ def show(config: _Show) -> Report:
         "seq_len": length,
         "position": cfg.position,
         "backbone": cfg.backbone,
-        "parts": parts,
-        "params": sum(part["params"] for part in parts),
-        "state": sum(sum(part["state"].values()) for part in parts),
+        "parts": [*parts.values()],
+        "params": sum(part["params"] for part in parts.values()),
+        "state": sum(sum(part["state"].values()) for part in parts.values()),
     }
     columns = ("layer", "text", "kind", "params", "state", "grows")
-    rows = [{**part, "state": sum(part["state"].values())} for part in parts]
+    rows = [{**part, "state": sum(part["state"].values())} for part in parts.values()]
     words = {**facts, "parts": [{name: row[name] for name in columns} for row in rows]}
-    for part in parts:  # of equal layers once
+    for part in parts.values():  # of equal layers once
         words[part["text"]] = [
             *(f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()),
             *(f"state {name} {count:,}" for name, count in part["state"].items()),

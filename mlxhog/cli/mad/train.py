@@ -1,11 +1,10 @@
 """`mlxhog mad train`: one candidate on one task; `mad data`: the rows of a task."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base.paths import expanded
+from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import format_duration
 from mlxhog.cli.flags import Json, Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import EXIT_CODES, Report, command, writable
@@ -13,11 +12,10 @@ from mlxhog.cli.ticker import Tick, ticking
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import numbers_of, option, switch
 from mlxhog.config.sources import Layer, resolve, values_of
-from mlxhog.errors import ConfigError, MlxhogError
+from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
 if TYPE_CHECKING:
-    from mlxhog.arena import Arena
     from mlxhog.mad.run import Callbacks, Point, RunConfig
     from mlxhog.mad.training.run_plan import RunPlan
 
@@ -29,24 +27,10 @@ SIZES = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows",
 class Settings(Plugins):
     """The option --set of a task."""
 
-    set: tuple[str, ...] = option(
-        (), "a setting of the task, such as vocab=32 or seq_len=256; may be given several times",
-        many=True, metavar="KEY=VALUE",
+    set: str | None = option(
+        None, "settings of the task, such as vocab=32; may be given several times",
+        repeats=True, reads=assignments,
     )  # fmt: skip
-
-
-def read_settings(words: Sequence[str]) -> dict[str, str]:
-    """Return setting -> text of its value; a ConfigError if a word is not key=value, or repeats."""
-    settings: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not name or not value:
-            raise ConfigError(f"--set {word!r}; wanted key=value, such as --set vocab=32")
-        if name in settings:
-            raise ConfigError(f"--set {name} is given twice; keep one")
-        settings[name] = value
-    return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +55,11 @@ def data(config: _Data) -> Report:
         mad data --task NR --set frac_noise=0.4 --set train_rows=6400 --out noisy.npz --json
         mad data --task M --set vocab=8192 --out map.npz --dry-run
     """
-    values = read_settings(config.set)
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad import tasks
     from mlxhog.mad.tasks import dataset
 
-    settings = tasks.resolve(config.task, values, origin="--set")
+    settings = tasks.resolve(config.task, assignments(config.set), origin="--set")
     path = writable("--out", config.out)
     facts: dict[str, Any] = {"file": str(path), "task": settings.name, "seed": config.seed}
     facts |= {name: getattr(settings, name) for name in SIZES}
@@ -86,7 +69,7 @@ def data(config: _Data) -> Report:
         facts["array_bytes"] = tokens * 2 * (2 if settings.vocab <= 2**15 else 4)
         return Report(facts | {"dry_run": True})
     began = time.perf_counter()
-    drawn = tasks.make_task(config.task, seed=config.seed, **values)
+    drawn = tasks.make_task(config.task, seed=config.seed, **asdict(settings))
     seconds = time.perf_counter() - began
     facts |= {
         "ceiling": dataset.ceiling(drawn),
@@ -129,7 +112,6 @@ class _Candidate(Settings, Quiet):
         None, "threads of each worker; auto shares the cores", low=1, none="auto"
     )
     seed: int = option(12345, "of rows, initial values and order of batches", low=0, high=2**32 - 1)
-    save: str | None = option(None, "directory for the trained model", none="nowhere")
 
 
 @command(
@@ -151,64 +133,40 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
         mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
 
     Main options:
-        task set layers arch dim backend workers batch_size optimizer lr steps epochs seed save
-        dry_run json
+        task set layers arch dim backend workers batch_size optimizer lr steps epochs seed dry_run
+        json
     """
-    problems = [*written.problems, *protocol.unused]
+    problems = [*written.problems]
     if candidate.layers is None and candidate.arch is None:
         problems.append('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
     together = resolve(TrainConfig, [written.values], problems)
     of_workers = _worker_options(together, written.values)
-    settings = read_settings(candidate.set)
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.checkpoint.formats.saving import check_target
     from mlxhog.mad.tasks.dataset import held_length
     from mlxhog.mad.training import candidate as training
     from mlxhog.mad.training.run_plan import make_run_plan
 
-    plan = make_run_plan(_run_config(candidate, protocol, settings), of_workers)
-    target = None if candidate.save is None else expanded(candidate.save)
-    if target is not None:
-        if target.exists():
-            raise ConfigError(f"--save {target} exists; choose another name, or remove it")
-        check_target(target, force=False)
+    plan = make_run_plan(_run_config(candidate, protocol), of_workers)
     facts = _facts(plan)
     if candidate.dry_run:
         return Report(facts | {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes})
-    errors = list[MlxhogError]()
-
-    def save(arena: "Arena") -> None:
-        try:
-            if target is not None:
-                training.save_checkpoint(plan.asked, target, arena)
-        except MlxhogError as error:  # the numbers are printed nevertheless
-            errors.append(error)
-
     line = candidate.status()
     with ticking(line) as tick:
         result = training.train(
             plan.asked,
             callbacks=_shown(tick, plan.limit),
             worker_options=of_workers,
-            on_end=save,
             tell=line.tell,
         )
     held = {"held_length": held_length(result.by_length)} if result.by_length else {}
     numbers = {name: value for name, value in asdict(result).items() if name not in OF_PLAN}
     first = {name: facts[name] for name in ("task", "layers", "backend")}
     facts = {**first, **numbers, **held, **facts}
-    head = (
-        f"{result.status}: {result.steps} steps, {facts['task']}: accuracy {result.acc_token:.4f} "
-        f"of tokens" + f", where {result.ceiling:.4f} is possible" * (result.ceiling < 1)
-    )
     hidden = ("curve", "settings", "protocol", "key")
-    text = [head, {name: value for name, value in facts.items() if name not in hidden}]
+    text: list[Any] = [{name: value for name, value in facts.items() if name not in hidden}]
     if result.status == "diverged":
         text.append("gradients were not finite; lower --lr, or clip them with --clip 1")
-    elif target is not None and not errors:
-        text.append(f"saved: {candidate.save}; look at it with mlxhog mad show {candidate.save}")
-    code = errors[0].exit_code if errors else EXIT_CODES[result.status]
-    return Report(facts, text, code, remarks=list(map(str, errors)))
+    return Report(facts, text, EXIT_CODES[result.status])
 
 
 def _shown(tick: Tick, limit: int) -> "Callbacks":
@@ -229,19 +187,20 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
 
 
 def _facts(plan: "RunPlan") -> dict[str, Any]:
+    from mlxhog.mad.run import state
     from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical
 
-    config, model = plan.asked, plan.model
+    config = plan.asked
     return {
         "task": config.task,
         "layers": canonical(config.layers),
-        "backend": ",".join(worker.backend for worker in plan.workers),
+        "backend": config.workers,
         "threads": config.threads,
         "strategy": plan.strategy.name,
         "dim": config.dim,
-        "params": param_count(model),
-        "state": sum(sum(parts.values()) for parts in model.state_sizes(model.max_length)),
+        "params": param_count(plan.model),
+        "state": state(config.layers, config.dim, plan.model.max_length),
         "seed": config.seed,
         "settings": dict(sorted(asdict(plan.task_rows.settings).items())),
         "protocol": config.protocol.to_dict(),
@@ -266,7 +225,7 @@ def _worker_options(together: TrainConfig, named: Layer) -> dict[str, object]:
     return chosen
 
 
-def _run_config(candidate: _Candidate, protocol: Protocol, settings: dict[str, str]) -> "RunConfig":
+def _run_config(candidate: _Candidate, protocol: Protocol) -> "RunConfig":
     from mlxhog.base import machine
     from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.config import plugins
@@ -278,7 +237,7 @@ def _run_config(candidate: _Candidate, protocol: Protocol, settings: dict[str, s
     from mlxhog.models.registry import load_candidate
 
     here, task = machine.here(), tasks.find(candidate.task)
-    chosen = tasks.resolve(task.name, settings, origin="--set")
+    chosen = tasks.resolve(task.name, assignments(candidate.set), origin="--set")
     if candidate.arch is None:
         words = " ".join((candidate.layers or "").split("\n"))
         layers, dim, position = parse(words), 128, candidate.position or "none"

@@ -1,4 +1,4 @@
-"""Train one candidate on one task, score it, and save it as a checkpoint.
+"""Train one candidate on one task, and score it.
 
 One worker trains in this process: its framework is imported once, and the memory of a run is freed
 at its end. Several workers are the processes of `mlxhog train`, and a dead one is replaced; this
@@ -15,21 +15,17 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.arena.workers import MAX_NONFINITE, State
 from mlxhog.backends.backend import Backend
-from mlxhog.base import plain_json
-from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
 from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import Evaluations, score
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
+from mlxhog.models.families import init_params
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.views import Tell
 from mlxhog.strategies.context import Context, show_model
@@ -105,7 +101,9 @@ class CandidateRun(Session):
         """Create the arena, and fill it; this starts no worker."""
         super().__init__(plan, self._folder(stack), stack=stack)
         self._callbacks, self._tell, self._stack = callbacks, tell, stack
-        plan.fill(self.arena)
+        for name, value in init_params(plan.model, plan.asked.seed).items():
+            self.arena.param(name)[...] = value
+        plan.strategy.begin(self.arena)
         self.begin(plan.limit)
         self.losses: list[float] = []  # finite ones since the last evaluation
         self.began_ns = self.ended_ns = 0
@@ -243,8 +241,7 @@ class SeveralWorkers(CandidateRun):
     def _advance(self) -> None:
         self.poll()
 
-    def _beat(self) -> None:
-        self.poll()
+    _beat = _advance
 
     def poll(self, doing: Doing | None = None) -> None:
         """Watch the workers for a moment, and give a sign of life."""
@@ -256,22 +253,3 @@ class SeveralWorkers(CandidateRun):
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == RecordKind.STEP and math.isfinite(record["loss"]):
                 self.losses.append(float(record["loss"]))
-
-
-def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
-    """Write a candidate's parameters, architecture and run, after `saving.check_target`.
-
-    Raises:
-        CheckpointError: a parameter is not finite; no file is left.
-        EnvironmentLacks: the disk is full, or the system refuses; no file is left.
-    """
-    model, step = config.model(), arena.counters.load("version")
-    params = {name: arena.param(name) for name in arena.layout.slots}
-    fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
-    saving.write(
-        target,
-        {"model.safetensors": contents.our_entries(model, params)},
-        {"config.json": plain_json.dumps(fields, indent=1)},
-        source=target,
-        finish=lambda part: manifest.write(part, step, {"run": config.to_dict()}),
-    )

@@ -39,13 +39,7 @@ def most_steps(config: RunConfig) -> int:
 
 
 class Evaluations:
-    """Evaluations of a run so far, and whether the run is over.
-
-    Attributes:
-        curve: every evaluation, of the selecting rows.
-        last_step: of the last evaluation; -1 before the first one.
-        status: "done" or "pruned"; None while the run continues.
-    """
+    """Evaluations of a run so far, and whether the run is over."""
 
     def __init__(
         self,
@@ -56,9 +50,9 @@ class Evaluations:
         limit: int,
         per_epoch: int,
     ) -> None:
-        self.curve: list[Point] = []
-        self.last_step = -1
-        self.status: str | None = None
+        self.curve: list[Point] = []  # every evaluation, of the selecting rows
+        self.last_step = -1  # of the last evaluation
+        self.status: str | None = None  # "done" or "pruned"; None while the run continues
         self._config, self._protocol = config, config.protocol
         self._limit, self._callbacks, self._rungs = limit, callbacks, sorted(rungs)
         self._every = self._protocol.eval_every or max(per_epoch, LEAST_STEPS)

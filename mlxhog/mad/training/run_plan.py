@@ -12,27 +12,24 @@ from typing import Self
 import numpy as np
 
 from mlxhog import optim, strategies
-from mlxhog.arena import Arena
 from mlxhog.arena.control import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.config import schedules
 from mlxhog.config.budget import Budget
-from mlxhog.config.choices import SCHEDULES, STRATEGIES
+from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
-from mlxhog.mad.options import Protocol
 from mlxhog.mad.options import worker_options as possible_options
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import Dataset, Task, make_task
 from mlxhog.mad.training.evaluation import step_limit
 from mlxhog.models import families
-from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.families import param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.strategies import Serial, Sim
 from mlxhog.strategies.context import Context
@@ -119,23 +116,14 @@ class RunPlan(Plan):
     limit: int  # most steps
     per_epoch: int  # steps of an epoch
 
-    def fill(self, shared: Arena) -> None:
-        """Write the initial values into a new arena."""
-        for name, value in init_params(self.model, self.asked.seed).items():
-            shared.param(name)[...] = value
-        self.strategy.begin(shared)
-
 
 def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Task]) -> None:
-    """Refuse tasks with longer rows than an architecture's file is made for.
+    """Raise a ConfigError if an architecture's file ends before a row of a task does.
 
     Args:
         origin: the name of the file, for the message.
         architecture: of the file.
         rows: settings of the tasks.
-
-    Raises:
-        ConfigError: a part of the architecture ends before a row does.
     """
     parts, most = architecture.bounded_parts, architecture.max_length
     length, task = max((max(one.length, one.test_length), one.name) for one in rows)
@@ -165,13 +153,13 @@ def make_run_plan(
         EnvironmentLacks: a backend is missing.
     """
     protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
-    model, options_of_workers = config.model(), worker_options or {}
-    is_serial = options_of_workers.get("strategy") == Serial.name
+    model, how = config.model(), worker_options or {}
     chosen = resolve_workers(
-        config.workers, config.threads, machine=machine.here(), serial=is_serial
-    )
+        config.workers, config.threads, machine=machine.here(),
+        serial=how.get("strategy") == Serial.name,
+    )  # fmt: skip
     workers, notes = chosen.workers, [*chosen.notes]
-    training = _training(config, model, workers, options_of_workers)
+    training = _training(config, model, workers, how)
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record, notes.append)
     kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
@@ -186,11 +174,12 @@ def make_run_plan(
     steppers = strategy.steppers(len(workers))
     lr = training.top_lr * optim.chosen(training).workers_factor(strategy.lr_rule, steppers)
     per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
-    limit = step_limit(protocol, per_epoch)
-    spec = param_spec(model)
+    limit, spec = step_limit(protocol, per_epoch), param_spec(model)
     scoring = backends[:1] if len(workers) > 1 else []  # the supervisor has a framework, too
     gpu_users = max(1, sum(name in GPU_BACKENDS for name in backends + scoring))
-    schedule = _schedule(protocol, limit, per_epoch)
+    schedule: schedules.Constant | schedules.CosineByEpoch = schedules.Constant(warmup=0.0)
+    if protocol.schedule == "cosine":
+        schedule = schedules.CosineByEpoch(protocol.lr_floor, limit, per_epoch)
     return RunPlan(
         asked=config,
         config=training,
@@ -249,18 +238,3 @@ def _training(
         vocabulary=model.vocab_size,
         groups=families.rate_groups(model),
     )
-
-
-def _schedule(
-    protocol: Protocol, limit: int, per_epoch: int
-) -> schedules.Schedule | schedules.CosineByEpoch:
-    """The step sizes of the protocol; those of back-off and 1/k are the trainer's."""
-    if protocol.schedule == "cosine":
-        return schedules.CosineByEpoch(protocol.lr_floor, limit, per_epoch)
-    if protocol.schedule == "constant":
-        return schedules.Constant(warmup=0.0)
-    chosen, values = SCHEDULES.find(protocol.schedule), asdict(protocol)
-    names = {spec.flat for spec in options(chosen).values()} & values.keys()
-    schedule = SCHEDULES.make(chosen, {name: values[name] for name in names})
-    assert isinstance(schedule, schedules.Schedule)
-    return schedule

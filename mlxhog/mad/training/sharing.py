@@ -22,12 +22,7 @@ from mlxhog.models.mad.config import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
 from mlxhog.optim.rule import Pairs, Step
-from mlxhog.optim.updates import Float32
 from mlxhog.strategies.context import Context
-
-INIT = "normal:0.02"
-WRITE = "racy"
-"""Lock-free: Hogwild as published."""
 
 
 def common(config: RunConfig) -> str:
@@ -55,23 +50,22 @@ def shared_tables(configs: Iterable[RunConfig]) -> "Iterator[SharedRun]":
     """Create a table for each run of a candidate; the end of the block removes them.
 
     Args:
-        configs: every run of any candidate; the runs of the others use the same tables.
+        configs: every run of any candidate, after `check_sharing`; the runs of the others use the
+            same tables.
 
     Yields:
         The function that executes a run, in this process or in one spawned from the block.
 
     Raises:
-        ConfigError: a run has several workers, or an optimizer whose moments have other shapes.
         EnvironmentLacks: there is not enough memory.
     """
     tables = {f"table.{number:05}": config for number, config in enumerate(configs)}
     specs: dict[str, ParamSpec] = {}
     for name, config in tables.items():
-        check_sharing(config.protocol, config.workers)
         vocab = tasks.resolve(config.task, config.settings).vocab
-        specs[name] = ParamSpec(name, (vocab, config.dim), INIT, kind="rows")
+        specs[name] = ParamSpec(name, (vocab, config.dim), "normal:0.02", kind="rows")
     layout = arena.plan(specs, max_workers=1, n_tickets=1)
-    with Arena.create(layout, write=WRITE) as shared:
+    with Arena.create(layout, write="racy") as shared:  # lock-free: Hogwild as published
         for name, spec in specs.items():
             # Under the name that it has in a model: what unshared candidates begin with.
             spec = replace(spec, name=EMBEDDING)
@@ -115,8 +109,7 @@ class SharedEmbedding(Optimizer):
     def __init__(self, context: Context, shared: Arena, name: str) -> None:
         """Copy the table into the run's embedding."""
         self._own: Optimizer = context.optimizer
-        self._copy: Float32 = context.arena.param(EMBEDDING)
-        self._table: Float32 = shared.param(name)
+        self._copy, self._table = context.arena.param(EMBEDDING), shared.param(name)
         # The one table: its moments are as long as it, not as all tables.
         self._slot: Slot = replace(shared.layout.slots[name], name=EMBEDDING, offset=0)
         self._mode = updates.WRITE_MODES[shared.write]
@@ -133,18 +126,13 @@ class SharedEmbedding(Optimizer):
         return self._own.shared_segments
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update; that of the embedding goes to the table."""
+        """Apply one update; that of the embedding goes to the table, with this run's moments."""
         own = [(slot, grad) for slot, grad in pairs if slot.name != EMBEDDING]
         of_table = [(self._slot, grad) for slot, grad in pairs if slot.name == EMBEDDING]
         self._own.update(target, own, step)
-        self._own.update(self._of_table(target), of_table, step)
-        self._copy[...] = self._table
-
-    def _of_table(self, target: Target) -> Target:
-        """The table, with this run's moments of it."""
         slot = target.slots[EMBEDDING]
         here = slice(slot.offset, slot.offset + slot.size)
-        return Target(
+        table = Target(
             flat=self._table.reshape(-1),
             slots={EMBEDDING: self._slot},
             locks=None,
@@ -153,3 +141,5 @@ class SharedEmbedding(Optimizer):
             shared={name: segment[here] for name, segment in target.shared.items()},
             decay=target.decay,
         )
+        self._own.update(table, of_table, step)
+        self._copy[...] = self._table

@@ -44,10 +44,7 @@ def torch_losses(config):
         betas=(0.9, protocol.optimizer.beta2),
     )
     epochs = plan.limit // plan.per_epoch
-    if protocol.schedule == "backoff":  # one epoch at lr, then .37 lr for 1 / .37 of them
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 if k < 1 else 0.37)
-    else:
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
     batches, result, ops = plan.batches(), [], choose("torch", "reference", "cpu")
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
@@ -79,9 +76,8 @@ def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend):
         {},
         {"schedule": "constant", "weight_decay": 0.3},
         {"weight_decay": 0.3, "wd_all": True},
-        {"schedule": "backoff", "backoff_steps": 6},
     ],
-    ids=["cosine", "constant and decay", "decay of everything", "back-off"],
+    ids=["cosine", "constant and decay", "decay of everything"],
 )
 def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, protocol):
     config = small_run(
