@@ -93,12 +93,12 @@ def measure(findings, chosen):
     with tempfile.TemporaryDirectory() as scratch:
         root = scratch if chosen.tiny else chosen.studies
         store = open_store(study, root, f"mad-record-{mode}")
-        parallel = chosen.parallel or len(cores())
         how = ExecutionConfig(
-            parallel=parallel, out=root, executor=chosen.executor, ray_address=chosen.ray_address
-        )
+            parallel=chosen.parallel or len(cores()), out=root, executor=chosen.executor,
+            ray_address=chosen.ray_address,
+        )  # fmt: skip
         board = shown(sys.stderr, quiet=chosen.tiny)
-        if execute(store, study, how, parallel, board).status == "interrupted":
+        if execute(store, study, how, board).status == "interrupted":
             raise KeyboardInterrupt
         ranking = read_ranking(store)
     rows = {names[row.candidate]: row for row in ranking.rows if row.status not in UNFINISHED}

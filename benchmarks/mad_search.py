@@ -57,7 +57,7 @@ def measure(findings, chosen):
         with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
             store, how = open_store(study, folder, "search"), ExecutionConfig(parallel=parallel)
             began = time.monotonic()
-            ended = session.execute(store, study, how, parallel, nullcontext(lambda progress: None))
+            ended = session.execute(store, study, how, nullcontext(lambda progress: None))
             spent, records = time.monotonic() - began, store.records()
         if ended.status == "interrupted":
             raise KeyboardInterrupt

@@ -156,12 +156,9 @@ def record(chosen):
         space=space, suite="smoke", tasks=TASKS, seeds=seeds("1"), dim=32,
         protocol={"steps": 240, "eval_every": 12}, sampler="random",
     )  # fmt: skip
-    store, parallel = open_store(study, chosen.studies, "mad-surface"), len(cores())
-    how, board = (
-        ExecutionConfig(parallel=parallel, out=chosen.studies),
-        shown(sys.stderr, quiet=False),
-    )
-    if execute(store, study, how, parallel, board).status == "interrupted":
+    store = open_store(study, chosen.studies, "mad-surface")
+    how = ExecutionConfig(parallel=len(cores()), out=chosen.studies)
+    if execute(store, study, how, shown(sys.stderr)).status == "interrupted":
         return 130
     write_surface(store, chosen.surface)
     return 0

@@ -2,20 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import parse_count, parse_duration_s
-from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.options import convert_fields, is_set, option, options
 from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError
 from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
-
-if TYPE_CHECKING:
-    from mlxhog.mad.study.study import Study
-
 
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, at one of its points; suites `lite` and `full` have it."""
@@ -131,8 +125,6 @@ def worker_options() -> tuple[str, ...]:
 # -- execution -------------------------------------------------------------------------------------
 
 _GROUP = "execution; it may change from session to session"
-GPU_CANDIDATES = 2
-"""Default number at once on one GPU: one computes while the other prepares."""
 
 
 class Limit(NamedTuple):
@@ -195,11 +187,3 @@ class ExecutionConfig:
     def limit(self) -> Limit:
         """The budget."""
         return Limit() if self.budget is None else read_budget(self.budget)
-
-    def resolve_parallel(self, study: "Study", machine: Machine) -> int:
-        """Return the number of candidates that run at once."""
-        if self.parallel is not None:
-            return self.parallel
-        if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
-            return GPU_CANDIDATES
-        return max(1, (machine.cores - 1) // study.cores)

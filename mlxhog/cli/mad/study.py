@@ -4,11 +4,10 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import parse_number
@@ -196,7 +195,7 @@ def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
         )
     layers = [*map(parse, config.layers), *(each.layers for each in files.values())]
     return _begin(
-        config, how, None, files, candidates=tuple(dict.fromkeys(map(canonical, layers))),
+        config, how, None, files.items(), candidates=tuple(dict.fromkeys(map(canonical, layers))),
         suite=config.suite or "smoke", dim=widths.pop() if widths else config.dim,
         position=positions.pop() if positions else config.position or "none", protocol=protocol,
     )  # fmt: skip
@@ -249,7 +248,7 @@ def _begin(
     config: _Study,
     how: ExecutionConfig,
     name: str | None,
-    files: "Mapping[str, MADConfig]" = MappingProxyType({}),
+    files: "Iterable[tuple[str, MADConfig]]" = (),
     **fields: Any,
 ) -> Report:
     """Begin a study with some fields, or continue the same one.
@@ -279,7 +278,7 @@ def _begin(
         share_embedding=config.share_embedding,
     ).remembering()
     rows = [tasks.resolve(one.task, one.settings) for one in study.measured.settings]
-    for file, architecture in files.items():
+    for file, architecture in files:
         check_reach(file, architecture, rows)
     digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
     name = config.study or name or f"bench-{study.suite}-{digest[:8]}"
@@ -295,18 +294,16 @@ def _session(
     retry_failed: bool = False,
 ) -> Report:
     """Execute a session of a study, whose store may not exist yet, or report its plan."""
-    from mlxhog.base import machine
     from mlxhog.mad.report.board import shown
     from mlxhog.mad.study.session import check_execution, execute
     from mlxhog.mad.study.store import open_store
 
-    check_execution(how, study)
-    parallel = how.resolve_parallel(study, machine.here())
+    parallel = check_execution(how, study)
     if config.dry_run:
         return Report(_plan(store, study, how, parallel))
     store = open_store(study, store.directory.parent, store.name)
     view = shown(sys.stderr, quiet=config.quiet)
-    outcome = execute(store, study, how, parallel, view, retry_failed=retry_failed)
+    outcome = execute(store, study, how, view, retry_failed=retry_failed)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
     best = {} if outcome.best is None or failed else {
         "candidate": outcome.best.candidate, "score": outcome.best.worth,

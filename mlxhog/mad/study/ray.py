@@ -44,7 +44,7 @@ def check() -> None:
 def cluster(
     run: RunFunction, *, parallel: int, threads: int, cores: int, address: str | None = None
 ) -> Iterator[Execute]:
-    """Start or join Ray, and yield the function that executes a run as a task.
+    """Start or join Ray, after `check`, and yield the function that executes a run as a task.
 
     Args:
         run: executes one run; pickled, so an importable function.
@@ -54,9 +54,8 @@ def cluster(
         address: of a running cluster; None starts Ray here and shuts it down afterwards.
 
     Raises:
-        EnvironmentLacks: Ray is missing, or does not start, or the address does not answer.
+        EnvironmentLacks: Ray does not start, or the address does not answer.
     """
-    check()
     what, how = f"the Ray cluster {address} cannot be joined", dict[str, Any](address=address)
     if address is None:
         what = "Ray does not start"

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
 from mlxhog.base import machine
-from mlxhog.base.workers import resolve_workers
+from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.mad.study import ray
@@ -16,9 +16,12 @@ from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
 from mlxhog.report.views import Observer
 
+GPU_CANDIDATES = 2
+"""Default number at once on one GPU: one computes while the other prepares."""
 
-def check_execution(how: ExecutionConfig, study: Study) -> None:
-    """Refuse an execution that is impossible here, before a study is created.
+
+def check_execution(how: ExecutionConfig, study: Study) -> int:
+    """Return the candidates at once, if the execution is possible here; it creates no study.
 
     Raises:
         ConfigError: a candidate is impossible, candidates cannot share an embedding, or the number
@@ -26,8 +29,9 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
         EnvironmentLacks: a backend, or Ray, is not installed.
     """
     study.check()
+    here = machine.here()
     if how.ray_address is None:
-        resolve_workers(study.workers, study.threads, machine=machine.here())
+        resolve_workers(study.workers, study.threads, machine=here)
     elif how.parallel is None:
         raise ConfigError(
             "--ray-address needs --parallel, the candidates at once on the cluster; add it"
@@ -40,13 +44,17 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
         check_sharing(Protocol(**{**study.measured.protocol, **study.protocol}), study.workers)
     if how.executor == "ray":
         ray.check()
+    if how.parallel is not None:
+        return how.parallel
+    if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
+        return GPU_CANDIDATES
+    return max(1, (here.cores - 1) // study.cores)
 
 
 def execute(
     store: Store,
     study: Study,
     how: ExecutionConfig,
-    parallel: int,
     observer: AbstractContextManager[Observer[StudyProgress]],
     *,
     retry_failed: bool = False,
@@ -58,7 +66,6 @@ def execute(
         store: of the study; locked until the session ends.
         study: its definition.
         how: its execution.
-        parallel: candidates at once.
         observer: gets the progress.
         retry_failed: repeat the failed runs of earlier sessions.
         run: executes one run; default: `candidate.train`.
@@ -68,8 +75,8 @@ def execute(
         StudyError: another process works on the study, or its store is damaged.
         EnvironmentLacks, WorkerFailed: as of `Scheduler.run`.
     """
-    check_execution(how, study)
-    run, threads = run or partial(train, parallel=parallel), study.threads
+    parallel, threads = check_execution(how, study), study.threads
+    run = run or partial(train, parallel=parallel)
     with store.lock(), ExitStack() as stack:
         if study.share_embedding:
             run = stack.enter_context(shared_tables(study.runs(study.first)))

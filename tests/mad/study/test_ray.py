@@ -51,8 +51,8 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
     local, ray = (open_store(study, tmp_path, name) for name in ("local", "ray"))
 
     def session(store, **how):
-        how = ExecutionConfig(**how)
-        return execute(store, study, how, 2, nullcontext(print), run=trains_or_crashes)
+        how = ExecutionConfig(parallel=2, **how)
+        return execute(store, study, how, nullcontext(print), run=trains_or_crashes)
 
     session(local, budget="2")
     session(ray, budget="1")
