@@ -25,7 +25,7 @@ class Quantized:
     It stands for a parameter in `embed` and in the op `linears`.
     """
 
-    parts: tuple[array, ...]
+    parts: tuple[array, array, array]
     """Packed (out, in * bits / 32) uint32; scales and offsets (out, in / group_size) float32."""
     how: dict[str, Any]  # elements per scale, and 4 or 8 bits
 
@@ -34,9 +34,9 @@ class Quantized:
         """Quantise a matrix, which has to be one that `suits`; the result is computed here."""
         group_size = next(size for size in GROUP_SIZES if w.shape[1] % size == 0)
         how: dict[str, Any] = {"group_size": group_size, "bits": bits}
-        parts = tuple(mx.quantize(w, **how))
-        mx.eval(parts)
-        return cls(parts, how)
+        packed, scales, offsets = mx.quantize(w, **how)
+        mx.eval(packed, scales, offsets)
+        return cls((packed, scales, offsets), how)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -50,11 +50,13 @@ class Quantized:
 
     def __getitem__(self, rows: array) -> array:
         """Return rows of the matrix; index of any shape, result (*index.shape, in) float32."""
-        return mx.dequantize(*(part[rows] for part in self.parts), **self.how)
+        packed, scales, offsets = self.parts
+        return mx.dequantize(packed[rows], scales[rows], offsets[rows], **self.how)
 
     def halves(self) -> tuple[Quantized, Quantized]:
         """Return the matrices of the first and of the second half of the rows."""
-        first, second = zip(*(mx.split(part, 2) for part in self.parts), strict=True)
+        packed, scales, offsets = (list(mx.split(part, 2)) for part in self.parts)
+        first, second = zip(packed, scales, offsets, strict=True)
         return replace(self, parts=first), replace(self, parts=second)
 
     def product(self, x: array) -> array:
