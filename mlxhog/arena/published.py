@@ -124,19 +124,12 @@ class MarksReader:
 
 @dataclass(frozen=True)
 class Copy:
-    """Number, time and updates of one copy.
+    """Number, time and updates of one copy."""
 
-    Attributes:
-        number: number of the copy, from 1.
-        oldest: number of updates that are completely in it.
-        version: number of updates of which at least a part may be in it.
-        time_ns: time of the copy, monotonic.
-    """
-
-    number: int
-    oldest: int
-    version: int
-    time_ns: int
+    number: int  # from 1
+    oldest: int  # updates that are completely in it
+    version: int  # updates of which at least a part may be in it
+    time_ns: int  # monotonic
 
 
 class Copies:

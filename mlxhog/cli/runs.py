@@ -219,7 +219,7 @@ def show(config: OneRun) -> Report:
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or "the defaults",
         "checkpoints": facts["checkpoints"] or "none yet",
         "load": facts["load"] and f"mlxhog.load({run_word(run.directory)!r}), {facts['load']}",
-        "note": [*record.notes, *filter(None, [record.part.get("seen")])],
+        "note": record.notes,
     }
     word = shlex.quote(run_word(run.directory))
     train = f"--resume {word} --time 10m"

@@ -240,8 +240,6 @@ class Result(Totals):
         seconds: seconds of training of the whole run.
         tokens_per_s: tokens over seconds.
         val_text: name of the part; runs with the same name were evaluated on the same text.
-        val_seen: a note if an earlier run, whose weights this one began with, trained on some of
-            the held-out text; else None.
         val_of_completions: whether the held-out text consists of examples, so that only their
             completions count.
         restarts: number of restarted workers.
@@ -273,7 +271,6 @@ class Result(Totals):
     copies_bits_per_byte: tuple[float, ...] = ()
     network_bytes: int = 0
     val_text: str | None = None
-    val_seen: str | None = None
     val_of_completions: bool = False
     start_s: float | None = None
     counts_bits_per_byte: float | None = None

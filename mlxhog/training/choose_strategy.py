@@ -37,6 +37,8 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from mlxhog.arena.process import WatchedTime
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.schedules import Falling
@@ -124,11 +126,11 @@ class StepTime(NamedTuple):
 
 def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
     """Share of the gradients that rounds lost to waiting."""
-    tokens = [sum(one.tokens for one in own) for own in steps]
-    computed_s = [sum(one.compute_s for one in own) for own in steps]
-    lasted_s = fmean(sum(one.lasted_s() for one in own) for own in steps)
-    per_s = sum(n / s for n, s in zip(tokens, computed_s, strict=True) if n)
-    return 1 - sum(tokens) / (lasted_s * per_s) if per_s else 0.0
+    tokens, computed_s, waited_s = np.array([np.sum(own, axis=0) for own in steps]).T
+    worked = tokens > 0
+    per_s = float(np.sum(tokens[worked] / computed_s[worked]))
+    lasted_s = float(np.mean(computed_s + waited_s))
+    return 1 - float(np.sum(tokens)) / (lasted_s * per_s) if per_s else 0.0
 
 
 def lost_by_last_rounds(steps: Sequence[Sequence[StepTime]]) -> float | None:
@@ -202,8 +204,8 @@ class Changes:
 
     def _take(self, slot: int, record: Any) -> None:
         if slot in self._steps:
-            tokens, compute_s, wait_s = record["tokens"], record["compute_s"], record["wait_s"]
-            self._steps[slot].append(StepTime(int(tokens), float(compute_s), float(wait_s)))
+            step = record[["tokens", "compute_s", "wait_s"]].item()
+            self._steps[slot].append(StepTime(*step))
         self._last_s = self._watched.look()
 
     def look(self) -> None:
@@ -232,10 +234,7 @@ class Changes:
             self._forget()
 
     def _look_at_rounds(self, steps: list[list[StepTime]]) -> None:
-        lost, absent_s = (
-            lost_by_last_rounds(steps),
-            self._watched.look() - self._last_s,
-        )
+        lost, absent_s = lost_by_last_rounds(steps), self._watched.look() - self._last_s
         if lost is not None and lost > MOST_LOST:
             self.end_rounds(
                 f"rounds lost {lost:.0%} of their gradients to waiting in the last "
@@ -264,9 +263,7 @@ class Changes:
     def _change(self, why: str, lost: float | None) -> bool:
         """Continue with the other strategy if all workers hold still; whether they do.
 
-        Args:
-            why: the reason, for the user.
-            lost: the share of gradients that rounds lose, if that is the reason.
+        `lost` is the share of gradients that rounds lose, if that is the reason.
         """
         run, old, doing = self._run, self._run.plan, Doing(Activity.CHANGING)
         new = replace(old.changed(), workers=old.workers, kernels=old.kernels)

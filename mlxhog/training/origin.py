@@ -42,11 +42,10 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
-from mlxhog.models.xlstm_large import SPELLINGS
 from mlxhog.report.metrics import scored_at
 from mlxhog.strategies import Serial, Strategy
 
-OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
+OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
 """Fields in which a model may differ from the checkpoint of its initial weights."""
 MOST_DIFFERENCES = 6
 _NEEDED = (
@@ -102,24 +101,15 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run, and the checkpoint from which it resumes.
+    """A run, and the checkpoint from which it resumes."""
 
-    Attributes:
-        config: of this call, with the run's own budget if the call has none.
-        run: the run.
-        checkpoint: from which it resumes.
-        own_budget: rest of the run's own budget, if this call has none.
-    """
-
-    config: TrainConfig
+    config: TrainConfig  # of this call, with the run's own budget if the call has none
     run: Run
     checkpoint: Checkpoint
-    own_budget: Budget | None
+    own_budget: Budget | None  # rest of the run's own budget, if this call has none
 
     @classmethod
-    def of(
-        cls, config: TrainConfig, model: Mapping[str, Any], hidden: frozenset[str]
-    ) -> Self | None:
+    def of(cls, config: TrainConfig, model: ModelConfig) -> Self | None:
         """Load the run that the configuration resumes; None for a new run.
 
         Raises:
@@ -138,8 +128,10 @@ class Resumption:
                 "train with the version that wrote it, or begin a new run with its weights: mlxhog "
                 f"train --init-from {quoted(str(saved.path))}"
             )
-        checkpoint.check_architecture(saved, model)
-        config = _with_strategy(_with_optimizer(config, saved, hidden), saved)
+        # Unless the vocabulary is the model's own, the tokenizers are compared instead.
+        ignored = set() if keeps_vocabulary(config) else {"vocab_size"}
+        checkpoint.check_architecture(saved, model, ignored)
+        config = _with_strategy(_with_optimizer(config, saved, model), saved)
         begins_to_follow = config.follow is not None and not saved.state["followed"]
         if config.has_budget or begins_to_follow:  # the followed text has no end
             return cls(config, run, saved, None)
@@ -167,9 +159,7 @@ class Resumption:
     @cached_property
     def stored(self) -> dict[str, Any]:
         """The options in the run's folder, by name."""
-        path = self.run.config_path
-        stored = read_stored(path) if path.is_file() else {}
-        return {name: value for name, (value, _) in stored.items()}
+        return stored_options(self.run)
 
     def automatic(self) -> dict[str, float]:
         """Return the run's earlier values of options that are "auto"."""
@@ -245,6 +235,12 @@ class Resumption:
                 )
 
 
+def stored_options(run: Run) -> dict[str, Any]:
+    """The options in a run's folder, by name."""
+    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
+    return {name: value for name, (value, _) in stored.items()}
+
+
 def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
     """Spell a checkpoint's held-out bits per byte, and the step that they scored; "" if unknown.
 
@@ -265,16 +261,16 @@ def text_kind(config: TrainConfig) -> str:
     return "data" if config.follow is None else "stream"
 
 
-def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[str]) -> TrainConfig:
+def _with_optimizer(config: TrainConfig, saved: Checkpoint, model: ModelConfig) -> TrainConfig:
     """Use the run's own optimizer unless another is named; refuse moments of another one."""
-    own = saved.state["optimizer"]
+    own, hidden = saved.state["optimizer"], bool(families.hidden_matrices(model))
     if config.optimizer is None:
         return replace(config, optimizer=optim.by_name(own))
     if config.reset_optimizer:
         return config
     if own in OPTIMIZERS.known():
-        own = optim.by_name(own).fitted(hidden=bool(hidden)).name
-    if own != config.optimizer.fitted(hidden=bool(hidden)).name:
+        own = optim.by_name(own).fitted(hidden=hidden).name
+    if own != config.optimizer.fitted(hidden=hidden).name:
         raise CheckpointError(
             f"{config.resume} was trained with optimizer {own}, this is {config.optimizer.name}, "
             f"which cannot use its moments; add --optimizer {own}, or --reset-optimizer to "
@@ -370,8 +366,8 @@ def with_vocabulary(
 class InitialWeights:
     """An open checkpoint, and the mapping of its vocabulary to the model's.
 
-    `rows` has for each row of the run's vocabulary the checkpoint's row or -1, (V,) int64; it is
-    None if both vocabularies are the same.
+    `rows` has for each row of the run's vocabulary the checkpoint's row or -1, (V,); it is None if
+    both vocabularies are the same.
     """
 
     opened: Opened
@@ -388,7 +384,12 @@ class InitialWeights:
             CheckpointError: another family, other shapes, or another vocabulary without
                 `resize_vocab`.
         """
-        self._check_model(config, model)
+        if differences := checkpoint.differences(self.opened.config, model, OF_TRAINING):
+            raise CheckpointError(
+                f"{self.opened.path} does not fit model {config.model}: "
+                f"{', '.join(differences[:MOST_DIFFERENCES])}; leave --model out to train the "
+                "checkpoint's own model, or --init-from to begin with new weights"
+            )
         before, there = None, self.opened.config.vocab_size
         with suppress(MlxhogError):  # it may have no readable one
             before = self.opened.tokenizer()
@@ -418,25 +419,6 @@ class InitialWeights:
         if before is not None and not same:
             rows = _by_text(before, tokenizer, there, model.vocab_size)
         return replace(self, rows=rows), model
-
-    def _check_model(self, config: TrainConfig, model: ModelConfig) -> None:
-        there, ignored = self.opened.config, checkpoint.NOT_ARCHITECTURE | {*OF_TRAINING}
-        theirs, ours = there.to_dict(), model.to_dict()
-        if "hidden_size" in ours:  # it has two names in transformers' files
-            ignored |= SPELLINGS.keys()
-        differences = [
-            checkpoint.difference(field, theirs.get(field), ours.get(field))
-            for field in sorted((theirs.keys() | ours.keys()) - ignored)
-            if theirs.get(field) != ours.get(field)
-        ]
-        if there.model_type != model.model_type:
-            differences = [f"it is of the family {there.title}, that model of {model.title}"]
-        if differences:
-            raise CheckpointError(
-                f"{self.opened.path} does not fit model {config.model}: "
-                f"{', '.join(differences[:MOST_DIFFERENCES])}; leave --model out to train the "
-                "checkpoint's own model, or --init-from to begin with new weights"
-            )
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from mlxhog.arena import Layout
 from mlxhog.base import machine
-from mlxhog.base.quantities import format_count
-from mlxhog.checkpoint import formats
+from mlxhog.base.quantities import format_count, parse_count
+from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.config import plugins
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
@@ -44,40 +44,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TextPlan(Plan):
-    """A run of a language model that has passed every check.
+    """A run of a language model that has passed every check."""
 
-    Attributes:
-        stored: the options for the run's folder; those that a resume decides again are open.
-        automatic: step size and numbers of the optimizer that `optim.for_model` decided, since
-            neither this call nor the first one gave them.
-        resumption: the run that is resumed; None for a new one.
-        initial_weights: of a checkpoint, for a new run; None draws initial values.
-        data: prepared token files.
-        held_out: the part of the held-out text that evaluations score.
-        division: of the text among clients; None if all workers share one text.
-        epoch_tokens: in one pass over the training text.
-        mean_tokens_per_step: in one update, on average over a budget in steps.
-        parameters: numbers in the model.
-        optimizer: with its segments, kept per worker slot (private) or once (shared).
-        memory: limits of the run's memory, and what a worker's gradients take.
-        batch: the choice of `--batch-size auto`; None for a named batch.
-        other: the plan with the strategy that the run may change to; None if it stays.
-    """
-
-    stored: TrainConfig
-    automatic: tuple[str, ...]
-    resumption: Resumption | None
-    initial_weights: InitialWeights | None
+    stored: TrainConfig  # for the run's folder; options that a resume decides again are open
+    automatic: tuple[str, ...]  # numbers that `optim.for_model` decided, in this call or the first
+    resumption: Resumption | None  # None for a new run
+    initial_weights: InitialWeights | None  # of a checkpoint; None draws initial values
     data: prepare.Prepared
-    held_out: HeldOutPart
-    division: Division | None
-    epoch_tokens: int
-    mean_tokens_per_step: float
-    parameters: int
+    held_out: HeldOutPart  # that evaluations score
+    division: Division | None  # of the text among clients; None if all workers share one text
+    epoch_tokens: int  # in one pass over the training text
+    mean_tokens_per_step: float  # in one update, on average over a budget in steps
+    parameters: int  # numbers in the model
     optimizer: Optimizer
     memory: Memory
-    batch: BatchChoice | None = None
-    other: TextPlan | None = None
+    batch: BatchChoice | None = None  # of `--batch-size auto`
+    other: TextPlan | None = None  # with the strategy that the run may change to
 
     def changed(self) -> TextPlan:
         """The other plan, whose other is this."""
@@ -108,7 +90,7 @@ class TextPlan(Plan):
 
     @property
     def emulated(self) -> bool:
-        """Whether Metal source runs on the CPU, now or before a resume; see `is_emulated`."""
+        """Whether Metal source runs on the CPU, now or before a resume."""
         return is_emulated(self.writers.gpu_write, self.kernels_used) or self.emulated_before
 
     @property
@@ -135,7 +117,9 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
     from mlxhog.training import batch_size
 
     if config.resume is not None:
-        batch = batch_size.of_resumed(config)
+        run, _ = checkpoint.resumable(config.resume, Path(config.out))
+        sequences = origin.stored_options(run).get("batch_size", TrainConfig().micro_batch)
+        batch = batch_size.BatchChoice(parse_count(sequences), "the run began with it")
     else:
         alone = _plan(config.having(batch_size=1), progress=progress)
         batch = batch_size.measured(alone, progress=progress)
@@ -169,10 +153,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     workers, writers, forms = kernel_choice.choose(config, here, of_engines.append)
     memory = Memory(here.memory_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
-    fields = model.to_dict()
-    if not origin.keeps_vocabulary(config):  # the tokenizer is compared instead
-        del fields["vocab_size"]
-    resumption = Resumption.of(config, fields, families.hidden_matrices(model))
+    resumption = Resumption.of(config, model)
     if resumption is not None:
         config = resumption.config
         notes += resumption.notes(len(workers))
@@ -202,13 +183,6 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     spec, sampled = _parameters(config, model, train, note)
     before = None if resumption is None else int(resumption.state["held_out"]["asked_bytes"])
     held_out = HeldOutPart.of(data, config, parameters, before)
-    began = config.init_from if resumption is None else resumption.began_with().get("init_from")
-    if began is not None and config.eval_every.on:
-        from mlxhog.training.seen import seen_before
-
-        seen, unknown = seen_before(str(began), data)
-        held_out = replace(held_out, seen=seen)
-        notes += filter(None, [seen, unknown])
     cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
     if too_long := sum(rows.cut for rows in cut):
         note(

@@ -67,22 +67,15 @@ QUIET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """The result of a replay: the first difference, in words, or None.
-
-    Attributes:
-        workers: backends, by the slots of the initial workers.
-        steps: number of replayed steps, torn ones included.
-        hashes: number of compared hashes, the final ones included.
-        sha256: of the final weights, as recorded.
-    """
+    """The result of a replay."""
 
     run: str
-    workers: tuple[str, ...]
-    steps: int
+    workers: tuple[str, ...]  # backends, by the slots of the initial workers
+    steps: int  # replayed, torn ones included
     deaths: int
-    hashes: int
-    difference: str | None
-    sha256: str
+    hashes: int  # compared, the final ones included
+    difference: str | None  # the first one, in words
+    sha256: str  # of the final weights, as recorded
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -92,21 +85,14 @@ class ReplayResult:
 
 @dataclass(frozen=True)
 class Process:
-    """One recorded process: its place in the log of its slot, and its number of steps.
-
-    Attributes:
-        number: processes in this slot before it.
-        first: steps in this slot before its own.
-        steps: its own, torn ones included.
-        hashes: number of its steps with a SHA-256.
-    """
+    """One recorded process: its place in the log of its slot, and its number of steps."""
 
     slot: int
-    number: int
+    number: int  # processes in this slot before it
     begin: Begin
-    first: int
-    steps: int = 0
-    hashes: int = 0
+    first: int  # steps in this slot before its own
+    steps: int = 0  # its own, torn ones included
+    hashes: int = 0  # steps of its own with a SHA-256
 
     def __str__(self) -> str:
         """Its name in messages."""

@@ -35,7 +35,6 @@ from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Observer
 from mlxhog.training.plan import TextPlan
 from mlxhog.training.session import Session
-from mlxhog.training.strategy_plan import MANY_PASSES, repetition
 
 if TYPE_CHECKING:
     from mlxhog.report.tensorboard import TensorBoard
@@ -103,12 +102,6 @@ class Reporter:
             self.report(None, doing)
         if not self.monitor.arena.counters.load("start_ns"):
             return
-        # Once, that a run whose amount of text was open has read it `MANY_PASSES` times.
-        plan, budget = self.plan, self.monitor.budget
-        if (plan.config.follow, plan.config.epochs, budget.steps, budget.tokens) == (None,) * 4:
-            tokens = self.monitor.totals()[1] - budget.tokens_before
-            if tokens >= MANY_PASSES * plan.epoch_tokens:
-                self.report_once(repetition(plan.epoch_tokens, f"was read {MANY_PASSES:g} times"))
         if self._is_due("metrics", METRICS_S):
             self.append_metrics()
         if self._is_due("times", TIMES_S):
@@ -218,7 +211,6 @@ class Reporter:
             run=str(self.run.directory),
             start_s=self.monitor.start_s,
             val_text=plan.held_out.text,
-            val_seen=plan.held_out.seen or None,
             val_of_completions=TokenFile.open(plan.data.val).prompts is not None,
             restarts=session.restarts,
             torn=session.torn,

@@ -51,32 +51,24 @@ class Score(NamedTuple):
     n_bytes: int
     tokens: int
 
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of text."""
+        return heldout.bits_per_byte(self.nats, self.n_bytes)
+
 
 @dataclass(frozen=True)
 class HeldOutPart:
-    """The part of the held-out text that all evaluations of a run score, as run.json has it.
+    """The part of the held-out text that all evaluations of a run score, as run.json has it."""
 
-    Attributes:
-        asked_bytes: its size, as `subset.of` takes it.
-        text: its name; scores of the same text have the same name, see `subset.name`.
-        n_bytes: bytes of text in it, prompts of examples included.
-        share: its part of all held-out text, up to 1.
-        batches: number of its batches.
-        all_batches: with those of the larger final score.
-        larger_share: part of all held-out text in the larger final score; 0 without it.
-        tokens: number of its tokens.
-        seen: a note if earlier runs, whose weights the run began with, trained on some of it.
-    """
-
-    asked_bytes: int
-    text: str
-    n_bytes: int
-    share: float
+    asked_bytes: int  # its size, as `subset.of` takes it
+    text: str  # its name; scores of the same text have the same name
+    n_bytes: int  # of text, prompts of examples included
+    share: float  # of all held-out text, up to 1
     batches: int
-    all_batches: int
-    larger_share: float
+    all_batches: int  # with those of the larger final score
+    larger_share: float  # of all held-out text, in the larger final score; 0 without it
     tokens: int
-    seen: str = ""
 
     @classmethod
     def of(

@@ -144,7 +144,11 @@ def fields_of(
     if resolved.follow is None:
         read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
         if read is not None and read > MANY_PASSES:
-            notes.append(repetition(epoch_tokens, f"is read {read:.3g} times in this budget"))
+            notes.append(
+                f"the text of {format_count(epoch_tokens)} tokens is read {read:.3g} times in this "
+                f"budget; beyond {MANY_PASSES:g} a model mostly memorises it: use more text, a "
+                "smaller budget, or a smaller model"
+            )
     decided = not is_open and config.strategy is not None
     stored_choice = resolved.strategy if decided else config.strategy
     return {
@@ -257,11 +261,3 @@ def passes(
     if budget.seconds is not None and tokens_per_s is not None:
         tokens.append(budget.seconds * tokens_per_s)
     return min(tokens) / epoch_tokens if tokens else None
-
-
-def repetition(epoch_tokens: int, read: str) -> str:
-    """Warn of a text that is read more than `MANY_PASSES` times; `read` says how often."""
-    return (
-        f"the text of {format_count(epoch_tokens)} tokens {read}; beyond {MANY_PASSES:g} a model "
-        "mostly memorises it: use more text, a smaller budget, or a smaller model"
-    )

@@ -62,21 +62,13 @@ _NAMED_BY_CONTENT = {"model_type", "architectures", "out_norm_bias", "weight_mod
 
 @dataclass(frozen=True)
 class Conversion:
-    """How to write a checkpoint.
+    """How to write a checkpoint."""
 
-    Attributes:
-        to: "hf", "xlstm" or "mlxhog".
-        dtype: type of the weights; None keeps the type of each.
-        shard_bytes: most bytes of tensors in a file.
-        fused: stack matrices that share their input (xlstm package, xLSTM Large).
-        slstm: layout of sLSTM cells (xlstm package, v1), "vanilla" or "cuda".
-    """
-
-    to: str
-    dtype: str | None = None
-    shard_bytes: int = SHARD_BYTES
-    fused: bool = False
-    slstm: str = "vanilla"
+    to: str  # "hf", "xlstm" or "mlxhog"
+    dtype: str | None = None  # of the weights; None keeps the type of each
+    shard_bytes: int = SHARD_BYTES  # most bytes of tensors in a file
+    fused: bool = False  # stack matrices that share their input (xlstm package, xLSTM Large)
+    slstm: str = "vanilla"  # layout of sLSTM cells (xlstm package, v1), or "cuda"
 
 
 def convert(

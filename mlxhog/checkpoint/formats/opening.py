@@ -167,18 +167,13 @@ TITLES = {
 class Opened:
     """An open checkpoint; its tensors fit its model.
 
-    Attributes:
-        path: the path that was opened.
-        folder: the directory of its files.
-        format: a key of `TITLES`.
-        config: the model.
-        tensors: our name -> read-only view of a mapped file, of a type in `mapped.FLOATS`. Numbers
-            are read at their first use; `copy_into` checks that they are finite.
+    `tensors` has for each of our names a read-only view of a mapped file, of a type in
+    `mapped.FLOATS`. Numbers are read at their first use; `copy_into` checks that they are finite.
     """
 
-    path: Path
-    folder: Path
-    format: str
+    path: Path  # that was opened
+    folder: Path  # of its files
+    format: str  # a key of `TITLES`
     config: ModelConfig
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
 
@@ -186,10 +181,6 @@ class Opened:
         """Return the tokenizer in the directory; None if there is no tokenizer.json.
 
         Its start token is that of the tokenizer's files, else that of the config.
-
-        Raises:
-            DataError: the tokenizer is damaged.
-            EnvironmentLacks: it needs a package that is not installed.
         """
         if not (self.folder / "tokenizer.json").is_file():
             return None
@@ -219,11 +210,8 @@ class Opened:
     def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
         """Fill arrays with the tensors, converted to their types; takes little extra memory.
 
-        Args:
-            out: our name -> C-contiguous array of the tensor's shape, for every tensor.
-
-        Raises:
-            CheckpointError: tensors are not finite; the message names them.
+        `out` has for each of our names a C-contiguous array of the tensor's shape. A
+        CheckpointError names tensors that are not finite.
         """
         refuse_not_finite(
             [name for name, tensor in self.tensors.items() if not mapped.copy(tensor, out[name])],
