@@ -138,14 +138,10 @@ class Run:
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
     def options(self, *, data: str | None = None, path: Path | None = None) -> Layer:
-        """Return the options, with the place where the text is now.
+        """Return the options, of `path` or the run's own, with the place where the text is now.
 
-        Args:
-            data: the text, if the user names it.
-            path: of the options; by default `config_path`.
-
-        Raises:
-            DataError: the text is neither at the recorded path nor at its full path.
+        `data` is the text, if the user names it; else a DataError says that it is neither at the
+        recorded path nor at its full path.
         """
         from mlxhog.base.paths import words
         from mlxhog.data import corpora
@@ -207,10 +203,10 @@ class Run:
         Raises:
             RunError: the file is damaged.
         """
-        if not self.times_path.exists():
-            return []
         try:
             return list(map(dict, plain_json.read(self.times_path)["workers"]))
+        except FileNotFoundError:
+            return []
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunError(
                 f"{self.times_path} is damaged ({error}); remove it; further training writes it"
@@ -218,15 +214,13 @@ class Run:
 
     def drop_metrics_after(self, step: int, elapsed_s: float) -> None:
         """Drop the lines of steps after the checkpoint from which a run is resumed."""
-        lines = self.read_metrics()
-        before = [
-            one
-            for one in lines
-            if one.get("step", 0) <= step and one.get("elapsed_s", 0.0) <= elapsed_s
-        ]
-        if len(before) < len(lines):
-            content = b"".join(plain_json.dumps(one) + b"\n" for one in before)
-            replace_file(self.metrics_path, content)
+
+        def is_before(line: Mapping[str, Any]) -> bool:
+            return line.get("step", 0) <= step and line.get("elapsed_s", 0.0) <= elapsed_s
+
+        if not all(map(is_before, lines := self.read_metrics())):
+            kept = filter(is_before, lines)
+            replace_file(self.metrics_path, b"".join(plain_json.dumps(one) + b"\n" for one in kept))
 
     def append_sample(self, text: str) -> None:
         """Append sampled text to `samples.txt`, as one line."""
@@ -283,9 +277,8 @@ def run_of(checkpoint: Path) -> Run | None:
     """Return the run of a checkpoint's path, or None if the path is not in a run."""
     path = expanded(checkpoint).absolute()
     run = Run(path.parent.parent)
-    return (
-        run if path.is_dir() and path.parent == run.checkpoints and is_run(run.directory) else None
-    )
+    is_one = path.is_dir() and path.parent == run.checkpoints and is_run(run.directory)
+    return run if is_one else None
 
 
 def remove(run: Run) -> None:
@@ -338,23 +331,19 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
             return Run(place.absolute())
     having = [run for run in runs if spec in run.name] if spec and path.name == spec else []
     named = [run for run in having if run.name.split("-", 2)[-1] == spec]
-    if whole and len(named) == 1:
-        return named[0]
-    if whole and named:
-        names = _listed([run.name for run in named])
-        raise RunError(f"{spec!r} is the name of {len(named)} runs: {names}; add date and time")
-    meant = runs[-1:] if spec == "latest" else having
-    if len(meant) == 1 and whole:
+    meant = named if whole and named else runs[-1:] if spec == "latest" else having
+    if len(meant) == 1 and whole and not named:
         raise RunError(f"{spec!r} is not the whole name of a run; did you mean {meant[0].name!r}?")
     if len(meant) == 1:
         return meant[0]
     if spec == "latest":
         raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
     if meant:
+        what, way = "part of the names", "give more of the name"
+        if whole and named:
+            what, way = "the name", "add date and time"
         names = _listed([run.name for run in meant])
-        raise RunError(
-            f"{spec!r} is part of the names of {len(meant)} runs: {names}; give more of the name"
-        )
+        raise RunError(f"{spec!r} is {what} of {len(meant)} runs: {names}; {way}")
     if path.exists():
         raise RunError(
             f"{path} is not a run: it has no {_STATUS}; name a run's directory (mlxhog runs)"

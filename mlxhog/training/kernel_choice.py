@@ -156,10 +156,8 @@ def _require(ok: bool, choice: str, what: str, reason: str | None, other: str) -
 def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
     """The reason why the GPU must not write; None if kernels are right and lose no update."""
     engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
-    for verdict in (record.gpu_write(backends), *map(record.kernels, engines)):
-        if not verdict.ok:
-            return verdict.reason
-    return None
+    every = (record.gpu_write(backends), *map(record.kernels, engines))
+    return next((verdict.reason for verdict in every if not verdict.ok), None)
 
 
 def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:

@@ -83,7 +83,7 @@ class ReplayResult:
         return {**asdict(self), "equal": self.difference is None}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Process:
     """One recorded process: its place in the log of its slot, and its number of steps."""
 
@@ -116,9 +116,9 @@ def processes(directory: Path, slot: int) -> list[Process]:
         if isinstance(record, Begin):
             every.append(Process(slot, len(every), record, total))
         elif isinstance(record, Step | Torn):
-            total, last = total + 1, every[-1]
-            hashed = isinstance(record, Step) and bool(record.sha256)
-            every[-1] = replace(last, steps=last.steps + 1, hashes=last.hashes + hashed)
+            total += 1
+            every[-1].steps += 1
+            every[-1].hashes += isinstance(record, Step) and bool(record.sha256)
     return every
 
 

@@ -109,8 +109,7 @@ class Reporter:
 
     def _is_due(self, what: str, every_s: float) -> bool:
         now_s = monotonic_ns() / 1e9
-        is_due = now_s >= self._next_s.get(what, 0.0)
-        if is_due:
+        if is_due := now_s >= self._next_s.get(what, 0.0):
             self._next_s[what] = now_s + every_s
         return is_due
 
@@ -167,6 +166,7 @@ class Reporter:
         """Replace run.json."""
         steps, tokens, seconds = self.monitor.totals()
         here, plan, config = machine.here(), self.plan, self.plan.config
+        backends = {worker.backend for worker in plan.workers}
         self.run.write_status(
             {
                 "status": status,
@@ -179,13 +179,7 @@ class Reporter:
                 "memory_bytes": here.memory_bytes,
                 "gpu_write": plan.writers.gpu_write,
                 "kernels": plan.kernels_used,
-                "tf32": bool(
-                    float32.note(
-                        {worker.backend for worker in plan.workers},
-                        here,
-                        promised=config.determinism != "none",
-                    )
-                ),
+                "tf32": bool(float32.note(backends, here, promised=config.determinism != "none")),
                 "emulated": plan.emulated,
                 "model": _model_name(plan),
                 "data": config.data,

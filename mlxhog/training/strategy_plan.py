@@ -130,8 +130,7 @@ def fields_of(
         notes.append(str(division))
     per_step = strategy.batches_per_step()
     mean_per_step = float(per_step)
-    regimes = None if config.strategy is None else config.strategy.regimes()
-    if config.strategy and regimes and config.steps is not None:
+    if config.strategy and config.steps is not None and (regimes := config.strategy.regimes()):
         if strategy.name == regimes[0].name:
             mean_per_step = 1.0 + config.strategy.rounds_share * (strategy.workers - 1)
 
@@ -253,11 +252,6 @@ def passes(
     budget: Budget, *, epoch_tokens: int, tokens_per_step: float, tokens_per_s: float | None = None
 ) -> float | None:
     """Return how many times a budget reads the text; None if that depends on an unknown speed."""
-    tokens: list[float] = []
-    if budget.steps is not None:
-        tokens.append(budget.steps * tokens_per_step)
-    if budget.tokens is not None:
-        tokens.append(budget.tokens)
-    if budget.seconds is not None and tokens_per_s is not None:
-        tokens.append(budget.seconds * tokens_per_s)
+    rates = (budget.steps, tokens_per_step), (budget.tokens, 1), (budget.seconds, tokens_per_s)
+    tokens = [limit * rate for limit, rate in rates if limit is not None and rate is not None]
     return min(tokens) / epoch_tokens if tokens else None

@@ -31,6 +31,7 @@ def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: P
     """Compare tensors with the parameters of a model, by name, shape and type."""
     expected = {name: tuple(spec.shape) for name, spec in families.param_spec(model).items()}
     hint = {model.untied_head: "; if the embedding is the head, say so in the config"}
+    legal = " or ".join(dtype.name for dtype in FLOATS)
     faults = [f"{name} is missing{hint.get(name, '')}" for name in expected if name not in tensors]
     faults += [f"{name} is superfluous" for name in tensors if name not in expected]
     for name in sorted(tensors.keys() & expected.keys()):
@@ -38,7 +39,6 @@ def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: P
         if array.shape != expected[name]:
             faults.append(f"{name} has shape {array.shape}, expected {expected[name]}")
         elif array.dtype not in FLOATS:
-            legal = " or ".join(dtype.name for dtype in FLOATS)
             faults.append(f"{name} has type {array.dtype}, expected {legal}")
     if faults:
         raise CheckpointError(
@@ -251,8 +251,12 @@ def open_checkpoint(
     package = _package_of(arrays, fields.get("model_type"), path)
     model = _model_of(fields, package, path, elsewhere)
     tensors = _without_copies(to_ours(arrays, model), model, path)
-    if package == "hf":
-        _check_final_norm(tensors, model, path)
+    norm = f"{OUT_NORM}.weight"
+    if package == "hf" and norm in tensors and not model.layout.out_norm:
+        raise ConfigError(
+            f"{path}: add_out_norm is false, but the file has {norm}, which transformers applies "
+            "nevertheless; set add_out_norm to true to compute the same, or remove the tensor"
+        )
     _check_fit(tensors, model, path)
     if ours and verify:  # last: reading the files takes time, and the checks above do not
         manifest.verify(path, record, large=[part.name for part in weights.parts(file)])
@@ -268,23 +272,13 @@ def _without_copies(
     if not model.tie_word_embeddings or head not in tensors:
         return tensors
     copy = tensors.pop(head)
-    if tensors.setdefault(embedding, copy) is copy:  # a file may hold either name
-        return tensors
-    if copy.shape != tensors[embedding].shape or not np.array_equal(
-        copy.view(np.uint8), tensors[embedding].view(np.uint8)
-    ):
+    one = tensors.setdefault(embedding, copy)  # a file may hold either name
+    same = copy is one or (
+        copy.shape == one.shape and np.array_equal(copy.view(np.uint8), one.view(np.uint8))
+    )
+    if not same:
         raise ConfigError(
             f"{path}: the config ties the embedding and the head, but {head} and {embedding} "
             "differ; set tie_word_embeddings (in v1: tie_weights) to false"
         )
     return tensors
-
-
-def _check_final_norm(tensors: Mapping[str, Any], model: ModelConfig, path: Path) -> None:
-    """Refuse a final norm if `add_out_norm` is false: transformers applies it nevertheless."""
-    name = f"{OUT_NORM}.weight"
-    if not model.layout.out_norm and name in tensors:
-        raise ConfigError(
-            f"{path}: add_out_norm is false, but the file has {name}, which transformers applies "
-            "nevertheless; set add_out_norm to true to compute the same, or remove the tensor"
-        )
