@@ -99,9 +99,9 @@ class MarksReader:
         return sum(_native.load_u64(self._words, LINE * k) & 1 for k in range(self._n))
 
     def copy(self, version: Callable[[], int], copy: Callable[[], None], limit_s: float) -> Updates:
-        """Copy the model as it was between two updates, if possible.
+        """Copy the model as it was between two updates, if a few tries until `limit_s` suffice.
 
-        There are a few tries, and no new one after `limit_s`. `version` counts updates so far.
+        `version` counts updates so far.
         """
         began = time.monotonic()
         for tries in range(1, TRIES + 1):

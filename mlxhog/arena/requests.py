@@ -273,9 +273,8 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
     if not reply.endswith(b"\n"):
         raise RunError(f"the run {directory} has ended before it answered the request {request!r}")
     answer = _fields(reply, "ok")
-    if answer.pop("ok") is not True:
-        code = answer.get("exit_code")
-        raise Refused(str(answer.get("error")), code if isinstance(code, int) else 2)
+    if not answer.pop("ok"):
+        raise Refused(answer["error"], answer["exit_code"])
     return answer
 
 

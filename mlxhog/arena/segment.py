@@ -76,7 +76,8 @@ def create(
             "and then: a Python outside of the sandbox, or a writable /dev/shm, avoids that"
         )
         require_space(directory, nbytes, "the arena")
-        fd, readonly_fd = _open_file(directory)
+        with tempfile.NamedTemporaryFile(prefix="arena-", dir=directory) as file:
+            fd, readonly_fd = os.dup(file.fileno()), os.open(file.name, os.O_RDONLY)
     try:
         os.ftruncate(fd, nbytes)  # once only: macOS refuses a second time
         if hasattr(os, "posix_fallocate"):
@@ -110,12 +111,6 @@ def _open_shm() -> tuple[int, int]:
         raise
     finally:
         _posixshmem.shm_unlink(name)
-
-
-def _open_file(directory: Path) -> tuple[int, int]:
-    with tempfile.NamedTemporaryFile(prefix="arena-", dir=directory) as file:
-        readonly_fd = os.open(file.name, os.O_RDONLY)
-        return os.dup(file.fileno()), readonly_fd
 
 
 def _too_large(nbytes: int, had: int) -> EnvironmentLacks:

@@ -11,7 +11,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
 
 
-@contextlib.contextmanager
-def new_run(config: TrainConfig) -> Iterator[Run | None]:
+def new_run(config: TrainConfig) -> AbstractContextManager[Run | None]:
     """Make the run of a configuration, as `starting` does; None if a run is resumed."""
     if config.resume is not None:
-        yield None
-        return
+        return contextlib.nullcontext()
     name = config.name or default_name(config.data)
-    with starting(Path(config.out), name, config.to_yaml()) as run:
-        yield run
+    return starting(Path(config.out), name, config.to_yaml())
 
 
 @contextlib.contextmanager

@@ -72,10 +72,6 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the model and the tokenizer that `auto` leaves open.
 
     They are those of the checkpoint that a resumed run continues, or that a new one begins with.
-
-    Raises:
-        RunError, CheckpointError: that checkpoint does not exist.
-        DataError: it has no tokenizer.
     """
     if config.resume is not None:
         _, path = checkpoint.resumable(config.resume, Path(config.out))
@@ -219,12 +215,10 @@ class Resumption:
             CheckpointError: one of them differs.
         """
         checkpoint.check_tokenizer(self.checkpoint, data.tokenizer)
-        state = self.state
-        for part, own_digest, digest in (
-            ("training", state["tokens_sha256"], train),
-            ("held-out", state["held_out_sha256"], held_out),
-        ):
-            if own_digest != digest:
+        for part, name, digest in (
+            ("training", "tokens_sha256", train), ("held-out", "held_out_sha256", held_out),
+        ):  # fmt: skip
+            if (own_digest := self.state[name]) != digest:
                 raise CheckpointError(
                     f"{self.config.resume} was trained with another {part} text than --data "
                     f"{words(self.config.data)} holds now: its tokens have digest "
@@ -247,9 +241,7 @@ def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
     The last evaluation of a run follows its last checkpoint, so it is in the run's result.
     """
     result = run.read_status().get("result") if run is not None and run.ended_with(path) else None
-    for score in (result, state):
-        if not isinstance(score, Mapping):
-            continue
+    for score in filter(None, (result, state)):
         if isinstance(bits := score.get("val_bits_per_byte"), int | float):
             step, used = score.get("val_step"), state.get("used", {})
             return f"held-out {bits:.3f}{scored_at(step, used.get('steps'))}"
@@ -450,18 +442,16 @@ class InitialWeights:
         by_rows = {families.embedding(model), families.head(model), families.head_bias(model)}
         damaged = []
         for name, tensor in self.opened.tensors.items():
-            slot = arena.param(name)
             if self.rows is not None and name in arena.layout.tables:
                 continue  # of n-grams of other ids
-            if self.rows is None or name not in by_rows:
-                finite = mapped.copy(tensor, slot)
-            else:
-                whole = np.empty(tensor.shape, np.float32)
-                finite = mapped.copy(tensor, whole)
+            slot = arena.param(name)
+            by_row = self.rows is not None and name in by_rows
+            whole = np.empty(tensor.shape, np.float32) if by_row else slot
+            if not mapped.copy(tensor, whole):
+                damaged.append(name)
+            if self.rows is not None and by_row:
                 known = self.rows >= 0
                 slot[known] = whole[self.rows[known]]
-            if not finite:
-                damaged.append(name)
         refuse_not_finite(damaged, self.opened.path)
 
 

@@ -236,8 +236,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             batch_size=config.sequences_per_ticket,
             seed=config.seed,
         )
-        log = Path("link.log")  # in the run's folder
-        link = LinkJob(cluster=config, identity=identity, log=log)
+        link = LinkJob(cluster=config, identity=identity, log=Path("link.log"))
     plans = [
         TextPlan(
             **{**way, "notes": (*notes, *way["notes"])},

@@ -126,12 +126,9 @@ class HeldOutTexts:
         most = tokens * file.header["bytes"] // file.n_tokens
         self._larger_bytes = 0 if self.part is file or most <= asked_bytes else most
 
-    @cached_property
+    @cached_property  # since opening copies its tokens
     def larger(self) -> TokenFile | None:
-        """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large.
-
-        Opening it copies its tokens, so it is opened on first use.
-        """
+        """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large."""
         return subset.of(self._file, self._larger_bytes) if self._larger_bytes else None
 
     def n_batches(self, file: TokenFile | None) -> int:
@@ -172,14 +169,9 @@ class TextJobs:
     """
 
     def __init__(
-        self,
-        val: Path,
-        tokenizer: Tokenizer,
-        asked_bytes: int,
-        job: Job,
-        context: Context,
-        ring: Ring,
-    ) -> None:
+        self, val: Path, tokenizer: Tokenizer, asked_bytes: int,
+        job: Job, context: Context, ring: Ring,
+    ) -> None:  # fmt: skip
         """Open the held-out text, of which evaluations score a part of `asked_bytes`."""
         self.job, self.context, self.ring, self._tokenizer = job, context, ring, tokenizer
         parameters = param_count(job.plan.model)
@@ -224,9 +216,7 @@ class TextJobs:
                 version=number,
                 staleness=steps,
                 t_ns=monotonic_ns(),
-                nats=score.nats,
-                n_bytes=score.n_bytes,
-                tokens=score.tokens,
+                **score._asdict(),
                 compute_s=(monotonic_ns() - began_ns) / 1e9,
             )
 

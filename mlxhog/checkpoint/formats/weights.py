@@ -57,16 +57,11 @@ def find(path: Path) -> Path:
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}: there is no such file or directory")
     files = candidates(path)
-    if path.is_file() and not files:
-        raise CheckpointError(
-            f"{path} is not a checkpoint: its name ends in none of {', '.join(ENDINGS)}; "
-            "name a checkpoint's directory or its file"
-        )
     if not files:
-        raise CheckpointError(
-            f"{path} has no checkpoint: no {_NAMED[0]}, {_NAMED[1]} or other file of tensors; "
-            "name a checkpoint's directory"
-        )
+        why = f"has no checkpoint: no {_NAMED[0]}, {_NAMED[1]} or other file of tensors"
+        if path.is_file():
+            why = f"is not a checkpoint: its name ends in none of {', '.join(ENDINGS)}"
+        raise CheckpointError(f"{path} {why}; name a checkpoint's directory or its file")
     if len(files) > 1 and files[0].name not in _NAMED:
         names = ", ".join(file.name for file in files[:4])
         raise CheckpointError(f"{path} has several checkpoints: {names}; name one of these files")
@@ -122,19 +117,19 @@ def _one(file: Path) -> dict[str, NDArray[Any]]:
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         content = reading.read_small(index, most=reading.MOST_HEADER_BYTES)
-        weight_map = plain_json.loads(content)["weight_map"]
-        plain = all(
-            isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
-            for file in weight_map.values()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        weight_map = dict(plain_json.loads(content)["weight_map"])
+        if not weight_map or not all(map(_is_name, weight_map.values())):
+            raise ValueError("it names no files beside it")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f'{index} is not an index of shards, {{"weight_map": {{TENSOR: FILE, ...}}}}; '
+            f'{index} is not an index of shards, {{"weight_map": {{TENSOR: FILE, ...}}}}: {error}; '
             "fetch it again from where the checkpoint comes from"
         ) from error
-    if not plain or not weight_map:
-        raise CheckpointError(f"{index} is not an index of shards: it names no files beside it")
-    return dict(weight_map)
+    return weight_map
+
+
+def _is_name(file: object) -> bool:
+    return isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
 
 
 def listed(faults: Sequence[str]) -> str:
