@@ -41,10 +41,11 @@ import numpy as np
 
 from mlxhog.arena.process import WatchedTime
 from mlxhog.base.workers import WorkerSpec
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Falling
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.strategies import division
+from mlxhog.strategies import Serial, division
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.sync import BY_SPEED
@@ -82,6 +83,23 @@ def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[Strategy, Strategy]:
     """The strategies to choose from; a run begins with the first."""
     devices = {(worker.backend.partition(":")[2], worker.threads) for worker in workers}
     return (ROUNDS, LOCK_FREE) if len(devices) == 1 else (LOCK_FREE, ROUNDS)
+
+
+def choices(
+    named: Strategy | None, workers: Sequence[WorkerSpec], regime: str | None
+) -> tuple[Strategy, ...]:
+    """The strategies that a run may have, the first one first; `regime` is that of a resumed run.
+
+    `named` is the strategy of the options.
+    """
+    if len(workers) == 1:
+        return (named or Serial(),)
+    both = by_likelihood(workers)
+    if named is not None:
+        if (regimes := named.regimes()) is None:
+            return (named,)
+        both = regimes
+    return both[::-1] if regime == both[1].name else both
 
 
 def title(strategy: str) -> str:
@@ -155,6 +173,14 @@ def rounds_share(plan: TextPlan) -> float:
     """The share of the budget after which rounds end; 0 where measured times say so."""
     chosen = plan.stored.strategy
     return 0.0 if chosen is None else chosen.rounds_share
+
+
+def mean_batches_per_step(config: TrainConfig, strategy: Strategy) -> float:
+    """Batches of one step of a run that begins with a strategy, in the mean over its steps."""
+    regimes = None if config.strategy is None else config.strategy.regimes()
+    if config.strategy and regimes and config.steps and strategy.name == regimes[0].name:
+        return 1.0 + config.strategy.rounds_share * (strategy.workers - 1)
+    return float(strategy.batches_per_step())
 
 
 def rounds_before(plan: TextPlan) -> int | None:

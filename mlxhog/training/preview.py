@@ -16,8 +16,7 @@ from mlxhog.errors import RunError
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import state
-from mlxhog.training.plan import TextPlan
-from mlxhog.training.strategy_plan import passes
+from mlxhog.training.plan import TextPlan, passes
 
 MOST_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""

@@ -15,8 +15,8 @@ from mlxhog.cli import main
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.models.registry import load_architecture
+from mlxhog.training import plan as plans
 from mlxhog.training import preview
-from mlxhog.training import strategy_plan as plans
 from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL, small_config
