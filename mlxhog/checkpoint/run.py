@@ -175,11 +175,7 @@ class Run:
         append_lines(self.events_path, plain_json.dumps(record) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of `metrics.jsonl`, without a torn last one.
-
-        Raises:
-            RunError: a line before the last is damaged.
-        """
+        """Return the lines of `metrics.jsonl`, without a torn last one."""
         if not self.metrics_path.exists():
             return []
         entries: list[dict[str, Any]] = []
@@ -198,11 +194,7 @@ class Run:
             replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
 
     def read_times(self) -> list[dict[str, Any]]:
-        """Return the workers of `times.json`; empty if there is no file.
-
-        Raises:
-            RunError: the file is damaged.
-        """
+        """Return the workers of `times.json`; empty if there is no file."""
         try:
             return list(map(dict, plain_json.read(self.times_path)["workers"]))
         except FileNotFoundError:
@@ -255,11 +247,7 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def read_options(file: Path) -> Layer:
-    """Return the options of a YAML file that the user names, which may be the file of a run.
-
-    Raises:
-        ConfigError: see `read_yaml`.
-    """
+    """Return the options of a YAML file that the user names, which may be the file of a run."""
     if is_run(file.parent) and file == Run(file.parent).config_path:
         return read_stored(file)
     return read_yaml(file, named=True)

@@ -79,11 +79,7 @@ def _sequences(n: int) -> str:
 
 
 def limit_of(plan: TextPlan) -> tuple[int, str]:
-    """The largest batch that memory and text allow, and what limits it, as a clause.
-
-    Raises:
-        EnvironmentLacks: the GPU's driver does not say how much memory it has.
-    """
+    """The largest batch that memory and text allow, and what limits it, as a clause."""
     config, workers, memory = plan.config, len(plan.workers), plan.memory
     ram_bytes = (memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
     of_backends = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
@@ -108,9 +104,6 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
     """Choose the batch of a run, planned with one sequence.
 
     Each worker has a process, which computes nothing but gradients.
-
-    Raises:
-        EnvironmentLacks: no batch fits, or a worker fails.
     """
     budget_s = plan.config.time
     limit_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
@@ -146,9 +139,6 @@ def choose(
         limit_s: time of gradients.
         measure: a batch, in the rest of the time: returns the tokens of each worker's gradient, and
             the times of several; it raises `Failed` where a worker fails.
-
-    Raises:
-        EnvironmentLacks: a worker fails with the smallest batch.
     """
     speeds, sequences, rest_s = list[BatchSpeed](), 1, limit_s
     while sequences <= most:

@@ -83,13 +83,7 @@ class Follower:
 
     @classmethod
     def of(cls, plan: TextPlan, run: Path, folder: str) -> Self:
-        """Open the stream of a run; this does not read the folder.
-
-        Raises:
-            CheckpointError: examples that the run has acknowledged do not fit into `seq_len`.
-            DataError, RunError: the stream is damaged.
-            EnvironmentLacks: the disk is full.
-        """
+        """Open the stream of a run; this does not read the folder."""
         config, size = plan.config, plan.config.sequences_per_ticket
         writer = StreamWriter(run, plan.data.tokenizer, seq_len=config.seq_len, batch_size=size)
         return cls(expanded(folder), writer, config.loss_on)
@@ -116,11 +110,7 @@ class Follower:
         self._thread.join(LEAVE_S)  # a disk that does not answer must not delay the end
 
     def give(self, arena: Arena, ledger: Ledger, *, training: bool) -> list[str]:
-        """Give workers the new tickets; returns messages for the user.
-
-        Raises:
-            WorkerFailed: the thread that watches the folder has ended while the run trains.
-        """
+        """Give workers the new tickets; returns messages for the user."""
         name, fault, end = printable(self.folder), self.fault, self.end
         arena.counters.store("stream_end", 1 + end)
         messages = [self.messages.popleft() for _ in range(len(self.messages))]

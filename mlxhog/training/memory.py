@@ -92,9 +92,6 @@ class Memory:
 
         The GPU shares the machine's memory. The driver is asked only if the batch might not fit,
         since that takes half a second.
-
-        Raises:
-            EnvironmentLacks: it does not fit, or the driver does not answer.
         """
         need = self.of_batch(sequences)
         if need <= share.own_bytes(int(SURELY_RECOMMENDED * self.machine_bytes)):
@@ -150,11 +147,7 @@ def gpu_share(
 
 
 def own_gpu_bytes(share: GPUShare, workers: Sequence[WorkerSpec]) -> int | None:
-    """The memory for a GPU worker's own arrays, as its driver says; None without such workers.
-
-    Raises:
-        EnvironmentLacks: the driver does not answer.
-    """
+    """The memory for a GPU worker's own arrays, as its driver says; None without such workers."""
     backends = [worker.backend for worker in workers if worker.backend in GPU_BACKENDS]
     if not backends:
         return None

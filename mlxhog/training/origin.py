@@ -57,11 +57,7 @@ _NEEDED = (
 
 
 def located(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the path of the checkpoint that `init_from` names now.
-
-    Raises:
-        RunError, CheckpointError: that checkpoint does not exist.
-    """
+    """Return the configuration with the path of the checkpoint that `init_from` names now."""
     if config.init_from is None:
         return config
     path = checkpoint.locate(config.init_from, Path(config.out))
@@ -106,14 +102,7 @@ class Resumption:
 
     @classmethod
     def of(cls, config: TrainConfig, model: ModelConfig) -> Self | None:
-        """Load the run that the configuration resumes; None for a new run.
-
-        Raises:
-            RunError: the run does not exist.
-            CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture
-                or optimizer.
-            ConfigError: the run is done, and the call has no budget.
-        """
+        """Load the run that the configuration resumes; None for a new run."""
         if config.resume is None:
             return None
         run, path = checkpoint.resumable(config.resume, Path(config.out))
@@ -209,11 +198,7 @@ class Resumption:
         return positions.get(text_kind(self.config))
 
     def check_data(self, data: Prepared, train: str, held_out: str) -> None:
-        """Refuse another tokenizer, or tokens with another digest than the run was trained on.
-
-        Raises:
-            CheckpointError: one of them differs.
-        """
+        """Refuse another tokenizer, or tokens with another digest than the run was trained on."""
         checkpoint.check_tokenizer(self.checkpoint, data.tokenizer)
         for part, name, digest in (
             ("training", "tokens_sha256", train), ("held-out", "held_out_sha256", held_out),
@@ -304,10 +289,6 @@ def with_vocabulary(
 
     A resumed run has its checkpoint's vocabulary; that of a config.json is kept. `asked` are the
     options of the call, `config` the same with the origin's model and tokenizer.
-
-    Raises:
-        ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
-        CheckpointError: the initial weights do not fit; see `InitialWeights.fitted`.
     """
     own, rows, spec = model.vocab_size, tokenizer.vocab_size, config.tokenizer
     if isinstance(begin, Resumption):
@@ -371,10 +352,6 @@ class InitialWeights:
         """This with the rows for a run's model and tokenizer, and the model with as many rows.
 
         The vocabulary of the checkpoint's `own` model follows the text.
-
-        Raises:
-            CheckpointError: another family, other shapes, or another vocabulary without
-                `resize_vocab`.
         """
         if differences := checkpoint.differences(self.opened.config, model, OF_TRAINING):
             raise CheckpointError(
@@ -434,11 +411,7 @@ class InitialWeights:
         )
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:
-        """Write the weights into an arena that holds initial values.
-
-        Raises:
-            CheckpointError: some weights are not finite; the message names them.
-        """
+        """Write the weights into an arena that holds initial values."""
         by_rows = {families.embedding(model), families.head(model), families.head_bias(model)}
         damaged = []
         for name, tensor in self.opened.tensors.items():

@@ -106,11 +106,7 @@ class Process:
 
 
 def processes(directory: Path, slot: int) -> list[Process]:
-    """The processes that a slot had, in order; none if no worker had it.
-
-    Raises:
-        RunError: the log is cut or damaged.
-    """
+    """The processes that a slot had, in order; none if no worker had it."""
     path, every, total = event_log.worker_path(directory, slot), list[Process](), 0
     for record in event_log.read(path) if path.exists() else ():
         if isinstance(record, Begin):
@@ -157,11 +153,7 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
 
 
 def begin_record(plan: TextPlan, directory: Path, arena: Arena) -> None:
-    """Write the header of a run whose arena is filled and whose workers have not started.
-
-    Raises:
-        EnvironmentLacks: the disk is full, or the system refuses.
-    """
+    """Write the header of a run whose arena is filled and whose workers have not started."""
     path = directory / event_log.FOLDER / CONFIG
     with disk_errors(f"writing {path}"):
         path.parent.mkdir(exist_ok=True)

@@ -402,11 +402,7 @@ class Training(Session):
         return self.signals.count
 
     def poll(self, doing: Doing | None = None) -> None:
-        """Watch workers for a moment, show the progress, and answer requests.
-
-        Raises:
-            _StopNow: the user interrupted twice.
-        """
+        """Watch workers for a moment, show the progress, and answer requests."""
         if self.signals.count > 1:
             raise _StopNow
         super().poll(doing)

@@ -50,12 +50,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 
 def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda message: None) -> None:
-    """Write the first parameters, moments and data position into a new arena.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or of another architecture or corpus, or its
-            moments have other shapes than in this run.
-    """
+    """Write the first parameters, moments and data position into a new arena."""
     strategy = plan.strategy
     if plan.resumption is None:
         _initialise(plan, arena)

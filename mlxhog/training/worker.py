@@ -122,11 +122,7 @@ def start_backend(job: Job, arena: Arena | None, kernels: str) -> Backend:
 
 
 def check_kernels(job: Job, backend: Backend) -> None:
-    """Let a worker check its Metal kernels; `auto` replaces those with a fault.
-
-    Raises:
-        EnvironmentLacks: kernels=metal was requested, and a kernel has a fault.
-    """
+    """Let a worker check its Metal kernels; `auto` replaces those with a fault."""
     name, requested = job.spec.backend, job.config.kernels == "metal"
     faults = {} if requested and job.config.force else backend.check_kernels()
     if not faults:
@@ -175,11 +171,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
 
 
 def polar_of_device(job: Job, backend: Backend) -> Polar | None:
-    """The backend's orthogonalisation, compared with the CPU's; None if the CPU orthogonalises.
-
-    Raises:
-        EnvironmentLacks: it was requested, and is too far from the CPU's.
-    """
+    """The backend's orthogonalisation, compared with the CPU's; None if the CPU orthogonalises."""
     name, choice = job.spec.backend, optim.chosen(job.config)
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
     if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
@@ -228,12 +220,7 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
 
 
 def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
-    """The Metal kernels that add this worker's steps; None if native code adds them.
-
-    Raises:
-        EnvironmentLacks: emulation lacks its C++ compiler.
-        MetalError: a kernel does not compile.
-    """
+    """The Metal kernels that add this worker's steps; None if native code adds them."""
     if (engine := job.plan.writers.engine(job.spec.backend)) is None:
         return None
     try:

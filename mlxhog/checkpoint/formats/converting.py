@@ -123,11 +123,7 @@ def convert(
 
 
 def token_ids(tokenizer_json: bytes, path: Path) -> set[int]:
-    """Return the ids of the tokens of a tokenizer.json.
-
-    Raises:
-        CheckpointError: it is not one.
-    """
+    """Return the ids of the tokens of a tokenizer.json."""
     try:
         description = plain_json.loads(tokenizer_json)
         vocabulary = description["model"]["vocab"]
@@ -145,11 +141,7 @@ def planned(
     conversion: Conversion,
     source_format: str = "mlxhog",
 ) -> tuple[dict[str, TensorSource], dict[str, bytes]]:
-    """Return tensors by name, and the files of the config, of a model in another format.
-
-    Raises:
-        ConfigError: the format has no such model, or an option is for another one.
-    """
+    """Return tensors by name, and the files of the config, of a model in another format."""
     large, to = model.model_type == contents.THEIRS, conversion.to
     if conversion.fused and not (to == "xlstm" and large):
         raise ConfigError("--fused is for xLSTM Large with --to xlstm; leave it out")

@@ -187,12 +187,7 @@ class Opened:
         return tokenizers.load(self.folder, self.config.bos_token_id)
 
     def text_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer of a language model, by which text is read and written.
-
-        Raises:
-            ConfigError: the model is an auto-encoder.
-            DataError: there is no tokenizer, or it does not fit the model.
-        """
+        """Return the tokenizer of a language model, by which text is read and written."""
         families.check_language_model(self.config)
         tokenizer = self.tokenizer()
         if tokenizer is None:

@@ -49,11 +49,7 @@ def candidates(path: Path) -> list[Path]:
 
 
 def find(path: Path) -> Path:
-    """Return the file of a directory's tensors, or the index that names its files.
-
-    Raises:
-        CheckpointError: there is no such file, or there are several without a known name.
-    """
+    """Return the file of a directory's tensors, or the index that names its files."""
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}: there is no such file or directory")
     files = candidates(path)
@@ -69,12 +65,7 @@ def find(path: Path) -> Path:
 
 
 def read(file: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of the result of `find` as views of mappings of its files.
-
-    Raises:
-        CheckpointError: a file is missing, truncated or foreign, or two have a tensor.
-        EnvironmentLacks: it is a torch file, and torch is not installed.
-    """
+    """Return the tensors of the result of `find` as views of mappings of its files."""
     arrays: dict[str, NDArray[Any]] = {}
     for part in parts(file):
         of_part = _one(part)
@@ -85,11 +76,7 @@ def read(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def parts(file: Path) -> list[Path]:
-    """Return the files of tensors, for the result of `find`.
-
-    Raises:
-        CheckpointError: the index is not valid, or a shard is missing.
-    """
+    """Return the files of tensors, for the result of `find`."""
     names = [file.name]
     if file.name.endswith(".index.json"):
         names = sorted(set(_weight_map(file).values()))
