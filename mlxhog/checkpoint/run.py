@@ -208,7 +208,7 @@ class Run:
         """Drop the lines of steps after the checkpoint from which a run is resumed."""
 
         def is_before(line: Mapping[str, Any]) -> bool:
-            return line.get("step", 0) <= step and line.get("elapsed_s", 0.0) <= elapsed_s
+            return bool(line.get("step", 0) <= step and line.get("elapsed_s", 0.0) <= elapsed_s)
 
         if not all(map(is_before, lines := self.read_metrics())):
             kept = filter(is_before, lines)

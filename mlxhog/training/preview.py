@@ -142,4 +142,4 @@ def text(known: Mapping[str, Any]) -> list[Any]:
     ):
         parts += [f"{name}: {len(items)}", items[:MOST_NAMED]] if items else []
         parts += [f"and {len(items) - MOST_NAMED} more"] * (len(items) > MOST_NAMED)
-    return parts + notes
+    return [*parts, *notes]
