@@ -61,18 +61,21 @@ class Child:
 
     Args:
         arena: attached by the child, as the worker in `slot`, which is free; None for no arena.
+        threads: most threads of its libraries.
         promises: whether MLX multiplies float32 as float32 there, or as in a training run.
 
     Concurrency: used by one thread of one process.
     """
 
-    def __init__(self, arena: Arena | None = None, slot: int = 0, *, promises: bool = True) -> None:
+    def __init__(
+        self, arena: Arena | None = None, slot: int = 0, *, threads: int = 1, promises: bool = True
+    ) -> None:
         self._output = tempfile.NamedTemporaryFile()
         self._process = WorkerProcess(
             _main,
             (self._output.name, arena and arena.handle(), slot, promises),
             name="mlxhog-child",
-            threads=1,
+            threads=threads,
             pipe=True,
             arena=arena,
             slot=slot,

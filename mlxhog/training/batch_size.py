@@ -109,7 +109,10 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
     limit_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
     with ExitStack() as stack:
         line = stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
-        children = [stack.enter_context(Child(promises=False)) for _ in plan.workers]
+        children = [
+            stack.enter_context(Child(threads=worker.threads, promises=False))
+            for worker in plan.workers
+        ]
 
         def together(function: Callable[..., Any], *args: float) -> list[Any]:
             """What a function returns in each process; they begin at the same time."""
