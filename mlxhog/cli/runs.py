@@ -100,7 +100,7 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
         status = "early"
     metal = label(*(str(facts.get(name, "")) for name in ("gpu_write", "kernels")))
     if isinstance(data, str) and "/" in data:
-        from mlxhog.checkpoint.creation import default_name
+        from mlxhog.checkpoint.run import default_name
 
         data = default_name(data)
     early = scored_at(facts["val_step"], facts["steps"] if type(facts["steps"]) is int else None)

@@ -20,8 +20,7 @@ from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.creation import new_run
-from mlxhog.checkpoint.run import RUNNING, STARTING, Run
+from mlxhog.checkpoint.run import RUNNING, STARTING, Run, new_run
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import (
     CheckpointError,
@@ -260,7 +259,7 @@ class Training(Session):
             reporter.append_metrics()  # the last line counts the whole run
             reporter.write_times()
         elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
-            self.run.write_status({"status": STARTING})  # `creation` removes the run
+            self.run.write_status({"status": STARTING})  # `new_run` removes it
             return False
         self.result = result = reporter.result(
             self,

@@ -10,7 +10,7 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.base import verdicts
 from mlxhog.base.verdicts import Verdicts
-from mlxhog.checkpoint import creation
+from mlxhog.checkpoint import run
 from mlxhog.cli import main
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, DataError
@@ -247,7 +247,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, mon
         (plan.parameters + 1, "mlx:cpu", 1.0),
         (plan.parameters, "torch:cpu", 2.0),
     ):
-        earlier = creation.create(Path(config.out), f"r{rate:g}")
+        earlier = run.create(Path(config.out), f"r{rate:g}")
         result = {"tokens_per_s": rate, "workers": [{"backend": backend}]}
         earlier.write_status({"status": "done", "parameters": parameters, "result": result})
     like = preview.facts(plan, config)
