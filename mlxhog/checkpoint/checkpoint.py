@@ -335,7 +335,7 @@ def differences(there: ModelConfig, here: ModelConfig, ignored: Set[str]) -> lis
     """The differences of two architectures but for some fields, in words."""
     if there.model_type != here.model_type:
         return [f"it is of the family {there.title}, that model of {here.title}"]
-    theirs, ours = there.to_dict(), here.to_dict()
+    theirs, ours = (plain_json.loads(plain_json.dumps(one.to_dict())) for one in (there, here))
     unread = {name for name in (*there.extra, *here.extra) if not name.endswith("_block")}
     ignored |= NOT_ARCHITECTURE | unread
     if "hidden_size" in ours:  # it has two names in transformers' files
