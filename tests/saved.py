@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mlxhog.checkpoint import checkpoint, creation
+from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import run as runs
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -12,7 +13,7 @@ SMALL = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, nu
 
 def saved_run(out, name="small", model=SMALL, params=None, *, step=0):
     """A new run of a folder with one checkpoint, of initial values unless there are parameters."""
-    saved = creation.create(out, name)
+    saved = runs.create(out, name)
     save(saved, model, params, step=step)
     return saved
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import reduction
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import segment as segments
 from mlxhog.arena.control import COUNTERS
-from mlxhog.arena.layout import Layout
+from mlxhog.arena.layout import Layout, Slot
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import CONNECT_S, COPIES, RunServer, attach
 from mlxhog.arena.workers import Phase, State, WorkerTable
@@ -31,19 +32,12 @@ WRITE_MODES = ("lossless", "racy", "cas")
 
 @dataclass(frozen=True)
 class ArenaHandle:
-    """An arena on its way to a spawned process; pickle it only while spawning one.
-
-    Attributes:
-        fd: its descriptor.
-        layout: offsets of all segments and parameters.
-        write: how every writer adds its steps: `lossless`, `racy` or `cas`.
-        creator: pid and start time of the process that created it.
-    """
+    """An arena on its way to a spawned process; pickle it only while spawning one."""
 
     fd: int
     layout: Layout
-    write: str
-    creator: tuple[int, int]
+    write: str  # how every writer adds its steps: `lossless`, `racy` or `cas`
+    creator: tuple[int, int]  # pid and start time of the process that created it
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """Let the new process inherit the descriptor."""
@@ -57,13 +51,6 @@ def _received(inherited: Any, *about: Any) -> ArenaHandle:
 class Arena:
     """Parameters and shared state, mapped into this process.
 
-    Attributes:
-        layout, write, creator: as in `ArenaHandle`.
-        readonly: whether this mapping is read-only; a write to it then kills the process.
-        note: a sentence for the user if the arena is a file instead of shared memory, else "".
-        counters: shared counters by name.
-        workers: the worker table.
-
     Concurrency: arrays are the shared bytes. Aligned 32-bit elements never tear; everything else is
     up to the kernels in `mlxhog.optim.updates`.
     """
@@ -73,8 +60,8 @@ class Arena:
         self._mapping: mmap.mmap | None = mapping
         self._handle, self._fds = handle, tuple[int, ...]((handle.fd,))
         self.layout, self.write, self.creator = handle.layout, handle.write, handle.creator
-        self.readonly = readonly
-        self.note = ""
+        self.readonly = readonly  # then a write to it kills the process
+        self.note = ""  # for the user if the arena is a file instead of shared memory
         self._connection: socket | None = None
         self.counters = COUNTERS.open(self.segment("counters"))
         self.workers = WorkerTable(
@@ -181,8 +168,7 @@ class Arena:
     @property
     def probe(self) -> NDArray[np.float32]:
         """The lost-update probe, (64,): every step adds 1 to each element."""
-        slot = self.layout.probe
-        return self.params[slot.offset : slot.offset + slot.size]
+        return _part(self.params, self.layout.probe)
 
     def lost_update_rate(self) -> float | None:
         """Share of probe increments that were lost; None before the first step."""
@@ -193,8 +179,12 @@ class Arena:
         """One parameter in its own shape, float32."""
         if name not in self.layout.slots:
             raise ArenaError(f"no parameter {name!r} in this arena of {len(self.layout.slots)}")
-        slot = self.layout.slots[name]
-        return self.params[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        return _part(self.params, self.layout.slots[name])
+
+    def views(self, segment: str) -> dict[str, NDArray[np.float32]]:
+        """The parts of a segment of parameters or state, by parameter, in their shapes."""
+        flat = self.segment(segment)
+        return {name: _part(flat, slot) for name, slot in self.layout.parts(segment).items()}
 
     def segment(self, name: str) -> NDArray[Any]:
         """One segment, one-dimensional, of its dtype."""
@@ -203,9 +193,7 @@ class Arena:
                 f"no segment {name!r} in this arena; it has {', '.join(self.layout.segments)}"
             )
         place = self.layout.segments[name]
-        return np.frombuffer(
-            self._mapped(), dtype=place.dtype, count=place.count, offset=place.offset
-        )
+        return np.frombuffer(self._mapped(), place.dtype, place.count, place.offset)
 
     def locks(self, slot: int | None = None) -> _native.Locks:
         """The stripe and row locks, for the process in worker slot `slot`; None is the creator."""
@@ -224,10 +212,8 @@ class Arena:
             os.close(fd)
         if self._connection is not None:
             self._connection.close()
-        try:
+        with suppress(BufferError):  # a view is still in use; the mapping ends with it
             mapping.close()
-        except BufferError:
-            pass  # a view is still in use; the mapping ends with it
 
     def _mapped(self) -> mmap.mmap:
         if self._mapping is None:
@@ -241,6 +227,10 @@ class Arena:
     def __exit__(self, *_: object) -> None:
         """Unmap."""
         self.close()
+
+
+def _part(flat: NDArray[np.float32], slot: Slot) -> NDArray[np.float32]:
+    return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
 
 
 def lost_update_rate(probe: NDArray[np.float32], adds: int) -> float:

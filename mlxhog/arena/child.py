@@ -35,17 +35,12 @@ class Late(Failed):
 
 
 class Lane:
-    """What the functions in a child use: the arena, their worker slot, and objects that it keeps.
-
-    Attributes:
-        slot: worker slot in the arena; 0 without one.
-        store: objects that later functions use.
-    """
+    """What the functions in a child use: the arena, their worker slot, and kept objects."""
 
     def __init__(self, arena: Arena | None, slot: int) -> None:
         self._arena = arena
-        self.slot = slot
-        self.store: dict[Any, Any] = {}
+        self.slot = slot  # 0 without an arena
+        self.store: dict[Any, Any] = {}  # objects that later functions use
 
     @property
     def arena(self) -> Arena:
@@ -66,26 +61,26 @@ class Child:
 
     Args:
         arena: attached by the child, as the worker in `slot`, which is free; None for no arena.
+        threads: most threads of its libraries.
         promises: whether MLX multiplies float32 as float32 there, or as in a training run.
-
-    Attributes:
-        pipe: becomes readable when a result arrives, or the child dies.
 
     Concurrency: used by one thread of one process.
     """
 
-    def __init__(self, arena: Arena | None = None, slot: int = 0, *, promises: bool = True) -> None:
+    def __init__(
+        self, arena: Arena | None = None, slot: int = 0, *, threads: int = 1, promises: bool = True
+    ) -> None:
         self._output = tempfile.NamedTemporaryFile()
         self._process = WorkerProcess(
             _main,
             (self._output.name, arena and arena.handle(), slot, promises),
             name="mlxhog-child",
-            threads=1,
+            threads=threads,
             pipe=True,
             arena=arena,
             slot=slot,
         )
-        self.pipe = self._process.pipe
+        self.pipe = self._process.pipe  # readable when a result arrives, or the child dies
 
     @property
     def pid(self) -> int:
@@ -144,11 +139,7 @@ class Child:
 
 
 def _main(
-    pipe: Connection,
-    output: str,
-    handle: ArenaHandle | None,
-    slot: int,
-    promises: bool,
+    pipe: Connection, output: str, handle: ArenaHandle | None, slot: int, promises: bool
 ) -> None:
     if promises:
         float32.promise()

@@ -46,29 +46,17 @@ NUMBERS_BYTES: Final = _NUMBERS.size
 
 
 class Numbers(NamedTuple):
-    """The numbers on which a step depends, beside its accesses.
+    """The numbers on which a step depends, beside its accesses."""
 
-    Attributes:
-        epoch: epoch of its batch.
-        ticket: ticket of its batch.
-        version_read: updates before its read, where its accesses begin.
-        workers: workers of the run, as the worker knew.
-        horizon: number of other workers' steps that its read looked ahead.
-        opt_step: updates of its private optimizer state, including this one.
-        shared_step: updates of the shared optimizer state, including this one.
-        lr: step size.
-        norm: norm of the gradient before clipping; NaN if no gradient was written.
-    """
-
-    epoch: int
+    epoch: int  # of its batch
     ticket: int
-    version_read: int
-    workers: int
-    horizon: float
-    opt_step: int = 0
-    shared_step: int = 0
+    version_read: int  # updates before its read, where its accesses begin
+    workers: int  # of the run, as the worker knew
+    horizon: float  # steps of other workers that its read looked ahead
+    opt_step: int = 0  # updates of its private optimizer state, including this one
+    shared_step: int = 0  # updates of the shared optimizer state, including this one
     lr: float = 0.0
-    norm: float = float("nan")
+    norm: float = float("nan")  # of the gradient before clipping; NaN if none was written
 
     def pack(self) -> bytes:
         """As `NUMBERS_BYTES` bytes."""
@@ -91,42 +79,25 @@ class Begin:
 
 @dataclass(frozen=True)
 class Step:
-    """A step that its worker completed.
-
-    Attributes:
-        numbers: the numbers of the step.
-        applied: whether its gradient was written; a gradient that is not finite or late is not.
-        accesses: number of each access, (n,) uint32.
-        sums: checksum of each stripe of the weights that it read, (stripes,) uint32.
-        sha256: SHA-256 of those weights, every `CHECK_EVERY` steps; else empty.
-    """
+    """A step that its worker completed."""
 
     numbers: Numbers
-    applied: bool
-    accesses: Accesses
-    sums: UInt32
-    sha256: bytes = b""
+    applied: bool  # whether its gradient was written; one that is not finite or late is not
+    accesses: Accesses  # number of each access, (n,)
+    sums: UInt32  # checksum of each stripe of the weights that it read, (stripes,)
+    sha256: bytes = b""  # of those weights, every `CHECK_EVERY` steps
 
 
 @dataclass(frozen=True)
 class Torn:
-    """A step in which its worker died.
+    """A step in which its worker died."""
 
-    Attributes:
-        numbers: the numbers of the step that were known at its death.
-        writing: whether it had begun to write.
-        unfinished: whether it may have died within its last access.
-        accesses: number of each access, (n,) uint32.
-        floats: values of the shared arrays after that access, in their order, float32.
-        private: the worker's private state afterwards, segment by segment, float32.
-    """
-
-    numbers: Numbers
-    writing: bool
-    unfinished: bool
-    accesses: Accesses
-    floats: bytes = b""
-    private: bytes = b""
+    numbers: Numbers  # those that were known at its death
+    writing: bool  # whether it had begun to write
+    unfinished: bool  # whether it may have died within its last access
+    accesses: Accesses  # number of each access, (n,)
+    floats: bytes = b""  # values of the shared arrays after that access, in their order, float32
+    private: bytes = b""  # the worker's private state afterwards, segment by segment, float32
 
 
 @dataclass(frozen=True)
@@ -221,45 +192,31 @@ def append(path: Path, record: Record) -> None:
 
 @dataclass(frozen=True)
 class Header:
-    """The set-up of a recorded run, in `header.json`.
-
-    Attributes:
-        workers: workers at the start.
-        slots: number in the worker table.
-        layout_sha256: digest of the layout.
-        tokens_sha256: digest of the training text.
-        versions: of Python, NumPy, mlxhog and the frameworks; the machine's name and processor.
-        initial_sha256: digests of weights and optimizer state at the beginning.
-    """
+    """The set-up of a recorded run, in `header.json`."""
 
     FILE: ClassVar = "header.json"
     ABSENT: ClassVar = (
         "the run {} was not recorded; record one with: mlxhog train --determinism record"
     )
-    workers: tuple[Begin, ...]
-    slots: int
+    workers: tuple[Begin, ...]  # at the start
+    slots: int  # of the worker table
     layout_sha256: str
-    tokens_sha256: str
-    versions: Mapping[str, str]
-    initial_sha256: Mapping[str, str]
+    tokens_sha256: str  # of the training text
+    versions: Mapping[str, str]  # of Python and packages; the machine's name and processor
+    initial_sha256: Mapping[str, str]  # of weights and optimizer state
 
 
 @dataclass(frozen=True)
 class End:
-    """The final state of a recorded run, in `end.json`.
-
-    Attributes:
-        sha256: digests of weights and optimizer state.
-        sums: of every stripe of the weights.
-    """
+    """The final state of a recorded run, in `end.json`."""
 
     FILE: ClassVar = "end.json"
     ABSENT: ClassVar = (
         "the log of {} has no end: the run still trains, or was killed with its supervisor; only a "
         "run that has ended can be replayed"
     )
-    sha256: Mapping[str, str]
-    sums: tuple[int, ...]
+    sha256: Mapping[str, str]  # of weights and optimizer state
+    sums: tuple[int, ...]  # of every stripe of the weights
 
 
 Part = TypeVar("Part", Header, End)

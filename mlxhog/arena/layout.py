@@ -105,33 +105,19 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """A planned arena: a value that its processes get beside the descriptor.
+    """A planned arena: a value that its processes get beside the descriptor."""
 
-    Attributes:
-        slots: parameters, sorted by name, tables last.
-        probe: the lost-update probe's floats, behind the last parameter.
-        n_dense: length of the parameter segment before the tables, a multiple of 4096.
-        n_floats: length of the parameter segment, a multiple of 4096; `n_dense` without tables.
-        segments: by name, ordered by offset.
-        n_kept: number of the first ones that the run's other layouts have, too.
-        state: private state with a layout of its own, name -> parameter -> slot.
-        n_lock_words: stripes of the parameter segment plus rows.
-        n_tickets: batches per epoch.
-        max_workers: worker slots, numbered from 1.
-        total_bytes: size of the arena, a multiple of 16 KiB.
-    """
-
-    slots: dict[str, Slot]
-    probe: Slot
-    n_dense: int
-    n_floats: int
-    segments: dict[str, Segment]
-    n_kept: int
-    state: dict[str, dict[str, Slot]]
-    n_lock_words: int
-    n_tickets: int
-    max_workers: int
-    total_bytes: int
+    slots: dict[str, Slot]  # parameters, sorted by name, tables last
+    probe: Slot  # the lost-update probe's floats, behind the last parameter
+    n_dense: int  # length of the parameter segment before the tables, a multiple of 4096
+    n_floats: int  # length of the parameter segment, a multiple of 4096; `n_dense` without tables
+    segments: dict[str, Segment]  # ordered by offset
+    n_kept: int  # number of the first segments that the run's other layouts have, too
+    state: dict[str, dict[str, Slot]]  # private state with a layout of its own, by parameter
+    n_lock_words: int  # stripes of the parameter segment plus rows
+    n_tickets: int  # batches per epoch
+    max_workers: int  # slots, numbered from 1
+    total_bytes: int  # a multiple of 16 KiB
 
     @cached_property
     def dense(self) -> dict[str, Slot]:
@@ -208,12 +194,8 @@ def plan(
         raise ArenaError(f"an epoch of {n_tickets} batches; the text is too short for one batch")
     for name, parameter in params.items():
         shape, kind = parameter.shape, parameter.kind
-        if (
-            not name
-            or name == PROBE_NAME
-            or kind not in KINDS
-            or (kind != "dense" and len(shape) != 2)
-        ):
+        is_known = kind == "dense" or (kind in KINDS and len(shape) == 2)
+        if name in ("", PROBE_NAME) or not is_known:
             raise ShapeError(
                 f"parameter {name!r} has kind {kind!r} and shape {shape}; it needs a name of its "
                 "own, and the kind 'dense', or 'rows' or 'table' for a matrix"
@@ -221,14 +203,13 @@ def plan(
     shapes = {name: one.shape for name, one in params.items() if one.kind != "table"}
     tables = {name: one.shape for name, one in params.items() if one.kind == "table"}
     places, end = place_state(shapes)
+    n_dense = _round_up(end, PAGE_FLOATS)
     if tables:
-        n_dense = _round_up(end, PAGE_FLOATS)
         behind, end = place_state(tables, n_dense)
         places |= behind
     probe = Slot(PROBE_NAME, (PROBE_FLOATS,), end, PROBE_FLOATS, "dense")
     n_floats = _round_up(end + PROBE_FLOATS + max_workers + 1, PAGE_FLOATS)
-    if not tables:
-        n_dense = n_floats
+    n_dense = n_dense if tables else n_floats
     n_lock_words = n_floats // STRIPE_FLOATS
     for name, slot in places.items():
         if (kind := params[name].kind) != "dense":
@@ -236,7 +217,8 @@ def plan(
             n_lock_words += slot.shape[0]
 
     own = {name: place_state(shapes) for name, shapes in (state or {}).items()}
-    floats = {name: _pages(own[name][1]) if name in own else n_dense for name in private}
+    pages = {name: _round_up(max(1, end), PAGE_FLOATS) for name, (_, end) in own.items()}
+    floats = {name: pages.get(name, n_dense) for name in private}
     first = {
         "counters": ("uint8", PAGE),
         "ledger": ("uint8", PAGE),
@@ -294,11 +276,6 @@ def place_state(
         slots[name] = Slot(name, shape, offset, math.prod(shape), "dense")
         offset = _round_up(offset + slots[name].size, ALIGN_FLOATS)
     return slots, offset
-
-
-def _pages(floats: int) -> int:
-    """Floats of a segment of whole pages."""
-    return max(PAGE_FLOATS, _round_up(floats, PAGE_FLOATS))
 
 
 def _in_one_piece(offset: int, nbytes: int) -> bool:

@@ -157,11 +157,6 @@ class Ledger:
         """Every ticket below is done; counted from the beginning of training."""
         return self._native.watermark()
 
-    @property
-    def handed_out(self) -> int:
-        """Every ticket below has been handed out; counted from the beginning of training."""
-        return _native.load_u64(self._words, 0)
-
     def count_done(self) -> int:
         """Number of tickets done since the beginning of training, including torn ones.
 
@@ -184,19 +179,12 @@ class Ledger:
         """State of a ticket; other processes may change it at any time."""
         return TicketState(self._native.state(epoch * self.n + ticket))
 
-    @property
-    def epoch(self) -> int:
-        """The oldest epoch that is not complete."""
-        return self.watermark // self.n
-
     def position(self) -> Position:
         """The progress of training, for a checkpoint; exact while no worker finishes a ticket."""
         watermark, done, torn = self._native.position()
         epoch, ticket = divmod(watermark, self.n)
-        start = epoch * self.n
-        return Position(
-            epoch=epoch, watermark=ticket, done=[g - start for g in done], torn=torn, n=self.n
-        )
+        done = [g - epoch * self.n for g in done]
+        return Position(epoch=epoch, watermark=ticket, done=done, torn=torn, n=self.n)
 
     def restore(self, position: Position) -> None:
         """Continue from a checkpoint: every ticket that is not done there is given out again.

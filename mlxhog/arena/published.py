@@ -99,9 +99,9 @@ class MarksReader:
         return sum(_native.load_u64(self._words, LINE * k) & 1 for k in range(self._n))
 
     def copy(self, version: Callable[[], int], copy: Callable[[], None], limit_s: float) -> Updates:
-        """Copy the model as it was between two updates, if possible.
+        """Copy the model as it was between two updates, if a few tries until `limit_s` suffice.
 
-        There are a few tries, and no new one after `limit_s`. `version` counts updates so far.
+        `version` counts updates so far.
         """
         began = time.monotonic()
         for tries in range(1, TRIES + 1):
@@ -124,19 +124,12 @@ class MarksReader:
 
 @dataclass(frozen=True)
 class Copy:
-    """Number, time and updates of one copy.
+    """Number, time and updates of one copy."""
 
-    Attributes:
-        number: number of the copy, from 1.
-        oldest: number of updates that are completely in it.
-        version: number of updates of which at least a part may be in it.
-        time_ns: time of the copy, monotonic.
-    """
-
-    number: int
-    oldest: int
-    version: int
-    time_ns: int
+    number: int  # from 1
+    oldest: int  # updates that are completely in it
+    version: int  # updates of which at least a part may be in it
+    time_ns: int  # monotonic
 
 
 class Copies:

@@ -77,34 +77,23 @@ class Request:
     def __init__(self, fields: dict[str, Any]) -> None:
         self.name = str(fields.pop("request"))
         self.fields = fields
-        self._reply = queue.SimpleQueue[dict[str, Any] | None]()
+        self.reply = queue.SimpleQueue[dict[str, Any] | None]()  # None if there will be none
 
     def answer(self, **fields: Any) -> None:
         """Give the result."""
-        self._reply.put({"ok": True, **fields})
+        self.reply.put({"ok": True, **fields})
 
     def refuse(self, error: MlxhogError) -> None:
         """Give the reason of a refusal."""
-        self._reply.put({"ok": False, "error": str(error), "exit_code": error.exit_code})
+        self.reply.put({"ok": False, "error": str(error), "exit_code": error.exit_code})
 
     def hang_up(self) -> None:
         """Give no answer, since the run is ending."""
-        self._reply.put(None)
-
-    def reply(self) -> dict[str, Any] | None:
-        """Wait for the answer; None if there will be none."""
-        return self._reply.get()
+        self.reply.put(None)
 
 
 class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Serves the socket of a run, until closed.
-
-    Attributes:
-        path: path of the socket.
-        is_closed: whether `close` has been called.
-        came: number of readers that ever asked for copies.
-        present: number of those that are connected.
-    """
+    """Serves the socket of a run, until closed."""
 
     daemon_threads, block_on_close = True, False
     request_queue_size = 64
@@ -123,7 +112,8 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self._inode = path.stat().st_ino
         except OSError as error:
             raise ArenaError(f"cannot serve the run at {path}: {error}") from error
-        self.is_closed, self.came, self.present = False, 0, 0
+        self.is_closed = False
+        self.came = self.present = 0  # readers that ever asked for copies, and those connected
         self._counting = threading.Lock()
         threading.Thread(
             target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
@@ -132,11 +122,16 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a client that has disconnected."""
 
-    def count(self, by: int) -> None:
-        """Count a reader of copies that has come (1) or left (-1)."""
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[None]:
+        """Count a reader of copies during the block."""
         with self._counting:
-            self.came += by > 0
-            self.present += by
+            self.came, self.present = self.came + 1, self.present + 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self.present -= 1
 
     def take(self) -> list[Request]:
         """The requests that have arrived; the caller must answer each. Never waits."""
@@ -174,7 +169,8 @@ class _Client(socketserver.StreamRequestHandler):
         try:
             request = Request(_fields(line, "request"))
         except RunError as error:
-            reply: dict[str, Any] | None = {"ok": False, "error": str(error), "exit_code": 2}
+            request = Request({"request": "unreadable"})
+            request.refuse(error)
         else:
             if request.name == ATTACH:
                 self._attach()
@@ -182,8 +178,7 @@ class _Client(socketserver.StreamRequestHandler):
             self.server.queue.put(request)
             if self.server.is_closed:  # the owner takes no more
                 request.hang_up()
-            reply = request.reply()
-        if reply is not None:
+        if (reply := request.reply.get()) is not None:
             self.connection.settimeout(SEND_S)
             self.connection.sendall(plain_json.dumps(reply) + b"\n")
 
@@ -196,11 +191,8 @@ class _Client(socketserver.StreamRequestHandler):
         # closes (CPython issue 14669).
         self.connection.settimeout(None)
         if self.connection.recv(1) == COPIES:
-            self.server.count(1)
-            try:
+            with self.server.reader():
                 self.connection.recv(1)
-            finally:
-                self.server.count(-1)
 
 
 # -- clients -------------------------------------------------------------------------------------
@@ -281,9 +273,8 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
     if not reply.endswith(b"\n"):
         raise RunError(f"the run {directory} has ended before it answered the request {request!r}")
     answer = _fields(reply, "ok")
-    if answer.pop("ok") is not True:
-        code = answer.get("exit_code")
-        raise Refused(str(answer.get("error")), code if isinstance(code, int) else 2)
+    if not answer.pop("ok"):
+        raise Refused(answer["error"], answer["exit_code"])
     return answer
 
 

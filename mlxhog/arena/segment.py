@@ -37,16 +37,12 @@ _LIMITS = {
 
 
 class Backing(NamedTuple):
-    """A new segment, with two descriptors of the same bytes: one writable, one read-only.
-
-    Attributes:
-        note: a sentence for the user if shared memory was refused and a file took its place, or "".
-    """
+    """A new segment, with two descriptors of the same bytes: one writable, one read-only."""
 
     fd: int
     readonly_fd: int
     mapping: mmap.mmap
-    note: str
+    note: str  # for the user if shared memory was refused and a file took its place, or ""
 
 
 def create(
@@ -64,9 +60,7 @@ def create(
         EnvironmentLacks: there is too little memory or, for a file, too little space on the disk.
     """
     nbytes = -(-nbytes // PAGE) * PAGE
-    needed_bytes = nbytes if needed_bytes is None else needed_bytes
-    note = ""
-    had = available_bytes()
+    needed_bytes, note, had = needed_bytes or nbytes, "", available_bytes()
     if needed_bytes > had:
         raise _too_large(needed_bytes, had)
     try:
@@ -82,7 +76,8 @@ def create(
             "and then: a Python outside of the sandbox, or a writable /dev/shm, avoids that"
         )
         require_space(directory, nbytes, "the arena")
-        fd, readonly_fd = _open_file(directory)
+        with tempfile.NamedTemporaryFile(prefix="arena-", dir=directory) as file:
+            fd, readonly_fd = os.dup(file.fileno()), os.open(file.name, os.O_RDONLY)
     try:
         os.ftruncate(fd, nbytes)  # once only: macOS refuses a second time
         if hasattr(os, "posix_fallocate"):
@@ -91,8 +86,15 @@ def create(
     except OSError as error:
         os.close(fd)
         os.close(readonly_fd)
-        if refusal := _refusal(error, nbytes, had):
-            raise refusal from error
+        limit, option = _LIMITS.get(error.errno or 0, (resource.RLIMIT_AS, "-v"))
+        allowed, _ = resource.getrlimit(limit)
+        if error.errno in _LIMITS and allowed != resource.RLIM_INFINITY:
+            raise EnvironmentLacks(
+                f"the arena needs {nbytes:,} bytes, this process may have {allowed:,} (ulimit "
+                f"{option}); raise that limit, or use a smaller model"
+            ) from error
+        if error.errno in _NO_ROOM:
+            raise _too_large(nbytes, had) from error
         raise
     return Backing(fd, readonly_fd, mapping, note)
 
@@ -109,24 +111,6 @@ def _open_shm() -> tuple[int, int]:
         raise
     finally:
         _posixshmem.shm_unlink(name)
-
-
-def _open_file(directory: Path) -> tuple[int, int]:
-    with tempfile.NamedTemporaryFile(prefix="arena-", dir=directory) as file:
-        readonly_fd = os.open(file.name, os.O_RDONLY)
-        return os.dup(file.fileno()), readonly_fd
-
-
-def _refusal(error: OSError, nbytes: int, had: int) -> EnvironmentLacks | None:
-    """The error for an arena that is too large for this process; None for another error."""
-    limit, option = _LIMITS.get(error.errno or 0, (resource.RLIMIT_AS, "-v"))
-    allowed, _ = resource.getrlimit(limit)
-    if error.errno in _LIMITS and allowed != resource.RLIM_INFINITY:
-        return EnvironmentLacks(
-            f"the arena needs {nbytes:,} bytes, this process may have {allowed:,} (ulimit "
-            f"{option}); raise that limit, or use a smaller model"
-        )
-    return _too_large(nbytes, had) if error.errno in _NO_ROOM else None
 
 
 def _too_large(nbytes: int, had: int) -> EnvironmentLacks:

@@ -14,6 +14,7 @@ import signal
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import Pipe, connection, get_context
 from multiprocessing.connection import Connection
@@ -93,39 +94,28 @@ class WorkerProcess:
         self._table, self._slot = None if arena is None else arena.workers, slot
         self._death: Death | None = None
         self._pipe: Connection | None = None
-        if self._table is not None:
-            self._table.acquire_slot(slot)
-        far_end: Connection | None = None
-        try:
+        with ExitStack() as undo, ExitStack() as done:  # after an error no caller gets this object
+            if self._table is not None:
+                self._table.acquire_slot(slot)
+                undo.callback(self._table.mark_dead, slot)
             with spawning(threads):
                 if pipe:
                     self._pipe, far_end = Pipe()
+                    undo.callback(self._pipe.close)
+                    done.callback(far_end.close)
                     arguments = (far_end, *arguments)
                 entry = SpawnedCall(target, arguments)
                 self.process = get_context("spawn").Process(target=entry, name=name, daemon=daemon)
+                undo.callback(self._kill_if_started)
                 self.process.start()
                 _processes.add(self.process)
-        except BaseException:  # no caller gets this object, so clean up here
-            self._undo()
-            raise
-        finally:
-            if far_end is not None:
-                far_end.close()
+            undo.pop_all()
         if self._table is not None:
             self._table.seated(slot, self.pid)
 
-    def _undo(self) -> None:
-        """Free slot and pipe of a process that was not spawned, or is no longer needed."""
-        process = getattr(self, "process", None)
-        if process is not None and process.pid is not None:
+    def _kill_if_started(self) -> None:
+        if self.process.pid is not None:
             self.kill()
-        self._free_slot()
-        if self._pipe is not None:
-            self._pipe.close()
-
-    def _free_slot(self) -> None:
-        if self._table is not None:
-            self._table.mark_dead(self._slot)
 
     @property
     def pid(self) -> int:
@@ -169,16 +159,13 @@ class WorkerProcess:
             self.kill()
 
     def reap(self, timeout_s: float | None = 0.0) -> Death:
-        """Wait until it ends, kill it after `timeout_s`, and free its slot.
-
-        Returns:
-            How it ended; a second call returns the same.
-        """
+        """Wait until it ends, kill it after `timeout_s`, free its slot, and return how it ended."""
         if self._death is None:
             self.end(timeout_s)
             self._death = Death(self._exit_code())
             self.process.close()
-            self._free_slot()
+            if self._table is not None:
+                self._table.mark_dead(self._slot)
         return self._death
 
     def close(self) -> None:

@@ -85,8 +85,7 @@ class _Field:
             entry.views[self.form][self.index] = value
 
 
-def _field(form: str, at: int, *, atomic: bool = False) -> Any:
-    return _Field(form, at, atomic=atomic)
+_field: Any = _Field
 
 
 class Entry:
@@ -194,14 +193,10 @@ class WorkerTable:
             _native.sweep_locks(self._lock_words, entry.slot)
         entry.generation += 1
         entry.incarnation = incarnation
-        if entry.state == State.DEAD:
-            entry.restarts += 1
-        entry.ticket = -1
-        entry.version_read = 0
-        entry.nonfinite_in_row = 0
-        entry.rss_bytes = 0
-        entry.phase = Phase.STARTING
-        entry.beat()
+        entry.restarts += entry.state == State.DEAD
+        entry.ticket, entry.version_read = -1, 0
+        entry.nonfinite_in_row = entry.rss_bytes = 0
+        entry.beat(Phase.STARTING)
         entry.dead = 0
         entry.start_time = start_time
         entry.pid = pid

@@ -17,10 +17,9 @@ checkpoint whole.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,10 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config import plugins
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import CheckpointError, ConfigError, RunError
-from mlxhog.models import families, ngrams
+from mlxhog.errors import CheckpointError, RunError
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_large import SPELLINGS, XLSTMLargeConfig
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -67,25 +66,15 @@ them: their digests are compared when the files are loaded."""
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint.
-
-    Attributes:
-        path: its directory.
-        step: updates applied when it was saved.
-        params: name -> float32, read-only views of a mapping of the file.
-        config: the fields of config.json.
-        optimizer: name -> array, read-only views of a mapping of the file.
-        state: the trainer's state, as it was passed to `save`.
-        tokenizer: the tokenizer of the training tokens.
-    """
+    """A loaded checkpoint; its arrays are read-only views of mappings of the files."""
 
     path: Path
-    step: int
+    step: int  # updates applied when it was saved
     params: dict[str, NDArray[np.float32]]
-    config: dict[str, Any]
+    config: dict[str, Any]  # the fields of config.json
     optimizer: dict[str, NDArray[Any]]
-    state: dict[str, Any]
-    tokenizer: Tokenizer
+    state: dict[str, Any]  # of the trainer, as it was passed to `save`
+    tokenizer: Tokenizer  # of the training tokens
 
 
 def save(
@@ -99,7 +88,7 @@ def save(
     tokenizer: Tokenizer,
     keep_last: int = 3,
 ) -> Path:
-    """Save a checkpoint, then drop all but the last few.
+    """Save a checkpoint, then drop all but the last few; returns its directory.
 
     Args:
         run: the run; the caller holds its lock.
@@ -111,17 +100,11 @@ def save(
         tokenizer: copied into the checkpoint.
         keep_last: number of checkpoints that remain, at least 1.
 
-    Returns:
-        The checkpoint's directory.
-
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing is saved.
         EnvironmentLacks: the disk is too small or became full, or the system refuses; earlier
             checkpoints are whole.
-        ConfigError: `keep_last` is below 1.
     """
-    if keep_last < 1:
-        raise ConfigError(f"keep_last is {keep_last}, expected at least 1")
     for name, array in params.items():
         if array.dtype != np.float32:
             raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
@@ -244,8 +227,15 @@ def find(spec: str, root: Path, which: str | None = None) -> tuple[Run | None, P
                 "or config.yaml, a run has a run.json; name one of these"
             ) from error
         raise
+    if _names_best(spec):
+        if (path_of_best := best(run)) is None:
+            raise CheckpointError(
+                f"the run {run.directory} keeps no best checkpoint; train with --keep-best or "
+                f"--patience to have one, or leave /{BEST} out for the newest"
+            )
+        return run, path_of_best
     if which in (None, _LATEST):
-        return run, _the_best(run) if _names_best(spec) else latest(run)
+        return run, latest(run)
     if which == Path(which).name and (run.checkpoints / which / manifest.NAME).is_file():
         return run, run.checkpoints / which
     whole = [path.name for path in manifest.by_age(run.checkpoints)]
@@ -260,12 +250,7 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
 
 
 def resumable(spec: str, root: Path) -> tuple[Run, Path]:
-    """Return the run that `--resume` names, and the checkpoint from which it continues.
-
-    Raises:
-        RunError: there is no such run.
-        CheckpointError: the run has no checkpoint yet, or the checkpoint belongs to no run.
-    """
+    """Return the run that `--resume` names, and its checkpoint, as `find`."""
     run, path = find(spec, root)
     if run is None:
         raise CheckpointError(
@@ -304,15 +289,6 @@ def best(run: Run) -> Path | None:
     return path if (path / manifest.NAME).is_file() else None
 
 
-def _the_best(run: Run) -> Path:
-    if (path := best(run)) is None:
-        raise CheckpointError(
-            f"the run {run.directory} keeps no best checkpoint; train with --keep-best or "
-            f"--patience to have one, or leave /{BEST} out for the newest"
-        )
-    return path
-
-
 def latest(run: Run) -> Path:
     """Return the newest checkpoint of a run: that named in `latest`, never another.
 
@@ -344,25 +320,35 @@ def latest(run: Run) -> Path:
     )
 
 
-def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, with all differences, unless two architectures are the same."""
-    whole = {"model_type": "xlstm", **checkpoint.config}
-    saved = {k: v for k, v in whole.items() if k not in NOT_ARCHITECTURE}
-    fields = json.loads(plain_json.dumps(model_config))
-    fields = dict.fromkeys(saved.keys() & {*ngrams.FIELDS}) | fields  # written with tables only
-    differences = [
-        difference(field, saved.get(field), value)
-        for field, value in sorted(fields.items())
-        if field not in NOT_ARCHITECTURE and saved.get(field) != value
-    ]
-    if differences:
+def check_architecture(
+    checkpoint: Checkpoint, model: ModelConfig, ignored: Set[str] = frozenset()
+) -> None:
+    """Raise CheckpointError, with all differences, unless a model is the checkpoint's."""
+    if several := differences(families.read(checkpoint.config), model, ignored):
         raise CheckpointError(
-            f"{checkpoint.path} has another architecture: {'; '.join(differences)}; "
+            f"{checkpoint.path} has another architecture: {'; '.join(several)}; "
             "resume with the model it was trained with, or start a new run"
         )
 
 
-def difference(field: str, there: object, here: object) -> str:
+def differences(there: ModelConfig, here: ModelConfig, ignored: Set[str]) -> list[str]:
+    """The differences of two architectures but for some fields, in words."""
+    if there.model_type != here.model_type:
+        return [f"it is of the family {there.title}, that model of {here.title}"]
+    theirs, ours = (plain_json.loads(plain_json.dumps(one.to_dict())) for one in (there, here))
+    unread = {name for name in (*there.extra, *here.extra) if not name.endswith("_block")}
+    ignored |= NOT_ARCHITECTURE | unread
+    if "hidden_size" in ours:  # it has two names in transformers' files
+        ignored |= SPELLINGS.keys()
+    names = sorted((theirs.keys() | ours.keys()) - ignored)
+    return [
+        _difference(name, theirs.get(name), ours.get(name))
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def _difference(field: str, there: object, here: object) -> str:
     """Describe a difference; for two lists of layers, the first difference."""
     if isinstance(there, list) and isinstance(here, list) and field == "layers":
         if len(there) != len(here):

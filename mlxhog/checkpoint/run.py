@@ -13,22 +13,27 @@ runs/<utc>-<name>/
   checkpoints/       see `checkpoint`
   samples.txt        text sampled on the way
 
-A run begins as `starting` (`creation.py`) and is `running` as soon as its parameters can be read.
-If the lock of a run of either status is free, its process has died: the run is `interrupted`.
+The folder of a run exists, with the options of the user, before its data is prepared: every other
+command finds the run, as `starting`. A start that fails removes the folder. A run is `running` as
+soon as its parameters can be read. If the lock of a run of either status is free, its process has
+died: the run is `interrupted`.
 
 A run that is removed is first renamed to `.removed-<utc>-<name>`; commands no longer find it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
+import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import durable, plain_json, reading
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
@@ -36,6 +41,9 @@ from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import manifest
 from mlxhog.config.sources import Layer, read_stored, read_yaml
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, did_you_mean
+
+if TYPE_CHECKING:
+    from mlxhog.config.config import TrainConfig
 
 _STATUS = "run.json"
 _REMOVED = ".removed-"
@@ -79,7 +87,7 @@ class Run:
     model = _Place("model")  # a link; it does not exist before the first checkpoint
     checkpoints = _Place("checkpoints")
 
-    @contextlib.contextmanager
+    @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the lock of this run in the block; the kernel frees it if the holder dies.
 
@@ -138,14 +146,10 @@ class Run:
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
     def options(self, *, data: str | None = None, path: Path | None = None) -> Layer:
-        """Return the options, with the place where the text is now.
+        """Return the options, of `path` or the run's own, with the place where the text is now.
 
-        Args:
-            data: the text, if the user names it.
-            path: of the options; by default `config_path`.
-
-        Raises:
-            DataError: the text is neither at the recorded path nor at its full path.
+        `data` is the text, if the user names it; else a DataError says that it is neither at the
+        recorded path nor at its full path.
         """
         from mlxhog.base.paths import words
         from mlxhog.data import corpora
@@ -179,11 +183,7 @@ class Run:
         append_lines(self.events_path, plain_json.dumps(record) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of `metrics.jsonl`, without a torn last one.
-
-        Raises:
-            RunError: a line before the last is damaged.
-        """
+        """Return the lines of `metrics.jsonl`, without a torn last one."""
         if not self.metrics_path.exists():
             return []
         entries: list[dict[str, Any]] = []
@@ -202,15 +202,11 @@ class Run:
             replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
 
     def read_times(self) -> list[dict[str, Any]]:
-        """Return the workers of `times.json`; empty if there is no file.
-
-        Raises:
-            RunError: the file is damaged.
-        """
-        if not self.times_path.exists():
-            return []
+        """Return the workers of `times.json`; empty if there is no file."""
         try:
             return list(map(dict, plain_json.read(self.times_path)["workers"]))
+        except FileNotFoundError:
+            return []
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunError(
                 f"{self.times_path} is damaged ({error}); remove it; further training writes it"
@@ -218,15 +214,13 @@ class Run:
 
     def drop_metrics_after(self, step: int, elapsed_s: float) -> None:
         """Drop the lines of steps after the checkpoint from which a run is resumed."""
-        lines = self.read_metrics()
-        before = [
-            one
-            for one in lines
-            if one.get("step", 0) <= step and one.get("elapsed_s", 0.0) <= elapsed_s
-        ]
-        if len(before) < len(lines):
-            content = b"".join(plain_json.dumps(one) + b"\n" for one in before)
-            replace_file(self.metrics_path, content)
+
+        def is_before(line: Mapping[str, Any]) -> bool:
+            return bool(line.get("step", 0) <= step and line.get("elapsed_s", 0.0) <= elapsed_s)
+
+        if not all(map(is_before, lines := self.read_metrics())):
+            kept = filter(is_before, lines)
+            replace_file(self.metrics_path, b"".join(plain_json.dumps(one) + b"\n" for one in kept))
 
     def append_sample(self, text: str) -> None:
         """Append sampled text to `samples.txt`, as one line."""
@@ -251,6 +245,92 @@ class Run:
         return status if isinstance(status, dict) else {"status": DAMAGED}
 
 
+# -- a new run -----------------------------------------------------------------------------------
+
+
+def new_run(config: TrainConfig) -> AbstractContextManager[Run | None]:
+    """Make the run of a configuration, as `starting` does; None if a run is resumed."""
+    if config.resume is not None:
+        return nullcontext()
+    name = config.name or default_name(config.data)
+    return starting(Path(config.out), name, config.to_yaml())
+
+
+@contextmanager
+def starting(root: Path, name: str, config: str) -> Iterator[Run]:
+    """Make a new run by `create`, and hold its lock in the block; a failed start removes it."""
+    is_first = not root.exists()
+    with ExitStack() as hold:
+        run = create(root, name, config, hold)
+        try:
+            yield run
+        except BaseException:
+            if run.is_starting():
+                # Report the first error, not this one; another run may be in the folder by now.
+                with suppress(OSError, EnvironmentLacks):
+                    clear(run)
+                    if is_first:
+                        root.rmdir()
+            raise
+
+
+def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
+    """Make a new run directory `<utc>-<name>` below `root`, with status `starting`.
+
+    It has the user's options, as YAML; `hold` gets its lock before any process can find it.
+
+    Raises:
+        RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
+            directory cannot be made.
+
+    Concurrency: two processes never get the same directory.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only")
+    stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
+    n = 1
+    while True:
+        directory = (root / (stem if n == 1 else f"{stem}-{n}")).absolute()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700)
+        except FileExistsError as error:
+            if not root.is_dir():
+                raise RunError(f"{root} is a file, expected a directory of runs") from error
+            n += 1
+            continue
+        except OSError as error:
+            raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
+        run = Run(directory)
+        try:
+            if hold is not None:
+                hold.enter_context(run.lock())
+            with disk_errors(f"making {run.checkpoints}"):
+                run.checkpoints.mkdir()
+                replace_file(run.config_path, config.encode())
+            run.write_status({"status": STARTING})  # from now on commands find it
+        except BaseException:  # an interrupt, too: no command would list the folder
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return run
+
+
+def default_name(data: str) -> str:
+    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its suffix.
+
+    >>> default_name("notes/*.txt")
+    'notes'
+    """
+    for part in reversed(Path(data).parts):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", part if "*" in part else Path(part).stem).strip("-")
+        if name and "*" not in part:
+            return name[:40]
+    return "run"
+
+
+# -- runs by their names -------------------------------------------------------------------------
+
+
 def list_runs(root: Path) -> list[Run]:
     """Return the runs below `root`, the newest last; empty if `root` does not exist."""
     if not root.is_dir():
@@ -261,11 +341,7 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def read_options(file: Path) -> Layer:
-    """Return the options of a YAML file that the user names, which may be the file of a run.
-
-    Raises:
-        ConfigError: see `read_yaml`.
-    """
+    """Return the options of a YAML file that the user names, which may be the file of a run."""
     if is_run(file.parent) and file == Run(file.parent).config_path:
         return read_stored(file)
     return read_yaml(file, named=True)
@@ -283,9 +359,8 @@ def run_of(checkpoint: Path) -> Run | None:
     """Return the run of a checkpoint's path, or None if the path is not in a run."""
     path = expanded(checkpoint).absolute()
     run = Run(path.parent.parent)
-    return (
-        run if path.is_dir() and path.parent == run.checkpoints and is_run(run.directory) else None
-    )
+    is_one = path.is_dir() and path.parent == run.checkpoints and is_run(run.directory)
+    return run if is_one else None
 
 
 def remove(run: Run) -> None:
@@ -338,23 +413,19 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
             return Run(place.absolute())
     having = [run for run in runs if spec in run.name] if spec and path.name == spec else []
     named = [run for run in having if run.name.split("-", 2)[-1] == spec]
-    if whole and len(named) == 1:
-        return named[0]
-    if whole and named:
-        names = _listed([run.name for run in named])
-        raise RunError(f"{spec!r} is the name of {len(named)} runs: {names}; add date and time")
-    meant = runs[-1:] if spec == "latest" else having
-    if len(meant) == 1 and whole:
+    meant = named if whole and named else runs[-1:] if spec == "latest" else having
+    if len(meant) == 1 and whole and not named:
         raise RunError(f"{spec!r} is not the whole name of a run; did you mean {meant[0].name!r}?")
     if len(meant) == 1:
         return meant[0]
     if spec == "latest":
         raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
     if meant:
+        what, way = "part of the names", "give more of the name"
+        if whole and named:
+            what, way = "the name", "add date and time"
         names = _listed([run.name for run in meant])
-        raise RunError(
-            f"{spec!r} is part of the names of {len(meant)} runs: {names}; give more of the name"
-        )
+        raise RunError(f"{spec!r} is {what} of {len(meant)} runs: {names}; {way}")
     if path.exists():
         raise RunError(
             f"{path} is not a run: it has no {_STATUS}; name a run's directory (mlxhog runs)"

@@ -98,7 +98,7 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
         status = "early"
     metal = label(*(str(facts.get(name, "")) for name in ("gpu_write", "kernels")))
     if isinstance(data, str) and "/" in data:
-        from mlxhog.checkpoint.creation import default_name
+        from mlxhog.checkpoint.run import default_name
 
         data = default_name(data)
     early = scored_at(facts["val_step"], facts["steps"] if type(facts["steps"]) is int else None)
@@ -212,7 +212,7 @@ def show(config: OneRun) -> Report:
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or "the defaults",
         "checkpoints": facts["checkpoints"] or "none yet",
         "load": facts["load"] and f"mlxhog.load({run_word(run.directory)!r}), {facts['load']}",
-        "note": [*record.notes, *filter(None, [record.part.get("seen")])],
+        "note": record.notes,
     }
     word = shlex.quote(run_word(run.directory))
     train = f"--resume {word} --time 10m"

@@ -59,7 +59,8 @@ def run(words: _Words, written: Written) -> Report:
         plan = make_plan(config, progress=not words.quiet)
         from mlxhog.training import preview
 
-        return Report(preview.facts(plan, config), preview.text(plan, config))
+        facts = preview.facts(plan, config)
+        return Report(facts, preview.text(facts))
     with observer(sys.stderr, quiet=words.quiet) as watch:
         interrupts.answer_in_loop_only()
         result = execute(config, watch)
@@ -90,7 +91,6 @@ def summary(result: "Result") -> str:
     ]
     if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"held-out text: {_held_out(result)}")
-        lines += wrapped(f"note: {result.val_seen}") if result.val_seen else []
     if bits is not None and counts is not None and result.val_at_end:
         lines.append(beside_counts(bits, counts))
     if result.restarts or result.dropped_steps or result.torn:

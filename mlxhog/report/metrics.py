@@ -208,7 +208,6 @@ class Result(Totals):
     copies_bits_per_byte: tuple[float, ...] = ()  # avg_runs: of each worker's own parameters
     network_bytes: int = 0  # that a network would carry, were each worker on its own machine
     val_text: str | None = None  # name of the part, equal for runs of equal held-out text
-    val_seen: str | None = None  # a note if an earlier run trained on some of that text
     val_of_completions: bool = False  # whether only completions of examples count in it
     start_s: float | None = None  # from the start of the command until training began
     counts_bits_per_byte: float | None = None  # of `COUNTS`, on the text of `val_bits_per_byte`

@@ -27,7 +27,7 @@ from mlxhog.base import durable, plain_json, typed
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.quantities import format_duration, format_share
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.creation import default_name
+from mlxhog.checkpoint.run import default_name
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data import heldout

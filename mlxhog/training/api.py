@@ -87,7 +87,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
         from mlxhog.training.origin import located
 
         config = located(config)  # before the new run becomes `latest`
-    from mlxhog.checkpoint.creation import new_run  # imports NumPy; bad options are reported before
+    from mlxhog.checkpoint.run import new_run  # imports NumPy; bad options are reported before
 
     with new_run(config) as run:
         from mlxhog.training.run import train

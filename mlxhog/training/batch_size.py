@@ -22,19 +22,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from mlxhog import backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import most_sequences
-from mlxhog.base.quantities import format_count, format_share, parse_count
-from mlxhog.checkpoint import checkpoint
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import read_stored
+from mlxhog.base.quantities import format_count, format_share
 from mlxhog.data.batch import Batch, joined
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
-from mlxhog.training.job import Plan
+from mlxhog.training.job import Job, Plan
 from mlxhog.training.memory import WORKER_BASE_BYTES, own_gpu_bytes
 
 if TYPE_CHECKING:
@@ -51,14 +47,11 @@ PATIENCE_S = 600.0  # limit of one measurement of a batch, for a worker that han
 
 
 class BatchSpeed(NamedTuple):
-    """The speed of a run's workers, all at the same time, with one batch.
-
-    `tokens_per_s` is of all workers together, gradients alone; `gradient_s` of the slowest one.
-    """
+    """The speed of a run's workers, all at the same time, with one batch."""
 
     sequences: int
-    tokens_per_s: float
-    gradient_s: float
+    tokens_per_s: float  # of all workers together, gradients alone
+    gradient_s: float  # of the slowest one
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ class BatchChoice:
 
     def to_json(self) -> dict[str, Any]:
         """The choice for run.json."""
-        speeds = [one._asdict() for one in self.speeds]
+        speeds = [speed._asdict() for speed in self.speeds]
         return {"sequences": self.sequences, "why": self.why, "tokens_per_s": speeds}
 
 
@@ -85,21 +78,8 @@ def _sequences(n: int) -> str:
     return f"{n} sequence{'s' * (n != 1)}"
 
 
-def of_resumed(config: TrainConfig) -> BatchChoice:
-    """The batch with which a resumed run began."""
-    assert config.resume is not None
-    run, _ = checkpoint.resumable(config.resume, Path(config.out))
-    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
-    value, _ = stored.get("batch_size", (TrainConfig().micro_batch, ""))
-    return BatchChoice(parse_count(value), "the run began with it")
-
-
 def limit_of(plan: TextPlan) -> tuple[int, str]:
-    """The largest batch that memory and text allow, and what limits it, as a clause.
-
-    Raises:
-        EnvironmentLacks: the GPU's driver does not say how much memory it has.
-    """
+    """The largest batch that memory and text allow, and what limits it, as a clause."""
     config, workers, memory = plan.config, len(plan.workers), plan.memory
     ram_bytes = (memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
     of_backends = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
@@ -124,15 +104,15 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
     """Choose the batch of a run, planned with one sequence.
 
     Each worker has a process, which computes nothing but gradients.
-
-    Raises:
-        EnvironmentLacks: no batch fits, or a worker fails.
     """
-    budget_s, promises = plan.config.time, plan.config.determinism != "none"
+    budget_s = plan.config.time
     limit_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
     with ExitStack() as stack:
         line = stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
-        children = [stack.enter_context(Child(promises=promises)) for _ in plan.workers]
+        children = [
+            stack.enter_context(Child(threads=worker.threads, promises=False))
+            for worker in plan.workers
+        ]
 
         def together(function: Callable[..., Any], *args: float) -> list[Any]:
             """What a function returns in each process; they begin at the same time."""
@@ -162,9 +142,6 @@ def choose(
         limit_s: time of gradients.
         measure: a batch, in the rest of the time: returns the tokens of each worker's gradient, and
             the times of several; it raises `Failed` where a worker fails.
-
-    Raises:
-        EnvironmentLacks: a worker fails with the smallest batch.
     """
     speeds, sequences, rest_s = list[BatchSpeed](), 1, limit_s
     while sequences <= most:
@@ -240,20 +217,12 @@ def gradient_times(
 
 def _backend(plan: Plan, rank: int) -> Backend:
     """A worker's backend, bound to small random parameters: their values do not change the time."""
-    spec, kernels, config, layout = plan.workers[rank], plan.kernels[rank], plan.config, plan.layout
-    backend = backends.create(
-        spec.backend,
-        threads=spec.threads,
-        kernels=kernels,
-        cpu_blas=config.cpu_blas,
-        share=plan.gpu_share,
-        compute_dtype=config.compute_dtype,
-    )
-    if kernels == "metal" and config.kernels != "metal":
-        backend.check_kernels()  # as the worker does
-    backend.bind(plan.model, layout, sampled=plan.sampled)
+    from mlxhog.training import worker  # which the supervisor does not load
+
+    job = Job(plan=plan, handle=None, slot=rank + 1, run_dir=Path(), budget=plan.budget)
+    backend = worker.start_backend(job, None, job.kernels)
     noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
-    backend.take(np.resize(noise, layout.n_floats))
+    backend.take(np.resize(noise, plan.layout.n_floats))
     return backend
 
 

@@ -37,12 +37,15 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from mlxhog.arena.process import WatchedTime
 from mlxhog.base.workers import WorkerSpec
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Falling
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.strategies import division
+from mlxhog.strategies import Serial, division
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.sync import BY_SPEED
@@ -80,6 +83,23 @@ def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[Strategy, Strategy]:
     """The strategies to choose from; a run begins with the first."""
     devices = {(worker.backend.partition(":")[2], worker.threads) for worker in workers}
     return (ROUNDS, LOCK_FREE) if len(devices) == 1 else (LOCK_FREE, ROUNDS)
+
+
+def choices(
+    named: Strategy | None, workers: Sequence[WorkerSpec], regime: str | None
+) -> tuple[Strategy, ...]:
+    """The strategies that a run may have, the first one first; `regime` is that of a resumed run.
+
+    `named` is the strategy of the options.
+    """
+    if len(workers) == 1:
+        return (named or Serial(),)
+    both = by_likelihood(workers)
+    if named is not None:
+        if (regimes := named.regimes()) is None:
+            return (named,)
+        both = regimes
+    return both[::-1] if regime == both[1].name else both
 
 
 def title(strategy: str) -> str:
@@ -124,11 +144,11 @@ class StepTime(NamedTuple):
 
 def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
     """Share of the gradients that rounds lost to waiting."""
-    tokens = [sum(one.tokens for one in own) for own in steps]
-    computed_s = [sum(one.compute_s for one in own) for own in steps]
-    lasted_s = fmean(sum(one.lasted_s() for one in own) for own in steps)
-    per_s = sum(n / s for n, s in zip(tokens, computed_s, strict=True) if n)
-    return 1 - sum(tokens) / (lasted_s * per_s) if per_s else 0.0
+    tokens, computed_s, waited_s = np.array([np.sum(own, axis=0) for own in steps]).T
+    worked = tokens > 0
+    per_s = float(np.sum(tokens[worked] / computed_s[worked]))
+    lasted_s = float(np.mean(computed_s + waited_s))
+    return 1 - float(np.sum(tokens)) / (lasted_s * per_s) if per_s else 0.0
 
 
 def lost_by_last_rounds(steps: Sequence[Sequence[StepTime]]) -> float | None:
@@ -153,6 +173,14 @@ def rounds_share(plan: TextPlan) -> float:
     """The share of the budget after which rounds end; 0 where measured times say so."""
     chosen = plan.stored.strategy
     return 0.0 if chosen is None else chosen.rounds_share
+
+
+def mean_batches_per_step(config: TrainConfig, strategy: Strategy) -> float:
+    """Batches of one step of a run that begins with a strategy, in the mean over its steps."""
+    regimes = None if config.strategy is None else config.strategy.regimes()
+    if config.strategy and regimes and config.steps and strategy.name == regimes[0].name:
+        return 1.0 + config.strategy.rounds_share * (strategy.workers - 1)
+    return float(strategy.batches_per_step())
 
 
 def rounds_before(plan: TextPlan) -> int | None:
@@ -202,8 +230,8 @@ class Changes:
 
     def _take(self, slot: int, record: Any) -> None:
         if slot in self._steps:
-            tokens, compute_s, wait_s = record["tokens"], record["compute_s"], record["wait_s"]
-            self._steps[slot].append(StepTime(int(tokens), float(compute_s), float(wait_s)))
+            step = record[["tokens", "compute_s", "wait_s"]].item()
+            self._steps[slot].append(StepTime(*step))
         self._last_s = self._watched.look()
 
     def look(self) -> None:
@@ -232,10 +260,7 @@ class Changes:
             self._forget()
 
     def _look_at_rounds(self, steps: list[list[StepTime]]) -> None:
-        lost, absent_s = (
-            lost_by_last_rounds(steps),
-            self._watched.look() - self._last_s,
-        )
+        lost, absent_s = lost_by_last_rounds(steps), self._watched.look() - self._last_s
         if lost is not None and lost > MOST_LOST:
             self.end_rounds(
                 f"rounds lost {lost:.0%} of their gradients to waiting in the last "
@@ -264,9 +289,7 @@ class Changes:
     def _change(self, why: str, lost: float | None) -> bool:
         """Continue with the other strategy if all workers hold still; whether they do.
 
-        Args:
-            why: the reason, for the user.
-            lost: the share of gradients that rounds lose, if that is the reason.
+        `lost` is the share of gradients that rounds lose, if that is the reason.
         """
         run, old, doing = self._run, self._run.plan, Doing(Activity.CHANGING)
         new = replace(old.changed(), workers=old.workers, kernels=old.kernels)

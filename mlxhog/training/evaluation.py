@@ -19,7 +19,6 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import heldout
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.monitor import Monitor
@@ -38,18 +37,15 @@ GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
 
 
 class Evaluations:
-    """The evaluations of a run, one after the other; the monitor gets their scores.
-
-    Attributes:
-        copies_bits_per_byte: of each worker's own parameters, where the model is their average.
-    """
+    """The evaluations of a run, one after the other; the monitor gets their scores."""
 
     def __init__(self, run: Training) -> None:
         """Prepare; this starts no evaluation."""
+        # Of each worker's own parameters, where the model is their average.
         self.copies_bits_per_byte: list[float] = []
         self._run, self._part, self._counters = run, run.plan.held_out, run.arena.counters
         self._scores: dict[int, Score] = {}  # of the batches of the present evaluation, by place
-        self._round = self._first = self._end = self._interrupts = 0
+        self._round = self._first = self._end = self._ends = self._interrupts = 0
         self._during = False  # training
         self._asked_at: tuple[int, int] | None = None
         run.monitor.on_score = self._take
@@ -60,9 +56,9 @@ class Evaluations:
         self._begin_round()
         self._first = self._round
 
-    def _begin_round(self) -> None:
-        """Let workers score the batches from the first one without a score on."""
+    def _begin_round(self) -> None:  # from the first batch without a score on
         self._round += 1
+        self._ends = self._run.ends()  # more of them leave batches without a score
         place = next((k for k in range(self._end) if k not in self._scores), self._end)
         self._counters.store("eval_end", self._end)
         self._counters.store("eval_next", self._round * EVAL_ROUND + place)
@@ -86,8 +82,8 @@ class Evaluations:
         scores = [self._scores[k] for k in range(begin, end) if k in self._scores]
         if len(scores) < end - begin or not scores:
             return None
-        nats, n_bytes, tokens = (np.array(column) for column in zip(*scores, strict=True))
-        return Score(float(nats.sum()), int(n_bytes.sum()), int(tokens.sum()))
+        nats, n_bytes, tokens = zip(*scores, strict=True)
+        return Score(float(np.sum(nats)), sum(n_bytes), sum(tokens))
 
     def _share(self) -> float:
         return len(self._scores) / self._end
@@ -97,7 +93,7 @@ class Evaluations:
         score = self._total(0, self._part.batches)
         if score is None or not score.n_bytes:
             return None  # a score of less text is not comparable with earlier ones
-        self._run.monitor.take_evaluation(score.nats, score.n_bytes, score.tokens, step)
+        self._run.monitor.take_evaluation(*score, step)
         return score
 
     def ask_for_next(self) -> None:
@@ -141,15 +137,15 @@ class Evaluations:
         """
         run, limit_s = self._run, INTERRUPTED_S if self._interrupts else math.inf
 
-        def look(ends: int) -> Callable[[], bool]:
-            return lambda: self._share() == 1.0 or run.ends() > ends
-
         def doing() -> Doing:
             return Doing(Activity.EVALUATING, round(100 * self._share()))
 
+        def is_over() -> bool:
+            return self._share() == 1.0 or run.ends() > self._ends
+
         try:
             while run.pool and self._share() < 1.0 and not self._is_interrupted():
-                if not run.until(look(run.ends()), doing, limit_s):
+                if not run.until(is_over, doing, limit_s):
                     break
                 if self._share() < 1.0:  # a worker has died
                     self._begin_round()
@@ -173,11 +169,10 @@ class Evaluations:
             return
         larger = self._total(part.batches, part.all_batches)
         if larger is not None and larger.n_bytes:
-            bits = heldout.bits_per_byte(larger.nats, larger.n_bytes)
-            monitor.take_final(bits, larger.tokens, part.larger_share)
+            monitor.take_final(larger.bits_per_byte, larger.tokens, part.larger_share)
         if not run.interrupts() and self._score_copies():
-            average = heldout.bits_per_byte(score.nats, score.n_bytes)
-            if warning := run.strategy.warning(average, self.copies_bits_per_byte):
+            bits = score.bits_per_byte
+            if warning := run.strategy.warning(bits, self.copies_bits_per_byte):
                 run.report(warning)
 
     def _score_copies(self) -> bool:
@@ -193,8 +188,7 @@ class Evaluations:
                 self._wait()
                 if (score := self._total(0, self._part.batches)) is None:
                     return False
-                bits = heldout.bits_per_byte(score.nats, score.n_bytes)
-                self.copies_bits_per_byte.append(bits)
+                self.copies_bits_per_byte.append(score.bits_per_byte)
         return True
 
 
@@ -205,25 +199,14 @@ class HeldOutWatch:
     it scores another part. The best weights are saved right after their evaluation. Lock-free
     workers continue while one evaluates, so the saved model is the evaluated one plus the steps
     since.
-
-    Attributes:
-        best: bits per byte and step of the best so far; None before the first.
-        since: evaluations after it.
-        ended: reason for an end of training before its budget; None otherwise.
     """
 
     def __init__(self, config: TrainConfig, resumption: Resumption | None, text: str) -> None:
-        """Begin, or continue from a checkpoint.
-
-        Args:
-            config: says what ends the run, and if the best is kept.
-            resumption: the resumed run; None for a new one.
-            text: name of the part that is scored.
-        """
+        """Begin, or continue from a checkpoint; `text` is the name of the part that is scored."""
         self._config, self._text = config, text
-        self.best: tuple[float, int] | None = None
-        self.since = self._evaluations = 0
-        self.ended: str | None = None
+        self.best: tuple[float, int] | None = None  # bits per byte, and step
+        self.since = self._evaluations = 0  # evaluations after the best
+        self.ended: str | None = None  # reason for an end of training before its budget
         best = None if resumption is None else resumption.state["best"]
         if isinstance(best, Mapping) and best.get("text") == text:
             self.best = best["bits_per_byte"], int(best["step"])

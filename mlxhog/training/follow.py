@@ -64,21 +64,16 @@ class _Over(Exception):
 class Follower:
     """Reads new files of a folder and new examples of a run, in a thread of the supervisor.
 
-    Attributes:
-        folder: the followed folder, with subfolders and without hidden files.
-        end: number of published tickets.
-        messages: for the user, oldest first; the reader removes those it reads.
-        fault: the error that ended the thread; None while there is no error.
-
     Concurrency: `end`, `messages` and `fault` may be read by other threads at any time.
     """
 
     def __init__(self, folder: Path, writer: StreamWriter, loss_on: str = "assistant") -> None:
         """Prepare; reading begins with the `with` block."""
         self._learns_answers = loss_on == "assistant"
-        self.folder, self.end = folder, writer.last.end_ticket
-        self.messages: deque[str] = deque()
-        self.fault: BaseException | None = None
+        self.folder = folder  # with subfolders, without hidden files
+        self.end = writer.last.end_ticket  # number of published tickets
+        self.messages: deque[str] = deque()  # for the user; the reader removes those it reads
+        self.fault: BaseException | None = None  # that ended the thread
         self._writer, self._reports = writer, set[str]()
         self._last_look: dict[str, tuple[int, int, float]] = {}  # size, change, since when
         self._postponed = set[str]()  # names left for the next start
@@ -88,16 +83,9 @@ class Follower:
 
     @classmethod
     def of(cls, plan: TextPlan, run: Path, folder: str) -> Self:
-        """Open the stream of a run; this does not read the folder.
-
-        Raises:
-            CheckpointError: examples that the run has acknowledged do not fit into `seq_len`.
-            DataError, RunError: the stream is damaged.
-            EnvironmentLacks: the disk is full.
-        """
+        """Open the stream of a run; this does not read the folder."""
         config, size = plan.config, plan.config.sequences_per_ticket
-        tokenizer = plan.data.tokenizer
-        writer = StreamWriter(run, tokenizer, seq_len=config.seq_len, batch_size=size)
+        writer = StreamWriter(run, plan.data.tokenizer, seq_len=config.seq_len, batch_size=size)
         return cls(expanded(folder), writer, config.loss_on)
 
     def batches(self, corpus: Callable[[], BatchSource]) -> Callable[[], StreamBatches]:
@@ -122,11 +110,7 @@ class Follower:
         self._thread.join(LEAVE_S)  # a disk that does not answer must not delay the end
 
     def give(self, arena: Arena, ledger: Ledger, *, training: bool) -> list[str]:
-        """Give workers the new tickets; returns messages for the user.
-
-        Raises:
-            WorkerFailed: the thread that watches the folder has ended while the run trains.
-        """
+        """Give workers the new tickets; returns messages for the user."""
         name, fault, end = printable(self.folder), self.fault, self.end
         arena.counters.store("stream_end", 1 + end)
         messages = [self.messages.popleft() for _ in range(len(self.messages))]

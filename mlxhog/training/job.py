@@ -1,4 +1,4 @@
-"""The plan of a run, the job of one worker, and what the worker reports.
+"""The plan of a run, and the job of one worker.
 
 Kinds of training differ by functions that the worker calls. So each process maps the token file, or
 draws the rows of a task, for itself.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -63,43 +63,24 @@ class Plan:
     """A run that has passed every check. Each kind of training adds what its supervisor reads.
 
     A worker gets the fields of this class: of a larger plan no others are pickled.
-
-    Attributes:
-        config: the resolved options of the run.
-        strategy: of the run.
-        budget: of this call, with the steps, tokens and seconds of the run before it.
-        model: the architecture.
-        workers: backend and threads of each worker, those that have joined included; worker k has
-            slot k + 1.
-        writers: how their steps are added, and in which write mode.
-        kernels: form of the model's operations of each worker; never "auto".
-        notes: for the user, on these choices.
-        layout: of the arena.
-        decay: names of the parameters that weight decay applies to.
-        gpu_share: share of the GPU for each worker that uses it.
-        batches: opens the training batches.
-        schedule: makes the schedule of step sizes, with the share of the run that is one step.
-        side_jobs: opens the side jobs.
-        sampled: words of the training loss; None for the whole vocabulary.
-        link: of the run's cluster, which the supervisor starts; None without a cluster.
     """
 
-    config: TrainConfig
+    config: TrainConfig  # resolved
     strategy: Strategy
-    budget: Budget
+    budget: Budget  # of this call, with the steps, tokens and seconds of the run before it
     model: ModelConfig
-    workers: tuple[WorkerSpec, ...]
+    workers: tuple[WorkerSpec, ...]  # those that have joined included; worker k has slot k + 1
     writers: Writers
-    kernels: tuple[str, ...]
-    notes: tuple[str, ...]
+    kernels: tuple[str, ...]  # form of the model's operations of each worker; never "auto"
+    notes: tuple[str, ...]  # for the user, on these choices
     layout: Layout
-    decay: frozenset[str]
-    gpu_share: GPUShare
-    batches: Callable[[], BatchSource]
-    schedule: Callable[[float], Rate]
+    decay: frozenset[str]  # parameters that weight decay applies to
+    gpu_share: GPUShare  # for each worker that uses the GPU
+    batches: Callable[[], BatchSource]  # opens the training batches
+    schedule: Callable[[float], Rate]  # of step sizes, by the share of the run that is one step
     side_jobs: Callable[[Job, Context, control.Ring], SideJobs]
-    sampled: SampledHead | None = None
-    link: LinkJob | None = None
+    sampled: SampledHead | None = None  # words of the training loss; None for the whole vocabulary
+    link: LinkJob | None = None  # of the run's cluster; the supervisor starts it
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """Pickle what workers need: no corpus, no open checkpoint."""
@@ -156,25 +137,16 @@ def plan_layout(
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The plan of a run, and what one of its workers needs beside it; picklable for `spawn`.
+    """The plan of a run, and what one of its workers needs beside it; picklable for `spawn`."""
 
-    Attributes:
-        plan: of the run, with its present strategy.
-        handle: of the arena; None in a job for a worker that has it.
-        slot: the worker's slot in the worker table, from 1.
-        run_dir: folder for logs.
-        budget: of this call, in steps of the present strategy.
-        step_limit: steps that the present strategy may take; None for no limit.
-        halvings: how often its micro-batch has been halved, see `LOST_GPU_EXIT_CODE`.
-    """
-
-    plan: Plan
-    handle: ArenaHandle | None
-    slot: int
+    plan: Plan  # with the run's present strategy
+    handle: ArenaHandle | None  # None in a job for a worker that has the arena
+    slot: int  # in the worker table, from 1
     run_dir: Path
-    budget: Budget
-    step_limit: int | None = None
-    halvings: int = 0
+    budget: Budget  # of this call, in steps of the present strategy
+    step_limit: int | None = None  # of the present strategy; None for no limit
+    halvings: int = 0  # of its micro-batch, see `LOST_GPU_EXIT_CODE`
+    notices: list[str] = field(default_factory=list)  # of the worker, for the user
 
     @property
     def config(self) -> TrainConfig:
@@ -222,11 +194,14 @@ class Job:
         share = self.plan.gpu_share
         return replace(share, piece_tokens=max(1, share.piece_tokens >> self.halvings))
 
+    def leave_notice(self, text: str) -> None:
+        """Keep a notice for the user, which the worker sends when it is up, and log it."""
+        self.notices.append(text)
+        with suppress(OSError):  # the disk of the log may be full
+            print(f"notice: {text}", flush=True)
 
-# -- what a worker reports -------------------------------------------------------------------------
-#
-# Besides its records, a worker reports by notices in its log, its last line and its exit code.
-# Notices are lines for the user; they appear among a run's first lines.
+
+# -- a GPU that is lost ----------------------------------------------------------------------------
 #
 # macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
 # at the next wait for the GPU; older versions abort the process on a thread of Metal, where no
@@ -242,24 +217,7 @@ HINTS = (
     "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
     "off may help"
 )
-_NOTICE = "notice: "
 _METAL_SAYS = "Command buffer execution failed"
-
-
-def leave_notice(text: str) -> None:
-    """Write a notice to the worker's log."""
-    with suppress(OSError):  # the disk of the log may be full
-        print(f"{_NOTICE}{text}", flush=True)
-
-
-def read_notices(log: Path, since: int) -> list[str]:
-    """The notices in a worker's log from byte `since` on."""
-    if not log.exists():
-        return []
-    with log.open("rb") as stream:
-        stream.seek(since)
-        lines = stream.read().decode(errors="replace").splitlines()
-    return [line.removeprefix(_NOTICE) for line in lines if line.startswith(_NOTICE)]
 
 
 def is_lost_gpu(error: BaseException) -> bool:

@@ -63,12 +63,7 @@ class Writers:
 def choose(
     config: TrainConfig, here: Machine, note: Note
 ) -> tuple[tuple[WorkerSpec, ...], Writers, tuple[str, ...]]:
-    """Choose workers, writers, and each worker's kernels, by the results of `mlxhog doctor`.
-
-    Raises:
-        ConfigError: the options name workers or kernels that do not exist or do not fit.
-        EnvironmentLacks: this machine lacks one of them.
-    """
+    """Choose workers, writers, and each worker's kernels, by the results of `mlxhog doctor`."""
     record = verdicts.load()
     chosen = resolve_workers(
         config.workers,
@@ -105,12 +100,7 @@ def choose(
 def choose_writers(
     config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
 ) -> Writers:
-    """Choose how the steps of workers with these backends are added.
-
-    Raises:
-        ConfigError: Metal kernels were requested in a run without a GPU worker.
-        EnvironmentLacks: doctor's verdict on this machine does not allow the requested way.
-    """
+    """Choose how the steps of workers with these backends are added."""
     on_gpu = sorted(set(backends) & set(GPU_BACKENDS))
     if config.read == "live" and not config.force:  # its bits may be torn, or old
         for backend in on_gpu:
@@ -156,10 +146,8 @@ def _require(ok: bool, choice: str, what: str, reason: str | None, other: str) -
 def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
     """The reason why the GPU must not write; None if kernels are right and lose no update."""
     engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
-    for verdict in (record.gpu_write(backends), *map(record.kernels, engines)):
-        if not verdict.ok:
-            return verdict.reason
-    return None
+    every = (record.gpu_write(backends), *map(record.kernels, engines))
+    return next((verdict.reason for verdict in every if not verdict.ok), None)
 
 
 def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
@@ -175,13 +163,7 @@ def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
 def choose_kernels(
     config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
 ) -> tuple[str, ...]:
-    """Choose the form of the model's operations of each worker, never "auto".
-
-    Raises:
-        ConfigError: a worker cannot run the requested form.
-        EnvironmentLacks: Metal kernels were requested, and doctor has not found them right here; or
-            native ones are not built.
-    """
+    """Choose the form of the model's operations of each worker, never "auto"."""
     choice, dtype = config.kernels, config.compute_dtype
     chosen: dict[str, str] = {}
     for name in dict.fromkeys(backends):
@@ -207,11 +189,7 @@ def choose_kernels(
 def check_recorded(
     config: TrainConfig, backends: Sequence[str], forms: Sequence[str], record: Verdicts
 ) -> None:
-    """Refuse GPU workers in a recorded run, unless doctor found that their gradients repeat.
-
-    Raises:
-        EnvironmentLacks: the run is recorded, and the gradients of a GPU worker may not repeat.
-    """
+    """Refuse GPU workers in a recorded run, unless doctor found that their gradients repeat."""
     if config.determinism != "record" or config.force:
         return
     for name, form in zip(backends, forms, strict=True):

@@ -31,19 +31,12 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory that a run may take, and an estimate of what a worker's gradients take.
-
-    Attributes:
-        machine_bytes: of this machine.
-        part: of it that the run may take (`memory_limit`).
-        gradient_bytes: of a worker's snapshots and gradients.
-        sequence_bytes: of the activations of a sequence.
-    """
+    """The memory that a run may take, and an estimate of what a worker's gradients take."""
 
     machine_bytes: int
-    part: float
-    gradient_bytes: int = 0
-    sequence_bytes: int = 0
+    part: float  # of it that the run may take (`memory_limit`)
+    gradient_bytes: int = 0  # of a worker's snapshots and gradients
+    sequence_bytes: int = 0  # of the activations of a sequence
 
     @property
     def limit_bytes(self) -> float:
@@ -73,21 +66,13 @@ class Memory:
         return max(0, int((n_bytes - self.gradient_bytes) // self.sequence_bytes))
 
     def check_parameters(self, name: str, model: ModelConfig) -> None:
-        """Refuse a model whose parameters do not fit, before its blocks are listed one by one.
-
-        Raises:
-            EnvironmentLacks: they do not fit.
-        """
+        """Refuse a model whose parameters do not fit, before its blocks are listed one by one."""
         n_bytes = 4 * param_count(model)
         need = f"the parameters of model {name} alone need {n_bytes / GIB:.1f} GiB"
         self._check(n_bytes, need, "use a smaller --model")
 
     def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
-        """Refuse a run that does not fit, at its start or with workers that join.
-
-        Raises:
-            EnvironmentLacks: it does not fit.
-        """
+        """Refuse a run that does not fit, at its start or with workers that join."""
         n_bytes = arena_bytes + workers * worker_bytes
         need = (
             f"the run needs {n_bytes / GIB:.1f} GiB ({arena_bytes / GIB:.1f} shared, "
@@ -107,9 +92,6 @@ class Memory:
 
         The GPU shares the machine's memory. The driver is asked only if the batch might not fit,
         since that takes half a second.
-
-        Raises:
-            EnvironmentLacks: it does not fit, or the driver does not answer.
         """
         need = self.of_batch(sequences)
         if need <= share.own_bytes(int(SURELY_RECOMMENDED * self.machine_bytes)):
@@ -165,11 +147,7 @@ def gpu_share(
 
 
 def own_gpu_bytes(share: GPUShare, workers: Sequence[WorkerSpec]) -> int | None:
-    """The memory for a GPU worker's own arrays, as its driver says; None without such workers.
-
-    Raises:
-        EnvironmentLacks: the driver does not answer.
-    """
+    """The memory for a GPU worker's own arrays, as its driver says; None without such workers."""
     backends = [worker.backend for worker in workers if worker.backend in GPU_BACKENDS]
     if not backends:
         return None

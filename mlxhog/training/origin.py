@@ -42,11 +42,10 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
-from mlxhog.models.xlstm_large import SPELLINGS
 from mlxhog.report.metrics import scored_at
 from mlxhog.strategies import Serial, Strategy
 
-OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
+OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
 """Fields in which a model may differ from the checkpoint of its initial weights."""
 MOST_DIFFERENCES = 6
 _NEEDED = (
@@ -58,11 +57,7 @@ _NEEDED = (
 
 
 def located(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the path of the checkpoint that `init_from` names now.
-
-    Raises:
-        RunError, CheckpointError: that checkpoint does not exist.
-    """
+    """Return the configuration with the path of the checkpoint that `init_from` names now."""
     if config.init_from is None:
         return config
     path = checkpoint.locate(config.init_from, Path(config.out))
@@ -73,10 +68,6 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the model and the tokenizer that `auto` leaves open.
 
     They are those of the checkpoint that a resumed run continues, or that a new one begins with.
-
-    Raises:
-        RunError, CheckpointError: that checkpoint does not exist.
-        DataError: it has no tokenizer.
     """
     if config.resume is not None:
         _, path = checkpoint.resumable(config.resume, Path(config.out))
@@ -102,32 +93,16 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run, and the checkpoint from which it resumes.
+    """A run, and the checkpoint from which it resumes."""
 
-    Attributes:
-        config: of this call, with the run's own budget if the call has none.
-        run: the run.
-        checkpoint: from which it resumes.
-        own_budget: rest of the run's own budget, if this call has none.
-    """
-
-    config: TrainConfig
+    config: TrainConfig  # of this call, with the run's own budget if the call has none
     run: Run
     checkpoint: Checkpoint
-    own_budget: Budget | None
+    own_budget: Budget | None  # rest of the run's own budget, if this call has none
 
     @classmethod
-    def of(
-        cls, config: TrainConfig, model: Mapping[str, Any], hidden: frozenset[str]
-    ) -> Self | None:
-        """Load the run that the configuration resumes; None for a new run.
-
-        Raises:
-            RunError: the run does not exist.
-            CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture
-                or optimizer.
-            ConfigError: the run is done, and the call has no budget.
-        """
+    def of(cls, config: TrainConfig, model: ModelConfig) -> Self | None:
+        """Load the run that the configuration resumes; None for a new run."""
         if config.resume is None:
             return None
         run, path = checkpoint.resumable(config.resume, Path(config.out))
@@ -138,8 +113,10 @@ class Resumption:
                 "train with the version that wrote it, or begin a new run with its weights: mlxhog "
                 f"train --init-from {quoted(str(saved.path))}"
             )
-        checkpoint.check_architecture(saved, model)
-        config = _with_strategy(_with_optimizer(config, saved, hidden), saved)
+        # Unless the vocabulary is the model's own, the tokenizers are compared instead.
+        ignored = set() if keeps_vocabulary(config) else {"vocab_size"}
+        checkpoint.check_architecture(saved, model, ignored)
+        config = _with_strategy(_with_optimizer(config, saved, model), saved)
         begins_to_follow = config.follow is not None and not saved.state["followed"]
         if config.has_budget or begins_to_follow:  # the followed text has no end
             return cls(config, run, saved, None)
@@ -167,9 +144,7 @@ class Resumption:
     @cached_property
     def stored(self) -> dict[str, Any]:
         """The options in the run's folder, by name."""
-        path = self.run.config_path
-        stored = read_stored(path) if path.is_file() else {}
-        return {name: value for name, (value, _) in stored.items()}
+        return stored_options(self.run)
 
     def automatic(self) -> dict[str, float]:
         """Return the run's earlier values of options that are "auto"."""
@@ -223,18 +198,12 @@ class Resumption:
         return positions.get(text_kind(self.config))
 
     def check_data(self, data: Prepared, train: str, held_out: str) -> None:
-        """Refuse another tokenizer, or tokens with another digest than the run was trained on.
-
-        Raises:
-            CheckpointError: one of them differs.
-        """
+        """Refuse another tokenizer, or tokens with another digest than the run was trained on."""
         checkpoint.check_tokenizer(self.checkpoint, data.tokenizer)
-        state = self.state
-        for part, own_digest, digest in (
-            ("training", state["tokens_sha256"], train),
-            ("held-out", state["held_out_sha256"], held_out),
-        ):
-            if own_digest != digest:
+        for part, name, digest in (
+            ("training", "tokens_sha256", train), ("held-out", "held_out_sha256", held_out),
+        ):  # fmt: skip
+            if (own_digest := self.state[name]) != digest:
                 raise CheckpointError(
                     f"{self.config.resume} was trained with another {part} text than --data "
                     f"{words(self.config.data)} holds now: its tokens have digest "
@@ -245,15 +214,19 @@ class Resumption:
                 )
 
 
+def stored_options(run: Run) -> dict[str, Any]:
+    """The options in a run's folder, by name."""
+    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
+    return {name: value for name, (value, _) in stored.items()}
+
+
 def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
     """Spell a checkpoint's held-out bits per byte, and the step that they scored; "" if unknown.
 
     The last evaluation of a run follows its last checkpoint, so it is in the run's result.
     """
     result = run.read_status().get("result") if run is not None and run.ended_with(path) else None
-    for score in (result, state):
-        if not isinstance(score, Mapping):
-            continue
+    for score in filter(None, (result, state)):
         if isinstance(bits := score.get("val_bits_per_byte"), int | float):
             step, used = score.get("val_step"), state.get("used", {})
             return f"held-out {bits:.3f}{scored_at(step, used.get('steps'))}"
@@ -265,16 +238,16 @@ def text_kind(config: TrainConfig) -> str:
     return "data" if config.follow is None else "stream"
 
 
-def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[str]) -> TrainConfig:
+def _with_optimizer(config: TrainConfig, saved: Checkpoint, model: ModelConfig) -> TrainConfig:
     """Use the run's own optimizer unless another is named; refuse moments of another one."""
-    own = saved.state["optimizer"]
+    own, hidden = saved.state["optimizer"], bool(families.hidden_matrices(model))
     if config.optimizer is None:
         return replace(config, optimizer=optim.by_name(own))
     if config.reset_optimizer:
         return config
     if own in OPTIMIZERS.known():
-        own = optim.by_name(own).fitted(hidden=bool(hidden)).name
-    if own != config.optimizer.fitted(hidden=bool(hidden)).name:
+        own = optim.by_name(own).fitted(hidden=hidden).name
+    if own != config.optimizer.fitted(hidden=hidden).name:
         raise CheckpointError(
             f"{config.resume} was trained with optimizer {own}, this is {config.optimizer.name}, "
             f"which cannot use its moments; add --optimizer {own}, or --reset-optimizer to "
@@ -316,10 +289,6 @@ def with_vocabulary(
 
     A resumed run has its checkpoint's vocabulary; that of a config.json is kept. `asked` are the
     options of the call, `config` the same with the origin's model and tokenizer.
-
-    Raises:
-        ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
-        CheckpointError: the initial weights do not fit; see `InitialWeights.fitted`.
     """
     own, rows, spec = model.vocab_size, tokenizer.vocab_size, config.tokenizer
     if isinstance(begin, Resumption):
@@ -370,8 +339,8 @@ def with_vocabulary(
 class InitialWeights:
     """An open checkpoint, and the mapping of its vocabulary to the model's.
 
-    `rows` has for each row of the run's vocabulary the checkpoint's row or -1, (V,) int64; it is
-    None if both vocabularies are the same.
+    `rows` has for each row of the run's vocabulary the checkpoint's row or -1, (V,); it is None if
+    both vocabularies are the same.
     """
 
     opened: Opened
@@ -383,12 +352,13 @@ class InitialWeights:
         """This with the rows for a run's model and tokenizer, and the model with as many rows.
 
         The vocabulary of the checkpoint's `own` model follows the text.
-
-        Raises:
-            CheckpointError: another family, other shapes, or another vocabulary without
-                `resize_vocab`.
         """
-        self._check_model(config, model)
+        if differences := checkpoint.differences(self.opened.config, model, OF_TRAINING):
+            raise CheckpointError(
+                f"{self.opened.path} does not fit model {config.model}: "
+                f"{', '.join(differences[:MOST_DIFFERENCES])}; leave --model out to train the "
+                "checkpoint's own model, or --init-from to begin with new weights"
+            )
         before, there = None, self.opened.config.vocab_size
         with suppress(MlxhogError):  # it may have no readable one
             before = self.opened.tokenizer()
@@ -419,25 +389,6 @@ class InitialWeights:
             rows = _by_text(before, tokenizer, there, model.vocab_size)
         return replace(self, rows=rows), model
 
-    def _check_model(self, config: TrainConfig, model: ModelConfig) -> None:
-        there, ignored = self.opened.config, checkpoint.NOT_ARCHITECTURE | {*OF_TRAINING}
-        theirs, ours = there.to_dict(), model.to_dict()
-        if "hidden_size" in ours:  # it has two names in transformers' files
-            ignored |= SPELLINGS.keys()
-        differences = [
-            checkpoint.difference(field, theirs.get(field), ours.get(field))
-            for field in sorted((theirs.keys() | ours.keys()) - ignored)
-            if theirs.get(field) != ours.get(field)
-        ]
-        if there.model_type != model.model_type:
-            differences = [f"it is of the family {there.title}, that model of {model.title}"]
-        if differences:
-            raise CheckpointError(
-                f"{self.opened.path} does not fit model {config.model}: "
-                f"{', '.join(differences[:MOST_DIFFERENCES])}; leave --model out to train the "
-                "checkpoint's own model, or --init-from to begin with new weights"
-            )
-
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on the weights."""
@@ -460,26 +411,20 @@ class InitialWeights:
         )
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:
-        """Write the weights into an arena that holds initial values.
-
-        Raises:
-            CheckpointError: some weights are not finite; the message names them.
-        """
+        """Write the weights into an arena that holds initial values."""
         by_rows = {families.embedding(model), families.head(model), families.head_bias(model)}
         damaged = []
         for name, tensor in self.opened.tensors.items():
-            slot = arena.param(name)
             if self.rows is not None and name in arena.layout.tables:
                 continue  # of n-grams of other ids
-            if self.rows is None or name not in by_rows:
-                finite = mapped.copy(tensor, slot)
-            else:
-                whole = np.empty(tensor.shape, np.float32)
-                finite = mapped.copy(tensor, whole)
+            slot = arena.param(name)
+            by_row = self.rows is not None and name in by_rows
+            whole = np.empty(tensor.shape, np.float32) if by_row else slot
+            if not mapped.copy(tensor, whole):
+                damaged.append(name)
+            if self.rows is not None and by_row:
                 known = self.rows >= 0
                 slot[known] = whole[self.rows[known]]
-            if not finite:
-                damaged.append(name)
         refuse_not_finite(damaged, self.opened.path)
 
 

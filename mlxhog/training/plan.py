@@ -7,18 +7,25 @@ in the same arena, which has room for both.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mlxhog import optim, strategies
 from mlxhog.arena import Layout
 from mlxhog.base import machine
-from mlxhog.base.quantities import format_count
-from mlxhog.checkpoint import formats
-from mlxhog.config import plugins
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import format_count, format_number, parse_count
+from mlxhog.base.workers import WorkerSpec
+from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.config import plugins, schedules
+from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
+from mlxhog.data.batches import Batches
 from mlxhog.data.counts import SAMPLE
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
@@ -30,7 +37,8 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.report.metrics import is_emulated
 from mlxhog.strategies import Strategy
-from mlxhog.training import kernel_choice, origin, strategy_plan
+from mlxhog.strategies.local import Local
+from mlxhog.training import choose_strategy, kernel_choice, origin
 from mlxhog.training.job import Plan, plan_layout
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.memory import WORKER_BASE_BYTES, Memory, gpu_share
@@ -41,43 +49,29 @@ if TYPE_CHECKING:
     from mlxhog.data.clients import Division
     from mlxhog.training.batch_size import BatchChoice
 
+MANY_PASSES = 4.0
+"""Up to about four passes, repeated text is nearly as useful as new text; after that its use
+declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextPlan(Plan):
-    """A run of a language model that has passed every check.
+    """A run of a language model that has passed every check."""
 
-    Attributes:
-        stored: the options for the run's folder; those that a resume decides again are open.
-        automatic: step size and numbers of the optimizer that `optim.for_model` decided, since
-            neither this call nor the first one gave them.
-        resumption: the run that is resumed; None for a new one.
-        initial_weights: of a checkpoint, for a new run; None draws initial values.
-        data: prepared token files.
-        held_out: the part of the held-out text that evaluations score.
-        division: of the text among clients; None if all workers share one text.
-        epoch_tokens: in one pass over the training text.
-        mean_tokens_per_step: in one update, on average over a budget in steps.
-        parameters: numbers in the model.
-        optimizer: with its segments, kept per worker slot (private) or once (shared).
-        memory: limits of the run's memory, and what a worker's gradients take.
-        batch: the choice of `--batch-size auto`; None for a named batch.
-        other: the plan with the strategy that the run may change to; None if it stays.
-    """
-
-    stored: TrainConfig
-    automatic: tuple[str, ...]
-    resumption: Resumption | None
-    initial_weights: InitialWeights | None
+    stored: TrainConfig  # for the run's folder; options that a resume decides again are open
+    automatic: tuple[str, ...]  # numbers that `optim.for_model` decided, in this call or the first
+    resumption: Resumption | None  # None for a new run
+    initial_weights: InitialWeights | None  # of a checkpoint; None draws initial values
     data: prepare.Prepared
-    held_out: HeldOutPart
-    division: Division | None
-    epoch_tokens: int
-    mean_tokens_per_step: float
-    parameters: int
+    held_out: HeldOutPart  # that evaluations score
+    division: Division | None  # of the text among clients; None if all workers share one text
+    epoch_tokens: int  # in one pass over the training text
+    mean_tokens_per_step: float  # in one update, on average over a budget in steps
+    parameters: int  # numbers in the model
     optimizer: Optimizer
     memory: Memory
-    batch: BatchChoice | None = None
-    other: TextPlan | None = None
+    batch: BatchChoice | None = None  # of `--batch-size auto`
+    other: TextPlan | None = None  # with the strategy that the run may change to
 
     def changed(self) -> TextPlan:
         """The other plan, whose other is this."""
@@ -108,14 +102,13 @@ class TextPlan(Plan):
 
     @property
     def emulated(self) -> bool:
-        """Whether Metal source runs on the CPU, now or before a resume; see `is_emulated`."""
+        """Whether Metal source runs on the CPU, now or before a resume."""
         return is_emulated(self.writers.gpu_write, self.kernels_used) or self.emulated_before
 
     @property
     def emulated_before(self) -> bool:
         """Whether earlier steps of a resumed run were emulated."""
-        earlier = self.resumption
-        return earlier is not None and bool(earlier.state["emulated"])
+        return self.resumption is not None and bool(self.resumption.state["emulated"])
 
     @property
     def kernels_used(self) -> str:
@@ -135,7 +128,9 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
     from mlxhog.training import batch_size
 
     if config.resume is not None:
-        batch = batch_size.of_resumed(config)
+        run, _ = checkpoint.resumable(config.resume, Path(config.out))
+        sequences = origin.stored_options(run).get("batch_size", TrainConfig().micro_batch)
+        batch = batch_size.BatchChoice(parse_count(sequences), "the run began with it")
     else:
         alone = _plan(config.having(batch_size=1), progress=progress)
         batch = batch_size.measured(alone, progress=progress)
@@ -169,10 +164,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     workers, writers, forms = kernel_choice.choose(config, here, of_engines.append)
     memory = Memory(here.memory_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
-    fields = model.to_dict()
-    if not origin.keeps_vocabulary(config):  # the tokenizer is compared instead
-        del fields["vocab_size"]
-    resumption = Resumption.of(config, fields, families.hidden_matrices(model))
+    resumption = Resumption.of(config, model)
     if resumption is not None:
         config = resumption.config
         notes += resumption.notes(len(workers))
@@ -202,13 +194,6 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     spec, sampled = _parameters(config, model, train, note)
     before = None if resumption is None else int(resumption.state["held_out"]["asked_bytes"])
     held_out = HeldOutPart.of(data, config, parameters, before)
-    began = config.init_from if resumption is None else resumption.began_with().get("init_from")
-    if began is not None and config.eval_every.on:
-        from mlxhog.training.seen import seen_before
-
-        seen, unknown = seen_before(str(began), data)
-        held_out = replace(held_out, seen=seen)
-        notes += filter(None, [seen, unknown])
     cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
     if too_long := sum(rows.cut for rows in cut):
         note(
@@ -219,13 +204,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     notes += of_engines
 
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
-    choices = strategy_plan.choices(config, workers, resumption)
-    ways = [
-        strategy_plan.fields_of(
-            asked, config, choice, model, workers, resumption, data, train, len(choices) > 1
-        )
-        for choice in choices
-    ]
+    regime = None if resumption is None else resumption.state["regime"]
+    choices = choose_strategy.choices(config.strategy, workers, regime)
+    begun = asked, config, model, workers, resumption, data, train
+    ways = [_of_strategy(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
     # Layouts of one size, with free slots for workers that join.
     live = memory.keeps_copies(config.live, parameters, note)
@@ -262,8 +244,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             batch_size=config.sequences_per_ticket,
             seed=config.seed,
         )
-        log = Path("link.log")  # in the run's folder
-        link = LinkJob(cluster=config, identity=identity, log=log)
+        link = LinkJob(cluster=config, identity=identity, log=Path("link.log"))
     plans = [
         TextPlan(
             **{**way, "notes": (*notes, *way["notes"])},
@@ -289,8 +270,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     for plan in plans:
         plan.memory.check_gpu(config.micro_batch, plan.gpu_share, workers)
         plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, len(workers))
-    first, *others = plans
-    return replace(first, other=others[0] if others else None)
+    return replace(plans[0], other=plans[1] if len(plans) > 1 else None)
 
 
 def _parameters(
@@ -329,3 +309,192 @@ def _parameters(
     spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
     counts = train.frequencies(model.vocab_size)
     return spec, SampledHead.of_counts(config.sampled_head, counts)
+
+
+# -- a strategy that the run may have --------------------------------------------------------------
+
+
+def _of_strategy(
+    choice: Strategy, asked: TrainConfig, config: TrainConfig, model: ModelConfig,
+    workers: Sequence[WorkerSpec], resumption: Resumption | None, data: prepare.Prepared,
+    train: TokenFile, *, is_open: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of a plan that depend on the strategy; `is_open` where the run may change it."""
+    notes, n_workers = list[str](), len(workers)
+    hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
+
+    # Open options.
+    chosen = config.having(strategy=choice)
+    began = {} if resumption is None else resumption.began_with()
+    trained = config.init_from is not None or bool(began)  # rows that need no long steps
+    vocabulary = 0 if trained else model.vocab_size
+    resolved = optim.for_model(
+        chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary, groups=groups
+    )
+    if (new := resolved.follow) is not None:
+        if not expanded(new).is_dir():
+            raise ConfigError(
+                f"follow: there is no folder {new}; create it (mkdir), or name another"
+            )
+        text = f"follows {new}: new text files there are trained once"
+        if not (resolved.has_budget or resolved.schedule.falls):  # the run has no end
+            constant = format_number(resolved.top_lr)
+            text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
+            resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
+        notes.append(text)
+    optimizer_choice, steps = optim.chosen(resolved), resolved.strategy or choice
+    factor = optimizer_choice.workers_factor(steps.lr_rule, steps.steppers(n_workers))
+    lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
+    if factor != 1.0:
+        notes.append(
+            f"lr {format_number(lr)}: {format_number(factor)} of {format_number(resolved.top_lr)}, "
+            "since each worker adds steps of its own (lr_workers)"
+        )
+    given, numbers = optim.open_numbers(chosen), optim.open_numbers(resolved)
+    notes += [
+        f"{name} {numbers[name]:.4g}: the default of {optimizer_choice.name} in "
+        f"{resolved.strategy_name} with {n_workers} worker{'s' * (n_workers > 1)}; the run had "
+        f"{was:.4g}"
+        for name, was in before.items()
+        if given.get(name) is None and numbers.get(name) not in (None, was)
+    ]
+    if (named := optim.chosen(chosen)).beside and not hidden:
+        notes.append(
+            f"optimizer {named.name}: this {model.title} has no hidden matrix "
+            f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
+            f"{named.beside} moves every parameter"
+        )
+    if resolved.strategy != chosen.strategy:
+        notes.append(
+            f"predict last: {optimizer_choice.name} has no moments of all workers, so it is "
+            f"{resolved.prediction} (--moments shared keeps it)"
+        )
+    if is_open and config.strategy is None:
+        regime = None if resumption is None else resumption.state["regime"]
+        notes.append(choose_strategy.first_note(choice.name, regime))
+
+    # The strategy and its batches.
+    strategy = strategies.build(resolved, n_workers)
+    strategy.check(model)
+    folder = None if resumption is None else resumption.run.directory
+    division = strategy.division(data, train, folder)
+    strategy, batches, n_tickets = _batches(strategy, division, data, train)
+    notes += [] if division is None else [str(division)]
+    per_step = strategy.batches_per_step()
+
+    # The budget and the step sizes.
+    budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
+    if resumption is not None:
+        budget = resumption.budget(budget, per_step)
+    epoch_tokens = train.n_sequences(resolved.seq_len) * resolved.seq_len
+    of_ticket = resolved.sequences_per_ticket * resolved.seq_len
+    mean_tokens = of_ticket * choose_strategy.mean_batches_per_step(config, strategy)
+    if resolved.follow is None:
+        read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
+        if read is not None and read > MANY_PASSES:
+            notes.append(
+                f"the text of {format_count(epoch_tokens)} tokens is read {read:.3g} times in this "
+                f"budget; beyond {MANY_PASSES:g} a model mostly memorises it: use more text, a "
+                "smaller budget, or a smaller model"
+            )
+    stored_choice = config.strategy if is_open or config.strategy is None else resolved.strategy
+    return {
+        "config": resolved,
+        "stored": _stored(asked, resolved, resumption, stored_choice),
+        "automatic": tuple(
+            name
+            for name, value in numbers.items()
+            if value is not None and given.get(name) in (None, before.get(name))
+        ),
+        "notes": notes,
+        "strategy": strategy,
+        "optimizer": optim.build(
+            resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
+        ),
+        "batches": batches,
+        "n_tickets": n_tickets,  # of the layout
+        "division": division,
+        "epoch_tokens": epoch_tokens,
+        "mean_tokens_per_step": mean_tokens,
+        "budget": _in_steps(budget, resolved, train, n_tickets, per_step),
+        "schedule": _schedule(strategy, lr, n_tickets, resumption),
+    }
+
+
+def _stored(
+    asked: TrainConfig, resolved: TrainConfig, begin: Resumption | None, strategy: Strategy | None
+) -> TrainConfig:
+    """The options for the run's folder."""
+    kept, changes = {} if begin is None else begin.stored, dict[str, Any]()
+    if begin is not None or asked.init_from is not None:  # they come from a checkpoint
+        names = [name for name in ("model", "tokenizer") if getattr(asked, name) == "auto"]
+        changes = {name: kept.get(name, "auto") for name in names}
+    if strategy != resolved.strategy:
+        changes["strategy"] = strategy
+    if begin is not None and (began := begin.began_with()):
+        changes |= {**began, "resume": None, "reset_optimizer": False}
+    return replace(resolved, **changes) if changes else resolved
+
+
+def _batches(
+    strategy: Strategy, division: Division | None, data: prepare.Prepared, train: TokenFile
+) -> tuple[Strategy, Callable[[], Batches], int]:
+    """The batches of the text, or of each client's part of it."""
+    config, size = strategy.config, strategy.config.sequences_per_ticket
+    rows: dict[str, Any] = {
+        "seq_len": config.seq_len,
+        "batch_size": size,
+        "seed": config.seed,
+        "frozen": config.context == "frozen",
+    }
+    if division is not None and isinstance(strategy, Local):
+        from mlxhog.data.clients import ClientBatches
+
+        divided = partial(ClientBatches.open, data.train, documents=division.documents, **rows)
+        tickets = divided().tickets
+        return replace(strategy, client_tickets=tickets), divided, sum(tickets)
+    n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
+    if config.follow is not None:
+        from mlxhog.data import stream
+
+        n_tickets = stream.TICKETS
+    return strategy, partial(Batches.open, data.train, **rows), n_tickets
+
+
+def _schedule(
+    strategy: Strategy, lr: float, n_tickets: int, resumption: Resumption | None
+) -> Callable[[float], schedules.Rate]:
+    """A factory of the schedule; an epoch counts the batches that steps drop, too."""
+    epochs = schedules.Epochs(n_tickets, strategy.tickets_per_step())
+    if resumption is not None:
+        at, done = resumption.position(), 0
+        if at is not None:
+            done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
+        version = int(resumption.state["version"])
+        epochs = replace(epochs, version=version, batches=done)
+    return partial(strategy.config.schedule.of_run, lr, epochs)
+
+
+def _in_steps(
+    budget: Budget, config: TrainConfig, train: TokenFile, n_tickets: int, batches_per_step: float
+) -> Budget:
+    """Convert passes, and tokens of rows that differ in length, to steps."""
+    if config.epochs is not None and budget.is_open:
+        steps = round(config.epochs * n_tickets / batches_per_step, 6)  # so that 300 / 1.2 is 250
+        return replace(budget, steps=math.ceil(steps))
+    rows = train.rows(config.seq_len)
+    if rows is None or budget.tokens is None:
+        return budget
+    # So that the number of steps does not depend on the order of the rows.
+    per_step = float(rows.length.mean()) * config.sequences_per_ticket * batches_per_step
+    steps = math.ceil(budget.tokens / per_step)
+    return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
+
+
+def passes(
+    budget: Budget, *, epoch_tokens: int, tokens_per_step: float, tokens_per_s: float | None = None
+) -> float | None:
+    """Return how many times a budget reads the text; None if that depends on an unknown speed."""
+    rates = (budget.steps, tokens_per_step), (budget.tokens, 1), (budget.seconds, tokens_per_s)
+    tokens = [limit * rate for limit, rate in rates if limit is not None and rate is not None]
+    return min(tokens) / epoch_tokens if tokens else None

@@ -1,17 +1,12 @@
-"""The preview of a run, without starting it: `mlxhog train --dry-run`.
-
-The text has the same facts as the JSON: a line for each, with the unit that its name says.
-"""
+"""The preview of a run, without starting it: `mlxhog train --dry-run`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlxhog.base import verdicts
-from mlxhog.base.paths import printable
-from mlxhog.base.quantities import format_bytes, format_duration, format_number
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
@@ -21,12 +16,10 @@ from mlxhog.errors import RunError
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import state
-from mlxhog.training.plan import TextPlan
-from mlxhog.training.strategy_plan import passes
+from mlxhog.training.plan import TextPlan, passes
 
 MOST_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""
-WIDTH = 22  # of the labels
 MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 
 
@@ -133,55 +126,20 @@ def tokens_per_s(plan: TextPlan) -> tuple[float, str] | None:
     )
 
 
-def text(plan: TextPlan, asked: TrainConfig) -> str:
-    """Return the facts as text; arguments as for `facts`."""
-    known = facts(plan, asked)
-    del known["config"]  # what was changed and what was decided say it
-    known["data"]["files"].sort(key=lambda file: -file["held_out_bytes"])
-    if known["tokens_per_s"] is None:
-        known["tokens_per_s_from"] = (
+def text(known: Mapping[str, Any]) -> list[Any]:
+    """Return facts for people, as the parts of a `Report`: rows, tables of files, and notes."""
+    facts, data = dict(known), dict(known["data"])
+    del facts["config"], facts["data"]  # what was changed and what was decided say it
+    if facts["tokens_per_s"] is None:
+        facts["tokens_per_s_from"] = (
             "unknown: no run of this size here yet, and mlxhog doctor has not measured this machine"
         )
-    return "\n".join(_lines(known))
-
-
-def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    for name, value in facts.items():
-        label = indent + _label(name)
-        if not value and not isinstance(value, int | float):
-            continue
-        if isinstance(value, dict):
-            yield f"{label}:"
-            yield from _lines(value, indent + "  ")
-        elif isinstance(value, list):
-            yield f"{label}: {len(value)}"
-            for item in value[:MOST_NAMED]:
-                yield f"{indent}  {_item(item) if isinstance(item, dict) else item}"
-            if len(value) > MOST_NAMED:
-                yield f"{indent}  and {len(value) - MOST_NAMED} more"
-        else:
-            yield f"{label:{WIDTH}}{_spelt(name, value)}"
-
-
-def _item(item: Mapping[str, Any]) -> str:
-    """The fields of an item that have a value; the first is its name."""
-    (first, name), *others = item.items()
-    fields = [f"{_label(field)} {_spelt(field, value)}" for field, value in others if value]
-    return ", ".join([_spelt(first, name), *fields])
-
-
-def _label(name: str) -> str:
-    return name.replace("n_bytes", "size").removesuffix("_bytes").replace("_", " ")
-
-
-def _spelt(name: str, value: Any) -> str:
-    """A value with the unit of its name."""
-    if isinstance(value, str | bool):
-        return printable(str(value))
-    if name.endswith("bytes"):
-        return format_bytes(value)
-    if name == "seconds":
-        return format_duration(value)
-    if name.endswith("share"):
-        return f"{value:.1%}"
-    return f"{value:,}" if isinstance(value, int) else format_number(value)
+    notes, files, skipped = facts.pop("notes"), data.pop("files"), data.pop("skipped")
+    parts: list[Any] = [facts | data]
+    for name, items in (
+        ("files", sorted(files, key=lambda file: -file["held_out_bytes"])),
+        ("skipped", skipped),
+    ):
+        parts += [f"{name}: {len(items)}", items[:MOST_NAMED]] if items else []
+        parts += [f"and {len(items) - MOST_NAMED} more"] * (len(items) > MOST_NAMED)
+    return [*parts, *notes]

@@ -32,16 +32,10 @@ from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_line
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.training import worker_process
-from mlxhog.training.job import (
-    HINTS,
-    LOST_GPU_EXIT_CODE,
-    MOST_HALVINGS,
-    Job,
-    Plan,
-    read_notices,
-)
+from mlxhog.training.job import HINTS, LOST_GPU_EXIT_CODE, MOST_HALVINGS, Job, Plan
 
 if TYPE_CHECKING:  # only runs of a cluster load it
     from mlxhog.cluster.link import Link
@@ -68,7 +62,6 @@ class Seat:
     up: bool = False  # the joined worker has started
     leaving_s: float | None = None  # start of its leaving, in watched time
     recalled: bool = False  # it is to wait for its next job
-    log_begin: int = 0  # of its newest process, in bytes
     notices_read: bool = False  # its notices were reported
     beat_ns: int = 0  # last observed heartbeat
     beat_seen_s: float = 0.0  # time of that observation, in watched time
@@ -82,16 +75,14 @@ class Processes(ABC):
     """An arena and its workers; used by one thread of one process.
 
     Attributes:
-        plan: of the run, with its present strategy and workers.
-        budget: of this call, in steps of the present strategy.
         seats: of the workers; those of the start have slots 1, 2, ...
-        link: of the run's cluster; None without one.
         restarts, removed, torn: number of replaced workers, of workers that have left or were
             given up, and of batches that died half applied.
         notices: of workers, each once, in order.
     """
 
-    plan: Plan
+    plan: Plan  # of the run, with its present strategy and workers
+    budget: Budget  # of this call, in steps of the present strategy
 
     def __init__(
         self, plan: Plan, run_dir: Path, *, stack: ExitStack, fallback: Path | None = None
@@ -112,7 +103,7 @@ class Processes(ABC):
         self.ledger = Ledger(self.arena)
         self.seats = [Seat(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
         self.pool = WorkerPool()
-        self.link: Link | None = None
+        self.link: Link | None = None  # of the run's cluster
         if plan.link is not None:
             from mlxhog.cluster.link import Link
 
@@ -178,17 +169,15 @@ class Processes(ABC):
     def _twice(self, look: Callable[[], list[bool]]) -> bool:
         """Whether all are true twice, with no step in between, and the link holds still."""
 
-        def steps() -> list[tuple[int, int]]:
-            return [(self.entry(seat).steps, self.entry(seat).state) for seat in self.seats]
+        def steps() -> list[tuple[int, int]] | None:
+            still = all(look()) and (self.link is None or self.link.still())
+            every = map(self.entry, self.seats)
+            return [(entry.steps, entry.state) for entry in every] if still else None
 
-        def all_true() -> bool:
-            return all(look()) and (self.link is None or self.link.still())
-
-        before = steps()
-        if not all_true():
+        if (before := steps()) is None:
             return False
         time.sleep(0.02)
-        return all_true() and before == steps()
+        return before == steps()
 
     # -- their start, and the next job -----------------------------------------------------------
 
@@ -205,8 +194,7 @@ class Processes(ABC):
         self._count()
 
     def _spawn(self, seat: Seat) -> None:
-        log, seat.recalled = self._log(seat.slot), False
-        seat.log_begin, seat.notices_read = log.stat().st_size if log.exists() else 0, False
+        seat.recalled = seat.notices_read = False
         job = self._job(seat.slot, seat.halvings)
         if self.plan.config.determinism == "record":
             from mlxhog.arena import event_log
@@ -222,9 +210,6 @@ class Processes(ABC):
             arena=self.arena,
             slot=seat.slot,
         )
-
-    def _log(self, slot: int) -> Path:
-        return self.run_dir / "logs" / f"worker-{slot}.log"
 
     def _job(self, slot: int, halvings: int = 0) -> Job:
         return Job(
@@ -312,8 +297,10 @@ class Processes(ABC):
         self.ledger.sweep_orphans()
 
     def _welcome(self, seat: Seat) -> None:
+        notices: list[str] = []
+        with suppress(EOFError, OSError):  # it has died since
+            notices = self.pool[seat.slot].pipe.recv()
         seat.notices_read = True
-        notices = read_notices(self._log(seat.slot), seat.log_begin)
         self.notices |= dict.fromkeys(notices)
         if seat.joined and not seat.up:
             seat.up = True
@@ -372,7 +359,6 @@ class Processes(ABC):
         return death
 
     def _replace_or_remove(self, seat: Seat) -> None:
-        """Replace a worker that has ended; remove one that was leaving, or joined and fails."""
         if seat.leaving_s is not None:
             self._remove(seat)
             return
@@ -389,7 +375,7 @@ class Processes(ABC):
         death = self._reap(seat)
         if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
             return
-        log = self._log(seat.slot)
+        log = self._job(seat.slot).log
         with log.open("rb") if log.exists() else BytesIO() as output:
             last = last_lines(output)[-1]
         if state == State.STARTING and death.code in EXIT_ERRORS:

@@ -33,13 +33,9 @@ class Publisher:
         write_model: Callable[[Arena, Float32], None],
         every: Interval,
     ) -> None:
-        """Start the thread, which is idle until a reader comes.
+        """Start the thread, which is idle until a reader comes; `server` counts readers.
 
-        Args:
-            arena: with the segments of `published.py`, created by this process.
-            server: serves the arena, and counts readers.
-            write_model: writes the present model, laid out as the parameters.
-            every: interval of copies.
+        `write_model` writes the present model, laid out as the parameters.
         """
         self._readers = server
         self._arena, self._write_model, self._every = arena, write_model, every
@@ -81,10 +77,7 @@ class Publisher:
         self._not_before = now + (now - began) / COPYING_PART
 
     def _copy(self, out: Float32, *, at_rest: bool) -> Updates:
-        arena = self._arena
-
-        def version() -> int:
-            return arena.counters.load("version")
+        arena, version = self._arena, partial(self._arena.counters.load, "version")
 
         def copy() -> None:
             if at_rest or self._averages:

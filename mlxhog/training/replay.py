@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,14 +24,13 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from multiprocessing import connection
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from mlxhog.arena import Arena, Layout, control, event_log
+from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.arena.event_log import Begin, End, Header, Step, Torn
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase
 from mlxhog.base import machine, plain_json
 from mlxhog.base.durable import disk_errors, replace_file
@@ -67,22 +64,15 @@ QUIET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """The result of a replay: the first difference, in words, or None.
-
-    Attributes:
-        workers: backends, by the slots of the initial workers.
-        steps: number of replayed steps, torn ones included.
-        hashes: number of compared hashes, the final ones included.
-        sha256: of the final weights, as recorded.
-    """
+    """The result of a replay."""
 
     run: str
-    workers: tuple[str, ...]
-    steps: int
+    workers: tuple[str, ...]  # backends, by the slots of the initial workers
+    steps: int  # replayed, torn ones included
     deaths: int
-    hashes: int
-    difference: str | None
-    sha256: str
+    hashes: int  # compared, the final ones included
+    difference: str | None  # the first one, in words
+    sha256: str  # of the final weights, as recorded
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -90,23 +80,16 @@ class ReplayResult:
         return {**asdict(self), "equal": self.difference is None}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Process:
-    """One recorded process: its place in the log of its slot, and its number of steps.
-
-    Attributes:
-        number: processes in this slot before it.
-        first: steps in this slot before its own.
-        steps: its own, torn ones included.
-        hashes: number of its steps with a SHA-256.
-    """
+    """One recorded process: its place in the log of its slot, and its number of steps."""
 
     slot: int
-    number: int
+    number: int  # processes in this slot before it
     begin: Begin
-    first: int
-    steps: int = 0
-    hashes: int = 0
+    first: int  # steps in this slot before its own
+    steps: int = 0  # its own, torn ones included
+    hashes: int = 0  # steps of its own with a SHA-256
 
     def __str__(self) -> str:
         """Its name in messages."""
@@ -120,36 +103,27 @@ class Process:
 
 
 def processes(directory: Path, slot: int) -> list[Process]:
-    """The processes that a slot had, in order; none if no worker had it.
-
-    Raises:
-        RunError: the log is cut or damaged.
-    """
+    """The processes that a slot had, in order; none if no worker had it."""
     path, every, total = event_log.worker_path(directory, slot), list[Process](), 0
     for record in event_log.read(path) if path.exists() else ():
         if isinstance(record, Begin):
             every.append(Process(slot, len(every), record, total))
         elif isinstance(record, Step | Torn):
-            total, last = total + 1, every[-1]
-            hashed = isinstance(record, Step) and bool(record.sha256)
-            every[-1] = replace(last, steps=last.steps + 1, hashes=last.hashes + hashed)
+            total += 1
+            every[-1].steps += 1
+            every[-1].hashes += isinstance(record, Step) and bool(record.sha256)
     return every
 
 
-def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
-    """Entry point of a process that repeats another; it sends its first difference, or None."""
-    with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    assert job.handle is not None, "it is of a spawned process"
-    arena = Arena.from_handle(job.handle)
-    entry = arena.workers.entry(job.slot)
+def repeat(lane: Lane, job: Job, process: Process) -> str | None:
+    """In a child: repeat the steps of a process; returns the first difference."""
+    arena, entry = lane.arena, lane.arena.workers.entry(job.slot)
     gradients = worker.start_gradients(job, arena, entry)
     context = worker.make_context(job, arena, entry, gradients.backend)
     ring = control.Ring(arena.segment(f"ring.{job.slot}"))
     repeated = Steps(job, context, ring, gradients).strategy
     assert isinstance(repeated, ReplayedWorker)
-    for k, record in enumerate(process.records(directory), process.first + 1):
+    for k, record in enumerate(process.records(job.run_dir), process.first + 1):
         entry.beat(Phase.COMPUTE)
         numbers = record.numbers
         try:
@@ -158,24 +132,18 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
                 _, grads = gradients.of(gradients.micro_batches(lease))
                 repeated.repeat_write(record, grads)
         except Mismatch as difference:
-            pipe.send(
+            return (
                 f"{process}, its step {k} (batch {numbers.epoch}.{numbers.ticket}, read after "
                 f"update {numbers.version_read}): {difference}"
             )
-            return
-    pipe.send(None)
-    context.backend.close()
+    return None
 
 
 # -- the record of the supervisor -----------------------------------------------------------------
 
 
 def begin_record(plan: TextPlan, directory: Path, arena: Arena) -> None:
-    """Write the header of a run whose arena is filled and whose workers have not started.
-
-    Raises:
-        EnvironmentLacks: the disk is full, or the system refuses.
-    """
+    """Write the header of a run whose arena is filled and whose workers have not started."""
     path = directory / event_log.FOLDER / CONFIG
     with disk_errors(f"writing {path}"):
         path.parent.mkdir(exist_ok=True)
@@ -263,7 +231,6 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
         _check_versions(header.versions, {process.begin.backend for process in every})
     plan, end = _plan(header, run), event_log.load(End, directory)
     with ExitStack() as stack:
-        output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
         state.load(plan, arena, Ledger(arena))
         if differ := differing(arena, header.initial_sha256):
@@ -271,7 +238,7 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "
                 "NumPy make of its seed; replay it with the versions that recorded it"
             )
-        difference = _follow(slots, plan, arena, directory, output) or _compare(arena, end)
+        difference = _follow(slots, plan, arena, directory) or _compare(arena, end)
     return ReplayResult(
         run=str(directory),
         workers=tuple(worker.backend for worker in header.workers),
@@ -327,19 +294,18 @@ def _plan(header: Header, run: Run) -> TextPlan:
 
 
 def _follow(
-    slots: Sequence[Sequence[Process]], plan: TextPlan, arena: Arena, directory: Path, output: Path
+    slots: Sequence[Sequence[Process]], plan: TextPlan, arena: Arena, directory: Path
 ) -> str | None:
     """Repeat all processes, those of a slot one after the other; returns the first difference."""
     waiting = [[process for process in slot if process.steps] for slot in slots]
-    running: dict[int, tuple[Process, WorkerProcess]] = {}
+    running: dict[int, tuple[Process, Child]] = {}
     before, since = list[Any](), time.monotonic()
     try:
         while True:
             for slot in waiting:
                 if slot and slot[0].slot not in running:
                     process = slot.pop(0)
-                    spawned = _spawn(process, plan, arena, directory, output)
-                    running[process.slot] = process, spawned
+                    running[process.slot] = process, _start(process, plan, arena, directory)
             if not running:
                 return None
             books = {slot: recorded.Book(arena, slot) for slot in running}
@@ -350,44 +316,30 @@ def _follow(
                 waits = (f"{running[slot][0]} at stripe or row {word}" for slot, _, word in now)
                 return f"the logs do not fit together: all wait, {', '.join(waits)}"
             ready = connection.wait([one.pipe for _, one in running.values()], timeout=POLL_S)
-            for process, spawned in list(running.values()):
-                if spawned.pipe not in ready:
-                    continue
-                death = spawned.reap(timeout_s=10.0)
+            for process, child in [one for one in running.values() if one[1].pipe in ready]:
                 try:
-                    difference: str | None = spawned.pipe.recv()
-                except EOFError:
-                    with (output / f"worker-{process.slot}.log").open("a+b") as log:
-                        last = last_lines(log)[-1]
-                    died = f"{process} of the replay died ({death}): {last}"
-                    raise WorkerFailed(died) from None
+                    difference: str | None = child.take(0.0)
+                except Failed as failure:
+                    raise WorkerFailed(f"{process} of the replay: {failure}") from None
                 if difference is not None:
                     return difference
-                spawned.close()
+                child.close()
                 del running[process.slot]
     finally:
-        for _, spawned in running.values():
-            spawned.close()
+        for _, child in running.values():
+            child.close()
 
 
-def _spawn(
-    process: Process, plan: TextPlan, arena: Arena, directory: Path, output: Path
-) -> WorkerProcess:
+def _start(process: Process, plan: TextPlan, arena: Arena, directory: Path) -> Child:
     slot, kernels = process.slot, process.begin.kernels
     spec = WorkerSpec(process.begin.backend, process.begin.threads)
     while len(plan.workers) < slot - 1:  # slots that others have joined in
         plan = plan.with_worker(len(plan.workers) + 1, spec, kernels)
     plan = plan.with_worker(slot, spec, kernels)
-    job = Job(plan=plan, handle=arena.handle(), slot=slot, run_dir=output, budget=plan.budget)
-    return WorkerProcess(
-        main,
-        (job, directory, process),
-        name=f"mlxhog-replay-{slot}",
-        threads=spec.threads,
-        pipe=True,
-        arena=arena,
-        slot=slot,
-    )
+    job = Job(plan=plan, handle=None, slot=slot, run_dir=directory, budget=plan.budget)
+    child = Child(arena, slot, threads=spec.threads)
+    child.start(repeat, job, process)
+    return child
 
 
 def _compare(arena: Arena, end: End) -> str | None:

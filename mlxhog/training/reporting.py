@@ -35,7 +35,6 @@ from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Observer
 from mlxhog.training.plan import TextPlan
 from mlxhog.training.session import Session
-from mlxhog.training.strategy_plan import MANY_PASSES, repetition
 
 if TYPE_CHECKING:
     from mlxhog.report.tensorboard import TensorBoard
@@ -103,12 +102,6 @@ class Reporter:
             self.report(None, doing)
         if not self.monitor.arena.counters.load("start_ns"):
             return
-        # Once, that a run whose amount of text was open has read it `MANY_PASSES` times.
-        plan, budget = self.plan, self.monitor.budget
-        if (plan.config.follow, plan.config.epochs, budget.steps, budget.tokens) == (None,) * 4:
-            tokens = self.monitor.totals()[1] - budget.tokens_before
-            if tokens >= MANY_PASSES * plan.epoch_tokens:
-                self.report_once(repetition(plan.epoch_tokens, f"was read {MANY_PASSES:g} times"))
         if self._is_due("metrics", METRICS_S):
             self.append_metrics()
         if self._is_due("times", TIMES_S):
@@ -116,8 +109,7 @@ class Reporter:
 
     def _is_due(self, what: str, every_s: float) -> bool:
         now_s = monotonic_ns() / 1e9
-        is_due = now_s >= self._next_s.get(what, 0.0)
-        if is_due:
+        if is_due := now_s >= self._next_s.get(what, 0.0):
             self._next_s[what] = now_s + every_s
         return is_due
 
@@ -174,6 +166,7 @@ class Reporter:
         """Replace run.json."""
         steps, tokens, seconds = self.monitor.totals()
         here, plan, config = machine.here(), self.plan, self.plan.config
+        backends = {worker.backend for worker in plan.workers}
         self.run.write_status(
             {
                 "status": status,
@@ -186,13 +179,7 @@ class Reporter:
                 "memory_bytes": here.memory_bytes,
                 "gpu_write": plan.writers.gpu_write,
                 "kernels": plan.kernels_used,
-                "tf32": bool(
-                    float32.note(
-                        {worker.backend for worker in plan.workers},
-                        here,
-                        promised=config.determinism != "none",
-                    )
-                ),
+                "tf32": bool(float32.note(backends, here, promised=config.determinism != "none")),
                 "emulated": plan.emulated,
                 "model": _model_name(plan),
                 "data": config.data,
@@ -218,7 +205,6 @@ class Reporter:
             run=str(self.run.directory),
             start_s=self.monitor.start_s,
             val_text=plan.held_out.text,
-            val_seen=plan.held_out.seen or None,
             val_of_completions=TokenFile.open(plan.data.val).prompts is not None,
             restarts=session.restarts,
             torn=session.torn,

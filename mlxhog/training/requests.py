@@ -163,26 +163,24 @@ class Requests:
     def _leave(self, worker: int | None = None) -> _Answer:
         """Let a worker finish its step and leave: that of a slot, or the one that joined last."""
         slot, run, plan = worker, self._run, self._elastic()
-        staying = [seat for seat in run.seats if seat.leaving_s is None]
-        slots = [seat.slot for seat in staying]
-        have = f"the run has {', '.join(map(str, sorted(slots)))}"
+        staying = {seat.slot: seat for seat in run.seats if seat.leaving_s is None}
+        have = f"the run has {', '.join(map(str, sorted(staying)))}"
         if slot is None:
-            joined = [seat.slot for seat in staying if seat.joined]
-            if not joined:
-                raise Refused(f"no worker has joined; say which is to leave: {have}")
-            slot = joined[-1]
-        if slot not in slots:
+            *_, slot = None, *(seat.slot for seat in staying.values() if seat.joined)
+        if slot is None:
+            raise Refused(f"no worker has joined; say which is to leave: {have}")
+        if (leaving := staying.get(slot)) is None:
             raise Refused(f"no worker {slot}; {have}")
-        if not any(seat.slot != slot and (seat.up or not seat.joined) for seat in staying):
+        others = [seat for seat in staying.values() if seat is not leaving]
+        if not any(seat.up or not seat.joined for seat in others):
             raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
         if RESIDUAL in plan.optimizer.state_segments:
             raise Refused(
                 f"worker {slot} cannot leave: updates that it has not written yet "
                 "(error_feedback) would be lost"
             )
-        backend = run.monitor.workers[slot].backend
         run.leave(slot)
-        return {"message": f"worker {slot} ({backend}) finishes its step and leaves"}
+        return {"message": f"{leaving} finishes its step and leaves"}
 
     def _elastic(self) -> TextPlan:
         """The plan of a run whose workers may come and go; ends its rounds first."""

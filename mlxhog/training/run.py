@@ -20,8 +20,7 @@ from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.creation import new_run
-from mlxhog.checkpoint.run import RUNNING, STARTING, Run
+from mlxhog.checkpoint.run import RUNNING, STARTING, Run, new_run
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import (
     CheckpointError,
@@ -97,16 +96,10 @@ class Training(Session):
 
     In a `with` block it starts, trains and ends. The end of the block, also by an error, stops the
     workers and reports the result.
-
-    Attributes:
-        run: its folder, locked by this process.
-        checkpoints: those that it saves.
-        changes: of the strategy; None for one that stays, and before the training.
-        result: of the run, after the block.
     """
 
     plan: TextPlan
-    result: Result
+    result: Result  # after the block
 
     def __init__(
         self,
@@ -127,7 +120,7 @@ class Training(Session):
             plan = replace(plan, batches=self._follower.batches(plan.batches))
         super().__init__(plan, folder, stack=stack, fallback=folder)
         self.run, self.signals = run, Interrupts()
-        self.changes: Changes | None = None
+        self.changes: Changes | None = None  # of the strategy; None for one that stays
         self._notes = [*plan.notes, *plan.data.notes, self.arena.note]
         state.load(plan, self.arena, self.ledger, self._notes.append)
         self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
@@ -146,12 +139,11 @@ class Training(Session):
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
         self._publisher: Publisher | None = None
         if WORDS in self.arena.layout.segments:
-            every = plan.config.live_every
             self._publisher = Publisher(
                 self.arena,
                 server,
                 lambda arena, out: self.strategy.load(arena, out, training=True),  # the present one
-                every,
+                plan.config.live_every,
             )
             stack.callback(self._publisher.end)
         self._watch = HeldOutWatch(plan.config, earlier, plan.held_out.text)
@@ -267,9 +259,9 @@ class Training(Session):
             reporter.append_metrics()  # the last line counts the whole run
             reporter.write_times()
         elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
-            self.run.write_status({"status": STARTING})  # `creation` removes the run
+            self.run.write_status({"status": STARTING})  # `new_run` removes it
             return False
-        self.result = reporter.result(
+        self.result = result = reporter.result(
             self,
             status=self._status,
             checkpoint=None if (path := self.checkpoints.newest) is None else str(path),
@@ -277,11 +269,18 @@ class Training(Session):
             copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
             network_bytes=self.network_bytes(),
         )
-        self._report_end()
-        if self._status == "failed" and failure is error:
-            return False
-        if self._status == "failed" and failure is not None:  # with where it was saved
-            raise failure
+        reporter.record("ended", text=": ".join(filter(None, [result.status, result.error])))
+        try:  # a full disk does not keep the result from the caller
+            self._write_status(result=result.to_json(), error=result.error)
+            from mlxhog.report import card
+
+            card.write(self.run, plan.model)
+        except MlxhogError as lacking:
+            self.report(f"run.json or the model card is not up to date: {lacking}")
+        if self._status == "failed" and failure is not None:
+            if failure is error:
+                return False
+            raise failure  # with where it was saved
         if isinstance(failure, Diverged):
             self.report(str(failure))
         return True
@@ -303,46 +302,33 @@ class Training(Session):
                 return self._rescued(error) if isinstance(error, WorkerFailed) else error
         return None
 
-    def _report_end(self) -> None:
-        """Write the result to the run's files; a full disk does not keep it from the caller."""
-        result = self.result
-        text = ": ".join(filter(None, [result.status, result.error]))
-        self.reporter.record("ended", text=text)
-        try:
-            self._write_status(result=result.to_json(), error=result.error)
-            from mlxhog.report import card
-
-            card.write(self.run, self.plan.model)
-        except MlxhogError as lacking:
-            self.report(f"run.json or the model card is not up to date: {lacking}")
-
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in finished steps (`Strategy.steps_done`)."""
-        counters, tokens = self.arena.counters, self.budget.tokens
-        return (
-            self.monitor.no_step_fits(self.strategy.step_s(self.arena))
-            or (self.step_limit is not None and self.steps_done() >= self.step_limit)
-            or (
-                tokens is not None
-                and counters.load("tokens") + counters.load("tokens_elsewhere") >= tokens
-            )
+        count = self.arena.counters.load
+        limits = [
+            (self.step_limit, self.steps_done()),
+            (self.budget.tokens, count("tokens") + count("tokens_elsewhere")),
+        ]
+        return self.monitor.no_step_fits(self.strategy.step_s(self.arena)) or any(
+            limit is not None and done >= limit for limit, done in limits
         )
-
-    def _time_is_over(self) -> bool:
-        limit_s = self.budget.seconds
-        return limit_s is not None and self.monitor.seconds() >= limit_s
 
     def _rest(self) -> None:
         """Let workers finish their step; one that takes too long is abandoned.
 
         Its ticket is returned, and a resume computes it again.
         """
+
+        def time_is_over() -> bool:
+            limit_s = self.budget.seconds
+            return limit_s is not None and self.monitor.seconds() >= limit_s
+
         self.command(Command.REST)
         self.dismiss_starting()
         resting, doing = self.resting, Doing(Activity.FINISHING)
-        self.until(lambda: self.signals.count > 0 or self._time_is_over() or resting(), doing)
+        self.until(lambda: self.signals.count > 0 or time_is_over() or resting(), doing)
         limit_s = self.pause_limit_s()
-        if self._time_is_over():
+        if time_is_over():
             limit_s = GRACE_S if self.arena.counters.load("steps") else FIRST_STEP_S
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
             self.abandon()
@@ -415,11 +401,7 @@ class Training(Session):
         return self.signals.count
 
     def poll(self, doing: Doing | None = None) -> None:
-        """Watch workers for a moment, show the progress, and answer requests.
-
-        Raises:
-            _StopNow: the user interrupted twice.
-        """
+        """Watch workers for a moment, show the progress, and answer requests."""
         if self.signals.count > 1:
             raise _StopNow
         super().poll(doing)

@@ -31,12 +31,10 @@ class Session(Processes):
     """The workers of a run through its phases; used by one thread of one process.
 
     Subclasses define the messages (`report`), the reading of records (`drain`) and the interrupts.
-
-    Attributes:
-        step_limit: steps that this call may take; None for no limit.
     """
 
     poll_s = 0.05  # longest wait for the death of a worker; the first waits of a phase are shorter
+    step_limit: int | None = None  # steps that this call may take; None for no limit
 
     def __init__(
         self, plan: Plan, run_dir: Path, *, stack: ExitStack, fallback: Path | None = None
@@ -46,7 +44,6 @@ class Session(Processes):
         # wait for the garbage collector.
         stack.callback(vars(self).clear)
         super().__init__(plan, run_dir, stack=stack, fallback=fallback)
-        self.step_limit: int | None = None
         self._wait_s = FIRST_WAIT_S
 
     @abstractmethod
@@ -67,9 +64,7 @@ class Session(Processes):
     def begin(self, step_limit: int | None, until: int | None = None) -> None:
         """Set the limits, after the arena is filled and before workers start.
 
-        Args:
-            step_limit: steps that this call may take; None for no limit.
-            until: steps after which the strategy changes, where that is known.
+        `until` is the number of steps after which the strategy changes, where that is known.
         """
         self.step_limit = step_limit
         limits = [n for n in (step_limit, until) if n is not None]
@@ -90,13 +85,8 @@ class Session(Processes):
     def change(self, plan: Plan, budget: Budget, done: int, tokens: int) -> None:
         """Continue by another plan, for which the arena is filled; all workers are recalled.
 
-        They must hold still until they are `ready` again.
-
-        Args:
-            plan: of the run from now on.
-            budget: of this call.
-            done: steps of this call so far.
-            tokens: in them.
+        They must hold still until they are `ready` again. `done` and `tokens` are the steps of this
+        call so far, and the tokens in them.
         """
         self.plan, self.budget = plan, budget
         limit = budget.step_limit(self.strategy.tokens_per_step, steps=done, tokens=tokens)
@@ -125,13 +115,9 @@ class Session(Processes):
     # -- waiting ---------------------------------------------------------------------------------
 
     def pause_limit_s(self) -> float:
-        """Return how long workers may take to pause.
-
-        This is the sum of their step times (strategy locked runs one at a time) plus the slowest
-        once more, at least `PAUSE_S`.
-        """
+        """Return how long workers may take to pause: `PAUSE_S`, or a step of each and one more."""
         steps_s = [entry.step_s for entry in self.arena.workers if entry.state != State.FREE]
-        return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))
+        return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))  # as in strategy locked
 
     @contextmanager
     def paused(self, why: Activity = Activity.PAUSING) -> Iterator[bool]:

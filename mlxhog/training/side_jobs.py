@@ -51,32 +51,24 @@ class Score(NamedTuple):
     n_bytes: int
     tokens: int
 
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of text."""
+        return heldout.bits_per_byte(self.nats, self.n_bytes)
+
 
 @dataclass(frozen=True)
 class HeldOutPart:
-    """The part of the held-out text that all evaluations of a run score, as run.json has it.
+    """The part of the held-out text that all evaluations of a run score, as run.json has it."""
 
-    Attributes:
-        asked_bytes: its size, as `subset.of` takes it.
-        text: its name; scores of the same text have the same name, see `subset.name`.
-        n_bytes: bytes of text in it, prompts of examples included.
-        share: its part of all held-out text, up to 1.
-        batches: number of its batches.
-        all_batches: with those of the larger final score.
-        larger_share: part of all held-out text in the larger final score; 0 without it.
-        tokens: number of its tokens.
-        seen: a note if earlier runs, whose weights the run began with, trained on some of it.
-    """
-
-    asked_bytes: int
-    text: str
-    n_bytes: int
-    share: float
+    asked_bytes: int  # its size, as `subset.of` takes it
+    text: str  # its name; scores of the same text have the same name
+    n_bytes: int  # of text, prompts of examples included
+    share: float  # of all held-out text, up to 1
     batches: int
-    all_batches: int
-    larger_share: float
+    all_batches: int  # with those of the larger final score
+    larger_share: float  # of all held-out text, in the larger final score; 0 without it
     tokens: int
-    seen: str = ""
 
     @classmethod
     def of(
@@ -134,12 +126,9 @@ class HeldOutTexts:
         most = tokens * file.header["bytes"] // file.n_tokens
         self._larger_bytes = 0 if self.part is file or most <= asked_bytes else most
 
-    @cached_property
+    @cached_property  # since opening copies its tokens
     def larger(self) -> TokenFile | None:
-        """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large.
-
-        Opening it copies its tokens, so it is opened on first use.
-        """
+        """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large."""
         return subset.of(self._file, self._larger_bytes) if self._larger_bytes else None
 
     def n_batches(self, file: TokenFile | None) -> int:
@@ -180,14 +169,9 @@ class TextJobs:
     """
 
     def __init__(
-        self,
-        val: Path,
-        tokenizer: Tokenizer,
-        asked_bytes: int,
-        job: Job,
-        context: Context,
-        ring: Ring,
-    ) -> None:
+        self, val: Path, tokenizer: Tokenizer, asked_bytes: int,
+        job: Job, context: Context, ring: Ring,
+    ) -> None:  # fmt: skip
         """Open the held-out text, of which evaluations score a part of `asked_bytes`."""
         self.job, self.context, self.ring, self._tokenizer = job, context, ring, tokenizer
         parameters = param_count(job.plan.model)
@@ -232,9 +216,7 @@ class TextJobs:
                 version=number,
                 staleness=steps,
                 t_ns=monotonic_ns(),
-                nats=score.nats,
-                n_bytes=score.n_bytes,
-                tokens=score.tokens,
+                **score._asdict(),
                 compute_s=(monotonic_ns() - began_ns) / 1e9,
             )
 

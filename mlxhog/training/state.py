@@ -50,12 +50,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 
 def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda message: None) -> None:
-    """Write the first parameters, moments and data position into a new arena.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or of another architecture or corpus, or its
-            moments have other shapes than in this run.
-    """
+    """Write the first parameters, moments and data position into a new arena."""
     strategy = plan.strategy
     if plan.resumption is None:
         _initialise(plan, arena)
@@ -64,13 +59,13 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
     saved = plan.resumption.checkpoint
     for name, value in saved.params.items():
         mapped.copy(value, arena.param(name))
-    for kind, sign in ((RESIDUAL, 1.0), (FEEDBACK, -1.0)):
-        if kind not in plan.optimizer.state_segments or plan.config.reset_optimizer:
-            # Add updates that workers had not written yet, or undo those written in advance.
-            for key, value in saved.optimizer.items():
-                segment, _, name = key.partition("/")
-                if segment.startswith(f"{kind}."):
-                    arena.param(name)[...] += np.float32(sign) * value
+    waiting = {RESIDUAL: 1.0, FEEDBACK: -1.0}  # updates not written yet, or written in advance
+    for key, value in saved.optimizer.items():
+        segment, _, name = key.partition("/")
+        kind = segment.partition(".")[0]
+        is_kept = kind in plan.optimizer.state_segments and not plan.config.reset_optimizer
+        if kind in waiting and not is_kept:
+            arena.param(name)[...] += np.float32(waiting[kind]) * value
     if plan.link is not None and "cluster" in saved.state:
         from mlxhog.cluster.anchor import Anchor
 
@@ -102,15 +97,12 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
 
 
 def _initialise(plan: TextPlan, arena: Arena) -> None:
-    """Draw the first parameters by two threads (drawing releases the GIL).
-
-    The weights of `init_from`, if any, are written over them.
-    """
+    """Draw the first parameters; the weights of `init_from`, if any, are written over them."""
 
     def draw(spec: ParamSpec) -> None:
         arena.param(spec.name)[...] = initial_value(spec, plan.config.seed)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool:  # drawing releases the GIL
         list(pool.map(draw, param_spec(plan.model).values()))
     if plan.initial_weights is not None:
         plan.initial_weights.fill(arena, plan.model)
@@ -120,17 +112,10 @@ def _initialise(plan: TextPlan, arena: Arena) -> None:
 
 
 class _Moments(NamedTuple):
-    """The optimizer's state of a run at rest.
+    """The optimizer's state of a run at rest."""
 
-    Attributes:
-        steps: of each slot's own state.
-        since: updates of the parameters before the moments of all workers began; None if each
-            worker has its own.
-        arrays: by "segment/parameter".
-    """
-
-    steps: dict[int, int]
-    since: int | None
+    steps: dict[int, int]  # of each slot's own state
+    since: int | None  # version at which shared moments began; None if each worker has its own
     arrays: Arrays
 
 
@@ -138,12 +123,11 @@ def _moments_of(plan: TextPlan, arena: Arena) -> _Moments:
     """The moments in an arena at rest, as views."""
     slots = plan.strategy.state_slots(arena)
     segments = [f"{kind}.{slot}" for kind in plan.optimizer.state_segments for slot in slots]
-    arrays: dict[str, NDArray[np.float32]] = {}
-    for segment in (*segments, *plan.optimizer.shared_segments, *plan.strategy.kept_segments()):
-        flat = arena.segment(segment)
-        for name, slot in arena.layout.parts(segment).items():
-            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            arrays[f"{segment}/{name}"] = view
+    arrays = {
+        f"{segment}/{name}": view
+        for segment in (*segments, *plan.optimizer.shared_segments, *plan.strategy.kept_segments())
+        for name, view in arena.views(segment).items()
+    }
     steps = {slot: arena.workers.entry(slot).opt_step for slot in slots}
     since = arena.counters.load("moments_since") if plan.optimizer.shared_segments else None
     return _Moments(steps, since, arrays)
@@ -208,18 +192,16 @@ def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> 
 
 def _fill(arena: Arena, segment: str, sources: list[str], saved: Arrays) -> None:
     """Set a segment to the mean of saved ones, parameter by parameter; zero without any."""
-    flat = arena.segment(segment)
-    for name, slot in arena.layout.parts(segment).items():
+    for name, view in arena.views(segment).items():
         parts = [saved[key] for s in sources if (key := f"{s}/{name}") in saved]
         if not parts:
             continue
-        if parts[0].shape != slot.shape:
+        if parts[0].shape != view.shape:
             raise CheckpointError(
                 f"the checkpoint's optimizer state {sources[0]}/{name} has shape "
-                f"{parts[0].shape}, this run keeps {slot.shape}; resume with the optimizer's "
+                f"{parts[0].shape}, this run keeps {view.shape}; resume with the optimizer's "
                 "options that the run has, or add --reset-optimizer to begin without moments"
             )
-        view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
         mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)
 
 
@@ -243,11 +225,10 @@ def dump(
         link, saved = Anchor(arena).saved()
         cluster = {"cluster": saved}
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
-    seconds = monitor.seconds()
-    rest = {
-        "steps": None if budget.steps is None else budget.steps - counters.load("steps"),
-        "tokens": None if budget.tokens is None else budget.tokens - counters.load("tokens"),
-        "seconds": None if budget.seconds is None else budget.seconds - seconds,
+    spent = counters.load("steps"), counters.load("tokens"), monitor.seconds()
+    rest: dict[str, float | None] = {
+        unit: None if (limit := getattr(budget, unit)) is None else limit - used
+        for unit, used in zip(("steps", "tokens", "seconds"), spent, strict=True)
     }
     if budget.steps is not None and config.steps is None:  # converted from passes or tokens
         rest["batches_per_step"] = plan.strategy.batches_per_step()
@@ -283,26 +264,17 @@ def dump(
 
 def n_bytes(plan: TextPlan) -> int:
     """Estimate the size of a checkpoint."""
-    private = [f"{name}.1" for name in plan.optimizer.state_segments]
-    segments = [
-        *plan.strategy.workers * private,
-        *plan.optimizer.shared_segments,
-        *plan.strategy.kept_segments(),
-    ]
-    return 4 * sum(
-        slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
-    )
+    private = plan.strategy.workers * [f"{name}.1" for name in plan.optimizer.state_segments]
+    shared = plan.optimizer.shared_segments
+    segments = ("params", *private, *shared, *plan.strategy.kept_segments())
+    return 4 * sum(slot.size for name in segments for slot in plan.layout.parts(name).values())
 
 
 # -- checkpoints, and joining ----------------------------------------------------------------------
 
 
 class Checkpoints:
-    """The checkpoints of a run, while it trains and at its end.
-
-    Attributes:
-        newest: the last one; None before the first.
-    """
+    """The checkpoints of a run, while it trains and at its end."""
 
     def __init__(self, run: Training, watch: HeldOutWatch, publisher: Publisher | None) -> None:
         """Prepare; this saves nothing."""

@@ -41,15 +41,10 @@ LONGEST_NAP_S = 0.01  # sleep of a slowed worker between checks whether the run 
 
 
 class Gradients:
-    """Computes the gradients of one worker; they need the model but no strategy.
-
-    Attributes:
-        backend: its framework, bound to the model.
-        slowdown: of this worker, by the option `slow`.
-    """
+    """Computes the gradients of one worker; they need the model but no strategy."""
 
     def __init__(self, job: Job, arena: Arena, entry: Entry, backend: Backend) -> None:
-        """Open the training data."""
+        """Open the training data; the backend is bound to the model."""
         self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
         self._batches, self._rank = job.plan.batches(), job.slot - 1
         self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
@@ -113,28 +108,17 @@ class Gradients:
 
 @dataclass
 class Step:
-    """A step of a worker: first a gradient that is not added yet, then with its outcome.
-
-    Attributes:
-        lease: its ticket.
-        batches: micro-batches of the ticket's sequences.
-        began_ns: begin of its read.
-        read_ns, compute_ns, apply_ns: times of its read, its gradient and its write, without waits.
-        forward_ns: of `compute_ns`; 0 if it was not measured.
-        wait_ns: waits for others.
-        grads, loss: of the gradient; the loss is the mean of the labels, in nats.
-        outcome, ended_ns: of its write, and its end.
-    """
+    """A step of a worker: first a gradient that is not added yet, then with its outcome."""
 
     lease: Lease
-    batches: list[Batch]
-    began_ns: int
+    batches: list[Batch]  # micro-batches of the ticket's sequences
+    began_ns: int  # begin of its read
     grads: Grads = field(default_factory=dict)
-    loss: float = math.nan
-    read_ns: int = 0
+    loss: float = math.nan  # mean nats of the labels
+    read_ns: int = 0  # times of read, gradient and write are without waits
     compute_ns: int = 0
-    forward_ns: int = 0
-    wait_ns: int = 0
+    forward_ns: int = 0  # of `compute_ns`; 0 if it was not measured
+    wait_ns: int = 0  # for others
     apply_ns: int = 0
     ended_ns: int = 0
     outcome: WriteResult | None = None
@@ -158,10 +142,9 @@ class Steps:
 
     def step(self) -> None:
         """Process one ticket from claim to record, or wait a moment if there is no ticket."""
-        entry = self.context.entry
+        entry, context, late_s = self.context.entry, self.context, self.gradients.slowdown.late_s
         # Before the claim, since a worker with a ticket must not be taken for one at rest.
         asked_ns, waited_ns = entry.beat(Phase.DATA), entry.wait_ns
-        late_s, context = self.gradients.slowdown.late_s, self.context
         if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
         elif context.seconds() < late_s and context.training():  # delayed by the option `slow`
@@ -253,6 +236,7 @@ class Steps:
             counters.add("steps", 1)
         if counts or not outcome.too_late:  # else it was too late for a step of others
             counters.add("tokens", tokens)
+        times = ("read", "compute", "apply", "wait")
         self.ring.append(
             kind=control.RecordKind.STEP,
             worker=self.job.slot,
@@ -263,10 +247,7 @@ class Steps:
             nats=step.loss * sum(batch.n_labels for batch in step.batches),
             n_bytes=sum(batch.n_bytes for batch in step.batches),
             staleness=outcome.staleness,
-            read_s=step.read_ns / 1e9,
-            compute_s=step.compute_ns / 1e9,
-            apply_s=step.apply_ns / 1e9,
-            wait_s=step.wait_ns / 1e9,
+            **{f"{name}_s": getattr(step, f"{name}_ns") / 1e9 for name in times},
         )
 
 
@@ -276,11 +257,7 @@ class OverlappedSteps(Steps):
     def __init__(
         self, job: Job, context: Context, ring: control.Ring, gradients: Gradients
     ) -> None:
-        """Build the strategy.
-
-        Raises:
-            ConfigError: a strategy of one's own, whose worker forgets a read at the next one.
-        """
+        """Build the strategy; refuse one of the user's whose worker forgets a read at the next."""
         super().__init__(job, context, ring, gradients)
         if not isinstance(self.strategy, OverlappedWorker):
             raise ConfigError(

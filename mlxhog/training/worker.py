@@ -23,7 +23,7 @@ from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
-from mlxhog.training.job import Job, SideJobs, is_lost_gpu, leave_notice
+from mlxhog.training.job import Job, SideJobs, is_lost_gpu
 from mlxhog.training.steps import Gradients, OverlappedSteps, Steps
 
 
@@ -35,6 +35,8 @@ def run(pipe: Connection, job: Job) -> None:
     entry.beat(Phase.STARTING)
     gradients = start_gradients(job, arena, entry)
     steps, side_jobs = _built(job, arena, entry, gradients)
+    pipe.send(job.notices)
+    entry.state = State.RUNNING
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
         if entry.state == State.LEAVING:
             break
@@ -43,6 +45,7 @@ def run(pipe: Connection, job: Job) -> None:
             job = pipe.recv()
             arena.lay_out(job.plan.layout)
             steps, side_jobs = _built(job, arena, entry, gradients)
+            entry.state = State.RUNNING
         entry.rss_bytes = resident_bytes()
         if follow(command, steps, side_jobs):
             continue
@@ -54,13 +57,10 @@ def run(pipe: Connection, job: Job) -> None:
 
 
 def _built(job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> tuple[Steps, SideJobs]:
-    """The steps of the job's strategy, and the side jobs; the worker is up then."""
     context = make_context(job, arena, entry, gradients.backend)
     ring = control.Ring(arena.segment(f"ring.{job.slot}"))
     steps = (OverlappedSteps if job.config.overlap else Steps)(job, context, ring, gradients)
-    side_jobs = job.plan.side_jobs(job, context, ring)
-    entry.state = State.RUNNING
-    return steps, side_jobs
+    return steps, job.plan.side_jobs(job, context, ring)
 
 
 def follow(command: Command, steps: Steps, side_jobs: SideJobs) -> bool:
@@ -89,7 +89,7 @@ def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
     except (MetalError, ShapeError, RuntimeError, ValueError) as error:
         if job.kernels != "metal" or job.config.kernels == "metal" or is_lost_gpu(error):
             raise
-        leave_notice(
+        job.leave_notice(
             f"worker {job.slot} ({job.spec.backend}) uses plain operators only: its Metal kernels "
             f"do not compute this model ({message_of(error)})"
         )
@@ -99,8 +99,11 @@ def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
     return gradients
 
 
-def start_backend(job: Job, arena: Arena, kernels: str) -> Backend:
-    """Start the framework with a form of its operators, and lay the model over its memory."""
+def start_backend(job: Job, arena: Arena | None, kernels: str) -> Backend:
+    """Start the framework with a form of its operators, and lay the model over its memory.
+
+    Without an arena the model reads a copy of the parameters, as for measurements.
+    """
     if job.config.determinism != "none":
         float32.promise()
     backend = backends.create(
@@ -113,16 +116,13 @@ def start_backend(job: Job, arena: Arena, kernels: str) -> Backend:
     )
     if kernels == "metal":
         check_kernels(job, backend)
-    backend.bind(job.plan.model, arena.layout, live_params(job, arena), job.plan.sampled)
+    live = None if arena is None else live_params(job, arena)
+    backend.bind(job.plan.model, job.plan.layout, live, job.plan.sampled)
     return backend
 
 
 def check_kernels(job: Job, backend: Backend) -> None:
-    """Let a worker check its Metal kernels; `auto` replaces those with a fault.
-
-    Raises:
-        EnvironmentLacks: kernels=metal was requested, and a kernel has a fault.
-    """
+    """Let a worker check its Metal kernels; `auto` replaces those with a fault."""
     name, requested = job.spec.backend, job.config.kernels == "metal"
     faults = {} if requested and job.config.force else backend.check_kernels()
     if not faults:
@@ -133,18 +133,14 @@ def check_kernels(job: Job, backend: Backend) -> None:
             f"kernels=metal: on {name} Metal kernels differ from the plain operators ({found}); "
             "use --kernels auto, which replaces them, or insist with --force"
         )
-    leave_notice(
+    job.leave_notice(
         f"worker {job.slot} ({name}) uses the plain {name.partition(':')[0]} operators "
         f"{', '.join(faults)}, whose Metal kernels failed their check ({found})"
     )
 
 
 def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Context:
-    """Build the optimizer and the context for a worker of the job's strategy.
-
-    Raises:
-        EnvironmentLacks: of `gpu_steps` and `polar_of_device`.
-    """
+    """Build the optimizer and the context for a worker of the job's strategy."""
     plan, strategy = job.plan, job.plan.strategy
     optimizer = optim.build(
         plan.config,
@@ -175,11 +171,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
 
 
 def polar_of_device(job: Job, backend: Backend) -> Polar | None:
-    """The backend's orthogonalisation, compared with the CPU's; None if the CPU orthogonalises.
-
-    Raises:
-        EnvironmentLacks: it was requested, and is too far from the CPU's.
-    """
+    """The backend's orthogonalisation, compared with the CPU's; None if the CPU orthogonalises."""
     name, choice = job.spec.backend, optim.chosen(job.config)
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
     if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
@@ -196,7 +188,7 @@ def polar_of_device(job: Job, backend: Backend) -> Polar | None:
             f"orthogonalization_device=worker: {reason}; set MLX_ENABLE_TF32=0 for MLX, or take "
             "--orthogonalization-device cpu"
         )
-    leave_notice(f"worker {job.slot} orthogonalises on the CPU: {reason}")
+    job.leave_notice(f"worker {job.slot} orthogonalises on the CPU: {reason}")
     return None
 
 
@@ -221,18 +213,14 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
         try:
             metal_steps.check_live_reads(arena, job.slot)
         except NotShared as why:
-            leave_notice(f"worker {job.slot} ({backend}) takes snapshots, not live reads: {why}")
+            notice = f"worker {job.slot} ({backend}) takes snapshots, not live reads: {why}"
+            job.leave_notice(notice)
             return None
     return arena.params
 
 
 def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
-    """The Metal kernels that add this worker's steps; None if native code adds them.
-
-    Raises:
-        EnvironmentLacks: emulation lacks its C++ compiler.
-        MetalError: a kernel does not compile.
-    """
+    """The Metal kernels that add this worker's steps; None if native code adds them."""
     if (engine := job.plan.writers.engine(job.spec.backend)) is None:
         return None
     try:
@@ -245,7 +233,7 @@ def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
             recorded=tuple(look_ahead.segments(job.config, job.plan.strategy.slots)),
         )
     except NotShared as why:
-        leave_notice(
+        job.leave_notice(
             f"worker {job.slot} ({job.spec.backend}) lets the CPU add its steps, not the GPU: {why}"
         )
         return None

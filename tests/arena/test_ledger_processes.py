@@ -25,7 +25,7 @@ def work(handle, owner, epochs, seed, pause_ns):
     rng = random.Random(seed * 1000 + owner)
     arena = Arena.from_handle(handle)
     ledger, hits = Ledger(arena), arena.segment("hits")
-    while ledger.epoch < epochs:
+    while ledger.watermark < epochs * ledger.n:
         ticket = ledger.claim(owner)
         if ticket is None or ticket[0] >= epochs:
             if ticket is not None:
@@ -57,7 +57,7 @@ def hits_after(n, epochs, workers, kills, seed, pause_ns):
             return process
 
         processes = {slot: start(slot) for slot in range(1, workers + 1)}
-        while ledger.epoch < epochs:
+        while ledger.watermark < epochs * ledger.n:
             wait([p.sentinel for p in processes.values()], timeout=0.002)
             if moments and ledger.watermark >= moments[0]:
                 moments.pop(0)

@@ -113,7 +113,8 @@ FAULTS = {"slstm_cell": "h is off by 1.0e-02 of its largest entry, expected 2.1e
 
 def checked(faulty, *, requested, force=False):
     config = SimpleNamespace(kernels=requested, force=force)
-    job = SimpleNamespace(config=config, slot=2, spec=SimpleNamespace(backend="mlx:gpu"))
+    spec = SimpleNamespace(backend="mlx:gpu")
+    job = SimpleNamespace(config=config, slot=2, spec=spec, leave_notice=print)
     asked = []
     backend = SimpleNamespace(check_kernels=lambda: asked.append(True) or faulty)
     worker.check_kernels(job, backend)
@@ -123,9 +124,9 @@ def checked(faulty, *, requested, force=False):
 def test_a_worker_names_the_kernel_the_error_and_what_it_uses(capfd):
     assert checked(FAULTS, requested="auto")
     assert capfd.readouterr().out == (
-        "notice: worker 2 (mlx:gpu) uses the plain mlx operators slstm_cell, whose Metal kernels "
-        "failed their check (slstm_cell: h is off by 1.0e-02 of its largest entry, expected "
-        "2.1e-05 at most)\n"
+        "worker 2 (mlx:gpu) uses the plain mlx operators slstm_cell, whose Metal kernels failed "
+        "their check (slstm_cell: h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at "
+        "most)\n"
     )
     assert checked({}, requested="auto")
     assert capfd.readouterr().out == ""

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mlxhog.checkpoint import checkpoint, creation
+from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import run as runs
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -22,7 +23,7 @@ STATE = {"tokens": 123, "data": {"epoch": 0, "watermark": 4, "done": [6, 7], "to
 
 @pytest.fixture
 def run(tmp_path):
-    return creation.create(tmp_path / "runs", "test")
+    return runs.create(tmp_path / "runs", "test")
 
 
 def save(run, step=1000, **changed):

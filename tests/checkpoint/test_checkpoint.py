@@ -14,6 +14,7 @@ from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.models import families
 from mlxhog.models.families import init_params
 from tests.checkpoint.conftest import CONFIG, PARAMS, STATE, model_of, names, save
 from tests.pairs import each_of
@@ -227,7 +228,8 @@ def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_tak
 def test_resuming_with_another_architecture_names_what_differs(run):
     loaded = checkpoint.load(save(run))
     others = {"chunk_size": 128, "use_cache": True, "zero_init_residual": True}
-    checkpoint.check_architecture(loaded, CONFIG | others)
+    checkpoint.check_architecture(loaded, families.read(CONFIG | others))
     words = "norm_eps is 1e-06 there and 1e-05 here; num_heads is 2 there and 4 here"
+    other = {"num_heads": 4, "norm_eps": 1e-5}
     with pytest.raises(CheckpointError, match=words):
-        checkpoint.check_architecture(loaded, CONFIG | {"num_heads": 4, "norm_eps": 1e-5})
+        checkpoint.check_architecture(loaded, families.read(CONFIG | other))

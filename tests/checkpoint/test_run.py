@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mlxhog.base import durable, reading
-from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
@@ -31,7 +30,7 @@ def test_new_runs_are_private_named_after_their_time_and_apart(tmp_path):
 
     def create(name):
         barrier.wait(timeout=10)
-        results.extend(creation.create(tmp_path, name) for _ in range(3))
+        results.extend(runs.create(tmp_path, name) for _ in range(3))
 
     in_threads(create, "xxxx")
     assert len({run.directory for run in results}) == 12
@@ -43,7 +42,7 @@ def test_new_runs_are_private_named_after_their_time_and_apart(tmp_path):
 
 
 def test_a_run_that_starts_is_found_with_its_options_and_held(tmp_path):
-    with creation.starting(tmp_path / "runs", "new", "lr: 0.5\n") as run:
+    with runs.starting(tmp_path / "runs", "new", "lr: 0.5\n") as run:
         assert runs.find("latest", tmp_path / "runs") == run
         assert (run.is_starting(), run.is_locked()) == (True, True)
         assert run.config_path.read_text() == "lr: 0.5\n"
@@ -56,12 +55,12 @@ def test_a_start_that_fails_or_finds_no_room_leaves_nothing(tmp_path, monkeypatc
         (run.directory / "architecture").mkdir()
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), creation.starting(tmp_path / "runs", "new", "") as run:
+    with pytest.raises(KeyboardInterrupt), runs.starting(tmp_path / "runs", "new", "") as run:
         fail(run)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(creation, "replace_file", full)
+    monkeypatch.setattr(runs, "replace_file", full)
     with pytest.raises(EnvironmentLacks, match="full"):
-        creation.create(tmp_path, "new", "")
+        runs.create(tmp_path, "new", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,7 +134,7 @@ def test_runs_are_listed_oldest_first_and_found_as_latest_by_name_and_by_path(
 ):
     root = tmp_path / "runs"
     assert runs.list_runs(root) == []
-    results = [creation.create(root, name) for name in ("b", "a", "c")]
+    results = [runs.create(root, name) for name in ("b", "a", "c")]
     (root / "not-a-run").mkdir()
     assert runs.list_runs(root) == results
     assert runs.find("latest", root) == results[-1]
@@ -151,12 +150,12 @@ def test_runs_are_listed_oldest_first_and_found_as_latest_by_name_and_by_path(
 
 def test_a_part_of_a_name_that_no_other_run_has_is_enough(tmp_path, monkeypatch):
     root = tmp_path / "runs"
-    notes, letters = (creation.create(root, name) for name in ("notes", "letters"))
+    notes, letters = (runs.create(root, name) for name in ("notes", "letters"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").mkdir()  # such as the run's data: no run, so it is not meant
     assert runs.find("notes", root) == notes
     assert runs.find("ter", root) == letters
-    creation.create(root, "notes-2")
+    runs.create(root, "notes-2")
     with pytest.raises(RunError, match="is part of the names of 2 runs") as caught:
         runs.find("otes", root)
     assert letters.name not in str(caught.value)
@@ -178,7 +177,7 @@ def test_a_part_of_a_name_that_no_other_run_has_is_enough(tmp_path, monkeypatch)
     ],
 )
 def test_what_is_no_run_is_named_with_the_nearest(tmp_path, named, words):
-    run = creation.create(tmp_path, "sotu")
+    run = runs.create(tmp_path, "sotu")
     values = {"name": run.name[:-2], "run": run.name, "folder": run.directory, "root": tmp_path}
     with pytest.raises(RunError) as caught:
         runs.find(named.format(**values), tmp_path)
@@ -192,7 +191,7 @@ def remove_and_wait(directory, connection):
 
 
 def test_a_removal_that_was_killed_leaves_no_half_run_and_the_next_one_clears_up(tmp_path):
-    first, second = (creation.create(tmp_path, name) for name in ("a", "b"))
+    first, second = (runs.create(tmp_path, name) for name in ("a", "b"))
     here, there = CONTEXT.Pipe()
     child = CONTEXT.Process(target=remove_and_wait, args=(first.directory, there))
     child.start()

@@ -13,7 +13,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena import event_log
-from mlxhog.checkpoint import checkpoint, creation
+from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.data.stream import StreamWriter, append_examples
@@ -33,7 +33,7 @@ REFUSALS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.ENOENT, errno.EACCES, er
 
 @pytest.fixture
 def run(tmp_path):
-    return creation.create(tmp_path / "runs", "small")
+    return runs.create(tmp_path / "runs", "small")
 
 
 def refuse(monkeypatch, number):

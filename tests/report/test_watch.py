@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlxhog import cli
-from mlxhog.checkpoint import creation
+from mlxhog.checkpoint import run as runs
 from mlxhog.cli.watch import follow
 from mlxhog.report.record import RunRecord
 from tests.another_process import Program
@@ -101,7 +101,7 @@ def test_a_run_that_starts_is_waited_for_and_one_that_cannot_start_is_an_error(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    failing = creation.starting(Path("runs"), "new", "")
+    failing = runs.starting(Path("runs"), "new", "")
     run = failing.__enter__()
     monkeypatch.setattr(
         "mlxhog.cli.watch.time",

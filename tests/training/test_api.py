@@ -6,7 +6,7 @@ import pytest
 
 import mlxhog
 from mlxhog.base.quantities import Interval
-from mlxhog.checkpoint import creation, run
+from mlxhog.checkpoint import run
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import WSD, Backoff
@@ -92,7 +92,7 @@ def stored(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def make(*automatic, **options):
-        new_run = creation.create(Path("runs"), "old")
+        new_run = run.create(Path("runs"), "old")
         new_run.config_path.write_text(TrainConfig(steps=100, **options).to_yaml())
         new_run.write_status({"automatic": automatic})
         return new_run.name
@@ -181,7 +181,7 @@ def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    earlier = creation.create(Path("runs"), "old")
+    earlier = run.create(Path("runs"), "old")
     met = []
 
     def refuse(config, **_):
@@ -201,6 +201,6 @@ def test_a_run_that_begins_with_the_latest_means_the_one_before_it(asked, monkey
     monkeypatch.setattr(
         "mlxhog.checkpoint.checkpoint.locate", lambda spec, root: run.find(spec, root).directory
     )
-    earlier = creation.create(Path("runs"), "old")
+    earlier = run.create(Path("runs"), "old")
     mlxhog.train(init_from="latest")
     assert asked[0][0].init_from == str(earlier.directory)

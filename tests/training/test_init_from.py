@@ -1,7 +1,5 @@
 """A run that begins with the weights of a checkpoint: kept and new rows, and refusals."""
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import formats
 from mlxhog.cli import main
-from mlxhog.cli.train import summary
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, DataError, MlxhogError
 from mlxhog.models import families
@@ -147,39 +144,3 @@ def test_unusable_checkpoints_and_models_are_refused_with_the_way_out(before):
     # With a named tokenizer, its ids are taken as they are.
     plan = make_plan(tuned(before, init_from=str(bare), tokenizer="bytes"))
     assert plan.model.vocab_size == 320
-
-
-def text_of(folder, *more):
-    """A folder with four files of the earlier run's text, and more."""
-    folder.mkdir()
-    for k in range(4):
-        (folder / f"{k}.txt").write_text((folder.parent / "text" / f"{k:02}.txt").read_text())
-    for k, text in enumerate(more):
-        (folder / f"more-{k}.txt").write_text(text)
-    return str(folder)
-
-
-def test_a_score_on_text_that_the_earlier_run_trained_on_has_a_note(before):
-    folder, first = before
-    data = text_of(folder / "again")  # of which the earlier run held out none, or one file
-    again = tuned(before, data=data, eval_every="1h", name="again")
-    result = train(again)
-    assert result.val_seen is not None
-    name = Path(first.run).name
-    assert f"of the held-out text is training text of {name}" in result.val_seen
-    assert "note: " in summary(result)
-    resumed = train(replace(again, init_from=None, resume=result.run, name=None))
-    assert resumed.val_seen == result.val_seen
-    other = make_plan(tuned(before, init_from=result.run, eval_every="1h"))
-    assert other.held_out.seen == ""  # its text is its own
-
-
-def test_text_of_an_earlier_run_that_is_gone_is_said_not_to_be_checked(tmp_path):
-    first = train(small_config(tmp_path, steps=2))
-    data = text_of(tmp_path / "some")
-    config = small_config(
-        tmp_path, init_from=first.run, model="auto", data=data, eval_every="1h", steps=2
-    )
-    shutil.rmtree(tmp_path / "text")
-    (note,) = [note for note in make_plan(config).notes if "not checked" in note]
-    assert "where nothing is now" in note

@@ -10,16 +10,16 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.base import verdicts
 from mlxhog.base.verdicts import Verdicts
-from mlxhog.checkpoint import creation
+from mlxhog.checkpoint import run
 from mlxhog.cli import main
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.models.registry import load_architecture
+from mlxhog.training import plan as plans
 from mlxhog.training import preview
-from mlxhog.training import strategy_plan as plans
 from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
-from tests.training.small import SMALL_MODEL, Messages, end_the_time_when, small_config
+from tests.training.small import SMALL_MODEL, small_config
 from tests.words import changed
 
 TWO = {"workers": "mlx:cpu*2"}
@@ -216,9 +216,9 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
     assert known["checkpoint_bytes"] > 4 * known["parameters"]
     assert (known["tokens_per_s"], known["seconds"]) == (None, None)
     lines = [" ".join(line.split()) for line in said(capsys).splitlines()]
-    assert "set hidden_size=64" in lines
+    assert any("set hidden_size=64" in line for line in lines)
     assert lines.index("and 3 more") > lines.index("files: 13")  # only ten are named
-    assert any("pic.jpg, reason not text" in line for line in lines)
+    assert any("pic.jpg not text" in line for line in lines)
     assert any(line.startswith("tokens per s from unknown") for line in lines)
     assert not (here / "runs").exists()
 
@@ -230,7 +230,7 @@ def test_it_names_the_files_with_held_out_text_and_their_share(here, capsys):
     assert 0.07 * 48_000 < by_file["novel.md"] < 0.09 * 48_000
     assert sum(by_file.values()) == data["held_out_bytes"]
     assert data["held_out_rule"] == "volume"
-    assert "novel.md, size 48 kB, held out 3.8 kB" in said(capsys)
+    assert "novel.md 48 kB 3.8 kB" in " ".join(said(capsys).split())
 
 
 def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, monkeypatch):
@@ -247,7 +247,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, mon
         (plan.parameters + 1, "mlx:cpu", 1.0),
         (plan.parameters, "torch:cpu", 2.0),
     ):
-        earlier = creation.create(Path(config.out), f"r{rate:g}")
+        earlier = run.create(Path(config.out), f"r{rate:g}")
         result = {"tokens_per_s": rate, "workers": [{"backend": backend}]}
         earlier.write_status({"status": "done", "parameters": parameters, "result": result})
     like = preview.facts(plan, config)
@@ -264,17 +264,6 @@ def test_epochs_count_the_batches_of_synchronous_rounds(here):
     many = make_plan(replace(config, epochs=None, steps=4 * tickets))  # a quarter takes 3 batches
     (warning,) = [note for note in many.notes if "times in this budget" in note]
     assert "is read 6" in warning
-
-
-@pytest.mark.slow
-def test_a_run_with_time_for_more_passes_warns_when_it_has_made_four(here, monkeypatch):
-    monkeypatch.setattr(plans, "MANY_PASSES", 0.01)
-    monkeypatch.setattr("mlxhog.training.reporting.MANY_PASSES", 0.01)
-    messages = Messages()
-    end_the_time_when(monkeypatch, lambda: any("mostly memorises" in text for text in messages))
-    train(small_config(here, steps=None, time=600.0), observer=messages)
-    (warning,) = [text for text in messages if "mostly memorises" in text]
-    assert "was read 0.01 times" in warning
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from tests.training.test_deaths import Killer
 
 
 def job(**options):
-    return Job(**{**dict.fromkeys(Job.__dataclass_fields__), **options})
+    return Job(**{**dict.fromkeys(Job.__dataclass_fields__), "notices": [], **options})
 
 
 def a_job(backend, engine=None, **options):

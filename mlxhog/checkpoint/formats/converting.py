@@ -62,21 +62,13 @@ _NAMED_BY_CONTENT = {"model_type", "architectures", "out_norm_bias", "weight_mod
 
 @dataclass(frozen=True)
 class Conversion:
-    """How to write a checkpoint.
+    """How to write a checkpoint."""
 
-    Attributes:
-        to: "hf", "xlstm" or "mlxhog".
-        dtype: type of the weights; None keeps the type of each.
-        shard_bytes: most bytes of tensors in a file.
-        fused: stack matrices that share their input (xlstm package, xLSTM Large).
-        slstm: layout of sLSTM cells (xlstm package, v1), "vanilla" or "cuda".
-    """
-
-    to: str
-    dtype: str | None = None
-    shard_bytes: int = SHARD_BYTES
-    fused: bool = False
-    slstm: str = "vanilla"
+    to: str  # "hf", "xlstm" or "mlxhog"
+    dtype: str | None = None  # of the weights; None keeps the type of each
+    shard_bytes: int = SHARD_BYTES  # most bytes of tensors in a file
+    fused: bool = False  # stack matrices that share their input (xlstm package, xLSTM Large)
+    slstm: str = "vanilla"  # layout of sLSTM cells (xlstm package, v1), or "cuda"
 
 
 def convert(
@@ -131,11 +123,7 @@ def convert(
 
 
 def token_ids(tokenizer_json: bytes, path: Path) -> set[int]:
-    """Return the ids of the tokens of a tokenizer.json.
-
-    Raises:
-        CheckpointError: it is not one.
-    """
+    """Return the ids of the tokens of a tokenizer.json."""
     try:
         description = plain_json.loads(tokenizer_json)
         vocabulary = description["model"]["vocab"]
@@ -153,11 +141,7 @@ def planned(
     conversion: Conversion,
     source_format: str = "mlxhog",
 ) -> tuple[dict[str, TensorSource], dict[str, bytes]]:
-    """Return tensors by name, and the files of the config, of a model in another format.
-
-    Raises:
-        ConfigError: the format has no such model, or an option is for another one.
-    """
+    """Return tensors by name, and the files of the config, of a model in another format."""
     large, to = model.model_type == contents.THEIRS, conversion.to
     if conversion.fused and not (to == "xlstm" and large):
         raise ConfigError("--fused is for xLSTM Large with --to xlstm; leave it out")

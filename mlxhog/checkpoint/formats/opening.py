@@ -31,6 +31,7 @@ def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: P
     """Compare tensors with the parameters of a model, by name, shape and type."""
     expected = {name: tuple(spec.shape) for name, spec in families.param_spec(model).items()}
     hint = {model.untied_head: "; if the embedding is the head, say so in the config"}
+    legal = " or ".join(dtype.name for dtype in FLOATS)
     faults = [f"{name} is missing{hint.get(name, '')}" for name in expected if name not in tensors]
     faults += [f"{name} is superfluous" for name in tensors if name not in expected]
     for name in sorted(tensors.keys() & expected.keys()):
@@ -38,7 +39,6 @@ def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: P
         if array.shape != expected[name]:
             faults.append(f"{name} has shape {array.shape}, expected {expected[name]}")
         elif array.dtype not in FLOATS:
-            legal = " or ".join(dtype.name for dtype in FLOATS)
             faults.append(f"{name} has type {array.dtype}, expected {legal}")
     if faults:
         raise CheckpointError(
@@ -167,18 +167,13 @@ TITLES = {
 class Opened:
     """An open checkpoint; its tensors fit its model.
 
-    Attributes:
-        path: the path that was opened.
-        folder: the directory of its files.
-        format: a key of `TITLES`.
-        config: the model.
-        tensors: our name -> read-only view of a mapped file, of a type in `mapped.FLOATS`. Numbers
-            are read at their first use; `copy_into` checks that they are finite.
+    `tensors` has for each of our names a read-only view of a mapped file, of a type in
+    `mapped.FLOATS`. Numbers are read at their first use; `copy_into` checks that they are finite.
     """
 
-    path: Path
-    folder: Path
-    format: str
+    path: Path  # that was opened
+    folder: Path  # of its files
+    format: str  # a key of `TITLES`
     config: ModelConfig
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
 
@@ -186,22 +181,13 @@ class Opened:
         """Return the tokenizer in the directory; None if there is no tokenizer.json.
 
         Its start token is that of the tokenizer's files, else that of the config.
-
-        Raises:
-            DataError: the tokenizer is damaged.
-            EnvironmentLacks: it needs a package that is not installed.
         """
         if not (self.folder / "tokenizer.json").is_file():
             return None
         return tokenizers.load(self.folder, self.config.bos_token_id)
 
     def text_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer of a language model, by which text is read and written.
-
-        Raises:
-            ConfigError: the model is an auto-encoder.
-            DataError: there is no tokenizer, or it does not fit the model.
-        """
+        """Return the tokenizer of a language model, by which text is read and written."""
         families.check_language_model(self.config)
         tokenizer = self.tokenizer()
         if tokenizer is None:
@@ -219,11 +205,8 @@ class Opened:
     def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
         """Fill arrays with the tensors, converted to their types; takes little extra memory.
 
-        Args:
-            out: our name -> C-contiguous array of the tensor's shape, for every tensor.
-
-        Raises:
-            CheckpointError: tensors are not finite; the message names them.
+        `out` has for each of our names a C-contiguous array of the tensor's shape. A
+        CheckpointError names tensors that are not finite.
         """
         refuse_not_finite(
             [name for name, tensor in self.tensors.items() if not mapped.copy(tensor, out[name])],
@@ -263,8 +246,12 @@ def open_checkpoint(
     package = _package_of(arrays, fields.get("model_type"), path)
     model = _model_of(fields, package, path, elsewhere)
     tensors = _without_copies(to_ours(arrays, model), model, path)
-    if package == "hf":
-        _check_final_norm(tensors, model, path)
+    norm = f"{OUT_NORM}.weight"
+    if package == "hf" and norm in tensors and not model.layout.out_norm:
+        raise ConfigError(
+            f"{path}: add_out_norm is false, but the file has {norm}, which transformers applies "
+            "nevertheless; set add_out_norm to true to compute the same, or remove the tensor"
+        )
     _check_fit(tensors, model, path)
     if ours and verify:  # last: reading the files takes time, and the checks above do not
         manifest.verify(path, record, large=[part.name for part in weights.parts(file)])
@@ -280,23 +267,13 @@ def _without_copies(
     if not model.tie_word_embeddings or head not in tensors:
         return tensors
     copy = tensors.pop(head)
-    if tensors.setdefault(embedding, copy) is copy:  # a file may hold either name
-        return tensors
-    if copy.shape != tensors[embedding].shape or not np.array_equal(
-        copy.view(np.uint8), tensors[embedding].view(np.uint8)
-    ):
+    one = tensors.setdefault(embedding, copy)  # a file may hold either name
+    same = copy is one or (
+        copy.shape == one.shape and np.array_equal(copy.view(np.uint8), one.view(np.uint8))
+    )
+    if not same:
         raise ConfigError(
             f"{path}: the config ties the embedding and the head, but {head} and {embedding} "
             "differ; set tie_word_embeddings (in v1: tie_weights) to false"
         )
     return tensors
-
-
-def _check_final_norm(tensors: Mapping[str, Any], model: ModelConfig, path: Path) -> None:
-    """Refuse a final norm if `add_out_norm` is false: transformers applies it nevertheless."""
-    name = f"{OUT_NORM}.weight"
-    if not model.layout.out_norm and name in tensors:
-        raise ConfigError(
-            f"{path}: add_out_norm is false, but the file has {name}, which transformers applies "
-            "nevertheless; set add_out_norm to true to compute the same, or remove the tensor"
-        )

@@ -57,7 +57,9 @@ def check_target(target: Path, *, force: bool) -> None:
         EnvironmentLacks: the system does not let us read or clear it.
     """
     with _refused_by_system(target):
-        _check_parents(target.absolute())
+        parent = next(one for one in target.absolute().parents if one.exists() or one.is_symlink())
+        if not parent.is_dir():
+            raise ConfigError(f"{target}: {parent} is not a directory; choose another name")
         _clear_remains(target.absolute())
         if not (target.exists() or target.is_symlink()):
             return
@@ -134,15 +136,10 @@ def index(files: Mapping[str, Mapping[str, TensorSource]]) -> bytes:
 
 def _not_finite(name: str, entry: TensorSource, source: Path) -> str:
     """Say whether a tensor is damaged in the source, or too large for the new type."""
+    what = "that are not finite; use another checkpoint of the same model, or copy this one again"
     if all(mapped.is_finite(part) for part in entry.parts):
-        return (
-            f"{name} of {source} has numbers too large for {entry.dtype.name}; use --dtype "
-            "float32 or keep; nothing was written"
-        )
-    return (
-        f"{name} of {source} has numbers that are not finite; use another checkpoint of the same "
-        "model, or copy this one again; nothing was written"
-    )
+        what = f"too large for {entry.dtype.name}; use --dtype float32 or keep"
+    return f"{name} of {source} has numbers {what}; nothing was written"
 
 
 @contextlib.contextmanager
@@ -155,14 +152,6 @@ def _refused_by_system(target: Path) -> Iterator[None]:
             f"cannot write {target}: {error.strerror or error}{at}; choose another place, or make "
             "this one writable"
         ) from error
-
-
-def _check_parents(target: Path) -> None:
-    for parent in target.parents:
-        if parent.is_dir():
-            return
-        if parent.exists() or parent.is_symlink():
-            raise ConfigError(f"{target}: {parent} is not a directory; choose another name")
 
 
 def _replaceable(entry: Path) -> bool:

@@ -49,24 +49,15 @@ def candidates(path: Path) -> list[Path]:
 
 
 def find(path: Path) -> Path:
-    """Return the file of a directory's tensors, or the index that names its files.
-
-    Raises:
-        CheckpointError: there is no such file, or there are several without a known name.
-    """
+    """Return the file of a directory's tensors, or the index that names its files."""
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}: there is no such file or directory")
     files = candidates(path)
-    if path.is_file() and not files:
-        raise CheckpointError(
-            f"{path} is not a checkpoint: its name ends in none of {', '.join(ENDINGS)}; "
-            "name a checkpoint's directory or its file"
-        )
     if not files:
-        raise CheckpointError(
-            f"{path} has no checkpoint: no {_NAMED[0]}, {_NAMED[1]} or other file of tensors; "
-            "name a checkpoint's directory"
-        )
+        why = f"has no checkpoint: no {_NAMED[0]}, {_NAMED[1]} or other file of tensors"
+        if path.is_file():
+            why = f"is not a checkpoint: its name ends in none of {', '.join(ENDINGS)}"
+        raise CheckpointError(f"{path} {why}; name a checkpoint's directory or its file")
     if len(files) > 1 and files[0].name not in _NAMED:
         names = ", ".join(file.name for file in files[:4])
         raise CheckpointError(f"{path} has several checkpoints: {names}; name one of these files")
@@ -74,12 +65,7 @@ def find(path: Path) -> Path:
 
 
 def read(file: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of the result of `find` as views of mappings of its files.
-
-    Raises:
-        CheckpointError: a file is missing, truncated or foreign, or two have a tensor.
-        EnvironmentLacks: it is a torch file, and torch is not installed.
-    """
+    """Return the tensors of the result of `find` as views of mappings of its files."""
     arrays: dict[str, NDArray[Any]] = {}
     for part in parts(file):
         of_part = _one(part)
@@ -90,11 +76,7 @@ def read(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def parts(file: Path) -> list[Path]:
-    """Return the files of tensors, for the result of `find`.
-
-    Raises:
-        CheckpointError: the index is not valid, or a shard is missing.
-    """
+    """Return the files of tensors, for the result of `find`."""
     names = [file.name]
     if file.name.endswith(".index.json"):
         names = sorted(set(_weight_map(file).values()))
@@ -122,19 +104,19 @@ def _one(file: Path) -> dict[str, NDArray[Any]]:
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         content = reading.read_small(index, most=reading.MOST_HEADER_BYTES)
-        weight_map = plain_json.loads(content)["weight_map"]
-        plain = all(
-            isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
-            for file in weight_map.values()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        weight_map = dict(plain_json.loads(content)["weight_map"])
+        if not weight_map or not all(map(_is_name, weight_map.values())):
+            raise ValueError("it names no files beside it")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f'{index} is not an index of shards, {{"weight_map": {{TENSOR: FILE, ...}}}}; '
+            f'{index} is not an index of shards, {{"weight_map": {{TENSOR: FILE, ...}}}}: {error}; '
             "fetch it again from where the checkpoint comes from"
         ) from error
-    if not plain or not weight_map:
-        raise CheckpointError(f"{index} is not an index of shards: it names no files beside it")
-    return dict(weight_map)
+    return weight_map
+
+
+def _is_name(file: object) -> bool:
+    return isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
 
 
 def listed(faults: Sequence[str]) -> str:
