@@ -125,8 +125,12 @@ def _text(layer: Layer) -> str:
     return f"{layer.name}({','.join(numbers)})" if numbers else layer.name
 
 
-def read_layers(value: object) -> tuple[Layer, ...]:
+def read_layers(
+    value: object, where: str = "layers", defaults: Defaults | None = None
+) -> tuple[Layer, ...]:
     """Read a line of layers, or a list of lines and of layers such as `{type: mlstm, heads: 4}`.
+
+    `where` is the name of the field, for messages; `defaults` are as of `parse`.
 
     Raises:
         ConfigError: it has another form, or a layer cannot be built.
@@ -134,21 +138,22 @@ def read_layers(value: object) -> tuple[Layer, ...]:
     if isinstance(value, tuple):
         return value
     if not isinstance(value, str | list):
-        raise ConfigError(f"layers is {value!r}; give a list such as [mlstm, swiglu]")
+        raise ConfigError(f"{where} is {value!r}; give a list such as [mlstm, swiglu]")
     layers: tuple[Layer, ...] = ()
     for number, item in enumerate([value] if isinstance(value, str) else value):
         try:
-            layers += parse(item) if isinstance(item, str) else (_layer_of(item),)
+            layers += parse(item, defaults) if isinstance(item, str) else (_of(item, defaults),)
             check_count(len(layers))
         except ConfigError as error:
-            place = "layers" if isinstance(value, str) else f"layers[{number}]"
+            place = where if isinstance(value, str) else f"{where}[{number}]"
             raise ConfigError(f"{place}: {error}") from error
     return layers
 
 
-def _layer_of(item: object) -> Layer:
+def _of(item: object, defaults: Defaults | None) -> Layer:
     if not isinstance(item, dict) or "type" not in item:
         raise ConfigError(f"{item!r} is not a layer; write a name, or {{type: mlstm, heads: 4}}")
     check_names("it", item)
     numbers = {key: value for key, value in item.items() if key != "type"}
-    return make(str(item["type"]), numbers)
+    name = str(item["type"])
+    return make(name, {**(defaults or {}).get(name, {}), **numbers})

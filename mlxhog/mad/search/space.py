@@ -122,7 +122,7 @@ class Space:
         return tuple(numbers)
 
     def _choices(self, kind: str, items: Items) -> Layers:
-        layers = read_layers(f"{kind}s", [*items], self.defaults)
+        layers = read_layers([*items], f"{kind}s", self.defaults)
         for number, layer in enumerate(layers):
             if layer.kind != kind:
                 raise ConfigError(
