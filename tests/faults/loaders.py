@@ -39,12 +39,8 @@ V1 = {
     },
 }  # fmt: skip
 MAD = {
-    "version": 1,
-    "model": {
-        "dim": 16, "vocab_size": 320, "position": "learned", "max_length": 32,
-        "defaults": {"mlstm": {"heads": 2}},
-        "layers": ["mlstm", {"type": "slstm", "heads": 2}, {"repeat": 2, "layers": ["swiglu"]}],
-    },
+    "dim": 16, "vocab_size": 320, "position": "learned", "max_length": 32,
+    "layers": ["mlstm(h2)", {"type": "slstm", "heads": 2}, "swiglu*2"],
 }  # fmt: skip
 SPACE = """space:
   depth: [2, 4]

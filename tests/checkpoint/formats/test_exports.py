@@ -30,7 +30,7 @@ MAX_LENGTH = 77
 
 def layers(**fields):
     model = {"dim": 16, "layers": "mlstm(h2) swiglu(inner=16)", "max_length": MAX_LENGTH}
-    return families.read({"model": model | {"position": "learned"} | fields})
+    return families.read(model | {"position": "learned"} | fields)
 
 
 def exported(folder, model):
