@@ -152,7 +152,7 @@ def rounds_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> fl
 def rounds_share(plan: TextPlan) -> float:
     """The share of the budget after which rounds end; 0 where measured times say so."""
     chosen = plan.stored.strategy
-    return 0.0 if chosen is None else chosen.rounds_share
+    return 0.0 if chosen is None else chosen.async_after
 
 
 def rounds_before(plan: TextPlan) -> int | None:

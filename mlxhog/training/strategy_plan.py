@@ -90,7 +90,7 @@ def fields_of(
             resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
         notes.append(text)
     optimizer_choice, steps = optim.chosen(resolved), resolved.strategy or choice
-    factor = optimizer_choice.workers_factor(steps.lr_rule, steps.steppers(n_workers))
+    factor = optimizer_choice.workers_factor(steps.lr_workers, steps.steppers(n_workers))
     lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
     if factor != 1.0:
         notes.append(
@@ -124,7 +124,7 @@ def fields_of(
     strategy = strategies.build(resolved, n_workers)
     strategy.check(model)
     stored = None if resumption is None else resumption.run.directory
-    division = strategy.division(data, train, stored)
+    division = strategy.division(data, train, stored) if isinstance(strategy, Local) else None
     strategy, batches, n_tickets = _batches(strategy, division, data, train)
     if division is not None:
         notes.append(str(division))
@@ -133,7 +133,7 @@ def fields_of(
     regimes = None if config.strategy is None else config.strategy.regimes()
     if config.strategy and regimes and config.steps is not None:
         if strategy.name == regimes[0].name:
-            mean_per_step = 1.0 + config.strategy.rounds_share * (strategy.workers - 1)
+            mean_per_step = 1.0 + config.strategy.async_after * (strategy.workers - 1)
 
     # The budget and the step sizes.
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
@@ -219,7 +219,7 @@ def _schedule(
     strategy: Strategy, lr: float, n_tickets: int, resumption: Resumption | None
 ) -> Callable[[float], schedules.Rate]:
     """Return a factory of the schedule; an epoch counts the batches that steps drop, too."""
-    epochs = schedules.Epochs(n_tickets, strategy.tickets_per_step())
+    epochs = schedules.Epochs(n_tickets, strategy.workers if strategy.averages else 1)
     if resumption is not None:
         at, done = resumption.position(), 0
         if at is not None:
