@@ -260,17 +260,12 @@ class TorchftGroup:
 
 
 class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no types
-    """Gloo on one address of this machine; members tell their ids when it is configured.
-
-    Attributes:
-        ids: of the members, by rank.
-        rank: of this member.
-    """
+    """Gloo on one address of this machine; members tell their ids when it is configured."""
 
     def __init__(self, own: str, timeout: timedelta, token: str, id: int) -> None:
         super().__init__(timeout)
         self._own, self._token, self._id = own, token, id
-        self.ids: tuple[int, ...] = ()
+        self.ids: tuple[int, ...] = ()  # of the members, by rank
         self.rank = 0
 
     def configure(

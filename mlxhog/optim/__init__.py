@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
@@ -74,13 +74,8 @@ def for_model(
 ) -> TrainConfig:
     """The configuration with values for options that depend on model and workers.
 
-    Args:
-        config: with a strategy that is not "auto".
-        width: of the model.
-        hidden: its hidden matrices.
-        workers: of the run.
-        vocabulary: number of rows of its embedding.
-        groups: names of its other parameters by group; None has every group.
+    The model has a `width`, names of `hidden` matrices, a `vocabulary` of so many rows, and names
+    of its other parameters by group, None for every group.
     """
     strategy, own = config.strategy, chosen(config)
     averaged = workers if strategy is not None and strategy.averages else 1
@@ -93,9 +88,9 @@ def for_model(
     changes: dict[str, Any] = {"optimizer": fitted.grouped(rates, present)}
     if config.lr is None:
         changes["lr"] = rates.lr
-    if strategy is not None and type(fitted) is not type(own):
-        if not fitted.shares_moments(lock_free=False):
-            changes["strategy"] = strategy.without_shared_moments()
+    if type(fitted) is not type(own) and config.prediction == "last":
+        if not fitted.shares_moments(lock_free=False):  # no steps that workers share to look at
+            changes["strategy"] = replace(cast(Any, strategy), predict="auto")
     return config.having(**changes)
 
 
@@ -111,9 +106,8 @@ def build(
 
     Args:
         config: its options.
-        hidden: names of the model's hidden matrices, for rules that treat them differently.
-        groups: names of its other parameters by group, its tables included; None moves all with
-            the same lr.
+        hidden: names of the model's hidden matrices.
+        groups: names of its other parameters by group, its tables included; None has one lr.
         threads: number of threads that it may use.
         tokens_per_step: tokens whose mean gradient is one step, for `beta2_half_life`.
 

@@ -44,7 +44,6 @@ from mlxhog.optim.rule import (
     Step,
     Target,
     Write,
-    float32,
     split,
     write,
 )
@@ -79,7 +78,7 @@ def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bo
     rows, cols = slot.shape
     shape = (rank, cols) if right else (rows, rank)
     normal = np.random.Generator(np.random.Philox(key=key, counter=counter))
-    return normal.standard_normal(shape, np.float32) / float32(math.sqrt(rank))
+    return normal.standard_normal(shape, np.float32) / np.float32(math.sqrt(rank))
 
 
 def _is_tall(shape: tuple[int, ...]) -> bool:
@@ -146,7 +145,7 @@ class Projected(Adaptive):
         keep1, take1, keep2, take2 = self.decays
         for slot, grad in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)
-            g = grad if step.grad_scale == 1.0 else float32(step.grad_scale) * grad
+            g = grad if step.grad_scale == 1.0 else np.float32(step.grad_scale) * grad
             p, tall = self._projection(slot, step.count), _is_tall(slot.shape)
             r = g @ p.T if tall else p.T @ g
             m[...] = keep1 * m + take1 * r
@@ -161,7 +160,7 @@ class Projected(Adaptive):
                 factors, norm[0] = factors / excess, length / excess
             scale = min(slot.shape) / self._rank(slot.shape) if self.scale is None else self.scale
             shrunk = 1.0 - step.lr * self.weight_decay * (slot.name in target.decay)
-            yield slot, grad, factors * math.sqrt(scale) * float32(step.grad_scale * shrunk)
+            yield slot, grad, factors * math.sqrt(scale) * np.float32(step.grad_scale * shrunk)
 
     def _rank(self, shape: tuple[int, ...]) -> int:
         return max(1, min(shape) // 4) if self.rank is None else self.rank
@@ -172,7 +171,6 @@ class Projected(Adaptive):
 
     @cached_property
     def _drawn(self) -> dict[str, tuple[int, Floats]]:
-        """Each matrix's projection, with its number."""
         return {}
 
     def _projection(self, slot: Slot, count: int) -> Floats:

@@ -66,25 +66,17 @@ class OptimizerChoice(Choice, Optimizer, ABC):
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers, or the optimizer that replaces it.
 
-        Args:
-            hidden: whether the model has hidden matrices.
-            averaged: number of workers whose gradients one step averages.
-            ahead: number of workers whose steps `predict=last` extrapolates, itself included.
+        `hidden` says whether the model has hidden matrices. One step averages the gradients of
+        `averaged` workers, and `predict=last` extrapolates those of `ahead`, itself included.
         """
         return self
 
     def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
-        """Return the defaults of all step sizes.
-
-        Args:
-            width: of the model.
-            vocabulary: number of rows of its embedding; 0 is few.
-            averaged: number of workers whose gradients one step averages.
-        """
+        """Return the defaults of all step sizes, of a model with an embedding of so many rows."""
         return Rates(lr=LR)
 
     def grouped(self, rates: Rates, groups: Collection[str]) -> OptimizerChoice:
-        """Return it with values for its open factors, of the `GROUPS` that the model has."""
+        """Return it with values for its open factors of `GROUPS`; 1 for one the model lacks."""
         return self
 
     def per_step(self, tokens: int) -> Self:
@@ -189,7 +181,6 @@ class Adaptive(Averaging):
     )  # fmt: skip
 
     def grouped(self, rates: Rates, groups: Collection[str]) -> Self:
-        """Return it with values for its open factors; 1 for a group that the model lacks."""
         if "head" not in groups:  # the embedding is the head, too
             rates = replace(rates, embedding=min(rates.embedding, rates.head))
         auto: dict[str, Any] = {

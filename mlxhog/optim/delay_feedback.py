@@ -33,7 +33,7 @@ from mlxhog.config.choices import Choice, Rules
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Rows
-from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, StepTrace, Target, float32, parameter
+from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, StepTrace, Target, parameter
 
 FEEDBACK: Final = "feedback"
 
@@ -55,7 +55,6 @@ class FedBack(Choice):
     )  # fmt: skip
 
     def fed_back(self, rule: Optimizer) -> Optimizer:
-        """The rule with error feedback, if it is chosen."""
         return DelayFeedback(rule) if self.delay_feedback else rule
 
 
@@ -65,19 +64,16 @@ class DelayFeedback(Around):
     No Metal kernel adds in advance.
     """
 
+    own = (FEEDBACK,)
+
     def __init__(self, rule: Optimizer) -> None:
         """Wrap a rule, which takes the steps."""
         super().__init__(rule)
         self._before: Float32 | None = None
 
     @property
-    def state_segments(self) -> tuple[str, ...]:
-        return (*self.rule.state_segments, FEEDBACK)
-
-    @property
     def scratch_arrays(self) -> int:
-        """That of the last addition."""
-        return 1
+        return 1  # of the last addition
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step, add `step.feedback` times as much, and take back the last addition.
@@ -96,7 +92,7 @@ class DelayFeedback(Around):
             if isinstance(grad, Rows) or slot.kind != "dense":
                 continue
             ahead, before = (parameter(flat, slot) for flat in own)
-            ahead *= float32(step.feedback)
+            ahead *= np.float32(step.feedback)
             change = ahead - before
             if change.any():
                 with target.writing():

@@ -25,21 +25,13 @@ Int32: TypeAlias = "NDArray[np.int32]"
 
 @dataclass(frozen=True)
 class Rows:
-    """The gradient of some rows of a 2-D parameter; that of other rows is zero.
+    """The gradient of some rows of a 2-D parameter; that of other rows is zero."""
 
-    Attributes:
-        index: (r,) int32 row numbers in any order; a row may appear more than once.
-        values: (r, d) float32; values of equal rows add up.
-
-    Raises:
-        ShapeError: the shapes of `index` and `values` do not fit.
-    """
-
-    index: Int32
-    values: Float32
+    index: Int32  # (r,) row numbers in any order; a row may appear more than once
+    values: Float32  # (r, d); values of equal rows add up
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
+        """Raise ShapeError unless the shapes fit."""
         if self.index.ndim != 1 or self.values.ndim != 2 or len(self.index) != len(self.values):
             raise ShapeError(
                 f"Rows got index of shape {self.index.shape} and values of shape "

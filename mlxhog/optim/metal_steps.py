@@ -11,24 +11,40 @@ A GPU uses the arena in place only if the system lets it import the memory witho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from mlxhog.arena import Arena, Slot
-from mlxhog.errors import EnvironmentLacks, ShapeError
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal import engines
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.engines import adoptable
 from mlxhog.metal.kernels.adds import FLAG_FLOATS, HP, dense_axpy, step
 from mlxhog.optim.gradients import Float32, Rows
 
-_COPY = "one of CPU and GPU does not see the writes of the other"
-
 
 class NotShared(EnvironmentLacks):
     """A GPU cannot use this arena in place; the message is the reason."""
+
+
+@contextmanager
+def _sharing(engine: Engine | None = None) -> Iterator[None]:
+    """Raise what an engine of a GPU lacks as `NotShared`; that of an emulated one as it is."""
+    try:
+        yield
+    except EnvironmentLacks as error:
+        if engine is not None and engine.emulated:
+            raise
+        raise NotShared(str(error)) from error
+
+
+def _check(engine: Engine, params: Any, arena: Arena, slot: int) -> None:
+    """Test that an engine and the CPU see each other's changes, as the worker of a slot."""
+    if not engines.shares_memory(engine, params, arena.params, arena.layout.self_check(slot)):
+        raise NotShared("one of CPU and GPU does not see the writes of the other")
 
 
 def check_live_reads(arena: Arena, slot: int) -> None:
@@ -37,15 +53,10 @@ def check_live_reads(arena: Arena, slot: int) -> None:
     Raises:
         NotShared: it does not see them.
     """
-    try:
+    with _sharing():
         gpu = engines.create("mlx")
         _refuse_straddling(arena, ["params"])
-        params = gpu.adopt(adoptable(arena.params))
-        shared = engines.shares_memory(gpu, params, arena.params, arena.layout.self_check(slot))
-    except EnvironmentLacks as error:
-        raise NotShared(str(error)) from error
-    if not shared:
-        raise NotShared(_COPY)
+        _check(gpu, gpu.adopt(adoptable(arena.params)), arena, slot)
 
 
 def steps_of_worker(
@@ -68,20 +79,13 @@ def steps_of_worker(
         MetalError: a kernel does not compile.
     """
     gpu = engines.create(engine, threads=threads)
-    try:
+    with _sharing(gpu):
         if not gpu.emulated:
             _refuse_straddling(arena, ["params", *recorded])
         steps = MetalSteps(gpu, arena.params, arena.layout.slots, decay)
         for name in recorded:  # now, while the CPU can still take over
             steps.adopt(arena.segment(name))
-        at = arena.layout.self_check(slot)
-        shared = engines.shares_memory(gpu, steps.arena, arena.params, at)
-    except EnvironmentLacks as error:
-        if gpu.emulated:
-            raise
-        raise NotShared(str(error)) from error
-    if not shared:
-        raise NotShared(_COPY)
+        _check(gpu, steps.arena, arena, slot)
     steps.warm_up(recorded=bool(recorded))
     return steps
 
@@ -111,7 +115,6 @@ class MetalSteps:
 
         Raises:
             EnvironmentLacks: the engine cannot import this memory.
-            ShapeError: a parameter does not start on a boundary of 32 floats.
         """
         self.engine = engine
         self.arena = engine.adopt(adoptable(flat))
@@ -218,18 +221,9 @@ def _next_boundary(slot: Slot) -> int:
 
 
 def decay_flags(slots: Mapping[str, Slot], decay: frozenset[str], floats: int) -> Any:
-    """Whether weight decay applies, uint8, one flag per 32 floats of the parameter segment.
-
-    Raises:
-        ShapeError: a parameter does not start on a boundary of 32 floats.
-    """
+    """Whether weight decay applies, uint8, one flag per 32 floats of the parameter segment."""
     flags = np.zeros(-(-floats // FLAG_FLOATS), np.uint8)
     for name, slot in slots.items():
-        if slot.offset % FLAG_FLOATS:
-            raise ShapeError(
-                f"parameter {name!r} starts at float {slot.offset}; Metal steps want parameters at "
-                f"multiples of {FLAG_FLOATS}, as in an arena's layout"
-            )
         begin = slot.offset // FLAG_FLOATS
         flags[begin : _next_boundary(slot) // FLAG_FLOATS] = name in decay
     return flags

@@ -147,7 +147,6 @@ class Muon(BesideAdamW, Sharing):
     # -- what follows from model and workers -----------------------------------------------------
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
-        """Return it with values for its open numbers; AdamW without a hidden matrix."""
         if not hidden:
             return like(AdamW, self).fitted(hidden=hidden, averaged=averaged, ahead=ahead)
         late = ahead >= MANY

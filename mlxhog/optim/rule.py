@@ -191,11 +191,8 @@ class Target:
     def step(self, kernel: Kernel, pairs: Pairs, form: Callable[[bool], Form], step: Step) -> None:
         """Step parameters along the directions of a kernel, in one pass, or one launch.
 
-        Args:
-            kernel: of the directions; with `GRADIENT` all of this counts as writing.
-            pairs: the parameters with their gradients.
-            form: the step of an element, by whether weight decay applies to its parameter.
-            step: the numbers of the update.
+        With `GRADIENT` all of this counts as writing. `form` is the step of an element, by whether
+        weight decay applies to its parameter.
         """
         forms = {decays: form(decays) for decays in (True, False)}
         of_each = [(slot, grad, forms[slot.name in self.decay]) for slot, grad in pairs]
@@ -281,11 +278,6 @@ def parameter(flat: Float32, slot: Slot) -> Float32:
     return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
 
 
-def float32(value: float) -> np.float32:
-    """Round once from float64, as the native steps round their rates."""
-    return np.float32(value)
-
-
 class Optimizer(ABC):
     """One update rule; its state lives in the arena, not in the object."""
 
@@ -340,15 +332,9 @@ class Optimizer(ABC):
     ) -> None:
         """Apply one update, in place.
 
-        Args:
-            target: the parameters, their locks, and the state.
-            grads: per parameter a float32 gradient of its shape, or `Rows`; names may be missing.
-            lr: of `Step`.
-            step: its `count`.
-            seed: of `Step`.
-            grad_scale: of `Step`.
-            shared_step: its `shared_count`; None is `step`.
-            feedback: of `Step`.
+        Of each parameter `grads` has a float32 gradient of its shape, or `Rows`; names may be
+        missing. Numbers are those of `Step`; `step` is its `count`, and `shared_step` its
+        `shared_count`, by default the same.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter; nothing has been written.
@@ -366,7 +352,9 @@ class Optimizer(ABC):
 
 
 class Around(Optimizer):
-    """An optimizer around a rule, with the state of the rule."""
+    """An optimizer around a rule, with the state of the rule, and perhaps `own` private state."""
+
+    own: tuple[str, ...] = ()
 
     def __init__(self, rule: Optimizer) -> None:
         """Wrap a rule."""
@@ -374,7 +362,7 @@ class Around(Optimizer):
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        return self.rule.state_segments
+        return (*self.rule.state_segments, *self.own)
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
@@ -382,6 +370,10 @@ class Around(Optimizer):
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
         return self.rule.state_shapes(shapes)
+
+    @property
+    def scratch_arrays(self) -> int:
+        return self.rule.scratch_arrays
 
     def cost(self, slot: Slot) -> float:
         return self.rule.cost(slot)
@@ -398,11 +390,8 @@ def directions(
 ) -> Iterator[tuple[Slot, Float32 | Rows]]:
     """Update the state of parameters, of touched rows only, and yield their directions.
 
-    Args:
-        target: of the step.
-        pairs: parameters with their gradients.
-        state: names of private segments.
-        formula: from a gradient and the parts of the state to a direction and the new parts.
+    A formula takes a gradient and its parts of the private segments `state`, and returns a
+    direction and the new parts.
     """
     for slot, grad in pairs:
         at, g = (grad.index, grad.values) if isinstance(grad, Rows) else (slice(None), grad)

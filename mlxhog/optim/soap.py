@@ -23,17 +23,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.optim.elementwise import BesideAdamW
 from mlxhog.optim.gradients import Float32
-from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, Step, Target, float32, split, write
+from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, Step, Target, split, write
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from mlxhog.arena.layout import Slot
 
 LONGEST: Final = 10_000
@@ -42,48 +40,14 @@ ROUNDING: Final = 1e-3
 """Largest distance of the mean squared length of a basis's columns from 1."""
 BASES: Final = (("left", "left_basis", 0), ("right", "right_basis", 1))
 """Second moments, their eigenvectors, and their axis of the matrix."""
-
-
-class Side(NamedTuple):
-    """A side of a matrix: its second moment and eigenvectors, (n, n), shared views; its axis."""
-
-    second: Float32
-    basis: Float32
-    axis: int
-
-    def turned(self, x: Float32) -> Float32:
-        """A matrix in the basis."""
-        return x @ self.basis if self.axis else self.basis.T @ x
-
-    def turned_back(self, x: Float32) -> Float32:
-        """The inverse of `turned`."""
-        return x @ self.basis.T if self.axis else self.basis @ x
+Side = tuple[Float32, Float32, int]
+"""A side of a matrix: its second moment and eigenvectors, (n, n), shared views; its axis."""
 
 
 def eigenbasis(second: Float32) -> Float32:
     """Eigenvectors of a symmetric matrix (n, n) as columns, largest eigenvalue first."""
     _, vectors = np.linalg.eigh(second.astype(np.float64))
     return np.asarray(vectors[:, ::-1], np.float32)
-
-
-def refreshed(second: Float32, basis: Float32) -> tuple[Float32, NDArray[np.intp]]:
-    """One step of orthogonal iteration towards the eigenvectors of a symmetric matrix.
-
-    Returns:
-        The new basis, (n, n), and for each of its columns the old column that it comes from.
-    """
-    moved = second @ basis
-    order = np.argsort(-np.einsum("ij,ij->j", basis, moved), kind="stable")
-    q, _ = np.linalg.qr(moved[:, order])
-    return q, order
-
-
-def is_basis(basis: Float32) -> bool:
-    """Whether the columns of a matrix are orthonormal.
-
-    Those of an average of several workers' bases are shorter; those of an unfilled one are zero.
-    """
-    return abs(float(np.vdot(basis, basis)) / len(basis) - 1.0) < ROUNDING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,42 +98,47 @@ class Soap(BesideAdamW):
     ) -> Iterator[tuple[Slot, Float32]]:
         """Update the state of each hidden matrix; yield its direction, but for a first gradient."""
         for slot, grad in pairs:
-            g, v = float32(grad_scale) * grad, target.state("v", slot)
+            g, v = np.float32(grad_scale) * grad, target.state("v", slot)
             sides = [
-                Side(target.state(second, slot), target.state(basis, slot), axis)
+                (target.state(second, slot), target.state(basis, slot), axis)
                 for second, basis, axis in BASES
                 if slot.name in target.places[second]
             ]
             if moved := _are_ready(sides):
                 yield slot, self._direction(target.state("m", slot), v, g, sides)
             for second, basis, axis in sides:
-                second *= float32(self.beta2)
-                second += float32(1.0 - self.beta2) * (g.T @ g if axis else g @ g.T)
+                second *= np.float32(self.beta2)
+                second += np.float32(1.0 - self.beta2) * (g.T @ g if axis else g @ g.T)
                 if not moved:
                     basis[...] = eigenbasis(second)
-                elif t % self.every == 0:
-                    basis[...], order = refreshed(second, basis)
+                elif t % self.every == 0:  # one step of orthogonal iteration
+                    turned = second @ basis
+                    order = np.argsort(-np.einsum("ij,ij->j", basis, turned), kind="stable")
+                    basis[...], _ = np.linalg.qr(turned[:, order])
                     v[...] = v.take(order, axis=axis)
 
     def _direction(self, m: Float32, v: Float32, g: Float32, sides: list[Side]) -> Float32:
         """Update m and v, and return m, scaled in the eigenbases and turned back."""
-        m *= float32(self.decay1)
-        m += float32(1.0 - self.decay1) * g
+        m *= np.float32(self.decay1)
+        m += np.float32(1.0 - self.decay1) * g
         turned_g, turned_m = g, m
-        for side in sides:
-            turned_g, turned_m = side.turned(turned_g), side.turned(turned_m)
-        v *= float32(self.beta2)
-        v += float32(1.0 - self.beta2) * np.square(turned_g)
-        u: Float32 = np.divide(turned_m, np.sqrt(v) + float32(self.eps))
-        for side in sides:
-            u = side.turned_back(u)
+        for _, basis, axis in sides:
+            turned_g, turned_m = (x @ basis if axis else basis.T @ x for x in (turned_g, turned_m))
+        v *= np.float32(self.beta2)
+        v += np.float32(1.0 - self.beta2) * np.square(turned_g)
+        u: Float32 = np.divide(turned_m, np.sqrt(v) + np.float32(self.eps))
+        for _, basis, axis in sides:
+            u = u @ basis.T if axis else basis @ u
         return np.ascontiguousarray(u)
 
 
 def _are_ready(sides: list[Side]) -> bool:
-    """Whether a matrix has bases; those that are not orthonormal are computed anew."""
+    """Whether a matrix has bases; those that are not orthonormal are computed anew.
+
+    Columns of an average of several workers' bases are shorter; those of an unfilled one are zero.
+    """
     for second, basis, _ in sides:
-        if not is_basis(basis):
+        if abs(float(np.vdot(basis, basis)) / len(basis) - 1.0) >= ROUNDING:
             if not second.any():
                 return False
             basis[...] = eigenbasis(second)

@@ -87,7 +87,6 @@ class Sparse(Choice):
 
     @property
     def writes_whole_steps(self) -> bool:
-        """Whether a worker adds its step to every parameter."""
         return self.sparsify == "none"
 
     rules: ClassVar[Rules] = (
@@ -98,7 +97,6 @@ class Sparse(Choice):
     )  # fmt: skip
 
     def sparsified(self, rule: Optimizer) -> Optimizer:
-        """The rule whose steps are written in part, if that is chosen."""
         selection = Selection.parse(self.sparsify)
         return Sparsified(rule, selection, self.error_feedback) if selection else rule
 
@@ -117,15 +115,10 @@ def take(
     lr: float,
     keep: bool,
 ) -> tuple[Int32, Float32]:
-    """Remove the selected elements of one parameter from `pending`.
+    """Remove the selected elements of one parameter from `pending`, (n,) float32, its segment.
 
-    Args:
-        selection: the rule.
-        pending: (n,) float32, this worker's own, laid out as the parameter segment.
-        slot: of the parameter.
-        rows: rows to choose from, ascending; None is all.
-        lr: step size, for a threshold.
-        keep: whether other elements stay; else they are dropped.
+    `rows` to choose from ascend; None is all. A threshold is in units of `lr`. Other elements stay
+    if `keep`, else they are dropped.
 
     Returns:
         Elements of the row-major parameter, ascending (k,) int32, and their values (k,) float32.
@@ -176,17 +169,13 @@ class Sparsified(Around):
         assert not rule.shared_segments
         super().__init__(rule)
         self.selection, self.error_feedback = selection, error_feedback
+        self.own = (RESIDUAL,) if error_feedback else ()
         self.written: Mapping[str, Int32] = {}
         self._scratch: Float32 | None = None
 
     @property
-    def state_segments(self) -> tuple[str, ...]:
-        return (*self.rule.state_segments, *((RESIDUAL,) if self.error_feedback else ()))
-
-    @property
     def scratch_arrays(self) -> int:
-        """That of a step before the selection, if the residual does not hold it."""
-        return int(not self.error_feedback)
+        return int(not self.error_feedback)  # of a step before the selection
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step and write the selected elements.

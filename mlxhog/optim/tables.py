@@ -28,18 +28,12 @@ NORM: Final = "tables.norm"
 class WithTables(Around):
     """An optimizer that steps tables by the rule above, and all other parameters by its own."""
 
+    own = (NORM,)
+
     def __init__(self, rule: Optimizer, tables: frozenset[str], factor: float) -> None:
         """Wrap a rule, with the names of tables, and their lr as a multiple of the rule's."""
         super().__init__(rule)
         self._tables, self._factor = tables, factor
-
-    @property
-    def state_segments(self) -> tuple[str, ...]:
-        return (*self.rule.state_segments, NORM)
-
-    @property
-    def scratch_arrays(self) -> int:
-        return self.rule.scratch_arrays
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
         return {**self.rule.state_shapes(shapes), NORM: dict.fromkeys(sorted(self._tables), (1,))}

@@ -82,8 +82,8 @@ def add(
         flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
         slot: of the parameter.
         delta: float32 of the parameter's shape, or some of its rows (duplicates add up).
-        locks: this worker's locks; may be None unless `mode` is lossless.
-        mode: a value of `WRITE_MODES`, the arena's.
+        locks: this worker's; may be None unless `mode`, the arena's, is lossless.
+        mode: a value of `WRITE_MODES`.
         seed: chooses the start of the pass; workers should differ, so that they keep apart.
 
     Raises:
@@ -108,16 +108,10 @@ def add_at(
     mode: int,
     seed: int = 0,
 ) -> None:
-    """Add `values` to some elements of one shared parameter, in place.
+    """Add `values` to some elements of one shared parameter, in place; the rest is as in `add`.
 
-    Args:
-        flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
-        slot: of the parameter.
-        index: (k,) int32 elements of the row-major parameter, ascending, each once.
-        values: (k,) float32.
-        locks: as in `add`.
-        mode: as in `add`.
-        seed: as in `add`.
+    `index` has elements of the row-major parameter, (k,) int32, ascending, each once; `values` are
+    (k,) float32.
 
     Raises:
         ValueError: elements outside the parameter or not ascending; nothing has been written.

@@ -21,8 +21,8 @@ keeps what the method needs, and takes them as its copy.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog.base.late import np
 from mlxhog.config.options import option
@@ -31,7 +31,6 @@ from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, dense, without_tables
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.local import Local, LocalWorker, mean_of
-from mlxhog.strategies.rounds import StepRecord
 from mlxhog.strategies.strategy import Segments, parameter_copies
 
 if TYPE_CHECKING:
@@ -58,7 +57,6 @@ class AvgRuns(Local):
 
     name: ClassVar[str] = "avg_runs"
     about: ClassVar[str] = "independent runs, averaged once at the end"
-    meets: ClassVar[bool] = False
 
     def own_copies(self) -> tuple[str, ...]:
         return () if self.workers == 1 else self.replica_segments()
@@ -91,12 +89,7 @@ class Averaged(Local):
         """H: steps of each worker in a round."""
         return AVERAGE_EVERY if self.average_every is None else self.average_every
 
-    def meeting_every(self, steps: int) -> Self:
-        """This with another number of steps between two averages."""
-        return replace(self, average_every=steps)
-
     def check_workers(self) -> None:
-        """Refuse a first average beyond the end of the run."""
         config, first = self.config, self.local_steps * self.workers
         of_tokens = None if config.tokens is None else config.tokens // self.tokens_per_step
         most = min([n for n in (config.steps, of_tokens) if n is not None], default=first)
@@ -146,32 +139,7 @@ class LocalSGD(Averaged):
     )  # fmt: skip
 
     def round_steps(self, done: int) -> int:
-        """1 in the first part of post-local SGD, else H."""
         return 1 if done < self.local_after else self.local_steps
-
-
-# -- FedProx ---------------------------------------------------------------------------------------
-
-
-class FedProxWorker(LocalWorker):
-    """Local steps with a pull."""
-
-    def pull(self, slot: Slot) -> Float32 | None:
-        """`mu (w - a)`, unless the pull is decoupled."""
-        if self.strategy.prox == "decoupled" or not self.strategy.mu:
-            return None
-        anchor = parameter(self.context.arena.segment(ANCHOR), slot)
-        moved: Float32 = np.float32(self.strategy.mu) * (parameter(self._copy, slot) - anchor)
-        return moved
-
-    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """Pull first, if the pull is decoupled."""
-        arena, own = self.context.arena, self.strategy
-        if own.prox == "decoupled" and own.mu:
-            span = slice(arena.layout.dense_end)
-            moved = self._copy[span] - arena.segment(ANCHOR)[span]
-            self._copy[span] -= np.float32(self.lr() * own.mu) * moved
-        super().apply(grads, direction, norm, record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +156,6 @@ class FedProx(Averaged):
     Source: Li et al. 2020, Federated Optimization in Heterogeneous Networks, arXiv:1812.06127.
     """
 
-    Worker: ClassVar[type[Any]] = FedProxWorker
     name: ClassVar[str] = "fedprox"
     about: ClassVar[str] = "local_sgd whose steps are pulled towards the last average"
     anchored: ClassVar[bool] = True
@@ -201,28 +168,20 @@ class FedProx(Averaged):
         choices=("grad", "decoupled"),
     )  # fmt: skip
 
+    def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
+        """`mu (w - a)`, unless the pull is decoupled."""
+        if self.prox == "decoupled" or not self.mu:
+            return None
+        anchor = parameter(one.context.arena.segment(ANCHOR), slot)
+        moved: Float32 = np.float32(self.mu) * (parameter(one.copy, slot) - anchor)
+        return moved
 
-# -- SCAFFOLD --------------------------------------------------------------------------------------
-
-
-class ScaffoldWorker(LocalWorker):
-    """Corrected local steps."""
-
-    def pull(self, slot: Slot) -> Float32 | None:
-        """`c - c_i`."""
-        arena, own = self.context.arena, f"{CONTROL}.{self.context.slot}"
-        by: Float32 = parameter(arena.segment(CONTROL), slot) - parameter(arena.segment(own), slot)
-        return by
-
-    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """Add up the gradient of the backend, and step along the corrected one."""
-        total = self.context.arena.segment(f"{SUM}.{self.context.slot}")
-        slots = self.context.arena.layout.slots
-        for name, grad in without_tables(grads, slots).items():
-            slot = slots[name]
-            part = parameter(total, slot)
-            part += dense(grad, slot.shape)
-        super().apply(grads, direction, norm, record)
+    def before_step(self, one: LocalWorker, grads: Grads) -> None:
+        if self.prox == "decoupled" and self.mu:
+            arena = one.context.arena
+            span = slice(arena.layout.dense_end)
+            moved = one.copy[span] - arena.segment(ANCHOR)[span]
+            one.copy[span] -= np.float32(one.lr() * self.mu) * moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,11 +201,24 @@ class Scaffold(Averaged):
     first round is local SGD. Clipping is by the norm of g - c_i + c.
     """
 
-    Worker: ClassVar[type[Any]] = ScaffoldWorker
     name: ClassVar[str] = "scaffold"
     about: ClassVar[str] = "local_sgd corrected by control variates, for texts that differ"
     anchored: ClassVar[bool] = True
     models_per_meeting: ClassVar[int] = 2
+
+    def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
+        """`c - c_i`."""
+        arena, own = one.context.arena, f"{CONTROL}.{one.context.slot}"
+        by: Float32 = parameter(arena.segment(CONTROL), slot) - parameter(arena.segment(own), slot)
+        return by
+
+    def before_step(self, one: LocalWorker, grads: Grads) -> None:
+        """Add up the gradient of the backend; the step is along the corrected one."""
+        arena = one.context.arena
+        total, slots = arena.segment(f"{SUM}.{one.context.slot}"), arena.layout.slots
+        for name, grad in without_tables(grads, slots).items():
+            part = parameter(total, slots[name])
+            part += dense(grad, slots[name].shape)
 
     def kept_segments(self) -> tuple[str, ...]:
         """Copies, anchor, and all control variates: a run may be resumed within a round."""
@@ -268,7 +240,6 @@ class Scaffold(Averaged):
         return total * np.float32(1.0 / steps)
 
     def mix(self, arena: Arena, rank: int) -> None:
-        """A worker's share of the average, and of the mean control variate."""
         super().mix(arena, rank)
         span = self.share(arena, rank)
         every = (self.next_control(arena, other, span) for other in range(self.workers))
@@ -281,12 +252,8 @@ class Scaffold(Averaged):
         np.copyto(own[span], self.next_control(arena, rank, span))
 
     def take(self, arena: Arena, rank: int) -> None:
-        """A worker's copy, and no gradient in its sum."""
         arena.segment(f"{SUM}.{rank + 1}").fill(0.0)
         super().take(arena, rank)
-
-
-# -- DiLoCo ----------------------------------------------------------------------------------------
 
 
 def nesterov(
@@ -345,7 +312,6 @@ class DiLoCo(Averaged):
 
     @property
     def n_replicas(self) -> int:
-        """M; one for every worker unless chosen otherwise."""
         return self.replicas or self.workers
 
     def check_workers(self) -> None:

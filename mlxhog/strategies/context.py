@@ -34,15 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """One worker's view of the run.
-
-    Attributes:
-        threads: for norm, step and read of this worker.
-        settle: adds the step that waits for the next read, if any (`--overlap`).
-        config: the resolved configuration of the run.
-        workers: number of workers at the start of the run.
-        rank: this worker's place among them, from 0.
-    """
+    """One worker's view of the run."""
 
     arena: Arena
     ledger: Ledger
@@ -60,13 +52,13 @@ class Context:
     model: ModelConfig
     run_dir: Path | None = None
     polar: Polar | None = None
-    threads: int = 1
-    settle: Callable[[], None] = lambda: None
+    threads: int = 1  # for norm, step and read
+    settle: Callable[[], None] = lambda: None  # adds the step that waits (`--overlap`)
 
     def __post_init__(self) -> None:
         """Look up what the strategy knows of the run."""
         self.config, self.workers = self.strategy.config, self.strategy.workers
-        self.rank = self.slot - 1
+        self.rank = self.slot - 1  # its place among the workers at the start
 
     @cached_property
     def marks(self) -> Marks:
@@ -102,12 +94,7 @@ class Context:
     # -- the course of the run -------------------------------------------------------------------
 
     def training(self) -> bool:
-        """Whether the training phase is on."""
         return self.arena.counters.load("command") == Command.TRAIN
-
-    def stopping(self) -> bool:
-        """Whether the supervisor has ended the training phase."""
-        return not self.training()
 
     def paused(self) -> bool:
         """Whether workers must hold still, for a checkpoint."""
@@ -119,19 +106,21 @@ class Context:
         return (monotonic_ns() - start) / 1e9 if start else 0.0
 
     def _tokens(self) -> int:
-        """Tokens since this call began, those of other machines of the cluster included."""
+        """Tokens of this call, those of other machines of the cluster included."""
         counters = self.arena.counters
         return counters.load("tokens") + counters.load("tokens_elsewhere")
 
-    def used_up(self, step_s: float | None = None) -> bool:
-        """Whether the budget in tokens is used up, or that in time before a step would end.
+    def is_over(self, step_s: float | None = None) -> bool:
+        """Whether the training phase has ended, or its budget in tokens, or in time, is used up.
 
-        A budget in steps is a limit of `claim`.
+        A budget in time is used up before a step would end. One in steps is a limit of `claim`.
 
         Args:
             step_s: expected seconds of a step; by default those of this worker's steps.
         """
         seconds, tokens = self.budget.seconds, self.budget.tokens
+        if not self.training():
+            return True
         step_s = self.entry.step_s if step_s is None else step_s
         if seconds is not None and self.seconds() + step_s >= seconds:
             return True
@@ -162,7 +151,6 @@ class Context:
         self.ledger.begin_apply(lease.epoch, lease.ticket, self.owner)
 
     def finish(self, lease: Lease) -> None:
-        """End the step of a lease."""
         self.ledger.finish(lease.epoch, lease.ticket, self.owner)
 
     def wait_until(self, condition: Callable[[], bool], *, longest_s: float = 1e-3) -> None:
@@ -191,7 +179,7 @@ class Context:
         """
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:
-            rule = partial(optim.chosen(self.config).workers_factor, self.strategy.lr_rule)
+            rule = partial(optim.chosen(self.config).workers_factor, self.strategy.lr_workers)
             lr *= rule(live) / rule(self.workers)
         return lr
 
@@ -206,7 +194,6 @@ class Context:
         return gradients.global_norm(dense, self.threads)
 
     def grad_scale(self, norm: float) -> float:
-        """The factor that clips a gradient of this norm."""
         return gradients.clip_factor(norm, self.config.clip)
 
     def copy_to_inbox(self) -> None:

@@ -34,16 +34,15 @@ others. That is a bias if fast workers see other text than slow ones; `mlxhog.re
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from mlxhog.base.late import np
 from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, not_negative, positive, share
 from mlxhog.optim import gradients, updates
-from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.strategy import Apart
@@ -63,45 +62,6 @@ _COMPENSATION_FORMS = Forms(
 )  # fmt: skip
 
 
-class StalenessRule(NamedTuple):
-    """A rule of `staleness_lr`, with its C, D or T; None if it has none, and for T = 2 P."""
-
-    kind: str
-    number: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> StalenessRule:
-        """Read "none", "linear:0.5", "exp", "delay_adaptive" or "drop:8", or raise ValueError."""
-        kind, numbers = _LATE_FORMS.read(text)
-        return cls(kind, *numbers)
-
-    def factor(self, staleness: int, workers: int) -> float:
-        """Factor of lr, in [0, 1], for tau >= 0 and P >= 1; 0 leaves the gradient out."""
-        number = self.number or 0.0
-        if self.kind == "linear":
-            return 1.0 / (1.0 + number * staleness)
-        if self.kind == "exp":
-            return float(number**staleness)
-        if self.kind == "delay_adaptive":
-            return min(1.0, max(1, workers - 1) / max(1, staleness))
-        if self.kind == "drop":
-            return float(staleness <= (2 * workers if self.number is None else self.number))
-        return 1.0
-
-
-class Compensation(NamedTuple):
-    """A rule of `delay_compensation`: F, and whether the gradient's mean square divides it."""
-
-    factor: float
-    adaptive: bool
-
-    @classmethod
-    def parse(cls, text: str) -> Compensation | None:
-        """Read "none", "constant:0.04" or "adaptive:2", or raise ValueError; F may be left out."""
-        kind, factor = _COMPENSATION_FORMS.read(text)
-        return cls(factor[0], kind == "adaptive") if factor else None
-
-
 @dataclass(frozen=True, kw_only=True)
 class LateSteps(Apart):
     """Numbers of strategies whose workers add gradients that come late."""
@@ -111,13 +71,13 @@ class LateSteps(Apart):
         "step size of a gradient that comes tau updates late: linear:C divides it by 1 + C tau, "
         "exp:D multiplies it by D^tau, delay_adaptive by (P - 1)/tau if that is less than 1, "
         "drop:T leaves out gradients that are later than T",
-        reads=StalenessRule.parse,
+        reads=_LATE_FORMS.read,
     )
     delay_compensation: str = option(
         "none",
         "correct a late gradient g by F g g (w - w_read), as DC-ASGD: constant:F, or adaptive:F, "
         "which divides F by the root of the mean square of g",
-        reads=Compensation.parse,
+        reads=_COMPENSATION_FORMS.read,
     )
     rules: ClassVar[Rules] = (
         ("delay_compensation", "delay_compensation!=none & read=live",
@@ -145,6 +105,33 @@ class Paced(LateSteps):
         return super().is_adapted or self.rescale_by_speed
 
 
+def late_factor(rule: str, staleness: int, workers: int) -> float:
+    """Factor of lr by a rule of `staleness_lr`, for tau >= 0 and P >= 1; 0 leaves a gradient out.
+
+    Raises:
+        ValueError: it is no such rule.
+    """
+    kind, numbers = _LATE_FORMS.read(rule)
+    factors: dict[str, Callable[..., float]] = {
+        "linear": lambda c: 1.0 / (1.0 + c * staleness),
+        "exp": lambda d: float(d**staleness),
+        "delay_adaptive": lambda: min(1.0, max(1, workers - 1) / max(1, staleness)),
+        "drop": lambda t: float(staleness <= (2 * workers if t is None else t)),
+    }
+    return factors[kind](*numbers) if kind in factors else 1.0
+
+
+def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
+    """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are measured.
+
+    `all_s` has its own, too. factor / seconds is the same for every worker, and its sum over
+    workers is that of 1 / seconds, so all together move the parameters as far as without it.
+    """
+    if own_s <= 0.0 or not all_s or min(all_s) <= 0.0:
+        return 1.0
+    return own_s * sum(1.0 / each for each in all_s) / len(all_s)
+
+
 MEMORY = 0.95
 """Decay of the mean square of gradients, per gradient."""
 EPS = 1e-7
@@ -157,15 +144,12 @@ class Delays:
         """Read the options; P is the run's when a gradient lands, or that of simulated workers."""
         chosen = context.strategy
         self._context, self._simulated = context, workers
-        self._rule, self._adapts = StalenessRule("none"), False
-        self._compensation: Compensation | None = None
-        if isinstance(chosen, LateSteps):
-            self._rule = StalenessRule.parse(chosen.staleness_lr)
-            self._compensation = Compensation.parse(chosen.delay_compensation)
-            self._adapts = chosen.is_adapted
-        self._by_speed = isinstance(chosen, Paced) and chosen.rescale_by_speed
-        self._feeds_back = isinstance(chosen, FedBack) and chosen.delay_feedback
-        self._now: Float32 | None = None
+        self._rule: str = getattr(chosen, "staleness_lr", "none")
+        compensation = _COMPENSATION_FORMS.read(getattr(chosen, "delay_compensation", "none"))
+        self._compensation, self._strengths = compensation
+        self._adapts: bool = getattr(chosen, "is_adapted", False)
+        self._by_speed: bool = getattr(chosen, "rescale_by_speed", False)
+        self._feeds_back: bool = getattr(chosen, "delay_feedback", False)
         self._mean_squares: dict[str, tuple[Float32, Float32]] = {}
 
     def _factor(self, staleness: int) -> float:
@@ -173,7 +157,7 @@ class Delays:
         workers = self._simulated
         if workers is None:  # with overlap a worker's own step lands between, as another's
             workers = self._context.live_workers + self._context.config.overlap
-        return self._rule.factor(staleness, workers)
+        return late_factor(self._rule, staleness, workers)
 
     def is_too_late(self, staleness: int) -> bool:
         """Whether a gradient is left out."""
@@ -184,7 +168,11 @@ class Delays:
         entry = self._context.entry
         lr *= self._factor(staleness)
         if self._by_speed:
-            lr *= speed_factor(entry.step_s, _step_times(self._context))
+            from mlxhog.arena.workers import State
+
+            working = (State.STARTING, State.RUNNING)
+            every = [one.step_s for one in self._context.arena.workers if one.state in working]
+            lr *= speed_factor(entry.step_s, every)
         if self._adapts:
             entry.rate_sum += lr
         return lr
@@ -206,31 +194,29 @@ class Delays:
         unchanged: it will be dropped, and would stay in the mean square.
         """
         arena = self._context.arena
-        if self._compensation is None or not math.isfinite(self._context.norm(grads)):
+        if self._compensation == "none" or not math.isfinite(self._context.norm(grads)):
             return grads
-        if self._now is None:
-            self._now = np.empty_like(arena.dense)
-        updates.snapshot(self._now, arena.dense)
-        moved = self._now - self._context.backend.inbox
+        moved = np.empty_like(arena.dense)
+        updates.snapshot(moved, arena.dense)
+        moved -= self._context.backend.inbox
         corrected: dict[str, Float32 | Rows] = dict(grads)
         for name, grad in gradients.without_tables(grads, arena.layout.slots).items():
-            by = parameter(moved, arena.layout.slots[name])
+            index: Int32 | None = None
             if isinstance(grad, Rows):
                 rows = grad.coalesced()
-                square = rows.values * rows.values
-                strength = self._strength(name, square, rows.index)
-                values = rows.values + strength * square * by[rows.index]
-                corrected[name] = Rows(rows.index, values)
+                index, g = rows.index, rows.values
             else:
-                square = grad * grad
-                corrected[name] = grad + self._strength(name, square, slice(None)) * square * by
+                g = grad
+            at, square = slice(None) if index is None else index, g * g
+            by = parameter(moved, arena.layout.slots[name])[at]
+            g = g + self._strength(name, square, at) * square * by
+            corrected[name] = g if index is None else Rows(index, g)
         return corrected
 
     def _strength(self, name: str, square: Float32, at: slice | Int32) -> Float32 | np.float32:
         """F, or F over the root of the running mean square, which these squares join."""
-        assert self._compensation is not None
-        factor = np.float32(self._compensation.factor)
-        if not self._compensation.adaptive:
+        factor = np.float32(self._strengths[0])
+        if self._compensation == "constant":
             return factor
         if name not in self._mean_squares:
             shape = self._context.arena.layout.slots[name].shape
@@ -243,22 +229,3 @@ class Delays:
         weight[at] = keep * weight[at] + take
         strength: Float32 = factor / np.sqrt(mean[at] / weight[at] + np.float32(EPS))
         return strength
-
-
-def _step_times(context: Context) -> list[float]:
-    """Seconds of each worker for a gradient; 0 is not measured yet."""
-    from mlxhog.arena.workers import State
-
-    working = (State.STARTING, State.RUNNING)
-    return [entry.step_s for entry in context.arena.workers if entry.state in working]
-
-
-def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
-    """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are measured.
-
-    `all_s` has its own, too. factor / seconds is the same for every worker, and its sum over
-    workers is that of 1 / seconds, so all together move the parameters as far as without it.
-    """
-    if own_s <= 0.0 or not all_s or min(all_s) <= 0.0:
-        return 1.0
-    return own_s * sum(1.0 / each for each in all_s) / len(all_s)

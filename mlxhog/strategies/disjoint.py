@@ -30,65 +30,50 @@ from mlxhog.strategies.strategy import Idle, Lease
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.arena.words import Words
     from mlxhog.models.families import ModelConfig, ParameterBlock
     from mlxhog.strategies.context import Context
 
 
-class Groups:
-    """The holder of each group. One object per worker; any number of processes at once."""
-
-    def __init__(self, words: Words, n: int, slot: int) -> None:
-        """Take over the group of a predecessor in this slot, or a free one of n.
-
-        There is at least one more than workers, or 1 for one worker.
-        """
-        self._words, self._n, self._slot = words, n, slot
-        own_groups = [g for g in range(n) if words["holder", g] & 0xFFFF == slot]
-        self.held = own_groups[0] if own_groups else self._take()
-
-    def change(self) -> None:
-        """Give the group back and take the one that has been free for longest."""
-        if self._n > 1:
-            # Clock before word: a group is never younger than one that was given back after it.
-            now = self._words.add("clock") + 1
-            self._words["holder", self.held] = now << 16
-            self.held = self._take()
-
-    def _take(self) -> int:
-        """Take the group that has been free for longest; others may be taking at the same time."""
-        words = self._words
-        while True:
-            free = [(w, g) for g in range(self._n) if not (w := words["holder", g]) & 0xFFFF]
-            if free:
-                word, group = min(free)
-                if words.compare_exchange(("holder", group), word, word | self._slot):
-                    return group
-
-
 class DisjointWorker(HogwildWorker):
-    """Hogwild whose worker writes only the blocks it holds."""
+    """Hogwild whose worker writes only the blocks it holds.
+
+    Attributes:
+        held: the group that it holds; at first that of a predecessor in its slot, or a free one.
+    """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._target = context.target(state_slot=1)  # the state of all: each part has one holder
+        self._state = context.entry  # each part of the state of all has one holder
         members = block_groups(context.model, context.workers)
         self._params = [{name for block in group for name in block.params} for group in members]
-        self._words = self.strategy.words(context.arena)
-        self._groups = Groups(self._words, len(members), context.slot)
+        self._words = words = self.strategy.words(context.arena)
         self._places = {name: k for k, name in enumerate(context.arena.layout.slots)}
         self._steps_here = 0
+        own = [g for g in range(len(members)) if words["holder", g] & 0xFFFF == context.slot]
+        self.held = own[0] if own else self._take()
+
+    def _take(self) -> int:
+        """Take the group that has been free for longest; others may be taking at the same time."""
+        words, groups = self._words, range(len(self._params))
+        while True:
+            free = [(w, g) for g in groups if not (w := words["holder", g]) & 0xFFFF]
+            if free:
+                word, group = min(free)
+                if words.compare_exchange(("holder", group), word, word | self.context.slot):
+                    return group
 
     def claim(self) -> Lease | Idle:
         """Change the group when it is time, between two steps."""
-        if self._steps_here >= self.strategy.rotate_every:
-            self._groups.change()
-            self._steps_here = 0
+        if self._steps_here >= self.strategy.rotate_every and len(self._params) > 1:
+            # Clock before word: a group is never younger than one that was given back after it.
+            now = self._words.add("clock") + 1
+            self._words["holder", self.held] = now << 16
+            self.held, self._steps_here = self._take(), 0
         return super().claim()
 
     def corrected(self, grads: Grads) -> Grads:
         """The gradient of the blocks this worker holds; it is clipped by their norm."""
-        own_params = self._params[self._groups.held]
+        own_params = self._params[self.held]
         return {name: grad for name, grad in grads.items() if name in own_params}
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
@@ -109,6 +94,7 @@ class Disjoint(Hogwild):
 
     Worker = DisjointWorker
     probes: ClassVar[bool] = False  # no two updates meet, so none is lost
+    one_state: ClassVar[bool] = True  # of the blocks, whichever worker holds them
 
     def check(self, model: ModelConfig) -> None:
         block_groups(model, self.workers)
@@ -120,12 +106,7 @@ class Disjoint(Hogwild):
             "parameter": (n_params, "steps"),
         }
 
-    def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Slot 1: optimizer state belongs to the blocks, whichever worker holds them."""
-        return (1,)
-
     def steps_taken(self, arena: Arena) -> dict[str, int]:
-        """Updates that each parameter has had."""
         words = self.words(arena)
         return {name: words["steps", k] for k, name in enumerate(arena.layout.slots)}
 

@@ -82,7 +82,6 @@ class SharesBySpeed:
         return sequences(self._each * self._workers, seconds)
 
     def publish(self) -> None:
-        """Store the number of sequences of each rank in the next round."""
         for rank, count in enumerate(self.counts()):
             self._words["sequences", rank] = count
 
@@ -100,7 +99,6 @@ class SharesBySpeed:
         )
 
     def note(self, rank: int, samples: int, took_ns: int) -> None:
-        """Add the time of a rank's gradient to its running mean."""
         words, gradients = self._words, self._words["gradients", rank]
         mean_s = words.real(("seconds", rank))
         if samples == 0:

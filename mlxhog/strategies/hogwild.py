@@ -30,7 +30,7 @@ from mlxhog.optim.sparsified import Sparse
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, Paced
 from mlxhog.strategies.division import InRounds
-from mlxhog.strategies.look_ahead import LookAhead
+from mlxhog.strategies.look_ahead import LookAhead, Reader
 from mlxhog.strategies.strategy import Idle, Lease, Segments, Strategy, StrategyWorker, WriteResult
 from mlxhog.strategies.sync import Sync
 
@@ -40,29 +40,34 @@ if TYPE_CHECKING:
 
 
 class HogwildWorker(StrategyWorker):
-    """Read, compute, add."""
+    """Read, compute, add.
+
+    With `overlap` a step is late by the worker's own last one, too, which counts in its staleness.
+
+    Concurrency: then `write` may run in another thread than the others, but beside none of them.
+    """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._state = context.entry  # whose optimizer's steps it counts
         arena = context.arena
         self._live = context.backend.inbox.ctypes.data == arena.params.ctypes.data
-        self._follow(context.live_workers)
-        self._version_read = 0
+        self._state_slot = 1 if self.strategy.one_state else context.slot
+        self._state = arena.workers.entry(self._state_slot)  # counts the optimizer's steps
+        self._reads = deque[int]()  # versions of reads whose steps are not added, the oldest first
         self._delays = Delays(context)
+        self._follow(context.live_workers)
 
     def _follow(self, workers: int) -> None:
-        context = self.context
-        self._workers = workers
+        context, self._workers = self.context, workers
         if workers == 1:  # steps recorded now would be old when others join
             for name in look_ahead.recorded(context.arena, context.config):
                 context.arena.segment(name).fill(0.0)
-        self._reader = look_ahead.reader(context.arena, context.config, workers)
-        self._target = context.target(context.slot)
+        self._reader = Reader(context.arena, context.config, workers)
+        self._target = context.target(self._state_slot)
 
     def claim(self) -> Lease | Idle:
         context = self.context
-        if context.stopping() or context.used_up():
+        if context.is_over():
             return Idle.DONE
         if context.paused():
             return Idle.WAIT
@@ -79,21 +84,27 @@ class HogwildWorker(StrategyWorker):
 
     def read(self) -> None:
         """Take a snapshot, extrapolated if so chosen; live reads need none."""
+        self._pull()
+        if not self._live:
+            self.context.backend.read_tables(self.context.arena.params)
+            self.context.backend.refresh()
+
+    def _pull(self) -> None:
         context = self.context
         if (workers := context.live_workers) != self._workers:
             self._follow(workers)
-        context.entry.version_read = self._version_read = context.arena.counters.load("version")
+        context.entry.version_read = context.arena.counters.load("version")
+        self._reads.append(context.entry.version_read)
         if not self._live:
             self._reader.read(context.backend.inbox, context.threads)
-            context.backend.read_tables(context.arena.params)
-            context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add this worker's optimizer step; other workers' steps may land in between.
 
         The staleness is read once, before the step: the reported one is that of the step size.
         """
-        context, counters = self.context, self.context.arena.counters
+        context, counters, entry = self.context, self.context.arena.counters, self.context.entry
+        self._version_read = self._reads.popleft()
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
         context.begin_apply(lease)
@@ -107,7 +118,8 @@ class HogwildWorker(StrategyWorker):
         version = counters.add("version", int(applied)) + applied
         context.marks.end_update()
         context.finish(lease)
-        context.entry.ticket = -1
+        if entry.ticket == lease.ticket:  # else it is that of the next gradient
+            entry.ticket = -1
         self._reader.landed(staleness)
         return WriteResult(applied, staleness, version, too_late=late)
 
@@ -132,32 +144,6 @@ class HogwildWorker(StrategyWorker):
         )
 
 
-class OverlappedWorker(HogwildWorker):
-    """Reads for its next gradient before it adds the step of the last one.
-
-    A step is late by the worker's own last one, too, which counts in its staleness.
-
-    Concurrency: `write` may run in another thread than the others, but beside none of them.
-    """
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self._reads = deque[int]()  # versions of reads whose steps are not added, the oldest first
-
-    def read(self) -> None:
-        """Take a snapshot, which has no part of the steps that this worker has not added."""
-        super().read()
-        self._reads.append(self._version_read)
-
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        entry, self._version_read = self.context.entry, self._reads.popleft()
-        held = entry.ticket
-        outcome = super().write(grads, lease, samples)
-        if held != lease.ticket:  # that of the next gradient
-            entry.ticket = held
-        return outcome
-
-
 @dataclass(frozen=True, kw_only=True)
 class LockFree(Strategy):
     """Lock-free workers, without a number: the base of `hogwild`, of others, and of your own.
@@ -174,11 +160,6 @@ class LockFree(Strategy):
 
     def kept_segments(self) -> tuple[str, ...]:
         return tuple(look_ahead.segments(self.config, self.workers))
-
-    def worker(self, context: Context) -> StrategyWorker:
-        if self.config.overlap and self.Worker is HogwildWorker:
-            return OverlappedWorker(context)
-        return super().worker(context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,12 +197,7 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
     def overlaps(self) -> bool:
         return self.is_lock_free
 
-    @property
-    def rounds_share(self) -> float:
-        return self.async_after
-
     def lock_free(self) -> Hogwild:
-        """This without the rounds before."""
         return replace(self, async_after=0.0, shares="equal")
 
     def regimes(self) -> tuple[Strategy, Strategy] | None:

@@ -58,7 +58,7 @@ from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Grads
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, LateSteps
-from mlxhog.strategies.look_ahead import LookAhead
+from mlxhog.strategies.look_ahead import LookAhead, Reader
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Apart, Idle, Lease, Segments, WriteResult
 
@@ -86,7 +86,7 @@ def _weights(text: str) -> list[float]:
     return [by_age.get(age, 0.0) for age in range(max(by_age) + 1)]
 
 
-_SIMULATED_FORMS = Forms(
+_FORMS = Forms(
     "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or speed:SECONDS,... with "
     f"whole ages from 0 to {_MOST_AGE}, and weights and seconds above 0",
     {},
@@ -105,76 +105,66 @@ class SimulatedStep(NamedTuple):
     staleness: int
 
 
-@dataclass(frozen=True)
-class SimulatedStaleness:
-    """A rule of `sim(staleness=)`; the module has their table."""
-
-    kind: str  # its name
-    numbers: tuple[float, ...]  # N; LOW and HIGH; MEAN; the weights of ages 0, 1, ...; the seconds
-    workers: int  # number of simulated workers; in all rules but speed, step t is worker t mod P's
-
-    @classmethod
-    def parse(cls, text: str) -> SimulatedStaleness:
-        """Read a rule; a ValueError if it cannot be read."""
-        kind, numbers = _SIMULATED_FORMS.read(text)
-        if kind in ("histogram", "speed"):
-            (numbers,) = numbers
-        workers = {"fixed": int(numbers[0]) + 1, "speed": len(numbers)}.get(kind, 1)
-        rule = cls(kind, tuple(numbers), workers)
-        if rule.most > _MOST_AGE or (kind == "uniform" and numbers[0] > numbers[1]):
-            raise ValueError(f"wanted {_SIMULATED_FORMS.expected}; got {text!r}")
-        return rule
-
-    @cached_property
-    def most(self) -> int:
-        """The largest possible age."""
-        if self.kind == "geometric":
-            return math.ceil(math.log(_CUT) / math.log(1.0 - 1.0 / (1.0 + self.numbers[0])))
-        if self.kind == "histogram":
-            return len(self.numbers) - 1
-        if self.kind == "speed":  # while one computes, each other one ends at most this number
-            return max(
-                sum(math.floor(own / other) + 1 for q, other in enumerate(self.numbers) if q != p)
-                for p, own in enumerate(self.numbers)
-            )
-        return int(self.numbers[-1])
-
-
 class Course:
-    """The steps of one run; those of speed are computed one after another, and kept."""
+    """The steps of a run by a rule of `sim(staleness=)`, of which the module has a table.
 
-    def __init__(self, rule: SimulatedStaleness, seed: int) -> None:
-        """Begin before step 0."""
-        self._rule, self._seed = rule, seed
-        self._steps: list[SimulatedStep] = []
-        self._ends = [(own, worker) for worker, own in enumerate(rule.numbers)]
-        self._read_at = [0] * len(rule.numbers)
-        heapq.heapify(self._ends)
+    Attributes:
+        workers: number of simulated workers; in all rules but speed, step t is worker t mod P's.
+        most: the largest possible age.
+
+    Raises:
+        ValueError: the rule cannot be read.
+    """
+
+    def __init__(self, rule: str, seed: int = 0) -> None:
+        self._kind, numbers = _FORMS.read(rule)
+        if self._kind in ("histogram", "speed"):
+            (numbers,) = numbers
+        self._numbers: list[float] = numbers
+        self._seed = seed
+        self.workers = {"fixed": int(numbers[0]) + 1, "speed": len(numbers)}.get(self._kind, 1)
+        self.most = self._oldest()
+        if self.most > _MOST_AGE or (self._kind == "uniform" and numbers[0] > numbers[1]):
+            raise ValueError(f"wanted {_FORMS.expected}; got {rule!r}")
+        self._steps: list[SimulatedStep] = []  # those of speed, computed one after another
+        self._ends = sorted((own, worker) for worker, own in enumerate(numbers))
+        self._read_at = [0] * len(numbers)
+
+    def _oldest(self) -> int:
+        numbers = self._numbers
+        if self._kind == "geometric":
+            return math.ceil(math.log(_CUT) / math.log(1.0 - 1.0 / (1.0 + numbers[0])))
+        if self._kind == "histogram":
+            return len(numbers) - 1
+        if self._kind == "speed":  # while one computes, each other one ends at most this number
+            return max(
+                sum(math.floor(own / other) + 1 for q, other in enumerate(numbers) if q != p)
+                for p, own in enumerate(numbers)
+            )
+        return int(numbers[-1])
 
     def at(self, step: int) -> SimulatedStep:
-        """The step of a number, from 0."""
-        rule = self._rule
-        if rule.kind != "speed":
-            return SimulatedStep(step % rule.workers, min(step, self._draw(step)))
+        if self._kind != "speed":
+            return SimulatedStep(step % self.workers, min(step, self._draw(step)))
         while len(self._steps) <= step:  # the first worker to end its gradient begins another
             now = len(self._steps)
             end, worker = self._ends[0]
-            heapq.heapreplace(self._ends, (end + rule.numbers[worker], worker))
-            self._steps.append(SimulatedStep(worker, min(now - self._read_at[worker], rule.most)))
+            heapq.heapreplace(self._ends, (end + self._numbers[worker], worker))
+            self._steps.append(SimulatedStep(worker, min(now - self._read_at[worker], self.most)))
             self._read_at[worker] = now + 1
         return self._steps[step]
 
     def _draw(self, step: int) -> int:
-        kind, numbers = self._rule.kind, self._rule.numbers
-        if kind == "fixed":
+        numbers = self._numbers
+        if self._kind == "fixed":
             return int(numbers[0])
         drawn = Random(f"mlxhog-sim-1|{self._seed}|{step}").random()
-        if kind == "uniform":
-            low, high = map(int, numbers)
-            return low + int(drawn * (high - low + 1))
-        if kind == "geometric":
+        if self._kind == "uniform":
+            low, high = numbers
+            return int(low + int(drawn * (high - low + 1)))
+        if self._kind == "geometric":
             own = math.log(1.0 - drawn) / math.log(1.0 - 1.0 / (1.0 + numbers[0]))
-            return min(self._rule.most, int(own))
+            return min(self.most, int(own))
         total = list(itertools.accumulate(numbers))
         return bisect.bisect_right(total, drawn * total[-1])
 
@@ -193,7 +183,7 @@ class InOrderWorker(NumberedWorker):
             slot: replace(context.target(slot), record=record)
             for slot in (strategy.state_slots(arena) if context.workers == 1 else (context.slot,))
         }
-        self._delays = Delays(context, workers=strategy.rule.workers)
+        self._delays = Delays(context, workers=strategy.course.workers)
         self._turn = 0
 
     def claim(self) -> Lease | Idle:
@@ -210,7 +200,7 @@ class InOrderWorker(NumberedWorker):
     def _is_over(self, open_below: int) -> bool:
         context, limit = self.context, self.context.step_limit
         used_up = limit is not None and open_below - self._words["first"] >= limit
-        return used_up or context.stopping() or context.used_up()
+        return used_up or context.is_over()
 
     def _open(self, end: int) -> None:
         """Open all turns below `end` within the budget. Only for the worker whose turn it is."""
@@ -270,29 +260,19 @@ class InOrder(Numbered):
     writes_alone: ClassVar[bool] = True
     run_words: ClassVar[str] = "open_below tokens"
 
-    @property
-    def ages(self) -> str:
-        """The rule of the age of each step's gradient: here of workers that take turns."""
-        return f"fixed:{self.workers - 1}"
-
-    @cached_property
-    def rule(self) -> SimulatedStaleness:
-        """The same, read."""
-        return SimulatedStaleness.parse(self.ages)
-
     @cached_property
     def course(self) -> Course:
-        """The worker and the staleness of each step, by its number."""
-        return Course(self.rule, self.config.seed)
+        """The worker and the staleness of each step, by its number: of workers that take turns."""
+        return Course(f"fixed:{self.workers - 1}")
 
     @property
     def slots(self) -> int:
-        return self.rule.workers
+        return self.course.workers
 
     @property
     def in_flight(self) -> int:
         """Most gradients that are computed at once: a gradient, and the steps it does not see."""
-        return self.rule.most + 1
+        return self.course.most + 1
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
         return {**super().word_groups(n_params), "copy": (self.in_flight, "version")}
@@ -321,7 +301,6 @@ class InOrder(Numbered):
             updates.snapshot(arena.segment(self.past()[0]), arena.params)
 
     def same(self) -> dict[str, Any]:
-        """The number of copies, too: another rule keeps others."""
         return {**super().same(), "in_flight": self.in_flight}
 
     def position(self, arena: Arena) -> dict[str, Any]:
@@ -349,7 +328,7 @@ class InOrder(Numbered):
         arena.counters.store("version", record.version)
         words["tokens"] = record.tokens
         k = (step + 1) % self.in_flight
-        reader = look_ahead.reader(arena, self.config, self.in_flight)
+        reader = Reader(arena, self.config, self.in_flight)
         copy, n = arena.segment(self.past()[k]), arena.layout.n_dense
         reader.read(copy[:n])
         updates.snapshot(copy[n:], arena.params[n:])
@@ -381,7 +360,7 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
         "fixed:1", "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
         "histogram:0=10,1=80 (age=weight), or speed:1,1,4 (seconds for a gradient of each "
         "simulated worker); fixed:N simulates N + 1 workers, the others but speed one",
-        flat="sim_staleness", train_only=True, reads=SimulatedStaleness.parse,
+        flat="sim_staleness", train_only=True, reads=Course,
     )  # fmt: skip
 
     rules: ClassVar[Rules] = (
@@ -391,12 +370,12 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
          "staleness=fixed:N, or leave predict out"),
     )  # fmt: skip
 
-    @property
-    def ages(self) -> str:
-        return self.staleness
+    @cached_property
+    def course(self) -> Course:
+        return Course(self.staleness, self.config.seed)
 
     def steppers(self, workers: int) -> int:
-        return self.rule.workers
+        return Course(self.staleness).workers
 
     def check_workers(self) -> None:
         if self.workers > 1:

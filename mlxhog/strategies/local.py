@@ -40,7 +40,7 @@ from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense, without_tables
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Idle, Lease, TicketPart, WriteResult, all_reduce_bytes
+from mlxhog.strategies.strategy import Idle, Lease, TicketPart, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -57,24 +57,23 @@ NEVER: Final = 1 << 62
 
 
 class LocalWorker(NumberedWorker):
-    """One worker's steps on its replica, and its part in meetings."""
+    """One worker's steps on its replica `copy`, and its part in meetings."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         strategy, replica = self.strategy, self.strategy.replica_of(context.rank)
-        self._copy: Float32 = context.arena.segment(strategy.replica_segments()[replica])
+        self.copy: Float32 = context.arena.segment(strategy.replica_segments()[replica])
         ranks = range(context.workers)
         self._mates = [rank for rank in ranks if strategy.replica_of(rank) == replica]
-        self._target = replace(context.target(context.slot), flat=self._copy)
+        self._target = replace(context.target(context.slot), flat=self.copy)
         if len(self._mates) == 1:  # no other writer: plain stores lose nothing
             self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
         self._version_read = 0
 
     def claim(self) -> Lease | Idle:
-        """Lease this worker's next ticket, after a meeting that is due."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         self._meet()
-        if context.stopping() or context.used_up():
+        if context.is_over():
             return Idle.DONE
         if context.paused():  # the counts may be changing
             return Idle.WAIT
@@ -98,11 +97,10 @@ class LocalWorker(NumberedWorker):
         copying the average over a replica that it trains, too.
         """
         context, strategy, rank = self.context, self.strategy, self.context.rank
-        parts = strategy.parts(context.arena, rank)
-        first = strategy.first_stage(self._words["decided"])
-        if self._words["stages", rank] < first + len(parts):
+        first, stages = strategy.first_stage(self._words["decided"]), strategy.stages()
+        if self._words["stages", rank] < first + len(stages):
             context.marks.begin_update()
-        self.meet(first, parts)
+        self.meet(first, [partial(stage, context.arena, rank) for stage in stages])
         context.marks.end_update()
 
     def _parts(self) -> tuple[TicketPart, ...] | None:
@@ -113,8 +111,7 @@ class LocalWorker(NumberedWorker):
         own = range(self.context.rank, len(tickets), self.context.workers)
         passes, place = divmod(words["steps", self.context.rank], len(own))
         client = own[place]
-        number = words["batches", client] + passes
-        epoch, ticket = divmod(number, tickets[client])
+        epoch, ticket = divmod(words["batches", client] + passes, tickets[client])
         whole = self.context.config.sequences_per_ticket
         return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
@@ -122,49 +119,40 @@ class LocalWorker(NumberedWorker):
         context = self.context
         self._version_read = self._replica_version()
         context.entry.version_read = context.arena.counters.load("version")
-        context.backend.take(self._copy, context.threads)
+        context.backend.take(self.copy, context.threads)
 
     def _replica_version(self) -> int:
         return sum(self.strategy.each(self._words, "updates", self._mates))
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         context, words, rank = self.context, self._words, self.context.rank
-        direction = self.corrected(grads)
+        direction: dict[str, Float32 | Rows] = dict(grads)
+        slots = context.arena.layout.slots
+        for name, grad in without_tables(grads, slots).items():
+            if (pull := self.strategy.pull(self, slots[name])) is not None:
+                direction[name] = dense(grad, slots[name].shape) + pull
         norm = context.norm(direction)
         finite = math.isfinite(norm)
         context.marks.begin_update()
         staleness = self._replica_version() - self._version_read
         tokens = words["tokens", rank] + samples * context.config.seq_len
         counts = context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
-        record = self.once(lease, counts, partial(self.apply, grads, direction, norm))
+
+        def apply(record: StepRecord) -> None:
+            self.strategy.before_step(self, grads)
+            context.optimizer.step(
+                self._target,
+                direction,
+                lr=self.lr(),
+                step=record.opt_step,
+                seed=context.slot,
+                grad_scale=context.grad_scale(norm),
+            )
+
+        record = self.once(lease, counts, apply)
         context.marks.end_update()
         version = context.arena.counters.load("version")
         return WriteResult(applied=record.applied, staleness=staleness, version=version)
-
-    def pull(self, slot: Slot) -> Float32 | None:
-        """What a method adds to the gradient of a parameter, but a table's; None adds nothing."""
-        return None
-
-    def corrected(self, grads: Grads) -> Grads:
-        """The direction of a step, derived from the gradient."""
-        directions: dict[str, Float32 | Rows] = dict(grads)
-        slots = self.context.arena.layout.slots
-        for name, grad in without_tables(grads, slots).items():
-            if (pull := self.pull(slots[name])) is not None:
-                directions[name] = dense(grad, slots[name].shape) + pull
-        return directions
-
-    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """One optimizer step along a direction of this norm, derived from the gradient."""
-        context = self.context
-        context.optimizer.step(
-            self._target,
-            direction,
-            lr=self.lr(),
-            step=record.opt_step,
-            seed=context.slot,
-            grad_scale=context.grad_scale(norm),
-        )
 
     def lr(self) -> float:
         """Step size as if all workers had taken as many steps as this one."""
@@ -191,7 +179,6 @@ class Local(Numbered):
     copies: ClassVar[bool] = True
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
-    meets: ClassVar[bool] = True  # whether workers meet
     models_per_meeting: ClassVar[int] = 1  # arrays of its size that are averaged
     run_words: ClassVar[str] = "decided version_base tokens_before decided_before"
     worker_words: ClassVar[str] = "tokens updates start updates_before"
@@ -253,11 +240,9 @@ class Local(Numbered):
         return rank * self.n_replicas // self.workers
 
     def replica_segments(self) -> tuple[str, ...]:
-        """Their names."""
         return tuple(f"copies.{k + 1}" for k in range(self.n_replicas))
 
     def replicas_in(self, arena: Arena, span: slice) -> list[Float32]:
-        """A part of every replica."""
         return [arena.segment(name)[span] for name in self.replica_segments()]
 
     def kept_segments(self) -> tuple[str, ...]:
@@ -285,11 +270,9 @@ class Local(Numbered):
         return start + self.round_steps(words["version_base"] + self.workers * start)
 
     def at_end(self, words: Words) -> bool:
-        """Whether every worker has ended its round."""
         return all(words["steps", rank] >= self.end(words, rank) for rank in range(self.workers))
 
     def within_round(self, words: Words) -> bool:
-        """Whether any worker has taken a step of the round."""
         return sum(self.each(words, "steps")) > sum(self.each(words, "start"))
 
     def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
@@ -343,6 +326,15 @@ class Local(Numbered):
         """The replicas, too: with another number they begin from the average."""
         return {**super().same(), "replicas": self.n_replicas}
 
+    # -- what a method adds to a step ------------------------------------------------------------
+
+    def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
+        """What is added to a worker's gradient of a parameter, but a table's; None is nothing."""
+        return None
+
+    def before_step(self, one: LocalWorker, grads: Grads) -> None:
+        """Use the gradients that a worker's backend returned, before its optimizer steps."""
+
     # -- meetings --------------------------------------------------------------------------------
 
     def mix(self, arena: Arena, rank: int) -> None:
@@ -360,21 +352,19 @@ class Local(Numbered):
         words["start", rank] = words["steps", rank]
         words["updates_before", rank] = words["updates", rank]
 
-    def parts(self, arena: Arena, rank: int) -> list[Callable[[], None]]:
-        """A worker's part of each stage of a meeting."""
-        stages = (self.mix, self.keep, self.take) if self.meets else ()
-        return [partial(stage, arena, rank) for stage in stages]
+    def stages(self) -> tuple[Callable[[Arena, int], None], ...]:
+        return self.mix, self.keep, self.take
 
     def first_stage(self, meeting: int) -> int:
         """Number of the first stage of a meeting, from 1."""
-        return 3 * (meeting - 1) if self.meets else 0
+        return len(self.stages()) * (meeting - 1)
 
     def _hold(self, arena: Arena, meeting: int) -> None:
         """Do what is left of a meeting for all workers, none of which runs."""
-        words, parts = self.words(arena), [self.parts(arena, r) for r in range(self.workers)]
-        for stage, of_all in enumerate(zip(*parts, strict=True), self.first_stage(meeting)):
-            for rank, part in enumerate(of_all):
-                self.take_part(words, rank, stage, part)
+        words = self.words(arena)
+        for number, stage in enumerate(self.stages(), self.first_stage(meeting)):
+            for rank in range(self.workers):
+                self.take_part(words, rank, number, partial(stage, arena, rank))
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """End the steps of dead workers, hold a meeting that is due, and write the model."""
@@ -411,24 +401,23 @@ class Local(Numbered):
         else:
             super().load(arena, out, training=False, threads=threads)
 
-    def network_bytes(self, arena: Arena, steps: int) -> int:
-        """One all-reduce among the replicas at each meeting, and if the run ends within a round.
+    def models_sent(self, arena: Arena, steps: int) -> int:
+        """All-reduces among the replicas: at each meeting, and if the run ends within a round.
 
         The workers of a replica are on one machine.
         """
         words = self.words(arena)
         meetings = words["decided"] - words["decided_before"]
         models = meetings * self.models_per_meeting + self.within_round(words)
-        return models * all_reduce_bytes(arena, self.n_replicas)
+        return models * 2 * (self.n_replicas - 1)
 
 
 def mean_of(arrays: Iterable[Float32]) -> Float32:
     """The mean of some arrays, added up in their order: a new array."""
-    rest, count = iter(arrays), 1
-    mean = next(rest).copy()
-    for array in rest:
+    first, *others = arrays
+    mean = first.copy()
+    for array in others:
         mean += array
-        count += 1
-    if count > 1:
-        mean *= np.float32(1.0 / count)
+    if others:
+        mean *= np.float32(1.0 / (1 + len(others)))
     return mean

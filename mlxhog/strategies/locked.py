@@ -58,21 +58,6 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 LOCK = "step.lock"
-STATE_SLOT = 1
-"""Worker slot of the server's optimizer state."""
-
-
-class OneLockWorker(HogwildWorker):
-    """A worker that takes one lock, from a dead holder, too; that counts as waiting.
-
-    An exception does not release it: it ends the worker's process, which then is a dead holder.
-    """
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        arena, generation = context.arena, context.entry.generation & 0xFFFF
-        words, workers = arena.segment(LOCK), arena.segment("workers")
-        self._lock = _native.Locks(words, workers, context.slot, generation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +71,22 @@ class OneLock(Paced, LockFree):
         return {**super().segments(spec), LOCK: ("uint32", 32)}
 
 
-class LockedWorker(OneLockWorker):
-    """Hogwild under one lock."""
+class LockedWorker(HogwildWorker):
+    """A worker that holds one lock from its read to the end of its write.
 
-    def read(self) -> None:
+    It takes the lock of a dead holder, too; waiting counts as such. An exception does not release
+    it: it ends the worker's process, which then is a dead holder.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        arena, generation = context.arena, context.entry.generation & 0xFFFF
+        words, workers = arena.segment(LOCK), arena.segment("workers")
+        self._lock = _native.Locks(words, workers, context.slot, generation)
+
+    def _pull(self) -> None:
         self._lock.acquire(0)
-        super().read()
+        super()._pull()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         outcome = super().write(grads, lease, samples)
@@ -128,10 +123,6 @@ def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
 class AigWorker(HogwildWorker):
     """Hogwild that adds under the locks of all that it touches, taken together."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self._locks = context.arena.locks(context.slot)
-
     def _follow(self, workers: int) -> None:
         """Write with plain stores: the holder of the locks is the only writer."""
         super()._follow(workers)
@@ -139,14 +130,15 @@ class AigWorker(HogwildWorker):
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add the step under its locks, of which neighbours may have one in common."""
-        slots = self.context.arena.layout.slots
+        slots, locks = self.context.arena.layout.slots, self._target.locks
+        assert locks is not None
         every = [lock_words(slots[name], grad) for name, grad in grads.items()]
         words: list[int] = np.unique(np.concatenate(every)).tolist()
         for word in words:
-            self._locks.acquire(word)
+            locks.acquire(word)
         outcome = super().write(grads, lease, samples)
         for word in words:
-            self._locks.release(word)
+            locks.release(word)
         return outcome
 
 
@@ -169,38 +161,18 @@ class Aig(Paced, LockFree):
 # -- the parameter server --------------------------------------------------------------------------
 
 
-class AsyncPSWorker(OneLockWorker):
+class AsyncPSWorker(LockedWorker):
     """Pull, compute, push."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self._state = context.arena.workers.entry(STATE_SLOT)
-
-    def _follow(self, workers: int) -> None:
-        """Step with the server's state, whatever the number of workers."""
-        super()._follow(workers)
-        self._target = self.context.target(STATE_SLOT)
-
-    def read(self) -> None:
-        """Pull: the parameters of one version; rows of tables are read as they are later."""
-        context = self.context
-        self._lock.acquire(0)
-        context.entry.version_read = self._version_read = context.arena.counters.load("version")
-        self._reader.read(context.backend.inbox, context.threads)
+    def _pull(self) -> None:
+        """Read the parameters of one version; rows of tables are read as they are later."""
+        super()._pull()
         self._lock.release(0)
-        context.backend.read_tables(context.arena.params)
-        context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Push: the server applies the gradient, unless it is not finite or too late."""
         self._lock.acquire(0)
-        outcome = super().write(grads, lease, samples)
-        self._landed()
-        self._lock.release(0)
-        return outcome
-
-    def _landed(self) -> None:
-        """End an iteration of this worker, which still holds the server's lock."""
+        return super().write(grads, lease, samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,14 +183,12 @@ class AsyncPS(OneLock):
     name: ClassVar[str] = "async_ps"
     about: ClassVar[str] = "a parameter server: gradients are applied one by one, as they arrive"
     reads_copies: ClassVar[bool] = True
+    one_state: ClassVar[bool] = True
 
     rules: ClassVar[Rules] = (
         ("moments", "moments=shared",
          "shared, but {strategy} has one optimizer state anyway; leave it out"),
     )  # fmt: skip
-
-    def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        return (STATE_SLOT,)
 
 
 class SSPWorker(AsyncPSWorker):
@@ -233,18 +203,15 @@ class SSPWorker(AsyncPSWorker):
         context, words, rank = self.context, self._words, self.context.rank
         if words["owner", rank] != context.owner:
             self._enter()
-        context.wait_until(lambda: self._may_begin() or self._is_over() or context.paused())
+        context.wait_until(lambda: self._may_begin() or context.is_over() or context.paused())
         lease: Lease | Idle = Idle.WAIT
         if self._may_begin():
             lease = super().claim()
-        elif self._is_over():
+        elif context.is_over():
             lease = Idle.DONE
         if lease is Idle.DONE:
             words["owner", rank] = 0
         return lease
-
-    def _is_over(self) -> bool:
-        return self.context.stopping() or self.context.used_up()
 
     def _enter(self) -> None:
         """Take part, not behind the slowest nor over `slack` behind any, so that none waits."""
@@ -261,9 +228,12 @@ class SSPWorker(AsyncPSWorker):
         ahead = self._words["clock", self.context.rank] - slowest
         return bool(ahead <= self.strategy.slack)
 
-    def _landed(self) -> None:
-        """Advance its clock, under the server's lock."""
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        self._lock.acquire(0)
+        outcome = HogwildWorker.write(self, grads, lease, samples)
         self._words["clock", self.context.rank] += 1
+        self._lock.release(0)
+        return outcome
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ The worker that adds a step writes both with it, under its lock (`mlxhog.optim.T
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
 from mlxhog.base.late import np
@@ -71,10 +71,6 @@ class LookAhead(Strategy):
             return "none"
         return "last" if self.predict == "auto" and config.shares_moments else "own"
 
-    def without_shared_moments(self) -> Strategy:
-        """This, without a look at steps that workers no longer share."""
-        return replace(self, predict="auto") if self.predict == "last" else self
-
     rules: ClassVar[Rules] = (
         ("read", "predict=own|last & read=live & not one_process",
          "live reads have no snapshot to predict from; add predict=none"),
@@ -103,21 +99,25 @@ def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
     return StepTrace(*(arena.segment(name) for name in names)) if names else None
 
 
-def weights(horizon: float) -> tuple[float, float]:
-    """The weights of the last step and of minus the one before, `horizon` steps later."""
-    return horizon * (1.0 + TREND), horizon * TREND
-
-
-class AsTheyAre:
-    """One worker's reads of the parameters, here as they are.
+class Reader:
+    """The reads of one of `workers` lock-free workers, by the table above.
 
     Attributes:
         others: expected number of steps by others before a gradient lands: one of each at first,
             later the running mean of their numbers.
+        previous: the parameters at the last read; None unless `own` needs them.
     """
 
-    def __init__(self, params: Float32, workers: int = 1) -> None:
-        self._params, self.others = params, workers - 1.0
+    def __init__(self, arena: Arena, config: TrainConfig, workers: int) -> None:
+        """Begin without movement; with `overlap` a step of its own is pending at each read."""
+        self._params, self._counters = arena.dense, arena.counters
+        self._record, self._workers = record(arena, config, workers), workers
+        self.others = self._usual = workers + config.overlap - 1.0
+        self.previous: Float32 | None = None
+        if self._record is None and config.prediction == "own" and workers > 1:
+            self._version = self._counters.load("version")
+            self.previous = np.empty_like(arena.dense)
+            updates.snapshot(self.previous, arena.dense)
 
     def read(self, dst: Float32, threads: int = 1) -> None:
         """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
@@ -126,61 +126,30 @@ class AsTheyAre:
 
         Concurrency: others may be writing; elements are whole, of any age.
         """
-        updates.snapshot(dst, self._params, threads=threads)
+        how = self.extrapolation(self.horizon(self._counters.load("version")))
+        _native.read(dst, self._params, threads=threads, **how)
+
+    def horizon(self, version: int) -> float:
+        """Number of steps that a read at this version looks ahead.
+
+        The movement since the last read counts as P steps.
+        """
+        if self.previous is None:
+            return self.others
+        steps, self._version = version - self._version, version
+        if steps <= self._workers:
+            return self._usual
+        return min(self._usual, max(self._usual, self.others) / steps * self._workers)
+
+    def extrapolation(self, horizon: float) -> dict[str, Any]:
+        """The part of a read that looks so many steps ahead, as `_native.read` takes it."""
+        if self._record is not None:
+            last, prev = self._record
+            return {"last": last, "prev": prev, "a": horizon * (1 + TREND), "b": horizon * TREND}
+        if self.previous is not None:
+            return {"own_prev": self.previous, "a": horizon / self._workers}
+        return {}
 
     def landed(self, staleness: int) -> None:
         """Note the number of steps by others between a read and the write of its gradient."""
         self.others = MEMORY * self.others + (1.0 - MEMORY) * staleness
-
-
-class OwnMovement(AsTheyAre):
-    """Extrapolates a snapshot by its last movement; needs a private copy of the parameters.
-
-    Attributes:
-        previous: the parameters at the last read.
-    """
-
-    def __init__(self, arena: Arena, workers: int, *, overlap: bool = False) -> None:
-        """Begin without movement; with `overlap` a step of its own is pending when it reads."""
-        super().__init__(arena.dense, workers + overlap)
-        self._workers, self._usual, self._counters = workers, self.others, arena.counters
-        self._version = self._counters.load("version")
-        self.previous = np.empty_like(arena.dense)
-        updates.snapshot(self.previous, arena.dense)
-
-    def read(self, dst: Float32, threads: int = 1) -> None:
-        share = self.horizon(self._counters.load("version")) / self._workers
-        _native.read(dst, self._params, own_prev=self.previous, a=share, threads=threads)
-
-    def horizon(self, version: int) -> float:
-        """Number of steps that a read looks ahead, if the movement since the last read counts as P.
-
-        `version` is that of this read.
-        """
-        usual, steps = self._usual, version - self._version
-        self._version = version
-        if steps <= self._workers:
-            return usual
-        return min(usual, max(usual, self.others) / steps * self._workers)
-
-
-class LastSteps(AsTheyAre):
-    """Extrapolates a snapshot by the last steps of all workers."""
-
-    def __init__(self, params: Float32, record: StepTrace, workers: int) -> None:
-        super().__init__(params, workers)
-        self._record = record
-
-    def read(self, dst: Float32, threads: int = 1) -> None:
-        last, prev = self._record
-        a, b = weights(self.others)
-        _native.read(dst, self._params, last=last, prev=prev, a=a, b=b, threads=threads)
-
-
-def reader(arena: Arena, config: TrainConfig, workers: int) -> AsTheyAre:
-    """The reader of one of `workers` lock-free workers."""
-    if (steps := record(arena, config, workers)) is not None:
-        return LastSteps(arena.dense, steps, workers + config.overlap)
-    if config.prediction == "own" and workers > 1:
-        return OwnMovement(arena, workers, overlap=config.overlap)
-    return AsTheyAre(arena.dense)

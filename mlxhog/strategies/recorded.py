@@ -36,6 +36,7 @@ from mlxhog.optim.rule import parameter
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.look_ahead import Reader
 from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
 
 NEXT = "turns.next"
@@ -60,17 +61,12 @@ class Recorded(Hogwild):
         own = dict.fromkeys(books, ("uint8", PARAMETER_COPY))
         return {**super().segments(spec), **own, NEXT: ("uint32", LOCK_WORDS)}
 
-    def worker(self, context: Context) -> RecordedWorker | ReplayedWorker:
+    def worker(self, context: Context) -> OrderedWorker:
         replays = self.config.determinism == "replay"
         return ReplayedWorker(context) if replays else RecordedWorker(context)
 
 
 # -- the order -------------------------------------------------------------------------------------
-
-
-def access_counts(arena: Arena) -> UInt32:
-    """Number of accesses so far under each lock word, (lock words,) uint32, shared."""
-    return arena.segment(NEXT)
 
 
 class Book:
@@ -91,7 +87,6 @@ class Book:
 
     @property
     def numbers(self) -> Numbers:
-        """Numbers of this step."""
         return Numbers.unpack(self._numbers.tobytes())
 
     @numbers.setter
@@ -170,7 +165,7 @@ def private_names(layout: Layout, slot: int) -> list[str]:
 
 
 def private_floats(arena: Arena, slot: int) -> list[Float32]:
-    """A worker's private optimizer state, segment by segment."""
+    """The same segments."""
     return [arena.segment(name) for name in private_names(arena.layout, slot)]
 
 
@@ -201,7 +196,7 @@ class OrderedWorker(HogwildWorker):
     def __init__(self, context: Context) -> None:
         arena = context.arena
         self.book = Book(arena, context.slot)
-        self._order = _native.Turns(access_counts(arena), self.book.content)
+        self._order = _native.Turns(arena.segment(NEXT), self.book.content)
         self._locks = arena.locks(context.slot)
         _native.follow_turns(self._locks, self._order)
         self._regions = regions(arena.layout.dense)
@@ -210,44 +205,34 @@ class OrderedWorker(HogwildWorker):
             name: OrderedTable(self._locks, arena.params, own, slot)
             for name, slot in arena.layout.tables.items()
         }
-        self._previous: Float32 | None = None
         super().__init__(context)
 
     def _follow(self, workers: int) -> None:
         """Do it in the first step, since it reads."""
         self._workers = 0
-        self._reader = look_ahead.AsTheyAre(self.context.arena.dense)
 
     def _seed(self, numbers: Numbers) -> int:
-        """The seed of the place where accesses begin."""
         return numbers.version_read * 65_537 + self.context.slot
 
     def _read_in_order(self, numbers: Numbers) -> None:
         context, arena, config = self.context, self.context.arena, self.context.config
-        inbox, params, workers = context.backend.inbox, arena.dense, numbers.workers
-        seed = self._seed(numbers)
+        params, workers, seed = arena.dense, numbers.workers, self._seed(numbers)
         turns: dict[str, Any] = {"locks": self._locks, "regions": self._regions, "seed": seed}
         if workers != self._workers:
-            self._workers, self._previous = workers, None
+            self._workers, self._reader = workers, Reader(arena, config, workers)
             self._target = replace(
                 context.target(context.slot),
                 locks=self._locks,
                 mode=updates.IN_TURN,
                 record=look_ahead.record(arena, config, workers),
             )
-            self._reader = look_ahead.reader(arena, config, workers)
             if workers == 1:
                 last = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
                 _native.zero_in_turn(self._locks, self._regions, last, seed)
-            if isinstance(self._reader, look_ahead.OwnMovement):
-                self._previous = self._reader.previous  # each stripe of it is read in order
-                _native.read(self._previous, params, **turns)
-        if (record := self._target.record) is not None:
-            a, b = look_ahead.weights(numbers.horizon)
-            turns |= {"last": record.last, "prev": record.prev, "a": a, "b": b}
-        elif self._previous is not None:
-            turns |= {"own_prev": self._previous, "a": numbers.horizon / workers}
-        _native.read(inbox, params, **turns)
+            if self._reader.previous is not None:  # each stripe of it is read in order
+                _native.read(self._reader.previous, params, **turns)
+        how = self._reader.extrapolation(numbers.horizon)
+        _native.read(context.backend.inbox, params, **turns, **how)
         context.backend.tables = self._tables
 
     def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
@@ -274,24 +259,24 @@ class RecordedWorker(OrderedWorker):
         assert context.run_dir is not None
         self._log = event_log.worker_path(context.run_dir, context.slot)
         self._number = 0
-        self._lease: Lease | None = None
+        self._lease: Lease | Idle = Idle.WAIT
         self._sums: UInt32 = np.empty(0, np.uint32)
         self._sha256 = b""
 
     def claim(self) -> Lease | Idle:
-        lease = super().claim()
-        if isinstance(lease, Lease):
-            self._lease = lease
-        return lease
+        self._lease = super().claim()
+        return self._lease
 
     def read(self) -> None:
         """Take a snapshot, extrapolated if so chosen; each stripe is of one moment."""
         context, lease, words = self.context, self._lease, self.book.words
-        assert lease is not None
+        assert isinstance(lease, Lease)
         self._order.record()
         context.entry.version_read = version = context.arena.counters.load("version")
-        self._version_read, workers = version, context.live_workers
-        numbers = Numbers(lease.epoch, lease.ticket, version, workers, self._horizon(workers))
+        self._reads.append(version)
+        workers = context.live_workers
+        horizon = self._reader.horizon(version) if workers == self._workers else workers - 1.0
+        numbers = Numbers(lease.epoch, lease.ticket, version, workers, horizon)
         self.book.numbers = numbers
         words["begun_at"] = self._log.stat().st_size
         words["phase"] = READING
@@ -302,15 +287,7 @@ class RecordedWorker(OrderedWorker):
             self._sha256 = hashlib.sha256(weights.data).digest()
         context.backend.refresh()
 
-    def _horizon(self, workers: int) -> float:
-        """Number of steps that the next read looks ahead, as one of `workers` workers."""
-        reader = self._reader if workers == self._workers else None
-        if isinstance(reader, look_ahead.OwnMovement):
-            return reader.horizon(self._version_read)
-        return reader.others if isinstance(reader, look_ahead.LastSteps) else float(workers - 1)
-
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add this worker's optimizer step, and append its record."""
         outcome = super().write(grads, lease, samples)
         self._number += 1
         numbers, accesses = self.book.numbers, self.book.accesses()
@@ -322,10 +299,9 @@ class RecordedWorker(OrderedWorker):
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
         context = self.context
         lr, shared_step = self._delays.rate(context.lr(), staleness), context.shared_steps() + 1
-        numbers = self.book.numbers._replace(
+        self.book.numbers = numbers = self.book.numbers._replace(
             opt_step=step, shared_step=shared_step, lr=lr, norm=norm
         )
-        self.book.numbers = numbers
         self.book.words["phase"] = WRITING
         self._write_in_order(grads, numbers)
 
@@ -336,7 +312,6 @@ class Mismatch(Exception):
 
 @contextmanager
 def _contradictions() -> Iterator[None]:
-    """Raise the native module's error about an impossible order as a `Mismatch`."""
     try:
         yield
     except RuntimeError as error:
@@ -420,7 +395,7 @@ def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
     with disk_errors(f"writing {path}"):
         os.truncate(path, book.words["begun_at"])  # it may have written a part of its record
     word, count = book.last
-    accesses, shared = book.accesses(), access_counts(arena)
+    accesses, shared = book.accesses(), arena.segment(NEXT)
     writing = phase == WRITING
     unfinished = count > 0 and int(shared[word]) == int(accesses[-1])
     floats = shared_floats(arena, word) if writing and unfinished else []

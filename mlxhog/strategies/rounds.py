@@ -80,13 +80,11 @@ class Numbered(Strategy):
         return {"run": (1, run), "worker": (self.workers, worker)}
 
     def each(self, words: Words, name: str, ranks: Iterable[int] | None = None) -> list[int]:
-        """A word of every worker, or of some."""
         return [words[name, rank] for rank in (range(self.workers) if ranks is None else ranks)]
 
     # -- steps -----------------------------------------------------------------------------------
 
     def steps(self, words: Words, rank: int) -> int:
-        """Steps that a worker has ended."""
         return words["steps", rank]
 
     def ticket(self, arena: Arena, words: Words, rank: int) -> int:
@@ -100,7 +98,6 @@ class Numbered(Strategy):
         words["steps", rank] = record.steps
 
     def take_part(self, words: Words, rank: int, stage: int, part: Callable[[], None]) -> None:
-        """Do a worker's part of a stage, unless it is done."""
         if words["stages", rank] == stage:
             part()
             words["stages", rank] = stage + 1
@@ -108,7 +105,6 @@ class Numbered(Strategy):
     # -- for the rest of the run -----------------------------------------------------------------
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Start the counts, or set them to a checkpoint's."""
         words = self.words(arena)
         if position is not None:
             for name in self.kept_words:
@@ -119,7 +115,6 @@ class Numbered(Strategy):
         words["first"] = min(n * self.workers + rank for rank, n in enumerate(steps))
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
-        """The counts that a checkpoint keeps, if it keeps segments."""
         words = self.words(arena)
         own = {name: self.each(words, name) for name in self.kept_words}
         return own if self.kept_segments() else None

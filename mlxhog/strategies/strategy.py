@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from mlxhog.arena.layout import Parameter
     from mlxhog.arena.ledger import Ledger, Position
     from mlxhog.arena.words import Table, Words
-    from mlxhog.data.clients import Division
-    from mlxhog.data.prepare import Prepared
-    from mlxhog.data.tokens import TokenFile
     from mlxhog.models.families import ModelConfig
     from mlxhog.optim.gradients import Float32, Grads
     from mlxhog.strategies.context import Context
@@ -69,10 +65,14 @@ class Strategy(Choice, ABC):
     recorded: ClassVar[bool] = False  # workers take the steps of `hogwild`, which can be recorded
     looks_ahead: ClassVar[bool] = False  # `predict=auto` takes gradients where parameters will be
     shares_moments: ClassVar[bool] = False  # an optimizer may share one pair of moments by default
+    one_state: ClassVar[bool] = False  # all workers have one optimizer state, that of slot 1
     reads_copies: ClassVar[bool] = False  # workers compute with copies only
     writes_alone: ClassVar[bool] = False  # no other process writes beside a worker
     numbered: ClassVar[bool] = False  # batches have numbers; a resumed run cannot skip single ones
     probes: ClassVar[bool] = True  # workers add to the lost-update probe with every step
+    # Numbers of some strategies. Annotated, they would hide the fields of other bases.
+    lr_workers = "none"  # factor of lr by the number of workers that add their own steps
+    async_after = 0.0  # share of the budget that is trained in rounds first
     rules: ClassVar[Rules] = (
         ("read", "reads_copies & read=live",
          "live, but {strategy} computes with copies; leave read out"),
@@ -89,18 +89,9 @@ class Strategy(Choice, ABC):
         """Number of the run's workers that add their own steps to shared parameters."""
         return 1
 
-    @property
-    def lr_rule(self) -> str:
-        """Rule for the factor of lr by the number of these workers: a value of `lr_workers`."""
-        return "none"
-
     def prediction(self, config: TrainConfig) -> str:
         """Where a run's gradients are taken: one of none, own, last."""
         return "none"
-
-    def without_shared_moments(self) -> Strategy:
-        """This for an optimizer that turns out to have no moments of all workers."""
-        return self
 
     @property
     def writes_whole_steps(self) -> bool:
@@ -117,13 +108,8 @@ class Strategy(Choice, ABC):
         """Whether a worker may read for its next gradient before it adds the step of the last."""
         return False
 
-    @property
-    def rounds_share(self) -> float:
-        """Share of the budget that is trained in rounds first; 0 if the whole is alike."""
-        return 0.0
-
     def regimes(self) -> tuple[Strategy, Strategy] | None:
-        """The rounds of that share, and the strategy after them; None if the whole is alike."""
+        """The rounds of `async_after`, and the strategy after them; None if the whole is alike."""
         return None
 
     def stored(self) -> dict[str, str]:
@@ -142,7 +128,7 @@ class Strategy(Choice, ABC):
         """Refuse numbers of workers that cannot be, by a `ConfigError`."""
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse a model or a run that these workers cannot train, by a `ConfigError`."""
+        """Refuse a model that these workers cannot train, by a `ConfigError`."""
 
     @property
     def fixed(self) -> str | None:
@@ -160,21 +146,10 @@ class Strategy(Choice, ABC):
         """Batches whose gradients one step averages."""
         return 1
 
-    def tickets_per_step(self) -> int:
-        """Batches of the text that one step uses up, those that are dropped included."""
-        return self.batches_per_step()
-
     @property
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one step applies."""
         return self.batches_per_step() * self.config.sequences_per_ticket * self.config.seq_len
-
-    def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
-        """The text of each worker's clients; None if all workers have one text.
-
-        `stored` is the folder of the run that is resumed.
-        """
-        return None
 
     # -- segments of the arena -------------------------------------------------------------------
 
@@ -193,7 +168,6 @@ class Strategy(Choice, ABC):
         return {}
 
     def words(self, arena: Arena) -> Words:
-        """These words in an arena."""
         return self._table(len(arena.layout.slots)).open(arena.segment(WORDS))
 
     def _table(self, n_params: int) -> Table:
@@ -256,7 +230,7 @@ class Strategy(Choice, ABC):
         from mlxhog.arena.workers import State
 
         slots = tuple(entry.slot for entry in arena.workers if entry.state != State.FREE)
-        return slots or tuple(range(1, self.workers + 1))
+        return (1,) if self.one_state else slots or tuple(range(1, self.workers + 1))
 
     def resume(
         self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
@@ -300,10 +274,19 @@ class Strategy(Choice, ABC):
     def network_bytes(self, arena: Arena, steps: int) -> int:
         """Bytes that a network would carry for these steps if each worker were its own machine.
 
-        Here as with a parameter server, if there are several workers: each step pulls the
-        parameters and pushes a gradient, both whole and in float32.
+        Models are in float32, without tables, of which a step moves few rows.
         """
-        return 2 * steps * model_bytes(arena) if self.workers > 1 else 0
+        model = 4 * sum(slot.size for slot in arena.layout.dense.values())
+        return self.models_sent(arena, steps) * model
+
+    def models_sent(self, arena: Arena, steps: int) -> int:
+        """Arrays of the model's size that these steps would send.
+
+        Here as with a parameter server, if there are several workers: each step pulls the
+        parameters and pushes a gradient. An all-reduce among M workers sends 2 (M - 1): Patarasuk
+        and Yuan 2009, Bandwidth optimal all-reduce algorithms.
+        """
+        return 2 * steps if self.workers > 1 else 0
 
     # -- evaluation ------------------------------------------------------------------------------
 
@@ -334,20 +317,6 @@ class Strategy(Choice, ABC):
             updates.snapshot(shared, average)
 
 
-def model_bytes(arena: Arena) -> int:
-    """Size of the model's parameters without tables, of which a step moves few rows."""
-    return 4 * sum(slot.size for slot in arena.layout.dense.values())
-
-
-def all_reduce_bytes(arena: Arena, members: int) -> int:
-    """Bytes that all members send to average one array of the model's size, in a ring.
-
-    Source: Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms: 2 (M - 1) / M of the
-    array by each of M.
-    """
-    return 2 * (members - 1) * model_bytes(arena)
-
-
 def parameter_copies(names: Iterable[str], *, tables: bool = True) -> Segments:
     """Segments that are laid out as the parameters, perhaps without `tables`."""
     from mlxhog.arena.layout import DENSE_COPY, PARAMETER_COPY
@@ -366,12 +335,7 @@ class Apart(Strategy):
         choices=("auto", "none", "sqrt", "linear"), train_only=True,
     )  # fmt: skip
 
-    @property
-    def lr_rule(self) -> str:
-        return self.lr_workers
-
     def steppers(self, workers: int) -> int:
-        """All of them."""
         return workers
 
 
@@ -416,12 +380,7 @@ class WriteResult:
 
 
 class StrategyWorker(ABC):
-    """One worker's part of a strategy.
-
-    Attributes:
-        context: the worker's view of the run.
-        strategy: of the run, with its numbers.
-    """
+    """One worker's part of a strategy, whose numbers are in `strategy`."""
 
     def __init__(self, context: Context) -> None:
         """Prepare it, in its process."""

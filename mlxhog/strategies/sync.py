@@ -60,14 +60,7 @@ from mlxhog.optim.rule import parameter
 from mlxhog.strategies import division
 from mlxhog.strategies.division import InRounds
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import (
-    Idle,
-    Lease,
-    Segments,
-    WriteResult,
-    all_reduce_bytes,
-    parameter_copies,
-)
+from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult, parameter_copies
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -85,16 +78,16 @@ class SyncWorker(NumberedWorker):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        arena, workers, config = context.arena, context.workers, context.config
+        arena, workers = context.arena, context.workers
         self._grads = [arena.segment(f"grads.{rank + 1}") for rank in range(workers)]
         self._mean, self._norms = arena.segment("grads.mean"), arena.segment("sync.norm")
-        self._target = context.target(state_slot=1)
+        self._target = context.target(state_slot=1)  # workers apply one gradient together
         self._slots = list(arena.layout.dense.values())
         costs = [context.optimizer.cost(slot) for slot in self._slots]
         self._shares = cache(partial(division.parameters, costs))
         self._speeds: division.SharesBySpeed | None = None
         if self.strategy.shares == "speed":
-            each = config.sequences_per_ticket
+            each = context.config.sequences_per_ticket
             self._speeds = division.SharesBySpeed(self._words, workers, each)
         self._began_ns = 0
         self._members: list[int] = []  # of the round whose step was written last
@@ -130,11 +123,11 @@ class SyncWorker(NumberedWorker):
         """Begin a round, or end the run before it; the first of the last round's members does."""
         context, words, strategy = self.context, self._words, self.strategy
         ranks = strategy.members(words)[1]
-        if context.rank != ranks[0] or (context.paused() and not context.stopping()):
+        if context.rank != ranks[0] or (context.paused() and context.training()):
             return
         limit = context.step_limit
         is_over = limit is not None and round_ >= limit
-        if is_over or context.stopping() or context.used_up(strategy.step_s(context.arena)):
+        if is_over or context.is_over(strategy.step_s(context.arena)):
             words["stopped"] = round_ + 1
             return
         # A worker that died at a round's end did not wait for the others.
@@ -267,7 +260,6 @@ class SyncWorker(NumberedWorker):
         )
 
     def _share(self) -> list[int]:
-        """The parameters that this worker averages and steps."""
         shares = self._shares(len(self._members))
         return shares[self._members.index(self.context.rank)]
 
@@ -279,7 +271,6 @@ class SyncWorker(NumberedWorker):
         return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
 
     def _norm(self) -> float:
-        """Norm of the round's mean gradient."""
         return float(np.sqrt(self._norms.sum()))
 
 
@@ -292,6 +283,7 @@ class Sync(InRounds, Numbered):
     about: ClassVar[str] = "rounds: a step is along the mean of all workers' gradients"
     repeats: ClassVar[bool] = True
     averages: ClassVar[bool] = True
+    one_state: ClassVar[bool] = True
     run_words: ClassVar[str] = "begun stopped done_before lr version members"
     worker_words: ClassVar[str] = "weight ready seconds gradients sequences"
 
@@ -312,7 +304,6 @@ class Sync(InRounds, Numbered):
     )  # fmt: skip
 
     def check_workers(self) -> None:
-        """Refuse a number of backup workers that leaves none, or more ranks than a set has bits."""
         if self.backup_workers >= self.workers:
             raise ConfigError(
                 f"backup_workers is {self.backup_workers}, and the run has {self.workers} "
@@ -326,11 +317,7 @@ class Sync(InRounds, Numbered):
             )
 
     def batches_per_step(self) -> int:
-        """One of every worker that a round waits for."""
         return self.workers - self.backup_workers
-
-    def tickets_per_step(self) -> int:
-        return self.workers
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
@@ -342,10 +329,6 @@ class Sync(InRounds, Numbered):
             **division.row_segments(self.workers, spec, tokens),
         }
 
-    def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Slot 1: workers apply one averaged gradient together, so its state is that of all."""
-        return (1,)
-
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
         super().limit_steps(arena, ledger, steps, done)
         self.words(arena)["done_before"] = done
@@ -353,7 +336,6 @@ class Sync(InRounds, Numbered):
     # -- rounds ----------------------------------------------------------------------------------
 
     def steps(self, words: Words, rank: int) -> int:
-        """Rounds that a rank has ended."""
         return words["stages", rank] // 3
 
     def members(self, words: Words) -> tuple[int, list[int]]:
@@ -367,7 +349,6 @@ class Sync(InRounds, Numbered):
         return closed - any(one < 3 * closed for one in self.each(words, "stages", ranks))
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Rounds that are done, and the steps of other strategies before them."""
         words = self.words(arena)
         return words["done_before"] + self.rounds_done(words)
 
@@ -413,9 +394,8 @@ class Sync(InRounds, Numbered):
                 self.pass_over(arena, ledger, rank)
         super().settle(arena, ledger)
 
-    def network_bytes(self, arena: Arena, steps: int) -> int:
-        """One all-reduce of the gradient in each round."""
-        return steps * all_reduce_bytes(arena, self.workers)
+    def models_sent(self, arena: Arena, steps: int) -> int:
+        return steps * 2 * (self.workers - 1)
 
 
 BY_SPEED: Final = Sync(shares="speed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -207,7 +207,7 @@ def arms(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -> dic
     period = min(MOST_PERIOD, max(LEAST_PERIOD, profile.period))
     known = {}
     for kind in strategies:
-        strategy = kind.meeting_every(period) if isinstance(kind, Averaged) else kind
+        strategy = replace(kind, average_every=period) if isinstance(kind, Averaged) else kind
         workers = profile.backend if strategy.one_process else ""
         arm = Arm(strategy, _scheme(strategy, barrier_s), workers)
         if arm.repeats or not profile.reproducible:

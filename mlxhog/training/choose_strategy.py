@@ -172,14 +172,14 @@ def rounds_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> fl
 def rounds_share(plan: TextPlan) -> float:
     """The share of the budget after which rounds end; 0 where measured times say so."""
     chosen = plan.stored.strategy
-    return 0.0 if chosen is None else chosen.rounds_share
+    return 0.0 if chosen is None else chosen.async_after
 
 
 def mean_batches_per_step(config: TrainConfig, strategy: Strategy) -> float:
     """Batches of one step of a run that begins with a strategy, in the mean over its steps."""
     regimes = None if config.strategy is None else config.strategy.regimes()
     if config.strategy and regimes and config.steps and strategy.name == regimes[0].name:
-        return 1.0 + config.strategy.rounds_share * (strategy.workers - 1)
+        return 1.0 + config.strategy.async_after * (strategy.workers - 1)
     return float(strategy.batches_per_step())
 
 

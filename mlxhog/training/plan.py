@@ -343,7 +343,7 @@ def _of_strategy(
             resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
         notes.append(text)
     optimizer_choice, steps = optim.chosen(resolved), resolved.strategy or choice
-    factor = optimizer_choice.workers_factor(steps.lr_rule, steps.steppers(n_workers))
+    factor = optimizer_choice.workers_factor(steps.lr_workers, steps.steppers(n_workers))
     lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
     if factor != 1.0:
         notes.append(
@@ -377,7 +377,7 @@ def _of_strategy(
     strategy = strategies.build(resolved, n_workers)
     strategy.check(model)
     folder = None if resumption is None else resumption.run.directory
-    division = strategy.division(data, train, folder)
+    division = strategy.division(data, train, folder) if isinstance(strategy, Local) else None
     strategy, batches, n_tickets = _batches(strategy, division, data, train)
     notes += [] if division is None else [str(division)]
     per_step = strategy.batches_per_step()
@@ -465,7 +465,7 @@ def _schedule(
     strategy: Strategy, lr: float, n_tickets: int, resumption: Resumption | None
 ) -> Callable[[float], schedules.Rate]:
     """A factory of the schedule; an epoch counts the batches that steps drop, too."""
-    epochs = schedules.Epochs(n_tickets, strategy.tickets_per_step())
+    epochs = schedules.Epochs(n_tickets, strategy.workers if strategy.averages else 1)
     if resumption is not None:
         at, done = resumption.position(), 0
         if at is not None:

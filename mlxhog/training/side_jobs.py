@@ -225,7 +225,7 @@ class TextJobs:
         context, counters = self.context, self._counters
         context.entry.beat()
         if context.training():
-            return context.used_up()
+            return context.is_over()
         until_ns = counters.load("side_until_ns")
         is_asked_for = counters.load("command") in (Command.EVALUATE, Command.SAMPLE)
         return not is_asked_for or bool(until_ns and monotonic_ns() >= until_ns)

@@ -33,7 +33,7 @@ from mlxhog.optim import updates
 from mlxhog.optim.sparsified import sparsify
 from mlxhog.strategies import Idle, Lease, WriteResult
 from mlxhog.strategies.context import Context, show_model
-from mlxhog.strategies.hogwild import OverlappedWorker
+from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
@@ -259,10 +259,10 @@ class OverlappedSteps(Steps):
     ) -> None:
         """Build the strategy; refuse one of the user's whose worker forgets a read at the next."""
         super().__init__(job, context, ring, gradients)
-        if not isinstance(self.strategy, OverlappedWorker):
+        if not isinstance(self.strategy, HogwildWorker):
             raise ConfigError(
                 f"overlap: the worker of strategy {context.strategy.name} is a "
-                f"{type(self.strategy).__name__}, expected an OverlappedWorker of "
+                f"{type(self.strategy).__name__}, expected a HogwildWorker of "
                 "mlxhog.strategies.hogwild; base it on that, or leave overlap out"
             )
         context.settle = self.settle

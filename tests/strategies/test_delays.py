@@ -1,4 +1,4 @@
-"""How late gradients are, in a simulation too, and the steps that they take under each option."""
+"""Late gradients: their ages, also simulated, their steps, and the point where they are taken."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -10,10 +10,11 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, DelayFeedback
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies.delays import StalenessRule, speed_factor
-from mlxhog.strategies.in_order import Course, SimulatedStaleness
+from mlxhog.strategies.delays import late_factor, speed_factor
+from mlxhog.strategies.in_order import Course
+from mlxhog.strategies.look_ahead import Reader, record
 from tests.pairs import each_of
-from tests.strategies.runs import LR, begin_step, new_arena, strategy
+from tests.strategies.runs import LR, begin_step, config, first, new_arena, step, strategy
 from tests.strategies.runs import worker as one_of
 
 
@@ -31,10 +32,8 @@ from tests.strategies.runs import worker as one_of
     ],
 )
 def test_the_step_size_of_a_late_gradient_is_what_the_rule_says(text, factors):
-    rule = StalenessRule.parse(text)
-    assert [rule.factor(tau, 4) for tau in (0, 1, 2, 3, 8, 9)][: len(factors)] == pytest.approx(
-        factors
-    )
+    taken = [late_factor(text, tau, 4) for tau in (0, 1, 2, 3, 8, 9)]
+    assert taken[: len(factors)] == pytest.approx(factors)
 
 
 def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_them():
@@ -146,12 +145,12 @@ STEPS = 4000
 
 
 def steps(text, seed=0, n=STEPS):
-    course = Course(SimulatedStaleness.parse(text), seed)
+    course = Course(text, seed)
     return [course.at(step) for step in range(n)]
 
 
 def test_a_fixed_age_is_that_of_workers_that_apply_in_turn():
-    rule = SimulatedStaleness.parse("fixed:2")
+    rule = Course("fixed:2")
     assert (rule.workers, rule.most) == (3, 2)
     assert steps("fixed:2", n=5) == [(0, 0), (1, 1), (2, 2), (0, 2), (1, 2)]
 
@@ -161,10 +160,10 @@ def test_a_fixed_age_is_that_of_workers_that_apply_in_turn():
     [("uniform:1:5", 3.0, 5), ("geometric:3", 3.0, 25), ("histogram:0=1,4=3", 3.0, 4)],
 )
 def test_drawn_ages_have_the_requested_mean_and_depend_on_seed_and_step_alone(text, mean, most):
-    drawn, rule = [step.staleness for step in steps(text)], SimulatedStaleness.parse(text)
+    drawn, rule = [step.staleness for step in steps(text)], Course(text)
     assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
     assert max(drawn) <= rule.most == most
-    assert Course(rule, 0).at(49).staleness == drawn[49]
+    assert rule.at(49).staleness == drawn[49]
     assert [step.staleness for step in steps(text, seed=1)] != drawn
 
 
@@ -175,4 +174,107 @@ def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1(
     assert np.mean([step.staleness for step in taken]) == pytest.approx(3.0, rel=0.01)
     slow = [step.staleness for step in taken if step.worker == 3]
     assert max(slow) == 12 > max(step.staleness for step in taken if step.worker != 3)
-    assert max(slow) <= SimulatedStaleness.parse("speed:1,1,1,4").most
+    assert max(slow) <= Course("speed:1,1,1,4").most
+
+
+# -- where gradients are taken ---------------------------------------------------------------------
+
+N = 4
+PREDICTIONS = {"none": set(), "own": {"own_prev", "a"}, "last": {"last", "prev", "a", "b"}}
+SHARED = {"optimizer": "adamw", "moments": "shared"}
+
+
+def ahead(prediction, **more):
+    """A configuration that predicts so."""
+    return config("hogwild", predict=prediction, **(SHARED if prediction == "last" else {}), **more)
+
+
+@pytest.fixture
+def recording():
+    with new_arena(strategy(predict="last", **SHARED)) as arena:
+        yield arena
+
+
+def read(result, arena):
+    """The first element that a reader reads."""
+    dst = np.empty_like(arena.params)
+    result.read(dst)
+    assert len(set(dst[:N].tolist())) == 1
+    return float(dst[0])
+
+
+def last_steps(arena, last, prev):
+    result = record(arena, ahead("last"), 2)
+    assert result is not None
+    result.last[:N], result.prev[:N] = last, prev
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_one_worker_reads_the_parameters_as_they_are(recording, prediction):
+    last_steps(recording, 5.0, 3.0)
+    recording.param("w")[...] = 1.0
+    assert read(Reader(recording, ahead(prediction), 1), recording) == 1.0
+    extrapolation = Reader(recording, ahead(prediction), 2).extrapolation(1.0)
+    assert extrapolation.keys() == PREDICTIONS[prediction]
+
+
+def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(recording):
+    result = Reader(recording, ahead("last"), 4)
+    recording.param("w")[...] = 1.0
+    last_steps(recording, 0.5, 0.25)
+    step = 0.5 + 0.5 * (0.5 - 0.25)
+    assert read(result, recording) == 1.0 + 3 * step  # one of each other worker, at first
+    for _ in range(200):
+        result.landed(7)
+    assert read(result, recording) == pytest.approx(1.0 + 7 * step)
+    result.landed(0)
+    assert read(result, recording) == pytest.approx(1.0 + 0.9 * 7 * step)
+
+
+@pytest.mark.parametrize(
+    ("steps", "landed", "share"),
+    [
+        (4, 3, 3 / 4),
+        (1, 0, 3 / 4),
+        (300, 3, 3 / 300),  # it evaluated between its reads
+        (31, 30, 3 / 4),  # it is slow: 30 come while it computes, too
+    ],
+)
+def test_own_movement_is_extrapolated_for_no_more_steps_than_are_expected(
+    recording, steps, landed, share
+):
+    result = Reader(recording, ahead("own"), 4)
+    for _ in range(200):
+        result.landed(landed)
+    recording.counters.store("version", steps)
+    recording.param("w")[...] = 2.0
+    assert read(result, recording) == pytest.approx(2.0 + share * 2.0, rel=1e-6)
+    recording.counters.add("version", 4)
+    recording.param("w")[...] = 3.0
+    assert read(result, recording) == 3.0 + 0.75  # between these reads came one of each again
+
+
+def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(recording):
+    of = strategy(predict="last", **SHARED)
+    one, other = (one_of(recording, slot, of) for slot in (1, 2))
+    step(one, -2.0)
+    begin_step(other)
+    moved = 2.0 * LR
+    assert other.context.backend.inbox[0] == moved + (moved + 0.5 * moved)
+
+
+def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others():
+    of = strategy("round_robin", 3, predict="last", **SHARED)
+    with new_arena(of) as arena:
+        step(one_of(arena, 1, of), -2.0)
+        moved = 2.0 * LR
+        assert first(arena, "turns.after.1") == moved + 2 * (moved + 0.5 * moved)
+
+
+def test_with_overlap_the_workers_own_step_is_expected_too(recording):
+    last_steps(recording, 0.5, 0.5)
+    assert read(Reader(recording, ahead("last", overlap=True), 3), recording) == 3 * 0.5
+    own = Reader(recording, ahead("own", overlap=True), 3)
+    recording.param("w")[...] = 2.0
+    assert read(own, recording) == 2.0 + 2.0  # 3/3 of the movement
+    assert own.horizon(3) == 3.0

@@ -70,7 +70,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
         for _ in range(60):
             lease = begin_step(mine)
             begin = monotonic_ns()  # the group is its own from the claim on
-            params = mine._params[mine._groups.held]
+            params = mine._params[mine.held]
             mine.write(grads, lease, samples=1)
             steps.append((begin, monotonic_ns(), slot, params))
 

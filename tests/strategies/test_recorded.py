@@ -12,9 +12,9 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Muon, Use
 from mlxhog.optim.gradients import Rows
 from mlxhog.strategies.recorded import (
+    NEXT,
     Book,
     Mismatch,
-    access_counts,
     guarded,
     private_floats,
     settle,
@@ -214,7 +214,7 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
     ):
         write(victim, lease)
     word, _ = book.last
-    access_counts(arena)[word] -= 1  # memory as it is in the midst of its last access
+    arena.segment(NEXT)[word] -= 1  # memory as it is in the midst of its last access
     arena.segment("locks")[word] = victim._locks.word
     begin, end = guarded(arena.layout, word)[-1]
     arena.params[begin + (end - begin) // 2 : end] += 1.0  # the rest of it was not written so

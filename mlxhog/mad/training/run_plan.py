@@ -172,7 +172,7 @@ def make_run_plan(
         tokens_per_step=strategy.tokens_per_step,
     )
     steppers = strategy.steppers(len(workers))
-    lr = training.top_lr * optim.chosen(training).workers_factor(strategy.lr_rule, steppers)
+    lr = training.top_lr * optim.chosen(training).workers_factor(strategy.lr_workers, steppers)
     per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
     limit, spec = step_limit(protocol, per_epoch), param_spec(model)
     scoring = backends[:1] if len(workers) > 1 else []  # the supervisor has a framework, too

@@ -146,7 +146,7 @@ class Analysis:
     @property
     def ages(self) -> float | None:
         """The cosine of such a gradient with a fresh one; None where no sync start could help."""
-        begun = self.lock_free is not None and self.lock_free.rounds_share > 0
+        begun = self.lock_free is not None and self.lock_free.async_after > 0
         return None if self.stale is None or self.lag.mean == 0 or begun else self.stale.cosine
 
 
