@@ -22,19 +22,19 @@ from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.report.views import TellStep, numbered
 
 STAGES: Final = 7
-QUICK_S: Final = 0.01
+ADDS_S: Final = {False: 0.15, True: 0.01}
+"""Time for which each pair of writers adds, by `quick`."""
 GRADIENTS: Final = {False: 30, True: 4}
 """Gradients that each backend computes for its speed, by `quick`."""
 
 
-def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
+def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     """Examine this machine and return the record, without a verdict.
 
     Takes half a minute, and up to two more where both engines of a GPU train. Leaves no process
     and no shared memory behind.
 
     Args:
-        seconds: time for which each pair of writers adds.
         quick: whether to test a little of everything; such a record is not kept.
         tell: called with (part, step).
     """
@@ -59,7 +59,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     measured = backends.check_backends(machine, GRADIENTS[quick], agreed)
     checks += measured.checks
     writes, reads = [], []
-    litmus = Litmus(min(seconds, QUICK_S) if quick else seconds)
+    litmus = Litmus(ADDS_S[quick])
     try:
         pairs = list(cases(usable))
         for number, case in enumerate(pairs, start=1):
@@ -75,7 +75,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "effort": {"seconds": seconds, "quick": quick},
+        "effort": {"seconds": ADDS_S[quick], "quick": quick},
         "facts": facts,
         "litmus": writes,
         "reads": reads,

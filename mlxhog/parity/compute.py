@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from multiprocessing import connection
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import probes
-from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
+from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.parity import compare, engines, optimizers, tolerances
 from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.engines import FrameworkEngine, NamedArrays, NumPyEngine
@@ -156,7 +153,6 @@ def compare_sides(
     *,
     perturb: str | None = None,
     seed: int = 0,
-    save: Path | None = None,
 ) -> ParityReport:
     """Compute a subject by every side, the reference first, and compare every number.
 
@@ -166,12 +162,10 @@ def compare_sides(
         tell: called with (side, "") when its backend begins.
         perturb: an input whose value is changed for the first side after the reference.
         seed: of that value.
-        save: .npz file for all arrays, as SIDE/NAME.
 
     Raises:
         ConfigError: there is nothing to compare, or no such input to perturb.
         WorkerFailed: a backend could not compute it.
-        EnvironmentLacks: `save` cannot be written.
     """
     if len(sides) < 2:
         raise ConfigError(f"{sides[0].name} is the only side; give --backends two names")
@@ -180,24 +174,8 @@ def compare_sides(
         named = perturb, sides[1].name
         changed[sides[1].name] = {perturb: perturbed(subject.inputs, perturb, seed)}
     rows, computed = compare_all(subject, sides, computed_results(subject, sides, changed, tell))
-    if save is not None:
-        _save(save, computed)
     bad = compare.first_bad(rows, computed)
     return ParityReport(subject, sides, rows, bad, named, time.perf_counter() - begin)
-
-
-def _save(path: Path, computed: Mapping[str, Results]) -> None:
-    arrays: dict[str, Any] = {
-        f"{side}/{name}": x for side, mine in computed.items() for name, x in mine.items()
-    }
-    try:
-        with path.open("wb") as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise EnvironmentLacks(
-            f"--save {path}: {error.strerror or error}; choose another place"
-        ) from error
 
 
 def compare_all(

@@ -14,31 +14,23 @@ TRAINING: dict[str, Any] = {"lw": 1.2}
 HELD_OUT: dict[str, Any] = {"lw": 1.0, "ls": "--", "marker": "o", "ms": 3.5}
 LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
 """Styles of training, held-out text and the larger final score, in the color of the run."""
-AXES = {
-    "time": ("elapsed_s", "training time, {unit}"),
-    "steps": ("step", "steps"),
-    "tokens": ("tokens", "tokens"),
-}
-"""Quantity of the horizontal axis -> its column and its label."""
 
 
-def losses(records: Sequence[RunRecord], over: str) -> bytes:
-    """Return a PNG file with the bits per byte of all runs; dots are held-out text.
+def losses(records: Sequence[RunRecord]) -> bytes:
+    """Return a PNG file with the bits per byte of all runs over time; dots are held-out text.
 
     A star is the final score, on more held-out text than the dots.
 
     Args:
         records: records of runs that have metrics.
-        over: one of `AXES`.
     """
     figure, axes = panel(LIGHT, 8.0, 4.6)
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)
     unit, size = ("s", 1) if end_s < 300 else ("min", 60) if end_s < 10800 else ("h", 3600)
-    column, axis = AXES[over]
     labels = dict[str, tuple[str, dict[str, Any]]]()  # of the kinds of lines: color and style
     for k, record in enumerate(records):
         ink = LIGHT.inks[k % len(LIGHT.inks)]
-        xs = record.history.column(column) / (size if over == "time" else 1)
+        xs = record.history.column("elapsed_s") / size
         larger = f"held-out, {record.larger_score[1]}" if record.larger_score else ""
         for name, label, style in (
             ("train_bits_per_byte", "training", TRAINING),
@@ -50,7 +42,7 @@ def losses(records: Sequence[RunRecord], over: str) -> bytes:
             if known.any():
                 axes.plot(xs[known], ys[known], color=ink, **style)
                 labels[label] = (ink if len(records) == 1 else LIGHT.ink, style)
-    axes.set_xlabel(axis.format(unit=unit))
+    axes.set_xlabel(f"training time, {unit}")
     axes.set_ylabel("bits per byte")
     subject = records[0].run.name if len(records) == 1 else f"{len(records)} runs"
     title(axes, LIGHT, f"bits per byte of {subject}")

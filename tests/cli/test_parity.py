@@ -4,17 +4,16 @@ import json
 import os
 import re
 
-import numpy as np
 import pytest
 
 from mlxhog.backends.probes import Device
 from mlxhog.base import float32, tensors
-from mlxhog.cli import main
 from mlxhog.models.families import param_spec
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity.subject import perturbed_init
 from tests.backends import imprecise
+from tests.cli.command import said, told
 
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
 SMALL = [*QUICK, "--seq-len", "9", "--batch-size", "1"]
@@ -30,15 +29,10 @@ def architecture(tmp_path):
     return str(path)
 
 
-def parity(capsys, *words, code=0):
-    """The standard output and the standard error of the command."""
-    assert main(["parity", *words]) == code
-    return capsys.readouterr()
-
-
 @pytest.mark.slow
 def test_the_answer_comes_first_and_all_shows_every_tensor(architecture, capsys):
-    out, err = parity(capsys, architecture, *SMALL)
+    words = ("parity", architecture, *SMALL)
+    out, err = said(capsys, *words)
     answer = out.splitlines()[0]
     assert answer.startswith("Yes: all ")
     assert "agree (numpy, mlx:cpu)" in answer
@@ -46,17 +40,17 @@ def test_the_answer_comes_first_and_all_shows_every_tensor(architecture, capsys)
     assert "closest to its limit: " in out
     assert "parameters are initial values with noise on top" in out
     assert "numpy ..." in err
-    shown, _ = parity(capsys, architecture, *SMALL, "--all")
+    shown, _ = said(capsys, *words, "--all")
     assert shown.splitlines()[0] == answer
     assert shown.count("PASS") > 100
     assert {"loss", "logits", "stepwise/logits"} <= set(re.findall(r"PASS +(\S+)", shown))
-    assert parity(capsys, architecture, *SMALL, "--quiet") == ("", "")
+    assert said(capsys, *words, "--quiet") == ("", "")
 
 
 def test_json_is_one_object_with_a_row_for_every_tensor(architecture, capsys, monkeypatch):
     monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     fields = ["--set", "hidden_size=24", "--set", "num_heads=3"]
-    record = json.loads(parity(capsys, architecture, *SMALL, *fields, "--json").out)
+    record = told(capsys, "parity", architecture, *SMALL, *fields)
     assert record["subject"] == f"{architecture} with --set hidden_size=24, num_heads=3"
     assert "MLX_ENABLE_TF32=1 is set" in "".join(record["notes"])
     assert (record["ok"], record["backends"]) == (True, ["numpy", "mlx:cpu"])
@@ -72,8 +66,8 @@ def test_json_is_one_object_with_a_row_for_every_tensor(architecture, capsys, mo
 
 
 def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(architecture, capsys):
-    words = [architecture, *SMALL, "--perturb", "lm_head.weight", "--json"]
-    out, err = parity(capsys, *words, code=1)
+    words = ["parity", architecture, *SMALL, "--perturb", "lm_head.weight", "--json"]
+    out, err = said(capsys, *words, code=1)
     record = json.loads(out)
     assert (record["ok"], record["first_bad"]["what"]) == (False, "logits")
     assert record["perturbed"] == {"name": "lm_head.weight", "side": "mlx:cpu"}
@@ -87,32 +81,20 @@ def test_products_of_10_bits_disagree_and_a_users_tf32_is_kept_and_named(
     ops = choose("mlx", "native", "cpu")
     cut = imprecise.operands_of_10_bits(ops.linears, Device("mlx", "cpu", 1))
     monkeypatch.setattr(ops, "linears", cut)
-    words = [architecture, *QUICK, "--seq-len", "1", "--quiet"]
-    assert "TF32" not in parity(capsys, *words, code=1).err
+    words = ["parity", architecture, *QUICK, "--seq-len", "1", "--quiet"]
+    assert "TF32" not in said(capsys, *words, code=1).err
     monkeypatch.setenv(float32.VARIABLE, "1")
-    err = parity(capsys, *words, code=1).err
+    err = said(capsys, *words, code=1).err
     assert "disagree: " in err
     assert "MLX_ENABLE_TF32=1 is set, so an M5's GPU" in err
     assert os.environ[float32.VARIABLE] == "1"
 
 
-def test_a_checkpoint_is_compared_with_its_own_parameters_and_saved_as_compared(
-    architecture, tmp_path, capsys
-):
-    cfg, folder, file = load_architecture(architecture), tmp_path / "c", tmp_path / "arrays.npz"
+def test_a_checkpoint_is_compared_with_its_own_parameters(architecture, tmp_path, capsys):
+    cfg, folder = load_architecture(architecture), tmp_path / "c"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(cfg.to_dict()))
-    params = perturbed_init(cfg, 3)
-    tensors.write(folder / "model.safetensors", params)
-    out, _ = parity(capsys, str(folder), *SMALL, "--save", str(file), "--json")
-    record = json.loads(out)
+    tensors.write(folder / "model.safetensors", perturbed_init(cfg, 3))
+    record = told(capsys, "parity", folder, *SMALL)
     assert "parameters are the checkpoint's own" in record["notes"]
-    with np.load(file) as arrays:
-        after = arrays["numpy/after/sgd/lm_head.weight"]
-        assert 0 < np.abs(after - params["lm_head.weight"]).max() < 0.1
-        assert arrays["mlx:cpu/grad/lm_head.weight"].shape == (23, 16)
-        rows = (row for row in record["rows"] if row["a"] != row["b"])
-        (row,) = [row for row in rows if row["what"] == "logits"]
-        apart = np.abs(arrays["mlx:cpu/logits"].astype(float) - arrays["numpy/logits"]).max()
-        assert apart == row["max_abs"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "c", "small.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "small.yaml"]
