@@ -56,7 +56,7 @@ GROUPS = {
     "set-up": {
         "doctor": "check this machine: backends, two writers at once, every Metal kernel",
         "options": "every option of every command: default, unit, meaning, and whose it is",
-        "completion": "a script for completion of commands, options and runs in bash, zsh or fish",
+        "completion": "a script for completion of commands, options and runs in bash or zsh",
     },
 }
 """Title -> its commands, each with a line of help."""

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class _Doctor(Quiet):
     quick: bool = switch("a little of everything; the result is not stored")
-    seconds: float = option(
-        0.15, "time for which each pair of writers adds", unit="s", above=0, high=60
-    )
 
 
 @command("doctor")
@@ -33,11 +30,10 @@ def doctor(config: _Doctor) -> Report:
 
     That is shared memory, a gradient of every backend beside the reference, every pair of writers
     at once, readers beside a writer; on a Mac every Metal kernel, and whether torch:mps beside
-    mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The answer comes
-    first; --json has every number. The result is stored for this machine and these versions;
-    --workers, --gpu-write, --read and --determinism of `mlxhog train` use it. A check that other
-    programs leave too little processor time is unclear, which is no failure. Exit code 1 if a
-    promise of mlxhog does not hold here.
+    mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The result is stored
+    for this machine and these versions, and `mlxhog train` uses it. A check that other programs
+    leave too little processor time is unclear, which is no failure. Exit code 1 if a promise of
+    mlxhog does not hold here.
 
     Examples:
         doctor
@@ -49,7 +45,7 @@ def doctor(config: _Doctor) -> Report:
     from mlxhog.doctor.record import conclude, examine, sections
 
     with config.status() as tell:
-        record = examine(config.seconds, config.quick, tell)
+        record = examine(config.quick, tell)
     record["stored"], record["not_stored"] = None, "--quick is not stored; run `mlxhog doctor`"
     if not config.quick:
         try:
@@ -99,16 +95,12 @@ def parity(config: _Parity) -> Report:
     """Compute one model with every backend here and compare every number.
 
     These are loss, logits, hidden states, gradients, states, parameters after some steps of SGD,
-    momentum and AdamW, and one token at a time against the whole sequence. The steps of an
-    optimizer that --plugin adds are compared with float64. SUBJECT is an architecture (a name, a
-    YAML file or a line of layers), a checkpoint's directory, or a run (its whole name, or latest);
-    with such a plugin, it may be left out.
-
-    The answer comes first, then the worst disagreements; --all has a line for each tensor. Exit
+    momentum, AdamW and an optimizer that --plugin adds, and one token at a time against the whole
+    sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's
+    directory, or a run (its whole name, or latest); with such a plugin, it may be left out. Exit
     code 1 if anything disagrees; stderr names the first tensor that does.
 
     Examples:
-        parity tiny
         parity latest
         parity "my_layer swiglu" --plugin examples/my_layer.py
         parity --plugin examples/my_optimizer.py
@@ -213,15 +205,13 @@ def replay(config: _Replay) -> Report:
     """Repeat a recorded run and compare it bit for bit.
 
     train --determinism record keeps a log of the order in which its lock-free workers read and
-    wrote every stripe of the parameters, of their batches and step sizes, and of deaths. The replay
-    starts the same workers, delays each access until its turn, and checks the weights of each step,
-    the norm of each gradient, and the SHA-256 of weights and optimizer state at the end. Exit code
-    1: they differ; the output names worker, step and stripe of the first difference.
+    wrote every stripe of the parameters. The replay starts the same workers, delays each access
+    until its turn, and checks the weights of each step and the norm of each gradient. Exit code 1:
+    they differ; the output names worker, step and stripe of the first difference.
 
     Examples:
-        replay latest
-        replay runs/20260102-101500-sotu --json
         train --determinism record --workers mlx:cpu,torch:cpu --steps 100
+        replay latest
     """
     from mlxhog.training.replay import replay
 

@@ -30,17 +30,13 @@ def run(words: _Words, config: ClassicConfig) -> Report:
 
     Plain serial SGD runs beside it. Without --data the data are generated, with the statistics of
     the paper. Without PROBLEM it lists the problems. Every number but "start-up" is of the native
-    loops only: measurement and shuffling are not timed.
-
-    lost updates: after the last epoch the workers process the examples once more, and increment a
-    counter with the writes of the scheme, once per touch of the busiest shared coordinate; the
-    missing increments were lost. Other coordinates lose fewer.
+    loops only: measurement and shuffling are not timed. lost updates: of a counter that is
+    incremented once per touch of the busiest shared coordinate; other coordinates lose fewer.
 
     Examples:
         classic
         classic svm --workers 2 --write racy --active-rows
         classic matrix-completion --rank 32 --scheme round_robin
-        classic graph-cuts --json
         classic svm --data rcv1_train.svm
 
     Main options:

@@ -42,22 +42,19 @@ class _Words(Plugins, Quiet):
 def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
     """Find out which of two ways to train is better.
 
-    The command trains them in pairs with one seed and one order of the text, in turns, each with
-    the same time, tokens or steps, and scores them on the same held-out text. It stops at a clear
-    answer, by a sequential test that calls either side better by chance at most once in a hundred
-    comparisons. Without one it answers: cannot be told.
+    The command trains them in pairs with one seed and one order of the text, each with the same
+    time, tokens or steps, and scores them on the same held-out text. It stops at a clear answer, by
+    a sequential test that calls either side better by chance at most once in a hundred comparisons.
+    Without one it answers: cannot be told.
 
-    A and B are each an architecture (a name or a file), a YAML file of train's options, or a run,
-    of which the options count and not the weights. --a and --b add train's flags to one side, the
-    flags below to both. One subject, or none (train's defaults), stands for both. Finished pairs
-    are kept: after Ctrl-C the same command continues, and once all are done it only prints the
-    answer.
+    A and B are each an architecture, a YAML file of train's options, or a run, of which the options
+    count and not the weights; one, or none (train's defaults), stands for both. --a and --b add
+    train's flags to one side, the flags below to both. After Ctrl-C the same command continues.
 
     Examples:
         compare tiny --a "--optimizer muon" --b "--optimizer adamw"
         compare mine.yaml theirs.yaml --time 5m
         compare latest 20260102-101500-sotu --tokens 1M
-        compare --a "--workers 2 --strategy hogwild" --b "--strategy serial --threads 2"
 
     Main options:
         a b pairs time tokens steps eval_tokens data workers seed folder out json quiet
@@ -206,7 +203,6 @@ def _report(comparison: "Comparison") -> Report:
     }
     pairs = [
         {
-            "pair": number,
             "seed": pair.seed,
             "A": f"{pair.a.bits_per_byte:.4f}",
             "B": f"{pair.b.bits_per_byte:.4f}",
@@ -214,16 +210,13 @@ def _report(comparison: "Comparison") -> Report:
             "A tok/s": pair.a.tokens / pair.a.seconds,
             "B tok/s": pair.b.tokens / pair.b.seconds,
         }
-        for number, pair in enumerate(comparison.pairs[: outcome.pairs], start=1)
+        for pair in comparison.pairs[: outcome.pairs]
     ]
     sure = "few pairs, no interval" if high > MOST_UNSURE * low else f"{low:.3f} to {high:.3f}"
     words = {
         "pairs": pairs,
-        "what differs": [
-            {"option": k, "A": str(a), "B": str(b)} for k, (a, b) in facts["differing"].items()
-        ],
-        "A": facts["a"],
-        "B": facts["b"],
+        "what differs": {name: f"A {a}, B {b}" for name, (a, b) in facts["differing"].items()},
+        **{letter: facts[letter] for letter in "ab"},
         "each run": terms.each,
         "speed": f"A trains {speed:.3f} times as fast as B ({sure})",
         "intervals": "99 % sure, whenever the comparison stops",

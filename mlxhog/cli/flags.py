@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
@@ -91,7 +91,7 @@ class Part:
     cls: type[Any]  # a dataclass of `option` fields
     only: str | Callable[[], Iterable[str]] = ""  # their flat names; "" for all
     group: str | None = None  # heading for all of them; None for those that they name
-    default: str | None = None  # shown in place of each default
+    default: str = ""  # shown in place of each default
     merged: bool = False  # the command merges them with other sources: it gets a `Written`
 
 
@@ -107,34 +107,6 @@ class Written:
         return resolve(cls, [self.values], self.problems)
 
 
-class Declared(NamedTuple):
-    """An option of a command, and its part."""
-
-    spec: Option
-    part: Part
-
-    @property
-    def title(self) -> str:
-        """The heading above it."""
-        title = self.spec.group if self.part.group is None else self.part.group
-        return title or ("positional arguments" if self.spec.argument else "options")
-
-    @property
-    def about(self) -> str:
-        """Its help: the effect, and the default if it shows one."""
-        spec, default = self.spec, self.part.default
-        bare = spec.switch or spec.argument or spec.many or spec.required
-        if default is None:
-            shows_none = bare or (spec.metavar and spec.default is None)
-            default = "" if shows_none else spec.default_text
-        if not default:
-            return spec.help
-        words = words_of(spec)
-        is_listed = len(words) > MOST_CHOICES or spec.kind is not None
-        listed = f"; one of {', '.join(words)}" * is_listed
-        return f"{spec.help}{listed} [{default}]"
-
-
 class Flags:
     """The options of one command, and the reader of its command line.
 
@@ -147,20 +119,22 @@ class Flags:
         doc, _, main = doc.partition("\n\nMain options:\n")
         self._about, _, examples = doc.partition("\n\nExamples:\n")
         self._main, self._examples = main.split(), textwrap.dedent(examples).splitlines()
-        self.declared: dict[str, Declared] = {}  # by flag, or by place in the usage line
+        self._declared: dict[str, tuple[Option, Part]] = {}  # by flag, or place in the usage line
         self.by_flag: dict[str, Option] = {}  # aliases included
         for part in parts:
             names = part.only.split() if isinstance(part.only, str) else part.only()
             for spec in _with_numbers(options(part.cls).values()):
                 place = spec.argument or spec.flag
                 if place not in self.by_flag and (not names or spec.name in names):
-                    self.declared[place] = Declared(spec, part)
+                    group = spec.group if part.group is None else part.group
+                    spec = replace(spec, group=group, shown=part.default)
+                    self._declared[place] = spec, part
                     self.by_flag |= dict.fromkeys(spec.flags, spec)
         self._words = [spec for spec in self.specs() if spec.argument]
 
     def specs(self) -> list[Option]:
-        """Return every option and number of the command."""
-        return [one.spec for one in self.declared.values()]
+        """Return every option and number of the command, as its help has them."""
+        return [spec for spec, _ in self._declared.values()]
 
     def parse(self, arguments: Sequence[str]) -> list[Any]:
         """Read a command line; return the options of each part, in the parts' order.
@@ -181,7 +155,7 @@ class Flags:
             for flag in unknown
         ]
         layers: dict[Part, Layer] = {part: {} for part in self.parts}
-        for spec, part in self.declared.values():
+        for spec, part in self._declared.values():
             if spec.name in values:
                 layers[part][spec.name] = value, flag = values[spec.name]
                 problems += [
@@ -287,7 +261,7 @@ class Flags:
 
     def _help(self, *, everything: bool) -> str:
         width = min(shutil.get_terminal_size().columns, WIDTH) - 2
-        shown, groups = [*self.declared.values()], dict[str, list[tuple[str, str]]]()
+        shown, groups = self.specs(), dict[str, list[tuple[str, str]]]()
         n_flags = len(shown) - len(self._words) + 2  # with --help and --help-all
         if everything:
             about = "the main options" if self._main else "this"
@@ -296,11 +270,12 @@ class Flags:
             groups = {"positional arguments": [], "options": own}
         else:
             places = {name: place for place, name in enumerate(self._main)}
-            shown = [one for one in shown if one.spec.argument or one.spec.name in places]
-            shown.sort(key=lambda one: -1 if one.spec.argument else places[one.spec.name])
+            shown = [one for one in shown if one.argument or one.name in places]
+            shown.sort(key=lambda one: -1 if one.argument else places[one.name])
         for one in shown:
-            title = one.title if everything else "main options"
-            groups.setdefault(title, []).append((self._left(one.spec), one.about))
+            title = one.group or ("positional arguments" if one.argument else "options")
+            row = self._left(one), _about(one)
+            groups.setdefault(title if everything else "main options", []).append(row)
         words = " ".join(spec.argument for spec in self._words)
         blocks = [f"usage: mlxhog {self._command} {words} [options]".replace("  ", " ")]
         for text in self._about.split("\n\n"):
@@ -318,6 +293,15 @@ class Flags:
         value = "" if spec.switch else "[true|false]" if spec.type is bool else _metavar(spec)
         value += f" [{value} ...]" * self._takes_several(spec)
         return f"{', '.join(spec.flags)} {value}".strip()
+
+
+def _about(spec: Option) -> str:
+    """The effect of an option, and the default if it shows one."""
+    bare = spec.switch or spec.argument or spec.many or spec.required
+    default = spec.shown if bare or (spec.metavar and spec.default is None) else spec.default_text
+    words = words_of(spec) if default else ()
+    is_listed = bool(default) and (len(words) > MOST_CHOICES or spec.kind is not None)
+    return spec.help + f"; one of {', '.join(words)}" * is_listed + f" [{default}]" * bool(default)
 
 
 def _row(left: str, right: str, width: int) -> str:

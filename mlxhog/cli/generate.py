@@ -46,7 +46,6 @@ class GenerateConfig(Sampling, Reading, Plugins, Json):
         excludes=("prompt",),
     )
     batch_size: int = option(16, "answers that are written at a time", low=1)
-    prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
 
 
 @command("generate")
@@ -62,33 +61,31 @@ def generate(config: GenerateConfig) -> Report:
     from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import load
 
-    many, stops = bool(config.prompt_file), tuple[str, ...]()
-    prompts = [] if many else [read_prompt(config.prompt)]
+    many = bool(config.prompt_file)
+    prompts, stops = [read_prompt(config.prompt)] if not many else [], tuple[str, ...]()
     if many:
         prompts, stops = read_prompts(config.prompt_file)
     config = replace(config, stop=(*stops, *_stop_strings(config.stop)))
     reading: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(Reading)}
     model = load(config.model, **reading, say=lambda message: print(message, file=sys.stderr))
-    sizes = {"batch_size": config.batch_size, "prefill_chunk": config.prefill_chunk}
     source, trains = model.follower.source, not model.follower.source.ended()
-    answers = Answers(len(prompts))
+    answers, n_written = Answers(len(prompts)), 0
     used: dict[int, tuple[Loaded, Loaded]] = {}  # by the first and the last token of an answer
-    waiting, n_written = "" if many else prompts[0], 0
     with closing(model):
-        for piece in answers.follow(model.answer(prompts, config, **sizes)):
+        for piece in answers.follow(model.answer(prompts, config, batch_size=config.batch_size)):
             now = model.follower.loaded()
             used[piece.row] = (used.get(piece.row, (now,))[0], now)
             if config.json:
                 continue
             if not many:
-                _write(waiting + piece.text)
-                waiting = ""
-                continue
-            for text, answer in list(zip(prompts, answers.rows, strict=True))[n_written:]:
-                if not answer.finish_reason:  # each as soon as it and those before it are complete
-                    break
+                _write(prompts[0] * (n_written == 0) + piece.text)
                 n_written += 1
-                _write(f"--- {n_written} of {len(prompts)}\n{text}{answer.text}\n")
+                continue
+            # each as soon as it and those before it are complete
+            while n_written < len(prompts) and (answer := answers.rows[n_written]).finish_reason:
+                text = f"{prompts[n_written]}{answer.text}\n"
+                n_written += 1
+                _write(f"--- {n_written} of {len(prompts)}\n{text}")
     if not (config.json or many):
         _write("\n")
     records: list[dict[str, Any]] = [
@@ -104,8 +101,9 @@ def generate(config: GenerateConfig) -> Report:
         for row, (prompt, answer) in enumerate(zip(prompts, answers.rows, strict=True))
     ]
     whole = {"answers": records, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
-    pace = {"tokens_per_s": _rounded(answers.tokens_per_s), "seconds": round(answers.seconds, 3)}
-    facts = (whole if many else records[0]) | pace
+    facts = (whole if many else records[0]) | {
+        "tokens_per_s": _rounded(answers.tokens_per_s), "seconds": round(answers.seconds, 3),
+    }  # fmt: skip
     if config.json:
         return Report(facts)
     rate = "" if answers.tokens_per_s is None else f" at {answers.tokens_per_s:.0f} tok/s"
@@ -148,7 +146,7 @@ def read_prompt(spec: str) -> str:
     """
     if spec == "-" or spec.startswith("@"):
         return _read(spec.removeprefix("@"), f"--prompt {spec}")
-    return _plain(spec, f"--prompt {ascii(spec)}")
+    return _plain(spec.encode(errors="surrogatepass"), f"--prompt {ascii(spec)}")
 
 
 def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
@@ -177,7 +175,7 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
                 except DataError as error:
                     raise ConfigError(f"{place}: {error}") from error
             elif isinstance(prompt := values.get("prompt"), str):
-                prompts.append(_plain(prompt, place))
+                prompts.append(_plain(prompt.encode(errors="surrogatepass"), place))
             else:
                 raise ConfigError(
                     f'{place}: wanted {{"prompt": "..."}} or {{"messages": [...]}}, got '
@@ -203,16 +201,11 @@ def _read(spec: str, what: str) -> str:
             content = reading.read_all(file, reading.MOST_BYTES)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{what}: {getattr(error, 'strerror', error)}") from error
-    return _normalised(content, what)
+    return _plain(content, what)
 
 
-def _plain(text: str, what: str) -> str:
+def _plain(content: bytes, what: str) -> str:
     """Return a text as training reads it; one with a lone surrogate is refused."""
-    return _normalised(text.encode(errors="surrogatepass"), what)
-
-
-def _normalised(content: bytes, what: str) -> str:
-    """Return a text without a byte-order mark, CRLF as LF, as training reads it."""
     from mlxhog.data import records
 
     try:
@@ -226,9 +219,9 @@ def _normalised(content: bytes, what: str) -> str:
 
 def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
     r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes."""
-    texts = (_plain(word, f"--stop {ascii(word)}") for word in words)
-    plain = [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts]
-    return stop_strings(plain, "--stop")
+    plain = (_plain(one.encode(errors="surrogatepass"), f"--stop {ascii(one)}") for one in words)
+    texts = [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in plain]
+    return stop_strings(texts, "--stop")
 
 
 def _rounded(number: float | None) -> float | None:
@@ -344,16 +337,13 @@ def evaluate(config: EvalConfig) -> Report:
         raise DataError(f"{words(config.data)} holds no text; choose other files")
     about = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend.name}
     rows = [{"file": name, **_numbers(one)} for name, one in scores.items()]
-    facts: dict[str, Any] = {
-        **about,
-        "files": rows,
-        "skipped": [] if corpus is None else [one.to_json() for one in corpus.skipped],
-        **_numbers(whole),
-        **({} if own is None else {"part": own}),
-        "seconds": round(time.monotonic() - began, 3),
-    }
+    skipped = [] if corpus is None else [one.to_json() for one in corpus.skipped]
+    facts: dict[str, Any] = {**about, "files": rows, "skipped": skipped, **_numbers(whole)}
     rows = [*rows, {"file": "whole", **_numbers(whole)}]
-    rows += [] if own is None else [{"file": "its part of every evaluation", **own}]
+    if own is not None:
+        facts["part"] = own
+        rows.append({"file": "its part of every evaluation", **own})
+    facts["seconds"] = round(time.monotonic() - began, 3)
     return Report(facts, [rows, about])
 
 

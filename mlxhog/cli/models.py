@@ -110,14 +110,11 @@ class _Convert(RunFolder, Plugins, Quiet):
 def convert(config: _Convert) -> Report:
     """Write a checkpoint in another format.
 
-    SRC may be a run, `latest`, a checkpoint of mlxhog, a directory of transformers (such as
-    NX-AI/xLSTM-7b), or a state dict of the xlstm package, of xLSTMLarge or of xLSTMLMModel, as
-    .safetensors or torch file; the format is detected. Only --dtype changes the numbers, and a
-    model of any size needs little memory.
+    SRC may be a run, a checkpoint of mlxhog, a directory of transformers (such as NX-AI/xLSTM-7b),
+    or a state dict of the xlstm package; the format is detected. Only --dtype changes the numbers.
 
     Examples:
         convert latest exported --to hf
-        convert xLSTM-7b ours --to mlxhog --dtype bfloat16
         convert model.pt for-transformers --config config.yaml --to hf
         convert ours for-the-package --to xlstm --check
     """

@@ -5,20 +5,18 @@ from the parsers. It imports the same modules as the `--help` of a command.
 """
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlxhog.cli.flags import Declared, Json, words_of
+from mlxhog.cli.flags import Json, words_of
 from mlxhog.cli.frame import Report, command, spelt
 from mlxhog.config.choices import KINDS
 from mlxhog.config.options import Option, argument, options, to_flag
 from mlxhog.config.sources import suggestion
 from mlxhog.errors import ConfigError
-from mlxhog.report.streams import printable, verbatim
 
 MOST_COMMANDS = 3  # they fit into a line of the list
 
@@ -75,24 +73,23 @@ def _rows() -> list[Row]:
     known: dict[str, Row] = {}
     for words in names():
         command, _ = find(words.split())
-        for one in command.flags().declared.values():
-            for row in [] if one.spec.argument else _of_flag(one):
+        for spec in command.flags().specs():
+            for row in [] if spec.argument else _of_flag(spec):
                 row = known.setdefault(json.dumps(row), {**row, "commands": []})
                 row["commands"].append(words)
     return list(known.values())
 
 
-def _of_flag(declared: Declared) -> Iterator[Row]:
+def _of_flag(spec: Option) -> Iterator[Row]:
     """Yield the rows of a flag: one, or one for each default that choices give it."""
-    spec, by_default = declared.spec, dict[tuple[str, str], tuple[Option, list[Any]]]()
+    by_default = dict[tuple[str, str], tuple[Option, list[Any]]]()
     for owner in spec.owners:
         own = next(each for each in options(owner).values() if each.flat == spec.name)
         by_default.setdefault((own.default_text, own.help), (own, []))[1].append(owner)
     for own, of in by_default.values() or [(spec, [])]:
-        usual = "off" if own.switch else "none" if own.many or own.required else own.default_text
         yield {
             "name": spec.name, "also": list(spec.aliases),
-            "default": declared.part.default or usual or "none",
+            "default": spec.shown or own.default_text or "none",
             "value": "no value" if own.switch else own.metavar or own.expected,
             "unit": own.unit, "help": own.help, "kind": of[0].kind.title if of else "",
             "of": [each.name for each in of], "inside": own.name if of else "",
@@ -135,12 +132,6 @@ _mlxhog() {
     [[ -n "${found[1]}" ]] && compadd -- "${found[@]}" || _files
 }
 compdef _mlxhog mlxhog""",
-    "fish": """\
-function __mlxhog_words
-    set -l words (commandline -opc) (commandline -ct)
-    $words[1] completion fish -- $words[2..-1] 2>/dev/null
-end
-complete -c mlxhog -a '(__mlxhog_words)'""",
 }
 BREAKS = (":", "=")
 """Characters at which bash splits words."""
@@ -151,7 +142,7 @@ MODELS = {"model", "config_or_run", "subject", "name_or_file"}
 
 @dataclass(frozen=True, kw_only=True)
 class _Completion(Json):
-    shell: str = argument("SHELL", "bash, zsh or fish", choices=tuple(SCRIPTS))
+    shell: str = argument("SHELL", "bash or zsh", choices=tuple(SCRIPTS))
     words: tuple[str, ...] = argument("[-- WORDS]", "a command line", metavar="WORDS", many=True)
 
 
@@ -163,7 +154,6 @@ def completion(config: _Completion) -> Report:
 
       bash: eval "$(mlxhog completion bash)" in ~/.bashrc
       zsh:  eval "$(mlxhog completion zsh)" in ~/.zshrc, after compinit
-      fish: mlxhog completion fish > ~/.config/fish/completions/mlxhog.fish
 
     With -- and the words of a command line, it prints the possible completions of the last word,
     one per line.
@@ -171,24 +161,18 @@ def completion(config: _Completion) -> Report:
     Examples:
         completion bash
         completion zsh
-        completion fish
         completion bash -- train --st
     """
     if not config.words:
         return Report({"script": SCRIPTS[config.shell]}, SCRIPTS[config.shell])
     words = list(candidates(config.words, config.shell))
-    if not config.json:
-        out = verbatim(sys.stdout)  # it keeps tabs between a word and its help
-        for line in words:
-            out.write("\t".join(map(printable, line.split("\t", 1))) + "\n")
-    return Report(words, [])
+    return Report(words, words)
 
 
 def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
-    """Yield the completions of the last word, in the format of the shell.
+    """Yield the completions of the last word.
 
-    bash splits words at `BREAKS` and gets the part after the last one; fish gets the help after a
-    tab.
+    bash splits words at `BREAKS` and gets the part after the last one.
     """
     joined = [""]
     for before, word in zip(["", *words], words, strict=False):
@@ -198,32 +182,31 @@ def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
             joined.append(word)
     *before_it, current = joined[1:] or [""]
     begin = max(current.rfind(mark) for mark in BREAKS) + 1 if shell == "bash" else 0
-    for text, about in _completions(before_it, current).items():
+    for text in _completions(before_it, current):
         if text.startswith(current):
-            yield f"{text}\t{about}" if shell == "fish" and about else text[begin:]
+            yield text[begin:]
 
 
-def _completions(before: Sequence[str], current: str) -> dict[str, str]:
-    """Return the words that may follow some words, with a line of help or nothing."""
+def _completions(before: Sequence[str], current: str) -> Iterable[str]:
+    """Return the words that may follow some words."""
     from mlxhog.cli import COMMANDS, MAD, find
 
     if not before:
-        return {**COMMANDS, "--help": "the list of commands", "--version": ""}
+        return [*COMMANDS, "--help", "--version"]
     if before == ["mad"]:
         return MAD
     if before[0] not in COMMANDS or (before[0] == "mad" and before[1] not in MAD):
-        return {}
+        return []
     command, rest = find(before)
     flags = command.flags()
     flag, equals, _ = current.partition("=")
     spec = flags.by_flag.get(flag if equals else ["", *rest][-1])
     if spec is not None and not spec.switch:
-        return dict.fromkeys((f"{flag}={one}" if equals else one for one in _values(spec)), "")
+        return [f"{flag}={one}" if equals else one for one in _values(spec)]
     if current.startswith("-"):
-        helps = {flag: spec.help for flag, spec in flags.by_flag.items()}
-        return {"--help": "show this, and stop", **helps}
+        return ["--help", *flags.by_flag]
     places = (spec for spec in flags.specs() if spec.argument)
-    return dict.fromkeys((one for spec in places for one in _values(spec)), "")
+    return dict.fromkeys(one for spec in places for one in _values(spec))
 
 
 def _values(spec: Option) -> Iterator[str]:

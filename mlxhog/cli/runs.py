@@ -39,12 +39,10 @@ ADVICE = {
 def run(config: RunFolder, _: Json) -> Report:
     """List runs, the newest last.
 
-    The columns are status, model, data, parameters, steps and time of training, held-out bits per
-    byte, and the share of the held-out text that they are of. `mlxhog runs rm RUN...` removes runs.
+    bits/byte are those of held-out text. `mlxhog runs rm RUN...` removes runs.
 
     Examples:
         runs
-        runs --json
         runs rm 20260102-101500-sotu notes --yes
     """
     from mlxhog.checkpoint.run import list_runs
@@ -86,27 +84,25 @@ def _facts(run: "Run") -> dict[str, Any]:
 
 
 def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a run as a row of the table; its run.json may have been edited, so of any types."""
+    """Return a run as a row of the table."""
 
     def spelt(name: str, spell: Callable[[float], str]) -> str:
-        value: Any = facts.get(name)
-        is_number = type(value) in (int, float) and abs(value) < 1e15
-        return spell(float(value)) if is_number else "-"
+        value = facts.get(name)
+        return "-" if value is None else spell(value)
 
-    status, data = str(facts.get("status"))[:40], facts.get("data")
-    if status == "interrupted" and not facts["resumable"]:
-        status = "early"
-    metal = label(*(str(facts.get(name, "")) for name in ("gpu_write", "kernels")))
-    if isinstance(data, str) and "/" in data:
+    is_early = facts["status"] == "interrupted" and not facts["resumable"]
+    metal = label(*(facts.get(name, "") for name in ("gpu_write", "kernels")))
+    data = facts["data"] or "-"
+    if "/" in data:
         from mlxhog.checkpoint.run import default_name
 
         data = default_name(data)
-    early = scored_at(facts["val_step"], facts["steps"] if type(facts["steps"]) is int else None)
+    early = scored_at(facts["val_step"], facts["steps"])
     return (
         facts["name"],
-        f"{status}, {metal}" if metal else status,
-        str(facts.get("model"))[:40],
-        "-" if data is None else str(data)[:40],
+        ", ".join(filter(None, ["early" if is_early else facts["status"], metal])),
+        facts["model"],
+        data,
         spelt("parameters", format_count),
         spelt("steps", format_number),
         spelt("seconds", format_duration),

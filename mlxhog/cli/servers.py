@@ -73,10 +73,9 @@ class _Board(OneRun):
 def board(config: _Board) -> int:
     """Serve a page that follows a run.
 
-    It shows curves over time, samples and steps, staleness, workers, samples of text, messages.
-    All its parts come from this machine, and only this machine can open it; from another one: ssh
-    -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons: save a
-    checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run.
+    Only this machine can open it; from another one: ssh -L 8322:127.0.0.1:8322 HOST. The printed
+    link has a token for the page's buttons: save a checkpoint, write a sample, stop the run. Ctrl-C
+    ends the board, not the run.
 
     Examples:
         board

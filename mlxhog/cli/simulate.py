@@ -31,16 +31,13 @@ class _Words(RunFolder, Json):
 def run(words: _Words, written: Written) -> Report:
     """Simulate the strategies with given workers, event by event, without training.
 
-    It predicts gradients per second, staleness, and the waiting times of workers. Times of
-    gradients are constant, exponential, log-normal, Pareto, or alternate between slow and fast;
-    some workers may be slower, die and return, or join later. With --run the times are those of a
-    recorded run. With --objective a small problem with a known minimum is trained. With --machines
-    and --link the workers are on several machines: rounds of cluster by the clock, beside
-    strategies whose every step or merge waits for the link.
+    It predicts gradients per second, staleness, and the waiting times of workers. With --run the
+    times of gradients are those of a recorded run. With --objective a small problem with a known
+    minimum is trained. With --machines and --link the workers are on several machines: rounds of
+    cluster by the clock, beside strategies whose every step or merge waits for the link.
 
     Examples:
         simulate --workers 16 --slow 1=10
-        simulate --workers 8 --times exponential:1s:2s --sync-time 100ms
         simulate --times pareto:50ms:1.5 --strategies hogwild,sync,sync_backup --backup-workers 2
         simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic --kill 1=30s:10s
         simulate --run latest --json

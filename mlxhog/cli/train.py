@@ -46,7 +46,6 @@ def run(words: _Words, written: Written) -> Report:
         train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2
         train --resume latest --steps 1000
         train --init-from latest --data examples.jsonl --epochs 3 --patience 2
-        train --model tiny --set hidden_size=256 --set num_hidden_layers=6 --dry-run
 
     Main options:
         config data tokenizer model set seq_len batch_size workers lr time steps epochs resume

@@ -151,9 +151,7 @@ class _Report(RunFolder, Json):
 def report(config: _Report) -> Report:
     """Write one HTML file about one run, or about several beside each other.
 
-    It has result, machine, curves over time, samples and steps, staleness, workers over time,
-    samples of text, what failed and recovered, configuration, and the commands that repeat it. The
-    file needs no network. A run in progress is reported up to its last number.
+    The file needs no network. A run in progress is reported up to its last number.
 
     Examples:
         report latest
@@ -168,13 +166,8 @@ def report(config: _Report) -> Report:
     return Report({"report": path, "bytes": len(page), "notes": notes})
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plot(_Report):
-    over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
-
-
 @command("plot")
-def plot(config: _Plot) -> Report:
+def plot(config: _Report) -> Report:
     """Draw the losses of runs in bits per byte, in the terminal and as one PNG file.
 
     The terminal has a line for each, on one scale. A run in progress is drawn up to its last
@@ -183,7 +176,6 @@ def plot(config: _Plot) -> Report:
     Examples:
         plot latest
         plot sotu notes --to compared.png
-        plot latest --over tokens
     """
     from mlxhog.report.charts import losses
     from mlxhog.report.record import different_texts
@@ -196,7 +188,7 @@ def plot(config: _Plot) -> Report:
                 "training begins"
             )
     differ = different_texts(records)
-    path = config.write(records, "losses.png", losses(records, config.over))
+    path = config.write(records, "losses.png", losses(records))
     columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
     runs = [
         {

@@ -44,11 +44,7 @@ T = TypeVar("T")
 
 
 class UnknownChoice(ConfigError):
-    """No choice of a kind, such as "layer", has this name."""
-
-    def __init__(self, message: str, *, title: str = "", name: str = "") -> None:
-        super().__init__(message)  # alone, as unpickling has it
-        self.title, self.name = title, name
+    """No choice of a kind, such as "layer", has this name; ";" ends the words that say so."""
 
 
 class Registry(Generic[T]):
@@ -98,9 +94,9 @@ class Registry(Generic[T]):
             UnknownChoice: no choice has that name; the error suggests the nearest one.
         """
         known = self.known()
-        if name in known:
-            return known[name]
-        raise self.unknown(name, known, ", ".join(known))
+        if name not in known:
+            raise self.unknown(name, known, ", ".join(known))
+        return known[name]
 
     def unknown(self, name: str, names: Iterable[str], listed: str) -> UnknownChoice:
         """Return the error for a name; it suggests the nearest one, or lists all."""
@@ -108,9 +104,7 @@ class Registry(Generic[T]):
         hint = f"did you mean {near!r}?" if near else f"known are {listed}."
         return UnknownChoice(
             f"no {self.title} {shown(name)}; {hint} {self.plural.capitalize()} of your own need "
-            "the file that defines them: --plugin FILE",
-            title=self.title,
-            name=name,
+            "the file that defines them: --plugin FILE"
         )
 
 
@@ -233,34 +227,29 @@ class Kind(Registry[type[Choice]]):
         if isinstance(value, Choice) and value.kind is self:
             return value
         name, numbers = self.parts(value)
-        return self.make(self.find(name), numbers)
+        return self.make(name, {flat: (one, "") for flat, one in numbers.items()})
 
-    def make(
-        self,
-        choice: type[Choice],
-        numbers: Mapping[str, object],
-        origins: Mapping[str, str] = MappingProxyType({}),
-    ) -> Choice:
-        """Return a choice with numbers by their flat names.
+    def make(self, choice: type[Choice] | str, numbers: Mapping[str, tuple[object, str]]) -> Choice:
+        """Return a choice with numbers.
 
         Args:
-            choice: one of this kind.
-            numbers: flat name -> value.
-            origins: flat name -> the beginning of an error about it.
+            choice: one of this kind, or its name.
+            numbers: flat name -> value, and the beginning of an error about it or "".
 
         Raises:
+            UnknownChoice: no choice has that name.
             ConfigError: every number that the choice lacks, or that has a wrong value.
         """
+        choice = self.find(choice) if isinstance(choice, str) else choice
         specs = {spec.flat: spec for spec in options(choice).values()}
         values, wrong = dict[str, object](), list[str]()
-        for flat, value in numbers.items():
+        for flat, (value, begin) in numbers.items():
             try:
                 values[specs[flat].name] = specs[flat].convert(value)
             except KeyError:
-                wrong.append(f"{origins.get(flat, self.title)}: {self.lacks(choice, flat)}")
+                wrong.append(f"{begin or self.title}: {self.lacks(choice, flat)}")
             except ValueError as error:
-                begin = origins.get(flat, f"{choice.name}: {specs[flat].name}")
-                wrong.append(f"{begin} {error}")
+                wrong.append(f"{begin or f'{choice.name}: {specs[flat].name}'} {error}")
         if wrong:
             raise ConfigError("\n".join(wrong))
         return choice(**values)
@@ -309,8 +298,7 @@ class Kind(Registry[type[Choice]]):
 
     def lacks(self, choice: type[Choice], number: str) -> str:
         """Return the error for a number that a choice lacks; it names the choices that have it."""
-        flat = self.numbers()
-        by_name = {**{one.name: one for one in flat.values()}, **flat}
+        by_name = {**{one.name: one for one in self.numbers().values()}, **self.numbers()}
         if number in by_name:
             owners = [owner.name for owner in by_name[number].owners]
             has = "has" if len(owners) == 1 else "have"

@@ -62,8 +62,7 @@ class TrainConfig(Merged):
     )
     tokenizer: str = _data(
         "auto",
-        "bytes, bpe:N (N ids, learnt from the text), sotu, or a tokenizer.json; auto is that of "
-        "init_from or resume, else one that fits text and model: docs/own-text.md",
+        "bytes, bpe:N (N ids, learnt from the text), sotu, or a tokenizer.json: docs/own-text.md",
     )
     text_key: str | None = _data(
         None, "field of a JSON line with the text; or those of prompt and completion, with a comma"
@@ -75,52 +74,43 @@ class TrainConfig(Merged):
         False, "leave base64, hexadecimal digits, data: URIs and PEM blocks out of the text"
     )
     val: str = _data(
-        "every-12th",
-        "held-out text, if data has none: every-12th (document; by volume if they are unequal), or "
-        "tail (of each)",
+        "every-12th", "held-out text, if data has none: every-12th (document), or tail (of each)"
     )
     follow: str | None = _data(
         None,
-        "folder whose new text files and examples are trained as they arrive, each once; data then "
-        "gives the held-out text only; without a budget the run ends by mlxhog stop",
+        "folder whose new files are trained as they arrive; data then gives the held-out text only",
         none="off",
     )
 
     model: str = _model(
         "auto",
-        "architecture: a name (mlxhog models lists them), or a YAML or JSON file; auto is that of "
-        "init_from or resume, else minute; the tokenizer gives the vocabulary",
+        "a name (mlxhog models lists them), or a YAML or JSON file; auto is that of init_from or "
+        "resume, else minute",
         aliases=("size",),
     )
     set: str | None = _model(
-        None,
-        "other values for fields of the model, such as hidden_size=256; several with commas or one "
-        "flag each (mlxhog models tiny lists the fields)",
+        None, "other values for fields of the model, such as hidden_size=256; a flag for each",
         repeats=True, reads=plain_yaml.assignments,
     )  # fmt: skip
     plugin: str | None = _model(
         None,
-        "Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
-        "examples/my_layer.py; several with commas. A file that only a YAML file names runs if you "
-        "have named it before, by a flag or from Python, and it has not changed since",
+        "Python file that adds layers, tasks, schedules, optimizers or strategies; several with "
+        "commas; one that only YAML names runs if you have named it before, as it is now",
     )
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
     )
     batch_size: int | None = _model(
-        4,
-        "sequences in one gradient of one worker; auto is measured before training: twice as many "
-        "until tokens/s stop to rise, or memory is full",
+        4, "sequences in one gradient of one worker; auto is measured before training",
         low=1, none="auto",
     )  # fmt: skip
     grad_accumulation: int = _model(
         1, "gradients averaged into one step", low=1, aliases=("grad_accumulation_steps",)
     )
     kernels: str = _model(
-        "auto",
-        "form of the model's operations: plain, hand-written for CPU or GPU, or the fastest here",
+        "auto", "form of the model's operations; auto is the fastest here",
         choices=("auto", "reference", "native", "metal", EMULATED),
-    )
+    )  # fmt: skip
     compute_dtype: str = _model(
         "float32",
         "type of a gradient's matrix products; parameters, gates, norms and cells stay float32",
@@ -132,9 +122,7 @@ class TrainConfig(Merged):
         None, "threads of each worker; auto shares the cores", low=1, none="auto"
     )
     max_workers: int | None = _workers(
-        None,
-        "worker slots in the arena, each with room for its optimizer state; auto is two more than "
-        "workers if others can join (hogwild) and memory suffices",
+        None, "worker slots; auto is two more than workers if others can join (hogwild)",
         low=1, high=4096, none="auto",
     )  # fmt: skip
     cpu_blas: str = _workers(
@@ -146,16 +134,15 @@ class TrainConfig(Merged):
     )
     slow: str | None = _workers(
         None,
-        "for experiments: workers made slow on purpose, by rank; 1=2 doubles the time of every "
-        "gradient of worker 1, 1=random:0.2:3 triples it with probability 0.2, 1=late:10 begins "
-        "10 s late; with commas, several workers",
+        "workers made slow on purpose, by rank: 1=2 doubles the time of every gradient of worker "
+        "1, 1=random:0.2:3 triples it with probability 0.2, 1=late:10 begins 10 s late",
         reads=parse_slowdowns,
     )
 
     strategy: Strategy | None = _strategy(
         "auto",
-        "how the workers train together, see docs/training.md; auto is serial for one worker, and "
-        "measures several to choose hogwild or sync with sync_shares=speed",
+        "how the workers train together; auto is serial for one, and measures several to choose "
+        "hogwild or sync: docs/training.md",
         kind=STRATEGIES, none="auto",
     )  # fmt: skip
     read: str = _strategy(
@@ -164,9 +151,7 @@ class TrainConfig(Merged):
         choices=("snapshot", "live"),
     )
     overlap: bool = _strategy(
-        False,
-        "add each step beside the computation of the worker's next gradient, which is then one "
-        "update later; hogwild only",
+        False, "add each step while the worker's next gradient is computed; hogwild only"
     )
     write: str = _strategy(
         "auto",
@@ -176,8 +161,8 @@ class TrainConfig(Merged):
     )
     gpu_write: str = _strategy(
         "cpu",
-        "how steps of GPU workers are added: by the CPU, by Metal kernels in place, or as doctor "
-        "found safe here; metal-emulated adds all steps by the Metal source, run on the CPU",
+        "how steps of GPU workers are added: by the CPU, by Metal kernels in place, as doctor "
+        "found safe, or by the Metal source on the CPU",
         choices=("cpu", "metal", "auto", EMULATED),
     )
     determinism: str = _strategy(
@@ -187,15 +172,11 @@ class TrainConfig(Merged):
         choices=("none", "rounds", "record", "replay"),
     )
     force: bool = _strategy(
-        False,
-        "allow gpu_write=metal, kernels=metal, read=live and, with GPU workers, determinism=record "
-        "also if doctor has not found them safe",
+        False, "allow Metal kernels, live reads and records also if doctor has not found them safe"
     )
 
     sampled_head: int | None = _sparse(
-        None,
-        "words drawn for each batch; the training loss is over these and the batch's own, that of "
-        "evaluations over all",
+        None, "words drawn for each batch; the training loss is over these and the batch's own",
         low=1, none="off",
     )  # fmt: skip
 
@@ -213,10 +194,7 @@ class TrainConfig(Merged):
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
 
     schedule: Schedule = _schedule(
-        "cosine",
-        "step size over the run; wsd is warm-up, stable, decay; backoff is the 1/k rule of "
-        "Hogwild, in stages; inverse is 1/k itself",
-        kind=SCHEDULES,
+        "cosine", "step size over the run; wsd is warm-up, stable, decay", kind=SCHEDULES
     )
 
     steps: int | None = _budget(
@@ -230,8 +208,7 @@ class TrainConfig(Merged):
 
     eval_every: Interval = _run(
         Interval(seconds=10),
-        "steps or time between held-out evaluations, or off; the end has one, too; by time one is "
-        "left out if evaluations have taken more than 5 % of the workers' time",
+        "steps or time between held-out evaluations; by time they take at most 5 % of the run",
         aliases=("steps_per_eval",),
     )
     eval_tokens: int | None = _run(
@@ -244,11 +221,9 @@ class TrainConfig(Merged):
     )
     keep_last: int = _run(3, "newest checkpoints that are kept", low=1)
     live: str = _run(
-        "auto",
-        "keep two more copies of the parameters in shared memory, for readers while the run "
-        "trains; auto does if they take at most a tenth of the memory that a run may use",
+        "auto", "copies of the parameters for readers of a run that trains; auto: if memory allows",
         choices=("auto", "on", "off"),
-    )
+    )  # fmt: skip
     live_every: Interval = _run(
         Interval(seconds=1), "steps or time between copies, while there are readers",
         needs="live=auto|on",
@@ -291,17 +266,15 @@ class TrainConfig(Merged):
     )
     context: str = _tuning(
         "frozen",
-        "conversations, prompts with completions: gradients stop where the completion begins, at "
-        "the state after the prompt, or flow through the prompt, which is learnt in neither case",
+        "gradients stop where the completion begins, or flow through the prompt, which is learnt "
+        "in neither case",
         choices=("frozen", "trained"),
     )
     epochs: int | None = _ends(
         None, "end after this number of passes over the training text", unit="passes", low=1
     )
     patience: int | None = _ends(
-        None,
-        "also end after this number of held-out evaluations in a row without a new best; keeps "
-        "the best as with keep_best",
+        None, "also end after this number of evaluations without a new best; implies keep_best",
         unit="evaluations", low=1, none="off", needs="eval_every",
     )  # fmt: skip
     stop_at_loss: float | None = _ends(
@@ -317,9 +290,7 @@ class TrainConfig(Merged):
     # many for runs of minutes: runs of three end .07 bits per byte higher
     # (`benchmarks/across_machines.py --only rounds`).
     cluster: str | None = _cluster(
-        None,
-        "train one model with other machines: HOST:PORT of the lighthouse that mlxhog cluster "
-        "start began",
+        None, "train one model with other machines: HOST:PORT that mlxhog cluster start printed",
         none="off", reads=_check_address, needs="",
     )  # fmt: skip
     cluster_own_address: str | None = _cluster(
@@ -343,8 +314,7 @@ class TrainConfig(Merged):
     )
     cluster_timeout_s: float | None = _cluster(
         None,
-        "limit of each join, transfer and average, above round_every, because a machine that joins "
-        "waits for the others' next round; auto is six times round_every, and at least 60 s",
+        "limit of each join, transfer and average; auto is six times round_every, at least 60 s",
         none="auto", unit="s", above=0,
     )  # fmt: skip
 

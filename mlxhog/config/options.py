@@ -85,6 +85,7 @@ class Option:
     needs: str = ""  # a term of rules, such as "blocks=disjoint": else this has no effect
     owners: tuple[Any, ...] = ()  # of a number of choices: those that have it
     train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
+    shown: str = ""  # text in place of the default
     name: str = ""  # of the field
     type: type = str  # of a value, without None
     optional: bool = False  # may be None
@@ -104,6 +105,8 @@ class Option:
     @property
     def default_text(self) -> str:
         """The default as people write it."""
+        if self.shown or self.switch or self.many or self.required:
+            return self.shown or ("off" if self.switch else "none")
         spelt = self.spell(self.default)
         return str(spelt).lower() if isinstance(spelt, bool) else str(spelt)
 

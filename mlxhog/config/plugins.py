@@ -200,7 +200,7 @@ def recalled(
             for file in files:
                 _recall(file)
         except ConfigError as reason:
-            raise ConfigError(f"{unknown.title} {unknown.name!r} is not known: {reason}") from error
+            raise ConfigError(f"{str(unknown).partition(';')[0]}: {reason}") from error
         result = read()
     digests, used = {_parsed(text)[1] for text in files}, files_of(chosen(result))
     if None not in digests and not digests <= {file.digest for file in used}:

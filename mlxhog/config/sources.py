@@ -186,25 +186,30 @@ def _merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) ->
         for name, kind in kinds.items():
             if name in known:
                 value, where = known.pop(name)
+                is_open = specs[name].optional and value in (None, specs[name].none)
                 try:
-                    choice, numbers = _parts(specs[name], value, where)
+                    title, numbers = ("", {}) if is_open else kind.parts(value)
                 except ConfigError as error:
                     wrong.append(f"{where} is {shown(value)}; {error}")
                     continue
+                choice = type(value) if isinstance(value, Choice) else kind.known().get(title)
                 earlier, _ = written.get(name, (None, ""))
-                if choice is None or earlier not in (None, choice):
+                if is_open or earlier not in (None, choice or title):
                     written = {n: one for n, one in written.items() if n not in kind.numbers()}
-                known = {name: (choice, where), **numbers, **known}
+                if choice is not None:
+                    own = {n: (one, f"{where}: {title}: {n}") for n, one in numbers.items()}
+                    known = {**own, **known}
+                known[name] = choice or title, where
         for name, (value, where) in known.items():
             both = name in written and name in specs and specs[name].repeats
             written[name] = (added(written[name][0], value) if both else value, where)
     values, unknown = dict[str, Any](), None
     for name, kind in kinds.items():
-        numbers = {flat: written.pop(flat) for flat in kind.numbers() if flat in written}
-        if name in written or numbers:
-            chosen, where = written.pop(name, (None, ""))
+        own = {flat: written.pop(flat) for flat in kind.numbers() if flat in written}
+        if name in written or own:
+            chosen, where = written.pop(name, ("", ""))
             try:
-                values[name] = _made(specs[name], chosen, numbers)
+                values[name] = _made(specs[name], chosen, own)
             except UnknownChoice as error:
                 unknown = error
                 wrong.append(f"{where}: {error}")
@@ -220,30 +225,19 @@ def _merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) ->
     return values
 
 
-def _parts(spec: Option, value: object, where: str) -> tuple[type[Choice] | str | None, Layer]:
-    """Return a choice, its name if it is unknown, None if it is open; and its numbers."""
-    if spec.optional and value in (None, spec.none):
-        return None, {}
-    name, numbers = spec.kind.parts(value)
-    choice = type(value) if isinstance(value, Choice) else spec.kind.known().get(name)
-    if choice is None:
-        return name, {}
-    return choice, {flat: (one, f"{where}: {name}: {flat}") for flat, one in numbers.items()}
-
-
 def _made(spec: Option, choice: Any, numbers: Layer) -> Choice | None:
-    """Make the choice of `_parts` with all its numbers; None is open.
+    """Make a choice, or that of a name, with all its numbers.
 
-    An open one is the default, or the first that has all numbers.
+    An open one, "", is the default, or the first that has all numbers, or stays open: None.
 
     Raises:
         UnknownChoice: no choice has that name.
         ConfigError: every number that the choice lacks, or that has a wrong value.
     """
     kind: Kind = spec.kind
-    if choice is None and spec.default not in (None, spec.none):
+    if not choice and spec.default not in (None, spec.none):
         choice = spec.default
-    elif choice is None:
+    elif not choice:
         owners = {flat: kind.numbers()[flat].owners for flat in numbers}
         (first, those), *others = owners.items() or [("", ())]
         choice = next((one for one in those if all(one in own for _, own in others)), None)
@@ -254,10 +248,7 @@ def _made(spec: Option, choice: Any, numbers: Layer) -> Choice | None:
                 f"{first} and {other}, leave one out"
             )
     choice = kind.find(choice) if isinstance(choice, str) else choice
-    if choice is None:
-        return None
-    values = {flat: value for flat, (value, _) in numbers.items()}
-    return kind.make(choice, values, {flat: where for flat, (_, where) in numbers.items()})
+    return None if choice is None else kind.make(choice, numbers)
 
 
 def _names(specs: Mapping[str, Option]) -> dict[str, str]:
@@ -297,7 +288,7 @@ def added(earlier: object, later: object) -> object:
         return later  # converting it raises the error
 
 
-_THEIRS = {
+_ELSEWHERE = {
     "batch_size": "micro_batch_size per_device_train_batch_size train_batch_size",
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
@@ -330,42 +321,34 @@ _THEIRS = {
     "tokenizer": "tokenizer_name",
     "warmup": "warmup_iters warmup_ratio warmup_steps",
     "weight_decay": "wd",
-    "workers": "backend device devices n_workers nproc nproc_per_node num_processes num_workers "
-    "world_size",
-}
-"""Our name -> names in transformers, nanoGPT and mlx-lm. One of these may stand twice: a command
-has only one of ours."""
+    "workers":
+        "backend device devices n_workers nproc nproc_per_node num_processes num_workers "
+        "world_size",
+    "set hidden_size=N": "d_model dim embedding_dim hidden_size n_embd",
+    "set num_heads=N": "n_head n_heads num_attention_heads num_heads",
+    "set num_hidden_layers=N": "depth n_layer n_layers num_blocks num_hidden_layers num_layers",
+    "nothing is compiled; --kernels chooses the operators": "compile torch_compile",
+    "leave it out, the command trains": "do_train train",
+    "held-out text is evaluated while it trains, see --eval-every": "do_eval test",
+    "for less memory lower --batch-size or --seq-len": "grad_checkpoint gradient_checkpointing",
+    "progress comes every few seconds, and metrics.jsonl has a line every two":
+        "log_interval logging_steps steps_per_report",
+    "there is no LoRA: all weights are trained":
+        "adapter_path fine_tune_type lora lora_layers lora_rank use_peft",
+    'a trained model writes text by `mlxhog generate latest --prompt "The"`':
+        "max_new_tokens num_samples prompt temperature top_k top_p",
+    "a model or run is named without a flag, as in `mlxhog generate latest`": "ckpt model",
+    "held-out text is a part of the data, see --val": "test_file val_data valid validation_file",
+    "the vocabulary is the tokenizer's: --tokenizer bpe:N": "vocab_size",
+}  # fmt: skip
+"""Our name, a field of a model, or advice -> names in transformers, nanoGPT and mlx-lm.
 
-_FIELDS = {
-    "hidden_size": "d_model dim embedding_dim hidden_size n_embd",
-    "num_heads": "n_head n_heads num_attention_heads num_heads",
-    "num_hidden_layers": "depth n_layer n_layers num_blocks num_hidden_layers num_layers",
-}
-"""Field of a model -> names of options for it elsewhere."""
-
-_ADVICE = {
-    "compile torch_compile": "nothing is compiled; --kernels chooses the operators",
-    "do_train train": "leave it out, the command trains",
-    "do_eval test": "held-out text is evaluated while it trains, see --eval-every",
-    "grad_checkpoint gradient_checkpointing": "for less memory lower --batch-size or --seq-len",
-    "log_interval logging_steps steps_per_report": "progress comes every few seconds, and "
-    "metrics.jsonl has a line every two",
-    "adapter_path fine_tune_type lora lora_layers lora_rank use_peft": "there is no LoRA: all "
-    "weights are trained",
-    "max_new_tokens num_samples prompt temperature top_k top_p": "a trained model writes text by "
-    '`mlxhog generate latest --prompt "The"`',
-    "ckpt model": "a model or run is named without a flag, as in `mlxhog generate latest`",
-    "test_file val_data valid validation_file": "held-out text is a part of the data, see --val",
-    "vocab_size": "the vocabulary is the tokenizer's: --tokenizer bpe:N",
-}
-"""Options elsewhere -> advice."""
+One of these may stand several times: a command has only one of ours."""
 
 _OURS: dict[str, list[str]] = {}
-for _name, _others in _THEIRS.items():
+for _ours, _others in _ELSEWHERE.items():
     for _other in _others.split():
-        _OURS.setdefault(_other, []).append(_name)
-_FIELD_OF = {other: field for field, others in _FIELDS.items() for other in others.split()}
-_ADVICE_ON = {name: advice for names, advice in _ADVICE.items() for name in names.split()}
+        _OURS.setdefault(_other, []).append(_ours)
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
@@ -376,14 +359,16 @@ def suggestion(name: str, known: Collection[str]) -> str:
         known: legal names in the same spelling.
     """
     plain = _plain(name)
-    spelled: Mapping[str, str] = {_plain(each): each for each in known}
-    for ours in (plain, *_OURS.get(plain, ())):
+    spelled = {_plain(each): each for each in known}
+    for ours in [*[plain] * (plain in spelled), *_OURS.get(plain, ())]:
         if ours in spelled:
             return f"; did you mean {spelled[ours]!r}?"
-    if plain in _FIELD_OF and {"model", "set"} <= spelled.keys():  # not of another command
-        return f"; it is a field of the model: {spelled['set']} {_FIELD_OF[plain]}=N"
-    advice = _ADVICE_ON.get(plain)
-    return f"; {advice}" if advice else did_you_mean(name, known)
+        word, _, rest = ours.partition(" ")
+        if word == "set" and {"model", "set"} <= spelled.keys():  # not of another command
+            return f"; it is a field of the model: {spelled['set']} {rest}"
+        if word != "set" and rest:
+            return f"; {ours}"
+    return did_you_mean(name, known)
 
 
 def _plain(name: str) -> str:

@@ -38,16 +38,17 @@ from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
 STAGES: Final = 7
-QUICK_S: Final = 0.01
+ADDS_S: Final = {False: 0.15, True: 0.01}
+"""Time for which each pair of writers adds, by `quick`."""
 GRADIENTS: Final = {False: 30, True: 4}
 """Gradients that each backend computes for its speed, by `quick`."""
 
 
-def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
+def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     """Examine this machine and return the record, without a verdict.
 
     Takes half a minute, and up to two more where both engines of a GPU train. Leaves no process
-    and no shared memory behind. Each pair of writers adds for some `seconds`.
+    and no shared memory behind.
     """
     tell = numbered(tell, STAGES - quick)
     machine, watch = machines.here(), LoadWatch()
@@ -69,7 +70,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     measured = backends.check_backends(machine, GRADIENTS[quick], agreed)
     checks += measured.checks
     writes, reads = [], []
-    with closing(Litmus(min(seconds, QUICK_S) if quick else seconds)) as litmus:
+    with closing(Litmus(ADDS_S[quick])) as litmus:
         pairs = list(cases(usable))
         for number, case in enumerate(pairs, start=1):
             tell("litmus", f"{number} of {len(pairs)}: {case}")
@@ -82,7 +83,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         "format": stored.FORMAT,
         "identity": asdict(stored.identity()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "effort": {"seconds": seconds, "quick": quick},
+        "effort": {"seconds": ADDS_S[quick], "quick": quick},
         "facts": facts,
         "litmus": writes,
         "reads": reads,

@@ -14,6 +14,7 @@ from mlxhog.base.load import Load, LoadWatch
 from mlxhog.cli import main
 from mlxhog.theory import advise
 from mlxhog.theory.analysis import analyze
+from tests.cli.command import said, told
 from tests.processes import alive, below
 from tests.threads import wait_until
 from tests.training.small import small_config
@@ -87,8 +88,7 @@ def test_the_answer_comes_first_and_the_tables_by_all(measured, monkeypatch, cap
     monkeypatch.setattr(analyze, "analyze", lambda *_: facts)
     shown = []
     for more in ([], ["--all"]):
-        assert main(["analyze", *words, *LOOK, *more]) == 0
-        shown.append(capsys.readouterr().out)
+        shown.append(said(capsys, "analyze", *words, *LOOK, *more).out)
         lines = shown[-1].replace(words[0], "").splitlines()
         assert lines[0] == facts["answer"]
         assert max(map(len, lines)) <= 100
@@ -109,11 +109,9 @@ def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(tmp_
     spec, *how = words_of(tmp_path)
     never = ["--eval-every", "off", "--sample-every", "off"]
     train = ["--steps", "60", "--workers", "mlx:cpu*2", *SMALL, *never]
-    assert main(["train", "--model", spec, *how, *train, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = told(capsys, "train", "--model", spec, *how, *train)
     backend = ["--samples", "12", "--batches", "40", "--backend", "mlx:cpu"]
-    assert main(["analyze", "latest", "--out", how[-1], *backend, "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
+    facts = told(capsys, "analyze", "latest", "--out", how[-1], *backend)
     assert facts["at"] == result["checkpoint"]
     assert facts["staleness"]["source"] == "run"
     assert facts["staleness"]["histogram"] == result["staleness"]
@@ -185,8 +183,7 @@ def test_without_a_trial_the_rules_answer_and_beside_other_programs_it_is_a_gues
 
     monkeypatch.setattr(advise, "measured_profile", profile)
     monkeypatch.setattr(LoadWatch, "look", lambda watch: load)
-    assert main(["advise", *measured[0], *TRY, "--no-try"]) == 0
-    out, err = capsys.readouterr()
+    out, err = said(capsys, "advise", *measured[0], *TRY, "--no-try")
     assert max(map(len, out.splitlines())) <= 100
     assert "mlxhog train --strategy" in " ".join(out.split()).partition("why")[0]
     for text in ("what would change it", "predicted", "measured", "barrier and average"):

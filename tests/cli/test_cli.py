@@ -17,6 +17,7 @@ from mlxhog.cli import COMMANDS, MAD, find, main, names
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Result
+from tests.cli.command import said
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
 
@@ -53,8 +54,7 @@ def trainer(monkeypatch, tmp_path):
 
 
 def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsys):
-    assert main(["train"]) == 0
-    out, err = capsys.readouterr()
+    out, err = said(capsys, "train")
     for text in (
         "held-out text: 2.050 bits per byte",
         f"run: {RESULT.run}",
@@ -65,8 +65,8 @@ def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsy
     assert "\x1b" not in out
     assert "step 640" in err
     trainer.result = replace(RESULT, val_text="0123 training examples 65536")
-    assert main(["train"]) == 0
-    assert "per byte of the training text, since none is held out" in capsys.readouterr().out
+    text = "per byte of the training text, since none is held out"
+    assert text in said(capsys, "train").out
 
 
 def test_quiet_prints_nothing_but_errors_and_json_and_the_code_says_how_it_ended(trainer, capsys):
@@ -76,13 +76,11 @@ def test_quiet_prints_nothing_but_errors_and_json_and_the_code_says_how_it_ended
         ("diverged", 4, "20 steps in a row"),
     ):
         trainer.result = replace(RESULT, status=status, error=error)
-        assert main(["train", "--quiet"]) == code
-        assert capsys.readouterr() == ("", f"{error}\n" if error else "")
-        assert main(["train", "--quiet", "--json"]) == code
-        out, err = capsys.readouterr()
-        (line,) = out.splitlines()
+        ended = ("", f"{error}\n" if error else "")
+        assert said(capsys, "train", "--quiet", code=code) == ended
+        out, err = said(capsys, "train", "--quiet", "--json", code=code)
         assert err == ""
-    result = json.loads(line)
+    result = json.loads(out)
     promised = """run status steps tokens seconds tokens_per_s val_bits_per_byte restarts
     dropped_steps torn lost_update_rate workers checkpoint"""
     assert {*promised.split()} <= result.keys()

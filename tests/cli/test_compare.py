@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mlxhog.checkpoint import run as runs
-from mlxhog.cli import main
 from mlxhog.cli.compare import find_side
 from mlxhog.optim import AdamW
 from mlxhog.training.run import train
 from tests.another_process import Program
+from tests.cli.command import refused, said, told
 from tests.report.sample_run import write_run
 from tests.training.small import small_config
 
@@ -32,8 +32,7 @@ def compare(words, capsys):
     """Compare with further arguments; return the JSON and stderr."""
 
     def run(*more):
-        assert main(["compare", *words, *more, "--json"]) == 0
-        out, err = capsys.readouterr()
+        out, err = said(capsys, "compare", *words, *more, "--json")
         return json.loads(out), err
 
     return run
@@ -60,12 +59,11 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     folder = tmp_path / result["folder"]
     assert len(list((folder / "runs").iterdir())) == 6
     assert not list(folder.glob("runs/*/checkpoints"))
-    assert main(["compare", *words, *sides]) == 0
-    text = capsys.readouterr().out
-    for message in ("A is better by ", "lr      0.01", "times as fast", "99 % sure"):
+    text = said(capsys, "compare", *words, *sides).out
+    for message in ("A is better by ", "lr A 0.01, B 1e-05", "times as fast", "99 % sure"):
         assert message in text
-    assert main(["compare", *words, *sides[:-1], "4", "--folder", str(folder)]) == 2
-    assert "holds another comparison" in capsys.readouterr().err
+    other = ("compare", *words, *sides[:-1], "4", "--folder", folder)
+    refused(capsys, "holds another comparison", *other)
 
 
 @pytest.mark.slow
@@ -79,8 +77,8 @@ def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_ru
     record = Path(result["folder"]) / "pairs.jsonl"
     whole = record.read_text()
     record.write_text(whole.replace('"seed"', '"sead"', 1))
-    assert main(["compare", *words, "--pairs", "2"]) == 2
-    assert "is damaged after 0 pairs ('seed' is missing)" in capsys.readouterr().err
+    damaged = "is damaged after 0 pairs ('seed' is missing)"
+    refused(capsys, damaged, "compare", *words, "--pairs", "2")
     record.write_text(whole + '{"seed": 3, "fir')  # torn by a kill: ignored
     again, _ = compare("--pairs", "2")
     assert again == result
@@ -94,8 +92,8 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_other_runs_is_refused(
 ):
     root = tmp_path / "runs"
     mine = write_run(root, "mine")
-    assert main(["compare", *words, "--pairs", "2", "--folder", "."]) == 2
-    assert "or runs that no comparison made" in capsys.readouterr().err
+    others = "or runs that no comparison made"
+    refused(capsys, others, "compare", *words, "--pairs", "2", "--folder", ".")
     assert [one.name for one in runs.list_runs(root)] == [mine.name]
 
     result = train(small_config(tmp_path, steps=2))
@@ -114,8 +112,7 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_other_runs_is_refused(
 def test_both_sides_take_equally_many_steps_whatever_a_step_has(words, capsys):
     at = words.index("--tokens")
     words[at : at + 2] = ["--steps", "3"]
-    assert main(["compare", *words, "--b", "--batch-size 4", "--pairs", "2", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = told(capsys, "compare", *words, "--b", "--batch-size 4", "--pairs", "2")
     assert [pair[side]["steps"] for pair in result["pairs"] for side in "ab"] == [3] * 4
     assert result["budget"] == {"time_s": None, "tokens": None, "steps": 3}
     assert "a step of A has 64 tokens, of B 128" in result["notes"]

@@ -24,6 +24,7 @@ from mlxhog.models import families, translation
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
+from tests.cli import command
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import LOGITS_F32, assert_close
 
@@ -33,11 +34,7 @@ def convert(*words):
 
 
 def refused(capsys, code, message, *words):
-    capsys.readouterr()
-    assert convert(*words) == code
-    out, err = capsys.readouterr()
-    assert message in err, err
-    assert (out, len(err.splitlines())) == ("", 1)
+    command.refused(capsys, message, "convert", *words, code=code)
 
 
 def entries(folder):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.cli import main
 from mlxhog.cli.generate import read_prompt, read_prompts
 from mlxhog.data import textfiles
 from mlxhog.data.conversations import STOPS
 from mlxhog.errors import ConfigError
+from tests.cli.command import said, told
 from tests.saved import letters, saved_run
 
 LONG = "--max-new-tokens=40"
@@ -24,20 +24,9 @@ def model(tmp_path, monkeypatch):
     return saved_run(tmp_path / "runs", params=letters()).name
 
 
-def told(capsys, *words):
-    assert main(["generate", *words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def printed(capsys, *words):
-    assert main(["generate", *words]) == 0
-    captured = capsys.readouterr()
-    return captured.out, captured.err
-
-
 def test_the_pace_stands_beside_the_text_and_json_tells_why_the_answer_ended(model, capsys):
-    words = (model, "--prompt", "The ", LONG, "--seed=2")
-    text, beside = printed(capsys, *words)
+    words = ("generate", model, "--prompt", "The ", LONG, "--seed=2")
+    text, beside = said(capsys, *words)
     assert re.search(r"tokens at \d+ tok/s; the first after 0\.", beside)
     result = told(capsys, *words)
     assert result["tokens"] == len(result["ids"]) == 40
@@ -49,10 +38,11 @@ def test_the_pace_stands_beside_the_text_and_json_tells_why_the_answer_ended(mod
 
 
 def test_the_answer_ends_before_any_of_the_stop_strings(model, capsys):
-    text = told(capsys, model, LONG, "--seed=5")["text"]
+    words = ("generate", model, LONG, "--seed=5")
+    text = told(capsys, *words)["text"]
     stop = ["--stop", text[11:13], "--stop", "never said"]
-    for words in (stop[:2], stop):
-        result = told(capsys, model, LONG, "--seed=5", *words)
+    for more in (stop[:2], stop):
+        result = told(capsys, *words, *more)
         assert result["finish_reason"] == "stop"
         assert result["text"] == text[: text.index(stop[1])]
         assert result["tokens"] > 0
@@ -61,7 +51,7 @@ def test_the_answer_ends_before_any_of_the_stop_strings(model, capsys):
 def test_prompts_of_a_file_are_answered_as_each_alone(model, capsys):
     prompts = ["The ", "A much longer beginning of a text", "x", "yes, and"]
     Path("prompts.txt").write_text("\n".join(prompts) + "\n\n")
-    words = (model, LONG, "--temperature=0", "--batch-size=3")
+    words = ("generate", model, LONG, "--temperature=0", "--batch-size=3")
     many = told(capsys, *words, "--prompt-file", "prompts.txt")
     assert [actual["prompt"] for actual in many["answers"]] == prompts
     assert many["tokens"] == sum(actual["tokens"] for actual in many["answers"])
@@ -70,7 +60,7 @@ def test_prompts_of_a_file_are_answered_as_each_alone(model, capsys):
     for prompt, actual in zip(prompts, many["answers"], strict=True):
         alone = told(capsys, *words, "--prompt", prompt)
         assert [actual[name] for name in same] == [alone[name] for name in same]
-    text, beside = printed(capsys, *words, "--prompt-file", "prompts.txt")
+    text, beside = said(capsys, *words, "--prompt-file", "prompts.txt")
     assert text == "".join(
         f"--- {n} of 4\n{actual['prompt']}{actual['text']}\n"
         for n, actual in enumerate(many["answers"], 1)
@@ -83,7 +73,7 @@ def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(mode
     talks = [messages[:1], [*messages, *messages[:1]]]
     lines = [json.dumps({"messages": talk}) + "\n" for talk in talks]
     Path("talks.jsonl").write_text("".join(lines))
-    many = told(capsys, model, LONG, "--prompt-file", "talks.jsonl")
+    many = told(capsys, "generate", model, LONG, "--prompt-file", "talks.jsonl")
     texts = ["User: hi\nAssistant:", "User: hi\nAssistant: yo\nUser: hi\nAssistant:"]
     assert [result["prompt"] for result in many["answers"]] == texts
     assert read_prompts("talks.jsonl") == (texts, STOPS)

@@ -1,21 +1,17 @@
 """`mlxhog models` lists architectures and prints files; `train` takes a user's own size."""
 
-import json
-
 import pytest
 
-from mlxhog.cli import main
 from mlxhog.models.registry import architectures, load_architecture
+from tests.cli.command import said, told
 
 
 def test_the_list_has_every_architecture_and_fits_a_terminal(capsys):
-    assert main(["models"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = said(capsys, "models").out.splitlines()
     named = {line.split()[0] for line in lines[1 : len(architectures()) + 1]}
     assert named == set(architectures())
     assert max(map(len, lines)) <= 80
-    assert main(["models", "--json"]) == 0
-    (row,) = [one for one in json.loads(capsys.readouterr().out) if one["name"] == "tiny"]
+    (row,) = [one for one in told(capsys, "models") if one["name"] == "tiny"]
     assert row == {
         "name": "tiny", "family": "xlstm", "parameters": 939_680, "hidden_size": 128, "blocks": 4,
         "vocab_size": 320,
@@ -24,7 +20,6 @@ def test_the_list_has_every_architecture_and_fits_a_terminal(capsys):
 
 @pytest.mark.parametrize("words", [["10m"], ["7to1-tiny", "--set", "hidden_size=64"]])
 def test_what_it_prints_is_the_model(words, tmp_path, capsys):
-    assert main(["models", *words]) == 0
-    (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
+    (tmp_path / "my.yaml").write_text(said(capsys, "models", *words).out)
     cfg = load_architecture(words[0], words[2] if len(words) > 1 else None)
     assert load_architecture(tmp_path / "my.yaml") == cfg

@@ -8,12 +8,12 @@ import pytest
 
 from mlxhog.backends.probes import Device
 from mlxhog.base import float32, tensors
-from mlxhog.cli import main
 from mlxhog.models.families import param_spec
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity.subject import perturbed_init
 from tests.backends import imprecise
+from tests.cli.command import said, told
 
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
 SMALL = [*QUICK, "--seq-len", "9", "--batch-size", "1"]
@@ -29,15 +29,10 @@ def architecture(tmp_path):
     return str(path)
 
 
-def parity(capsys, *words, code=0):
-    """The standard output and the standard error of the command."""
-    assert main(["parity", *words]) == code
-    return capsys.readouterr()
-
-
 @pytest.mark.slow
 def test_the_answer_comes_first_and_all_shows_every_tensor(architecture, capsys):
-    out, err = parity(capsys, architecture, *SMALL)
+    words = ("parity", architecture, *SMALL)
+    out, err = said(capsys, *words)
     answer = out.splitlines()[0]
     assert answer.startswith("Yes: all ")
     assert "agree (numpy, mlx:cpu)" in answer
@@ -45,17 +40,17 @@ def test_the_answer_comes_first_and_all_shows_every_tensor(architecture, capsys)
     assert "closest to its limit: " in out
     assert "parameters are initial values with noise on top" in out
     assert "numpy ..." in err
-    shown, _ = parity(capsys, architecture, *SMALL, "--all")
+    shown, _ = said(capsys, *words, "--all")
     assert shown.splitlines()[0] == answer
     assert shown.count("PASS") > 100
     assert {"loss", "logits", "stepwise/logits"} <= set(re.findall(r"PASS +(\S+)", shown))
-    assert parity(capsys, architecture, *SMALL, "--quiet") == ("", "")
+    assert said(capsys, *words, "--quiet") == ("", "")
 
 
 def test_json_is_one_object_with_a_row_for_every_tensor(architecture, capsys, monkeypatch):
     monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     fields = ["--set", "hidden_size=24", "--set", "num_heads=3"]
-    record = json.loads(parity(capsys, architecture, *SMALL, *fields, "--json").out)
+    record = told(capsys, "parity", architecture, *SMALL, *fields)
     assert record["subject"] == f"{architecture} with --set hidden_size=24, num_heads=3"
     assert "MLX_ENABLE_TF32=1 is set" in "".join(record["notes"])
     assert (record["ok"], record["backends"]) == (True, ["numpy", "mlx:cpu"])
@@ -71,8 +66,8 @@ def test_json_is_one_object_with_a_row_for_every_tensor(architecture, capsys, mo
 
 
 def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(architecture, capsys):
-    words = [architecture, *SMALL, "--perturb", "lm_head.weight", "--json"]
-    out, err = parity(capsys, *words, code=1)
+    words = ["parity", architecture, *SMALL, "--perturb", "lm_head.weight", "--json"]
+    out, err = said(capsys, *words, code=1)
     record = json.loads(out)
     assert (record["ok"], record["first_bad"]["what"]) == (False, "logits")
     assert record["perturbed"] == {"name": "lm_head.weight", "side": "mlx:cpu"}
@@ -86,10 +81,10 @@ def test_products_of_10_bits_disagree_and_a_users_tf32_is_kept_and_named(
     ops = choose("mlx", "native", "cpu")
     cut = imprecise.operands_of_10_bits(ops.linears, Device("mlx", "cpu", 1))
     monkeypatch.setattr(ops, "linears", cut)
-    words = [architecture, *QUICK, "--seq-len", "1", "--quiet"]
-    assert "TF32" not in parity(capsys, *words, code=1).err
+    words = ["parity", architecture, *QUICK, "--seq-len", "1", "--quiet"]
+    assert "TF32" not in said(capsys, *words, code=1).err
     monkeypatch.setenv(float32.VARIABLE, "1")
-    err = parity(capsys, *words, code=1).err
+    err = said(capsys, *words, code=1).err
     assert "disagree: " in err
     assert "MLX_ENABLE_TF32=1 is set, so an M5's GPU" in err
     assert os.environ[float32.VARIABLE] == "1"
@@ -102,7 +97,7 @@ def test_a_checkpoint_is_compared_with_its_own_parameters(architecture, tmp_path
     params = perturbed_init(cfg, 3)
     params["lm_head.weight"][:] = 0.0
     tensors.write(folder / "model.safetensors", params)
-    record = json.loads(parity(capsys, str(folder), *SMALL, "--json")[0])
+    record = told(capsys, "parity", folder, *SMALL)
     assert "parameters are the checkpoint's own" in record["notes"]
     (row,) = [r for r in record["rows"] if (r["a"], r["what"]) == ("mlx:cpu", "logits")]
     assert (row["got"], row["wanted"], row["ok"]) == (0.0, 0.0, True)

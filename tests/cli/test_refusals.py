@@ -34,7 +34,7 @@ trian                             no command 'trian'; did you mean 'train'?
 --helf                            did you mean '--help'?
 runs remove                       `mlxhog runs rm RUN` removes
 runs --json --out a --json        --json and --json are the same option
-completion                        SHELL is missing: bash, zsh or fish
+completion                        SHELL is missing: bash or zsh
 """,
     TRAIN: """
 --lr                              expected one argument: largest step size
@@ -109,7 +109,6 @@ tiny --backends numpy             numpy is the only side
 3 7b                              use fewer --backends
 3 tiny --backends numpy,mlx:gpu   mlx:gpu needs macOS on Apple silicon
 latest --set x=1                  the checkpoint latest are fixed
-tiny --save nowhere/arrays.npz    --save nowhere/arrays.npz: name a file in a directory
 small.yaml --perturb lm_hed.weight --seq-len 9 --steps 0 --backends numpy,mlx:cpu --quiet    \
 did you mean 'lm_head.weight'?
 """,

@@ -1,6 +1,5 @@
 """`mlxhog show`, `plot` and `eval` on a resumed run."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.checkpoint.run import Run
-from mlxhog.cli import main
+from tests.cli.command import refused, said, told
 from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.training.small import mixed_model, small_config
 
@@ -36,19 +35,9 @@ def here(trained, monkeypatch):
     return trained
 
 
-def said(capsys, *words):
-    assert main(list(words)) == 0
-    return capsys.readouterr().out.splitlines()
-
-
-def told(capsys, *words):
-    (line,) = said(capsys, *words, "--json")
-    return json.loads(line)
-
-
 @pytest.mark.slow
 def test_show_says_model_data_options_resumes_and_checkpoints(here, capsys):
-    shown = " ".join(" ".join(said(capsys, "show", "words")).split())  # lines fold by the path
+    shown = " ".join(said(capsys, "show", "words").out.split())  # lines fold by the path
     for part in (
         f"{here.run.name}: done",
         "small.yaml family xLSTM Large",
@@ -68,7 +57,7 @@ def test_show_says_model_data_options_resumes_and_checkpoints(here, capsys):
 def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, capsys):
     config = small_config(tmp_path, model=mixed_model(tmp_path), steps=1)
     run = Path(train(config).run)
-    record = told(capsys, "show", run.name, "--out", str(tmp_path / "runs"))
+    record = told(capsys, "show", run.name, "--out", tmp_path / "runs")
     assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --to hf")
 
 
@@ -80,7 +69,7 @@ def test_plot_draws_runs_on_one_scale_and_says_that_they_have_no_numbers_or_diff
     held_out = {"held_out": HELD_OUT}
     write_run(tmp_path / "runs", "20260101-000000-one", metrics=lines(3000), status=held_out)
     write_run(tmp_path / "runs", "20260101-000001-two", metrics=lines(4))
-    one, two, scale, path = said(capsys, "plot", "one", "two", "one", "--over", "tokens")
+    one, two, scale, path = said(capsys, "plot", "one", "two", "one").out.splitlines()
     assert ("▁" in one, "▁" in two) == (True, False)  # 7 to .13, and 7 to 3.5
     assert one.startswith("20260101-000000-one")
     assert "held-out 0.13" in one
@@ -88,18 +77,17 @@ def test_plot_draws_runs_on_one_scale_and_says_that_they_have_no_numbers_or_diff
     assert "from 7.00 at the top to 0.13" in scale
     assert path == "losses.png"
     assert Path(path).read_bytes().startswith(PNG)
-    record = told(capsys, "plot", "one", "two", "--to", "both.png", "--over", "steps")
+    record = told(capsys, "plot", "one", "two", "--to", "both.png")
     assert (record["plot"], record["notes"]) == ("both.png", [])
     assert [run["lines"] for run in record["runs"]] == [3000, 4]
     write_run(tmp_path / "runs", "old", metrics=lines(9), status={"held_out": None})
-    shown = " ".join(said(capsys, "plot", "one", "old"))
+    shown = " ".join(said(capsys, "plot", "one", "old").out.splitlines())
     assert "held-out numbers of different text cannot be compared: 20260101-000000-one" in shown
     (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
     assert "-one (66 kB, 8%, data" in note
     assert "old (not recorded, data" in note
     write_run(tmp_path / "runs", "new")
-    assert main(["plot", "new"]) == 2
-    assert "new has no numbers yet" in capsys.readouterr().err
+    refused(capsys, "new has no numbers yet", "plot", "new")
 
 
 @pytest.mark.slow
@@ -139,8 +127,7 @@ def test_eval_scores_every_file_and_their_sum(here, capsys, tmp_path):
     assert record["perplexity"] == pytest.approx(math.exp(record["nats"] / record["tokens"]))
     assert record["bits_per_byte"] == pytest.approx(record["nats"] / math.log(2) / record["bytes"])
     assert a["bits_per_byte"] < b["bits_per_byte"]  # it has read such words
-    assert main(["eval", "latest", *options]) == 0
-    out, err = capsys.readouterr()
+    out, err = said(capsys, "eval", "latest", *options)
     assert "note: 3 of 5 files skipped: empty.txt: no text in it; pipe.txt: a pipe or a" in err
     rows = out.splitlines()[1:]
     assert [row.split()[0].rpartition("/")[2] for row in rows[:3]] == ["a.txt", "b.md", "whole"]
@@ -160,5 +147,4 @@ def test_eval_refuses_bad_input(here, capsys, tmp_path):
         ("wrods", "did you mean"),
         (str(copy), "name one with --data"),
     ):
-        assert main(["eval", *words.split()]) == 2
-        assert message in capsys.readouterr().err
+        refused(capsys, message, "eval", *words.split())

@@ -1,6 +1,5 @@
 """`mlxhog runs`: a list that fits the terminal; `mlxhog runs rm`: whole runs or none."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +8,8 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
+from tests.cli.command import refused, told
+from tests.cli.command import said as printed
 from tests.pairs import each_of
 from tests.report.sample_run import HELD_OUT, lines, write_run
 
@@ -27,8 +28,7 @@ def root(tmp_path, monkeypatch):
 
 
 def said(capsys, *words):
-    assert main(list(words)) == 0
-    return capsys.readouterr().out.splitlines()
+    return printed(capsys, *words).out.splitlines()
 
 
 def listed(capsys):
@@ -50,7 +50,7 @@ def test_a_line_says_what_a_run_was_and_what_it_came_to_also_as_json(root, capsy
         "run": "20260101-000000-sotu", "status": "done", "model": "tiny", "data": "sotu",
         "params": "940k", "steps": "1,084", "time": "57 s", "bits/byte": "1.730", "of text": "8%",
     }  # fmt: skip
-    record = json.loads(said(capsys, "runs", "--json")[0])
+    record = told(capsys, "runs")
     assert {name: record[name] for name in ("name", *DONE)} == {"name": line[0], **DONE}
     assert (record["steps"], record["seconds"], record["bits_per_byte"]) == (1084, 57.0, 1.7304)
 
@@ -71,8 +71,7 @@ def test_every_state_is_a_word_with_advice_and_a_killed_run_shows_what_it_reache
         assert ["diverged: mlxhog show RUN says why"] in shown
         saved(run)
         assert ["interrupted: mlxhog train --resume RUN continues it"] in listed(capsys)
-        assert main(["stop", new.name]) == 2
-        assert f"the run {new.name} is starting" in capsys.readouterr().err
+        refused(capsys, f"the run {new.name} is starting", "stop", new.name)
         assert f"next: mlxhog watch {new.name}" in said(capsys, "show", new.name)
 
 
@@ -81,8 +80,7 @@ def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(root, 
     command = said(capsys, "show", "latest")[-1].partition("#")[0].split()
     assert command[:3] == ["mlxhog", "train", "--config"]
     assert Path(command[3]).samefile(run.config_path)
-    assert main(["train", "--resume", "latest"]) == 2
-    assert f"mlxhog train --config {run.config_path}" in capsys.readouterr().err
+    refused(capsys, f"mlxhog train --config {run.config_path}", "train", "--resume", "latest")
     assert main([*command[1:], "--dry-run", "--tokenizer", "bytes"]) == 0
 
 
@@ -100,8 +98,7 @@ def test_show_has_every_option_that_is_no_default_in_lines_that_fit(tmp_path, ca
         for value in ("lr 0.00424 (auto)", "beta2 0.9995", "time 1 h 05 min", "seq_len 64 tokens",
                       "51.2k", "1 min 20 s"):  # fmt: skip
             assert value in text
-        record = json.loads(said(capsys, "show", "sotu", "--json")[0])
-    assert record["options"]["lr"] == 0.004242640687119285
+        assert told(capsys, "show", "sotu")["options"]["lr"] == 0.004242640687119285
 
 
 def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(tmp_path, root, capsys):
@@ -129,8 +126,8 @@ def test_runs_are_removed_by_whole_names_with_date_or_without_and_by_path(root, 
     output = said(capsys, "runs", "rm", three[0].name, "b-two", "a-one", "--yes")
     assert [line.split(" (")[0] for line in output] == [f"removed {run.name}" for run in three[:2]]
     assert left(root) == ["three"]
-    (line,) = said(capsys, "runs", "rm", str(three[2].directory), "--yes", "--json")
-    assert json.loads(line)["removed"] == [str(three[2].directory)]
+    words = ("runs", "rm", three[2].directory, "--yes")
+    assert told(capsys, *words)["removed"] == [str(three[2].directory)]
     assert left(root) == []
 
 

@@ -1,24 +1,20 @@
 """`mlxhog simulate` through the real command."""
 
-import json
-
 import pytest
 
 from mlxhog.checkpoint.run import Run
-from mlxhog.cli import main
+from tests.cli.command import refused, said, told
 
 
 def simulated(capsys, *words):
     """The rows of its JSON by strategy, and their gradients per second."""
-    assert main(["simulate", *words, "--json"]) == 0
-    rows = {row["strategy"]: row for row in json.loads(capsys.readouterr().out)["strategies"]}
+    rows = {row["strategy"]: row for row in told(capsys, "simulate", *words)["strategies"]}
     return rows, {name: row["prediction"]["gradients_per_s"] for name, row in rows.items()}
 
 
 def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(capsys):
     words = ["--workers", "16", "--slow", "1=10", "--updates", "1000"]
-    assert main(["simulate", *words]) == 0
-    text = capsys.readouterr().out
+    text = said(capsys, "simulate", *words).out
     assert text.startswith("hogwild computes most")
     assert max(map(len, text.splitlines())) <= 100
     rows, rate = simulated(capsys, *words, "--strategies", "hogwild,sync,sync_speed")
@@ -30,10 +26,10 @@ def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(capsys):
 @pytest.mark.slow
 def test_a_toy_problem_shows_what_staleness_costs(capsys):
     words = "--objective quadratic --strategies serial,hogwild --times constant:1s --workers 2"
-    rows, _ = simulated(capsys, *words.split(), "--seed", "1")
+    words = [*words.split(), "--seed", "1"]
+    rows, _ = simulated(capsys, *words)
     assert rows["hogwild"]["target_s"] < rows["serial"]["target_s"]
-    assert main(["simulate", *words.split(), "--seed", "1"]) == 0
-    assert "hogwild reaches the target first" in capsys.readouterr().out
+    assert "hogwild reaches the target first" in said(capsys, "simulate", *words).out
 
 
 def test_times_of_a_run_are_simulated_and_may_be_slowed(tmp_path, capsys):
@@ -43,25 +39,22 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(tmp_path, capsys):
     one = {"backend": "mlx:cpu", "steps": 3, "compute_us": [1000, 1000, 4000]}
     costs = {"read_s": 0.0, "apply_s": 0.001, "wait_s": 0.0, "other_s": 0.0}
     run.write_times([{"slot": slot, **one, **costs} for slot in (1, 2)])
-    words = ["--run", str(run.directory), "--strategies", "hogwild"]
+    words = ["--run", run.directory, "--strategies", "hogwild"]
     for more, expected in (([], 2 / 0.003), (["--slow", "0=3"], 1 / 0.003 + 1 / 0.007)):
         _, rate = simulated(capsys, *words, *more)
         assert rate["hogwild"] == pytest.approx(expected, rel=0.02)
-    assert main(["simulate", *words, "--workers", "3"]) == 2
-    assert "--run and --workers are both given; keep one" in capsys.readouterr().err
+    both = "--run and --workers are both given; keep one"
+    refused(capsys, both, "simulate", *words, "--workers", "3")
     run.times_path.write_text("{}")
-    assert main(["simulate", *words]) == 2
-    assert "times.json is damaged" in capsys.readouterr().err
+    refused(capsys, "times.json is damaged", "simulate", *words)
     run.times_path.unlink()
-    assert main(["simulate", *words]) == 2
-    assert "recorded no times of steps" in capsys.readouterr().err
+    refused(capsys, "recorded no times of steps", "simulate", *words)
 
 
 @pytest.mark.slow
 def test_between_machines_rounds_by_the_clock_send_less_than_synchronous_steps(capsys):
     words = ["--machines", "2", "--link", "100Mbit:50ms", "--workers", "4"]
-    assert main(["simulate", *words]) == 0
-    text = capsys.readouterr().out
+    text = said(capsys, "simulate", *words).out
     assert max(map(len, text.splitlines())) <= 100
     assert "of the time on the link" in text
     rows, rate = simulated(capsys, *words, "--strategies", "serial,sync,cluster")

@@ -177,10 +177,8 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
         ("strategy=hogwild optimizer=adamw", "hogwild", False, "own"),
         ("strategy=hogwild moments=private", "hogwild", False, "own"),
         ("strategy=sync", "sync", False, "none"),
-        ("strategy=hogwild read=live", "hogwild", True, "none"),
         ("strategy=hogwild optimizer=adamw moments=shared", "hogwild", True, "last"),
         ("strategy=round_robin moments=shared", "round_robin", True, "none"),
-        ("strategy=round_robin moments=shared predict=last", "round_robin", True, "last"),
     ],
 )
 def test_strategy_shared_moments_and_prediction_follow_from_other_options(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.config import plugins
-from mlxhog.config.choices import SCHEDULES, UnknownChoice
+from mlxhog.config.choices import SCHEDULES
 from mlxhog.errors import ConfigError
 from tests.pairs import each_of
 
@@ -117,11 +117,3 @@ def test_a_file_that_adds_no_choice_as_it_must_be_is_refused_with_the_place(
         write(tmp_path / name, text)
     with pytest.raises(ConfigError, match=message):
         plugins.load(tmp_path / name)
-
-
-def test_an_unknown_choice_says_which_it_is_also_in_another_process():
-    with pytest.raises(UnknownChoice, match="no schedule 'halvin';.* need the file") as refused:
-        SCHEDULES.find("halvin")
-    arrived = pickle.loads(pickle.dumps(refused.value))
-    assert (arrived.title, arrived.name) == ("schedule", "halvin")
-    assert str(arrived) == str(refused.value)

@@ -51,7 +51,7 @@ def test_the_page_says_what_is_known_of_a_run_and_fetches_nothing(tmp_path, caps
 def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch, caplog):
     """Names of any script, without a word of matplotlib: a warning is an error here."""
     other = write_run(tmp_path, "\u6587 \u0e01", metrics=lines(3))
-    assert charts.losses([RunRecord(other)], "steps").startswith(b"\x89PNG")
+    assert charts.losses([RunRecord(other)]).startswith(b"\x89PNG")
     logging.getLogger("matplotlib.font_manager").warning("a cache is built")
     assert caplog.records == []
     monkeypatch.setattr(charts, "png", lambda figure: figure)
@@ -67,7 +67,7 @@ def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch
             ["a: training", "a: held-out", "b: training", "b: held-out", "b: held-out, 20%"],
         ),
     ):  # fmt: skip
-        figure = charts.losses([RunRecord(run) for run in some], "time")
+        figure = charts.losses([RunRecord(run) for run in some])
         (axes,), (legend,) = figure.axes, figure.legends
         assert subject in axes.get_title("left")
         assert axes.get_xlabel() == "training time, min"

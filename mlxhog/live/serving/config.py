@@ -39,9 +39,6 @@ class ServeConfig(Reading):
         4096, "largest max_tokens of a request", unit="tokens", low=1, aliases=("max_tokens",)
     )
     max_prompt_tokens: int = option(32768, "longest prompt", unit="tokens", low=1)
-    prefill_chunk: int = option(
-        256, "tokens of a prompt to read between two tokens of the other answers", low=1
-    )
 
 
 def origins_of(config: ServeConfig, key: str | None) -> list[str]:

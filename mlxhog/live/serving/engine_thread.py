@@ -35,6 +35,9 @@ POLL_S = 0.5
 PINNED_S = 10.0
 """After this time newer weights no longer wait for new answers: new answers wait instead."""
 
+PREFILL_CHUNK = 256
+"""Tokens of a prompt that are read between two tokens of the other answers."""
+
 OF_WEIGHTS = (Diverged, CheckpointError, ArenaError)
 """Errors of the weights, not of a request; they persist until newer weights are loaded."""
 
@@ -161,7 +164,7 @@ class EngineThread:
         try:
             source, model = self._open()
             self._follower = WeightFollower(source, model.backend)
-            sizes = {"batch_size": config.batch_size, "prefill_chunk": config.prefill_chunk}
+            sizes = {"batch_size": config.batch_size, "prefill_chunk": PREFILL_CHUNK}
             self._engine = Engine(model.backend, model.tokenizer, **sizes)
             self._looked, self._trains, self._behind_since = -POLL_S, True, 0.0
             self._look(self._follower.loaded())
