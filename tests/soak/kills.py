@@ -85,53 +85,55 @@ def kills(n, say):
 
 def under_faults(counts, strategy, seed, say, *, seconds=FAULTS_S, tokens=TOKENS):
     """Train by a strategy under the faults of a seed, and count."""
-    record = {"strategy": strategy, "seed": seed, "chaos_s": 0.0, "torn": 0, "unsaved": 0}
-    record |= {"faults": Counter(), "failures": []}
-    counts.facts.setdefault("records", []).append(record)
-    flags = [
-        f"--workers={','.join(WORKERS)}", "--threads=1", f"--tokens={tokens}",
-        "--save-every=5s", "--keep-last=2", "--eval-every=20s", f"--eval-tokens={EVAL_TOKENS}",
-        "--sample-every=15s", "--restarts=100000", f"--heartbeat-timeout-s={HEARTBEAT_S}",
-        *STRATEGIES[strategy],
-    ]  # fmt: skip
+    soak = _Soak(counts, strategy, seed, tokens)
     with (
         tempfile.TemporaryDirectory(prefix="mlxhog-soak-") as name,
         small_disk(out := Path(name), DISK_BYTES) as disk,
     ):
-        soak = _Soak(counts, record, out, flags, Random(seed), disk=disk)
-        soak.while_starting()
-        soak.disturbed(seconds)
-    say(f"{record}")
+        soak.while_starting(out)
+        soak.disturbed(out, seconds, disk=disk)
+    say(f"{soak.record}")
 
 
 class _Soak:
-    """The runs of one strategy."""
+    """The runs of one strategy, and the record of them."""
 
-    def __init__(self, counts, record, out, flags, random, *, disk):
-        self._counts, self._record, self._out, self._flags = counts, record, out, flags
-        self._random, self._disk, self._runs = random, disk, 0
+    def __init__(self, counts, strategy, seed, tokens):
+        self._counts, self._random, self._runs = counts, Random(seed), 0
+        self.record = {
+            "strategy": strategy, "seed": seed, "chaos_s": 0.0, "torn": 0, "unsaved": 0,
+            "faults": Counter(), "failures": [],
+        }  # fmt: skip
+        counts.facts.setdefault("records", []).append(self.record)
+        self._flags = [
+            f"--workers={','.join(WORKERS)}", "--threads=1", f"--tokens={tokens}",
+            "--save-every=5s", "--keep-last=2", "--eval-every=20s", f"--eval-tokens={EVAL_TOKENS}",
+            "--sample-every=15s", "--restarts=100000", f"--heartbeat-timeout-s={HEARTBEAT_S}",
+            *STRATEGIES[strategy],
+        ]  # fmt: skip
 
     def _words(self):
         self._runs += 1
-        return [*self._flags, f"--seed={100 * self._record['seed'] + self._runs}"]
+        return [*self._flags, f"--seed={100 * self.record['seed'] + self._runs}"]
 
-    def disturbed(self, seconds):
+    def disturbed(self, out, seconds, *, disk):
         """Train run after run, until the time is over and the run in hand has ended."""
-        faults = Faults(self._random, self._record["faults"], disk=self._disk)
+        faults = Faults(self._random, self.record["faults"], disk=disk)
         resume, last_begin_s = None, time.monotonic() + seconds
         while resume is not None or time.monotonic() < last_begin_s:
-            words = self._words() if resume is None else []
-            with closing(Observed(self._out, words, resume=resume)) as run:
+            words = self._words() if resume is None else [f"--resume={resume}"]
+            with closing(Observed(out, words, resume)) as run:
                 resume, began_s = None, time.monotonic()
+                end_s = began_s + LONGEST_RUN_S
                 faults.begin(run)
                 while not run.ended() and run.still_s() < CALM_S + HANG_S:
-                    if time.monotonic() > began_s + LONGEST_RUN_S:
+                    if time.monotonic() > end_s:
                         break
                     faults.step(calm=run.still_s() > CALM_S)
                     run.look()
                     time.sleep(POLL_S)
                 faults.end()
-                self._record["chaos_s"] += time.monotonic() - began_s
+                self.record["chaos_s"] += time.monotonic() - began_s
                 if run.process.returncode != -signal.SIGKILL:
                     self._take_in(run, full_disk=faults.filled_disk)
                 else:
@@ -139,13 +141,13 @@ class _Soak:
                     if (run.directory / "checkpoints" / "latest").exists():
                         resume = run.directory  # its tickets live on in this checkpoint
 
-    def while_starting(self):
+    def while_starting(self, out):
         """Kill workers before they are up, in a run that ends well; then supervisors that start.
 
         A worker that is being spawned holds nothing, and leaves at once when its supervisor died.
         """
         killed, end_s = set(), time.monotonic() + LONGEST_RUN_S
-        with closing(Observed(self._out, self._words())) as run:
+        with closing(Observed(out, self._words())) as run:
             while not run.ended() and time.monotonic() < end_s:
                 run.look()
                 for slot in SLOTS:
@@ -158,10 +160,10 @@ class _Soak:
                         killed.add(one)
                 time.sleep(POLL_S)
             self._take_in(run, full_disk=False)
-        self._record["faults"]["kill at spawn"] = len(killed)
         for _ in range(DEATHS_AT_SPAWN):
-            command = [*TRAIN, "--quiet", f"--out={self._out}", *self._words()]
-            with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            command = [*TRAIN, f"--out={out}", *self._words()]
+            null = subprocess.DEVNULL
+            with subprocess.Popen(command, stdout=null, stderr=null) as process:
                 try:
                     while not (pids := below(process.pid)) and process.poll() is None:
                         time.sleep(POLL_S)
@@ -170,7 +172,9 @@ class _Soak:
                 finally:
                     process.kill()
             self._outlived(left_of(lambda pids=pids: filter(alive, set(pids))))
-        self._record["faults"]["kill the supervisor at spawn"] = DEATHS_AT_SPAWN
+        self.record["faults"] |= {
+            "kill at spawn": len(killed), "kill the supervisor at spawn": DEATHS_AT_SPAWN,
+        }  # fmt: skip
 
     def _outlived(self, pids):
         self._counts.never("workers that outlive their run", len(pids))
@@ -185,21 +189,20 @@ class _Soak:
             self._outlived(run.orphans())
             code, status = run.process.returncode, run.result().get("status")
             if full_disk and (code, status) == (3, "unsaved"):  # what it promises on a full disk
-                self._record["unsaved"] += 1
+                self.record["unsaved"] += 1
             elif (code, status) != (0, "done") or "Traceback" in run.words():
                 failure = f"exit code {code}, {status}: {run.words()}"
+            in_turn = any(name in self.record["strategy"] for name in ORDERED)
+            self.record["torn"] += run.account(self._counts, in_turn=in_turn)
         self._counts.never("runs that hang", hangs)
         self._counts.never("runs that end otherwise than done", bool(failure))
         if failure:
-            self._record["failures"].append(failure)
-        if not hangs:
-            in_turn = any(name in self._record["strategy"] for name in ORDERED)
-            self._record["torn"] += run.account(self._counts, in_turn=in_turn)
+            self.record["failures"].append(failure)
 
 
 # -- a run -----------------------------------------------------------------------------------------
 
-TRAIN = [sys.executable, "-m", "mlxhog", "train"]
+TRAIN = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet"]
 
 
 class Observed:
@@ -209,19 +212,17 @@ class Observed:
     state after the run has ended. The run is touched by signals, by its disk and by its pipe only.
     """
 
-    def __init__(self, out, flags, *, resume=None):
-        """Start it in a folder of runs, with flags of `mlxhog train`, or resume a run.
+    def __init__(self, out, flags, directory=None):
+        """Start it in a folder of runs, with flags of `mlxhog train`.
 
         Raises:
             RuntimeError: it does not start; with what it wrote.
         """
-        self.out, self.directory, before = out, resume, set(out.iterdir())
-        flags = flags if resume is None else [*flags, f"--resume={resume}"]
+        self.out, self.directory, before = out, directory, set(out.iterdir())
         self._stdout = tempfile.TemporaryFile("w+")  # not on the disk that faults fill
         self.process = subprocess.Popen(
-            [*TRAIN, "--json", "--quiet", f"--out={out}", *flags],
-            stdout=self._stdout, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [*TRAIN, f"--out={out}", *flags], stdout=self._stdout, stderr=subprocess.PIPE
+        )
         self._said, self._stop_reading = bytearray(), threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
