@@ -12,6 +12,7 @@ trained are committed, declared lost, or wait.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,11 +31,15 @@ PORT, MOST, LEAST = 8600, 4, 2
 HANG_S = 240.0  # without a round of all machines
 ORPHAN_S = 30.0  # after the death of its run
 DOWN_S = 2.0, 15.0  # of a machine that is stopped or unplugged: some outlast the limit of a call
-OPTIONS = {"steps": FOREVER, "round_every": "1s", "cluster_timeout_s": 8.0, "slow": "0=4"}
+OPTIONS = {"steps": FOREVER, "round_every": 1.0, "cluster_timeout_s": 8.0, "slow": "0=4"}
 
 
 class Loopback:
     """Machines that are all this one, whose network needs no rights, and has no cable to pull."""
+
+    def __init__(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.port = server.getsockname()[1]
 
     def address(self, machine):
         """The address of a machine."""
@@ -120,6 +125,7 @@ class Fleet:
 
     def __init__(self, network, folder, random):
         self._network, self._folder, self._random = network, folder, random
+        self._lead = f"{network.address(0)}:{getattr(network, 'port', PORT)}"
         self.live, self.rounds, self.hangs = [], [], []
         self.orphans = self.unbalanced = self._starts = 0
 
@@ -127,8 +133,7 @@ class Fleet:
 
     def lead(self):
         """Start the lighthouse on machine 0."""
-        address = f"{self._network.address(0)}:{PORT}"
-        words = ["cluster", "start", "--address", address, "--json"]
+        words = ["cluster", "start", "--address", self._lead, "--json"]
         self.lighthouse = self._popen(0, words, self._folder, stdout=subprocess.PIPE)
         if not self.lighthouse.stdout.readline():
             raise SystemExit("the lighthouse has ended; see above")
@@ -140,8 +145,8 @@ class Fleet:
         self._starts += 1
         root = self._folder / f"run-{self._starts}"
         root.mkdir()
-        address = f"{self._network.address(0)}:{PORT}"
-        config = small_config(self._folder, cluster=address, out=str(root / "runs"), **OPTIONS)
+        out = str(root / "runs")
+        config = small_config(self._folder, cluster=self._lead, out=out, **OPTIONS)
         with (root / "output.txt").open("w") as log:
             words = ["train", "--json", *flags(config)]
             process = self._popen(place, words, root, stdout=log, stderr=log)
