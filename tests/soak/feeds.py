@@ -35,7 +35,7 @@ from tests.soak import Counts
 from tests.threads import in_threads, wait_until
 
 CLIENTS = 8
-EXAMPLES = 25  # of a part
+EXAMPLES = 100  # of a part: more than fit into the last page of a file on a full disk
 PARTS = ("calm", "kill", "full disk", "kill")
 LIMIT_S = 300.0
 STOP_S = 60.0
@@ -232,17 +232,18 @@ class Posts:
     @contextmanager
     def refused_by(self, directory):
         """Fill a disk until some more posts are refused; posting continues in the block."""
-        enough, end = len(self.refused) + REFUSALS, time.monotonic() + LIMIT_S
+        enough, over = len(self.refused) + REFUSALS, threading.Event()
 
         def wait_for_refusals():
-            while len(self.refused) < enough and time.monotonic() < end:
-                time.sleep(0.01)
+            while len(self.refused) < enough and not over.wait(0.01):
+                pass
             (directory / "filler").unlink(missing_ok=True)
 
         with filled(directory):
             waiting = threading.Thread(target=wait_for_refusals)
             waiting.start()
             yield
+            over.set()
             waiting.join()
 
 
