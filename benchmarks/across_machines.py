@@ -91,7 +91,7 @@ PAIRS = {
     "rounds": (("momentum .9", "two arenas"), ("rounds of 10 s", "two arenas")),
     "outer": (("outer steps", "one arena"),),
 }
-"""Arms that are compared, by part. The faults of `--tiny` are those of `cluster_chaos.py`."""
+"""Arms that are compared, by part. The faults of `--tiny` are those of `tests/soak/cluster.py`."""
 
 
 def trained(scale, optimizer, name, seed):

@@ -2,9 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations, product
-from typing import Any
 
 import hypothesis
 import pytest
@@ -12,7 +11,6 @@ import pytest
 FEW = 10
 """Examples of a property, unless pytest has `--whole`, or a profile of hypothesis."""
 ENDS = (Exception, pytest.fail.Exception, pytest.skip.Exception)
-Axis = Mapping[str, Any] | Iterable[Any]
 
 
 def each_of(names, cases, ids=None):

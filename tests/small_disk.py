@@ -25,3 +25,16 @@ def _mount(directory, n_bytes):
         return bool(libc.mount(b"none", os.fsencode(directory), b"tmpfs", 0, options) == 0)
     except (OSError, AttributeError):
         return False
+
+
+@contextlib.contextmanager
+def filled(directory):
+    """Fill the disk of a directory to its last byte meanwhile."""
+    filler = directory / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 20))
+    try:
+        yield
+    finally:
+        filler.unlink(missing_ok=True)

@@ -17,16 +17,16 @@ def begin(work, items):
     return threads
 
 
-def join(threads):
+def join(threads, limit_s=LIMIT_S):
     """Wait for the end of every thread, which none may put off for long."""
     for thread in threads:
-        thread.join(LIMIT_S)
+        thread.join(limit_s)
         assert not thread.is_alive(), "a thread has not ended"
 
 
-def in_threads(work, items):
+def in_threads(work, items, limit_s=LIMIT_S):
     """Work on every item at once, and wait for all."""
-    join(begin(work, items))
+    join(begin(work, items), limit_s)
 
 
 def wait_until(condition, limit_s=LIMIT_S, what="a condition", every_s=0.01):

@@ -7,19 +7,15 @@ load overtake an earlier store and nothing else, an M1 more (docs/apple.md).
 
 import subprocess
 
-import numpy as np
 import pytest
 
-from mlxhog import _native
-from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from mlxhog.optim.updates import WRITE_MODES
 from tests.arm64 import cross
 from tests.arm64.cross import HERE, NATIVE, program, qemu, zig
-from tests.metal import test_blas
-from tests.metal.test_blas import drawn
+from tests.metal.test_blas import SOURCES as PRODUCTS
+from tests.metal.test_blas import assert_products
 from tests.metal.test_thread_sanitizer import SOURCES as UPDATES
 from tests.metal.test_thread_sanitizer import build
-from tests.tolerances import POLAR_F32, PRODUCT_F32, assert_close
 
 # Zig compiles its libraries for arm64 first, once for a user: two minutes of a core.
 pytestmark = pytest.mark.timeout(900)
@@ -55,21 +51,8 @@ def litmus(folder):
 
 @pytest.mark.slow
 def test_products_and_polar_factors_by_neon_are_those_of_this_machine(folder):
-    sources = [
-        ROOT / "tests/metal/blas.cpp",
-        *(NATIVE / f"ops/{name}" for name in test_blas.SOURCES),
-    ]
-    command = program(folder / "products", sources)
-    for shape in ((1, 7), (31, 33), (64, 128), (128, 96)):
-        x = drawn(*shape)
-        here, there = np.empty_like(x), test_blas.run(command, "polar", *shape, given=[x])
-        _native.polar([x], [here], [1.0], np.float32(ORTHOGONALIZATIONS["polar3"]), threads=1)
-        assert_close(there.reshape(shape), here, POLAR_F32, label=str(shape))
-    for rows, width, out in ((50, 96, 40), (33, 260, 70), (7, 20, 300), (1, 65, 33)):
-        x, w, dy = drawn(rows, width), drawn(out, width), drawn(rows, out)
-        expected = [part.astype(np.float64).ravel() for part in (x @ w.T, dy @ w, dy.T @ x)]
-        there = test_blas.run(command, "linear", rows, width, out, given=[x, w, dy])
-        assert_close(there, np.concatenate(expected), PRODUCT_F32)
+    sources = (ROOT / "tests/metal/blas.cpp", *(NATIVE / "ops" / name for name in PRODUCTS))
+    assert_products(program(folder / "products", sources))
 
 
 @pytest.mark.slow

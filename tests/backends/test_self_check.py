@@ -23,8 +23,7 @@ from mlxhog.models.ops.operators import Ops
 from mlxhog.training import worker
 from tests.backends.test_gpu_worker import gpu
 from tests.backends.untrained import batch, lay, values
-from tests.metal.fake_gpu import FakeMLX
-from tests.metal.faulty import FaultyEngine
+from tests.metal.fake_gpu import FakeMLX, FaultyEngine
 from tests.pairs import each_of
 
 __all__ = ["gpu"]  # the fixture

@@ -1,8 +1,6 @@
 """Estimates of benchmarks: intervals with their error, and no arm that differs from itself."""
 
 import math
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,24 +103,6 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims, estimates):
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
     others = [claims.corrected(simulated_page(claims, estimates, rng, 1.5)) for _ in range(20)]
     assert sum(all(claim.ended == claims.MET for claim in page) for page in others) >= 18
-
-
-def test_the_first_of_several_programs_runs_twice_in_each_turn(load, monkeypatch):
-    interleaved = load("harness.interleaved")
-
-    def in_no_process(serve, program, threads_of_step, threads):
-        answers = {"send": lambda seconds: None, "poll": lambda limit_s: True,
-                   "recv": lambda: program.options["seconds"]}  # fmt: skip
-        return nullcontext((SimpleNamespace(**answers), 0))
-
-    monkeypatch.setattr(interleaved, "spawned", in_no_process)
-    programs = {
-        name: interleaved.Program("module", "step", {"seconds": seconds})
-        for name, seconds in (("ours", 0.5), ("theirs", 1.0))
-    }
-    seconds, again = interleaved.in_turns(programs, threads=1, turns=2, seconds=0.0)
-    assert seconds == {"ours": [0.5, 0.5], "theirs": [1.0, 1.0]}
-    assert again == [0.5, 0.5]
 
 
 def test_an_arm_is_compared_with_itself_in_the_same_turns(load, claims):

@@ -30,7 +30,7 @@ GROUPS = {
         "late_gradients local_sgd backoff"
     ),
     "runs": "soak predicted_speed compare_power one_writer live",
-    "processes": "chaos feeding cluster_chaos across_machines",
+    "processes": "chaos across_machines",
     "numbers": (
         "paper_tables course_project atomic_add advisor model_speed parity_false_failures "
         "mad_search mad_record samplers state_tracking"

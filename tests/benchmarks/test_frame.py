@@ -213,8 +213,11 @@ def test_a_failed_script_stops_no_other_and_one_that_hangs_is_ended(
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
     scripts = [everything.Script(name, 1) for name in ("bad", "good")]
-    assert everything.run_all(scripts, full=False) == {"bad": 1, "good": 3}
+    assert everything.run_all(scripts, full=False) == {"bad": 4, "good": 3}
     assert "the disk is on fire" in capfd.readouterr().err
+    monkeypatch.setattr(everything, "TABLE", scripts)
+    for names, code in ((["good"], 0), (["good", "bad"], 4)):  # 3 counts for counts only
+        assert everything.main(["--quick", "--only", *names]) == code
     assert everything.run(["hangs.py"], limit_s=0.4) == 4
 
 

@@ -32,21 +32,16 @@ class Machine:
     def __init__(self, root, address, **more):
         root.mkdir(exist_ok=True)
         self.root = root
-        resumes = "resume" in more  # in the same folder, behind the rounds of the earlier call
-        self._earlier = set() if resumes else set((root / "runs").glob("*"))
-        self._skipped = len(rounds_in(root)) if resumes else 0
-        self._metrics = set() if resumes else set((root / "runs").glob("*/metrics.jsonl"))
+        self._skipped = len(rounds_in(root))  # of the call that is resumed
         self._process = Running(_train, root, options_of(address, **more))
 
     def rounds(self):
         """The rounds of this run; none before it has a folder."""
-        runs = set((self.root / "runs").glob("*")) - self._earlier
-        return rounds_in(self.root)[self._skipped :] if runs else []
+        return rounds_in(self.root)[self._skipped :]
 
     def await_training(self):
         """Wait until its workers train; a link plays rounds before that."""
-        runs = self.root / "runs"
-        wait_until(lambda: any(set(runs.glob("*/metrics.jsonl")) - self._metrics))
+        wait_until(lambda: any(self.root.glob("runs/*/metrics.jsonl")))
 
     def await_round_of(self, members):
         """Wait for one more round of a number of members, with tokens of this machine."""

@@ -1,4 +1,7 @@
-"""Whole runs in a cluster: links and machines are killed, and no token is lost unnoticed."""
+"""Whole runs in a cluster: links and machines are killed, and no token is lost unnoticed.
+
+Machines that join, die and come again are the soak of `tests/soak/cluster.py`.
+"""
 
 import multiprocessing
 import os
@@ -88,39 +91,6 @@ def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(tmp_path
     assert result.status == "done"
     assert result.checkpoint is not None
     assert is_balanced(part_of(tmp_path))
-
-
-@pytest.mark.slow
-def test_machines_that_join_die_and_come_again_have_one_model(tmp_path):
-    pytest.importorskip("torchft")
-    with lighthouse() as light:
-        first = Machine(tmp_path / "a", light.address)
-        second = Machine(tmp_path / "b", light.address)
-        machines = [first, second]
-        try:
-            first.await_round_of(2)
-            second.kill()
-            lines = second.rounds()
-            first.await_round_of(1)
-            again = Machine(tmp_path / "b", light.address)
-            late = Machine(tmp_path / "c", light.address)
-            machines += [again, late]
-            first.await_round_of(3)
-            for one in (first, again, late):
-                one.interrupt()
-            for one in (first, again, late):
-                one.wait()
-        finally:
-            for one in machines:
-                one.kill()
-    parts = [part_of(one.root) for one in (first, again, late)]
-    for part in parts:
-        assert part["unequal"] == part["tokens_waiting"] == 0
-        assert is_balanced(part)
-    audit = Audit.of([lines, *(one.rounds() for one in (first, again, late))])
-    assert audit.rounds > 3
-    assert audit.unequal == audit.unbalanced == 0
-    assert audit.partial <= 1  # that in which the second was killed
 
 
 def call_of_two(address, roots, **options):

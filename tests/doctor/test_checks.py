@@ -14,7 +14,7 @@ from mlxhog.metal import engines
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops import kernels as choose_kernels
-from tests.metal.faulty import FaultyEngine
+from tests.metal.fake_gpu import FaultyEngine
 from tests.pairs import each_of
 
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))

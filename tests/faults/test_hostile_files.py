@@ -1,11 +1,10 @@
-"""Files and values that break their reader are refused in words, soon, in little memory."""
+"""Files and values that break their reader are refused in words, soon, in little memory.
+
+Damaged files of every kind are the soak of `tests/soak/damage.py`.
+"""
 
 import contextlib
 import dataclasses
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -100,29 +99,6 @@ def test_a_value_is_shown_shortened_whatever_it_is():
     for value in (deep, 10**6000, "x" * 10**6, ["x" * 1000] * 1000, {k: k for k in range(10**4)}):
         assert len(shown(value)) <= MOST_SHOWN
     assert shown("a\x1b[2J") == "'a\\x1b[2J'"
-
-
-# -- the fuzz run ----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_500_mutated_files_raise_nothing_but_our_errors():
-    """A child, for it bounds its own memory; what crashes it says in which case.
-
-    The limit is for machines that do other things beside it.
-    """
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.faults.fuzz_loaders", "--mutations", "500", "--seed", "0"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=880,
-        check=False,
-    )
-    *failures, last = ran.stdout.splitlines() or [""]
-    assert ran.returncode == 0, "\n".join([*failures[:5], ran.stderr[-3000:]])
-    assert json.loads(last)["mutations"] >= 500
 
 
 # -- any value -------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Signals at any moment: what was reached is saved, a message, and exit code 130."""
+"""Signals at any moment: what was reached is saved, a message, and exit code 130.
+
+Interrupts while a run trains are the soak of `tests/soak/interrupts.py`.
+"""
 
 import contextlib
 import json
@@ -13,7 +16,6 @@ from mlxhog.base.interrupts import SIGNALS, Interrupts
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
 from tests.another_process import Program
-from tests.faults.interrupted_runs import MOMENTS, interrupted
 from tests.threads import wait_until
 from tests.training.small import flags, small_config
 
@@ -64,20 +66,6 @@ def test_an_interrupt_where_imports_make_dataclasses_is_a_message_and_130(tmp_pa
     environment = {"PYTHONPATH": str(tmp_path)}
     own = ended(tmp_path, "-m", "mlxhog", "train", environment=environment)
     assert own == (130, "", "interrupted\n")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "moment", "delay_s", "left"),
-    [
-        ("TERM", "checkpointing", 0.3, "saved"),
-        ("INT", "evaluation", 0.3, "saved"),
-        ("INT", "start-up", 1.5, "nothing to save"),
-    ],
-)
-def test_an_interrupted_run_leaves_a_checkpoint(tmp_path, number, moment, delay_s, left):
-    end = interrupted(tmp_path, number, MOMENTS[moment], delay_s=delay_s)
-    assert end in (left, "saved")  # this machine may be fast
 
 
 def test_under_nohup_a_closed_terminal_is_ignored():

@@ -21,8 +21,8 @@ from unittest import mock
 from mlxhog.arena.workers import State
 from mlxhog.cli import main
 from mlxhog.training.session import Session
+from tests.soak.killer import Killer
 from tests.training.small import small_config
-from tests.training.test_deaths import Killer
 
 class Watching(Killer):
     def train(self, config):

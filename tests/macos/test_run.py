@@ -17,15 +17,14 @@ from tests.macos.simulation import (
 )
 from tests.processes import alive
 from tests.threads import wait_until
-from tests.training.test_deaths import run_directory
 
 pytestmark = linux_only
 
 TRAIN = """
 import json, os, sys
 from pathlib import Path
+from tests.soak.killer import Killer
 from tests.training.small import small_config
-from tests.training.test_deaths import Killer
 if __name__ == "__main__":
     options = json.loads(sys.argv[2])
     killer = Killer(kills=options.pop("kills"))
@@ -65,8 +64,12 @@ def test_a_reader_attaches_and_when_the_supervisor_is_killed_workers_leave_and_i
     command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
     child = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE)
     try:
-        run = run_directory(tmp_path)
-        first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+        files = (tmp_path / "runs").glob
+        metrics = wait_until(
+            lambda: [file for file in files("*/metrics.jsonl") if "\n" in file.read_text()],
+            60, "a training run",
+        )[0]  # fmt: skip
+        run, first = metrics.parent, json.loads(metrics.read_text().splitlines()[0])
         pids = [worker["pid"] for worker in first["workers"]]
         assert all(map(alive, pids))
         wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")

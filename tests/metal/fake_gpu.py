@@ -35,16 +35,22 @@ def entry(kernels, name):
 
 
 @dataclass
-class FakeMLX:
-    """`mx.fast.metal_kernel` and adoption; `calls` keeps what each launch was given."""
+class _Fake:
+    """What both stand-ins have; `calls` keeps what each launch was given."""
 
     kernels: dict[str, Kernel]
     engine: Engine = field(default_factory=HostEngine)
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    launched: list[Kernel] = field(default_factory=list)  # of `calls`
-    lent: dict[int, mx.array] = field(default_factory=dict)
+    calls: list[Any] = field(default_factory=list)
     breaks: str = ""  # what the Metal compiler says instead
     most_threads: int = 1024  # in a group, of every compiled kernel
+
+
+@dataclass
+class FakeMLX(_Fake):
+    """`mx.fast.metal_kernel` and adoption."""
+
+    launched: list[Kernel] = field(default_factory=list)  # of `calls`
+    lent: dict[int, mx.array] = field(default_factory=dict)
 
     def install(self, monkeypatch):
         monkeypatch.setattr(mx.metal, "is_available", lambda: True)
@@ -95,15 +101,8 @@ class FakeMLX:
         return call
 
 
-@dataclass
-class FakeMPS:
+class FakeMPS(_Fake):
     """`torch.mps.compile_shader` and `synchronize`, on tensors of the CPU."""
-
-    kernels: dict[str, Kernel]
-    engine: Engine = field(default_factory=HostEngine)
-    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
-    breaks: str = ""
-    most_threads: int = 1024
 
     def install(self, monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -115,7 +114,7 @@ class FakeMPS:
         """Raise what torch raises: c10::SyntaxError, in Python SyntaxError."""
         if self.breaks:
             raise SyntaxError(self.breaks)
-        return _Library(self)
+        return _Library(self.call)
 
     def call(self, name, arguments, how):
         self.calls.append((name, arguments, how))
@@ -139,9 +138,28 @@ class FakeMPS:
             output[...] = value
 
 
-@dataclass
 class _Library:
-    fake: FakeMPS
+    def __init__(self, call):
+        self._call = call
 
     def __getattr__(self, name):
-        return lambda *arguments, **how: self.fake.call(name, arguments, how)
+        return lambda *arguments, **how: self._call(name, arguments, how)
+
+
+class FaultyEngine(HostEngine):
+    """Right results, but those of one kernel are off by a share, or it does not run at all.
+
+    Only launches with the numbers `only` have the fault.
+    """
+
+    def __init__(self, kernel, by=1e-2, only=None):
+        super().__init__()
+        self.kernel, self.by, self.only = kernel, by, only or {}
+
+    def run(self, launch):
+        results = super().run(launch)
+        if launch.kernel.name != self.kernel or not self.only.items() <= launch.inputs.items():
+            return results
+        if self.by is None:
+            raise MetalError(f"kernel {self.kernel} does not compile: error: unknown type 'flaot'")
+        return {name: x * np.float32(1.0 + self.by) for name, x in results.items()}

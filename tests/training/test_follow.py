@@ -1,13 +1,13 @@
-"""A run follows a folder: what it takes from its files, and that it trains on it once."""
+"""A run follows a folder: what it takes from its files, and that it trains on it once.
+
+That nothing acknowledged is lost by kills is the soak of `tests/soak/feeds.py`.
+"""
 
 import gzip
 import json
 import lzma
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -129,67 +129,6 @@ def test_a_run_trains_on_its_text_and_on_new_files_in_turn(tmp_path):
     ledgers = checkpoint_of(third).state["ledgers"]
     assert ledgers["stream"]["watermark"] == 7
     assert ledgers["data"]["watermark"] + len(ledgers["data"]["done"]) == 12
-
-
-RUN = """
-import sys
-from pathlib import Path
-from mlxhog import train
-from mlxhog.training import follow
-from tests.training.test_follow import following
-if __name__ == "__main__":
-    follow.LOOK_S = follow.SETTLED_S = 0.1
-    options = dict(workers="mlx:cpu*2", save_every="300ms", time=300.0)
-    train(following(Path(sys.argv[1]), resume=(sys.argv[2:] or [None])[0], **options))
-"""
-
-
-@pytest.mark.slow
-def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
-    script = tmp_path / "follow.py"
-    script.write_text(RUN)
-    config = following(tmp_path)
-    sent = []
-
-    def start(*resume):
-        command = [sys.executable, str(script), str(tmp_path), *resume]
-        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-
-    def send(directory, count):
-        for _ in range(count):
-            text = f"number {len(sent)}"
-            append_examples(directory, [{"prompt": "say", "answer": f" {text}"}], TOKENIZER)
-            sent.append(f"say {text}")
-            (Path(str(config.follow)) / f"{len(sent):04}.txt").write_text(f"file {len(sent)}")
-
-    def seen(directory):
-        return {row.decode() for row in rows(directory)}
-
-    process = start()
-    try:
-        wait_for(lambda: (tmp_path / "runs").is_dir(), "the run")
-        wait_for(lambda: bool(run.list_runs(tmp_path / "runs")), "the run")
-        directory = run.find("latest", tmp_path / "runs").directory
-        wait_for((directory / "stream" / "stream.json").exists, "its stream")
-        for some in (0, 8):  # the first kill may come before the first step
-            send(directory, 10)
-            wait_for(lambda n=some: len(seen(directory) & set(sent)) >= n, "some of them")
-            send(directory, 10)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            send(directory, 3)  # no process runs
-            process = start(str(directory))
-        files = {f"file {k + 1}" for k in range(len(sent))}
-        wait_for(lambda: seen(directory) >= set(sent) | files, "all of them")
-        wait_for(trained_all(directory, 0), "their training")
-        ask(directory, "stop")
-        assert process.wait(LIMIT_S) == 0
-    finally:
-        process.kill()
-        process.wait()
-    published = [row.decode() for row in rows(directory)]
-    assert sorted(published) == sorted([*sent, *files])  # each once
-    assert done(directory) == stream(directory).last.end_ticket
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -199,8 +199,7 @@ def on_a_stand_in(pipe, job):
 
     from mlxhog.backends import probes
     from mlxhog.metal.registry import KERNELS
-    from tests.metal.fake_gpu import FakeMLX
-    from tests.metal.faulty import FaultyEngine
+    from tests.metal.fake_gpu import FakeMLX, FaultyEngine
 
     probes.SIZES = probes.SIZES[:1]  # the CPU computes all kernels; these have smaller batches
     changed = mx

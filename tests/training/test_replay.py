@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 from unittest import mock
 
@@ -19,34 +18,20 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from mlxhog.training import replay
+from tests.soak.killer import Killer
 from tests.training.asking import endless, trained, until
 from tests.training.small import small_config
 from tests.training.test_tables import SET
 
 
-def kill_the_first_worker(directory):
-    """Kill it once both have taken some steps, and wait for steps of its replacement."""
-    workers = until(directory, lambda workers: all(workers[k]["steps"] > 20 for k in (1, 2)))
-    pid, steps = workers[1]["pid"], workers[1]["steps"]
-    os.kill(pid, signal.SIGKILL)
-    until(
-        directory,
-        lambda now: (
-            now[1]["pid"] != pid
-            and now[1]["steps"] > steps
-            and sum(one["steps"] for one in now.values()) > 200
-        ),
-    )
-
-
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """Two workers with shared moments; one was killed."""
-    config = endless(
-        tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
+    config = small_config(
+        tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record", steps=200,
         optimizer="muon", strategy="auto", embedding_lr=4, head_lr=2, set=SET,
     )  # fmt: skip
-    result = trained(config, kill_the_first_worker)
+    result = Killer(kills=1, seed=1).train(config)  # which draws the first worker
     assert result.restarts == 1
     return result
 

@@ -31,10 +31,10 @@ from mlxhog.strategies.strategy import Lease
 from mlxhog.training import processes, side_jobs, worker, worker_process
 from mlxhog.training.job import Job
 from mlxhog.training.steps import Gradients, OverlappedSteps
+from tests.soak.killer import Killer
 from tests.strategies.runs import LR, context, new_arena, strategy
 from tests.threads import wait_until
 from tests.training.small import Messages, small_config
-from tests.training.test_deaths import Killer
 
 
 def job(**options):

@@ -1,9 +1,5 @@
 """Several workers train one candidate through one arena, as they train a language model."""
 
-import multiprocessing
-import os
-import signal
-
 import numpy as np
 import pytest
 
@@ -16,36 +12,26 @@ from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.strategies import SSP, Hogwild, Sync
 from mlxhog.training import choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
+from tests.soak.killer import Killer
 
 TWO = "mlx:cpu*2"  # it starts faster than torch
 LONG = {"workers": TWO, "steps": 100_000, "eval_every": 20, "stop_accuracy": 2}
 
 
-class Killer(Recorder):
-    """Kills a worker of the run at its first evaluation, or interrupts the run."""
+class Interrupter(Recorder):
+    """Interrupts the run at its first evaluation."""
 
-    killed = interrupts = False
-
-    def beat(self):
-        super().beat()
-        children = [c for c in multiprocessing.active_children() if c.name == "mlxhog-worker-1"]
-        if self.points and children and not self.killed:
-            self.killed = True
-            if self.interrupts:
-                raise KeyboardInterrupt
-            os.kill(children[0].pid, signal.SIGKILL)
+    def point(self, point):
+        super().point(point)
+        if len(self.points) == 1:
+            self._interrupt_at = self.beats + 1
 
 
-class Interrupter(Killer):
-    interrupts = True
-
-
-def train_two(config, **how):
+def train_two(config, kills=0, **how):
     """A record, which has the scores of the last parameters, and the messages."""
     last, messages = [], []
-    result = train(
-        config, on_end=lambda arena: last.append(arena.params.copy()), tell=messages.append, **how
-    )
+    how |= {"on_end": lambda arena: last.append(arena.params.copy()), "tell": messages.append}
+    result = Killer(kills).train(config, run=train, **how)
     if last:
         plan = make_run_plan(config)
         backend = backends.create("torch:cpu", threads=1, kernels="native", cpu_blas="auto")
@@ -107,16 +93,14 @@ def test_simulated_workers_are_refused_whatever_the_workers():
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_no_step_is_missing():
-    callbacks = Killer()
-    result, messages = train_two(small_run(**LONG | {"steps": 200}), callbacks=callbacks)
-    assert callbacks.killed
+    result, messages = train_two(small_run(**LONG | {"steps": 200}), kills=1)
     assert "died (signal SIGKILL) and is being replaced" in messages[0]
     assert (result.status, result.steps) == ("done", 200)
 
 
 def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words():
     with pytest.raises(WorkerFailed, match="died 1 times"):
-        train_two(small_run(**LONG), callbacks=Killer(), worker_options={"restarts": 0})
+        train_two(small_run(**LONG), kills=1, worker_options={"restarts": 0})
 
 
 @pytest.mark.parametrize(

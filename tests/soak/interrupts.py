@@ -1,33 +1,54 @@
 """Interrupted runs: every signal and a closed pipe, at every moment of a run.
 
-`python benchmarks/soak.py --only faults` interrupts many. A run that is interrupted before its
-first step has no checkpoint to leave, and says so.
+A run that is interrupted before its first step has no checkpoint to leave, and says so.
 """
 
 import contextlib
 import json
+import random
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError
 from tests.processes import alive, workers_of
+from tests.soak import Counts
 from tests.threads import wait_until
 from tests.training.small import flags, small_config
 
 CAUSES = ("INT", "TERM", "HUP", "pipe")
 MOMENTS = {
-    "start-up": None,  # the delay counts from the start of the process, else from the first metrics
-    "training": {},
     "checkpointing": {"save_every": 5},
     "evaluation": {"eval_every": 5},
+    "start-up": None,  # the delay counts from the start of the process, else from the first metrics
+    "training": {},
     "sample": {"sample_every": 5},
 }
 """What a run does most of the time, so that a signal at any time meets it."""
 
 PIPE_STEPS = 4000  # a run whose pipe is closed continues until its budget is used up
 PIPE_S = 0.5  # it is closed by then, long before that
+
+
+def interrupts(n, say):
+    """Interrupted runs: n by each signal and by a closed pipe, at another moment each time."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the runs would ignore it, too
+    counts, draw = Counts(), random.Random(0)
+    for number in range(n * len(CAUSES)):
+        cause = CAUSES[number % len(CAUSES)]
+        moment = list(MOMENTS)[number % len(MOMENTS)]
+        with tempfile.TemporaryDirectory(prefix="mlxhog-soak-") as folder:
+            delay_s, wrong = draw.uniform(0.1, 3.0), ""
+            try:
+                end = interrupted(Path(folder), cause, MOMENTS[moment], delay_s=delay_s)
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                end = wrong = f"WRONG: {error}"
+        say(f"{cause:4}  {moment:13}  {delay_s:.2f} s  {end}")
+        counts.never("interrupted runs that end wrongly", bool(wrong))
+    return counts
 
 
 def interrupted(folder, cause, moment, *, delay_s):

@@ -1,15 +1,61 @@
-"""Host memory and the GPU's are one: imports, donation, DLPack, tensors inside a storage."""
+"""On an Apple GPU: every kernel computes what it does when emulated; host memory is the GPU's.
+
+Through MLX and PyTorch: imports, donation, DLPack, tensors inside a storage.
+"""
+
+import mmap
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
 
+from mlxhog.metal import engines
 from mlxhog.metal.engine_mlx import adopt
-from mlxhog.metal.kernel import whole_text
+from mlxhog.metal.kernel import FUSED_RTOL, whole_text
 from mlxhog.metal.kernels.adds import DENSE_AXPY, dense_axpy
+from tests.metal.test_engines import assert_same
+from tools import sanitize
 
 pytestmark = pytest.mark.metal
+SAMPLES = {
+    f"{sample.kernel.name}-{sample.instance}".rstrip("-"): sample
+    for sample in sanitize.samples(n=5000)
+}
+
+
+@pytest.fixture
+def metal_device():
+    """An Apple GPU that MLX sees, and computes on: other tests have chosen the CPU."""
+    if not mx.metal.is_available():
+        pytest.skip("no Metal device: mx.metal.is_available() is False")
+    before = mx.default_device()
+    mx.set_default_device(mx.gpu)
+    yield
+    mx.set_default_device(before)
+
+
+@pytest.fixture(params=["mlx", "mps"])
+def engine(request, metal_device):
+    """Each framework's engine on the GPU."""
+    return engines.create(request.param)
+
+
+@pytest.fixture
+def pages(metal_device):
+    """Makes host memory that a GPU can import: zeros, whole pages, as an arena has them."""
+
+    def make(n_pages):
+        return np.frombuffer(mmap.mmap(-1, n_pages * mmap.PAGESIZE), np.float32)
+
+    return make
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_kernel_computes_on_the_gpu_what_it_does_when_emulated(engine, host_engine, name):
+    launch = SAMPLES[name]
+    # a GPU also flushes denormals, far below the tolerance
+    assert_same(engine, host_engine(), launch, max(launch.kernel.rtol, FUSED_RTOL))
 
 
 def test_what_the_host_writes_the_gpu_reads_and_the_reverse(engine, pages):

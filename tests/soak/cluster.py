@@ -1,48 +1,84 @@
 """A cluster under faults: what hangs, what is left behind, and what gets lost.
 
-    python benchmarks/cluster_chaos.py --quick        6 faults, minutes
-    python benchmarks/cluster_chaos.py --faults 100   the record
+Two to four machines train one small model. One fault after the other: a machine is killed and
+started again, stopped, or unplugged; its link is killed; the lighthouse is killed and started
+again; a machine joins late, or leaves. After each, all machines have to commit a round together.
+The seed repeats the faults, not the moments at which they meet a round.
 
-Two to four machines, network namespaces on a cable (`cluster/cable.py`), train one small model. One
-fault after the other: a machine is killed and started again, stopped, or unplugged; its link is
-killed; the lighthouse is killed and started again; a machine joins late, or leaves. After each, all
-machines have to commit a round together. The seed repeats the faults, not the moments at which they
-meet a round.
-
-What has to hold: no machine waits for ever (`hangs`), no process outlives its run (`orphans`), all
-members have the same theta_s after each round (`unequal`), and the tokens of a round are those of
-its members; the tokens that a run trained are committed, declared lost, or wait (`unbalanced`).
+What has to hold: no machine waits for ever, no process outlives its run, all members have the same
+theta_s after each round, and the tokens of a round are those of its members; the tokens that a run
+trained are committed, declared lost, or wait.
 """
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from cluster.cable import Cable
-from harness.frame import run
-from harness.machine import smallest
-
-from mlxhog.theory.simulator.links import Link
 from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
 from tests.processes import alive
-from tests.training.small import small_config
+from tests.soak import Counts
+from tests.training.small import flags, small_config
 
-LINK = Link.parse("1Gbit:1ms")
 FOREVER, INTERRUPTED = 10**8, 130
 PORT, MOST, LEAST = 8600, 4, 2
-QUICK_FAULTS, FAULTS = 6, 100
 HANG_S = 240.0  # without a round of all machines
 ORPHAN_S = 30.0  # after the death of its run
 DOWN_S = 2.0, 15.0  # of a machine that is stopped or unplugged: some outlast the limit of a call
-TRAINING = (
-    "--round-every=1s", "--cluster-timeout-s=8s", "--slow=0=4", "--json",
-)  # fmt: skip
+OPTIONS = {"steps": FOREVER, "round_every": 1.0, "cluster_timeout_s": 8.0, "slow": "0=4"}
+
+
+class Loopback:
+    """Machines that are all this one, whose network needs no rights, and has no cable to pull."""
+
+    def __init__(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.port = server.getsockname()[1]
+
+    def address(self, machine):
+        """The address of a machine."""
+        return "127.0.0.1"
+
+    def popen(self, machine, command, **more):
+        """Start a command on a machine, in a session of its own."""
+        return subprocess.Popen(command, start_new_session=True, text=True, **more)
+
+
+def cluster(n, say, network=None, seed=0):
+    """A cluster under 2 n faults: machines, links and the lighthouse are killed, others join."""
+    random = Random(seed)
+    with tempfile.TemporaryDirectory(prefix="mlxhog-soak-") as name:
+        fleet = Fleet(network or Loopback(), Path(name), random)
+        try:
+            fleet.lead()
+            for _ in range(LEAST):
+                fleet.start()
+            fleet.settle()
+            kinds = list(fleet.faults())
+            for k in range(2 * n):
+                kinds = kinds or random.sample(list(fleet.faults()), len(fleet.faults()))
+                kind = kinds.pop()
+                fleet.faults()[kind]()
+                took_s = fleet.settle()
+                say(f"{k + 1}: {kind}; {len(fleet.live)} machines, {took_s:.1f} s")
+            for one in list(fleet.live):
+                fleet.leave(one)
+        finally:
+            fleet.end()
+    audit, counts, runs = Audit.of(fleet.rounds), Counts(), len(fleet.rounds)
+    unbalanced = fleet.unbalanced + audit.unbalanced
+    counts.never("hangs", len(fleet.hangs), runs)
+    counts.never("orphans", fleet.orphans, runs)
+    counts.never("rounds with unequal theta_s", audit.unequal, audit.rounds)
+    counts.never("runs and rounds out of balance", unbalanced, runs + audit.rounds)
+    counts.facts |= {"hangs": fleet.hangs, "rounds_without_a_line": audit.partial}
+    return counts
 
 
 @dataclass
@@ -51,7 +87,7 @@ class Member:
 
     place: int
     root: Path
-    process: subprocess.Popen[str]
+    process: subprocess.Popen
 
     @property
     def lines(self):
@@ -76,32 +112,29 @@ class Member:
         return None
 
 
-@dataclass
 class Fleet:
     """The machines of a cluster, and what was found about them.
 
     Attributes:
+        live: machines whose run is under way.
+        rounds: those of the runs that have ended.
         hangs: descriptions of what did not happen in time, or ended with an error.
         orphans: processes that outlived their run.
         unbalanced: runs whose tokens do not add up.
     """
 
-    cable: Cable
-    folder: Path
-    random: Random
-    live: list[Member] = field(default_factory=list)
-    ended: list[Member] = field(default_factory=list)
-    hangs: list[str] = field(default_factory=list)
-    orphans: int = 0
-    unbalanced: int = 0
-    starts: int = 0
+    def __init__(self, network, folder, random):
+        self._network, self._folder, self._random = network, folder, random
+        self._lead = f"{network.address(0)}:{getattr(network, 'port', PORT)}"
+        self.live, self.rounds, self.hangs = [], [], []
+        self.orphans = self.unbalanced = self._starts = 0
 
     # -- programs --------------------------------------------------------------------------------
 
     def lead(self):
         """Start the lighthouse on machine 0."""
-        words = ["cluster", "start", "--address", f"{self.cable.address(0)}:{PORT}", "--json"]
-        self.lighthouse = self._popen(0, words, self.folder, stdout=subprocess.PIPE)
+        words = ["cluster", "start", "--address", self._lead, "--json"]
+        self.lighthouse = self._popen(0, words, self._folder, stdout=subprocess.PIPE)
         if not self.lighthouse.stdout.readline():
             raise SystemExit("the lighthouse has ended; see above")
 
@@ -109,43 +142,40 @@ class Fleet:
         """Start a run on a machine that has none."""
         used = {one.place for one in self.live}
         place = next(k for k in range(1, MOST + 1) if k not in used)
-        self.starts += 1
-        root = self.folder / f"run-{self.starts}"
+        self._starts += 1
+        root = self._folder / f"run-{self._starts}"
         root.mkdir()
-        config = root / "config.yaml"
-        config.write_text(
-            small_config(self.folder, steps=FOREVER, out=str(root / "runs")).to_yaml()
-        )
-        words = ["train", "-c", str(config), *TRAINING]
-        words.append(f"--cluster={self.cable.address(0)}:{PORT}")
-        log = (root / "output.txt").open("w")
-        with log:
+        out = str(root / "runs")
+        config = small_config(self._folder, cluster=self._lead, out=out, **OPTIONS)
+        with (root / "output.txt").open("w") as log:
+            words = ["train", "--json", *flags(config)]
             process = self._popen(place, words, root, stdout=log, stderr=log)
         self.live.append(Member(place, root, process))
 
     def _popen(self, place, words, folder, **files):
         environment = {
-            **os.environ, "XDG_CACHE_HOME": str(self.folder), "MLXHOG_CLUSTER_TOKEN": "chaos",
+            **os.environ, "XDG_CACHE_HOME": str(self._folder), "MLXHOG_CLUSTER_TOKEN": "soak",
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         program = [sys.executable, "-m", "mlxhog", *words]
-        return self.cable.popen(place, program, cwd=folder, env=environment, **files)
+        return self._network.popen(place, program, cwd=folder, env=environment, **files)
 
     # -- faults ----------------------------------------------------------------------------------
 
     def faults(self):
         """What can happen to the cluster."""
+        unplug = {"a machine is unplugged": self._unplug}
         return {
-            "a machine is killed and started again": self._kill,
-            "a link is killed": self._kill_link,
             "a machine is stopped": self._stop,
-            "a machine is unplugged": self._unplug,
-            "a machine joins or leaves": self._join_or_leave,
+            **(unplug if hasattr(self._network, "unplug") else {}),
             "the lighthouse is killed": self._kill_lighthouse,
+            "a link is killed": self._kill_link,
+            "a machine joins or leaves": self._join_or_leave,
+            "a machine is killed and started again": self._kill,
         }
 
     def _pick(self):
-        return self.random.choice(self.live)
+        return self._random.choice(self.live)
 
     def _kill(self):
         one = self._pick()
@@ -163,17 +193,17 @@ class Fleet:
     def _stop(self):
         one = self._pick()
         os.killpg(one.process.pid, signal.SIGSTOP)
-        time.sleep(self.random.uniform(*DOWN_S))
+        time.sleep(self._random.uniform(*DOWN_S))
         os.killpg(one.process.pid, signal.SIGCONT)
 
     def _unplug(self):
         one = self._pick()
-        self.cable.unplug(one.place)
-        time.sleep(self.random.uniform(*DOWN_S))
-        self.cable.plug(one.place)
+        self._network.unplug(one.place)
+        time.sleep(self._random.uniform(*DOWN_S))
+        self._network.plug(one.place)
 
     def _join_or_leave(self):
-        if len(self.live) == LEAST or (len(self.live) < MOST and self.random.random() < 0.5):
+        if len(self.live) == LEAST or (len(self.live) < MOST and self._random.random() < 0.5):
             self.start()
         else:
             self.leave(self._pick())
@@ -210,8 +240,7 @@ class Fleet:
         self._forget(one, pids)
         if one.process.returncode != INTERRUPTED:
             self.hangs.append(f"a run ended with exit code {one.process.returncode}")
-        elif not is_balanced(part := part_of(one.root)):
-            print(f"out of balance: {part}", flush=True)
+        elif not is_balanced(part_of(one.root)):
             self.unbalanced += 1
 
     def _forget(self, one, pids):
@@ -222,7 +251,7 @@ class Fleet:
         self.orphans += len(left)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
-        self.ended.append(one)
+        self.rounds.append(one.lines)
 
     def _until(self, condition, what):
         until_s = time.monotonic() + HANG_S
@@ -231,7 +260,6 @@ class Fleet:
             if dead or time.monotonic() > until_s:
                 outputs = [(one.root / "output.txt").read_text()[-1500:] for one in dead]
                 self.hangs.append(" ".join([f"no {what}", *outputs]))
-                print(self.hangs[-1], flush=True)
                 return False
             time.sleep(0.1)
         return True
@@ -243,50 +271,3 @@ class Fleet:
             one.process.wait()
         self.lighthouse.kill()
         self.lighthouse.wait()
-
-
-def measure(findings, chosen):
-    """Plant the faults, then compare the runs."""
-    random = Random(chosen.seed)
-    n = smallest(1, QUICK_FAULTS if chosen.quick else chosen.faults)
-    with (
-        tempfile.TemporaryDirectory(prefix="mlxhog-chaos-") as name,
-        Cable(LINK, 1 + MOST) as cable,
-    ):
-        fleet = Fleet(cable, Path(name), random)
-        try:
-            fleet.lead()
-            for _ in range(LEAST):
-                fleet.start()
-            fleet.settle()
-            kinds = []
-            for k in range(n):
-                kinds = kinds or random.sample(list(fleet.faults()), len(fleet.faults()))
-                kind = kinds.pop()
-                fleet.faults()[kind]()
-                took_s = fleet.settle()
-                print(f"{k + 1}: {kind}; {len(fleet.live)} machines, {took_s:.1f} s", flush=True)
-            for one in list(fleet.live):
-                fleet.leave(one)
-            audit = Audit.of([one.lines for one in fleet.ended])
-        finally:
-            fleet.end()
-    findings.exact("hangs", len(fleet.hangs), 0)
-    findings.exact("orphans", fleet.orphans, 0)
-    findings.exact("rounds with unequal theta_s", audit.unequal, 0)
-    findings.exact("runs and rounds out of balance", fleet.unbalanced + audit.unbalanced, 0)
-    findings.results |= {
-        "seed": chosen.seed, "faults": n, "runs": len(fleet.ended), "rounds": audit.rounds,
-        "rounds_without_a_line": audit.partial, "hangs": fleet.hangs,
-    }  # fmt: skip
-
-
-if __name__ == "__main__":
-    run(
-        __doc__, measure, modes={"quick": f"{QUICK_FAULTS} faults"},
-        options={
-            "--faults": {"type": int, "default": FAULTS, "help": "how many"},
-            "--seed": {"type": int, "default": 0, "help": "of the faults"},
-        },
-        packages=("torch", "torchft"),
-    )  # fmt: skip

@@ -1,0 +1,81 @@
+"""Kills workers of a run that trains in this process."""
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from unittest import mock
+
+from mlxhog import train
+from mlxhog.arena.workers import State
+from mlxhog.training.session import Session
+
+quietly = partial(train, observer=None)
+
+
+class Killer:
+    """Kills workers of a run, each after a step of its own.
+
+    The next victim is drawn by the seed, or is the worker of a backend. From a kill until every
+    worker is up again none may take a batch, if another kill is to come: so the run cannot end
+    before it, however slow the machine is. Without `holds` the others go on, and the run may end
+    with kills left.
+    """
+
+    def __init__(self, kills=1, backends=(), number=signal.SIGKILL, seed=0, holds=True):
+        self.left, self.backends, self.number, self._holds = kills, backends, number, holds
+        self._random, self._killed = random.Random(seed), set()
+        self._slot = self._steps = 0  # of the next victim, when it was chosen
+        self._held = False
+
+    def train(self, config, run=quietly, **how):
+        """Train by `mlxhog.train`, or by another function with a session of workers, and kill."""
+        poll = Session.poll
+
+        def poll_and_kill(session, doing=None):
+            poll(session, doing)
+            if self.left:
+                self._look(session)
+
+        with mock.patch.object(Session, "poll", poll_and_kill):
+            result = run(config, **how)
+        assert not (self._holds and self.left), "the run ended before every kill was done"
+        return result
+
+    def _look(self, session):
+        entries = session.arena.workers
+        if not session.arena.counters.load("start_ns"):
+            return
+        up = {
+            seat.slot: seat.spec.backend
+            for seat in session.seats
+            if session.entry(seat).state == State.RUNNING
+            and session.entry(seat).pid not in self._killed
+        }
+        if len(up) < len(session.seats):
+            return self._hold(session, True)
+        if not self._slot:
+            name = self.backends[self.left - 1] if self.backends else ""
+            self._slot = self._random.choice([k for k in up if name in ("", up[k])])
+            self._steps = entries.entry(self._slot).steps
+            self._hold(session, False)
+        victim = entries.entry(self._slot)
+        for _ in range(1000):  # the steps of a small run take less than the supervisor's poll
+            if victim.steps > self._steps:
+                break
+            time.sleep(0.0005)
+        else:
+            return None
+        time.sleep(self._random.random() * min(0.02, victim.step_s))  # into any part of a step
+        os.kill(victim.pid, self.number)
+        self._killed.add(victim.pid)
+        self.left -= 1
+        self._slot = 0
+        return self._hold(session, self.left > 0)
+
+    def _hold(self, session, held):
+        """Let no worker take a batch, or let all again."""
+        if self._holds and (held or self._held):
+            session.arena.counters.store("pause", int(held))
+            self._held = held
