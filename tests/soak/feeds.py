@@ -42,7 +42,7 @@ STOP_S = 60.0
 KILL_S = 0.3  # after a part of the posting begins
 REFUSALS = 5  # that the disk stays full for
 DISK_BYTES = 256 << 20
-MEMORY_BYTES = 512 << 20  # that bad files may cost: of each, at most 256 MiB are read
+MEMORY_BYTES = 512 << 20  # that bad files may cost: of each, 64 MiB are read into rows
 BAD = {
     "caf\\xe9.txt": "its name is not UTF-8",
     "pipe.txt": "is no regular file",
@@ -53,7 +53,7 @@ BAD = {
 """What stands in the folder that is followed, as it is named, and the reason."""
 TRAIN = (
     "--model=tiny", "--tokenizer=bytes", "--workers=mlx:cpu,torch:cpu", "--follow=new",
-    "--seq-len=64", "--batch-size=8",
+    "--seq-len=128", "--batch-size=8",
 )  # fmt: skip
 
 
@@ -252,8 +252,11 @@ def plant(folder):
     (folder / os.fsdecode(b"caf\xe9.txt")).write_text("a name of another age")
     os.mkfifo(folder / "pipe.txt")
     os.symlink("/dev/zero", folder / "zeros.txt")
-    for kind, line in (("txt", b"words and words\n"), ("jsonl", b'{"text": "word"}\n')):
-        (folder / f"bomb.{kind}.gz").write_bytes(gzip.compress(line * (1 << 20)) * 100)
+    # `follow` counts bytes of text alone: of one word a record, 64 MiB would be 6 GB of rows.
+    text = b"words " * 200
+    for kind, line in (("txt", text + b"\n"), ("jsonl", b'{"text": "%s"}\n' % text)):
+        packed = gzip.compress(line * (1 << 14))
+        (folder / f"bomb.{kind}.gz").write_bytes(packed * 100)
 
 
 def unnamed(directory):
