@@ -252,7 +252,7 @@ def plant(folder):
     (folder / os.fsdecode(b"caf\xe9.txt")).write_text("a name of another age")
     os.mkfifo(folder / "pipe.txt")
     os.symlink("/dev/zero", folder / "zeros.txt")
-    # `follow` counts bytes of text alone: 64 MiB of one word a record would be 17 million rows, 6 GB.
+    # `follow` counts bytes of text alone: of one word a record, 64 MiB would be 6 GB of rows.
     text = b"words " * 200
     for kind, line in (("txt", text + b"\n"), ("jsonl", b'{"text": "%s"}\n' % text)):
         packed = gzip.compress(line * (1 << 14))
