@@ -54,6 +54,7 @@ LEAVE_S = 5.0  # limit for a piece of a file that is being read when the run end
 PART_TOKENS = 4 << 20  # per part, unless one file has more
 EXAMPLES_BYTES = 1 << 20  # examples that are read at once
 MOST_BYTES = 64 << 20  # of one file, unpacked, whose rows are in memory until they are published
+ROW_BYTES = 256  # least that a document counts for: Python's own for its row
 UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
@@ -231,9 +232,12 @@ class Follower:
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
         n_bytes = 0
         for where, document in textfiles.placed_documents(path, None):
-            n_bytes += len(document)
+            n_bytes += max(len(document), ROW_BYTES)
             if n_bytes > MOST_BYTES:
-                raise DataError(f"it has more than {MOST_BYTES:,} bytes of text; split it")
+                raise DataError(
+                    f"it has more than {MOST_BYTES:,} bytes of text, where a document counts for "
+                    f"{ROW_BYTES} or more; split it"
+                )
             yield from self._rows_of(document, where)
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:

@@ -225,8 +225,9 @@ def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
     follower, tmp_path, monkeypatch, suffix, kind, packed
 ):
     monkeypatch.setattr(follow, "MOST_BYTES", 100_000)
-    line = b'{"text": "word word"}\n'
-    for name, size in (("bomb", 400_000), ("fits", 90_000)):
+    text, short = b"word " * 60, b'{"text": "w"}\n'
+    long = b'{"text": "%b"}\n' % text
+    for name, line, size in (("bomb", short, 400_000), ("fits", long, 90_000)):
         path = follower.folder / f"{name}{kind}{suffix}"
         path.write_bytes(packed(line * (size // len(line))))
         assert path.stat().st_size < 10_000
@@ -234,7 +235,7 @@ def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
     (message,) = follower.messages
     assert message.startswith("bomb")
     assert "more than 100,000 bytes of text" in message
-    expected = 90_000 // len(line) * (len(line) if kind == ".txt" else len(b"word word"))
+    expected = 90_000 // len(line) * (len(line) if kind == ".txt" else len(text))
     bytes_trained = sum(map(len, rows(tmp_path)))
     assert expected <= bytes_trained <= 1.1 * expected  # neighbouring rows overlap
 
