@@ -55,6 +55,8 @@ class Visit:
     def cut(self, width):
         """What of the page reaches beyond the right edge of a window of this width."""
         self.page.set_viewport_size({"width": width, "height": 700})
+        self.page.wait_for_function("width => innerWidth === width", arg=width)
+        self.page.evaluate("new Promise(end => requestAnimationFrame(() => setTimeout(end)))")
         cut = self.page.evaluate(CUT, width)
         whole = self.page.evaluate("document.scrollingElement.scrollWidth")
         return cut if whole <= width else [*cut, f"the page is {whole} wide"]

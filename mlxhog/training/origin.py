@@ -263,7 +263,7 @@ def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
         return config
     chosen = STRATEGIES.find(own["strategy"])
     numbers = {spec.flat for spec in options(chosen).values()} & own.keys()
-    choice = STRATEGIES.make(chosen, {name: own[name] for name in numbers})
+    choice = STRATEGIES.make(chosen, {name: (own[name], "") for name in numbers})
     assert isinstance(choice, Strategy), "nothing else is registered there"
     return replace(config, strategy=choice)
 

@@ -371,7 +371,7 @@ class Observed:
         """Let go of the arena and the pipes; kill it if it still runs."""
         if not self.ended():
             self.abandon()
-        self._stop_reading.set()
+        self.close_pipe()
         self._stdout.close()
         self.arena.close()
 
