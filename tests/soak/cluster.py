@@ -209,9 +209,12 @@ class Fleet:
             self.leave(self._pick())
 
     def _kill_lighthouse(self):
-        self.lighthouse.kill()
-        self.lighthouse.wait()
+        self._end_lighthouse()
         self.lead()
+
+    def _end_lighthouse(self):
+        with self.lighthouse:  # closes its pipe
+            self.lighthouse.kill()
 
     # -- what has to hold ------------------------------------------------------------------------
 
@@ -269,5 +272,4 @@ class Fleet:
         for one in self.live:
             os.killpg(one.process.pid, signal.SIGKILL)
             one.process.wait()
-        self.lighthouse.kill()
-        self.lighthouse.wait()
+        self._end_lighthouse()
