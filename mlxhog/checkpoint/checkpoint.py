@@ -115,8 +115,8 @@ def save(
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
-            entries = contents.our_entries(model, params)
-            for name, finite in tensors.write_entries(part / MODEL, entries):
+            ours = contents.our_tensors(model, params)
+            for name, finite in tensors.write_each(part / MODEL, ours):
                 if not finite:
                     raise CheckpointError(
                         f"{name} has numbers that are not finite; nothing was saved, the previous "

@@ -65,13 +65,9 @@ class _Place:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory.
+    """One run directory."""
 
-    Attributes:
-        directory: absolute path of the directory, mode 0700.
-    """
-
-    directory: Path
+    directory: Path  # absolute; of mode 0700
 
     @property
     def name(self) -> str:
@@ -134,16 +130,14 @@ class Run:
 
     def created_ns(self) -> int:
         """Return when the run was created, in nanoseconds since 1970; 0 if it is not known."""
-        created = self._read_status().get("created_ns")
-        return created if type(created) is int and 0 < created < 2**63 else 0
+        return int(self._read_status().get("created_ns", 0))
 
     def automatic(self) -> tuple[str, ...]:
         """Return the options that the user left at "auto"; the stored values are the resolved ones.
 
         Empty if `run.json` cannot be read.
         """
-        names = self._read_status().get("automatic")
-        return tuple(map(str, names)) if isinstance(names, list) else ()
+        return tuple(self._read_status().get("automatic", ()))
 
     def options(self, *, data: str | None = None, path: Path | None = None) -> Layer:
         """Return the options, of `path` or the run's own, with the place where the text is now.
@@ -171,8 +165,7 @@ class Run:
 
     def ended_with(self, checkpoint: Path) -> bool:
         """Whether nothing was trained after this checkpoint of the run, which may be a copy."""
-        newest = self.read_status().get("checkpoint")
-        return isinstance(newest, str) and Path(newest).name == checkpoint.name
+        return Path(self.read_status().get("checkpoint") or "").name == checkpoint.name
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`, as `append_lines`; NaN and infinities become null."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.checkpoint.formats.converting import Conversion, convert
+from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.checkpoint.formats.weights import read
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
@@ -30,7 +30,7 @@ def ours(tmp_path):
 @pytest.fixture
 def foreign(tmp_path, ours):
     """A directory of transformers, which has no manifest."""
-    convert(formats.open(ours), tmp_path / "hf", Conversion(to="hf"))
+    convert(formats.open(ours), tmp_path / "hf", "hf")
     return tmp_path / "hf"
 
 
@@ -40,7 +40,7 @@ def test_convert_copies_nothing_from_outside_of_the_checkpoint(tmp_path, foreign
     (foreign / name).unlink(missing_ok=True)
     (foreign / name).symlink_to("../secret")
     with pytest.raises(MlxhogError, match=rf"{name} is a link to .*secret, outside"):
-        convert(formats.open(foreign), tmp_path / "new", Conversion(to="mlxhog"))
+        convert(formats.open(foreign), tmp_path / "new", "mlxhog")
     assert not (tmp_path / "new").exists()
 
 
@@ -57,7 +57,7 @@ def test_the_cache_of_the_hub_opens_and_converts(tmp_path, foreign):
     for path in (snapshot, tmp_path / "named"):
         opened = formats.open(path)
         assert opened.tokenizer() is not None
-        convert(opened, tmp_path / f"of-{path.name}", Conversion(to="mlxhog"))
+        convert(opened, tmp_path / f"of-{path.name}", "mlxhog")
     assert tokenizers.load(tmp_path / "of-named").sha256 == ByteTokenizer().sha256
 
 
@@ -72,14 +72,14 @@ def test_links_within_the_directory_and_to_tensors_elsewhere_are_followed(tmp_pa
 @each_of("name", ["config.json", "tokenizer.json", "vocab.json", "model.safetensors.index.json"])
 def test_a_sparse_file_of_200_gb_is_refused_unread(tmp_path, ours, name):
     foreign = tmp_path / "hf"
-    convert(formats.open(ours), foreign, Conversion(to="hf"))
+    convert(formats.open(ours), foreign, "hf")
     unlinked = "model.safetensors" if name.endswith("index.json") else "tokenizer.json"
     (foreign / unlinked).unlink()
     (foreign / name).touch()
     os.truncate(foreign / name, HUGE)
     message = rf"{name} has 200 GB; a file of this name has at most"
     with pytest.raises((CheckpointError, ConfigError), match=message):
-        convert(formats.open(foreign), tmp_path / "new", Conversion(to="xlstm"))
+        convert(formats.open(foreign), tmp_path / "new", "xlstm")
 
 
 # -- digests ---------------------------------------------------------------------------------------

@@ -90,8 +90,8 @@ CONFIGS = ("config.json", "config.yaml", "config.yml")
 def _find_config(folder: Path) -> dict[str, Any]:
     """Return the fields of the config files of a folder; empty if there are no files.
 
-    The fields of config.json and config.yaml are merged. `saving` writes both for the xlstm
-    package, which refuses foreign fields in config.yaml.
+    The fields of config.json and config.yaml are merged. `converting` writes both for the
+    xlstm package, which refuses foreign fields in config.yaml.
     """
     merged: dict[str, Any] = {}
     for name in CONFIGS:
