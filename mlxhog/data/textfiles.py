@@ -44,6 +44,7 @@ LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
 """Suffixes of files with a record in every line."""
 
 CSV_SUFFIXES = frozenset([".csv", ".tsv"])
+RECORD_SUFFIXES = LINES_SUFFIXES | CSV_SUFFIXES | {".json", ".parquet"}
 
 SOURCE_CODE = frozenset(
     ".py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift .metal .sh .sql .css .toml .yaml "
@@ -105,12 +106,7 @@ def record_kind(path: Path) -> str:
 # -- documents -------------------------------------------------------------------------------------
 
 
-def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
-    """Yield the documents of a file; arguments and errors as of `placed_documents`."""
-    return (document for _, document in placed_documents(path, text_key, split=split))
-
-
-def placed_documents(
+def documents(
     path: Path, text_key: str | None, *, split: bool = False
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of a file, without those that have only white space.
@@ -125,17 +121,19 @@ def placed_documents(
             a line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    texts: Iterable[tuple[str, Iterable[bytes]]]
     if record_kind(path):
-        texts = (
-            (where, short_documents([record_text(record, text_key, where)]))
-            for where, record in records(path, text_key)
-        )
+        yield from of_records(records(path, text_key), text_key)
     else:
         prose = split and kind(path) in SPLIT_SUFFIXES
-        texts = [(str(path), _cut(_plain(path), prose=prose))]
-    for where, pieces in texts:
-        yield from ((where, document) for document in pieces if document.strip())
+        pieces = _cut(_plain(path), prose=prose)
+        yield from ((str(path), piece) for piece in pieces if piece.strip())
+
+
+def of_records(records: Records, text_key: str | None) -> Iterator[tuple[str, bytes]]:
+    """Yield (place for errors, document) of records, as `documents`."""
+    for where, record in records:
+        pieces = short_documents([record_text(record, text_key, where)])
+        yield from ((where, piece) for piece in pieces if piece.strip())
 
 
 def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:

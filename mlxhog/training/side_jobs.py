@@ -1,6 +1,6 @@
 """The side jobs of a worker, evaluations and samples, and the held-out text that they score.
 
-All evaluations of a run score the same part of the held-out text (`data.subset`), and
+All evaluations of a run score the same part of the held-out text (`data.heldout`), and
 `held-out bits per byte` always refers to that part. At the end workers score a larger part, too,
 whose score is a separate number. Both sizes follow from the options alone, whatever the budget.
 
@@ -23,7 +23,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
-from mlxhog.data import heldout, subset
+from mlxhog.data import heldout
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
@@ -61,7 +61,7 @@ class Score(NamedTuple):
 class HeldOutPart:
     """The part of the held-out text that all evaluations of a run score, as run.json has it."""
 
-    asked_bytes: int  # its size, as `subset.of` takes it
+    asked_bytes: int  # its size, as `heldout.part` takes it
     text: str  # its name; scores of the same text have the same name
     n_bytes: int  # of text, prompts of examples included
     share: float  # of all held-out text, up to 1
@@ -82,7 +82,9 @@ class HeldOutPart:
         part, larger, whole = texts.part, texts.larger, file.header["bytes"]
         return cls(
             asked_bytes=asked_bytes,
-            text=subset.name(data.corpus_sha256, data.rule, None if part is file else asked_bytes),
+            text=heldout.part_name(
+                data.corpus_sha256, data.rule, None if part is file else asked_bytes
+            ),
             n_bytes=part.header["bytes"],
             share=part.header["bytes"] / whole,
             batches=texts.n_batches(part),
@@ -93,7 +95,7 @@ class HeldOutPart:
 
 
 def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
-    """Return the size of the part that a new run is evaluated on, by default `subset.BYTES`.
+    """Return the size of the part that a new run is evaluated on, by default `heldout.PART_BYTES`.
 
     `eval_tokens` sets another size. For a large model it is halved until scoring takes at most
     `PART_FLOPS`, or to `LEAST_BYTES`.
@@ -101,7 +103,7 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
     if config.eval_tokens is not None:
         labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
         return max(1, round(config.eval_tokens * text_bytes / max(int(labels), 1)))
-    n_bytes, most = subset.BYTES, _most_tokens(PART_FLOPS, config, parameters)
+    n_bytes, most = heldout.PART_BYTES, _most_tokens(PART_FLOPS, config, parameters)
     while n_bytes > LEAST_BYTES and n_bytes > most:
         n_bytes //= 2
     return n_bytes
@@ -121,7 +123,7 @@ class HeldOutTexts:
         """Find the part in all of the held-out text; the model's size decides on the batches."""
         self._file, self._seq_len = file, config.seq_len
         self._rows = heldout.rows_of_batch(parameters, config.seq_len)
-        self.part = subset.of(file, asked_bytes)
+        self.part = heldout.part(file, asked_bytes)
         tokens = min(_most_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
         most = tokens * file.header["bytes"] // file.n_tokens
         self._larger_bytes = 0 if self.part is file or most <= asked_bytes else most
@@ -129,7 +131,7 @@ class HeldOutTexts:
     @cached_property  # since opening copies its tokens
     def larger(self) -> TokenFile | None:
         """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large."""
-        return subset.of(self._file, self._larger_bytes) if self._larger_bytes else None
+        return heldout.part(self._file, self._larger_bytes) if self._larger_bytes else None
 
     def n_batches(self, file: TokenFile | None) -> int:
         """Number of batches of the part, or of the larger text."""

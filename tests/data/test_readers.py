@@ -20,7 +20,7 @@ from tests.pairs import each_of
 
 
 def read(path, text_key=None, *, split=False):
-    return list(textfiles.documents(path, text_key, split=split))
+    return [text for _, text in textfiles.documents(path, text_key, split=split)]
 
 
 def written(path, content):

@@ -10,7 +10,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.data import heldout, subset, tokenizers
+from mlxhog.data import heldout, tokenizers
 from mlxhog.data.prepare import prepare
 from mlxhog.data.sotu import SOTU_SHA256, documents
 from mlxhog.data.tokenizers import BpeTokenizer, ByteTokenizer, choose, train_bpe
@@ -160,7 +160,7 @@ def test_every_count_of_bytes_is_of_the_original_text(tmp_path, fields):
     lengths = file.byte_lengths[file.tokens]
     share = lengths[1 : 16 * n + 1].sum() / lengths.sum()
     assert file.batch(np.arange(n), 16).n_bytes == round(share * n_bytes)
-    part = subset.of(file, 160)
+    part = heldout.part(file, 160)
     assert part.text_bytes(part.tokens) == part.header["bytes"] < 200
 
 

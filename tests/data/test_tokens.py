@@ -181,7 +181,7 @@ def counted(batch, row=0):
 def test_a_line_break_belongs_to_the_prompt_where_neither_part_brings_white_space(
     tmp_path, prompt, completion, text, n
 ):
-    (example,) = textfiles.documents(lines(tmp_path, [(prompt, completion)]), None)
+    ((_, example),) = textfiles.documents(lines(tmp_path, [(prompt, completion)]), None)
     assert (example, example.lengths[0]) == (text, n)
 
 
