@@ -87,17 +87,9 @@ def convert(
 ) -> int:
     """Write a checkpoint in another format, tensor by tensor, so memory does not grow.
 
-    Args:
-        source: the checkpoint.
-        target: the directory to make; parents are made, and removed again after an error.
-        to: the format, "hf", "xlstm" or "mlxhog".
-        dtype: a name in `DTYPES`, of the weights; None keeps the type of each.
-        card: its README.md.
-        force: replace an existing checkpoint.
-        on_tensor: shows the progress.
-
-    Returns:
-        Bytes of the file of tensors.
+    Returns the bytes of the file of tensors. The format `to` is "hf", "xlstm" or "mlxhog", and
+    `dtype` a name in `DTYPES`; None keeps the type of each. Parents of the directory `target` are
+    made, and removed again after an error. `card` is its README.md; `force` replaces a checkpoint.
 
     Raises:
         ConfigError: the format has no such model, or `target` exists.
