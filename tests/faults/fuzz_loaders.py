@@ -40,6 +40,7 @@ from mlxhog.data import corpora, tokenizers
 from mlxhog.errors import MOST_CHARACTERS, MlxhogError
 from mlxhog.mad.search.space import read_space
 from mlxhog.models import families, registry
+from tests.data.test_conversations import TALKS
 from tests.data.token_files import documents_of
 from tests.faults.mutations import mutate
 from tests.processes import limit_memory
@@ -65,32 +66,16 @@ MAD = {
     "dim": 16, "vocab_size": 320, "position": "learned", "max_length": 32,
     "layers": ["mlstm(h2)", {"type": "slstm", "heads": 2}, "swiglu*2"],
 }  # fmt: skip
-SPACE = """space:
-  depth: [2, 4]
-  mixers: [mh-attention(h2), {type: mh-attention, heads: 4}, mlstm]
-  channels: [swiglu, mlp]
-  defaults: {mlstm: {heads: 2}}
-  max_count: {mh-attention: 1}
-  budget: {params: 700_000, state: 16384, length: 256}
-  start: ["mlstm swiglu mlstm swiglu"]
-  dim: 16
-  position: none
-  suite: lite
-"""
 TEXTS = ["Never wait, add without a lock. ", "Zwölf Boxkämpfer jagen Viktor. ", "x = 1\n" * 20]
+SPACE = Path(registry.__file__).parent / "space-xlstm.yaml"
 RECORDS = [
     {"text": TEXTS[0]}, {"content": TEXTS[1], "n": 1.5}, {"prompt": "a", "completion": "b"},
     {"messages": [{"role": r, "content": "hello"} for r in ("user", "assistant")]},
 ]  # fmt: skip
 TALK = [
-    {"messages": [
-        {"role": "system", "content": "a"},
-        {"role": "user", "content": [{"type": "text", "text": "b"}]},
-        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
-        {"role": "tool", "content": "c"}, {"role": "assistant", "refusal": "d"},
-    ]},
+    *({"messages": talk} for talk in TALKS),
     {"messages": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
-]  # fmt: skip
+]
 
 
 class Subject(NamedTuple):
@@ -185,7 +170,7 @@ SUBJECTS = (
     of_file("train.yaml", "train.yaml", TrainConfig(steps=3).to_yaml(),
             lambda path: resolve(TrainConfig, [read_yaml(path)]), 6),
     *architectures(),
-    of_file("search space", "space.yaml", SPACE, read_space),
+    of_file("search space", "space.yaml", SPACE.read_text(), read_space),
     Subject("directory of transformers", transformers_files, opened),
     Subject("shards", shards, opened, 3),
     Subject("torch file", torch_files, lambda folder: opened(folder / "model.pt")),
