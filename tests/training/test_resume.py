@@ -262,7 +262,7 @@ def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(tmp_path, mo
     options = {name: value for name, (value, _) in stored.options(data="moved").items()}
     assert options["data"] == "notes"  # the user's own value is a layer above
     stored.write_status({"status": "done"})
-    with pytest.raises(DataError, match=f"is not at {tmp_path}/notes, .*--data PATH"):
+    with pytest.raises(DataError, match=f"is not at {tmp_path}/notes; .*--data PATH"):
         stored.options()
 
 
