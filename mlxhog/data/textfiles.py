@@ -88,14 +88,14 @@ def kind(path: Path) -> str:
 def record_kind(path: Path) -> str:
     """Return the suffix that says how the records of a file are written; empty for plain text.
 
-    It is a key of `_READERS`. The content decides for `.json` and for suffixes that are not known.
+    It is in `RECORD_SUFFIXES`. The content decides for `.json` and for suffixes that are not known.
 
     Raises:
         DataError: the content decides, and the file is unreadable.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     suffix = kind(path)
-    if suffix in _READERS and suffix != ".json":
+    if suffix in RECORD_SUFFIXES and suffix != ".json":
         return suffix
     if suffix in TEXT_SUFFIXES or suffix in NOT_TEXT:
         return ""
@@ -210,11 +210,19 @@ def records(path: Path, text_key: str | None = None) -> Records:
         DataError: the file is unreadable, or a line is not JSON.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
+    suffix = record_kind(path)
     with _open(path) as file:
-        yield from _READERS[record_kind(path)](path, file, text_key)
+        if suffix in LINES_SUFFIXES:
+            yield from _json_lines(path, file)
+        elif suffix in CSV_SUFFIXES:
+            yield from _csv(path, file, text_key)
+        elif suffix == ".json":
+            yield from _json_list(path, file)
+        else:
+            yield from _parquet(path, text_key)
 
 
-def _json_lines(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+def _json_lines(path: Path, file: BinaryIO) -> Records:
     for number in itertools.count(1):
         where = f"{path}:{number}"
         if not (line := file.readline(MOST_LINE_BYTES + 1)):
@@ -228,7 +236,7 @@ def _json_lines(path: Path, file: BinaryIO, text_key: str | None) -> Records:
             yield where, _json(path, where, line, "repair or delete this line")
 
 
-def _json_list(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+def _json_list(path: Path, file: BinaryIO) -> Records:
     """Yield the records of one JSON value: a list, or a record."""
     try:
         content = reading.read_all(file, reading.MOST_BYTES)
@@ -278,7 +286,7 @@ def _csv(path: Path, file: BinaryIO, text_key: str | None) -> Records:
         raise _not_utf8(path, str(path), error.object) from None
 
 
-def _parquet(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+def _parquet(path: Path, text_key: str | None) -> Records:
     parquet = package("pyarrow.parquet", "reading .parquet")
     try:
         with parquet.ParquetFile(path) as table:
@@ -291,15 +299,6 @@ def _parquet(path: Path, file: BinaryIO, text_key: str | None) -> Records:
         raise DataError(
             f"{path} is damaged or not Parquet ({message_of(error)}); fetch or write it again"
         ) from error
-
-
-_READERS: dict[str, Callable[[Path, BinaryIO, str | None], Records]] = {
-    **dict.fromkeys(LINES_SUFFIXES, _json_lines),
-    ".json": _json_list,
-    **dict.fromkeys(CSV_SUFFIXES, _csv),
-    ".parquet": _parquet,
-}
-"""Suffix -> reader of the records of an open file."""
 
 
 # -- what is not text ------------------------------------------------------------------------------
