@@ -91,25 +91,17 @@ def logits(
 ) -> tuple[Array, State]:
     """Return the capped logits (B, S, V) of a sequence, and the state after the last position.
 
-    The tokens (B, S) are integers in [0, V), a state of None is the start; a model with tables
-    needs the rows of the tokens' n-grams (B, S, width). With `last` only the last position has
-    logits, (B, 1, V). `hidden` receives x after the embedding, every block and the final norm.
+    The tokens (B, S) are integers in [0, V), a state of None is the start. Rows (B, S, width) are
+    those of the tokens' n-grams; None reads the tables among `params`. With `last` only the last
+    position has logits, (B, 1, V). `hidden` receives x after the embedding, every block and the
+    final norm.
     """
-    x, state = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
+    x, after = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
     y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, ops), cfg.output_logit_soft_cap
-    return y if cap is None else ops.soft_cap(y, cap), state
-
-
-def read(
-    cfg: ModelConfig, params: Params, tokens: Array, state: Any = None, *, ops: Ops, **how: Any
-) -> tuple[Array, Any]:
-    """As `logits`, with tables of n-grams among `params`, whose states are `ngrams.Carried`."""
-    if ngrams.of(cfg) is None:
-        return logits(cfg, params, tokens, state, ops=ops, **how)
-    ids, (before, blocks) = ops.xp.numpy(tokens).astype(np.int32), ngrams.parted(state)
-    rows = ngrams.look_up(cfg, params, ids, before, ops.xp)
-    y, after = logits(cfg, params, tokens, blocks, ops=ops, rows=rows, **how)
-    return y, ngrams.carried(cfg, ids, before, after)
+    if (tables := ngrams.of(cfg)) is not None:
+        ids = tables.ids(tokens, state and state[0][0], ops.xp)
+        after = [(ids[:, tokens.shape[1] :],), *after]
+    return y if cap is None else ops.soft_cap(y, cap), after
 
 
 def loss(
@@ -158,8 +150,10 @@ def _behind_blocks(
 ) -> tuple[Array, State]:  # fmt: skip
     """Return x behind the final norm, and the new state."""
     x = embed(cfg, params, tokens, ops.xp) if embedded is None else embedded
-    if rows is not None:  # of the n-grams
-        x = x + ops.linears(rows, [params[ngrams.WEIGHT]])[0]
+    if (tables := ngrams.of(cfg)) is not None:
+        if rows is None:
+            rows = tables.look_up(params, tokens, state and state[0][0], ops.xp)
+        x, state = x + ops.linears(rows, [params[ngrams.WEIGHT]])[0], state and state[1:]
     token = families.reset_token(cfg)
     starts = None if token is None else tokens == token
     how = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, **run)
