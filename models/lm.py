@@ -44,16 +44,6 @@ def take_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
     return [tuple(xp.take(part, rows) for part in block) for block in state]
 
 
-def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays) -> Params:
-    """Return the parameters with the matrices of `families.products` in bfloat16, differentiable.
-
-    For `loss`: products are then computed in bfloat16, and everything between them in float32, as
-    the parameters' gradients are. Only the reference and Metal ops take them.
-    """
-    narrow = families.products(cfg)
-    return {name: xp.bfloat16(x) if name in narrow else x for name, x in params.items()}
-
-
 def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays) -> Array:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
     return xp.float32(xp.embedding(params[families.embedding(cfg)], tokens))

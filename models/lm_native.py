@@ -70,10 +70,9 @@ class Decoder:
         Raises:
             ValueError: a token is outside the vocabulary.
         """
-        B = len(tokens)
-        start = state is None
-        before = np.zeros((B, self._native.state_floats), np.float32) if start else state[-1][0]
-        after, logits = np.empty_like(before), np.empty((B, self._vocab_size), np.float32)
+        shape = len(tokens), self._native.state_floats
+        before = np.zeros(shape, np.float32) if state is None else state[-1][0]
+        after, logits = np.empty_like(before), np.empty((len(tokens), self._vocab_size), np.float32)
         added = None
         if self._W is not None:
             assert rows is not None
@@ -84,7 +83,7 @@ class Decoder:
         )
         if self._grams is None:
             return logits, [(after,)]
-        ids = self._grams.ids(tokens[:, None], None if start else state[0][0])
+        ids = self._grams.ids(tokens[:, None], None if state is None else state[0][0])
         return logits, [(ids[:, 1:],), (after,)]
 
     def pack(self, state: State) -> State:

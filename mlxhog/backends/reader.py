@@ -209,7 +209,7 @@ class Reader(ABC):
         for span in self._spans(tokens.shape):
             with self._without_gradient():
                 logits, state = self._forward(tokens[:, span], state, **how)
-                piece = self._on_host(self._ops().xp.float32(logits)), self._computed(state)
+                piece = self._on_host(logits), self._computed(state)
             yield piece
 
     def every_logits(
@@ -265,12 +265,12 @@ class Reader(ABC):
     def _is_packed(self, state: State) -> bool:
         return self._decoder is not None and isinstance(state[-1][0], np.ndarray)
 
-    def _packed(self, state: State | None) -> State | None:
+    def _packed(self, state: State) -> State:
         if state is None or self._decoder is None or self._is_packed(state):
             return state
         return self._decoder.pack([tuple(map(self._on_host, block)) for block in state])
 
-    def _unpacked(self, state: State | None) -> State | None:
+    def _unpacked(self, state: State) -> State:
         if state is None or self._decoder is None or not self._is_packed(state):
             return state
         blocks = self._decoder.unpack(state)
