@@ -200,8 +200,9 @@ class Backend(Reader):
         read = params.pop(ngrams.ROWS, None)
         if ids is not None and (bias := families.head_bias(model)) is not None:
             params[bias] = params[bias][ids]
-        if self.narrow:
-            params = dict(lm.in_bfloat16(model, params, ops.xp))
+        if self.narrow:  # the products; what is between them, and the gradients, are in float32
+            narrow = families.products(model) & params.keys()
+            params |= {name: ops.xp.bfloat16(params[name]) for name in narrow}
         how: dict[str, Any] = {"masks": masks, "log_inclusion": log_inclusion, "state": state}
         return lm.mean_loss(model, params, tokens, labels, ops=ops, x=x, rows=read, **how)
 
