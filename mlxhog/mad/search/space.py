@@ -5,7 +5,6 @@
       template: alternate             # mixer, channel, mixer, channel | free: any layer anywhere
       mixers: [mh-attention, mlstm, gla(h4), {type: gla, heads: 8}]
       channels: [swiglu, mlp]
-      defaults: {mlstm: {heads: 4}}   # numbers of a type; those of an item have priority
       max_count: {mh-attention: 1}    # of a type in one candidate
       budget: {params: 700_000, state: 16384, length: 256}
       start: ["mlstm swiglu mlstm swiglu"]   # the first candidates of an evolution
@@ -39,7 +38,7 @@ from mlxhog.mad.run import params, state
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import at_width, known
+from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse, read_layers
 
 BOUNDS = ("params", "state", "length")
@@ -72,7 +71,6 @@ class Space:
     mixers: Items = ()
     channels: Items = ()
     before: str | None = None
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_count: Mapping[str, Count] = field(default_factory=dict)
     budget: Mapping[str, Count | None] = field(default_factory=dict)
     start: tuple[str, ...] = ()
@@ -91,20 +89,19 @@ class Space:
         Raises:
             ConfigError: a layer is unknown, of another kind, or there twice.
         """
-        _keys("defaults", self.defaults, known())
         slots = [self._choices("mixer", self.mixers), self._choices("channel", self.channels)]
         if self.template == "free":
             slots = [slots[0] + slots[1]]
         if self.before is None:
             return slots
-        before = parse(self.before, self.defaults)
+        before = parse(self.before)
         if len(before) != 1:
             raise ConfigError(f"before is {self.before!r}; give one layer, such as canon")
         return [choices for slot in slots for choices in (before, slot)]
 
     def starts(self) -> list[Layers]:
         """Return the first candidates of an evolution."""
-        return [parse(line, self.defaults) for line in self.start]
+        return [parse(line) for line in self.start]
 
     def depths(self) -> tuple[int, ...]:
         """Return the numbers of layers, rising; ConfigError if they are not possible."""
@@ -122,7 +119,7 @@ class Space:
         return tuple(numbers)
 
     def _choices(self, kind: str, items: Items) -> Layers:
-        layers = read_layers([*items], f"{kind}s", self.defaults)
+        layers = read_layers([*items], f"{kind}s")
         for number, layer in enumerate(layers):
             if layer.kind != kind:
                 raise ConfigError(

@@ -11,7 +11,7 @@ from functools import partial
 from statistics import fmean
 
 from mlxhog.base.interrupts import Interrupts
-from mlxhog.mad.options import Limit
+from mlxhog.base.quantities import Interval
 from mlxhog.mad.run import Point, RunConfig, RunRecord
 from mlxhog.mad.scores import LOST, CandidateScore
 from mlxhog.mad.study.store import Store
@@ -53,9 +53,9 @@ class Scheduler:
         study: its definition.
         execute: executes a run.
         parallel: runs at once.
-        limit: after which no run begins.
+        limit: the runs or seconds of the whole study, earlier sessions included, after which no
+            run begins; so it ends at the same point with and without interruptions.
         observer: gets the progress.
-        retry_failed: repeat the failed runs of earlier sessions.
     """
 
     def __init__(
@@ -64,10 +64,8 @@ class Scheduler:
         study: Study,
         execute: Execute,
         parallel: int,
-        limit: Limit = Limit(),  # noqa: B008  frozen
-        *,
+        limit: Interval = Interval(),  # noqa: B008  frozen
         observer: Observer[StudyProgress] = lambda progress: None,
-        retry_failed: bool = False,
     ) -> None:
         self._store, self._study, self._execute = store, study, execute
         self._parallel, self._limit, self._observer = parallel, limit, observer
@@ -80,7 +78,7 @@ class Scheduler:
         self._skipped = 0  # runs that pruned candidates did not begin
         self._losses: Counter[str] = Counter()
         self._best: CandidateScore | None = None
-        self._restore(retry_failed)
+        self._restore()
         self._n_before = len(self._ended)
 
     # -- a session -------------------------------------------------------------------------------
@@ -133,11 +131,8 @@ class Scheduler:
 
     def _limit_reached(self) -> bool:
         """Whether the limit keeps runs from beginning that are left."""
-        runs, most = len(self._ended) + len(self._running), self._limit
-        used = (most.runs is not None and runs >= most.runs) or (
-            most.seconds is not None and self._used_s() >= most.seconds
-        )
-        needed = self._needed()
+        runs, needed = len(self._ended) + len(self._running), self._needed()
+        used = self._limit.due(steps=runs, seconds=self._used_s())
         return used and bool(self._queue or needed is None or len(self._ended) < needed)
 
     def _needed(self) -> int | None:
@@ -212,12 +207,14 @@ class Scheduler:
         if not self._open[run.candidate]:
             self._complete(run.candidate)
 
-    def _restore(self, retry_failed: bool) -> None:
-        """Restore the state at the end of earlier sessions, also of killed ones."""
+    def _restore(self) -> None:
+        """Restore the state at the end of earlier sessions, also of killed ones.
+
+        Their failed runs are run again.
+        """
         records = self._store.records()
         self._seconds_before = seconds_used(records)
-        again = "failed" if retry_failed else None
-        self._ended = {one.key: one for one in records if one.status != again}
+        self._ended = {one.key: one for one in records if one.status != "failed"}
         scored: dict[str, bool] = {}  # of every proposal, in order
         for one in self._store.proposals():
             scored[one.candidate] = one.score is not None
@@ -243,7 +240,7 @@ class Scheduler:
         """Pass the present state on, and return it."""
         self._shown_s = time.monotonic()
         records = list(self._ended.values())
-        known = [n for n in (self._limit.runs, self._needed()) if n is not None]
+        known = [n for n in (self._limit.steps, self._needed()) if n is not None]
         progress = StudyProgress(
             study=self._store.name,
             done=len(records),

@@ -56,8 +56,6 @@ def execute(
     study: Study,
     how: ExecutionConfig,
     observer: AbstractContextManager[Observer[StudyProgress]],
-    *,
-    retry_failed: bool = False,
     run: RunFunction | None = None,
 ) -> StudyProgress:
     """Execute a session.
@@ -67,7 +65,6 @@ def execute(
         study: its definition.
         how: its execution.
         observer: gets the progress.
-        retry_failed: repeat the failed runs of earlier sessions.
         run: executes one run; default: `candidate.train`.
 
     Raises:
@@ -89,7 +86,4 @@ def execute(
             pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
             executor = stack.enter_context(pool).execute
         tell = stack.enter_context(observer)
-        scheduler = Scheduler(
-            store, study, executor, parallel, how.limit, observer=tell, retry_failed=retry_failed
-        )
-        return scheduler.run()
+        return Scheduler(store, study, executor, parallel, how.budget, tell).run()

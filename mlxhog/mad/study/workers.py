@@ -5,19 +5,15 @@ own fault (a crash, an exit), the run has failed. If it was killed from outside,
 and the scheduler repeats it.
 """
 
-import contextlib
 import faulthandler
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple, Self
+from typing import Self
 
-from mlxhog.arena.worker_pool import WorkerProcess, last_lines
+from mlxhog.arena.child import Child, Died, Lane, Late
 from mlxhog.base.durable import disk_errors
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
@@ -40,12 +36,6 @@ class Lost(Exception):
     """The worker of a run was killed from outside, or the session has ended; says which."""
 
 
-class _Worker(NamedTuple):
-    process: WorkerProcess
-    log: Path
-    log_begin: int  # of this process, in bytes
-
-
 class Pool:
     """Processes of this machine; none outlives the `with` block.
 
@@ -59,7 +49,7 @@ class Pool:
     def __init__(self, run: RunFunction, *, parallel: int, threads: int, logs: Path) -> None:
         self._run, self._threads, self._logs = run, threads, logs
         self._idle = [*range(parallel, 0, -1)]  # numbers of workers
-        self._workers: dict[int, _Worker] = {}  # that have started, by their numbers
+        self._workers: dict[int, Child] = {}  # that have started, by their numbers
 
     def execute(
         self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune, ended: Event
@@ -74,31 +64,30 @@ class Pool:
         number, began_s = self._idle.pop(), time.monotonic()
         try:
             worker = self._workers.get(number) or self._start(number)
-            pipe = worker.process.pipe
-            try:
-                pipe.send((config, rungs))
-                while not isinstance(message := _received(pipe, ended), RunRecord):
-                    pipe.send(should_prune(message))
-                return message
-            except (EOFError, OSError):
-                del self._workers[number]
-                reason = _reason(worker)
-                seconds = time.monotonic() - began_s
-                return config.record("failed", seconds=seconds, reason=reason)
+            worker.start(_execute, config, rungs)
+            while True:
+                try:
+                    record: RunRecord = worker.take(LOOK_S, should_prune)
+                    return record
+                except Late:
+                    if ended.is_set():
+                        raise Lost("was stopped") from None
+        except Died as died:
+            self._workers.pop(number).close()
+            if died.death.signal_name == "SIGKILL":
+                raise Lost("was killed (SIGKILL), by a user or for lack of memory") from None
+            seconds = time.monotonic() - began_s
+            return config.record("failed", seconds=seconds, reason=str(died)[:REASON_CHARACTERS])
         finally:
             self._idle.append(number)
 
-    def _start(self, number: int) -> _Worker:
+    def _start(self, number: int) -> Child:
         with disk_errors(f"making {self._logs}"):
             self._logs.mkdir(exist_ok=True)
-        log = self._logs / f"worker-{number}.log"
-        begin = log.stat().st_size if log.exists() else 0
-        process = WorkerProcess(
-            _main, (str(log), self._run), name="mlxhog-candidate", threads=self._threads,
-            daemon=None, pipe=True,
-        )  # fmt: skip
-        self._workers[number] = _Worker(process, log, begin)
-        return self._workers[number]
+            log = self._logs / f"worker-{number}.log"
+            child = Child(threads=self._threads, promises=False, log=log, store={"run": self._run})
+        self._workers[number] = child
+        return child
 
     def __enter__(self) -> Self:
         """Return the pool; workers start with their first run."""
@@ -107,53 +96,12 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         """End every worker; no thread executes a run."""
         for worker in self._workers.values():
-            worker.process.close()
+            worker.close()
 
 
-def _received(pipe: Connection, ended: Event) -> Any:
-    while not pipe.poll(LOOK_S):
-        if ended.is_set():
-            raise Lost("was stopped")
-    return pipe.recv()
-
-
-def _reason(worker: _Worker) -> str:
-    """Wait for the death of a worker, and say why it died; `Lost` if it was killed.
-
-    The log has the name of a fatal error, else its last line says it.
-    """
-    death = worker.process.reap(None)
-    worker.process.close()
-    if death.signal_name == "SIGKILL":
-        raise Lost("was killed (SIGKILL), by a user or for lack of memory") from None
-    verb = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
-    lines = ["it left no log"]
-    with contextlib.suppress(OSError), worker.log.open("rb") as file:
-        lines = last_lines(file, worker.log_begin)
-    fatal = [line for line in lines if line.startswith("Fatal Python error")]
-    return f"its process {verb}: {(fatal or lines)[-1][:REASON_CHARACTERS]}"
-
-
-# -- in the worker ---------------------------------------------------------------------------------
-
-
-def _main(pipe: Connection, log: str, run: RunFunction) -> None:
-    """Entry point of the process: execute runs until the parent closes the pipe, or dies."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+def _execute(lane: Lane, config: RunConfig, rungs: tuple[int, ...]) -> RunRecord:
     faulthandler.enable()
-
-    def ask(point: Point) -> bool:
-        pipe.send(point)
-        return bool(pipe.recv())
-
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            config, rungs = pipe.recv()
-            pipe.send(attempt(run, config, rungs, ask))
-    os._exit(0)  # without waiting for threads of a framework
+    return attempt(lane.store["run"], config, rungs, lane.ask)
 
 
 def attempt(run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Prune) -> RunRecord:

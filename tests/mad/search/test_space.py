@@ -18,7 +18,7 @@ from tests.pairs import each_of, max_examples
 
 BASE = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
 MIXERS, ALL, CANON = "mlstm(h4) slstm(h4)", "mlstm(h4) slstm(h4) swiglu", "canon(kernel=2)"
-DEFAULTS = {"defaults": {"mlstm": {"heads": 2}}, "mixers": ["mlstm", {"type": "mlstm", "heads": 8}]}
+NUMBERS = {"mixers": ["mlstm(h2)", {"type": "mlstm", "heads": 8}]}
 
 
 @each_of(
@@ -29,7 +29,7 @@ DEFAULTS = {"defaults": {"mlstm": {"heads": 2}}, "mixers": ["mlstm", {"type": "m
         ({"depth": [3, 6]}, (3, 5), [MIXERS, "swiglu"]),
         ({"template": "free", "depth": [4, 7]}, (4, 5, 6, 7), [ALL]),
         ({"template": "free", "depth": [2, 4, 8]}, (2, 4, 8), [ALL]),
-        (DEFAULTS, (4,), ["mlstm(h2) mlstm(h8)", "swiglu"]),
+        (NUMBERS, (4,), ["mlstm(h2) mlstm(h8)", "swiglu"]),
         ({"before": CANON, "depth": [4, 12]}, (4, 8, 12), [CANON, MIXERS, CANON, "swiglu"]),
         ({"before": "canon", "template": "free", "depth": [2, 5]}, (2, 4), ["canon", ALL]),
     ],
@@ -122,7 +122,6 @@ def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
         ({"max_count": {"mlstm": 0}}, "max_count of mlstm is 0"),
         ({"budget": {"param": 7}}, "budget has no 'param'; did you mean 'params'"),
         ({"budget": {"params": "many"}}, "budget.params is 'many'"),
-        ({"defaults": {"mlstn": {}}}, "defaults has no 'mlstn'; did you mean 'mlstm'"),
         ({"position": "rope"}, "position is 'rope'; wanted one of none, learned, sincos"),
         # a space without a candidate
         ({"depth": 8, "max_count": {"mlstm": 1, "slstm": 1}}, "no candidate is within max_count"),

@@ -71,7 +71,7 @@ def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):
 
 
 def test_a_dry_run_says_runs_and_steps_and_makes_nothing(space, capsys, tmp_path):
-    plan = said(capsys, "mad", "bench", "--layers", "swiglu", "--seed", "7", "--dry-run")
+    plan = said(capsys, "mad", "bench", "--layers", "swiglu", "--seeds", "7,", "--dry-run")
     assert plan["seeds"] == [7]
     plan = said(capsys, "mad", "search", "--space", space, "--suite", "full", "--dry-run")
     assert (plan["candidates"], plan["runs_each"], plan["runs"]) == (2, 396, 792)

@@ -13,8 +13,8 @@ from threading import Event
 
 import pytest
 
-from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.options import ExecutionConfig, Limit
+from mlxhog.base.quantities import Interval
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.models.mad.sequence import canonical, parse
@@ -70,7 +70,7 @@ class Second(Pruner):
 def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume(tmp_path):
     store = study(tmp_path, candidates=1)
     first, again = Second(), Second()
-    go(store, small.with_curve, pruner=first, limit=Limit(runs=2))
+    go(store, small.with_curve, pruner=first, limit=Interval(steps=2))
     assert first.seen == [(0, "done"), (1, "pruned")]
     go(store, small.with_curve, pruner=again)
     assert again.seen == [*first.seen, (2, "done"), (3, "done")]
@@ -80,7 +80,7 @@ def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume
 def test_what_a_candidate_that_was_given_up_lacks_is_never_run_and_it_is_told_once(tmp_path, cut):
     store, reports = study(tmp_path, candidates=1), []
     for runs in (*cut, None):
-        how = {"pruner": Second(gives_up=True), "limit": Limit(runs=runs)}
+        how = {"pruner": Second(gives_up=True), "limit": Interval(steps=runs)}
         go(store, small.with_curve, **how, observer=reports.append)
     assert [record.status for record in store.records()] == ["done", "pruned"]
     assert [one.score is not None for one in store.proposals()] == [False, True]
@@ -116,7 +116,7 @@ def test_a_sampler_is_asked_as_results_arrive_and_a_resumed_one_has_the_history(
     assert [candidate for candidate, _ in uninterrupted.told] == texts(5)
     assert all(0 < score < 1 for _, score in uninterrupted.told)
     for runs in (3, 9, 10, None):
-        go(cut, sampler=(resumed := Climber()), limit=Limit(runs=runs))
+        go(cut, sampler=(resumed := Climber()), limit=Interval(steps=runs))
     assert resumed.told == uninterrupted.told
     assert table(cut) == table(whole)
     assert cut.proposals() == whole.proposals()
@@ -127,10 +127,10 @@ def test_a_sampler_is_asked_as_results_arrive_and_a_resumed_one_has_the_history(
 
 def test_budgets_count_runs_and_time_of_earlier_sessions(tmp_path):
     store = study(tmp_path)
-    assert go(store, limit=Limit(3)).status == "budget"
-    assert go(store, limit=Limit(seconds=1e-6)).statuses == {"done": 3}
-    assert go(store, limit=Limit(5), parallel=2).statuses == {"done": 5}
-    assert go(store, limit=Limit(8)).status == "done"
+    assert go(store, limit=Interval(3)).status == "budget"
+    assert go(store, limit=Interval(seconds=1e-6)).statuses == {"done": 3}
+    assert go(store, limit=Interval(5), parallel=2).statuses == {"done": 5}
+    assert go(store, limit=Interval(8)).status == "done"
 
 
 def test_time_used_counts_runs_beside_each_other_once():
@@ -143,14 +143,6 @@ def test_time_used_counts_runs_beside_each_other_once():
     assert used() == 0
     assert used((10, 5), (11, 5)) == pytest.approx(6)
     assert used((11, 5), (10, 5), (40, 5), (39, 1)) == pytest.approx(11)
-
-
-def test_budgets_are_runs_or_times():
-    for text, limit in (("2h", Limit(seconds=7200)), ("40", Limit(runs=40)), (None, Limit())):
-        assert ExecutionConfig(budget=text).limit == limit
-    for text in ("0", "h", "-3", "1.5", "nan"):
-        with pytest.raises(ConfigError, match="a number of runs such as 40, or a time such as 2h"):
-            ExecutionConfig(budget=text)
 
 
 # -- a worker --------------------------------------------------------------------------------------
@@ -175,13 +167,13 @@ def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(
     assert not alive(records[0].steps)
 
 
-def test_runs_that_go_wrong_have_failed_with_their_reasons_and_are_run_again_when_asked_for(
+def test_runs_that_go_wrong_have_failed_with_their_reasons_and_the_next_session_runs_them_again(
     tmp_path,
 ):
     store, messages = study(tmp_path, candidates=1, runs=7), []
     ways = {
-        "crash": r"^its process crashed \(SIGSEGV\): Fatal Python error: Segmentation fault",
-        "exit": r"^its process left \(exit code 7\): it left no message",
+        "crash": r"^the process ended \(signal SIGSEGV\): Fatal Python error: Segmentation fault",
+        "exit": r"^the process ended \(exit code 7\): it left no message",
         "leave": "^left with exit code no more",
         "raise": "^kernel is -3; a convolution has at least 1 tap",
         "kill": r"^its process was killed \(SIGKILL\), .*, 4 times",
@@ -195,8 +187,7 @@ def test_runs_that_go_wrong_have_failed_with_their_reasons_and_are_run_again_whe
         assert re.search(words, failed[n].reason), failed[n].reason
         assert "\n" not in failed[n].reason
     assert len([text for text in messages if text and "it is run again" in text]) == 3
-    assert go(store).statuses["failed"] == 5
-    outcome = go(store, retry_failed=True)
+    outcome = go(store)
     assert outcome.statuses == {"done": 7}
     assert outcome.best.worth == pytest.approx(fmean(one.acc_macro for one in store.records()))
 
