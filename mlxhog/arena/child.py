@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
@@ -30,18 +30,11 @@ DEATH_S = 5.0  # limit for a child to end after its pipe has closed
 class Failed(Exception):
     """A function in a child raised, took too long (`Late`), or ended its process; says which."""
 
+    death: Death | None = None  # of the process
+
 
 class Late(Failed):
     """The function took too long: it hangs, or this machine is too busy."""
-
-
-class Died(Failed):
-    """The process ended; the text has the last words of its output."""
-
-    def __init__(self, death: Death, output: IO[bytes], since: int) -> None:
-        self.death, lines = death, last_lines(output, since)
-        fatal = [line for line in lines if line.startswith("Fatal Python error")]
-        super().__init__(f"the process ended ({death}): {(fatal or lines)[-1]}")
 
 
 class _Question(NamedTuple):
@@ -124,8 +117,7 @@ class Child:
 
         Raises:
             Late: the function took too long, or raised a timeout.
-            Died: the child died.
-            Failed: the function raised another error.
+            Failed: the function raised another error, or the child died.
         """
         watched = WatchedTime()
         while not self.pipe.poll(min(max(timeout_s - watched.look(), 0.0), LOOK_S)):
@@ -138,7 +130,11 @@ class Child:
                 self.pipe.send(answer(value.question))
                 return self.take(timeout_s, answer)
         except (EOFError, OSError):
-            raise Died(self._process.reap(DEATH_S), self._output, self._begin) from None
+            death, lines = self._process.reap(DEATH_S), last_lines(self._output, self._begin)
+            fatal = [line for line in lines if line.startswith("Fatal Python error")]
+            failed = Failed(f"the process ended ({death}): {(fatal or lines)[-1]}")
+            failed.death = death
+            raise failed from None
         if error is not None:
             raise Late(error) if error.startswith("TimeoutError: ") else Failed(error)
         return value

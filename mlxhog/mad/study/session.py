@@ -11,7 +11,7 @@ from mlxhog.mad.study import ray
 from mlxhog.mad.study.scheduler import Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.study.workers import Pool, RunFunction
+from mlxhog.mad.study.workers import Executor, Pool, RunFunction
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
 from mlxhog.report.views import Observer
@@ -81,9 +81,9 @@ def execute(
             cluster = ray.cluster(
                 run, parallel=parallel, threads=threads, cores=study.cores, address=how.ray_address
             )
-            executor = stack.enter_context(cluster)
+            executor: Executor = stack.enter_context(cluster)
         else:
             pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
-            executor = stack.enter_context(pool).execute
+            executor = stack.enter_context(pool)
         tell = stack.enter_context(observer)
         return Scheduler(store, study, executor, parallel, how.budget, tell).run()

@@ -110,7 +110,7 @@ def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, **how):
     if pruner is not None:
         vars(plan).update(new_pruner=lambda curve: pruner)
     with store.lock(), processes(store, run, parallel=parallel) as pool:
-        return Scheduler(store, plan, pool.execute, parallel, **how).run()
+        return Scheduler(store, plan, pool, parallel, **how).run()
 
 
 def table(store):

@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from threading import Event
 
 import pytest
 
@@ -160,7 +159,10 @@ def where(config, *, callbacks, rungs):
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
     with processes(study(tmp_path), where) as executor:
-        records = [executor.execute(config(n), (), bool, Event()) for n in range(3)]
+        records = []
+        for n in range(3):
+            executor.start(config(n), ())
+            records += [record for _, record in executor.ended(60, bool)]
         assert workers_of(os.getpid()) == [records[0].steps]
     assert [record.reason for record in records] == ["1 1 0"] * 3
     assert len({record.steps for record in records}) == 1
