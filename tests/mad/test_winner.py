@@ -3,7 +3,6 @@
 A vote takes the most frequent layers of the best candidates; scaling keeps the proportions.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -40,7 +39,6 @@ def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
     ("candidates", "top", "layers", "voters"),
     [
         ((("a", 0.5), ("b", 0.9)), 2, "b", 2),  # a tie goes to the higher mean score
-        ((("a", 0.9), ("b", 0.5), ("a", 0.1), ("b", 0.8)), 4, "b", 4),
         ((("a", 0.9), ("b", 0.8), ("b", 0.1)), 1, "a", 1),
         ((("a", 0.9), ("b", 0.8), ("b", 0.1)), 9, "b", 3),
         # those of another depth than most do not vote
@@ -57,11 +55,9 @@ def test_the_best_candidates_of_the_most_frequent_depth_vote(candidates, top, la
 @each_of(
     ("scores", "upper"),
     [
-        ([0.9], 1),
         ([0.9, 0.1], 2),
         ([0.5, 0.5, 0.5, 0.5], 4),
         ([0.9, 0.88, 0.3, 0.29, 0.1], 2),
-        ([0.9, 0.3, 0.3], 1),
         # sums of squares by hand: 1 | 3 is 0.0467, 2 | 2 is 0.01, 3 | 1 is 0.0467
         ([0.8, 0.7, 0.4, 0.3], 2),
     ],
@@ -119,17 +115,13 @@ def here(tmp_path, monkeypatch):
     return Path("studies")
 
 
-def run(*words):
-    return main(["mad", *words])
-
-
 def layers_of(path):
     return canonical(load_architecture(path).layers)
 
 
 def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     study(here)
-    assert run("vote", "first", "--top", "2") == 0
+    assert main("mad vote first --top 2".split()) == 0
     output = capsys.readouterr().out
     assert "2 of 3 candidates vote, those with 2 layers of the best 2" in output
     assert "gated-conv 1, swiglu 1" in output
@@ -147,7 +139,7 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
     study(here, change=lambda one: None if (one.candidate, one.seed) == (CONV, 1) else one)
     assert said(capsys, "mad", "vote", "first")["candidates"] == 2
     study(here, "second", change=lambda one: one if one.seed == 1 else None)
-    assert run("vote", "second") == 2
+    assert main("mad vote second".split()) == 2
     assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
 
 
@@ -162,8 +154,9 @@ def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, c
 @pytest.mark.parametrize("how", ["stack", "stretch"])
 def test_a_file_that_is_scaled_can_be_scaled_again(how):
     line = "mlstm(h2) swiglu(inner=48) slstm(h2) mlp"
-    assert run("scale", line, "--depth", "8", "--how", how, "--out", "a.yaml", "--dim", "32") == 0
-    assert run("scale", "a.yaml", "--depth", "8", "--out", "b.yaml") == 0
+    words = f"--depth 8 --how {how} --out a.yaml --dim 32"
+    assert main(["mad", "scale", line, *words.split()]) == 0
+    assert main("mad scale a.yaml --depth 8 --out b.yaml".split()) == 0
     assert Path("a.yaml").read_bytes() == Path("b.yaml").read_bytes()
     assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
 
@@ -206,5 +199,3 @@ def test_a_module_of_a_model_file_has_the_initial_values_of_training_and_learns(
     logits, _ = model(torch.zeros(1, 8, dtype=torch.long))
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    with pytest.raises(ConfigError, match="cannot write text"):
-        TorchModel(replace(model.architecture, backbone="autoencoder"))

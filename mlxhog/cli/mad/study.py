@@ -311,17 +311,12 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
 def _plan(store: "Store", study: "Study", how: ExecutionConfig, parallel: int) -> dict[str, Any]:
     from mlxhog.mad.training.evaluation import most_steps
 
-    records = store.records()
+    ended, steps = len(store.records()), None
     known = [number for number in (study.total, how.budget.steps) if number is not None]
     runs = min(known, default=None)
-    seconds = steps = None  # unknown until the first run has ended
     if runs is not None:
-        runs_left = max(0, runs - len(records))
-        steps = sum(map(most_steps, study.runs(study.first))) * runs_left // study.runs_each
-        if records:
-            mean_s = sum(one.seconds for one in records) / len(records)
-            seconds = mean_s * runs_left / parallel
-            seconds = round(min(seconds, how.budget.seconds or seconds))
+        of_candidate = sum(map(most_steps, study.runs(study.first)))
+        steps = of_candidate * max(0, runs - ended) // study.runs_each
     return {
         "study": store.name,
         "suite": study.suite,
@@ -331,8 +326,7 @@ def _plan(store: "Store", study: "Study", how: ExecutionConfig, parallel: int) -
         "runs_each": study.runs_each,
         "seeds": list(study.seeds),
         "runs": runs,
-        "ended": len(records),
+        "ended": ended,
         "steps": steps,
         "parallel": parallel,
-        "estimated_seconds": seconds,
     }

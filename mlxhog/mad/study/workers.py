@@ -9,9 +9,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from mlxhog.arena.child import Child, Failed, Lane, Late
 from mlxhog.base.durable import disk_errors
@@ -60,7 +60,7 @@ class Pool:
         self._run, self._threads, self._logs = run, threads, logs
         self._idle = [*range(parallel, 0, -1)]  # numbers of workers
         self._workers: dict[int, Child] = {}  # that have started, by their numbers
-        self._running: dict[Connection, _Run] = {}
+        self._running: dict[Any, _Run] = {}  # by the pipe of the worker
 
     def start(self, config: RunConfig, rungs: tuple[int, ...]) -> None:
         """Begin a run in an idle worker."""
