@@ -33,7 +33,7 @@ CASES = [
     ("board frist", "did you mean 'first'"),
     # -- search, bench and resume
     ("search --space nowhere.yaml", "no space 'nowhere.yaml'"),
-    ("search --space a.yaml", "score it with mlxhog mad bench --config a.yaml"),
+    ("search --space a.yaml", "the file has no 'dim'; known are space"),
     ("search --seeds 1,1", "--seeds is '1,1'; give a number"),
     ("search --budget soon", "--budget is 'soon'; wanted runs, a duration"),
     ("search --ray-address auto", "without --executor ray"),

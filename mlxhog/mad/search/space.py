@@ -153,18 +153,11 @@ def read_space(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     try:
-        if isinstance(data, Mapping) and "layers" in data and "space" not in data:
-            raise ConfigError(
-                "the file is one architecture, not a space; score it with "
-                f"mlxhog mad bench --config {path}"
-            )
-        top = _keys("the file", data, ("space", "version"))
-        if top.get("version", 1) != 1:
-            raise ConfigError(f"version is {top['version']!r}; this program reads version 1")
-        to_space(top.get("space")).block()
+        keys = _keys("the file", data, ("space",)).get("space")
+        to_space(keys).block()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return dict(top["space"])
+    return dict(keys)
 
 
 def to_space(data: object) -> Space:

@@ -134,7 +134,6 @@ def test_a_mistake_is_answered_with_what_was_meant(keys, message):
         ("space:", "space is missing"),
         ("- 1", r"the file is \[1\]"),
         ("space: {depth: [", "cannot read the space"),
-        ("version: 2\nspace: {depth: 4}", "this program reads version 1"),
     ],
 )
 def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path, text, message):
