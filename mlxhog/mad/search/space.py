@@ -6,7 +6,7 @@
       mixers: [mh-attention, mlstm, gla(h4), {type: gla, heads: 8}]
       channels: [swiglu, mlp]
       max_count: {mh-attention: 1}    # of a type in one candidate
-      budget: {params: 700_000, state: 16384, length: 256}
+      budget: {params: 700_000, state: 16384}
       start: ["mlstm swiglu mlstm swiglu"]   # the first candidates of an evolution
       dim: 128                        # without it that of the suite
       position: none                  # none | learned | sincos
@@ -41,10 +41,9 @@ from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse, read_layers
 
-BOUNDS = ("params", "state", "length")
-"""Keys of a budget: most parameters of a candidate's layers (`run.params`), most numbers kept per
-sequence, and the tokens after which these are counted. Without a length it is the longest row of
-the suite; it matters for caches that grow, such as that of attention."""
+BOUNDS = ("params", "state")
+"""Keys of a budget: most parameters of a candidate's layers (`run.params`), and most numbers kept
+per sequence, after the longest row of the suite."""
 DEEPEST = 256
 LISTED = 50_000
 """Most sequences of a space with bounds that are all tried, in less than a second."""
@@ -72,7 +71,7 @@ class Space:
     channels: Items = ()
     before: str | None = None
     max_count: Mapping[str, Count] = field(default_factory=dict)
-    budget: Mapping[str, Count | None] = field(default_factory=dict)
+    budget: Mapping[str, Count] = field(default_factory=dict)
     start: tuple[str, ...] = ()
     dim: int | None = option(None, "width; None is the suite's", low=1)
     position: str = option("none", "positional embedding", choices=POSITIONS)
@@ -87,7 +86,7 @@ class Space:
         """Return the choices of every layer of the part that repeats.
 
         Raises:
-            ConfigError: a layer is unknown, of another kind, or there twice.
+            ConfigError: a layer is unknown, or of another kind.
         """
         slots = [self._choices("mixer", self.mixers), self._choices("channel", self.channels)]
         if self.template == "free":
@@ -120,13 +119,11 @@ class Space:
 
     def _choices(self, kind: str, items: Items) -> Layers:
         layers = read_layers([*items], f"{kind}s")
-        for number, layer in enumerate(layers):
+        for layer in layers:
             if layer.kind != kind:
                 raise ConfigError(
                     f"{layer.name} is a {layer.kind}; list it under {layer.kind}s, not {kind}s"
                 )
-            if layer in layers[:number]:
-                raise ConfigError(f"{kind}s has {canonical([layer])} twice; keep one")
         return layers
 
 
@@ -212,7 +209,7 @@ class Listed:
 class CandidateSet:
     """The sequences of a space within its counts and its budget at width d, in a fixed order.
 
-    State is counted after `length` tokens if the budget has no length.
+    State is counted after `length` tokens.
 
     Raises:
         ConfigError: a value of the space is not possible, a layer cannot be built at this width,
@@ -240,9 +237,8 @@ class CandidateSet:
         most = _keys("max_count", space.max_count, [layer.name for layer in layers])
         self._most = {name: _count(f"max_count of {name}", n) for name, n in most.items()}
         budget = _keys("budget", space.budget, BOUNDS).items()
-        bounds = {name: _count(f"budget.{name}", n) for name, n in budget if n is not None}
-        self._length = bounds.pop("length", length)
-        self._bounds = [bounds.get(name, math.inf) for name in ("params", "state")]
+        bounds = {name: _count(f"budget.{name}", n) for name, n in budget}
+        self._length, self._bounds = length, [bounds.get(name, math.inf) for name in BOUNDS]
         self._sizes = {depth: math.prod(map(len, self.slots(depth))) for depth in self.depths}
         total, self._listed = sum(self._sizes.values()), list[Layers]()
         self.numbers = total  # `candidate` has the numbers from 0 on

@@ -156,7 +156,7 @@ def troubled(tmp_path_factory):
         return record
 
     root = tmp_path_factory.mktemp("studies")
-    return read_ranking(study(root, change=change, tasks=SOME), curves=True)
+    return read_ranking(study(root, change=change, tasks=SOME))
 
 
 @pytest.mark.slow
