@@ -10,9 +10,9 @@ from itertools import accumulate
 from typing import Any
 
 from mlxhog.decoding.engine import Request, TokenScore
-from mlxhog.decoding.model import Model
-from mlxhog.live.serving.engine_thread import AnswerJob, AnswerPart
+from mlxhog.live.model import LanguageModel
 from mlxhog.live.serving.requests import ClientRequest
+from mlxhog.live.serving.served_model import AnswerJob, AnswerPart
 
 
 class _Choice:
@@ -34,14 +34,18 @@ class Reply(AnswerJob):
     """
 
     def __init__(
-        self, request: ClientRequest, asked: Sequence[Request], served: Model, texts: Sequence[str]
+        self,
+        request: ClientRequest,
+        asked: Sequence[Request],
+        model: LanguageModel,
+        texts: Sequence[str],
     ) -> None:
         super().__init__(asked)
-        self._request, self._tokenizer = request, served.tokenizer
+        self._request, self._tokenizer = request, model.tokenizer
         self._head = {
             "id": f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}",
             "created": int(time.time()),
-            "model": served.name,
+            "model": model.name,
         }
         self._choices = [
             _Choice(texts[k // request.n] if request.echo else "") for k in range(len(asked))

@@ -17,8 +17,8 @@ LEAVE = "access-control-allow-origin"
 
 def answer(method, path, headers=(), *, origins=(), key=None):
     """What a server without an engine answers to one request."""
-    engine = SimpleNamespace(health=lambda: {"trouble": None})
-    api = Api(engine, SimpleNamespace(name="m"), ServeConfig(), key, origins)
+    served = SimpleNamespace(health=lambda: {"trouble": None}, model=SimpleNamespace(name="m"))
+    api = Api(served, ServeConfig(), key, origins)
 
     async def asked():
         transport = httpx.ASGITransport(api, raise_app_exceptions=True)
