@@ -52,8 +52,8 @@ class LanguageModel:
 
     def __init__(
         self,
-        source: WeightSource,
         backend: Backend,
+        source: WeightSource,
         config: ModelConfig,
         tokenizer: Tokenizer,
         checkpoint: Path,
@@ -258,16 +258,16 @@ def load(
     """
     for file in plugins.texts(plugin):
         plugins.load(file)
-    source, *parts = open_source(
+    opened = open_source(
         os.fspath(model), Path(out), weights=weights, mode=mode, wait_s=wait, say=say, pause=pause
     )
     # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
         with environment(policy):
-            return LanguageModel(source, backends.create_alone(backend), *parts)
+            return LanguageModel(backends.create_alone(backend), *opened)
     except BaseException:
-        source.close()
+        opened[0].close()
         raise
 
 

@@ -101,13 +101,11 @@ def table(
 
 def text_cards(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of plain texts, whose rows become cards in a narrow window; "" for no rows."""
-    cells = [
-        "".join(
-            f'<td class="t" data-head="{escape(head)}">{escape(text)}</td>'
-            for head, text in zip(header, row, strict=True)
-        )
-        for row in rows
-    ]
+
+    def cell(head: str, text: str) -> str:
+        return f'<td class="t" data-head="{escape(head)}">{escape(text)}</td>'
+
+    cells = ["".join(map(cell, header, row)) for row in rows]
     return table(header, cells, left=header, cards=True) if cells else ""
 
 

@@ -173,12 +173,8 @@ class Api:
     async def _events(self, reply: Reply, parts: list[AnswerPart]) -> AsyncIterator[bytes]:
         """Yield an answer as server-sent events while it is written; a disconnect cancels it."""
         try:
-            yield reply.begin()
-            while parts:
-                if events := reply.events(parts):
-                    yield events
-                parts = await reply.parts()
-            yield reply.end()
+            async for one in reply.stream(parts):
+                yield one
         except RefusedRequest as error:
             yield event(error.body())
         finally:
