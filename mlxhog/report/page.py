@@ -32,7 +32,8 @@ def document(
     connect to its server.
     """
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    policy += "base-uri 'none'; form-action 'none'"
     policy += f"; script-src {hashes}" * bool(scripts) + "; connect-src 'self'" * talks
     after = "".join(f"\n<script>{script}</script>" for script in scripts)
     if data is not None:

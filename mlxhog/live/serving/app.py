@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 from time import time
 from typing import Any
 
@@ -42,6 +40,7 @@ from mlxhog.live.serving.replies import Reply, event
 from mlxhog.live.serving.requests import FAILED, ClientRequest, RefusedRequest
 from mlxhog.live.serving.served_model import AnswerPart, ServedModel
 from mlxhog.models import families
+from mlxhog.report import page
 from mlxhog.report.views import Tell
 
 MOST_BODY_BYTES = 1_000_000
@@ -59,14 +58,6 @@ PARSERS = {"/v1/completions": requests.completion, "/v1/chat/completions": reque
 
 _OPEN = frozenset({"/", "/health"})
 """Paths without a key: the page, which asks for it, and the state of the server."""
-
-_PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-"""A page to chat with the model; {nonce} is that of its style and script."""
-
-_POLICY = (
-    "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 class Api:
@@ -240,10 +231,12 @@ class Api:
             raise RefusedRequest(str(error), status=507, code="not_kept") from error
 
     async def _page(self, http: HTTPRequest) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        policy = _POLICY.replace("{nonce}", nonce)
-        headers = {"content-security-policy": policy, "cache-control": "no-store"}
-        return HTMLResponse(_PAGE.replace("{nonce}", nonce), headers=headers)
+        """Return a page to chat with the model."""
+        style, script = page.asset("chat.css"), page.asset("chat.js")
+        text = page.document(
+            "mlxhog", page.asset("chat.html"), styles=[style], scripts=[script], talks=True
+        )
+        return HTMLResponse(text, headers={"cache-control": "no-store", "x-frame-options": "DENY"})
 
     async def _models(self, http: HTTPRequest) -> Response:
         return JSONResponse({"object": "list", "data": [self._description]})
