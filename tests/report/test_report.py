@@ -27,26 +27,6 @@ def report(capsys, *words):
         return file.read(), output
 
 
-def test_the_page_says_what_is_known_of_a_run_and_fetches_nothing(tmp_path, capsys):
-    config = "seq_len: 64\nlr: 0.004242640687119285\ntime: 90.0\nworkers: torch:cpu*2\n"
-    run = write_run(tmp_path, metrics=lines(30), config=config, status={"automatic": ["lr"]})
-    page, output = report(capsys, run.directory)
-    assert output["report"] == str(run.directory / "report.html")
-    for words in (
-        "20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "1 min", "38.4k",
-        "mlxhog train -c", "<code>mlxhog train --seq-len 64 --time 90.0 --workers",
-        "Differs from the defaults: seq_len 64 tokens, lr 0.00424 (auto), time 1 min 30 s",
-        "died (SIGKILL) and is being replaced", "The year of the union",
-        "checkpoints/step-00000040", "default-src 'none'",
-        "Permission is hereby granted, free of charge",  # uPlot's licence goes with it
-    ):  # fmt: skip
-        assert words in page
-    assert "0.0042426" not in page
-    assert "connect-src" not in page
-    outside_scripts = re.sub(r"<script.*?</script>", "", page, flags=re.S)
-    assert not re.search(r"(?:src|href|srcset)\s*=|url\(|@import", outside_scripts)
-
-
 @pytest.mark.slow
 def test_the_picture_names_its_runs_and_explains_its_lines(tmp_path, monkeypatch, caplog):
     """Names of any script, without a word of matplotlib: a warning is an error here."""
