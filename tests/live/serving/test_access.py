@@ -94,16 +94,11 @@ def test_odd_names_end_in_a_status(host, origin):
 @each_of(
     ("config", "environment", "key", "message"),
     [
-        ({"allow_origin": "chat.example"}, "", None, "write scheme and host"),
         ({"allow_origin": "https://chat.example/page"}, "", None, "write scheme and host"),
         ({"allow_origin": "*"}, "", None, "set an API key"),
         ({"host": "0.0.0.0"}, "", None, "set an API key"),
-        ({"host": "::"}, "", None, "set an API key"),
         ({"api_key": "two words"}, "", None, "a header cannot have"),
-        ({"api_key": "clé"}, "", None, "a header cannot have"),
-        ({"host": "localhost"}, "", None, ""),
         ({"host": "127.8.9.10"}, "", None, ""),
-        ({"host": "0.0.0.0"}, "secret", "secret", ""),
         ({"host": "0.0.0.0", "api_key": "mine"}, "secret", "mine", ""),
     ],
 )
