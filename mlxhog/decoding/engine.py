@@ -168,14 +168,10 @@ class Engine:
         Raises:
             Diverged: the model's logits are not finite; call `clear` before another step.
         """
-        return [*self.read(), *self.write()]
+        return [*self._read(), *self._write()]
 
-    def read(self) -> list[Piece]:
-        """First half of a step: read prompts in turns, and write the first token after each.
-
-        Raises:
-            Diverged: see `step`.
-        """
+    def _read(self) -> list[Piece]:
+        """Read prompts in turns, and write the first token after each."""
         pieces, n_read = [], 0
         while n_read < self._prefill_chunk:
             while self.admits and self._waiting and self.n_running < self._batch_size:
@@ -207,15 +203,11 @@ class Engine:
                 row.state = None  # it is now in that of all
         return pieces
 
-    def write(self) -> list[Piece]:
-        """Second half of a step: write one token of every answer whose prompt is read.
-
-        Raises:
-            Diverged: see `step`.
-        """
-        if not self._writing:
-            return []
+    def _write(self) -> list[Piece]:
+        """Write one token of every answer whose prompt is read."""
         rows = self._writing
+        if not rows:
+            return []
         last = np.array([[row.last] for row in rows], np.int32)
         logits, self._state = self._model.logits(last, self._state)
         pieces = self._draw(rows, logits)
