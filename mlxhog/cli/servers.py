@@ -21,8 +21,7 @@ from mlxhog.config.options import argument, option
 from mlxhog.live.serving.config import ServeConfig
 
 if TYPE_CHECKING:
-    from mlxhog.decoding.model import Model
-    from mlxhog.live.serving.engine_thread import EngineThread
+    from mlxhog.live.serving.served_model import ServedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +44,16 @@ def serve(words: _Serve, config: ServeConfig) -> int:
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    def on_ready(url: str, served: "Model", engine: "EngineThread") -> None:
-        about = engine.weights
+    def on_ready(url: str, served: "ServedModel") -> None:
+        about, name = served.weights, served.model.name
         if about["note"]:
             say(about["note"])
-        facts = {"url": url, "model": served.name, "pid": os.getpid()}
+        facts = {"url": url, "model": name, "pid": os.getpid()}
         facts |= {name: about[name] for name in ("weights", "version")}
         version = "" if about["version"] is None else f", version {about['version']},"
         Report(
             facts,
-            f"{about['weights']}{version} at {url}, model {served.name}; to chat open "
+            f"{about['weights']}{version} at {url}, model {name}; to chat open "
             f"{url.removesuffix('v1')}; Ctrl-C ends",
         ).print(json=words.json)
 

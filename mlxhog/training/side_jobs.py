@@ -229,7 +229,7 @@ class TextJobs:
 
     def _sample(self) -> None:
         """Write a sample of text, as long as time allows."""
-        from mlxhog.decoding.generate import answer
+        from mlxhog.decoding.engine import answer
         from mlxhog.decoding.options import Sampling
 
         self.context.copy_to_inbox()
