@@ -86,7 +86,7 @@ class Arena:
         """
         if write not in WRITE_MODES:
             raise ArenaError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
-        new = segments.create(layout.total_bytes, layout.occupied_bytes, fallback=fallback)
+        new = segments.create(layout.total_bytes, fallback=fallback)
         creator = (os.getpid(), process_start_time(os.getpid()))
         arena = cls(new.mapping, ArenaHandle(new.fd, layout, write, creator), readonly=False)
         arena._fds = (new.fd, new.readonly_fd)

@@ -46,7 +46,6 @@ from mlxhog.arena.words import Table
 from mlxhog.cluster.group import Float32, State
 from mlxhog.errors import CheckpointError
 from mlxhog.optim import updates
-from mlxhog.report import machines
 
 NUMBERS = "link.numbers"
 KINDS = ("anchor", "velocity")
@@ -66,7 +65,6 @@ def segments() -> dict[str, tuple[str, int]]:
     return {
         **dict.fromkeys(copies, ("float32", PARAMETER_COPY)),
         NUMBERS: ("uint8", TABLE.n_bytes),
-        **machines.segment(),
     }
 
 

@@ -56,12 +56,16 @@ from mlxhog.cluster.group import (
     State,
     check_identity,
 )
-from mlxhog.cluster.lighthouse import Address, Lighthouse, check_token, is_sealed, seal
+from mlxhog.cluster.lighthouse import Address, check_token, is_sealed, seal
 from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
 """Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
+JOIN_S: Final = 10.0
+"""Longest wait of a round for machines that are alive; above `SILENT_S`, else they take turns."""
+SILENT_S: Final = 2.0
+"""Silence after which a round does not wait for a machine."""
 MOST_NAME: Final = 64
 
 
@@ -73,14 +77,14 @@ class Authority:
         EnvironmentLacks: the system does not allow this user to listen there.
     """
 
-    def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
+    def __init__(self, address: Address, token: str) -> None:
         port, self._store = _serve_store(address.ip, address.port)
         self.address = Address(address.host, address.ip, port)
         self._lighthouse = LighthouseServer(
             bind=f"{address.ip}:0",
             min_replicas=LEAST_REPLICAS,
-            join_timeout_ms=round(1000 * options.join_timeout),
-            heartbeat_timeout_ms=round(1000 * options.heartbeat),
+            join_timeout_ms=round(1000 * JOIN_S),
+            heartbeat_timeout_ms=round(1000 * SILENT_S),
         )
         port = self._lighthouse.address().rpartition(":")[2]
         self._store.set("lighthouse", f"http://{address.ip}:{port}")

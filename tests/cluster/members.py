@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mlxhog.cluster.group import Machine, Membership, State
-from mlxhog.cluster.lighthouse import Lighthouse, parse_address
+from mlxhog.cluster.lighthouse import parse_address
 from tests import another_process
 from tests.forked import CONTEXT
 
 ANSWER_S = 60.0  # for a process that hangs; none should come near it
-QUICK = Lighthouse(heartbeat=0.5, join_timeout=5.0)
 IDENTITY = dict(
     version="1", layout="l", tokenizer="t", data="d", batch_size=4, seed=0, round_every=10.0,
     outer_lr=0.7, outer_momentum=0.9, round_dtype="float32", system="Linux",
@@ -101,9 +100,10 @@ def _answering(function, pipe, *arguments):
 
 
 def _lighthouse(pipe, address, token):
-    from mlxhog.cluster.torchft_group import Authority
+    from mlxhog.cluster import torchft_group
 
-    authority = Authority(parse_address(address), token, QUICK)
+    torchft_group.JOIN_S, torchft_group.SILENT_S = 5.0, 0.5
+    authority = torchft_group.Authority(parse_address(address), token)
     pipe.send(str(authority.address))
     pipe.recv()  # until the test ends
 

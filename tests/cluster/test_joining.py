@@ -151,8 +151,6 @@ def test_a_command_that_cannot_start_a_cluster_ends_with_a_code_and_a_reason(mon
         code = main(["cluster", "start", *words])
         return code, capsys.readouterr().err
 
-    code, error = error_of("--join-timeout", "2", "--heartbeat", "2")
-    assert (code, "--join-timeout 2 s is not above --heartbeat 2 s" in error) == (2, True)
     if importlib.util.find_spec("torchft"):
         with socket.create_server(("127.0.0.1", 0)) as other:
             code, error = error_of("--address", f"127.0.0.1:{other.getsockname()[1]}")
