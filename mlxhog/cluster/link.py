@@ -221,20 +221,15 @@ def _record(path: Path, own: Anchor) -> None:
 
 
 class Link:
-    """The link of an arena, as its supervisor sees it; used by one thread of one process.
-
-    Attributes:
-        slot: its worker slot; 0 while there is none.
-        messages: for the user, which the supervisor takes out.
-        roster: the machines that it has met.
-    """
+    """The link of an arena, as its supervisor sees it; used by one thread of one process."""
 
     def __init__(self, arena: Arena, job: LinkJob) -> None:
         """Start none yet, in an arena of this process."""
         self.arena, self._job, self.roster = arena, job, Roster()
         self._anchor = Anchor(arena)
         self._words = self._anchor.words
-        self.slot, self.messages = 0, list[str]()
+        self.slot = 0  # its worker slot; 0 while there is none
+        self.messages = list[str]()  # for the user; the supervisor takes them out
         self._process: WorkerProcess | None = None
         self._started_ns = 0
         self._noted, self._error = set[str](), ""

