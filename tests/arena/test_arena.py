@@ -64,6 +64,9 @@ def test_a_new_arena_is_zero_and_its_views_are_the_shared_bytes(arena):
     assert arena.probe.shape == (64,)
     assert arena.segment("m.2").size == arena.params.size
     assert (arena.write, arena.readonly) == ("lossless", False)
+    assert arena.lost_update_rate() is None
+    arena.probe[:], arena.workers.entry(1).probe_adds = 5, 10
+    assert arena.lost_update_rate() == 0.5
 
 
 def test_an_unknown_name_is_refused(arena):
