@@ -213,45 +213,45 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
     assert np.isfinite(pair[0].theta).all()
 
 
-BAD_STATES = [
-    {"anchor": np.nan}, {"velocity": np.inf}, {"anchor": np.zeros(7, np.float32)}, {"round": 2**62},
-]  # fmt: skip
-BAD_MEANS = [(0, np.nan), (-1, np.nan)]
+def test_a_state_or_mean_that_does_not_fit_is_refused_and_the_own_state_stays(machines):
+    def foreign(one, **wrong):
+        own = one.own.state()
+        for name in {"anchor", "velocity"} & wrong.keys():
+            wrong[name] = np.resize(np.float32(wrong[name]), len(own.anchor) - (name == "velocity"))
+        one.group.state = lambda: replace(own, **wrong)
 
+    def poisoned(one, place):
+        average = one.group.average
 
-@each_of("bad", BAD_STATES + BAD_MEANS)
-def test_a_state_or_mean_that_does_not_fit_is_refused_and_the_own_state_stays(machines, bad):
-    is_state = isinstance(bad, dict)
-    team = machines(1 if is_state else 2)
-    train(team)
-    rounds(team)
-    train(team)
-    for one in team:
-        if is_state:
-            own = one.own.state()
-            arrays = {
-                name: np.full_like(own.anchor, bad[name])
-                for name in {"anchor", "velocity"} & bad.keys()
-                if isinstance(bad[name], float)
-            }
-            foreign = replace(own, **bad | arrays)
-            one.group.state = lambda foreign=foreign: foreign
-            continue
-
-        def poisoned(buffer, exact, average=one.group.average):
+        def wrong(buffer, exact):
             commits = average(buffer, exact)
-            buffer[bad[0]] = bad[1]
+            buffer[place] = np.nan
             return commits
 
-        one.group.average = poisoned
-    before = [(one.own.state().digest, one.own.words["tokens"], one.theta) for one in team]
-    assert all("Give the token only to machines of this run" in str(one) for one in rounds(team))
-    for one, (digest, tokens, theta) in zip(team, before, strict=True):
-        assert (one.own.state().digest, one.own.words["tokens"]) == (digest, tokens)
-        np.testing.assert_array_equal(one.theta, theta)
-        one.begin_link()
-    assert set(rounds(team)) == {Outcome.COMMITTED}
-    assert words(team, "lost") == [0] * len(team)
+        one.group.average = wrong
+
+    for n, spoil in (
+        (1, partial(foreign, anchor=np.nan)),
+        (1, partial(foreign, velocity=0.0)),  # of another size
+        (1, partial(foreign, round=2**62)),
+        (2, partial(poisoned, place=0)),
+        (2, partial(poisoned, place=-1)),
+    ):
+        team = machines(n)
+        train(team)
+        rounds(team)
+        train(team)
+        for one in team:
+            spoil(one)
+        before = [(one.own.state().digest, one.own.words["tokens"], one.theta) for one in team]
+        errors = map(str, rounds(team))
+        assert all("Give the token only to machines of this run" in error for error in errors)
+        for one, (digest, tokens, theta) in zip(team, before, strict=True):
+            assert (one.own.state().digest, one.own.words["tokens"]) == (digest, tokens)
+            np.testing.assert_array_equal(one.theta, theta)
+            one.begin_link()
+        assert set(rounds(team)) == {Outcome.COMMITTED}
+        assert words(team, "lost") == [0] * n
 
 
 # -- rounds that one machine commits, and another does not see -------------------------------------
