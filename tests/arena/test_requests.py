@@ -81,7 +81,7 @@ def test_a_request_is_answered_with_what_the_owner_says_or_refuses(server, tmp_p
 @each_of(
     ("line", "message"),
     [
-        (b"stop\n", "not JSON"),
+        (b"stop\n", "not a JSON object with the key 'request': Expecting value"),
         (b'{"worker": 1}\n', "not a JSON object with the key 'request'"),
         (b"x" * (requests.MOST_BYTES + 1), "more than 65,536 bytes"),
     ],
