@@ -38,9 +38,8 @@ from mlxhog.arena.workers import Phase, State
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import Describe, Identity, Machine, Membership, Offer
+from mlxhog.cluster.group import Describe, Identity, Machine, Membership, Offer, Roster
 from mlxhog.cluster.lighthouse import check_torchft, own_ip, parse_address, token_of
-from mlxhog.cluster.roster import Roster
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError

@@ -7,8 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from mlxhog.base.typed import fill
-from mlxhog.cluster.group import Machine, Membership
-from mlxhog.cluster.roster import Roster
+from mlxhog.cluster.group import Machine, Membership, Roster
 from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import line
 from mlxhog.report.terminal import Picture
