@@ -113,7 +113,7 @@ class Option:
         if self.repeats:
             base = plain_yaml.ASSIGNMENT
         elif self.type is Interval:
-            base = 'steps, a duration such as "10s", or off'
+            base = f'{self.unit or "steps"}, a duration such as "10s", or off'
         elif self.type is float and self.unit == "s":
             base = 'seconds or a duration such as "10m"'
         limits = [f"{word} {x}" for word, _, x in self._limits if x is not None]

@@ -69,7 +69,6 @@ class Follower:
     """
 
     def __init__(self, folder: Path, writer: StreamWriter, loss_on: str = "assistant") -> None:
-        """Prepare; reading begins with the `with` block."""
         self._learns_answers = loss_on == "assistant"
         self.folder = folder  # with subfolders, without hidden files
         self.end = writer.last.end_ticket  # number of published tickets
@@ -264,7 +263,6 @@ class Follower:
         return begin + len(lines)
 
     def _say(self, message: str) -> None:
-        """Add a message for the user, unless it was added before."""
         if message not in self._reports:
             self._reports.add(message)
             self.messages.append(message)
