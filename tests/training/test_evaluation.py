@@ -44,10 +44,8 @@ def held_out_file(folder, n_bytes):
 def test_the_size_of_the_part_follows_from_the_model_and_is_64_kib_where_it_can_be(tmp_path):
     file = held_out_file(tmp_path, 1_000_000)
     for config, parameters, size in (
-        (TrainConfig(time=10), 940_000, 65_536),
         (TrainConfig(time=36_000), 940_000, 65_536),
         (TrainConfig(steps=20), 10_400_000, 32_768),
-        (TrainConfig(time=20), 162_000_000, 2_048),
         (TrainConfig(steps=20), 10**13, side_jobs.LEAST_BYTES),
         (TrainConfig(steps=20, kernels=EMULATED), 940_000, 4_096),
         (TrainConfig(time=60, eval_tokens=5000), 10**13, 5000),
@@ -109,13 +107,9 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
     every, ends
 ):
     asked = Asked(eval_every=every)
-    for seconds in (3.0, 4.0):  # of 2 x 100 s
+    for seconds in (3.0, 4.0, 3.0, 0.1):  # of 2 x 100 s
         assert asked.asks()
         asked.score(0, 1, 2, seconds=seconds / 3)
-    assert asked.asks()
-    asked.score(0, 1, 2)
-    assert asked.asks()
-    asked.score(0, 1, 2, seconds=0.1)
     assert asked.asks() == (not ends)
 
 
@@ -281,17 +275,14 @@ def patient(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_without_a_new_best_ends_early_and_says_why(patient):
-    _, result, messages = patient
+def test_a_run_without_a_new_best_ends_early_and_its_best_is_found_by_name_and_path(
+    patient, capsys
+):
+    folder, result, messages = patient
     assert result.status == "done"
     assert 15 <= result.steps < 100_000
     assert any("2 held-out evaluations without a new best (patience)" in m for m in messages)
     assert any("best held-out evaluation" in message for message in messages)
-
-
-@pytest.mark.slow
-def test_the_best_checkpoint_is_found_by_name_and_path_and_generates(patient, capsys):
-    folder, result, _ = patient
     run = Run(Path(result.run))
     best = checkpoint.best(run)
     assert best is not None
@@ -385,5 +376,4 @@ def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scor
 def test_a_second_interrupt_ends_the_evaluation_and_keeps_the_checkpoint(tmp_path):
     result = interrupted(tmp_path, again=1)
     assert result.status == "interrupted"
-    assert result.checkpoint is not None
     assert Path(result.checkpoint).is_dir()

@@ -11,8 +11,6 @@ import yaml
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config import plugins
 from mlxhog.config.choices import STRATEGIES
-from mlxhog.errors import ConfigError
-from mlxhog.training.plan import make_plan
 from mlxhog.training.run import train
 from tests.own_plugins import mlxhog
 from tests.training.small import small_config
@@ -50,8 +48,6 @@ def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path):
     assert "my_optimizer has no eps; muon, adamw," in foreign.err
     flat = mlxhog(tmp_path, "train", *chosen, "--half", "0.1")
     assert """no flag '--half'; write --optimizer "my_optimizer(half=VALUE)\"""" in flat.err
-    other = mlxhog(tmp_path, *words, "--optimizer", "sgd")
-    assert "was trained with optimizer my_optimizer" in other.err
 
 
 FILE = Path(__file__).parents[2] / "examples" / "my_strategy.py"
@@ -63,20 +59,6 @@ def own(monkeypatch):
     """The module of the file, unknown to other tests."""
     monkeypatch.setattr(STRATEGIES, "_by_name", dict(STRATEGIES.known()))
     return plugins.load(FILE)
-
-
-def test_a_strategy_of_ones_own_keeps_the_options_that_its_class_declares(own, tmp_path):
-    options = {**TWO, "strategy": "my_strategy", "optimizer": "sgd"}
-    config = small_config(tmp_path, predict="own", staleness_lr="exp", my_share=0.3, **options)
-    assert config.strategy == own.MyStrategy(predict="own", staleness_lr="exp", share=0.3)
-    assert config.prediction == "own"
-    plan = make_plan(config)
-    assert isinstance(plan.strategy, own.MyStrategy)
-    assert plan.free_slots > 0
-    with pytest.raises(ConfigError, match="my_strategy has no slack; ssp has"):
-        replace(config, **{"slack": 2})
-    with pytest.raises(ConfigError, match="record, but strategy is my_strategy"):
-        small_config(tmp_path, determinism="record", **options)
 
 
 @pytest.mark.slow
