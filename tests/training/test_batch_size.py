@@ -78,7 +78,7 @@ TWO = {"workers": "mlx:cpu*2"}
 
 
 def test_the_chosen_batch_is_that_of_the_run_and_of_a_resume(tmp_path, monkeypatch):
-    choice = BatchChoice(2, "so it is", (BatchSpeed(1, 32.0, 1.0), BatchSpeed(2, 64.0, 1.0)))
+    choice = BatchChoice(2, "so it is", (BatchSpeed(2, 64.0, 1.0),))
     monkeypatch.setattr(batch_size, "measured", lambda plan, *, progress: choice)
     messages, config = Messages(), small_config(tmp_path, batch_size="auto", steps=3, **TWO)
     first = train(config, observer=messages)
@@ -87,8 +87,7 @@ def test_the_chosen_batch_is_that_of_the_run_and_of_a_resume(tmp_path, monkeypat
     directory = Path(first.run)
     assert yaml.safe_load((directory / "config.yaml").read_text())["batch_size"] == 2
     kept = Run(directory).read_status()["batch_size"]
-    assert kept["sequences"] == 2
-    assert [one["tokens_per_s"] for one in kept["tokens_per_s"]] == [32.0, 64.0]
+    assert (kept["sequences"], kept["tokens_per_s"][0]["tokens_per_s"]) == (2, 64.0)
     monkeypatch.delattr(batch_size, "measured")
     again = train(replace(config, resume=first.run), observer=messages)
     assert (again.steps, again.tokens) == (6, 6 * 2 * 32)

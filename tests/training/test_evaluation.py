@@ -230,22 +230,14 @@ def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_wit
     assert Run(Path(result.run)).read_status()["status"] == "done"
 
 
-@pytest.mark.slow
-def test_a_resumed_run_keeps_its_text_whatever_its_model_would_have(tmp_path, monkeypatch):
-    folder = tmp_path / "long"
-    folder.mkdir()
-    for name in ("valid", "train"):
-        document = json.dumps({"text": " ".join(["lock", "free"] * 8000)}) + "\n"
-        (folder / f"{name}.jsonl").write_text(document)
-    options = {"data": str(folder), "eval_tokens": None, "steps": 1}
-    with monkeypatch.context() as patched:
-        patched.setattr(side_jobs, "PART_FLOPS", 1.0)
-        first = train(small_config(tmp_path, **options))
-    options |= {"resume": first.run}
-    part = make_plan(small_config(tmp_path, **options)).held_out
-    assert (part.asked_bytes, part.text) == (side_jobs.LEAST_BYTES, first.val_text)
-    options |= {"eval_tokens": 16_384, "eval_every": "1h"}
-    assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == 16_384
+def test_a_resumed_run_keeps_its_text_unless_another_size_is_asked_for(tmp_path):
+    options = {"eval_every": "1h", "steps": 1}
+    first = train(small_config(tmp_path, eval_tokens=512, **options))
+    for size, n_bytes in ((None, 512), (2048, 2048)):
+        config = small_config(tmp_path, resume=first.run, eval_tokens=size, **options)
+        part = make_plan(config).held_out
+        assert part.asked_bytes == n_bytes
+        assert (part.text == first.val_text) == (size is None)
 
 
 def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(tmp_path, capsys):

@@ -13,7 +13,7 @@ from mlxhog.errors import CheckpointError, DataError, MlxhogError
 from mlxhog.models import families
 from mlxhog.models.families import init_params
 from mlxhog.training.plan import make_plan
-from tests.training.small import SMALL_MODEL, Messages, filled, mixed_model, small_config
+from tests.training.small import SMALL_MODEL, filled, mixed_model, small_config
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,7 @@ def test_a_run_begins_with_the_weights_alone(before, by):
 @pytest.mark.slow
 def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_asking(before):
     _, first = before
-    messages = Messages()
-    result = train(tuned(before, init_from="latest"), observer=messages)
-    assert any(message.startswith("begins with the weights of") for message in messages)
+    result = train(tuned(before, init_from="latest"))
     stored = (Path(result.run) / "config.yaml").read_text()
     assert f"init_from: {first.checkpoint}" in stored
     assert "model: auto" in stored

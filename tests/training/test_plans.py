@@ -24,8 +24,6 @@ from tests.words import changed
 
 TWO = {"workers": "mlx:cpu*2"}
 TIED = f"{SMALL_MODEL}tie_word_embeddings: true"
-FEW_LAYERS = "model_type: mad\nvocab_size: 320\nhidden_size: 32\nlayers: [slstm-v1]\n"
-"""An architecture without a hidden matrix, both of whose sides are at least half its width."""
 
 
 def config_of(tmp_path, *, model=SMALL_MODEL, **options):
@@ -132,17 +130,6 @@ def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(
     assert "lr 0.000707: 0.707 of 0.001" in note
     for other in ({"strategy": "sync"}, {"workers": "1"}, {"optimizer": "adamw"}):
         assert not notes(make_plan(small_config(tmp_path, **{**options, **other})), "lr_workers")
-
-
-def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(tmp_path):
-    options = {"model": FEW_LAYERS, "strategy": "serial", "steps": 2, "lr": None}
-    muon = config_of(tmp_path, optimizer="muon", **options)
-    planned = make_plan(muon)
-    (note,) = notes(planned, "muon")
-    assert "no hidden matrix (both sides at least 16, half its width)" in note
-    assert planned.stored.optimizer.name == "adamw"
-    resumed = make_plan(small_config_with(muon, {"resume": train(muon).run}))
-    assert resumed.config.optimizer == planned.config.optimizer
 
 
 @each_of(
