@@ -14,12 +14,13 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.workers import MAX_NONFINITE
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError, EnvironmentLacks, WorkerFailed
+from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
 from tests.processes import alive
 from tests.soak.killer import Killer
 from tests.threads import wait_until
 from tests.training.asking import endless, trained, until
-from tests.training.small import Messages, checkpoint_of, end_the_time_when, small_config
+from tests.training.small import Messages, checkpoint_of, small_config
 
 
 def name_of(options):
@@ -38,7 +39,6 @@ def assert_no_segment_stays():
 
 
 def train_and_kill(config, kills=1):
-    """A killed worker is replaced, and the run reaches its last step."""
     result = Killer(kills=kills).train(config)
     assert result.status == "done"
     assert kills - 1 <= result.restarts <= kills  # the last may die when no step is left
@@ -194,7 +194,8 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(tmp_pa
         tmp_path, workers="mlx:cpu*2", steps=None, time=600.0, eval_every="1h", sample_every="1h",
         write="racy",  # without locks, for which the other worker would wait
     )  # fmt: skip
-    end_the_time_when(monkeypatch, lambda: bool(stopped))
+    seconds = Monitor.seconds  # the time is over as soon as the worker is stopped
+    monkeypatch.setattr(Monitor, "seconds", lambda self: seconds(self) + 600.0 * len(stopped))
     result = train(config, observer=stop_the_second_worker)
     assert (result.status, result.val_at_end, result.restarts) == ("done", True, 0)
     assert result.sample.startswith("The")

@@ -28,7 +28,6 @@ def tickets(result):
 
 
 def works(slot, steps=1):
-    """Whether the worker of a slot trains, and has taken at least n steps."""
 
     def condition(workers):
         one = workers.get(slot, {"state": "", "steps": 0})

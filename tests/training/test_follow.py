@@ -55,18 +55,14 @@ def done(directory):
     return int(position["epoch"] * position["n"] + position["watermark"])
 
 
-def wait_for(condition, what):
-    wait_until(condition, LIMIT_S, what, every_s=0.3)  # each look may ask for a checkpoint
-
-
 def followed(config, act):
     """The result and the messages of a run; the act comes before its first step, too."""
     messages = Messages()
     return trained(config, act, steps=0, observer=messages), messages
 
 
-def trained_all(directory, n):
-    """Whether n rows are published, and a checkpoint counts all tickets as trained."""
+def wait_until_trained(directory, n):
+    """Wait until n rows are published, and a checkpoint counts all tickets as trained."""
 
     def condition():
         if len(rows(directory)) < n:
@@ -74,7 +70,7 @@ def trained_all(directory, n):
         ask(directory, "checkpoint")
         return done(directory) == stream(directory).last.end_ticket
 
-    return condition
+    wait_until(condition, LIMIT_S, f"{n} rows", every_s=0.3)  # each look may save a checkpoint
 
 
 @pytest.fixture
@@ -91,14 +87,14 @@ def test_new_files_and_examples_are_trained_once_in_order(tmp_path):
     (folder / "first.txt").write_text("the first text " * 3)
 
     def feed(directory):
-        wait_for(trained_all(directory, 2), "the first file")
+        wait_until_trained(directory, 2)
         lines = [{"prompt": "two and two is", "answer": " four"}, {"text": "a plain record"}]
         (folder / "next.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        wait_for(trained_all(directory, 4), "the records")
+        wait_until_trained(directory, 4)
         append_examples(directory, [{"prompt": "say", "answer": " it"}], TOKENIZER)
         (folder / "sub").mkdir()
         (folder / "sub" / "last.md").write_text("# the last")
-        wait_for(trained_all(directory, 6), "the example and the last file")
+        wait_until_trained(directory, 6)
 
     result, messages = followed(config, feed)
     directory = Path(result.run)
@@ -121,7 +117,7 @@ def test_a_run_trains_on_its_text_and_on_new_files_in_turn(tmp_path):
     first = train(small_config(tmp_path, steps=7))
     config = replace(following(tmp_path), resume=first.run)  # which has used up its own budget
     (Path(str(config.follow)) / "new.txt").write_text("something new " * 30)
-    second, _ = followed(config, lambda run: wait_for(trained_all(run, 14), "the file"))
+    second, _ = followed(config, lambda run: wait_until_trained(run, 14))
     assert second.steps == 7 + 7
     third = train(replace(config, resume=first.run, follow=None, steps=5))
     ledgers = checkpoint_of(third).state["ledgers"]

@@ -35,13 +35,11 @@ def tuned(before, **options):
 
 
 def planned(config):
-    """The plan of a run, and its initial parameters."""
     with filled(config) as (plan, arena, _):
         return plan, {name: np.array(arena.param(name)) for name in arena.layout.slots}
 
 
 def weights(path):
-    assert path is not None
     return {name: np.array(value) for name, value in formats.open(path).tensors.items()}
 
 
@@ -102,10 +100,8 @@ def model_file(folder, **changes):
 def test_a_files_vocabulary_is_the_checkpoints_and_one_that_is_asked_for_is_refused(before):
     model = model_file(before[0], vocab_size="384")
     assert make_plan(tuned(before, model=model)).model.vocab_size == 320
-    message = "vocabulary of 320 rows, the model here of 384; add --resize-vocab"
-    for options in ({}, {"model": model}):
-        with pytest.raises(CheckpointError, match=message):
-            make_plan(tuned(before, set="vocab_size=384", **options))
+    with pytest.raises(CheckpointError, match="of 320 rows, the .* of 384; add --resize-vocab"):
+        make_plan(tuned(before, set="vocab_size=384"))
 
 
 def test_unusable_checkpoints_and_models_are_refused_with_the_way_out(before):

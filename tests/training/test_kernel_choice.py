@@ -111,32 +111,21 @@ def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     chosen(kernel_choice.choose_kernels, expected, said, options, backends, record)
 
 
-def of_repeats(**forms):
-    return Verdicts(Path("none"), None, {"repeats": {"mlx:gpu": forms}})
-
-
-RECORD = {"determinism": "record"}
-
-
-@each_of(
-    ("options", "record", "reason"),
-    [
-        (RECORD, of_repeats(reference=True), ""),
-        ({**RECORD, **FORCE}, of_repeats(reference=False), ""),
-        ({}, of_repeats(), ""),
-        (RECORD, of_repeats(reference=False), "differed in their bits"),
-        (RECORD, UNTESTED, "has not been tested"),
-    ],
-)
-def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force(
-    options, record, reason
-):
-    workers = (["torch:cpu", "mlx:gpu"], ["native", "reference"])
-    if not reason:
+def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force():
+    def check(record, **options):
+        workers = (["torch:cpu", "mlx:gpu"], ["native", "reference"])
         kernel_choice.check_recorded(TrainConfig(**options), *workers, record)
-        return
-    with pytest.raises(EnvironmentLacks, match=f"mlx:gpu is not known.*{reason}.*doctor"):
-        kernel_choice.check_recorded(TrainConfig(**options), *workers, record)
+
+    good, bad = (
+        Verdicts(Path("none"), None, {"repeats": {"mlx:gpu": {"reference": ok}}})
+        for ok in (True, False)
+    )
+    check(good, determinism="record")
+    check(bad, determinism="record", force=True)
+    check(bad)
+    for record, reason in ((bad, "differed in their bits"), (UNTESTED, "has not been tested")):
+        with pytest.raises(EnvironmentLacks, match=f"mlx:gpu is not known.*{reason}.*doctor"):
+            check(record, determinism="record")
 
 
 # -- runs through Metal source, and in bfloat16, say so --------------------------------------------
@@ -206,5 +195,4 @@ def test_a_worker_whose_kernels_cannot_compute_the_model_trains_by_plain_operato
     assert said.startswith("worker 1 (mlx:gpu) uses plain operators only: its Metal kernels")
     assert "mlstm_out does not compile" in said
     assert said in messages
-    assert said in (Path(faulty.run) / "events.jsonl").read_text()
     assert status_of(plain)["notices"] == []

@@ -36,7 +36,6 @@ def run_interrupted_after(steps, config):
 
 
 def state_of(directory):
-    """The state in the last checkpoint of a run."""
     return checkpoint.load(checkpoint.latest(run.Run(Path(directory)))).state
 
 
@@ -70,6 +69,11 @@ def test_a_resume_that_does_not_fit_is_refused_with_the_way_out(finished, option
     with pytest.raises((CheckpointError, ConfigError), match=words):
         train(TrainConfig(**{**vars(config), "resume": str(directory), **options}))
     assert (directory / "run.json").read_bytes() == before or "optimizer" in options
+
+
+def test_a_run_that_keeps_no_best_says_how_to(finished):
+    with pytest.raises(CheckpointError, match="keeps no best checkpoint.*--keep-best"):
+        checkpoint.locate("latest/best", finished[1].parent)
 
 
 @pytest.mark.slow

@@ -208,13 +208,11 @@ def test_one_worker_is_serial_and_leaves_the_choice_to_a_resumed_run(tmp_path):
 
 
 def changes(directory):
-    """The changes of a run, from its events."""
     events = (directory / "events.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, events) if event["kind"] == "strategy"]
 
 
 def wait_for(directory, strategy, act=lambda: None):
-    """Wait until a run has changed to a strategy, acting meanwhile."""
 
     def has_changed():
         act()

@@ -19,7 +19,6 @@ POLL_S = 0.05
 
 
 def a_process(**_):
-    """A fake of a worker's process."""
     process = mock.Mock(sentinel=0, pid=0, exitcode=None)
     process.is_alive = lambda: process.exitcode is None
     process.kill = lambda: setattr(process, "exitcode", -9)
@@ -27,8 +26,6 @@ def a_process(**_):
 
 
 class Clock:
-    """A fake of the machine's clock."""
-
     def __init__(self, monkeypatch):
         self.ns = 10**12
         monkeypatch.setattr(process, "monotonic_ns", lambda: self.ns)
@@ -71,14 +68,12 @@ def session(clock, tmp_path, monkeypatch):
 
 
 def run(session, phase=Phase.COMPUTE):
-    """Let every worker be up."""
     for seat in session.seats:
         session.entry(seat).state = State.RUNNING
         session.entry(seat).beat(phase)
 
 
 def die(session, slot=1):
-    """Let a worker die, and the supervisor see it."""
     session.pool[slot].kill()
     session.poll()
 

@@ -295,7 +295,6 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(micro_bat
     x, seen = np.arange(32, dtype=np.int32).reshape(8, 4), []
 
     def loss_and_grads(batch):
-        """The mean of a batch as its gradient."""
         seen.append(len(batch.x))
         mean = batch.x.mean(dtype=np.float32)
         return float(mean), {"w": np.array([mean], np.float32)}
