@@ -230,7 +230,7 @@ class Follower:
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
         n_bytes = 0
-        for where, document in textfiles.placed_documents(path, None):
+        for where, document in textfiles.documents(path, None):
             n_bytes += max(len(document), ROW_BYTES)
             if n_bytes > MOST_BYTES:
                 raise DataError(

@@ -84,7 +84,7 @@ class TextPlan(Plan):
     @property
     def arena_bytes(self) -> int:
         """Shared memory."""
-        return max(way.layout.occupied_bytes for way in self._ways)
+        return max(way.layout.total_bytes for way in self._ways)
 
     @property
     def worker_bytes(self) -> int:

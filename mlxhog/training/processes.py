@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
+from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
@@ -383,8 +383,7 @@ class Processes(ABC):
         if len(seat.deaths_s) > self.plan.config.restarts:
             raise WorkerFailed(
                 f"{seat} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {death}; {last}){limit_in_words()}; see {log}, or allow more with "
-                "--restarts"
+                f"(last: {death}; {last}); see {log}, or allow more with --restarts"
             )
         self.restarts += 1
         self._spawn(seat)

@@ -125,6 +125,8 @@ class Training(Session):
         self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
         self.reporter = Reporter(plan, run, self.arena, observer)
         self.monitor = self.reporter.monitor
+        if self.link is not None:
+            self.monitor.machines = self.link.roster.reports
         # Steps on text that arrives may have fewer tokens than others.
         tokens_per_step, budget = plan.strategy.tokens_per_step, plan.budget
         limit = budget.steps if self._follower else budget.step_limit(tokens_per_step)

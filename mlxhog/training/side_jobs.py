@@ -1,6 +1,6 @@
 """The side jobs of a worker, evaluations and samples, and the held-out text that they score.
 
-All evaluations of a run score the same part of the held-out text (`data.subset`), and
+All evaluations of a run score the same part of the held-out text (`data.heldout`), and
 `held-out bits per byte` always refers to that part. At the end workers score a larger part, too,
 whose score is a separate number. Both sizes follow from the options alone, whatever the budget.
 
@@ -23,7 +23,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
-from mlxhog.data import heldout, subset
+from mlxhog.data import heldout
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
@@ -60,7 +60,7 @@ class Score(NamedTuple):
 class HeldOutPart:
     """The part of the held-out text that all evaluations of a run score, as run.json has it."""
 
-    asked_bytes: int  # its size, as `subset.of` takes it
+    asked_bytes: int  # its size, as `heldout.part` takes it
     text: str  # its name; scores of the same text have the same name
     n_bytes: int  # of text, prompts of examples included
     share: float  # of all held-out text, up to 1
@@ -83,7 +83,7 @@ class HeldOutPart:
         is_all, whole = texts[0] is file, file.header["bytes"]
         return cls(
             asked_bytes=asked_bytes,
-            text=subset.name(data.corpus_sha256, data.rule, None if is_all else asked_bytes),
+            text=heldout.part_name(data.corpus_sha256, data.rule, None if is_all else asked_bytes),
             n_bytes=n_bytes[0],
             share=n_bytes[0] / whole,
             batches=n_batches[0],
@@ -100,11 +100,11 @@ def texts_of(
 
     That is all held-out text, or as much as `LARGER_FLOPS` score.
     """
-    part = subset.of(file, asked_bytes)
+    part = heldout.part(file, asked_bytes)
     tokens = min(_most_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
     n_bytes = tokens * file.header["bytes"] // file.n_tokens
     is_alone = part is file or n_bytes <= asked_bytes
-    return [part] if is_alone else [part, subset.of(file, n_bytes)]
+    return [part] if is_alone else [part, heldout.part(file, n_bytes)]
 
 
 def _rows(config: TrainConfig, parameters: int) -> dict[str, int]:
@@ -113,7 +113,7 @@ def _rows(config: TrainConfig, parameters: int) -> dict[str, int]:
 
 
 def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
-    """Return the size of the part that a new run is evaluated on, by default `subset.BYTES`.
+    """Return the size of the part that a new run is evaluated on, by default `heldout.PART_BYTES`.
 
     `eval_tokens` sets another size. For a large model it is halved until scoring takes at most
     `PART_FLOPS`, or to `LEAST_BYTES`.
@@ -121,7 +121,7 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
     if config.eval_tokens is not None:
         labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
         return max(1, round(config.eval_tokens * text_bytes / max(int(labels), 1)))
-    n_bytes, most = subset.BYTES, _most_tokens(PART_FLOPS, config, parameters)
+    n_bytes, most = heldout.PART_BYTES, _most_tokens(PART_FLOPS, config, parameters)
     while n_bytes > LEAST_BYTES and n_bytes > most:
         n_bytes //= 2
     return n_bytes
@@ -229,7 +229,7 @@ class TextJobs:
 
     def _sample(self) -> None:
         """Write a sample of text, as long as time allows."""
-        from mlxhog.decoding.generate import answer
+        from mlxhog.decoding.engine import answer
         from mlxhog.decoding.options import Sampling
 
         self.context.copy_to_inbox()

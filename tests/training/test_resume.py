@@ -247,12 +247,12 @@ def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume", "notes"]) == 2
     error = capsys.readouterr().err
-    assert "data notes, was /home/a/notes, where nothing is now" in error
+    assert "data notes, is not at /home/a/notes; put it back" in error
     assert "--data PATH" in error
     options = {name: value for name, (value, _) in stored.options(data="moved").items()}
     assert options["data"] == "notes"  # the user's own value is a layer above
     stored.write_status({"status": "done"})
-    with pytest.raises(DataError, match=f"is not at {tmp_path}/notes, .*--data PATH"):
+    with pytest.raises(DataError, match=f"is not at {tmp_path}/notes; .*--data PATH"):
         stored.options()
 
 
