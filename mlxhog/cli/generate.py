@@ -293,7 +293,7 @@ def evaluate(config: EvalConfig) -> Report:
     from mlxhog.base.paths import words
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora, subset
+    from mlxhog.data import corpora, heldout
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
     from mlxhog.live.model import load
     from mlxhog.models.families import check_length
@@ -339,7 +339,7 @@ def evaluate(config: EvalConfig) -> Report:
             name = f"{words(options.data)} (held-out text)"
             scores = {name: scored(name, held_out)}
             n_bytes = (trained.read_status().get("held_out") or {}).get("asked_bytes")
-            part = subset.of(held_out, n_bytes) if n_bytes else held_out
+            part = heldout.part(held_out, n_bytes) if n_bytes else held_out
             own = None if part is held_out else _numbers(scored(name, part))
     whole = sum(scores.values(), Score())
     if not whole.tokens:

@@ -12,7 +12,6 @@ from mlxhog.cli.flags import Json, OneRun, Plugins, run_argument
 from mlxhog.cli.frame import Report, command
 from mlxhog.cluster.lighthouse import (
     TOKEN_VARIABLE,
-    Lighthouse,
     check_torchft,
     new_token,
     parse_address,
@@ -102,10 +101,18 @@ LOOK_S = 0.5  # between two looks for a signal
 @dataclass(frozen=True, kw_only=True)
 class _Cluster(Json):
     action: str = argument("start", "begin", choices=("start",))
+    address: str = option(
+        "127.0.0.1:8600", "HOST:PORT for the machines of the cluster; port 0 is any free port"
+    )
+    token: str = option(
+        "",
+        f"word that machines need to join; {TOKEN_VARIABLE} is safer, because other users of the "
+        "machine do not see it; if other machines reach the address, a random one by default",
+    )
 
 
 @command("cluster")
-def cluster(words: _Cluster, options: Lighthouse) -> int:
+def cluster(config: _Cluster) -> int:
     """Start a cluster on its first machine; the others join with mlxhog train --cluster.
 
     It may be killed and started again: meanwhile machines train on alone.
@@ -113,22 +120,20 @@ def cluster(words: _Cluster, options: Lighthouse) -> int:
     Examples:
         cluster start
         cluster start --address 192.168.1.20:8600
-        cluster start --address 192.168.1.20:8600 --join-timeout 30s
     """
-    options.check()
-    address = parse_address(options.address)
+    address = parse_address(config.address)
     check_torchft()
-    token = new_token(options.token, address)
+    token = new_token(config.token, address)
     from mlxhog.cluster.torchft_group import Authority
 
-    authority = Authority(address, token, options)
+    authority = Authority(address, token)
     variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(authority.address)
     text = [f"on each machine, this one too:\n  {variable}mlxhog train --cluster {where}"]
     if token:
         text += [f"to start it again:\n  {variable}mlxhog cluster start --address {where}"]
     try:
         facts = {"address": where, "token": token, "pid": os.getpid()}
-        Report(facts, text).print(json=words.json)
+        Report(facts, text).print(json=config.json)
         while True:
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
     except KeyboardInterrupt:

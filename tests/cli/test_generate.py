@@ -86,7 +86,7 @@ def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
     path, lines = tmp_path / "a", tmp_path / "a.ndjson"
     for content in (b"\xef\xbb\xbfone\r\ntwo\r\n", b"one\ntwo\n"):
         path.write_bytes(content)
-        (document,) = textfiles.documents(path, None)
+        ((_, document),) = textfiles.documents(path, None)
         assert read_prompt(f"@{path}").encode() == document == b"one\ntwo\n"
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
         assert read_prompts("-") == read_prompts(str(path)) == (["one", "two"], ())

@@ -117,7 +117,7 @@ def test_a_browser_draws_every_chart_is_read_by_keyboard_and_runs_nothing_else(w
 
 @pytest.mark.slow
 def test_nothing_is_wider_than_the_window(window, written, tmp_path):
-    ranking = read_ranking(study(tmp_path, tasks=TASKS[:2]), curves=True)
+    ranking = read_ranking(study(tmp_path, tasks=TASKS[:2]))
     (tmp_path / "page.html").write_text(
         page_of_study(ranking, [next(plots(ranking))], version="0.0")
     )
