@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import cast
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.operators import Ops
 
 CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
@@ -22,11 +21,6 @@ ENGINES = {
     ("torch", "metal-emulated"): "emulated",
     ("mlx", "metal-emulated"): "emulated",
 }
-
-
-def arrays(framework: str) -> Arrays:
-    """Return the array functions of "torch" or "mlx"."""
-    return cast(Arrays, importlib.import_module(f"mlxhog.models.ops.arrays_{framework}"))
 
 
 def choose(
