@@ -28,14 +28,10 @@ def create(
 
     On a Mac the calling thread, which will compute, is kept off the efficiency cores from now on.
 
-    Args:
-        name: one of `BACKENDS`.
-        threads: CPU threads this process may use, >= 1.
-        kernels: one of `CHOICES` in `models/ops/kernels.py`.
-        cpu_blas: "auto" or "reference": matrix product of MLX on a Linux CPU.
-        share: of the GPU; None is that of a single program.
-        compute_dtype: of the matrix products of `loss_and_grads`, "float32" or "bfloat16"; all else
-            is float32, and so are evaluation and generation.
+    The process may use `threads` of the CPU. `kernels` are one of `CHOICES` in
+    `models/ops/kernels.py`; `cpu_blas` is "auto" or "reference", the matrix product of MLX on a
+    Linux CPU; a share of None is that of a single program. With the `compute_dtype` "bfloat16"
+    matrix products of `loss_and_grads` have this type; all else is float32.
 
     Raises:
         ConfigError: kernels that do not compute in this type.

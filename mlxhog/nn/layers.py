@@ -129,16 +129,13 @@ class Module:
 
     The modules have these arguments:
 
-        input_size      width of the input; another one than `hidden_size` adds a linear map before
-                        the first layer
+        input_size      of another width than `hidden_size` adds a linear map before the first layer
         hidden_size     width of the output; the cell's heads have to divide it
         num_layers      layers, each the input of the next
-        batch_first     whether arrays are (B, S, width), or (S, B, width); by default false in
-                        PyTorch, as for `nn.LSTM`, and true in MLX
-        dropout         rate at which units are zeroed while training, in every layer, where the
-                        package does
-        kernels         "auto" for the fastest of the device, "reference" for the framework's own
-                        operations
+        batch_first     (B, S, width), or (S, B, width); the default is that of `nn.LSTM` in
+                        PyTorch, false, and true in MLX
+        dropout         rate of units that are zeroed while training, where the package does
+        kernels         "auto" for the fastest, "reference" for the framework's own operations
         variant         "v1" for the layers of the first paper, "large" for those of xLSTM-7B
         options         fields of the package's configuration of the layer
 
