@@ -10,7 +10,7 @@ import pytest
 from mlxhog import backends
 from mlxhog.backends.gpu_share import MLXCache
 from mlxhog.data.batch import Batch
-from mlxhog.decoding.generate import answer
+from mlxhog.decoding.engine import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import DataError
 from mlxhog.models import lm_float64
@@ -146,7 +146,7 @@ def made(name, kernels, cfg):
 def greedy(backend, prompts, n, bos=0, **how):
     """The greedy tokens after each prompt."""
     ids, sampling = Ids(V, bos=bos), Sampling(max_new_tokens=n, temperature=0.0)
-    how = {"tokenizer": ids, "sampling": sampling, "stop_at_document_end": False, **how}
+    how = {"tokenizer": ids, "sampling": sampling, "ends": (), **how}
     answers = [[] for _ in prompts]
     for one in answer(backend, prompts, **how):
         answers[one.row].append(one.token)

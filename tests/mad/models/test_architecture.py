@@ -67,11 +67,6 @@ def test_groups_repeat_and_nest_and_numbers_have_the_types_of_the_layer(line, ex
     assert parse(line) == expected
 
 
-def test_defaults_hold_where_a_layer_says_nothing_else():
-    sequence = parse("gated-conv gated-conv(kernel=2)", {"gated-conv": {"kernel": 4}})
-    assert sequence == (FOUR, make("gated-conv", {"kernel": 2}))
-
-
 OTHERS = "gated-conv(3)|gated-conv(kernel=3,kernel=4)|()|gated-conv)||*2|swiglu*2*2|swiglu*0"
 
 
