@@ -76,8 +76,6 @@ class AvgRuns(Local):
 class Averaged(Local):
     """Local methods that average during the run."""
 
-    anchored: ClassVar[bool] = False  # whether the last average is kept
-
     average_every: int | None = option(
         None,
         f"steps of each worker between two averages of the parameters; auto is {AVERAGE_EVERY}",
@@ -104,16 +102,13 @@ class Averaged(Local):
     def round_steps(self, done: int) -> int:
         return self.local_steps
 
-    def kept_segments(self) -> tuple[str, ...]:
-        return (*super().kept_segments(), *[ANCHOR] * self.anchored)
-
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         super().begin(arena, position)
-        if self.anchored and position is None:
+        if position is None and ANCHOR in self.kept_segments():
             updates.snapshot(arena.segment(ANCHOR), arena.params)
 
     def keep(self, arena: Arena, rank: int) -> None:
-        if self.anchored:
+        if ANCHOR in self.kept_segments():
             span = self.share(arena, rank)
             np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
 
@@ -158,7 +153,6 @@ class FedProx(Averaged):
 
     name: ClassVar[str] = "fedprox"
     about: ClassVar[str] = "local_sgd whose steps are pulled towards the last average"
-    anchored: ClassVar[bool] = True
 
     mu: float = option(
         0.01, "pull of the last average on local steps; 0 is local_sgd", low=0, flat="prox_mu"
@@ -167,6 +161,9 @@ class FedProx(Averaged):
         "grad", "the pull is part of the gradient, or a separate step beside the optimizer's",
         choices=("grad", "decoupled"),
     )  # fmt: skip
+
+    def kept_segments(self) -> tuple[str, ...]:
+        return (*super().kept_segments(), ANCHOR)
 
     def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
         """`mu (w - a)`, unless the pull is decoupled."""
@@ -203,7 +200,6 @@ class Scaffold(Averaged):
 
     name: ClassVar[str] = "scaffold"
     about: ClassVar[str] = "local_sgd corrected by control variates, for texts that differ"
-    anchored: ClassVar[bool] = True
     models_per_meeting: ClassVar[int] = 2
 
     def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
@@ -221,7 +217,7 @@ class Scaffold(Averaged):
             part += dense(grad, slots[name].shape)
 
     def kept_segments(self) -> tuple[str, ...]:
-        """Copies, anchor, and all control variates: a run may be resumed within a round."""
+        """Copies, and all control variates: a run may be resumed within a round."""
         of_workers = [f"{name}.{k + 1}" for name in (CONTROL, SUM) for k in range(self.workers)]
         return (*super().kept_segments(), CONTROL, *of_workers)
 
@@ -298,7 +294,6 @@ class DiLoCo(Averaged):
 
     name: ClassVar[str] = "diloco"
     about: ClassVar[str] = "some steps of each worker, then an outer step along their mean"
-    anchored: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = False  # the workers of a replica write it side by side
 
     replicas: int | None = option(
@@ -336,12 +331,7 @@ class DiLoCo(Averaged):
         return {**super().segments(spec), **parameter_copies([NEXT])}
 
     def kept_segments(self) -> tuple[str, ...]:
-        return (*super().kept_segments(), VELOCITY)
-
-    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        super().begin(arena, position)
-        if position is None:
-            arena.segment(VELOCITY).fill(0.0)
+        return (*super().kept_segments(), ANCHOR, VELOCITY)
 
     def mix(self, arena: Arena, rank: int) -> None:
         span = self.share(arena, rank)

@@ -124,16 +124,15 @@ def late_factor(rule: str, staleness: int, workers: int) -> float:
 def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
     """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are measured.
 
-    `all_s` has its own, too. factor / seconds is the same for every worker, and its sum over
-    workers is that of 1 / seconds, so all together move the parameters as far as without it.
+    factor / seconds is the same for every worker (`all_s` has its own, too), and its sum is that of
+    1 / seconds, so all together move the parameters as far as without it.
     """
     if own_s <= 0.0 or not all_s or min(all_s) <= 0.0:
         return 1.0
     return own_s * sum(1.0 / each for each in all_s) / len(all_s)
 
 
-MEMORY = 0.95
-"""Decay of the mean square of gradients, per gradient."""
+MEMORY = 0.95  # decay of the mean square of gradients, per gradient
 EPS = 1e-7
 
 
@@ -180,18 +179,15 @@ class Delays:
     def feedback(self, staleness: int, since: int) -> float:
         """The share of a late step that is added in advance, F = tau / n.
 
-        Args:
-            staleness: tau, updates by others between the read and the write.
-            since: n, updates after the worker's previous step up to this one, this one included;
-                tau + 1 for a worker that reads as soon as it has written.
+        `since` is n, updates after the worker's previous step, up to and with this: tau + 1 for a
+        worker that reads as soon as it has written.
         """
         return staleness / since if self._feeds_back else 0.0
 
     def compensated(self, grads: Grads) -> Grads:
-        """Approximation of a gradient at the current parameters.
+        """Approximation of a gradient at the current parameters; it was taken at the inbox's.
 
-        It was taken at those in the backend's inbox. A gradient that is not finite is returned
-        unchanged: it will be dropped, and would stay in the mean square.
+        One that is not finite stays as it is: it will be dropped, and would spoil the mean square.
         """
         arena = self._context.arena
         if self._compensation == "none" or not math.isfinite(self._context.norm(grads)):
@@ -201,16 +197,12 @@ class Delays:
         moved -= self._context.backend.inbox
         corrected: dict[str, Float32 | Rows] = dict(grads)
         for name, grad in gradients.without_tables(grads, arena.layout.slots).items():
-            index: Int32 | None = None
-            if isinstance(grad, Rows):
-                rows = grad.coalesced()
-                index, g = rows.index, rows.values
-            else:
-                g = grad
-            at, square = slice(None) if index is None else index, g * g
+            rows = grad.coalesced() if isinstance(grad, Rows) else None
+            at, g = (slice(None), grad) if rows is None else (rows.index, rows.values)
+            square = g * g
             by = parameter(moved, arena.layout.slots[name])[at]
             g = g + self._strength(name, square, at) * square * by
-            corrected[name] = g if index is None else Rows(index, g)
+            corrected[name] = g if rows is None else Rows(rows.index, g)
         return corrected
 
     def _strength(self, name: str, square: Float32, at: slice | Int32) -> Float32 | np.float32:

@@ -78,12 +78,10 @@ class HogwildWorker(StrategyWorker):
         if claim is None:
             is_over = not end or context.is_handed_out(end - 1)
             return Idle.DONE if is_over else Idle.WAIT
-        epoch, ticket = claim
-        context.entry.ticket = ticket
-        return Lease(epoch, ticket)
+        context.entry.ticket = claim[1]
+        return Lease(*claim)
 
     def read(self) -> None:
-        """Take a snapshot, extrapolated if so chosen; live reads need none."""
         self._pull()
         if not self._live:
             self.context.backend.read_tables(self.context.arena.params)
@@ -99,16 +97,14 @@ class HogwildWorker(StrategyWorker):
             self._reader.read(context.backend.inbox, context.threads)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add this worker's optimizer step; other workers' steps may land in between.
-
-        The staleness is read once, before the step: the reported one is that of the step size.
-        """
+        """Add this worker's optimizer step; other workers' steps may land in between."""
         context, counters, entry = self.context, self.context.arena.counters, self.context.entry
         self._version_read = self._reads.popleft()
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
         context.begin_apply(lease)
-        staleness = counters.load("version") - self._version_read
+        # Read once: the reported staleness is that of the step size.
+        staleness = counters.load("version") - self._version_read  # the reported one, too
         late = self._delays.is_too_late(staleness)
         applied = math.isfinite(norm) and not late
         context.marks.begin_update()
@@ -139,7 +135,7 @@ class HogwildWorker(StrategyWorker):
             step=step,
             seed=self._version_read * 65_537 + context.slot,
             grad_scale=context.grad_scale(norm),
-            shared_step=context.shared_steps() + 1,
+            shared_step=context.shared_step(),
             feedback=self._delays.feedback(staleness, since=staleness + 1),
         )
 
@@ -180,10 +176,6 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
         "all", "parameters that a worker writes: all, or only blocks that no other worker writes",
         choices=("all", "disjoint"), train_only=True,
     )  # fmt: skip
-    rotate_every: int = option(
-        100, "blocks=disjoint: steps before a worker moves to other blocks",
-        unit="steps", low=1, train_only=True, needs="blocks=disjoint",
-    )  # fmt: skip
 
     @property
     def writes_whole_steps(self) -> bool:
@@ -192,10 +184,6 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
     @property
     def is_lock_free(self) -> bool:
         return self.async_after == 0 and self.blocks == "all"
-
-    @property
-    def overlaps(self) -> bool:
-        return self.is_lock_free
 
     def lock_free(self) -> Hogwild:
         return replace(self, async_after=0.0, shares="equal")
@@ -249,6 +237,4 @@ class Serial(LookAhead, Sparse, LockFree):
          "last is for workers that add their own steps, not for serial; leave it out"),
     )  # fmt: skip
 
-    @property
-    def is_lock_free(self) -> bool:
-        return True
+    is_lock_free = True

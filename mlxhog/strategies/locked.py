@@ -67,15 +67,13 @@ class OneLock(Paced, LockFree):
     writes_alone: ClassVar[bool] = True
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
-        """Add the lock: one cache line of 128 bytes, of which the first word is used."""
-        return {**super().segments(spec), LOCK: ("uint32", 32)}
+        return {**super().segments(spec), LOCK: ("uint32", 32)}  # a cache line
 
 
 class LockedWorker(HogwildWorker):
     """A worker that holds one lock from its read to the end of its write.
 
-    It takes the lock of a dead holder, too; waiting counts as such. An exception does not release
-    it: it ends the worker's process, which then is a dead holder.
+    An exception does not release it, but ends the process, which then is a dead holder.
     """
 
     def __init__(self, context: Context) -> None:
@@ -124,16 +122,15 @@ class AigWorker(HogwildWorker):
     """Hogwild that adds under the locks of all that it touches, taken together."""
 
     def _follow(self, workers: int) -> None:
-        """Write with plain stores: the holder of the locks is the only writer."""
         super()._follow(workers)
+        # Plain stores: the holder of the locks is the only writer.
         self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step under its locks, of which neighbours may have one in common."""
         slots, locks = self.context.arena.layout.slots, self._target.locks
         assert locks is not None
         every = [lock_words(slots[name], grad) for name, grad in grads.items()]
-        words: list[int] = np.unique(np.concatenate(every)).tolist()
+        words = np.unique(np.concatenate(every)).tolist()  # neighbours may have one in common
         for word in words:
             locks.acquire(word)
         outcome = super().write(grads, lease, samples)
@@ -204,11 +201,9 @@ class SSPWorker(AsyncPSWorker):
         if words["owner", rank] != context.owner:
             self._enter()
         context.wait_until(lambda: self._may_begin() or context.is_over() or context.paused())
-        lease: Lease | Idle = Idle.WAIT
+        lease: Lease | Idle = Idle.DONE if context.is_over() else Idle.WAIT
         if self._may_begin():
             lease = super().claim()
-        elif context.is_over():
-            lease = Idle.DONE
         if lease is Idle.DONE:
             words["owner", rank] = 0
         return lease

@@ -98,7 +98,7 @@ def test_the_second_moment_may_forget_by_tokens():
 
 
 OTHER = {
-    "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "rows": 2, "eps": 0.1,
+    "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "eps": 0.1,
     "rank": 2, "scale": 9.0, "moments": "shared", "beta2_half_life": 100,
     "every": 2, "device": "worker", **dict.fromkeys(FACTORS.values(), 3.0),
 }  # fmt: skip

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +42,6 @@ def native_polar(x, name):
     return u
 
 
-def on_host(xs, scales, coefficients):
-    return [scale * native_polar(x, "polar3") for x, scale in zip(xs, scales, strict=True)]
-
-
 @pytest.mark.slow
 @each_of("name", ORTHOGONALIZATIONS)
 @each_of("shape", SHAPES, ids=str)
@@ -70,26 +65,6 @@ def test_a_step_is_the_rule():
     assert_close(parameter(flat, MATRIX), w, POLAR_F32)
     np.testing.assert_allclose(parameter(where.private["m"], MATRIX), mean, rtol=1e-5, atol=1e-7)
     assert not parameter(where.private["v"], MATRIX).any()
-
-
-@each_of("polar", [None, on_host], ids=["native", "on a device"])
-@each_of(
-    ("rows", "every", "blocks"),
-    [(4, None, (4, 4)), (None, 2, (6, 1)), (4, 2, (6, 4)), (100, None, (6, 6))],
-)
-def test_rows_can_be_orthogonalised_alone_always_or_between_whole_matrices(
-    polar, rows, every, blocks
-):
-    flat = initial()
-    w = parameter(flat.copy(), MATRIX).astype(np.float64)
-    rule = Muon(use=USE, beta1=0.0, weight_decay=0.0, rows=rows, every=every)
-    where = replace(target(rule, flat), polar=polar)
-    for step, block in enumerate(blocks, 1):
-        g = drawn(*MATRIX.shape, seed=step)
-        rule.step(where, {"matrix": g}, lr=0.05, step=step)
-        parts = [exact(g[row : row + block], "polar3") for row in range(0, 6, block)]
-        w -= 0.05 * 0.2 * math.sqrt(9) * np.concatenate(parts)
-    assert_close(parameter(flat, MATRIX), w, POLAR_F32)
 
 
 # -- SOAP ------------------------------------------------------------------------------------------
@@ -142,6 +117,7 @@ def test_steps_are_those_of_the_algorithm_and_the_first_gradient_moves_no_hidden
         if step == 1:
             np.testing.assert_array_equal(parameter(flat, MATRIX), parameter(initial(), MATRIX))
             assert (parameter(flat, BIAS) != parameter(initial(), BIAS)).all()
+        if step == 2:
             first = [where.state(name, MATRIX).astype(np.float64) for name in SIDES]
             assert all(map(is_orthonormal, first))
     assert_close(parameter(flat, MATRIX), soap(14, 3, *first), SOAP_F32)
@@ -150,13 +126,14 @@ def test_steps_are_those_of_the_algorithm_and_the_first_gradient_moves_no_hidden
 def test_bases_that_are_an_average_are_computed_anew_and_good_ones_stay():
     grads = {"matrix": gradients(1)["matrix"]}
     where = target(SOAP, initial(), "matrix")
-    SOAP.step(where, grads, lr=LR, step=1)
+    for step in (1, 2):
+        SOAP.step(where, grads, lr=LR, step=step)
     basis = where.state("left_basis", MATRIX)
     good = basis.copy()
-    SOAP.step(where, grads, lr=LR, step=2)
+    SOAP.step(where, grads, lr=LR, step=3)
     np.testing.assert_array_equal(basis, good)
     basis[...] = (basis + basis[::-1]) / 2
-    SOAP.step(where, grads, lr=LR, step=3)
+    SOAP.step(where, grads, lr=LR, step=4)
     assert is_orthonormal(basis)
 
 

@@ -200,9 +200,12 @@ def test_the_replacement_of_a_dead_worker_computes_the_same_sequences(by_speed):
 def test_a_worker_without_a_sequence_gets_one_again(by_speed):
     of, arena, _ = by_speed
     note_speeds(of.words(arena), 1.0, 9.0)
-    shares, count = division.SharesBySpeed(of.words(arena), 2, EACH), 0
-    while shares.counts()[1] == 0:
+    words, count = of.words(arena), 0
+    shares = division.SharesBySpeed(words, 2, EACH)
+    shares.publish()
+    while words["sequences", 1] == 0:
         shares.note(1, samples=0, took_ns=0)
+        shares.publish()
         count += 1
     assert 5 < count < 100
 

@@ -122,7 +122,6 @@ GIVEN, OPEN = {"lr": 0.00424, "beta1": 0.75}, {"lr": None, "beta1": None}
         ({"async_after": 0.1}, {"strategy": "sync"}, {"async_after": DEFAULT}),
         ({"predict": "own"}, {"strategy": "sync"}, {"predict": DEFAULT}),
         ({"strategy": "ssp", "slack": 2}, {"strategy": "locked"}, {"slack": DEFAULT}),
-        ({"blocks": "disjoint", "rotate_every": 5}, {"blocks": "all"}, {"rotate_every": DEFAULT}),
         ({"live_every": Interval(steps=5)}, {"live": "off"}, {"live_every": DEFAULT}),
         ({"kernels": "reference", "cpu_blas": "reference"}, {"kernels": "native"},
          {"cpu_blas": DEFAULT}),

@@ -39,7 +39,7 @@ CASES = [
     *(({**ORTHOGONAL, **one}, {"orthogonalization_device": "cpu"},
        {"orthogonalization_device": "worker"}, 5e-4)
       for one in (
-        SERIAL, {"orthogonalization_rows": 5, "orthogonalization_every": 3}, EMULATED,
+        SERIAL, EMULATED,
         {"strategy": "sync", "workers": "mlx:cpu,torch:cpu", "beta1": 0.9},
         {"strategy": "sim"}, {"strategy": "diloco", "average_every": 2},
     )),

@@ -18,7 +18,6 @@ RUNS = {
     "hogwild": {"optimizer": "adan"},
     "sparse": {
         "strategy": "hogwild", "sparsify": "topk:0.05", "sampled_head": 40, "blocks": "disjoint",
-        "rotate_every": 3,
     },
     "locked": {"optimizer": "apollo", "projection_every": 7},
     "async_ps": {"optimizer": "adamw"},
