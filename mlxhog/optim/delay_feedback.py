@@ -65,11 +65,8 @@ class DelayFeedback(Around):
 
     def __init__(self, rule: Optimizer) -> None:
         super().__init__(rule)
-        self._before: Float32 | None = None
-
-    @property
-    def scratch_arrays(self) -> int:
-        return 1  # of the last addition
+        self.scratch_arrays = 1
+        self._before: Float32 | None = None  # the last addition
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step, add `step.feedback` times as much, and take back the last addition.

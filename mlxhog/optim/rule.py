@@ -268,6 +268,8 @@ def parameter(flat: Float32, slot: Slot) -> Float32:
 class Optimizer(ABC):
     """One update rule; its state lives in the arena, not in the object."""
 
+    scratch_arrays: int = 0  # arrays of the parameters' size that it has beside its state
+
     @property
     def state_segments(self) -> tuple[str, ...]:
         """Private state: one segment per worker and name; see also `state_shapes`."""
@@ -288,11 +290,6 @@ class Optimizer(ABC):
         Segment -> parameter -> shape; segments laid out like the parameters are missing.
         """
         return {}
-
-    @property
-    def scratch_arrays(self) -> int:
-        """Arrays of the parameters' size that it has beside its state."""
-        return 0
 
     def cost(self, slot: Slot) -> float:
         """Cost of averaging and stepping a parameter, in elements under AdamW."""
@@ -334,7 +331,7 @@ class Around(Optimizer):
     own: tuple[str, ...] = ()
 
     def __init__(self, rule: Optimizer) -> None:
-        self.rule = rule
+        self.rule, self.scratch_arrays = rule, rule.scratch_arrays
 
     @property
     def state_segments(self) -> tuple[str, ...]:
@@ -346,10 +343,6 @@ class Around(Optimizer):
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
         return self.rule.state_shapes(shapes)
-
-    @property
-    def scratch_arrays(self) -> int:
-        return self.rule.scratch_arrays
 
     def cost(self, slot: Slot) -> float:
         return self.rule.cost(slot)

@@ -156,11 +156,8 @@ class Sparsified(Around):
         self.selection, self.error_feedback = selection, error_feedback
         self.own = (RESIDUAL,) if error_feedback else ()
         self.written: Mapping[str, Int32] = {}  # elements of the last step, ascending (k,) int32
-        self._scratch: Float32 | None = None
-
-    @property
-    def scratch_arrays(self) -> int:
-        return int(not self.error_feedback)  # of a step before the selection
+        self.scratch_arrays = int(not error_feedback)
+        self._scratch: Float32 | None = None  # a step before the selection
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step and write the selected elements.

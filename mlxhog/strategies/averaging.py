@@ -49,10 +49,10 @@ NEXT: Final = "outer.next"
 class AvgRuns(Local):
     """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
 
-    Every worker trains its own copy of the parameters on its own shard: of each epoch's shuffle it
-    takes every P-th batch. The copies are averaged in rank order once, at the end. The theory is
-    for convex problems. Copies of a network may leave the common basin of their first values; their
-    average is then worse than each of them, so a run evaluates them, too.
+    Every worker trains its own copy of the parameters on every P-th batch of an epoch. The copies
+    are averaged in rank order once, at the end. The theory is for convex problems. Copies of a
+    network may leave the common basin of their first values; their average is then worse than each
+    of them, so a run evaluates them, too.
     """
 
     name: ClassVar[str] = "avg_runs"
@@ -62,8 +62,7 @@ class AvgRuns(Local):
         return () if self.workers == 1 else self.replica_segments()
 
     def warning(self, average: float, copies: Sequence[float]) -> str | None:
-        best = min(copies, default=average)
-        if best >= average:
+        if (best := min(copies, default=average)) >= average:
             return None
         return (
             f"the average of {len(copies)} runs has {average:.3f} bits per byte, the parameters of "
@@ -85,12 +84,13 @@ class Averaged(Local):
     @property
     def local_steps(self) -> int:
         """H: steps of each worker in a round."""
-        return AVERAGE_EVERY if self.average_every is None else self.average_every
+        return self.average_every or AVERAGE_EVERY
 
     def check_workers(self) -> None:
         config, first = self.config, self.local_steps * self.workers
-        of_tokens = None if config.tokens is None else config.tokens // self.tokens_per_step
-        most = min([n for n in (config.steps, of_tokens) if n is not None], default=first)
+        most = first if config.steps is None else config.steps
+        if config.tokens is not None:
+            most = min(most, config.tokens // self.tokens_per_step)
         if config.resume is None and first > most:
             raise ConfigError(
                 f"average_every is {self.local_steps}, so {self.workers} workers take {first} "
@@ -255,17 +255,10 @@ class Scaffold(Averaged):
 def nesterov(
     anchor: Float32, velocity: Float32, mean: Float32, *, lr: float, momentum: float
 ) -> tuple[Float32, Float32]:
-    """The outer step, also that between machines (`mlxhog/cluster/round.py`).
+    """The outer step of `DiLoCo`, also that between machines (`mlxhog/cluster/round.py`).
 
-    Args:
-        anchor: theta_s, (n,) float32.
-        velocity: v, (n,) float32.
-        mean: D, (n,) float32.
-        lr: eta.
-        momentum: beta.
-
-    Returns:
-        theta_s and v after the step, new arrays; element by element, so parts give the same bits.
+    From theta_s (`anchor`), v and D, (n,) float32, it makes theta_s and v after the step, new
+    arrays; element by element, so parts give the same bits.
     """
     rate, beta = np.float32(lr), np.float32(momentum)
     velocity = beta * velocity + mean
@@ -287,9 +280,8 @@ class DiLoCo(Averaged):
         theta_m <- theta_s
 
     Inner optimizers keep their state. The form is that of OpenDiLoCo and torchft. With eta = 1 and
-    beta = 0 this is local SGD but for rounding, since a - (a - b) need not be b. One replica is
-    useful as well: its steps are then taken as one direction (Zhang et al. 2019, Lookahead
-    Optimizer, arXiv:1907.08610).
+    beta = 0 this is local SGD but for rounding. The steps of one replica are taken as one direction
+    (Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610).
     """
 
     name: ClassVar[str] = "diloco"
@@ -310,10 +302,6 @@ class DiLoCo(Averaged):
         return self.replicas or self.workers
 
     def check_workers(self) -> None:
-        """Refuse replicas with unequal numbers of workers as well, and those of a run that repeats.
-
-        The workers of a replica are lock-free.
-        """
         super().check_workers()
         if self.workers % self.n_replicas:
             divisors = [m for m in range(1, self.workers + 1) if self.workers % m == 0]

@@ -140,39 +140,30 @@ class Delays:
     """One worker's late gradients."""
 
     def __init__(self, context: Context, *, workers: int | None = None) -> None:
-        """Read the options; P is the run's when a gradient lands, or that of simulated workers."""
-        chosen = context.strategy
-        self._context, self._simulated = context, workers
-        self._rule: str = getattr(chosen, "staleness_lr", "none")
-        compensation = _COMPENSATION_FORMS.read(getattr(chosen, "delay_compensation", "none"))
+        """P is the run's when a gradient lands, or that of simulated workers."""
+        self._context, self._strategy, self._simulated = context, context.strategy, workers
+        compensation = _COMPENSATION_FORMS.read(self._strategy.delay_compensation)
         self._compensation, self._strengths = compensation
-        self._adapts: bool = getattr(chosen, "is_adapted", False)
-        self._by_speed: bool = getattr(chosen, "rescale_by_speed", False)
-        self._feeds_back: bool = getattr(chosen, "delay_feedback", False)
         self._mean_squares: dict[str, tuple[Float32, Float32]] = {}
 
-    def _factor(self, staleness: int) -> float:
-        """The factor of lr: of P workers, or P + 1 with `--overlap`."""
+    def factor(self, staleness: int) -> float:
+        """The factor of lr by `staleness_lr`; a gradient with factor 0 is left out."""
         workers = self._simulated
         if workers is None:  # with overlap a worker's own step lands between, as another's
             workers = self._context.live_workers + self._context.config.overlap
-        return late_factor(self._rule, staleness, workers)
-
-    def is_too_late(self, staleness: int) -> bool:
-        """Whether a gradient is left out."""
-        return self._factor(staleness) == 0.0
+        return late_factor(self._strategy.staleness_lr, staleness, workers)
 
     def rate(self, lr: float, staleness: int) -> float:
         """The step size of a gradient with this staleness; added up if options change it."""
         entry = self._context.entry
-        lr *= self._factor(staleness)
-        if self._by_speed:
+        lr *= self.factor(staleness)
+        if self._strategy.rescale_by_speed:
             from mlxhog.arena.workers import State
 
             working = (State.STARTING, State.RUNNING)
             every = [one.step_s for one in self._context.arena.workers if one.state in working]
             lr *= speed_factor(entry.step_s, every)
-        if self._adapts:
+        if getattr(self._strategy, "is_adapted", False):
             entry.rate_sum += lr
         return lr
 
@@ -182,7 +173,7 @@ class Delays:
         `since` is n, updates after the worker's previous step, up to and with this: tau + 1 for a
         worker that reads as soon as it has written.
         """
-        return staleness / since if self._feeds_back else 0.0
+        return staleness / since if self._strategy.delay_feedback else 0.0
 
     def compensated(self, grads: Grads) -> Grads:
         """Approximation of a gradient at the current parameters; it was taken at the inbox's.
@@ -197,12 +188,12 @@ class Delays:
         moved -= self._context.backend.inbox
         corrected: dict[str, Float32 | Rows] = dict(grads)
         for name, grad in gradients.without_tables(grads, arena.layout.slots).items():
-            rows = grad.coalesced() if isinstance(grad, Rows) else None
-            at, g = (slice(None), grad) if rows is None else (rows.index, rows.values)
+            rows = grad.coalesced() if isinstance(grad, Rows) else grad
+            at, g = (rows.index, rows.values) if isinstance(rows, Rows) else (slice(None), rows)
             square = g * g
             by = parameter(moved, arena.layout.slots[name])[at]
             g = g + self._strength(name, square, at) * square * by
-            corrected[name] = g if rows is None else Rows(rows.index, g)
+            corrected[name] = Rows(rows.index, g) if isinstance(rows, Rows) else g
         return corrected
 
     def _strength(self, name: str, square: Float32, at: slice | Int32) -> Float32 | np.float32:

@@ -2,9 +2,9 @@
 
 Every worker holds one group of the model's blocks, computes the gradient of the whole model and
 writes only its own group. After `ROTATE_EVERY` of its steps it gives the group back and takes the
-one that has been free for longest. There is one group more than there are workers, so that this
-never waits; and since a group has one holder at a time, no two updates that overlap in time write
-a common element: p_conf between concurrent updates is 0, whatever the model.
+one that has been free for longest. There is one group more than there are workers, so this never
+waits; and no two updates that overlap in time write a common element: p_conf between concurrent
+updates is 0.
 
 Optimizer state belongs to the block, not to the worker: the holder of a group continues with the
 moments, residuals and step counts of the last holder. One worker holds everything and is `serial`,

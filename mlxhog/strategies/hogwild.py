@@ -6,8 +6,8 @@ Rows of tables are read and written where they are, one by one; neither looking 
 options of late gradients apply to them, since updates rarely meet there.
 
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
-`--predict` says (`look_ahead.py`); a worker looks up their number before every read.
-`--staleness-lr` and related options change the steps of late gradients (`delays.py`).
+`--predict` says (`look_ahead.py`). `--staleness-lr` and related options change the steps of late
+gradients (`delays.py`).
 
 With `--overlap` a worker reads for its next gradient before it adds its last step, beside which it
 computes that gradient (`mlxhog.training.steps`). It holds two tickets then: if it dies, the
@@ -105,7 +105,7 @@ class HogwildWorker(StrategyWorker):
         context.begin_apply(lease)
         # Read once: the reported staleness is that of the step size.
         staleness = counters.load("version") - self._version_read  # the reported one, too
-        late = self._delays.is_too_late(staleness)
+        late = self._delays.factor(staleness) == 0.0
         applied = math.isfinite(norm) and not late
         context.marks.begin_update()
         if applied:

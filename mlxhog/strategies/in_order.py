@@ -8,14 +8,14 @@
                  simulated worker has its own optimizer state. With tau = 0 it is `serial`, with
                  `fixed:N` round_robin of N + 1 workers, bit for bit
 
-No two workers write at once, and a run is a function of its configuration: with a budget of steps
-or tokens, reruns are equal bit for bit, and one worker is the serial run. With `predict=last` the
-copies are extrapolated by N steps like the last ones (`look_ahead.py`).
+No two workers write at once: with a budget of steps or tokens reruns are equal bit for bit, and one
+worker is the serial run. With `predict=last` the copies are extrapolated by N steps like the last
+ones (`look_ahead.py`).
 
 The copies are in the arena: a process that replaces a dead one computes the very same gradient.
 Turns are opened one by one, each by the worker that has the turn P before it. When none is opened
-(the budget is used up, or the arena is to hold still for a checkpoint) the open turns run out, and
-the copies stay unchanged. A checkpoint keeps them, so a pause or a resume changes nothing.
+(for a checkpoint, or at the end) the open turns run out, and the copies stay unchanged. A
+checkpoint keeps them, so a pause or a resume changes nothing.
 
     segment                        dtype    meaning
     turns.after.0 .. turns.after.D float32  parameters after step k, of the last D + 1 steps: in
@@ -212,7 +212,7 @@ class InOrderWorker(NumberedWorker):
         context.marks.begin_update()
         version, worker = context.arena.counters.load("version"), strategy.course.at(turn).worker
         staleness = version - entry.version_read
-        late = self._delays.is_too_late(staleness)
+        late = self._delays.factor(staleness) == 0.0
         applies = math.isfinite(norm) and not late
         opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
         tokens = words["tokens"] + samples * context.config.seq_len

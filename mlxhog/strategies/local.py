@@ -168,10 +168,7 @@ class LocalWorker(NumberedWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class Local(Numbered):
-    """The common part of all local methods; by itself, runs that never meet.
-
-    Workers may have texts of their own.
-    """
+    """The common part of all local methods; by itself, runs that never meet."""
 
     Worker: ClassVar[type[Any]] = LocalWorker
     repeats: ClassVar[bool] = True
@@ -207,25 +204,20 @@ class Local(Numbered):
          "shared, but the runs are independent; leave it out, or use hogwild"),
     )  # fmt: skip
 
+    # Batches in an epoch of each client's text; empty if all have one text.
     client_tickets: tuple[int, ...] = field(default=(), compare=False, repr=False)
-    """Batches in an epoch of each client's text; empty if all have one text."""
 
     def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
         if self.split == "none":
             return None
         from mlxhog.data import clients
 
+        least = self.config.sequences_per_ticket * self.config.seq_len + 1
         return clients.divided(
-            train,
-            data.corpus.source,
-            data.rule,
-            clients=self.clients or self.workers,
-            workers=self.workers,
-            alpha=self.split_alpha,
-            seed=self.config.seed,
-            least_tokens=self.config.sequences_per_ticket * self.config.seq_len + 1,
-            stored=stored,
-        )
+            train, data.corpus.source, data.rule, clients=self.clients or self.workers,
+            workers=self.workers, alpha=self.split_alpha, seed=self.config.seed,
+            least_tokens=least, stored=stored,
+        )  # fmt: skip
 
     # -- replicas --------------------------------------------------------------------------------
 
@@ -271,7 +263,7 @@ class Local(Numbered):
         return all(words["steps", rank] >= self.end(words, rank) for rank in range(self.workers))
 
     def within_round(self, words: Words) -> bool:
-        return sum(self.each(words, "steps")) > sum(self.each(words, "start"))
+        return self.each(words, "steps") != self.each(words, "start")
 
     def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
         words["updates", rank], words["tokens", rank] = record.version, record.tokens
@@ -372,10 +364,7 @@ class Local(Numbered):
         self._count_version(arena, words)
 
     def _show(self, arena: Arena, out: Float32) -> None:
-        """Write the model into `out`: the replicas' average; after a meeting each equals it.
-
-        Concurrency: where workers are stepping, elements are of different ages.
-        """
+        """Write the model into `out`: the replicas' average; after a meeting each equals it."""
         span = slice(arena.layout.probe.offset)
         replicas = self.replicas_in(arena, span)
         within = self.within_round(self.words(arena))

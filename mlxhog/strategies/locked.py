@@ -2,15 +2,13 @@
 
     locked    read, compute and add under one lock: serial training by workers in no fixed order.
               No gradient is ever late, so it is a reference without races, and shows what it costs
-    aig       a worker computes like any lock-free one, then takes the lock of every block that its
-              gradient touches, in ascending order, so that two workers never wait for each other in
-              a circle; adds its step; and releases them (Niu et al. 2011, section 6). A block is
-              1024 floats of a parameter, or a row where gradients have rows. A dense gradient
-              touches everything, and then workers compute in parallel and add one by one
+    aig       a worker takes the lock of every block that its gradient touches, in ascending order,
+              so that no two wait for each other in a circle; adds its step; and releases them (Niu
+              et al. 2011, section 6). A block is 1024 floats of a parameter, or a row where
+              gradients have rows. Where all are dense, workers add one by one
     async_ps  a parameter server: workers pull the parameters of one version, and push gradients,
               which are applied one by one, as they arrive, with one optimizer state (that of worker
-              slot 1): that is exact for every optimizer, and still asynchronous. While every worker
-              is computing a gradient its mean staleness is P - 1 at any speeds
+              slot 1): that is exact for every optimizer. The mean staleness is P - 1 at any speeds
     ssp       the same, with a gate where a worker pulls (stale synchronous, Ho et al. 2013)
 
 The server is a role: a worker that pulls or pushes takes it, by the one lock, and does the server's
@@ -26,10 +24,9 @@ workers that are sometimes slow; for one that is always slow, take `sync --sync-
 again at its next pull, from the clock of the slowest. Clocks change and workers come back only
 under the server's lock, so all clocks are exact there.
 
-Everything else is `hogwild`: tickets, private moments, budget. If a holder dies, the next worker
-that needs a lock takes it over, and the ticket counts as torn or comes back. Version and step count
-are stored before the ledger marks the ticket done, and under the lock: each update that is done is
-counted exactly once.
+Everything else is `hogwild`. If a holder dies, the next worker that needs a lock takes it over, and
+the ticket counts as torn or comes back. Version and step count are stored under the lock and before
+the ledger marks the ticket done: each update that is done is counted exactly once.
 
 The segment step.lock, uint32, is the one lock (`metal/native/updates/locks.h`), alone on its line.
 The words of ssp are the clock of each rank, and its owner: its incarnation while it takes part.

@@ -301,11 +301,10 @@ class ReplayedWorker(OrderedWorker):
         self._order.repeat(record.accesses.tolist(), torn=torn)
         with _contradictions():
             self._read_in_order(record.numbers)
-        is_whole = isinstance(record, Step)
-        if is_whole and record.sha256 and record.sha256 != self._digest():
+        if isinstance(record, Step) and record.sha256 and record.sha256 != self._digest():
             raise Mismatch("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
-        return is_whole or record.writing or self._order.done < len(record.accesses)
+        return isinstance(record, Step) or record.writing or self._order.done < len(record.accesses)
 
     def repeat_write(self, record: Step | Torn, grads: Grads) -> None:
         """Repeat the write of a step as far as it was written, and check it against the record."""

@@ -71,6 +71,8 @@ class Strategy(Choice, ABC):
     probes: ClassVar[bool] = True  # workers add to the lost-update probe with every step
     # Numbers of some strategies. Annotated, they would hide the fields of other bases.
     lr_workers = "none"  # factor of lr by the number of workers that add their own steps
+    staleness_lr = delay_compensation = "none"  # of late gradients, see `delays.py`
+    rescale_by_speed = delay_feedback = False
     async_after = 0.0  # share of the budget that is trained in rounds first
     rules: ClassVar[Rules] = (
         ("read", "reads_copies & read=live",

@@ -9,20 +9,19 @@ One round is one update of P batches, in three stages (`rounds.py` has meetings)
                  optimizer to this worker's share
 
 An apply that was under way at a death counts as torn, and is not repeated. A round begins when
-P - b workers are there: so without backup workers none waits within a round for one that evaluates
-or starts again. One rank decides on it, and publishes its step size: so all stop after the same.
+P - b workers are there, so none waits within it for one that evaluates or starts again. One rank
+decides on it, and publishes its step size: so all stop after the same.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
 all are done at about the same time (`division.py`). The division is published, too, so the
-replacement of a dead worker computes the same sequences. A worker may get no sequence at all, and
-then has no gradient: the mean is that of the others.
+replacement of a dead worker computes the same sequences. One without a sequence has no gradient.
 
 When P - b workers have written their gradients, the first that sees it closes the round: these are
 its members, and the lowest of them decides on the next one. b is 0, or `backup_workers`: then a
 round does not wait for the slowest (Chen et al. 2016, arXiv:1604.00981), and later gradients are
-dropped. The text of those is skipped, so text that takes long to compute counts less: the result is
-biased if such text differs from the rest. A worker that was too late marks its tickets of all
-missed rounds as done, and continues with the newest round.
+dropped: text that takes long to compute counts less, which biases the result if it differs from the
+rest. A worker that was too late marks its tickets of all missed rounds as done, and continues with
+the newest.
 
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters before the tables; those of
@@ -171,7 +170,7 @@ class SyncWorker(NumberedWorker):
         context.marks.begin_update()  # before any worker of the round can apply its share
         self.meet(3 * round_ + 1, (self._average, partial(self._end, lease)), self._members)
         context.marks.end_update()
-        finite = math.isfinite(self._norm())
+        finite = math.isfinite(self._norms.sum())
         return WriteResult(applied=finite, version=context.entry.version_read + finite)
 
     def _is_closed(self, round_: int) -> bool:
@@ -221,7 +220,7 @@ class SyncWorker(NumberedWorker):
 
     def _end(self, lease: Lease) -> None:
         """Last stage: this worker's share of the step, and its counts."""
-        entry, norm = self.context.entry, self._norm()
+        entry, norm = self.context.entry, float(np.sqrt(self._norms.sum()))
         finite = math.isfinite(norm)
         version = entry.version_read + finite  # every worker of a round read the same one
         counts = entry.opt_step + finite, version, 0, finite
@@ -252,8 +251,7 @@ class SyncWorker(NumberedWorker):
         )
 
     def _share(self) -> list[int]:
-        shares = self._shares(len(self._members))
-        return shares[self._members.index(self.context.rank)]
+        return self._shares(len(self._members))[self._members.index(self.context.rank)]
 
     def _weights(self) -> list[tuple[int, np.float32]]:
         """Ranks with a gradient, and the weight of each, 1 on average."""
@@ -261,9 +259,6 @@ class SyncWorker(NumberedWorker):
         weights = {rank: weight for rank, weight in every.items() if weight}
         total, count = sum(weights.values()), len(weights)
         return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
-
-    def _norm(self) -> float:
-        return float(np.sqrt(self._norms.sum()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,21 +155,17 @@ class Trajectory:
     """One parameter of a recorded case: how it was moved, and where it went."""
 
     def __init__(self, data, number, group):
-        def read(name):
-            return data[f"p{number}_{name}"]
-
-        self.init, self.grads, self.params = map(read, ("init", "grads", "params"))
-        self.moments, self.norms = (read("exp_avg"), read("exp_avg_sq")), read("nl_norm")
-        self.projections = read("proj") if "rank" in group else None
+        names = "init grads params exp_avg exp_avg_sq nl_norm".split()
+        read = {name: data[f"p{number}_{name}"] for name in names}
+        self.init, self.grads, self.params, *self.moments, self.norms = read.values()
+        self.projections = data[f"p{number}_proj"] if "rank" in group else None
         self.group, self.lr = group, group["lr"]
 
     def rule(self):
         """The optimizer of its group, with the package's defaults."""
         group = self.group
         beta1, beta2 = group.get("betas", (0.9, 0.999))
-        by_matrix = group.get("scale_type") == "tensor"
-        if by_matrix:
-            assert group["rank"] == 1
+        by_matrix = group.get("scale_type") == "tensor"  # of rank 1
         return (OfThePackageMini if by_matrix else OfThePackage)(
             use=Use(hidden=frozenset({"p"} if self.projections is not None else ())),
             **({} if by_matrix else {"rank": group.get("rank")}),
@@ -183,10 +179,6 @@ class Trajectory:
 
     def draw_projection(self, slot, rank, number, **_):
         return self.projections[number].astype(np.float32)
-
-    def steps(self):
-        """Each step that has a gradient."""
-        return [(at, grad) for at, grad in enumerate(self.grads) if not np.isnan(grad).all()]
 
 
 def trajectories(case):
@@ -211,7 +203,8 @@ def test_steps_are_those_of_the_authors_package(case, monkeypatch):
         monkeypatch.setattr(apollo, "draw_projection", trajectory.draw_projection)
         rule = trajectory.rule()
         where, slot = place(rule, trajectory.init)
-        for count, (at, grad) in enumerate(trajectory.steps(), start=1):
+        steps = [(k, grad) for k, grad in enumerate(trajectory.grads) if not np.isnan(grad).all()]
+        for count, (at, grad) in enumerate(steps, start=1):
             rule.step(where, {"p": grad.astype(np.float32)}, lr=trajectory.lr, step=count)
             assert_close(parameter(where.flat, slot), trajectory.params[at], APOLLO_GOLDEN)
             for name, expected in zip("mv", trajectory.moments, strict=True):

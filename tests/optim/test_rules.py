@@ -305,29 +305,6 @@ def test_rows_equal_torchs_sparse_adam():
 
 # -- steps that are written in part, or in advance -------------------------------------------------
 
-NEUTRAL = {
-    "every element": lambda rule: Sparsified(rule, Selection("topk", 1.0)),
-    "never late": DelayFeedback,
-    "equal groups": lambda rule: Grouped(rule, {}),
-}
-
-
-@each_of(
-    ("name", "around"),
-    [
-        (name, around)
-        for name in ("sgd", "momentum", "adamw", "adamw-shared", "muon", "muon-shared")
-        for around in NEUTRAL
-        if not (name.endswith("shared") and around == "every element")  # written whole
-    ],
-)
-def test_a_wrapper_without_effect_takes_the_rules_own_steps_bit_for_bit(name, around):
-    own, where = trained(PLAIN[name]())
-    ours, other = trained(NEUTRAL[around](PLAIN[name]()))
-    np.testing.assert_array_equal(ours.view(np.uint32), own.view(np.uint32))
-    for segment, value in other.private.items():
-        np.testing.assert_array_equal(value, where.private.get(segment, np.zeros_like(value)))
-
 
 def test_what_was_written_and_what_waits_is_every_step_that_was_taken():
     optimizer, flat = Sparsified(SGD(), TENTH), np.zeros(N, np.float32)

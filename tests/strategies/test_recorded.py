@@ -226,29 +226,11 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
 
 
 @one_kind
-def test_another_gradient_is_named_by_its_norm(runs):
-    run_interleaved(runs)
-    change(runs, 1, lambda step: replace_norm(step, 3.5))
-    with pytest.raises(Mismatch, match="its gradient has norm .* recorded was 3.5"):
-        replayed(runs)
-
-
-@one_kind
 def test_accesses_that_contradict_each_other_are_an_error_and_no_deadlock(runs):
     run_interleaved(runs)
-    change(runs, 1, lambda step: step.accesses.__setitem__(slice(None), 0), which=-1)
+    records = runs.log(1)
+    records[-1].accesses[:] = 0
+    path = event_log.worker_path(runs.directory, 1)
+    path.write_bytes(b"".join(map(event_log.encode, records)))
     with pytest.raises(Mismatch, match="is over: it is at"):
         replayed(runs)
-
-
-def replace_norm(step, norm):
-    object.__setattr__(step, "numbers", step.numbers._replace(norm=norm))
-
-
-def change(runs, slot, edit, which=2):
-    """Write a log again, one of its steps edited."""
-    records = runs.log(slot)
-    steps = [record for record in records if isinstance(record, Step)]
-    edit(steps[which])
-    path = event_log.worker_path(runs.directory, slot)
-    path.write_bytes(b"".join(map(event_log.encode, records)))

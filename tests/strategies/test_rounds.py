@@ -244,22 +244,6 @@ def test_parameters_are_divided_by_what_their_steps_cost(model, workers, kind):
 W = {"w": ParamSpec("w", (3000,), "zeros")}  # every worker averages a part of it
 
 
-def test_the_outer_step_is_that_of_torch_sgd_with_nesterov():
-    import torch
-
-    run = Run(strategy("diloco", average_every=1), W, of_both, 8)
-    run.finish()
-    theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    outer = torch.optim.SGD([theta], lr=0.7, momentum=0.9, nesterov=True)
-    for round_ in range(4):
-        at = theta.item()
-        own = [at - LR * of_both(2 * round_ + rank, at) for rank in (0, 1)]
-        theta.grad = theta.detach() - sum(own) / 2
-        outer.step()
-    assert run.model()["w"] == pytest.approx(theta.item(), rel=1e-6)
-    run.arena.close()
-
-
 def take(one):
     """A step by the gradient of a lease's batch."""
     lease = begin_step(one)
