@@ -130,7 +130,7 @@ class Projected(Adaptive):
             m[...] = keep1 * m + take1 * r
             v[...] = keep2 * v + take2 * r**2
             axis = None if self.by_matrix else int(tall)  # one norm for all, per row or per column
-            norms: Callable[..., Floats] = partial(np.linalg.norm, axis=axis, keepdims=True)
+            norms: Callable[..., Any] = partial(np.linalg.norm, axis=axis, keepdims=True)
             factors = norms(m / (np.sqrt(v) + self.eps)) / (norms(r) + LEAST)
             length, before = float(np.linalg.norm(factors * norms(g))), float(norm[0])
             if not (self.zero_guard and length == 0):
