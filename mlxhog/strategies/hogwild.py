@@ -60,8 +60,9 @@ class HogwildWorker(StrategyWorker):
     def _follow(self, workers: int) -> None:
         context, self._workers = self.context, workers
         if workers == 1:  # steps recorded now would be old when others join
-            for name in look_ahead.recorded(context.arena, context.config):
-                context.arena.segment(name).fill(0.0)
+            for name in look_ahead.SEGMENTS:
+                if name in context.arena.layout.segments:
+                    context.arena.segment(name).fill(0.0)
         self._reader = Reader(context.arena, context.config, workers)
         self._target = context.target(self._state_slot)
 

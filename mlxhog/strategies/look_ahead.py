@@ -86,11 +86,6 @@ def segments(config: TrainConfig, workers: int) -> Segments:
     return parameter_copies(SEGMENTS if records else (), tables=False)
 
 
-def recorded(arena: Arena, config: TrainConfig) -> tuple[str, ...]:
-    """Segments of the last steps, if the run has them, even while one worker records none."""
-    return tuple(name for name in segments(config, 2) if name in arena.layout.segments)
-
-
 def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
     """The arrays in which steps are recorded; None if they are not."""
     names = segments(config, workers)

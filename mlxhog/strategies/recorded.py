@@ -206,7 +206,8 @@ class OrderedWorker(HogwildWorker):
                 record=look_ahead.record(arena, config, workers),
             )
             if workers == 1:
-                last = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
+                names = [n for n in look_ahead.SEGMENTS if n in arena.layout.segments]
+                last = [arena.segment(name) for name in names]
                 _native.zero_in_turn(self._locks, self._regions, last, seed)
             if self._reader.previous is not None:  # each stripe of it is read in order
                 _native.read(self._reader.previous, params, **turns)

@@ -99,13 +99,6 @@ def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
     assert optim.build(chosen("adamw")) == AdamW(**MOMENTS)
 
 
-def test_the_second_moment_may_forget_by_tokens():
-    config = TrainConfig(optimizer="adamw", beta2_half_life=4096)
-    once, twice = (optim.build(config, tokens_per_step=n).beta2 for n in (512, 1024))
-    assert once**8 == pytest.approx(0.5)  # 8 steps are 4,096 tokens
-    assert twice == pytest.approx(once**2)
-
-
 OTHER = {
     "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "eps": 0.1,
     "rank": 2, "scale": 9.0, "moments": "shared", "beta2_half_life": 100,

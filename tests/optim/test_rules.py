@@ -145,31 +145,6 @@ def test_a_run_that_is_resumed_with_its_state_takes_the_same_steps(name):
     same_bits(where, whole)
 
 
-@each_of("name", [name for name in PLAIN if not name.endswith("shared")])
-def test_a_step_can_wait_in_the_worker(name):
-    rule, flat = PLAIN[name](weight_decay=DECAY), initial()
-    direct, pending = initial(), np.zeros_like(flat)
-    waiting = replace(target(rule, flat, "matrix"), pending=pending)
-    for place in (target(rule, direct, "matrix"), waiting):
-        rule.step(place, drawn(1), lr=LR, step=1)
-    np.testing.assert_array_equal(flat, initial())
-    np.testing.assert_array_equal(flat + pending, direct)
-
-
-SHRINKS = {"adan": 1 / 1.05, "soap": 1.0}
-"""What is not 1 - lr * decay: SOAP's first gradient moves no hidden matrix."""
-
-
-@each_plain
-def test_weight_decay_touches_only_its_group(name):
-    rule, flat = PLAIN[name](weight_decay=0.5), initial()
-    zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (MATRIX, BIAS)}
-    rule.step(target(rule, flat, "matrix"), zeros, lr=0.1, step=1)
-    expected = SHRINKS.get(name, 0.95) * parameter(initial(), MATRIX)
-    np.testing.assert_allclose(parameter(flat, MATRIX), expected, rtol=1e-6)
-    np.testing.assert_array_equal(parameter(flat, BIAS), parameter(initial(), BIAS))
-
-
 @each_of("name", ["muon", "soap", "apollo"])
 def test_a_gradient_of_rows_of_a_hidden_matrix_counts_as_zero_in_the_others(name):
     rows = Rows(np.array([1, 4], np.int32), drawn(3)["matrix"][:2])

@@ -96,11 +96,11 @@ def worker(arena, slot, of, **more):
 
 
 @contextmanager
-def team(name="hogwild", n=2, params=W, *, optimizer=None, layout=MappingProxyType({}), **options):
+def team(name="hogwild", n=2, params=W, *, rule=None, layout=MappingProxyType({}), **options):
     """An arena, its strategy, and its workers."""
     of = strategy(name, n, **options)
     with new_arena(of, params, **layout) as arena:
-        yield arena, of, *(worker(arena, k + 1, of, optimizer=optimizer) for k in range(n))
+        yield arena, of, *(worker(arena, k + 1, of, optimizer=rule) for k in range(n))
 
 
 def full(arena, value):

@@ -203,9 +203,7 @@ def test_locks_are_those_of_the_blocks_that_a_gradient_touches():
 
 
 def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival():
-    make = partial(
-        team, "async_ps", optimizer=AdamW(weight_decay=0.0), layout={"private": ("m", "v")}
-    )
+    make = partial(team, "async_ps", rule=AdamW(weight_decay=0.0), layout={"private": ("m", "v")})
     with make() as (several, _, *workers), make() as (alone, _, one, _):
         for k in range(6):
             step(workers[k % 2], float(k - 2))

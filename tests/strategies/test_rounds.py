@@ -16,6 +16,7 @@ from mlxhog.optim import AdamW, Muon, Use
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies import Idle, Lease, division
 from tests.pairs import each_of
+from tests.strategies import runs
 from tests.strategies.runs import (
     LR,
     Run,
@@ -251,10 +252,9 @@ def take(one):
 
 
 def test_workers_of_one_replica_train_the_same_copy():
-    of = strategy("diloco", 4, replicas=2, average_every=1)
-    with new_arena(of) as arena:
-        for slot in (1, 2, 3, 4):
-            take(worker(arena, slot, of, steps=4))
+    with runs.team("diloco", 4, replicas=2, average_every=1) as (arena, of, *workers):
+        for each in workers:
+            take(each)
         one, other = (first(arena, name) for name in of.replica_segments())
         # gradients 1 and 2 at 0 and -0.5; 3 and 4 likewise: the second sees the first's step
         assert one == pytest.approx(-LR * (1 + 2 - 0.25 * LR))
@@ -264,9 +264,8 @@ def test_workers_of_one_replica_train_the_same_copy():
 
 
 def test_the_model_is_the_average_and_each_copy_can_be_evaluated_in_its_place():
-    of = strategy("avg_runs")
-    with new_arena(of) as arena:
-        take(worker(arena, 1, of))
+    with runs.team("avg_runs") as (arena, of, one, _):
+        take(one)
         for name, value in zip(of.own_copies(), (1.0, 3.0), strict=True):
             arena.segment(name)[...] = value
         arena.probe[...] = 7.0
