@@ -70,11 +70,6 @@ class ClassicConfig:
     rank: int | None = _problem(
         None, "columns of the factors in matrix completion", needs=_COMPLETION, low=1, none=_ITS_OWN
     )
-    active_rows: bool = _problem(
-        False,
-        "apply weight decay only in examples that violate their margin, in proportion (svm)",
-        needs="problem=svm",
-    )
     seed: int = _problem(
         0, "seed of the data, the initial values and the order of examples", low=0, high=2**32 - 1
     )

@@ -124,7 +124,7 @@ def ratings(segment, kind, rank):
         pack_pairs(everyone, np.zeros_like(everyone), np.full(n, -(2.0**29))),
         np.zeros(n, np.float32),
         np.zeros(1, np.float32),
-        user_word0=1,
+        users_word0=1,
     )
     return problem, share_of(rank, kind), 1.0
 
@@ -279,7 +279,10 @@ def test_a_stop_ends_every_wait(kind):
     [
         ({"kind": "racey"}, "no scheme 'racey'; choose from private, racy, lossless, hot_cold"),
         ({"rank": 2}, "rank 2 of 2 workers"),
-        ({"words": np.zeros(256, np.uint8)}, "the board of 2 workers needs 512 bytes, got 256"),
+        (
+            {"words": np.zeros(256, np.uint8)},
+            "the board of 2 workers needs 512 aligned bytes, got 256",
+        ),
         ({"kind": "aig"}, "scheme 'aig' needs locks"),
         ({"probe": np.zeros(2, np.float32)}, "probe: wanted one float"),
     ],
@@ -302,7 +305,7 @@ def test_orders_and_rows_outside_the_problem_are_refused():
         segment.locks(1)
         for kind, examples, message in (
             ("private", order, rf"order\[1\] is {N}; there are {N} examples"),
-            ("lossless", order[:1], "13 rows from lock word 0 on do not fit 4 lock words"),
+            ("lossless", order[:1], "13 rows from lock word 0 on do not fit"),
         ):
             with pytest.raises(ValueError, match=message):
                 problem.run(scheme_of(segment, kind, 0, 1), examples, GAMMA)

@@ -6,45 +6,14 @@
 
 namespace mlxhog::classic {
 
-namespace {
-
-// The entries of `v` one by one in falling order. Few are sorted at once; of many, most stay below theta, so a
-// heap gives up only those that are asked for.
-class Falling {
- public:
-  Falling(const float* v, std::size_t n, float* scratch) : scratch_(scratch), n_(n) {
-    if (n > kFew) {
-      std::copy(v, v + n, scratch);
-      std::make_heap(scratch, scratch + n);
-      return;
-    }
-    for (std::size_t i = 0; i < n; ++i) {
-      std::size_t at = i;
-      for (; at > 0 && scratch[at - 1] < v[i]; --at) scratch[at] = scratch[at - 1];
-      scratch[at] = v[i];
-    }
-  }
-
-  float next() {
-    if (n_ <= kFew) return scratch_[taken_++];
-    const float largest = scratch_[0];
-    std::pop_heap(scratch_, scratch_ + (n_ - taken_++));
-    return largest;
-  }
-
- private:
-  static constexpr std::size_t kFew = 32;
-  float* scratch_;
-  std::size_t n_, taken_ = 0;
-};
-
-}  // namespace
-
 void project_onto_simplex(float* v, std::size_t n, float* scratch) {
-  Falling falling(v, n, scratch);
+  // A heap gives up only the entries above theta, which are few of many.
+  float* end = std::copy(v, v + n, scratch);
+  std::make_heap(scratch, end);
   float sum = 0.0f, theta = 0.0f;
   for (std::size_t k = 1; k <= n; ++k) {
-    const float largest = falling.next();
+    const float largest = scratch[0];
+    std::pop_heap(scratch, end--);
     sum += largest;
     const float next = (sum - 1.0f) / static_cast<float>(k);
     if (k > 1 && !(largest > next)) break;

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ from mlxhog.classic.problem import (
     Float32,
     Int32,
     Int64,
-    Kernel,
-    ProblemMemory,
     Ratings,
+    build,
     pack_pairs,
     pair_supports,
 )
@@ -77,6 +76,7 @@ class MatrixCompletion:
     name: str = "matrix-completion"  # name on the command line
 
     defaults = Defaults(lr=0.02, beta=0.9, epochs=12)
+    kernel = partial(build, native="CompletionProblem", rows=("users", "items"))
 
     @property
     def about(self) -> str:
@@ -90,11 +90,6 @@ class MatrixCompletion:
     def n_examples(self) -> int:
         """Number of training ratings."""
         return self.train.n_entries
-
-    @property
-    def kernel(self) -> Kernel:
-        """Builds the native problem in a worker."""
-        return _build
 
     @property
     def width(self) -> int:
@@ -164,18 +159,6 @@ class MatrixCompletion:
         users, items = params["users"], params["items"]
         no_shrink = np.zeros(len(users), np.float32), np.zeros(len(items), np.float32)
         return _native.CompletionProblem(users, items, ratings, *no_shrink).squared_error()
-
-
-def _build(memory: ProblemMemory) -> _native.CompletionProblem:
-    return _native.CompletionProblem(
-        memory.params["users"],
-        memory.params["items"],
-        memory.data["ratings"],
-        memory.data["shrink_users"],
-        memory.data["shrink_items"],
-        user_word0=memory.row_word0["users"],
-        item_word0=memory.row_word0["items"],
-    )
 
 
 def _shrink(mu: float, degrees: Int64) -> Float32:

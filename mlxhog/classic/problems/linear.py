@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators import rcv1_like
 from mlxhog.classic.loaders import held_out, load_svmlight
@@ -29,8 +28,8 @@ from mlxhog.classic.problem import (
     Int32,
     Int64,
     Kernel,
-    ProblemMemory,
     SparseRows,
+    build,
 )
 
 Float64 = NDArray[np.float64]
@@ -38,6 +37,7 @@ Loss = Literal["hinge", "logistic", "squares"]
 
 LANES = 16  # floats per lock word: 64 bytes, one cache line of most processors
 SPARSE_WRITES = ("hot-cold", "racy", "lossless")
+_NO_SHRINK = np.empty(0, np.float32)
 
 
 def loss_values(loss: Loss, scores: Float64, labels: Float64) -> Float64:
@@ -63,7 +63,6 @@ class SparseLinear:
     loss: Loss  # loss of a row
     lam: float  # weight of the L2 term
     defaults: Defaults  # default step sizes and epochs
-    active_rows: bool = False  # whether the L2 term acts, more strongly, where the loss has a slope
 
     @property
     def n_examples(self) -> int:
@@ -73,9 +72,8 @@ class SparseLinear:
     @property
     def kernel(self) -> Kernel:
         """Builds the native problem in a worker."""
-        return partial(
-            build, native=_native.LinearProblem, loss=self.loss, active_rows=self.active_rows
-        )
+        shrink = {} if self.lam else {"shrink": _NO_SHRINK}
+        return partial(build, native="LinearProblem", loss=self.loss, **shrink)
 
     def initial(self, seed: int) -> Mapping[str, Float32]:
         """One vector x of zeros, in rows of one cache line; values past the last feature stay 0."""
@@ -112,15 +110,6 @@ class SparseLinear:
         return measures
 
 
-_NO_SHRINK = np.empty(0, np.float32)
-
-
-def build(memory: ProblemMemory, native: Any, **options: Any) -> Any:
-    """Build a native linear problem over the arena."""
-    arrays: dict[str, Any] = {"shrink": _NO_SHRINK, **memory.data}
-    return native(memory.params["x"], **arrays, **options)
-
-
 # Steps and lam are those of the 2011 program: gamma .5, beta .8, ten epochs, a fifth of the rows
 # for testing. Its mu of 1 is 2 lam: lam is .5 here.
 TEXT_ROWS, TEXT_LAM = 100_000, 0.5
@@ -147,7 +136,7 @@ def create(name: str, config: ClassicConfig) -> SparseLinear:
         f"{train.n_features:,} features, {len(train.indices):,} non-zero values in training"
     )
     lam = TEXT_LAM if config.lam is None else config.lam
-    return SparseLinear(name, about, train, test, loss, lam, TEXT_STEPS, config.active_rows)
+    return SparseLinear(name, about, train, test, loss, lam, TEXT_STEPS)
 
 
 def _from_file(loss: Loss, path: Path, config: ClassicConfig) -> tuple[SparseRows, SparseRows]:

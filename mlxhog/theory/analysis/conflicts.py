@@ -1,8 +1,8 @@
 """Omega, rho, Delta and conflict: of each block of a model, and of rows of the embedding.
 
 A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
-bounded, and turns them into estimates with intervals (`hypergraph.Supports`). Rows of the embedding
-are counted, exactly: a batch looks up those of its text and moves no other row.
+bounded, and turns them into estimates with intervals (`Hypergraph.of_bitmaps`). Rows of the
+embedding are counted, exactly: a batch looks up those of its text and moves no other row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlxhog.report.views import Tell
 from mlxhog.theory import FEWEST
 from mlxhog.theory.analysis import sampling
 from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
-from mlxhog.theory.hypergraph import Hypergraph, Supports
+from mlxhog.theory.hypergraph import Hypergraph
 
 BITMAP_BYTES = 1 << 30  # memory that bitmaps may take
 CHUNK = 8
@@ -46,20 +46,20 @@ class BlockConflicts:
     untouched: int  # elements that no sampled update touched
 
     @classmethod
-    def of(cls, block: Block, supports: Supports) -> BlockConflicts:
+    def of(cls, block: Block, sample: Hypergraph) -> BlockConflicts:
         """Estimate all quantities from some supports."""
         return cls(
             block.name,
             block.cell,
             all(slot.kind == "rows" for slot in block.slots),
-            supports.n,
-            supports.omega,
-            supports.rho,
-            supports.delta,
-            supports.p_conf,
-            supports.p_conf_interval,
-            mean=float(supports.sizes.mean()),
-            untouched=int(np.count_nonzero(supports.counts == 0)),
+            block.parameters,
+            sample.omega,
+            sample.sampled_rho,
+            sample.delta,
+            sample.p_conf,
+            sample.p_conf_interval,
+            mean=float(sample.sizes.mean()),
+            untouched=int(np.count_nonzero(sample.degrees == 0)),
         )
 
 
@@ -114,7 +114,7 @@ def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tel
     for number, block in enumerate(subject.blocks):
         tell(f"conflicts of {block.name}")
         bits = np.concatenate([chunk.bits[number] for chunk in chunks])
-        blocks.append(BlockConflicts.of(block, Supports(bits, block.parameters)))
+        blocks.append(BlockConflicts.of(block, Hypergraph.of_bitmaps(bits, block.parameters)))
     losses, norms = (np.concatenate(each) for each in list(zip(*chunks, strict=True))[1:])
     return Measured(tuple(blocks), losses, norms)
 
@@ -153,10 +153,10 @@ def count_rows(
             tell(f"{number} of {len(tickets)} batches")
         batch = batches.at(*ticket)
         edges.append(np.unique((batch.behind_context()[0] if batch.frozen else batch).x))
-    graph = Hypergraph.from_lists(edges, rows)
+    graph = Hypergraph.of_lists(edges, rows)
     order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
     hottest = [int(row) for row in order if graph.degrees[row]]
-    rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
+    rest = Hypergraph.of_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
 
     def text(row: int) -> str:
         spelled = tokenizer.decode([row]).decode(errors="backslashreplace")

@@ -115,8 +115,6 @@ class RoundRobin(Scheme):
     Source: Langford, Smola, Zinkevich 2009, arXiv:0911.0491.
     """
 
-    handover_s: float = 0.0  # until the next worker notices its turn
-
     def shared(self, sim: Simulation) -> list[int]:
         """Return the rank of the worker that added last."""
         return [-1]
@@ -132,7 +130,6 @@ class RoundRobin(Scheme):
         while True:
             yield from worker.gradient()
             yield my_turn
-            yield Phase(self.handover_s)
             yield from worker.write()
             shared[0] = worker.rank
 

@@ -24,7 +24,9 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
     small = subject(tmp_path)
     messages = []
     with Child() as child:
-        measured = measure(child, small, tickets(small.batches().n_tickets, 24, 0), messages.append)
+        measured = measure(
+            child, small, tickets(small.plan.batches().n_tickets, 24, 0), messages.append
+        )
     assert len(measured.losses) == len(measured.norms) == 24
     by = {one.name: one for one in measured.blocks}
     for name in ("layer 0", "out_norm", "head"):
@@ -94,7 +96,7 @@ def test_every_parameter_of_every_architecture_but_a_table_is_in_exactly_one_blo
 
 
 def test_rows_of_batches_are_counted_as_by_hand(tmp_path):
-    batches = subject(tmp_path, seq_len=4, batch_size=1).batches()
+    batches = subject(tmp_path, seq_len=4, batch_size=1).plan.batches()
     tickets = [(0, k) for k in range(60)]
     rows = count_rows(batches, tickets, 320, ByteTokenizer(), lambda step: None)
     edges = [set(batches.at(0, k).x.reshape(-1).tolist()) for k in range(60)]
