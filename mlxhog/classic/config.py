@@ -44,11 +44,6 @@ class ClassicConfig:
     data: str | None = _problem(
         None, "file of real data, in the problem's format", none="generated"
     )
-    test_data: str | None = _problem(
-        None,
-        "file of test data in the same format; the default is to hold out a part of --data",
-        needs=f"{_TEXT}|matrix-completion & {_FILE}",
-    )
     terminals: str | None = _problem(
         None,
         "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",

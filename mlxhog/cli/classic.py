@@ -39,7 +39,7 @@ def run(words: _Words, config: ClassicConfig) -> Report:
         classic svm --data rcv1_train.svm
 
     Main options:
-        data test_data size workers scheme write epochs lr batch_size seed all json
+        data size workers scheme write epochs lr batch_size seed all json
     """
     from mlxhog.classic import problems
 

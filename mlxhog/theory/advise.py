@@ -80,7 +80,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     )
     with Child() as child:
         tell("gradients", f"starting {subject.plan.workers[0].backend}")
-        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
+        measured = measure(child, subject, drawn, lambda part, step: tell("gradients", step))
         tell("gradients", "their noise")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
     total = sum(one.parameters for one in measured.blocks)

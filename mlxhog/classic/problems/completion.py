@@ -41,15 +41,11 @@ INITIAL_SPREAD = 0.1
 def create(name: str, config: ClassicConfig) -> MatrixCompletion:
     """The problem on the ratings of `config.data`, or on generated ones."""
     if config.data is None:
-        ratings, test = netflix_like(config.size or DRAWS, seed=config.seed), None
+        ratings = netflix_like(config.size or DRAWS, seed=config.seed)
     else:
-        test_path = None if config.test_data is None else Path(config.test_data)
-        ratings, test = load_ratings(Path(config.data), test_path)
-    if test is None:
-        ratings, test = hold_out(ratings, config.seed)
+        ratings = load_ratings(Path(config.data))
     return MatrixCompletion(
-        ratings,
-        test,
+        *hold_out(ratings, config.seed),
         rank=RANK if config.rank is None else config.rank,
         mu=MU if config.mu is None else config.mu,
         name=name,
@@ -80,7 +76,6 @@ class MatrixCompletion:
 
     @property
     def about(self) -> str:
-        """Sizes of the data, and the rank."""
         return (
             f"{self.train.n_entries:,} ratings of {self.train.n_items:,} items by "
             f"{self.train.n_users:,} users, rank {self.rank}"
@@ -88,7 +83,6 @@ class MatrixCompletion:
 
     @property
     def n_examples(self) -> int:
-        """Number of training ratings."""
         return self.train.n_entries
 
     @property

@@ -62,7 +62,6 @@ class GraphCuts:
 
     @property
     def about(self) -> str:
-        """Sizes of the graph."""
         return (
             f"{self.graph.n_edges:,} edges between {self.graph.n_vertices:,} vertices, "
             f"{len(self.graph.terminals):,} terminals of {self.graph.labels} labels"
@@ -70,7 +69,6 @@ class GraphCuts:
 
     @property
     def n_examples(self) -> int:
-        """Number of edges."""
         return self.graph.n_edges
 
     @property

@@ -66,13 +66,11 @@ class SparseLinear:
 
     @property
     def n_examples(self) -> int:
-        """Training rows."""
         return self.train.n_rows
 
     @property
     def kernel(self) -> Kernel:
-        """Builds the native problem in a worker."""
-        shrink = {} if self.lam else {"shrink": _NO_SHRINK}
+        shrink: dict[str, Any] = {} if self.lam else {"shrink": _NO_SHRINK}
         return partial(build, native="LinearProblem", loss=self.loss, **shrink)
 
     def initial(self, seed: int) -> Mapping[str, Float32]:
@@ -99,7 +97,6 @@ class SparseLinear:
         return {"objective": float(objective), **train, **test}
 
     def supports(self) -> tuple[Int64, Int32, int]:
-        """The features of each row."""
         return self.train.indptr, self.train.indices, self.train.n_features
 
     def _measure(self, which: str, rows: SparseRows, x: Float64) -> dict[str, float]:
@@ -140,15 +137,10 @@ def create(name: str, config: ClassicConfig) -> SparseLinear:
 
 
 def _from_file(loss: Loss, path: Path, config: ClassicConfig) -> tuple[SparseRows, SparseRows]:
-    train, test = load_svmlight(
-        path,
-        None if config.test_data is None else Path(config.test_data),
-        label_kind="numbers" if loss == "squares" else "signs",
-    )
-    if test is None:
-        train, test = held_out(train, config.seed)
-    if loss == "squares" and all((np.abs(rows.labels) == 1).all() for rows in (train, test)):
-        train, test = (replace(rows, label_kind="signs") for rows in (train, test))
+    rows = load_svmlight(path, label_kind="numbers" if loss == "squares" else "signs")
+    if (np.abs(rows.labels) == 1).all():
+        rows = replace(rows, label_kind="signs")
+    train, test = held_out(rows, config.seed)
     # hot-cold keeps the first coordinates private, so the most frequent features come first.
     number = np.empty(train.n_features, dtype=np.int32)
     number[np.argsort(-train.degrees(), kind="stable")] = np.arange(train.n_features)

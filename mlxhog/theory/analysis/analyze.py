@@ -80,7 +80,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
     with Child() as child:
         tell("gradients", f"starting {plan.workers[0].backend}")
         drawn = tickets(batches.n_tickets, samples, config.seed)
-        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
+        measured = measure(child, subject, drawn, tell)
         tell("gradients", "how they age")
         order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
         shuffled, lags = [drawn[k] for k in order], LAGS[-1]

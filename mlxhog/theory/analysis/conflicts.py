@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import Child, Failed
-from mlxhog.data.batches import Batches
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.report.views import Tell
+from mlxhog.report.views import Tell, TellStep
 from mlxhog.theory import FEWEST
 from mlxhog.theory.analysis import sampling
 from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
 from mlxhog.theory.hypergraph import Hypergraph
+from mlxhog.training.job import BatchSource
 
 BITMAP_BYTES = 1 << 30  # memory that bitmaps may take
-CHUNK = 8
+CHUNK, PART = 8, 64  # gradients of one call, and of one part of the work
 PATIENCE_S = 600.0  # for one chunk, and the import of a framework before the first
 
 
@@ -88,7 +88,7 @@ def most_samples(subject: Subject) -> int:
     return fit
 
 
-def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tell) -> Measured:
+def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: TellStep) -> Measured:
     """Sample the gradients of some batches, and estimate.
 
     Tickets are drawn at random, `FEWEST` or more.
@@ -99,7 +99,7 @@ def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tel
     """
     chunks: list[sampling.Sampled] = []
     for first in range(0, len(tickets), CHUNK):
-        tell(f"{first} of {len(tickets)} gradients")
+        tell(f"gradients from {first // PART * PART} of {len(tickets)}", f"{first} done")
         some = tickets[first : first + CHUNK]
         chunks.append(call_child(child, sampling.sample, subject, some))
         for (epoch, number), loss, norm in zip(
@@ -112,7 +112,7 @@ def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tel
                 )
     blocks = []
     for number, block in enumerate(subject.blocks):
-        tell(f"conflicts of {block.name}")
+        tell("conflicts", block.name)
         bits = np.concatenate([chunk.bits[number] for chunk in chunks])
         blocks.append(BlockConflicts.of(block, Hypergraph.of_bitmaps(bits, block.parameters)))
     losses, norms = (np.concatenate(each) for each in list(zip(*chunks, strict=True))[1:])
@@ -138,7 +138,7 @@ _TELL_EVERY = 256
 
 
 def count_rows(
-    batches: Batches, tickets: Sequence[Ticket], rows: int, tokenizer: Tokenizer, tell: Tell
+    batches: BatchSource, tickets: Sequence[Ticket], rows: int, tokenizer: Tokenizer, tell: Tell
 ) -> dict[str, Any]:
     """Count the conflicts of two or more batches in rows of the embedding, exactly.
 
