@@ -7,13 +7,18 @@
 namespace mlxhog::classic {
 
 void project_onto_simplex(float* v, std::size_t n, float* scratch) {
-  // A heap gives up only the entries above theta, which are few of many.
-  float* end = std::copy(v, v + n, scratch);
-  std::make_heap(scratch, end);
+  // Few are sorted at once; of many, most stay below theta, so a heap gives up only those that are asked for.
+  const bool few = n <= 32;
+  for (std::size_t i = 0; few && i < n; ++i) {
+    std::size_t at = i;
+    for (; at > 0 && scratch[at - 1] < v[i]; --at) scratch[at] = scratch[at - 1];
+    scratch[at] = v[i];
+  }
+  if (!few) std::make_heap(scratch, std::copy(v, v + n, scratch));
   float sum = 0.0f, theta = 0.0f;
   for (std::size_t k = 1; k <= n; ++k) {
-    const float largest = scratch[0];
-    std::pop_heap(scratch, end--);
+    if (!few) std::pop_heap(scratch, scratch + (n - k + 1));
+    const float largest = scratch[few ? k - 1 : n - k];
     sum += largest;
     const float next = (sum - 1.0f) / static_cast<float>(k);
     if (k > 1 && !(largest > next)) break;
