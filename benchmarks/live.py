@@ -23,7 +23,6 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +32,12 @@ from harness.interleaved import answer, mlxhog, spawned, with_twin
 from harness.machine import cores, pin, resident, smallest, unpin
 from language_models.ours import Ids, Size, large, load_backend
 
+from mlxhog import load
 from mlxhog.checkpoint import run as runs
 from mlxhog.decoding.engine import Engine, Request
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
 from mlxhog.live import CHECKPOINT, READ_MODES
-from mlxhog.live.opening import open_source
-from mlxhog.live.source import WeightFollower
 from mlxhog.models.registry import load_architecture
 from tests.live.patterns import Inbox, check, pattern_run
 
@@ -122,16 +120,13 @@ def write_for_ever(spec, out, mode, core, pipe):
     """In a process: generate from a run or a checkpoint on one core; send tokens per second."""
     pin(core)
     pipe.send("is there")
-    source, model = opened(spec, out, mode)
-    follower = WeightFollower(source, model.backend)
-    refresh = partial(follower.refresh, in_sequence=True)
+    model = opened(spec, out, mode)
     pipe.send("reads")
     while True:
         seconds, tokens, answers, began = pipe.recv(), 0, 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
-            follower.refresh(in_sequence=False)
             sampling = Sampling(max_new_tokens=100, seed=answers)
-            tokens += sum(1 for _ in model.answer(["The "], sampling, before_step=refresh))
+            tokens += sum(1 for _ in model.answer(["The "], sampling))
             answers += 1
         pipe.send(tokens / (time.perf_counter() - began))
 
@@ -141,9 +136,9 @@ def opened(spec, out, mode):
     deadline = time.monotonic() + START_S
     while True:
         try:
-            source, model = open_source(spec, root=Path(out), backend="torch:cpu", mode=mode)
-            if mode == CHECKPOINT or not source.ended():
-                return source, model
+            model = load(spec, out=out, backend="torch:cpu", mode=mode, wait=0)
+            if mode == CHECKPOINT or not model.follower.source.ended():
+                return model
         except MlxhogError:
             if time.monotonic() > deadline:
                 raise

@@ -44,16 +44,6 @@ def take_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
     return [tuple(xp.take(part, rows) for part in block) for block in state]
 
 
-def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays) -> Params:
-    """Return the parameters with the matrices of `families.products` in bfloat16, differentiable.
-
-    For `loss`: products are then computed in bfloat16, and everything between them in float32, as
-    the parameters' gradients are. Only the reference and Metal ops take them.
-    """
-    narrow = families.products(cfg)
-    return {name: xp.bfloat16(x) if name in narrow else x for name, x in params.items()}
-
-
 def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays) -> Array:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
     return xp.float32(xp.embedding(params[families.embedding(cfg)], tokens))
@@ -91,25 +81,17 @@ def logits(
 ) -> tuple[Array, State]:
     """Return the capped logits (B, S, V) of a sequence, and the state after the last position.
 
-    The tokens (B, S) are integers in [0, V), a state of None is the start; a model with tables
-    needs the rows of the tokens' n-grams (B, S, width). With `last` only the last position has
-    logits, (B, 1, V). `hidden` receives x after the embedding, every block and the final norm.
+    The tokens (B, S) are integers in [0, V), a state of None is the start. Rows (B, S, width) are
+    those of the tokens' n-grams; None reads the tables among `params`. With `last` only the last
+    position has logits, (B, 1, V). `hidden` receives x after the embedding, every block and the
+    final norm.
     """
-    x, state = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
+    x, after = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
     y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, ops), cfg.output_logit_soft_cap
-    return y if cap is None else ops.soft_cap(y, cap), state
-
-
-def read(
-    cfg: ModelConfig, params: Params, tokens: Array, state: Any = None, *, ops: Ops, **how: Any
-) -> tuple[Array, Any]:
-    """As `logits`, with tables of n-grams among `params`, whose states are `ngrams.Carried`."""
-    if ngrams.of(cfg) is None:
-        return logits(cfg, params, tokens, state, ops=ops, **how)
-    ids, (before, blocks) = ops.xp.numpy(tokens).astype(np.int32), ngrams.parted(state)
-    rows = ngrams.look_up(cfg, params, ids, before, ops.xp)
-    y, after = logits(cfg, params, tokens, blocks, ops=ops, rows=rows, **how)
-    return y, ngrams.carried(cfg, ids, before, after)
+    if (tables := ngrams.of(cfg)) is not None:
+        ids = tables.ids(tokens, state and state[0][0], ops.xp)
+        after = [(ids[:, tokens.shape[1] :],), *after]
+    return y if cap is None else ops.soft_cap(y, cap), after
 
 
 def loss(
@@ -158,8 +140,10 @@ def _behind_blocks(
 ) -> tuple[Array, State]:  # fmt: skip
     """Return x behind the final norm, and the new state."""
     x = embed(cfg, params, tokens, ops.xp) if embedded is None else embedded
-    if rows is not None:  # of the n-grams
-        x = x + ops.linears(rows, [params[ngrams.WEIGHT]])[0]
+    if (tables := ngrams.of(cfg)) is not None:
+        if rows is None:
+            rows = tables.look_up(params, tokens, state and state[0][0], ops.xp)
+        x, state = x + ops.linears(rows, [params[ngrams.WEIGHT]])[0], state and state[1:]
     token = families.reset_token(cfg)
     starts = None if token is None else tokens == token
     how = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, **run)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlxhog.models import lm, ngrams
+from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.reference.ops_float64 import OPS, tensor
 
@@ -30,14 +30,14 @@ def logits(
     *,
     hidden: list[Float] | None = None,
 ) -> tuple[Float, Any]:
-    """Return the logits (B, S, V) of tokens (B, S), and the state, as `lm.read`."""
+    """Return the logits (B, S, V) of tokens (B, S), and the state, as `lm.logits`."""
     leaves, trace = {name: tensor(x) for name, x in params.items()}, list[Tensor]()
-    state = ngrams.mapped(state, tensor)
+    state = state and [tuple(map(tensor, block)) for block in state]
     with torch.inference_mode():
-        y, after = lm.read(cfg, leaves, tensor(tokens), state, ops=OPS, hidden=trace)
+        y, after = lm.logits(cfg, leaves, tensor(tokens), state, ops=OPS, hidden=trace)
     if hidden is not None:
         hidden += [x.numpy() for x in trace]
-    return y.numpy(), ngrams.mapped(after, OPS.xp.numpy)
+    return y.numpy(), [tuple(x.numpy() for x in block) for block in after]
 
 
 def differentiate(
@@ -56,14 +56,13 @@ def differentiate(
     which shows how much that changes.
     """
     dtype = torch.float32 if rounded else torch.float64
-    before, blocks = ngrams.parted(ngrams.mapped(state, tensor))
-    how: dict[str, Any] = {"ops": OPS, "state": blocks}
+    state = state and [tuple(map(tensor, block)) for block in state]
+    how: dict[str, Any] = {"ops": OPS, "state": state}
     how["masks"] = {site: tensor(x).to(dtype) for site, x in (masks or {}).items()} or None
     ids = tensor(tokens), tensor(labels).long()
 
     def mean_loss(leaves: Mapping[str, Tensor]) -> Tensor:
-        rows = ngrams.look_up(cfg, leaves, tokens.astype(np.int32), before, OPS.xp)
-        loss: Tensor = lm.mean_loss(cfg, leaves, *ids, rows=rows, **how)
+        loss: Tensor = lm.mean_loss(cfg, leaves, *ids, **how)
         return loss
 
     leaves = {name: tensor(x).to(dtype) for name, x in params.items()}

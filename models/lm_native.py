@@ -7,7 +7,7 @@ and float32 parameters, for xLSTM Large and the original xLSTM stack. The arithm
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.models import families, model, ngrams
-from mlxhog.models.families import ModelConfig
+from mlxhog.models.families import ModelConfig, State
 from mlxhog.models.mad.layers.feed_forward import FeedForwardV1
 from mlxhog.models.mad.layers.xlstm import CELL_EPS, LargeMLSTM
 from mlxhog.models.model import Block
@@ -48,8 +48,8 @@ def decoder(
 class Decoder:
     """Decodes a model token by token, for a few sequences at a time.
 
-    Their states are one array (B, N): a row has the parts of one block after another. Only large
-    models use several `threads`.
+    A state has one block, a single array (B, N): a row has the parts of one block of the model
+    after another. Only large models use several `threads`.
 
     Concurrency: several threads may step at a time.
     """
@@ -57,47 +57,51 @@ class Decoder:
     def __init__(self, cfg: ModelConfig, params: Params, threads: int) -> None:
         self._native, self._W = _native_decoder(cfg, params), params.get(ngrams.WEIGHT)
         self._shapes, self._vocab_size = model.state_shapes(cfg), cfg.vocab_size
-        self._threads = threads
-
-    def init_state(self, B: int) -> Float32:
-        """Return the state before the first token of B sequences, (B, N)."""
-        return np.zeros((B, self._native.state_floats), np.float32)
+        self._threads, self._grams = threads, ngrams.of(cfg)
 
     def step(
-        self, tokens: NDArray[np.int32], state: Float32, rows: Float32 | None = None
-    ) -> tuple[Float32, Float32]:
+        self, tokens: NDArray[np.int32], state: State | None, rows: Float32 | None = None
+    ) -> tuple[Float32, State]:
         """Read a token (B,) of each sequence; return capped logits (B, V), and the state after it.
 
-        The old state (B, N) is not changed; rows (B, orders * k) are those of the tokens' n-grams.
+        The old state is not changed, None is the start; rows (B, orders * k) are those of the
+        tokens' n-grams.
 
         Raises:
             ValueError: a token is outside the vocabulary.
         """
-        after = np.empty_like(state)
-        logits = np.empty((len(tokens), self._vocab_size), np.float32)
+        shape = len(tokens), self._native.state_floats
+        before = np.zeros(shape, np.float32) if state is None else state[-1][0]
+        after, logits = np.empty_like(before), np.empty((len(tokens), self._vocab_size), np.float32)
         added = None
         if self._W is not None:
             assert rows is not None
             # One by one: a product of all would round a row by the number of the others.
             added = np.stack([self._W @ row for row in rows])
         self._native.step(
-            np.ascontiguousarray(tokens), state, after, logits, added=added, threads=self._threads
+            np.ascontiguousarray(tokens), before, after, logits, added=added, threads=self._threads
         )
-        return logits, after
+        if self._grams is None:
+            return logits, [(after,)]
+        ids = self._grams.ids(tokens[:, None], None if state is None else state[0][0])
+        return logits, [(ids[:, 1:],), (after,)]
 
-    def pack(self, blocks: Sequence[Sequence[Float32]]) -> Float32:
-        """Return a state of `lm`, a tuple of arrays (B, ...) per block, as (B, N)."""
-        parts = [part.reshape(len(part), -1) for block in blocks for part in block]
-        return np.concatenate(parts, axis=1)
+    def pack(self, state: State) -> State:
+        """Return a state of `lm`, with arrays of NumPy, as one of the decoder."""
+        first = len(state) - len(self._shapes)  # of the model's blocks, behind any ids
+        parts = [part.reshape(len(part), -1) for block in state[first:] for part in block]
+        return [*state[:first], (np.concatenate(parts, axis=1),)]
 
-    def unpack(self, state: Float32) -> list[tuple[Float32, ...]]:
-        """Return a state (B, N) as a state of `lm`, as views."""
+    def unpack(self, state: State) -> State:
+        """Return a state as one of `lm`, as views."""
+        *ids, (packed,) = state
         sizes = [math.prod(shape) for shapes in self._shapes for shape in shapes]
-        parts = iter(np.split(state, list(accumulate(sizes))[:-1], axis=1))
-        return [
-            tuple(next(parts).reshape(len(state), *shape) for shape in shapes)
+        parts = iter(np.split(packed, list(accumulate(sizes))[:-1], axis=1))
+        blocks = (
+            tuple(next(parts).reshape(len(packed), *shape) for shape in shapes)
             for shapes in self._shapes
-        ]
+        )
+        return [*ids, *blocks]
 
 
 _LAYERS = {

@@ -30,7 +30,9 @@ from mlxhog.models.spec import ParamSpec, small
 
 Params = Mapping[str, Array]
 State = Sequence[tuple[Array, ...]]
-"""A tuple of arrays per block, that of its layers; the first axis is the batch."""
+"""A tuple of arrays per block, that of its layers; the first axis is the batch.
+
+With tables of n-grams a tuple of the last ids comes before them, see `NgramTables.ids`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,8 +229,10 @@ def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
 
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
-    """Return the state before the first token of B sequences: zeros."""
-    return [
+    """Return the state before the first token of B sequences: zeros, and absent ids."""
+    tables = ngrams.of(cfg)
+    ids = () if tables is None else (xp.full((B, tables.context), ngrams.ABSENT, "int32"),)
+    blocks = [
         tuple(
             xp.zeros((B, *shape), "int32" if name == "count" else "float32")
             for part in block
@@ -237,6 +241,7 @@ def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
         )
         for block in cfg.layout.blocks
     ]
+    return [ids, *blocks] if ids else blocks
 
 
 def blocks(

@@ -20,10 +20,10 @@ Source: hashed n-grams: Joulin et al. 2016, arXiv:1607.01759; multiply-shift: Di
 1997, doi:10.1006/jagm.1997.0873, for sequences Dietzfelbinger 1996, doi:10.1007/3-540-60922-9_46.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +49,6 @@ Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 
 
-class Carried(NamedTuple):
-    """A state of a model with tables."""
-
-    before: Int32  # (B, largest order - 1) int32, the last ids; `ABSENT` where there is none
-    state: Any  # of the blocks
-
-
 @dataclass(frozen=True, kw_only=True)
 class NgramTables:
     """The tables of one model."""
@@ -78,22 +71,32 @@ class NgramTables:
         return sum(spec.size for spec in self.specs.values())
 
     @property
+    def context(self) -> int:
+        """Number of ids before a token that its rows depend on."""
+        return self.orders[-1] - 1
+
+    @property
     def width(self) -> int:
         """Width of r: floats that one position reads."""
         return len(self.orders) * self.dim
 
-    def nothing_before(self, B: int) -> Int32:
-        """The ids before B sequences that begin: none."""
-        return np.full((B, self.orders[-1] - 1), ABSENT, np.int32)
+    def ids(self, tokens: Any, before: Any, xp: Any = np) -> Any:
+        """Return tokens (B, S) behind the ids before them, int32 arrays of `xp`.
+
+        The last `context` ids are the first part of the state of a model with tables. Before the
+        first token they are None, `ABSENT`.
+        """
+        if before is None:
+            before = xp.full((len(tokens), self.context), ABSENT, "int32", like=tokens)
+        return xp.concatenate([before, xp.int32(tokens)], 1)
 
     def rows_of(self, tokens: Int32, before: Int32 | None = None) -> dict[str, Int32]:
         """Return the row of every position of tokens (B, S) in each table, by its name.
 
-        `before` are the ids before them, as `Carried` has them; None where sequences begin.
+        `before` are the ids before them; None where sequences begin.
         """
-        (B, S), context = tokens.shape, self.orders[-1] - 1
-        before = self.nothing_before(B) if before is None else before
-        ids = np.concatenate([before, tokens], axis=1, dtype=np.int64)
+        (B, S), context = tokens.shape, self.context
+        ids = self.ids(tokens, before).astype(np.int64)
         place = np.arange(ids.shape[1])
         begins = np.zeros_like(ids)  # the place of the document's first id
         if self.reset_token is not None:
@@ -120,6 +123,16 @@ class NgramTables:
         """
         return np.concatenate([tables[name][index] for name, index in rows.items()], axis=-1)
 
+    def look_up(self, params: Mapping[str, Any], tokens: Any, before: Any, xp: Any) -> Any:
+        """Return the rows of the tokens' n-grams, r (B, S, width), differentiable in the tables.
+
+        All are arrays of the framework of `xp`; `before` is as of `ids`.
+        """
+        tokens, before = (None if x is None else xp.numpy(x) for x in (tokens, before))
+        rows = self.rows_of(tokens, before).items()
+        parts = (xp.embedding(params[n], xp.from_numpy(row, like=params[n])) for n, row in rows)
+        return xp.concatenate(list(parts), -1)
+
     def parts(
         self, rows: Mapping[str, Int32], grad: NDArray[Any]
     ) -> Iterator[tuple[str, Int32, NDArray[Any]]]:
@@ -131,32 +144,6 @@ class NgramTables:
     def _numbers(self, n: int) -> int:
         """Number of sequences of n ids, of which the last is never absent."""
         return self.vocab_size * (self.vocab_size + 1) ** (n - 1) if n else 0
-
-
-def last_of(tokens: Int32, before: Int32) -> Int32:
-    """The ids before the sequences that continue tokens (B, S), of the shape of `before`."""
-    ids = np.concatenate([before, tokens], axis=1, dtype=np.int32)
-    return ids[:, ids.shape[1] - before.shape[1] :]
-
-
-def parted(state: Any) -> tuple[Int32 | None, Any]:
-    """Return the ids before, None without tables or at the start, and the state of the blocks."""
-    return state if isinstance(state, Carried) else (None, state)
-
-
-def mapped(state: Any, convert: Callable[[Any], Any]) -> Any:
-    """Return a state with every array of its blocks converted; None stays."""
-    before, blocks = parted(state)
-    blocks = blocks and [tuple(map(convert, block)) for block in blocks]
-    return blocks if before is None else Carried(before, blocks)
-
-
-def carried(cfg: Any, tokens: Int32, before: Int32 | None, state: Any) -> Any:
-    """Return the state after tokens, with the ids before the next ones if there are tables."""
-    if (tables := of(cfg)) is None:
-        return state
-    before = tables.nothing_before(len(tokens)) if before is None else before
-    return Carried(last_of(tokens, before), state)
 
 
 def _multipliers() -> Iterator[np.uint64]:
@@ -173,22 +160,6 @@ def _multipliers() -> Iterator[np.uint64]:
 
 
 _MULTIPLIERS = tuple(_multipliers())
-
-
-def look_up(
-    cfg: Any, params: Mapping[str, Any], tokens: Int32, before: Int32 | None, xp: Any
-) -> Any:
-    """Return the rows of the tokens' n-grams, r (B, S, width); None for a model without tables.
-
-    `params` are arrays of the framework of `xp`, through which the gradient goes.
-    """
-    if (tables := of(cfg)) is None:
-        return None
-    parts = [
-        xp.embedding(params[name], xp.from_numpy(rows, like=params[name]))
-        for name, rows in tables.rows_of(tokens, before).items()
-    ]
-    return xp.concatenate(parts, -1)
 
 
 def param_spec(cfg: Any) -> tuple[ParamSpec, ...]:

@@ -14,7 +14,7 @@ parameters. Results are views where NumPy can make one; an unknown name passes t
 Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py` and `blocks/slstm/cell.py`; transformers 5.23.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, TypeAlias
 
@@ -43,7 +43,7 @@ _GATES = 4
 def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
     """Translate arrays by name, such as a state dict, of any of the layouts above to ours."""
     if not isinstance(model, XLSTMLargeConfig):
-        return _slstm_cells(arrays, to_cuda=False) if model.in_xlstm else dict(arrays)
+        return _slstm_cells(arrays) if model.in_xlstm else dict(arrays)
     spec = model.layout.spec
     rows = {part: spec[f"backbone.blocks.0.{part}.weight"].shape[0]
             for parts in FUSED.values() for part in parts}  # fmt: skip
@@ -62,35 +62,17 @@ def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
     return translated
 
 
-def to_xlstm(
-    arrays: Arrays, model: ModelConfig, *, slstm: str = "vanilla"
-) -> dict[str, NDArray[Any]]:
-    """Translate our arrays to the xlstm package's; the layout of the sLSTM cell may be "cuda"."""
-    if isinstance(model, XLSTMLargeConfig):
-        return {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
-    return _slstm_cells(arrays, to_cuda=True) if slstm == "cuda" else dict(arrays)
+def to_xlstm(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
+    """Translate our arrays to the xlstm package's."""
+    if not isinstance(model, XLSTMLargeConfig):
+        return dict(arrays)
+    return {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
 
 
-def stacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return name of the fused layout -> the single names that it stacks, in order.
+def _slstm_cells(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """Bring sLSTM cells from the layout of the CUDA backend into ours; R's shape shows it.
 
-    A name that is not fused stands for itself.
-    """
-    stacked: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        stem, _, suffix = name.rpartition(".")
-        own = ((f, part) for f, parts in FUSED.items() for part in parts)
-        fused, part = next((one for one in own if stem.endswith(f".{one[1]}")), ("", ""))
-        block, parts = stem.removesuffix(part), FUSED.get(fused, ())
-        whole = f"{block}{fused}.{suffix}" if fused else name
-        stacked[whole] = tuple(f"{block}{one}.{suffix}" for one in parts) or (name,)
-    return stacked
-
-
-def _slstm_cells(arrays: Arrays, *, to_cuda: bool) -> dict[str, NDArray[Any]]:
-    """Bring sLSTM cells into the layout of the CUDA backend, or back; R's shape shows the present.
-
-    Those that have it already, and a bias of another shape, stay.
+    Others, and a bias of another shape, stay.
     """
     translated = dict(arrays)
     for name, R in arrays.items():
@@ -98,12 +80,11 @@ def _slstm_cells(arrays: Arrays, *, to_cuda: bool) -> dict[str, NDArray[Any]]:
             continue
         heads, rows, columns = R.shape
         width = min(rows, columns)
-        if (rows if to_cuda else columns) != _GATES * width:
+        if columns != _GATES * width:
             continue
         translated[name] = R.transpose(0, 2, 1)
         bias = name.removesuffix(_RECURRENT) + _BIAS
         if bias in arrays and arrays[bias].shape == (heads * _GATES * width,):
-            parts = (_GATES, heads) if to_cuda else (heads, _GATES)
-            b = arrays[bias].reshape(*parts, width)
+            b = arrays[bias].reshape(heads, _GATES, width)
             translated[bias] = b.swapaxes(0, 1).reshape(-1)
     return translated

@@ -18,17 +18,16 @@ def saved_run(out, name="small", model=SMALL, params=None, *, step=0):
     return saved
 
 
-def save(saved, model=SMALL, params=None, *, step):
+def save(saved, model=SMALL, params=None, *, step, **changed):
     """Save a checkpoint into a run, of initial values unless there are parameters."""
-    checkpoint.save(
-        saved,
-        step=step,
-        params=init_params(model, seed=0) if params is None else params,
-        model_config=model.to_dict(),
-        optimizer={},
-        state={},
-        tokenizer=ByteTokenizer(),
-    )
+    how = {"optimizer": {}, "state": {}, "tokenizer": ByteTokenizer(), "step": step}
+    params = init_params(model, seed=0) if params is None else params
+    return checkpoint.save(saved, params=params, model_config=model.to_dict(), **how | changed)
+
+
+def names(run):
+    """The checkpoints of a run, with `latest`."""
+    return sorted(path.name for path in run.checkpoints.iterdir())
 
 
 def letters():

@@ -86,7 +86,7 @@ class Arena:
         """
         if write not in WRITE_MODES:
             raise ArenaError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
-        new = segments.create(layout.total_bytes, layout.occupied_bytes, fallback=fallback)
+        new = segments.create(layout.total_bytes, fallback=fallback)
         creator = (os.getpid(), process_start_time(os.getpid()))
         arena = cls(new.mapping, ArenaHandle(new.fd, layout, write, creator), readonly=False)
         arena._fds = (new.fd, new.readonly_fd)
@@ -171,9 +171,12 @@ class Arena:
         return _part(self.params, self.layout.probe)
 
     def lost_update_rate(self) -> float | None:
-        """Share of probe increments that were lost; None before the first step."""
+        """Share of probe increments that were lost, in [0, 1]; None before the first step.
+
+        Exact up to 2^24 adds per element, where float32 stops counting.
+        """
         adds = sum(entry.probe_adds for entry in self.workers)
-        return lost_update_rate(self.probe, adds) if adds else None
+        return max(0.0, 1.0 - float(self.probe.mean(dtype=np.float64)) / adds) if adds else None
 
     def param(self, name: str) -> NDArray[np.float32]:
         """One parameter in its own shape, float32."""
@@ -231,11 +234,3 @@ class Arena:
 
 def _part(flat: NDArray[np.float32], slot: Slot) -> NDArray[np.float32]:
     return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-
-
-def lost_update_rate(probe: NDArray[np.float32], adds: int) -> float:
-    """Share of `adds` probe increments that were lost, in [0, 1].
-
-    Exact up to 2^24 adds per element, where float32 stops counting.
-    """
-    return max(0.0, 1.0 - float(probe.mean(dtype=np.float64)) / adds)

@@ -1,21 +1,22 @@
 """A process for trials that may crash it, such as a framework's operations on shared memory.
 
 It ends when its parent closes it or ends. Its output goes to a file. It runs one function after the
-other, and keeps objects for later ones (an engine, a writer).
+other, and keeps objects for later ones (an engine, a writer). A function may ask its parent.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from pathlib import Path
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
-from mlxhog.arena.worker_pool import WorkerProcess, last_lines
+from mlxhog.arena.worker_pool import Death, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
 from mlxhog.base import float32
 
@@ -29,18 +30,30 @@ DEATH_S = 5.0  # limit for a child to end after its pipe has closed
 class Failed(Exception):
     """A function in a child raised, took too long (`Late`), or ended its process; says which."""
 
+    death: Death | None = None  # of the process
+
 
 class Late(Failed):
     """The function took too long: it hangs, or this machine is too busy."""
 
 
+class _Question(NamedTuple):
+    question: Any
+
+
 class Lane:
     """What the functions in a child use: the arena, their worker slot, and kept objects."""
 
-    def __init__(self, arena: Arena | None, slot: int) -> None:
-        self._arena = arena
+    def __init__(self, arena: Arena | None, slot: int, pipe: Connection | None = None) -> None:
+        self._arena, self._pipe = arena, pipe
         self.slot = slot  # 0 without an arena
         self.store: dict[Any, Any] = {}  # objects that later functions use
+
+    def ask(self, question: object) -> Any:
+        """Return the parent's answer to a question, see `Child.take`."""
+        assert self._pipe is not None, "this lane is not that of a child"
+        self._pipe.send((None, _Question(question)))
+        return self._pipe.recv()
 
     @property
     def arena(self) -> Arena:
@@ -63,19 +76,24 @@ class Child:
         arena: attached by the child, as the worker in `slot`, which is free; None for no arena.
         threads: most threads of its libraries.
         promises: whether MLX multiplies float32 as float32 there, or as in a training run.
+        log: file to which its output is appended; None for a temporary one.
+        store: objects that its functions find in `Lane.store`.
 
     Concurrency: used by one thread of one process.
     """
 
     def __init__(
-        self, arena: Arena | None = None, slot: int = 0, *, threads: int = 1, promises: bool = True
-    ) -> None:
-        self._output = tempfile.NamedTemporaryFile()
+        self, arena: Arena | None = None, slot: int = 0, *, threads: int = 1, promises: bool = True,
+        log: Path | None = None, store: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self._output = log.open("a+b") if log else tempfile.NamedTemporaryFile()
+        self._begin = self._output.tell()
         self._process = WorkerProcess(
             _main,
-            (self._output.name, arena and arena.handle(), slot, promises),
+            (self._output.name, arena and arena.handle(), slot, promises, store or {}),
             name="mlxhog-child",
             threads=threads,
+            daemon=None,  # its functions may start processes
             pipe=True,
             arena=arena,
             slot=slot,
@@ -94,8 +112,8 @@ class Child:
         with suppress(OSError):  # the child is dead; `take` reports it
             self.pipe.send((function, args, keywords))
 
-    def take(self, timeout_s: float) -> Any:
-        """Wait for the function, and return its value.
+    def take(self, timeout_s: float, answer: Callable[[Any], Any] | None = None) -> Any:
+        """Wait for the function, and return its value; `answer` answers what it asks.
 
         Raises:
             Late: the function took too long, or raised a timeout.
@@ -107,10 +125,16 @@ class Child:
                 raise Late(f"no answer within {timeout_s:.0f} s")
         try:
             error, value = self.pipe.recv()
+            if isinstance(value, _Question):
+                assert answer is not None
+                self.pipe.send(answer(value.question))
+                return self.take(timeout_s, answer)
         except (EOFError, OSError):
-            death = self._process.reap(DEATH_S)
-            words = f"the process ended ({death}): {last_lines(self._output)[-1]}"
-            raise Failed(words) from None
+            death, lines = self._process.reap(DEATH_S), last_lines(self._output, self._begin)
+            fatal = [line for line in lines if line.startswith("Fatal Python error")]
+            failed = Failed(f"the process ended ({death}): {(fatal or lines)[-1]}")
+            failed.death = death
+            raise failed from None
         if error is not None:
             raise Late(error) if error.startswith("TimeoutError: ") else Failed(error)
         return value
@@ -139,7 +163,12 @@ class Child:
 
 
 def _main(
-    pipe: Connection, output: str, handle: ArenaHandle | None, slot: int, promises: bool
+    pipe: Connection,
+    output: str,
+    handle: ArenaHandle | None,
+    slot: int,
+    promises: bool,
+    store: Mapping[str, Any],
 ) -> None:
     if promises:
         float32.promise()
@@ -149,7 +178,8 @@ def _main(
     arena = None if handle is None else Arena.from_handle(handle)
     if arena is not None:
         arena.workers.entry(slot).state = State.RUNNING
-    lane = Lane(arena, slot)
+    lane = Lane(arena, slot, pipe)
+    lane.store.update(store)
     while True:
         value, error = None, None
         try:

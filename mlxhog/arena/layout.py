@@ -23,9 +23,7 @@ on. Every segment starts on a 16 KiB boundary (the largest page we meet: Apple s
 parameter on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
 
 macOS makes a shared object of several pieces of 4 GiB, and a range that a GPU imports should lie in
-one. So on macOS a segment that would straddle two pieces begins in the second; only segments larger
-than a piece still straddle. The gap is never touched, so it takes no memory. On Linux, where the
-whole arena is allocated at once, there are no gaps.
+one: `Layout.straddles` finds those that do not.
 Source: XNU, `pshm_truncate`: each piece is allocated with `ANON_MAX_SIZE`, 0xFFFFF000 bytes, which
 is not a multiple of 16 KiB. Whether this is rounded up or down, piece k begins at k * 0x100000000
 or before, and ends at (k + 1) * 0xFFFFC000 or behind.
@@ -34,7 +32,6 @@ or before, and ends at (k + 1) * 0xFFFFC000 or behind.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -139,15 +136,11 @@ class Layout:
         whole = self.segments[segment].count >= self.n_floats
         return self.state.get(segment.rpartition(".")[0], self.slots if whole else self.dense)
 
-    @property
-    def occupied_bytes(self) -> int:
-        """Size of the arena without the gaps between segments."""
-        return sum(_round_up(segment.nbytes, PAGE) for segment in self.segments.values())
-
     def straddles(self, name: str) -> bool:
-        """Whether a segment lies in more than one piece of a shared object of macOS."""
+        """Whether a segment may lie in more than one piece of a shared object of macOS."""
         segment = self.segments[name]
-        return not _in_one_piece(segment.offset, segment.nbytes)
+        piece = segment.offset // PIECE_BEGINS
+        return segment.offset + segment.nbytes > (piece + 1) * PIECE_ENDS
 
     def self_check(self, slot: int) -> int:
         """Index in the parameter segment of the test float of worker slot `slot`."""
@@ -165,7 +158,6 @@ def plan(
     n_tickets: int,
     kept: Mapping[str, tuple[str, int]] | None = None,
     extra: Mapping[str, tuple[str, int]] | None = None,
-    pieces: bool = sys.platform == "darwin",
 ) -> Layout:
     """Lay out an arena; nothing is created.
 
@@ -182,7 +174,6 @@ def plan(
             count of `PARAMETER_COPY` means one item per float of the parameter segment, one of
             `DENSE_COPY` those before the tables, and one of `LOCK_WORDS` an item per lock word.
         extra: the same, behind them.
-        pieces: keep each segment within one piece of a shared object of macOS if it fits.
 
     Raises:
         ShapeError: a parameter without a usable shape or kind.
@@ -239,12 +230,8 @@ def plan(
             raise ArenaError(f"two segments are called {name!r}; give one of them another name")
         if count < 0:
             raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
-        nbytes = count * np.dtype(dtype).itemsize
-        if pieces and not _in_one_piece(offset, nbytes):
-            moved = _round_up(offset, PIECE_BEGINS)
-            offset = moved if _in_one_piece(moved, nbytes) else offset
         segments[name] = Segment(name, dtype, offset, count)
-        offset = _round_up(offset + nbytes, PAGE)
+        offset = _round_up(offset + segments[name].nbytes, PAGE)
     return Layout(
         slots=places,
         probe=probe,
@@ -276,12 +263,6 @@ def place_state(
         slots[name] = Slot(name, shape, offset, math.prod(shape), "dense")
         offset = _round_up(offset + slots[name].size, ALIGN_FLOATS)
     return slots, offset
-
-
-def _in_one_piece(offset: int, nbytes: int) -> bool:
-    """Whether a range of a shared object lies in one of its pieces, which end with a page."""
-    piece = offset // PIECE_BEGINS
-    return offset + nbytes <= (piece + 1) * PIECE_ENDS
 
 
 def ring(n_tickets: int, max_workers: int) -> int:

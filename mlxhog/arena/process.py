@@ -8,7 +8,6 @@ for both, here and in the stripe locks. The memory is the size that an arena may
 from __future__ import annotations
 
 import os
-import resource
 import time
 from pathlib import Path
 
@@ -72,11 +71,3 @@ def available_bytes() -> int:
         free = os.statvfs(_SHM)
         limits.append(free.f_bavail * free.f_frsize)
     return min(limits)
-
-
-def limit_in_words() -> str:
-    """The memory limit of this process (ulimit -v) as a clause; empty without a limit."""
-    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if allowed == resource.RLIM_INFINITY:
-        return ""
-    return f"; a process may have {allowed:,} bytes of addresses here (ulimit -v)"

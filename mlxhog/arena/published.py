@@ -9,8 +9,9 @@ does nothing. The memory order stands in `metal/native/arena/control.h`.
 Copies: two segments laid out like `params` alternate: while one is written, the other can be read.
 One process publishes. Any number of readers map the arena read-only, and take no lock: a reader
 reads again if the copy that it was reading was written meanwhile (a sequence lock), which needs a
-reader slower than the time between two copies. The run publishes while readers are connected
-(`requests.py`).
+reader slower than the time between two copies. A thread of the supervisor's process publishes every
+`--live-every` while readers are connected (`requests.py`). No worker waits for it: it takes no
+lock, and starts again if an update came in between.
 
     live.marks      uint8    the marks, each on a cache line of its own
     live.1, live.2  float32  the copies; number k lies in `live.1` if k is odd
@@ -21,9 +22,12 @@ reader slower than the time between two copies. The run publishes while readers 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +38,10 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.words import LINE, Table
 
+if TYPE_CHECKING:  # workers do not load them
+    from mlxhog.arena.requests import RunServer
+    from mlxhog.base.quantities import Interval
+
 Float32 = NDArray[np.float32]
 Updates = tuple[int, int]
 """The updates in a copy: those that are completely in it, and those of which a part may be."""
@@ -41,6 +49,9 @@ MARKS, WORDS = "live.marks", "live.words"
 TRIES = 4
 WAIT_S = 0.02  # longest wait for a moment in which no worker applies an update
 _LONGEST_NAP_S = 1e-3
+POLL_S = 0.05  # between two looks of the publisher for readers
+TRIES_S = 0.02  # its time to try for a copy without an update in between
+COPYING_PART = 0.1  # largest part of its time for copying
 _TABLE = Table(run=(1, "number closed"), copy=(2, "mark oldest version time_ns"))
 
 
@@ -198,3 +209,88 @@ class Copies:
 
     def _at(self, number: int) -> int:
         return LINE * (1 + (number + 1) % 2)
+
+
+class Publisher:
+    """Publishes the parameters of a run while it has readers, and once at its end."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        server: RunServer,
+        write_model: Callable[[Arena, Float32], None],
+        every: Interval,
+    ) -> None:
+        """Start the thread, which is idle until a reader comes; `server` counts readers.
+
+        `write_model` writes the present model, laid out as the parameters.
+        """
+        self._readers, self._every = server, every
+        self._arena, self._write_model = arena, write_model
+        self._copies, self._marks = Copies(arena), MarksReader(arena)
+        self._averages = "copies.1" in arena.layout.segments
+        self._lock = threading.Lock()  # of the thread and of callers
+        self._stop = threading.Event()
+        self._came = self._steps = 0
+        self._published_s = self._not_before = 0.0
+        self._thread = threading.Thread(target=self._run, name="mlxhog-publisher", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_S):
+            with self._lock:
+                if self._is_due():
+                    self._publish(at_rest=False)
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if self._readers.present == 0:
+            return False
+        if self._readers.came != self._came:
+            return True
+        steps = self._arena.counters.load("version") - self._steps
+        is_due = self._every.due(steps=steps, seconds=now - self._published_s)
+        return is_due and now >= self._not_before
+
+    def _publish(self, *, at_rest: bool) -> None:
+        """Publish a copy, unless the newest is up to date; `at_rest` says that no worker moves."""
+        began, came = time.monotonic(), self._readers.came
+        version, newest = self._arena.counters.load("version"), self._copies.newest()
+        is_new = newest is None or not newest.oldest == newest.version == version
+        if is_new or (at_rest and self._averages):  # a meeting changes it without an update
+            self._copies.publish(partial(self._copy, at_rest=at_rest))
+            now = time.monotonic()
+            self._steps, self._published_s = version, now
+            self._not_before = now + (now - began) / COPYING_PART
+        self._came = came
+
+    def _copy(self, out: Float32, *, at_rest: bool) -> Updates:
+        arena, version = self._arena, partial(self._arena.counters.load, "version")
+
+        def copy() -> None:
+            if at_rest or self._averages:
+                self._write_model(arena, out)
+            else:
+                copy_racily(out, arena.params[: out.size])
+
+        if not at_rest:
+            return self._marks.copy(version, copy, TRIES_S)
+        copy()
+        return version(), version()
+
+    def publish_at_rest(self) -> None:
+        """Publish the present model if it has readers; no worker may move."""
+        with self._lock:
+            if not self._copies.closed and self._readers.present:
+                self._publish(at_rest=True)
+
+    def end(self) -> None:
+        """Publish the final model for later readers, as the last copy; no worker may move."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        for slot in range(1, self._arena.layout.max_workers + 2):
+            Marks(self._arena, slot).end_update()
+        self._publish(at_rest=True)
+        self._copies.close()

@@ -109,7 +109,6 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             path.unlink(missing_ok=True)
             super().__init__(os.fspath(path), _Client)
             os.chmod(path, 0o600)
-            self._inode = path.stat().st_ino
         except OSError as error:
             raise ArenaError(f"cannot serve the run at {path}: {error}") from error
         self.is_closed = False
@@ -146,9 +145,8 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.server_close()
         for request in self.take():
             request.hang_up()
-        with contextlib.suppress(OSError):  # its folder may have been moved or replaced
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
+        with contextlib.suppress(OSError):  # its folder may have been moved
+            self.path.unlink()
 
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
@@ -280,15 +278,15 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
 
 def _fields(line: bytes, key: str) -> dict[str, Any]:
     """Read one line; a `RunError` says why it is not a JSON object with this key."""
-    if key == "request" and len(line) > MOST_BYTES:
-        raise RunError(f"a line has more than {MOST_BYTES:,} bytes; send one short line of JSON")
     try:
+        if key == "request" and len(line) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
         fields = plain_json.loads(line)
+        if isinstance(fields, dict) and key in fields:
+            return fields
+        raise ValueError("it is other JSON")
     except ValueError as error:
-        raise RunError(f"a line is not JSON: {error}; send one JSON object") from error
-    if not isinstance(fields, dict) or key not in fields:
-        raise RunError(f"a line is not a JSON object with the key {key!r}")
-    return fields
+        raise RunError(f"a line is not a JSON object with the key {key!r}: {error}") from error
 
 
 # -- the socket file -----------------------------------------------------------------------------

@@ -45,14 +45,11 @@ class Backing(NamedTuple):
     note: str  # for the user if shared memory was refused and a file took its place, or ""
 
 
-def create(
-    nbytes: int, needed_bytes: int | None = None, *, fallback: Path | None = None
-) -> Backing:
+def create(nbytes: int, *, fallback: Path | None = None) -> Backing:
     """Create and map a zeroed segment without a name in any directory.
 
     Args:
         nbytes: size, rounded up to 16 KiB.
-        needed_bytes: bytes of it that will be used; default: all.
         fallback: directory of the file that takes its place if shared memory is forbidden; None is
             the temporary directory.
 
@@ -60,9 +57,9 @@ def create(
         EnvironmentLacks: there is too little memory or, for a file, too little space on the disk.
     """
     nbytes = -(-nbytes // PAGE) * PAGE
-    needed_bytes, note, had = needed_bytes or nbytes, "", available_bytes()
-    if needed_bytes > had:
-        raise _too_large(needed_bytes, had)
+    note, had = "", available_bytes()
+    if nbytes > had:
+        raise _too_large(nbytes, had)
     try:
         fd, readonly_fd = _open_shm()
     except OSError as error:

@@ -164,14 +164,14 @@ class Backend(Reader):
 
     def _inputs(self, batch: Batch) -> Inputs:
         """Draw what is random of a batch's gradient, and gather the rows that it reads."""
-        batch, before, state = self._behind_context(batch)
+        batch, state = self._behind_context(batch)
         tokens, leaves = self._tokens(batch.x), {name: self.params[name] for name in self._trained}
         if not self._embedded:
             embedded = lm.embed(self.model, self.params, tokens, self._ops().xp)
             leaves[families.embedding(self.model)] = embedded
         index = candidates = ids = log_inclusion = None
         if self._grams is not None:
-            index = self._grams.rows_of(batch.x, before)
+            index = self._index(batch.x, state)
             leaves[ngrams.ROWS] = self._from_host(self._grams.gather(self.tables, index))
         labels = batch.y
         if self._sampled is not None:
@@ -200,8 +200,9 @@ class Backend(Reader):
         read = params.pop(ngrams.ROWS, None)
         if ids is not None and (bias := families.head_bias(model)) is not None:
             params[bias] = params[bias][ids]
-        if self.narrow:
-            params = dict(lm.in_bfloat16(model, params, ops.xp))
+        if self.narrow:  # the products; what is between them, and the gradients, are in float32
+            narrow = families.products(model) & params.keys()
+            params |= {name: ops.xp.bfloat16(params[name]) for name in narrow}
         how: dict[str, Any] = {"masks": masks, "log_inclusion": log_inclusion, "state": state}
         return lm.mean_loss(model, params, tokens, labels, ops=ops, x=x, rows=read, **how)
 
@@ -221,16 +222,16 @@ class Backend(Reader):
             grads[embedding] = rows.coalesced()
         return grads
 
-    def _behind_context(self, batch: Batch) -> tuple[Batch, Int32 | None, State | None]:
-        """Return the part of a frozen batch after its contexts, and the ids and states before it.
+    def _behind_context(self, batch: Batch) -> tuple[Batch, State | None]:
+        """Return the part of a frozen batch after its contexts, and the states before it.
 
         The states are constants. They are computed row by row, since contexts differ in length.
         """
         if not batch.frozen:
-            return batch, None, None
+            return batch, None
         rest, lengths = batch.behind_context()
         if not lengths.any():
-            return rest, None, None
+            return rest, None
         with self._without_gradient():
             states = list[State]()
             for row, n in zip(batch.x, lengths.tolist(), strict=True):
@@ -238,9 +239,6 @@ class Backend(Reader):
                 state: State = None
                 for span in self._spans((1, n)) if n else ():
                     _, state = self._forward(context[:, span], state, last=True)
-                if state is None:
-                    start = lm.init_state(self.model, 1, self._ops().xp)
-                    state = ngrams.carried(self.model, context, None, start)
-                states.append(state)
-            before, state = ngrams.parted(self.stack_states(states))
-        return rest, before, self._constant(state)
+                states.append(lm.init_state(self.model, 1, self._ops().xp) if n == 0 else state)
+            state = self.stack_states(states)
+        return rest, self._constant(state)

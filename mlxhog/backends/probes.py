@@ -10,7 +10,6 @@ device, its compiler or a framework has had:
     gates      at -inf, -1e4, -88, 0 and 88. Fast mathematics makes NaN of exp(-inf) (3592).
     chain      operators that depend on each other in one graph, which a lazy framework sends to
                the device together (3347).
-    tiny       products below 1.2e-38. A device may flush them to zero; that is no fault.
 
 `CHECKS` are the operators with Metal kernels: outputs, states and gradients, next to those of the
 framework's plain operators on its CPU, whose float32 no setting of a GPU changes. Their inputs have
@@ -36,7 +35,7 @@ Array = NDArray[Any]
 Inputs = Mapping[str, Any]
 Named = Iterator[tuple[str, Array]]
 
-PRODUCTS, GATES, CHAIN, TINY = "products", "gates", "chain", "tiny"
+PRODUCTS, GATES, CHAIN = "products", "gates", "chain"
 LONG = f"{PRODUCTS}/long"
 
 
@@ -84,7 +83,6 @@ ALLOWED = {
     PRODUCTS: Allowed(of_largest=4e-6),  # TF32 products have 7e-4
     GATES: Allowed(of_largest=1e-4),
     CHAIN: Allowed(of_largest=2e-5),
-    TINY: Allowed(atol=2.0**-126),  # the smallest number that no device flushes to zero
     "y": Allowed(atol=1e-6, of_largest=3e-6),  # the output of the convolution
     "h": Allowed(atol=1e-6, of_largest=2e-5),  # that of a cell
     "state": Allowed(atol=1e-5, of_largest=1e-4),
@@ -264,13 +262,6 @@ PROBES = {
     f"{GATES}/mlstm_cell": Small(_extreme(_mlstm), _call_mlstm),
     f"{GATES}/slstm_cell": Small(_extreme(_slstm), _call_slstm),
     f"{CHAIN}/{DEPTH} layers": Small(_chained, _call_chain),
-    f"{TINY}/products": Small(
-        lambda r, s: {
-            "x": np.float32(2.0) ** -np.arange(120, 140, dtype=np.float32),
-            "y": _positive(r, 20),
-        },
-        lambda ops, t, *_: (t["x"] * t["y"],),
-    ),
 }
 """By kind and name."""
 

@@ -21,7 +21,6 @@ from mlxhog.errors import DataError
 from mlxhog.models import families, lm, lm_native, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.lm_native import Decoder
-from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Float32, Int32
@@ -130,11 +129,20 @@ class Reader(ABC):
     def _ops(self) -> Ops:
         return choose(self._framework, self.kernels, self._device, plain=self._plain)
 
-    def _rows(self, tokens: Int32, before: Int32 | None) -> Float32 | None:
+    def _index(self, tokens: Int32, state: State | None) -> dict[str, Int32]:
+        """The rows of the tables that tokens behind a state read; none without tables."""
+        if self._grams is None:
+            return {}
+        before = None if state is None else state[0][0]
+        if not (before is None or isinstance(before, np.ndarray)):
+            before = self._on_host(before)
+        return self._grams.rows_of(tokens, before)
+
+    def _rows(self, tokens: Int32, state: State | None) -> Float32 | None:
         """The rows of the n-grams that end in each of `tokens`; None without tables."""
         if self._grams is None:
             return None
-        return self._grams.gather(self.tables, self._grams.rows_of(tokens, before))
+        return self._grams.gather(self.tables, self._index(tokens, state))
 
     # -- losses and logits ------------------------------------------------------------------------
 
@@ -170,11 +178,9 @@ class Reader(ABC):
 
     def _forward(self, tokens: Int32, state: State | None, **how: Any) -> tuple[Any, State]:
         """Logits of tokens that follow a state, and the next state, as the framework has them."""
-        before, state = ngrams.parted(state)
-        how |= {"ops": self._ops(), "rows": self._on_device(self._rows(tokens, before))}
+        how |= {"ops": self._ops(), "rows": self._on_device(self._rows(tokens, state))}
         ids, state = self._tokens(tokens), self._unpacked(state)
-        logits, state = lm.logits(self.model, self.params, ids, state, **how)
-        return logits, ngrams.carried(self.model, tokens, before, state)
+        return lm.logits(self.model, self.params, ids, state, **how)
 
     def _spans(self, shape: tuple[int, ...]) -> Iterable[slice]:
         """Ranges of positions that are computed at a time: all of them on a CPU."""
@@ -190,7 +196,8 @@ class Reader(ABC):
         """
         check_tokens(tokens, self.model.vocab_size)
         if self._decoder is not None and tokens.shape[1] == 1:
-            return self._decoded(self._decoder, tokens, state)
+            state, rows = self._packed(state), self._rows(tokens, state)
+            return self._decoder.step(tokens[:, 0], state, None if rows is None else rows[:, 0])
         for logits, after in self._pieces(tokens, state, last=True):
             result = logits[:, -1], after
         return result
@@ -202,18 +209,8 @@ class Reader(ABC):
         for span in self._spans(tokens.shape):
             with self._without_gradient():
                 logits, state = self._forward(tokens[:, span], state, **how)
-                piece = self._on_host(self._ops().xp.float32(logits)), self._computed(state)
+                piece = self._on_host(logits), self._computed(state)
             yield piece
-
-    def _decoded(
-        self, decoder: Decoder, tokens: Int32, state: State | None
-    ) -> tuple[Float32, State]:
-        """`logits` of single tokens without the framework."""
-        before, inner = ngrams.parted(state)
-        rows = self._rows(tokens, before)
-        packed = decoder.init_state(len(tokens)) if inner is None else self._packed(inner)
-        last, packed = decoder.step(tokens[:, 0], packed, None if rows is None else rows[:, 0])
-        return last, ngrams.carried(self.model, tokens, before, packed)
 
     def every_logits(
         self, tokens: Int32, state: State | None, hidden: list[Float32] | None = None
@@ -236,28 +233,23 @@ class Reader(ABC):
 
     def state_arrays(self, state: State) -> list[list[NDArray[Any]]]:
         """The arrays of a state, by block, without the ids before."""
-        blocks = self._unpacked(ngrams.parted(state)[1])
+        blocks = self._unpacked(state)[-len(self.model.layout.blocks) :]
         return [[self._on_host(part) for part in block] for block in blocks]
 
     def stack_states(self, states: Sequence[State]) -> State:
         """One state with the rows of the states of several batches, in their order."""
-        befores, inner = zip(*map(ngrams.parted, states), strict=True)
-        if any(isinstance(one, np.ndarray) for one in inner):
-            stacked = np.concatenate([self._packed(one) for one in inner])
-        else:
-            with self._without_gradient():
-                stacked = self._computed(lm.stack_states(inner, self._ops().xp))
-        return stacked if befores[0] is None else Carried(np.concatenate(befores), stacked)
+        if any(map(self._is_packed, states)):
+            blocks = zip(*map(self._packed, states), strict=True)
+            return [tuple(map(np.concatenate, zip(*block, strict=True))) for block in blocks]
+        with self._without_gradient():
+            return self._computed(lm.stack_states(states, self._ops().xp))
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """The state of some rows of a batch, in the order of `rows`."""
-        before, inner = ngrams.parted(state)
-        if isinstance(inner, np.ndarray):
-            taken = inner[list(rows)]
-        else:
-            with self._without_gradient():
-                taken = self._computed(lm.take_state(inner, rows, self._ops().xp))
-        return taken if before is None else Carried(before[list(rows)], taken)
+        if self._is_packed(state):
+            return [tuple(part[list(rows)] for part in block) for block in state]
+        with self._without_gradient():
+            return self._computed(lm.take_state(state, rows, self._ops().xp))
 
     def _native_decoder(self) -> Decoder | None:
         """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""
@@ -267,20 +259,22 @@ class Reader(ABC):
         how: dict[str, Any] = {"framework": self._framework, "kernels": self.kernels}
         return lm_native.decoder(self.model, params, threads=self._threads, **how)
 
-    # A state is that of `lm`, a tuple of arrays per block, or one NumPy array of the decoder. It is
-    # converted when the other one computes the next step.
+    # A state is that of `lm`, or one of the decoder, in NumPy. It is converted when the other one
+    # computes the next step.
 
-    def _packed(self, state: Any) -> Float32:
-        if isinstance(state, np.ndarray):
+    def _is_packed(self, state: State) -> bool:
+        return self._decoder is not None and isinstance(state[-1][0], np.ndarray)
+
+    def _packed(self, state: State) -> State:
+        if state is None or self._decoder is None or self._is_packed(state):
             return state
-        assert self._decoder is not None
-        return self._decoder.pack([[self._on_host(part) for part in block] for block in state])
+        return self._decoder.pack([tuple(map(self._on_host, block)) for block in state])
 
-    def _unpacked(self, state: Any) -> Any:
-        if self._decoder is None or not isinstance(state, np.ndarray):
+    def _unpacked(self, state: State) -> State:
+        if state is None or self._decoder is None or not self._is_packed(state):
             return state
         blocks = self._decoder.unpack(state)
-        return [tuple(self._from_host(part) for part in block) for block in blocks]
+        return [tuple(map(self._from_host, block)) for block in blocks]
 
 
 def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:

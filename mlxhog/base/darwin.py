@@ -66,11 +66,6 @@ def fast_cores() -> int:
     return cores(efficiency=False) or sysctl_int("hw.physicalcpu") or 1
 
 
-def memory_bytes() -> int:
-    """Physical memory."""
-    return sysctl_int("hw.memsize") or 0
-
-
 def translated() -> bool:
     """Whether Rosetta translates this process from x86_64."""
     return sysctl_int("sysctl.proc_translated") == 1

@@ -43,7 +43,7 @@ def here() -> Machine:
         system="macos" if macos else platform.system().lower(),
         architecture=platform.machine(),
         cores=darwin.fast_cores() if macos else _usable_cores(),
-        memory_bytes=darwin.memory_bytes() if macos else _memory_bytes(),
+        memory_bytes=_memory_bytes(),
         chip=chip_name() if macos else "",
         frameworks=frozenset(
             name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None

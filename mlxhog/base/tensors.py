@@ -10,8 +10,7 @@ Source: the format's description in huggingface/safetensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,48 +34,51 @@ _ALIGNMENT = 64
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-@dataclass(frozen=True)
-class TensorSource:
-    """A tensor to be written: its shape and type in the file, and the arrays with its elements."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    parts: tuple[NDArray[Any], ...]  # of any type; their elements in C order, one after the other
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in the file."""
-        return sum(part.size for part in self.parts) * self.dtype.itemsize
+def stored_dtype(array: NDArray[Any], dtype: np.dtype[Any] | None) -> np.dtype[Any]:
+    """Return the type of an array in a file whose parameters are stored as `dtype`."""
+    return array.dtype if dtype is None or array.dtype not in mapped.FLOATS else dtype
 
 
-def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays by name, contiguous or not, as `write_entries` does."""
-    entries = {name: TensorSource(a.shape, a.dtype, (a,)) for name, a in tensors.items()}
-    for _ in write_entries(path, entries):
+def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name, contiguous or not, as `write_each` does."""
+    for _ in write_each(path, arrays):
         pass
 
 
-def write_entries(path: Path, entries: Mapping[str, TensorSource]) -> Iterable[tuple[str, bool]]:
-    """Write tensors one after the other; yield the name of each and whether it is finite.
+def write_each(
+    path: Path, arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any] | None = None
+) -> Iterator[tuple[str, bool]]:
+    """Write arrays one after the other; yield the name of each and whether it is finite.
 
-    At the end the file is whole and on the disk. It takes a few `mapped.CHUNK_BYTES` of memory.
+    Types of parameters (`mapped.FLOATS`) become `dtype`; None keeps them. At the end the file is
+    whole and on the disk. It takes a few `mapped.CHUNK_BYTES` of memory.
 
     Raises:
         OSError: the file cannot be written; ENOSPC if the disk is full. The unfinished file is
             removed.
     """
-    order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
+    types = {name: stored_dtype(array, dtype) for name, array in arrays.items()}
+    order = sorted(arrays, key=lambda name: (-types[name].itemsize, name))
+    # Without this metadata transformers refuses the file.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    first = 0
+    for name in order:
+        end = first + arrays[name].size * types[name].itemsize
+        shape, code = arrays[name].shape, _CODES[types[name]]
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": [first, end]}
+        first = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     try:
         with path.open("wb") as file:
-            file.write(_header({name: entries[name] for name in order}))
+            file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
                 finite = True
-                for part in entries[name].parts:
-                    for chunk in mapped.chunks(part):
-                        with np.errstate(over="ignore"):
-                            converted = chunk.astype(entries[name].dtype, copy=False)
-                        finite &= mapped.is_finite(converted)
-                        file.write(converted.view(np.uint8).data)
+                for chunk in mapped.chunks(arrays[name]):
+                    with np.errstate(over="ignore"):
+                        converted = chunk.astype(types[name], copy=False)
+                    finite &= mapped.is_finite(converted)
+                    file.write(converted.view(np.uint8).data)
                 yield name, finite
             file.flush()
             flush(file.fileno())
@@ -126,22 +128,6 @@ def refuse_lfs_pointer(path: Path) -> None:
             f"{path} is a Git LFS pointer in place of the file; fetch the file with `git lfs pull` "
             f"in {path.parent}"
         )
-
-
-def _header(entries: Mapping[str, TensorSource]) -> bytes:
-    # Without this metadata transformers refuses the file.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    first = 0
-    for name, entry in entries.items():
-        header[name] = {
-            "dtype": _CODES[entry.dtype],
-            "shape": entry.shape,
-            "data_offsets": [first, first + entry.nbytes],
-        }
-        first += entry.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _view(data: NDArray[np.uint8], entry: dict[str, Any], name: str, path: Path) -> NDArray[Any]:

@@ -118,7 +118,7 @@ def joining_workers(
     present workers.
 
     Raises:
-        ConfigError: as `resolve_workers`, or more workers than there are free slots.
+        ConfigError: as `resolve_workers`, or more workers than free slots.
         EnvironmentLacks: a requested backend is not available.
     """
     backends = _listed("1" if workers.strip() == "auto" else workers.strip(), machine, [])
@@ -128,16 +128,8 @@ def joining_workers(
             f"{count} worker{'s' * (count > 1)} cannot join: the run has {slots}; let others "
             "leave (mlxhog leave), or start a run with more --max-workers"
         )
-    if threads is not None and threads > machine.cores:
-        raise ConfigError(
-            f"threads is {threads}, and this machine has {machine.cores} cores; give at most "
-            f"{machine.cores}, or leave it out to share them"
-        )
-    share = max(1, machine.cores // (present + count))
-    return tuple(
-        WorkerSpec(name, min(threads or share, share) if name in GPU_BACKENDS else threads or share)
-        for name in backends
-    )
+    share = threads or max(1, machine.cores // (present + count))
+    return _with_threads(backends, share, machine, [])
 
 
 def _listed(text: str, machine: Machine, notes: list[str]) -> list[str]:

@@ -90,15 +90,9 @@ def save(
 ) -> Path:
     """Save a checkpoint, then drop all but the last few; returns its directory.
 
-    Args:
-        run: the run; the caller holds its lock.
-        step: updates applied so far; the checkpoint's name.
-        params: name -> float32 array; pass a snapshot, which no process writes meanwhile.
-        model_config: the fields of the architecture, as `families.read` takes them.
-        optimizer: name -> array.
-        state: the trainer's state, as JSON values.
-        tokenizer: copied into the checkpoint.
-        keep_last: number of checkpoints that remain, at least 1.
+    The caller holds the run's lock. `step` counts the updates applied so far. `params` are float32
+    arrays that no process writes meanwhile, `model_config` is what `families.read` takes, and
+    `state`, of the trainer, has JSON values. `keep_last` is at least 1.
 
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing is saved.
@@ -115,8 +109,8 @@ def save(
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
-            entries = contents.our_entries(model, params)
-            for name, finite in tensors.write_entries(part / MODEL, entries):
+            ours = contents.our_tensors(model, params)
+            for name, finite in tensors.write_each(part / MODEL, ours):
                 if not finite:
                     raise CheckpointError(
                         f"{name} has numbers that are not finite; nothing was saved, the previous "
@@ -154,10 +148,8 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer]:
 def load(path: Path, *, verify: bool = True) -> Checkpoint:
     """Load a checkpoint from which training can continue.
 
-    Args:
-        path: its directory.
-        verify: compare the tensor files with their digests and check that all numbers are finite;
-            both read the whole files.
+    `verify` compares the tensor files with their digests and checks that all numbers are finite;
+    both read the whole files.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged or of another program; or a tensor is
@@ -189,12 +181,9 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
 def find(spec: str, root: Path, which: str | None = None) -> tuple[Run | None, Path]:
     """Return the checkpoint that `spec` names, and the run to which it belongs.
 
-    Args:
-        spec: the path of a directory or file with tensors, of any format (its run is None if it is
-            in none); or a run, or a run and `/best`.
-        root: the folder of runs.
-        which: which checkpoint of a run: "latest", "best", or the name of a folder; None is the
-            newest.
+    `spec` is the path of a directory or file with tensors, of any format, perhaps in no run; or a
+    run in the folder `root`, or a run and `/best`. `which` of a run's checkpoints is "latest",
+    "best", or the name of a folder; None is the newest.
 
     Raises:
         RunError: there is no such run.
@@ -297,13 +286,11 @@ def latest(run: Run) -> Path:
     """
     try:
         name = reading.read_bytes(run.checkpoints / _LATEST, 4096).decode().strip()
-    except OSError:
+    except (OSError, ValueError):
         name = ""
-    except ValueError:  # too long, or no text
-        name = "/"
     # After a kill between two renames a checkpoint that was being replaced has its `.old` name.
-    for candidate in (name, f"{name}.old") if name.isprintable() and "/" not in name else ():
-        if name and (run.checkpoints / candidate / manifest.NAME).is_file():
+    for candidate in (name, f"{name}.old") if name else ():
+        if (run.checkpoints / candidate / manifest.NAME).is_file():
             return run.checkpoints / candidate
     if name:
         raise manifest.damaged(

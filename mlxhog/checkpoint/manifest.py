@@ -65,12 +65,9 @@ def read(directory: Path) -> dict[str, Any]:
 def verify(
     directory: Path, record: Mapping[str, Any], *, large: Iterable[str] | None = None
 ) -> None:
-    """Compare the files of a directory with its manifest: all sizes, and digests.
+    """Compare the files of a checkpoint with its manifest: all sizes, and digests.
 
-    Args:
-        directory: the checkpoint.
-        record: its manifest.
-        large: the files of tensors whose digests are compared, which reads them; None is all.
+    Of the files of tensors only the digests of `large` are compared, which reads them; None is all.
 
     Raises:
         CheckpointError: a file is missing, changed, or not listed; the message names it.

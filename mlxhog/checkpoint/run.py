@@ -65,13 +65,9 @@ class _Place:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory.
+    """One run directory."""
 
-    Attributes:
-        directory: absolute path of the directory, mode 0700.
-    """
-
-    directory: Path
+    directory: Path  # absolute; of mode 0700
 
     @property
     def name(self) -> str:
@@ -134,16 +130,14 @@ class Run:
 
     def created_ns(self) -> int:
         """Return when the run was created, in nanoseconds since 1970; 0 if it is not known."""
-        created = self._read_status().get("created_ns")
-        return created if type(created) is int and 0 < created < 2**63 else 0
+        return int(self._read_status().get("created_ns", 0))
 
     def automatic(self) -> tuple[str, ...]:
         """Return the options that the user left at "auto"; the stored values are the resolved ones.
 
         Empty if `run.json` cannot be read.
         """
-        names = self._read_status().get("automatic")
-        return tuple(map(str, names)) if isinstance(names, list) else ()
+        return tuple(self._read_status().get("automatic", ()))
 
     def options(self, *, data: str | None = None, path: Path | None = None) -> Layer:
         """Return the options, of `path` or the run's own, with the place where the text is now.
@@ -155,24 +149,21 @@ class Run:
         from mlxhog.data import corpora
 
         options = read_stored(path or self.config_path)
-        spec, origin = options.get("data", (None, ""))
-        spec = "\n".join(map(str, spec)) if isinstance(spec, list) else spec
-        if data is not None or not isinstance(spec, str) or not corpora.is_missing(spec):
+        spec, origin = options.get("data", ("", ""))
+        spec = "\n".join(map(str, spec)) if isinstance(spec, list) else str(spec)
+        if data is not None or not spec or not corpora.is_missing(spec):
             return options
-        known = self.read_status().get("data_path")
-        if isinstance(known, str) and not corpora.is_missing(known):
-            return {**options, "data": (known, origin)}
-        full = known if isinstance(known, str) else corpora.full_path(spec) or spec
-        where = f"{'was' if full is known else 'is not at'} {words(full)}"
-        raise DataError(
-            f"the text of the run {self.name}, data {words(spec)}, {where}, where nothing is now; "
-            "put it back, or name its new place with --data PATH (train, eval, analyze)"
-        )
+        full = self.read_status().get("data_path") or corpora.full_path(spec) or spec
+        if corpora.is_missing(full):
+            raise DataError(
+                f"the text of the run {self.name}, data {words(spec)}, is not at {words(full)}; "
+                "put it back, or name its new place with --data PATH (train, eval, analyze)"
+            )
+        return {**options, "data": (full, origin)}
 
     def ended_with(self, checkpoint: Path) -> bool:
         """Whether nothing was trained after this checkpoint of the run, which may be a copy."""
-        newest = self.read_status().get("checkpoint")
-        return isinstance(newest, str) and Path(newest).name == checkpoint.name
+        return Path(self.read_status().get("checkpoint") or "").name == checkpoint.name
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`, as `append_lines`; NaN and infinities become null."""
@@ -396,11 +387,9 @@ def clear(run: Run) -> Path:
 def find(spec: str, root: Path, *, whole: bool = False) -> Run:
     """Return the run that `spec` names; every command with the name of a run calls this.
 
-    Args:
-        spec: `latest`, the name of a run below `root`, a part of only one name, or a path.
-        root: the directory of runs.
-        whole: for commands that cannot be undone: neither `latest` nor a part of a name will do,
-            but a whole name without date and time, if it is unique.
+    It is `latest`, the name of a run below `root`, a part of only one name, or a path. For commands
+    that cannot be undone, `whole` refuses `latest` and parts of names, but for a whole name without
+    date and time, if it is unique.
 
     Raises:
         RunError: there is no such run (the message suggests the nearest name), or several names

@@ -352,5 +352,6 @@ def _metavar(spec: Option) -> str:
         return "NAME=VALUE"
     if spec.choices:
         return "{" + ",".join(spec.choices) + "}"
-    of_type = {Interval: "STEPS|TIME|off", int: "N", float: "TIME" if spec.unit == "s" else "X"}
+    interval = f"{(spec.unit or 'steps').upper()}|TIME|off"
+    of_type = {Interval: interval, int: "N", float: "TIME" if spec.unit == "s" else "X"}
     return of_type.get(spec.type, "TEXT")

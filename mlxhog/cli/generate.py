@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,26 @@ class GenerateConfig(Sampling, Reading, Plugins, Json):
         "FILE.jsonl",
         excludes=("prompt",),
     )
-    batch_size: int = option(16, "answers that are written at a time", low=1)
+
+
+@dataclass
+class _Answer:
+    """One answer, complete or in progress."""
+
+    prompt: str
+    ids: list[int] = field(default_factory=list)  # without the one that ends a document
+    text: str = ""
+    finish_reason: str | None = None
+    ttft_s: float | None = None  # seconds from the start of all answers to its first token
+    weights: "tuple[Loaded, Loaded] | None" = None  # of the first token and of the last
+
+    def facts(self, source: "WeightSource") -> dict[str, Any]:
+        whose = {} if self.weights is None else {"weights": _weights(source, *self.weights)}
+        ttft_s = self.ttft_s and round(self.ttft_s, 4)
+        return {
+            "prompt": self.prompt, "text": self.text, "tokens": len(self.ids), "ids": self.ids,
+            "finish_reason": self.finish_reason, "ttft_s": ttft_s, **whose,
+        }  # fmt: skip
 
 
 @command("generate")
@@ -58,7 +77,6 @@ def generate(config: GenerateConfig) -> Report:
         generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
         generate latest --prompt-file questions.jsonl --json
     """
-    from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import load
 
     many = bool(config.prompt_file)
@@ -69,12 +87,17 @@ def generate(config: GenerateConfig) -> Report:
     reading: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(Reading)}
     model = load(config.model, **reading, say=lambda message: print(message, file=sys.stderr))
     source, trains = model.follower.source, not model.follower.source.ended()
-    answers, n_written = Answers(len(prompts)), 0
-    used: dict[int, tuple[Loaded, Loaded]] = {}  # by the first and the last token of an answer
+    answers, n_written = list(map(_Answer, prompts)), 0
+    began_s, seconds = time.perf_counter(), 0.0
     with closing(model):
-        for piece in answers.follow(model.answer(prompts, config, batch_size=config.batch_size)):
-            now = model.follower.loaded()
-            used[piece.row] = (used.get(piece.row, (now,))[0], now)
+        for piece in model.answer(prompts, config):
+            seconds = time.perf_counter() - began_s
+            answer, now = answers[piece.row], model.follower.loaded()
+            answer.ttft_s = answer.ttft_s or seconds
+            answer.ids += [] if piece.token is None else [piece.token]
+            answer.text += piece.text
+            answer.finish_reason = piece.finish_reason
+            answer.weights = (answer.weights or (now,))[0], now
             if config.json:
                 continue
             if not many:
@@ -82,35 +105,25 @@ def generate(config: GenerateConfig) -> Report:
                 n_written += 1
                 continue
             # each as soon as it and those before it are complete
-            while n_written < len(prompts) and (answer := answers.rows[n_written]).finish_reason:
-                text = f"{prompts[n_written]}{answer.text}\n"
+            while n_written < len(prompts) and (complete := answers[n_written]).finish_reason:
+                text = f"{complete.prompt}{complete.text}\n"
                 n_written += 1
                 _write(f"--- {n_written} of {len(prompts)}\n{text}")
     if not (config.json or many):
         _write("\n")
-    records: list[dict[str, Any]] = [
-        {
-            "prompt": prompt,
-            "text": answer.text,
-            "tokens": len(answer.ids),
-            "ids": answer.ids,
-            "finish_reason": answer.finish_reason,
-            "ttft_s": _rounded(answer.ttft_s),
-            **({"weights": _weights(source, *used[row])} if row in used else {}),
-        }
-        for row, (prompt, answer) in enumerate(zip(prompts, answers.rows, strict=True))
-    ]
-    whole = {"answers": records, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
-    facts = (whole if many else records[0]) | {
-        "tokens_per_s": _rounded(answers.tokens_per_s), "seconds": round(answers.seconds, 3),
-    }  # fmt: skip
+    records, tokens = [one.facts(source) for one in answers], sum(len(one.ids) for one in answers)
+    first_s = min((one.ttft_s or 0.0 for one in answers), default=0.0)
+    rate = (tokens - 1) / (seconds - first_s) if tokens > 1 and seconds > first_s else None
+    ttft_s = round(first_s, 4)
+    facts = {"answers": records, "tokens": tokens, "ttft_s": ttft_s} if many else records[0]
+    facts |= {"tokens_per_s": rate and round(rate, 4), "seconds": round(seconds, 3)}
     if config.json:
         return Report(facts)
-    rate = "" if answers.tokens_per_s is None else f" at {answers.tokens_per_s:.0f} tok/s"
-    end = f"{answers.tokens} tokens{rate}; the first after {answers.ttft_s or 0:.3f} s"
+    speed = "" if rate is None else f" at {rate:.0f} tok/s"
     lines = [_weights_line(one["weights"], trains) for one in records if "weights" in one]
     if len(set(lines)) > 1:
         lines = [f"answer {row}: {line}" for row, line in enumerate(lines, start=1)]
+    end = f"{tokens} tokens{speed}; the first after {ttft_s:.3f} s"
     return Report(facts, [], remarks=[*filter(None, [source.note]), *dict.fromkeys(lines), end])
 
 
@@ -123,7 +136,7 @@ def _weights(source: "WeightSource", first: "Loaded", last: "Loaded") -> dict[st
         "version_last": last.version if counts else None,
         "consistent": last.consistent,
         "age_updates": last.age_updates,
-        "age_s": _rounded(last.age_s),
+        "age_s": round(last.age_s, 4),
     }
 
 
@@ -224,10 +237,6 @@ def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
     return stop_strings(texts, "--stop")
 
 
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else round(number, 4)
-
-
 def _write(text: str) -> None:
     """Write text as it comes; only a pipe or a file gets control characters."""
     stream = sys.stdout if sys.stdout.isatty() else verbatim(sys.stdout)
@@ -284,9 +293,9 @@ def evaluate(config: EvalConfig) -> Report:
     from mlxhog.base.paths import words
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora, subset
+    from mlxhog.data import corpora, heldout
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
-    from mlxhog.live.opening import open_source
+    from mlxhog.live.model import load
     from mlxhog.models.families import check_length
 
     path, corpus = locate(config.model, Path(config.out), config.checkpoint), None
@@ -302,17 +311,17 @@ def evaluate(config: EvalConfig) -> Report:
             f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
         )
     began = time.monotonic()
-    root = Path(config.out)
-    source, model = open_source(str(path), root=root, backend=config.backend, mode=CHECKPOINT)
-    source.load(model.backend)
+    model = load(path, out=config.out, backend=config.backend, mode=CHECKPOINT)
     seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
     check_length(model.config, seq_len)
+    backend = model.follower.backend
 
     def scored(name: str, file: "TokenFile | None") -> Score:
         def show(share: float) -> None:
             line.show(f"{share:.0%}  {name}")
 
-        return Score() if file is None else score(model, file, seq_len=seq_len, progress=show)
+        how: dict[str, Any] = {"seq_len": seq_len, "progress": show}
+        return Score() if file is None else score(backend, model.config, file, **how)
 
     own = None  # of the part of the held-out text that evaluations of the run score
     with (
@@ -320,22 +329,22 @@ def evaluate(config: EvalConfig) -> Report:
         StatusLine(sys.stderr, quiet=False) as line,
     ):
         if corpus is not None:
-            files = token_files(model, corpus, Path(folder))
+            files = token_files(model.tokenizer, corpus, Path(folder))
             scores = {Path(name).name: scored(Path(name).name, file) for name, file in files}
         elif options is not None and trained is not None:
             names = ("text_key", "skip_machine_data", "loss_on", "val")
             how = {name: getattr(options, name) for name in names}
             how["tokenizer"] = str(path) if options.tokenizer == "auto" else options.tokenizer
-            held_out = held_out_tokens(model, options.data, **how)
+            held_out = held_out_tokens(model.tokenizer, options.data, **how)
             name = f"{words(options.data)} (held-out text)"
             scores = {name: scored(name, held_out)}
             n_bytes = (trained.read_status().get("held_out") or {}).get("asked_bytes")
-            part = subset.of(held_out, n_bytes) if n_bytes else held_out
+            part = heldout.part(held_out, n_bytes) if n_bytes else held_out
             own = None if part is held_out else _numbers(scored(name, part))
     whole = sum(scores.values(), Score())
     if not whole.tokens:
         raise DataError(f"{words(config.data)} holds no text; choose other files")
-    about = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend.name}
+    about = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend}
     rows = [{"file": name, **_numbers(one)} for name, one in scores.items()]
     skipped = [] if corpus is None else [one.to_json() for one in corpus.skipped]
     facts: dict[str, Any] = {**about, "files": rows, "skipped": skipped, **_numbers(whole)}

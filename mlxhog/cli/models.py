@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
-from mlxhog.base.quantities import format_bytes, format_count, parse_bytes
+from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.cli.flags import Json, Plugins, Quiet, RunFolder
 from mlxhog.cli.frame import Report, command, written
 from mlxhog.config.options import argument, option, switch
@@ -97,12 +97,7 @@ class _Convert(RunFolder, Plugins, Quiet):
     dtype: str = option(
         "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")
     )
-    shard_size: str = option("5GB", "most bytes of tensors in one file", reads=parse_bytes)
     config: str | None = option(None, "config of SRC, if it is in another place")
-    fused: bool = option(False, "stack weights that share their input (--to xlstm, xLSTM Large)")
-    slstm: str = option(
-        "vanilla", "layout of sLSTM cells (--to xlstm, v1)", choices=("vanilla", "cuda")
-    )
     force: bool = option(False, "replace an existing checkpoint at DST")
 
 
@@ -120,29 +115,22 @@ def convert(config: _Convert) -> Report:
     """
     # These import NumPy: wrong input is reported before.
     from mlxhog.checkpoint import checkpoint, formats
-    from mlxhog.checkpoint.formats.converting import Conversion, convert
+    from mlxhog.checkpoint.formats.converting import MODEL, check_target, convert
     from mlxhog.checkpoint.formats.opening import TITLES
-    from mlxhog.checkpoint.formats.saving import check_target
 
     target = expanded(config.target)
     check_target(target, force=config.force)
     source = formats.open(checkpoint.locate(config.source, Path(config.out)), config.config)
-    request = Conversion(
-        to=config.to,
-        dtype=None if config.dtype == "keep" else config.dtype,
-        shard_bytes=parse_bytes(config.shard_size),
-        fused=config.fused,
-        slstm=config.slstm,
-    )
+    dtype = None if config.dtype == "keep" else config.dtype
 
     def show(name: str, done: int, total: int) -> None:
         share = done / max(total, 1)
         line.show(f"{share:.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}")
 
     with StatusLine(sys.stderr, quiet=config.quiet or config.json) as line:
-        card = _card(source, config)
-        files = convert(source, target, request, card=card, force=config.force, on_tensor=show)
-    count, n_bytes = sum(one.size for one in source.tensors.values()), sum(files.values())
+        how: dict[str, Any] = {"card": _card(source, config), "force": config.force}
+        n_bytes = convert(source, target, config.to, dtype, on_tensor=show, **how)
+    count = sum(one.size for one in source.tensors.values())
     facts: dict[str, Any] = {
         "source": str(source.path),
         "from": source.format,
@@ -151,11 +139,11 @@ def convert(config: _Convert) -> Report:
         "family": source.config.model_type,
         "parameters": count,
         "tensors": len(source.tensors),
-        "files": dict(files),
+        "files": {MODEL: n_bytes},
     }
     head = (
         f"{source.config.title}, {format_count(count)} parameters, {TITLES[source.format]} -> "
-        f"{TITLES[config.to]}: {target}  {format_bytes(n_bytes)}, files: {len(files)}"
+        f"{TITLES[config.to]}: {target}  {format_bytes(n_bytes)}"
     )
     if not config.check:
         return Report(facts, head)

@@ -12,7 +12,6 @@ from mlxhog.cli.flags import Json, OneRun, Plugins, run_argument
 from mlxhog.cli.frame import Report, command
 from mlxhog.cluster.lighthouse import (
     TOKEN_VARIABLE,
-    Lighthouse,
     check_torchft,
     new_token,
     parse_address,
@@ -21,8 +20,7 @@ from mlxhog.config.options import argument, option
 from mlxhog.live.serving.config import ServeConfig
 
 if TYPE_CHECKING:
-    from mlxhog.decoding.model import Model
-    from mlxhog.live.serving.engine_thread import EngineThread
+    from mlxhog.live.serving.served_model import ServedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +43,16 @@ def serve(words: _Serve, config: ServeConfig) -> int:
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    def on_ready(url: str, served: "Model", engine: "EngineThread") -> None:
-        about = engine.weights
+    def on_ready(url: str, served: "ServedModel") -> None:
+        about, name = served.weights, served.model.name
         if about["note"]:
             say(about["note"])
-        facts = {"url": url, "model": served.name, "pid": os.getpid()}
+        facts = {"url": url, "model": name, "pid": os.getpid()}
         facts |= {name: about[name] for name in ("weights", "version")}
         version = "" if about["version"] is None else f", version {about['version']},"
         Report(
             facts,
-            f"{about['weights']}{version} at {url}, model {served.name}; to chat open "
+            f"{about['weights']}{version} at {url}, model {name}; to chat open "
             f"{url.removesuffix('v1')}; Ctrl-C ends",
         ).print(json=words.json)
 
@@ -103,10 +101,18 @@ LOOK_S = 0.5  # between two looks for a signal
 @dataclass(frozen=True, kw_only=True)
 class _Cluster(Json):
     action: str = argument("start", "begin", choices=("start",))
+    address: str = option(
+        "127.0.0.1:8600", "HOST:PORT for the machines of the cluster; port 0 is any free port"
+    )
+    token: str = option(
+        "",
+        f"word that machines need to join; {TOKEN_VARIABLE} is safer, because other users of the "
+        "machine do not see it; if other machines reach the address, a random one by default",
+    )
 
 
 @command("cluster")
-def cluster(words: _Cluster, options: Lighthouse) -> int:
+def cluster(config: _Cluster) -> int:
     """Start a cluster on its first machine; the others join with mlxhog train --cluster.
 
     It may be killed and started again: meanwhile machines train on alone.
@@ -114,22 +120,20 @@ def cluster(words: _Cluster, options: Lighthouse) -> int:
     Examples:
         cluster start
         cluster start --address 192.168.1.20:8600
-        cluster start --address 192.168.1.20:8600 --join-timeout 30s
     """
-    options.check()
-    address = parse_address(options.address)
+    address = parse_address(config.address)
     check_torchft()
-    token = new_token(options.token, address)
+    token = new_token(config.token, address)
     from mlxhog.cluster.torchft_group import Authority
 
-    authority = Authority(address, token, options)
+    authority = Authority(address, token)
     variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(authority.address)
     text = [f"on each machine, this one too:\n  {variable}mlxhog train --cluster {where}"]
     if token:
         text += [f"to start it again:\n  {variable}mlxhog cluster start --address {where}"]
     try:
         facts = {"address": where, "token": token, "pid": os.getpid()}
-        Report(facts, text).print(json=words.json)
+        Report(facts, text).print(json=config.json)
         while True:
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
     except KeyboardInterrupt:

@@ -44,9 +44,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import Marks
 from mlxhog.arena.words import Table
 from mlxhog.cluster.group import Float32, State
-from mlxhog.errors import CheckpointError
 from mlxhog.optim import updates
-from mlxhog.report import machines
 
 NUMBERS = "link.numbers"
 KINDS = ("anchor", "velocity")
@@ -66,7 +64,6 @@ def segments() -> dict[str, tuple[str, int]]:
     return {
         **dict.fromkeys(copies, ("float32", PARAMETER_COPY)),
         NUMBERS: ("uint8", TABLE.n_bytes),
-        **machines.segment(),
     }
 
 
@@ -76,13 +73,7 @@ def own_epochs(arena: Arena) -> int:
 
 
 class Anchor:
-    """The state of the link; one process writes it, and any may read its words.
-
-    Attributes:
-        words: see the table above.
-        n: number of floats that stand for parameters.
-        round_tokens: of this machine, in the last round that it committed.
-    """
+    """The state of the link; one process writes it, and any may read its `words`."""
 
     def __init__(
         self,
@@ -96,7 +87,8 @@ class Anchor:
         """
         self.arena, self._slot, self._writing = arena, slot, writing
         self.words = TABLE.open(arena.segment(NUMBERS))
-        self.n, self.round_tokens = arena.layout.probe.offset, 0
+        self.n = arena.layout.probe.offset  # floats that stand for parameters
+        self.round_tokens = 0  # of this machine, in the last round that it committed
 
     def of(self, kind: str) -> Float32:
         """The floats of a segment that stand for parameters, (n,) float32, shared."""
@@ -125,7 +117,7 @@ class Anchor:
 
     def trained(self) -> int:
         """Tokens that this machine has trained on."""
-        return self.arena.counters.load("tokens")
+        return self.arena.counters["tokens"]
 
     def fresh(self, tokens: int) -> int:
         """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
@@ -248,21 +240,11 @@ class Anchor:
         If it was sent, or training continued after the checkpoint, other members may have it: it is
         given up if they are ahead. The run had trained for `seconds`, and nothing after the
         checkpoint if that `is_last`.
-
-        Raises:
-            CheckpointError: a part of it is missing, or has another shape than in this run.
         """
         self.begin()
         words = self.words
         for kind in KINDS:
-            value = arrays.get(f"link.{kind}")
-            if value is None or value.shape != (self.n,):
-                shape = None if value is None else value.shape
-                raise CheckpointError(
-                    f"the checkpoint's link.{kind} has shape {shape}, this run wants {(self.n,)}; "
-                    "resume another checkpoint, or leave --cluster out"
-                )
-            self.of(kind)[:] = value
+            self.of(kind)[:] = arrays[f"link.{kind}"]
         words["round"], words["tokens"] = numbers["round"], numbers["tokens"]
         if numbers.get("host") == _host():  # a copy of the run elsewhere is another machine
             words["id"] = numbers["id"]

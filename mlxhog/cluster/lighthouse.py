@@ -25,47 +25,15 @@ import ipaddress
 import os
 import secrets
 import socket
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mlxhog.cluster.group import ClusterError
-from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 
 TOKEN_VARIABLE: Final = "MLXHOG_CLUSTER_TOKEN"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lighthouse:
-    """Options of `mlxhog cluster start`."""
-
-    address: str = option(
-        "127.0.0.1:8600", "HOST:PORT for the machines of the cluster; port 0 is any free port"
-    )
-    token: str = option(
-        "",
-        f"word that machines need to join; {TOKEN_VARIABLE} is safer, because other users of the "
-        "machine do not see it; if other machines reach the address, a random one by default",
-    )
-    join_timeout: float = option(
-        10.0, "longest wait of a round for machines that are alive", unit="s", low=0.1
-    )
-    heartbeat: float = option(
-        2.0, "silence after which a round does not wait for a machine", unit="s", low=0.1
-    )
-
-    def check(self) -> None:
-        """Raise ConfigError if a round would not wait until a lost machine counts as silent."""
-        if self.join_timeout <= self.heartbeat:
-            raise ConfigError(
-                f"--join-timeout {self.join_timeout:g} s is not above --heartbeat "
-                f"{self.heartbeat:g} s, so machines would take turns and lose rounds; take more, "
-                f"such as {5 * self.heartbeat:g}s"
-            )
-
-
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """A numeric IPv4 address and a port, with the host as it was named."""
 
     host: str

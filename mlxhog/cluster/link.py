@@ -1,7 +1,8 @@
 """The link: the one process of a machine that meets the other machines; and its supervisor's side.
 
 It is crash-only. After any error it ends; the supervisor (`Link`) starts a new one, no sooner than
-a round later, which begins from the arena (`anchor.py`). Workers never wait for it and never touch
+a round later, which begins from the arena (`anchor.py`). By a pipe it tells the supervisor whom it
+meets, and its last error. Workers never wait for it and never touch
 the network; but training begins when the first link has compared this machine with the others, or
 has failed. It adds nothing to the parameters while a checkpoint is taken (`pause`), and after
 training only in the last round, which the supervisor asks for when the workers rest. Then it
@@ -20,10 +21,11 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from io import BytesIO
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +38,11 @@ from mlxhog.arena.workers import Phase, State
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import Describe, Identity, Machine, Membership, Offer
+from mlxhog.cluster.group import Describe, Identity, Machine, Membership, Offer, Roster
 from mlxhog.cluster.lighthouse import check_torchft, own_ip, parse_address, token_of
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
-from mlxhog.report.machines import Roster
 
 if TYPE_CHECKING:
     from mlxhog.cluster.torchft_group import TorchftGroup
@@ -84,20 +85,18 @@ def open_torchft(cluster: TrainConfig, offer: Offer, describe: Describe) -> Torc
 
 @dataclass(frozen=True, kw_only=True)
 class LinkJob:
-    """The start data of a link; picklable for `spawn`."""
+    """What every link of a run is started with."""
 
     cluster: TrainConfig  # the choice of the run
     identity: Identity  # of the run
     log: Path  # file for its output
     open_group: OpenGroup = open_torchft  # opens its group
-    slot: int = 0  # its worker slot, for its locks
-    handle: ArenaHandle | None = None  # of the arena
 
 
 # -- the process -----------------------------------------------------------------------------------
 
 
-def main(job: LinkJob) -> None:
+def main(pipe: Connection, job: LinkJob, handle: ArenaHandle, slot: int) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
     with suppress(OSError):  # else output is dropped
         with job.log.open("w", buffering=1) as stream:
@@ -105,13 +104,14 @@ def main(job: LinkJob) -> None:
             os.dup2(stream.fileno(), 2)
     code = 1
     try:
-        _run(job)
+        _run(pipe, job, Arena.from_handle(handle), slot)
         code = 0
     except FAULTS as fault:
         end_by(fault)
     except MlxhogError as error:
         code = error.exit_code
         with suppress(OSError):
+            pipe.send(str(error))
             print(f"error: {error}", file=sys.stderr, flush=True)
     except BaseException:  # of the network, mostly
         with suppress(OSError):
@@ -119,10 +119,8 @@ def main(job: LinkJob) -> None:
     os._exit(code)  # threads of torchft must not keep the process
 
 
-def _run(job: LinkJob) -> None:
-    assert job.handle is not None
-    arena, cluster = Arena.from_handle(job.handle), job.cluster
-    entry, counters = arena.workers.entry(job.slot), arena.counters
+def _run(pipe: Connection, job: LinkJob, arena: Arena, slot: int) -> None:
+    cluster, counters, entry = job.cluster, arena.counters, arena.workers.entry(slot)
     entry.beat(Phase.IDLE)
 
     @contextmanager
@@ -140,7 +138,7 @@ def _run(job: LinkJob) -> None:
         yield
         entry.beat(Phase.IDLE)
 
-    own = Anchor(arena, job.slot, writing)
+    own = Anchor(arena, slot, writing)
     own.settle()
     words = own.words
 
@@ -150,14 +148,11 @@ def _run(job: LinkJob) -> None:
 
     group = job.open_group(cluster, own.state, describe)
     group.check(job.identity)
-    roster, seen = Roster(arena), list[Membership]()
+    met = list[Membership]()
 
-    def show(member: Membership, outcome: Outcome | None = None) -> None:
-        seen[:] = [member]
-        own_id = member.ids[member.rank]
-        now = replace(describe(), id=own_id)
-        machines = [asdict(now if one.id == own_id else one) for one in member.machines]
-        roster.write(machines, member.ids, own_id, slowness(own, outcome, cluster))
+    def show(member: Membership, notes: Mapping[str, str] | None = None) -> None:
+        met[:] = [member]
+        pipe.send((member, replace(describe(), id=member.ids[member.rank]), notes or {}))
 
     words["ready"] = 1
     entry.state = State.RUNNING
@@ -171,7 +166,7 @@ def _run(job: LinkJob) -> None:
             continue
         is_due = bool(words["last"]) or monotonic_ns() >= due_ns
         outcome = play(own, group, cluster, show, is_due=is_due)
-        show(seen[0], outcome)
+        show(met[0], slowness(own, outcome, cluster))
         if outcome is Outcome.COMMITTED:
             _record(job.log.with_name(ROUNDS), own)
         else:
@@ -187,7 +182,7 @@ def _run(job: LinkJob) -> None:
     entry.state = State.FINISHED
 
 
-def slowness(own: Anchor, outcome: Outcome | None, cluster: TrainConfig) -> dict[str, str]:
+def slowness(own: Anchor, outcome: Outcome, cluster: TrainConfig) -> dict[str, str]:
     """Why this machine may be too slow for its rounds, by subject."""
     took_s = (monotonic_ns() - own.words["joined_ns"]) / 1e9
     took, every = format_duration(took_s), format_duration(cluster.round_every)
@@ -225,22 +220,18 @@ def _record(path: Path, own: Anchor) -> None:
 
 
 class Link:
-    """The link of an arena, as its supervisor sees it; used by one thread of one process.
-
-    Attributes:
-        slot: its worker slot; 0 while there is none.
-        messages: for the user, which the supervisor takes out.
-    """
+    """The link of an arena, as its supervisor sees it; used by one thread of one process."""
 
     def __init__(self, arena: Arena, job: LinkJob) -> None:
-        """Start none yet, in an arena of this process by a job without slot and handle."""
-        self.arena, self._job, self._roster = arena, job, Roster(arena)
+        """Start none yet, in an arena of this process."""
+        self.arena, self._job, self.roster = arena, job, Roster()
         self._anchor = Anchor(arena)
         self._words = self._anchor.words
-        self.slot, self.messages = 0, list[str]()
+        self.slot = 0  # its worker slot; 0 while there is none
+        self.messages = list[str]()  # for the user; the supervisor takes them out
         self._process: WorkerProcess | None = None
         self._started_ns = 0
-        self._notes = dict[str, str]()
+        self._noted, self._error = set[str](), ""
         self._faulty = False
         self._rounds = 0
         self._watched = WatchedTime()
@@ -259,10 +250,15 @@ class Link:
         self._spawn()
 
     def _spawn(self) -> None:
-        self._started_ns = monotonic_ns()
-        job = replace(self._job, slot=self.slot, handle=self.arena.handle())
+        self._started_ns, self._error = monotonic_ns(), ""
         self._process = WorkerProcess(
-            main, (job,), name="mlxhog-link", threads=1, arena=self.arena, slot=self.slot
+            main,
+            (self._job, self.arena.handle(), self.slot),
+            name="mlxhog-link",
+            threads=1,
+            pipe=True,
+            arena=self.arena,
+            slot=self.slot,
         )
 
     @property
@@ -279,13 +275,13 @@ class Link:
         if not self.slot or self._faulty:
             return
         rounds = self._words["rounds"]
-        if self._roster.is_alone and rounds > self._rounds:
-            self._roster.is_alone = False
+        if self.roster.is_alone and rounds > self._rounds:
+            self.roster.is_alone = False
             members = self._words["members"]
             self.messages.append(f"the link is back, in a round of {members} machines")
-        self._rounds, before, self._notes = rounds, self._notes, self._roster.notes()
-        self.messages += [text for subject, text in self._notes.items() if subject not in before]
+        self._rounds = rounds
         if self._process is not None:
+            self._listen(self._process.pipe)
             self._kill_stale(self._process)
             if not self._process.is_alive():
                 self._reap(self._process)
@@ -294,6 +290,18 @@ class Link:
         is_over = self.arena.counters.load("command") in ENDS
         if self._process is None and is_due and not is_over and not self._faulty:
             self._spawn()
+
+    def _listen(self, pipe: Connection) -> None:
+        with suppress(EOFError, OSError):  # it has ended
+            while pipe.poll():
+                message = pipe.recv()
+                if isinstance(message, str):
+                    self._error = message
+                    continue
+                member, own, notes = message
+                self.roster.meet(member, own)
+                self.messages += [notes[subject] for subject in notes.keys() - self._noted]
+                self._noted |= notes.keys()
 
     def _kill_stale(self, process: WorkerProcess) -> None:
         """Kill a link without a sign of life for longer than its calls may take."""
@@ -310,26 +318,28 @@ class Link:
     def _reap(self, process: WorkerProcess) -> None:
         state = self.arena.workers.entry(self.slot).state
         death, self._process = process.reap(), None
+        self._listen(process.pipe)
+        process.close()
         Marks(self.arena, self.slot).end_update()
         if state == State.FINISHED:
             return
         log = self._job.log
+        if death.code in REFUSALS and not self.arena.counters.load("start_ns"):
+            raise REFUSALS[death.code](self._error)
         with log.open("rb") if log.exists() else BytesIO() as output:
             line = last_lines(output)[-1]
-        if death.code in REFUSALS and not self.arena.counters.load("start_ns"):
-            raise REFUSALS[death.code](line.removeprefix("error: "))
         self._faulty = death.is_fault
         if self._faulty:
             self.messages.append(
                 f"the link met an error that a restart cannot cure ({line}), so this machine "
                 f"trains alone; see {log}, and please report it"
             )
-        elif not self._roster.is_alone:
+        elif not self.roster.is_alone:
             self.messages.append(
                 f"the link ended ({death}; {line}); this machine trains alone until another one "
                 "reaches the cluster"
             )
-        self._roster.is_alone = True
+        self.roster.is_alone = True
 
     def still(self) -> bool:
         """Whether it changes no parameter while `pause` is set, or training is over."""
@@ -338,7 +348,7 @@ class Link:
     @property
     def is_ready(self) -> bool:
         """Whether workers may start: this machine fits the others, or the first link has failed."""
-        return self._roster.is_alone or bool(self._words["ready"])
+        return self.roster.is_alone or bool(self._words["ready"])
 
     def play_last_round(self, until: Callable[..., bool]) -> None:
         """Let the link send what is trained, now that workers rest.
@@ -363,6 +373,7 @@ class Link:
         """Let it leave the cluster, after the command to exit; kill it if that takes long."""
         if self._process is not None:
             self._process.reap(timeout_s)
+            self._process.close()
             self._process = None
             Marks(self.arena, self.slot).end_update()
             self.arena.workers.release(self.slot)
@@ -370,4 +381,4 @@ class Link:
 
     def report(self) -> dict[str, object]:
         """The machine's part in the cluster, see `Anchor.report`."""
-        return {"alone": self._roster.is_alone, **self._anchor.report()}
+        return {"alone": self.roster.is_alone, **self._anchor.report()}

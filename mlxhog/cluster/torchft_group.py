@@ -56,12 +56,17 @@ from mlxhog.cluster.group import (
     State,
     check_identity,
 )
-from mlxhog.cluster.lighthouse import Address, Lighthouse, check_token, is_sealed, seal
+from mlxhog.cluster.lighthouse import Address, check_token, is_sealed, seal
 from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
 """Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
+JOIN_S: Final = 10.0
+"""Longest wait of a round for machines that are alive; above `SILENT_S`, else they take turns."""
+SILENT_S: Final = 2.0
+"""Silence after which a round does not wait for a machine."""
+CONNECT_S: Final = 10.0
 MOST_NAME: Final = 64
 
 
@@ -73,14 +78,14 @@ class Authority:
         EnvironmentLacks: the system does not allow this user to listen there.
     """
 
-    def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
+    def __init__(self, address: Address, token: str) -> None:
         port, self._store = _serve_store(address.ip, address.port)
         self.address = Address(address.host, address.ip, port)
         self._lighthouse = LighthouseServer(
             bind=f"{address.ip}:0",
             min_replicas=LEAST_REPLICAS,
-            join_timeout_ms=round(1000 * options.join_timeout),
-            heartbeat_timeout_ms=round(1000 * options.heartbeat),
+            join_timeout_ms=round(1000 * JOIN_S),
+            heartbeat_timeout_ms=round(1000 * SILENT_S),
         )
         port = self._lighthouse.address().rpartition(":")[2]
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
@@ -109,12 +114,11 @@ class TorchftGroup:
         address: of the cluster.
         describe: see `group.py`; the name is also that of torchft's logs.
         offer: see `group.py`. Its arrays must not change before `average` returns.
+        own: address of this machine, which the others reach.
         round: rounds that this member has committed, 0 for a new one.
         token: of the cluster.
-        own: address of this machine, which the others reach.
         dtype: of the numbers on the wire but the exact ones of `average`: float32 or bfloat16.
         timeout_s: limit for a join, for a transfer, and for an average.
-        connect_s: limit for each connection.
 
     Raises:
         ConfigError: wrong token.
@@ -132,11 +136,10 @@ class TorchftGroup:
         token: str = "",
         dtype: str = "float32",
         timeout_s: float = 60.0,
-        connect_s: float = 10.0,
     ) -> None:
         self._describe, self._dtype = describe, getattr(torch, dtype)
         self._loaded: State | None = None
-        connect, timeout = timedelta(seconds=connect_s), timedelta(seconds=timeout_s)
+        connect, timeout = timedelta(seconds=CONNECT_S), timedelta(seconds=timeout_s)
         id = describe().id
         with _failures(f"joining the cluster at {address}"):
             self._store = dist.TCPStore(

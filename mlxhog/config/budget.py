@@ -43,10 +43,7 @@ class Budget:
     def step_limit(self, tokens_per_step: int, *, steps: int = 0, tokens: int = 0) -> int | None:
         """Steps this call may take, or None where only time limits it.
 
-        Args:
-            tokens_per_step: of the steps from now on.
-            steps: of this call so far.
-            tokens: in them.
+        `tokens_per_step` is of the steps from now on, `steps` and `tokens` are of those so far.
         """
         limits = [self.steps] if self.steps is not None else []
         if self.tokens is not None:
@@ -57,10 +54,7 @@ class Budget:
         """This budget, whose steps have other numbers of batches, where an earlier one stands.
 
         The finished share of the run stays the same, and the rest is in steps of this budget.
-
-        Args:
-            earlier: the budget of this call so far.
-            steps: of this call so far.
+        `steps` are those of this call so far.
         """
         if self.steps is None or earlier.steps is None:
             return self

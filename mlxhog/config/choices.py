@@ -122,10 +122,7 @@ def broken(
 ) -> Iterator[tuple[str, str]]:
     """Yield (option, sentence) for each rule whose condition holds.
 
-    Args:
-        rules: of a run or a choice.
-        values: by flat names, as people write them.
-        choice: its attributes count as values, too.
+    `values` are by flat names, as people write them; attributes of `choice` count as values, too.
     """
     for name, condition, sentence in rules:
         try:
@@ -230,11 +227,9 @@ class Kind(Registry[type[Choice]]):
         return self.make(name, {flat: (one, "") for flat, one in numbers.items()})
 
     def make(self, choice: type[Choice] | str, numbers: Mapping[str, tuple[object, str]]) -> Choice:
-        """Return a choice with numbers.
+        """Return a choice, given or by its name, with numbers.
 
-        Args:
-            choice: one of this kind, or its name.
-            numbers: flat name -> value, and the beginning of an error about it or "".
+        `numbers` has for a flat name the value, and the beginning of an error about it or "".
 
         Raises:
             UnknownChoice: no choice has that name.

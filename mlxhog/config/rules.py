@@ -30,12 +30,9 @@ share = number(lambda x: 0 <= x <= 1)
 
 
 class Forms:
-    """The legal texts `WORD:NUMBER:NUMBER` of an option.
+    """The legal texts `WORD:NUMBER:NUMBER` of an option, and the description `expected` of them.
 
-    Args:
-        expected: description of them.
-        usual: the number of a word that stands alone.
-        readers: word -> readers of its numbers.
+    `readers` are those of a word's numbers; `usual` has the number of a word that stands alone.
     """
 
     def __init__(

@@ -48,22 +48,14 @@ class Schedule(Choice, ABC):
 
     @abstractmethod
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update.
+        """Return the step size of an update, of which the largest is `lr`.
 
-        Args:
-            lr: the largest step size.
-            progress: finished share of the run, in [0, 1].
-            update: updates before it, by all workers; or epochs, if the schedule counts those.
+        `progress` is the finished share of the run, in [0, 1]. `update` counts the updates before
+        it, by all workers; or epochs, if the schedule counts those.
         """
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
-        """Return the schedule of a run.
-
-        Args:
-            lr: the largest step size.
-            epochs: of the run.
-            step_share: share of the run that is one step, see `Budget.step_share`.
-        """
+        """Return the schedule of a run, of which `Budget.step_share` is one step."""
         return lambda progress, update: self.at(lr, progress, update)
 
 

@@ -47,11 +47,7 @@ def of_keywords(call: str, keywords: Mapping[str, object]) -> Layer:
 
 
 def read_yaml(path: Path, *, named: bool = False) -> Layer:
-    """Return the top-level keys of a YAML file with their line numbers.
-
-    Args:
-        path: the file.
-        named: whether the user named this file, so that it may be a pipe.
+    """Return the top-level keys of a YAML file, or of a pipe that the user named, with their lines.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values,
@@ -93,9 +89,7 @@ def by_flat_names(layer: Layer) -> Layer:
 def specs_of(cls: type, values: Mapping[str, object]) -> dict[str, Option]:
     """Return the options of a configuration, and the numbers of all choices by their flat names.
 
-    Args:
-        cls: a dataclass made of `option` fields, some of which are choices.
-        values: of its options; a choice by its name, which gives the defaults of its numbers.
+    The name of a choice in `values` gives the defaults of its numbers.
     """
     specs = dict(options(cls))
     for name, kind in _kinds(cls).items():
@@ -126,15 +120,11 @@ def spelt_values_of(config: object) -> dict[str, object]:
 
 
 def resolve(cls: type[Config], layers: Iterable[Layer], problems: Iterable[str] = ()) -> Config:
-    """Return `cls` from the layers, later ones winning over earlier ones and the defaults.
-
-    Args:
-        cls: a dataclass made of `option` fields.
-        layers: the weakest first.
-        problems: earlier errors; raised together with those of the layers.
+    """Return `cls`, a dataclass of `option` fields, from the layers, the weakest first.
 
     Raises:
-        ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
+        ConfigError: every unknown name, wrong value, repetition and contradiction, one per line,
+            after `problems`.
     """
     values = _merged(cls, layers, problems)
     if not issubclass(cls, Merged):
@@ -354,9 +344,7 @@ for _ours, _others in _ELSEWHERE.items():
 def suggestion(name: str, known: Collection[str]) -> str:
     """Return the end of an error for an unknown name: "; did you mean 'x'?", advice, or nothing.
 
-    Args:
-        name: as it was written: a flag, a YAML key or a keyword.
-        known: legal names in the same spelling.
+    `name` is a flag, a YAML key or a keyword, as `known` has the legal ones.
     """
     plain = _plain(name)
     spelled = {_plain(each): each for each in known}

@@ -42,9 +42,8 @@ _PARTS = ("text", "refusal")  # types of the parts of a content that are text
 def prompt(messages: object) -> str:
     """Return a conversation as the text that its next answer continues.
 
-    Args:
-        messages: a list of objects. Each has a role of `LABELS` and a content: a text, or a list of
-            parts of type text. A message of the assistant may have a refusal or tool calls instead.
+    Each message has a role of `LABELS` and a content: a text, or a list of parts of type text. One
+    of the assistant may have a refusal or tool calls instead.
 
     Raises:
         DataError: the messages are malformed, or a part is not text; the text names the message.

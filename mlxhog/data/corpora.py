@@ -138,7 +138,7 @@ class Corpus:
 def find(spec: str, text_key: str | None = None) -> Corpus:
     """Return the corpus that `spec` names, without reading its text yet.
 
-    `text_key` is that of `textfiles.placed_documents`.
+    `text_key` is that of `textfiles.documents`.
 
     Raises:
         DataError: no corpus or path of that name, a folder without text, not a regular file.
@@ -182,7 +182,9 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
 
 
 def _part(path: Path, source: str, text_key: str | None, **how: bool) -> Part:
-    read = partial(textfiles.documents, path, text_key, split=True)
+    def read() -> Iterator[bytes]:
+        return (text for _, text in textfiles.documents(path, text_key, split=True))
+
     return Part(str(path), read, source, path, **how)
 
 
@@ -251,9 +253,8 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
     def read(split: str) -> Iterator[bytes]:
         rows = splits[split]
         rows = rows.select_columns(records.columns(rows.column_names, text_key))
-        for row, record in enumerate(rows, 1):
-            text = records.record_text(record, text_key, f"{source}, {split} row {row}")
-            yield from (one for one in textfiles.short_documents([text]) if one.strip())
+        placed = ((f"{source}, {split} row {row}", record) for row, record in enumerate(rows, 1))
+        return (text for _, text in textfiles.of_records(placed, text_key))
 
     texts = [Part(source, partial(read, train), source)]
     for split in [one for one in HELD_OUT_SPLITS if one in splits][:1]:

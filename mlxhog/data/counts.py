@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
-from mlxhog.data import subset
+from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -95,7 +95,7 @@ def score(train: Path, val: Path, asked_bytes: int) -> float | None:
     Raises:
         DataError: a token file is damaged, or the training text is shorter than a context.
     """
-    text, part = TokenFile.open(train), subset.of(TokenFile.open(val), asked_bytes)
+    text, part = TokenFile.open(train), heldout.part(TokenFile.open(val), asked_bytes)
     if text.prompts is not None or part.prompts is not None or not part.header["bytes"]:
         return None
     of = {"train": text.digest, "held_out": part.digest, "format": _FORMAT}

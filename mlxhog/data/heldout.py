@@ -29,17 +29,22 @@ from numpy.typing import NDArray
 
 from mlxhog.data import textfiles
 from mlxhog.data.batch import IGNORED, Batch, padded
+from mlxhog.data.batches import Order
 from mlxhog.data.records import Example
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import DataError, EnvironmentLacks, did_you_mean
+from mlxhog.errors import DataError, did_you_mean
 
 RULES = ("every-12th", "tail")
 SAME = "training examples"
 """The rule for few examples: none is held out, and evaluations are of the training text."""
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
+PART_BYTES = 65_536
+"""Size of a run's part, for every budget; `--eval-tokens` sets another, and large models get less
+(`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it)."""
 MARKED_BYTES = 1 << 20
 _EVERY, _OFFSET = 12, 5
+_DOCUMENTS = 16  # fewest documents of a part, if the text has as many
 _SAMPLE_BYTES = 65_536
 _TAIL = 0.08
 
@@ -137,70 +142,49 @@ def _cut(document: bytes) -> int:
     return after_space
 
 
-_TRAIN = ("train", "training")
-_HELD_OUT = "valid validation val dev eval heldout held-out held_out holdout".split()
-_TEST = ("test",)
-_WORDS = "|".join((*_TRAIN, *_HELD_OUT, *_TEST))
-_SHARD = r"[-_. ]?\d+(?:[-_]of[-_]\d+)?"
-_WHOLE = re.compile(rf"({_WORDS})(?:(?:[-_ ]?(?:set|data|split))?(?:{_SHARD})?|[-_.].*-\d+-of-\d+)")
-_INSIDE = re.compile(rf"(?<![a-z0-9])({'|'.join((*_HELD_OUT, *_TEST))})(?![a-z])")
+_KINDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(
+        "valid validation val dev eval heldout held-out held_out holdout".split(), "val"
+    ),
+    "test": "test",
+}
+_NAME = re.compile(
+    rf"({'|'.join(_KINDS)})"
+    r"(?:(?:[-_ ]?(?:set|data|split))?(?:[-_. ]?\d+(?:[-_]of[-_]\d+)?)?|[-_.].*-\d+-of-\d+)"
+)
+"""A name without its suffixes, perhaps with the number of a shard."""
 
 
 def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """Return the training, held-out and test text among files, by their names.
 
-    A name counts if, without suffixes and the number of a shard, it is one of the words and not in
-    a subfolder, or if the word train in the place of that word makes the name of another file or
-    folder: `wiki.valid.tokens` beside `wiki.train.tokens`, `data/dev/` beside `data/train/`.
-    Source code is training text with every name.
+    A name counts in the folder itself, and beside training text in a subfolder. Source code is
+    training text with every name.
 
     The test text is the held-out text if there is no other. Other files beside records of training
     text are in none of the lists. If the names leave no training text, all files are.
     """
-    names = {
-        path: tuple(re.sub(_SHARD, "", _unpacked(part)) for part in path.relative_to(folder).parts)
-        for path in files
-        if textfiles.kind(path) not in textfiles.SOURCE_CODE
-    }
-    known = {own[:end] for own in names.values() for end in range(1, len(own) + 1)}
-    words, counterparts = dict[Path, str](), set[tuple[str, ...]]()
-    for path, own in names.items():
-        if len(own) == 1 and (whole := _WHOLE.fullmatch(Path(_unpacked(path.name)).stem)):
-            words[path] = whole[1]
-            continue
-        for place, name in enumerate(own):
-            for word in _INSIDE.finditer(name):
-                for as_train in _TRAIN:
-                    other = (*own[:place], name[: word.start()] + as_train + name[word.end() :])
-                    if other in known:
-                        words[path] = word[1]
-                        counterparts.add(other)
-    for path, own in names.items():
-        if any(own[:end] in counterparts for end in range(1, len(own) + 1)):
-            words.setdefault(path, _TRAIN[0])
+    kinds = {path: _kind_by_name(path) for path in files}
+    folders = {folder, *(path.parent for path, kind in kinds.items() if kind == "train")}
     train, held_out, test = (
-        [path for path in files if words.get(path) in group] for group in (_TRAIN, _HELD_OUT, _TEST)
+        [path for path in files if kinds[path] == kind and path.parent in folders]
+        for kind in ("train", "val", "test")
     )
     if not held_out:
         held_out, test = test, []
-    named = {*held_out, *test}
-    rest = [path for path in files if path not in named]
+    rest = [path for path in files if path not in {*held_out, *test}]
     if not rest:
         return list(files), [], []
-    return [path for path in train if _has_records(path)] or rest, held_out, test
+    records = [path for path in train if textfiles.kind(path) in textfiles.RECORD_SUFFIXES]
+    return records or rest, held_out, test
 
 
-def _unpacked(name: str) -> str:
-    path = Path(name.lower())
-    return path.stem if path.suffix in textfiles.PACKED_SUFFIXES else path.name
-
-
-def _has_records(path: Path) -> bool:
-    """Whether a file has records; False for one that cannot be read, which its reader reports."""
-    try:
-        return bool(textfiles.record_kind(path))
-    except (DataError, EnvironmentLacks):
-        return False
+def _kind_by_name(path: Path) -> str:
+    suffix, name = textfiles.kind(path), Path(path.name.lower())
+    stem = Path(name.stem if name.suffix in textfiles.PACKED_SUFFIXES else name).stem
+    match = None if suffix in textfiles.SOURCE_CODE else _NAME.fullmatch(stem)
+    return _KINDS[match[1]] if match else ""
 
 
 def rows_of_batch(parameters: int, seq_len: int) -> int:
@@ -292,3 +276,114 @@ def marks(text: bytes) -> dict[str, float]:
     }
     # Not 0 for a text that only repeats itself.
     return {"uniform": 8.0} | {name: max(0.01, round(n, 3)) for name, n in bits.items()}
+
+
+# -- the part that runs are evaluated on ----------------------------------------------------------
+
+
+def part(file: TokenFile, n_bytes: int) -> TokenFile:
+    """Return about `n_bytes` bytes of a held-out token file; the file itself if it has no more.
+
+    Bits per byte of two texts cannot be compared: documents differ by more than a minute of
+    training changes. So all evaluations of all runs on the same data use the same text:
+
+    - The part depends only on the held-out documents and `n_bytes`, and larger parts contain
+      smaller ones.
+    - The documents are in one random order. The part has their beginnings in that order, each at
+      most a sixteenth of the size, so it is never a single long document. If this is too little
+      text, it has the beginnings of all documents, as long as the size requires.
+    - Examples and conversations are used whole: a completion without its end is another task. Two
+      tokenizers cut the beginning of a document at the same byte, except for part of a token.
+    """
+    n_bytes = _DOCUMENTS * -(-n_bytes // _DOCUMENTS)  # a multiple, so that parts are nested
+    if n_bytes >= file.header["bytes"]:
+        return file
+    n = file.header["documents"]
+    heads = np.arange(n) if file.prompts is None else np.flatnonzero(~file.continues())
+    order = heads[Order(len(heads), "held-out", 0).at(0, 0, len(heads))]
+    ends = dict(zip(heads.tolist(), [*heads[1:].tolist(), n], strict=True))
+    depth, missing = n_bytes // _DOCUMENTS, n_bytes
+    chosen: dict[int, int] = {}
+    for head in order.tolist():
+        for document in range(head, ends[head]):  # several of a conversation
+            chosen[document], text = _beginning(file, document, min(depth, missing))
+            missing -= text
+        if missing <= 0:
+            return _beginnings(file, chosen)
+    if file.prompts is not None:
+        return file
+    lengths = np.array([_beginning(file, d, n_bytes)[1] for d in order.tolist()], np.int64)
+    for document, depth in zip(order.tolist(), _depths(lengths, n_bytes).tolist(), strict=True):
+        chosen[document], _ = _beginning(file, document, depth)
+    return _beginnings(file, chosen)
+
+
+def part_name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
+    """Name a held-out text: two runs with the same name are evaluated on the same text.
+
+    `n_bytes` None is the whole text.
+    """
+    size = "all" if n_bytes is None else str(n_bytes)
+    return f"{corpus_sha256[:16]} {rule} {size}"
+
+
+def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
+    """Number of tokens, with BOS, and bytes of a document's beginning of at most `n_bytes`.
+
+    It has at least one token of text, and always the whole of an example. It counts as `n_bytes`,
+    although its last token may end before, so that every tokenizer gets the same documents.
+    """
+    begin, end = (int(place) for place in file.starts[document : document + 2])
+    if file.prompts is not None:
+        ids = file.tokens[begin:end]
+        file.check_known(ids)
+        return end - begin, int(file.byte_lengths[ids[1:]].sum())
+    stop = min(end, begin + 1 + n_bytes)
+    ids = file.tokens[begin + 1 : stop]
+    file.check_known(ids)
+    ends = np.cumsum(file.byte_lengths[ids])
+    n = max(int(np.searchsorted(ends, n_bytes, side="right")), min(1, len(ids)))
+    is_whole = 1 + n == end - begin
+    return 1 + n, int(ends[-1] if n else 0) if is_whole else n_bytes
+
+
+def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """How many bytes of each document make up a total: equally many, or all of a shorter one.
+
+    >>> _depths(np.array([3, 100, 1, 100]), 25).tolist()
+    [3, 11, 1, 10]
+    """
+    ascending = np.sort(lengths)
+    others = len(lengths) - np.arange(len(lengths))
+    before = np.concatenate([[0], np.cumsum(ascending)[:-1]])
+    fits = (total - before) // others  # if all shorter documents are used whole
+    depth = int(fits[np.argmax(ascending >= fits)])
+    depths = np.minimum(lengths, depth)
+    longer = np.flatnonzero(lengths > depth)
+    depths[longer[: total - int(depths.sum())]] += 1
+    return depths
+
+
+def _beginnings(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
+    """A token file of the first tokens of each chosen document, in the order of the file."""
+    documents = np.array(sorted(chosen), np.int64)
+    counts = np.array([chosen[document] for document in documents.tolist()], np.int64)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    begins = file.starts[documents].astype(np.int64)
+    places = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], counts)
+    tokens = file.tokens[places]
+    prompts = None if file.prompts is None else np.asarray(file.prompts[documents])
+    digest = hashlib.sha256(tokens.tobytes())
+    if prompts is not None:
+        digest.update(prompts.tobytes())
+    header = {
+        **file.header,
+        "tokens": len(tokens),
+        "documents": len(documents),
+        "bytes": file.text_bytes(tokens),
+        "decoded": int(file.byte_lengths[tokens].sum()),
+        "examples": 0 if prompts is None else int((prompts > 0).sum()),
+        "sha256": digest.hexdigest(),
+    }
+    starts = starts.astype(np.uint64)
+    return TokenFile(file.path, tokens, starts, file.byte_lengths, header, prompts)

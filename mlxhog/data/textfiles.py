@@ -44,6 +44,7 @@ LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
 """Suffixes of files with a record in every line."""
 
 CSV_SUFFIXES = frozenset([".csv", ".tsv"])
+RECORD_SUFFIXES = LINES_SUFFIXES | CSV_SUFFIXES | {".json", ".parquet"}
 
 SOURCE_CODE = frozenset(
     ".py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift .metal .sh .sql .css .toml .yaml "
@@ -87,14 +88,14 @@ def kind(path: Path) -> str:
 def record_kind(path: Path) -> str:
     """Return the suffix that says how the records of a file are written; empty for plain text.
 
-    It is a key of `_READERS`. The content decides for `.json` and for suffixes that are not known.
+    It is in `RECORD_SUFFIXES`. The content decides for `.json` and for suffixes that are not known.
 
     Raises:
         DataError: the content decides, and the file is unreadable.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     suffix = kind(path)
-    if suffix in _READERS and suffix != ".json":
+    if suffix in RECORD_SUFFIXES and suffix != ".json":
         return suffix
     if suffix in TEXT_SUFFIXES or suffix in NOT_TEXT:
         return ""
@@ -105,12 +106,7 @@ def record_kind(path: Path) -> str:
 # -- documents -------------------------------------------------------------------------------------
 
 
-def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
-    """Yield the documents of a file; arguments and errors as of `placed_documents`."""
-    return (document for _, document in placed_documents(path, text_key, split=split))
-
-
-def placed_documents(
+def documents(
     path: Path, text_key: str | None, *, split: bool = False
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of a file, without those that have only white space.
@@ -125,17 +121,19 @@ def placed_documents(
             a line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    texts: Iterable[tuple[str, Iterable[bytes]]]
     if record_kind(path):
-        texts = (
-            (where, short_documents([record_text(record, text_key, where)]))
-            for where, record in records(path, text_key)
-        )
+        yield from of_records(records(path, text_key), text_key)
     else:
         prose = split and kind(path) in SPLIT_SUFFIXES
-        texts = [(str(path), _cut(_plain(path), prose=prose))]
-    for where, pieces in texts:
-        yield from ((where, document) for document in pieces if document.strip())
+        pieces = _cut(_plain(path), prose=prose)
+        yield from ((str(path), piece) for piece in pieces if piece.strip())
+
+
+def of_records(records: Records, text_key: str | None) -> Iterator[tuple[str, bytes]]:
+    """Yield (place for errors, document) of records, as `documents`."""
+    for where, record in records:
+        pieces = short_documents([record_text(record, text_key, where)])
+        yield from ((where, piece) for piece in pieces if piece.strip())
 
 
 def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
@@ -212,11 +210,19 @@ def records(path: Path, text_key: str | None = None) -> Records:
         DataError: the file is unreadable, or a line is not JSON.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
+    suffix = record_kind(path)
     with _open(path) as file:
-        yield from _READERS[record_kind(path)](path, file, text_key)
+        if suffix in LINES_SUFFIXES:
+            yield from _json_lines(path, file)
+        elif suffix in CSV_SUFFIXES:
+            yield from _csv(path, file, text_key)
+        elif suffix == ".json":
+            yield from _json_list(path, file)
+        else:
+            yield from _parquet(path, text_key)
 
 
-def _json_lines(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+def _json_lines(path: Path, file: BinaryIO) -> Records:
     for number in itertools.count(1):
         where = f"{path}:{number}"
         if not (line := file.readline(MOST_LINE_BYTES + 1)):
@@ -230,7 +236,7 @@ def _json_lines(path: Path, file: BinaryIO, text_key: str | None) -> Records:
             yield where, _json(path, where, line, "repair or delete this line")
 
 
-def _json_list(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+def _json_list(path: Path, file: BinaryIO) -> Records:
     """Yield the records of one JSON value: a list, or a record."""
     try:
         content = reading.read_all(file, reading.MOST_BYTES)
@@ -280,7 +286,7 @@ def _csv(path: Path, file: BinaryIO, text_key: str | None) -> Records:
         raise _not_utf8(path, str(path), error.object) from None
 
 
-def _parquet(path: Path, file: BinaryIO, text_key: str | None) -> Records:
+def _parquet(path: Path, text_key: str | None) -> Records:
     parquet = package("pyarrow.parquet", "reading .parquet")
     try:
         with parquet.ParquetFile(path) as table:
@@ -293,15 +299,6 @@ def _parquet(path: Path, file: BinaryIO, text_key: str | None) -> Records:
         raise DataError(
             f"{path} is damaged or not Parquet ({message_of(error)}); fetch or write it again"
         ) from error
-
-
-_READERS: dict[str, Callable[[Path, BinaryIO, str | None], Records]] = {
-    **dict.fromkeys(LINES_SUFFIXES, _json_lines),
-    ".json": _json_list,
-    **dict.fromkeys(CSV_SUFFIXES, _csv),
-    ".parquet": _parquet,
-}
-"""Suffix -> reader of the records of an open file."""
 
 
 # -- what is not text ------------------------------------------------------------------------------

@@ -35,10 +35,13 @@ from mlxhog.errors import DataError, message_of, shown
 BOS_TOKEN = "<|bos|>"
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
-BYTE_TO_CHAR = {byte: chr(byte) for byte in _PRINTABLE}
-BYTE_TO_CHAR |= {byte: chr(256 + i) for i, byte in enumerate(_MOVED)}
-"""GPT-2's table byte -> character: printable Latin-1 as it is, others above 255."""
-_CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
+_CHAR_TO_BYTE = {chr(byte): byte for byte in _PRINTABLE}
+_CHAR_TO_BYTE |= {chr(256 + i): byte for i, byte in enumerate(_MOVED)}
+"""GPT-2's table of bytes: printable Latin-1 stands for itself, characters above 255 for others."""
+
+
+def _in_package(name: str) -> bytes:
+    return (importlib.resources.files("mlxhog") / "data" / "texts" / name).read_bytes()
 
 
 class Tokenizer:
@@ -88,41 +91,6 @@ class Tokenizer:
         }
 
 
-def _bos_first(bos: int) -> dict[str, object]:
-    """Return the post-processor that puts the separator before a text, as in training."""
-    text, second = ({"Sequence": {"id": id, "type_id": 0}} for id in "AB")
-    separator = {"SpecialToken": {"id": BOS_TOKEN, "type_id": 0}}
-    return {
-        "type": "TemplateProcessing",
-        "single": [separator, text],
-        "pair": [separator, text, second],
-        "special_tokens": {BOS_TOKEN: {"id": BOS_TOKEN, "ids": [bos], "tokens": [BOS_TOKEN]}},
-    }
-
-
-def _json_of_bytes() -> bytes:
-    """The `tokenizer.json` of `ByteTokenizer`; it has a printable character for each byte."""
-    level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
-    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    nothing = dict.fromkeys(
-        ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
-    )
-    no = dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
-    vocab = {BYTE_TO_CHAR[byte]: byte for byte in range(256)}
-    description: dict[str, object] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": 256, "content": BOS_TOKEN, **off, "special": True}],
-        "normalizer": None,
-        "pre_tokenizer": level,
-        "post_processor": _bos_first(256),
-        "decoder": level,
-        "model": {"type": "BPE", **nothing, **no, "vocab": vocab, "merges": []},
-    }
-    return json.dumps(description, ensure_ascii=False, indent=1).encode()
-
-
 class ByteTokenizer(Tokenizer):
     """One token per byte, ids 0-255, and id 256, which starts a document.
 
@@ -131,7 +99,7 @@ class ByteTokenizer(Tokenizer):
 
     name, n_ids, vocab_size, bos = "bytes", 257, 320, 256
     pieces = (*(bytes([byte]) for byte in range(256)), b"")
-    description = _json_of_bytes()
+    description = _in_package("bytes.tokenizer.json")  # a printable character for each byte
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
         """Return the bytes as ids, (len(text),) int32."""
@@ -256,7 +224,15 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False
     )
     tokenizer.train_from_iterator((text.decode(errors="replace") for text in texts), trainer)
     description = json.loads(tokenizer.to_str())
-    description["post_processor"] = _bos_first(tokenizer.token_to_id(BOS_TOKEN))
+    # The separator comes before a text, as in training.
+    pieces = [{"Sequence": {"id": one, "type_id": 0}} for one in "AB"]
+    bos, ids = {"SpecialToken": {"id": BOS_TOKEN, "type_id": 0}}, [tokenizer.token_to_id(BOS_TOKEN)]
+    description["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [bos, pieces[0]],
+        "pair": [bos, *pieces],
+        "special_tokens": {BOS_TOKEN: {"id": BOS_TOKEN, "ids": ids, "tokens": [BOS_TOKEN]}},
+    }
     text = json.dumps(description, ensure_ascii=False, indent=1)
     return BpeTokenizer(text.encode(), BOS_TOKEN, f"bpe:{vocab_size}")
 
@@ -301,8 +277,7 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = F
 
 def shipped() -> BpeTokenizer:
     """Return the tokenizer of the text in the package; tools/sotu.py made its file."""
-    file = importlib.resources.files("mlxhog") / "data" / "texts" / SHIPPED_FILE
-    return BpeTokenizer(file.read_bytes(), BOS_TOKEN, SHIPPED_FILE)
+    return BpeTokenizer(_in_package(SHIPPED_FILE), BOS_TOKEN, SHIPPED_FILE)
 
 
 def _size_of(spec: str) -> int:

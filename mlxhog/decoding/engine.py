@@ -9,7 +9,7 @@ beside it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -20,7 +20,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.sampling import Sampler, check_finite
 from mlxhog.decoding.text import TextStream
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import DataError
 
 State: TypeAlias = Any
 """A state of the model, which generation only passes on."""
@@ -97,9 +97,6 @@ class Engine:
         prefill_chunk: tokens per piece of a prompt, >= 1. It changes memory, speed, and the wait of
             the other answers.
 
-    Raises:
-        ConfigError: a number is out of its range.
-
     Concurrency: for the thread that may call the model.
     """
 
@@ -111,9 +108,6 @@ class Engine:
         batch_size: int = BATCH_SIZE,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("prefill_chunk", prefill_chunk)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}, expected 1 or more")
         self._model, self._tokenizer = model, tokenizer
         self._batch_size, self._prefill_chunk = batch_size, prefill_chunk
         self.admits = True  # whether waiting requests can start
@@ -174,14 +168,10 @@ class Engine:
         Raises:
             Diverged: the model's logits are not finite; call `clear` before another step.
         """
-        return [*self.read(), *self.write()]
+        return [*self._read(), *self._write()]
 
-    def read(self) -> list[Piece]:
-        """First half of a step: read prompts in turns, and write the first token after each.
-
-        Raises:
-            Diverged: see `step`.
-        """
+    def _read(self) -> list[Piece]:
+        """Read prompts in turns, and write the first token after each."""
         pieces, n_read = [], 0
         while n_read < self._prefill_chunk:
             while self.admits and self._waiting and self.n_running < self._batch_size:
@@ -213,15 +203,11 @@ class Engine:
                 row.state = None  # it is now in that of all
         return pieces
 
-    def write(self) -> list[Piece]:
-        """Second half of a step: write one token of every answer whose prompt is read.
-
-        Raises:
-            Diverged: see `step`.
-        """
-        if not self._writing:
-            return []
+    def _write(self) -> list[Piece]:
+        """Write one token of every answer whose prompt is read."""
         rows = self._writing
+        if not rows:
+            return []
         last = np.array([[row.last] for row in rows], np.int32)
         logits, self._state = self._model.logits(last, self._state)
         pieces = self._draw(rows, logits)
@@ -329,3 +315,37 @@ def checked_ids(prompt: Sequence[int] | Int32, tokenizer: Tokenizer) -> Int32:
             f"{tokenizer.n_ids} ids; encode the prompt with the checkpoint's own tokenizer"
         )
     return ids.astype(np.int32)
+
+
+def answer(
+    model: RecurrentModel,
+    prompts: Sequence[Sequence[int] | Int32],
+    *,
+    tokenizer: Tokenizer,
+    sampling: Sampling,
+    ends: Collection[int] | None = None,
+    batch_size: int = BATCH_SIZE,
+    prefill_chunk: int = PREFILL_CHUNK,
+    before_step: Callable[[], object] = lambda: None,
+) -> Iterator[Piece]:
+    """Answer prompts of any lengths together, token by token.
+
+    Padding of the vocabulary is never drawn. Each answer has its own random numbers and does not
+    depend on the other answers, up to rounding in products of different shapes. It ends at a drawn
+    token of `ends`, by default BOS. `before_step` is called before each token; it may change the
+    parameters.
+
+    Raises:
+        DataError, Diverged: as of `Engine`.
+    """
+    engine = Engine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
+    ends = (tokenizer.bos,) if ends is None else ends
+    for index, prompt in enumerate(prompts):
+        engine.submit(Request(prompt=prompt, sampling=sampling, row=index, ends=ends))
+
+    def pieces() -> Iterator[Piece]:
+        while engine.is_busy:
+            before_step()
+            yield from engine.step()
+
+    return pieces()

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog.backends.backend import Backend
 from mlxhog.data import corpora, heldout, prepare
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
-from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, Diverged
-from mlxhog.models.families import check_length, param_count
+from mlxhog.models.families import ModelConfig, check_length, param_count
 
 SCORED_TOKENS = 2048  # largest number of tokens of a document whose logits are computed at once
 SCORED_LOGITS = 2**24  # largest number of values in these logits
@@ -54,7 +55,7 @@ class Score:
 
 
 def token_files(
-    model: Model, corpus: corpora.Corpus, folder: Path
+    tokenizer: Tokenizer, corpus: corpora.Corpus, folder: Path
 ) -> Iterator[tuple[str, TokenFile | None]]:
     """Yield name and tokens of each file of a corpus, None without text; they lie in `folder`.
 
@@ -63,21 +64,21 @@ def token_files(
     """
     for number, part in enumerate(corpus.parts):
         path, empty = folder / f"{number}.bin", True
-        with TokenWriter(path, model.tokenizer, split="val", source=path.name) as writer:
+        with TokenWriter(path, tokenizer, split="val", source=path.name) as writer:
             for document in part.read():
                 writer.add(document)
                 empty = False
         yield part.name, None if empty else TokenFile.open(path)
 
 
-def held_out_tokens(model: Model, data: str, **options: Any) -> TokenFile:
+def held_out_tokens(tokenizer: Tokenizer, data: str, **options: Any) -> TokenFile:
     """The held-out text of a run, prepared as for its training by its options.
 
     Raises:
         DataError: the text is missing, or its tokenizer is another one than at training.
     """
     prepared = prepare.prepare(data, **options)
-    if prepared.tokenizer.sha256 != model.tokenizer.sha256:
+    if prepared.tokenizer.sha256 != tokenizer.sha256:
         raise DataError(
             f"{data} has changed since the run was trained: its tokenizer has another digest; "
             "give the text with --data"
@@ -86,7 +87,8 @@ def held_out_tokens(model: Model, data: str, **options: Any) -> TokenFile:
 
 
 def score(
-    model: Model,
+    backend: Backend,
+    config: ModelConfig,
     file: TokenFile,
     *,
     seq_len: int,
@@ -99,21 +101,19 @@ def score(
     Raises:
         Diverged: the model's loss is not finite.
     """
-    rows = heldout.rows_of_batch(param_count(model.config), seq_len)
+    rows = heldout.rows_of_batch(param_count(config), seq_len)
     how: dict[str, Any] = {"seq_len": seq_len, "batch_size": rows}
     n_batches, total = heldout.n_batches(file, **how), Score()
     for number, batch in enumerate(heldout.batches(file, **how), start=1):
-        result = model.backend.evaluate(batch)
+        result = backend.evaluate(batch)
         total += Score(result.nats, batch.n_bytes, result.targets)
         progress(number / n_batches)
     if not math.isfinite(total.nats):
-        raise Diverged(
-            f"the loss of {model.checkpoint} on this text is not finite; use an earlier checkpoint"
-        )
+        raise Diverged("the loss on this text is not finite; use an earlier checkpoint")
     return total
 
 
-def score_document(model: Model, text: str) -> Score:
+def score_document(backend: Backend, config: ModelConfig, tokenizer: Tokenizer, text: str) -> Score:
     """Score a text, which is not empty, as one document.
 
     Raises:
@@ -121,14 +121,14 @@ def score_document(model: Model, text: str) -> Score:
         Diverged: the model's logits are not finite.
     """
     content = text.encode()
-    ids = model.tokenizer.encode(content)
-    check_length(model.config, len(ids))
-    before = np.concatenate([[model.tokenizer.bos], ids[:-1]]).astype(np.int32)
-    step = min(SCORED_TOKENS, max(1, SCORED_LOGITS // model.config.vocab_size))
+    ids = tokenizer.encode(content)
+    check_length(config, len(ids))
+    before = np.concatenate([[tokenizer.bos], ids[:-1]]).astype(np.int32)
+    step = min(SCORED_TOKENS, max(1, SCORED_LOGITS // config.vocab_size))
     nats, state = 0.0, None
     for start in range(0, len(ids), step):
         part = slice(start, start + step)
-        logits, state = model.backend.every_logits(before[None, part], state)
+        logits, state = backend.every_logits(before[None, part], state)
         best = logits[0].max(axis=-1, keepdims=True)
         sums = np.exp(logits[0] - best).sum(axis=-1, dtype=np.float64)
         of_ids = np.take_along_axis(logits[0], ids[part, None].astype(np.int64), axis=-1) - best

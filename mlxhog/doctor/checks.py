@@ -14,10 +14,12 @@ from importlib import metadata
 from typing import Any, Final
 
 from mlxhog.arena import segment
+from mlxhog.arena.child import Failed
 from mlxhog.arena.process import available_bytes
 from mlxhog.base import darwin, float32, verdicts
+from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
-from mlxhog.doctor.litmus import PROMISED, Failure, tried
+from mlxhog.doctor.litmus import PROMISED, untold
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 
@@ -75,13 +77,13 @@ def check_child(
 
     A child without time on a busy machine proves nothing.
     """
-    outcome = tried(measure)
-    if not isinstance(outcome, Failure):
-        return check(name, *outcome, expected, consequence, otherwise)
-    if outcome.untold:
-        text = f"{outcome.untold}: {outcome.error}"
-        return Check(name, CheckResult.UNCLEAR, text, expected, AGAIN)
-    return Check(name, otherwise, outcome.error, expected, consequence)
+    watch = LoadWatch()
+    try:
+        return check(name, *measure(), expected, consequence, otherwise)
+    except Failed as failure:
+        if reason := untold(failure, watch):
+            return Check(name, CheckResult.UNCLEAR, f"{reason}: {failure}", expected, AGAIN)
+        return Check(name, otherwise, str(failure), expected, consequence)
 
 
 def broken(row: Mapping[str, Any]) -> bool:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations_with_replacement
 from multiprocessing import connection
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,6 @@ _ARRIVAL_S: Final = 20.0
 _LOOK_S = 0.001
 _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
 
-T = TypeVar("T")
 Row = dict[str, Any]
 Pass = Callable[[], object]
 """Adds 1.0 to each element of a kernel `COUNTS[kernel]` times."""
@@ -73,22 +72,10 @@ Reader = Callable[[], Float32]
 """Returns a private copy of the dense values that its framework sees now, (1024,) float32."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """The error of a trial, and why it proves nothing: "" unless this machine was too busy."""
-
-    error: str
-    untold: str = ""
-
-
-def tried(trial: Callable[[], T]) -> T | Failure:
-    """Return the result of a trial in child processes, or its failure."""
-    watch = LoadWatch()
-    try:
-        return trial()
-    except Failed as failure:
-        load = watch.look()
-        return Failure(str(failure), str(load) * (isinstance(failure, Late) and load.busy))
+def untold(failure: Failed, watch: LoadWatch) -> str:
+    """Return why a failure of a child proves nothing: this machine was too busy; else ""."""
+    load = watch.look()
+    return str(load) if isinstance(failure, Late) and load.busy else ""
 
 
 # -- the arena, writers and readers ----------------------------------------------------------------
@@ -326,11 +313,13 @@ class Litmus:
 
     def _measured(self, measure: Callable[[], Row]) -> Row:
         """Return what was measured, or the `error`, with `untold` for why that proves nothing."""
-        outcome = tried(measure)
-        if not isinstance(outcome, Failure):
-            return outcome
-        self._end_children()
-        return {name: text for name, text in vars(outcome).items() if text}
+        watch = LoadWatch()
+        try:
+            return measure()
+        except Failed as failure:
+            self._end_children()
+            reason = untold(failure, watch)
+            return {"error": str(failure)} | ({"untold": reason} if reason else {})
 
     def _at_once(
         self,

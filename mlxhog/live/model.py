@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog import backends
+from mlxhog.backends.backend import Backend
 from mlxhog.backends.reader import check_tokens
+from mlxhog.base.processes import environment
+from mlxhog.checkpoint.run import run_of
 from mlxhog.config import plugins
 from mlxhog.config.sources import of_keywords, resolve
-from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece
-from mlxhog.decoding.model import Model
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.decoding.engine import Piece, answer
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.decoding.scoring import score_document
 from mlxhog.errors import ConfigError, DataError
@@ -25,6 +30,7 @@ from mlxhog.live import BACKEND, READ_MODES, WAIT_S
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import WeightFollower, WeightSource
 from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
 from mlxhog.report.views import Tell
 
 
@@ -38,20 +44,39 @@ class LanguageModel:
         config: the architecture: `vocab_size`, `hidden_size`, ..., all of them in `to_dict()`.
         tokenizer: `encode(bytes)` gives ids, `decode(ids)` gives bytes; `bos` begins a document.
         backend: its name, such as "torch:cpu".
+        checkpoint: path of the parameters, a checkpoint or the folder of a run.
         follower: loads newer weights, and names the loaded ones.
 
     Concurrency: for one thread at a time.
     """
 
-    def __init__(self, source: WeightSource, model: Model) -> None:
-        """Load the weights of an opened model; see `load`."""
-        self._model = model
-        self.follower = WeightFollower(source, model.backend)
-        self.config, self.tokenizer = model.config, model.tokenizer
-        self.num_parameters = families.param_count(model.config)
-        self.backend = model.backend.name
-        follower = self.follower
+    def __init__(
+        self,
+        backend: Backend,
+        source: WeightSource,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        checkpoint: Path,
+    ) -> None:
+        """Load the weights of a source into a backend; see `load`."""
+        self.config, self.tokenizer, self.checkpoint = config, tokenizer, checkpoint
+        self.num_parameters = families.param_count(config)
+        self.backend = backend.name
+        self.follower = follower = WeightFollower(source, backend)
         self._closed = weakref.finalize(self, lambda: follower.source.close())
+
+    @property
+    def name(self) -> str:
+        """Name for clients: that of its run, or of its folder."""
+        run = run_of(self.checkpoint)
+        return self.checkpoint.name if run is None else run.name
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: BOS, and the EOS of the config, one or several."""
+        eos = self.config.to_dict().get("eos_token_id")
+        tokens = [self.tokenizer.bos, *(eos if isinstance(eos, list) else [eos])]
+        return frozenset(token for token in tokens if token is not None)
 
     @property
     def whose(self) -> str:
@@ -73,7 +98,7 @@ class LanguageModel:
     def close(self) -> None:
         """Release the weights and the run; without this call, that happens with the object."""
         self._closed()
-        self._model.backend.close()
+        self.follower.backend.close()
 
     def generate(
         self, prompt: str = "", *, stop: str | Sequence[str] = (), **options: object
@@ -106,19 +131,26 @@ class LanguageModel:
         pieces = self.answer([_text("prompt", prompt)], replace(sampling, stop=texts))
         return (piece.text for piece in pieces if piece.text)
 
-    def answer(
-        self,
-        prompts: Sequence[str],
-        sampling: Sampling,
-        *,
-        batch_size: int = BATCH_SIZE,
-        prefill_chunk: int = PREFILL_CHUNK,
-    ) -> Iterator[Piece]:
-        """Answer several prompts together; arguments and errors of `mlxhog.decoding.Model`'s."""
+    def answer(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Piece]:
+        """Answer texts together, token by token.
+
+        Raises:
+            ConfigError: prompt and answer have more tokens than the model has positions for, or the
+                model was closed.
+            Diverged: the model's logits are not finite.
+        """
         self._take_newest()
-        sizes = {"batch_size": batch_size, "prefill_chunk": prefill_chunk}
-        refresh = partial(self.follower.refresh, in_sequence=True)
-        return self._model.answer(prompts, sampling, **sizes, before_step=refresh)
+        ids = [self.tokenizer.encode(prompt.encode()) for prompt in prompts]
+        most = max((len(tokens) for tokens in ids), default=0)
+        families.check_length(self.config, most + sampling.max_new_tokens)
+        return answer(
+            self.follower.backend,
+            ids,
+            tokenizer=self.tokenizer,
+            sampling=sampling,
+            ends=self.ends,
+            before_step=partial(self.follower.refresh, in_sequence=True),
+        )
 
     def logits(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the logits of the next token at each position.
@@ -150,7 +182,7 @@ class LanguageModel:
         check_tokens(rows, self.config.vocab_size)
         families.check_length(self.config, rows.shape[1])
         self._take_newest()
-        logits, _ = self._model.backend.every_logits(rows.astype(np.int32), None)
+        logits, _ = self.follower.backend.every_logits(rows.astype(np.int32), None)
         return logits if tokens.ndim == 2 else logits[0]
 
     def score(self, text: str) -> float:
@@ -168,7 +200,8 @@ class LanguageModel:
         if not encoded:
             raise DataError("the text to score is empty; give at least one character")
         self._take_newest()
-        bits = score_document(self._model, encoded).bits_per_byte
+        scored = score_document(self.follower.backend, self.config, self.tokenizer, encoded)
+        bits = scored.bits_per_byte
         assert bits is not None
         return bits
 
@@ -193,6 +226,7 @@ def load(
     wait: float = WAIT_S,
     say: Tell = lambda message: None,
     plugin: str | Path | None = None,
+    pause: Callable[[float], object] = time.sleep,
 ) -> LanguageModel:
     """Load a model that writes and scores text.
 
@@ -210,6 +244,7 @@ def load(
         say: called with a message when the wait begins.
         plugin: a Python file with your own layers in the model, or several with commas. A run that
             remembers an unchanged file does not need it.
+        pause: waits for some seconds; it may raise an error to end the wait.
 
     Raises:
         RunError: no run has this name (the message lists the existing ones), or the run did not
@@ -223,12 +258,16 @@ def load(
     """
     for file in plugins.texts(plugin):
         plugins.load(file)
-    how: dict[str, Any] = {"backend": backend, "weights": weights, "mode": mode}
-    source, opened = open_source(os.fspath(model), root=Path(out), **how, wait_s=wait, say=say)
+    opened = open_source(
+        os.fspath(model), Path(out), weights=weights, mode=mode, wait_s=wait, say=say, pause=pause
+    )
+    # If torch's thread pool spins between its jobs, the native operators lack its cores.
+    policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
-        return LanguageModel(source, opened)
+        with environment(policy):
+            return LanguageModel(backends.create_alone(backend), *opened)
     except BaseException:
-        source.close()
+        opened[0].close()
         raise
 
 

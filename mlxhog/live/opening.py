@@ -6,25 +6,21 @@ resumed run from its arena again.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from mlxhog import backends
 from mlxhog.arena import Arena
 from mlxhog.arena.requests import CONNECT_S, NoAnswer, socket_path
 from mlxhog.base.paths import expanded
-from mlxhog.base.processes import environment
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import weights as files
 from mlxhog.checkpoint.run import Run
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, ConfigError, MlxhogError, RunError
-from mlxhog.live import CHECKPOINT, MODES, READ_MODES
+from mlxhog.live import CHECKPOINT, MODES
 from mlxhog.live.source import CheckpointWeights, NoWeights, RunWeights, WeightSource
 from mlxhog.models.families import ModelConfig
 from mlxhog.report.views import Tell
@@ -33,49 +29,35 @@ FIRST_RUN_S = 5.0  # longest wait for the first run of a folder
 POLL_S = 0.1
 SOON_S = 0.5  # longest wait for a resumed run's answer, because text generation stops meanwhile
 
-_Opened = tuple[WeightSource, ModelConfig, Tokenizer, Path]
+Opened = tuple[WeightSource, ModelConfig, Tokenizer, Path]
+"""Weights that are not loaded yet, architecture, tokenizer, and the path of the weights."""
 
 
 def open_source(
     spec: str,
-    *,
     root: Path,
-    backend: str,
-    weights: str = "float32",
-    mode: str = READ_MODES[0],
-    wait_s: float = 0.0,
-    say: Tell = lambda message: None,
-    pause: Callable[[float], object] = time.sleep,
-) -> tuple[WeightSource, Model]:
+    *,
+    weights: str,
+    mode: str,
+    wait_s: float,
+    say: Tell,
+    pause: Callable[[float], object],
+) -> Opened:
     """Open a run while it trains, the newest checkpoint of a run that has ended, or a checkpoint.
 
     If a run that trains does not publish copies, modes that need them read its newest checkpoint.
     If its process does not answer, all modes do. Then the source's `note` gives the reason.
 
-    `load` in `mlxhog/live/model.py` describes the other arguments and the errors; `pause` waits for
-    some seconds, and may raise an exception to end the wait.
-
-    Returns:
-        The source, which the caller closes, and a model whose weights are not loaded yet:
-        `source.load` or a `WeightFollower` loads them.
+    `load` in `mlxhog/live/model.py` describes arguments and errors. The caller closes the source.
     """
     if mode not in MODES:
         raise ConfigError(f"no read mode {mode!r}; choose from {', '.join(MODES)}")
     run = _begun(spec, root, wait_s, say, pause)
     if run is not None:
-        source, config, tokenizer, path = _RunReader(run, weights, mode).open()
-    else:
-        opened = formats.open(checkpoint.locate(spec, root))
-        source = CheckpointWeights(opened, mode, weights)
-        config, tokenizer, path = opened.config, opened.text_tokenizer(), opened.path
-    # If torch's thread pool spins between its jobs, the native operators lack its cores.
-    policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    try:
-        with environment(policy):
-            return source, Model(backends.create_alone(backend), config, tokenizer, path)
-    except BaseException:
-        source.close()
-        raise
+        return _RunReader(run, weights, mode).open()
+    opened = formats.open(checkpoint.locate(spec, root))
+    source = CheckpointWeights(opened, mode, weights)
+    return source, opened.config, opened.text_tokenizer(), opened.path
 
 
 def _begun(
@@ -120,7 +102,7 @@ class _RunReader:
     def __init__(self, run: Run, weights: str, mode: str) -> None:
         self._run, self._weights, self._mode = run, weights, mode
 
-    def open(self) -> _Opened:
+    def open(self) -> Opened:
         note = ""
         if self._reads_arena():
             try:
@@ -156,7 +138,7 @@ class _RunReader:
                 return self._saved(formats.open(path))
         return None
 
-    def _attached(self, patience_s: float) -> _Opened:
+    def _attached(self, patience_s: float) -> Opened:
         """Attach to the run while it trains, whose process may take `patience_s` to answer.
 
         Raises:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from mlxhog.base.quantities import parse_count, parse_duration_s
+from mlxhog.base.quantities import Interval
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.options import convert_fields, is_set, option, options
 from mlxhog.config.sources import Merged
@@ -127,28 +127,6 @@ def worker_options() -> tuple[str, ...]:
 _GROUP = "execution; it may change from session to session"
 
 
-class Limit(NamedTuple):
-    """The number of runs, or of seconds, of the whole study after which no run begins.
-
-    Earlier sessions count, so a study ends at the same point with and without interruptions.
-    """
-
-    runs: int | None = None
-    seconds: float | None = None
-
-
-def read_budget(text: str) -> Limit:
-    """Read "40" runs or "2h" of time; ValueError if it is neither."""
-    try:
-        is_count = text.strip()[-1:].isdigit()
-        limit = Limit(parse_count(text)) if is_count else Limit(None, parse_duration_s(text))
-    except ValueError:
-        limit = Limit(runs=0)
-    if 0 in limit or (limit.runs or 1) < 0:
-        raise ValueError("give a number of runs such as 40, or a time such as 2h")
-    return limit
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
     """Execution of a session of a study; no option changes the results.
@@ -169,9 +147,9 @@ class ExecutionConfig:
         None, "join this Ray cluster, such as auto or head:6379, instead of starting Ray here",
         group=_GROUP,
     )  # fmt: skip
-    budget: str | None = option(
-        None, "begin no run after this number of runs (40) or time (2h) of the whole study",
-        group=_GROUP, reads=read_budget,
+    budget: Interval = option(
+        Interval(), "begin no run after this number of runs (40) or time (2h) of the whole study",
+        unit="runs", group=_GROUP,
     )  # fmt: skip
     out: str = option("studies", "folder that holds the studies", group=_GROUP)
 
@@ -182,8 +160,3 @@ class ExecutionConfig:
             problems.append("--ray-address is given without --executor ray; add it")
         if problems:
             raise ConfigError("\n".join(problems))
-
-    @property
-    def limit(self) -> Limit:
-        """The budget."""
-        return Limit() if self.budget is None else read_budget(self.budget)

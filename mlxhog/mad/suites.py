@@ -68,7 +68,10 @@ _HARDER: Mapping[str, Axes] = {
 }
 """Beside the baseline; one setting changes at a time."""
 
-_SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+Own = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Settings of a task, and their fields of the protocol."""
+
+_SMALL: Mapping[str, Own] = {
     "in-context-recall": ({"seq_len": 32}, {}),
     "fuzzy-in-context-recall": ({"seq_len": 64}, {"batch_size": 32}),
     "noisy-in-context-recall": ({"seq_len": 64}, {"batch_size": 32}),
@@ -76,7 +79,7 @@ _SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "compression": ({"train_rows": 12_800}, {}),
     "memorization": ({"train_rows": 256}, {"batch_size": 32}),
 }
-"""Of smoke: settings of the task, and their fields of the protocol."""
+"""Of smoke."""
 _REDUCED: Mapping[str, Axes] = {
     "in-context-recall": {"vocab": (32,), "seq_len": (64,)},
     "fuzzy-in-context-recall": {"seq_len": (128,)},
@@ -107,12 +110,10 @@ def _setting(
     return Setting(name, asdict(resolve(name, values)), label, protocol, dim)
 
 
-def _grid(
-    axes: Mapping[str, Axes], own: Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
-) -> Iterator[Setting]:
-    """Yield each task's baseline, then its settings with one value of one axis; `own` adds more."""
+def _grid(axes: Mapping[str, Axes], base: Mapping[str, Own] = {}) -> Iterator[Setting]:
+    """Yield each task's `base`, then its settings with one value of one axis."""
     for task in axes:
-        values, protocol = own(task)
+        values, protocol = base.get(task, ({}, {}))
         yield _setting(task, values, "baseline", protocol)
         for name, choices in axes[task].items():
             for value in choices:
@@ -127,14 +128,12 @@ def smoke() -> Suite:
 
 def reduced() -> Suite:
     """15 settings of the axes of `full` at the sizes of `smoke`: half an hour on one core."""
-
-    def own(task: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        values, protocol = _SMALL[task]
+    base: dict[str, Own] = {}
+    for task, (values, how) in _SMALL.items():
         longer = {"steps": _RECALL_STEPS} if task.endswith("recall") else {}
-        return {**_ROWS, **values}, {**protocol, **longer}
-
-    settings = tuple(_grid(_REDUCED, own))
-    return Suite("reduced", settings, _POINTS, {**_PROTOCOL, "steps": 1200}, dim=64)
+        base[task] = {**_ROWS, **values}, {**how, **longer}
+    protocol = {**_PROTOCOL, "steps": 1200}
+    return Suite("reduced", tuple(_grid(_REDUCED, base)), _POINTS, protocol, dim=64)
 
 
 def lite() -> Suite:
@@ -149,7 +148,7 @@ def full() -> Suite:
     points = tuple(
         {"lr": lr, "weight_decay": decay} for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)
     )
-    return Suite("full", tuple(_grid(_HARDER, lambda task: ({}, {}))), points, {"epochs": 200})
+    return Suite("full", tuple(_grid(_HARDER)), points, {"epochs": 200})
 
 
 # -- one skill each --------------------------------------------------------------------------------

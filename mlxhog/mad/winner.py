@@ -74,16 +74,9 @@ def read_source(what: str) -> tuple[str, MADConfig]:
 
 
 def write(path: Path, cfg: MADConfig) -> None:
-    """Write a model file with every number of every layer, or replace it.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
+    """Write a model file with every number of every layer, or replace it."""
     whole = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
-    try:
-        replace_file(path, to_yaml(whole).encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+    replace_file(path, to_yaml(whole).encode())
 
 
 Scored = tuple[tuple[str, ...], float]

@@ -100,7 +100,7 @@ class LanguageModel(Module):
         """As `forward` of `mlxhog.nn.torch.LanguageModel`."""
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         params = {self._names[name]: value for name, value in own.items()}
-        return lm.read(self.architecture, params, tokens, state, ops=_ops(self.kernels))
+        return lm.logits(self.architecture, params, tokens, state, ops=_ops(self.kernels))
 
 
 def _ops(kernels: str) -> Ops:

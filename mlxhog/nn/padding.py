@@ -72,7 +72,7 @@ class SkippingOps:
         xp, (B, _, C), K = self.xp, x.shape, w.shape[-1]
         y, _ = self._ops.causal_conv(x, w, b, state=state, **how)
         past = xp.zeros((B, K - 1, C), like=x) if state is None else state
-        inputs = xp.concatenate([past, xp.float32(x)], 1)  # position t is at t + K - 1
+        inputs = xp.concatenate([past, x], 1)  # position t is at t + K - 1
         return y, take(inputs, self._lengths[:, None] + np.arange(K - 1), xp)
 
     def _held(self, i: Array, f: Array) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlxhog.models import lm, ngrams
+from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
@@ -143,12 +143,12 @@ def logits_and_state(
     ops = choose("torch", kernels, tokens.device.type)
     params = {name: value.float() for name, value in module.named_parameters()}
     with torch.autocast(tokens.device.type, enabled=False):
-        return lm.read(architecture, params, tokens, state, ops=ops)
+        return lm.logits(architecture, params, tokens, state, ops=ops)
 
 
 def detach(state: Any) -> Any:
     """Return a state as constants, through which no gradient flows."""
-    return ngrams.mapped(state, Tensor.detach)
+    return [tuple(part.detach() for part in block) for block in state]
 
 
 def _translate(module: Layers, entries: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from mlxhog import arena, backends
 from mlxhog.backends import probes
 from mlxhog.data.batch import Batch
-from mlxhog.models import families, lm_float64, ngrams
+from mlxhog.models import families, lm_float64
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.optim.gradients import dense
@@ -93,7 +93,7 @@ class NumPyEngine:
 
     def state_arrays(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-        return [list(block) for block in ngrams.parted(state)[1]]
+        return [list(block) for block in state[-len(self._cfg.layout.blocks) :]]
 
 
 ModelEngine = FrameworkEngine | NumPyEngine

@@ -38,7 +38,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from mlxhog.backends.probes import ALLOWED, CHAIN, GATES, PRODUCTS, TINY
+from mlxhog.backends.probes import ALLOWED, CHAIN, GATES, PRODUCTS
 from mlxhog.parity.subject import Array, Results, parameter_after
 
 
@@ -85,7 +85,6 @@ FLOAT32 = {
         kind: Tolerance("float32 rounding, backends/probes.py", **asdict(ALLOWED[kind]))
         for kind in (PRODUCTS, GATES, CHAIN)
     },
-    TINY: Tolerance("a device may flush them to zero", **asdict(ALLOWED[TINY])),
 }
 
 MEASURED = FLOAT32 | {

@@ -80,12 +80,15 @@ WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
 """The columns of a table of workers: name, and the text of a worker's cell."""
 
 
+IN_QUORUM, ALONE, AWAY = "in the quorum", "alone", "away"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineReport:
     """One machine of a cluster."""
 
     name: str  # of equal names the later ones have a number
-    state: str  # "in the quorum" of the newest round, "alone" (this machine) or "away"
+    state: str  # `IN_QUORUM` of the newest round, `ALONE` (this machine) or `AWAY`
     tokens: int  # of its committed rounds
     rounds: int  # that it has committed
     seen_s: float  # seconds since its last join

@@ -23,8 +23,7 @@ from mlxhog.data import counts
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
-from mlxhog.report.machines import machines_of
-from mlxhog.report.metrics import COUNTS, Progress, WorkerReport
+from mlxhog.report.metrics import COUNTS, MachineReport, Progress, WorkerReport
 from mlxhog.report.shares import TIMES
 
 WINDOW_S = 5.0  # throughput and loss are averages over this time
@@ -94,6 +93,7 @@ class Monitor:
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
         self.state = state
+        self.machines: Callable[[], tuple[MachineReport, ...]] = tuple  # of the run's cluster
         self._counting: threading.Thread | None = None
         self._counts: float | None = None  # its score
         slots = range(1, arena.layout.max_workers + 1)
@@ -265,6 +265,6 @@ class Monitor:
             staleness=self.staleness(),
             marks=marks if self._counts is None else {**marks, COUNTS: self._counts},
             first_step_s=self.first_step_s(),
-            machines=machines_of(self.arena),
+            machines=self.machines(),
             **now,
         )

@@ -32,7 +32,8 @@ def document(
     connect to its server.
     """
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    policy += "base-uri 'none'; form-action 'none'"
     policy += f"; script-src {hashes}" * bool(scripts) + "; connect-src 'self'" * talks
     after = "".join(f"\n<script>{script}</script>" for script in scripts)
     if data is not None:
@@ -101,13 +102,11 @@ def table(
 
 def text_cards(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of plain texts, whose rows become cards in a narrow window; "" for no rows."""
-    cells = [
-        "".join(
-            f'<td class="t" data-head="{escape(head)}">{escape(text)}</td>'
-            for head, text in zip(header, row, strict=True)
-        )
-        for row in rows
-    ]
+
+    def cell(head: str, text: str) -> str:
+        return f'<td class="t" data-head="{escape(head)}">{escape(text)}</td>'
+
+    cells = ["".join(map(cell, header, row)) for row in rows]
     return table(header, cells, left=header, cards=True) if cells else ""
 
 

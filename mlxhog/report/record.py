@@ -77,7 +77,10 @@ class RunRecord:
     Attributes:
         progress: the last line of the metrics, with the newest evaluation and the newest sample.
         status: contents of run.json.
+        state: the status of the run, in one word.
+        result: that of the newest command; None before it ends, and if it was killed.
         config: option -> value, in the spelling of config.yaml; numbers of choices by flat names.
+        samples: samples of text from the model.
         notes: sentences about the numbers, for the reader of a report.
     """
 
@@ -92,6 +95,7 @@ class RunRecord:
         self.config: dict[str, object] = {}
         self.events: list[RunEvent] = []
         self._event_file = GrowingFile(run.events_path)
+        self.last = self.history.last
         self.refresh()
 
     def refresh(self) -> None:
@@ -102,6 +106,7 @@ class RunRecord:
         """
         self.status: dict[str, Any] = self.run.read_status()
         self._about = fill(_About, self.status)
+        self.state, self.result = self._about.status, self._about.result
         try:
             self.history.update()
             for record in self._event_file.read():
@@ -114,6 +119,7 @@ class RunRecord:
                 options = by_flat_names(read_yaml(self.run.config_path))
                 self.config = {name: value for name, (value, _) in options.items()}
         self.notes = list(self._notes())
+        self.samples = [event for event in self.events if event.kind == "sample"]
         sample = self.samples[-1].text if self.samples else None
         self.progress = replace(self.history.progress, sample=sample)
 
@@ -132,16 +138,6 @@ class RunRecord:
     def is_running(self) -> bool:
         """Whether a process trains the run now."""
         return self.state in (STARTING, RUNNING)
-
-    @property
-    def state(self) -> str:
-        """The status of the run, in one word."""
-        return self._about.status
-
-    @property
-    def result(self) -> Result | None:
-        """The result of the newest command; None before it ends, and if it was killed."""
-        return self._about.result
 
     @property
     def part(self) -> Mapping[str, Any]:
@@ -169,11 +165,6 @@ class RunRecord:
         return scored_at(self.progress.val_step, self.last("step"))
 
     @property
-    def samples(self) -> list[RunEvent]:
-        """Samples of text from the model."""
-        return [event for event in self.events if event.kind == "sample"]
-
-    @property
     def strategy(self) -> str:
         """The strategy; for auto also the newest one, and the number of changes; - is unknown."""
         requested, now = self.config.get("strategy"), self.progress.strategy
@@ -189,12 +180,6 @@ class RunRecord:
         each = {f"{worker['slot']} {worker['backend']}": [worker] for worker in workers}
         named = {ALL: workers, **(each if len(each) > 1 else {})}
         return {name: shares(some) for name, some in named.items()}
-
-    # -- facts -----------------------------------------------------------------------------------
-
-    def last(self, name: str) -> float | None:
-        """The newest number of a column of the metrics, or None."""
-        return self.history.last(name)
 
     def facts(self) -> dict[str, str]:
         """The rows of a table about the run and its machine: name -> value; - is unknown."""

@@ -13,8 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.report.machines import IN_QUORUM
-from mlxhog.report.metrics import REFERENCE_BITS_PER_BYTE, WORKER_COLUMNS, Progress
+from mlxhog.report.metrics import IN_QUORUM, REFERENCE_BITS_PER_BYTE, WORKER_COLUMNS, Progress
 from mlxhog.report.plain import RunView, heading, losses
 from mlxhog.report.streams import printable
 

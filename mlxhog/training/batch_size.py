@@ -10,12 +10,12 @@ does not depend on the batch, and the run reports its share. A resumed run keeps
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -96,7 +96,7 @@ def limit_of(plan: TextPlan) -> tuple[int, str]:
     if (own_bytes := own_gpu_bytes(plan.gpu_share, plan.workers)) is not None:
         most = memory.most_sequences(own_bytes)
         limits.append((most, "more do not fit in the memory of the GPU"))
-    most, why = min(limits, key=lambda limit: limit[0])
+    most, why = min(limits)
     return max(1, most), why  # the plan has one sequence
 
 
@@ -105,8 +105,7 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
 
     Each worker has a process, which computes nothing but gradients.
     """
-    budget_s = plan.config.time
-    limit_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
+    limit_s = min(MEASURE_S, SHARE * (plan.config.time or math.inf))
     with ExitStack() as stack:
         line = stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
         children = [
@@ -114,16 +113,13 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
             for worker in plan.workers
         ]
 
-        def together(function: Callable[..., Any], *args: float) -> list[Any]:
-            """What a function returns in each process; they begin at the same time."""
-            for rank, child in enumerate(children):
-                child.start(function, plan, rank, *args)
-            return [child.take(START_S + PATIENCE_S) for child in children]
-
         def measure(sequences: int, rest_s: float) -> list[tuple[int, list[float]]]:
             line.show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
-            together(warm_up, sequences)
-            return together(gradient_times, sequences, rest_s)
+            for function in (warm_up, gradient_times):  # all begin at the same time
+                for rank, child in enumerate(children):
+                    child.start(function, plan, rank, sequences, rest_s)
+                answers = [child.take(START_S + PATIENCE_S) for child in children]
+            return answers
 
         return choose(*limit_of(plan), limit_s, measure)
 
@@ -160,14 +156,9 @@ def choose(
                 "number, or see mlxhog doctor"
             ) from failure
         rest_s -= max(sum(times) + fmean(times) for _, times in of_workers)
-        speeds.append(
-            BatchSpeed(
-                sequences=sequences,
-                tokens_per_s=sum(tokens / faster_half(times) for tokens, times in of_workers),
-                gradient_s=max(fmean(times) for _, times in of_workers),
-            )
-        )
-        rise = 1.0 if len(speeds) == 1 else speeds[-1].tokens_per_s / speeds[-2].tokens_per_s - 1.0
+        rate = sum(tokens / faster_half(times) for tokens, times in of_workers)
+        rise = rate / speeds[-1].tokens_per_s - 1.0 if speeds else 1.0
+        speeds.append(BatchSpeed(sequences, rate, max(fmean(times) for _, times in of_workers)))
         if rise < LEAST_RISE:
             limit = (
                 f"with {batch} tokens/s change by {format_share(rise)}, less than "
@@ -196,10 +187,23 @@ def faster_half(times: Sequence[float]) -> float:
     return fmean(sorted(times)[: -(-len(times) // 2)])
 
 
-def warm_up(lane: Lane, plan: Plan, rank: int, sequences: int) -> None:
-    """Start a worker's backend, and let it compute one gradient of this shape."""
-    backend = lane.keep("backend", partial(_backend, plan, rank))
-    backend.loss_and_grads(_batch(plan, sequences))
+def warm_up(lane: Lane, plan: Plan, rank: int, sequences: int, limit_s: float) -> None:
+    """Start a worker's backend, bound to small random parameters, and compute one gradient.
+
+    The values of parameters do not change the time.
+    """
+    from mlxhog.training import worker  # which the supervisor does not load
+
+    if "backend" not in lane.store:
+        job = Job(plan=plan, handle=None, slot=rank + 1, run_dir=Path(), budget=plan.budget)
+        lane.store["backend"] = worker.start_backend(job, None, job.kernels)
+        noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
+        lane.store["backend"].take(np.resize(noise, plan.layout.n_floats))
+    # The first sequences of the text, and again from its beginning if it has fewer.
+    source = plan.batches()
+    rows = [source.at(0, k % source.n_tickets) for k in range(sequences)]
+    lane.store["batch"] = joined(rows).part(0, sequences)
+    lane.store["backend"].loss_and_grads(lane.store["batch"])
 
 
 def gradient_times(
@@ -211,23 +215,5 @@ def gradient_times(
         needed_s = ENOUGH_S if len(times) >= ENOUGH else 4 * ENOUGH_S
         return sum(times) >= (min(limit_s, needed_s) if len(times) >= LEAST else limit_s)
 
-    batch = _batch(plan, sequences)
+    batch = lane.store["batch"]
     return batch.n_tokens, times_of(lane.store["backend"], batch, enough)
-
-
-def _backend(plan: Plan, rank: int) -> Backend:
-    """A worker's backend, bound to small random parameters: their values do not change the time."""
-    from mlxhog.training import worker  # which the supervisor does not load
-
-    job = Job(plan=plan, handle=None, slot=rank + 1, run_dir=Path(), budget=plan.budget)
-    backend = worker.start_backend(job, None, job.kernels)
-    noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
-    backend.take(np.resize(noise, plan.layout.n_floats))
-    return backend
-
-
-def _batch(plan: Plan, sequences: int) -> Batch:
-    """The first sequences of the run's text; from its beginning again if it has fewer."""
-    source = plan.batches()
-    rows = [source.at(0, k % source.n_tickets) for k in range(sequences)]
-    return joined(rows).part(0, sequences)

@@ -42,7 +42,6 @@ import numpy as np
 from mlxhog.arena.process import WatchedTime
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.schedules import Falling
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import Serial, division
@@ -131,15 +130,11 @@ def gain(seconds: Sequence[Sequence[float]], sequences: int) -> float:
 
 
 class StepTime(NamedTuple):
-    """Tokens and times of a worker's step."""
+    """Tokens and times of a worker's step; both times are those of its round."""
 
     tokens: int
     compute_s: float
     wait_s: float
-
-    def lasted_s(self) -> float:
-        """Seconds of its round."""
-        return self.compute_s + self.wait_s
 
 
 def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
@@ -158,7 +153,8 @@ def lost_by_last_rounds(steps: Sequence[Sequence[StepTime]]) -> float | None:
     """
     if any(len(own) < LAST_ROUNDS for own in steps):
         return None
-    return lost_in_rounds([sorted(own[-LAST_ROUNDS:], key=StepTime.lasted_s)[:-1] for own in steps])
+    by_length = [sorted(own[-LAST_ROUNDS:], key=lambda s: s.compute_s + s.wait_s) for own in steps]
+    return lost_in_rounds([own[:-1] for own in by_length])
 
 
 def rounds_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> float:
@@ -203,19 +199,11 @@ class Changes:
     """Decides on changes of the strategy of one run; used by the thread that supervises it."""
 
     def __init__(self, run: Training) -> None:
-        """Watch the steps from now on."""
         self._run, self._ends = run, 0
         self._share = rounds_share(run.plan)
         self._watched = WatchedTime()
         self._forget()
         run.monitor.on_step = self._take
-
-    @classmethod
-    def of(cls, run: Training) -> Changes | None:
-        """None where the strategy stays: it is named, or a schedule counts equal steps."""
-        schedule = run.plan.config.schedule
-        equal_steps = isinstance(schedule, Falling) and schedule.epochs is not None
-        return None if run.plan.other is None or equal_steps else cls(run)
 
     def _averages(self) -> bool:
         return self._run.strategy.name == ROUNDS.name
@@ -237,6 +225,7 @@ class Changes:
     def look(self) -> None:
         """Change the strategy if the newest steps say so."""
         run, steps = self._run, [list(of_worker) for of_worker in self._steps.values()]
+        absent_s = self._watched.look() - self._last_s
         if self._share:
             done = run.budget.progress(
                 steps=run.steps_done(),
@@ -247,44 +236,40 @@ class Changes:
                 self.end_rounds(f"{self._share:.0%} of the budget is used (async_after)")
         elif run.has_side_job():
             self._last_s = self._watched.look()
-        elif self._averages():
-            self._look_at_rounds(steps)
-        elif all(len(of_worker) >= self._needed for of_worker in steps):
-            lost = rounds_would_lose(steps, run.plan.config.sequences_per_ticket)
-            if lost < LEAST_LOST and self._has_first_workers():
-                self._change(
-                    f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
-                    f"{self._needed} of each worker (under {LEAST_LOST:.1%} begins them)",
-                    lost,
-                )
-            self._forget()
-
-    def _look_at_rounds(self, steps: list[list[StepTime]]) -> None:
-        lost, absent_s = lost_by_last_rounds(steps), self._watched.look() - self._last_s
-        if lost is not None and lost > MOST_LOST:
+        elif not self._averages():
+            self._look_at_lock_free(steps)
+        elif (lost := lost_by_last_rounds(steps)) is not None and lost > MOST_LOST:
             self.end_rounds(
                 f"rounds lost {lost:.0%} of their gradients to waiting in the last "
                 f"{self._needed} (over {MOST_LOST:.0%} ends them)",
                 lost,
             )
         elif absent_s > ABSENT_S:
-            if self._run.holding_still():  # else a round is under way
+            if run.holding_still():  # else a round is under way
                 self.end_rounds(
                     f"no round has begun for {absent_s:.1f} s, since a worker is not there"
                 )
             self._last_s = self._watched.look()
+
+    def _look_at_lock_free(self, steps: list[list[StepTime]]) -> None:
+        if any(len(of_worker) < self._needed for of_worker in steps):
+            return
+        lost = rounds_would_lose(steps, self._run.plan.config.sequences_per_ticket)
+        seats = self._run.seats
+        all_stay = all(seat.leaving_s is None for seat in seats)
+        if lost < LEAST_LOST and all_stay and {seat.slot for seat in seats} == self._steps.keys():
+            self._change(
+                f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
+                f"{self._needed} of each worker (under {LEAST_LOST:.1%} begins them)",
+                lost,
+            )
+        self._forget()
 
     def end_rounds(self, why: str, lost: float | None = None) -> None:
         """Become lock-free if the run averages; it may fail, since workers do not hold still."""
         if self._averages():
             self._ends += self._change(why, lost)
             self._forget()
-
-    def _has_first_workers(self) -> bool:
-        """Whether the workers are those of the start, all up."""
-        seats = self._run.seats
-        present = sorted(seat.slot for seat in seats if seat.leaving_s is None)
-        return len(seats) == len(self._steps) and present == list(self._steps)
 
     def _change(self, why: str, lost: float | None) -> bool:
         """Continue with the other strategy if all workers hold still; whether they do.

@@ -40,7 +40,6 @@ class Evaluations:
     """The evaluations of a run, one after the other; the monitor gets their scores."""
 
     def __init__(self, run: Training) -> None:
-        """Prepare; this starts no evaluation."""
         # Of each worker's own parameters, where the model is their average.
         self.copies_bits_per_byte: list[float] = []
         self._run, self._part, self._counters = run, run.plan.held_out, run.arena.counters
@@ -51,10 +50,16 @@ class Evaluations:
         run.monitor.on_score = self._take
 
     def _begin(self, end: int, *, during: bool = False) -> None:
-        """Begin to score batches up to `end` with the present parameters."""
+        """Score batches up to `end` with the present parameters: with one worker, or with all."""
         self._scores, self._end, self._during = {}, end, during
+        self._first, self._interrupts = self._round + 1, self._run.interrupts()
+        until_ns = monotonic_ns() + int(INTERRUPTED_S * 1e9) if self._interrupts else 0
+        self._counters.store("side_until_ns", until_ns)
         self._begin_round()
-        self._first = self._round
+        if during:
+            self._run.ask("eval")
+        else:
+            self._run.command(Command.EVALUATE)
 
     def _begin_round(self) -> None:  # from the first batch without a score on
         self._round += 1
@@ -109,7 +114,6 @@ class Evaluations:
         if now != self._asked_at and monitor.evaluating_s <= most_s:
             self._asked_at = now
             self._begin(self._part.batches, during=True)
-            run.ask("eval")
 
     def begin_last(self) -> None:
         """Let all workers score the held-out text with the final model.
@@ -119,22 +123,10 @@ class Evaluations:
         """
         self._run.drain()  # first an evaluation that ended together with the training
         alone = self._run.interrupts() or self._run.strategy.own_copies()
-        self._begin_with_all(self._part.batches if alone else self._part.all_batches)
-
-    def _begin_with_all(self, end: int) -> None:
-        self._interrupts = self._run.interrupts()
-        until_ns = monotonic_ns() + int(INTERRUPTED_S * 1e9) if self._interrupts else 0
-        self._counters.store("side_until_ns", until_ns)
-        self._begin(end)
-        self._run.command(Command.EVALUATE)
+        self._begin(self._part.batches if alone else self._part.all_batches)
 
     def _wait(self) -> None:
-        """Wait until every batch is scored, or the user interrupts.
-
-        Raises:
-            ConfigError, EnvironmentLacks, WorkerFailed: see `Session.poll`; the fixed part cannot
-                be scored without a worker that failed.
-        """
+        """Wait until every batch is scored, or the user interrupts; raises as `Session.poll`."""
         run, limit_s = self._run, INTERRUPTED_S if self._interrupts else math.inf
 
         def doing() -> Doing:
@@ -184,7 +176,7 @@ class Evaluations:
                 if run.interrupts():
                     return False
                 load()
-                self._begin_with_all(self._part.batches)
+                self._begin(self._part.batches)
                 self._wait()
                 if (score := self._total(0, self._part.batches)) is None:
                     return False
@@ -202,8 +194,7 @@ class HeldOutWatch:
     """
 
     def __init__(self, config: TrainConfig, resumption: Resumption | None, text: str) -> None:
-        """Begin, or continue from a checkpoint; `text` is the name of the part that is scored."""
-        self._config, self._text = config, text
+        self._config, self._text = config, text  # the name of the part that is scored
         self.best: tuple[float, int] | None = None  # bits per byte, and step
         self.since = self._evaluations = 0  # evaluations after the best
         self.ended: str | None = None  # reason for an end of training before its budget
@@ -247,11 +238,11 @@ class HeldOutWatch:
         """Report the best weights: those of the best evaluation, or else the last."""
         if not self._config.keeps_best:
             return
-        if checkpoint.best(run) is None and saved is not None:
-            try:
+        try:
+            if checkpoint.best(run) is None and saved is not None:
                 checkpoint.mark_best(run, saved)
-            except EnvironmentLacks as error:
-                report(f"no best checkpoint: {error}")
+        except EnvironmentLacks as error:
+            report(f"no best checkpoint: {error}")
         if (best := checkpoint.best(run)) is not None:
             known = "" if self.best is None else f", {self.best[0]:.3f} bits per byte"
             where = run.checkpoints / checkpoint.BEST

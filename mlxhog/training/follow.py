@@ -69,7 +69,6 @@ class Follower:
     """
 
     def __init__(self, folder: Path, writer: StreamWriter, loss_on: str = "assistant") -> None:
-        """Prepare; reading begins with the `with` block."""
         self._learns_answers = loss_on == "assistant"
         self.folder = folder  # with subfolders, without hidden files
         self.end = writer.last.end_ticket  # number of published tickets
@@ -231,7 +230,7 @@ class Follower:
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
         n_bytes = 0
-        for where, document in textfiles.placed_documents(path, None):
+        for where, document in textfiles.documents(path, None):
             n_bytes += max(len(document), ROW_BYTES)
             if n_bytes > MOST_BYTES:
                 raise DataError(
@@ -264,7 +263,6 @@ class Follower:
         return begin + len(lines)
 
     def _say(self, message: str) -> None:
-        """Add a message for the user, unless it was added before."""
         if message not in self._reports:
             self._reports.add(message)
             self.messages.append(message)

@@ -108,14 +108,8 @@ def plan_layout(
 ) -> Layout:
     """Lay out the arena of a run.
 
-    Args:
-        spec: the model's parameters.
-        strategy: of the run.
-        optimizer: of the run.
-        n_tickets: batches per epoch.
-        max_workers: worker slots; by default those of the strategy, which may be fewer.
-        kept: further segments, such as a cluster's, as `arena.plan` takes them.
-        live: whether to keep copies of the parameters for readers.
+    It has `n_tickets` batches per epoch, `max_workers` slots or those of the strategy, further
+    `kept` segments, as `arena.plan` takes them, and with `live` copies for readers.
     """
     most = max_workers or strategy.slots
     return arena.plan(

@@ -26,12 +26,9 @@ have a fault by the plain one, and says so (`mlxhog.training.worker.check_kernel
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlxhog import optim
-from mlxhog._native import ops
 from mlxhog.backends import gpu_share
 from mlxhog.base import float32, verdicts
 from mlxhog.base.machine import Machine
@@ -78,9 +75,7 @@ def choose(
         note(text)
     rules.check_ranks(config.slow, len(chosen.workers))
     backends = [worker.backend for worker in chosen.workers]
-    writers = choose_writers(config, backends, record, note)
-    forms = choose_kernels(config, backends, record, note)
-    check_recorded(config, backends, forms, record)
+    writers, forms = choose_for(config, backends, note)
     promised = config.determinism != "none"
     for text in (
         float32.note(backends, here, promised=promised),
@@ -88,13 +83,18 @@ def choose(
     ):
         if text:
             note(text)
-    if sys.platform == "darwin" and not ops.has_blas() and optim.chosen(config).name == "muon":
-        note(
-            "muon's products on the CPU are our own, about a tenth as fast as Accelerate's, "
-            "because Accelerate of this macOS has no cblas_sgemm; workers on GPUs need none "
-            "(--orthogonalization-device worker)"
-        )
     return chosen.workers, writers, forms
+
+
+def choose_for(
+    config: TrainConfig, backends: Sequence[str], note: Note = lambda message: None
+) -> tuple[Writers, tuple[str, ...]]:
+    """Choose writers, and the form of the model's operations of each of these workers."""
+    record = verdicts.load()
+    writers = choose_writers(config, backends, record, note)
+    forms = choose_kernels(config, backends, record, note)
+    check_recorded(config, backends, forms, record)
+    return writers, forms
 
 
 def choose_writers(

@@ -127,10 +127,10 @@ class Memory:
             return strategy
         if max_workers is not None:
             return replace(strategy, max_workers=max_workers)
-        most_bytes = lay_out(strategy).occupied_bytes + FREE_SLOTS_SHARE * self.limit_bytes
+        most_bytes = lay_out(strategy).total_bytes + FREE_SLOTS_SHARE * self.limit_bytes
         for free in range(FREE_SLOTS, 0, -1):
             larger = replace(strategy, max_workers=strategy.workers + free)
-            if lay_out(larger).occupied_bytes <= most_bytes:
+            if lay_out(larger).total_bytes <= most_bytes:
                 return larger
         return strategy
 

@@ -31,7 +31,7 @@ from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
-from mlxhog.checkpoint.run import Run, run_of
+from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import ORIGINS, TrainConfig
@@ -42,7 +42,6 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
-from mlxhog.report.metrics import scored_at
 from mlxhog.strategies import Serial, Strategy
 
 OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
@@ -173,10 +172,9 @@ class Resumption:
 
     def notes(self, workers: int) -> Iterable[str]:
         """Where the run continues, with this number of workers."""
-        score = score_of(self.run, self.checkpoint.path, self.state)
         is_over = self.own_budget is not None and self.own_budget.is_used_up
         only = ", its training is over: only the evaluation is left" * is_over
-        yield f"resuming from step {self.state['used']['steps']}{score and f' ({score})'}{only}"
+        yield f"resuming from step {self.state['used']['steps']}{only}"
         if joined := self.state["joined"]:
             yield (
                 f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had "
@@ -218,19 +216,6 @@ def stored_options(run: Run) -> dict[str, Any]:
     """The options in a run's folder, by name."""
     stored = read_stored(run.config_path) if run.config_path.is_file() else {}
     return {name: value for name, (value, _) in stored.items()}
-
-
-def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
-    """Spell a checkpoint's held-out bits per byte, and the step that they scored; "" if unknown.
-
-    The last evaluation of a run follows its last checkpoint, so it is in the run's result.
-    """
-    result = run.read_status().get("result") if run is not None and run.ended_with(path) else None
-    for score in filter(None, (result, state)):
-        if isinstance(bits := score.get("val_bits_per_byte"), int | float):
-            step, used = score.get("val_step"), state.get("used", {})
-            return f"held-out {bits:.3f}{scored_at(step, used.get('steps'))}"
-    return ""
 
 
 def text_kind(config: TrainConfig) -> str:
@@ -316,19 +301,12 @@ def with_vocabulary(
             "or tokenizer"
         )
     fitted = families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows)
-    if begin is None:
-        size_asked = spec.removeprefix("bpe:")
-        if size_asked != spec and tokenizer.n_ids < int(size_asked):
-            note(
-                f"tokenizer {spec} learnt {tokenizer.n_ids:,} ids: this text has no more pairs to "
-                "merge"
-            )
-        if own != rows:
-            note(
-                f"vocabulary {rows:,}, that of tokenizer {spec}, in place of {own:,} of model "
-                f"{Path(config.model).name}: {format_count(param_count(fitted))} parameters, not "
-                f"{format_count(param_count(model))}"
-            )
+    if begin is None and own != rows:
+        note(
+            f"vocabulary {rows:,}, that of tokenizer {spec}, in place of {own:,} of model "
+            f"{Path(config.model).name}: {format_count(param_count(fitted))} parameters, not "
+            f"{format_count(param_count(model))}"
+        )
     return fitted, begin
 
 
@@ -394,11 +372,7 @@ class InitialWeights:
         """Notes for the user on the weights."""
         where = f"begins with the weights of {self.opened.path}"
         if (self.opened.path / manifest.NAME).is_file():
-            record = manifest.read(self.opened.path)
-            path = self.opened.path.resolve()
-            score = score_of(run_of(path), path, record["state"])
-            known = f", {score}, on its own text" if score else ""
-            where = f"{where} (step {record['step']:,}{known})"
+            where = f"{where} (step {manifest.read(self.opened.path)['step']:,})"
         if self.rows is None:
             return (where,)
         rows, kept = len(self.rows), int((self.rows >= 0).sum())

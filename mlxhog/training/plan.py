@@ -26,7 +26,6 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
-from mlxhog.data.counts import SAMPLE
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.models import families, ngrams, registry
@@ -85,7 +84,7 @@ class TextPlan(Plan):
     @property
     def arena_bytes(self) -> int:
         """Shared memory."""
-        return max(way.layout.occupied_bytes for way in self._ways)
+        return max(way.layout.total_bytes for way in self._ways)
 
     @property
     def worker_bytes(self) -> int:
@@ -187,9 +186,6 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     model, weights = origin.with_vocabulary(asked, config, model, data.tokenizer, begin, note)
     if resumption is not None:
         resumption.check_data(data, train.digest, val.digest)
-    if train.n_tokens > SAMPLE:
-        of_all = f"{format_count(SAMPLE)} of the {format_count(train.n_tokens)} training tokens"
-        note(f"counts are of a sample: {of_all}")
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train, note)
     before = None if resumption is None else int(resumption.state["held_out"]["asked_bytes"])
@@ -261,7 +257,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             memory=memory.with_gradients(way["config"], model, layout, len(workers)),
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),
-            side_jobs=partial(TextJobs, data.val, data.tokenizer, held_out.asked_bytes),
+            side_jobs=partial(TextJobs, data.val, data.tokenizer, held_out),
             sampled=sampled,
             link=link,
         )
@@ -351,23 +347,11 @@ def _of_strategy(
             "since each worker adds steps of its own (lr_workers)"
         )
     given, numbers = optim.open_numbers(chosen), optim.open_numbers(resolved)
-    notes += [
-        f"{name} {numbers[name]:.4g}: the default of {optimizer_choice.name} in "
-        f"{resolved.strategy_name} with {n_workers} worker{'s' * (n_workers > 1)}; the run had "
-        f"{was:.4g}"
-        for name, was in before.items()
-        if given.get(name) is None and numbers.get(name) not in (None, was)
-    ]
     if (named := optim.chosen(chosen)).beside and not hidden:
         notes.append(
             f"optimizer {named.name}: this {model.title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
             f"{named.beside} moves every parameter"
-        )
-    if resolved.strategy != chosen.strategy:
-        notes.append(
-            f"predict last: {optimizer_choice.name} has no moments of all workers, so it is "
-            f"{resolved.prediction} (--moments shared keeps it)"
         )
     if is_open and config.strategy is None:
         regime = None if resumption is None else resumption.state["regime"]

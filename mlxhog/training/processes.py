@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
+from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
@@ -72,14 +72,7 @@ class Seat:
 
 
 class Processes(ABC):
-    """An arena and its workers; used by one thread of one process.
-
-    Attributes:
-        seats: of the workers; those of the start have slots 1, 2, ...
-        restarts, removed, torn: number of replaced workers, of workers that have left or were
-            given up, and of batches that died half applied.
-        notices: of workers, each once, in order.
-    """
+    """An arena and its workers; used by one thread of one process."""
 
     plan: Plan  # of the run, with its present strategy and workers
     budget: Budget  # of this call, in steps of the present strategy
@@ -89,11 +82,8 @@ class Processes(ABC):
     ) -> None:
         """Create the arena, which the caller fills; this spawns no process.
 
-        Args:
-            plan: of the run.
-            run_dir: worker logs go to its `logs` folder.
-            stack: on close, kills the workers and closes the arena.
-            fallback: folder for the arena if shared memory is too small.
+        Logs of workers go to the folder `logs` of `run_dir`. On close, the stack kills the workers
+        and closes the arena. If shared memory is too small, the arena is a file in `fallback`.
         """
         self.plan, self.run_dir, self.budget = plan, run_dir, plan.budget
         self._steps_allowed: int | None = None  # that the present strategy may take
@@ -109,8 +99,9 @@ class Processes(ABC):
 
             log = run_dir / "logs" / "link.log"
             self.link = Link(self.arena, replace(plan.link, log=log))
-        self.restarts = self.removed = self.torn = 0
-        self.notices: dict[str, None] = {}
+        self.restarts = self.removed = 0  # replaced workers, and those that left or were given up
+        self.torn = 0  # batches that died half applied
+        self.notices: dict[str, None] = {}  # of workers, each once, in order
         self._watched = WatchedTime()
         stack.callback(self.stop, 0.0)
 
@@ -137,8 +128,7 @@ class Processes(ABC):
     def resting(self) -> bool:
         """Whether every worker is up and none is inside a step or an evaluation.
 
-        A dead or starting worker does not rest: it may have left work half done that others wait
-        for.
+        A dead or starting worker may have left work half done that others wait for.
         """
         return self._twice(lambda: [self._rests(seat) for seat in self.seats])
 
@@ -297,17 +287,15 @@ class Processes(ABC):
         self.ledger.sweep_orphans()
 
     def _welcome(self, seat: Seat) -> None:
-        notices: list[str] = []
-        with suppress(EOFError, OSError):  # it has died since
-            notices = self.pool[seat.slot].pipe.recv()
         seat.notices_read = True
-        self.notices |= dict.fromkeys(notices)
+        with suppress(EOFError, OSError):  # it has died since
+            for notice in self.pool[seat.slot].pipe.recv():
+                self.notices[notice] = None
+                self.report(notice)
         if seat.joined and not seat.up:
             seat.up = True
             self._count()
-            notices.append(f"{seat} has joined")
-        for notice in notices:
-            self.report(notice)
+            self.report(f"{seat} has joined")
 
     def _kill_stale(self) -> None:
         """Kill workers without a heartbeat for too long; `watch` then reaps them."""
@@ -326,12 +314,11 @@ class Processes(ABC):
                 seat.beat_ns, seat.beat_seen_s = entry.heartbeat_ns, now_s
             silent_s = now_s - seat.beat_seen_s
             starts = entry.state == State.STARTING and not seat.recalled
-            allowed_s = max(limit_s, START_S) if starts else limit_s
+            is_silent = silent_s > (max(limit_s, START_S) if starts else limit_s)
             is_late = seat.leaving_s is not None and now_s - seat.leaving_s > LEAVE_S
-            if not (is_late or silent_s > allowed_s):
-                continue
-            if seat.slot in self.pool and self.pool[seat.slot].is_alive():
-                self.pool[seat.slot].kill()
+            process = self.pool.get(seat.slot)
+            if (is_late or is_silent) and process is not None and process.is_alive():
+                process.kill()
                 if not is_late:
                     self.report(
                         f"{seat} gave no sign of life for {silent_s:.0f} s in phase "
@@ -396,8 +383,7 @@ class Processes(ABC):
         if len(seat.deaths_s) > self.plan.config.restarts:
             raise WorkerFailed(
                 f"{seat} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {death}; {last}){limit_in_words()}; see {log}, or allow more with "
-                "--restarts"
+                f"(last: {death}; {last}); see {log}, or allow more with --restarts"
             )
         self.restarts += 1
         self._spawn(seat)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +49,6 @@ class Reporter:
     def __init__(
         self, plan: TextPlan, run: Run, arena: Arena, observer: Observer[Progress] | None
     ) -> None:
-        """Prepare; this writes nothing."""
         self.plan, self.run, self.observer = plan, run, observer
         state = Progress(
             strategy=plan.strategy.name,
@@ -128,24 +126,16 @@ class Reporter:
             none: dict[str, Any] = dict.fromkeys(EVALUATED)
             now = replace(now, **none)
         self._evaluation = evaluation
-        with self._continues_without("metrics"):  # counts begin with this command, hence its pid
+        try:  # counts begin with this command, hence its pid
             self.run.append_metrics({**now.to_json(), "supervisor_pid": os.getpid()})
-        if self.plan.config.report_to == "tensorboard":
-            with self._continues_without("events for TensorBoard"):
-                if self._board is None:
-                    from mlxhog.report.tensorboard import TensorBoard
+            if self.plan.config.report_to == "tensorboard":
+                from mlxhog.report.tensorboard import TensorBoard
 
-                    steps_before = self.monitor.budget.steps_before
-                    self._board = TensorBoard(self.run.directory, steps_before)
+                steps_before = self.monitor.budget.steps_before
+                self._board = self._board or TensorBoard(self.run.directory, steps_before)
                 self._board.write(now)
-
-    @contextlib.contextmanager
-    def _continues_without(self, what: str) -> Iterator[None]:
-        """Report once that something cannot be written, and continue."""
-        try:
-            yield
         except EnvironmentLacks as error:
-            self.report_once(f"no {what}: {error}; training continues")
+            self.report_once(f"no metrics: {error}; training continues")
 
     def write_times(self) -> None:
         """Replace times.json; a full disk is reported for the metrics."""

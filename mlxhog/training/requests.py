@@ -22,7 +22,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena.requests import Refused, Request, RunServer
-from mlxhog.base import machine, verdicts
+from mlxhog.base import machine
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.optim.sparsified import RESIDUAL
@@ -47,7 +47,6 @@ class Requests:
     """Answers the requests to one run; used by the thread that polls its workers."""
 
     def __init__(self, run: Training, server: RunServer) -> None:
-        """Prepare; `serve` answers the requests that the server receives."""
         self._run, self._server = run, server
         self._waiting: deque[Request] = deque()
 
@@ -195,7 +194,7 @@ class Requests:
 
     def _kernels(self, backends: list[str]) -> tuple[str, ...]:
         """The kernels of workers that join; refuses those that the run cannot have."""
-        plan, record = self._run.plan, verdicts.load()
+        plan = self._run.plan
         if plan.config.determinism == "record" and plan.optimizer.state_segments:
             raise ConfigError(
                 "no worker can join this recorded run: it would begin with another worker's "
@@ -203,7 +202,7 @@ class Requests:
                 "(--moments shared), or begin with all workers"
             )
         together = [*(seat.spec.backend for seat in self._run.seats), *backends]
-        writers = kernel_choice.choose_writers(plan.config, together, record, lambda note: None)
+        writers, forms = kernel_choice.choose_for(plan.config, together)
         on_gpu = sum(backend in GPU_BACKENDS for backend in together)
         if writers != plan.writers or on_gpu > plan.gpu_share.workers:
             raise ConfigError(
@@ -212,6 +211,4 @@ class Requests:
                 f"memory among {plan.gpu_share.workers}, as its first workers need; start a run "
                 "with all workers"
             )
-        forms = kernel_choice.choose_kernels(plan.config, backends, record, lambda note: None)
-        kernel_choice.check_recorded(plan.config, backends, forms, record)
-        return forms
+        return forms[-len(backends) :]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.published import WORDS
+from mlxhog.arena.published import WORDS, Publisher
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
@@ -22,6 +22,7 @@ from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run, new_run
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.schedules import Falling
 from mlxhog.errors import (
     CheckpointError,
     ConfigError,
@@ -36,7 +37,6 @@ from mlxhog.training import origin, state
 from mlxhog.training.choose_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
-from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
@@ -109,7 +109,6 @@ class Training(Session):
         began_ns: int,
         run: Run,
     ) -> None:
-        """Create the arena, and fill it; this starts no worker."""
         self._follower: Follower | None = None
         folder, earlier = run.directory, plan.resumption
         if plan.config.follow is not None:
@@ -126,6 +125,8 @@ class Training(Session):
         self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
         self.reporter = Reporter(plan, run, self.arena, observer)
         self.monitor = self.reporter.monitor
+        if self.link is not None:
+            self.monitor.machines = self.link.roster.reports
         # Steps on text that arrives may have fewer tokens than others.
         tokens_per_step, budget = plan.strategy.tokens_per_step, plan.budget
         limit = budget.steps if self._follower else budget.step_limit(tokens_per_step)
@@ -191,7 +192,9 @@ class Training(Session):
             counters.store("start_ns", monotonic_ns())
             monitor.ended_ns, monitor.over = counters.load("start_ns"), True
             return
-        self.changes = Changes.of(self)
+        schedule = config.schedule
+        if self.plan.other and not (isinstance(schedule, Falling) and schedule.epochs):
+            self.changes = Changes(self)  # that schedule counts equal steps
         monitor.start_s = (self.begin_training() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
@@ -303,7 +306,6 @@ class Training(Session):
         return None
 
     def _budget_is_used(self) -> bool:
-        """Whether a limit is reached, in finished steps (`Strategy.steps_done`)."""
         count = self.arena.counters.load
         limits = [
             (self.step_limit, self.steps_done()),

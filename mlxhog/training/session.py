@@ -28,10 +28,7 @@ PAUSE_S = 10.0  # least time that workers have to finish their current step
 
 
 class Session(Processes):
-    """The workers of a run through its phases; used by one thread of one process.
-
-    Subclasses define the messages (`report`), the reading of records (`drain`) and the interrupts.
-    """
+    """The workers of a run through its phases; used by one thread of one process."""
 
     poll_s = 0.05  # longest wait for the death of a worker; the first waits of a phase are shorter
     step_limit: int | None = None  # steps that this call may take; None for no limit
@@ -39,7 +36,6 @@ class Session(Processes):
     def __init__(
         self, plan: Plan, run_dir: Path, *, stack: ExitStack, fallback: Path | None = None
     ) -> None:
-        """Create the arena, which the caller fills; arguments as of `Processes`."""
         # The parts refer to each other and to the arena: this frees them with the run, without a
         # wait for the garbage collector.
         stack.callback(vars(self).clear)
@@ -89,7 +85,7 @@ class Session(Processes):
         call so far, and the tokens in them.
         """
         self.plan, self.budget = plan, budget
-        limit = budget.step_limit(self.strategy.tokens_per_step, steps=done, tokens=tokens)
+        limit = budget.step_limit(plan.strategy.tokens_per_step, steps=done, tokens=tokens)
         self.step_limit = limit
         self.arena.counters.store("first_ticket", self.ledger.watermark)
         self._limit(None if limit is None else limit - done, done)

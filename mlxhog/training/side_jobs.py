@@ -1,6 +1,6 @@
 """The side jobs of a worker, evaluations and samples, and the held-out text that they score.
 
-All evaluations of a run score the same part of the held-out text (`data.subset`), and
+All evaluations of a run score the same part of the held-out text (`data.heldout`), and
 `held-out bits per byte` always refers to that part. At the end workers score a larger part, too,
 whose score is a separate number. Both sizes follow from the options alone, whatever the budget.
 
@@ -23,7 +23,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
-from mlxhog.data import heldout, subset
+from mlxhog.data import heldout
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
@@ -32,7 +32,6 @@ from mlxhog.models.families import param_count
 from mlxhog.training.job import Job
 
 if TYPE_CHECKING:  # only workers load them
-    from mlxhog.backends.backend import Backend
     from mlxhog.strategies.context import Context
 
 PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
@@ -61,7 +60,7 @@ class Score(NamedTuple):
 class HeldOutPart:
     """The part of the held-out text that all evaluations of a run score, as run.json has it."""
 
-    asked_bytes: int  # its size, as `subset.of` takes it
+    asked_bytes: int  # its size, as `heldout.part` takes it
     text: str  # its name; scores of the same text have the same name
     n_bytes: int  # of text, prompts of examples included
     share: float  # of all held-out text, up to 1
@@ -78,22 +77,43 @@ class HeldOutPart:
         file = TokenFile.open(data.val)
         if asked_bytes is None or config.eval_tokens is not None:
             asked_bytes = choose_bytes(config, parameters, file)
-        texts = HeldOutTexts(file, config, parameters, asked_bytes)
-        part, larger, whole = texts.part, texts.larger, file.header["bytes"]
+        texts = texts_of(file, config, parameters, asked_bytes)
+        n_batches = [heldout.n_batches(one, **_rows(config, parameters)) for one in texts]
+        n_bytes = [one.header["bytes"] for one in texts]
+        is_all, whole = texts[0] is file, file.header["bytes"]
         return cls(
             asked_bytes=asked_bytes,
-            text=subset.name(data.corpus_sha256, data.rule, None if part is file else asked_bytes),
-            n_bytes=part.header["bytes"],
-            share=part.header["bytes"] / whole,
-            batches=texts.n_batches(part),
-            all_batches=texts.n_batches(part) + texts.n_batches(larger),
-            larger_share=0.0 if larger is None else larger.header["bytes"] / whole,
-            tokens=part.n_tokens,
+            text=heldout.part_name(data.corpus_sha256, data.rule, None if is_all else asked_bytes),
+            n_bytes=n_bytes[0],
+            share=n_bytes[0] / whole,
+            batches=n_batches[0],
+            all_batches=sum(n_batches),
+            larger_share=sum(n_bytes[1:]) / whole,
+            tokens=texts[0].n_tokens,
         )
 
 
+def texts_of(
+    file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
+) -> list[TokenFile]:
+    """The part of all evaluations and, if it is larger, the text of the last one.
+
+    That is all held-out text, or as much as `LARGER_FLOPS` score.
+    """
+    part = heldout.part(file, asked_bytes)
+    tokens = min(_most_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
+    n_bytes = tokens * file.header["bytes"] // file.n_tokens
+    is_alone = part is file or n_bytes <= asked_bytes
+    return [part] if is_alone else [part, heldout.part(file, n_bytes)]
+
+
+def _rows(config: TrainConfig, parameters: int) -> dict[str, int]:
+    rows = heldout.rows_of_batch(parameters, config.seq_len)
+    return {"seq_len": config.seq_len, "batch_size": rows}
+
+
 def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
-    """Return the size of the part that a new run is evaluated on, by default `subset.BYTES`.
+    """Return the size of the part that a new run is evaluated on, by default `heldout.PART_BYTES`.
 
     `eval_tokens` sets another size. For a large model it is halved until scoring takes at most
     `PART_FLOPS`, or to `LEAST_BYTES`.
@@ -101,7 +121,7 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
     if config.eval_tokens is not None:
         labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
         return max(1, round(config.eval_tokens * text_bytes / max(int(labels), 1)))
-    n_bytes, most = subset.BYTES, _most_tokens(PART_FLOPS, config, parameters)
+    n_bytes, most = heldout.PART_BYTES, _most_tokens(PART_FLOPS, config, parameters)
     while n_bytes > LEAST_BYTES and n_bytes > most:
         n_bytes //= 2
     return n_bytes
@@ -110,43 +130,6 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
 def _most_tokens(flops: float, config: TrainConfig, parameters: int) -> int:
     """Tokens that some work scores, at two operations per parameter and token."""
     return int(flops * (EMULATED_SHARE if config.kernels == EMULATED else 1.0) / (2 * parameters))
-
-
-class HeldOutTexts:
-    """The text of the last evaluation, batch by batch: the part of all evaluations, then more."""
-
-    def __init__(
-        self, file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
-    ) -> None:
-        """Find the part in all of the held-out text; the model's size decides on the batches."""
-        self._file, self._seq_len = file, config.seq_len
-        self._rows = heldout.rows_of_batch(parameters, config.seq_len)
-        self.part = subset.of(file, asked_bytes)
-        tokens = min(_most_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
-        most = tokens * file.header["bytes"] // file.n_tokens
-        self._larger_bytes = 0 if self.part is file or most <= asked_bytes else most
-
-    @cached_property  # since opening copies its tokens
-    def larger(self) -> TokenFile | None:
-        """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large."""
-        return subset.of(self._file, self._larger_bytes) if self._larger_bytes else None
-
-    def n_batches(self, file: TokenFile | None) -> int:
-        """Number of batches of the part, or of the larger text."""
-        if file is None:
-            return 0
-        return heldout.n_batches(file, seq_len=self._seq_len, batch_size=self._rows)
-
-    def score(self, backend: Backend, place: int) -> Score:
-        """Score the batch at a place, at the parameters in the backend's inbox."""
-        file, n = self.part, self.n_batches(self.part)
-        if place >= n and self.larger is not None:
-            file, place = self.larger, place - n
-        (batch,) = heldout.batches(
-            file, seq_len=self._seq_len, batch_size=self._rows, first=place, count=1
-        )
-        result = backend.evaluate(batch)
-        return Score(result.nats, batch.n_bytes, result.targets)
 
 
 # -- in a worker ---------------------------------------------------------------------------------
@@ -169,14 +152,28 @@ class TextJobs:
     """
 
     def __init__(
-        self, val: Path, tokenizer: Tokenizer, asked_bytes: int,
+        self, val: Path, tokenizer: Tokenizer, part: HeldOutPart,
         job: Job, context: Context, ring: Ring,
     ) -> None:  # fmt: skip
-        """Open the held-out text, of which evaluations score a part of `asked_bytes`."""
-        self.job, self.context, self.ring, self._tokenizer = job, context, ring, tokenizer
-        parameters = param_count(job.plan.model)
-        self._texts = HeldOutTexts(TokenFile.open(val), job.config, parameters, asked_bytes)
+        """Prepare to score held-out text, and first a part of it."""
+        self.job, self.context, self.ring = job, context, ring
+        self._val, self._tokenizer, self.part = val, tokenizer, part
         self._counters, self._ended_round = context.arena.counters, 0
+
+    @cached_property
+    def _texts(self) -> list[TokenFile]:
+        parameters = param_count(self.job.plan.model)
+        file = TokenFile.open(self._val)
+        return texts_of(file, self.job.config, parameters, self.part.asked_bytes)
+
+    def score(self, place: int) -> Score:
+        """Score the batch at a place, at the parameters in the backend's inbox."""
+        file, rows = self._texts[0], _rows(self.job.config, param_count(self.job.plan.model))
+        if place >= self.part.batches:
+            file, place = self._texts[1], place - self.part.batches
+        (batch,) = heldout.batches(file, **rows, first=place, count=1)
+        result = self.context.backend.evaluate(batch)
+        return Score(result.nats, batch.n_bytes, result.targets)
 
     def serve(self) -> None:
         """Evaluate or write a sample on request.
@@ -209,7 +206,7 @@ class TextJobs:
                 steps, copied_round = self._counters.load("steps"), round_
                 context.copy_to_inbox()
             entry.beat(Phase.EVALUATE)
-            score = self._texts.score(context.backend, place)
+            score = self.score(place)
             self.ring.append(
                 kind=RecordKind.EVALUATION,
                 worker=self.job.slot,
@@ -232,7 +229,7 @@ class TextJobs:
 
     def _sample(self) -> None:
         """Write a sample of text, as long as time allows."""
-        from mlxhog.decoding.generate import answer
+        from mlxhog.decoding.engine import answer
         from mlxhog.decoding.options import Sampling
 
         self.context.copy_to_inbox()

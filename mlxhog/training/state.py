@@ -38,8 +38,8 @@ from mlxhog.training.origin import text_kind
 from mlxhog.training.plan import TextPlan
 
 if TYPE_CHECKING:
+    from mlxhog.arena.published import Publisher
     from mlxhog.training.evaluation import HeldOutWatch
-    from mlxhog.training.publishing import Publisher
     from mlxhog.training.run import Training
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -277,7 +277,6 @@ class Checkpoints:
     """The checkpoints of a run, while it trains and at its end."""
 
     def __init__(self, run: Training, watch: HeldOutWatch, publisher: Publisher | None) -> None:
-        """Prepare; this saves nothing."""
         self._run, self._watch, self._publisher = run, watch, publisher
         self.newest: Path | None = None
 

@@ -64,7 +64,6 @@ class Gradients:
     """Computes the gradients of one worker; they need the model but no strategy."""
 
     def __init__(self, job: Job, arena: Arena, entry: Entry, backend: Backend) -> None:
-        """Open the training data; the backend is bound to the model."""
         self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
         self._batches, self._rank = job.plan.batches(), job.slot - 1
         self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
@@ -145,7 +144,6 @@ class Steps:
     def __init__(
         self, job: Job, context: Context, ring: control.Ring, gradients: Gradients
     ) -> None:
-        """Build the strategy."""
         self.job, self.context, self.ring, self.gradients = job, context, ring, gradients
         self.strategy = context.strategy.worker(context)
         self._target = context.target(job.slot)

@@ -119,13 +119,6 @@ class MADConfig(ModelConfig):
             ),
         )
 
-    @property
-    def bounded_parts(self) -> tuple[str, ...]:
-        """The parts that are made for `max_length` positions, by name."""
-        positions = () if self.position == "none" else (f"position {self.position}",)
-        layers = (layer.name for layer in self.layers if layer.bounded)
-        return tuple(dict.fromkeys((*positions, *layers)))
-
     def state_sizes(self, length: int) -> list[dict[str, int]]:
         """Numbers kept per sequence after `length` tokens, of every layer by part."""
         return [layer.state(self.hidden_size, length) for layer in self.layers]

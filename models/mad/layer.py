@@ -120,7 +120,6 @@ class Layer:
     name: ClassVar[str]  # in a line of layers and in YAML: letters, digits, `-` and `_`
     about: ClassVar[str] = ""  # what it is; the first line of its docstring
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"  # mixes positions, or does not
-    bounded: ClassVar[bool] = False  # made for `Run.max_length`; refused on tasks of longer rows
     inside: ClassVar[str] = ""  # prefix of its parameters within its place in a candidate
     takes_plain_fields: ClassVar[bool] = True  # its fields are options, see `config.options`
 

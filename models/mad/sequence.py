@@ -10,7 +10,7 @@ the same for equal lists, different for different lists, and `parse` reads it ba
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from mlxhog.base.reading import MOST_DIGITS
 from mlxhog.config.options import options
@@ -19,9 +19,6 @@ from mlxhog.models.fields import MOST_LAYERS, check_names
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make
 
-Defaults = Mapping[str, Mapping[str, object]]
-"""Layer name -> default numbers of its layers; a layer's own numbers have priority."""
-
 _TOKEN = re.compile(
     r"\s*((?P<name>[A-Za-z][\w-]*)(?P<numbers>\([^()]*\))?"
     r"|(?P<open>\()|(?P<close>\))|\*\s*(?P<times>\d+))\s*"
@@ -29,7 +26,7 @@ _TOKEN = re.compile(
 _HEADS = re.compile(r"h(\d+)")
 
 
-def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[Layer, ...]:
+def parse(text: str | Sequence[str]) -> tuple[Layer, ...]:
     """Return the flat list of one line, or of its words as on mad-lab's command line.
 
     Raises:
@@ -52,7 +49,7 @@ def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[
         if token is None:
             raise mistake(f"{line[at]!r} begins no layer")
         if token["name"]:
-            group.append(_layer(token["name"], token["numbers"], defaults or {}))
+            group.append(_layer(token["name"], token["numbers"]))
             last = 1
         elif token["open"]:
             groups.append([])
@@ -97,7 +94,7 @@ def check_count(count: int) -> None:
         raise ConfigError(f"the sequence has {count} layers; write {MOST_LAYERS} at most")
 
 
-def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
+def _layer(name: str, numbers: str | None) -> Layer:
     own: dict[str, object] = {}
     for word in filter(str.strip, (numbers or "()")[1:-1].split(",")):
         key, equals, value = (part.strip() for part in word.partition("="))
@@ -111,7 +108,7 @@ def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
         if key in own:
             raise ConfigError(f"{name}{numbers} has {key} twice; write it once")
         own[key] = value
-    return make(name, {**defaults.get(name, {}), **own})
+    return make(name, own)
 
 
 def _text(layer: Layer) -> str:
@@ -125,12 +122,10 @@ def _text(layer: Layer) -> str:
     return f"{layer.name}({','.join(numbers)})" if numbers else layer.name
 
 
-def read_layers(
-    value: object, where: str = "layers", defaults: Defaults | None = None
-) -> tuple[Layer, ...]:
+def read_layers(value: object, where: str = "layers") -> tuple[Layer, ...]:
     """Read a line of layers, or a list of lines and of layers such as `{type: mlstm, heads: 4}`.
 
-    `where` is the name of the field, for messages; `defaults` are as of `parse`.
+    `where` is the name of the field, for messages.
 
     Raises:
         ConfigError: it has another form, or a layer cannot be built.
@@ -142,7 +137,7 @@ def read_layers(
     layers: tuple[Layer, ...] = ()
     for number, item in enumerate([value] if isinstance(value, str) else value):
         try:
-            layers += parse(item, defaults) if isinstance(item, str) else (_of(item, defaults),)
+            layers += parse(item) if isinstance(item, str) else (_of(item),)
             check_count(len(layers))
         except ConfigError as error:
             place = where if isinstance(value, str) else f"{where}[{number}]"
@@ -150,10 +145,9 @@ def read_layers(
     return layers
 
 
-def _of(item: object, defaults: Defaults | None) -> Layer:
+def _of(item: object) -> Layer:
     if not isinstance(item, dict) or "type" not in item:
         raise ConfigError(f"{item!r} is not a layer; write a name, or {{type: mlstm, heads: 4}}")
     check_names("it", item)
     numbers = {key: value for key, value in item.items() if key != "type"}
-    name = str(item["type"])
-    return make(name, {**(defaults or {}).get(name, {}), **numbers})
+    return make(str(item["type"]), numbers)

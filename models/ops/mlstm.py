@@ -193,8 +193,8 @@ class MLSTMCell:
         return C, n, m
 
     def _heads_first(self, *x: Array) -> tuple[Array, ...]:
-        """(B, S, NH, ...) -> (B, NH, S, ...) in float32."""
-        return tuple(self.xp.float32(y).swapaxes(1, 2) for y in x)
+        """(B, S, NH, ...) -> (B, NH, S, ...)."""
+        return tuple(y.swapaxes(1, 2) for y in x)
 
 
 def stored(state: Sequence[Array] | None) -> Sequence[Array] | None:

@@ -32,8 +32,7 @@ approximation with tanh. `softplus` is log(1 + e^x).
 class Ops(MLSTMCell, Recurrences, ABC):
     """The differentiable operators in which models are written, for arrays of one framework.
 
-    Gates, norms, states and sums are float32 for every type of the other inputs.
-
+    Arrays are float32; only the matrices of `linears` and `block_diagonal` may be of another type.
     `xp` has the framework's array functions, see `arrays.py`.
     """
 
@@ -55,7 +54,7 @@ class Ops(MLSTMCell, Recurrences, ABC):
 
     @abstractmethod
     def normalised(self, x: Array, eps: float, w: Array | None = None) -> Array:
-        """Return LayerNorm(x) over the last axis in float32, times w."""
+        """Return LayerNorm(x) over the last axis, times w."""
 
     @abstractmethod
     def product(self, x: Array, w: Array) -> Array:
@@ -74,25 +73,23 @@ class Ops(MLSTMCell, Recurrences, ABC):
     def layer_norm(self, x: Array, w: Array, eps: float) -> Array:
         """Return w * (x - mean(x)) / sqrt(var(x) + eps) over the last axis; x (..., d), w (d,).
 
-        The variance is the biased one; the result has the type of x.
+        The variance is the biased one.
         """
-        return self.xp.astype(self.normalised(x, eps, self.xp.float32(w)), x)
+        return self.normalised(x, eps, w)
 
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
         """Return w * LayerNorm(h), normalised over DH within each head.
 
-        h (B, S, NH, DH), w (NH * DH,); result (B, S, NH * DH), of the type of h.
+        h (B, S, NH, DH), w (NH * DH,); result (B, S, NH * DH).
         """
-        xp = self.xp
-        return xp.astype(xp.float32(w) * self.normalised(h, eps).flatten(-2), h)
+        return w * self.normalised(h, eps).flatten(-2)
 
     def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
         """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head.
 
         h (B, S, NH, DV), o (B, S, NH * DV), w (NH * DV,); result as o.
         """
-        normed = self.xp.astype(self.normalised(h, eps), o).reshape(o.shape)
-        return self.xp.sigmoid(o) * (w * normed)
+        return self.xp.sigmoid(o) * (w * self.normalised(h, eps).reshape(o.shape))
 
     def head_norm_skip_gate(
         self, h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
@@ -101,7 +98,7 @@ class Ops(MLSTMCell, Recurrences, ABC):
 
         h (B, S, NH, DV); c and z (B, S, NH * DV); w and skip (NH * DV,); result as z.
         """
-        normed = self.xp.astype(self.normalised(h, eps), z).reshape(z.shape)
+        normed = self.normalised(h, eps).reshape(z.shape)
         return (w * normed + skip * c) * self.activations["silu"](z)
 
     def activate(self, x: Array, activation: str) -> Array:
@@ -165,21 +162,21 @@ class Ops(MLSTMCell, Recurrences, ABC):
         the result is silu(y).
 
         Returns:
-            y (B, S, C), of the type of x, and the state after the last position, float32: the last
-            K - 1 inputs, of which those of earlier documents are zero.
+            y (B, S, C), and the state after the last position: the last K - 1 inputs, of which
+            those of earlier documents are zero.
         """
         xp, (B, S, C), K = self.xp, x.shape, w.shape[-1]
-        past = xp.zeros((B, K - 1, C), like=x) if state is None else xp.float32(state)
-        inputs = xp.concatenate([past, xp.float32(x)], 1)  # position t is at t + K - 1
+        past = xp.zeros((B, K - 1, C), like=x) if state is None else state
+        inputs = xp.concatenate([past, x], 1)  # position t is at t + K - 1
         taps = [inputs[:, j : j + S] for j in range(K)]
         if starts is not None:
             back = self.positions_back(starts, K)[..., None]
             taps = [xp.where(back >= K - 1 - j, tap, 0.0) for j, tap in enumerate(taps)]
-        y = xp.float32(self.zeros_if_none(b, w[:, 0, 0]))
+        y = self.zeros_if_none(b, w[:, 0, 0])
         for j, tap in enumerate(taps):
-            y = y + xp.float32(w[:, 0, j]) * tap
+            y = y + w[:, 0, j] * tap
         y = self.activations["silu"](y) if silu else y
-        return xp.astype(y, x), self.last_inputs(inputs[:, S:], starts)
+        return y, self.last_inputs(inputs[:, S:], starts)
 
     def zeros_if_none(self, b: Array | None, like: Array) -> Array:
         """Return b, or zeros like an array."""
@@ -212,9 +209,8 @@ class Ops(MLSTMCell, Recurrences, ABC):
         """
         xp, S = self.xp, x.shape[1]
         n = 1 << (2 * S - 1).bit_length()
-        spectrum = xp.rfft(xp.float32(f[:, :S]).T, n, 0)
-        y = xp.irfft(xp.rfft(xp.float32(x), n, 1) * spectrum, n, 1)
-        return xp.astype(y[:, :S], x)
+        spectrum = xp.rfft(f[:, :S].T, n, 0)
+        return xp.irfft(xp.rfft(x, n, 1) * spectrum, n, 1)[:, :S]
 
     def attention(
         self, q: Array, k: Array, v: Array, *, window: int | None = None,
@@ -271,9 +267,7 @@ class Ops(MLSTMCell, Recurrences, ABC):
         raw_logits (N, V), labels (N,) integer, -100 is ignored; with a cap of None the logits are
         not capped; both results are scalars.
         """
-        xp, logits = self.xp, self.xp.float32(raw_logits)
-        if cap is not None:
-            logits = self.soft_cap(logits, cap)
+        xp, logits = self.xp, raw_logits if cap is None else self.soft_cap(raw_logits, cap)
         scored = labels != -100
         target = xp.where(scored, labels, 0)[:, None]
         total = self.log_total(logits, cap)

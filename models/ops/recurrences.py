@@ -1,6 +1,6 @@
 """The cells beside mLSTM: what each promises, and its plain text over any framework.
 
-All compute in float32 at least. `slstm_cell` runs position by position; its equations are those of
+All arrays are float32. `slstm_cell` runs position by position; its equations are those of
 `models/mad/layers/xlstm.py`. The others are linear recurrences. All their exponents are at most
 0, so nothing overflows for any decay.
 
@@ -84,9 +84,7 @@ class Recurrences(ABC):
         """
         xp = self.xp
         B, _, NH, DH = i.shape
-        pre = xp.stack([xp.float32(gate) for gate in (i, f, z, o)], 3)
-        pre = pre + xp.float32(b).reshape(4, NH, DH).swapaxes(0, 1)
-        R = xp.float32(R)
+        pre = xp.stack([i, f, z, o], 3) + b.reshape(4, NH, DH).swapaxes(0, 1)
         h, c, n, m = stored(state) or [xp.zeros((B, NH, DH), like=pre)] * 4
         outputs = []
         for t, pre_t in enumerate(xp.unstack(pre, 1)):
@@ -138,12 +136,12 @@ class Recurrences(ABC):
         """
         xp, S = self.xp, q.shape[1]
         q = q if scale == 1 else scale * q  # a node less
-        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (q, k, v, log_decay))
+        q, k, v, a = (x.swapaxes(1, 2) for x in (q, k, v, log_decay))
         reads: list[Array] = []
         if beta is not None:
-            reads, k = [xp.exp(a) * k], xp.float32(beta).swapaxes(1, 2)[..., None] * k
+            reads, k = [xp.exp(a) * k], beta.swapaxes(1, 2)[..., None] * k
         elif read is not None and removal is not None:
-            reads = [xp.float32(x).swapaxes(1, 2) for x in (read, removal)]
+            reads = [x.swapaxes(1, 2) for x in (read, removal)]
         if state is None:
             state = xp.zeros((*k.shape[:2], k.shape[-1], v.shape[-1]), like=q)
         if S == 1:
@@ -258,8 +256,7 @@ class Recurrences(ABC):
             x, as q, and S after the last position, float32. The gradient is that of the solution,
             not of the steps, solved in the same way.
         """
-        xp, (q, k, log_decay, ridge) = self.xp, map(self.xp.float32, (q, k, log_decay, ridge))
-        system = (k, log_decay, ridge, *(() if state is None else (state,)))
+        xp, system = self.xp, (k, log_decay, ridge, *(() if state is None else (state,)))
 
         def applied(
             x: Array, k: Array, a: Array, ridge: Array, state: Array | None = None
@@ -307,9 +304,7 @@ class Recurrences(ABC):
         u and dt (B, S, C), dt >= 0; A (C, N), at most 0; Bt and Ct (B, S, N); state (B, C, N), None
         is zeros. Returns y (B, S, C) and S after the last position, float32, with exact gradients.
         """
-        xp = self.xp
-        u, dt, A, Bt, Ct = map(xp.float32, (u, dt, A, Bt, Ct))
-        S = u.shape[1]
+        xp, S = self.xp, u.shape[1]
         a = xp.exp(dt[..., None] * A)
         add = (dt * u)[..., None] * Bt[:, :, None]
         if state is not None:

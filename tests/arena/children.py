@@ -7,7 +7,6 @@ import time
 from mlxhog.arena import Arena, ArenaHandle, plan
 from mlxhog.arena.requests import attach
 from mlxhog.base.processes import end_by, follow_parent
-from mlxhog.errors import ArenaError
 
 WAIT_S = 60.0
 
@@ -16,26 +15,19 @@ def variable(lane, name):
     return os.environ.get(name)
 
 
-def write_and_wait_to_be_killed(handle, ready):
-    arena = Arena.from_handle(handle)
-    arena.param("w")[:] = 7
-    ready.send((os.getpid(), {"torch", "mlx.core", "transformers"} & set(sys.modules)))
-    ready.poll(WAIT_S)
+def write(lane):
+    """Write to the arena; what was imported that takes long."""
+    lane.arena.param("w")[:] = 7
+    return {"torch", "mlx.core", "transformers"} & set(sys.modules)
 
 
-def map_the_served_descriptor_for_writing(path, done):
-    try:
-        about, fd, _ = attach(path)
-        Arena.from_handle(ArenaHandle(fd, *about))
-    except ArenaError as error:
-        done.send(str(error))
+def map_the_served_descriptor_for_writing(lane, path):
+    about, fd, _ = attach(path)
+    Arena.from_handle(ArenaHandle(fd, *about))
 
 
-def serve_and_wait_to_be_killed(path, ready):
-    arena = Arena.create(plan({}, n_tickets=1))
-    server = arena.serve(path)
-    ready.send(server.path.exists())
-    ready.poll(WAIT_S)
+def serve(lane, path):
+    lane.store["server"] = Arena.create(plan({}, n_tickets=1)).serve(path)
 
 
 def echo(pipe):

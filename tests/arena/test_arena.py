@@ -1,19 +1,17 @@
 """Create, attach, refuse: one arena in this and in spawned processes."""
 
 import errno
-import multiprocessing
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mlxhog.arena import Arena, plan, segment
+from mlxhog.arena.child import Child
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from tests.arena import children
 
-SPAWN = multiprocessing.get_context("spawn")
 SHM = Path("/dev/shm")
 
 
@@ -34,23 +32,6 @@ def arena():
         yield arena
 
 
-def spawn(target, argument):
-    """A started process and our end of the pipe to it."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=target, args=(argument, theirs))
-    process.start()
-    theirs.close()
-    return process, ours
-
-
-def received(process, pipe):
-    """What the process sends before it ends."""
-    assert pipe.poll(children.WAIT_S)
-    message = pipe.recv()
-    process.join(children.WAIT_S)
-    return message
-
-
 def segments_in_shm():
     return {p.name for p in SHM.glob("mh-*")} if SHM.is_dir() else set()
 
@@ -64,6 +45,9 @@ def test_a_new_arena_is_zero_and_its_views_are_the_shared_bytes(arena):
     assert arena.probe.shape == (64,)
     assert arena.segment("m.2").size == arena.params.size
     assert (arena.write, arena.readonly) == ("lossless", False)
+    assert arena.lost_update_rate() is None
+    arena.probe[:], arena.workers.entry(1).probe_adds = 5, 10
+    assert arena.lost_update_rate() == 0.5
 
 
 def test_an_unknown_name_is_refused(arena):
@@ -76,16 +60,12 @@ def test_an_unknown_name_is_refused(arena):
             call()
 
 
+@pytest.mark.usefixtures("spawned_workers")
 def test_workers_killed_while_attached_leave_their_values_and_nothing_else(arena):
     before = segments_in_shm()
-    workers = [spawn(children.write_and_wait_to_be_killed, arena.handle()) for _ in range(2)]
-    for process, pipe in workers:
-        assert pipe.poll(children.WAIT_S)
-        pid, frameworks = pipe.recv()
-        assert not frameworks
-        os.kill(pid, signal.SIGKILL)
-        process.join(children.WAIT_S)
-        assert process.exitcode == -signal.SIGKILL
+    for slot in (1, 2):
+        with Child(arena, slot) as child:
+            assert not child.call(children.WAIT_S, children.write)
     assert (arena.param("w") == 7).all()
     assert segments_in_shm() == before
 

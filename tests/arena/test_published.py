@@ -1,16 +1,16 @@
 """The copies a run publishes: whoever dies or stops at whatever moment, the others go on."""
 
-import os
-import signal
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan, published
+from mlxhog.arena.child import Child
 from mlxhog.arena.published import Copies, Marks, MarksReader
-from mlxhog.base.processes import follow_parent
 from tests.arena.children import WAIT_S
-from tests.arena.test_arena import Spec, spawn
+from tests.arena.test_arena import Spec
 from tests.threads import wait_until
 
 SPECS = {"a": Spec((40, 50)), "b": Spec((7,)), "c": Spec((64, 64))}
@@ -41,38 +41,42 @@ def take(copies):
     return copy.version, np.unique(out).tolist()
 
 
-def publish_half(handle, pipe):
-    """In a process: be amid a copy for ever."""
-    follow_parent()
-    arena = Arena.from_handle(handle)
+def publish_half(lane):
+    """Be amid a copy for ever."""
 
     def fill(out):
         out[: out.size // 2] = 99
-        pipe.send("amid")
-        pipe.poll(WAIT_S)
+        lane.arena.counters["pause"] = 1
+        time.sleep(WAIT_S)
         return 99, 99
 
-    Copies(arena).publish(fill)
+    Copies(lane.arena).publish(fill)
 
 
-def hold(path, pipe):
-    """In a process: read the newest copy, and be in the midst of it until told to go on."""
-    follow_parent()
-    arena = Arena.connect(path)
-    arena.ask_for_copies()
-    copies = Copies(arena)
-    floats, asked = copies.floats, []
+def hold(lane, path):
+    """Read the newest copy, and be in the midst of it until told to go on."""
+    counters, reader = lane.arena.counters, Arena.connect(path)
+    reader.ask_for_copies()
+    copies = Copies(reader)
+    floats = copies.floats
 
     def slow(number):
-        if not asked:
-            asked.append(number)
-            pipe.send("holds")
-            pipe.poll(WAIT_S)
-            pipe.recv()
+        if not counters["pause"]:
+            counters["pause"] = 1
+            wait_until(lambda: counters["pause"] == 2, WAIT_S, "to go on")
         return floats(number)
 
     copies.floats = slow
-    pipe.send(take(copies))
+    return take(copies)
+
+
+@contextmanager
+def amid(arena, function, *arguments):
+    """A child that is in the midst of a function; it is killed at the end."""
+    with Child(arena, 1) as child:
+        child.start(function, *arguments)
+        wait_until(lambda: arena.counters["pause"] == 1, WAIT_S, "amid")
+        yield child
 
 
 def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
@@ -81,11 +85,8 @@ def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
     for value in (3, 2, 1):  # copies take turns, and the newest is read
         copies.publish(filled(value))
         assert take(copies) == (value, [value])
-    process, pipe = spawn(publish_half, arena.handle())
-    assert pipe.poll(WAIT_S)
-    assert take(copies) == (1, [1])
-    process.kill()
-    process.join(WAIT_S)
+    with amid(arena, publish_half):
+        assert take(copies) == (1, [1])
     assert take(copies) == (1, [1])
     copies.publish(filled(2))  # whoever goes on writes over what is half done
     assert take(copies) == (2, [2])
@@ -95,11 +96,8 @@ def test_a_reader_is_counted_while_its_process_lives(arena, tmp_path):
     copies, path = Copies(arena), tmp_path / "socket"
     copies.publish(filled(1))
     with arena.serve(path) as server, Arena.connect(path):
-        process, pipe = spawn(hold, path)
-        assert pipe.poll(WAIT_S)
-        wait_until(lambda: (server.came, server.present) == (1, 1), WAIT_S, "one reader of copies")
-        os.kill(process.pid, signal.SIGKILL)
-        process.join(WAIT_S)
+        with amid(arena, hold, path):
+            wait_until(lambda: (server.came, server.present) == (1, 1), WAIT_S, "one reader")
         wait_until(lambda: not server.present, WAIT_S, "no reader")
 
 
@@ -107,16 +105,11 @@ def test_a_reader_is_counted_while_its_process_lives(arena, tmp_path):
 def test_a_reader_that_stopped_is_overtaken_and_reads_again(arena, tmp_path):
     copies, path = Copies(arena), tmp_path / "socket"
     copies.publish(filled(1))
-    with arena.serve(path):
-        process, pipe = spawn(hold, path)
-        assert pipe.poll(WAIT_S)
-        pipe.recv()
+    with arena.serve(path), amid(arena, hold, path) as reader:
         for value in (2, 3):
             copies.publish(filled(value))
-        pipe.send("go on")
-        assert pipe.poll(WAIT_S)
-        assert pipe.recv() == (3, [3])
-        process.join(WAIT_S)
+        arena.counters["pause"] = 2
+        assert reader.take(WAIT_S) == (3, [3])
 
 
 def test_marks_say_who_is_amid_an_update(arena):

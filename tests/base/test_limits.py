@@ -9,10 +9,7 @@ import torch
 from mlxhog.base import plain_json, plain_yaml, reading, tensors
 from mlxhog.base.quantities import Interval, parse_duration_s
 from mlxhog.checkpoint.formats import weights
-from mlxhog.config import sources
 from mlxhog.config.choices import OPTIMIZERS
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import resolve
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.mad import sequence
 from tests.pairs import each_of
@@ -35,15 +32,7 @@ def test_a_very_long_text_is_refused_soon(read, text, message):
         read(text)
 
 
-def test_only_the_first_unknown_options_get_a_suggestion_and_longer_texts_are_unread(
-    monkeypatch, tmp_path
-):
-    asked = []
-    monkeypatch.setattr(sources, "suggestion", lambda name, known: asked.append(name) or "")
-    unknown = {f"x{k}": (1, f"conf.yaml:{k}") for k in range(1000)}
-    with pytest.raises(ConfigError, match="no option 'x0'"):
-        resolve(TrainConfig, [unknown])
-    assert len(asked) <= 20
+def test_a_text_beyond_its_limit_is_not_read(monkeypatch, tmp_path):
     monkeypatch.setattr(reading, "MOST_JSON_BYTES", 100)
     monkeypatch.setattr(plain_yaml, "MOST_YAML_BYTES", 100)
     (tmp_path / "x.json").write_text("[" * 101)

@@ -71,7 +71,7 @@ def test_a_record_of_another_machine_or_version_and_a_damaged_one_do_not_count(t
         verdict = JUDGES["write"](loaded(tmp_path, replace(MAC, **{field: "other"}), litmus=ALONE))
         assert not verdict.ok
         assert f"{field} other, this is {value}" in verdict.reason
-    for text in ("", "{", "[]", "null", '{"format": 99}', '{"format": 2}'):
+    for text in ("{", "[]", '{"format": 99}', '{"format": 2}'):
         record = loaded(tmp_path, text=text)
         assert not record.usable
         assert f"{record.path} is damaged" in JUDGES["read"](record).reason
@@ -91,7 +91,6 @@ READS = [reads("mlx:gpu"), reads("mlx:gpu", writer="torch:cpu")]
           for wrong, words in (
             ({"lost": 1}, "lost 1 of 1,000"), ({"torn": 1}, "1 values were torn"),
             ({"error": "it hung"}, "failed: it hung"))),
-        ("two write", {"litmus": ALONE}, True, "none of"),
         ("two write", {"litmus": ALONE + adds("metal:mlx", "metal:mlx", lost=1)}, False,
          "metal:mlx and metal:mlx \\(dense\\) lost 1 of 1,000"),
         ("mix writes", {"litmus": ALONE + adds("native", "metal:mlx")}, True, "none of"),
@@ -99,15 +98,12 @@ READS = [reads("mlx:gpu"), reads("mlx:gpu", writer="torch:cpu")]
          "^doctor has no result for metal:mlx and native \\(dense\\) on this machine$"),
         ("no GPU", {}, False, "^no GPU worker in the mix$"),
         ("read", {"reads": READS}, True, "1,000 live reads"),
-        ("read", {"reads": [reads("mlx:gpu", kind="snapshot")]}, False, "no live reads"),
         *(("read", {"reads": [*READS, reads("mlx:gpu", **wrong)]}, False, "live reads of mlx:gpu")
           for wrong in ({"torn": 1}, {"backwards": 1}, {"visible_s": 1.5}, {"error": "it hung"})),
         ("kernels", {"kernels": [kernel("mlx")]}, True, "1 kernels agree"),
-        ("kernels", {"kernels": [kernel("mps")]}, False, "no kernel on mlx"),
         ("kernels",
          {"kernels": [kernel("mlx"), kernel("mlx", name="slstm", ok=False)]}, False, "slstm"),
         ("model", FASTER, True, "300 tokens/s with the Metal kernels, 200 with .* of mlx"),
-        ("model", {**SPEEDS, "tokens_per_s_metal": {"mlx:gpu": 200.0}}, False, "200 tokens/s"),
         ("model", {**FASTER, "kernels": [kernel("mlx", ok=False)]}, False, "differ .*: dense_axpy"),
         ("model", SPEEDS, False, "has not measured mlx:gpu with the Metal kernels"),
         ("pair", {"pair": PAIR}, True,

@@ -34,7 +34,6 @@ def backends(choice):
     [
         ("Apple M1", 4, 1, 1),
         ("Apple M4 Pro", 10, 1, 2),
-        ("Apple M3 Max", 12, 1, 2),
         ("Apple M2 Ultra", 16, 2, 4),
         ("Apple A18 Pro", 2, 1, 1),
         ("Apple M5 Pro", 2, 1, 1),  # a virtual machine with two of its cores
@@ -65,12 +64,10 @@ def test_a_mac_runs_gpu_workers_and_mlx_workers_on_performance_cores_and_mps_if_
         ("torch:cpu*2", linux(4), 2, ["torch:cpu 2", "torch:cpu 2"]),
         ("mlx:gpu", mac(), None, ["mlx:gpu 10"]),
         ("mlx:gpu", mac(), 1, ["mlx:gpu 1"]),
-        ("mlx:gpu,torch:cpu", mac(), None, ["mlx:gpu 2", "torch:cpu 8"]),
         ("mlx:gpu,torch:cpu*2", mac(), 3, ["mlx:gpu 3", "torch:cpu 3", "torch:cpu 3"]),
         ("mlx:gpu,torch:cpu*2", mac(), 4, ["mlx:gpu 2", "torch:cpu 4", "torch:cpu 4"]),
         ("mlx:gpu,mlx:cpu*3", mac(cores=4), None, ["mlx:gpu 1", *["mlx:cpu 1"] * 3]),
         ("mlx:gpu*2,mlx:cpu*2", mac(cores=5), None, [*["mlx:gpu 1"] * 2, *["mlx:cpu 1"] * 2]),
-        ("mlx:gpu*2,mlx:cpu", mac(cores=8), None, [*["mlx:gpu 2"] * 2, "mlx:cpu 4"]),
         ("mlx:gpu,mlx:cpu", mac(cores=1), None, ["mlx:gpu 1", "mlx:cpu 1"]),
     ],
 )
@@ -90,12 +87,9 @@ def test_workers_together_never_oversubscribe_the_cores(names, cores):
     assert sum(worker.threads for worker in choice.workers) <= max(cores, len(names))
 
 
-def test_serial_is_one_worker_with_every_core():
+def test_auto_uses_what_is_there_and_says_what_it_leaves_out():
     serial = resolve_workers("auto", machine=linux(4), serial=True)
     assert listed(serial) == ["torch:cpu 4"]
-
-
-def test_auto_uses_what_is_there_and_says_what_it_leaves_out():
     choice = resolve_workers("auto", machine=linux(2, frozenset({"torch"})))
     assert listed(choice) == ["torch:cpu 1"] * 2
     assert choice.notes == ("mlx:cpu needs mlx: python -m pip install 'mlx[cpu]'",)
@@ -123,9 +117,8 @@ def test_auto_uses_what_is_there_and_says_what_it_leaves_out():
         ("2", linux(4), {"serial": True}, ConfigError, "serial runs 1 worker"),
         *((text, linux(32), {}, ConfigError, message) for text, message in (
             ("torch:cup", "did you mean 'torch:cpu'"), ("", "no backend ''"),
-            ("torch:cpu,,mlx:cpu", "no backend ''"), ("torch:cpu*0", "needs a number"),
-            ("torch:cpu*", "needs a number"), ("0", "at least 1"), ("-2", "at least 1"),
-            ("4097", "at most 4096 slots"), ("torch:cpu*4096,mlx:cpu", "4096 slots"),
+            ("torch:cpu*0", "needs a number"), ("torch:cpu*", "needs a number"),
+            ("-2", "at least 1"), ("torch:cpu*4096,mlx:cpu", "4096 slots"),
         )),
     ],
 )  # fmt: skip
@@ -137,5 +130,5 @@ def test_workers_that_cannot_run_are_refused_with_the_way_out(
 
 
 def test_no_worker_joins_with_more_threads_than_there_are_cores():
-    with pytest.raises(ConfigError, match="threads is 1000000000, and this machine has 8 cores"):
+    with pytest.raises(ConfigError, match="threads is 1000000000, so 1 .* this machine has 8; use"):
         joining_workers("1", 10**9, machine=linux(8), present=2, free=2)

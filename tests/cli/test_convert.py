@@ -15,7 +15,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 from xlstm import xLSTMLMModel
 from xlstm.xlstm_large.from_pretrained import load_from_pretrained
-from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
 from mlxhog.base import durable, mapped
 from mlxhog.checkpoint import formats
@@ -75,16 +74,13 @@ def hf(tmp_path):
 # -- other packages load it ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("use_bias", "shard_size"), [(False, "300kB"), (True, "5GB")])
-def test_transformers_loads_what_came_from_the_package_and_computes_the_same(
-    tmp_path, use_bias, shard_size
-):
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_transformers_loads_what_came_from_the_package_and_computes_the_same(tmp_path, use_bias):
     model = peers.large(use_bias=use_bias, embedding_dim=128)
     if use_bias:  # transformers' final norm has none
         torch.nn.init.zeros_(model.backbone.out_norm.bias)
     source = peers.save_package(model, tmp_path / "a")
-    assert convert(source, tmp_path / "b", "--to", "hf", "--shard-size", shard_size) == 0
-    assert (tmp_path / "b" / "model.safetensors.index.json").exists() == (shard_size == "300kB")
+    assert convert(source, tmp_path / "b", "--to", "hf") == 0
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "b", output_loading_info=True
     )
@@ -92,18 +88,9 @@ def test_transformers_loads_what_came_from_the_package_and_computes_the_same(
     assert_close(transformers_logits(theirs.eval()), package_logits(model), LOGITS_F32)
 
 
-@each_of("options", ["", "--shard-size 300kB", "--fused"])
-def test_the_package_loads_what_came_from_transformers_and_computes_the_same(tmp_path, options):
-    hf, to = peers.save_transformers(tmp_path / "hf"), tmp_path / "b"
-    assert convert(hf, to, "--to", "xlstm", *options.split()) == 0
-    if options == "--fused":
-        fields = yaml.safe_load((to / "config.yaml").read_text())
-        theirs = xLSTMLarge(xLSTMLargeConfig(**fields)).eval()
-        theirs.load_state_dict(state_dict(to), strict=True)
-        assert convert(to, tmp_path / "c", "--to", "hf") == 0
-        assert_same(state_dict(tmp_path / "c"), state_dict(hf))
-    else:
-        theirs = loaded_large(to)
+def test_the_package_loads_what_came_from_transformers_and_computes_the_same(tmp_path, hf):
+    assert convert(hf, tmp_path / "b", "--to", "xlstm") == 0
+    theirs = loaded_large(tmp_path / "b")
     expected = transformers_logits(transformers.AutoModelForCausalLM.from_pretrained(hf).eval())
     assert_close(package_logits(theirs), expected, LOGITS_F32)
 
@@ -158,19 +145,18 @@ def test_transformers_weights_and_unknown_fields_survive_every_way_around(
         assert (source / name).read_bytes() == (hf / name).read_bytes()
 
 
-@in_pairs(slstm_at=[[], [1], [0, 1]], tie_weights=[False, True], slstm=["vanilla", "cuda"])
-def test_a_v1_stack_survives_the_way_to_ours_and_back(tmp_path, slstm_at, tie_weights, slstm):
+@in_pairs(slstm_at=[[], [1], [0, 1]], tie_weights=[False, True])
+def test_a_v1_stack_survives_the_way_to_ours_and_back(tmp_path, slstm_at, tie_weights):
     model = peers.v1(slstm_at, tie_weights=tie_weights)
     source = peers.save_package(model, tmp_path / "a")
     assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
-    assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm", "--slstm", slstm) == 0
-    assert convert(tmp_path / "c", tmp_path / "d", "--to", "xlstm") == 0
-    assert_same(state_dict(tmp_path / "d"), dict(model.state_dict()))
-    theirs = loaded_v1(tmp_path / "d", model)
+    assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
+    assert_same(state_dict(tmp_path / "c"), dict(model.state_dict()))
+    theirs = loaded_v1(tmp_path / "c", model)
     np.testing.assert_array_equal(package_logits(theirs), package_logits(model))
     if slstm_at:
         fields = yaml.safe_load((tmp_path / "c" / "config.yaml").read_text())
-        assert fields["slstm_block"]["slstm"]["backend"] == slstm
+        assert fields["slstm_block"]["slstm"]["backend"] == "vanilla"
 
 
 def test_a_final_norm_with_a_bias_goes_to_ours_and_back_and_with_our_class_to_transformers(
@@ -258,9 +244,6 @@ def test_what_cannot_be_converted_is_refused_before_anything_is_written(
 ):
     for source, words, message in [
         (hf, "", "--to is missing"),
-        (hf, "--to hf --shard-size many", "wanted a size such as 5GB"),
-        (hf, "--to hf --fused", "--fused is for xLSTM Large with --to xlstm"),
-        (hf, "--to xlstm --slstm cuda", "--slstm cuda is for v1"),
         (hf, "--to hf --config gone.json", "cannot read the config gone.json"),
     ]:
         refused(capsys, 2, message, source, tmp_path / "b", *words.split())
@@ -323,7 +306,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from mlxhog.checkpoint import formats
-from mlxhog.checkpoint.formats.converting import Conversion, convert
+from mlxhog.checkpoint.formats.converting import convert
 
 def highest():
     status = Path("/proc/self/status")  # ru_maxrss begins with that of the parent on Linux
@@ -333,7 +316,7 @@ def highest():
 
 source = formats.open(sys.argv[1])
 before = highest()
-convert(source, Path(sys.argv[2]), Conversion(to=sys.argv[3], dtype=sys.argv[4] or None))
+convert(source, Path(sys.argv[2]), sys.argv[3], sys.argv[4] or None)
 print(highest() - before)
 """
 

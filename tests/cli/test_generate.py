@@ -51,7 +51,7 @@ def test_the_answer_ends_before_any_of_the_stop_strings(model, capsys):
 def test_prompts_of_a_file_are_answered_as_each_alone(model, capsys):
     prompts = ["The ", "A much longer beginning of a text", "x", "yes, and"]
     Path("prompts.txt").write_text("\n".join(prompts) + "\n\n")
-    words = ("generate", model, LONG, "--temperature=0", "--batch-size=3")
+    words = ("generate", model, LONG, "--temperature=0")
     many = told(capsys, *words, "--prompt-file", "prompts.txt")
     assert [actual["prompt"] for actual in many["answers"]] == prompts
     assert many["tokens"] == sum(actual["tokens"] for actual in many["answers"])
@@ -86,7 +86,7 @@ def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
     path, lines = tmp_path / "a", tmp_path / "a.ndjson"
     for content in (b"\xef\xbb\xbfone\r\ntwo\r\n", b"one\ntwo\n"):
         path.write_bytes(content)
-        (document,) = textfiles.documents(path, None)
+        ((_, document),) = textfiles.documents(path, None)
         assert read_prompt(f"@{path}").encode() == document == b"one\ntwo\n"
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
         assert read_prompts("-") == read_prompts(str(path)) == (["one", "two"], ())

@@ -89,6 +89,8 @@ x --prompt-file half.jsonl         half.jsonl:1: not UTF-8
 x --prompt-file good.txt --prompt a           --prompt-file and --prompt are both given; keep one
 x --stop a\udcff                  --stop 'a\\udcff': not UTF-8 text
 x --backend mlx:cpuu              did you mean 'mlx:cpu'?
+x --temperature 1e300             --temperature is '1e300'; wanted a number at least 0 and at most
+x --stop ''                       --stop is ['']; wanted a text, or a list of texts: at most 8
 """,
     "show": """
                                   RUN is missing: a path, a run's name or a part of it, or latest

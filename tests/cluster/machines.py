@@ -65,19 +65,19 @@ class Machine:
             self.arena.param(name)[...] += np.float32(step)
         self.arena.counters.add("tokens", tokens)
 
+    def _all(self, segment):
+        parts = self.arena.views(segment)
+        return np.concatenate([parts[name].ravel() for name in SHAPES])
+
     @property
     def theta(self):
         """All parameters, a copy."""
-        return np.concatenate([self.arena.param(name).ravel() for name in SHAPES])
+        return self._all("params")
 
     @property
     def theta_s(self):
         """theta_s of the same parameters, a copy."""
-        flat = self.own.of("anchor")
-        slots = self.arena.layout.slots
-        return np.concatenate(
-            [flat[slots[name].offset : slots[name].offset + slots[name].size] for name in SHAPES]
-        )
+        return self._all("link.anchor")
 
     def close(self):
         del self.own, self.group

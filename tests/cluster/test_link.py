@@ -2,8 +2,6 @@
 
 import os
 import signal
-import socket
-import sys
 import time
 from dataclasses import replace
 
@@ -12,8 +10,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena.control import Command
-from mlxhog.cluster import group
-from mlxhog.cluster.link import Link, LinkJob, open_torchft
+from mlxhog.cluster.link import Link, LinkJob
 from mlxhog.errors import ConfigError
 from mlxhog.training import run as runs
 from tests.cluster import group as groups
@@ -124,18 +121,6 @@ def test_a_stopped_link_is_killed_and_replaced(machine, start):
     os.kill(first, signal.SIGSTOP)
     poll_until(link, lambda: link.pid not in (None, first))
     assert "signal SIGKILL" in link.messages[0]
-
-
-def never():
-    raise AssertionError("no cluster answers, so it is not called")
-
-
-def test_a_cluster_that_does_not_answer_costs_no_import_of_torch(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlxhog.cluster.torchft_group", None)  # refuses its import
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    with pytest.raises(group.ClusterError, match="no cluster answers"):
-        open_torchft(choice(cluster=address), never, never)
 
 
 @pytest.mark.slow

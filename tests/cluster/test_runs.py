@@ -3,22 +3,28 @@
 Machines that join, die and come again are the soak of `tests/soak/cluster.py`.
 """
 
-import multiprocessing
 import os
 import shutil
 import signal
+from functools import partial
 
 import pytest
 
 from mlxhog import train
+from tests.another_process import Running
 from tests.cluster import group as groups
-from tests.cluster.members import lighthouse
+from tests.cluster.members import Lighthouse
 from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
-from tests.cluster.runs import Machine, options_of
 from tests.cluster.test_link import let_links_open
+from tests.threads import wait_until
 from tests.training.small import let_no_worker_finish, small_config
 
-KILLS = 2
+FOREVER = 10**6
+
+
+def options_of(address, **more):
+    """Options of a run in a cluster; its worker leaves the cores to others."""
+    return {"cluster": address, "round_every": 0.3, "steps": FOREVER, "slow": "0=4", **more}
 
 
 @pytest.fixture
@@ -27,57 +33,20 @@ def _one_machine(monkeypatch):
     let_links_open(monkeypatch, groups.alone)
 
 
-def watched(root, act, **options):
-    """Train until an action that sees the number of rounds is over; the run's part."""
-
+@pytest.mark.usefixtures("_one_machine")
+def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path):
     is_over = False
 
     def look(progress):
         nonlocal is_over
-        if not is_over and (is_over := act(len(rounds_in(root)))):
+        rounds = rounds_in(tmp_path)
+        if not is_over and len(rounds) > 2 and any(one["tokens"] for one in rounds):
+            is_over = True
             os.kill(os.getpid(), signal.SIGINT)
 
-    choices = options_of("127.0.0.1:8600", **{"round_every": 0.05, "slow": None, **options})
-    result = train(small_config(root, **choices), observer=look)
-    assert result.status == "interrupted"
-    return part_of(root)
-
-
-def link_processes():
-    return [one for one in multiprocessing.active_children() if one.name == "mlxhog-link"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_one_machine")
-def test_a_run_whose_links_are_killed_commits_what_it_has_trained(tmp_path):
-    killed_at = []
-
-    def act(rounds):
-        if killed_at and rounds <= killed_at[-1] + 1:
-            return False  # the killed link may have added one line since
-        if len(killed_at) == KILLS:
-            return True
-        for process in link_processes():
-            process.kill()
-            killed_at.append(rounds)
-        return False
-
-    part = watched(tmp_path, act)
-    assert len(killed_at) == KILLS
-    assert part["tokens_trained"] > 0
-    assert part["tokens_committed"] + part["tokens_lost"] == part["tokens_trained"]
-    assert part["tokens_waiting"] == part["tokens_lost"] == 0  # no other member was ahead
-    assert part["cluster_tokens"] == part["tokens_committed"]
-    assert not link_processes()
-
-
-@pytest.mark.usefixtures("_one_machine")
-def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path):
-    part = watched(
-        tmp_path,
-        lambda rounds: rounds > 2 and any(one["tokens"] for one in rounds_in(tmp_path)),
-        slow="0=4",
-    )
+    options = options_of("127.0.0.1:8600", round_every=0.05)
+    assert train(small_config(tmp_path, **options), observer=look).status == "interrupted"
+    part = part_of(tmp_path)
     assert part["tokens_committed"] == part["tokens_trained"] > 0
     assert sum(one["tokens"] for one in rounds_in(tmp_path)) == part["tokens_trained"]
 
@@ -93,22 +62,39 @@ def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(tmp_path
     assert is_balanced(part_of(tmp_path))
 
 
+def _train(root, options):
+    """In a process, as on a machine of its own."""
+    output = os.open(root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    train(small_config(root, **options))
+
+
 def call_of_two(address, roots, **options):
     """Let two machines train until they had a round together, then stop both."""
-    machines = []
+    for root in roots:
+        root.mkdir(exist_ok=True)
+    before = [len(rounds_in(root)) for root in roots]  # of the call that is resumed
+    machines = [Running(_train, root, options_of(address, **options)) for root in roots]
+
+    def has_met(root, machine, n):
+        assert machine.poll() is None, (root / "output.txt").read_text()
+        can_save = any(root.glob("runs/*/metrics.jsonl"))
+        return can_save and any(x["members"] == 2 and x["tokens"] for x in rounds_in(root)[n:])
+
     try:
-        machines += [Machine(root, address, **options) for root in roots]
+        for each in zip(roots, machines, before, strict=True):
+            wait_until(partial(has_met, *each))
         for one in machines:
-            one.await_training()  # else there is nothing to save
-            one.await_round_of(2)
-        for one in machines:
-            one.interrupt()
-        for one in machines:
-            one.wait()
+            one.send_signal(signal.SIGINT)
+        for root, one in zip(roots, machines, strict=True):
+            assert one.wait(60) == 0, (root / "output.txt").read_text()
     finally:
         for one in machines:
             one.kill()
-    return [one.rounds() for one in machines], [part_of(root) for root in roots]
+            one.wait(60)
+    rounds = [rounds_in(root)[n:] for root, n in zip(roots, before, strict=True)]
+    return rounds, [part_of(root) for root in roots]
 
 
 @pytest.mark.slow
@@ -116,7 +102,7 @@ def call_of_two(address, roots, **options):
 def test_a_cluster_that_was_stopped_resumes_from_the_checkpoints_of_its_machines(tmp_path, copied):
     pytest.importorskip("torchft")
     roots = [tmp_path / name for name in "ab"]
-    with lighthouse() as light:
+    with Lighthouse() as light:
         before, stopped = call_of_two(light.address, roots)
         if copied:  # both have the run of the first
             shutil.rmtree(roots[1] / "runs")

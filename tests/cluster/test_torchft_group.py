@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
-from mlxhog.cluster.group import ClusterError, State
-from mlxhog.errors import ConfigError
-from tests.cluster.members import IDENTITY, cluster, lighthouse, member, together
+from mlxhog.arena.child import Failed
+from mlxhog.cluster.group import State
+from tests.cluster.members import IDENTITY, Lighthouse, Member, cluster, together
 
 pytest.importorskip("torchft")
 
@@ -40,8 +40,8 @@ def test_bfloat16_on_the_wire_rounds_the_movements_alike_on_all_members():
 def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once():
     with cluster(1.0, 3.0) as (address, members):
         together(members)
-        members[1].kill()
-        with member(address, "m1", 5.0) as again, member(address, "late", 7.0) as late:
+        members[1].close()
+        with Member(address, "m1", 5.0) as again, Member(address, "late", 7.0) as late:
             answers = together([members[0], again, late])
     assert {one.name for one in answers[-1].membership.machines} == {"m0", "m1", "late"}
     assert [answer.has_loaded for answer in answers] == [False, True, True]
@@ -52,29 +52,29 @@ def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once(
 def test_a_member_that_cannot_load_the_state_does_not_take_part_with_its_old_one():
     with cluster(1.0, timeout_s=5.0) as (address, (first,)):
         first.round()
-        with member(address, "late", 3.0, loses_transfers=True) as late:
+        with Member(address, "late", 3.0, loses_transfers=True) as late:
             late.begin_round()
-            while not late.has_answered():
+            while not late.pipe.poll():
                 first.round()  # the late one is in one of these rounds
-            with pytest.raises(ClusterError, match="joining a round failed: the connection was"):
+            with pytest.raises(Failed, match="joining a round failed: the connection was"):
                 late.answer()
         first.round()  # one of these may still have the lost member
         assert first.round().commits
 
 
 def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_join_again():
-    with lighthouse() as first:
-        with member(first.address, "m0", 1.0) as one, member(first.address, "m1", 3.0) as other:
+    with Lighthouse() as first:
+        with Member(first.address, "m0", 1.0) as one, Member(first.address, "m1", 3.0) as other:
             before = together([one, other])
-            first.kill()
+            first.close()
             for own in (one, other):
-                with pytest.raises(ClusterError, match=" failed: "):
+                with pytest.raises(Failed, match=" failed: "):
                     own.round()
-        with lighthouse(first.address) as second:
+        with Lighthouse(first.address) as second:
             assert second.address == first.address
             kept = {"round": 1, "anchor": 2.0}
-            with member(second.address, "m0", **kept) as one:
-                with member(second.address, "m1", **kept) as other:
+            with Member(second.address, "m0", **kept) as one:
+                with Member(second.address, "m1", **kept) as other:
                     after = together([one, other])
     assert [answer.commits for answer in before + after] == [True] * 4
     assert not any(answer.has_loaded for answer in after)
@@ -83,9 +83,9 @@ def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_jo
 
 def test_members_that_give_up_a_round_meet_again_and_the_second_loads():
     """As after a mean that shows unequal theta_s."""
-    with lighthouse() as light:
-        one = member(light.address, "m0", 1.0, round=5, anchor=-1.0)
-        other = member(light.address, "m1", 1.0, round=5, anchor=-2.0)
+    with Lighthouse() as light:
+        one = Member(light.address, "m0", 1.0, round=5, anchor=-1.0)
+        other = Member(light.address, "m1", 1.0, round=5, anchor=-2.0)
         with one, other:
             split, healed = together([one, other]), together([one, other])
     assert [answer.commits for answer in split] == [False, False]
@@ -98,22 +98,22 @@ def test_another_identity_is_refused_by_name_with_both_values():
     foreign = {**IDENTITY, "tokenizer": "other"}
     with cluster(1.0) as (address, members):
         members[0].round()
-        with member(address, "m1", identity=foreign) as other:
-            with pytest.raises(ConfigError, match="tokenizer is 'other' here and 't'"):
+        with Member(address, "m1", identity=foreign) as other:
+            with pytest.raises(Failed, match="tokenizer is 'other' here and 't'"):
                 other.round()
         assert members[0].round().commits
 
 
 def test_a_member_that_does_not_know_the_token_takes_part_in_no_round():
     """Its own check is no protection, so the others check."""
-    with lighthouse(token="right") as light:
-        with member(light.address, "m0", token="right") as one:
+    with Lighthouse(token="right") as light:
+        with Member(light.address, "m0", token="right") as one:
             assert one.round().commits
-            with pytest.raises(ConfigError, match="has another token"):
-                member(light.address, "m1", token="wrong").__enter__()  # its process has ended
-            with member(light.address, "m1", 100.0, token="wrong", is_stranger=True) as stranger:
+            with pytest.raises(Failed, match="has another token"):
+                Member(light.address, "m1", token="wrong")
+            with Member(light.address, "m1", 100.0, token="wrong", is_stranger=True) as stranger:
                 stranger.begin_round()
-                with pytest.raises(ClusterError, match="does not know the cluster's token"):
+                with pytest.raises(Failed, match="does not know the cluster's token"):
                     rounds_until_an_error(one)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.data import counts, subset
+from mlxhog.data import counts, heldout
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
@@ -83,7 +83,7 @@ def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_
 ):
     words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 3000)
     text = prepared(tmp_path / "a", " ".join(words))
-    part = subset.of(TokenFile.open(text.val), 512)
+    part = heldout.part(TokenFile.open(text.val), 512)
     ids = part.tokens.astype(np.int32)
     p = counts.probabilities(TokenFile.open(text.train), ids)[1:]
     bits = counts.score(text.train, text.val, 512)

@@ -213,12 +213,14 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path, m
     written(tmp_path, {
         "notes/a.txt": "a", "notes/c.txt": "\0", "letter.md": "letter",
         "talks/train.jsonl": '{"text": "t"}\n', "talks/valid.jsonl": '{"text": "v"}\n',
+        "more/b.txt": "b", "more/valid.md": "b",
     })  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    corpus = readable("notes\nletter.md\ntalks\nnotes/a.txt")
-    assert documents_of(corpus) == [b"a", b"letter", b"t"]
-    assert documents_of(corpus, held_out=True) == [b"v"]
-    assert {one.path.name: one.reason for one in corpus.skipped}["a.txt"] == "equal to notes/a.txt"
+    corpus = readable("notes\nletter.md\ntalks\nnotes/a.txt\nmore")
+    assert documents_of(corpus) == [b"a", b"letter", b"t", b"b"]
+    assert documents_of(corpus, held_out=True) == [b"v"]  # one part's is that of all
+    equal = {str(one.path): one.reason for one in corpus.skipped if "equal" in one.reason}
+    assert equal == {"notes/a.txt": "equal to notes/a.txt", "more/valid.md": "equal to more/b.txt"}
     assert corpora.full_path("notes\nsotu") == f"{tmp_path / 'notes'}\nsotu"
     assert corpora.full_path("sotu") is None
     assert [corpora.is_missing(spec) for spec in ("notes\nsotu", "notes\nb")] == [False, True]
@@ -271,23 +273,17 @@ def test_files_of_every_kind_are_held_out_by_name(tmp_path):
 
 
 BESIDE = {
-    "wiki.valid.tokens": "wiki.train.tokens",
-    "my_test.txt": "my_train.txt",
-    "corpus.dev": "corpus.train",
     "data/validation-00000-of-00001.parquet": "data/train-00003-of-00007.parquet",
     "data/val.jsonl": "data/train.jsonl.gz",
-    "valid/a.txt": "train/b.txt",
-    "en/dev/x/1.txt": "en/train/y.txt",
-    "dev.en.txt": "train.en.txt",
 }
 TRAINED = (
-    *sorted(set(BESIDE) - {"wiki.valid.tokens"}),
+    *BESIDE, "wiki.valid.tokens", "x.val.txt", "my_test.txt", "valid/a.txt", "dev.en.txt",
     "validity.txt", "devices.md", "Developer notes.txt", "latest.txt", "val d'Aosta.txt",
     "test_of_time.txt", "tests.txt", "test.py", "dev.sh", "docs/test.txt", "tests/data/test.jsonl",
 )  # fmt: skip
 
 
-def test_a_word_of_a_name_counts_alone_or_beside_the_same_name_with_train(tmp_path):
+def test_a_name_counts_as_a_whole_and_in_a_subfolder_beside_training_text(tmp_path):
     for name, train in BESIDE.items():
         assert roles(tmp_path, "a.md", train, name)[name] == "held out"
     for name in TRAINED:
@@ -329,17 +325,3 @@ def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
     }
     both = (text_of(result.train) + text_of(result.val)).split(b"\n")
     assert (both.count(b"document 5"), both.count(b"document 7")) == (20, 20)
-
-
-def test_held_out_text_of_one_of_several_paths_is_that_of_all(tmp_path):
-    written(tmp_path, {
-        "a/train.txt": "one " * 200, "a/valid.txt": "two " * 100, "b/c.txt": "six " * 300,
-        "b/copy.txt": "one " * 200, "b/valid.md": "six " * 300,
-    })  # fmt: skip
-    result = prepare(f"{tmp_path / 'a'}\n{tmp_path / 'b'}", cache_dir=tmp_path / "cache")
-    assert result.rule == "given"
-    assert [path.name for path in result.corpus.files(held_out=True)] == ["valid.txt"]
-    assert [path.name for path in result.corpus.files()] == ["train.txt", "c.txt"]
-    assert [one.path.name for one in result.corpus.skipped] == ["copy.txt", "valid.md"]
-    held_out = {one["path"]: one["held_out_bytes"] for one in result.inventory()["files"]}
-    assert held_out[str(tmp_path / "a" / "valid.txt")] == 400

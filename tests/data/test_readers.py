@@ -20,7 +20,7 @@ from tests.pairs import each_of
 
 
 def read(path, text_key=None, *, split=False):
-    return list(textfiles.documents(path, text_key, split=split))
+    return [text for _, text in textfiles.documents(path, text_key, split=split)]
 
 
 def written(path, content):
@@ -77,7 +77,7 @@ READ = [  # name, content, documents
     ("a.jsonl", b'{"text": "\\ud800"}\n', [b"?"]),
     ("a.txt", b" \n", []),
     ("a.jsonl", b'{"text": ""}\n\n{"text": "x"}\n{"text": "\\n"}\n', [b"x"]),
-    ("a.jsonl", '{"text": "t", "content": "c"}', [b"t"]),
+    ("a.jsonl", '{"text": "t", "content": "c", "score": NaN}', [b"t"]),
     ("a.jsonl", '{"content": "c", "prompt": "p", "completion": "q"}', [b"c"]),
     ("slack.json", '[{"type": "message", "text": "hi"}]', [b"hi"]),
     *(("a", text, [text]) for text in (b"{}\n", b"{a}\n", b"[1] b\n", b"{\n  open\n", b"a {x}\n")),
@@ -120,7 +120,23 @@ REFUSED = [  # name, content, text_key, fragment of the error
     ("a.jsonl", GOOD + '{"text": 7}', None, "a.jsonl:2: 'text' is 7, expected text"),
     ("a.jsonl", GOOD + '["text"]', None, "a.jsonl:2: ['text'] is not an object"),
     ("a.jsonl", GOOD + '{"text": "broken', None, "a.jsonl:2: not JSON"),
-    ("a.jsonl", '{"messages": "x"}', None, "a.jsonl:1: messages is 'x'; expected a list such as"),
+    ("a.jsonl", "[" * 100_000 + "\n", None, "a.jsonl:1: not JSON (lists or objects are nested"),
+    *(("a.jsonl", json.dumps({"messages": messages}), None, f"a.jsonl:1: {fault}")
+      for messages, fault in [
+        ("x", "messages is 'x'; expected a list such as"), ([], "messages is []; expected a list"),
+        ([{"role": "robot"}], "message 1 is {'role': 'robot'}; expected a role (system, dev"),
+        ([{"role": "user"}], "message 1 has no content; expected a text, or parts of type text"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}],
+         "the content of message 1 has {'type': 'image_url'}; only text is supported"),
+        ([{"role": "assistant", "tool_calls": 3}], "the tool_calls of message 1 are 3; expected"),
+    ]),
+    *(("a.jsonl", json.dumps(dict.fromkeys(keys.split(), value)), key, f"a.jsonl:1: {fault}")
+      for keys, value, key, fault in [
+        ("question answer response", "a", None, "no key 'text'; keys are 'question', 'answer',"),
+        ("question label", "a", None, "no key 'text'; keys are 'question', 'label'; --text-key"),
+        ("question answer", 1, None, "'question' is 1, expected text"),
+        ("question reply", "a", "question,answer", "no key 'answer'; keys are"),
+    ]),
     ("a.json", '{"text": "one"', None, "a.json: not JSON"),
     ("a.json", '[{"text": "one"}, {"id": 2}]', None, "a.json, record 2: no key 'text'"),
     ("a.csv", ROWS, None, "is a table; --text-key names the column of its text: 'id', 'text'"),

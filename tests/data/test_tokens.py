@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import batches as module
-from mlxhog.data import clients, heldout, textfiles
+from mlxhog.data import clients, heldout
 from mlxhog.data.batch import IGNORED, joined
 from mlxhog.data.batches import Batches, Order
 from mlxhog.data.clients import ClientBatches
@@ -134,15 +134,8 @@ def test_the_order_has_its_recorded_values(n, seed, epoch, expected):
     assert Order(n, "1" * 64, seed).at(epoch, 0, len(expected)).tolist() != expected
 
 
-@max_examples(60)
-@given(st.integers(1, 400), st.integers(0, 2**63), st.integers(0, 1000))
-def test_every_small_epoch_holds_every_sequence_once(n, seed, epoch):
-    order = Order(n, ZEROS, seed).at(epoch, 0, n)
-    assert np.array_equal(np.sort(order), np.arange(n))
-
-
-@each_of("n", [65_536, 65_537, 131_072, 131_073, 1_000_003])
-def test_every_large_epoch_holds_every_sequence_once_and_any_piece_is_that_of_the_whole(n):
+@each_of("n", [*range(1, 40), 65_536, 65_537, 131_072, 131_073, 1_000_003])
+def test_every_epoch_holds_every_sequence_once_and_any_piece_is_that_of_the_whole(n):
     whole = Order(n, "ab" * 32, 3).at(1, 0, n)
     assert np.array_equal(np.sort(whole), np.arange(n))
     for start, count in ((0, 3), (n // 3, 500), (n - 1, 1)):
@@ -167,22 +160,6 @@ def counted(batch, row=0):
     """The text of a row's counted labels, with | for the end."""
     ids = batch.y[row][batch.y[row] != IGNORED]
     return bytes(np.where(ids == 256, ord("|"), ids).astype(np.uint8))
-
-
-@each_of(
-    ("prompt", "completion", "text", "n"),
-    [
-        ("2+2=", "4", b"2+2=\n4", 5),
-        ("The sky is", " blue", b"The sky is blue", 10),
-        ("Q: why?\nA: ", "so", b"Q: why?\nA: so", 11),
-        ("", "so", b"so", 0),
-    ],
-)
-def test_a_line_break_belongs_to_the_prompt_where_neither_part_brings_white_space(
-    tmp_path, prompt, completion, text, n
-):
-    (example,) = textfiles.documents(lines(tmp_path, [(prompt, completion)]), None)
-    assert (example, example.lengths[0]) == (text, n)
 
 
 @max_examples(200)

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.decoding.engine import Engine, Request
-from mlxhog.decoding.generate import answer
+from mlxhog.decoding.engine import Engine, Request, answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import DataError, Diverged
@@ -15,7 +14,7 @@ from tests.decoding.readers import Countdown, MarkovModel, Reader
 from tests.pairs import each_of, max_examples
 
 BYTES = ByteTokenizer()
-ON = {"stop_at_document_end": False}
+ON = {"ends": ()}
 
 
 def engine(model=None, **how):

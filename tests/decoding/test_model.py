@@ -38,19 +38,6 @@ def test_a_seed_writes_its_text_twice_and_both_frameworks_choose_the_same_likeli
     assert len({answer(saved_run, name, temperature=0.0) for name in backends}) == 1
 
 
-def test_generate_prints_the_prompt_and_the_answer(saved_run, capsys, tmp_path):
-    (tmp_path / "prompt.txt").write_text("The ")
-    prompt = f"--prompt=@{tmp_path / 'prompt.txt'}"
-    words = ["generate", str(saved_run.directory), prompt, "--max-tokens=40", "--temp=1"]
-    words.append("--seed=1")
-    assert main(words) == 0
-    text = capsys.readouterr().out
-    assert text == "The " + answer(saved_run, "torch:cpu", seed=1) + "\n"
-    assert main([*words, "--json"]) == 0
-    output = json.loads(capsys.readouterr().out)
-    assert output["prompt"] + output["text"] + "\n" == text
-
-
 @pytest.fixture
 def hf(tmp_path):
     """A directory of transformers with a vocabulary of its own, in bfloat16."""

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +10,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.doctor import pair
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.errors import WorkerFailed
+from mlxhog.theory import paired_test
 from tests.doctor.test_checks import MAC
 
 NOISE = (1.0, 1.01, 0.99, 1.005, 0.995, 1.0)
@@ -21,17 +21,13 @@ def measured(monkeypatch):
     """Doctor's check where a run with torch:mps is faster by each of some factors, in turn."""
 
     def check(gains, here=MAC, *, busy=False):
-        teams, of_pairs = [], iter(gains)
+        teams = []
 
-        def compare(one, other, terms, folder):
-            teams[:] = [one.config.workers, other.config.workers]
+        def compared(together, alone, tell):
+            teams[:] = [together, alone]
+            return paired_test.judge([math.log(one) for one in gains], pair.PAIRS)
 
-            def run_pair(number, tell):
-                return SimpleNamespace(log_speed=math.log(next(of_pairs)))
-
-            return SimpleNamespace(run_pair=run_pair)
-
-        monkeypatch.setattr(pair, "Comparison", compare)
+        monkeypatch.setattr(pair, "compared", compared)
         monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8 * busy, 2, 9.3))
         return *pair.check_pair(here, LoadWatch(), lambda part, step: None), teams
 

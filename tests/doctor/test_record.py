@@ -1,14 +1,10 @@
 """What follows from a record for a run: what doctor says is what a run does with it."""
 
-from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS
-from mlxhog.doctor import litmus
-from mlxhog.doctor.litmus import COUNTS, Accessor, Case, Litmus
 from mlxhog.doctor.record import conclude
 from tests.base.test_verdicts import adds, kernel, reads
 from tests.doctor.test_checks import MAC
@@ -60,15 +56,3 @@ def test_every_backend_has_a_verdict_with_its_reason():
     linux = conclude(record(), LINUX)
     assert (linux["gpu_write_metal"], set(linux["read_live"])) == ({}, {"torch:cpu"})
     assert set(linux["kernels"]) == {name for name in BACKENDS if name.endswith(":cpu")}
-
-
-def test_rows_as_on_a_mac_are_what_a_run_looks_for():
-    """The rows come from the litmus tests; only the name says that the writer is a GPU."""
-    metal = Accessor("metal:mlx", partial(litmus.metal, name="emulated"))
-    with closing(Litmus(0.01)) as pair:
-        rows = [pair.run(Case((metal, metal), name, "cas")) for name in COUNTS]
-    verdicts = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)
-    for backends in (["mlx:gpu"], ["mlx:gpu", "mlx:gpu"]):
-        verdict = verdicts.gpu_write(backends)
-        assert verdict.ok, verdict.reason
-    assert conclude(verdicts, MAC)["gpu_write"]["auto"] == "metal"

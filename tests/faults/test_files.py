@@ -23,8 +23,8 @@ from mlxhog.mad.study.store import Store
 from mlxhog.report.streams import LastingStream, OutputLost
 from mlxhog.training import reporting
 from mlxhog.training import run as training
-from tests.checkpoint.conftest import names, save
 from tests.pairs import each_of
+from tests.saved import names, save
 from tests.training.small import flags, small_config
 
 BYTES = ByteTokenizer()
@@ -47,14 +47,14 @@ def refuse(monkeypatch, number):
 
 @pytest.mark.parametrize("number", REFUSALS)
 def test_a_refused_write_is_said_in_words_and_the_old_file_stands(run, monkeypatch, number):
-    save(run, 10)
+    save(run, step=10)
     study = Store(run.directory)
     study.add_proposal("swiglu")
     with monkeypatch.context() as patch:
         refuse(patch, number)
         for write in (
             lambda: run.write_status({"status": "done"}),
-            lambda: save(run, 20),
+            lambda: save(run, step=20),
             lambda: study.add_proposal("mlp"),
         ):
             with pytest.raises(EnvironmentLacks):

@@ -14,15 +14,12 @@ from mlxhog.base import plain_json, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import of_keywords, read_yaml, resolve
-from mlxhog.data import corpora
 from mlxhog.errors import (
     MOST_CHARACTERS,
     MOST_SHOWN,
     ConfigError,
-    DataError,
     shown,
 )
-from tests.data.token_files import documents_of
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of, max_examples
 
@@ -70,15 +67,6 @@ def test_a_config_that_is_no_plain_yaml_is_refused_with_its_line(tmp_path, text,
 def test_json_that_nothing_can_handle_is_a_value_error(text, message):
     with pytest.raises(ValueError, match=message):
         plain_json.loads(text)
-
-
-def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "hello", "score": NaN}\n')
-    assert documents_of(corpora.find(str(path))) == [b"hello"]
-    path.write_text("[" * 100_000 + "\n")
-    with pytest.raises(DataError, match=r"a.jsonl:1: not JSON \(lists or objects are nested"):
-        documents_of(corpora.find(str(path)))
 
 
 # -- messages --------------------------------------------------------------------------------------
@@ -132,15 +120,3 @@ def test_options_take_any_value_or_refuse_it(chosen):
         assert resolve(TrainConfig, [{k: (v, "") for k, v, _ in again}]) == (
             dataclasses.replace(config, resume=None)
         )
-
-
-@same_every_time
-@given(st.one_of(st.text(), st.binary(), st.text("[]{}:,-&*!|>'\"\\# \n\ta1.%?=<~", max_size=60)))
-def test_any_text_is_plain_yaml_or_json_or_is_none(text):
-    if isinstance(text, str):
-        for read in (plain_yaml.loads, plain_yaml.entries):
-            with contextlib.suppress(plain_yaml.NotYaml):
-                read(text)
-    with contextlib.suppress(ValueError):
-        value = plain_json.loads(text)
-        assert plain_json.loads(plain_json.dumps(value)) == value

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.control import Command
-from mlxhog.arena.published import Marks
+from mlxhog.arena.published import Marks, Publisher
 from mlxhog.base.processes import follow_parent
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
@@ -21,7 +21,6 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import updates
 from mlxhog.strategies import build
-from mlxhog.training.publishing import Publisher
 
 SPAWN = multiprocessing.get_context("spawn")
 WAIT_S = 60.0

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.published import Copies
+from mlxhog.arena.published import Copies, Publisher
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError
@@ -15,7 +15,6 @@ from mlxhog.live import READ_MODES
 from mlxhog.live.source import RunWeights, WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import build
-from mlxhog.training.publishing import Publisher
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
 
 READS = 200

@@ -18,8 +18,6 @@ from mlxhog.checkpoint.run import RUNNING
 from mlxhog.cli import main
 from mlxhog.errors import ArenaError, RunError
 from mlxhog.live import source as sources
-from mlxhog.live.opening import open_source
-from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.training import reporting
 from tests.saved import SMALL, save, saved_run
@@ -98,8 +96,7 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
     why, tmp_path, monkeypatch
 ):
     run = saved_run(tmp_path)
-    source, model = open_source(run.name, root=tmp_path, backend="torch:cpu")
-    follower = WeightFollower(source, model.backend)
+    model = load(run.name, out=tmp_path, backend="torch:cpu")
     monkeypatch.setattr(sources, "LOOK_S", 0.0)
     monkeypatch.setattr(sources, "LOADING_PART", 1e9)
     bare = plan(param_spec(SMALL), n_tickets=1)
@@ -109,12 +106,11 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
             answers = itertools.cycle(["99", "100"])  # of the server, of the client
             monkeypatch.setattr(requests, "version", lambda name: next(answers))
             with pytest.raises(ArenaError, match="another version of mlxhog"):
-                open_source(run.name, root=tmp_path, backend="torch:cpu")
+                load(run.name, out=tmp_path, backend="torch:cpu")
         for step in (5, 10):
             save(run, step=step)
-            assert follower.refresh(in_sequence=False).version == step
-    follower.source.close()
-    model.backend.close()
+            assert model.follower.refresh(in_sequence=False).version == step
+    model.close()
 
 
 # -- a run that starts -----------------------------------------------------------------------------
@@ -135,12 +131,8 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
             shutil.rmtree(new.directory)
             (tmp_path / "moved").rename(new.directory)
 
-        source, model = open_source(
-            "latest", root=tmp_path, backend="torch:cpu", wait_s=60, say=said.append, pause=pause
-        )
-        source.close()
-        model.backend.close()
-    assert source.whose.endswith(f"of run {new.name}")
+        with load("latest", out=tmp_path, backend="torch", say=said.append, pause=pause) as model:
+            assert model.whose.endswith(f"of run {new.name}")
     assert said == [f"run {new.name} is starting: no weights yet; waiting up to 60 s (--wait)"]
 
 
@@ -153,4 +145,4 @@ def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path):
         failing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
     with pytest.raises(RunError, match=f"run {new.name} ended before it had weights"):
-        open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=60, pause=pause)
+        load("latest", out=tmp_path, backend="torch", pause=pause)

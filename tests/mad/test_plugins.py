@@ -136,11 +136,9 @@ CLASS = "from mlxhog.models.mad.layer import Layer\nclass A(Layer):\n"
     [
         (LAYER, ('"my_layer"', '"mlstm"'), "there is a layer 'mlstm' already"),
         (LAYER, ("expand: int = 1", "expand: tuple = ()"), "expand needs a default and one of"),
-        (LAYER, (None, "x = 1"), "adds nothing that can be chosen. It may add: layer: .*; strateg"),
         (LAYER, (None, f"{CLASS}    name, kind = 'bad-c', 'norm'"), "its kind is 'norm'; it is"),
         (LAYER, (None, f"{CLASS}    name = 'bad-e'"), "class A: it has no param_spec, forward; "),
         (TASK, ('= "MY"', '= "CR"'), "has a name that is taken"),
-        (TASK, ("C = self.seq_len", "C = = self.seq_len"), "SyntaxError: invalid syntax"),
         (TASK, (PLAIN[0], f"{PLAIN[0]}    depth: int\n"), "setting depth of task 'my_task' needs"),
     ],
 )
@@ -169,9 +167,7 @@ def test_an_unknown_layer_is_answered_with_the_flag(tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        'mad train --layers "undeclared swiglu" --backend torch --task CR --dim 16 --steps 2',
         'mad train --layers "undeclared swiglu" --workers mlx:cpu*2 --task CR --dim 16 --steps 2',
-        "train --model model.yaml --data text --workers mlx:cpu --steps 2",
         'parity "undeclared swiglu" --seq-len 9 --steps 0',
     ],
 )
@@ -179,10 +175,8 @@ def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words
     command, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    small_config(tmp_path)  # writes a text
     wrong = ('ones_like(p["z_proj.bias"]', 'ones_like(p["z_proj.bia"]')
     edited(tmp_path / "undeclared.py", LAYER, ('"my_layer"', '"undeclared"'), wrong)
-    Path("model.yaml").write_text("{dim: 16, layers: [undeclared, swiglu]}")
     with own_plugins(forgets=True):
         assert main([*shlex.split(command), "--plugin", "undeclared.py"]) == 2
     error = capsys.readouterr().err
@@ -199,73 +193,62 @@ NEVER = "you have never named that file"
 OTHER = "is not the version that was remembered"
 
 
-@pytest.fixture
-def winner(tmp_path):
-    """A folder with an architecture file, and the file of its layer."""
-    edited(tmp_path / "my_layer.py", LAYER)
+def test_a_file_is_remembered_by_its_digest_and_refused_when_it_changed_or_is_gone(tmp_path):
+    file, show = edited(tmp_path / "my_layer.py", LAYER), "mad show w.yaml --json"
     words = "mad scale 'my_layer swiglu' --depth 2 --dim 16 --out w.yaml --plugin my_layer.py"
     ok(tmp_path, words)
-    return tmp_path
-
-
-def test_a_file_is_remembered_by_its_digest_and_refused_when_it_changed_or_is_gone(winner):
-    file, show = winner / "my_layer.py", "mad show w.yaml --json"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    remembered = yaml.safe_load((winner / "w.yaml").read_text())["plugin"]
+    remembered = yaml.safe_load((tmp_path / "w.yaml").read_text())["plugin"]
     assert remembered == [f"{file} sha256:{digest}"]
-    ended = mlxhog(winner, *show.split())
+    ended = mlxhog(tmp_path, *show.split())
     assert json.loads(ended.out)["layers"] == "my_layer swiglu"
     assert ended.err == f"plugin {file}\n"
-    moved = file.rename(winner / "moved.py")
-    refused(
-        winner,
-        show,
-        f"{file}: cannot read it: No such file or directory; give its place: --plugin FILE",
-    )
-    refused(winner, f"{show} --plugin moved.py", code=0)
+    (note,) = (cache.user_cache_directory() / "named-files").iterdir()
+    note.chmod(0o666)
+    refused(tmp_path, show, "not trusted: it can be written by others", code=3)
+    note.chmod(0o600)
+    moved = file.rename(tmp_path / "moved.py")
+    gone = "cannot read it: No such file or directory; give its place: --plugin FILE"
+    refused(tmp_path, show, f"{file}: {gone}")
+    refused(tmp_path, f"{show} --plugin moved.py", code=0)
     file.write_text(moved.read_text() + "# edited\n")
-    refused(winner, show, f"{file} has changed since it was remembered", f"--plugin {file}")
-    refused(winner, f"{show} --plugin '{file}'", OTHER, code=0)
+    refused(tmp_path, show, f"{file} has changed since it was remembered", f"--plugin {file}")
+    refused(tmp_path, f"{show} --plugin '{file}'", OTHER, code=0)
 
 
 EVIL = LAYER.read_text() + "\nfrom pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
 
 
-@pytest.mark.parametrize("form", ["w.yaml", "config.json"])
-def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path, form):
+@pytest.mark.parametrize(
+    ("form", "words", "edited"),
+    [
+        ("w.yaml", "mad show w.yaml", "has changed"),
+        ("config.json", "mad show config.json", "has changed"),
+        ("conf.yaml", "train --config conf.yaml --dry-run --workers mlx:cpu", f"{NEVER}, as it"),
+    ],
+)
+def test_what_comes_from_elsewhere_runs_a_file_only_as_it_was_named_before(
+    tmp_path, form, words, edited
+):
     file = tmp_path / "evil.py"
     file.write_text(EVIL)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    layers = {"layers": ["my_layer", "swiglu"], "vocab_size": 8}
-    named = {"plugin": [f"{file} sha256:{digest}"]}
-    config = {"model_type": "mad", "hidden_size": 16, **layers, **named}
-    whole = config if form == "config.json" else layers | named
-    (tmp_path / form).write_text(json.dumps(whole))
-    refused(tmp_path, f"mad show {form}", NEVER)
-    assert not (tmp_path / "ran").exists()
-    ok(tmp_path, f"mad show {form} --plugin evil.py")
-    assert (tmp_path / "ran").exists()
-
-
-def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path):
-    file = tmp_path / "my_layer.py"
-    file.write_text(EVIL)
-    (tmp_path / "arch.yaml").write_text("{dim: 16, layers: [my_layer, swiglu]}")
     small_config(tmp_path)  # writes a text
-    (tmp_path / "conf.yaml").write_text("model: arch.yaml\ndata: text\nplugin: my_layer.py\n")
-    words = "train --config conf.yaml --dry-run --workers mlx:cpu"
+    layers = {"layers": ["my_layer", "swiglu"], "vocab_size": 8}
+    named = {"plugin": [f"{file} sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"]}
+    whole = {
+        "w.yaml": layers | named,
+        "config.json": {"model_type": "mad", "hidden_size": 16, **layers, **named},
+        "conf.yaml": {"model": "arch.yaml", "data": "text", "plugin": "evil.py"},
+    }
+    (tmp_path / "arch.yaml").write_text("{dim: 16, layers: [my_layer, swiglu]}")
+    (tmp_path / form).write_text(json.dumps(whole[form]))
     refused(tmp_path, words, NEVER)
     assert not (tmp_path / "ran").exists()
-    ok(tmp_path, "mad show arch.yaml --plugin my_layer.py")
+    ok(tmp_path, "mad show arch.yaml --plugin evil.py")
+    assert (tmp_path / "ran").exists()
     ok(tmp_path, words)
     file.write_text(EVIL + "# edited\n")
-    refused(tmp_path, words, f"{NEVER}, as it is now")
-
-
-def test_a_note_that_others_can_write_is_not_believed(winner):
-    (note,) = (cache.user_cache_directory() / "named-files").iterdir()
-    note.chmod(0o666)
-    refused(winner, "mad show w.yaml", "not trusted: it can be written by others", code=3)
+    refused(tmp_path, words, edited)
 
 
 @pytest.mark.slow

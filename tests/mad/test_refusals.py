@@ -13,65 +13,39 @@ from tests.pairs import each_of
 CASES = [
     # -- train
     ("train", "give the candidate"),
-    ("train --layers swiglu --arch a.yaml", "--arch and --layers are both given"),
     ("train --layers swiglu --task CRR", "no task 'CRR'"),
     ("train --layers swiglu --set seq_len=33", "at least 4, in steps of 2"),
-    ("train --layers swiglu --set vocab", "'vocab' is not NAME=VALUE"),
     ("train --layers swiglu --steps 5 --epochs 5", "steps and epochs are both given"),
-    ("train --layers swiglu --backend mlx --workers 2", "--workers and --backend are both given"),
-    ("train --layers swiglu --backend mxl", "no backend 'mxl'"),
-    ("train --layers swiglu --dim many --batch-size 0", "--dim is 'many'"),
     ("train --layers swiglu --strategy serial --workers 2", "strategy serial runs 1 worker"),
     ("train --layers swiglu --read live --predict own --workers torch:cpu*2", "add predict=none"),
     ("train --layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
     ("train --layers mlp --schedule constant --lr-floor 1", "is for schedule=cosine, not con"),
-    ("bench --layers mlp --schedule constant --lr-floor 1", "is for schedule=cosine, not con"),
     # -- data
-    ("data --task CR --set vocab=many --out a", "--set vocab is 'many'"),
-    ("data --task CR", "--out is missing"),
     ("data --task CR --out no/a.npz", "name a file in a directory"),
     # -- show, vote and scale
     ("show tiny", "not a sequence of MAD layers"),
-    ("show none.yaml", "no architecture 'none.yaml'"),
     ("show empty.yaml", "the architecture empty.yaml is empty"),
     ("show mlstm --dim 6", "heads is 4, and the width is 6; choose one of 1, 2, 3, 6"),
-    ("scale first --out d.yaml", "--depth is missing"),
-    ("scale first --depth 8", "--out is missing"),
     ("scale 'mlstm swiglu' --depth 8 --out d.txt", "name a YAML file"),
     ("scale secnd --depth 8 --out d.yaml", "'secnd' is neither a study"),
-    ("scale 'mlstn swiglu' --depth 8 --out d.yaml", "did you mean 'mlstm'"),
     ("vote first --out here", "name a YAML file, such as winner.yaml"),
     # -- board
     ("board frist", "did you mean 'first'"),
-    ("board", "STUDY"),
     # -- search, bench and resume
     ("search --space nowhere.yaml", "no space 'nowhere.yaml'"),
-    ("search --space a.yaml", "score it with mlxhog mad bench --config a.yaml"),
-    ("search --space empty.yaml", "empty.yaml: the file is missing; write keys below it"),
-    ("search --suite smok", "no suite 'smok'; did you mean 'smoke'"),
+    ("search --space a.yaml", "the file has no 'dim'; known are space"),
     ("search --seeds 1,1", "--seeds is '1,1'; give a number"),
-    ("search --seeds 0", "--seeds is '0'; give a number"),
-    ("search --budget soon", "--budget is 'soon'; give a number of runs"),
+    ("search --budget soon", "--budget is 'soon'; wanted runs, a duration"),
     ("search --ray-address auto", "without --executor ray"),
     ("search --executor ray --ray-address auto", "needs --parallel"),
-    ("search --workers torch:cpu,mlx:mps", "no backend 'mlx:mps'"),
     ("search --study a/b", "study name 'a/b'"),
     ("search --share-embedding --executor ray", "one table in this machine's memory"),
     ("search --share-embedding --workers mlx:cpu,torch:cpu", "for candidates of one worker"),
     ("search --share-embedding --optimizer soap", "moments of the table's shape"),
     ("bench", "give an architecture, as in mlxhog mad bench --layers"),
-    ("bench --layers 'gated-conv(kernel=0)'", "kernel is 0"),
     ("bench --layers gated-conv --suite recall --dim 32", "compares widths on multi-query"),
-    ("bench --layers swiglu --rates 0,1e-3", "give step sizes above 0"),
     ("bench --layers swiglu --rates 1e-3,1e-3", "each larger than the one before"),
-    ("bench --layers swiglu --rates 1e-3 --lr 1e-3", "are both given; keep one"),
-    ("bench --layers swiglu --seed 7 --seeds 2", "are both given; keep one"),
-    ("resume fisrt", "did you mean 'first'"),
-    ("train --arch a.yaml --task CR --dry-run", "which position learned ends, and in-context-reca"),
-    ("train --arch h.yaml --task CR --dry-run", "at which hyena and mh-hyena end, and"),
-    ("bench --config h.yaml --suite lite", "and selective-copying has rows of 256"),
     ("train --layers mlstm --task dyck --position learned", "scores rows of 2048: no row trains"),
-    ("bench --layers mlstm --suite state --position learned", "scores rows of 2048: no row trains"),
 ]
 
 
@@ -83,7 +57,6 @@ def folder(tmp_path_factory):
     Path(small.space(root)).rename(root / "space-of-two.yaml")
     learned = "{dim: 16, max_length: 64, position: learned, layers: mlstm swiglu}"
     (root / "a.yaml").write_text(learned)
-    (root / "h.yaml").write_text("{dim: 16, max_length: 64, layers: hyena mh-hyena}")
     (root / "empty.yaml").touch()
     return root
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.arena.arena import lost_update_rate
 from mlxhog.optim import Target, updates
 from mlxhog.optim.gradients import Rows
 from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared
@@ -54,7 +53,7 @@ def test_no_add_is_lost(kernel, workers, n):
 def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one():
     floats, expected = concurrent_adds("racy", 2, (1 << 20) + TAIL)
     assert floats.max() <= expected
-    lost = lost_update_rate(floats, expected)
+    lost = 1.0 - floats.mean(dtype=np.float64) / expected
     print(f"racy adds of two workers: {100 * lost:.3f} % lost")
     assert 0 <= lost < 0.2
 
@@ -128,4 +127,3 @@ def test_the_probe_counts_every_add_of_one_worker(mode):
             where.probe(4096 - 64, 64, scattered=False)
         np.testing.assert_array_equal(probe, 10)
         assert not segment.floats[:-64].any()
-        assert [lost_update_rate(probe, wanted) for wanted in (10, 20)] == [0, 0.5]

@@ -151,20 +151,6 @@ def _mlstm(name, twin, folder):
         for key, expected in recorded.items():
             tolerance = tolerances.get(key, gradient)
             yield f"{form}.{key}", results[key].reshape(expected.shape), expected, tolerance
-    recorded = case.forms["recurrent_f64"]
-    for chunk in (1, 7, 64):
-        h, *_ = twin.results(run_mlstm, case.inputs, case.how | {"chunk_size": chunk})
-        yield f"h in chunks of {chunk}", h, recorded["h"], tolerances["h"]
-    x, hs = dict(case.inputs), []
-    for t in range(recorded["h"].shape[1]):
-        x |= {letter: case.inputs[letter][:, t : t + 1] for letter in "qkvif"}
-        h, *state = twin.results(run_mlstm, x, case.how)
-        x |= dict(zip(("C0", "n0", "m0"), state, strict=True))
-        hs.append(h)
-    yield "h by steps", np.concatenate(hs, 1), recorded["h"], tolerances["h"]
-    for letter, part in zip("Cnm", state, strict=True):
-        expected = recorded[letter]
-        yield f"{letter} by steps", part.reshape(expected.shape), expected, near.STATE_F32
 
 
 def _slstm(name, twin, folder):

@@ -13,7 +13,6 @@ from tests.pairs import each_of
     [
         ("mlx", "native", "gpu", "'native', which mlx:gpu cannot run; use auto"),
         ("torch", "metal", "cpu", "'metal', which torch:cpu cannot run; use auto"),
-        ("mlx", "metal-emulated", "gpu", "'metal-emulated', which mlx:gpu cannot run; use auto"),
         ("torch", "fast", "cpu", "'fast'; choose one of auto, reference, native"),
     ],
 )

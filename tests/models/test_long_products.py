@@ -9,13 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
-from mlxhog.backends.probes import Device, computes_long_products
 from mlxhog.backends.torch import TorchBackend
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.models.ops import operators
-from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.reference import ops_torch
 from mlxhog.models.ops.reference.ops_torch import TorchOps, product_on_mps, sum_on_mps
 from tests.backends.untrained import lay
@@ -106,17 +104,6 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
     assert set(grads) == set(families.param_spec(model))
     assert max(K for _, K, _ in mps.sizes) <= longest
     assert any(N == 16 and K == longest for _, K, N in mps.sizes), "the head's gradient is a sum"
-
-
-@each_of(("split", "longest", "right"), [(False, LIMIT, False), (True, LIMIT, True),
-                                         (True, 20_000, False)])  # fmt: skip
-def test_the_probe_notices_a_device_that_adds_long_sums_wrong(split, longest, right):
-    device, ops = Device("torch", "cpu", 1), choose("torch", "reference", "cpu")
-    assert computes_long_products(device, ops)
-    with pytest.MonkeyPatch.context() as patch, OnFaultyMPS(longest):
-        if split:
-            patch.setattr(TorchOps, "product", lambda _, x, w: product_on_mps(x, w))
-        assert computes_long_products(device, ops) is right
 
 
 def test_a_worker_refuses_a_gpu_that_adds_long_sums_wrong(monkeypatch):

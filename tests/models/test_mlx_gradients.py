@@ -15,7 +15,7 @@ from mlxhog.models.ops.reference.ops_mlx import OPS
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
 from tests.tolerances import OP_GRADIENT_F32, assert_close
-from tools.counts import dispatched, primitives
+from tools.counts import primitives
 
 WIDE = {"mlstm": {"num_heads": 2, "qkv_proj_blocksize": 8}}
 MODELS = {
@@ -76,10 +76,6 @@ def gradient(name, S):
 def test_no_position_or_chunk_has_a_gradient_of_the_size_of_the_sequence(name):
     short, long = (primitives(gradient(name, S)).count("SliceUpdate") for S in (48, 144))
     assert short == long
-
-
-def test_chunks_of_the_mlstm_dispatch_nothing_of_their_own():
-    assert dispatched(gradient("mlstm", 48)) == dispatched(gradient("mlstm", 144))
 
 
 @each_of("count", [1, 2, 10, 11, 100, 123])

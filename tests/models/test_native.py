@@ -9,7 +9,7 @@ from mlxhog._native import ops
 from mlxhog.models.ops.native import adapter_mlx
 from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
 from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
-from mlxhog.models.ops.native.pairs import ATTENTION, MLSTM, REGRESSION
+from mlxhog.models.ops.native.pairs import ATTENTION, REGRESSION
 from tests.models.operators import draw
 from tests.pairs import each_of
 from tests.tolerances import PRODUCT_F32, assert_close
@@ -111,35 +111,3 @@ def test_numbers_at_the_ends_of_float32_are_finite_and_nan_stays_in_its_row():
     q[0, ::2] *= -1
     (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, keep=False, threads=1)
     np.testing.assert_allclose(out, q, rtol=1e-6)  # each sees only keys of its own sign
-
-
-@each_of("keep", [False, True])
-def test_a_sequence_without_positions_leaves_the_state_as_it_is(keep):
-    q, gate = draw(2, 0, 3, 4), draw(2, 0, 3)
-    state = draw(2, 3, 4, 4), draw(2, 3, 4), draw(2, 3)
-    how = {"chunk_size": 8, "eps": 1e-6, "keep": keep, "threads": 1}
-    (h, *last), _ = MLSTM.forward(q, q, q, gate, gate, *state, **how)
-    assert h.shape == (2, 0, 3, 4)
-    for before, after in zip(state, last, strict=True):
-        np.testing.assert_array_equal(after, before)
-
-
-def attend(L=9, lengths=None, window=None):
-    q, k = draw(1, 3, 2, 4), draw(1, L, 2, 4)
-    counts = None if lengths is None else np.array(lengths, np.int32)
-    ATTENTION.forward(q, k, k, lengths=counts, window=window, keep=False, threads=1)
-
-
-@each_of(
-    ("call", "error", "expected"),
-    [
-        (lambda: attend(lengths=[2]), ValueError, "lengths has 2 at 0, expected 3 to 9"),
-        (lambda: attend(lengths=[10]), ValueError, "lengths has 10 at 0, expected 3 to 9"),
-        (lambda: attend(window=-1), ValueError, "window must be 0 or more"),
-        (lambda: attend(L=2), ValueError, "k has 2 positions, q 3"),
-        (lambda: NATIVE_TORCH.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0), TypeError, None),
-    ],
-)  # fmt: skip
-def test_what_an_operator_would_read_past_and_other_types_are_refused(call, error, expected):
-    with pytest.raises(error, match=expected):
-        call()

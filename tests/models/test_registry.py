@@ -28,9 +28,7 @@ def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path):
     [
         ("a.yaml", "hidden_sizes: 3\n", "a.yaml: .*'hidden_sizes'; did you mean 'hidden_size'"),
         ("config.json", '{"vocab_size": -1}', "config.json: "),
-        ("a.yaml", "- 1\n", "holds a list, not fields"),
         ("a.yaml", "a: [1\n", "cannot be parsed"),
-        ("config.json", "{", "cannot be parsed"),
         ("config.json", "\udcff", "cannot read the architecture"),
     ],
 )
@@ -81,7 +79,6 @@ def test_fields_are_changed_by_either_familys_names(name, changes, sizes):
     [
         ("tiny", "hiden_size=3", "no field 'hiden_size'; did you mean 'hidden_size'?"),
         ("7to1-tiny", "qkv_proj_blocksize=8", "mean 'mlstm_block.mlstm.qkv_proj_blocksize'"),
-        ("7to1-tiny", "slstm_block.feedforward.act_fn=gulu", "wanted one of gelu"),
         ("tiny", "hidden_size", "'hidden_size' is not NAME=VALUE"),
     ],
 )

@@ -18,7 +18,7 @@ def history(run):
     return read
 
 
-def test_a_file_that_grows_is_read_on_and_a_torn_line_waits_for_its_end(tmp_path):
+def test_a_file_that_grows_is_read_on_and_a_replaced_one_anew_and_a_torn_line_waits(tmp_path):
     run = write_run(tmp_path, metrics=lines(3))
     read = history(run)
     more = list(lines(5))[3:]
@@ -32,12 +32,7 @@ def test_a_file_that_grows_is_read_on_and_a_torn_line_waits_for_its_end(tmp_path
             read.update()
             lengths.append(len(read))
     assert lengths == [4, 5, 5]
-
-
-def test_a_file_that_was_replaced_is_read_anew(tmp_path):
-    run = write_run(tmp_path, metrics=lines(9))
-    read = history(run)
-    run.drop_metrics_after(step=80, elapsed_s=8.0)
+    run.drop_metrics_after(step=80, elapsed_s=8.0)  # replaces the file
     read.update()
     assert len(read) == 4
 

@@ -1,11 +1,7 @@
 """A run on a terminal, in a pipe and in a notebook."""
 
 import io
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
-
-from rich.console import Console
 
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.plain import PlainLines
@@ -14,38 +10,10 @@ from mlxhog.report.views import StatusLine, observer
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
 
-SHOWN = (
-    "step 640", "00:42 (70%)", "ETA 00:18", "655k tokens", "31.3k tok/s", "loss 1.580",
-    "train 2.280", "held-out 2.310", "lost updates 0", "memory 630 MB", "mlx:cpu", "torch:cpu",
-    "17.2k", "1.1 / 4", "212 MB", "unigram", "4.34", "xz", "[bold]of[/bold]",
-)  # fmt: skip
-
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
-
-
-def drawn(width, *reports):
-    """The text of the live table on a terminal."""
-    console = Console(record=True, width=width, file=Terminal(), force_terminal=True)
-    with LiveTable(console) as table:
-        for report in reports:
-            table(report)
-    return console.export_text()
-
-
-def test_the_table_shows_the_run_its_sample_and_a_message_once_and_no_control_codes():
-    sample = "The \x1b[2J Congress [bold]of[/bold]\nthe States"
-    shown = replace(PROGRESS, sample=sample)
-    text = drawn(100, replace(shown, message="worker 2 \x07restarted"), shown)
-    assert [one for one in SHOWN if one not in text] == []
-    assert text.count("worker 2  restarted") == 1
-    assert not {"\x1b", "\x07"} & set(text)
-    narrow = drawn(40, PROGRESS)
-    assert "backend" in narrow
-    assert "dropped" not in narrow
-    assert "…" not in narrow
 
 
 @each_of(
@@ -84,32 +52,6 @@ def test_plain_lines_come_at_most_every_interval_and_messages_and_activities_onc
     assert 8 <= len(evaluations) <= 12
     assert "\nsampling\n" in text
     assert max(map(len, text.splitlines())) <= 100
-
-
-def test_a_cell_of_a_notebook_has_one_output_that_changes(monkeypatch):
-    cell = []  # what IPython shows
-
-    def display(output, *, display_id):
-        cell.append(output)
-        return SimpleNamespace(update=lambda output: cell.__setitem__(-1, output))
-
-    shell = SimpleNamespace(kernel=object())
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
-    stream = io.StringIO()
-    with observer(stream, environ={}) as table:
-        for step, sample in ((640, None), (641, None), (642, "of the\x1b[2J States")):
-            message = "worker 2 <restarted>" if step == 640 else None
-            table(replace(PROGRESS, step=step, sample=sample, message=message))
-    (output,) = cell
-    text, html = output._repr_mimebundle_([], []).values()
-    assert text.count("worker 2 <restarted>") == 1
-    assert "step 642" in text
-    assert "step 641" not in text
-    assert "worker 2 &lt;restarted&gt;" in html
-    assert "of the" in html
-    assert "\x1b[2J" not in html + text
-    assert stream.getvalue() == ""
 
 
 def test_a_terminal_has_a_table_a_pipe_lines_and_quiet_is_quiet():

@@ -26,9 +26,8 @@ from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
 from mlxhog.training import evaluation, side_jobs, worker_process
 from mlxhog.training.evaluation import HeldOutWatch
-from mlxhog.training.origin import score_of
 from mlxhog.training.plan import make_plan
-from mlxhog.training.side_jobs import HeldOutTexts
+from mlxhog.training.side_jobs import TextJobs, texts_of
 from tests.cli.test_cli import RESULT
 from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.training.small import Messages, small_config
@@ -58,11 +57,10 @@ def test_the_size_of_the_part_follows_from_the_model_and_is_64_kib_where_it_can_
 
 def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path):
     file, config = held_out_file(tmp_path, 40_000), TrainConfig(seq_len=50)
-    assert HeldOutTexts(file, config, 1000, 8000).larger is file
-    assert HeldOutTexts(file, config, 50_000_000, 8000).larger.header["bytes"] < 30_000
+    assert texts_of(file, config, 1000, 8000)[1] is file
+    assert texts_of(file, config, 50_000_000, 8000)[1].header["bytes"] < 30_000
     for parameters, asked, kernels in ((1000, 40_000, "auto"), (10**8, 8000, EMULATED)):
-        other = replace(config, kernels=kernels)
-        assert HeldOutTexts(file, other, parameters, asked).larger is None
+        assert len(texts_of(file, replace(config, kernels=kernels), parameters, asked)) == 1
 
 
 class Asked:
@@ -71,7 +69,8 @@ class Asked:
     def __init__(self, **options):
         self.run, self.words = mock.Mock(), {}
         self.run.plan = mock.Mock(config=TrainConfig(**options), held_out=mock.Mock(batches=3))
-        self.run.strategy.workers, self.run.ends.return_value = 2, 0
+        self.run.strategy.workers = 2
+        self.run.ends.return_value = self.run.interrupts.return_value = 0
         self.run.arena.counters.store = self.words.__setitem__
         self.monitor = self.run.monitor
         self.monitor.evaluations, self.monitor.evaluating_s = 0, 0.0
@@ -178,15 +177,6 @@ def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(interrupted_run
     assert "at step 100 of 400" in str(tiles(RunRecord(interrupted_run)))
 
 
-def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(interrupted_run):
-    run, state = interrupted_run, {"used": {"steps": 400}, "val_bits_per_byte": 2.9}
-    path = Path("elsewhere/checkpoints/step-00000400")  # the run was copied
-    assert score_of(run, path, state) == "held-out 2.900"
-    run.write_status({**run.read_status(), "checkpoint": str(path)})
-    assert score_of(run, path, state) == "held-out 2.355 at step 100 of 400"
-    assert score_of(None, path, {"used": {"steps": 9}}) == ""
-
-
 # -- real runs -------------------------------------------------------------------------------------
 
 
@@ -208,17 +198,16 @@ def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_s
 
 def that_is_killed(pipe, job, where, often):
     """A worker that is killed when it scores the part, or the larger text. Children import it."""
-    score, mark = HeldOutTexts.score, job.run_dir / "killed"
+    score, mark = TextJobs.score, job.run_dir / "killed"
 
-    def killed(texts, backend, place):
-        if (place >= texts.n_batches(texts.part)) == (where == "larger") and (
-            often or not mark.exists()
-        ):
+    def killed(jobs, place):
+        is_larger = place >= jobs.part.batches
+        if is_larger == (where == "larger") and (often or not mark.exists()):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return score(texts, backend, place)
+        return score(jobs, place)
 
-    HeldOutTexts.score = killed
+    TextJobs.score = killed
     worker_process.main(pipe, job)
 
 

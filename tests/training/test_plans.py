@@ -93,7 +93,7 @@ def test_a_vocabulary_becomes_the_tokenizers_unless_it_is_asked_for(
 ):
     plan = make_plan(config_of(tmp_path, model=model_of(own), **options))
     assert (plan.model.vocab_size, plan.model.bos_token_id) == (size, 256)
-    of_vocabulary = notes(plan, "vocabulary", "learnt")
+    of_vocabulary = notes(plan, "vocabulary")
     assert len(of_vocabulary) == bool(said)
     assert all(said in note for note in of_vocabulary)
 
@@ -102,14 +102,13 @@ def test_a_learnt_tokenizer_brings_as_many_rows_as_it_has_ids_which_a_resume_kee
     plan = make_plan(config_of(tmp_path, model=model_of(1000), tokenizer="bpe:4000"))
     assert plan.model.vocab_size == plan.data.tokenizer.vocab_size < 4000
     assert plan.model.bos_token_id == plan.data.tokenizer.bos
-    short, fitted = sorted(notes(plan, "vocabulary", "learnt"))
-    assert short.startswith("tokenizer bpe:4000 learnt ")
+    (fitted,) = notes(plan, "vocabulary")
     assert f"vocabulary {plan.model.vocab_size:,}" in fitted
     config = small_config(tmp_path, tokenizer="bpe:300", set="hidden_size=64", steps=2)
     more = {"resume": train(config).run}
     plan = make_plan(small_config_with(config, more))
     assert (plan.model.vocab_size, plan.model.hidden_size) == (320, 64)
-    assert not notes(plan, "vocabulary", "learnt")
+    assert not notes(plan, "vocabulary")
 
 
 def test_a_checkpoints_vocabulary_is_kept_and_refused_where_it_is_too_small(tmp_path):

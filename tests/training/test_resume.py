@@ -126,7 +126,7 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(tmp_path, capsys):
+def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(tmp_path):
     options = {"optimizer": "muon", "lr": None, "workers": "mlx:cpu*2", "strategy": "sync"}
     first = train(small_config(tmp_path, steps=4, sync_shares="speed", **options))
     stored = run.Run(Path(first.run))
@@ -139,8 +139,6 @@ def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(tmp_path, c
         (["--strategy", "sync"], 0.002, 0.9),
     ]:
         assert resume(first.run, "--steps", "2", *flags) == 0
-        said = " ".join(capsys.readouterr().err.split())
-        assert ("the run had 0.008485" in said) == (flags[1:] == ["hogwild"])
         config = yaml.safe_load(stored.config_path.read_text())
         assert (config["lr"], config["optimizer"]["beta1"]) == (pytest.approx(lr), beta1), flags
         assert ("lr" in stored.automatic()) == (lr != 0.002)
@@ -158,9 +156,8 @@ def test_steps_tokens_time_and_metrics_count_on_over_resumes(tmp_path, monkeypat
     metrics = stored.read_metrics()
     lost = {**metrics[-1], "step": 99}  # of steps behind the checkpoint, when it was killed
     stored.append_metrics(lost)
-    held_out = f"resuming from step 10 (held-out {first.val_bits_per_byte:.3f})"
     results = [first.to_json()]
-    for more, opening in ((4, held_out), (6, "resuming from step 14 (held-out ")):
+    for more, opening in ((4, "resuming from step 10"), (6, "resuming from step 14")):
         assert resume(first.run, "--steps", str(more)) == 0
         output = capsys.readouterr()
         assert opening in output.err
@@ -257,12 +254,12 @@ def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume", "notes"]) == 2
     error = capsys.readouterr().err
-    assert "data notes, was /home/a/notes, where nothing is now" in error
+    assert "data notes, is not at /home/a/notes; put it back" in error
     assert "--data PATH" in error
     options = {name: value for name, (value, _) in stored.options(data="moved").items()}
     assert options["data"] == "notes"  # the user's own value is a layer above
     stored.write_status({"status": "done"})
-    with pytest.raises(DataError, match=f"is not at {tmp_path}/notes, .*--data PATH"):
+    with pytest.raises(DataError, match=f"is not at {tmp_path}/notes; .*--data PATH"):
         stored.options()
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base.tensors import TensorSource
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -37,12 +36,11 @@ _OF_AN_EXPORT = ("architectures", "auto_map", "torch_dtype", "use_cache")
 """Fields of an export that has code of ours, and an older name of dtype."""
 
 
-def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
-    """Return the tensors of model.safetensors; a tied head of xLSTM Large becomes a copy."""
-    entries = {name: TensorSource(one.shape, one.dtype, (one,)) for name, one in tensors.items()}
+def our_tensors(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the tensors of model.safetensors, where xLSTM Large has a tied head a second time."""
     if model.in_transformers and model.tie_word_embeddings:
-        entries[model.untied_head] = entries[families.embedding(model)]
-    return entries
+        return {**tensors, model.untied_head: tensors[families.embedding(model)]}
+    return dict(tensors)
 
 
 def our_config_json(

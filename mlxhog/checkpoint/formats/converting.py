@@ -2,43 +2,50 @@
 
 xlstm package, of either generation:
 
-    config.yaml      the fields of xLSTMLargeConfig, or of xLSTMLMModelConfig, and no others
-    config.json      fields that these do not have: token ids, unknown fields
-    model.safetensors, or model_0.safetensors ...    the state dict
+    config.yaml        the fields of xLSTMLargeConfig, or of xLSTMLMModelConfig, and no others
+    config.json        fields that these do not have: token ids, unknown fields
+    model.safetensors  the state dict: single weights, and the sLSTM's layout "vanilla"
 
 xLSTM Large is loaded by `xlstm.xlstm_large.from_pretrained.load_from_pretrained(directory)`. The
 package has no loader for xLSTMLMModel; `load_state_dict(strict=True)` accepts our state dict.
+
+The directory is whole or absent, even after a kill or on a full disk: all files are written beside
+it under a `.part` name of this process, which is renamed when they are on the disk.
 
 Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py`; transformers 5.23.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import yaml
 from numpy.typing import NDArray
 
-from mlxhog.base import mapped, plain_json, reading
-from mlxhog.base.tensors import TensorSource
+from mlxhog.base import mapped, plain_json, reading, tensors
+from mlxhog.base.durable import disk_errors, new_directory, require_space, write_synced
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import contents, saving
+from mlxhog.checkpoint.formats import contents, weights
 from mlxhog.checkpoint.formats.opening import Opened
-from mlxhog.checkpoint.formats.saving import OnTensor
+from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.config import plugins
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.models import families, ngrams, translation
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.config import SPELLINGS as MAD_SPELLINGS
 from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
-SHARD_BYTES = 5 * 10**9
+MODEL = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 MODELING = Path(__file__).parents[2] / "nn" / "modeling_torch.py"
 """The code that transformers needs for sequences of layers; never imported here."""
@@ -59,122 +66,121 @@ _LARGE_FIELDS = (
 
 _NAMED_BY_CONTENT = {"model_type", "architectures", "out_norm_bias", "weight_mode", "torch_dtype"}
 
+_REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
+"""Suffixes of the files of a checkpoint, in any format."""
 
-@dataclass(frozen=True)
-class Conversion:
-    """How to write a checkpoint."""
+_FINDER = ".DS_Store"  # macOS writes this file into every folder that its user looks at
 
-    to: str  # "hf", "xlstm" or "mlxhog"
-    dtype: str | None = None  # of the weights; None keeps the type of each
-    shard_bytes: int = SHARD_BYTES  # most bytes of tensors in a file
-    fused: bool = False  # stack matrices that share their input (xlstm package, xLSTM Large)
-    slstm: str = "vanilla"  # layout of sLSTM cells (xlstm package, v1), or "cuda"
+OnTensor = Callable[[str, int, int], None]
+"""Called after each tensor with (its name, bytes written so far, all bytes)."""
 
 
 def convert(
     source: Opened,
     target: Path,
-    conversion: Conversion,
+    to: str,
+    dtype: str | None = None,
     *,
     card: bytes | None = None,
     force: bool = False,
     on_tensor: OnTensor = lambda name, done, total: None,
-) -> dict[str, int]:
+) -> int:
     """Write a checkpoint in another format, tensor by tensor, so memory does not grow.
 
-    Args:
-        source: the checkpoint.
-        target: the directory to make.
-        conversion: the format and its options.
-        card: its README.md.
-        force: replace an existing checkpoint.
-        on_tensor: shows the progress.
-
-    Returns:
-        Name of each tensor file -> its bytes.
+    Returns the bytes of the file of tensors. The format `to` is "hf", "xlstm" or "mlxhog", and
+    `dtype` a name in `DTYPES`; None keeps the type of each. Parents of the directory `target` are
+    made, and removed again after an error. `card` is its README.md; `force` replaces a checkpoint.
 
     Raises:
         ConfigError: the format has no such model, or `target` exists.
         CheckpointError: tensors have numbers that are not finite, or too large for the type; or a
-            file to copy is too large, or a link out of the checkpoint.
-        EnvironmentLacks: the disk is too small or became full; nothing is written.
+            file to copy is too large, or a link out of the checkpoint. Nothing is written.
+        EnvironmentLacks: the disk is too small or became full, or the system refuses to write
+            there; nothing is written.
     """
-    entries, others = planned(source.config, source.tensors, conversion, source.format)
-    saving.check_target(target, force=force)
-    files = _named(saving.shards(entries, conversion.shard_bytes), conversion.to)
-    if conversion.to != "xlstm" and len(files) > 1:
-        others["model.safetensors.index.json"] = saving.index(files)
+    stored = None if dtype is None else DTYPES[dtype]
+    arrays, others = _content(source, to, stored)
+    check_target(target, force=force)
     for name in _TRAVELS:
         if (source.folder / name).is_file():
             others[name] = reading.read_small(source.folder / name)
-    if conversion.to == "hf" and contents.GENERATION not in others and TOKENIZER in others:
+    if to == "hf" and contents.GENERATION not in others and TOKENIZER in others:
         tokens = token_ids(others[TOKENIZER], source.folder / TOKENIZER)
         fields = contents.generation_json(json.loads(others["config.json"]), tokens)
         others[contents.GENERATION] = plain_json.dumps(fields, indent=1)
     if card is not None:
         others[manifest.CARD] = card
-
-    def finish(part: Path) -> None:
-        if conversion.to == "mlxhog":
-            manifest.write(part, step=0, state={})
-
-    saving.write(target, files, others, source=source.path, finish=finish, on_tensor=on_tensor)
-    return {name: (target / name).stat().st_size for name in files}
-
-
-def token_ids(tokenizer_json: bytes, path: Path) -> set[int]:
-    """Return the ids of the tokens of a tokenizer.json."""
+    target = target.absolute()
+    sizes = {
+        name: array.size * tensors.stored_dtype(array, stored).itemsize
+        for name, array in arrays.items()
+    }
+    missing, done = [parent for parent in target.parents if not parent.exists()], 0
     try:
-        description = plain_json.loads(tokenizer_json)
-        vocabulary = description["model"]["vocab"]
-        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-        return {*ids, *(token["id"] for token in description.get("added_tokens") or ())}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} is not a tokenizer with a vocabulary: {error!r}; fetch it again"
-        ) from error
+        with _refused_by_system(target), disk_errors(f"writing {target}", only_full=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            require_space(target.parent, sum(sizes.values()), f"checkpoint {target.name}")
+            with new_directory(target, mark=f".{os.getpid()}") as part:
+                for name, finite in tensors.write_each(part / MODEL, arrays, stored):
+                    if not finite:
+                        what = _not_finite(arrays[name], stored)
+                        raise CheckpointError(f"{name} of {source.path} has numbers {what}")
+                    done += sizes[name]
+                    on_tensor(name, done, sum(sizes.values()))
+                for name, content in others.items():
+                    write_synced(part / name, content)
+                if to == "mlxhog":
+                    manifest.write(part, step=0, state={})
+    finally:
+        for parent in missing:  # the innermost first; a folder that is not empty stays
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+    return (target / MODEL).stat().st_size
 
 
-def planned(
-    model: ModelConfig,
-    tensors: Mapping[str, NDArray[Any]],
-    conversion: Conversion,
-    source_format: str = "mlxhog",
-) -> tuple[dict[str, TensorSource], dict[str, bytes]]:
+def _not_finite(array: NDArray[Any], dtype: np.dtype[Any] | None) -> str:
+    """Say whether a tensor is damaged in the source, or too large for the new type."""
+    what = "that are not finite; use another checkpoint of the same model, or copy this one again"
+    if dtype is not None and mapped.is_finite(array):
+        what = f"too large for {dtype.name}; use --dtype float32 or keep"
+    return f"{what}; nothing was written"
+
+
+# -- the content of each format --------------------------------------------------------------------
+
+
+def _content(
+    source: Opened, to: str, dtype: np.dtype[Any] | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, bytes]]:
     """Return tensors by name, and the files of the config, of a model in another format."""
-    large, to = model.model_type == contents.THEIRS, conversion.to
-    if conversion.fused and not (to == "xlstm" and large):
-        raise ConfigError("--fused is for xLSTM Large with --to xlstm; leave it out")
-    if conversion.slstm != "vanilla" and (to != "xlstm" or large):
-        raise ConfigError(
-            f"--slstm {conversion.slstm} is for v1 models with --to xlstm; leave it out"
-        )
+    model, ours = source.config, source.tensors
     # Our kernels have the same names in transformers; the package's may need another machine.
-    portable = (source_format == "xlstm") != (to == "xlstm")
+    portable = (source.format == "xlstm") != (to == "xlstm")
     if to == "xlstm":
         tables = " with tables of n-grams" * (ngrams.of(model) is not None)
         if tables or not model.in_xlstm:
             raise ConfigError(
                 f"the xlstm package has no model for {model.title}{tables}; use --to hf or mlxhog"
             )
-        entries = _cast(_package_entries(model, tensors, conversion), conversion)
-        inside, beside = _package_configs(model, conversion, portable=portable)
+        inside, beside = _package_configs(model, portable=portable)
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
-        return entries, {"config.yaml": text.encode(), **rest}
-    entries, code = _cast(contents.our_entries(model, tensors), conversion), {}
+        return _package_tensors(model, ours), {"config.yaml": text.encode(), **rest}
+    arrays, code = contents.our_tensors(model, ours), {}
     bias = f"{OUT_NORM}.bias"  # which transformers does not have
-    dtypes = {entry.dtype for entry in entries.values() if entry.dtype in mapped.FLOATS}
-    dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+    types = {
+        tensors.stored_dtype(one, dtype) for one in ours.values() if one.dtype in mapped.FLOATS
+    }
+    own = types.pop() if len(types) == 1 else np.dtype(np.float32)
     if to == "mlxhog":
-        fields = contents.our_config_json(model, dtype=dtype, portable=portable)
-    elif model.in_transformers and not (bias in tensors and tensors[bias].any()):
-        entries.pop(bias, None)  # of zeros
-        fields = contents.hf_config_json(model, dtype=dtype, portable=portable)
+        fields = contents.our_config_json(model, dtype=own, portable=portable)
+    elif model.in_transformers and not (bias in ours and ours[bias].any()):
+        arrays.pop(bias, None)  # of zeros
+        fields = contents.hf_config_json(model, dtype=own, portable=portable)
     else:
-        fields = _hf_code_json(model, dtype)
+        fields = _hf_code_json(model, own)
         code = {MODELING.name: MODELING.read_bytes()}
-    return entries, {"config.json": plain_json.dumps(fields, indent=1), **code}
+    return arrays, {"config.json": plain_json.dumps(fields, indent=1), **code}
 
 
 def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -202,61 +208,108 @@ def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
     }
 
 
-def _package_entries(
-    model: ModelConfig, tensors: Mapping[str, NDArray[Any]], conversion: Conversion
-) -> dict[str, TensorSource]:
+def _package_tensors(
+    model: ModelConfig, ours: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
     """Return the tensors of the package's state dict."""
-    ours = dict(tensors)
+    arrays = dict(ours)
     if model.tie_word_embeddings:  # the package's state dicts hold both names
-        ours[model.untied_head] = ours[families.embedding(model)]
+        arrays[model.untied_head] = arrays[families.embedding(model)]
     if model.layout.norms[2] and model.layout.out_norm:  # whose norms have biases, the last too
-        width = ours[f"{OUT_NORM}.weight"]
-        ours.setdefault(f"{OUT_NORM}.bias", np.zeros(width.shape, width.dtype))
-    theirs = translation.to_xlstm(ours, model, slstm=conversion.slstm)
-    stacks = {name: [name] for name in theirs}
-    if conversion.fused:
-        stacks = {name: list(parts) for name, parts in translation.stacks(theirs).items()}
-    entries = {}
-    for name, names in stacks.items():
-        parts = tuple(theirs[one] for one in names)
-        shape = parts[0].shape
-        if len(parts) > 1:
-            shape = (sum(part.shape[0] for part in parts), *shape[1:])
-        entries[name] = TensorSource(shape, parts[0].dtype, parts)
-    return entries
+        width = arrays[f"{OUT_NORM}.weight"]
+        arrays.setdefault(f"{OUT_NORM}.bias", np.zeros(width.shape, width.dtype))
+    return translation.to_xlstm(arrays, model)
 
 
 def _package_configs(
-    model: ModelConfig, conversion: Conversion, *, portable: bool
+    model: ModelConfig, *, portable: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the fields of config.yaml and of config.json."""
     fields = model.to_dict()
     if (inside := model.to_package()) is not None:
         if inside["slstm_block"] is not None:
-            inside["slstm_block"]["slstm"]["backend"] = conversion.slstm
+            inside["slstm_block"]["slstm"]["backend"] = "vanilla"
     else:
         if portable:
             fields |= contents.PORTABLE
-        fields["weight_mode"] = "fused" if conversion.fused else "single"
+        fields["weight_mode"] = "single"
         inside = {name: fields[name] for name in _LARGE_FIELDS if name in fields}
     others = fields.keys() - inside.keys() - _NAMED_BY_CONTENT - set(SPELLINGS.values())
     beside = {name: fields[name] for name in sorted(others) if fields[name] is not None}
     return inside, beside
 
 
-def _cast(entries: Mapping[str, TensorSource], conversion: Conversion) -> dict[str, TensorSource]:
-    if conversion.dtype is None:
-        return dict(entries)
-    dtype = DTYPES[conversion.dtype]
-    return {
-        name: replace(entry, dtype=dtype) if entry.dtype in mapped.FLOATS else entry
-        for name, entry in entries.items()
-    }
+def token_ids(tokenizer_json: bytes, path: Path) -> set[int]:
+    """Return the ids of the tokens of a tokenizer.json."""
+    try:
+        description = plain_json.loads(tokenizer_json)
+        vocabulary = description["model"]["vocab"]
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        return {*ids, *(token["id"] for token in description.get("added_tokens") or ())}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is not a tokenizer with a vocabulary: {error!r}; fetch it again"
+        ) from error
 
 
-def _named(files: list[dict[str, TensorSource]], to: str) -> dict[str, dict[str, TensorSource]]:
-    if len(files) == 1:
-        return {"model.safetensors": files[0]}
-    if to == "xlstm":
-        return {f"model_{k}.safetensors": file for k, file in enumerate(files)}
-    return {f"model-{k:05}-of-{len(files):05}.safetensors": file for k, file in enumerate(files, 1)}
+# -- the place -------------------------------------------------------------------------------------
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Refuse a target that exists, except a checkpoint with `force`; clear a killed one's files.
+
+    Raises:
+        ConfigError: `target` exists and `force` is False; it is not a checkpoint; it has other
+            files, which would be deleted; or its parent is a file.
+        EnvironmentLacks: the system does not let us read or clear it.
+    """
+    with _refused_by_system(target):
+        parent = next(one for one in target.absolute().parents if one.exists() or one.is_symlink())
+        if not parent.is_dir():
+            raise ConfigError(f"{target}: {parent} is not a directory; choose another name")
+        _clear_remains(target.absolute())
+        if not (target.exists() or target.is_symlink()):
+            return
+        if target.is_dir() and all(entry.name == _FINDER for entry in target.iterdir()):
+            return
+        if not force:
+            raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
+        if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
+            raise ConfigError(
+                f"{target} exists and is not a checkpoint's directory; choose another name"
+            )
+        if others := sorted(entry.name for entry in target.iterdir() if not _replaceable(entry)):
+            raise ConfigError(
+                f"{target} has {listed(others)}, which --force would delete with the checkpoint; "
+                "choose another name, or move them away"
+            )
+
+
+@contextlib.contextmanager
+def _refused_by_system(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        at = f" at {error.filename}" if error.filename else ""
+        raise EnvironmentLacks(
+            f"cannot write {target}: {error.strerror or error}{at}; choose another place, or make "
+            "this one writable"
+        ) from error
+
+
+def _replaceable(entry: Path) -> bool:
+    if entry.name == manifest.CARD:
+        return entry.is_file() and manifest.CARD_MARK in entry.read_bytes()
+    return entry.is_file() and (entry.suffix in _REPLACED or entry.name == _FINDER)
+
+
+def _clear_remains(target: Path) -> None:
+    """Remove files of killed processes; an `.old` target without a successor is renamed back."""
+    for remains in target.parent.glob(f"{target.name}.*.*"):
+        name = re.fullmatch(r"([1-9]\d{0,8})\.(part|old)", remains.name[len(target.name) + 1 :])
+        if name is None or psutil.pid_exists(int(name[1])):
+            continue
+        if name[2] == "old" and not target.exists():
+            os.replace(remains, target)
+        else:
+            shutil.rmtree(remains, ignore_errors=True)

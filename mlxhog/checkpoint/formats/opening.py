@@ -90,8 +90,8 @@ CONFIGS = ("config.json", "config.yaml", "config.yml")
 def _find_config(folder: Path) -> dict[str, Any]:
     """Return the fields of the config files of a folder; empty if there are no files.
 
-    The fields of config.json and config.yaml are merged. `saving` writes both for the xlstm
-    package, which refuses foreign fields in config.yaml.
+    The fields of config.json and config.yaml are merged. `converting` writes both for the
+    xlstm package, which refuses foreign fields in config.yaml.
     """
     merged: dict[str, Any] = {}
     for name in CONFIGS:
@@ -219,12 +219,10 @@ def open_checkpoint(
 ) -> Opened:
     """Open a checkpoint of any format; numbers are read only for the digests of our own format.
 
-    Args:
-        path: a directory, or a file of tensors with its config beside it.
-        config: the config, if it is in another place.
-        verify: compare the tensors of a checkpoint of ours with the digests in its manifest, which
-            reads them once, about 1.3 GB/s; other files, such as moments, are not read. If the user
-            names a single file, there is no manifest.
+    `path` is a directory, or a file of tensors with its config beside it, if not at `config`.
+    `verify` compares the tensors of a checkpoint of ours with the digests in its manifest, which
+    reads them once, about 1.3 GB/s; other files, such as moments, are not read. A single file that
+    the user names has no manifest.
 
     Raises:
         CheckpointError: there is no checkpoint, it is damaged or of another family of models, or

@@ -56,7 +56,7 @@ def plot(config: _Plot) -> Report:
     from mlxhog.mad.study.store import find
 
     store = find(config.study)
-    ranking = read_ranking(store, curves=True)
+    ranking = read_ranking(store)
     folder = expanded(config.out) if config.out else store.directory / "plots"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 if TYPE_CHECKING:
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
-    from mlxhog.models.mad.config import MADConfig
 
 FIRST_SEED = 12345
 _protocol_part = Part(
@@ -74,7 +72,9 @@ class _Study(_Session):
     )  # fmt: skip
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
-        "1", f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3", reads=seeds
+        "1",
+        f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3 (one seed: 7,)",
+        reads=seeds,
     )
     rates: str | None = option(
         None, "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts",
@@ -153,10 +153,6 @@ class _Bench(_Study):
     position: str | None = option(
         None, "positional embedding", choices=("none", "learned", "sincos"), none="its own"
     )
-    seed: int | None = option(
-        None, "the one seed of every run, instead of --seeds", low=0, high=2**32 - 1,
-        excludes=("seeds",),
-    )  # fmt: skip
 
 
 @command("mad bench", _protocol_part)
@@ -173,14 +169,12 @@ def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
         mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3
 
     Main options:
-        layers config suite tasks seeds seed rates dim steps backend workers parallel budget study
+        layers config suite tasks seeds rates dim steps backend workers parallel budget study
         dry_run json
     """
     protocol = _protocol(typed)
     if not config.layers and not config.config:
         raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
-    if config.seed is not None:
-        config = replace(config, seeds=f"{config.seed},")
     # These import NumPy: wrong flags are reported before.
     from mlxhog.models.mad.sequence import canonical, parse
     from mlxhog.models.registry import load_candidate
@@ -195,7 +189,7 @@ def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
         )
     layers = [*map(parse, config.layers), *(each.layers for each in files.values())]
     return _begin(
-        config, how, None, files.items(), candidates=tuple(dict.fromkeys(map(canonical, layers))),
+        config, how, None, candidates=tuple(dict.fromkeys(map(canonical, layers))),
         suite=config.suite or "smoke", dim=widths.pop() if widths else config.dim,
         position=positions.pop() if positions else config.position or "none", protocol=protocol,
     )  # fmt: skip
@@ -204,12 +198,11 @@ def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
 @dataclass(frozen=True, kw_only=True)
 class _Resume(_Session):
     study: str = argument("STUDY", "a name under studies/, or a path")
-    retry_failed: bool = switch("also repeat failed runs")
 
 
 @command("mad resume")
 def resume(config: _Resume, how: ExecutionConfig) -> Report:
-    """Continue a study after any stop: results are kept, the other runs are started.
+    """Continue a study after any stop: results are kept, failed and other runs are started.
 
     The execution may change from session to session, the definition does not.
 
@@ -217,7 +210,6 @@ def resume(config: _Resume, how: ExecutionConfig) -> Report:
         mad resume first
         mad resume first --parallel 4 --budget 2h
         mad resume first --executor ray --ray-address auto
-        mad resume first --retry-failed
     """
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.study.store import find
@@ -225,7 +217,7 @@ def resume(config: _Resume, how: ExecutionConfig) -> Report:
     store = find(config.study, Path(how.out))
     study = store.study()
     store.refuse_other_files(study.remembering())
-    return _session(store, study, how, config, retry_failed=config.retry_failed)
+    return _session(store, study, how, config)
 
 
 def _protocol(typed: Written) -> dict[str, object]:
@@ -244,24 +236,16 @@ def _protocol(typed: Written) -> dict[str, object]:
     return fields
 
 
-def _begin(
-    config: _Study,
-    how: ExecutionConfig,
-    name: str | None,
-    files: "Iterable[tuple[str, MADConfig]]" = (),
-    **fields: Any,
-) -> Report:
+def _begin(config: _Study, how: ExecutionConfig, name: str | None, **fields: Any) -> Report:
     """Begin a study with some fields, or continue the same one.
 
-    Its name is --study, `name`, or made of its definition. The architectures of `files` must be
-    made for rows as long as those of the suite.
+    Its name is --study, `name`, or made of its definition.
     """
     from mlxhog.base import machine
     from mlxhog.base.workers import backend_here, resolve_workers
     from mlxhog.mad import tasks
     from mlxhog.mad.study.store import store_of
     from mlxhog.mad.study.study import Study
-    from mlxhog.mad.training.run_plan import check_reach
 
     here = machine.here()
     workers = config.workers or backend_here(config.backend or "torch:cpu", here)
@@ -277,22 +261,12 @@ def _begin(
         threads=config.threads,
         share_embedding=config.share_embedding,
     ).remembering()
-    rows = [tasks.resolve(one.task, one.settings) for one in study.measured.settings]
-    for file, architecture in files:
-        check_reach(file, architecture, rows)
     digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
     name = config.study or name or f"bench-{study.suite}-{digest[:8]}"
     return _session(store_of(study, how.out, name), study, how, config)
 
 
-def _session(
-    store: "Store",
-    study: "Study",
-    how: ExecutionConfig,
-    config: _Session,
-    *,
-    retry_failed: bool = False,
-) -> Report:
+def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Session) -> Report:
     """Execute a session of a study, whose store may not exist yet, or report its plan."""
     from mlxhog.mad.report.board import shown
     from mlxhog.mad.study.session import check_execution, execute
@@ -303,7 +277,7 @@ def _session(
         return Report(_plan(store, study, how, parallel))
     store = open_store(study, store.directory.parent, store.name)
     view = shown(sys.stderr, quiet=config.quiet)
-    outcome = execute(store, study, how, view, retry_failed=retry_failed)
+    outcome = execute(store, study, how, view)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
     best = {} if outcome.best is None or failed else {
         "candidate": outcome.best.candidate, "score": outcome.best.worth,
@@ -325,7 +299,7 @@ def _session(
     if outcome.statuses.get("failed"):
         text.append(
             f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
-            f"again with mlxhog mad resume {name} --retry-failed"
+            f"again with mlxhog mad resume {name}"
         )
     if outcome.status != "done":  # its budget is used up
         flags = written(how, leave_out=("budget", "out"))
@@ -337,17 +311,12 @@ def _session(
 def _plan(store: "Store", study: "Study", how: ExecutionConfig, parallel: int) -> dict[str, Any]:
     from mlxhog.mad.training.evaluation import most_steps
 
-    records = store.records()
-    known = [number for number in (study.total, how.limit.runs) if number is not None]
+    ended, steps = len(store.records()), None
+    known = [number for number in (study.total, how.budget.steps) if number is not None]
     runs = min(known, default=None)
-    seconds = steps = None  # unknown until the first run has ended
     if runs is not None:
-        runs_left = max(0, runs - len(records))
-        steps = sum(map(most_steps, study.runs(study.first))) * runs_left // study.runs_each
-        if records:
-            mean_s = sum(one.seconds for one in records) / len(records)
-            seconds = mean_s * runs_left / parallel
-            seconds = round(min(seconds, how.limit.seconds or seconds))
+        of_candidate = sum(map(most_steps, study.runs(study.first)))
+        steps = of_candidate * max(0, runs - ended) // study.runs_each
     return {
         "study": store.name,
         "suite": study.suite,
@@ -357,8 +326,7 @@ def _plan(store: "Store", study: "Study", how: ExecutionConfig, parallel: int) -
         "runs_each": study.runs_each,
         "seeds": list(study.seeds),
         "runs": runs,
-        "ended": len(records),
+        "ended": ended,
         "steps": steps,
         "parallel": parallel,
-        "estimated_seconds": seconds,
     }

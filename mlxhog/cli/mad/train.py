@@ -1,7 +1,7 @@
 """`mlxhog mad train`: one candidate on one task; `mad data`: the rows of a task."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.plain_yaml import assignments
@@ -10,8 +10,8 @@ from mlxhog.cli.flags import Json, Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import EXIT_CODES, Report, command, writable
 from mlxhog.cli.ticker import Tick, ticking
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import numbers_of, option, switch
-from mlxhog.config.sources import Layer, resolve, values_of
+from mlxhog.config.options import option, switch
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
@@ -35,7 +35,6 @@ class Settings(Plugins):
 
 @dataclass(frozen=True, kw_only=True)
 class _Data(Settings, Json):
-    dry_run: bool = switch("say what would be written, and stop")
     task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
     out: str = option("", "file to write or replace", required=True)
     seed: int = option(12345, "seed of all draws", low=0)
@@ -53,7 +52,6 @@ def data(config: _Data) -> Report:
     Examples:
         mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz
         mad data --task NR --set frac_noise=0.4 --set train_rows=6400 --out noisy.npz --json
-        mad data --task M --set vocab=8192 --out map.npz --dry-run
     """
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad import tasks
@@ -63,18 +61,14 @@ def data(config: _Data) -> Report:
     path = writable("--out", config.out)
     facts: dict[str, Any] = {"file": str(path), "task": settings.name, "seed": config.seed}
     facts |= {name: getattr(settings, name) for name in SIZES}
-    scored = settings.test_rows + settings.val_rows
-    if config.dry_run:
-        tokens = settings.train_rows * settings.length + scored * settings.test_length
-        facts["array_bytes"] = tokens * 2 * (2 if settings.vocab <= 2**15 else 4)
-        return Report(facts | {"dry_run": True})
+    n_rows = settings.train_rows + settings.test_rows + settings.val_rows
     began = time.perf_counter()
     drawn = tasks.make_task(config.task, seed=config.seed, **asdict(settings))
     seconds = time.perf_counter() - began
     facts |= {
         "ceiling": dataset.ceiling(drawn),
         "unigram_accuracy": dataset.unigram(drawn),
-        "rows_per_s": (settings.train_rows + scored) / seconds,
+        "rows_per_s": n_rows / seconds,
         "seconds": seconds,
         "bytes": dataset.write(path, drawn),
     }
@@ -139,8 +133,8 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
     problems = [*written.problems]
     if candidate.layers is None and candidate.arch is None:
         problems.append('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
-    together = resolve(TrainConfig, [written.values], problems)
-    of_workers = _worker_options(together, written.values)
+    resolve(TrainConfig, [written.values], problems)  # names every problem
+    of_workers = {name: value for name, (value, _) in written.values.items()}
     # These import NumPy: wrong flags are answered before.
     from mlxhog.mad.tasks.dataset import held_length
     from mlxhog.mad.training import candidate as training
@@ -209,29 +203,12 @@ def _facts(plan: "RunPlan") -> dict[str, Any]:
     }
 
 
-def _worker_options(together: TrainConfig, named: Layer) -> dict[str, object]:
-    """Return the options of workers by flat names, as in a study."""
-    values, strategy = values_of(together), together.strategy
-    chosen = {name: values[name] for name in worker_options() if name in named}
-    if strategy is not None:
-        usual = numbers_of(type(strategy)())
-        numbers = {k: value for k, value in numbers_of(strategy).items() if value != usual[k]}
-        if foreign := numbers.keys() - set(worker_options()):
-            raise ConfigError(
-                f"--strategy: {', '.join(sorted(foreign))} of {strategy.name} is for mlxhog "
-                "train; leave it out"
-            )
-        chosen |= {"strategy": strategy.name, **numbers}
-    return chosen
-
-
 def _run_config(candidate: _Candidate, protocol: Protocol) -> "RunConfig":
     from mlxhog.base import machine
     from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.config import plugins
     from mlxhog.mad import tasks
     from mlxhog.mad.run import RunConfig
-    from mlxhog.mad.training.run_plan import check_reach
     from mlxhog.models.mad.config import MADConfig
     from mlxhog.models.mad.sequence import parse
     from mlxhog.models.registry import load_candidate
@@ -249,7 +226,6 @@ def _run_config(candidate: _Candidate, protocol: Protocol) -> "RunConfig":
                 f"{candidate.arch} has norm_eps {file.norm_eps:g}, candidates are compared with "
                 f"{MADConfig.norm_eps:g}; leave it out of the file"
             )
-        check_reach(candidate.arch, replace(file, position=position), [chosen])
     one = "1" if candidate.backend is None else backend_here(candidate.backend, here)
     workers = resolve_workers(candidate.workers or one, candidate.threads, machine=here).workers
     threads = [each.threads for each in workers if each.backend not in GPU_BACKENDS]

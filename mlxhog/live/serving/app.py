@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 from time import time
 from typing import Any
 
@@ -35,14 +33,14 @@ from mlxhog.base.http_server import (
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Request, checked_ids
-from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
 from mlxhog.live.serving.config import ServeConfig, key_of, origins_of
-from mlxhog.live.serving.engine_thread import AnswerPart, EngineThread
 from mlxhog.live.serving.replies import Reply, event
 from mlxhog.live.serving.requests import FAILED, ClientRequest, RefusedRequest
+from mlxhog.live.serving.served_model import AnswerPart, ServedModel
 from mlxhog.models import families
+from mlxhog.report import page
 from mlxhog.report.views import Tell
 
 MOST_BODY_BYTES = 1_000_000
@@ -61,14 +59,6 @@ PARSERS = {"/v1/completions": requests.completion, "/v1/chat/completions": reque
 _OPEN = frozenset({"/", "/health"})
 """Paths without a key: the page, which asks for it, and the state of the server."""
 
-_PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-"""A page to chat with the model; {nonce} is that of its style and script."""
-
-_POLICY = (
-    "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
 
 class Api:
     """The application that a server runs; its clients must send the key, if there is one.
@@ -81,17 +71,16 @@ class Api:
 
     def __init__(
         self,
-        engine: EngineThread,
-        served: Model,
+        served: ServedModel,
         config: ServeConfig,
         key: str | None,
         origins: Sequence[str] = (),
     ) -> None:
-        self._engine, self._served, self._config = engine, served, config
+        self._served, self._model, self._config = served, served.model, config
         self._key, self._origins = None if key is None else key.encode(), origins
         # HTTP/1.0 need not name the host.
         self._names = OWN_NAMES | {config.host.lower(), ""} if is_own(config.host) else None
-        about = {"id": served.name, "object": "model", "created": int(time())}
+        about = {"id": self._model.name, "object": "model", "created": int(time())}
         self._description = about | {"owned_by": "mlxhog"}
         self._routes = Starlette(
             routes=[
@@ -102,7 +91,7 @@ class Api:
                 ),
                 Route("/v1/examples", self._examples, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
-                Route("/v1/models/{name}", self._model, methods=["GET"]),
+                Route("/v1/models/{name}", self._one_model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
             ],
             exception_handlers={HTTPException: self._refused, Exception: _failed},
@@ -150,11 +139,11 @@ class Api:
 
     async def _answer(self, http: HTTPRequest, parse: Callable[..., ClientRequest]) -> Response:
         body = await read_body(http)  # in threads, because a client can make the next two slow
-        request = await asyncio.to_thread(parse, body, model=self._served.name)
+        request = await asyncio.to_thread(parse, body, model=self._model.name)
         texts, asked = await asyncio.to_thread(self._requests, request)
-        reply, streams = Reply(request, asked, self._served, texts), False
+        reply, streams = Reply(request, asked, self._model, texts), False
         try:
-            self._engine.start(reply)
+            self._served.start(reply)
             # An error before the first part has the same status in a stream.
             first = reply.parts() if request.stream else reply.whole()
             if (result := await unless_gone(http.receive, first)) is None:
@@ -166,25 +155,21 @@ class Api:
                 self._events(reply, result),
                 media_type="text/event-stream",
                 headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-                background=BackgroundTask(self._engine.cancel, reply),  # if it never began
+                background=BackgroundTask(self._served.cancel, reply),  # if it never began
             )
         finally:
             if not streams:
-                self._engine.cancel(reply)
+                self._served.cancel(reply)
 
     async def _events(self, reply: Reply, parts: list[AnswerPart]) -> AsyncIterator[bytes]:
         """Yield an answer as server-sent events while it is written; a disconnect cancels it."""
         try:
-            yield reply.begin()
-            while parts:
-                if events := reply.events(parts):
-                    yield events
-                parts = await reply.parts()
-            yield reply.end()
+            async for one in reply.stream(parts):
+                yield one
         except RefusedRequest as error:
             yield event(error.body())
         finally:
-            self._engine.cancel(reply)
+            self._served.cancel(reply)
 
     def _requests(self, request: ClientRequest) -> tuple[list[str], list[Request]]:
         """Return the prompts as texts, and the requests to the engine.
@@ -192,7 +177,7 @@ class Api:
         Raises:
             RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
         """
-        model, config, code = self._served, self._config, "context_length_exceeded"
+        model, config = self._model, self._config
         n_new, count = request.sampling.max_new_tokens, len(request.prompts) * request.n
         _limit(n_new, config.max_new_tokens, request.length, "--max-new-tokens")
         _limit(count, config.batch_size, "n", "--batch-size")
@@ -208,14 +193,13 @@ class Api:
                 families.check_length(model.config, len(ids) + n_new)
             except (MlxhogError, OverflowError) as error:
                 raise RefusedRequest(str(error), param="prompt") from error
-            _limit(len(ids), config.max_prompt_tokens, "prompt", "--max-prompt-tokens", code)
             texts.append(text)
             asked += [
                 Request(
                     prompt=ids,
                     sampling=request.sampling,
                     row=row,
-                    ends={model.tokenizer.bos, *model.end_tokens},
+                    ends=model.ends,
                     top=request.logprobs,
                     scores_prompt=request.echo and request.logprobs is not None,
                     writes=request.writes,
@@ -233,12 +217,12 @@ class Api:
         return JSONResponse({"object": "examples", "kept": len(examples)})
 
     def _keep(self, examples: Sequence[object]) -> None:
-        path = self._served.checkpoint
+        path = self._model.checkpoint
         run = Run(path) if is_run(path) else run_of(path)
         try:
             if run is None:
                 raise RunError(f"{path.name} is not a checkpoint of a run; serve a run")
-            append_examples(run.directory, examples, self._served.tokenizer)
+            append_examples(run.directory, examples, self._model.tokenizer)
         except RunError as error:
             raise RefusedRequest(str(error), status=409, code="not_following") from error
         except DataError as error:
@@ -247,23 +231,25 @@ class Api:
             raise RefusedRequest(str(error), status=507, code="not_kept") from error
 
     async def _page(self, http: HTTPRequest) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        policy = _POLICY.replace("{nonce}", nonce)
-        headers = {"content-security-policy": policy, "cache-control": "no-store"}
-        return HTMLResponse(_PAGE.replace("{nonce}", nonce), headers=headers)
+        """Return a page to chat with the model."""
+        style, script = page.asset("chat.css"), page.asset("chat.js")
+        text = page.document(
+            "mlxhog", page.asset("chat.html"), styles=[style], scripts=[script], talks=True
+        )
+        return HTMLResponse(text, headers={"cache-control": "no-store", "x-frame-options": "DENY"})
 
     async def _models(self, http: HTTPRequest) -> Response:
         return JSONResponse({"object": "list", "data": [self._description]})
 
-    async def _model(self, http: HTTPRequest) -> Response:
-        if http.path_params["name"] != self._served.name:
-            problem = f"no such model; this server has {self._served.name!r}"
+    async def _one_model(self, http: HTTPRequest) -> Response:
+        if http.path_params["name"] != self._model.name:
+            problem = f"no such model; this server has {self._model.name!r}"
             raise RefusedRequest(problem, status=404, code="model_not_found")
         return JSONResponse(self._description)
 
     async def _health(self, http: HTTPRequest) -> Response:
-        health = self._engine.health()
-        about = {"model": self._served.name, "mode": self._config.mode}
+        health = self._served.health()
+        about = {"model": self._model.name, "mode": self._config.mode}
         return JSONResponse(health | about, status_code=503 if health["trouble"] else 200)
 
     async def _refused(self, http: HTTPRequest, error: Exception) -> Response:
@@ -276,12 +262,12 @@ class Api:
         return _answer(error)
 
 
-def _limit(n: int, most: int, param: str, flag: str, code: str | None = None) -> None:
+def _limit(n: int, most: int, param: str, flag: str) -> None:
     """Refuse a request with more tokens or answers than an option of the server allows."""
     if n > most:
         what = f"{n} {'answers' if param == 'n' else 'tokens'} for {param}"
         message = f"{what}; the limit of this server is {most} (mlxhog serve {flag})"
-        raise RefusedRequest(message, param=param, code=code)
+        raise RefusedRequest(message, param=param)
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:
@@ -334,34 +320,40 @@ async def _failed(http: HTTPRequest, error: Exception) -> Response:
 def serve(
     model: str,
     config: ServeConfig,
-    on_ready: Callable[[str, Model, EngineThread], None],
+    on_ready: Callable[[str, ServedModel], None],
     say: Tell = lambda message: None,
 ) -> None:
     """Serve a run or a checkpoint until a signal ends it.
 
-    `on_ready` is called when requests are answered, with the URL, the served model, and its thread;
-    `say` with a message if a run is waited for.
+    `on_ready` is called with the URL when requests are answered; `say` with a message if a run is
+    waited for.
 
     Raises:
         ConfigError: the address cannot be used, or needs a key.
-        MlxhogError: the model cannot be opened; as for `mlxhog.live.opening.open_source`.
+        MlxhogError: the model cannot be loaded; as for `mlxhog.load`.
     """
     key = key_of(config)
     origins = origins_of(config, key)
-    with contextlib.closing(listen(config.host, config.port)) as listener:
-        engine, before = EngineThread(model, config, say), sys.getswitchinterval()
+    writing, before = list[asyncio.Task[None]](), sys.getswitchinterval()
+
+    def begin() -> None:
+        writing.append(asyncio.create_task(served.run()))
+        on_ready(f"{url_of(listener)}/v1", served)
+
+    with (
+        contextlib.closing(listen(config.host, config.port)) as listener,
+        contextlib.closing(ServedModel(model, config, say)) as served,
+    ):
+        server = AppServer(
+            Api(served, config, key, origins),
+            begin,
+            lambda: writing[0].done(),
+            limit_concurrency=max(MOST_CONNECTIONS, 2 * served.most_answers),
+        )
+        sys.setswitchinterval(_SWITCH_S)
         try:
-            served = engine.wait()
-            sys.setswitchinterval(_SWITCH_S)
-            server = AppServer(
-                Api(engine, served, config, key, origins),
-                lambda: on_ready(f"{url_of(listener)}/v1", served, engine),
-                lambda: engine.died is not None,
-                limit_concurrency=max(MOST_CONNECTIONS, 2 * engine.most_answers),
-            )
             server.run(sockets=[listener])
-            if engine.died is not None:
-                raise engine.died
         finally:
             sys.setswitchinterval(before)
-            engine.stop()
+    if not writing[0].cancelled():
+        writing[0].result()

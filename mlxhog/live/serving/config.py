@@ -38,7 +38,6 @@ class ServeConfig(Reading):
     max_new_tokens: int = option(
         4096, "largest max_tokens of a request", unit="tokens", low=1, aliases=("max_tokens",)
     )
-    max_prompt_tokens: int = option(32768, "longest prompt", unit="tokens", low=1)
 
 
 def origins_of(config: ServeConfig, key: str | None) -> list[str]:

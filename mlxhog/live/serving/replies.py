@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from itertools import accumulate
 from typing import Any
 
 from mlxhog.decoding.engine import Request, TokenScore
-from mlxhog.decoding.model import Model
-from mlxhog.live.serving.engine_thread import AnswerJob, AnswerPart
+from mlxhog.live.model import LanguageModel
 from mlxhog.live.serving.requests import ClientRequest
+from mlxhog.live.serving.served_model import AnswerJob, AnswerPart
 
 
 class _Choice:
@@ -34,14 +35,18 @@ class Reply(AnswerJob):
     """
 
     def __init__(
-        self, request: ClientRequest, asked: Sequence[Request], served: Model, texts: Sequence[str]
+        self,
+        request: ClientRequest,
+        asked: Sequence[Request],
+        model: LanguageModel,
+        texts: Sequence[str],
     ) -> None:
         super().__init__(asked)
-        self._request, self._tokenizer = request, served.tokenizer
+        self._request, self._tokenizer = request, model.tokenizer
         self._head = {
             "id": f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}",
             "created": int(time.time()),
-            "model": served.name,
+            "model": model.name,
         }
         self._choices = [
             _Choice(texts[k // request.n] if request.echo else "") for k in range(len(asked))
@@ -63,33 +68,30 @@ class Reply(AnswerJob):
         choice.texts.append(text)
         return text
 
-    def begin(self) -> bytes:
-        """Return the first events of a stream: roles, or prompts."""
-        events, role = b"", {"delta": {"role": "assistant", "content": ""}}
+    async def stream(self, parts: list[AnswerPart]) -> AsyncIterator[bytes]:
+        """Yield the events of a stream whose first parts are there.
+
+        They are roles or prompts, the texts of every choice with news, the usage, and the end.
+        """
+        role = {"delta": {"role": "assistant", "content": ""}}
         for k, choice in enumerate(self._choices):
             if self._request.is_chat:
-                events += self._event([self._choice(k, "") | role])
+                yield self._event([self._choice(k, "") | role])
             elif choice.texts[0]:
-                events += self._event([self._choice(k, choice.texts[0])])
-        return events
-
-    def events(self, parts: Sequence[AnswerPart]) -> bytes:
-        """Return parts as events of a stream: one for each choice with news."""
-        texts: dict[int, str] = {}
-        for part in parts:
-            texts[part.choice] = texts.get(part.choice, "") + self._add(part)
-        events = b""
-        for k, text in texts.items():
-            finish = self._choices[k].finish
-            if text or finish or self._choices[k].scores:
-                more = {"mlxhog": self._weights()} if finish else {}
-                events += self._event([self._choice(k, text)], **more)
-        return events
-
-    def end(self) -> bytes:
-        """Return the last events of a stream."""
-        usage = self._event([], usage=self._usage()) if self._request.counts else b""
-        return usage + b"data: [DONE]\n\n"
+                yield self._event([self._choice(k, choice.texts[0])])
+        while parts:
+            texts = defaultdict[int, str](str)
+            for part in parts:
+                texts[part.choice] += self._add(part)
+            for k, text in texts.items():
+                finish = self._choices[k].finish
+                if text or finish or self._choices[k].scores:
+                    more = {"mlxhog": self._weights()} if finish else {}
+                    yield self._event([self._choice(k, text)], **more)
+            parts = await self.parts()
+        if self._request.counts:
+            yield self._event([], usage=self._usage())
+        yield b"data: [DONE]\n\n"
 
     async def whole(self) -> dict[str, Any]:
         """Wait for all parts; return the answer as one object."""

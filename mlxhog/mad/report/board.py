@@ -1,5 +1,6 @@
 """The progress of a running study, and the texts that reports have in common."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,28 +18,13 @@ EVERY_S = 10.0
 
 def folded(layers: Sequence[str]) -> str:
     """Write a sequence with counted repeats: (mlstm swiglu)*7 slstm swiglu."""
-    parts: list[str] = []
-    i = 0
-    while i < len(layers):
-        size, times = _repeat(layers, i)
-        group = " ".join(layers[i : i + size])
-        if times > 1:
-            group = f"({group})*{times}" if size > 1 else f"{group}*{times}"
-        parts.append(group)
-        i += size * times
-    return " ".join(parts)
 
+    def counted(repeats: re.Match[str]) -> str:
+        group = repeats[1]
+        times = len(repeats[0].split()) // len(group.split())
+        return f"({group})*{times}" if " " in group else f"{group}*{times}"
 
-def _repeat(layers: Sequence[str], start: int) -> tuple[int, int]:
-    """Size and repeats of the group at `start` whose repeats cover most layers."""
-    best = (1, 1)
-    for size in range(1, (len(layers) - start) // 2 + 1):
-        group, times = layers[start : start + size], 1
-        while layers[start + size * times : start + size * (times + 1)] == group:
-            times += 1
-        if times > 1 and size * times > best[0] * best[1]:
-            best = (size, times)
-    return best
+    return re.sub(r"(?<!\S)(\S+(?: \S+)*?)(?: \1)+(?!\S)", counted, " ".join(layers))
 
 
 def score(value: float, interval: float | None) -> str:

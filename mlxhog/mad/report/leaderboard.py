@@ -4,7 +4,7 @@ It is read from the study's directory only, also while a scheduler writes there.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +37,7 @@ class Ranking:
     suite: str  # name of the suite
     rows: tuple[CandidateScore, ...]  # the best first, as `scores` orders them
     records: tuple[RunRecord, ...]  # runs that ended, in order
-    # key of a run -> its evaluations; empty if not requested
-    curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    curve: Callable[[str], Sequence[Point]]  # the evaluations of a run, by its key
     planned: int  # runs of all candidates so far
     running: bool = False  # whether a scheduler works on it
     facts: Mapping[str, str] = field(default_factory=dict)  # the definition as texts, by name
@@ -108,8 +107,8 @@ class Ranking:
         return {name: rank for rank, name in enumerate(alike, start=1)}
 
 
-def read_ranking(store: Store, *, curves: bool = False) -> Ranking:
-    """Return the present ranking of a study; `curves` reads the learning curves, too.
+def read_ranking(store: Store) -> Ranking:
+    """Return the present ranking of a study.
 
     Raises:
         StudyError: another version made the study, or a line is damaged.
@@ -125,7 +124,7 @@ def read_ranking(store: Store, *, curves: bool = False) -> Ranking:
         suite=study.suite,
         rows=tuple(rows),
         records=records,
-        curves={run.key: store.curve(run.key) for row in rows for run in row.best if curves},
+        curve=store.curve,
         planned=planned - sum(len(row.missing) for row in rows if row.status == "pruned"),
         running=store.is_locked(),
         facts=_facts(study, records),

@@ -130,7 +130,7 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
         labels = [record.label for record in ranking.records if record.task == task]
         label = BASELINE if BASELINE in labels else labels[0]
         own = [run.key for run in ranking.records if (run.task, run.label) == (task, label)]
-        if any(map(ranking.curves.get, own)):
+        if any(map(ranking.curve, own)):
             yield Plot(
                 f"curves-{task}",
                 f"Learning curves: {task}, {label}",
@@ -205,8 +205,7 @@ def draw_curves(ranking: Ranking, task: str, label: str, theme: Theme) -> "Figur
     for rank, row in reversed(list(enumerate(ranking.rows))):
         is_first, color, name = _look(ranking, rank, theme)
         for run in row.best:
-            points = ranking.curves.get(run.key, ())
-            if (run.task, run.label) != (task, label) or not points:
+            if (run.task, run.label) != (task, label) or not (points := ranking.curve(run.key)):
                 continue
             axes.plot(
                 [point.step for point in points], [point.acc_token for point in points],

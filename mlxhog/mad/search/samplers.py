@@ -31,14 +31,13 @@ class Sampler:
 
     def ask(self) -> Layers | None:
         """Return a new candidate, and record it as proposed; None at the end of the space."""
-        layers = self.choose()
+        layers = self._choose()
         if layers is not None:
             self.recall(layers)
         return layers
 
-    def choose(self) -> Layers | None:
-        """Return a candidate that was not proposed; None at the end of the space."""
-        return self.unseen(self._order)
+    def _choose(self) -> Layers | None:
+        return self._unseen(self._order)
 
     def tell(self, layers: Layers, score: float) -> None:
         """Record a candidate's score when it ends; that of repeated runs takes its place."""
@@ -50,14 +49,13 @@ class Sampler:
         self.proposed[layers] = None
 
     def is_new(self, layers: Layers) -> bool:
-        """Whether a candidate was not proposed."""
         return layers not in self.proposed
 
-    def stream(self) -> random.Random:
-        """Return the random stream of the next proposal."""
+    def _stream(self) -> random.Random:
+        """The random stream of the next proposal."""
         return random.Random(f"{self._seed} {len(self.proposed)}")
 
-    def unseen(self, order: Iterable[int]) -> Layers | None:
+    def _unseen(self, order: Iterable[int]) -> Layers | None:
         """Return the first candidate that was not proposed, in an order of numbers.
 
         Where candidates are not counted, the search for one ends after some tries.
@@ -99,24 +97,22 @@ START = 10
 
 
 class Learner(Sampler):
-    """A sampler of a space that learns from the scores; it begins with some random candidates.
-
-    `learnt` may draw candidates that leave the space or repeat one; after some such draws any new
-    candidate is taken.
-    """
+    """A sampler of a space that learns from the scores; it begins with some random candidates."""
 
     candidates: CandidateSet
 
-    def choose(self) -> Layers | None:
-        """Return a learnt candidate, or any one."""
+    def _choose(self) -> Layers | None:
         count = self.candidates.count
         if count is not None and len(self.proposed) >= count:
             return None
-        return self.learnt() or self.unseen(shuffled(self.candidates.numbers, self.stream()))
+        return self.learnt() or self._unseen(shuffled(self.candidates.numbers, self._stream()))
 
     @abstractmethod
     def learnt(self) -> Layers | None:
-        """Return a candidate chosen by the scores; None while they say too little."""
+        """Return a candidate chosen by the scores.
+
+        None while they say too little, or if all draws leave the space or repeat a candidate.
+        """
 
 
 # -- evolution -------------------------------------------------------------------------------------
@@ -136,10 +132,9 @@ class Evolution(Learner):
     """
 
     def learnt(self) -> Layers | None:
-        """Return a candidate of the space's `start`, or a changed good one."""
         for layers in filter(self.is_new, self.candidates.starts):
             return layers
-        stream, scores = self.stream(), self.scores
+        stream, scores = self._stream(), self.scores
         parents = list(scores)[-POPULATION:]
         if not parents or len(self.proposed) < START:
             return None
@@ -229,10 +224,9 @@ class TPE(Learner):
     """
 
     def learnt(self) -> Layers | None:
-        """Return the best of some draws; None if they only repeat candidates or leave the space."""
         if len(self.scores) < START:
             return None
-        stream = self.stream()
+        stream = self._stream()
         ranked = sorted(self.scores, key=self.scores.__getitem__, reverse=True)
         good = ranked[: min(MOST_GOOD, math.ceil(GOOD * len(ranked)))]
         others = [layers for layers in self.proposed if layers not in set(good)]
@@ -246,7 +240,6 @@ class TPE(Learner):
         return max(drawn, key=drawn.__getitem__, default=None)
 
     def _draw(self, good: list[Layers], stream: random.Random) -> Layers:
-        """Draw a sequence by the frequencies in good candidates."""
         depth = _pick([len(one) for one in good], self.candidates.depths, stream)
         deep = [one for one in good if len(one) == depth]
         return tuple(
@@ -255,7 +248,6 @@ class TPE(Learner):
         )
 
     def _log_ratio(self, one: Layers, good: list[Layers], others: list[Layers]) -> float:
-        """Return the logarithm of the product of the ratios of a sequence."""
         sizes = [len(self.candidates.depths), *map(len, self.candidates.slots(len(one)))]
         return sum(
             math.log(_frequency(place, value, size, good))

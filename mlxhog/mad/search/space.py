@@ -5,9 +5,8 @@
       template: alternate             # mixer, channel, mixer, channel | free: any layer anywhere
       mixers: [mh-attention, mlstm, gla(h4), {type: gla, heads: 8}]
       channels: [swiglu, mlp]
-      defaults: {mlstm: {heads: 4}}   # numbers of a type; those of an item have priority
       max_count: {mh-attention: 1}    # of a type in one candidate
-      budget: {params: 700_000, state: 16384, length: 256}
+      budget: {params: 700_000, state: 16384}
       start: ["mlstm swiglu mlstm swiglu"]   # the first candidates of an evolution
       dim: 128                        # without it that of the suite
       position: none                  # none | learned | sincos
@@ -39,13 +38,12 @@ from mlxhog.mad.run import params, state
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import at_width, known
+from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse, read_layers
 
-BOUNDS = ("params", "state", "length")
-"""Keys of a budget: most parameters of a candidate's layers (`run.params`), most numbers kept per
-sequence, and the tokens after which these are counted. Without a length it is the longest row of
-the suite; it matters for caches that grow, such as that of attention."""
+BOUNDS = ("params", "state")
+"""Keys of a budget: most parameters of a candidate's layers (`run.params`), and most numbers kept
+per sequence, after the longest row of the suite."""
 DEEPEST = 256
 LISTED = 50_000
 """Most sequences of a space with bounds that are all tried, in less than a second."""
@@ -72,9 +70,8 @@ class Space:
     mixers: Items = ()
     channels: Items = ()
     before: str | None = None
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_count: Mapping[str, Count] = field(default_factory=dict)
-    budget: Mapping[str, Count | None] = field(default_factory=dict)
+    budget: Mapping[str, Count] = field(default_factory=dict)
     start: tuple[str, ...] = ()
     dim: int | None = option(None, "width; None is the suite's", low=1)
     position: str = option("none", "positional embedding", choices=POSITIONS)
@@ -89,22 +86,21 @@ class Space:
         """Return the choices of every layer of the part that repeats.
 
         Raises:
-            ConfigError: a layer is unknown, of another kind, or there twice.
+            ConfigError: a layer is unknown, or of another kind.
         """
-        _keys("defaults", self.defaults, known())
         slots = [self._choices("mixer", self.mixers), self._choices("channel", self.channels)]
         if self.template == "free":
             slots = [slots[0] + slots[1]]
         if self.before is None:
             return slots
-        before = parse(self.before, self.defaults)
+        before = parse(self.before)
         if len(before) != 1:
             raise ConfigError(f"before is {self.before!r}; give one layer, such as canon")
         return [choices for slot in slots for choices in (before, slot)]
 
     def starts(self) -> list[Layers]:
         """Return the first candidates of an evolution."""
-        return [parse(line, self.defaults) for line in self.start]
+        return [parse(line) for line in self.start]
 
     def depths(self) -> tuple[int, ...]:
         """Return the numbers of layers, rising; ConfigError if they are not possible."""
@@ -122,14 +118,12 @@ class Space:
         return tuple(numbers)
 
     def _choices(self, kind: str, items: Items) -> Layers:
-        layers = read_layers([*items], f"{kind}s", self.defaults)
-        for number, layer in enumerate(layers):
+        layers = read_layers([*items], f"{kind}s")
+        for layer in layers:
             if layer.kind != kind:
                 raise ConfigError(
                     f"{layer.name} is a {layer.kind}; list it under {layer.kind}s, not {kind}s"
                 )
-            if layer in layers[:number]:
-                raise ConfigError(f"{kind}s has {canonical([layer])} twice; keep one")
         return layers
 
 
@@ -156,18 +150,11 @@ def read_space(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     try:
-        if isinstance(data, Mapping) and "layers" in data and "space" not in data:
-            raise ConfigError(
-                "the file is one architecture, not a space; score it with "
-                f"mlxhog mad bench --config {path}"
-            )
-        top = _keys("the file", data, ("space", "version"))
-        if top.get("version", 1) != 1:
-            raise ConfigError(f"version is {top['version']!r}; this program reads version 1")
-        to_space(top.get("space")).block()
+        keys = _keys("the file", data, ("space",)).get("space")
+        to_space(keys).block()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return dict(top["space"])
+    return dict(keys)
 
 
 def to_space(data: object) -> Space:
@@ -222,7 +209,7 @@ class Listed:
 class CandidateSet:
     """The sequences of a space within its counts and its budget at width d, in a fixed order.
 
-    State is counted after `length` tokens if the budget has no length.
+    State is counted after `length` tokens.
 
     Raises:
         ConfigError: a value of the space is not possible, a layer cannot be built at this width,
@@ -250,9 +237,8 @@ class CandidateSet:
         most = _keys("max_count", space.max_count, [layer.name for layer in layers])
         self._most = {name: _count(f"max_count of {name}", n) for name, n in most.items()}
         budget = _keys("budget", space.budget, BOUNDS).items()
-        bounds = {name: _count(f"budget.{name}", n) for name, n in budget if n is not None}
-        self._length = bounds.pop("length", length)
-        self._bounds = [bounds.get(name, math.inf) for name in ("params", "state")]
+        bounds = {name: _count(f"budget.{name}", n) for name, n in budget}
+        self._length, self._bounds = length, [bounds.get(name, math.inf) for name in BOUNDS]
         self._sizes = {depth: math.prod(map(len, self.slots(depth))) for depth in self.depths}
         total, self._listed = sum(self._sizes.values()), list[Layers]()
         self.numbers = total  # `candidate` has the numbers from 0 on

@@ -18,13 +18,12 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import version
-from threading import Event
 from typing import Any
 
 from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
 from mlxhog.mad.run import Point, RunConfig, RunRecord
-from mlxhog.mad.study.workers import LOOK_S, Execute, Lost, Prune, RunFunction, attempt, explain
+from mlxhog.mad.study.workers import Ended, RunFunction, ShouldPrune, attempt, explain
 
 OBJECT_STORE_BYTES = 100 << 20
 """Results are kilobytes; by default Ray takes a third of the machine's memory."""
@@ -43,8 +42,8 @@ def check() -> None:
 @contextlib.contextmanager
 def cluster(
     run: RunFunction, *, parallel: int, threads: int, cores: int, address: str | None = None
-) -> Iterator[Execute]:
-    """Start or join Ray, after `check`, and yield the function that executes a run as a task.
+) -> Iterator["Cluster"]:
+    """Start or join Ray, after `check`, and yield the executor.
 
     Args:
         run: executes one run; pickled, so an importable function.
@@ -81,51 +80,64 @@ def cluster(
             f"{what}: {explain(error)}; --executor local continues the same study"
         ) from error
     try:
-        task: Any = ray.remote(
+        yield Cluster(run, threads, cores)
+    finally:
+        ray.shutdown()
+
+
+class Cluster:
+    """An `Executor` whose runs are tasks of Ray; ended by the shutdown of Ray."""
+
+    def __init__(self, run: RunFunction, threads: int, cores: int) -> None:
+        import ray
+
+        self._run, self._running = run, dict[Any, RunConfig]()
+        self._mailbox: Any = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
+        self._task: Any = ray.remote(
             num_cpus=cores,
             max_retries=0,
             max_calls=1,  # a process of its own for each run, which ends with it
             runtime_env={"env_vars": limits_of_threads(threads)},
         )(_task)
-        mailbox: Any = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
 
-        def execute(
-            config: RunConfig, rungs: tuple[int, ...], should_prune: Prune, ended: Event
-        ) -> RunRecord:
-            """Execute a run as a task; a WorkerFailed if a machine has another mlxhog."""
-            key, one = config.key(), task.remote(config, rungs, run, mailbox, version("mlxhog"))
-            while not ray.wait([one], timeout=LOOK_S)[0]:
-                if ended.is_set():  # the shutdown of Ray ends the task
-                    raise Lost("was stopped")
-                if (point := ray.get(mailbox.question.remote(key))) is not None:
-                    mailbox.answer.remote(key, should_prune(point))
+    def start(self, config: RunConfig, rungs: tuple[int, ...]) -> None:
+        """Begin a run as a task."""
+        task = self._task.remote(config, rungs, self._run, self._mailbox, version("mlxhog"))
+        self._running[task] = config
+
+    def ended(self, timeout_s: float, should_prune: ShouldPrune) -> Iterator[Ended]:
+        """Yield a run that has ended; a WorkerFailed if a machine has another mlxhog."""
+        import ray
+
+        ready, _ = ray.wait([*self._running], timeout=timeout_s)
+        for config, point in ray.get(self._mailbox.questions.remote()):
+            self._mailbox.answer.remote(config.key(), should_prune(config, point))
+        for task in ready:
+            result: RunRecord | str
             try:
-                record: RunRecord = ray.get(one)
+                result = ray.get(task)
             except ray.exceptions.RayTaskError as error:  # before the run began
                 why = f"a run cannot begin on the cluster: {explain(error.cause)}"
                 raise WorkerFailed(why) from None
             except ray.exceptions.RayError as error:
-                raise Lost(f"is lost with its machine: {explain(error)}") from None
-            return record
-
-        yield execute
-    finally:
-        ray.shutdown()
+                result = f"is lost with its machine: {explain(error)}"
+            yield self._running.pop(task), result
 
 
 class _Mailbox:
-    """For each run that waits at a rung its point, then the answer."""
+    """The questions of runs that wait at a rung, and the answers by the keys of the runs."""
 
     def __init__(self) -> None:
-        self._points: dict[str, Point] = {}
+        self._questions: list[tuple[RunConfig, Point]] = []
         self._answers: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
 
-    async def ask(self, key: str, point: Point) -> bool:
-        self._points[key] = point
-        return await self._answers[key].get()
+    async def ask(self, config: RunConfig, point: Point) -> bool:
+        self._questions.append((config, point))
+        return await self._answers[config.key()].get()
 
-    async def question(self, key: str) -> Point | None:
-        return self._points.pop(key, None)
+    async def questions(self) -> list[tuple[RunConfig, Point]]:
+        questions, self._questions = self._questions, []
+        return questions
 
     async def answer(self, key: str, prune: bool) -> None:
         self._answers[key].put_nowait(prune)
@@ -142,5 +154,6 @@ def _task(
             f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
             f"{expected}; install the same everywhere"
         )
-    key = config.key()
-    return attempt(run, config, rungs, lambda point: bool(ray.get(mailbox.ask.remote(key, point))))
+    return attempt(
+        run, config, rungs, lambda point: bool(ray.get(mailbox.ask.remote(config, point)))
+    )

@@ -1,22 +1,19 @@
 """The scheduler: takes candidates from a sampler, starts their runs, and records the results."""
 
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from statistics import fmean
 
 from mlxhog.base.interrupts import Interrupts
-from mlxhog.mad.options import Limit
-from mlxhog.mad.run import Point, RunConfig, RunRecord
+from mlxhog.base.quantities import Interval
+from mlxhog.mad.run import RunConfig, RunRecord
 from mlxhog.mad.scores import LOST, CandidateScore
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.study.workers import Execute, Lost
+from mlxhog.mad.study.workers import Executor
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
 
@@ -45,42 +42,36 @@ class StudyProgress:
 class Scheduler:
     """One session of a study; `run` executes it once.
 
-    Each run in progress has a thread, which waits for its end. All else is the caller's thread, but
-    for the decisions at rungs.
-
     Args:
         store: of the study, with the proposals and scores so far; the caller holds its lock.
         study: its definition.
-        execute: executes a run.
+        executor: of the runs.
         parallel: runs at once.
-        limit: after which no run begins.
+        limit: the runs or seconds of the whole study, earlier sessions included, after which no
+            run begins; so it ends at the same point with and without interruptions.
         observer: gets the progress.
-        retry_failed: repeat the failed runs of earlier sessions.
     """
 
     def __init__(
         self,
         store: Store,
         study: Study,
-        execute: Execute,
+        executor: Executor,
         parallel: int,
-        limit: Limit = Limit(),  # noqa: B008  frozen
-        *,
+        limit: Interval = Interval(),  # noqa: B008  frozen
         observer: Observer[StudyProgress] = lambda progress: None,
-        retry_failed: bool = False,
     ) -> None:
-        self._store, self._study, self._execute = store, study, execute
+        self._store, self._study, self._executor = store, study, executor
         self._parallel, self._limit, self._observer = parallel, limit, observer
         self._sampler, self._pruner = study.new_sampler(), study.new_pruner(store.curve)
-        self._pruning, self._over = threading.Lock(), threading.Event()
         self._queue: deque[RunConfig] = deque()
-        self._running: dict[Future[RunRecord], RunConfig] = {}
+        self._running = 0  # number of runs in progress
         self._open: dict[str, int] = {}  # candidate -> number of its runs that have not ended
         self._ended: dict[str, RunRecord] = {}  # the runs that ended, by their keys
         self._skipped = 0  # runs that pruned candidates did not begin
         self._losses: Counter[str] = Counter()
         self._best: CandidateScore | None = None
-        self._restore(retry_failed)
+        self._restore()
         self._n_before = len(self._ended)
 
     # -- a session -------------------------------------------------------------------------------
@@ -97,47 +88,38 @@ class Scheduler:
         """
         self._began_s = self._shown_s = time.monotonic()
         is_announced = False
-        with ThreadPoolExecutor(self._parallel) as threads, Interrupts() as interrupts:
-            try:
-                while interrupts.count < 2:
-                    if interrupts.count == 0:
-                        self._fill(threads)
-                    elif self._running and not is_announced:
-                        n, is_announced = len(self._running), True
-                        runs, them = ("run", "it") if n == 1 else ("runs", "them")
-                        self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
-                    if not self._running:
-                        break
-                    for future in wait(self._running, POLL_S, FIRST_COMPLETED).done:
-                        self._take(self._running.pop(future), future)
-                    if time.monotonic() - self._shown_s >= SHOW_S:
-                        self._show()
-            finally:
-                self._over.set()
+        with Interrupts() as interrupts:
+            while interrupts.count < 2:
+                if interrupts.count == 0:
+                    self._fill()
+                elif self._running and not is_announced:
+                    n, is_announced = self._running, True
+                    runs, them = ("run", "it") if n == 1 else ("runs", "them")
+                    self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
+                if not self._running:
+                    break
+                for run, result in self._executor.ended(POLL_S, self._pruner.should_prune):
+                    self._running -= 1
+                    self._take(run, result)
+                if time.monotonic() - self._shown_s >= SHOW_S:
+                    self._show()
             interrupted = interrupts.count > 0
         status = "interrupted" if interrupted else "budget" if self._limit_reached() else "done"
         return replace(self._show(), status=status)
 
-    def _fill(self, threads: ThreadPoolExecutor) -> None:
+    def _fill(self) -> None:
         """Begin a run for every idle worker."""
-        while len(self._running) < self._parallel and not self._limit_reached():
+        while self._running < self._parallel and not self._limit_reached():
             run = self._next()
             if run is None:
                 return
-            rungs, ask = self._pruner.rungs(run), partial(self._should_prune, run)
-            self._running[threads.submit(self._execute, run, rungs, ask, self._over)] = run
-
-    def _should_prune(self, run: RunConfig, point: Point) -> bool:
-        with self._pruning:
-            return self._pruner.should_prune(run, point)
+            self._executor.start(run, self._pruner.rungs(run))
+            self._running += 1
 
     def _limit_reached(self) -> bool:
         """Whether the limit keeps runs from beginning that are left."""
-        runs, most = len(self._ended) + len(self._running), self._limit
-        used = (most.runs is not None and runs >= most.runs) or (
-            most.seconds is not None and self._used_s() >= most.seconds
-        )
-        needed = self._needed()
+        runs, needed = len(self._ended) + self._running, self._needed()
+        used = self._limit.due(steps=runs, seconds=self._used_s())
         return used and bool(self._queue or needed is None or len(self._ended) < needed)
 
     def _needed(self) -> int | None:
@@ -145,8 +127,7 @@ class Scheduler:
         return None if (total := self._study.total) is None else total - self._skipped
 
     def _used_s(self) -> float:
-        """Seconds of all sessions."""
-        return self._seconds_before + time.monotonic() - self._began_s
+        return self._seconds_before + time.monotonic() - self._began_s  # of all sessions
 
     def _next(self) -> RunConfig | None:
         while True:
@@ -155,7 +136,8 @@ class Scheduler:
                 if not self._pruner.is_pruned(run.candidate):
                     return run
                 self._skipped += 1
-                self._settle(run)
+                self._open[run.candidate] -= 1
+                self._complete(run.candidate)
             layers = self._sampler.ask()
             if layers is None:
                 return None
@@ -168,14 +150,14 @@ class Scheduler:
         runs = [run for run in runs if run.key() not in self._ended]
         self._open[candidate] = len(runs)
         self._queue += runs
-        if not runs:
-            self._complete(candidate)
+        self._complete(candidate)
 
     def _complete(self, candidate: str) -> None:
-        """Pass the score of a candidate, all of whose runs have ended, to the sampler."""
-        score = self._update_best(candidate)
-        self._store.add_proposal(candidate, score)
-        self._sampler.tell(parse(candidate), score)
+        """If all runs of a candidate have ended or are skipped, pass its score to the sampler."""
+        if not self._open[candidate]:
+            score = self._update_best(candidate)
+            self._store.add_proposal(candidate, score)
+            self._sampler.tell(parse(candidate), score)
 
     def _update_best(self, candidate: str) -> float:
         """Return a candidate's score, and keep the best."""
@@ -185,39 +167,33 @@ class Scheduler:
             self._best = result
         return result.worth
 
-    def _take(self, run: RunConfig, future: Future[RunRecord]) -> None:
+    def _take(self, run: RunConfig, record: RunRecord | str) -> None:
         """Record a run that ended, or queue it again."""
         key = run.key()
-        try:
-            record = future.result()
-        except Lost as lost:
+        if isinstance(record, str):
             self._losses[key] += 1
             if self._losses[key] < MOST_LOSSES:
                 self._queue.appendleft(run)
-                self._show(f"{run.task} {run.label}: its process {lost}; it is run again")
+                self._show(f"{run.task} {run.label}: its process {record}; it is run again")
                 return
-            record = run.record("failed", reason=f"its process {lost}, {MOST_LOSSES} times")
+            record = run.record("failed", reason=f"its process {record}, {MOST_LOSSES} times")
         if record.status == "interrupted":
             self._queue.appendleft(run)
             return
         self._store.append(record)
         self._ended[key] = replace(record, curve=())
-        with self._pruning:
-            self._pruner.ended(run, record)
-        self._settle(run)
-
-    def _settle(self, run: RunConfig) -> None:
-        """Count a run that ended or is skipped; after the last one its candidate is complete."""
+        self._pruner.ended(run, record)
         self._open[run.candidate] -= 1
-        if not self._open[run.candidate]:
-            self._complete(run.candidate)
+        self._complete(run.candidate)
 
-    def _restore(self, retry_failed: bool) -> None:
-        """Restore the state at the end of earlier sessions, also of killed ones."""
+    def _restore(self) -> None:
+        """Restore the state at the end of earlier sessions, also of killed ones.
+
+        Their failed runs are run again.
+        """
         records = self._store.records()
         self._seconds_before = seconds_used(records)
-        again = "failed" if retry_failed else None
-        self._ended = {one.key: one for one in records if one.status != again}
+        self._ended = {one.key: one for one in records if one.status != "failed"}
         scored: dict[str, bool] = {}  # of every proposal, in order
         for one in self._store.proposals():
             scored[one.candidate] = one.score is not None
@@ -243,13 +219,14 @@ class Scheduler:
         """Pass the present state on, and return it."""
         self._shown_s = time.monotonic()
         records = list(self._ended.values())
-        known = [n for n in (self._limit.runs, self._needed()) if n is not None]
+        known = [n for n in (self._limit.steps, self._needed()) if n is not None]
+        total = min(known, default=None)
         progress = StudyProgress(
             study=self._store.name,
             done=len(records),
-            total=min(known, default=None),
+            total=total,
             elapsed_s=self._shown_s - self._began_s,
-            eta_s=self._eta_s(min(known, default=None)),
+            eta_s=self._eta_s(total),
             statuses=dict(Counter(one.status for one in records)),
             best=self._best,
             troubles=tuple(one for one in records[self._n_before :] if one.status in LOST),
@@ -264,7 +241,7 @@ class Scheduler:
         if planned is not None and self._ended:
             left = max(0, planned - len(self._ended))
             mean_s = fmean(one.seconds for one in self._ended.values())
-            estimates.append(mean_s * left / max(1, len(self._running)))
+            estimates.append(mean_s * left / max(1, self._running))
         if self._limit.seconds is not None:
             estimates.append(max(0.0, self._limit.seconds - self._used_s()))
         return min(estimates, default=None)

@@ -11,7 +11,7 @@ from mlxhog.mad.study import ray
 from mlxhog.mad.study.scheduler import Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.study.workers import Pool, RunFunction
+from mlxhog.mad.study.workers import Executor, Pool, RunFunction
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
 from mlxhog.report.views import Observer
@@ -56,8 +56,6 @@ def execute(
     study: Study,
     how: ExecutionConfig,
     observer: AbstractContextManager[Observer[StudyProgress]],
-    *,
-    retry_failed: bool = False,
     run: RunFunction | None = None,
 ) -> StudyProgress:
     """Execute a session.
@@ -67,7 +65,6 @@ def execute(
         study: its definition.
         how: its execution.
         observer: gets the progress.
-        retry_failed: repeat the failed runs of earlier sessions.
         run: executes one run; default: `candidate.train`.
 
     Raises:
@@ -84,12 +81,9 @@ def execute(
             cluster = ray.cluster(
                 run, parallel=parallel, threads=threads, cores=study.cores, address=how.ray_address
             )
-            executor = stack.enter_context(cluster)
+            executor: Executor = stack.enter_context(cluster)
         else:
             pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
-            executor = stack.enter_context(pool).execute
+            executor = stack.enter_context(pool)
         tell = stack.enter_context(observer)
-        scheduler = Scheduler(
-            store, study, executor, parallel, how.limit, observer=tell, retry_failed=retry_failed
-        )
-        return scheduler.run()
+        return Scheduler(store, study, executor, parallel, how.budget, tell).run()

@@ -55,13 +55,13 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.name = directory, directory.name
-        self._definition = directory / "study.yaml"
+        self.definition = directory / "study.yaml"
         self._runs, self._proposals = directory / "runs.jsonl", directory / "candidates.jsonl"
 
     @property
     def exists(self) -> bool:
         """Whether the directory is a study."""
-        return self._definition.is_file()
+        return self.definition.is_file()
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the lock of the study in a block; the kernel frees it if the holder dies.
@@ -78,14 +78,6 @@ class Store:
 
     # -- the definition --------------------------------------------------------------------------
 
-    def write_study(self, study: Study) -> None:
-        """Write the definition."""
-        plain = json.loads(plain_json.dumps(study.to_dict()))
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        with disk_errors(f"writing {self._definition}"):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            replace_file(self._definition, text.encode())
-
     def study(self) -> Study:
         """Return the definition; the user's layers and tasks are loaded from their files.
 
@@ -94,9 +86,7 @@ class Store:
                 layer or task may not be loaded.
         """
         try:
-            definition = plain_yaml.loads(reading.read_text(self._definition))
-            if not isinstance(definition, dict):
-                raise ValueError("it has no keys")
+            definition = dict(plain_yaml.loads(reading.read_text(self.definition)))
             theirs = {name: definition.get(name) for name in STAMP}
             if theirs != STAMP:
                 made, ours = (", ".join(f"{n} {v}" for n, v in d.items()) for d in (theirs, STAMP))
@@ -108,7 +98,7 @@ class Store:
             Protocol(**study.protocol)
         except (ConfigError, OSError, TypeError, ValueError) as error:
             raise StudyError(
-                f"{self._definition}: {error}; mlxhog writes this file, which is not to be "
+                f"{self.definition}: {error}; mlxhog writes this file, which is not to be "
                 "edited: give another --study"
             ) from error
         try:
@@ -144,7 +134,7 @@ class Store:
             with disk_errors(f"writing {path}"):
                 path.parent.mkdir(exist_ok=True)
                 replace_file(path, b"".join(_line(asdict(point)) for point in record.curve))
-        values = {"key": record.key, **asdict(replace(record, curve=()))}
+        values = {"key": record.key, **asdict(record)}
         del values["curve"]
         append_lines(self._runs, _line(values), synced=True)
 
@@ -153,7 +143,7 @@ class Store:
         return _read(Point, self._curve_path(key))
 
     def _curve_path(self, key: str) -> Path:
-        return self.directory / "curves" / f"{Path(key).name}.jsonl"
+        return self.directory / "curves" / f"{key}.jsonl"
 
     def proposals(self) -> list[Proposal]:
         """Return the lines of `add_proposal` in order."""
@@ -161,8 +151,8 @@ class Store:
 
     def add_proposal(self, candidate: str, score: float | None = None) -> None:
         """Append a proposal of the sampler, or its score."""
-        scored = {} if score is None else {"score": score}
-        append_lines(self._proposals, _line({"candidate": candidate, **scored}), synced=True)
+        line = {"candidate": candidate} | ({} if score is None else {"score": score})
+        append_lines(self._proposals, _line(line), synced=True)
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
@@ -237,7 +227,11 @@ def open_store(study: Study, root: str | Path, name: str) -> Store:
     """Return the store of a study, created if it does not exist; raises as `store_of`."""
     store = store_of(study, root, name)
     if not store.exists:
-        store.write_study(study)
+        plain = json.loads(plain_json.dumps(study.to_dict()))
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        with disk_errors(f"writing {store.definition}"):
+            store.directory.mkdir(parents=True, exist_ok=True)
+            replace_file(store.definition, text.encode())
     return store
 
 

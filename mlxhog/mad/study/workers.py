@@ -1,53 +1,53 @@
 """The execution of a study's runs in worker processes of this machine.
 
-A run is a call that lasts until its end, in a thread of the scheduler. If its worker dies by its
-own fault (a crash, an exit), the run has failed. If it was killed from outside, the run is `Lost`,
-and the scheduler repeats it.
+If a run's worker dies by its own fault (a crash, an exit), the run has failed. If it was killed
+from outside, the run is lost, and the scheduler repeats it.
 """
 
-import contextlib
 import faulthandler
-import os
-import sys
 import time
 import traceback
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Event
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
-from mlxhog.arena.worker_pool import WorkerProcess, last_lines
+from mlxhog.arena.child import Child, Failed, Lane, Late
 from mlxhog.base.durable import disk_errors
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
 
 REASON_CHARACTERS = 500
-LOOK_S = 0.1
-"""Between two looks whether the session has ended."""
 
 RunFunction = Callable[..., RunRecord]
 """Executes a run, as `candidate.train(config, callbacks=.., rungs=..)`; workers import it."""
 
-Prune = Callable[[Point], bool]
+ShouldPrune = Callable[[RunConfig, Point], bool]
 """Whether to end a run that has reached a rung."""
 
-Execute = Callable[[RunConfig, tuple[int, ...], Prune, Event], RunRecord]
-"""Executes a run, which asks at rungs, as `Pool.execute` does."""
+Ended = tuple[RunConfig, RunRecord | str]
+"""A run, and its record; or, of a lost one, what happened to its process."""
 
 
-class Lost(Exception):
-    """The worker of a run was killed from outside, or the session has ended; says which."""
+class Executor(Protocol):
+    """Executes runs beside each other; used by one thread."""
+
+    def start(self, config: RunConfig, rungs: tuple[int, ...]) -> None:
+        """Begin a run, which asks at rungs; one of the places is free."""
+
+    def ended(self, timeout_s: float, should_prune: ShouldPrune) -> Iterator[Ended]:
+        """Wait for events, answer questions at rungs, and yield the runs that have ended."""
 
 
-class _Worker(NamedTuple):
-    process: WorkerProcess
-    log: Path
-    log_begin: int  # of this process, in bytes
+class _Run(NamedTuple):
+    config: RunConfig
+    number: int  # of its worker
+    began_s: float
 
 
 class Pool:
-    """Processes of this machine; none outlives the `with` block.
+    """An `Executor` in processes of this machine; none outlives the `with` block.
 
     Args:
         run: executes one run.
@@ -59,104 +59,62 @@ class Pool:
     def __init__(self, run: RunFunction, *, parallel: int, threads: int, logs: Path) -> None:
         self._run, self._threads, self._logs = run, threads, logs
         self._idle = [*range(parallel, 0, -1)]  # numbers of workers
-        self._workers: dict[int, _Worker] = {}  # that have started, by their numbers
+        self._workers: dict[int, Child] = {}  # that have started, by their numbers
+        self._running: dict[Any, _Run] = {}  # by the pipe of the worker
 
-    def execute(
-        self, config: RunConfig, rungs: tuple[int, ...], should_prune: Prune, ended: Event
-    ) -> RunRecord:
-        """Execute a run in an idle worker, and return its record.
+    def start(self, config: RunConfig, rungs: tuple[int, ...]) -> None:
+        """Begin a run in an idle worker."""
+        number = self._idle.pop()
+        if number not in self._workers:
+            with disk_errors(f"making {self._logs}"):
+                self._logs.mkdir(exist_ok=True)
+                log = self._logs / f"worker-{number}.log"
+                self._workers[number] = Child(
+                    threads=self._threads, promises=False, log=log, store={"run": self._run}
+                )
+        worker = self._workers[number]
+        worker.start(_execute, config, rungs)
+        self._running[worker.pipe] = _Run(config, number, time.monotonic())
 
-        Raises:
-            Lost: the worker was killed, or `ended` is set; the end of the block kills it.
-
-        Concurrency: as many threads as there are workers may call it.
-        """
-        number, began_s = self._idle.pop(), time.monotonic()
-        try:
-            worker = self._workers.get(number) or self._start(number)
-            pipe = worker.process.pipe
+    def ended(self, timeout_s: float, should_prune: ShouldPrune) -> Iterator[Ended]:
+        """Yield the runs that have ended."""
+        for pipe in wait([*self._running], timeout_s):
+            config, number, began_s = self._running[pipe]
+            result: RunRecord | str
             try:
-                pipe.send((config, rungs))
-                while not isinstance(message := _received(pipe, ended), RunRecord):
-                    pipe.send(should_prune(message))
-                return message
-            except (EOFError, OSError):
-                del self._workers[number]
-                reason = _reason(worker)
-                seconds = time.monotonic() - began_s
-                return config.record("failed", seconds=seconds, reason=reason)
-        finally:
+                result = self._workers[number].take(0.0, partial(should_prune, config))
+            except Late:  # it asked, and goes on
+                continue
+            except Failed as failed:
+                if failed.death is not None:
+                    self._workers.pop(number).close()
+                if failed.death is not None and failed.death.signal_name == "SIGKILL":
+                    result = "was killed (SIGKILL), by a user or for lack of memory"
+                else:
+                    seconds, reason = time.monotonic() - began_s, str(failed)[:REASON_CHARACTERS]
+                    result = config.record("failed", seconds=seconds, reason=reason)
+            del self._running[pipe]
             self._idle.append(number)
-
-    def _start(self, number: int) -> _Worker:
-        with disk_errors(f"making {self._logs}"):
-            self._logs.mkdir(exist_ok=True)
-        log = self._logs / f"worker-{number}.log"
-        begin = log.stat().st_size if log.exists() else 0
-        process = WorkerProcess(
-            _main, (str(log), self._run), name="mlxhog-candidate", threads=self._threads,
-            daemon=None, pipe=True,
-        )  # fmt: skip
-        self._workers[number] = _Worker(process, log, begin)
-        return self._workers[number]
+            yield config, result
 
     def __enter__(self) -> Self:
         """Return the pool; workers start with their first run."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End every worker; no thread executes a run."""
+        """End every worker, whatever it does."""
         for worker in self._workers.values():
-            worker.process.close()
+            worker.close()
 
 
-def _received(pipe: Connection, ended: Event) -> Any:
-    while not pipe.poll(LOOK_S):
-        if ended.is_set():
-            raise Lost("was stopped")
-    return pipe.recv()
-
-
-def _reason(worker: _Worker) -> str:
-    """Wait for the death of a worker, and say why it died; `Lost` if it was killed.
-
-    The log has the name of a fatal error, else its last line says it.
-    """
-    death = worker.process.reap(None)
-    worker.process.close()
-    if death.signal_name == "SIGKILL":
-        raise Lost("was killed (SIGKILL), by a user or for lack of memory") from None
-    verb = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
-    lines = ["it left no log"]
-    with contextlib.suppress(OSError), worker.log.open("rb") as file:
-        lines = last_lines(file, worker.log_begin)
-    fatal = [line for line in lines if line.startswith("Fatal Python error")]
-    return f"its process {verb}: {(fatal or lines)[-1][:REASON_CHARACTERS]}"
-
-
-# -- in the worker ---------------------------------------------------------------------------------
-
-
-def _main(pipe: Connection, log: str, run: RunFunction) -> None:
-    """Entry point of the process: execute runs until the parent closes the pipe, or dies."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+def _execute(lane: Lane, config: RunConfig, rungs: tuple[int, ...]) -> RunRecord:
     faulthandler.enable()
-
-    def ask(point: Point) -> bool:
-        pipe.send(point)
-        return bool(pipe.recv())
-
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            config, rungs = pipe.recv()
-            pipe.send(attempt(run, config, rungs, ask))
-    os._exit(0)  # without waiting for threads of a framework
+    return attempt(lane.store["run"], config, rungs, lane.ask)
 
 
-def attempt(run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Prune) -> RunRecord:
+def attempt(
+    run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Callable[[Point], bool]
+) -> RunRecord:
     """Return the record of a run, also if it raises; the traceback is in the worker's log."""
     began_s = time.monotonic()
     try:

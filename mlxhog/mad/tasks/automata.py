@@ -71,7 +71,6 @@ class StateTracking(LongerTest):
         return ORDERS[self.group]
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; scored rows are longer."""
         length = self.seq_len if train else self.test_length
         x = rng.integers(0, self.tokens, (n, length), dtype=np.int32)
         return x, states(product_table(self.group), x)
@@ -123,7 +122,6 @@ class Dyck(LongerTest):
         return 2 * self.kinds + 1
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; scored rows are longer."""
         length = self.seq_len if train else self.test_length
         m = self.depth
         walk = np.arange(m + 1, dtype=np.int32)[:, None] + np.array([-1, 1], np.int32)
@@ -184,7 +182,6 @@ class SelectiveGrammar(Task):
         return (self.vocab - 1) // self.depth
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the broken rules."""
         why = f"an end, and letters of {self.depth} states each, {self.starts} to begin a string"
         yield from self.at_least("vocab", self.starts * self.depth + 1, why, step=self.depth)
 
@@ -220,7 +217,6 @@ class SelectiveGrammar(Task):
         )
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; training and test rows are of one kind."""
         T, grammar = self.seq_len, fixed["grammar"]
         # The allowed tokens of each state in their order, then the others.
         tokens = np.argsort(grammar == NOT_ALLOWED, axis=1, kind="stable")

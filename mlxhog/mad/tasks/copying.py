@@ -36,13 +36,11 @@ class SelectiveCopying(Task):
     )
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the broken rules."""
         yield from self.at_least("vocab", 3, "content, a blank and the copy marker")
         why = f"{self.tokens_to_copy} tokens, as many answers, the marker and a blank"
         yield from self.at_least("seq_len", 2 * self.tokens_to_copy + 2, why)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; training and test rows are of one kind."""
         T, C = self.seq_len, self.tokens_to_copy
         content = rng.integers(0, self.vocab - 2, (n, C), dtype=np.int32)
         before = rng.multinomial(T - 2 * C - 1, np.full(C, 1 / C), size=n)
@@ -71,20 +69,13 @@ class Compression(NoisyTask):
 
     seq_len: int = 32
 
-    @property
-    def ordinary(self) -> int:
-        """R."""
-        return self.vocab - 1 - self.noise_vocab
-
     def broken_rules(self) -> Iterator[str]:
-        """Yield the rules that sizes and noise break."""
         why = f"a token beside the compression token and {self.noise_vocab} for noise"
         yield from self.at_least("vocab", 2 + self.noise_vocab, why)
         yield from self.at_least("seq_len", 2, "a token and the compression token")
         yield from super().broken_rules()
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; training and test rows are of one kind."""
         x = rng.integers(0, self.ordinary, (n, self.seq_len), dtype=np.int32)
         x[:, -1] = self.vocab - 1
         if not self.frac_noise:
@@ -116,18 +107,7 @@ class Memorization(NoisyTask):
     seq_len: int = 32
     train_rows: int = 256
 
-    @property
-    def ordinary(self) -> int:
-        """R."""
-        return self.vocab - 1 - self.noise_vocab
-
-    @property
-    def keys(self) -> int:
-        """K."""
-        return self.ordinary // 2
-
     def broken_rules(self) -> Iterator[str]:
-        """Yield the broken rules."""
         yield from self.at_least("seq_len", 2, "a sequence is pairs of key and marker", step=2)
         why = f"a key and a value beside the insert marker and {self.noise_vocab} for noise"
         yield from self.at_least("vocab", 3 + self.noise_vocab, why)
@@ -139,7 +119,6 @@ class Memorization(NoisyTask):
         return {"kv_keys": rng.permutation(self.keys), "kv_values": values}
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; training and test rows are of one kind."""
         pairs = self.seq_len // 2
         chosen = rng.integers(0, self.keys, (n, pairs))
         x = np.full((n, self.seq_len), self.vocab - 1, np.int32)

@@ -63,7 +63,6 @@ class Depo(Task):
         return 3 if self.marked else 2
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the broken rules."""
         why = f"{self.nodes} names beside {self.hops} hops and three markers"
         yield from self.at_least("vocab", self.nodes + self.hops + 3, why)
         yield from self.at_least("nodes", self.queries, "each query of a row starts at its own")
@@ -71,7 +70,6 @@ class Depo(Task):
         yield from self.at_least("seq_len", self.edge * self.nodes + QUERY * self.queries, why)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; test rows have the largest cycle, and hops of the powers of 2, and K."""
         sizes = np.arange(FEWEST, self.nodes + 1)
         weights = 1 / (sizes + math.sqrt(self.nodes))
         share = weights / weights.sum()
@@ -142,7 +140,6 @@ class Mano(Task):
         return FRAME + 2 * self.operations + 1
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the broken rules."""
         why = f"{self.modulus} numbers, + - *, {self.operations} lengths and two markers"
         least = self.modulus + OPERATIONS + self.operations + 2
         yield from self.at_least("vocab", least, why)
@@ -150,7 +147,6 @@ class Mano(Task):
         yield from self.at_least("seq_len", self.longest - 1, why)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; every problem of a test row has L operations."""
         T, p, L = self.seq_len, self.modulus, self.operations
         most = (T + 1) // (FRAME + 3 if train else self.longest)
         length = rng.integers(1, L + 1, (n, most)) if train else np.full((n, most), L)

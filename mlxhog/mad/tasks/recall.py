@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Bools, Fixed, Ints, NoisyTask, Rng, Rows, Task
+from mlxhog.mad.tasks.task import IGNORED, Bools, Divided, Fixed, Ints, NoisyTask, Rng, Rows, Task
 
 QUERY_HELP = "score every value with an earlier key, not only the last value"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InContextRecall(Task):
+class InContextRecall(Divided):
     """In-context recall: pairs of key and value under a new map in every sequence.
 
     T/2 - 1 pairs are drawn, and a last one queries a key among them. A single query has a marker
@@ -33,35 +33,21 @@ class InContextRecall(Task):
     multi_query: bool = option(True, QUERY_HELP)
 
     @property
-    def noise(self) -> tuple[int, float]:
-        """N, and the share of noise pairs."""
-        return 0, 0.0
-
-    @property
-    def ordinary(self) -> int:
-        """R, the number of keys and values."""
-        return self.vocab - self.noise[0] - (not self.multi_query)
-
-    @property
-    def keys(self) -> int:
-        """K."""
-        return self.ordinary // 2
+    def special(self) -> int:
+        return 0 if self.multi_query else 1
 
     @property
     def length(self) -> int:
-        """Tokens of a row: a whole sequence without its last token."""
         return self.seq_len - 1 if self.multi_query else self.seq_len
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the rules that sizes and noise break."""
         why = "a sequence is pairs of key and value, two or more"
         yield from self.at_least("seq_len", 4, why, step=2)
-        special = self.noise[0] + (not self.multi_query)
+        special = self.noise_vocab + self.special
         beside = f" beside {special} for noise and the copy marker" if special else ""
         yield from self.at_least("vocab", 2 + special, f"recall needs a key and a value{beside}")
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; targets are dense, or only the predictable ones."""
         K, R, pairs = self.keys, self.ordinary, self.seq_len // 2 - 1
         row = np.arange(n)[:, None]
         key = rng.integers(0, K, (n, pairs), dtype=np.int32)
@@ -70,13 +56,12 @@ class InContextRecall(Task):
         whole = np.empty((n, self.length + 1), np.int32)
         whole[:, 0 : 2 * pairs : 2] = key
         whole[:, 1 : 2 * pairs : 2] = values[row, key]
-        N, share = self.noise
-        if share:
-            noisy = rng.random((n, pairs)) < share
+        if self.frac_noise:
+            noisy = rng.random((n, pairs)) < self.frac_noise
             noisy[row[:, 0], rng.integers(0, pairs, n)] = False  # never every pair of a row
             key = np.where(noisy, K, key)  # one more column, for no key
             for at in (0, 1):
-                tokens = rng.integers(R, R + N, (n, pairs), dtype=np.int32)
+                tokens = rng.integers(R, R + self.noise_vocab, (n, pairs), dtype=np.int32)
                 part = whole[:, at : 2 * pairs : 2]
                 part[...] = np.where(noisy, tokens, part)
         # One of the keys of the row, uniformly.
@@ -111,13 +96,7 @@ class NoisyInContextRecall(InContextRecall, NoisyTask):
     noise_vocab: int = 16
     frac_noise: float = 0.2
 
-    @property
-    def noise(self) -> tuple[int, float]:
-        """N, and the share of noise pairs."""
-        return self.noise_vocab, self.frac_noise
-
     def broken_rules(self) -> Iterator[str]:
-        """Yield the rules that sizes and noise break."""
         yield from super().broken_rules()
         yield from NoisyTask.broken_rules(self)
 
@@ -169,19 +148,9 @@ class FuzzyInContextRecall(NoisyTask):
     )
 
     @property
-    def pad(self) -> int:
-        """The token on the left; the copy marker, if there is one, is the next token."""
-        return self.vocab - (1 if self.multi_query else 2)
-
-    @property
-    def ordinary(self) -> int:
-        """R, the number of tokens of keys and values."""
-        return self.pad - self.noise_vocab
-
-    @property
-    def keys(self) -> int:
-        """K."""
-        return self.ordinary // 2
+    def special(self) -> int:
+        """The padding on the left, and the copy marker, if there is one, behind it."""
+        return 1 if self.multi_query else 2
 
     @property
     def longest(self) -> int:
@@ -189,9 +158,8 @@ class FuzzyInContextRecall(NoisyTask):
         return self.k_motif + self.v_motif
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the broken rules."""
         yield from super().broken_rules()
-        special = self.vocab - self.ordinary
+        special = self.noise_vocab + self.special
         why = (
             f"a key of {self.k_motif} and a value of {self.v_motif} different tokens, from a half "
             f"of the vocabulary each, beside {special} special ones"
@@ -205,7 +173,6 @@ class FuzzyInContextRecall(NoisyTask):
             yield f"k_motif is {self.k_motif}; keys are numbered in 63 bits: at most {most}"
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; targets are dense, or only the predictable ones."""
         T, row = self.seq_len, np.arange(n)[:, None]
         shortest = 2 if train else self.k_motif + 1
         count = -(-(T - shortest - self.longest) // shortest)  # the most pairs of a row
@@ -228,7 +195,7 @@ class FuzzyInContextRecall(NoisyTask):
         fits = start < limit
         total = (length * fits).sum(1, keepdims=True) + put_in * asked_length
 
-        text = np.full((n, T + 1), self.pad, np.int32)
+        text = np.full((n, T + 1), self.vocab - self.special, np.int32)
         scored = np.zeros(text.shape, bool)
 
         def write(pairs: Pairs, start: Ints, fits: Bools, noisy: Bools, marked: Bools) -> None:
@@ -341,7 +308,6 @@ class MultiQueryAssociativeRecall(Task):
         return self.vocab // 2 - 1
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the broken rules."""
         P = self.n_pairs
         why = f"{P} keys in its first half, beside the filler 0, and {P} values in its second half"
         yield from self.at_least("vocab", 2 * P + 2, why)
@@ -349,7 +315,6 @@ class MultiQueryAssociativeRecall(Task):
         yield from self.at_least("seq_len", 4 * P, why, step=2)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        """Draw n rows; training and test rows are of one kind, with targets at the queries only."""
         P, shape = self.n_pairs, (n, self.seq_len)
         x = np.zeros(shape, np.int32)
         if self.random_fill:

@@ -109,7 +109,32 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyTask(Task):
+class Divided(Task):
+    """A task whose V tokens are, in this order, R ordinary ones, N for noise, and special ones.
+
+    The first K ordinary ones may be keys.
+    """
+
+    noise_vocab, frac_noise = 0, 0.0  # settings of a `NoisyTask` only
+
+    @property
+    def special(self) -> int:
+        """Tokens at the end of the vocabulary, such as markers."""
+        return 1
+
+    @property
+    def ordinary(self) -> int:
+        """R."""
+        return self.vocab - self.noise_vocab - self.special
+
+    @property
+    def keys(self) -> int:
+        """K, half of the ordinary tokens."""
+        return self.ordinary // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyTask(Divided):
     """A task in which noise may replace a token or a pair."""
 
     noise_vocab: int = option(
@@ -120,7 +145,6 @@ class NoisyTask(Task):
     )
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield a message if there is noise without noise tokens."""
         if self.frac_noise > 0:
             yield from self.at_least("noise_vocab", 1, "noise needs tokens of its own")
 
@@ -152,7 +176,6 @@ class LongerTest(Task):
         """V."""
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield a message if V is another number, or scored rows are shorter."""
         if self.vocab not in (0, self.tokens):
             yield f"vocab is {self.vocab}, but the task has {self.tokens} tokens; leave it out"
         yield from self.at_least("test_length", self.seq_len, "the rows to train on are as long")

@@ -4,8 +4,8 @@ It checks the whole configuration.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Self
 
@@ -15,23 +15,22 @@ from mlxhog import optim, strategies
 from mlxhog.arena.control import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import machine, verdicts
-from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
+from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.config import schedules
 from mlxhog.config.budget import Budget
-from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import is_set, options
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
-from mlxhog.mad.options import worker_options as possible_options
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import Dataset, Task, make_task
 from mlxhog.mad.training.evaluation import step_limit
 from mlxhog.models import families
 from mlxhog.models.families import param_spec
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.strategies import Serial, Sim
+from mlxhog.strategies import Serial, Sim, Strategy
 from mlxhog.strategies.context import Context
 from mlxhog.training import choose_strategy, kernel_choice
 from mlxhog.training.job import Job, Plan, plan_layout
@@ -117,24 +116,6 @@ class RunPlan(Plan):
     per_epoch: int  # steps of an epoch
 
 
-def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Task]) -> None:
-    """Raise a ConfigError if an architecture's file ends before a row of a task does.
-
-    Args:
-        origin: the name of the file, for the message.
-        architecture: of the file.
-        rows: settings of the tasks.
-    """
-    parts, most = architecture.bounded_parts, architecture.max_length
-    length, task = max((max(one.length, one.test_length), one.name) for one in rows)
-    if parts and length > most:
-        raise ConfigError(
-            f"{origin} has max_length {most}, at which {' and '.join(parts)} "
-            f"{'end' if len(parts) > 1 else 'ends'}, and {task} has rows of {length} tokens; set "
-            f"max_length to at least {length} in the file, or choose shorter rows"
-        )
-
-
 def make_run_plan(
     config: RunConfig,
     worker_options: Mapping[str, object] | None = None,
@@ -145,7 +126,7 @@ def make_run_plan(
 
     Args:
         config: the run.
-        worker_options: options of `TrainConfig` for several workers.
+        worker_options: options of `TrainConfig` for several workers, see `mad.options`.
         parallel: runs at once, which share the GPU's memory.
 
     Raises:
@@ -153,24 +134,31 @@ def make_run_plan(
         EnvironmentLacks: a backend is missing.
     """
     protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
-    model, how = config.model(), worker_options or {}
+    model = config.model()
+    same = {name: getattr(protocol, name) for name in ("optimizer", "lr", "clip", "batch_size")}
+    training = TrainConfig(**same, seed=config.seed, **(worker_options or {}))
+    _check_strategy(training.strategy)
     chosen = resolve_workers(
         config.workers, config.threads, machine=machine.here(),
-        serial=how.get("strategy") == Serial.name,
+        serial=isinstance(training.strategy, Serial),
     )  # fmt: skip
     workers, notes = chosen.workers, [*chosen.notes]
-    training = _training(config, model, workers, how)
+    if len(workers) == 1:  # without another worker, every strategy is this one
+        live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
+        training = training.having(strategy=Serial(), read="live" if live else "snapshot")
+    elif training.strategy is None:  # runs are short, so no strategy is measured
+        training = training.having(strategy=choose_strategy.by_likelihood(workers)[0])
+    hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
+    training = optim.for_model(
+        training, model.hidden_size, hidden, len(workers), vocabulary=model.vocab_size,
+        groups=groups,
+    )  # fmt: skip
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record, notes.append)
     kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
     task_rows = TaskRows(settings, config.seed, protocol.batch_size, protocol.labels)
     strategy = strategies.build(training, len(workers))
-    rule = optim.build(
-        training,
-        families.hidden_matrices(model),
-        groups=families.rate_groups(model),
-        tokens_per_step=strategy.tokens_per_step,
-    )
+    rule = optim.build(training, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step)
     steppers = strategy.steppers(len(workers))
     lr = training.top_lr * optim.chosen(training).workers_factor(strategy.lr_workers, steppers)
     per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
@@ -202,39 +190,15 @@ def make_run_plan(
     )
 
 
-def _training(
-    config: RunConfig,
-    model: MADConfig,
-    workers: tuple[WorkerSpec, ...],
-    worker_options: Mapping[str, object],
-) -> TrainConfig:
-    """Return the protocol as options of `mlxhog train`, with values for the open ones.
-
-    Runs are short, so several workers are not measured: without a strategy, or a number of one,
-    they have the one that `mlxhog train` gives to workers that it cannot measure.
-    """
-    assert set(worker_options) <= set(possible_options())
-    protocol, how = config.protocol, dict(worker_options)
-    if how.get("strategy") == Sim.name:
+def _check_strategy(strategy: Strategy | None) -> None:
+    """Refuse a strategy, or a number of one, that the workers of a candidate lack."""
+    if isinstance(strategy, Sim):
         raise ConfigError(
             "strategy sim is for mlxhog train: workers of a candidate are processes; with "
             "strategy=round_robin their gradients are P - 1 steps old, and runs repeat bit for bit"
         )
-    if len(workers) == 1:  # without another worker, every strategy is this one
-        live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
-        how = {name: v for name, v in how.items() if name not in STRATEGIES.numbers()}
-        how |= {"strategy": Serial(), "read": "live" if live else "snapshot"}
-    same = ("optimizer", "lr", "clip", "batch_size")
-    training = TrainConfig(
-        **{name: getattr(protocol, name) for name in same}, seed=config.seed, **how
-    )
-    if training.strategy is None:
-        training = replace(training, strategy=choose_strategy.by_likelihood(workers)[0])
-    return optim.for_model(
-        training,
-        model.hidden_size,
-        families.hidden_matrices(model),
-        len(workers),
-        vocabulary=model.vocab_size,
-        groups=families.rate_groups(model),
-    )
+    numbers = {} if strategy is None else options(type(strategy))
+    if foreign := [n for n, one in numbers.items() if one.train_only and is_set(strategy, n)]:
+        raise ConfigError(
+            f"strategy {strategy}: {', '.join(foreign)} is for mlxhog train; leave it out"
+        )

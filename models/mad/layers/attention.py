@@ -212,7 +212,7 @@ class PaTH(_Heads):
         w, conv = run.conv(run.linear(low, p, "w_up"), p, conv)
         q, k, v, w = (y.reshape(B, S, heads, d // heads) for y in (q, k, v, w))
         w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), run.norm_eps)
-        beta, *logs = (xp.float32(gate) for gate in gates)
+        beta, *logs = gates
         beta = 2 * xp.sigmoid(beta)
         if count is None:
             cache, count = [k[:, :0], v[:, :0], beta[:, :0]], xp.zeros((B,), "int32", like=x)
@@ -220,7 +220,7 @@ class PaTH(_Heads):
         h, kept = reflected_attention(
             ops, q, k, v, w, beta, log_forget, tuple(cache[: 2 + self.forget]), count
         )
-        return run.linear(xp.astype(h, x).reshape(B, S, d), p, "out_proj"), (*kept, conv, count + S)
+        return run.linear(h.reshape(B, S, d), p, "out_proj"), (*kept, conv, count + S)
 
 
 def reflected_attention(
@@ -239,7 +239,7 @@ def reflected_attention(
     rest = [(0, 0), (0, -S % C), (0, 0), (0, 0)]
 
     def chunks(x: Array) -> Array:
-        x = xp.pad(xp.float32(x), rest[: x.ndim])
+        x = xp.pad(x, rest[: x.ndim])
         return x.reshape(-1, C, *x.shape[2:])
 
     def in_turn(x: Array) -> Sequence[Array]:

@@ -94,7 +94,6 @@ class _LongConvolution(Layer):
     Hyena Distillery, arXiv:2310.18780; the numbers of mad-lab, whose 16 are the width of a head.
     """
 
-    bounded = True
     groups = 4
     kernel = 3
     filter_width = 4

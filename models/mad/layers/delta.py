@@ -85,7 +85,7 @@ class _Delta(DeltaRule):
         q, k, v, conv = self.query_key_value(p, u, conv, run)
         beta = write_strength(ops, b.reshape(B, S * n, NH), self.negative)
         if self.decay:
-            dt = ops.activate(xp.float32(rest[-1]) + p["dt_bias"], "softplus")
+            dt = ops.activate(rest[-1] + p["dt_bias"], "softplus")
             decay = -xp.exp(p["A_log"]) * dt
         else:
             decay = xp.zeros((B, S, NH), like=beta)
@@ -152,7 +152,7 @@ def unit(run: Run, x: Array, length: float = 1.0) -> Array:
 
 def write_strength(ops: Ops, b: Array, negative: bool = False) -> Array:
     """Return beta of its pre-activation: 0 to 1, or 0 to 2 where eigenvalues may be negative."""
-    beta = ops.activate(ops.xp.float32(b), "sigmoid")
+    beta = ops.activate(b, "sigmoid")
     return 2.0 * beta if negative else beta
 
 
@@ -197,7 +197,7 @@ class KDA(DeltaRule):
         g = run.linear(g, p, "gate_up")
         q, k, v, conv = self.query_key_value(p, u, conv, run)
         beta = write_strength(ops, b, self.negative)
-        dt = ops.activate(xp.float32(a) + p["dt_bias"], "softplus").reshape(q.shape)
+        dt = ops.activate(a + p["dt_bias"], "softplus").reshape(q.shape)
         log_decay = -xp.exp(p["A_log"])[:, None] * dt
         h, cell = ops.recurrence(q, k, v, log_decay, beta=beta, chunk_size=CHUNK_SIZE, state=cell)
         return run.close(h, p, g, "sigmoid"), (cell, conv)
@@ -280,7 +280,7 @@ class RWKV7(Layer):
         B, S, d = x.shape
         heads = (B, S, self.heads, d // self.heads)
         cell, last = state
-        last = xp.zeros_like(x[:, :1]) if last is None else xp.astype(last, x)
+        last = xp.zeros_like(x[:, :1]) if last is None else last
         moved = xp.concatenate([last, x[:, :-1]], 1) - x
         mixed = {name: x + moved * p[f"mu_{name}"] for name in MIXED}
         r, k, v = (run.linear(mixed[name], p, f"{name}_proj") for name in "rkv")
@@ -290,8 +290,8 @@ class RWKV7(Layer):
         (a,) = ops.linears(a, [p["rate_up.weight"]], [p["a0"]])
         g = run.linear(mixed["g"], p, "gate_down")
         g = run.linear(ops.activate(g, "sigmoid"), p, "gate_up")
-        w = FASTEST * ops.activate(xp.float32(w), "sigmoid")
-        a = ops.activate(xp.float32(a), "sigmoid")
+        w = FASTEST * ops.activate(w, "sigmoid")
+        a = ops.activate(a, "sigmoid")
         kappa = unit(run, (k * p["k_k"]).reshape(heads))
         k = k * (1.0 + (a - 1.0) * p["k_a"])
         r, w, k, v, a = (y.reshape(heads) for y in (r, w, k, v, a))
@@ -301,4 +301,4 @@ class RWKV7(Layer):
         h = ops.head_norm(h, p["head_norm.weight"], heads[-1] * EPS) + p["head_norm.bias"]
         bonus = (r * k * p["r_k"].reshape(heads[2:])).sum(-1)[..., None] * v
         y = run.linear((h + bonus.reshape(B, S, d)) * g, p, "out_proj")
-        return y, (cell, xp.float32(x[:, -1:]))
+        return y, (cell, x[:, -1:])

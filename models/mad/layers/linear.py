@@ -111,7 +111,7 @@ class GLA(Layer):
         ops, heads = run.ops, (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
         q, k, v, g, low = run.linears(x, p, "q_proj", "k_proj", "v_proj", "g_proj", "decay_down")
         gate = run.linear(low, p, "decay_up")
-        log_alpha = ops.activate(-ops.xp.float32(gate), "softplus") / -16.0
+        log_alpha = ops.activate(-gate, "softplus") / -16.0
         q, k, v, log_alpha = (y.reshape(heads) for y in (q, k, v, log_alpha))
         how: dict[str, Any] = {"scale": heads[-1] ** -0.5, "chunk_size": CHUNK_SIZE}
         h, last = ops.recurrence(q, k, v, log_alpha, state=state[0], **how)
@@ -151,7 +151,7 @@ class GSA(Layer):
         ops, (B, S, d) = run.ops, x.shape
         qkv, f = run.linears(x, p, "qkv_proj", "f_proj")
         qkv = ops.activate(qkv, "silu").reshape(B, S, 3, self.heads, -1)
-        dt = ops.activate(-ops.xp.float32(f), "softplus") / 8.0
+        dt = ops.activate(-f, "softplus") / 8.0
         q, k, v = (qkv[:, :, i] for i in range(3))
         h, last = slot_attention(ops, q, k, v, dt.reshape(B, S, self.heads, -1), state)
         h = ops.activate(h.reshape(B, S, d), "silu")
@@ -225,15 +225,14 @@ class Mesa(Layer):
         # An RMSNorm makes heads of length 1 wherever they are longer than its eps.
         unit = xp.full_like(p["head_norm.weight"], heads[-1] ** -0.5)
         q, k = (
-            ops.rms_norm(xp.float32(y).reshape(heads), unit, run.norm_eps)
-            for y in (qk[..., :d], qk[..., d:])
+            ops.rms_norm(y.reshape(heads), unit, run.norm_eps) for y in (qk[..., :d], qk[..., d:])
         )
-        log_decay = xp.log_sigmoid(xp.float32(a))[..., None]
-        root = xp.exp(0.5 * xp.log_sigmoid(xp.float32(b)))[..., None]  # of beta
+        log_decay = xp.log_sigmoid(a)[..., None]
+        root = xp.exp(0.5 * xp.log_sigmoid(b))[..., None]  # of beta
         k = root * k
         ridge = (ops.activate(p["lambda"], "softplus") + LEAST_LAMBDA).reshape(heads[-2:])
         how: dict[str, Any] = {"chunk_size": CHUNK_SIZE}
         solution, H = ops.regression_cell(q, k, log_decay, ridge, steps=self.steps, state=H, **how)
         h, G = ops.recurrence(solution, k, root * v.reshape(heads), log_decay, state=G, **how)
         h = ops.rms_norm(h, p["head_norm.weight"], run.norm_eps)
-        return run.linear(xp.astype(h, x).reshape(B, S, d), p, "out_proj"), (H, G, conv)
+        return run.linear(h.reshape(B, S, d), p, "out_proj"), (H, G, conv)

@@ -65,8 +65,7 @@ class Mamba(Layer):
         u, z = ops.linears(x, [w[:inner], w[inner:]])
         u, conv = run.conv(u, p, conv)
         low, Bt, Ct = ops.linears(u, [w_x[:rank], w_x[rank : rank + N], w_x[rank + N :]])
-        dt = run.linear(low, p, "dt_proj")
-        dt = ops.activate(xp.float32(dt), "softplus")
+        dt = ops.activate(run.linear(low, p, "dt_proj"), "softplus")
         h, cell = ops.selective_scan(u, dt, -xp.exp(p["A_log"]), Bt, Ct, state=cell)
         h = ops.swiglu(z, h + p["D"] * u)
         return run.linear(h, p, "out_proj"), (cell, conv)
@@ -126,7 +125,7 @@ class SSD(Layer):
             xp.broadcast_to(y[:, :, None], (B, S, heads, N))
             for y in (xbc[..., inner : inner + N], xbc[..., inner + N :])
         )
-        dt = ops.activate(xp.float32(dt), "softplus")[..., None]
+        dt = ops.activate(dt, "softplus")[..., None]
         h, cell = ops.recurrence(
             Ct, Bt, dt * u, -xp.exp(p["A_log"])[:, None] * dt, chunk_size=CHUNK_SIZE, state=cell
         )
@@ -206,7 +205,7 @@ class Mamba3(Layer):
         B, S, _ = x.shape
         heads, N = self.heads, self.states
         z, u, bc, gates = run.linears(x, p, "z_proj", "x_proj", "bc_proj", "gates_proj")
-        u, gates = u.reshape(B, S, heads, -1), xp.float32(gates)
+        u = u.reshape(B, S, heads, -1)
         Bt, Ct = (
             run.norm(part, p, f"{name}_norm")[:, :, None] + p[f"{name}_bias"]
             for name, part in (("B", bc[..., :N]), ("C", bc[..., N:]))
@@ -245,7 +244,7 @@ def turning_cell(
         pairs = xp.stack([real, imaginary], -1).flatten(-2)
         return xp.concatenate([pairs, x[..., 2 * turns :]], -1)
 
-    q, k = turned(xp.float32(q)), turned(xp.float32(k))
+    q, k = turned(q), turned(k)
     of_own, of_before = own * dt, (1 - own) * dt
     written = xp.concatenate([xp.zeros_like(of_own[:, :1]), of_own[:, :-1]], 1) + of_before
     shifted_k = xp.concatenate([k_before[:, None], k[:, :-1]], 1)

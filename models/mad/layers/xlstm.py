@@ -177,7 +177,7 @@ class SLSTM(_CandidateCell):
         z, o = run.linears(x, p, "zgate", "ogate", heads=self.heads)
         R, b = p["recurrent.weight"], p["recurrent.bias"]
         h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:])
-        y = run.ops.head_norm(run.ops.xp.astype(h, x), p["head_norm.weight"], run.norm_eps)
+        y = run.ops.head_norm(h, p["head_norm.weight"], run.norm_eps)
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
 
 
@@ -321,7 +321,7 @@ class SLSTMV1(_V1Cell):
         h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
         w = p.get("group_norm.weight")
         scale = xp.ones_like(x[0, 0]) if w is None else 1.0 + w
-        y = run.ops.head_norm(run.drop(xp.astype(h, x)), scale, V1_NORM_EPS)
+        y = run.ops.head_norm(run.drop(h), scale, V1_NORM_EPS)
         return y, (*inputs, *cell)
 
 

@@ -63,18 +63,15 @@ class MetalCells(Ops):
     ) -> tuple[Array, Array]:  # fmt: skip
         b = self.zeros_if_none(b, w[:, 0, 0])
         xp, (B, S, _), K = self.xp, x.shape, w.shape[-1]
-        inputs = xp.float32(x)
-        if state is not None:
-            inputs = xp.concatenate([xp.float32(state), inputs], 1)
+        inputs = x if state is None else xp.concatenate([state, x], 1)
         if starts is None:
             back = xp.full((B, S), K - 1, "int32", like=x)
         else:
             back = self.positions_back(starts, K)
-        arrays = (inputs, xp.float32(w), xp.float32(b), back)
-        (y,) = self.apply(self._conv, self._conv_grad, *arrays, silu=silu)
+        (y,) = self.apply(self._conv, self._conv_grad, inputs, w, b, back, silu=silu)
         padded = xp.pad(inputs, [(0, 0), (max(0, K - 1 - inputs.shape[1]), 0), (0, 0)])
         last = self.last_inputs(padded[:, padded.shape[1] - (K - 1) :], starts)
-        return xp.astype(y, x), last
+        return y, last
 
     def _conv(self, *arrays: Array, silu: bool) -> tuple[Arrays, Arrays]:
         """Convolve (inputs, w, b, back); `back` limits how far back each position sees.
@@ -97,7 +94,7 @@ class MetalCells(Ops):
     def mlstm_cell(
         self, *x: Array, chunk_size: int, eps: float, state: Arrays | None = None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        q, _, v, *_ = x = tuple(self.xp.float32(y) for y in x)
+        q, _, v, *_ = x
         state = stored(state) or self.zero_state(q, v)
         how = {"chunk": min(chunk_size, q.shape[1], mlstm.LONGEST_CHUNK), "eps": eps}
         h, C, n, m = self.apply(self._mlstm, self._mlstm_grad, *x, *state, **how)
@@ -173,8 +170,7 @@ class MetalCells(Ops):
     ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         xp, (*ifzo, R, b) = self.xp, x
         B, S, NH, DH = ifzo[0].shape
-        G = xp.stack([xp.float32(gate) for gate in ifzo], 2)
-        R, b = xp.float32(R).reshape(NH, 4, DH, DH), xp.float32(b).reshape(4, NH, DH)
+        G, R, b = xp.stack(ifzo, 2), R.reshape(NH, 4, DH, DH), b.reshape(4, NH, DH)
         state = stored(state) or [xp.zeros((B, NH, DH), like=G)] * 4
         documents = xp.zeros((B, S), "int32", like=G) if starts is None else xp.int32(starts)
         h, c, n, m = self.apply(self._slstm, self._slstm_grad, G, R, b, *state, documents)

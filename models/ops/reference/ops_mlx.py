@@ -90,13 +90,13 @@ class MLXOps(Ops):
         return mx.cumsum(a, -2, reverse=True, inclusive=False)
 
     def normalised(self, x: array, eps: float, w: array | None = None) -> array:
-        return mx.fast.layer_norm(x.astype(mx.float32), w, None, eps)
+        return mx.fast.layer_norm(x, w, None, eps)
 
     def rms_norm(self, x: array, w: array, eps: float) -> array:
         return mx.fast.rms_norm(x, w, eps)
 
     def head_norm_gate(self, h: array, o: array, w: array, eps: float) -> array:
-        return _gated(o, w, self.normalised(h, eps).astype(o.dtype).reshape(o.shape))
+        return _gated(o, w, self.normalised(h, eps).reshape(o.shape))
 
     def swiglu(self, gate: array, up: array) -> array:
         return _swiglu(gate, up)

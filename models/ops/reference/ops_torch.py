@@ -36,7 +36,7 @@ class TorchOps(Ops):
         return F.pad(a[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
 
     def normalised(self, x: Tensor, eps: float, w: Tensor | None = None) -> Tensor:
-        return F.layer_norm(self.xp.float32(x), x.shape[-1:], w, eps=eps)
+        return F.layer_norm(x, x.shape[-1:], w, eps=eps)
 
     def rms_norm(self, x: Tensor, w: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], w, eps)

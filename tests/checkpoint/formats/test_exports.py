@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_model, save_model
 
 from mlxhog.base import tensors
-from mlxhog.base.tensors import TensorSource
 from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.checkpoint.formats import saving
-from mlxhog.checkpoint.formats.converting import Conversion, convert, token_ids
+from mlxhog.checkpoint.formats.converting import convert, token_ids
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models import families, lm_float64
@@ -35,7 +31,7 @@ def layers(**fields):
 
 def exported(folder, model):
     run = saved_run(folder / "runs", model=model)
-    convert(formats.open(run.model.resolve()), folder / "e", Conversion("hf"))
+    convert(formats.open(run.model.resolve()), folder / "e", "hf")
     return folder / "e"
 
 
@@ -68,8 +64,8 @@ def test_unknown_fields_of_a_config_survive_both_directions(tmp_path):
     (folder / "config.json").write_text(
         json.dumps(fields(folder) | {"mine": [1], "pad_token_id": 7})
     )
-    convert(formats.open(folder), tmp_path / "ours", Conversion("mlxhog"))
-    convert(formats.open(tmp_path / "ours"), tmp_path / "again", Conversion("hf"))
+    convert(formats.open(folder), tmp_path / "ours", "mlxhog")
+    convert(formats.open(tmp_path / "ours"), tmp_path / "again", "hf")
     for written in (fields(tmp_path / "ours"), fields(tmp_path / "again")):
         assert (written["mine"], written["pad_token_id"]) == ([1], 7)
         assert written["eos_token_id"] == ByteTokenizer().bos
@@ -206,22 +202,7 @@ def test_the_model_has_what_tools_of_transformers_ask_for_and_survives_save_pret
     assert formats.open(tmp_path / "again").config == formats.open(tmp_path / "e").config
 
 
-# -- shards, and places that refuse them -----------------------------------------------------------
-
-
-def entry(n):
-    array = np.zeros(n, np.float16)
-    return TensorSource(array.shape, array.dtype, (array,))
-
-
-@given(sizes=st.lists(st.integers(0, 40), max_size=20), limit=st.integers(1, 100))
-def test_shards_hold_every_tensor_once_in_order_and_within_the_limit(sizes, limit):
-    entries = {f"t{k}": entry(n) for k, n in enumerate(sizes)}
-    shards = saving.shards(entries, limit)
-    assert [name for shard in shards for name in shard] == list(entries)
-    for shard in shards:
-        held = [e.nbytes for e in shard.values() if e.nbytes]
-        assert sum(held) <= limit or len(held) == 1
+# -- places that refuse it -------------------------------------------------------------------------
 
 
 @each_of("refused", ["made", "made/deeper", "made/deeper/model"])
@@ -233,11 +214,11 @@ def test_a_place_that_the_system_refuses_is_named_and_nothing_is_left(tmp_path, 
             raise PermissionError(13, "Permission denied", str(self))
         mkdir(self, *args, **kwargs)
 
+    source = formats.open(saved_run(tmp_path / "runs").model.resolve())
     target = tmp_path / "made" / "deeper" / "model"
     message = f"cannot write {target}: Permission denied at {tmp_path / refused}.*another place"
-    files = {"model.safetensors": {"a": entry(3)}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "mkdir", refusing)
         with pytest.raises(EnvironmentLacks, match=message):
-            saving.write(target, files, {}, source=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+            convert(source, target, "hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]

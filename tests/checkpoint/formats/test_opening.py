@@ -166,23 +166,6 @@ def test_a_checkpoint_of_another_family_says_what_it_has(tmp_path):
     refused(tmp_path, "its config says model_type 'llama'")
 
 
-@each_of(
-    ("content", "message"),
-    [
-        ({"weights": [1, 2]}, "has no state dict"),
-        (b"", "missing, truncated, foreign, or of a torch before 1.6"),
-        (b"PK\x03\x04 not a zip", "missing, truncated, foreign"),
-    ],
-)
-def test_a_torch_file_without_a_state_dict_is_refused(tmp_path, content, message):
-    file = tmp_path / "model.pt"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    else:
-        torch.save(content, file)
-    refused(file, message)
-
-
 class Payload:
     """What a pickle may run when it is loaded."""
 
@@ -190,11 +173,33 @@ class Payload:
         return (exec, ("raise AssertionError('ran')",))
 
 
-def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path):
-    torch.save({"state_dict": peers.large().state_dict(), "extra": Payload()}, tmp_path / "m.pt")
-    refused(tmp_path / "m.pt", "has more than tensors")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": Payload()}))
-    refused(tmp_path / "plain.pt", "foreign")
+LOOP = {}
+LOOP["model"] = LOOP
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@each_of(
+    ("content", "message"),
+    [
+        ({"weights": [1, 2]}, "has no state dict"),
+        (LOOP, "has no state dict"),
+        ({"a": torch.eye(3).to_sparse()}, "a has type"),
+        ({"a": torch.empty(3, device="meta")}, "a has type"),
+        ({"state_dict": {"a": torch.ones(3)}, "extra": Payload()}, "has more than tensors"),
+        (pickle.dumps({"w": Payload()}), "foreign"),
+        (b"", "missing, truncated, foreign, or of a torch before 1.6"),
+        (b"PK\x03\x04 not a zip", "missing, truncated, foreign"),
+    ],
+)
+def test_a_torch_file_without_a_state_dict_or_with_a_program_is_refused_unread(
+    tmp_path, content, message
+):
+    file = tmp_path / "model.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    refused(file, message)
 
 
 @each_of("name", ["model.safetensors", "model_0.safetensors", "model.pt"])

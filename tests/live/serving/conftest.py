@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(folder):
     """A server with small limits, so that tests reach them."""
-    limits = ("--batch-size=8", "--queue=4", "--max-new-tokens=200000", "--max-prompt-tokens=3000")
+    limits = ("--batch-size=8", "--queue=4", "--max-new-tokens=200000")
     with serving("latest", MLX, *limits, cwd=folder) as server:
         yield server
 

@@ -1,6 +1,7 @@
 """Who may use the server: keys, web pages of other sites, and odd headers."""
 
 import asyncio
+import re
 from types import SimpleNamespace
 
 import httpx
@@ -17,8 +18,8 @@ LEAVE = "access-control-allow-origin"
 
 def answer(method, path, headers=(), *, origins=(), key=None):
     """What a server without an engine answers to one request."""
-    engine = SimpleNamespace(health=lambda: {"trouble": None})
-    api = Api(engine, SimpleNamespace(name="m"), ServeConfig(), key, origins)
+    served = SimpleNamespace(health=lambda: {"trouble": None}, model=SimpleNamespace(name="m"))
+    api = Api(served, ServeConfig(), key, origins)
 
     async def asked():
         transport = httpx.ASGITransport(api, raise_app_exceptions=True)
@@ -26,15 +27,6 @@ def answer(method, path, headers=(), *, origins=(), key=None):
             return await client.request(method, path, headers=headers)
 
     return asyncio.run(asked())
-
-
-def preflight(origin, **how):
-    asked = {
-        "Origin": origin,
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
-    }
-    return answer("OPTIONS", "/v1/chat/completions", asked, **how)
 
 
 def test_with_a_key_only_those_who_have_it_are_answered_but_for_the_page_and_the_health():
@@ -47,36 +39,39 @@ def test_with_a_key_only_those_who_have_it_are_answered_but_for_the_page_and_the
         assert status == 200 or read.json()["error"]["code"] == "invalid_api_key"
         assert answer("GET", "/health", sent, key=KEY).status_code == 200
     page = answer("GET", "/", key=KEY)
-    assert page.status_code == 200
-    policy = page.headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "connect-src 'self'" in policy
-    nonce = policy.partition("script-src 'nonce-")[2].partition("'")[0]
-    assert f'<script nonce="{nonce}">' in page.text
-    for outside in ("{nonce}", "http://", "https://"):
-        assert outside not in page.text.replace("http://www.w3.org", "")
+    assert (page.status_code, page.headers["x-frame-options"]) == (200, "DENY")
+    for words in ("default-src 'none'", "script-src 'sha256-", "connect-src 'self'"):
+        assert words in page.text
+    assert not re.search("https?://", page.text.replace("http://www.w3.org", ""))
 
 
-@each_of("origins", [(SITE,), ("http://localhost:3000", SITE), ("*",)])
-def test_a_browser_of_an_allowed_site_may_send_its_key_and_reads_that_it_is_wrong(origins):
-    leave = preflight(SITE, origins=origins, key=KEY)
-    assert "authorization" in leave.headers["access-control-allow-headers"]
-    right, wrong = (
-        answer("GET", "/v1/models", {"Origin": SITE, **sent}, origins=origins, key=KEY)
-        for sent in ({"Authorization": f"Bearer {KEY}"}, {})
-    )
-    assert [one.status_code for one in (leave, right, wrong)] == [200, 200, 401]
-    assert {one.headers[LEAVE] for one in (leave, right, wrong)} <= {SITE, "*"}
+PREFLIGHT = {
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+}
+SENT = {"Authorization": f"Bearer {KEY}"}
 
 
-def test_other_sites_get_no_leave_and_a_named_one_needs_no_key_where_there_is_none():
-    assert answer("GET", "/v1/models", {"Origin": SITE}, origins=(SITE,)).status_code == 200
-    refused = [answer("GET", "/v1/models", {"Origin": EVIL}, origins=(SITE,))]
-    assert refused[0].status_code == 403
-    for key in (None, KEY):
-        refused += [preflight(EVIL, origins=origins, key=key) for origins in ((), (SITE,))]
-    assert {one.status_code for one in refused[1:]} == {400}
-    assert not any(LEAVE in one.headers for one in refused)
+@each_of(
+    ("site", "origins", "key", "sent", "status"),
+    [
+        *((SITE, origins, KEY, sent, status)
+          for origins in ((SITE,), ("http://localhost:3000", SITE), ("*",))
+          for sent, status in ((PREFLIGHT, 200), (SENT, 200), ({}, 401))),
+        (SITE, (SITE,), None, {}, 200),  # a named one needs no key where there is none
+        (EVIL, (SITE,), None, {}, 403),
+        *((EVIL, origins, key, PREFLIGHT, 400) for origins in ((), (SITE,)) for key in (None, KEY)),
+    ],
+)  # fmt: skip
+def test_a_browser_of_an_allowed_site_reads_every_answer_and_other_sites_get_no_leave(
+    site, origins, key, sent, status
+):
+    method, headers = "OPTIONS" if sent is PREFLIGHT else "GET", {"Origin": site, **sent}
+    read = answer(method, "/v1/models", headers, origins=origins, key=key)
+    assert read.status_code == status
+    assert (read.headers.get(LEAVE) in (SITE, "*")) == (site == SITE)
+    if (method, status) == ("OPTIONS", 200):
+        assert "authorization" in read.headers["access-control-allow-headers"]
 
 
 @each_of(
@@ -96,16 +91,11 @@ def test_odd_names_end_in_a_status(host, origin):
 @each_of(
     ("config", "environment", "key", "message"),
     [
-        ({"allow_origin": "chat.example"}, "", None, "write scheme and host"),
         ({"allow_origin": "https://chat.example/page"}, "", None, "write scheme and host"),
         ({"allow_origin": "*"}, "", None, "set an API key"),
         ({"host": "0.0.0.0"}, "", None, "set an API key"),
-        ({"host": "::"}, "", None, "set an API key"),
         ({"api_key": "two words"}, "", None, "a header cannot have"),
-        ({"api_key": "clé"}, "", None, "a header cannot have"),
-        ({"host": "localhost"}, "", None, ""),
         ({"host": "127.8.9.10"}, "", None, ""),
-        ({"host": "0.0.0.0"}, "secret", "secret", ""),
         ({"host": "0.0.0.0", "api_key": "mine"}, "secret", "mine", ""),
     ],
 )

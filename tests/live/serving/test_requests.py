@@ -81,8 +81,9 @@ def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
     [
         ("max_tokens", True), ("max_tokens", 1.5), ("max_tokens", "9"), ("max_new_tokens", 5),
         ("logprobs", True), ("logprobs", 21), ("seed", -2), ("seed", 2**70), ("temperature", [1]),
-        ("n", 0), ("stream", "yes"), ("stream_options", []),
-        ("stream_options", {"include_usage": 1}), ("stop", 5), ("session", "a"),
+        ("repetition_penalty", 1e-39), ("top_p", -0.1), ("n", 0), ("stream", "yes"),
+        ("stream_options", []), ("stream_options", {"include_usage": 1}), ("session", "a"),
+        ("stop", 5), ("stop", ["a", ""]), ("stop", ["a"] * 9), ("stop", ["a" * 101]),
         ("prompt", None), ("prompt", 5), ("prompt", [True]), ("prompt", ["a", 1]),
         ("model", None), ("modle", "m"),
     ],

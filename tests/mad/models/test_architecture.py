@@ -52,15 +52,6 @@ def test_the_canonical_text_of_any_list_reads_back_as_the_list(made):
     assert parse(canonical(made)) == made
 
 
-@given(st.text("()*,= h4mlstm swiglu2.-\tinner=none", max_size=40))
-def test_any_line_is_a_sequence_or_a_mistake_in_words(line):
-    try:
-        sequence = parse(line)
-    except ConfigError:
-        return
-    assert parse(canonical(sequence)) == sequence
-
-
 CONV, MAP, FOUR = make("gated-conv"), make("swiglu"), make("gated-conv", {"kernel": 4})
 
 
@@ -76,11 +67,6 @@ def test_groups_repeat_and_nest_and_numbers_have_the_types_of_the_layer(line, ex
     assert parse(line) == expected
 
 
-def test_defaults_hold_where_a_layer_says_nothing_else():
-    sequence = parse("gated-conv gated-conv(kernel=2)", {"gated-conv": {"kernel": 4}})
-    assert sequence == (FOUR, make("gated-conv", {"kernel": 2}))
-
-
 OTHERS = "gated-conv(3)|gated-conv(kernel=3,kernel=4)|()|gated-conv)||*2|swiglu*2*2|swiglu*0"
 
 
@@ -89,7 +75,6 @@ OTHERS = "gated-conv(3)|gated-conv(kernel=3,kernel=4)|()|gated-conv)||*2|swiglu*
     [
         ("gated-con swiglu", "no layer 'gated-con'; did you mean 'gated-conv'"),
         ("gated-conv(kernal=3)", "'gated-conv.kernal'; did you mean 'gated-conv.kernel'"),
-        ("gated-conv(h4)", "unknown .* 'gated-conv.heads'; did you mean 'gated-conv.kernel'"),
         ("gated-conv(kernel=wide)", "gated-conv.kernel is 'wide'; wanted a whole number"),
         ("(gated-conv", "a parenthesis is not closed at character 12"),
         ("swiglu, swiglu", "',' begins no layer at character 7"),
@@ -105,18 +90,6 @@ def test_what_is_no_sequence_is_refused_with_its_place(text, message):
 # -- files -----------------------------------------------------------------------------------------
 
 
-@each_of(
-    "layers",
-    [
-        "[{type: gated-conv, kernel: 4}, swiglu, 'gated-conv(kernel=4) swiglu']",
-        "'(gated-conv(kernel=4) swiglu)*2'",
-        "['(gated-conv(kernel=4) swiglu)*2']",
-    ],
-)
-def test_items_and_lines_mean_the_same_list(layers):
-    assert read(f"layers: {layers}").layers == (FOUR, MAP) * 2
-
-
 def test_sizes_of_the_file_are_those_of_the_model():
     cfg = read(
         "{dim: 64, vocab_size: 50, position: sincos, max_length: 40, "
@@ -129,7 +102,8 @@ def test_sizes_of_the_file_are_those_of_the_model():
 
 
 def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path):
-    cfg = read("{dim: 64, layers: '(gated-conv swiglu(inner=48))*2'}")
+    cfg = read("layers: [{type: gated-conv, kernel: 4}, swiglu, 'gated-conv(kernel=4) swiglu']")
+    assert cfg.layers == (FOUR, MAP) * 2
     file = tmp_path / "winner.yaml"
     file.write_text(to_yaml(cfg))
     assert load_architecture(file) == load_candidate(file) == cfg
@@ -141,11 +115,9 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path):
     [
         ("space: {}", "a space of architectures, .*mlxhog mad search --space"),
         ("{dims: 3, layers: swiglu}", "field 'dims'; did you mean 'dim'"),
-        ("{dim: wide, layers: swiglu}", "dim is 'wide'"),
         ("{model_type: mad, dim: 8}", "the architecture lacks layers; add it"),
         ("layers: 3", "layers is 3; give a list"),
         ("layers: [swiglu, 3]", r"layers\[1\]: 3 is not a layer"),
-        ("layers: [{typ: swiglu}]", r"layers\[0\]: .* is not a layer"),
         ("layers: [swiglu, swigl]", r"layers\[1\]: no layer 'swigl'.*'swiglu'"),
         ("layers: [{type: swiglu, iner: 3}]",
          r"layers\[0\]: unknown .* 'swiglu.iner'; did you mean"),

@@ -44,7 +44,7 @@ def test_parity_compares_everything_with_the_reference_too(tmp_path, capsys):
     result = said(capsys, "parity", candidate(tmp_path), *small.split())
     assert result["ok"]
     compared = {row["what"].split("/")[0] for row in result["rows"] if row["b"] == "numpy"}
-    precision = {"products", "chain", "gates", "tiny"}
+    precision = {"products", "chain", "gates"}
     kinds = {"hidden", "logits", "loss", "grad", "state", "stepwise", "after"}
     assert precision | kinds <= compared
 

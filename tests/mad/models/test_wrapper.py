@@ -1,7 +1,6 @@
 """The parts around the layers: position vectors, the auto-encoder, initial values."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from mlxhog.models import lm_float64
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import POSITIONS, MADConfig, sincos
-from mlxhog.models.mad.layers import BUILT_IN, make
+from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS, assert_agreement
@@ -99,15 +98,6 @@ def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as
         else:
             assert abs(value.mean()) < 5 * 0.02 / math.sqrt(value.size), name
             assert abs(value.std() / 0.02 - 1) < 5 / math.sqrt(2 * value.size), name
-
-
-@each_of("name", sorted(layer.name for layer in BUILT_IN))
-def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name):
-    layer = make(name)
-    spec = param_spec(model_of("swiglu", name))
-    place = f"layers.1.{layer.inside}.".replace("..", ".")
-    for own in layer.param_spec(64):
-        assert replace(spec[place + own.name], name=own.name) == own
 
 
 @each_of("position", ["none", "learned"])

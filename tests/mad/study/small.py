@@ -97,11 +97,6 @@ def study(root, name="s", candidates=2, runs=4):
     return open_store(definition(candidates, runs), root, name)
 
 
-def processes(store, run=quick, *, parallel=1):
-    """The executor of the command: workers in processes of their own."""
-    return Pool(run, parallel=parallel, threads=1, logs=store.directory / "logs")
-
-
 def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, **how):
     """Execute a session of a study and return its result."""
     plan = store.study()
@@ -109,8 +104,9 @@ def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, **how):
         vars(plan).update(new_sampler=lambda: sampler)
     if pruner is not None:
         vars(plan).update(new_pruner=lambda curve: pruner)
-    with store.lock(), processes(store, run, parallel=parallel) as pool:
-        return Scheduler(store, plan, pool.execute, parallel, **how).run()
+    pool = Pool(run, parallel=parallel, threads=1, logs=store.directory / "logs")
+    with store.lock(), pool:
+        return Scheduler(store, plan, pool, parallel, **how).run()
 
 
 def table(store):

@@ -47,23 +47,18 @@ def test_records_and_curves_read_back_in_order_and_a_repeated_run_counts_once(st
     assert store.curve(some[2].key) == []
 
 
-def test_a_torn_last_line_is_ignored_by_readers_and_removed_by_the_next_writer(store):
+def test_a_line_is_on_the_disk_at_once_and_a_torn_one_is_ignored_and_removed(store, monkeypatch):
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.fstat(fd).st_size) or fsync(fd))
     store.append(ended(0))
     path = store.directory / "runs.jsonl"
+    assert path.stat().st_size in flushed
     with path.open("ab") as file:
         file.write(b'{"key": "abc", "candidate": "gated-c')
     assert [one.seed for one in store.records()] == [0]
     Store(store.directory).append(ended(1))
     assert [one.seed for one in store.records()] == [0, 1]
     assert path.read_bytes().count(b"\n") == 2
-
-
-def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):
-    flushed, fsync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.fstat(fd).st_size) or fsync(fd))
-    for n in range(3):
-        store.append(ended(n))
-        assert (store.directory / "runs.jsonl").stat().st_size in flushed
 
 
 def test_two_schedulers_at_once_are_refused_and_a_dead_ones_lock_is_free(store):
@@ -108,28 +103,21 @@ def test_a_study_reads_back_and_another_one_is_refused_with_every_difference(sto
 @each_of(
     ("change", "words"),
     [
-        *(
-            ({one: 0}, rf"made by .*{one} 0.*, this is .*continue with the version")
-            for one in STAMP
-        ),
+        *(({one: 0}, rf"made by .*{one} 0.*, this is .*continue with the ver") for one in STAMP),
         ({"seeds": "many"}, "seeds is 'many'; .*not to be edited"),
-        (["a list"], "it has no keys; .*not to be edited"),
     ],
 )
 def test_a_study_of_another_version_or_an_edited_one_is_refused(change, words, tmp_path):
-    store = open_store(DEFINITION, tmp_path, "s")
-    path = store.directory / "study.yaml"
-    before = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(before | change if isinstance(change, dict) else change))
+    path = open_store(DEFINITION, tmp_path, "s").definition
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
     with pytest.raises(StudyError, match=words):
-        store.study()
+        Store(path.parent).study()
 
 
 @each_of(
     ("name", "change", "reason"),
     [
         ("runs", lambda line: "{torn", "line 1 is damaged"),
-        ("runs", lambda line: line.replace('"steps": 2', '"steps": "x"', 1), "steps is 'x'"),
         ("runs", lambda line: line.replace('"status"', '"stat"'), "status.* missing"),
         ("candidates", lambda line: '{"candidate": 3}', "candidate is 3"),
     ],

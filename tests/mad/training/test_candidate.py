@@ -208,14 +208,10 @@ EXACT = {"lr": 2e-2, "steps": 300, "eval_every": 50, "stop_accuracy": 1.0, "beta
 @pytest.mark.parametrize(
     ("layers", "backend", "protocol", "solves", "task", "settings"),
     [
-        (MLSTM, "torch:cpu", QUICK, True, "depo",
-         {"hops": 1, "nodes": 4, "queries": 4, "vocab": 12, "seq_len": 28, **LEARNS}),
         (MLSTM, "mlx:cpu", QUICK, True, "mano",
          {"operations": 1, "modulus": 5, "vocab": 11, "seq_len": 32, **LEARNS}),
         (MLSTM, "mlx:cpu", QUICK, True, "multi-query-associative-recall",
          {"n_pairs": 2, "vocab": 16, **LEARNS}),
-        (MLSTM, "torch:cpu", QUICK, True, "selective-grammar",
-         {"depth": 2, "vocab": 9, "gap_prob": 0.0, **LEARNS}),
         # at 16 times the training length
         (SLSTM, "torch:cpu", EXACT, True, "state-tracking", PARITY),
         (MLSTM, "mlx:cpu", EXACT, False, "state-tracking", PARITY),

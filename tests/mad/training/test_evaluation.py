@@ -60,23 +60,11 @@ def test_only_rungs_ask_whether_to_go_on_also_one_that_workers_ran_past_and_a_no
     assert (late.status, callbacks.asked) == ("pruned", [20, 23])
 
 
-def test_a_diverged_run_scores_0_whatever_it_had_reached():
-    run = evaluations(0.7).record("diverged", 14, 1.0)
-    assert [getattr(run, kind) for kind in KINDS] == [0, 0, 0, 0]
-    assert run.by_length == ((40, 0), (64, 0))
-    assert run.curve[0].acc_token == 0.7
-
-
 @each_of(("stop", "step"), [(0.999, 20), (0.95, 10), (2.0, 20)])
 def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop, step):
     run = evaluations(0.95, 0.99, 0.5, stop_accuracy=stop)
     assert run.record("done", 30, 1.0).solved == step
-    assert evaluations(0.9, stop_accuracy=stop).record("done", 10, 1.0).solved is None
-
-
-@each_of(("select", "decides"), [("test", 0.8), ("val", 0.2)])
-def test_the_rows_that_decide_make_the_curve(select, decides):
-    evaluator = evaluations(0.8, select=select)
-    assert evaluator.curve[0].acc_token == decides
-    result = evaluator.record("done", 10, 1.0)
-    assert (result.acc_token, result.val_token) == (0.8, 0.2)
+    diverged = evaluations(0.9, stop_accuracy=stop).record("diverged", 10, 1.0)
+    assert (diverged.solved, diverged.curve[0].acc_token) == (None, 0.9)
+    assert [getattr(diverged, kind) for kind in KINDS] == [0, 0, 0, 0]
+    assert diverged.by_length == ((40, 0), (64, 0))

@@ -1,8 +1,8 @@
-"""The engine's thread: newer weights between tokens, errors of the model, many clients."""
+"""The served model: newer weights between tokens, errors of the model, many clients."""
 
 import asyncio
 import threading
-from types import SimpleNamespace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -12,15 +12,15 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Request
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import Diverged
-from mlxhog.live.serving import engine_thread
+from mlxhog.live.model import LanguageModel
+from mlxhog.live.serving import served_model
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import AnswerJob, EngineThread
 from mlxhog.live.serving.requests import RefusedRequest
+from mlxhog.live.serving.served_model import AnswerJob, ServedModel
 from mlxhog.live.source import Loaded, WeightSource
 from tests.decoding.readers import Reader
 from tests.saved import SMALL
-from tests.threads import wait_until
 
 
 class Letters(Reader, WeightSource):
@@ -29,7 +29,8 @@ class Letters(Reader, WeightSource):
     Newer weights have no error.
     """
 
-    whose, version, loaded, error, is_closed = "letters", 0, 0, None, False
+    name = whose = "letters"
+    version, loaded, error, is_closed = 0, 0, None, False
 
     def __init__(self):
         super().__init__()
@@ -63,42 +64,45 @@ class Letters(Reader, WeightSource):
 
 @pytest.fixture
 def start(monkeypatch):
-    """Starts an engine's thread with a model that waits for the test; returns both."""
+    """Serves a model that waits for the test; returns its letters and the served model."""
     started = []
 
     def begin(mode="double_buffer", **how):
         letters = Letters()
         letters.mode = mode
-        model = SimpleNamespace(
-            backend=letters, tokenizer=ByteTokenizer(), name="letters", end_tokens=frozenset(),
-            config=SMALL,
-        )  # fmt: skip
-        monkeypatch.setattr(engine_thread, "open_source", lambda *_, **__: (letters, model))
+        model = LanguageModel(letters, letters, SMALL, ByteTokenizer(), Path("letters"))
+        monkeypatch.setattr(served_model, "load", lambda *_, **__: model)
         monkeypatch.setattr("mlxhog.live.source.LOADING_PART", 1e9)  # load whenever newer
-        thread = EngineThread("letters", ServeConfig(**how))
-        assert thread.wait().name == thread.weights["weights"] == "letters"
-        started.append((letters, thread))
-        return letters, thread
+        served = ServedModel("letters", ServeConfig(**how))
+        assert served.model.name == served.weights["weights"] == "letters"
+        started.append((letters, served))
+        return letters, served
 
     yield begin
-    for letters, thread in started:
+    for letters, served in started:
         letters.may_say.release(10**6)
-        thread.stop()
+        served.close()
         assert letters.is_closed
 
 
-def asked(thread, n=4):
+def asked(served, n=4):
     """The job of one request for an answer."""
     job = AnswerJob([Request(prompt=[1, 2], sampling=Sampling(max_new_tokens=n, temperature=0))])
-    thread.start(job)
+    served.start(job)
     return job
 
 
-def run(work):
-    async def soon():
-        await asyncio.wait_for(work(), timeout=60)
+def run(served, work):
+    """Do the work of a test while the answers are written."""
 
-    asyncio.run(soon())
+    async def beside():
+        tasks = [asyncio.create_task(one) for one in (work(), served.run())]
+        done, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        assert done, "no answer"
+        for task in done:
+            task.result()
+
+    asyncio.run(beside())
 
 
 async def rest(job):
@@ -113,11 +117,10 @@ def text(parts):
 
 
 def test_weights_change_between_two_tokens_and_every_part_names_its_own(start):
-    letters, thread = start()
+    letters, served = start()
 
-    @run
     async def work():
-        job = asked(thread)
+        job = asked(served)
         letters.may_say.release(2)  # the prompt, of which the first token comes, and a token
         parts = await job.parts()
         while len(parts) < 2:
@@ -131,30 +134,32 @@ def test_weights_change_between_two_tokens_and_every_part_names_its_own(start):
         assert [part.loaded.version for part in parts] == versions
         assert parts[-1].piece.finish_reason == "length"
 
+    run(served, work)
+
 
 def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(start, monkeypatch):
-    monkeypatch.setattr(engine_thread, "PINNED_S", 0.0)
-    letters, thread = start("pinned_per_sequence", batch_size=2)
+    monkeypatch.setattr(served_model, "PINNED_S", 0.0)
+    letters, served = start("pinned_per_sequence", batch_size=2)
 
-    @run
     async def work():
-        first = asked(thread, n=8)
+        first = asked(served, n=8)
         letters.may_say.release(2)
         parts = await first.parts()
         letters.version = 5
         letters.may_say.release(1)  # a step that had begun
-        second = asked(thread, n=2)  # there is a place, but it would get the old weights
+        second = asked(served, n=2)  # there is a place, but it would get the old weights
         letters.may_say.release(20)
         assert text(parts + await rest(first)) == "a" * 8
         assert text(await rest(second)) == "ff"
 
+    run(served, work)
+
 
 def test_weights_that_are_not_finite_are_a_status_until_newer_ones_are_there(start):
     """A stream is refused with the status of the whole answer."""
-    letters, thread = start()
-    api = Api(thread, thread.wait(), ServeConfig(), None)
+    letters, served = start()
+    api = Api(served, ServeConfig(), None)
 
-    @run
     async def work():
         transport = httpx.ASGITransport(api)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -174,33 +179,36 @@ def test_weights_that_are_not_finite_are_a_status_until_newer_ones_are_there(sta
             for wrong in (999, 2**40, 2**70):
                 assert (await ask(prompt=[wrong]))[1]["error"]["param"] == "prompt"
             letters.version = 3
-            while thread.trouble:  # no client asks for anything
+            while served.trouble:  # no client asks for anything
                 await asyncio.sleep(0.01)
             status, body = await ask(temperature=0)
             assert (status, body["choices"][0]["text"]) == (200, "dddd")
 
+    run(served, work)
+
 
 def test_an_error_of_the_program_is_told_as_such_and_printed(start, capfd):
-    letters, thread = start()
+    letters, served = start()
 
-    @run
     async def work():
         letters.may_say.release(100)
         letters.error = ZeroDivisionError("of a kernel")
         with pytest.raises(RefusedRequest, match="its terminal shows the error"):
-            await rest(asked(thread))
-        assert thread.trouble == ""  # the weights are well
+            await rest(asked(served))
+        assert served.trouble == ""  # the weights are well
         letters.error = None
-        assert text(await rest(asked(thread))) == "aaaa"
+        assert text(await rest(asked(served))) == "aaaa"
 
+    run(served, work)
     assert "ZeroDivisionError: of a kernel" in capfd.readouterr().err
 
 
-def test_a_source_that_breaks_ends_the_thread_with_its_error(start, monkeypatch):
-    letters, thread = start()
+def test_a_source_that_breaks_ends_the_answers_with_its_error(start, monkeypatch):
+    letters, served = start()
 
     def broken():
         raise OSError("the run's folder is gone")
 
     monkeypatch.setattr(letters, "ended", broken)
-    assert "folder is gone" in str(wait_until(lambda: thread.died))
+    with pytest.raises(OSError, match="folder is gone"):
+        asyncio.run(asyncio.wait_for(served.run(), 60))

@@ -1,59 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>mlxhog</title>
-<style nonce="{nonce}">
-:root { color-scheme: light dark; --ink: #1b1d21; --soft: #62676f; --faint: #d9dce1;
-  --paper: #fff; --mine: #e8effc; --mark: #2358c9; --wrong: #a3261b; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e7ea; --soft: #9aa0a9; --faint: #3a3f47;
-  --paper: #17191d; --mine: #22304d; --mark: #8db0ff; --wrong: #ff9d92; } }
-* { box-sizing: border-box; }
-[hidden] { display: none !important; }
-html, body { height: 100%; margin: 0; }
-body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { height: 100dvh; max-width: 46rem; margin: 0 auto; padding: 0 1rem; display: flex;
-  flex-direction: column; }
-header { display: flex; gap: .75rem; align-items: baseline; padding: .75rem 0;
-  border-bottom: 1px solid var(--faint); }
-h1 { font-size: 1rem; margin: 0; flex: 1; min-width: 0; overflow-wrap: anywhere; }
-#log { flex: 1; overflow-y: auto; padding: 1rem 0; }
-#log p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 .25rem; }
-#log .user { background: var(--mine); border-radius: 10px; padding: .5rem .8rem;
-  margin: 0 0 .75rem auto; width: fit-content; max-width: 85%; }
-#log small { display: block; color: var(--soft); margin: 0 0 1rem; }
-#log .error { color: var(--wrong); }
-#hint { color: var(--soft); }
-form { padding: .75rem 0; border-top: 1px solid var(--faint); }
-.row { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
-.row + .row { margin-top: .5rem; color: var(--soft); font-size: .85rem; }
-textarea, input, button { font: inherit; font-size: 16px; color: var(--ink); background: var(--paper);
-  border: 1px solid var(--faint); border-radius: 8px; padding: .45rem .7rem; }
-textarea { flex: 1 1 12rem; min-width: 0; resize: vertical; }
-input[type="number"] { width: 5.5rem; }
-#key { flex: 1; min-width: 8rem; }
-button { cursor: pointer; }
-button[type="submit"] { border-color: var(--mark); color: var(--mark); font-weight: 600; }
-:focus-visible { outline: 2px solid var(--mark); outline-offset: 1px; }
-</style>
-</head>
-<body>
-<main>
-<header><h1 id="model">mlxhog</h1><button type="button" id="new">New chat</button></header>
-<div id="log" role="log" aria-live="polite"><p id="hint">The answers are written by the model's
-current weights. Enter sends, Shift+Enter begins a new line.</p></div>
-<form id="ask">
-<div class="row" id="key-row" hidden><label for="key">API key</label>
-<input id="key" type="password" autocomplete="off"><button type="button" id="use-key">Use</button></div>
-<div class="row"><textarea id="text" rows="2" aria-label="Message" autofocus></textarea>
-<button type="submit" id="send">Send</button><button type="button" id="stop" hidden>Stop</button></div>
-<div class="row"><label>temperature <input id="temperature" type="number" min="0" max="100"
-step="0.1" value="0.8"></label><label>tokens <input id="tokens" type="number" min="1" step="1"
-value="256"></label></div>
-</form>
-</main>
-<script nonce="{nonce}">
 "use strict";
 const $ = (id) => document.getElementById(id);
 let model = null, messages = [], running = null, key = "";
@@ -186,6 +130,3 @@ $("key").addEventListener("keydown", (event) => {
   if (event.key === "Enter") { event.preventDefault(); useKey(); }
 });
 connect().catch((error) => add("error", error.message));
-</script>
-</body>
-</html>

@@ -1,0 +1,166 @@
+"""Every view of a run shows its state, its workers, its cluster and its sample."""
+
+import io
+import json
+import re
+import sys
+from dataclasses import replace
+from html import unescape
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from mlxhog import cli
+from mlxhog.base.typed import fill
+from mlxhog.report.metrics import MachineReport, Progress
+from mlxhog.report.plain import PlainLines
+from mlxhog.report.record import RunRecord
+from mlxhog.report.shares import in_words, shares
+from mlxhog.report.terminal import LiveTable
+from mlxhog.report.views import observer
+from tests.pairs import each_of
+from tests.report.sample_run import event, lines, write_run
+from tests.report.test_shares import CPU, GPU
+
+HOSTILE = "The \x1b[2J Congress [bold]of[/bold] <b>the</b>\nStates"
+MACHINES = tuple(
+    MachineReport(name=name, state=state, tokens=300_000, rounds=12, seen_s=90.0, is_own=is_own)
+    for name, state, is_own in (
+        ("studio", "in the quorum", True), ("studio (2)", "in the quorum", False),
+        ("air", "away", False),
+    )
+)  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """A run that was resumed, of two workers with times, on three machines."""
+    machines = [vars(one) for one in MACHINES]
+    metrics = [{**each, "first_step_s": 3.25, "machines": machines} for each in lines(20)]
+    for each in metrics:
+        pairs = zip(each["workers"], (CPU, GPU), strict=True)
+        each["workers"] = [worker | of for worker, of in pairs]
+    config = "seq_len: 64\nlr: 0.004242640687119285\ntime: 90.0\nworkers: torch:cpu*2\n"
+    events = [
+        event("message", "worker 2 \x07 died (SIGKILL) and is being replaced"),
+        event("sample", HOSTILE), event("checkpoint", "checkpoints/step-00000040"),
+    ]  # fmt: skip
+    folder, status = tmp_path_factory.mktemp("viewed"), {"automatic": ["lr"]}
+    return RunRecord(
+        write_run(folder, metrics=metrics, events=events, config=config, status=status)
+    )
+
+
+def said(record, *words):
+    """What a command prints of the run."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        assert cli.main([*words[:1], str(record.run.directory), *words[1:]]) == 0
+    return out.getvalue()
+
+
+def plain(record, message="once"):
+    out = io.StringIO()
+    with PlainLines(out, every_s=0.0) as view:
+        for step in (399, 400):
+            view(replace(record.progress, step=step, message=message if step == 399 else None))
+    return out.getvalue()
+
+
+def terminal(record, width=100):
+    console = Console(record=True, width=width, file=Terminal(), force_terminal=True)
+    with LiveTable(console) as view:
+        for message in ("once", None):
+            view(replace(record.progress, message=message))
+    return console.export_text()
+
+
+def notebook(record):
+    """The one output of a cell, as text and as HTML."""
+    cell = []
+
+    def display(output, *, display_id):
+        cell.append(output)
+        return SimpleNamespace(update=lambda output: cell.__setitem__(-1, output))
+
+    with pytest.MonkeyPatch.context() as patch:
+        shell = SimpleNamespace(kernel=object())
+        patch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+        patch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+        with observer(stream := io.StringIO(), environ={}) as view:
+            for message in ("once", None):
+                view(replace(record.progress, message=message))
+    assert stream.getvalue() == ""
+    (output,) = cell
+    text, html = output._repr_mimebundle_([], []).values()
+    assert "<b>the</b>" not in html
+    return text
+
+
+def page(record):
+    said(record, "report")
+    with open(record.run.directory / "report.html", encoding="utf-8") as file:
+        html = file.read()
+    outside_scripts = re.sub(r"<script.*?</script>", "", html, flags=re.S)
+    assert not re.search(r"(?:src|href|srcset)\s*=|url\(|@import|connect-src", outside_scripts)
+    assert not re.search(r"<b>the</b>|0\.0042426", html)
+    return unescape(html)
+
+
+STATE = ("400", "25.6k", "1.565", "1.677", "torch:cpu", "Congress [bold]of[/bold] <b>the</b>")
+CLUSTER = ("studio (2)", "air", "away, 300k tokens in 12 rounds, seen 1 min 30 s ago")
+TABLE = ("studio (this one)", "staleness mean / max", "1.0 / 3", "arena", "uniform", "8.00")
+EVENTS = ("died (SIGKILL) and is being replaced",)
+PARTS = [", ".join(in_words(shares(some))) for some in ([CPU, GPU], [CPU], [GPU])]
+
+
+@each_of(
+    ("view", "words"),
+    [
+        (plain, (*STATE, *CLUSTER, "[1 torch:cpu running 200 steps", "lost updates 0")),
+        (terminal, (*STATE, *CLUSTER, *TABLE)),
+        (notebook, (*STATE, *CLUSTER, *TABLE)),
+        (lambda record: said(record, "watch"), (
+            *STATE[:-1], *CLUSTER, *EVENTS, "done: 400 steps", "run: ",
+        )),
+        (lambda record: said(record, "show"), (
+            *STATE[:-1], *CLUSTER[1:], *PARTS, "first step after 3.2 s",
+        )),
+        (page, (
+            *STATE, *CLUSTER[1:], *EVENTS, "linux x86_64", "checkpoints/step-00000040",
+            "mlxhog train -c", "<code>mlxhog train --seq-len 64 --time 90.0 --workers",
+            "Differs from the defaults: seq_len 64 tokens, lr 0.00424 (auto), time 1 min 30 s",
+            "default-src 'none'", "Permission is hereby granted, free of charge",
+        )),
+    ],
+    ids=("plain", "terminal", "notebook", "watch", "show", "page"),
+)  # fmt: skip
+def test_every_view_shows_the_run_and_sends_a_terminal_no_control_character(record, view, words):
+    text = view(record)
+    flat = " ".join(text.split())
+    assert [one for one in words if one not in flat] == []
+    assert view is page or not {"\x1b", "\x07"} & set(text)
+    assert flat.count("once") <= 1
+
+
+def test_a_narrow_terminal_has_fewer_columns(record):
+    narrow = terminal(record, width=40)
+    assert "backend" in narrow
+    assert not {"dropped", "\u2026"} & set(narrow.split())
+
+
+def test_json_has_the_same_numbers(record):
+    states = [json.loads(line) for line in said(record, "watch", "--json").splitlines()]
+    last = fill(Progress, states[-1])
+    assert (last.step, last.machines, last.workers) == (400, MACHINES, record.progress.workers)
+    facts = json.loads(said(record, "show", "--json"))
+    expected = {"all workers": [CPU, GPU], "1 torch:cpu": [CPU], "2 torch:cpu": [GPU]}
+    assert facts["shares"] == {name: shares(some) for name, some in expected.items()}
+    assert facts["first_step_s"] == 3.25
