@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Written
+from mlxhog.cli.flags import Flags, Part, Plugins, Quiet
 from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
@@ -39,7 +39,7 @@ class _Words(Plugins, Quiet):
 
 
 @command("compare", Part(TrainConfig, BOTH, "of both sides"), otherwise=OTHERWISE)
-def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
+def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
     """Find out which of two ways to train is better.
 
     The command trains them in pairs with one seed and one order of the text, each with the same
@@ -59,8 +59,6 @@ def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
     Main options:
         a b pairs time tokens steps eval_tokens data workers seed folder out json quiet
     """
-    if both.problems:
-        raise ConfigError("\n".join(both.problems))
     flags = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
     if len(words.subjects) > 2:
         subjects = [*words.subjects]
@@ -70,7 +68,7 @@ def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
 
     named = {"a": (*words.subjects, None)[0], "b": (None, *words.subjects)[-1]}
     a, b = (
-        find_side(subject, [both.values, flags[letter]], Path(config.out))
+        find_side(subject, [both, flags[letter]], Path(config.out))
         for letter, subject in named.items()
     )
     folder = None if config.folder is None else Path(config.folder)
@@ -99,18 +97,18 @@ def _flags_of(letter: str, text: str) -> Layer:
     """The options in the flags of one side; a ConfigError if the comparison sets one itself."""
     flags = Flags(f"compare --{letter}", "", [Part(TrainConfig, merged=True)])
     try:
-        (parsed,) = flags.parse(shlex.split(text))
-    except ValueError as error:
+        (layer,) = flags.parse(shlex.split(text))
+    except (ConfigError, ValueError) as error:
         raise ConfigError(f"--{letter} {text!r}: {error}") from error
-    problems = parsed.problems + [
+    problems = [
         f"{origin} is not for one side of a comparison; give --seed, --out, --plugin and the same "
         "budget for both outside the quotes, and leave out the others"
-        for name, (_, origin) in parsed.values.items()
+        for name, (_, origin) in layer.items()
         if name in (*NOT_OF_A_SIDE, *_budgets())
     ]
     if problems:
         raise ConfigError("\n".join(f"--{letter} {text!r}: {problem}" for problem in problems))
-    return {name: (one, f"--{letter} {flag}") for name, (one, flag) in parsed.values.items()}
+    return {name: (one, f"--{letter} {flag}") for name, (one, flag) in layer.items()}
 
 
 def _budgets() -> dict[str, object]:

@@ -8,9 +8,9 @@ import sys
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
@@ -24,7 +24,6 @@ from mlxhog.report.views import StatusLine
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
 
-C = TypeVar("C")
 MOST_CHOICES = 6  # they fit beside the flag
 COLUMN = 24  # where the text beside a flag begins
 
@@ -92,19 +91,7 @@ class Part:
     only: str | Callable[[], Iterable[str]] = ""  # their flat names; "" for all
     group: str | None = None  # heading for all of them; None for those that they name
     default: str = ""  # shown in place of each default
-    merged: bool = False  # the command merges them with other sources: it gets a `Written`
-
-
-@dataclass(frozen=True)
-class Written:
-    """Options of a command line that are to be merged with other sources."""
-
-    values: Layer
-    problems: list[str] = field(default_factory=list)  # for the one error that names all problems
-
-    def read(self, cls: type[C]) -> C:
-        """Return them as the dataclass; a ConfigError has every problem."""
-        return resolve(cls, [self.values], self.problems)
+    merged: bool = False  # the command merges them with other sources: it gets a `Layer`
 
 
 class Flags:
@@ -140,10 +127,10 @@ class Flags:
         """Read a command line; return the options of each part, in the parts' order.
 
         Flags may be between positional arguments, but not after `--`. The files of `--plugin` are
-        loaded. A merged part gets its absent flags from other sources: it is a `Written`.
+        loaded. A merged part gets its absent flags from other sources: it is a `Layer`.
 
         Raises:
-            ConfigError: every problem of the command line, unless a part takes them.
+            ConfigError: every problem of the command line.
         """
         values, unknown, problems = self._read(arguments)
         files = values.get("plugin", ([],))[0]  # of train's own option a text, loaded with it
@@ -163,16 +150,14 @@ class Flags:
                     for other in spec.excludes
                     if other in values
                 ]
-        configs, wrong = list[Any](), list[str]()
+        configs = list[Any]()
         for part, layer in layers.items():
             try:
-                configs.append(
-                    Written(layer, problems) if part.merged else resolve(part.cls, [layer])
-                )
+                configs.append(layer if part.merged else resolve(part.cls, [layer]))
             except ConfigError as error:
-                wrong.append(str(error))
-        if wrong or (problems and not any(part.merged for part in self.parts)):
-            raise ConfigError("\n".join([*problems, *wrong]))
+                problems.append(str(error))
+        if problems:
+            raise ConfigError("\n".join(problems))
         return configs
 
     def _read(self, arguments: Sequence[str]) -> tuple[Layer, list[str], list[str]]:
@@ -183,7 +168,7 @@ class Flags:
         """
         values, unknown, problems = Layer(), list[str](), list[str]()
         words, places = deque(arguments), deque(self._words)
-        is_ended, follows_wrong = False, False
+        is_ended, follows_wrong = False, False  # a word after a wrong one may be its value
 
         def add(spec: Option, texts: list[str], name: str) -> None:
             earlier, first = values.get(spec.name, (None, name))

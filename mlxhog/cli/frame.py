@@ -23,8 +23,9 @@ from typing import Any, get_type_hints
 
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
-from mlxhog.cli.flags import Flags, Part, RunFolder, Written
+from mlxhog.cli.flags import Flags, Part, RunFolder
 from mlxhog.config.options import options
+from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import WIDTH, in_columns
 from mlxhog.report.table import Section, lines, show
@@ -82,16 +83,16 @@ class Command:
 
     name: str  # its words
     function: Function  # from its options to a `Report` or an exit code
-    parts: Sequence[Part]  # for the parameters that take some options only, or a `Written`
+    parts: Sequence[Part]  # for the parameters that take some options only, or a `Layer`
     otherwise: str  # advice for an unknown flag without a similar known one
 
     def flags(self) -> Flags:
         """Return its options, by the parameters of the function."""
         hints, given, parts = get_type_hints(self.function), deque(self.parts), list[Part]()
         for name in inspect.signature(self.function).parameters:
-            own = given and hints[name] in (Written, given[0].cls)
+            own = given and hints[name] in (Layer, given[0].cls)
             part = given.popleft() if own else Part(hints[name])
-            parts.append(replace(part, merged=hints[name] is Written))
+            parts.append(replace(part, merged=hints[name] == Layer))
         return Flags(self.name, inspect.getdoc(self.function) or "", parts, self.otherwise)
 
     def __call__(self, arguments: Sequence[str]) -> int:

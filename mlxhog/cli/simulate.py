@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_bytes, format_share
-from mlxhog.cli.flags import Json, Part, RunFolder, Written
+from mlxhog.cli.flags import Json, Part, RunFolder
 from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.options import option
+from mlxhog.config.sources import Layer, resolve
 from mlxhog.errors import DataError, RunError
 from mlxhog.report.table import Section
 from mlxhog.theory.simulator.what_if import TARGET, SimulateConfig, compare
@@ -28,7 +29,7 @@ class _Words(RunFolder, Json):
 
 
 @command("simulate", Part(SimulateConfig))
-def run(words: _Words, written: Written) -> Report:
+def run(words: _Words, written: Layer) -> Report:
     """Simulate the strategies with given workers, event by event, without training.
 
     It predicts gradients per second, staleness, and the waiting times of workers. With --run the
@@ -47,11 +48,11 @@ def run(words: _Words, written: Written) -> Report:
         run workers times slow kill strategies machines link params round_every objective updates
         seed json
     """
-    values, recorded = dict(written.values), None
+    values, recorded = dict(written), None
     if words.run is not None:
         recorded = _workers_of_run(words.find(words.run))
         values["workers"] = (len(recorded), "--run")
-    config = Written(values, problems=written.problems).read(SimulateConfig)
+    config = resolve(SimulateConfig, [values])
     workers, rows = compare(config, recorded)
     facts = {"answer": _answer(rows), "options": asdict(config), "strategies": rows}
     source = config.times if words.run is None else f"recorded by {words.run}"

@@ -168,8 +168,7 @@ def check_examples(text):
     assert lines
     for words in lines:
         command, rest = find(words)
-        for part in command.flags().parse(rest):
-            assert not getattr(part, "problems", []), words
+        command.flags().parse(rest)
         for word in words:
             assert not word.endswith("/latest"), f"{words}: latest is the name of a run by itself"
             in_tree = word.split("/")[0] in FOLDERS and "/" in word

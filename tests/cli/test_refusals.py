@@ -232,7 +232,7 @@ def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
     def read(words):
         for part, values in zip(flags.parts, flags.parse([*places, *words]), strict=True):
             if part.merged:
-                resolve(part.cls, [values.values])
+                resolve(part.cls, [values])
 
     for spec in flags.specs():
         if spec.argument or spec.switch or spec.many or (spec.type is str and not spec.choices):
