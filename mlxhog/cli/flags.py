@@ -168,7 +168,7 @@ class Flags:
         """
         values, unknown, problems = Layer(), list[str](), list[str]()
         words, places = deque(arguments), deque(self._words)
-        is_ended, follows_wrong = False, False  # a word after a wrong one may be its value
+        is_ended = is_stray = False
 
         def add(spec: Option, texts: list[str], name: str) -> None:
             earlier, first = values.get(spec.name, (None, name))
@@ -189,13 +189,12 @@ class Flags:
             if word[:2] in self.by_flag and word[1] != "-":  # -c FILE, -cFILE or -c=FILE
                 flag, equals, text = word[:2], word[2:], word[2:].removeprefix("=")
             if is_ended or not _is_flag(word):
-                is_name = not places and f"--{word}" in self.by_flag
                 if places:
                     spec = places[0] if places[0].many else places.popleft()
                     add(spec, [word], _metavar(spec))
-                elif is_name or not follows_wrong:
+                elif not (is_stray or unknown):  # else it may be the value of a wrong word
+                    is_stray = True
                     problems.append(f"unexpected argument {word!r}{self._place_of(word)}")
-                follows_wrong = is_name
             elif word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
                 print(self._help(everything=word == "--help-all" or not self._main))
                 raise SystemExit(0)
@@ -203,13 +202,10 @@ class Flags:
                 is_ended = True
             elif flag not in self.by_flag:
                 unknown.append(flag)
-                follows_wrong = not equals
+            elif texts := [text] if equals else self._value(self.by_flag[flag], words):
+                add(self.by_flag[flag], texts, flag)
             else:
-                spec, follows_wrong = self.by_flag[flag], False
-                if texts := [text] if equals else self._value(spec, words):
-                    add(spec, texts, flag)
-                else:
-                    problems.append(f"{flag}: expected one argument: {spec.help}")
+                problems.append(f"{flag}: expected one argument: {self.by_flag[flag].help}")
         missing = {
             _metavar(spec) if spec.argument else spec.flag: spec.help
             for spec in self.specs()

@@ -15,12 +15,15 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
 from mlxhog.cli.flags import Flags, Part, RunFolder
@@ -29,11 +32,17 @@ from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import WIDTH, in_columns
 from mlxhog.report.table import Section, lines, show
-from mlxhog.report.views import may_redraw
+from mlxhog.report.views import StatusLine, may_redraw
 
 INTERRUPTED = 130
 EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": INTERRUPTED}
 """By the status of a training."""
+
+REDRAW_S, LINE_S = 0.2, 5.0
+"""Seconds between pictures of `ticking` on a terminal, and between its lines in a pipe."""
+
+Tick = Callable[[Callable[[], str]], None]
+"""Shows a text if it is time to; called often. It raises KeyboardInterrupt after a signal."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,26 @@ def spelt_value(name: str, value: Any) -> str:
     if name == "seconds" or name.endswith("_s") and not name.endswith("per_s"):
         return format_duration(value)
     return format_bytes(value) if name.endswith("bytes") else format_number(value)
+
+
+@contextmanager
+def ticking(line: StatusLine) -> Iterator[Tick]:
+    """Count signals in the block, and redraw a line, or in a pipe write one now and then."""
+    every_s, show = (REDRAW_S, line.show) if line.live else (LINE_S, line.tell)
+    next_s, answered = time.monotonic() + (0.0 if line.live else LINE_S), 0
+
+    def tick(text: Callable[[], str]) -> None:
+        nonlocal next_s, answered
+        if signals.count > answered:
+            answered = signals.count
+            raise KeyboardInterrupt
+        now = time.monotonic()
+        if not line.quiet and now >= next_s:
+            next_s = now + every_s
+            show(text())
+
+    with Interrupts() as signals, line:
+        yield tick
 
 
 def writable(flag: str, text: str) -> Path:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import format_duration
 from mlxhog.cli.flags import Json, Part, Plugins, Quiet
-from mlxhog.cli.frame import EXIT_CODES, Report, command, writable
-from mlxhog.cli.ticker import Tick, ticking
+from mlxhog.cli.frame import EXIT_CODES, Report, Tick, command, ticking, writable
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer, resolve
