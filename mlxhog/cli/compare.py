@@ -33,7 +33,8 @@ OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or i
 
 @dataclass(frozen=True, kw_only=True)
 class _Words(Plugins, Quiet):
-    subjects: tuple[str, ...] = argument("[A [B]]", "see above", metavar="A B", many=True)
+    first: str | None = argument("[A]", "see above")
+    second: str | None = argument("[B]", "see above")
     a: str = option("", "flags of train for A alone, in quotes", metavar='"FLAGS"')
     b: str = option("", "flags of train for B alone, in quotes", metavar='"FLAGS"')
 
@@ -60,16 +61,13 @@ def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
         a b pairs time tokens steps eval_tokens data workers seed folder out json quiet
     """
     flags = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
-    if len(words.subjects) > 2:
-        subjects = [*words.subjects]
-        raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.theory.pairs import Comparison
 
-    named = {"a": (*words.subjects, None)[0], "b": (None, *words.subjects)[-1]}
+    subjects = {"a": words.first, "b": words.second or words.first}
     a, b = (
         find_side(subject, [both, flags[letter]], Path(config.out))
-        for letter, subject in named.items()
+        for letter, subject in subjects.items()
     )
     folder = None if config.folder is None else Path(config.folder)
     comparison = Comparison(a, b, _with_budget(config, (a, b)), folder)
