@@ -16,6 +16,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.data import conversations
+from mlxhog.data.texts import package_file
 from mlxhog.models import families
 from mlxhog.optim import Muon
 from mlxhog.training.plan import make_plan
@@ -207,7 +208,7 @@ def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path)
             )
             assert text == " one"
     template = (tmp_path / result.run / "model" / "chat_template.jinja").read_text()
-    assert template == conversations.TEMPLATE
+    assert template == package_file("chat_template.jinja").decode()
 
 
 @pytest.mark.slow
