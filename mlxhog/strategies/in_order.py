@@ -245,6 +245,9 @@ class InOrder(Numbered):
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
     run_words: ClassVar[str] = "open_below tokens"
+    rules: ClassVar[Rules] = (
+        ("predict", "predict=own", "own, but steps in order have none and last; set one of them"),
+    )  # fmt: skip
 
     @cached_property
     def course(self) -> Course:
@@ -329,10 +332,6 @@ class RoundRobin(LookAhead, FedBack, Apart, InOrder):
     name: ClassVar[str] = "round_robin"
     about: ClassVar[str] = "workers add their steps in turn, each P - 1 updates late"
 
-    rules: ClassVar[Rules] = (
-        ("predict", "predict=own", "own, but round_robin has none and last only; set one of them"),
-    )  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sim(FedBack, LookAhead, LateSteps, InOrder):
@@ -350,7 +349,6 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
     )  # fmt: skip
 
     rules: ClassVar[Rules] = (
-        ("predict", "predict=own", "own, but sim has none and last only; set one of them"),
         ("predict", "predict=last & sim_staleness!=fixed:*",
          "last looks ahead by a fixed age, and staleness is {sim_staleness}; set "
          "staleness=fixed:N, or leave predict out"),

@@ -52,8 +52,7 @@ if TYPE_CHECKING:
     from mlxhog.data.tokens import TokenFile
     from mlxhog.strategies.context import Context
 
-NEVER: Final = 1 << 62
-"""Steps of a round that has no end."""
+NEVER: Final = 1 << 62  # steps of a round that has no end
 
 
 class LocalWorker(NumberedWorker):

@@ -68,8 +68,7 @@ if TYPE_CHECKING:
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
 
-MOST_WORKERS: Final = 24
-"""With backup workers: bits of a set of ranks."""
+MOST_WORKERS: Final = 24  # with backup workers: bits of a set of ranks
 
 
 class SyncWorker(NumberedWorker):
