@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 LONGEST_NAP_S = 2e-4
-NO_END = 1 << 62  # steps without a limit
 _MOST_AGE = 4095
 _CUT = 1e-3  # chance of the ages that geometric leaves out
 
@@ -178,8 +177,7 @@ class InOrderWorker(NumberedWorker):
         }
         self._delays = Delays(context, workers=strategy.course.workers)
         self._turn = 0
-        limit = NO_END if context.step_limit is None else context.step_limit
-        self._end = self._words["first"] + limit
+        self._end = self._words["first"] + self._limit
 
     def claim(self) -> Lease | Idle:
         context, words, strategy = self.context, self._words, self.strategy
