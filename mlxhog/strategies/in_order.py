@@ -244,7 +244,8 @@ class InOrder(Numbered):
     writes_alone: ClassVar[bool] = True
     run_words: ClassVar[str] = "open_below tokens"
     rules: ClassVar[Rules] = (
-        ("predict", "predict=own", "own, but steps in order have none and last; set one of them"),
+        ("predict", "predict=own",
+         "own, but steps in order have none and last only; set one of them"),
     )  # fmt: skip
 
     @cached_property
