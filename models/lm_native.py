@@ -33,16 +33,12 @@ def decoder(
 ) -> "Decoder | None":
     """Return the native decoder of a model on the CPU; None if `lm` has to be used.
 
-    It replaces operators `kernels` of a framework, and reads `params`, NumPy views of their memory,
-    at every step.
+    It replaces operators `kernels` of a framework, and reads `params`, float32 views of their
+    memory, at every step.
     """
     if resolve(framework, kernels, "cpu") != "native":
         return None
-    if cfg.model_type not in ("xlstm", "xlstm_v1") or any(
-        value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()
-    ):
-        return None
-    return Decoder(cfg, params, threads)
+    return Decoder(cfg, params, threads) if cfg.model_type in ("xlstm", "xlstm_v1") else None
 
 
 class Decoder:

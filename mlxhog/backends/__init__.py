@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
 from mlxhog.base import darwin, machine
 from mlxhog.base.workers import GPU_BACKENDS, one_backend, resolve_workers
-from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import resolve
 
 if TYPE_CHECKING:
@@ -29,43 +28,32 @@ def create(
 
     On a Mac the calling thread, which will compute, is kept off the efficiency cores from now on.
 
-    Args:
-        name: one of `NAMES`.
-        threads: CPU threads this process may use, >= 1.
-        kernels: one of `CHOICES` in `models/ops/kernels.py`.
-        cpu_blas: "auto" or "reference": matrix product of MLX on a Linux CPU.
-        share: of the GPU; None is that of a single program.
-        compute_dtype: of the matrix products of `loss_and_grads`, "float32" or "bfloat16"; all else
-            is float32, and so are evaluation and generation.
+    The process may use `threads` of the CPU. `kernels` are one of `CHOICES` in
+    `models/ops/kernels.py`; `cpu_blas` is "auto" or "reference", the matrix product of MLX on a
+    Linux CPU; a share of None is that of a single program. With the `compute_dtype` "bfloat16"
+    matrix products of `loss_and_grads` have this type; all else is float32.
 
     Raises:
-        ConfigError: unknown name or type, or kernels that do not compute in this type.
+        ConfigError: kernels that do not compute in this type.
         EnvironmentLacks: the framework or the device is missing, or has too little memory.
     """
-    from mlxhog.backends.backend import NAMES, WEIGHTS  # only processes that compute load it
-
     darwin.ask_for_performance_cores()
     share = GPUShare() if share is None else share
-    if compute_dtype not in WEIGHTS:
-        raise ConfigError(f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(WEIGHTS)}")
-    narrow = compute_dtype != "float32"
-    if narrow and name in NAMES:
-        framework, device = name.split(":")
+    (framework, device), narrow = name.split(":"), compute_dtype != "float32"
+    if narrow:
         kernels = resolve(framework, kernels, device, weights=compute_dtype)
     if name in GPU_BACKENDS:
         relax_watchdog()
     how: dict[str, Any] = {"threads": threads, "kernels": kernels, "share": share, "narrow": narrow}
-    if name.startswith("mlx:"):
+    if framework == "mlx":  # only processes that compute load one
         from mlxhog.backends.mlx import MLXBackend
 
         return MLXBackend(name, cpu_blas=cpu_blas, **how)
-    if name.startswith("torch:"):
-        if name == "torch:mps":
-            limit_mps(share)
-        from mlxhog.backends.torch import TorchBackend
+    if device == "mps":
+        limit_mps(share)
+    from mlxhog.backends.torch import TorchBackend
 
-        return TorchBackend(name, **how)
-    raise ConfigError(f"no backend {name!r}; choose from {', '.join(NAMES)}")
+    return TorchBackend(name, **how)
 
 
 def create_alone(word: str) -> Backend:

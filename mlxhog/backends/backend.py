@@ -38,8 +38,6 @@ WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
 """Bits of the elements of large matrices in MLX; all other parameters stay float32."""
 
-NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
-
 
 class Inputs(NamedTuple):
     """The arguments of a loss, as arrays of the framework.

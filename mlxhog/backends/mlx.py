@@ -103,8 +103,7 @@ class MLXBackend(Backend):
         self._cache = MLXCache(mx)
         if mx.metal.is_available():  # then the arrays of a CPU lie in the GPU's memory, too
             self._cache = limit_mlx(mx, share, on_gpu=self.on_gpu)
-        lazy = self.on_gpu and kernels != "metal-emulated"  # the emulation computes eagerly
-        self.compiled = lazy if compiled is None else compiled
+        self.compiled = self.on_gpu if compiled is None else compiled
         self._mx = mx
         self._built_ns = 0  # when the newest forward pass was built
 

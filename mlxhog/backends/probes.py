@@ -46,7 +46,7 @@ class Device:
     """
 
     def __init__(self, framework: str, device: Any, threads: int) -> None:
-        self.xp = kernels.arrays(framework)
+        self.xp = kernels.choose(framework, "reference", "cpu").xp
         self._like: Any = None
         if framework == "torch":
             import torch

@@ -54,10 +54,10 @@ class Stack:
         if input_size < 1:
             raise ConfigError(f"input_size is {input_size}; set it to the width of the input")
         self.cfg, self.input_size = cfg, input_size
-        self._blocks = [cfg.layout.blocks[n] for n in blocks]
+        self.blocks = [cfg.layout.blocks[n] for n in blocks]
         if not whole_blocks:
-            self._blocks = [(replace(cell, norm=""),) for cell, *_ in self._blocks]
-        names = [block[0].name for block in self._blocks]
+            self.blocks = [(replace(cell, norm=""),) for cell, *_ in self.blocks]
+        names = [block[0].name for block in self.blocks]
         names = [name.rpartition(".")[0] for name in names] if whole_blocks else names
         here = ["" if len(names) == 1 else f"layers.{k}." for k in range(len(names))]
         self._names = dict(zip(here, (f"{name}." for name in names), strict=True))
@@ -85,61 +85,6 @@ class Stack:
         there = {_renamed(name, self._names): array for name, array in arrays.items()}
         back = {prefix: here for here, prefix in self._names.items()}
         return {_renamed(k, back): v for k, v in to_ours(there, self.cfg).items()}
-
-    def forward(
-        self,
-        params: Mapping[str, Array],
-        x: Array,
-        state: State | None,
-        counts: NDArray[np.bool_] | None,
-        *,
-        ops: Ops,
-        drop: Callable[[tuple[int, ...], float], Array] | None,
-    ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
-        """Run the layers on x (B, S, input_size), by parameters under the names of `parameters`.
-
-        A state of None is zeros; `counts` (B, S) says which positions count, None is all; `drop` is
-        (shape, rate) -> an array of 0 and 1 / (1 - rate), None outside of training.
-
-        Returns:
-            y (B, S, width), 0 at padding, and the state after the last position that counts. From
-            the first position of a row on that is not finite y is NaN, and the state is that of
-            zeros in its place.
-
-        Raises:
-            ConfigError: an array is not float32.
-        """
-        states = [("the state", part) for layer in state or () for part in layer]
-        for name, array in [("the input", x), *params.items(), *states]:
-            if not str(array.dtype).endswith("float32"):
-                raise ConfigError(
-                    f"{name} is {array.dtype}, but these layers compute in float32; convert it"
-                )
-        parts = [part for block in self._blocks for part in block if drop and part.dropout]
-        masks = {part.name: drop((*x.shape[:2], part.d), part.dropout) for part in parts if drop}
-        xp, order, padded = ops.xp, None, None
-        if counts is not None:
-            order = np.argsort(~counts, axis=1, kind="stable")  # those that count first
-            x = take(x, order, xp)
-            ops = cast(Ops, skipping := SkippingOps(ops, counts.sum(1), x))
-            padded = skipping.padded[..., None]
-            x = xp.where(padded, 0.0, x)
-        # A product of chunks would carry NaN back to positions before it: 0 times NaN is NaN.
-        faults = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
-        spoilt = (xp.cumsum(faults, 1) > 0)[..., None]
-        x, run = xp.where(spoilt, 0.0, x), Run(ops, self.cfg.norm_eps, masks=masks or None)
-        if "input_proj.weight" in params:
-            x = run.linear(x, params, "input_proj")
-        of_model = {spec.name: params[name] for name, spec in self.parameters.items()}
-        after = []
-        for k, block in enumerate(self._blocks):
-            before = None if state is None else tuple(state[k])
-            x, end = model.run_block(self.cfg, block, of_model, x, before, run)
-            after.append(end)
-        x = xp.where(spoilt, math.nan, x)
-        if order is not None:
-            x = take(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
-        return x, tuple(after)
 
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
@@ -184,16 +129,13 @@ class Module:
 
     The modules have these arguments:
 
-        input_size      width of the input; another one than `hidden_size` adds a linear map before
-                        the first layer
+        input_size      of another width than `hidden_size` adds a linear map before the first layer
         hidden_size     width of the output; the cell's heads have to divide it
         num_layers      layers, each the input of the next
-        batch_first     whether arrays are (B, S, width), or (S, B, width); by default false in
-                        PyTorch, as for `nn.LSTM`, and true in MLX
-        dropout         rate at which units are zeroed while training, in every layer, where the
-                        package does
-        kernels         "auto" for the fastest of the device, "reference" for the framework's own
-                        operations
+        batch_first     (B, S, width), or (S, B, width); the default is that of `nn.LSTM` in
+                        PyTorch, false, and true in MLX
+        dropout         rate of units that are zeroed while training, where the package does
+        kernels         "auto" for the fastest, "reference" for the framework's own operations
         variant         "v1" for the layers of the first paper, "large" for those of xLSTM-7B
         options         fields of the package's configuration of the layer
 
@@ -201,7 +143,11 @@ class Module:
     """
 
     start: Callable[[], None]  # makes the parameters, by a framework's class
-    compute: Callable[..., tuple[Any, Any]]  # `Stack.forward` of these parameters, likewise
+    arrays: Callable[[Any], tuple[Mapping[str, Array], Ops]]
+    """The parameters by the names of `Stack.parameters`, and operators for an input, likewise."""
+    drop: Callable[[tuple[int, ...], float, Any], Array]
+    """(shape, rate, an array of the device) -> an array of 0 and 1 / (1 - rate), likewise."""
+    training: bool
     batch_first: bool
 
     def _set(self, stack: Stack, batch_first: bool | None, kernels: str) -> None:
@@ -226,7 +172,8 @@ class Module:
 
         Returns:
             The output, like x but of width `hidden_size` and 0 at padding; and the state of every
-            row after its last position that counts.
+            row after its last position that counts. From the first position of a row on that is
+            not finite the output is NaN, and the state is that of zeros in its place.
 
         Raises:
             ShapeError: x, state, lengths or mask have another shape.
@@ -253,10 +200,48 @@ class Module:
                 )
             if not batched:
                 state = [[part[None] for part in layer] for layer in state]
-        y, last = self.compute(x, state, _counts(B, S, lengths, mask))
+        y, last = self._run(x, state, _counts(B, S, lengths, mask))
         if not batched:
             return y[0], tuple(tuple(part[0] for part in layer) for layer in last)
         return y.swapaxes(0, 1) if swapped else y, last
+
+    def _run(
+        self, x: Array, state: State | None, counts: NDArray[np.bool_] | None
+    ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
+        """Run the layers on x (B, S, input_size), of which all positions or some count."""
+        (params, ops), stack = self.arrays(x), self.stack
+        states = [("the state", part) for layer in state or () for part in layer]
+        for name, array in [("the input", x), *params.items(), *states]:
+            if not str(array.dtype).endswith("float32"):
+                raise ConfigError(
+                    f"{name} is {array.dtype}, but these layers compute in float32; convert it"
+                )
+        parts = [part for block in stack.blocks for part in block if part.dropout]
+        parts = parts if self.training else []
+        masks = {p.name: self.drop((*x.shape[:2], p.d), p.dropout, x) for p in parts}
+        xp, order, padded = ops.xp, None, None
+        if counts is not None:
+            order = np.argsort(~counts, axis=1, kind="stable")  # those that count first
+            x = take(x, order, xp)
+            ops = cast(Ops, skipping := SkippingOps(ops, counts.sum(1), x))
+            padded = skipping.padded[..., None]
+            x = xp.where(padded, 0.0, x)
+        # A product of chunks would carry NaN back to positions before it: 0 times NaN is NaN.
+        faults = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
+        spoilt = (xp.cumsum(faults, 1) > 0)[..., None]
+        x, run = xp.where(spoilt, 0.0, x), Run(ops, stack.cfg.norm_eps, masks=masks or None)
+        if "input_proj.weight" in params:
+            x = run.linear(x, params, "input_proj")
+        of_model = {spec.name: params[name] for name, spec in stack.parameters.items()}
+        after = []
+        for k, block in enumerate(stack.blocks):
+            before = None if state is None else tuple(state[k])
+            x, end = model.run_block(stack.cfg, block, of_model, x, before, run)
+            after.append(end)
+        x = xp.where(spoilt, math.nan, x)
+        if order is not None:
+            x = take(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
+        return x, tuple(after)
 
 
 class Recurrent(Module):

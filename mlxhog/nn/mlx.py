@@ -48,14 +48,14 @@ class Layers(layers.Module, Module):
         specs = self.stack.parameters
         _add_parameters(self, {name: initial_value(spec, seed) for name, spec in specs.items()})
 
-    def compute(
-        self, x: array, state: layers.State | None, counts: NDArray[np.bool_] | None
-    ) -> tuple[array, Any]:
-        """Return `Stack.forward` of these parameters."""
+    def arrays(self, x: array) -> tuple[dict[str, array], Ops]:
+        """Return the parameters by the package's names, and the operators."""
         tree: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
-        params = {name: tree[_own(name)] for name in self.stack.parameters}
-        drop = _drop if self.training else None
-        return self.stack.forward(params, x, state, counts, ops=_ops(self.kernels), drop=drop)
+        return {name: tree[_own(name)] for name in self.stack.parameters}, _ops(self.kernels)
+
+    def drop(self, shape: tuple[int, ...], rate: float, like: array) -> array:
+        """Draw a mask of dropout."""
+        return mx.random.bernoulli(1 - rate, shape) / (1 - rate)
 
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> Module:
         """Load parameters by name, like `mlx.nn.Module.load_weights`.
@@ -106,10 +106,6 @@ class LanguageModel(Module):
 def _ops(kernels: str) -> Ops:
     device = "cpu" if mx.default_device().type == mx.cpu else "gpu"
     return choose("mlx", kernels, device)
-
-
-def _drop(shape: tuple[int, ...], rate: float) -> array:
-    return mx.random.bernoulli(1 - rate, shape) / (1 - rate)
 
 
 def _own(name: str) -> str:

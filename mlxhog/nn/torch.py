@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import layers
 from mlxhog.nn.layers import opened
@@ -51,23 +52,22 @@ class Layers(layers.Module, nn.Module):
             for name, spec in self.stack.parameters.items():
                 attrgetter(name)(self).copy_(torch.from_numpy(initial_value(spec, seed)))
 
-    def compute(
-        self, x: Tensor, state: layers.State | None, counts: NDArray[np.bool_] | None
-    ) -> tuple[Tensor, Any]:
-        """Return `Stack.forward` of these parameters, in float32."""
+    def forward(self, x: Tensor, state: Any = None, **positions: Any) -> tuple[Tensor, Any]:
+        """As `mlxhog.nn.layers.Module.forward`, in float32 under `torch.autocast`, too."""
         device = x.device.type
         if x.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(device):
             x = x.float()
-
-        def drop(shape: tuple[int, ...], rate: float) -> Tensor:
-            return nn.functional.dropout(torch.ones(shape, device=x.device), rate)
-
-        params = {name: attrgetter(name)(self) for name in self.stack.parameters}
-        ops = choose("torch", self.kernels, device)
         with torch.autocast(device, enabled=False):
-            return self.stack.forward(
-                params, x, state, counts, ops=ops, drop=drop if self.training else None
-            )
+            return super().forward(x, state, **positions)
+
+    def arrays(self, x: Tensor) -> tuple[Mapping[str, Tensor], Ops]:
+        """Return the parameters by name, and the operators on the device of x."""
+        params = {name: attrgetter(name)(self) for name in self.stack.parameters}
+        return params, choose("torch", self.kernels, x.device.type)
+
+    def drop(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
+        """Draw a mask of dropout."""
+        return nn.functional.dropout(torch.ones(shape, device=like.device), rate)
 
     def flatten_parameters(self) -> None:
         """Do nothing, as `nn.LSTM` on a CPU."""

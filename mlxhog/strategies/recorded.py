@@ -96,12 +96,6 @@ class Book:
         word, count = divmod(_native.load_u64(self.content, 0), 1 << 32)
         return word, count
 
-    @property
-    def waits_for(self) -> int | None:
-        """The lock word for which a worker that repeats waits; None if it does not wait."""
-        word = _native.load_u32(self.content, 8)
-        return word - 1 if word else None
-
     def accesses(self) -> Accesses:
         """The numbers of this step's accesses, (n,) uint32."""
         return self.content[_native.TURNS_HEAD :].view(np.uint32)[: self.last[1]].copy()

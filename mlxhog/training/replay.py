@@ -50,10 +50,6 @@ from mlxhog.training.job import Job
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.steps import Steps
 
-POLL_S = 0.5
-STUCK_S = 5.0
-"""How long all processes may wait for turns before the logs do not fit together."""
-
 CONFIG = "config.yaml"
 """The recorded configuration, beside the logs; a resume replaces that in the run's folder."""
 
@@ -208,11 +204,7 @@ def versions(backends: set[str]) -> dict[str, str]:
 
 
 def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
-    """Replay a recorded run and compare.
-
-    Args:
-        run: its folder.
-        anyway: replay despite other versions or another processor.
+    """Replay a recorded run and compare; `anyway` despite other versions or another processor.
 
     Raises:
         RunError: the run was not recorded, has not ended, or its log is cut or damaged.
@@ -298,7 +290,6 @@ def _follow(
     """Repeat all processes, those of a slot one after the other; returns the first difference."""
     waiting = [[process for process in slot if process.steps] for slot in slots]
     running: dict[int, tuple[Process, Child]] = {}
-    before, since = list[Any](), time.monotonic()
     try:
         while True:
             for slot in waiting:
@@ -307,14 +298,7 @@ def _follow(
                     running[process.slot] = process, _start(process, plan, arena, directory)
             if not running:
                 return None
-            books = {slot: recorded.Book(arena, slot) for slot in running}
-            now = [(slot, book.last, book.waits_for) for slot, book in books.items()]
-            if now != before or any(waits is None for *_, waits in now):
-                before, since = now, time.monotonic()
-            elif time.monotonic() - since > STUCK_S:
-                waits = (f"{running[slot][0]} at stripe or row {word}" for slot, _, word in now)
-                return f"the logs do not fit together: all wait, {', '.join(waits)}"
-            ready = connection.wait([one.pipe for _, one in running.values()], timeout=POLL_S)
+            ready = connection.wait([one.pipe for _, one in running.values()])
             for process, child in [one for one in running.values() if one[1].pipe in ready]:
                 try:
                     difference: str | None = child.take(0.0)

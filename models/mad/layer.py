@@ -176,10 +176,6 @@ class Layer:
         shapes = sorted(self.state_shapes(d, length).items())
         return {part: sum(map(math.prod, own)) for part, own in shapes if part != "count"}
 
-    def start(self, d: int) -> State:
-        """Return the state in which every part is left out, which is the same."""
-        return (None,) * sum(map(len, self.state_shapes(d, 0).values()))
-
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position.
 

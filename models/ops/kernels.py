@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import cast
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.operators import Ops
 
 CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
@@ -22,11 +21,6 @@ ENGINES = {
     ("torch", "metal-emulated"): "emulated",
     ("mlx", "metal-emulated"): "emulated",
 }
-
-
-def arrays(framework: str) -> Arrays:
-    """Return the array functions of "torch" or "mlx"."""
-    return cast(Arrays, importlib.import_module(f"mlxhog.models.ops.arrays_{framework}"))
 
 
 def choose(
@@ -53,15 +47,10 @@ def resolve(
 ) -> str:
     """Resolve "auto" for a "cpu", "gpu" or "mps": return one of `CHOICES` other than "auto".
 
-    Args:
-        framework: "torch" or "mlx".
-        kernels: "reference" for the plain ops of the framework, which run on every device;
-            "native" for the C++ kernels, which run on the CPU; "metal" for the Metal kernels, on an
-            Apple GPU; "metal-emulated" for their source run on the CPU by the host shim, for tests;
-            "auto" for native on a CPU, for metal on a GPU where it may be used, else for reference.
-        device: of the arrays.
-        metal_verified: whether "auto" may use Metal kernels, see `Verdicts.model_kernels`.
-        weights: type of the matrices in products that are not quantised; native is float32 only.
+    "reference" are the plain ops of a framework, on every device; "native" the C++ kernels, on a
+    CPU and for `weights` (matrices that are not quantised) of float32 only; "metal" the Metal
+    kernels, on an Apple GPU; "metal-emulated" their source run on the CPU, for tests. "auto" is
+    native on a CPU, metal if it is verified (`Verdicts.model_kernels`), else reference.
 
     Raises:
         ConfigError: `kernels` is another word, or does not support that device or these weights.

@@ -1,14 +1,11 @@
 """Products in bfloat16 leave everything else of a training step in float32."""
 
-import mlx.core as mx
 import numpy as np
 import pytest
-import torch
 
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
-from mlxhog.models import families
-from mlxhog.models.ops.reference import ops_mlx, ops_torch
+from mlxhog.models import families, lm
 from tests.backends.untrained import NAMES, bound, values
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.tolerances import GRADIENT_BF16, LOSS_BF16, assert_close
@@ -18,41 +15,8 @@ MODELS = {
     "tied": config(tie_word_embeddings=True),
     "v1": v1_config(bias=True),
 }
-PRODUCTS = ("linears", "block_diagonal")
 on_both = pytest.mark.parametrize("name", NAMES)
 of_each = pytest.mark.parametrize("cfg", MODELS.values(), ids=MODELS)
-
-
-class Probe:
-    """The reference ops of one framework, which note the types that every op is given."""
-
-    def __init__(self, ops):
-        self._ops, self.xp = ops, ops.xp
-        self.given = {}
-        self.products = set()
-
-    def __getattr__(self, name):
-        def call(*args, **kwargs):
-            if name in PRODUCTS:
-                self.products |= {(tuple(w.shape), str(w.dtype)) for w in args[1]}
-                args_seen = args[:1]
-            elif name == "linear_cross_entropy":  # a product and a loss
-                self.products.add((tuple(args[1].shape), str(args[1].dtype)))
-                args_seen = (args[0], *args[2:])
-            else:
-                args_seen = (*args, *kwargs.values())
-            arrays = [x for x in args_seen if isinstance(x, torch.Tensor | mx.array)]
-            self.given.setdefault(name, set()).update(str(x.dtype) for x in arrays)
-            return getattr(self._ops, name)(*args, **kwargs)
-
-        return call
-
-
-def applied(cfg, spec):
-    """Shape in which a matrix is applied: the v1 stack multiplies by each half of `proj_up`."""
-    halved = cfg.model_type == "xlstm_v1" and spec.name.endswith("proj_up.weight")
-    rows, *others = spec.shape
-    return (rows // 2 if halved else rows, *others)
 
 
 @on_both
@@ -79,25 +43,19 @@ def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name
 
 @on_both
 @of_each
-def test_gates_norms_cells_and_losses_are_given_float32_and_products_bfloat16(
-    name, cfg, monkeypatch
-):
-    framework = name.partition(":")[0]
-    probe = Probe((ops_torch if framework == "torch" else ops_mlx).OPS)
-    monkeypatch.setattr("mlxhog.backends.reader.choose", lambda *_, **__: probe)
+def test_products_alone_are_given_in_bfloat16(name, cfg, monkeypatch):
+    given, right = {}, lm.mean_loss
+
+    def mean_loss(model, params, *arrays, **how):
+        given.update((key, str(x.dtype)) for key, x in params.items())
+        return right(model, params, *arrays, **how)
+
+    monkeypatch.setattr(lm, "mean_loss", mean_loss)
     backend = bound(name, cfg, perturbed_params(cfg, seed=0), compute_dtype="bfloat16")
     backend.loss_and_grads(Batch(*batch(cfg, 2, 9, seed=0), n_bytes=0))
-    labels = {"torch.int64", "mlx.core.int32"}
-    for op, types in probe.given.items():
-        assert {kind.rpartition(".")[2] for kind in types - labels} == {"float32"}, op
-    expected = {
-        (applied(cfg, spec), name in families.products(cfg))
-        for name, spec in families.param_spec(cfg).items()
-        if name in families.products(cfg) or "gate" in name.split(".")[-2]
-        if len(spec.shape) > 1
-    }
-    assert {(shape, kind.endswith("bfloat16")) for shape, kind in probe.products} == expected
-    assert {narrow for _, narrow in expected} == {True, False}
+    narrow = {key for key, kind in given.items() if kind.endswith("bfloat16")}
+    assert narrow == families.products(cfg)
+    assert {kind.rpartition(".")[2] for kind in given.values()} == {"float32", "bfloat16"}
 
 
 @on_both
@@ -112,10 +70,6 @@ def test_evaluation_and_generation_stay_in_float32(name):
 
 
 @on_both
-def test_a_type_that_cannot_be_computed_in_is_refused(name):
-    for kernels, dtype, fragment in (
-        ("auto", "float16", "compute_dtype is 'float16'; choose one of float32, bfloat16"),
-        ("native", "bfloat16", "'native', which cannot compute with bfloat16 weights; use auto"),
-    ):
-        with pytest.raises(ConfigError, match=fragment):
-            bound(name, config(), None, kernels, compute_dtype=dtype)
+def test_kernels_that_cannot_compute_in_a_type_are_refused(name):
+    with pytest.raises(ConfigError, match="'native', which cannot compute with bfloat16 weights"):
+        bound(name, config(), None, "native", compute_dtype="bfloat16")

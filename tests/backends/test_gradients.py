@@ -12,8 +12,8 @@ from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, lm, lm_float64
 from mlxhog.models.sampled_head import SampledHead
-from mlxhog.optim.gradients import Rows
-from tests.backends.untrained import NAMES, bound, dense, lay, values
+from mlxhog.optim.gradients import Rows, dense
+from tests.backends.untrained import NAMES, bound, lay, values
 from tests.models.sample import (
     DROPPING,
     LARGE,
@@ -108,7 +108,7 @@ def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
     assert_close(loss, expected_loss, LOSS_F32)
     assert grads.keys() == families.param_spec(cfg).keys()
     for parameter, grad in grads.items():
-        actual = dense(grad, params[parameter])
+        actual = dense(grad, params[parameter].shape)
         assert_close(actual, expected[parameter], GRADIENT_ANY_F32, label=parameter)
     assert backend.loss_and_grads(batch)[0] == loss
     score = backend.evaluate(batch)  # of the whole vocabulary, and of all units
@@ -221,7 +221,7 @@ def test_a_compiled_gradient_gives_the_same_for_every_batch():
         )
         assert_close(loss, expected_loss, LOSS_F32)
         for parameter, grad in expected.items():
-            a, b = (dense(one, params[parameter]) for one in (grads[parameter], grad))
+            a, b = (dense(one, params[parameter].shape) for one in (grads[parameter], grad))
             assert_close(a, b, GRADIENT_ANY_F32, label=parameter)
 
 

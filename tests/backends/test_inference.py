@@ -107,10 +107,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_its_shape_or_the_place(name):
     backend = bound(name, config(), perturbed_params(config(), seed=0))
     x, y = batch(config(), 2, 6, seed=0)
     nothing = np.zeros((2, 0), np.int32)
-    cases = [
-        (nothing, nothing, r"tokens have shape \(2, 0\)"),
-        (x, y[:, 1:], r"labels have shape \(2, 5\)"),
-    ]
+    cases = [(nothing, nothing, r"tokens have shape \(2, 0\)")]
     for wrong in (-1, 23, 2**31 - 1):
         (bad := x.copy())[1, 4] = wrong
         where = f"{wrong} at position 4 of sequence 1 is outside the vocabulary of 23 ids"

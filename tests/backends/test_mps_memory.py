@@ -17,18 +17,12 @@ from tests.models.sample import SMALLEST
 
 
 class MPS:
-    """What torch does with its GPU, counted.
-
-    Attributes:
-        waits: calls of `torch.mps.synchronize`.
-        copies: tensors that were copied to the CPU, each with a wait.
-        pending: whether a gradient is still being computed.
-        gives_up: whether Metal ends its work unfinished, so that its memory stays as it was.
-    """
+    """What torch does with its GPU, counted."""
 
     def __init__(self):
-        self.waits = self.copies = 0
-        self.pending = self.gives_up = False
+        self.waits = self.copies = 0  # of `torch.mps.synchronize`, and of tensors to the CPU
+        self.pending = False  # a gradient is still being computed
+        self.gives_up = False  # Metal ends its work unfinished, so its memory stays as it was
         self._last = ()
 
     def synchronize(self):

@@ -43,7 +43,8 @@ def loaded(name, cfg, weights, chosen="auto"):
 
 
 def weight_bytes(backend):
-    return sum(int(value.nbytes) for value in backend.params.values())
+    arrays = (part for x in backend.params.values() for part in getattr(x, "parts", (x,)))
+    return sum(int(array.nbytes) for array in arrays)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -92,6 +93,11 @@ def test_fewer_bits_take_less_memory():
     # A scale and an offset of 32 bits for every 64 elements are one bit for each.
     assert eighths < 9.5 / 32 * whole
     assert fourths < 5.5 / 32 * whole
+    params, spec = loaded("mlx:cpu", cfg, "4bit").params, param_spec(cfg)
+    packed = {name for name, value in params.items() if isinstance(value, Quantized)}
+    products = {name for name, one in spec.items() if one.product and suits(one.shape)}
+    assert packed == products | {families.embedding(cfg)}
+    assert not suits((64, 33))
 
 
 @pytest.mark.parametrize("name", ["torch:cpu", "mlx:cpu"])
@@ -106,19 +112,6 @@ def test_gates_norms_and_cells_are_float32_beside_matrices_of_16_bits(name, mode
     assert not [n for n in narrow if any(word in n for word in words)]
     _, state = backend.logits(TOKENS, None)
     assert all("float32" in str(part.dtype) for block in state for part in block)
-
-
-def test_gates_norms_and_matrices_of_odd_width_keep_their_type():
-    wide_gates = XLSTMLargeConfig(**{**LARGE, "num_heads": 64})
-    for cfg, weights in ((MODELS["large"], "4bit"), (wide_gates, "8bit")):
-        params, spec = loaded("mlx:cpu", cfg, weights).params, param_spec(cfg)
-        packed = {name for name, value in params.items() if isinstance(value, Quantized)}
-        assert any("proj_down" in name for name in packed)
-        whole = ("igate_preact", "fgate_preact", "gate_preact.bias", "norm")
-        assert not [name for name in packed if any(word in name for word in whole)]
-        assert all(suits(spec[name].shape) for name in packed)
-    assert not suits((64, 33))
-    assert not suits((64, 64, 64))
 
 
 def test_bits_that_a_backend_or_kernel_lacks_are_refused_with_the_way_out():

@@ -7,7 +7,6 @@ import numpy as np
 from mlxhog import arena, backends
 from mlxhog.data.batch import Batch
 from mlxhog.models import families
-from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import parameter
 from tests.models.sample import SMALLEST
 
@@ -30,15 +29,6 @@ def bound(name, cfg, params, kernels="auto", compute_dtype="float32", head=None)
     """A backend by name that holds these parameters."""
     how = {"kernels": kernels, "cpu_blas": "auto", "compute_dtype": compute_dtype}
     return lay(backends.create(name, threads=1, **how), cfg, params, head)
-
-
-def dense(grad, like):
-    """A gradient in the shape of its parameter, as a copy."""
-    if not isinstance(grad, Rows):
-        return grad.copy()
-    whole = np.zeros(like.shape, np.float32)
-    np.add.at(whole, grad.index, grad.values)
-    return whole
 
 
 def values(grads):

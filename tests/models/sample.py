@@ -49,6 +49,22 @@ def v1_config(**changes):
     return XLSTMV1Config.from_dict(base | changes, strict=True)
 
 
+def package_of(cfg):
+    """The model of the xlstm package that has a configuration of the original stack."""
+    import xlstm
+
+    fields = cfg.to_package()
+    if fields["mlstm_block"] is not None:
+        layer = xlstm.mLSTMLayerConfig(**fields["mlstm_block"]["mlstm"])
+        fields["mlstm_block"] = xlstm.mLSTMBlockConfig(mlstm=layer)
+    if fields["slstm_block"] is not None:
+        fields["slstm_block"] = xlstm.sLSTMBlockConfig(
+            slstm=xlstm.sLSTMLayerConfig(**fields["slstm_block"]["slstm"]),
+            feedforward=xlstm.FeedForwardConfig(**fields["slstm_block"]["feedforward"]),
+        )
+    return xlstm.xLSTMLMModel(xlstm.xLSTMLMModelConfig(**fields))
+
+
 def perturbed_params(cfg, seed):
     """Initial values with noise on top, so that no gate is closed and no gradient vanishes."""
     rng = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from tests.models.golden import V1_MODELS, model_case, recorded_config
+from tests.models.sample import package_of
 from tests.pairs import each_of
 
 LARGE = {"vocab_size": 50304, "hidden_size": 768, "num_hidden_layers": 12, "num_heads": 4}
@@ -147,19 +148,8 @@ def test_without_mlstm_blocks_all_blocks_are_slstm_and_absent_parts_have_default
     ],
 )
 def test_the_package_builds_the_same_model_from_what_is_written(changes):
-    import xlstm
-
     cfg = v1(vocab_size=50, embedding_dim=32, context_length=8, chunk_size=4, **changes)
-    fields = cfg.to_package()
-    if fields["mlstm_block"] is not None:
-        layer = xlstm.mLSTMLayerConfig(**fields["mlstm_block"]["mlstm"])
-        fields["mlstm_block"] = xlstm.mLSTMBlockConfig(mlstm=layer)
-    if fields["slstm_block"] is not None:
-        fields["slstm_block"] = xlstm.sLSTMBlockConfig(
-            slstm=xlstm.sLSTMLayerConfig(**fields["slstm_block"]["slstm"]),
-            feedforward=xlstm.FeedForwardConfig(**fields["slstm_block"]["feedforward"]),
-        )
-    model = xlstm.xLSTMLMModel(xlstm.xLSTMLMModelConfig(**fields))
+    model = package_of(cfg)
     theirs = {name: tuple(value.shape) for name, value in model.named_parameters()}
     assert {name: spec.shape for name, spec in param_spec(cfg).items()} == theirs
     decays, _ = model.get_weight_decay_optim_group_param_names()

@@ -24,15 +24,11 @@ LIMIT = operators.LONGEST_SUM
 
 
 class OnFaultyMPS(TorchDispatchMode):
-    """Computes as MPS on an M1 or M2: with K > `longest` terms, and M and N >= 16, NaN.
-
-    Attributes:
-        sizes: (M, K, N) of all products of two matrices.
-    """
+    """Computes as MPS on an M1 or M2: with K > `longest` terms, and M and N >= 16, NaN."""
 
     def __init__(self, longest=LIMIT):
         super().__init__()
-        self.longest, self.sizes = longest, []
+        self.longest, self.sizes = longest, []  # (M, K, N) of all products of two matrices
 
     def __torch_dispatch__(self, function, types, args=(), keywords=None):
         result = function(*args, **(keywords or {}))

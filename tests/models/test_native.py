@@ -7,7 +7,6 @@ import torch
 
 from mlxhog._native import ops
 from mlxhog.models.ops.native import adapter_mlx
-from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
 from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
 from mlxhog.models.ops.native.pairs import ATTENTION, REGRESSION
 from tests.models.operators import draw
@@ -64,28 +63,6 @@ def test_a_second_backward_through_the_loss_says_what_to_do():
         torch.autograd.grad(nats, x, retain_graph=True)
         with pytest.raises(RuntimeError, match="run the forward again"):
             torch.autograd.grad(nats, x)
-
-
-def test_mlx_ops_without_a_gradient_compute_the_same_as_constants():
-    x, w = mx.array(draw(4, 6)), mx.array(draw(6))
-    qkv = [mx.array(draw(2, 9, 2, 4, seed=seed)) for seed in range(3)]
-    gates = [mx.array(draw(2, 9, 2, seed=seed)) for seed in (3, 4)]
-
-    def results():
-        h, state = NATIVE_MLX.mlstm_cell(*qkv, *gates, chunk_size=4, eps=1e-6)
-        convolved = NATIVE_MLX.causal_conv(x[None], mx.ones((6, 1, 3)), w, silu=True)
-        return [NATIVE_MLX.rms_norm(x, w, 1e-6), h, *state, *convolved]
-
-    def slope():
-        return np.array(mx.grad(lambda y: NATIVE_MLX.soft_cap(y, 2.0).sum())(x))
-
-    expected = results()
-    with adapter_mlx.without_gradient():
-        constants, none = results(), slope()
-    for y, y_expected in zip(constants, expected, strict=True):
-        np.testing.assert_array_equal(y, y_expected)
-    assert not none.any()
-    assert slope().any()
 
 
 def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive():

@@ -144,11 +144,16 @@ EXACT = Twin("torch", "float64")
 """The float64 operators, position by position; see `ops_float64`."""
 
 
+def start(layer, d):
+    """The state of a layer before the first position, with every part left out."""
+    return (None,) * sum(map(len, layer.state_shapes(d, 0).values()))
+
+
 def float64(layer, p, x):
     """The output (B, S, d) of a layer in float64, as the reference computes it."""
     arrays = {name: torch.tensor(value, dtype=torch.float64) for name, value in p.items()}
     x = torch.tensor(x, dtype=torch.float64)
-    y, _ = layer.forward(arrays, x, layer.start(x.shape[-1]), Run(OPS))
+    y, _ = layer.forward(arrays, x, start(layer, x.shape[-1]), Run(OPS))
     return y.numpy()
 
 

@@ -71,25 +71,6 @@ def test_a_difference_is_allowed_by_the_scale_and_the_condition_of_its_tensor(
     assert one(name, actual, expected, conditions=conditions, start=start, steps=3).ok is ok
 
 
-@each_of(
-    ("off", "largest", "side", "noise", "ok"),
-    [
-        (1e-7, 2.0, SINGLE, None, True),  # by the other gradients, if it should vanish
-        (1e-6, 2.0, SINGLE, None, False),
-        (1e-6, 1.0, SINGLE, 1e-8, True),
-        (1e-6, 1.0, CPU, 1e-8, False),  # by its own noise, between backends that have it
-        (1e-7, 1.0, CPU, 1e-8, True),
-    ],
-)
-def test_a_small_gradient_is_measured_by_the_others_or_by_its_noise(off, largest, side, noise, ok):
-    expected = {"grad/large": np.array([largest]), "grad/small": np.array([noise and 1e-4 or 0.0])}
-    conditions = {}
-    for name in expected if noise else ():
-        conditions |= {name: 1e-8, f"noise/{name}": noise}
-    actual = expected | {"grad/small": expected["grad/small"] + off}
-    assert one("", actual, expected, conditions=conditions, sides=(side, EXACT)).ok is ok
-
-
 def test_every_side_meets_the_reference_and_itself_and_the_first_disagreement_is_named():
     sides = [ParitySide(name, name) for name in ("numpy", "torch:cpu", "mlx:cpu")]
     exact = {n: np.ones(1) for n in ("hidden/0", "hidden/1", "logits", "stepwise/logits")}

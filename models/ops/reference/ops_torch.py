@@ -58,11 +58,9 @@ class TorchOps(Ops):
         t = torch.arange(S, device=x.device)[None]
         if offset is not None:
             t = t + offset[:, None]
-        # The angles reach S, where float32 has few digits left for the sine.
-        wide = torch.promote_types(x.dtype, torch.float32)
-        speed = base ** (torch.arange(half, device=x.device, dtype=wide) / -half)
+        speed = base ** (torch.arange(half, device=x.device, dtype=x.dtype) / -half)
         angle = (t[..., None] * speed)[:, :, None]  # (1 or B, S, 1, half)
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        cos, sin = angle.cos(), angle.sin()
         first, second = x[..., :half], x[..., half:]
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 

@@ -43,11 +43,6 @@ class Quantized:
         """Type of the packed elements, by which it differs from every plain parameter."""
         return self.parts[0].dtype
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its parts."""
-        return sum(part.nbytes for part in self.parts)
-
     def __getitem__(self, rows: array) -> array:
         """Return rows of the matrix; index of any shape, result (*index.shape, in) float32."""
         packed, scales, offsets = self.parts

@@ -130,28 +130,6 @@ def test_a_mistake_is_told_with_its_place(text, message):
         read(text)
 
 
-WORDS = st.sampled_from("mlstm swiglu type layers heads (mlstm)*2 bogus".split())
-LEAVES = WORDS | st.integers(-3, 40) | st.none() | st.booleans() | st.floats()
-TREES = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
-    max_leaves=8,
-)
-FIELDS = "dim vocab_size norm_eps position backbone max_length".split()
-MODELS = st.fixed_dictionaries(
-    {}, optional={"layers": TREES | st.lists(TREES, max_size=4)} | dict.fromkeys(FIELDS, LEAVES)
-)
-
-
-@given(MODELS, st.booleans())
-def test_whatever_a_file_holds_is_a_model_or_a_mistake_in_words(data, strict):
-    try:
-        cfg = families.read({"model_type": "mad"} | data, strict=strict)
-    except ConfigError:
-        return
-    assert families.read(yaml.safe_load(to_yaml(cfg)), strict=True) == cfg
-
-
 def test_candidates_of_the_package_are_architectures_and_spaces_are_not():
     for name, line in (
         ("mad-7to1", "(mlstm swiglu)*7 slstm swiglu"),

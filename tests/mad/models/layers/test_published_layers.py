@@ -15,6 +15,7 @@ from mlxhog.models.mad.layer import Run
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
+from tests.models.twins import start
 from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, assert_close
 
@@ -31,7 +32,7 @@ def ours(text):
         noise = rng.normal(0, 0.1, spec.shape).astype(np.float32)
         params[spec.name] = torch.from_numpy(initial_value(spec, 0) + noise)
     x = torch.from_numpy(rng.standard_normal((B, S, D)).astype(np.float32))
-    y, _ = layer.forward(params, x, layer.start(D), Run(choose("torch", "reference", "cpu")))
+    y, _ = layer.forward(params, x, start(layer, D), Run(choose("torch", "reference", "cpu")))
     return params, x, y
 
 
