@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MAPPED = {"mlxhog": "mlxhog", "mlxhog/models": "models", "mlxhog/metal": "metal"}
-CARRIED = {".py", ".pyi", ".yaml", ".xz", ".md", ".h", ".cpp", ".metal", ".typed", ".js", ".css"}
+CARRIED = set(".py .pyi .yaml .json .jinja .xz .md .h .cpp .metal .typed .js .css".split())
 HEADERS = {"include"}  # folders of the shim's headers, named as Metal's: metal_stdlib
 
 

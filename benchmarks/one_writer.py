@@ -29,7 +29,7 @@ from mlxhog.data.sotu import read_sotu
 from mlxhog.models import families
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import parameter
-from mlxhog.theory.analysis.sampling import WrittenSteps
+from mlxhog.theory.analysis.sampling import OwnSteps
 
 OPTIMIZERS = ("apollo", "apollo-mini", "adamw")
 LENGTHS = (50, 128, 256)
@@ -73,7 +73,7 @@ class Writer:
         opened.copy_into({name: parameter(inbox, slot) for name, slot in layout.slots.items()})
         decay = frozenset(name for name, one in spec.items() if one.decay)
         config = optim.for_model(config, model.hidden_size, hidden, 1)
-        self._written = WrittenSteps(config, layout.slots, inbox, decay, hidden)
+        self._written = OwnSteps(config, layout.slots, inbox, decay, hidden)
 
     def learn(self, batch):
         """Take one step at the full step size; returns `SHARES` of it."""

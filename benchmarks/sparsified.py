@@ -24,8 +24,9 @@ from harness.tuning import around, settings, tune
 from training.recording import QUIET_OPTIONS
 
 from mlxhog import TrainConfig, train
-from mlxhog.theory.analysis.sampling import GradientSource, Subject
-from mlxhog.theory.hypergraph import Supports
+from mlxhog.models import families
+from mlxhog.theory.analysis.sampling import GradientSource, OwnSteps, Subject
+from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.training.plan import make_plan
 
 MODEL = """
@@ -96,24 +97,27 @@ def written(how, checkpoint, size):
     """Omega, rho and Delta of sampled updates of two workers, and the share that each writes."""
     config = TrainConfig(**{**how, "workers": "torch:cpu"})
     plan = make_plan(config)
-    source = GradientSource(Subject(plan, config, (), checkpoint, plan.data.train))
+    source = GradientSource(Subject(plan, config, (), checkpoint))
     bits = [packed(source, size, worker) for worker in (0, 1)]
     source.backend.close()
     n = plan.layout.n_floats
-    both = Supports(np.concatenate(bits), n)
-    numbers = {"Omega": both.omega, "rho >=": both.rho, "Delta": both.delta}
+    both = Hypergraph.of_bitmaps(np.concatenate(bits), n)
+    numbers = {"Omega": both.omega, "rho >=": both.sampled_rho, "Delta": both.delta}
     return {**numbers, "shares": (both.sizes / n).tolist()}
 
 
 def packed(source, size, worker):
     """Supports of what a worker (0 or 1) writes after some steps: (number, bytes)."""
-    optimizer, slots, rows = source.optimizer(), source.subject.plan.layout.slots, []
+    plan, config, rows = source.subject.plan, source.subject.steps, []
+    slots, hidden = plan.layout.slots, families.hidden_matrices(plan.model)
+    groups = families.rate_groups(plan.model)
+    optimizer = OwnSteps(config, slots, source.params, plan.decay, hidden, groups)
     for step in range(size.settling + size.supports):
         epoch, ticket = divmod(2 * step + worker, source.batches.n_tickets)
         source.gradient((LATER_EPOCH + epoch, ticket))
-        whole = np.zeros(source.flat.size, np.bool_)
-        for name, mask in optimizer.masks(source.grads).items():
-            whole[slots[name].offset : slots[name].offset + slots[name].size] = mask.reshape(-1)
+        whole = optimizer.step(source.grads) != 0
+        for name, elements in getattr(optimizer.rule, "written", {}).items():  # of a part of it
+            whole[slots[name].offset + elements] = True
         rows.append(np.packbits(whole, bitorder="little"))
     return np.stack(rows[size.settling :])
 

@@ -11,9 +11,8 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
-from mlxhog.classic.problem import Defaults, SparseRows
-from mlxhog.classic.problems.linear import LANES, SparseLinear, build, loss_values
+from mlxhog.classic.problem import Defaults, SparseRows, build
+from mlxhog.classic.problems.linear import LANES, SparseLinear, loss_values
 
 STRIPE = 1024
 """Largest number of floats per lock word: a lock costs little beside adding these."""
@@ -60,8 +59,7 @@ class DenseLinear:
     @property
     def kernel(self):
         """Builds the native problem in a worker."""
-        native = _native.DenseLinearProblem
-        return partial(build, native=native, loss=self.loss, classes=self.n_models)
+        return partial(build, native="DenseLinearProblem", loss=self.loss, classes=self.n_models)
 
     def initial(self, seed):
         """Zeros, whole rows for the w of each class; values past the last feature stay 0."""

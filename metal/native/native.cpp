@@ -8,16 +8,14 @@ void bind_updates(nb::module_& m);
 void bind_classic(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_decode(nb::module_& m);
-void bind_theory(nb::module_& m);
 
 NB_MODULE(_native, m) {
   m.doc() =
       "Native kernels of mlxhog: shared-memory updates, arena control words, model operators, classic problems, "
-      "conflict counts, counted n-grams.";
+      "counted n-grams.";
   bind_arena(m);
   bind_updates(m);
   bind_classic(m);
   bind_ops(m);
   bind_decode(m);
-  bind_theory(m);
 }

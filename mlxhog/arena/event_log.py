@@ -12,7 +12,7 @@ A log of a worker is a sequence of records, appended and never changed:
     ...   payload: u8 index in `KINDS`, then each field behind its length (u32), as `_FIELDS` says
 
 Accesses to shared parameters are numbered under each lock (`metal/native/updates/turns.h` calls the
-numbers turns). Those of a step are nearly equal, so they are compressed; checksums are not.
+numbers turns). Those of a step are nearly equal, so they are compressed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from mlxhog.base.durable import append_all, disk_errors, replace_file
 from mlxhog.errors import RunError, message_of
 
 FOLDER: Final = "replay"
-FORMAT: Final = 2
+FORMAT: Final = 3
 CHECK_EVERY: Final = 64
 """A worker logs a SHA-256 of the weights that it reads once in this number of steps."""
 
-UInt32 = NDArray[np.uint32]
-Accesses = UInt32
+Accesses = NDArray[np.uint32]
 _HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _NUMBERS = struct.Struct("<IQQIdQQdd")
@@ -84,8 +83,7 @@ class Step:
     numbers: Numbers
     applied: bool  # whether its gradient was written; one that is not finite or late is not
     accesses: Accesses  # number of each access, (n,)
-    sums: UInt32  # checksum of each stripe of the weights that it read, (stripes,)
-    sha256: bytes = b""  # of those weights, every `CHECK_EVERY` steps
+    sha256: bytes = b""  # of the weights that it read, every `CHECK_EVERY` steps
 
 
 @dataclass(frozen=True)
@@ -100,27 +98,18 @@ class Torn:
     private: bytes = b""  # the worker's private state afterwards, segment by segment, float32
 
 
-@dataclass(frozen=True)
-class Died:
-    """Its worker died between two steps."""
+Record = Begin | Step | Torn
+KINDS: Final = (Begin, Step, Torn)
 
 
-Record = Begin | Step | Torn | Died
-KINDS: Final = (Begin, Step, Torn, Died)
-
-
-def _packed(array: UInt32) -> bytes:
+def _packed(array: Accesses) -> bytes:
     """Compressed by planes: first the lowest byte of each number, last the highest."""
     return zlib.compress(array.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes(), 1)
 
 
-def _unpacked(content: bytes) -> UInt32:
+def _unpacked(content: bytes) -> Accesses:
     planes = np.frombuffer(zlib.decompress(content), np.uint8).reshape(4, -1)
-    return _uint32(planes.T.tobytes())
-
-
-def _uint32(content: bytes) -> UInt32:
-    return np.frombuffer(content, "<u4").astype(np.uint32)
+    return np.frombuffer(planes.T.tobytes(), "<u4").astype(np.uint32)
 
 
 _FIELDS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
@@ -128,7 +117,6 @@ _FIELDS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]]
     "int": (_LENGTH.pack, lambda content: _LENGTH.unpack(content)[0]),
     "bool": (lambda value: bytes([value]), lambda content: content != b"\0"),
     "bytes": (lambda value: zlib.compress(value, 1), zlib.decompress),
-    "UInt32": (lambda array: array.astype("<u4").tobytes(), _uint32),
     "Accesses": (_packed, _unpacked),
     "Numbers": (Numbers.pack, Numbers.unpack),
 }
@@ -216,7 +204,6 @@ class End:
         "run that has ended can be replayed"
     )
     sha256: Mapping[str, str]  # of weights and optimizer state
-    sums: tuple[int, ...]  # of every stripe of the weights
 
 
 Part = TypeVar("Part", Header, End)

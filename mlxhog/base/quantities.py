@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 _COUNTS = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-_BYTES = {
-    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1,
-}  # fmt: skip
 _SECONDS = {
     name: seconds
     for names, seconds in (
@@ -62,21 +58,6 @@ def parse_number(value: object) -> float:
         ValueError: not a finite number.
     """
     return _finite(_text(value, "a number"), "a number")
-
-
-def parse_bytes(value: object) -> int:
-    """Return bytes from 5000000, "5MB", "1.5 GB", "512MiB" or "2GiB".
-
-    Raises:
-        ValueError: not a size above 0.
-    """
-    expected = "a size such as 5GB or 512MiB"
-    text = _text(value, expected)
-    unit = next((unit for unit in _BYTES if text.endswith(unit)), "")
-    size = _finite(text.removesuffix(unit), expected) * _BYTES.get(unit, 1)
-    if not 1 <= size <= MOST_COUNT:
-        raise ValueError(f"wanted {expected}")
-    return int(size)
 
 
 def parse_duration_s(value: object) -> float:

@@ -44,11 +44,6 @@ class ClassicConfig:
     data: str | None = _problem(
         None, "file of real data, in the problem's format", none="generated"
     )
-    test_data: str | None = _problem(
-        None,
-        "file of test data in the same format; the default is to hold out a part of --data",
-        needs=f"{_TEXT}|matrix-completion & {_FILE}",
-    )
     terminals: str | None = _problem(
         None,
         "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",
@@ -69,11 +64,6 @@ class ClassicConfig:
     )
     rank: int | None = _problem(
         None, "columns of the factors in matrix completion", needs=_COMPLETION, low=1, none=_ITS_OWN
-    )
-    active_rows: bool = _problem(
-        False,
-        "apply weight decay only in examples that violate their margin, in proportion (svm)",
-        needs="problem=svm",
     )
     seed: int = _problem(
         0, "seed of the data, the initial values and the order of examples", low=0, high=2**32 - 1

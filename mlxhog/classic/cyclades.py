@@ -83,15 +83,13 @@ class ComponentSummary:
 
     examples: int = 0  # examples in the batches
     longest: int = 0  # examples of the longest share, summed over batches
-    sizes: dict[int, int] = field(default_factory=dict)  # of a component -> number of components
+    largest: int = 0  # examples of the largest component
 
     def add(self, labels: Int32, shares: list[NDArray[np.intp]]) -> None:
         """Count a batch."""
         self.examples += len(labels)
         self.longest += max(len(share) for share in shares)
-        each = np.unique(labels, return_counts=True)[1]
-        for size, count in zip(*np.unique(each, return_counts=True), strict=True):
-            self.sizes[int(size)] = self.sizes.get(int(size), 0) + int(count)
+        self.largest = max(self.largest, int(np.bincount(labels).max()))
 
     @property
     def speedup(self) -> float:
@@ -100,21 +98,10 @@ class ComponentSummary:
 
     def text(self, batch: int, workers: int) -> str:
         """Describe the components in one line."""
-        largest = max(self.sizes)
+        text = f"cyclades: the largest component of a batch of {batch} examples has {self.largest}"
         if self.speedup < GAIN:
-            return (
-                f"cyclades: the largest component of a batch of {batch} examples has {largest} of "
-                "them: one worker does nearly all work, at the speed of serial; use hogwild for "
-                "such data"
-            )
-        low = {size: self.sizes[size] for size in sorted(self.sizes)[:3]}
-        rest = sum(self.sizes.values()) - sum(low.values())
-        parts = [f"{count} of {size} example{'s' * (size > 1)}" for size, count in low.items()]
-        parts += [f"{rest} of up to {largest}"] if rest else []
-        return (
-            f"cyclades: sizes of the components in batches of {batch}: {', '.join(parts)}; "
-            f"{workers} workers are up to {self.speedup:.2f} times as fast as one"
-        )
+            return f"{text}: one worker does nearly all work; use hogwild for such data"
+        return f"{text}; {workers} workers are up to {self.speedup:.2f} times as fast as one"
 
 
 @dataclass

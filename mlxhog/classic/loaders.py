@@ -49,7 +49,7 @@ def held_out(data: SparseRows, seed: int) -> tuple[SparseRows, SparseRows]:
     """
     n = data.n_rows
     if n < 2:
-        raise DataError(f"{n} example cannot be split; name a file of test data with --test-data")
+        raise DataError(f"{n} example cannot be split for training and testing; use more")
     order = np.random.default_rng([seed, 0x7E57]).permutation(n)
     n_test = max(1, int(n * HELD_OUT_SHARE))
     return data.take(np.sort(order[n_test:])), data.take(np.sort(order[:n_test]))
@@ -122,38 +122,30 @@ _ROW = re.compile(r"\s*[^\s:_]+(?:\s+[^\s:_]+:[^\s:_]+)+\s*")
 MOST_FEATURES = 1 << 28
 
 
-def load_svmlight(
-    train: Path, test: Path | None = None, *, label_kind: LabelKind = "signs"
-) -> tuple[SparseRows, SparseRows | None]:
-    """Read one file, or a training and a test file with the same numbers of features.
+def load_svmlight(path: Path, *, label_kind: LabelKind = "signs") -> SparseRows:
+    """Read a file of rows.
 
-    Features are numbered from 1, as in the format, unless one of the files has a feature 0. As
-    signs, the lower one of two labels is -1 and the other one +1.
+    Features are numbered from 1, as in the format, unless the file has a feature 0. As signs, the
+    lower one of two labels is -1 and the other one +1.
 
     Raises:
         DataError: a line is malformed, which the message names; or the labels are no signs.
     """
-    files = [_read(path, FORM, _parse_rows, is_table=False) for path in (train, test) if path]
-    base = min(1, *(int(features.min()) for _, _, features, _ in files))
-    n_features = max(int(features.max()) for _, _, features, _ in files) + 1 - base
-    every = np.unique(np.concatenate([labels for labels, *_ in files]))
+    labels, lengths, features, values = _read(path, FORM, _parse_rows, is_table=False)
+    base, every = min(1, int(features.min())), np.unique(labels)
     if label_kind == "signs" and not np.isin(every, (-1, 1)).all():
         if len(every) != 2:
             some = ", ".join(f"{label:g}" for label in every[:5])
-            raise DataError(f"{train} has {len(every)} labels ({some}); wanted two, such as -1, 1")
-        files = [(np.where(one[0] == every[1], 1.0, -1.0), *one[1:]) for one in files]
-    rows = [
-        SparseRows(
-            indptr=np.concatenate([[0], np.cumsum(lengths)]),
-            indices=(features - base).astype(np.int32),
-            values=values.astype(np.float32),
-            labels=labels.astype(np.float32),
-            n_features=n_features,
-            label_kind=label_kind,
-        )
-        for labels, lengths, features, values in files
-    ]
-    return rows[0], rows[1] if test is not None else None
+            raise DataError(f"{path} has {len(every)} labels ({some}); wanted two, such as -1, 1")
+        labels = np.where(labels == every[1], 1.0, -1.0)
+    return SparseRows(
+        indptr=np.concatenate([[0], np.cumsum(lengths)]),
+        indices=(features - base).astype(np.int32),
+        values=values.astype(np.float32),
+        labels=labels.astype(np.float32),
+        n_features=int(features.max()) + 1 - base,
+        label_kind=label_kind,
+    )
 
 
 def _parse_rows(texts: Sequence[str], _: int) -> tuple[Float64, Int64, Float64, Float64]:
@@ -177,8 +169,8 @@ def _parse_rows(texts: Sequence[str], _: int) -> tuple[Float64, Int64, Float64, 
 # -- tables: ratings and graphs --------------------------------------------------------------------
 
 
-def load_ratings(train: Path, test: Path | None = None) -> tuple[Ratings, Ratings | None]:
-    """Read one file, or a training and a test file with the same identifiers.
+def load_ratings(path: Path) -> Ratings:
+    """Read a file of ratings.
 
     Users and items are numbered from 0 without gaps, in the order of their identifiers.
 
@@ -192,21 +184,16 @@ def load_ratings(train: Path, test: Path | None = None) -> tuple[Ratings, Rating
         return _ids(user), _ids(item), ratings
 
     form = "USER ITEM RATING, two whole numbers and a number"
-    parts = [_read(path, form, parse) for path in (train, test) if path is not None]
-    users, items, ratings = (np.concatenate(column) for column in zip(*parts, strict=True))
+    users, items, ratings = _read(path, form, parse)
     user_ids, users = np.unique(users, return_inverse=True)
     item_ids, items = np.unique(items, return_inverse=True)
-    every = Ratings(
+    return Ratings(
         users=users.astype(np.int32),
         items=items.astype(np.int32),
         ratings=ratings.astype(np.float32),
         n_users=len(user_ids),
         n_items=len(item_ids),
     )
-    if test is None:
-        return every, None
-    n = len(parts[0][0])
-    return every.take(np.arange(n)), every.take(np.arange(n, every.n_entries))
 
 
 MOST_LABELS = 4096  # every vertex stores one number per label

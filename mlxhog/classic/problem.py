@@ -7,12 +7,14 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from mlxhog import _native
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -34,6 +36,12 @@ Kernel = Callable[[ProblemMemory], Any]
 Its `run(scheme, order, gamma, batch)` takes a step for each `batch` examples of `order`; returns
 the examples done, which are fewer only if the stop word was set.
 """
+
+
+def build(memory: ProblemMemory, native: str, rows: Sequence[str] = (), **options: Any) -> Any:
+    """Build a native problem, a `Kernel`; `rows` are parameters whose lock words it takes."""
+    words = {f"{name}_word0": memory.row_word0[name] for name in rows}
+    return getattr(_native, native)(**memory.params, **memory.data, **words, **options)
 
 
 @dataclass(frozen=True)

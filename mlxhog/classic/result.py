@@ -81,13 +81,13 @@ class ClassicResult:
         """Objective at the end; NaN or infinite if it diverged."""
         return self.measures["objective"]
 
-    def speedup(self, serial: ClassicResult | None) -> float | None:
-        """Examples per second, divided by those of the serial reference."""
-        if serial is None or serial is self or not serial.examples_per_s:
+    def speedup(self, serial: ClassicResult) -> float | None:
+        """Examples per second, divided by those of the serial reference; None of itself."""
+        if serial is self or not serial.examples_per_s:
             return None
         return self.examples_per_s / serial.examples_per_s
 
-    def to_json(self, serial: ClassicResult | None) -> dict[str, Any]:
+    def to_json(self, serial: ClassicResult) -> dict[str, Any]:
         """One JSON object, with the serial reference; the numbers that users look for come last."""
         rows = [asdict(epoch) for epoch in self.epochs]
         names = ("status", "write", "start_s", "measures", "advice", "probe_updates")
@@ -96,11 +96,11 @@ class ClassicResult:
             **{name: getattr(self, name) for name in names},
             "native_s": sum(row["native_s"] for row in rows),
             "examples": sum(row["examples"] for row in rows),
-            "serial_measures": None if serial is None else serial.measures,
+            "serial_measures": serial.measures,
             "speedup": self.speedup(serial),
             "epochs": [{"epoch": row.pop("number"), **row, **row.pop("measures")} for row in rows],
             **{name: getattr(self, name) for name in last},
-            "serial_objective": None if serial is None else serial.objective,
+            "serial_objective": serial.objective,
             "lost_updates": self.lost_updates,
         }
 
@@ -108,16 +108,16 @@ class ClassicResult:
 def sections(
     about: str,
     result: ClassicResult,
-    serial: ClassicResult | None,
+    serial: ClassicResult,
     notes: Sequence[str],
     *,
     everything: bool,
 ) -> list[Section]:
-    """The answer, and the numbers of a run beside those of the serial reference, if any.
+    """The answer, and the numbers of a run beside those of the serial reference.
 
     `everything` shows all numbers; else objective, errors and speed.
     """
-    runs = [result] if serial is None or serial is result else [serial, result]
+    runs = [result] if serial is result else [serial, result]
     names = [name for name in result.measures if everything or not name.endswith("_loss")]
     rows = [(name.replace("_", " "), *(f"{run.measures[name]:.6g}" for run in runs))
             for name in names]  # fmt: skip
@@ -133,12 +133,12 @@ def sections(
     return [answer, Section(title, header, rows, ["", *notes] if notes else ())]
 
 
-def _answer(result: ClassicResult, serial: ClassicResult | None) -> str:
+def _answer(result: ClassicResult, serial: ClassicResult) -> str:
     who, n_epochs = _label(result), len(result.epochs)
     if result.status == "diverged":
         return FailureNote(f"{who}: diverged in epoch {n_epochs}")
     speedup = result.speedup(serial)
-    if serial is None or speedup is None or n_epochs < len(serial.epochs) or not serial.objective:
+    if speedup is None or n_epochs < len(serial.epochs) or not serial.objective:
         ended = "interrupted after" if result.status == "interrupted" else "after"
         return AnswerNote(f"{who}: objective {result.objective:.5g} {ended} {n_epochs} epochs")
     apart = "serial's objective"

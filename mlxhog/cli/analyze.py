@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TRAINING = """data tokenizer text_key strict_data skip_machine_data val loss_on context seq_len
 batch_size grad_accumulation kernels compute_dtype workers threads strategy predict async_after
-write sparsify error_feedback sampled_head blocks optimizer lr clip ngram_lr weight_decay seed
+write sampled_head blocks optimizer lr clip ngram_lr weight_decay seed
 out"""
 ADVISE_TRAINING = """data tokenizer text_key strict_data skip_machine_data val loss_on seq_len
 batch_size grad_accumulation kernels compute_dtype workers threads write sampled_head optimizer lr
@@ -62,7 +62,7 @@ def run(words: _Words, config: AnalyzeConfig, training: Written) -> Report:
         analyze conf.yaml --batch-size 8 --samples 1000 --all
 
     Main options:
-        samples seconds backend data workers batch_size seq_len optimizer lr sparsify all json quiet
+        samples seconds backend data workers batch_size seq_len optimizer lr all json quiet
     """
     target = words.target(training)
     from mlxhog.theory.analysis.analyze import analyze
@@ -153,7 +153,7 @@ def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Repo
     """Which strategy for this model on this machine?
 
     Measures three short runs and some gradients (half a minute), predicts strategies by simulation,
-    applies a table of rules, trains the two best in pairs for --try seconds each, and decides by
+    applies a table of rules, trains the two best in pairs for a minute each, and decides by
     held-out loss at equal time. On a machine that is busy with other programs the answer is only a
     guess, and says so.
 
@@ -161,11 +161,11 @@ def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Repo
 
     Examples:
         advise tiny --workers torch:cpu*2 --no-try
-        advise conf.yaml --try 5m --json
+        advise conf.yaml --json
 
     Main options:
-        try_time no_try measure reproducible data workers threads batch_size seq_len optimizer lr
-        slow json quiet
+        no_try measure reproducible data workers threads batch_size seq_len optimizer lr slow json
+        quiet
     """
     target = words.target(training)
     from mlxhog.theory.advise import advise_on

@@ -14,13 +14,12 @@ from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlxhog.classic.result import ClassicProgress, ClassicResult
+    from mlxhog.classic.result import ClassicProgress
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Words(Quiet):
     problem: str | None = argument("[PROBLEM]", "see the list: mlxhog classic")
-    no_serial: bool = switch("leave out the serial reference")
     all: bool = switch("all numbers, not only the main ones")
 
 
@@ -35,12 +34,12 @@ def run(words: _Words, config: ClassicConfig) -> Report:
 
     Examples:
         classic
-        classic svm --workers 2 --write racy --active-rows
+        classic svm --workers 2 --write racy
         classic matrix-completion --rank 32 --scheme round_robin
         classic svm --data rcv1_train.svm
 
     Main options:
-        data test_data size workers scheme write epochs lr batch_size seed all json
+        data size workers scheme write epochs lr batch_size seed all json
     """
     from mlxhog.classic import problems
 
@@ -54,13 +53,12 @@ def run(words: _Words, config: ClassicConfig) -> Report:
     # The rest imports NumPy and the native module.
     from mlxhog.base import machine
     from mlxhog.classic.result import sections, warnings
-    from mlxhog.classic.run import compare, train
+    from mlxhog.classic.run import compare
 
     load = os.getloadavg()[0]
     with words.status() as line:
         line.show("generating the data" if config.data is None else f"reading {config.data}")
         problem = problems.create(words.problem, config)
-    serial: ClassicResult | None = None
     began_s: dict[str, float] = {}
     line = words.status()
     with ticking(line) as tick:
@@ -72,10 +70,7 @@ def run(words: _Words, config: ClassicConfig) -> Report:
             began = began_s.setdefault(progress.scheme, time.monotonic())
             tick(lambda: _progress_line(progress, time.monotonic() - began))
 
-        if words.no_serial:
-            result = train(problem, config, show)
-        else:
-            result, serial = compare(problem, config, show)
+        result, serial = compare(problem, config, show)
     remarks = [result.advice] if result.advice else []
     if result is serial and result.status == "diverged" and config.scheme != "serial":
         remarks.insert(0, f"serial diverged, so {config.scheme} was not begun")

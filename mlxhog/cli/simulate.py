@@ -44,8 +44,8 @@ def run(words: _Words, written: Written) -> Report:
         simulate --machines 2 --link 100Mbit:50ms --params 4M
 
     Main options:
-        run workers times slow kill join strategies sync_time machines link params round_every
-        objective updates seed json
+        run workers times slow kill strategies machines link params round_every objective updates
+        seed json
     """
     values, recorded = dict(written.values), None
     if words.run is not None:

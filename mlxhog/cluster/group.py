@@ -28,8 +28,6 @@ Float32 = NDArray[np.float32]
 class ClusterError(MlxhogError):
     """A round cannot go on: members are out of reach, or do not have the same theta_s."""
 
-    exit_code = 1  # of a link; a new one is started
-
 
 # -- what all members have in common ---------------------------------------------------------------
 

@@ -58,13 +58,13 @@ RETRY_S = 0.2  # before a last round that was not committed is tried again
 START_S = 120.0  # the import of torch gives no sign of life
 LAST_ROUND_S = 5.0  # limit of the last round, beyond the time until the others play one
 CALLS = 4  # of a group in a round; each has a limit
-REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 OpenGroup = Callable[[TrainConfig, Offer, Describe], "TorchftGroup"]
 
 
 def open_torchft(cluster: TrainConfig, offer: Offer, describe: Describe) -> TorchftGroup:
     """Open the group of the network; it imports torch, so only the link does."""
+    check_torchft()
     address = parse_address(cluster.cluster or "")
     own = own_ip(address, CONNECT_S)  # without a cluster it fails before torch's import of seconds
     if cluster.cluster_own_address is not None:
@@ -97,7 +97,7 @@ class LinkJob:
 
 
 def main(pipe: Connection, job: LinkJob, handle: ArenaHandle, slot: int) -> None:
-    """Entry point of the spawned process; ends it with the error's exit code."""
+    """Entry point of the spawned process, which sends its error before it ends."""
     with suppress(OSError):  # else output is dropped
         with job.log.open("w", buffering=1) as stream:
             os.dup2(stream.fileno(), 1)
@@ -109,9 +109,8 @@ def main(pipe: Connection, job: LinkJob, handle: ArenaHandle, slot: int) -> None
     except FAULTS as fault:
         end_by(fault)
     except MlxhogError as error:
-        code = error.exit_code
         with suppress(OSError):
-            pipe.send(str(error))
+            pipe.send(error)
             print(f"error: {error}", file=sys.stderr, flush=True)
     except BaseException:  # of the network, mostly
         with suppress(OSError):
@@ -231,7 +230,8 @@ class Link:
         self.messages = list[str]()  # for the user; the supervisor takes them out
         self._process: WorkerProcess | None = None
         self._started_ns = 0
-        self._noted, self._error = set[str](), ""
+        self._noted = set[str]()  # subjects of notes that were reported
+        self._error: MlxhogError | None = None  # the last of the present link
         self._faulty = False
         self._rounds = 0
         self._watched = WatchedTime()
@@ -240,17 +240,14 @@ class Link:
     def start(self, slot: int) -> None:
         """Make theta_s the parameters, and start the first link in a free worker slot.
 
-        No worker may move yet. ConfigError or EnvironmentLacks says why none can be started.
+        No worker may move yet.
         """
-        if self._job.open_group is open_torchft:
-            check_torchft()
-            parse_address(self._job.cluster.cluster or "")
         self._anchor.begin()
         self.slot = slot
         self._spawn()
 
     def _spawn(self) -> None:
-        self._started_ns, self._error = monotonic_ns(), ""
+        self._started_ns, self._error = monotonic_ns(), None
         self._process = WorkerProcess(
             main,
             (self._job, self.arena.handle(), self.slot),
@@ -295,7 +292,7 @@ class Link:
         with suppress(EOFError, OSError):  # it has ended
             while pipe.poll():
                 message = pipe.recv()
-                if isinstance(message, str):
+                if isinstance(message, MlxhogError):
                     self._error = message
                     continue
                 member, own, notes = message
@@ -324,8 +321,9 @@ class Link:
         if state == State.FINISHED:
             return
         log = self._job.log
-        if death.code in REFUSALS and not self.arena.counters.load("start_ns"):
-            raise REFUSALS[death.code](self._error)
+        refused = isinstance(self._error, ConfigError | EnvironmentLacks)
+        if self._error and refused and not self.arena.counters.load("start_ns"):
+            raise self._error
         with log.open("rb") if log.exists() else BytesIO() as output:
             line = last_lines(output)[-1]
         self._faulty = death.is_fault

@@ -9,7 +9,8 @@
 A message is a turn: it begins a line with the label of its role. An answer ends with BOS, which
 training puts behind every answer, and where the model begins another turn (`STOPS`). A label at the
 start of a line within a message gets a blank before it, so that no message looks like several.
-`TEMPLATE` writes the same text for `apply_chat_template` of transformers, after the BOS.
+`texts/chat_template.jinja` writes the same text for `apply_chat_template` of transformers, behind
+the BOS.
 """
 
 from __future__ import annotations
@@ -136,49 +137,3 @@ def _call(function: dict[str, Any]) -> str:
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return f"{function['name']} {arguments}"
-
-
-def _template() -> str:
-    replaced = "".join(
-        f" | replace({json.dumps(stop)}, {json.dumps(_escaped(stop))})" for stop in STOPS
-    )
-    values = {"LABELS": LABELS, "PARTS": _PARTS, "JOINT": JOINT, "ANSWER": _ANSWER}
-    template = _JINJA.replace("ESCAPED", replaced)
-    for name, value in values.items():
-        template = template.replace(name, json.dumps(value))
-    return template
-
-
-_JINJA = """\
-{{- bos_token -}}
-{%- set labels = LABELS -%}
-{%- for message in messages -%}
-  {%- if message.role not in labels -%}
-    {{- raise_exception("message " ~ loop.index ~ " needs a role: " ~ labels | join(", ")) -}}
-  {%- endif -%}
-  {%- set turn = namespace(text="") -%}
-  {%- if message.content is string -%}
-    {%- set turn.text = message.content -%}
-  {%- else -%}
-    {%- for part in message.content or [] -%}
-      {%- if part.type not in PARTS -%}
-        {{- raise_exception("message " ~ loop.index ~ " has a part that is not text") -}}
-      {%- endif -%}
-      {%- set turn.text = turn.text ~ part[part.type] -%}
-    {%- endfor -%}
-  {%- endif -%}
-  {%- set turn.text = turn.text or message.refusal or "" -%}
-  {%- for call in message.tool_calls or [] -%}
-    {%- set arguments = call.function.arguments -%}
-    {%- set arguments = arguments if arguments is string else arguments | tojson -%}
-    {%- set turn.text = turn.text ~ "\\ncall " ~ call.function.name ~ " " ~ arguments -%}
-  {%- endfor -%}
-  {%- set text = turn.text | replace("\\r\\n", "\\n") | trimESCAPED -%}
-  {{- ("" if loop.first else JOINT) ~ labels[message.role] ~ ": " ~ text -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-  {{- JOINT ~ ANSWER -}}
-{%- endif -%}
-"""
-
-TEMPLATE = _template()  # the template as Jinja

@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -159,32 +160,36 @@ _NAME = re.compile(
 def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """Return the training, held-out and test text among files, by their names.
 
-    A name counts in the folder itself, and beside training text in a subfolder. Source code is
-    training text with every name.
+    The name of a file counts in the folder itself, and beside training text also in a subfolder; so
+    does the name of a subfolder with its files. Source code is training text with every name.
 
     The test text is the held-out text if there is no other. Other files beside records of training
     text are in none of the lists. If the names leave no training text, all files are.
     """
-    kinds = {path: _kind_by_name(path) for path in files}
-    folders = {folder, *(path.parent for path, kind in kinds.items() if kind == "train")}
-    train, held_out, test = (
-        [path for path in files if kinds[path] == kind and path.parent in folders]
-        for kind in ("train", "val", "test")
-    )
+    named = {path: _named(path, folder) for path in files}
+    beside = {place.parent for place, kind in named.values() if kind == "train"}
+    kinds = defaultdict[str, list[Path]](list)
+    for path, (place, kind) in named.items():
+        counts = place.parent in beside or place == folder / path.name
+        kinds[kind if counts else ""].append(path)
+    train, held_out, test = (kinds[kind] for kind in ("train", "val", "test"))
     if not held_out:
         held_out, test = test, []
-    rest = [path for path in files if path not in {*held_out, *test}]
-    if not rest:
+    if len(held_out) + len(test) == len(files):
         return list(files), [], []
     records = [path for path in train if textfiles.kind(path) in textfiles.RECORD_SUFFIXES]
-    return records or rest, held_out, test
+    return records or sorted([*train, *kinds[""]]), held_out, test
 
 
-def _kind_by_name(path: Path) -> str:
-    suffix, name = textfiles.kind(path), Path(path.name.lower())
-    stem = Path(name.stem if name.suffix in textfiles.PACKED_SUFFIXES else name).stem
-    match = None if suffix in textfiles.SOURCE_CODE else _NAME.fullmatch(stem)
-    return _KINDS[match[1]] if match else ""
+def _named(path: Path, folder: Path) -> tuple[Path, str]:
+    """Return the file, or a folder that it is in, whose name says its kind, and the kind."""
+    places = [path, *path.parents]
+    for place in places[: places.index(folder)]:
+        name = Path(place.name.lower())
+        stem = Path(name.stem if name.suffix in textfiles.PACKED_SUFFIXES else name).stem
+        if textfiles.kind(path) not in textfiles.SOURCE_CODE and (match := _NAME.fullmatch(stem)):
+            return place, _KINDS[match[1]]
+    return path, ""
 
 
 def rows_of_batch(parameters: int, seq_len: int) -> int:

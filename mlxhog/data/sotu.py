@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from mlxhog.data.texts import package_file
 
 SOTU = "sotu"  # its name, as a corpus
 SOTU_FILE = "sotu.jsonl.xz"
@@ -27,8 +28,7 @@ def read_sotu() -> list[Address]:
     """Return the shipped addresses in chronological order."""
     import lzma  # which a Python may lack, see `textfiles`
 
-    file = importlib.resources.files("mlxhog") / "data" / "texts" / SOTU_FILE
-    lines = lzma.decompress(file.read_bytes()).splitlines()
+    lines = lzma.decompress(package_file(SOTU_FILE)).splitlines()
     return [Address(**json.loads(line)) for line in lines]
 
 

@@ -15,7 +15,6 @@ ratio that was best in a minute of width 128 (`python benchmarks/defaults.py --o
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +27,8 @@ from numpy.typing import NDArray
 from mlxhog.base import plain_json, reading
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes
-from mlxhog.data import conversations
 from mlxhog.data.sotu import SOTU, SOTU_SHA256
+from mlxhog.data.texts import package_file
 from mlxhog.errors import DataError, message_of, shown
 
 BOS_TOKEN = "<|bos|>"
@@ -38,10 +37,6 @@ _MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
 _CHAR_TO_BYTE = {chr(byte): byte for byte in _PRINTABLE}
 _CHAR_TO_BYTE |= {chr(256 + i): byte for i, byte in enumerate(_MOVED)}
 """GPT-2's table of bytes: printable Latin-1 stands for itself, characters above 255 for others."""
-
-
-def _in_package(name: str) -> bytes:
-    return (importlib.resources.files("mlxhog") / "data" / "texts" / name).read_bytes()
 
 
 class Tokenizer:
@@ -87,7 +82,7 @@ class Tokenizer:
         return {
             "tokenizer.json": self.description,
             "tokenizer_config.json": json.dumps(config, indent=1).encode(),
-            "chat_template.jinja": conversations.TEMPLATE.encode(),
+            "chat_template.jinja": package_file("chat_template.jinja"),
         }
 
 
@@ -99,7 +94,7 @@ class ByteTokenizer(Tokenizer):
 
     name, n_ids, vocab_size, bos = "bytes", 257, 320, 256
     pieces = (*(bytes([byte]) for byte in range(256)), b"")
-    description = _in_package("bytes.tokenizer.json")  # a printable character for each byte
+    description = package_file("bytes.tokenizer.json")  # a printable character for each byte
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
         """Return the bytes as ids, (len(text),) int32."""
@@ -277,7 +272,7 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = F
 
 def shipped() -> BpeTokenizer:
     """Return the tokenizer of the text in the package; tools/sotu.py made its file."""
-    return BpeTokenizer(_in_package(SHIPPED_FILE), BOS_TOKEN, SHIPPED_FILE)
+    return BpeTokenizer(package_file(SHIPPED_FILE), BOS_TOKEN, SHIPPED_FILE)
 
 
 def _size_of(spec: str) -> int:

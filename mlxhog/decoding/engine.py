@@ -11,19 +11,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.backends.reader import Reader, State
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.sampling import Sampler, check_finite
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import DataError
 
-State: TypeAlias = Any
-"""A state of the model, which generation only passes on."""
 Int32 = NDArray[np.int32]
 
 FinishReason = Literal["stop", "length", "document_end"]
@@ -36,22 +35,6 @@ LEAST_LOGPROB = -9999.0
 
 BATCH_SIZE = 16
 """Number of answers that are written together."""
-
-
-class RecurrentModel(Protocol):
-    """The model interface that generation needs; a `Backend` implements it."""
-
-    def logits(self, tokens: Int32, state: State | None) -> tuple[NDArray[np.float32], State]:
-        """Read tokens (B, S), S >= 1; return the logits (B, V) after the last, and the state."""
-
-    def every_logits(self, tokens: Int32, state: State | None) -> tuple[NDArray[np.float32], State]:
-        """As `logits`, but after each of the tokens: (B, S, V)."""
-
-    def stack_states(self, states: Sequence[State]) -> State:
-        """Join the states of several batches into one with all their rows."""
-
-    def take_state(self, state: State, rows: Sequence[int]) -> State:
-        """Return the state of some rows."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +85,7 @@ class Engine:
 
     def __init__(
         self,
-        model: RecurrentModel,
+        model: Reader,
         tokenizer: Tokenizer,
         *,
         batch_size: int = BATCH_SIZE,
@@ -318,7 +301,7 @@ def checked_ids(prompt: Sequence[int] | Int32, tokenizer: Tokenizer) -> Int32:
 
 
 def answer(
-    model: RecurrentModel,
+    model: Reader,
     prompts: Sequence[Sequence[int] | Int32],
     *,
     tokenizer: Tokenizer,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from mlxhog.arena import Arena
@@ -54,7 +55,9 @@ def open_source(
         raise ConfigError(f"no read mode {mode!r}; choose from {', '.join(MODES)}")
     run = _begun(spec, root, wait_s, say, pause)
     if run is not None:
-        return _RunReader(run, weights, mode).open()
+        of_run = _open_run(run, weights, mode)
+        of_run[0].successor = partial(_after, run, weights, mode)
+        return of_run
     opened = formats.open(checkpoint.locate(spec, root))
     source = CheckpointWeights(opened, mode, weights)
     return source, opened.config, opened.text_tokenizer(), opened.path
@@ -93,76 +96,62 @@ def _run(spec: str, root: Path) -> Run | None:
         return None  # opening it as a checkpoint will raise the error
 
 
-class _RunReader:
-    """Opens the newest weights of a run: those it trains with, else of its newest checkpoint.
+def _open_run(run: Run, weights: str, mode: str) -> Opened:
+    """Open the weights that a run trains with, else those of its newest checkpoint."""
+    note = ""
+    if mode != CHECKPOINT and run.is_locked():
+        try:
+            return _attached(run, weights, mode, CONNECT_S)
+        except NoWeights as reason:
+            note = str(reason)
+    try:
+        opened = formats.open(checkpoint.latest(run))
+    except CheckpointError as error:
+        raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
+    note = note and f"{note}, so its newest checkpoint is read"
+    source = CheckpointWeights(opened, mode, weights, note)
+    return source, opened.config, opened.text_tokenizer(), opened.path
 
-    A source that has ended asks it for the next one: the resumed run, or a newer checkpoint.
+
+def _after(run: Run, weights: str, mode: str, version: int) -> WeightSource | None:
+    """A source on the resumed run, or on a checkpoint after a version, or None."""
+    if mode != CHECKPOINT and run.is_locked():
+        with suppress(MlxhogError):  # silent, starting, or another version
+            live, *_ = _attached(run, weights, mode, SOON_S)
+            if not live.ended():
+                return live
+            live.close()
+    with suppress(MlxhogError):  # its files are being written, or have another version
+        path = checkpoint.latest(run)
+        if manifest.read(path)["step"] > version:
+            return CheckpointWeights(formats.open(path), mode, weights)
+    return None
+
+
+def _attached(run: Run, weights: str, mode: str, patience_s: float) -> Opened:
+    """Attach to a run while it trains, whose process may take `patience_s` to answer.
+
+    Raises:
+        NoWeights: the run does not answer, is starting or has just ended, or has no copies.
+        ArenaError: the run cannot be read at all.
     """
-
-    def __init__(self, run: Run, weights: str, mode: str) -> None:
-        self._run, self._weights, self._mode = run, weights, mode
-
-    def open(self) -> Opened:
-        note = ""
-        if self._reads_arena():
-            try:
-                return self._attached(CONNECT_S)
-            except NoWeights as reason:
-                note = str(reason)
+    path = socket_path(run.directory)
+    try:
+        arena = Arena.connect(path, patience_s)
         try:
-            opened = formats.open(checkpoint.latest(self._run))
-        except CheckpointError as error:
-            raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
-        note = note and f"{note}, so its newest checkpoint is read"
-        return self._saved(opened, note), opened.config, opened.text_tokenizer(), opened.path
-
-    def _reads_arena(self) -> bool:
-        return self._mode != CHECKPOINT and self._run.is_locked()
-
-    def _saved(self, opened: formats.Opened, note: str = "") -> CheckpointWeights:
-        source = CheckpointWeights(opened, self._mode, self._weights, note)
-        source.successor = self._after
-        return source
-
-    def _after(self, version: int) -> WeightSource | None:
-        """A source on the resumed run, or on a checkpoint after a version, or None."""
-        if self._reads_arena():
-            with suppress(MlxhogError):  # silent, starting, or another version
-                live, *_ = self._attached(SOON_S)
-                if not live.ended():
-                    return live
-                live.close()
-        with suppress(MlxhogError):  # its files are being written, or have another version
-            path = checkpoint.latest(self._run)
-            if manifest.read(path)["step"] > version:
-                return self._saved(formats.open(path))
-        return None
-
-    def _attached(self, patience_s: float) -> Opened:
-        """Attach to the run while it trains, whose process may take `patience_s` to answer.
-
-        Raises:
-            NoWeights: the run does not answer, is starting or has just ended, or has no copies.
-            ArenaError: the run cannot be read at all.
-        """
-        run, path = self._run, socket_path(self._run.directory)
-        try:
-            arena = Arena.connect(path, patience_s)
-            try:
-                config, tokenizer = checkpoint.read_model(run.architecture)
-                how = {"name": run.name, "mode": self._mode, "weights": self._weights}
-                source = RunWeights(arena, config, **how, patience_s=2 * patience_s)
-            except BaseException:
-                arena.close()  # else the run would keep publishing for this process
-                raise
-        except NoAnswer as error:
-            silent = f"the process that trains run {run.name} does not answer (is it stopped?)"
-            raise NoWeights(silent) from error
-        except ArenaError as error:
-            if not run.is_locked():
-                raise NoWeights(f"run {run.name} has just ended") from error
-            if not path.is_socket():
-                raise NoWeights(f"run {run.name} is starting and cannot be read yet") from error
+            config, tokenizer = checkpoint.read_model(run.architecture)
+            how = {"name": run.name, "mode": mode, "weights": weights}
+            source = RunWeights(arena, config, **how, patience_s=2 * patience_s)
+        except BaseException:
+            arena.close()  # else the run would keep publishing for this process
             raise
-        source.successor = self._after
-        return source, config, tokenizer, run.directory
+    except NoAnswer as error:
+        silent = f"the process that trains run {run.name} does not answer (is it stopped?)"
+        raise NoWeights(silent) from error
+    except ArenaError as error:
+        if not run.is_locked():
+            raise NoWeights(f"run {run.name} has just ended") from error
+        if not path.is_socket():
+            raise NoWeights(f"run {run.name} is starting and cannot be read yet") from error
+        raise
+    return source, config, tokenizer, run.directory

@@ -295,6 +295,7 @@ class WeightFollower:
             now = monotonic()
             self._look_after = now + max(LOOK_S, (now - began) / LOADING_PART)
             if newer is not None:
+                newer.successor = self.source.successor
                 self.source.close()
                 self.source, self._replaced = newer, True
         return self._replaced or self.source.has_newer()

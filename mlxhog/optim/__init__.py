@@ -12,7 +12,6 @@ Nothing here imports NumPy before it is used, so that help and errors about opti
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -20,7 +19,7 @@ from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.optim.apollo import Apollo, ApolloMini
-from mlxhog.optim.choice import GROUPS, Adaptive, Decayed, OptimizerChoice, Use
+from mlxhog.optim.choice import GROUPS, Adaptive, Averaging, Decayed, OptimizerChoice, Use
 from mlxhog.optim.delay_feedback import DelayFeedback, FedBack
 from mlxhog.optim.elementwise import SGD, AdamW, Adan, Lion, Momentum
 from mlxhog.optim.gradients import Float32
@@ -42,11 +41,7 @@ def chosen(config: TrainConfig) -> OptimizerChoice:
 
 
 def by_name(name: str) -> OptimizerChoice:
-    """Return the optimizer of a name, with its defaults.
-
-    Raises:
-        UnknownChoice: no optimizer has that name.
-    """
+    """Return the optimizer of a name, with its defaults; an unknown one is `UnknownChoice`."""
     choice: Any = OPTIMIZERS.find(name)
     made: OptimizerChoice = choice()
     return made
@@ -81,11 +76,16 @@ def for_model(
     averaged = workers if strategy is not None and strategy.averages else 1
     ahead = workers if config.prediction == "last" else 1
     fitted = own.fitted(hidden=bool(hidden), averaged=averaged, ahead=ahead)
-    present: Collection[str] = GROUPS
-    if groups is not None:
-        present = [name for name, members in groups.items() if members]
+    present = GROUPS if groups is None else [name for name, members in groups.items() if members]
     rates = fitted.rates(width, vocabulary, averaged)
-    changes: dict[str, Any] = {"optimizer": fitted.grouped(rates, present)}
+    if "head" not in present:  # the embedding is the head, too
+        rates = rates._replace(embedding=min(rates.embedding, rates.head))
+    auto: dict[str, Any] = {
+        number: getattr(rates, group) if group in present else 1.0
+        for group, number in GROUPS.items()
+        if getattr(fitted, number, 1.0) is None
+    }
+    changes: dict[str, Any] = {"optimizer": replace(fitted, **auto)}
     if config.lr is None:
         changes["lr"] = rates.lr
     if type(fitted) is not type(own) and config.prediction == "last":
@@ -115,8 +115,9 @@ def build(
         ConfigError: a factor of lr is for a group that the model lacks.
     """
     choice = chosen(config)
-    if tokens_per_step is not None:
-        choice = choice.per_step(tokens_per_step)
+    if tokens_per_step is not None and isinstance(choice, Averaging) and choice.beta2_half_life:
+        beta2 = 2.0 ** (-tokens_per_step / choice.beta2_half_life)
+        choice = replace(choice, beta2=beta2, beta2_half_life=None)
     use = Use(hidden=hidden, threads=threads, seed=config.seed, shared=config.shares_moments)
     rule: Optimizer = replace(choice, use=use)
     if groups is not None and (by_name := factors(choice, groups)):

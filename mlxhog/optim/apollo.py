@@ -27,26 +27,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.optim.choice import Adaptive
 from mlxhog.optim.gradients import Float32
-from mlxhog.optim.rule import (
-    Form,
-    Kernel,
-    Pairs,
-    Shapes,
-    Step,
-    Target,
-    Write,
-    split,
-    write,
-)
+from mlxhog.optim.rule import Form, Kernel, Pairs, Shapes, Step, Target, Write, split, write
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,12 +49,6 @@ GROWTH: Final = 1.01
 """Largest factor between the norms of successive updates of a matrix."""
 LEAST: Final = 1e-8
 """Added to norms that divide."""
-
-
-def _norms(x: Floats, axis: int | None) -> Floats:
-    """Euclidean norms along an axis, or of the whole matrix; two dimensions."""
-    norms: Floats = np.linalg.norm(x, axis=axis, keepdims=True)
-    return norms
 
 
 def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bool) -> Float32:
@@ -81,28 +65,21 @@ def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bo
     return normal.standard_normal(shape, np.float32) / np.float32(math.sqrt(rank))
 
 
-def _is_tall(shape: tuple[int, ...]) -> bool:
-    return shape[0] >= shape[1]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Projected(Adaptive):
     """Channels of hidden matrices, scaled by moments of a projection; Adam for the rest.
 
     All state is private. A gradient of some rows of a hidden matrix counts as zero in the others.
 
-    Attributes:
-        rank: of the projections; None is a quarter of a matrix's shorter side.
-        by_matrix: one factor for a matrix, not one per channel.
-        zero_guard: an update of norm 0 does not change `norm`, and the update after norm 0 counts
-            as a first one. Without it, as in the authors' package, a gradient of zeros stops a
-            matrix for long: its update must grow from 1e-8 by 1 % a step.
+    With `zero_guard` an update of norm 0 does not change `norm`, and the update after norm 0 counts
+    as a first one. Without it, as in the authors' package, a gradient of zeros stops a matrix for
+    long: its update must grow from 1e-8 by 1 % a step.
     """
 
     beside: ClassVar[str] = "adam"
     has_own_bases: ClassVar[bool] = True
-    rank: ClassVar[int | None] = None
-    by_matrix: ClassVar[bool] = False
+    rank: ClassVar[int | None] = None  # of projections; None is a quarter of the shorter side
+    by_matrix: ClassVar[bool] = False  # one factor for a matrix, not one per channel
     zero_guard: ClassVar[bool] = True
     state_segments = ("m", "v", "norm")
 
@@ -146,37 +123,36 @@ class Projected(Adaptive):
         for slot, grad in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)
             g = grad if step.grad_scale == 1.0 else np.float32(step.grad_scale) * grad
-            p, tall = self._projection(slot, step.count), _is_tall(slot.shape)
+            tall = slot.shape[0] >= slot.shape[1]
+            rank = m.shape[int(tall)]
+            p = self._projection(slot, step.count, rank, right=tall)
             r = g @ p.T if tall else p.T @ g
             m[...] = keep1 * m + take1 * r
             v[...] = keep2 * v + take2 * r**2
             axis = None if self.by_matrix else int(tall)  # one norm for all, per row or per column
-            factors = _norms(m / (np.sqrt(v) + self.eps), axis) / (_norms(r, axis) + LEAST)
-            length, before = float(np.linalg.norm(factors * _norms(g, axis))), float(norm[0])
+            norms: Callable[..., Any] = partial(np.linalg.norm, axis=axis, keepdims=True)
+            factors = norms(m / (np.sqrt(v) + self.eps)) / (norms(r) + LEAST)
+            length, before = float(np.linalg.norm(factors * norms(g))), float(norm[0])
             if not (self.zero_guard and length == 0):
                 excess = 1.0
                 if not (step.count == 1 or (self.zero_guard and before == 0)):
                     excess = max(length / (before + LEAST), GROWTH) / GROWTH
                 factors, norm[0] = factors / excess, length / excess
-            scale = min(slot.shape) / self._rank(slot.shape) if self.scale is None else self.scale
+            scale = min(slot.shape) / rank if self.scale is None else self.scale
             shrunk = 1.0 - step.lr * self.weight_decay * (slot.name in target.decay)
             yield slot, grad, factors * math.sqrt(scale) * np.float32(step.grad_scale * shrunk)
 
-    def _rank(self, shape: tuple[int, ...]) -> int:
-        return max(1, min(shape) // 4) if self.rank is None else self.rank
-
     def _projected(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        rank = self._rank(shape)
-        return (shape[0], rank) if _is_tall(shape) else (rank, shape[1])
+        rank = max(1, min(shape) // 4) if self.rank is None else self.rank
+        return (shape[0], rank) if shape[0] >= shape[1] else (rank, shape[1])
 
     @cached_property
     def _drawn(self) -> dict[str, tuple[int, Floats]]:
         return {}
 
-    def _projection(self, slot: Slot, count: int) -> Floats:
+    def _projection(self, slot: Slot, count: int, rank: int, *, right: bool) -> Floats:
         refresh = (count - 1) // self.every
         if self._drawn.get(slot.name, (-1,))[0] != refresh:
-            rank, right = self._rank(slot.shape), _is_tall(slot.shape)
             p = draw_projection(slot, rank, refresh, seed=self.use.seed, right=right)
             self._drawn[slot.name] = refresh, p
         return self._drawn[slot.name][1]

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import ClassVar, Final, NamedTuple, TypeVar
 
 from mlxhog.config.choices import OPTIMIZERS, Choice, Kind, Rules
 from mlxhog.config.options import option, options
@@ -27,21 +26,16 @@ GROUPS: Final = {"embedding": "embedding_lr", "head": "head_lr", "scalar": "scal
 Other = TypeVar("Other", bound="OptimizerChoice")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """The step sizes of a model: that of hidden matrices, the largest, and factors of it.
-
-    `scalar` is for gates, biases, norms and all others.
-    """
+class Rates(NamedTuple):
+    """The step sizes of a model: that of hidden matrices, and factors of it."""
 
     lr: float
     embedding: float = 1.0
     head: float = 1.0
-    scalar: float = 1.0
+    scalar: float = 1.0  # for gates, biases, norms and all others
 
 
-@dataclass(frozen=True, kw_only=True)
-class Use:
+class Use(NamedTuple):
     """Values of a run that an optimizer needs beside its numbers."""
 
     hidden: frozenset[str] = frozenset()  # names of the model's hidden matrices
@@ -74,14 +68,6 @@ class OptimizerChoice(Choice, Optimizer, ABC):
     def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
         """Return the defaults of all step sizes, of a model with an embedding of so many rows."""
         return Rates(lr=LR)
-
-    def grouped(self, rates: Rates, groups: Collection[str]) -> OptimizerChoice:
-        """Return it with values for its open factors of `GROUPS`; 1 for one the model lacks."""
-        return self
-
-    def per_step(self, tokens: int) -> Self:
-        """Return it with the numbers that depend on the tokens of one step."""
-        return self
 
     def workers_factor(self, rule: str, workers: int) -> float:
         """Return the factor of lr for workers that add their own steps, by a `lr_workers`."""
@@ -141,12 +127,6 @@ class Averaging(Decayed):
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         return self if self.beta1 is not None else replace(self, beta1=BETA1)
 
-    def per_step(self, tokens: int) -> Self:
-        if self.beta2_half_life is None:
-            return self
-        beta2 = 2.0 ** (-tokens / self.beta2_half_life)
-        return replace(self, beta2=beta2, beta2_half_life=None)
-
     @property
     def decay1(self) -> float:
         """Decay of the first moment; the default if it is open."""
@@ -179,16 +159,6 @@ class Adaptive(Averaging):
         "nor hidden matrices; auto is likewise 1.5 or 1",
         above=0, none="auto",
     )  # fmt: skip
-
-    def grouped(self, rates: Rates, groups: Collection[str]) -> Self:
-        if "head" not in groups:  # the embedding is the head, too
-            rates = replace(rates, embedding=min(rates.embedding, rates.head))
-        auto: dict[str, Any] = {
-            name: getattr(rates, group) if group in groups else 1.0
-            for group, name in GROUPS.items()
-            if getattr(self, name) is None
-        }
-        return replace(self, **auto)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,21 +59,14 @@ class FedBack(Choice):
 
 
 class DelayFeedback(Around):
-    """An optimizer that adds a guess of the next steps to late ones. Belongs to one worker.
-
-    No Metal kernel adds in advance.
-    """
+    """An optimizer that adds a guess of the next steps to late ones. Belongs to one worker."""
 
     own = (FEEDBACK,)
 
     def __init__(self, rule: Optimizer) -> None:
-        """Wrap a rule, which takes the steps."""
         super().__init__(rule)
-        self._before: Float32 | None = None
-
-    @property
-    def scratch_arrays(self) -> int:
-        return 1  # of the last addition
+        self.scratch_arrays = 1
+        self._before: Float32 | None = None  # the last addition
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step, add `step.feedback` times as much, and take back the last addition.
@@ -82,7 +75,6 @@ class DelayFeedback(Around):
         the two.
         """
         assert target.metal is None
-        assert target.record is None
         if self._before is None:
             self._before = np.zeros(target.flat.size, np.float32)
         own = StepTrace(last=target.private[FEEDBACK], prev=self._before)

@@ -64,7 +64,6 @@ class GradientSum:
     """A weighted sum of gradients over micro-batches, in arrays of its own."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self._dense: dict[str, Float32] = {}
         self._rows: dict[str, list[Rows]] = {}
 

@@ -11,8 +11,7 @@ A GPU uses the arena in place only if the system lets it import the memory witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,44 +29,19 @@ class NotShared(EnvironmentLacks):
     """A GPU cannot use this arena in place; the message is the reason."""
 
 
-@contextmanager
-def _sharing(engine: Engine | None = None) -> Iterator[None]:
-    """Raise what an engine of a GPU lacks as `NotShared`; that of an emulated one as it is."""
-    try:
-        yield
-    except EnvironmentLacks as error:
-        if engine is not None and engine.emulated:
-            raise
-        raise NotShared(str(error)) from error
-
-
-def _check(engine: Engine, params: Any, arena: Arena, slot: int) -> None:
-    """Test that an engine and the CPU see each other's changes, as the worker of a slot."""
-    if not engines.shares_memory(engine, params, arena.params, arena.layout.self_check(slot)):
-        raise NotShared("one of CPU and GPU does not see the writes of the other")
-
-
 def check_live_reads(arena: Arena, slot: int) -> None:
-    """Test that MLX on the GPU sees changes of the arena's parameters, as the worker of a slot.
-
-    Raises:
-        NotShared: it does not see them.
-    """
-    with _sharing():
+    """Raise `NotShared` unless MLX on the GPU sees changes of the parameters, as this worker."""
+    try:
         gpu = engines.create("mlx")
-        _refuse_straddling(arena, ["params"])
-        _check(gpu, gpu.adopt(adoptable(arena.params)), arena, slot)
+    except EnvironmentLacks as error:
+        raise NotShared(str(error)) from error
+    _adopted(gpu, arena, slot, frozenset(), [])
 
 
 def steps_of_worker(
-    arena: Arena,
-    decay: frozenset[str],
-    *,
-    engine: str,
-    threads: int,
-    slot: int,
+    arena: Arena, decay: frozenset[str], *, engine: str, threads: int, slot: int,
     recorded: Sequence[str],
-) -> MetalSteps:
+) -> MetalSteps:  # fmt: skip
     """Return the writer of a worker's steps, with imported memory and built kernels.
 
     `engine` is one of `mlxhog.metal.engines.NAMES`, emulated by some threads; `recorded` are the
@@ -79,30 +53,33 @@ def steps_of_worker(
         MetalError: a kernel does not compile.
     """
     gpu = engines.create(engine, threads=threads)
-    with _sharing(gpu):
-        if not gpu.emulated:
-            _refuse_straddling(arena, ["params", *recorded])
-        steps = MetalSteps(gpu, arena.params, arena.layout.slots, decay)
-        for name in recorded:  # now, while the CPU can still take over
-            steps.adopt(arena.segment(name))
-        _check(gpu, steps.arena, arena, slot)
+    steps = _adopted(gpu, arena, slot, decay, recorded)
     steps.warm_up(recorded=bool(recorded))
     return steps
 
 
-def _refuse_straddling(arena: Arena, names: Sequence[str]) -> None:
-    """Refuse segments that no GPU should import as one range; see `mlxhog.arena.layout`.
-
-    Raises:
-        EnvironmentLacks: a segment straddles two pieces.
-    """
-    for name in names:
-        if arena.layout.straddles(name):
-            nbytes = arena.layout.segments[name].nbytes
-            raise EnvironmentLacks(
-                f"segment {name} has {nbytes:,} bytes, and shared memory of macOS consists of "
-                "pieces of 4 GiB, which a GPU imports one by one; smaller models fit"
-            )
+def _adopted(
+    gpu: Engine, arena: Arena, slot: int, decay: frozenset[str], recorded: Sequence[str]
+) -> MetalSteps:
+    """The writer of an engine, once it and the CPU have seen each other's changes."""
+    try:
+        for name in ("params", *recorded):
+            if arena.layout.straddles(name) and not gpu.emulated:
+                nbytes = arena.layout.segments[name].nbytes
+                raise NotShared(
+                    f"segment {name} has {nbytes:,} bytes, and shared memory of macOS consists of "
+                    "pieces of 4 GiB, which a GPU imports one by one; smaller models fit"
+                )
+        steps = MetalSteps(gpu, arena.params, arena.layout.slots, decay)
+        for name in recorded:  # now, while the CPU can still take over
+            steps.adopt(arena.segment(name))
+        if not engines.shares_memory(gpu, steps.arena, arena.params, arena.layout.self_check(slot)):
+            raise NotShared("one of CPU and GPU does not see the writes of the other")
+    except EnvironmentLacks as error:
+        if gpu.emulated:
+            raise
+        raise NotShared(str(error)) from error
+    return steps
 
 
 class MetalSteps:
@@ -111,22 +88,14 @@ class MetalSteps:
     def __init__(
         self, engine: Engine, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
     ) -> None:
-        """Adopt the parameters: `flat`, (n,) float32, the whole segment, shared.
-
-        Raises:
-            EnvironmentLacks: the engine cannot import this memory.
-        """
+        """Adopt the parameters, (n,) float32, or raise EnvironmentLacks."""
         self.engine = engine
         self.arena = engine.adopt(adoptable(flat))
         self._decays = engine.array(decay_flags(slots, decay, flat.size))
         self._adopted: dict[int, Any] = {}
 
     def adopt(self, flat: Float32) -> Any:
-        """Return a segment of the arena as the engine's own array; adopted once.
-
-        Raises:
-            EnvironmentLacks: the engine cannot import this memory.
-        """
+        """Return a segment of the arena as the engine's own array; adopted once."""
         address = flat.ctypes.data
         if address not in self._adopted:
             self._adopted[address] = self.engine.adopt(adoptable(flat))
@@ -139,16 +108,10 @@ class MetalSteps:
         plain: Sequence[float],
         record: tuple[Float32, Float32] | None = None,
     ) -> None:
-        """Step parameters along directions, in place.
+        """Step parameters along directions, in place, or raise MetalError.
 
-        Args:
-            directions: of parameters, rows ascending and each once.
-            decayed: as those of parameters with weight decay are written, `rule.Write`.
-            plain: as those of the others are written.
-            record: takes the steps of dense parameters, see `Target.record`.
-
-        Raises:
-            MetalError: a kernel failed.
+        Parameters with weight decay are written as `decayed` says, others as `plain`: `rule.Write`.
+        `record` takes the steps of dense ones, see `Target.record`.
 
         Concurrency: no add is lost beside others of one GPU, nor in emulation; `mlxhog doctor`
         measures whether one is lost beside a CPU.
@@ -195,20 +158,17 @@ def _staged(run: Sequence[tuple[Slot, Any]]) -> Float32:
     return staged
 
 
-def runs(
-    pairs: Sequence[tuple[Slot, Float32 | Rows]],
-) -> list[list[tuple[Slot, Float32 | Rows]]]:
+def runs(pairs: Sequence[tuple[Slot, Float32 | Rows]]) -> list[list[tuple[Slot, Any]]]:
     """Group gradients into launches: neighbouring dense ones together, each `Rows` alone."""
-    groups: list[list[tuple[Slot, Float32 | Rows]]] = []
+    groups: list[list[tuple[Slot, Any]]] = []
     for slot, grad in sorted(pairs, key=lambda pair: pair[0].offset):
-        before, of_before = groups[-1][-1] if groups else (None, None)
-        follows = (
-            before is not None
+        before, of_before = groups[-1][-1] if groups else (slot, None)
+        if (
+            isinstance(grad, np.ndarray)
+            and isinstance(of_before, np.ndarray)
             and slot.offset == _next_boundary(before)
             and slot.kind == before.kind
-            and not (isinstance(grad, Rows) or isinstance(of_before, Rows))
-        )
-        if follows:
+        ):
             groups[-1].append((slot, grad))
         else:
             groups.append([(slot, grad)])

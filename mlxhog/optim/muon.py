@@ -12,10 +12,6 @@ factor makes an element of u about as large as one of an AdamW step (Liu et al. 
 arXiv:2502.16982), so one `lr` and one `weight_decay` serve both rules. The rest of the model takes
 AdamW steps with the same beta1.
 
-Two options save time (as MuonBP does, arXiv:2510.16981): with `rows` = n, n rows at a time are
-orthogonalised, with max(n, c) in place of max(r, c); with `every` = n the whole matrix at every nth
-step, and `rows` rows (1 by default) in between.
-
 Evaluation of the polynomials: each step of `polar` is X <- (a I + b A + c A^2) X with A = X X^T,
 where X has its smaller side as rows. All these A, and the factors, are polynomials of the first A,
 so they commute and are symmetric: the steps need matrices of the smaller side only, one triangle of
@@ -27,9 +23,9 @@ frameworks alike. Sums in float64 would leave a fifth of that, an A of every X a
 State is `m` of every parameter and `v` of those that AdamW moves, private to a worker or one for
 all workers: a shared m is updated under the locks of its parameter, as the arena's mode promises,
 then x is orthogonalised without a lock. Plain SGD's kernels, locks and write modes add the
-directions u, natively or in Metal. In between x is orthogonalised by native code on the CPU, or by
-the worker's framework on its own device (`Target.polar`): all matrices of one shape at once, in
-float32.
+directions u, natively or in Metal. In between x is orthogonalised by native code on the CPU
+(`on_cpu`), or by the worker's framework on its own device (`Target.polar`): all matrices of one
+shape at once, in float32.
 
 Only steps of hidden matrices are recorded, because looking ahead helps for them
 (`mlxhog.strategies.look_ahead`).
@@ -40,8 +36,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from mlxhog import _native
 from mlxhog.base.late import np
@@ -59,7 +55,7 @@ from mlxhog.optim.rule import (
     Target,
     split,
     write,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Slot
@@ -127,16 +123,6 @@ class Muon(BesideAdamW, Sharing):
         "polar3", "three steps of Polar Express, or five of Newton and Schulz",
         choices=("polar3", "ns5"),
     )  # fmt: skip
-    rows: int | None = option(
-        None, "rows orthogonalised together; fewer are cheaper; all is the whole matrix",
-        low=1, none="all", flat="orthogonalization_rows",
-    )  # fmt: skip
-    every: int | None = option(
-        None,
-        "orthogonalise whole matrices at every Nth step of a worker only; in between rows one by "
-        "one, or as `rows` has it",
-        unit="steps", low=2, none="off", flat="orthogonalization_every",
-    )  # fmt: skip
     device: str = option(
         "auto",
         "where a worker orthogonalises: on the CPU, by native code, or on its own device, by its "
@@ -189,54 +175,27 @@ class Muon(BesideAdamW, Sharing):
         """Apply one update, of matrices in batches, large ones first."""
         hidden, rest = split(pairs, self.use.hidden)
         self.adamw.update(replace(target, record=None), rest, step)
-        most = BATCH * self.use.threads if target.polar is None else DEVICE_BATCH
-        for batch in _batches(hidden, most):
-            us = self._directions(target, batch, step)
-            write(target, us, step, lr=step.lr, weight_decay=self.weight_decay)
-
-    def _directions(
-        self, target: Target, batch: Sequence[tuple[Slot, Float32]], step: Step
-    ) -> list[tuple[Slot, Float32]]:
-        """Update the means of some hidden matrices, and return their directions u."""
-        whole = self.every is not None and (step.count - 1) % self.every == 0
-        block = 0 if whole else self.rows or int(self.every is not None)  # 0 is all rows
         nesterov = NESTEROV if self.nesterov is None else self.nesterov
-        keep, take, *_ = self.decays
-        rates = (step.grad_scale, keep, take, nesterov, 1.0 - nesterov)
+        rates = (step.grad_scale, *self.decays[:2], nesterov, 1.0 - nesterov)
         kernel = Kernel("mean", ("m",), self.use.shared)
-        xs: list[Any] = [target.direction(kernel, slot, grad, rates, step) for slot, grad in batch]
-        scales = [RMS * math.sqrt(max(min(block or len(x), len(x)), x.shape[1])) for x in xs]
-        us = self._orthogonalised(target.polar, xs, scales, block)
-        return [(slot, u) for (slot, _), u in zip(batch, us, strict=True)]
-
-    def _orthogonalised(
-        self, polar: Polar | None, xs: list[Any], scales: Sequence[float], block: int
-    ) -> list[Float32]:
-        """Return u of each x: by the worker's device, or in place by native code."""
-        coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
-        if polar is None:
-            steps = np.array(coefficients, np.float32)
-            _native.polar(xs, xs, list(scales), steps, rows=block, threads=self.use.threads)
-            return xs
-        counts = [-(-len(x) // (block or len(x))) for x in xs]
-        parts = [
-            x[k * (block or len(x)) : (k + 1) * (block or len(x))]
-            for x, count in zip(xs, counts, strict=True)
-            for k in range(count)
-        ]
-        of_each = [scale for scale, n in zip(scales, counts, strict=True) for _ in range(n)]
-        done = iter(polar(parts, of_each, coefficients))
-        joined = (list(islice(done, count)) for count in counts)
-        return [np.concatenate(us) if len(us) > 1 else us[0] for us in joined]
+        threads, coefficients = self.use.threads, ORTHOGONALIZATIONS[self.orthogonalization]
+        polar = target.polar or partial(on_cpu, threads=threads)
+        for batch in _batches(hidden, DEVICE_BATCH if target.polar else BATCH * threads):
+            xs = [target.direction(kernel, slot, grad, rates, step) for slot, grad in batch]
+            scales = [RMS * math.sqrt(max(slot.shape)) for slot, _ in batch]
+            us = zip((slot for slot, _ in batch), polar(xs, scales, coefficients), strict=True)
+            write(target, us, step, lr=step.lr, weight_decay=self.weight_decay)
 
 
 def on_cpu(
-    xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients
+    xs: Sequence[Float32],
+    scales: Sequence[float],
+    coefficients: Coefficients,
+    threads: int = 1,
 ) -> list[Float32]:
-    """Orthogonalise by native code: a `Polar`."""
-    us = [np.empty_like(x) for x in xs]
-    steps = np.array(coefficients, np.float32)
-    _native.polar(list(xs), us, list(scales), steps, threads=1)
+    """Orthogonalise by native code, in place: a `Polar`."""
+    us = list(xs)
+    _native.polar(us, us, list(scales), np.array(coefficients, np.float32), threads=threads)
     return us
 
 
@@ -248,7 +207,9 @@ def distance(polar: Polar) -> float:
     rng, coefficients = np.random.default_rng(0), ORTHOGONALIZATIONS["polar3"]
     shapes = ((128, 192), (192, 128), (128, 192))  # small ones may take other kernels
     xs = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
-    us, exact = (by(xs, [1.0, 2.0, 3.0], coefficients) for by in (polar, on_cpu))
+    us, exact = (
+        by([x.copy() for x in xs], [1.0, 2.0, 3.0], coefficients) for by in (polar, on_cpu)
+    )
     pairs = zip(us, exact, strict=True)
     return float(np.max([np.abs(u - v).max() / np.abs(v).max() for u, v in pairs]))
 

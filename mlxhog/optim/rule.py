@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic_ns
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 from mlxhog import _native
 from mlxhog.base.late import np
@@ -35,7 +35,7 @@ Coefficients = tuple[tuple[float, float, float], ...]
 """(a, b, c) of each odd quintic a s + b s^3 + c s^5."""
 
 Polar = Callable[[Sequence[Float32], Sequence[float], Coefficients], list[Float32]]
-"""`polar(xs, scales, coefficients)`: each x orthogonalised, times its scale; see `optim.muon`."""
+"""`polar(xs, scales, coefficients)`: each x orthogonalised, perhaps in place, times its scale."""
 
 Pairs: TypeAlias = "Sequence[tuple[Slot, Float32 | Rows]]"
 """Parameters with their gradients, checked; rows ascending, each once."""
@@ -46,12 +46,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 class StepTrace(NamedTuple):
     """The last two steps of all workers, (n,) float32, shared and laid out as the parameters.
 
-    Of a dense parameter they are the last step and the one before, element by element. Parameters
-    that are written by rows are not recorded: their elements stay 0.
+    Parameters that are written by rows are not recorded: their elements stay 0.
     """
 
     last: Float32
-    prev: Float32
+    prev: Float32  # the step before
 
 
 class Write(NamedTuple):
@@ -81,7 +80,7 @@ class Kernel(NamedTuple):
 GRADIENT = Kernel("gradient")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Step:
     """The numbers of one update."""
 
@@ -94,22 +93,21 @@ class Step:
 
 
 class StepWatch:
-    """Tells the time to compute steps apart from the time to write them, in a worker's entry.
+    """Tells the time to compute steps apart from that to write them, in `entry.optimizer_ns`.
 
     A pass that computes a direction and writes it at once counts as computing; the write of a
     finished direction counts as writing. Waits for locks count as neither.
     """
 
     def __init__(self, entry: Entry) -> None:
-        """Count in `entry.optimizer_ns`."""
         self._entry, self._written_ns = entry, 0
 
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Count a block, without the writes in it."""
-        began_ns, before_ns = self._now_ns(), self._written_ns
+        began_ns = self._now_ns() - self._written_ns
         yield
-        spent_ns = self._now_ns() - began_ns - (self._written_ns - before_ns)
+        spent_ns = self._now_ns() - self._written_ns - began_ns
         self._entry.optimizer_ns += max(0, spent_ns)  # threads may wait for locks at once
 
     @contextmanager
@@ -191,12 +189,11 @@ class Target:
     def step(self, kernel: Kernel, pairs: Pairs, form: Callable[[bool], Form], step: Step) -> None:
         """Step parameters along the directions of a kernel, in one pass, or one launch.
 
-        With `GRADIENT` all of this counts as writing. `form` is the step of an element, by whether
-        weight decay applies to its parameter.
+        `form` is the step of an element, by whether weight decay applies to its parameter.
         """
         forms = {decays: form(decays) for decays in (True, False)}
         of_each = [(slot, grad, forms[slot.name in self.decay]) for slot, grad in pairs]
-        with nullcontext() if kernel.state else self.writing():
+        with nullcontext() if kernel.state else self.writing():  # a gradient is a direction
             if self.metal is None:
                 for slot, grad, own in of_each:
                     self.native(kernel, slot, grad, own, step)
@@ -209,13 +206,8 @@ class Target:
             self.metal.write(pairs, forms[True].write, forms[False].write, self.record)
 
     def direction(
-        self,
-        kernel: Kernel,
-        slot: Slot,
-        grad: Float32 | Rows,
-        rates: tuple[float, ...],
-        step: Step,
-    ) -> Float32 | Rows:
+        self, kernel: Kernel, slot: Slot, grad: Any, rates: tuple[float, ...], step: Step
+    ) -> Any:
         """Move the moments of a parameter, and return its direction without a step."""
         u = np.empty_like(grad.values if isinstance(grad, Rows) else grad)
         target = replace(self, pending=None, record=None)
@@ -225,14 +217,9 @@ class Target:
         return Rows(grad.index, u) if isinstance(grad, Rows) else u
 
     def native(
-        self,
-        kernel: Kernel,
-        slot: Slot,
-        grad: Float32 | Rows,
-        form: Form,
-        step: Step,
+        self, kernel: Kernel, slot: Slot, grad: Float32 | Rows, form: Form, step: Step,
         out: Float32 | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Take a native step of a parameter, or leave its direction in `out`."""
         index, values = (grad.index, grad.values) if isinstance(grad, Rows) else (None, grad)
         rows, record = None, self.record or (None, None)
@@ -281,12 +268,11 @@ def parameter(flat: Float32, slot: Slot) -> Float32:
 class Optimizer(ABC):
     """One update rule; its state lives in the arena, not in the object."""
 
+    scratch_arrays: int = 0  # arrays of the parameters' size that it has beside its state
+
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """Private state: one segment per worker and name.
-
-        It is laid out as the parameters, unless `state_shapes` gives it other shapes.
-        """
+        """Private state: one segment per worker and name; see also `state_shapes`."""
         return ()
 
     @property
@@ -299,20 +285,11 @@ class Optimizer(ABC):
         """Apply one update of some parameters, with the promises of `step`."""
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
-        """Shapes of private state that is not laid out like the parameters.
+        """Shapes of private state that is not laid out like the parameters, of given shapes.
 
-        Args:
-            shapes: of the parameters, by name.
-
-        Returns:
-            Segment -> parameter -> shape; segments laid out like the parameters are missing.
+        Segment -> parameter -> shape; segments laid out like the parameters are missing.
         """
         return {}
-
-    @property
-    def scratch_arrays(self) -> int:
-        """Arrays of the parameters' size that it has beside its state."""
-        return 0
 
     def cost(self, slot: Slot) -> float:
         """Cost of averaging and stepping a parameter, in elements under AdamW."""
@@ -343,10 +320,7 @@ class Optimizer(ABC):
         the step is computed from the values under the same lock that guards the write.
         """
         count = step if shared_step is None else shared_step
-        numbers = Step(
-            lr=lr, count=step, shared_count=count, seed=seed, grad_scale=grad_scale,
-            feedback=feedback,
-        )  # fmt: skip
+        numbers = Step(lr, step, count, seed, grad_scale, feedback)
         with nullcontext() if target.watch is None else target.watch.computing():
             self.update(target, target.pairs(grads), numbers)
 
@@ -357,8 +331,7 @@ class Around(Optimizer):
     own: tuple[str, ...] = ()
 
     def __init__(self, rule: Optimizer) -> None:
-        """Wrap a rule."""
-        self.rule = rule
+        self.rule, self.scratch_arrays = rule, rule.scratch_arrays
 
     @property
     def state_segments(self) -> tuple[str, ...]:
@@ -371,10 +344,6 @@ class Around(Optimizer):
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
         return self.rule.state_shapes(shapes)
 
-    @property
-    def scratch_arrays(self) -> int:
-        return self.rule.scratch_arrays
-
     def cost(self, slot: Slot) -> float:
         return self.rule.cost(slot)
 
@@ -383,10 +352,7 @@ class Around(Optimizer):
 
 
 def directions(
-    target: Target,
-    pairs: Pairs,
-    state: Sequence[str],
-    formula: Callable[..., tuple[Float32, ...]],
+    target: Target, pairs: Pairs, state: Sequence[str], formula: Callable[..., tuple[Float32, ...]]
 ) -> Iterator[tuple[Slot, Float32 | Rows]]:
     """Update the state of parameters, of touched rows only, and yield their directions.
 

@@ -7,11 +7,11 @@ A hidden matrix G of r rows and c columns, after clipping, moves by
     u  = Q_L ((Q_L^T m Q_R) / (sqrt(v) + eps)) Q_R^T
     w <- w - lr sqrt(1 - beta2^t) / (1 - beta1^t) u - lr weight_decay w
 
-Q_L and Q_R are eigenvectors of L and R. The first gradient gives L, R and, by a decomposition,
-their eigenvectors; it moves nothing, so t is one less than the number of gradients. Every
-`every` steps each Q takes one step of orthogonal iteration, Q <- qr(L Q), its columns
-sorted by the eigenvalues that diag(Q^T L Q) estimates, and v is sorted likewise. A side longer than
-`LONGEST` has no basis. All other parameters take AdamW's steps.
+Q_L and Q_R are eigenvectors of L and R. The first gradient only begins L and R, which the second
+one decomposes, so t is one less than the number of gradients. Every `every` steps each Q takes one
+step of orthogonal iteration, Q <- qr(L Q), its columns sorted by the eigenvalues that diag(Q^T L Q)
+estimates, and v is sorted likewise. A side longer than `LONGEST` has no basis. All other parameters
+take AdamW's steps.
 
 State is private: `m` and `v` of every parameter, `left` and `right` (L, R), `left_basis` and
 `right_basis` (Q_L, Q_R) of hidden matrices.
@@ -44,12 +44,6 @@ Side = tuple[Float32, Float32, int]
 """A side of a matrix: its second moment and eigenvectors, (n, n), shared views; its axis."""
 
 
-def eigenbasis(second: Float32) -> Float32:
-    """Eigenvectors of a symmetric matrix (n, n) as columns, largest eigenvalue first."""
-    _, vectors = np.linalg.eigh(second.astype(np.float64))
-    return np.asarray(vectors[:, ::-1], np.float32)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Soap(BesideAdamW):
     """SOAP for hidden matrices, AdamW for the rest; all state private.
@@ -79,7 +73,7 @@ class Soap(BesideAdamW):
         return own
 
     def cost(self, slot: Slot) -> float:
-        """Count about four products of a hidden matrix with each of its sides, too."""
+        # of a hidden matrix about four products with each of its sides, too
         work = 8 * slot.size * sum(slot.shape) if slot.name in self.use.hidden else 0
         return slot.size + work / OPERATIONS
 
@@ -104,14 +98,12 @@ class Soap(BesideAdamW):
                 for second, basis, axis in BASES
                 if slot.name in target.places[second]
             ]
-            if moved := _are_ready(sides):
+            if moves := _have_bases(sides):
                 yield slot, self._direction(target.state("m", slot), v, g, sides)
             for second, basis, axis in sides:
                 second *= np.float32(self.beta2)
                 second += np.float32(1.0 - self.beta2) * (g.T @ g if axis else g @ g.T)
-                if not moved:
-                    basis[...] = eigenbasis(second)
-                elif t % self.every == 0:  # one step of orthogonal iteration
+                if moves and t % self.every == 0:  # one step of orthogonal iteration
                     turned = second @ basis
                     order = np.argsort(-np.einsum("ij,ij->j", basis, turned), kind="stable")
                     basis[...], _ = np.linalg.qr(turned[:, order])
@@ -132,8 +124,8 @@ class Soap(BesideAdamW):
         return np.ascontiguousarray(u)
 
 
-def _are_ready(sides: list[Side]) -> bool:
-    """Whether a matrix has bases; those that are not orthonormal are computed anew.
+def _have_bases(sides: list[Side]) -> bool:
+    """Whether a matrix has had a gradient; bases that are not orthonormal are computed anew.
 
     Columns of an average of several workers' bases are shorter; those of an unfilled one are zero.
     """
@@ -141,5 +133,6 @@ def _are_ready(sides: list[Side]) -> bool:
         if abs(float(np.vdot(basis, basis)) / len(basis) - 1.0) >= ROUNDING:
             if not second.any():
                 return False
-            basis[...] = eigenbasis(second)
+            _, vectors = np.linalg.eigh(second.astype(np.float64))
+            basis[...] = vectors[:, ::-1]  # the largest eigenvalue first
     return True

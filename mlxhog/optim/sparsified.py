@@ -107,21 +107,13 @@ def sparsify(config: Any) -> str:
 
 
 def take(
-    selection: Selection,
-    pending: Float32,
-    slot: Slot,
-    rows: Int32 | None,
-    *,
-    lr: float,
-    keep: bool,
+    selection: Selection, pending: Float32, slot: Slot, rows: Int32 | None, *, lr: float, keep: bool
 ) -> tuple[Int32, Float32]:
     """Remove the selected elements of one parameter from `pending`, (n,) float32, its segment.
 
     `rows` to choose from ascend; None is all. A threshold is in units of `lr`. Other elements stay
-    if `keep`, else they are dropped.
-
-    Returns:
-        Elements of the row-major parameter, ascending (k,) int32, and their values (k,) float32.
+    if `keep`, else they are dropped. Returns the elements of the row-major parameter, ascending
+    (k,) int32, and their values, (k,) float32.
     """
     flat, width = parameter(pending, slot).reshape(-1), row_width(slot)
     candidates = flat if rows is None else flat.reshape(-1, width)[rows].reshape(-1)
@@ -153,29 +145,19 @@ def _largest(size: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
 
 
 class Sparsified(Around):
-    """An optimizer whose steps are written in part. Belongs to one worker.
+    """An optimizer whose steps are written in part, by no Metal kernel. Belongs to one worker.
 
-    No Metal kernel writes them.
-
-    Attributes:
-        written: parameter -> elements of it that the last step wrote, ascending (k,) int32.
+    With `error_feedback` the elements that are not selected are kept for later steps.
     """
 
     def __init__(self, rule: Optimizer, selection: Selection, error_feedback: bool = True) -> None:
-        """Wrap an optimizer without shared state, which would be written whole.
-
-        With `error_feedback` the elements that are not selected are kept for later steps.
-        """
-        assert not rule.shared_segments
+        assert not rule.shared_segments  # they would be written whole
         super().__init__(rule)
         self.selection, self.error_feedback = selection, error_feedback
         self.own = (RESIDUAL,) if error_feedback else ()
-        self.written: Mapping[str, Int32] = {}
-        self._scratch: Float32 | None = None
-
-    @property
-    def scratch_arrays(self) -> int:
-        return int(not self.error_feedback)  # of a step before the selection
+        self.written: Mapping[str, Int32] = {}  # elements of the last step, ascending (k,) int32
+        self.scratch_arrays = int(not error_feedback)
+        self._scratch: Float32 | None = None  # a step before the selection
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step and write the selected elements.

@@ -36,11 +36,7 @@ STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
 
 
 def check(slot: Slot, delta: Float32 | Rows) -> None:
-    """Refuse a delta that does not belong to its slot.
-
-    Raises:
-        ShapeError: other shape, dtype or memory order than the slot's; or a row outside it.
-    """
+    """Raise ShapeError for another shape, dtype or memory order than the slot's, or a row."""
     parts: list[tuple[str, NDArray[Any], type, tuple[int, ...]]]
     parts = [("values", delta, np.float32, slot.shape)] if not isinstance(delta, Rows) else [
         ("values", delta.values, np.float32, (len(delta.index), *slot.shape[1:])),
@@ -76,7 +72,7 @@ def add(
     mode: int,
     seed: int = 0,
 ) -> None:
-    """Add `delta` to one shared parameter, in place.
+    """Add `delta` to one shared parameter, in place, as the mode promises (the module's table).
 
     Args:
         flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
@@ -88,8 +84,6 @@ def add(
 
     Raises:
         ShapeError: delta and slot differ; nothing has been written.
-
-    Concurrency: as the mode promises, see the module's table.
     """
     check(slot, delta)
     index, values = (delta.index, delta.values) if isinstance(delta, Rows) else (None, delta)
@@ -108,16 +102,10 @@ def add_at(
     mode: int,
     seed: int = 0,
 ) -> None:
-    """Add `values` to some elements of one shared parameter, in place; the rest is as in `add`.
+    """Add `values`, (k,) float32, to elements of one shared parameter; the rest is as in `add`.
 
-    `index` has elements of the row-major parameter, (k,) int32, ascending, each once; `values` are
-    (k,) float32.
-
-    Raises:
-        ValueError: elements outside the parameter or not ascending; nothing has been written.
-
-    Concurrency: as the mode promises, beside every other writer of the parameter: lossless takes
-    the stripes (or rows) that the elements lie in, cas swaps element by element.
+    `index` has their places in the row-major parameter, (k,) int32, ascending, each once; else a
+    ValueError is raised, and nothing has been written.
     """
     place = (flat, slot.offset, slot.size, row_width(slot), slot.row_word0)
     _native.add_at(locks, mode, *place, index, values, seed)

@@ -30,9 +30,7 @@ for _strategy in (
 
 
 def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
-    """The strategy that a configuration has chosen, for a run.
-
-    It has `workers` at the start, and by default so many at most.
+    """The strategy that a configuration has chosen, for a run with `workers` at the start.
 
     Raises:
         ConfigError: its runs do not repeat although they have to, or it cannot have this number of

@@ -49,10 +49,10 @@ NEXT: Final = "outer.next"
 class AvgRuns(Local):
     """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
 
-    Every worker trains its own copy of the parameters on its own shard: of each epoch's shuffle it
-    takes every P-th batch. The copies are averaged in rank order once, at the end. The theory is
-    for convex problems. Copies of a network may leave the common basin of their first values; their
-    average is then worse than each of them, so a run evaluates them, too.
+    Every worker trains its own copy of the parameters on every P-th batch of an epoch. The copies
+    are averaged in rank order once, at the end. The theory is for convex problems. Copies of a
+    network may leave the common basin of their first values; their average is then worse than each
+    of them, so a run evaluates them, too.
     """
 
     name: ClassVar[str] = "avg_runs"
@@ -62,8 +62,7 @@ class AvgRuns(Local):
         return () if self.workers == 1 else self.replica_segments()
 
     def warning(self, average: float, copies: Sequence[float]) -> str | None:
-        best = min(copies, default=average)
-        if best >= average:
+        if (best := min(copies, default=average)) >= average:
             return None
         return (
             f"the average of {len(copies)} runs has {average:.3f} bits per byte, the parameters of "
@@ -76,8 +75,6 @@ class AvgRuns(Local):
 class Averaged(Local):
     """Local methods that average during the run."""
 
-    anchored: ClassVar[bool] = False  # whether the last average is kept
-
     average_every: int | None = option(
         None,
         f"steps of each worker between two averages of the parameters; auto is {AVERAGE_EVERY}",
@@ -87,12 +84,13 @@ class Averaged(Local):
     @property
     def local_steps(self) -> int:
         """H: steps of each worker in a round."""
-        return AVERAGE_EVERY if self.average_every is None else self.average_every
+        return self.average_every or AVERAGE_EVERY
 
     def check_workers(self) -> None:
         config, first = self.config, self.local_steps * self.workers
-        of_tokens = None if config.tokens is None else config.tokens // self.tokens_per_step
-        most = min([n for n in (config.steps, of_tokens) if n is not None], default=first)
+        most = first if config.steps is None else config.steps
+        if config.tokens is not None:
+            most = min(most, config.tokens // self.tokens_per_step)
         if config.resume is None and first > most:
             raise ConfigError(
                 f"average_every is {self.local_steps}, so {self.workers} workers take {first} "
@@ -104,16 +102,13 @@ class Averaged(Local):
     def round_steps(self, done: int) -> int:
         return self.local_steps
 
-    def kept_segments(self) -> tuple[str, ...]:
-        return (*super().kept_segments(), *[ANCHOR] * self.anchored)
-
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         super().begin(arena, position)
-        if self.anchored and position is None:
+        if position is None and ANCHOR in self.kept_segments():
             updates.snapshot(arena.segment(ANCHOR), arena.params)
 
     def keep(self, arena: Arena, rank: int) -> None:
-        if self.anchored:
+        if ANCHOR in self.kept_segments():
             span = self.share(arena, rank)
             np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
 
@@ -158,7 +153,6 @@ class FedProx(Averaged):
 
     name: ClassVar[str] = "fedprox"
     about: ClassVar[str] = "local_sgd whose steps are pulled towards the last average"
-    anchored: ClassVar[bool] = True
 
     mu: float = option(
         0.01, "pull of the last average on local steps; 0 is local_sgd", low=0, flat="prox_mu"
@@ -167,6 +161,9 @@ class FedProx(Averaged):
         "grad", "the pull is part of the gradient, or a separate step beside the optimizer's",
         choices=("grad", "decoupled"),
     )  # fmt: skip
+
+    def kept_segments(self) -> tuple[str, ...]:
+        return (*super().kept_segments(), ANCHOR)
 
     def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
         """`mu (w - a)`, unless the pull is decoupled."""
@@ -203,7 +200,6 @@ class Scaffold(Averaged):
 
     name: ClassVar[str] = "scaffold"
     about: ClassVar[str] = "local_sgd corrected by control variates, for texts that differ"
-    anchored: ClassVar[bool] = True
     models_per_meeting: ClassVar[int] = 2
 
     def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
@@ -221,7 +217,7 @@ class Scaffold(Averaged):
             part += dense(grad, slots[name].shape)
 
     def kept_segments(self) -> tuple[str, ...]:
-        """Copies, anchor, and all control variates: a run may be resumed within a round."""
+        """Copies, and all control variates: a run may be resumed within a round."""
         of_workers = [f"{name}.{k + 1}" for name in (CONTROL, SUM) for k in range(self.workers)]
         return (*super().kept_segments(), CONTROL, *of_workers)
 
@@ -259,17 +255,10 @@ class Scaffold(Averaged):
 def nesterov(
     anchor: Float32, velocity: Float32, mean: Float32, *, lr: float, momentum: float
 ) -> tuple[Float32, Float32]:
-    """The outer step, also that between machines (`mlxhog/cluster/round.py`).
+    """The outer step of `DiLoCo`, also that between machines (`mlxhog/cluster/round.py`).
 
-    Args:
-        anchor: theta_s, (n,) float32.
-        velocity: v, (n,) float32.
-        mean: D, (n,) float32.
-        lr: eta.
-        momentum: beta.
-
-    Returns:
-        theta_s and v after the step, new arrays; element by element, so parts give the same bits.
+    From theta_s (`anchor`), v and D, (n,) float32, it makes theta_s and v after the step, new
+    arrays; element by element, so parts give the same bits.
     """
     rate, beta = np.float32(lr), np.float32(momentum)
     velocity = beta * velocity + mean
@@ -291,14 +280,12 @@ class DiLoCo(Averaged):
         theta_m <- theta_s
 
     Inner optimizers keep their state. The form is that of OpenDiLoCo and torchft. With eta = 1 and
-    beta = 0 this is local SGD but for rounding, since a - (a - b) need not be b. One replica is
-    useful as well: its steps are then taken as one direction (Zhang et al. 2019, Lookahead
-    Optimizer, arXiv:1907.08610).
+    beta = 0 this is local SGD but for rounding. The steps of one replica are taken as one direction
+    (Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610).
     """
 
     name: ClassVar[str] = "diloco"
     about: ClassVar[str] = "some steps of each worker, then an outer step along their mean"
-    anchored: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = False  # the workers of a replica write it side by side
 
     replicas: int | None = option(
@@ -315,10 +302,6 @@ class DiLoCo(Averaged):
         return self.replicas or self.workers
 
     def check_workers(self) -> None:
-        """Refuse replicas with unequal numbers of workers as well, and those of a run that repeats.
-
-        The workers of a replica are lock-free.
-        """
         super().check_workers()
         if self.workers % self.n_replicas:
             divisors = [m for m in range(1, self.workers + 1) if self.workers % m == 0]
@@ -336,12 +319,7 @@ class DiLoCo(Averaged):
         return {**super().segments(spec), **parameter_copies([NEXT])}
 
     def kept_segments(self) -> tuple[str, ...]:
-        return (*super().kept_segments(), VELOCITY)
-
-    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        super().begin(arena, position)
-        if position is None:
-            arena.segment(VELOCITY).fill(0.0)
+        return (*super().kept_segments(), ANCHOR, VELOCITY)
 
     def mix(self, arena: Arena, rank: int) -> None:
         span = self.share(arena, rank)

@@ -62,7 +62,6 @@ class Context:
 
     @cached_property
     def marks(self) -> Marks:
-        """The mark of this worker's updates, for readers."""
         return Marks(self.arena, self.slot)
 
     @property
@@ -113,18 +112,16 @@ class Context:
     def is_over(self, step_s: float | None = None) -> bool:
         """Whether the training phase has ended, or its budget in tokens, or in time, is used up.
 
-        A budget in time is used up before a step would end. One in steps is a limit of `claim`.
-
-        Args:
-            step_s: expected seconds of a step; by default those of this worker's steps.
+        In time it is before a step of `step_s` would end, by default one of this worker. A budget
+        in steps is a limit of `claim`.
         """
         seconds, tokens = self.budget.seconds, self.budget.tokens
-        if not self.training():
-            return True
         step_s = self.entry.step_s if step_s is None else step_s
-        if seconds is not None and self.seconds() + step_s >= seconds:
-            return True
-        return tokens is not None and self._tokens() >= tokens
+        return (
+            not self.training()
+            or (seconds is not None and self.seconds() + step_s >= seconds)
+            or (tokens is not None and self._tokens() >= tokens)
+        )
 
     def progress(self) -> float:
         """Share of the whole run that is done, in [0, 1]."""
@@ -154,10 +151,7 @@ class Context:
         self.ledger.finish(lease.epoch, lease.ticket, self.owner)
 
     def wait_until(self, condition: Callable[[], bool], *, longest_s: float = 1e-3) -> None:
-        """Wait for other workers, with growing naps; the supervisor replaces a dead one.
-
-        The phase is kept: a worker that waits amid a round does not count as holding still.
-        """
+        """Wait for other workers, with growing naps, in the same phase."""
         began_ns, nap_s = monotonic_ns(), 0.0
         while not condition():
             self.entry.beat()
@@ -167,18 +161,15 @@ class Context:
 
     # -- numbers of a step -----------------------------------------------------------------------
 
-    def shared_steps(self) -> int:
-        """Updates of the moments that all workers share."""
+    def shared_step(self) -> int:
+        """Number of the next update of the moments that all workers share, from 1."""
         counters = self.arena.counters
-        return counters.load("version") - counters.load("moments_since")
+        return counters.load("version") - counters.load("moments_since") + 1
 
     def lr(self) -> float:
-        """Step size of the next update.
-
-        The schedule contains the factor of `lr_workers` for the workers at the start.
-        """
+        """Step size of the next update."""
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
-        if (live := self.live_workers) != self.workers:
+        if (live := self.live_workers) != self.workers:  # which the schedule contains
             rule = partial(optim.chosen(self.config).workers_factor, self.strategy.lr_workers)
             lr *= rule(live) / rule(self.workers)
         return lr

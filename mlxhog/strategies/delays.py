@@ -124,16 +124,15 @@ def late_factor(rule: str, staleness: int, workers: int) -> float:
 def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
     """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are measured.
 
-    `all_s` has its own, too. factor / seconds is the same for every worker, and its sum over
-    workers is that of 1 / seconds, so all together move the parameters as far as without it.
+    factor / seconds is the same for every worker (`all_s` has its own, too), and its sum is that of
+    1 / seconds, so all together move the parameters as far as without it.
     """
     if own_s <= 0.0 or not all_s or min(all_s) <= 0.0:
         return 1.0
     return own_s * sum(1.0 / each for each in all_s) / len(all_s)
 
 
-MEMORY = 0.95
-"""Decay of the mean square of gradients, per gradient."""
+MEMORY = 0.95  # decay of the mean square of gradients, per gradient
 EPS = 1e-7
 
 
@@ -141,57 +140,45 @@ class Delays:
     """One worker's late gradients."""
 
     def __init__(self, context: Context, *, workers: int | None = None) -> None:
-        """Read the options; P is the run's when a gradient lands, or that of simulated workers."""
-        chosen = context.strategy
-        self._context, self._simulated = context, workers
-        self._rule: str = getattr(chosen, "staleness_lr", "none")
-        compensation = _COMPENSATION_FORMS.read(getattr(chosen, "delay_compensation", "none"))
+        """P is the run's when a gradient lands, or that of simulated workers."""
+        self._context, self._strategy, self._simulated = context, context.strategy, workers
+        compensation = _COMPENSATION_FORMS.read(self._strategy.delay_compensation)
         self._compensation, self._strengths = compensation
-        self._adapts: bool = getattr(chosen, "is_adapted", False)
-        self._by_speed: bool = getattr(chosen, "rescale_by_speed", False)
-        self._feeds_back: bool = getattr(chosen, "delay_feedback", False)
         self._mean_squares: dict[str, tuple[Float32, Float32]] = {}
 
-    def _factor(self, staleness: int) -> float:
-        """The factor of lr: of P workers, or P + 1 with `--overlap`."""
+    def factor(self, staleness: int) -> float:
+        """The factor of lr by `staleness_lr`; a gradient with factor 0 is left out."""
         workers = self._simulated
         if workers is None:  # with overlap a worker's own step lands between, as another's
             workers = self._context.live_workers + self._context.config.overlap
-        return late_factor(self._rule, staleness, workers)
-
-    def is_too_late(self, staleness: int) -> bool:
-        """Whether a gradient is left out."""
-        return self._factor(staleness) == 0.0
+        return late_factor(self._strategy.staleness_lr, staleness, workers)
 
     def rate(self, lr: float, staleness: int) -> float:
         """The step size of a gradient with this staleness; added up if options change it."""
         entry = self._context.entry
-        lr *= self._factor(staleness)
-        if self._by_speed:
+        lr *= self.factor(staleness)
+        if self._strategy.rescale_by_speed:
             from mlxhog.arena.workers import State
 
             working = (State.STARTING, State.RUNNING)
             every = [one.step_s for one in self._context.arena.workers if one.state in working]
             lr *= speed_factor(entry.step_s, every)
-        if self._adapts:
+        if getattr(self._strategy, "is_adapted", False):
             entry.rate_sum += lr
         return lr
 
     def feedback(self, staleness: int, since: int) -> float:
         """The share of a late step that is added in advance, F = tau / n.
 
-        Args:
-            staleness: tau, updates by others between the read and the write.
-            since: n, updates after the worker's previous step up to this one, this one included;
-                tau + 1 for a worker that reads as soon as it has written.
+        `since` is n, updates after the worker's previous step, up to and with this: tau + 1 for a
+        worker that reads as soon as it has written.
         """
-        return staleness / since if self._feeds_back else 0.0
+        return staleness / since if self._strategy.delay_feedback else 0.0
 
     def compensated(self, grads: Grads) -> Grads:
-        """Approximation of a gradient at the current parameters.
+        """Approximation of a gradient at the current parameters; it was taken at the inbox's.
 
-        It was taken at those in the backend's inbox. A gradient that is not finite is returned
-        unchanged: it will be dropped, and would stay in the mean square.
+        One that is not finite stays as it is: it will be dropped, and would spoil the mean square.
         """
         arena = self._context.arena
         if self._compensation == "none" or not math.isfinite(self._context.norm(grads)):
@@ -201,16 +188,12 @@ class Delays:
         moved -= self._context.backend.inbox
         corrected: dict[str, Float32 | Rows] = dict(grads)
         for name, grad in gradients.without_tables(grads, arena.layout.slots).items():
-            index: Int32 | None = None
-            if isinstance(grad, Rows):
-                rows = grad.coalesced()
-                index, g = rows.index, rows.values
-            else:
-                g = grad
-            at, square = slice(None) if index is None else index, g * g
+            rows = grad.coalesced() if isinstance(grad, Rows) else grad
+            at, g = (rows.index, rows.values) if isinstance(rows, Rows) else (slice(None), rows)
+            square = g * g
             by = parameter(moved, arena.layout.slots[name])[at]
             g = g + self._strength(name, square, at) * square * by
-            corrected[name] = g if index is None else Rows(index, g)
+            corrected[name] = Rows(rows.index, g) if isinstance(rows, Rows) else g
         return corrected
 
     def _strength(self, name: str, square: Float32, at: slice | Int32) -> Float32 | np.float32:

@@ -1,10 +1,10 @@
 """Block-disjoint workers: `--blocks disjoint`.
 
 Every worker holds one group of the model's blocks, computes the gradient of the whole model and
-writes only its own group. After `rotate_every` of its steps it gives the group back and takes the
-one that has been free for longest. There is one group more than there are workers, so that this
-never waits; and since a group has one holder at a time, no two updates that overlap in time write
-a common element: p_conf between concurrent updates is 0, whatever the model.
+writes only its own group. After `ROTATE_EVERY` of its steps it gives the group back and takes the
+one that has been free for longest. There is one group more than there are workers, so this never
+waits; and no two updates that overlap in time write a common element: p_conf between concurrent
+updates is 0.
 
 Optimizer state belongs to the block, not to the worker: the holder of a group continues with the
 moments, residuals and step counts of the last holder. One worker holds everything and is `serial`,
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import Float32, Grads, Rows
@@ -33,13 +33,11 @@ if TYPE_CHECKING:
     from mlxhog.models.families import ModelConfig, ParameterBlock
     from mlxhog.strategies.context import Context
 
+ROTATE_EVERY: Final = 100
+
 
 class DisjointWorker(HogwildWorker):
-    """Hogwild whose worker writes only the blocks it holds.
-
-    Attributes:
-        held: the group that it holds; at first that of a predecessor in its slot, or a free one.
-    """
+    """Hogwild whose worker writes only the blocks of the group `held`."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -49,11 +47,12 @@ class DisjointWorker(HogwildWorker):
         self._words = words = self.strategy.words(context.arena)
         self._places = {name: k for k, name in enumerate(context.arena.layout.slots)}
         self._steps_here = 0
-        own = [g for g in range(len(members)) if words["holder", g] & 0xFFFF == context.slot]
-        self.held = own[0] if own else self._take()
+        groups = range(len(members))
+        of_predecessor = [g for g in groups if words["holder", g] & 0xFFFF == context.slot]
+        self.held = of_predecessor[0] if of_predecessor else self._take()
 
     def _take(self) -> int:
-        """Take the group that has been free for longest; others may be taking at the same time."""
+        """Take the group that has been free for longest; others may be doing so, too."""
         words, groups = self._words, range(len(self._params))
         while True:
             free = [(w, g) for g in groups if not (w := words["holder", g]) & 0xFFFF]
@@ -64,7 +63,7 @@ class DisjointWorker(HogwildWorker):
 
     def claim(self) -> Lease | Idle:
         """Change the group when it is time, between two steps."""
-        if self._steps_here >= self.strategy.rotate_every and len(self._params) > 1:
+        if self._steps_here >= ROTATE_EVERY and len(self._params) > 1:
             # Clock before word: a group is never younger than one that was given back after it.
             now = self._words.add("clock") + 1
             self._words["holder", self.held] = now << 16
@@ -114,10 +113,7 @@ class Disjoint(Hogwild):
         return {**super().state(arena), "block_steps": self.steps_taken(arena)}
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
-        """Set the updates of each parameter; those of the run if the checkpoint had no blocks.
-
-        0 if the optimizer begins anew.
-        """
+        """Set the updates of each parameter; by default those of the run."""
         of_run = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
         known = not self.config.reset_optimizer and "block_steps" in state
         steps, words = state["block_steps"] if known else of_run, self.words(arena)

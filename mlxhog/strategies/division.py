@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from mlxhog.config.options import option
 from mlxhog.optim.gradients import GradientSum, Rows
@@ -23,14 +23,9 @@ if TYPE_CHECKING:
     from mlxhog.arena.layout import Parameter
     from mlxhog.arena.words import Words
 
-MEMORY = 0.1
-"""Weight of the newest gradient in the mean time of a sequence, from the tenth gradient on."""
-
-OUTLIER = 4.0
-"""Largest multiple of that mean as which the time of a gradient counts."""
-
-FORGETTING = 0.98
-"""Factor of that mean in each round without a sequence, so that the worker gets one again."""
+MEMORY = 0.1  # weight of the newest in the mean time of a sequence, from the tenth gradient on
+OUTLIER = 4.0  # largest multiple of that mean as which the time of a gradient counts
+FORGETTING = 0.98  # of that mean in a round without a sequence, so that the worker gets one again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +47,7 @@ def sequences(total: int, seconds: Sequence[float]) -> list[int]:
     """Divide sequences so that the last worker to end does so as soon as possible.
 
     Each sequence goes to the worker that would then end first, of equal ones to the first in the
-    list. A worker that would delay the others with a single sequence gets none.
-
-    Args:
-        total: number of sequences.
-        seconds: time of each worker for one sequence, > 0.
+    list. `seconds` are the times of each worker for one sequence, > 0.
     """
     counts = [0] * len(seconds)
     done_s = [(each_s, rank) for rank, each_s in enumerate(seconds)]
@@ -68,38 +59,35 @@ def sequences(total: int, seconds: Sequence[float]) -> list[int]:
     return counts
 
 
-class SharesBySpeed:
+class SharesBySpeed(NamedTuple):
     """The number of sequences of each rank in a round, by its measured time for one (`sync.py`)."""
 
-    def __init__(self, words: Words, workers: int, each: int) -> None:
-        self._words, self._workers, self._each = words, workers, each
-
-    def counts(self) -> list[int]:
-        """Sequences of a round for each rank; equal numbers until all have been measured."""
-        seconds = [self._words.real(("seconds", rank)) for rank in range(self._workers)]
-        if not all(seconds):
-            return [self._each] * self._workers
-        return sequences(self._each * self._workers, seconds)
+    words: Words
+    workers: int
+    each: int  # sequences of a ticket
 
     def publish(self) -> None:
-        for rank, count in enumerate(self.counts()):
-            self._words["sequences", rank] = count
+        """Store the sequences of each rank in a round; equal numbers until all are measured."""
+        seconds = [self.words.real(("seconds", rank)) for rank in range(self.workers)]
+        counts = [self.each] * self.workers
+        if all(seconds):
+            counts = sequences(self.each * self.workers, seconds)
+        for rank, count in enumerate(counts):
+            self.words["sequences", rank] = count
 
     def parts(self, rank: int, first: int, n: int) -> tuple[TicketPart, ...]:
         """A rank's sequences of the round that begins with ticket `first`, of `n` in an epoch."""
-        each = self._each
-        begin = sum(self._words["sequences", other] for other in range(rank))
-        end = begin + self._words["sequences", rank]
+        each = self.each
+        begin = sum(self.words["sequences", other] for other in range(rank))
+        end = begin + self.words["sequences", rank]
         return tuple(
-            TicketPart(
-                *divmod(first + k, n), begin=max(0, begin - k * each), end=min(each, end - k * each)
-            )
+            TicketPart(*divmod(first + k, n), max(0, begin - k * each), min(each, end - k * each))
             for k in range(begin // each, -(-end // each))
             if begin < end
         )
 
     def note(self, rank: int, samples: int, took_ns: int) -> None:
-        words, gradients = self._words, self._words["gradients", rank]
+        words, gradients = self.words, self.words["gradients", rank]
         mean_s = words.real(("seconds", rank))
         if samples == 0:
             words.set_real(("seconds", rank), mean_s * FORGETTING)
@@ -155,8 +143,5 @@ def mean_rows(arena: Arena, name: str, shares: Iterable[tuple[int, float]]) -> R
     for rank, share in shares:
         index = arena.segment(f"index.{name}.{rank + 1}")
         values = arena.segment(f"grads.{name}.{rank + 1}").reshape(-1, width)
-        count = int(index[0])
-        total.add({name: Rows(index[1 : 1 + count], values[:count])}, share)
-    mean = total.grads()[name]
-    assert isinstance(mean, Rows)
-    return mean
+        total.add({name: Rows(index[1 : 1 + index[0]], values[: index[0]])}, share)
+    return cast(Rows, total.grads()[name])

@@ -6,8 +6,8 @@ Rows of tables are read and written where they are, one by one; neither looking 
 options of late gradients apply to them, since updates rarely meet there.
 
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
-`--predict` says (`look_ahead.py`); a worker looks up their number before every read.
-`--staleness-lr` and related options change the steps of late gradients (`delays.py`).
+`--predict` says (`look_ahead.py`). `--staleness-lr` and related options change the steps of late
+gradients (`delays.py`).
 
 With `--overlap` a worker reads for its next gradient before it adds its last step, beside which it
 computes that gradient (`mlxhog.training.steps`). It holds two tickets then: if it dies, the
@@ -60,8 +60,9 @@ class HogwildWorker(StrategyWorker):
     def _follow(self, workers: int) -> None:
         context, self._workers = self.context, workers
         if workers == 1:  # steps recorded now would be old when others join
-            for name in look_ahead.recorded(context.arena, context.config):
-                context.arena.segment(name).fill(0.0)
+            for name in look_ahead.SEGMENTS:
+                if name in context.arena.layout.segments:
+                    context.arena.segment(name).fill(0.0)
         self._reader = Reader(context.arena, context.config, workers)
         self._target = context.target(self._state_slot)
 
@@ -78,12 +79,10 @@ class HogwildWorker(StrategyWorker):
         if claim is None:
             is_over = not end or context.is_handed_out(end - 1)
             return Idle.DONE if is_over else Idle.WAIT
-        epoch, ticket = claim
-        context.entry.ticket = ticket
-        return Lease(epoch, ticket)
+        context.entry.ticket = claim[1]
+        return Lease(*claim)
 
     def read(self) -> None:
-        """Take a snapshot, extrapolated if so chosen; live reads need none."""
         self._pull()
         if not self._live:
             self.context.backend.read_tables(self.context.arena.params)
@@ -99,17 +98,15 @@ class HogwildWorker(StrategyWorker):
             self._reader.read(context.backend.inbox, context.threads)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add this worker's optimizer step; other workers' steps may land in between.
-
-        The staleness is read once, before the step: the reported one is that of the step size.
-        """
+        """Add this worker's optimizer step; other workers' steps may land in between."""
         context, counters, entry = self.context, self.context.arena.counters, self.context.entry
         self._version_read = self._reads.popleft()
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
         context.begin_apply(lease)
-        staleness = counters.load("version") - self._version_read
-        late = self._delays.is_too_late(staleness)
+        # Read once: the reported staleness is that of the step size.
+        staleness = counters.load("version") - self._version_read  # the reported one, too
+        late = self._delays.factor(staleness) == 0.0
         applied = math.isfinite(norm) and not late
         context.marks.begin_update()
         if applied:
@@ -139,7 +136,7 @@ class HogwildWorker(StrategyWorker):
             step=step,
             seed=self._version_read * 65_537 + context.slot,
             grad_scale=context.grad_scale(norm),
-            shared_step=context.shared_steps() + 1,
+            shared_step=context.shared_step(),
             feedback=self._delays.feedback(staleness, since=staleness + 1),
         )
 
@@ -180,10 +177,6 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
         "all", "parameters that a worker writes: all, or only blocks that no other worker writes",
         choices=("all", "disjoint"), train_only=True,
     )  # fmt: skip
-    rotate_every: int = option(
-        100, "blocks=disjoint: steps before a worker moves to other blocks",
-        unit="steps", low=1, train_only=True, needs="blocks=disjoint",
-    )  # fmt: skip
 
     @property
     def writes_whole_steps(self) -> bool:
@@ -192,10 +185,6 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
     @property
     def is_lock_free(self) -> bool:
         return self.async_after == 0 and self.blocks == "all"
-
-    @property
-    def overlaps(self) -> bool:
-        return self.is_lock_free
 
     def lock_free(self) -> Hogwild:
         return replace(self, async_after=0.0, shares="equal")
@@ -249,6 +238,4 @@ class Serial(LookAhead, Sparse, LockFree):
          "last is for workers that add their own steps, not for serial; leave it out"),
     )  # fmt: skip
 
-    @property
-    def is_lock_free(self) -> bool:
-        return True
+    is_lock_free = True

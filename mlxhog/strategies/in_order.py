@@ -8,14 +8,14 @@
                  simulated worker has its own optimizer state. With tau = 0 it is `serial`, with
                  `fixed:N` round_robin of N + 1 workers, bit for bit
 
-No two workers write at once, and a run is a function of its configuration: with a budget of steps
-or tokens, reruns are equal bit for bit, and one worker is the serial run. With `predict=last` the
-copies are extrapolated by N steps like the last ones (`look_ahead.py`).
+No two workers write at once: with a budget of steps or tokens reruns are equal bit for bit, and one
+worker is the serial run. With `predict=last` the copies are extrapolated by N steps like the last
+ones (`look_ahead.py`).
 
 The copies are in the arena: a process that replaces a dead one computes the very same gradient.
 Turns are opened one by one, each by the worker that has the turn P before it. When none is opened
-(the budget is used up, or the arena is to hold still for a checkpoint) the open turns run out, and
-the copies stay unchanged. A checkpoint keeps them, so a pause or a resume changes nothing.
+(for a checkpoint, or at the end) the open turns run out, and the copies stay unchanged. A
+checkpoint keeps them, so a pause or a resume changes nothing.
 
     segment                        dtype    meaning
     turns.after.0 .. turns.after.D float32  parameters after step k, of the last D + 1 steps: in
@@ -69,8 +69,9 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 LONGEST_NAP_S = 2e-4
+NO_END = 1 << 62  # steps without a limit
 _MOST_AGE = 4095
-_CUT = 1e-3
+_CUT = 1e-3  # chance of the ages that geometric leaves out
 
 
 def _age(text: str) -> int:
@@ -106,14 +107,10 @@ class SimulatedStep(NamedTuple):
 
 
 class Course:
-    """The steps of a run by a rule of `sim(staleness=)`, of which the module has a table.
+    """The steps of a run by a rule of `sim(staleness=)`, or a ValueError.
 
-    Attributes:
-        workers: number of simulated workers; in all rules but speed, step t is worker t mod P's.
-        most: the largest possible age.
-
-    Raises:
-        ValueError: the rule cannot be read.
+    Of P simulated `workers` step t is that of t mod P, but for the rule speed. No age is above
+    `most`.
     """
 
     def __init__(self, rule: str, seed: int = 0) -> None:
@@ -123,25 +120,22 @@ class Course:
         self._numbers: list[float] = numbers
         self._seed = seed
         self.workers = {"fixed": int(numbers[0]) + 1, "speed": len(numbers)}.get(self._kind, 1)
-        self.most = self._oldest()
+        self.most = int(numbers[-1])
+        if self._kind == "geometric":
+            self._decay = math.log(1.0 - 1.0 / (1.0 + numbers[0]))
+            self.most = math.ceil(math.log(_CUT) / self._decay)
+        elif self._kind == "histogram":
+            self.most = len(numbers) - 1
+        elif self._kind == "speed":  # while one computes, each other one ends at most this number
+            self.most = max(
+                sum(math.floor(own / other) + 1 for q, other in enumerate(numbers) if q != p)
+                for p, own in enumerate(numbers)
+            )
         if self.most > _MOST_AGE or (self._kind == "uniform" and numbers[0] > numbers[1]):
             raise ValueError(f"wanted {_FORMS.expected}; got {rule!r}")
         self._steps: list[SimulatedStep] = []  # those of speed, computed one after another
         self._ends = sorted((own, worker) for worker, own in enumerate(numbers))
         self._read_at = [0] * len(numbers)
-
-    def _oldest(self) -> int:
-        numbers = self._numbers
-        if self._kind == "geometric":
-            return math.ceil(math.log(_CUT) / math.log(1.0 - 1.0 / (1.0 + numbers[0])))
-        if self._kind == "histogram":
-            return len(numbers) - 1
-        if self._kind == "speed":  # while one computes, each other one ends at most this number
-            return max(
-                sum(math.floor(own / other) + 1 for q, other in enumerate(numbers) if q != p)
-                for p, own in enumerate(numbers)
-            )
-        return int(numbers[-1])
 
     def at(self, step: int) -> SimulatedStep:
         if self._kind != "speed":
@@ -163,8 +157,7 @@ class Course:
             low, high = numbers
             return int(low + int(drawn * (high - low + 1)))
         if self._kind == "geometric":
-            own = math.log(1.0 - drawn) / math.log(1.0 - 1.0 / (1.0 + numbers[0]))
-            return min(self.most, int(own))
+            return min(self.most, int(math.log(1.0 - drawn) / self._decay))
         total = list(itertools.accumulate(numbers))
         return bisect.bisect_right(total, drawn * total[-1])
 
@@ -185,27 +178,20 @@ class InOrderWorker(NumberedWorker):
         }
         self._delays = Delays(context, workers=strategy.course.workers)
         self._turn = 0
+        limit = NO_END if context.step_limit is None else context.step_limit
+        self._end = self._words["first"] + limit
 
     def claim(self) -> Lease | Idle:
         context, words, strategy = self.context, self._words, self.strategy
         own = self._turn = words["steps", context.rank] * context.workers + context.rank
         if own >= (end := words["open_below"]):
-            if self._is_over(end):
+            if end >= self._end or context.is_over():
                 return Idle.DONE
             if not own == strategy.turn(words) == end or context.paused():
                 return Idle.WAIT
-            self._open(own + context.workers)  # no turn is open: open one for each worker
+            # No turn is open: the worker whose turn it is opens one for each.
+            words["open_below"] = min(own + context.workers, self._end)
         return self.lease()
-
-    def _is_over(self, open_below: int) -> bool:
-        context, limit = self.context, self.context.step_limit
-        used_up = limit is not None and open_below - self._words["first"] >= limit
-        return used_up or context.is_over()
-
-    def _open(self, end: int) -> None:
-        """Open all turns below `end` within the budget. Only for the worker whose turn it is."""
-        limit, words = self.context.step_limit, self._words
-        words["open_below"] = end if limit is None else min(end, words["first"] + limit)
 
     def read(self) -> None:
         context, strategy = self.context, self.strategy
@@ -221,12 +207,12 @@ class InOrderWorker(NumberedWorker):
         norm = context.norm(grads)
         context.wait_until(lambda: strategy.turn(words) == turn, longest_s=LONGEST_NAP_S)
         is_next = words["open_below"] == end and context.workers > 1  # one process opens in `claim`
-        if is_next and not (self._is_over(end) or context.paused()):
-            self._open(end + 1)
+        if is_next and end < self._end and not (context.is_over() or context.paused()):
+            words["open_below"] = end + 1
         context.marks.begin_update()
         version, worker = context.arena.counters.load("version"), strategy.course.at(turn).worker
         staleness = version - entry.version_read
-        late = self._delays.is_too_late(staleness)
+        late = self._delays.factor(staleness) == 0.0
         applies = math.isfinite(norm) and not late
         opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
         tokens = words["tokens"] + samples * context.config.seq_len
@@ -240,7 +226,7 @@ class InOrderWorker(NumberedWorker):
                 step=record.opt_step,
                 seed=entry.version_read * 65_537 + worker + 1,
                 grad_scale=context.grad_scale(norm),
-                shared_step=context.shared_steps() + 1,
+                shared_step=context.shared_step(),
                 feedback=self._delays.feedback(staleness, since=strategy.since(turn)),
             )
 
@@ -317,12 +303,12 @@ class InOrder(Numbered):
         return self.turn(words) == words["open_below"]
 
     def since(self, step: int) -> int:
-        """Steps after the same worker's previous one up to this, this one included."""
+        """Steps after the same worker's previous one, up to and with this."""
         worker, earlier = self.course.at(step).worker, range(step - 1, -1, -1)
         return next((step - k for k in earlier if self.course.at(k).worker == worker), step + 1)
 
     def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
-        """Store the counts of a step, copy the parameters, and pass the turn on."""
+        """Store the counts of a step, copy the parameters; the last word passes the turn on."""
         step = (record.steps - 1) * self.workers + rank
         arena.workers.entry(self.course.at(step).worker + 1).opt_step = record.opt_step
         arena.counters.store("version", record.version)

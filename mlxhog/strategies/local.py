@@ -39,7 +39,7 @@ from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense, without_tables
-from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
+from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Idle, Lease, TicketPart, WriteResult
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class LocalWorker(NumberedWorker):
                 words["decided"] += 1
             return Idle.WAIT
         lease = self.lease()
-        return lease if isinstance(lease, Idle) else replace(lease, parts=self._parts())
+        return lease if isinstance(lease, Idle) else lease._replace(parts=self._parts())
 
     def _meet(self) -> None:
         """Do the rest of a meeting that rank 0 has decided on.
@@ -97,10 +97,11 @@ class LocalWorker(NumberedWorker):
         copying the average over a replica that it trains, too.
         """
         context, strategy, rank = self.context, self.strategy, self.context.rank
-        first, stages = strategy.first_stage(self._words["decided"]), strategy.stages()
-        if self._words["stages", rank] < first + len(stages):
+        end = STAGES * self._words["decided"]
+        if self._words["stages", rank] < end:
             context.marks.begin_update()
-        self.meet(first, [partial(stage, context.arena, rank) for stage in stages])
+        parts = [partial(stage, context.arena, rank) for stage in strategy.stages()]
+        self.meet(end - STAGES, parts)
         context.marks.end_update()
 
     def _parts(self) -> tuple[TicketPart, ...] | None:
@@ -117,12 +118,9 @@ class LocalWorker(NumberedWorker):
 
     def read(self) -> None:
         context = self.context
-        self._version_read = self._replica_version()
+        self._version_read = sum(self.strategy.each(self._words, "updates", self._mates))
         context.entry.version_read = context.arena.counters.load("version")
         context.backend.take(self.copy, context.threads)
-
-    def _replica_version(self) -> int:
-        return sum(self.strategy.each(self._words, "updates", self._mates))
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         context, words, rank = self.context, self._words, self.context.rank
@@ -134,7 +132,8 @@ class LocalWorker(NumberedWorker):
         norm = context.norm(direction)
         finite = math.isfinite(norm)
         context.marks.begin_update()
-        staleness = self._replica_version() - self._version_read
+        updates_now = sum(self.strategy.each(words, "updates", self._mates))
+        staleness = updates_now - self._version_read
         tokens = words["tokens", rank] + samples * context.config.seq_len
         counts = context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
 
@@ -169,10 +168,7 @@ class LocalWorker(NumberedWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class Local(Numbered):
-    """The common part of all local methods; by itself, runs that never meet.
-
-    Workers may have texts of their own.
-    """
+    """The common part of all local methods; by itself, runs that never meet."""
 
     Worker: ClassVar[type[Any]] = LocalWorker
     repeats: ClassVar[bool] = True
@@ -208,25 +204,20 @@ class Local(Numbered):
          "shared, but the runs are independent; leave it out, or use hogwild"),
     )  # fmt: skip
 
+    # Batches in an epoch of each client's text; empty if all have one text.
     client_tickets: tuple[int, ...] = field(default=(), compare=False, repr=False)
-    """Batches in an epoch of each client's text; empty if all have one text."""
 
     def division(self, data: Prepared, train: TokenFile, stored: Path | None) -> Division | None:
         if self.split == "none":
             return None
         from mlxhog.data import clients
 
+        least = self.config.sequences_per_ticket * self.config.seq_len + 1
         return clients.divided(
-            train,
-            data.corpus.source,
-            data.rule,
-            clients=self.clients or self.workers,
-            workers=self.workers,
-            alpha=self.split_alpha,
-            seed=self.config.seed,
-            least_tokens=self.config.sequences_per_ticket * self.config.seq_len + 1,
-            stored=stored,
-        )
+            train, data.corpus.source, data.rule, clients=self.clients or self.workers,
+            workers=self.workers, alpha=self.split_alpha, seed=self.config.seed,
+            least_tokens=least, stored=stored,
+        )  # fmt: skip
 
     # -- replicas --------------------------------------------------------------------------------
 
@@ -245,8 +236,7 @@ class Local(Numbered):
     def replicas_in(self, arena: Arena, span: slice) -> list[Float32]:
         return [arena.segment(name)[span] for name in self.replica_segments()]
 
-    def kept_segments(self) -> tuple[str, ...]:
-        return self.replica_segments()
+    kept_segments = replica_segments
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
         return {**super().word_groups(n_params), "client": (len(self.client_tickets), "batches")}
@@ -273,7 +263,7 @@ class Local(Numbered):
         return all(words["steps", rank] >= self.end(words, rank) for rank in range(self.workers))
 
     def within_round(self, words: Words) -> bool:
-        return sum(self.each(words, "steps")) > sum(self.each(words, "start"))
+        return self.each(words, "steps") != self.each(words, "start")
 
     def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
         words["updates", rank], words["tokens", rank] = record.version, record.tokens
@@ -304,7 +294,7 @@ class Local(Numbered):
         words["version_base"] = arena.counters.load("version") - updates_before
         words["decided"] = words["decided_before"] = meetings
         for rank in range(self.workers):
-            words["stages", rank] = self.first_stage(meetings + 1)
+            words["stages", rank] = STAGES * meetings
 
     def position(self, arena: Arena) -> dict[str, Any]:
         return {"meetings": self.words(arena)["decided"], **(super().position(arena) or {})}
@@ -355,14 +345,10 @@ class Local(Numbered):
     def stages(self) -> tuple[Callable[[Arena, int], None], ...]:
         return self.mix, self.keep, self.take
 
-    def first_stage(self, meeting: int) -> int:
-        """Number of the first stage of a meeting, from 1."""
-        return len(self.stages()) * (meeting - 1)
-
     def _hold(self, arena: Arena, meeting: int) -> None:
-        """Do what is left of a meeting for all workers, none of which runs."""
+        """Do what is left of a meeting, from 1, for all workers, none of which runs."""
         words = self.words(arena)
-        for number, stage in enumerate(self.stages(), self.first_stage(meeting)):
+        for number, stage in enumerate(self.stages(), STAGES * (meeting - 1)):
             for rank in range(self.workers):
                 self.take_part(words, rank, number, partial(stage, arena, rank))
 
@@ -378,10 +364,7 @@ class Local(Numbered):
         self._count_version(arena, words)
 
     def _show(self, arena: Arena, out: Float32) -> None:
-        """Write the model into `out`: the replicas' average; after a meeting each equals it.
-
-        Concurrency: where workers are stepping, elements are of different ages.
-        """
+        """Write the model into `out`: the replicas' average; after a meeting each equals it."""
         span = slice(arena.layout.probe.offset)
         replicas = self.replicas_in(arena, span)
         within = self.within_round(self.words(arena))
@@ -392,7 +375,7 @@ class Local(Numbered):
     def between_steps(self, arena: Arena) -> bool:
         """Whether no meeting is under way, or about to begin."""
         words = self.words(arena)
-        return set(self.each(words, "stages")) == {self.first_stage(words["decided"] + 1)}
+        return set(self.each(words, "stages")) == {STAGES * words["decided"]}
 
     def load(self, arena: Arena, out: Float32, *, training: bool, threads: int = 1) -> None:
         """Average the replicas while they are trained; the parameters are outdated then."""
@@ -402,10 +385,7 @@ class Local(Numbered):
             super().load(arena, out, training=False, threads=threads)
 
     def models_sent(self, arena: Arena, steps: int) -> int:
-        """All-reduces among the replicas: at each meeting, and if the run ends within a round.
-
-        The workers of a replica are on one machine.
-        """
+        """All-reduces among the replicas: at each meeting, and if the run ends within a round."""
         words = self.words(arena)
         meetings = words["decided"] - words["decided_before"]
         models = meetings * self.models_per_meeting + self.within_round(words)

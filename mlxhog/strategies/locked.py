@@ -2,15 +2,13 @@
 
     locked    read, compute and add under one lock: serial training by workers in no fixed order.
               No gradient is ever late, so it is a reference without races, and shows what it costs
-    aig       a worker computes like any lock-free one, then takes the lock of every block that its
-              gradient touches, in ascending order, so that two workers never wait for each other in
-              a circle; adds its step; and releases them (Niu et al. 2011, section 6). A block is
-              1024 floats of a parameter, or a row where gradients have rows. A dense gradient
-              touches everything, and then workers compute in parallel and add one by one
+    aig       a worker takes the lock of every block that its gradient touches, in ascending order,
+              so that no two wait for each other in a circle; adds its step; and releases them (Niu
+              et al. 2011, section 6). A block is 1024 floats of a parameter, or a row where
+              gradients have rows. Where all are dense, workers add one by one
     async_ps  a parameter server: workers pull the parameters of one version, and push gradients,
               which are applied one by one, as they arrive, with one optimizer state (that of worker
-              slot 1): that is exact for every optimizer, and still asynchronous. While every worker
-              is computing a gradient its mean staleness is P - 1 at any speeds
+              slot 1): that is exact for every optimizer. The mean staleness is P - 1 at any speeds
     ssp       the same, with a gate where a worker pulls (stale synchronous, Ho et al. 2013)
 
 The server is a role: a worker that pulls or pushes takes it, by the one lock, and does the server's
@@ -26,10 +24,9 @@ workers that are sometimes slow; for one that is always slow, take `sync --sync-
 again at its next pull, from the clock of the slowest. Clocks change and workers come back only
 under the server's lock, so all clocks are exact there.
 
-Everything else is `hogwild`: tickets, private moments, budget. If a holder dies, the next worker
-that needs a lock takes it over, and the ticket counts as torn or comes back. Version and step count
-are stored before the ledger marks the ticket done, and under the lock: each update that is done is
-counted exactly once.
+Everything else is `hogwild`. If a holder dies, the next worker that needs a lock takes it over, and
+the ticket counts as torn or comes back. Version and step count are stored under the lock and before
+the ledger marks the ticket done: each update that is done is counted exactly once.
 
 The segment step.lock, uint32, is the one lock (`metal/native/updates/locks.h`), alone on its line.
 The words of ssp are the clock of each rank, and its owner: its incarnation while it takes part.
@@ -67,15 +64,13 @@ class OneLock(Paced, LockFree):
     writes_alone: ClassVar[bool] = True
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
-        """Add the lock: one cache line of 128 bytes, of which the first word is used."""
-        return {**super().segments(spec), LOCK: ("uint32", 32)}
+        return {**super().segments(spec), LOCK: ("uint32", 32)}  # a cache line
 
 
 class LockedWorker(HogwildWorker):
     """A worker that holds one lock from its read to the end of its write.
 
-    It takes the lock of a dead holder, too; waiting counts as such. An exception does not release
-    it: it ends the worker's process, which then is a dead holder.
+    An exception does not release it, but ends the process, which then is a dead holder.
     """
 
     def __init__(self, context: Context) -> None:
@@ -124,16 +119,15 @@ class AigWorker(HogwildWorker):
     """Hogwild that adds under the locks of all that it touches, taken together."""
 
     def _follow(self, workers: int) -> None:
-        """Write with plain stores: the holder of the locks is the only writer."""
         super()._follow(workers)
+        # Plain stores: the holder of the locks is the only writer.
         self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step under its locks, of which neighbours may have one in common."""
         slots, locks = self.context.arena.layout.slots, self._target.locks
         assert locks is not None
         every = [lock_words(slots[name], grad) for name, grad in grads.items()]
-        words: list[int] = np.unique(np.concatenate(every)).tolist()
+        words = np.unique(np.concatenate(every)).tolist()  # neighbours may have one in common
         for word in words:
             locks.acquire(word)
         outcome = super().write(grads, lease, samples)
@@ -204,11 +198,9 @@ class SSPWorker(AsyncPSWorker):
         if words["owner", rank] != context.owner:
             self._enter()
         context.wait_until(lambda: self._may_begin() or context.is_over() or context.paused())
-        lease: Lease | Idle = Idle.WAIT
+        lease: Lease | Idle = Idle.DONE if context.is_over() else Idle.WAIT
         if self._may_begin():
             lease = super().claim()
-        elif context.is_over():
-            lease = Idle.DONE
         if lease is Idle.DONE:
             words["owner", rank] = 0
         return lease

@@ -45,10 +45,8 @@ if TYPE_CHECKING:
     from mlxhog.arena import Arena
 
 SEGMENTS: Final = ("ahead.last", "ahead.prev")
-TREND: Final = 0.5
-"""Share of the difference between the last two steps that the next ones are expected to have."""
-MEMORY: Final = 0.9
-"""Decay of the running mean of steps by others, per gradient."""
+TREND: Final = 0.5  # part of the difference of the last two steps that the next ones have, too
+MEMORY: Final = 0.9  # decay of the running mean of steps by others, per gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +86,6 @@ def segments(config: TrainConfig, workers: int) -> Segments:
     return parameter_copies(SEGMENTS if records else (), tables=False)
 
 
-def recorded(arena: Arena, config: TrainConfig) -> tuple[str, ...]:
-    """Segments of the last steps, if the run has them, even while one worker records none."""
-    return tuple(name for name in segments(config, 2) if name in arena.layout.segments)
-
-
 def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
     """The arrays in which steps are recorded; None if they are not."""
     names = segments(config, workers)
@@ -100,29 +93,21 @@ def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
 
 
 class Reader:
-    """The reads of one of `workers` lock-free workers, by the table above.
-
-    Attributes:
-        others: expected number of steps by others before a gradient lands: one of each at first,
-            later the running mean of their numbers.
-        previous: the parameters at the last read; None unless `own` needs them.
-    """
+    """The reads of one of `workers` lock-free workers, by the table above."""
 
     def __init__(self, arena: Arena, config: TrainConfig, workers: int) -> None:
-        """Begin without movement; with `overlap` a step of its own is pending at each read."""
         self._params, self._counters = arena.dense, arena.counters
         self._record, self._workers = record(arena, config, workers), workers
+        # Expected steps by others before a gradient lands: one of each, and with `overlap` its own.
         self.others = self._usual = workers + config.overlap - 1.0
-        self.previous: Float32 | None = None
+        self.previous: Float32 | None = None  # parameters at the last read, for `own`
         if self._record is None and config.prediction == "own" and workers > 1:
             self._version = self._counters.load("version")
             self.previous = np.empty_like(arena.dense)
             updates.snapshot(self.previous, arena.dense)
 
     def read(self, dst: Float32, threads: int = 1) -> None:
-        """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
-
-        These are the parameters before the tables.
+        """Write the parameters of the next gradient, but for tables, into `dst`, (n,) float32.
 
         Concurrency: others may be writing; elements are whole, of any age.
         """
@@ -130,10 +115,7 @@ class Reader:
         _native.read(dst, self._params, threads=threads, **how)
 
     def horizon(self, version: int) -> float:
-        """Number of steps that a read at this version looks ahead.
-
-        The movement since the last read counts as P steps.
-        """
+        """Steps that a read at this version looks ahead; the last movement counts as P steps."""
         if self.previous is None:
             return self.others
         steps, self._version = version - self._version, version

@@ -19,14 +19,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import Arena, Layout, event_log
-from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Died, Numbers, Step, Torn, UInt32
+from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Accesses, Numbers, Step, Torn
 from mlxhog.arena.layout import LOCK_WORDS, PARAMETER_COPY, Parameter, Slot
 from mlxhog.arena.words import Table
 from mlxhog.base.durable import disk_errors
@@ -72,12 +72,8 @@ class Recorded(Hogwild):
 class Book:
     """Progress of a worker's current step, in shared memory, which outlives the worker.
 
-    bytes 0 .. 15 and from 512 on are those of turns.h; 64 its `Numbers`; 128 its words.
-
-    Attributes:
-        content: the whole book.
-        words: `phase`, one of IDLE, READING, WRITING; `begun_at`, where the record of this step
-            begins in the log.
+    Bytes 0 .. 15 and from 512 on are those of turns.h; 64 its `Numbers`; 128 its words: `phase` is
+    one of IDLE, READING, WRITING, and the record of this step begins at `begun_at` of the log.
     """
 
     def __init__(self, arena: Arena, slot: int) -> None:
@@ -89,9 +85,10 @@ class Book:
     def numbers(self) -> Numbers:
         return Numbers.unpack(self._numbers.tobytes())
 
-    @numbers.setter
-    def numbers(self, value: Numbers) -> None:
-        self._numbers[...] = np.frombuffer(value.pack(), np.uint8)
+    def enter(self, phase: int, numbers: Numbers) -> None:
+        """Store the numbers of this step, as far as they are known in a phase."""
+        self._numbers[...] = np.frombuffer(numbers.pack(), np.uint8)
+        self.words["phase"] = phase
 
     @property
     def last(self) -> tuple[int, int]:
@@ -99,20 +96,9 @@ class Book:
         word, count = divmod(_native.load_u64(self.content, 0), 1 << 32)
         return word, count
 
-    @property
-    def waits_for(self) -> int | None:
-        """The lock word for which a worker that repeats waits; None if it does not wait."""
-        word = _native.load_u32(self.content, 8)
-        return word - 1 if word else None
-
-    def accesses(self) -> UInt32:
+    def accesses(self) -> Accesses:
         """The numbers of this step's accesses, (n,) uint32."""
         return self.content[_native.TURNS_HEAD :].view(np.uint32)[: self.last[1]].copy()
-
-
-def stripe_sums(arena: Arena) -> UInt32:
-    """Checksum of every stripe of the current weights, (stripes,) uint32."""
-    return _native.stripe_sums(arena.params[: arena.layout.probe.offset])
 
 
 def regions(slots: Mapping[str, Slot]) -> list[Region]:
@@ -140,14 +126,6 @@ def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
     return runs
 
 
-def stripe_name(layout: Layout, stripe: int) -> str:
-    """A stripe in words, with the parameters that lie in it: `stripe 2 (dense, few)`."""
-    begin, end = stripe * updates.STRIPE, (stripe + 1) * updates.STRIPE
-    slots = sorted(layout.slots.values(), key=lambda one: one.offset)
-    names = [s.name for s in slots if s.offset < end and begin < s.offset + s.size]
-    return f"stripe {stripe} ({', '.join(names)})"
-
-
 def shared_floats(arena: Arena, word: int) -> list[Float32]:
     """Parts of every shared array of the parameters' layout that a lock word guards."""
     runs = guarded(arena.layout, word)
@@ -164,30 +142,25 @@ def private_names(layout: Layout, slot: int) -> list[str]:
     ]
 
 
-def private_floats(arena: Arena, slot: int) -> list[Float32]:
-    """The same segments."""
-    return [arena.segment(name) for name in private_names(arena.layout, slot)]
-
-
 # -- workers ---------------------------------------------------------------------------------------
 
 
-class OrderedTable:
+class OrderedTable(NamedTuple):
     """A table whose rows are read under their locks, each access numbered."""
 
-    def __init__(self, locks: _native.Locks, params: Float32, own: Float32, slot: Slot) -> None:
-        """Read from `params`, by way of `own`, which is laid out the same."""
-        self._locks, self._params, self._own, self._slot = locks, params, own, slot
+    locks: _native.Locks
+    params: Float32
+    own: Float32  # takes what is read, and is laid out the same
+    slot: Slot
 
-    def __getitem__(self, index: NDArray[np.int32]) -> Float32:
+    def __getitem__(self, index: Any) -> Any:
         """Read rows, each once, in the order of their numbers."""
-        slot, width = self._slot, updates.row_width(self._slot)
+        slot, width = self.slot, updates.row_width(self.slot)
         assert slot.row_word0 is not None
         rows = np.unique(index).tolist()
         places = [(slot.offset + k * width, width, width, slot.row_word0 + k) for k in rows]
-        _native.read(self._own, self._params, locks=self._locks, regions=places)
-        read: Float32 = parameter(self._own, slot)[index]
-        return read
+        _native.read(self.own, self.params, locks=self.locks, regions=places)
+        return parameter(self.own, slot)[index]
 
 
 class OrderedWorker(HogwildWorker):
@@ -227,7 +200,8 @@ class OrderedWorker(HogwildWorker):
                 record=look_ahead.record(arena, config, workers),
             )
             if workers == 1:
-                last = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
+                names = [n for n in look_ahead.SEGMENTS if n in arena.layout.segments]
+                last = [arena.segment(name) for name in names]
                 _native.zero_in_turn(self._locks, self._regions, last, seed)
             if self._reader.previous is not None:  # each stripe of it is read in order
                 _native.read(self._reader.previous, params, **turns)
@@ -246,9 +220,10 @@ class OrderedWorker(HogwildWorker):
             shared_step=numbers.shared_step,
         )
 
-    def _weights_read(self) -> Float32:
-        """The weights of this step that the backend has; parameters only."""
-        return self.context.backend.inbox[: self.context.arena.layout.dense_end]
+    def _digest(self) -> bytes:
+        """SHA-256 of the weights of this step that the backend has; parameters only."""
+        weights = self.context.backend.inbox[: self.context.arena.layout.dense_end]
+        return hashlib.sha256(weights.data).digest()
 
 
 class RecordedWorker(OrderedWorker):
@@ -260,7 +235,6 @@ class RecordedWorker(OrderedWorker):
         self._log = event_log.worker_path(context.run_dir, context.slot)
         self._number = 0
         self._lease: Lease | Idle = Idle.WAIT
-        self._sums: UInt32 = np.empty(0, np.uint32)
         self._sha256 = b""
 
     def claim(self) -> Lease | Idle:
@@ -277,32 +251,27 @@ class RecordedWorker(OrderedWorker):
         workers = context.live_workers
         horizon = self._reader.horizon(version) if workers == self._workers else workers - 1.0
         numbers = Numbers(lease.epoch, lease.ticket, version, workers, horizon)
-        self.book.numbers = numbers
         words["begun_at"] = self._log.stat().st_size
-        words["phase"] = READING
+        self.book.enter(READING, numbers)
         self._read_in_order(numbers)
-        weights = self._weights_read()
-        self._sums, self._sha256 = _native.stripe_sums(weights), b""
-        if self._number % CHECK_EVERY == 0:
-            self._sha256 = hashlib.sha256(weights.data).digest()
+        self._sha256 = b"" if self._number % CHECK_EVERY else self._digest()
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         outcome = super().write(grads, lease, samples)
         self._number += 1
         numbers, accesses = self.book.numbers, self.book.accesses()
-        step = Step(numbers, outcome.applied, accesses, self._sums, self._sha256)
-        event_log.append(self._log, step)
+        event_log.append(self._log, Step(numbers, outcome.applied, accesses, self._sha256))
         self.book.words["phase"] = IDLE
         return outcome
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
         context = self.context
-        lr, shared_step = self._delays.rate(context.lr(), staleness), context.shared_steps() + 1
-        self.book.numbers = numbers = self.book.numbers._replace(
+        lr, shared_step = self._delays.rate(context.lr(), staleness), context.shared_step()
+        numbers = self.book.numbers._replace(
             opt_step=step, shared_step=shared_step, lr=lr, norm=norm
         )
-        self.book.words["phase"] = WRITING
+        self.book.enter(WRITING, numbers)
         self._write_in_order(grads, numbers)
 
 
@@ -319,36 +288,21 @@ def _contradictions() -> Iterator[None]:
 
 
 class ReplayedWorker(OrderedWorker):
-    """Repeats the steps of a log in the recorded order of accesses."""
+    """Repeats the steps of a log in the recorded order of accesses, or raises `Mismatch`."""
 
     def repeat_read(self, record: Step | Torn) -> bool:
-        """Repeat the read of a recorded step; returns whether its gradient was begun.
-
-        Raises:
-            Mismatch: the weights are others.
-        """
+        """Repeat the read of a recorded step; returns whether its gradient was begun."""
         torn = isinstance(record, Torn) and record.writing and record.unfinished
         self._order.repeat(record.accesses.tolist(), torn=torn)
         with _contradictions():
             self._read_in_order(record.numbers)
-        if isinstance(record, Step):
-            weights = self._weights_read()
-            differ = np.flatnonzero(_native.stripe_sums(weights) != record.sums)
-            if len(differ):
-                first = stripe_name(self.context.arena.layout, int(differ[0]))
-                more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
-                raise Mismatch(f"it reads other weights in {first}{more}")
-            if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
-                raise Mismatch("the weights that it reads have another SHA-256")
+        if isinstance(record, Step) and record.sha256 and record.sha256 != self._digest():
+            raise Mismatch("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
         return isinstance(record, Step) or record.writing or self._order.done < len(record.accesses)
 
     def repeat_write(self, record: Step | Torn, grads: Grads) -> None:
-        """Repeat the write of a step as far as it was written, and check it against the record.
-
-        Raises:
-            Mismatch: the gradient is another one.
-        """
+        """Repeat the write of a step as far as it was written, and check it against the record."""
         norm, numbers = self.context.norm(grads), record.numbers
         # Not where it came too late, or its worker died amid it.
         if record.writing if isinstance(record, Torn) else record.applied:
@@ -366,7 +320,8 @@ class ReplayedWorker(OrderedWorker):
             if record.unfinished:
                 put(shared_floats(arena, self.book.last[0]), record.floats)
                 self._order.settle()
-            put(private_floats(arena, self.context.slot), record.private)
+            names = private_names(arena.layout, self.context.slot)
+            put([arena.segment(name) for name in names], record.private)
 
 
 # -- deaths ----------------------------------------------------------------------------------------
@@ -380,17 +335,14 @@ def put(arrays: list[Float32], content: bytes) -> None:
         at += len(array)
 
 
-def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
+def settle(arena: Arena, run_dir: Path, slot: int) -> None:
     """Log the unfinished step of a worker that has ended, and free its locks.
 
-    Its process is gone, and is not declared dead yet: until then no worker takes over its locks. It
-    `died` if it ended without being asked to.
+    Its process is gone, and is not declared dead yet: until then no worker takes over its locks.
     """
     book, path = Book(arena, slot), event_log.worker_path(run_dir, slot)
     phase = book.words["phase"]
     if phase == IDLE:
-        if died:
-            event_log.append(path, Died())
         return
     with disk_errors(f"writing {path}"):
         os.truncate(path, book.words["begun_at"])  # it may have written a part of its record
@@ -399,7 +351,8 @@ def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
     writing = phase == WRITING
     unfinished = count > 0 and int(shared[word]) == int(accesses[-1])
     floats = shared_floats(arena, word) if writing and unfinished else []
-    private = private_floats(arena, slot) if writing else []
+    names = private_names(arena.layout, slot) if writing else []
+    private = [arena.segment(name) for name in names]
     joined = (b"".join(array.tobytes() for array in arrays) for arrays in (floats, private))
     event_log.append(path, Torn(book.numbers, writing, unfinished, accesses, *joined))
     if unfinished:

@@ -6,16 +6,14 @@ journal all counts after the step. Then the ledger marks the ticket, the step is
 ledger marks its end. So a replacement knows that the step of a ticket that is done was applied, and
 takes in the counts. They are stored, never added: twice is the same as once.
 
-In a meeting workers do the same stages, each its own part. A stage begins when every worker has
-ended the one before, by a count of its own. Doing a part again is harmless, so the replacement of a
-dead worker continues at the count that it finds; no ticket is lost, and none is counted twice.
+In a meeting workers do the same three stages, each its own part. A stage begins when every worker
+has ended the one before, by a count of its own. Doing a part again is harmless, so the replacement
+of a dead worker continues at the count that it finds; no ticket is lost, and none is counted twice.
 
-    strategy         a worker's step                    stages of a meeting
-    sync             puts its gradient into a segment   average, apply; after each step
-    local methods    an optimizer step on its copy      mix, keep, take; after some steps
-    avg_runs         the same                           none
-    round_robin,     adds its step in its turn          none
-    sim
+    strategy          a worker's step                 stages of a meeting
+    sync              the last stage, on its share    put, average, apply; of every step
+    local methods     on its copy                     mix, keep, take; after some steps
+    round_robin, sim  adds to the parameters in turn  none
 
 The words of such a strategy, beside those of its own file:
 
@@ -39,6 +37,9 @@ if TYPE_CHECKING:
     from mlxhog.arena.ledger import Ledger
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
+
+
+STAGES: Final = 3  # of a meeting
 
 
 class StepRecord(NamedTuple):
@@ -75,9 +76,10 @@ class Numbered(Strategy):
     kept_words: ClassVar[tuple[str, ...]] = ("steps",)  # of these, in a checkpoint
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
-        worker = " ".join(("steps stages", *JOURNAL, self.worker_words))
-        run = f"first steps_before {self.run_words}"
-        return {"run": (1, run), "worker": (self.workers, worker)}
+        return {
+            "run": (1, f"first steps_before {self.run_words}"),
+            "worker": (self.workers, " ".join(("steps stages", *JOURNAL, self.worker_words))),
+        }
 
     def each(self, words: Words, name: str, ranks: Iterable[int] | None = None) -> list[int]:
         return [words[name, rank] for rank in (range(self.workers) if ranks is None else ranks)]
@@ -115,9 +117,7 @@ class Numbered(Strategy):
         words["first"] = min(n * self.workers + rank for rank, n in enumerate(steps))
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
-        words = self.words(arena)
-        own = {name: self.each(words, name) for name in self.kept_words}
-        return own if self.kept_segments() else None
+        return {name: self.each(self.words(arena), name) for name in self.kept_words} or None
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         words = self.words(arena)
@@ -160,10 +160,7 @@ class NumberedWorker(StrategyWorker):
     ) -> StepRecord:
         """Apply a step, unless a predecessor has, and take in its counts.
 
-        Args:
-            lease: of its ticket.
-            counts: the first fields of `StepRecord` after the step.
-            apply: writes the step.
+        `counts` are the first fields of `StepRecord` after the step, which `apply` writes.
         """
         context, words, rank = self.context, self._words, self.context.rank
         if self._leased:
@@ -183,12 +180,9 @@ class NumberedWorker(StrategyWorker):
     def meet(
         self, first: int, parts: Iterable[Callable[[], None]], ranks: Iterable[int] | None = None
     ) -> None:
-        """Take part in a meeting as far as this worker has not: each stage ends for all at once.
+        """Take part in the stages from `first` on, as far as this worker has not.
 
-        Args:
-            first: number of the first stage.
-            parts: this worker's part of each stage.
-            ranks: of the members; None is every worker.
+        Each ends for all members at once, whose `ranks` are given; None is every worker.
         """
         for stage, part in enumerate(parts, start=first):
             self.strategy.take_part(self._words, self.context.rank, stage, part)

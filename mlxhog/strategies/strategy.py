@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules
 from mlxhog.config.config import TrainConfig
@@ -38,9 +38,8 @@ Segments = dict[str, tuple[str, int]]
 WORDS: Final = "strategy.words"
 
 
-def _of_run(default: object) -> Any:
-    """A field that a run sets: no number, and of no account where strategies are compared."""
-    return field(default=default, compare=False, repr=False)
+_of_run: Final = partial(field, compare=False, repr=False)
+"""A field that a run sets: no number, and of no account where strategies are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,9 @@ class Strategy(Choice, ABC):
     In a run it holds no state: that is in the arena, so every process may have its own.
     """
 
-    config: TrainConfig = _of_run(None)  # of the run; see `build` for this and the next ones
-    workers: int = _of_run(0)  # number of workers at the start of the run; 0 without a run
-    max_workers: int = _of_run(0)  # worker slots of the arena, if more than that; see `slots`
+    config: TrainConfig = _of_run(default=None)  # of the run; see `build` for these three
+    workers: int = _of_run(default=0)  # number of workers at the start; 0 without a run
+    max_workers: int = _of_run(default=0)  # worker slots of the arena, if more than that
 
     # -- facts that options and reports ask for --------------------------------------------------
 
@@ -72,15 +71,18 @@ class Strategy(Choice, ABC):
     probes: ClassVar[bool] = True  # workers add to the lost-update probe with every step
     # Numbers of some strategies. Annotated, they would hide the fields of other bases.
     lr_workers = "none"  # factor of lr by the number of workers that add their own steps
+    staleness_lr = delay_compensation = "none"  # of late gradients, see `delays.py`
+    rescale_by_speed = delay_feedback = False
     async_after = 0.0  # share of the budget that is trained in rounds first
     rules: ClassVar[Rules] = (
         ("read", "reads_copies & read=live",
          "live, but {strategy} computes with copies; leave read out"),
         ("write", "writes_alone & write=racy",
          "racy, but in {strategy} no other process writes beside a worker; leave it out"),
-        ("overlap", "overlap & not overlaps",
-         "a worker of {spelt} reads after its own step, in rounds or in an order; set "
-         "strategy=hogwild, or leave overlap out"),
+        *(("overlap", f"overlap & {why}",
+           "a worker of {spelt} reads after its own step, in rounds or in an order; set "
+           "strategy=hogwild, or leave overlap out")
+          for why in ("not recorded", "recorded & not is_lock_free")),
     )  # fmt: skip
 
     Worker: ClassVar[type[Any]]  # prepares one worker's part, in its process
@@ -103,11 +105,6 @@ class Strategy(Choice, ABC):
         """Whether workers take any batch from the first step to the last."""
         return self.elastic
 
-    @property
-    def overlaps(self) -> bool:
-        """Whether a worker may read for its next gradient before it adds the step of the last."""
-        return False
-
     def regimes(self) -> tuple[Strategy, Strategy] | None:
         """The rounds of `async_after`, and the strategy after them; None if the whole is alike."""
         return None
@@ -125,10 +122,10 @@ class Strategy(Choice, ABC):
             self.check_workers()
 
     def check_workers(self) -> None:
-        """Refuse numbers of workers that cannot be, by a `ConfigError`."""
+        """Raise ConfigError for a number of workers that cannot be."""
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse a model that these workers cannot train, by a `ConfigError`."""
+        """Raise ConfigError for a model that these workers cannot train."""
 
     @property
     def fixed(self) -> str | None:
@@ -192,19 +189,15 @@ class Strategy(Choice, ABC):
         """Store the steps that this strategy may take (None: no limit), after `begin`.
 
         A step of lock-free workers is a ticket, so the budget is a limit of ticket numbers: the
-        ledger is the only count, exact after a death at any instruction. Strategies that assign
-        batches by number have their own count (`Context.step_limit`). `done` steps were taken by
-        this call with other strategies.
+        ledger is the only count. Numbered batches have their own (`Context.step_limit`). `done`
+        steps were taken by this call with other strategies.
         """
         end = 0 if steps is None else ledger.end_after(steps)
         arena.counters.store("end_ticket", end)
         arena.counters.store("tickets_before", ledger.count_done() - done)
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """End the steps of dead workers, and bring parameters and counters up to date.
-
-        All workers are paused or dead.
-        """
+        """End the steps of dead workers, and update parameters and counters; no worker runs."""
         arena.counters.store("steps", self.steps_done(arena, ledger))
 
     # -- content of a checkpoint -----------------------------------------------------------------
@@ -223,10 +216,7 @@ class Strategy(Choice, ABC):
         return {"course": None if position is None else {**self.same(), **position}}
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Worker slots whose private optimizer state is in use.
-
-        Slots that have had a worker; before any has started, the slots of all workers.
-        """
+        """Slots whose private optimizer state is in use: all, until a worker has started."""
         from mlxhog.arena.workers import State
 
         slots = tuple(entry.slot for entry in arena.workers if entry.state != State.FREE)
@@ -237,8 +227,8 @@ class Strategy(Choice, ABC):
     ) -> Mapping[str, Any] | None:
         """Set the ledger to a checkpoint's state, before `begin`; returns its position for that.
 
-        It is None unless `same` is as now. Numbered batches then begin at the oldest that is not
-        done, and those that are done ahead of it come again.
+        It is None unless `same` is as now. Then numbered batches begin at the oldest that is not
+        done.
         """
         position = state.get("course") or {}
         is_same = all(position.get(name) == value for name, value in self.same().items())
@@ -253,11 +243,7 @@ class Strategy(Choice, ABC):
     # -- while workers run -----------------------------------------------------------------------
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Steps of this call that are done, exact after any death.
-
-        A torn step (its worker died while adding it) is done, unless the ledger hands it out again.
-        So the count reaches the budget and never exceeds it.
-        """
+        """Steps of this call that are done, torn ones included; exact after any death."""
         return ledger.count_done() - arena.counters.load("tickets_before")
 
     def step_s(self, arena: Arena) -> float:
@@ -280,11 +266,10 @@ class Strategy(Choice, ABC):
         return self.models_sent(arena, steps) * model
 
     def models_sent(self, arena: Arena, steps: int) -> int:
-        """Arrays of the model's size that these steps would send.
+        """Arrays of the model's size that these steps would send: here one pull and one push each.
 
-        Here as with a parameter server, if there are several workers: each step pulls the
-        parameters and pushes a gradient. An all-reduce among M workers sends 2 (M - 1): Patarasuk
-        and Yuan 2009, Bandwidth optimal all-reduce algorithms.
+        An all-reduce among M workers sends 2 (M - 1): Patarasuk and Yuan 2009, Bandwidth optimal
+        all-reduce algorithms.
         """
         return 2 * steps if self.workers > 1 else 0
 
@@ -349,8 +334,7 @@ class Idle(Enum):
     DONE = "the budget is used up, or the run is stopping"
 
 
-@dataclass(frozen=True)
-class TicketPart:
+class TicketPart(NamedTuple):
     """Sequences `begin` to `end - 1` of a ticket's batch, as far as the batch has them."""
 
     epoch: int
@@ -359,18 +343,15 @@ class TicketPart:
     end: int
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(NamedTuple):
     """A batch this worker holds until it is applied or given back."""
 
     epoch: int  # of the ticket
     ticket: int  # held in the ledger
-    parts: tuple[TicketPart, ...] | None = None
-    """The sequences to compute, perhaps of other tickets, or none; None is the ticket's batch."""
+    parts: tuple[TicketPart, ...] | None = None  # perhaps of other tickets; None is the batch
 
 
-@dataclass(frozen=True)
-class WriteResult:
+class WriteResult(NamedTuple):
     """Result of writing one gradient."""
 
     applied: bool  # whether it has changed the parameters
@@ -380,12 +361,11 @@ class WriteResult:
 
 
 class StrategyWorker(ABC):
-    """One worker's part of a strategy, whose numbers are in `strategy`."""
+    """One worker's part of a strategy, in its process."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare it, in its process."""
         self.context = context
-        self.strategy: Any = context.strategy
+        self.strategy: Any = context.strategy  # has the numbers
 
     @abstractmethod
     def claim(self) -> Lease | Idle:

@@ -9,20 +9,19 @@ One round is one update of P batches, in three stages (`rounds.py` has meetings)
                  optimizer to this worker's share
 
 An apply that was under way at a death counts as torn, and is not repeated. A round begins when
-P - b workers are there: so without backup workers none waits within a round for one that evaluates
-or starts again. One rank decides on it, and publishes its step size: so all stop after the same.
+P - b workers are there, so none waits within it for one that evaluates or starts again. One rank
+decides on it, and publishes its step size: so all stop after the same.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
 all are done at about the same time (`division.py`). The division is published, too, so the
-replacement of a dead worker computes the same sequences. A worker may get no sequence at all, and
-then has no gradient: the mean is that of the others.
+replacement of a dead worker computes the same sequences. One without a sequence has no gradient.
 
 When P - b workers have written their gradients, the first that sees it closes the round: these are
 its members, and the lowest of them decides on the next one. b is 0, or `backup_workers`: then a
 round does not wait for the slowest (Chen et al. 2016, arXiv:1604.00981), and later gradients are
-dropped. The text of those is skipped, so text that takes long to compute counts less: the result is
-biased if such text differs from the rest. A worker that was too late marks its tickets of all
-missed rounds as done, and continues with the newest round.
+dropped: text that takes long to compute counts less, which biases the result if it differs from the
+rest. A worker that was too late marks its tickets of all missed rounds as done, and continues with
+the newest.
 
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters before the tables; those of
@@ -85,10 +84,9 @@ class SyncWorker(NumberedWorker):
         self._slots = list(arena.layout.dense.values())
         costs = [context.optimizer.cost(slot) for slot in self._slots]
         self._shares = cache(partial(division.parameters, costs))
-        self._speeds: division.SharesBySpeed | None = None
-        if self.strategy.shares == "speed":
-            each = context.config.sequences_per_ticket
-            self._speeds = division.SharesBySpeed(self._words, workers, each)
+        by_speed = self.strategy.shares == "speed"
+        each = context.config.sequences_per_ticket
+        self._speeds = division.SharesBySpeed(self._words, workers, each) if by_speed else None
         self._began_ns = 0
         self._members: list[int] = []  # of the round whose step was written last
 
@@ -116,8 +114,7 @@ class SyncWorker(NumberedWorker):
         if self._speeds is None or isinstance(lease, Idle):
             return lease
         first = strategy.ticket(context.arena, words, 0)
-        parts = self._speeds.parts(rank, first, context.ledger.n)
-        return Lease(lease.epoch, lease.ticket, parts)
+        return lease._replace(parts=self._speeds.parts(rank, first, context.ledger.n))
 
     def _decide(self, round_: int) -> None:
         """Begin a round, or end the run before it; the first of the last round's members does."""
@@ -152,19 +149,13 @@ class SyncWorker(NumberedWorker):
         self.context.entry.ticket = -1
 
     def read(self) -> None:
-        """Plain snapshot: every worker of a round reads the same version.
-
-        It is the published one: the counter may be higher when a replacement reads.
-        """
+        """Plain snapshot, of the published version: the counter may be higher if one died."""
         self.context.entry.version_read = self._words["version"]
         self.context.copy_to_inbox()
         self._began_ns = monotonic_ns()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Average with the other members' gradients, then apply this worker's share.
-
-        The gradient is dropped if the round is closed without it.
-        """
+        """Average with the other members' gradients, and apply a share, unless it is too late."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         round_ = words["stages", rank] // 3
         if strategy.members(words)[0] == round_:
@@ -179,7 +170,7 @@ class SyncWorker(NumberedWorker):
         context.marks.begin_update()  # before any worker of the round can apply its share
         self.meet(3 * round_ + 1, (self._average, partial(self._end, lease)), self._members)
         context.marks.end_update()
-        finite = math.isfinite(self._norm())
+        finite = math.isfinite(self._norms.sum())
         return WriteResult(applied=finite, version=context.entry.version_read + finite)
 
     def _is_closed(self, round_: int) -> bool:
@@ -214,25 +205,25 @@ class SyncWorker(NumberedWorker):
 
     def _average(self) -> None:
         """Second stage: this worker's share of the mean, and its sums of squares."""
-        ranks, weights = zip(*self._weights(), strict=True)
-        first, *others = (self._grads[rank] for rank in ranks)
-        equal, scale = len(set(weights)) == 1, np.float32(1.0 / len(ranks))
+        (first, of_first), *others = self._weights()
+        scale = np.float32(1.0 / (1 + len(others)))
         for index in self._share():
             slot = self._slots[index]
             span = slice(slot.offset, slot.offset + slot.size)
             mean = self._mean[span]
-            np.multiply(first[span], weights[0], out=mean)
-            for other, weight in zip(others, weights[1:], strict=True):
-                mean += other[span] if equal else other[span] * weight
+            np.multiply(self._grads[first][span], of_first, out=mean)
+            for rank, weight in others:
+                grad = self._grads[rank][span]
+                mean += grad if weight == 1 else grad * weight
             mean *= scale
             self._norms[index] = _native.sumsq_of_all([mean], self.context.threads)
 
     def _end(self, lease: Lease) -> None:
         """Last stage: this worker's share of the step, and its counts."""
-        entry, norm = self.context.entry, self._norm()
+        entry, norm = self.context.entry, float(np.sqrt(self._norms.sum()))
         finite = math.isfinite(norm)
         version = entry.version_read + finite  # every worker of a round read the same one
-        counts = (entry.opt_step + finite, version, 0, finite)
+        counts = entry.opt_step + finite, version, 0, finite
         self.once(lease, counts, partial(self._apply, norm))
         if self.counts_step():
             self.context.arena.counters.store("version", version)
@@ -260,8 +251,7 @@ class SyncWorker(NumberedWorker):
         )
 
     def _share(self) -> list[int]:
-        shares = self._shares(len(self._members))
-        return shares[self._members.index(self.context.rank)]
+        return self._shares(len(self._members))[self._members.index(self.context.rank)]
 
     def _weights(self) -> list[tuple[int, np.float32]]:
         """Ranks with a gradient, and the weight of each, 1 on average."""
@@ -269,9 +259,6 @@ class SyncWorker(NumberedWorker):
         weights = {rank: weight for rank, weight in every.items() if weight}
         total, count = sum(weights.values()), len(weights)
         return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
-
-    def _norm(self) -> float:
-        return float(np.sqrt(self._norms.sum()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +273,7 @@ class Sync(InRounds, Numbered):
     one_state: ClassVar[bool] = True
     run_words: ClassVar[str] = "begun stopped done_before lr version members"
     worker_words: ClassVar[str] = "weight ready seconds gradients sequences"
+    kept_words: ClassVar[tuple[str, ...]] = ()
 
     backup_workers: int = option(
         0, "workers that a round does not wait for; late gradients are dropped, so text that takes "
@@ -304,16 +292,12 @@ class Sync(InRounds, Numbered):
     )  # fmt: skip
 
     def check_workers(self) -> None:
-        if self.backup_workers >= self.workers:
+        most = self.workers - 1 if self.workers <= MOST_WORKERS else 0
+        if self.backup_workers > most:
             raise ConfigError(
                 f"backup_workers is {self.backup_workers}, and the run has {self.workers} "
-                f"worker{'s' * (self.workers > 1)}: a round waits for at least one; take at most "
-                f"{self.workers - 1}, or more --workers"
-            )
-        if self.backup_workers and self.workers > MOST_WORKERS:
-            raise ConfigError(
-                f"backup_workers is for up to {MOST_WORKERS} workers, and the run has "
-                f"{self.workers}; leave it out, or take fewer"
+                f"worker{'s' * (self.workers > 1)}: take at most {most}, since a round waits for "
+                f"at least one, and with backup workers for at most {MOST_WORKERS}"
             )
 
     def batches_per_step(self) -> int:
@@ -383,10 +367,9 @@ class Sync(InRounds, Numbered):
         words["stages", rank] = 3 * closed
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """Skip the rounds that a worker missed, as it would itself.
+        """Skip the rounds that a worker missed while it evaluates, or is dead.
 
-        It evaluates, or is dead. A resumed run would else begin with those tickets, and read again
-        all text that others have read since.
+        A resumed run would else begin with those tickets, and read again what others have read.
         """
         words = self.words(arena)
         for rank in range(self.workers):

@@ -46,13 +46,6 @@ class AdviseConfig:
         above=0,
     )
     samples: int = option(24, "gradients whose conflicts and noise are measured", low=12)
-    try_time: float = option(
-        60.0,
-        "training time of each of the two best, in pairs of runs",
-        unit="s",
-        above=0,
-        aliases=("try",),
-    )
     reproducible: bool = option(False, "only strategies that repeat bit for bit")
     heterogeneity: float | None = option(
         None,

@@ -74,11 +74,13 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     in_rounds, rounds_per_s = short(f"{len(workers)} workers, in rounds", strategy=Sync())
     slowest_s = float(rounds_of(in_rounds, target.config.seed).max(axis=0).mean())
     drawn = tickets(
-        subject.batches().n_tickets, min(how.samples, most_samples(subject)), target.config.seed
+        subject.plan.batches().n_tickets,
+        min(how.samples, most_samples(subject)),
+        target.config.seed,
     )
     with Child() as child:
         tell("gradients", f"starting {subject.plan.workers[0].backend}")
-        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
+        measured = measure(child, subject, drawn, lambda part, step: tell("gradients", step))
         tell("gradients", "their noise")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
     total = sum(one.parameters for one in measured.blocks)
@@ -90,7 +92,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         p_conf=min(1.0, p_conf),
         density=min(1.0, sum(one.mean for one in measured.blocks) / total),
         noise_scale=noise,
-        batch=subject.sequences,
+        batch=subject.plan.config.sequences_per_ticket,
         backend=one,
         adaptive=optim.chosen(target.config).is_adaptive,
         reproducible=how.reproducible,
@@ -117,12 +119,14 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
     of_mean = float(total @ total) / n**2
     noise = (squares - of_mean) / (1 - 1 / n)  # tr(Sigma) / B
     signal = squares - noise
-    return subject.sequences * noise / signal if signal > 0 else None
+    sequences = subject.plan.config.sequences_per_ticket
+    return sequences * noise / signal if signal > 0 else None
 
 
 # -- a trial ---------------------------------------------------------------------------------------
 
 PAIRS = 4
+TRY_S = 60.0  # training time of each of the two, in all pairs
 TIE_BITS = 0.02  # bits per byte within which two losses are a tie, whatever the interval
 UNEVEN = 1.3
 """Largest ratio of steps between runs of an arm at which a trial on a busy machine counts: beyond
@@ -169,12 +173,10 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str
     }
 
 
-def try_both(
-    target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellStep
-) -> dict[str, Any]:
+def try_both(target: Target, arms: tuple[Arm, Arm], tell: TellStep) -> dict[str, Any]:
     """Train both in pairs of runs, as `mlxhog compare` does, with a constant step size; `decide`.
 
-    The first arm is the recommended one; each trains for `seconds` in all.
+    The first arm is the recommended one.
 
     Raises:
         MlxhogError: as `mlxhog.theory.pairs.Comparison.run_pair`.
@@ -182,7 +184,7 @@ def try_both(
     """
     watch, config = LoadWatch(), target.config
     terms = CompareConfig(
-        pairs=PAIRS, time=seconds / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=config.seed
+        pairs=PAIRS, time=TRY_S / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=config.seed
     )
     with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
 
@@ -226,7 +228,7 @@ def advise_on(
     arm, trial, untold = choice.first, None, str(load) if load.busy else None
     if tries and choice.second is not None:
         both = arm, choice.second
-        trial = try_both(target, both, options.try_time, tell)
+        trial = try_both(target, both, tell)
         arm = next(one for one in both if one.name == trial["winner"])
         untold = trial["untold"]
     answer = f"{arm.name}: mlxhog train {arm.flags}"

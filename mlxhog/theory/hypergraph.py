@@ -6,9 +6,9 @@
     p_conf  share of the pairs of distinct examples that share a coordinate
 
 Always rho >= Delta and rho <= Omega * Delta. An example without coordinates meets no example, not
-even itself: it has nothing to overwrite. `Hypergraph` has all examples, exactly; `Supports` are a
-sample as bitmaps: S supports drawn independently and uniformly from the examples (or batches). A
-sample shows the largest values among its own supports.
+even itself: it has nothing to overwrite. The edges are all examples, or a sample: supports drawn
+independently and uniformly from the examples (or batches), which shows the largest values among
+its own.
 
 Source: Niu et al. 2011, arXiv:1106.5730, section 2 (equation 2.6).
 """
@@ -17,75 +17,73 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
-
 CONFIDENCE = 0.95  # least probability that the interval of p_conf holds the true value
+
+Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Hypergraph:
-    """The supports of all examples of a problem."""
+    """Edges, by what each of them touches and meets."""
 
-    indptr: NDArray[np.int64]  # (|E| + 1,); edge e holds `indices[indptr[e] : indptr[e + 1]]`
-    indices: NDArray[np.int32]  # coordinates in [0, n), ascending and distinct within an edge
-    n: int  # number of coordinates
+    sizes: Int64  # coordinates per edge, (|E|,)
+    degrees: Int64  # edges per coordinate, (n,)
+    edge_degrees: Int64  # edges that each edge meets, itself included, (|E|,)
 
     @classmethod
-    def from_lists(cls, edges: Iterable[Sequence[int] | NDArray[np.integer]], n: int) -> Hypergraph:
-        """Return the hypergraph of edges with coordinates in any order; repetitions count once."""
-        rows = [np.unique(np.asarray(edge, np.int32)) for edge in edges]
-        indptr = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        return cls(indptr, np.concatenate([np.empty(0, np.int32), *rows]), n)
+    def of_lists(cls, edges: Iterable[Sequence[int] | NDArray[np.integer]], n: int) -> Self:
+        """Return the hypergraph of edges with coordinates in any order; repetitions count once.
+
+        Cost: 4,096 edges of a thousand coordinates take some seconds on one core.
+        """
+        rows = [np.unique(np.asarray(edge, np.int64)) for edge in edges]
+        sizes = np.array([len(row) for row in rows], np.int64)
+        indices = np.concatenate([np.empty(0, np.int64), *rows])
+        vertices, at = np.unique(indices, return_inverse=True)
+        edge = np.repeat(np.arange(len(rows)), sizes)
+        holders = np.zeros((len(vertices), -(-len(rows) // 64)), np.uint64)  # edges as bits
+        np.bitwise_or.at(holders.view(np.uint8), (at, edge >> 3), (1 << (edge & 7)).astype("u1"))
+        met = [
+            np.bitwise_count(np.bitwise_or.reduce(holders[row])).sum()
+            for row in np.split(at, np.cumsum(sizes)[:-1])
+        ]
+        return cls(sizes, np.bincount(indices, minlength=n), np.array(met, np.int64))
+
+    @classmethod
+    def of_bitmaps(cls, bits: NDArray[np.uint8], n: int) -> Self:
+        """Return the hypergraph of few edges of many coordinates.
+
+        `bits` is (|E|, ceil(n / 8)), C-contiguous, in little bit order, 0 beyond n > 0.
+        """
+        degrees, met = np.zeros(n, np.int64), np.zeros(len(bits), np.int64)
+        for edge, row in enumerate(bits):
+            degrees += np.unpackbits(row, count=n, bitorder="little")
+            touched, left, begin, width = np.flatnonzero(row), np.arange(len(bits)), 0, 64
+            while begin < len(touched) and len(left):  # most meet at the first bytes, or never
+                part = touched[begin : begin + width]
+                meets = (bits[np.ix_(left, part)] & row[part]).any(axis=1)
+                met[edge] += np.count_nonzero(meets)
+                left, begin, width = left[~meets], begin + width, 8 * width
+        return cls(np.bitwise_count(bits).sum(axis=1, dtype=np.int64), degrees, met)
 
     def __len__(self) -> int:
         """Number of edges |E|."""
-        return len(self.indptr) - 1
-
-    @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """Coordinates per edge, (|E|,)."""
-        return np.diff(self.indptr)
+        return len(self.sizes)
 
     @property
     def omega(self) -> int:
         """Largest number of coordinates of an edge."""
         return int(self.sizes.max())
 
-    @cached_property
-    def degrees(self) -> NDArray[np.int64]:
-        """Edges per coordinate, (n,)."""
-        return np.bincount(self.indices, minlength=self.n)
-
     @property
     def delta(self) -> float:
         """Share of the edges that hold the busiest coordinate."""
         return float(self.degrees.max()) / len(self)
-
-    @cached_property
-    def edge_degrees(self) -> NDArray[np.int64]:
-        """Edges that each edge meets, itself included, (|E|,).
-
-        Cost: for 10^5 edges of 79 Zipf coordinates a few seconds on one core; graphs (at most two
-        coordinates per edge) are counted directly.
-        """
-        met = np.zeros(len(self), np.int64)
-        if self.omega > 2:
-            _native.edge_degrees(self.indptr, self.indices, self.n, met)
-            return met
-        sizes, start = self.sizes, self.indptr[:-1]
-        single, pair = sizes == 1, sizes == 2
-        met[single] = self.degrees[self.indices[start[single]]]
-        u, v = self.indices[start[pair]], self.indices[start[pair] + 1]
-        _, which, parallel = np.unique(
-            u.astype(np.int64) * self.n + v, return_inverse=True, return_counts=True
-        )
-        met[pair] = self.degrees[u] + self.degrees[v] - parallel[which]
-        return met
 
     @property
     def rho(self) -> float:
@@ -93,83 +91,23 @@ class Hypergraph:
         return float(self.edge_degrees.max()) / len(self)
 
     @property
+    def sampled_rho(self) -> float:
+        """Of a sample: the largest share of the others that one edge meets; at least Delta."""
+        others = (self.edge_degrees - (self.sizes > 0)).max()
+        return max(self.delta, float(others) / (len(self) - 1))
+
+    @property
     def p_conf(self) -> float:
-        """Probability that two distinct edges, drawn uniformly, meet; 0 for a single edge."""
+        """Probability that two distinct edges meet, 0 for a single edge; unbiased of a sample."""
         meetings = int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
         return meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
 
-
-@dataclass(frozen=True, eq=False)
-class Supports:
-    """S subsets of n coordinates."""
-
-    bits: NDArray[np.uint8]  # (S, ceil(n / 8)), C-contiguous, little bit order; 0 beyond n
-    n: int  # number of coordinates, > 0
-
-    def __len__(self) -> int:
-        """Number of samples S."""
-        return len(self.bits)
-
-    @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """Number of coordinates in each support, (S,)."""
-        sizes: NDArray[np.int64] = np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
-        return sizes
-
-    @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """Number of samples that touch each coordinate, (n,)."""
-        counts = np.zeros(self.n, np.int64)
-        for row in self.bits:
-            counts += np.unpackbits(row, count=self.n, bitorder="little")
-        return counts
-
-    def meetings(self, others: Supports) -> NDArray[np.int64]:
-        """Return for each sample the number of `others` that share a coordinate with it, (S,).
-
-        A sample that is also among `others` counts itself there, unless it is empty.
-        """
-        met = np.zeros(len(self), np.int64)
-        for sample, row in enumerate(self.bits):
-            touched, left, begin, width = np.flatnonzero(row), np.arange(len(others)), 0, 64
-            while begin < len(touched) and len(left):  # most meet at the first bytes, or never
-                part = touched[begin : begin + width]
-                meets = (others.bits[np.ix_(left, part)] & row[part]).any(axis=1)
-                met[sample] += np.count_nonzero(meets)
-                left, begin, width = left[~meets], begin + width, 8 * width
-        return met
-
-    @cached_property
-    def met(self) -> NDArray[np.int64]:
-        """For each sample the number of other samples that it meets, (S,)."""
-        return self.meetings(self) - (self.sizes > 0)
-
-    @property
-    def omega(self) -> int:
-        """Omega: the largest support."""
-        return int(self.sizes.max())
-
-    @property
-    def delta(self) -> float:
-        """Delta: share of the samples that touch the busiest coordinate."""
-        return float(self.counts.max()) / len(self)
-
-    @property
-    def rho(self) -> float:
-        """Rho: the largest share of the others that one sample meets; at least Delta."""
-        return max(self.delta, float(self.met.max()) / (len(self) - 1))
-
-    @property
-    def p_conf(self) -> float:
-        """Probability that two independent draws meet: the share of all pairs that do, unbiased."""
-        return float(self.met.sum()) / (len(self) * (len(self) - 1))
-
     @property
     def p_conf_interval(self) -> tuple[float, float]:
-        """Interval of p_conf with `CONFIDENCE`.
+        """Of a sample: the interval of p_conf with `CONFIDENCE`.
 
-        These are the limits of Clopper and Pearson 1934 for floor(S / 2) disjoint pairs, which are
-        independent. The share of all pairs is the average of such shares over all orders of the
+        These are the limits of Clopper and Pearson 1934 for floor(|E| / 2) disjoint pairs, which
+        are independent. The share of all pairs is the average of such shares over all orders of the
         sample (Hoeffding 1963, J. Am. Stat. Assoc. 58, section 5b), so it varies less.
         """
         from scipy.special import betaincinv  # .1 s

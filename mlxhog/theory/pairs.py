@@ -94,14 +94,9 @@ class Pair:
 class Comparison:
     """Two sides, checked before any training, and the folder of their pairs.
 
-    `folder` None is one in comparisons/ that no other comparison has.
-
-    Attributes:
-        sides: by letter, "a" and "b".
-        plans: of their first runs, by letter.
-        held_out: the token files on which both are scored, with the same text.
-        seq_len: length of the sequences on which both are scored, the longer of theirs.
-        pairs: finished ones.
+    `folder` None is one in comparisons/ that no other comparison has. `sides` and `plans` of their
+    first runs are by letter, "a" and "b". Both are scored on the token files `held_out`, which have
+    the same text, in sequences of `seq_len`, the longer of theirs.
 
     Raises:
         ConfigError, DataError, CheckpointError: bad input, or different held-out texts.
@@ -169,33 +164,34 @@ class Comparison:
     def notes(self) -> Iterator[str]:
         """Yield remarks for the user: on differences of the sides, and on the runs."""
         a, b = self.plans.values()
+        if not self.differing() and a.model == b.model:
+            yield "A and B are the same settings"
         of_a, of_b = (
             (plan.data.open(plan.config.seq_len)[0].digest, plan.config.seq_len,
-             plan.config.sequences_per_ticket, plan.mean_tokens_per_step)
+             plan.config.sequences_per_ticket)
             for plan in (a, b)
         )  # fmt: skip
-        diverged = {
-            side: sum(getattr(pair, side).status == "diverged" for pair in self.pairs)
-            for side in self.sides
-        }
+        if of_a != of_b:
+            yield "pairs share seeds, not batches: text, --seq-len or --batch-size differ"
+        per_step = [plan.mean_tokens_per_step for plan in (a, b)]
+        if self.terms.steps is not None and per_step[0] != per_step[1]:
+            yield f"a step of A has {per_step[0]:,.0f} tokens, of B {per_step[1]:,.0f}"
+        if not self._same_tokens:
+            yield "tokenizers differ: runs are scored on all of the held-out text"
+        if a.config.seq_len != b.config.seq_len:
+            yield f"both are scored on sequences of {self.seq_len} tokens"
+        for side in self.sides:
+            if n := sum(getattr(pair, side).status == "diverged" for pair in self.pairs):
+                yield (
+                    f"{side.upper()} diverged in {n} of {len(self.pairs)} runs, each of which "
+                    f"counts as {WORST_BITS:g} bits per byte"
+                )
         unequal = sum(abs(pair.a.seconds / pair.b.seconds - 1) > UNEQUAL for pair in self.pairs)
-        for applies, note in (
-            (not self.differing() and a.model == b.model, "A and B are the same settings"),
-            (of_a[:3] != of_b[:3],
-             "pairs share seeds, not batches: text, --seq-len or --batch-size differ"),
-            (self.terms.steps is not None and of_a[3] != of_b[3],
-             f"a step of A has {of_a[3]:,.0f} tokens, of B {of_b[3]:,.0f}"),
-            (not self._same_tokens,
-             "tokenizers differ: runs are scored on all of the held-out text"),
-            (of_a[1] != of_b[1], f"both are scored on sequences of {self.seq_len} tokens"),
-            *((n, f"{side.upper()} diverged in {n} of {len(self.pairs)} runs, each of which counts "
-               f"as {WORST_BITS:g} bits per byte") for side, n in diverged.items()),
-            (unequal and self.terms.time is not None,
-             f"in {unequal} pairs the runs trained for unequal times: a step is long beside them; "
-             "give more --time"),
-        ):  # fmt: skip
-            if applies:
-                yield note
+        if unequal and self.terms.time is not None:
+            yield (
+                f"in {unequal} pairs the runs trained for unequal times: a step is long beside "
+                "them; give more --time"
+            )
 
     def _identity(self) -> dict[str, Any]:
         """Return all that identifies a comparison; it has no pairs of another identity."""

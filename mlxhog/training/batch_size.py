@@ -130,14 +130,10 @@ def choose(
     limit_s: float,
     measure: Callable[[int, float], Sequence[tuple[int, list[float]]]],
 ) -> BatchChoice:
-    """Choose a batch by the speeds of growing ones.
+    """Choose a batch by the speeds of growing ones, at `most` so large, for a reason.
 
-    Args:
-        most: the largest batch that is possible.
-        limit: the reason.
-        limit_s: time of gradients.
-        measure: a batch, in the rest of the time: returns the tokens of each worker's gradient, and
-            the times of several; it raises `Failed` where a worker fails.
+    `measure` takes a batch and the rest of the time, and returns the tokens of each worker's
+    gradient, and the times of several; it raises `Failed` where a worker fails.
     """
     speeds, sequences, rest_s = list[BatchSpeed](), 1, limit_s
     while sequences <= most:

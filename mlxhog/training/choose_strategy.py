@@ -116,9 +116,7 @@ def first_note(strategy: str, before: str | None) -> str:
 def gain(seconds: Sequence[Sequence[float]], sequences: int) -> float:
     """Gradients per second of hogwild over those of sync with shares by speed.
 
-    Args:
-        seconds: of the gradients of each worker, at least one per worker.
-        sequences: per gradient.
+    `seconds` are those of each worker's gradients, of so many `sequences`.
     """
     means = [fmean(times) for times in seconds]
     shares = division.sequences(sequences * len(means), [mean / sequences for mean in means])

@@ -104,14 +104,11 @@ def tokens_per_s(plan: TextPlan) -> tuple[float, str] | None:
             status = one.read_status()
         except RunError:
             continue
-        result = status.get("result")
-        if not isinstance(result, dict) or status.get("parameters") != plan.parameters:
-            continue
-        rate, workers = result.get("tokens_per_s"), result.get("workers")
-        if not isinstance(rate, int | float) or rate <= 0 or not isinstance(workers, list):
-            continue
-        if sorted(str(w.get("backend")) for w in workers if isinstance(w, dict)) == backends:
-            return float(rate), f"run {one.name}, as large and with such workers"
+        result = status.get("result") or {}
+        used = sorted(worker["backend"] for worker in result.get("workers", ()))
+        if status.get("parameters") == plan.parameters and used == backends:
+            if rate := result["tokens_per_s"]:
+                return float(rate), f"run {one.name}, as large and with such workers"
     measured = verdicts.load().tokens_per_s
     if not all(backend in measured for backend in backends):
         return None

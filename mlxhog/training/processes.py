@@ -334,8 +334,7 @@ class Processes(ABC):
             from mlxhog.strategies import recorded
 
             self.pool[seat.slot].end(timeout_s)
-            died = entry.state not in (State.FINISHED, State.LEAVING)
-            recorded.settle(self.arena, self.run_dir, seat.slot, died=died)
+            recorded.settle(self.arena, self.run_dir, seat.slot)
         death = self.pool.reap(seat.slot, timeout_s)
         report = self.ledger.reap(entry.incarnation)
         entry.torn += report.torn

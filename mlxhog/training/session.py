@@ -141,13 +141,9 @@ class Session(Processes):
         *,
         even_if_interrupted: bool = False,
     ) -> bool:
-        """Watch workers until a condition holds; returns whether it does.
+        """Watch workers until a condition holds, for `limit_s` of watching; whether it does.
 
-        Args:
-            condition: called repeatedly.
-            doing: activity that is shown to the user.
-            limit_s: longest wait, in time that workers were watched.
-            even_if_interrupted: whether the wait continues after a first interrupt.
+        `doing` is shown to the user. An interrupt ends the wait, unless `even_if_interrupted`.
 
         Raises:
             WorkerFailed: no worker is left that could make the condition true.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -38,6 +38,26 @@ from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
 LONGEST_NAP_S = 0.01  # sleep of a slowed worker between checks whether the run continues
+
+
+def mean_gradient(
+    backend: Backend, batches: Sequence[Batch], beat: Callable[[], object] = lambda: None
+) -> tuple[float, Grads]:
+    """Mean loss and gradient of some batches, each weighted by its counted labels.
+
+    `beat` is called after each of several.
+    """
+    if len(batches) == 1:
+        return backend.loss_and_grads(batches[0])
+    total = sum(batch.n_labels for batch in batches)
+    mean, loss = updates.GradientSum(), 0.0
+    for batch in batches:
+        share = batch.n_labels / max(total, 1)
+        part, grads = backend.loss_and_grads(batch)
+        beat()
+        loss += share * part
+        mean.add(grads, share)
+    return loss, mean.grads()
 
 
 class Gradients:
@@ -72,17 +92,7 @@ class Gradients:
 
     def of(self, batches: list[Batch]) -> tuple[float, Grads]:
         """Mean loss and gradient over the micro-batches, each weighted by its counted labels."""
-        if len(batches) == 1:
-            return self.backend.loss_and_grads(batches[0])
-        total = sum(batch.n_labels for batch in batches)
-        mean, loss = updates.GradientSum(), 0.0
-        for batch in batches:
-            share = batch.n_labels / max(total, 1)
-            part, grads = self.backend.loss_and_grads(batch)
-            self._entry.beat()
-            loss += share * part
-            mean.add(grads, share)
-        return loss, mean.grads()
+        return mean_gradient(self.backend, batches, self._entry.beat)
 
     def slow_down(self, spent_ns: int, step: int, continues: Callable[[], bool]) -> None:
         """Sleep so that a gradient takes longer by the factor of `slow`, or until the run ends."""

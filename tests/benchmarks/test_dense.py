@@ -26,7 +26,7 @@ def test_the_synthetic_svm_has_the_recorded_rows_and_follows_the_recorded_trace(
     recorded, problem = RECORDED["svm100"], dense.synthetic_svm()
     rows = problem.train
     assert (len(rows.indices), problem.test.n_rows) == (recorded["nnz"], 1_000)
-    graph = Hypergraph(rows.indptr, rows.indices, rows.n_features)
+    graph = Hypergraph.of_lists(np.split(rows.indices, rows.indptr[1:-1]), rows.n_features)
     for name in ("omega", "delta", "rho", "p_conf"):
         assert getattr(graph, name) == recorded[name]
     trace = list(sequential(problem, 200, recorded["lr"], recorded["decay"], recorded["batch"]))
@@ -62,6 +62,7 @@ def test_images_are_the_recorded_ones_and_their_steps_those_of_numpy(dense):
 
 def test_every_dense_example_touches_everything(dense):
     for problem, touched in ((dense.linear_regression(50), 5), (dense.image_svm(50), 30)):
-        graph = Hypergraph(*problem.supports())
-        sizes = (graph.omega, graph.n, graph.delta, graph.rho, graph.p_conf)
+        indptr, indices, n = problem.supports()
+        graph = Hypergraph.of_lists(np.split(indices, indptr[1:-1]), n)
+        sizes = (graph.omega, n, graph.delta, graph.rho, graph.p_conf)
         assert sizes == (touched, touched, 1, 1, 1)

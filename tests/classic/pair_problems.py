@@ -36,11 +36,11 @@ class Factors(namedtuple("Factors", "left right ratings shrink_users shrink_item
         """Both factors, to be changed."""
         return self.left.copy(), self.right.copy()
 
-    def problem(self, left, right, **options):
+    def problem(self, left, right):
         """The native problem over these factors; items have the lock words behind the users'."""
         shrink = self.shrink_users, self.shrink_items
         return _native.CompletionProblem(
-            left, right, table(self.ratings), *shrink, item_word0=len(left), **options
+            left, right, table(self.ratings), *shrink, items_word0=len(left)
         )
 
 
@@ -60,9 +60,18 @@ class Tangle(namedtuple("Tangle", "x edges fixed")):
         fixed = (np.arange(vertices) < labels).astype(np.uint8)
         return cls(x[:, 1:].copy() if labels == 2 else x, edges, fixed)
 
-    def problem(self, x, **options):
+    def problem(self, x):
         """The native problem over x."""
-        return _native.CutProblem(x, table(self.edges), self.fixed, **options)
+        return _native.CutProblem(x, table(self.edges), self.fixed)
+
+
+def delta_and_rho(first, second, n):
+    """Of a hypergraph whose edges are pairs of n rows: too many for `Hypergraph`."""
+    degrees = np.bincount(np.concatenate([first, second]), minlength=n)
+    pairs = np.minimum(first, second).astype(np.int64) * n + np.maximum(first, second)
+    _, which, parallel = np.unique(pairs, return_inverse=True, return_counts=True)
+    met = degrees[first] + degrees[second] - parallel[which]
+    return degrees.max() / len(first), met.max() / len(first)
 
 
 def cut_grid(side=8, *, seed=0):

@@ -18,11 +18,11 @@ def written(folder, text, name="data"):
 
 
 def rows(path):
-    return load_svmlight(path)[0]
+    return load_svmlight(path)
 
 
 def ratings(path):
-    return load_ratings(path)[0]
+    return load_ratings(path)
 
 
 def graph(path):
@@ -55,7 +55,7 @@ LINE = {"heads": [0, 1], "tails": [1, 2], "terminals": {0: 0, 2: 2}, "labels": 3
         (ratings, MOVIELENS.partition("\n")[2].replace(",", "::"), RATED),
         (ratings, "% KONECT\n1 31 2.5\n7 10 3\n\n1 10 4\n", RATED),
         (ratings, "1\t31\t2.5\tx\n7\t10\t3\ty\n1\t10\t4\tz\n", RATED),
-        (ratings, "1 2 90\n1 3 0\n", {"ratings": [90, 0]}),
+        (ratings, "1 2 90\n1 1000000000000 0\n", {"ratings": [90, 0], "items": [0, 1]}),
         (apart, "# u v w\n10 20 2.5\n20 30 1\n", {**LINE, "weights": [2.5, 1], "n_vertices": 3}),
         (by_file, "10,20\n20,30\n", {**LINE, "weights": [1, 1]}),
     ],
@@ -74,8 +74,7 @@ def test_what_scikit_learn_writes_is_read_back_packed_or_not_and_a_cut_file_is_r
     for suffix, pack in (("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress)):
         packed = tmp_path / f"digits.svm{suffix}"
         packed.write_bytes(pack(path.read_bytes()))
-        data, test = load_svmlight(packed)
-        assert test is None
+        data = load_svmlight(packed)
         assert data.indptr.tolist() == matrix.indptr.tolist()
         assert data.indices.tolist() == matrix.indices.tolist()
         assert data.values.tolist() == matrix.data.astype(np.float32).tolist()
@@ -84,18 +83,6 @@ def test_what_scikit_learn_writes_is_read_back_packed_or_not_and_a_cut_file_is_r
             packed.write_bytes(packed.read_bytes()[:5000])
             with pytest.raises(DataError, match="is truncated or damaged"):
                 load_svmlight(packed)
-
-
-def test_a_training_and_a_test_file_name_features_users_and_items_alike(tmp_path):
-    train, test = load_svmlight(written(tmp_path, "1 1:1 3:1\n"), written(tmp_path, "1 0:1\n", "b"))
-    assert (train.indices.tolist(), test.indices.tolist()) == ([1, 3], [0])
-    assert train.n_features == test.n_features == 4
-    train, test = load_ratings(
-        written(tmp_path, "5 1000000000000 1\n3 7 2\n"), written(tmp_path, "9 7 3\n", "b")
-    )
-    assert (train.users.tolist(), test.users.tolist()) == ([1, 0], [2])
-    assert (train.items.tolist(), test.items.tolist()) == ([1, 0], [0])
-    assert (test.n_users, test.n_items) == (3, 2)
 
 
 # -- what is refused -------------------------------------------------------------------------------

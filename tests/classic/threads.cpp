@@ -48,7 +48,7 @@ template <class Problem>
 void work(Shared& shared, Problem problem, Kind kind, std::uint32_t rank) {
   Locks locks(shared.words.data(), shared.words.size(), shared.workers.data(), kWorkers, rank + 1, 0);
   Scheme scheme{kind, Board(reinterpret_cast<BoardHead*>(shared.board), kWorkers), &locks, 0, rank, 32, 8,
-                rank % 2 == 0, &shared.probe};
+                &shared.probe};
   std::vector<std::int32_t> order;
   for (std::size_t k = 0; k < 5 * kRows; ++k) order.push_back(static_cast<std::int32_t>((k * 13 + rank) % kRows));
   run(scheme, problem, Share{order.data(), order.size(), 0.01f, 1 + rank % 2});
@@ -75,14 +75,13 @@ int main(int argc, char** argv) {
   std::vector<std::thread> threads;
   for (std::uint32_t rank = 0; rank < kWorkers; ++rank) {
     threads.emplace_back([&, rank] {
-      const float* shrink = data.shrink.data();
       if (dense) {
         const DenseRows rows{data.features.data(), data.labels.data(), kRows, kCoordinates};
-        work(shared, DenseLinear(shared.x.data(), kCoordinates, kWidth, rows, shrink, Loss::hinge, 1), kind, rank);
+        work(shared, DenseLinear(shared.x.data(), kCoordinates, kWidth, rows, Loss::hinge, 1), kind, rank);
       } else {
         const SparseRows rows{data.indptr.data(), data.indices.data(), data.values.data(), data.labels.data(), kRows};
-        work(shared, SparseLinear(shared.x.data(), kCoordinates, kWidth, rows, shrink, Loss::logistic, false), kind,
-             rank);
+        const float* shrink = data.shrink.data();
+        work(shared, SparseLinear(shared.x.data(), kCoordinates, kWidth, rows, shrink, Loss::logistic), kind, rank);
       }
     });
   }

@@ -45,8 +45,9 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(advise, "measured_profile", profile)
         patch.setattr(LoadWatch, "look", lambda watch: QUIET)
+        patch.setattr(advise, "TRY_S", 1.0)
         for line in (["analyze", *words, *LOOK, "--seconds", "0.5"],
-                     ["advise", *words, *TRY, "--try", "1"]):  # fmt: skip
+                     ["advise", *words, *TRY]):  # fmt: skip
             with redirect_stdout(io.StringIO()) as out:
                 assert main([*line, "--json"]) == 0
             kept.append(json.loads(out.getvalue()))

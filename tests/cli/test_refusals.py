@@ -124,7 +124,7 @@ tiny --eval-every 3               other options of train are read from a YAML fi
 """,
     f"advise small.yaml --data good.txt {SMALL}": """
 --workers mlx:cpu                 advise on two or more, as in --workers 2
---workers 2 --try 0               wanted seconds
+--workers 2 --measure 0           wanted seconds
 """,
     COMPARE: """
 nothing-like-it                   no architecture, no file and no run

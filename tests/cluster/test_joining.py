@@ -29,11 +29,9 @@ from mlxhog.cluster.round import Outcome
 from mlxhog.config.config import train_config
 from mlxhog.config.sources import by_flat_names, of_keywords
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.training import run as runs
 from tests.cluster.machines import Machine, Table, choice
 from tests.cluster.members import IDENTITY
 from tests.pairs import each_of
-from tests.training.small import small_config
 
 HERE = parse_address("127.0.0.1:8600")
 needs_torchft = pytest.mark.skipif(not importlib.util.find_spec("torchft"), reason="needs torchft")
@@ -117,6 +115,7 @@ def test_a_machine_finds_its_address_by_the_way_to_the_cluster_or_learns_how_to_
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = parse_address(f"127.0.0.1:{server.getsockname()[1]}")
         assert own_ip(address, 10.0) == "127.0.0.1"
+    monkeypatch.setattr("mlxhog.cluster.link.check_torchft", lambda: None)
     monkeypatch.setitem(sys.modules, "mlxhog.cluster.torchft_group", None)  # torch is not imported
     with pytest.raises(ClusterError, match=f"mlxhog cluster start --address {address}"):
         open_torchft(choice(cluster=str(address)), None, None)
@@ -161,6 +160,8 @@ def test_a_command_that_cannot_start_a_cluster_ends_with_a_code_and_a_reason(mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     code, error = error_of()
     assert (code, "'.[cluster]'" in error, "brew install rust protobuf" in error) == (3, True, True)
+    with pytest.raises(EnvironmentLacks, match=r"\[cluster\].*brew install rust protobuf"):
+        open_torchft(choice(), None, None)  # a link says so, too
 
 
 @pytest.mark.slow
@@ -174,27 +175,6 @@ def test_the_command_says_where_it_listens_and_ends_with_a_signal():
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert process.stderr.read() == "ended; the machines train on alone\n"
-
-
-@pytest.mark.parametrize(
-    ("torchft", "address", "error", "words"),
-    [
-        (True, "mac.local:8600", ConfigError, "'mac.local' has no IPv4 address here; .*mDNS"),
-        (False, "127.0.0.1:8600", EnvironmentLacks, r"\[cluster\].*brew install rust protobuf"),
-    ],
-)
-def test_an_address_without_a_machine_or_a_lack_of_torchft_ends_a_run_before_its_workers_start(
-    tmp_path, monkeypatch, torchft, address, error, words
-):
-    find = importlib.util.find_spec
-
-    def find_spec(name):
-        return (name if torchft else None) if name == "torchft" else find(name)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
-    with pytest.raises(error, match=words):
-        runs.train(small_config(tmp_path, steps=3, cluster=address))
 
 
 def test_a_machine_that_is_too_slow_for_its_rounds_is_reported():

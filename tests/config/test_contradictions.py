@@ -35,7 +35,6 @@ determinism=rounds                                    needs a budget in steps or
 {RECORD} sparsify=topk:0.1                leave sparsify out
 {RECORD} blocks=disjoint                  disjoint has no record
 {RECORD} resume=latest                    add --determinism none
-rotate_every=5                                        rotate_every out
 live=off live_every=5s                                and live is off.*leave live_every out
 kernels=native cpu_blas=reference                     and kernels is native.*leave cpu_blas out
 eval_every=off eval_tokens=512                        needs eval_every.*leave eval_tokens out

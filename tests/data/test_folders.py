@@ -275,9 +275,11 @@ def test_files_of_every_kind_are_held_out_by_name(tmp_path):
 BESIDE = {
     "data/validation-00000-of-00001.parquet": "data/train-00003-of-00007.parquet",
     "data/val.jsonl": "data/train.jsonl.gz",
+    "valid/a.txt": "train/b.txt",
+    "en/dev/x/1.txt": "en/train/y.txt",
 }
 TRAINED = (
-    *BESIDE, "wiki.valid.tokens", "x.val.txt", "my_test.txt", "valid/a.txt", "dev.en.txt",
+    *BESIDE, "wiki.valid.tokens", "x.val.txt", "my_test.txt", "dev.en.txt",
     "validity.txt", "devices.md", "Developer notes.txt", "latest.txt", "val d'Aosta.txt",
     "test_of_time.txt", "tests.txt", "test.py", "dev.sh", "docs/test.txt", "tests/data/test.jsonl",
 )  # fmt: skip

@@ -151,8 +151,8 @@ from tests.theory.analysis.measured import subject
 
 sampled = subject(Path(sys.argv[1]), backend="mlx:cpu")
 with Child() as child:
-    drawn = tickets(sampled.batches().n_tickets, 24, 0)
-    assert len(measure(child, sampled, drawn, lambda step: None).norms) == 24
+    drawn = tickets(sampled.plan.batches().n_tickets, 24, 0)
+    assert len(measure(child, sampled, drawn, lambda *step: None).norms) == 24
 """
 
 LINEARS = """

@@ -34,7 +34,7 @@ def test_every_task_layer_and_suite_is_listed_with_what_it_is_and_its_numbers(ca
     assert "compression 66, memorization 36" in capsys.readouterr().out
 
 
-def test_show_lists_layers_parameters_states_and_shapes(capsys):
+def test_show_lists_layers_parameters_states_and_shapes_at_given_sizes(capsys):
     assert main(["mad", "show", "mlstm(h4) swiglu slstm"]) == 0
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]
@@ -48,15 +48,6 @@ def test_show_lists_layers_parameters_states_and_shapes(capsys):
     assert output["params"] == sum(part["params"] for part in output["parts"])
     assert output["state"] == 7 * (4228 + 384) + 512
     assert [part["layer"] for part in output["parts"]] == [None, *range(16), None, None]
-
-
-def test_show_takes_words_sizes_and_files(tmp_path, capsys):
-    file = tmp_path / "a.yaml"
-    file.write_text("{dim: 32, layers: [mlstm, swiglu]}")
-    sizes = ("--vocab", "16", "--seq-len", "20")
-    results = [
-        said(capsys, "mad", "show", *words, *sizes)
-        for words in (["mlstm", "swiglu", "--dim", "32"], [str(file)])
-    ]
-    assert results[0] == results[1]
-    assert (results[0]["dim"], results[0]["vocab_size"], results[0]["seq_len"]) == (32, 16, 20)
+    sizes = "--dim 32 --vocab 16 --seq-len 20".split()
+    output = said(capsys, "mad", "show", "mlstm", "swiglu", *sizes)
+    assert (output["dim"], output["vocab_size"], output["seq_len"]) == (32, 16, 20)

@@ -78,16 +78,6 @@ def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path):
     assert "my_task (MY)  the first half in reverse order" in listed
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("sides_here")
-def test_parity_checks_a_layer_from_a_file(tmp_path):
-    small = "--seq-len 9 --batch-size 1 --steps 1 --json"
-    result = ok(tmp_path, f"parity 'my_layer swiglu' --plugin '{LAYER}' {small}")
-    assert result["ok"]
-    assert {"numpy", "torch:cpu"} <= {row["b"] for row in result["rows"]}
-    assert any(row["what"].startswith("grad/layers.0.z_proj") for row in result["rows"])
-
-
 PLAIN = ("seq_len: int = 17\n", "seq_len: int = 17\n    depth: int | None = 3\n")
 
 

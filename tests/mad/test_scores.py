@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.mad.options import Protocol, point_name
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.suites import Setting, Suite
@@ -138,13 +138,6 @@ def test_several_seeds_give_their_mean_and_a_95_percent_t_interval():
     assert one.interval is None
 
 
-def test_two_step_sizes_never_have_one_name():
-    rates = (1e-3, 1.4e-3, 1.5e-3, 2e-3, None)
-    names = [point_name({"lr": lr, "weight_decay": 0.1}) for lr in rates]
-    expected = ("1e-03", "0.0014", "0.0015", "2e-03", "auto")
-    assert names == [f"lr {rate} wd 0.1" for rate in expected]
-
-
 def test_the_rows_that_select_choose_between_points_and_order_the_candidates():
     runs = [record(A, "one", 0.9, val=0.5), record(A, "one", 0.7, val=0.6, lr=1e-4)]
     for select, score, val in (("val", 0.7, 0.6), ("test", 0.9, 0.5)):
@@ -154,9 +147,3 @@ def test_the_rows_that_select_choose_between_points_and_order_the_candidates():
     for select, order in (("test", [(A, 0.9), (B, 0.7)]), ("val", [(B, 0.6), (A, 0.5)])):
         rows = scored(runs, suite("one"), select)
         assert [(row.candidate, row.worth) for row in rows] == order
-
-
-def test_candidates_that_lack_runs_stand_below_the_finished_ones():
-    for status in ("done", "pruned"):
-        runs = [*complete(A, 0.1, 0.1), record(B, "two", 1.0, status=status)]
-        assert [row.candidate for row in scored(runs, TWO_TASKS)] == [A, B]

@@ -2,12 +2,11 @@
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.mad.training.evaluation import Evaluations
 from tests.words import changed
 
 SIZES = ("--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 "
@@ -78,18 +77,16 @@ def test_a_diverged_run_says_so_and_exits_with_4(capsys):
     assert (output["status"], output["acc_token"]) == ("diverged", 0.0)
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_with_what_was_reached():
-    words = [*SMALL, "--workers", "mlx:cpu*2", "--steps", "1000000", "--stop-accuracy", "2"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "mlxhog", "mad", "train", *words, "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while "accuracy" not in child.stderr.readline():  # of the first evaluation
-        assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    out, _ = child.communicate(timeout=60)
-    assert child.returncode == 130
-    result = json.loads(out.splitlines()[-1])
+def test_ctrl_c_ends_with_what_was_reached(capsys, monkeypatch):
+    take = Evaluations.take
+
+    def interrupted(*how):
+        take(*how)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Evaluations, "take", interrupted)
+    words = "--workers mlx:cpu*2 --steps 1000000 --stop-accuracy 2 --json"
+    assert mad_train(*SMALL, *words.split()) == 130
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["status"] == "interrupted"
     assert result["curve"][-1]["step"] == result["steps"] > 0

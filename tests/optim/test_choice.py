@@ -48,28 +48,37 @@ SYNC = {"strategy": "sync"}
 PREDICTED = {"strategy": "round_robin", "predict": "last", "moments": "shared"}
 
 
+ONES = (1, 1, 1)
+PIECES = (12, 2.4, 1.5)
+
+
 @each_of(
-    ("options", "width", "workers", "lr", "beta1", "nesterov"),
+    ("options", "width", "vocabulary", "workers", "lr", "beta1", "nesterov", "factors"),
     [
-        (SHARED, 128, 3, 3e-3, 0.9, 0.1),
-        (SHARED, 128, 4, 3e-3, 0.95, 0.15),
-        ({**SHARED, "moments": "private"}, 128, 4, 3e-3, 0.9, 0.1),
-        ({**SHARED, "beta1": 0.9, "nesterov": 0.0}, 128, 4, 3e-3, 0.9, 0.0),
-        (SHARED, 512, 2, 1.5e-3, 0.9, 0.1),
-        (PREDICTED, 128, 4, 3e-3, 0.95, 0.15),
-        (SYNC, 128, 4, 6e-3, 0.75, 0.1),
-        ({**SYNC, "lr": 0.1, "beta1": 0.5}, 128, 4, 0.1, 0.5, 0.1),
-        ({**SYNC, "optimizer": "adamw"}, 512, 4, 1e-3, 0.9, None),
-        ({**SHARED, "optimizer": "lion"}, 64, 2, 1e-3, 0.9, None),
+        (SHARED, 128, 0, 3, 3e-3, 0.9, 0.1, ONES),
+        (SHARED, 128, 0, 4, 3e-3, 0.95, 0.15, ONES),
+        ({**SHARED, "moments": "private"}, 128, 0, 4, 3e-3, 0.9, 0.1, ONES),
+        ({**SHARED, "beta1": 0.9, "nesterov": 0.0}, 128, 0, 4, 3e-3, 0.9, 0.0, ONES),
+        (SHARED, 512, 0, 2, 1.5e-3, 0.9, 0.1, ONES),
+        (SHARED, 128, 4096, 2, 6.5e-3, 0.9, 0.1, PIECES),
+        ({**SHARED, "embedding_lr": 3}, 128, 4096, 2, 6.5e-3, 0.9, 0.1, (3, 2.4, 1.5)),
+        (PREDICTED, 128, 0, 4, 3e-3, 0.95, 0.15, ONES),
+        (SYNC, 128, 320, 4, 6e-3, 0.75, 0.1, ONES),
+        (SYNC, 128, 4096, 4, 0.013, 0.75, 0.1, PIECES),
+        ({**SYNC, "lr": 0.1, "beta1": 0.5}, 128, 0, 4, 0.1, 0.5, 0.1, ONES),
+        ({**SYNC, "optimizer": "adamw"}, 512, 4096, 4, 1e-3, 0.9, None, ONES),
+        ({**SHARED, "optimizer": "lion"}, 64, 0, 2, 1e-3, 0.9, None, (None, None, None)),
     ],
 )
-def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
-    options, width, workers, lr, beta1, nesterov
+def test_what_is_left_open_follows_from_optimizer_model_and_strategy(
+    options, width, vocabulary, workers, lr, beta1, nesterov, factors
 ):
-    settled = optim.for_model(TrainConfig(**options), width, HIDDEN, workers)
+    config = TrainConfig(**options)
+    settled = optim.for_model(config, width, HIDDEN, workers, vocabulary=vocabulary)
     numbers = optim.open_numbers(settled)
     assert settled.top_lr == pytest.approx(lr)
     assert (numbers.get("beta1"), numbers.get("nesterov")) == (beta1, nesterov)
+    assert tuple(getattr(settled.optimizer, name, None) for name in FACTORS.values()) == factors
 
 
 def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
@@ -90,15 +99,8 @@ def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
     assert optim.build(chosen("adamw")) == AdamW(**MOMENTS)
 
 
-def test_the_second_moment_may_forget_by_tokens():
-    config = TrainConfig(optimizer="adamw", beta2_half_life=4096)
-    once, twice = (optim.build(config, tokens_per_step=n).beta2 for n in (512, 1024))
-    assert once**8 == pytest.approx(0.5)  # 8 steps are 4,096 tokens
-    assert twice == pytest.approx(once**2)
-
-
 OTHER = {
-    "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "rows": 2, "eps": 0.1,
+    "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "eps": 0.1,
     "rank": 2, "scale": 9.0, "moments": "shared", "beta2_half_life": 100,
     "every": 2, "device": "worker", **dict.fromkeys(FACTORS.values(), 3.0),
 }  # fmt: skip
@@ -133,23 +135,6 @@ def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(name, numbe
 
 
 # -- step sizes by group, and which matrices are hidden --------------------------------------------
-
-
-@each_of(
-    ("vocabulary", "workers", "strategy", "lr", "factors"),
-    [
-        (320, 4, "sync", 0.006, (1, 1, 1)),
-        (4096, 2, "hogwild", 0.0065, (12, 2.4, 1.5)),
-        (4096, 4, "sync", 0.013, (12, 2.4, 1.5)),
-    ],
-)
-def test_open_step_sizes_follow_from_the_vocabulary(vocabulary, workers, strategy, lr, factors):
-    config = TrainConfig(strategy=strategy)
-    settled = optim.for_model(config, 128, HIDDEN, workers, vocabulary=vocabulary)
-    assert settled.top_lr == pytest.approx(lr)
-    assert tuple(getattr(settled.optimizer, name) for name in FACTORS.values()) == factors
-    given = optim.for_model(replace(config, embedding_lr=3), 128, HIDDEN, 1, vocabulary=4096)
-    assert (given.optimizer.embedding_lr, given.optimizer.head_lr) == (3, 2.4)
 
 
 def test_a_tied_head_moves_with_the_smaller_factor():

@@ -145,31 +145,6 @@ def test_a_run_that_is_resumed_with_its_state_takes_the_same_steps(name):
     same_bits(where, whole)
 
 
-@each_of("name", [name for name in PLAIN if not name.endswith("shared")])
-def test_a_step_can_wait_in_the_worker(name):
-    rule, flat = PLAIN[name](weight_decay=DECAY), initial()
-    direct, pending = initial(), np.zeros_like(flat)
-    waiting = replace(target(rule, flat, "matrix"), pending=pending)
-    for place in (target(rule, direct, "matrix"), waiting):
-        rule.step(place, drawn(1), lr=LR, step=1)
-    np.testing.assert_array_equal(flat, initial())
-    np.testing.assert_array_equal(flat + pending, direct)
-
-
-SHRINKS = {"adan": 1 / 1.05, "soap": 1.0}
-"""What is not 1 - lr * decay: SOAP's first gradient moves no hidden matrix."""
-
-
-@each_plain
-def test_weight_decay_touches_only_its_group(name):
-    rule, flat = PLAIN[name](weight_decay=0.5), initial()
-    zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (MATRIX, BIAS)}
-    rule.step(target(rule, flat, "matrix"), zeros, lr=0.1, step=1)
-    expected = SHRINKS.get(name, 0.95) * parameter(initial(), MATRIX)
-    np.testing.assert_allclose(parameter(flat, MATRIX), expected, rtol=1e-6)
-    np.testing.assert_array_equal(parameter(flat, BIAS), parameter(initial(), BIAS))
-
-
 @each_of("name", ["muon", "soap", "apollo"])
 def test_a_gradient_of_rows_of_a_hidden_matrix_counts_as_zero_in_the_others(name):
     rows = Rows(np.array([1, 4], np.int32), drawn(3)["matrix"][:2])
@@ -304,29 +279,6 @@ def test_rows_equal_torchs_sparse_adam():
 
 
 # -- steps that are written in part, or in advance -------------------------------------------------
-
-NEUTRAL = {
-    "every element": lambda rule: Sparsified(rule, Selection("topk", 1.0)),
-    "never late": DelayFeedback,
-    "equal groups": lambda rule: Grouped(rule, {}),
-}
-
-
-@each_of(
-    ("name", "around"),
-    [
-        (name, around)
-        for name in ("sgd", "momentum", "adamw", "adamw-shared", "muon", "muon-shared")
-        for around in NEUTRAL
-        if not (name.endswith("shared") and around == "every element")  # written whole
-    ],
-)
-def test_a_wrapper_without_effect_takes_the_rules_own_steps_bit_for_bit(name, around):
-    own, where = trained(PLAIN[name]())
-    ours, other = trained(NEUTRAL[around](PLAIN[name]()))
-    np.testing.assert_array_equal(ours.view(np.uint32), own.view(np.uint32))
-    for segment, value in other.private.items():
-        np.testing.assert_array_equal(value, where.private.get(segment, np.zeros_like(value)))
 
 
 def test_what_was_written_and_what_waits_is_every_step_that_was_taken():

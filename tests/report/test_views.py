@@ -13,16 +13,20 @@ from rich.console import Console
 
 from mlxhog import cli
 from mlxhog.base.typed import fill
-from mlxhog.report.metrics import MachineReport, Progress
+from mlxhog.report.metrics import Activity, Doing, MachineReport, Progress
 from mlxhog.report.plain import PlainLines
 from mlxhog.report.record import RunRecord
-from mlxhog.report.shares import in_words, shares
-from mlxhog.report.terminal import LiveTable
-from mlxhog.report.views import observer
+from mlxhog.report.shares import PARTS, in_words, rows, shares
+from mlxhog.report.terminal import LiveTable, scale
+from mlxhog.report.views import StatusLine, observer
 from tests.pairs import each_of
-from tests.report.sample_run import event, lines, write_run
-from tests.report.test_shares import CPU, GPU
+from tests.report.sample_run import PROGRESS, WORKER, event, lines, write_run
 
+CPU = {
+    "read_s": 1.0, "compute_s": 80.0, "forward_s": 30.0, "apply_s": 10.0, "optimizer_s": 6.0,
+    "wait_s": 7.0, "other_s": 2.0,
+}  # fmt: skip
+GPU = {**CPU, "forward_s": 0.0, "compute_s": 180.0}
 HOSTILE = "The \x1b[2J Congress [bold]of[/bold] <b>the</b>\nStates"
 MACHINES = tuple(
     MachineReport(name=name, state=state, tokens=300_000, rounds=12, seen_s=90.0, is_own=is_own)
@@ -118,7 +122,7 @@ STATE = ("400", "25.6k", "1.565", "1.677", "torch:cpu", "Congress [bold]of[/bold
 CLUSTER = ("studio (2)", "air", "away, 300k tokens in 12 rounds, seen 1 min 30 s ago")
 TABLE = ("studio (this one)", "staleness mean / max", "1.0 / 3", "arena", "uniform", "8.00")
 EVENTS = ("died (SIGKILL) and is being replaced",)
-PARTS = [", ".join(in_words(shares(some))) for some in ([CPU, GPU], [CPU], [GPU])]
+SHARES = [", ".join(in_words(shares(some))) for some in ([CPU, GPU], [CPU], [GPU])]
 
 
 @each_of(
@@ -131,7 +135,7 @@ PARTS = [", ".join(in_words(shares(some))) for some in ([CPU, GPU], [CPU], [GPU]
             *STATE[:-1], *CLUSTER, *EVENTS, "done: 400 steps", "run: ",
         )),
         (lambda record: said(record, "show"), (
-            *STATE[:-1], *CLUSTER[1:], *PARTS, "first step after 3.2 s",
+            *STATE[:-1], *CLUSTER[1:], *SHARES, "first step after 3.2 s",
         )),
         (page, (
             *STATE, *CLUSTER[1:], *EVENTS, "linux x86_64", "checkpoints/step-00000040",
@@ -164,3 +168,76 @@ def test_json_has_the_same_numbers(record):
     expected = {"all workers": [CPU, GPU], "1 torch:cpu": [CPU], "2 torch:cpu": [GPU]}
     assert facts["shares"] == {name: shares(some) for name, some in expected.items()}
     assert facts["first_step_s"] == 3.25
+
+
+def test_every_second_of_a_step_belongs_to_one_part():
+    assert shares([CPU]) == {
+        "forward": 0.3, "backward": 0.5, "optimizer": 0.06, "read": 0.01, "write": 0.04,
+        "wait": 0.07, "other": 0.02,
+    }  # fmt: skip
+    assert shares([GPU])["gradient"] == 0.9  # whose passes are computed at once
+    assert list(shares([CPU, GPU])) == list(PARTS)
+    assert sum(shares([CPU, GPU]).values()) == pytest.approx(1.0, abs=1e-3)
+    assert (shares([{}]), shares([{}, CPU])) == ({}, shares([CPU]))  # no recorded parts
+    table = rows({"all": shares([CPU, GPU]), "1 torch:cpu": shares([CPU]), "none": {}})
+    assert [row[:3] for row in table[::2]] == [["", *PARTS[:2]], ["1 torch:cpu", "30 %", "50 %"]]
+
+
+# -- terminals and pipes --------------------------------------------------------------------------
+
+
+@each_of(
+    ("value", "left", "right"),
+    [(6.0, "uniform", "unigram"), (3.0, "bigram", "gzip"), (1.6, "xz", "")],
+)
+def test_the_scale_marks_a_value_between_its_neighbours(value, left, right):
+    names, axis, _ = scale(value)
+    assert axis.index("o") > names.index(left)
+    assert not right or axis.index("o") < names.index(right)
+    for odd in (None, 0.1, 8.0, 99.0, float("nan"), float("inf")):
+        assert all(len(line) <= 64 for line in scale(odd))
+
+
+def test_plain_lines_come_at_most_every_interval_and_messages_and_activities_once():
+    seconds = iter(float(t) for t in range(1000))
+    stream = io.StringIO()
+    words = "strategy hogwild: " + "a gradient takes the workers 99.1 ms; " * 5
+    many = tuple(replace(WORKER, slot=k) for k in range(1, 65))
+    with PlainLines(stream, every_s=10.0, clock=lambda: next(seconds)) as view:
+        for k in range(6):
+            message = None if k else words
+            view(replace(PROGRESS, step=640 + k, message=message, sample="word " * 80))
+        for percent in range(101):
+            view(replace(PROGRESS, doing=Doing(Activity.EVALUATING, percent)))
+        view(replace(PROGRESS, doing=Doing(Activity.SAMPLING)))
+        for k in range(20):
+            view(replace(PROGRESS, step=700 + k, workers=many))
+    text = stream.getvalue()
+    flat = " ".join(text.split())
+    assert [flat.count(one) for one in (words.strip(), "sample: word word", "step 640")] == [1] * 3
+    assert "[1 mlx:cpu running 352 steps 17.2k tok/s staleness 1.1]" in flat
+    assert "64 workers: 64 running" in flat
+    evaluations = [line for line in text.split("\n") if line.startswith("evaluating")]
+    assert evaluations[0] == "evaluating 0 %"
+    assert 8 <= len(evaluations) <= 12
+    assert "\nsampling\n" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_terminal_has_a_table_a_pipe_lines_and_quiet_is_quiet():
+    for stream, term, view in (
+        (Terminal(), "xterm", LiveTable), (Terminal(), "dumb", PlainLines),
+        (io.StringIO(), "xterm", PlainLines),
+    ):  # fmt: skip
+        assert isinstance(observer(stream, environ={"TERM": term}), view)
+        with observer(stream, quiet=True, environ={}) as quiet:
+            quiet(replace(PROGRESS, message="worker 2 restarted", sample="The people"))
+        assert stream.getvalue() == ""
+
+
+def test_a_line_that_stays_is_printed_beside_the_one_that_changes():
+    stream = Terminal()
+    with StatusLine(stream, quiet=False) as line:
+        line("pair [1]", "scoring both")
+        line.tell("pair [1]: A 2.1  B 2.2")
+    assert stream.getvalue().count("pair [1]: A 2.1  B 2.2\n") == 1

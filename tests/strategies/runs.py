@@ -1,8 +1,9 @@
 """Strategies in one process: an arena, workers, and gradients that a test can foresee."""
 
 import time
+from contextlib import contextmanager
 from functools import cache
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 
@@ -92,6 +93,14 @@ def context(arena, slot, of, *, steps=10, optimizer=None, **more):
 def worker(arena, slot, of, **more):
     """One worker of a strategy."""
     return of.worker(context(arena, slot, of, **more))
+
+
+@contextmanager
+def team(name="hogwild", n=2, params=W, *, rule=None, layout=MappingProxyType({}), **options):
+    """An arena, its strategy, and its workers."""
+    of = strategy(name, n, **options)
+    with new_arena(of, params, **layout) as arena:
+        yield arena, of, *(worker(arena, k + 1, of, optimizer=rule) for k in range(n))
 
 
 def full(arena, value):

@@ -14,7 +14,7 @@ from mlxhog.strategies.delays import late_factor, speed_factor
 from mlxhog.strategies.in_order import Course
 from mlxhog.strategies.look_ahead import Reader, record
 from tests.pairs import each_of
-from tests.strategies.runs import LR, begin_step, config, first, new_arena, step, strategy
+from tests.strategies.runs import LR, begin_step, config, first, new_arena, step, strategy, team
 from tests.strategies.runs import worker as one_of
 
 
@@ -125,9 +125,8 @@ def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_diverg
 
 def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness():
     """Each worker has read before the other wrote: F = 1/2, 3/4, ... of its last step."""
-    of, rule = strategy(delay_feedback=True), DelayFeedback(SGD(weight_decay=0.0))
-    with new_arena(of, private=(FEEDBACK,)) as arena:
-        workers = [one_of(arena, slot, of, optimizer=rule) for slot in (1, 2)]
+    rule, layout = DelayFeedback(SGD(weight_decay=0.0)), {"private": (FEEDBACK,)}
+    with team(rule=rule, layout=layout, delay_feedback=True) as (arena, _, *workers):
         take(workers[0], gradient=4.0)
         assert arena.param("w").tolist() == [-LR * 4] * 4  # no update came between
         take(workers[1], gradient=4.0, others=3)
@@ -264,9 +263,8 @@ def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(recording):
 
 
 def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others():
-    of = strategy("round_robin", 3, predict="last", **SHARED)
-    with new_arena(of) as arena:
-        step(one_of(arena, 1, of), -2.0)
+    with team("round_robin", 3, predict="last", **SHARED) as (arena, _, one, *_):
+        step(one, -2.0)
         moved = 2.0 * LR
         assert first(arena, "turns.after.1") == moved + 2 * (moved + 0.5 * moved)
 

@@ -27,9 +27,13 @@ def arena():
         yield arena
 
 
-def worker(arena, slot, rotate_every, **more):
-    of = disjoint(rotate_every=rotate_every, **more)
-    return one_of(arena, slot, of, steps=10_000, model=MODEL)
+@pytest.fixture(autouse=True)
+def _turns(monkeypatch):
+    monkeypatch.setattr("mlxhog.strategies.disjoint.ROTATE_EVERY", 2)
+
+
+def worker(arena, slot, **more):
+    return one_of(arena, slot, disjoint(**more), steps=10_000, model=MODEL)
 
 
 def ones(arena):
@@ -52,14 +56,14 @@ def test_an_optimizer_that_begins_anew_counts_its_steps_anew(arena, reset, count
 
 
 def test_a_worker_writes_its_own_blocks_alone_visits_all_and_leaves_the_last_to_its_heir(arena):
-    alone = worker(arena, 1, rotate_every=2)
+    alone = worker(arena, 1)
     written = [take_step(alone) for _ in range(8)]
     assert written[0::2] == written[1::2]  # two steps in each place
     visited = written[0::2]
     assert len(set(visited)) == 4
     assert sorted(name for part in visited for name in part) == sorted(arena.layout.slots)
     arena.workers.mark_dead(1)
-    assert take_step(worker(arena, 1, rotate_every=2)) == visited[-1]
+    assert take_step(worker(arena, 1)) == visited[-1]
 
 
 def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
@@ -74,7 +78,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
             mine.write(grads, lease, samples=1)
             steps.append((begin, monotonic_ns(), slot, params))
 
-    workers = {k + 1: worker(arena, k + 1, rotate_every=1 + k) for k in range(WORKERS)}
+    workers = {k + 1: worker(arena, k + 1) for k in range(WORKERS)}
     in_threads(lambda slot: train(slot, workers[slot]), workers)
     assert len(steps) == 60 * WORKERS
     side_by_side = [
@@ -88,7 +92,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
 
 
 def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena):
-    written = take_step(worker(arena, 1, rotate_every=9, clip=1.0))
+    written = take_step(worker(arena, 1, clip=1.0))
     step = np.concatenate([arena.param(name).reshape(-1) for name in written])
     np.testing.assert_allclose(np.linalg.norm(step), 0.5, rtol=1e-4)  # lr times the largest norm
 

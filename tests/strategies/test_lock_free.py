@@ -23,12 +23,12 @@ from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.runs import (
     LR,
     begin_step,
-    context,
     end_step,
     first,
     new_arena,
     step,
     strategy,
+    team,
     worker,
 )
 from tests.threads import begin, join, wait_until
@@ -38,9 +38,7 @@ from tests.threads import begin, join, wait_until
 
 @each_of("name", ["hogwild", "async_ps"])
 def test_staleness_is_the_updates_between_a_read_and_its_write(name):
-    of = strategy(name)
-    with new_arena(of) as arena:
-        slow, other = worker(arena, 1, of), worker(arena, 2, of)
+    with team(name) as (arena, _, slow, other):
         step(other)
         lease = begin_step(slow)
         step(other)
@@ -54,9 +52,7 @@ def test_staleness_is_the_updates_between_a_read_and_its_write(name):
 @each_of("value", [np.inf, np.nan])
 @each_of("name", ["hogwild", "async_ps"])
 def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(name, value):
-    of = strategy(name)
-    with new_arena(of) as arena:
-        one = worker(arena, 1, of)
+    with team(name) as (arena, of, one, _):
         assert not step(one, value).applied
         counts = arena.counters.load("version"), one.context.entry.opt_step, first(arena)
         assert counts == (0, 0, 0.0)
@@ -66,9 +62,8 @@ def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(name, val
 
 
 def test_with_overlap_rules_of_late_gradients_count_the_workers_own_step_too():
-    of = strategy(overlap=True, staleness_lr="delay_adaptive")
-    with new_arena(of) as arena:
-        late = Delays(context(arena, 1, of))
+    with team(overlap=True, staleness_lr="delay_adaptive") as (_, _, one, _):
+        late = Delays(one.context)
         assert [late.rate(1.0, staleness) for staleness in (0, 2, 4)] == [1.0, 1.0, 0.5]
 
 
@@ -169,9 +164,7 @@ def step_on(one, grads=TOUCHED):
 
 @pytest.mark.parametrize("name", ["locked", "aig"])
 def test_another_waits_until_the_step_is_over(name):
-    of = strategy(name)
-    with new_arena(of, BLOCKS) as arena:
-        one, other = worker(arena, 1, of), worker(arena, 2, of)
+    with team(name, params=BLOCKS) as (arena, _, one, other):
         if name == "locked":
             locks, word = one._lock, 0
         else:
@@ -191,8 +184,7 @@ def test_another_waits_until_the_step_is_over(name):
 
 
 def test_locks_are_those_of_the_blocks_that_a_gradient_touches():
-    of = strategy("aig")
-    with new_arena(of, BLOCKS) as arena:
+    with team("aig", params=BLOCKS) as (arena, _, _, other):
         rows, dense = arena.layout.slots["rows"], arena.layout.slots["w"]
         of_rows = Rows(np.array([3, 1, 3], np.int32), np.ones((3, 2), np.float32))
         assert (lock_words(rows, of_rows) - rows.row_word0).tolist() == [1, 3]
@@ -203,7 +195,7 @@ def test_locks_are_those_of_the_blocks_that_a_gradient_touches():
         assert lock_words(dense, TOUCHED["w"]).tolist() == whole
         arena.locks(1).acquire(rows.row_word0)
         free = Rows(np.array([4], np.int32), np.ones((1, 2), np.float32))
-        step_on(worker(arena, 2, of), {"rows": free})  # it does not wait for another row
+        step_on(other, {"rows": free})  # it does not wait for another row
         assert arena.param("rows")[4].tolist() == [-LR, -LR]
 
 
@@ -211,10 +203,8 @@ def test_locks_are_those_of_the_blocks_that_a_gradient_touches():
 
 
 def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival():
-    of, rule = strategy("async_ps"), AdamW(weight_decay=0.0)
-    with new_arena(of, private=("m", "v")) as several, new_arena(of, private=("m", "v")) as alone:
-        workers = [worker(several, slot, of, optimizer=rule) for slot in (1, 2)]
-        one = worker(alone, 1, of, optimizer=rule)
+    make = partial(team, "async_ps", rule=AdamW(weight_decay=0.0), layout={"private": ("m", "v")})
+    with make() as (several, _, *workers), make() as (alone, _, one, _):
         for k in range(6):
             step(workers[k % 2], float(k - 2))
             step(one, float(k - 2))
@@ -298,9 +288,8 @@ def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
 
 @each_of("rule", ["delay_adaptive", "drop", "drop:1"])
 def test_rules_of_late_gradients_count_the_simulated_workers(rule):
-    of = strategy("sim", 1, sim_staleness="fixed:3", staleness_lr=rule)  # of four workers
-    with new_arena(of) as arena:
-        one = worker(arena, 1, of)
+    four = {"sim_staleness": "fixed:3", "staleness_lr": rule}
+    with team("sim", 1, **four) as (arena, of, one):
         outcomes = [step(one) for _ in range(4)]
         assert [outcome.staleness for outcome in outcomes] == [0, 1, 2, 2 if ":" in rule else 3]
         assert arena.counters.load("version") == (2 if ":" in rule else 4)

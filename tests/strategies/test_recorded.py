@@ -7,20 +7,12 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import event_log
-from mlxhog.arena.event_log import Begin, Died, Step, Torn
+from mlxhog.arena.event_log import Begin, Step, Torn
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Muon, Use
 from mlxhog.optim.gradients import Rows
-from mlxhog.strategies.recorded import (
-    NEXT,
-    Book,
-    Mismatch,
-    guarded,
-    private_floats,
-    settle,
-)
-from tests.strategies.deaths import FOLDERS, dies, places
-from tests.strategies.deaths import Died as Killed
+from mlxhog.strategies.recorded import NEXT, Book, Mismatch, guarded, private_names, settle
+from tests.strategies.deaths import FOLDERS, Died, dies, places
 from tests.strategies.runs import begin_step, new_arena, strategy, worker
 from tests.threads import in_threads
 
@@ -174,7 +166,7 @@ def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_fo
 @every_kind
 def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_bit(runs, tmp_path):
     """In its second step, while the other worker goes on."""
-    died = set[type]()
+    torn = 0
     (kind,) = [k for k, (p, make) in KINDS.items() if p == runs.prediction and make is runs.make]
     folders = (*FOLDERS, event_log.__file__)
 
@@ -189,16 +181,16 @@ def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_b
         each = Runs(kind, tmp_path / str(k), runs.stack)
         arena, victim, other, held = victim_in(each)
         assert dies(lambda one=victim: write(one, begin_step(one)), place, folders=folders)
-        settle(arena, each.directory, 1, died=True)
+        settle(arena, each.directory, 1)
         arena.workers.mark_dead(1)
         victim.context.ledger.reap(victim.context.owner)
         write(other, held)
         heir = each.worker(arena, 1)
         write(heir, begin_step(heir))
         write(other, begin_step(other))
-        died |= {type(record) for record in each.log(1)}
+        torn += any(isinstance(record, Torn) for record in each.log(1))
         assert_same(arena, replayed(each))
-    assert {Torn, Died} <= died
+    assert torn > 9
 
 
 @pytest.mark.parametrize("runs", ["shared Muon, last", "private moments, own"], indirect=True)
@@ -209,8 +201,8 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
     write(other, begin_step(other))
     book = Book(arena, 1)
     with (  # as far as memory goes it dies right there
-        mock.patch.object(event_log, "append", side_effect=Killed),
-        pytest.raises(Killed),
+        mock.patch.object(event_log, "append", side_effect=Died),
+        pytest.raises(Died),
     ):
         write(victim, lease)
     word, _ = book.last
@@ -218,9 +210,10 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
     arena.segment("locks")[word] = victim._locks.word
     begin, end = guarded(arena.layout, word)[-1]
     arena.params[begin + (end - begin) // 2 : end] += 1.0  # the rest of it was not written so
-    for private in private_floats(arena, 1):
+    for name in private_names(arena.layout, 1):
+        private = arena.segment(name)
         private[: private.size // 2] *= 2.0
-    settle(arena, runs.directory, 1, died=True)
+    settle(arena, runs.directory, 1)
     assert not arena.segment("locks").any()
     arena.workers.mark_dead(1)
     write(other, begin_step(other))
@@ -233,29 +226,11 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
 
 
 @one_kind
-def test_another_gradient_is_named_by_its_norm(runs):
-    run_interleaved(runs)
-    change(runs, 1, lambda step: replace_norm(step, 3.5))
-    with pytest.raises(Mismatch, match="its gradient has norm .* recorded was 3.5"):
-        replayed(runs)
-
-
-@one_kind
 def test_accesses_that_contradict_each_other_are_an_error_and_no_deadlock(runs):
     run_interleaved(runs)
-    change(runs, 1, lambda step: step.accesses.__setitem__(slice(None), 0), which=-1)
+    records = runs.log(1)
+    records[-1].accesses[:] = 0
+    path = event_log.worker_path(runs.directory, 1)
+    path.write_bytes(b"".join(map(event_log.encode, records)))
     with pytest.raises(Mismatch, match="is over: it is at"):
         replayed(runs)
-
-
-def replace_norm(step, norm):
-    object.__setattr__(step, "numbers", step.numbers._replace(norm=norm))
-
-
-def change(runs, slot, edit, which=2):
-    """Write a log again, one of its steps edited."""
-    records = runs.log(slot)
-    steps = [record for record in records if isinstance(record, Step)]
-    edit(steps[which])
-    path = event_log.worker_path(runs.directory, slot)
-    path.write_bytes(b"".join(map(event_log.encode, records)))

@@ -16,6 +16,7 @@ from mlxhog.optim import AdamW, Muon, Use
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies import Idle, Lease, division
 from tests.pairs import each_of
+from tests.strategies import runs
 from tests.strategies.runs import (
     LR,
     Run,
@@ -200,9 +201,12 @@ def test_the_replacement_of_a_dead_worker_computes_the_same_sequences(by_speed):
 def test_a_worker_without_a_sequence_gets_one_again(by_speed):
     of, arena, _ = by_speed
     note_speeds(of.words(arena), 1.0, 9.0)
-    shares, count = division.SharesBySpeed(of.words(arena), 2, EACH), 0
-    while shares.counts()[1] == 0:
+    words, count = of.words(arena), 0
+    shares = division.SharesBySpeed(words, 2, EACH)
+    shares.publish()
+    while words["sequences", 1] == 0:
         shares.note(1, samples=0, took_ns=0)
+        shares.publish()
         count += 1
     assert 5 < count < 100
 
@@ -241,22 +245,6 @@ def test_parameters_are_divided_by_what_their_steps_cost(model, workers, kind):
 W = {"w": ParamSpec("w", (3000,), "zeros")}  # every worker averages a part of it
 
 
-def test_the_outer_step_is_that_of_torch_sgd_with_nesterov():
-    import torch
-
-    run = Run(strategy("diloco", average_every=1), W, of_both, 8)
-    run.finish()
-    theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    outer = torch.optim.SGD([theta], lr=0.7, momentum=0.9, nesterov=True)
-    for round_ in range(4):
-        at = theta.item()
-        own = [at - LR * of_both(2 * round_ + rank, at) for rank in (0, 1)]
-        theta.grad = theta.detach() - sum(own) / 2
-        outer.step()
-    assert run.model()["w"] == pytest.approx(theta.item(), rel=1e-6)
-    run.arena.close()
-
-
 def take(one):
     """A step by the gradient of a lease's batch."""
     lease = begin_step(one)
@@ -264,10 +252,9 @@ def take(one):
 
 
 def test_workers_of_one_replica_train_the_same_copy():
-    of = strategy("diloco", 4, replicas=2, average_every=1)
-    with new_arena(of) as arena:
-        for slot in (1, 2, 3, 4):
-            take(worker(arena, slot, of, steps=4))
+    with runs.team("diloco", 4, replicas=2, average_every=1) as (arena, of, *workers):
+        for each in workers:
+            take(each)
         one, other = (first(arena, name) for name in of.replica_segments())
         # gradients 1 and 2 at 0 and -0.5; 3 and 4 likewise: the second sees the first's step
         assert one == pytest.approx(-LR * (1 + 2 - 0.25 * LR))
@@ -277,9 +264,8 @@ def test_workers_of_one_replica_train_the_same_copy():
 
 
 def test_the_model_is_the_average_and_each_copy_can_be_evaluated_in_its_place():
-    of = strategy("avg_runs")
-    with new_arena(of) as arena:
-        take(worker(arena, 1, of))
+    with runs.team("avg_runs") as (arena, of, one, _):
+        take(one)
         for name, value in zip(of.own_copies(), (1.0, 3.0), strict=True):
             arena.segment(name)[...] = value
         arena.probe[...] = 7.0

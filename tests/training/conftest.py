@@ -13,6 +13,20 @@ def _observed_often(monkeypatch):
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
 
 
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """The run with these options, which is trained once."""
+    folder, results = tmp_path_factory.mktemp("runs"), {}
+
+    def of(options):
+        key = str(sorted(options.items()))
+        if key not in results:
+            results[key] = train(small_config(folder, **options), observer=None)
+        return results[key]
+
+    return of
+
+
 class Deadly(runs.Training):
     """Kills workers of a run at moments: a command, or a step, a pause, a "choice" and its "end".
 

@@ -10,7 +10,6 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.options import options, to_flag
-from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
 from mlxhog.training.plan import make_plan
 from mlxhog.training.session import Session
@@ -57,16 +56,6 @@ def let_no_worker_finish(monkeypatch):
     monkeypatch.setattr(Session, "_rests", lambda self, seat: False)
 
 
-def end_the_time_when(monkeypatch, is_over):
-    """Let the time budgets of a test's runs be used up when this holds, however fast they are."""
-    seconds = Monitor.seconds
-
-    def longer(monitor):
-        return seconds(monitor) + (monitor.budget.seconds or 0.0) * is_over()
-
-    monkeypatch.setattr(Monitor, "seconds", longer)
-
-
 def small_config(tmp_path, **options):
     """A configuration whose run takes a second or two, in its own folders."""
     model = tmp_path / "small.yaml"
@@ -100,7 +89,6 @@ def small_config(tmp_path, **options):
 
 
 def flags(config):
-    """The command-line words for this configuration."""
     return [
         f"{to_flag(name)}={spec.spell(getattr(config, name))}"
         for name, spec in options(TrainConfig).items()
@@ -109,12 +97,10 @@ def flags(config):
 
 
 def checkpoint_of(result):
-    """The last checkpoint of a result's run."""
     return checkpoint.load(Path(str(result.checkpoint)))
 
 
 def parameters(result):
-    """The final parameters of a run."""
     return {name: np.array(value) for name, value in checkpoint_of(result).params.items()}
 
 
@@ -128,7 +114,6 @@ def filled(config):
 
 
 def largest_difference(a, b):
-    """The largest absolute difference over all parameters."""
     assert a.keys() == b.keys()
     return max(float(np.abs(a[name] - b[name]).max()) for name in a)
 

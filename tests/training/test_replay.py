@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -65,25 +66,18 @@ def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_first_difference_is_named_by_worker_step_and_stripe(copy, capsys):
+def test_the_first_difference_is_named_by_worker_and_step(copy, capsys):
     path = event_log.worker_path(copy, 2)
     records = list(event_log.read(path))
     steps = [record for record in records if isinstance(record, Step)]
-    steps[10].sums[1] ^= 1
+    records[records.index(steps[10])] = replace(
+        steps[10], numbers=steps[10].numbers._replace(norm=3.5)
+    )
     path.write_bytes(b"".join(map(event_log.encode, records)))
     assert main(["replay", str(copy)]) == 1
     shown = capsys.readouterr().out
     assert "differs first at worker 2 (mlx:cpu), its step 11" in shown
-    assert "other weights in stripe 1 (" in shown
-
-
-@pytest.mark.slow
-def test_a_log_without_its_end_leaves_the_others_waiting_and_that_is_said(copy, monkeypatch):
-    path = event_log.worker_path(copy, 2)
-    path.write_bytes(b"".join(map(event_log.encode, list(event_log.read(path))[:6])))
-    monkeypatch.setattr(replay, "STUCK_S", 0.5)
-    difference = replay.replay(Run(copy)).difference
-    assert "the logs do not fit together: all wait, worker 1 (mlx:cpu) at stripe" in difference
+    assert "recorded was 3.5" in shown
 
 
 def cut(path):
@@ -102,7 +96,6 @@ def header(directory, **values):
         (lambda run: shutil.rmtree(run / "replay"), RunError, "was not recorded; record one with"),
         (lambda run: (run / "replay" / "end.json").unlink(), RunError, "has no end"),
         (lambda run: cut(event_log.worker_path(run, 1)), RunError, "is cut or damaged: its"),
-        (lambda run: header(run, format=99), RunError, "expected a log of format 2"),
         (lambda run: header(run, layout_sha256="0"), CheckpointError, "another layout"),
         (lambda run: header(run, tokens_sha256="0" * 64), DataError, "other text|digest 0000"),
         (lambda run: header(run, initial_sha256={"params": ""}), CheckpointError, "began with"),

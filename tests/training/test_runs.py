@@ -16,10 +16,9 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.data import conversations
+from mlxhog.data.texts import package_file
 from mlxhog.models import families
 from mlxhog.optim import Muon
-from mlxhog.report.record import RunRecord
-from mlxhog.report.run_page import tiles
 from mlxhog.training.plan import make_plan
 from tests.training.small import (
     Messages,
@@ -79,19 +78,6 @@ def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(t
     assert plan.config.lr == Muon().rates(32).lr  # its embedding is trained
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint_of(second).path)
     assert model.get_input_embeddings().weight.shape == (4096, 32)
-
-
-@pytest.mark.slow
-def test_a_run_is_reported_beside_counts_of_the_same_text(tmp_path, capsys):
-    result = train(small_config(tmp_path, eval_every=10))
-    assert result.counts_bits_per_byte < result.val_bits_per_byte
-    line = f"{result.counts_bits_per_byte:.3f}: this network does not beat them"
-    assert f"counts of 7 bytes, without a network, have {line}" in summary(result)
-    assert main(["show", result.run]) == 0
-    assert line in " ".join(capsys.readouterr().out.split())
-    run = Run(Path(result.run))
-    assert f"counts {result.counts_bits_per_byte:.3f}" in str(tiles(RunRecord(run)))
-    assert run.read_metrics()[-1]["marks"]["counts"] == result.counts_bits_per_byte
 
 
 @pytest.mark.slow
@@ -173,7 +159,6 @@ def test_every_strategy_learns_completions(tmp_path, options):
     result = train(config)
     assert (result.status, result.steps) == ("done", 60)
     assert result.val_of_completions
-    assert result.val_bits_per_byte is not None
     assert result.val_bits_per_byte < 4.0  # of 8 at the start
     assert "bits per byte of completions" in summary(result)
 
@@ -194,9 +179,7 @@ def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path):
 @pytest.mark.slow
 def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path):
     plan = make_plan(config_of(tmp_path, steps=None, tokens=5000))
-    train_file, _ = plan.data.open(32)
-    rows = train_file.rows(32)
-    assert rows is not None
+    rows = plan.data.open(32)[0].rows(32)
     assert plan.budget.tokens is None
     assert plan.budget.steps == pytest.approx(5000 / (2 * rows.length.mean()), abs=1)
     counted = train(config_of(tmp_path, steps=None, tokens=5000))
@@ -225,7 +208,7 @@ def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path)
             )
             assert text == " one"
     template = (tmp_path / result.run / "model" / "chat_template.jinja").read_text()
-    assert template == conversations.TEMPLATE
+    assert template == package_file("chat_template.jinja").decode()
 
 
 @pytest.mark.slow
@@ -241,3 +224,5 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path
     assert result.lost_update_rate == 0.0  # lossless is the default
     # words of five letters and spaces: far below the 8 bits of a uniform guess
     assert result.val_bits_per_byte < 3.0
+    marks = Run(Path(result.run)).read_metrics()[-1]["marks"]
+    assert 0 < result.counts_bits_per_byte == marks["counts"]

@@ -18,7 +18,6 @@ RUNS = {
     "hogwild": {"optimizer": "adan"},
     "sparse": {
         "strategy": "hogwild", "sparsify": "topk:0.05", "sampled_head": 40, "blocks": "disjoint",
-        "rotate_every": 3,
     },
     "locked": {"optimizer": "apollo", "projection_every": 7},
     "async_ps": {"optimizer": "adamw"},
@@ -36,35 +35,22 @@ RUNS = {
 STEPS = 32
 
 
-def config_of(folder, strategy, **options):
+def options_of(strategy):
     chosen = RUNS[strategy] if "schedule" in RUNS[strategy] else RUNS[strategy] | CONSTANT
     tables = {} if strategy == "sim" else {"set": SET}
-    own = {"strategy": strategy, "steps": STEPS, **tables, **chosen}
-    return small_config(folder, **{**own, **options})
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a strategy, and its run from the first to the last step."""
-    runs = {}
-
-    def of(strategy):
-        if strategy not in runs:
-            folder = tmp_path_factory.mktemp(strategy)
-            runs[strategy] = folder, train(config_of(folder, strategy))
-        return runs[strategy]
-
-    return of
+    return {"strategy": strategy, "steps": STEPS, **tables, **chosen}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", RUNS)
 def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_that_is_not(
-    whole, strategy
+    run_of, tmp_path, strategy
 ):
-    folder, result = whole(strategy)
-    first = train(config_of(folder, strategy, steps=17, save_every=9, eval_every=7))
-    second = train(config_of(folder, strategy, steps=STEPS - 17, resume=first.run))
+    options, result = options_of(strategy), run_of(options_of(strategy))
+    saves = {"steps": 17, "save_every": 9, "eval_every": 7}
+    first = train(small_config(tmp_path, **options | saves))
+    rest = {"steps": STEPS - 17, "resume": first.run}
+    second = train(small_config(tmp_path, **options | rest))
     assert (second.run, second.steps) == (first.run, STEPS)
     assert identical(parameters(second), parameters(result))
     ours, theirs = checkpoint_of(second).optimizer, checkpoint_of(result).optimizer
@@ -80,9 +66,9 @@ def counts(result):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sync", "round_robin", "local_sgd", "scaffold"])
-def test_a_death_changes_no_bit(whole, strategy):
-    folder, result = whole(strategy)
-    killed = train_and_kill(config_of(folder, strategy, slow="0=3,1=3"))
+def test_a_death_changes_no_bit(run_of, tmp_path, strategy):
+    result = run_of(options_of(strategy))
+    killed = train_and_kill(small_config(tmp_path, slow="0=3,1=3", **options_of(strategy)))
     if not killed.torn:  # a step that its worker died in may be half added
         assert identical(parameters(killed), parameters(result))
     assert counts(killed) == counts(result)

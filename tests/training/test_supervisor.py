@@ -19,7 +19,6 @@ POLL_S = 0.05
 
 
 def a_process(**_):
-    """A fake of a worker's process."""
     process = mock.Mock(sentinel=0, pid=0, exitcode=None)
     process.is_alive = lambda: process.exitcode is None
     process.kill = lambda: setattr(process, "exitcode", -9)
@@ -27,8 +26,6 @@ def a_process(**_):
 
 
 class Clock:
-    """A fake of the machine's clock."""
-
     def __init__(self, monkeypatch):
         self.ns = 10**12
         monkeypatch.setattr(process, "monotonic_ns", lambda: self.ns)
@@ -71,15 +68,13 @@ def session(clock, tmp_path, monkeypatch):
 
 
 def run(session, phase=Phase.COMPUTE):
-    """Let every worker be up."""
     for seat in session.seats:
         session.entry(seat).state = State.RUNNING
         session.entry(seat).beat(phase)
 
 
-def die(session):
-    """Let the first worker die, and the supervisor see it."""
-    session.pool[1].kill()
+def die(session, slot=1):
+    session.pool[slot].kill()
     session.poll()
 
 
@@ -96,15 +91,11 @@ def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(session, clock):
 def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(session):
     run(session)
     silent, other = session.seats
-    for _ in range(round(0.9 * TIMEOUT_S / POLL_S)):
-        session.entry(other).beat()
-        session.poll()
-    assert session.restarts == 0
-    for _ in range(round(0.2 * TIMEOUT_S / POLL_S)):
-        session.entry(other).beat()
-        session.poll()
-    assert session.restarts == 1
-    assert session.entry(silent).restarts == 1
+    for part, restarts in ((0.9, 0), (0.2, 1)):
+        for _ in range(round(part * TIMEOUT_S / POLL_S)):
+            session.entry(other).beat()
+            session.poll()
+        assert session.restarts == session.entry(silent).restarts == restarts
     assert "no sign of life for 60 s" in session.messages[0]
 
 
@@ -152,8 +143,7 @@ def test_a_joined_worker_counts_until_it_has_left(session):
     session.leave(3)
     session.poll()
     assert live(session) == 3  # its step is under way
-    session.pool[3].kill()
-    session.poll()
+    die(session, 3)
     assert (live(session), session.restarts, session.removed) == (2, 0, 1)
     assert session.arena.workers.entry(3).state == State.FREE
     assert session.free_slots() == [4, 3]  # the unused one comes first
@@ -182,7 +172,6 @@ def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(session
     session.messages.clear()
     for _ in range(6):
         run(session)
-        session.pool[slot].kill()
-        session.poll()
+        die(session, slot)
     assert "died 6 times" in session.messages[-1]
     assert (live(session), len(session.seats)) == (2, 2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlxhog import load, train
+from mlxhog import train
 from mlxhog.errors import CheckpointError
 from mlxhog.optim.tables import NORM
 from mlxhog.training.plan import make_plan
@@ -28,8 +28,6 @@ def test_tables_learn_what_the_last_ids_say(tmp_path):
     result = train(with_tables(tmp_path, **options))
     assert touched(result) == {"ngrams.table_2", "ngrams.table_3", "ngrams.table_4"}
     assert all(checkpoint_of(result).optimizer[f"{NORM}.1/{name}"] > 0 for name in touched(result))
-    assert result.val_bits_per_byte is not None
-    assert plain.val_bits_per_byte is not None
     assert result.val_bits_per_byte < plain.val_bits_per_byte - 0.5
 
 
@@ -41,7 +39,6 @@ def test_tables_learn_what_the_last_ids_say(tmp_path):
         {"strategy": "sync", "backup_workers": 1},
         {"strategy": "locked"},
         {"strategy": "aig"},
-        {"strategy": "ssp"},
         {"strategy": "fedprox", "prox": "decoupled", "average_every": 4},
         {"strategy": "diloco", "replicas": 1, "average_every": 4},
         {"blocks": "disjoint"},
@@ -62,36 +59,22 @@ def test_strategies_and_optimizers_carry_tables(tmp_path, options):
 
 @pytest.mark.slow
 def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(tmp_path):
-    plain = train(small_config(tmp_path, steps=2))
-    with pytest.raises(CheckpointError, match="ngram_orders is None there and"):
-        train(with_tables(tmp_path, steps=2, resume=plain.run))
-    begun = {"model": "auto", "tokenizer": "auto", "init_from": str(plain.checkpoint)}
-    with pytest.raises(CheckpointError, match="ngram_orders is None there and"):
-        train(with_tables(tmp_path, **begun))
-    result = train(with_tables(tmp_path, steps=5))
-    with pytest.raises(CheckpointError, match="ngram_orders is \\[2, 3, 4\\] there and None here"):
-        train(small_config(tmp_path, steps=2, resume=result.run))
-    begun["init_from"] = str(result.checkpoint)
-    tuned = train(small_config(tmp_path, **{**begun, "steps": 1, "lr": 1e-9, "ngram_lr": 1e-9}))
-    before, after = parameters(result), parameters(tuned)
-    assert touched(tuned) == touched(result)
-    assert all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
-    resized = {**begun, "tokenizer": "bpe:300", "resize_vocab": True, "steps": 1}
-    anew = train(small_config(tmp_path, **resized))
-    moved = sum(
-        np.count_nonzero(one.any(axis=1)) for n, one in parameters(anew).items() if "table" in n
-    )
-    assert 0 < moved <= 3 * 128  # rows of one batch: n-grams of other ids begin at zero
-
-
-@pytest.mark.slow
-def test_text_is_generated_and_scored_with_the_tables(tmp_path):
-    result = train(with_tables(tmp_path, steps=40))
-    with load(str(result.checkpoint), backend="torch:cpu") as model:
-        scored = model.score("lock free adds never wait")
-        assert len(model.generate("lock", max_new_tokens=8, temperature=0.0)) > 0
-    with load(str(result.checkpoint), backend="mlx:cpu") as other:
-        assert other.score("lock free adds never wait") == pytest.approx(scored, abs=1e-3)
+    plain, result = train(small_config(tmp_path, steps=2)), train(with_tables(tmp_path, steps=5))
+    begun = {"model": "auto", "tokenizer": "auto"}
+    for options, there in (
+        ({"resume": plain.run, "set": SET}, "None"),
+        ({**begun, "init_from": plain.run, "set": SET}, "None"),
+        ({"resume": result.run}, r"\[2, 3, 4\]"),
+    ):
+        with pytest.raises(CheckpointError, match=f"ngram_orders is {there} there and"):
+            make_plan(small_config(tmp_path, steps=2, **options))
+    begun["init_from"], saved = result.run, parameters(result)
+    with filled(small_config(tmp_path, **begun)) as (_, arena, _):
+        assert all(np.array_equal(arena.param(name), value) for name, value in saved.items())
+    resized = {**begun, "tokenizer": "bpe:300", "resize_vocab": True}
+    with filled(small_config(tmp_path, **resized)) as (_, arena, _):
+        assert arena.layout.tables
+        assert not any(arena.param(name).any() for name in arena.layout.tables)
 
 
 TWO = "mlx:cpu*2"
@@ -143,6 +126,4 @@ def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_p
     assert head.kind == "rows"
     assert head.row_word0 is not None
     sampled, full = train(config), train(small_config(tmp_path, **options))
-    assert sampled.val_bits_per_byte is not None
-    assert full.val_bits_per_byte is not None
     assert abs(sampled.val_bits_per_byte / full.val_bits_per_byte - 1) < 0.1

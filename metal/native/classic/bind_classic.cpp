@@ -6,8 +6,6 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
-#include <cmath>
-#include <iterator>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,11 +43,9 @@ Enum one_of(const char* what, const std::string& name, const char* const (&known
 // -- the board and the schemes -------------------------------------------------------------------------
 
 Board board_of(const Bytes& words, std::uint32_t workers) {
-  require(workers > 0, "workers: wanted at least 1");
-  require(words.size() >= Board::bytes(workers), "the board of ", workers, " workers needs ", Board::bytes(workers),
-          " bytes, got ", words.size());
-  require(reinterpret_cast<std::uintptr_t>(words.data()) % alignof(BoardHead) == 0,
-          "the board's bytes are not aligned to 128 bytes");
+  require(words.size() >= Board::bytes(workers) &&
+              reinterpret_cast<std::uintptr_t>(words.data()) % alignof(BoardHead) == 0,
+          "the board of ", workers, " workers needs ", Board::bytes(workers), " aligned bytes, got ", words.size());
   return Board(reinterpret_cast<BoardHead*>(words.data()), workers);
 }
 
@@ -58,7 +54,7 @@ void check_rank(const Board& board, std::uint32_t rank) {
 }
 
 void make_scheme(Scheme* self, const std::string& name, Bytes words, LocksObject* locks, std::size_t row_word0,
-                 std::uint32_t rank, std::uint32_t workers, std::size_t hot, std::size_t period, bool ordered_reads,
+                 std::uint32_t rank, std::uint32_t workers, std::size_t hot, std::size_t period,
                  std::optional<Flat> probe, std::size_t probe_every) {
   const Kind kind = one_of<Kind>(
       "scheme", name, {"private", "racy", "lossless", "hot_cold", "aig", "round_robin", "sync"});
@@ -66,12 +62,9 @@ void make_scheme(Scheme* self, const std::string& name, Bytes words, LocksObject
   check_rank(board, rank);
   const bool takes_locks = kind == Kind::lossless || kind == Kind::hot_cold || kind == Kind::aig;
   require(!takes_locks || locks != nullptr, "scheme '", name, "' needs locks");
-  require(kind != Kind::hot_cold || (hot > 0 && period > 0),
-          "hot_cold: wanted a head of at least 1 coordinate and a period of at least 1 example");
-  require(!probe || probe->size() == 1, "probe: wanted one float");
-  require(probe_every > 0, "probe_every: wanted at least 1 example");
+  require(!probe || (probe->size() == 1 && probe_every > 0), "probe: wanted one float, for 1 example or more");
   new (self) Scheme{kind, board, locks == nullptr ? nullptr : &locks->locks, row_word0, rank, hot, period,
-                    ordered_reads, probe ? probe->data() : nullptr, probe_every};
+                    probe ? probe->data() : nullptr, probe_every};
 }
 
 // A problem by the shapes of its arrays, with run(scheme, order, gamma, batch=1): checks that need the problem, then the
@@ -85,18 +78,12 @@ nb::class_<Problem> bind_problem(nb::module_& m, const char* name, const char* s
       require(order.data()[i] >= 0 && static_cast<std::size_t>(order.data()[i]) < problem.n(), "order[", i, "] is ",
               order.data()[i], "; there are ", problem.n(), " examples");
     }
-    const std::size_t n_words = scheme.locks == nullptr ? 0 : scheme.locks->size();
-    require(scheme.locks == nullptr ||
-                (scheme.row_word0 <= n_words && problem.words() <= n_words - scheme.row_word0),
-            "the problem's ", problem.words(), " rows from lock word ", scheme.row_word0, " on do not fit ", n_words,
-            " lock words");
-    if constexpr (HasHead<Problem>) {
-      require(scheme.kind != Kind::hot_cold || (scheme.hot / problem.width() <= problem.words() &&
-                                                scheme.hot <= problem.words() * problem.width()),
-              "hot: more coordinates than the problem has");
-    } else {
-      require(scheme.kind != Kind::hot_cold, "this problem has no hot head; write racy or lossless");
-    }
+    require(scheme.locks == nullptr || scheme.row_word0 + problem.words() <= scheme.locks->size(), "the problem's ",
+            problem.words(), " rows from lock word ", scheme.row_word0, " on do not fit the lock words");
+    std::size_t coordinates = 0;  // that may be in a hot head
+    if constexpr (HasHead<Problem>) coordinates = problem.words() * problem.width();
+    require(scheme.kind != Kind::hot_cold || (scheme.hot > 0 && scheme.hot <= coordinates), "hot: ", scheme.hot,
+            " coordinates of ", coordinates);
     nb::gil_scoped_release nogil;
     return run(scheme, problem, Share{order.data(), order.size(), static_cast<float>(gamma), batch});
   };
@@ -115,8 +102,7 @@ std::size_t size(const Sizes& sizes, const char* letter) { return static_cast<st
 
 // Every index is checked here, so that the loops may trust it.
 SparseLinear make_sparse(Sizes& sizes, float* x, const std::int64_t* indptr, const std::int32_t* indices,
-                         const float* values, const float* labels, const float* shrink, const std::string& loss,
-                         bool active_rows) {
+                         const float* values, const float* labels, const float* shrink, const std::string& loss) {
   sizes.expect_positive({"R", "W"});
   sizes.expect({{"P", sizes["N"] + 1}});
   const std::size_t n = size(sizes, "N"), shrunk = size(sizes, "U"), floats = size(sizes, "R") * size(sizes, "W");
@@ -133,23 +119,16 @@ SparseLinear make_sparse(Sizes& sizes, float* x, const std::int64_t* indptr, con
               k == indptr[e] ? 0 : indices[k - 1], " before ", u);
     }
   }
-  return {x, floats, size(sizes, "W"), {indptr, indices, values, labels, n}, shrunk ? shrink : nullptr, loss_of(loss),
-          active_rows};
+  return {x, floats, size(sizes, "W"), {indptr, indices, values, labels, n}, shrunk ? shrink : nullptr, loss_of(loss)};
 }
 
-DenseLinear make_dense(Sizes& sizes, float* x, const float* features, const float* labels, const float* shrink,
-                       const std::string& loss, std::size_t classes) {
+DenseLinear make_dense(Sizes& sizes, float* x, const float* features, const float* labels, const std::string& loss,
+                       std::size_t classes) {
   sizes.expect_positive({"R", "W", "N", "D"});
-  const std::size_t n = size(sizes, "N"), d = size(sizes, "D"), shrunk = size(sizes, "U");
-  const std::size_t rows = size(sizes, "R"), floats = rows * size(sizes, "W");
-  require(classes > 0, "classes: wanted at least 1");
-  require(rows % classes == 0 && floats / classes >= d, "x: wanted for each of ", classes,
+  const std::size_t d = size(sizes, "D"), rows = size(sizes, "R"), floats = rows * size(sizes, "W");
+  require(classes > 0 && rows % classes == 0 && floats / classes >= d, "x: wanted for each of ", classes,
           " classes the same number of rows, ", d, " floats or more");
-  require(shrunk == 0 || shrunk == d, "shrink: wanted one number per feature, or none");
-  for (std::size_t e = 0; classes > 1 && e < n; ++e)
-    require(labels[e] >= 0.0f && labels[e] < static_cast<float>(classes) && labels[e] == std::floor(labels[e]),
-            "label ", e, " is no class from 0 to ", classes - 1);
-  return {x, floats, size(sizes, "W"), {features, labels, n, d}, shrunk ? shrink : nullptr, loss_of(loss), classes};
+  return {x, floats, size(sizes, "W"), {features, labels, size(sizes, "N"), d}, loss_of(loss), classes};
 }
 
 // -- problems on pairs ---------------------------------------------------------------------------------
@@ -164,26 +143,17 @@ Pairs checked_pairs(const std::int32_t* table, std::size_t n, std::size_t firsts
   return Pairs(table, n);
 }
 
-// A first lock word so large that the last row's number would wrap belongs to no arena.
-void check_word(const char* name, std::size_t word) {
-  require(word <= std::size_t{1} << 62, name, " is ", word, ": an arena has fewer lock words");
-}
-
 Completion make_completion(Sizes& sizes, float* left, float* right, const std::int32_t* ratings,
-                           const float* shrink_users, const float* shrink_items, double longest, std::size_t user_word0,
+                           const float* shrink_users, const float* shrink_items, std::size_t user_word0,
                            std::size_t item_word0) {
   const std::size_t width = size(sizes, "W"), users = size(sizes, "U"), items = size(sizes, "I");
   require(width > 0 && width % kRowStep == 0, "rows have ", width, " floats; wanted a multiple of ", kRowStep);
-  check_word("user_word0", user_word0);
-  check_word("item_word0", item_word0);
-  require(longest >= 0.0, "longest: wanted a length, or 0 for any");
   return {left, right, checked_pairs(ratings, size(sizes, "N"), users, items), shrink_users, shrink_items, users, items,
-          width, static_cast<float>(longest), user_word0, item_word0};
+          width, user_word0, item_word0};
 }
 
 CutGraph make_cut(Sizes& sizes, float* x, const std::int32_t* edges, const std::uint8_t* fixed, std::size_t word0) {
   sizes.expect_positive({"L"});
-  check_word("word0", word0);
   const std::size_t vertices = size(sizes, "V");
   return {x, checked_pairs(edges, size(sizes, "N"), vertices, vertices), fixed, vertices, size(sizes, "L"), word0};
 }
@@ -221,24 +191,24 @@ void bind_classic(nanobind::module_& m) {
                      "kinds: private, racy, lossless, hot_cold, aig, round_robin, sync; see\n"
                      "metal/native/classic/scheme.h for what each promises.")
       .def("__init__", &make_scheme, "kind"_a, "words"_a.noconvert(), "locks"_a.none(), "row_word0"_a, "rank"_a,
-           "workers"_a, nb::kw_only(), "hot"_a = 8192, "period"_a = 256, "ordered_reads"_a = true,
+           "workers"_a, nb::kw_only(), "hot"_a = 8192, "period"_a = 256,
            "probe"_a.noconvert().none() = nb::none(), "probe_every"_a = 1, nb::keep_alive<1, 3>(),
-           nb::keep_alive<1, 4>(), nb::keep_alive<1, 11>());
+           nb::keep_alive<1, 4>(), nb::keep_alive<1, 10>());
   bind_problem<6>(
       m, "LinearProblem", "x: R W, indptr: P, indices values: K, labels: N, shrink: U",
       "A linear model on sparse rows; x is (rows, width) float32, one lock word per row.",
-      &make_sparse, "loss"_a = "hinge", "active_rows"_a = false);
-  bind_problem<4>(
-      m, "DenseLinearProblem", "x: R W, features: N D, labels: N, shrink: U",
+      &make_sparse, "loss"_a = "hinge");
+  bind_problem<3>(
+      m, "DenseLinearProblem", "x: R W, features: N D, labels: N",
       "A linear model on dense rows, one-vs-rest for several classes; x is (rows, width)\n"
       "float32, one lock word per row, the same number of rows for each class.",
       &make_dense, "loss"_a = "hinge", "classes"_a = 1);
   m.attr("ROW_STEP") = kRowStep;
   bind_problem<5>(
-      m, "CompletionProblem", "left: U W, right: I W, ratings: N 3, shrink_users: U, shrink_items: I",
-      "Matrix completion; left and right are (rows, width) float32, ratings (n, 3) int32:\n"
+      m, "CompletionProblem", "users: U W, items: I W, ratings: N 3, shrink_users: U, shrink_items: I",
+      "Matrix completion; users and items are (rows, width) float32, ratings (n, 3) int32:\n"
       "user, item and the bits of the float32 rating. See metal/native/classic/completion.h.",
-      &make_completion, "longest"_a = 0.0, "user_word0"_a = 0, "item_word0"_a = 0)
+      &make_completion, "users_word0"_a = 0, "items_word0"_a = 0)
       .def("squared_error", &squared_error, nb::call_guard<nb::gil_scoped_release>(),
            "Sum of (L_u . R_v - Z)^2 over all ratings, in float64.");
   m.def("project_onto_simplex", &project, "rows"_a.noconvert(),
@@ -248,7 +218,7 @@ void bind_classic(nanobind::module_& m) {
       "Multiway cut; x is (vertices, labels) float32, or (vertices, 1) for two labels; edges (n, 3)\n"
       "int32: head, tail and the bits of the float32 weight; fixed (vertices,) uint8. See\n"
       "metal/native/classic/cuts.h.",
-      &make_cut, "word0"_a = 0)
+      &make_cut, "x_word0"_a = 0)
       .def("objective",
            [](const CutGraph& self, Rows x) {
              require(x.shape(0) == self.n_vertices && x.shape(1) == self.labels,

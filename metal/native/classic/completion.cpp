@@ -1,7 +1,6 @@
 #include "completion.h"
 
 #include <array>
-#include <cmath>
 #include <type_traits>
 #include <vector>
 
@@ -124,7 +123,7 @@ class Loop {
   static constexpr std::size_t examples_of(std::size_t b) { return kWidth != 0 ? 1 : b; }
   MLXHOG_INLINE std::size_t width() const { return kWidth != 0 ? kWidth : p_.width; }
 
-  // row -= pull * other + shrink * own, then back to the longest length allowed.
+  // row -= pull * other + shrink * own
   MLXHOG_INLINE void subtract(float* row, float pull, const float* other, float shrink, const float* own) const {
     element::compiler_barrier();
     for (std::size_t j = 0; j < width(); j += kRowStep) {
@@ -135,24 +134,7 @@ class Loop {
       now -= pull * towards + shrink * old;
       store(row + j, now);
     }
-    if (p_.longest > 0.0f) shorten(row);
     element::compiler_barrier();
-  }
-
-  void shorten(float* row) const {
-    Vector sums = {}, x;
-    for (std::size_t j = 0; j < width(); j += kRowStep) {
-      load(x, row + j);
-      sums += x * x;
-    }
-    const float squared = total(sums);
-    if (!(squared > p_.longest * p_.longest)) return;
-    const float scale = p_.longest / std::sqrt(squared);
-    for (std::size_t j = 0; j < width(); j += kRowStep) {
-      load(x, row + j);
-      x *= scale;
-      store(row + j, x);
-    }
   }
 
   const Completion& p_;

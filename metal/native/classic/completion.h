@@ -25,7 +25,6 @@ struct Completion {
   const float* shrink_users;  // (n_users,): mu / d_u
   const float* shrink_items;  // (n_items,): mu / d_v
   std::size_t n_users, n_items, width;
-  float longest;                       // rows are scaled down to this length after each step; 0: they are not
   std::size_t user_word0, item_word0;  // lock words of the rows 0, counted from the scheme's row_word0
 
   std::size_t n() const { return ratings.size(); }

@@ -6,45 +6,19 @@
 
 namespace mlxhog::classic {
 
-namespace {
-
-// The entries of `v` one by one in falling order. Few are sorted at once; of many, most stay below theta, so a
-// heap gives up only those that are asked for.
-class Falling {
- public:
-  Falling(const float* v, std::size_t n, float* scratch) : scratch_(scratch), n_(n) {
-    if (n > kFew) {
-      std::copy(v, v + n, scratch);
-      std::make_heap(scratch, scratch + n);
-      return;
-    }
-    for (std::size_t i = 0; i < n; ++i) {
-      std::size_t at = i;
-      for (; at > 0 && scratch[at - 1] < v[i]; --at) scratch[at] = scratch[at - 1];
-      scratch[at] = v[i];
-    }
-  }
-
-  float next() {
-    if (n_ <= kFew) return scratch_[taken_++];
-    const float largest = scratch_[0];
-    std::pop_heap(scratch_, scratch_ + (n_ - taken_++));
-    return largest;
-  }
-
- private:
-  static constexpr std::size_t kFew = 32;
-  float* scratch_;
-  std::size_t n_, taken_ = 0;
-};
-
-}  // namespace
-
 void project_onto_simplex(float* v, std::size_t n, float* scratch) {
-  Falling falling(v, n, scratch);
+  // Few are sorted at once; of many, most stay below theta, so a heap gives up only those that are asked for.
+  const bool few = n <= 32;
+  for (std::size_t i = 0; few && i < n; ++i) {
+    std::size_t at = i;
+    for (; at > 0 && scratch[at - 1] < v[i]; --at) scratch[at] = scratch[at - 1];
+    scratch[at] = v[i];
+  }
+  if (!few) std::make_heap(scratch, std::copy(v, v + n, scratch));
   float sum = 0.0f, theta = 0.0f;
   for (std::size_t k = 1; k <= n; ++k) {
-    const float largest = falling.next();
+    if (!few) std::pop_heap(scratch, scratch + (n - k + 1));
+    const float largest = scratch[few ? k - 1 : n - k];
     sum += largest;
     const float next = (sum - 1.0f) / static_cast<float>(k);
     if (k > 1 && !(largest > next)) break;

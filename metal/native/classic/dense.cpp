@@ -26,13 +26,6 @@ MLXHOG_SIMD void mlxhog_dense_collect(float* __restrict g, const float* __restri
   for (std::size_t i = 0; i < n; ++i) g[i] += c * z[i];
 }
 
-MLXHOG_SIMD void mlxhog_dense_shrink(float* __restrict g, const float* __restrict x, const float* __restrict shrink,
-                                     float times, std::size_t n) {
-  compiler_barrier();
-  for (std::size_t i = 0; i < n; ++i) g[i] += (times * shrink[i]) * load(x + i);
-  compiler_barrier();
-}
-
 MLXHOG_SIMD void mlxhog_dense_subtract(float* __restrict x, const float* __restrict g, float step, std::size_t n) {
   compiler_barrier();
   for (std::size_t i = 0; i < n; ++i) store(x + i, load(x + i) - step * g[i]);

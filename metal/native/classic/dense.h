@@ -1,8 +1,8 @@
 // Linear models on dense rows, one-vs-rest where there are several classes (the image SVM).
 //
-// f(x) = sum_a sum_c [ loss(y_ac, z_a.x_c) + sum_u shrink_u / 2 * x_cu^2 ], with y_ac = +1 for the row's own
-// class and -1 else. The gradient of a batch is collected in private memory at the x of its reads, then
-// subtracted row by row, so all of write() is `x -= step * g`. A class without a gradient is not written.
+// f(x) = sum_a sum_c loss(y_ac, z_a.x_c), with y_ac = +1 for the row's own class and -1 else. The gradient of a
+// batch is collected in private memory at the x of its reads, then subtracted row by row, so all of write() is
+// `x -= step * g`. A class without a gradient is not written.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +22,6 @@ extern "C" {
 float mlxhog_dense_dot(const float* x, const float* z, std::size_t n);
 // g += c * z
 void mlxhog_dense_collect(float* g, const float* z, float c, std::size_t n);
-// g += (times * shrink) * x
-void mlxhog_dense_shrink(float* g, const float* x, const float* shrink, float times, std::size_t n);
 // x -= step * g
 void mlxhog_dense_subtract(float* x, const float* g, float step, std::size_t n);
 // x = x == base ? mine : x + (mine - base); mine = base = x
@@ -43,10 +41,8 @@ struct DenseRows {
 class DenseLinear {
  public:
   // x: `classes` blocks of size / classes floats, the first d of each in use, in rows of `width` floats.
-  DenseLinear(float* x, std::size_t size, std::size_t width, DenseRows rows, const float* shrink, Loss loss,
-              std::size_t classes)
-      : x_(x), size_(size), width_(width), stride_(size / classes), classes_(classes), rows_(rows), shrink_(shrink),
-        loss_(loss) {}
+  DenseLinear(float* x, std::size_t size, std::size_t width, DenseRows rows, Loss loss, std::size_t classes)
+      : x_(x), size_(size), width_(width), stride_(size / classes), classes_(classes), rows_(rows), loss_(loss) {}
 
   struct Scratch {
     Scratch(const DenseLinear& problem, std::size_t, bool)
@@ -66,7 +62,18 @@ class DenseLinear {
 
   template <class Access>
   void read(const std::int32_t* examples, std::size_t b, const Access&, Scratch& scratch) const {
-    gradient(examples, b, scratch);
+    for (std::size_t c = 0; c < classes_; ++c) {
+      float* g = scratch.gradient.data() + c * rows_.d;
+      scratch.moves[c] = false;
+      std::fill(g, g + rows_.d, 0.0f);
+      for (std::size_t j = 0; j < b; ++j) {
+        const float* z = rows_.row(examples[j]);
+        const float slope = loss_slope(loss_, mlxhog_dense_dot(x_ + c * stride_, z, rows_.d), label(examples[j], c));
+        if (slope == 0.0f) continue;
+        mlxhog_dense_collect(g, z, slope, rows_.d);
+        scratch.moves[c] = true;
+      }
+    }
   }
 
   template <class Access>
@@ -82,7 +89,6 @@ class DenseLinear {
   }
 
  private:
-  void gradient(const std::int32_t* examples, std::size_t b, Scratch& scratch) const;
   float label(std::int32_t e, std::size_t c) const {
     if (classes_ == 1) return rows_.labels[e];
     return rows_.labels[e] == static_cast<float>(c) ? 1.0f : -1.0f;
@@ -103,25 +109,7 @@ class DenseLinear {
   float* x_;
   std::size_t size_, width_, stride_, classes_;
   DenseRows rows_;
-  const float* shrink_;
   Loss loss_;
 };
-
-inline void DenseLinear::gradient(const std::int32_t* examples, std::size_t b, Scratch& scratch) const {
-  for (std::size_t c = 0; c < classes_; ++c) {
-    float* g = scratch.gradient.data() + c * rows_.d;
-    const float* x = x_ + c * stride_;
-    scratch.moves[c] = shrink_ != nullptr;
-    std::fill(g, g + rows_.d, 0.0f);
-    for (std::size_t j = 0; j < b; ++j) {
-      const float* z = rows_.row(examples[j]);
-      const float slope = loss_slope(loss_, mlxhog_dense_dot(x, z, rows_.d), label(examples[j], c));
-      if (slope == 0.0f) continue;
-      mlxhog_dense_collect(g, z, slope, rows_.d);
-      scratch.moves[c] = true;
-    }
-    if (shrink_ != nullptr) mlxhog_dense_shrink(g, x, shrink_, static_cast<float>(b), rows_.d);
-  }
-}
 
 }  // namespace mlxhog::classic

@@ -45,9 +45,8 @@ struct SparseRows {
 class SparseLinear {
  public:
   // `shrink` may be null; x is rows of `width` floats, each behind one lock word.
-  SparseLinear(float* x, std::size_t size, std::size_t width, SparseRows rows, const float* shrink, Loss loss,
-               bool active_rows)
-      : x_(x), size_(size), width_(width), rows_(rows), shrink_(shrink), loss_(loss), active_rows_(active_rows) {}
+  SparseLinear(float* x, std::size_t size, std::size_t width, SparseRows rows, const float* shrink, Loss loss)
+      : x_(x), size_(size), width_(width), rows_(rows), shrink_(shrink), loss_(loss) {}
 
   struct Scratch {
     Scratch(const SparseLinear& problem, std::size_t batch, bool frozen)
@@ -142,22 +141,15 @@ class SparseLinear {
   }
 
   template <class Access>
-  void write_row(std::size_t begin, std::size_t n, const Access& access, float slope, const float* old, float step) {
-    ++seen_;
-    if (slope != 0.0f) ++active_;
-    if (slope == 0.0f && (shrink_ == nullptr || active_rows_)) return;
+  void write_row(std::size_t begin, std::size_t n, const Access& access, float slope, const float* old,
+                 float step) const {
     const std::int32_t* u = rows_.indices + begin;
-    const float* z = rows_.values + begin;
-    if (shrink_ == nullptr) {
+    const float *z = rows_.values + begin, *shrink = shrink_;
+    if (shrink == nullptr) {
+      if (slope == 0.0f) return;
       update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k]); });
-      return;
-    }
-    const float* shrink = shrink_;
-    const float more = active_rows_ ? static_cast<float>(static_cast<double>(seen_) / static_cast<double>(active_)) : 1.0f;
-    if (old != nullptr) {
-      update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + (more * shrink[u[k]]) * old[k]); });
-    } else if (active_rows_) {
-      update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + (more * shrink[u[k]]) * v); });
+    } else if (old != nullptr) {
+      update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + shrink[u[k]] * old[k]); });
     } else {
       update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + shrink[u[k]] * v); });
     }
@@ -168,10 +160,6 @@ class SparseLinear {
   SparseRows rows_;
   const float* shrink_;
   Loss loss_;
-  bool active_rows_;
-  // Rows seen and rows with a gradient, by this worker: on active rows only, the shrink is scaled by their
-  // ratio, so that it stays the same in expectation.
-  std::uint64_t seen_ = 0, active_ = 0;
 };
 
 }  // namespace mlxhog::classic

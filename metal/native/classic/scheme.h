@@ -26,7 +26,7 @@
 // `frozen` asks that write() takes nothing from x as it is then: others have written since read(). Otherwise
 // terms that only scale a coordinate (shrinking) may take its newest value. With one worker there is none.
 //
-// Promises. One worker of any scheme gives the bits of serial SGD. round_robin with ordered reads and sync
+// Promises. One worker of any scheme gives the bits of serial SGD. round_robin and sync
 // give the same bits in every run with the same orders. A stop ends every loop within kBetweenChecks examples
 // and every wait at once, except for a lock, which ends with its owner's write or death. Nothing of
 // `lossless` and `aig` is lost. Each element is old or new, never torn.
@@ -57,7 +57,6 @@ struct Scheme {
   std::uint32_t rank;
   std::size_t hot;     // hot_cold: coordinates in the head
   std::size_t period;  // hot_cold: examples between two merges
-  bool ordered_reads;  // round_robin: gather the next example inside the own turn
   float* probe;        // null, or a counter raised by 1 the way this scheme writes
   std::size_t probe_every = 1;  // one of this number of examples of this worker
   std::size_t probe_seen = 0;
@@ -163,9 +162,7 @@ class Head {
 template <class P>
 std::size_t run_hot_cold(Scheme& scheme, P& problem, const Share& share) {
   Head head(problem.x(), scheme.hot, problem.width(), scheme.locks, scheme.row_word0);
-  HotCold access;
-  access.mine = head.mine();
-  access.hot = scheme.hot;
+  const HotCold access{{}, head.mine(), scheme.hot};
   // Staggered: the workers' first merges are spread over one period.
   std::size_t left = std::max<std::size_t>(1, scheme.period * (scheme.rank + 1) / scheme.board.workers());
   const auto write = [&](const std::int32_t* examples, std::size_t b, auto& scratch) {
@@ -204,30 +201,28 @@ std::size_t run_locked(Scheme& scheme, P& problem, const Share& share) {
   });
 }
 
-// Writes go round: worker t modulo P writes turn t. With ordered reads the next gradient is gathered inside
-// the own turn, at a staleness of exactly P - 1 writes; else whenever the worker gets to it.
+// Writes go round: worker t modulo P writes turn t. The next gradient is gathered inside the own turn, at a
+// staleness of exactly P - 1 writes.
 template <class P>
 std::size_t run_round_robin(Scheme& scheme, P& problem, const Share& share) {
   typename P::Scratch scratch(problem, share.batch, false);
   const Relaxed access;
   Board& board = scheme.board;
-  const bool ordered = scheme.ordered_reads;
   std::uint64_t turn = scheme.rank;
   std::size_t i = 0;
-  if (ordered && share.count > 0) problem.read(share.order, share.size_at(0), access, scratch);
-  if (share.count > 0) board.announce(scheme.rank, 1);
-  // No worker writes before all have read their first gradient, or the first turns would depend on the schedule.
-  if (share.count > 0 && ordered && !board.await_reads(1)) return 0;
+  if (share.count > 0) {
+    problem.read(share.order, share.size_at(0), access, scratch);
+    board.announce(scheme.rank, 1);
+    // No worker writes before all have read their first gradient, or the first turns would depend on the schedule.
+    if (!board.await_reads(1)) return 0;
+  }
   while (i < share.count) {
     const std::size_t b = share.size_at(i), next = i + b;
     problem.prefetch(share.order, next, share.count);
-    if (!ordered) problem.read(share.order + i, b, access, scratch);
     if (board.stopped() || !board.await_turn(turn)) return i;
     problem.write(share.order + i, b, access, scratch, share.step(b));
     raise_probe(scheme, access, b);
-    if (ordered && next < share.count) {
-      problem.read(share.order + next, share.size_at(next), access, scratch);
-    }
+    if (next < share.count) problem.read(share.order + next, share.size_at(next), access, scratch);
     board.pass(turn);
     board.count(scheme.rank, b);
     turn += board.workers();
@@ -274,12 +269,8 @@ std::size_t run(Scheme& scheme, P& problem, const Share& share) {
     case Kind::private_copy:
     case Kind::racy:
       return run_free(scheme, problem, share, Relaxed{});
-    case Kind::lossless: {
-      Lossless access;
-      access.locks = scheme.locks;
-      access.word0 = scheme.row_word0;
-      return run_free(scheme, problem, share, access);
-    }
+    case Kind::lossless:
+      return run_free(scheme, problem, share, Lossless{{}, scheme.locks, scheme.row_word0});
     case Kind::hot_cold:
       if constexpr (HasHead<P>) return run_hot_cold(scheme, problem, share);
       return 0;  // the binding has refused it

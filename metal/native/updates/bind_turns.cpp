@@ -17,7 +17,6 @@ namespace {
 
 using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Numbers = nb::ndarray<nb::numpy, std::uint32_t, nb::ndim<1>>;
 
 // Turns together with the arrays they live in, kept alive.
 struct TurnsObject {
@@ -34,13 +33,6 @@ struct TurnsObject {
   Bytes book;
   Turns turns;
 };
-
-Numbers numbers(const std::uint32_t* from, std::size_t n) {
-  auto* copy = new std::uint32_t[n];
-  nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<std::uint32_t*>(p); });
-  std::copy_n(from, n, copy);
-  return Numbers(copy, {n}, owner);
-}
 
 // A run of floats of the parameter segment: by stripes, or rows of a width with a lock word each from word0 on.
 using Region = std::tuple<std::size_t, std::size_t, std::size_t, std::optional<std::size_t>>;
@@ -126,15 +118,4 @@ void bind_turns(nb::module_& m) {
           });
         },
         "locks"_a, "regions"_a, "arrays"_a.noconvert(), "seed"_a = 0, "Set shared arrays to zero, in turns.");
-  m.def("stripe_sums",
-        [](Values values) {
-          const std::size_t n = stripes(values.size());
-          std::vector<std::uint32_t> sums(n);
-          {
-            nb::gil_scoped_release nogil;
-            stripe_sums(values.data(), values.size(), sums.data());
-          }
-          return numbers(sums.data(), n);
-        },
-        "values"_a.noconvert(), "A sum of the bits of each 1024 floats, (stripes,) uint32.");
 }

@@ -4,7 +4,6 @@
 #include <time.h>
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -84,16 +83,6 @@ bool Turns::wait(Locks& locks, std::size_t word) {
     return false;
   }
   return true;
-}
-
-void stripe_sums(const float* values, std::size_t n, std::uint32_t* sums) {
-  for (std::size_t i = 0; i < stripes(n); ++i) {
-    const std::size_t begin = i * kStripe, count = std::min(kStripe, n - begin);
-    std::uint32_t bits[kStripe], sum = 0;
-    std::memcpy(bits, values + begin, count * sizeof(float));
-    for (std::size_t k = 0; k < count; ++k) sum += bits[k] * static_cast<std::uint32_t>(2 * k + 1);
-    sums[i] = sum;
-  }
 }
 
 }  // namespace mlxhog

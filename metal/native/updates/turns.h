@@ -84,7 +84,4 @@ class Turns {
   bool repeats_ = false, torn_ = false, unsettled_ = false;
 };
 
-// A sum of each 1024 floats' bits, weighted by place: sums[i] of values [1024 i, 1024 (i + 1)).
-void stripe_sums(const float* values, std::size_t n, std::uint32_t* sums);
-
 }  // namespace mlxhog

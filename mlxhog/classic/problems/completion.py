@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ from mlxhog.classic.problem import (
     Float32,
     Int32,
     Int64,
-    Kernel,
-    ProblemMemory,
     Ratings,
+    build,
     pack_pairs,
     pair_supports,
 )
@@ -42,15 +41,11 @@ INITIAL_SPREAD = 0.1
 def create(name: str, config: ClassicConfig) -> MatrixCompletion:
     """The problem on the ratings of `config.data`, or on generated ones."""
     if config.data is None:
-        ratings, test = netflix_like(config.size or DRAWS, seed=config.seed), None
+        ratings = netflix_like(config.size or DRAWS, seed=config.seed)
     else:
-        test_path = None if config.test_data is None else Path(config.test_data)
-        ratings, test = load_ratings(Path(config.data), test_path)
-    if test is None:
-        ratings, test = hold_out(ratings, config.seed)
+        ratings = load_ratings(Path(config.data))
     return MatrixCompletion(
-        ratings,
-        test,
+        *hold_out(ratings, config.seed),
         rank=RANK if config.rank is None else config.rank,
         mu=MU if config.mu is None else config.mu,
         name=name,
@@ -77,10 +72,10 @@ class MatrixCompletion:
     name: str = "matrix-completion"  # name on the command line
 
     defaults = Defaults(lr=0.02, beta=0.9, epochs=12)
+    kernel = partial(build, native="CompletionProblem", rows=("users", "items"))
 
     @property
     def about(self) -> str:
-        """Sizes of the data, and the rank."""
         return (
             f"{self.train.n_entries:,} ratings of {self.train.n_items:,} items by "
             f"{self.train.n_users:,} users, rank {self.rank}"
@@ -88,13 +83,7 @@ class MatrixCompletion:
 
     @property
     def n_examples(self) -> int:
-        """Number of training ratings."""
         return self.train.n_entries
-
-    @property
-    def kernel(self) -> Kernel:
-        """Builds the native problem in a worker."""
-        return _build
 
     @property
     def width(self) -> int:
@@ -164,18 +153,6 @@ class MatrixCompletion:
         users, items = params["users"], params["items"]
         no_shrink = np.zeros(len(users), np.float32), np.zeros(len(items), np.float32)
         return _native.CompletionProblem(users, items, ratings, *no_shrink).squared_error()
-
-
-def _build(memory: ProblemMemory) -> _native.CompletionProblem:
-    return _native.CompletionProblem(
-        memory.params["users"],
-        memory.params["items"],
-        memory.data["ratings"],
-        memory.data["shrink_users"],
-        memory.data["shrink_items"],
-        user_word0=memory.row_word0["users"],
-        item_word0=memory.row_word0["items"],
-    )
 
 
 def _shrink(mu: float, degrees: Int64) -> Float32:

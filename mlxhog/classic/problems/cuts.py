@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ from mlxhog.classic.problem import (
     Graph,
     Int32,
     Int64,
-    Kernel,
-    ProblemMemory,
+    build,
     pack_pairs,
     pair_supports,
 )
@@ -59,10 +58,10 @@ class GraphCuts:
     name: str = "graph-cuts"  # name on the command line
 
     defaults = Defaults(lr=0.1, beta=0.97, epochs=200)
+    kernel = partial(build, native="CutProblem", rows=("x",))
 
     @property
     def about(self) -> str:
-        """Sizes of the graph."""
         return (
             f"{self.graph.n_edges:,} edges between {self.graph.n_vertices:,} vertices, "
             f"{len(self.graph.terminals):,} terminals of {self.graph.labels} labels"
@@ -70,13 +69,7 @@ class GraphCuts:
 
     @property
     def n_examples(self) -> int:
-        """Number of edges."""
         return self.graph.n_edges
-
-    @property
-    def kernel(self) -> Kernel:
-        """Builds the native problem in a worker."""
-        return _build
 
     @property
     def width(self) -> int:
@@ -157,9 +150,3 @@ class GraphCuts:
     def _terminals(self) -> tuple[Int64, Int64]:
         known = self.graph.terminals
         return np.array(list(known), dtype=np.int64), np.array(list(known.values()), dtype=np.int64)
-
-
-def _build(memory: ProblemMemory) -> _native.CutProblem:
-    return _native.CutProblem(
-        memory.params["x"], memory.data["edges"], memory.data["fixed"], word0=memory.row_word0["x"]
-    )

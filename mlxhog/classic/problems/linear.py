@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators import rcv1_like
 from mlxhog.classic.loaders import held_out, load_svmlight
@@ -29,8 +28,8 @@ from mlxhog.classic.problem import (
     Int32,
     Int64,
     Kernel,
-    ProblemMemory,
     SparseRows,
+    build,
 )
 
 Float64 = NDArray[np.float64]
@@ -38,6 +37,7 @@ Loss = Literal["hinge", "logistic", "squares"]
 
 LANES = 16  # floats per lock word: 64 bytes, one cache line of most processors
 SPARSE_WRITES = ("hot-cold", "racy", "lossless")
+_NO_SHRINK = np.empty(0, np.float32)
 
 
 def loss_values(loss: Loss, scores: Float64, labels: Float64) -> Float64:
@@ -63,19 +63,15 @@ class SparseLinear:
     loss: Loss  # loss of a row
     lam: float  # weight of the L2 term
     defaults: Defaults  # default step sizes and epochs
-    active_rows: bool = False  # whether the L2 term acts, more strongly, where the loss has a slope
 
     @property
     def n_examples(self) -> int:
-        """Training rows."""
         return self.train.n_rows
 
     @property
     def kernel(self) -> Kernel:
-        """Builds the native problem in a worker."""
-        return partial(
-            build, native=_native.LinearProblem, loss=self.loss, active_rows=self.active_rows
-        )
+        shrink: dict[str, Any] = {} if self.lam else {"shrink": _NO_SHRINK}
+        return partial(build, native="LinearProblem", loss=self.loss, **shrink)
 
     def initial(self, seed: int) -> Mapping[str, Float32]:
         """One vector x of zeros, in rows of one cache line; values past the last feature stay 0."""
@@ -101,7 +97,6 @@ class SparseLinear:
         return {"objective": float(objective), **train, **test}
 
     def supports(self) -> tuple[Int64, Int32, int]:
-        """The features of each row."""
         return self.train.indptr, self.train.indices, self.train.n_features
 
     def _measure(self, which: str, rows: SparseRows, x: Float64) -> dict[str, float]:
@@ -110,15 +105,6 @@ class SparseLinear:
         if rows.label_kind == "signs":  # a score of 0 counts as +1
             measures[f"{which}_error"] = float(np.mean((scores >= 0) != (labels > 0)))
         return measures
-
-
-_NO_SHRINK = np.empty(0, np.float32)
-
-
-def build(memory: ProblemMemory, native: Any, **options: Any) -> Any:
-    """Build a native linear problem over the arena."""
-    arrays: dict[str, Any] = {"shrink": _NO_SHRINK, **memory.data}
-    return native(memory.params["x"], **arrays, **options)
 
 
 # Steps and lam are those of the 2011 program: gamma .5, beta .8, ten epochs, a fifth of the rows
@@ -147,19 +133,14 @@ def create(name: str, config: ClassicConfig) -> SparseLinear:
         f"{train.n_features:,} features, {len(train.indices):,} non-zero values in training"
     )
     lam = TEXT_LAM if config.lam is None else config.lam
-    return SparseLinear(name, about, train, test, loss, lam, TEXT_STEPS, config.active_rows)
+    return SparseLinear(name, about, train, test, loss, lam, TEXT_STEPS)
 
 
 def _from_file(loss: Loss, path: Path, config: ClassicConfig) -> tuple[SparseRows, SparseRows]:
-    train, test = load_svmlight(
-        path,
-        None if config.test_data is None else Path(config.test_data),
-        label_kind="numbers" if loss == "squares" else "signs",
-    )
-    if test is None:
-        train, test = held_out(train, config.seed)
-    if loss == "squares" and all((np.abs(rows.labels) == 1).all() for rows in (train, test)):
-        train, test = (replace(rows, label_kind="signs") for rows in (train, test))
+    rows = load_svmlight(path, label_kind="numbers" if loss == "squares" else "signs")
+    if (np.abs(rows.labels) == 1).all():
+        rows = replace(rows, label_kind="signs")
+    train, test = held_out(rows, config.seed)
     # hot-cold keeps the first coordinates private, so the most frequent features come first.
     number = np.empty(train.n_features, dtype=np.int32)
     number[np.argsort(-train.degrees(), kind="stable")] = np.arange(train.n_features)

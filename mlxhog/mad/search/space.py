@@ -150,7 +150,7 @@ def read_space(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     try:
-        keys = _keys("the file", data, ("space",)).get("space")
+        keys: Any = _keys("the file", data, ("space",)).get("space")
         to_space(keys).block()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

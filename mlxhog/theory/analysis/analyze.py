@@ -18,6 +18,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.models import families
 from mlxhog.optim import SGD, OptimizerChoice
+from mlxhog.optim.choice import Sharing
 from mlxhog.optim.sparsified import sparsify
 from mlxhog.report.views import TellStep
 from mlxhog.strategies import Hogwild, Serial
@@ -32,7 +33,7 @@ from mlxhog.theory.analysis.advice import (
     probe_run,
 )
 from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
-from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of, with_own_moments
+from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of
 from mlxhog.theory.bounds import Bound, Facts
 from mlxhog.theory.rules import verdict
 from mlxhog.theory.target import Target
@@ -61,20 +62,25 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
     config = target.config
     subject = subject_of(target, plan)
     samples = min(options.samples, most_samples(subject))
-    batches = subject.batches()
-    notes = [*plan.data.notes, *_notes(config)]
+    batches, sequences = plan.batches(), config.sequences_per_ticket
+    notes = [*plan.data.notes]
+    if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
+        notes.append(
+            "with blocks=disjoint no two workers hold the same block: simultaneous updates never "
+            "meet, even if these batches do"
+        )
     if samples < options.samples:
         notes.append(f"{samples} samples instead of {options.samples}: bitmaps of more do not fit")
     if batches.n_tickets < 2:
         raise DataError(
-            f"{config.data} is one batch of {subject.sequences} x {config.seq_len} "
+            f"{config.data} is one batch of {sequences} x {config.seq_len} "
             "tokens, and conflict takes two; use more text, or a smaller --batch-size or --seq-len"
         )
     observed = _observe(target, plan, options, recorded, tell)
     with Child() as child:
         tell("gradients", f"starting {plan.workers[0].backend}")
         drawn = tickets(batches.n_tickets, samples, config.seed)
-        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
+        measured = measure(child, subject, drawn, tell)
         tell("gradients", "how they age")
         order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
         shuffled, lags = [drawn[k] for k in order], LAGS[-1]
@@ -120,7 +126,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> dict[str,
         "at": str(target.checkpoint) if trained else "initial values",
         "samples": samples,
         "updates_per_epoch": batches.n_tickets,
-        "sequences_per_update": subject.sequences,
+        "sequences_per_update": sequences,
         "seq_len": plan.config.seq_len,
         "blocks": [asdict(one) for one in measured.blocks],
         "embedding": embedding,
@@ -225,26 +231,13 @@ def _settled(target: Target, plan: TextPlan) -> TrainConfig:
 
 
 def subject_of(target: Target, plan: TextPlan) -> Subject:
-    """Return the gradients to sample."""
-    (worker,), steps = plan.workers, _settled(target, plan)
-    if sparsify(steps) == "none":
-        steps = _alone(steps, worker.backend, with_own_moments(optim.chosen(steps)))
-    blocks = blocks_of(plan.model, plan.layout.slots)
-    return Subject(plan, steps, blocks, target.checkpoint, plan.data.train)
-
-
-def _notes(config: TrainConfig) -> Iterator[str]:
-    """Yield notes on options that change the gradients' supports."""
-    if (part := sparsify(config)) != "none":
-        yield (
-            f"supports are those of the steps that sparsify={part} writes, not of gradients; "
-            "residuals of error feedback begin at zero"
-        )
-    if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
-        yield (
-            "with blocks=disjoint no two workers hold the same block: simultaneous updates never "
-            "meet, even if these batches do"
-        )
+    """Return the gradients to sample, and the optimizer of one worker with its own moments."""
+    steps = _settled(target, plan)
+    optimizer = optim.chosen(steps)
+    if isinstance(optimizer, Sharing):
+        optimizer = replace(optimizer, moments="private")
+    steps = _alone(steps, plan.workers[0].backend, optimizer)
+    return Subject(plan, steps, blocks_of(plan.model, plan.layout.slots), target.checkpoint)
 
 
 def _observe(

@@ -1,8 +1,8 @@
 """Omega, rho, Delta and conflict: of each block of a model, and of rows of the embedding.
 
 A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
-bounded, and turns them into estimates with intervals (`hypergraph.Supports`). Rows of the embedding
-are counted, exactly: a batch looks up those of its text and moves no other row.
+bounded, and turns them into estimates with intervals (`Hypergraph.of_bitmaps`). Rows of the
+embedding are counted, exactly: a batch looks up those of its text and moves no other row.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import Child, Failed
-from mlxhog.data.batches import Batches
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.report.views import Tell
+from mlxhog.report.views import Tell, TellStep
 from mlxhog.theory import FEWEST
 from mlxhog.theory.analysis import sampling
 from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
-from mlxhog.theory.hypergraph import Hypergraph, Supports
+from mlxhog.theory.hypergraph import Hypergraph
+from mlxhog.training.job import BatchSource
 
 BITMAP_BYTES = 1 << 30  # memory that bitmaps may take
-CHUNK = 8
+CHUNK, PART = 8, 64  # gradients of one call, and of one part of the work
 PATIENCE_S = 600.0  # for one chunk, and the import of a framework before the first
 
 
@@ -46,20 +46,20 @@ class BlockConflicts:
     untouched: int  # elements that no sampled update touched
 
     @classmethod
-    def of(cls, block: Block, supports: Supports) -> BlockConflicts:
+    def of(cls, block: Block, sample: Hypergraph) -> BlockConflicts:
         """Estimate all quantities from some supports."""
         return cls(
             block.name,
             block.cell,
             all(slot.kind == "rows" for slot in block.slots),
-            supports.n,
-            supports.omega,
-            supports.rho,
-            supports.delta,
-            supports.p_conf,
-            supports.p_conf_interval,
-            mean=float(supports.sizes.mean()),
-            untouched=int(np.count_nonzero(supports.counts == 0)),
+            block.parameters,
+            sample.omega,
+            sample.sampled_rho,
+            sample.delta,
+            sample.p_conf,
+            sample.p_conf_interval,
+            mean=float(sample.sizes.mean()),
+            untouched=int(np.count_nonzero(sample.degrees == 0)),
         )
 
 
@@ -88,7 +88,7 @@ def most_samples(subject: Subject) -> int:
     return fit
 
 
-def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tell) -> Measured:
+def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: TellStep) -> Measured:
     """Sample the gradients of some batches, and estimate.
 
     Tickets are drawn at random, `FEWEST` or more.
@@ -99,7 +99,7 @@ def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tel
     """
     chunks: list[sampling.Sampled] = []
     for first in range(0, len(tickets), CHUNK):
-        tell(f"{first} of {len(tickets)} gradients")
+        tell(f"gradients from {first // PART * PART} of {len(tickets)}", f"{first} done")
         some = tickets[first : first + CHUNK]
         chunks.append(call_child(child, sampling.sample, subject, some))
         for (epoch, number), loss, norm in zip(
@@ -112,9 +112,9 @@ def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tel
                 )
     blocks = []
     for number, block in enumerate(subject.blocks):
-        tell(f"conflicts of {block.name}")
+        tell("conflicts", block.name)
         bits = np.concatenate([chunk.bits[number] for chunk in chunks])
-        blocks.append(BlockConflicts.of(block, Supports(bits, block.parameters)))
+        blocks.append(BlockConflicts.of(block, Hypergraph.of_bitmaps(bits, block.parameters)))
     losses, norms = (np.concatenate(each) for each in list(zip(*chunks, strict=True))[1:])
     return Measured(tuple(blocks), losses, norms)
 
@@ -138,7 +138,7 @@ _TELL_EVERY = 256
 
 
 def count_rows(
-    batches: Batches, tickets: Sequence[Ticket], rows: int, tokenizer: Tokenizer, tell: Tell
+    batches: BatchSource, tickets: Sequence[Ticket], rows: int, tokenizer: Tokenizer, tell: Tell
 ) -> dict[str, Any]:
     """Count the conflicts of two or more batches in rows of the embedding, exactly.
 
@@ -153,10 +153,10 @@ def count_rows(
             tell(f"{number} of {len(tickets)} batches")
         batch = batches.at(*ticket)
         edges.append(np.unique((batch.behind_context()[0] if batch.frozen else batch).x))
-    graph = Hypergraph.from_lists(edges, rows)
+    graph = Hypergraph.of_lists(edges, rows)
     order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
     hottest = [int(row) for row in order if graph.degrees[row]]
-    rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
+    rest = Hypergraph.of_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
 
     def text(row: int) -> str:
         spelled = tokenizer.decode([row]).decode(errors="backslashreplace")

@@ -7,7 +7,7 @@ elements that are not zero, as bits, and norms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +21,13 @@ from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
-from mlxhog.data.batches import Batches
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
-from mlxhog.optim import Groups, OptimizerChoice, Sparsified, Target, WithTables, gradients
-from mlxhog.optim.choice import Sharing
-from mlxhog.optim.gradients import GradientSum, Rows
+from mlxhog.optim import Groups, Target, gradients
+from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import parameter as view_of
-from mlxhog.optim.sparsified import sparsify
 from mlxhog.training.job import Plan
+from mlxhog.training.steps import mean_gradient
 
 # -- blocks of a model -----------------------------------------------------------------------------
 
@@ -85,38 +83,19 @@ Ticket = tuple[int, int]  # epoch and number of a batch
 
 @dataclass(frozen=True)
 class Subject:
-    """The gradients to sample: a model at some parameters, and batches of its training text."""
+    """The gradients to sample: a model at some parameters, and batches of its training text.
+
+    Each batch is one update, one hyperedge of the theory.
+    """
 
     plan: Plan  # of a run of one worker
     steps: TrainConfig  # options of the optimizer that steps on these gradients
     blocks: tuple[Block, ...]  # parameters that are reported together
     checkpoint: Path | None  # of the parameters; None draws initial values
-    tokens: Path  # the training token file
-
-    @property
-    def sparsified(self) -> bool:
-        """Whether only a part of each step is written, which is then what counts."""
-        return sparsify(self.steps) != "none"
-
-    @property
-    def sequences(self) -> int:
-        """Sequences of an update."""
-        return self.plan.config.sequences_per_ticket
-
-    def batches(self) -> Batches:
-        """Open the batches; each is one update, one hyperedge of the theory."""
-        config = self.plan.config
-        return Batches.open(
-            self.tokens,
-            seq_len=config.seq_len,
-            batch_size=self.sequences,
-            seed=config.seed,
-            frozen=config.context == "frozen",
-        )
 
 
 class Sampled(NamedTuple):
-    """Supports of some gradients by block, as `Supports` has them; mean nats, and norms."""
+    """Supports of some gradients by block, as `Hypergraph.of_bitmaps` takes them; nats, norms."""
 
     bits: list[Bits]
     losses: Float64
@@ -151,39 +130,17 @@ class GradientSource:
         else:
             formats.open(subject.checkpoint).copy_into(views)
         self.backend.take(self.params)
-        self.batches = subject.batches()
+        self.batches = plan.batches()
         self.flat = np.zeros(layout.n_dense, np.float32)
         self.grads: Grads = {}
-        self._written = self.optimizer() if subject.sparsified else None
-
-    def optimizer(self) -> WrittenSteps:
-        """Return the optimizer of a worker, without moments and residuals yet."""
-        plan = self.subject.plan
-        return WrittenSteps(
-            self.subject.steps,
-            plan.layout.slots,
-            self.params,
-            plan.decay,
-            families.hidden_matrices(plan.model),
-            families.rate_groups(plan.model),
-        )
 
     def gradient(self, ticket: Ticket) -> float:
         """Compute one update's gradient; returns its loss."""
         batch, rows = self.batches.at(*ticket), self.subject.plan.config.micro_batch
-        if rows >= len(batch.x):
-            loss, grads = self.backend.loss_and_grads(batch)
-        else:
-            loss, total = 0.0, GradientSum()
-            for part in (batch.part(k, k + rows) for k in range(0, len(batch.x), rows)):
-                share = part.n_labels / max(batch.n_labels, 1)
-                nats, part_grads = self.backend.loss_and_grads(part)
-                total.add(part_grads, share)
-                loss += share * nats
-            grads = total.grads()
-        self.grads = grads
+        parts = [batch.part(k, k + rows) for k in range(0, len(batch.x), rows)]
+        loss, self.grads = mean_gradient(self.backend, parts)
         for name, slot in self.subject.plan.layout.dense.items():
-            grad, view = grads[name], view_of(self.flat, slot)
+            grad, view = self.grads[name], view_of(self.flat, slot)
             if isinstance(grad, Rows):
                 view[...] = 0.0
                 one = grad.coalesced()
@@ -191,18 +148,6 @@ class GradientSource:
             else:
                 view[...] = grad
         return loss
-
-    def touched(self) -> Iterator[NDArray[np.bool_]]:
-        """Yield for each block which of its elements the update of the last gradient touches.
-
-        Call it once for each gradient: error feedback adds the rest of a step to the next.
-        """
-        masks = None if self._written is None else self._written.masks(self.grads)
-        for block in self.subject.blocks:
-            touched = (
-                masks[slot.name] if masks else view_of(self.flat, slot) != 0 for slot in block.slots
-            )
-            yield np.concatenate([one.reshape(-1) for one in touched])
 
     def move(self, step: Float32) -> None:
         """Add a step, laid out as the parameters, to them."""
@@ -223,38 +168,21 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
     for ticket in tickets:
         losses.append(ours.gradient(ticket))
         norms.append(float(np.linalg.norm(ours.flat.astype(np.float64))))
-        for rows, mask in zip(packed, ours.touched(), strict=True):
-            rows.append(np.packbits(mask, bitorder="little"))
+        for rows, block in zip(packed, subject.blocks, strict=True):
+            touched = [view_of(ours.flat, slot).reshape(-1) != 0 for slot in block.slots]
+            rows.append(np.packbits(np.concatenate(touched), bitorder="little"))
     return Sampled([np.stack(rows) for rows in packed], np.array(losses), np.array(norms))
 
 
-# -- the steps that a worker's optimizer would write -----------------------------------------------
-
-# The theory's Omega, rho, Delta are about updates of the shared parameters: the step of the
-# optimizer, or a selection of it. With error feedback the selection depends on the rest of earlier
-# steps, so gradients come one after another, in the order of a worker.
+# -- the steps of a worker's optimizer -------------------------------------------------------------
 
 
-def with_own_moments(optimizer: OptimizerChoice) -> OptimizerChoice:
-    """Return an optimizer whose moments no other worker has."""
-    if isinstance(optimizer, Sharing):
-        return replace(optimizer, moments="private")
-    return optimizer
-
-
-class WrittenSteps:
+class OwnSteps:
     """One worker's steps on parameters of its own; it writes no shared memory.
 
-        steps = WrittenSteps(config, layout.slots, params, decay)
-        masks = steps.masks(grads)      # parameter -> bool array of its shape
-        step = steps.step(grads)        # (n,) float32, in the layout of the slots
-
-    Every step is taken at `params`, which do not change by it. It begins without moments and
-    residuals.
-
-    `params`, (n,) float32, are in the layout of the slots and only read; `decay` names those that
-    weight decay applies to; `hidden` and `groups` are as `optim.build` takes them. Shared moments
-    count as private.
+    Every step is taken at `params`, (n,) float32 in the layout of the slots, which do not change by
+    it. It begins without moments. `decay` names those that weight decay applies to; `hidden` and
+    `groups` are as `optim.build` takes them.
     """
 
     def __init__(
@@ -266,41 +194,21 @@ class WrittenSteps:
         hidden: frozenset[str] = frozenset(),
         groups: Groups | None = None,
     ) -> None:
-        config = replace(config, optimizer=with_own_moments(optim.chosen(config)))
-        self._config, self._params, self._step = config, params, 0
-        self._optimizer = optim.build(config, hidden, groups=groups)
-        rule = self._optimizer
-        self._rule = rule.rule if isinstance(rule, WithTables) else rule
-        self._target = Target.alone(rule, params.copy(), slots, decay)
-
-    def masks(self, grads: Grads) -> dict[str, NDArray[np.bool_]]:
-        """Return the elements that the next step writes for this gradient.
-
-        Raises:
-            ShapeError: a gradient does not belong to its parameter.
-        """
-        step, slots = self.step(grads), self._target.slots
-        if not isinstance(self._rule, Sparsified):
-            return {name: view_of(step, slots[name]) != 0 for name in grads}
-        masks = {}
-        for name, at in self._rule.written.items():
-            mask = np.zeros(slots[name].size, np.bool_)
-            mask[at] = True
-            masks[name] = mask.reshape(slots[name].shape)
-        return masks
+        self._config, self._params, self._number = config, params, 0
+        self.rule = optim.build(config, hidden, groups=groups)
+        self._target = Target.alone(self.rule, params.copy(), slots, decay)
 
     def step(self, grads: Grads) -> Float32:
         """Return the next step for this gradient, to be added to the parameters."""
-        self._step += 1
+        self._number += 1
         np.copyto(self._target.flat, self._params)
-        target, step = self._target, np.zeros_like(self._params)
-        if not isinstance(self._rule, Sparsified):
-            target = replace(target, pending=step)
+        step = np.zeros_like(self._params)
+        target = replace(self._target, pending=step)
         norm = gradients.global_norm(gradients.without_tables(grads, target.slots))
         scale = gradients.clip_factor(norm, self._config.clip)
         lr = self._config.top_lr
-        self._optimizer.step(target, grads, lr=lr, step=self._step, grad_scale=scale)
-        return step if target is not self._target else self._target.flat - self._params
+        self.rule.step(target, grads, lr=lr, step=self._number, grad_scale=scale)
+        return step
 
 
 # -- the worth of a late gradient ------------------------------------------------------------------
@@ -330,9 +238,16 @@ def compare_stale_gradients(
     The optimizer has seen the batches `before`; `others`, at least the largest of `LAGS`, are those
     of the updates in between.
     """
-    ours = source(lane, subject)
-    params_before = ours.params.copy()
-    optimizer = ours.optimizer()
+    ours, plan = source(lane, subject), subject.plan
+    params_before, model = ours.params.copy(), plan.model
+    optimizer = OwnSteps(
+        subject.steps,
+        plan.layout.slots,
+        ours.params,
+        plan.decay,
+        families.hidden_matrices(model),
+        families.rate_groups(model),
+    )
 
     def flat(ticket: Ticket) -> Float32:
         ours.gradient(ticket)

@@ -64,13 +64,8 @@ def simulate(
 ) -> Prediction:
     """Simulate workers, at least one, and return the prediction; the same for the same seed.
 
-    Args:
-        workers: their costs.
-        scheme: one of `mlxhog.theory.simulator.schemes`.
-        updates: to simulate after the warm-up, at least one.
-        warm_up: updates left out at the start; None is a tenth of `updates`.
-        seed: of the compute times.
-        events: deaths and joins.
+    `updates` are simulated after the `warm_up`, which is a tenth of them if it is None. `seed` is
+    that of the compute times, `events` are deaths and joins.
 
     Raises:
         DataError: events that are impossible or come too late, or all workers die too early.

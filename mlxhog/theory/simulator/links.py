@@ -106,13 +106,11 @@ class ClusterRounds(Scheme):
         }
 
     def shared(self, sim: Simulation) -> list[int]:
-        """Return the number of rounds that have been merged."""
         if sim.learner is not None:
             sim.learner.replicate(self.machines)
-        return [0]
+        return [0]  # rounds that have been merged
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
-        """Yield the phases of a worker's steps."""
         own, sim = 1 + worker.rank % self.machines, worker.sim
         while True:
             if (ended := self.ended(sim.now)) > shared[0]:

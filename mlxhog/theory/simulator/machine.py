@@ -155,18 +155,11 @@ PRESENT, WAITS = 0, 1  # rows of `Simulation.seconds`
 class Simulation:
     """Simulated workers, advanced until a number of updates is reached; arguments as `simulate`.
 
-    Attributes:
-        alive: ranks of workers that have joined and have not died.
-        now: simulated seconds.
-        version: updates, of all copies of the parameters together.
-        gradients: gradients in these updates; `wasted` ones were thrown away.
-        lateness: (rank, staleness) of every update, in order.
-        clocks: steps that each rank has ended.
-        seconds: that each worker was present, and that it waited, (2, workers).
-        learner: parameters that the updates move; None if only times are simulated.
+    `alive` are ranks, `now` is in seconds, `version` counts updates of all copies of the parameters
+    together, `gradients` those in these updates; `wasted` ones were thrown away. `clocks` counts
+    the steps of each rank.
 
     Raises:
-        DataError: an event names no worker, or an absent worker dies.
         ConfigError: the scheme does not fit the workers.
     """
 
@@ -179,15 +172,16 @@ class Simulation:
         events: Sequence[Event] = (),
         learner: Learner | None = None,
     ) -> None:
-        """Start the first phase of every worker but later ones."""
         self.workers, self.learner, self.alive = workers, learner, set[int]()
         self.now, self.version, self.gradients, self.wasted = 0.0, 0, 0, 0
-        self.lateness: list[tuple[int, int]] = []
+        self.lateness: list[tuple[int, int]] = []  # (rank, staleness) of every update, in order
         self.clocks, n = Counter[int](), len(workers)
-        self.seconds, self._counts = np.zeros((2, n)), np.zeros((2, n))
+        self.seconds = np.zeros((2, n))  # that each worker was present, and that it waited
+        self._counts = np.zeros((2, n))  # 1 where these seconds count
         self._versions = Counter[int]()  # of each copy
         self._read: dict[int, tuple[int, int]] = {}  # by rank: a copy, and its version
-        self._events, absent = sorted(events), _absent(events, n)
+        self._events = sorted(events)
+        firsts = {event.rank: event.joins for event in reversed(self._events)}
         self._scheme, self._shared = scheme, scheme.shared(self)
         streams = np.random.SeedSequence(seed).spawn(n)
         self._contexts = [
@@ -199,7 +193,7 @@ class Simulation:
         self._ends = [math.inf] * n  # of the present phases
         self._watching: set[int] = set()  # ranks with a condition to look at
         for rank in range(n):
-            if rank not in absent:
+            if not firsts.get(rank):  # else it joins later
                 self._join(rank)
         self._settle()
 
@@ -229,6 +223,9 @@ class Simulation:
         """Advance to a number of updates, to a time, or until all workers are dead.
 
         All updates that end together are included.
+
+        Raises:
+            DataError: an event names no worker, or an absent worker dies.
         """
         while self.version < version and self.now < seconds and (self.alive or self._events):
             if self.learner is not None and self.learner.ended:
@@ -240,12 +237,21 @@ class Simulation:
             before, self.now = self.now, end if event is None else event.at_s
             self.seconds += (self.now - before) * self._counts
             if event is not None:
-                self._events.pop(0)
-                (self._join if event.joins else self._leave)(event.rank)
+                self._happen(self._events.pop(0))
             else:
                 for rank in [rank for rank, at_s in enumerate(self._ends) if at_s <= end]:
                     self._next(rank)
             self._settle()
+
+    def _happen(self, event: Event) -> None:
+        workers, present = len(self.workers), event.rank in self.alive
+        if not event.at_s >= 0 or not 0 <= event.rank < workers or present == event.joins:
+            raise DataError(
+                f"worker {event.rank} cannot {'join' if event.joins else 'die'} at {event.at_s:g} "
+                f"s: wanted a rank from 0 to {workers - 1}, a time of 0 s or more, and deaths and "
+                "joins in turn"
+            )
+        (self._join if event.joins else self._leave)(event.rank)
 
     def _join(self, rank: int) -> None:
         if self.alive:  # no worker waits for the steps that it has missed
@@ -286,20 +292,3 @@ class Simulation:
             self._watching.add(rank)
         else:
             self._watching.discard(rank)
-
-
-def _absent(events: Sequence[Event], workers: int) -> set[int]:
-    """Refuse impossible events; return the ranks that are absent at the start."""
-    events = sorted(events)
-    firsts = {event.rank: event.joins for event in reversed(events)}
-    absent = {rank for rank, joins in firsts.items() if joins}
-    present = {rank: rank not in absent for rank in range(workers)}
-    for event in events:
-        if not event.at_s >= 0 or present.get(event.rank, event.joins) == event.joins:
-            raise DataError(
-                f"worker {event.rank} cannot {'join' if event.joins else 'die'} at {event.at_s:g} "
-                f"s: wanted a rank from 0 to {workers - 1}, a time of 0 s or more, and deaths and "
-                "joins in turn"
-            )
-        present[event.rank] = event.joins
-    return absent

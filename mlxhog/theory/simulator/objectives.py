@@ -52,11 +52,6 @@ class Learner:
 
     Training ends at an excess of `target`, as the mean of ten looks (None for no target), one after
     each `every` updates; or when the excess has grown a thousandfold.
-
-    Attributes:
-        reached: seconds and gradients at which the excess fell to the target; None until then.
-        ended: whether training has ended.
-        params: by copy, `SHARED` among them.
     """
 
     def __init__(
@@ -67,10 +62,9 @@ class Learner:
         target: float | None = None,
         every: int = 1,
     ) -> None:
-        """Begin with the objective's initial parameters."""
         self.objective, self.lr, self.target, self.every = objective, lr, target, every
-        self.params = {SHARED: objective.start()}
-        self.reached: tuple[float, int] | None = None
+        self.params = {SHARED: objective.start()}  # by copy
+        self.reached: tuple[float, int] | None = None  # seconds and gradients, at the target
         self.ended = False
         self._rng = np.random.default_rng([seed, 3])
         self._read: dict[int, Float64] = {}  # by rank of the worker

@@ -27,7 +27,6 @@ class Barrier:
     """
 
     def __init__(self, sim: Simulation) -> None:
-        """Begin at stage 0."""
         self._sim = sim
         self._ended: dict[int, int] = {}
         self.passed = 0
@@ -62,7 +61,6 @@ class Hogwild(Scheme):
     """Workers read, compute and add without any wait."""
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
-        """Yield the phases of a worker's steps."""
         while True:
             yield from worker.gradient()
             yield from worker.write()
@@ -78,7 +76,6 @@ class Locked(Scheme):
     scope: str = "apply"  # "apply" locks the addition of a step, "step" all of it
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
-        """Yield the phases of a worker's steps."""
         while True:
             for part, phases in (("step", worker.gradient), ("apply", worker.write)):
                 if self.scope == part:
@@ -98,7 +95,6 @@ class ParameterServer(Scheme):
     """
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
-        """Yield the phases of a worker's steps."""
         while True:
             yield from worker.gradient()
             yield worker.copy()
@@ -115,15 +111,10 @@ class RoundRobin(Scheme):
     Source: Langford, Smola, Zinkevich 2009, arXiv:0911.0491.
     """
 
-    handover_s: float = 0.0  # until the next worker notices its turn
-
     def shared(self, sim: Simulation) -> list[int]:
-        """Return the rank of the worker that added last."""
-        return [-1]
+        return [-1]  # the worker that added last
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
-        """Yield the phases of a worker's steps."""
-
         def my_turn() -> bool:
             alive = worker.sim.alive
             following = [rank for rank in alive if rank > shared[0]] or alive
@@ -132,7 +123,6 @@ class RoundRobin(Scheme):
         while True:
             yield from worker.gradient()
             yield my_turn
-            yield Phase(self.handover_s)
             yield from worker.write()
             shared[0] = worker.rank
 
@@ -150,7 +140,6 @@ class SSP(Scheme):
     slack: int = 2  # s, at least 0; 0 is a barrier every step
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
-        """Yield the phases of a worker's steps."""
         sim, clocks = worker.sim, worker.sim.clocks
 
         def is_near() -> bool:
@@ -177,13 +166,11 @@ class Sync(Scheme):
     by_speed: bool = False  # whether samples are divided so that all workers end together
 
     def shared(self, sim: Simulation) -> tuple[Barrier, dict[int, list[int]]]:
-        """Return the barrier of rounds, and the ranks that have computed, by round."""
-        return Barrier(sim), {}
+        return Barrier(sim), {}  # ranks that have computed, by round
 
     def steps(
         self, worker: WorkerContext, shared: tuple[Barrier, dict[int, list[int]]]
     ) -> Behaviour:
-        """Yield the phases of a worker's steps."""
         (barrier, computed), sim, rank = shared, worker.sim, worker.rank
         barrier.join(rank)
         while True:
@@ -234,7 +221,6 @@ class OuterLoop(Scheme):
     round_s: float = 0.0  # for a merge, beyond the copies that each worker makes
 
     def shared(self, sim: Simulation) -> dict[str, Any]:
-        """Return the barrier of merges, their number, and the steps that each replica has begun."""
         workers = len(sim.workers)
         count = workers if self.replicas is None else self.replicas
         if count < 1 or workers % count or (self.period is not None and self.period < 1):
@@ -244,10 +230,10 @@ class OuterLoop(Scheme):
             )
         if sim.learner is not None:
             sim.learner.replicate(count)
+        # Of merges; their number; and the steps that each replica has begun.
         return {"barrier": Barrier(sim), "merged": 0, "steps": [0] * count}
 
     def steps(self, worker: WorkerContext, shared: dict[str, Any]) -> Behaviour:
-        """Yield the phases of a worker's steps."""
         steps = shared["steps"]
         own = worker.rank % len(steps)
         shared["barrier"].join(worker.rank)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -46,11 +45,9 @@ class SimulateConfig:
     kill: str | None = option(
         None, "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s"
     )
-    join: str | None = option(None, "workers that join later: RANK=TIME; such as 3=1m")
     strategies: str = option("all", "strategies to compare, such as hogwild,sync; or all")
     read: float = option(0.0, "time to copy the parameters", unit="s", low=0)
     apply: float = option(0.0, "time to add a step to all parameters", unit="s", low=0)
-    sync_time: float = option(0.0, "time of a barrier, or of a merge of copies", unit="s", low=0)
     machines: int = option(1, "over which the workers are dealt out in turn", low=1)
     link: str | None = option(None, f"between machines: {FORM}")
     params: int = option(1_000_000, "parameters of the model, which links carry", low=1)
@@ -87,11 +84,10 @@ class SimulateConfig:
 
     @property
     def round_s(self) -> float:
-        """Seconds of a barrier or a merge, with the link's average of all parameters."""
+        """Seconds of the links' average of all parameters."""
         if self.link is None:
-            return self.sync_time
-        over_s = Link.parse(self.link).all_reduce_s(FLOAT_BYTES * self.params, self.machines)
-        return self.sync_time + over_s
+            return 0.0
+        return Link.parse(self.link).all_reduce_s(FLOAT_BYTES * self.params, self.machines)
 
 
 def _replicas(config: SimulateConfig) -> int:
@@ -120,7 +116,7 @@ SCHEMES: Mapping[str, Callable[[SimulateConfig], Scheme]] = {
     "locked": lambda c: Locked(),
     "async_ps": lambda c: ParameterServer(),
     "ssp": lambda c: SSP(c.slack),
-    "round_robin": lambda c: RoundRobin(c.sync_time),
+    "round_robin": lambda c: RoundRobin(),
     "sync": lambda c: Sync(round_s=c.round_s),
     "sync_speed": lambda c: Sync(round_s=c.round_s, by_speed=True),
     "sync_backup": lambda c: Sync(min(c.backup_workers, c.workers - 1), round_s=c.round_s),
@@ -169,30 +165,23 @@ def _workers(config: SimulateConfig, recorded: Sequence[Worker] | None) -> list[
     return workers
 
 
-_MOMENT = re.compile(r"(\d+)=([^:]+)(?::([^:]+))?")
-
-
 def _events(config: SimulateConfig) -> list[Event]:
-    """Return the deaths and joins of the options."""
+    """Return the deaths and returns of the options."""
     slow = rules.parse_slowdowns(config.slow).items()
     events = [Event(how.late_s, rank, joins=True) for rank, how in slow if how.late_s]
-    for flag, text, form in (
-        ("--join", config.join, "RANK=TIME"),
-        ("--kill", config.kill, "RANK=TIME or RANK=TIME:DOWN"),
-    ):
-        for part in [] if text is None else text.split(","):
-            match = _MOMENT.fullmatch(part.strip())
-            try:
-                if match is None or (match[3] and flag == "--join"):
-                    raise ValueError
-                at_s, down_s = parse_duration_s(match[2]), parse_duration_s(match[3] or 0)
-            except ValueError:
-                raise ConfigError(
-                    f"{flag} has {part.strip()!r}; wanted {form} for each, such as 1=30s"
-                ) from None
-            events.append(Event(at_s, int(match[1]), joins=flag == "--join"))
-            if down_s:
-                events.append(Event(at_s + down_s, int(match[1]), joins=True))
+    for part in [] if config.kill is None else config.kill.split(","):
+        rank, _, times_of = part.strip().partition("=")
+        at, _, down = times_of.partition(":")
+        try:
+            at_s, down_s = parse_duration_s(at), parse_duration_s(down or 0)
+            events.append(Event(at_s, int(rank), joins=False))
+        except ValueError:
+            raise ConfigError(
+                f"--kill has {part.strip()!r}; wanted RANK=TIME or RANK=TIME:DOWN for each, such "
+                "as 1=30s"
+            ) from None
+        if down_s:
+            events.append(Event(at_s + down_s, int(rank), joins=True))
     return events
 
 

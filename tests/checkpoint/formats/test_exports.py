@@ -162,6 +162,7 @@ V1 = {
     "context_length": 64, "vocab_size": ByteTokenizer.vocab_size,
 }  # fmt: skip
 OURS = {
+    "layers": layers(),
     "tables": replace(SMALL, ngram_orders=(2, 3), ngram_dim=4, ngram_rows=64),
     "tied": replace(SMALL, ngram_orders=(2,), ngram_rows=64, tie_word_embeddings=True),
     "no final norm": replace(SMALL, add_out_norm=False),
@@ -171,35 +172,24 @@ OURS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OURS)
-def test_an_xlstm_that_transformers_lacks_is_exported_with_our_class(transformers, tmp_path, name):
+def test_a_model_that_transformers_lacks_is_exported_with_our_class_and_survives_it(
+    transformers, tmp_path, name
+):
     folder = exported(tmp_path, OURS[name])
     model, tokenizer = loaded(transformers, folder)
     tokens = np.arange(5, 25, dtype=np.int32)[None]
     expected, _ = lm_float64.logits(OURS[name], formats.open(folder).tensors, tokens)
     logits = model(torch.from_numpy(tokens).long()).logits
     np.testing.assert_allclose(logits.detach(), expected, atol=2e-5)
+    assert model.config.num_hidden_layers == OURS[name].num_hidden_layers
+    assert model.get_input_embeddings()(torch.tensor([3])).shape == (1, OURS[name].hidden_size)
+    assert model.get_output_embeddings().weight.shape[0] == ByteTokenizer.vocab_size
     model.save_pretrained(tmp_path / "again")
     again = formats.open(tmp_path / "again")
     assert again.config == formats.open(folder).config
     assert again.tensors.keys() == families.param_spec(OURS[name]).keys()
     text = model.generate(**tokenizer("ab", return_tensors="pt"), max_new_tokens=3)
     assert text.shape[1] >= 4
-
-
-@pytest.mark.slow
-def test_the_model_has_what_tools_of_transformers_ask_for_and_survives_save_pretrained(
-    transformers, tmp_path
-):
-    model, _ = loaded(transformers, exported(tmp_path, layers()))
-    assert model.config.num_hidden_layers == 2
-    assert model.get_input_embeddings()(torch.tensor([3])).shape == (1, 16)
-    assert model.get_output_embeddings().weight.shape == (ByteTokenizer.vocab_size, 16)
-    model.save_pretrained(tmp_path / "again")
-    again = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "again", trust_remote_code=True
-    )
-    assert again.get_parameter("position.weight").shape[0] == MAX_LENGTH
-    assert formats.open(tmp_path / "again").config == formats.open(tmp_path / "e").config
 
 
 # -- places that refuse it -------------------------------------------------------------------------

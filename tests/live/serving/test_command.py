@@ -17,7 +17,7 @@ from tests.processes import descriptors_limited
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_server_well_and_frees_its_port(folder, number):
     with serving("latest", MLX, cwd=folder) as server:
         health = server.health()

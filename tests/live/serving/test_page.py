@@ -25,19 +25,6 @@ def say(page, text):
     page.get_by_label("Message").press("Enter")
 
 
-def test_a_phone_shows_an_answer_while_it_is_written_and_nothing_sticks_out(visit, server):
-    window, page, expect = opened(visit, server, viewport=PHONE)
-    expect(page.get_by_role("heading")).to_have_text(server.model)
-    page.get_by_label("tokens").fill("40")
-    say(page, "ab")
-    expect(page.locator(".user")).to_have_text("ab")
-    expect(page.locator(".about")).to_contain_text("weights: version 7")
-    expect(page.locator(".answer")).not_to_be_empty()
-    assert window.cut(390) == []
-    assert window.troubles == []
-    assert all(url.startswith(server.root) for url in window.requests)
-
-
 def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(visit, server):
     markup = "<img src=x onerror=\"document.title='x'\"> <b>bold</b>\n\ntwo"
     bodies = []
@@ -64,9 +51,9 @@ def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(visit, ser
     assert window.troubles == []
 
 
-def test_a_server_with_a_key_asks_for_it(visit, folder):
+def test_a_phone_asks_for_the_key_then_shows_an_answer_while_it_is_written(visit, folder):
     with serving("latest", MLX, cwd=folder, MLXHOG_API_KEY=KEY) as server:
-        _, page, expect = opened(visit, server, viewport=PHONE)
+        window, page, expect = opened(visit, server, viewport=PHONE)
         expect(page.get_by_role("alert")).to_contain_text("the API key is missing or wrong")
         page.get_by_label("API key").fill("wrong")
         page.get_by_role("button", name="Use").click()
@@ -75,6 +62,11 @@ def test_a_server_with_a_key_asks_for_it(visit, folder):
         page.get_by_label("API key").press("Enter")
         expect(page.locator(".about")).to_have_text("the key is accepted")
         expect(page.get_by_label("API key")).to_be_hidden()
-        page.get_by_label("tokens").fill("5")
+        expect(page.get_by_role("heading")).to_have_text(server.model)
+        page.get_by_label("tokens").fill("40")
         say(page, "ab")
+        expect(page.locator(".user")).to_have_text("ab")
         expect(page.locator(".about").last).to_contain_text("weights: version 7")
+        expect(page.locator(".answer")).not_to_be_empty()
+        assert window.cut(390) == []
+        assert all(url.startswith(server.root) for url in window.requests)

@@ -26,7 +26,6 @@ NUMBERS = {"mixers": ["mlstm(h2)", {"type": "mlstm", "heads": 8}]}
     [
         ({}, (4,), [MIXERS, "swiglu"]),
         ({"depth": [4, 8]}, (4, 6, 8), [MIXERS, "swiglu"]),
-        ({"depth": [3, 6]}, (3, 5), [MIXERS, "swiglu"]),
         ({"template": "free", "depth": [4, 7]}, (4, 5, 6, 7), [ALL]),
         ({"template": "free", "depth": [2, 4, 8]}, (2, 4, 8), [ALL]),
         (NUMBERS, (4,), ["mlstm(h2) mlstm(h8)", "swiglu"]),

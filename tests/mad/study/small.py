@@ -1,6 +1,7 @@
 """Small studies: candidates of one layer, runs without training, and runs that fail."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -67,6 +68,12 @@ def with_curve(config, *, callbacks, rungs):
 def slow(config, *, callbacks, rungs):
     time.sleep(0.1)
     return result(config)
+
+
+def interrupts_twice(config, **_):
+    for pause_s in (1, 60):  # a study looks five times a second
+        os.kill(multiprocessing.parent_process().pid, signal.SIGINT)
+        time.sleep(pause_s)
 
 
 def raises(config, **_):

@@ -1,10 +1,7 @@
 """`mlxhog mad search`, `bench` and `resume`, with runs of a few steps."""
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -13,9 +10,6 @@ from mlxhog.mad.study.store import Store
 from tests.mad.commands import said
 from tests.mad.study import small
 from tests.mad.study.small import ON_MLX, TINY, lines, table
-from tests.mad.study.test_scheduler import ROOT
-from tests.processes import alive, workers_of
-from tests.threads import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -78,28 +72,13 @@ def test_a_dry_run_says_runs_and_steps_and_makes_nothing(space, capsys, tmp_path
     assert not (tmp_path / "studies").exists()
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_with_130_and_the_line_that_goes_on():
-    long = [*SEARCH, "--steps=100000"]
-    del long[long.index("--steps") : long.index("--steps") + 2]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlxhog", *long], env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        workers = wait_until(lambda: workers_of(process.pid))
-        process.terminate()
-        while "finishing 1 run; Ctrl-C again drops it" not in process.stderr.readline():
-            pass
-        process.terminate()
-        output, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 130, errors
+def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(capsys, monkeypatch):
+    monkeypatch.setattr("mlxhog.mad.study.session.train", small.interrupts_twice)
+    assert main([*SEARCH]) == 130
+    output, errors = capsys.readouterr()
+    assert "finishing 1 run; Ctrl-C again drops it" in errors
     assert re.search("status +interrupted\nruns +done 0, failed 0", output)
     assert "continue: mlxhog mad resume space" in output
-    assert not any(map(alive, workers))
 
 
 def test_a_study_whose_runs_all_failed_has_no_best_and_ends_with_1(capsys, monkeypatch):

@@ -63,12 +63,6 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     assert result.curve[-1].loss < 0.9 * np.log(8)  # at its begin
 
 
-def test_accuracies_by_length_arrive_from_several_workers():
-    rows = {"group": "parity", "vocab": 2, "test_rows": 8, "seq_len": 8, "test_length": 40}
-    result, _ = train_two(small_run(workers=TWO, task="state-tracking", settings=rows))
-    assert [length for length, _ in result.by_length] == [8, 16, 32, 40]
-
-
 def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers():
     config = small_run(workers="mlx:cpu*3", epochs=2, steps=None)
     plans = [make_run_plan(config, {"strategy": name}) for name in ("hogwild", "sync")]

@@ -8,15 +8,15 @@ from mlxhog.theory.analysis.advice import Analysis, Lag, advise
 from mlxhog.theory.analysis.analyze import bounds_of, facts
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import Block, StaleGradient
+from mlxhog.theory.hypergraph import Hypergraph
 from tests.pairs import each_of
-from tests.theory.test_hypergraph import of_lists
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
 
 
 def block(name, supports):
     slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense")
-    return BlockConflicts.of(Block(name, None, (slot,)), of_lists(supports, N))
+    return BlockConflicts.of(Block(name, None, (slot,)), Hypergraph.of_lists(supports, N))
 
 
 DENSE = block("dense", [range(N)] * SAMPLES)

@@ -24,7 +24,8 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
     small = subject(tmp_path)
     messages = []
     with Child() as child:
-        measured = measure(child, small, tickets(small.batches().n_tickets, 24, 0), messages.append)
+        drawn = tickets(small.plan.batches().n_tickets, 24, 0)
+        measured = measure(child, small, drawn, lambda *step: messages.append(step))
     assert len(measured.losses) == len(measured.norms) == 24
     by = {one.name: one for one in measured.blocks}
     for name in ("layer 0", "out_norm", "head"):
@@ -36,7 +37,8 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
     rows = letters + 1  # and the start of a document
     assert by["embedding"].omega <= 32 * rows
     assert by["embedding"].untouched >= 32 * (320 - rows)
-    assert any("gradients" in step for step in messages)
+    parts = [*dict.fromkeys(part for part, _ in messages)]
+    assert parts == ["gradients from 0 of 24", "conflicts"]
 
 
 def test_batches_are_drawn_without_repetition_and_the_same_by_the_same_seed():
@@ -69,7 +71,7 @@ def test_a_gradient_that_is_not_finite_names_its_batch(tmp_path, monkeypatch):
     broken = Sampled([], np.array([1.0, np.nan]), np.array([1.0, np.nan]))
     monkeypatch.setattr(conflicts, "call_child", lambda *how: broken)
     with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
-        measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)
+        measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda *step: None)
 
 
 # -- blocks of a model -----------------------------------------------------------------------------
@@ -94,7 +96,7 @@ def test_every_parameter_of_every_architecture_but_a_table_is_in_exactly_one_blo
 
 
 def test_rows_of_batches_are_counted_as_by_hand(tmp_path):
-    batches = subject(tmp_path, seq_len=4, batch_size=1).batches()
+    batches = subject(tmp_path, seq_len=4, batch_size=1).plan.batches()
     tickets = [(0, k) for k in range(60)]
     rows = count_rows(batches, tickets, 320, ByteTokenizer(), lambda step: None)
     edges = [set(batches.at(0, k).x.reshape(-1).tolist()) for k in range(60)]
