@@ -228,13 +228,13 @@ def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
     return [sum((part.state_shapes for part in block), ()) for block in cfg.layout.blocks]
 
 
-def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
+def init_state(cfg: ModelConfig, B: int, xp: Arrays, like: Array | None = None) -> State:
     """Return the state before the first token of B sequences: zeros, and absent ids."""
-    tables = ngrams.of(cfg)
-    ids = () if tables is None else (xp.full((B, tables.context), ngrams.ABSENT, "int32"),)
+    tables, absent = ngrams.of(cfg), ngrams.ABSENT
+    ids = () if tables is None else (xp.full((B, tables.context), absent, "int32", like=like),)
     blocks = [
         tuple(
-            xp.zeros((B, *shape), "int32" if name == "count" else "float32")
+            xp.zeros((B, *shape), "int32" if name == "count" else "float32", like=like)
             for part in block
             for name, shapes in part.layer.state_shapes(part.d, 0).items()
             for shape in shapes

@@ -237,6 +237,9 @@ class Backend(Reader):
                 state: State = None
                 for span in self._spans((1, n)) if n else ():
                     _, state = self._forward(context[:, span], state, last=True)
-                states.append(lm.init_state(self.model, 1, self._ops().xp) if n == 0 else state)
+                if not n:
+                    like = self.params[families.embedding(self.model)]
+                    state = lm.init_state(self.model, 1, self._ops().xp, like)
+                states.append(state)
             state = self.stack_states(states)
         return rest, self._constant(state)

@@ -71,14 +71,14 @@ def token_files(
         yield part.name, None if empty else TokenFile.open(path)
 
 
-def held_out_tokens(tokenizer: Tokenizer, data: str, **options: Any) -> TokenFile:
+def held_out_tokens(of_model: Tokenizer, data: str, **options: Any) -> TokenFile:
     """The held-out text of a run, prepared as for its training by its options.
 
     Raises:
         DataError: the text is missing, or its tokenizer is another one than at training.
     """
     prepared = prepare.prepare(data, **options)
-    if prepared.tokenizer.sha256 != tokenizer.sha256:
+    if prepared.tokenizer.sha256 != of_model.sha256:
         raise DataError(
             f"{data} has changed since the run was trained: its tokenizer has another digest; "
             "give the text with --data"

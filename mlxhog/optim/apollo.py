@@ -45,10 +45,8 @@ if TYPE_CHECKING:
 
 Floats: TypeAlias = "NDArray[Any]"
 
-GROWTH: Final = 1.01
-"""Largest factor between the norms of successive updates of a matrix."""
-LEAST: Final = 1e-8
-"""Added to norms that divide."""
+GROWTH: Final = 1.01  # largest factor between the norms of successive updates of a matrix
+LEAST: Final = 1e-8  # added to norms that divide
 
 
 def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bool) -> Float32:

@@ -61,13 +61,10 @@ if TYPE_CHECKING:
     from mlxhog.arena.layout import Slot
 
 LR: Final = 3e-3
-WIDTH: Final = 128
-"""Width of the model for which a search found that step size; it is scaled to other widths."""
-PIECES: Final = 1024
-"""Smallest vocabulary of pieces of words for which a search was made; below are bytes."""
+WIDTH: Final = 128  # of the model for which a search found that step size; others scale it
+PIECES: Final = 1024  # smallest vocabulary of pieces of words with a search; below are bytes
 PIECES_LR: Final = 0.0065  # as `LR`, for such a vocabulary
-AVERAGED_BETA1: Final = 0.75
-"""beta1 if a step averages the gradients of several workers."""
+AVERAGED_BETA1: Final = 0.75  # if a step averages the gradients of several workers
 NESTEROV: Final = 0.1
 MANY: Final = 4  # smallest number of workers that look ahead for which Muon takes the next two
 LATE_BETA1: Final = 0.95
@@ -86,18 +83,12 @@ ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
     "ns5": ((3.4445, -4.775, 2.0315),) * 5,
 }
 
-ROOM: Final = 1.01
-"""Singular values stay below 1 after rounding: beyond it the first step grows fast."""
-RMS: Final = 0.2
-"""Root mean square of a step's elements, about, over lr."""
-LEAST_NORM: Final = 1e-30
-"""A shorter direction, such as that of zero gradients, moves nothing."""
-BATCH: Final = 1 << 18
-"""Floats of directions computed before they are written: they stay in a core's cache."""
-DEVICE_BATCH: Final = 1 << 22
-"""The same on a worker's own device, which wants several matrices at once; 16 MiB."""
-MOST_DISTANCE: Final = 1e-4
-"""Largest difference of a device's directions from the CPU's; float32 sums differ by 1e-6."""
+ROOM: Final = 1.01  # keeps singular values below 1: beyond it the first step grows fast
+RMS: Final = 0.2  # root mean square of a step's elements, about, over lr
+LEAST_NORM: Final = 1e-30  # a shorter direction, such as that of zero gradients, moves nothing
+BATCH: Final = 1 << 18  # floats of directions that are computed, then written, in a core's cache
+DEVICE_BATCH: Final = 1 << 22  # the same on a worker's own device, for several matrices at once
+MOST_DISTANCE: Final = 1e-4  # of a device's directions from the CPU's; float32 sums have 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)

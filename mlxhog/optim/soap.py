@@ -34,10 +34,8 @@ from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, Step, Target, split, wr
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Slot
 
-LONGEST: Final = 10_000
-"""Longest side of a matrix that has a basis: a decomposition takes its cube of operations."""
-ROUNDING: Final = 1e-3
-"""Largest distance of the mean squared length of a basis's columns from 1."""
+LONGEST: Final = 10_000  # side with a basis: a decomposition takes its cube of operations
+ROUNDING: Final = 1e-3  # largest distance of the mean squared length of a basis's columns from 1
 BASES: Final = (("left", "left_basis", 0), ("right", "right_basis", 1))
 """Second moments, their eigenvectors, and their axis of the matrix."""
 Side = tuple[Float32, Float32, int]

@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 LONGEST_NAP_S = 2e-4
-NO_END = 1 << 62  # steps without a limit
 _MOST_AGE = 4095
 _CUT = 1e-3  # chance of the ages that geometric leaves out
 
@@ -178,8 +177,7 @@ class InOrderWorker(NumberedWorker):
         }
         self._delays = Delays(context, workers=strategy.course.workers)
         self._turn = 0
-        limit = NO_END if context.step_limit is None else context.step_limit
-        self._end = self._words["first"] + limit
+        self._end = self._words["first"] + self._limit
 
     def claim(self) -> Lease | Idle:
         context, words, strategy = self.context, self._words, self.strategy
@@ -245,6 +243,10 @@ class InOrder(Numbered):
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
     run_words: ClassVar[str] = "open_below tokens"
+    rules: ClassVar[Rules] = (
+        ("predict", "predict=own",
+         "own, but steps in order have none and last only; set one of them"),
+    )  # fmt: skip
 
     @cached_property
     def course(self) -> Course:
@@ -329,10 +331,6 @@ class RoundRobin(LookAhead, FedBack, Apart, InOrder):
     name: ClassVar[str] = "round_robin"
     about: ClassVar[str] = "workers add their steps in turn, each P - 1 updates late"
 
-    rules: ClassVar[Rules] = (
-        ("predict", "predict=own", "own, but round_robin has none and last only; set one of them"),
-    )  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sim(FedBack, LookAhead, LateSteps, InOrder):
@@ -350,7 +348,6 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
     )  # fmt: skip
 
     rules: ClassVar[Rules] = (
-        ("predict", "predict=own", "own, but sim has none and last only; set one of them"),
         ("predict", "predict=last & sim_staleness!=fixed:*",
          "last looks ahead by a fixed age, and staleness is {sim_staleness}; set "
          "staleness=fixed:N, or leave predict out"),

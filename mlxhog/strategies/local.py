@@ -32,14 +32,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog.base.late import np
 from mlxhog.config.choices import Rules
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense, without_tables
-from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecord
+from mlxhog.strategies.rounds import NEVER, STAGES, Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Idle, Lease, TicketPart, WriteResult
 
 if TYPE_CHECKING:
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
     from mlxhog.data.prepare import Prepared
     from mlxhog.data.tokens import TokenFile
     from mlxhog.strategies.context import Context
-
-NEVER: Final = 1 << 62
-"""Steps of a round that has no end."""
 
 
 class LocalWorker(NumberedWorker):
@@ -80,8 +77,7 @@ class LocalWorker(NumberedWorker):
         steps, end = words["steps", rank], strategy.end(words, rank)
         # At the end of its round a worker waits for a meeting, if the budget reaches it.
         least = context.workers * end if steps >= end else context.workers * steps + rank + 1
-        limit = context.step_limit
-        if limit is not None and least > words["steps_before"] + limit:
+        if least > words["steps_before"] + self._limit:
             return Idle.DONE
         if steps >= end:
             if rank == 0 and strategy.at_end(words):

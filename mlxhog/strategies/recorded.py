@@ -63,7 +63,7 @@ class Recorded(Hogwild):
 
     def worker(self, context: Context) -> OrderedWorker:
         replays = self.config.determinism == "replay"
-        return ReplayedWorker(context) if replays else RecordedWorker(context)
+        return (ReplayedWorker if replays else RecordedWorker)(context)
 
 
 # -- the order -------------------------------------------------------------------------------------
@@ -126,13 +126,6 @@ def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
     return runs
 
 
-def shared_floats(arena: Arena, word: int) -> list[Float32]:
-    """Parts of every shared array of the parameters' layout that a lock word guards."""
-    runs = guarded(arena.layout, word)
-    shared = [arena.segment(name) for name in SHARED if name in arena.layout.segments]
-    return [array[begin:end] for array in shared for begin, end in runs]
-
-
 def private_names(layout: Layout, slot: int) -> list[str]:
     """Segments of one worker's private optimizer state: floats with the slot in their name."""
     return [
@@ -140,6 +133,17 @@ def private_names(layout: Layout, slot: int) -> list[str]:
         for name, segment in layout.segments.items()
         if name.endswith(f".{slot}") and segment.dtype == "float32" and not name.startswith("live.")
     ]
+
+
+def at_risk(arena: Arena, slot: int, *, unfinished: bool) -> tuple[list[Float32], list[Float32]]:
+    """What a death may leave half written: parts of shared arrays, and private ones.
+
+    Those of an `unfinished` last access are of every array that its lock word guards.
+    """
+    runs = guarded(arena.layout, Book(arena, slot).last[0]) if unfinished else []
+    shared = [arena.segment(name) for name in SHARED if name in arena.layout.segments]
+    private = [arena.segment(name) for name in private_names(arena.layout, slot)]
+    return [array[begin:end] for array in shared for begin, end in runs], private
 
 
 # -- workers ---------------------------------------------------------------------------------------
@@ -316,23 +320,18 @@ class ReplayedWorker(OrderedWorker):
                 f"{len(record.accesses)}"
             )
         if isinstance(record, Torn) and record.writing:  # leave memory as its worker left it
-            arena = self.context.arena
-            if record.unfinished:
-                put(shared_floats(arena, self.book.last[0]), record.floats)
+            context, unfinished = self.context, record.unfinished
+            both = at_risk(context.arena, context.slot, unfinished=unfinished)
+            for arrays, content in zip(both, (record.floats, record.private), strict=True):
+                floats, at = np.frombuffer(content, np.float32), 0
+                for array in arrays:
+                    array[...] = floats[at : at + len(array)]
+                    at += len(array)
+            if unfinished:
                 self._order.settle()
-            names = private_names(arena.layout, self.context.slot)
-            put([arena.segment(name) for name in names], record.private)
 
 
 # -- deaths ----------------------------------------------------------------------------------------
-
-
-def put(arrays: list[Float32], content: bytes) -> None:
-    """Set arrays to their joined bytes."""
-    floats, at = np.frombuffer(content, np.float32), 0
-    for array in arrays:
-        array[...] = floats[at : at + len(array)]
-        at += len(array)
 
 
 def settle(arena: Arena, run_dir: Path, slot: int) -> None:
@@ -350,10 +349,8 @@ def settle(arena: Arena, run_dir: Path, slot: int) -> None:
     accesses, shared = book.accesses(), arena.segment(NEXT)
     writing = phase == WRITING
     unfinished = count > 0 and int(shared[word]) == int(accesses[-1])
-    floats = shared_floats(arena, word) if writing and unfinished else []
-    names = private_names(arena.layout, slot) if writing else []
-    private = [arena.segment(name) for name in names]
-    joined = (b"".join(array.tobytes() for array in arrays) for arrays in (floats, private))
+    both = at_risk(arena, slot, unfinished=unfinished) if writing else ([], [])
+    joined = (b"".join(array.tobytes() for array in arrays) for arrays in both)
     event_log.append(path, Torn(book.numbers, writing, unfinished, accesses, *joined))
     if unfinished:
         shared[word] += 1

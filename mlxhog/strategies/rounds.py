@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 STAGES: Final = 3  # of a meeting
+NEVER: Final = 1 << 62  # steps without an end
 
 
 class StepRecord(NamedTuple):
@@ -139,6 +140,7 @@ class NumberedWorker(StrategyWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._words: Words = self.strategy.words(context.arena)
+        self._limit = NEVER if context.step_limit is None else context.step_limit
         self._leased = False
 
     def lease(self) -> Lease | Idle:

@@ -58,7 +58,7 @@ from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies import division
 from mlxhog.strategies.division import InRounds
-from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
+from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult, parameter_copies
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ if TYPE_CHECKING:
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
 
-MOST_WORKERS: Final = 24
-"""With backup workers: bits of a set of ranks."""
+MOST_WORKERS: Final = 24  # with backup workers: bits of a set of ranks
 
 
 class SyncWorker(NumberedWorker):
@@ -102,7 +101,7 @@ class SyncWorker(NumberedWorker):
             if not context.paused():
                 self._pass_over()
             return Idle.WAIT
-        round_, stage = divmod(words["stages", rank], 3)
+        round_, stage = divmod(words["stages", rank], STAGES)
         if stage == 0:
             if not context.paused():
                 words["ready", rank] = round_ + 1
@@ -122,13 +121,11 @@ class SyncWorker(NumberedWorker):
         ranks = strategy.members(words)[1]
         if context.rank != ranks[0] or (context.paused() and context.training()):
             return
-        limit = context.step_limit
-        is_over = limit is not None and round_ >= limit
-        if is_over or context.is_over(strategy.step_s(context.arena)):
+        if round_ >= self._limit or context.is_over(strategy.step_s(context.arena)):
             words["stopped"] = round_ + 1
             return
         # A worker that died at a round's end did not wait for the others.
-        late = any(one < 3 * round_ for one in strategy.each(words, "stages", ranks))
+        late = any(one < STAGES * round_ for one in strategy.each(words, "stages", ranks))
         ready = sum(one > round_ for one in strategy.each(words, "ready"))
         if late or ready < strategy.batches_per_step():
             return
@@ -157,10 +154,10 @@ class SyncWorker(NumberedWorker):
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Average with the other members' gradients, and apply a share, unless it is too late."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
-        round_ = words["stages", rank] // 3
+        round_ = words["stages", rank] // STAGES
         if strategy.members(words)[0] == round_:
             put = partial(self._put, grads, samples)
-            strategy.take_part(words, rank, 3 * round_, put)
+            strategy.take_part(words, rank, STAGES * round_, put)
         context.wait_until(lambda: self._is_closed(round_))
         closed, self._members = strategy.members(words)
         if closed > round_ + 1 or rank not in self._members:
@@ -168,7 +165,7 @@ class SyncWorker(NumberedWorker):
             version = context.arena.counters.load("version")
             return WriteResult(applied=False, version=version, too_late=True)
         context.marks.begin_update()  # before any worker of the round can apply its share
-        self.meet(3 * round_ + 1, (self._average, partial(self._end, lease)), self._members)
+        self.meet(STAGES * round_ + 1, (self._average, partial(self._end, lease)), self._members)
         context.marks.end_update()
         finite = math.isfinite(self._norms.sum())
         return WriteResult(applied=finite, version=context.entry.version_read + finite)
@@ -180,7 +177,7 @@ class SyncWorker(NumberedWorker):
         if word >> MOST_WORKERS > round_:
             return True
         stages = strategy.each(words, "stages")
-        arrived = [rank for rank, stage in enumerate(stages) if stage == 3 * round_ + 1]
+        arrived = [rank for rank, stage in enumerate(stages) if stage == STAGES * round_ + 1]
         if len(arrived) < strategy.batches_per_step():
             return False
         mask = sum(1 << rank for rank in arrived) if strategy.backup_workers else 0
@@ -296,8 +293,8 @@ class Sync(InRounds, Numbered):
         if self.backup_workers > most:
             raise ConfigError(
                 f"backup_workers is {self.backup_workers}, and the run has {self.workers} "
-                f"worker{'s' * (self.workers > 1)}: take at most {most}, since a round waits for "
-                f"at least one, and with backup workers for at most {MOST_WORKERS}"
+                f"worker{'s' * (self.workers > 1)}; take at most {most}: a round waits for at "
+                f"least one worker, and backup_workers is for runs of up to {MOST_WORKERS}"
             )
 
     def batches_per_step(self) -> int:
@@ -320,7 +317,7 @@ class Sync(InRounds, Numbered):
     # -- rounds ----------------------------------------------------------------------------------
 
     def steps(self, words: Words, rank: int) -> int:
-        return words["stages", rank] // 3
+        return words["stages", rank] // STAGES
 
     def members(self, words: Words) -> tuple[int, list[int]]:
         """The number of closed rounds, and the ranks in the last of them; before the first, all."""
@@ -330,7 +327,7 @@ class Sync(InRounds, Numbered):
     def rounds_done(self, words: Words) -> int:
         """Rounds of this call that all of their members have ended."""
         closed, ranks = self.members(words)
-        return closed - any(one < 3 * closed for one in self.each(words, "stages", ranks))
+        return closed - any(one < STAGES * closed for one in self.each(words, "stages", ranks))
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         words = self.words(arena)
@@ -364,7 +361,7 @@ class Sync(InRounds, Numbered):
             ledger.claim_exact(*ticket, owner)
             ledger.begin_apply(*ticket, owner)
             ledger.finish(*ticket, owner)
-        words["stages", rank] = 3 * closed
+        words["stages", rank] = STAGES * closed
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """Skip the rounds that a worker missed while it evaluates, or is dead.

@@ -29,7 +29,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
-from mlxhog.base.paths import expanded, printable
+from mlxhog.base.paths import printable
 from mlxhog.data import textfiles
 from mlxhog.data.records import Example
 from mlxhog.data.stream import (
@@ -46,7 +46,6 @@ from mlxhog.data.stream import (
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed, message_of
 from mlxhog.training.job import BatchSource
-from mlxhog.training.plan import TextPlan
 
 LOOK_S = 0.5
 SETTLED_S = 1.0  # a file that has not changed for this time is complete
@@ -80,13 +79,6 @@ class Follower:
         self._waits = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlxhog-follow", daemon=True)
-
-    @classmethod
-    def of(cls, plan: TextPlan, run: Path, folder: str) -> Self:
-        """Open the stream of a run; this does not read the folder."""
-        config, size = plan.config, plan.config.sequences_per_ticket
-        writer = StreamWriter(run, plan.data.tokenizer, seq_len=config.seq_len, batch_size=size)
-        return cls(expanded(folder), writer, config.loss_on)
 
     def batches(self, corpus: Callable[[], BatchSource]) -> Callable[[], StreamBatches]:
         """Opens the rows of the stream in a worker, which warms up with a batch of the corpus."""

@@ -17,6 +17,7 @@ from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
+from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
@@ -60,13 +61,7 @@ def train(
     observer: Observer[Progress] | None = None,
     run: Run | None = None,
 ) -> Result:
-    """Train, as `mlxhog.train` says; by default in a new run, else in one that the caller locks.
-
-    Raises:
-        ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.
-        EnvironmentLacks: memory, disk space or a backend is missing.
-        WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
-    """
+    """Train in a new run, or in one that the caller locks; raises as `mlxhog.train`."""
     began_ns = monotonic_ns()
     if config.determinism == "replay":
         raise ConfigError("determinism: to replay a run use mlxhog replay RUN")
@@ -111,10 +106,13 @@ class Training(Session):
     ) -> None:
         self._follower: Follower | None = None
         folder, earlier = run.directory, plan.resumption
-        if plan.config.follow is not None:
+        if (config := plan.config).follow is not None:
+            from mlxhog.data.stream import StreamWriter
             from mlxhog.training.follow import Follower
 
-            self._follower = Follower.of(plan, folder, plan.config.follow)
+            sizes = {"seq_len": config.seq_len, "batch_size": config.sequences_per_ticket}
+            writer = StreamWriter(folder, plan.data.tokenizer, **sizes)
+            self._follower = Follower(expanded(config.follow), writer, config.loss_on)
             assert plan.other is None  # it has batches of its own
             plan = replace(plan, batches=self._follower.batches(plan.batches))
         super().__init__(plan, folder, stack=stack, fallback=folder)

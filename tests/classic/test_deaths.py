@@ -74,13 +74,3 @@ def test_nothing_outlives_a_host_that_is_killed():
         host.kill()
         host.wait()
     wait_until(lambda: not any(map(alive, workers)))
-
-
-def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
-    def impatient(progress):
-        if progress.epoch is not None and progress.epoch.number == 3:
-            raise KeyboardInterrupt
-
-    result = train(hinge(), run_of("hogwild"), impatient)
-    assert (result.status, len(result.epochs)) == ("interrupted", 3)
-    assert not worker_pids()

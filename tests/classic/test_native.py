@@ -210,53 +210,35 @@ def test_the_projection_is_the_nearest_point_of_the_simplex(v):
 # -- what is refused -------------------------------------------------------------------------------
 
 
-def rows(**changes):
-    arrays = {
-        "indptr": np.array([0, 2, 2]),
-        "indices": np.array([1, 2], np.int32),
-        "values": np.ones(2, np.float32),
-        "labels": np.ones(2, np.float32),
-        "shrink": np.ones(0, np.float32),
-    }
-    return _native.LinearProblem(np.zeros((1, WIDTH), np.float32), **{**arrays, **changes})
+def sparse(indptr, *indices, n_values=2):
+    values, labels = np.ones(n_values, np.float32), np.ones(2, np.float32)
+    x, shrink = np.zeros((1, WIDTH), np.float32), np.ones(0, np.float32)
+    return _native.LinearProblem(
+        x, np.array(indptr), np.array(indices, np.int32), values, labels, shrink
+    )
 
 
-def features(*indices):
-    return rows(indices=np.array(indices, np.int32))
-
-
-def rating(*pairs, width=16, users=20):
+def rating(*pair, width=16):
     data = Factors.random()
     left, right = data.left[:, :width].copy(), data.right[:, :width].copy()
-    ratings = table(list(pairs) or data.ratings)
-    shrink = data.shrink_users[:users], data.shrink_items
-    return _native.CompletionProblem(left, right, ratings, *shrink)
-
-
-def edge(*pairs, flags=30):
-    data = Tangle.random()
-    return _native.CutProblem(data.x, table(list(pairs) or data.edges), data.fixed[:flags])
+    shrink = data.shrink_users, data.shrink_items
+    return _native.CompletionProblem(left, right, table([(*pair, 1.0)]), *shrink)
 
 
 @each_of(
     ("make", "message"),
     [
-        (lambda: features(2, 1), "row 0: indices have to ascend, got 2 before 1"),
-        (lambda: features(1, 16), "row 0 names coordinate 16 of 16"),
-        (lambda: features(-1, 3), "row 0 names coordinate -1 of 16"),
-        (lambda: rows(indptr=np.array([0, 3, 2])), "indptr descends at row 1|row 0"),
-        (lambda: rows(indptr=np.array([0, 2])), r"indptr has shape \(2,\); .* = \(3,\)"),
-        (lambda: rows(values=np.ones(3, np.float32)), r"values has shape \(3,\)"),
-        (lambda: rows(shrink=np.ones(17, np.float32)), "shrink has more coordinates than x"),
-        (lambda: rating((20, 0, 1.0)), "example 0 names row 20 of 20"),
-        (lambda: rating((0, 0, 1.0), (-1, 0, 1.0)), "example 1 names row -1 of 20"),
-        (lambda: rating(width=10), "rows have 10 floats; wanted a multiple of 16"),
-        (lambda: rating(users=19), r"shrink_users has shape \(19,\)"),
-        (lambda: edge((0, 1, 1.0), (1, -2, 1.0)), "example 1 names row -2 of 30"),
-        (lambda: edge(flags=29), r"fixed has shape \(29,\)"),
+        (lambda: sparse([0, 2, 2], 2, 1), "row 0: indices have to ascend, got 2 before 1"),
+        (lambda: sparse([0, 2, 2], 1, 16), "row 0 names coordinate 16 of 16"),
+        (lambda: sparse([0, 2, 2], -1, 3), "row 0 names coordinate -1 of 16"),
+        (lambda: sparse([0, 3, 2], 1, 2), "indptr descends at row 1|row 0"),
+        (lambda: sparse([0, 2, 2], 1, 2, n_values=3), r"values has shape \(3,\)"),
+        (lambda: rating(20, 0), "example 0 names row 20 of 20"),
+        (lambda: rating(-1, 0), "example 0 names row -1 of 20"),
+        (lambda: rating(0, 0, width=10), "rows have 10 floats; wanted a multiple of 16"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_before_a_loop_reads_them(make, message):
-    rows()
+    sparse([0, 2, 2], 1, 2)
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,9 +1,7 @@
 """A run of a classic problem: what its schemes promise, through spawned workers."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from typing import Any
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -28,7 +26,6 @@ from tests.tolerances import (
     CLASSIC_NEAR_SERIAL,
     COMPLETION_NEAR_SERIAL,
     CUT_NEAR_SERIAL,
-    Tolerance,
     assert_close,
 )
 
@@ -39,32 +36,20 @@ def same(a, b):
     return all(np.array_equal(a.params[name], b.params[name]) for name in a.params)
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A small problem, the steps and workers of its runs, and their distance from serial."""
-
-    make: Callable[[], Any]
-    steps: dict[str, Any]
-    workers: int
-    near: Tolerance
-
-    @cached_property
-    def problem(self):
-        return self.make()
-
-
-CASES = {
-    "svm": Case(hinge, {"epochs": 12}, 3, CLASSIC_NEAR_SERIAL),
-    "ratings": Case(lambda: MatrixCompletion(*hold_out(netflix_like(20_000), seed=0), rank=5),
-                    {}, 3, COMPLETION_NEAR_SERIAL),
-    "cut": Case(lambda: GraphCuts(clusters(400, 3000, labels=5)),
-                {"lr": 0.05, "beta": 0.9, "epochs": 20}, 2, CUT_NEAR_SERIAL),
+CASES = {  # how it is made, steps and workers of its runs, and their distance from serial
+    "svm": (hinge, {"epochs": 12}, 3, CLASSIC_NEAR_SERIAL),
+    "ratings": (lambda: MatrixCompletion(*hold_out(netflix_like(20_000), seed=0), rank=5), {}, 3,
+                COMPLETION_NEAR_SERIAL),
+    "cut": (lambda: GraphCuts(clusters(400, 3000, labels=5)),
+            {"lr": 0.05, "beta": 0.9, "epochs": 20}, 2, CUT_NEAR_SERIAL),
 }  # fmt: skip
 
 
 @cache
-def serial_of(name, batch):
-    return train(CASES[name].problem, replace(SERIAL, **CASES[name].steps, batch_size=batch))
+def problem_and_serial(name, batch):
+    make, steps, *_ = CASES[name]
+    problem = make()
+    return problem, train(problem, replace(SERIAL, **steps, batch_size=batch))
 
 
 RACY, LOSSLESS, AIG = {"write": "racy"}, {"write": "lossless"}, {"scheme": "aig"}
@@ -82,16 +67,16 @@ TURN = 8  # examples; a turn for each would make these tests some of the system'
     ids=str,
 )  # fmt: skip
 def test_several_workers_come_near_to_serial_and_the_probe_counts_what_they_lose(name, options):
-    case = CASES[name]
-    gradients = case.workers if options.get("scheme") == "sync" else 1  # of an update
-    serial = serial_of(name, gradients * options.get("batch_size", 1))
+    _, steps, workers, near = CASES[name]
+    gradients = workers if options.get("scheme") == "sync" else 1  # of an update
+    problem, serial = problem_and_serial(name, gradients * options.get("batch_size", 1))
     assert serial.objective < 0.9 * serial.initial["objective"]
-    result = train(case.problem, ClassicConfig(workers=case.workers, **{**case.steps, **options}))
-    assert_close(result.objective, serial.objective, case.near)
+    result = train(problem, ClassicConfig(workers=workers, **steps, **options))
+    assert_close(result.objective, serial.objective, near)
     assert 0 <= result.lost_updates <= (result.probe_updates - 1 if options == RACY else 0)
-    assert case.problem.measures(result.params) == result.measures  # the probe's round moves none
+    assert problem.measures(result.params) == result.measures  # the probe's round moves none
     if name == "svm" and "hot" not in options:
-        assert result.probe_updates == case.problem.n_examples
+        assert result.probe_updates == problem.n_examples
 
 
 def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():

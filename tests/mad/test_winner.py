@@ -5,6 +5,7 @@ A vote takes the most frequent layers of the best candidates; scaling keeps the 
 
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import torch
@@ -15,10 +16,12 @@ from mlxhog.mad.winner import scaled, unit_of, upper_part, vote
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
+from mlxhog.nn.mlx import LanguageModel as MLXModel
 from mlxhog.nn.torch import LanguageModel
 from tests.mad.commands import said
 from tests.mad.report.sample import CONV, study
 from tests.pairs import each_of
+from tests.tolerances import LOGITS_F32, assert_close
 
 
 def scored(*lines):
@@ -156,6 +159,31 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how):
     assert main("mad scale a.yaml --depth 8 --out b.yaml".split()) == 0
     assert Path("a.yaml").read_bytes() == Path("b.yaml").read_bytes()
     assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks():
+    pytest.importorskip("transformers", reason="the extra [peers]")
+    space = "space: {depth: 2, mixers: [mlstm(h2), gated-conv], channels: [swiglu(inner=16)]}"
+    Path("space.yaml").write_text(space)
+    Path("text.txt").write_text("lock free adds never wait " * 1000)
+    for line in (
+        "mad search --space space.yaml --study s --tasks M --steps 2 --dim 16 --no-prune --quiet",
+        "mad vote s --out winner.yaml",
+        "mad scale winner.yaml --depth 4 --out deep.yaml",
+        "train --model deep.yaml --data text.txt --workers mlx:cpu --seq-len 16 --steps 2 "
+        "--batch-size 2 --eval-tokens 512 --quiet",
+        "convert latest exported --to hf --check --quiet",  # compares the logits
+    ):
+        assert main(line.split()) == 0
+    tokens, ours = np.random.default_rng(0).integers(0, 256, (2, 12)), LanguageModel("exported")
+    with torch.no_grad():
+        whole, _ = ours(torch.tensor(tokens))
+        first, state = ours(torch.tensor(tokens[:, :7]))
+        rest, _ = ours(torch.tensor(tokens[:, 7:]), state)
+    for logits in (torch.cat([first, rest], 1), MLXModel("exported")(mx.array(tokens))[0]):
+        assert_close(np.asarray(logits), whole.numpy(), LOGITS_F32)
 
 
 @pytest.mark.usefixtures("here")

@@ -6,7 +6,6 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlxhog.errors import ShapeError
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.registry import KERNELS
@@ -14,8 +13,7 @@ from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
 from mlxhog.models.ops.metal import ops_torch as metal_torch
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
-from tests.models.operators import METAL, conv, mlstm, slstm
-from tests.models.sample import slstm_inputs
+from tests.models.operators import conv, mlstm, slstm
 from tests.models.twins import Twin
 
 CASES = {  # and the number of launches of a gradient
@@ -89,11 +87,3 @@ def test_under_mlx_a_cell_and_its_gradient_are_traced_without_evaluating(name, m
     for _ in range(2):
         mx.eval(gradient({key: mx.array(x) for key, x in case.inputs.items()}))
     assert len(launched) == count
-
-
-@pytest.mark.slow
-@frameworks
-def test_a_head_wider_than_a_group_of_threads_is_refused_with_the_limit(framework):
-    twin, inputs = METAL[f"{framework}-metal-emulated"], slstm_inputs(1, 1, 1, 1025)
-    with pytest.raises(ShapeError, match="heads of 1025 units, .* at most 1024; use more heads"):
-        twin.op("slstm_cell", *inputs.values())

@@ -1,4 +1,4 @@
-"""The laws of every optimizer: its formula, ways to write, rows, state, decay, refusals."""
+"""The laws of gradients and of every optimizer: formula, ways to write, rows, state, refusals."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ from mlxhog.optim import (
 )
 from mlxhog.optim.choice import Sharing
 from mlxhog.optim.delay_feedback import FEEDBACK
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.sparsified import RESIDUAL, Selection, take
 from mlxhog.optim.updates import WRITE_MODES
@@ -349,3 +349,54 @@ def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameter
         share = 0.0 if name == "embedding" else 0.75  # which is written by rows
         np.testing.assert_allclose(parameter(flat, slot), plain + share * last, atol=1e-6)
         np.testing.assert_allclose(parameter(ahead, slot), share * last, atol=1e-6)
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+def whole_of(rows, n_rows):
+    """The same gradient as a dense array."""
+    whole = np.zeros((n_rows, rows.values.shape[1]), np.float32)
+    np.add.at(whole, rows.index, rows.values)
+    return whole
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
+def test_coalesced_rows_ascend_and_mean_the_same(index, width):
+    values = np.random.default_rng(0).standard_normal((len(index), width), dtype=np.float32)
+    rows = Rows(np.array(index, np.int32), values)
+    once = rows.coalesced()
+    assert once.index.dtype == np.int32
+    np.testing.assert_array_equal(once.index, np.unique(index))
+    np.testing.assert_array_equal(whole_of(once, 10), whole_of(rows, 10))
+
+
+@pytest.mark.parametrize(("index", "values"), [((3,), (2, 4)), ((2, 1), (2, 4)), ((2,), (2,))])
+def test_index_and_values_must_belong_together(index, values):
+    with pytest.raises(ShapeError, match="wanted"):
+        Rows(np.zeros(index, np.int32), np.zeros(values, np.float32))
+
+
+def test_a_gradient_sum_copies_because_backends_reuse_their_arrays():
+    reused = {"w": np.full(3, 1.0, np.float32)}
+    rows = Rows(np.array([2, 0], np.int32), np.ones((2, 2), np.float32))
+    total = GradientSum()
+    total.add({**reused, "e": rows}, 0.5)
+    reused["w"][:] = 4.0
+    rows.index[:] = 3, 0
+    rows.values[:] = 3.0
+    total.add({**reused, "e": rows}, 0.25)
+    grads = total.grads()
+    np.testing.assert_array_equal(grads["w"], 1.5)
+    summed = grads["e"]
+    assert isinstance(summed, Rows)
+    np.testing.assert_array_equal(summed.index, [0, 2, 3])
+    np.testing.assert_array_equal(summed.values, [[1.25, 1.25], [0.5, 0.5], [0.75, 0.75]])
+
+
+@pytest.mark.parametrize(
+    ("norm", "max_norm", "factor"),
+    [(0.1, 0.5, 1.0), (2.0, 0.5, 0.25), (7.0, 0.0, 1.0), (0.0, 1.0, 1.0)],
+)
+def test_the_factor_brings_a_long_gradient_down_and_leaves_a_short_one(norm, max_norm, factor):
+    assert gradients.clip_factor(norm, max_norm) == pytest.approx(factor, rel=1e-6)

@@ -83,7 +83,7 @@ def gates(n, say):
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")
 LIMIT_S = 120.0
-"""A replay that waits for turns that never come says so after 5 s; this is for a slow machine."""
+"""Of a replay on a slow machine: one that waits for turns that never come would not end."""
 
 
 def recorded(folder, workers=MIXES[0], optimizer="muon", kills=0, seed=1):

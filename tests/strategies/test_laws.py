@@ -289,7 +289,7 @@ def test_every_strategy_has_a_case():
     [
         ("sync", 2, {"backup_workers": 2}, "backup_workers is 2"),
         ("sync", 1, {"backup_workers": 1}, "backup_workers is 1"),
-        ("sync", 25, {"backup_workers": 1}, "with backup workers for at most 24"),
+        ("sync", 25, {"backup_workers": 1}, "backup_workers is for runs of up to 24"),
         ("sim", 2, {}, "simulates its workers in one process"),
         ("hogwild", 6, {"blocks": "disjoint"}, "take at most 5 workers"),
         ("local_sgd", 2, {"average_every": 6, "steps": 11}, "12 steps before their first average"),

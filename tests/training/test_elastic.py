@@ -106,7 +106,6 @@ def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_d
             assert message in capsys.readouterr().err
         for request, fields, message in [
             ("join", {"workers": 3}, f"workers is 3, and {FIELDS}"),
-            ("join", {"worker": 1}, f"worker is 1, and {FIELDS}"),
             ("leave", {}, "no worker has joined"),
             ("explode", {}, "no request 'explode'; a run takes status, stop"),
         ]:

@@ -194,8 +194,6 @@ def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_s
     early = replace(result, val_step=2, final_bits_per_byte=None)
     at = "bits per byte at step 2 of 4 of the same 33% as in every evaluation"
     assert f"{bits:.3f} {at}; the end was not evaluated" in summary(early)
-    whole = replace(result, val_share=1.0, final_bits_per_byte=None)
-    assert f"held-out text: {bits:.3f} bits per byte\n" in summary(whole)
 
 
 def that_is_killed(pipe, job, where, often):

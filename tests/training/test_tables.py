@@ -121,8 +121,7 @@ def test_updates_that_wait_are_kept_for_other_workers_and_settled_without_the_op
 def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path):
     options = {"eval_every": "1h", "steps": 50, "seed": 3}
     config = small_config(tmp_path, sampled_head=60, **options)
-    planned = make_plan(config)
-    head = planned.layout.slots["lm_head.weight"]
+    head = make_plan(config).layout.slots["lm_head.weight"]
     assert head.kind == "rows"
     assert head.row_word0 is not None
     sampled, full = train(config), train(small_config(tmp_path, **options))
