@@ -47,7 +47,7 @@ class _Words(_Subject):
     all: bool = switch("all tables, not only answer and advice")
 
 
-@command("analyze", Part(TrainConfig, TRAINING, "training"), otherwise=OTHERWISE)
+@command("analyze", OTHERWISE, training=Part(TrainConfig, TRAINING, "training", merged=True))
 def run(words: _Words, config: AnalyzeConfig, training: Layer) -> Report:
     """Is lock-free training sound for this model and this text?
 
@@ -149,7 +149,7 @@ class _AdviseWords(_Subject):
     no_try: bool = switch("predict only")
 
 
-@command("advise", Part(TrainConfig, ADVISE_TRAINING, "training"), otherwise=OTHERWISE)
+@command("advise", OTHERWISE, training=Part(TrainConfig, ADVISE_TRAINING, "training", merged=True))
 def advise(words: _AdviseWords, config: AdviseConfig, training: Layer) -> Report:
     """Which strategy for this model on this machine?
 

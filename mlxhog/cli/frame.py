@@ -16,10 +16,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -28,7 +27,6 @@ from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
 from mlxhog.cli.flags import Flags, Part, RunFolder
 from mlxhog.config.options import options
-from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import WIDTH, in_columns
 from mlxhog.report.table import Section, lines, show
@@ -92,16 +90,14 @@ class Command:
 
     name: str  # its words
     function: Function  # from its options to a `Report` or an exit code
-    parts: Sequence[Part]  # for the parameters that take some options only, or a `Layer`
+    parts: Mapping[str, Part]  # of parameters that take some options only, or a `Layer`
     otherwise: str  # advice for an unknown flag without a similar known one
 
     def flags(self) -> Flags:
         """Return its options, by the parameters of the function."""
-        hints, given, parts = get_type_hints(self.function), deque(self.parts), list[Part]()
-        for name in inspect.signature(self.function).parameters:
-            own = given and hints[name] in (Layer, given[0].cls)
-            part = given.popleft() if own else Part(hints[name])
-            parts.append(replace(part, merged=hints[name] == Layer))
+        hints = get_type_hints(self.function)
+        names = inspect.signature(self.function).parameters
+        parts = [self.parts.get(name) or Part(hints[name]) for name in names]
         return Flags(self.name, inspect.getdoc(self.function) or "", parts, self.otherwise)
 
     def __call__(self, arguments: Sequence[str]) -> int:
@@ -115,7 +111,7 @@ class Command:
         return result.code
 
 
-def command(name: str, *parts: Part, otherwise: str = "") -> Callable[[Function], Command]:
+def command(name: str, otherwise: str = "", **parts: Part) -> Callable[[Function], Command]:
     """Make a command of a function; the arguments are those of `Command`."""
     return lambda function: Command(name, function, parts, otherwise)
 

@@ -263,7 +263,7 @@ class EvalConfig(RunFolder, Plugins, Json):
     backend: str = backend_option()
 
 
-@command("eval", Part(TrainConfig, "text_key strict_data", "options"))
+@command("eval", reading=Part(TrainConfig, "text_key strict_data", "options"))
 def evaluate(config: EvalConfig, reading: TrainConfig) -> Report:
     """Score text with a trained model.
 

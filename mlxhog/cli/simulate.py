@@ -27,7 +27,7 @@ class _Words(RunFolder, Json):
     )
 
 
-@command("simulate", Part(SimulateConfig))
+@command("simulate", written=Part(SimulateConfig, merged=True))
 def run(words: _Words, written: Layer) -> Report:
     """Simulate the strategies with given workers, event by event, without training.
 

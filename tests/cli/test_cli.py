@@ -1,5 +1,6 @@
 """The command line through the real commands: arguments, exit codes, output streams."""
 
+import errno
 import json
 import os
 import shlex
@@ -103,6 +104,9 @@ def deleted(*_, **__):
          "install --force-reinstall mlxhog\n"),
         (MemoryError("9 GB"), 3, "the memory is used up: 9 GB; ask for smaller sizes\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "others/closed"), 2,
+         "cannot use 'others/closed': Permission denied; name another path, or make it usable for "
+         "you\n"),
         (deleted, 2, "was it deleted or moved? change to another one: cd ~\n"),
         (ModuleNotFoundError("no", name="mlxhog.nothing"), None, ""),  # a fault: with its traceback
     ],

@@ -3,9 +3,7 @@
 Values out of range are a property of every option; the other refusals are a table for each command.
 """
 
-import errno
 import io
-import os
 import shlex
 from pathlib import Path
 
@@ -206,18 +204,3 @@ def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
             message = rf"(?m)^{spec.flag}(:.*| is) '{wrong}'; wanted "
             with pytest.raises(ConfigError, match=message):
                 read([*choice, *(needed | {spec.flag: f"{spec.flag}={wrong}"}).values()])
-
-
-def test_a_path_that_the_system_refuses_is_named(here, monkeypatch, capsys):
-    is_dir = Path.is_dir
-
-    def refused(path):
-        if path.name == "closed":  # as for a user who is not root
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return is_dir(path)
-
-    monkeypatch.setattr(Path, "is_dir", refused)
-    for option in ("--data", "--tokenizer"):
-        assert main(changed(TRAIN.split(), option, "others/closed")) == 2
-        message = "cannot use 'others/closed': Permission denied; name another path, or make it "
-        assert capsys.readouterr() == ("", f"{message}usable for you\n")

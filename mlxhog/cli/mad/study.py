@@ -27,6 +27,7 @@ _protocol_part = Part(
     " ".join(PROTOCOL),
     "training of every run; replaces the values of the suite",
     "the suite's",
+    merged=True,
 )
 
 
@@ -104,7 +105,7 @@ class _Search(_Study):
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
-@command("mad search", _protocol_part)
+@command("mad search", typed=_protocol_part)
 def search(config: _Search, typed: Layer, how: ExecutionConfig) -> Report:
     """Search a space of architectures.
 
@@ -155,7 +156,7 @@ class _Bench(_Study):
     )
 
 
-@command("mad bench", _protocol_part)
+@command("mad bench", typed=_protocol_part)
 def bench(config: _Bench, typed: Layer, how: ExecutionConfig) -> Report:
     """Score architectures over a suite of tasks.
 

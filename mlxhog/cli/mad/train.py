@@ -108,8 +108,8 @@ class _Candidate(Settings, Quiet):
 
 
 @command(
-    "mad train", Part(Protocol, " ".join(PROTOCOL)), Part(TrainConfig, worker_options),
-    otherwise=OTHERWISE,
+    "mad train", OTHERWISE, protocol=Part(Protocol, " ".join(PROTOCOL)),
+    written=Part(TrainConfig, worker_options, merged=True),
 )  # fmt: skip
 def train(candidate: _Candidate, protocol: Protocol, written: Layer) -> Report:
     """Train one candidate on one task and score it on held-out rows.
