@@ -206,16 +206,12 @@ class Flags:
                 add(self.by_flag[flag], texts, flag)
             else:
                 problems.append(f"{flag}: expected one argument: {self.by_flag[flag].help}")
-        missing = {
-            _metavar(spec) if spec.argument else spec.flag: spec.help
-            for spec in self.specs()
-            if (spec.required or spec.argument[:1] not in ("", "[")) and spec.name not in values
-        }
-        if missing:
-            raise ConfigError(
-                f"{', '.join(missing)} is missing: {next(iter(missing.values()))}; as in "
-                f"`mlxhog {self._examples[0]}`"
-            )
+        for spec in self.specs():
+            is_needed = spec.required or spec.argument[:1] not in ("", "[")
+            if is_needed and spec.name not in values:
+                name = _metavar(spec) if spec.argument else spec.flag
+                example = f"`mlxhog {self._examples[0]}`"
+                raise ConfigError(f"{name} is missing: {spec.help}; as in {example}")
         return values, unknown, problems
 
     def _value(self, spec: Option, words: deque[str]) -> list[str]:
@@ -224,13 +220,10 @@ class Flags:
             may = not spec.switch and words and words[0].lower() in ("true", "false")
             return [words.popleft() if may else "true"]
         texts = list[str]()
-        most = len(words) if self._takes_several(spec) else 1
+        most = 1 if self._words or not spec.lines else len(words)
         while words and len(texts) < most and (spec.metavar[:1] == '"' or not _is_flag(words[0])):
             texts.append(words.popleft())
         return texts
-
-    def _takes_several(self, spec: Option) -> bool:
-        return spec.lines and not self._words
 
     def _place_of(self, word: str) -> str:
         """Return advice for a word that has no place."""
@@ -272,7 +265,7 @@ class Flags:
 
     def _left(self, spec: Option) -> str:
         value = "" if spec.switch else "[true|false]" if spec.type is bool else _metavar(spec)
-        value += f" [{value} ...]" * self._takes_several(spec)
+        value += f" [{value} ...]" * (spec.lines and not self._words)
         return f"{', '.join(spec.flags)} {value}".strip()
 
 

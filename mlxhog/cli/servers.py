@@ -57,7 +57,7 @@ def serve(words: _Serve, config: ServeConfig) -> int:
         Report(facts, text).print(json=words.json)
 
     serve(words.model, config, on_ready, say)
-    print("ended", file=sys.stderr)
+    say("ended")
     return 0
 
 
